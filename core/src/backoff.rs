@@ -1,0 +1,137 @@
+//! How long a failed event waits: exponential, capped, and half of it jitter that is a pure hash.
+
+use crate::id::{Attempt, EventId};
+use core::time::Duration;
+
+/// The policy of waiting between attempts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backoff {
+    /// The delay after the first attempt, before jitter.
+    pub initial_delay: Duration,
+    /// What each further attempt multiplies the delay by. At least 1.
+    pub factor: f64,
+    /// No delay is longer than this.
+    pub max_delay: Duration,
+}
+
+impl Default for Backoff {
+    /// The documented defaults: 5 s, doubled each time, at most 1 h.
+    fn default() -> Self {
+        Self { initial_delay: Duration::from_secs(5), factor: 2.0, max_delay: Duration::from_secs(3600) }
+    }
+}
+
+impl Backoff {
+    /// The delay before jitter after attempt `n` of the present budget: `min(max_delay, initial × factor^(n-1))`.
+    #[must_use]
+    pub fn ceiling(&self, n: Attempt) -> Duration {
+        if self.initial_delay.is_zero() {
+            return Duration::ZERO; // and not zero times infinity
+        }
+        let seconds = self.initial_delay.as_secs_f64() * power(self.factor, n.saturating_sub(1));
+        Duration::try_from_secs_f64(seconds).map_or(self.max_delay, |delay| delay.min(self.max_delay))
+    }
+
+    /// The delay after attempt `n` of the present budget: half of [`Self::ceiling`] is fixed, half is jitter.
+    ///
+    /// The jitter is a hash of the event and its attempt: many events that fail together come back apart, and the
+    /// same event comes back at the same time in every replay.
+    #[must_use]
+    pub fn delay(&self, event: EventId, attempt: Attempt, n: Attempt) -> Duration {
+        let ceiling = self.ceiling(n);
+        let half = ceiling / 2;
+        half + share(ceiling - half, hash(event, attempt))
+    }
+}
+
+/// `base` to the power of `exponent`, by squaring; infinity where an `f64` ends. `f64::powi` needs std.
+fn power(mut base: f64, mut exponent: u32) -> f64 {
+    let mut result = 1.0;
+    while exponent > 0 {
+        if exponent & 1 == 1 {
+            result *= base;
+        }
+        base *= base;
+        exponent >>= 1;
+    }
+    result
+}
+
+/// `fraction / 2^64` of a duration.
+pub(crate) fn share(whole: Duration, fraction: u64) -> Duration {
+    let nanos = whole.as_nanos();
+    // Split so that the product of 96 bits and 64 bits cannot overflow.
+    let fraction = u128::from(fraction >> 32);
+    let nanos = (nanos >> 32) * fraction + (((nanos & 0xffff_ffff) * fraction) >> 32);
+    Duration::new(u64::try_from(nanos / 1_000_000_000).unwrap_or(u64::MAX), u32::try_from(nanos % 1_000_000_000).unwrap_or(0))
+}
+
+fn hash(event: EventId, attempt: Attempt) -> u64 {
+    let (high, low) = event.as_uuid().as_u64_pair();
+    mix(mix(mix(high) ^ low) ^ u64::from(attempt))
+}
+
+/// The finalizer of splitmix64: each bit of the input changes about half of the output's.
+pub(crate) fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    fn any_duration() -> impl Strategy<Value = Duration> {
+        (any::<u64>(), 0..1_000_000_000u32).prop_map(|(secs, nanos)| Duration::new(secs, nanos))
+    }
+
+    #[test]
+    fn the_defaults_double_up_to_an_hour() {
+        let backoff = Backoff::default();
+        let ceilings: alloc::vec::Vec<u64> = [1, 2, 3, 4, 10, 11, 20, u32::MAX].iter().map(|&n| backoff.ceiling(n).as_secs()).collect();
+        assert_eq!(ceilings, [5, 10, 20, 40, 2560, 3600, 3600, 3600]);
+    }
+
+    #[test]
+    fn no_delay_stays_no_delay() {
+        let backoff = Backoff { initial_delay: Duration::ZERO, ..Backoff::default() };
+        assert_eq!(backoff.ceiling(u32::MAX), Duration::ZERO);
+    }
+
+    #[test]
+    fn jitter_spreads_events_that_fail_together() {
+        let backoff = Backoff::default();
+        let delays: alloc::collections::BTreeSet<Duration> =
+            (0..100).map(|n| backoff.delay(EventId::from_uuid(Uuid::from_u128(n)), 1, 1)).collect();
+        assert!(delays.len() > 95);
+        let (first, last) = (delays.first().unwrap(), delays.last().unwrap());
+        assert!(*last - *first > Duration::from_secs(2), "{first:?}..{last:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_delay_is_within_its_bounds(
+            initial in any_duration(), max_delay in any_duration(), factor in 1.0..1000.0f64,
+            event in any::<u128>(), attempt in any::<u32>(), n in any::<u32>(),
+        ) {
+            let backoff = Backoff { initial_delay: initial, factor, max_delay };
+            let ceiling = backoff.ceiling(n);
+            let delay = backoff.delay(EventId::from_uuid(Uuid::from_u128(event)), attempt, n);
+            prop_assert!(ceiling <= max_delay);
+            prop_assert!(delay <= ceiling);
+            prop_assert!(delay >= ceiling / 2);
+        }
+
+        #[test]
+        fn a_later_attempt_never_has_a_lower_ceiling(
+            initial in any_duration(), max_delay in any_duration(), factor in 1.0..1000.0f64, n in any::<u32>(),
+        ) {
+            let backoff = Backoff { initial_delay: initial, factor, max_delay };
+            prop_assert!(backoff.ceiling(n) <= backoff.ceiling(n.saturating_add(1)));
+        }
+    }
+}

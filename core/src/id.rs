@@ -1,0 +1,92 @@
+//! Identities: of an event, and of one attempt's place in its life.
+
+use core::fmt;
+use core::str::FromStr;
+use uuid::Uuid;
+
+/// The identity of one event: a UUID, version 7 (RFC 9562), so that ids sort by the time they were made.
+///
+/// It is fixed before the event is first written. A store that finds the row with this very id has therefore met
+/// an earlier try of the same request, not another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId(Uuid);
+
+impl EventId {
+    /// Takes a UUID made elsewhere. Its version is not checked: ids are compared, never interpreted.
+    #[must_use]
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// The UUID itself, for a store's binary column.
+    #[must_use]
+    pub const fn as_uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = NotAnEventId;
+
+    /// Reads the hyphenated form, 36 characters, in either case.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() != uuid::fmt::Hyphenated::LENGTH {
+            return Err(NotAnEventId);
+        }
+        Uuid::try_parse(text).map(Self).map_err(|_| NotAnEventId)
+    }
+}
+
+/// The text is not a hyphenated UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an event id is a UUID of 36 characters, like 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e")]
+pub struct NotAnEventId;
+
+/// The place of one attempt in its event's life: 1 is the first. Never reused for another delivery that was sent.
+pub type Attempt = u32;
+
+/// A number that goes up by one at every transition of an event's row.
+///
+/// A claim is given the fence it made, and a settlement is refused unless it presents the fence the row still has.
+/// The attempt cannot serve for this: a release moves it back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fence(pub u64);
+
+impl Fence {
+    /// The fence after one more transition.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn an_id_is_read_as_it_is_written() {
+        let text = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e";
+        assert_eq!(text.parse::<EventId>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn other_spellings_of_a_uuid_are_refused() {
+        for text in [
+            "",
+            "0199c2f05b7a7c3e9d415f0a7b1c2d3e",
+            "{0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e}",
+            "not-a-uuid",
+            "zzzzzzzz-5b7a-7c3e-9d41-5f0a7b1c2d3e",
+        ] {
+            assert_eq!(text.parse::<EventId>(), Err(NotAnEventId), "{text}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The `Retry-After` header of a reply (RFC 9110 §10.2.3): seconds, or a date.
+
+use core::time::Duration;
+use jiff::civil::DateTime;
+use jiff::fmt::strtime::BrokenDownTime;
+use jiff::tz::Offset;
+
+/// Reads a `Retry-After` value as a delay from the moment of the reply.
+///
+/// `date` is the value of the reply's own `Date` header: a date is measured against the clock that wrote it, so that
+/// skew between the downstream and this machine does not matter. A date without a readable `Date`, a date in the
+/// past, and anything that is neither seconds nor a date, say nothing: `None`. Seconds saturate.
+#[must_use]
+pub fn retry_after(value: &[u8], date: Option<&[u8]>) -> Option<Duration> {
+    let value = core::str::from_utf8(value).ok()?.trim_ascii();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let then = http_date(value)?;
+    let now = http_date(core::str::from_utf8(date?).ok()?.trim_ascii())?;
+    u64::try_from(then.checked_sub(now)?).ok().map(Duration::from_secs)
+}
+
+/// Seconds since 1970 of an HTTP date in any of the three forms that RFC 9110 §5.6.7 obliges a recipient to read.
+fn http_date(text: &str) -> Option<i64> {
+    const FORMS: [&str; 3] = [
+        "%a, %d %b %Y %H:%M:%S GMT", // IMF-fixdate
+        "%A, %d-%b-%y %H:%M:%S GMT", // RFC 850
+        "%a %b %e %H:%M:%S %Y",      // asctime
+    ];
+    let datetime: DateTime = FORMS.iter().find_map(|form| BrokenDownTime::parse(form, text).ok()?.to_datetime().ok())?;
+    Offset::UTC.to_timestamp(datetime).ok().map(|timestamp| timestamp.as_second())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::next_delay;
+    use crate::{backoff::Backoff, id::EventId};
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+
+    #[test]
+    fn seconds_are_read() {
+        assert_eq!(retry_after(b"120", None), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after(b" 0 ", None), Some(Duration::ZERO));
+        assert_eq!(retry_after(b"99999999999999999999999", None), Some(Duration::from_secs(u64::MAX)));
+    }
+
+    #[test]
+    fn all_three_forms_of_a_date_are_read_against_the_replys_own_date() {
+        for later in ["Sun, 06 Nov 1994 08:50:37 GMT", "Sunday, 06-Nov-94 08:50:37 GMT", "Sun Nov  6 08:50:37 1994"] {
+            assert_eq!(retry_after(later.as_bytes(), Some(DATE)), Some(Duration::from_secs(60)), "{later}");
+        }
+    }
+
+    #[test]
+    fn what_says_nothing_is_none() {
+        for nothing in
+            ["", "soon", "-1", "1.5", "+5", "0x10", "1e3", "120;", "Sun, 06 Nov 1994 08:48:37 GMT", "Sun, 31 Feb 1994 08:49:37 GMT"]
+        {
+            assert_eq!(retry_after(nothing.as_bytes(), Some(DATE)), None, "{nothing}");
+        }
+        assert_eq!(retry_after(b"Sun, 06 Nov 1994 08:50:37 GMT", None), None);
+        assert_eq!(retry_after(b"Sun, 06 Nov 1994 08:50:37 GMT", Some(b"today")), None);
+        assert_eq!(retry_after(b"\xff\xfe", Some(DATE)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_keep_the_delay_between_the_backoff_and_the_cap(
+            value in proptest::collection::vec(any::<u8>(), 0..64), date in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40)),
+            event in any::<u128>(), n in any::<u32>(),
+        ) {
+            bounded(&value, date.as_deref(), event, n)?;
+        }
+
+        #[test]
+        fn any_number_keeps_the_delay_between_the_backoff_and_the_cap(value in "[0-9]{1,30}", event in any::<u128>(), n in any::<u32>()) {
+            bounded(value.as_bytes(), None, event, n)?;
+        }
+
+        #[test]
+        fn any_date_keeps_the_delay_between_the_backoff_and_the_cap(
+            day in 0..40u8, month in "(Jan|Feb|Jun|Dec)", year in "[0-9]{4}", hour in 0..30u8, event in any::<u128>(), n in any::<u32>(),
+        ) {
+            let value = alloc::format!("Sun, {day:02} {month} {year} {hour:02}:00:00 GMT");
+            bounded(value.as_bytes(), Some(DATE), event, n)?;
+        }
+    }
+
+    fn bounded(value: &[u8], date: Option<&[u8]>, event: u128, n: u32) -> Result<(), TestCaseError> {
+        let (backoff, event) = (Backoff::default(), EventId::from_uuid(Uuid::from_u128(event)));
+        let asked = retry_after(value, date);
+        let delay = next_delay(&backoff, event, n, n, asked);
+        prop_assert!(delay >= backoff.delay(event, n, n));
+        prop_assert!(delay <= backoff.max_delay);
+        if let Some(asked) = asked {
+            prop_assert!(delay >= asked.min(backoff.max_delay));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,241 @@
+//! What a delivery's reply means, and what follows from it.
+
+use crate::backoff::Backoff;
+use crate::event::{Outcome, Reason};
+use crate::id::{Attempt, EventId};
+use crate::source::Policy;
+use bytes::Bytes;
+use core::fmt;
+use core::time::Duration;
+
+/// At most so many bytes of a response's body are kept with its attempt.
+pub const MAX_EXCERPT_BYTES: usize = 1024;
+
+/// What came back from one delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// A complete response head arrived in time.
+    Response {
+        /// The status code, 100 to 999.
+        status_code: u16,
+        /// What `Retry-After` asked for, read by [`crate::retry_after::retry_after`].
+        retry_after: Option<Duration>,
+        /// The first [`MAX_EXCERPT_BYTES`] of the body.
+        excerpt: Bytes,
+    },
+    /// No complete reply came. Whether the downstream acted is unknown.
+    Failed(DeliveryError),
+}
+
+/// Why no complete reply came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum DeliveryError {
+    /// No response head before the deadline.
+    Timeout,
+    /// A response head came, its body did not end before the deadline.
+    ResponseTooSlow,
+    /// Nobody listens at the destination.
+    ConnectionRefused,
+    /// The connection broke after it was made.
+    ConnectionReset,
+    /// The connection could not be made for another reason.
+    ConnectionFailed,
+    /// The destination's name does not resolve.
+    Dns,
+    /// The TLS handshake failed.
+    Tls,
+    /// What came back is not an HTTP response.
+    InvalidResponse,
+    /// The process shut down while the delivery was in flight.
+    CutOff,
+}
+
+impl DeliveryError {
+    /// Every class, for stores and documents that list them.
+    pub const ALL: [Self; 9] = [
+        Self::Timeout,
+        Self::ResponseTooSlow,
+        Self::ConnectionRefused,
+        Self::ConnectionReset,
+        Self::ConnectionFailed,
+        Self::Dns,
+        Self::Tls,
+        Self::InvalidResponse,
+        Self::CutOff,
+    ];
+
+    /// The class in plain words, as it is stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::ResponseTooSlow => "response too slow",
+            Self::ConnectionRefused => "connection refused",
+            Self::ConnectionReset => "connection reset",
+            Self::ConnectionFailed => "connection failed",
+            Self::Dns => "dns",
+            Self::Tls => "tls",
+            Self::InvalidResponse => "invalid response",
+            Self::CutOff => "cut off by shutdown",
+        }
+    }
+}
+
+impl fmt::Display for DeliveryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The judgement on one attempt, as it is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// The downstream took the event.
+    Delivered,
+    /// Another attempt may succeed.
+    Transient,
+    /// This request, byte for byte, can never be accepted.
+    Permanent,
+    /// The lease ended with no settlement: the process died, hung, or could not reach the database.
+    Lost,
+}
+
+impl Verdict {
+    /// Every verdict.
+    pub const ALL: [Self; 4] = [Self::Delivered, Self::Transient, Self::Permanent, Self::Lost];
+
+    /// The verdict as it is stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Transient => "transient",
+            Self::Permanent => "permanent",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// The verdict of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|verdict| verdict.as_str() == name)
+    }
+}
+
+/// Judges a reply by the table of status codes and the source's exceptions to it.
+#[must_use]
+pub fn judge(reply: &Reply, policy: &Policy) -> Verdict {
+    let status_code = match reply {
+        Reply::Failed(_) => return Verdict::Transient,
+        Reply::Response { status_code, .. } => *status_code,
+    };
+    if policy.dead_letter_on.contains(&status_code) {
+        return Verdict::Permanent;
+    }
+    if policy.retry_on.contains(&status_code) {
+        return Verdict::Transient;
+    }
+    match status_code {
+        200..=299 => Verdict::Delivered,
+        // Bad Request, Method Not Allowed, Gone, Length Required, Content Too Large, URI Too Long, Unsupported Media
+        // Type, Unprocessable Content, Request Header Fields Too Large, Not Implemented, HTTP Version Not Supported.
+        400 | 405 | 410 | 411 | 413 | 414 | 415 | 422 | 431 | 501 | 505 => Verdict::Permanent,
+        _ => Verdict::Transient,
+    }
+}
+
+/// What follows for the event from a reply to `attempt`, which is number `n` of its present budget.
+#[must_use]
+pub fn decide(reply: &Reply, policy: &Policy, event: EventId, attempt: Attempt, n: Attempt) -> (Verdict, Outcome) {
+    let verdict = judge(reply, policy);
+    let outcome = match verdict {
+        Verdict::Delivered => Outcome::Delivered,
+        Verdict::Permanent => Outcome::DeadLetter(Reason::Permanent),
+        Verdict::Transient | Verdict::Lost if n >= policy.max_attempts => Outcome::DeadLetter(Reason::Exhausted),
+        Verdict::Transient | Verdict::Lost => {
+            let asked = match reply {
+                Reply::Response { retry_after, .. } => *retry_after,
+                Reply::Failed(_) => None,
+            };
+            Outcome::Retry { after: next_delay(&policy.backoff, event, attempt, n, asked) }
+        }
+    };
+    (verdict, outcome)
+}
+
+/// The delay before the next attempt: the back-off, or what the downstream asked for if that is longer, and never
+/// more than the policy's longest.
+#[must_use]
+pub fn next_delay(backoff: &Backoff, event: EventId, attempt: Attempt, n: Attempt, asked: Option<Duration>) -> Duration {
+    backoff.delay(event, attempt, n).max(asked.unwrap_or_default().min(backoff.max_delay))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeSet;
+    use uuid::Uuid;
+
+    fn response(status_code: u16) -> Reply {
+        Reply::Response { status_code, retry_after: None, excerpt: Bytes::new() }
+    }
+
+    #[test]
+    fn each_status_code_has_the_verdict_of_the_table() {
+        let permanent = [400, 405, 410, 411, 413, 414, 415, 422, 431, 501, 505];
+        for status_code in 100..=999 {
+            let expected = match status_code {
+                200..=299 => Verdict::Delivered,
+                code if permanent.contains(&code) => Verdict::Permanent,
+                _ => Verdict::Transient,
+            };
+            assert_eq!(judge(&response(status_code), &Policy::default()), expected, "{status_code}");
+        }
+    }
+
+    #[test]
+    fn a_failed_delivery_is_transient_whatever_the_failure() {
+        for error in DeliveryError::ALL {
+            assert_eq!(judge(&Reply::Failed(error), &Policy::default()), Verdict::Transient);
+        }
+    }
+
+    #[test]
+    fn a_source_can_make_exceptions_to_the_table() {
+        let policy = Policy { retry_on: BTreeSet::from([400, 200]), dead_letter_on: BTreeSet::from([404, 200]), ..Policy::default() };
+        assert_eq!(judge(&response(400), &policy), Verdict::Transient);
+        assert_eq!(judge(&response(404), &policy), Verdict::Permanent);
+        assert_eq!(judge(&response(200), &policy), Verdict::Permanent, "dead_letter_on wins");
+    }
+
+    #[test]
+    fn the_last_attempt_of_a_budget_ends_in_a_dead_letter() {
+        let (policy, event) = (Policy { max_attempts: 3, ..Policy::default() }, EventId::from_uuid(Uuid::nil()));
+        let outcome = |n| decide(&response(503), &policy, event, 7 + n, n).1;
+        assert!(matches!(outcome(2), Outcome::Retry { .. }));
+        assert_eq!(outcome(3), Outcome::DeadLetter(Reason::Exhausted));
+        assert_eq!(decide(&response(200), &policy, event, 10, 3).1, Outcome::Delivered);
+        assert_eq!(decide(&response(422), &policy, event, 8, 1).1, Outcome::DeadLetter(Reason::Permanent));
+    }
+
+    #[test]
+    fn retry_after_lengthens_the_delay_up_to_the_cap() {
+        let (policy, event) = (Policy::default(), EventId::from_uuid(Uuid::nil()));
+        let after = |asked| match decide(
+            &Reply::Response { status_code: 429, retry_after: Some(asked), excerpt: Bytes::new() },
+            &policy,
+            event,
+            1,
+            1,
+        )
+        .1
+        {
+            Outcome::Retry { after } => after,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(after(Duration::from_secs(90)), Duration::from_secs(90));
+        assert_eq!(after(Duration::from_secs(u64::MAX)), policy.backoff.max_delay);
+        assert_eq!(after(Duration::ZERO), policy.backoff.delay(event, 1, 1));
+    }
+}

@@ -1,0 +1,103 @@
+//! What a worker and its store hand each other: demands, claims and settlements. Plain data.
+
+use crate::event::Outcome;
+use crate::id::{Attempt, EventId, Fence};
+use crate::source::SourceName;
+use crate::verdict::{DeliveryError, Verdict};
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::time::Duration;
+
+/// One source's part of a claim: how many due events are wanted, and on what terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// The source whose events are wanted.
+    pub source: SourceName,
+    /// At most so many. At least 1.
+    pub limit: u32,
+    /// How long the claim holds each event.
+    pub lease: Duration,
+    /// An event that has used up so many attempts of its budget is dead-lettered and not given out.
+    pub max_attempts: u32,
+}
+
+/// One event that was claimed: everything that a delivery needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The event.
+    pub event: EventId,
+    /// Its source.
+    pub source: SourceName,
+    /// The fence that this claim made; its settlement presents it.
+    pub fence: Fence,
+    /// The number of the attempt that this claim is for, from 1.
+    pub attempt: Attempt,
+    /// Which attempt of the event's present budget this is, from 1.
+    pub nth: u32,
+    /// The headers to forward, as the intake encoded them.
+    pub headers: Bytes,
+    /// The body, byte for byte.
+    pub body: Bytes,
+}
+
+impl Claim {
+    /// The memory that this claim's bytes take.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.headers.len() + self.body.len()
+    }
+}
+
+/// An event that a claim found with no attempts left and dead-lettered, unsent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buried {
+    /// The event.
+    pub event: EventId,
+    /// Its source.
+    pub source: SourceName,
+    /// The last attempt it had.
+    pub attempt: Attempt,
+}
+
+/// A store's answer to a claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// Events to deliver, at most as many of each source as were wanted.
+    pub claimed: Vec<Claim>,
+    /// Events that were dead-lettered instead, for the log. They count against the limit.
+    pub buried: Vec<Buried>,
+}
+
+/// The end of one claim, to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// The event.
+    pub event: EventId,
+    /// Its source, for the log.
+    pub source: SourceName,
+    /// The fence of the claim. The store refuses the settlement if the row has moved on.
+    pub fence: Fence,
+    /// The number of the attempt.
+    pub attempt: Attempt,
+    /// What is to become of the event.
+    pub outcome: Outcome,
+    /// The attempt's entry in the event's history; `None` if nothing was sent.
+    pub record: Option<AttemptRecord>,
+}
+
+/// One attempt's entry in its event's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptRecord {
+    /// How long before this settlement was handed to the store the attempt ended.
+    pub ended_ago: Duration,
+    /// How long the delivery took.
+    pub took: Duration,
+    /// The judgement on it.
+    pub verdict: Verdict,
+    /// The response's status code, if a response came.
+    pub status_code: Option<u16>,
+    /// Why no complete reply came, if none did.
+    pub error: Option<DeliveryError>,
+    /// The first bytes of the response's body.
+    pub excerpt: Bytes,
+}

@@ -1,0 +1,3 @@
+//! One process's dispatcher (being built).
+
+pub mod exchange;

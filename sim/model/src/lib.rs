@@ -1,0 +1,1 @@
+//! Reference store and history for tests: plain code, no simulator runtime.
