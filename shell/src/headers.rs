@@ -1,0 +1,91 @@
+//! How an event's headers are kept: as the header section of an HTTP/1.1 message, `name: value` lines, which a person
+//! can read in the database and a library can parse. Values are bytes, and come out as they went in.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use surehook_core::forwarding::Forwarding;
+
+/// The most headers that one event can have: what the server takes from one request.
+pub const MAX_HEADERS: usize = 100;
+
+/// The headers that go on to the downstream, encoded. Repeated headers keep their order.
+#[must_use]
+pub fn encode(headers: &HeaderMap, forwarding: &Forwarding) -> Bytes {
+    let mut encoded = BytesMut::with_capacity(512);
+    for (name, value) in headers.iter().filter(|(name, _)| forwarding.allows(name.as_str())) {
+        encoded.put_slice(name.as_str().as_bytes());
+        encoded.put_slice(b": ");
+        encoded.put_slice(value.as_bytes());
+        encoded.put_slice(b"\r\n");
+    }
+    encoded.put_slice(b"\r\n");
+    encoded.freeze()
+}
+
+/// Reads what [`encode`] wrote.
+///
+/// # Errors
+///
+/// [`Unreadable`] if the bytes are not a header section: somebody changed the row by hand.
+pub fn decode(encoded: &[u8]) -> Result<HeaderMap, Unreadable> {
+    let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(encoded, &mut slots) else {
+        return Err(Unreadable);
+    };
+    let mut headers = HeaderMap::with_capacity(parsed.len());
+    for header in parsed {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Unreadable)?;
+        headers.append(name, HeaderValue::from_bytes(header.value).map_err(|_| Unreadable)?);
+    }
+    Ok(headers)
+}
+
+/// The stored headers of an event are not a header section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the stored headers are not an HTTP header section")]
+pub struct Unreadable;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn all() -> Forwarding {
+        Forwarding::new(std::iter::empty(), true)
+    }
+
+    #[test]
+    fn no_headers_are_an_empty_section() {
+        assert_eq!(decode(&encode(&HeaderMap::new(), &all())), Ok(HeaderMap::new()));
+    }
+
+    #[test]
+    fn what_is_not_forwarded_is_not_kept() {
+        let headers: HeaderMap = [("host", "h"), ("cookie", "c"), ("x-a", "1")]
+            .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
+            .into_iter()
+            .collect();
+        assert_eq!(&encode(&headers, &Forwarding::new(std::iter::empty(), false))[..], b"x-a: 1\r\n\r\n");
+    }
+
+    #[test]
+    fn what_was_changed_by_hand_is_told() {
+        for bytes in [&b""[..], b"x-a: 1", b"no colon\r\n\r\n", b"x-a: \x01\r\n\r\n"] {
+            assert_eq!(decode(bytes), Err(Unreadable), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_value_comes_out_as_it_went_in(
+            entries in proptest::collection::vec(("[a-z][a-z0-9-]{0,20}", proptest::collection::vec(prop_oneof![0x21..=0x7eu8, 0x80..=0xffu8], 0..40)), 0..MAX_HEADERS)
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in &entries {
+                let name = HeaderName::from_bytes(format!("x-{name}").as_bytes()).unwrap();
+                headers.append(name, HeaderValue::from_bytes(value).unwrap());
+            }
+            prop_assert_eq!(decode(&encode(&headers, &all())), Ok(headers));
+        }
+    }
+}

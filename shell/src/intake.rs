@@ -1,0 +1,288 @@
+//! The intake loop: group commit without a timer.
+//!
+//! Requests queue while a batch is being committed, and the next batch takes what has gathered: idle, a batch of one
+//! with no added wait; busy, one commit for hundreds. A producer that hangs up does not cancel its commit.
+//!
+//! Not here: HTTP (see [`crate::http`]) and the meaning of a store's answer (see `surehook_core::admission`).
+
+use crate::doorbell::Doorbell;
+use crate::ports::{Clock, NewEvent, Store, StoreError};
+use futures::{FutureExt, StreamExt, select_biased, stream};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use surehook_core::admission::{Admission, OnKeyReuse, Stored, resolve};
+use surehook_core::event::Status;
+use surehook_core::key::IdempotencyKey;
+use surehook_core::source::SourceName;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+/// The most rows of one batch.
+const BATCH_ROWS: usize = 256;
+/// The most bytes of one batch, unless a single event is larger.
+const BATCH_BYTES: usize = 4 << 20;
+/// Batches in flight at once. One alone leaves the database idle between commits; many make the batches small.
+const BATCHES_IN_FLIGHT: usize = 2;
+/// How often one batch is sent to the store before its requests are told to come back.
+const TRIES: u32 = 3;
+/// How long a request waits for its commit before its producer is told to come back.
+const PATIENCE: Duration = Duration::from_millis(1800);
+
+/// What bounds the intake's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests that wait for their commit.
+    pub max_queued: usize,
+    /// Bytes of requests that are being read or wait for their commit.
+    pub max_queued_bytes: usize,
+}
+
+/// Why an event was not accepted. Each means: nothing is lost, come back with the same key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IntakeError {
+    /// As much is waiting as [`Limits`] allows.
+    #[error("too many requests are waiting to be stored")]
+    Overloaded,
+    /// The process is shutting down.
+    #[error("the service is shutting down")]
+    ShuttingDown,
+    /// The database did not take the batch.
+    #[error("the database is not available")]
+    Unavailable,
+    /// The database did not answer in time; the event may be stored.
+    #[error("the database did not answer in time")]
+    TimedOut,
+    /// The database refuses this very event; its neighbours were stored.
+    #[error("the database refused to store the event")]
+    Refused,
+}
+
+/// The handle by which requests reach the intake loop. Cheap to clone.
+#[derive(Clone)]
+pub struct Intake {
+    queue: mpsc::Sender<Waiting>,
+    slots: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    clock: Arc<dyn Clock>,
+}
+
+/// Makes an intake: the handle, and the loop to run beside it.
+///
+/// The loop ends after `shutdown` has completed and every request that was taken has its answer.
+pub fn intake(
+    limits: Limits,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    doorbell: Arc<Doorbell>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> (Intake, impl Future<Output = ()> + Send) {
+    let (queue, requests) = mpsc::channel(limits.max_queued);
+    let intake = Intake {
+        queue,
+        slots: Arc::new(Semaphore::new(limits.max_queued)),
+        bytes: Arc::new(Semaphore::new(limits.max_queued_bytes)),
+        clock,
+    };
+    (intake, run(requests, store, doorbell, shutdown))
+}
+
+impl Intake {
+    /// Opens an account of the memory that one request will take. Nothing is taken yet.
+    #[must_use]
+    pub fn reservation(&self) -> Reservation {
+        Reservation { bytes: Arc::clone(&self.bytes), held: None }
+    }
+
+    /// Hands an event over and waits until it is durable, or known not to be, or the patience is at an end.
+    ///
+    /// Dropping this future does not take the event back.
+    ///
+    /// # Errors
+    ///
+    /// [`IntakeError`]; the producer may always come back with the same key.
+    pub async fn submit(&self, event: NewEvent, on_key_reuse: OnKeyReuse, reservation: Reservation) -> Result<Admission, IntakeError> {
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| IntakeError::Overloaded)?;
+        let (reply, answer) = oneshot::channel();
+        let waiting = Waiting { event, on_key_reuse, reply, _slot: slot, _reservation: reservation };
+        self.queue.try_send(waiting).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => IntakeError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => IntakeError::ShuttingDown,
+        })?;
+        let deadline = self.clock.now() + PATIENCE;
+        select_biased! {
+            answer = answer.fuse() => answer.unwrap_or(Err(IntakeError::ShuttingDown)),
+            () = self.clock.sleep_until(deadline).fuse() => Err(IntakeError::TimedOut),
+        }
+    }
+}
+
+/// The memory that one request holds, until its answer is sent.
+#[derive(Debug)]
+pub struct Reservation {
+    bytes: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Reservation {
+    /// Takes so many bytes more.
+    ///
+    /// # Errors
+    ///
+    /// [`IntakeError::Overloaded`] if that would exceed [`Limits::max_queued_bytes`].
+    pub fn grow(&mut self, bytes: usize) -> Result<(), IntakeError> {
+        let bytes = u32::try_from(bytes).map_err(|_| IntakeError::Overloaded)?;
+        let more = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| IntakeError::Overloaded)?;
+        match &mut self.held {
+            Some(held) => held.merge(more),
+            None => self.held = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// A request that waits for its commit.
+struct Waiting {
+    event: NewEvent,
+    on_key_reuse: OnKeyReuse,
+    reply: oneshot::Sender<Result<Admission, IntakeError>>,
+    _slot: OwnedSemaphorePermit,
+    _reservation: Reservation,
+}
+
+impl Waiting {
+    fn answer(self, answer: Result<Admission, IntakeError>) {
+        // A producer that hung up is not there to hear it.
+        let _ = self.reply.send(answer);
+    }
+}
+
+async fn run(
+    mut requests: mpsc::Receiver<Waiting>,
+    store: Arc<dyn Store>,
+    doorbell: Arc<Doorbell>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
+    let mut shutdown = shutdown.boxed().fuse();
+    let requests = stream::poll_fn(move |context| {
+        if let Poll::Ready(()) = shutdown.poll_unpin(context) {
+            requests.close();
+        }
+        requests.poll_recv(context)
+    });
+    requests
+        .ready_chunks(BATCH_ROWS)
+        .flat_map(|gathered| stream::iter(batches(gathered)))
+        .map(|batch| commit(store.as_ref(), doorbell.as_ref(), batch))
+        .buffer_unordered(BATCHES_IN_FLIGHT)
+        .for_each(|()| async {})
+        .await;
+}
+
+/// All the requests of one batch that bear one source and key. The first is stored; the others learn from it.
+struct Group {
+    first: Waiting,
+    others: Vec<Waiting>,
+}
+
+/// Requests in batches of at most [`BATCH_BYTES`], each sorted by source and key and holding each once.
+fn batches(gathered: Vec<Waiting>) -> Vec<Vec<Group>> {
+    let mut groups: BTreeMap<(SourceName, IdempotencyKey), Group> = BTreeMap::new();
+    for waiting in gathered {
+        match groups.entry((waiting.event.source.clone(), waiting.event.key.clone())) {
+            std::collections::btree_map::Entry::Occupied(group) => group.into_mut().others.push(waiting),
+            std::collections::btree_map::Entry::Vacant(place) => {
+                place.insert(Group { first: waiting, others: Vec::new() });
+            }
+        }
+    }
+    let (mut batches, mut bytes) = (vec![Vec::new()], 0);
+    for group in groups.into_values() {
+        let size = group.first.event.size();
+        if bytes + size > BATCH_BYTES && bytes > 0 {
+            batches.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        batches.last_mut().expect("there is always a batch").push(group);
+    }
+    batches
+}
+
+/// Stores one batch and answers each of its requests. A batch that is rejected is halved until the row that is to
+/// blame stands alone.
+async fn commit(store: &dyn Store, doorbell: &Doorbell, batch: Vec<Group>) {
+    let mut parts = vec![batch];
+    while let Some(mut part) = parts.pop() {
+        let events: Vec<NewEvent> = part.iter().map(|group| group.first.event.clone()).collect();
+        match accept(store, events).await {
+            Ok(stored) => {
+                assert_eq!(stored.len(), part.len(), "the store answers for each event of a batch");
+                doorbell.ring(
+                    part.iter()
+                        .zip(&stored)
+                        .filter(|(_, stored)| **stored == Stored::Inserted)
+                        .map(|(group, _)| group.first.event.source.clone()),
+                );
+                part.into_iter().zip(stored).for_each(|(group, stored)| settle(group, stored));
+            }
+            Err(StoreError::Rejected(_)) if part.len() > 1 => {
+                let second = part.split_off(part.len() / 2);
+                parts.push(second);
+                parts.push(part);
+            }
+            Err(error) => refuse(part, &error),
+        }
+    }
+}
+
+/// Asks the store, and again where another try can help. The ids stay the same, so that a try whose reply was lost
+/// is recognised.
+async fn accept(store: &dyn Store, events: Vec<NewEvent>) -> Result<Vec<Stored>, StoreError> {
+    let mut tries = 1;
+    loop {
+        let error = match store.accept(events.clone()).await {
+            Ok(stored) => return Ok(stored),
+            Err(error) => error,
+        };
+        let again = match error {
+            StoreError::Conflict(_) | StoreError::Unknown(_) => tries < TRIES,
+            StoreError::Unavailable(_) | StoreError::Rejected(_) => false,
+        };
+        if !again {
+            return Err(error);
+        }
+        tracing::debug!(%error, tries, "storing a batch again");
+        tries += 1;
+    }
+}
+
+fn settle(group: Group, stored: Stored) {
+    let Group { first, others } = group;
+    let (id, fingerprint) = (first.event.id, first.event.fingerprint);
+    let admission = resolve(id, fingerprint, first.on_key_reuse, stored);
+    let seen_by_others = match stored {
+        Stored::Inserted => Stored::Existing { id, fingerprint, status: Status::Queued },
+        existing @ Stored::Existing { .. } => existing,
+    };
+    first.answer(Ok(admission));
+    for other in others {
+        let admission = resolve(other.event.id, other.event.fingerprint, other.on_key_reuse, seen_by_others);
+        other.answer(Ok(admission));
+    }
+}
+
+fn refuse(part: Vec<Group>, error: &StoreError) {
+    let answer = match error {
+        StoreError::Rejected(_) => IntakeError::Refused,
+        StoreError::Unavailable(_) | StoreError::Conflict(_) => IntakeError::Unavailable,
+        StoreError::Unknown(_) => IntakeError::TimedOut,
+    };
+    let first = &part[0].first.event;
+    tracing::warn!(%error, events = part.len(), event_id = %first.id, source = %first.source, "not stored; the producers are told to come back");
+    for group in part {
+        group.first.answer(Err(answer));
+        group.others.into_iter().for_each(|other| other.answer(Err(answer)));
+    }
+}
