@@ -146,7 +146,6 @@ pub fn judge(reply: &Reply, policy: &Policy) -> Verdict {
 }
 
 /// What follows for the event from a reply to `attempt`, which is number `n` of its present budget.
-#[must_use]
 pub fn decide(reply: &Reply, policy: &Policy, event: EventId, attempt: Attempt, n: Attempt) -> (Verdict, Outcome) {
     let verdict = judge(reply, policy);
     let outcome = match verdict {
@@ -222,17 +221,10 @@ mod tests {
     #[test]
     fn retry_after_lengthens_the_delay_up_to_the_cap() {
         let (policy, event) = (Policy::default(), EventId::from_uuid(Uuid::nil()));
-        let after = |asked| match decide(
-            &Reply::Response { status_code: 429, retry_after: Some(asked), excerpt: Bytes::new() },
-            &policy,
-            event,
-            1,
-            1,
-        )
-        .1
-        {
-            Outcome::Retry { after } => after,
-            other => panic!("{other:?}"),
+        let after = |asked| {
+            let reply = Reply::Response { status_code: 429, retry_after: Some(asked), excerpt: Bytes::new() };
+            let (_, Outcome::Retry { after }) = decide(&reply, &policy, event, 1, 1) else { panic!("429 is transient") };
+            after
         };
         assert_eq!(after(Duration::from_secs(90)), Duration::from_secs(90));
         assert_eq!(after(Duration::from_secs(u64::MAX)), policy.backoff.max_delay);

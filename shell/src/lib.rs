@@ -4,3 +4,5 @@ pub mod doorbell;
 pub mod headers;
 pub mod intake;
 pub mod ports;
+pub mod retention;
+pub mod worker;

@@ -1,3 +1,623 @@
-//! One process's dispatcher (being built).
+//! One process's dispatcher: which events to claim, what to deliver when, what to write back. It holds no socket, no
+//! connection and no clock; what it holds in memory may be lost at any moment, because all of it is under a lease.
+//!
+//! The driver's contract, in the manner of sans-I/O protocol libraries:
+//!
+//! 1. Tell the worker what happened: [`Worker::handle`].
+//! 2. Carry out what it wants: [`Worker::poll`], again and again until it answers `None`.
+//! 3. Sleep until something else happens, at the latest until [`Worker::wake_at`]. A spurious wake is harmless.
+//!
+//! Both `poll` and `wake_at` are read off one list of what is due when ([`Worker::next_step`]), so they cannot disagree: while
+//! an action is ready `wake_at` lies in the past, and after waking at a time either there is an action or `wake_at` is
+//! later than that time.
 
 pub mod exchange;
+mod lane;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use crate::backoff::{mix, share};
+use crate::event::Outcome;
+use crate::source::{Policy, SourceName};
+use crate::time::Instant;
+use crate::verdict::{DeliveryError, Reply, decide};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::time::Duration;
+use exchange::{AttemptRecord, Claim, Claims, Demand, Settlement};
+use lane::{Held, Lane};
+
+/// The most events of one claim, over all sources, and the most settlements of one batch.
+pub const BATCH_ROWS: u32 = 512;
+const BATCH: usize = BATCH_ROWS as usize;
+
+/// What bounds and paces one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How often an idle source is asked for while there is work elsewhere or was a moment ago.
+    pub poll_busy: Duration,
+    /// How often it is asked for at the least, when nothing has come for long.
+    pub poll_idle: Duration,
+    /// The first wait after the store failed; doubled each time.
+    pub store_retry_initial: Duration,
+    /// The longest wait after the store failed.
+    pub store_retry_max: Duration,
+    /// No claim is made while the events that are held have so many bytes. One claim may overshoot it.
+    pub max_held_bytes: usize,
+    /// Sets this worker's waits apart from those of others. Any number.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            poll_busy: Duration::from_millis(100),
+            poll_idle: Duration::from_secs(1),
+            store_retry_initial: Duration::from_millis(50),
+            store_retry_max: Duration::from_secs(5),
+            max_held_bytes: 64 << 20,
+            seed: 0,
+        }
+    }
+}
+
+/// Names one delivery between [`Action::Deliver`] and [`Input::Finished`]. Never used twice by one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// These sources may have something new.
+    Woken(Vec<SourceName>),
+    /// The claim succeeded.
+    Claimed(Claims),
+    /// The claim failed, or its outcome is unknown. What it may have claimed comes back when its lease ends.
+    ClaimFailed,
+    /// A delivery ended.
+    Finished {
+        /// The delivery.
+        ticket: Ticket,
+        /// What came back.
+        reply: Reply,
+    },
+    /// The settlements were written, apart from those that were refused as stale.
+    Settled,
+    /// The settlements failed, or their outcome is unknown.
+    SettleFailed,
+    /// Stop claiming, give back what has not been sent, and finish.
+    ShutDown {
+        /// Deliveries that are still in flight then are cut off.
+        cut_off_at: Instant,
+        /// The worker is done then at the latest, whatever is unwritten.
+        give_up_at: Instant,
+    },
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Action {
+    /// Ask the store for due events, and answer with [`Input::Claimed`] or [`Input::ClaimFailed`].
+    Claim(Vec<Demand>),
+    /// Send one event, and answer with [`Input::Finished`] at its deadline at the latest.
+    Deliver(Delivery),
+    /// Write these settlements, and answer with [`Input::Settled`] or [`Input::SettleFailed`].
+    Settle(Vec<Settlement>),
+    /// These settlements could not be written while their leases lasted, and are given up: the events are claimable
+    /// again, and may be delivered twice. For the log.
+    Abandoned(Vec<Settlement>),
+    /// Nothing is held any more, or the time to shut down is over. The last action.
+    Done,
+}
+
+/// One event to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Names it in [`Input::Finished`].
+    pub ticket: Ticket,
+    /// The event.
+    pub claim: Claim,
+    /// When the reply must be there. The lease outlives this by [`crate::source::SETTLE_GRACE`] at least.
+    pub deadline: Instant,
+}
+
+/// Why a worker will act at the time that [`Worker::wake_at`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WakeReason {
+    /// There is something to deliver and a slot for it.
+    Deliver,
+    /// A batch can be settled.
+    Settle,
+    /// A source that is known to have work has room.
+    Claim,
+    /// Sources that had nothing are asked again.
+    Poll,
+    /// An event has waited in memory for as long as its lease allows.
+    Release,
+    /// The shutdown's time for deliveries ends.
+    CutOff,
+    /// The shutdown's time ends.
+    GiveUp,
+    /// Everything is finished.
+    Done,
+}
+
+/// When a worker wants to be polled again, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// Not later than this. In the past if an action is ready.
+    pub at: Instant,
+    /// What will be due.
+    pub reason: WakeReason,
+}
+
+/// How much a worker holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Deliveries in flight.
+    pub in_flight: usize,
+    /// Claimed events that wait for a slot.
+    pub ahead: usize,
+    /// Settlements that are not known to be written.
+    pub unsettled: usize,
+}
+
+/// One process's dispatcher. See the [module](self).
+#[derive(Debug)]
+pub struct Worker {
+    settings: Settings,
+    lanes: Vec<Lane>,
+    by_source: BTreeMap<SourceName, usize>,
+    phase: Phase,
+    next_ticket: u64,
+    in_flight: BTreeMap<Ticket, InFlight>,
+    unsettled: VecDeque<Unsettled>,
+    settling: Option<Vec<Unsettled>>,
+    abandoned: Vec<Settlement>,
+    claiming: Option<Claiming>,
+    /// The source with which the next claim begins, so that a full claim starves nobody.
+    claim_from: usize,
+    store: StoreHealth,
+    polling: Polling,
+    held_bytes: usize,
+    typical_bytes: usize,
+    /// What follows from the lanes, kept by [`Self::refresh`]: who can deliver (in turn), who can be asked for, who
+    /// has nothing and waits for the next poll, and who holds an event that must start by then.
+    deliverable: VecDeque<usize>,
+    askable: BTreeSet<usize>,
+    dormant: BTreeSet<usize>,
+    expiring: BTreeSet<(Instant, usize)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Draining { cut_off_at: Instant, give_up_at: Instant },
+    Done,
+}
+
+/// A delivery that was handed to the driver.
+#[derive(Debug)]
+struct InFlight {
+    lane: usize,
+    started_at: Instant,
+    lease_ends: Instant,
+    size: usize,
+    /// The claim without its bytes, which are with the driver.
+    claim: Claim,
+}
+
+/// A settlement that is not known to be written.
+#[derive(Clone, Debug)]
+struct Unsettled {
+    settlement: Settlement,
+    ended_at: Instant,
+    lease_ends: Instant,
+}
+
+#[derive(Debug)]
+struct Claiming {
+    /// Before the claim was sent: each lease is counted from here, so it ends in memory before it ends in the store.
+    sent_at: Instant,
+    asked: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct StoreHealth {
+    failures: u32,
+    retry_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Polling {
+    at: Instant,
+    interval: Duration,
+    count: u64,
+}
+
+impl Worker {
+    /// A worker for these sources that starts at `now` and knows of no work yet: its first claim asks for all.
+    pub fn new(now: Instant, settings: Settings, sources: impl IntoIterator<Item = (SourceName, Policy)>) -> Self {
+        let lanes: Vec<Lane> = sources.into_iter().map(|(source, policy)| Lane::new(source, policy)).collect();
+        let mut worker = Self {
+            settings,
+            by_source: lanes.iter().enumerate().map(|(index, lane)| (lane.source.clone(), index)).collect(),
+            lanes,
+            phase: Phase::Running,
+            next_ticket: 0,
+            in_flight: BTreeMap::new(),
+            unsettled: VecDeque::new(),
+            settling: None,
+            abandoned: Vec::new(),
+            claiming: None,
+            claim_from: 0,
+            store: StoreHealth { failures: 0, retry_at: Instant::ZERO },
+            polling: Polling { at: now + settings.poll_busy, interval: settings.poll_busy, count: 0 },
+            held_bytes: 0,
+            typical_bytes: 1,
+            deliverable: VecDeque::new(),
+            askable: BTreeSet::new(),
+            dormant: BTreeSet::new(),
+            expiring: BTreeSet::new(),
+        };
+        for index in 0..worker.lanes.len() {
+            worker.refresh(index);
+        }
+        worker
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Woken(sources) => self.woken(&sources),
+            Input::Claimed(claims) => self.claimed(now, claims),
+            Input::ClaimFailed => {
+                self.claiming = None;
+                self.store_failed(now);
+            }
+            Input::Finished { ticket, reply } => self.finished(now, ticket, reply),
+            Input::Settled => {
+                self.settling = None;
+                self.store.failures = 0;
+            }
+            Input::SettleFailed => self.settle_failed(now),
+            Input::ShutDown { cut_off_at, give_up_at } => self.shut_down(now, cut_off_at, give_up_at),
+        }
+    }
+
+    /// What is to be done now; `None` when nothing is, until [`Self::wake_at`] or the next input.
+    pub fn poll(&mut self, now: Instant) -> Option<Action> {
+        loop {
+            let (at, step) = self.next_step()?;
+            if at > now {
+                return None;
+            }
+            if let Some(action) = self.take(now, step) {
+                return Some(action);
+            }
+        }
+    }
+
+    /// When to poll again if nothing else happens; `None` if only an input can bring this worker on.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Wake> {
+        self.next_step().map(|(at, reason)| Wake { at, reason })
+    }
+
+    /// How much is held.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load {
+            in_flight: self.in_flight.len(),
+            ahead: self.lanes.iter().map(|lane| lane.ahead.len()).sum(),
+            unsettled: self.unsettled.len() + self.settling.as_ref().map_or(0, Vec::len),
+        }
+    }
+
+    /// The one list of what is due when: the earliest step, and of steps that are due together the first of the list.
+    fn next_step(&self) -> Option<(Instant, WakeReason)> {
+        const READY: Instant = Instant::ZERO;
+        let running = self.phase == Phase::Running;
+        let when = |condition: bool, at: Instant| condition.then_some(at);
+        let (cut_off, give_up) = match self.phase {
+            Phase::Draining { cut_off_at, give_up_at } => (when(!self.in_flight.is_empty(), cut_off_at), Some(give_up_at)),
+            Phase::Running | Phase::Done => (None, None),
+        };
+        let store_ready = if self.store.failures == 0 { READY } else { self.store.retry_at };
+        [
+            (when(!self.abandoned.is_empty(), READY), WakeReason::Settle),
+            (when(self.is_finished(), READY), WakeReason::Done),
+            (give_up, WakeReason::GiveUp),
+            (cut_off, WakeReason::CutOff),
+            (when(self.settling.is_none() && !self.unsettled.is_empty() && self.phase != Phase::Done, store_ready), WakeReason::Settle),
+            (self.expiring.first().map(|(start_by, _)| *start_by), WakeReason::Release),
+            (when(running && !self.deliverable.is_empty(), READY), WakeReason::Deliver),
+            (when(running && self.may_claim(), store_ready), WakeReason::Claim),
+            (when(running && !self.dormant.is_empty(), self.polling.at), WakeReason::Poll),
+        ]
+        .into_iter()
+        .filter_map(|(at, reason)| Some((at?, reason)))
+        .min_by_key(|(at, _)| *at)
+    }
+
+    /// Carries out a step that is due. Not every step has an action, but each changes what is due next.
+    fn take(&mut self, now: Instant, step: WakeReason) -> Option<Action> {
+        match step {
+            WakeReason::Settle if !self.abandoned.is_empty() => Some(Action::Abandoned(core::mem::take(&mut self.abandoned))),
+            WakeReason::Settle => Some(self.settle(now)),
+            WakeReason::Deliver => self.deliver(now),
+            WakeReason::Claim => Some(self.claim(now)),
+            WakeReason::Done => {
+                self.phase = Phase::Done;
+                Some(Action::Done)
+            }
+            WakeReason::Release => {
+                let index = self.expiring.first().expect("the step says so").1;
+                let held = self.lanes[index].ahead.pop_front().expect("a lane that expires holds an event");
+                self.release(now, held);
+                self.refresh(index);
+                None
+            }
+            WakeReason::Poll => {
+                self.polling.count += 1;
+                self.polling.at = now + self.jittered(self.polling.interval, self.polling.count);
+                for index in core::mem::take(&mut self.dormant) {
+                    self.lanes[index].hungry = true;
+                    self.refresh(index);
+                }
+                None
+            }
+            WakeReason::CutOff => {
+                for ticket in self.in_flight.keys().copied().collect::<Vec<_>>() {
+                    self.end(now, ticket, Reply::Failed(DeliveryError::CutOff), true);
+                }
+                None
+            }
+            WakeReason::GiveUp => {
+                self.abandoned.extend(
+                    self.settling.take().into_iter().flatten().chain(self.unsettled.drain(..)).map(|unsettled| unsettled.settlement),
+                );
+                self.in_flight.clear();
+                self.claiming = None;
+                self.phase = Phase::Draining { cut_off_at: Instant::MAX, give_up_at: Instant::MAX };
+                None
+            }
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        let draining = matches!(self.phase, Phase::Draining { .. });
+        draining && self.in_flight.is_empty() && self.unsettled.is_empty() && self.settling.is_none() && self.claiming.is_none()
+    }
+
+    /// One claim at a time; none while memory is full, while more than one batch waits to be settled, or while the
+    /// store fails and there is something to settle first.
+    fn may_claim(&self) -> bool {
+        let settling_first = self.store.failures > 0 && (self.settling.is_some() || !self.unsettled.is_empty());
+        self.claiming.is_none()
+            && !self.askable.is_empty()
+            && self.held_bytes < self.settings.max_held_bytes
+            && self.unsettled.len() < BATCH
+            && !settling_first
+    }
+
+    /// Asks for every source that has work and room, in turn from where the last claim ended.
+    fn claim(&mut self, now: Instant) -> Action {
+        let memory = (self.settings.max_held_bytes - self.held_bytes) / self.typical_bytes;
+        let mut room = u32::try_from(memory.max(1)).unwrap_or(u32::MAX).min(BATCH_ROWS);
+        let first = self.claim_from;
+        let mut demands = Vec::new();
+        let mut asked = Vec::new();
+        for index in self.askable.range(first..).chain(self.askable.range(..first)).copied() {
+            let limit = self.lanes[index].demand().min(room);
+            if limit == 0 {
+                break;
+            }
+            room -= limit;
+            let lane = &self.lanes[index];
+            demands.push(Demand { source: lane.source.clone(), limit, lease: lane.policy.lease(), max_attempts: lane.policy.max_attempts });
+            asked.push(index);
+        }
+        for &index in &asked {
+            self.lanes[index].asked();
+            self.claim_from = index + 1;
+        }
+        self.claiming = Some(Claiming { sent_at: now, asked });
+        Action::Claim(demands)
+    }
+
+    fn claimed(&mut self, now: Instant, claims: Claims) {
+        let Some(Claiming { sent_at, asked }) = self.claiming.take() else { return };
+        self.store.failures = 0;
+        let came = claims.claimed.len() + claims.buried.len();
+        self.polling.interval =
+            if came > 0 { self.settings.poll_busy } else { self.polling.interval.saturating_mul(2).min(self.settings.poll_idle) };
+        if came > 0 {
+            self.polling.at = self.polling.at.min(now + self.settings.poll_busy);
+        }
+        for buried in &claims.buried {
+            if let Some(&index) = self.by_source.get(&buried.source) {
+                self.lanes[index].came += 1;
+            }
+        }
+        for claim in claims.claimed {
+            self.hold(now, sent_at, claim);
+        }
+        for index in asked {
+            self.lanes[index].answered();
+            self.refresh(index);
+        }
+    }
+
+    /// Takes a claimed event over, or gives it back if it can no longer be delivered here.
+    fn hold(&mut self, now: Instant, sent_at: Instant, claim: Claim) {
+        self.typical_bytes = (self.typical_bytes + claim.size()) / 2 + 1;
+        self.held_bytes += claim.size();
+        let Some(&index) = self.by_source.get(&claim.source) else {
+            return self.release(now, Held { lease_ends: sent_at, start_by: sent_at, claim });
+        };
+        let lane = &mut self.lanes[index];
+        lane.came += 1;
+        let lease_ends = sent_at + lane.policy.lease();
+        let held = Held { lease_ends, start_by: lease_ends.before(lane.policy.cover()), claim };
+        if self.phase == Phase::Running {
+            lane.ahead.push_back(held);
+            self.refresh(index);
+        } else {
+            self.release(now, held);
+        }
+    }
+
+    /// The next event of the lane whose turn it is; nothing if its lease no longer covers a delivery.
+    fn deliver(&mut self, now: Instant) -> Option<Action> {
+        let index = self.deliverable.pop_front()?;
+        self.lanes[index].in_turn = false;
+        let held = self.lanes[index].ahead.pop_front().expect("a lane in turn holds an event");
+        if now > held.start_by {
+            self.release(now, held);
+            self.refresh(index);
+            return None;
+        }
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        let lane = &mut self.lanes[index];
+        lane.in_flight += 1;
+        let without_bytes = Claim { headers: bytes::Bytes::new(), body: bytes::Bytes::new(), ..held.claim.clone() };
+        let in_flight =
+            InFlight { lane: index, started_at: now, lease_ends: held.lease_ends, size: held.claim.size(), claim: without_bytes };
+        let deadline = now + lane.policy.timeout;
+        self.in_flight.insert(ticket, in_flight);
+        self.refresh(index);
+        Some(Action::Deliver(Delivery { ticket, claim: held.claim, deadline }))
+    }
+
+    fn finished(&mut self, now: Instant, ticket: Ticket, reply: Reply) {
+        self.end(now, ticket, reply, false);
+    }
+
+    /// Ends a delivery: its slot is free, its settlement is due. A ticket that is not in flight (any more) is nothing.
+    fn end(&mut self, now: Instant, ticket: Ticket, reply: Reply, cut_off: bool) {
+        let Some(InFlight { lane: index, started_at, lease_ends, size, claim }) = self.in_flight.remove(&ticket) else { return };
+        self.held_bytes -= size;
+        let lane = &mut self.lanes[index];
+        lane.in_flight -= 1;
+        lane.completed += u32::from(self.claiming.is_some());
+        let (verdict, decided) = decide(&reply, &lane.policy, claim.event, claim.attempt, claim.nth);
+        let outcome = if cut_off { Outcome::CutOff } else { decided };
+        let (status_code, error, excerpt) = match reply {
+            Reply::Response { status_code, excerpt, .. } => (Some(status_code), None, excerpt),
+            Reply::Failed(error) => (None, Some(error), bytes::Bytes::new()),
+        };
+        let record = AttemptRecord { ended_ago: Duration::ZERO, took: now.since(started_at), verdict, status_code, error, excerpt };
+        self.owe(now, lease_ends, &claim, outcome, Some(record));
+        self.refresh(index);
+    }
+
+    /// Gives an event back that was not sent.
+    fn release(&mut self, now: Instant, held: Held) {
+        self.held_bytes -= held.claim.size();
+        self.owe(now, held.lease_ends, &held.claim, Outcome::Release, None);
+    }
+
+    fn owe(&mut self, now: Instant, lease_ends: Instant, claim: &Claim, outcome: Outcome, record: Option<AttemptRecord>) {
+        let settlement =
+            Settlement { event: claim.event, source: claim.source.clone(), fence: claim.fence, attempt: claim.attempt, outcome, record };
+        self.unsettled.push_back(Unsettled { settlement, ended_at: now, lease_ends });
+    }
+
+    fn settle(&mut self, now: Instant) -> Action {
+        let batch: Vec<Unsettled> = self.unsettled.drain(..self.unsettled.len().min(BATCH)).collect();
+        let settlements = batch.iter().map(|unsettled| unsettled.as_of(now)).collect();
+        self.settling = Some(batch);
+        Action::Settle(settlements)
+    }
+
+    /// What could not be written is tried again, until its lease has ended: then another may hold the event.
+    fn settle_failed(&mut self, now: Instant) {
+        for unsettled in self.settling.take().into_iter().flatten().rev() {
+            if now >= unsettled.lease_ends {
+                self.abandoned.push(unsettled.settlement);
+            } else {
+                self.unsettled.push_front(unsettled);
+            }
+        }
+        self.store_failed(now);
+    }
+
+    fn shut_down(&mut self, now: Instant, cut_off_at: Instant, give_up_at: Instant) {
+        self.phase = match self.phase {
+            Phase::Running => Phase::Draining { cut_off_at, give_up_at },
+            Phase::Draining { cut_off_at: cut_off, give_up_at: give_up } => {
+                Phase::Draining { cut_off_at: cut_off_at.min(cut_off), give_up_at: give_up_at.min(give_up) }
+            }
+            Phase::Done => return,
+        };
+        for index in 0..self.lanes.len() {
+            for held in core::mem::take(&mut self.lanes[index].ahead) {
+                self.release(now, held);
+            }
+            self.refresh(index);
+        }
+    }
+
+    fn woken(&mut self, sources: &[SourceName]) {
+        for source in sources {
+            if let Some(&index) = self.by_source.get(source) {
+                self.lanes[index].ring();
+                self.refresh(index);
+            }
+        }
+    }
+
+    fn store_failed(&mut self, now: Instant) {
+        let doubled = self.settings.store_retry_initial.saturating_mul(1 << self.store.failures.min(20));
+        self.store.failures = self.store.failures.saturating_add(1);
+        self.store.retry_at = now + self.jittered(doubled.min(self.settings.store_retry_max), u64::from(self.store.failures));
+    }
+
+    /// Half of a wait is fixed and half is a hash: workers that fail or idle together come back apart.
+    fn jittered(&self, wait: Duration, count: u64) -> Duration {
+        let half = wait / 2;
+        half + share(wait - half, mix(self.settings.seed ^ mix(count)))
+    }
+
+    /// Brings what follows from a lane up to date. Called after every change to it.
+    fn refresh(&mut self, index: usize) {
+        let lane = &mut self.lanes[index];
+        if lane.can_deliver() && !lane.in_turn {
+            lane.in_turn = true;
+            self.deliverable.push_back(index);
+        } else if !lane.can_deliver() && lane.in_turn {
+            lane.in_turn = false;
+            self.deliverable.retain(|&other| other != index);
+        }
+        let wants = lane.demand() > 0;
+        let member = |set: &mut BTreeSet<usize>, is: bool| if is { set.insert(index) } else { set.remove(&index) };
+        member(&mut self.askable, wants && lane.hungry);
+        member(&mut self.dormant, wants && !lane.hungry);
+        let start_by = lane.ahead.front().map(|held| held.start_by);
+        if start_by != lane.expires {
+            if let Some(old) = lane.expires {
+                self.expiring.remove(&(old, index));
+            }
+            if let Some(new) = start_by {
+                self.expiring.insert((new, index));
+            }
+            lane.expires = start_by;
+        }
+    }
+}
+
+impl Unsettled {
+    /// The settlement as it is handed to the store at `now`.
+    fn as_of(&self, now: Instant) -> Settlement {
+        let mut settlement = self.settlement.clone();
+        if let Some(record) = &mut settlement.record {
+            record.ended_ago = now.since(self.ended_at);
+        }
+        settlement
+    }
+}

@@ -1,0 +1,93 @@
+//! One source's part of a worker: its slots, the events that wait for one, and how much to ask for.
+
+use super::exchange::Claim;
+use crate::source::{Policy, SourceName};
+use crate::time::Instant;
+use alloc::collections::VecDeque;
+
+/// A claim-ahead never exceeds so many times the concurrency.
+const AHEAD_FACTOR: u32 = 4;
+
+/// One source within a worker.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) source: SourceName,
+    pub(super) policy: Policy,
+    /// Claimed events that wait for a slot, the one whose lease ends first in front.
+    pub(super) ahead: VecDeque<Held>,
+    /// Slots that are taken.
+    pub(super) in_flight: u32,
+    /// Whether there may be work: the last claim brought some, or the source was named since.
+    pub(super) hungry: bool,
+    /// Deliveries that ended while the present claim has been under way.
+    pub(super) completed: u32,
+    /// Events that the present claim's answer brought.
+    pub(super) came: u32,
+    /// Whether the lane stands in the worker's queue of those that can deliver.
+    pub(super) in_turn: bool,
+    /// The entry that the lane has in the worker's list of what expires.
+    pub(super) expires: Option<Instant>,
+    /// Whether the source was named while its claim was under way: the claim may have looked too early.
+    rung: bool,
+    /// About how many deliveries end during one claim's round trip.
+    consumed: u32,
+}
+
+/// A claimed event that waits for a slot.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) claim: Claim,
+    pub(super) lease_ends: Instant,
+    /// A delivery that starts later could outlive the lease.
+    pub(super) start_by: Instant,
+}
+
+impl Lane {
+    pub(super) fn new(source: SourceName, policy: Policy) -> Self {
+        Self {
+            source,
+            policy,
+            ahead: VecDeque::new(),
+            in_flight: 0,
+            hungry: true,
+            completed: 0,
+            came: 0,
+            in_turn: false,
+            expires: None,
+            rung: false,
+            consumed: 0,
+        }
+    }
+
+    pub(super) fn can_deliver(&self) -> bool {
+        !self.ahead.is_empty() && self.in_flight < self.policy.concurrency
+    }
+
+    /// How many events to ask for: the slots, plus about what is consumed while the answer is awaited, less what is
+    /// held. A slow downstream gets next to nothing ahead, so that no process hoards; a fast one is kept busy.
+    pub(super) fn demand(&self) -> u32 {
+        let ahead = self.consumed.min(self.policy.concurrency.saturating_mul(AHEAD_FACTOR));
+        let held = self.in_flight.saturating_add(u32::try_from(self.ahead.len()).unwrap_or(u32::MAX));
+        self.policy.concurrency.saturating_add(ahead).saturating_sub(held)
+    }
+
+    /// The source was named as having something new.
+    pub(super) fn ring(&mut self) {
+        self.hungry = true;
+        self.rung = true;
+    }
+
+    /// A claim for this source goes out.
+    pub(super) fn asked(&mut self) {
+        self.completed = 0;
+        self.came = 0;
+        self.rung = false;
+    }
+
+    /// The claim's answer is in. Nothing came: the source is asked again at the next poll. Fewer came than were asked
+    /// for: there may be more all the same, since rows that others were just locking are skipped.
+    pub(super) fn answered(&mut self) {
+        self.consumed = self.consumed.midpoint(self.completed);
+        self.hungry = self.came > 0 || self.rung;
+    }
+}

@@ -1,0 +1,328 @@
+//! A worker's behaviour, one situation a test.
+
+use super::*;
+use crate::event::Reason;
+use crate::id::{EventId, Fence};
+use crate::source::WAIT_ALLOWANCE;
+use alloc::vec;
+use bytes::Bytes;
+use exchange::Buried;
+use uuid::Uuid;
+
+const START: Instant = Instant::ZERO;
+
+fn source(name: &str) -> SourceName {
+    SourceName::parse(name).unwrap()
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn at(millis: u64) -> Instant {
+    Instant::from_origin(Duration::from_millis(millis))
+}
+
+fn worker(concurrency: u32) -> Worker {
+    let policy = Policy { concurrency, max_attempts: 2, ..Policy::default() };
+    Worker::new(START, Settings::default(), [(source("a"), policy)])
+}
+
+fn claim(n: u128) -> Claim {
+    Claim {
+        event: EventId::from_uuid(Uuid::from_u128(n)),
+        source: source("a"),
+        fence: Fence(1),
+        attempt: 1,
+        nth: 1,
+        headers: Bytes::new(),
+        body: Bytes::from_static(b"body"),
+    }
+}
+
+fn claims(events: core::ops::Range<u128>) -> Input {
+    Input::Claimed(Claims { claimed: events.map(claim).collect(), buried: vec![] })
+}
+
+fn ok() -> Reply {
+    Reply::Response { status_code: 200, retry_after: None, excerpt: Bytes::new() }
+}
+
+fn actions(worker: &mut Worker, now: Instant) -> Vec<Action> {
+    core::iter::from_fn(|| worker.poll(now)).collect()
+}
+
+fn tickets(actions: &[Action]) -> Vec<Ticket> {
+    actions.iter().filter_map(|action| if let Action::Deliver(delivery) = action { Some(delivery.ticket) } else { None }).collect()
+}
+
+fn limits(actions: &[Action]) -> Vec<u32> {
+    let demands = actions.iter().filter_map(|action| if let Action::Claim(demands) = action { Some(demands) } else { None });
+    demands.flatten().map(|demand| demand.limit).collect()
+}
+
+fn outcomes(actions: &[Action]) -> Vec<Outcome> {
+    let batches = actions.iter().filter_map(|action| if let Action::Settle(batch) = action { Some(batch) } else { None });
+    batches.flatten().map(|settlement| settlement.outcome).collect()
+}
+
+#[test]
+fn it_claims_delivers_and_settles() {
+    let mut worker = worker(2);
+    assert_eq!(limits(&actions(&mut worker, START)), [2]);
+    worker.handle(at(5), claims(0..1));
+    let delivering = actions(&mut worker, at(5));
+    assert_eq!(tickets(&delivering).len(), 1);
+    assert_eq!(limits(&delivering), [1], "something came, so there may be more");
+    worker.handle(at(9), Input::Finished { ticket: tickets(&delivering)[0], reply: ok() });
+    let settling = actions(&mut worker, at(9));
+    assert_eq!(outcomes(&settling), [Outcome::Delivered]);
+    worker.handle(at(12), Input::Settled);
+    assert_eq!(worker.load(), Load::default());
+}
+
+#[test]
+fn settlements_gather_while_one_batch_is_under_way() {
+    let mut worker = worker(3);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..3));
+    let tickets = tickets(&actions(&mut worker, START));
+    worker.handle(at(1), Input::Finished { ticket: tickets[0], reply: ok() });
+    assert_eq!(outcomes(&actions(&mut worker, at(1))).len(), 1);
+    for &ticket in &tickets[1..] {
+        worker.handle(at(2), Input::Finished { ticket, reply: ok() });
+        assert_eq!(outcomes(&actions(&mut worker, at(2))), []);
+    }
+    worker.handle(at(4), Input::Settled);
+    assert_eq!(outcomes(&actions(&mut worker, at(4))).len(), 2);
+}
+
+#[test]
+fn a_fast_downstream_is_claimed_ahead_for_and_a_slow_one_is_not() {
+    let mut fast = worker(4);
+    let _ = actions(&mut fast, START);
+    fast.handle(START, claims(0..4));
+    let mut events = 4;
+    for round in 1..20 {
+        // While a claim is under way, everything that is held is consumed.
+        while let Some(ticket) = fast.in_flight.keys().next().copied() {
+            fast.handle(at(round), Input::Finished { ticket, reply: ok() });
+            let _ = actions(&mut fast, at(round));
+            if fast.settling.is_some() {
+                fast.handle(at(round), Input::Settled);
+            }
+        }
+        fast.handle(at(round), claims(events..events + 20));
+        events += 20;
+        let _ = actions(&mut fast, at(round));
+    }
+    let wanted = fast.lanes[0].demand() as usize + fast.load().ahead + fast.load().in_flight;
+    assert_eq!(wanted, 20, "the slots and four times as many ahead");
+
+    let mut slow = worker(4);
+    let _ = actions(&mut slow, START);
+    slow.handle(START, claims(0..4));
+    let _ = actions(&mut slow, START);
+    assert_eq!(slow.lanes[0].demand(), 0);
+}
+
+#[test]
+fn an_empty_source_is_polled_ever_less_often_until_it_is_woken() {
+    let mut worker = worker(1);
+    let (mut now, mut waits) = (START, vec![]);
+    for _ in 0..8 {
+        assert_eq!(limits(&actions(&mut worker, now)), [1]);
+        worker.handle(now, claims(0..0));
+        assert_eq!(actions(&mut worker, now), []);
+        let wake = worker.wake_at().unwrap();
+        assert_eq!(wake.reason, WakeReason::Poll);
+        waits.push(wake.at.since(now));
+        now = wake.at;
+    }
+    assert!(waits[0] <= Duration::from_millis(100), "{waits:?}");
+    assert!(waits[6] > Duration::from_millis(500) && waits[6] <= secs(1), "{waits:?}");
+    worker.handle(now, claims(0..0));
+    worker.handle(now, Input::Woken(vec![source("a"), source("unknown")]));
+    assert_eq!(limits(&actions(&mut worker, now)), [1]);
+}
+
+#[test]
+fn a_source_that_is_woken_while_its_claim_is_under_way_is_asked_again() {
+    let mut worker = worker(1);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, Input::Woken(vec![source("a")]));
+    worker.handle(START, claims(0..0));
+    assert_eq!(limits(&actions(&mut worker, START)), [1]);
+}
+
+#[test]
+fn an_event_that_waited_too_long_is_released_unsent() {
+    let mut worker = worker(1);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..2));
+    assert_eq!(tickets(&actions(&mut worker, START)).len(), 1);
+    let wake = worker.wake_at().unwrap();
+    assert_eq!((wake.at, wake.reason), (START + WAIT_ALLOWANCE, WakeReason::Release));
+    assert_eq!(outcomes(&actions(&mut worker, wake.at)), [Outcome::Release]);
+}
+
+#[test]
+fn a_claim_whose_answer_took_too_long_is_released_unsent() {
+    let mut worker = worker(1);
+    let _ = actions(&mut worker, START);
+    let late = START + WAIT_ALLOWANCE + Duration::from_nanos(1);
+    worker.handle(late, claims(0..1));
+    let actions = actions(&mut worker, late);
+    assert_eq!((tickets(&actions).len(), outcomes(&actions)), (0, vec![Outcome::Release]));
+}
+
+#[test]
+fn a_settlement_is_tried_again_until_its_lease_ends_and_then_abandoned() {
+    let mut worker = worker(1);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..1));
+    let ticket = tickets(&actions(&mut worker, START))[0];
+    worker.handle(at(1), Input::ClaimFailed);
+    worker.handle(at(1), Input::Finished { ticket, reply: ok() });
+    let lease_ends = START + Policy::default().lease();
+    let (mut now, mut tries) = (at(1), 0);
+    loop {
+        let due = actions(&mut worker, now);
+        if let [Action::Abandoned(settlements), rest @ ..] = &due[..] {
+            assert_eq!(settlements.len(), 1);
+            assert_eq!(outcomes(rest), []);
+            break;
+        }
+        if outcomes(&due) == [Outcome::Delivered] {
+            assert_eq!(limits(&due), [], "nothing is claimed while a settlement fails");
+            tries += 1;
+            worker.handle(now, Input::SettleFailed);
+        }
+        now = now.max(worker.wake_at().unwrap().at);
+    }
+    assert!(now >= lease_ends);
+    assert!((6..=20).contains(&tries), "{tries}");
+}
+
+#[test]
+fn a_late_reply_is_settled_although_its_lease_has_ended() {
+    let mut worker = worker(1);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..1));
+    let ticket = tickets(&actions(&mut worker, START))[0];
+    let late = START + secs(3600); // the process was paused
+    worker.handle(late, Input::Finished { ticket, reply: ok() });
+    assert_eq!(outcomes(&actions(&mut worker, late)), [Outcome::Delivered], "the fence decides, not the clock");
+}
+
+#[test]
+fn a_failing_store_is_asked_ever_less_often() {
+    let mut worker = worker(1);
+    let (mut now, mut waits) = (START, vec![]);
+    for _ in 0..12 {
+        assert_eq!(limits(&actions(&mut worker, now)), [1]);
+        worker.handle(now, Input::ClaimFailed);
+        assert_eq!(limits(&actions(&mut worker, now)), []);
+        let wake = worker.wake_at().unwrap();
+        waits.push(wake.at.since(now));
+        now = wake.at;
+    }
+    assert!(waits[0] <= Duration::from_millis(50) && waits[11] >= Duration::from_millis(2_500) && waits[11] <= secs(5), "{waits:?}");
+}
+
+#[test]
+fn shutting_down_releases_what_is_ahead_and_finishes_what_is_in_flight() {
+    let mut worker = worker(1);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..3));
+    let ticket = tickets(&actions(&mut worker, START))[0];
+    worker.handle(at(1), Input::ClaimFailed);
+    worker.handle(at(1), Input::ShutDown { cut_off_at: at(9_000), give_up_at: at(10_000) });
+    let later = at(200);
+    assert_eq!(outcomes(&actions(&mut worker, later)), [Outcome::Release, Outcome::Release]);
+    worker.handle(later, Input::Settled);
+    worker.handle(later, Input::Finished { ticket, reply: ok() });
+    assert_eq!(outcomes(&actions(&mut worker, later)), [Outcome::Delivered]);
+    worker.handle(later, Input::Settled);
+    assert_eq!(actions(&mut worker, later), [Action::Done]);
+    assert_eq!(worker.wake_at(), None);
+}
+
+#[test]
+fn a_claim_that_answers_during_the_shutdown_is_given_back() {
+    let mut worker = worker(2);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, Input::ShutDown { cut_off_at: at(9_000), give_up_at: at(10_000) });
+    assert_eq!(actions(&mut worker, START), [], "the claim's answer is awaited");
+    worker.handle(at(3), claims(0..2));
+    assert_eq!(outcomes(&actions(&mut worker, at(3))), [Outcome::Release, Outcome::Release]);
+}
+
+#[test]
+fn what_is_in_flight_at_the_end_of_the_drain_is_cut_off_and_not_charged() {
+    let mut worker = worker(1);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..1));
+    let ticket = tickets(&actions(&mut worker, START))[0];
+    worker.handle(START, claims(0..0));
+    worker.handle(START, Input::ShutDown { cut_off_at: at(100), give_up_at: at(200) });
+    assert_eq!(worker.wake_at().map(|wake| (wake.at, wake.reason)), Some((at(100), WakeReason::CutOff)));
+    let cut = actions(&mut worker, at(100));
+    assert_eq!(outcomes(&cut), [Outcome::CutOff]);
+    worker.handle(at(101), Input::Finished { ticket, reply: ok() });
+    worker.handle(at(101), Input::Settled);
+    assert_eq!(actions(&mut worker, at(101)), [Action::Done]);
+}
+
+#[test]
+fn the_end_of_the_shutdown_waits_for_nobody() {
+    let mut worker = worker(1);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..1));
+    let ticket = tickets(&actions(&mut worker, START))[0];
+    worker.handle(at(1), Input::Finished { ticket, reply: ok() });
+    let _ = actions(&mut worker, at(1)); // the settlement is under way and never answered
+    worker.handle(at(1), Input::ShutDown { cut_off_at: at(100), give_up_at: at(200) });
+    let last = actions(&mut worker, at(200));
+    assert!(matches!(&last[..], [Action::Abandoned(settlements), Action::Done] if settlements.len() == 1), "{last:?}");
+}
+
+#[test]
+fn the_last_attempt_is_dead_lettered() {
+    let mut worker = worker(1);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, Input::Claimed(Claims { claimed: vec![Claim { attempt: 5, nth: 2, ..claim(0) }], buried: vec![] }));
+    let ticket = tickets(&actions(&mut worker, START))[0];
+    worker.handle(at(7), Input::Finished { ticket, reply: Reply::Failed(DeliveryError::Timeout) });
+    let settling = actions(&mut worker, at(9));
+    let [Action::Settle(batch), ..] = &settling[..] else { panic!("{settling:?}") };
+    assert_eq!((batch[0].outcome, batch[0].attempt), (Outcome::DeadLetter(Reason::Exhausted), 5));
+    let record = batch[0].record.as_ref().unwrap();
+    assert_eq!((record.took, record.ended_ago), (Duration::from_millis(7), Duration::from_millis(2)));
+}
+
+#[test]
+fn an_event_that_was_buried_shows_that_there_may_be_more() {
+    let mut worker = worker(1);
+    let _ = actions(&mut worker, START);
+    let buried = vec![Buried { event: claim(0).event, source: source("a"), attempt: 2 }];
+    worker.handle(START, Input::Claimed(Claims { claimed: vec![], buried }));
+    assert_eq!(limits(&actions(&mut worker, START)), [1]);
+}
+
+#[test]
+fn no_source_is_starved_by_others_with_much_to_do() {
+    let policy = Policy { concurrency: 400, ..Policy::default() };
+    let mut worker = Worker::new(START, Settings::default(), ["a", "b", "c"].map(|name| (source(name), policy.clone())));
+    let mut asked = BTreeSet::new();
+    for _ in 0..3 {
+        for action in actions(&mut worker, START) {
+            let Action::Claim(demands) = action else { continue };
+            assert!(demands.iter().map(|demand| demand.limit).sum::<u32>() <= BATCH_ROWS);
+            asked.extend(demands.into_iter().map(|demand| demand.source));
+        }
+        worker.handle(START, claims(0..0));
+        worker.handle(START, Input::Woken(vec![source("a"), source("b"), source("c")]));
+    }
+    assert_eq!(asked.len(), 3);
+}

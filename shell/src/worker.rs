@@ -1,0 +1,158 @@
+//! The worker loop: carries out what [`surehook_core::worker::Worker`] decides. One future, no spawn: deliveries and
+//! store calls are futures that it holds, and dropping the loop drops them all.
+
+use crate::doorbell::Doorbell;
+use crate::ports::{Clock, Downstream, Store, StoreError};
+use futures::future::{BoxFuture, Fuse, FusedFuture};
+use futures::stream::{FusedStream, FuturesUnordered};
+use futures::{FutureExt, StreamExt, select_biased};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use surehook_core::event::{Outcome, Reason};
+use surehook_core::id::EventId;
+use surehook_core::time::Instant;
+use surehook_core::verdict::Reply;
+use surehook_core::worker::exchange::{Claims, Settlement};
+use surehook_core::worker::{Action, Delivery, Input, Ticket, Worker};
+
+/// How long a shutdown may take, counted from now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Deliveries that are still in flight then are cut off.
+    pub cut_off_at: Instant,
+    /// The loop ends then at the latest.
+    pub give_up_at: Instant,
+}
+
+/// What the loop works with.
+pub struct Ports {
+    /// The database.
+    pub store: Arc<dyn Store>,
+    /// The way to the downstreams.
+    pub downstream: Arc<dyn Downstream>,
+    /// The clock that `worker` was made with.
+    pub clock: Arc<dyn Clock>,
+    /// Rung by whoever made something due.
+    pub doorbell: Arc<Doorbell>,
+}
+
+/// Runs a worker until it is done. Each item of `drains` begins the shutdown, or shortens it.
+///
+/// Dropping this future is a crash: everything that is held comes back when its lease ends.
+pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item = Drain> + Unpin + Send) {
+    let Ports { store, downstream, clock, doorbell } = ports;
+    let mut drains = drains;
+    let mut deliveries: FuturesUnordered<BoxFuture<'_, (Ticket, Reply)>> = FuturesUnordered::new();
+    let mut claim: Fuse<BoxFuture<'_, Result<Claims, StoreError>>> = Fuse::terminated();
+    let mut settle: Fuse<BoxFuture<'_, (Vec<Settlement>, Result<Vec<EventId>, StoreError>)>> = Fuse::terminated();
+    loop {
+        while let Some(action) = worker.poll(clock.now()) {
+            match action {
+                Action::Deliver(delivery) => deliveries.push(deliver(downstream.as_ref(), clock.as_ref(), delivery)),
+                Action::Claim(demands) => {
+                    debug_assert!(claim.is_terminated(), "one claim at a time");
+                    claim = store.claim(demands).fuse();
+                }
+                Action::Settle(batch) => {
+                    debug_assert!(settle.is_terminated(), "one batch at a time");
+                    let written = store.settle(batch.clone());
+                    settle = written.map(|result| (batch, result)).boxed().fuse();
+                }
+                Action::Abandoned(settlements) => settlements.iter().for_each(log_abandoned),
+                Action::Done => return,
+            }
+        }
+        let mut wake = match worker.wake_at() {
+            Some(wake) => clock.sleep_until(wake.at).fuse(),
+            None => Fuse::terminated(),
+        };
+        // What is rare comes first, so that a stream of replies cannot starve it.
+        let input = select_biased! {
+            drain = drains.select_next_some() => Some(Input::ShutDown { cut_off_at: drain.cut_off_at, give_up_at: drain.give_up_at }),
+            (batch, result) = settle => Some(settled(&batch, result)),
+            result = claim => Some(claimed(result)),
+            sources = doorbell.heard().fuse() => Some(Input::Woken(sources)),
+            (ticket, reply) = deliveries.select_next_some() => Some(Input::Finished { ticket, reply }),
+            () = wake => None,
+        };
+        let now = clock.now();
+        if let Some(input) = input {
+            worker.handle(now, input);
+        }
+        // What else has ended meanwhile is taken in together.
+        while let Some(Some((ticket, reply))) = deliveries.next().now_or_never() {
+            worker.handle(now, Input::Finished { ticket, reply });
+        }
+    }
+}
+
+fn deliver<'a>(downstream: &'a dyn Downstream, clock: &'a dyn Clock, delivery: Delivery) -> BoxFuture<'a, (Ticket, Reply)> {
+    let Delivery { ticket, claim, deadline } = delivery;
+    let timeout = deadline.since(clock.now());
+    downstream.send(&claim, timeout).map(move |reply| (ticket, reply)).boxed()
+}
+
+fn claimed(result: Result<Claims, StoreError>) -> Input {
+    match result {
+        Ok(claims) => {
+            for buried in &claims.buried {
+                let (event_id, source, attempt) = (buried.event, &buried.source, buried.attempt);
+                tracing::warn!(%event_id, %source, attempt, "dead-lettered unsent: no attempts left");
+            }
+            Input::Claimed(claims)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "claiming failed; it is tried again");
+            Input::ClaimFailed
+        }
+    }
+}
+
+fn settled(batch: &[Settlement], result: Result<Vec<EventId>, StoreError>) -> Input {
+    match result {
+        Ok(stale) => {
+            let stale: BTreeSet<EventId> = stale.into_iter().collect();
+            batch.iter().for_each(|settlement| log_settled(settlement, stale.contains(&settlement.event)));
+            Input::Settled
+        }
+        Err(error) => {
+            tracing::warn!(%error, settlements = batch.len(), "settling failed; it is tried again while the leases last");
+            Input::SettleFailed
+        }
+    }
+}
+
+fn log_settled(settlement: &Settlement, stale: bool) {
+    let Settlement { event, source, attempt, outcome, record, .. } = settlement;
+    let status_code = record.as_ref().and_then(|record| record.status_code);
+    let error = record.as_ref().and_then(|record| record.error).map(tracing::field::display);
+    if stale {
+        tracing::info!(event_id = %event, %source, attempt, status_code, "settlement refused: the event has moved on, or an earlier try of it was written");
+        return;
+    }
+    match outcome {
+        Outcome::Delivered => tracing::debug!(event_id = %event, %source, attempt, status_code, "delivered"),
+        Outcome::Retry { after } => {
+            tracing::info!(event_id = %event, %source, attempt, status_code, error, retry_in_ms = after.as_millis(), "not delivered; tried again later");
+        }
+        Outcome::DeadLetter(reason) => {
+            let reason = reason_in_words(*reason);
+            tracing::warn!(event_id = %event, %source, attempt, status_code, error, "dead-lettered: {reason}");
+        }
+        Outcome::Release => tracing::debug!(event_id = %event, %source, attempt, "released unsent"),
+        Outcome::CutOff => tracing::info!(event_id = %event, %source, attempt, "cut off by shutdown; claimable again"),
+    }
+}
+
+fn reason_in_words(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Permanent => "the downstream refused it for good",
+        Reason::Exhausted => "its last attempt failed",
+        Reason::Lost => "its last attempt was lost",
+    }
+}
+
+fn log_abandoned(settlement: &Settlement) {
+    let Settlement { event, source, attempt, .. } = settlement;
+    tracing::warn!(event_id = %event, %source, attempt, "the attempt's end could not be written in time; the event is claimable again and may be delivered twice");
+}
