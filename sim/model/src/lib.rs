@@ -1,1 +1,3 @@
-//! Reference store and history for tests: plain code, no simulator runtime.
+//! What tests of every kind share: a reference database that is plain code. No simulator runtime, no clock, no I/O.
+
+pub mod database;

@@ -1,0 +1,231 @@
+//! The reference database: the three tables as maps, and each method of the store port as one atomic step over them.
+//!
+//! It follows `surehook_core::event` to the letter, so that it is the measure for the SQL of the real stores. Time is
+//! an argument. Not here: transactions that can be interrupted, locks, faults; those belong to whoever drives it.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use surehook::ports::{AttemptEntry, EventRecord, NewEvent, Pruned, Redriven, Retention};
+use surehook_core::admission::Stored;
+use surehook_core::event::{Delivery, Due, Status};
+use surehook_core::id::{Attempt, EventId};
+use surehook_core::key::IdempotencyKey;
+use surehook_core::source::SourceName;
+use surehook_core::verdict::Verdict;
+use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
+
+/// An event as it came in. Never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRow {
+    /// What was inserted.
+    pub event: NewEvent,
+    /// When.
+    pub received_at: Timestamp,
+}
+
+/// What is owed for an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliveryRow {
+    /// The row apart from its time.
+    pub delivery: Delivery,
+    /// Both the schedule and the lease; `None` for a dead letter.
+    pub due_at: Option<Timestamp>,
+}
+
+/// The tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Database {
+    /// By id.
+    pub events: BTreeMap<EventId, EventRow>,
+    /// The unique constraint.
+    pub keys: BTreeMap<(SourceName, IdempotencyKey), EventId>,
+    /// One row until delivered.
+    pub deliveries: BTreeMap<EventId, DeliveryRow>,
+    /// Only ever appended to.
+    pub attempts: BTreeMap<(EventId, Attempt), AttemptEntry>,
+}
+
+impl Database {
+    /// [`surehook::ports::Store::accept`].
+    pub fn accept(&mut self, now: Timestamp, batch: Vec<NewEvent>) -> Vec<Stored> {
+        batch.into_iter().map(|event| self.accept_one(now, event)).collect()
+    }
+
+    fn accept_one(&mut self, now: Timestamp, event: NewEvent) -> Stored {
+        let key = (event.source.clone(), event.key.clone());
+        if let Some(&id) = self.keys.get(&key) {
+            let fingerprint = self.events[&id].event.fingerprint;
+            return Stored::Existing { id, fingerprint, status: self.status(id) };
+        }
+        self.keys.insert(key, event.id);
+        self.deliveries.insert(event.id, DeliveryRow { delivery: Delivery::accepted(), due_at: Some(now) });
+        self.events.insert(event.id, EventRow { event, received_at: now });
+        Stored::Inserted
+    }
+
+    /// Where an event stands; one without a row in `deliveries` is delivered.
+    #[must_use]
+    pub fn status(&self, event: EventId) -> Status {
+        self.deliveries.get(&event).map_or(Status::Delivered, |row| row.delivery.status)
+    }
+
+    /// [`surehook::ports::Store::claim`].
+    pub fn claim(&mut self, now: Timestamp, demands: &[Demand]) -> Claims {
+        let mut claims = Claims::default();
+        for demand in demands {
+            for event in self.due(now, &demand.source).into_iter().take(demand.limit as usize) {
+                self.claim_one(now, demand, event, &mut claims);
+            }
+        }
+        claims
+    }
+
+    /// The events of a source that are due, oldest due first.
+    #[must_use]
+    pub fn due(&self, now: Timestamp, source: &SourceName) -> Vec<EventId> {
+        let of_source = self.deliveries.iter().filter(|(id, _)| self.events[id].event.source == *source);
+        let mut due: Vec<(Timestamp, EventId)> =
+            of_source.filter_map(|(id, row)| Some((row.due_at?, *id))).filter(|(at, _)| *at <= now).collect();
+        due.sort_unstable();
+        due.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// One row of a claim; `event` is due.
+    pub fn claim_one(&mut self, now: Timestamp, demand: &Demand, event: EventId, claims: &mut Claims) {
+        let row = self.deliveries[&event];
+        let claimed = row.delivery.claim(demand.lease, demand.max_attempts).expect("a row that is due can be claimed");
+        if let Some(attempt) = claimed.lost {
+            let lost = AttemptEntry {
+                attempt,
+                ended_at: now,
+                took: None,
+                verdict: Verdict::Lost,
+                status_code: None,
+                error: None,
+                excerpt: Bytes::new(),
+            };
+            self.attempts.insert((event, attempt), lost);
+        }
+        self.deliveries.insert(event, DeliveryRow { delivery: claimed.delivery, due_at: due_at(now, claimed.due) });
+        let (source, attempt) = (demand.source.clone(), claimed.delivery.attempt);
+        if claimed.delivery.status == Status::DeadLettered {
+            claims.buried.push(Buried { event, source, attempt });
+            return;
+        }
+        let stored = &self.events[&event].event;
+        claims.claimed.push(Claim {
+            event,
+            source,
+            fence: claimed.delivery.fence,
+            attempt,
+            nth: claimed.delivery.used(),
+            headers: stored.headers.clone(),
+            body: stored.body.clone(),
+        });
+    }
+
+    /// [`surehook::ports::Store::settle`].
+    pub fn settle(&mut self, now: Timestamp, batch: &[Settlement]) -> Vec<EventId> {
+        batch.iter().filter(|settlement| !self.settle_one(now, settlement)).map(|settlement| settlement.event).collect()
+    }
+
+    /// One row of a settlement; `false` if it was refused as stale.
+    pub fn settle_one(&mut self, now: Timestamp, settlement: &Settlement) -> bool {
+        let Some(row) = self.deliveries.get(&settlement.event) else { return false };
+        let Ok((delivery, due)) = row.delivery.settle(settlement.fence, settlement.outcome) else { return false };
+        if let Some(record) = &settlement.record {
+            let entry = AttemptEntry {
+                attempt: settlement.attempt,
+                ended_at: now - micros(record.ended_ago),
+                took: Some(micros(record.took)),
+                verdict: record.verdict,
+                status_code: record.status_code,
+                error: record.error.map(|error| error.as_str().to_owned()),
+                excerpt: record.excerpt.clone(),
+            };
+            self.attempts.insert((settlement.event, settlement.attempt), entry);
+        }
+        if delivery.status == Status::Delivered {
+            self.deliveries.remove(&settlement.event);
+        } else {
+            self.deliveries.insert(settlement.event, DeliveryRow { delivery, due_at: due_at(now, due) });
+        }
+        true
+    }
+
+    /// [`surehook::ports::Store::find`].
+    #[must_use]
+    pub fn find(&self, event: EventId) -> Option<EventRecord> {
+        let EventRow { event: stored, received_at } = self.events.get(&event)?;
+        let row = self.deliveries.get(&event);
+        let status = self.status(event);
+        let history: Vec<AttemptEntry> = self.attempts.range((event, 0)..=(event, Attempt::MAX)).map(|(_, entry)| entry.clone()).collect();
+        let last = history.last();
+        Some(EventRecord {
+            id: event,
+            source: stored.source.to_string(),
+            key: stored.key.to_string(),
+            received_at: *received_at,
+            status,
+            attempt: row.map_or_else(|| last.map_or(0, |entry| entry.attempt), |row| row.delivery.attempt),
+            budget_from: row.map(|row| row.delivery.budget_from),
+            next_attempt_at: row.filter(|_| matches!(status, Status::Queued | Status::Retrying)).and_then(|row| row.due_at),
+            settled_at: last.filter(|_| matches!(status, Status::Delivered | Status::DeadLettered)).map(|entry| entry.ended_at),
+            reason: row.and_then(|row| row.delivery.reason),
+            history,
+        })
+    }
+
+    /// [`surehook::ports::Store::redrive`].
+    pub fn redrive(&mut self, now: Timestamp, event: EventId) -> Redriven {
+        if !self.events.contains_key(&event) {
+            return Redriven::NotFound;
+        }
+        match self.deliveries.get(&event).map(|row| row.delivery.redrive()) {
+            Some(Ok((delivery, due))) => {
+                self.deliveries.insert(event, DeliveryRow { delivery, due_at: due_at(now, due) });
+                Redriven::Queued
+            }
+            Some(Err(_)) | None => Redriven::NotDeadLettered(self.status(event)),
+        }
+    }
+
+    /// [`surehook::ports::Store::prune`].
+    pub fn prune(&mut self, now: Timestamp, retention: Retention, after: Option<EventId>, limit: u32) -> Pruned {
+        let looked_at: Vec<EventId> =
+            self.events.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).take(limit as usize).collect();
+        let old: Vec<EventId> = looked_at.iter().copied().filter(|id| self.is_old(now, retention, *id)).collect();
+        for id in &old {
+            if let Some(row) = self.events.remove(id) {
+                self.keys.remove(&(row.event.source, row.event.key));
+            }
+            self.deliveries.remove(id);
+            self.attempts.retain(|(event, _), _| event != id);
+        }
+        let complete = looked_at.len() < limit as usize;
+        Pruned { deleted: old.len() as u64, next: looked_at.last().copied().filter(|_| !complete) }
+    }
+
+    fn is_old(&self, now: Timestamp, retention: Retention, event: EventId) -> bool {
+        let kept = match self.status(event) {
+            Status::Delivered => retention.delivered,
+            Status::DeadLettered => retention.dead_lettered,
+            Status::Queued | Status::Processing | Status::Retrying => return false,
+        };
+        self.find(event).and_then(|record| record.settled_at).is_some_and(|ended| ended + kept < now)
+    }
+}
+
+fn due_at(now: Timestamp, due: Due) -> Option<Timestamp> {
+    match due {
+        Due::After(duration) => Some(now.checked_add(micros(duration)).unwrap_or(Timestamp::MAX)),
+        Due::Never => None,
+    }
+}
+
+/// A duration as the databases keep it.
+fn micros(duration: Duration) -> Duration {
+    Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}
