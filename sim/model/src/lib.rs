@@ -1,3 +1,5 @@
 //! What tests of every kind share: a reference database that is plain code. No simulator runtime, no clock, no I/O.
 
 pub mod database;
+pub mod history;
+pub mod oracles;

@@ -1,0 +1,45 @@
+//! Promise *Bounded*, for attempts: an event's history is numbered from 1 without gap, and a budget is never exceeded.
+
+use super::{Promise, Violation, violation};
+use crate::history::{Change, Run};
+use std::collections::BTreeMap;
+use surehook_core::event::{Outcome, Status};
+
+pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let mut say = |at, what| violations.push(violation(Promise::Attempts, at, what));
+    // An event's budget is raised by a redrive, and by each attempt that a shutdown cut off.
+    let mut budgets: BTreeMap<_, u32> = BTreeMap::new();
+    for (at, committed) in run.committed() {
+        let Some(record) = run.events.get(&committed.event) else { continue };
+        let Some(policy) = run.policies.get(&record.source) else { continue };
+        let budget = budgets.entry(committed.event).or_insert(policy.max_attempts);
+        match committed.change {
+            Change::Redriven => *budget = committed.before.map_or(0, |row| row.delivery.attempt) + policy.max_attempts,
+            Change::Settled { outcome: Outcome::CutOff, .. } => *budget += 1,
+            _ => {}
+        }
+        let claimed = committed.after.filter(|row| row.delivery.status == Status::Processing && committed.change == Change::Claimed);
+        if let Some(row) = claimed
+            && row.delivery.attempt > *budget
+        {
+            say(at, format!("event {} was claimed for attempt {} and its budget ends at {budget}", committed.event, row.delivery.attempt));
+        }
+    }
+    for record in run.events.values() {
+        for (expected, entry) in (1..).zip(&record.history) {
+            if entry.attempt != expected {
+                say(
+                    run.ended_at,
+                    format!("event {}: attempt {expected} is missing from its history, which has {}", record.id, entry.attempt),
+                );
+                break;
+            }
+        }
+        let ended = matches!(record.status, Status::Delivered | Status::DeadLettered | Status::Retrying);
+        if ended && record.history.len() as u64 != u64::from(record.attempt) {
+            say(run.ended_at, format!("event {} had {} attempts and {} are recorded", record.id, record.attempt, record.history.len()));
+        }
+    }
+    violations
+}

@@ -1,0 +1,89 @@
+//! Promise *No needless twice*: a downstream sees an event again after it took it only if a fault explains it, and the
+//! fault touched that very event: the process that delivered it died, was paused or was shut down, the reply was
+//! lost or late, or the settlement failed.
+
+use super::{Promise, Violation, violation};
+use crate::history::{At, CallResult, Fault, RequestId, Run, What};
+use std::collections::BTreeMap;
+use surehook_core::id::{Attempt, EventId};
+
+/// What is known of one attempt that the downstream took.
+struct Taken {
+    at: At,
+    attempt: Attempt,
+}
+
+pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let mut requests: BTreeMap<RequestId, (EventId, Attempt)> = BTreeMap::new();
+    let mut taken: BTreeMap<EventId, Taken> = BTreeMap::new();
+    for entry in &run.entries {
+        match &entry.what {
+            What::Received(received) => {
+                if let Some(first) = taken.get(&received.event)
+                    && !explained(run, received.event, first, entry.at)
+                {
+                    let what = format!(
+                        "event {} was taken by its downstream at {:.3}s (attempt {}), arrived again as attempt {}, and no fault explains it",
+                        received.event,
+                        first.at.as_secs_f64(),
+                        first.attempt,
+                        received.attempt
+                    );
+                    violations.push(violation(Promise::Duplicates, entry.at, what));
+                }
+                requests.insert(received.request, (received.event, received.attempt));
+            }
+            What::Replied { request, status_code: 200..=299, .. } => {
+                if let Some(&(event, attempt)) = requests.get(request) {
+                    taken.insert(event, Taken { at: entry.at, attempt });
+                }
+            }
+            _ => {}
+        }
+    }
+    violations
+}
+
+/// Whether something between the taking of an event and its next arrival explains that it came again.
+fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
+    let mut sender = None;
+    let mut reply_heard = false;
+    let mut settled = false;
+    for entry in run.entries.iter().take_while(|entry| entry.at <= again) {
+        match &entry.what {
+            What::Sending(sending) if sending.event == event && sending.attempt == first.attempt => {
+                sender = Some((sending.process.as_str(), entry.at))
+            }
+            What::Sent { event: of, attempt, status_code, .. } if *of == event && *attempt == first.attempt => {
+                reply_heard |= status_code.is_some_and(|code| (200..300).contains(&code));
+            }
+            What::Called { call: "settle", result, events, .. } if events.contains(&event) && entry.at >= first.at => match result {
+                CallResult::Done => settled = true,
+                CallResult::Refused | CallResult::Unknown => return true,
+            },
+            _ => {}
+        }
+    }
+    let touched = |process: &str, since: At| {
+        run.entries.iter().skip_while(|entry| entry.at < since).take_while(|entry| entry.at <= again).any(|entry| match &entry.what {
+            What::Fault(Fault::Killed { process: of } | Fault::Paused { process: of, .. } | Fault::Exited { process: of }) => of == process,
+            _ => false,
+        })
+    };
+    match sender {
+        // The reply was lost or late: the process could not know that the event was taken.
+        Some(_) if !reply_heard => true,
+        // It knew, and died, was paused or ended before it could write it down. A pause may lie just before.
+        Some((process, since)) => !settled && touched(process, since),
+        // Seen from outside only: any fault of a process in the time between must do.
+        None => run
+            .each(|what| match what {
+                What::Fault(
+                    Fault::Killed { .. } | Fault::Paused { .. } | Fault::Database { .. } | Fault::Network { .. } | Fault::Exited { .. },
+                ) => Some(()),
+                _ => None,
+            })
+            .any(|(at, ())| at + std::time::Duration::from_secs(60) >= first.at && at <= again),
+    }
+}

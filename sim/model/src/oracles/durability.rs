@@ -1,0 +1,33 @@
+//! Promise *Durable*: an event whose `202` was sent is in the database from then on, until its retention ends.
+
+use super::{Promise, Violation, violation};
+use crate::history::{Change, Run};
+use std::collections::BTreeSet;
+
+pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    let pruned: BTreeSet<_> =
+        run.committed().filter(|(_, committed)| committed.change == Change::Pruned).map(|(_, committed)| committed.event).collect();
+    let accepted: std::collections::BTreeMap<_, _> = run
+        .committed()
+        .filter(|(_, committed)| committed.change == Change::Accepted)
+        .map(|(at, committed)| (committed.event, at))
+        .collect();
+    let sees_commits = !accepted.is_empty();
+    let mut violations = Vec::new();
+    for (at, answer) in run.answers().filter(|(_, answer)| answer.status_code == 202) {
+        let Some(event) = answer.event else {
+            violations.push(violation(Promise::Durability, at, format!("the 202 to post {} names no event", answer.post.0)));
+            continue;
+        };
+        if !run.events.contains_key(&event) && !pruned.contains(&event) {
+            violations.push(violation(
+                Promise::Durability,
+                at,
+                format!("event {event} was acknowledged and is not in the database at the end"),
+            ));
+        } else if sees_commits && accepted.get(&event).is_none_or(|committed| *committed > at) {
+            violations.push(violation(Promise::Durability, at, format!("event {event} was acknowledged before it was committed")));
+        }
+    }
+    violations
+}

@@ -1,0 +1,62 @@
+//! Promise *Idempotent*: one (source, key) names one event, whoever posts it how often, in every interleaving. A key
+//! that comes with another body than its event's is refused with `422`, and nothing else is.
+
+use super::{Promise, Violation, violation};
+use crate::history::{Posted, Run};
+use std::collections::BTreeMap;
+
+pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    let posts = run.posts();
+    let mut violations = Vec::new();
+    let mut say = |at, what| violations.push(violation(Promise::Idempotency, at, what));
+
+    let mut rows = BTreeMap::new();
+    for record in run.events.values() {
+        if let Some(other) = rows.insert((record.source.clone(), record.key.clone()), record.id) {
+            say(
+                run.ended_at,
+                format!("key {} of source {} has two events in the database: {other} and {}", record.key, record.source, record.id),
+            );
+        }
+    }
+
+    // The first 202 of each key tells which event it names; the posts whose 202 named it tell which body it has.
+    let mut named = BTreeMap::new();
+    let mut new = BTreeMap::new();
+    for (at, answer) in run.answers() {
+        let Some(&post) = posts.get(&answer.post) else { continue };
+        let key = (post.source.clone(), post.key.clone());
+        if let (202, Some(event)) = (answer.status_code, answer.event) {
+            let (first, body) = named.entry(key.clone()).or_insert((event, post.body));
+            if *first != event {
+                say(at, format!("key {} of source {} was answered with {event}, and with {first} before", post.key, post.source));
+            } else if *body != post.body {
+                say(at, format!("key {} of source {} was accepted with two bodies", post.key, post.source));
+            }
+            if !answer.replayed
+                && let Some(before) = new.insert(key, answer.post)
+            {
+                say(
+                    at,
+                    format!(
+                        "key {} of source {} was answered as new twice: posts {} and {}",
+                        post.key, post.source, before.0, answer.post.0
+                    ),
+                );
+            }
+        }
+    }
+    for (at, answer) in run.answers().filter(|(_, answer)| answer.status_code == 422) {
+        let Some(&post) = posts.get(&answer.post) else { continue };
+        if !another_body_was_posted(&posts, post) {
+            say(at, format!("key {} of source {} was refused as reused, and only one body was ever posted with it", post.key, post.source));
+        } else if named.get(&(post.source.clone(), post.key.clone())).is_some_and(|(_, body)| *body == post.body) {
+            say(at, format!("key {} of source {} was refused as reused with the very body of its event", post.key, post.source));
+        }
+    }
+    violations
+}
+
+fn another_body_was_posted(posts: &BTreeMap<crate::history::PostId, &Posted>, post: &Posted) -> bool {
+    posts.values().any(|other| other.source == post.source && other.key == post.key && other.body != post.body)
+}

@@ -1,0 +1,110 @@
+//! Promise *Isolated*: while nothing but one source's downstream is broken, other sources' events are delivered and
+//! posts are answered within a bound.
+
+use super::{Promise, Violation, violation};
+use crate::history::{At, Fault, Run, What};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// From accept to arrival at a healthy downstream, with the polling interval and the network in it.
+const DELIVERED_WITHIN: Duration = Duration::from_secs(5);
+/// From a post to its answer.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+/// So long after another fault, nothing is judged.
+const SETTLED_AFTER: Duration = Duration::from_secs(45);
+
+pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let quiet = quiet_spans(run);
+    let is_quiet = |from: At, to: At| quiet.iter().any(|(start, end)| *start <= from && to <= *end);
+    let broken = broken_spans(run);
+    let healthy = |source: &str, from: At, to: At| {
+        !broken.get(source).is_some_and(|spans| spans.iter().any(|(start, end)| *start <= to && from <= *end))
+    };
+
+    let mut posted = BTreeMap::new();
+    let mut arrived = BTreeMap::new();
+    for entry in &run.entries {
+        match &entry.what {
+            What::Posted(post) => {
+                posted.insert(post.post, entry.at);
+            }
+            What::Received(received) => {
+                arrived.entry(received.event).or_insert(entry.at);
+            }
+            _ => {}
+        }
+    }
+    let posts = run.posts();
+    let mut accepted = BTreeMap::new();
+    for (at, answer) in run.answers() {
+        let Some(&asked) = posted.get(&answer.post) else { continue };
+        if at - asked > ANSWERED_WITHIN && is_quiet(asked, at) {
+            violations.push(violation(
+                Promise::Isolation,
+                at,
+                format!("post {} was answered after {:.3}s", answer.post.0, (at - asked).as_secs_f64()),
+            ));
+        }
+        if let (202, Some(event), Some(post)) = (answer.status_code, answer.event, posts.get(&answer.post)) {
+            accepted.entry(event).or_insert((at, post.source.as_str()));
+        }
+    }
+    for (event, (at, source)) in accepted {
+        let by = at + DELIVERED_WITHIN;
+        let late = arrived.get(&event).is_none_or(|arrived| *arrived > by);
+        if late && by <= run.ended_at && is_quiet(at, by) && healthy(source, at.saturating_sub(SETTLED_AFTER), by) {
+            violations.push(violation(
+                Promise::Isolation,
+                by,
+                format!("event {event} of {source}, whose downstream is well, was not sent within {DELIVERED_WITHIN:?}"),
+            ));
+        }
+    }
+    violations
+}
+
+/// Spans in which nothing but downstreams may be broken.
+fn quiet_spans(run: &Run) -> Vec<(At, At)> {
+    let mut noise: Vec<(At, At)> = Vec::new();
+    let mut first_start = BTreeMap::new();
+    for entry in &run.entries {
+        let What::Fault(fault) = &entry.what else { continue };
+        let until = match fault {
+            Fault::Downstream { .. } | Fault::Healed => continue,
+            Fault::Started { process } if first_start.insert(process, ()).is_none() && entry.at < Duration::from_secs(1) => continue,
+            Fault::Paused { duration, .. } | Fault::Network { duration, .. } | Fault::Database { duration, .. } => entry.at + *duration,
+            Fault::Killed { .. } | Fault::Started { .. } | Fault::Draining { .. } | Fault::Exited { .. } => entry.at,
+        };
+        noise.push((entry.at, until + SETTLED_AFTER));
+    }
+    noise.sort_unstable();
+    let (mut quiet, mut from) = (Vec::new(), Duration::ZERO);
+    for (start, end) in noise {
+        if start > from {
+            quiet.push((from, start));
+        }
+        from = from.max(end);
+    }
+    quiet.push((from, run.ended_at));
+    quiet
+}
+
+/// When each source's downstream was broken.
+fn broken_spans(run: &Run) -> BTreeMap<&str, Vec<(At, At)>> {
+    let mut spans: BTreeMap<&str, Vec<(At, At)>> = BTreeMap::new();
+    for entry in &run.entries {
+        if let What::Fault(Fault::Downstream { source, broken, .. }) = &entry.what {
+            let spans = spans.entry(source).or_default();
+            if let Some(last) = spans.last_mut()
+                && last.1 > entry.at
+            {
+                last.1 = entry.at;
+            }
+            if *broken {
+                spans.push((entry.at, Duration::MAX));
+            }
+        }
+    }
+    spans
+}

@@ -1,0 +1,45 @@
+//! Promise *At least once*, its core: an event has one live lease at a time, a claim is made only when it is due, and
+//! a settlement counts only if it bears the fence of the newest claim.
+
+use super::{Promise, Violation, violation};
+use crate::history::{Change, Run};
+use std::collections::BTreeMap;
+use surehook_core::event::Status;
+
+pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let mut newest = BTreeMap::new();
+    for (at, committed) in run.committed() {
+        let event = committed.event;
+        match committed.change {
+            Change::Claimed => {
+                let due = committed.before.and_then(|row| row.due_at);
+                if due.is_none_or(|due| due > committed.db_time) {
+                    let why = format!(
+                        "event {event} was claimed at {} by {} and was not due before {due:?}",
+                        committed.db_time, committed.process
+                    );
+                    violations.push(violation(Promise::Lease, at, why));
+                }
+                if let Some(after) = committed.after.filter(|row| row.delivery.status == Status::Processing) {
+                    newest.insert(event, after.delivery.fence);
+                    let lease_ends = after.due_at.unwrap_or(committed.db_time);
+                    let policy = run.policies.values().map(|policy| policy.timeout).min().unwrap_or_default();
+                    if lease_ends < committed.db_time + policy {
+                        violations.push(violation(Promise::Lease, at, format!("event {event} was leased for less than its time-out")));
+                    }
+                }
+            }
+            Change::Settled { fence, .. } if newest.get(&event) != Some(&fence) => {
+                let why = format!(
+                    "event {event} was settled by {} with fence {fence:?}, and {:?} is the newest claim's",
+                    committed.process,
+                    newest.get(&event)
+                );
+                violations.push(violation(Promise::Lease, at, why));
+            }
+            Change::Accepted | Change::Settled { .. } | Change::Redriven | Change::Pruned => {}
+        }
+    }
+    violations
+}

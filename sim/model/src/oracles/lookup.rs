@@ -1,0 +1,43 @@
+//! Promise *Explicit*, for readers: `GET /events/{id}` shows a state that the event had while it was asked, and a
+//! status once ended never changes back but by a redrive.
+
+use super::{Promise, Violation, violation};
+use crate::history::{Run, What};
+use std::collections::{BTreeMap, BTreeSet};
+use surehook_core::event::Status;
+
+pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let acknowledged: BTreeMap<_, _> =
+        run.answers().filter_map(|(at, answer)| Some((answer.event?, at))).fold(BTreeMap::new(), |mut first, (event, at)| {
+            first.entry(event).or_insert(at);
+            first
+        });
+    let mut states: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (at, committed) in run.committed() {
+        let status = committed.after.map_or(Status::Delivered, |row| row.delivery.status);
+        states.entry(committed.event).or_default().push((at, status));
+    }
+    for entry in &run.entries {
+        let What::Looked { event, asked_at, status, attempts } = &entry.what else { continue };
+        let mut say = |what| violations.push(violation(Promise::Lookup, entry.at, format!("GET /events/{event}: {what}")));
+        let Some(status) = status else {
+            if acknowledged.get(event).is_some_and(|at| at <= asked_at) {
+                say("404, and the event was acknowledged before".to_owned());
+            }
+            continue;
+        };
+        if let Some(states) = states.get(event) {
+            let before = states.iter().rev().find(|(at, _)| at <= asked_at).map(|(_, status)| *status);
+            let during = states.iter().filter(|(at, _)| at > asked_at && *at <= entry.at).map(|(_, status)| *status);
+            let possible: BTreeSet<Status> = before.into_iter().chain(during).collect();
+            if !possible.contains(status) {
+                say(format!("{status:?}, and it was {possible:?} while it was asked"));
+            }
+        }
+        if run.events.get(event).is_some_and(|record| *attempts > record.attempt) {
+            say(format!("{attempts} attempts, more than it has at the end"));
+        }
+    }
+    violations
+}

@@ -1,0 +1,90 @@
+//! The oracles: each takes a run and says where a promise was broken. One file a promise; none knows how the run was
+//! made, so that a simulation and a real fault test are judged alike.
+
+mod attempts;
+mod backoff;
+mod bytes;
+mod duplicates;
+mod durability;
+mod idempotency;
+mod isolation;
+mod lease;
+mod liveness;
+mod lookup;
+mod slots;
+mod transitions;
+
+use crate::history::{At, Run};
+use std::fmt;
+
+/// A promise that was broken, where, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The promise, by the name of its oracle.
+    pub promise: Promise,
+    /// When it showed.
+    pub at: At,
+    /// What happened, to which event, and what should have happened.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{:?}] at {:.3}s: {}", self.promise, self.at.as_secs_f64(), self.what)
+    }
+}
+
+/// The promises, one for each oracle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Promise {
+    /// What was acknowledged is never lost.
+    Durability,
+    /// One key, one event.
+    Idempotency,
+    /// Only legal transitions.
+    Transitions,
+    /// One live lease for each event, and no settlement by a stale one.
+    Lease,
+    /// Attempts stay within budget and are numbered without gap.
+    Attempts,
+    /// No attempt earlier than policy and downstream allow.
+    Backoff,
+    /// No duplicate delivery without a fault that explains it.
+    Duplicates,
+    /// Bytes go out as they came in.
+    Bytes,
+    /// A broken downstream harms nobody else.
+    Isolation,
+    /// Slots are never exceeded.
+    Slots,
+    /// `GET /events/{id}` never contradicts what happened.
+    Lookup,
+    /// Every accepted event ends.
+    Liveness,
+}
+
+/// Asks every oracle. In the order of time.
+#[must_use]
+pub fn judge(run: &Run) -> Vec<Violation> {
+    let oracles = [
+        durability::judge,
+        idempotency::judge,
+        transitions::judge,
+        lease::judge,
+        attempts::judge,
+        backoff::judge,
+        duplicates::judge,
+        bytes::judge,
+        isolation::judge,
+        slots::judge,
+        lookup::judge,
+        liveness::judge,
+    ];
+    let mut violations: Vec<Violation> = oracles.iter().flat_map(|oracle| oracle(run)).collect();
+    violations.sort_by_key(|violation| violation.at);
+    violations
+}
+
+fn violation(promise: Promise, at: At, what: String) -> Violation {
+    Violation { promise, at, what }
+}
