@@ -1,5 +1,6 @@
 //! Surehook's shell: everything that touches the world, wired around the decisions of `surehook-core`.
 
+pub mod config;
 pub mod doorbell;
 pub mod headers;
 pub mod intake;

@@ -1,0 +1,57 @@
+//! What stands over the file: a flag for each top-level value, and a variable in the environment under the flag.
+
+use super::{Config, Place, Problem, values};
+
+/// The top-level values that a flag or the environment may set. Text, so that a mistake is told in the same words as
+/// one in the file, and so that no parser of flags ever prints a database's password.
+#[derive(Clone, Default, clap::Args)]
+pub struct Overrides {
+    /// Where to serve HTTP, such as `127.0.0.1:8080`
+    #[arg(long, value_name = "ADDR", env = "SUREHOOK_LISTEN", hide_env_values = true)]
+    pub listen: Option<String>,
+    /// The database: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`
+    ///
+    /// A password is better given in the environment: other users of the machine can see flags.
+    #[arg(long, value_name = "URL", env = "SUREHOOK_DATABASE", hide_env_values = true)]
+    pub database: Option<String>,
+    /// What this process does: `all`, `intake` or `worker`
+    #[arg(long, value_name = "ROLE", env = "SUREHOOK_ROLE", hide_env_values = true)]
+    pub role: Option<String>,
+    /// How log lines are written: `human` or `json`
+    #[arg(long, value_name = "FORMAT", env = "SUREHOOK_LOG", hide_env_values = true)]
+    pub log: Option<String>,
+    /// How long a shutdown waits for deliveries in flight, such as `30s`
+    #[arg(long, value_name = "TIME", env = "SUREHOOK_DRAIN_TIMEOUT", hide_env_values = true)]
+    pub drain_timeout: Option<String>,
+    /// Whether to bring the database to this program's schema first: `true` or `false`
+    #[arg(long, value_name = "BOOL", env = "SUREHOOK_MIGRATE_ON_START", hide_env_values = true)]
+    pub migrate_on_start: Option<String>,
+}
+
+impl Overrides {
+    /// Lays what is given over a configuration, and answers what is wrong with it.
+    pub(super) fn apply(&self, config: &mut Config) -> Vec<Problem> {
+        let Self { listen, database, role, log, drain_timeout, migrate_on_start } = self;
+        let results = [
+            set(listen, &mut config.listen, values::listen, "--listen", "SUREHOOK_LISTEN"),
+            set(database, &mut config.database, values::database, "--database", "SUREHOOK_DATABASE"),
+            set(role, &mut config.role, values::role, "--role", "SUREHOOK_ROLE"),
+            set(log, &mut config.log, values::log, "--log", "SUREHOOK_LOG"),
+            set(drain_timeout, &mut config.drain_timeout, values::drain_timeout, "--drain-timeout", "SUREHOOK_DRAIN_TIMEOUT"),
+            set(migrate_on_start, &mut config.migrate_on_start, values::boolean, "--migrate-on-start", "SUREHOOK_MIGRATE_ON_START"),
+        ];
+        results.into_iter().filter_map(Result::err).collect()
+    }
+}
+
+fn set<T>(
+    given: &Option<String>,
+    value: &mut T,
+    read: impl FnOnce(&str) -> Result<T, String>,
+    flag: &'static str,
+    variable: &'static str,
+) -> Result<(), Problem> {
+    let Some(text) = given else { return Ok(()) };
+    *value = read(text).map_err(|message| Problem { place: Place::Override { flag, variable }, key: String::new(), message })?;
+    Ok(())
+}

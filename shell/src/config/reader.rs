@@ -1,0 +1,323 @@
+//! Reads a TOML document value by value, and gathers every mistake with its place. What a section was never asked
+//! for, nobody knows: those keys are the unknown ones. Which keys there are, and their bounds, is not for here.
+
+use super::error::{ConfigError, Place, Problem};
+use super::{limits, values};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::Path;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The content of a configuration file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let mut content = Vec::new();
+    match File::open(path).and_then(|file| file.take(limits::FILE + 1).read_to_end(&mut content)) {
+        Ok(_) if content.len() as u64 > limits::FILE => Err(ConfigError::Unreadable {
+            path: path.to_owned(),
+            source: io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 4 MiB, so it is hardly a configuration"),
+        }),
+        Ok(_) => Ok(content),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ConfigError::NotFound { path: path.to_owned() }),
+        Err(source) => Err(ConfigError::Unreadable { path: path.to_owned(), source }),
+    }
+}
+
+/// A file that is TOML, whatever its keys.
+pub(super) struct Document<'i> {
+    text: &'i str,
+    root: DeTable<'i>,
+}
+
+impl<'i> Document<'i> {
+    pub(super) fn parse(content: &'i [u8]) -> Result<Self, Problem> {
+        let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
+        let text = std::str::from_utf8(content).map_err(|error| {
+            let valid = &content[..error.valid_up_to()];
+            let place = place(&String::from_utf8_lossy(valid), valid.len());
+            Problem { place, key: String::new(), message: "the file is not UTF-8 from here on: save it as UTF-8".to_owned() }
+        })?;
+        let root = DeTable::parse(text).map_err(|error| {
+            let at = error.span().unwrap_or(text.len()..text.len());
+            let message = match (error.message(), text.get(at.clone())) {
+                ("duplicate key", Some(key)) => format!("`{key}` is there twice: keep one of them"),
+                (message, _) => format!("this is not TOML: {message}"),
+            };
+            Problem { place: place(text, at.start), key: String::new(), message }
+        })?;
+        Ok(Self { text, root: root.into_inner() })
+    }
+
+    /// Has the document read, and answers what is wrong with it, in its order.
+    pub(super) fn read(self, read: impl FnOnce(&mut Section<'_>)) -> Vec<Problem> {
+        let mut report = Report::default();
+        let mut root = Section { name: String::new(), at: None, table: &self.root, asked: BTreeSet::new(), report: &mut report };
+        read(&mut root);
+        root.finish();
+        report.problems(self.text)
+    }
+}
+
+/// One table of the document, and what it was asked for.
+pub(super) struct Section<'d> {
+    name: String,
+    /// Where it begins; `None` for the whole file and for a section that is not there.
+    at: Option<usize>,
+    table: &'d DeTable<'d>,
+    asked: BTreeSet<&'static str>,
+    report: &'d mut Report,
+}
+
+impl Section<'_> {
+    /// Sets `value` from text, if the key is there and right.
+    pub(super) fn text<T>(&mut self, key: &'static str, value: &mut T, read: impl FnOnce(&str) -> Result<T, String>) {
+        self.value(key, value, |found| read(found.as_str().ok_or_else(|| kind("text in quotes", found))?));
+    }
+
+    pub(super) fn boolean(&mut self, key: &'static str, value: &mut bool) {
+        self.value(key, value, |found| found.as_bool().ok_or_else(|| kind("`true` or `false`, without quotes", found)));
+    }
+
+    pub(super) fn integer<T>(&mut self, key: &'static str, value: &mut T, least: T, most: T)
+    where
+        T: TryFrom<i128> + PartialOrd + fmt::Display,
+    {
+        self.value(key, value, |found| {
+            let number = whole(found).ok_or_else(|| kind("a whole number, without quotes", found))?;
+            T::try_from(number)
+                .ok()
+                .filter(|number| *number >= least && *number <= most)
+                .ok_or_else(|| format!("{number} is out of range: write a whole number from {least} to {most}"))
+        });
+    }
+
+    /// Sets a number that need not be whole.
+    pub(super) fn number(&mut self, key: &'static str, value: &mut f64, least: f64, most: f64) {
+        self.value(key, value, |found| {
+            let text = found.as_float().map(|float| float.as_str()).or(found.as_integer().map(|integer| integer.as_str()));
+            let number: f64 = text.and_then(|text| text.parse().ok()).ok_or_else(|| kind("a number, without quotes", found))?;
+            // Not a number is in no range.
+            if (least..=most).contains(&number) {
+                Ok(number)
+            } else {
+                Err(format!("{number} is out of range: write a number from {least:.1} to {most:.1}"))
+            }
+        });
+    }
+
+    /// Sets a number of bytes, from text with a unit or from a whole number.
+    pub(super) fn size(&mut self, key: &'static str, value: &mut usize, most: usize) {
+        self.value(key, value, |found| match (found.as_str(), whole(found)) {
+            (Some(text), _) => values::size(text, most),
+            (None, Some(number)) => values::size(&number.to_string(), most),
+            (None, None) => Err(kind("a size in quotes, such as \"1MiB\"", found)),
+        });
+    }
+
+    pub(super) fn status_codes(&mut self, key: &'static str, value: &mut BTreeSet<u16>) {
+        let Some(found) = self.ask(key) else { return };
+        let Some(array) = found.get_ref().as_array() else {
+            return self.report(found.span(), key, kind("a list of status codes, such as [404, 409]", found.get_ref()));
+        };
+        value.clear();
+        for code in array.iter() {
+            match whole(code.get_ref()).and_then(|code| u16::try_from(code).ok()).filter(|code| (100..=999).contains(code)) {
+                Some(code) => drop(value.insert(code)),
+                None => self.report(code.span(), key, "not a status code: write whole numbers from 100 to 999".to_owned()),
+            }
+        }
+    }
+
+    /// Reads a section within this one, as an empty one if it is not there.
+    pub(super) fn section(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>)) {
+        self.ask(key);
+        self.named(key, read);
+    }
+
+    /// Reads a section whose name is the user's.
+    pub(super) fn named(&mut self, key: &str, read: impl FnOnce(&mut Section<'_>)) {
+        let empty = DeTable::new();
+        let found = self.table.get_key_value(key);
+        let table = match found.map(|(name, value)| (name, value.get_ref().as_table(), value)) {
+            Some((_, Some(table), _)) => table,
+            Some((_, None, value)) => {
+                return self.report(value.span(), key, kind(&format!("a section, `[{}]`", self.full(key)), value.get_ref()));
+            }
+            None => &empty,
+        };
+        let at = found.map(|(name, _)| name.span().start);
+        let mut section = Section { name: self.full(key), at, table, asked: BTreeSet::new(), report: &mut *self.report };
+        read(&mut section);
+        section.finish();
+    }
+
+    /// The keys that are there, where they are the user's names and so all known.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.table.keys().map(|name| name.get_ref().to_string()).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Refuses a key that people may expect, and says why it is not one.
+    pub(super) fn refuse(&mut self, key: &'static str, message: &str) {
+        if let Some((name, _)) = self.table.get_key_value(key) {
+            let at = name.span();
+            self.report.refused.insert(at.start);
+            self.report(at, key, message.to_owned());
+        }
+    }
+
+    /// Reports that this section's name is wrong, or that something in it is missing.
+    pub(super) fn wrong(&mut self, message: &str) {
+        self.report.add(self.at, self.name.clone(), message.to_owned());
+    }
+
+    /// Reports two values that do not go together, at the first of them that is set here. Where none is, the mistake
+    /// was inherited and has been reported; where either is wrong by itself, that is enough.
+    pub(super) fn conflict(&mut self, keys: [&'static str; 2], message: String) {
+        let wrong = keys.iter().any(|key| self.report.blames(&self.full(key)));
+        let set = keys.iter().find_map(|key| self.table.get(*key).map(|value| (*key, value.span())));
+        if let (false, Some((key, at))) = (wrong, set) {
+            self.report(at, key, message);
+        }
+    }
+
+    fn value<T>(&mut self, key: &'static str, value: &mut T, read: impl FnOnce(&DeValue<'_>) -> Result<T, String>) {
+        let Some(found) = self.ask(key) else { return };
+        match read(found.get_ref()) {
+            Ok(read) => *value = read,
+            Err(message) => self.report(found.span(), key, message),
+        }
+    }
+}
+
+impl<'d> Section<'d> {
+    fn ask(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
+        self.asked.insert(key);
+        self.table.get(key)
+    }
+
+    fn full(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+
+    fn report(&mut self, at: Range<usize>, key: &str, message: String) {
+        let key = self.full(key);
+        self.report.add(Some(at.start), key, message);
+    }
+
+    /// Hands over what was not asked for. A section that was asked for nothing holds the user's own names.
+    fn finish(self) {
+        if self.asked.is_empty() {
+            return;
+        }
+        for (name, _) in self.table.iter() {
+            if !self.asked.contains(name.get_ref().as_ref()) {
+                self.report.unknown.push(Unknown { at: name.span().start, section: self.name.clone(), key: name.get_ref().to_string() });
+            }
+        }
+        self.report.known.push(Known { section: self.name, keys: self.asked });
+    }
+}
+
+#[derive(Default)]
+struct Report {
+    found: Vec<(Option<usize>, String, String)>,
+    refused: BTreeSet<usize>,
+    unknown: Vec<Unknown>,
+    known: Vec<Known>,
+}
+
+struct Unknown {
+    at: usize,
+    section: String,
+    key: String,
+}
+
+struct Known {
+    section: String,
+    keys: BTreeSet<&'static str>,
+}
+
+impl Report {
+    fn add(&mut self, at: Option<usize>, key: String, message: String) {
+        self.found.push((at, key, message));
+    }
+
+    fn blames(&self, full_key: &str) -> bool {
+        self.found.iter().any(|(_, key, _)| key == full_key)
+    }
+
+    fn problems(mut self, text: &str) -> Vec<Problem> {
+        for unknown in std::mem::take(&mut self.unknown) {
+            if !self.refused.contains(&unknown.at) {
+                let message = self.advice(&unknown);
+                let Unknown { at, section, key } = unknown;
+                let key = if section.is_empty() { key } else { format!("{section}.{key}") };
+                self.add(Some(at), key, message);
+            }
+        }
+        self.found.sort_by_key(|(at, _, _)| *at);
+        let problem = |(at, key, message): (Option<usize>, String, String)| {
+            let place = at.map_or(Place::File, |at| place(text, at));
+            Problem { place, key, message }
+        };
+        self.found.into_iter().map(problem).collect()
+    }
+
+    fn advice(&self, Unknown { section, key, .. }: &Unknown) -> String {
+        let here = self.known.iter().filter(|known| known.section == *section).flat_map(|known| &known.keys);
+        let nearest = here.map(|known| (strsim::osa_distance(known, key), *known)).min();
+        if let Some((distance, known)) = nearest
+            && distance <= known.len() / 3
+        {
+            return format!("there is no such key; is `{known}` meant?");
+        }
+        match self.known.iter().find(|known| known.keys.contains(key.as_str())) {
+            Some(Known { section, .. }) if section.is_empty() => {
+                format!("there is no such key here: `{key}` belongs at the top of the file, before the first `[section]`")
+            }
+            Some(Known { section, .. }) => format!("there is no such key here: `{key}` belongs in `[{section}]`"),
+            None => {
+                let known = self.known.iter().find(|known| known.section == *section);
+                let keys: Vec<String> = known.iter().flat_map(|known| &known.keys).map(|key| format!("`{key}`")).collect();
+                format!("there is no such key; the keys here are {}", keys.join(", "))
+            }
+        }
+    }
+}
+
+fn whole(value: &DeValue<'_>) -> Option<i128> {
+    let integer = value.as_integer()?;
+    i128::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+fn kind(wanted: &str, found: &DeValue<'_>) -> String {
+    let found = match found.type_str() {
+        "string" => "text",
+        "integer" => "a whole number",
+        "float" => "a number",
+        "boolean" => "true or false",
+        "datetime" => "a date or time",
+        "array" => "a list",
+        "table" => "a section",
+        other => other,
+    };
+    format!("this is {found}: write {wanted}")
+}
+
+/// The line and column, from 1, of a position in bytes.
+fn place(text: &str, at: usize) -> Place {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    Place::At { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
+}

@@ -1,0 +1,112 @@
+//! A configuration as it may be shown: in logs, in `check`, in a panic's message. Without passwords and tokens.
+
+use super::values::on_key_reuse_name;
+use super::{Config, IntakeConfig, Source};
+use reqwest::Url;
+use std::fmt;
+
+/// The database without its password and without its parameters, which can hold one too.
+#[must_use]
+pub fn shown_database(database: &str) -> String {
+    if database.starts_with("sqlite:") {
+        return database.to_owned();
+    }
+    let Ok(mut url) = Url::parse(database) else { return "…".to_owned() };
+    // Refused for URLs that cannot hold a password, which then is not there.
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.to_string()
+}
+
+/// The destination without its credentials; `?…` stands for its query, where tokens are often put.
+#[must_use]
+pub fn shown_destination(destination: &Url) -> String {
+    let mut url = destination.clone();
+    let _ = url.set_password(None);
+    let _ = url.set_username("");
+    let query = url.query().is_some();
+    url.set_query(None);
+    url.set_fragment(None);
+    if query { format!("{url}?…") } else { url.to_string() }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listen, database, role, log, drain_timeout, migrate_on_start, intake, retention, sources } = self;
+        f.debug_struct("Config")
+            .field("listen", listen)
+            .field("database", &shown_database(database))
+            .field("role", role)
+            .field("log", log)
+            .field("drain_timeout", drain_timeout)
+            .field("migrate_on_start", migrate_on_start)
+            .field("intake", intake)
+            .field("retention", retention)
+            .field("sources", sources)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { destination, policy, idempotency_header, on_key_reuse, forward_credentials } = self;
+        f.debug_struct("Source")
+            .field("destination", &shown_destination(destination))
+            .field("policy", policy)
+            .field("idempotency_header", idempotency_header)
+            .field("on_key_reuse", on_key_reuse)
+            .field("forward_credentials", forward_credentials)
+            .finish()
+    }
+}
+
+/// What `surehook serve` would run, for a person.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listen, database, role, log, drain_timeout, migrate_on_start, intake, retention, sources } = self;
+        let IntakeConfig { max_body, max_queued, max_queued_bytes, max_connections, header_timeout, body_timeout } = intake;
+        let time = humantime::format_duration;
+        let size = |bytes: usize| bytesize::ByteSize(bytes as u64).display().iec();
+        writeln!(f, "listen      {listen}")?;
+        writeln!(f, "database    {}{}", shown_database(database), if *migrate_on_start { ", migrated at the start" } else { "" })?;
+        writeln!(f, "role        {}", role.as_str())?;
+        writeln!(f, "log         {}", log.as_str())?;
+        writeln!(f, "shutdown    drains for at most {}", time(*drain_timeout))?;
+        writeln!(f, "intake      bodies to {}, {max_queued} requests or {} queued", size(*max_body), size(*max_queued_bytes))?;
+        writeln!(f, "            {max_connections} connections, head in {}, body in {}", time(*header_timeout), time(*body_timeout))?;
+        writeln!(f, "retention   delivered {}, dead-lettered {}", time(retention.delivered), time(retention.dead_lettered))?;
+        for (name, source) in sources {
+            writeln!(f, "\nsource {name}\n{source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { destination, policy, idempotency_header, on_key_reuse, forward_credentials } = self;
+        let time = humantime::format_duration;
+        let backoff = policy.backoff;
+        writeln!(f, "  delivers to {}", shown_destination(destination))?;
+        writeln!(f, "  key         {idempotency_header}, on reuse: {}", on_key_reuse_name(*on_key_reuse))?;
+        writeln!(
+            f,
+            "  delivery    {} at once, each in {} under a lease of {}",
+            policy.concurrency,
+            time(policy.timeout),
+            time(policy.lease())
+        )?;
+        write!(f, "  attempts    {}, after {} × {}", policy.max_attempts, time(backoff.initial_delay), backoff.factor)?;
+        write!(f, " up to {}", time(backoff.max_delay))?;
+        for (what, codes) in [("retried", &policy.retry_on), ("dead-lettered", &policy.dead_letter_on)] {
+            if !codes.is_empty() {
+                write!(f, "\n  {what:<11} {codes:?}")?;
+            }
+        }
+        if *forward_credentials {
+            write!(f, "\n  credentials are stored and forwarded")?;
+        }
+        Ok(())
+    }
+}

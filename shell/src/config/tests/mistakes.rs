@@ -1,0 +1,242 @@
+//! Each kind of mistake, told in exact words and at its place.
+
+use super::*;
+
+/// Asserts that `text` has exactly one mistake, told in exactly these words.
+#[track_caller]
+fn check(text: &str, expected: &str) {
+    assert_eq!(parsed(text).expect_err("a mistake").to_string(), format!("surehook.toml:{expected}"));
+}
+
+/// The same for one line in `[sources.github]`; it is line 3.
+#[track_caller]
+fn check_source(line: &str, expected: &str) {
+    check(&format!("{SOURCE}{line}\n"), expected);
+}
+
+#[test]
+fn an_unknown_key_is_told_with_what_was_probably_meant() {
+    check_source("timout = \"1s\"", "3:1: `sources.github.timout`: there is no such key; is `timeout` meant?");
+    check(&format!("\n  databse = \"\"\n{SOURCE}"), "2:3: `databse`: there is no such key; is `database` meant?");
+    check(&format!("[source.x]\n{SOURCE}"), "1:2: `source`: there is no such key; is `sources` meant?");
+    check_source(
+        "log = \"json\"",
+        "3:1: `sources.github.log`: there is no such key here: `log` belongs at the top of the file, before the first `[section]`",
+    );
+    check(&format!("timeout = \"1s\"\n{SOURCE}"), "1:1: `timeout`: there is no such key here: `timeout` belongs in `[defaults]`");
+    check(
+        &format!("{SOURCE}[retention]\nqueued = \"1d\""),
+        "4:1: `retention.queued`: there is no such key; the keys here are `dead_lettered`, `delivered`",
+    );
+    check_source(
+        "\"a\\nb\" = 1",
+        "3:1: `sources.github.a\\nb`: there is no such key; the keys here are `concurrency`, `dead_letter_on`, `destination`, `factor`, `forward_credentials`, `idempotency_header`, `initial_delay`, `max_attempts`, `max_delay`, `on_key_reuse`, `retry_on`, `timeout`",
+    );
+}
+
+#[test]
+fn a_lease_is_not_for_setting() {
+    check_source(
+        "lease = \"1s\"",
+        "3:1: `sources.github.lease`: a lease is not set but derived, so that it outlives its delivery: `timeout` + 10s; set `timeout` instead",
+    );
+    let policy = Policy::default();
+    assert_eq!(policy.lease() - policy.timeout, Duration::from_secs(10), "the message says so");
+}
+
+#[test]
+fn a_duration_must_be_one_and_in_range() {
+    const WRITE: &str = "write a number and a unit, such as `500ms`, `10s` or `1h 30m`";
+    check_source(
+        "timeout = \"10\"",
+        &format!("3:11: `sources.github.timeout`: `10` is not a duration (time unit needed, for example 10sec or 10ms): {WRITE}"),
+    );
+    check_source("timeout = \"\"", &format!("3:11: `sources.github.timeout`: `` is not a duration (value was empty): {WRITE}"));
+    check_source("timeout = 10", "3:11: `sources.github.timeout`: this is a whole number: write text in quotes");
+    check_source("timeout = \"0s\"", "3:11: `sources.github.timeout`: `0s` is out of range: write a duration from 1ms to 1h");
+    check_source("timeout = \"61m\"", "3:11: `sources.github.timeout`: `61m` is out of range: write a duration from 1ms to 1h");
+    check_source("max_delay = \"367d\"", "3:13: `sources.github.max_delay`: `367d` is out of range: write a duration from 0s to 366days");
+    check(
+        &format!("{SOURCE}[retention]\ndelivered = \"0s\""),
+        "4:13: `retention.delivered`: `0s` is out of range: write a duration from 1s to 36500days",
+    );
+    check(
+        &format!("{SOURCE}[intake]\nbody_timeout = \"0s\""),
+        "4:16: `intake.body_timeout`: `0s` is out of range: write a duration from 1ms to 1h",
+    );
+}
+
+#[test]
+fn the_first_delay_is_not_longer_than_the_longest() {
+    let first = "the first delay, 2h, is longer than the longest, 1h: raise `max_delay` or lower `initial_delay`";
+    check_source("initial_delay = \"2h\"", &format!("3:17: `sources.github.initial_delay`: {first}"));
+    check(&format!("[defaults]\ninitial_delay = \"2h\"\n{SOURCE}"), &format!("2:17: `defaults.initial_delay`: {first}"));
+    check_source(
+        "max_delay = \"1s\"",
+        "3:13: `sources.github.max_delay`: the first delay, 5s, is longer than the longest, 1s: raise `max_delay` or lower `initial_delay`",
+    );
+}
+
+#[test]
+fn numbers_have_their_ranges() {
+    check_source("concurrency = 0", "3:15: `sources.github.concurrency`: 0 is out of range: write a whole number from 1 to 10000");
+    check_source("concurrency = 10001", "3:15: `sources.github.concurrency`: 10001 is out of range: write a whole number from 1 to 10000");
+    check_source("concurrency = \"16\"", "3:15: `sources.github.concurrency`: this is text: write a whole number, without quotes");
+    check_source("max_attempts = 0", "3:16: `sources.github.max_attempts`: 0 is out of range: write a whole number from 1 to 1000000");
+    check_source("max_attempts = -1", "3:16: `sources.github.max_attempts`: -1 is out of range: write a whole number from 1 to 1000000");
+    check_source("factor = 0.99", "3:10: `sources.github.factor`: 0.99 is out of range: write a number from 1.0 to 100.0");
+    check_source("factor = 101", "3:10: `sources.github.factor`: 101 is out of range: write a number from 1.0 to 100.0");
+    check_source("factor = nan", "3:10: `sources.github.factor`: NaN is out of range: write a number from 1.0 to 100.0");
+    check_source("factor = inf", "3:10: `sources.github.factor`: inf is out of range: write a number from 1.0 to 100.0");
+    check_source("factor = 1e999", "3:10: `sources.github.factor`: inf is out of range: write a number from 1.0 to 100.0");
+    check_source(
+        "forward_credentials = 1",
+        "3:23: `sources.github.forward_credentials`: this is a whole number: write `true` or `false`, without quotes",
+    );
+    check(
+        &format!("{SOURCE}[intake]\nmax_queued = 0"),
+        "4:14: `intake.max_queued`: 0 is out of range: write a whole number from 1 to 1000000",
+    );
+}
+
+#[test]
+fn status_codes_are_three_digits() {
+    check_source("retry_on = [404, 99]", "3:18: `sources.github.retry_on`: not a status code: write whole numbers from 100 to 999");
+    check_source(
+        "dead_letter_on = [1000]",
+        "3:19: `sources.github.dead_letter_on`: not a status code: write whole numbers from 100 to 999",
+    );
+    check_source(
+        "dead_letter_on = [\n  404,\n  \"5xx\",\n]",
+        "5:3: `sources.github.dead_letter_on`: not a status code: write whole numbers from 100 to 999",
+    );
+    check_source(
+        "retry_on = 404",
+        "3:12: `sources.github.retry_on`: this is a whole number: write a list of status codes, such as [404, 409]",
+    );
+}
+
+#[test]
+fn a_destination_is_an_http_url_with_a_host_and_is_never_repeated() {
+    const WRITE: &str = "write for example `https://example.com/hooks`";
+    let check = |destination: &str, expected: &str| {
+        check(&format!("[sources.s]\ndestination = \"{destination}\""), &format!("2:15: `sources.s.destination`: {expected}: {WRITE}"));
+    };
+    check("ftp://u:hunter2@x/", "a URL of `ftp` cannot be delivered to, only `http` and `https`");
+    check("/hooks", "not a URL (relative URL without a base)");
+    check("localhost:9000", "a URL of `localhost` cannot be delivered to, only `http` and `https`");
+    check("http://", "not a URL (empty host)");
+    check("https://u:hunter2@:80/", "not a URL (empty host)");
+    check("https://u:hunter2@x:99999/", "not a URL (invalid port number)");
+}
+
+#[test]
+fn a_source_needs_a_name_that_fits_a_path_and_a_destination() {
+    check(
+        "[sources.\"a b\"]\ndestination = \"http://x\"",
+        "1:10: `sources.a b`: this cannot name a source: use 1 to 64 letters, digits, `-` or `_`",
+    );
+    check(
+        "[sources.s]\ntimeout = \"1s\"",
+        "1:10: `sources.s`: the source has no `destination`: add `destination = \"https://…\"`, where its events are to be delivered",
+    );
+    check("[sources]\ns = \"http://x\"", "2:5: `sources.s`: this is text: write a section, `[sources.s]`");
+    check("[[sources.s]]\ndestination = \"http://x\"", "1:1: `sources.s`: this is a list: write a section, `[sources.s]`");
+    check("sources = 1", "1:11: `sources`: this is a whole number: write a section, `[sources]`");
+}
+
+#[test]
+fn without_a_source_there_is_nothing_to_serve_but_a_database_to_migrate() {
+    const MISSING: &str =
+        "`sources`: there is no source, so there is nothing to do: add `[sources.NAME]` with `destination = \"https://…\"`";
+    check("", &format!(" {MISSING}"));
+    check("\n[sources]\n", &format!("2:2: {MISSING}"));
+    let migrated = parse("surehook.toml", b"database = \"sqlite:x.db\"", &Overrides::default(), Sources::Optional).unwrap();
+    assert_eq!(migrated.database, "sqlite:x.db");
+}
+
+#[test]
+fn a_key_is_never_read_from_a_header_that_is_a_credential_or_of_the_connection() {
+    for header in ["authorization", "Cookie", "Content-Length", "Connection", "Surehook-Attempt"] {
+        let told = parsed(&format!("{SOURCE}idempotency_header = \"{header}\"")).unwrap_err().to_string();
+        assert!(
+            told.starts_with(&format!("surehook.toml:3:22: `sources.github.idempotency_header`: `{header}` cannot bear a key")),
+            "{told}"
+        );
+    }
+    check_source(
+        "idempotency_header = \"no name\"",
+        "3:22: `sources.github.idempotency_header`: `no name` is not a header's name: write for example `Idempotency-Key`",
+    );
+    let chained = parsed(&format!("{SOURCE}idempotency_header = \"Surehook-Event-Id\"")).unwrap();
+    assert_eq!(github(&chained).idempotency_header, "surehook-event-id");
+}
+
+#[test]
+fn a_body_must_fit_into_the_queue() {
+    check(
+        &format!("{SOURCE}[intake]\nmax_body = \"65MiB\""),
+        "4:12: `intake.max_body`: the longest body, 68157440 bytes, does not fit into the queue of 67108864 bytes: raise `max_queued_bytes` or lower `max_body`",
+    );
+    check(
+        &format!("{SOURCE}[intake]\nmax_queued_bytes = \"1kB\""),
+        "4:20: `intake.max_queued_bytes`: the longest body, 1048576 bytes, does not fit into the queue of 1000 bytes: raise `max_queued_bytes` or lower `max_body`",
+    );
+    check(
+        &format!("{SOURCE}[intake]\nmax_body = \"1GiB\""),
+        "4:12: `intake.max_body`: `1GiB` is out of range: write a size from 1B to 256.0 MiB",
+    );
+    check(&format!("{SOURCE}[intake]\nmax_body = 0"), "4:12: `intake.max_body`: `0` is out of range: write a size from 1B to 256.0 MiB");
+    check(
+        &format!("{SOURCE}[intake]\nmax_body = \"big\""),
+        "4:12: `intake.max_body`: `big` is not a size: write a number of bytes and a unit, such as `64KiB`, `1MiB` or `2GB`",
+    );
+}
+
+#[test]
+fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
+    let check =
+        |database: &str, expected: &str| check(&format!("database = \"{database}\"\n{SOURCE}"), &format!("1:12: `database`: {expected}"));
+    check("mysql://root:hunter2@db", "not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`");
+    check("surehook.db", "not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`");
+    check(
+        "postgres://u:hunter2#@db/x",
+        "not a PostgreSQL URL (invalid port number): write `postgres://USER:PASSWORD@HOST/NAME`, with special characters as `%XX`",
+    );
+    check("sqlite:", "the SQLite database has no path: write for example `sqlite:surehook.db`");
+    for memory in ["sqlite::memory:", "sqlite://:memory:", "sqlite:x?mode=memory"] {
+        check(memory, "a database in memory forgets what was acknowledged: write for example `sqlite:surehook.db`");
+    }
+    let unknown = parsed(&format!("database = \"sqlite:x?colour=red\"\n{SOURCE}")).unwrap_err().to_string();
+    assert!(unknown.contains("unknown query parameter `colour`"), "{unknown}");
+    for right in
+        ["sqlite:a.db", "sqlite://a/b.db", "sqlite:///a/b.db?mode=rw", "postgres://db/x", "postgresql://u:p@db:1/x?sslmode=require"]
+    {
+        assert_eq!(parsed(&format!("database = \"{right}\"\n{SOURCE}")).unwrap().database, right);
+    }
+}
+
+#[test]
+fn what_is_not_toml_is_told_at_its_place_without_its_text() {
+    check(&format!("{SOURCE}{SOURCE}"), "3:10: `github` is there twice: keep one of them");
+    check("role = \"all\"\nrole = \"all\"", "2:1: `role` is there twice: keep one of them");
+    let told = parsed("ü = 1 x\n").unwrap_err().to_string();
+    assert!(told.starts_with("surehook.toml:1:1: this is not TOML: "), "{told}");
+    let told = parsed("\ndatabase = \"postgres://u:hunter2@db").unwrap_err().to_string();
+    assert!(told.starts_with("surehook.toml:2:") && !told.contains("hunter2"), "{told}");
+    let latin = problems(Config::parse("x", b"log = \"json\"\n# caf\xe9", &Overrides::default()).unwrap_err());
+    assert_eq!(latin.to_string(), "x:2:6: the file is not UTF-8 from here on: save it as UTF-8");
+}
+
+#[test]
+fn columns_count_characters_and_a_byte_order_mark_is_none() {
+    check_source("on_key_reuse = \"ü\" # ü", "3:16: `sources.github.on_key_reuse`: `ü` is not known here: write `reject` or `first_wins`");
+    check(
+        &format!("\u{feff}\"ü\" = 1\n{SOURCE}"),
+        "1:1: `ü`: there is no such key; the keys here are `database`, `defaults`, `drain_timeout`, `intake`, `listen`, `log`, `migrate_on_start`, `retention`, `role`, `sources`",
+    );
+    check(
+        "\r\nrole = \"x\"\r\n[sources.s]\r\ndestination = \"http://x\"",
+        "2:8: `role`: `x` is not known here: write `all` or `intake` or `worker`",
+    );
+}

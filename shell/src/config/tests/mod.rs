@@ -1,0 +1,321 @@
+//! The documented defaults, what stands over what, and what holds for every file.
+
+mod mistakes;
+
+use super::*;
+use proptest::prelude::*;
+use surehook_core::backoff::Backoff;
+
+/// A right file, to which a test adds its mistake.
+const SOURCE: &str = "[sources.github]\ndestination = \"https://hooks.internal/github\"\n";
+
+fn parsed(text: &str) -> Result<Config, Problems> {
+    parsed_over(text, &Overrides::default())
+}
+
+fn parsed_over(text: &str, overrides: &Overrides) -> Result<Config, Problems> {
+    Config::parse("surehook.toml", text.as_bytes(), overrides).map_err(problems)
+}
+
+fn problems(error: ConfigError) -> Problems {
+    let ConfigError::Wrong(problems) = error else { panic!("{error}") };
+    problems
+}
+
+fn github(config: &Config) -> &Source {
+    &config.sources["github"]
+}
+
+#[test]
+fn the_defaults_are_the_documented_ones() {
+    let documented = r#"
+        listen = "127.0.0.1:8080"
+        database = "sqlite:surehook.db"
+        role = "all"
+        log = "human"
+        drain_timeout = "30s"
+        migrate_on_start = true
+        [intake]
+        max_body = "1MiB"
+        max_queued = 4096
+        max_queued_bytes = "64MiB"
+        max_connections = 1000
+        header_timeout = "10s"
+        body_timeout = "30s"
+        [retention]
+        delivered = "7d"
+        dead_lettered = "30d"
+        [defaults]
+        timeout = "10s"
+        concurrency = 16
+        max_attempts = 20
+        initial_delay = "5s"
+        factor = 2.0
+        max_delay = "1h"
+        retry_on = []
+        dead_letter_on = []
+        idempotency_header = "Idempotency-Key"
+        on_key_reuse = "reject"
+        forward_credentials = false
+        [sources.github]
+        destination = "https://hooks.internal/github"
+    "#;
+    let config = parsed(documented).unwrap();
+    assert_eq!(config, parsed(SOURCE).unwrap());
+    let source = Source::new("https://hooks.internal/github".parse().unwrap());
+    assert_eq!(config, Config { sources: BTreeMap::from([(SourceName::parse("github").unwrap(), source)]), ..Config::default() });
+}
+
+#[test]
+fn every_value_can_be_set() {
+    let config = parsed(
+        r#"
+        listen = "[::]:80"
+        database = "postgres://u:p@db/surehook"
+        role = "worker"
+        log = "json"
+        drain_timeout = "0s"
+        migrate_on_start = false
+        intake = { max_body = 100, max_queued = 1, max_queued_bytes = "1kB", max_connections = 2, header_timeout = "1ms", body_timeout = "1h" }
+        [retention]
+        delivered = "1s"
+        dead_lettered = "36500d"
+        [sources.github]
+        destination = "http://u:p@[::1]:9000/x?token=t"
+        timeout = "1h"
+        concurrency = 10_000
+        max_attempts = 0xF4240
+        initial_delay = "0s"
+        factor = 1
+        max_delay = "366d"
+        retry_on = [404, 400]
+        dead_letter_on = [999]
+        idempotency_header = "X-GitHub-Delivery"
+        on_key_reuse = "first_wins"
+        forward_credentials = true
+        "#,
+    )
+    .unwrap();
+    let source = Source {
+        destination: "http://u:p@[::1]:9000/x?token=t".parse().unwrap(),
+        policy: Policy {
+            timeout: limits::TIMEOUT,
+            concurrency: limits::CONCURRENCY,
+            max_attempts: limits::MAX_ATTEMPTS,
+            backoff: Backoff { initial_delay: Duration::ZERO, factor: 1.0, max_delay: limits::DELAY },
+            retry_on: [400, 404].into(),
+            dead_letter_on: [999].into(),
+        },
+        idempotency_header: HeaderName::from_static("x-github-delivery"),
+        on_key_reuse: OnKeyReuse::FirstWins,
+        forward_credentials: true,
+    };
+    let expected = Config {
+        listen: "[::]:80".parse().unwrap(),
+        database: "postgres://u:p@db/surehook".to_owned(),
+        role: Role::Worker,
+        log: LogFormat::Json,
+        drain_timeout: Duration::ZERO,
+        migrate_on_start: false,
+        intake: IntakeConfig {
+            max_body: 100,
+            max_queued: 1,
+            max_queued_bytes: 1000,
+            max_connections: 2,
+            header_timeout: Duration::from_millis(1),
+            body_timeout: limits::REQUEST_TIMEOUT,
+        },
+        retention: Retention { delivered: Duration::from_secs(1), dead_lettered: limits::RETENTION },
+        sources: BTreeMap::from([(SourceName::parse("github").unwrap(), source)]),
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn a_source_takes_what_it_does_not_set_from_the_defaults() {
+    let text = format!(
+        "{SOURCE}timeout = \"1s\"\nretry_on = []\n[defaults]\ntimeout = \"2s\"\nconcurrency = 3\nretry_on = [404]\ndead_letter_on = [409]\n"
+    );
+    let config = parsed(&text).unwrap();
+    let policy = &github(&config).policy;
+    assert_eq!((policy.timeout, policy.concurrency), (Duration::from_secs(1), 3));
+    assert_eq!((policy.retry_on.len(), policy.dead_letter_on.contains(&409)), (0, true));
+}
+
+#[test]
+fn an_override_stands_over_the_file_and_the_file_over_the_default() {
+    let text = format!("listen = \"127.0.0.1:1\"\nrole = \"worker\"\n{SOURCE}");
+    let overrides =
+        Overrides { listen: Some("127.0.0.1:2".to_owned()), migrate_on_start: Some("false".to_owned()), ..Overrides::default() };
+    let config = parsed_over(&text, &overrides).unwrap();
+    assert_eq!((config.listen.port(), config.role, config.migrate_on_start), (2, Role::Worker, false));
+}
+
+#[test]
+fn every_wrong_override_is_told_by_flag_and_variable_and_without_its_password() {
+    let wrong = |text: &str| Some(text.to_owned());
+    let overrides = Overrides {
+        listen: wrong("localhost"),
+        database: wrong("mysql://root:hunter2@db/x"),
+        role: wrong("boss"),
+        log: wrong(""),
+        drain_timeout: wrong("2h"),
+        migrate_on_start: wrong("yes"),
+    };
+    let told = parsed_over(SOURCE, &overrides).unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "--listen (or SUREHOOK_LISTEN in the environment): `localhost` is not an IP address with a port: write for example `127.0.0.1:8080`, or `0.0.0.0:8080` for every interface
+--database (or SUREHOOK_DATABASE in the environment): not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`
+--role (or SUREHOOK_ROLE in the environment): `boss` is not known here: write `all` or `intake` or `worker`
+--log (or SUREHOOK_LOG in the environment): `` is not known here: write `human` or `json`
+--drain-timeout (or SUREHOOK_DRAIN_TIMEOUT in the environment): `2h` is out of range: write a duration from 0s to 1h
+--migrate-on-start (or SUREHOOK_MIGRATE_ON_START in the environment): `yes` is not known here: write `true` or `false`"
+    );
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_in_the_order_of_the_file() {
+    let text = "rolle = \"all\"\n[sources.b]\ndestination = \"ftp://x\"\n[sources.a]\nconcurrency = 0\n";
+    let lines: Vec<(Place, String)> = parsed(text).unwrap_err().problems.into_iter().map(|problem| (problem.place, problem.key)).collect();
+    let at = |line, column| Place::At { line, column };
+    assert_eq!(
+        lines,
+        [
+            (at(1, 1), "rolle".to_owned()),
+            (at(3, 15), "sources.b.destination".to_owned()),
+            (at(4, 10), "sources.a".to_owned()),
+            (at(5, 15), "sources.a.concurrency".to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn no_secret_is_shown() {
+    let text = "database = \"postgres://user:hunter2@db/x?password=hunter3&sslkey=hunter4\"\n\
+                [sources.s]\ndestination = \"https://hunter5:hunter6@x/p?token=hunter7#hunter8\"\n";
+    let config = parsed(text).unwrap();
+    for shown in [format!("{config:?}"), format!("{config:#?}"), config.to_string()] {
+        assert!(!shown.contains("hunter"), "{shown}");
+        assert!(shown.contains("postgres://user@db/x") && shown.contains("https://x/p?…"), "{shown}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing.toml");
+    let overrides = Overrides { database: Some("sqlite:x.db".to_owned()), ..Overrides::default() };
+    let told = Config::load(&missing, &overrides).unwrap_err();
+    assert!(matches!(&told, ConfigError::NotFound { .. }) && told.to_string().contains("destination = "), "{told}");
+    assert!(matches!(Config::load_database(Some(&missing), &overrides), Err(ConfigError::NotFound { .. })));
+    assert!(matches!(Config::load(folder.path(), &overrides), Err(ConfigError::Unreadable { .. })));
+    let endless = Config::load(Path::new("/dev/zero"), &overrides).unwrap_err().to_string();
+    assert!(endless.contains("longer than 4 MiB"), "{endless}");
+}
+
+/// Texts that come near to a right file: each of its lines whole, cut, doubled, or with another value.
+fn near_a_file() -> impl Strategy<Value = String> {
+    let key = prop_oneof![
+        proptest::sample::select(vec![
+            "listen",
+            "database",
+            "role",
+            "log",
+            "drain_timeout",
+            "migrate_on_start",
+            "max_body",
+            "max_queued_bytes",
+            "max_queued",
+            "delivered",
+            "timeout",
+            "concurrency",
+            "factor",
+            "initial_delay",
+            "max_delay",
+            "retry_on",
+            "idempotency_header",
+            "on_key_reuse",
+            "destination",
+            "lease",
+            "sources",
+            "intake",
+            "defaults.timeout",
+            "sources.x.destination",
+        ])
+        .prop_map(str::to_owned),
+        "[a-z\"'. ü]{0,12}",
+    ];
+    let value = prop_oneof![
+        proptest::sample::select(vec![
+            "\"1s\"",
+            "\"1MiB\"",
+            "1",
+            "-1",
+            "1.5",
+            "nan",
+            "true",
+            "[404]",
+            "[1, [2]]",
+            "{}",
+            "{a = 1}",
+            "\"http://x\"",
+            "\"sqlite:x\"",
+            "\"\"\"",
+            "2020-01-01"
+        ])
+        .prop_map(str::to_owned),
+        any::<String>().prop_map(|text| format!("{text:?}")),
+        any::<i128>().prop_map(|number| number.to_string()),
+        any::<f64>().prop_map(|number| number.to_string()),
+    ];
+    let header = proptest::sample::select(vec![
+        "[intake]",
+        "[defaults]",
+        "[retention]",
+        "[sources]",
+        "[sources.x]",
+        "[sources.\"x y\"]",
+        "[[sources.y]]",
+        "[",
+        "",
+    ]);
+    let line = prop_oneof![3 => (key, value).prop_map(|(key, value)| format!("{key} = {value}")), 1 => header.prop_map(str::to_owned), 1 => any::<String>()];
+    proptest::collection::vec(line, 0..12).prop_map(|lines| lines.join("\n"))
+}
+
+/// Whatever is read, each mistake has a sentence, and each place is one in the file.
+fn told_well(content: &[u8]) -> Result<(), TestCaseError> {
+    let lines = content.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let Err(error) = Config::parse("x", content, &Overrides::default()) else { return Ok(()) };
+    let problems = problems(error).problems;
+    prop_assert!(!problems.is_empty());
+    for Problem { place, message, .. } in problems {
+        prop_assert!(message.contains(": ") || message.contains("; "), "{message}");
+        match place {
+            Place::At { line, column } => prop_assert!((1..=lines).contains(&line) && (1..=content.len() + 1).contains(&column)),
+            Place::File => prop_assert!(message.contains("there is no source")),
+            Place::Override { .. } => prop_assert!(false, "there is no override"),
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_told_what_is_wrong_with_them(content in proptest::collection::vec(any::<u8>(), 0..200)) {
+        told_well(&content)?;
+    }
+
+    #[test]
+    fn anything_near_a_file_is_read_or_told_what_is_wrong_with_it(text in near_a_file()) {
+        told_well(text.as_bytes())?;
+    }
+
+    #[test]
+    fn every_duration_and_size_in_range_is_taken(millis in 1..=3_600_000u64, bytes in 1..=(64usize << 20)) {
+        let config = parsed(&format!("[intake]\nmax_body = {bytes}\n{SOURCE}timeout = \"{millis}ms\"")).unwrap();
+        prop_assert_eq!(config.intake.max_body, bytes);
+        prop_assert_eq!(github(&config).policy.timeout, Duration::from_millis(millis));
+    }
+}

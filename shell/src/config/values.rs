@@ -1,0 +1,168 @@
+//! One function for each kind of text that can be set: it takes the text or says what is wrong and what to do.
+//! A message never repeats a database or a destination, which may hold a password.
+
+use super::limits;
+use super::{LogFormat, Role};
+use bytesize::ByteSize;
+use http::HeaderName;
+use reqwest::Url;
+use sqlx::sqlite::SqliteConnectOptions;
+use std::net::SocketAddr;
+use std::time::Duration;
+use surehook_core::admission::OnKeyReuse;
+use surehook_core::forwarding::{EVENT_ID_HEADER, Forwarding};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{} is not an IP address with a port: write for example `127.0.0.1:8080`, or `0.0.0.0:8080` for every interface",
+            quoted(text)
+        )
+    })
+}
+
+pub(super) fn database(text: &str) -> Result<String, String> {
+    let (kind, rest) = text.split_once(':').unwrap_or(("", text));
+    match kind {
+        "sqlite" => sqlite(text, rest)?,
+        "postgres" | "postgresql" if rest.starts_with("//") => {
+            Url::parse(text).map_err(|error| {
+                format!("not a PostgreSQL URL ({error}): write `postgres://USER:PASSWORD@HOST/NAME`, with special characters as `%XX`")
+            })?;
+        }
+        _ => return Err("not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`".to_owned()),
+    }
+    Ok(text.to_owned())
+}
+
+fn sqlite(text: &str, rest: &str) -> Result<(), String> {
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if path.trim_start_matches('/').is_empty() {
+        return Err("the SQLite database has no path: write for example `sqlite:surehook.db`".to_owned());
+    }
+    if path.contains(":memory:") || query.contains("mode=memory") {
+        return Err("a database in memory forgets what was acknowledged: write for example `sqlite:surehook.db`".to_owned());
+    }
+    text.parse::<SqliteConnectOptions>()
+        .map(drop)
+        .map_err(|error| format!("not a SQLite database ({error}): write for example `sqlite:surehook.db`"))
+}
+
+pub(super) fn role(text: &str) -> Result<Role, String> {
+    one_of(text, &Role::ALL.map(|role| (role.as_str(), role)))
+}
+
+pub(super) fn log(text: &str) -> Result<LogFormat, String> {
+    one_of(text, &LogFormat::ALL.map(|format| (format.as_str(), format)))
+}
+
+pub(super) fn on_key_reuse(text: &str) -> Result<OnKeyReuse, String> {
+    one_of(text, &[OnKeyReuse::Reject, OnKeyReuse::FirstWins].map(|rule| (on_key_reuse_name(rule), rule)))
+}
+
+pub(super) const fn on_key_reuse_name(rule: OnKeyReuse) -> &'static str {
+    match rule {
+        OnKeyReuse::Reject => "reject",
+        OnKeyReuse::FirstWins => "first_wins",
+    }
+}
+
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    one_of(text, &[("true", true), ("false", false)])
+}
+
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    duration(text, MILLISECOND, limits::TIMEOUT)
+}
+
+pub(super) fn delay(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::ZERO, limits::DELAY)
+}
+
+pub(super) fn drain_timeout(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::ZERO, limits::DRAIN_TIMEOUT)
+}
+
+pub(super) fn request_timeout(text: &str) -> Result<Duration, String> {
+    duration(text, MILLISECOND, limits::REQUEST_TIMEOUT)
+}
+
+/// Not zero: the event's key would be forgotten with it, and the producer's next retry be a new event.
+pub(super) fn retention(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_secs(1), limits::RETENTION)
+}
+
+fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| {
+        format!("{} is not a duration ({error}): write a number and a unit, such as `500ms`, `10s` or `1h 30m`", quoted(text))
+    })?;
+    if duration < least || duration > most {
+        let range = (humantime::format_duration(least), in_days(most));
+        return Err(format!("{} is out of range: write a duration from {} to {}", quoted(text), range.0, range.1));
+    }
+    Ok(duration)
+}
+
+/// Humantime would count in years of 365.25 days.
+fn in_days(duration: Duration) -> String {
+    match duration.as_secs() / (24 * 3600) {
+        0 => humantime::format_duration(duration).to_string(),
+        days => format!("{days}days"),
+    }
+}
+
+pub(super) fn size(text: &str, most: usize) -> Result<usize, String> {
+    let size: ByteSize = text
+        .parse()
+        .map_err(|_| format!("{} is not a size: write a number of bytes and a unit, such as `64KiB`, `1MiB` or `2GB`", quoted(text)))?;
+    match usize::try_from(size.as_u64()) {
+        Ok(size) if (1..=most).contains(&size) => Ok(size),
+        _ => Err(format!("{} is out of range: write a size from 1B to {}", quoted(text), ByteSize(most as u64).display().iec())),
+    }
+}
+
+pub(super) fn destination(text: &str) -> Result<Url, String> {
+    const WRITE: &str = "write for example `https://example.com/hooks`";
+    let url = Url::parse(text).map_err(|error| format!("not a URL ({error}): {WRITE}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("a URL of `{}` cannot be delivered to, only `http` and `https`: {WRITE}", url.scheme()));
+    }
+    // The URL standard gives every http URL a host: text without one does not parse.
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(format!("the URL has no host: {WRITE}"));
+    }
+    Ok(url)
+}
+
+/// The header that bears the key must come with every request, and what it bears is stored and shown.
+pub(super) fn idempotency_header(text: &str) -> Result<HeaderName, String> {
+    let name: HeaderName =
+        text.parse().map_err(|_| format!("{} is not a header's name: write for example `Idempotency-Key`", quoted(text)))?;
+    // An event that another Surehook delivers bears its id: the best of keys, though it is never forwarded as it came.
+    if Forwarding::new(std::iter::empty(), false).allows(name.as_str()) || name.as_str() == EVENT_ID_HEADER {
+        Ok(name)
+    } else {
+        Err(format!(
+            "`{text}` cannot bear a key: it speaks of the connection or is a credential, and a key is stored and shown; \
+             name the header with the producer's event id, such as `Idempotency-Key`"
+        ))
+    }
+}
+
+/// The value as it was written, cut where it is too long for a message.
+pub(super) fn quoted(text: &str) -> String {
+    const MOST: usize = 60;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("`{}…`", text[..end].escape_debug()),
+        None => format!("`{}`", text.escape_debug()),
+    }
+}
+
+fn one_of<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
+    known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<String> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
+        format!("{} is not known here: write {}", quoted(text), names.join(" or "))
+    })
+}
