@@ -188,18 +188,19 @@ impl Config {
         parse(name, content, overrides, Sources::Required)
     }
 
-    /// The database alone, for work that concerns no source. With no file named, one that is not there is empty.
+    /// Like [`Self::load`], for work that concerns no source: `sources` may be empty. With no file named, one that is
+    /// not there is an empty one.
     ///
     /// # Errors
     ///
-    /// Like [`Self::load`], but a configuration without sources is right.
-    pub fn load_database(file: Option<&Path>, overrides: &Overrides) -> Result<String, ConfigError> {
+    /// Like [`Self::load`], but for the lack of sources.
+    pub fn load_without_sources(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
         let content = match reader::read(path) {
             Err(ConfigError::NotFound { .. }) if file.is_none() => Vec::new(),
             content => content?,
         };
-        parse(&path.display().to_string(), &content, overrides, Sources::Optional).map(|config| config.database)
+        parse(&path.display().to_string(), &content, overrides, Sources::Optional)
     }
 }
 

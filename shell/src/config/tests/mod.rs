@@ -208,7 +208,7 @@ fn a_file_that_cannot_be_read_is_told_apart() {
     let overrides = Overrides { database: Some("sqlite:x.db".to_owned()), ..Overrides::default() };
     let told = Config::load(&missing, &overrides).unwrap_err();
     assert!(matches!(&told, ConfigError::NotFound { .. }) && told.to_string().contains("destination = "), "{told}");
-    assert!(matches!(Config::load_database(Some(&missing), &overrides), Err(ConfigError::NotFound { .. })));
+    assert!(matches!(Config::load_without_sources(Some(&missing), &overrides), Err(ConfigError::NotFound { .. })));
     assert!(matches!(Config::load(folder.path(), &overrides), Err(ConfigError::Unreadable { .. })));
     let endless = Config::load(Path::new("/dev/zero"), &overrides).unwrap_err().to_string();
     assert!(endless.contains("longer than 4 MiB"), "{endless}");

@@ -1,0 +1,127 @@
+//! The command line: what can be asked of the program, and the exit codes it answers with. `check` is answered here;
+//! the others are only described, and done by the modules that they are named after.
+
+use crate::config::{Config, ConfigError, DEFAULT_FILE, Overrides};
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// The exit code when what was asked is done; `serve` has drained.
+pub const DONE: u8 = 0;
+/// The exit code when it could not be done, or a part of the service has ended that must not.
+pub const FAILED: u8 = 1;
+/// The exit code when the command line or the configuration is wrong. Nothing was begun.
+pub const MISTAKE: u8 = 2;
+
+const EXIT_CODES: &str = "Exit codes:\n  \
+    0  done; `serve` was told to stop and has drained\n  \
+    1  failed while running\n  \
+    2  the command line or the configuration is wrong, and nothing was begun\n\n\
+    Each option stands over its variable in the environment, which stands over the configuration file.\n\
+    SUREHOOK_LOG_FILTER, or else RUST_LOG, tells what is logged; by default `warn,surehook=info,surehook_core=info`.";
+
+/// Takes webhooks in, makes each one durable before it answers, and delivers it until the downstream takes it
+#[derive(Parser)]
+#[command(name = "surehook", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What is asked.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be asked of the program.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the service until it is told to stop by SIGTERM or SIGINT
+    Serve(ConfigArgs),
+    /// Try it: a service with a database in a temporary folder and a downstream that can be told to fail
+    Demo(DemoArgs),
+    /// Say what is wrong with a configuration, by line and column, or what would run
+    Check(ConfigArgs),
+    /// Bring a database to this program's schema
+    Migrate(ConfigArgs),
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Default)]
+pub struct ConfigArgs {
+    /// The configuration file [default: surehook.toml]
+    #[arg(long, value_name = "FILE", env = "SUREHOOK_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// What stands over the file.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// What the demo can be told.
+#[derive(Args)]
+pub struct DemoArgs {
+    /// Where to serve HTTP
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Where the built-in downstream listens
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
+    pub sink: SocketAddr,
+}
+
+impl ConfigArgs {
+    /// The configuration of a service.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Config::load`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.file(), &self.overrides)
+    }
+
+    /// The configuration for work that concerns no source.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Config::load_without_sources`].
+    pub fn load_without_sources(&self) -> Result<Config, ConfigError> {
+        Config::load_without_sources(self.config.as_deref(), &self.overrides)
+    }
+
+    fn file(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
+    }
+}
+
+/// What `serve` would run with these arguments, for a person.
+///
+/// # Errors
+///
+/// Everything that is wrong with the configuration.
+pub fn check(args: &ConfigArgs) -> Result<String, ConfigError> {
+    let config = args.load()?;
+    Ok(format!("{} is right; `surehook serve` would run:\n\n{config}", args.file().display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_demo_listens_where_its_walk_says() {
+        let cli = Cli::try_parse_from(["surehook", "demo"]).unwrap();
+        let Command::Demo(DemoArgs { listen, sink }) = cli.command else { panic!("another command") };
+        assert_eq!((listen.to_string(), sink.to_string()), ("127.0.0.1:8080".to_owned(), "127.0.0.1:8081".to_owned()));
+    }
+
+    #[test]
+    fn the_help_names_each_variable_and_no_value_of_one() {
+        for name in ["serve", "check", "migrate"] {
+            let help = Cli::command().find_subcommand_mut(name).unwrap().render_long_help().to_string();
+            for variable in ["CONFIG", "LISTEN", "DATABASE", "ROLE", "LOG", "DRAIN_TIMEOUT", "MIGRATE_ON_START"] {
+                assert!(help.contains(&format!("[env: SUREHOOK_{variable}]")), "{help}");
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! `surehook check`, run as a program: exit codes, and what stands over what.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn surehook(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_surehook"));
+    for (variable, _) in std::env::vars_os().filter(|(variable, _)| variable.to_string_lossy().starts_with("SUREHOOK_")) {
+        command.env_remove(variable);
+    }
+    command.current_dir(folder).args(arguments).envs(environment.iter().copied()).output().expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+fn folder_with(configuration: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("surehook.toml"), configuration).expect("a file");
+    folder
+}
+
+const RIGHT: &str = "listen = \"127.0.0.1:1111\"\n[sources.s]\ndestination = \"http://u:hunter2@x/hooks\"\ntimeout = \"30s\"\n";
+
+#[test]
+fn a_right_file_is_summed_up_without_credentials() {
+    let output = surehook(folder_with(RIGHT).path(), &["check"], &[]);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    let summary = text(&output.stdout);
+    for line in ["surehook.toml is right", "127.0.0.1:1111", "source s", "http://x/hooks", "each in 30s under a lease of 40s"] {
+        assert!(summary.contains(line), "{summary}");
+    }
+    assert!(!summary.contains("hunter2"), "{summary}");
+}
+
+#[test]
+fn a_wrong_file_is_told_by_line_and_column_and_exits_2() {
+    let output = surehook(folder_with("[sources.s]\ndestination = \"x\"\nconcurrency = 0\n").path(), &["check"], &[]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""));
+    let lines: Vec<&str> = text(&output.stderr).lines().map(|line| line.split_once(": ").expect("a place").0).collect();
+    assert_eq!(lines, ["surehook.toml:2:15", "surehook.toml:3:15"]);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_told_with_how_to_begin() {
+    let empty = tempfile::tempdir().expect("a folder");
+    for arguments in [&["check"][..], &["check", "--config", "elsewhere.toml"], &["check", "--database", "sqlite:x.db"]] {
+        let output = surehook(empty.path(), arguments, &[]);
+        assert_eq!(output.status.code(), Some(2));
+        let told = text(&output.stderr);
+        assert!(told.contains("there is no configuration at") && told.contains("[sources.example]"), "{told}");
+    }
+}
+
+#[test]
+fn a_flag_stands_over_the_environment_and_that_over_the_file() {
+    let folder = folder_with(RIGHT);
+    let environment = [("SUREHOOK_LISTEN", "127.0.0.1:2222"), ("SUREHOOK_ROLE", "worker")];
+    let by_environment = surehook(folder.path(), &["check"], &environment);
+    assert!(text(&by_environment.stdout).contains("127.0.0.1:2222"), "{by_environment:?}");
+    let by_flag = surehook(folder.path(), &["check", "--listen", "127.0.0.1:3333"], &environment);
+    let summary = text(&by_flag.stdout);
+    assert!(summary.contains("127.0.0.1:3333") && summary.contains("worker"), "{summary}");
+}
+
+#[test]
+fn a_wrong_flag_or_variable_exits_2_and_shows_no_password() {
+    let folder = folder_with(RIGHT);
+    for (arguments, environment) in [
+        (&["check", "--database", "mysql://u:hunter2@x"][..], &[][..]),
+        (&["check"], &[("SUREHOOK_DATABASE", "mysql://u:hunter2@x")]),
+        (&["check", "--colour"], &[("SUREHOOK_DATABASE", "postgres://u:hunter2@x")]),
+        (&["check", "--help"], &[("SUREHOOK_DATABASE", "postgres://u:hunter2@x")]),
+    ] {
+        let output = surehook(folder.path(), arguments, environment);
+        assert_eq!(output.status.code(), Some(if arguments.contains(&"--help") { 0 } else { 2 }));
+        assert!(!text(&output.stderr).contains("hunter2") && !text(&output.stdout).contains("hunter2"), "{output:?}");
+    }
+}
