@@ -2,8 +2,12 @@
 
 pub mod cli;
 pub mod config;
+pub mod clock;
 pub mod doorbell;
 pub mod headers;
+pub mod health;
+pub mod http;
+pub mod ids;
 pub mod intake;
 pub mod logs;
 pub mod ports;

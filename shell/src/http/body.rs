@@ -1,0 +1,63 @@
+//! Reading a request's body within its bounds: size, time, and the memory that all requests share.
+//!
+//! Every framing is fine (declared length, chunked, none at all). Memory is taken from the account as it is needed,
+//! and what is taken is what is allocated.
+
+use super::problem::{Kind, Problem};
+use crate::intake::Reservation;
+use bytes::{Buf, Bytes};
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt, select_biased};
+
+/// Reads `body` to its end.
+///
+/// `declared` is what `Content-Length` says, `late` completes when the sender's time is up.
+///
+/// # Errors
+///
+/// Too large (at once, if it was declared), too slow, cut short, or no memory left for it.
+pub(super) async fn read<B: Buf, E>(
+    body: impl Stream<Item = Result<B, E>>,
+    declared: Option<u64>,
+    max_body: usize,
+    late: BoxFuture<'static, ()>,
+    reservation: &mut Reservation,
+) -> Result<Bytes, Problem> {
+    let declared = declared.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    if declared.is_some_and(|bytes| bytes > max_body) {
+        return Err(too_large(max_body));
+    }
+    let (mut body, mut late) = (std::pin::pin!(body.fuse()), late.fuse());
+    let mut read = Vec::new();
+    loop {
+        let mut chunk = select_biased! {
+            chunk = body.next() => match chunk {
+                None => return Ok(Bytes::from(read)),
+                Some(Err(_)) => return Err(Kind::BodyIncomplete.with(
+                    "The body ended before its end, or is malformed. Nothing was stored; send the request again."
+                )),
+                Some(Ok(chunk)) => chunk,
+            },
+            () = late => return Err(Kind::TooSlow.with("The body did not arrive in time. Nothing was stored; send the request again.")),
+        };
+        let size = read.len().saturating_add(chunk.remaining());
+        if size > max_body {
+            return Err(too_large(max_body));
+        }
+        if size > read.capacity() {
+            let capacity = read.capacity().saturating_mul(2).min(declared.unwrap_or(max_body)).max(size);
+            reservation.grow(capacity - read.capacity())?;
+            read.reserve_exact(capacity - read.len());
+        }
+        while chunk.has_remaining() {
+            let part = chunk.chunk();
+            read.extend_from_slice(part);
+            let length = part.len();
+            chunk.advance(length);
+        }
+    }
+}
+
+fn too_large(max_body: usize) -> Problem {
+    Kind::BodyTooLarge.with(format!("The body is larger than {max_body} bytes, which is the most that is taken. Nothing was stored."))
+}

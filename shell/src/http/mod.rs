@@ -1,0 +1,401 @@
+//! The HTTP surface: its routes, and what each answers.
+//!
+//! | route | answers |
+//! |---|---|
+//! | `POST /webhooks/{source}` | `202` with the event's id and status; a replay bears `Idempotent-Replayed: true` |
+//! | `GET /events/{id}` | `200` with the event, see [`view`] |
+//! | `POST /events/{id}/redrive` | `200` with the event's id and its new status |
+//! | `GET /health` | `200`: the process runs. Never touches the database |
+//! | `GET /ready` | `200`: the process should be sent requests; see [`crate::health`] |
+//!
+//! Every other answer is a [`problem`]. A request is checked in this order: route, shutting down, source or id,
+//! method, key, declared size, body, store. `GET` routes answer `HEAD` too.
+//!
+//! Path segments are compared as they are sent: source names and ids need no percent-encoding, so an encoded one is
+//! unknown. A slash at the end of a path does not matter.
+//!
+//! A process that is draining answers `503` and closes the connection, except on `/health` and `/ready`: whoever sent
+//! the request finds another process, or this one after its restart.
+//!
+//! Not here: sockets (see [`crate::server`]), storing (see [`crate::intake`]). Nothing in this module asks for a
+//! certain async runtime.
+
+mod body;
+pub mod problem;
+pub mod view;
+
+use crate::doorbell::Doorbell;
+use crate::headers;
+use crate::health::{Health, NotReady};
+use crate::intake::{Intake, IntakeError};
+use crate::ports::{Clock, Ids, NewEvent, Redriven, Store, StoreError};
+use bytes::Buf;
+use futures::{FutureExt, Stream, select_biased};
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use problem::{Kind, Problem};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, idempotency_key};
+use surehook_core::event::Status;
+use surehook_core::forwarding::Forwarding;
+use surehook_core::id::EventId;
+use surehook_core::key::KeyError;
+use surehook_core::source::SourceName;
+use view::EventView;
+use warp::reply::Response;
+use warp::{Filter, Reply};
+
+/// On the answer to a request whose event was accepted before.
+pub const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// How long an operator's request waits for the database.
+const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
+/// That requests are being turned away is said at most once in so many milliseconds.
+const OVERLOAD_SAID_EVERY_MS: u64 = 1000;
+
+/// Everything that the routes work with.
+pub struct App {
+    /// The sources that webhooks can be posted to.
+    pub sources: BTreeMap<SourceName, SourceIntake>,
+    /// Where events are handed in; `None` in a process that takes no webhooks.
+    pub intake: Option<Intake>,
+    /// The database, for what operators ask.
+    pub store: Arc<dyn Store>,
+    /// The clock by which requests time out.
+    pub clock: Arc<dyn Clock>,
+    /// Where events get their ids.
+    pub ids: Arc<dyn Ids>,
+    /// What `/ready` tells.
+    pub health: Arc<Health>,
+    /// The most bytes of one body.
+    pub max_body: usize,
+    /// How long one body may take to arrive, from its first byte that is waited for.
+    pub body_timeout: Duration,
+    /// What a redrive rings.
+    pub doorbell: Arc<Doorbell>,
+}
+
+/// How one source's requests are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceIntake {
+    /// The header that bears the idempotency key.
+    pub idempotency_header: HeaderName,
+    /// What happens to a key that comes again with another body.
+    pub on_key_reuse: OnKeyReuse,
+    /// Whether `Authorization` and `Cookie` are kept and sent on.
+    pub forward_credentials: bool,
+    /// The attempts that the source's policy allows, to be shown.
+    pub max_attempts: u32,
+}
+
+/// The routes, as a filter that answers every request. `warp::service(routes(app))` runs under any hyper server.
+pub fn routes(app: Arc<App>) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
+    let surface = Arc::new(Surface { app, overload_said: AtomicU64::new(0) });
+    warp::path!("webhooks" / String)
+        .map(Route::Webhook)
+        .or(warp::path!("events" / String).map(Route::Event))
+        .unify()
+        .or(warp::path!("events" / String / "redrive").map(Route::Redrive))
+        .unify()
+        .or(warp::path!("health").map(|| Route::Health))
+        .unify()
+        .or(warp::path!("ready").map(|| Route::Ready))
+        .unify()
+        .or(warp::any().map(|| Route::Unknown))
+        .unify()
+        .and(warp::method())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(move |route, method, headers, body| {
+            let surface = Arc::clone(&surface);
+            async move { surface.answer(route, method, headers, body).await }
+        })
+        // The filters above have a place for every request; a rejection would be a mistake in them.
+        .recover(|rejection: warp::Rejection| async move {
+            tracing::error!(?rejection, "a request was rejected that every route should have taken");
+            Ok::<_, Infallible>(Kind::Internal.with("The request could not be answered. The log says why."))
+        })
+}
+
+/// A request's path, with its parameter as it was sent.
+#[derive(Debug)]
+enum Route {
+    Webhook(String),
+    Event(String),
+    Redrive(String),
+    Health,
+    Ready,
+    Unknown,
+}
+
+struct Surface {
+    app: Arc<App>,
+    /// When it was last said that requests are turned away, in milliseconds since the clock's origin.
+    overload_said: AtomicU64,
+}
+
+impl Surface {
+    /// Answers one request and says so, at debug: there can be tens of thousands in a second. No body and no header's
+    /// value is ever logged.
+    async fn answer<B: Buf, E>(
+        &self,
+        route: Route,
+        method: Method,
+        headers: HeaderMap,
+        body: impl Stream<Item = Result<B, E>>,
+    ) -> Response {
+        let begun = self.app.clock.now();
+        let answer = self.app.dispatch(&route, &method, headers, body).await;
+        let took_ms = self.app.clock.now().since(begun).as_millis();
+        match answer {
+            Ok(Answer { status, event_id, response }) => {
+                tracing::debug!(?route, %method, status = status.as_u16(), event_id = event_id.map(tracing::field::display), took_ms, "answered");
+                response
+            }
+            Err(problem) => {
+                let (status, kind) = (problem.kind.status().as_u16(), problem.kind.urn());
+                tracing::debug!(?route, %method, status, kind, detail = problem.detail, took_ms, "answered with a problem");
+                if problem.kind == Kind::Overloaded {
+                    self.say_overload();
+                }
+                problem.into_response()
+            }
+        }
+    }
+
+    fn say_overload(&self) {
+        let now = u64::try_from(self.app.clock.now().since_origin().as_millis()).unwrap_or(u64::MAX);
+        let due = |said: u64| (said == 0 || now >= said.saturating_add(OVERLOAD_SAID_EVERY_MS)).then_some(now.max(1));
+        if self.overload_said.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
+            tracing::warn!("turning requests away: as much is waiting to be stored as intake.max_queued or intake.max_queued_bytes allow");
+        }
+    }
+}
+
+/// An answer that is not a problem.
+struct Answer {
+    status: StatusCode,
+    event_id: Option<EventId>,
+    response: Response,
+}
+
+impl Answer {
+    fn json(status: StatusCode, event_id: Option<EventId>, body: &impl Serialize) -> Result<Self, Problem> {
+        let body = serde_json::to_vec(body).map_err(|error| {
+            tracing::error!(%error, event_id = event_id.map(tracing::field::display), "an answer is not JSON");
+            Kind::Internal.with("The answer could not be written. The log says why.")
+        })?;
+        let mut response = Response::new(body.into());
+        *response.status_mut() = status;
+        response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(Self { status, event_id, response })
+    }
+
+    /// Where one event stands.
+    fn standing(answered: StatusCode, id: EventId, status: Status) -> Result<Self, Problem> {
+        #[derive(Serialize)]
+        struct Standing {
+            event_id: String,
+            status: &'static str,
+        }
+        Self::json(answered, Some(id), &Standing { event_id: id.to_string(), status: status.as_str() })
+    }
+}
+
+impl App {
+    async fn dispatch<B: Buf, E>(
+        &self,
+        route: &Route,
+        method: &Method,
+        headers: HeaderMap,
+        body: impl Stream<Item = Result<B, E>>,
+    ) -> Result<Answer, Problem> {
+        let works = || if self.health.is_draining() { Err(shutting_down()) } else { Ok(()) };
+        match route {
+            Route::Unknown => Err(Kind::UnknownRoute.with("No route has this path.")),
+            Route::Webhook(source) => {
+                works()?;
+                self.accept(source, method, headers, body).await
+            }
+            Route::Event(id) => {
+                works()?;
+                self.show(id, method).await
+            }
+            Route::Redrive(id) => {
+                works()?;
+                self.redrive(id, method).await
+            }
+            Route::Health => {
+                allow_get(method)?;
+                Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ok"}))
+            }
+            Route::Ready => {
+                allow_get(method)?;
+                self.health.ready(&self.store, &self.clock).await.map_err(not_ready)?;
+                Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ready"}))
+            }
+        }
+    }
+
+    async fn accept<B: Buf, E>(
+        &self,
+        source: &str,
+        method: &Method,
+        headers: HeaderMap,
+        body: impl Stream<Item = Result<B, E>>,
+    ) -> Result<Answer, Problem> {
+        let Some(intake) = &self.intake else {
+            return Err(Kind::NoIntake.with("This process only delivers; post to one whose role is `all` or `intake`."));
+        };
+        let Some((source, settings)) = self.sources.get_key_value(source) else {
+            return Err(Kind::UnknownSource.with("No source of this name is configured; a source's name is the last part of the path."));
+        };
+        allow_post(method)?;
+        let keys = headers.get_all(&settings.idempotency_header);
+        let key = idempotency_key(settings.idempotency_header.as_str(), keys.iter().map(HeaderValue::as_bytes)).map_err(bad_key)?;
+        // hyper has checked the header, and takes it away from a request that is chunked as well.
+        let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let mut reservation = intake.reservation();
+        let late = self.clock.sleep_until(self.clock.now() + self.body_timeout);
+        let body = body::read(body, declared, self.max_body, late, &mut reservation).await?;
+
+        let connection = headers.get_all(CONNECTION);
+        let forwarding = Forwarding::new(connection.iter().map(HeaderValue::as_bytes), settings.forward_credentials);
+        let headers = headers::encode(&headers, &forwarding);
+        reservation.grow(headers.len())?;
+        let event = NewEvent { id: self.ids.fresh(), source: source.clone(), key, fingerprint: Fingerprint::of(&body), headers, body };
+        match intake.submit(event, settings.on_key_reuse, reservation).await? {
+            Admission::Accepted { id, status } => Answer::standing(StatusCode::ACCEPTED, id, status),
+            Admission::Replayed { id, status } => {
+                let mut answer = Answer::standing(StatusCode::ACCEPTED, id, status)?;
+                answer.response.headers_mut().insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
+                Ok(answer)
+            }
+            Admission::KeyReused => Err(Kind::KeyReused.with(
+                "An event with this idempotency key and another body was accepted before. Nothing was stored; give each event a key of its own.",
+            )),
+        }
+    }
+
+    async fn show(&self, id: &str, method: &Method) -> Result<Answer, Problem> {
+        let id = event_id(id)?;
+        allow_get(method)?;
+        let record = self.patiently(self.store.find(id)).await?.ok_or_else(|| unknown_event(id))?;
+        let policy = self.sources.get(record.source.as_str()).map(|source| source.max_attempts);
+        Answer::json(StatusCode::OK, Some(id), &EventView::new(record, policy))
+    }
+
+    async fn redrive(&self, id: &str, method: &Method) -> Result<Answer, Problem> {
+        let id = event_id(id)?;
+        allow_post(method)?;
+        match self.patiently(self.store.redrive(id)).await? {
+            Redriven::Queued => {}
+            Redriven::NotFound => return Err(unknown_event(id)),
+            Redriven::NotDeadLettered(status) => {
+                let status = status.as_str();
+                return Err(Kind::NotDeadLettered.with(format!("The event is {status}; only a dead-lettered event can be redriven.")));
+            }
+        }
+        tracing::info!(event_id = %id, "redriven by an operator");
+        self.ring_for(id).await;
+        Answer::standing(StatusCode::OK, id, Status::Queued)
+    }
+
+    /// Wakes the worker for one event's source. If that is not to be learned now, polling finds the event.
+    async fn ring_for(&self, id: EventId) {
+        if let Ok(Some(record)) = self.patiently(self.store.find(id)).await
+            && let Some((source, _)) = self.sources.get_key_value(record.source.as_str())
+        {
+            self.doorbell.ring([source.clone()]);
+        }
+    }
+
+    /// Waits for the store, but not for ever.
+    async fn patiently<T>(&self, call: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, Problem> {
+        let late = self.clock.sleep_until(self.clock.now() + OPERATOR_PATIENCE);
+        let mut call = std::pin::pin!(call.fuse());
+        select_biased! {
+            answer = call => answer.map_err(|error| {
+                tracing::warn!(%error, "an operator's request failed");
+                Problem::from(error)
+            }),
+            () = late.fuse() => Err(database_timeout()),
+        }
+    }
+}
+
+fn allow_get(method: &Method) -> Result<(), Problem> {
+    if matches!(*method, Method::GET | Method::HEAD) { Ok(()) } else { Err(Problem::method_not_allowed("GET, HEAD")) }
+}
+
+fn allow_post(method: &Method) -> Result<(), Problem> {
+    if *method == Method::POST { Ok(()) } else { Err(Problem::method_not_allowed("POST")) }
+}
+
+fn event_id(text: &str) -> Result<EventId, Problem> {
+    text.parse().map_err(|error: surehook_core::id::NotAnEventId| Kind::BadEventId.with(format!("{error}.")))
+}
+
+fn unknown_event(id: EventId) -> Problem {
+    Kind::UnknownEvent.with(format!("There is no event {id}, or it ended longer ago than events are kept."))
+}
+
+fn bad_key(error: KeyError) -> Problem {
+    let kind = if matches!(error, KeyError::Missing { .. }) { Kind::KeyMissing } else { Kind::KeyInvalid };
+    let mut detail = error.to_string();
+    detail[..1].make_ascii_uppercase();
+    kind.with(format!("{detail}."))
+}
+
+fn shutting_down() -> Problem {
+    Kind::ShuttingDown.with("The process is shutting down. Send the request again, on a new connection.")
+}
+
+fn database_unavailable() -> Problem {
+    Kind::DatabaseUnavailable.with("The database is not available; nothing was done. Send the request again.")
+}
+
+fn database_timeout() -> Problem {
+    Kind::DatabaseTimeout
+        .with("The database did not answer in time; what was asked may have been done. Send the same request again: it is safe.")
+}
+
+fn not_ready(reason: NotReady) -> Problem {
+    match reason {
+        NotReady::Draining => shutting_down(),
+        NotReady::LoopEnded(_) => Kind::LoopEnded.with(format!("Not ready: {reason}.")),
+        NotReady::Database => Kind::DatabaseUnavailable.with(format!("Not ready: {reason}.")),
+    }
+}
+
+impl From<IntakeError> for Problem {
+    fn from(error: IntakeError) -> Self {
+        match error {
+            IntakeError::Overloaded => {
+                Kind::Overloaded.with("Too many requests are waiting to be stored. Nothing was stored; send the request again, later.")
+            }
+            IntakeError::ShuttingDown => shutting_down(),
+            IntakeError::Unavailable => database_unavailable(),
+            IntakeError::TimedOut => database_timeout(),
+            IntakeError::Refused => {
+                Kind::NotStorable.with("The database refuses to store this event. Nothing was stored; the log says why.")
+            }
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) | StoreError::Conflict(_) => database_unavailable(),
+            StoreError::Unknown(_) => database_timeout(),
+            StoreError::Rejected(_) => Kind::Internal.with("The database refuses the request. The log says why."),
+        }
+    }
+}

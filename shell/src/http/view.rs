@@ -1,0 +1,201 @@
+//! What `GET /events/{id}` shows of an event.
+//!
+//! Times are RFC 3339 in UTC with microseconds, by the database's clock; null where there is none.
+
+use crate::ports::{AttemptEntry, EventRecord};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use serde::Serialize;
+use std::time::Duration;
+use surehook_core::verdict::MAX_EXCERPT_BYTES;
+
+/// One event, as JSON.
+#[derive(Debug, Serialize)]
+pub struct EventView {
+    event_id: String,
+    source: String,
+    idempotency_key: String,
+    status: &'static str,
+    attempts: u32,
+    max_attempts: Option<u32>,
+    received_at: String,
+    next_attempt_at: Option<String>,
+    settled_at: Option<String>,
+    reason: Option<&'static str>,
+    history: Vec<AttemptView>,
+}
+
+#[derive(Debug, Serialize)]
+struct AttemptView {
+    attempt: u32,
+    started_at: Option<String>,
+    duration_ms: Option<f64>,
+    verdict: &'static str,
+    status_code: Option<u16>,
+    error: Option<String>,
+    excerpt: String,
+    /// There, and true, only where `excerpt` is base64 because the response was not text.
+    #[serde(skip_serializing_if = "is_false")]
+    excerpt_base64: bool,
+}
+
+impl EventView {
+    /// The view of an event whose source now allows `policy_max_attempts`; `None` if the source is not configured.
+    #[must_use]
+    pub fn new(record: EventRecord, policy_max_attempts: Option<u32>) -> Self {
+        Self {
+            event_id: record.id.to_string(),
+            source: record.source,
+            idempotency_key: record.key,
+            status: record.status.as_str(),
+            attempts: record.attempt,
+            max_attempts: policy_max_attempts.map(|attempts| record.budget_from.unwrap_or(0).saturating_add(attempts)),
+            received_at: rfc3339(record.received_at),
+            next_attempt_at: record.next_attempt_at.map(rfc3339),
+            settled_at: record.settled_at.map(rfc3339),
+            reason: record.reason.map(|reason| reason.as_str()),
+            history: record.history.into_iter().map(AttemptView::new).collect(),
+        }
+    }
+}
+
+impl AttemptView {
+    fn new(entry: AttemptEntry) -> Self {
+        let (excerpt, excerpt_base64) = text_or_base64(&entry.excerpt);
+        Self {
+            attempt: entry.attempt,
+            started_at: entry.took.and_then(|took| entry.ended_at.checked_sub(took).ok()).map(rfc3339),
+            duration_ms: entry.took.map(milliseconds),
+            verdict: entry.verdict.as_str(),
+            status_code: entry.status_code,
+            error: entry.error,
+            excerpt,
+            excerpt_base64,
+        }
+    }
+}
+
+fn rfc3339(time: Timestamp) -> String {
+    format!("{time:.6}")
+}
+
+/// Milliseconds to the microsecond.
+fn milliseconds(took: Duration) -> f64 {
+    took.as_micros() as f64 / 1000.0
+}
+
+/// Text as it is; anything else in base64. An excerpt that was cut in the middle of a character is text up to there.
+fn text_or_base64(excerpt: &[u8]) -> (String, bool) {
+    match std::str::from_utf8(excerpt) {
+        Ok(text) => (text.to_owned(), false),
+        Err(error) if error.error_len().is_none() && excerpt.len() >= MAX_EXCERPT_BYTES => {
+            (String::from_utf8_lossy(&excerpt[..error.valid_up_to()]).into_owned(), false)
+        }
+        Err(_) => (STANDARD.encode(excerpt), true),
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use serde_json::json;
+    use surehook_core::event::{Reason, Status};
+    use surehook_core::id::EventId;
+    use surehook_core::verdict::Verdict;
+
+    fn record() -> EventRecord {
+        EventRecord {
+            id: "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e".parse::<EventId>().unwrap(),
+            source: "github".into(),
+            key: "72d3162e".into(),
+            received_at: "2026-11-25T00:00:00.123456Z".parse().unwrap(),
+            status: Status::Retrying,
+            attempt: 1,
+            budget_from: Some(0),
+            next_attempt_at: Some("2026-11-25T00:00:05.6Z".parse().unwrap()),
+            settled_at: None,
+            reason: None,
+            history: vec![AttemptEntry {
+                attempt: 1,
+                ended_at: "2026-11-25T00:00:00.5Z".parse().unwrap(),
+                took: Some(Duration::from_micros(12_400)),
+                verdict: Verdict::Transient,
+                status_code: Some(503),
+                error: None,
+                excerpt: Bytes::from_static(b"try later"),
+            }],
+        }
+    }
+
+    fn shown(record: EventRecord, policy_max_attempts: Option<u32>) -> serde_json::Value {
+        serde_json::to_value(EventView::new(record, policy_max_attempts)).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_shown_as_documented() {
+        assert_eq!(
+            shown(record(), Some(20)),
+            json!({
+                "event_id": "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e", "source": "github", "idempotency_key": "72d3162e",
+                "status": "retrying", "attempts": 1, "max_attempts": 20,
+                "received_at": "2026-11-25T00:00:00.123456Z", "next_attempt_at": "2026-11-25T00:00:05.600000Z",
+                "settled_at": null, "reason": null,
+                "history": [{
+                    "attempt": 1, "started_at": "2026-11-25T00:00:00.487600Z", "duration_ms": 12.4,
+                    "verdict": "transient", "status_code": 503, "error": null, "excerpt": "try later",
+                }],
+            })
+        );
+    }
+
+    #[test]
+    fn a_lost_attempt_has_neither_start_nor_duration() {
+        let mut record = record();
+        record.status = Status::DeadLettered;
+        record.reason = Some(Reason::Lost);
+        record.history[0] = AttemptEntry {
+            took: None,
+            verdict: Verdict::Lost,
+            status_code: None,
+            error: None,
+            excerpt: Bytes::new(),
+            ..record.history[0].clone()
+        };
+        let shown = shown(record, Some(1));
+        assert_eq!(shown["reason"], "lost");
+        let expected = json!({
+            "attempt": 1, "started_at": null, "duration_ms": null, "verdict": "lost", "status_code": null, "error": null, "excerpt": "",
+        });
+        assert_eq!(shown["history"][0], expected);
+    }
+
+    #[test]
+    fn the_last_attempt_is_that_of_the_present_budget() {
+        let with = |budget_from, policy| shown(EventRecord { budget_from, ..record() }, policy)["max_attempts"].clone();
+        assert_eq!(with(Some(7), Some(20)), 27);
+        assert_eq!(with(Some(u32::MAX), Some(20)), u32::MAX);
+        assert_eq!(with(None, Some(20)), 20, "delivered");
+        assert_eq!(with(Some(7), None), serde_json::Value::Null, "not configured any more");
+    }
+
+    #[test]
+    fn an_excerpt_is_text_or_says_that_it_is_base64() {
+        let mut cut = "é".repeat(600).into_bytes();
+        cut.insert(0, b'a');
+        cut.truncate(MAX_EXCERPT_BYTES);
+        assert_eq!(text_or_base64(b"caf\xc3\xa9"), ("café".into(), false));
+        assert_eq!(text_or_base64(&cut), (format!("a{}", "é".repeat(511)), false), "cut inside a character");
+        assert_eq!(text_or_base64(b"caf\xc3"), ("Y2Fmww==".into(), true), "short, so not cut by us");
+        assert_eq!(text_or_base64(&[0xff, 0x00]), ("/wA=".into(), true));
+
+        let mut record = record();
+        record.history[0].excerpt = Bytes::from_static(&[0xff, 0x00]);
+        assert_eq!(shown(record, None)["history"][0]["excerpt_base64"], true);
+    }
+}
