@@ -13,3 +13,4 @@ pub mod logs;
 pub mod ports;
 pub mod retention;
 pub mod worker;
+pub mod server;
