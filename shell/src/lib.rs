@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod clock;
 pub mod doorbell;
+pub mod downstream;
 pub mod headers;
 pub mod health;
 pub mod http;
