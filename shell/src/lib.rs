@@ -1,8 +1,8 @@
 //! Surehook's shell: everything that touches the world, wired around the decisions of `surehook-core`.
 
 pub mod cli;
-pub mod config;
 pub mod clock;
+pub mod config;
 pub mod doorbell;
 pub mod downstream;
 pub mod headers;
@@ -13,5 +13,6 @@ pub mod intake;
 pub mod logs;
 pub mod ports;
 pub mod retention;
-pub mod worker;
 pub mod server;
+pub mod service;
+pub mod worker;

@@ -1,7 +1,21 @@
-//! Deterministic worlds that run the production loops.
+//! Deterministic worlds that run the production loops: the real routes, the real intake, the real worker and the real
+//! core, over a network, a clock, a database and downstreams that are simulated and can be broken at will.
 
 #[cfg(not(madsim))]
 compile_error!(
     "the simulator needs `--cfg madsim`, which .cargo/config.toml sets; a RUSTFLAGS variable in the environment \
      replaces that setting: unset it, or add `--cfg madsim` to it"
 );
+
+mod bugs;
+mod clock;
+mod database;
+mod downstream;
+mod net;
+mod process;
+mod producer;
+mod recorder;
+mod world;
+
+pub use bugs::Bug;
+pub use world::{Outcome, run};

@@ -3,3 +3,4 @@
 pub mod database;
 pub mod history;
 pub mod oracles;
+pub mod scenario;

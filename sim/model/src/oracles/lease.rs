@@ -24,8 +24,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 if let Some(after) = committed.after.filter(|row| row.delivery.status == Status::Processing) {
                     newest.insert(event, after.delivery.fence);
                     let lease_ends = after.due_at.unwrap_or(committed.db_time);
-                    let policy = run.policies.values().map(|policy| policy.timeout).min().unwrap_or_default();
-                    if lease_ends < committed.db_time + policy {
+                    let policy = run.events.get(&event).and_then(|record| run.policies.get(&record.source));
+                    if policy.is_some_and(|policy| lease_ends < committed.db_time + policy.timeout) {
                         violations.push(violation(Promise::Lease, at, format!("event {event} was leased for less than its time-out")));
                     }
                 }

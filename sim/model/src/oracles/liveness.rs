@@ -12,7 +12,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let stuck = run.events.values().filter(|record| !matches!(record.status, Status::Delivered | Status::DeadLettered));
     let mut violations: Vec<Violation> = stuck
         .filter(|record| {
-            run.policies.get(&record.source).is_some_and(|policy| run.ended_at >= run.healed_at + bound(policy, run.events.len()))
+            run.policies.get(&record.source).is_some_and(|policy| run.ended_at >= run.healed_at + time_to_end(policy, run.events.len()))
         })
         .map(|record| {
             let known = if acknowledged.contains(&record.id) { "acknowledged" } else { "stored and never acknowledged" };
@@ -23,7 +23,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             violation(Promise::Liveness, run.ended_at, what)
         })
         .collect();
-    if let Some(longest) = run.policies.values().map(|policy| bound(policy, run.events.len())).max()
+    if let Some(longest) = run.policies.values().map(|policy| time_to_end(policy, run.events.len())).max()
         && run.ended_at < run.healed_at + longest
         && !violations.is_empty()
     {
@@ -32,10 +32,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     violations
 }
 
-/// How long after the last fault an event of this policy may take to end, if `events` are waiting with it.
+/// How long after the last fault an event of this policy may take to end, if `events` are waiting with it. A database
+/// clock that jumped back is in it, by up to a minute.
 #[must_use]
-pub(crate) fn bound(policy: &Policy, events: usize) -> Duration {
+pub fn time_to_end(policy: &Policy, events: usize) -> Duration {
     let retries: Duration = (1..=policy.max_attempts).map(|n| policy.backoff.ceiling(n) + policy.timeout).sum();
     let turns = u32::try_from(events).unwrap_or(u32::MAX) / policy.concurrency.max(1) + 1;
-    policy.lease() * 2 + retries + policy.timeout * turns + Duration::from_secs(30)
+    policy.lease() * 2 + retries + policy.timeout * turns + Duration::from_secs(90)
 }

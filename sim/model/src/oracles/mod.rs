@@ -15,6 +15,7 @@ mod slots;
 mod transitions;
 
 use crate::history::{At, Run};
+pub use liveness::time_to_end;
 use std::fmt;
 
 /// A promise that was broken, where, and how.
@@ -61,6 +62,8 @@ pub enum Promise {
     Lookup,
     /// Every accepted event ends.
     Liveness,
+    /// No process panics or ends by itself. Judged by whoever runs the world.
+    NoPanic,
 }
 
 /// Asks every oracle. In the order of time.

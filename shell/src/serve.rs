@@ -1,0 +1,154 @@
+//! `surehook serve`: the service with the real database, sockets, clock and signals.
+
+use crate::clock::TokioClock;
+use crate::config::{Config, shown_database};
+use crate::downstream::ReqwestDownstream;
+use crate::http::{App, routes};
+use crate::ids::SystemIds;
+use crate::server::{self, ServerLimits};
+use hyper_util::service::TowerToHyperService;
+use crate::service::{Broken, Ended, Host, Ports, Task, run};
+use crate::store::{MigrateError, OpenError, OpenStore, open};
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt, StreamExt, select_biased, stream};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How often an unreachable database is tried for its migration.
+const MIGRATE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Why the service does not run, or runs no more.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The database's URL is of no use.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}; is another process there? set `listen` to another address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The database has a schema that this program cannot bring up to date.
+    #[error(transparent)]
+    Migrate(MigrateError),
+    /// The downstream client cannot be made.
+    #[error("cannot set up the client for downstreams: {0}")]
+    Downstream(String),
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+    /// A part of the process stopped by itself.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+/// Runs the service until it is told to stop by SIGTERM or SIGINT. Returns when the shutdown is over.
+///
+/// `listening` is called with the address once connections are accepted.
+///
+/// # Errors
+///
+/// [`ServeError`].
+pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+    let opened = open(&config.database)?;
+    let destinations = config.sources.iter().map(|(name, source)| (name.clone(), source.destination.clone())).collect();
+    let downstream = ReqwestDownstream::new(destinations).map_err(|error| ServeError::Downstream(error.to_string()))?;
+    let signals = terminations().map_err(ServeError::Signals)?;
+    let listener =
+        TcpListener::bind(config.listen).await.map_err(|error| ServeError::Listen { address: config.listen, error })?;
+    let address = listener.local_addr().map_err(|error| ServeError::Listen { address: config.listen, error })?;
+    tracing::info!(%address, database = %shown_database(&config.database), role = config.role.as_str(), sources = config.sources.len(), "listening");
+    listening(address);
+
+    let ports = Ports {
+        store: opened.store(),
+        downstream: Arc::new(downstream),
+        clock: Arc::new(TokioClock::new()),
+        ids: Arc::new(SystemIds),
+        seed: u64::from(std::process::id()),
+    };
+    let host = Tokio {
+        listener: Mutex::new(Some(listener)),
+        max_connections: config.intake.max_connections,
+        header_read_timeout: config.intake.header_timeout,
+    };
+    let migrate = config.migrate_on_start;
+    let mut migration = async move { if migrate { migrate_when_reachable(opened).await } else { Ok(()) } }.boxed().fuse();
+    let mut service = std::pin::pin!(run(&config, ports, &host, signals).fuse());
+    loop {
+        select_biased! {
+            ended = service => return Ok(ended?),
+            migrated = migration => migrated?,
+        }
+    }
+}
+
+/// A database that is not there yet is waited for: meanwhile the process answers, and is not ready.
+async fn migrate_when_reachable(opened: OpenStore) -> Result<(), ServeError> {
+    loop {
+        match opened.migrate().await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_temporary() => tracing::warn!(%error, "the database cannot be brought up to date now; it is tried again"),
+            Err(error) => return Err(ServeError::Migrate(error)),
+        }
+        tokio::time::sleep(MIGRATE_AGAIN_AFTER).await;
+    }
+}
+
+/// SIGTERM and SIGINT, each time they come.
+fn terminations() -> io::Result<impl futures::stream::FusedStream<Item = ()> + Unpin> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let either = stream::poll_fn(move |context| match term.poll_recv(context) {
+        std::task::Poll::Pending => int.poll_recv(context),
+        ready @ std::task::Poll::Ready(_) => ready,
+    });
+    Ok(either.fuse())
+}
+
+/// tokio's tasks, and a listening socket.
+struct Tokio {
+    listener: Mutex<Option<TcpListener>>,
+    max_connections: usize,
+    header_read_timeout: Duration,
+}
+
+impl Host for Tokio {
+    fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) -> Task {
+        let task = tokio::spawn(task);
+        let abort = AbortOnDrop(task.abort_handle());
+        async move {
+            let _abort = abort;
+            task.await.map_err(|error| Broken(format!("{name}: {error}")))
+        }
+        .boxed()
+    }
+
+    fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, patience: Duration) -> Task {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let limits =
+            ServerLimits { max_connections: self.max_connections, header_read_timeout: self.header_read_timeout, drain_timeout: patience };
+        async move {
+            let listener = listener.ok_or_else(|| Broken("the listening socket is served already".to_owned()))?;
+            let service = TowerToHyperService::new(warp::service(routes(app)));
+            server::serve(listener, service, limits, stop).await;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// A task ends with whoever waits for it.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

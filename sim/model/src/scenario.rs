@@ -1,0 +1,325 @@
+//! A scenario: everything that a run is made of, as data that can be printed, kept in a file, and cut down.
+//!
+//! Faults are explicit events, not probabilities: "at 12.3 s kill process 1", "lose the reply of process 2's 7th
+//! settle". So a fault can be taken out and all the others stay what they were.
+
+mod expand;
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use surehook_core::backoff::Backoff;
+use surehook_core::source::Policy;
+
+pub use expand::expand;
+
+/// One run's topology, settings, workload and faults.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Why it is kept.
+    #[serde(default)]
+    pub why: String,
+    /// Decides every order and delay that the scenario leaves open.
+    pub seed: u64,
+    /// Service processes.
+    pub processes: usize,
+    /// How long a process may take to shut down.
+    pub drain_timeout_ms: u64,
+    /// Sources, each with a downstream of its own.
+    pub sources: Vec<Source>,
+    /// What is posted.
+    pub posts: Vec<Post>,
+    /// What is broken, in the order of time.
+    #[serde(default)]
+    pub faults: Vec<FaultAt>,
+    /// Everything is mended then at the latest.
+    pub heal_at_ms: u64,
+}
+
+/// A source and its downstream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Its name.
+    pub name: String,
+    /// See [`Policy`].
+    pub timeout_ms: u64,
+    /// See [`Policy`].
+    pub concurrency: u32,
+    /// See [`Policy`].
+    pub max_attempts: u32,
+    /// See [`Backoff`].
+    pub initial_delay_ms: u64,
+    /// See [`Backoff`].
+    pub max_delay_ms: u64,
+    /// Whether a reused key is answered with the first event.
+    #[serde(default)]
+    pub first_wins: bool,
+    /// How its downstream behaves from when on. Well, before the first.
+    #[serde(default)]
+    pub behaves: Vec<BehaviourAt>,
+}
+
+impl Source {
+    /// The policy of its deliveries.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy {
+            timeout: Duration::from_millis(self.timeout_ms),
+            concurrency: self.concurrency,
+            max_attempts: self.max_attempts,
+            backoff: Backoff {
+                initial_delay: Duration::from_millis(self.initial_delay_ms),
+                factor: 2.0,
+                max_delay: Duration::from_millis(self.max_delay_ms),
+            },
+            retry_on: BTreeSet::new(),
+            dead_letter_on: BTreeSet::new(),
+        }
+    }
+}
+
+/// From when on a downstream behaves how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BehaviourAt {
+    /// Since the run began.
+    pub at_ms: u64,
+    /// How.
+    pub how: Behaviour,
+}
+
+/// What a downstream does with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Behaviour {
+    /// Takes it.
+    Takes,
+    /// Answers with this status code.
+    Answers {
+        /// The status code.
+        status_code: u16,
+        /// The seconds of a `Retry-After` header.
+        retry_after_s: Option<u64>,
+    },
+    /// Answers `503` to the first attempt of each event and takes the second.
+    FailsFirst,
+    /// Takes every other request and answers `500` to the rest.
+    Flaps,
+    /// Takes it, and answers after so long: perhaps after the caller gave up.
+    TakesLate {
+        /// From the request to the answer.
+        after_ms: u64,
+    },
+    /// Reads it and never answers.
+    Hangs,
+    /// Takes it and breaks the connection without an answer.
+    BreaksOff,
+    /// Takes it and sends a body that never ends.
+    NeverEnds,
+    /// Closes each connection at once.
+    Refuses,
+}
+
+impl Behaviour {
+    /// Whether a well-made request may go unanswered, be refused or be answered late.
+    #[must_use]
+    pub fn is_broken(self) -> bool {
+        !matches!(self, Self::Takes)
+    }
+}
+
+/// Something that producers post.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Post {
+    /// Since the run began.
+    pub at_ms: u64,
+    /// The index of its source.
+    pub source: usize,
+    /// The index of the process that is tried first.
+    #[serde(default)]
+    pub process: usize,
+    /// The idempotency key.
+    pub key: String,
+    /// Decides the body's bytes: two posts with one number have one body.
+    pub body: u64,
+    /// The body's length.
+    pub size: usize,
+    /// So many producers send it at the same moment.
+    #[serde(default = "one")]
+    pub copies: u32,
+    /// The producer breaks the connection so long after it began, once, and then tries again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hangs_up_ms: Option<u64>,
+    /// The database refuses the row.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub poison: bool,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// When something is broken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultAt {
+    /// Since the run began. Store faults count calls instead, and wait from this time on.
+    pub at_ms: u64,
+    /// What.
+    pub what: Fault,
+}
+
+/// What can be broken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Fault {
+    /// A process dies between two steps and is started again.
+    Kill {
+        /// Its index.
+        process: usize,
+        /// How long it is away.
+        down_ms: u64,
+    },
+    /// All processes die at once.
+    KillAll {
+        /// How long they are away.
+        down_ms: u64,
+    },
+    /// A process stands still.
+    Pause {
+        /// Its index.
+        process: usize,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// A process is told to shut down, and is started again when it has ended.
+    Drain {
+        /// Its index.
+        process: usize,
+        /// How long it is away after its end.
+        down_ms: u64,
+    },
+    /// One way or both between two nodes, nothing passes.
+    Cut {
+        /// The one.
+        from: Node,
+        /// The other.
+        to: Node,
+        /// Whether the way back is cut too.
+        both_ways: bool,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Everywhere, so many of a thousand packets are lost.
+    Loss {
+        /// Of a thousand.
+        permille: u16,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Everywhere, packets take up to so long.
+    Latency {
+        /// The longest.
+        max_ms: u64,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// One call of a process to the store goes wrong.
+    Store {
+        /// The process's index.
+        process: usize,
+        /// Which kind of call.
+        call: Call,
+        /// The how-manyth from this fault's time on, from 1.
+        nth: u32,
+        /// How.
+        how: StoreFault,
+    },
+    /// The database is not there; what it had begun is rolled back.
+    DatabaseDown {
+        /// For how long.
+        for_ms: u64,
+    },
+    /// The database moves to its standby: what was committed is kept, connections break.
+    DatabaseFailover,
+    /// The database takes longer for everything.
+    DatabaseSlow {
+        /// So much longer, each step.
+        by_ms: u64,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// The database's clock jumps.
+    DatabaseClock {
+        /// Forward, or back if negative.
+        by_ms: i64,
+    },
+}
+
+/// A node of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Node {
+    /// A service process, by index.
+    Process(usize),
+    /// The database.
+    Database,
+    /// A source's downstream, by index.
+    Downstream(usize),
+    /// The producers.
+    Producers,
+}
+
+/// A kind of call to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Call {
+    /// [`surehook::ports::Store::accept`].
+    Accept,
+    /// [`surehook::ports::Store::claim`].
+    Claim,
+    /// [`surehook::ports::Store::settle`].
+    Settle,
+}
+
+/// How one call to the store goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreFault {
+    /// Refused before anything was done.
+    Refuse,
+    /// The connection breaks before the commit: rolled back, outcome unknown to the caller.
+    FailBeforeCommit,
+    /// The connection breaks after the commit: done, outcome unknown to the caller.
+    FailAfterCommit,
+    /// Rolled back in favour of another transaction.
+    Conflict,
+    /// The answer takes so long.
+    Slow {
+        /// How long.
+        by_ms: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_is_the_same_after_a_file() {
+        for seed in 0..50 {
+            let scenario = expand(seed);
+            let text = toml::to_string(&scenario).unwrap();
+            assert_eq!(toml::from_str::<Scenario>(&text).unwrap(), scenario, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_seed_always_expands_into_the_same_scenario() {
+        assert_eq!(expand(7), expand(7));
+        assert_ne!(expand(7), expand(8));
+    }
+}

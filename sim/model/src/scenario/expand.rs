@@ -1,0 +1,186 @@
+//! A seed made into a scenario, by swarm: each kind of workload and of fault is on or off for the whole run, so that
+//! rare combinations are not drowned by the ones that are always there.
+
+use super::{Behaviour, BehaviourAt, Call, Fault, FaultAt, Node, Post, Scenario, Source, StoreFault};
+use fastrand::Rng;
+
+/// The scenario of a seed. The same for ever in one version of this code; to keep one, keep the scenario.
+#[must_use]
+pub fn expand(seed: u64) -> Scenario {
+    let mut rng = Rng::with_seed(seed ^ 0x5eed_0f5c_e9a2_1055);
+    let swarm = Swarm::draw(&mut rng);
+    let processes = rng.usize(1..=3);
+    let drain_timeout_ms = rng.u64(500..20_000);
+    let heal_at_ms = rng.u64(60_000..400_000);
+    let sources: Vec<Source> = (0..rng.usize(1..=3)).map(|n| source(&mut rng, &swarm, n, heal_at_ms)).collect();
+    let posts = posts(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
+    let faults = faults(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
+    Scenario { why: String::new(), seed, processes, drain_timeout_ms, sources, posts, faults, heal_at_ms }
+}
+
+/// Which kinds of things happen in a run.
+struct Swarm {
+    bursts: bool,
+    duplicates: bool,
+    reused_keys: bool,
+    hang_ups: bool,
+    poison: bool,
+    bad_downstreams: bool,
+    kills: bool,
+    pauses: bool,
+    drains: bool,
+    cuts: bool,
+    weather: bool,
+    store_faults: bool,
+    database_faults: bool,
+    clock_jumps: bool,
+}
+
+impl Swarm {
+    fn draw(rng: &mut Rng) -> Self {
+        let calm = rng.u8(..) < 20; // some runs have no fault at all: nothing may then be lost, late or doubled
+        let mut on = |share: u8| rng.u8(..) < share;
+        Self {
+            bursts: on(128),
+            duplicates: on(128),
+            reused_keys: on(100),
+            hang_ups: on(80) && !calm,
+            poison: on(40),
+            bad_downstreams: on(160),
+            kills: on(128) && !calm,
+            pauses: on(90) && !calm,
+            drains: on(90) && !calm,
+            cuts: on(100) && !calm,
+            weather: on(80) && !calm,
+            store_faults: on(128) && !calm,
+            database_faults: on(100) && !calm,
+            clock_jumps: on(30) && !calm,
+        }
+    }
+}
+
+fn source(rng: &mut Rng, swarm: &Swarm, n: usize, heal_at_ms: u64) -> Source {
+    let initial_delay_ms = rng.u64(100..3_000);
+    let mut source = Source {
+        name: format!("source-{n}"),
+        timeout_ms: rng.u64(500..8_000),
+        concurrency: rng.u32(1..=8),
+        max_attempts: rng.u32(1..=8),
+        initial_delay_ms,
+        max_delay_ms: initial_delay_ms * rng.u64(1..=16),
+        first_wins: rng.u8(..) < 40,
+        behaves: Vec::new(),
+    };
+    if swarm.bad_downstreams && rng.u8(..) < 170 {
+        let mut at_ms = rng.u64(0..heal_at_ms / 2);
+        for _ in 0..rng.usize(1..=4) {
+            source.behaves.push(BehaviourAt { at_ms, how: behaviour(rng, source.timeout_ms) });
+            at_ms += rng.u64(2_000..40_000);
+            if rng.bool() {
+                source.behaves.push(BehaviourAt { at_ms, how: Behaviour::Takes });
+                at_ms += rng.u64(2_000..40_000);
+            }
+        }
+    }
+    source
+}
+
+fn behaviour(rng: &mut Rng, timeout_ms: u64) -> Behaviour {
+    match rng.u8(0..11) {
+        0 => Behaviour::Answers { status_code: 503, retry_after_s: None },
+        1 => Behaviour::Answers { status_code: 429, retry_after_s: Some(rng.u64(0..60)) },
+        2 => Behaviour::Answers { status_code: 422, retry_after_s: None },
+        3 => Behaviour::Answers { status_code: 302, retry_after_s: None },
+        4 => Behaviour::FailsFirst,
+        5 => Behaviour::Flaps,
+        6 => Behaviour::TakesLate { after_ms: rng.u64(timeout_ms / 2..timeout_ms * 2) },
+        7 => Behaviour::Hangs,
+        8 => Behaviour::BreaksOff,
+        9 => Behaviour::NeverEnds,
+        _ => Behaviour::Refuses,
+    }
+}
+
+fn posts(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_at_ms: u64) -> Vec<Post> {
+    let mut posts: Vec<Post> = Vec::new();
+    let mut at_ms = 0;
+    for n in 0..rng.u64(5..60) {
+        at_ms += if swarm.bursts && rng.u8(..) < 200 { rng.u64(0..20) } else { rng.u64(0..heal_at_ms / 30) };
+        if at_ms >= heal_at_ms {
+            break;
+        }
+        let mut post = Post {
+            at_ms,
+            source: rng.usize(0..sources),
+            process: rng.usize(0..processes),
+            key: format!("key-{n}"),
+            body: n,
+            size: rng.usize(0..400),
+            copies: if swarm.duplicates && rng.u8(..) < 80 { rng.u32(2..=4) } else { 1 },
+            hangs_up_ms: (swarm.hang_ups && rng.u8(..) < 60).then(|| rng.u64(0..40)),
+            poison: swarm.poison && rng.u8(..) < 30,
+        };
+        if swarm.duplicates
+            && rng.u8(..) < 50
+            && let Some(earlier) = posts.get(rng.usize(0..posts.len().max(1)))
+        {
+            post = Post { at_ms, process: post.process, ..earlier.clone() };
+        }
+        if swarm.reused_keys
+            && rng.u8(..) < 50
+            && let Some(earlier) = posts.get(rng.usize(0..posts.len().max(1)))
+        {
+            post.key.clone_from(&earlier.key); // the same key, perhaps of another source, with another body
+        }
+        posts.push(post);
+    }
+    posts
+}
+
+fn faults(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_at_ms: u64) -> Vec<FaultAt> {
+    let mut faults = Vec::new();
+    let mut some = |rng: &mut Rng, on: bool, most: usize, make: &dyn Fn(&mut Rng) -> Fault| {
+        for _ in 0..if on { rng.usize(1..=most) } else { 0 } {
+            faults.push(FaultAt { at_ms: rng.u64(0..heal_at_ms), what: make(rng) });
+        }
+    };
+    some(rng, swarm.kills, 6, &|rng| {
+        let down_ms = if rng.u8(..) < 30 { rng.u64(20_000..60_000) } else { rng.u64(10..2_000) };
+        if rng.u8(..) < 60 { Fault::KillAll { down_ms } } else { Fault::Kill { process: rng.usize(0..processes), down_ms } }
+    });
+    some(rng, swarm.pauses, 3, &|rng| Fault::Pause { process: rng.usize(0..processes), for_ms: rng.u64(1_000..45_000) });
+    some(rng, swarm.drains, 4, &|rng| Fault::Drain { process: rng.usize(0..processes), down_ms: rng.u64(0..3_000) });
+    some(rng, swarm.cuts, 4, &|rng| {
+        let process = Node::Process(rng.usize(0..processes));
+        let other = match rng.u8(0..4) {
+            0 => Node::Producers,
+            1 => Node::Downstream(rng.usize(0..sources)),
+            _ => Node::Database,
+        };
+        let (from, to) = if rng.bool() { (process, other) } else { (other, process) };
+        Fault::Cut { from, to, both_ways: rng.bool(), for_ms: rng.u64(500..30_000) }
+    });
+    some(rng, swarm.weather, 3, &|rng| {
+        let for_ms = rng.u64(1_000..40_000);
+        if rng.bool() { Fault::Loss { permille: rng.u16(10..300), for_ms } } else { Fault::Latency { max_ms: rng.u64(20..1_500), for_ms } }
+    });
+    some(rng, swarm.store_faults, 12, &|rng| {
+        let call = *rng.choice(&[Call::Accept, Call::Claim, Call::Settle, Call::Settle]).expect("not empty");
+        let how = match rng.u8(0..6) {
+            0 => StoreFault::Refuse,
+            1 => StoreFault::FailBeforeCommit,
+            2 | 3 => StoreFault::FailAfterCommit,
+            4 => StoreFault::Conflict,
+            _ => StoreFault::Slow { by_ms: rng.u64(50..8_000) },
+        };
+        Fault::Store { process: rng.usize(0..processes), call, nth: rng.u32(1..=6), how }
+    });
+    some(rng, swarm.database_faults, 3, &|rng| match rng.u8(0..3) {
+        0 => Fault::DatabaseDown { for_ms: rng.u64(100..20_000) },
+        1 => Fault::DatabaseFailover,
+        _ => Fault::DatabaseSlow { by_ms: rng.u64(10..1_500), for_ms: rng.u64(1_000..30_000) },
+    });
+    some(rng, swarm.clock_jumps, 2, &|rng| Fault::DatabaseClock { by_ms: rng.i64(-30_000..30_000) });
+    faults.sort_by_key(|fault| fault.at_ms);
+    faults
+}

@@ -1,0 +1,73 @@
+//! The catalogue of planted bugs: each breaks one promise in one place, to prove that an oracle sees it. A value, not
+//! a cfg: the code under test is the production code, and what surrounds it is bent.
+
+/// One planted bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bug {
+    /// The store answers an accept before it has committed it.
+    AckBeforeCommit,
+    /// A settlement counts whatever its fence.
+    ForgetFence,
+    /// A claim locks no row and looks at none again before it commits.
+    ClaimWithoutLock,
+    /// A claim takes rows whose lease still lasts.
+    IgnoreLease,
+    /// A lease is shorter than the delivery it covers.
+    ShortLease,
+    /// The unique constraint is gone.
+    NoUniqueness,
+    /// The unique constraint forgets the source.
+    DedupeWithoutSource,
+    /// A claim does not count its attempt.
+    RetryWithoutCounting,
+    /// A failed event is due again at once.
+    RetryWithoutBackoff,
+    /// The jitter undercuts the fixed half of the back-off.
+    JitterUndercuts,
+    /// `Retry-After` is not heeded.
+    IgnoreRetryAfter,
+    /// A settlement that failed is taken for written.
+    DropFailedSettlement,
+    /// An accept whose outcome is unknown is tried again as another event.
+    UnknownTakenForFailed,
+    /// An event with no attempts left is dropped instead of dead-lettered.
+    DropExhausted,
+    /// One bad row fails its whole batch.
+    BatchFailsAsAWhole,
+    /// A shutdown ends without writing down what came back.
+    ShutdownDropsInFlight,
+    /// A delivery that times out never gives its slot back.
+    SlotNeverFrees,
+    /// A lost attempt is not recorded.
+    LostAttemptForgotten,
+    /// The body is passed through a text type on its way.
+    BodyThroughText,
+    /// Repeated headers are folded into one.
+    HeadersFolded,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 20] = [
+        Self::AckBeforeCommit,
+        Self::ForgetFence,
+        Self::ClaimWithoutLock,
+        Self::IgnoreLease,
+        Self::ShortLease,
+        Self::NoUniqueness,
+        Self::DedupeWithoutSource,
+        Self::RetryWithoutCounting,
+        Self::RetryWithoutBackoff,
+        Self::JitterUndercuts,
+        Self::IgnoreRetryAfter,
+        Self::DropFailedSettlement,
+        Self::UnknownTakenForFailed,
+        Self::DropExhausted,
+        Self::BatchFailsAsAWhole,
+        Self::ShutdownDropsInFlight,
+        Self::SlotNeverFrees,
+        Self::LostAttemptForgotten,
+        Self::BodyThroughText,
+        Self::HeadersFolded,
+    ];
+}

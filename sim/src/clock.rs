@@ -1,0 +1,78 @@
+//! Virtual time and seeded identities: the world's side of the clock and id ports, and hyper's timer.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use madsim::rand::Rng;
+use madsim::time::{TimeHandle, sleep_until};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use surehook::ports::{Clock, Ids};
+use surehook_core::id::EventId;
+use surehook_core::time::Instant;
+
+/// One process's monotonic clock. Each boot has an origin of its own, as on a real machine.
+pub(crate) struct SimClock {
+    ahead: Duration,
+}
+
+impl SimClock {
+    pub(crate) fn boot() -> Self {
+        Self { ahead: Duration::from_millis(madsim::rand::thread_rng().gen_range(0..1_000_000)) }
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Instant {
+        Instant::from_origin(TimeHandle::current().elapsed() + self.ahead)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        let wait = deadline.since(self.now());
+        if wait.is_zero() {
+            return futures::future::ready(()).boxed();
+        }
+        // Nobody waits for centuries; a deadline out of reach must not overflow the simulated clock.
+        madsim::time::sleep(wait.min(Duration::from_secs(1 << 32))).boxed()
+    }
+}
+
+/// Ids from the run's seed, with the time in front as a UUIDv7 has it.
+pub(crate) struct SimIds;
+
+impl Ids for SimIds {
+    fn fresh(&self) -> EventId {
+        let millis = u64::try_from(TimeHandle::current().elapsed().as_millis()).expect("runs are short");
+        let random: [u8; 10] = madsim::rand::thread_rng().r#gen();
+        EventId::from_uuid(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+    }
+}
+
+/// hyper's timer on virtual time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SimTimer;
+
+impl hyper::rt::Timer for SimTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        self.sleep_until(std::time::Instant::now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(SimSleep(Mutex::new(sleep_until(deadline).boxed())))
+    }
+}
+
+/// hyper asks for `Sync`, which a future has no use for: it is only ever polled through `&mut`.
+struct SimSleep(Mutex<BoxFuture<'static, ()>>);
+
+impl Future for SimSleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).poll_unpin(context)
+    }
+}
+
+impl hyper::rt::Sleep for SimSleep {}

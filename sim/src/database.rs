@@ -1,0 +1,593 @@
+//! The simulated database: a node that runs transactions over the reference tables, and the store port that reaches
+//! it over the network.
+//!
+//! A transaction takes steps, with time between them, so that a crash or another transaction can fall inside: it
+//! locks rows (a claim skips what is locked, a settlement and an accept wait for it), waits, and commits at one
+//! instant. What had not committed when the database went down is rolled back; what had stays.
+
+use crate::bugs::Bug;
+use crate::net::DATABASE;
+use crate::recorder::{Recorder, elapsed};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use madsim::net::Endpoint;
+use madsim::rand::Rng;
+use madsim::time::{sleep, timeout};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook_core::admission::Stored;
+use surehook_core::event::{Delivery, Outcome};
+use surehook_core::id::{EventId, Fence};
+use surehook_core::key::IdempotencyKey;
+use surehook_core::source::SourceName;
+use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_model::database::{Database, DeliveryRow};
+use surehook_model::history::{CallResult, Change, Committed, What};
+use surehook_model::scenario::{Call, StoreFault};
+use tokio::sync::Notify;
+
+/// A row that the database refuses has a body that begins so.
+pub(crate) const POISON: &[u8] = b"\0poison";
+
+/// The time that a caller gives one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long a transaction waits for a lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Every request goes to this tag; each reply to one of its own.
+const REQUESTS: u64 = 1;
+
+/// What outlives every crash of the database's process, and the switches by which a world breaks it.
+pub(crate) struct Disk {
+    state: Mutex<State>,
+    unlocked: Notify,
+    recorder: Recorder,
+    bug: Option<Bug>,
+}
+
+struct State {
+    tables: Database,
+    locks: BTreeSet<Lock>,
+    up: bool,
+    /// Goes up whenever all connections break: a transaction of an older one can no longer commit.
+    generation: u64,
+    clock_offset_ms: i64,
+    slow_by: Duration,
+    planned: Vec<Planned>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Lock {
+    Row(EventId),
+    Key(SourceName, IdempotencyKey),
+}
+
+/// A store fault that waits for its call.
+#[derive(Clone, Debug)]
+struct Planned {
+    process: String,
+    call: Call,
+    calls_left: u32,
+    how: StoreFault,
+}
+
+/// One call on its way.
+struct Request {
+    process: String,
+    reply_to: u64,
+    operation: Operation,
+    fault: Option<StoreFault>,
+}
+
+#[derive(Clone)]
+enum Operation {
+    Accept(Vec<NewEvent>),
+    Claim(Vec<Demand>),
+    Settle(Vec<Settlement>),
+    Find(EventId),
+    Redrive(EventId),
+    Prune(Retention, Option<EventId>, u32),
+    Ping,
+}
+
+/// Its answer.
+enum Answer {
+    Accepted(Vec<Stored>),
+    Claimed(Claims),
+    Settled(Vec<EventId>),
+    Found(Option<Box<EventRecord>>),
+    Redriven(Redriven),
+    Pruned(Pruned),
+    Pong,
+}
+
+impl Disk {
+    pub(crate) fn new(recorder: Recorder, bug: Option<Bug>) -> Arc<Self> {
+        let state = State {
+            tables: Database::default(),
+            locks: BTreeSet::new(),
+            up: true,
+            generation: 0,
+            clock_offset_ms: 0,
+            slow_by: Duration::ZERO,
+            planned: Vec::new(),
+        };
+        Arc::new(Self { state: Mutex::new(state), unlocked: Notify::new(), recorder, bug })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tables as they are.
+    pub(crate) fn tables(&self) -> Database {
+        self.state().tables.clone()
+    }
+
+    /// Whether nothing is owed.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.state().tables.deliveries.values().all(|row| row.due_at.is_none())
+    }
+
+    pub(crate) fn plan(&self, process: String, call: Call, nth: u32, how: StoreFault) {
+        self.state().planned.push(Planned { process, call, calls_left: nth, how });
+    }
+
+    /// Breaks all connections: what is under way is rolled back.
+    pub(crate) fn break_connections(&self) {
+        let mut state = self.state();
+        state.generation += 1;
+        state.locks.clear();
+        drop(state);
+        self.unlocked.notify_waiters();
+    }
+
+    pub(crate) fn set_up(&self, up: bool) {
+        self.state().up = up;
+        if !up {
+            self.break_connections();
+        }
+    }
+
+    pub(crate) fn set_slow(&self, by: Duration) {
+        self.state().slow_by = by;
+    }
+
+    pub(crate) fn jump_clock(&self, by_ms: i64) {
+        self.state().clock_offset_ms += by_ms;
+    }
+
+    /// Forgets every fault that is in force or planned. A clock that jumped stays where it is.
+    pub(crate) fn heal(&self) {
+        let mut state = self.state();
+        state.up = true;
+        state.slow_by = Duration::ZERO;
+        state.planned.clear();
+    }
+
+    fn is_up(&self) -> bool {
+        self.state().up
+    }
+
+    /// The fault, if any, that is planned for this call.
+    fn fault_for(&self, process: &str, operation: &Operation) -> Option<StoreFault> {
+        let call = match operation {
+            Operation::Accept(_) => Call::Accept,
+            Operation::Claim(_) => Call::Claim,
+            Operation::Settle(_) => Call::Settle,
+            Operation::Find(_) | Operation::Redrive(_) | Operation::Prune(..) | Operation::Ping => return None,
+        };
+        let mut state = self.state();
+        let mut due = None;
+        state.planned.retain_mut(|planned| {
+            if planned.process != process || planned.call != call {
+                return true;
+            }
+            planned.calls_left -= 1;
+            if planned.calls_left == 0 {
+                due.get_or_insert(planned.how);
+            }
+            planned.calls_left > 0
+        });
+        due
+    }
+
+    /// Time passes inside a transaction.
+    async fn step(&self) {
+        let slow_by = self.state().slow_by;
+        sleep(Duration::from_micros(madsim::rand::thread_rng().gen_range(1_000..4_000)) + slow_by).await;
+    }
+}
+
+impl State {
+    /// The database's time, in microseconds as it keeps it.
+    fn now(&self) -> Timestamp {
+        const START_MICROS: i64 = 1_767_225_600_000_000; // 2026-01-01
+        let since = i64::try_from(elapsed().as_micros()).expect("runs are short");
+        Timestamp::from_microsecond(START_MICROS + since + self.clock_offset_ms * 1_000).expect("within the calendar")
+    }
+
+    fn row(&self, event: EventId) -> Option<DeliveryRow> {
+        self.tables.deliveries.get(&event).copied()
+    }
+}
+
+/// Runs the database's node: one task a transaction.
+pub(crate) async fn serve(disk: Arc<Disk>) {
+    let endpoint = Endpoint::bind(DATABASE).await.expect("the database's address is its own");
+    loop {
+        let Ok((payload, from)) = endpoint.recv_from_raw(REQUESTS).await else { return };
+        let request = *payload.downcast::<Request>().expect("only requests come here");
+        let (endpoint, disk) = (endpoint.clone(), Arc::clone(&disk));
+        madsim::task::spawn(async move {
+            let reply_to = request.reply_to;
+            let answer = transact(&disk, request).await;
+            let _ = endpoint.send_to_raw(from, reply_to, Box::new(answer)).await;
+        });
+    }
+}
+
+/// One transaction, and the fault that is planned for it.
+async fn transact(disk: &Disk, request: Request) -> Result<Answer, StoreError> {
+    let unknown = || Err(StoreError::Unknown("connection broken".to_owned()));
+    let mut transaction = Transaction { disk, generation: disk.state().generation, locks: Vec::new(), process: request.process };
+    disk.step().await;
+    let at_commit = match request.fault {
+        Some(StoreFault::FailBeforeCommit) => AtCommit::Break,
+        Some(StoreFault::Conflict) => AtCommit::GiveWay,
+        _ => AtCommit::Commit,
+    };
+    let answer = match request.operation {
+        Operation::Accept(batch) => transaction.accept(batch, at_commit).await,
+        Operation::Claim(demands) => transaction.claim(demands, at_commit).await,
+        Operation::Settle(batch) => transaction.settle(batch, at_commit).await,
+        Operation::Find(event) => transaction.read(|tables, _| Answer::Found(tables.find(event).map(Box::new))),
+        Operation::Ping => transaction.read(|_, _| Answer::Pong),
+        Operation::Redrive(event) => transaction.commit(AtCommit::Commit, |work| {
+            let now = work.now;
+            let redriven = work.change(event, Change::Redriven, |tables| tables.redrive(now, event));
+            Answer::Redriven(redriven)
+        }),
+        Operation::Prune(retention, after, limit) => transaction.commit(AtCommit::Commit, |work| {
+            let before: Vec<EventId> = work.state.tables.events.keys().copied().collect();
+            let pruned = work.state.tables.prune(work.now, retention, after, limit);
+            for event in before.into_iter().filter(|event| !work.state.tables.events.contains_key(event)) {
+                work.committed.push((event, Change::Pruned, None, None));
+            }
+            Answer::Pruned(pruned)
+        }),
+    };
+    drop(transaction);
+    match request.fault {
+        Some(StoreFault::FailAfterCommit) if answer.is_ok() => return unknown(),
+        Some(StoreFault::Slow { by_ms }) => sleep(Duration::from_millis(by_ms)).await,
+        _ => {}
+    }
+    disk.step().await;
+    answer
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AtCommit {
+    Commit,
+    Break,
+    GiveWay,
+}
+
+/// A transaction; its locks are free when it is dropped.
+struct Transaction<'a> {
+    disk: &'a Disk,
+    generation: u64,
+    locks: Vec<Lock>,
+    process: String,
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        let mut state = self.disk.state();
+        if state.generation == self.generation {
+            for lock in &self.locks {
+                state.locks.remove(lock);
+            }
+        }
+        drop(state);
+        self.disk.unlocked.notify_waiters();
+    }
+}
+
+/// What a transaction does at the instant of its commit.
+struct Work<'a> {
+    state: MutexGuard<'a, State>,
+    now: Timestamp,
+    committed: Vec<(EventId, Change, Option<DeliveryRow>, Option<DeliveryRow>)>,
+}
+
+impl Work<'_> {
+    fn change<T>(&mut self, event: EventId, change: Change, make: impl FnOnce(&mut Database) -> T) -> T {
+        let before = self.state.row(event);
+        let result = make(&mut self.state.tables);
+        let after = self.state.row(event);
+        if before != after {
+            self.committed.push((event, change, before, after));
+        }
+        result
+    }
+}
+
+impl Transaction<'_> {
+    fn read(&self, read: impl FnOnce(&Database, Timestamp) -> Answer) -> Result<Answer, StoreError> {
+        let state = self.disk.state();
+        if state.generation == self.generation {
+            Ok(read(&state.tables, state.now()))
+        } else {
+            Err(StoreError::Unknown("connection broken".to_owned()))
+        }
+    }
+
+    fn commit(&self, at_commit: AtCommit, work: impl FnOnce(&mut Work<'_>) -> Answer) -> Result<Answer, StoreError> {
+        let state = self.disk.state();
+        if state.generation != self.generation || at_commit == AtCommit::Break {
+            return Err(StoreError::Unknown("connection broken".to_owned()));
+        }
+        if at_commit == AtCommit::GiveWay {
+            return Err(StoreError::Conflict("could not serialize access".to_owned()));
+        }
+        let now = state.now();
+        let mut at_work = Work { state, now, committed: Vec::new() };
+        let answer = work(&mut at_work);
+        for (event, change, before, after) in at_work.committed {
+            let committed = Committed { event, db_time: now, process: self.process.clone(), change, before, after };
+            self.disk.recorder.record(What::Committed(committed));
+        }
+        Ok(answer)
+    }
+
+    fn try_lock(&mut self, lock: &Lock) -> bool {
+        let fresh = self.disk.state().locks.insert(lock.clone());
+        if fresh {
+            self.locks.push(lock.clone());
+        }
+        fresh
+    }
+
+    async fn lock(&mut self, lock: Lock) -> Result<(), StoreError> {
+        let waited = timeout(LOCK_TIMEOUT, async {
+            loop {
+                let unlocked = self.disk.unlocked.notified();
+                if self.try_lock(&lock) {
+                    return;
+                }
+                unlocked.await;
+            }
+        });
+        waited.await.map_err(|_| StoreError::Conflict("lock timeout".to_owned()))
+    }
+
+    async fn accept(&mut self, batch: Vec<NewEvent>, at_commit: AtCommit) -> Result<Answer, StoreError> {
+        let keys: BTreeSet<(SourceName, IdempotencyKey)> = batch.iter().map(|event| (event.source.clone(), event.key.clone())).collect();
+        assert_eq!(keys.len(), batch.len(), "a batch holds each key once");
+        for (source, key) in keys {
+            self.lock(Lock::Key(source, key)).await?;
+        }
+        self.disk.step().await;
+        if batch.iter().any(|event| event.body.starts_with(POISON)) {
+            return Err(StoreError::Rejected("a row is refused".to_owned()));
+        }
+        let bug = self.disk.bug;
+        self.commit(at_commit, |work| {
+            let now = work.now;
+            let stored = batch.into_iter().map(|event| {
+                let id = event.id;
+                work.change(id, Change::Accepted, |tables| accept_one(tables, now, event, bug))
+            });
+            Answer::Accepted(stored.collect())
+        })
+    }
+
+    async fn claim(&mut self, demands: Vec<Demand>, at_commit: AtCommit) -> Result<Answer, StoreError> {
+        let bug = self.disk.bug;
+        let mut picked = Vec::new();
+        for demand in demands {
+            let due = {
+                let state = self.disk.state();
+                let look_from = if bug == Some(Bug::IgnoreLease) { state.now() + Duration::from_secs(3600) } else { state.now() };
+                state.tables.due(look_from, &demand.source)
+            };
+            let mut left = demand.limit;
+            for event in due {
+                if left > 0 && (bug == Some(Bug::ClaimWithoutLock) || self.try_lock(&Lock::Row(event))) {
+                    left -= 1;
+                    let fence = self.disk.state().row(event).map(|row| row.delivery.fence);
+                    picked.push((demand.clone(), event, fence));
+                }
+            }
+        }
+        self.disk.step().await;
+        self.commit(at_commit, |work| {
+            let (now, mut claims) = (work.now, Claims::default());
+            for (demand, event, fence) in picked {
+                let unchanged = work.state.row(event).map(|row| row.delivery.fence) == fence;
+                let still_there = work.state.row(event).is_some_and(|row| row.due_at.is_some());
+                if still_there && (unchanged || bug == Some(Bug::ClaimWithoutLock)) {
+                    work.change(event, Change::Claimed, |tables| claim_one(tables, now, &demand, event, &mut claims, bug));
+                }
+            }
+            Answer::Claimed(claims)
+        })
+    }
+
+    async fn settle(&mut self, batch: Vec<Settlement>, at_commit: AtCommit) -> Result<Answer, StoreError> {
+        let events: BTreeSet<EventId> = batch.iter().map(|settlement| settlement.event).collect();
+        for event in events {
+            self.lock(Lock::Row(event)).await?;
+        }
+        self.disk.step().await;
+        let bug = self.disk.bug;
+        self.commit(at_commit, |work| {
+            let now = work.now;
+            let mut stale = Vec::new();
+            for settlement in batch {
+                let Settlement { event, fence, attempt, outcome, .. } = settlement;
+                let change = Change::Settled { fence, attempt, outcome };
+                if !work.change(event, change, |tables| settle_one(tables, now, settlement, bug)) {
+                    stale.push(event);
+                }
+            }
+            Answer::Settled(stale)
+        })
+    }
+}
+
+/// One row of an accept, with the bugs that concern it.
+fn accept_one(tables: &mut Database, now: Timestamp, event: NewEvent, bug: Option<Bug>) -> Stored {
+    let key = (event.source.clone(), event.key.clone());
+    match bug {
+        Some(Bug::NoUniqueness) => {
+            tables.keys.remove(&key);
+        }
+        Some(Bug::DedupeWithoutSource) => {
+            let same_key = tables.keys.iter().find(|((_, key), _)| *key == event.key).map(|(_, id)| *id);
+            if let Some(id) = same_key {
+                tables.keys.insert(key, id);
+            }
+        }
+        _ => {}
+    }
+    tables.accept(now, vec![event]).remove(0)
+}
+
+/// One row of a claim, with the bugs that concern it.
+fn claim_one(tables: &mut Database, now: Timestamp, demand: &Demand, event: EventId, claims: &mut Claims, bug: Option<Bug>) {
+    let before = tables.deliveries[&event].delivery;
+    tables.claim_one(now, demand, event, claims);
+    match bug {
+        Some(Bug::RetryWithoutCounting) if before.attempt > 0 => {
+            let row = tables.deliveries.get_mut(&event).expect("just claimed");
+            row.delivery.attempt = before.attempt;
+            if let Some(claim) = claims.claimed.last_mut().filter(|claim| claim.event == event) {
+                claim.attempt = before.attempt;
+                claim.nth = before.used();
+            }
+        }
+        Some(Bug::DropExhausted) if before.used() >= demand.max_attempts => {
+            tables.deliveries.remove(&event);
+        }
+        Some(Bug::LostAttemptForgotten) => {
+            tables.attempts.retain(|(of, _), entry| *of != event || entry.took.is_some());
+        }
+        _ => {}
+    }
+}
+
+/// One row of a settlement, with the bugs that concern it.
+fn settle_one(tables: &mut Database, now: Timestamp, mut settlement: Settlement, bug: Option<Bug>) -> bool {
+    if bug == Some(Bug::ForgetFence)
+        && let Some(DeliveryRow { delivery: Delivery { fence, .. }, .. }) = tables.deliveries.get(&settlement.event)
+    {
+        settlement.fence = Fence(fence.0);
+    }
+    match (bug, &mut settlement.outcome) {
+        (Some(Bug::RetryWithoutBackoff), Outcome::Retry { after }) => *after = Duration::ZERO,
+        (Some(Bug::JitterUndercuts), Outcome::Retry { after }) => *after /= 4,
+        _ => {}
+    }
+    tables.settle_one(now, &settlement)
+}
+
+/// The store port of one process: one request over the network for each call.
+pub(crate) struct RemoteStore {
+    disk: Arc<Disk>,
+    endpoint: Endpoint,
+    process: String,
+    next_tag: AtomicU64,
+}
+
+impl RemoteStore {
+    pub(crate) async fn connect(disk: Arc<Disk>, process: String) -> Self {
+        let endpoint = Endpoint::bind("0.0.0.0:0").await.expect("a free port");
+        Self { disk, endpoint, process, next_tag: AtomicU64::new(REQUESTS + 1) }
+    }
+
+    async fn call(&self, operation: Operation) -> Result<Answer, StoreError> {
+        let (call, events) = described(&operation);
+        let result = self.exchange(operation).await;
+        let learnt = match &result {
+            Ok(_) => CallResult::Done,
+            Err(StoreError::Unknown(_)) => CallResult::Unknown,
+            Err(StoreError::Unavailable(_) | StoreError::Conflict(_) | StoreError::Rejected(_)) => CallResult::Refused,
+        };
+        if !events.is_empty() {
+            self.disk.recorder.record(What::Called { process: self.process.clone(), call, result: learnt, events });
+        }
+        result
+    }
+
+    async fn exchange(&self, operation: Operation) -> Result<Answer, StoreError> {
+        let fault = self.disk.fault_for(&self.process, &operation);
+        if fault == Some(StoreFault::Refuse) || !self.disk.is_up() {
+            sleep(Duration::from_millis(1)).await;
+            return Err(StoreError::Unavailable("connection refused".to_owned()));
+        }
+        let reply_to = self.next_tag.fetch_add(1, Ordering::Relaxed);
+        let request = Request { process: self.process.clone(), reply_to, operation, fault };
+        let unknown = |what: &str| StoreError::Unknown(what.to_owned());
+        self.endpoint.send_to_raw(DATABASE, REQUESTS, Box::new(request)).await.map_err(|_| unknown("connection broken"))?;
+        let reply = timeout(CALL_TIMEOUT, self.endpoint.recv_from_raw(reply_to)).await.map_err(|_| unknown("no answer in time"))?;
+        let (payload, _) = reply.map_err(|_| unknown("connection broken"))?;
+        *payload.downcast::<Result<Answer, StoreError>>().expect("only answers come here")
+    }
+}
+
+fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
+    match operation {
+        Operation::Accept(batch) => ("accept", batch.iter().map(|event| event.id).collect()),
+        Operation::Settle(batch) => ("settle", batch.iter().map(|settlement| settlement.event).collect()),
+        Operation::Redrive(event) => ("redrive", vec![*event]),
+        Operation::Claim(_) | Operation::Find(_) | Operation::Prune(..) | Operation::Ping => ("", vec![]),
+    }
+}
+
+/// Takes the answer that belongs to the call.
+macro_rules! answered {
+    ($call:expr, $variant:ident) => {
+        $call
+            .map(|answer| match answer? {
+                Answer::$variant(value) => Ok(value),
+                _ => unreachable!("the database answers what it was asked"),
+            })
+            .boxed()
+    };
+}
+
+impl Store for RemoteStore {
+    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+        answered!(self.call(Operation::Accept(batch)), Accepted)
+    }
+
+    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+        answered!(self.call(Operation::Claim(demands)), Claimed)
+    }
+
+    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+        answered!(self.call(Operation::Settle(batch)), Settled)
+    }
+
+    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
+        answered!(self.call(Operation::Find(event)), Found).map(|found| Ok(found?.map(|record| *record))).boxed()
+    }
+
+    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        answered!(self.call(Operation::Redrive(event)), Redriven)
+    }
+
+    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+        answered!(self.call(Operation::Prune(retention, after, limit)), Pruned)
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.call(Operation::Ping).map(|answer| answer.map(|_| ())).boxed()
+    }
+}

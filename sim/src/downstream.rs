@@ -1,0 +1,226 @@
+//! The downstreams: nodes that take, refuse, hang and break off as the scenario says; and the port that reaches them.
+
+use crate::bugs::Bug;
+use crate::net;
+use crate::recorder::{Recorder, elapsed};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{HeaderMap, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use madsim::time::error::Elapsed;
+use madsim::time::{Instant, sleep, timeout};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use surehook::ports::Downstream;
+use surehook_core::admission::Fingerprint;
+use surehook_core::forwarding::{ATTEMPT_HEADER, EVENT_ID_HEADER, SOURCE_HEADER};
+use surehook_core::retry_after::retry_after;
+use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
+use surehook_core::worker::exchange::Claim;
+use surehook_model::history::{Received, Sending, What};
+use surehook_model::scenario::{Behaviour, Source};
+
+/// A response's body is read so far.
+const MAX_READ_BYTES: usize = 16 * 1024;
+
+/// Runs one source's downstream. From `healed_at` on it is well.
+pub(crate) async fn serve(at: SocketAddr, source: Source, healed_at: Duration, recorder: Recorder) {
+    let listener = net::listen(at).await;
+    let node = Arc::new(Node { source, healed_at, recorder, served: AtomicU64::new(0) });
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { return };
+        if node.behaviour() == Behaviour::Refuses {
+            continue; // the stream is dropped, and with it the connection
+        }
+        let node = Arc::clone(&node);
+        madsim::task::spawn(async move {
+            let service = hyper::service::service_fn(|request| Arc::clone(&node).answer(request));
+            net::serve_until(stream, service, futures::future::pending().boxed().shared()).await;
+        });
+    }
+}
+
+struct Node {
+    source: Source,
+    healed_at: Duration,
+    recorder: Recorder,
+    served: AtomicU64,
+}
+
+/// The connection is broken off without an answer.
+#[derive(Debug)]
+struct BrokenOff;
+
+impl std::fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("broken off")
+    }
+}
+
+impl std::error::Error for BrokenOff {}
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+impl Node {
+    fn behaviour(&self) -> Behaviour {
+        let now = elapsed();
+        if now >= self.healed_at {
+            return Behaviour::Takes;
+        }
+        let in_force = self.source.behaves.iter().rev().find(|behaves| Duration::from_millis(behaves.at_ms) <= now);
+        in_force.map_or(Behaviour::Takes, |behaves| behaves.how)
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, BrokenOff> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map_err(|_| BrokenOff)?.to_bytes();
+        let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let attempt = text(ATTEMPT_HEADER).parse().expect("a delivery bears its attempt");
+        let request = self.recorder.request_id();
+        self.recorder.record(What::Received(Received {
+            request,
+            source: text(SOURCE_HEADER),
+            event: text(EVENT_ID_HEADER).parse().expect("a delivery bears its event's id"),
+            attempt,
+            body: Fingerprint::of(&body),
+            headers: values(&head.headers),
+        }));
+        let behaviour = self.behaviour();
+        let even = self.served.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+        let (status_code, asked) = match behaviour {
+            Behaviour::Answers { status_code, retry_after_s } => (status_code, retry_after_s),
+            Behaviour::FailsFirst if attempt == 1 => (503, None),
+            Behaviour::Flaps if even => (500, None),
+            Behaviour::Hangs => return futures::future::pending().await,
+            _ => (200, None),
+        };
+        let retry_after = asked.map(Duration::from_secs);
+        self.recorder.record(What::Replied { request, status_code, retry_after });
+        match behaviour {
+            Behaviour::TakesLate { after_ms } => sleep(Duration::from_millis(after_ms)).await,
+            Behaviour::BreaksOff => return Err(BrokenOff),
+            _ => {}
+        }
+        let mut response = Response::builder().status(status_code);
+        if let Some(seconds) = asked {
+            response = response.header("retry-after", seconds);
+        }
+        let body = match behaviour {
+            Behaviour::NeverEnds => endless(),
+            _ => Full::new(Bytes::from_static(b"said the downstream")).boxed_unsync(),
+        };
+        Ok(response.body(body).expect("a valid response"))
+    }
+}
+
+fn endless() -> Body {
+    let chunks = futures::stream::unfold((), |()| async {
+        sleep(Duration::from_millis(500)).await;
+        Some((Ok(Frame::data(Bytes::from_static(&[b'.'; 100]))), ()))
+    });
+    StreamBody::new(chunks).boxed_unsync()
+}
+
+/// All values of each header, by name.
+pub(crate) fn values(headers: &HeaderMap) -> BTreeMap<String, Vec<Vec<u8>>> {
+    let mut values: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+    for (name, value) in headers {
+        values.entry(name.as_str().to_owned()).or_default().push(value.as_bytes().to_vec());
+    }
+    values
+}
+
+/// The downstream port of one process.
+pub(crate) struct SimDownstream {
+    pub(crate) process: String,
+    pub(crate) addresses: BTreeMap<String, SocketAddr>,
+    pub(crate) recorder: Recorder,
+    pub(crate) bug: Option<Bug>,
+}
+
+impl Downstream for SimDownstream {
+    fn send(&self, claim: &Claim, timeout: Duration) -> BoxFuture<'static, Reply> {
+        let address = self.addresses[claim.source.as_str()];
+        let (process, recorder, bug) = (self.process.clone(), self.recorder.clone(), self.bug);
+        let claim = claim.clone();
+        async move {
+            let deadline = Instant::now() + timeout;
+            let (source, event, attempt) = (claim.source.to_string(), claim.event, claim.attempt);
+            recorder.record(What::Sending(Sending { process: process.clone(), source, event, attempt }));
+            let reply = exchange(address, request(&claim, bug), deadline).await;
+            let (status_code, reply) = match reply {
+                Reply::Failed(DeliveryError::Timeout | DeliveryError::ResponseTooSlow) if bug == Some(Bug::SlotNeverFrees) => {
+                    futures::future::pending().await
+                }
+                Reply::Response { status_code, excerpt, .. } if bug == Some(Bug::IgnoreRetryAfter) => {
+                    (Some(status_code), Reply::Response { status_code, retry_after: None, excerpt })
+                }
+                reply @ Reply::Response { status_code, .. } => (Some(status_code), reply),
+                reply @ Reply::Failed(_) => (None, reply),
+            };
+            recorder.record(What::Sent { process, event, attempt, status_code });
+            reply
+        }
+        .boxed()
+    }
+}
+
+fn request(claim: &Claim, bug: Option<Bug>) -> Request<Full<Bytes>> {
+    let mut headers = surehook::headers::decode(&claim.headers).expect("headers come out as they went in");
+    if bug == Some(Bug::HeadersFolded) {
+        headers = headers.keys().map(|name| (name.clone(), headers[name].clone())).collect();
+    }
+    let body = match bug {
+        Some(Bug::BodyThroughText) => Bytes::from(String::from_utf8_lossy(&claim.body).into_owned()),
+        _ => claim.body.clone(),
+    };
+    let mut request = Request::post("/").header("host", "downstream").body(Full::new(body)).expect("a valid request");
+    let host = request.headers().clone();
+    *request.headers_mut() = headers;
+    request.headers_mut().extend(host);
+    request.headers_mut().insert(EVENT_ID_HEADER, claim.event.to_string().parse().expect("a header value"));
+    request.headers_mut().insert(SOURCE_HEADER, claim.source.as_str().parse().expect("a header value"));
+    request.headers_mut().insert(ATTEMPT_HEADER, claim.attempt.into());
+    request
+}
+
+/// What comes before the deadline.
+async fn timeout_at<T>(deadline: Instant, future: impl Future<Output = T>) -> Result<T, Elapsed> {
+    timeout(deadline.saturating_duration_since(Instant::now()), future).await
+}
+
+/// One request and its reply, within one deadline.
+async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>, deadline: Instant) -> Reply {
+    let (response, _connection) = match timeout_at(deadline, net::send(address, request)).await {
+        Err(_) => return Reply::Failed(DeliveryError::Timeout),
+        Ok(Err(net::SendError::Connect(error))) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            return Reply::Failed(DeliveryError::ConnectionRefused);
+        }
+        Ok(Err(net::SendError::Connect(_))) => return Reply::Failed(DeliveryError::ConnectionFailed),
+        Ok(Err(net::SendError::Http)) => return Reply::Failed(DeliveryError::ConnectionReset),
+        Ok(Ok(answered)) => answered,
+    };
+    let status_code = response.status().as_u16();
+    let value = |name: &str| response.headers().get(name).map(http::HeaderValue::as_bytes);
+    let retry_after = value("retry-after").and_then(|asked| retry_after(asked, value("date")));
+    let mut body = response.into_body();
+    let mut read = Vec::new();
+    while read.len() < MAX_READ_BYTES {
+        match timeout_at(deadline, body.frame()).await {
+            Err(_) => return Reply::Failed(DeliveryError::ResponseTooSlow),
+            Ok(None) => break,
+            Ok(Some(Err(_))) => return Reply::Failed(DeliveryError::ConnectionReset),
+            Ok(Some(Ok(frame))) => read.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
+        }
+    }
+    read.truncate(MAX_EXCERPT_BYTES);
+    Reply::Response { status_code, retry_after, excerpt: Bytes::from(read) }
+}

@@ -1,0 +1,96 @@
+//! HTTP over the simulated network: one request on one connection, and a server for any hyper service.
+
+use crate::clock::SimTimer;
+use bytes::Bytes;
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt, select_biased};
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use madsim::net::{TcpListener, TcpStream};
+use madsim::task::JoinHandle;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Where everybody lives.
+pub(crate) const DATABASE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 5432);
+
+pub(crate) fn process(index: usize) -> SocketAddr {
+    address(1, index, 8080)
+}
+
+pub(crate) fn downstream(index: usize) -> SocketAddr {
+    address(2, index, 80)
+}
+
+pub(crate) fn producers() -> IpAddr {
+    address(3, 0, 0).ip()
+}
+
+fn address(net: u8, index: usize, port: u16) -> SocketAddr {
+    let host = u8::try_from(index + 1).expect("few nodes of a kind");
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, net, host)), port)
+}
+
+/// A connection that is closed when this is dropped, as when its process dies.
+pub(crate) struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Sends one request on a connection of its own. The connection lives until the guard is dropped.
+pub(crate) async fn send(to: SocketAddr, request: Request<Full<Bytes>>) -> Result<(Response<Incoming>, Connection), SendError> {
+    let stream = TcpStream::connect(to).await.map_err(SendError::Connect)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|_| SendError::Http)?;
+    let connection = Connection(madsim::task::spawn(async move {
+        // The sender learns of every error by itself.
+        let _ = connection.await;
+    }));
+    let response = sender.send_request(request).await.map_err(|_| SendError::Http)?;
+    Ok((response, connection))
+}
+
+/// Why there is no response.
+#[derive(Debug)]
+pub(crate) enum SendError {
+    Connect(std::io::Error),
+    Http,
+}
+
+/// How long a server waits for the headers of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Binds, trying again while a killed predecessor's socket is still there.
+pub(crate) async fn listen(at: SocketAddr) -> TcpListener {
+    loop {
+        match TcpListener::bind(at).await {
+            Ok(listener) => return listener,
+            Err(_) => madsim::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// Serves one accepted connection to its end; once `stop` completes, to the end of the request under way.
+pub(crate) async fn serve_until<S, B>(stream: TcpStream, service: S, stop: Shared<BoxFuture<'static, ()>>)
+where
+    S: hyper::service::Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: hyper::body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let builder = surehook::server::protocol(SimTimer, HEADER_TIMEOUT);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut stop = stop;
+    let ended = select_biased! {
+        ended = connection.as_mut().fuse() => Some(ended),
+        () = stop => None,
+    };
+    if ended.is_none() {
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
+    }
+}

@@ -1,0 +1,207 @@
+//! A service process in the world: the production service over the world's ports.
+
+use crate::bugs::Bug;
+use crate::clock::{SimClock, SimIds};
+use crate::database::{Disk, RemoteStore};
+use crate::downstream::SimDownstream;
+use crate::net;
+use crate::recorder::Recorder;
+use futures::channel::mpsc;
+use futures::future::{BoxFuture, Shared};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt, select_biased};
+use hyper_util::service::TowerToHyperService;
+use madsim::rand::Rng;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use surehook::config::Config;
+use surehook::http::{App, routes};
+use surehook::ports::{Clock, NewEvent, Store, StoreError};
+use surehook::service::{Broken, Host, Ports, Task};
+use surehook_core::admission::Stored;
+use surehook_core::id::EventId;
+use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_model::history::Fault;
+
+/// What a process is started with, each time.
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) config: Config,
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) downstreams: BTreeMap<String, SocketAddr>,
+    pub(crate) recorder: Recorder,
+    pub(crate) bug: Option<Bug>,
+    pub(crate) control: Mutex<Control>,
+}
+
+/// What the world knows of a process, and how it reaches it.
+#[derive(Default)]
+pub(crate) struct Control {
+    /// Whether it runs.
+    pub(crate) up: bool,
+    /// The way of its signals, while it runs.
+    signals: Option<mpsc::Sender<()>>,
+}
+
+impl Process {
+    pub(crate) fn control(&self) -> std::sync::MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        if let Some(signals) = &mut self.control().signals {
+            let _ = signals.try_send(());
+        }
+    }
+
+    /// The life of one process, from its start to the end of its shutdown. Killing its node drops this at any point.
+    pub(crate) async fn boot(self: Arc<Self>) {
+        let (sender, mut signals) = mpsc::channel(4);
+        *self.control() = Control { up: true, signals: Some(sender) };
+        self.recorder.fault(Fault::Started { process: self.name.clone() });
+        let clock: Arc<dyn Clock> = Arc::new(SimClock::boot());
+        let store = RemoteStore::connect(Arc::clone(&self.disk), self.name.clone()).await;
+        let downstream = SimDownstream {
+            process: self.name.clone(),
+            addresses: self.downstreams.clone(),
+            recorder: self.recorder.clone(),
+            bug: self.bug,
+        };
+        let ports = Ports {
+            store: Arc::new(BuggyStore { store: Arc::new(store), bug: self.bug }),
+            downstream: Arc::new(downstream),
+            clock,
+            ids: Arc::new(SimIds),
+            seed: madsim::rand::thread_rng().r#gen(),
+        };
+        let host = SimHost { address: self.address };
+        let ended = if self.bug == Some(Bug::ShutdownDropsInFlight) {
+            let (_keep, never) = mpsc::channel(1);
+            select_biased! {
+                ended = Box::pin(surehook::service::run(&self.config, ports, &host, never)).fuse() => ended,
+                _ = signals.select_next_some() => Ok(()),
+            }
+        } else {
+            surehook::service::run(&self.config, ports, &host, signals).await
+        };
+        if let Err(ended) = ended {
+            panic!("{} ended by itself: {ended}", self.name);
+        }
+        *self.control() = Control::default();
+        self.recorder.fault(Fault::Exited { process: self.name.clone() });
+    }
+}
+
+/// madsim's tasks, and a listening socket on its network.
+struct SimHost {
+    address: SocketAddr,
+}
+
+impl Host for SimHost {
+    fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) -> Task {
+        let task = madsim::task::spawn(task);
+        async move { task.await.map_err(|error| Broken(format!("{name}: {error}"))) }.boxed()
+    }
+
+    fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, patience: Duration) -> Task {
+        let address = self.address;
+        let service = TowerToHyperService::new(warp::service(routes(app)));
+        async move {
+            let listener = net::listen(address).await;
+            let mut connections = FuturesUnordered::new();
+            let mut stopping = stop.clone();
+            loop {
+                let accepted = select_biased! {
+                    () = stopping => break,
+                    () = connections.select_next_some() => continue,
+                    accepted = listener.accept().fuse() => accepted,
+                };
+                if let Ok((stream, _)) = accepted {
+                    connections.push(net::serve_until(stream, service.clone(), stop.clone()).boxed());
+                }
+            }
+            drop(listener);
+            let all_ended = async { while connections.next().await.is_some() {} };
+            let _ = madsim::time::timeout(patience, all_ended).await;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// The store, bent by the bugs that lie between the loops and the database.
+struct BuggyStore {
+    store: Arc<RemoteStore>,
+    bug: Option<Bug>,
+}
+
+impl Store for BuggyStore {
+    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+        match self.bug {
+            Some(Bug::AckBeforeCommit) => {
+                let store = Arc::clone(&self.store);
+                let stored = vec![Stored::Inserted; batch.len()];
+                madsim::task::spawn(async move { store.accept(batch).await });
+                async move { Ok(stored) }.boxed()
+            }
+            Some(Bug::UnknownTakenForFailed) => async move {
+                match self.store.accept(batch.clone()).await {
+                    Err(StoreError::Unknown(_)) => {
+                        let others =
+                            batch.into_iter().map(|event| NewEvent { id: surehook::ports::Ids::fresh(&SimIds), ..event }).collect();
+                        self.store.accept(others).await
+                    }
+                    answer => answer,
+                }
+            }
+            .boxed(),
+            Some(Bug::BatchFailsAsAWhole) => async move {
+                match self.store.accept(batch).await {
+                    Err(StoreError::Rejected(why)) => Err(StoreError::Unavailable(why)),
+                    answer => answer,
+                }
+            }
+            .boxed(),
+            _ => self.store.accept(batch),
+        }
+    }
+
+    fn claim(&self, mut demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+        if self.bug == Some(Bug::ShortLease) {
+            demands.iter_mut().for_each(|demand| demand.lease /= 10);
+        }
+        self.store.claim(demands)
+    }
+
+    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+        if self.bug == Some(Bug::DropFailedSettlement) {
+            return async move { Ok(self.store.settle(batch).await.unwrap_or_default()) }.boxed();
+        }
+        self.store.settle(batch)
+    }
+
+    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<surehook::ports::EventRecord>, StoreError>> {
+        self.store.find(event)
+    }
+
+    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<surehook::ports::Redriven, StoreError>> {
+        self.store.redrive(event)
+    }
+
+    fn prune(
+        &self,
+        retention: surehook::ports::Retention,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<surehook::ports::Pruned, StoreError>> {
+        self.store.prune(retention, after, limit)
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.store.ping()
+    }
+}

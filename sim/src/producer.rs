@@ -1,0 +1,161 @@
+//! The producers: a node that posts what the scenario says, retries aggressively on everything but `202` and a refusal
+//! for good, and looks at what it was told.
+
+use crate::database::POISON;
+use crate::downstream::values;
+use crate::net;
+use crate::recorder::{Recorder, elapsed};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http_body_util::{BodyExt, Full};
+use madsim::rand::Rng;
+use madsim::time::{sleep, timeout};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use surehook_core::admission::Fingerprint;
+use surehook_core::event::Status;
+use surehook_core::id::EventId;
+use surehook_model::history::{Posted, What};
+use surehook_model::scenario::{Post, Scenario};
+
+/// How long a producer waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// A producer that has been told to come back tries at least so long after the world is healed.
+const TRIES_AFTER_HEAL: Duration = Duration::from_secs(60);
+
+/// Where the service is, and what the producers need to know.
+pub(crate) struct Producers {
+    pub(crate) scenario: Scenario,
+    pub(crate) processes: Vec<SocketAddr>,
+    pub(crate) recorder: Recorder,
+}
+
+/// Posts everything; returns when every producer has its answer or has given up.
+pub(crate) async fn run(producers: Arc<Producers>) {
+    let mut tasks = Vec::new();
+    for post in &producers.scenario.posts {
+        for copy in 0..post.copies {
+            let (producers, post) = (Arc::clone(&producers), post.clone());
+            tasks.push(madsim::task::spawn(async move { producers.deliver(&post, copy).await }));
+        }
+    }
+    for task in tasks {
+        task.await.expect("no producer fails");
+    }
+}
+
+impl Producers {
+    async fn deliver(&self, post: &Post, copy: u32) {
+        sleep_until(Duration::from_millis(post.at_ms)).await;
+        let give_up_at = Duration::from_millis(self.scenario.heal_at_ms) + TRIES_AFTER_HEAL;
+        for attempt in 0.. {
+            let process = (post.process + copy as usize + attempt) % self.processes.len();
+            let hangs_up = post.hangs_up_ms.filter(|_| attempt == 0).map(Duration::from_millis);
+            let answer = self.post(post, copy, process, hangs_up).await;
+            match answer {
+                Some((202, Some(event))) => return self.look(event).await,
+                Some((400..=499, _)) => return,
+                _ => {}
+            }
+            if elapsed() > give_up_at {
+                return;
+            }
+            let longest = 100u64.saturating_mul(1 << attempt.min(5));
+            sleep(Duration::from_millis(madsim::rand::thread_rng().gen_range(20..=longest))).await;
+        }
+    }
+
+    /// One request. What it was answered with, and the event that a `202` names.
+    async fn post(&self, post: &Post, copy: u32, process: usize, hangs_up: Option<Duration>) -> Option<(u16, Option<EventId>)> {
+        let source = &self.scenario.sources[post.source].name;
+        let headers = headers(post);
+        let body = body(post);
+        let id = self.recorder.post_id();
+        self.recorder.record(What::Posted(Posted {
+            post: id,
+            producer: format!("producer of {} #{copy}", post.key),
+            process: process_name(process),
+            source: source.clone(),
+            key: post.key.clone(),
+            body: Fingerprint::of(&body),
+            headers: values(&headers),
+        }));
+        let mut request = Request::post(format!("/webhooks/{source}"))
+            .header("host", "surehook")
+            .header("idempotency-key", &post.key)
+            .body(Full::new(body))
+            .expect("a valid request");
+        request.headers_mut().extend(headers);
+        let exchange = async {
+            let (response, _connection) = net::send(self.processes[process], request).await.ok()?;
+            let status_code = response.status().as_u16();
+            let replayed = response.headers().contains_key("idempotent-replayed");
+            let body = response.into_body().collect().await.ok()?.to_bytes();
+            Some((status_code, replayed, body))
+        };
+        let Ok(Some((status_code, replayed, body))) = timeout(hangs_up.unwrap_or(PATIENCE), exchange).await else {
+            self.recorder.record(What::Unanswered { post: id });
+            return None;
+        };
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let event = json["event_id"].as_str().and_then(|text| text.parse().ok());
+        let status = json["status"].as_str().and_then(Status::from_name);
+        self.recorder.record(What::Answered { post: id, status_code, event, status, replayed });
+        Some((status_code, event))
+    }
+
+    /// Looks at an event a few times in its life.
+    async fn look(&self, event: EventId) {
+        for longest in [500, 20_000, 60_000] {
+            sleep(Duration::from_millis(madsim::rand::thread_rng().gen_range(1..longest))).await;
+            let process = madsim::rand::thread_rng().gen_range(0..self.processes.len());
+            let asked_at = elapsed();
+            let request =
+                Request::get(format!("/events/{event}")).header("host", "surehook").body(Full::new(Bytes::new())).expect("a valid request");
+            let exchange = async {
+                let (response, _connection) = net::send(self.processes[process], request).await.ok()?;
+                let status_code = response.status().as_u16();
+                Some((status_code, response.into_body().collect().await.ok()?.to_bytes()))
+            };
+            let Ok(Some((status_code, body))) = timeout(PATIENCE, exchange).await else { continue };
+            let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            let attempts = json["attempts"].as_u64().and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or_default();
+            match status_code {
+                200 => {
+                    let status = json["status"].as_str().and_then(Status::from_name);
+                    self.recorder.record(What::Looked { event, asked_at, status, attempts });
+                }
+                404 => self.recorder.record(What::Looked { event, asked_at, status: None, attempts: 0 }),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Headers that must come out as they went in: repeated, and with bytes that are no text.
+fn headers(post: &Post) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let value = |text: String| HeaderValue::from_str(&text).expect("a header value");
+    headers.append("content-type", HeaderValue::from_static("application/octet-stream"));
+    headers.append("x-part", value(format!("first of {}", post.body)));
+    headers.append("x-part", value(format!("second of {}", post.body)));
+    headers.append(HeaderName::from_static("x-name"), HeaderValue::from_bytes(b"caf\xe9").expect("obs-text is allowed"));
+    headers
+}
+
+/// Bytes that are no text, the same for the same number.
+fn body(post: &Post) -> Bytes {
+    let mut rng = fastrand::Rng::with_seed(post.body);
+    let mut body = if post.poison { POISON.to_vec() } else { format!("{}:", post.body).into_bytes() };
+    body.extend(std::iter::repeat_with(|| rng.u8(..)).take(post.size));
+    Bytes::from(body)
+}
+
+pub(crate) fn process_name(index: usize) -> String {
+    format!("process {}", index + 1)
+}
+
+pub(crate) async fn sleep_until(at: Duration) {
+    sleep(at.saturating_sub(elapsed())).await;
+}

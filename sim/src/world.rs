@@ -1,0 +1,379 @@
+//! A world: all the nodes of one scenario, the faults at their times, and the judgement at the end.
+
+use crate::bugs::Bug;
+use crate::database::{self, Disk};
+use crate::process::{Control, Process};
+use crate::producer::{self, Producers, process_name, sleep_until};
+use crate::recorder::{Recorder, elapsed};
+use crate::{downstream, net};
+use madsim::Config as Madsim;
+use madsim::net::NetSim;
+use madsim::runtime::{Handle, NodeHandle, Runtime};
+use madsim::task::NodeId;
+use madsim::time::sleep;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use surehook::config::{Config, IntakeConfig, LogFormat, Role, Source as SourceConfig};
+use surehook::ports::Retention;
+use surehook_core::admission::OnKeyReuse;
+use surehook_core::source::SourceName;
+use surehook_model::database::Database;
+use surehook_model::history::{Fault as Recorded, Run};
+use surehook_model::oracles::{Promise, Violation, judge, time_to_end};
+use surehook_model::scenario::{Fault, Node, Scenario, Source};
+
+/// The network's delays when nothing is wrong.
+const LATENCY: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::from_millis(5);
+
+/// What came of one run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// All that happened. Empty if the run ended in a panic.
+    pub run: Run,
+    /// The promises that were broken, in the order of time.
+    pub violations: Vec<Violation>,
+    /// A digest of everything that happened and of the database at the end: the same for the same seed.
+    pub trace: String,
+}
+
+/// Runs a scenario, with or without a planted bug, and judges it.
+///
+/// Each run has a thread of its own: the simulator keeps the order of hash maps and more by thread.
+#[must_use]
+pub fn run(scenario: &Scenario, bug: Option<Bug>) -> Outcome {
+    let (scenario, seed) = (scenario.clone(), scenario.seed);
+    let thread = std::thread::Builder::new().name(format!("seed {seed}")).spawn(move || {
+        let mut config = Madsim::default();
+        config.net.send_latency = LATENCY;
+        let mut runtime = Runtime::with_seed_and_config(seed, config);
+        runtime.set_time_limit(Duration::from_secs(6 * 3600));
+        runtime.block_on(live(scenario, bug))
+    });
+    match thread.expect("a thread can be started").join() {
+        Ok((run, tables)) => Outcome { violations: judge(&run), trace: trace(&run, &tables), run },
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            let what = format!("panic: {}", text.unwrap_or_else(|| "without a message".to_owned()));
+            let violation = Violation { promise: Promise::NoPanic, at: Duration::ZERO, what };
+            Outcome { run: Run::default(), violations: vec![violation], trace: String::new() }
+        }
+    }
+}
+
+fn trace(run: &Run, tables: &Database) -> String {
+    let mut digest = Sha256::new();
+    for entry in &run.entries {
+        digest.update(format!("{entry:?}\n"));
+    }
+    digest.update(format!("{tables:?}"));
+    let mut hex = format!("{}:", run.entries.len());
+    digest.finalize().iter().take(16).for_each(|byte| write!(hex, "{byte:02x}").expect("a string takes all"));
+    hex
+}
+
+/// Everything of a world that faults can reach.
+struct World {
+    scenario: Scenario,
+    recorder: Recorder,
+    disk: Arc<Disk>,
+    processes: Vec<(Arc<Process>, NodeHandle)>,
+    database: NodeId,
+    downstreams: Vec<NodeId>,
+    producers: NodeId,
+}
+
+/// The life of a world, from the first node to the last look.
+async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database) {
+    let recorder = Recorder::default();
+    let disk = Disk::new(recorder.clone(), bug);
+    let healed_at = Duration::from_millis(scenario.heal_at_ms);
+    let handle = Handle::current();
+
+    let for_node = Arc::clone(&disk);
+    let database =
+        handle.create_node().name("database").ip(net::DATABASE.ip()).init(move || database::serve(Arc::clone(&for_node))).build();
+    let downstreams: Vec<NodeHandle> = scenario
+        .sources
+        .iter()
+        .enumerate()
+        .map(|(n, source)| {
+            let (source, recorder) = (source.clone(), recorder.clone());
+            let at = net::downstream(n);
+            let init = move || downstream::serve(at, source.clone(), healed_at, recorder.clone());
+            handle.create_node().name(format!("downstream of {}", scenario.sources[n].name)).ip(at.ip()).init(init).build()
+        })
+        .collect();
+    let processes: Vec<(Arc<Process>, NodeHandle)> = (0..scenario.processes)
+        .map(|n| {
+            let process = Arc::new(Process {
+                name: process_name(n),
+                address: net::process(n),
+                config: config(&scenario),
+                disk: Arc::clone(&disk),
+                downstreams: scenario.sources.iter().enumerate().map(|(n, source)| (source.name.clone(), net::downstream(n))).collect(),
+                recorder: recorder.clone(),
+                bug,
+                control: Mutex::new(Control::default()),
+            });
+            let for_node = Arc::clone(&process);
+            let node = handle.create_node().name(&process.name).ip(process.address.ip()).init(move || Arc::clone(&for_node).boot()).build();
+            (process, node)
+        })
+        .collect();
+    let producers_node = handle.create_node().name("producers").ip(net::producers()).build();
+    let producers = Arc::new(Producers {
+        scenario: scenario.clone(),
+        processes: processes.iter().map(|(process, _)| process.address).collect(),
+        recorder: recorder.clone(),
+    });
+    let posting = producers_node.spawn(producer::run(producers));
+
+    let world = Arc::new(World {
+        recorder: recorder.clone(),
+        disk: Arc::clone(&disk),
+        processes,
+        database: database.id(),
+        downstreams: downstreams.iter().map(NodeHandle::id).collect(),
+        producers: producers_node.id(),
+        scenario,
+    });
+    let mut under_way = Vec::new();
+    for fault in world.scenario.faults.clone() {
+        let world = Arc::clone(&world);
+        under_way.push(madsim::task::spawn(async move {
+            sleep_until(Duration::from_millis(fault.at_ms)).await;
+            world.apply(fault.what).await;
+        }));
+    }
+    for source in world.scenario.sources.clone() {
+        let recorder = recorder.clone();
+        under_way.push(madsim::task::spawn(tell_behaviour(source, recorder)));
+    }
+    sleep_until(healed_at).await;
+    under_way.iter().for_each(madsim::task::JoinHandle::abort);
+    world.heal().await;
+
+    let events = world.scenario.posts.len();
+    let longest = world.scenario.sources.iter().map(|source| time_to_end(&source.policy(), events)).max().unwrap_or_default();
+    let end_by = healed_at + longest + Duration::from_secs(5);
+    while elapsed() < end_by && !(posting.is_finished() && disk.is_settled()) {
+        sleep(Duration::from_millis(500)).await;
+    }
+    sleep(Duration::from_secs(3)).await;
+
+    let tables = disk.tables();
+    let run = Run {
+        policies: world.scenario.sources.iter().map(|source| (source.name.clone(), source.policy())).collect(),
+        entries: recorder.take(),
+        events: tables.events.keys().filter_map(|id| Some((*id, tables.find(*id)?))).collect(),
+        healed_at,
+        ended_at: elapsed(),
+    };
+    (run, tables)
+}
+
+/// The configuration that every process of a scenario runs with.
+fn config(scenario: &Scenario) -> Config {
+    let source = |source: &Source| {
+        let config = SourceConfig {
+            destination: "http://downstream.invalid/".parse().expect("a URL"),
+            policy: source.policy(),
+            idempotency_header: http::HeaderName::from_static("idempotency-key"),
+            on_key_reuse: if source.first_wins { OnKeyReuse::FirstWins } else { OnKeyReuse::Reject },
+            forward_credentials: false,
+        };
+        (SourceName::parse(&source.name).expect("a source's name"), config)
+    };
+    let retention = Duration::from_secs(30 * 24 * 3600);
+    Config {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        database: "sqlite:simulated".to_owned(),
+        role: Role::All,
+        log: LogFormat::Human,
+        drain_timeout: Duration::from_millis(scenario.drain_timeout_ms),
+        migrate_on_start: false,
+        intake: IntakeConfig {
+            max_body: 64 << 10,
+            max_queued: 64,
+            max_queued_bytes: 1 << 20,
+            max_connections: 256,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+        },
+        retention: Retention { delivered: retention, dead_lettered: retention },
+        sources: scenario.sources.iter().map(source).collect::<BTreeMap<_, _>>(),
+    }
+}
+
+/// Writes down when a downstream changes its behaviour.
+async fn tell_behaviour(source: Source, recorder: Recorder) {
+    for behaves in source.behaves {
+        sleep_until(Duration::from_millis(behaves.at_ms)).await;
+        recorder.fault(Recorded::Downstream {
+            source: source.name.clone(),
+            what: format!("{:?}", behaves.how),
+            broken: behaves.how.is_broken(),
+        });
+    }
+}
+
+impl World {
+    /// Breaks something, and mends it when its time is over.
+    async fn apply(&self, fault: Fault) {
+        let millis = Duration::from_millis;
+        let net = NetSim::current();
+        match fault {
+            Fault::Kill { process, down_ms } => {
+                self.kill(process);
+                sleep(millis(down_ms)).await;
+                self.start(process).await;
+            }
+            Fault::KillAll { down_ms } => {
+                (0..self.processes.len()).for_each(|process| self.kill(process));
+                sleep(millis(down_ms)).await;
+                for process in 0..self.processes.len() {
+                    self.start(process).await;
+                }
+            }
+            Fault::Pause { process, for_ms } => {
+                let (process, node) = &self.processes[process];
+                self.recorder.fault(Recorded::Paused { process: process.name.clone(), duration: millis(for_ms) });
+                Handle::current().pause(node.id());
+                sleep(millis(for_ms)).await;
+                Handle::current().resume(node.id());
+            }
+            Fault::Drain { process: index, down_ms } => {
+                let (process, node) = &self.processes[index];
+                if !process.control().up {
+                    return;
+                }
+                self.recorder.fault(Recorded::Draining { process: process.name.clone() });
+                process.terminate();
+                while process.control().up {
+                    sleep(millis(20)).await;
+                }
+                Handle::current().kill(node.id()); // what is left of it ends with it
+                sleep(millis(down_ms)).await;
+                self.start(index).await;
+            }
+            Fault::Cut { from, to, both_ways, for_ms } => {
+                self.recorder.fault(Recorded::Network {
+                    what: format!("cut from {from:?} to {to:?}, both ways: {both_ways}"),
+                    duration: millis(for_ms),
+                });
+                let (from, to) = (self.id(from), self.id(to));
+                net.clog_link(from, to);
+                if both_ways {
+                    net.clog_link(to, from);
+                }
+                sleep(millis(for_ms)).await;
+                net.unclog_link(from, to);
+                net.unclog_link(to, from);
+            }
+            Fault::Loss { permille, for_ms } => {
+                self.recorder.fault(Recorded::Network { what: format!("{permille} of 1000 packets are lost"), duration: millis(for_ms) });
+                net.update_config(|config| config.packet_loss_rate = f64::from(permille) / 1000.0);
+                sleep(millis(for_ms)).await;
+                net.update_config(|config| config.packet_loss_rate = 0.0);
+            }
+            Fault::Latency { max_ms, for_ms } => {
+                self.recorder.fault(Recorded::Network { what: format!("packets take up to {max_ms} ms"), duration: millis(for_ms) });
+                net.update_config(|config| config.send_latency = LATENCY.start..millis(max_ms));
+                sleep(millis(for_ms)).await;
+                net.update_config(|config| config.send_latency = LATENCY);
+            }
+            Fault::Store { process, call, nth, how } => {
+                let name = process_name(process);
+                self.recorder.fault(database_fault(format!("{how:?} at {call:?} no. {nth}"), Some(name.clone()), Duration::ZERO));
+                self.disk.plan(name, call, nth, how);
+            }
+            Fault::DatabaseDown { for_ms } => {
+                self.recorder.fault(database_fault("down".to_owned(), None, millis(for_ms)));
+                self.disk.set_up(false);
+                sleep(millis(for_ms)).await;
+                self.disk.set_up(true);
+            }
+            Fault::DatabaseFailover => {
+                self.recorder.fault(database_fault("failover: all connections break".to_owned(), None, Duration::ZERO));
+                self.disk.break_connections();
+            }
+            Fault::DatabaseSlow { by_ms, for_ms } => {
+                self.recorder.fault(database_fault(format!("each step takes {by_ms} ms longer"), None, millis(for_ms)));
+                self.disk.set_slow(millis(by_ms));
+                sleep(millis(for_ms)).await;
+                self.disk.set_slow(Duration::ZERO);
+            }
+            Fault::DatabaseClock { by_ms } => {
+                self.recorder.fault(database_fault(format!("the clock jumps by {by_ms} ms"), None, Duration::ZERO));
+                self.disk.jump_clock(by_ms);
+            }
+        }
+    }
+
+    /// Mends everything, whatever was under way.
+    async fn heal(&self) {
+        let net = NetSim::current();
+        let all: Vec<NodeId> = self
+            .processes
+            .iter()
+            .map(|(_, node)| node.id())
+            .chain(self.downstreams.iter().copied())
+            .chain([self.database, self.producers])
+            .collect();
+        for from in &all {
+            for to in &all {
+                net.unclog_link(*from, *to);
+            }
+        }
+        net.update_config(|config| {
+            config.packet_loss_rate = 0.0;
+            config.send_latency = LATENCY;
+        });
+        self.disk.heal();
+        for index in 0..self.processes.len() {
+            Handle::current().resume(self.processes[index].1.id());
+            self.start(index).await;
+        }
+        self.recorder.fault(Recorded::Healed);
+    }
+
+    fn id(&self, node: Node) -> NodeId {
+        match node {
+            Node::Process(index) => self.processes[index].1.id(),
+            Node::Database => self.database,
+            Node::Downstream(index) => self.downstreams[index],
+            Node::Producers => self.producers,
+        }
+    }
+
+    fn kill(&self, index: usize) {
+        let (process, node) = &self.processes[index];
+        let mut control = process.control();
+        if control.up {
+            control.up = false;
+            self.recorder.fault(Recorded::Killed { process: process.name.clone() });
+            Handle::current().resume(node.id());
+            Handle::current().kill(node.id());
+        }
+    }
+
+    /// Starts a process that is down. Two faults may want to.
+    async fn start(&self, index: usize) {
+        let (process, node) = &self.processes[index];
+        sleep(Duration::from_millis(1)).await; // what was killed is gone by then
+        if !process.control().up {
+            process.control().up = true;
+            Handle::current().kill(node.id());
+            sleep(Duration::from_millis(1)).await;
+            Handle::current().restart(node.id());
+        }
+    }
+}
+
+fn database_fault(what: String, process: Option<String>, duration: Duration) -> Recorded {
+    Recorded::Database { what, process, duration }
+}
