@@ -168,6 +168,7 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database) {
     let tables = disk.tables();
     let run = Run {
         policies: world.scenario.sources.iter().map(|source| (source.name.clone(), source.policy())).collect(),
+        first_wins: world.scenario.sources.iter().filter(|source| source.first_wins).map(|source| source.name.clone()).collect(),
         entries: recorder.take(),
         events: tables.events.keys().filter_map(|id| Some((*id, tables.find(*id)?))).collect(),
         healed_at,

@@ -2,7 +2,7 @@
 //! of every oracle. Plain data, recorded in the order of time.
 
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook::ports::EventRecord;
 use surehook_core::admission::Fingerprint;
@@ -20,6 +20,8 @@ pub type At = Duration;
 pub struct Run {
     /// Each source's policy, by name.
     pub policies: BTreeMap<String, Policy>,
+    /// The sources that answer a reused key with the first event.
+    pub first_wins: BTreeSet<String>,
     /// In the order of time.
     pub entries: Vec<Entry>,
     /// Every event in the database at the end.
