@@ -16,3 +16,4 @@ pub mod retention;
 pub mod server;
 pub mod service;
 pub mod worker;
+pub mod store;

@@ -1,0 +1,123 @@
+//! A lane: a bounded set of connections to one database, for one kind of work.
+//!
+//! It stands in for sqlx's pool, which pings each connection when it comes back, one round trip for each call, and
+//! which keeps the idle connections of a server that has been restarted. Here a connection is kept only if its last
+//! call ended in good order: one whose call failed midway or was dropped is closed, so that no call can find another
+//! one's leavings. One that has been idle for a while is pinged before it is used again.
+
+use sqlx::{ConnectOptions, Connection};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How long a call waits for a connection, made or returned. Producers wait behind this: sooner a 503 than a hang.
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// A connection that has been idle for longer is pinged before it is used: the server may have been restarted. Under
+/// load no connection rests that long.
+const PING_AFTER: Duration = Duration::from_secs(1);
+
+/// A ping that takes longer finds the connection dead.
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The connections of one lane.
+pub(super) struct Lane<C: Connection> {
+    options: C::Options,
+    permits: Arc<Semaphore>,
+    limit: usize,
+    /// The last one used is the next one used, so that the others may rest.
+    idle: Mutex<Vec<Idle<C>>>,
+}
+
+struct Idle<C> {
+    connection: C,
+    since: Instant,
+}
+
+/// Why a lane gave no connection. Nothing was sent.
+#[derive(Debug)]
+pub(super) enum TakeError {
+    /// All connections were in use for [`ACQUIRE_TIMEOUT`].
+    Busy {
+        /// So many.
+        limit: usize,
+    },
+    /// Connecting took longer than [`ACQUIRE_TIMEOUT`].
+    Slow,
+    /// Connecting failed.
+    Connect(sqlx::Error),
+}
+
+impl<C: Connection> Lane<C> {
+    /// A lane of at most `limit` connections, none of which is made yet.
+    pub(super) fn new(options: C::Options, limit: usize) -> Arc<Self> {
+        Arc::new(Self { options, permits: Arc::new(Semaphore::new(limit)), limit, idle: Mutex::new(Vec::with_capacity(limit)) })
+    }
+
+    /// Takes a connection, waiting for it at most [`ACQUIRE_TIMEOUT`]. Unless it is [kept](Held::keep), it is closed
+    /// when it is dropped.
+    pub(super) async fn take(self: &Arc<Self>) -> Result<Held<C>, TakeError> {
+        let deadline = Instant::now() + ACQUIRE_TIMEOUT;
+        let busy = || TakeError::Busy { limit: self.limit };
+        let permit = timeout_at(deadline, Arc::clone(&self.permits).acquire_owned()).await.map_err(|_| busy())?.map_err(|_| busy())?;
+        let connection = timeout_at(deadline, self.connection()).await.map_err(|_| TakeError::Slow)?.map_err(TakeError::Connect)?;
+        Ok(Held { connection: Some(connection), lane: Arc::clone(self), _permit: permit })
+    }
+
+    /// Closes the connections that rest. To be called after a connection broke: the others are likely to be broken
+    /// too, and each would cost a call its failure.
+    pub(super) fn forget_idle(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(idle);
+    }
+
+    async fn connection(&self) -> Result<C, sqlx::Error> {
+        while let Some(Idle { mut connection, since }) = self.newest_idle() {
+            if since.elapsed() < PING_AFTER || matches!(timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(()))) {
+                return Ok(connection);
+            }
+            self.forget_idle();
+        }
+        self.options.connect().await
+    }
+
+    fn newest_idle(&self) -> Option<Idle<C>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+}
+
+/// A connection that is in use.
+pub(super) struct Held<C: Connection> {
+    connection: Option<C>,
+    lane: Arc<Lane<C>>,
+    // Declared last: the permit is given back after the connection is.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<C: Connection> Held<C> {
+    /// Gives the connection back, to be used again. Only after a call on it has ended in good order.
+    pub(super) fn keep(mut self) {
+        if let Some(connection) = self.connection.take() {
+            let idle = Idle { connection, since: Instant::now() };
+            self.lane.idle.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
+        }
+    }
+}
+
+const GIVEN_BACK: &str = "a connection is given back only when its holder is consumed";
+
+impl<C: Connection> Deref for Held<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        self.connection.as_ref().expect(GIVEN_BACK)
+    }
+}
+
+impl<C: Connection> DerefMut for Held<C> {
+    fn deref_mut(&mut self) -> &mut C {
+        self.connection.as_mut().expect(GIVEN_BACK)
+    }
+}

@@ -1,0 +1,361 @@
+//! The store on PostgreSQL: any number of processes, each with any number of connections.
+//!
+//! Each call is one statement that commits by itself, so that a call which is dropped leaves no transaction open: the
+//! server ends the statement, one way or the other. Only accepting may take a second statement, to read what it found
+//! in its way. How the statements lock, and why they cannot deadlock, is in their files.
+
+mod connect;
+mod errors;
+pub mod sql;
+
+pub use connect::options;
+
+use crate::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::store::OpenError;
+use crate::store::lane::Lane;
+use crate::store::rows::{self, FoundRow};
+use crate::store::schema::{self, Applied, MigrateError};
+use bytes::Bytes;
+use errors::Failure;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{FromRow, Postgres, Row};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use surehook_core::admission::Stored;
+use surehook_core::event::{Outcome, Status};
+use surehook_core::id::{EventId, Fence};
+use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// Connections for accepting events, for claiming and settling, and for all else: no kind of work can use up what
+/// another needs.
+const INTAKE_CONNECTIONS: usize = 6;
+const WORKER_CONNECTIONS: usize = 4;
+const OPERATOR_CONNECTIONS: usize = 2;
+
+/// How long a reply is waited for: longer than the session's statement time-out, which ends all but a lost connection.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How often accepting starts over for events whose key was there and then was not.
+const ACCEPT_ROUNDS: usize = 5;
+
+/// The store on PostgreSQL.
+pub struct PostgresStore {
+    options: PgConnectOptions,
+    intake: Arc<Lane<PgConnection>>,
+    worker: Arc<Lane<PgConnection>>,
+    operator: Arc<Lane<PgConnection>>,
+}
+
+impl PostgresStore {
+    /// A store on the database that the URL names. It connects when it is used.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] if the URL cannot be read.
+    pub fn new(url: &str) -> Result<Self, OpenError> {
+        let options = options(url)?;
+        let lane = |limit| Lane::new(options.clone(), limit);
+        Ok(Self { intake: lane(INTAKE_CONNECTIONS), worker: lane(WORKER_CONNECTIONS), operator: lane(OPERATOR_CONNECTIONS), options })
+    }
+
+    /// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError`].
+    pub async fn migrate(&self) -> Result<(), MigrateError> {
+        connect::migrate(&self.options).await
+    }
+
+    /// Executes one statement to its end, which is the end of its transaction.
+    async fn execute(&self, lane: &Arc<Lane<PgConnection>>, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, Failure> {
+        let mut connection = lane.take().await.map_err(|error| errors::not_taken(&error))?;
+        let failure = match timeout(REPLY_TIMEOUT, query.fetch_all(&mut *connection)).await {
+            Ok(Ok(rows)) => {
+                connection.keep();
+                return Ok(rows);
+            }
+            Ok(Err(error)) => errors::failed(&error),
+            Err(_) => errors::no_reply(REPLY_TIMEOUT),
+        };
+        if failure.usable {
+            connection.keep();
+        } else {
+            // What broke this connection has broken the others, if it was the server or the way to it.
+            for lane in [&self.intake, &self.worker, &self.operator] {
+                lane.forget_idle();
+            }
+        }
+        Err(failure)
+    }
+
+    async fn accept_batch(&self, batch: &[NewEvent]) -> Result<Vec<Stored>, StoreError> {
+        let mut stored: Vec<Option<Stored>> = vec![None; batch.len()];
+        let mut open: Vec<usize> = (0..batch.len()).collect();
+        open.sort_by(|&a, &b| (&batch[a].source, &batch[a].key).cmp(&(&batch[b].source, &batch[b].key)));
+        let mut is_part_committed = false;
+        for _ in 0..ACCEPT_ROUNDS {
+            let mut inserted = self.insert(batch, &open).await.map_err(|error| in_doubt(error, is_part_committed))?;
+            is_part_committed |= !inserted.is_empty();
+            open.retain(|&index| {
+                let is_new = inserted.remove(&batch[index].id.as_uuid());
+                if is_new {
+                    stored[index] = Some(Stored::Inserted);
+                }
+                !is_new
+            });
+            if !open.is_empty() {
+                let existing = self.existing(batch, &open).await.map_err(|error| in_doubt(error, is_part_committed))?;
+                for (index, found) in existing {
+                    stored[index] = Some(found);
+                }
+                open.retain(|&index| stored[index].is_none());
+            }
+            if open.is_empty() {
+                return Ok(stored.into_iter().flatten().collect());
+            }
+        }
+        Err(in_doubt(StoreError::Conflict("events with the same keys come and go".into()), is_part_committed))
+    }
+
+    /// Inserts what is new of the chosen events, and answers their ids.
+    async fn insert(&self, batch: &[NewEvent], chosen: &[usize]) -> Result<HashSet<Uuid>, StoreError> {
+        let mut tries_left = 3;
+        loop {
+            tries_left -= 1;
+            let query = sqlx::query(sql::ACCEPT)
+                .bind(column(batch, chosen, |event| event.id.as_uuid()))
+                .bind(column(batch, chosen, |event| event.source.as_str()))
+                .bind(column(batch, chosen, |event| event.key.as_str()))
+                .bind(column(batch, chosen, |event| event.fingerprint.as_bytes().as_slice()))
+                .bind(column(batch, chosen, |event| event.headers.as_ref()))
+                .bind(column(batch, chosen, |event| event.body.as_ref()));
+            match self.execute(&self.intake, query).await {
+                Ok(rows) => return rows.iter().map(|row| row.try_get(0).map_err(|error| errors::failed(&error).error)).collect(),
+                // Either an id that belongs to another event, or this very event, which an earlier try is inserting
+                // at this moment and which now is there: then another look finds its key.
+                Err(failure) if failure.constraint.as_deref() == Some("events_pkey") && tries_left > 0 => {}
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+    }
+
+    /// Reads those of the chosen events whose key is there.
+    async fn existing(&self, batch: &[NewEvent], chosen: &[usize]) -> Result<Vec<(usize, Stored)>, StoreError> {
+        let query = sqlx::query(sql::ACCEPT_EXISTING).bind(column(batch, chosen, |event| event.source.as_str())).bind(column(
+            batch,
+            chosen,
+            |event| event.key.as_str(),
+        ));
+        let rows: Vec<ExistingRow> = decode(&self.execute(&self.intake, query).await?)?;
+        rows.into_iter()
+            .map(|row| {
+                let index = usize::try_from(row.position - 1)
+                    .ok()
+                    .and_then(|at| chosen.get(at))
+                    .copied()
+                    .ok_or_else(|| rows::unreadable("position"))?;
+                let (fingerprint, status) = (rows::fingerprint(&row.fingerprint)?, rows::status(&row.status)?);
+                Ok((index, Stored::Existing { id: EventId::from_uuid(row.id), fingerprint, status }))
+            })
+            .collect()
+    }
+
+    async fn claim_due(&self, demands: &[Demand]) -> Result<Claims, StoreError> {
+        let query = sqlx::query(sql::CLAIM)
+            .bind(demands.iter().map(|demand| demand.source.as_str()).collect::<Vec<_>>())
+            .bind(demands.iter().map(|demand| i64::from(demand.limit)).collect::<Vec<_>>())
+            .bind(demands.iter().map(|demand| rows::micros(demand.lease)).collect::<Vec<_>>())
+            .bind(demands.iter().map(|demand| i64::from(demand.max_attempts)).collect::<Vec<_>>());
+        let rows: Vec<ClaimedRow> = decode(&self.execute(&self.worker, query).await?)?;
+        let mut claims = Claims::default();
+        for row in rows {
+            let demand =
+                usize::try_from(row.position - 1).ok().and_then(|at| demands.get(at)).ok_or_else(|| rows::unreadable("position"))?;
+            let (event, source) = (EventId::from_uuid(row.event_id), demand.source.clone());
+            let (attempt, budget_from) = (rows::attempt(row.attempt)?, rows::attempt(row.budget_from)?);
+            let fence = Fence(rows::fence(row.fence)?);
+            if row.spent {
+                claims.buried.push(Buried { event, source, attempt });
+            } else if let (Some(headers), Some(body)) = (row.headers, row.body) {
+                let (headers, body) = (Bytes::from(headers), Bytes::from(body));
+                claims.claimed.push(Claim { event, source, fence, attempt, nth: attempt.saturating_sub(budget_from), headers, body });
+            } else {
+                // Its lease runs out again and again, until it is dead-lettered as lost.
+                tracing::error!(event_id = %event, %source, attempt, "the event is owed, but its bytes are gone: it cannot be delivered");
+            }
+        }
+        Ok(claims)
+    }
+
+    async fn settle_batch(&self, mut batch: Vec<Settlement>) -> Result<Vec<EventId>, StoreError> {
+        // Of two settlements of one claim the first holds and the second finds the row moved on.
+        batch.sort_by_key(|settlement| (settlement.event, settlement.fence));
+        let mut refused = Vec::new();
+        batch.dedup_by(|second, first| {
+            let is_again = (second.event, second.fence) == (first.event, first.fence);
+            if is_again {
+                refused.push(second.event);
+            }
+            is_again
+        });
+        let records: Vec<_> = batch.iter().map(rows::record).collect();
+        let query = sqlx::query(sql::SETTLE)
+            .bind(batch.iter().map(|settlement| settlement.event.as_uuid()).collect::<Vec<_>>())
+            .bind(batch.iter().map(|settlement| rows::count(settlement.fence.0)).collect::<Vec<_>>())
+            .bind(batch.iter().map(|settlement| outcome(settlement.outcome).0).collect::<Vec<_>>())
+            .bind(batch.iter().map(|settlement| outcome(settlement.outcome).1).collect::<Vec<_>>())
+            .bind(batch.iter().map(|settlement| outcome(settlement.outcome).2).collect::<Vec<_>>())
+            .bind(records.iter().map(|record| record.as_ref().map(|record| rows::micros(record.ended_ago))).collect::<Vec<_>>())
+            .bind(records.iter().map(|record| record.as_ref().map(|record| rows::micros(record.took))).collect::<Vec<_>>())
+            .bind(records.iter().map(|record| record.as_ref().map(|record| record.verdict.as_str())).collect::<Vec<_>>())
+            .bind(records.iter().map(|record| record.as_ref().and_then(|record| record.status_code).map(i32::from)).collect::<Vec<_>>())
+            .bind(
+                records
+                    .iter()
+                    .map(|record| record.as_ref().and_then(|record| record.error).map(|error| error.as_str()))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(records.iter().map(|record| record.as_ref().map(|record| record.excerpt.as_ref())).collect::<Vec<_>>());
+        let rows = self.execute(&self.worker, query).await?;
+        // An event may be in the batch under two fences, of which one at most is the row's.
+        let mut held: HashSet<Uuid> = HashSet::with_capacity(rows.len());
+        for row in &rows {
+            held.insert(row.try_get(0).map_err(|error| errors::failed(&error).error)?);
+        }
+        // Fences come in rising order, and a row never has a later fence than its newest claim.
+        refused.extend(batch.iter().rev().map(|settlement| settlement.event).filter(|event| !held.remove(&event.as_uuid())));
+        Ok(refused)
+    }
+
+    async fn redrive_one(&self, event: EventId) -> Result<Redriven, StoreError> {
+        // It may be dead-lettered between the two statements: then another look is worth it.
+        for _ in 0..ACCEPT_ROUNDS {
+            let redriven = self.execute(&self.operator, sqlx::query(sql::REDRIVE).bind(event.as_uuid())).await?;
+            if !redriven.is_empty() {
+                return Ok(Redriven::Queued);
+            }
+            let rows = self.execute(&self.operator, sqlx::query(sql::STATUS).bind(event.as_uuid())).await?;
+            let Some(row) = rows.first() else { return Ok(Redriven::NotFound) };
+            let name: String = row.try_get(0).map_err(|error| errors::failed(&error).error)?;
+            match rows::status(&name)? {
+                Status::DeadLettered => {}
+                other @ (Status::Queued | Status::Processing | Status::Retrying | Status::Delivered) => {
+                    return Ok(Redriven::NotDeadLettered(other));
+                }
+            }
+        }
+        Err(StoreError::Conflict("the event is dead-lettered and redriven again and again".into()))
+    }
+
+    async fn prune_step(&self, retention: Retention, after: Option<EventId>, limit: u32) -> Result<Pruned, StoreError> {
+        let query = sqlx::query(sql::PRUNE)
+            .bind(after.map(EventId::as_uuid))
+            .bind(i64::from(limit))
+            .bind(rows::micros(retention.delivered))
+            .bind(rows::micros(retention.dead_lettered));
+        let rows: Vec<PrunedRow> = decode(&self.execute(&self.operator, query).await?)?;
+        let row = rows.first().ok_or_else(|| rows::unreadable("result"))?;
+        let goes_on = row.old && row.scanned >= i64::from(limit);
+        Ok(Pruned { deleted: u64::try_from(row.deleted).unwrap_or(0), next: row.last.filter(|_| goes_on).map(EventId::from_uuid) })
+    }
+}
+
+impl Store for PostgresStore {
+    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+        async move { if batch.is_empty() { Ok(Vec::new()) } else { self.accept_batch(&batch).await } }.boxed()
+    }
+
+    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+        async move { if demands.is_empty() { Ok(Claims::default()) } else { self.claim_due(&demands).await } }.boxed()
+    }
+
+    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+        async move { if batch.is_empty() { Ok(Vec::new()) } else { self.settle_batch(batch).await } }.boxed()
+    }
+
+    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
+        async move {
+            let rows = self.execute(&self.operator, sqlx::query(sql::FIND).bind(event.as_uuid())).await?;
+            rows::event_record(event, decode::<FoundRow>(&rows)?)
+        }
+        .boxed()
+    }
+
+    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        self.redrive_one(event).boxed()
+    }
+
+    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+        self.prune_step(retention, after, limit).boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move {
+            let rows = self.execute(&self.operator, sqlx::query(sql::SCHEMA)).await?;
+            schema::compare(&decode::<Applied>(&rows)?, &sql::migrator()).ready()?;
+            let is_read_only = rows.iter().any(|row| row.try_get("read_only").unwrap_or(true));
+            if is_read_only { Err(StoreError::Unavailable("it cannot be written to".into())) } else { Ok(()) }
+        }
+        .boxed()
+    }
+}
+
+/// An error of a call of which a part is committed.
+fn in_doubt(error: StoreError, is_part_committed: bool) -> StoreError {
+    if is_part_committed { StoreError::Unknown(format!("a part of the batch was committed; then {error}")) } else { error }
+}
+
+fn column<'a, T>(batch: &'a [NewEvent], chosen: &[usize], value: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
+    chosen.iter().map(|&index| value(&batch[index])).collect()
+}
+
+/// An outcome as `settle.sql` knows it: its name, its delay in microseconds, its reason.
+fn outcome(outcome: Outcome) -> (&'static str, i64, Option<&'static str>) {
+    match outcome {
+        Outcome::Delivered => ("delivered", 0, None),
+        Outcome::Retry { after } => ("retry", rows::micros(after), None),
+        Outcome::DeadLetter(reason) => ("dead_letter", 0, Some(reason.as_str())),
+        Outcome::Release => ("release", 0, None),
+        Outcome::CutOff => ("cut_off", 0, None),
+    }
+}
+
+/// Reads the rows of a statement that has ended. If they cannot be read, what it did is done all the same.
+fn decode<'r, T: FromRow<'r, PgRow>>(rows: &'r [PgRow]) -> Result<Vec<T>, StoreError> {
+    rows.iter().map(|row| T::from_row(row).map_err(|error| errors::failed(&error).error)).collect()
+}
+
+#[derive(FromRow)]
+struct ExistingRow {
+    position: i64,
+    id: Uuid,
+    fingerprint: Vec<u8>,
+    status: String,
+}
+
+#[derive(FromRow)]
+struct ClaimedRow {
+    event_id: Uuid,
+    position: i64,
+    attempt: i64,
+    budget_from: i64,
+    fence: i64,
+    spent: bool,
+    headers: Option<Vec<u8>>,
+    body: Option<Vec<u8>>,
+}
+
+#[derive(FromRow)]
+struct PrunedRow {
+    scanned: i64,
+    last: Option<Uuid>,
+    old: bool,
+    deleted: i64,
+}

@@ -1,0 +1,9 @@
+-- Reads the events that an insert found in its way: position in the question (from 1), id, fingerprint, status.
+-- A key that is not answered has been deleted since.
+--
+-- Bounded by: the unique index events_key and the primary key of deliveries, one probe each for each key.
+-- Locks: nothing. It is a statement of its own, because the insert's snapshot may be older than the row it met.
+select asked.position, event.id, event.fingerprint, coalesce(owed.status, 'delivered') as status
+from unnest($1::text[], $2::text[]) with ordinality as asked (source, idempotency_key, position)
+join events event on event.source = asked.source and event.idempotency_key = asked.idempotency_key
+left join deliveries owed on owed.event_id = event.id

@@ -1,0 +1,158 @@
+//! How this program connects to PostgreSQL, and how it brings a database to its schema.
+
+use super::errors::{describe, is_passing};
+use super::sql;
+use crate::store::OpenError;
+use crate::store::schema::{self, Applied, MigrateError};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection};
+use std::str::FromStr;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+/// What holds in each session, whatever the server, the database or the role is set to. Later ones win over what the
+/// URL says.
+///
+/// Plans: every statement of the store is a bounded set of index probes. The planner would see that from good
+/// statistics, but a queue's are never good: the table was empty when it was analysed, or full. A generic plan made
+/// on an empty table stays for as long as its session, and an over-estimate compiles a plan for longer than it runs.
+/// So the plan is made for each execution, and made of probes.
+const SESSION: [(&str, &str); 12] = [
+    ("synchronous_commit", "on"),
+    ("default_transaction_isolation", "read committed"),
+    ("statement_timeout", "5s"),
+    ("lock_timeout", "2s"),
+    ("idle_in_transaction_session_timeout", "5s"),
+    ("plan_cache_mode", "force_custom_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+    ("max_parallel_workers_per_gather", "0"),
+];
+
+/// What differs while migrating: a migration may take its time, but does not hold up others while it waits.
+const MIGRATION: [(&str, &str); 3] = [("statement_timeout", "0"), ("lock_timeout", "5s"), ("idle_in_transaction_session_timeout", "0")];
+
+/// The parameters of a URL that are understood. sqlx ignores others, and logs their values.
+const PARAMETERS: [&str; 21] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+    "options[",
+    "options%5B",
+    "options%5b",
+];
+
+/// The lock under which one process at a time migrates a database: "surehook" in ASCII.
+const MIGRATION_LOCK: i64 = 0x7375_7265_686f_6f6b;
+
+/// How long a process waits for another that is migrating.
+const MIGRATION_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a migration's connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The options of each session of the store, as its URL has them and as the store needs them.
+///
+/// # Errors
+///
+/// [`OpenError`] if the URL cannot be read.
+pub fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
+    // Such a URL would be read, with a part of the password as the name of a database or a parameter, and shown.
+    let authority_ends = url.find("://").and_then(|at| url[at + 3..].find(['/', '?', '#']).map(|end| at + 3 + end));
+    if authority_ends.is_some_and(|end| url[end..].contains('@')) {
+        return Err(OpenError("it has an `@` after its host; write `@ / ? #` in a password as `%40 %2F %3F %23`".into()));
+    }
+    if let Some(unknown) = parameters(url).find(|name| !is_known(name)) {
+        return Err(OpenError(format!("`{unknown}` is not a parameter of a PostgreSQL URL")));
+    }
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| OpenError("it is not of the form `postgres://user:password@host:port/database?parameter=value`".into()))?;
+    Ok(options.application_name("surehook").options(SESSION))
+}
+
+fn parameters(url: &str) -> impl Iterator<Item = &str> {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let query = query.split_once('#').map_or(query, |(query, _)| query);
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
+}
+
+fn is_known(name: &str) -> bool {
+    PARAMETERS
+        .iter()
+        .any(|&known| name == known || (known.len() > "options".len() && known.starts_with("options") && name.starts_with(known)))
+}
+
+/// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
+///
+/// The lock is asked for and not waited for: a session that waits for it holds a snapshot, and a migration that
+/// builds an index concurrently would wait for that snapshot for ever. It is a session's lock: when the connection
+/// is closed, or dropped with this future, the server releases it and rolls back what was not committed.
+pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), MigrateError> {
+    let options = options.clone().options(MIGRATION);
+    let mut connection = match timeout(CONNECT_TIMEOUT, options.connect()).await {
+        // Whatever it is (no server, no database, no such role), somebody may be about to see to it.
+        Ok(connected) => connected.map_err(|error| MigrateError::Unreachable(describe(&error)))?,
+        Err(_) => return Err(MigrateError::Unreachable("connecting takes too long".into())),
+    };
+    let migrated = migrate_on(&mut connection).await;
+    // The lock is gone with the connection, whether its end is heard or not.
+    let _ = connection.close().await;
+    migrated
+}
+
+async fn migrate_on(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let migrator = sql::migrator();
+    // A database that is current is not written to: this may be a role that could not.
+    if !schema::compare(&applied(connection).await?, &migrator).needs_migration()? {
+        return Ok(());
+    }
+    let deadline = Instant::now() + MIGRATION_PATIENCE;
+    while !lock(connection).await? {
+        if Instant::now() > deadline {
+            return Err(MigrateError::Unreachable("another process is migrating it".into()));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    // Another process may have done it meanwhile.
+    let applied = applied(connection).await?;
+    if schema::compare(&applied, &migrator).needs_migration()? {
+        schema::apply_missing(connection, &applied, &migrator, explain).await?;
+    }
+    Ok(())
+}
+
+async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, MigrateError> {
+    let exists = sqlx::query_scalar::<_, bool>("select to_regclass($1) is not null").bind(schema::TABLE);
+    if !exists.fetch_one(&mut *connection).await.map_err(|error| explain(&error))? {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as::<_, Applied>(sql::SCHEMA).fetch_all(connection).await.map_err(|error| explain(&error))
+}
+
+async fn lock(connection: &mut PgConnection) -> Result<bool, MigrateError> {
+    let locked = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(MIGRATION_LOCK).fetch_one(connection).await;
+    locked.map_err(|error| explain(&error))
+}
+
+fn explain(error: &sqlx::Error) -> MigrateError {
+    let why = describe(error);
+    if is_passing(error) { MigrateError::Unreachable(why) } else { MigrateError::Failed(why) }
+}

@@ -1,0 +1,131 @@
+//! What an error of PostgreSQL, or of the way to it, means for a call to the store.
+//!
+//! Every call is one statement in a transaction of its own. An ERROR that the server reports has therefore rolled it
+//! back. All else that goes wrong after the statement was sent (a FATAL error, a broken connection, a reply that
+//! cannot be read) leaves open whether it was committed.
+
+use crate::ports::StoreError;
+use crate::store::lane::TakeError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+/// A statement that failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// What it means for the caller.
+    pub(super) error: StoreError,
+    /// Whether the connection is good for another call.
+    pub(super) usable: bool,
+    /// The constraint that was violated, if one was.
+    pub(super) constraint: Option<String>,
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+/// Before a statement was sent: nothing was done.
+pub(super) fn not_taken(error: &TakeError) -> Failure {
+    let why = match error {
+        TakeError::Busy { limit } => format!("all {limit} of its connections for this kind of work are in use"),
+        TakeError::Slow => "connecting takes too long".into(),
+        TakeError::Connect(error) => describe(error),
+    };
+    Failure { error: StoreError::Unavailable(why), usable: false, constraint: None }
+}
+
+/// After a statement was sent, or while it was.
+pub(super) fn failed(error: &sqlx::Error) -> Failure {
+    let why = describe(error);
+    if let sqlx::Error::Encode(_) = error {
+        return Failure { error: StoreError::Rejected(why), usable: false, constraint: None };
+    }
+    let Some(reported) = reported(error) else {
+        return Failure { error: StoreError::Unknown(why), usable: false, constraint: None };
+    };
+    let aborted = matches!(reported.severity(), PgSeverity::Error);
+    let (kind, usable) = if aborted { meaning(reported.code()) } else { (StoreError::Unknown as Kind, false) };
+    Failure { error: kind(why), usable, constraint: reported.constraint().map(Into::into) }
+}
+
+/// No reply came in time.
+pub(super) fn no_reply(within: std::time::Duration) -> Failure {
+    Failure { error: StoreError::Unknown(format!("no reply within {within:?}")), usable: false, constraint: None }
+}
+
+/// Whether trying to connect or to migrate again may help: the server is away, starting, full, or busy.
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    match reported(error) {
+        Some(reported) => matches!(reported.code().get(..2), Some("08" | "40" | "53" | "57")) || reported.code() == "55P03",
+        None => matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)),
+    }
+}
+
+/// An error in words that hold neither a password nor a row: only the server's primary message, never its detail.
+pub(super) fn describe(error: &sqlx::Error) -> String {
+    match reported(error) {
+        Some(reported) => format!("{} (SQLSTATE {})", reported.message(), reported.code()),
+        None => error.to_string(),
+    }
+}
+
+fn reported(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
+}
+
+type Kind = fn(String) -> StoreError;
+
+/// What an ERROR with this SQLSTATE means, and whether its connection is good for another call.
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+fn meaning(code: &str) -> (Kind, bool) {
+    match code {
+        // Serialization failure, deadlock, lock not available.
+        "40001" | "40P01" | "55P03" => (StoreError::Conflict, true),
+        // Query canceled: the statement took too long.
+        "57014" => (StoreError::Unavailable, true),
+        // Read-only transaction: a standby, or a primary that has become one. A new connection may find the primary.
+        "25006" => (StoreError::Unavailable, false),
+        // Limits that the data ran into.
+        _ if matches!(code.get(..2), Some("22" | "23" | "54")) => (StoreError::Rejected, true),
+        // Insufficient resources.
+        _ if code.starts_with("53") => (StoreError::Unavailable, true),
+        // Another schema than the program's (a table or a column is missing, a prepared statement is stale, a
+        // privilege is missing). A new connection prepares its statements anew.
+        _ if matches!(code.get(..2), Some("0A" | "26" | "28" | "3D" | "3F" | "42")) => (StoreError::Unavailable, false),
+        _ => (StoreError::Unknown, false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(code: &str) -> StoreError {
+        meaning(code).0(String::new())
+    }
+
+    #[test]
+    fn each_kind_of_error_says_what_the_caller_may_conclude() {
+        let text = String::new;
+        for code in ["40001", "40P01", "55P03"] {
+            assert_eq!(kind(code), StoreError::Conflict(text()), "{code}");
+        }
+        for code in ["22001", "22P05", "23505", "23514", "54000"] {
+            assert_eq!(kind(code), StoreError::Rejected(text()), "{code}");
+        }
+        for code in ["57014", "25006", "53100", "53300", "3D000", "42P01", "42501", "0A000", "26000"] {
+            assert_eq!(kind(code), StoreError::Unavailable(text()), "{code}");
+        }
+        for code in ["XX000", "58030", "08006", "57P01", "", "?"] {
+            assert_eq!(kind(code), StoreError::Unknown(text()), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_broken_connection_leaves_the_outcome_open() {
+        let broken = failed(&sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()));
+        assert!(matches!(broken.error, StoreError::Unknown(_)) && !broken.usable);
+        assert!(matches!(failed(&sqlx::Error::Protocol("?".into())).error, StoreError::Unknown(_)));
+    }
+}

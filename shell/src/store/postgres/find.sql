@@ -1,0 +1,26 @@
+-- Reads one event without its bytes: one row for each attempt, oldest first, or one row without an attempt.
+--
+-- Bounded by: the primary keys of events, deliveries and attempts.
+-- Locks: nothing. One statement, hence one snapshot: an event without a row in deliveries is delivered.
+select
+    event.source,
+    event.idempotency_key,
+    (extract(epoch from event.received_at) * 1000000)::bigint as received_at,
+    owed.status,
+    owed.attempt,
+    owed.budget_from,
+    (extract(epoch from owed.due_at) * 1000000)::bigint as due_at,
+    (extract(epoch from owed.ended_at) * 1000000)::bigint as ended_at,
+    owed.reason,
+    tried.attempt as tried_attempt,
+    (extract(epoch from tried.ended_at) * 1000000)::bigint as tried_ended_at,
+    tried.took_us as tried_took_us,
+    tried.verdict as tried_verdict,
+    tried.status_code::bigint as tried_status_code,
+    tried.error as tried_error,
+    tried.excerpt as tried_excerpt
+from events event
+left join deliveries owed on owed.event_id = event.id
+left join attempts tried on tried.event_id = event.id
+where event.id = $1
+order by tried.attempt

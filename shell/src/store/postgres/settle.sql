@@ -1,0 +1,57 @@
+-- Settles a batch of claims and answers the events whose claim still held. Each of those is deleted (delivered),
+-- rescheduled or dead-lettered, and its attempt is recorded if it has a verdict. For all others nothing is written.
+--
+-- Bounded by: one probe of the primary key of deliveries for each settlement, twice.
+-- Locks: the rows that are settled, in the order of their ids. It may wait for a claim that is just taking over an
+-- expired lease; a claim waits for nobody. What comes out of the wait is checked again: a row with another fence is
+-- not held.
+with
+input as materialized (
+    select *
+    from unnest(
+        $1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::text[],
+        $6::bigint[], $7::bigint[], $8::text[], $9::integer[], $10::text[], $11::bytea[]
+    ) as settlement (
+        event_id, fence, outcome, after_us, reason,
+        ended_ago_us, took_us, verdict, status_code, error, excerpt
+    )
+),
+held as materialized (
+    select row.attempt, input.*
+    from input
+    join deliveries as row on row.event_id = input.event_id and row.fence = input.fence
+    where row.status = 'processing'
+    order by row.event_id
+    for update of row
+),
+delivered as (
+    delete from deliveries as row
+    using held
+    where row.event_id = held.event_id and row.fence = held.fence and held.outcome = 'delivered'
+),
+moved as (
+    update deliveries as row
+    set status = case held.outcome
+            when 'retry' then 'retrying'
+            when 'dead_letter' then 'dead_lettered'
+            when 'release' then case when row.attempt - 1 <= row.budget_from then 'queued' else 'retrying' end
+            when 'cut_off' then case when row.attempt <= row.budget_from + 1 then 'queued' else 'retrying' end
+        end,
+        attempt = case held.outcome when 'release' then greatest(row.attempt - 1, 0) else row.attempt end,
+        budget_from = case held.outcome when 'cut_off' then row.budget_from + 1 else row.budget_from end,
+        fence = row.fence + 1,
+        due_at = case when held.outcome <> 'dead_letter' then statement_timestamp() + held.after_us * interval '1 microsecond' end,
+        ended_at = case when held.outcome = 'dead_letter' then statement_timestamp() end,
+        reason = held.reason
+    from held
+    where row.event_id = held.event_id and row.fence = held.fence and held.outcome <> 'delivered'
+),
+recorded as (
+    insert into attempts (event_id, attempt, ended_at, took_us, verdict, status_code, error, excerpt)
+    select
+        event_id, attempt, statement_timestamp() - ended_ago_us * interval '1 microsecond',
+        took_us, verdict, status_code, error, excerpt
+    from held
+    where verdict is not null
+)
+select event_id from held

@@ -1,0 +1,29 @@
+//! The store's statements, each in a file that says what it is bounded by and what it locks. Public so that their
+//! plans can be checked.
+
+use sqlx::migrate::Migrator;
+
+/// Inserts a batch of events.
+pub const ACCEPT: &str = include_str!("accept.sql");
+/// Reads the events that an insert found in its way.
+pub const ACCEPT_EXISTING: &str = include_str!("accept_existing.sql");
+/// Claims due events.
+pub const CLAIM: &str = include_str!("claim.sql");
+/// Settles a batch of claims.
+pub const SETTLE: &str = include_str!("settle.sql");
+/// Reads one event and its attempts.
+pub const FIND: &str = include_str!("find.sql");
+/// Sends a dead letter back to queued.
+pub const REDRIVE: &str = include_str!("redrive.sql");
+/// Where one event stands.
+pub const STATUS: &str = include_str!("status.sql");
+/// Deletes what ended before its retention.
+pub const PRUNE: &str = include_str!("prune.sql");
+/// The migrations that were applied.
+pub const SCHEMA: &str = include_str!("schema.sql");
+
+/// The migrations that make the schema that these statements need.
+#[must_use]
+pub fn migrator() -> Migrator {
+    sqlx::migrate!("../migrations/postgres")
+}

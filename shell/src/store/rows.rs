@@ -1,0 +1,162 @@
+//! Between the core's types and the columns that both databases have: durations, times, names, and the rows of one
+//! event's history.
+
+use crate::ports::{AttemptEntry, EventRecord, StoreError};
+use bytes::Bytes;
+use jiff::Timestamp;
+use std::borrow::Cow;
+use std::time::Duration;
+use surehook_core::admission::Fingerprint;
+use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::id::{Attempt, EventId};
+use surehook_core::verdict::Verdict;
+use surehook_core::worker::exchange::{AttemptRecord, Settlement};
+
+/// The longest duration that a store adds to a time: a hundred years. Longer ones are cut to it, so that no time
+/// leaves the calendar, nor the range in which a double counts microseconds.
+const LONGEST_US: i64 = 100 * 365 * 24 * 3600 * 1_000_000;
+
+/// A duration in microseconds, rounded up: a lease or a delay is never shorter than asked for.
+pub(super) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos().div_ceil(1000)).map_or(LONGEST_US, |micros| micros.min(LONGEST_US))
+}
+
+/// A count for a column of 64 bits; more than that is as good as the most.
+pub(super) fn count(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// The entry to be written for a settlement.
+///
+/// A release sent nothing and has none. A delivery always has one: the last attempt is what tells when an event that
+/// was delivered ended.
+pub(super) fn record(settlement: &Settlement) -> Option<Cow<'_, AttemptRecord>> {
+    match (settlement.outcome, &settlement.record) {
+        (Outcome::Release, _) => None,
+        (_, Some(record)) => Some(Cow::Borrowed(record)),
+        (Outcome::Delivered, None) => Some(Cow::Owned(AttemptRecord {
+            ended_ago: Duration::ZERO,
+            took: Duration::ZERO,
+            verdict: Verdict::Delivered,
+            status_code: None,
+            error: None,
+            excerpt: Bytes::new(),
+        })),
+        (Outcome::Retry { .. } | Outcome::DeadLetter(_) | Outcome::CutOff, None) => None,
+    }
+}
+
+/// A row holds what this program cannot read. It was written by another program, or by hand. The statement that read
+/// it may have written as well, and is committed.
+pub(super) fn unreadable(what: &str) -> StoreError {
+    StoreError::Unknown(format!("it holds a {what} that this program does not know"))
+}
+
+/// The status of that name.
+pub(super) fn status(name: &str) -> Result<Status, StoreError> {
+    Status::from_name(name).ok_or_else(|| unreadable("status"))
+}
+
+/// The reason of that name.
+pub(super) fn reason(name: &str) -> Result<Reason, StoreError> {
+    Reason::from_name(name).ok_or_else(|| unreadable("reason"))
+}
+
+/// An attempt's number.
+pub(super) fn attempt(number: i64) -> Result<Attempt, StoreError> {
+    Attempt::try_from(number).map_err(|_| unreadable("number of an attempt"))
+}
+
+/// A fence.
+pub(super) fn fence(number: i64) -> Result<u64, StoreError> {
+    u64::try_from(number).map_err(|_| unreadable("fence"))
+}
+
+/// A fingerprint.
+pub(super) fn fingerprint(bytes: &[u8]) -> Result<Fingerprint, StoreError> {
+    bytes.try_into().map(Fingerprint::from_bytes).map_err(|_| unreadable("fingerprint"))
+}
+
+fn timestamp(micros: i64) -> Result<Timestamp, StoreError> {
+    Timestamp::from_microsecond(micros).map_err(|_| unreadable("time"))
+}
+
+/// One row of `find.sql`: the event beside one of its attempts. Times are in microseconds since 1970.
+#[derive(sqlx::FromRow)]
+pub(super) struct FoundRow {
+    source: String,
+    idempotency_key: String,
+    received_at: i64,
+    status: Option<String>,
+    attempt: Option<i64>,
+    budget_from: Option<i64>,
+    due_at: Option<i64>,
+    ended_at: Option<i64>,
+    reason: Option<String>,
+    tried_attempt: Option<i64>,
+    tried_ended_at: Option<i64>,
+    tried_took_us: Option<i64>,
+    tried_verdict: Option<String>,
+    tried_status_code: Option<i64>,
+    tried_error: Option<String>,
+    tried_excerpt: Option<Vec<u8>>,
+}
+
+/// Puts the rows of one event together. `None` if there are none.
+pub(super) fn event_record(id: EventId, rows: Vec<FoundRow>) -> Result<Option<EventRecord>, StoreError> {
+    let history = rows.iter().filter_map(|row| row.entry().transpose()).collect::<Result<Vec<_>, _>>()?;
+    let Some(row) = rows.into_iter().next() else { return Ok(None) };
+    let last = history.last();
+    let status = row.status.as_deref().map_or(Ok(Status::Delivered), status)?;
+    let is_waiting = matches!(status, Status::Queued | Status::Retrying);
+    Ok(Some(EventRecord {
+        id,
+        received_at: timestamp(row.received_at)?,
+        status,
+        attempt: row.attempt.map(attempt).transpose()?.or(last.map(|entry| entry.attempt)).unwrap_or(0),
+        budget_from: row.budget_from.map(attempt).transpose()?,
+        next_attempt_at: row.due_at.filter(|_| is_waiting).map(timestamp).transpose()?,
+        settled_at: match status {
+            Status::Delivered => Some(last.map_or(timestamp(row.received_at)?, |entry| entry.ended_at)),
+            Status::Queued | Status::Processing | Status::Retrying | Status::DeadLettered => row.ended_at.map(timestamp).transpose()?,
+        },
+        reason: row.reason.as_deref().map(reason).transpose()?,
+        source: row.source,
+        key: row.idempotency_key,
+        history,
+    }))
+}
+
+impl FoundRow {
+    fn entry(&self) -> Result<Option<AttemptEntry>, StoreError> {
+        let (Some(number), Some(ended_at), Some(verdict)) = (self.tried_attempt, self.tried_ended_at, &self.tried_verdict) else {
+            return Ok(None);
+        };
+        Ok(Some(AttemptEntry {
+            attempt: attempt(number)?,
+            ended_at: timestamp(ended_at)?,
+            took: self
+                .tried_took_us
+                .map(|took| u64::try_from(took).map(Duration::from_micros))
+                .transpose()
+                .map_err(|_| unreadable("duration"))?,
+            verdict: Verdict::from_name(verdict).ok_or_else(|| unreadable("verdict"))?,
+            status_code: self.tried_status_code.map(u16::try_from).transpose().map_err(|_| unreadable("status code"))?,
+            error: self.tried_error.clone(),
+            excerpt: self.tried_excerpt.clone().unwrap_or_default().into(),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_rounded_up_and_cut_to_a_century() {
+        assert_eq!(micros(Duration::ZERO), 0);
+        assert_eq!(micros(Duration::from_nanos(1)), 1);
+        assert_eq!(micros(Duration::from_micros(7)), 7);
+        assert_eq!(micros(Duration::MAX), LONGEST_US);
+    }
+}

@@ -1,0 +1,170 @@
+//! The store on SQLite: one file, one process.
+//!
+//! There is one writer. A writing call takes it and does its work in an IMMEDIATE transaction, in a task of its own:
+//! if the call is dropped, the transaction still ends. Reading calls have connections of their own and, thanks to the
+//! write-ahead log, neither wait for the writer nor hold it up. A second process on the file would be right, and slow.
+//!
+//! The time is this process's: it is taken once the transaction has begun.
+
+mod connect;
+mod errors;
+pub mod sql;
+mod transitions;
+
+pub use connect::options;
+
+use crate::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::store::OpenError;
+use crate::store::lane::{Held, Lane};
+use crate::store::rows::{self, FoundRow};
+use crate::store::schema::{self, Applied, MigrateError};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use sqlx::Executor;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use surehook_core::admission::Stored;
+use surehook_core::id::EventId;
+use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+
+const READERS: usize = 4;
+
+/// The store on SQLite.
+pub struct SqliteStore {
+    options: SqliteConnectOptions,
+    writer: Arc<Lane<SqliteConnection>>,
+    readers: Arc<Lane<SqliteConnection>>,
+}
+
+impl SqliteStore {
+    /// A store on the file that the URL names. It is opened when it is used.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] if the URL cannot be read or names no file.
+    pub fn new(url: &str) -> Result<Self, OpenError> {
+        let options = options(url)?;
+        let readers = options.clone().pragma("query_only", "on");
+        Ok(Self { writer: Lane::new(options.clone(), 1), readers: Lane::new(readers, READERS), options })
+    }
+
+    /// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError`].
+    pub async fn migrate(&self) -> Result<(), MigrateError> {
+        connect::migrate(&self.options).await
+    }
+
+    /// Does `work` in a transaction, which ends even if this future is dropped.
+    async fn write<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection, i64) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
+    {
+        let writer = self.writer.take().await.map_err(|error| errors::not_taken(&error))?;
+        let transaction = tokio::spawn(transaction(writer, work));
+        transaction.await.unwrap_or_else(|error| Err(StoreError::Unknown(format!("its transaction came to no end: {error}"))))
+    }
+}
+
+/// Why the work in a transaction was given up.
+enum Failure {
+    Statement(sqlx::Error),
+    Store(StoreError),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Statement(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Failure {
+    fn before_commit(self) -> StoreError {
+        match self {
+            Self::Statement(error) => errors::statement(&error),
+            Self::Store(error) => error,
+        }
+    }
+}
+
+/// The connection is kept for the next transaction only if this one has ended, one way or the other.
+async fn transaction<T, W>(mut writer: Held<SqliteConnection>, work: W) -> Result<T, StoreError>
+where
+    W: for<'c> FnOnce(&'c mut SqliteConnection, i64) -> BoxFuture<'c, Result<T, Failure>>,
+{
+    if let Err(error) = writer.execute("begin immediate").await {
+        return Err(errors::statement(&error));
+    }
+    let (result, end) = match work(&mut writer, now()).await {
+        Ok(done) => match writer.execute("commit").await {
+            Ok(_) => (Ok(done), Ok(())),
+            Err(error) => (Err(errors::commit(&error)), Err(())),
+        },
+        Err(failure) => (Err(failure.before_commit()), writer.execute("rollback").await.map(|_| ()).map_err(|_| ())),
+    };
+    if end.is_ok() {
+        writer.keep();
+    }
+    result
+}
+
+/// Microseconds since 1970, by the clock of this machine, which is the database's.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl Store for SqliteStore {
+    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+        self.write(move |connection, now| transitions::accept(connection, now, batch).boxed()).boxed()
+    }
+
+    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+        self.write(move |connection, now| transitions::claim(connection, now, demands).boxed()).boxed()
+    }
+
+    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+        self.write(move |connection, now| transitions::settle(connection, now, batch).boxed()).boxed()
+    }
+
+    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
+        async move {
+            let mut reader = self.readers.take().await.map_err(|error| errors::not_taken(&error))?;
+            let query = sqlx::query_as::<_, FoundRow>(sql::FIND).bind(event.as_uuid());
+            let rows = query.fetch_all(&mut *reader).await.map_err(|error| errors::statement(&error))?;
+            reader.keep();
+            rows::event_record(event, rows)
+        }
+        .boxed()
+    }
+
+    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        self.write(move |connection, now| transitions::redrive(connection, now, event).boxed()).boxed()
+    }
+
+    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+        self.write(move |connection, now| transitions::prune(connection, now, retention, after, limit).boxed()).boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        // To begin an IMMEDIATE transaction is to be able to write.
+        self.write(|connection, _| {
+            async move {
+                let applied = sqlx::query_as::<_, Applied>(sql::SCHEMA).fetch_all(connection).await?;
+                Ok(schema::compare(&applied, &sql::migrator()).ready()?)
+            }
+            .boxed()
+        })
+        .boxed()
+    }
+}

@@ -1,0 +1,87 @@
+//! How this program opens a SQLite database, and how it brings one to its schema.
+
+use super::errors::is_passing;
+use super::sql;
+use crate::store::OpenError;
+use crate::store::lane::ACQUIRE_TIMEOUT;
+use crate::store::schema::{self, Applied, MigrateError};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection};
+use std::str::FromStr;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long a statement waits for another process's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The log is cut back to this when a checkpoint has emptied it.
+const JOURNAL_SIZE_LIMIT_BYTES: &str = "67108864";
+
+/// How long opening is tried again while another process holds the file: the step to the write-ahead log needs it
+/// alone, and does not wait for it.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The options of each connection of the store. A database that is not there is not made: only migrating does that.
+///
+/// # Errors
+///
+/// [`OpenError`] if the URL cannot be read or names no file.
+pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
+    let path = url.strip_prefix("sqlite:").unwrap_or(url);
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let (path, parameters) = path.split_once('?').unwrap_or((path, ""));
+    if path.is_empty() || path == ":memory:" || parameters.contains("memory") {
+        return Err(OpenError("it must name a file, as in `sqlite:surehook.db`: a database in memory forgets".into()));
+    }
+    let options = SqliteConnectOptions::from_str(url).map_err(|error| OpenError(error.to_string()))?;
+    Ok(options
+        .create_if_missing(false)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+        .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES))
+}
+
+/// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
+///
+/// All migrations run in one IMMEDIATE transaction: of several processes one migrates, and the others find it done.
+pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), MigrateError> {
+    let mut connection = open(&options.clone().create_if_missing(true)).await?;
+    let migrated = migrate_on(&mut connection).await;
+    // Closing hands back the file's locks; a transaction that was not committed is rolled back.
+    let _ = connection.close().await;
+    migrated
+}
+
+async fn open(options: &SqliteConnectOptions) -> Result<SqliteConnection, MigrateError> {
+    let deadline = Instant::now() + OPEN_PATIENCE;
+    loop {
+        match options.connect().await {
+            Ok(connection) => return Ok(connection),
+            Err(error) if is_passing(&error) && Instant::now() < deadline => sleep(ACQUIRE_TIMEOUT / 50).await,
+            Err(error) => return Err(MigrateError::Unreachable(error.to_string())),
+        }
+    }
+}
+
+async fn migrate_on(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
+    let mut transaction = connection.begin_with("begin immediate").await.map_err(|error| explain(&error))?;
+    let exists = sqlx::query_scalar::<_, bool>("select count(*) > 0 from sqlite_schema where name = ?1").bind(schema::TABLE);
+    let exists = exists.fetch_one(&mut *transaction).await.map_err(|error| explain(&error))?;
+    let applied = if exists {
+        sqlx::query_as::<_, Applied>(sql::SCHEMA).fetch_all(&mut *transaction).await.map_err(|error| explain(&error))?
+    } else {
+        Vec::new()
+    };
+    let migrator = sql::migrator();
+    if schema::compare(&applied, &migrator).needs_migration()? {
+        // Nested in this transaction, each migration is a savepoint of it.
+        schema::apply_missing(&mut *transaction, &applied, &migrator, explain).await?;
+    }
+    transaction.commit().await.map_err(|error| explain(&error))
+}
+
+fn explain(error: &sqlx::Error) -> MigrateError {
+    let why = error.to_string();
+    if is_passing(error) { MigrateError::Unreachable(why) } else { MigrateError::Failed(why) }
+}

@@ -1,0 +1,14 @@
+-- Writes rows as they are after their transitions. ?1 is a JSON array of
+-- [event, status, attempt, budget from, fence, due, ended, reason].
+--
+-- Bounded by: the primary key of deliveries, one probe for each row.
+update deliveries
+set status = new.value ->> 1,
+    attempt = new.value ->> 2,
+    budget_from = new.value ->> 3,
+    fence = new.value ->> 4,
+    due_at = new.value ->> 5,
+    ended_at = new.value ->> 6,
+    reason = new.value ->> 7
+from json_each(?1) new
+where deliveries.event_id = unhex(new.value ->> 0)

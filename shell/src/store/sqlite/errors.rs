@@ -1,0 +1,62 @@
+//! What an error of SQLite means for a call to the store.
+//!
+//! Until COMMIT nothing is done: a statement's error rolls its transaction back, or closes the connection, which does
+//! the same. An error of COMMIT itself leaves it open, except where SQLite says that the transaction still stands.
+
+use crate::ports::StoreError;
+use crate::store::lane::TakeError;
+
+/// The primary result codes that are told apart. <https://www.sqlite.org/rescode.html>
+const BUSY: i32 = 5;
+const LOCKED: i32 = 6;
+const FULL: i32 = 13;
+const TOO_BIG: i32 = 18;
+const CONSTRAINT: i32 = 19;
+const MISMATCH: i32 = 20;
+const RANGE: i32 = 25;
+
+/// The codes that belong to the database and not to what it was given: ERROR (a table is missing), PERM, NOMEM,
+/// READONLY, INTERRUPT, IOERR, CORRUPT, CANTOPEN, PROTOCOL, SCHEMA, NOLFS, AUTH, NOTADB.
+const DATABASE: [i32; 13] = [1, 3, 7, 8, 9, 10, 11, 14, 15, 17, 22, 23, 26];
+
+/// Before anything was done.
+pub(super) fn not_taken(error: &TakeError) -> StoreError {
+    match error {
+        TakeError::Busy { limit } => StoreError::Unavailable(match limit {
+            1 => "its one writer is busy".into(),
+            limit => format!("all {limit} of its readers are in use"),
+        }),
+        TakeError::Slow => StoreError::Unavailable("opening it takes too long".into()),
+        TakeError::Connect(error) => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+/// Before COMMIT.
+pub(super) fn statement(error: &sqlx::Error) -> StoreError {
+    let why = error.to_string();
+    match primary_code(error) {
+        Some(BUSY | LOCKED) => StoreError::Conflict(why),
+        Some(TOO_BIG | CONSTRAINT | MISMATCH | RANGE) => StoreError::Rejected(why),
+        Some(code) if code == FULL || DATABASE.contains(&code) => StoreError::Unavailable(why),
+        Some(_) | None => StoreError::Unknown(why),
+    }
+}
+
+/// At COMMIT.
+pub(super) fn commit(error: &sqlx::Error) -> StoreError {
+    let why = error.to_string();
+    match primary_code(error) {
+        Some(BUSY | LOCKED) => StoreError::Conflict(why),
+        Some(_) | None => StoreError::Unknown(why),
+    }
+}
+
+/// Whether trying to open or to migrate again may help: another process holds the file, or its disk is full.
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    matches!(primary_code(error), Some(BUSY | LOCKED | FULL))
+}
+
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(extended & 0xff)
+}

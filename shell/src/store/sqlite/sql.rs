@@ -1,0 +1,40 @@
+//! The store's statements, each in a file that says what it is bounded by. Public so that their plans can be checked.
+
+use sqlx::migrate::Migrator;
+
+/// Reads the events that are there under the keys of a batch.
+pub const ACCEPT_EXISTING: &str = include_str!("accept_existing.sql");
+/// Inserts events.
+pub const ACCEPT_EVENTS: &str = include_str!("accept_events.sql");
+/// Inserts the deliveries that are owed for them.
+pub const ACCEPT_DELIVERIES: &str = include_str!("accept_deliveries.sql");
+/// Reads what is due.
+pub const CLAIM_DUE: &str = include_str!("claim_due.sql");
+/// Reads the bytes of what was claimed.
+pub const CLAIM_BYTES: &str = include_str!("claim_bytes.sql");
+/// Reads rows of deliveries.
+pub const DELIVERIES_READ: &str = include_str!("deliveries_read.sql");
+/// Writes rows of deliveries.
+pub const DELIVERIES_WRITE: &str = include_str!("deliveries_write.sql");
+/// Deletes rows of deliveries.
+pub const DELIVERIES_DELETE: &str = include_str!("deliveries_delete.sql");
+/// Appends attempts.
+pub const ATTEMPTS_WRITE: &str = include_str!("attempts_write.sql");
+/// Reads one event and its attempts.
+pub const FIND: &str = include_str!("find.sql");
+/// Where one event stands.
+pub const STATUS: &str = include_str!("status.sql");
+/// Judges what may be pruned.
+pub const PRUNE_SCAN: &str = include_str!("prune_scan.sql");
+/// Deletes the attempts of events that are pruned.
+pub const PRUNE_ATTEMPTS: &str = include_str!("prune_attempts.sql");
+/// Deletes events that are pruned.
+pub const PRUNE_EVENTS: &str = include_str!("prune_events.sql");
+/// The migrations that were applied.
+pub const SCHEMA: &str = include_str!("schema.sql");
+
+/// The migrations that make the schema that these statements need.
+#[must_use]
+pub fn migrator() -> Migrator {
+    sqlx::migrate!("../migrations/sqlite")
+}

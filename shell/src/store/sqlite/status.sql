@@ -1,0 +1,7 @@
+-- Where one event stands; no row if there is no such event.
+--
+-- Bounded by: the primary keys of events and deliveries.
+select coalesce(owed.status, 'delivered') as status
+from events event
+left join deliveries owed on owed.event_id = event.id
+where event.id = ?1
