@@ -1,1 +1,3 @@
-//! The harness of the end-to-end tests.
+//! What the end-to-end tests share: real servers to run against.
+
+pub mod postgres;

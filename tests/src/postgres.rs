@@ -1,0 +1,318 @@
+//! Private, throwaway PostgreSQL clusters: made in a temporary folder, listening on a free port of 127.0.0.1, gone
+//! when the process that started them is gone, however it ends.
+//!
+//! A server is this process's child, and has a guardian: a small shell that waits on a pipe from this process. When
+//! the pipe closes without a word (an exit without destructors, an abort, `kill -9`), the shell stops the server by
+//! its pid. Another such shell then removes the folder. PostgreSQL refuses to run as root: then the `postgres` user
+//! runs it.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid, User};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a server may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Stops a server when its pipe closes before it was told that the server is gone.
+const GUARDIAN: &str = r#"read -r word; [ "$word" = gone ] || kill -QUIT "$1""#;
+
+/// Removes the folder when its pipe closes; servers that are just stopping may still write to it for a moment.
+const REMOVER: &str = r#"
+read -r order
+tries=100
+until rm -rf "$1" || [ $tries -eq 0 ]; do tries=$((tries - 1)); sleep 0.1; done
+"#;
+
+/// How a server is set up.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Whether commits reach the disk. Without, a test is faster, and proves nothing about a power cut.
+    pub fsync: bool,
+    /// More settings, as `postgres -c name=value` takes them.
+    pub more: Vec<(&'static str, String)>,
+}
+
+/// By which signal a server is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Fast: sessions are told, transactions rolled back, memory written.
+    Fast,
+    /// Immediate: as after a crash, without the crash.
+    Immediate,
+    /// `kill -9`: the crash.
+    Kill,
+}
+
+/// One cluster with its server.
+#[derive(Debug)]
+pub struct Cluster {
+    data: PathBuf,
+    port: u16,
+    settings: Settings,
+    server: Mutex<Option<Server>>,
+}
+
+#[derive(Debug)]
+struct Server {
+    process: Child,
+    guardian: Child,
+}
+
+/// The one cluster that the tests of a process share, without fsync. Each test makes a database of its own in it.
+pub fn shared() -> &'static Cluster {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    SHARED.get_or_init(|| Cluster::start(Settings::default()))
+}
+
+impl Cluster {
+    /// Makes a cluster and starts its server.
+    ///
+    /// # Panics
+    ///
+    /// If there is no PostgreSQL, or its server does not start.
+    #[must_use]
+    pub fn start(settings: Settings) -> Self {
+        static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+        let folder = folder();
+        let data = folder.root.join(format!("cluster-{}", CLUSTERS.fetch_add(1, Ordering::Relaxed)));
+        run(as_server_user("cp").arg("-R").arg(&folder.template).arg(&data));
+        let mut cluster = Self { data, port: 0, settings, server: Mutex::new(None) };
+        for _ in 0..5 {
+            // Another process may take the port before the server does.
+            cluster.port = free_port();
+            if cluster.launch() {
+                return cluster;
+            }
+        }
+        panic!("the PostgreSQL server does not start:\n{}", cluster.log());
+    }
+
+    /// The URL of a database of this cluster.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The port on which the server listens, the same over restarts.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Makes a fresh database and answers its URL.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be made.
+    pub async fn create_database(&self) -> String {
+        static DATABASES: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        self.execute(&format!("create database {name}")).await;
+        self.url(&name)
+    }
+
+    /// Executes a statement as the superuser in the database `postgres`.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    pub async fn execute(&self, statement: &str) {
+        let mut connection = PgConnection::connect(&self.url("postgres")).await.expect("the test's server is reachable");
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        connection.close().await.expect("the connection can be closed");
+    }
+
+    /// Stops the server and waits until it is gone. Its data stays.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be stopped.
+    pub fn stop(&self, stop: Stop) {
+        let signal = match stop {
+            Stop::Fast => Signal::SIGINT,
+            Stop::Immediate => Signal::SIGQUIT,
+            Stop::Kill => Signal::SIGKILL,
+        };
+        if let Some(mut server) = self.server.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // The pid is the server's until it is waited for, even if it has ended.
+            kill(pid_of(&server.process), signal).expect("the server can be signalled");
+            server.process.wait().expect("the server can be waited for");
+            dismiss(&mut server.guardian);
+        }
+    }
+
+    /// Starts the server again, on the same data and port.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub fn resume(&self) {
+        // After a kill the orphaned backends may hold the shared memory for a moment.
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !self.launch() {
+            assert!(Instant::now() < deadline, "the server does not start again:\n{}", self.log());
+        }
+    }
+
+    /// Starts the server and waits until it takes connections. `false` if it ended instead.
+    fn launch(&self) -> bool {
+        let fsync = if self.settings.fsync { "on" } else { "off" };
+        let fixed = [
+            ("listen_addresses", "127.0.0.1".to_owned()),
+            ("port", self.port.to_string()),
+            ("unix_socket_directories", String::new()),
+            ("fsync", fsync.to_owned()),
+            ("full_page_writes", fsync.to_owned()),
+            ("max_connections", "200".to_owned()),
+            ("shared_buffers", "128MB".to_owned()),
+            ("max_wal_size", "2GB".to_owned()),
+        ];
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log can be written");
+        let mut server = as_server_user(binary("postgres"));
+        server.arg("-D").arg(&self.data);
+        for (name, value) in fixed.iter().chain(&self.settings.more) {
+            server.arg("-c").arg(format!("{name}={value}"));
+        }
+        // A group of its own: an interrupt from the keyboard is for the tests, whose end then ends the server.
+        server.process_group(0).stdin(Stdio::null()).stdout(log.try_clone().expect("a log can be shared")).stderr(log);
+        let mut process = server.spawn().expect("the server can be run");
+        let mut guardian = waiting_shell(GUARDIAN, process.id().to_string());
+        let deadline = Instant::now() + START_TIMEOUT;
+        while process.try_wait().expect("the server can be waited for").is_none() {
+            if self.is_ready(&process) {
+                *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(Server { process, guardian });
+                return true;
+            }
+            assert!(Instant::now() < deadline, "the server takes too long to start:\n{}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+        dismiss(&mut guardian);
+        false
+    }
+
+    /// Whether the server's own file says that it takes connections: its pid is the first line, its state the eighth.
+    fn is_ready(&self, process: &Child) -> bool {
+        let text = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        lines.first() == Some(&process.id().to_string().as_str()) && lines.get(7) == Some(&"ready")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.data.with_extension("log")
+    }
+
+    /// What the server has said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop(Stop::Immediate);
+        let _ = fs::remove_dir_all(&self.data);
+    }
+}
+
+fn pid_of(process: &Child) -> Pid {
+    Pid::from_raw(process.id().try_into().expect("a pid is a positive i32"))
+}
+
+/// A shell that acts when its pipe closes.
+fn waiting_shell(script: &str, argument: impl AsRef<OsStr>) -> Child {
+    let mut shell = as_server_user("sh");
+    shell.args(["-c", script, "sh"]).arg(argument).process_group(0).stdin(Stdio::piped());
+    shell.spawn().expect("`sh` can be run")
+}
+
+/// Tells a guardian that its server is gone.
+fn dismiss(guardian: &mut Child) {
+    if let Some(mut pipe) = guardian.stdin.take() {
+        writeln!(pipe, "gone").expect("the guardian listens");
+    }
+    guardian.wait().expect("the guardian can be waited for");
+}
+
+struct Folder {
+    root: PathBuf,
+    /// A cluster without a server, to be copied: faster than making each anew.
+    template: PathBuf,
+    /// Its pipe closes with this process.
+    _remover: Child,
+}
+
+/// This process's folder of clusters.
+fn folder() -> &'static Folder {
+    static FOLDER: OnceLock<Folder> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let root = tempfile::Builder::new().prefix("surehook-postgres-").tempdir().expect("a temporary folder can be made").keep();
+        if let Some(user) = server_user() {
+            std::os::unix::fs::chown(&root, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("root may give a folder away");
+        }
+        let remover = waiting_shell(REMOVER, &root);
+        let template = root.join("template");
+        let mut initdb = as_server_user(binary("initdb"));
+        initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "-D"]).arg(&template);
+        run(&mut initdb);
+        Folder { root, template, _remover: remover }
+    })
+}
+
+/// Who runs the server, if this process may not.
+fn server_user() -> Option<User> {
+    Uid::effective().is_root().then(|| {
+        User::from_name("postgres")
+            .expect("the users can be listed")
+            .expect("root needs a user `postgres` to run PostgreSQL as; Debian's package makes one")
+    })
+}
+
+fn as_server_user(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir("/");
+    if let Some(user) = server_user() {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    command
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("there is a free port");
+    listener.local_addr().expect("a listener has an address").port()
+}
+
+/// A program of the server's: on the path, or where `pg_config` says, or where Debian keeps it.
+fn binary(name: &str) -> PathBuf {
+    let on_path: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
+    let configured =
+        Command::new("pg_config").arg("--bindir").output().ok().map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+    let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin")))
+        })
+        .collect();
+    versions.sort();
+    let debian = versions.into_iter().rev().map(|(_, path)| path);
+    let found = on_path.into_iter().chain(configured).chain(debian).map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("there is no `{name}`: install PostgreSQL's server (Debian: apt-get install postgresql)"))
+}

@@ -1,0 +1,156 @@
+//! Accepting: one event for each key, whoever else accepts it at the same time.
+
+use crate::db::{Db, demand, event, event_of, events, settlement};
+use futures::future::join_all;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use surehook::ports::{NewEvent, StoreError};
+use surehook_core::admission::Stored;
+use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::id::EventId;
+
+/// The id under which an event is known after it was accepted.
+fn known_as(event: EventId, stored: Stored) -> EventId {
+    match stored {
+        Stored::Inserted => event,
+        Stored::Existing { id, .. } => id,
+    }
+}
+
+pub(crate) async fn a_new_event_is_inserted_and_queued(db: Db) {
+    let event = event("a");
+    assert_eq!(db.store.accept(vec![event.clone()]).await, Ok(vec![Stored::Inserted]));
+    let found = db.found(event.id).await;
+    assert_eq!((found.source.as_str(), found.key.as_str(), found.status, found.attempt), ("orders", "a", Status::Queued, 0));
+    assert_eq!(found.next_attempt_at, Some(found.received_at));
+}
+
+pub(crate) async fn a_hundred_concurrent_accepts_of_one_key_make_one_event(db: Db) {
+    let accepts = (0..100).map(|_| {
+        let (store, event) = (Arc::clone(&db.store), event("same"));
+        tokio::spawn(async move { (event.id, store.accept(vec![event]).await.unwrap().remove(0)) })
+    });
+    let answers: Vec<(EventId, Stored)> = join_all(accepts).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(answers.iter().filter(|(_, stored)| *stored == Stored::Inserted).count(), 1);
+    let ids: BTreeSet<EventId> = answers.into_iter().map(|(event, stored)| known_as(event, stored)).collect();
+    assert_eq!(ids.len(), 1);
+    assert_eq!((db.count("events").await, db.count("deliveries").await), (1, 1));
+}
+
+pub(crate) async fn two_processes_accept_overlapping_keys_in_opposite_orders(db: Db) {
+    let (one, other) = (db.another(), db.another());
+    for round in 0..30u32 {
+        let keys = round * 100..round * 100 + 64;
+        let forwards = events(keys.clone());
+        let backwards: Vec<NewEvent> = events(keys).into_iter().rev().collect();
+        let (first, second) = tokio::join!(
+            tokio::spawn({
+                let (one, batch) = (Arc::clone(&one), forwards.clone());
+                async move { one.accept(batch).await }
+            }),
+            tokio::spawn({
+                let (other, batch) = (Arc::clone(&other), backwards.clone());
+                async move { other.accept(batch).await }
+            })
+        );
+        let answers = [(forwards, first.unwrap().unwrap()), (backwards, second.unwrap().unwrap())];
+        let mut known: BTreeMap<String, Vec<(EventId, bool)>> = BTreeMap::new();
+        for (event, stored) in answers.into_iter().flat_map(|(batch, stored)| batch.into_iter().zip(stored)) {
+            known.entry(event.key.to_string()).or_default().push((known_as(event.id, stored), stored == Stored::Inserted));
+        }
+        for (key, answers) in known {
+            assert_eq!(answers[0].0, answers[1].0, "{key}");
+            assert!(answers[0].1 != answers[1].1, "{key} is new to exactly one");
+        }
+    }
+    assert_eq!(db.count("events").await, 30 * 64);
+}
+
+pub(crate) async fn one_event_accepted_twice_at_once_is_stored_once_under_its_own_id(db: Db) {
+    let other = db.another();
+    for round in 0..30 {
+        let batch = events(round * 10..round * 10 + 8);
+        let (first, second) = tokio::join!(db.store.accept(batch.clone()), other.accept(batch.clone()));
+        for ((event, first), second) in batch.iter().zip(first.unwrap()).zip(second.unwrap()) {
+            assert_eq!((known_as(event.id, first), known_as(event.id, second)), (event.id, event.id));
+            assert!((first == Stored::Inserted) != (second == Stored::Inserted));
+        }
+    }
+}
+
+pub(crate) async fn one_key_twice_in_one_batch_makes_one_event(db: Db) {
+    let (first, second) = (event("twice"), event("twice"));
+    let existing = Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued };
+    let answers = db.store.accept(vec![first.clone(), event("other"), second]).await;
+    assert_eq!(answers, Ok(vec![Stored::Inserted, Stored::Inserted, existing]));
+    assert_eq!((db.count("events").await, db.count("deliveries").await), (2, 2));
+}
+
+pub(crate) async fn a_duplicate_beside_sixty_three_new_events_changes_nothing_for_them(db: Db) {
+    let first = event("key-00031");
+    db.store.accept(vec![first.clone()]).await.unwrap();
+    let answers = db.store.accept(events(0..64)).await.unwrap();
+    for (key, answer) in answers.into_iter().enumerate() {
+        let expected = if key == 31 {
+            Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued }
+        } else {
+            Stored::Inserted
+        };
+        assert_eq!(answer, expected, "key {key}");
+    }
+    assert_eq!((db.count("events").await, db.count("deliveries").await), (64, 64));
+}
+
+pub(crate) async fn one_key_in_two_sources_makes_two_events(db: Db) {
+    let answers = db.store.accept(vec![event_of("b", "k"), event_of("a", "k")]).await;
+    assert_eq!(answers, Ok(vec![Stored::Inserted, Stored::Inserted]));
+}
+
+pub(crate) async fn a_commit_whose_reply_was_lost_is_found_under_its_own_id(db: Db) {
+    let batch = events(0..3);
+    db.store.accept(batch.clone()).await.unwrap();
+    let again = db.store.accept(batch.clone()).await.unwrap();
+    for (event, stored) in batch.iter().zip(again) {
+        assert_eq!(stored, Stored::Existing { id: event.id, fingerprint: event.fingerprint, status: Status::Queued });
+    }
+}
+
+pub(crate) async fn a_key_that_is_there_is_answered_with_where_its_event_stands(db: Db) {
+    let first = event("k");
+    db.store.accept(vec![first.clone()]).await.unwrap();
+    let replay = async |expected: Status| {
+        let stored = db.store.accept(vec![event("k")]).await.unwrap().remove(0);
+        assert_eq!(stored, Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: expected });
+    };
+    replay(Status::Queued).await;
+    let claim = db.claim_one("orders").await;
+    replay(Status::Processing).await;
+    db.settle(&claim, Outcome::Retry { after: std::time::Duration::ZERO }).await;
+    replay(Status::Retrying).await;
+    let claim = db.claim_one("orders").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    replay(Status::DeadLettered).await;
+    db.store.redrive(first.id).await.unwrap();
+    let claim = db.store.claim(vec![demand("orders", 1)]).await.unwrap().claimed.remove(0);
+    db.store.settle(vec![settlement(&claim, Outcome::Delivered)]).await.unwrap();
+    replay(Status::Delivered).await;
+}
+
+pub(crate) async fn a_row_that_the_database_refuses_leaves_nothing_of_its_batch(db: Db) {
+    let first = event("first");
+    db.store.accept(vec![first.clone()]).await.unwrap();
+    // An id that belongs to another event.
+    let mut batch = events(0..8);
+    batch[5].id = first.id;
+    let refused = db.store.accept(batch.clone()).await;
+    assert!(matches!(refused, Err(StoreError::Rejected(_))), "{refused:?}");
+    assert_eq!((db.count("events").await, db.count("deliveries").await), (1, 1));
+    batch.remove(5);
+    assert_eq!(db.store.accept(batch).await, Ok(vec![Stored::Inserted; 7]));
+}
+
+pub(crate) async fn a_batch_of_nothing_is_nothing(db: Db) {
+    assert_eq!(db.store.accept(vec![]).await, Ok(vec![]));
+    assert_eq!(db.store.settle(vec![]).await, Ok(vec![]));
+    assert!(db.store.claim(vec![]).await.unwrap().claimed.is_empty());
+}

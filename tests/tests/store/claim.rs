@@ -1,0 +1,181 @@
+//! Claiming: what is due, once, under a lease.
+
+use crate::db::{Db, LEASE, demand, event, event_of, events, settlement};
+use bytes::Bytes;
+use futures::future::join_all;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use surehook_core::admission::Fingerprint;
+use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::id::{EventId, Fence};
+use surehook_core::verdict::Verdict;
+use surehook_core::worker::exchange::{Buried, Demand};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+pub(crate) async fn the_oldest_due_of_a_source_are_claimed_up_to_the_limit(db: Db) {
+    let batch = events(0..10);
+    db.store.accept(batch.clone()).await.unwrap();
+    db.store.accept(vec![event_of("other", "k")]).await.unwrap();
+    for (age, event) in (1..).zip(&batch) {
+        db.make_due(event.id, HOUR * age).await;
+    }
+    let claims = db.store.claim(vec![demand("orders", 4)]).await.unwrap();
+    let claimed: Vec<EventId> = claims.claimed.iter().map(|claim| claim.event).collect();
+    let oldest: Vec<EventId> = batch.iter().rev().take(4).map(|event| event.id).collect();
+    assert_eq!(claimed, oldest);
+    let claim = &claims.claimed[0];
+    assert_eq!((claim.source.as_str(), claim.fence, claim.attempt, claim.nth), ("orders", Fence(1), 1, 1));
+    assert_eq!((&claim.headers, &claim.body), (&batch[9].headers, &batch[9].body));
+    assert!(claims.buried.is_empty());
+    assert_eq!(db.found(batch[9].id).await.status, Status::Processing);
+    assert_eq!(db.found(batch[0].id).await.status, Status::Queued);
+}
+
+pub(crate) async fn each_demand_has_its_own_limit_and_lease(db: Db) {
+    let batch = (0..30).map(|n| event_of(["a", "b", "c"][n % 3], &format!("k{n}"))).collect();
+    db.store.accept(batch).await.unwrap();
+    let demands = vec![
+        Demand { lease: Duration::from_secs(1000), ..demand("b", 7) },
+        Demand { lease: Duration::from_secs(2000), ..demand("a", 2) },
+        demand("none", 5),
+    ];
+    let claims = db.store.claim(demands).await.unwrap();
+    let of = |name: &str| claims.claimed.iter().filter(|claim| claim.source.as_str() == name).map(|claim| claim.event).collect::<Vec<_>>();
+    assert_eq!((of("a").len(), of("b").len(), of("c").len()), (2, 7, 0));
+    assert!((1990..=2000).contains(&db.fence_and_due(of("a")[0]).await.1.unwrap()));
+    assert!((990..=1000).contains(&db.fence_and_due(of("b")[0]).await.1.unwrap()));
+}
+
+pub(crate) async fn what_is_not_due_is_not_claimed(db: Db) {
+    let claim = db.claimed("a").await;
+    assert!(db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(), "leased");
+    db.settle(&claim, Outcome::Retry { after: HOUR }).await;
+    assert!(db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(), "backing off");
+    db.make_due(claim.event, HOUR).await;
+    let claim = db.claim_one("a").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    assert!(db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(), "dead-lettered");
+}
+
+pub(crate) async fn a_lease_that_ran_out_is_claimed_again_and_its_attempt_recorded_as_lost(db: Db) {
+    let first = db.claimed("a").await;
+    db.make_due(first.event, LEASE).await;
+    let second = db.claim_one("a").await;
+    assert_eq!((second.attempt, second.nth, second.fence), (2, 2, Fence(2)));
+    let found = db.found(first.event).await;
+    assert_eq!((found.status, found.history.len()), (Status::Processing, 1));
+    let lost = &found.history[0];
+    assert_eq!((lost.attempt, lost.verdict, lost.took, lost.status_code, lost.error.as_deref()), (1, Verdict::Lost, None, None, None));
+    assert!(lost.ended_at >= found.received_at);
+}
+
+pub(crate) async fn an_event_with_no_attempts_left_is_dead_lettered_unsent(db: Db) {
+    let mut claim = db.claimed("a").await;
+    for attempt in 2..=3 {
+        db.make_due(claim.event, LEASE).await;
+        claim = db.claim_one("a").await;
+        assert_eq!(claim.attempt, attempt);
+    }
+    db.make_due(claim.event, LEASE).await;
+    let claims = db.store.claim(vec![demand("a", 1)]).await.unwrap();
+    assert!(claims.claimed.is_empty(), "it is not sent");
+    assert_eq!(claims.buried, [Buried { event: claim.event, source: claim.source.clone(), attempt: 3 }]);
+    let found = db.found(claim.event).await;
+    assert_eq!((found.status, found.reason, found.attempt), (Status::DeadLettered, Some(Reason::Lost), 3));
+    assert_eq!(found.history.iter().map(|entry| entry.verdict).collect::<Vec<_>>(), [Verdict::Lost; 3]);
+    assert!(found.settled_at.is_some() && found.next_attempt_at.is_none());
+}
+
+pub(crate) async fn an_event_whose_budget_was_lowered_is_dead_lettered_as_exhausted(db: Db) {
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::Retry { after: HOUR }).await;
+    db.make_due(claim.event, HOUR).await;
+    let claims = db.store.claim(vec![Demand { max_attempts: 1, ..demand("a", 1) }]).await.unwrap();
+    assert_eq!((claims.claimed.len(), claims.buried.len()), (0, 1));
+    let found = db.found(claim.event).await;
+    assert_eq!((found.status, found.reason, found.history.len()), (Status::DeadLettered, Some(Reason::Exhausted), 1));
+    assert!(found.settled_at >= Some(found.history[0].ended_at), "it ended when it was given up, not when it was last tried");
+}
+
+pub(crate) async fn what_is_buried_counts_against_the_limit(db: Db) {
+    let batch = events(0..4);
+    db.store.accept(batch).await.unwrap();
+    let claims = db.store.claim(vec![demand("orders", 2)]).await.unwrap();
+    for claim in &claims.claimed {
+        db.settle(claim, Outcome::Retry { after: Duration::ZERO }).await;
+        db.make_due(claim.event, HOUR).await;
+    }
+    let claims = db.store.claim(vec![Demand { max_attempts: 1, ..demand("orders", 3) }]).await.unwrap();
+    assert_eq!((claims.claimed.len(), claims.buried.len()), (1, 2));
+}
+
+pub(crate) async fn concurrent_claimers_never_share_an_event(db: Db) {
+    db.store.accept(events(0..500)).await.unwrap();
+    let stores = [db.another(), db.another(), Arc::clone(&db.store)];
+    let claimers = stores.iter().cycle().take(9).map(|store| {
+        let store = Arc::clone(store);
+        tokio::spawn(async move {
+            let (mut claimed, mut nothing_in_a_row) = (Vec::new(), 0);
+            // What others are just taking is skipped: nothing once does not mean that nothing is left.
+            while nothing_in_a_row < 3 {
+                let claims = store.claim(vec![demand("orders", 17)]).await.unwrap();
+                nothing_in_a_row = if claims.claimed.is_empty() { nothing_in_a_row + 1 } else { 0 };
+                claimed.extend(claims.claimed.into_iter().map(|claim| claim.event));
+            }
+            claimed
+        })
+    });
+    let claimed: Vec<EventId> = join_all(claimers).await.into_iter().flat_map(Result::unwrap).collect();
+    assert_eq!(claimed.len(), 500, "each is claimed once");
+    assert_eq!(claimed.into_iter().collect::<BTreeSet<_>>().len(), 500);
+}
+
+pub(crate) async fn bytes_that_are_no_text_come_back_as_they_came(db: Db) {
+    let all_bytes: Vec<u8> = (0..=255).collect();
+    let bodies: [Bytes; 5] = [
+        Bytes::new(),
+        Bytes::from_static(b"\0"),
+        Bytes::from(all_bytes),
+        Bytes::from_static(b"\\x00'\";--\xff\xfe"),
+        vec![0xa5; 1 << 20].into(),
+    ];
+    let batch: Vec<_> = bodies
+        .iter()
+        .enumerate()
+        .map(|(n, body)| {
+            let mut event = event(&format!("!#$%&'()*+,-./:;<=>?@[\\]^_`{{|}}~{n}"));
+            (event.body, event.headers, event.fingerprint) = (body.clone(), body.slice(..body.len().min(300)), Fingerprint::of(body));
+            event
+        })
+        .collect();
+    db.store.accept(batch.clone()).await.unwrap();
+    let claims = db.store.claim(vec![demand("orders", 9)]).await.unwrap();
+    assert_eq!(claims.claimed.len(), batch.len());
+    for claim in &claims.claimed {
+        let event = batch.iter().find(|event| event.id == claim.event).unwrap();
+        assert!(claim.body == event.body && claim.headers == event.headers);
+        assert_eq!(db.found(event.id).await.key, event.key.as_str());
+    }
+    db.store.settle(claims.claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect()).await.unwrap();
+    assert_eq!(&db.found(batch[0].id).await.history[0].excerpt[..], b"try \0 later \xff");
+}
+
+pub(crate) async fn an_event_whose_bytes_are_gone_holds_up_no_other(db: Db) {
+    let batch = events(0..3);
+    db.store.accept(batch.clone()).await.unwrap();
+    db.execute(&format!("delete from events where id = {}", db.id(batch[1].id))).await;
+    let claims = db.store.claim(vec![demand("orders", 9)]).await.unwrap();
+    let claimed: BTreeSet<EventId> = claims.claimed.iter().map(|claim| claim.event).collect();
+    assert_eq!(claimed, BTreeSet::from([batch[0].id, batch[2].id]));
+}
+
+pub(crate) async fn the_longest_lease_stays_within_the_calendar(db: Db) {
+    let event = db.accepted("a").await;
+    let endless = Demand { lease: Duration::MAX, max_attempts: u32::MAX, limit: u32::MAX, ..demand("a", 1) };
+    let claim = db.store.claim(vec![endless]).await.unwrap().claimed.remove(0);
+    db.settle(&claim, Outcome::Retry { after: Duration::MAX }).await;
+    let next = db.found(event).await.next_attempt_at.unwrap();
+    assert!(next.to_string().starts_with("21"), "{next}");
+}

@@ -1,0 +1,283 @@
+//! One database for one test: its store, more handles on it as other processes would have them, and a way past the
+//! store to move times back, count rows and break things.
+
+use bytes::Bytes;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::SqlitePoolOptions;
+use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use surehook::ports::{EventRecord, NewEvent, Store};
+use surehook::store::{self, OpenStore};
+use surehook_core::admission::{Fingerprint, Stored};
+use surehook_core::event::Outcome;
+use surehook_core::id::EventId;
+use surehook_core::key::IdempotencyKey;
+use surehook_core::source::SourceName;
+use surehook_core::verdict::Verdict;
+use surehook_core::worker::exchange::{AttemptRecord, Claim, Demand, Settlement};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Db {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) url: String,
+    raw: Raw,
+    _folder: Option<TempDir>,
+}
+
+#[derive(Clone)]
+enum Raw {
+    Postgres(PgPool),
+    Sqlite(SqlitePool),
+}
+
+impl Db {
+    /// A fresh database with the schema.
+    pub(crate) async fn postgres() -> Self {
+        let db = Self::postgres_at(tests::postgres::shared().create_database().await);
+        db.open().migrate().await.unwrap();
+        db
+    }
+
+    /// The database that a URL names, as it is.
+    pub(crate) fn postgres_at(url: String) -> Self {
+        let raw = Raw::Postgres(PgPoolOptions::new().max_connections(4).connect_lazy(&url).unwrap());
+        Self { store: store::open(&url).unwrap().store(), url, raw, _folder: None }
+    }
+
+    /// A fresh database with the schema.
+    pub(crate) async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("surehook.db").display());
+        let opened = store::open(&url).unwrap();
+        opened.migrate().await.unwrap();
+        let raw = Raw::Sqlite(SqlitePoolOptions::new().max_connections(2).connect_lazy(&url).unwrap());
+        Self { store: opened.store(), url, raw, _folder: Some(folder) }
+    }
+
+    /// The store as another process would open it.
+    pub(crate) fn open(&self) -> OpenStore {
+        store::open(&self.url).unwrap()
+    }
+
+    pub(crate) fn another(&self) -> Arc<dyn Store> {
+        self.open().store()
+    }
+
+    pub(crate) async fn execute(&self, sql: &str) {
+        let result = match &self.raw {
+            Raw::Postgres(pool) => sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map(|_| ()),
+            Raw::Sqlite(pool) => sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map(|_| ()),
+        };
+        result.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        let sql = AssertSqlSafe(sql);
+        match &self.raw {
+            Raw::Postgres(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+            Raw::Sqlite(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+        }
+    }
+
+    pub(crate) async fn count(&self, table: &str) -> i64 {
+        self.number(&format!("select count(*) from {table}")).await
+    }
+
+    /// An id as a literal.
+    pub(crate) fn id(&self, event: EventId) -> String {
+        match self.raw {
+            Raw::Postgres(_) => format!("'{event}'::uuid"),
+            Raw::Sqlite(_) => format!("x'{}'", event.as_uuid().simple()),
+        }
+    }
+
+    /// A time column moved into the past.
+    fn earlier(&self, column: &str, by: Duration) -> String {
+        match self.raw {
+            Raw::Postgres(_) => format!("{column} - interval '{} microseconds'", by.as_micros()),
+            Raw::Sqlite(_) => format!("{column} - {}", by.as_micros()),
+        }
+    }
+
+    /// Makes an event's row due, an hour before what it was.
+    pub(crate) async fn make_due(&self, event: EventId, by: Duration) {
+        let due_at = self.earlier("due_at", by);
+        self.execute(&format!("update deliveries set due_at = {due_at} where event_id = {}", self.id(event))).await;
+    }
+
+    /// Moves all of an event into the past.
+    pub(crate) async fn age(&self, event: EventId, by: Duration) {
+        let id = self.id(event);
+        for (table, key, columns) in [
+            ("events", "id", &["received_at"][..]),
+            ("deliveries", "event_id", &["due_at", "ended_at"]),
+            ("attempts", "event_id", &["ended_at"]),
+        ] {
+            for column in columns {
+                let value = self.earlier(column, by);
+                self.execute(&format!("update {table} set {column} = {value} where {key} = {id}")).await;
+            }
+        }
+    }
+
+    /// The fence of an event's row, and in how many seconds it is due.
+    pub(crate) async fn fence_and_due(&self, event: EventId) -> (u64, Option<i64>) {
+        let (due, id) = match self.raw {
+            Raw::Postgres(_) => ("extract(epoch from due_at - clock_timestamp())::bigint", self.id(event)),
+            Raw::Sqlite(_) => ("due_at / 1000000 - unixepoch('now')", self.id(event)),
+        };
+        let sql = format!("select fence, {due} from deliveries where event_id = {id}");
+        let sql = AssertSqlSafe(sql);
+        let (fence, due): (i64, Option<i64>) = match &self.raw {
+            Raw::Postgres(pool) => sqlx::query_as(sql).fetch_one(pool).await.unwrap(),
+            Raw::Sqlite(pool) => sqlx::query_as(sql).fetch_one(pool).await.unwrap(),
+        };
+        (fence.try_into().unwrap(), due)
+    }
+
+    /// Waits until nothing of the store is in a transaction. Panics if that takes long.
+    pub(crate) async fn wait_for_no_transaction(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let is_free = match &self.raw {
+                Raw::Postgres(_) => {
+                    let open = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'surehook' and xact_start is not null";
+                    self.number(open).await == 0
+                }
+                Raw::Sqlite(pool) => sqlx::raw_sql("pragma busy_timeout = 0; begin immediate; rollback").execute(pool).await.is_ok(),
+            };
+            if is_free {
+                return;
+            }
+            assert!(Instant::now() < deadline, "a transaction stays open");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Accepts one event, claims it, and answers the claim.
+    pub(crate) async fn claimed(&self, key: &str) -> Claim {
+        self.accepted(key).await;
+        self.claim_one(key).await
+    }
+
+    /// Accepts one new event of the source that is named as its key, so that it can be claimed alone.
+    pub(crate) async fn accepted(&self, key: &str) -> EventId {
+        let event = event_of(key, key);
+        let id = event.id;
+        assert_eq!(self.store.accept(vec![event]).await, Ok(vec![Stored::Inserted]));
+        id
+    }
+
+    /// Claims the one event that is due of a source.
+    pub(crate) async fn claim_one(&self, source: &str) -> Claim {
+        let mut claims = self.store.claim(vec![demand(source, 10)]).await.unwrap();
+        assert_eq!((claims.claimed.len(), claims.buried.len()), (1, 0));
+        claims.claimed.remove(0)
+    }
+
+    pub(crate) async fn settle(&self, claim: &Claim, outcome: Outcome) {
+        assert_eq!(self.store.settle(vec![settlement(claim, outcome)]).await, Ok(vec![]));
+    }
+
+    pub(crate) async fn found(&self, event: EventId) -> EventRecord {
+        self.store.find(event).await.unwrap().expect("the event is there")
+    }
+}
+
+pub(crate) fn source(name: &str) -> SourceName {
+    SourceName::parse(name).unwrap()
+}
+
+pub(crate) fn event_of(source_name: &str, key: &str) -> NewEvent {
+    let body = Bytes::from(format!("{{\"key\":\"{key}\"}}"));
+    NewEvent {
+        id: EventId::from_uuid(Uuid::now_v7()),
+        source: source(source_name),
+        key: IdempotencyKey::parse(key.as_bytes()).unwrap(),
+        fingerprint: Fingerprint::of(&body),
+        headers: Bytes::from_static(b"content-type: application/json"),
+        body,
+    }
+}
+
+pub(crate) fn event(key: &str) -> NewEvent {
+    event_of("orders", key)
+}
+
+pub(crate) fn events(keys: std::ops::Range<u32>) -> Vec<NewEvent> {
+    keys.map(|key| event(&format!("key-{key:05}"))).collect()
+}
+
+pub(crate) fn demand(source_name: &str, limit: u32) -> Demand {
+    Demand { source: source(source_name), limit, lease: LEASE, max_attempts: 3 }
+}
+
+pub(crate) fn record(verdict: Verdict) -> AttemptRecord {
+    AttemptRecord {
+        ended_ago: Duration::ZERO,
+        took: Duration::from_micros(12_345),
+        verdict,
+        status_code: Some(503),
+        error: None,
+        excerpt: Bytes::from_static(b"try \0 later \xff"),
+    }
+}
+
+/// A settlement with the record that its outcome has in life.
+pub(crate) fn settlement(claim: &Claim, outcome: Outcome) -> Settlement {
+    let record = match outcome {
+        Outcome::Delivered => Some(record(Verdict::Delivered)),
+        Outcome::Retry { .. } | Outcome::CutOff => Some(record(Verdict::Transient)),
+        Outcome::DeadLetter(_) => Some(record(Verdict::Permanent)),
+        Outcome::Release => None,
+    };
+    Settlement { event: claim.event, source: claim.source.clone(), fence: claim.fence, attempt: claim.attempt, outcome, record }
+}
+
+/// A database that is not there yet.
+pub(crate) struct Later {
+    url: String,
+    /// What has to be made for it to be there: a database of the shared server, or a folder.
+    what: Missing,
+    _db: Db,
+}
+
+enum Missing {
+    Database(String),
+    Folder(std::path::PathBuf),
+}
+
+impl Db {
+    /// A database beside this one that is not there yet.
+    pub(crate) fn later(self) -> Later {
+        let (url, what) = match (&self.raw, &self._folder) {
+            (Raw::Sqlite(_), Some(folder)) => {
+                let missing = folder.path().join("later");
+                (format!("sqlite:{}", missing.join("surehook.db").display()), Missing::Folder(missing))
+            }
+            _ => {
+                let name = format!("later_{}", Uuid::now_v7().simple());
+                (tests::postgres::shared().url(&name), Missing::Database(name))
+            }
+        };
+        Later { url, what, _db: self }
+    }
+}
+
+impl Later {
+    pub(crate) fn open(&self) -> OpenStore {
+        store::open(&self.url).unwrap()
+    }
+
+    /// Makes it be there, without a schema.
+    pub(crate) async fn come(&self) {
+        match &self.what {
+            Missing::Database(name) => tests::postgres::shared().execute(&format!("create database {name}")).await,
+            Missing::Folder(folder) => std::fs::create_dir(folder).unwrap(),
+        }
+    }
+}

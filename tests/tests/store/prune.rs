@@ -1,0 +1,116 @@
+//! Pruning: what ended, after its retention, whole.
+
+use crate::db::{Db, demand, event, events, settlement};
+use std::sync::Arc;
+use std::time::Duration;
+use surehook::ports::{Pruned, Redriven, Retention};
+use surehook_core::admission::Stored;
+use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::id::EventId;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const RETENTION: Retention = Retention { delivered: Duration::from_secs(2 * 3600), dead_lettered: Duration::from_secs(10 * 3600) };
+
+/// Accepts events and ends them so.
+async fn ended(db: &Db, keys: std::ops::Range<u32>, outcome: Outcome) -> Vec<EventId> {
+    let count = keys.end - keys.start;
+    db.store.accept(events(keys)).await.unwrap();
+    let mut claimed = db.store.claim(vec![demand("orders", count)]).await.unwrap().claimed;
+    claimed.sort_by_key(|claim| claim.event);
+    assert_eq!(db.store.settle(claimed.iter().map(|claim| settlement(claim, outcome)).collect()).await, Ok(vec![]));
+    claimed.iter().map(|claim| claim.event).collect()
+}
+
+async fn prune(db: &Db) -> Pruned {
+    db.store.prune(RETENTION, None, 100).await.unwrap()
+}
+
+pub(crate) async fn each_end_has_its_own_retention(db: Db) {
+    let delivered = ended(&db, 0..1, Outcome::Delivered).await[0];
+    let dead = ended(&db, 1..2, Outcome::DeadLetter(Reason::Permanent)).await[0];
+    assert_eq!(prune(&db).await.deleted, 0, "both are young");
+    db.age(delivered, HOUR * 3).await;
+    db.age(dead, HOUR * 3).await;
+    assert_eq!(prune(&db).await.deleted, 1);
+    assert_eq!(db.store.find(delivered).await, Ok(None));
+    assert_eq!(db.found(dead).await.status, Status::DeadLettered);
+    db.age(dead, HOUR * 8).await;
+    assert_eq!(prune(&db).await.deleted, 1);
+    assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
+}
+
+pub(crate) async fn what_is_owed_is_never_deleted(db: Db) {
+    let queued = db.accepted("queued").await;
+    let processing = db.claimed("processing").await.event;
+    let claim = db.claimed("retrying").await;
+    db.settle(&claim, Outcome::Retry { after: HOUR }).await;
+    let claim_of_redriven = db.claimed("redriven").await;
+    db.settle(&claim_of_redriven, Outcome::DeadLetter(Reason::Permanent)).await;
+    db.store.redrive(claim_of_redriven.event).await.unwrap();
+    for event in [queued, processing, claim.event, claim_of_redriven.event] {
+        db.age(event, HOUR * 100_000).await;
+    }
+    assert_eq!(prune(&db).await.deleted, 0);
+    assert_eq!(db.store.prune(Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO }, None, 100).await.unwrap().deleted, 0);
+    assert_eq!((db.count("events").await, db.count("attempts").await), (4, 2));
+}
+
+pub(crate) async fn a_pass_goes_page_by_page_and_stops_at_what_is_young(db: Db) {
+    let delivered = ended(&db, 0..25, Outcome::Delivered).await;
+    for event in &delivered[..15] {
+        db.age(*event, HOUR * 3).await;
+    }
+    let step = async |after: Option<EventId>| db.store.prune(RETENTION, after, 10).await.unwrap();
+    let first = step(None).await;
+    assert_eq!(first, Pruned { deleted: 10, next: Some(delivered[9]) });
+    let second = step(first.next).await;
+    assert_eq!(second, Pruned { deleted: 5, next: None }, "its last one is younger than both retentions");
+    assert_eq!(step(None).await, Pruned { deleted: 0, next: None });
+    assert_eq!(db.count("events").await, 10);
+    assert_eq!(db.store.prune(RETENTION, Some(delivered[24]), 10).await, Ok(Pruned { deleted: 0, next: None }), "nothing comes after");
+}
+
+pub(crate) async fn a_pruned_key_is_new_again(db: Db) {
+    let delivered = ended(&db, 0..1, Outcome::Delivered).await[0];
+    assert!(matches!(db.store.accept(events(0..1)).await.unwrap()[0], Stored::Existing { id, .. } if id == delivered));
+    db.age(delivered, HOUR * 3).await;
+    prune(&db).await;
+    assert_eq!(db.store.accept(vec![event("key-00000")]).await, Ok(vec![Stored::Inserted]));
+}
+
+pub(crate) async fn a_redrive_and_a_pruning_at_once_leave_an_event_whole_or_gone(db: Db) {
+    let other = db.another();
+    for round in 0..20 {
+        let dead = ended(&db, round..round + 1, Outcome::DeadLetter(Reason::Permanent)).await[0];
+        db.age(dead, HOUR * 20).await;
+        let (pruned, redriven) = tokio::join!(other.prune(RETENTION, None, 100), db.store.redrive(dead));
+        match redriven.unwrap() {
+            Redriven::Queued => {
+                assert_eq!(pruned.unwrap().deleted, 0);
+                let claim = db.claim_one("orders").await;
+                assert_eq!((claim.event, claim.attempt), (dead, 2));
+                assert_eq!(db.found(dead).await.history.len(), 1);
+                db.settle(&claim, Outcome::Delivered).await;
+                db.age(dead, HOUR * 20).await;
+                prune(&db).await;
+            }
+            Redriven::NotFound => assert_eq!(pruned.unwrap().deleted, 1),
+            Redriven::NotDeadLettered(status) => panic!("{status:?}"),
+        }
+        assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
+    }
+}
+
+pub(crate) async fn two_prunings_at_once_delete_each_event_once(db: Db) {
+    let (one, other) = (db.another(), Arc::clone(&db.store));
+    let everything = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
+    for round in 0..5 {
+        ended(&db, round * 100..round * 100 + 50, Outcome::Delivered).await;
+        ended(&db, round * 100 + 50..round * 100 + 100, Outcome::DeadLetter(Reason::Permanent)).await;
+        let (first, second) = tokio::join!(one.prune(everything, None, 200), other.prune(everything, None, 200));
+        let both = first.unwrap().deleted + second.unwrap().deleted;
+        let rest = db.store.prune(everything, None, 200).await.unwrap().deleted;
+        assert_eq!(both + rest, 100, "what one has locked the other skips");
+        assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
+    }
+}

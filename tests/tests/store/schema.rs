@@ -1,0 +1,81 @@
+//! The schema: made once, whoever comes first, and refused if it is another.
+
+use crate::db::{Db, event};
+use futures::future::join_all;
+use surehook::ports::StoreError;
+use surehook::store::{MigrateError, OpenStore};
+use surehook_core::admission::Stored;
+
+fn unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
+    match answer {
+        Err(StoreError::Unavailable(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn drop_schema(db: &Db) {
+    for table in ["events", "deliveries", "attempts", "_sqlx_migrations"] {
+        db.execute(&format!("drop table {table}")).await;
+    }
+}
+
+pub(crate) async fn a_database_without_a_schema_is_not_available(db: Db) {
+    drop_schema(&db).await;
+    let store = db.another();
+    unavailable(store.ping().await);
+    unavailable(store.accept(vec![event("a")]).await);
+    db.open().migrate().await.unwrap();
+    store.ping().await.unwrap();
+    assert_eq!(store.accept(vec![event("a")]).await, Ok(vec![Stored::Inserted]), "it is used as soon as it is there");
+    db.execute("delete from _sqlx_migrations").await;
+    let why = unavailable(store.ping().await);
+    assert!(why.contains("surehook migrate"), "{why}");
+}
+
+pub(crate) async fn several_processes_migrate_at_once(db: Db) {
+    drop_schema(&db).await;
+    let processes: Vec<OpenStore> = (0..8).map(|_| db.open()).collect();
+    let migrations = processes.into_iter().map(|process| tokio::spawn(async move { process.migrate().await }));
+    for migrated in join_all(migrations).await {
+        assert_eq!(migrated.unwrap(), Ok(()));
+    }
+    db.store.ping().await.unwrap();
+    assert_eq!(db.open().migrate().await, Ok(()), "once more is nothing");
+}
+
+pub(crate) async fn a_newer_schema_is_refused(db: Db) {
+    db.execute(
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+         select 9999, description, success, checksum, execution_time from _sqlx_migrations where version = 1",
+    )
+    .await;
+    let refused = db.open().migrate().await.unwrap_err();
+    assert!(matches!(refused, MigrateError::Newer { found: 9999, .. }), "{refused:?}");
+    assert!(refused.to_string().contains("run a newer surehook"), "{refused}");
+    let why = unavailable(db.store.ping().await);
+    assert!(why.contains("run a newer surehook"), "{why}");
+}
+
+pub(crate) async fn a_foreign_schema_is_refused(db: Db) {
+    db.execute("update _sqlx_migrations set success = false").await;
+    assert!(matches!(db.open().migrate().await, Err(MigrateError::Failed(_))));
+    unavailable(db.store.ping().await);
+    drop_schema(&db).await;
+    db.execute("create table events (unrelated integer)").await;
+    assert!(matches!(db.open().migrate().await, Err(MigrateError::Failed(_))));
+    unavailable(db.another().ping().await);
+}
+
+pub(crate) async fn a_database_that_comes_later_is_used_when_it_is_there(db: Db) {
+    let later = db.later();
+    let opened = later.open();
+    let store = opened.store();
+    unavailable(store.ping().await);
+    unavailable(store.accept(vec![event("a")]).await);
+    let migrated = opened.migrate().await;
+    assert!(matches!(migrated, Err(MigrateError::Unreachable(_))), "{migrated:?}");
+    later.come().await;
+    opened.migrate().await.unwrap();
+    store.ping().await.unwrap();
+    assert_eq!(store.accept(vec![event("a")]).await, Ok(vec![Stored::Inserted]));
+}
