@@ -1,5 +1,6 @@
 //! The documented defaults, what stands over what, and what holds for every file.
 
+mod documents;
 mod mistakes;
 
 use super::*;
