@@ -75,6 +75,10 @@ fn the_first_delay_is_not_longer_than_the_longest() {
         "max_delay = \"1s\"",
         "3:13: `sources.github.max_delay`: the first delay, 5s, is longer than the longest, 1s: raise `max_delay` or lower `initial_delay`",
     );
+    check_source(
+        "initial_delay = \"2h\"\nmax_delay = \"400d\"",
+        "4:13: `sources.github.max_delay`: `400d` is out of range: write a duration from 0s to 366days",
+    );
 }
 
 #[test]
@@ -230,6 +234,10 @@ fn what_is_not_toml_is_told_at_its_place_without_its_text() {
 
 #[test]
 fn columns_count_characters_and_a_byte_order_mark_is_none() {
+    check(
+        "sources.s = { destination = \"http://ü/\", concurrency = 0 }",
+        "1:56: `sources.s.concurrency`: 0 is out of range: write a whole number from 1 to 10000",
+    );
     check_source("on_key_reuse = \"ü\" # ü", "3:16: `sources.github.on_key_reuse`: `ü` is not known here: write `reject` or `first_wins`");
     check(
         &format!("\u{feff}\"ü\" = 1\n{SOURCE}"),
