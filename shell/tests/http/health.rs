@@ -1,0 +1,106 @@
+//! What a process tells of itself.
+
+use crate::world::{Mode, Setup, World, assert_problem, header, json};
+use futures::future::join_all;
+use serde_json::json;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use surehook::health::Loop;
+use tokio::time::{Instant, sleep};
+
+#[tokio::test]
+async fn a_process_that_works_is_healthy_and_ready() {
+    let world = World::start(Setup::default());
+    let _alive = world.app.health.watch(Loop::Worker);
+    let (health, ready) = (world.get("/health").await, world.get("/ready").await);
+    assert_eq!((health.status().as_u16(), json(&health)), (200, json!({"status": "ok"})));
+    assert_eq!((ready.status().as_u16(), json(&ready)), (200, json!({"status": "ready"})));
+}
+
+#[tokio::test]
+async fn health_never_asks_the_database() {
+    let world = World::start(Setup::default());
+    world.store.set(Mode::Hangs);
+    assert_eq!(world.get("/health").await.status(), 200);
+    assert_eq!(world.store.pings.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_process_whose_loop_has_ended_is_not_ready_and_names_it() {
+    let world = World::start(Setup::default());
+    let health = world.app.health.clone();
+    let died = tokio::spawn(async move {
+        let _alive = health.watch(Loop::Worker);
+        panic!("for the test");
+    });
+    assert!(died.await.unwrap_err().is_panic());
+    let response = world.get("/ready").await;
+    assert_problem(&response, 503, "loop-ended");
+    assert!(json(&response)["detail"].as_str().unwrap().contains("worker"));
+    assert_eq!(world.get("/health").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_process_that_drains_refuses_everything_but_to_tell_of_itself() {
+    let world = World::start(Setup::default());
+    let id = world.accepted("k1").await;
+    world.app.health.drain();
+    let refused = [
+        world.post("k2", b"").await,
+        world.get(&format!("/events/{id}")).await,
+        world.request("POST", &format!("/events/{id}/redrive"), &[], b"").await,
+        world.get("/ready").await,
+    ];
+    for response in &refused {
+        assert_problem(response, 503, "shutting-down");
+        assert_eq!(header(response.headers(), "connection"), Some("close"));
+    }
+    assert_eq!(world.get("/health").await.status(), 200);
+    assert_problem(&world.get("/nowhere").await, 404, "unknown-route");
+    assert_eq!(world.store.stored().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_fails_or_hangs_makes_the_process_not_ready_until_it_is_back() {
+    let world = World::start(Setup::default());
+    for mode in [Mode::Unavailable, Mode::Hangs, Mode::Unknown] {
+        world.store.set(mode);
+        sleep(Duration::from_secs(2)).await;
+        let begun = Instant::now();
+        assert_problem(&world.get("/ready").await, 503, "database-unavailable");
+        assert!(begun.elapsed() < Duration::from_secs(2));
+
+        world.store.set(Mode::Works);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(world.get("/ready").await.status(), 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_ask_the_database_is_asked_once_in_a_while() {
+    let world = World::start(Setup::default());
+    world.store.set(Mode::Hangs);
+    let asked = join_all((0..100).map(|_| world.get("/ready"))).await;
+    asked.iter().for_each(|response| assert_problem(response, 503, "database-unavailable"));
+    assert_eq!(world.store.pings.load(Ordering::SeqCst), 1);
+
+    world.store.set(Mode::Works);
+    sleep(Duration::from_secs(2)).await;
+    for _ in 0..100 {
+        assert_eq!(world.get("/ready").await.status(), 200);
+    }
+    assert_eq!(world.store.pings.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_outlives_the_one_who_asked_first() {
+    let world = World::start(Setup::default());
+    world.store.set(Mode::Hangs);
+    {
+        let mut first = std::pin::pin!(world.get("/ready"));
+        assert!(futures::poll!(&mut first).is_pending());
+    }
+    world.store.set(Mode::Works);
+    assert_eq!(world.get("/ready").await.status(), 200);
+    assert_eq!(world.store.pings.load(Ordering::SeqCst), 1);
+}

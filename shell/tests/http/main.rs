@@ -1,0 +1,8 @@
+//! The HTTP surface: its real routes and its real server, over a store in memory whose faults can be switched.
+
+mod fuzz;
+mod health;
+mod routes;
+mod server;
+mod sockets;
+mod world;

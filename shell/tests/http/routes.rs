@@ -1,0 +1,250 @@
+//! What each route answers.
+
+use crate::world::{Mode, Setup, World, assert_problem, header, json, name};
+use futures::FutureExt;
+use serde_json::json;
+use std::time::Duration;
+use surehook::intake::Limits;
+use surehook_core::event::Status;
+use tokio::time::Instant;
+
+#[tokio::test]
+async fn a_new_event_is_stored_before_it_is_accepted() {
+    let world = World::start(Setup::default());
+    let response = world.post("k1", b"\0\xff body").await;
+    assert_eq!(response.status(), 202);
+    assert_eq!(header(response.headers(), "content-type"), Some("application/json"));
+    assert_eq!(header(response.headers(), "idempotent-replayed"), None);
+    let stored = world.store.stored();
+    assert_eq!(json(&response), json!({"event_id": stored[0].id.to_string(), "status": "queued"}));
+    assert_eq!((stored.len(), stored[0].key.as_str(), &stored[0].body[..]), (1, "k1", &b"\0\xff body"[..]));
+    assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
+}
+
+#[tokio::test]
+async fn the_same_key_and_body_is_a_replay_with_the_present_status() {
+    let world = World::start(Setup::default());
+    let id = world.accepted("k1").await;
+    world.store.change(id, |record| record.status = Status::Delivered);
+    let again = world.post("k1", b"body").await;
+    assert_eq!(again.status(), 202);
+    assert_eq!(header(again.headers(), "idempotent-replayed"), Some("true"));
+    assert_eq!(json(&again), json!({"event_id": id.to_string(), "status": "delivered"}));
+    assert_eq!(world.store.stored().len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_with_another_body_is_refused_unless_the_first_wins() {
+    let world = World::start(Setup::default());
+    world.accepted("k1").await;
+    assert_problem(&world.post("k1", b"another").await, 422, "key-reused");
+    for (body, replayed) in [(&b"first"[..], None), (b"second", Some("true"))] {
+        let response = world.request("POST", "/webhooks/restamp", &[("idempotency-key", "k1")], body).await;
+        assert_eq!((response.status().as_u16(), header(response.headers(), "idempotent-replayed")), (202, replayed));
+    }
+    assert_eq!(world.store.stored().len(), 2);
+}
+
+#[tokio::test]
+async fn a_key_is_the_same_raw_or_quoted_and_belongs_to_its_source() {
+    let world = World::start(Setup::default());
+    world.accepted("k1").await;
+    assert_eq!(header(world.post("\"k1\"", b"body").await.headers(), "idempotent-replayed"), Some("true"));
+    let elsewhere = world.request("POST", "/webhooks/github", &[("X-GitHub-Delivery", "k1")], b"body").await;
+    assert_eq!((elsewhere.status().as_u16(), header(elsewhere.headers(), "idempotent-replayed")), (202, None));
+}
+
+#[tokio::test]
+async fn a_key_that_is_missing_or_bad_is_told_and_nothing_is_stored() {
+    let world = World::start(Setup::default());
+    let missing = world.request("POST", "/webhooks/github", &[("idempotency-key", "k1")], b"").await;
+    assert_problem(&missing, 400, "key-missing");
+    assert!(json(&missing)["detail"].as_str().unwrap().contains("x-github-delivery"), "{missing:?}");
+    for bad in ["", "a b", "\"open", "\"a\";p=1", "caf\u{e9}", "a\tb", &"k".repeat(256)] {
+        assert_problem(&world.post(bad, b"").await, 400, "key-invalid");
+    }
+    let twice = world.request("POST", "/webhooks/plain", &[("idempotency-key", "a"), ("Idempotency-Key", "a")], b"").await;
+    assert_problem(&twice, 400, "key-invalid");
+    assert_eq!(world.store.stored(), []);
+}
+
+#[tokio::test]
+async fn an_unknown_source_is_told_however_it_is_spelt() {
+    let world = World::start(Setup::default());
+    let long = "n".repeat(5000);
+    for source in ["nobody", "Plain", "%70lain", "%00", "plain%00", "%ff", "%", "%2e%2e", "pl+ain", "plain;v=1", &long] {
+        assert_problem(
+            &world.request("POST", &format!("/webhooks/{source}"), &[("idempotency-key", "k")], b"").await,
+            404,
+            "unknown-source",
+        );
+    }
+    assert_eq!(world.request("POST", "/webhooks/plain/?a=b", &[("idempotency-key", "k")], b"").await.status(), 202);
+}
+
+#[tokio::test]
+async fn unknown_routes_are_told_whatever_the_method() {
+    let world = World::start(Setup::default());
+    for path in [
+        "/",
+        "/webhooks",
+        "/webhooks/",
+        "/webhooks/plain/x",
+        "//webhooks/plain",
+        "/events",
+        "/events/x/y",
+        "/metrics",
+        "/health/x",
+        "/%00",
+        "/Health",
+    ] {
+        for method in ["GET", "POST", "DELETE", "OPTIONS", "PROPFIND"] {
+            assert_problem(&world.request(method, path, &[], b"").await, 404, "unknown-route");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_with_the_right_ones() {
+    let world = World::start(Setup::default());
+    let id = world.accepted("k1").await;
+    let (event, redrive) = (format!("/events/{id}"), format!("/events/{id}/redrive"));
+    let cases = [("/webhooks/plain", "POST"), (&redrive, "POST"), (&event, "GET, HEAD"), ("/health", "GET, HEAD"), ("/ready", "GET, HEAD")];
+    for (path, allow) in cases {
+        for method in ["PUT", "DELETE", "OPTIONS", "TRACE", if allow == "POST" { "GET" } else { "POST" }] {
+            let response = world.request(method, path, &[], b"").await;
+            assert_problem(&response, 405, "method-not-allowed");
+            assert_eq!(header(response.headers(), "allow"), Some(allow), "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_checked_first_is_told_first() {
+    let world = World::start(Setup::default());
+    let too_large = [("content-length", "9999")];
+    assert_problem(&world.request("PUT", "/webhooks/nobody", &too_large, b"").await, 404, "unknown-source");
+    assert_problem(&world.request("PUT", "/webhooks/plain", &too_large, b"").await, 405, "method-not-allowed");
+    assert_problem(&world.request("POST", "/webhooks/plain", &too_large, b"").await, 400, "key-missing");
+    let keyed = [("content-length", "9999"), ("idempotency-key", "k")];
+    assert_problem(&world.request("POST", "/webhooks/plain", &keyed, b"").await, 413, "body-too-large");
+    assert_problem(&world.request("PUT", "/events/nonsense", &[], b"").await, 400, "bad-event-id");
+}
+
+#[tokio::test]
+async fn the_largest_body_is_taken_and_one_byte_more_is_not() {
+    let world = World::start(Setup::default());
+    assert_eq!(world.post("k1", &[7; 1024]).await.status(), 202);
+    assert_problem(&world.post("k2", &[7; 1025]).await, 413, "body-too-large");
+    assert_eq!(world.post("k3", b"").await.status(), 202);
+    assert_eq!(world.store.stored().iter().map(|event| event.body.len()).collect::<Vec<_>>(), [1024, 0]);
+}
+
+#[tokio::test]
+async fn a_process_that_only_delivers_takes_no_webhooks() {
+    let world = World::start(Setup { takes_webhooks: false, ..Setup::default() });
+    assert_problem(&world.post("k1", b"").await, 404, "no-intake");
+    assert_eq!(world.get("/ready").await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_event_is_shown() {
+    let world = World::start(Setup::default());
+    let id = world.accepted("k1").await;
+    let response = world.get(&format!("/events/{id}")).await;
+    assert_eq!((response.status().as_u16(), header(response.headers(), "content-type")), (200, Some("application/json")));
+    let shown = json(&response);
+    assert_eq!((&shown["event_id"], &shown["source"], &shown["idempotency_key"]), (&json!(id.to_string()), &json!("plain"), &json!("k1")));
+    assert_eq!((&shown["status"], &shown["max_attempts"], &shown["history"]), (&json!("queued"), &json!(20), &json!([])));
+    assert_eq!(shown["received_at"], "1970-01-01T00:00:00.000000Z");
+    assert_eq!(world.request("HEAD", &format!("/events/{id}"), &[], b"").await.status(), 200);
+    assert_eq!(world.get(&format!("/events/{}", id.to_string().to_uppercase())).await.status(), 200);
+
+    world.store.change(id, |record| record.source = "gone".into());
+    assert_eq!(json(&world.get(&format!("/events/{id}")).await)["max_attempts"], json!(null));
+}
+
+#[tokio::test]
+async fn an_event_that_is_not_there_is_told_apart_from_what_is_no_id() {
+    let world = World::start(Setup::default());
+    let unknown = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e";
+    for (method, suffix) in [("GET", ""), ("POST", "/redrive")] {
+        assert_problem(&world.request(method, &format!("/events/{unknown}{suffix}"), &[], b"").await, 404, "unknown-event");
+        for bad in ["1", "%00", "0199c2f05b7a7c3e9d415f0a7b1c2d3e", "zzzzzzzz-5b7a-7c3e-9d41-5f0a7b1c2d3e", "..", "{id}"] {
+            let bad = bad.replace(['{', '}'], "%7B");
+            assert_problem(&world.request(method, &format!("/events/{bad}{suffix}"), &[], b"").await, 400, "bad-event-id");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redrive_queues_a_dead_letter_and_wakes_its_worker() {
+    let world = World::start(Setup::default());
+    let id = world.dead_lettered("k1").await;
+    world.app.doorbell.heard().await;
+    let response = world.request("POST", &format!("/events/{id}/redrive"), &[], b"").await;
+    assert_eq!((response.status().as_u16(), json(&response)), (200, json!({"event_id": id.to_string(), "status": "queued"})));
+    assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
+
+    let again = world.request("POST", &format!("/events/{id}/redrive"), &[], b"").await;
+    assert_problem(&again, 409, "not-dead-lettered");
+    assert!(json(&again)["detail"].as_str().unwrap().contains("queued"));
+    assert!(world.app.doorbell.heard().now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn a_store_that_fails_is_told_without_its_words_and_nothing_is_lost() {
+    let cases = [
+        (Mode::Unavailable, 503, "database-unavailable", 503, "database-unavailable"),
+        (Mode::Conflict, 503, "database-unavailable", 503, "database-unavailable"),
+        (Mode::Unknown, 503, "database-timeout", 503, "database-timeout"),
+        (Mode::Rejects, 500, "not-storable", 500, "internal"),
+    ];
+    for (mode, posted, posted_slug, asked, asked_slug) in cases {
+        let world = World::start(Setup::default());
+        let id = world.dead_lettered("before").await;
+        world.store.set(mode);
+        assert_problem(&world.post("k1", b"").await, posted, posted_slug);
+        assert_problem(&world.get(&format!("/events/{id}")).await, asked, asked_slug);
+        assert_problem(&world.request("POST", &format!("/events/{id}/redrive"), &[], b"").await, asked, asked_slug);
+        world.store.set(Mode::Works);
+        assert_eq!(world.post("k1", b"").await.status(), 202, "the producer comes back with the same key");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_is_not_waited_for_for_ever() {
+    let world = World::start(Setup::default());
+    let id = world.accepted("before").await;
+    world.store.set(Mode::Hangs);
+    let begun = Instant::now();
+    assert_problem(&world.post("k1", b"body").await, 503, "database-timeout");
+    assert_problem(&world.get(&format!("/events/{id}")).await, 503, "database-timeout");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+
+    world.store.set(Mode::Works);
+    let again = world.post("k1", b"body").await;
+    assert_eq!((again.status().as_u16(), header(again.headers(), "idempotent-replayed")), (202, Some("true")), "it was stored after all");
+}
+
+#[tokio::test]
+async fn an_overloaded_process_says_so_at_once() {
+    let world = World::start(Setup { limits: Limits { max_queued: 1, max_queued_bytes: 1 << 20 }, ..Setup::default() });
+    world.store.set(Mode::Hangs);
+    let mut waiting = std::pin::pin!(world.post("k1", b"body"));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    assert_problem(&world.post("k2", b"body").await, 503, "overloaded");
+    world.store.set(Mode::Works);
+    assert_eq!(waiting.await.status(), 202);
+    assert_eq!(world.post("k2", b"body").await.status(), 202);
+}
+
+#[tokio::test]
+async fn the_bytes_that_wait_are_bounded_headers_included() {
+    let world = World::start(Setup { limits: Limits { max_queued: 100, max_queued_bytes: 1000 }, ..Setup::default() });
+    assert_problem(&world.post("k1", &[0; 1001]).await, 503, "overloaded");
+    let headers = [("idempotency-key", "k2"), ("x-long", &*"v".repeat(900))];
+    assert_problem(&world.request("POST", "/webhooks/plain", &headers, &[0; 200]).await, 503, "overloaded");
+    assert_eq!(world.post("k3", &[0; 900]).await.status(), 202);
+    assert_eq!(world.post("k4", &[0; 900]).await.status(), 202, "what was taken is given back");
+}

@@ -1,0 +1,362 @@
+//! The real server over TCP: framing, slowness, disconnects, bounds and shutdown.
+
+use crate::sockets::{LIMITS, Server, head, until, within};
+use crate::world::{Mode, Setup, World, assert_problem, header};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use surehook::headers::decode;
+use surehook::intake::Limits;
+use surehook::server::ServerLimits;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+const SOON: Duration = Duration::from_millis(150);
+
+#[tokio::test]
+async fn every_framing_of_a_body_is_taken_on_one_connection() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    let mut client = server.client().await;
+    client.post("declared", b"hello").await;
+    assert_eq!(client.response().await.status(), 202);
+    client.send(head("chunked", "transfer-encoding: chunked\r\n")).await;
+    client.send("3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nx-trailer: t\r\n\r\n").await;
+    assert_eq!(client.response().await.status(), 202);
+    for (key, framing) in [("none", ""), ("zero", "content-length: 0\r\n")] {
+        client.send(head(key, framing)).await;
+        assert_eq!(client.response().await.status(), 202);
+    }
+    client.send(head("empty-chunked", "transfer-encoding: chunked\r\n") + "0\r\n\r\n").await;
+    assert_eq!(client.response().await.status(), 202);
+    let bodies: Vec<_> = world.store.stored().into_iter().map(|event| event.body).collect();
+    assert_eq!(bodies, [&b"hello"[..], b"hello", b"", b"", b""]);
+}
+
+#[tokio::test]
+async fn a_body_in_many_pieces_is_put_together() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    let mut client = server.client().await;
+    client.send(head("k1", "transfer-encoding: chunked\r\n")).await;
+    for byte in 0..=255u8 {
+        client.send([&b"1\r\n"[..], &[byte], b"\r\n"].concat()).await;
+    }
+    client.send("0\r\n\r\n").await;
+    assert_eq!(client.response().await.status(), 202);
+    assert_eq!(world.store.stored()[0].body, (0..=255).collect::<Vec<u8>>());
+}
+
+#[tokio::test]
+async fn requests_that_are_sent_ahead_are_answered_in_their_order() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    let mut client = server.client().await;
+    let post = |key: &str| head(key, "content-length: 1\r\n") + "x";
+    client.send(post("k1") + "GET /health HTTP/1.1\r\nhost: t\r\n\r\n" + &post("k1") + "HEAD /ready HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    let statuses = [client.response().await, client.response().await, client.response().await];
+    assert_eq!(statuses.each_ref().map(|response| response.status().as_u16()), [202, 200, 202]);
+    assert_eq!(header(statuses[2].headers(), "idempotent-replayed"), Some("true"));
+}
+
+#[tokio::test]
+async fn too_large_a_body_is_refused_as_soon_as_it_is_known() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+
+    let mut declared = server.client().await;
+    declared.send(head("k1", "content-length: 1025\r\nexpect: 100-continue\r\n")).await;
+    let response = declared.response().await;
+    assert_problem(&response, 413, "body-too-large");
+    assert_eq!(header(response.headers(), "connection"), Some("close"));
+    assert!(declared.closed().await);
+
+    let mut undeclared = server.client().await;
+    undeclared.send(head("k2", "transfer-encoding: chunked\r\n")).await;
+    undeclared.send("400\r\n".to_owned() + &"a".repeat(1024) + "\r\n1\r\nb\r\n").await;
+    assert_problem(&undeclared.response().await, 413, "body-too-large");
+    assert!(undeclared.closed().await);
+    assert_eq!(world.store.stored(), []);
+}
+
+#[tokio::test]
+async fn who_is_still_sending_too_large_a_body_gets_to_read_the_answer() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    for framing in ["content-length: 8388608\r\n", "transfer-encoding: chunked\r\n"] {
+        let mut client = server.client().await;
+        client.send(head("k1", framing)).await;
+        client.send("800000\r\n").await;
+        for _ in 0..128 {
+            client.try_send([7; 64 << 10]).await.expect("the server reads on after its answer");
+        }
+        assert_problem(&client.response().await, 413, "body-too-large");
+    }
+}
+
+#[tokio::test]
+async fn who_expects_to_be_asked_for_the_body_is_asked() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    let mut client = server.client().await;
+    client.send(head("k1", "content-length: 5\r\nexpect: 100-continue\r\n")).await;
+    assert_eq!(client.response().await.status(), 100);
+    client.send("hello").await;
+    assert_eq!(client.response().await.status(), 202);
+}
+
+#[tokio::test]
+async fn a_body_that_comes_too_slowly_is_told_and_not_stored() {
+    let world = World::start(Setup { body_timeout: SOON, ..Setup::default() });
+    let server = Server::start(&world, LIMITS).await;
+    let mut client = server.client().await;
+    client.send(head("k1", "content-length: 5\r\n") + "hell").await;
+    assert_problem(&client.response().await, 408, "too-slow");
+    assert!(client.closed().await);
+    assert_eq!(world.store.stored(), []);
+}
+
+#[tokio::test]
+async fn a_header_section_that_comes_too_slowly_is_told() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, ServerLimits { header_read_timeout: SOON, ..LIMITS }).await;
+    let mut client = server.client().await;
+    client.send("POST /webhooks/plain HTTP/1.1\r\nidempotency-key: ").await;
+    assert_problem(&client.response().await, 408, "too-slow");
+    assert!(client.closed().await);
+}
+
+#[tokio::test]
+async fn a_connection_that_sends_nothing_is_closed_before_and_between_requests() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, ServerLimits { header_read_timeout: SOON, ..LIMITS }).await;
+    let (mut silent, mut done) = (server.client().await, server.client().await);
+    done.post("k1", b"").await;
+    assert_eq!(done.response().await.status(), 202);
+    assert!(silent.closed().await);
+    assert!(done.closed().await);
+}
+
+#[tokio::test]
+async fn a_body_cut_short_stores_nothing_and_the_same_key_succeeds_later() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    for (framing, body) in [("content-length: 10\r\n", "hello"), ("transfer-encoding: chunked\r\n", "5\r\nhello\r\n")] {
+        let mut client = server.client().await;
+        client.send(head("k1", framing) + body).await;
+        drop(client);
+    }
+    let mut client = server.client().await;
+    client.post("k1", b"hello world").await;
+    let response = client.response().await;
+    assert_eq!((response.status().as_u16(), header(response.headers(), "idempotent-replayed")), (202, None));
+    assert_eq!(world.store.stored().len(), 1);
+}
+
+#[tokio::test]
+async fn a_malformed_chunk_is_told_and_stores_nothing() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    let mut client = server.client().await;
+    client.send(head("k1", "transfer-encoding: chunked\r\n") + "2\r\nab\r\nnonsense\r\n").await;
+    assert_problem(&client.response().await, 400, "body-incomplete");
+    assert!(client.closed().await);
+    assert_eq!(world.store.stored(), []);
+}
+
+#[tokio::test]
+async fn a_producer_that_hangs_up_does_not_cancel_its_commit() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    world.store.set(Mode::Hangs);
+    let mut client = server.client().await;
+    client.post("k1", b"body").await;
+    until(|| world.store.batches.load(Ordering::SeqCst) == 1).await;
+    drop(client);
+    world.store.set(Mode::Works);
+    until(|| world.store.stored().len() == 1).await;
+    let mut other = server.client().await;
+    other.post("k1", b"body").await;
+    assert_eq!(header(other.response().await.headers(), "idempotent-replayed"), Some("true"));
+}
+
+#[tokio::test]
+async fn memory_is_taken_as_bodies_arrive_and_given_back() {
+    let limits = Limits { max_queued: 100, max_queued_bytes: 100_000 };
+    let world = World::start(Setup { limits, max_body: 80_000, ..Setup::default() });
+    let server = Server::start(&world, LIMITS).await;
+    let mut half = server.client().await;
+    half.send(head("k1", "content-length: 60000\r\n")).await;
+    half.send(vec![0; 59_999]).await;
+    within(async {
+        loop {
+            let mut other = server.client().await;
+            other.post("k2", &[0; 60_000]).await;
+            let response = other.response().await;
+            if response.status() == 503 {
+                return assert_problem(&response, 503, "overloaded");
+            }
+            assert_eq!(response.status(), 202);
+        }
+    })
+    .await;
+    drop(half);
+    within(async {
+        loop {
+            let mut other = server.client().await;
+            other.post("k3", &[0; 60_000]).await;
+            if other.response().await.status() == 202 {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_forwarded_keeps_its_bytes_and_its_order() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    let mut client = server.client().await;
+    let fields: &[u8] = b"X-Sig: one\r\nX-MIXED-case: a\r\nX-Sig: two\r\nx-bytes: caf\xc3\xa9 \xff\r\nX-Hop: h\r\nConnection: keep-alive, X-Hop\r\n\
+        Authorization: Bearer s\r\nCookie: c=1\r\nTE: trailers\r\nContent-Type: text/x; q=\"1\"\r\nSurehook-Attempt: 9\r\nX-Empty:\r\ncontent-length: 1\r\n";
+    for (source, key) in [("plain", "idempotency-key: k"), ("github", "x-github-delivery: k")] {
+        client.send([format!("POST /webhooks/{source} HTTP/1.1\r\nHost: h\r\n{key}\r\n").as_bytes(), fields, b"\r\nx"].concat()).await;
+        assert_eq!(client.response().await.status(), 202);
+    }
+    let [plain, github] = &world.store.stored()[..] else { panic!("two events") };
+    let of = |event: &surehook::ports::NewEvent| {
+        let headers = decode(&event.headers).unwrap();
+        headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect::<Vec<_>>()
+    };
+    let mut expected: Vec<(String, Vec<u8>)> = [
+        ("idempotency-key", &b"k"[..]),
+        ("x-sig", b"one"),
+        ("x-sig", b"two"),
+        ("x-mixed-case", b"a"),
+        ("x-bytes", b"caf\xc3\xa9 \xff"),
+        ("content-type", b"text/x; q=\"1\""),
+        ("x-empty", b""),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    assert_eq!(of(plain), expected);
+    expected[0].0 = "x-github-delivery".to_owned();
+    let mut with_credentials = of(github);
+    with_credentials.retain(|(name, _)| !["authorization", "cookie"].contains(&&**name));
+    assert_eq!((with_credentials, of(github).len()), (expected, 9));
+}
+
+#[tokio::test]
+async fn what_is_not_a_request_for_a_path_gets_an_answer_too() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    for line in ["OPTIONS * HTTP/1.1", "CONNECT a:1 HTTP/1.1", "GET http://else.where/nothing HTTP/1.1", "GET /?a=/health HTTP/1.1"] {
+        let mut client = server.client().await;
+        client.send(format!("{line}\r\nhost: t\r\n\r\n")).await;
+        assert_problem(&client.response().await, 404, "unknown-route");
+    }
+    for nonsense in [
+        "nonsense\r\n\r\n",
+        "GET /health HTTP/3.0\r\n\r\n",
+        "POST /webhooks/plain HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
+        "\u{16}\u{3}\u{1}\0\r\n\r\n",
+    ] {
+        let mut client = server.client().await;
+        client.send(nonsense).await;
+        assert_eq!(client.response().await.status(), 400, "{nonsense:?}");
+    }
+}
+
+#[tokio::test]
+async fn too_many_or_too_large_headers_are_refused() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    let many = (0..101).map(|n| format!("x-{n}: v\r\n")).collect::<String>();
+    let large = format!("x-large: {}\r\n", "v".repeat(33 << 10));
+    for headers in [many, large] {
+        let mut client = server.client().await;
+        client.send(head("k1", &headers)).await;
+        assert_eq!(client.response().await.status(), 431);
+    }
+    let most = (0..98).map(|n| format!("x-{n}: v\r\n")).collect::<String>();
+    let mut client = server.client().await;
+    client.send(head("k1", &most)).await;
+    assert_eq!(client.response().await.status(), 202);
+    assert_eq!(decode(&world.store.stored()[0].headers).unwrap().len(), 99, "all but host");
+}
+
+#[tokio::test]
+async fn kept_connections_make_room_for_new_ones() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, ServerLimits { max_connections: 2, ..LIMITS }).await;
+    let mut kept = Vec::new();
+    for key in ["k1", "k2", "k3", "k4"] {
+        let mut client = server.client().await;
+        client.post(key, b"").await;
+        assert_eq!(client.response().await.status(), 202, "{key}");
+        kept.push(client);
+    }
+    assert!(kept[0].closed().await);
+}
+
+#[tokio::test]
+async fn connections_that_never_send_hold_their_places_only_for_the_header_time() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, ServerLimits { max_connections: 2, header_read_timeout: SOON, ..LIMITS }).await;
+    let silent = [server.client().await, server.client().await];
+    let mut client = server.client().await;
+    client.post("k1", b"").await;
+    assert_eq!(client.response().await.status(), 202);
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_finished_by_a_shutdown() {
+    let world = World::start(Setup::default());
+    let mut server = Server::start(&world, LIMITS).await;
+    let (mut idle, mut fresh, mut busy) = (server.client().await, server.client().await, server.client().await);
+    idle.post("k0", b"").await;
+    idle.response().await;
+    world.store.set(Mode::Hangs);
+    busy.post("k1", b"").await;
+    until(|| world.store.batches.load(Ordering::SeqCst) == 2).await;
+
+    server.shut_down();
+    assert!(idle.closed().await);
+    assert!(fresh.closed().await);
+    assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+    world.store.set(Mode::Works);
+    let response = busy.response().await;
+    assert_eq!((response.status().as_u16(), header(response.headers(), "connection")), (202, Some("close")));
+    drop((idle, fresh));
+    assert!(busy.closed().await);
+    drop(busy);
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_ever() {
+    let world = World::start(Setup::default());
+    let mut server = Server::start(&world, ServerLimits { drain_timeout: SOON, ..LIMITS }).await;
+    let mut stalled = server.client().await;
+    stalled.send(head("k1", "content-length: 5\r\n") + "hell").await;
+    let begun = Instant::now();
+    server.shut_down();
+    server.ended().await;
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(stalled.closed().await);
+    assert_eq!(world.store.stored(), []);
+}
+
+#[tokio::test]
+async fn a_draining_process_turns_kept_connections_away() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    let mut client = server.client().await;
+    client.post("k1", b"").await;
+    assert_eq!(client.response().await.status(), 202);
+    world.app.health.drain();
+    client.post("k2", b"").await;
+    assert_problem(&client.response().await, 503, "shutting-down");
+    assert!(client.closed().await);
+}

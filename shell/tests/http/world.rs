@@ -1,0 +1,282 @@
+//! What the tests of this folder share: a store in memory, the application on it, and checks of what was answered.
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use jiff::Timestamp;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use surehook::clock::TokioClock;
+use surehook::doorbell::Doorbell;
+use surehook::health::Health;
+use surehook::http::{App, SourceIntake};
+use surehook::ids::SystemIds;
+use surehook::intake::{Limits, intake};
+use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook_core::admission::{OnKeyReuse, Stored};
+use surehook_core::event::{Reason, Status};
+use surehook_core::id::EventId;
+use surehook_core::source::SourceName;
+use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use tokio::sync::watch;
+
+/// How a store answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Works,
+    /// Answers nothing until the mode changes.
+    Hangs,
+    Unavailable,
+    Conflict,
+    Unknown,
+    Rejects,
+}
+
+/// A store in memory. Only what the HTTP surface asks for is there.
+pub(crate) struct Memory {
+    mode: watch::Sender<Mode>,
+    events: Mutex<Vec<(NewEvent, EventRecord)>>,
+    pub(crate) pings: AtomicUsize,
+    /// Batches that were handed in.
+    pub(crate) batches: AtomicUsize,
+}
+
+impl Memory {
+    pub(crate) fn new() -> Self {
+        Self { mode: watch::channel(Mode::Works).0, events: Mutex::default(), pings: AtomicUsize::new(0), batches: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
+    /// What was stored, in its order.
+    pub(crate) fn stored(&self) -> Vec<NewEvent> {
+        self.events.lock().unwrap().iter().map(|(event, _)| event.clone()).collect()
+    }
+
+    pub(crate) fn change(&self, id: EventId, change: impl FnOnce(&mut EventRecord)) {
+        let mut events = self.events.lock().unwrap();
+        change(&mut events.iter_mut().find(|(event, _)| event.id == id).expect("it was stored").1);
+    }
+
+    async fn obey(&self) -> Result<(), StoreError> {
+        let mut mode = self.mode.subscribe();
+        let mode = *mode.wait_for(|mode| *mode != Mode::Hangs).await.unwrap();
+        let detail = || String::from("SELECT secret FROM somewhere");
+        match mode {
+            Mode::Works | Mode::Hangs => Ok(()),
+            Mode::Unavailable => Err(StoreError::Unavailable(detail())),
+            Mode::Conflict => Err(StoreError::Conflict(detail())),
+            Mode::Unknown => Err(StoreError::Unknown(detail())),
+            Mode::Rejects => Err(StoreError::Rejected(detail())),
+        }
+    }
+}
+
+impl Store for Memory {
+    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+        self.batches.fetch_add(1, Ordering::SeqCst);
+        async move {
+            self.obey().await?;
+            let mut events = self.events.lock().unwrap();
+            let mut answers = Vec::new();
+            for event in batch {
+                let there = events.iter().find(|(there, _)| (&there.source, &there.key) == (&event.source, &event.key));
+                answers.push(match there {
+                    Some((there, record)) => Stored::Existing { id: there.id, fingerprint: there.fingerprint, status: record.status },
+                    None => {
+                        let record = new_record(&event);
+                        events.push((event, record));
+                        Stored::Inserted
+                    }
+                });
+            }
+            Ok(answers)
+        }
+        .boxed()
+    }
+
+    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
+        async move {
+            self.obey().await?;
+            Ok(self.events.lock().unwrap().iter().find(|(there, _)| there.id == event).map(|(_, record)| record.clone()))
+        }
+        .boxed()
+    }
+
+    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        async move {
+            self.obey().await?;
+            let mut events = self.events.lock().unwrap();
+            let Some((_, record)) = events.iter_mut().find(|(there, _)| there.id == event) else { return Ok(Redriven::NotFound) };
+            if record.status != Status::DeadLettered {
+                return Ok(Redriven::NotDeadLettered(record.status));
+            }
+            (record.status, record.reason) = (Status::Queued, None);
+            Ok(Redriven::Queued)
+        }
+        .boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.pings.fetch_add(1, Ordering::SeqCst);
+        self.obey().boxed()
+    }
+
+    fn claim(&self, _: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+        unreachable!("the HTTP surface does not claim")
+    }
+
+    fn settle(&self, _: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+        unreachable!("the HTTP surface does not settle")
+    }
+
+    fn prune(&self, _: Retention, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+        unreachable!("the HTTP surface does not prune")
+    }
+}
+
+fn new_record(event: &NewEvent) -> EventRecord {
+    EventRecord {
+        id: event.id,
+        source: event.source.to_string(),
+        key: event.key.to_string(),
+        received_at: Timestamp::UNIX_EPOCH,
+        status: Status::Queued,
+        attempt: 0,
+        budget_from: Some(0),
+        next_attempt_at: Some(Timestamp::UNIX_EPOCH),
+        settled_at: None,
+        reason: None,
+        history: vec![],
+    }
+}
+
+/// What a test may choose.
+pub(crate) struct Setup {
+    pub(crate) limits: Limits,
+    pub(crate) max_body: usize,
+    pub(crate) body_timeout: Duration,
+    pub(crate) takes_webhooks: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            limits: Limits { max_queued: 100, max_queued_bytes: 1 << 20 },
+            max_body: 1024,
+            body_timeout: Duration::from_secs(10),
+            takes_webhooks: true,
+        }
+    }
+}
+
+/// The application with three sources: `plain`, `github` (its own key header, credentials forwarded) and `restamp`
+/// (the first body wins).
+pub(crate) struct World {
+    pub(crate) app: Arc<App>,
+    pub(crate) store: Arc<Memory>,
+}
+
+impl World {
+    pub(crate) fn start(setup: Setup) -> Self {
+        let store = Arc::new(Memory::new());
+        let clock = Arc::new(TokioClock::new());
+        let doorbell = Arc::new(Doorbell::default());
+        let (handle, run) =
+            intake(setup.limits, Arc::clone(&store) as _, Arc::clone(&clock) as _, Arc::clone(&doorbell), futures::future::pending());
+        tokio::spawn(run);
+        let source = |key_header: &'static str, on_key_reuse, forward_credentials| SourceIntake {
+            idempotency_header: http::HeaderName::from_static(key_header),
+            on_key_reuse,
+            forward_credentials,
+            max_attempts: 20,
+        };
+        let sources = BTreeMap::from([
+            (name("plain"), source("idempotency-key", OnKeyReuse::Reject, false)),
+            (name("github"), source("x-github-delivery", OnKeyReuse::Reject, true)),
+            (name("restamp"), source("idempotency-key", OnKeyReuse::FirstWins, false)),
+        ]);
+        let app = Arc::new(App {
+            sources,
+            intake: setup.takes_webhooks.then_some(handle),
+            store: Arc::clone(&store) as _,
+            clock,
+            ids: Arc::new(SystemIds),
+            health: Arc::new(Health::default()),
+            max_body: setup.max_body,
+            body_timeout: setup.body_timeout,
+            doorbell,
+        });
+        Self { app, store }
+    }
+
+    pub(crate) async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response<Bytes> {
+        let request = Request::builder().method(method).uri(path);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        self.answer(request.body(Full::new(Bytes::copy_from_slice(body))).unwrap()).await
+    }
+
+    /// What the routes answer, without a server.
+    pub(crate) async fn answer(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
+        let service = TowerToHyperService::new(warp::service(surehook::http::routes(Arc::clone(&self.app))));
+        let (head, body) = service.call(request).await.unwrap().into_parts();
+        Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Response<Bytes> {
+        self.request("GET", path, &[], b"").await
+    }
+
+    /// Posts to the source `plain`.
+    pub(crate) async fn post(&self, key: &str, body: &[u8]) -> Response<Bytes> {
+        self.request("POST", "/webhooks/plain", &[("idempotency-key", key)], body).await
+    }
+
+    /// Stores one event and answers its id.
+    pub(crate) async fn accepted(&self, key: &str) -> EventId {
+        let response = self.post(key, b"body").await;
+        assert_eq!(response.status(), 202);
+        json(&response)["event_id"].as_str().unwrap().parse().unwrap()
+    }
+
+    pub(crate) async fn dead_lettered(&self, key: &str) -> EventId {
+        let id = self.accepted(key).await;
+        self.store.change(id, |record| (record.status, record.reason) = (Status::DeadLettered, Some(Reason::Exhausted)));
+        id
+    }
+}
+
+pub(crate) fn name(text: &str) -> SourceName {
+    SourceName::parse(text).unwrap()
+}
+
+pub(crate) fn json(response: &Response<Bytes>) -> Value {
+    serde_json::from_slice(response.body()).unwrap_or_else(|error| panic!("{error}: {:?}", response.body()))
+}
+
+/// Checks that a response is the problem `slug` with this status code, whole and in the right media type.
+#[track_caller]
+pub(crate) fn assert_problem(response: &Response<Bytes>, status: u16, slug: &str) {
+    let what = format!("{response:?}");
+    assert_eq!(response.status(), status, "{what}");
+    assert_eq!(response.headers()["content-type"], "application/problem+json", "{what}");
+    let problem = json(response);
+    assert_eq!(problem["type"], format!("urn:surehook:problem:{slug}"), "{what}");
+    assert_eq!(problem["status"], status, "{what}");
+    assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()), "{what}");
+    assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty() && !detail.contains("SELECT")), "{what}");
+    assert_eq!(header(response.headers(), "retry-after"), (status == 503).then_some("1"), "{what}");
+}
+
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap())
+}
