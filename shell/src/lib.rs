@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod doorbell;
 pub mod downstream;
 pub mod headers;
@@ -13,7 +14,8 @@ pub mod intake;
 pub mod logs;
 pub mod ports;
 pub mod retention;
+pub mod serve;
 pub mod server;
 pub mod service;
-pub mod worker;
 pub mod store;
+pub mod worker;

@@ -1,22 +1,53 @@
 //! The program: reads the command line and hands over.
 
 use clap::Parser;
+use std::error::Error;
+use std::future::Future;
 use std::io::Write;
 use std::process::ExitCode;
 use surehook::cli::{self, Cli, Command};
+use surehook::config::LogFormat;
+use surehook::{demo, logs, serve};
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    let code = match command {
+    let code = match Cli::parse().command {
         Command::Check(args) => match cli::check(&args) {
             Ok(summary) => say(std::io::stdout(), &summary, cli::DONE),
-            Err(error) => say(std::io::stderr(), &error.to_string(), cli::MISTAKE),
+            Err(error) => mistake(&error),
         },
-        // These are plugged in here: `args.load()` or `args.load_without_sources()`, `logs::init(config.log)`, then
-        // the service, the demo or the migration. A configuration that is wrong is a `MISTAKE`, all else `FAILED`.
-        Command::Serve(_) | Command::Demo(_) | Command::Migrate(_) => say(std::io::stderr(), "this build can only `check`", cli::FAILED),
+        Command::Serve(args) => match args.load() {
+            Ok(config) => run(config.log, serve::serve(config, |_| {})),
+            Err(error) => mistake(&error),
+        },
+        Command::Migrate(args) => match args.load_without_sources() {
+            Ok(config) => run(config.log, serve::migrate(config)),
+            Err(error) => mistake(&error),
+        },
+        Command::Demo(args) => run(LogFormat::Human, async move { demo::run(&args).await }),
     };
     ExitCode::from(code)
+}
+
+/// Runs what was asked for to its end, and answers the exit code.
+fn run<E: Error>(log: LogFormat, asked: impl Future<Output = Result<(), E>>) -> u8 {
+    if let Err(error) = logs::init(log) {
+        return mistake(&error);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return say(std::io::stderr(), &format!("cannot start: {error}"), cli::FAILED),
+    };
+    let result = runtime.block_on(asked);
+    // A name that is being resolved cannot be interrupted, and is not waited for.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => cli::DONE,
+        Err(error) => say(std::io::stderr(), &format!("surehook: {error}"), cli::FAILED),
+    }
+}
+
+fn mistake(error: &impl Error) -> u8 {
+    say(std::io::stderr(), &error.to_string(), cli::MISTAKE)
 }
 
 /// Writes and answers the exit code; whoever does not listen to the text still gets that.

@@ -6,11 +6,11 @@ use crate::downstream::ReqwestDownstream;
 use crate::http::{App, routes};
 use crate::ids::SystemIds;
 use crate::server::{self, ServerLimits};
-use hyper_util::service::TowerToHyperService;
 use crate::service::{Broken, Ended, Host, Ports, Task, run};
 use crate::store::{MigrateError, OpenError, OpenStore, open};
-use futures::future::{BoxFuture, Shared};
+use futures::future::{BoxFuture, Fuse, Shared};
 use futures::{FutureExt, StreamExt, select_biased, stream};
+use hyper_util::service::TowerToHyperService;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,8 +61,7 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     let destinations = config.sources.iter().map(|(name, source)| (name.clone(), source.destination.clone())).collect();
     let downstream = ReqwestDownstream::new(destinations).map_err(|error| ServeError::Downstream(error.to_string()))?;
     let signals = terminations().map_err(ServeError::Signals)?;
-    let listener =
-        TcpListener::bind(config.listen).await.map_err(|error| ServeError::Listen { address: config.listen, error })?;
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| ServeError::Listen { address: config.listen, error })?;
     let address = listener.local_addr().map_err(|error| ServeError::Listen { address: config.listen, error })?;
     tracing::info!(%address, database = %shown_database(&config.database), role = config.role.as_str(), sources = config.sources.len(), "listening");
     listening(address);
@@ -79,8 +78,9 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
         max_connections: config.intake.max_connections,
         header_read_timeout: config.intake.header_timeout,
     };
-    let migrate = config.migrate_on_start;
-    let mut migration = async move { if migrate { migrate_when_reachable(opened).await } else { Ok(()) } }.boxed().fuse();
+    // Once before the loops start, so that they find a schema; if the database is not there, beside them.
+    let migrated = if config.migrate_on_start { migrated(&opened).await? } else { true };
+    let mut migration = if migrated { Fuse::terminated() } else { migrate_when_reachable(opened).boxed().fuse() };
     let mut service = std::pin::pin!(run(&config, ports, &host, signals).fuse());
     loop {
         select_biased! {
@@ -90,15 +90,34 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     }
 }
 
+/// `surehook migrate`: brings the database to this program's schema, now or not at all.
+///
+/// # Errors
+///
+/// [`ServeError::Open`] or [`ServeError::Migrate`].
+pub async fn migrate(config: Config) -> Result<(), ServeError> {
+    open(&config.database)?.migrate().await.map_err(ServeError::Migrate)?;
+    tracing::info!(database = %shown_database(&config.database), "the database has this program's schema");
+    Ok(())
+}
+
 /// A database that is not there yet is waited for: meanwhile the process answers, and is not ready.
 async fn migrate_when_reachable(opened: OpenStore) -> Result<(), ServeError> {
-    loop {
-        match opened.migrate().await {
-            Ok(()) => return Ok(()),
-            Err(error) if error.is_temporary() => tracing::warn!(%error, "the database cannot be brought up to date now; it is tried again"),
-            Err(error) => return Err(ServeError::Migrate(error)),
-        }
+    while !migrated(&opened).await? {
         tokio::time::sleep(MIGRATE_AGAIN_AFTER).await;
+    }
+    Ok(())
+}
+
+/// Whether the database has this program's schema now; if not, it is worth another try.
+async fn migrated(opened: &OpenStore) -> Result<bool, ServeError> {
+    match opened.migrate().await {
+        Ok(()) => Ok(true),
+        Err(error @ MigrateError::Unreachable(_)) => {
+            tracing::warn!(%error, "not ready; it is tried again");
+            Ok(false)
+        }
+        Err(error @ (MigrateError::Newer { .. } | MigrateError::Failed(_))) => Err(ServeError::Migrate(error)),
     }
 }
 

@@ -1,0 +1,115 @@
+//! `surehook demo`: the service with a database in a temporary folder and a downstream that can be told to fail, so
+//! that a person can see an event's life in the first five minutes. Nothing of it is meant to last.
+
+use crate::cli::DemoArgs;
+use crate::config::{Config, Source};
+use crate::serve::{ServeError, serve};
+use crate::server::{self, ServerLimits};
+use http::StatusCode;
+use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+use surehook_core::backoff::Backoff;
+use surehook_core::forwarding::{ATTEMPT_HEADER, EVENT_ID_HEADER};
+use surehook_core::source::{Policy, SourceName};
+use tokio::net::TcpListener;
+use warp::reply::with_status;
+use warp::{Filter, Reply};
+
+/// Why the demo does not run, or runs no more.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// There is no temporary folder for its database.
+    #[error("cannot make a temporary folder for the database: {0}")]
+    Folder(std::io::Error),
+    /// The downstream's address cannot be listened on.
+    #[error("cannot listen on {address} for the demo's downstream: {error}; use --sink with another address")]
+    Sink {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The service.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// Runs the demo until it is told to stop. Its database goes with it.
+///
+/// # Errors
+///
+/// [`DemoError`].
+pub async fn run(args: &DemoArgs) -> Result<(), DemoError> {
+    let folder = tempfile::Builder::new().prefix("surehook-demo-").tempdir().map_err(DemoError::Folder)?;
+    let sink = TcpListener::bind(args.sink).await.map_err(|error| DemoError::Sink { address: args.sink, error })?;
+    let sink_address = sink.local_addr().map_err(|error| DemoError::Sink { address: args.sink, error })?;
+    let limits = ServerLimits { max_connections: 64, header_read_timeout: Duration::from_secs(30), drain_timeout: Duration::from_secs(1) };
+    let downstream = TowerToHyperService::new(warp::service(downstream()));
+    let serving = tokio::spawn(server::serve(sink, downstream, limits, std::future::pending()));
+    let served = serve(config(args.listen, sink_address, folder.path()), |address| invite(address, sink_address)).await;
+    serving.abort();
+    Ok(served?)
+}
+
+/// An impatient policy, so that a person need not wait.
+fn config(listen: SocketAddr, sink: SocketAddr, folder: &Path) -> Config {
+    let policy = Policy {
+        timeout: Duration::from_secs(2),
+        max_attempts: 4,
+        backoff: Backoff { initial_delay: Duration::from_secs(1), max_delay: Duration::from_secs(4), ..Backoff::default() },
+        ..Policy::default()
+    };
+    let destination = format!("http://{sink}/").parse().expect("an address makes a URL");
+    let source = Source { policy, ..Source::new(destination) };
+    Config {
+        listen,
+        database: format!("sqlite:{}", folder.join("surehook.db").display()),
+        drain_timeout: Duration::from_secs(5),
+        sources: [(SourceName::parse("demo").expect("a name"), source)].into(),
+        ..Config::default()
+    }
+}
+
+/// A downstream with a switch: `PUT /mode/ok`, `/mode/fail` (503) or `/mode/reject` (422).
+fn downstream() -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
+    let answer = Arc::new(AtomicU16::new(StatusCode::OK.as_u16()));
+    let switch = Arc::clone(&answer);
+    let mode = warp::path!("mode" / String).and(warp::put()).map(move |mode: String| {
+        let status = match mode.as_str() {
+            "ok" => StatusCode::OK,
+            "fail" => StatusCode::SERVICE_UNAVAILABLE,
+            "reject" => StatusCode::UNPROCESSABLE_ENTITY,
+            _ => return with_status("the modes are ok, fail and reject\n".to_owned(), StatusCode::NOT_FOUND),
+        };
+        switch.store(status.as_u16(), Ordering::Relaxed);
+        with_status(format!("from now on the demo's downstream answers {status}\n"), StatusCode::OK)
+    });
+    let deliveries = warp::post()
+        .and(warp::header::optional::<String>(EVENT_ID_HEADER))
+        .and(warp::header::optional::<String>(ATTEMPT_HEADER))
+        .and(warp::body::bytes())
+        .map(move |event_id: Option<String>, attempt: Option<String>, body: bytes::Bytes| {
+            let status = StatusCode::from_u16(answer.load(Ordering::Relaxed)).unwrap_or(StatusCode::OK);
+            let (event_id, attempt) = (event_id.unwrap_or_default(), attempt.unwrap_or_default());
+            tracing::info!(event_id, attempt, bytes = body.len(), answer = status.as_u16(), "the demo's downstream got an event");
+            with_status(format!("the demo's downstream says {status}\n"), status)
+        });
+    let nothing = warp::any().map(|| with_status("post an event here, or PUT /mode/ok\n".to_owned(), StatusCode::NOT_FOUND));
+    mode.or(deliveries).unify().or(nothing).unify()
+}
+
+/// What to try, once the service listens.
+fn invite(address: SocketAddr, sink: SocketAddr) {
+    println!(
+        "The demo runs on {address}, its downstream on {sink}. In another terminal:\n\n  \
+         curl -i {address}/webhooks/demo -H 'Idempotency-Key: order-1' -d '{{\"order\": 1}}'\n  \
+         curl -s {address}/events/EVENT_ID\n  \
+         curl -X PUT {sink}/mode/fail      # or ok, or reject\n\n\
+         README.md has the whole walk. Ctrl-C ends the demo and removes its database."
+    );
+}
