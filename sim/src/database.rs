@@ -21,7 +21,7 @@ use std::time::Duration;
 use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Delivery, Outcome};
-use surehook_core::id::{EventId, Fence};
+use surehook_core::id::{Attempt, EventId, Fence};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
@@ -303,6 +303,7 @@ struct Work<'a> {
     state: MutexGuard<'a, State>,
     now: Timestamp,
     committed: Vec<(EventId, Change, Option<DeliveryRow>, Option<DeliveryRow>)>,
+    stale: Vec<(EventId, Attempt)>,
 }
 
 impl Work<'_> {
@@ -336,11 +337,14 @@ impl Transaction<'_> {
             return Err(StoreError::Conflict("could not serialize access".to_owned()));
         }
         let now = state.now();
-        let mut at_work = Work { state, now, committed: Vec::new() };
+        let mut at_work = Work { state, now, committed: Vec::new(), stale: Vec::new() };
         let answer = work(&mut at_work);
         for (event, change, before, after) in at_work.committed {
             let committed = Committed { event, db_time: now, process: self.process.clone(), change, before, after };
             self.disk.recorder.record(What::Committed(committed));
+        }
+        for (event, attempt) in at_work.stale {
+            self.disk.recorder.record(What::StaleSettlement { process: self.process.clone(), event, attempt });
         }
         Ok(answer)
     }
@@ -434,6 +438,7 @@ impl Transaction<'_> {
                 let change = Change::Settled { fence, attempt, outcome };
                 if !work.change(event, change, |tables| settle_one(tables, now, settlement, bug)) {
                     stale.push(event);
+                    work.stale.push((event, attempt));
                 }
             }
             Answer::Settled(stale)

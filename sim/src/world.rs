@@ -199,7 +199,7 @@ fn config(scenario: &Scenario) -> Config {
         migrate_on_start: false,
         intake: IntakeConfig {
             max_body: 64 << 10,
-            max_queued: 64,
+            max_queued: 512,
             max_queued_bytes: 1 << 20,
             max_connections: 256,
             header_timeout: Duration::from_secs(10),

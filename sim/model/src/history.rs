@@ -101,6 +101,15 @@ pub enum What {
     },
     /// The database committed something.
     Committed(Committed),
+    /// The database refused a settlement as stale.
+    StaleSettlement {
+        /// On whose behalf it was asked.
+        process: String,
+        /// The event.
+        event: EventId,
+        /// The attempt.
+        attempt: Attempt,
+    },
     /// A process's call to the store ended.
     Called {
         /// The process.

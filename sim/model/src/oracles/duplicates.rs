@@ -5,6 +5,7 @@
 use super::{Promise, Violation, violation};
 use crate::history::{At, CallResult, Fault, RequestId, Run, What};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use surehook_core::id::{Attempt, EventId};
 
 /// What is known of one attempt that the downstream took.
@@ -67,15 +68,27 @@ fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
     }
     let touched = |process: &str, since: At| {
         run.entries.iter().skip_while(|entry| entry.at < since).take_while(|entry| entry.at <= again).any(|entry| match &entry.what {
-            What::Fault(Fault::Killed { process: of } | Fault::Paused { process: of, .. } | Fault::Exited { process: of }) => of == process,
+            What::Fault(Fault::Killed { process: of } | Fault::Paused { process: of, .. }) => of == process,
             _ => false,
+        })
+    };
+    // A shutdown writes everything down, unless the way to the database was broken.
+    let ended_cut_off = |process: &str, since: At| {
+        let exits = run.each(|what| if let What::Fault(Fault::Exited { process }) = what { Some(process.as_str()) } else { None });
+        let mut exits = exits.filter(|(at, of)| *of == process && *at >= since && *at <= again);
+        exits.any(|(exited, _)| {
+            run.each(|what| match what {
+                What::Fault(Fault::Network { duration, .. } | Fault::Database { duration, .. }) => Some(*duration),
+                _ => None,
+            })
+            .any(|(at, duration)| at <= exited && at + duration + Duration::from_secs(60) >= since)
         })
     };
     match sender {
         // The reply was lost or late: the process could not know that the event was taken.
         Some(_) if !reply_heard => true,
         // It knew, and died, was paused or ended before it could write it down. A pause may lie just before.
-        Some((process, since)) => !settled && touched(process, since),
+        Some((process, since)) => !settled && (touched(process, since) || ended_cut_off(process, since)),
         // Seen from outside only: any fault of a process in the time between must do.
         None => run
             .each(|what| match what {
@@ -84,6 +97,6 @@ fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
                 ) => Some(()),
                 _ => None,
             })
-            .any(|(at, ())| at + std::time::Duration::from_secs(60) >= first.at && at <= again),
+            .any(|(at, ())| at + Duration::from_secs(60) >= first.at && at <= again),
     }
 }

@@ -33,6 +33,9 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             } else if *body != post.body && !run.first_wins.contains(&post.source) {
                 say(at, format!("key {} of source {} was accepted with two bodies", post.key, post.source));
             }
+            if answer.replayed && posts.values().filter(|other| (&other.source, &other.key) == (&key.0, &key.1)).count() == 1 {
+                say(at, format!("key {} of source {} was answered as a replay, and was posted once only", post.key, post.source));
+            }
             if !answer.replayed
                 && let Some(before) = new.insert(key, answer.post)
             {

@@ -3,7 +3,7 @@
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Fault, Run, What};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// From accept to arrival at a healthy downstream, with the polling interval and the network in it.
@@ -36,6 +36,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         }
     }
     let posts = run.posts();
+    // A row that the database refuses is turned away each time; its neighbours must not be.
+    let stored: BTreeSet<(&str, &str)> = run.events.values().map(|record| (record.source.as_str(), record.key.as_str())).collect();
     let mut accepted = BTreeMap::new();
     for (at, answer) in run.answers() {
         let Some(&asked) = posted.get(&answer.post) else { continue };
@@ -45,6 +47,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 at,
                 format!("post {} was answered after {:.3}s", answer.post.0, (at - asked).as_secs_f64()),
             ));
+        }
+        let stored = posts.get(&answer.post).is_some_and(|post| stored.contains(&(post.source.as_str(), post.key.as_str())));
+        if answer.status_code == 503 && stored && is_quiet(asked, at) {
+            violations.push(violation(Promise::Isolation, at, format!("post {} was turned away, and nothing was wrong", answer.post.0)));
         }
         if let (202, Some(event), Some(post)) = (answer.status_code, answer.event, posts.get(&answer.post)) {
             accepted.entry(event).or_insert((at, post.source.as_str()));
