@@ -559,8 +559,8 @@ fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
 macro_rules! answered {
     ($call:expr, $variant:ident) => {
         $call
-            .map(|answer| match answer? {
-                Answer::$variant(value) => Ok(value),
+            .map(|answer: Result<Answer, StoreError>| match answer? {
+                Answer::$variant(value) => Ok::<_, StoreError>(value),
                 _ => unreachable!("the database answers what it was asked"),
             })
             .boxed()
@@ -581,7 +581,7 @@ impl Store for RemoteStore {
     }
 
     fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
-        answered!(self.call(Operation::Find(event)), Found).map(|found| Ok(found?.map(|record| *record))).boxed()
+        answered!(self.call(Operation::Find(event)), Found).map(|found| Ok(found?.map(|record: Box<EventRecord>| *record))).boxed()
     }
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {

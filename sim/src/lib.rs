@@ -7,15 +7,19 @@ compile_error!(
      replaces that setting: unset it, or add `--cfg madsim` to it"
 );
 
+mod batch;
 mod bugs;
 mod clock;
 mod database;
 mod downstream;
+mod minimise;
 mod net;
 mod process;
 mod producer;
 mod recorder;
 mod world;
 
+pub use batch::{Failure, batch};
 pub use bugs::Bug;
+pub use minimise::minimise;
 pub use world::{Outcome, run};

@@ -1,19 +1,38 @@
 //! The simulator's command line.
 
-use sim::run;
-use surehook_model::scenario::expand;
+use sim::{Bug, batch};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use surehook_model::marks::{Mark, marks};
 
 fn main() {
-    let mut args = std::env::args().skip(1).map(|arg| arg.parse::<u64>().expect("a number"));
-    let (from, count) = (args.next().unwrap_or(0), args.next().unwrap_or(1));
-    let mut failed = 0;
-    for seed in from..from + count {
-        let outcome = run(&expand(seed), None);
-        if !outcome.violations.is_empty() {
-            failed += 1;
-            println!("seed {seed}: {} violations", outcome.violations.len());
-            outcome.violations.iter().take(4).for_each(|violation| println!("  {violation}"));
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args[0] == "mutants" {
+        for bug in Bug::ALL {
+            let found = batch(0, args[1].parse().unwrap(), Some(bug), |_, outcome| outcome.violations.is_empty());
+            match found.first() {
+                Some(failure) => println!("{bug:?}: seed {} {}", failure.seed, failure.violations[0]),
+                None => println!("{bug:?}: NOT FOUND"),
+            }
         }
+        return;
     }
-    println!("{failed} of {count} failed");
+    let (from, count) = (args[0].parse().unwrap(), args[1].parse().unwrap());
+    let reached: Mutex<BTreeMap<Mark, u64>> = Mutex::default();
+    let simulated = Mutex::new(std::time::Duration::ZERO);
+    let failures = batch(from, count, None, |_, outcome| {
+        for mark in marks(&outcome.run) {
+            *reached.lock().unwrap().entry(mark).or_default() += 1;
+        }
+        *simulated.lock().unwrap() += outcome.run.ended_at;
+        true
+    });
+    for failure in &failures {
+        println!("seed {}: {} violations", failure.seed, failure.violations.len());
+        failure.violations.iter().take(4).for_each(|violation| println!("  {violation}"));
+    }
+    println!("{} of {count} failed; {:?} simulated", failures.len(), simulated.lock().unwrap());
+    for mark in Mark::ALL {
+        println!("{mark:?}: {}", reached.lock().unwrap().get(&mark).copied().unwrap_or_default());
+    }
 }

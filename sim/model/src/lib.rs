@@ -2,5 +2,6 @@
 
 pub mod database;
 pub mod history;
+pub mod marks;
 pub mod oracles;
 pub mod scenario;

@@ -1,0 +1,260 @@
+//! Sometimes-marks: situations that a batch of runs must reach at least once. A simulator that never gets into them
+//! proves nothing about them.
+
+use crate::history::{CallResult, Change, Fault, Run, What};
+use std::collections::{BTreeMap, BTreeSet};
+use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::id::EventId;
+
+/// A situation worth reaching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mark {
+    /// A settlement was refused because the event had moved on.
+    StaleSettlementRefused,
+    /// A claim took over a lease that had run out.
+    LeaseTakenOver,
+    /// A claim took over a lease whose holder had been paused.
+    LeaseTakenOverAfterPause,
+    /// A producer that had seen no answer came again and was told of its first event.
+    ReplayAfterLostAnswer,
+    /// A batch whose commit was unknown was found to have landed.
+    UnknownCommitFound,
+    /// A key was refused because its event has another body.
+    KeyReuseRefused,
+    /// Two posts of one key were answered by one process within one batch's time.
+    ConflictInsideOneBatch,
+    /// An event was dead-lettered because its last attempt failed.
+    DeadLetterExhausted,
+    /// An event was dead-lettered because its downstream refused it for good.
+    DeadLetterPermanent,
+    /// An event was dead-lettered because its last attempt was lost.
+    DeadLetterLost,
+    /// An event was delivered after it had failed.
+    DeliveredAfterRetry,
+    /// A downstream took an event twice, and a fault explains it.
+    ExplainedDuplicate,
+    /// A process was told to shut down while it was delivering.
+    DrainWithWorkInFlight,
+    /// A delivery was cut off by a shutdown.
+    CutOffByShutdown,
+    /// An event was given back unsent.
+    ReleasedUnsent,
+    /// An event whose settlement had failed was claimed again.
+    ClaimedAgainAfterFailedSettlement,
+    /// A producer was turned away and came back.
+    TurnedAwayAndBack,
+    /// A producer hung up, and its event was there all the same.
+    HungUpAndStored,
+    /// A downstream asked to be left alone for longer than the back-off.
+    RetryAfterHeeded,
+    /// A row was refused and its neighbours were stored.
+    BadRowIsolated,
+    /// Every process was away at once.
+    AllProcessesDown,
+}
+
+impl Mark {
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::StaleSettlementRefused,
+        Self::LeaseTakenOver,
+        Self::LeaseTakenOverAfterPause,
+        Self::ReplayAfterLostAnswer,
+        Self::UnknownCommitFound,
+        Self::KeyReuseRefused,
+        Self::ConflictInsideOneBatch,
+        Self::DeadLetterExhausted,
+        Self::DeadLetterPermanent,
+        Self::DeadLetterLost,
+        Self::DeliveredAfterRetry,
+        Self::ExplainedDuplicate,
+        Self::DrainWithWorkInFlight,
+        Self::CutOffByShutdown,
+        Self::ReleasedUnsent,
+        Self::ClaimedAgainAfterFailedSettlement,
+        Self::TurnedAwayAndBack,
+        Self::HungUpAndStored,
+        Self::RetryAfterHeeded,
+        Self::BadRowIsolated,
+        Self::AllProcessesDown,
+    ];
+}
+
+/// The marks that a run reached.
+#[must_use]
+pub fn marks(run: &Run) -> BTreeSet<Mark> {
+    let mut marks = BTreeSet::new();
+    of_rows(run, &mut marks);
+    of_processes(run, &mut marks);
+    of_producers(run, &mut marks);
+    of_downstreams(run, &mut marks);
+    marks
+}
+
+fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
+    let mut holder: BTreeMap<_, &str> = BTreeMap::new();
+    let mut paused: BTreeSet<&str> = BTreeSet::new();
+    let mut failed_settlements: BTreeSet<EventId> = BTreeSet::new();
+    let mut unknown_accepts: BTreeSet<EventId> = BTreeSet::new();
+    for entry in &run.entries {
+        match &entry.what {
+            What::StaleSettlement { .. } => {
+                marks.insert(Mark::StaleSettlementRefused);
+            }
+            What::Fault(Fault::Paused { process, .. }) => {
+                paused.insert(process);
+            }
+            What::Called { call: "settle", result: CallResult::Refused | CallResult::Unknown, events, .. } => {
+                failed_settlements.extend(events)
+            }
+            What::Called { call: "accept", result: CallResult::Unknown, events, .. } => unknown_accepts.extend(events),
+            What::Called { call: "accept", result: CallResult::Done, events, .. } => {
+                let landed = |event| run.committed().any(|(at, c)| c.event == event && c.change == Change::Accepted && at < entry.at);
+                if events.iter().any(|event| unknown_accepts.contains(event) && landed(*event)) {
+                    marks.insert(Mark::UnknownCommitFound);
+                }
+            }
+            What::Committed(committed) => {
+                let (before, after) = (committed.before.map(|row| row.delivery), committed.after.map(|row| row.delivery));
+                if committed.change == Change::Claimed {
+                    if before.is_some_and(|row| row.status == Status::Processing) {
+                        marks.insert(Mark::LeaseTakenOver);
+                        if holder.get(&committed.event).is_some_and(|holder| paused.contains(holder)) {
+                            marks.insert(Mark::LeaseTakenOverAfterPause);
+                        }
+                    }
+                    if failed_settlements.contains(&committed.event) {
+                        marks.insert(Mark::ClaimedAgainAfterFailedSettlement);
+                    }
+                    holder.insert(committed.event, &committed.process);
+                }
+                match after.and_then(|row| row.reason) {
+                    Some(Reason::Exhausted) => marks.insert(Mark::DeadLetterExhausted),
+                    Some(Reason::Permanent) => marks.insert(Mark::DeadLetterPermanent),
+                    Some(Reason::Lost) => marks.insert(Mark::DeadLetterLost),
+                    None => false,
+                };
+                match committed.change {
+                    Change::Settled { outcome: Outcome::CutOff, .. } => marks.insert(Mark::CutOffByShutdown),
+                    Change::Settled { outcome: Outcome::Release, .. } => marks.insert(Mark::ReleasedUnsent),
+                    Change::Settled { outcome: Outcome::Delivered, attempt: 2.., .. } => marks.insert(Mark::DeliveredAfterRetry),
+                    _ => false,
+                };
+            }
+            _ => {}
+        }
+    }
+}
+
+fn of_processes(run: &Run, marks: &mut BTreeSet<Mark>) {
+    let mut sending: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut up: BTreeSet<&str> = BTreeSet::new();
+    for entry in &run.entries {
+        match &entry.what {
+            What::Sending(sent) => *sending.entry(&sent.process).or_default() += 1,
+            What::Sent { process, .. } => {
+                sending.entry(process).and_modify(|count| *count = count.saturating_sub(1));
+            }
+            What::Fault(Fault::Draining { process }) if sending.get(process.as_str()).is_some_and(|count| *count > 0) => {
+                marks.insert(Mark::DrainWithWorkInFlight);
+            }
+            What::Fault(Fault::Started { process }) => {
+                up.insert(process);
+            }
+            What::Fault(Fault::Killed { process } | Fault::Exited { process }) => {
+                sending.remove(process.as_str());
+                up.remove(process.as_str());
+                if up.is_empty() {
+                    marks.insert(Mark::AllProcessesDown);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn of_producers(run: &Run, marks: &mut BTreeSet<Mark>) {
+    let posts = run.posts();
+    let unanswered: BTreeMap<_, _> = run
+        .each(|what| if let What::Unanswered { post } = what { posts.get(post) } else { None })
+        .map(|(at, post)| ((&post.producer, &post.source, &post.key), at))
+        .collect();
+    let mut turned_away = BTreeSet::new();
+    let mut taken: BTreeMap<_, _> = BTreeMap::new();
+    let mut refused_at = BTreeSet::new();
+    for (at, answer) in run.answers() {
+        let Some(post) = posts.get(&answer.post) else { continue };
+        let producer = (&post.producer, &post.source, &post.key);
+        match (answer.status_code, answer.event) {
+            (202, Some(event)) => {
+                if answer.replayed && unanswered.contains_key(&producer) {
+                    marks.insert(Mark::ReplayAfterLostAnswer);
+                }
+                if let Some(hung_up) = unanswered.get(&producer)
+                    && run.committed().any(|(at, c)| {
+                        c.event == event && c.change == Change::Accepted && at <= *hung_up + std::time::Duration::from_millis(100)
+                    })
+                {
+                    marks.insert(Mark::HungUpAndStored);
+                }
+                if turned_away.contains(&producer) {
+                    marks.insert(Mark::TurnedAwayAndBack);
+                }
+                let batch = (at.as_millis() / 4, &post.process);
+                if taken.insert((event, batch), answer.post).is_some() {
+                    marks.insert(Mark::ConflictInsideOneBatch);
+                }
+                if refused_at.contains(&batch) {
+                    marks.insert(Mark::BadRowIsolated);
+                }
+            }
+            (422, _) => {
+                marks.insert(Mark::KeyReuseRefused);
+            }
+            (503, _) => {
+                turned_away.insert(producer);
+                let stored = run.events.values().any(|record| record.source == post.source && record.key == post.key);
+                if !stored {
+                    refused_at.insert((at.as_millis() / 4, &post.process));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn of_downstreams(run: &Run, marks: &mut BTreeSet<Mark>) {
+    let mut requests = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    let mut asked = BTreeMap::new();
+    for entry in &run.entries {
+        match &entry.what {
+            What::Received(received) => {
+                requests.insert(received.request, (received.event, received.attempt));
+                if taken.contains(&received.event) {
+                    marks.insert(Mark::ExplainedDuplicate);
+                }
+            }
+            What::Replied { request, status_code, retry_after } => {
+                let Some(&(event, attempt)) = requests.get(request) else { continue };
+                if (200..300).contains(status_code) {
+                    taken.insert(event);
+                } else if let Some(retry_after) = retry_after {
+                    asked.insert((event, attempt), *retry_after);
+                }
+            }
+            What::Committed(committed) => {
+                let Change::Settled { attempt, outcome: Outcome::Retry { after }, .. } = committed.change else { continue };
+                let Some(record) = run.events.get(&committed.event) else { continue };
+                let used = attempt.saturating_sub(committed.before.map_or(0, |row| row.delivery.budget_from));
+                let ceiling = run.policies.get(&record.source).map(|policy| policy.backoff.ceiling(used));
+                if asked.get(&(committed.event, attempt)).is_some_and(|asked| after >= *asked)
+                    && ceiling.is_some_and(|ceiling| after > ceiling)
+                {
+                    marks.insert(Mark::RetryAfterHeeded);
+                }
+            }
+            _ => {}
+        }
+    }
+}
