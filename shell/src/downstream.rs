@@ -9,7 +9,7 @@ use crate::ports::Downstream;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::header::{AUTHORIZATION, DATE, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
@@ -51,16 +51,16 @@ struct Destination {
 impl ReqwestDownstream {
     /// A client for these destinations, which are http or https URLs.
     ///
-    /// Certificates are checked against the platform's roots; the process gets ring as its TLS provider if it has
+    /// Certificates are checked against the platform's roots, which are only read if there is an https URL; the process gets ring as its TLS provider if it has
     /// none.
     ///
     /// # Errors
     ///
-    /// A URL that no request can be made to, or roots that cannot be read. The error shows no user and no password.
-    pub fn new(destinations: BTreeMap<SourceName, Url>) -> Result<Self, reqwest::Error> {
+    /// A URL that no request can be made to, or roots that cannot be read.
+    pub fn new(destinations: BTreeMap<SourceName, Url>) -> Result<Self, DownstreamError> {
         // It only fails if a provider is there already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
+        let mut builder = Client::builder()
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -68,18 +68,41 @@ impl ReqwestDownstream {
             .referer(false)
             .tcp_nodelay(true)
             .pool_idle_timeout(KEEP_IDLE)
-            .pool_max_idle_per_host(KEEP_IDLE_PER_HOST)
-            .build()?;
-        let destinations = destinations.into_iter().map(|(source, url)| Ok((source, Destination::new(&client, url)?)));
-        Ok(Self { destinations: destinations.collect::<Result<_, reqwest::Error>>()?, client })
+            .pool_max_idle_per_host(KEEP_IDLE_PER_HOST);
+        if destinations.values().all(|url| url.scheme() != "https") {
+            // A machine without CA certificates is no reason not to deliver within it.
+            builder = builder.tls_certs_only([]);
+        }
+        let client = builder.build().map_err(|error| DownstreamError::Client(error.without_url()))?;
+        let destinations = destinations
+            .into_iter()
+            .map(|(source, url)| match Destination::new(&client, url) {
+                Some(destination) => Ok((source, destination)),
+                None => Err(DownstreamError::Destination(source)),
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { client, destinations })
     }
 }
 
+/// Why there is no way to the downstreams. Shows no URL, and so no user and no password.
+#[derive(Debug, thiserror::Error)]
+pub enum DownstreamError {
+    /// This source's destination is none.
+    #[error("the destination of the source `{0}` is not an http or https URL that a request can be made to")]
+    Destination(SourceName),
+    /// The client could not be set up.
+    #[error("the HTTP client could not be set up; are the system's CA certificates readable?")]
+    Client(#[source] reqwest::Error),
+}
+
 impl Destination {
-    fn new(client: &Client, url: Url) -> Result<Self, reqwest::Error> {
+    fn new(client: &Client, url: Url) -> Option<Self> {
         // reqwest moves user and password from the URL into a header.
-        let mut request = client.post(url).build()?;
-        Ok(Self { url: request.url().clone(), authorization: request.headers_mut().remove(AUTHORIZATION) })
+        let mut request = client.post(url).build().ok()?;
+        let url = request.url().clone();
+        let sendable = matches!(url.scheme(), "http" | "https") && url.as_str().parse::<http::Uri>().is_ok();
+        sendable.then(|| Self { url, authorization: request.headers_mut().remove(AUTHORIZATION) })
     }
 
     /// The request of one delivery.
@@ -97,6 +120,10 @@ impl Destination {
         for (name, value) in own {
             let value = HeaderValue::from_str(&value).expect("ids, source names and numbers are visible ASCII");
             forwarded.insert(HeaderName::from_static(name), value);
+        }
+        if claim.body.is_empty() {
+            // hyper leaves it out, and a downstream may answer 411 to a post of no length (RFC 9110 §8.6).
+            forwarded.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         *request.headers_mut() = forwarded;
         *request.body_mut() = Some(claim.body.clone().into());

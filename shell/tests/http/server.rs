@@ -288,7 +288,9 @@ async fn too_many_or_too_large_headers_are_refused() {
 #[tokio::test]
 async fn kept_connections_make_room_for_new_ones() {
     let world = World::start(Setup::default());
-    let server = Server::start(&world, ServerLimits { max_connections: 2, ..LIMITS }).await;
+    // Longer than the test may take: they do not make room by idling.
+    let limits = ServerLimits { max_connections: 2, header_read_timeout: Duration::from_secs(600), ..LIMITS };
+    let server = Server::start(&world, limits).await;
     let mut kept = Vec::new();
     for key in ["k1", "k2", "k3", "k4"] {
         let mut client = server.client().await;

@@ -1,0 +1,186 @@
+//! What is sent, and what is made of a reply that comes.
+
+use crate::sink::{Act, ENOUGH, Sink, claim, downstream, sent, until, within};
+use bytes::Bytes;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use surehook::downstream::ReqwestDownstream;
+use surehook::ports::Downstream;
+use surehook_core::source::SourceName;
+use surehook_core::verdict::{MAX_EXCERPT_BYTES, Reply};
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+#[track_caller]
+fn response(reply: Reply) -> (u16, Option<Duration>, Bytes) {
+    match reply {
+        Reply::Response { status_code, retry_after, excerpt } => (status_code, retry_after, excerpt),
+        failed @ Reply::Failed(_) => panic!("{failed:?}"),
+    }
+}
+
+/// A request's line, its header lines in their order, and its body.
+fn parts(request: &[u8]) -> (&[u8], Vec<&[u8]>, &[u8]) {
+    let end = request.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    let mut lines = request[..end].split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii_end);
+    (lines.next().unwrap(), lines.collect(), &request[end + 4..])
+}
+
+#[tokio::test]
+async fn an_event_is_sent_byte_for_byte_with_what_names_it() {
+    let sink = Sink::answering(OK).await;
+    let headers =
+        b"x-sig: one\r\nx-bytes: caf\xc3\xa9 \xff\r\nx-sig: two\r\naccept-encoding: br\r\nx-empty: \r\nsurehook-attempt: 9\r\n\r\n";
+    let body = [&[0, 0xff, b'\r', b'\n'], &[7; 100_000][..]].concat();
+    let reply = within(downstream(&sink.url()).send(&claim(headers, &body), ENOUGH)).await;
+    assert_eq!(response(reply), (200, None, Bytes::from_static(b"ok")));
+
+    let requests = sink.requests();
+    let (line, headers, sent) = parts(&requests[0]);
+    assert_eq!((line, sent), (&b"POST /hook?q=1 HTTP/1.1"[..], &body[..]));
+    let of = |name: &[u8]| headers.iter().filter(|line| line.starts_with(name)).map(|line| &line[name.len()..]).collect::<Vec<_>>();
+    assert_eq!(of(b"x-sig: "), [b"one", b"two"]);
+    assert_eq!(of(b"x-bytes: "), [b"caf\xc3\xa9 \xff"]);
+    assert_eq!(of(b"accept-encoding: "), [b"br"]);
+    assert_eq!(of(b"x-empty:").len(), 1);
+    assert_eq!(of(b"content-length: "), [b"100004"]);
+    assert_eq!(of(b"host: "), [sink.address.to_string().as_bytes()]);
+    assert_eq!(of(b"surehook-event-id: "), [b"0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e"]);
+    assert_eq!((of(b"surehook-source: "), of(b"surehook-attempt: ")), (vec![&b"plain"[..]], vec![&b"3"[..]]));
+    assert_eq!(headers.len(), 11, "these, and reqwest's own `accept`: {:?}", String::from_utf8_lossy(&requests[0]));
+}
+
+#[tokio::test]
+async fn an_empty_body_is_declared_as_one_and_nothing_is_added() {
+    let sink = Sink::answering(OK).await;
+    within(downstream(&sink.url()).send(&claim(b"\r\n", b""), ENOUGH)).await;
+    let requests = sink.requests();
+    let (_, headers, body) = parts(&requests[0]);
+    let lengths = headers.iter().filter(|line| line.starts_with(b"content-length")).collect::<Vec<_>>();
+    assert_eq!((lengths, body), (vec![&&b"content-length: 0"[..]], &b""[..]));
+    for absent in [&b"accept-encoding"[..], b"user-agent", b"referer", b"content-type", b"transfer-encoding"] {
+        assert!(!headers.iter().any(|line| line.starts_with(absent)), "{:?}", String::from_utf8_lossy(absent));
+    }
+}
+
+#[tokio::test]
+async fn user_and_password_of_a_destination_become_its_authorization_and_nobody_elses() {
+    let sink = Sink::answering(OK).await;
+    let url = format!("http://user:p%40ss@{}/hook", sink.address);
+    within(downstream(&url).send(&claim(b"authorization: Bearer producers\r\n\r\n", b""), ENOUGH)).await;
+    within(downstream(&sink.url()).send(&claim(b"authorization: Bearer producers\r\n\r\n", b""), ENOUGH)).await;
+    let sent = sink.requests();
+    let authorization = |request: &[u8]| {
+        let lines = parts(request).1;
+        lines.into_iter().filter(|line| line.starts_with(b"authorization")).map(<[u8]>::to_vec).collect::<Vec<_>>()
+    };
+    assert_eq!(authorization(&sent[0]), [b"authorization: Basic dXNlcjpwQHNz"], "user:p@ss");
+    assert_eq!(authorization(&sent[1]), [b"authorization: Bearer producers"]);
+}
+
+#[test]
+fn a_destination_that_cannot_be_sent_to_is_an_error_that_keeps_its_secrets() {
+    let url = "http://user:hush@[::1]:99/".parse::<reqwest::Url>().unwrap();
+    let source = || SourceName::parse("plain").unwrap();
+    assert!(ReqwestDownstream::new(BTreeMap::from([(source(), url)])).is_ok());
+    for url in ["ftp://user:hush@host/", "mailto:user@host"] {
+        let error = ReqwestDownstream::new(BTreeMap::from([(source(), url.parse().unwrap())])).err().expect(url);
+        assert!(error.to_string().contains("`plain`") && !format!("{error:?}").contains("hush"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_status_code_is_told_as_it_is() {
+    for status_code in [200, 204, 304, 400, 429, 500, 599, 999] {
+        let sink = Sink::answering(format!("HTTP/1.1 {status_code} x\r\ncontent-length: 0\r\n\r\n")).await;
+        assert_eq!(response(sent(&downstream(&sink.url()), ENOUGH).await), (status_code, None, Bytes::new()));
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_a_reply_and_is_not_followed() {
+    for status_code in [301, 302, 303, 307, 308] {
+        let elsewhere = Sink::answering(OK).await;
+        let sink = Sink::answering(format!("HTTP/1.1 {status_code} x\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n", elsewhere.url())).await;
+        assert_eq!(response(sent(&downstream(&sink.url()), ENOUGH).await).0, status_code);
+        assert_eq!((sink.requests().len(), elsewhere.requests().len()), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_response_is_kept_as_it_came() {
+    let sink = Sink::answering(b"HTTP/1.1 503 x\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00").await;
+    assert_eq!(response(sent(&downstream(&sink.url()), ENOUGH).await), (503, None, Bytes::from_static(b"\x1f\x8b\x08\x00")));
+}
+
+#[tokio::test]
+async fn the_start_of_a_response_is_kept_and_its_connection_used_again() {
+    let body: Vec<u8> = (0..=255).cycle().take(5000).collect();
+    let chunked = [&b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1388\r\n"[..], &body, b"\r\n0\r\n\r\n"].concat();
+    let declared = [&b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n"[..], &body].concat();
+    for answer in [chunked, declared] {
+        let sink = Sink::answering(answer).await;
+        let downstream = downstream(&sink.url());
+        for _ in 0..3 {
+            assert_eq!(response(sent(&downstream, ENOUGH).await).2, body[..MAX_EXCERPT_BYTES]);
+        }
+        assert_eq!((sink.requests().len(), sink.connections.load(Ordering::SeqCst)), (3, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_is_too_long_costs_its_connection_and_nothing_else() {
+    for head in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n"] {
+        let sink = Sink::start(Act::Flood(head.into())).await;
+        let downstream = downstream(&sink.url());
+        for connections in 1..=2 {
+            let (status_code, _, excerpt) = response(sent(&downstream, ENOUGH).await);
+            assert_eq!((status_code, excerpt.len()), (200, MAX_EXCERPT_BYTES));
+            assert_eq!(sink.connections.load(Ordering::SeqCst), connections);
+        }
+        until(|| sink.closed.load(Ordering::SeqCst) == 2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_downstream_has_closed_is_not_noticed() {
+    let sink = Sink::start(Act::AnswerAndClose(OK.into())).await;
+    let downstream = downstream(&sink.url());
+    for sent_before in 0..20 {
+        until(|| sink.closed.load(Ordering::SeqCst) == sent_before).await;
+        assert_eq!(response(sent(&downstream, ENOUGH).await).0, 200);
+    }
+    assert_eq!(sink.requests().len(), 20);
+}
+
+#[tokio::test]
+async fn what_retry_after_asks_for_is_told() {
+    let in_a_minute = Timestamp::now().checked_add(Duration::from_secs(60)).unwrap();
+    let in_a_minute = DateTimePrinter::new().timestamp_to_rfc9110_string(&in_a_minute).unwrap();
+    let date = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let cases = [
+        ("retry-after: 120\r\n".to_owned(), 120..=120),
+        (format!("{date}retry-after: 7\r\n"), 7..=7),
+        (format!("{date}retry-after: Sun, 06 Nov 1994 08:50:37 GMT\r\n"), 60..=60),
+        (format!("{date}Retry-After: Sunday, 06-Nov-94 08:50:07 GMT\r\n"), 30..=30),
+        (format!("retry-after: {in_a_minute}\r\n"), 40..=60),
+    ];
+    for (headers, expected) in cases {
+        let sink = Sink::answering(format!("HTTP/1.1 503 x\r\n{headers}content-length: 0\r\n\r\n")).await;
+        let asked = response(sent(&downstream(&sink.url()), ENOUGH).await).1.unwrap_or_else(|| panic!("{headers}"));
+        assert!(expected.contains(&asked.as_secs()), "{headers}: {asked:?}");
+    }
+    for nothing in ["", "retry-after: soon\r\n", "retry-after: \u{ff}\r\n", "retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n"] {
+        let sink = Sink::answering(format!("HTTP/1.1 503 x\r\n{nothing}content-length: 0\r\n\r\n")).await;
+        assert_eq!(response(sent(&downstream(&sink.url()), ENOUGH).await).1, None, "{nothing}");
+    }
+}
+
+#[tokio::test]
+async fn a_time_out_that_no_clock_can_name_is_no_time_out() {
+    let sink = Sink::answering(OK).await;
+    assert_eq!(response(sent(&downstream(&sink.url()), Duration::MAX).await).0, 200);
+}

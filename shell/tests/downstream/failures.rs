@@ -1,0 +1,158 @@
+//! What is told of a delivery that got no complete reply.
+
+use crate::sink::{Act, ENOUGH, Sink, claim, downstream, sent, within};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use surehook::downstream::ReqwestDownstream;
+use surehook::ports::Downstream;
+use surehook_core::verdict::{DeliveryError, Reply};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::Acceptor;
+
+const SHORT: Duration = Duration::from_millis(200);
+
+async fn failure_at(url: &str, limit: Duration) -> DeliveryError {
+    match sent(&downstream(url), limit).await {
+        Reply::Failed(error) => error,
+        reply @ Reply::Response { .. } => panic!("{reply:?}"),
+    }
+}
+
+async fn failure(act: Act) -> DeliveryError {
+    failure_at(&Sink::start(act).await.url(), ENOUGH).await
+}
+
+/// The failure of a delivery that takes its whole time-out, and no more.
+async fn late_failure(url: &str) -> DeliveryError {
+    let begun = Instant::now();
+    let failure = failure_at(url, SHORT).await;
+    let took = begun.elapsed();
+    assert!((SHORT..SHORT * 10).contains(&took), "{took:?}");
+    failure
+}
+
+#[tokio::test]
+async fn nobody_listens() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    assert_eq!(failure_at(&format!("http://{address}/"), ENOUGH).await, DeliveryError::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn there_is_no_way_to_the_address() {
+    assert_eq!(failure_at("http://255.255.255.255/", ENOUGH).await, DeliveryError::ConnectionFailed);
+}
+
+#[tokio::test]
+async fn the_name_does_not_resolve() {
+    assert_eq!(failure_at("http://no-such-host.invalid/", ENOUGH).await, DeliveryError::Dns);
+}
+
+#[tokio::test]
+async fn the_connection_breaks_before_or_within_the_response() {
+    for act in [
+        Act::Reset,
+        Act::AnswerAndClose(b"".into()),
+        Act::AnswerAndClose(b"HTTP/1.1 200".into()),
+        Act::AnswerAndClose(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello".into()),
+        Act::AnswerAndClose(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhel".into()),
+    ] {
+        assert_eq!(failure(act.clone()).await, DeliveryError::ConnectionReset, "{act:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_comes_back_is_no_http() {
+    let endless_head = format!("HTTP/1.1 200 OK\r\nx: {}", "v".repeat(1 << 20));
+    for answer in [
+        &b"SSH-2.0-OpenSSH_9.2\r\n\r\n"[..],
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nnonsense\r\n",
+        endless_head.as_bytes(),
+    ] {
+        let told = failure(Act::AnswerAndHang(answer.into())).await;
+        assert_eq!(told, DeliveryError::InvalidResponse, "{}", String::from_utf8_lossy(&answer[..answer.len().min(60)]));
+    }
+}
+
+#[tokio::test]
+async fn no_response_begins_in_time() {
+    for answer in [&b""[..], b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"] {
+        let sink = Sink::start(Act::AnswerAndHang(answer.into())).await;
+        assert_eq!(late_failure(&sink.url()).await, DeliveryError::Timeout);
+    }
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", silent.local_addr().unwrap());
+    assert_eq!(late_failure(&url).await, DeliveryError::Timeout, "in the TLS handshake");
+}
+
+#[tokio::test]
+async fn a_response_does_not_end_in_time() {
+    for act in [
+        Act::AnswerAndHang(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello".into()),
+        Act::AnswerAndHang(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".into()),
+        Act::Drip(b"HTTP/1.1 200 OK\r\n\r\n".into()),
+    ] {
+        let sink = Sink::start(act).await;
+        assert_eq!(late_failure(&sink.url()).await, DeliveryError::ResponseTooSlow);
+    }
+}
+
+#[tokio::test]
+async fn one_deadline_holds_for_the_head_and_the_body_together() {
+    let limit = Duration::from_secs(2);
+    let late_head = Act::AnswerLateAndHang(limit * 3 / 4, b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n".into());
+    let sink = Sink::start(late_head).await;
+    let begun = Instant::now();
+    assert_eq!(failure_at(&sink.url(), limit).await, DeliveryError::ResponseTooSlow);
+    assert!(begun.elapsed() < limit * 3 / 2, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn the_other_side_speaks_no_tls() {
+    // What a server says that takes the handshake for a bad request.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    assert_eq!(failure_at(&url, ENOUGH).await, DeliveryError::Tls);
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_refused_and_the_name_was_asked_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    let downstream = downstream(&url);
+    let certificate = CertificateDer::from(&include_bytes!("self-signed.der")[..]);
+    let key = PrivateKeyDer::try_from(&include_bytes!("self-signed.key.der")[..]).unwrap();
+    let config = Arc::new(ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap());
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.unwrap();
+        let name = start.client_hello().server_name().map(str::to_owned);
+        (name, start.into_stream(config).await.is_err())
+    });
+    assert_eq!(sent(&downstream, ENOUGH).await, Reply::Failed(DeliveryError::Tls));
+    assert_eq!(within(server).await.unwrap(), (Some("localhost".to_owned()), true));
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_fails_without_a_panic() {
+    let nowhere = ReqwestDownstream::new(BTreeMap::new()).unwrap();
+    assert_eq!(sent(&nowhere, ENOUGH).await, Reply::Failed(DeliveryError::ConnectionFailed));
+    let sink = Sink::answering("").await;
+    let changed_by_hand = claim(b"no header section", b"");
+    let reply = within(downstream(&sink.url()).send(&changed_by_hand, ENOUGH)).await;
+    assert_eq!(reply, Reply::Failed(DeliveryError::ConnectionFailed));
+    assert_eq!(sink.requests().len(), 0);
+}
