@@ -223,3 +223,17 @@ fn headers_too_slow() -> Vec<u8> {
     response.extend(problem);
     response
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_does_not_hold_answers_back_nor_wait_for_a_peer_that_takes_none() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        set_up(&stream);
+        assert!(stream.nodelay().unwrap());
+        assert_eq!(socket2::SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(PEER_TIMEOUT));
+    }
+}

@@ -10,7 +10,7 @@ use surehook::server::ServerLimits;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-const SOON: Duration = Duration::from_millis(150);
+const SOON: Duration = Duration::from_millis(400);
 
 #[tokio::test]
 async fn every_framing_of_a_body_is_taken_on_one_connection() {
