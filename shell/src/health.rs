@@ -61,7 +61,7 @@ pub enum NotReady {
     /// A loop has ended that should not have.
     #[error("the {} loop of this process has ended; restart the process and see its log", .0.as_str())]
     LoopEnded(Loop),
-    /// The database did not answer within [`PING_TIMEOUT`], or answered that it cannot be used. The log says why.
+    /// The database did not answer within 1.5 seconds, or answered that it cannot be used. The log says why.
     #[error("the database did not answer, or cannot be used; the log says why")]
     Database,
 }
@@ -89,7 +89,7 @@ impl Health {
     ///
     /// # Errors
     ///
-    /// [`NotReady`] says why not, after at most [`PING_TIMEOUT`].
+    /// [`NotReady`] says why not, after at most 1.5 seconds.
     pub async fn ready(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>) -> Result<(), NotReady> {
         if self.is_draining() {
             return Err(NotReady::Draining);
