@@ -50,7 +50,8 @@ pub enum Stop {
     Fast,
     /// Immediate: as after a crash, without the crash.
     Immediate,
-    /// `kill -9`: the crash.
+    /// `kill -9` for the server and each of its processes: the crash. Left alone, a backend would go on serving its
+    /// session until it looks for its parent.
     Kill,
 }
 
@@ -145,9 +146,18 @@ impl Cluster {
             Stop::Kill => Signal::SIGKILL,
         };
         if let Some(mut server) = self.server.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let children = if stop == Stop::Kill { children_of(&server.process) } else { Vec::new() };
             // The pid is the server's until it is waited for, even if it has ended.
             kill(pid_of(&server.process), signal).expect("the server can be signalled");
+            for &child in &children {
+                let _ = kill(child, signal);
+            }
             server.process.wait().expect("the server can be waited for");
+            let deadline = Instant::now() + START_TIMEOUT;
+            while children.iter().any(|&child| is_running(child)) {
+                assert!(Instant::now() < deadline, "the server's processes do not end");
+                thread::sleep(Duration::from_millis(5));
+            }
             dismiss(&mut server.guardian);
         }
     }
@@ -228,6 +238,17 @@ impl Drop for Cluster {
 
 fn pid_of(process: &Child) -> Pid {
     Pid::from_raw(process.id().try_into().expect("a pid is a positive i32"))
+}
+
+fn children_of(process: &Child) -> Vec<Pid> {
+    let pid = process.id();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the system lists a process's children");
+    children.split_whitespace().filter_map(|child| child.parse().ok()).map(Pid::from_raw).collect()
+}
+
+/// Whether a process still runs. One that has ended and is not waited for by anyone is still listed, as a zombie.
+fn is_running(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| !status.contains("State:\tZ"))
 }
 
 /// A shell that acts when its pipe closes.

@@ -1,1 +1,75 @@
-//! What only SQLite can show.
+//! What only SQLite can show: its plans, and its file held by another process.
+
+use crate::db::{Db, demand, event, events};
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use std::time::{Duration, Instant};
+use surehook::ports::StoreError;
+use surehook::store::sqlite::{options, sql};
+use surehook_core::admission::Stored;
+use surehook_core::event::Status;
+
+async fn session(db: &Db) -> SqliteConnection {
+    options(&db.url).unwrap().connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn every_statement_is_made_of_index_probes() {
+    let db = Db::sqlite().await;
+    let mut session = session(&db).await;
+    for (name, statement) in [
+        ("accept_existing", sql::ACCEPT_EXISTING),
+        ("claim_due", sql::CLAIM_DUE),
+        ("claim_bytes", sql::CLAIM_BYTES),
+        ("deliveries_read", sql::DELIVERIES_READ),
+        ("deliveries_write", sql::DELIVERIES_WRITE),
+        ("deliveries_delete", sql::DELIVERIES_DELETE),
+        ("find", sql::FIND),
+        ("status", sql::STATUS),
+        ("prune_scan", sql::PRUNE_SCAN),
+        ("prune_attempts", sql::PRUNE_ATTEMPTS),
+        ("prune_events", sql::PRUNE_EVENTS),
+    ] {
+        let explain = AssertSqlSafe(format!("explain query plan {statement}"));
+        let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(&mut session).await.unwrap();
+        let plan = steps.iter().map(|step| step.3.as_str()).collect::<Vec<_>>().join("\n");
+        // The one scan is that of the parameter.
+        for step in plan.lines().filter(|step| step.starts_with("SCAN")) {
+            assert!(step.contains("VIRTUAL TABLE"), "{name}:\n{plan}");
+        }
+        let is_claim = name == "claim_due";
+        assert_eq!(plan.contains("deliveries_due"), is_claim, "{name}:\n{plan}");
+        assert!(!is_claim || !plan.contains("TEMP B-TREE"), "{name} sorts:\n{plan}");
+    }
+}
+
+#[tokio::test]
+async fn commits_reach_the_disk_and_readers_do_not_wait() {
+    let db = Db::sqlite().await;
+    let mut session = session(&db).await;
+    let pragma = async |session: &mut SqliteConnection, name: &str| -> String {
+        let pragma = AssertSqlSafe(format!("select cast({name} as text) from pragma_{name}"));
+        sqlx::query_scalar(pragma).fetch_one(session).await.unwrap()
+    };
+    assert_eq!(pragma(&mut session, "journal_mode").await, "wal");
+    assert_eq!(pragma(&mut session, "synchronous").await, "2", "FULL");
+    let event = event("a");
+    db.store.accept(vec![event.clone()]).await.unwrap();
+    sqlx::raw_sql("begin immediate").execute(&mut session).await.unwrap();
+    let started = Instant::now();
+    assert_eq!(db.found(event.id).await.status, Status::Queued);
+    assert!(started.elapsed() < Duration::from_secs(1));
+    session.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_another_process_holds_gives_way_in_time() {
+    let db = Db::sqlite().await;
+    let mut other = session(&db).await;
+    sqlx::raw_sql("begin immediate").execute(&mut other).await.unwrap();
+    let answer = db.store.accept(events(0..3)).await;
+    assert!(matches!(answer, Err(StoreError::Conflict(_))), "{answer:?}");
+    sqlx::raw_sql("commit").execute(&mut other).await.unwrap();
+    assert_eq!(db.store.accept(events(0..3)).await, Ok(vec![Stored::Inserted; 3]));
+    assert_eq!(db.store.claim(vec![demand("orders", 9)]).await.unwrap().claimed.len(), 3);
+}

@@ -1,0 +1,6 @@
+//! What only PostgreSQL can show: its planner, its locks, its sessions, and its server going away.
+
+mod plans;
+mod races;
+mod server;
+mod sessions;

@@ -1,0 +1,208 @@
+//! Moments between two statements, provoked by triggers and by transactions that are held open.
+
+use crate::db::{Db, LEASE, demand, event, events};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook_core::admission::Stored;
+use surehook_core::event::{Outcome, Reason, Status};
+
+/// From now on, the next statement that inserts into events (even none) deletes `key` at its end, once.
+async fn prune_between_insert_and_look(db: &Db, key: &str) {
+    db.execute(&format!(
+        "create table provoke as select '{key}'::text as key;
+         create function provoke() returns trigger language plpgsql as $$
+         declare doomed text;
+         begin
+             delete from provoke returning key into doomed;
+             delete from deliveries using events where id = event_id and idempotency_key = doomed;
+             delete from events where idempotency_key = doomed;
+             return null;
+         end $$;
+         create trigger provoke after insert on events for each statement execute function provoke()"
+    ))
+    .await;
+}
+
+async fn held_open(db: &Db, statements: &str) -> PgConnection {
+    let mut connection = PgConnection::connect(&db.url).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("begin; {statements}"))).execute(&mut connection).await.unwrap();
+    connection
+}
+
+async fn end(connection: &mut PgConnection, how: &'static str) {
+    sqlx::raw_sql(how).execute(connection).await.unwrap();
+}
+
+/// Waits until so many of the store's sessions wait for a lock.
+async fn wait_for_waiting(db: &Db, sessions: i64) {
+    let waiting = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'surehook' and wait_event_type = 'Lock'";
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while db.number(waiting).await < sessions {
+        assert!(Instant::now() < deadline, "no session comes to wait");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// An uncommitted event under the key of another, which makes whoever inserts that key wait.
+fn uncommitted(event: &NewEvent) -> String {
+    let id = uuid::Uuid::now_v7();
+    format!(
+        "insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
+         values ('{id}', '{}', '{}', sha256(''), now(), '', '')",
+        event.source, event.key
+    )
+}
+
+#[tokio::test]
+async fn a_row_found_in_the_way_and_pruned_before_it_is_read_is_inserted_anew() {
+    let db = Db::postgres().await;
+    let old = event("key-00002");
+    db.store.accept(vec![old.clone()]).await.unwrap();
+    prune_between_insert_and_look(&db, "key-00002").await;
+    assert_eq!(db.store.accept(events(0..5)).await, Ok(vec![Stored::Inserted; 5]));
+    assert_eq!(db.count("provoke").await, 0, "it was provoked");
+    assert_eq!((db.store.find(old.id).await, db.count("events").await, db.count("deliveries").await), (Ok(None), 5, 5));
+}
+
+#[tokio::test]
+async fn an_error_after_a_part_was_committed_leaves_the_outcome_open() {
+    let db = Db::postgres().await;
+    let (old, other) = (event("key-00002"), event("other"));
+    db.store.accept(vec![old, other.clone()]).await.unwrap();
+    prune_between_insert_and_look(&db, "key-00002").await;
+    // The key is in the way at first; when it is gone, the id turns out to be another event's.
+    let mut batch = events(0..5);
+    batch[2].id = other.id;
+    let answer = db.store.accept(batch).await;
+    assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
+    assert_eq!(db.count("events").await, 5);
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_being_redriven_is_not_pruned() {
+    let db = Db::postgres().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    let everything = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
+    let redrive = "update deliveries set status = 'queued', due_at = now(), ended_at = null, reason = null, fence = fence + 1";
+    let mut redriving = held_open(&db, redrive).await;
+    assert_eq!(db.store.prune(everything, None, 10).await, Ok(Pruned { deleted: 0, next: None }), "it does not wait either");
+    end(&mut redriving, "commit").await;
+    assert_eq!(db.store.prune(everything, None, 10).await, Ok(Pruned { deleted: 0, next: None }));
+    let found = db.found(claim.event).await;
+    assert_eq!((found.status, found.history.len()), (Status::Queued, 1));
+}
+
+#[tokio::test]
+async fn a_redrive_that_waits_for_a_pruning_finds_nothing() {
+    let db = Db::postgres().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    let mut pruning = held_open(&db, "delete from deliveries; delete from attempts; delete from events").await;
+    let store = Arc::clone(&db.store);
+    let redrive = tokio::spawn(async move { store.redrive(claim.event).await });
+    wait_for_waiting(&db, 1).await;
+    end(&mut pruning, "commit").await;
+    assert_eq!(redrive.await.unwrap(), Ok(Redriven::NotFound));
+}
+
+#[tokio::test]
+async fn a_settlement_that_waits_for_a_new_claim_is_refused() {
+    let db = Db::postgres().await;
+    let claim = db.claimed("a").await;
+    let mut claiming = held_open(&db, "update deliveries set attempt = 2, fence = 2, due_at = now() + interval '1 hour'").await;
+    let (store, settlement) = (Arc::clone(&db.store), crate::db::settlement(&claim, Outcome::Delivered));
+    let settle = tokio::spawn(async move { store.settle(vec![settlement]).await });
+    wait_for_waiting(&db, 1).await;
+    end(&mut claiming, "commit").await;
+    assert_eq!(settle.await.unwrap(), Ok(vec![claim.event]));
+    assert_eq!((db.count("deliveries").await, db.count("attempts").await), (1, 0));
+}
+
+#[tokio::test]
+async fn a_claim_skips_what_is_locked_and_does_not_wait() {
+    let db = Db::postgres().await;
+    let batch = events(0..4);
+    db.store.accept(batch.clone()).await.unwrap();
+    let mut locking = held_open(&db, &format!("select from deliveries where event_id = '{}' for update", batch[0].id)).await;
+    assert_eq!(db.store.claim(vec![demand("orders", 9)]).await.unwrap().claimed.len(), 3);
+    end(&mut locking, "rollback").await;
+    assert_eq!(db.store.claim(vec![demand("orders", 9)]).await.unwrap().claimed.len(), 1);
+}
+
+#[tokio::test]
+async fn a_lock_that_is_waited_for_too_long_gives_way_and_nothing_is_stored() {
+    let db = Db::postgres().await;
+    let batch = events(0..3);
+    let mut inserting = held_open(&db, &uncommitted(&batch[1])).await;
+    let answer = db.store.accept(batch.clone()).await;
+    assert!(matches!(answer, Err(StoreError::Conflict(_))), "{answer:?}");
+    end(&mut inserting, "rollback").await;
+    assert_eq!((db.count("events").await, db.count("deliveries").await), (0, 0));
+    assert_eq!(db.store.accept(batch).await, Ok(vec![Stored::Inserted; 3]));
+}
+
+#[tokio::test]
+async fn an_intake_that_is_stuck_answers_in_time_and_leaves_the_worker_its_connections() {
+    let db = Db::postgres().await;
+    let claim = db.claimed("a").await;
+    let batch = events(0..1);
+    let mut inserting = held_open(&db, &uncommitted(&batch[0])).await;
+    let stuck: Vec<_> = (0..6)
+        .map(|_| {
+            let (store, batch) = (Arc::clone(&db.store), events(0..1));
+            tokio::spawn(async move { store.accept(batch).await })
+        })
+        .collect();
+    wait_for_waiting(&db, 6).await;
+    db.make_due(claim.event, LEASE).await;
+    let claim = db.claim_one("a").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    db.store.ping().await.unwrap();
+    let started = Instant::now();
+    let answer = db.store.accept(events(5..6)).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    assert!((1400..1900).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+    end(&mut inserting, "rollback").await;
+    for accept in stuck {
+        let answer = accept.await.unwrap();
+        assert!(matches!(answer, Ok(_) | Err(StoreError::Conflict(_))), "{answer:?}");
+    }
+    assert_eq!(db.store.accept(events(5..6)).await, Ok(vec![Stored::Inserted]));
+}
+
+#[tokio::test]
+async fn a_call_dropped_while_it_waits_for_a_lock_ends_with_the_lock() {
+    let db = Db::postgres().await;
+    let batch = events(0..1);
+    let mut inserting = held_open(&db, &uncommitted(&batch[0])).await;
+    let (store, dropped) = (Arc::clone(&db.store), batch.clone());
+    let accept = tokio::spawn(async move { store.accept(dropped).await });
+    wait_for_waiting(&db, 1).await;
+    accept.abort();
+    assert!(accept.await.unwrap_err().is_cancelled());
+    end(&mut inserting, "rollback").await;
+    db.wait_for_no_transaction().await;
+    assert_eq!(db.store.accept(batch.clone()).await.unwrap().len(), 1);
+    assert_eq!(db.found(batch[0].id).await.status, Status::Queued);
+}
+
+#[tokio::test]
+async fn a_call_whose_session_is_ended_leaves_the_outcome_open() {
+    let db = Db::postgres().await;
+    let batch = events(0..1);
+    let mut inserting = held_open(&db, &uncommitted(&batch[0])).await;
+    let (store, cut) = (Arc::clone(&db.store), batch.clone());
+    let accept = tokio::spawn(async move { store.accept(cut).await });
+    wait_for_waiting(&db, 1).await;
+    db.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'surehook'",
+    )
+    .await;
+    let answer = accept.await.unwrap();
+    assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
+    end(&mut inserting, "rollback").await;
+    assert_eq!(db.store.accept(batch).await, Ok(vec![Stored::Inserted]), "the next call has a new session");
+}

@@ -1,0 +1,83 @@
+//! The server going away and coming back.
+
+use crate::db::{Db, LEASE, demand, event, events};
+use futures::future::join_all;
+use std::time::{Duration, Instant};
+use surehook::ports::{Store, StoreError};
+use surehook_core::admission::Stored;
+use surehook_core::event::Status;
+use tests::postgres::{Cluster, Settings, Stop};
+
+async fn database(cluster: &Cluster) -> Db {
+    let db = Db::postgres_at(cluster.create_database().await);
+    db.open().migrate().await.unwrap();
+    db
+}
+
+/// Uses all of the intake's connections at once, so that each is there and rests.
+async fn warm_up(store: &dyn Store, round: u32) {
+    let accepts = (0..12).map(|n| store.accept(events(round * 1000 + n * 10..round * 1000 + n * 10 + 5)));
+    for accepted in join_all(accepts).await {
+        accepted.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_restarted_costs_each_call_at_most_one_failure() {
+    let cluster = Cluster::start(Settings::default());
+    let db = database(&cluster).await;
+    for (round, stop) in (1..).zip([Stop::Fast, Stop::Immediate, Stop::Kill]) {
+        warm_up(&*db.store, round).await;
+        cluster.stop(stop);
+        let started = Instant::now();
+        let answer = db.store.accept(vec![event("while-it-is-away")]).await;
+        assert!(matches!(answer, Err(StoreError::Unavailable(_) | StoreError::Unknown(_))), "{answer:?}");
+        let answer = db.store.accept(vec![event("while-it-is-away")]).await;
+        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "the idle connections are forgotten: {answer:?}");
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        cluster.resume();
+        warm_up(&*db.store, round + 100).await;
+        let event = event(&format!("after-{round}"));
+        assert_eq!(db.store.accept(vec![event.clone()]).await, Ok(vec![Stored::Inserted]));
+        assert_eq!(db.found(event.id).await.status, Status::Queued);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_that_nobody_noticed_costs_one_failure_and_no_more() {
+    let cluster = Cluster::start(Settings::default());
+    let db = database(&cluster).await;
+    warm_up(&*db.store, 1).await;
+    cluster.stop(Stop::Fast);
+    cluster.resume();
+    let first = db.store.accept(vec![event("first")]).await;
+    assert!(!matches!(first, Err(StoreError::Rejected(_) | StoreError::Conflict(_))), "{first:?}");
+    for key in 0..6 {
+        assert_eq!(
+            db.store.accept(vec![event(&format!("next-{key}"))]).await,
+            Ok(vec![Stored::Inserted]),
+            "no other stale connection is met"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_committed_outlives_a_server_that_is_killed() {
+    let cluster = Cluster::start(Settings { fsync: true, more: vec![] });
+    let db = database(&cluster).await;
+    let batch = events(0..50);
+    assert_eq!(db.store.accept(batch.clone()).await, Ok(vec![Stored::Inserted; 50]));
+    let claimed = db.store.claim(vec![demand("orders", 10)]).await.unwrap().claimed;
+    cluster.stop(Stop::Kill);
+    cluster.resume();
+    let store = db.another();
+    for event in &batch {
+        assert!(store.find(event.id).await.unwrap().is_some());
+    }
+    for claim in &claimed {
+        db.make_due(claim.event, LEASE).await;
+    }
+    let again = store.claim(vec![demand("orders", 100)]).await.unwrap().claimed;
+    assert_eq!(again.len(), 50);
+    assert_eq!(again.iter().filter(|claim| claim.attempt == 2).count(), 10, "the claims were committed too");
+}

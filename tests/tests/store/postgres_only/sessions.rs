@@ -1,0 +1,91 @@
+//! What holds in each session, whatever the database is set to, and what is told of a database that will not have us.
+
+use crate::db::{Db, demand, event};
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use std::time::Duration;
+use surehook::ports::StoreError;
+use surehook::store::{self, MigrateError};
+use surehook_core::event::Outcome;
+
+async fn setting(connection: &mut PgConnection, name: &str) -> String {
+    sqlx::query_scalar("select current_setting($1)").bind(name).fetch_one(connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_the_store_relies_on_holds_whatever_the_database_is_set_to() {
+    let db = Db::postgres().await;
+    let name = db.url.rsplit('/').next().unwrap();
+    for set in [
+        "synchronous_commit = off",
+        "default_transaction_isolation = serializable",
+        "statement_timeout = 1",
+        "plan_cache_mode = force_generic_plan",
+        "jit = on",
+    ] {
+        tests::postgres::shared().execute(&format!("alter database {name} set {set}")).await;
+    }
+    let url = format!("{}?options=-c%20synchronous_commit%3Doff", db.url);
+    let mut session = store::postgres::options(&url).unwrap().connect().await.unwrap();
+    for (name, value) in [
+        ("synchronous_commit", "on"),
+        ("transaction_isolation", "read committed"),
+        ("statement_timeout", "5s"),
+        ("lock_timeout", "2s"),
+        ("idle_in_transaction_session_timeout", "5s"),
+        ("plan_cache_mode", "force_custom_plan"),
+        ("jit", "off"),
+        ("application_name", "surehook"),
+    ] {
+        assert_eq!(setting(&mut session, name).await, value, "{name}");
+    }
+    session.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_time_zone_changes_no_time() {
+    let db = Db::postgres().await;
+    let kathmandu = store::open(&format!("{}?options=-c%20TimeZone%3DAsia/Kathmandu", db.url)).unwrap().store();
+    let event = event("a");
+    kathmandu.accept(vec![event.clone()]).await.unwrap();
+    let claim = kathmandu.claim(vec![demand("orders", 1)]).await.unwrap().claimed.remove(0);
+    let settlement = crate::db::settlement(&claim, Outcome::Retry { after: Duration::from_secs(1000) });
+    kathmandu.settle(vec![settlement]).await.unwrap();
+    assert_eq!(kathmandu.find(event.id).await, db.store.find(event.id).await);
+    assert!((990..=1000).contains(&db.fence_and_due(event.id).await.1.unwrap()));
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_written_to_is_not_available() {
+    let db = Db::postgres().await;
+    db.store.accept(vec![event("a")]).await.unwrap();
+    let name = db.url.rsplit('/').next().unwrap();
+    tests::postgres::shared().execute(&format!("alter database {name} set default_transaction_read_only = on")).await;
+    let store = db.another();
+    for answer in
+        [store.ping().await, store.accept(vec![event("b")]).await.map(|_| ()), store.claim(vec![demand("orders", 1)]).await.map(|_| ())]
+    {
+        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    }
+    tests::postgres::shared().execute(&format!("alter database {name} reset default_transaction_read_only")).await;
+    store.ping().await.unwrap();
+    assert_eq!(store.accept(vec![event("b")]).await.map(|stored| stored.len()), Ok(1), "a session that could not write is not kept");
+}
+
+#[tokio::test]
+async fn a_password_is_in_no_error() {
+    let cluster = tests::postgres::shared();
+    for url in [
+        format!("postgres://postgres:hunter2@127.0.0.1:{}/nowhere", cluster.port()),
+        format!("postgres://nobody:hunter2@127.0.0.1:{}/postgres", cluster.port()),
+        "postgres://postgres:hunter2@127.0.0.1:1/postgres".to_owned(),
+        format!("postgres://postgres:hunter2@127.0.0.1:{}/postgres?sslmode=require", cluster.port()),
+    ] {
+        let opened = store::open(&url).unwrap();
+        let (ping, migrate) = (opened.store().ping().await.unwrap_err(), opened.migrate().await.unwrap_err());
+        assert!(matches!(ping, StoreError::Unavailable(_)), "{ping:?}");
+        assert!(matches!(migrate, MigrateError::Unreachable(_)), "{migrate:?}");
+        for told in [ping.to_string(), format!("{ping:?}"), migrate.to_string(), format!("{migrate:?}")] {
+            assert!(!told.contains("hunter2"), "{told}");
+        }
+    }
+}
