@@ -44,6 +44,8 @@ const REQUESTS: u64 = 1;
 pub(crate) struct Disk {
     state: Mutex<State>,
     unlocked: Notify,
+    /// Where the next reply goes: never to a tag that an earlier caller at the same address may still be sent to.
+    next_tag: AtomicU64,
     recorder: Recorder,
     bug: Option<Bug>,
 }
@@ -94,6 +96,7 @@ enum Operation {
 }
 
 /// Its answer.
+#[derive(Debug)]
 enum Answer {
     Accepted(Vec<Stored>),
     Claimed(Claims),
@@ -115,7 +118,7 @@ impl Disk {
             slow_by: Duration::ZERO,
             planned: Vec::new(),
         };
-        Arc::new(Self { state: Mutex::new(state), unlocked: Notify::new(), recorder, bug })
+        Arc::new(Self { state: Mutex::new(state), unlocked: Notify::new(), next_tag: AtomicU64::new(REQUESTS + 1), recorder, bug })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -507,13 +510,12 @@ pub(crate) struct RemoteStore {
     disk: Arc<Disk>,
     endpoint: Endpoint,
     process: String,
-    next_tag: AtomicU64,
 }
 
 impl RemoteStore {
     pub(crate) async fn connect(disk: Arc<Disk>, process: String) -> Self {
         let endpoint = Endpoint::bind("0.0.0.0:0").await.expect("a free port");
-        Self { disk, endpoint, process, next_tag: AtomicU64::new(REQUESTS + 1) }
+        Self { disk, endpoint, process }
     }
 
     async fn call(&self, operation: Operation) -> Result<Answer, StoreError> {
@@ -536,7 +538,7 @@ impl RemoteStore {
             sleep(Duration::from_millis(1)).await;
             return Err(StoreError::Unavailable("connection refused".to_owned()));
         }
-        let reply_to = self.next_tag.fetch_add(1, Ordering::Relaxed);
+        let reply_to = self.disk.next_tag.fetch_add(1, Ordering::Relaxed);
         let request = Request { process: self.process.clone(), reply_to, operation, fault };
         let unknown = |what: &str| StoreError::Unknown(what.to_owned());
         self.endpoint.send_to_raw(DATABASE, REQUESTS, Box::new(request)).await.map_err(|_| unknown("connection broken"))?;
@@ -561,7 +563,7 @@ macro_rules! answered {
         $call
             .map(|answer: Result<Answer, StoreError>| match answer? {
                 Answer::$variant(value) => Ok::<_, StoreError>(value),
-                _ => unreachable!("the database answers what it was asked"),
+                other => unreachable!("{} was asked and {other:?} answered", stringify!($variant)),
             })
             .boxed()
     };

@@ -14,7 +14,7 @@ pub fn expand(seed: u64) -> Scenario {
     let heal_at_ms = rng.u64(60_000..400_000);
     let sources: Vec<Source> = (0..rng.usize(1..=3)).map(|n| source(&mut rng, &swarm, n, heal_at_ms)).collect();
     let posts = posts(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
-    let faults = faults(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
+    let faults = faults(&mut rng, &swarm, processes, sources.len(), heal_at_ms, &posts);
     Scenario { why: String::new(), seed, processes, drain_timeout_ms, sources, posts, faults, heal_at_ms }
 }
 
@@ -93,7 +93,7 @@ fn behaviour(rng: &mut Rng, timeout_ms: u64) -> Behaviour {
         3 => Behaviour::Answers { status_code: 302, retry_after_s: None },
         4 => Behaviour::FailsFirst,
         5 => Behaviour::Flaps,
-        6 => Behaviour::TakesLate { after_ms: rng.u64(timeout_ms / 2..timeout_ms * 2) },
+        6 => Behaviour::TakesLate { after_ms: rng.u64(timeout_ms / 8..timeout_ms * 2) },
         7 => Behaviour::Hangs,
         8 => Behaviour::BreaksOff,
         9 => Behaviour::NeverEnds,
@@ -118,7 +118,7 @@ fn posts(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_at
             size: rng.usize(0..400),
             copies: if swarm.duplicates && rng.u8(..) < 80 { rng.u32(2..=4) } else { 1 },
             hangs_up_ms: (swarm.hang_ups && rng.u8(..) < 60).then(|| rng.u64(0..40)),
-            poison: swarm.poison && rng.u8(..) < 30,
+            poison: swarm.poison && rng.u8(..) < 50,
         };
         if swarm.duplicates
             && rng.u8(..) < 50
@@ -137,11 +137,15 @@ fn posts(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_at
     posts
 }
 
-fn faults(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_at_ms: u64) -> Vec<FaultAt> {
+fn faults(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_at_ms: u64, posts: &[Post]) -> Vec<FaultAt> {
     let mut faults = Vec::new();
     let mut some = |rng: &mut Rng, on: bool, most: usize, make: &dyn Fn(&mut Rng) -> Fault| {
         for _ in 0..if on { rng.usize(1..=most) } else { 0 } {
-            faults.push(FaultAt { at_ms: rng.u64(0..heal_at_ms), what: make(rng) });
+            // Half of all faults fall where there is something to break: shortly after a post.
+            let (post, within) = (rng.usize(0..posts.len().max(1)), if rng.bool() { 100 } else { 5_000 });
+            let near = posts.get(post).map(|post| post.at_ms + rng.u64(0..within));
+            let at_ms = near.filter(|_| rng.bool()).unwrap_or_else(|| rng.u64(0..heal_at_ms));
+            faults.push(FaultAt { at_ms, what: make(rng) });
         }
     };
     some(rng, swarm.kills, 6, &|rng| {
