@@ -342,6 +342,7 @@ impl Transaction<'_> {
         let now = state.now();
         let mut at_work = Work { state, now, committed: Vec::new(), stale: Vec::new() };
         let answer = work(&mut at_work);
+        let now = at_work.now;
         for (event, change, before, after) in at_work.committed {
             let committed = Committed { event, db_time: now, process: self.process.clone(), change, before, after };
             self.disk.recorder.record(What::Committed(committed));
@@ -353,7 +354,10 @@ impl Transaction<'_> {
     }
 
     fn try_lock(&mut self, lock: &Lock) -> bool {
-        let fresh = self.disk.state().locks.insert(lock.clone());
+        let mut state = self.disk.state();
+        // A transaction whose connection broke holds nothing any more, and may take nothing.
+        let fresh = state.generation == self.generation && state.locks.insert(lock.clone());
+        drop(state);
         if fresh {
             self.locks.push(lock.clone());
         }
@@ -396,11 +400,13 @@ impl Transaction<'_> {
 
     async fn claim(&mut self, demands: Vec<Demand>, at_commit: AtCommit) -> Result<Answer, StoreError> {
         let bug = self.disk.bug;
+        // A statement's time is that of its start, whatever the clock does meanwhile.
+        let now = self.disk.state().now();
         let mut picked = Vec::new();
         for demand in demands {
             let due = {
                 let state = self.disk.state();
-                let look_from = if bug == Some(Bug::IgnoreLease) { state.now() + Duration::from_secs(3600) } else { state.now() };
+                let look_from = if bug == Some(Bug::IgnoreLease) { now + Duration::from_secs(3600) } else { now };
                 state.tables.due(look_from, &demand.source)
             };
             let mut left = demand.limit;
@@ -414,7 +420,8 @@ impl Transaction<'_> {
         }
         self.disk.step().await;
         self.commit(at_commit, |work| {
-            let (now, mut claims) = (work.now, Claims::default());
+            work.now = now;
+            let mut claims = Claims::default();
             for (demand, event, fence) in picked {
                 let unchanged = work.state.row(event).map(|row| row.delivery.fence) == fence;
                 let still_there = work.state.row(event).is_some_and(|row| row.due_at.is_some());

@@ -7,6 +7,13 @@ use surehook_model::marks::{Mark, marks};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args[0] == "dump" {
+        let outcome = sim::run(&surehook_model::scenario::expand(args[1].parse().unwrap()), None);
+        for entry in &outcome.run.entries {
+            println!("{:10.4} {:?}", entry.at.as_secs_f64(), entry.what);
+        }
+        return;
+    }
     if args[0] == "mutants" {
         for bug in Bug::ALL {
             let found = batch(0, args[1].parse().unwrap(), Some(bug), |_, outcome| outcome.violations.is_empty());

@@ -3,7 +3,7 @@
 //! lost or late, or the settlement failed.
 
 use super::{Promise, Violation, violation};
-use crate::history::{At, CallResult, Fault, RequestId, Run, What};
+use crate::history::{At, CallResult, Change, Fault, RequestId, Run, What};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use surehook_core::id::{Attempt, EventId};
@@ -59,10 +59,14 @@ fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
             What::Sent { event: of, attempt, status_code, .. } if *of == event && *attempt == first.attempt => {
                 reply_heard |= status_code.is_some_and(|code| (200..300).contains(&code));
             }
-            What::Called { call: "settle", result, events, .. } if events.contains(&event) && entry.at >= first.at => match result {
-                CallResult::Done => settled = true,
-                CallResult::Refused | CallResult::Unknown => return true,
-            },
+            What::Called { call: "settle", result: CallResult::Refused | CallResult::Unknown, events, .. }
+                if events.contains(&event) && entry.at >= first.at =>
+            {
+                return true;
+            }
+            What::Committed(committed) if committed.event == event => {
+                settled |= matches!(committed.change, Change::Settled { attempt, .. } if attempt == first.attempt);
+            }
             _ => {}
         }
     }
@@ -72,23 +76,25 @@ fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
             _ => false,
         })
     };
-    // A shutdown writes everything down, unless the way to the database was broken.
-    let ended_cut_off = |process: &str, since: At| {
-        let exits = run.each(|what| if let What::Fault(Fault::Exited { process }) = what { Some(process.as_str()) } else { None });
-        let mut exits = exits.filter(|(at, of)| *of == process && *at >= since && *at <= again);
-        exits.any(|(exited, _)| {
-            run.each(|what| match what {
-                What::Fault(Fault::Network { duration, .. } | Fault::Database { duration, .. }) => Some(*duration),
-                _ => None,
-            })
-            .any(|(at, duration)| at <= exited && at + duration + Duration::from_secs(60) >= since)
+    let clock_jumped = run
+        .each(|what| if let What::Fault(Fault::Database { what, .. }) = what { Some(what) } else { None })
+        .any(|(at, what)| at <= again && what.contains("clock"));
+    // The way from the process to the database was broken until the event came again: the settlement is still on it,
+    // or waits behind one that is.
+    let way_is_broken = |since: At| {
+        run.each(|what| match what {
+            What::Fault(Fault::Network { duration, .. } | Fault::Database { duration, .. }) => Some(*duration),
+            _ => None,
         })
+        .any(|(at, duration)| at <= again && at + duration + Duration::from_secs(20) >= since)
     };
     match sender {
         // The reply was lost or late: the process could not know that the event was taken.
         Some(_) if !reply_heard => true,
+        // The database's clock jumped, and with it the end of the lease.
+        _ if clock_jumped => true,
         // It knew, and died, was paused or ended before it could write it down. A pause may lie just before.
-        Some((process, since)) => !settled && (touched(process, since) || ended_cut_off(process, since)),
+        Some((process, since)) => !settled && (touched(process, since) || way_is_broken(since)),
         // Seen from outside only: any fault of a process in the time between must do.
         None => run
             .each(|what| match what {
