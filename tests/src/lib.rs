@@ -1,3 +1,34 @@
-//! What the end-to-end tests share: real servers to run against.
+//! The harness of the end-to-end tests: the real program as a child process, real databases, and both ends of its
+//! work (producers and downstreams) in the test process. No scenario is here; those are the files of `tests/tests`.
 
+pub mod database;
+pub mod http;
 pub mod postgres;
+pub mod producer;
+pub mod program;
+pub mod sink;
+pub mod verdicts;
+pub mod wait;
+
+/// Makes of each scenario, an `async fn(Database)`, two tests: one on SQLite and one on PostgreSQL.
+#[macro_export]
+macro_rules! on_each_database {
+    ($($scenario:ident),+ $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $scenario() {
+                    super::$scenario($crate::database::Database::sqlite()).await;
+                }
+            )+
+        }
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $scenario() {
+                    super::$scenario($crate::database::Database::postgres().await).await;
+                }
+            )+
+        }
+    };
+}

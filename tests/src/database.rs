@@ -1,0 +1,44 @@
+//! A database of its own for each test: a SQLite file in a temporary folder, or a fresh database on the private
+//! PostgreSQL server that the tests of one process share.
+
+use crate::postgres;
+use tempfile::TempDir;
+
+/// A database that no other test uses.
+#[derive(Debug)]
+pub enum Database {
+    /// A file that is not there yet, in a folder that goes when this is dropped.
+    Sqlite(TempDir),
+    /// The URL of an empty database, which goes with its server.
+    Postgres(String),
+}
+
+impl Database {
+    /// A new SQLite database.
+    ///
+    /// # Panics
+    ///
+    /// If there is no room for a temporary folder.
+    #[must_use]
+    pub fn sqlite() -> Self {
+        Self::Sqlite(TempDir::new().expect("a temporary folder"))
+    }
+
+    /// A new PostgreSQL database.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not start.
+    pub async fn postgres() -> Self {
+        Self::Postgres(postgres::shared().create_database().await)
+    }
+
+    /// As the configuration's `database` has it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match self {
+            Self::Sqlite(folder) => format!("sqlite:{}", folder.path().join("surehook.db").display()),
+            Self::Postgres(url) => url.clone(),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Two ways to speak HTTP to the program: a client that behaves, and bytes on a socket for requests that no client
+//! would send.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A complete answer, or no answer, within this time.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client with keep-alive connections of its own.
+#[derive(Clone, Debug)]
+pub struct Client(legacy::Client<HttpConnector, Full<Bytes>>);
+
+/// A complete answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its status code.
+    pub status_code: u16,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self(legacy::Client::builder(TokioExecutor::new()).build_http())
+    }
+}
+
+impl Client {
+    /// Sends a request and reads the whole answer.
+    ///
+    /// # Errors
+    ///
+    /// Says in words what happened if there is no complete answer.
+    pub async fn send(&self, method: Method, url: &str, headers: &[(&str, &str)], body: Bytes) -> Result<Answer, String> {
+        let mut request = Request::builder().method(method).uri(url).body(Full::new(body)).map_err(|error| error.to_string())?;
+        for (name, value) in headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?;
+            request.headers_mut().append(name, HeaderValue::from_str(value).map_err(|error| error.to_string())?);
+        }
+        let answer = async {
+            let (head, body) = self.0.request(request).await.map_err(|error| format!("{error}: {:?}", error.source()))?.into_parts();
+            let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+            Ok(Answer { status_code: head.status.as_u16(), headers: head.headers, body })
+        };
+        tokio::time::timeout(PATIENCE, answer).await.map_err(|_| format!("no answer from {url} within {PATIENCE:?}"))?
+    }
+
+    /// Sends a `GET`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::send`].
+    pub async fn get(&self, url: &str) -> Result<Answer, String> {
+        self.send(Method::GET, url, &[], Bytes::new()).await
+    }
+
+    /// Sends a `POST`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::send`].
+    pub async fn post(&self, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Result<Answer, String> {
+        self.send(Method::POST, url, headers, body.into()).await
+    }
+}
+
+impl Answer {
+    /// The body as JSON.
+    ///
+    /// # Panics
+    ///
+    /// If it is not.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
+    }
+
+    /// A header's value as text; empty if it is not there.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("the program's own headers are ASCII"))
+    }
+
+    /// The `type` of a problem, after making sure that the answer is one, whole and consistent.
+    ///
+    /// # Panics
+    ///
+    /// If the answer is not `application/problem+json`, or its `status` is not the answer's.
+    #[must_use]
+    pub fn problem(&self) -> String {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status_code, "{problem}");
+        for field in ["title", "detail"] {
+            assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "no {field}: {problem}");
+        }
+        problem["type"].as_str().unwrap_or_else(|| panic!("no type: {problem}")).to_owned()
+    }
+}
+
+/// Writes bytes to a new connection and reads what comes back until the other side closes it. The bytes must ask for
+/// that (`Connection: close`) or be bad enough to get it.
+///
+/// # Panics
+///
+/// If there is no answer in time, or it is not HTTP.
+pub async fn exchange(address: SocketAddr, request: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(address).await.expect("the program listens");
+    // A server that has answered already may close while bytes are still on their way: what it said is what counts.
+    let written = stream.write_all(request).await;
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the program answers and closes in time");
+    parse(&answer).unwrap_or_else(|| panic!("no answer: wrote {written:?}, read {read:?}: {:?}", String::from_utf8_lossy(&answer)))
+}
+
+fn parse(bytes: &[u8]) -> Option<Answer> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(head) = response.parse(bytes).ok()? else { return None };
+    let headers = response
+        .headers
+        .iter()
+        .map(|header| Some((HeaderName::from_bytes(header.name.as_bytes()).ok()?, HeaderValue::from_bytes(header.value).ok()?)))
+        .collect::<Option<HeaderMap>>()?;
+    Some(Answer { status_code: response.code?, headers, body: Bytes::copy_from_slice(&bytes[head..]) })
+}

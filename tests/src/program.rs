@@ -1,0 +1,353 @@
+//! The real program as a child process: found or built, started on a free port with a configuration in a folder of
+//! its own, and never left behind.
+
+use crate::http::Client;
+use crate::wait;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Names a program that is there already, instead of one that is built here.
+const PROGRAM_VARIABLE: &str = "SUREHOOK_PROGRAM";
+
+/// How many ports are tried until the program gets one that no other process took meanwhile.
+const PORTS_TRIED: u32 = 5;
+
+/// How much of the log a failed test shows.
+const LOG_SHOWN_BYTES: usize = 16 << 10;
+
+/// `surehook serve` with a configuration and a port of its own, which it keeps over restarts.
+#[derive(Debug)]
+pub struct Service {
+    // Dropped first: its log, which a failed test shows, is in the folder.
+    process: Option<Process>,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+impl Service {
+    /// Starts the program and waits until it is ready. `configuration` is everything but the address, the database
+    /// and the log's form: top-level keys first, then tables.
+    ///
+    /// # Panics
+    ///
+    /// If it does not become ready; its log is shown.
+    pub async fn start(database: &str, configuration: &str) -> Self {
+        let service = Self::begin(database, configuration).await;
+        service.ready().await;
+        service
+    }
+
+    /// Starts the program and waits until it listens, ready or not.
+    ///
+    /// # Panics
+    ///
+    /// If it does not; its log is shown.
+    pub async fn begin(database: &str, configuration: &str) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        for _ in 0..PORTS_TRIED {
+            let address = free_address();
+            let text = format!("listen = \"{address}\"\ndatabase = \"{database}\"\nlog = \"json\"\n{configuration}");
+            fs::write(folder.path().join("surehook.toml"), text).expect("the folder can be written to");
+            let mut process = serve(folder.path());
+            if process.listens(address).await {
+                return Self { process: Some(process), address, folder };
+            }
+            let log = process.log();
+            assert!(log.contains("in use"), "the program ended before it listened:\n{log}");
+        }
+        panic!("no free port found in {PORTS_TRIED} tries");
+    }
+
+    /// Starts the program again where it was, after it has ended, and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// If it still runs, or does not become ready.
+    pub async fn restart(&mut self) {
+        self.restart_as("all").await;
+    }
+
+    /// As [`Self::restart`], in another role.
+    ///
+    /// # Panics
+    ///
+    /// If it still runs, or does not become ready.
+    pub async fn restart_as(&mut self, role: &str) {
+        assert!(self.process.is_none(), "the program still runs");
+        let mut process = Process::start(self.folder.path(), ["serve", "--config", "surehook.toml", "--role", role]);
+        assert!(process.listens(self.address).await, "the program ended before it listened:\n{}", process.log());
+        self.process = Some(process);
+        self.ready().await;
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of a path (`""`: the base).
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Sends a signal to it.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("the program runs").signal(signal);
+    }
+
+    /// Kills it, as `kill -9` does.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    pub fn kill(&mut self) {
+        self.process.take().expect("the program runs").kill();
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run, or not end in time; its log is shown.
+    pub async fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let status = self.process.as_mut().expect("the program runs").wait(patience).await;
+        self.process = None;
+        status
+    }
+
+    /// Waits until `GET /ready` says `200`.
+    ///
+    /// # Panics
+    ///
+    /// If it does not in time.
+    pub async fn ready(&self) {
+        let (client, url) = (Client::default(), self.url("/ready"));
+        wait::until("the program to be ready", || async {
+            let answer = client.get(&url).await?;
+            if answer.status_code == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+    }
+
+    /// Everything it has logged so far, over all its lives.
+    #[must_use]
+    pub fn log(&self) -> String {
+        read_log(self.folder.path())
+    }
+}
+
+/// Runs a command of the program to its end.
+///
+/// # Panics
+///
+/// If it cannot be started.
+#[must_use]
+pub fn run<S: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = S>) -> Output {
+    command(folder).args(arguments).output().expect("the program starts")
+}
+
+/// One life of the program. Killed when dropped, and by the kernel when the test process ends in any other way.
+#[derive(Debug)]
+pub struct Process {
+    folder: PathBuf,
+    child: Child,
+}
+
+impl Process {
+    /// Starts the program in a folder; its log goes to `log` there.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start<S: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = S>) -> Self {
+        let log = File::options().create(true).append(true).open(folder.join("log")).expect("the folder can be written to");
+        let both = log.try_clone().expect("a file handle can be cloned");
+        let child = command(folder).args(arguments).stdout(log).stderr(both).spawn().expect("the program starts");
+        Self { folder: folder.to_owned(), child }
+    }
+
+    /// Everything that was logged in this folder.
+    #[must_use]
+    pub fn log(&self) -> String {
+        read_log(&self.folder)
+    }
+
+    /// Waits until the address takes connections; `false` if the program ends before that.
+    ///
+    /// # Panics
+    ///
+    /// If neither happens in time.
+    pub async fn listens(&mut self, address: SocketAddr) -> bool {
+        let child = std::sync::Mutex::new(&mut self.child);
+        let url = format!("http://{address}/health");
+        let client = Client::default();
+        wait::until("the program to listen", || async {
+            if child.lock().expect("nobody panics").try_wait().expect("a child can be waited for").is_some() {
+                return Ok(false);
+            }
+            client.get(&url).await.map(|_| true)
+        })
+        .await
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    ///
+    /// If it does not in time.
+    pub async fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let child = std::sync::Mutex::new(&mut self.child);
+        wait::within(patience, "the program to end", || async {
+            let status = child.lock().expect("nobody panics").try_wait().expect("a child can be waited for");
+            status.ok_or_else(|| "it runs".to_owned())
+        })
+        .await
+    }
+
+    /// Sends a signal to it.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a process id is an i32");
+        kill(Pid::from_raw(pid), signal).expect("the program runs");
+    }
+
+    /// Kills it, as `kill -9` does.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        // Both fail only if it has ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+        if std::thread::panicking() {
+            let log = self.log();
+            let mut from = log.len().saturating_sub(LOG_SHOWN_BYTES);
+            while !log.is_char_boundary(from) {
+                from += 1;
+            }
+            eprintln!("--- the end of the program's log ---\n{}", &log[from..]);
+        }
+    }
+}
+
+fn serve(folder: &Path) -> Process {
+    Process::start(folder, ["serve", "--config", "surehook.toml"])
+}
+
+fn read_log(folder: &Path) -> String {
+    fs::read(folder.join("log")).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
+}
+
+/// The program, to be run in `folder`, untouched by the environment of the tests. util-linux's `setpriv`, where it is
+/// there, has the kernel kill the program when the thread that started it ends, however it ends.
+fn command(folder: &Path) -> Command {
+    let setpriv = Path::new("/usr/bin/setpriv");
+    let mut command = if setpriv.exists() {
+        let mut command = Command::new(setpriv);
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program());
+        command
+    } else {
+        Command::new(program())
+    };
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SUREHOOK_") {
+            command.env_remove(name);
+        }
+    }
+    command.current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+/// The path of the program: the one that `SUREHOOK_PROGRAM` names, or else the workspace's own, brought up to date
+/// by cargo. Cargo does not build the program of another package for these tests, and no longer holds its lock when
+/// they run.
+///
+/// # Panics
+///
+/// If it cannot be built.
+#[must_use]
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| std::env::var_os(PROGRAM_VARIABLE).map_or_else(build, PathBuf::from))
+}
+
+fn build() -> PathBuf {
+    let mut cargo = cargo();
+    cargo.args(["build", "--package", "surehook", "--bin", "surehook", "--message-format=json-render-diagnostics"]);
+    // `target/PROFILE/deps/TEST`: the program is built as the tests are.
+    let test = std::env::current_exe().expect("a test knows its path");
+    let profile = test.ancestors().nth(2).and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or("debug");
+    if profile != "debug" {
+        cargo.args(["--profile", profile]);
+    }
+    let output = cargo.stderr(Stdio::inherit()).output().expect("cargo runs");
+    assert!(output.status.success(), "cargo could not build the program: {}", output.status);
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .expect("cargo names the program that it built")
+}
+
+/// Cargo, in the workspace: the one that runs these tests, or the one that is found. What cargo told these tests of
+/// their own package is taken out of its environment; some build scripts would take that for a change, and all would
+/// be compiled again, here and then there.
+#[must_use]
+pub fn cargo() -> Command {
+    const OF_THE_PACKAGE: [&str; 7] =
+        ["CARGO_BIN_", "CARGO_CRATE_NAME", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if OF_THE_PACKAGE.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in the workspace"));
+    cargo
+}
+
+/// A loopback address that nobody listens on. Below the range from which the kernel takes the ports of outgoing
+/// connections, so that none of those can sit on it while the program is down between two lives.
+///
+/// # Panics
+///
+/// If a thousand ports in a row are taken.
+#[must_use]
+pub fn free_address() -> SocketAddr {
+    const FIRST: u16 = 10_000;
+    const PORTS: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run at the same time begin in different places.
+    let begin = u16::try_from(std::process::id().wrapping_mul(7919) % u32::from(PORTS)).expect("below 20,000");
+    (0..1000)
+        .map(|_| FIRST + (begin + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS)
+        .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+        .find(|address| TcpListener::bind(address).is_ok())
+        .expect("a free port")
+}

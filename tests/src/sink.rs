@@ -1,0 +1,235 @@
+//! A downstream in the test process: it answers as it is told to and remembers every request.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use uuid::Uuid;
+
+/// One request, as it was received.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// The path, which tells the source's destination.
+    pub path: String,
+    /// The event it claims to be.
+    pub event: Uuid,
+    /// The source it claims to be for.
+    pub source: String,
+    /// The attempt it claims to be.
+    pub attempt: u32,
+    /// The digest of the body.
+    pub body_sha256: [u8; 32],
+    /// All headers in the order in which they came, names in lower case.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The status code of the answer; `None` if there is none (yet).
+    pub answered: Option<u16>,
+}
+
+impl Received {
+    /// The values of one header, in order.
+    #[must_use]
+    pub fn values(&self, name: &str) -> Vec<&[u8]> {
+        self.headers.iter().filter(|header| header.0 == name).map(|header| header.1.as_slice()).collect()
+    }
+
+    /// Whether the answer took the event.
+    #[must_use]
+    pub fn taken(&self) -> bool {
+        self.answered.is_some_and(|status_code| (200..300).contains(&status_code))
+    }
+
+    /// Whether this is the first attempt of one of the third of events for which this is true.
+    #[must_use]
+    pub fn is_one_of_a_third_of_first_attempts(&self) -> bool {
+        self.attempt == 1 && self.event.as_bytes()[15].is_multiple_of(3)
+    }
+}
+
+/// What to answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    status_code: u16,
+    after: Option<Duration>,
+    body: &'static str,
+}
+
+impl Answer {
+    /// At once, with this status code.
+    #[must_use]
+    pub const fn status(status_code: u16) -> Self {
+        Self { status_code, after: Some(Duration::ZERO), body: "" }
+    }
+
+    /// Not before this time has passed.
+    #[must_use]
+    pub const fn after(self, delay: Duration) -> Self {
+        Self { after: Some(delay), ..self }
+    }
+
+    /// With this body.
+    #[must_use]
+    pub const fn body(self, body: &'static str) -> Self {
+        Self { body, ..self }
+    }
+
+    /// Not at all; the connection stays open.
+    #[must_use]
+    pub const fn never() -> Self {
+        Self { status_code: 200, after: None, body: "" }
+    }
+}
+
+type Behaviour = Arc<dyn Fn(&Received) -> Answer + Send + Sync>;
+
+/// A downstream that listens until it is dropped.
+#[derive(Debug)]
+pub struct Sink {
+    address: SocketAddr,
+    state: Arc<State>,
+    server: JoinHandle<()>,
+}
+
+struct State {
+    received: Mutex<Vec<Received>>,
+    behaviour: Mutex<Behaviour>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("State")
+    }
+}
+
+impl Sink {
+    /// Starts to listen on a free port of the loopback interface.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub async fn start(behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let state = Arc::new(State { received: Mutex::default(), behaviour: Mutex::new(Arc::new(behaviour)) });
+        let server = tokio::spawn(serve(listener, Arc::clone(&state)));
+        Self { address, state, server }
+    }
+
+    /// Behaves in another way from now on.
+    ///
+    /// # Panics
+    ///
+    /// If an earlier behaviour has panicked.
+    pub fn behave(&self, behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static) {
+        *self.state.behaviour.lock().expect("no behaviour has panicked") = Arc::new(behaviour);
+    }
+
+    /// The address of a path here.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Every request so far, in order.
+    ///
+    /// # Panics
+    ///
+    /// If a behaviour has panicked.
+    #[must_use]
+    pub fn received(&self) -> Vec<Received> {
+        self.state.received.lock().expect("no behaviour has panicked").clone()
+    }
+
+    /// How many requests so far.
+    ///
+    /// # Panics
+    ///
+    /// If a behaviour has panicked.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.state.received.lock().expect("no behaviour has panicked").len()
+    }
+
+    /// How often each event was taken, by an answer of 200 to 299.
+    ///
+    /// # Panics
+    ///
+    /// If a behaviour has panicked.
+    #[must_use]
+    pub fn taken(&self) -> BTreeMap<Uuid, usize> {
+        let mut taken = BTreeMap::new();
+        for received in self.state.received.lock().expect("no behaviour has panicked").iter().filter(|received| received.taken()) {
+            *taken.entry(received.event).or_default() += 1;
+        }
+        taken
+    }
+
+    /// The requests for one event, in order.
+    #[must_use]
+    pub fn of(&self, event: Uuid) -> Vec<Received> {
+        self.received().into_iter().filter(|received| received.event == event).collect()
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let state = Arc::clone(&state);
+        let service = service_fn(move |request| answer(Arc::clone(&state), request));
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .max_headers(200)
+            .serve_connection(TokioIo::new(stream), service);
+        // A connection that the program breaks is part of some tests, and what it was sent is recorded either way.
+        connections.spawn(async move { drop(connection.await) });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let received = Received {
+        path: head.uri.path().to_owned(),
+        event: header("surehook-event-id").parse().unwrap_or_default(),
+        source: header("surehook-source").to_owned(),
+        attempt: header("surehook-attempt").parse().unwrap_or_default(),
+        body_sha256: Sha256::digest(&body).into(),
+        headers: head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect(),
+        answered: None,
+    };
+    let behaviour = Arc::clone(&state.behaviour.lock().expect("no behaviour has panicked"));
+    let answer = behaviour(&received);
+    let index = {
+        let mut all = state.received.lock().expect("no behaviour has panicked");
+        all.push(received);
+        all.len() - 1
+    };
+    match answer.after {
+        Some(Duration::ZERO) => {}
+        Some(delay) => tokio::time::sleep(delay).await,
+        None => std::future::pending().await,
+    }
+    // From here on the answer is on its way, and nothing awaits any more: a request whose connection breaks before
+    // is dropped above, unanswered.
+    state.received.lock().expect("no behaviour has panicked")[index].answered = Some(answer.status_code);
+    let mut response = Response::new(Full::new(Bytes::from_static(answer.body.as_bytes())));
+    *response.status_mut() = http::StatusCode::from_u16(answer.status_code).expect("tests answer with real status codes");
+    Ok(response)
+}
