@@ -1,0 +1,210 @@
+//! What an operator can get wrong, or have wrong around: the configuration, a database that is not there, and a
+//! database of another time.
+
+use sqlx::{Connection, PgConnection, SqliteConnection};
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+use tempfile::TempDir;
+use tests::database::Database;
+use tests::http::Client;
+use tests::postgres::{Cluster, Settings, Stop};
+use tests::program::{Service, run};
+use tests::sink::{Answer, Sink};
+use tests::{on_each_database, wait};
+
+on_each_database!(
+    migrating_twice_changes_nothing,
+    a_database_with_a_newer_schema_is_refused,
+    without_migrate_on_start_the_program_waits_for_the_migration,
+);
+
+const SOURCE: &str = "[sources.github]\ndestination = \"http://127.0.0.1:9/hooks\"\n";
+
+#[test]
+fn check_names_the_line_of_each_mistake_and_serve_refuses_to_start_with_it() {
+    let cases = [
+        (format!("{SOURCE}timout = \"1s\"\n"), "surehook.toml:3:1: `sources.github.timout`"),
+        (format!("{SOURCE}timeout = \"soon\"\n"), "surehook.toml:3:11: `sources.github.timeout`"),
+        ("[sources.github]\ndestination = \"ftp://example.com\"\n".to_owned(), "surehook.toml:2:15: `sources.github.destination`"),
+        (format!("{SOURCE}{SOURCE}"), "surehook.toml:3:"),
+        (format!("{SOURCE}lease = \"1s\"\n"), "surehook.toml:3:1: `sources.github.lease`"),
+        (format!("listen = \"everywhere\"\n{SOURCE}"), "surehook.toml:1:10: `listen`"),
+        ("log = \"human\"\n".to_owned(), "surehook.toml: `sources`"),
+        (format!("{SOURCE}[intake\n"), "surehook.toml:3:"),
+    ];
+    for (text, message) in cases {
+        let folder = folder_with(&text);
+        for command in ["check", "serve"] {
+            let output = run(folder.path(), [command, "--config", "surehook.toml"]);
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{command} of:\n{text}");
+            assert!(error.contains(message), "{command} does not say {message:?} of\n{text}but:\n{error}");
+            assert!(!error.contains("panicked"), "{error}");
+        }
+        assert_eq!(fs::read_dir(folder.path()).expect("the folder is there").count(), 1, "a file was made: {text}");
+    }
+}
+
+#[test]
+fn check_tells_every_mistake_at_once_and_passes_what_is_right() {
+    let folder = folder_with("listen = 8080\n[sources.github]\ndestination = \"mailto:me\"\nconcurrency = 0\n");
+    let output = run(folder.path(), ["check"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    for place in ["surehook.toml:1:", "surehook.toml:3:", "surehook.toml:4:"] {
+        assert!(error.contains(place), "{place} is missing in:\n{error}");
+    }
+
+    let folder = folder_with(SOURCE);
+    let output = run(folder.path(), ["check"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(!folder.path().join("surehook.db").exists(), "checking makes no database");
+    let output = run(folder.path(), ["check", "--config", "elsewhere.toml"]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("elsewhere.toml"), "{output:?}");
+}
+
+#[test]
+fn the_example_configuration_is_right() {
+    let folder = folder_with(include_str!("../../surehook.example.toml"));
+    let output = run(folder.path(), ["check"]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+async fn migrating_twice_changes_nothing(database: Database) {
+    let folder = folder_with(&format!("database = \"{}\"\n{SOURCE}", database.url()));
+    for time in ["first", "second"] {
+        let output = run(folder.path(), ["migrate"]);
+        assert!(output.status.success(), "the {time} time: {output:?}");
+    }
+    let sink = Sink::start(|_| Answer::status(200)).await;
+    let service = Service::start(&database.url(), &source(&sink)).await;
+    delivers(&service, &sink, "after-both").await;
+}
+
+async fn a_database_with_a_newer_schema_is_refused(database: Database) {
+    let folder = folder_with(&format!("database = \"{}\"\n{SOURCE}", database.url()));
+    assert!(run(folder.path(), ["migrate"]).status.success());
+    pretend_a_newer_migration(&database).await;
+
+    for command in ["serve", "migrate"] {
+        let output = run(folder.path(), [command, "--config", "surehook.toml"]);
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(1), "{command}: {told}");
+        assert!(told.contains("newer") && !told.contains("panicked"), "{command}: {told}");
+    }
+}
+
+async fn without_migrate_on_start_the_program_waits_for_the_migration(database: Database) {
+    let sink = Sink::start(|_| Answer::status(200)).await;
+    let service = Service::begin(&database.url(), &format!("migrate_on_start = false\n{}", source(&sink))).await;
+    is_alive_and_takes_nothing(&service).await;
+
+    let folder = folder_with(&format!("database = \"{}\"\n{SOURCE}", database.url()));
+    assert!(run(folder.path(), ["migrate"]).status.success());
+
+    service.ready().await;
+    delivers(&service, &sink, "k").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgresql_server_that_is_not_there_is_waited_for() {
+    let cluster = Cluster::start(Settings::default());
+    let url = cluster.create_database().await;
+    cluster.stop(Stop::Fast);
+    let sink = Sink::start(|_| Answer::status(200)).await;
+    let service = Service::begin(&url, &source(&sink)).await;
+    is_alive_and_takes_nothing(&service).await;
+
+    cluster.resume();
+    service.ready().await;
+    delivers(&service, &sink, "k").await;
+
+    // Gone again, while the program runs.
+    cluster.stop(Stop::Kill);
+    is_alive_and_takes_nothing(&service).await;
+    cluster.resume();
+    service.ready().await;
+    delivers(&service, &sink, "k2").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgresql_database_that_is_not_there_is_waited_for() {
+    let cluster = tests::postgres::shared();
+    let sink = Sink::start(|_| Answer::status(200)).await;
+    let service = Service::begin(&cluster.url("made_later"), &source(&sink)).await;
+    is_alive_and_takes_nothing(&service).await;
+
+    cluster.execute("create database made_later").await;
+
+    service.ready().await;
+    delivers(&service, &sink, "k").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_for_the_sqlite_file_that_is_not_there_is_waited_for() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let data = folder.path().join("mounted-later");
+    let sink = Sink::start(|_| Answer::status(200)).await;
+    let service = Service::begin(&format!("sqlite:{}", data.join("surehook.db").display()), &source(&sink)).await;
+    is_alive_and_takes_nothing(&service).await;
+
+    fs::create_dir(&data).expect("the folder can be made");
+
+    service.ready().await;
+    delivers(&service, &sink, "k").await;
+}
+
+/// Without its database the program lives, says that it is not ready, and sends producers away for a while.
+async fn is_alive_and_takes_nothing(service: &Service) {
+    let client = Client::default();
+    let answer = client.get(&service.url("/health")).await.expect("the program answers");
+    assert_eq!(answer.status_code, 200, "{answer:?}");
+    wait::until("the program not to be ready", || async {
+        let answer = client.get(&service.url("/ready")).await?;
+        if answer.status_code == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    let answer = client.post(&service.url("/webhooks/github"), &[("idempotency-key", "too-early")], "{}").await.expect("an answer");
+    assert_eq!(answer.status_code, 503, "{answer:?}");
+    assert!(answer.problem().starts_with("urn:surehook:problem:database-"), "{answer:?}");
+    assert!(answer.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0), "{answer:?}");
+}
+
+/// A post is taken, as new, and delivered.
+async fn delivers(service: &Service, sink: &Sink, key: &str) {
+    let answer = Client::default().post(&service.url("/webhooks/github"), &[("idempotency-key", key)], "{}").await.expect("an answer");
+    assert_eq!((answer.status_code, answer.header("idempotent-replayed")), (202, ""), "{answer:?}");
+    let event = answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id");
+    wait::until("the delivery", || async { if sink.of(event).len() == 1 { Ok(()) } else { Err("not there".to_owned()) } }).await;
+}
+
+fn source(sink: &Sink) -> String {
+    format!("[sources.github]\ndestination = \"{}\"\n", sink.url("/github"))
+}
+
+fn folder_with(configuration: &str) -> TempDir {
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::write(folder.path().join(Path::new("surehook.toml")), configuration).expect("the folder can be written to");
+    folder
+}
+
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+async fn pretend_a_newer_migration(database: &Database) {
+    const INSERT: &str =
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (99999999, 'later', true, $1, 0)";
+    match database {
+        Database::Sqlite(_) => {
+            let mut connection = SqliteConnection::connect(&database.url()).await.expect("the database is there");
+            sqlx::query(INSERT).bind(&b"later"[..]).execute(&mut connection).await.expect("the migrations' table is there");
+            connection.close().await.expect("the connection can be closed");
+        }
+        Database::Postgres(url) => {
+            let mut connection = PgConnection::connect(url).await.expect("the database is there");
+            sqlx::query(INSERT).bind(&b"later"[..]).execute(&mut connection).await.expect("the migrations' table is there");
+            connection.close().await.expect("the connection can be closed");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! A busy, healthy service: many producers, duplicates, and a downstream that refuses a third of what it sees for the
+//! first time. Everything arrives, once, and every status is explained.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use tests::database::Database;
+use tests::producer::{Load, produce};
+use tests::program::Service;
+use tests::sink::{Answer, Sink};
+use tests::{on_each_database, verdicts};
+
+on_each_database!(every_event_is_delivered_once_and_its_status_is_explained);
+
+async fn every_event_is_delivered_once_and_its_status_is_explained(database: Database) {
+    let sink = Sink::start(|received| Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })).await;
+    let service = Service::start(&database.url(), &configuration(&sink)).await;
+    let load = Load { sources: &["github", "stripe", "shopify"], posts: 5_000, duplicates: 500, connections: 64 };
+
+    let sent = produce(service.url(""), load, Arc::new(AtomicUsize::new(0))).await;
+
+    assert_eq!(sent.len(), 4_500);
+    assert_eq!(sent.iter().map(|sent| sent.new + sent.replayed).sum::<usize>(), 5_000, "each post was accepted");
+    for sent in &sent {
+        assert!(sent.new == 1 || (sent.new == 0 && sent.unanswered > 0), "a key is new once, if its answer came through: {sent:?}");
+    }
+    verdicts::all_taken(&sink, &sent).await;
+    let lost = verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
+    assert!(lost.is_empty(), "nothing was broken, and yet attempts were lost: {lost:?}");
+    assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
+    let refused = sink.received().iter().filter(|received| !received.taken()).count();
+    assert_eq!(sink.count(), 4_500 + refused, "one request for each event and one more for each refusal");
+    assert!((1_200..1_800).contains(&refused), "about a third was refused at first, not {refused}");
+}
+
+fn configuration(sink: &Sink) -> String {
+    format!(
+        r#"
+        [defaults]
+        initial_delay = "50ms"
+        max_delay = "200ms"
+        [sources.github]
+        destination = "{}"
+        [sources.stripe]
+        destination = "{}"
+        [sources.shopify]
+        destination = "{}"
+        "#,
+        sink.url("/github"),
+        sink.url("/stripe"),
+        sink.url("/shopify")
+    )
+}

@@ -1,0 +1,55 @@
+//! `surehook demo`, and the walk that the README takes through it: its lines are pasted into a shell, and must answer
+//! as the README says.
+
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+use tests::program::{Process, free_address};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_walk_of_the_readme_works_as_pasted() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (service, downstream) = (free_address(), free_address());
+    let arguments = ["demo", "--listen", &service.to_string(), "--sink", &downstream.to_string()];
+    let mut demo = Process::start(folder.path(), arguments);
+    assert!(demo.listens(service).await, "the demo ended before it listened:\n{}", demo.log());
+    let blocks = walk(include_str!("../../README.md"));
+    let script: String = blocks.iter().map(|block| format!("{block}\necho '{SEPARATOR}'\n")).collect();
+    // The README's ports are the demo's own; here they may be taken.
+    let script = script.replace("127.0.0.1:8080", &service.to_string()).replace("127.0.0.1:8081", &downstream.to_string());
+    assert!(!script.contains(":808"), "an address was not replaced:\n{script}");
+
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new("bash").args(["-euo", "pipefail", "-c", &script]).stdin(Stdio::null()).output().expect("there is a bash")
+    })
+    .await
+    .expect("the shell was run");
+
+    let (told, error) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert!(output.status.success(), "{}\n{told}\n{error}", output.status);
+    let told: Vec<&str> = told.split(SEPARATOR).collect();
+    let expected: [&[&str]; 6] = [
+        &["HTTP/1.1 202", "\"event_id\""],
+        &["HTTP/1.1 202", "idempotent-replayed: true", "HTTP/1.1 422"],
+        &["\"status\":\"delivered\""],
+        &["\"status\":\"retrying\"", "\"status\":\"delivered\""],
+        &["\"status\":\"dead_lettered\"", "\"reason\":\"permanent\""],
+        &["\"status\":\"dead_lettered\"", "\"reason\":\"exhausted\"", "\"status\":\"queued\"", "\"status\":\"delivered\""],
+    ];
+    assert_eq!(told.len(), expected.len() + 1, "the README's walk has other steps than this test: {told:#?}");
+    for (told, expected) in told.iter().zip(expected) {
+        let mut rest = *told;
+        for words in expected {
+            let at = rest.find(words).unwrap_or_else(|| panic!("{words} does not follow in:\n{told}\n{error}"));
+            rest = &rest[at + words.len()..];
+        }
+    }
+}
+
+const SEPARATOR: &str = "-- the next block --";
+
+/// The fenced shell blocks of the section "Try it".
+fn walk(readme: &str) -> Vec<&str> {
+    let (_, section) = readme.split_once("\n## Try it\n").expect("the README has a section `Try it`");
+    let (section, _) = section.split_once("\n## ").expect("and sections after it");
+    section.split("\n```sh\n").skip(1).map(|block| block.split_once("\n```").expect("a block ends").0).collect()
+}

@@ -1,0 +1,114 @@
+//! An orderly end: the program finishes what it has begun, gives back the rest, exits with 0, and goes on where it was
+//! when it is started again.
+
+use nix::sys::signal::Signal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tests::database::Database;
+use tests::http::Client;
+use tests::producer::{Load, produce};
+use tests::program::Service;
+use tests::sink::{Answer, Sink};
+use tests::{on_each_database, verdicts, wait};
+
+on_each_database!(
+    sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing,
+    sigint_is_the_same,
+    a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_restart,
+);
+
+async fn sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing(database: Database) {
+    let load = Load { sources: &["github", "stripe", "shopify"], posts: 3_000, duplicates: 300, connections: 64 };
+    stopped_in_the_middle(&database, Signal::SIGTERM, load).await;
+}
+
+async fn sigint_is_the_same(database: Database) {
+    let load = Load { sources: &["github", "stripe", "shopify"], posts: 300, duplicates: 30, connections: 8 };
+    stopped_in_the_middle(&database, Signal::SIGINT, load).await;
+}
+
+async fn stopped_in_the_middle(database: &Database, signal: Signal, load: Load) {
+    // Slow enough that there are deliveries in flight at any moment.
+    let answer_after = Duration::from_millis(20);
+    let sink = Sink::start(move |received| {
+        Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 }).after(answer_after)
+    })
+    .await;
+    let mut service = Service::start(&database.url(), &configuration(&sink, "10s")).await;
+    let answered = Arc::new(AtomicUsize::new(0));
+    let producers = tokio::spawn(produce(service.url(""), load, Arc::clone(&answered)));
+    let (posts, deliveries) = (load.posts / 3, load.posts / 6);
+    wait::until("the middle of the load", || async {
+        let (posted, received) = (answered.load(Ordering::Relaxed), sink.count());
+        if posted >= posts && received >= deliveries { Ok(()) } else { Err(format!("{posted} posts, {received} deliveries")) }
+    })
+    .await;
+
+    let begun = Instant::now();
+    service.signal(signal);
+    let status = service.wait(Duration::from_secs(15)).await;
+
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "it drained for {:?}", begun.elapsed());
+    let (posted, received) = (answered.load(Ordering::Relaxed), sink.received());
+    assert!(posted < load.posts && sink.taken().len() < load.posts - load.duplicates, "the load was over before the signal came");
+    assert!(received.iter().all(|received| received.answered.is_some()), "a delivery in flight was broken off");
+
+    service.restart().await;
+    let sent = producers.await.expect("every post is accepted at last");
+    verdicts::all_taken(&sink, &sent).await;
+    let lost = verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
+    assert!(lost.is_empty(), "an orderly end loses no attempt: {lost:?}");
+    assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
+}
+
+async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_restart(database: Database) {
+    let sink = Sink::start(|_| Answer::never()).await;
+    let mut service = Service::start(&database.url(), &configuration(&sink, "400ms")).await;
+    let client = Client::default();
+    let answer = client.post(&service.url("/webhooks/github"), &[("idempotency-key", "slow")], "{}").await.expect("an answer");
+    let event = answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id");
+    wait::until("the delivery to hang", || async { if sink.count() == 1 { Ok(()) } else { Err("not there".to_owned()) } }).await;
+
+    let begun = Instant::now();
+    service.signal(Signal::SIGTERM);
+    let status = service.wait(Duration::from_secs(10)).await;
+
+    assert_eq!(status.code(), Some(0), "{status}");
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(300) && took < Duration::from_secs(5), "it drained for {took:?}");
+
+    sink.behave(|_| Answer::status(200));
+    let begun = Instant::now();
+    service.restart().await;
+    let shown = wait::until("the event to be delivered", || async {
+        let shown = verdicts::shown(&client, &service, event).await;
+        if shown["status"] == "delivered" { Ok(shown) } else { Err(shown.to_string()) }
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "the event was claimable at once, and not when its lease had run out");
+    assert_eq!(shown["history"][0]["error"], "cut off by shutdown", "{shown}");
+    assert_eq!(shown["history"][1]["verdict"], "delivered", "{shown}");
+    assert_eq!(sink.of(event).iter().map(|received| received.attempt).collect::<Vec<_>>(), [1, 2]);
+}
+
+fn configuration(sink: &Sink, drain_timeout: &str) -> String {
+    format!(
+        r#"
+        drain_timeout = "{drain_timeout}"
+        [defaults]
+        initial_delay = "50ms"
+        max_delay = "200ms"
+        [sources.github]
+        destination = "{}"
+        [sources.stripe]
+        destination = "{}"
+        [sources.shopify]
+        destination = "{}"
+        "#,
+        sink.url("/github"),
+        sink.url("/stripe"),
+        sink.url("/shopify")
+    )
+}

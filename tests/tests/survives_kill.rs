@@ -1,0 +1,113 @@
+//! A sudden end, of the program or of its database: `kill -9` in the middle of a load. Everything that was acknowledged
+//! arrives; what arrives twice is what was in flight, and says so.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use surehook_core::worker::BATCH_ROWS;
+use tests::database::Database;
+use tests::postgres::{Cluster, Settings, Stop};
+use tests::producer::{Load, produce};
+use tests::program::Service;
+use tests::sink::{Answer, Sink};
+use tests::{on_each_database, verdicts, wait};
+use uuid::Uuid;
+
+on_each_database!(what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice);
+
+const SOURCES: usize = 3;
+const CONCURRENCY: usize = 16;
+
+async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice(database: Database) {
+    let sink = Sink::start(|received| {
+        Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 }).after(Duration::from_millis(20))
+    })
+    .await;
+    let mut service = Service::start(&database.url(), &configuration(&sink)).await;
+    let load = Load { sources: &["github", "stripe", "shopify"], posts: 2_100, duplicates: 210, connections: 64 };
+    let answered = Arc::new(AtomicUsize::new(0));
+    let producers = tokio::spawn(produce(service.url(""), load, Arc::clone(&answered)));
+    wait::until("the middle of the load", || async {
+        let (posted, received) = (answered.load(Ordering::Relaxed), sink.count());
+        if posted >= 700 && received >= 350 { Ok(()) } else { Err(format!("{posted} posts, {received} deliveries")) }
+    })
+    .await;
+
+    service.kill();
+    assert!(answered.load(Ordering::Relaxed) < load.posts, "the load was over before the kill");
+
+    // A process that only takes events in: it answers the rest of the load and touches no delivery, so what it shows
+    // as being processed is what the killed process had in flight.
+    service.restart_as("intake").await;
+    let sent = producers.await.expect("every post is accepted at last");
+    let in_flight: BTreeSet<Uuid> = verdicts::all_shown(&service, &sent)
+        .await
+        .iter()
+        .filter(|event| event["status"] == "processing")
+        .map(|event| event["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id"))
+        .collect();
+    assert!(!in_flight.is_empty(), "the process was killed in the middle of nothing");
+    service.kill();
+    service.restart().await;
+
+    verdicts::all_taken(&sink, &sent).await;
+    let lost = verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
+    let twice: BTreeSet<Uuid> = sink.taken().into_iter().filter(|(_, times)| *times > 1).map(|(event, _)| event).collect();
+    assert!(sink.taken().values().all(|&times| times <= 2), "one kill explains one repetition");
+    assert_eq!(lost, in_flight, "what was in flight lost its attempt, and nothing else did");
+    assert!(twice.is_subset(&in_flight), "delivered twice without having been in flight: {:?}", twice.difference(&in_flight));
+    // What a process can hold at once, by source: its slots, and four times as many claimed ahead. Beside those, the
+    // batch of settlements that is being written, and as many that wait before it claims no more.
+    let bound = 5 * CONCURRENCY * SOURCES + 2 * usize::try_from(BATCH_ROWS).expect("a small number");
+    assert!(in_flight.len() <= bound, "{} were in flight, and a process holds at most {bound}", in_flight.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_postgresql_server_costs_nothing_but_time() {
+    let cluster = Cluster::start(Settings::default());
+    let url = cluster.create_database().await;
+    let sink = Sink::start(|received| Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })).await;
+    let service = Service::start(&url, &configuration(&sink)).await;
+    let load = Load { sources: &["github", "stripe", "shopify"], posts: 1_500, duplicates: 150, connections: 64 };
+    let answered = Arc::new(AtomicUsize::new(0));
+    let producers = tokio::spawn(produce(service.url(""), load, Arc::clone(&answered)));
+    wait::until("the middle of the load", || async {
+        let (posted, received) = (answered.load(Ordering::Relaxed), sink.count());
+        if posted >= 500 && received >= 250 { Ok(()) } else { Err(format!("{posted} posts, {received} deliveries")) }
+    })
+    .await;
+
+    cluster.stop(Stop::Kill);
+    assert!(answered.load(Ordering::Relaxed) < load.posts, "the load was over before the kill");
+    cluster.resume();
+
+    let sent = producers.await.expect("every post is accepted at last");
+    verdicts::all_taken(&sink, &sent).await;
+    // A claim whose answer was cut off is lost, and nobody was sent what it claimed; a settlement whose answer was
+    // cut off is written again, or refused because it had been written. So nothing is delivered twice.
+    verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
+    assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
+}
+
+fn configuration(sink: &Sink) -> String {
+    // The lease is the time-out and 10 s: what was in flight comes back soon.
+    format!(
+        r#"
+        [defaults]
+        timeout = "500ms"
+        concurrency = {CONCURRENCY}
+        initial_delay = "50ms"
+        max_delay = "200ms"
+        [sources.github]
+        destination = "{}"
+        [sources.stripe]
+        destination = "{}"
+        [sources.shopify]
+        destination = "{}"
+        "#,
+        sink.url("/github"),
+        sink.url("/stripe"),
+        sink.url("/shopify")
+    )
+}
