@@ -36,6 +36,9 @@ pub struct Ports {
     pub doorbell: Arc<Doorbell>,
 }
 
+/// What the store answers to a batch of settlements: the events whose settlement was stale.
+type SettleResult = Result<Vec<EventId>, StoreError>;
+
 /// Runs a worker until it is done. Each item of `drains` begins the shutdown, or shortens it.
 ///
 /// Dropping this future is a crash: everything that is held comes back when its lease ends.
@@ -44,7 +47,7 @@ pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item
     let mut drains = drains;
     let mut deliveries: FuturesUnordered<BoxFuture<'_, (Ticket, Reply)>> = FuturesUnordered::new();
     let mut claim: Fuse<BoxFuture<'_, Result<Claims, StoreError>>> = Fuse::terminated();
-    let mut settle: Fuse<BoxFuture<'_, (Vec<Settlement>, Result<Vec<EventId>, StoreError>)>> = Fuse::terminated();
+    let mut settle: Fuse<BoxFuture<'_, (Vec<Settlement>, SettleResult)>> = Fuse::terminated();
     loop {
         while let Some(action) = worker.poll(clock.now()) {
             match action {
@@ -108,7 +111,7 @@ fn claimed(result: Result<Claims, StoreError>) -> Input {
     }
 }
 
-fn settled(batch: &[Settlement], result: Result<Vec<EventId>, StoreError>) -> Input {
+fn settled(batch: &[Settlement], result: SettleResult) -> Input {
     match result {
         Ok(stale) => {
             let stale: BTreeSet<EventId> = stale.into_iter().collect();
