@@ -58,7 +58,7 @@ pub fn run(scenario: &Scenario, bug: Option<Bug>) -> Outcome {
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             let what = format!("panic: {}", text.unwrap_or_else(|| "without a message".to_owned()));
-            let violation = Violation { promise: Promise::NoPanic, at: Duration::ZERO, what };
+            let violation = Violation { promise: Promise::NoPanic, at: Duration::ZERO, what, events: Vec::new() };
             Outcome { run: Run::default(), violations: vec![violation], trace: String::new() }
         }
     }

@@ -7,7 +7,7 @@ use surehook_core::event::{Outcome, Status};
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let mut say = |at, what| violations.push(violation(Promise::Attempts, at, what));
+    let mut say = |at, what, event| violations.push(violation(Promise::Attempts, at, what, [event]));
     // An event's budget is raised by a redrive, and by each attempt that a shutdown cut off.
     let mut budgets: BTreeMap<_, u32> = BTreeMap::new();
     for (at, committed) in run.committed() {
@@ -23,7 +23,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         if let Some(row) = claimed
             && row.delivery.attempt > *budget
         {
-            say(at, format!("event {} was claimed for attempt {} and its budget ends at {budget}", committed.event, row.delivery.attempt));
+            say(
+                at,
+                format!("event {} was claimed for attempt {} and its budget ends at {budget}", committed.event, row.delivery.attempt),
+                committed.event,
+            );
         }
     }
     for record in run.events.values() {
@@ -32,13 +36,18 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 say(
                     run.ended_at,
                     format!("event {}: attempt {expected} is missing from its history, which has {}", record.id, entry.attempt),
+                    record.id,
                 );
                 break;
             }
         }
         let ended = matches!(record.status, Status::Delivered | Status::DeadLettered | Status::Retrying);
         if ended && record.history.len() as u64 != u64::from(record.attempt) {
-            say(run.ended_at, format!("event {} had {} attempts and {} are recorded", record.id, record.attempt, record.history.len()));
+            say(
+                run.ended_at,
+                format!("event {} had {} attempts and {} are recorded", record.id, record.attempt, record.history.len()),
+                record.id,
+            );
         }
     }
     violations

@@ -34,7 +34,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     if received.attempt > *after && entry.at < *earliest && !excused {
                         let early = (*earliest - entry.at).as_secs_f64();
                         let what = format!("event {}: attempt {} came {early:.3}s too early: {why}", received.event, received.attempt);
-                        violations.push(violation(Promise::Backoff, entry.at, what));
+                        violations.push(violation(Promise::Backoff, entry.at, what, [received.event]));
                     }
                 }
             }

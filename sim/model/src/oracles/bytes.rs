@@ -14,7 +14,12 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     for (at, received) in run.received() {
         let Some(record) = run.events.get(&received.event) else { continue };
         let mut say = |what| {
-            violations.push(violation(Promise::Bytes, at, format!("event {}, attempt {}: {what}", received.event, received.attempt)))
+            violations.push(violation(
+                Promise::Bytes,
+                at,
+                format!("event {}, attempt {}: {what}", received.event, received.attempt),
+                [received.event],
+            ))
         };
         if record.source != received.source {
             say(format!("was sent to the downstream of {}, and belongs to {}", received.source, record.source));

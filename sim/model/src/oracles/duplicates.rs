@@ -31,7 +31,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                         first.attempt,
                         received.attempt
                     );
-                    violations.push(violation(Promise::Duplicates, entry.at, what));
+                    violations.push(violation(Promise::Duplicates, entry.at, what, [received.event]));
                 }
                 requests.insert(received.request, (received.event, received.attempt));
             }

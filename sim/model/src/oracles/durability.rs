@@ -16,7 +16,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (at, answer) in run.answers().filter(|(_, answer)| answer.status_code == 202) {
         let Some(event) = answer.event else {
-            violations.push(violation(Promise::Durability, at, format!("the 202 to post {} names no event", answer.post.0)));
+            violations.push(violation(Promise::Durability, at, format!("the 202 to post {} names no event", answer.post.0), []));
             continue;
         };
         if !run.events.contains_key(&event) && !pruned.contains(&event) {
@@ -24,9 +24,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 Promise::Durability,
                 at,
                 format!("event {event} was acknowledged and is not in the database at the end"),
+                [event],
             ));
         } else if sees_commits && accepted.get(&event).is_none_or(|committed| *committed > at) {
-            violations.push(violation(Promise::Durability, at, format!("event {event} was acknowledged before it was committed")));
+            violations.push(violation(Promise::Durability, at, format!("event {event} was acknowledged before it was committed"), [event]));
         }
     }
     violations

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let posts = run.posts();
     let mut violations = Vec::new();
-    let mut say = |at, what| violations.push(violation(Promise::Idempotency, at, what));
+    let mut say = |at, what, events: &[_]| violations.push(violation(Promise::Idempotency, at, what, events.iter().copied()));
 
     let mut rows = BTreeMap::new();
     for record in run.events.values() {
@@ -16,6 +16,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             say(
                 run.ended_at,
                 format!("key {} of source {} has two events in the database: {other} and {}", record.key, record.source, record.id),
+                &[other, record.id],
             );
         }
     }
@@ -29,12 +30,16 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         if let (202, Some(event)) = (answer.status_code, answer.event) {
             let (first, body) = named.entry(key.clone()).or_insert((event, post.body));
             if *first != event {
-                say(at, format!("key {} of source {} was answered with {event}, and with {first} before", post.key, post.source));
+                say(
+                    at,
+                    format!("key {} of source {} was answered with {event}, and with {first} before", post.key, post.source),
+                    &[*first, event],
+                );
             } else if *body != post.body && !run.first_wins.contains(&post.source) {
-                say(at, format!("key {} of source {} was accepted with two bodies", post.key, post.source));
+                say(at, format!("key {} of source {} was accepted with two bodies", post.key, post.source), &[event]);
             }
             if answer.replayed && posts.values().filter(|other| (&other.source, &other.key) == (&key.0, &key.1)).count() == 1 {
-                say(at, format!("key {} of source {} was answered as a replay, and was posted once only", post.key, post.source));
+                say(at, format!("key {} of source {} was answered as a replay, and was posted once only", post.key, post.source), &[event]);
             }
             if !answer.replayed
                 && let Some(before) = new.insert(key, answer.post)
@@ -45,16 +50,22 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                         "key {} of source {} was answered as new twice: posts {} and {}",
                         post.key, post.source, before.0, answer.post.0
                     ),
+                    &[event],
                 );
             }
         }
     }
     for (at, answer) in run.answers().filter(|(_, answer)| answer.status_code == 422) {
         let Some(&post) = posts.get(&answer.post) else { continue };
+        let event: Vec<_> = named.get(&(post.source.clone(), post.key.clone())).map(|(event, _)| *event).into_iter().collect();
         if !another_body_was_posted(&posts, post) {
-            say(at, format!("key {} of source {} was refused as reused, and only one body was ever posted with it", post.key, post.source));
+            say(
+                at,
+                format!("key {} of source {} was refused as reused, and only one body was ever posted with it", post.key, post.source),
+                &event,
+            );
         } else if named.get(&(post.source.clone(), post.key.clone())).is_some_and(|(_, body)| *body == post.body) {
-            say(at, format!("key {} of source {} was refused as reused with the very body of its event", post.key, post.source));
+            say(at, format!("key {} of source {} was refused as reused with the very body of its event", post.key, post.source), &event);
         }
     }
     violations

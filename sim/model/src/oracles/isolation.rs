@@ -3,8 +3,9 @@
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Fault, Run, What};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
+use surehook_core::id::EventId;
 
 /// From accept to arrival at a healthy downstream, with the polling interval and the network in it.
 const DELIVERED_WITHIN: Duration = Duration::from_secs(5);
@@ -37,20 +38,27 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     }
     let posts = run.posts();
     // A row that the database refuses is turned away each time; its neighbours must not be.
-    let stored: BTreeSet<(&str, &str)> = run.events.values().map(|record| (record.source.as_str(), record.key.as_str())).collect();
+    let stored: BTreeMap<(&str, &str), EventId> =
+        run.events.values().map(|record| ((record.source.as_str(), record.key.as_str()), record.id)).collect();
     let mut accepted = BTreeMap::new();
     for (at, answer) in run.answers() {
         let Some(&asked) = posted.get(&answer.post) else { continue };
+        let stored = posts.get(&answer.post).and_then(|post| stored.get(&(post.source.as_str(), post.key.as_str()))).copied();
         if at - asked > ANSWERED_WITHIN && is_quiet(asked, at) {
             violations.push(violation(
                 Promise::Isolation,
                 at,
                 format!("post {} was answered after {:.3}s", answer.post.0, (at - asked).as_secs_f64()),
+                answer.event.or(stored),
             ));
         }
-        let stored = posts.get(&answer.post).is_some_and(|post| stored.contains(&(post.source.as_str(), post.key.as_str())));
-        if answer.status_code == 503 && stored && is_quiet(asked, at) {
-            violations.push(violation(Promise::Isolation, at, format!("post {} was turned away, and nothing was wrong", answer.post.0)));
+        if answer.status_code == 503 && stored.is_some() && is_quiet(asked, at) {
+            violations.push(violation(
+                Promise::Isolation,
+                at,
+                format!("post {} was turned away, and nothing was wrong", answer.post.0),
+                stored,
+            ));
         }
         if let (202, Some(event), Some(post)) = (answer.status_code, answer.event, posts.get(&answer.post)) {
             accepted.entry(event).or_insert((at, post.source.as_str()));
@@ -64,6 +72,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 Promise::Isolation,
                 by,
                 format!("event {event} of {source}, whose downstream is well, was not sent within {DELIVERED_WITHIN:?}"),
+                [event],
             ));
         }
     }

@@ -19,14 +19,19 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                         "event {event} was claimed at {} by {} and was not due before {due:?}",
                         committed.db_time, committed.process
                     );
-                    violations.push(violation(Promise::Lease, at, why));
+                    violations.push(violation(Promise::Lease, at, why, [event]));
                 }
                 if let Some(after) = committed.after.filter(|row| row.delivery.status == Status::Processing) {
                     newest.insert(event, after.delivery.fence);
                     let lease_ends = after.due_at.unwrap_or(committed.db_time);
                     let policy = run.events.get(&event).and_then(|record| run.policies.get(&record.source));
                     if policy.is_some_and(|policy| lease_ends < committed.db_time + policy.timeout) {
-                        violations.push(violation(Promise::Lease, at, format!("event {event} was leased for less than its time-out")));
+                        violations.push(violation(
+                            Promise::Lease,
+                            at,
+                            format!("event {event} was leased for less than its time-out"),
+                            [event],
+                        ));
                     }
                 }
             }
@@ -36,7 +41,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     committed.process,
                     newest.get(&event)
                 );
-                violations.push(violation(Promise::Lease, at, why));
+                violations.push(violation(Promise::Lease, at, why, [event]));
             }
             Change::Accepted | Change::Settled { .. } | Change::Redriven | Change::Pruned => {}
         }

@@ -20,14 +20,14 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 "event {} of {} ({known}) is still {:?} after {} attempts, next due {:?}, long after the last fault",
                 record.id, record.source, record.status, record.attempt, record.next_attempt_at
             );
-            violation(Promise::Liveness, run.ended_at, what)
+            violation(Promise::Liveness, run.ended_at, what, [record.id])
         })
         .collect();
     if let Some(longest) = run.policies.values().map(|policy| time_to_end(policy, run.events.len())).max()
         && run.ended_at < run.healed_at + longest
         && !violations.is_empty()
     {
-        violations.push(violation(Promise::Liveness, run.ended_at, "the run ended before the bound".to_owned()));
+        violations.push(violation(Promise::Liveness, run.ended_at, "the run ended before the bound".to_owned(), []));
     }
     violations
 }

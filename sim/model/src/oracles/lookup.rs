@@ -20,7 +20,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     }
     for entry in &run.entries {
         let What::Looked { event, asked_at, status, attempts } = &entry.what else { continue };
-        let mut say = |what| violations.push(violation(Promise::Lookup, entry.at, format!("GET /events/{event}: {what}")));
+        let mut say = |what| violations.push(violation(Promise::Lookup, entry.at, format!("GET /events/{event}: {what}"), [*event]));
         let Some(status) = status else {
             if acknowledged.get(event).is_some_and(|at| at <= asked_at) {
                 say("404, and the event was acknowledged before".to_owned());

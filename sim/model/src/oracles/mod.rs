@@ -17,6 +17,7 @@ mod transitions;
 use crate::history::{At, Run};
 pub use liveness::time_to_end;
 use std::fmt;
+use surehook_core::id::EventId;
 
 /// A promise that was broken, where, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Violation {
     pub at: At,
     /// What happened, to which event, and what should have happened.
     pub what: String,
+    /// The events it is about.
+    pub events: Vec<EventId>,
 }
 
 impl fmt::Display for Violation {
@@ -66,6 +69,28 @@ pub enum Promise {
     NoPanic,
 }
 
+impl Promise {
+    /// The promise, as it is made.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Durability => "what was acknowledged is never lost",
+            Self::Idempotency => "one idempotency key names one event, however often and wherever it is posted",
+            Self::Transitions => "an event changes only along the arrows of its life, and its fence goes up by one each time",
+            Self::Lease => "an event has one live lease at a time, and only the holder of the newest settles it",
+            Self::Attempts => "attempts stay within their budget and are numbered without a gap",
+            Self::Backoff => "no attempt comes earlier than the back-off and Retry-After allow",
+            Self::Duplicates => "an event that was taken comes again only if a fault explains it",
+            Self::Bytes => "body and headers go out as they came in",
+            Self::Isolation => "one source's broken downstream delays neither the intake nor other sources",
+            Self::Slots => "no process has more deliveries of a source in flight than its concurrency",
+            Self::Lookup => "GET /events/{id} never contradicts what happened",
+            Self::Liveness => "every accepted event is delivered or dead-lettered in time",
+            Self::NoPanic => "no process panics or ends by itself",
+        }
+    }
+}
+
 /// Asks every oracle. In the order of time.
 #[must_use]
 pub fn judge(run: &Run) -> Vec<Violation> {
@@ -88,6 +113,6 @@ pub fn judge(run: &Run) -> Vec<Violation> {
     violations
 }
 
-fn violation(promise: Promise, at: At, what: String) -> Violation {
-    Violation { promise, at, what }
+fn violation(promise: Promise, at: At, what: String, events: impl IntoIterator<Item = EventId>) -> Violation {
+    Violation { promise, at, what, events: events.into_iter().collect() }
 }

@@ -14,6 +14,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 Promise::Transitions,
                 at,
                 format!("event {}: {wrong} ({:?}: {before:?} to {after:?})", committed.event, committed.change),
+                [committed.event],
             ))
         })
         .collect()
