@@ -5,3 +5,4 @@ pub mod history;
 pub mod marks;
 pub mod oracles;
 pub mod scenario;
+pub mod timeline;

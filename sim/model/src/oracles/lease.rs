@@ -15,10 +15,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             Change::Claimed => {
                 let due = committed.before.and_then(|row| row.due_at);
                 if due.is_none_or(|due| due > committed.db_time) {
-                    let why = format!(
-                        "event {event} was claimed at {} by {} and was not due before {due:?}",
-                        committed.db_time, committed.process
+                    let early = due.map_or_else(
+                        || "was never due".to_owned(),
+                        |due| format!("was not due for another {:.3}s", due.duration_since(committed.db_time).as_secs_f64()),
                     );
+                    let why = format!("event {event} was claimed by {} and {early}", committed.process);
                     violations.push(violation(Promise::Lease, at, why, [event]));
                 }
                 if let Some(after) = committed.after.filter(|row| row.delivery.status == Status::Processing) {

@@ -1,0 +1,195 @@
+//! What is told of a run: which violations, which events in full, and the moments in their order.
+
+use super::index::Index;
+use super::spans::{Band, BandKind, Lease, bands, leases};
+use super::words::{Lane, counted, lane, seconds, words};
+use crate::history::{At, CallResult, Run, What};
+use crate::oracles::Violation;
+use std::collections::{BTreeMap, BTreeSet};
+use surehook_core::id::EventId;
+
+/// Events that are told in full, unless one violation alone is about more.
+const EVENTS_IN_FULL: usize = 4;
+
+/// Colours of events.
+const COLOURS: usize = 4;
+
+/// How much is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The violations' events and every fault.
+    Essential,
+    /// Every entry.
+    Everything,
+}
+
+/// A run with what is to be told of it.
+pub(super) struct Story<'a> {
+    pub(super) run: &'a Run,
+    pub(super) index: Index<'a>,
+    /// All of them, in the order of time.
+    pub(super) violations: &'a [Violation],
+    /// The events that are told in full. None: no violation names an event, and all are.
+    pub(super) in_full: BTreeSet<EventId>,
+    pub(super) bands: Vec<Band>,
+    pub(super) leases: Vec<Lease>,
+    pub(super) moments: Vec<Moment>,
+}
+
+/// One line of the story.
+pub(super) struct Moment {
+    pub(super) at: At,
+    pub(super) lane: Lane,
+    pub(super) text: String,
+    pub(super) kind: Kind,
+    pub(super) events: Vec<EventId>,
+    /// The entry it tells; `None` for what follows from others.
+    pub(super) entry: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Step,
+    Fault,
+    /// A violation, by its place among all.
+    Broken(usize),
+}
+
+/// What a renderer puts in its next line.
+pub(super) enum Row<'s> {
+    Moment(&'s Moment),
+    LeftOut(usize),
+}
+
+impl<'a> Story<'a> {
+    pub(super) fn of(run: &'a Run, violations: &'a [Violation], scope: Scope) -> Self {
+        let in_full = events_in_full(violations);
+        let (index, bands, leases) = (Index::of(run), bands(run), leases(run));
+        let mut story = Self { run, index, violations, in_full, bands, leases, moments: Vec::new() };
+        story.moments = story.tell(scope);
+        story
+    }
+
+    /// Whether something about these events is told in full.
+    pub(super) fn is_in_full(&self, events: &[EventId]) -> bool {
+        self.in_full.is_empty() || events.iter().any(|event| self.in_full.contains(event))
+    }
+
+    /// The number of the colour of the first of these events that is told in full; few events have one each.
+    pub(super) fn colour(&self, events: &[EventId]) -> Option<usize> {
+        self.in_full.iter().position(|event| events.contains(event)).map(|place| place % COLOURS)
+    }
+
+    fn tell(&self, scope: Scope) -> Vec<Moment> {
+        let mut moments = Vec::new();
+        for (entry, (at, what)) in self.run.entries.iter().map(|entry| (entry.at, &entry.what)).enumerate() {
+            let events = self.index.touched(what);
+            let fault = matches!(what, What::Fault(_));
+            // That a call went well can be seen from its commit.
+            let noise = matches!(what, What::Called { result: CallResult::Done, .. });
+            if scope == Scope::Everything || fault || (!noise && self.is_in_full(&events)) {
+                let kind = if fault { Kind::Fault } else { Kind::Step };
+                let text = self.index.plain(&words(&self.index, what));
+                moments.push(Moment { at, lane: lane(&self.index, what), text, kind, events, entry: Some(entry) });
+            }
+        }
+        let silent = self.bands.iter().filter(|band| band.ends_silently).map(|band| Moment {
+            at: band.to,
+            lane: band.lane.clone(),
+            text: if band.kind == BandKind::Paused { "goes on".to_owned() } else { self.index.plain(&format!("over: {}", band.what)) },
+            kind: Kind::Fault,
+            events: Vec::new(),
+            entry: None,
+        });
+        let ran_out = self.leases.iter().filter(|lease| lease.ran_out(self.run)).map(|lease| Moment {
+            at: lease.to,
+            lane: Lane::Database,
+            text: format!("the lease of {} on {} #{} runs out", lease.process, self.index.short(lease.event), lease.attempt),
+            kind: Kind::Step,
+            events: vec![lease.event],
+            entry: None,
+        });
+        let ran_out = ran_out.filter(|moment| scope == Scope::Everything || self.is_in_full(&moment.events));
+        let broken = self.violations.iter().enumerate().map(|(number, violation)| Moment {
+            at: violation.at,
+            lane: Lane::World,
+            text: format!("BROKEN [{:?}] {}", violation.promise, self.index.plain(&violation.what)),
+            kind: Kind::Broken(number),
+            events: violation.events.clone(),
+            entry: None,
+        });
+        let broken = broken.filter(|moment| scope == Scope::Everything || moment.events.is_empty() || self.is_in_full(&moment.events));
+        let derived: Vec<Moment> = silent.chain(ran_out).chain(broken).collect();
+        moments.extend(derived);
+        moments.sort_by_key(|moment| moment.at); // stable: what follows from an entry comes after it
+        moments
+    }
+
+    /// At most `most` moments, the ones nearest to the violations, and between them how many are left out.
+    pub(super) fn rows(&self, most: usize) -> Vec<Row<'_>> {
+        let broken: Vec<usize> = (0..self.moments.len()).filter(|place| matches!(self.moments[*place].kind, Kind::Broken(_))).collect();
+        let mut by_distance: Vec<usize> = (0..self.moments.len()).collect();
+        by_distance.sort_by_key(|place| broken.iter().map(|broken| broken.abs_diff(*place)).min().unwrap_or(0));
+        let kept: BTreeSet<usize> = by_distance.into_iter().take(most).collect();
+        let (mut rows, mut left_out) = (Vec::new(), 0);
+        for (place, moment) in self.moments.iter().enumerate() {
+            if !kept.contains(&place) {
+                left_out += 1;
+                continue;
+            }
+            if left_out > 0 {
+                rows.push(Row::LeftOut(left_out));
+                left_out = 0;
+            }
+            rows.push(Row::Moment(moment));
+        }
+        if left_out > 0 {
+            rows.push(Row::LeftOut(left_out));
+        }
+        rows
+    }
+
+    /// The first violation of each promise, by its place among all, and how many more there are of that promise.
+    pub(super) fn first_of_each_promise(&self) -> Vec<(usize, &'a Violation, usize)> {
+        let mut counts = BTreeMap::new();
+        self.violations.iter().for_each(|violation| *counts.entry(violation.promise).or_insert(0_usize) += 1);
+        let mut firsts: Vec<(usize, &Violation, usize)> = Vec::new();
+        for (number, violation) in self.violations.iter().enumerate() {
+            if firsts.iter().all(|(_, first, _)| first.promise != violation.promise) {
+                firsts.push((number, violation, counts[&violation.promise] - 1));
+            }
+        }
+        firsts
+    }
+
+    /// What was wrong at a time, for a reader who asks what could have led to it.
+    pub(super) fn wrong_at(&self, at: At) -> Vec<String> {
+        let in_force = self.bands.iter().filter(|band| band.from <= at && at < band.to);
+        in_force.map(|band| self.index.plain(&format!("{}: {} since {}", band.lane, band.what, seconds(band.from)))).collect()
+    }
+
+    /// One line about an event: its names, its producer's names, and its end.
+    pub(super) fn event_words(&self, event: EventId) -> String {
+        let Some(record) = self.run.events.get(&event) else {
+            return format!("{} {event}: not in the database at the end", self.index.short(event));
+        };
+        let reason = record.reason.map(|reason| format!(", {}", reason.as_str())).unwrap_or_default();
+        let (source, key) = (super::words::clipped(&record.source), super::words::clipped(&record.key));
+        let attempts = counted(record.attempt, "attempt");
+        // The id goes in last: `plain` would make it short.
+        let rest = self.index.plain(&format!("{source}, key {key}: {}{reason} after {attempts}", record.status.as_str()));
+        format!("{} {event} {rest}", self.index.short(event))
+    }
+}
+
+fn events_in_full(violations: &[Violation]) -> BTreeSet<EventId> {
+    let mut promises = BTreeSet::new();
+    let mut in_full: BTreeSet<EventId> = BTreeSet::new();
+    let firsts = violations.iter().filter(|violation| !violation.events.is_empty() && promises.insert(violation.promise));
+    for violation in firsts {
+        if in_full.is_empty() || in_full.len() + violation.events.len() <= EVENTS_IN_FULL {
+            in_full.extend(&violation.events);
+        }
+    }
+    in_full
+}

@@ -1,0 +1,227 @@
+//! One sentence for each entry of a history, and the lane it belongs to.
+
+use super::index::Index;
+use crate::database::DeliveryRow;
+use crate::history::{CallResult, Change, Committed, Fault, What};
+use jiff::Timestamp;
+use std::fmt;
+use std::time::Duration;
+use surehook_core::event::{Outcome, Status};
+
+/// Whose doing something is. In the order of the drawing's columns.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lane {
+    /// The network and what is everywhere.
+    World,
+    Producers,
+    /// By name; the length comes first so that process 10 follows process 9.
+    Process(usize, String),
+    Database,
+    /// Of a source.
+    Downstream(String),
+}
+
+impl Lane {
+    pub(super) fn process(name: &str) -> Self {
+        Self::Process(name.len(), name.to_owned())
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::World => f.write_str("world"),
+            Self::Producers => f.write_str("producers"),
+            Self::Process(_, name) => f.write_str(name),
+            Self::Database => f.write_str("database"),
+            Self::Downstream(source) => write!(f, "downstream of {source}"),
+        }
+    }
+}
+
+/// Where an entry is drawn and what its line begins with.
+pub(super) fn lane(index: &Index<'_>, what: &What) -> Lane {
+    match what {
+        What::Posted(_) | What::Answered { .. } | What::Unanswered { .. } | What::Looked { .. } => Lane::Producers,
+        What::Sending(sending) => Lane::process(&sending.process),
+        What::Sent { process, .. } | What::Called { process, .. } => Lane::process(process),
+        What::Received(received) => Lane::Downstream(received.source.clone()),
+        What::Replied { request, .. } => index.requests.get(request).map_or(Lane::World, |of| Lane::Downstream(of.source.clone())),
+        What::Committed(_) | What::StaleSettlement { .. } | What::Fault(Fault::Database { .. }) => Lane::Database,
+        What::Fault(Fault::Downstream { source, .. }) => Lane::Downstream(source.clone()),
+        What::Fault(
+            Fault::Killed { process }
+            | Fault::Started { process }
+            | Fault::Paused { process, .. }
+            | Fault::Draining { process }
+            | Fault::Exited { process },
+        ) => Lane::process(process),
+        What::Fault(Fault::Network { .. } | Fault::Healed) => Lane::World,
+    }
+}
+
+/// What happened, in words that follow the lane's name.
+pub(super) fn words(index: &Index<'_>, what: &What) -> String {
+    let short = |event| index.short(event);
+    match what {
+        What::Posted(posted) => format!(
+            "p{} POST {} key {} body {} to {}",
+            posted.post.0,
+            clipped(&posted.source),
+            clipped(&posted.key),
+            hex(&posted.body.as_bytes()[..4]),
+            posted.process
+        ),
+        What::Answered { post, status_code, event, status, replayed } => {
+            let event = event.map(|event| format!(": {}", short(event))).unwrap_or_default();
+            let status = status.map(|status| format!(", {}", status.as_str())).unwrap_or_default();
+            let replayed = if *replayed { ", accepted before" } else { "" };
+            format!("p{} answered {status_code}{event}{status}{replayed}", post.0)
+        }
+        What::Unanswered { post } => format!("p{} has no answer, and never will", post.0),
+        What::Looked { event, asked_at, status, attempts } => {
+            let seen = status.map_or_else(|| "404".to_owned(), |status| format!("{}, {}", status.as_str(), counted(*attempts, "attempt")));
+            format!("GET {}, asked at {}: {seen}", short(*event), seconds(*asked_at))
+        }
+        What::Sending(sending) => format!("sends {} #{}", short(sending.event), sending.attempt),
+        What::Sent { event, attempt, status_code: Some(code), .. } => format!("hears {code} for {} #{attempt}", short(*event)),
+        What::Sent { event, attempt, status_code: None, .. } => format!("gets no reply for {} #{attempt}", short(*event)),
+        What::Received(received) => format!("receives {} #{}", short(received.event), received.attempt),
+        What::Replied { request, status_code, retry_after } => {
+            let of = index.requests.get(request).map(|of| format!(" to {} #{}", short(of.event), of.attempt)).unwrap_or_default();
+            let asked = retry_after.map(|asked| format!(", Retry-After {}", span(asked))).unwrap_or_default();
+            format!("answers {status_code}{of}{asked}")
+        }
+        What::Committed(committed) => change(index, committed),
+        What::StaleSettlement { process, event, attempt } => {
+            format!("refuses the settlement of {} #{attempt} by {process}: stale", short(*event))
+        }
+        What::Called { process: _, call, result, events } => {
+            let learnt = match result {
+                CallResult::Done => "done",
+                CallResult::Refused => "failed, nothing done",
+                CallResult::Unknown => "reply lost, it may have been done or not",
+            };
+            let more = events.len().saturating_sub(4);
+            let named: Vec<String> = events.iter().take(4).map(|event| short(*event)).collect();
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let of = if named.is_empty() { String::new() } else { format!(" of {}{more}", named.join(", ")) };
+            format!("{call}{of}: {learnt}")
+        }
+        What::Fault(fault) => fault_words(fault),
+    }
+}
+
+fn change(index: &Index<'_>, committed: &Committed) -> String {
+    let Committed { db_time, process, before, after, .. } = committed;
+    let how = match committed.change {
+        Change::Accepted => format!("accepted for {process}"),
+        Change::Claimed => format!("claimed by {process}"),
+        Change::Settled { fence, attempt, outcome } => {
+            format!("#{attempt} settled by {process} (fence {}) as {}", fence.0, outcome_words(outcome))
+        }
+        Change::Redriven => format!("redriven through {process}"),
+        Change::Pruned => format!("pruned by {process}"),
+    };
+    let was = before.map_or_else(
+        || "nothing".to_owned(),
+        |row| {
+            let lease = row.due_at.filter(|_| row.delivery.status == Status::Processing && committed.change == Change::Claimed);
+            let lease = lease.map_or(String::new(), |due| {
+                let left = span(between(*db_time, due));
+                if due > *db_time { format!(", lease with {left} to go") } else { format!(", lease ran out {left} ago") }
+            });
+            row_words(&row, &lease)
+        },
+    );
+    let becomes = match (after, committed.change) {
+        (Some(row), _) => format!("{}{}", row_words(row, ""), due_words(row, *db_time)),
+        (None, Change::Settled { outcome: Outcome::Delivered, .. }) => "delivered".to_owned(),
+        (None, _) => "gone".to_owned(),
+    };
+    format!("{} {how}: {was} → {becomes}", index.short(committed.event))
+}
+
+fn row_words(row: &DeliveryRow, more: &str) -> String {
+    let attempt = if row.delivery.attempt == 0 { String::new() } else { format!(" #{}", row.delivery.attempt) };
+    let reason = row.delivery.reason.map(|reason| format!(", {}", reason.as_str())).unwrap_or_default();
+    format!("{}{attempt} (fence {}{reason}{more})", row.delivery.status.as_str(), row.delivery.fence.0)
+}
+
+fn due_words(row: &DeliveryRow, db_time: Timestamp) -> String {
+    let Some(due) = row.due_at else { return String::new() };
+    let left = span(between(db_time, due));
+    match row.delivery.status {
+        Status::Processing if due < db_time => format!(" until {left} ago"),
+        Status::Processing => format!(" until +{left}"),
+        _ if due <= db_time => " due now".to_owned(),
+        Status::Queued | Status::Retrying | Status::Delivered | Status::DeadLettered => format!(" due +{left}"),
+    }
+}
+
+/// How far apart two times are, whichever is first.
+pub(super) fn between(one: Timestamp, other: Timestamp) -> Duration {
+    one.duration_until(other).unsigned_abs()
+}
+
+fn outcome_words(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Delivered => "delivered".to_owned(),
+        Outcome::Retry { after } => format!("retry after {}", span(after)),
+        Outcome::DeadLetter(reason) => format!("dead letter, {}", reason.as_str()),
+        Outcome::Release => "released unsent".to_owned(),
+        Outcome::CutOff => "cut off by a shutdown".to_owned(),
+    }
+}
+
+fn fault_words(fault: &Fault) -> String {
+    match fault {
+        Fault::Killed { .. } => "is killed".to_owned(),
+        Fault::Started { .. } => "starts".to_owned(),
+        Fault::Paused { duration, .. } => format!("stands still for {}", span(*duration)),
+        Fault::Draining { .. } => "is told to shut down".to_owned(),
+        Fault::Exited { .. } => "has shut down".to_owned(),
+        Fault::Network { what, duration } => format!("network: {}, for {}", clipped(what), span(*duration)),
+        Fault::Database { what, process, duration } => {
+            let of = process.as_ref().map(|process| format!(", planned for {process}")).unwrap_or_default();
+            let lasting = if duration.is_zero() { String::new() } else { format!(", for {}", span(*duration)) };
+            format!("fault: {}{of}{lasting}", clipped(what))
+        }
+        Fault::Downstream { what, broken, .. } => {
+            format!("{} from now on: {}", if *broken { "is broken" } else { "is well" }, clipped(what))
+        }
+        Fault::Healed => "everything is mended".to_owned(),
+    }
+}
+
+/// A time of the run.
+pub(super) fn seconds(at: Duration) -> String {
+    format!("{:.3}s", at.as_secs_f64())
+}
+
+/// A length of time, no finer than it matters.
+pub(super) fn span(length: Duration) -> String {
+    match length.as_secs_f64() {
+        short if short < 1.0 => format!("{:.0} ms", short * 1000.0),
+        middle if middle < 60.0 => format!("{middle:.1}s"),
+        long => format!("{:.0}m {:.0}s", (long / 60.0).floor(), (long % 60.0).floor()),
+    }
+}
+
+pub(super) fn counted(count: impl Into<u64>, of: &str) -> String {
+    let count = count.into();
+    format!("{count} {of}{}", if count == 1 { "" } else { "s" })
+}
+
+/// What came from outside may be of any length.
+pub(super) fn clipped(text: &str) -> String {
+    const LONGEST: usize = 80;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
