@@ -1,7 +1,7 @@
 //! The drawing: an SVG with a column for each lane, time downwards, and the words of each row on the right.
 
 use super::axis::{Axis, LINE, Place};
-use super::links::{Link, links};
+use super::links::Link;
 use super::page::escaped;
 use super::spans::{Band, BandKind, Lease};
 use super::story::{Kind, Moment, Row, Story};
@@ -14,10 +14,10 @@ use surehook_core::id::EventId;
 const TIMES: f64 = 84.0;
 const WIDE: f64 = 104.0;
 const NARROW: f64 = 72.0;
-const WORDS: f64 = 660.0;
+const WORDS: f64 = 700.0;
 /// Letters in a line of the words' column, so that they stay in it in any common font.
-const LETTERS: usize = 88;
-const LETTERS_IN_BOLD: usize = 78;
+const LETTERS: usize = 94;
+const LETTERS_IN_BOLD: usize = 84;
 /// Pale arrows between the same lanes are no nearer to each other.
 const PALE_APART: f64 = 4.0;
 /// Bars beside each other before they share a place.
@@ -45,8 +45,8 @@ pub(super) fn draw(story: &Story<'_>, most: usize) -> Drawing {
         lines: lines.len(),
     };
     let axis = Axis::of(&rows.iter().zip(&lines).map(place).collect::<Vec<_>>());
-    let arrows = links(story.run, &story.index);
-    let heads = columns(story, &rows, &arrows);
+    let arrows = &story.links.arrows;
+    let heads = columns(story, &rows, arrows);
     let right = heads.last().map_or(TIMES, |head| head.x + head.width / 2.0);
     let of_entry = rows.iter().zip(&axis.rows).filter_map(|(row, y)| match row {
         Row::Moment(Moment { entry: Some(entry), .. }) => Some((*entry, *y)),
@@ -281,7 +281,8 @@ impl Canvas<'_, '_> {
             names.join(" ")
         ));
         if !dim {
-            let share = if link.arrived { 0.5 } else { 0.28 };
+            let level = link.from.0 == link.to.0;
+            let share = if link.arrived && level { 0.5 } else { 0.28 };
             let (x, y) = (from + (to - from) * share, top + (bottom - top) * share - 3.0);
             self.put(format_args!("<text class=\"label {class}{lost}\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", escaped(&link.label)));
         }

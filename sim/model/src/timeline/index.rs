@@ -47,13 +47,14 @@ impl<'a> Index<'a> {
         self.numbers.get(&event).map_or_else(|| event.to_string(), |number| format!("e{number}"))
     }
 
-    /// The events that an entry is about.
+    /// The events that an entry is about, the surest first.
     pub(super) fn touched(&self, what: &What) -> Vec<EventId> {
         let of_post = |post: &PostId| {
             let posted = self.posts.get(post);
             let of_key = posted.and_then(|posted| self.by_key.get(&(posted.source.as_str(), posted.key.as_str())));
-            let events: BTreeSet<EventId> = of_key.into_iter().flatten().chain(self.answered.get(post)).copied().collect();
-            events.into_iter().collect()
+            let answered = self.answered.get(post);
+            let others = of_key.into_iter().flatten().filter(|event| Some(*event) != answered);
+            answered.into_iter().chain(others).copied().collect()
         };
         match what {
             What::Posted(posted) => of_post(&posted.post),

@@ -27,8 +27,16 @@ struct Open {
     replied: Option<(usize, u16)>,
 }
 
-/// Every arrow of a run.
-pub(super) fn links(run: &Run, index: &Index<'_>) -> Vec<Link> {
+/// What went between the lanes of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Links {
+    pub(super) arrows: Vec<Link>,
+    /// The beginnings of deliveries that were still under way when the run ended.
+    pub(super) under_way: Vec<usize>,
+}
+
+/// Follows every request, reply and commit of a run.
+pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
     let mut links = Vec::new();
     let mut open: Vec<Open> = Vec::new();
     let mut of_request = BTreeMap::new();
@@ -115,7 +123,7 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Vec<Link> {
         }
     }
     open.iter().for_each(|delivery| end(run, index, delivery, None, &mut links));
-    links
+    Links { arrows: links, under_way: open.iter().map(|delivery| delivery.sending).collect() }
 }
 
 /// Draws what became of a delivery's request, if it never arrived, and of its reply.

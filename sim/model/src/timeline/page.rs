@@ -31,9 +31,10 @@ pub(super) fn render(story: &Story<'_>, everything: &str, title: &str, scenario_
     put(format!("<div class=\"drawing\" style=\"width:{width:.0}px\">\n<div class=\"heads\">"));
     for head in &heads {
         let left = head.x - head.width / 2.0;
-        let name = match &head.lane {
-            Lane::Downstream(source) => format!("<small>downstream</small><br>{}", escaped(&story.index.plain(source))),
-            lane => escaped(&story.index.plain(&lane.to_string())),
+        let name = if let Lane::Downstream(source) = &head.lane {
+            format!("<small>downstream</small><br>{}", escaped(&story.index.plain(source)))
+        } else {
+            escaped(&story.index.plain(&head.lane.to_string()))
         };
         put(format!("<span style=\"left:{left:.0}px;width:{:.0}px\">{name}</span>", head.width));
     }

@@ -1,6 +1,7 @@
 //! What is told of a run: which violations, which events in full, and the moments in their order.
 
 use super::index::Index;
+use super::links::{Links, links};
 use super::spans::{Band, BandKind, Lease, bands, leases};
 use super::words::{Lane, counted, lane, seconds, words};
 use crate::history::{At, CallResult, Run, What};
@@ -33,6 +34,7 @@ pub(super) struct Story<'a> {
     pub(super) in_full: BTreeSet<EventId>,
     pub(super) bands: Vec<Band>,
     pub(super) leases: Vec<Lease>,
+    pub(super) links: Links,
     pub(super) moments: Vec<Moment>,
 }
 
@@ -65,7 +67,8 @@ impl<'a> Story<'a> {
     pub(super) fn of(run: &'a Run, violations: &'a [Violation], scope: Scope) -> Self {
         let in_full = events_in_full(violations);
         let (index, bands, leases) = (Index::of(run), bands(run), leases(run));
-        let mut story = Self { run, index, violations, in_full, bands, leases, moments: Vec::new() };
+        let links = links(run, &index);
+        let mut story = Self { run, index, violations, in_full, bands, leases, links, moments: Vec::new() };
         story.moments = story.tell(scope);
         story
     }
@@ -77,16 +80,35 @@ impl<'a> Story<'a> {
 
     /// The number of the colour of the first of these events that is told in full; few events have one each.
     pub(super) fn colour(&self, events: &[EventId]) -> Option<usize> {
-        self.in_full.iter().position(|event| events.contains(event)).map(|place| place % COLOURS)
+        let event = events.iter().find(|event| self.in_full.contains(event))?;
+        let in_full = self.index.events.iter().filter(|event| self.in_full.contains(event));
+        in_full.enumerate().find(|(_, other)| *other == event).map(|(place, _)| place % COLOURS)
     }
 
     fn tell(&self, scope: Scope) -> Vec<Moment> {
-        let mut moments = Vec::new();
+        let (mut moments, mut seen) = (Vec::new(), BTreeMap::new());
         for (entry, (at, what)) in self.run.entries.iter().map(|entry| (entry.at, &entry.what)).enumerate() {
             let events = self.index.touched(what);
             let fault = matches!(what, What::Fault(_));
-            // That a call went well can be seen from its commit.
-            let noise = matches!(what, What::Called { result: CallResult::Done, .. });
+            let noise = match what {
+                // That a call went well can be seen from its commit.
+                What::Called { result, .. } => *result == CallResult::Done,
+                // A look that shows what the last one showed is news only if it is wrong.
+                What::Looked { event, status, attempts, .. } => {
+                    let again = seen.insert(*event, (*status, *attempts)) == Some((*status, *attempts));
+                    again && self.violations.iter().all(|violation| violation.at != at)
+                }
+                What::Posted(_)
+                | What::Answered { .. }
+                | What::Unanswered { .. }
+                | What::Sending(_)
+                | What::Sent { .. }
+                | What::Received(_)
+                | What::Replied { .. }
+                | What::Committed(_)
+                | What::StaleSettlement { .. }
+                | What::Fault(_) => false,
+            };
             if scope == Scope::Everything || fault || (!noise && self.is_in_full(&events)) {
                 let kind = if fault { Kind::Fault } else { Kind::Step };
                 let text = self.index.plain(&words(&self.index, what));
@@ -119,7 +141,20 @@ impl<'a> Story<'a> {
             entry: None,
         });
         let broken = broken.filter(|moment| scope == Scope::Everything || moment.events.is_empty() || self.is_in_full(&moment.events));
-        let derived: Vec<Moment> = silent.chain(ran_out).chain(broken).collect();
+        let under_way = self.links.under_way.iter().filter_map(|entry| {
+            let What::Sending(sending) = &self.run.entries[*entry].what else { return None };
+            let begun = seconds(self.run.entries[*entry].at);
+            Some(Moment {
+                at: self.run.ended_at,
+                lane: Lane::process(&sending.process),
+                text: format!("still sends {} #{}, since {begun}", self.index.short(sending.event), sending.attempt),
+                kind: Kind::Step,
+                events: vec![sending.event],
+                entry: None,
+            })
+        });
+        let under_way = under_way.filter(|moment| scope == Scope::Everything || self.is_in_full(&moment.events));
+        let derived: Vec<Moment> = silent.chain(ran_out).chain(under_way).chain(broken).collect();
         moments.extend(derived);
         moments.sort_by_key(|moment| moment.at); // stable: what follows from an entry comes after it
         moments

@@ -257,7 +257,7 @@ fn other_events_are_told_only_in_the_timeline_of_everything() {
 
 #[test]
 fn a_long_run_is_told_around_its_violations_and_says_how_much_is_left_out() {
-    let run = run((0..5000).map(|n| (n * 10, sending("process 1", event(1), 1))).collect());
+    let run = run((0..5000).map(|n| (n * 10, sent("process 1", event(1), 1, None))).collect());
     let violations = [broken(25_000, "it broke", &[event(1)])];
     let text = text(&run, &violations);
     assert!(text.lines().count() < 220, "{} lines", text.lines().count());
@@ -289,7 +289,7 @@ fn a_reply_that_nobody_hears_is_broken_off() {
         let begin = vec![(1, sending("process 1", event(1), 1)), (2, received(7, event(1), 1))];
         let run = run(begin.into_iter().chain(ending).collect());
         let index = Index::of(&run);
-        links(&run, &index).into_iter().map(|link| (link.label, link.arrived)).collect()
+        links(&run, &index).arrows.into_iter().map(|link| (link.label, link.arrived)).collect()
     };
     let killed = What::Fault(Fault::Killed { process: named("process 1") });
     let request = ("e1 #1".to_owned(), true);
@@ -306,8 +306,27 @@ fn a_reply_that_nobody_hears_is_broken_off() {
 fn a_request_that_never_arrives_is_broken_off() {
     let run = run(vec![(1, sending("process 1", event(1), 1)), (9, sent("process 1", event(1), 1, None))]);
     let index = Index::of(&run);
-    let links = links(&run, &index);
+    let links = links(&run, &index).arrows;
     assert_eq!(links.iter().map(|link| (link.label.as_str(), link.arrived)).collect::<Vec<_>>(), [("e1 #1", false)]);
+}
+
+#[test]
+fn a_delivery_that_never_ends_is_told_at_the_end() {
+    let entries =
+        vec![(1, sending("process 1", event(1), 1)), (2, sending("process 2", event(2), 1)), (9, sent("process 2", event(2), 1, None))];
+    let text = text_of_everything(&run(entries), &[]);
+    assert!(text.contains("still sends e1 #1, since 0.001s") && !text.contains("still sends e2"), "{text}");
+}
+
+#[test]
+fn a_look_that_shows_nothing_new_is_left_out_unless_it_is_wrong() {
+    let look = |attempts| What::Looked { event: event(1), asked_at: Duration::ZERO, status: Some(Status::Queued), attempts };
+    let run = run(vec![(1, look(0)), (2, look(0)), (3, look(0)), (4, look(1))]);
+    let told =
+        |text: String| text.lines().filter(|line| line.contains("GET e1,")).map(|line| line[..13].trim().to_owned()).collect::<Vec<_>>();
+    let violations = [broken(3, "it broke", &[event(1)])];
+    assert_eq!(told(text(&run, &violations)), ["0.001s", "0.003s", "0.004s"]);
+    assert_eq!(told(text_of_everything(&run, &violations)).len(), 4);
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(super) fn render(story: &Story<'_>, most: usize) -> String {
     if named.len() > EVENTS_MAX {
         line(format!("and {} more events", named.len() - EVENTS_MAX));
     }
-    line("#2 is an event's second attempt, p3 a producer's request".to_owned());
+    line("#2 is an event's second attempt, p3 a producer's request; a GET that shows what the last one showed is left out".to_owned());
     line(String::new());
 
     let rows = story.rows(most);
