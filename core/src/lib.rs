@@ -14,6 +14,7 @@
 //! [`forwarding`], [`verdict`], [`retry_after`], [`backoff`].
 
 #![no_std]
+#![warn(clippy::wildcard_enum_match_arm)]
 
 extern crate alloc;
 #[cfg(test)]

@@ -1,21 +1,26 @@
 //! Surehook's shell: everything that touches the world, wired around the decisions of `surehook-core`.
 
 pub mod cli;
+#[expect(clippy::disallowed_methods, reason = "this is the real clock")]
 pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod doorbell;
+#[expect(clippy::disallowed_methods, reason = "deliveries to the real world have deadlines by the real clock")]
 pub mod downstream;
 pub mod headers;
 pub mod health;
 pub mod http;
+#[expect(clippy::disallowed_methods, reason = "these are the real ids")]
 pub mod ids;
 pub mod intake;
 pub mod logs;
 pub mod ports;
 pub mod retention;
 pub mod serve;
+#[expect(clippy::disallowed_macros, reason = "real sockets have no order to replay")]
 pub mod server;
 pub mod service;
+#[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "real databases have the real clock, and no order is shown")]
 pub mod store;
 pub mod worker;

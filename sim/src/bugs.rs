@@ -44,10 +44,12 @@ pub enum Bug {
     BodyThroughText,
     /// Repeated headers are folded into one.
     HeadersFolded,
+    /// A process's waits depend on something that no seed decides. Breaks no promise, only the replay.
+    LeakedEntropy,
 }
 
 impl Bug {
-    /// All of them.
+    /// All that break a promise.
     pub const ALL: [Self; 20] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,

@@ -55,6 +55,7 @@ impl Ids for SimIds {
 pub(crate) struct SimTimer;
 
 impl hyper::rt::Timer for SimTimer {
+    #[expect(clippy::disallowed_methods, reason = "inside a simulation this is the virtual clock")]
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
         self.sleep_until(std::time::Instant::now() + duration)
     }

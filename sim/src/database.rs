@@ -6,6 +6,7 @@
 //! instant. What had not committed when the database went down is rolled back; what had stays.
 
 use crate::bugs::Bug;
+use crate::effects::Effects;
 use crate::net::DATABASE;
 use crate::recorder::{Recorder, elapsed};
 use futures::FutureExt;
@@ -517,17 +518,19 @@ pub(crate) struct RemoteStore {
     disk: Arc<Disk>,
     endpoint: Endpoint,
     process: String,
+    effects: Arc<Effects>,
+    index: usize,
 }
 
 impl RemoteStore {
-    pub(crate) async fn connect(disk: Arc<Disk>, process: String) -> Self {
+    pub(crate) async fn connect(disk: Arc<Disk>, process: String, effects: Arc<Effects>, index: usize) -> Self {
         let endpoint = Endpoint::bind("0.0.0.0:0").await.expect("a free port");
-        Self { disk, endpoint, process }
+        Self { disk, endpoint, process, effects, index }
     }
 
     async fn call(&self, operation: Operation) -> Result<Answer, StoreError> {
         let (call, events) = described(&operation);
-        let result = self.exchange(operation).await;
+        let result = self.effects.pass(self.index, self.exchange(operation)).await;
         let learnt = match &result {
             Ok(_) => CallResult::Done,
             Err(StoreError::Unknown(_)) => CallResult::Unknown,

@@ -1,6 +1,7 @@
 //! The downstreams: nodes that take, refuse, hang and break off as the scenario says; and the port that reaches them.
 
 use crate::bugs::Bug;
+use crate::effects::Effects;
 use crate::net;
 use crate::recorder::{Recorder, elapsed};
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use madsim::time::error::Elapsed;
-use madsim::time::{Instant, sleep, timeout};
+use madsim::time::{sleep, timeout};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
@@ -143,6 +144,8 @@ pub(crate) struct SimDownstream {
     pub(crate) process: String,
     pub(crate) addresses: BTreeMap<String, SocketAddr>,
     pub(crate) recorder: Recorder,
+    pub(crate) effects: Arc<Effects>,
+    pub(crate) index: usize,
     pub(crate) bug: Option<Bug>,
 }
 
@@ -150,12 +153,13 @@ impl Downstream for SimDownstream {
     fn send(&self, claim: &Claim, timeout: Duration) -> BoxFuture<'static, Reply> {
         let address = self.addresses[claim.source.as_str()];
         let (process, recorder, bug) = (self.process.clone(), self.recorder.clone(), self.bug);
+        let (effects, index) = (Arc::clone(&self.effects), self.index);
         let claim = claim.clone();
         async move {
-            let deadline = Instant::now() + timeout;
+            let deadline = elapsed() + timeout;
             let (source, event, attempt) = (claim.source.to_string(), claim.event, claim.attempt);
             recorder.record(What::Sending(Sending { process: process.clone(), source, event, attempt }));
-            let reply = exchange(address, request(&claim, bug), deadline).await;
+            let reply = effects.pass(index, exchange(address, request(&claim, bug), deadline)).await;
             let (status_code, reply) = match reply {
                 Reply::Failed(DeliveryError::Timeout | DeliveryError::ResponseTooSlow) if bug == Some(Bug::SlotNeverFrees) => {
                     futures::future::pending().await
@@ -193,12 +197,12 @@ fn request(claim: &Claim, bug: Option<Bug>) -> Request<Full<Bytes>> {
 }
 
 /// What comes before the deadline.
-async fn timeout_at<T>(deadline: Instant, future: impl Future<Output = T>) -> Result<T, Elapsed> {
-    timeout(deadline.saturating_duration_since(Instant::now()), future).await
+async fn timeout_at<T>(deadline: Duration, future: impl Future<Output = T>) -> Result<T, Elapsed> {
+    timeout(deadline.saturating_sub(elapsed()), future).await
 }
 
 /// One request and its reply, within one deadline.
-async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>, deadline: Instant) -> Reply {
+async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>, deadline: Duration) -> Reply {
     let (response, _connection) = match timeout_at(deadline, net::send(address, request)).await {
         Err(_) => return Reply::Failed(DeliveryError::Timeout),
         Ok(Err(net::SendError::Connect(error))) if error.kind() == std::io::ErrorKind::ConnectionRefused => {

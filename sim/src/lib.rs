@@ -12,6 +12,7 @@ mod bugs;
 mod clock;
 mod database;
 mod downstream;
+mod effects;
 mod minimise;
 mod net;
 mod process;

@@ -4,6 +4,7 @@ use crate::bugs::Bug;
 use crate::clock::{SimClock, SimIds};
 use crate::database::{Disk, RemoteStore};
 use crate::downstream::SimDownstream;
+use crate::effects::Effects;
 use crate::net;
 use crate::recorder::Recorder;
 use futures::channel::mpsc;
@@ -27,12 +28,14 @@ use surehook_model::history::Fault;
 
 /// What a process is started with, each time.
 pub(crate) struct Process {
+    pub(crate) index: usize,
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) config: Config,
     pub(crate) disk: Arc<Disk>,
     pub(crate) downstreams: BTreeMap<String, SocketAddr>,
     pub(crate) recorder: Recorder,
+    pub(crate) effects: Arc<Effects>,
     pub(crate) bug: Option<Bug>,
     pub(crate) control: Mutex<Control>,
 }
@@ -64,11 +67,13 @@ impl Process {
         *self.control() = Control { up: true, signals: Some(sender) };
         self.recorder.fault(Fault::Started { process: self.name.clone() });
         let clock: Arc<dyn Clock> = Arc::new(SimClock::boot());
-        let store = RemoteStore::connect(Arc::clone(&self.disk), self.name.clone()).await;
+        let store = RemoteStore::connect(Arc::clone(&self.disk), self.name.clone(), Arc::clone(&self.effects), self.index).await;
         let downstream = SimDownstream {
             process: self.name.clone(),
             addresses: self.downstreams.clone(),
             recorder: self.recorder.clone(),
+            effects: Arc::clone(&self.effects),
+            index: self.index,
             bug: self.bug,
         };
         let ports = Ports {
@@ -76,7 +81,7 @@ impl Process {
             downstream: Arc::new(downstream),
             clock,
             ids: Arc::new(SimIds),
-            seed: madsim::rand::thread_rng().r#gen(),
+            seed: if self.bug == Some(Bug::LeakedEntropy) { real_entropy() } else { madsim::rand::thread_rng().r#gen() },
         };
         let host = SimHost { address: self.address };
         let ended = if self.bug == Some(Bug::ShutdownDropsInFlight) {
@@ -94,6 +99,11 @@ impl Process {
         *self.control() = Control::default();
         self.recorder.fault(Fault::Exited { process: self.name.clone() });
     }
+}
+
+/// A number that no seed decides.
+fn real_entropy() -> u64 {
+    u64::from(std::process::id())
 }
 
 /// madsim's tasks, and a listening socket on its network.

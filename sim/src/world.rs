@@ -2,10 +2,12 @@
 
 use crate::bugs::Bug;
 use crate::database::{self, Disk};
+use crate::effects::{Effects, Side};
 use crate::process::{Control, Process};
 use crate::producer::{self, Producers, process_name, sleep_until};
 use crate::recorder::{Recorder, elapsed};
 use crate::{downstream, net};
+use futures::StreamExt;
 use madsim::Config as Madsim;
 use madsim::net::NetSim;
 use madsim::runtime::{Handle, NodeHandle, Runtime};
@@ -38,6 +40,8 @@ pub struct Outcome {
     pub violations: Vec<Violation>,
     /// A digest of everything that happened and of the database at the end: the same for the same seed.
     pub trace: String,
+    /// How many effects passed a port.
+    pub effects: u64,
 }
 
 /// Runs a scenario, with or without a planted bug, and judges it.
@@ -54,12 +58,12 @@ pub fn run(scenario: &Scenario, bug: Option<Bug>) -> Outcome {
         runtime.block_on(live(scenario, bug))
     });
     match thread.expect("a thread can be started").join() {
-        Ok((run, tables)) => Outcome { violations: judge(&run), trace: trace(&run, &tables), run },
+        Ok((run, tables, effects)) => Outcome { violations: judge(&run), trace: trace(&run, &tables), run, effects },
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             let what = format!("panic: {}", text.unwrap_or_else(|| "without a message".to_owned()));
             let violation = Violation { promise: Promise::NoPanic, at: Duration::ZERO, what, events: Vec::new() };
-            Outcome { run: Run::default(), violations: vec![violation], trace: String::new() }
+            Outcome { run: Run::default(), violations: vec![violation], trace: String::new(), effects: 0 }
         }
     }
 }
@@ -87,11 +91,21 @@ struct World {
 }
 
 /// The life of a world, from the first node to the last look.
-async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database) {
+async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     let recorder = Recorder::default();
     let disk = Disk::new(recorder.clone(), bug);
     let healed_at = Duration::from_millis(scenario.heal_at_ms);
     let handle = Handle::current();
+
+    let (effects, mut crashed) = Effects::new();
+    let effects = Arc::new(effects);
+    let mut down_for = Duration::ZERO;
+    for fault in &scenario.faults {
+        if let Fault::Crash { effect, after, down_ms } = fault.what {
+            effects.plan(effect, if after { Side::After } else { Side::Before });
+            down_for = Duration::from_millis(down_ms);
+        }
+    }
 
     let for_node = Arc::clone(&disk);
     let database =
@@ -110,12 +124,14 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database) {
     let processes: Vec<(Arc<Process>, NodeHandle)> = (0..scenario.processes)
         .map(|n| {
             let process = Arc::new(Process {
+                index: n,
                 name: process_name(n),
                 address: net::process(n),
                 config: config(&scenario),
                 disk: Arc::clone(&disk),
                 downstreams: scenario.sources.iter().enumerate().map(|(n, source)| (source.name.clone(), net::downstream(n))).collect(),
                 recorder: recorder.clone(),
+                effects: Arc::clone(&effects),
                 bug,
                 control: Mutex::new(Control::default()),
             });
@@ -142,6 +158,17 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database) {
         scenario,
     });
     let mut under_way = Vec::new();
+    let crashing = Arc::clone(&world);
+    under_way.push(madsim::task::spawn(async move {
+        while let Some(process) = crashed.next().await {
+            let world = Arc::clone(&crashing);
+            madsim::task::spawn(async move {
+                world.kill(process);
+                sleep(down_for).await;
+                world.start(process).await;
+            });
+        }
+    }));
     for fault in world.scenario.faults.clone() {
         let world = Arc::clone(&world);
         under_way.push(madsim::task::spawn(async move {
@@ -174,7 +201,7 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database) {
         healed_at,
         ended_at: elapsed(),
     };
-    (run, tables)
+    (run, tables, effects.passed())
 }
 
 /// The configuration that every process of a scenario runs with.
@@ -233,6 +260,7 @@ impl World {
                 sleep(millis(down_ms)).await;
                 self.start(process).await;
             }
+            Fault::Crash { .. } => {} // planned from the start; it comes when its effect does
             Fault::KillAll { down_ms } => {
                 (0..self.processes.len()).for_each(|process| self.kill(process));
                 sleep(millis(down_ms)).await;
@@ -263,7 +291,7 @@ impl World {
             }
             Fault::Cut { from, to, both_ways, for_ms } => {
                 self.recorder.fault(Recorded::Network {
-                    what: format!("cut from {from:?} to {to:?}, both ways: {both_ways}"),
+                    what: format!("cut from {} to {}{}", self.name(from), self.name(to), if both_ways { ", both ways" } else { "" }),
                     duration: millis(for_ms),
                 });
                 let (from, to) = (self.id(from), self.id(to));
@@ -348,6 +376,15 @@ impl World {
             Node::Database => self.database,
             Node::Downstream(index) => self.downstreams[index],
             Node::Producers => self.producers,
+        }
+    }
+
+    fn name(&self, node: Node) -> String {
+        match node {
+            Node::Process(index) => process_name(index),
+            Node::Database => "the database".to_owned(),
+            Node::Downstream(index) => format!("the downstream of {}", self.scenario.sources[index].name),
+            Node::Producers => "the producers".to_owned(),
         }
     }
 

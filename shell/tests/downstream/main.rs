@@ -1,5 +1,7 @@
 //! Deliveries by reqwest, against servers that do as they are told.
 
+#![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
+
 mod exchanges;
 mod failures;
 mod sink;

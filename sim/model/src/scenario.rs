@@ -183,6 +183,15 @@ pub enum Fault {
         /// How long it is away.
         down_ms: u64,
     },
+    /// The process that makes a certain effect dies, whenever that is.
+    Crash {
+        /// The how-manyth effect of all processes that passes a port, from 1.
+        effect: u64,
+        /// Whether it dies after the effect was made and before it learns of that, or before it was made.
+        after: bool,
+        /// How long it is away.
+        down_ms: u64,
+    },
     /// All processes die at once.
     KillAll {
         /// How long they are away.
