@@ -42,7 +42,8 @@ pub(crate) async fn two_processes_accept_overlapping_keys_in_opposite_orders(db:
     for round in 0..30u32 {
         let keys = round * 100..round * 100 + 64;
         let forwards = events(keys.clone());
-        let backwards: Vec<NewEvent> = events(keys).into_iter().rev().collect();
+        // Made in that order, so that no order of ids is the order of keys.
+        let backwards: Vec<NewEvent> = keys.rev().flat_map(|key| events(key..key + 1)).collect();
         let (first, second) = tokio::join!(
             tokio::spawn({
                 let (one, batch) = (Arc::clone(&one), forwards.clone());
