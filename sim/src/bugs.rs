@@ -2,7 +2,7 @@
 //! a cfg: the code under test is the production code, and what surrounds it is bent.
 
 /// One planted bug.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
 pub enum Bug {
     /// The store answers an accept before it has committed it.
     AckBeforeCommit,
@@ -46,6 +46,12 @@ pub enum Bug {
     HeadersFolded,
     /// A process's waits depend on something that no seed decides. Breaks no promise, only the replay.
     LeakedEntropy,
+}
+
+impl std::fmt::Display for Bug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(clap::ValueEnum::to_possible_value(self).expect("no bug is hidden").get_name())
+    }
 }
 
 impl Bug {

@@ -9,6 +9,7 @@ compile_error!(
 
 mod batch;
 mod bugs;
+mod catalogue;
 mod clock;
 mod database;
 mod downstream;
@@ -18,9 +19,12 @@ mod net;
 mod process;
 mod producer;
 mod recorder;
+mod report;
 mod world;
 
 pub use batch::{Failure, batch};
 pub use bugs::Bug;
+pub use catalogue::{Found, hunt};
 pub use minimise::minimise;
+pub use report::{report, rerun, to_toml, write_page};
 pub use world::{Outcome, run};

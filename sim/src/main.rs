@@ -1,45 +1,180 @@
-//! The simulator's command line.
+//! The simulator's command line: run, soak, minimise, and the table of planted bugs.
 
-use sim::{Bug, batch};
-use std::collections::BTreeMap;
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use sim::{Bug, batch, hunt, minimise, report, rerun, run, to_toml, write_page};
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Mutex;
-use surehook_model::marks::{Mark, marks};
+use std::time::Duration;
+use surehook_model::scenario::{Scenario, expand};
 
-fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if args[0] == "dump" {
-        let outcome = sim::run(&surehook_model::scenario::expand(args[1].parse().unwrap()), None);
-        for entry in &outcome.run.entries {
-            println!("{:10.4} {:?}", entry.at.as_secs_f64(), entry.what);
+/// Runs the production loops in deterministic worlds
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one scenario and say whether every promise was kept
+    Run {
+        #[command(flatten)]
+        what: What,
+        /// Write the timeline as a page
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        /// Write the expanded scenario
+        #[arg(long, value_name = "FILE")]
+        save: Option<PathBuf>,
+        /// Print only the digest of all that happened
+        #[arg(long)]
+        trace: bool,
+    },
+    /// Run seeds for so many minutes and stop at the first that breaks a promise
+    Soak {
+        /// How long, in real time
+        #[arg(long)]
+        minutes: f64,
+        /// The first seed
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+    },
+    /// Cut a failing scenario down while the same promise is broken, and print what is left
+    Minimise {
+        #[command(flatten)]
+        what: What,
+        /// At most so many runs
+        #[arg(long, default_value_t = 3000)]
+        runs: u32,
+    },
+    /// Plant each bug and print how soon which oracle finds it
+    Mutants {
+        /// Finds of each bug
+        #[arg(long, default_value_t = 5)]
+        times: usize,
+        /// Seeds for each find, at the most
+        #[arg(long, default_value_t = 500)]
+        most: u64,
+    },
+}
+
+#[derive(Args)]
+struct What {
+    /// The seed that expands into the scenario
+    #[arg(long, required_unless_present = "scenario", conflicts_with = "scenario")]
+    seed: Option<u64>,
+    /// A file that holds the scenario
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// Plant this bug
+    #[arg(long)]
+    bug: Option<Bug>,
+}
+
+impl What {
+    fn load(&self) -> Result<Scenario, Box<dyn Error>> {
+        match (&self.scenario, self.seed) {
+            (Some(file), _) => Ok(toml::from_str(&std::fs::read_to_string(file)?)?),
+            (None, Some(seed)) => Ok(expand(seed)),
+            (None, None) => Err("a seed or a scenario is needed".into()),
         }
-        return;
     }
-    if args[0] == "mutants" {
-        for bug in Bug::ALL {
-            let found = batch(0, args[1].parse().unwrap(), Some(bug), |_, outcome| outcome.violations.is_empty());
-            match found.first() {
-                Some(failure) => println!("{bug:?}: seed {} {}", failure.seed, failure.violations[0]),
-                None => println!("{bug:?}: NOT FOUND"),
+}
+
+fn main() -> ExitCode {
+    match done(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Does what was asked, and answers whether every promise was kept.
+fn done(command: Command) -> Result<bool, Box<dyn Error>> {
+    match command {
+        Command::Run { what, html, save, trace } => {
+            let scenario = what.load()?;
+            let outcome = run(&scenario, what.bug);
+            let again = rerun(&scenario, what.seed.is_some(), what.bug);
+            if let Some(file) = save {
+                std::fs::write(file, to_toml(&scenario))?;
             }
+            if let Some(file) = html {
+                write_page(&file, &scenario, &outcome, &again)?;
+            }
+            if trace {
+                println!("{}", outcome.trace);
+            } else if outcome.violations.is_empty() {
+                println!("every promise was kept, in {:.1} simulated minutes", outcome.run.ended_at.as_secs_f64() / 60.0);
+            } else {
+                println!("{}", report(&scenario, &outcome, &again));
+            }
+            Ok(outcome.violations.is_empty())
         }
-        return;
+        Command::Soak { minutes, from } => Ok(soak(Duration::from_secs_f64(minutes * 60.0), from)),
+        Command::Minimise { what, runs } => {
+            let scenario = what.load()?;
+            let Some(violation) = run(&scenario, what.bug).violations.into_iter().next() else {
+                return Err("this scenario keeps every promise: there is nothing to cut down".into());
+            };
+            let bar = progress(u64::from(runs), "{spinner} {pos} runs, {msg}");
+            let smallest = minimise(&scenario, what.bug, violation.promise, runs, |smaller| {
+                bar.set_message(format!("{} faults and {} posts left", smaller.faults.len(), smaller.posts.len()));
+                bar.inc(1);
+            });
+            bar.finish_and_clear();
+            println!("# breaks: {violation}\n{}", to_toml(&smallest));
+            Ok(true)
+        }
+        Command::Mutants { times, most } => {
+            println!("| planted bug | found by | median seeds | of finds |\n|---|---|---|---|");
+            let mut all_found = true;
+            for bug in Bug::ALL {
+                let found = hunt(bug, times, most);
+                let by = found.by.iter().map(|(promise, count)| format!("{promise:?} ×{count}")).collect::<Vec<_>>().join(", ");
+                let median = found.median().map_or_else(|| "not found".to_owned(), |median| median.to_string());
+                println!("| {bug} | {by} | {median} | {} |", found.gaps.len());
+                all_found &= found.gaps.first().is_some_and(|gap| *gap <= most);
+            }
+            Ok(all_found)
+        }
     }
-    let (from, count) = (args[0].parse().unwrap(), args[1].parse().unwrap());
-    let reached: Mutex<BTreeMap<Mark, u64>> = Mutex::default();
-    let simulated = Mutex::new(std::time::Duration::ZERO);
-    let failures = batch(from, count, None, |_, outcome| {
-        for mark in marks(&outcome.run) {
-            *reached.lock().unwrap().entry(mark).or_default() += 1;
-        }
-        *simulated.lock().unwrap() += outcome.run.ended_at;
-        true
+}
+
+fn soak(duration: Duration, from: u64) -> bool {
+    #[expect(clippy::disallowed_methods, reason = "a soak lasts for so long in the real world")]
+    let (began, now) = (std::time::Instant::now(), std::time::Instant::now);
+    let bar = progress(duration.as_secs(), "{bar:40} {pos}/{len} s, {msg}");
+    let tally = Mutex::new((0u64, Duration::ZERO));
+    let failures = batch(from, u64::MAX - from, None, |_, outcome| {
+        let mut tally = tally.lock().expect("no run panics here");
+        tally.0 += 1;
+        tally.1 += outcome.run.ended_at;
+        bar.set_position((now() - began).as_secs());
+        bar.set_message(format!("{} seeds", tally.0));
+        outcome.violations.is_empty() && now() - began < duration
     });
-    for failure in &failures {
-        println!("seed {}: {} violations", failure.seed, failure.violations.len());
-        failure.violations.iter().take(4).for_each(|violation| println!("  {violation}"));
+    bar.finish_and_clear();
+    let (seeds, simulated) = *tally.lock().expect("no run panics here");
+    let real = (now() - began).as_secs_f64();
+    println!(
+        "{seeds} seeds in {real:.1} s: {:.0} seeds a minute, {:.1} simulated hours a second",
+        f64::from(u32::try_from(seeds).unwrap_or(u32::MAX)) * 60.0 / real,
+        simulated.as_secs_f64() / 3600.0 / real
+    );
+    if let Some(failure) = failures.first() {
+        let scenario = expand(failure.seed);
+        println!("{}", report(&scenario, &run(&scenario, None), &rerun(&scenario, true, None)));
     }
-    println!("{} of {count} failed; {:?} simulated", failures.len(), simulated.lock().unwrap());
-    for mark in Mark::ALL {
-        println!("{mark:?}: {}", reached.lock().unwrap().get(&mark).copied().unwrap_or_default());
-    }
+    failures.is_empty()
+}
+
+fn progress(length: u64, template: &str) -> ProgressBar {
+    ProgressBar::new(length).with_style(ProgressStyle::with_template(template).expect("a valid template"))
 }
