@@ -111,7 +111,11 @@ fn done(command: Command) -> Result<bool, Box<dyn Error>> {
             if trace {
                 println!("{}", outcome.trace);
             } else if outcome.violations.is_empty() {
-                println!("every promise was kept, in {:.1} simulated minutes", outcome.run.ended_at.as_secs_f64() / 60.0);
+                println!(
+                    "every promise was kept, in {:.1} simulated minutes and {} effects",
+                    outcome.run.ended_at.as_secs_f64() / 60.0,
+                    outcome.effects
+                );
             } else {
                 println!("{}", report(&scenario, &outcome, &again));
             }

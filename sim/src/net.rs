@@ -10,8 +10,12 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use madsim::net::{TcpListener, TcpStream};
 use madsim::task::JoinHandle;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Where everybody lives.
 pub(crate) const DATABASE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 5432);
@@ -33,6 +37,43 @@ fn address(net: u8, index: usize, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, net, host)), port)
 }
 
+/// A simulated stream that flushes only what was written. Its own flush sends an empty packet each time, which wakes
+/// the peer, whose hyper flushes in turn: two idle ends would keep each other awake for ever.
+struct Stream {
+    stream: TcpStream,
+    unflushed: bool,
+}
+
+impl Stream {
+    fn io(stream: TcpStream) -> TokioIo<Self> {
+        TokioIo::new(Self { stream, unflushed: false })
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.unflushed = true;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !std::mem::take(&mut self.unflushed) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 /// A connection that is closed when this is dropped, as when its process dies.
 pub(crate) struct Connection(JoinHandle<()>);
 
@@ -45,7 +86,7 @@ impl Drop for Connection {
 /// Sends one request on a connection of its own. The connection lives until the guard is dropped.
 pub(crate) async fn send(to: SocketAddr, request: Request<Full<Bytes>>) -> Result<(Response<Incoming>, Connection), SendError> {
     let stream = TcpStream::connect(to).await.map_err(SendError::Connect)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|_| SendError::Http)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(Stream::io(stream)).await.map_err(|_| SendError::Http)?;
     let connection = Connection(madsim::task::spawn(async move {
         // The sender learns of every error by itself.
         let _ = connection.await;
@@ -57,7 +98,7 @@ pub(crate) async fn send(to: SocketAddr, request: Request<Full<Bytes>>) -> Resul
 /// Why there is no response.
 #[derive(Debug)]
 pub(crate) enum SendError {
-    Connect(std::io::Error),
+    Connect(io::Error),
     Http,
 }
 
@@ -83,7 +124,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let builder = surehook::server::protocol(SimTimer, HEADER_TIMEOUT);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(Stream::io(stream), service));
     let mut stop = stop;
     let ended = select_biased! {
         ended = connection.as_mut().fuse() => Some(ended),

@@ -59,11 +59,6 @@ fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
             What::Sent { event: of, attempt, status_code, .. } if *of == event && *attempt == first.attempt => {
                 reply_heard |= status_code.is_some_and(|code| (200..300).contains(&code));
             }
-            What::Called { call: "settle", result: CallResult::Refused | CallResult::Unknown, events, .. }
-                if events.contains(&event) && entry.at >= first.at =>
-            {
-                return true;
-            }
             What::Committed(committed) if committed.event == event => {
                 settled |= matches!(committed.change, Change::Settled { attempt, .. } if attempt == first.attempt);
             }
@@ -76,6 +71,16 @@ fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
             _ => false,
         })
     };
+    // A settlement that failed explains nothing by itself: it has to be tried again. If it was, its lease ran out.
+    let settle_calls = run
+        .each(|what| match what {
+            What::Called { call: "settle", process, result, events } if events.contains(&event) => Some((process.as_str(), *result)),
+            _ => None,
+        })
+        .filter(|(at, (process, _))| *at >= first.at && sender.is_some_and(|(sender, _)| sender == *process))
+        .map(|(_, (_, result))| result)
+        .collect::<Vec<_>>();
+    let tried_again = settle_calls.len() > 1 && settle_calls[0] != CallResult::Done;
     let clock_jumped = run
         .each(|what| if let What::Fault(Fault::Database { what, .. }) = what { Some(what) } else { None })
         .any(|(at, what)| at <= again && what.contains("clock"));
@@ -94,7 +99,7 @@ fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
         // The database's clock jumped, and with it the end of the lease.
         _ if clock_jumped => true,
         // It knew, and died, was paused or ended before it could write it down. A pause may lie just before.
-        Some((process, since)) => !settled && (touched(process, since) || way_is_broken(since)),
+        Some((process, since)) => !settled && (tried_again || touched(process, since) || way_is_broken(since)),
         // Seen from outside only: any fault of a process in the time between must do.
         None => run
             .each(|what| match what {
