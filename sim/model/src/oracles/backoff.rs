@@ -4,15 +4,17 @@
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Change, Fault, RequestId, Run, What};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook_core::event::Outcome;
 use surehook_core::id::{Attempt, EventId};
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let mut requests: BTreeMap<RequestId, (EventId, Attempt, &str)> = BTreeMap::new();
+    let mut requests: BTreeMap<RequestId, (EventId, Attempt)> = BTreeMap::new();
     let mut not_before: BTreeMap<EventId, (At, Attempt, String)> = BTreeMap::new();
+    let mut asked: BTreeMap<(EventId, Attempt), (At, Duration)> = BTreeMap::new();
+    let mut heard: BTreeSet<(EventId, Attempt)> = BTreeSet::new();
     // Clocks that jump can make an event due early: the database's is the only one that counts.
     let jumped: Vec<At> = run
         .each(|what| match what {
@@ -26,7 +28,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     for entry in &run.entries {
         match &entry.what {
             What::Received(received) => {
-                requests.insert(received.request, (received.event, received.attempt, &received.source));
+                requests.insert(received.request, (received.event, received.attempt));
                 if let Some((earliest, after, why)) = not_before.get(&received.event) {
                     let between = |at: At| at <= entry.at && at >= earliest.saturating_sub(Duration::from_secs(7200));
                     let excused =
@@ -38,37 +40,28 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     }
                 }
             }
+            What::Replied { request, retry_after: Some(asked_for), .. } => {
+                let Some(&(event, attempt)) = requests.get(request) else { continue };
+                asked.insert((event, attempt), (entry.at, *asked_for));
+            }
+            // Only a reply that arrived can be heeded, and only what is written down binds the next attempt.
+            What::Sent { event, attempt, status_code: Some(_), .. } => {
+                heard.insert((*event, *attempt));
+            }
             What::Committed(committed) => {
-                let (Change::Settled { attempt, outcome: Outcome::Retry { .. }, .. }, Some(record)) =
-                    (committed.change, run.events.get(&committed.event))
-                else {
-                    continue;
-                };
-                let Some(policy) = run.policies.get(&record.source) else { continue };
+                let Change::Settled { attempt, outcome: Outcome::Retry { .. }, .. } = committed.change else { continue };
+                let Some(policy) = run.events.get(&committed.event).and_then(|record| run.policies.get(&record.source)) else { continue };
                 let used = attempt.saturating_sub(committed.before.map_or(0, |row| row.delivery.budget_from));
                 let least = policy.backoff.ceiling(used) / 2;
-                let place = not_before.entry(committed.event).or_default();
-                if entry.at + least > place.0 {
-                    *place = (
-                        entry.at + least,
-                        attempt,
-                        format!("the back-off after attempt {attempt} is {:.3}s at the least", least.as_secs_f64()),
-                    );
+                let mut bound =
+                    (entry.at + least, format!("the back-off after attempt {attempt} is {:.3}s at the least", least.as_secs_f64()));
+                if let Some((at, asked_for)) = asked.get(&(committed.event, attempt))
+                    && heard.contains(&(committed.event, attempt))
+                {
+                    let asked_for = (*asked_for).min(policy.backoff.max_delay);
+                    bound = bound.max((*at + asked_for, format!("Retry-After asked for {:.3}s", asked_for.as_secs_f64())));
                 }
-            }
-            What::Replied { request, retry_after: Some(asked), status_code } if !(200..300).contains(status_code) => {
-                let Some((event, attempt, source)) = requests.get(request) else { continue };
-                let Some(policy) = run.policies.get(*source) else { continue };
-                // Only a reply that arrived can be heeded.
-                let heard = run.entries.iter().any(|other| {
-                    matches!(&other.what, What::Sent { event: e, attempt: a, status_code: Some(code), .. } if e == event && a == attempt && code == status_code)
-                });
-                // The date form has whole seconds, and so has what is asked for.
-                let asked = (*asked).min(policy.backoff.max_delay);
-                let place = not_before.entry(*event).or_default();
-                if heard && entry.at + asked > place.0 {
-                    *place = (entry.at + asked, *attempt, format!("Retry-After asked for {:.3}s", asked.as_secs_f64()));
-                }
+                not_before.insert(committed.event, (bound.0, attempt, bound.1));
             }
             _ => {}
         }
