@@ -27,7 +27,7 @@ use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::database::{Database, DeliveryRow};
-use surehook_model::history::{CallResult, Change, Committed, What};
+use surehook_model::history::{CallResult, Change, Committed, Fault, What};
 use surehook_model::scenario::{Call, StoreFault};
 use tokio::sync::Notify;
 
@@ -184,9 +184,8 @@ impl Disk {
             Operation::Settle(_) => Call::Settle,
             Operation::Find(_) | Operation::Redrive(_) | Operation::Prune(..) | Operation::Ping => return None,
         };
-        let mut state = self.state();
         let mut due = None;
-        state.planned.retain_mut(|planned| {
+        self.state().planned.retain_mut(|planned| {
             if planned.process != process || planned.call != call {
                 return true;
             }
@@ -196,6 +195,11 @@ impl Disk {
             }
             planned.calls_left > 0
         });
+        if let Some(how) = due {
+            let duration = if let StoreFault::Slow { by_ms } = how { Duration::from_millis(by_ms) } else { Duration::ZERO };
+            let what = format!("{how:?} at this {call:?}");
+            self.recorder.record(What::Fault(Fault::Database { what, process: Some(process.to_owned()), duration }));
+        }
         due
     }
 

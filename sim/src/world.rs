@@ -316,9 +316,7 @@ impl World {
                 net.update_config(|config| config.send_latency = LATENCY);
             }
             Fault::Store { process, call, nth, how } => {
-                let name = process_name(process);
-                self.recorder.fault(database_fault(format!("{how:?} at {call:?} no. {nth}"), Some(name.clone()), Duration::ZERO));
-                self.disk.plan(name, call, nth, how);
+                self.disk.plan(process_name(process), call, nth, how); // told when it comes to its call
             }
             Fault::DatabaseDown { for_ms } => {
                 self.recorder.fault(database_fault("down".to_owned(), None, millis(for_ms)));

@@ -59,7 +59,7 @@ fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
             What::Sent { event: of, attempt, status_code, .. } if *of == event && *attempt == first.attempt => {
                 reply_heard |= status_code.is_some_and(|code| (200..300).contains(&code));
             }
-            What::Committed(committed) if committed.event == event => {
+            What::Committed(committed) if committed.event == event && entry.at >= first.at => {
                 settled |= matches!(committed.change, Change::Settled { attempt, .. } if attempt == first.attempt);
             }
             _ => {}

@@ -127,7 +127,7 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
         (What::Fault(Fault::Network { what: "cut".to_owned(), duration: second }), "network: cut, for 1.0s"),
         (
             What::Fault(Fault::Database { what: "slow".to_owned(), process: Some(process()), duration: Duration::ZERO }),
-            "fault: slow, planned for process 1",
+            "fault: slow, for process 1",
         ),
         (
             What::Fault(Fault::Downstream { source: SOURCE.to_owned(), what: "Hangs".to_owned(), broken: true }),

@@ -183,7 +183,7 @@ fn fault_words(fault: &Fault) -> String {
         Fault::Exited { .. } => "has shut down".to_owned(),
         Fault::Network { what, duration } => format!("network: {}, for {}", clipped(what), span(*duration)),
         Fault::Database { what, process, duration } => {
-            let of = process.as_ref().map(|process| format!(", planned for {process}")).unwrap_or_default();
+            let of = process.as_ref().map(|process| format!(", for {process}")).unwrap_or_default();
             let lasting = if duration.is_zero() { String::new() } else { format!(", for {}", span(*duration)) };
             format!("fault: {}{of}{lasting}", clipped(what))
         }
