@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -60,13 +61,35 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 const LAST_RETRY: Duration = Duration::from_millis(200);
 
-/// Posts the whole load to the service at `base` and gives back what each event's producer knows. `answered` counts
-/// the posts that have their `202`, for tests that do something in the middle.
+/// How many posts of a load have their `202`. Who wants to do something in the middle is woken by each.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<watch::Sender<usize>>);
+
+impl Progress {
+    /// The posts that are answered by now.
+    #[must_use]
+    pub fn answered(&self) -> usize {
+        *self.0.borrow()
+    }
+
+    /// Waits until so many posts are answered.
+    ///
+    /// # Panics
+    ///
+    /// If they are not in time.
+    pub async fn reaches(&self, posts: usize) {
+        let mut progress = self.0.subscribe();
+        let reached = tokio::time::timeout(PATIENCE, progress.wait_for(|&answered| answered >= posts)).await;
+        assert!(reached.is_ok(), "waited {PATIENCE:?} for {posts} posts; {} are answered", self.answered());
+    }
+}
+
+/// Posts the whole load to the service at `base` and gives back what each event's producer knows.
 ///
 /// # Panics
 ///
 /// If a post is refused, or has no `202` within a minute.
-pub async fn produce(base: String, load: Load, answered: Arc<AtomicUsize>) -> Vec<Sent> {
+pub async fn produce(base: String, load: Load, progress: Progress) -> Vec<Sent> {
     let events = load.posts - load.duplicates;
     let run = Uuid::now_v7();
     let sent: Arc<Mutex<Vec<Sent>>> = Arc::new(Mutex::new(
@@ -86,8 +109,8 @@ pub async fn produce(base: String, load: Load, answered: Arc<AtomicUsize>) -> Ve
     let next = Arc::new(AtomicUsize::new(0));
     let mut connections = JoinSet::new();
     for _ in 0..load.connections {
-        let (base, sent, order, next, answered) =
-            (base.clone(), Arc::clone(&sent), Arc::clone(&order), Arc::clone(&next), Arc::clone(&answered));
+        let (base, sent, order, next, progress) =
+            (base.clone(), Arc::clone(&sent), Arc::clone(&order), Arc::clone(&next), progress.clone());
         connections.spawn(async move {
             let client = Client::default();
             while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -107,7 +130,7 @@ pub async fn produce(base: String, load: Load, answered: Arc<AtomicUsize>) -> Ve
                 } else {
                     sent.new += 1
                 }
-                answered.fetch_add(1, Ordering::Relaxed);
+                progress.0.send_modify(|answered| *answered += 1);
             }
         });
     }

@@ -1,5 +1,6 @@
 //! A downstream in the test process: it answers as it is told to and remembers every request.
 
+use crate::wait;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -156,6 +157,19 @@ impl Sink {
     #[must_use]
     pub fn count(&self) -> usize {
         self.state.received.lock().expect("no behaviour has panicked").len()
+    }
+
+    /// Waits until there were so many requests.
+    ///
+    /// # Panics
+    ///
+    /// If there were not in time.
+    pub async fn reaches(&self, requests: usize) {
+        wait::until("requests to the downstream", || async {
+            let count = self.count();
+            if count >= requests { Ok(()) } else { Err(format!("{count} of {requests}")) }
+        })
+        .await;
     }
 
     /// How often each event was taken, by an answer of 200 to 299.

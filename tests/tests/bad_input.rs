@@ -261,11 +261,7 @@ impl Bench {
             wait::until("the last event", || async { if self.sink.of(event).is_empty() { Err("not there".to_owned()) } else { Ok(()) } })
                 .await;
         }
-        wait::until("the stored events", || async {
-            let count = self.sink.count();
-            if count >= events + 3 { Ok(()) } else { Err(format!("{count} deliveries")) }
-        })
-        .await;
+        self.sink.reaches(events + 3).await;
         let received = self.sink.received();
         assert_eq!(received.len(), events + 3, "something was stored that was refused: {received:?}");
     }

@@ -1,10 +1,8 @@
 //! A busy, healthy service: many producers, duplicates, and a downstream that refuses a third of what it sees for the
 //! first time. Everything arrives, once, and every status is explained.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use tests::database::Database;
-use tests::producer::{Load, produce};
+use tests::producer::{Load, Progress, produce};
 use tests::program::Service;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, verdicts};
@@ -16,7 +14,7 @@ async fn every_event_is_delivered_once_and_its_status_is_explained(database: Dat
     let service = Service::start(&database.url(), &configuration(&sink)).await;
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 5_000, duplicates: 500, connections: 64 };
 
-    let sent = produce(service.url(""), load, Arc::new(AtomicUsize::new(0))).await;
+    let sent = produce(service.url(""), load, Progress::default()).await;
 
     assert_eq!(sent.len(), 4_500);
     assert_eq!(sent.iter().map(|sent| sent.new + sent.replayed).sum::<usize>(), 5_000, "each post was accepted");

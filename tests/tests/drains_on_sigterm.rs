@@ -2,12 +2,10 @@
 //! when it is started again.
 
 use nix::sys::signal::Signal;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tests::database::Database;
 use tests::http::Client;
-use tests::producer::{Load, produce};
+use tests::producer::{Load, Progress, produce};
 use tests::program::Service;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, verdicts, wait};
@@ -24,7 +22,7 @@ async fn sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing(datab
 }
 
 async fn sigint_is_the_same(database: Database) {
-    let load = Load { sources: &["github", "stripe", "shopify"], posts: 300, duplicates: 30, connections: 8 };
+    let load = Load { sources: &["github", "stripe", "shopify"], posts: 900, duplicates: 90, connections: 16 };
     stopped_in_the_middle(&database, Signal::SIGINT, load).await;
 }
 
@@ -36,14 +34,10 @@ async fn stopped_in_the_middle(database: &Database, signal: Signal, load: Load) 
     })
     .await;
     let mut service = Service::start(&database.url(), &configuration(&sink, "10s")).await;
-    let answered = Arc::new(AtomicUsize::new(0));
-    let producers = tokio::spawn(produce(service.url(""), load, Arc::clone(&answered)));
-    let (posts, deliveries) = (load.posts / 3, load.posts / 6);
-    wait::until("the middle of the load", || async {
-        let (posted, received) = (answered.load(Ordering::Relaxed), sink.count());
-        if posted >= posts && received >= deliveries { Ok(()) } else { Err(format!("{posted} posts, {received} deliveries")) }
-    })
-    .await;
+    let progress = Progress::default();
+    let producers = tokio::spawn(produce(service.url(""), load, progress.clone()));
+    sink.reaches(100).await;
+    progress.reaches(load.posts / 3).await;
 
     let begun = Instant::now();
     service.signal(signal);
@@ -51,8 +45,8 @@ async fn stopped_in_the_middle(database: &Database, signal: Signal, load: Load) 
 
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(begun.elapsed() < Duration::from_secs(10), "it drained for {:?}", begun.elapsed());
-    let (posted, received) = (answered.load(Ordering::Relaxed), sink.received());
-    assert!(posted < load.posts && sink.taken().len() < load.posts - load.duplicates, "the load was over before the signal came");
+    assert!(progress.answered() < load.posts, "the load was over before the signal came");
+    let received = sink.received();
     assert!(received.iter().all(|received| received.answered.is_some()), "a delivery in flight was broken off");
 
     service.restart().await;
@@ -69,7 +63,7 @@ async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_r
     let client = Client::default();
     let answer = client.post(&service.url("/webhooks/github"), &[("idempotency-key", "slow")], "{}").await.expect("an answer");
     let event = answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id");
-    wait::until("the delivery to hang", || async { if sink.count() == 1 { Ok(()) } else { Err("not there".to_owned()) } }).await;
+    sink.reaches(1).await;
 
     let begun = Instant::now();
     service.signal(Signal::SIGTERM);

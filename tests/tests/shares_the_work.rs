@@ -1,11 +1,9 @@
 //! Several processes on one PostgreSQL database share the work, and no event is delivered by two of them.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tests::database::Database;
-use tests::producer::{Load, Sent, produce};
+use tests::producer::{Load, Progress, Sent, produce};
 use tests::program::Service;
 use tests::sink::{Answer, Sink};
 use tests::verdicts;
@@ -21,7 +19,7 @@ async fn three_processes_on_one_database_deliver_each_event_once() {
     }
     let load = Load { sources: &["github", "stripe"], posts: 1_000, duplicates: 0, connections: 16 };
 
-    let loads = services.iter().map(|service| produce(service.url(""), load, Arc::new(AtomicUsize::new(0))));
+    let loads = services.iter().map(|service| produce(service.url(""), load, Progress::default()));
     let sent: Vec<Sent> = futures::future::join_all(loads).await.concat();
 
     let wanted: BTreeSet<_> = sent.iter().map(Sent::event).collect();

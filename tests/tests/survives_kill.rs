@@ -2,16 +2,14 @@
 //! arrives; what arrives twice is what was in flight, and says so.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use surehook_core::worker::BATCH_ROWS;
 use tests::database::Database;
 use tests::postgres::{Cluster, Settings, Stop};
-use tests::producer::{Load, produce};
+use tests::producer::{Load, Progress, produce};
 use tests::program::Service;
 use tests::sink::{Answer, Sink};
-use tests::{on_each_database, verdicts, wait};
+use tests::{on_each_database, verdicts};
 use uuid::Uuid;
 
 on_each_database!(what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice);
@@ -25,20 +23,22 @@ async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice
     })
     .await;
     let mut service = Service::start(&database.url(), &configuration(&sink)).await;
-    let load = Load { sources: &["github", "stripe", "shopify"], posts: 2_100, duplicates: 210, connections: 64 };
-    let answered = Arc::new(AtomicUsize::new(0));
-    let producers = tokio::spawn(produce(service.url(""), load, Arc::clone(&answered)));
-    wait::until("the middle of the load", || async {
-        let (posted, received) = (answered.load(Ordering::Relaxed), sink.count());
-        if posted >= 700 && received >= 350 { Ok(()) } else { Err(format!("{posted} posts, {received} deliveries")) }
-    })
-    .await;
+    let load = Load { sources: &["github", "stripe", "shopify"], posts: 2_400, duplicates: 240, connections: 64 };
+    let progress = Progress::default();
+    let producers = tokio::spawn(produce(service.url(""), load, progress.clone()));
+    sink.reaches(100).await;
+    progress.reaches(load.posts / 4).await;
 
     service.kill();
-    assert!(answered.load(Ordering::Relaxed) < load.posts, "the load was over before the kill");
 
-    // A process that only takes events in: it answers the rest of the load and touches no delivery, so what it shows
-    // as being processed is what the killed process had in flight.
+    // Processes that only take events in, killed as well: they answer the rest of the load and touch no delivery, so
+    // what the last of them shows as being processed is what the first had in flight.
+    for quarter in [2, 3] {
+        service.restart_as("intake").await;
+        progress.reaches(load.posts / 4 * quarter).await;
+        service.kill();
+        assert!(progress.answered() < load.posts, "the load was over before the kill");
+    }
     service.restart_as("intake").await;
     let sent = producers.await.expect("every post is accepted at last");
     let in_flight: BTreeSet<Uuid> = verdicts::all_shown(&service, &sent)
@@ -70,16 +70,13 @@ async fn a_killed_postgresql_server_costs_nothing_but_time() {
     let sink = Sink::start(|received| Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })).await;
     let service = Service::start(&url, &configuration(&sink)).await;
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 1_500, duplicates: 150, connections: 64 };
-    let answered = Arc::new(AtomicUsize::new(0));
-    let producers = tokio::spawn(produce(service.url(""), load, Arc::clone(&answered)));
-    wait::until("the middle of the load", || async {
-        let (posted, received) = (answered.load(Ordering::Relaxed), sink.count());
-        if posted >= 500 && received >= 250 { Ok(()) } else { Err(format!("{posted} posts, {received} deliveries")) }
-    })
-    .await;
+    let progress = Progress::default();
+    let producers = tokio::spawn(produce(service.url(""), load, progress.clone()));
+    sink.reaches(100).await;
+    progress.reaches(load.posts / 3).await;
 
     cluster.stop(Stop::Kill);
-    assert!(answered.load(Ordering::Relaxed) < load.posts, "the load was over before the kill");
+    assert!(progress.answered() < load.posts, "the load was over before the kill");
     cluster.resume();
 
     let sent = producers.await.expect("every post is accepted at last");
