@@ -264,8 +264,9 @@ fn read_log(folder: &Path) -> String {
     fs::read(folder.join("log")).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
 }
 
-/// The program, to be run in `folder`, untouched by the environment of the tests. util-linux's `setpriv`, where it is
-/// there, has the kernel kill the program when the thread that started it ends, however it ends.
+/// The program, to be run in `folder`, which is also where it puts what is temporary, and untouched by the environment
+/// of the tests. util-linux's `setpriv`, where it is there, has the kernel kill the program when the thread that
+/// started it ends, however it ends.
 fn command(folder: &Path) -> Command {
     let setpriv = Path::new("/usr/bin/setpriv");
     let mut command = if setpriv.exists() {
@@ -280,7 +281,7 @@ fn command(folder: &Path) -> Command {
             command.env_remove(name);
         }
     }
-    command.current_dir(folder).stdin(Stdio::null());
+    command.current_dir(folder).env("TMPDIR", folder).stdin(Stdio::null());
     command
 }
 
@@ -299,7 +300,7 @@ pub fn program() -> &'static Path {
 
 fn build() -> PathBuf {
     let mut cargo = cargo();
-    cargo.args(["build", "--package", "surehook", "--bin", "surehook", "--message-format=json-render-diagnostics"]);
+    cargo.args(["build", "--package", "surehook", "--bin", "surehook", "--locked", "--message-format=json-render-diagnostics"]);
     // `target/PROFILE/deps/TEST`: the program is built as the tests are.
     let test = std::env::current_exe().expect("a test knows its path");
     let profile = test.ancestors().nth(2).and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or("debug");

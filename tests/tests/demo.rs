@@ -1,7 +1,10 @@
 //! `surehook demo`, and the walk that the README takes through it: its lines are pasted into a shell, and must answer
 //! as the README says.
 
+use nix::sys::signal::Signal;
+use std::fs;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 use tests::program::{Process, free_address};
 
@@ -43,6 +46,13 @@ async fn the_walk_of_the_readme_works_as_pasted() {
             rest = &rest[at + words.len()..];
         }
     }
+
+    demo.signal(Signal::SIGTERM);
+    let status = demo.wait(Duration::from_secs(10)).await;
+    assert_eq!(status.code(), Some(0), "{status}\n{}", demo.log());
+    let left: Vec<_> =
+        fs::read_dir(folder.path()).expect("the folder is there").map(|entry| entry.expect("it can be read").file_name()).collect();
+    assert_eq!(left, ["log"], "the demo leaves something behind");
 }
 
 const SEPARATOR: &str = "-- the next block --";

@@ -41,7 +41,7 @@ fn the_core_builds_without_the_standard_library() {
 }
 
 fn run(arguments: &[&str]) -> Output {
-    cargo().arg("--offline").args(arguments).output().expect("cargo runs")
+    cargo().args(arguments).arg("--locked").output().expect("cargo runs")
 }
 
 /// An installed target whose name says that it has no operating system.
