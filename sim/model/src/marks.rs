@@ -95,6 +95,7 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
     let mut holder: BTreeMap<_, &str> = BTreeMap::new();
     let mut paused: BTreeSet<&str> = BTreeSet::new();
     let mut failed_settlements: BTreeSet<EventId> = BTreeSet::new();
+    let mut refused_batches: Vec<&Vec<EventId>> = Vec::new();
     let mut unknown_accepts: BTreeSet<EventId> = BTreeSet::new();
     for entry in &run.entries {
         match &entry.what {
@@ -108,7 +109,12 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
                 failed_settlements.extend(events)
             }
             What::Called { call: "accept", result: CallResult::Unknown, events, .. } => unknown_accepts.extend(events),
+            What::Called { call: "accept", result: CallResult::Refused, events, .. } => refused_batches.push(events),
             What::Called { call: "accept", result: CallResult::Done, events, .. } => {
+                // Only a batch that was halved comes again with the same ids after a refusal.
+                if refused_batches.iter().any(|batch| batch.len() > 1 && events.iter().any(|event| batch.contains(event))) {
+                    marks.insert(Mark::BadRowIsolated);
+                }
                 let landed = |event| run.committed().any(|(at, c)| c.event == event && c.change == Change::Accepted && at < entry.at);
                 if events.iter().any(|event| unknown_accepts.contains(event) && landed(*event)) {
                     marks.insert(Mark::UnknownCommitFound);
@@ -181,7 +187,6 @@ fn of_producers(run: &Run, marks: &mut BTreeSet<Mark>) {
         .collect();
     let mut turned_away = BTreeSet::new();
     let mut taken: BTreeMap<_, _> = BTreeMap::new();
-    let mut refused_at = BTreeSet::new();
     for (at, answer) in run.answers() {
         let Some(post) = posts.get(&answer.post) else { continue };
         let producer = (&post.producer, &post.source, &post.key);
@@ -204,19 +209,12 @@ fn of_producers(run: &Run, marks: &mut BTreeSet<Mark>) {
                 if taken.insert((event, batch), answer.post).is_some() {
                     marks.insert(Mark::ConflictInsideOneBatch);
                 }
-                if refused_at.contains(&batch) {
-                    marks.insert(Mark::BadRowIsolated);
-                }
             }
             (422, _) => {
                 marks.insert(Mark::KeyReuseRefused);
             }
             (503, _) => {
                 turned_away.insert(producer);
-                let stored = run.events.values().any(|record| record.source == post.source && record.key == post.key);
-                if !stored {
-                    refused_at.insert((at.as_millis() / 4, &post.process));
-                }
             }
             _ => {}
         }

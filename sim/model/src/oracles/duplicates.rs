@@ -88,7 +88,9 @@ fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
     // or waits behind one that is.
     let way_is_broken = |since: At| {
         run.each(|what| match what {
-            What::Fault(Fault::Network { duration, .. } | Fault::Database { duration, .. }) => Some(*duration),
+            What::Fault(Fault::Network { duration, .. } | Fault::Database { process: None, duration, .. }) => Some(*duration),
+            // One call that fails is tried again; one that hangs keeps all settlements behind it waiting.
+            What::Fault(Fault::Database { what, duration, .. }) if what.contains("Slow") => Some(*duration),
             _ => None,
         })
         .any(|(at, duration)| at <= again && at + duration + Duration::from_secs(20) >= since)

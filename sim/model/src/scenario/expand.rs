@@ -10,7 +10,7 @@ pub fn expand(seed: u64) -> Scenario {
     let mut rng = Rng::with_seed(seed ^ 0x5eed_0f5c_e9a2_1055);
     let swarm = Swarm::draw(&mut rng);
     let processes = rng.usize(1..=3);
-    let drain_timeout_ms = rng.u64(500..20_000);
+    let drain_timeout_ms = if rng.bool() { rng.u64(100..2_000) } else { rng.u64(2_000..20_000) };
     let heal_at_ms = rng.u64(60_000..400_000);
     let sources: Vec<Source> = (0..rng.usize(1..=3)).map(|n| source(&mut rng, &swarm, n, heal_at_ms)).collect();
     let posts = posts(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
@@ -25,6 +25,7 @@ struct Swarm {
     reused_keys: bool,
     hang_ups: bool,
     poison: bool,
+    slow_downstreams: bool,
     bad_downstreams: bool,
     kills: bool,
     pauses: bool,
@@ -46,6 +47,7 @@ impl Swarm {
             reused_keys: on(100),
             hang_ups: on(80) && !calm,
             poison: on(40),
+            slow_downstreams: on(60),
             bad_downstreams: on(160),
             kills: on(128) && !calm,
             pauses: on(90) && !calm,
@@ -71,6 +73,10 @@ fn source(rng: &mut Rng, swarm: &Swarm, n: usize, heal_at_ms: u64) -> Source {
         first_wins: rng.u8(..) < 40,
         behaves: Vec::new(),
     };
+    if swarm.slow_downstreams && rng.u8(..) < 200 {
+        let after_ms = rng.u64(10..source.timeout_ms * 3 / 4);
+        source.behaves.push(BehaviourAt { at_ms: 0, how: Behaviour::TakesLate { after_ms } });
+    }
     if swarm.bad_downstreams && rng.u8(..) < 170 {
         let mut at_ms = rng.u64(0..heal_at_ms / 2);
         for _ in 0..rng.usize(1..=4) {
