@@ -18,7 +18,6 @@ pub mod logs;
 pub mod ports;
 pub mod retention;
 pub mod serve;
-#[expect(clippy::disallowed_macros, reason = "real sockets have no order to replay")]
 pub mod server;
 pub mod service;
 #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "real databases have the real clock, and no order is shown")]

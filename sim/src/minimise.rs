@@ -63,7 +63,9 @@ impl Candidates {
         for source in 0..scenario.sources.len() {
             with(&|smaller| smaller.sources[source].behaves.clear());
             for behaves in 0..scenario.sources[source].behaves.len() {
-                with(&|smaller| drop(smaller.sources[source].behaves.remove(behaves)));
+                with(&|smaller| {
+                    smaller.sources[source].behaves.remove(behaves);
+                });
             }
         }
         for post in 0..scenario.posts.len() {

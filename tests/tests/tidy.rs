@@ -1,0 +1,53 @@
+//! Rules of the house that neither the compiler nor clippy can hold.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            sources(&entry, into);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            into.push(entry);
+        }
+    }
+}
+
+/// The Rust files of these folders, with their text.
+fn read(folders: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    folders.iter().for_each(|folder| sources(&Path::new(ROOT).join(folder), &mut files));
+    assert!(files.len() > 20, "{folders:?} hold the sources");
+    files.into_iter().map(|file| (file.clone(), fs::read_to_string(file).unwrap())).collect()
+}
+
+#[test]
+fn no_select_draws_from_an_unseeded_generator() {
+    for (file, text) in read(&["core/src", "shell/src", "sim/src", "sim/model/src"]) {
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for (at, _) in lines.iter().enumerate().filter(|(_, line)| line.contains("select! {") && !line.contains("select_biased")) {
+            assert_eq!(lines.get(at + 1), Some(&"biased;"), "{}:{}", file.display(), at + 1);
+        }
+    }
+}
+
+#[test]
+fn the_loops_ask_for_no_runtime() {
+    let loops = ["intake.rs", "worker.rs", "retention.rs", "service.rs", "health.rs", "doorbell.rs", "headers.rs", "ports.rs"];
+    for name in loops {
+        let text = fs::read_to_string(Path::new(ROOT).join("shell/src").join(name)).unwrap();
+        for line in text.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+            let other_use_of_tokio = line.contains("tokio::") && !line.contains("tokio::sync");
+            assert!(!other_use_of_tokio, "{name}: `{line}`; only tokio::sync asks for no runtime");
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for (file, text) in read(&["core/src", "shell/src", "sim/src", "sim/model/src", "tests/src", "tests/tests", "sim/tests"]) {
+        assert!(text.starts_with("//!"), "{} begins without a word on what it is for", file.display());
+    }
+}
