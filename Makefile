@@ -10,7 +10,8 @@ unexport CARGO_ENCODED_RUSTFLAGS
 test: postgres
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo test --locked --workspace
+	cargo build --locked --workspace
+	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' cargo test --locked --workspace
 
 demo:
 	cargo run --locked --release -- demo
