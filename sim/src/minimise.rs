@@ -4,7 +4,7 @@
 use crate::bugs::Bug;
 use crate::world::run;
 use surehook_model::oracles::Promise;
-use surehook_model::scenario::Scenario;
+use surehook_model::scenario::{Fault, Node, Scenario};
 
 /// The smallest scenario that was found to break `promise`, within so many runs. `scenario` itself must break it.
 #[must_use]
@@ -76,6 +76,20 @@ impl Candidates {
             });
             with(&|smaller| smaller.posts[post].size = 0);
         }
+        // The last source and the last process, where nothing speaks of them.
+        let last_source = scenario.sources.len() - 1;
+        let speaks_of_source = scenario.faults.iter().any(|fault| {
+            matches!(fault.what,
+            Fault::Cut { from, to, .. } if [from, to].contains(&Node::Downstream(last_source)))
+        });
+        if last_source > 0 && !speaks_of_source && scenario.posts.iter().all(|post| post.source != last_source) {
+            with(&|smaller| smaller.sources.truncate(last_source));
+        }
+        let last_process = scenario.processes - 1;
+        if last_process > 0 && scenario.posts.iter().all(|post| post.process != last_process) && !speaks_of_process(scenario, last_process)
+        {
+            with(&|smaller| smaller.processes = last_process);
+        }
         // What comes after the last fault and post is only waiting.
         let last = scenario.faults.iter().map(|fault| fault.at_ms).chain(scenario.posts.iter().map(|post| post.at_ms)).max().unwrap_or(0);
         with(&|smaller| smaller.heal_at_ms = (last + 30_000).min(scenario.heal_at_ms));
@@ -90,6 +104,16 @@ impl Iterator for Candidates {
     fn next(&mut self) -> Option<Scenario> {
         self.all.next()
     }
+}
+
+fn speaks_of_process(scenario: &Scenario, index: usize) -> bool {
+    scenario.faults.iter().any(|fault| match &fault.what {
+        Fault::Kill { process, .. } | Fault::Pause { process, .. } | Fault::Drain { process, .. } | Fault::Store { process, .. } => {
+            *process == index
+        }
+        Fault::Cut { from, to, .. } => [*from, *to].contains(&Node::Process(index)),
+        _ => false,
+    })
 }
 
 /// Half, a quarter, … one.

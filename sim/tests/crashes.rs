@@ -35,6 +35,7 @@ fn small() -> Scenario {
     };
     Scenario {
         why: String::new(),
+        catches: None,
         seed: 11,
         processes: 2,
         drain_timeout_ms: 1_000,

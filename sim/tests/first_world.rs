@@ -28,6 +28,7 @@ fn scenario() -> Scenario {
     };
     Scenario {
         why: String::new(),
+        catches: None,
         seed: 1,
         processes: 1,
         drain_timeout_ms: 5_000,

@@ -20,6 +20,9 @@ pub struct Scenario {
     /// Why it is kept.
     #[serde(default)]
     pub why: String,
+    /// The planted bug, if any, with which it breaks a promise: so it goes on proving something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catches: Option<String>,
     /// Decides every order and delay that the scenario leaves open.
     pub seed: u64,
     /// Service processes.

@@ -15,7 +15,7 @@ pub fn expand(seed: u64) -> Scenario {
     let sources: Vec<Source> = (0..rng.usize(1..=3)).map(|n| source(&mut rng, &swarm, n, heal_at_ms)).collect();
     let posts = posts(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
     let faults = faults(&mut rng, &swarm, processes, sources.len(), heal_at_ms, &posts);
-    Scenario { why: String::new(), seed, processes, drain_timeout_ms, sources, posts, faults, heal_at_ms }
+    Scenario { why: String::new(), catches: None, seed, processes, drain_timeout_ms, sources, posts, faults, heal_at_ms }
 }
 
 /// Which kinds of things happen in a run.
