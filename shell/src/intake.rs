@@ -232,6 +232,9 @@ async fn commit(store: &dyn Store, doorbell: &Doorbell, batch: Vec<Group>) {
                 parts.push(second);
                 parts.push(part);
             }
+            Err(error @ StoreError::Rejected(_)) => {
+                parts.extend(part.into_iter().filter_map(|group| refuse_first(group, &error)).map(|rest| vec![rest]))
+            }
             Err(error) => refuse(part, &error),
         }
     }
@@ -271,6 +274,14 @@ fn settle(group: Group, stored: Stored) {
         let admission = resolve(other.event.id, other.event.fingerprint, other.on_key_reuse, seen_by_others);
         other.answer(Ok(admission));
     }
+}
+
+/// Refuses the row that stands alone. Others with its key may have another body: the next of them is asked for itself.
+fn refuse_first(group: Group, error: &StoreError) -> Option<Group> {
+    let mut others = group.others.into_iter();
+    let rest = others.next().map(|first| Group { first, others: others.collect() });
+    refuse(vec![Group { first: group.first, others: Vec::new() }], error);
+    rest
 }
 
 fn refuse(part: Vec<Group>, error: &StoreError) {

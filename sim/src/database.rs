@@ -1,25 +1,21 @@
-//! The simulated database: a node that runs transactions over the reference tables, and the store port that reaches
-//! it over the network.
+//! The simulated database: a node that runs transactions over the reference tables.
 //!
 //! A transaction takes steps, with time between them, so that a crash or another transaction can fall inside: it
 //! locks rows (a claim skips what is locked, a settlement and an accept wait for it), waits, and commits at one
 //! instant. What had not committed when the database went down is rolled back; what had stays.
 
 use crate::bugs::Bug;
-use crate::effects::Effects;
 use crate::net::DATABASE;
 use crate::recorder::{Recorder, elapsed};
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use madsim::net::Endpoint;
 use madsim::rand::Rng;
 use madsim::time::{sleep, timeout};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Delivery, Outcome};
 use surehook_core::id::{Attempt, EventId, Fence};
@@ -27,27 +23,25 @@ use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::database::{Database, DeliveryRow};
-use surehook_model::history::{CallResult, Change, Committed, Fault, What};
+use surehook_model::history::{Change, Committed, Fault, What};
 use surehook_model::scenario::{Call, StoreFault};
 use tokio::sync::Notify;
 
 /// A row that the database refuses has a body that begins so.
 pub(crate) const POISON: &[u8] = b"\0poison";
 
-/// The time that a caller gives one call.
-const CALL_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long a transaction waits for a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Every request goes to this tag; each reply to one of its own.
-const REQUESTS: u64 = 1;
+pub(crate) const REQUESTS: u64 = 1;
 
 /// What outlives every crash of the database's process, and the switches by which a world breaks it.
 pub(crate) struct Disk {
     state: Mutex<State>,
     unlocked: Notify,
     /// Where the next reply goes: never to a tag that an earlier caller at the same address may still be sent to.
-    next_tag: AtomicU64,
-    recorder: Recorder,
+    pub(crate) next_tag: AtomicU64,
+    pub(crate) recorder: Recorder,
     bug: Option<Bug>,
 }
 
@@ -78,15 +72,15 @@ struct Planned {
 }
 
 /// One call on its way.
-struct Request {
-    process: String,
-    reply_to: u64,
-    operation: Operation,
-    fault: Option<StoreFault>,
+pub(crate) struct Request {
+    pub(crate) process: String,
+    pub(crate) reply_to: u64,
+    pub(crate) operation: Operation,
+    pub(crate) fault: Option<StoreFault>,
 }
 
 #[derive(Clone)]
-enum Operation {
+pub(crate) enum Operation {
     Accept(Vec<NewEvent>),
     Claim(Vec<Demand>),
     Settle(Vec<Settlement>),
@@ -98,7 +92,7 @@ enum Operation {
 
 /// Its answer.
 #[derive(Debug)]
-enum Answer {
+pub(crate) enum Answer {
     Accepted(Vec<Stored>),
     Claimed(Claims),
     Settled(Vec<EventId>),
@@ -172,12 +166,12 @@ impl Disk {
         state.planned.clear();
     }
 
-    fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.state().up
     }
 
     /// The fault, if any, that is planned for this call.
-    fn fault_for(&self, process: &str, operation: &Operation) -> Option<StoreFault> {
+    pub(crate) fn fault_for(&self, process: &str, operation: &Operation) -> Option<StoreFault> {
         let call = match operation {
             Operation::Accept(_) => Call::Accept,
             Operation::Claim(_) => Call::Claim,
@@ -515,100 +509,4 @@ fn settle_one(tables: &mut Database, now: Timestamp, mut settlement: Settlement,
         _ => {}
     }
     tables.settle_one(now, &settlement)
-}
-
-/// The store port of one process: one request over the network for each call.
-pub(crate) struct RemoteStore {
-    disk: Arc<Disk>,
-    endpoint: Endpoint,
-    process: String,
-    effects: Arc<Effects>,
-    index: usize,
-}
-
-impl RemoteStore {
-    pub(crate) async fn connect(disk: Arc<Disk>, process: String, effects: Arc<Effects>, index: usize) -> Self {
-        let endpoint = Endpoint::bind("0.0.0.0:0").await.expect("a free port");
-        Self { disk, endpoint, process, effects, index }
-    }
-
-    async fn call(&self, operation: Operation) -> Result<Answer, StoreError> {
-        let (call, events) = described(&operation);
-        let result = self.effects.pass(self.index, self.exchange(operation)).await;
-        let learnt = match &result {
-            Ok(_) => CallResult::Done,
-            Err(StoreError::Unknown(_)) => CallResult::Unknown,
-            Err(StoreError::Unavailable(_) | StoreError::Conflict(_) | StoreError::Rejected(_)) => CallResult::Refused,
-        };
-        if !events.is_empty() {
-            self.disk.recorder.record(What::Called { process: self.process.clone(), call, result: learnt, events });
-        }
-        result
-    }
-
-    async fn exchange(&self, operation: Operation) -> Result<Answer, StoreError> {
-        let fault = self.disk.fault_for(&self.process, &operation);
-        if fault == Some(StoreFault::Refuse) || !self.disk.is_up() {
-            sleep(Duration::from_millis(1)).await;
-            return Err(StoreError::Unavailable("connection refused".to_owned()));
-        }
-        let reply_to = self.disk.next_tag.fetch_add(1, Ordering::Relaxed);
-        let request = Request { process: self.process.clone(), reply_to, operation, fault };
-        let unknown = |what: &str| StoreError::Unknown(what.to_owned());
-        self.endpoint.send_to_raw(DATABASE, REQUESTS, Box::new(request)).await.map_err(|_| unknown("connection broken"))?;
-        let reply = timeout(CALL_TIMEOUT, self.endpoint.recv_from_raw(reply_to)).await.map_err(|_| unknown("no answer in time"))?;
-        let (payload, _) = reply.map_err(|_| unknown("connection broken"))?;
-        *payload.downcast::<Result<Answer, StoreError>>().expect("only answers come here")
-    }
-}
-
-fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
-    match operation {
-        Operation::Accept(batch) => ("accept", batch.iter().map(|event| event.id).collect()),
-        Operation::Settle(batch) => ("settle", batch.iter().map(|settlement| settlement.event).collect()),
-        Operation::Redrive(event) => ("redrive", vec![*event]),
-        Operation::Claim(_) | Operation::Find(_) | Operation::Prune(..) | Operation::Ping => ("", vec![]),
-    }
-}
-
-/// Takes the answer that belongs to the call.
-macro_rules! answered {
-    ($call:expr, $variant:ident) => {
-        $call
-            .map(|answer: Result<Answer, StoreError>| match answer? {
-                Answer::$variant(value) => Ok::<_, StoreError>(value),
-                other => unreachable!("{} was asked and {other:?} answered", stringify!($variant)),
-            })
-            .boxed()
-    };
-}
-
-impl Store for RemoteStore {
-    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
-        answered!(self.call(Operation::Accept(batch)), Accepted)
-    }
-
-    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
-        answered!(self.call(Operation::Claim(demands)), Claimed)
-    }
-
-    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
-        answered!(self.call(Operation::Settle(batch)), Settled)
-    }
-
-    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
-        answered!(self.call(Operation::Find(event)), Found).map(|found| Ok(found?.map(|record: Box<EventRecord>| *record))).boxed()
-    }
-
-    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        answered!(self.call(Operation::Redrive(event)), Redriven)
-    }
-
-    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
-        answered!(self.call(Operation::Prune(retention, after, limit)), Pruned)
-    }
-
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.call(Operation::Ping).map(|answer| answer.map(|_| ())).boxed()
-    }
 }

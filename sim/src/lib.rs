@@ -20,6 +20,7 @@ mod process;
 mod producer;
 mod recorder;
 mod report;
+mod store;
 mod world;
 
 pub use batch::{Failure, batch};

@@ -2,11 +2,12 @@
 
 use crate::bugs::Bug;
 use crate::clock::{SimClock, SimIds};
-use crate::database::{Disk, RemoteStore};
+use crate::database::Disk;
 use crate::downstream::SimDownstream;
 use crate::effects::Effects;
 use crate::net;
 use crate::recorder::Recorder;
+use crate::store::RemoteStore;
 use futures::channel::mpsc;
 use futures::future::{BoxFuture, Shared};
 use futures::stream::FuturesUnordered;

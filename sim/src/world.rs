@@ -275,19 +275,11 @@ impl World {
                 sleep(millis(for_ms)).await;
                 Handle::current().resume(node.id());
             }
-            Fault::Drain { process: index, down_ms } => {
-                let (process, node) = &self.processes[index];
-                if !process.control().up {
-                    return;
+            Fault::Drain { process, down_ms } => self.drain(process, millis(down_ms)).await,
+            Fault::RollingRestart { down_ms } => {
+                for process in 0..self.processes.len() {
+                    self.drain(process, millis(down_ms)).await;
                 }
-                self.recorder.fault(Recorded::Draining { process: process.name.clone() });
-                process.terminate();
-                while process.control().up {
-                    sleep(millis(20)).await;
-                }
-                Handle::current().kill(node.id()); // what is left of it ends with it
-                sleep(millis(down_ms)).await;
-                self.start(index).await;
             }
             Fault::Cut { from, to, both_ways, for_ms } => {
                 self.recorder.fault(Recorded::Network {
@@ -395,6 +387,22 @@ impl World {
             Handle::current().resume(node.id());
             Handle::current().kill(node.id());
         }
+    }
+
+    /// Tells a process to shut down, waits for its end, and starts it again.
+    async fn drain(&self, index: usize, down_for: Duration) {
+        let (process, node) = &self.processes[index];
+        if !process.control().up {
+            return;
+        }
+        self.recorder.fault(Recorded::Draining { process: process.name.clone() });
+        process.terminate();
+        while process.control().up {
+            sleep(Duration::from_millis(20)).await;
+        }
+        Handle::current().kill(node.id()); // what is left of it ends with it
+        sleep(down_for).await;
+        self.start(index).await;
     }
 
     /// Starts a process that is down. Two faults may want to.

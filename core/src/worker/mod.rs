@@ -12,6 +12,7 @@
 //! later than that time.
 
 pub mod exchange;
+mod interface;
 mod lane;
 #[cfg(test)]
 mod properties;
@@ -27,143 +28,10 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
 use exchange::{AttemptRecord, Claim, Claims, Demand, Settlement};
+use interface::BATCH;
 use lane::{Held, Lane};
 
-/// The most events of one claim, over all sources, and the most settlements of one batch.
-pub const BATCH_ROWS: u32 = 512;
-const BATCH: usize = BATCH_ROWS as usize;
-
-/// What bounds and paces one worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// How often an idle source is asked for while there is work elsewhere or was a moment ago.
-    pub poll_busy: Duration,
-    /// How often it is asked for at the least, when nothing has come for long.
-    pub poll_idle: Duration,
-    /// The first wait after the store failed; doubled each time.
-    pub store_retry_initial: Duration,
-    /// The longest wait after the store failed.
-    pub store_retry_max: Duration,
-    /// No claim is made while the events that are held have so many bytes. One claim may overshoot it.
-    pub max_held_bytes: usize,
-    /// Sets this worker's waits apart from those of others. Any number.
-    pub seed: u64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            poll_busy: Duration::from_millis(100),
-            poll_idle: Duration::from_secs(1),
-            store_retry_initial: Duration::from_millis(50),
-            store_retry_max: Duration::from_secs(5),
-            max_held_bytes: 64 << 20,
-            seed: 0,
-        }
-    }
-}
-
-/// Names one delivery between [`Action::Deliver`] and [`Input::Finished`]. Never used twice by one worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u64);
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// These sources may have something new.
-    Woken(Vec<SourceName>),
-    /// The claim succeeded.
-    Claimed(Claims),
-    /// The claim failed, or its outcome is unknown. What it may have claimed comes back when its lease ends.
-    ClaimFailed,
-    /// A delivery ended.
-    Finished {
-        /// The delivery.
-        ticket: Ticket,
-        /// What came back.
-        reply: Reply,
-    },
-    /// The settlements were written, apart from those that were refused as stale.
-    Settled,
-    /// The settlements failed, or their outcome is unknown.
-    SettleFailed,
-    /// Stop claiming, give back what has not been sent, and finish.
-    ShutDown {
-        /// Deliveries that are still in flight then are cut off.
-        cut_off_at: Instant,
-        /// The worker is done then at the latest, whatever is unwritten.
-        give_up_at: Instant,
-    },
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Action {
-    /// Ask the store for due events, and answer with [`Input::Claimed`] or [`Input::ClaimFailed`].
-    Claim(Vec<Demand>),
-    /// Send one event, and answer with [`Input::Finished`] at its deadline at the latest.
-    Deliver(Delivery),
-    /// Write these settlements, and answer with [`Input::Settled`] or [`Input::SettleFailed`].
-    Settle(Vec<Settlement>),
-    /// These settlements could not be written while their leases lasted, and are given up: the events are claimable
-    /// again, and may be delivered twice. For the log.
-    Abandoned(Vec<Settlement>),
-    /// Nothing is held any more, or the time to shut down is over. The last action.
-    Done,
-}
-
-/// One event to be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    /// Names it in [`Input::Finished`].
-    pub ticket: Ticket,
-    /// The event.
-    pub claim: Claim,
-    /// When the reply must be there. The lease outlives this by [`crate::source::SETTLE_GRACE`] at least.
-    pub deadline: Instant,
-}
-
-/// Why a worker will act at the time that [`Worker::wake_at`] tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum WakeReason {
-    /// There is something to deliver and a slot for it.
-    Deliver,
-    /// A batch can be settled.
-    Settle,
-    /// A source that is known to have work has room.
-    Claim,
-    /// Sources that had nothing are asked again.
-    Poll,
-    /// An event has waited in memory for as long as its lease allows.
-    Release,
-    /// The shutdown's time for deliveries ends.
-    CutOff,
-    /// The shutdown's time ends.
-    GiveUp,
-    /// Everything is finished.
-    Done,
-}
-
-/// When a worker wants to be polled again, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wake {
-    /// Not later than this. In the past if an action is ready.
-    pub at: Instant,
-    /// What will be due.
-    pub reason: WakeReason,
-}
-
-/// How much a worker holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Deliveries in flight.
-    pub in_flight: usize,
-    /// Claimed events that wait for a slot.
-    pub ahead: usize,
-    /// Settlements that are not known to be written.
-    pub unsettled: usize,
-}
+pub use interface::{Action, BATCH_ROWS, Delivery, Input, Load, Settings, Ticket, Wake, WakeReason};
 
 /// One process's dispatcher. See the [module](self).
 #[derive(Debug)]

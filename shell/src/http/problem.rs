@@ -68,8 +68,9 @@ kinds! {
     TooSlow = REQUEST_TIMEOUT, "too-slow", "The request came too slowly";
     /// The body ended before its end, or its chunks are malformed. Nothing was stored.
     BodyIncomplete = BAD_REQUEST, "body-incomplete", "The body could not be read to its end";
-    /// The database refuses this very event.
-    NotStorable = INTERNAL_SERVER_ERROR, "not-storable", "The event could not be stored";
+    /// The database refuses this very event. A `503` although coming back helps only once an operator has seen to it:
+    /// until then the event is safest with its producer.
+    NotStorable = SERVICE_UNAVAILABLE, "not-storable", "The event could not be stored";
     /// As many requests, or bytes, are waiting as the configuration allows.
     Overloaded = SERVICE_UNAVAILABLE, "overloaded", "Too many requests are waiting";
     /// The process is shutting down.

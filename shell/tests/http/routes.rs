@@ -198,7 +198,7 @@ async fn a_store_that_fails_is_told_without_its_words_and_nothing_is_lost() {
         (Mode::Unavailable, 503, "database-unavailable", 503, "database-unavailable"),
         (Mode::Conflict, 503, "database-unavailable", 503, "database-unavailable"),
         (Mode::Unknown, 503, "database-timeout", 503, "database-timeout"),
-        (Mode::Rejects, 500, "not-storable", 500, "internal"),
+        (Mode::Rejects, 503, "not-storable", 500, "internal"),
     ];
     for (mode, posted, posted_slug, asked, asked_slug) in cases {
         let world = World::start(Setup::default());

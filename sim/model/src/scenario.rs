@@ -214,6 +214,11 @@ pub enum Fault {
         /// How long it is away after its end.
         down_ms: u64,
     },
+    /// Each process in turn is told to shut down, and the next once it is back.
+    RollingRestart {
+        /// How long each is away after its end.
+        down_ms: u64,
+    },
     /// One way or both between two nodes, nothing passes.
     Cut {
         /// The one.

@@ -38,12 +38,17 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     }
     let posts = run.posts();
     // A row that the database refuses is turned away each time; its neighbours must not be.
-    let stored: BTreeMap<(&str, &str), EventId> =
-        run.events.values().map(|record| ((record.source.as_str(), record.key.as_str()), record.id)).collect();
+    let stored: BTreeMap<_, EventId> = run
+        .answers()
+        .filter_map(|(_, answer)| {
+            let post = posts.get(&answer.post)?;
+            Some(((post.source.as_str(), post.key.as_str(), post.body), answer.event?))
+        })
+        .collect();
     let mut accepted = BTreeMap::new();
     for (at, answer) in run.answers() {
         let Some(&asked) = posted.get(&answer.post) else { continue };
-        let stored = posts.get(&answer.post).and_then(|post| stored.get(&(post.source.as_str(), post.key.as_str()))).copied();
+        let stored = posts.get(&answer.post).and_then(|post| stored.get(&(post.source.as_str(), post.key.as_str(), post.body))).copied();
         if at - asked > ANSWERED_WITHIN && is_quiet(asked, at) {
             violations.push(violation(
                 Promise::Isolation,

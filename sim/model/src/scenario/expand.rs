@@ -159,7 +159,10 @@ fn faults(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_a
         if rng.u8(..) < 60 { Fault::KillAll { down_ms } } else { Fault::Kill { process: rng.usize(0..processes), down_ms } }
     });
     some(rng, swarm.pauses, 3, &|rng| Fault::Pause { process: rng.usize(0..processes), for_ms: rng.u64(1_000..45_000) });
-    some(rng, swarm.drains, 4, &|rng| Fault::Drain { process: rng.usize(0..processes), down_ms: rng.u64(0..3_000) });
+    some(rng, swarm.drains, 4, &|rng| {
+        let down_ms = rng.u64(0..3_000);
+        if rng.u8(..) < 80 { Fault::RollingRestart { down_ms } } else { Fault::Drain { process: rng.usize(0..processes), down_ms } }
+    });
     some(rng, swarm.cuts, 4, &|rng| {
         let process = Node::Process(rng.usize(0..processes));
         let other = match rng.u8(0..4) {

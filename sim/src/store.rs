@@ -1,0 +1,117 @@
+//! The store port of a simulated process: one request over the network to the database's node for each call.
+
+use crate::database::{Answer, Disk, Operation, REQUESTS, Request};
+use crate::effects::Effects;
+use crate::net::DATABASE;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use madsim::net::Endpoint;
+use madsim::time::{sleep, timeout};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook_core::admission::Stored;
+use surehook_core::id::EventId;
+use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_model::history::{CallResult, What};
+use surehook_model::scenario::StoreFault;
+
+/// The time that a caller gives one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The store port of one process: one request over the network for each call.
+pub(crate) struct RemoteStore {
+    disk: Arc<Disk>,
+    endpoint: Endpoint,
+    process: String,
+    effects: Arc<Effects>,
+    index: usize,
+}
+
+impl RemoteStore {
+    pub(crate) async fn connect(disk: Arc<Disk>, process: String, effects: Arc<Effects>, index: usize) -> Self {
+        let endpoint = Endpoint::bind("0.0.0.0:0").await.expect("a free port");
+        Self { disk, endpoint, process, effects, index }
+    }
+
+    async fn call(&self, operation: Operation) -> Result<Answer, StoreError> {
+        let (call, events) = described(&operation);
+        let result = self.effects.pass(self.index, self.exchange(operation)).await;
+        let learnt = match &result {
+            Ok(_) => CallResult::Done,
+            Err(StoreError::Unknown(_)) => CallResult::Unknown,
+            Err(StoreError::Unavailable(_) | StoreError::Conflict(_) | StoreError::Rejected(_)) => CallResult::Refused,
+        };
+        if !events.is_empty() {
+            self.disk.recorder.record(What::Called { process: self.process.clone(), call, result: learnt, events });
+        }
+        result
+    }
+
+    async fn exchange(&self, operation: Operation) -> Result<Answer, StoreError> {
+        let fault = self.disk.fault_for(&self.process, &operation);
+        if fault == Some(StoreFault::Refuse) || !self.disk.is_up() {
+            sleep(Duration::from_millis(1)).await;
+            return Err(StoreError::Unavailable("connection refused".to_owned()));
+        }
+        let reply_to = self.disk.next_tag.fetch_add(1, Ordering::Relaxed);
+        let request = Request { process: self.process.clone(), reply_to, operation, fault };
+        let unknown = |what: &str| StoreError::Unknown(what.to_owned());
+        self.endpoint.send_to_raw(DATABASE, REQUESTS, Box::new(request)).await.map_err(|_| unknown("connection broken"))?;
+        let reply = timeout(CALL_TIMEOUT, self.endpoint.recv_from_raw(reply_to)).await.map_err(|_| unknown("no answer in time"))?;
+        let (payload, _) = reply.map_err(|_| unknown("connection broken"))?;
+        *payload.downcast::<Result<Answer, StoreError>>().expect("only answers come here")
+    }
+}
+
+fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
+    match operation {
+        Operation::Accept(batch) => ("accept", batch.iter().map(|event| event.id).collect()),
+        Operation::Settle(batch) => ("settle", batch.iter().map(|settlement| settlement.event).collect()),
+        Operation::Redrive(event) => ("redrive", vec![*event]),
+        Operation::Claim(_) | Operation::Find(_) | Operation::Prune(..) | Operation::Ping => ("", vec![]),
+    }
+}
+
+/// Takes the answer that belongs to the call.
+macro_rules! answered {
+    ($call:expr, $variant:ident) => {
+        $call
+            .map(|answer: Result<Answer, StoreError>| match answer? {
+                Answer::$variant(value) => Ok::<_, StoreError>(value),
+                other => unreachable!("{} was asked and {other:?} answered", stringify!($variant)),
+            })
+            .boxed()
+    };
+}
+
+impl Store for RemoteStore {
+    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+        answered!(self.call(Operation::Accept(batch)), Accepted)
+    }
+
+    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+        answered!(self.call(Operation::Claim(demands)), Claimed)
+    }
+
+    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+        answered!(self.call(Operation::Settle(batch)), Settled)
+    }
+
+    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
+        answered!(self.call(Operation::Find(event)), Found).map(|found| Ok(found?.map(|record: Box<EventRecord>| *record))).boxed()
+    }
+
+    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        answered!(self.call(Operation::Redrive(event)), Redriven)
+    }
+
+    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+        answered!(self.call(Operation::Prune(retention, after, limit)), Pruned)
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.call(Operation::Ping).map(|answer| answer.map(|_| ())).boxed()
+    }
+}
