@@ -109,7 +109,7 @@ fn done(command: Command) -> Result<bool, Box<dyn Error>> {
                 write_page(&file, &scenario, &outcome, &again)?;
             }
             if trace {
-                println!("{}", outcome.trace);
+                println!("{}", outcome.trace());
             } else if outcome.violations.is_empty() {
                 println!(
                     "every promise was kept, in {:.1} simulated minutes and {} effects",

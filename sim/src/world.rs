@@ -38,8 +38,8 @@ pub struct Outcome {
     pub run: Run,
     /// The promises that were broken, in the order of time.
     pub violations: Vec<Violation>,
-    /// A digest of everything that happened and of the database at the end: the same for the same seed.
-    pub trace: String,
+    /// The database at the end.
+    pub tables: Database,
     /// How many effects passed a port.
     pub effects: u64,
 }
@@ -58,25 +58,29 @@ pub fn run(scenario: &Scenario, bug: Option<Bug>) -> Outcome {
         runtime.block_on(live(scenario, bug))
     });
     match thread.expect("a thread can be started").join() {
-        Ok((run, tables, effects)) => Outcome { violations: judge(&run), trace: trace(&run, &tables), run, effects },
+        Ok((run, tables, effects)) => Outcome { violations: judge(&run), run, tables, effects },
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             let what = format!("panic: {}", text.unwrap_or_else(|| "without a message".to_owned()));
             let violation = Violation { promise: Promise::NoPanic, at: Duration::ZERO, what, events: Vec::new() };
-            Outcome { run: Run::default(), violations: vec![violation], trace: String::new(), effects: 0 }
+            Outcome { run: Run::default(), violations: vec![violation], tables: Database::default(), effects: 0 }
         }
     }
 }
 
-fn trace(run: &Run, tables: &Database) -> String {
-    let mut digest = Sha256::new();
-    for entry in &run.entries {
-        digest.update(format!("{entry:?}\n"));
+impl Outcome {
+    /// A digest of everything that happened and of the database at the end: the same for the same seed.
+    #[must_use]
+    pub fn trace(&self) -> String {
+        let mut digest = Sha256::new();
+        for entry in &self.run.entries {
+            digest.update(format!("{entry:?}\n"));
+        }
+        digest.update(format!("{:?}", self.tables));
+        let mut hex = format!("{}:", self.run.entries.len());
+        digest.finalize().iter().take(16).for_each(|byte| write!(hex, "{byte:02x}").expect("a string takes all"));
+        hex
     }
-    digest.update(format!("{tables:?}"));
-    let mut hex = format!("{}:", run.entries.len());
-    digest.finalize().iter().take(16).for_each(|byte| write!(hex, "{byte:02x}").expect("a string takes all"));
-    hex
 }
 
 /// Everything of a world that faults can reach.

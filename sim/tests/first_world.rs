@@ -51,5 +51,5 @@ fn a_crash_and_a_restart_lose_nothing() {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    assert_eq!(run(&scenario(), None).trace, run(&scenario(), None).trace);
+    assert_eq!(run(&scenario(), None).trace(), run(&scenario(), None).trace());
 }

@@ -6,6 +6,7 @@ use super::{Promise, Violation, violation};
 use crate::history::{At, CallResult, Change, Fault, RequestId, Run, What};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use surehook_core::event::Outcome;
 use surehook_core::id::{Attempt, EventId};
 
 /// What is known of one attempt that the downstream took.
@@ -60,7 +61,12 @@ fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
                 reply_heard |= status_code.is_some_and(|code| (200..300).contains(&code));
             }
             What::Committed(committed) if committed.event == event && entry.at >= first.at => {
-                settled |= matches!(committed.change, Change::Settled { attempt, .. } if attempt == first.attempt);
+                match committed.change {
+                    // A shutdown took the delivery for cut off; the reply came too late to be written.
+                    Change::Settled { attempt, outcome: Outcome::CutOff, .. } if attempt == first.attempt => return true,
+                    Change::Settled { attempt, .. } if attempt == first.attempt => settled = true,
+                    _ => {}
+                }
             }
             _ => {}
         }

@@ -11,7 +11,7 @@ pub fn expand(seed: u64) -> Scenario {
     let swarm = Swarm::draw(&mut rng);
     let processes = rng.usize(1..=3);
     let drain_timeout_ms = if rng.bool() { rng.u64(100..2_000) } else { rng.u64(2_000..20_000) };
-    let heal_at_ms = rng.u64(60_000..400_000);
+    let heal_at_ms = rng.u64(600_000..900_000);
     let sources: Vec<Source> = (0..rng.usize(1..=3)).map(|n| source(&mut rng, &swarm, n, heal_at_ms)).collect();
     let posts = posts(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
     let faults = faults(&mut rng, &swarm, processes, sources.len(), heal_at_ms, &posts);

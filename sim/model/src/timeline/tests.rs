@@ -1,3 +1,5 @@
+//! Times, rows, words and pages of the timeline, over hand-made runs.
+
 use super::axis::{Axis, LINE, Place};
 use super::index::Index;
 use super::links::links;
