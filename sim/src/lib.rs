@@ -7,6 +7,10 @@ compile_error!(
      replaces that setting: unset it, or add `--cfg madsim` to it"
 );
 
+/// Runs allocate much and in small pieces: this is a fifth of their time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod batch;
 mod bugs;
 mod catalogue;

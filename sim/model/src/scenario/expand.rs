@@ -11,7 +11,7 @@ pub fn expand(seed: u64) -> Scenario {
     let swarm = Swarm::draw(&mut rng);
     let processes = rng.usize(1..=3);
     let drain_timeout_ms = if rng.bool() { rng.u64(100..2_000) } else { rng.u64(2_000..20_000) };
-    let heal_at_ms = rng.u64(600_000..900_000);
+    let heal_at_ms = rng.u64(600_000..640_000);
     let sources: Vec<Source> = (0..rng.usize(1..=3)).map(|n| source(&mut rng, &swarm, n, heal_at_ms)).collect();
     let posts = posts(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
     let faults = faults(&mut rng, &swarm, processes, sources.len(), heal_at_ms, &posts);
@@ -147,10 +147,10 @@ fn faults(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_a
     let mut faults = Vec::new();
     let mut some = |rng: &mut Rng, on: bool, most: usize, make: &dyn Fn(&mut Rng) -> Fault| {
         for _ in 0..if on { rng.usize(1..=most) } else { 0 } {
-            // Half of all faults fall where there is something to break: shortly after a post.
-            let (post, within) = (rng.usize(0..posts.len().max(1)), if rng.bool() { 100 } else { 5_000 });
+            // Most faults fall where there is something to break: shortly after a post.
+            let (post, within) = (rng.usize(0..posts.len().max(1)), if rng.bool() { 60 } else { 5_000 });
             let near = posts.get(post).map(|post| post.at_ms + rng.u64(0..within));
-            let at_ms = near.filter(|_| rng.bool()).unwrap_or_else(|| rng.u64(0..heal_at_ms));
+            let at_ms = near.filter(|_| rng.u8(..) < 190).unwrap_or_else(|| rng.u64(0..heal_at_ms));
             faults.push(FaultAt { at_ms, what: make(rng) });
         }
     };
@@ -159,7 +159,7 @@ fn faults(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_a
         if rng.u8(..) < 60 { Fault::KillAll { down_ms } } else { Fault::Kill { process: rng.usize(0..processes), down_ms } }
     });
     some(rng, swarm.pauses, 3, &|rng| Fault::Pause { process: rng.usize(0..processes), for_ms: rng.u64(1_000..45_000) });
-    some(rng, swarm.drains, 4, &|rng| {
+    some(rng, swarm.drains, 8, &|rng| {
         let down_ms = rng.u64(0..3_000);
         if rng.u8(..) < 80 { Fault::RollingRestart { down_ms } } else { Fault::Drain { process: rng.usize(0..processes), down_ms } }
     });
