@@ -133,6 +133,14 @@ impl Sink {
         *self.state.behaviour.lock().expect("no behaviour has panicked") = Arc::new(behaviour);
     }
 
+    /// The tables of three sources in a configuration, `github`, `stripe` and `shopify`, each with a path of its own here.
+    #[must_use]
+    pub fn three_sources(&self) -> String {
+        ["github", "stripe", "shopify"]
+            .map(|name| format!("[sources.{name}]\ndestination = \"{}\"", self.url(&format!("/{name}"))))
+            .join("\n")
+    }
+
     /// The address of a path here.
     #[must_use]
     pub fn url(&self, path: &str) -> String {

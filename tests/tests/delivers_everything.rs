@@ -36,15 +36,8 @@ fn configuration(sink: &Sink) -> String {
         [defaults]
         initial_delay = "50ms"
         max_delay = "200ms"
-        [sources.github]
-        destination = "{}"
-        [sources.stripe]
-        destination = "{}"
-        [sources.shopify]
-        destination = "{}"
+        {}
         "#,
-        sink.url("/github"),
-        sink.url("/stripe"),
-        sink.url("/shopify")
+        sink.three_sources()
     )
 }

@@ -38,9 +38,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             }
             Change::Settled { fence, .. } if newest.get(&event) != Some(&fence) => {
                 let why = format!(
-                    "event {event} was settled by {} with fence {fence:?}, and {:?} is the newest claim's",
+                    "event {event} was settled by {} with fence {}, and the newest claim's is {}",
                     committed.process,
-                    newest.get(&event)
+                    fence.0,
+                    newest.get(&event).map_or_else(|| "none".to_owned(), |fence| fence.0.to_string())
                 );
                 violations.push(violation(Promise::Lease, at, why, [event]));
             }
