@@ -1,0 +1,101 @@
+//! A process whose loop has died must not live: it would go on answering `202` and deliver nothing.
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use futures::stream;
+use std::sync::Arc;
+use std::time::Duration;
+use surehook::clock::TokioClock;
+use surehook::config::Config;
+use surehook::health::Loop;
+use surehook::http::App;
+use surehook::ids::SystemIds;
+use surehook::ports::{Downstream, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::service::{Broken, Ended, Host, Ports, Task, run};
+use surehook_core::admission::Stored;
+use surehook_core::id::EventId;
+use surehook_core::verdict::{DeliveryError, Reply};
+use surehook_core::worker::exchange::{Claim, Claims, Demand, Settlement};
+
+/// A store that panics where it is told to, and is out of reach otherwise.
+struct Panics(Loop);
+
+fn away<T>() -> Result<T, StoreError> {
+    Err(StoreError::Unavailable("not here".to_owned()))
+}
+
+impl Store for Panics {
+    fn accept(&self, _: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+        async { away() }.boxed()
+    }
+    fn claim(&self, _: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+        async { if self.0 == Loop::Worker { panic!("the claim breaks") } else { away() } }.boxed()
+    }
+    fn settle(&self, _: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+        async { away() }.boxed()
+    }
+    fn find(&self, _: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
+        async { away() }.boxed()
+    }
+    fn redrive(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        async { away() }.boxed()
+    }
+    fn prune(&self, _: Retention, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+        async { if self.0 == Loop::Pruning { panic!("the pruning breaks") } else { away() } }.boxed()
+    }
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        async { away() }.boxed()
+    }
+}
+
+struct Nowhere;
+
+impl Downstream for Nowhere {
+    fn send(&self, _: &Claim, _: Duration) -> BoxFuture<'static, Reply> {
+        async { Reply::Failed(DeliveryError::ConnectionRefused) }.boxed()
+    }
+}
+
+struct Tasks;
+
+impl Host for Tasks {
+    fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) -> Task {
+        let task = tokio::spawn(task);
+        async move { task.await.map_err(|error| Broken(format!("{name}: {error}"))) }.boxed()
+    }
+
+    fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, _: Duration) -> Task {
+        async move {
+            let _serving = app;
+            stop.await;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// How a process ends whose store panics in the calls of that loop.
+async fn ended(which: Loop) -> Result<(), Ended> {
+    let source = surehook::config::Source::new("http://localhost/".parse().unwrap());
+    let name = surehook_core::source::SourceName::parse("orders").unwrap();
+    let config = Config { sources: [(name, source)].into(), ..Config::default() };
+    let ports = Ports {
+        store: Arc::new(Panics(which)),
+        downstream: Arc::new(Nowhere),
+        clock: Arc::new(TokioClock::new()),
+        ids: Arc::new(SystemIds),
+        seed: 1,
+    };
+    tokio::time::timeout(Duration::from_secs(20), run(&config, ports, &Tasks, stream::pending())).await.expect("the process ends by itself")
+}
+
+#[tokio::test]
+async fn a_worker_that_panics_ends_the_process_with_an_error() {
+    let Err(Ended::Loop { which: Loop::Worker, why }) = ended(Loop::Worker).await else { panic!("the worker's end is not told") };
+    assert!(why.contains("panic"), "{why}");
+}
+
+#[tokio::test]
+async fn a_pruning_that_panics_ends_the_process_with_an_error() {
+    assert!(matches!(ended(Loop::Pruning).await, Err(Ended::Loop { which: Loop::Pruning, .. })));
+}
