@@ -244,6 +244,15 @@ mod tests {
     }
 
     #[test]
+    fn each_name_is_that_of_the_documents_and_is_read_back() {
+        assert_eq!(Status::ALL.map(Status::as_str), ["queued", "processing", "retrying", "delivered", "dead_lettered"]);
+        assert_eq!(Reason::ALL.map(Reason::as_str), ["permanent", "exhausted", "lost"]);
+        assert_eq!(Status::ALL.map(|status| Status::from_name(status.as_str())), Status::ALL.map(Some));
+        assert_eq!(Reason::ALL.map(|reason| Reason::from_name(reason.as_str())), Reason::ALL.map(Some));
+        assert_eq!((Status::from_name("Queued"), Reason::from_name("")), (None, None));
+    }
+
+    #[test]
     fn an_event_is_claimed_tried_again_and_delivered() {
         let first = claimed(Delivery::accepted());
         assert_eq!((first.status, first.attempt, first.fence), (Status::Processing, 1, Fence(1)));

@@ -181,6 +181,17 @@ mod tests {
     }
 
     #[test]
+    fn each_name_is_that_of_the_documents_and_is_read_back() {
+        use alloc::string::ToString;
+        assert_eq!(Verdict::ALL.map(Verdict::as_str), ["delivered", "transient", "permanent", "lost"]);
+        assert_eq!(Verdict::ALL.map(|verdict| Verdict::from_name(verdict.as_str())), Verdict::ALL.map(Some));
+        assert_eq!(Verdict::from_name("lost "), None);
+        assert_eq!(DeliveryError::Timeout.to_string(), "timeout");
+        let names: BTreeSet<&str> = DeliveryError::ALL.map(DeliveryError::as_str).into();
+        assert_eq!(names.len(), DeliveryError::ALL.len());
+    }
+
+    #[test]
     fn each_status_code_has_the_verdict_of_the_table() {
         let permanent = [400, 405, 410, 411, 413, 414, 415, 422, 431, 501, 505];
         for status_code in 100..=999 {

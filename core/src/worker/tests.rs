@@ -283,6 +283,7 @@ fn the_end_of_the_shutdown_waits_for_nobody() {
     worker.handle(at(1), Input::Finished { ticket, reply: ok() });
     let _ = actions(&mut worker, at(1)); // the settlement is under way and never answered
     worker.handle(at(1), Input::ShutDown { cut_off_at: at(100), give_up_at: at(200) });
+    assert_eq!(worker.load().unsettled, 1, "what is being settled is not settled");
     let last = actions(&mut worker, at(200));
     assert!(matches!(&last[..], [Action::Abandoned(settlements), Action::Done] if settlements.len() == 1), "{last:?}");
 }
