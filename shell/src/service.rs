@@ -142,15 +142,22 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
     let _ = drain.try_send(order);
     let _ = stop.send(());
     let finish = async {
-        join(&mut server).await;
+        join(&mut server).await.transpose().map_err(|broken| Ended::Server(broken.0))?;
         let _ = stop_intake.send(());
-        join(&mut intake_task).await;
-        join(&mut worker_task).await;
+        for task in [&mut intake_task, &mut worker_task] {
+            if let Some((which, Err(broken))) = join(task).await {
+                return Err(Ended::Loop { which, why: broken.0 });
+            }
+        }
+        Ok(())
     };
     let mut finish = std::pin::pin!(finish.fuse());
     loop {
         select_biased! {
-            () = finish => break,
+            finished = finish => {
+                finished?;
+                break;
+            }
             () = signals.select_next_some() => {
                 tracing::warn!("told again to shut down: deliveries in flight are cut off");
                 let now = clock.now();
@@ -167,11 +174,9 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
     Ok(())
 }
 
-/// Waits for a part of the process that is shutting down; one that was never started has ended.
-async fn join<T>(task: &mut Fuse<BoxFuture<'static, T>>) {
-    if !task.is_terminated() {
-        task.await;
-    }
+/// Waits for a part of the process that is shutting down, and answers how it ended; `None` if it was never started.
+async fn join<T>(task: &mut Fuse<BoxFuture<'static, T>>) -> Option<T> {
+    if task.is_terminated() { None } else { Some(task.await) }
 }
 
 /// How long a second signal leaves for writing down what was cut off.

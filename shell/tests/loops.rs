@@ -2,7 +2,7 @@
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use futures::stream;
+use futures::stream::{self, FusedStream, StreamExt};
 use std::sync::Arc;
 use std::time::Duration;
 use surehook::clock::TokioClock;
@@ -17,8 +17,11 @@ use surehook_core::id::EventId;
 use surehook_core::verdict::{DeliveryError, Reply};
 use surehook_core::worker::exchange::{Claim, Claims, Demand, Settlement};
 
-/// A store that panics where it is told to, and is out of reach otherwise.
+/// A store that panics where it is told to, a moment after it was asked, and is out of reach otherwise.
 struct Panics(Loop);
+
+/// Long enough for a shutdown that is told of at the start to have begun.
+const MOMENT: Duration = Duration::from_millis(100);
 
 fn away<T>() -> Result<T, StoreError> {
     Err(StoreError::Unavailable("not here".to_owned()))
@@ -29,7 +32,11 @@ impl Store for Panics {
         async { away() }.boxed()
     }
     fn claim(&self, _: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
-        async { if self.0 == Loop::Worker { panic!("the claim breaks") } else { away() } }.boxed()
+        async {
+            tokio::time::sleep(MOMENT).await;
+            if self.0 == Loop::Worker { panic!("the claim breaks") } else { away() }
+        }
+        .boxed()
     }
     fn settle(&self, _: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
         async { away() }.boxed()
@@ -74,8 +81,8 @@ impl Host for Tasks {
     }
 }
 
-/// How a process ends whose store panics in the calls of that loop.
-async fn ended(which: Loop) -> Result<(), Ended> {
+/// How a process ends whose store panics in the calls of that loop, with these signals.
+async fn ended(which: Loop, signals: impl FusedStream<Item = ()> + Unpin) -> Result<(), Ended> {
     let source = surehook::config::Source::new("http://localhost/".parse().unwrap());
     let name = surehook_core::source::SourceName::parse("orders").unwrap();
     let config = Config { sources: [(name, source)].into(), ..Config::default() };
@@ -86,16 +93,30 @@ async fn ended(which: Loop) -> Result<(), Ended> {
         ids: Arc::new(SystemIds),
         seed: 1,
     };
-    tokio::time::timeout(Duration::from_secs(20), run(&config, ports, &Tasks, stream::pending())).await.expect("the process ends by itself")
+    tokio::time::timeout(Duration::from_secs(20), run(&config, ports, &Tasks, signals)).await.expect("the process ends by itself")
 }
 
 #[tokio::test]
 async fn a_worker_that_panics_ends_the_process_with_an_error() {
-    let Err(Ended::Loop { which: Loop::Worker, why }) = ended(Loop::Worker).await else { panic!("the worker's end is not told") };
+    let Err(Ended::Loop { which: Loop::Worker, why }) = ended(Loop::Worker, stream::pending()).await else {
+        panic!("the worker's end is not told")
+    };
     assert!(why.contains("panic"), "{why}");
 }
 
 #[tokio::test]
 async fn a_pruning_that_panics_ends_the_process_with_an_error() {
-    assert!(matches!(ended(Loop::Pruning).await, Err(Ended::Loop { which: Loop::Pruning, .. })));
+    assert!(matches!(ended(Loop::Pruning, stream::pending()).await, Err(Ended::Loop { which: Loop::Pruning, .. })));
+}
+
+#[tokio::test]
+async fn a_worker_that_panics_during_the_shutdown_is_told_too() {
+    let told_at_once = stream::iter([()]).chain(stream::pending()).fuse();
+    assert!(matches!(ended(Loop::Worker, told_at_once).await, Err(Ended::Loop { which: Loop::Worker, .. })));
+}
+
+#[tokio::test]
+async fn a_shutdown_in_which_nothing_breaks_is_no_error() {
+    let told_at_once = stream::iter([()]).chain(stream::pending()).fuse();
+    assert!(ended(Loop::Intake, told_at_once).await.is_ok());
 }
