@@ -153,7 +153,7 @@ impl PostgresStore {
             chosen,
             |event| event.key.as_str(),
         ));
-        let rows: Vec<ExistingRow> = decode(&self.execute(&self.intake, query).await?)?;
+        let rows: Vec<rows::ExistingRow> = decode(&self.execute(&self.intake, query).await?)?;
         rows.into_iter()
             .map(|row| {
                 let index = usize::try_from(row.position - 1)
@@ -161,8 +161,8 @@ impl PostgresStore {
                     .and_then(|at| chosen.get(at))
                     .copied()
                     .ok_or_else(|| rows::unreadable("position"))?;
-                let (fingerprint, status) = (rows::fingerprint(&row.fingerprint)?, rows::status(&row.status)?);
-                Ok((index, Stored::Existing { id: EventId::from_uuid(row.id), fingerprint, status }))
+                let found = row.stored()?;
+                Ok((index, found))
             })
             .collect()
     }
@@ -330,14 +330,6 @@ fn outcome(outcome: Outcome) -> (&'static str, i64, Option<&'static str>) {
 /// Reads the rows of a statement that has ended. If they cannot be read, what it did is done all the same.
 fn decode<'r, T: FromRow<'r, PgRow>>(rows: &'r [PgRow]) -> Result<Vec<T>, StoreError> {
     rows.iter().map(|row| T::from_row(row).map_err(|error| errors::failed(&error).error)).collect()
-}
-
-#[derive(FromRow)]
-struct ExistingRow {
-    position: i64,
-    id: Uuid,
-    fingerprint: Vec<u8>,
-    status: String,
 }
 
 #[derive(FromRow)]

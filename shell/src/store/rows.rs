@@ -4,9 +4,10 @@
 use crate::ports::{AttemptEntry, EventRecord, StoreError};
 use bytes::Bytes;
 use jiff::Timestamp;
+use sqlx::types::Uuid;
 use std::borrow::Cow;
 use std::time::Duration;
-use surehook_core::admission::Fingerprint;
+use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::verdict::Verdict;
@@ -79,6 +80,24 @@ pub(super) fn fingerprint(bytes: &[u8]) -> Result<Fingerprint, StoreError> {
 
 fn timestamp(micros: i64) -> Result<Timestamp, StoreError> {
     Timestamp::from_microsecond(micros).map_err(|_| unreadable("time"))
+}
+
+/// An event that was there when another with its key came.
+#[derive(sqlx::FromRow)]
+pub(super) struct ExistingRow {
+    /// Which of those that were asked for.
+    pub(super) position: i64,
+    id: Uuid,
+    fingerprint: Vec<u8>,
+    status: String,
+}
+
+impl ExistingRow {
+    /// What the intake is answered.
+    pub(super) fn stored(&self) -> Result<Stored, StoreError> {
+        let (fingerprint, status) = (fingerprint(&self.fingerprint)?, status(&self.status)?);
+        Ok(Stored::Existing { id: EventId::from_uuid(self.id), fingerprint, status })
+    }
 }
 
 /// One row of `find.sql`: the event beside one of its attempts. Times are in microseconds since 1970.

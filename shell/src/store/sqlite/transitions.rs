@@ -23,11 +23,11 @@ type Micros = i64;
 pub(super) async fn accept(connection: &mut SqliteConnection, now: Micros, batch: Vec<NewEvent>) -> Result<Vec<Stored>, Failure> {
     let keys: Vec<_> = batch.iter().map(|event| (event.source.as_str(), event.key.as_str())).collect();
     let mut stored: Vec<Option<Stored>> = vec![None; batch.len()];
-    let existing: Vec<ExistingRow> = fetch(connection, sqlx::query_as(sql::ACCEPT_EXISTING).bind(array(&keys)?)).await?;
+    let existing: Vec<rows::ExistingRow> = fetch(connection, sqlx::query_as(sql::ACCEPT_EXISTING).bind(array(&keys)?)).await?;
     for row in existing {
-        let (fingerprint, status) = (rows::fingerprint(&row.fingerprint)?, rows::status(&row.status)?);
+        let found = row.stored()?;
         let slot = usize::try_from(row.position).ok().and_then(|at| stored.get_mut(at)).ok_or_else(|| rows::unreadable("position"))?;
-        *slot = Some(Stored::Existing { id: EventId::from_uuid(row.id), fingerprint, status });
+        *slot = Some(found);
     }
     // Of two events with one key the first is new, and the second finds it there.
     let mut firsts: HashMap<(&str, &str), &NewEvent> = HashMap::new();
@@ -242,14 +242,6 @@ fn hex(event: EventId) -> String {
 fn hex_bytes(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).map(char::from).collect()
-}
-
-#[derive(FromRow)]
-struct ExistingRow {
-    position: i64,
-    id: Uuid,
-    fingerprint: Vec<u8>,
-    status: String,
 }
 
 #[derive(FromRow)]
