@@ -2,6 +2,7 @@
 //! PostgreSQL server that the tests of one process share.
 
 use crate::postgres;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 
 /// A database that no other test uses.
@@ -31,6 +32,27 @@ impl Database {
     /// If the server does not start.
     pub async fn postgres() -> Self {
         Self::Postgres(postgres::shared().create_database().await)
+    }
+
+    /// As the configuration's `database` has it, for a process of this name: PostgreSQL knows it by the role that it
+    /// logs in as.
+    ///
+    /// # Panics
+    ///
+    /// If the role cannot be made.
+    pub async fn url_of(&self, process: &str) -> String {
+        match self {
+            Self::Sqlite(_) => self.url(),
+            Self::Postgres(url) => {
+                let role = format!(
+                    "do $$ begin create role \"{process}\" superuser login;
+                     exception when duplicate_object or unique_violation then null; end $$"
+                );
+                let mut connection = PgConnection::connect(url).await.expect("the test's server is reachable");
+                sqlx::raw_sql(AssertSqlSafe(role)).execute(&mut connection).await.expect("a role can be made");
+                url.replacen("//postgres@", &format!("//{process}@"), 1)
+            }
+        }
     }
 
     /// As the configuration's `database` has it.

@@ -1,11 +1,14 @@
 //! The harness of the end-to-end tests: the real program as a child process, real databases, and both ends of its
 //! work (producers and downstreams) in the test process. No scenario is here; those are the files of `tests/tests`.
 
+pub mod audit;
 pub mod database;
+pub mod failure;
 pub mod http;
 pub mod postgres;
 pub mod producer;
 pub mod program;
+pub mod recording;
 pub mod sink;
 pub mod verdicts;
 pub mod wait;

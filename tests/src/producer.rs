@@ -2,12 +2,18 @@
 //! neither an acceptance nor a refusal.
 
 use crate::http::{Answer, Client};
+use crate::program::Target;
+use crate::recording::Recording;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use surehook_core::admission::Fingerprint;
+use surehook_core::event::Status;
+use surehook_core::id::EventId;
+use surehook_model::history::{Posted, What};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -61,6 +67,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 const LAST_RETRY: Duration = Duration::from_millis(200);
 
+/// After each so-manyth acceptance the producer looks where its event stands.
+const LOOKS_EVERY: usize = 16;
+
+/// What each post bears beside its key, and must reach the downstream as it is.
+const HEADERS: [(&str, &str); 2] = [("content-type", "application/json"), ("x-signature", "sha256=0f1e2d3c4b5a")];
+
 /// How many posts of a load have their `202`. Who wants to do something in the middle is woken by each.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<watch::Sender<usize>>);
@@ -84,82 +96,184 @@ impl Progress {
     }
 }
 
-/// Posts the whole load to the service at `base` and gives back what each event's producer knows.
+/// Posts the whole load to the targets, each post to the next of them, and gives back what each event's producer knows.
+/// A post that is not answered, or is asked to come back, goes to the target after that.
 ///
 /// # Panics
 ///
 /// If a post is refused, or has no `202` within a minute.
-pub async fn produce(base: String, load: Load, progress: Progress) -> Vec<Sent> {
+pub async fn produce(recording: Recording, targets: Vec<Target>, load: Load, progress: Progress) -> Vec<Sent> {
     let events = load.posts - load.duplicates;
     let run = Uuid::now_v7();
-    let sent: Arc<Mutex<Vec<Sent>>> = Arc::new(Mutex::new(
-        (0..events)
-            .map(|index| Sent {
-                source: load.sources[index % load.sources.len()],
-                key: format!("{run}-{index}"),
-                body_sha256: Sha256::digest(body(index)).into(),
-                ids: BTreeSet::new(),
-                new: 0,
-                replayed: 0,
-                unanswered: 0,
-            })
-            .collect(),
-    ));
-    let order = Arc::new(order(events, load.duplicates));
-    let next = Arc::new(AtomicUsize::new(0));
+    let sent: Vec<Sent> = (0..events)
+        .map(|index| Sent {
+            source: load.sources[index % load.sources.len()],
+            key: format!("{run}-{index}"),
+            body_sha256: Sha256::digest(body(index)).into(),
+            ids: BTreeSet::new(),
+            new: 0,
+            replayed: 0,
+            unanswered: 0,
+        })
+        .collect();
+    let order = order(events, load.duplicates);
+    let producer = Arc::new(Producer { recording, targets, order, sent: Mutex::new(sent), next: AtomicUsize::new(0), progress });
     let mut connections = JoinSet::new();
-    for _ in 0..load.connections {
-        let (base, sent, order, next, progress) =
-            (base.clone(), Arc::clone(&sent), Arc::clone(&order), Arc::clone(&next), progress.clone());
-        connections.spawn(async move {
-            let client = Client::default();
-            while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let (source, key) = {
-                    let sent = &sent.lock().expect("no connection has panicked")[index];
-                    (sent.source, sent.key.clone())
-                };
-                let url = format!("{base}/webhooks/{source}");
-                let (answer, unanswered) = post(&client, &url, &key, body(index)).await;
-                let event =
-                    answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("no event id: {answer:?}"));
-                let sent = &mut sent.lock().expect("no connection has panicked")[index];
-                sent.ids.insert(event);
-                sent.unanswered += unanswered;
-                if answer.header("idempotent-replayed") == "true" {
-                    sent.replayed += 1
-                } else {
-                    sent.new += 1
-                }
-                progress.0.send_modify(|answered| *answered += 1);
-            }
-        });
+    for number in 0..load.connections {
+        connections.spawn(Arc::clone(&producer).connection(format!("producer-{number}")));
     }
     while let Some(ended) = connections.join_next().await {
         if let Err(error) = ended {
             std::panic::resume_unwind(error.into_panic());
         }
     }
-    Arc::into_inner(sent).expect("every connection has ended").into_inner().expect("no connection has panicked")
+    Arc::into_inner(producer).expect("every connection has ended").sent.into_inner().expect("no connection has panicked")
 }
 
-/// Posts one event until it is accepted. Gives back the answer, and how many tries had none.
-async fn post(client: &Client, url: &str, key: &str, body: Bytes) -> (Answer, usize) {
-    let begun = Instant::now();
-    let mut wait = FIRST_RETRY;
-    let mut unanswered = 0;
-    loop {
-        let result = client.post(url, &[("idempotency-key", key), ("content-type", "application/json")], body.clone()).await;
-        match result {
-            Ok(answer) if answer.status_code == 202 => return (answer, unanswered),
-            Ok(answer) if (400..500).contains(&answer.status_code) => panic!("{key} was refused: {answer:?}"),
-            last => {
-                assert!(begun.elapsed() < PATIENCE, "{key} was not accepted within {PATIENCE:?}: {last:?}");
-                unanswered += 1;
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(LAST_RETRY);
+/// What all connections share.
+struct Producer {
+    recording: Recording,
+    targets: Vec<Target>,
+    order: Vec<usize>,
+    sent: Mutex<Vec<Sent>>,
+    next: AtomicUsize,
+    progress: Progress,
+}
+
+impl Producer {
+    /// Posts what is next until nothing is left.
+    async fn connection(self: Arc<Self>, name: String) {
+        let client = Client::default();
+        loop {
+            let turn = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(&index) = self.order.get(turn) else { return };
+            let (source, key) = {
+                let sent = &self.sent.lock().expect("no connection has panicked")[index];
+                (sent.source, sent.key.clone())
+            };
+            let post = Post { producer: &name, source, key: &key, body: body(index) };
+            let (accepted, unanswered) = self.post(&client, turn, &post).await;
+            {
+                let sent = &mut self.sent.lock().expect("no connection has panicked")[index];
+                sent.ids.insert(accepted.event.as_uuid());
+                sent.unanswered += unanswered;
+                if accepted.replayed {
+                    sent.replayed += 1;
+                } else {
+                    sent.new += 1;
+                }
+            }
+            self.progress.0.send_modify(|answered| *answered += 1);
+            if turn.is_multiple_of(LOOKS_EVERY) {
+                self.look(&client, turn, accepted.event).await;
             }
         }
     }
+
+    /// Posts one event until it is accepted. Gives back the answer, and how many tries had none.
+    async fn post(&self, client: &Client, turn: usize, post: &Post<'_>) -> (Accepted, usize) {
+        let begun = Instant::now();
+        let mut wait = FIRST_RETRY;
+        for unanswered in 0.. {
+            let target = &self.targets[(turn + unanswered) % self.targets.len()];
+            match try_once(&self.recording, client, target, post).await {
+                Ok(Ok(accepted)) => return (accepted, unanswered),
+                Ok(Err(refused)) if (400..500).contains(&refused.status_code) => panic!("{} was refused: {refused:?}", post.key),
+                last => assert!(begun.elapsed() < PATIENCE, "{} was not accepted within {PATIENCE:?}: {last:?}", post.key),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LAST_RETRY);
+        }
+        unreachable!("there are more numbers than tries")
+    }
+
+    /// Looks where an event stands. No answer is no answer.
+    async fn look(&self, client: &Client, turn: usize, event: EventId) {
+        let asked_at = self.recording.elapsed();
+        let target = &self.targets[turn % self.targets.len()];
+        let Ok(answer) = client.get(&format!("{}/events/{event}", target.base)).await else { return };
+        let (status, attempts) = match answer.status_code {
+            200 => {
+                let shown = answer.json();
+                let status = shown["status"].as_str().and_then(Status::from_name);
+                (status, shown["attempts"].as_u64().and_then(|attempts| u32::try_from(attempts).ok()).expect("a number of attempts"))
+            }
+            404 => (None, 0),
+            _ => return,
+        };
+        self.recording.record(What::Looked { event, asked_at, status, attempts });
+    }
+}
+
+/// One post of a producer.
+#[derive(Clone, Debug)]
+pub struct Post<'a> {
+    /// Who posts.
+    pub producer: &'a str,
+    /// The source it is posted to.
+    pub source: &'a str,
+    /// The idempotency key.
+    pub key: &'a str,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// What a `202` says.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted {
+    /// The event.
+    pub event: EventId,
+    /// Where it stands.
+    pub status: Status,
+    /// Whether it was accepted before.
+    pub replayed: bool,
+}
+
+/// Posts once and writes down what comes of it: an acceptance, or another answer.
+///
+/// # Errors
+///
+/// Says in words why there is no answer.
+///
+/// # Panics
+///
+/// If a `202` does not say which event it is about.
+pub async fn try_once(
+    recording: &Recording,
+    client: &Client,
+    target: &Target,
+    post: &Post<'_>,
+) -> Result<Result<Accepted, Answer>, String> {
+    let id = recording.post_id();
+    recording.record(What::Posted(Posted {
+        post: id,
+        producer: post.producer.to_owned(),
+        process: target.name.clone(),
+        source: post.source.to_owned(),
+        key: post.key.to_owned(),
+        body: Fingerprint::of(&post.body),
+        headers: HEADERS.iter().map(|(name, value)| ((*name).to_owned(), vec![value.as_bytes().to_vec()])).collect(),
+    }));
+    let url = format!("{}/webhooks/{}", target.base, post.source);
+    let headers: Vec<(&str, &str)> = HEADERS.into_iter().chain([("idempotency-key", post.key)]).collect();
+    let answer = match client.post(&url, &headers, post.body.clone()).await {
+        Ok(answer) => answer,
+        Err(why) => {
+            recording.record(What::Unanswered { post: id });
+            return Err(why);
+        }
+    };
+    let status_code = answer.status_code;
+    let accepted = (status_code == 202).then(|| {
+        let said = answer.json();
+        let event = said["event_id"].as_str().and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("no event id: {answer:?}"));
+        let status = said["status"].as_str().and_then(Status::from_name).unwrap_or_else(|| panic!("no status: {answer:?}"));
+        Accepted { event, status, replayed: answer.header("idempotent-replayed") == "true" }
+    });
+    let (event, status) = (accepted.map(|accepted| accepted.event), accepted.map(|accepted| accepted.status));
+    let replayed = accepted.is_some_and(|accepted| accepted.replayed);
+    recording.record(What::Answered { post: id, status_code, event, status, replayed });
+    Ok(accepted.ok_or(answer))
 }
 
 /// The body of one event: 60 bytes to 1 KiB, the same each time.

@@ -2,6 +2,7 @@
 //! its own, and never left behind.
 
 use crate::http::Client;
+use crate::recording::Recording;
 use crate::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -13,6 +14,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
+use surehook_model::history::Fault;
 use tempfile::TempDir;
 
 /// Names a program that is there already, instead of one that is built here.
@@ -31,6 +33,7 @@ pub struct Service {
     process: Option<Process>,
     address: SocketAddr,
     folder: TempDir,
+    recorded: Option<(Recording, String)>,
 }
 
 impl Service {
@@ -46,6 +49,27 @@ impl Service {
         service
     }
 
+    pub(crate) async fn recorded(recording: &Recording, name: String, database: &str, configuration: &str) -> Self {
+        let mut service = Self::begin(database, configuration).await;
+        recording.fault(Fault::Started { process: name.clone() });
+        service.recorded = Some((recording.clone(), name));
+        service.ready().await;
+        service
+    }
+
+    fn record(&self, fault: impl FnOnce(String) -> Fault) {
+        if let Some((recording, name)) = &self.recorded {
+            recording.fault(fault(name.clone()));
+        }
+    }
+
+    /// Where producers post to it, and what it is called.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        let name = self.recorded.as_ref().map_or_else(|| "the service".to_owned(), |(_, name)| name.clone());
+        Target { name, base: self.url("") }
+    }
+
     /// Starts the program and waits until it listens, ready or not.
     ///
     /// # Panics
@@ -59,7 +83,7 @@ impl Service {
             fs::write(folder.path().join("surehook.toml"), text).expect("the folder can be written to");
             let mut process = serve(folder.path());
             if process.listens(address).await {
-                return Self { process: Some(process), address, folder };
+                return Self { process: Some(process), address, folder, recorded: None };
             }
             let log = process.log();
             assert!(log.contains("in use"), "the program ended before it listened:\n{log}");
@@ -83,6 +107,7 @@ impl Service {
     /// If it still runs, or does not become ready.
     pub async fn restart_as(&mut self, role: &str) {
         assert!(self.process.is_none(), "the program still runs");
+        self.record(|process| Fault::Started { process });
         let mut process = Process::start(self.folder.path(), ["serve", "--config", "surehook.toml", "--role", role]);
         assert!(process.listens(self.address).await, "the program ended before it listened:\n{}", process.log());
         self.process = Some(process);
@@ -107,7 +132,22 @@ impl Service {
     ///
     /// If it does not run.
     pub fn signal(&self, signal: Signal) {
+        if matches!(signal, Signal::SIGTERM | Signal::SIGINT) {
+            self.record(|process| Fault::Draining { process });
+        }
         self.process.as_ref().expect("the program runs").signal(signal);
+    }
+
+    /// Stops it for a while, as a machine does that swaps or moves, and lets it go on.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    pub async fn pause(&self, duration: Duration) {
+        self.record(|process| Fault::Paused { process, duration });
+        self.signal(Signal::SIGSTOP);
+        tokio::time::sleep(duration).await;
+        self.signal(Signal::SIGCONT);
     }
 
     /// Kills it, as `kill -9` does.
@@ -116,6 +156,7 @@ impl Service {
     ///
     /// If it does not run.
     pub fn kill(&mut self) {
+        self.record(|process| Fault::Killed { process });
         self.process.take().expect("the program runs").kill();
     }
 
@@ -127,6 +168,7 @@ impl Service {
     pub async fn wait(&mut self, patience: Duration) -> ExitStatus {
         let status = self.process.as_mut().expect("the program runs").wait(patience).await;
         self.process = None;
+        self.record(|process| Fault::Exited { process });
         status
     }
 
@@ -149,6 +191,24 @@ impl Service {
     pub fn log(&self) -> String {
         read_log(self.folder.path())
     }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some((recording, name)) = self.recorded.take_if(|_| std::thread::panicking()) {
+            recording.failure().keep(&format!("{name}.log"), &self.log());
+            recording.keep();
+        }
+    }
+}
+
+/// Where producers post.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// What the process is called.
+    pub name: String,
+    /// Its URL without a path.
+    pub base: String,
 }
 
 /// Runs a command of the program to its end.

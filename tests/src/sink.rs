@@ -1,5 +1,6 @@
 //! A downstream in the test process: it answers as it is told to and remembers every request.
 
+use crate::recording::Recording;
 use crate::wait;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -12,6 +13,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use surehook_core::admission::Fingerprint;
+use surehook_core::id::EventId;
+use surehook_model::history::{self, What};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
@@ -40,6 +44,15 @@ impl Received {
     #[must_use]
     pub fn values(&self, name: &str) -> Vec<&[u8]> {
         self.headers.iter().filter(|header| header.0 == name).map(|header| header.1.as_slice()).collect()
+    }
+
+    /// The values of all headers, by name.
+    fn headers_by_name(&self) -> BTreeMap<String, Vec<Vec<u8>>> {
+        let mut values: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+        for (name, value) in &self.headers {
+            values.entry(name.clone()).or_default().push(value.clone());
+        }
+        values
     }
 
     /// Whether the answer took the event.
@@ -100,6 +113,7 @@ pub struct Sink {
 }
 
 struct State {
+    recording: Option<Recording>,
     received: Mutex<Vec<Received>>,
     behaviour: Mutex<Behaviour>,
 }
@@ -117,9 +131,13 @@ impl Sink {
     ///
     /// If there is none.
     pub async fn start(behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
+        Self::recorded(None, behaviour).await
+    }
+
+    pub(crate) async fn recorded(recording: Option<Recording>, behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let state = Arc::new(State { received: Mutex::default(), behaviour: Mutex::new(Arc::new(behaviour)) });
+        let state = Arc::new(State { recording, received: Mutex::default(), behaviour: Mutex::new(Arc::new(behaviour)) });
         let server = tokio::spawn(serve(listener, Arc::clone(&state)));
         Self { address, state, server }
     }
@@ -236,6 +254,18 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         headers: head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect(),
         answered: None,
     };
+    let recorded = state.recording.as_ref().map(|recording| {
+        let request = recording.request_id();
+        recording.record(What::Received(history::Received {
+            request,
+            source: received.source.clone(),
+            event: EventId::from_uuid(received.event),
+            attempt: received.attempt,
+            body: Fingerprint::of(&body),
+            headers: received.headers_by_name(),
+        }));
+        (recording, request)
+    });
     let behaviour = Arc::clone(&state.behaviour.lock().expect("no behaviour has panicked"));
     let answer = behaviour(&received);
     let index = {
@@ -251,6 +281,9 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     // From here on the answer is on its way, and nothing awaits any more: a request whose connection breaks before
     // is dropped above, unanswered.
     state.received.lock().expect("no behaviour has panicked")[index].answered = Some(answer.status_code);
+    if let Some((recording, request)) = recorded {
+        recording.record(What::Replied { request, status_code: answer.status_code, retry_after: None });
+    }
     let mut response = Response::new(Full::new(Bytes::from_static(answer.body.as_bytes())));
     *response.status_mut() = http::StatusCode::from_u16(answer.status_code).expect("tests answer with real status codes");
     Ok(response)

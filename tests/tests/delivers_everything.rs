@@ -3,18 +3,19 @@
 
 use tests::database::Database;
 use tests::producer::{Load, Progress, produce};
-use tests::program::Service;
+use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, verdicts};
 
 on_each_database!(every_event_is_delivered_once_and_its_status_is_explained);
 
 async fn every_event_is_delivered_once_and_its_status_is_explained(database: Database) {
-    let sink = Sink::start(|received| Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })).await;
-    let service = Service::start(&database.url(), &configuration(&sink)).await;
+    let run = Recording::begin(database).await;
+    let sink = run.sink(|received| Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })).await;
+    let service = run.service(&configuration(&sink)).await;
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 5_000, duplicates: 500, connections: 64 };
 
-    let sent = produce(service.url(""), load, Progress::default()).await;
+    let sent = produce(run.clone(), vec![service.target()], load, Progress::default()).await;
 
     assert_eq!(sent.len(), 4_500);
     assert_eq!(sent.iter().map(|sent| sent.new + sent.replayed).sum::<usize>(), 5_000, "each post was accepted");
@@ -28,6 +29,7 @@ async fn every_event_is_delivered_once_and_its_status_is_explained(database: Dat
     let refused = sink.received().iter().filter(|received| !received.taken()).count();
     assert_eq!(sink.count(), 4_500 + refused, "one request for each event and one more for each refusal");
     assert!((1_200..1_800).contains(&refused), "about a third was refused at first, not {refused}");
+    run.judge().await;
 }
 
 fn configuration(sink: &Sink) -> String {

@@ -5,8 +5,8 @@ use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 use tests::database::Database;
 use tests::http::Client;
-use tests::producer::{Load, Progress, produce};
-use tests::program::Service;
+use tests::producer::{Load, Post, Progress, produce, try_once};
+use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, verdicts, wait};
 
@@ -18,24 +18,24 @@ on_each_database!(
 
 async fn sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing(database: Database) {
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 3_000, duplicates: 300, connections: 64 };
-    stopped_in_the_middle(&database, Signal::SIGTERM, load).await;
+    stopped_in_the_middle(database, Signal::SIGTERM, load).await;
 }
 
 async fn sigint_is_the_same(database: Database) {
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 900, duplicates: 90, connections: 16 };
-    stopped_in_the_middle(&database, Signal::SIGINT, load).await;
+    stopped_in_the_middle(database, Signal::SIGINT, load).await;
 }
 
-async fn stopped_in_the_middle(database: &Database, signal: Signal, load: Load) {
+async fn stopped_in_the_middle(database: Database, signal: Signal, load: Load) {
     // Slow enough that there are deliveries in flight at any moment.
     let answer_after = Duration::from_millis(20);
-    let sink = Sink::start(move |received| {
-        Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 }).after(answer_after)
-    })
-    .await;
-    let mut service = Service::start(&database.url(), &configuration(&sink, "10s")).await;
+    let run = Recording::begin(database).await;
+    let sink = run
+        .sink(move |received| Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 }).after(answer_after))
+        .await;
+    let mut service = run.service(&configuration(&sink, "10s")).await;
     let progress = Progress::default();
-    let producers = tokio::spawn(produce(service.url(""), load, progress.clone()));
+    let producers = tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
     sink.reaches(100).await;
     progress.reaches(load.posts / 3).await;
 
@@ -55,14 +55,17 @@ async fn stopped_in_the_middle(database: &Database, signal: Signal, load: Load) 
     let lost = verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
     assert!(lost.is_empty(), "an orderly end loses no attempt: {lost:?}");
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
+    run.judge().await;
 }
 
 async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_restart(database: Database) {
-    let sink = Sink::start(|_| Answer::never()).await;
-    let mut service = Service::start(&database.url(), &configuration(&sink, "400ms")).await;
+    let run = Recording::begin(database).await;
+    let sink = run.sink(|_| Answer::never()).await;
+    let mut service = run.service(&configuration(&sink, "400ms")).await;
     let client = Client::default();
-    let answer = client.post(&service.url("/webhooks/github"), &[("idempotency-key", "slow")], "{}").await.expect("an answer");
-    let event = answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id");
+    let post = Post { producer: "producer", source: "github", key: "slow", body: "{}".into() };
+    let accepted = try_once(&run, &client, &service.target(), &post).await.expect("an answer").expect("a 202");
+    let event = accepted.event.as_uuid();
     sink.reaches(1).await;
 
     let begun = Instant::now();
@@ -85,6 +88,7 @@ async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_r
     assert_eq!(shown["history"][0]["error"], "cut off by shutdown", "{shown}");
     assert_eq!(shown["history"][1]["verdict"], "delivered", "{shown}");
     assert_eq!(sink.of(event).iter().map(|received| received.attempt).collect::<Vec<_>>(), [1, 2]);
+    run.judge().await;
 }
 
 fn configuration(sink: &Sink, drain_timeout: &str) -> String {

@@ -4,22 +4,22 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tests::database::Database;
 use tests::producer::{Load, Progress, Sent, produce};
-use tests::program::Service;
+use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::verdicts;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_processes_on_one_database_deliver_each_event_once() {
-    let database = Database::postgres().await;
-    let sinks = [Sink::start(behaviour).await, Sink::start(behaviour).await, Sink::start(behaviour).await];
+    let run = Recording::begin(Database::postgres().await).await;
+    let sinks = [run.sink(behaviour).await, run.sink(behaviour).await, run.sink(behaviour).await];
     let mut services = Vec::new();
     for sink in &sinks {
         // Each process has a downstream of its own for the same sources, which tells who delivered what.
-        services.push(Service::start(&database.url(), &configuration(sink)).await);
+        services.push(run.service(&configuration(sink)).await);
     }
     let load = Load { sources: &["github", "stripe"], posts: 1_000, duplicates: 0, connections: 16 };
 
-    let loads = services.iter().map(|service| produce(service.url(""), load, Progress::default()));
+    let loads = services.iter().map(|service| produce(run.clone(), vec![service.target()], load, Progress::default()));
     let sent: Vec<Sent> = futures::future::join_all(loads).await.concat();
 
     let wanted: BTreeSet<_> = sent.iter().map(Sent::event).collect();
@@ -33,6 +33,7 @@ async fn three_processes_on_one_database_deliver_each_event_once() {
     assert_eq!(taken.iter().flat_map(|taken| taken.keys().copied()).collect::<BTreeSet<_>>(), wanted);
     let shares: Vec<usize> = taken.iter().map(|taken| taken.len()).collect();
     assert!(shares.iter().all(|&share| share > 0), "a process took no part: {shares:?}");
+    run.judge().await;
 }
 
 /// Slow enough that one process alone could not keep up.

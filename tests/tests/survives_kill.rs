@@ -7,7 +7,7 @@ use surehook_core::worker::BATCH_ROWS;
 use tests::database::Database;
 use tests::postgres::{Cluster, Settings, Stop};
 use tests::producer::{Load, Progress, produce};
-use tests::program::Service;
+use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, verdicts};
 use uuid::Uuid;
@@ -18,14 +18,16 @@ const SOURCES: usize = 3;
 const CONCURRENCY: usize = 16;
 
 async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice(database: Database) {
-    let sink = Sink::start(|received| {
-        Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 }).after(Duration::from_millis(20))
-    })
-    .await;
-    let mut service = Service::start(&database.url(), &configuration(&sink)).await;
+    let run = Recording::begin(database).await;
+    let sink = run
+        .sink(|received| {
+            Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 }).after(Duration::from_millis(20))
+        })
+        .await;
+    let mut service = run.service(&configuration(&sink)).await;
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 2_400, duplicates: 240, connections: 64 };
     let progress = Progress::default();
-    let producers = tokio::spawn(produce(service.url(""), load, progress.clone()));
+    let producers = tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
     sink.reaches(100).await;
     progress.reaches(load.posts / 4).await;
 
@@ -61,23 +63,27 @@ async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice
     // batch of settlements that is being written, and as many that wait before it claims no more.
     let bound = 5 * CONCURRENCY * SOURCES + 2 * usize::try_from(BATCH_ROWS).expect("a small number");
     assert!(in_flight.len() <= bound, "{} were in flight, and a process holds at most {bound}", in_flight.len());
+    run.judge().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_postgresql_server_costs_nothing_but_time() {
     let cluster = Cluster::start(Settings::default());
-    let url = cluster.create_database().await;
-    let sink = Sink::start(|received| Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })).await;
-    let service = Service::start(&url, &configuration(&sink)).await;
+    let run = Recording::begin(Database::Postgres(cluster.create_database().await)).await;
+    let sink = run.sink(|received| Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })).await;
+    let service = run.service(&configuration(&sink)).await;
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 1_500, duplicates: 150, connections: 64 };
     let progress = Progress::default();
-    let producers = tokio::spawn(produce(service.url(""), load, progress.clone()));
+    let producers = tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
     sink.reaches(100).await;
     progress.reaches(load.posts / 3).await;
 
-    cluster.stop(Stop::Kill);
-    assert!(progress.answered() < load.posts, "the load was over before the kill");
-    cluster.resume();
+    let killed = async {
+        cluster.stop(Stop::Kill);
+        assert!(progress.answered() < load.posts, "the load was over before the kill");
+        cluster.resume();
+    };
+    run.while_database_is("killed", killed).await;
 
     let sent = producers.await.expect("every post is accepted at last");
     verdicts::all_taken(&sink, &sent).await;
@@ -85,6 +91,7 @@ async fn a_killed_postgresql_server_costs_nothing_but_time() {
     // cut off is written again, or refused because it had been written. So nothing is delivered twice.
     verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
+    run.judge().await;
 }
 
 fn configuration(sink: &Sink) -> String {

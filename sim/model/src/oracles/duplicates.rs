@@ -3,7 +3,7 @@
 //! lost or late, or the settlement failed.
 
 use super::{Promise, Violation, violation};
-use crate::history::{At, CallResult, Change, Fault, RequestId, Run, What};
+use crate::history::{At, CallResult, Change, Committed, Entry, Fault, RequestId, Run, Sending, What};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use surehook_core::event::Outcome;
@@ -15,7 +15,35 @@ struct Taken {
     attempt: Attempt,
 }
 
+/// What the judgement on a repetition looks at: each event's own entries, and everything that was broken.
+struct Index<'a> {
+    of: BTreeMap<EventId, Vec<&'a Entry>>,
+    faults: Vec<(At, &'a Fault)>,
+}
+
+impl<'a> Index<'a> {
+    fn of(run: &'a Run) -> Self {
+        let mut index = Self { of: BTreeMap::new(), faults: Vec::new() };
+        for entry in &run.entries {
+            match &entry.what {
+                What::Sending(Sending { event, .. }) | What::Sent { event, .. } | What::Committed(Committed { event, .. }) => {
+                    index.of.entry(*event).or_default().push(entry);
+                }
+                What::Called { call: "settle", events, .. } => {
+                    for event in events {
+                        index.of.entry(*event).or_default().push(entry);
+                    }
+                }
+                What::Fault(fault) => index.faults.push((entry.at, fault)),
+                _ => {}
+            }
+        }
+        index
+    }
+}
+
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    let index = Index::of(run);
     let mut violations = Vec::new();
     let mut requests: BTreeMap<RequestId, (EventId, Attempt)> = BTreeMap::new();
     let mut taken: BTreeMap<EventId, Taken> = BTreeMap::new();
@@ -23,7 +51,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         match &entry.what {
             What::Received(received) => {
                 if let Some(first) = taken.get(&received.event)
-                    && !explained(run, received.event, first, entry.at)
+                    && !explained(&index, received.event, first, entry.at)
                 {
                     let what = format!(
                         "event {} was taken by its downstream at {:.3}s (attempt {}), arrived again as attempt {}, and no fault explains it",
@@ -48,19 +76,20 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
 }
 
 /// Whether something between the taking of an event and its next arrival explains that it came again.
-fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
+fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> bool {
     let mut sender = None;
     let mut reply_heard = false;
     let mut settled = false;
-    for entry in run.entries.iter().take_while(|entry| entry.at <= again) {
+    // What its sender learnt of each try to settle it.
+    let mut settle_calls = Vec::new();
+    let own = index.of.get(&event).map_or(&[][..], Vec::as_slice);
+    for entry in own.iter().take_while(|entry| entry.at <= again) {
         match &entry.what {
-            What::Sending(sending) if sending.event == event && sending.attempt == first.attempt => {
-                sender = Some((sending.process.as_str(), entry.at))
-            }
-            What::Sent { event: of, attempt, status_code, .. } if *of == event && *attempt == first.attempt => {
+            What::Sending(sending) if sending.attempt == first.attempt => sender = Some((sending.process.as_str(), entry.at)),
+            What::Sent { attempt, status_code, .. } if *attempt == first.attempt => {
                 reply_heard |= status_code.is_some_and(|code| (200..300).contains(&code));
             }
-            What::Committed(committed) if committed.event == event && entry.at >= first.at => {
+            What::Committed(committed) if entry.at >= first.at => {
                 match committed.change {
                     // A shutdown took the delivery for cut off; the reply came too late to be written.
                     Change::Settled { attempt, outcome: Outcome::CutOff, .. } if attempt == first.attempt => return true,
@@ -68,38 +97,32 @@ fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
                     _ => {}
                 }
             }
+            What::Called { process, result, .. } if entry.at >= first.at => settle_calls.push((process.as_str(), *result)),
             _ => {}
         }
     }
+    // A settlement that failed explains nothing by itself: it has to be tried again. If it was, its lease ran out.
+    settle_calls.retain(|(process, _)| sender.is_some_and(|(sender, _)| sender == *process));
+    let tried_again = settle_calls.len() > 1 && settle_calls[0].1 != CallResult::Done;
+    let faults = || index.faults.iter().take_while(|(at, _)| *at <= again);
     let touched = |process: &str, since: At| {
-        run.entries.iter().skip_while(|entry| entry.at < since).take_while(|entry| entry.at <= again).any(|entry| match &entry.what {
-            What::Fault(Fault::Killed { process: of } | Fault::Paused { process: of, .. }) => of == process,
+        faults().any(|(at, fault)| match fault {
+            Fault::Killed { process: of } | Fault::Paused { process: of, .. } => of == process && *at >= since,
             _ => false,
         })
     };
-    // A settlement that failed explains nothing by itself: it has to be tried again. If it was, its lease ran out.
-    let settle_calls = run
-        .each(|what| match what {
-            What::Called { call: "settle", process, result, events } if events.contains(&event) => Some((process.as_str(), *result)),
-            _ => None,
-        })
-        .filter(|(at, (process, _))| *at >= first.at && sender.is_some_and(|(sender, _)| sender == *process))
-        .map(|(_, (_, result))| result)
-        .collect::<Vec<_>>();
-    let tried_again = settle_calls.len() > 1 && settle_calls[0] != CallResult::Done;
-    let clock_jumped = run
-        .each(|what| if let What::Fault(Fault::Database { what, .. }) = what { Some(what) } else { None })
-        .any(|(at, what)| at <= again && what.contains("clock"));
+    let clock_jumped = faults().any(|(_, fault)| matches!(fault, Fault::Database { what, .. } if what.contains("clock")));
     // The way from the process to the database was broken until the event came again: the settlement is still on it,
     // or waits behind one that is.
     let way_is_broken = |since: At| {
-        run.each(|what| match what {
-            What::Fault(Fault::Network { duration, .. } | Fault::Database { process: None, duration, .. }) => Some(*duration),
+        faults().any(|(at, fault)| match fault {
+            Fault::Network { duration, .. } | Fault::Database { process: None, duration, .. } => {
+                *at + *duration + Duration::from_secs(20) >= since
+            }
             // One call that fails is tried again; one that hangs keeps all settlements behind it waiting.
-            What::Fault(Fault::Database { what, duration, .. }) if what.contains("Slow") => Some(*duration),
-            _ => None,
+            Fault::Database { what, duration, .. } => what.contains("Slow") && *at + *duration + Duration::from_secs(20) >= since,
+            _ => false,
         })
-        .any(|(at, duration)| at <= again && at + duration + Duration::from_secs(20) >= since)
     };
     match sender {
         // The reply was lost or late: the process could not know that the event was taken.
@@ -109,13 +132,12 @@ fn explained(run: &Run, event: EventId, first: &Taken, again: At) -> bool {
         // It knew, and died, was paused or ended before it could write it down. A pause may lie just before.
         Some((process, since)) => !settled && (tried_again || touched(process, since) || way_is_broken(since)),
         // Seen from outside only: any fault of a process in the time between must do.
-        None => run
-            .each(|what| match what {
-                What::Fault(
-                    Fault::Killed { .. } | Fault::Paused { .. } | Fault::Database { .. } | Fault::Network { .. } | Fault::Exited { .. },
-                ) => Some(()),
-                _ => None,
-            })
-            .any(|(at, ())| at + Duration::from_secs(60) >= first.at && at <= again),
+        None => faults().any(|(at, fault)| {
+            let may_explain = matches!(
+                fault,
+                Fault::Killed { .. } | Fault::Paused { .. } | Fault::Database { .. } | Fault::Network { .. } | Fault::Exited { .. }
+            );
+            may_explain && *at + Duration::from_secs(60) >= first.at
+        }),
     }
 }

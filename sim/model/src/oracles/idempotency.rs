@@ -21,6 +21,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         }
     }
 
+    let mut by_key: BTreeMap<(&str, &str), Vec<&Posted>> = BTreeMap::new();
+    for post in posts.values() {
+        by_key.entry((&post.source, &post.key)).or_default().push(post);
+    }
     // The first 202 of each key tells which event it names; the posts whose 202 named it tell which body it has.
     let mut named = BTreeMap::new();
     let mut new = BTreeMap::new();
@@ -38,7 +42,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             } else if *body != post.body && !run.first_wins.contains(&post.source) {
                 say(at, format!("key {} of source {} was accepted with two bodies", post.key, post.source), &[event]);
             }
-            if answer.replayed && posts.values().filter(|other| (&other.source, &other.key) == (&key.0, &key.1)).count() == 1 {
+            if answer.replayed && by_key[&(key.0.as_str(), key.1.as_str())].len() == 1 {
                 say(at, format!("key {} of source {} was answered as a replay, and was posted once only", post.key, post.source), &[event]);
             }
             if !answer.replayed
@@ -58,7 +62,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     for (at, answer) in run.answers().filter(|(_, answer)| answer.status_code == 422) {
         let Some(&post) = posts.get(&answer.post) else { continue };
         let event: Vec<_> = named.get(&(post.source.clone(), post.key.clone())).map(|(event, _)| *event).into_iter().collect();
-        if !another_body_was_posted(&posts, post) {
+        let another_body_was_posted = by_key[&(post.source.as_str(), post.key.as_str())].iter().any(|other| other.body != post.body);
+        if !another_body_was_posted {
             say(
                 at,
                 format!("key {} of source {} was refused as reused, and only one body was ever posted with it", post.key, post.source),
@@ -69,8 +74,4 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         }
     }
     violations
-}
-
-fn another_body_was_posted(posts: &BTreeMap<crate::history::PostId, &Posted>, post: &Posted) -> bool {
-    posts.values().any(|other| other.source == post.source && other.key == post.key && other.body != post.body)
 }

@@ -2,7 +2,7 @@
 //! status once ended never changes back but by a redrive.
 
 use super::{Promise, Violation, violation};
-use crate::history::{Run, What};
+use crate::history::{Change, Run, What};
 use std::collections::{BTreeMap, BTreeSet};
 use surehook_core::event::Status;
 
@@ -14,7 +14,12 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             first
         });
     let mut states: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let mut pruned = BTreeMap::new();
     for (at, committed) in run.committed() {
+        if committed.change == Change::Pruned {
+            pruned.insert(committed.event, at);
+            continue;
+        }
         let status = committed.after.map_or(Status::Delivered, |row| row.delivery.status);
         states.entry(committed.event).or_default().push((at, status));
     }
@@ -22,7 +27,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         let What::Looked { event, asked_at, status, attempts } = &entry.what else { continue };
         let mut say = |what| violations.push(violation(Promise::Lookup, entry.at, format!("GET /events/{event}: {what}"), [*event]));
         let Some(status) = status else {
-            if acknowledged.get(event).is_some_and(|at| at <= asked_at) {
+            if acknowledged.get(event).is_some_and(|at| at <= asked_at) && pruned.get(event).is_none_or(|at| *at > entry.at) {
                 say("404, and the event was acknowledged before".to_owned());
             }
             continue;

@@ -1,0 +1,56 @@
+//! The traces of a run that failed: one folder with the history, its timeline as text and as a page, and the logs of
+//! every process. Made only when something is put into it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use surehook_model::history::Run;
+use surehook_model::oracles::Violation;
+use surehook_model::timeline;
+
+/// Where the traces of one run go.
+#[derive(Debug)]
+pub struct Failure {
+    name: String,
+    folder: PathBuf,
+}
+
+impl Default for Failure {
+    /// For the test that is running on this thread.
+    fn default() -> Self {
+        let name = std::thread::current().name().unwrap_or("a run").to_owned();
+        let test = std::env::current_exe().expect("a test knows its path");
+        // `target/PROFILE/deps/TEST`
+        let target = test.ancestors().nth(3).unwrap_or(Path::new("."));
+        let file = test.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.split('-').next()).unwrap_or("tests");
+        let folder = target.join("failures").join(format!("{file}-{}-{}", name.replace("::", "-"), std::process::id()));
+        Self { name, folder }
+    }
+}
+
+impl Failure {
+    /// Keeps a run, and answers with the folder.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be written.
+    pub fn keep_run(&self, run: &Run, violations: &[Violation]) -> &Path {
+        let broken: String = violations.iter().map(|violation| format!("{violation}\n")).collect();
+        self.keep("violations.txt", &broken);
+        self.keep("timeline.txt", &timeline::text_of_everything(run, violations));
+        self.keep("timeline.html", &timeline::html(run, violations, &self.name, "", &format!("cargo test -p tests {}", self.name)));
+        self.keep("history.txt", &format!("{run:#?}"));
+        &self.folder
+    }
+
+    /// Keeps one file.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be written.
+    pub fn keep(&self, file: &str, content: &str) {
+        fs::create_dir_all(&self.folder)
+            .and_then(|()| fs::write(self.folder.join(file), content))
+            .expect("the target folder can be written to");
+        eprintln!("kept {}", self.folder.join(file).display());
+    }
+}

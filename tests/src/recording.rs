@@ -1,0 +1,329 @@
+//! The history of a run of the real program, as the simulation's oracles read it: what producers and downstreams saw,
+//! what the database committed, and what was broken when. At the end the same oracles judge it.
+//!
+//! Three clocks meet here: the test's, the database's, and that of the triggers. All are this machine's.
+//!
+//! What nobody outside the program can see is told as far as it follows from what can be seen: a delivery is taken to
+//! begin when its request arrives and to end when it is answered, and is put down to the process that the database gave
+//! the claim to.
+
+use crate::audit;
+use crate::database::Database;
+use crate::failure::Failure;
+use crate::program::Service;
+use crate::sink::{Answer, Received, Sink};
+use crate::wait;
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use surehook::config::{Config, Overrides};
+use surehook::ports::EventRecord;
+use surehook_core::admission::OnKeyReuse;
+use surehook_core::id::{Attempt, EventId};
+use surehook_core::source::Policy;
+use surehook_model::history::{At, Change, Entry, Fault, PostId, RequestId, Run, Sending, What};
+use surehook_model::oracles::{self, Violation};
+
+/// How long everything that was accepted may take to end once nothing is broken any more.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A commit is later than its statement by less than this; a look at an event may fall between the two.
+const COMMITS_WITHIN: Duration = Duration::from_secs(2);
+
+/// SQLite's store takes its time before the triggers take theirs, and theirs is rounded up. By less than this.
+const SQLITE_IS_LATE_BY: Duration = Duration::from_millis(50);
+
+/// The run's time is this when it begins, so that nothing that is put earlier falls on its zero.
+const LEAD: Duration = Duration::from_millis(500);
+
+const READS_AT_ONCE: usize = 16;
+
+/// A run in the making. Its clones are the same run.
+#[derive(Clone, Debug)]
+pub struct Recording(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    database: Database,
+    begun: Instant,
+    begun_at: Timestamp,
+    entries: Mutex<Vec<Entry>>,
+    named: AtomicU64,
+    services: AtomicUsize,
+    told: Mutex<Told>,
+    failure: Failure,
+}
+
+/// What the services were told of their sources.
+#[derive(Debug, Default)]
+struct Told {
+    policies: BTreeMap<String, Policy>,
+    first_wins: BTreeSet<String>,
+}
+
+impl Recording {
+    /// Brings a database to the program's schema and begins to write down what happens to it.
+    ///
+    /// # Panics
+    ///
+    /// If the database is not there or holds something else.
+    pub async fn begin(database: Database) -> Self {
+        surehook::store::open(&database.url()).expect("a test's own URL").migrate().await.expect("an empty database takes the schema");
+        audit::install(&database).await;
+        Self(Arc::new(Inner {
+            database,
+            begun: Instant::now().checked_sub(LEAD).expect("the machine has run for longer than that"),
+            begun_at: Timestamp::now() - LEAD,
+            entries: Mutex::default(),
+            named: AtomicU64::new(0),
+            services: AtomicUsize::new(0),
+            told: Mutex::default(),
+            failure: Failure::default(),
+        }))
+    }
+
+    /// The database of this run.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.0.database
+    }
+
+    /// Where the traces of this run are put if it fails.
+    #[must_use]
+    pub fn failure(&self) -> &Failure {
+        &self.0.failure
+    }
+
+    /// Starts a process of the program on this run's database, and waits until it is ready. The first is called
+    /// `service-1`. See [`Service::start`].
+    ///
+    /// # Panics
+    ///
+    /// If it does not become ready, or the configuration is wrong.
+    pub async fn service(&self, configuration: &str) -> Service {
+        let name = format!("service-{}", self.0.services.fetch_add(1, Ordering::Relaxed) + 1);
+        let url = self.0.database.url_of(&name).await;
+        let config = Config::parse("surehook.toml", configuration.as_bytes(), &Overrides::default());
+        for (source, settings) in config.unwrap_or_else(|error| panic!("{error}")).sources {
+            let mut told = lock(&self.0.told);
+            if settings.on_key_reuse == OnKeyReuse::FirstWins {
+                told.first_wins.insert(source.to_string());
+            }
+            told.policies.insert(source.to_string(), settings.policy);
+        }
+        Service::recorded(self, name, &url, configuration).await
+    }
+
+    /// Starts a downstream whose requests and answers are part of this run. See [`Sink::start`].
+    ///
+    /// # Panics
+    ///
+    /// If there is no free port.
+    pub async fn sink(&self, behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Sink {
+        Sink::recorded(Some(self.clone()), behaviour).await
+    }
+
+    /// The time since the run began.
+    #[must_use]
+    pub fn elapsed(&self) -> At {
+        self.0.begun.elapsed()
+    }
+
+    /// Writes down what happens now.
+    pub fn record(&self, what: What) {
+        self.record_at(self.elapsed(), what);
+    }
+
+    /// Writes down what happened before, and is known only now.
+    pub fn record_at(&self, at: At, what: What) {
+        lock(&self.0.entries).push(Entry { at, what });
+    }
+
+    /// Writes down that something is broken or mended now.
+    pub fn fault(&self, fault: Fault) {
+        self.record(What::Fault(fault));
+    }
+
+    /// Writes down that the database is broken for as long as `broken` takes.
+    pub async fn while_database_is<T>(&self, what: &str, broken: impl Future<Output = T>) -> T {
+        let at = self.elapsed();
+        let result = broken.await;
+        let fault = Fault::Database { what: what.to_owned(), process: None, duration: self.elapsed() - at };
+        self.record_at(at, What::Fault(fault));
+        result
+    }
+
+    /// Writes down that the way between processes, database, producers or downstreams is bad for as long as `bad`
+    /// takes; or that more is offered than can be handled at once.
+    pub async fn while_network_is<T>(&self, what: &str, bad: impl Future<Output = T>) -> T {
+        let at = self.elapsed();
+        let result = bad.await;
+        self.record_at(at, What::Fault(Fault::Network { what: what.to_owned(), duration: self.elapsed() - at }));
+        result
+    }
+
+    /// A name for a producer's request.
+    #[must_use]
+    pub fn post_id(&self) -> PostId {
+        PostId(self.0.named.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A name for a request to a downstream.
+    #[must_use]
+    pub fn request_id(&self) -> RequestId {
+        RequestId(self.0.named.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Waits until every event has ended, and asks the oracles.
+    ///
+    /// # Panics
+    ///
+    /// If an event does not end in time, or a promise is broken. What happened is in the folder that it names.
+    pub async fn judge(&self) -> Run {
+        self.judge_within(PATIENCE).await
+    }
+
+    /// As [`Self::judge`], with a patience of its own.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::judge`].
+    pub async fn judge_within(&self, patience: Duration) -> Run {
+        let healed_at = self.elapsed();
+        self.all_ended_within(patience).await;
+        let (run, violations) = self.violations(healed_at).await;
+        if !violations.is_empty() {
+            let folder = self.0.failure.keep_run(&run, &violations);
+            let first: Vec<String> = violations.iter().take(5).map(ToString::to_string).collect();
+            panic!("{} promises were broken; {} tells all of it:\n{}", violations.len(), folder.display(), first.join("\n"));
+        }
+        run
+    }
+
+    /// Waits until every event has ended.
+    ///
+    /// # Panics
+    ///
+    /// If one does not in time.
+    pub async fn all_ended(&self) {
+        self.all_ended_within(PATIENCE).await;
+    }
+
+    async fn all_ended_within(&self, patience: Duration) {
+        wait::within(patience, "every event to end", || async {
+            let outstanding = audit::statuses(&self.0.database).await;
+            if outstanding.is_empty() { Ok(()) } else { Err(format!("{} are outstanding", outstanding.len())) }
+        })
+        .await;
+    }
+
+    /// Everything that happened, in the order of time, and which promises were broken, whether or not every event has
+    /// ended. Nothing was broken any more from `healed_at` on.
+    ///
+    /// # Panics
+    ///
+    /// If the database cannot be read.
+    pub async fn violations(&self, healed_at: At) -> (Run, Vec<Violation>) {
+        let run = self.run(healed_at).await;
+        let violations = oracles::judge(&run);
+        (run, violations)
+    }
+
+    /// Keeps what producers and downstreams saw of a run that comes to no judgement.
+    pub fn keep(&self) {
+        let mut entries = lock(&self.0.entries).clone();
+        entries.sort_by_key(|entry| entry.at);
+        self.0.failure.keep_run(&Run { entries, ended_at: self.elapsed(), ..Run::default() }, &[]);
+    }
+
+    async fn run(&self, healed_at: At) -> Run {
+        let late = if matches!(self.0.database, Database::Sqlite(_)) { SQLITE_IS_LATE_BY } else { Duration::ZERO };
+        let mut claimants: BTreeMap<(EventId, Attempt), String> = BTreeMap::new();
+        let mut entries = lock(&self.0.entries).clone();
+        let mut pruned = BTreeSet::new();
+        for (at, committed) in audit::read(&self.0.database).await {
+            if let (Change::Claimed, Some(row)) = (committed.change, committed.after) {
+                claimants.insert((committed.event, row.delivery.attempt), committed.process.clone());
+            }
+            // A dead letter's row and its event go together, and are one change.
+            if committed.change == Change::Pruned && !pruned.insert(committed.event) {
+                continue;
+            }
+            let at = Duration::try_from(at.duration_since(self.0.begun_at)).unwrap_or_default().saturating_sub(late);
+            entries.push(Entry { at, what: What::Committed(committed) });
+        }
+        for entry in &mut entries {
+            if let What::Looked { asked_at, .. } = &mut entry.what {
+                *asked_at = asked_at.saturating_sub(COMMITS_WITHIN);
+            }
+        }
+        entries.sort_by_key(|entry| entry.at);
+        let told = lock(&self.0.told);
+        let (policies, first_wins) = (told.policies.clone(), told.first_wins.clone());
+        drop(told);
+        let entries = with_deliveries(entries, &claimants);
+        let events = self.events().await;
+        Run { policies, first_wins, entries, events, healed_at, ended_at: self.elapsed() }
+    }
+
+    /// Every event in the database, as the program itself would show it.
+    async fn events(&self) -> BTreeMap<EventId, EventRecord> {
+        let store = surehook::store::open(&self.0.database.url()).expect("a test's own URL").store();
+        let found = stream::iter(audit::events(&self.0.database).await)
+            .map(|event| {
+                let store = Arc::clone(&store);
+                async move { store.find(event).await.map(|record| (event, record)) }
+            })
+            .buffered(READS_AT_ONCE);
+        let found: Vec<_> = found.try_collect().await.expect("the database can be read");
+        found.into_iter().filter_map(|(event, record)| Some((event, record?))).collect()
+    }
+}
+
+/// The entries, and with each request that a downstream received the delivery that it was part of.
+fn with_deliveries(entries: Vec<Entry>, claimants: &BTreeMap<(EventId, Attempt), String>) -> Vec<Entry> {
+    let is_replied = |what: &What| if let What::Replied { request, .. } = what { Some(*request) } else { None };
+    let replied: BTreeSet<RequestId> = entries.iter().filter_map(|entry| is_replied(&entry.what)).collect();
+    let mut requests: BTreeMap<RequestId, (String, EventId, Attempt)> = BTreeMap::new();
+    let mut all = Vec::with_capacity(entries.len() * 2);
+    for entry in entries {
+        let at = entry.at;
+        match &entry.what {
+            What::Received(received) => {
+                let (request, event, attempt) = (received.request, received.event, received.attempt);
+                let process = claimants.get(&(event, attempt)).cloned();
+                if let Some(process) = process.clone() {
+                    let sending = Sending { process, source: received.source.clone(), event, attempt };
+                    all.push(Entry { at, what: What::Sending(sending) });
+                }
+                all.push(entry);
+                match process {
+                    Some(process) if replied.contains(&request) => {
+                        requests.insert(request, (process, event, attempt));
+                    }
+                    // When the process gave it up, nobody outside knows.
+                    Some(process) => all.push(Entry { at, what: What::Sent { process, event, attempt, status_code: None } }),
+                    None => {}
+                }
+            }
+            What::Replied { request, status_code, .. } => {
+                let delivery = requests.remove(request);
+                let status_code = Some(*status_code);
+                all.push(entry);
+                if let Some((process, event, attempt)) = delivery {
+                    all.push(Entry { at, what: What::Sent { process, event, attempt, status_code } });
+                }
+            }
+            _ => all.push(entry),
+        }
+    }
+    all
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

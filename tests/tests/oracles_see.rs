@@ -1,0 +1,103 @@
+//! The oracles see in the real world as they do in simulations: what is done to a database behind the program's back
+//! shows as the promise that it breaks.
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use surehook_model::oracles::Promise;
+use tests::database::Database;
+use tests::producer::{Load, Progress, produce};
+use tests::recording::Recording;
+use tests::sink::{Answer, Received, Sink};
+use tests::{audit, on_each_database, wait};
+
+on_each_database!(
+    a_run_without_mischief_breaks_nothing,
+    an_event_that_disappears_breaks_durability,
+    an_event_that_is_owed_again_for_no_reason_is_a_needless_duplicate,
+    a_body_that_changes_on_the_way_breaks_the_sanctity_of_bytes,
+    a_lease_that_is_cut_short_breaks_the_life_of_an_event,
+);
+
+const EVENTS: usize = 20;
+
+async fn a_run_without_mischief_breaks_nothing(database: Database) {
+    let broken = broken_by(database, |_| Answer::status(200), |_| true, "select 1", "select 1").await;
+    assert_eq!(broken, BTreeSet::new());
+}
+
+async fn an_event_that_disappears_breaks_durability(database: Database) {
+    // Without the trigger it is not a retention's end either.
+    let delete = "delete from events where id = (select id from events order by id limit 1)";
+    let postgres = format!("drop trigger audit_pruned on events; {delete}");
+    let sqlite = format!("drop trigger audit_pruned; {delete}");
+    let broken = broken_by(database, |_| Answer::status(200), |_| true, &postgres, &sqlite).await;
+    assert_eq!(broken, BTreeSet::from([Promise::Durability]));
+}
+
+async fn an_event_that_is_owed_again_for_no_reason_is_a_needless_duplicate(database: Database) {
+    let insert = "insert into deliveries (event_id, due_at, attempt, budget_from, fence, source, status)
+                  select id, received_at, 1, 0, 2, source, 'retrying' from events order by id limit 1";
+    let broken = broken_by(database, |_| Answer::status(200), |_| true, insert, insert).await;
+    assert!(broken.contains(&Promise::Duplicates), "{broken:?}");
+}
+
+async fn a_body_that_changes_on_the_way_breaks_the_sanctity_of_bytes(database: Database) {
+    let (postgres, sqlite) = ("update events set body = 'changed'::bytea", "update events set body = x'00'");
+    let broken = broken_by(database, refuses_at_first, |status| status == "retrying", postgres, sqlite).await;
+    assert_eq!(broken, BTreeSet::from([Promise::Bytes]));
+}
+
+async fn a_lease_that_is_cut_short_breaks_the_life_of_an_event(database: Database) {
+    let (postgres, sqlite) =
+        ("update deliveries set due_at = due_at - interval '1 hour'", "update deliveries set due_at = due_at - 3600000000");
+    let broken = broken_by(database, |_| slow(), |status| status == "processing", postgres, sqlite).await;
+    assert!(broken.contains(&Promise::Transitions), "{broken:?}");
+}
+
+fn refuses_at_first(received: &Received) -> Answer {
+    Answer::status(if received.attempt == 1 { 503 } else { 200 })
+}
+
+fn slow() -> Answer {
+    Answer::status(200).after(Duration::from_secs(1))
+}
+
+/// Runs a small load, waits until every event that is still owed has a status, does the mischief, and lets the rest
+/// of the run go its way.
+async fn broken_by(
+    database: Database,
+    behaviour: fn(&Received) -> Answer,
+    status: fn(&str) -> bool,
+    postgres: &str,
+    sqlite: &str,
+) -> BTreeSet<Promise> {
+    let run = Recording::begin(database).await;
+    let sink = run.sink(behaviour).await;
+    let service = run.service(&configuration(&sink)).await;
+    let load = Load { sources: &["github"], posts: EVENTS, duplicates: 0, connections: 4 };
+    produce(run.clone(), vec![service.target()], load, Progress::default()).await;
+    sink.reaches(EVENTS).await;
+    wait::until("the moment for mischief", || async {
+        let owed = audit::statuses(run.database()).await;
+        if owed.iter().all(|owed| status(owed)) { Ok(()) } else { Err(format!("{owed:?}")) }
+    })
+    .await;
+
+    match run.database() {
+        Database::Postgres(url) => {
+            let mut connection = PgConnection::connect(url).await.expect("the test's server is reachable");
+            sqlx::raw_sql(AssertSqlSafe(postgres)).execute(&mut connection).await.expect("mischief can be done");
+        }
+        Database::Sqlite(_) => {
+            let mut connection = SqliteConnection::connect(&run.database().url()).await.expect("the file can be opened");
+            sqlx::raw_sql(AssertSqlSafe(sqlite)).execute(&mut connection).await.expect("mischief can be done");
+        }
+    }
+    run.all_ended().await;
+    run.violations(run.elapsed()).await.1.into_iter().map(|violation| violation.promise).collect()
+}
+
+fn configuration(sink: &Sink) -> String {
+    format!("[defaults]\ninitial_delay = \"2s\"\n[sources.github]\ndestination = \"{}\"\n", sink.url("/github"))
+}
