@@ -59,7 +59,7 @@ struct Inner {
 }
 
 /// What the services were told of their sources.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Told {
     policies: BTreeMap<String, Policy>,
     first_wins: BTreeSet<String>,
@@ -262,11 +262,9 @@ impl Recording {
             }
         }
         entries.sort_by_key(|entry| entry.at);
-        let told = lock(&self.0.told);
-        let (policies, first_wins) = (told.policies.clone(), told.first_wins.clone());
-        drop(told);
         let entries = with_deliveries(entries, &claimants);
         let events = self.events().await;
+        let Told { policies, first_wins } = lock(&self.0.told).clone();
         Run { policies, first_wins, entries, events, healed_at, ended_at: self.elapsed() }
     }
 
