@@ -1,5 +1,6 @@
 //! Virtual time and seeded identities: the world's side of the clock and id ports, and hyper's timer.
 
+use crate::waits::{Wait, Waits};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use madsim::rand::Rng;
@@ -16,11 +17,13 @@ use surehook_core::time::Instant;
 /// One process's monotonic clock. Each boot has an origin of its own, as on a real machine.
 pub(crate) struct SimClock {
     ahead: Duration,
+    process: usize,
+    waits: Waits,
 }
 
 impl SimClock {
-    pub(crate) fn boot() -> Self {
-        Self { ahead: Duration::from_millis(madsim::rand::thread_rng().gen_range(0..1_000_000)) }
+    pub(crate) fn boot(process: usize, waits: Waits) -> Self {
+        Self { ahead: Duration::from_millis(madsim::rand::thread_rng().gen_range(0..1_000_000)), process, waits }
     }
 }
 
@@ -35,7 +38,9 @@ impl Clock for SimClock {
             return futures::future::ready(()).boxed();
         }
         // Nobody waits for centuries; a deadline out of reach must not overflow the simulated clock.
-        madsim::time::sleep(wait.min(Duration::from_secs(1 << 32))).boxed()
+        let wait = wait.min(Duration::from_secs(1 << 32));
+        let waiting = self.waits.begin(self.process, Wait::Until(TimeHandle::current().elapsed() + wait));
+        madsim::time::sleep(wait).map(move |()| drop(waiting)).boxed()
     }
 }
 

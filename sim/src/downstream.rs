@@ -4,6 +4,7 @@ use crate::bugs::Bug;
 use crate::effects::Effects;
 use crate::net;
 use crate::recorder::{Recorder, elapsed};
+use crate::waits::Wait;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -159,6 +160,7 @@ impl Downstream for SimDownstream {
             let deadline = elapsed() + timeout;
             let (source, event, attempt) = (claim.source.to_string(), claim.event, claim.attempt);
             recorder.record(What::Sending(Sending { process: process.clone(), source, event, attempt }));
+            let _waiting = recorder.waits().begin(index, Wait::Reply(event, attempt));
             let reply = effects.pass(index, exchange(address, request(&claim, bug), deadline)).await;
             let (status_code, reply) = match reply {
                 Reply::Failed(DeliveryError::Timeout | DeliveryError::ResponseTooSlow) if bug == Some(Bug::SlotNeverFrees) => {

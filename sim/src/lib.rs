@@ -25,6 +25,7 @@ mod producer;
 mod recorder;
 mod report;
 mod store;
+mod waits;
 mod world;
 
 pub use batch::{Failure, batch};

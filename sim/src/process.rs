@@ -67,7 +67,7 @@ impl Process {
         let (sender, mut signals) = mpsc::channel(4);
         *self.control() = Control { up: true, signals: Some(sender) };
         self.recorder.fault(Fault::Started { process: self.name.clone() });
-        let clock: Arc<dyn Clock> = Arc::new(SimClock::boot());
+        let clock: Arc<dyn Clock> = Arc::new(SimClock::boot(self.index, self.recorder.waits().clone()));
         let store = RemoteStore::connect(Arc::clone(&self.disk), self.name.clone(), Arc::clone(&self.effects), self.index).await;
         let downstream = SimDownstream {
             process: self.name.clone(),

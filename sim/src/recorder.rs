@@ -1,5 +1,6 @@
 //! Writes down what happens, in the order of time. Shared by all nodes of a world.
 
+use crate::waits::Waits;
 use madsim::time::TimeHandle;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,7 @@ pub(crate) struct Recorder {
 struct Inner {
     entries: Mutex<Vec<Entry>>,
     next: AtomicU64,
+    waits: Waits,
 }
 
 impl Recorder {
@@ -33,6 +35,10 @@ impl Recorder {
 
     pub(crate) fn request_id(&self) -> RequestId {
         RequestId(self.inner.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn waits(&self) -> &Waits {
+        &self.inner.waits
     }
 
     pub(crate) fn take(&self) -> Vec<Entry> {

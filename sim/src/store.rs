@@ -3,6 +3,7 @@
 use crate::database::{Answer, Disk, Operation, REQUESTS, Request};
 use crate::effects::Effects;
 use crate::net::DATABASE;
+use crate::waits::Wait;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use madsim::net::Endpoint;
@@ -37,6 +38,7 @@ impl RemoteStore {
 
     async fn call(&self, operation: Operation) -> Result<Answer, StoreError> {
         let (call, events) = described(&operation);
+        let _waiting = self.disk.recorder.waits().begin(self.index, Wait::Call(call));
         let result = self.effects.pass(self.index, self.exchange(operation)).await;
         let learnt = match &result {
             Ok(_) => CallResult::Done,
@@ -70,7 +72,10 @@ fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
         Operation::Accept(batch) => ("accept", batch.iter().map(|event| event.id).collect()),
         Operation::Settle(batch) => ("settle", batch.iter().map(|settlement| settlement.event).collect()),
         Operation::Redrive(event) => ("redrive", vec![*event]),
-        Operation::Claim(_) | Operation::Find(_) | Operation::Prune(..) | Operation::Ping => ("", vec![]),
+        Operation::Claim(_) => ("claim", vec![]),
+        Operation::Find(_) => ("find", vec![]),
+        Operation::Prune(..) => ("prune", vec![]),
+        Operation::Ping => ("ping", vec![]),
     }
 }
 

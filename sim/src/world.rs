@@ -204,6 +204,7 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
         events: tables.events.keys().filter_map(|id| Some((*id, tables.find(*id)?))).collect(),
         healed_at,
         ended_at: elapsed(),
+        waits: (0..world.processes.len()).map(|index| (process_name(index), recorder.waits().of(index))).collect(),
     };
     (run, tables, effects.passed())
 }

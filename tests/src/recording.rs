@@ -265,7 +265,7 @@ impl Recording {
         let entries = with_deliveries(entries, &claimants);
         let events = self.events().await;
         let Told { policies, first_wins } = lock(&self.0.told).clone();
-        Run { policies, first_wins, entries, events, healed_at, ended_at: self.elapsed() }
+        Run { policies, first_wins, entries, events, healed_at, ended_at: self.elapsed(), waits: BTreeMap::new() }
     }
 
     /// Every event in the database, as the program itself would show it.

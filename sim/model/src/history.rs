@@ -30,6 +30,8 @@ pub struct Run {
     pub healed_at: At,
     /// When the run ended.
     pub ended_at: At,
+    /// What each process was waiting for then, in words; empty where nobody could see.
+    pub waits: BTreeMap<String, Vec<String>>,
 }
 
 /// One thing that happened.

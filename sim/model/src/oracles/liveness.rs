@@ -2,9 +2,10 @@
 //! policy: a lease, then every back-off and time-out that its budget still allows, and the time to work off what waits.
 
 use super::{Promise, Violation, violation};
-use crate::history::Run;
+use crate::history::{Committed, Run};
 use std::time::Duration;
 use surehook_core::event::Status;
+use surehook_core::id::EventId;
 use surehook_core::source::Policy;
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
@@ -17,12 +18,22 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         .map(|record| {
             let known = if acknowledged.contains(&record.id) { "acknowledged" } else { "stored and never acknowledged" };
             let what = format!(
-                "event {} of {} ({known}) is still {:?} after {} attempts, next due {:?}, long after the last fault",
-                record.id, record.source, record.status, record.attempt, record.next_attempt_at
+                "event {} of {} ({known}) is still {:?} after {} attempts, long after the last fault; {}",
+                record.id,
+                record.source,
+                record.status,
+                record.attempt,
+                row(run, record.id)
             );
             violation(Promise::Liveness, run.ended_at, what, [record.id])
         })
         .collect();
+    if !violations.is_empty() {
+        for (process, waits) in &run.waits {
+            let waits = if waits.is_empty() { "nothing".to_owned() } else { waits.join("; ") };
+            violations.push(violation(Promise::Liveness, run.ended_at, format!("{process} waits for {waits}"), []));
+        }
+    }
     if let Some(longest) = run.policies.values().map(|policy| time_to_end(policy, run.events.len())).max()
         && run.ended_at < run.healed_at + longest
         && !violations.is_empty()
@@ -30,6 +41,16 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         violations.push(violation(Promise::Liveness, run.ended_at, "the run ended before the bound".to_owned(), []));
     }
     violations
+}
+
+/// An event's row as it was last committed.
+fn row(run: &Run, event: EventId) -> String {
+    let last = run.committed().filter(|(_, committed)| committed.event == event).last();
+    let Some((at, Committed { db_time, after: Some(row), .. })) = last else { return "its row was never seen".to_owned() };
+    let due = row
+        .due_at
+        .map_or_else(|| "never due".to_owned(), |due| format!("due {:.3}s after that", due.duration_since(*db_time).as_secs_f64()));
+    format!("its row was last written at {:.3}s, with fence {} and {due}", at.as_secs_f64(), row.delivery.fence.0)
 }
 
 /// How long after the last fault an event of this policy may take to end, if `events` are waiting with it. A database

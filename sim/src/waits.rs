@@ -1,0 +1,81 @@
+//! What each process is waiting for at a port, so that a run that got stuck can say so.
+
+use crate::recorder::elapsed;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use surehook_core::id::{Attempt, EventId};
+
+/// Timers told of each process; the others end later.
+const TIMERS_TOLD: usize = 3;
+
+/// What can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The store's answer to a call.
+    Call(&'static str),
+    /// A downstream's reply.
+    Reply(EventId, Attempt),
+    /// A time of the run.
+    Until(Duration),
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Call(call) => write!(f, "the database's answer to a {call}"),
+            Self::Reply(event, attempt) => write!(f, "the reply to attempt {attempt} of event {event}"),
+            Self::Until(at) => write!(f, "{:.3}s to come", at.as_secs_f64()),
+        }
+    }
+}
+
+/// Everything that the processes of a world wait for.
+#[derive(Clone, Default)]
+pub(crate) struct Waits(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    /// In the order in which they began: the process, since when, and for what.
+    waiting: BTreeMap<u64, (usize, Duration, Wait)>,
+}
+
+impl Waits {
+    /// Says that a process waits, until what this gives back is dropped.
+    pub(crate) fn begin(&self, process: usize, wait: Wait) -> Waiting {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = state.next;
+        state.next += 1;
+        state.waiting.insert(number, (process, elapsed(), wait));
+        Waiting { waits: self.clone(), number }
+    }
+
+    /// What a process waits for now, in words: every call and reply with the time since when, and the next timers.
+    pub(crate) fn of(&self, process: usize) -> Vec<String> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine: Vec<(Duration, Wait)> =
+            state.waiting.values().filter(|(of, ..)| *of == process).map(|&(_, at, wait)| (at, wait)).collect();
+        let is_timer = |wait: &Wait| matches!(wait, Wait::Until(_));
+        let mut timers: Vec<Wait> = mine.iter().map(|(_, wait)| *wait).filter(is_timer).collect();
+        timers.sort_by_key(|timer| if let Wait::Until(at) = timer { *at } else { Duration::MAX });
+        let others = mine.iter().filter(|(_, wait)| !is_timer(wait));
+        others
+            .map(|(at, wait)| format!("{wait}, since {:.3}s", at.as_secs_f64()))
+            .chain(timers.iter().take(TIMERS_TOLD).map(ToString::to_string))
+            .collect()
+    }
+}
+
+/// A process waits for as long as this is there.
+pub(crate) struct Waiting {
+    waits: Waits,
+    number: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.waits.0.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(&self.number);
+    }
+}
