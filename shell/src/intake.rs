@@ -165,14 +165,16 @@ async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     let mut shutdown = shutdown.boxed().fuse();
-    let requests = stream::poll_fn(move |context| {
+    // All that has gathered is taken in one step. One by one, tokio's cooperative budget would end a batch at 127.
+    let gathered = stream::poll_fn(move |context| {
         if let Poll::Ready(()) = shutdown.poll_unpin(context) {
             requests.close();
         }
-        requests.poll_recv(context)
+        let mut gathered = Vec::new();
+        let count = std::task::ready!(requests.poll_recv_many(context, &mut gathered, BATCH_ROWS));
+        Poll::Ready((count > 0).then_some(gathered))
     });
-    requests
-        .ready_chunks(BATCH_ROWS)
+    gathered
         .flat_map(|gathered| stream::iter(batches(gathered)))
         .map(|batch| commit(store.as_ref(), doorbell.as_ref(), batch))
         .buffer_unordered(BATCHES_IN_FLIGHT)

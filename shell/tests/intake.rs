@@ -1,0 +1,186 @@
+//! The bounds of the intake: how large a batch may be, how many are under way at once, and how much may wait.
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use surehook::clock::TokioClock;
+use surehook::doorbell::Doorbell;
+use surehook::ids::SystemIds;
+use surehook::intake::{Intake, IntakeError, Limits, intake};
+use surehook::ports::{EventRecord, Ids, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, Stored};
+use surehook_core::id::EventId;
+use surehook_core::key::IdempotencyKey;
+use surehook_core::source::SourceName;
+use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use tokio::sync::Semaphore;
+
+/// A store that takes every batch, once it is let go on.
+struct Gated {
+    /// One permit lets one batch through.
+    gate: Semaphore,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    under_way: usize,
+    most_under_way: usize,
+    /// Rows and bytes of each batch.
+    batches: Vec<(usize, usize)>,
+}
+
+impl Gated {
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap()
+    }
+
+    async fn has_begun(&self, batches: usize) {
+        while self.seen().batches.len() < batches {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Store for Gated {
+    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+        async move {
+            {
+                let mut seen = self.seen();
+                seen.under_way += 1;
+                seen.most_under_way = seen.most_under_way.max(seen.under_way);
+                seen.batches.push((batch.len(), batch.iter().map(NewEvent::size).sum()));
+            }
+            self.gate.acquire().await.expect("the gate is never closed").forget();
+            self.seen().under_way -= 1;
+            Ok(vec![Stored::Inserted; batch.len()])
+        }
+        .boxed()
+    }
+    fn claim(&self, _: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+        unreachable!("an intake only accepts")
+    }
+    fn settle(&self, _: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+        unreachable!("an intake only accepts")
+    }
+    fn find(&self, _: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
+        unreachable!("an intake only accepts")
+    }
+    fn redrive(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        unreachable!("an intake only accepts")
+    }
+    fn prune(&self, _: Retention, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+        unreachable!("an intake only accepts")
+    }
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!("an intake only accepts")
+    }
+}
+
+/// An intake with these limits, and the store behind it.
+fn begin(limits: Limits) -> (Intake, Arc<Gated>) {
+    let store = Arc::new(Gated { gate: Semaphore::new(0), seen: Mutex::default() });
+    let never = futures::future::pending();
+    let (intake, run) =
+        intake(limits, Arc::clone(&store) as Arc<dyn Store>, Arc::new(TokioClock::new()), Arc::new(Doorbell::default()), never);
+    tokio::spawn(run);
+    (intake, store)
+}
+
+const ROOMY: Limits = Limits { max_queued: 4096, max_queued_bytes: 64 << 20 };
+
+/// Submits an event of so many bytes, whose account was opened as the HTTP surface does it.
+async fn submit(intake: &Intake, key: usize, bytes: usize) -> Result<Admission, IntakeError> {
+    let mut reservation = intake.reservation();
+    reservation.grow(bytes)?;
+    let body = Bytes::from(vec![b'x'; bytes]);
+    let event = NewEvent {
+        id: SystemIds.fresh(),
+        source: SourceName::parse("orders").unwrap(),
+        key: IdempotencyKey::parse(format!("key-{key}").as_bytes()).unwrap(),
+        fingerprint: Fingerprint::of(&body),
+        headers: Bytes::new(),
+        body,
+    };
+    intake.submit(event, OnKeyReuse::Reject, reservation).await
+}
+
+/// Submits so many events at once while two batches hold the loop, and answers with the batches that they made.
+async fn batches_of(events: usize, bytes: usize) -> Vec<(usize, usize)> {
+    let (intake, store) = begin(ROOMY);
+    let first = tokio::spawn({
+        let intake = intake.clone();
+        async move { submit(&intake, 100_000, 1).await }
+    });
+    store.has_begun(1).await;
+    let second = tokio::spawn({
+        let intake = intake.clone();
+        async move { submit(&intake, 100_001, 1).await }
+    });
+    store.has_begun(2).await;
+    let all = tokio::spawn(async move { join_all((0..events).map(|key| submit(&intake, key, bytes))).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    store.gate.add_permits(1000);
+    for answer in all.await.unwrap() {
+        assert!(matches!(answer, Ok(Admission::Accepted { .. })), "{answer:?}");
+    }
+    assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
+    let seen = store.seen();
+    assert_eq!(seen.most_under_way, 2, "batches are stored two at a time");
+    seen.batches[2..].to_vec()
+}
+
+#[tokio::test]
+async fn what_gathers_is_stored_in_batches_of_at_most_256_events() {
+    let batches = batches_of(600, 10).await;
+    assert_eq!(batches.iter().map(|(rows, _)| rows).sum::<usize>(), 600);
+    assert_eq!(batches.iter().map(|(rows, _)| *rows).max(), Some(256), "{batches:?}");
+}
+
+#[tokio::test]
+async fn a_batch_is_never_larger_than_four_mebibytes() {
+    let batches = batches_of(20, 1 << 20).await;
+    assert_eq!(batches.iter().map(|(_, bytes)| bytes).sum::<usize>(), 20 << 20);
+    assert_eq!(batches.iter().map(|(_, bytes)| *bytes).max(), Some(4 << 20), "{batches:?}");
+    assert!(batches.len() <= 6, "full batches, and not one for each event: {batches:?}");
+}
+
+#[tokio::test]
+async fn an_event_larger_than_a_batch_is_stored_alone() {
+    let batches = batches_of(3, 5 << 20).await;
+    assert_eq!(batches, [(1, 5 << 20); 3]);
+}
+
+#[tokio::test]
+async fn more_requests_than_may_wait_are_turned_away_at_once_and_taken_when_others_have_their_answer() {
+    let (intake, store) = begin(Limits { max_queued: 3, ..ROOMY });
+    let taken = tokio::spawn({
+        let intake = intake.clone();
+        async move { join_all((0..3).map(|key| submit(&intake, key, 1))).await }
+    });
+    store.has_begun(1).await;
+    assert_eq!(submit(&intake, 3, 1).await, Err(IntakeError::Overloaded));
+    store.gate.add_permits(1000);
+    assert!(taken.await.unwrap().iter().all(Result::is_ok));
+    assert!(submit(&intake, 3, 1).await.is_ok());
+}
+
+#[tokio::test]
+async fn more_bytes_than_may_wait_are_turned_away_at_once_and_taken_when_others_have_their_answer() {
+    let (intake, store) = begin(Limits { max_queued_bytes: 1000, ..ROOMY });
+    let taken = tokio::spawn({
+        let intake = intake.clone();
+        async move { join_all((0..4).map(|key| submit(&intake, key, 250))).await }
+    });
+    store.has_begun(1).await;
+    assert_eq!(submit(&intake, 4, 1).await, Err(IntakeError::Overloaded));
+    store.gate.add_permits(1000);
+    assert!(taken.await.unwrap().iter().all(Result::is_ok));
+    assert!(submit(&intake, 4, 1000).await.is_ok());
+    let mut reservation = intake.reservation();
+    assert_eq!(reservation.grow(600), Ok(()));
+    assert_eq!(reservation.grow(400), Ok(()), "an account grows as its request is read");
+    assert_eq!(reservation.grow(1), Err(IntakeError::Overloaded));
+}
