@@ -126,6 +126,12 @@ impl Service {
         format!("http://{}{path}", self.address)
     }
 
+    /// Whether it was started and not been killed since, nor waited for.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Sends a signal to it.
     ///
     /// # Panics

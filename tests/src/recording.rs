@@ -105,8 +105,17 @@ impl Recording {
     ///
     /// If it does not become ready, or the configuration is wrong.
     pub async fn service(&self, configuration: &str) -> Service {
+        self.service_by(|url| url, configuration).await
+    }
+
+    /// As [`Self::service`], on the way to the database that `way` makes of its URL.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::service`].
+    pub async fn service_by(&self, way: impl FnOnce(String) -> String, configuration: &str) -> Service {
         let name = format!("service-{}", self.0.services.fetch_add(1, Ordering::Relaxed) + 1);
-        let url = self.0.database.url_of(&name).await;
+        let url = way(self.0.database.url_of(&name).await);
         let config = Config::parse("surehook.toml", configuration.as_bytes(), &Overrides::default());
         for (source, settings) in config.unwrap_or_else(|error| panic!("{error}")).sources {
             let mut told = lock(&self.0.told);
