@@ -10,8 +10,8 @@ pub mod producer;
 pub mod program;
 pub mod proxy;
 pub mod recording;
-pub mod soak;
 pub mod sink;
+pub mod soak;
 pub mod verdicts;
 pub mod wait;
 

@@ -14,6 +14,7 @@ on_each_database!(
     sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing,
     sigint_is_the_same,
     a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_restart,
+    a_second_signal_ends_the_drain_at_once,
 );
 
 async fn sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing(database: Database) {
@@ -89,6 +90,63 @@ async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_r
     assert_eq!(shown["history"][1]["verdict"], "delivered", "{shown}");
     assert_eq!(sink.of(event).iter().map(|received| received.attempt).collect::<Vec<_>>(), [1, 2]);
     run.judge().await;
+}
+
+async fn a_second_signal_ends_the_drain_at_once(database: Database) {
+    let run = Recording::begin(database).await;
+    let sink = run.sink(|_| Answer::never()).await;
+    let mut service = run.service(&configuration(&sink, "30s")).await;
+    let post = Post { producer: "producer", source: "github", key: "slow", body: "{}".into() };
+    try_once(&run, &Client::default(), &service.target(), &post).await.expect("an answer").expect("a 202");
+    sink.reaches(1).await;
+
+    service.signal(Signal::SIGTERM);
+    wait::until("the process to say that it drains", || async {
+        let log = service.log();
+        if log.contains("shutting down") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    let begun = Instant::now();
+    service.signal(Signal::SIGTERM);
+    let status = service.wait(Duration::from_secs(10)).await;
+
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "it went on draining for {:?}", begun.elapsed());
+    sink.behave(|_| Answer::status(200));
+    service.restart().await;
+    let judged = run.judge().await;
+    let event = judged.events.values().next().expect("there is one");
+    assert_eq!(event.history[0].error.as_deref(), Some("cut off by shutdown"), "what was in flight was written down as cut off");
+    assert_eq!(event.history.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_of_three_processes_fails_no_post_and_delivers_nothing_twice() {
+    let run = Recording::begin(Database::postgres().await).await;
+    let sink = run.sink(|_| Answer::status(200).after(Duration::from_millis(20))).await;
+    let configuration = configuration(&sink, "10s");
+    let mut services = Vec::new();
+    for _ in 0..3 {
+        services.push(run.service(&configuration).await);
+    }
+    let targets = services.iter().map(|service| service.target()).collect();
+    let load = Load { sources: &["github", "stripe", "shopify"], posts: 6_000, duplicates: 600, connections: 32 };
+    let progress = Progress::default();
+    let producers = tokio::spawn(produce(run.clone(), targets, load, progress.clone()));
+    for (turn, service) in services.iter_mut().enumerate() {
+        progress.reaches(load.posts * (turn + 1) / 5).await;
+        service.signal(Signal::SIGTERM);
+        let status = service.wait(Duration::from_secs(15)).await;
+        assert_eq!(status.code(), Some(0), "{status}");
+        service.restart().await;
+    }
+
+    let sent = producers.await.expect("no post is refused, and each is accepted at last");
+    let judged = run.judge().await;
+    assert_eq!(judged.events.len(), sent.len());
+    assert!(judged.events.values().all(|event| event.history.len() == 1), "an attempt was burnt");
+    assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
+    assert_eq!(sink.count(), sent.len(), "an event was sent twice");
 }
 
 fn configuration(sink: &Sink, drain_timeout: &str) -> String {

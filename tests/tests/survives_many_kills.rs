@@ -37,7 +37,10 @@ impl Tally {
 
     fn tell(&self, begun: Instant) {
         let Self { rounds, events, kills, taken_again } = self;
-        println!("{rounds} rounds in {:.0?}: {events} events, {kills} kills, {taken_again} repetitions, each explained; 0 lost", begun.elapsed());
+        println!(
+            "{rounds} rounds in {:.0?}: {events} events, {kills} kills, {taken_again} repetitions, each explained; 0 lost",
+            begun.elapsed()
+        );
     }
 }
 
