@@ -26,6 +26,9 @@ const PORTS_TRIED: u32 = 5;
 /// How much of the log a failed test shows.
 const LOG_SHOWN_BYTES: usize = 16 << 10;
 
+/// Variables of the program's environment.
+pub type Environment = &'static [(&'static str, &'static str)];
+
 /// `surehook serve` with a configuration and a port of its own, which it keeps over restarts.
 #[derive(Debug)]
 pub struct Service {
@@ -33,6 +36,7 @@ pub struct Service {
     process: Option<Process>,
     address: SocketAddr,
     folder: TempDir,
+    environment: Environment,
     recorded: Option<(Recording, String)>,
 }
 
@@ -49,8 +53,14 @@ impl Service {
         service
     }
 
-    pub(crate) async fn recorded(recording: &Recording, name: String, database: &str, configuration: &str) -> Self {
-        let mut service = Self::begin(database, configuration).await;
+    pub(crate) async fn recorded(
+        recording: &Recording,
+        name: String,
+        environment: Environment,
+        database: &str,
+        configuration: &str,
+    ) -> Self {
+        let mut service = Self::begin_in(environment, database, configuration).await;
         recording.fault(Fault::Started { process: name.clone() });
         service.recorded = Some((recording.clone(), name));
         service.ready().await;
@@ -76,14 +86,18 @@ impl Service {
     ///
     /// If it does not; its log is shown.
     pub async fn begin(database: &str, configuration: &str) -> Self {
+        Self::begin_in(&[], database, configuration).await
+    }
+
+    async fn begin_in(environment: Environment, database: &str, configuration: &str) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         for _ in 0..PORTS_TRIED {
             let address = free_address();
             let text = format!("listen = \"{address}\"\ndatabase = \"{database}\"\nlog = \"json\"\n{configuration}");
             fs::write(folder.path().join("surehook.toml"), text).expect("the folder can be written to");
-            let mut process = serve(folder.path());
+            let mut process = Process::start_in(environment, folder.path(), ["serve", "--config", "surehook.toml"]);
             if process.listens(address).await {
-                return Self { process: Some(process), address, folder, recorded: None };
+                return Self { process: Some(process), address, folder, environment, recorded: None };
             }
             let log = process.log();
             assert!(log.contains("in use"), "the program ended before it listened:\n{log}");
@@ -108,7 +122,7 @@ impl Service {
     pub async fn restart_as(&mut self, role: &str) {
         assert!(self.process.is_none(), "the program still runs");
         self.record(|process| Fault::Started { process });
-        let mut process = Process::start(self.folder.path(), ["serve", "--config", "surehook.toml", "--role", role]);
+        let mut process = Process::start_in(self.environment, self.folder.path(), ["serve", "--config", "surehook.toml", "--role", role]);
         assert!(process.listens(self.address).await, "the program ended before it listened:\n{}", process.log());
         self.process = Some(process);
         self.ready().await;
@@ -124,6 +138,16 @@ impl Service {
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// What it takes of the machine now.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run, or the system does not tell.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage::of(self.process.as_ref().expect("the program runs").child.id())
     }
 
     /// Whether it was started and not been killed since, nor waited for.
@@ -208,6 +232,29 @@ impl Drop for Service {
     }
 }
 
+/// What a process takes of its machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// Memory that is resident, in bytes.
+    pub resident_bytes: u64,
+    /// Open files and sockets.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: u64,
+}
+
+impl Usage {
+    fn of(pid: u32) -> Self {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the system tells of its processes");
+        let figure = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("every process has these figures");
+            line.split_whitespace().next().and_then(|figure| figure.parse().ok()).expect("a figure")
+        };
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("the system tells of its processes").count();
+        Self { resident_bytes: figure("VmRSS:") << 10, descriptors, threads: figure("Threads:") }
+    }
+}
+
 /// Where producers post.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -242,9 +289,13 @@ impl Process {
     /// If it cannot be started.
     #[must_use]
     pub fn start<S: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = S>) -> Self {
+        Self::start_in(&[], folder, arguments)
+    }
+
+    fn start_in<S: AsRef<OsStr>>(environment: Environment, folder: &Path, arguments: impl IntoIterator<Item = S>) -> Self {
         let log = File::options().create(true).append(true).open(folder.join("log")).expect("the folder can be written to");
         let both = log.try_clone().expect("a file handle can be cloned");
-        let child = command(folder).args(arguments).stdout(log).stderr(both).spawn().expect("the program starts");
+        let child = command(folder).envs(environment.iter().copied()).args(arguments).stdout(log).stderr(both).spawn().expect("the program starts");
         Self { folder: folder.to_owned(), child }
     }
 
@@ -320,10 +371,6 @@ impl Drop for Process {
             eprintln!("--- the end of the program's log ---\n{}", &log[from..]);
         }
     }
-}
-
-fn serve(folder: &Path) -> Process {
-    Process::start(folder, ["serve", "--config", "surehook.toml"])
 }
 
 fn read_log(folder: &Path) -> String {

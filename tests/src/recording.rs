@@ -10,7 +10,7 @@
 use crate::audit;
 use crate::database::Database;
 use crate::failure::Failure;
-use crate::program::Service;
+use crate::program::{Environment, Service};
 use crate::sink::{Answer, Received, Sink};
 use crate::wait;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -108,12 +108,25 @@ impl Recording {
         self.service_by(|url| url, configuration).await
     }
 
+    /// As [`Self::service`], with these variables in its environment.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::service`].
+    pub async fn service_in(&self, environment: Environment, configuration: &str) -> Service {
+        self.start(environment, |url| url, configuration).await
+    }
+
     /// As [`Self::service`], on the way to the database that `way` makes of its URL.
     ///
     /// # Panics
     ///
     /// As [`Self::service`].
     pub async fn service_by(&self, way: impl FnOnce(String) -> String, configuration: &str) -> Service {
+        self.start(&[], way, configuration).await
+    }
+
+    async fn start(&self, environment: Environment, way: impl FnOnce(String) -> String, configuration: &str) -> Service {
         let name = format!("service-{}", self.0.services.fetch_add(1, Ordering::Relaxed) + 1);
         let url = way(self.0.database.url_of(&name).await);
         let config = Config::parse("surehook.toml", configuration.as_bytes(), &Overrides::default());
@@ -124,7 +137,7 @@ impl Recording {
             }
             told.policies.insert(source.to_string(), settings.policy);
         }
-        Service::recorded(self, name, &url, configuration).await
+        Service::recorded(self, name, environment, &url, configuration).await
     }
 
     /// Starts a downstream whose requests and answers are part of this run. See [`Sink::start`].

@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use surehook_core::admission::Fingerprint;
@@ -113,6 +114,7 @@ pub struct Sink {
 }
 
 struct State {
+    connections: AtomicUsize,
     recording: Option<Recording>,
     received: Mutex<Vec<Received>>,
     behaviour: Mutex<Behaviour>,
@@ -137,7 +139,7 @@ impl Sink {
     pub(crate) async fn recorded(recording: Option<Recording>, behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let state = Arc::new(State { recording, received: Mutex::default(), behaviour: Mutex::new(Arc::new(behaviour)) });
+        let state = Arc::new(State { connections: AtomicUsize::new(0), recording, received: Mutex::default(), behaviour: Mutex::new(Arc::new(behaviour)) });
         let server = tokio::spawn(serve(listener, Arc::clone(&state)));
         Self { address, state, server }
     }
@@ -173,6 +175,12 @@ impl Sink {
     #[must_use]
     pub fn received(&self) -> Vec<Received> {
         self.state.received.lock().expect("no behaviour has panicked").clone()
+    }
+
+    /// How many connections were made so far.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::Relaxed)
     }
 
     /// How many requests so far.
@@ -229,6 +237,7 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
+        state.connections.fetch_add(1, Ordering::Relaxed);
         let state = Arc::clone(&state);
         let service = service_fn(move |request| answer(Arc::clone(&state), request));
         let connection = hyper::server::conn::http1::Builder::new()
