@@ -11,6 +11,7 @@ pub mod program;
 pub mod proxy;
 pub mod recording;
 pub mod sink;
+pub mod small_disk;
 pub mod soak;
 pub mod verdicts;
 pub mod wait;

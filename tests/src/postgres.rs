@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -39,6 +39,8 @@ until rm -rf "$1" || [ $tries -eq 0 ]; do tries=$((tries - 1)); sleep 0.1; done
 pub struct Settings {
     /// Whether commits reach the disk. Without, a test is faster, and proves nothing about a power cut.
     pub fsync: bool,
+    /// Where the write-ahead log is kept, if not with the data.
+    pub wal: Option<PathBuf>,
     /// More settings, as `postgres -c name=value` takes them.
     pub more: Vec<(&'static str, String)>,
 }
@@ -88,6 +90,11 @@ impl Cluster {
         let folder = folder();
         let data = folder.root.join(format!("cluster-{}", CLUSTERS.fetch_add(1, Ordering::Relaxed)));
         run(as_server_user("cp").arg("-R").arg(&folder.template).arg(&data));
+        if let Some(wal) = &settings.wal {
+            run(as_server_user("cp").arg("-R").arg(data.join("pg_wal")).arg(wal));
+            run(as_server_user("rm").arg("-R").arg(data.join("pg_wal")));
+            run(as_server_user("ln").arg("-s").arg(wal.join("pg_wal")).arg(data.join("pg_wal")));
+        }
         let mut cluster = Self { data, port: 0, settings, server: Mutex::new(None) };
         for _ in 0..5 {
             // Another process may take the port before the server does.
@@ -298,6 +305,17 @@ fn server_user() -> Option<User> {
             .expect("the users can be listed")
             .expect("root needs a user `postgres` to run PostgreSQL as; Debian's package makes one")
     })
+}
+
+/// Makes a folder that the server may write to.
+///
+/// # Panics
+///
+/// If it cannot be made.
+#[must_use]
+pub fn folder_for_the_server(path: &Path) -> PathBuf {
+    run(as_server_user("mkdir").arg("-p").arg(path));
+    path.to_owned()
 }
 
 fn as_server_user(program: impl AsRef<OsStr>) -> Command {
