@@ -295,7 +295,8 @@ impl Process {
     fn start_in<S: AsRef<OsStr>>(environment: Environment, folder: &Path, arguments: impl IntoIterator<Item = S>) -> Self {
         let log = File::options().create(true).append(true).open(folder.join("log")).expect("the folder can be written to");
         let both = log.try_clone().expect("a file handle can be cloned");
-        let child = command(folder).envs(environment.iter().copied()).args(arguments).stdout(log).stderr(both).spawn().expect("the program starts");
+        let child =
+            command(folder).envs(environment.iter().copied()).args(arguments).stdout(log).stderr(both).spawn().expect("the program starts");
         Self { folder: folder.to_owned(), child }
     }
 

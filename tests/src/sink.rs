@@ -139,7 +139,12 @@ impl Sink {
     pub(crate) async fn recorded(recording: Option<Recording>, behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let state = Arc::new(State { connections: AtomicUsize::new(0), recording, received: Mutex::default(), behaviour: Mutex::new(Arc::new(behaviour)) });
+        let state = Arc::new(State {
+            connections: AtomicUsize::new(0),
+            recording,
+            received: Mutex::default(),
+            behaviour: Mutex::new(Arc::new(behaviour)),
+        });
         let server = tokio::spawn(serve(listener, Arc::clone(&state)));
         Self { address, state, server }
     }

@@ -63,7 +63,7 @@ async fn a_restart_that_nobody_noticed_costs_one_failure_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_committed_outlives_a_server_that_is_killed() {
-    let cluster = Cluster::start(Settings { fsync: true, more: vec![] });
+    let cluster = Cluster::start(Settings { fsync: true, ..Settings::default() });
     let db = database(&cluster).await;
     let batch = events(0..50);
     assert_eq!(db.store.accept(batch.clone()).await, Ok(vec![Stored::Inserted; 50]));
