@@ -1,0 +1,259 @@
+//! A deep backlog, a transaction that somebody forgot to end, and operators who redrive and prune in the middle of it:
+//! none of them makes the work much dearer, and none of them deadlocks.
+//!
+//! `SUREHOOK_SOAK` of any length takes a million rows due and a million in the future, and holds the transaction open for
+//! a minute.
+
+use bytes::Bytes;
+use futures::future::join_all;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use surehook::ids::SystemIds;
+use surehook::ports::{Ids, NewEvent, Redriven, Retention, Store};
+use surehook_core::admission::{Fingerprint, Stored};
+use surehook_core::event::{Outcome, Reason};
+use surehook_core::id::EventId;
+use surehook_core::key::IdempotencyKey;
+use surehook_core::source::SourceName;
+use surehook_core::verdict::Verdict;
+use surehook_core::worker::exchange::{AttemptRecord, Claim, Demand, Settlement};
+use tests::database::Database;
+use tests::postgres::{Cluster, Settings};
+use tests::{on_each_database, soak};
+
+on_each_database!(
+    a_claim_from_a_deep_backlog_takes_as_long_as_from_a_shallow_one,
+    redriving_and_pruning_beside_the_work_deadlock_with_nothing,
+);
+
+/// Rows of one claim.
+const BATCH: u32 = 100;
+const LEASE: Duration = Duration::from_secs(3_600);
+/// Each the median of so many claims.
+const CLAIMS: usize = 60;
+
+async fn a_claim_from_a_deep_backlog_takes_as_long_as_from_a_shallow_one(database: Database) {
+    let rows = soak::either(100_000, 1_000_000);
+    let shallow = match database {
+        Database::Sqlite(_) => Database::sqlite(),
+        Database::Postgres(_) => Database::postgres().await,
+    };
+    fill(&shallow, CLAIMS * BATCH as usize, 0).await;
+    fill(&database, rows, rows).await;
+    let (shallow_store, deep_store) = (open(&shallow), open(&database));
+    let (mut shallow_times, mut deep_times) = (Vec::new(), Vec::new());
+    // One and the other in turn, so that both meet the same machine.
+    for _ in 0..CLAIMS {
+        shallow_times.push(timed_claim(&*shallow_store).await);
+        deep_times.push(timed_claim(&*deep_store).await);
+    }
+    let (shallow, deep) = (median(&mut shallow_times), median(&mut deep_times));
+    println!("claiming {BATCH}: {shallow:?} from a shallow backlog, {deep:?} with {rows} due and {rows} in the future");
+    // Half as much again, and what a busy machine adds to so short a time.
+    let most = shallow * 3 / 2 + Duration::from_millis(2);
+    assert!(deep < most, "claiming {BATCH} takes {deep:?} with {rows} due, and {shallow:?} with few");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_somebody_left_open_costs_less_than_a_fifth() {
+    let cluster = Cluster::start(Settings::default());
+    let (kept, left) = (Database::Postgres(cluster.create_database().await), Database::Postgres(cluster.create_database().await));
+    let (kept_store, left_store) = (migrated(&kept).await, migrated(&left).await);
+    let Database::Postgres(url) = &left else { unreachable!("it was asked for") };
+    let mut idle = PgConnection::connect(url).await.expect("the test's server is reachable");
+    sqlx::raw_sql("begin isolation level repeatable read; select count(*) from events").execute(&mut idle).await.expect("a snapshot");
+
+    let time = soak::either(Duration::from_secs(6), Duration::from_secs(60));
+    let (mut kept_times, mut left_times, begun) = (Vec::new(), Vec::new(), Instant::now());
+    while begun.elapsed() < time {
+        kept_times.push(timed_life(&*kept_store).await);
+        left_times.push(timed_life(&*left_store).await);
+    }
+    let rounds = kept_times.len();
+    // The last quarter is when the most dead rows have gathered.
+    let (kept, left) = (median(&mut kept_times.split_off(rounds * 3 / 4)), median(&mut left_times.split_off(rounds * 3 / 4)));
+    println!("the life of {BATCH} events: {kept:?}, and {left:?} after a transaction was open for {rounds} rounds, {time:?}");
+    drop(idle);
+    assert!(left < kept * 6 / 5 + Duration::from_millis(1), "{left:?} beside an open transaction, {kept:?} without");
+}
+
+async fn redriving_and_pruning_beside_the_work_deadlock_with_nothing(database: Database) {
+    let time = soak::either(Duration::from_secs(4), Duration::from_secs(60));
+    let store = migrated(&database).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let goes_on = || !over.load(Ordering::Relaxed);
+    // Two that work, and dead-letter every other batch; two that redrive what was dead-lettered; two that prune.
+    let dead: tokio::sync::Mutex<Vec<EventId>> = tokio::sync::Mutex::default();
+    let work = async |number: usize| {
+        let mut lives = 0;
+        while goes_on() {
+            accept(&*store).await;
+            let claimed = claim(&*store).await;
+            let events: Vec<EventId> = claimed.iter().map(|claim| claim.event).collect();
+            if (lives + number).is_multiple_of(2) {
+                settle(&*store, claimed, Outcome::DeadLetter(Reason::Permanent)).await;
+                dead.lock().await.extend(events);
+            } else {
+                settle(&*store, claimed, Outcome::Delivered).await;
+            }
+            lives += 1;
+        }
+        lives
+    };
+    let redrive = async || {
+        let mut redriven = 0;
+        while goes_on() {
+            let next = dead.lock().await.pop();
+            let Some(event) = next else {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            };
+            let done = store.redrive(event).await.expect("no deadlock");
+            assert!(matches!(done, Redriven::Queued | Redriven::NotFound), "{done:?}");
+            redriven += usize::from(done == Redriven::Queued);
+        }
+        redriven
+    };
+    let prune = async || {
+        let (mut pruned, mut after) = (0, None);
+        let retention = Retention { delivered: Duration::from_millis(500), dead_lettered: Duration::from_millis(500) };
+        while goes_on() {
+            let step = store.prune(retention, after, 500).await.expect("no deadlock");
+            pruned += step.deleted;
+            after = step.next;
+        }
+        pruned
+    };
+    let stop = async {
+        tokio::time::sleep(time).await;
+        over.store(true, Ordering::Relaxed);
+    };
+    let (lives, redriven, pruned, ()) =
+        futures::join!(join_all([work(0), work(1)]), join_all([redrive(), redrive()]), join_all([prune(), prune()]), stop);
+    println!("{lives:?} batches, {redriven:?} redriven, {pruned:?} pruned");
+    assert!(lives.iter().all(|lives| *lives > 2), "the work came to a halt: {lives:?}");
+    assert!(redriven.iter().sum::<usize>() > 0 && pruned.iter().sum::<u64>() > 0, "nobody was in anybody's way");
+    if let Database::Postgres(url) = &database {
+        let mut connection = PgConnection::connect(url).await.expect("the test's server is reachable");
+        let deadlocks: i64 = sqlx::query_scalar("select deadlocks from pg_stat_database where datname = current_database()")
+            .fetch_one(&mut connection)
+            .await
+            .expect("the server counts its deadlocks");
+        assert_eq!(deadlocks, 0);
+    }
+}
+
+/// Many events with their deliveries, their ids in the order of time as a UUIDv7 has it, as many due for long as in the future.
+async fn fill(database: &Database, due: usize, future: usize) {
+    migrated(database).await;
+    match database {
+        Database::Postgres(url) => {
+            let sql = format!(
+                "insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
+                 select ('01930000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'orders', 'key-' || n, decode(repeat('ab', 32), 'hex'), now() - interval '1 day', '', 'body'
+                 from generate_series(1, {due} + {future}) as n;
+                 insert into deliveries (event_id, due_at, attempt, budget_from, fence, source, status)
+                 select id, now() + case when substr(idempotency_key, 5)::int <= {due} then interval '-1 hour' else interval '1 hour' end
+                        + substr(idempotency_key, 5)::int * interval '1 millisecond' * case when substr(idempotency_key, 5)::int <= {due} then 0.001 else 1 end,
+                        0, 0, 0, source, 'queued'
+                 from events;
+                 analyze"
+            );
+            let mut connection = PgConnection::connect(url).await.expect("the test's server is reachable");
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("rows can be made");
+        }
+        Database::Sqlite(_) => {
+            let sql = format!(
+                "begin;
+                 insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
+                 with recursive series(n) as (select 1 union all select n + 1 from series where n < {due} + {future})
+                 select unhex(printf('01930000000070008000%012x', n)), 'orders', 'key-' || n, zeroblob(32), (unixepoch() - 86400) * 1000000, x'', x'00' from series;
+                 insert into deliveries (event_id, due_at, attempt, budget_from, fence, source, status)
+                 select id, (unixepoch() + case when cast(substr(idempotency_key, 5) as integer) <= {due} then -3600 else 3600 end) * 1000000
+                        + cast(substr(idempotency_key, 5) as integer), 0, 0, 0, source, 'queued'
+                 from events;
+                 commit;"
+            );
+            let mut connection = SqliteConnection::connect(&database.url()).await.expect("the file can be opened");
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("rows can be made");
+        }
+    }
+}
+
+async fn migrated(database: &Database) -> Arc<dyn Store> {
+    surehook::store::open(&database.url()).expect("a test's own URL").migrate().await.expect("an empty database takes the schema");
+    open(database)
+}
+
+fn open(database: &Database) -> Arc<dyn Store> {
+    surehook::store::open(&database.url()).expect("a test's own URL").store()
+}
+
+async fn timed_claim(store: &dyn Store) -> Duration {
+    let begun = Instant::now();
+    let claimed = claim(store).await;
+    let took = begun.elapsed();
+    assert_eq!(claimed.len(), BATCH as usize, "there is more due than is asked for");
+    took
+}
+
+/// One batch of events from their acceptance to their settlement.
+async fn timed_life(store: &dyn Store) -> Duration {
+    let begun = Instant::now();
+    accept(store).await;
+    let claimed = claim(store).await;
+    settle(store, claimed, Outcome::Delivered).await;
+    begun.elapsed()
+}
+
+async fn accept(store: &dyn Store) {
+    let source = SourceName::parse("orders").expect("a name");
+    let event = |_| {
+        let id = SystemIds.fresh();
+        NewEvent {
+            id,
+            source: source.clone(),
+            key: IdempotencyKey::parse(id.to_string().as_bytes()).expect("a key"),
+            fingerprint: Fingerprint::of(b"body"),
+            headers: Bytes::new(),
+            body: Bytes::from_static(b"body"),
+        }
+    };
+    let stored = store.accept((0..BATCH).map(event).collect()).await.expect("the database is there");
+    assert!(stored.iter().all(|stored| *stored == Stored::Inserted));
+}
+
+async fn claim(store: &dyn Store) -> Vec<Claim> {
+    let source = SourceName::parse("orders").expect("a name");
+    let demand = Demand { source, limit: BATCH, lease: LEASE, max_attempts: 5 };
+    store.claim(vec![demand]).await.expect("the database is there").claimed
+}
+
+async fn settle(store: &dyn Store, claims: Vec<Claim>, outcome: Outcome) {
+    let verdict = if outcome == Outcome::Delivered { Verdict::Delivered } else { Verdict::Permanent };
+    let record = AttemptRecord {
+        ended_ago: Duration::ZERO,
+        took: Duration::from_millis(1),
+        verdict,
+        status_code: Some(200),
+        error: None,
+        excerpt: Bytes::new(),
+    };
+    let settlement = |claim: Claim| Settlement {
+        event: claim.event,
+        source: claim.source,
+        attempt: claim.attempt,
+        fence: claim.fence,
+        outcome,
+        record: Some(record.clone()),
+    };
+    let refused = store.settle(claims.into_iter().map(settlement).collect()).await.expect("the database is there");
+    assert!(refused.is_empty(), "nobody else settles them");
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
