@@ -65,7 +65,7 @@ async fn a_transaction_that_somebody_left_open_costs_less_than_a_fifth() {
     let mut idle = PgConnection::connect(url).await.expect("the test's server is reachable");
     sqlx::raw_sql("begin isolation level repeatable read; select count(*) from events").execute(&mut idle).await.expect("a snapshot");
 
-    let time = soak::either(Duration::from_secs(6), Duration::from_secs(60));
+    let time = soak::either(Duration::from_secs(16), Duration::from_secs(60));
     let (mut kept_times, mut left_times, begun) = (Vec::new(), Vec::new(), Instant::now());
     while begun.elapsed() < time {
         kept_times.push(timed_life(&*kept_store).await);

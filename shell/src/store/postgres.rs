@@ -6,6 +6,7 @@
 
 mod connect;
 mod errors;
+mod scan;
 pub mod sql;
 
 pub use connect::options;
@@ -19,17 +20,18 @@ use bytes::Bytes;
 use errors::Failure;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use scan::{Micros, Scans};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 /// Connections for accepting events, for claiming and settling, and for all else: no kind of work can use up what
@@ -50,6 +52,7 @@ pub struct PostgresStore {
     intake: Arc<Lane<PgConnection>>,
     worker: Arc<Lane<PgConnection>>,
     operator: Arc<Lane<PgConnection>>,
+    scans: Mutex<Scans>,
 }
 
 impl PostgresStore {
@@ -61,7 +64,12 @@ impl PostgresStore {
     pub fn new(url: &str) -> Result<Self, OpenError> {
         let options = options(url)?;
         let lane = |limit| Lane::new(options.clone(), limit);
-        Ok(Self { intake: lane(INTAKE_CONNECTIONS), worker: lane(WORKER_CONNECTIONS), operator: lane(OPERATOR_CONNECTIONS), options })
+        let (intake, worker, operator) = (lane(INTAKE_CONNECTIONS), lane(WORKER_CONNECTIONS), lane(OPERATOR_CONNECTIONS));
+        Ok(Self { intake, worker, operator, scans: Mutex::default(), options })
+    }
+
+    fn scans(&self) -> MutexGuard<'_, Scans> {
+        self.scans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
@@ -168,16 +176,24 @@ impl PostgresStore {
     }
 
     async fn claim_due(&self, demands: &[Demand]) -> Result<Claims, StoreError> {
+        let from: Vec<Micros> = {
+            let (mut scans, now) = (self.scans(), Instant::now());
+            // Nothing is due before the epoch.
+            demands.iter().map(|demand| scans.begin(&demand.source, now).unwrap_or(0)).collect()
+        };
         let query = sqlx::query(sql::CLAIM)
             .bind(demands.iter().map(|demand| demand.source.as_str()).collect::<Vec<_>>())
             .bind(demands.iter().map(|demand| i64::from(demand.limit)).collect::<Vec<_>>())
             .bind(demands.iter().map(|demand| rows::micros(demand.lease)).collect::<Vec<_>>())
-            .bind(demands.iter().map(|demand| i64::from(demand.max_attempts)).collect::<Vec<_>>());
+            .bind(demands.iter().map(|demand| i64::from(demand.max_attempts)).collect::<Vec<_>>())
+            .bind(from);
         let rows: Vec<ClaimedRow> = decode(&self.execute(&self.worker, query).await?)?;
         let mut claims = Claims::default();
+        let (mut scans, now) = (self.scans(), Instant::now());
         for row in rows {
             let demand =
                 usize::try_from(row.position - 1).ok().and_then(|at| demands.get(at)).ok_or_else(|| rows::unreadable("position"))?;
+            scans.claimed(&demand.source, row.due_us, now);
             let (event, source) = (EventId::from_uuid(row.event_id), demand.source.clone());
             let (attempt, budget_from) = (rows::attempt(row.attempt)?, rows::attempt(row.budget_from)?);
             let fence = Fence(rows::fence(row.fence)?);
@@ -335,6 +351,7 @@ fn decode<'r, T: FromRow<'r, PgRow>>(rows: &'r [PgRow]) -> Result<Vec<T>, StoreE
 #[derive(FromRow)]
 struct ClaimedRow {
     event_id: Uuid,
+    due_us: Micros,
     position: i64,
     attempt: i64,
     budget_from: i64,

@@ -1,6 +1,6 @@
--- Claims due events, for each demand (source, limit, lease, most attempts) the oldest due first. A row with attempts
--- left becomes processing and is due again at its lease's end; a row without is dead-lettered. A row that was
--- processing has lost its attempt, which is recorded.
+-- Claims due events, for each demand (source, limit, lease, most attempts, due from when on) the oldest due first. A
+-- row with attempts left becomes processing and is due again at its lease's end; a row without is dead-lettered. A
+-- row that was processing has lost its attempt, which is recorded.
 --
 -- Bounded by: one range scan of deliveries_due for each demand, cut by its limit; then one probe of the primary key
 -- of deliveries and of events for each row taken. statement_timestamp() is stable, so that the scan ends where the
@@ -14,13 +14,16 @@
 -- snapshot does not see is locked with its new fence, does not join, and is left for the next claim.
 with
 demand as materialized (
-    select asked.position, asked.source, asked.wanted, asked.lease_us * interval '1 microsecond' as lease, asked.max_attempts
-    from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) with ordinality
-        as asked (source, wanted, lease_us, max_attempts, position)
+    select
+        asked.position, asked.source, asked.wanted, asked.lease_us * interval '1 microsecond' as lease, asked.max_attempts,
+        timestamptz 'epoch' + asked.from_us * interval '1 microsecond' as due_from
+    from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) with ordinality
+        as asked (source, wanted, lease_us, max_attempts, from_us, position)
 ),
 pick as materialized (
     select
         due.event_id,
+        due.due_at,
         due.fence,
         due.attempt,
         due.status = 'processing' as lost,
@@ -29,9 +32,9 @@ pick as materialized (
         demand.position
     from demand
     cross join lateral (
-        select event_id, fence, attempt, budget_from, status
+        select event_id, due_at, fence, attempt, budget_from, status
         from deliveries
-        where source = demand.source and due_at <= statement_timestamp()
+        where source = demand.source and due_at >= demand.due_from and due_at <= statement_timestamp()
         order by due_at
         limit demand.wanted
         for update skip locked
@@ -49,7 +52,7 @@ moved as (
     where row.event_id = pick.event_id and row.fence = pick.fence
     returning
         row.event_id, row.attempt, row.budget_from, row.fence,
-        pick.position, pick.spent, pick.lost, pick.attempt as lost_attempt
+        pick.position, pick.spent, pick.lost, pick.attempt as lost_attempt, pick.due_at as was_due_at
 ),
 recorded as (
     insert into attempts (event_id, attempt, ended_at, verdict, excerpt)
@@ -57,6 +60,8 @@ recorded as (
     from moved
     where lost
 )
-select moved.event_id, moved.position, moved.attempt, moved.budget_from, moved.fence, moved.spent, event.headers, event.body
+select
+    moved.event_id, (extract(epoch from moved.was_due_at) * 1000000)::bigint as due_us, moved.position,
+    moved.attempt, moved.budget_from, moved.fence, moved.spent, event.headers, event.body
 from moved
 left join lateral (select headers, body from events where id = moved.event_id and not moved.spent limit 1) as event on true

@@ -56,7 +56,7 @@ async fn assert_plans(db: &Db, session: &mut PgConnection, state: &str) {
         let (plan, took) = explain_claim(session).await;
         // Both columns bound the scan: else it would read on through all that is not due.
         let bounds = plan.lines().skip_while(|line| !line.contains("Index Scan using deliveries_due")).nth(1).unwrap_or_default();
-        let both = "Index Cond: ((source = demand.source) AND (due_at <= statement_timestamp()))";
+        let both = "Index Cond: ((source = demand.source) AND (due_at >= demand.due_from) AND (due_at <= statement_timestamp()))";
         assert!(bounds.trim() == both, "{state}, execution {execution}:\n{plan}");
         assert!(plan.contains("deliveries_pkey") && plan.contains("events_pkey"), "{state}, execution {execution}:\n{plan}");
         assert_probes(&plan, state);
@@ -94,7 +94,8 @@ async fn explain_claim(session: &mut PgConnection) -> (String, Duration) {
         .bind(vec!["orders", "quiet"])
         .bind(vec![256i64, 256])
         .bind(vec![60_000_000i64; 2])
-        .bind(vec![20i64; 2]);
+        .bind(vec![20i64; 2])
+        .bind(vec![0i64; 2]);
     let started = Instant::now();
     (plan(session, query).await, started.elapsed())
 }
