@@ -6,6 +6,7 @@
 mod accept;
 mod claim;
 mod db;
+mod differential;
 mod dropped;
 mod find;
 mod later;
