@@ -5,6 +5,7 @@
 
 mod accept;
 mod claim;
+mod concurrent;
 mod db;
 mod differential;
 mod dropped;
