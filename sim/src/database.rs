@@ -470,7 +470,7 @@ fn accept_one(tables: &mut Database, now: Timestamp, event: NewEvent, bug: Optio
         }
         _ => {}
     }
-    tables.accept(now, vec![event]).remove(0)
+    tables.accept_one(now, event)
 }
 
 /// One row of a claim, with the bugs that concern it.

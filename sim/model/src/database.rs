@@ -7,14 +7,17 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use surehook::ports::{AttemptEntry, EventRecord, NewEvent, Pruned, Redriven, Retention};
+use surehook::ports::{AttemptEntry, EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook_core::admission::Stored;
-use surehook_core::event::{Delivery, Due, Status};
+use surehook_core::event::{Delivery, Due, Outcome, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
+use surehook_core::worker::exchange::{AttemptRecord, Buried, Claim, Claims, Demand, Settlement};
+
+/// The longest duration that is added to a time, as in the real stores: a hundred years. Longer ones are cut to it.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// An event as it came in. Never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,17 +46,35 @@ pub struct Database {
     pub keys: BTreeMap<(SourceName, IdempotencyKey), EventId>,
     /// One row until delivered.
     pub deliveries: BTreeMap<EventId, DeliveryRow>,
+    /// When each dead letter was set aside.
+    pub ended: BTreeMap<EventId, Timestamp>,
     /// Only ever appended to.
     pub attempts: BTreeMap<(EventId, Attempt), AttemptEntry>,
 }
 
 impl Database {
     /// [`surehook::ports::Store::accept`].
-    pub fn accept(&mut self, now: Timestamp, batch: Vec<NewEvent>) -> Vec<Stored> {
-        batch.into_iter().map(|event| self.accept_one(now, event)).collect()
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Rejected`] if a new event has the id of another event. Then nothing of the batch is stored.
+    pub fn accept(&mut self, now: Timestamp, batch: Vec<NewEvent>) -> Result<Vec<Stored>, StoreError> {
+        let mut new_ids = BTreeMap::new();
+        for event in &batch {
+            let key = (event.source.clone(), event.key.clone());
+            if self.keys.contains_key(&key) {
+                continue;
+            }
+            let is_taken = self.events.contains_key(&event.id) || new_ids.insert(event.id, key.clone()).is_some_and(|other| other != key);
+            if is_taken {
+                return Err(StoreError::Rejected(format!("another event has the id {}", event.id)));
+            }
+        }
+        Ok(batch.into_iter().map(|event| self.accept_one(now, event)).collect())
     }
 
-    fn accept_one(&mut self, now: Timestamp, event: NewEvent) -> Stored {
+    /// One row of an accept; its id is not another event's.
+    pub fn accept_one(&mut self, now: Timestamp, event: NewEvent) -> Stored {
         let key = (event.source.clone(), event.key.clone());
         if let Some(&id) = self.keys.get(&key) {
             let fingerprint = self.events[&id].event.fingerprint;
@@ -108,7 +129,7 @@ impl Database {
             };
             self.attempts.insert((event, attempt), lost);
         }
-        self.deliveries.insert(event, DeliveryRow { delivery: claimed.delivery, due_at: due_at(now, claimed.due) });
+        self.put(now, event, claimed.delivery, claimed.due);
         let (source, attempt) = (demand.source.clone(), claimed.delivery.attempt);
         if claimed.delivery.status == Status::DeadLettered {
             claims.buried.push(Buried { event, source, attempt });
@@ -135,9 +156,10 @@ impl Database {
     pub fn settle_one(&mut self, now: Timestamp, settlement: &Settlement) -> bool {
         let Some(row) = self.deliveries.get(&settlement.event) else { return false };
         let Ok((delivery, due)) = row.delivery.settle(settlement.fence, settlement.outcome) else { return false };
-        if let Some(record) = &settlement.record {
+        if let Some(record) = record(settlement) {
+            let attempt = row.delivery.attempt;
             let entry = AttemptEntry {
-                attempt: settlement.attempt,
+                attempt,
                 ended_at: now - micros(record.ended_ago),
                 took: Some(micros(record.took)),
                 verdict: record.verdict,
@@ -145,14 +167,26 @@ impl Database {
                 error: record.error.map(|error| error.as_str().to_owned()),
                 excerpt: record.excerpt.clone(),
             };
-            self.attempts.insert((settlement.event, settlement.attempt), entry);
+            self.attempts.insert((settlement.event, attempt), entry);
         }
-        if delivery.status == Status::Delivered {
-            self.deliveries.remove(&settlement.event);
-        } else {
-            self.deliveries.insert(settlement.event, DeliveryRow { delivery, due_at: due_at(now, due) });
-        }
+        self.put(now, settlement.event, delivery, due);
         true
+    }
+
+    /// Writes a row as it is after its transition.
+    fn put(&mut self, now: Timestamp, event: EventId, delivery: Delivery, due: Due) {
+        self.ended.remove(&event);
+        match delivery.status {
+            Status::Delivered => {
+                self.deliveries.remove(&event);
+                return;
+            }
+            Status::DeadLettered => {
+                self.ended.insert(event, now);
+            }
+            Status::Queued | Status::Processing | Status::Retrying => {}
+        }
+        self.deliveries.insert(event, DeliveryRow { delivery, due_at: due_at(now, due) });
     }
 
     /// [`surehook::ports::Store::find`].
@@ -172,7 +206,11 @@ impl Database {
             attempt: row.map_or_else(|| last.map_or(0, |entry| entry.attempt), |row| row.delivery.attempt),
             budget_from: row.map(|row| row.delivery.budget_from),
             next_attempt_at: row.filter(|_| matches!(status, Status::Queued | Status::Retrying)).and_then(|row| row.due_at),
-            settled_at: last.filter(|_| matches!(status, Status::Delivered | Status::DeadLettered)).map(|entry| entry.ended_at),
+            settled_at: match status {
+                Status::Delivered => Some(last.map_or(*received_at, |entry| entry.ended_at)),
+                Status::DeadLettered => self.ended.get(&event).copied(),
+                Status::Queued | Status::Processing | Status::Retrying => None,
+            },
             reason: row.and_then(|row| row.delivery.reason),
             history,
         })
@@ -185,7 +223,7 @@ impl Database {
         }
         match self.deliveries.get(&event).map(|row| row.delivery.redrive()) {
             Some(Ok((delivery, due))) => {
-                self.deliveries.insert(event, DeliveryRow { delivery, due_at: due_at(now, due) });
+                self.put(now, event, delivery, due);
                 Redriven::Queued
             }
             Some(Err(_)) | None => Redriven::NotDeadLettered(self.status(event)),
@@ -196,36 +234,57 @@ impl Database {
     pub fn prune(&mut self, now: Timestamp, retention: Retention, after: Option<EventId>, limit: u32) -> Pruned {
         let looked_at: Vec<EventId> =
             self.events.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).take(limit as usize).collect();
-        let old: Vec<EventId> = looked_at.iter().copied().filter(|id| self.is_old(now, retention, *id)).collect();
-        for id in &old {
+        let over: Vec<EventId> = looked_at.iter().copied().filter(|id| self.is_over(now, retention, *id)).collect();
+        // No later event is older than the last one, which bounds a pass to what may be over.
+        let soonest = now - micros(retention.delivered.min(retention.dead_lettered));
+        let goes_on = looked_at.len() >= limit as usize;
+        let next = looked_at.last().copied().filter(|id| goes_on && self.events[id].received_at <= soonest);
+        for id in &over {
             if let Some(row) = self.events.remove(id) {
                 self.keys.remove(&(row.event.source, row.event.key));
             }
             self.deliveries.remove(id);
+            self.ended.remove(id);
             self.attempts.retain(|(event, _), _| event != id);
         }
-        let complete = looked_at.len() < limit as usize;
-        Pruned { deleted: old.len() as u64, next: looked_at.last().copied().filter(|_| !complete) }
+        Pruned { deleted: over.len() as u64, next }
     }
 
-    fn is_old(&self, now: Timestamp, retention: Retention, event: EventId) -> bool {
+    fn is_over(&self, now: Timestamp, retention: Retention, event: EventId) -> bool {
         let kept = match self.status(event) {
             Status::Delivered => retention.delivered,
             Status::DeadLettered => retention.dead_lettered,
             Status::Queued | Status::Processing | Status::Retrying => return false,
         };
-        self.find(event).and_then(|record| record.settled_at).is_some_and(|ended| ended + kept < now)
+        self.find(event).and_then(|record| record.settled_at).is_some_and(|ended| ended <= now - micros(kept))
+    }
+}
+
+/// The entry to be written for a settlement: a release sent nothing and has none, a delivery always has one.
+fn record(settlement: &Settlement) -> Option<AttemptRecord> {
+    match (settlement.outcome, &settlement.record) {
+        (Outcome::Release, _) => None,
+        (Outcome::Delivered, None) => Some(AttemptRecord {
+            ended_ago: Duration::ZERO,
+            took: Duration::ZERO,
+            verdict: Verdict::Delivered,
+            status_code: None,
+            error: None,
+            excerpt: Bytes::new(),
+        }),
+        (Outcome::Delivered | Outcome::Retry { .. } | Outcome::DeadLetter(_) | Outcome::CutOff, record) => record.clone(),
     }
 }
 
 fn due_at(now: Timestamp, due: Due) -> Option<Timestamp> {
     match due {
-        Due::After(duration) => Some(now.checked_add(micros(duration)).unwrap_or(Timestamp::MAX)),
+        Due::After(duration) => Some(now + micros(duration)),
         Due::Never => None,
     }
 }
 
-/// A duration as the databases keep it.
+/// A duration as the databases keep it: in microseconds, rounded up, and cut to the longest.
 fn micros(duration: Duration) -> Duration {
-    Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+    let micros = duration.as_nanos().div_ceil(1000);
+    u64::try_from(micros).map_or(LONGEST, |micros| Duration::from_micros(micros).min(LONGEST))
 }

@@ -3,6 +3,7 @@
 pub mod database;
 pub mod history;
 pub mod marks;
+pub mod memory;
 pub mod oracles;
 pub mod scenario;
 pub mod timeline;

@@ -5,7 +5,7 @@ use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use surehook::ports::{NewEvent, StoreError};
-use surehook_core::admission::Stored;
+use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 
@@ -23,6 +23,15 @@ pub(crate) async fn a_new_event_is_inserted_and_queued(db: Db) {
     let found = db.found(event.id).await;
     assert_eq!((found.source.as_str(), found.key.as_str(), found.status, found.attempt), ("orders", "a", Status::Queued, 0));
     assert_eq!(found.next_attempt_at, Some(found.received_at));
+}
+
+pub(crate) async fn what_was_answered_is_there_for_every_other_process(db: Db) {
+    let (batch, other) = (events(0..3), db.another());
+    db.store.accept(batch.clone()).await.unwrap();
+    for event in &batch {
+        assert_eq!(other.find(event.id).await.unwrap().map(|found| found.id), Some(event.id));
+    }
+    assert_eq!(db.another().claim(vec![demand("orders", 9)]).await.unwrap().claimed.len(), 3);
 }
 
 pub(crate) async fn a_hundred_concurrent_accepts_of_one_key_make_one_event(db: Db) {
@@ -100,6 +109,27 @@ pub(crate) async fn a_duplicate_beside_sixty_three_new_events_changes_nothing_fo
         assert_eq!(answer, expected, "key {key}");
     }
     assert_eq!((db.count("events").await, db.count("deliveries").await), (64, 64));
+}
+
+pub(crate) async fn the_answers_come_in_the_batchs_order(db: Db) {
+    let first = event("c");
+    db.store.accept(vec![first.clone()]).await.unwrap();
+    let existing = Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued };
+    let batch = ["d", "c", "a", "b"].map(event).to_vec();
+    assert_eq!(db.store.accept(batch).await, Ok(vec![Stored::Inserted, existing, Stored::Inserted, Stored::Inserted]));
+}
+
+pub(crate) async fn a_key_that_comes_again_with_another_body_changes_nothing(db: Db) {
+    let first = event("k");
+    db.store.accept(vec![first.clone()]).await.unwrap();
+    let before = db.found(first.id).await;
+    let body = bytes::Bytes::from_static(b"another");
+    let second = NewEvent { fingerprint: Fingerprint::of(&body), headers: body.clone(), body, ..event("k") };
+    let existing = Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued };
+    assert_eq!(db.store.accept(vec![second.clone()]).await, Ok(vec![existing]));
+    assert_eq!((db.found(first.id).await, db.store.find(second.id).await), (before, Ok(None)));
+    let claim = db.claim_one("orders").await;
+    assert_eq!((claim.event, claim.headers, claim.body), (first.id, first.headers, first.body));
 }
 
 pub(crate) async fn one_key_in_two_sources_makes_two_events(db: Db) {

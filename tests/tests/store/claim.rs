@@ -33,6 +33,23 @@ pub(crate) async fn the_oldest_due_of_a_source_are_claimed_up_to_the_limit(db: D
     assert_eq!(db.found(batch[0].id).await.status, Status::Queued);
 }
 
+pub(crate) async fn a_claimed_row_is_processing_until_its_leases_end_with_its_attempt_and_fence_up_by_one(db: Db) {
+    let event = db.accepted("a").await;
+    for round in 1..=3 {
+        let demand = Demand { lease: HOUR, ..demand("a", 1) };
+        let claim = db.store.claim(vec![demand]).await.unwrap().claimed.remove(0);
+        // Between two claims there is a settlement, which moves the fence too.
+        let fence = 2 * u64::from(round) - 1;
+        assert_eq!((claim.fence, claim.attempt, claim.nth), (Fence(fence), round, round));
+        let found = db.found(event).await;
+        assert_eq!((found.status, found.attempt, found.next_attempt_at), (Status::Processing, round, None));
+        let (row_fence, due) = db.fence_and_due(event).await;
+        assert_eq!(row_fence, fence);
+        assert!((3590..=3600).contains(&due.unwrap()), "{due:?}");
+        db.settle(&claim, Outcome::Retry { after: Duration::ZERO }).await;
+    }
+}
+
 pub(crate) async fn each_demand_has_its_own_limit_and_lease(db: Db) {
     let batch = (0..30).map(|n| event_of(["a", "b", "c"][n % 3], &format!("k{n}"))).collect();
     db.store.accept(batch).await.unwrap();

@@ -1,7 +1,9 @@
 //! One database for one test: its store, more handles on it as other processes would have them, and a way past the
 //! store to move times back, count rows and break things.
 
+use crate::wrong::{Wrong, WrongDatabase};
 use bytes::Bytes;
+use jiff::Timestamp;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
@@ -16,6 +18,7 @@ use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
 use surehook_core::worker::exchange::{AttemptRecord, Claim, Demand, Settlement};
+use surehook_model::memory::MemoryStore;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -23,15 +26,25 @@ pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Db {
     pub(crate) store: Arc<dyn Store>,
+    /// Empty for the database in memory.
     pub(crate) url: String,
-    raw: Raw,
-    _folder: Option<TempDir>,
+    pub(crate) raw: Raw,
+    pub(crate) folder: Option<TempDir>,
+    /// What the store does to the promises of the port; `None` for a store as it should be.
+    broken: Option<Broken>,
 }
 
 #[derive(Clone)]
-enum Raw {
+pub(crate) enum Raw {
     Postgres(PgPool),
     Sqlite(SqlitePool),
+    Memory(Arc<MemoryStore>),
+}
+
+#[derive(Clone)]
+enum Broken {
+    Memory(Wrong),
+    Database(WrongDatabase),
 }
 
 impl Db {
@@ -45,7 +58,7 @@ impl Db {
     /// The database that a URL names, as it is.
     pub(crate) fn postgres_at(url: String) -> Self {
         let raw = Raw::Postgres(PgPoolOptions::new().max_connections(4).connect_lazy(&url).unwrap());
-        Self { store: store::open(&url).unwrap().store(), url, raw, _folder: None }
+        Self { store: store::open(&url).unwrap().store(), url, raw, folder: None, broken: None }
     }
 
     /// A fresh database with the schema.
@@ -55,7 +68,25 @@ impl Db {
         let opened = store::open(&url).unwrap();
         opened.migrate().await.unwrap();
         let raw = Raw::Sqlite(SqlitePoolOptions::new().max_connections(2).connect_lazy(&url).unwrap());
-        Self { store: opened.store(), url, raw, _folder: Some(folder) }
+        Self { store: opened.store(), url, raw, folder: Some(folder), broken: None }
+    }
+
+    /// The model database, empty.
+    pub(crate) async fn memory() -> Self {
+        let memory = Arc::new(MemoryStore::new());
+        Self { store: Arc::clone(&memory) as _, url: String::new(), raw: Raw::Memory(memory), folder: None, broken: None }
+    }
+
+    /// The model database behind a store that breaks a promise.
+    pub(crate) async fn wrong(wrong: Wrong) -> Self {
+        let db = Self { broken: Some(Broken::Memory(wrong)), ..Self::memory().await };
+        Self { store: db.another(), ..db }
+    }
+
+    /// A SQLite database behind a store that breaks a promise.
+    pub(crate) async fn wrong_database(wrong: WrongDatabase) -> Self {
+        let db = Self { broken: Some(Broken::Database(wrong)), ..Self::sqlite().await };
+        Self { store: db.another(), ..db }
     }
 
     /// The store as another process would open it.
@@ -64,13 +95,19 @@ impl Db {
     }
 
     pub(crate) fn another(&self) -> Arc<dyn Store> {
-        self.open().store()
+        match (&self.raw, &self.broken) {
+            (Raw::Memory(memory), Some(Broken::Memory(wrong))) => wrong.store(Arc::clone(memory)),
+            (Raw::Memory(memory), _) => Arc::clone(memory) as _,
+            (_, Some(Broken::Database(wrong))) => wrong.store(self.open().store(), &self.url),
+            _ => self.open().store(),
+        }
     }
 
     pub(crate) async fn execute(&self, sql: &str) {
         let result = match &self.raw {
             Raw::Postgres(pool) => sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map(|_| ()),
             Raw::Sqlite(pool) => sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map(|_| ()),
+            Raw::Memory(_) => panic!("{NO_SQL}"),
         };
         result.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
@@ -80,10 +117,21 @@ impl Db {
         match &self.raw {
             Raw::Postgres(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
             Raw::Sqlite(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+            Raw::Memory(_) => panic!("{NO_SQL}"),
         }
     }
 
     pub(crate) async fn count(&self, table: &str) -> i64 {
+        if let Raw::Memory(memory) = &self.raw {
+            let tables = memory.tables();
+            let rows = match table {
+                "events" => tables.events.len(),
+                "deliveries" => tables.deliveries.len(),
+                "attempts" => tables.attempts.len(),
+                other => panic!("there is no table {other}"),
+            };
+            return rows.try_into().unwrap();
+        }
         self.number(&format!("select count(*) from {table}")).await
     }
 
@@ -92,6 +140,7 @@ impl Db {
         match self.raw {
             Raw::Postgres(_) => format!("'{event}'::uuid"),
             Raw::Sqlite(_) => format!("x'{}'", event.as_uuid().simple()),
+            Raw::Memory(_) => panic!("{NO_SQL}"),
         }
     }
 
@@ -100,17 +149,30 @@ impl Db {
         match self.raw {
             Raw::Postgres(_) => format!("{column} - interval '{} microseconds'", by.as_micros()),
             Raw::Sqlite(_) => format!("{column} - {}", by.as_micros()),
+            Raw::Memory(_) => panic!("{NO_SQL}"),
         }
     }
 
-    /// Makes an event's row due, an hour before what it was.
+    /// Moves the time at which an event's row is due.
     pub(crate) async fn make_due(&self, event: EventId, by: Duration) {
+        if let Raw::Memory(memory) = &self.raw {
+            return memory
+                .transact(|tables, _| tables.deliveries.get_mut(&event).into_iter().for_each(|row| move_back(&mut row.due_at, by)));
+        }
         let due_at = self.earlier("due_at", by);
         self.execute(&format!("update deliveries set due_at = {due_at} where event_id = {}", self.id(event))).await;
     }
 
     /// Moves all of an event into the past.
     pub(crate) async fn age(&self, event: EventId, by: Duration) {
+        if let Raw::Memory(memory) = &self.raw {
+            return memory.transact(|tables, _| {
+                tables.events.get_mut(&event).into_iter().for_each(|row| row.received_at -= by);
+                tables.deliveries.get_mut(&event).into_iter().for_each(|row| move_back(&mut row.due_at, by));
+                tables.ended.get_mut(&event).into_iter().for_each(|at| *at -= by);
+                tables.attempts.iter_mut().filter(|((of, _), _)| *of == event).for_each(|(_, entry)| entry.ended_at -= by);
+            });
+        }
         let id = self.id(event);
         for (table, key, columns) in [
             ("events", "id", &["received_at"][..]),
@@ -129,12 +191,19 @@ impl Db {
         let (due, id) = match self.raw {
             Raw::Postgres(_) => ("extract(epoch from due_at - clock_timestamp())::bigint", self.id(event)),
             Raw::Sqlite(_) => ("due_at / 1000000 - unixepoch('now')", self.id(event)),
+            Raw::Memory(ref memory) => {
+                return memory.transact(|tables, now| {
+                    let row = tables.deliveries[&event];
+                    (row.delivery.fence.0, row.due_at.map(|due_at| due_at.duration_since(now).as_secs()))
+                });
+            }
         };
         let sql = format!("select fence, {due} from deliveries where event_id = {id}");
         let sql = AssertSqlSafe(sql);
         let (fence, due): (i64, Option<i64>) = match &self.raw {
             Raw::Postgres(pool) => sqlx::query_as(sql).fetch_one(pool).await.unwrap(),
             Raw::Sqlite(pool) => sqlx::query_as(sql).fetch_one(pool).await.unwrap(),
+            Raw::Memory(_) => panic!("{NO_SQL}"),
         };
         (fence.try_into().unwrap(), due)
     }
@@ -149,6 +218,7 @@ impl Db {
                     self.number(open).await == 0
                 }
                 Raw::Sqlite(pool) => sqlx::raw_sql("pragma busy_timeout = 0; begin immediate; rollback").execute(pool).await.is_ok(),
+                Raw::Memory(_) => true,
             };
             if is_free {
                 return;
@@ -186,6 +256,12 @@ impl Db {
     pub(crate) async fn found(&self, event: EventId) -> EventRecord {
         self.store.find(event).await.unwrap().expect("the event is there")
     }
+}
+
+const NO_SQL: &str = "the database in memory knows no SQL";
+
+fn move_back(time: &mut Option<Timestamp>, by: Duration) {
+    *time = time.map(|time| time - by);
 }
 
 pub(crate) fn source(name: &str) -> SourceName {
@@ -236,48 +312,4 @@ pub(crate) fn settlement(claim: &Claim, outcome: Outcome) -> Settlement {
         Outcome::Release => None,
     };
     Settlement { event: claim.event, source: claim.source.clone(), fence: claim.fence, attempt: claim.attempt, outcome, record }
-}
-
-/// A database that is not there yet.
-pub(crate) struct Later {
-    url: String,
-    /// What has to be made for it to be there: a database of the shared server, or a folder.
-    what: Missing,
-    _db: Db,
-}
-
-enum Missing {
-    Database(String),
-    Folder(std::path::PathBuf),
-}
-
-impl Db {
-    /// A database beside this one that is not there yet.
-    pub(crate) fn later(self) -> Later {
-        let (url, what) = match (&self.raw, &self._folder) {
-            (Raw::Sqlite(_), Some(folder)) => {
-                let missing = folder.path().join("later");
-                (format!("sqlite:{}", missing.join("surehook.db").display()), Missing::Folder(missing))
-            }
-            _ => {
-                let name = format!("later_{}", Uuid::now_v7().simple());
-                (tests::postgres::shared().url(&name), Missing::Database(name))
-            }
-        };
-        Later { url, what, _db: self }
-    }
-}
-
-impl Later {
-    pub(crate) fn open(&self) -> OpenStore {
-        store::open(&self.url).unwrap()
-    }
-
-    /// Makes it be there, without a schema.
-    pub(crate) async fn come(&self) {
-        match &self.what {
-            Missing::Database(name) => tests::postgres::shared().execute(&format!("create database {name}")).await,
-            Missing::Folder(folder) => std::fs::create_dir(folder).unwrap(),
-        }
-    }
 }

@@ -68,6 +68,14 @@ pub(crate) async fn a_pass_goes_page_by_page_and_stops_at_what_is_young(db: Db) 
     assert_eq!(step(None).await, Pruned { deleted: 0, next: None });
     assert_eq!(db.count("events").await, 10);
     assert_eq!(db.store.prune(RETENTION, Some(delivered[24]), 10).await, Ok(Pruned { deleted: 0, next: None }), "nothing comes after");
+    for event in &delivered[15..] {
+        db.age(*event, HOUR * 3).await;
+    }
+    assert_eq!(
+        db.store.prune(RETENTION, Some(delivered[20]), 10).await,
+        Ok(Pruned { deleted: 4, next: None }),
+        "what comes before is passed over"
+    );
 }
 
 pub(crate) async fn a_pruned_key_is_new_again(db: Db) {

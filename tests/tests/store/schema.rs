@@ -1,6 +1,7 @@
 //! The schema: made once, whoever comes first, and refused if it is another.
 
 use crate::db::{Db, event};
+use crate::later::Later;
 use futures::future::join_all;
 use surehook::ports::StoreError;
 use surehook::store::{MigrateError, OpenStore};
@@ -67,7 +68,7 @@ pub(crate) async fn a_foreign_schema_is_refused(db: Db) {
 }
 
 pub(crate) async fn a_database_that_comes_later_is_used_when_it_is_there(db: Db) {
-    let later = db.later();
+    let later = Later::beside(db);
     let opened = later.open();
     let store = opened.store();
     unavailable(store.ping().await);

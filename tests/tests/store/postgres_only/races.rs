@@ -36,7 +36,7 @@ async fn end(connection: &mut PgConnection, how: &'static str) {
 }
 
 /// Waits until so many of the store's sessions wait for a lock.
-async fn wait_for_waiting(db: &Db, sessions: i64) {
+pub(super) async fn wait_for_waiting(db: &Db, sessions: i64) {
     let waiting = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'surehook' and wait_event_type = 'Lock'";
     let deadline = Instant::now() + Duration::from_secs(2);
     while db.number(waiting).await < sessions {

@@ -1,0 +1,194 @@
+//! The same operations on the model database, on PostgreSQL and on SQLite: equal answers and equal tables after each.
+//!
+//! Time is made equal by construction. The three run on one virtual clock, of which each database's own is so many
+//! microseconds ahead; after each operation every time that is stored is put where it belongs on the virtual clock,
+//! and when that clock moves, all stored times are moved back. See [`side`].
+//!
+//! A failing sequence is shrunk and printed. `PROPTEST_CASES` sets the number of sequences.
+
+mod operation;
+mod picture;
+mod side;
+
+use crate::db::Db;
+use crate::wrong::Wrong;
+use operation::{Operation, Run};
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use side::{Answer, Side};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use tokio::runtime::Runtime;
+
+const CASES: u32 = 128;
+
+/// Some wrong stores are found by the first sequence, the rarest by one in a hundred.
+const CASES_UNTIL_FOUND: u32 = 5_000;
+
+#[test]
+fn the_same_operations_leave_the_same_tables_on_all_three() {
+    let runtime = runtime();
+    let databases = runtime.block_on(async { [Side::new("PostgreSQL", Db::postgres().await), Side::new("SQLite", Db::sqlite().await)] });
+    let sides = RefCell::new(databases);
+    let tally = RefCell::new(Tally::default());
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    let found = runner(cases, 2_000).run(&operation::sequences(), |operations| {
+        let (mut sides, mut tally) = (sides.borrow_mut(), tally.borrow_mut());
+        runtime.block_on(compare(&mut sides[..], &operations, &mut tally)).map_err(TestCaseError::fail)
+    });
+    if let Err(TestError::Fail(why, operations)) = found {
+        panic!("the stores differ after {operations:#?}\n{why}");
+    }
+    found.unwrap();
+    let tally = tally.into_inner();
+    println!("{tally:?}");
+    for what in Tally::EXPECTED {
+        assert!(cases < CASES || tally.0.contains_key(what), "no sequence came to this: {what} ({tally:?})");
+    }
+}
+
+/// That sequences reach what they are to compare: each of these wrong stores differs from the model on one of them.
+#[test]
+fn every_wrong_store_that_one_process_can_notice_is_found_by_sequences() {
+    let runtime = runtime();
+    for wrong in FOUND_BY_SEQUENCES {
+        let found = runner(CASES_UNTIL_FOUND, 0).run(&operation::sequences(), |operations| {
+            let mut side = [Side::new("the wrong store", runtime.block_on(Db::wrong(*wrong)))];
+            runtime.block_on(compare(&mut side, &operations, &mut Tally::default())).map_err(TestCaseError::fail)
+        });
+        assert!(matches!(found, Err(TestError::Fail(..))), "no sequence tells `{wrong:?}` from the model: {found:?}");
+    }
+}
+
+const FOUND_BY_SEQUENCES: &[Wrong] = &[
+    Wrong::NewIsDueLater,
+    Wrong::NoUniqueness,
+    Wrong::DeadlocksUnlessSorted,
+    Wrong::OwnIdIsRejected,
+    Wrong::DuplicateFailsItsBatch,
+    Wrong::AnswersInTheOrderOfKeys,
+    Wrong::DedupesWithoutSource,
+    Wrong::ExistingIsAlwaysQueued,
+    Wrong::KeepsTheNewestBody,
+    Wrong::PartOfARejectedBatchStays,
+    Wrong::NewestFirst,
+    Wrong::IgnoresLimits,
+    Wrong::FenceStaysAtAClaim,
+    Wrong::AttemptStaysAtAClaim,
+    Wrong::NoLease,
+    Wrong::OneLeaseForAll,
+    Wrong::OneLimitForAll,
+    Wrong::ClaimsWhatIsNotDue,
+    Wrong::ForgetsLostAttempts,
+    Wrong::KeepsLeasesForEver,
+    Wrong::NeverBuries,
+    Wrong::SendsWhatItBuries,
+    Wrong::BuriesAlwaysAsLost,
+    Wrong::BuriedDoNotCount,
+    Wrong::HandsOutTwice,
+    Wrong::BytesAsText,
+    Wrong::LongLeasesAreRejected,
+    Wrong::ForgetsRecords,
+    Wrong::DeliveredStaysOwed,
+    Wrong::ForgetsTheFence,
+    Wrong::NeverRefuses,
+    Wrong::RecordsWhatItRefuses,
+    Wrong::StaleFailsItsBatch,
+    Wrong::LastOfABatchWins,
+    Wrong::RefusesByEventAlone,
+    Wrong::BareDeliveryHasNoEntry,
+    Wrong::EndsWhenItIsSettled,
+    Wrong::RetriesAtOnce,
+    Wrong::ReleaseBurnsItsAttempt,
+    Wrong::RedriveKeepsTheBudget,
+    Wrong::RedriveForgetsAttempts,
+    Wrong::RedrivesWhatIsAlive,
+    Wrong::RedrivesWhatIsNot,
+    Wrong::HistoryNewestFirst,
+    Wrong::UnknownIsAnError,
+    Wrong::OneRetention,
+    Wrong::LeavesAttempts,
+    Wrong::PrunesWhatIsOwed,
+    Wrong::IgnoresThePage,
+    Wrong::PassNeverEnds,
+    Wrong::KeysOutliveTheirEvents,
+    Wrong::SaysTwiceAsMany,
+];
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+fn runner(cases: u32, max_shrink_iters: u32) -> TestRunner {
+    TestRunner::new(Config { cases, failure_persistence: None, max_shrink_iters, ..Config::default() })
+}
+
+/// Runs the operations on the model and on the other sides, which are emptied first.
+async fn compare(others: &mut [Side], operations: &[Operation], tally: &mut Tally) -> Result<(), String> {
+    let mut model = Side::new("the model", Db::memory().await);
+    let mut run = Run::default();
+    for side in others.iter_mut() {
+        side.clear().await;
+    }
+    for (number, operation) in operations.iter().enumerate() {
+        let call = run.call(operation);
+        let expected = model.answer(&call).await;
+        model.settle_times(run.now).await;
+        let picture = model.picture().await;
+        for side in others.iter_mut() {
+            let answer = side.answer(&call).await;
+            if answer != expected {
+                return Err(format!(
+                    "{} answers operation {number} otherwise:\n{call:#?}\n{answer:#?}\nthe model:\n{expected:#?}",
+                    side.name
+                ));
+            }
+            side.settle_times(run.now).await;
+            let other = side.picture().await;
+            if other != picture {
+                return Err(format!(
+                    "{} has other tables after operation {number}:\n{call:#?}\n{other:#?}\nthe model:\n{picture:#?}",
+                    side.name
+                ));
+            }
+        }
+        tally.note(&expected);
+        run.learn(&expected, &model.tables());
+    }
+    Ok(())
+}
+
+/// What the sequences came to.
+#[derive(Debug, Default)]
+struct Tally(BTreeMap<&'static str, u32>);
+
+impl Tally {
+    const EXPECTED: &[&str] =
+        &["buried", "claimed", "existing", "found", "inserted", "not redriven", "pruned", "redriven", "refused", "rejected"];
+
+    fn note(&mut self, answer: &Answer) {
+        use surehook::ports::Redriven;
+        use surehook_core::admission::Stored;
+        let mut add = |what, times: usize| {
+            if times > 0 {
+                *self.0.entry(what).or_default() += u32::try_from(times).unwrap();
+            }
+        };
+        match answer {
+            Answer::Accepted(Ok(stored)) => {
+                let inserted = stored.iter().filter(|stored| **stored == Stored::Inserted).count();
+                add("inserted", inserted);
+                add("existing", stored.len() - inserted);
+            }
+            Answer::Accepted(Err(_)) => add("rejected", 1),
+            Answer::Claimed(Ok(claims)) => {
+                add("claimed", claims.claimed.len());
+                add("buried", claims.buried.len());
+            }
+            Answer::Settled(Ok(refused)) => add("refused", refused.len()),
+            Answer::Found(Ok(found)) => add("found", usize::from(found.is_some())),
+            Answer::Redriven(Ok(redriven)) => add(if *redriven == Redriven::Queued { "redriven" } else { "not redriven" }, 1),
+            Answer::Pruned(Ok(pruned)) => add("pruned", usize::try_from(pruned.deleted).unwrap()),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Sequences of operations, as small numbers that shrink well, and the calls of the port that they stand for once it
+//! is known what came before.
+
+use super::side::{Answer, EPOCH, GRID};
+use bytes::Bytes;
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use surehook::ports::{NewEvent, Retention};
+use surehook_core::admission::Fingerprint;
+use surehook_core::event::{Outcome, Reason};
+use surehook_core::id::{EventId, Fence};
+use surehook_core::key::IdempotencyKey;
+use surehook_core::source::SourceName;
+use surehook_core::verdict::{DeliveryError, Verdict};
+use surehook_core::worker::exchange::{AttemptRecord, Claim, Demand, Settlement};
+use surehook_model::database::Database;
+use uuid::Uuid;
+
+#[derive(Clone, Debug)]
+pub(super) enum Operation {
+    Accept(Vec<New>),
+    /// By source.
+    Claim(BTreeMap<u8, Want>),
+    Settle(Vec<End>),
+    Redrive(Whose),
+    Find(Whose),
+    Prune {
+        delivered: u32,
+        dead_lettered: u32,
+        after: Option<Whose>,
+        limit: u32,
+    },
+    /// So many steps of the clock.
+    Pass(u32),
+}
+
+/// An event to accept.
+#[derive(Clone, Debug)]
+pub(super) struct New {
+    source: u8,
+    key: u8,
+    body: Vec<u8>,
+    id: Id,
+}
+
+#[derive(Clone, Debug)]
+enum Id {
+    Fresh,
+    /// That of an earlier event, whatever else is said here.
+    Another(Index),
+    /// An earlier event once more.
+    Again(Index),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Want {
+    limit: u32,
+    lease: Length,
+    max_attempts: u32,
+}
+
+/// A duration in steps of the clock.
+#[derive(Clone, Debug)]
+enum Length {
+    Steps(u32),
+    Endless,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    claim: Held,
+    fence: i64,
+    outcome: Ending,
+    record: Option<Record>,
+}
+
+#[derive(Clone, Debug)]
+enum Held {
+    /// One that was not settled yet.
+    Open(Index),
+    Any(Index),
+    Unknown,
+}
+
+#[derive(Clone, Debug)]
+enum Ending {
+    Delivered,
+    Retry(Length),
+    DeadLetter(usize),
+    Release,
+    CutOff,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    ended_ago: u32,
+    took_us: u64,
+    verdict: usize,
+    status_code: Option<u16>,
+    error: Option<Index>,
+    excerpt: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Whose {
+    Known(Index),
+    /// One that is dead-lettered.
+    Dead(Index),
+    Unknown,
+}
+
+pub(super) fn sequences() -> impl Strategy<Value = Vec<Operation>> {
+    vec(operation(), 1..40)
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let redriven = prop_oneof![4 => any::<Index>().prop_map(Whose::Dead), 1 => whose()];
+    prop_oneof![
+        4 => vec(new(), 0..6).prop_map(Operation::Accept),
+        8 => btree_map(0..3u8, want(), 1..4).prop_map(Operation::Claim),
+        6 => vec(end(), 1..6).prop_map(Operation::Settle),
+        2 => redriven.prop_map(Operation::Redrive),
+        1 => whose().prop_map(Operation::Find),
+        2 => (0..3u32, 0..3u32, proptest::option::weighted(0.2, whose()), 1..20u32)
+            .prop_map(|(delivered, dead_lettered, after, limit)| Operation::Prune { delivered, dead_lettered, after, limit }),
+        4 => (1..4u32).prop_map(Operation::Pass),
+    ]
+}
+
+fn new() -> impl Strategy<Value = New> {
+    let id = prop_oneof![
+        16 => Just(Id::Fresh),
+        1 => any::<Index>().prop_map(Id::Another),
+        2 => any::<Index>().prop_map(Id::Again),
+    ];
+    (0..3u8, 0..8u8, vec(any::<u8>(), 0..4), id).prop_map(|(source, key, body, id)| New { source, key, body, id })
+}
+
+fn want() -> impl Strategy<Value = Want> {
+    (1..6u32, length(), 1..3u32).prop_map(|(limit, lease, max_attempts)| Want { limit, lease, max_attempts })
+}
+
+fn length() -> impl Strategy<Value = Length> {
+    prop_oneof![16 => (0..3u32).prop_map(Length::Steps), 1 => Just(Length::Endless)]
+}
+
+fn end() -> impl Strategy<Value = End> {
+    let claim = prop_oneof![
+        12 => any::<Index>().prop_map(Held::Open),
+        3 => any::<Index>().prop_map(Held::Any),
+        1 => Just(Held::Unknown),
+    ];
+    let fence = prop_oneof![16 => Just(0), 1 => Just(1), 1 => Just(-1)];
+    let outcome = prop_oneof![
+        3 => Just(Ending::Delivered),
+        3 => length().prop_map(Ending::Retry),
+        3 => (0..3usize).prop_map(Ending::DeadLetter),
+        2 => Just(Ending::Release),
+        2 => Just(Ending::CutOff),
+    ];
+    (claim, fence, outcome, proptest::option::of(record())).prop_map(|(claim, fence, outcome, record)| End {
+        claim,
+        fence,
+        outcome,
+        record,
+    })
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    let error = proptest::option::of(any::<Index>());
+    (0..3u32, 0..5_000_000u64, 0..4usize, proptest::option::of(100..600u16), error, vec(any::<u8>(), 0..4)).prop_map(
+        |(ended_ago, took_us, verdict, status_code, error, excerpt)| Record { ended_ago, took_us, verdict, status_code, error, excerpt },
+    )
+}
+
+fn whose() -> impl Strategy<Value = Whose> {
+    prop_oneof![8 => any::<Index>().prop_map(Whose::Known), 1 => Just(Whose::Unknown)]
+}
+
+/// A call of the port.
+#[derive(Clone, Debug)]
+pub(super) enum Call {
+    Accept(Vec<NewEvent>),
+    Claim(Vec<Demand>),
+    Settle(Vec<Settlement>),
+    Redrive(EventId),
+    Find(EventId),
+    Prune(Retention, Option<EventId>, u32),
+    /// Time passes.
+    Pass,
+}
+
+/// What is known in the course of a sequence.
+pub(super) struct Run {
+    /// The virtual time, in microseconds.
+    pub(super) now: i64,
+    /// Every event that was ever offered, in the order of their ids.
+    offered: Vec<NewEvent>,
+    claims: Vec<Claim>,
+    open: Vec<Claim>,
+    dead: Vec<EventId>,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self { now: EPOCH, offered: Vec::new(), claims: Vec::new(), open: Vec::new(), dead: Vec::new() }
+    }
+}
+
+impl Run {
+    pub(super) fn call(&mut self, operation: &Operation) -> Call {
+        match operation {
+            Operation::Accept(batch) => Call::Accept(self.batch(batch)),
+            Operation::Claim(wants) => {
+                let demand = |(source, want): (&u8, &Want)| Demand {
+                    source: source_name(*source),
+                    limit: want.limit,
+                    lease: duration(&want.lease),
+                    max_attempts: want.max_attempts,
+                };
+                Call::Claim(wants.iter().map(demand).collect())
+            }
+            Operation::Settle(ends) => Call::Settle(ends.iter().map(|end| self.settlement(end)).collect()),
+            Operation::Redrive(whose) => Call::Redrive(self.event(whose)),
+            Operation::Find(whose) => Call::Find(self.event(whose)),
+            Operation::Prune { delivered, dead_lettered, after, limit } => {
+                let retention = Retention { delivered: GRID * *delivered, dead_lettered: GRID * *dead_lettered };
+                Call::Prune(retention, after.as_ref().map(|whose| self.event(whose)), *limit)
+            }
+            Operation::Pass(steps) => {
+                self.now += i64::try_from((GRID * *steps).as_micros()).unwrap();
+                Call::Pass
+            }
+        }
+    }
+
+    /// Remembers what the model answered, and what it holds now.
+    pub(super) fn learn(&mut self, answer: &Answer, tables: &Database) {
+        if let Answer::Claimed(Ok(claims)) = answer {
+            self.claims.extend(claims.claimed.iter().cloned());
+        }
+        let is_open = |claim: &&Claim| tables.deliveries.get(&claim.event).is_some_and(|row| row.delivery.fence == claim.fence);
+        self.open = self.claims.iter().filter(is_open).cloned().collect();
+        self.dead = tables.ended.keys().copied().collect();
+    }
+
+    /// A batch holds each key once, and each id, of which no two events have the same.
+    fn batch(&mut self, batch: &[New]) -> Vec<NewEvent> {
+        let (mut keys, mut ids) = (BTreeSet::new(), BTreeSet::new());
+        let mut events = Vec::new();
+        for new in batch {
+            let event = self.new_event(new);
+            if keys.insert((event.source.clone(), event.key.clone())) && ids.insert(event.id) {
+                events.push(event);
+            }
+        }
+        events
+    }
+
+    fn new_event(&mut self, new: &New) -> NewEvent {
+        let id = match &new.id {
+            Id::Again(index) if !self.offered.is_empty() => return index.get(&self.offered).clone(),
+            Id::Another(index) if !self.offered.is_empty() => index.get(&self.offered).id,
+            _ => number(self.offered.len()),
+        };
+        let body = Bytes::from(new.body.clone());
+        let event = NewEvent {
+            id,
+            source: source_name(new.source),
+            key: IdempotencyKey::parse(format!("key-{}", new.key).as_bytes()).unwrap(),
+            fingerprint: Fingerprint::of(&body),
+            headers: body.slice(..body.len() / 2),
+            body,
+        };
+        self.offered.push(event.clone());
+        event
+    }
+
+    fn settlement(&self, end: &End) -> Settlement {
+        let claim = match &end.claim {
+            Held::Open(index) if !self.open.is_empty() => index.get(&self.open).clone(),
+            Held::Any(index) if !self.claims.is_empty() => index.get(&self.claims).clone(),
+            _ => Claim {
+                event: number(254),
+                source: source_name(0),
+                fence: Fence(1),
+                attempt: 1,
+                nth: 1,
+                headers: Bytes::new(),
+                body: Bytes::new(),
+            },
+        };
+        let outcome = match &end.outcome {
+            Ending::Delivered => Outcome::Delivered,
+            Ending::Retry(after) => Outcome::Retry { after: duration(after) },
+            Ending::DeadLetter(reason) => Outcome::DeadLetter(Reason::ALL[*reason]),
+            Ending::Release => Outcome::Release,
+            Ending::CutOff => Outcome::CutOff,
+        };
+        let record = end.record.as_ref().map(|record| AttemptRecord {
+            ended_ago: GRID * record.ended_ago,
+            took: Duration::from_micros(record.took_us),
+            verdict: Verdict::ALL[record.verdict],
+            status_code: record.status_code,
+            error: record.error.map(|index| *index.get(&DeliveryError::ALL)),
+            excerpt: record.excerpt.clone().into(),
+        });
+        let fence = Fence(claim.fence.0.saturating_add_signed(end.fence));
+        Settlement { event: claim.event, source: claim.source, fence, attempt: claim.attempt, outcome, record }
+    }
+
+    fn event(&self, whose: &Whose) -> EventId {
+        match whose {
+            Whose::Dead(index) if !self.dead.is_empty() => *index.get(&self.dead),
+            Whose::Known(index) if !self.offered.is_empty() => index.get(&self.offered).id,
+            _ => number(255),
+        }
+    }
+}
+
+/// The id that was given as the n-th; its last byte is the number. A sequence has fewer than 200.
+fn number(n: usize) -> EventId {
+    EventId::from_uuid(Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 + n as u128))
+}
+
+fn source_name(number: u8) -> SourceName {
+    SourceName::parse(["a", "b", "c"][usize::from(number)]).unwrap()
+}
+
+fn duration(length: &Length) -> Duration {
+    match length {
+        Length::Steps(steps) => GRID * *steps,
+        Length::Endless => Duration::MAX,
+    }
+}

@@ -1,0 +1,182 @@
+//! One store among those that are compared, and its place on the virtual clock.
+//!
+//! The virtual clock stands still during an operation and moves in steps of [`GRID`]; all durations that are asked
+//! for are whole steps. So a time that a database has just stored is a whole step, plus what the operation took. It
+//! is put back on the step, less one millisecond for each event before this one: then no two events of a source are
+//! due at the same time, and "oldest first" leaves no choice.
+
+use super::operation::Call;
+use super::picture::Picture;
+use crate::db::{Db, Raw};
+use jiff::Timestamp;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use surehook::ports::{EventRecord, Pruned, Redriven, StoreError};
+use surehook_core::admission::Stored;
+use surehook_core::id::EventId;
+use surehook_core::worker::exchange::Claims;
+use surehook_model::database::Database;
+
+/// One step. No operation takes longer.
+pub(super) const GRID: Duration = Duration::from_secs(60);
+const GRID_US: i64 = 60_000_000;
+/// How far below its step a time may lie: a second is more than a millisecond for each of 255 events.
+const BELOW_US: i64 = 1_000_000;
+
+/// The virtual time at the start of a sequence.
+pub(super) const EPOCH: i64 = 1_000_000 * GRID_US;
+
+pub(super) struct Side {
+    pub(super) name: &'static str,
+    db: Db,
+    /// What the times that are stored are ahead of the virtual clock, in microseconds.
+    ahead: i64,
+}
+
+/// An answer, in a form in which answers of two stores can be compared. What the port leaves open is put in order;
+/// of an error only the kind is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Accepted(Result<Vec<Stored>, Kind>),
+    /// Which events were claimed is the port's promise; in which order they are listed is not.
+    Claimed(Result<Claims, Kind>),
+    Settled(Result<Vec<EventId>, Kind>),
+    Redriven(Result<Redriven, Kind>),
+    /// With virtual times.
+    Found(Result<Option<EventRecord>, Kind>),
+    Pruned(Result<Pruned, Kind>),
+    Nothing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Unavailable,
+    Conflict,
+    Rejected,
+    Unknown,
+}
+
+impl Side {
+    pub(super) fn new(name: &'static str, db: Db) -> Self {
+        let mut side = Self { name, db, ahead: 0 };
+        side.ahead = side.now() - EPOCH;
+        side
+    }
+
+    /// Empties the tables and sets the virtual clock back to its start.
+    pub(super) async fn clear(&mut self) {
+        match &self.db.raw {
+            Raw::Memory(memory) => memory.transact(|tables, _| *tables = Default::default()),
+            Raw::Postgres(_) | Raw::Sqlite(_) => self.db.execute("delete from attempts; delete from deliveries; delete from events").await,
+        }
+        self.ahead = self.now() - EPOCH;
+    }
+
+    pub(super) async fn answer(&self, call: &Call) -> Answer {
+        let store = &self.db.store;
+        match call.clone() {
+            Call::Accept(batch) => Answer::Accepted(store.accept(batch).await.map_err(kind)),
+            Call::Claim(demands) => Answer::Claimed(store.claim(demands).await.map_err(kind).map(|mut claims| {
+                claims.claimed.sort_by_key(|claim| claim.event);
+                claims.buried.sort_by_key(|buried| buried.event);
+                claims
+            })),
+            Call::Settle(batch) => Answer::Settled(store.settle(batch).await.map_err(kind).map(|mut refused| {
+                refused.sort();
+                refused
+            })),
+            Call::Redrive(event) => Answer::Redriven(store.redrive(event).await.map_err(kind)),
+            Call::Find(event) => {
+                Answer::Found(store.find(event).await.map_err(kind).map(|found| found.map(|found| self.on_the_clock(found))))
+            }
+            Call::Prune(retention, after, limit) => Answer::Pruned(store.prune(retention, after, limit).await.map_err(kind)),
+            Call::Pass => Answer::Nothing,
+        }
+    }
+
+    /// Puts every time that is stored where it belongs, the virtual time being `now` from here on.
+    pub(super) async fn settle_times(&mut self, now: i64) {
+        let (before, after) = (self.ahead, self.now() - now);
+        let of = |column: &str, id: &str| {
+            match &self.db.raw {
+            Raw::Postgres(_) => format!(
+                "{column} = 'epoch'::timestamptz + (((extract(epoch from {column}) * 1000000)::bigint - {before} + {BELOW_US}) / {GRID_US} * {GRID_US}
+                 - 1000 * get_byte(uuid_send({id}), 15) + {after}) * interval '1 microsecond'"
+            ),
+            Raw::Sqlite(_) => {
+                let digit = |at: u32| format!("(instr('0123456789ABCDEF', substr(hex({id}), {at}, 1)) - 1)");
+                format!(
+                    "{column} = ({column} - {before} + {BELOW_US}) / {GRID_US} * {GRID_US} - 1000 * (16 * {} + {}) + {after}",
+                    digit(31),
+                    digit(32)
+                )
+            }
+            Raw::Memory(_) => String::new(),
+        }
+        };
+        if let Raw::Memory(memory) = &self.db.raw {
+            memory.transact(|tables, _| {
+                let put = |event: &EventId, at: &mut Timestamp| {
+                    let number = i64::from(event.as_uuid().as_bytes()[15]);
+                    let on_the_clock = (at.as_microsecond() - before + BELOW_US) / GRID_US * GRID_US - 1000 * number;
+                    *at = micros(on_the_clock + after);
+                };
+                tables.events.iter_mut().for_each(|(event, row)| put(event, &mut row.received_at));
+                tables.deliveries.iter_mut().for_each(|(event, row)| row.due_at.iter_mut().for_each(|at| put(event, at)));
+                tables.ended.iter_mut().for_each(|(event, at)| put(event, at));
+                tables.attempts.iter_mut().for_each(|((event, _), entry)| put(event, &mut entry.ended_at));
+            });
+        } else {
+            let events = of("received_at", "id");
+            let (due, ended) = (of("due_at", "event_id"), of("ended_at", "event_id"));
+            self.db
+                .execute(&format!(
+                    "begin; update events set {events}; update deliveries set {due}, {ended}; update attempts set {ended}; commit"
+                ))
+                .await;
+        }
+        self.ahead = after;
+    }
+
+    /// The tables, with virtual times.
+    pub(super) async fn picture(&self) -> Picture {
+        Picture::of(&self.db, self.ahead).await
+    }
+
+    /// The model's tables; of another side, none.
+    pub(super) fn tables(&self) -> Database {
+        match &self.db.raw {
+            Raw::Memory(memory) => memory.tables(),
+            Raw::Postgres(_) | Raw::Sqlite(_) => Database::default(),
+        }
+    }
+
+    /// The database's time, in microseconds. PostgreSQL's is the machine's, as is SQLite's.
+    fn now(&self) -> i64 {
+        match &self.db.raw {
+            Raw::Memory(memory) => memory.now().as_microsecond(),
+            Raw::Postgres(_) | Raw::Sqlite(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros().try_into().unwrap(),
+        }
+    }
+
+    fn on_the_clock(&self, mut found: EventRecord) -> EventRecord {
+        let put = |at: &mut Timestamp| *at = micros(at.as_microsecond() - self.ahead);
+        put(&mut found.received_at);
+        found.next_attempt_at.iter_mut().for_each(put);
+        found.settled_at.iter_mut().for_each(put);
+        found.history.iter_mut().for_each(|entry| put(&mut entry.ended_at));
+        found
+    }
+}
+
+fn micros(micros: i64) -> Timestamp {
+    Timestamp::from_microsecond(micros).unwrap()
+}
+
+fn kind(error: StoreError) -> Kind {
+    match error {
+        StoreError::Unavailable(_) => Kind::Unavailable,
+        StoreError::Conflict(_) => Kind::Conflict,
+        StoreError::Rejected(_) => Kind::Rejected,
+        StoreError::Unknown(_) => Kind::Unknown,
+    }
+}

@@ -1,0 +1,352 @@
+//! Two calls of the port at once, the first of which is stopped when its statement has done all and committed nothing.
+//! Then it goes on, or its session is cut. What the rows went through is judged by the simulation's oracles.
+
+use super::races::wait_for_waiting;
+use crate::db::{Db, demand, event, events, settlement};
+use sqlx::{Connection, PgConnection};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook_core::admission::Stored;
+use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::id::EventId;
+use surehook_core::worker::exchange::{Claim, Claims, Demand, Settlement};
+use surehook_model::history::{Change, Entry, Run, What};
+use surehook_model::oracles;
+use tests::audit;
+use tests::database::Database;
+use tokio::task::JoinHandle;
+
+const EVERYTHING: Retention = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
+
+/// The first call that writes to `deliveries` stops before its commit, and others pass.
+struct Gate<'a> {
+    db: &'a Db,
+    connection: PgConnection,
+}
+
+impl<'a> Gate<'a> {
+    async fn closed(db: &'a Db) -> Self {
+        db.execute(
+            "create function stop() returns trigger language plpgsql as $$
+             begin
+                 if pg_try_advisory_xact_lock(2) then
+                     perform pg_advisory_xact_lock(1);
+                 end if;
+                 return null;
+             end $$;
+             create trigger stop after insert or update or delete on deliveries for each statement execute function stop()",
+        )
+        .await;
+        let mut connection = PgConnection::connect(&db.url).await.unwrap();
+        sqlx::raw_sql("select pg_advisory_lock(1)").execute(&mut connection).await.unwrap();
+        Self { db, connection }
+    }
+
+    /// Waits until so many calls wait, the one that is stopped among them.
+    async fn waiting(&self, calls: i64) {
+        wait_for_waiting(self.db, calls).await;
+    }
+
+    /// The stopped call goes on.
+    async fn open(mut self) {
+        sqlx::raw_sql("select pg_advisory_unlock(1)").execute(&mut self.connection).await.unwrap();
+    }
+
+    /// The stopped call is rolled back.
+    async fn cut(self) {
+        let stopped = "select pg_terminate_backend(pid) from pg_locks
+                       where locktype = 'advisory' and objid = 1 and not granted
+                       and database = (select oid from pg_database where datname = current_database())";
+        self.db.execute(stopped).await;
+        self.open().await;
+    }
+}
+
+/// A fresh database whose changes are written down.
+async fn recorded() -> Db {
+    let db = Db::postgres().await;
+    audit::install(&Database::Postgres(db.url.clone())).await;
+    db
+}
+
+/// Asks the oracles about every change that was committed.
+async fn judge(db: &Db) {
+    let database = Database::Postgres(db.url.clone());
+    let (mut run, mut pruned) = (Run::default(), BTreeSet::new());
+    let changes = audit::read(&database).await;
+    let begun_at = changes.iter().map(|(at, _)| *at).min().expect("something was committed");
+    for (at, committed) in changes {
+        // An event and its dead letter go together.
+        if committed.change != Change::Pruned || pruned.insert(committed.event) {
+            let at = Duration::try_from(at.duration_since(begun_at)).unwrap();
+            run.entries.push(Entry { at, what: What::Committed(committed) });
+        }
+    }
+    let mut found = BTreeMap::new();
+    for event in audit::events(&database).await {
+        found.insert(event, db.found(event).await);
+    }
+    run.events = found;
+    assert_eq!(oracles::judge(&run), []);
+}
+
+// Each call is made on a store of its own, as by another process.
+
+fn accept(db: &Db, batch: Vec<NewEvent>) -> JoinHandle<Result<Vec<Stored>, StoreError>> {
+    let store = db.another();
+    tokio::spawn(async move { store.accept(batch).await })
+}
+
+fn claim(db: &Db, source: &str, limit: u32) -> JoinHandle<Result<Claims, StoreError>> {
+    let (store, demand) = (db.another(), demand(source, limit));
+    tokio::spawn(async move { store.claim(vec![demand]).await })
+}
+
+fn settle(db: &Db, claim: &Claim, outcome: Outcome) -> JoinHandle<Result<Vec<EventId>, StoreError>> {
+    let (store, settlement) = (db.another(), settlement(claim, outcome));
+    tokio::spawn(async move { store.settle(vec![settlement]).await })
+}
+
+fn prune(db: &Db) -> JoinHandle<Result<Pruned, StoreError>> {
+    let store = db.another();
+    tokio::spawn(async move { store.prune(EVERYTHING, None, 100).await })
+}
+
+fn redrive(db: &Db, event: EventId) -> JoinHandle<Result<Redriven, StoreError>> {
+    let store = db.another();
+    tokio::spawn(async move { store.redrive(event).await })
+}
+
+/// Accepts one event and claims it under a lease that has run out.
+async fn claimed_without_lease(db: &Db) -> Claim {
+    db.accepted("a").await;
+    let demand = Demand { lease: Duration::ZERO, ..demand("a", 1) };
+    db.store.claim(vec![demand]).await.unwrap().claimed.remove(0)
+}
+
+fn was_cut<T: std::fmt::Debug>(answer: Result<T, StoreError>) {
+    assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
+}
+
+fn ids(claims: &Claims) -> BTreeSet<EventId> {
+    claims.claimed.iter().map(|claim| claim.event).collect()
+}
+
+#[tokio::test]
+async fn an_accept_that_waits_for_one_of_the_same_key_finds_its_event_if_that_commits() {
+    let db = recorded().await;
+    let gate = Gate::closed(&db).await;
+    let (one, other) = (event("k"), event("k"));
+    let first = accept(&db, vec![one.clone()]);
+    gate.waiting(1).await;
+    let second = accept(&db, vec![event("another"), other]);
+    gate.waiting(2).await;
+    gate.open().await;
+    assert_eq!(first.await.unwrap(), Ok(vec![Stored::Inserted]));
+    let existing = Stored::Existing { id: one.id, fingerprint: one.fingerprint, status: Status::Queued };
+    assert_eq!(second.await.unwrap(), Ok(vec![Stored::Inserted, existing]));
+    assert_eq!((db.count("events").await, db.count("deliveries").await), (2, 2));
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn an_accept_that_waits_for_one_of_the_same_key_is_new_if_that_is_rolled_back() {
+    let db = recorded().await;
+    let gate = Gate::closed(&db).await;
+    let (one, other) = (event("k"), event("k"));
+    let first = accept(&db, vec![one.clone()]);
+    gate.waiting(1).await;
+    let second = accept(&db, vec![event("another"), other.clone()]);
+    gate.waiting(2).await;
+    gate.cut().await;
+    was_cut(first.await.unwrap());
+    assert_eq!(second.await.unwrap(), Ok(vec![Stored::Inserted, Stored::Inserted]));
+    assert_eq!((db.store.find(one.id).await, db.found(other.id).await.status), (Ok(None), Status::Queued));
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn a_claim_passes_over_what_another_claim_is_taking() {
+    let db = recorded().await;
+    let batch = events(0..4);
+    db.store.accept(batch.clone()).await.unwrap();
+    let gate = Gate::closed(&db).await;
+    let first = claim(&db, "orders", 2);
+    gate.waiting(1).await;
+    // It does not wait.
+    let second = claim(&db, "orders", 9).await.unwrap().unwrap();
+    gate.open().await;
+    let first = first.await.unwrap().unwrap();
+    assert_eq!((first.claimed.len(), second.claimed.len()), (2, 2));
+    assert_eq!(&ids(&first) | &ids(&second), batch.iter().map(|event| event.id).collect());
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn what_a_claim_was_taking_is_claimable_again_if_that_is_rolled_back() {
+    let db = recorded().await;
+    let batch = events(0..4);
+    db.store.accept(batch.clone()).await.unwrap();
+    let gate = Gate::closed(&db).await;
+    let first = claim(&db, "orders", 2);
+    gate.waiting(1).await;
+    gate.cut().await;
+    was_cut(first.await.unwrap());
+    let claims = claim(&db, "orders", 9).await.unwrap().unwrap();
+    assert_eq!(claims.claimed.iter().map(|claim| claim.attempt).collect::<Vec<_>>(), [1; 4]);
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn a_settlement_that_waits_for_a_claim_of_its_event_is_refused() {
+    let db = recorded().await;
+    let slow = claimed_without_lease(&db).await;
+    let gate = Gate::closed(&db).await;
+    let taking_over = claim(&db, "a", 1);
+    gate.waiting(1).await;
+    let late = settle(&db, &slow, Outcome::Delivered);
+    gate.waiting(2).await;
+    gate.open().await;
+    assert_eq!(taking_over.await.unwrap().unwrap().claimed[0].attempt, 2);
+    assert_eq!(late.await.unwrap(), Ok(vec![slow.event]));
+    let found = db.found(slow.event).await;
+    assert_eq!((found.status, found.history.len()), (Status::Processing, 1), "the lost attempt alone");
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn a_claim_passes_over_an_event_that_is_being_settled() {
+    let db = recorded().await;
+    let slow = claimed_without_lease(&db).await;
+    let gate = Gate::closed(&db).await;
+    let settling = settle(&db, &slow, Outcome::Delivered);
+    gate.waiting(1).await;
+    assert_eq!(claim(&db, "a", 1).await.unwrap(), Ok(Claims::default()));
+    gate.open().await;
+    assert_eq!(settling.await.unwrap(), Ok(vec![]));
+    assert_eq!(claim(&db, "a", 1).await.unwrap(), Ok(Claims::default()));
+    assert_eq!((db.found(slow.event).await.status, db.count("attempts").await), (Status::Delivered, 1));
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn of_two_settlements_of_one_claim_at_once_the_second_is_refused_if_the_first_commits() {
+    let db = recorded().await;
+    let held = db.claimed("a").await;
+    for (first, second) in [(Outcome::Delivered, Outcome::Release), (Outcome::Release, Outcome::Delivered)] {
+        let held = if first == Outcome::Delivered { held.clone() } else { db.claimed("b").await };
+        let gate = Gate::closed(&db).await;
+        let one = settle(&db, &held, first);
+        gate.waiting(1).await;
+        let other = settle(&db, &held, second);
+        gate.waiting(2).await;
+        gate.open().await;
+        assert_eq!((one.await.unwrap(), other.await.unwrap()), (Ok(vec![]), Ok(vec![held.event])));
+        let expected = if first == Outcome::Delivered { Status::Delivered } else { Status::Queued };
+        assert_eq!(db.found(held.event).await.status, expected);
+        db.execute("drop function stop cascade").await;
+    }
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn of_two_settlements_of_one_claim_at_once_the_second_counts_if_the_first_is_rolled_back() {
+    let db = recorded().await;
+    let held = db.claimed("a").await;
+    let gate = Gate::closed(&db).await;
+    let one = settle(&db, &held, Outcome::Release);
+    gate.waiting(1).await;
+    let other = settle(&db, &held, Outcome::Delivered);
+    gate.waiting(2).await;
+    gate.cut().await;
+    was_cut(one.await.unwrap());
+    assert_eq!(other.await.unwrap(), Ok(vec![]));
+    assert_eq!((db.found(held.event).await.status, db.count("attempts").await), (Status::Delivered, 1));
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn two_batches_of_settlements_in_opposite_orders_do_not_deadlock() {
+    let db = recorded().await;
+    db.store.accept(events(0..20)).await.unwrap();
+    let claimed = db.store.claim(vec![demand("orders", 20)]).await.unwrap().claimed;
+    let batch: Vec<Settlement> = claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect();
+    let gate = Gate::closed(&db).await;
+    let (store, forwards) = (db.another(), batch.clone());
+    let first = tokio::spawn(async move { store.settle(forwards).await });
+    gate.waiting(1).await;
+    let (store, backwards) = (db.another(), batch.iter().rev().cloned().collect());
+    let second = tokio::spawn(async move { store.settle(backwards).await });
+    gate.waiting(2).await;
+    gate.open().await;
+    assert_eq!(first.await.unwrap(), Ok(vec![]));
+    assert_eq!(second.await.unwrap().unwrap().len(), 20);
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn an_accept_that_waits_for_the_pruning_of_its_key_is_new_if_that_commits_and_a_replay_if_not() {
+    let db = recorded().await;
+    for is_committed in [false, true] {
+        let old = event("k");
+        let stored = db.store.accept(vec![old.clone()]).await.unwrap().remove(0);
+        let old_id = if let Stored::Existing { id, .. } = stored { id } else { old.id };
+        if stored == Stored::Inserted {
+            let claim = db.claim_one("orders").await;
+            db.settle(&claim, Outcome::Delivered).await;
+        }
+        let gate = Gate::closed(&db).await;
+        let pruning = prune(&db);
+        gate.waiting(1).await;
+        let new = event("k");
+        let accepting = accept(&db, vec![new.clone()]);
+        gate.waiting(2).await;
+        if is_committed {
+            gate.open().await;
+            assert_eq!(pruning.await.unwrap(), Ok(Pruned { deleted: 1, next: None }));
+            assert_eq!(accepting.await.unwrap(), Ok(vec![Stored::Inserted]));
+            assert_eq!((db.store.find(old_id).await, db.found(new.id).await.status), (Ok(None), Status::Queued));
+        } else {
+            gate.cut().await;
+            was_cut(pruning.await.unwrap());
+            let existing = Stored::Existing { id: old_id, fingerprint: old.fingerprint, status: Status::Delivered };
+            assert_eq!(accepting.await.unwrap(), Ok(vec![existing]));
+            assert_eq!(db.found(old_id).await.history.len(), 1, "nothing of it was deleted");
+        }
+        db.execute("drop function stop cascade").await;
+    }
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn of_two_redrives_at_once_one_counts() {
+    let db = recorded().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    let gate = Gate::closed(&db).await;
+    let first = redrive(&db, claim.event);
+    gate.waiting(1).await;
+    let second = redrive(&db, claim.event);
+    gate.waiting(2).await;
+    gate.open().await;
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (Ok(Redriven::Queued), Ok(Redriven::NotDeadLettered(Status::Queued))));
+    let (fence, _) = db.fence_and_due(claim.event).await;
+    assert_eq!(fence, claim.fence.0 + 2, "up by one for the settlement and one redrive");
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn a_pruning_passes_over_a_dead_letter_that_is_being_redriven() {
+    let db = recorded().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    let gate = Gate::closed(&db).await;
+    let redriving = redrive(&db, claim.event);
+    gate.waiting(1).await;
+    assert_eq!(prune(&db).await.unwrap(), Ok(Pruned { deleted: 0, next: None }));
+    gate.open().await;
+    assert_eq!(redriving.await.unwrap(), Ok(Redriven::Queued));
+    assert_eq!(db.found(claim.event).await.history.len(), 1);
+    judge(&db).await;
+}

@@ -1,0 +1,143 @@
+//! Deliberately wrong stores: each breaks one promise of the port and keeps the others. A clause that holds on the
+//! store that breaks what it guards proves nothing.
+
+mod accept;
+mod claim;
+mod database;
+mod rest;
+mod settle;
+
+pub(crate) use database::WrongDatabase;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook_core::admission::Stored;
+use surehook_core::id::EventId;
+use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_model::memory::MemoryStore;
+
+/// How a store over the model database is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    // Accepting.
+    NewIsDueLater,
+    AnswersBeforeItStores,
+    NoUniqueness,
+    DeadlocksUnlessSorted,
+    OwnIdIsRejected,
+    DuplicateFailsItsBatch,
+    AnswersInTheOrderOfKeys,
+    DedupesWithoutSource,
+    ExistingIsAlwaysQueued,
+    KeepsTheNewestBody,
+    PartOfARejectedBatchStays,
+    NothingIsRejected,
+    // Claiming.
+    NewestFirst,
+    IgnoresLimits,
+    FenceStaysAtAClaim,
+    AttemptStaysAtAClaim,
+    NoLease,
+    OneLeaseForAll,
+    OneLimitForAll,
+    ClaimsWhatIsNotDue,
+    ForgetsLostAttempts,
+    KeepsLeasesForEver,
+    NeverBuries,
+    SendsWhatItBuries,
+    BuriesAlwaysAsLost,
+    BuriedDoNotCount,
+    HandsOutTwice,
+    BytesAsText,
+    LongLeasesAreRejected,
+    // Settling.
+    ForgetsRecords,
+    DeliveredStaysOwed,
+    ForgetsTheFence,
+    NeverRefuses,
+    RecordsWhatItRefuses,
+    StaleFailsItsBatch,
+    LastOfABatchWins,
+    RefusesByEventAlone,
+    BareDeliveryHasNoEntry,
+    EndsWhenItIsSettled,
+    RetriesAtOnce,
+    ReleaseBurnsItsAttempt,
+    // Redriving.
+    RedriveKeepsTheBudget,
+    RedriveForgetsAttempts,
+    RedrivesWhatIsAlive,
+    RedrivesWhatIsNot,
+    // Finding.
+    HistoryNewestFirst,
+    UnknownIsAnError,
+    // Pruning.
+    OneRetention,
+    LeavesAttempts,
+    PrunesWhatIsOwed,
+    IgnoresThePage,
+    PassNeverEnds,
+    KeysOutliveTheirEvents,
+    SaysTwiceAsMany,
+    // Asking.
+    NeverInOrder,
+}
+
+impl Wrong {
+    /// One process's handle on a store that is wrong so.
+    pub(crate) fn store(self, memory: Arc<MemoryStore>) -> Arc<dyn Store> {
+        Arc::new(WrongStore { memory, wrong: self, unwritten: Mutex::default(), given_out: Mutex::default() })
+    }
+}
+
+/// Runs a clause on a wrong store. Panics unless the clause fails.
+pub(crate) async fn assert_fails(clause: impl Future<Output = ()> + Send + 'static, wrong: &str) {
+    let clause = tokio::time::timeout(Duration::from_secs(60), tokio::spawn(clause));
+    match clause.await.unwrap_or_else(|_| panic!("the clause comes to no end on the store `{wrong}`")) {
+        Ok(()) => panic!("the clause holds on the store `{wrong}`: it does not see what it guards"),
+        Err(failed) => assert!(failed.is_panic(), "{failed}"),
+    }
+}
+
+struct WrongStore {
+    memory: Arc<MemoryStore>,
+    wrong: Wrong,
+    /// What was answered and not stored.
+    unwritten: Mutex<Vec<NewEvent>>,
+    /// What was given out once and will be again.
+    given_out: Mutex<Option<Claims>>,
+}
+
+impl Store for WrongStore {
+    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+        ready(self.wrong_accept(batch)).boxed()
+    }
+
+    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+        ready(self.wrong_claim(demands)).boxed()
+    }
+
+    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+        ready(self.wrong_settle(batch)).boxed()
+    }
+
+    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
+        ready(self.wrong_find(event)).boxed()
+    }
+
+    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        ready(self.wrong_redrive(event)).boxed()
+    }
+
+    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+        ready(self.wrong_prune(retention, after, limit)).boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        let is_in_order = self.wrong != Wrong::NeverInOrder;
+        ready(if is_in_order { Ok(()) } else { Err(StoreError::Unavailable("never in order".into())) }).boxed()
+    }
+}

@@ -1,0 +1,68 @@
+//! Stores that find, redrive and prune wrongly.
+
+use super::{Wrong, WrongStore};
+use std::time::Duration;
+use surehook::ports::{EventRecord, Pruned, Redriven, Retention, StoreError};
+use surehook_core::event::{Delivery, Reason, Status};
+use surehook_core::id::EventId;
+
+impl WrongStore {
+    pub(super) fn wrong_find(&self, event: EventId) -> Result<Option<EventRecord>, StoreError> {
+        let mut found = self.memory.transact(|tables, _| tables.find(event));
+        match (self.wrong, &mut found) {
+            (Wrong::HistoryNewestFirst, Some(found)) => found.history.reverse(),
+            (Wrong::UnknownIsAnError, None) => return Err(StoreError::Rejected("there is no such event".into())),
+            _ => {}
+        }
+        Ok(found)
+    }
+
+    pub(super) fn wrong_redrive(&self, event: EventId) -> Result<Redriven, StoreError> {
+        self.memory.transact(|tables, now| {
+            let before = tables.deliveries.get(&event).copied();
+            if let (Wrong::RedrivesWhatIsAlive, Some(row)) = (self.wrong, tables.deliveries.get_mut(&event)) {
+                row.delivery = Delivery { status: Status::DeadLettered, reason: Some(Reason::Permanent), ..row.delivery };
+            }
+            let mut redriven = tables.redrive(now, event);
+            match (self.wrong, tables.deliveries.get_mut(&event), before) {
+                (Wrong::RedriveKeepsTheBudget, Some(row), Some(before)) => row.delivery.budget_from = before.delivery.budget_from,
+                (Wrong::RedriveForgetsAttempts, Some(row), _) => row.delivery.attempt = 0,
+                (Wrong::RedrivesWhatIsNot, None, _) => redriven = Redriven::Queued,
+                _ => {}
+            }
+            Ok(redriven)
+        })
+    }
+
+    pub(super) fn wrong_prune(&self, mut retention: Retention, mut after: Option<EventId>, limit: u32) -> Result<Pruned, StoreError> {
+        self.memory.transact(|tables, now| {
+            match self.wrong {
+                Wrong::OneRetention => retention.dead_lettered = retention.delivered,
+                Wrong::IgnoresThePage => after = None,
+                _ => {}
+            }
+            let before = tables.clone();
+            let looked_at = before.events.keys().filter(|id| after.is_none_or(|after| **id > after)).take(limit as usize);
+            let mut pruned = tables.prune(now, retention, after, limit);
+            match self.wrong {
+                Wrong::LeavesAttempts => tables.attempts = before.attempts,
+                Wrong::PassNeverEnds => pruned.next = looked_at.last().copied(),
+                Wrong::SaysTwiceAsMany => pruned.deleted *= 2,
+                Wrong::PrunesWhatIsOwed => {
+                    let old: Vec<EventId> =
+                        looked_at.copied().filter(|id| before.events[id].received_at + Duration::from_secs(3600) < now).collect();
+                    for event in &old {
+                        tables.events.remove(event);
+                        tables.deliveries.remove(event);
+                    }
+                    pruned.deleted = old.len() as u64;
+                }
+                Wrong::KeysOutliveTheirEvents => {
+                    (tables.keys, tables.events) = (before.keys, before.events);
+                }
+                _ => {}
+            }
+            Ok(pruned)
+        })
+    }
+}
