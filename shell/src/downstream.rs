@@ -17,13 +17,15 @@ use reqwest::{Client, Request, Response, Url};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 use surehook_core::forwarding::{ATTEMPT_HEADER, EVENT_ID_HEADER, SOURCE_HEADER};
 use surehook_core::retry_after::retry_after;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
 use surehook_core::worker::exchange::Claim;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// The most bytes of a response's body that are read. A longer body costs its connection, nothing else.
 const MAX_RESPONSE_BYTES: usize = 16 << 10;
@@ -31,6 +33,11 @@ const MAX_RESPONSE_BYTES: usize = 16 << 10;
 const KEEP_IDLE: Duration = Duration::from_secs(30);
 /// How many connections are kept idle for one host.
 const KEEP_IDLE_PER_HOST: usize = 64;
+/// A timer that is later than this shows that the process stood still: its machine was stopped, moved, or had no
+/// processor for it.
+const STOOD_STILL: Duration = Duration::from_millis(100);
+/// What a process that stood still gets to read what has arrived meanwhile.
+const TO_CATCH_UP: Duration = Duration::from_millis(100);
 /// A deadline for a time-out that no clock can name.
 const FAR_AWAY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -161,15 +168,25 @@ impl Downstream for ReqwestDownstream {
 
 /// One request and its response, until `deadline`.
 async fn exchange(client: &Client, request: Request, deadline: Instant) -> Result<Reply, Failure> {
-    let mut response = match timeout_at(deadline, client.execute(request)).await {
+    let mut response = match until(deadline, client.execute(request)).await {
         Ok(answer) => answer?,
         Err(_) => return Err(Failure::of(DeliveryError::Timeout)),
     };
-    match timeout_at(deadline, excerpt(&mut response)).await {
+    match until(deadline, excerpt(&mut response)).await {
         Ok(excerpt) => {
             Ok(Reply::Response { status_code: response.status().as_u16(), retry_after: asked_delay(response.headers()), excerpt: excerpt? })
         }
         Err(_) => Err(Failure::of(DeliveryError::ResponseTooSlow)),
+    }
+}
+
+/// Waits for `work` until `deadline`. If that is heard of late, a reply may have come in time and lie unread, and to throw
+/// it away would be to send its event again: then there is a moment more to read it.
+async fn until<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut work = pin!(work);
+    match timeout_at(deadline, &mut work).await {
+        Err(_) if deadline.elapsed() > STOOD_STILL => timeout(TO_CATCH_UP, work).await,
+        ended => ended,
     }
 }
 

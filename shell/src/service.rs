@@ -161,7 +161,9 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
             () = signals.select_next_some() => {
                 tracing::warn!("told again to shut down: deliveries in flight are cut off");
                 let now = clock.now();
-                order = Drain { cut_off_at: now, give_up_at: now + AFTER_SECOND_SIGNAL };
+                // Never later than it was: however many signals come, they do not prolong it.
+                let give_up_at = order.give_up_at.min(now + AFTER_SECOND_SIGNAL);
+                order = Drain { cut_off_at: now, give_up_at };
                 let _ = drain.try_send(order);
             }
             () = clock.sleep_until(order.give_up_at).fuse() => {

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Stops a server when its pipe closes before it was told that the server is gone.
-const GUARDIAN: &str = r#"read -r word; [ "$word" = gone ] || kill -QUIT "$1""#;
+const GUARDIAN: &str = r#"read -r word; [ "$word" = gone ] || { kill -QUIT "$1"; kill -CONT "$1"; }"#;
 
 /// Removes the folder when its pipe closes; servers that are just stopping may still write to it for a moment.
 const REMOVER: &str = r#"
@@ -159,6 +159,10 @@ impl Cluster {
             for &child in &children {
                 let _ = kill(child, signal);
             }
+            // One that was frozen has to wake up to hear it.
+            for child in children_of(&server.process).into_iter().chain([pid_of(&server.process)]) {
+                let _ = kill(child, Signal::SIGCONT);
+            }
             server.process.wait().expect("the server can be waited for");
             let deadline = Instant::now() + START_TIMEOUT;
             while children.iter().any(|&child| is_running(child)) {
@@ -166,6 +170,36 @@ impl Cluster {
                 thread::sleep(Duration::from_millis(5));
             }
             dismiss(&mut server.guardian);
+        }
+    }
+
+    /// Stops the server and its processes where they stand, as a machine does that swaps or is moved: connections stay
+    /// open, new ones are taken by the kernel, and nobody answers.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    pub fn freeze(&self) {
+        self.signal_all(Signal::SIGSTOP);
+    }
+
+    /// Lets a frozen server go on.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    pub fn thaw(&self) {
+        self.signal_all(Signal::SIGCONT);
+    }
+
+    /// The server first, so that it starts no further process meanwhile.
+    fn signal_all(&self, signal: Signal) {
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = &server.as_ref().expect("the server runs").process;
+        kill(pid_of(process), signal).expect("the server can be signalled");
+        for child in children_of(process) {
+            // One that has just ended needs no signal.
+            let _ = kill(child, signal);
         }
     }
 
@@ -249,7 +283,8 @@ fn pid_of(process: &Child) -> Pid {
 
 fn children_of(process: &Child) -> Vec<Pid> {
     let pid = process.id();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the system lists a process's children");
+    // Not there once the process has ended.
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     children.split_whitespace().filter_map(|child| child.parse().ok()).map(Pid::from_raw).collect()
 }
 

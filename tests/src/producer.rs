@@ -4,6 +4,7 @@
 use crate::http::{Answer, Client};
 use crate::program::Target;
 use crate::recording::Recording;
+use crate::soak;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -63,7 +64,11 @@ impl Sent {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a post may take to be accepted. A soak has longer outages.
+fn patience() -> Duration {
+    soak::either(Duration::from_secs(60), Duration::from_secs(240))
+}
+
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 const LAST_RETRY: Duration = Duration::from_millis(200);
 
@@ -91,8 +96,8 @@ impl Progress {
     /// If they are not in time.
     pub async fn reaches(&self, posts: usize) {
         let mut progress = self.0.subscribe();
-        let reached = tokio::time::timeout(PATIENCE, progress.wait_for(|&answered| answered >= posts)).await;
-        assert!(reached.is_ok(), "waited {PATIENCE:?} for {posts} posts; {} are answered", self.answered());
+        let reached = tokio::time::timeout(patience(), progress.wait_for(|&answered| answered >= posts)).await;
+        assert!(reached.is_ok(), "waited {:?} for {posts} posts; {} are answered", patience(), self.answered());
     }
 }
 
@@ -101,7 +106,7 @@ impl Progress {
 ///
 /// # Panics
 ///
-/// If a post is refused, or has no `202` within a minute.
+/// If a post is refused, or has no `202` within a minute (in a soak: four).
 pub async fn produce(recording: Recording, targets: Vec<Target>, load: Load, progress: Progress) -> Vec<Sent> {
     let events = load.posts - load.duplicates;
     let run = Uuid::now_v7();
@@ -179,7 +184,7 @@ impl Producer {
             match try_once(&self.recording, client, target, post).await {
                 Ok(Ok(accepted)) => return (accepted, unanswered),
                 Ok(Err(refused)) if (400..500).contains(&refused.status_code) => panic!("{} was refused: {refused:?}", post.key),
-                last => assert!(begun.elapsed() < PATIENCE, "{} was not accepted within {PATIENCE:?}: {last:?}", post.key),
+                last => assert!(begun.elapsed() < patience(), "{} was not accepted within {:?}: {last:?}", post.key, patience()),
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LAST_RETRY);

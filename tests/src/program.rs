@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use surehook_model::history::Fault;
 use tempfile::TempDir;
 
@@ -200,6 +200,27 @@ impl Service {
         self.process = None;
         self.record(|process| Fault::Exited { process });
         status
+    }
+
+    /// Waits for so long whether it ends by itself.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    pub async fn ended_within(&mut self, time: Duration) -> Option<ExitStatus> {
+        let process = self.process.as_mut().expect("the program runs");
+        let deadline = Instant::now() + time;
+        loop {
+            if let Some(status) = process.child.try_wait().expect("a child can be waited for") {
+                self.process = None;
+                self.record(|process| Fault::Exited { process });
+                return Some(status);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Waits until `GET /ready` says `200`.

@@ -1,13 +1,15 @@
 //! A way to PostgreSQL that can be cut in the moment that matters: it lets one statement reach the server, waits until
 //! the server has done and committed it, and breaks the connection instead of passing the answer on.
 //!
+//! Only an answer that holds a row is cut: a claim that found nothing due has done nothing that could be lost.
+//!
 //! It knows as much of PostgreSQL's protocol as that takes: a message is a letter, a length and a body; `Parse` names a
-//! statement, `Bind` runs it, and `ReadyForQuery` says that it is committed.
+//! statement, `Bind` runs it, `DataRow` is a row of its answer, and `ReadyForQuery` says that it is committed.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -26,7 +28,7 @@ pub struct Proxy {
 /// What is to be cut, and what was.
 #[derive(Debug, Default)]
 struct Plan {
-    /// Cut the answer to the next statement that holds this text.
+    /// Cut the next answer with a row to a statement that holds this text.
     armed: Mutex<Option<String>>,
     cut: watch::Sender<usize>,
 }
@@ -53,7 +55,8 @@ impl Proxy {
         format!("{before}@{}/{database}?sslmode=disable", self.address)
     }
 
-    /// Cuts the answer to the next statement whose text holds `text`, and waits until that has happened.
+    /// Cuts the next answer that holds a row and is to a statement whose text holds `text`. Waits until that has
+    /// happened.
     ///
     /// # Panics
     ///
@@ -61,9 +64,9 @@ impl Proxy {
     pub async fn cut_the_answer_to(&self, text: &str) {
         let mut cut = self.plan.cut.subscribe();
         let before = *cut.borrow_and_update();
-        *self.plan.armed.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
+        *lock(&self.plan.armed) = Some(text.to_owned());
         let happened = tokio::time::timeout(Duration::from_secs(30), cut.wait_for(|cut| *cut > before)).await;
-        assert!(happened.is_ok(), "no statement with {text:?} came by");
+        assert!(happened.is_ok(), "no answer with a row to a statement with {text:?} came by");
     }
 }
 
@@ -82,19 +85,24 @@ async fn accept(listener: TcpListener, server: SocketAddr, plan: Arc<Plan>) {
             let Ok(server) = TcpStream::connect(server).await else { return };
             let (from_client, to_client) = client.into_split();
             let (from_server, to_server) = server.into_split();
-            let (swallow, swallowed) = watch::channel(false);
+            let wanted = Mutex::new(None);
             // Whichever way ends first ends the other, and with it the connection.
             tokio::select! {
                 biased;
-                _ = answers(from_server, to_client, swallowed, &plan) => {}
-                _ = requests(from_client, to_server, &plan, &swallow) => {}
+                _ = answers(from_server, to_client, &plan, &wanted) => {}
+                _ = requests(from_client, to_server, &plan, &wanted) => {}
+            }
+            // If it ends with the statement under way, the next one will do.
+            if let Some(text) = lock(&wanted).take() {
+                lock(&plan.armed).get_or_insert(text);
             }
         });
     }
 }
 
-/// Passes messages on to the server; says when the answer to one is to be swallowed.
-async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &Plan, swallow: &watch::Sender<bool>) -> io::Result<()> {
+/// Passes messages on to the server. Where a statement runs whose answer is to be cut, its text goes from the plan into
+/// `wanted`.
+async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &Plan, wanted: &Mutex<Option<String>>) -> io::Result<()> {
     let mut texts: HashMap<Vec<u8>, String> = HashMap::new();
     // The first message has no letter.
     let length = from.read_u32().await?;
@@ -114,10 +122,9 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &Plan, 
             b'B' => {
                 let _portal = strings.next();
                 let text = texts.get(strings.next().unwrap_or_default());
-                let mut armed = plan.armed.lock().unwrap_or_else(PoisonError::into_inner);
-                if text.zip(armed.as_ref()).is_some_and(|(text, wanted)| text.contains(wanted)) {
-                    *armed = None;
-                    swallow.send_replace(true);
+                let armed = lock(&plan.armed).take_if(|armed| text.is_some_and(|text| text.contains(armed.as_str())));
+                if armed.is_some() {
+                    *lock(wanted) = armed;
                 }
             }
             _ => {}
@@ -128,22 +135,31 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &Plan, 
     }
 }
 
-/// Passes messages back, until the answer that is swallowed is complete.
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: watch::Receiver<bool>, plan: &Plan) -> io::Result<()> {
+/// Passes messages back. An answer that may have to be cut is held back until it is complete.
+async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &Plan, wanted: &Mutex<Option<String>>) -> io::Result<()> {
+    let (mut held, mut holds_row) = (Vec::new(), false);
     loop {
         let letter = from.read_u8().await?;
         let length = from.read_u32().await?;
-        let body = body(&mut from, length).await?;
-        if *swallow.borrow() {
-            if letter == b'Z' {
-                plan.cut.send_modify(|cut| *cut += 1);
-                return Ok(());
-            }
+        held.push(letter);
+        held.extend(length.to_be_bytes());
+        held.extend(body(&mut from, length).await?);
+        holds_row |= letter == b'D';
+        let is_wanted = lock(wanted).is_some();
+        if is_wanted && letter != b'Z' {
             continue;
         }
-        to.write_u8(letter).await?;
-        to.write_u32(length).await?;
-        to.write_all(&body).await?;
+        if is_wanted && holds_row {
+            *lock(wanted) = None;
+            plan.cut.send_modify(|cut| *cut += 1);
+            return Ok(());
+        }
+        if let Some(text) = lock(wanted).take() {
+            lock(&plan.armed).get_or_insert(text);
+        }
+        to.write_all(&held).await?;
+        held.clear();
+        holds_row = false;
     }
 }
 
@@ -152,4 +168,8 @@ async fn body(from: &mut OwnedReadHalf, length: u32) -> io::Result<Vec<u8>> {
     let mut body = vec![0; usize::try_from(length).unwrap_or_default().saturating_sub(4)];
     from.read_exact(&mut body).await?;
     Ok(body)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,9 +9,33 @@ use crate::wait;
 use futures::{StreamExt, stream};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use surehook_model::history::{PostId, Run, What};
 use uuid::Uuid;
 
 const LOOKS_AT_ONCE: usize = 32;
+
+/// Holds every post of a run in which no process ended to this: it was answered, in time, and with `202` or `503`. The
+/// slowest answer is printed.
+///
+/// # Panics
+///
+/// If one was not.
+pub fn every_post_is_answered(run: &Run, within: Duration) {
+    let posted: BTreeMap<PostId, Duration> =
+        run.each(|what| if let What::Posted(post) = what { Some(post.post) } else { None }).map(|(at, post)| (post, at)).collect();
+    let mut slowest = Duration::ZERO;
+    let mut answered = 0;
+    for (at, answer) in run.answers() {
+        assert!(matches!(answer.status_code, 202 | 503), "{answer:?}");
+        let took = at - posted[&answer.post];
+        assert!(took < within, "{answer:?} came after {took:?}");
+        slowest = slowest.max(took);
+        answered += 1;
+    }
+    assert_eq!(answered, posted.len(), "posts were left without an answer");
+    println!("{answered} posts were answered, the slowest after {slowest:.3?}");
+}
 
 /// Waits until the downstream has taken every event of `sent`.
 ///

@@ -9,27 +9,37 @@ use tests::producer::{Load, Post, Progress, produce, try_once};
 use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, verdicts, wait};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 on_each_database!(
     sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing,
     sigint_is_the_same,
+    slow_downstreams_are_waited_for,
     a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_restart,
     a_second_signal_ends_the_drain_at_once,
+    the_other_signal_is_a_second_one_too,
+    more_signals_do_not_prolong_a_drain,
 );
 
 async fn sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing(database: Database) {
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 3_000, duplicates: 300, connections: 64 };
-    stopped_in_the_middle(database, Signal::SIGTERM, load).await;
+    // Slow enough that there are deliveries in flight at any moment.
+    stopped_in_the_middle(database, Signal::SIGTERM, load, Duration::from_millis(20)).await;
 }
 
 async fn sigint_is_the_same(database: Database) {
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 900, duplicates: 90, connections: 16 };
-    stopped_in_the_middle(database, Signal::SIGINT, load).await;
+    stopped_in_the_middle(database, Signal::SIGINT, load, Duration::from_millis(20)).await;
 }
 
-async fn stopped_in_the_middle(database: Database, signal: Signal, load: Load) {
-    // Slow enough that there are deliveries in flight at any moment.
-    let answer_after = Duration::from_millis(20);
+/// All slots are taken when the signal comes, and what waits for one is given back unsent.
+async fn slow_downstreams_are_waited_for(database: Database) {
+    let load = Load { sources: &["github", "stripe", "shopify"], posts: 400, duplicates: 40, connections: 16 };
+    stopped_in_the_middle(database, Signal::SIGTERM, load, Duration::from_secs(1)).await;
+}
+
+async fn stopped_in_the_middle(database: Database, signal: Signal, load: Load, answer_after: Duration) {
     let run = Recording::begin(database).await;
     let sink = run
         .sink(move |received| Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 }).after(answer_after))
@@ -37,7 +47,7 @@ async fn stopped_in_the_middle(database: Database, signal: Signal, load: Load) {
     let mut service = run.service(&configuration(&sink, "10s")).await;
     let progress = Progress::default();
     let producers = tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
-    sink.reaches(100).await;
+    sink.reaches(40).await;
     progress.reaches(load.posts / 3).await;
 
     let begun = Instant::now();
@@ -56,7 +66,9 @@ async fn stopped_in_the_middle(database: Database, signal: Signal, load: Load) {
     let lost = verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
     assert!(lost.is_empty(), "an orderly end loses no attempt: {lost:?}");
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
-    run.judge().await;
+    let judged = run.judge().await;
+    let sent: usize = judged.events.values().map(|event| event.history.len()).sum();
+    assert_eq!(sent, sink.count(), "an attempt was burnt without a request");
 }
 
 async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_restart(database: Database) {
@@ -93,6 +105,39 @@ async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_r
 }
 
 async fn a_second_signal_ends_the_drain_at_once(database: Database) {
+    signalled_again(database, Signal::SIGTERM, Signal::SIGTERM).await;
+}
+
+async fn the_other_signal_is_a_second_one_too(database: Database) {
+    signalled_again(database, Signal::SIGINT, Signal::SIGTERM).await;
+}
+
+/// A request that never becomes complete is all that holds the process up.
+async fn more_signals_do_not_prolong_a_drain(database: Database) {
+    let run = Recording::begin(database).await;
+    let sink = run.sink(|_| Answer::status(200)).await;
+    let mut service = run.service(&configuration(&sink, "30s")).await;
+    let mut stream = TcpStream::connect(service.address()).await.expect("the process listens");
+    let head = "POST /webhooks/github HTTP/1.1\r\nHost: a\r\nIdempotency-Key: half\r\nContent-Length: 100\r\n\r\nhalf of";
+    stream.write_all(head.as_bytes()).await.expect("the process reads");
+    // Answered on another connection after it, so the process has had the time to read it.
+    service.ready().await;
+
+    let begun = Instant::now();
+    let ended = loop {
+        service.signal(Signal::SIGTERM);
+        if let Some(status) = service.ended_within(Duration::from_millis(200)).await {
+            break status;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "each signal let it go on for longer");
+    };
+    assert_eq!(ended.code(), Some(0), "{ended}");
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(500) && took < Duration::from_secs(5), "it drained for {took:?}");
+    run.judge().await;
+}
+
+async fn signalled_again(database: Database, first: Signal, second: Signal) {
     let run = Recording::begin(database).await;
     let sink = run.sink(|_| Answer::never()).await;
     let mut service = run.service(&configuration(&sink, "30s")).await;
@@ -100,21 +145,23 @@ async fn a_second_signal_ends_the_drain_at_once(database: Database) {
     try_once(&run, &Client::default(), &service.target(), &post).await.expect("an answer").expect("a 202");
     sink.reaches(1).await;
 
-    service.signal(Signal::SIGTERM);
+    service.signal(first);
     wait::until("the process to say that it drains", || async {
         let log = service.log();
         if log.contains("shutting down") { Ok(()) } else { Err(log) }
     })
     .await;
     let begun = Instant::now();
-    service.signal(Signal::SIGTERM);
+    service.signal(second);
     let status = service.wait(Duration::from_secs(10)).await;
 
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(begun.elapsed() < Duration::from_secs(3), "it went on draining for {:?}", begun.elapsed());
     sink.behave(|_| Answer::status(200));
+    let begun = Instant::now();
     service.restart().await;
     let judged = run.judge().await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "the event was claimable at once, and not when its lease had run out");
     let event = judged.events.values().next().expect("there is one");
     assert_eq!(event.history[0].error.as_deref(), Some("cut off by shutdown"), "what was in flight was written down as cut off");
     assert_eq!(event.history.len(), 2);

@@ -1,61 +1,115 @@
 //! A process that stands still for longer than its leases last, and then goes on as if nothing had happened.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
-use surehook_model::history::{Change, What};
+use surehook_core::id::EventId;
+use surehook_core::verdict::Verdict;
+use surehook_model::history::{Change, Run};
 use tests::database::Database;
 use tests::http::Client;
 use tests::producer::{Post, try_once};
+use tests::program::Service;
 use tests::recording::Recording;
-use tests::sink::{Answer, Sink};
-use tests::wait;
+use tests::sink::{Answer, Received, Sink};
+use tests::{on_each_database, wait};
 
 /// A lease lasts for the time-out and 10 s.
-const TIMEOUT: Duration = Duration::from_millis(500);
-const PAUSE: Duration = Duration::from_millis(12_500);
+const TIMEOUT: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_secs(14);
+
+const EVENTS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_stopped_process_holds_is_delivered_by_another_and_its_late_settlement_does_not_count() {
+async fn what_a_stopped_process_holds_is_delivered_by_another_and_its_late_settlement_is_refused() {
     let run = Recording::begin(Database::postgres().await).await;
-    // Long enough to be stopped in the middle.
-    let sink = run.sink(|_| Answer::status(200).after(Duration::from_millis(200))).await;
-    let [stopped, other] = [run.service(&configuration(&sink)).await, run.service(&configuration(&sink)).await];
-    let client = Client::default();
-    // What a process accepts it also claims: it need not wait for its next look.
-    for number in 0..8 {
-        let key = format!("key-{number}");
-        let post = Post { producer: "producer", source: "github", key: &key, body: key.clone().into() };
-        try_once(&run, &client, &stopped.target(), &post).await.expect("an answer").expect("a 202");
-    }
-    sink.reaches(1).await;
-    stopped.pause(PAUSE).await;
+    let sink = run.sink(behaviour).await;
+    let stopped = run.service(&configuration(&sink)).await;
+    accept(&run, &stopped).await;
+    sink.reaches(EVENTS).await;
+    // The other one starts when the first stands still already: so nothing is its own from the beginning.
+    let configuration = configuration(&sink);
+    let ((), _other) = futures::join!(stopped.pause(PAUSE), run.service(&configuration));
     run.all_ended().await;
-    wait::until("the stopped process to have said what became of its deliveries", || async {
-        let log = stopped.log();
-        let late = log.matches("settlement refused").count() + log.matches("could not be written in time").count();
-        if late > 0 { Ok(()) } else { Err(log) }
-    })
-    .await;
 
     let judged = run.judge().await;
-    let taken_over: Vec<_> = judged
-        .committed()
-        .filter(|(_, committed)| committed.change == Change::Claimed && committed.process == "service-2")
-        .filter(|(_, committed)| committed.after.is_some_and(|row| row.delivery.attempt > 1))
-        .map(|(_, committed)| committed.event)
+    let taken_over: BTreeSet<EventId> = changes(&judged, |change| change == Change::Claimed)
+        .filter(|(_, process)| *process == "service-2")
+        .map(|(event, _)| event)
         .collect();
     assert!(!taken_over.is_empty(), "the other process took nothing over");
     for event in taken_over {
-        let settled_by: Vec<&str> = judged
-            .each(|what| match what {
-                What::Committed(committed) if committed.event == event => Some(committed),
-                _ => None,
-            })
-            .filter(|(_, committed)| matches!(committed.change, Change::Settled { .. }))
-            .map(|(_, committed)| committed.process.as_str())
-            .collect();
+        let settled = changes(&judged, |change| matches!(change, Change::Settled { .. })).filter(|(of, _)| *of == event);
+        let settled_by: Vec<&str> = settled.map(|(_, process)| process).collect();
         assert_eq!(settled_by, ["service-2"], "event {event} was settled by whom it no longer belonged to");
+        let verdicts: Vec<Verdict> = judged.events[&event].history.iter().map(|attempt| attempt.verdict).collect();
+        assert_eq!(verdicts, [Verdict::Lost, Verdict::Delivered], "event {event}");
+        let (number, refused) = (event.to_string(), "settlement refused");
+        wait::until("the stopped process to hear that its settlement is refused", || async {
+            let log = stopped.log();
+            if log.lines().any(|line| line.contains(refused) && line.contains(&number)) { Ok(()) } else { Err(log) }
+        })
+        .await;
     }
-    assert!(other.is_running() && stopped.is_running());
+}
+
+on_each_database!(a_reply_that_came_during_a_pause_is_heard_after_it);
+
+async fn a_reply_that_came_during_a_pause_is_heard_after_it(database: Database) {
+    let run = Recording::begin(database).await;
+    let sink = run.sink(behaviour).await;
+    let service = run.service(&configuration(&sink)).await;
+    accept(&run, &service).await;
+    sink.reaches(EVENTS).await;
+    // Past the time-out of each delivery, and well within its lease.
+    service.pause(TIMEOUT + Duration::from_secs(2)).await;
+    run.all_ended().await;
+    let judged = run.judge().await;
+    assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
+    assert!(judged.events.values().all(|event| event.history.len() == 1), "an attempt was burnt");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_alone_goes_on_with_what_it_held() {
+    let run = Recording::begin(Database::sqlite()).await;
+    let sink = run.sink(behaviour).await;
+    let service = run.service(&configuration(&sink)).await;
+    accept(&run, &service).await;
+    sink.reaches(EVENTS).await;
+    service.pause(PAUSE).await;
+    run.all_ended().await;
+
+    let judged = run.judge().await;
+    // Whether it first hears the late answers or finds the leases to be over is chance; each event is delivered, and at
+    // most once more.
+    for (event, record) in &judged.events {
+        let verdicts: Vec<Verdict> = record.history.iter().map(|attempt| attempt.verdict).collect();
+        let expected: [&[Verdict]; 2] = [&[Verdict::Delivered], &[Verdict::Lost, Verdict::Delivered]];
+        assert!(expected.contains(&&verdicts[..]), "event {event}: {verdicts:?}");
+    }
+    assert_eq!(sink.taken().len(), EVENTS);
+}
+
+/// Slow in the first attempt, so that a process can be stopped in the middle of it.
+fn behaviour(received: &Received) -> Answer {
+    let slowly = if received.attempt == 1 { Duration::from_millis(600) } else { Duration::ZERO };
+    Answer::status(200).after(slowly)
+}
+
+/// Posts events, which the process that accepts them claims at once.
+async fn accept(run: &Recording, service: &Service) {
+    let client = Client::default();
+    for number in 0..EVENTS {
+        let key = format!("key-{number}");
+        let post = Post { producer: "producer", source: "github", key: &key, body: key.clone().into() };
+        try_once(run, &client, &service.target(), &post).await.expect("an answer").expect("a 202");
+    }
+}
+
+/// The changes of a kind: which event, and by which process.
+fn changes(run: &Run, of_kind: impl Fn(Change) -> bool) -> impl Iterator<Item = (EventId, &str)> {
+    run.committed()
+        .filter(move |(_, committed)| of_kind(committed.change))
+        .map(|(_, committed)| (committed.event, committed.process.as_str()))
 }
 
 fn configuration(sink: &Sink) -> String {

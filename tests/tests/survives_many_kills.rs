@@ -1,116 +1,180 @@
 //! Kills in a loop: processes of the program, the database, and both together, by `kill -9` and as after a crash, under
 //! load. However often, nothing that was acknowledged is missing, and every repetition is explained.
 //!
-//! `SUREHOOK_SOAK=10m` goes on for so long, in rounds, each with a database of its own.
+//! `SUREHOOK_SOAK=10m` goes on for so long, in rounds, each with a database of its own: so it needs no more memory the
+//! longer it takes. While one round is judged the load of the next is on, so that there are producers all the time. What
+//! it came to is printed after each round.
 
 use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use surehook_model::history::Run;
 use tests::database::Database;
 use tests::postgres::{Cluster, Settings, Stop};
 use tests::producer::{Load, Progress, produce};
 use tests::program::Service;
 use tests::recording::Recording;
-use tests::sink::{Answer, Sink};
+use tests::sink::{Answer, Received, Sink};
 use tests::soak;
+use uuid::Uuid;
 
-/// Kills in one round.
+/// Kills in one round. All but the last fall into the load, the last into what is left of the deliveries.
 const KILLS: usize = 8;
 const LOAD: Load = Load { sources: &["github", "stripe", "shopify"], posts: 4_000, duplicates: 400, connections: 48 };
 
-/// What a soak came to.
-#[derive(Debug, Default)]
-struct Tally {
-    rounds: usize,
-    events: usize,
-    kills: usize,
-    taken_again: usize,
-}
-
-impl Tally {
-    /// The oracles have judged: what is counted here was explained, and nothing was lost.
-    fn add(&mut self, kills: usize, sink: &Sink, events: usize) {
-        self.rounds += 1;
-        self.events += events;
-        self.kills += kills;
-        self.taken_again += sink.taken().values().map(|times| times - 1).sum::<usize>();
-    }
-
-    fn tell(&self, begun: Instant) {
-        let Self { rounds, events, kills, taken_again } = self;
-        println!(
-            "{rounds} rounds in {:.0?}: {events} events, {kills} kills, {taken_again} repetitions, each explained; 0 lost",
-            begun.elapsed()
-        );
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_of_processes_and_of_postgresql_lose_nothing() {
-    let cluster = Cluster::start(Settings { fsync: true, ..Settings::default() });
-    let (mut tally, begun) = (Tally::default(), Instant::now());
-    for round in soak::rounds() {
-        let run = Recording::begin(Database::Postgres(cluster.create_database().await)).await;
-        let sink = run.sink(behaviour).await;
-        let configuration = configuration(&sink);
-        let mut services = [run.service(&configuration).await, run.service(&configuration).await];
-        let targets = services.iter().map(Service::target).collect();
-        let progress = Progress::default();
-        let producers = tokio::spawn(produce(run.clone(), targets, LOAD, progress.clone()));
-        for kill in 0..KILLS {
-            progress.reaches(LOAD.posts * (kill + 1) / (KILLS + 2)).await;
-            let victim = (round + kill / 4) % 2;
-            match (round + kill) % 4 {
-                0 => services[victim].kill(),
-                1 => stop(&run, &cluster, Stop::Kill).await,
-                2 => stop(&run, &cluster, Stop::Immediate).await,
-                _ => {
-                    services[victim].kill();
-                    stop(&run, &cluster, Stop::Kill).await;
-                }
-            }
-            if !services[victim].is_running() {
-                services[victim].restart().await;
-            }
+    let soak = Soak::begin();
+    soak.lanes(|| async {
+        let cluster = Cluster::start(Settings { fsync: true, ..Settings::default() });
+        for _ in soak::rounds() {
+            soak.round_on_postgresql(&cluster).await;
         }
-        let sent = producers.await.expect("every post is accepted at last");
-        run.judge().await;
-        tally.add(KILLS, &sink, sent.len());
-        tally.tell(begun);
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_of_the_process_on_sqlite_lose_nothing() {
-    let (mut tally, begun) = (Tally::default(), Instant::now());
-    for _ in soak::rounds() {
+    let soak = Soak::begin();
+    soak.lanes(|| async {
+        for _ in soak::rounds() {
+            soak.round_on_sqlite().await;
+        }
+    })
+    .await;
+}
+
+/// All rounds together.
+struct Soak {
+    begun: Instant,
+    /// Held by the round whose load is on.
+    load: tokio::sync::Mutex<()>,
+    tally: Mutex<Tally>,
+}
+
+/// What the rounds came to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    rounds: usize,
+    events: usize,
+    kills_of_processes: usize,
+    kills_of_databases: usize,
+    taken_again: usize,
+    lost: usize,
+}
+
+impl Soak {
+    fn begin() -> Self {
+        Self { begun: Instant::now(), load: tokio::sync::Mutex::default(), tally: Mutex::default() }
+    }
+
+    /// In the long form there are two lanes of rounds: the load of one is on while the other is judged.
+    async fn lanes<Lane: Future<Output = ()>>(&self, lane: impl Fn() -> Lane) {
+        if soak::asked_for().is_some() {
+            futures::join!(lane(), lane());
+        } else {
+            lane().await;
+        }
+    }
+
+    async fn round_on_postgresql(&self, cluster: &Cluster) {
+        let url = cluster.create_database().await;
+        let run = Recording::begin(Database::Postgres(url.clone())).await;
+        let sink = run.sink(behaviour).await;
+        let configuration = configuration(&sink);
+        let mut services = [run.service(&configuration).await, run.service(&configuration).await];
+        let (mut of_processes, mut of_databases) = (0, 0);
+        let load = self.load.lock().await;
+        let progress = Progress::default();
+        let targets = services.iter().map(Service::target).collect();
+        let producers = tokio::spawn(produce(run.clone(), targets, LOAD, progress.clone()));
+        // Each kind comes up, and chance says when and to whom.
+        let first = draw(4);
+        for kill in 0..KILLS {
+            progress.reaches(LOAD.posts * (kill + 1) / KILLS).await;
+            tokio::time::sleep(Duration::from_millis(draw(200))).await;
+            let (one, all) = (usize::from(draw(2) == 1), 0..2);
+            let (victims, database) = match (first + kill as u64) % 4 {
+                0 => (one..one + 1, None),
+                1 => (0..0, Some(Stop::Kill)),
+                2 => (0..0, Some(Stop::Immediate)),
+                _ => (all, Some(Stop::Kill)),
+            };
+            services[victims.clone()].iter_mut().for_each(Service::kill);
+            of_processes += victims.len();
+            if let Some(how) = database {
+                stop(&run, cluster, how).await;
+                of_databases += 1;
+            }
+            for service in &mut services[victims] {
+                service.restart().await;
+            }
+        }
+        producers.await.expect("every post is accepted at last");
+        drop(load);
+        self.add(&run.judge().await, &sink, of_processes, of_databases);
+        drop(services);
+        let (_, name) = url.rsplit_once('/').expect("a URL names its database");
+        cluster.execute(&format!("drop database {name} with (force)")).await;
+    }
+
+    async fn round_on_sqlite(&self) {
         let run = Recording::begin(Database::sqlite()).await;
         let sink = run.sink(behaviour).await;
         let mut service = run.service(&configuration(&sink)).await;
+        let load = self.load.lock().await;
         let progress = Progress::default();
         let producers = tokio::spawn(produce(run.clone(), vec![service.target()], LOAD, progress.clone()));
         for kill in 0..KILLS {
-            progress.reaches(LOAD.posts * (kill + 1) / (KILLS + 2)).await;
+            progress.reaches(LOAD.posts * (kill + 1) / KILLS).await;
+            tokio::time::sleep(Duration::from_millis(draw(200))).await;
             service.kill();
             service.restart().await;
         }
-        let sent = producers.await.expect("every post is accepted at last");
-        run.judge().await;
-        tally.add(KILLS, &sink, sent.len());
-        tally.tell(begun);
+        producers.await.expect("every post is accepted at last");
+        drop(load);
+        self.add(&run.judge().await, &sink, KILLS, 0);
         service.signal(Signal::SIGTERM);
         assert!(service.wait(Duration::from_secs(30)).await.success());
+    }
+
+    /// Adds a round that the oracles have judged: what was taken again is explained.
+    fn add(&self, run: &Run, sink: &Sink, kills_of_processes: usize, kills_of_databases: usize) {
+        let taken = sink.taken();
+        let acknowledged: BTreeSet<Uuid> = run.answers().filter_map(|(_, answer)| Some(answer.event?.as_uuid())).collect();
+        let lost: Vec<&Uuid> = acknowledged.iter().filter(|event| !taken.contains_key(event)).collect();
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.rounds += 1;
+        tally.events += acknowledged.len();
+        tally.kills_of_processes += kills_of_processes;
+        tally.kills_of_databases += kills_of_databases;
+        tally.taken_again += taken.values().map(|times| times - 1).sum::<usize>();
+        tally.lost += lost.len();
+        println!("after {:.0?}: {tally:?}", self.begun.elapsed());
+        assert!(lost.is_empty(), "acknowledged, and never taken by the downstream: {lost:?}");
     }
 }
 
 async fn stop(run: &Recording, cluster: &Cluster, how: Stop) {
     let stopped = async {
-        cluster.stop(how);
-        cluster.resume();
+        tokio::task::block_in_place(|| {
+            cluster.stop(how);
+            cluster.resume();
+        });
     };
     run.while_database_is("killed", stopped).await;
 }
 
-fn behaviour(received: &tests::sink::Received) -> Answer {
+/// A number below `bound`, by chance.
+fn draw(bound: u64) -> u64 {
+    // The last eight bytes of a random UUID, of which the first bits are not random.
+    (Uuid::new_v4().as_u64_pair().1 & 0xffff_ffff) % bound
+}
+
+fn behaviour(received: &Received) -> Answer {
     Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 }).after(Duration::from_millis(5))
 }
 
