@@ -25,6 +25,7 @@ use surehook::ports::EventRecord;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::source::Policy;
+use surehook_core::verdict::DeliveryError;
 use surehook_model::history::{At, Change, Entry, Fault, PostId, RequestId, Run, Sending, What};
 use surehook_model::oracles::{self, Violation};
 
@@ -40,7 +41,8 @@ const SQLITE_IS_LATE_BY: Duration = Duration::from_millis(50);
 /// The run's time is this when it begins, so that nothing that is put earlier falls on its zero.
 const LEAD: Duration = Duration::from_millis(500);
 
-const READS_AT_ONCE: usize = 16;
+/// As many as the store has connections for: more would wait for one, and for no longer than a producer would.
+const READS_AT_ONCE: usize = 2;
 
 /// A run in the making. Its clones are the same run.
 #[derive(Clone, Debug)]
@@ -257,6 +259,9 @@ impl Recording {
 
     /// Keeps what producers and downstreams saw of a run that comes to no judgement.
     pub fn keep(&self) {
+        if self.0.failure.has_run() {
+            return;
+        }
         let mut entries = lock(&self.0.entries).clone();
         entries.sort_by_key(|entry| entry.at);
         self.0.failure.keep_run(&Run { entries, ended_at: self.elapsed(), ..Run::default() }, &[]);
@@ -284,9 +289,9 @@ impl Recording {
             }
         }
         entries.sort_by_key(|entry| entry.at);
-        let entries = with_deliveries(entries, &claimants);
         let events = self.events().await;
         let Told { policies, first_wins } = lock(&self.0.told).clone();
+        let entries = with_deliveries(entries, &claimants, &timed_out(&events, &policies));
         Run { policies, first_wins, entries, events, healed_at, ended_at: self.elapsed(), waits: BTreeMap::new() }
     }
 
@@ -304,8 +309,29 @@ impl Recording {
     }
 }
 
+/// The attempts that are recorded as timed out, and did last for the time-out: the downstream's answer, if it wrote one,
+/// was not heard.
+fn timed_out(events: &BTreeMap<EventId, EventRecord>, policies: &BTreeMap<String, Policy>) -> BTreeSet<(EventId, Attempt)> {
+    let slow = [DeliveryError::Timeout, DeliveryError::ResponseTooSlow].map(DeliveryError::as_str);
+    let mut timed_out = BTreeSet::new();
+    for record in events.values() {
+        let Some(policy) = policies.get(&record.source) else { continue };
+        for attempt in &record.history {
+            let is_slow = attempt.error.as_deref().is_some_and(|error| slow.contains(&error));
+            if is_slow && attempt.took.is_some_and(|took| took >= policy.timeout) {
+                timed_out.insert((record.id, attempt.attempt));
+            }
+        }
+    }
+    timed_out
+}
+
 /// The entries, and with each request that a downstream received the delivery that it was part of.
-fn with_deliveries(entries: Vec<Entry>, claimants: &BTreeMap<(EventId, Attempt), String>) -> Vec<Entry> {
+fn with_deliveries(
+    entries: Vec<Entry>,
+    claimants: &BTreeMap<(EventId, Attempt), String>,
+    timed_out: &BTreeSet<(EventId, Attempt)>,
+) -> Vec<Entry> {
     let is_replied = |what: &What| if let What::Replied { request, .. } = what { Some(*request) } else { None };
     let replied: BTreeSet<RequestId> = entries.iter().filter_map(|entry| is_replied(&entry.what)).collect();
     let mut requests: BTreeMap<RequestId, (String, EventId, Attempt)> = BTreeMap::new();
@@ -332,9 +358,10 @@ fn with_deliveries(entries: Vec<Entry>, claimants: &BTreeMap<(EventId, Attempt),
             }
             What::Replied { request, status_code, .. } => {
                 let delivery = requests.remove(request);
-                let status_code = Some(*status_code);
+                let status_code = *status_code;
                 all.push(entry);
                 if let Some((process, event, attempt)) = delivery {
+                    let status_code = (!timed_out.contains(&(event, attempt))).then_some(status_code);
                     all.push(Entry { at, what: What::Sent { process, event, attempt, status_code } });
                 }
             }

@@ -194,7 +194,7 @@ async fn somebodys_lock_on_rows_delays_what_it_touches_and_repeats_nothing() {
     let run = Recording::begin(Database::postgres().await).await;
     let sink = run.sink(|_| Answer::status(200).after(Duration::from_millis(100))).await;
     // A busy machine must not make a time-out of it, which would repeat an event for a reason of its own.
-    let service = run.service(&configuration(&sink).replace("500ms", "5s")).await;
+    let service = run.service(&configuration(&sink).replace("\"2s\"", "\"5s\"")).await;
     let Database::Postgres(url) = run.database() else { unreachable!("it was asked for") };
     let progress = Progress::default();
     let producers = tokio::spawn(produce(run.clone(), vec![service.target()], LOAD, progress.clone()));
@@ -305,7 +305,7 @@ fn configuration(sink: &Sink) -> String {
     format!(
         r#"
         [defaults]
-        timeout = "500ms"
+        timeout = "2s"
         initial_delay = "50ms"
         max_delay = "200ms"
         {}

@@ -5,10 +5,11 @@
 //! longer it takes. While one round is judged the load of the next is on, so that there are producers all the time. What
 //! it came to is printed after each round.
 
+use futures::future::join_all;
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use surehook_model::history::Run;
 use tests::database::Database;
@@ -26,9 +27,8 @@ const LOAD: Load = Load { sources: &["github", "stripe", "shopify"], posts: 4_00
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_of_processes_and_of_postgresql_lose_nothing() {
-    let soak = Soak::begin();
-    soak.lanes(|| async {
-        let cluster = Cluster::start(Settings { fsync: true, ..Settings::default() });
+    Soak::lanes(|soak| async move {
+        let cluster = Arc::new(Cluster::start(Settings { fsync: true, ..Settings::default() }));
         for _ in soak::rounds() {
             soak.round_on_postgresql(&cluster).await;
         }
@@ -38,8 +38,7 @@ async fn kills_of_processes_and_of_postgresql_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_of_the_process_on_sqlite_lose_nothing() {
-    let soak = Soak::begin();
-    soak.lanes(|| async {
+    Soak::lanes(|soak| async move {
         for _ in soak::rounds() {
             soak.round_on_sqlite().await;
         }
@@ -67,20 +66,13 @@ struct Tally {
 }
 
 impl Soak {
-    fn begin() -> Self {
-        Self { begun: Instant::now(), load: tokio::sync::Mutex::default(), tally: Mutex::default() }
-    }
-
     /// In the long form there are two lanes of rounds: the load of one is on while the other is judged.
-    async fn lanes<Lane: Future<Output = ()>>(&self, lane: impl Fn() -> Lane) {
-        if soak::asked_for().is_some() {
-            futures::join!(lane(), lane());
-        } else {
-            lane().await;
-        }
+    async fn lanes<Lane: Future<Output = ()>>(lane: impl Fn(Arc<Self>) -> Lane) {
+        let soak = Arc::new(Self { begun: Instant::now(), load: tokio::sync::Mutex::default(), tally: Mutex::default() });
+        join_all((0..soak::either(1, 2)).map(|_| lane(Arc::clone(&soak)))).await;
     }
 
-    async fn round_on_postgresql(&self, cluster: &Cluster) {
+    async fn round_on_postgresql(&self, cluster: &Arc<Cluster>) {
         let url = cluster.create_database().await;
         let run = Recording::begin(Database::Postgres(url.clone())).await;
         let sink = run.sink(behaviour).await;
@@ -158,12 +150,15 @@ impl Soak {
     }
 }
 
-async fn stop(run: &Recording, cluster: &Cluster, how: Stop) {
+async fn stop(run: &Recording, cluster: &Arc<Cluster>, how: Stop) {
+    let cluster = Arc::clone(cluster);
+    // Elsewhere, because it waits for the server and must not hold up the other lane.
     let stopped = async {
-        tokio::task::block_in_place(|| {
+        let stopped = tokio::task::spawn_blocking(move || {
             cluster.stop(how);
             cluster.resume();
         });
+        stopped.await.expect("the server stops and starts again");
     };
     run.while_database_is("killed", stopped).await;
 }
@@ -183,7 +178,7 @@ fn configuration(sink: &Sink) -> String {
     format!(
         r#"
         [defaults]
-        timeout = "500ms"
+        timeout = "2s"
         initial_delay = "50ms"
         max_delay = "200ms"
         {}
