@@ -8,13 +8,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
-use surehook_model::history::Fault;
+use surehook_model::history::{Fault, What};
 use tempfile::TempDir;
 
 /// Names a program that is there already, instead of one that is built here.
@@ -174,10 +175,25 @@ impl Service {
     ///
     /// If it does not run.
     pub async fn pause(&self, duration: Duration) {
-        self.record(|process| Fault::Paused { process, duration });
+        self.pause_while(tokio::time::sleep(duration)).await;
+    }
+
+    /// As [`Self::pause`], for as long as `meanwhile` takes.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    pub async fn pause_while<T>(&self, meanwhile: impl Future<Output = T>) -> T {
+        let begun = Instant::now();
         self.signal(Signal::SIGSTOP);
-        tokio::time::sleep(duration).await;
+        let result = meanwhile.await;
+        let duration = begun.elapsed();
+        if let Some((recording, name)) = &self.recorded {
+            let at = recording.elapsed().saturating_sub(duration);
+            recording.record_at(at, What::Fault(Fault::Paused { process: name.clone(), duration }));
+        }
         self.signal(Signal::SIGCONT);
+        result
     }
 
     /// Kills it, as `kill -9` does.

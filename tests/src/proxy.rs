@@ -56,7 +56,7 @@ impl Proxy {
     }
 
     /// Cuts the next answer that holds a row and is to a statement whose text holds `text`. Waits until that has
-    /// happened.
+    /// happened; it is on the watch from the first time that this is polled.
     ///
     /// # Panics
     ///

@@ -114,7 +114,7 @@ async fn a_lost_answer_to_an_accept_makes_one_event_and_says_so() {
         let (key, target) = (format!("key-{number}"), service.target());
         let post = Post { producer: "producer", source: "github", key: &key, body: key.clone().into() };
         let cut = run.while_database_is("losing the answer to an accept", proxy.cut_the_answer_to("insert into events"));
-        let (answer, ()) = futures::join!(try_once(&run, &client, &target, &post), cut);
+        let ((), answer) = futures::join!(cut, try_once(&run, &client, &target, &post));
         // The batch is asked for again, and is found to be there under its own id.
         let accepted = answer.expect("an answer").unwrap_or_else(|answer| panic!("{key}: {answer:?}"));
         assert!(!accepted.replayed, "{key}: nobody posted it before");
@@ -128,10 +128,12 @@ async fn a_lost_answer_to_an_accept_makes_one_event_and_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_to_a_settlement_does_not_deliver_again() {
     let (run, sink, service, proxy, _cluster) = behind_a_proxy().await;
+    // Some are settled as delivered, which leaves no row behind, and some as to be tried again, which leaves one.
+    sink.behave(behaviour);
     for round in 0..5 {
         let load = Load { posts: 60, duplicates: 0, connections: 8, ..LOAD };
         let cut = run.while_database_is("losing the answer to a settlement", proxy.cut_the_answer_to("-- Settles"));
-        let (_, ()) = futures::join!(produce(run.clone(), vec![service.target()], load, Progress::default()), cut);
+        let ((), _) = futures::join!(cut, produce(run.clone(), vec![service.target()], load, Progress::default()));
         run.all_ended().await;
         assert_eq!(sink.taken().len(), 60 * (round + 1));
     }
@@ -141,7 +143,8 @@ async fn a_lost_answer_to_a_settlement_does_not_deliver_again() {
     })
     .await;
     let judged = run.judge().await;
-    assert!(judged.events.values().all(|event| event.history.len() == 1), "an attempt was counted twice");
+    let attempts: usize = judged.events.values().map(|event| event.history.len()).sum();
+    assert_eq!(attempts, sink.count(), "an attempt was counted twice, or not at all");
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
 }
 
@@ -150,7 +153,7 @@ async fn a_lost_answer_to_a_claim_costs_one_lease_and_its_attempt() {
     let (run, sink, service, proxy, _cluster) = behind_a_proxy().await;
     let load = Load { posts: 30, duplicates: 0, connections: 4, ..LOAD };
     let cut = run.while_database_is("losing the answer to a claim", proxy.cut_the_answer_to("-- Claims"));
-    let (sent, ()) = futures::join!(produce(run.clone(), vec![service.target()], load, Progress::default()), cut);
+    let ((), sent) = futures::join!(cut, produce(run.clone(), vec![service.target()], load, Progress::default()));
     let judged = run.judge().await;
     assert_eq!(sink.taken().len(), sent.len());
     assert!(sink.taken().values().all(|&times| times == 1), "what was claimed and not heard of was never sent");

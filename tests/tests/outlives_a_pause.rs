@@ -14,8 +14,10 @@ use tests::sink::{Answer, Received, Sink};
 use tests::{on_each_database, wait};
 
 /// A lease lasts for the time-out and 10 s.
-const TIMEOUT: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_secs(14);
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Longer than a lease.
+const PAUSE: Duration = Duration::from_secs(15);
 
 const EVENTS: usize = 8;
 
@@ -26,9 +28,19 @@ async fn what_a_stopped_process_holds_is_delivered_by_another_and_its_late_settl
     let stopped = run.service(&configuration(&sink)).await;
     accept(&run, &stopped).await;
     sink.reaches(EVENTS).await;
-    // The other one starts when the first stands still already: so nothing is its own from the beginning.
-    let configuration = configuration(&sink);
-    let ((), _other) = futures::join!(stopped.pause(PAUSE), run.service(&configuration));
+    // The other one starts when the first stands still already: so nothing is its own from the beginning. The first goes
+    // on in the middle of the other's deliveries: so its late settlements find the rows as it left them, but for the
+    // fence.
+    let taken_over = async {
+        let other = run.service(&configuration(&sink)).await;
+        wait::until("the other process to take an event over", || async {
+            let received = sink.received();
+            if received.iter().any(|received| received.attempt == 2) { Ok(()) } else { Err(format!("{received:?}")) }
+        })
+        .await;
+        other
+    };
+    let _other = stopped.pause_while(taken_over).await;
     run.all_ended().await;
 
     let judged = run.judge().await;
@@ -61,7 +73,7 @@ async fn a_reply_that_came_during_a_pause_is_heard_after_it(database: Database) 
     accept(&run, &service).await;
     sink.reaches(EVENTS).await;
     // Past the time-out of each delivery, and well within its lease.
-    service.pause(TIMEOUT + Duration::from_secs(2)).await;
+    service.pause(TIMEOUT + Duration::from_secs(1)).await;
     run.all_ended().await;
     let judged = run.judge().await;
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
@@ -89,9 +101,9 @@ async fn a_process_that_is_alone_goes_on_with_what_it_held() {
     assert_eq!(sink.taken().len(), EVENTS);
 }
 
-/// Slow in the first attempt, so that a process can be stopped in the middle of it.
+/// Slow enough that a process can be stopped, and go on, in the middle of it.
 fn behaviour(received: &Received) -> Answer {
-    let slowly = if received.attempt == 1 { Duration::from_millis(600) } else { Duration::ZERO };
+    let slowly = if received.attempt == 1 { Duration::from_millis(600) } else { Duration::from_millis(1_500) };
     Answer::status(200).after(slowly)
 }
 
