@@ -97,13 +97,19 @@ impl Soak {
             };
             services[victims.clone()].iter_mut().for_each(Service::kill);
             of_processes += victims.len();
-            if let Some(how) = database {
-                stop(&run, cluster, how).await;
-                of_databases += 1;
-            }
-            for service in &mut services[victims] {
-                service.restart().await;
-            }
+            of_databases += usize::from(database.is_some());
+            // A process that was killed with its database starts before that is back, and waits for it.
+            let database = async {
+                if let Some(how) = database {
+                    stop(&run, cluster, how).await;
+                }
+            };
+            let processes = async {
+                for service in &mut services[victims] {
+                    service.restart().await;
+                }
+            };
+            futures::join!(database, processes);
         }
         producers.await.expect("every post is accepted at last");
         drop(load);
