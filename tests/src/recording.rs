@@ -255,8 +255,12 @@ impl Recording {
         (run, violations)
     }
 
-    /// Keeps what producers and downstreams saw of a run that comes to no judgement.
+    /// Keeps what producers and downstreams saw of a run that comes to no judgement. One that did is kept already, and
+    /// whole.
     pub fn keep(&self) {
+        if self.0.failure.has_run() {
+            return;
+        }
         let mut entries = lock(&self.0.entries).clone();
         entries.sort_by_key(|entry| entry.at);
         self.0.failure.keep_run(&Run { entries, ended_at: self.elapsed(), ..Run::default() }, &[]);
