@@ -3,7 +3,6 @@
 use core::time::Duration;
 use jiff::civil::DateTime;
 use jiff::fmt::strtime::BrokenDownTime;
-use jiff::tz::Offset;
 
 /// Reads a `Retry-After` value as a delay from the moment of the reply.
 ///
@@ -28,8 +27,10 @@ fn http_date(text: &str) -> Option<i64> {
         "%A, %d-%b-%y %H:%M:%S GMT", // RFC 850
         "%a %b %e %H:%M:%S %Y",      // asctime
     ];
+    const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
     let datetime: DateTime = FORMS.iter().find_map(|form| BrokenDownTime::parse(form, text).ok()?.to_datetime().ok())?;
-    Offset::UTC.to_timestamp(datetime).ok().map(|timestamp| timestamp.as_second())
+    // Not by way of a timestamp: that ends a day before 9999 does, and the end of 9999 is how some say "never".
+    Some(datetime.duration_since(EPOCH).as_secs())
 }
 
 #[cfg(test)]
@@ -54,6 +55,13 @@ mod tests {
         for later in ["Sun, 06 Nov 1994 08:50:37 GMT", "Sunday, 06-Nov-94 08:50:37 GMT", "Sun Nov  6 08:50:37 1994"] {
             assert_eq!(retry_after(later.as_bytes(), Some(DATE)), Some(Duration::from_secs(60)), "{later}");
         }
+    }
+
+    #[test]
+    fn the_last_date_that_can_be_written_is_read() {
+        let never = b"Fri, 31 Dec 9999 23:59:59 GMT";
+        assert_eq!(retry_after(never, Some(DATE)), Some(Duration::from_secs(252_618_189_022)));
+        assert_eq!(retry_after(never, Some(b"Fri, 31 Dec 9999 23:59:58 GMT")), Some(Duration::from_secs(1)));
     }
 
     #[test]

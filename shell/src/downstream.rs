@@ -5,6 +5,7 @@
 //! first byte was written is sent on another: that one was never sent.)
 
 use crate::headers;
+use crate::lookups;
 use crate::ports::Downstream;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -72,6 +73,7 @@ impl ReqwestDownstream {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .no_proxy()
+            .dns_resolver(lookups::system())
             .referer(false)
             .tcp_nodelay(true)
             .pool_idle_timeout(KEEP_IDLE)

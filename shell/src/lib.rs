@@ -15,6 +15,7 @@ pub mod http;
 pub mod ids;
 pub mod intake;
 pub mod logs;
+mod lookups;
 pub mod ports;
 pub mod retention;
 pub mod serve;

@@ -15,11 +15,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How often an unreachable database is tried for its migration.
 const MIGRATE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How many connections may wait in the kernel to be accepted, if it allows so many. The usual 128 are soon taken when
+/// producers come back all at once, and the connection that finds no room is tried again after a second.
+const BACKLOG: u32 = 4096;
 
 /// Why the service does not run, or runs no more.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +64,7 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     let destinations = config.sources.iter().map(|(name, source)| (name.clone(), source.destination.clone())).collect();
     let downstream = ReqwestDownstream::new(destinations).map_err(|error| ServeError::Downstream(error.to_string()))?;
     let signals = terminations().map_err(ServeError::Signals)?;
-    let listener = TcpListener::bind(config.listen).await.map_err(|error| ServeError::Listen { address: config.listen, error })?;
+    let listener = listen(config.listen).map_err(|error| ServeError::Listen { address: config.listen, error })?;
     let address = listener.local_addr().map_err(|error| ServeError::Listen { address: config.listen, error })?;
     tracing::info!(%address, database = %shown_database(&config.database), role = config.role.as_str(), sources = config.sources.len(), "listening");
     listening(address);
@@ -119,6 +122,16 @@ async fn migrated(opened: &OpenStore) -> Result<bool, ServeError> {
         }
         Err(error @ (MigrateError::Newer { .. } | MigrateError::Failed(_))) => Err(ServeError::Migrate(error)),
     }
+}
+
+/// Like [`TcpListener::bind`], with a longer queue.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A port that only ended connections still hold can be had; on Windows this would also be one that is in use.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// SIGTERM and SIGINT, each time they come.

@@ -6,8 +6,9 @@
 //! connection can idle for longer. A peer that does not take its responses is cut off by the kernel.
 //!
 //! When [`ServerLimits::max_connections`] are open and one more comes, those that have been served before finish what
-//! they are at and close, so that kept connections cannot starve new ones; the newcomer waits until there is room,
-//! and those behind it wait in the kernel's queue.
+//! they are at and close, and those that have had [`GRACE`] for their first request and not sent it are closed, so
+//! that neither kept nor silent connections can starve new ones; the newcomer waits until there is room, and those
+//! behind it wait in the kernel's queue.
 //!
 //! Not here: routes (see [`crate::http`]).
 
@@ -43,6 +44,9 @@ const PEER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an ended connection is still read from, so that the peer gets to see the last answer: closing a socket
 /// with unread bytes makes the kernel reset the connection, which can destroy the answer on its way.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a connection that has not sent its first request keeps its place when there are no others. Whoever connects
+/// to post does so at once.
+const GRACE: Duration = Duration::from_millis(500);
 /// How long accepting rests after it failed for want of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -109,6 +113,7 @@ where
                 biased;
                 () = &mut shutdown => break 'accepting,
                 Some(ended) = connections.join_next() => reap(ended),
+                () = sleep(GRACE) => {}
             }
         }
         set_up(&stream);
@@ -130,7 +135,7 @@ where
 /// What the connections are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
-    /// Whoever has been served before: finish and close.
+    /// Whoever has been served before: finish and close. Whoever should have sent something by now: close.
     MakeRoom,
     /// All: finish and close.
     ShutDown,
@@ -171,6 +176,7 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let served = Arc::new(AtomicBool::new(false));
+    let (mut grace, mut in_grace) = (pin!(sleep(GRACE)), true);
     let mut connection = protocol.serve_connection(
         TokioIo::new(stream),
         hyper::service::service_fn({
@@ -189,17 +195,28 @@ where
                 listening = called.is_ok();
                 if !listening || *call.borrow() == Call::ShutDown || served.load(Ordering::Relaxed) {
                     Pin::new(&mut connection).graceful_shutdown();
+                } else if !in_grace {
+                    break None;
                 }
             }
-            ended = poll_fn(|context| connection.poll_without_shutdown(context)) => break ended,
+            ended = poll_fn(|context| connection.poll_without_shutdown(context)) => break Some(ended),
+            () = &mut grace, if in_grace => in_grace = false,
         }
     };
-    let late = ended.as_ref().is_err_and(hyper::Error::is_timeout);
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection failed");
-    }
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
+    let late = match ended {
+        // Nothing was said on either side: there is no answer that lingering could save, and the place is wanted.
+        None if parts.read_buf.is_empty() => return,
+        None => true,
+        Some(ended) => {
+            let late = ended.as_ref().is_err_and(hyper::Error::is_timeout);
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection failed");
+            }
+            late
+        }
+    };
     let _ = timeout(LINGER, async {
         if late && !parts.read_buf.is_empty() {
             stream.write_all(&headers_too_slow()).await?;

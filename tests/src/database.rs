@@ -34,6 +34,18 @@ impl Database {
         Self::Postgres(postgres::shared().create_database().await)
     }
 
+    /// A new one of the same kind.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::sqlite`] or [`Self::postgres`].
+    pub async fn another(&self) -> Self {
+        match self {
+            Self::Sqlite(_) => Self::sqlite(),
+            Self::Postgres(_) => Self::postgres().await,
+        }
+    }
+
     /// As the configuration's `database` has it, for a process of this name: PostgreSQL knows it by the role that it
     /// logs in as.
     ///

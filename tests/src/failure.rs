@@ -1,8 +1,11 @@
 //! The traces of a run that failed: one folder with the history, its timeline as text and as a page, and the logs of
 //! every process. Made only when something is put into it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use surehook_model::history::Run;
 use surehook_model::oracles::Violation;
 use surehook_model::timeline;
@@ -12,6 +15,7 @@ use surehook_model::timeline;
 pub struct Failure {
     name: String,
     folder: PathBuf,
+    has_run: AtomicBool,
 }
 
 impl Default for Failure {
@@ -22,18 +26,31 @@ impl Default for Failure {
         // `target/PROFILE/deps/TEST`
         let target = test.ancestors().nth(3).unwrap_or(Path::new("."));
         let file = test.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.split('-').next()).unwrap_or("tests");
-        let folder = target.join("failures").join(format!("{file}-{}-{}", name.replace("::", "-"), std::process::id()));
-        Self { name, folder }
+        let folder = format!("{file}-{}-{}", name.replace("::", "-"), std::process::id());
+        // A test can have several runs.
+        static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = std::iter::once(folder.clone()).chain((2..).map(|n| format!("{folder}-{n}")));
+        let folder = names.find(|name| given.insert(name.clone())).expect("there is always another number");
+        let folder = target.join("failures").join(folder);
+        Self { name, folder, has_run: AtomicBool::new(false) }
     }
 }
 
 impl Failure {
+    /// Whether a run is kept.
+    #[must_use]
+    pub fn has_run(&self) -> bool {
+        self.has_run.load(Ordering::Relaxed)
+    }
+
     /// Keeps a run, and answers with the folder.
     ///
     /// # Panics
     ///
     /// If it cannot be written.
     pub fn keep_run(&self, run: &Run, violations: &[Violation]) -> &Path {
+        self.has_run.store(true, Ordering::Relaxed);
         let broken: String = violations.iter().map(|violation| format!("{violation}\n")).collect();
         self.keep("violations.txt", &broken);
         self.keep("timeline.txt", &timeline::text_of_everything(run, violations));

@@ -125,6 +125,33 @@ pub async fn exchange(address: SocketAddr, request: &[u8]) -> Answer {
     parse(&answer).unwrap_or_else(|| panic!("no answer: wrote {written:?}, read {read:?}: {:?}", String::from_utf8_lossy(&answer)))
 }
 
+/// Writes bytes to a new connection, whatever they are, and reads every answer until the other side closes it.
+///
+/// # Panics
+///
+/// If it is not closed in time, or an answer is not whole or not HTTP. Each must declare its length.
+pub async fn converse(address: SocketAddr, bytes: &[u8]) -> Vec<Answer> {
+    let mut stream = TcpStream::connect(address).await.expect("the program listens");
+    let (mut reading, mut writing) = stream.split();
+    let mut read = Vec::new();
+    // Both may fail: the other side may close while bytes are on their way. What it said before counts.
+    let both = futures::future::join(writing.write_all(bytes), reading.read_to_end(&mut read));
+    let _ = tokio::time::timeout(PATIENCE, both).await.expect("the program closes in time");
+    let (mut answers, mut rest) = (Vec::new(), read.as_slice());
+    while !rest.is_empty() {
+        let whole = parse(rest).and_then(|mut answer| {
+            let head = rest.len() - answer.body.len();
+            let length: usize = answer.header("content-length").parse().ok()?;
+            answer.body = (length <= answer.body.len()).then(|| answer.body.split_to(length))?;
+            Some((answer, &rest[head + length..]))
+        });
+        let (answer, after) = whole.unwrap_or_else(|| panic!("not a whole answer: {:?}", String::from_utf8_lossy(rest)));
+        answers.push(answer);
+        rest = after;
+    }
+    answers
+}
+
 fn parse(bytes: &[u8]) -> Option<Answer> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);

@@ -10,6 +10,7 @@ pub mod producer;
 pub mod program;
 pub mod proxy;
 pub mod recording;
+pub mod rogue;
 pub mod sink;
 pub mod small_disk;
 pub mod soak;

@@ -258,6 +258,13 @@ impl Service {
     pub fn log(&self) -> String {
         read_log(self.folder.path())
     }
+
+    /// The lines of its log that tell of a mistake in it: panics, and errors of its own.
+    #[must_use]
+    pub fn mishaps(&self) -> Vec<String> {
+        let is_own_error = |line: &str| line.contains(r#""level":"ERROR""#) && line.contains(r#""target":"surehook"#);
+        self.log().lines().filter(|line| line.contains("panic") || is_own_error(line)).map(str::to_owned).collect()
+    }
 }
 
 impl Drop for Service {
@@ -274,6 +281,8 @@ impl Drop for Service {
 pub struct Usage {
     /// Memory that is resident, in bytes.
     pub resident_bytes: u64,
+    /// The most memory that ever was resident, in bytes.
+    pub peak_bytes: u64,
     /// Open files and sockets.
     pub descriptors: usize,
     /// Threads.
@@ -288,7 +297,7 @@ impl Usage {
             line.split_whitespace().next().and_then(|figure| figure.parse().ok()).expect("a figure")
         };
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("the system tells of its processes").count();
-        Self { resident_bytes: figure("VmRSS:") << 10, descriptors, threads: figure("Threads:") }
+        Self { resident_bytes: figure("VmRSS:") << 10, peak_bytes: figure("VmHWM:") << 10, descriptors, threads: figure("Threads:") }
     }
 }
 

@@ -257,7 +257,8 @@ impl Recording {
         (run, violations)
     }
 
-    /// Keeps what producers and downstreams saw of a run that comes to no judgement.
+    /// Keeps what producers and downstreams saw of a run that comes to no judgement. One that did is kept already, and
+    /// whole.
     pub fn keep(&self) {
         if self.0.failure.has_run() {
             return;

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use surehook_core::admission::Fingerprint;
 use surehook_core::id::EventId;
-use surehook_model::history::{self, What};
+use surehook_model::history::{self, RequestId, What};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
@@ -41,6 +41,34 @@ pub struct Received {
 }
 
 impl Received {
+    /// A request by its path, its headers and its body; unanswered.
+    pub(crate) fn new(path: String, headers: Vec<(String, Vec<u8>)>, body: &[u8]) -> Self {
+        let first = |name: &str| headers.iter().find(|header| header.0 == name).and_then(|header| std::str::from_utf8(&header.1).ok());
+        Self {
+            event: first("surehook-event-id").and_then(|id| id.parse().ok()).unwrap_or_default(),
+            source: first("surehook-source").unwrap_or_default().to_owned(),
+            attempt: first("surehook-attempt").and_then(|attempt| attempt.parse().ok()).unwrap_or_default(),
+            body_sha256: Sha256::digest(body).into(),
+            path,
+            headers,
+            answered: None,
+        }
+    }
+
+    /// Writes it down.
+    pub(crate) fn record(&self, recording: &Recording, body: &[u8]) -> RequestId {
+        let request = recording.request_id();
+        recording.record(What::Received(history::Received {
+            request,
+            source: self.source.clone(),
+            event: EventId::from_uuid(self.event),
+            attempt: self.attempt,
+            body: Fingerprint::of(body),
+            headers: self.headers_by_name(),
+        }));
+        request
+    }
+
     /// The values of one header, in order.
     #[must_use]
     pub fn values(&self, name: &str) -> Vec<&[u8]> {
@@ -258,28 +286,9 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let received = Received {
-        path: head.uri.path().to_owned(),
-        event: header("surehook-event-id").parse().unwrap_or_default(),
-        source: header("surehook-source").to_owned(),
-        attempt: header("surehook-attempt").parse().unwrap_or_default(),
-        body_sha256: Sha256::digest(&body).into(),
-        headers: head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect(),
-        answered: None,
-    };
-    let recorded = state.recording.as_ref().map(|recording| {
-        let request = recording.request_id();
-        recording.record(What::Received(history::Received {
-            request,
-            source: received.source.clone(),
-            event: EventId::from_uuid(received.event),
-            attempt: received.attempt,
-            body: Fingerprint::of(&body),
-            headers: received.headers_by_name(),
-        }));
-        (recording, request)
-    });
+    let headers = head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+    let received = Received::new(head.uri.path().to_owned(), headers, &body);
+    let recorded = state.recording.as_ref().map(|recording| (recording, received.record(recording, &body)));
     let behaviour = Arc::clone(&state.behaviour.lock().expect("no behaviour has panicked"));
     let answer = behaviour(&received);
     let index = {

@@ -313,6 +313,20 @@ async fn connections_that_never_send_hold_their_places_only_for_the_header_time(
 }
 
 #[tokio::test]
+async fn silent_connections_make_room_for_new_ones_long_before_the_header_time() {
+    let world = World::start(Setup::default());
+    let limits = ServerLimits { max_connections: 2, header_read_timeout: Duration::from_secs(600), ..LIMITS };
+    let server = Server::start(&world, limits).await;
+    let (mut silent, mut slow) = (server.client().await, server.client().await);
+    slow.send("POST /webhooks/pl").await;
+    let mut client = server.client().await;
+    client.post("k1", b"").await;
+    assert_eq!(client.response().await.status(), 202);
+    assert!(silent.closed().await);
+    assert_eq!(slow.response().await.status(), 408, "who has begun to speak is told");
+}
+
+#[tokio::test]
 async fn a_request_in_flight_is_finished_by_a_shutdown() {
     let world = World::start(Setup::default());
     let mut server = Server::start(&world, LIMITS).await;

@@ -1,0 +1,251 @@
+//! A downstream that keeps to no protocol: it takes a request, and then does to the bare socket what a script says.
+//!
+//! Not here: downstreams that speak HTTP (see [`crate::sink`]).
+
+use crate::recording::Recording;
+use crate::sink::Received;
+use bytes::Bytes;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use surehook_model::history::What;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// So little waits in this side's kernel, so that what was written is about what the other side took.
+const SEND_BUFFER_BYTES: u32 = 16 << 10;
+
+/// A flood that took no breath would drown the test that it is part of.
+const BREATH: Duration = Duration::from_millis(1);
+
+/// What is done, step by step; then the connection is closed.
+#[derive(Clone, Debug, Default)]
+pub struct Script {
+    steps: Vec<Step>,
+    reply: Option<(u16, Option<Duration>)>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Say(Bytes),
+    Drip(Bytes, Duration),
+    Flood(Bytes, u64),
+    Hang,
+    Reset,
+}
+
+impl Script {
+    /// Says these bytes.
+    #[must_use]
+    pub fn say(self, bytes: impl Into<Bytes>) -> Self {
+        self.then(Step::Say(bytes.into()))
+    }
+
+    /// Says these bytes one by one, each so long after the other.
+    #[must_use]
+    pub fn drip(self, bytes: impl Into<Bytes>, every: Duration) -> Self {
+        self.then(Step::Drip(bytes.into(), every))
+    }
+
+    /// Says the same bytes so many times, a thousand times a second if they are taken as fast.
+    #[must_use]
+    pub fn flood(self, bytes: impl Into<Bytes>, times: u64) -> Self {
+        self.then(Step::Flood(bytes.into(), times))
+    }
+
+    /// Does nothing until the other side goes.
+    #[must_use]
+    pub fn hang(self) -> Self {
+        self.then(Step::Hang)
+    }
+
+    /// Breaks the connection.
+    #[must_use]
+    pub fn reset(self) -> Self {
+        self.then(Step::Reset)
+    }
+
+    /// What a client has to take all this for: a status code, and a time to wait. Without it: for no complete reply.
+    #[must_use]
+    pub fn replies(self, status_code: u16, retry_after: Option<Duration>) -> Self {
+        Self { reply: Some((status_code, retry_after)), ..self }
+    }
+
+    fn then(mut self, step: Step) -> Self {
+        self.steps.push(step);
+        self
+    }
+}
+
+/// A downstream that plays one script for each request, on a connection of its own, until it is dropped.
+#[derive(Debug)]
+pub struct Rogue {
+    address: SocketAddr,
+    tally: Arc<Tally>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    requests: AtomicUsize,
+    most_taken: AtomicU64,
+}
+
+impl Rogue {
+    /// Starts to listen on a free port of the loopback interface. What it receives and how it replies is part of the
+    /// run.
+    ///
+    /// # Panics
+    ///
+    /// If there is no free port.
+    pub async fn start(recording: &Recording, script: impl Fn(&Received) -> Script + Send + Sync + 'static) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // What the kernel accepts inherits it.
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES).expect("a socket has a send buffer");
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let listener = socket.listen(1024).expect("a bound socket can listen");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let tally = Arc::new(Tally::default());
+        let server = tokio::spawn(serve(listener, recording.clone(), Arc::new(script), Arc::clone(&tally)));
+        Self { address, tally, server }
+    }
+
+    /// The address of a path here.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// How many requests so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.tally.requests.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that one connection took of what it was sent, with what its kernel buffered.
+    #[must_use]
+    pub fn most_taken(&self) -> u64 {
+        self.tally.most_taken.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Rogue {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn serve<F>(listener: TcpListener, recording: Recording, script: Arc<F>, tally: Arc<Tally>)
+where
+    F: Fn(&Received) -> Script + Send + Sync + 'static,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (recording, script, tally) = (recording.clone(), Arc::clone(&script), Arc::clone(&tally));
+        connections.spawn(async move { connection(stream, &recording, script.as_ref(), &tally).await });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn connection(mut stream: TcpStream, recording: &Recording, script: &impl Fn(&Received) -> Script, tally: &Tally) {
+    // Nothing is asked of a connection that ends before its request does.
+    let Ok((received, body)) = request(&mut stream).await else { return };
+    tally.requests.fetch_add(1, Ordering::Relaxed);
+    let request = received.record(recording, &body);
+    let Script { steps, reply } = script(&received);
+    if let Some((status_code, retry_after)) = reply {
+        recording.record(What::Replied { request, status_code, retry_after });
+    }
+    let mut taken = Taken { bytes: 0, most: &tally.most_taken };
+    for step in steps {
+        // The other side may go at any time; then the rest has nobody to be done to.
+        if play(&mut stream, step, &mut taken).await.is_err() {
+            break;
+        }
+    }
+}
+
+/// The bytes that one connection took, for the tally.
+struct Taken<'a> {
+    bytes: u64,
+    most: &'a AtomicU64,
+}
+
+impl Taken<'_> {
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        self.most.fetch_max(self.bytes, Ordering::Relaxed);
+    }
+}
+
+async fn request(stream: &mut TcpStream) -> io::Result<(Received, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(request) = parse(&bytes) {
+            return Ok(request);
+        }
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// The request, once all of it is there. Every delivery declares its length.
+fn parse(bytes: &[u8]) -> Option<(Received, Vec<u8>)> {
+    let mut slots = [httparse::EMPTY_HEADER; 128];
+    let mut request = httparse::Request::new(&mut slots);
+    let httparse::Status::Complete(head) = request.parse(bytes).expect("the program speaks HTTP") else { return None };
+    let headers: Vec<(String, Vec<u8>)> =
+        request.headers.iter().map(|header| (header.name.to_ascii_lowercase(), header.value.to_vec())).collect();
+    let length = headers.iter().find(|header| header.0 == "content-length").expect("the program declares its bodies' length");
+    let length: usize = String::from_utf8_lossy(&length.1).parse().expect("a length is a number");
+    let body = bytes.get(head..head + length)?.to_vec();
+    Some((Received::new(request.path.unwrap_or_default().to_owned(), headers, &body), body))
+}
+
+async fn play(stream: &mut TcpStream, step: Step, taken: &mut Taken<'_>) -> io::Result<()> {
+    match step {
+        Step::Say(bytes) => say(stream, &bytes, taken).await,
+        Step::Drip(bytes, every) => {
+            for byte in bytes.chunks(1) {
+                say(stream, byte, taken).await?;
+                // Whoever waits for the next byte sees at once that the other side has gone.
+                if let Ok(gone) = tokio::time::timeout(every, until_gone(stream)).await {
+                    return gone;
+                }
+            }
+            Ok(())
+        }
+        Step::Flood(bytes, times) => {
+            for _ in 0..times {
+                say(stream, &bytes, taken).await?;
+                tokio::time::sleep(BREATH).await;
+            }
+            Ok(())
+        }
+        Step::Hang => until_gone(stream).await,
+        Step::Reset => {
+            stream.set_zero_linger()?;
+            Err(io::ErrorKind::ConnectionReset.into())
+        }
+    }
+}
+
+async fn say(stream: &mut TcpStream, mut bytes: &[u8], taken: &mut Taken<'_>) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = stream.write(bytes).await?;
+        taken.add(written);
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+async fn until_gone(stream: &mut TcpStream) -> io::Result<()> {
+    let mut ignored = [0; 1024];
+    while stream.read(&mut ignored).await? > 0 {}
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
