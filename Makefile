@@ -5,7 +5,7 @@
 unexport RUSTFLAGS
 unexport CARGO_ENCODED_RUSTFLAGS
 
-.PHONY: test tools demo
+.PHONY: test tools demo api-fuzz
 
 test: tools
 	cargo fmt --all --check
@@ -15,6 +15,17 @@ test: tools
 
 demo:
 	cargo run --locked --release -- demo
+
+# What the running program answers, against what it says of itself at /openapi.json. Needs Python 3 and, the first
+# time, the network.
+api-fuzz: target/api-fuzz/installed
+	cargo build --locked --package surehook
+	target/api-fuzz/venv/bin/python tests/api-fuzz/run.py target/debug/surehook target/api-fuzz/run
+
+target/api-fuzz/installed: tests/api-fuzz/requirements.txt
+	python3 -m venv --clear target/api-fuzz/venv
+	target/api-fuzz/venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
 
 # What the tests need of the system: PostgreSQL's server programs, looked for where the tests look (on the path, where
 # pg_config says, where Debian keeps them), and libfaketime, which gives a process a wrong clock.

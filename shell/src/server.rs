@@ -1,7 +1,7 @@
 //! The server that carries the HTTP surface: HTTP/1.1 over TCP, within bounds.
 //!
-//! What hyper answers by itself has no problem body: a bare 400 to what is not HTTP, 414 and 431 to too long a target
-//! or header section. A sender whose header section does not arrive in time gets a 408 and is closed; a connection
+//! What hyper answers by itself has no problem body: a bare 400 to what is not HTTP, 431 to too long a head (a target
+//! alone cannot get to where hyper answers 414). A sender whose header section does not arrive in time gets a 408 and is closed; a connection
 //! that sends nothing, at its start or between two requests, is closed without a word after the same time, so no
 //! connection can idle for longer. A peer that does not take its responses is cut off by the kernel.
 //!

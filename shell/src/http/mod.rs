@@ -7,15 +7,16 @@
 //! | `POST /events/{id}/redrive` | `200` with the event's id and its new status |
 //! | `GET /health` | `200`: the process runs. Never touches the database |
 //! | `GET /ready` | `200`: the process should be sent requests; see [`crate::health`] |
+//! | `GET /openapi.json` | `200`: [`OPENAPI`], which describes all of this |
 //!
-//! Every other answer is a [`problem`]. A request is checked in this order: route, shutting down, source or id,
-//! method, key, declared size, body, store. `GET` routes answer `HEAD` too.
+//! Every other answer is a [`problem`]. A request is checked in this order: route, method, shutting down, source or
+//! id, key, declared size, body, store. `GET` routes answer `HEAD` too.
 //!
 //! Path segments are compared as they are sent: source names and ids need no percent-encoding, so an encoded one is
 //! unknown. A slash at the end of a path does not matter.
 //!
-//! A process that is draining answers `503` and closes the connection, except on `/health` and `/ready`: whoever sent
-//! the request finds another process, or this one after its restart.
+//! A process that is draining answers `503` and closes the connection, except on `/health`, `/ready` and
+//! `/openapi.json`: whoever sent the request finds another process, or this one after its restart.
 //!
 //! Not here: sockets (see [`crate::server`]), storing (see [`crate::intake`]). Nothing in this module asks for a
 //! certain async runtime.
@@ -29,7 +30,7 @@ use crate::headers;
 use crate::health::{Health, NotReady};
 use crate::intake::{Intake, IntakeError};
 use crate::ports::{Clock, Ids, NewEvent, Redriven, Store, StoreError};
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use futures::{FutureExt, Stream, select_biased};
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -53,6 +54,9 @@ use warp::{Filter, Reply};
 
 /// On the answer to a request whose event was accepted before.
 pub const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The description of the HTTP surface, an OpenAPI 3.1 document. It is the same whatever the configuration.
+pub const OPENAPI: &[u8] = include_bytes!("openapi.json");
 
 /// How long an operator's request waits for the database.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
@@ -107,6 +111,8 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (impl Reply,), Error = Inf
         .unify()
         .or(warp::path!("ready").map(|| Route::Ready))
         .unify()
+        .or(warp::path!("openapi.json").map(|| Route::OpenApi))
+        .unify()
         .or(warp::any().map(|| Route::Unknown))
         .unify()
         .and(warp::method())
@@ -131,6 +137,7 @@ enum Route {
     Redrive(String),
     Health,
     Ready,
+    OpenApi,
     Unknown,
 }
 
@@ -191,10 +198,15 @@ impl Answer {
             tracing::error!(%error, event_id = event_id.map(tracing::field::display), "an answer is not JSON");
             Kind::Internal.with("The answer could not be written. The log says why.")
         })?;
-        let mut response = Response::new(body.into());
+        Ok(Self::written(status, event_id, body))
+    }
+
+    /// JSON that is there already.
+    fn written(status: StatusCode, event_id: Option<EventId>, body: impl Into<Bytes>) -> Self {
+        let mut response = Response::new(body.into().into());
         *response.status_mut() = status;
         response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(Self { status, event_id, response })
+        Self { status, event_id, response }
     }
 
     /// Where one event stands.
@@ -220,16 +232,19 @@ impl App {
         match route {
             Route::Unknown => Err(Kind::UnknownRoute.with("No route has this path.")),
             Route::Webhook(source) => {
+                allow_post(method)?;
                 works()?;
-                self.accept(source, method, headers, body).await
+                self.accept(source, headers, body).await
             }
             Route::Event(id) => {
+                allow_get(method)?;
                 works()?;
-                self.show(id, method).await
+                self.show(id).await
             }
             Route::Redrive(id) => {
+                allow_post(method)?;
                 works()?;
-                self.redrive(id, method).await
+                self.redrive(id).await
             }
             Route::Health => {
                 allow_get(method)?;
@@ -240,23 +255,20 @@ impl App {
                 self.health.ready(&self.store, &self.clock).await.map_err(not_ready)?;
                 Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ready"}))
             }
+            Route::OpenApi => {
+                allow_get(method)?;
+                Ok(Answer::written(StatusCode::OK, None, OPENAPI))
+            }
         }
     }
 
-    async fn accept<B: Buf, E>(
-        &self,
-        source: &str,
-        method: &Method,
-        headers: HeaderMap,
-        body: impl Stream<Item = Result<B, E>>,
-    ) -> Result<Answer, Problem> {
+    async fn accept<B: Buf, E>(&self, source: &str, headers: HeaderMap, body: impl Stream<Item = Result<B, E>>) -> Result<Answer, Problem> {
         let Some(intake) = &self.intake else {
             return Err(Kind::NoIntake.with("This process only delivers; post to one whose role is `all` or `intake`."));
         };
         let Some((source, settings)) = self.sources.get_key_value(source) else {
             return Err(Kind::UnknownSource.with("No source of this name is configured; a source's name is the last part of the path."));
         };
-        allow_post(method)?;
         let keys = headers.get_all(&settings.idempotency_header);
         let key = idempotency_key(settings.idempotency_header.as_str(), keys.iter().map(HeaderValue::as_bytes)).map_err(bad_key)?;
         // hyper has checked the header, and takes it away from a request that is chunked as well.
@@ -283,17 +295,15 @@ impl App {
         }
     }
 
-    async fn show(&self, id: &str, method: &Method) -> Result<Answer, Problem> {
+    async fn show(&self, id: &str) -> Result<Answer, Problem> {
         let id = event_id(id)?;
-        allow_get(method)?;
         let record = self.patiently(self.store.find(id)).await?.ok_or_else(|| unknown_event(id))?;
         let policy = self.sources.get(record.source.as_str()).map(|source| source.max_attempts);
         Answer::json(StatusCode::OK, Some(id), &EventView::new(record, policy))
     }
 
-    async fn redrive(&self, id: &str, method: &Method) -> Result<Answer, Problem> {
+    async fn redrive(&self, id: &str) -> Result<Answer, Problem> {
         let id = event_id(id)?;
-        allow_post(method)?;
         match self.patiently(self.store.redrive(id)).await? {
             Redriven::Queued => {}
             Redriven::NotFound => return Err(unknown_event(id)),

@@ -56,6 +56,7 @@ async fn a_process_that_drains_refuses_everything_but_to_tell_of_itself() {
         assert_eq!(header(response.headers(), "connection"), Some("close"));
     }
     assert_eq!(world.get("/health").await.status(), 200);
+    assert_eq!(world.get("/openapi.json").await.status(), 200);
     assert_problem(&world.get("/nowhere").await, 404, "unknown-route");
     assert_eq!(world.store.stored().len(), 1);
 }

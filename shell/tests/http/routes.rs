@@ -109,7 +109,16 @@ async fn a_wrong_method_is_told_with_the_right_ones() {
     let world = World::start(Setup::default());
     let id = world.accepted("k1").await;
     let (event, redrive) = (format!("/events/{id}"), format!("/events/{id}/redrive"));
-    let cases = [("/webhooks/plain", "POST"), (&redrive, "POST"), (&event, "GET, HEAD"), ("/health", "GET, HEAD"), ("/ready", "GET, HEAD")];
+    let cases = [
+        ("/webhooks/plain", "POST"),
+        (&redrive, "POST"),
+        (&event, "GET, HEAD"),
+        ("/health", "GET, HEAD"),
+        ("/ready", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+        ("/webhooks/nobody", "POST"),
+        ("/events/nonsense", "GET, HEAD"),
+    ];
     for (path, allow) in cases {
         for method in ["PUT", "DELETE", "OPTIONS", "TRACE", if allow == "POST" { "GET" } else { "POST" }] {
             let response = world.request(method, path, &[], b"").await;
@@ -123,12 +132,15 @@ async fn a_wrong_method_is_told_with_the_right_ones() {
 async fn what_is_checked_first_is_told_first() {
     let world = World::start(Setup::default());
     let too_large = [("content-length", "9999")];
-    assert_problem(&world.request("PUT", "/webhooks/nobody", &too_large, b"").await, 404, "unknown-source");
-    assert_problem(&world.request("PUT", "/webhooks/plain", &too_large, b"").await, 405, "method-not-allowed");
+    assert_problem(&world.request("PUT", "/webhooks/nobody", &too_large, b"").await, 405, "method-not-allowed");
+    assert_problem(&world.request("POST", "/webhooks/nobody", &too_large, b"").await, 404, "unknown-source");
     assert_problem(&world.request("POST", "/webhooks/plain", &too_large, b"").await, 400, "key-missing");
     let keyed = [("content-length", "9999"), ("idempotency-key", "k")];
     assert_problem(&world.request("POST", "/webhooks/plain", &keyed, b"").await, 413, "body-too-large");
-    assert_problem(&world.request("PUT", "/events/nonsense", &[], b"").await, 400, "bad-event-id");
+    assert_problem(&world.request("PUT", "/events/nonsense", &[], b"").await, 405, "method-not-allowed");
+    world.app.health.drain();
+    assert_problem(&world.request("PUT", "/webhooks/nobody", &too_large, b"").await, 405, "method-not-allowed");
+    assert_problem(&world.request("POST", "/webhooks/nobody", &too_large, b"").await, 503, "shutting-down");
 }
 
 #[tokio::test]

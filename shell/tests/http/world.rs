@@ -1,5 +1,6 @@
 //! What the tests of this folder share: a store in memory, the application on it, and checks of what was answered.
 
+use crate::document::Document;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -11,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 use surehook::clock::TokioClock;
 use surehook::doorbell::Doorbell;
@@ -121,6 +122,7 @@ impl Store for Memory {
                 return Ok(Redriven::NotDeadLettered(record.status));
             }
             (record.status, record.reason) = (Status::Queued, None);
+            (record.next_attempt_at, record.settled_at) = (Some(Timestamp::UNIX_EPOCH), None);
             Ok(Redriven::Queued)
         }
         .boxed()
@@ -225,11 +227,16 @@ impl World {
         self.answer(request.body(Full::new(Bytes::copy_from_slice(body))).unwrap()).await
     }
 
-    /// What the routes answer, without a server.
+    /// What the routes answer, without a server. It must be as the document says.
     pub(crate) async fn answer(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
         let service = TowerToHyperService::new(warp::service(surehook::http::routes(Arc::clone(&self.app))));
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let (head, body) = service.call(request).await.unwrap().into_parts();
-        Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+        let body = body.collect().await.unwrap().to_bytes();
+        // The server keeps a body back from `HEAD`.
+        let sent = if method == "HEAD" { Bytes::new() } else { body.clone() };
+        document().assert_describes(&method, &path, head.status.as_u16(), &head.headers, &sent);
+        Response::from_parts(head, body)
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response<Bytes> {
@@ -250,9 +257,18 @@ impl World {
 
     pub(crate) async fn dead_lettered(&self, key: &str) -> EventId {
         let id = self.accepted(key).await;
-        self.store.change(id, |record| (record.status, record.reason) = (Status::DeadLettered, Some(Reason::Exhausted)));
+        self.store.change(id, |record| {
+            (record.status, record.reason) = (Status::DeadLettered, Some(Reason::Exhausted));
+            (record.next_attempt_at, record.settled_at) = (None, Some(Timestamp::UNIX_EPOCH));
+        });
         id
     }
+}
+
+/// What the HTTP surface says of itself.
+pub(crate) fn document() -> &'static Document {
+    static DOCUMENT: LazyLock<Document> = LazyLock::new(|| Document::read(surehook::http::OPENAPI));
+    &DOCUMENT
 }
 
 pub(crate) fn name(text: &str) -> SourceName {
@@ -270,6 +286,7 @@ pub(crate) fn assert_problem(response: &Response<Bytes>, status: u16, slug: &str
     assert_eq!(response.status(), status, "{what}");
     assert_eq!(response.headers()["content-type"], "application/problem+json", "{what}");
     let problem = json(response);
+    document().assert_is(&format!("problem.{slug}"), &problem);
     assert_eq!(problem["type"], format!("urn:surehook:problem:{slug}"), "{what}");
     assert_eq!(problem["status"], status, "{what}");
     assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()), "{what}");

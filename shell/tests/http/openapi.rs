@@ -1,0 +1,269 @@
+//! The document at `/openapi.json` says what the program does: no more, no less, and the same as the README.
+//!
+//! That each answer is as the document says is checked wherever an answer is got; see [`World::answer`].
+
+use crate::world::{Setup, World, document};
+use bytes::Bytes;
+use jiff::Timestamp;
+use proptest::prelude::*;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+use std::time::Duration;
+use surehook::http::OPENAPI;
+use surehook::http::problem::Kind;
+use surehook::ports::{AttemptEntry, EventRecord};
+use surehook_core::event::{Reason, Status};
+use surehook_core::id::EventId;
+use surehook_core::key::IdempotencyKey;
+use surehook_core::source::SourceName;
+use surehook_core::verdict::{DeliveryError, Verdict};
+
+const README: &str = include_str!("../../../README.md");
+const ROUTES: &str = include_str!("../../src/http/mod.rs");
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "QUERY"];
+
+#[test]
+fn every_route_is_in_the_document_and_in_the_readme_and_no_other_is() {
+    let served: BTreeSet<String> = ROUTES.split("warp::path!(").skip(1).map(|rest| template(&rest[..rest.find(')').unwrap()])).collect();
+    let described: BTreeSet<String> = document().paths().iter().map(|(path, _)| anonymous(path)).collect();
+    assert!(served.len() >= 6, "{served:?}");
+    assert_eq!(served, described);
+
+    let rows = README.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(route, _)| route));
+    let told: BTreeSet<String> = rows.filter(|row| row.starts_with("GET /") || row.starts_with("POST /")).map(str::to_owned).collect();
+    let operations = document().paths().into_iter().flat_map(|(path, methods)| {
+        let methods = methods.into_iter().filter(|method| method != "HEAD");
+        methods.map(move |method| format!("{method} {path}")).collect::<Vec<_>>()
+    });
+    assert_eq!(told, operations.collect());
+}
+
+/// A route as the filters write it, `"events" / String`, as a path.
+fn template(segments: &str) -> String {
+    segments
+        .split(" / ")
+        .map(|segment| if segment == "String" { "/{}".to_owned() } else { format!("/{}", segment.trim_matches('"')) })
+        .collect()
+}
+
+/// A path template without its parameters' names.
+fn anonymous(path: &str) -> String {
+    path.split('/').skip(1).map(|segment| if segment.starts_with('{') { "/{}".to_owned() } else { format!("/{segment}") }).collect()
+}
+
+#[tokio::test]
+async fn every_method_of_a_route_is_in_the_document_and_no_other_is() {
+    let world = World::start(Setup::default());
+    let id = world.accepted("k1").await.to_string();
+    for (path, described) in document().paths() {
+        let path = path.replace("{source}", "plain").replace("{id}", &id);
+        let mut answered = BTreeSet::new();
+        for method in METHODS {
+            let response = world.request(method, &path, &[("idempotency-key", method)], b"").await;
+            if response.status() != 405 {
+                answered.insert(method.to_owned());
+                continue;
+            }
+            let allow = response.headers()["allow"].to_str().unwrap();
+            assert_eq!(allow.split(", ").map(str::to_owned).collect::<BTreeSet<_>>(), described, "{method} {path}");
+        }
+        assert_eq!(answered, described, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_document_is_served_as_it_is_checked_in_whatever_the_role() {
+    for takes_webhooks in [true, false] {
+        let world = World::start(Setup { takes_webhooks, ..Setup::default() });
+        let response = world.get("/openapi.json").await;
+        assert_eq!((response.status().as_u16(), &response.body()[..]), (200, OPENAPI));
+        assert_eq!(response.headers()["content-type"], "application/json");
+    }
+    assert_eq!(document().at("/openapi"), "3.1.0");
+    assert_eq!(document().at("/info/version"), env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn every_kind_of_problem_is_in_the_document_where_its_status_code_is() {
+    let mut described = BTreeMap::new();
+    for (name, schema) in document().at("/components/schemas").as_object().unwrap() {
+        if let Some(slug) = name.strip_prefix("problem.") {
+            let of = |member: &str| schema["properties"][member]["const"].clone();
+            assert_eq!(of("type"), format!("urn:surehook:problem:{slug}"));
+            described.insert(of("type").as_str().unwrap().to_owned(), (of("status"), of("title")));
+        }
+    }
+    let kinds = Kind::ALL.iter().map(|kind| (kind.urn().to_owned(), (kind.status().as_u16().into(), kind.title().into())));
+    assert_eq!(described, kinds.collect());
+
+    // By status code: of the operations' own responses, and of the shared ones.
+    let mut listed: BTreeSet<(String, u64)> = BTreeSet::new();
+    let operations = document().at("/paths").as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+    for (status_code, response) in operations.filter_map(|operation| operation["responses"].as_object()).flatten() {
+        let problems = references(response).into_iter().filter(|name| name.contains("/problem."));
+        listed.extend(problems.map(|name| (name, status_code.parse().unwrap())));
+    }
+    for response in document().at("/components/responses").as_object().unwrap().values() {
+        for name in references(response).into_iter().filter(|name| name.contains("/problem.")) {
+            let status_code = document().at(&name["#".len()..])["properties"]["status"]["const"].as_u64().unwrap();
+            listed.insert((name, status_code));
+        }
+    }
+    let expected = Kind::ALL
+        .iter()
+        .map(|kind| (kind.urn().replace("urn:surehook:problem:", "#/components/schemas/problem."), u64::from(kind.status().as_u16())));
+    assert_eq!(listed, expected.collect());
+}
+
+#[test]
+fn every_kind_of_problem_is_in_the_readme_beside_its_status_code() {
+    let table = README.split("`urn:surehook:problem:` and one of:").nth(1).expect("the README lists the problems");
+    let rows = table.lines().map(str::trim).skip_while(|line| line.is_empty()).take_while(|line| line.starts_with('|')).skip(2);
+    let mut told = BTreeSet::new();
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        told.extend(cells[1].split_whitespace().map(|slug| (slug.trim_matches('`').to_owned(), cells[0].parse::<u16>().unwrap())));
+    }
+    let kinds = Kind::ALL.iter().map(|kind| (kind.urn().replace("urn:surehook:problem:", ""), kind.status().as_u16()));
+    assert_eq!(told, kinds.collect());
+}
+
+#[test]
+fn the_event_that_the_readme_shows_is_one() {
+    let block = README.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the README shows an event");
+    document().assert_is("Event", &serde_json::from_str(block).expect("it is JSON"));
+}
+
+#[test]
+fn every_name_that_an_event_can_bear_is_in_the_document() {
+    let names = |schema: &str| document().at(&format!("/components/schemas/{schema}/enum")).clone();
+    assert_eq!(names("Status"), Value::from(Status::ALL.map(Status::as_str).to_vec()));
+    assert_eq!(names("Reason"), Value::from(Reason::ALL.map(Reason::as_str).to_vec()));
+    assert_eq!(names("Verdict"), Value::from(Verdict::ALL.map(Verdict::as_str).to_vec()));
+    assert_eq!(names("DeliveryError"), Value::from(DeliveryError::ALL.map(DeliveryError::as_str).to_vec()));
+}
+
+#[test]
+fn every_reference_leads_somewhere_and_every_part_is_referred_to() {
+    let whole: Value = serde_json::from_slice(OPENAPI).unwrap();
+    let referred: BTreeSet<String> = references(&whole).into_iter().collect();
+    let components = document().at("/components").as_object().unwrap();
+    let parts: BTreeSet<String> = components
+        .iter()
+        .flat_map(|(kind, parts)| parts.as_object().unwrap().keys().map(move |name| format!("#/components/{kind}/{name}")))
+        .collect();
+    // These two answer what is no operation; the document's description names them.
+    let described = document().at("/info/description").as_str().unwrap();
+    let unlisted = ["#/components/responses/MethodNotAllowed", "#/components/responses/UnknownRoute"];
+    assert!(unlisted.iter().all(|name| described.contains(name)), "{described}");
+    assert_eq!(referred.into_iter().chain(unlisted.map(str::to_owned)).collect::<BTreeSet<_>>(), parts);
+
+    let mut operations = BTreeSet::new();
+    let mut links = BTreeSet::new();
+    for operation in document().at("/paths").as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values()) {
+        if let Some(name) = operation["operationId"].as_str() {
+            assert!(operations.insert(name.to_owned()), "{name} is there twice");
+        }
+        let responses = operation["responses"].as_object().into_iter().flatten().map(|(_, response)| response);
+        links.extend(
+            responses
+                .filter_map(|response| response["links"].as_object())
+                .flatten()
+                .map(|(_, link)| link["operationId"].as_str().unwrap().to_owned()),
+        );
+    }
+    assert!(!links.is_empty() && links.is_subset(&operations), "{links:?}");
+}
+
+/// Every reference in a part of the document.
+fn references(value: &Value) -> Vec<String> {
+    match value {
+        Value::Object(members) => members
+            .iter()
+            .flat_map(|(key, value)| match value.as_str() {
+                Some(reference) if key == "$ref" => vec![reference.to_owned()],
+                _ => references(value),
+            })
+            .collect(),
+        Value::Array(items) => items.iter().flat_map(references).collect(),
+        _ => vec![],
+    }
+}
+
+#[tokio::test]
+async fn an_event_of_each_status_with_each_kind_of_attempt_is_as_described() {
+    let world = World::start(Setup::default());
+    for (number, status) in Status::ALL.into_iter().enumerate() {
+        let id = world.accepted(&format!("k{number}")).await;
+        world.store.change(id, |record| *record = of_status(status, record.clone()));
+        let response = world.get(&format!("/events/{id}")).await;
+        assert_eq!(response.status(), 200);
+        let again = world.post(&format!("k{number}"), b"body").await;
+        assert_eq!(again.headers()["idempotent-replayed"], "true");
+    }
+}
+
+fn of_status(status: Status, record: EventRecord) -> EventRecord {
+    let ended = matches!(status, Status::Delivered | Status::DeadLettered);
+    let attempt = |attempt, verdict, status_code, error: Option<DeliveryError>, excerpt: &'static [u8]| AttemptEntry {
+        attempt,
+        ended_at: Timestamp::UNIX_EPOCH,
+        took: (verdict != Verdict::Lost).then_some(Duration::from_micros(1234)),
+        verdict,
+        status_code,
+        error: error.map(|error| error.to_string()),
+        excerpt: Bytes::from_static(excerpt),
+    };
+    let mut history = vec![
+        attempt(1, Verdict::Lost, None, None, b""),
+        attempt(2, Verdict::Transient, Some(503), None, b"try later"),
+        attempt(3, Verdict::Permanent, Some(422), None, b"\xff\x00"),
+        attempt(4, Verdict::Delivered, Some(999), None, b""),
+    ];
+    history.extend(DeliveryError::ALL.map(|error| attempt(5, Verdict::Transient, None, Some(error), b"")));
+    EventRecord {
+        status,
+        attempt: 5,
+        next_attempt_at: matches!(status, Status::Queued | Status::Retrying).then_some(Timestamp::UNIX_EPOCH),
+        settled_at: ended.then_some(Timestamp::UNIX_EPOCH),
+        reason: (status == Status::DeadLettered).then_some(Reason::Permanent),
+        budget_from: (status != Status::Delivered).then_some(0),
+        history,
+        ..record
+    }
+}
+
+/// Whether the document lets a parameter have this value.
+fn takes(parameter: &'static str, value: &str) -> bool {
+    static SCHEMAS: LazyLock<BTreeMap<&str, jsonschema::Validator>> = LazyLock::new(|| {
+        let pointers = [
+            ("key", "/paths/~1webhooks~1{source}/post/parameters/0/schema"),
+            ("id", "/paths/~1events~1{id}/parameters/0/schema"),
+            ("source", "/components/schemas/SourceName"),
+        ];
+        pointers.map(|(name, pointer)| (name, jsonschema::validator_for(document().at(pointer)).unwrap())).into()
+    });
+    SCHEMAS[parameter].is_valid(&Value::from(value))
+}
+
+proptest! {
+    #[test]
+    fn what_the_document_calls_a_key_is_one_and_nothing_else_is(
+        key in prop_oneof![r#"[ -~]{0,6}"#, r#""?[a"\\]{0,8}"?"#, "[!-~]{250,258}", r#""[a-z]{253,257}""#, r"\PC{0,4}"],
+    ) {
+        prop_assert_eq!(takes("key", &key), IdempotencyKey::parse(key.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn what_the_document_calls_a_source_can_be_one_and_nothing_else_can(name in prop_oneof!["[A-Za-z0-9_-]{0,66}", r"\PC{0,4}"]) {
+        prop_assert_eq!(takes("source", &name), SourceName::parse(&name).is_ok());
+    }
+
+    #[test]
+    fn what_the_document_calls_an_event_id_is_one_and_nothing_else_is(
+        id in prop_oneof!["[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}", "[0-9a-g]{8}(-[0-9a-f]{3,5}){3}-[0-9a-f]{12}", "[{}0-9a-f-]{32,38}"],
+    ) {
+        prop_assert_eq!(takes("id", &id), id.parse::<EventId>().is_ok());
+    }
+}

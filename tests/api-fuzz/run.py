@@ -1,0 +1,171 @@
+"""Runs schemathesis against the running program: what it answers, against what /openapi.json says of it.
+
+Not a test of delivery: the downstream is there so that events reach every status. Use: run.py PROGRAM FOLDER, with
+schemathesis installed for this Python. Exits non-zero if there is a finding. API_FUZZ_SEED chooses another seed.
+"""
+
+import http.server
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+
+SEED = os.environ.get("API_FUZZ_SEED", "20261125")
+HERE = pathlib.Path(__file__).parent
+# The sources' downstream answers by their names; `slow` keeps an event in `processing` for a while.
+STATUS_CODES = {"taken": 200, "refused": 422, "failing": 503, "slow": 200, "restamping": 200, "named": 200}
+OWN_HEADER = "X-Own-Key"
+# What the requests have to get as answers, for the run to be worth something.
+WANTED = {
+    ("POST", "webhooks", ""): {202, 400, 404, 422},
+    ("PUT", "webhooks", ""): {405},
+    ("GET", "events", ""): {200, 400, 404},
+    ("HEAD", "events", ""): {200, 400, 404},
+    ("POST", "events", "redrive"): {200, 400, 404, 409},
+    ("GET", "health", ""): {200},
+    ("GET", "ready", ""): {200},
+    ("GET", "openapi.json", ""): {200},
+}
+
+CONFIGURATION = """
+listen = "{address}"
+database = "sqlite:{folder}/surehook.db"
+drain_timeout = "2s"
+[intake]
+max_body = "64KiB"
+[defaults]
+timeout = "10s"
+max_attempts = 2
+initial_delay = "1s"
+max_delay = "1s"
+[sources.taken]
+destination = "{sink}/taken"
+[sources.refused]
+destination = "{sink}/refused"
+[sources.failing]
+destination = "{sink}/failing"
+[sources.slow]
+destination = "{sink}/slow"
+[sources.restamping]
+destination = "{sink}/restamping"
+on_key_reuse = "first_wins"
+[sources.named]
+destination = "{sink}/named"
+idempotency_header = "{own_header}"
+"""
+
+
+class Downstream(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        source = self.path.strip("/")
+        if source == "slow":
+            time.sleep(2)
+        self.send_response(STATUS_CODES[source])
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(b"\xff\x00\xff\x00" if source == "refused" else b"note")
+
+    def log_message(self, *_):
+        pass
+
+
+def main():
+    program, folder = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    sink = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Downstream)
+    sink.daemon_threads = True
+    threading.Thread(target=sink.serve_forever, daemon=True).start()
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % free.getsockname()[1]
+    text = CONFIGURATION.format(
+        address=address, folder=folder, sink="http://127.0.0.1:%d" % sink.server_port, own_header=OWN_HEADER
+    )
+    (folder / "surehook.toml").write_text(text)
+    # A run that is told to end stops the program, as one does that is interrupted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    with open(folder / "surehook.log", "wb") as log:
+        service = subprocess.Popen([program, "serve", "--config", folder / "surehook.toml"], stderr=log, cwd=folder)
+    try:
+        base = f"http://{address}"
+        document = wait_for(service, base, folder)
+        found = schemathesis(base, document, folder, "every-operation", HERE / "schemathesis.toml", [])
+        # A source may take its key from another header. The document says to read that name in the default's place.
+        renamed = json.loads(json.dumps(document).replace('"name": "Idempotency-Key"', f'"name": "{OWN_HEADER}"'))
+        assert renamed != document, "the document does not name the default header"
+        only = ["--include-operation-id", "postWebhook"]
+        found |= schemathesis(base, renamed, folder, "own-header", HERE / "own-header.toml", only)
+        found |= unseen(folder, "every-operation")
+        if service.poll() is not None:
+            print(f"the program ended with {service.returncode}: see {folder}/surehook.log")
+            found = True
+    finally:
+        stopped = stop(service)
+    if stopped != 0:
+        print(f"the program did not end well ({stopped}): see {folder}/surehook.log")
+    if found or stopped != 0 or b"panicked" in (folder / "surehook.log").read_bytes():
+        sys.exit(f"findings: the requests are in {folder}, the seed was {SEED}")
+    print(f"no findings; the seed was {SEED}")
+
+
+def wait_for(service, base, folder):
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            urllib.request.urlopen(base + "/ready", timeout=5).close()
+            with urllib.request.urlopen(base + "/openapi.json", timeout=5) as answer:
+                return json.load(answer)
+        except OSError as error:
+            if service.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"the program is not ready ({error}): see {folder}/surehook.log")
+            time.sleep(0.1)
+
+
+def schemathesis(base, document, folder, name, configuration, more):
+    """Whether there are findings."""
+    described = folder / f"{name}.json"
+    described.write_text(json.dumps(document))
+    print(f"--- {name}: seed {SEED}", flush=True)
+    command = [pathlib.Path(sys.executable).with_name("schemathesis"), "--config-file", configuration, "run", described]
+    command += ["--url", base, "--seed", SEED, "--report-har-path", folder / f"{name}.har", *more]
+    # Bounded by the examples of the configuration; the time is for a program that hangs.
+    return subprocess.run(command, cwd=folder, timeout=600).returncode != 0
+
+
+def unseen(folder, name):
+    """Whether the run missed an answer that it is for: requests that are all refused would find nothing either."""
+    seen = {}
+    for entry in json.loads((folder / f"{name}.har").read_text())["log"]["entries"]:
+        segments = urllib.parse.urlsplit(entry["request"]["url"]).path.strip("/").split("/")
+        route = entry["request"]["method"], segments[0], segments[-1] if len(segments) == 3 else ""
+        seen.setdefault(route, set()).add(entry["response"]["status"])
+    for route, wanted in WANTED.items():
+        print(*route, "answered", *sorted(seen.get(route, set())))
+        if missing := wanted - seen.get(route, set()):
+            print(*route, "was never answered", *missing)
+    return any(wanted - seen.get(route, set()) for route, wanted in WANTED.items())
+
+
+def stop(service):
+    service.terminate()
+    try:
+        return service.wait(30)
+    except subprocess.TimeoutExpired:
+        service.kill()
+        return service.wait()
+
+
+main()

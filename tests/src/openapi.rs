@@ -1,0 +1,164 @@
+//! Holds answers of the HTTP surface against the document that describes it.
+//!
+//! The document leaves its objects open, so that clients let pass what later versions add. Here they are closed: what
+//! this version answers is in the document to the last member.
+
+use http::HeaderMap;
+use jsonschema::{Draft, Validator};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+
+/// The document.
+#[derive(Clone, Debug)]
+pub struct Document(Value);
+
+impl Document {
+    /// Reads a document.
+    ///
+    /// # Panics
+    ///
+    /// If it is not JSON.
+    #[must_use]
+    pub fn read(json: &[u8]) -> Self {
+        let mut document = serde_json::from_slice(json).expect("the document is JSON");
+        close(&mut document);
+        Self(document)
+    }
+
+    /// What is at a JSON pointer, with its objects closed.
+    ///
+    /// # Panics
+    ///
+    /// If there is nothing.
+    #[must_use]
+    pub fn at(&self, pointer: &str) -> &Value {
+        self.0.pointer(pointer).unwrap_or_else(|| panic!("the document has no {pointer}"))
+    }
+
+    fn object(&self, pointer: &str) -> &Map<String, Value> {
+        self.at(pointer).as_object().unwrap_or_else(|| panic!("{pointer} is no object"))
+    }
+
+    /// Its path templates, with the methods that each has, in capitals.
+    #[must_use]
+    pub fn paths(&self) -> Vec<(&str, BTreeSet<String>)> {
+        let methods = |path: &Value| {
+            let keys = path.as_object().into_iter().flatten().map(|(key, _)| key);
+            keys.filter(|key| *key != "parameters").map(|key| key.to_uppercase()).collect()
+        };
+        self.object("/paths").iter().map(|(template, path)| (template.as_str(), methods(path))).collect()
+    }
+
+    /// Makes sure that an answer is one that the document has for this request, with its headers and its body.
+    ///
+    /// # Panics
+    ///
+    /// If it is not; says why.
+    #[track_caller]
+    pub fn assert_describes(&self, method: &str, path: &str, status_code: u16, headers: &HeaderMap, body: &[u8]) {
+        let what = || format!("{method} {path}: {status_code} {headers:?} {:?}", String::from_utf8_lossy(body));
+        let (response, names) = self.response(method, path, status_code).unwrap_or_else(|| panic!("not in the document: {}", what()));
+        for name in names {
+            let header = &response["headers"][&name];
+            let header = self.resolved(header);
+            match headers.get(&name) {
+                Some(value) => self.assert_header(header, value.to_str().expect("the program's own headers are ASCII"), &what),
+                None => assert_ne!(header["required"], true, "no {name}: {}", what()),
+            }
+        }
+        for name in ["allow", "idempotent-replayed", "retry-after"] {
+            let documented =
+                response["headers"].as_object().is_some_and(|headers| headers.keys().any(|key| key.eq_ignore_ascii_case(name)));
+            assert!(documented || !headers.contains_key(name), "{name} is not in the document: {}", what());
+        }
+        let content = response["content"].as_object().filter(|_| method != "HEAD");
+        let Some(content) = content else {
+            assert!(body.is_empty(), "a body that is not in the document: {}", what());
+            return;
+        };
+        let media_type = headers.get("content-type").map_or("", |value| value.to_str().expect("a media type is ASCII"));
+        let schema = content.get(media_type).unwrap_or_else(|| panic!("{media_type:?} is not in the document: {}", what()));
+        let answer = serde_json::from_slice(body).unwrap_or_else(|error| panic!("{error}: {}", what()));
+        if let Err(error) = self.validator(&schema["schema"]).validate(&answer) {
+            panic!("{error}, at {:?}: {}", error.instance_path().to_string(), what());
+        }
+    }
+
+    /// Makes sure that a value is one of `#/components/schemas/{name}`.
+    ///
+    /// # Panics
+    ///
+    /// If it is not; says why.
+    #[track_caller]
+    pub fn assert_is(&self, name: &str, value: &Value) {
+        if let Err(error) = self.validator(self.at(&format!("/components/schemas/{name}"))).validate(value) {
+            panic!("not a {name}: {error}: {value}");
+        }
+    }
+
+    fn assert_header(&self, header: &Value, value: &str, what: &dyn Fn() -> String) {
+        let schema = &header["schema"];
+        let value = match schema["type"].as_str() {
+            Some("integer") => value.parse::<u64>().map_or_else(|_| Value::from(value), Value::from),
+            _ => Value::from(value),
+        };
+        assert!(self.validator(schema).is_valid(&value), "{value} is not {schema}: {}", what());
+    }
+
+    /// The response that the document has for a request, and the names of its headers.
+    fn response(&self, method: &str, path: &str, status_code: u16) -> Option<(&Value, Vec<String>)> {
+        let response = match self.template_of(path) {
+            None if status_code == 404 => self.at("/components/responses/UnknownRoute"),
+            None => return None,
+            Some(template) => {
+                let operation = &self.at("/paths")[template][method.to_lowercase()];
+                if operation.is_null() && status_code == 405 {
+                    self.at("/components/responses/MethodNotAllowed")
+                } else {
+                    operation["responses"].get(status_code.to_string())?
+                }
+            }
+        };
+        let response = self.resolved(response);
+        Some((response, response["headers"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()))
+    }
+
+    fn template_of(&self, path: &str) -> Option<&str> {
+        let path = path.split('?').next().unwrap_or_default();
+        let path: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').collect();
+        let fits = |template: &str| {
+            let template: Vec<&str> = template.split('/').collect();
+            template.len() == path.len()
+                && template.iter().zip(&path).all(|(wanted, is)| wanted == is || wanted.starts_with('{') && !is.is_empty())
+        };
+        self.object("/paths").keys().map(String::as_str).find(|template| fits(template))
+    }
+
+    fn resolved<'a>(&'a self, value: &'a Value) -> &'a Value {
+        match value["$ref"].as_str() {
+            Some(reference) => self.at(reference.strip_prefix('#').expect("references stay in the document")),
+            None => value,
+        }
+    }
+
+    /// Of a schema of this document, whose references are looked up in it.
+    fn validator(&self, schema: &Value) -> Validator {
+        let whole = serde_json::json!({"components": self.at("/components"), "allOf": [schema]});
+        let options = jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);
+        options.build(&whole).unwrap_or_else(|error| panic!("not a schema: {error}: {schema}"))
+    }
+}
+
+/// Closes each object's schema that names members.
+fn close(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            if members.get("type").is_some_and(|kind| kind == "object") && members.contains_key("required") {
+                members.entry("additionalProperties").or_insert(Value::Bool(false));
+            }
+            members.values_mut().for_each(close);
+        }
+        Value::Array(items) => items.iter_mut().for_each(close),
+        _ => {}
+    }
+}
