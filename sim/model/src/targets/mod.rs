@@ -13,9 +13,12 @@ pub mod idempotency_key;
 pub mod retry_after;
 pub mod worker;
 
+/// A target's function.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name: that of its module, of its corpus in `fuzz/corpus/`, and of its file in
 /// `fuzz/fuzz_targets/`.
-pub const ALL: [(&str, fn(&[u8])); 6] = [
+pub const ALL: [(&str, Target); 6] = [
     ("configuration", configuration::run),
     ("event", event::run),
     ("http", http::run),

@@ -147,8 +147,7 @@ fn converse(manner: Manner, sent: Vec<u8>, store: &Arc<MemoryStore>, requests: &
     pool.run_until_stalled();
     assert!(served.get(), "the peer has closed its side, and the server goes on");
     assert!(stored.get(), "the connection and its requests are gone, and the intake waits for them");
-    let received = received.borrow().clone();
-    received
+    received.take()
 }
 
 /// Both ways of taking webhooks.
