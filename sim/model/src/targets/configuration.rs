@@ -36,7 +36,8 @@ fn taken(config: &Config, text: &str) {
     count(intake.max_queued_bytes, limits::MAX_QUEUED_BYTES);
     count(intake.max_connections, limits::MAX_CONNECTIONS);
     assert!(intake.max_body <= intake.max_queued_bytes, "a body that can never be taken");
-    assert!(!config.database.contains(":memory:"), "a database that forgets");
+    let path = config.database.split_once(':').map_or("", |(_, path)| path);
+    assert!(!path.contains(":memory:"), "a database that forgets: {path}");
     assert!(!shown_database(&config.database).is_empty());
     assert!(!config.sources.is_empty(), "nothing to do");
     let shown = format!("{config:?}");
