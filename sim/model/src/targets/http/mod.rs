@@ -56,7 +56,7 @@ struct Manner {
     /// The process takes no webhooks.
     only_delivers: bool,
     /// So many bytes arrive at a time. The answers are taken at once: to a peer that does not, and sends what is not
-    /// HTTP behind a request, hyper 1.12 writes the refusal into the middle of the answer before it, and a build with
+    /// HTTP behind a request, hyper 1.12 may write the refusal into the middle of the answer before it, and a build with
     /// debug assertions panics (`can_write_head`). Only that peer is hurt.
     piece: usize,
 }
