@@ -5,7 +5,7 @@
 unexport RUSTFLAGS
 unexport CARGO_ENCODED_RUSTFLAGS
 
-.PHONY: test tools demo api-fuzz
+.PHONY: test tools demo fuzz api-fuzz
 
 test: tools
 	cargo fmt --all --check
@@ -26,6 +26,27 @@ target/api-fuzz/installed: tests/api-fuzz/requirements.txt
 	python3 -m venv --clear target/api-fuzz/venv
 	target/api-fuzz/venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
+
+# Each target of fuzz/ for so many seconds. What fails is kept in fuzz/artifacts/ and ends the run. The inputs that a run
+# learns stay in fuzz/target/corpus/; the checked-in ones are its seeds, and are left as they are.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= event worker retry_after idempotency_key configuration http
+# No sanitizer: they look for mistakes in unsafe code, of which this project has none, at half the speed.
+FUZZ_RUN = cargo +nightly fuzz run --fuzz-dir fuzz --sanitizer none
+
+fuzz:
+	@if ! rustup toolchain list | grep -q nightly; then \
+	    echo "fuzzing needs a nightly compiler: installing it"; rustup toolchain install nightly --profile minimal; \
+	fi
+	@if ! cargo fuzz --version >/dev/null 2>&1; then echo "cargo-fuzz is not here: installing it"; cargo install --locked cargo-fuzz; fi
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	    echo "fuzzing $$target for $(FUZZ_SECONDS) seconds"; \
+	    mkdir -p fuzz/target/corpus/$$target; \
+	    dictionary=fuzz/dictionaries/$$target; \
+	    $(FUZZ_RUN) $$target fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+	        $$(if test -f $$dictionary; then echo -dict=$$dictionary; fi); \
+	done
 
 # What the tests need of the system: PostgreSQL's server programs, looked for where the tests look (on the path, where
 # pg_config says, where Debian keeps them), and libfaketime, which gives a process a wrong clock.

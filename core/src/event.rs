@@ -228,10 +228,8 @@ impl Delivery {
 
 #[cfg(test)]
 mod tests {
+    // What no sequence of steps may do to a row is held in `sim/model/src/targets/event.rs`.
     use super::*;
-    use alloc::vec;
-    use alloc::vec::Vec;
-    use proptest::prelude::*;
 
     const LEASE: Duration = Duration::from_secs(20);
 
@@ -313,63 +311,5 @@ mod tests {
         assert_eq!((redriven.status, redriven.used(), redriven.reason, due), (Status::Queued, 0, None, Due::After(Duration::ZERO)));
         assert_eq!(claimed(redriven).attempt, 2);
         assert_eq!(redriven.redrive(), Err(Illegal::NotDeadLettered));
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Claim { max_attempts: u32 },
-        Settle { stale_by: u64, outcome: Outcome },
-        Redrive,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        let outcome = prop_oneof![
-            Just(Outcome::Delivered),
-            any::<u64>().prop_map(|secs| Outcome::Retry { after: Duration::from_secs(secs) }),
-            Just(Outcome::DeadLetter(Reason::Permanent)),
-            Just(Outcome::Release),
-            Just(Outcome::CutOff),
-        ];
-        prop_oneof![
-            (1..6u32).prop_map(|max_attempts| Step::Claim { max_attempts }),
-            (0..3u64, outcome).prop_map(|(stale_by, outcome)| Step::Settle { stale_by, outcome }),
-            Just(Step::Redrive),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn no_sequence_of_steps_breaks_a_rule_of_the_row(steps in proptest::collection::vec(step(), 0..40)) {
-            let mut row = Delivery::accepted();
-            let mut sent: Vec<(Attempt, Fence)> = vec![];
-            for step in steps {
-                let before = row;
-                let result = match step {
-                    Step::Claim { max_attempts } => row.claim(LEASE, max_attempts).map(|claimed| {
-                        if claimed.delivery.status == Status::Processing {
-                            assert!(claimed.delivery.used() <= max_attempts);
-                            sent.push((claimed.delivery.attempt, claimed.delivery.fence));
-                        }
-                        claimed.delivery
-                    }),
-                    Step::Settle { stale_by, outcome } => row.settle(Fence(row.fence.0.saturating_sub(stale_by)), outcome).map(|settled| settled.0),
-                    Step::Redrive => row.redrive().map(|redriven| redriven.0),
-                };
-                match result {
-                    Ok(after) => {
-                        prop_assert_eq!(after.fence, before.fence.next(), "every transition moves the fence by one");
-                        prop_assert!(before.status != Status::Delivered, "delivered is the end");
-                        row = after;
-                    }
-                    Err(_) => prop_assert_eq!(row, before),
-                }
-                prop_assert!(row.budget_from <= row.attempt);
-                prop_assert_eq!(row.reason.is_some(), row.status == Status::DeadLettered);
-                prop_assert!(row.status != Status::Processing || row.used() > 0);
-                prop_assert!(row.status != Status::Retrying || row.used() > 0);
-            }
-            let fences: alloc::collections::BTreeSet<Fence> = sent.iter().map(|claim| claim.1).collect();
-            prop_assert_eq!(fences.len(), sent.len(), "no two claims share a fence");
-        }
     }
 }

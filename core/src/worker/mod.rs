@@ -15,8 +15,6 @@ pub mod exchange;
 mod interface;
 mod lane;
 #[cfg(test)]
-mod properties;
-#[cfg(test)]
 mod tests;
 
 use crate::backoff::{mix, share};

@@ -1,4 +1,5 @@
-//! A worker's behaviour, one situation a test.
+//! A worker's behaviour, one situation a test. What no sequence of inputs may make it do is held in
+//! `sim/model/src/targets/worker/`, for proptest and the fuzzer alike.
 
 use super::*;
 use crate::event::Reason;

@@ -42,12 +42,16 @@ fn sqlite(text: &str, rest: &str) -> Result<(), String> {
     if path.trim_start_matches('/').is_empty() {
         return Err("the SQLite database has no path: write for example `sqlite:surehook.db`".to_owned());
     }
-    if path.contains(":memory:") || query.contains("mode=memory") {
+    let options: SqliteConnectOptions =
+        text.parse().map_err(|error| format!("not a SQLite database ({error}): write for example `sqlite:surehook.db`"))?;
+    // As it is understood, and not only as it is written: both the path and the mode may be percent-encoded.
+    let names_memory = path.contains(":memory:") || options.get_filename().to_string_lossy().contains(":memory:");
+    let query = Url::parse(&format!("sqlite:?{}", query.replace('#', "%23")));
+    let is_in_memory = query.is_ok_and(|query| query.query_pairs().any(|pair| pair == ("mode".into(), "memory".into())));
+    if names_memory || is_in_memory {
         return Err("a database in memory forgets what was acknowledged: write for example `sqlite:surehook.db`".to_owned());
     }
-    text.parse::<SqliteConnectOptions>()
-        .map(drop)
-        .map_err(|error| format!("not a SQLite database ({error}): write for example `sqlite:surehook.db`"))
+    Ok(())
 }
 
 pub(super) fn role(text: &str) -> Result<Role, String> {

@@ -6,4 +6,5 @@ pub mod marks;
 pub mod memory;
 pub mod oracles;
 pub mod scenario;
+pub mod targets;
 pub mod timeline;

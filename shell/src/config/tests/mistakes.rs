@@ -208,7 +208,7 @@ fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
         "not a PostgreSQL URL (invalid port number): write `postgres://USER:PASSWORD@HOST/NAME`, with special characters as `%XX`",
     );
     check("sqlite:", "the SQLite database has no path: write for example `sqlite:surehook.db`");
-    for memory in ["sqlite::memory:", "sqlite://:memory:", "sqlite:x?mode=memory"] {
+    for memory in ["sqlite::memory:", "sqlite://:memory:", "sqlite:%3Amemory%3A", "sqlite:x?mode=memory", "sqlite:x?mode=%6Demory"] {
         check(memory, "a database in memory forgets what was acknowledged: write for example `sqlite:surehook.db`");
     }
     let unknown = parsed(&format!("database = \"sqlite:x?colour=red\"\n{SOURCE}")).unwrap_err().to_string();

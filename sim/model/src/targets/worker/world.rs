@@ -1,50 +1,20 @@
-//! What no sequence of inputs may make a worker do, stated over arbitrary sequences.
+//! The store and the downstreams around one worker: they answer as they are told to, and watch what the worker asks.
 
-use super::*;
-use crate::event::Outcome;
-use crate::id::{EventId, Fence};
-use crate::source::SETTLE_GRACE;
-use alloc::collections::BTreeMap;
-use alloc::format;
-use alloc::vec;
+use super::{SOURCES, Step};
 use bytes::Bytes;
-use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use surehook_core::event::Outcome;
+use surehook_core::id::{EventId, Fence};
+use surehook_core::source::{Policy, SETTLE_GRACE, SourceName};
+use surehook_core::time::Instant;
+use surehook_core::verdict::{DeliveryError, Reply};
+use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
+use surehook_core::worker::{Action, BATCH_ROWS, Delivery, Input, Settings, Ticket, Worker};
 use uuid::Uuid;
 
-const SOURCES: usize = 3;
-
-/// One thing that happens to the worker.
-#[derive(Clone, Debug)]
-enum Step {
-    Pass(Duration),
-    Wake(usize),
-    AnswerClaim { give: [u32; SOURCES], size: usize },
-    FailClaim,
-    Finish { which: usize, status_code: Option<u16> },
-    AnswerSettle,
-    FailSettle,
-    ShutDown { cut_off_in: Duration, give_up_in: Duration },
-    Spurious(Duration),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let millis = |range: core::ops::Range<u64>| range.prop_map(Duration::from_millis);
-    prop_oneof![
-        4 => millis(0..3_000).prop_map(Step::Pass),
-        1 => millis(0..60_000).prop_map(Step::Pass),
-        2 => (0..SOURCES + 1).prop_map(Step::Wake),
-        6 => (prop::array::uniform(0..40u32), 0..2_000usize).prop_map(|(give, size)| Step::AnswerClaim { give, size }),
-        1 => Just(Step::FailClaim),
-        12 => (any::<usize>(), prop_oneof![Just(Some(200)), Just(Some(503)), Just(Some(422)), Just(None)])
-            .prop_map(|(which, status_code)| Step::Finish { which, status_code }),
-        6 => Just(Step::AnswerSettle),
-        2 => Just(Step::FailSettle),
-        1 => (millis(0..10_000), millis(0..10_000)).prop_map(|(cut_off_in, more)| Step::ShutDown { cut_off_in, give_up_in: cut_off_in + more }),
-        1 => millis(0..10).prop_map(Step::Spurious),
-    ]
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Where a claim stands, as the world sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Given,
     Sent,
@@ -53,6 +23,7 @@ enum Place {
     Ended,
 }
 
+/// A claim that the worker was given.
 struct Given {
     source: usize,
     lease_ends: Instant,
@@ -60,14 +31,15 @@ struct Given {
     sent: bool,
 }
 
-/// The world around one worker: it answers what the worker asks, and watches.
-struct World {
+/// The world around one worker.
+pub(super) struct World {
     now: Instant,
     worker: Worker,
     policies: Vec<Policy>,
     claim: Option<(Instant, Vec<Demand>)>,
     settle: Option<Vec<Settlement>>,
     deliveries: BTreeMap<Ticket, (EventId, Fence, Instant)>,
+    last_answered: Option<Ticket>,
     given: BTreeMap<(EventId, Fence), Given>,
     next_event: u128,
     give_up_at: Option<Instant>,
@@ -79,7 +51,7 @@ fn name(source: usize) -> SourceName {
 }
 
 impl World {
-    fn new(concurrency: [u32; SOURCES], max_held_bytes: usize) -> Self {
+    pub(super) fn new(concurrency: [u32; SOURCES], max_held_bytes: usize) -> Self {
         let policies: Vec<Policy> = concurrency
             .iter()
             .enumerate()
@@ -100,6 +72,7 @@ impl World {
             claim: None,
             settle: None,
             deliveries: BTreeMap::new(),
+            last_answered: None,
             given: BTreeMap::new(),
             next_event: 0,
             give_up_at: None,
@@ -112,7 +85,7 @@ impl World {
         self.drain();
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         for polls in 0.. {
             assert!(polls < 100_000, "poll never comes to an end");
             let before = self.worker.wake_at();
@@ -120,10 +93,20 @@ impl World {
                 if let Some(wake) = self.worker.wake_at() {
                     assert!(wake.at > self.now, "nothing is due and yet {wake:?} at {:?}", self.now);
                 }
+                self.count();
                 return;
             };
             assert!(before.is_some_and(|wake| wake.at <= self.now), "an action without a wake: {before:?}");
             self.act(action);
+        }
+    }
+
+    /// Nothing is forgotten and nothing is counted twice: what was given and has not ended is held.
+    fn count(&self) {
+        if self.give_up_at.is_none_or(|at| at > self.now) {
+            let open = self.given.values().filter(|given| given.place != Place::Ended).count();
+            let load = self.worker.load();
+            assert_eq!(load.in_flight + load.ahead + load.unsettled, open, "{load:?}");
         }
     }
 
@@ -163,7 +146,7 @@ impl World {
             }
             Action::Settle(settlements) => {
                 assert!(self.settle.is_none(), "two settlements at once");
-                assert!(!settlements.is_empty() && settlements.len() <= BATCH);
+                assert!(!settlements.is_empty() && settlements.len() <= BATCH_ROWS as usize);
                 for settlement in &settlements {
                     let given = self.given.get_mut(&(settlement.event, settlement.fence)).expect("only what was claimed is settled");
                     match settlement.outcome {
@@ -176,6 +159,10 @@ impl World {
                         Outcome::Delivered | Outcome::Retry { .. } | Outcome::DeadLetter(_) => {
                             assert!(given.sent && settlement.record.is_some());
                             assert_eq!(given.place, Place::Answered, "only an answered delivery is settled");
+                            if let Outcome::Retry { after } = settlement.outcome {
+                                let longest = self.policies[given.source].backoff.max_delay;
+                                assert!(after <= longest, "a retry after {after:?}, longer than {longest:?}");
+                            }
                         }
                     }
                     assert_ne!(given.place, Place::Ended, "a settled claim is settled again");
@@ -212,7 +199,7 @@ impl World {
             let Some(next) = next else { break };
             self.now = self.now.max(next);
             match deadline {
-                Some((at, ticket)) if at <= self.now => self.finish(ticket, None),
+                Some((at, ticket)) if at <= self.now => self.finish(ticket, None, None),
                 _ => self.drain(),
             }
         }
@@ -220,27 +207,32 @@ impl World {
         self.drain();
     }
 
-    fn finish(&mut self, ticket: Ticket, status_code: Option<u16>) {
+    fn finish(&mut self, ticket: Ticket, status_code: Option<u16>, retry_after: Option<Duration>) {
         let (event, fence, _) = self.deliveries.remove(&ticket).unwrap();
         let given = self.given.get_mut(&(event, fence)).unwrap();
         if given.place == Place::Sent {
             given.place = Place::Answered;
         }
         let reply = match status_code {
-            Some(status_code) => Reply::Response { status_code, retry_after: None, excerpt: Bytes::from_static(b"x") },
+            Some(status_code) => Reply::Response { status_code, retry_after, excerpt: Bytes::from_static(b"x") },
             None => Reply::Failed(DeliveryError::Timeout),
         };
+        self.last_answered = Some(ticket);
         self.input(Input::Finished { ticket, reply });
     }
 
-    fn answer_claim(&mut self, give: [u32; SOURCES], size: usize) {
+    fn answer_claim(&mut self, give: [u32; SOURCES], bury_every: u32, size: usize) {
         let Some((sent_at, demands)) = self.claim.take() else { return };
         let mut claims = Claims::default();
         for demand in demands {
             let source = (0..SOURCES).find(|&n| name(n) == demand.source).unwrap();
-            for _ in 0..give[source].min(demand.limit) {
+            for nth in 1..=give[source].min(demand.limit) {
                 self.next_event += 1;
                 let (event, fence) = (EventId::from_uuid(Uuid::from_u128(self.next_event)), Fence(1));
+                if bury_every > 0 && nth % bury_every == 0 {
+                    claims.buried.push(Buried { event, source: name(source), attempt: 3 });
+                    continue;
+                }
                 let claim = Claim {
                     event,
                     source: name(source),
@@ -266,19 +258,24 @@ impl World {
         }
     }
 
-    fn step(&mut self, step: Step) {
+    pub(super) fn step(&mut self, step: Step) {
         match step {
             Step::Pass(duration) => self.pass(duration),
             Step::Wake(source) => self.input(Input::Woken(vec![name(source)])),
-            Step::AnswerClaim { give, size } => self.answer_claim(give, size),
+            Step::AnswerClaim { give, bury_every, size } => self.answer_claim(give, bury_every, size),
             Step::FailClaim => {
                 if self.claim.take().is_some() {
                     self.input(Input::ClaimFailed);
                 }
             }
-            Step::Finish { which, status_code } => {
+            Step::Finish { which, status_code, retry_after } => {
                 if let Some(ticket) = self.deliveries.keys().copied().nth(which % self.deliveries.len().max(1)) {
-                    self.finish(ticket, status_code);
+                    self.finish(ticket, status_code, retry_after);
+                }
+            }
+            Step::FinishAgain => {
+                if let Some(ticket) = self.last_answered {
+                    self.input(Input::Finished { ticket, reply: Reply::Failed(DeliveryError::Timeout) });
                 }
             }
             Step::AnswerSettle => self.answer_settle(),
@@ -297,7 +294,7 @@ impl World {
                 let cut_off_at = self.now + cut_off_in;
                 self.input(Input::ShutDown { cut_off_at, give_up_at });
             }
-            Step::Spurious(duration) => {
+            Step::Late(duration) => {
                 self.now = self.now + duration;
                 self.drain();
             }
@@ -305,37 +302,19 @@ impl World {
     }
 
     /// A healed world answers everything; then the worker must come to its end by itself.
-    fn finish_all(&mut self) {
+    pub(super) fn finish_all(&mut self) {
         self.step(Step::ShutDown { cut_off_in: Duration::from_secs(30), give_up_in: Duration::from_secs(600) });
         for _ in 0..10_000 {
             if self.done {
                 break;
             }
-            self.answer_claim([1; SOURCES], 1);
+            self.answer_claim([1; SOURCES], 0, 1);
             self.answer_settle();
             if let Some(ticket) = self.deliveries.keys().next().copied() {
-                self.finish(ticket, Some(200));
+                self.finish(ticket, Some(200), None);
             }
             self.pass(Duration::from_millis(100));
         }
         assert!(self.done, "the worker never ends: {:?} waits for {:?}", self.worker.load(), self.worker.wake_at());
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
-
-    /// It never exceeds a source's slots, delivers a claim twice, settles what it does not hold, starts what its lease
-    /// cannot cover, forgets a claim, or disagrees with itself about when it is due.
-    #[test]
-    fn a_worker_keeps_its_promises_whatever_happens(
-        concurrency in prop::array::uniform(1..6u32), max_held_bytes in prop_oneof![Just(64 << 20), 1..5_000usize], steps in prop::collection::vec(step(), 0..120),
-    ) {
-        let mut world = World::new(concurrency, max_held_bytes);
-        world.drain();
-        for step in steps {
-            world.step(step);
-        }
-        world.finish_all();
     }
 }

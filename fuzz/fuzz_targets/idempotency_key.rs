@@ -1,0 +1,4 @@
+//! Hands the fuzzer's bytes to `surehook_model::targets::idempotency_key`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| surehook_model::targets::idempotency_key::run(data));

@@ -1,0 +1,79 @@
+//! A configuration file of any bytes: it is read or refused, never a panic; what is wrong has its place in the file, and
+//! what is taken is within the documented limits.
+
+use std::time::Duration;
+use surehook::config::{Config, ConfigError, Overrides, Place, Problems, Source, limits, shown_database, shown_destination};
+use surehook_core::source::SourceName;
+
+const NAME: &str = "surehook.toml";
+
+/// Reads `data` as a configuration.
+///
+/// # Panics
+///
+/// If it is taken and breaks a limit or shows a password, or refused without saying where and why.
+pub fn run(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match Config::parse(NAME, data, &Overrides::default()) {
+        Ok(config) => taken(&config, &text),
+        Err(ConfigError::Wrong(problems)) => refused(&problems, &text),
+        Err(error) => panic!("a file's content cannot be at fault for this: {error}"),
+    }
+}
+
+fn taken(config: &Config, text: &str) {
+    let within = |least: Duration, value: Duration, most: Duration| assert!(least <= value && value <= most, "{value:?} was taken");
+    let count = |value: usize, most: usize| assert!((1..=most).contains(&value), "{value} was taken, of at most {most}");
+    let (millisecond, second) = (Duration::from_millis(1), Duration::from_secs(1));
+    within(Duration::ZERO, config.drain_timeout, limits::DRAIN_TIMEOUT);
+    within(second, config.retention.delivered, limits::RETENTION);
+    within(second, config.retention.dead_lettered, limits::RETENTION);
+    let intake = &config.intake;
+    within(millisecond, intake.header_timeout, limits::REQUEST_TIMEOUT);
+    within(millisecond, intake.body_timeout, limits::REQUEST_TIMEOUT);
+    count(intake.max_body, limits::MAX_BODY);
+    count(intake.max_queued, limits::MAX_QUEUED);
+    count(intake.max_queued_bytes, limits::MAX_QUEUED_BYTES);
+    count(intake.max_connections, limits::MAX_CONNECTIONS);
+    assert!(intake.max_body <= intake.max_queued_bytes, "a body that can never be taken");
+    let path = config.database.split_once(':').map_or("", |(_, path)| path);
+    assert!(!path.contains(":memory:"), "a database that forgets: {path}");
+    assert!(!shown_database(&config.database).is_empty());
+    assert!(!config.sources.is_empty(), "nothing to do");
+    let shown = format!("{config:?}");
+    for (name, source) in &config.sources {
+        assert_eq!(SourceName::parse(name.as_str()).as_ref(), Ok(name));
+        let Source { destination, policy, .. } = source;
+        within(millisecond, policy.timeout, limits::TIMEOUT);
+        within(Duration::ZERO, policy.backoff.initial_delay, policy.backoff.max_delay);
+        within(Duration::ZERO, policy.backoff.max_delay, limits::DELAY);
+        assert!((1.0..=limits::FACTOR).contains(&policy.backoff.factor), "{} was taken", policy.backoff.factor);
+        assert!((1..=limits::CONCURRENCY).contains(&policy.concurrency), "{} was taken", policy.concurrency);
+        assert!((1..=limits::MAX_ATTEMPTS).contains(&policy.max_attempts), "{} was taken", policy.max_attempts);
+        let mut codes = policy.retry_on.iter().chain(&policy.dead_letter_on);
+        assert!(codes.all(|code| (100..=999).contains(code)), "{policy:?}");
+        assert!(matches!(destination.scheme(), "http" | "https") && destination.host_str().is_some_and(|host| !host.is_empty()));
+        // A password that stands at one place in the file, and is long enough not to be there by chance, is not shown.
+        let hidden = destination.password().filter(|password| password.len() >= 6 && text.matches(password).count() == 1);
+        if let Some(password) = hidden {
+            assert!(!shown.contains(password) && !shown_destination(destination).contains(password), "a password is shown: {shown}");
+        }
+    }
+}
+
+fn refused(problems: &Problems, text: &str) {
+    assert!(!problems.problems.is_empty(), "refused for no reason");
+    let lines: Vec<&str> = text.strip_prefix('\u{feff}').unwrap_or(text).split('\n').collect();
+    for problem in &problems.problems {
+        assert!(!problem.message.trim().is_empty(), "{problem:?} does not say what is wrong");
+        match problem.place {
+            Place::At { line, column } => {
+                let found = line.checked_sub(1).and_then(|line| lines.get(line)).unwrap_or_else(|| panic!("{problem:?} is after the end"));
+                assert!((1..=found.chars().count() + 1).contains(&column), "{problem:?} is beside its line");
+            }
+            Place::File => assert_eq!(problem.key, "sources", "only a missing section has no place: {problem:?}"),
+            Place::Override { .. } => panic!("there are no overrides: {problem:?}"),
+        }
+    }
+    assert!(problems.to_string().lines().count() >= problems.problems.len());
+}

@@ -1,0 +1,191 @@
+//! The life of one event under any sequence of claims, settlements and redrives, current and stale.
+
+use arbitrary::{Result, Unstructured};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use surehook_core::event::{Delivery, Due, Illegal, Outcome, Reason, Status};
+use surehook_core::id::{Attempt, Fence};
+
+/// The longest case, in steps. A longer one shows nothing that this does not.
+const STEPS: usize = 300;
+
+/// One thing that is done to the event's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A worker takes the row. Whether it is due is not for the row to know.
+    Claim {
+        /// How long it holds it.
+        lease: Duration,
+        /// The budget of the source at that moment.
+        max_attempts: u32,
+    },
+    /// Somebody settles it.
+    Settle {
+        /// How many transitions ago the fence was the row's; 0 is now.
+        stale_by: u64,
+        /// With this.
+        outcome: Outcome,
+    },
+    /// An operator sends it back.
+    Redrive,
+}
+
+/// Runs the case that `data` describes.
+///
+/// # Panics
+///
+/// If a rule of the row is broken.
+pub fn run(data: &[u8]) {
+    check(&steps(data));
+}
+
+/// The steps that `data` describes. Any bytes describe some.
+#[must_use]
+pub fn steps(data: &[u8]) -> Vec<Step> {
+    let mut bytes = Unstructured::new(data);
+    let mut steps = Vec::new();
+    while !bytes.is_empty() && steps.len() < STEPS {
+        steps.extend(step(&mut bytes));
+    }
+    steps
+}
+
+fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
+    Ok(match bytes.int_in_range(0..=8)? {
+        0..=3u8 => Step::Claim { lease: duration(bytes)?, max_attempts: bytes.int_in_range(1..=6)? },
+        // One in four comes late.
+        4..=7 => Step::Settle { stale_by: bytes.int_in_range(0..=11u64)?.saturating_sub(8), outcome: outcome(bytes)? },
+        _ => Step::Redrive,
+    })
+}
+
+fn outcome(bytes: &mut Unstructured<'_>) -> Result<Outcome> {
+    Ok(match bytes.int_in_range(0..=5)? {
+        0u8 => Outcome::Delivered,
+        1 | 2 => Outcome::Retry { after: duration(bytes)? },
+        3 => Outcome::DeadLetter(*bytes.choose(&Reason::ALL)?),
+        4 => Outcome::Release,
+        _ => Outcome::CutOff,
+    })
+}
+
+/// Mostly seconds; now and then as long as can be.
+fn duration(bytes: &mut Unstructured<'_>) -> Result<Duration> {
+    Ok(if bytes.ratio(1, 8)? { Duration::MAX } else { Duration::from_secs(u64::from(bytes.arbitrary::<u8>()?)) })
+}
+
+/// Does all of it to a new event, and holds the row to its rules at each step.
+///
+/// # Panics
+///
+/// If one is broken.
+pub fn check(steps: &[Step]) {
+    let mut watched = Watched { row: Delivery::accepted(), claims: BTreeSet::new(), recorded: BTreeSet::new() };
+    for step in steps {
+        watched.step(*step);
+    }
+}
+
+/// The row, and what its history rules out.
+struct Watched {
+    row: Delivery,
+    /// The fences that claims were given.
+    claims: BTreeSet<Fence>,
+    /// The attempts that have an entry in the event's history.
+    recorded: BTreeSet<Attempt>,
+}
+
+impl Watched {
+    fn step(&mut self, step: Step) {
+        let before = self.row;
+        let done = match step {
+            Step::Claim { lease, max_attempts } => self.claim(lease, max_attempts),
+            Step::Settle { stale_by, outcome } => self.settle(Fence(before.fence.0.saturating_sub(stale_by)), outcome),
+            Step::Redrive => self.redrive(),
+        };
+        let Some((after, due)) = done else { return };
+        let ended = matches!(after.status, Status::Delivered | Status::DeadLettered);
+        assert_ne!(before.status, Status::Delivered, "delivered is the end, and yet {step:?}");
+        assert_eq!(after.fence, before.fence.next(), "{step:?} does not move the fence by one");
+        assert_eq!(due == Due::Never, ended, "what has ended is never due, all else is: {after:?}");
+        assert_eq!(after.reason.is_some(), after.status == Status::DeadLettered, "{after:?}");
+        assert!(after.budget_from <= after.attempt, "{after:?}");
+        match after.status {
+            Status::Queued => assert_eq!(after.used(), 0, "queued with a part of its budget used: {after:?}"),
+            Status::Processing | Status::Retrying => assert!(after.used() > 0, "{after:?}"),
+            Status::Delivered | Status::DeadLettered => {}
+        }
+        self.row = after;
+    }
+
+    fn claim(&mut self, lease: Duration, max_attempts: u32) -> Option<(Delivery, Due)> {
+        let before = self.row;
+        let ended = matches!(before.status, Status::Delivered | Status::DeadLettered);
+        let claimed = match before.claim(lease, max_attempts) {
+            Err(illegal) => {
+                assert!(ended && illegal == Illegal::Ended, "{illegal} for {before:?}");
+                return None;
+            }
+            Ok(claimed) => claimed,
+        };
+        assert!(!ended, "{before:?} was claimed");
+        let held = before.status == Status::Processing;
+        assert_eq!(claimed.lost, held.then_some(before.attempt), "an attempt is lost if it was never settled");
+        if let Some(lost) = claimed.lost {
+            assert!(self.recorded.insert(lost), "attempt {lost} is recorded twice");
+        }
+        let after = claimed.delivery;
+        assert_eq!(after.budget_from, before.budget_from, "a claim leaves the budget as it is");
+        if before.used() >= max_attempts {
+            let reason = if held { Reason::Lost } else { Reason::Exhausted };
+            assert_eq!((after.status, after.reason, after.attempt), (Status::DeadLettered, Some(reason), before.attempt));
+        } else {
+            assert_eq!((after.status, after.attempt, claimed.due), (Status::Processing, before.attempt + 1, Due::After(lease)));
+            assert!(!self.recorded.contains(&after.attempt), "attempt {} is sent again under its number", after.attempt);
+            assert!(self.claims.insert(after.fence), "two claims share a fence");
+        }
+        Some((after, claimed.due))
+    }
+
+    fn settle(&mut self, fence: Fence, outcome: Outcome) -> Option<(Delivery, Due)> {
+        let before = self.row;
+        let holds = before.status == Status::Processing && fence == before.fence;
+        assert!(!holds || self.claims.contains(&fence), "only a claim makes an event processing");
+        let (after, due) = match before.settle(fence, outcome) {
+            Err(illegal) => {
+                assert!(!holds && illegal == Illegal::Stale, "{illegal}, but {fence:?} holds {before:?}");
+                return None;
+            }
+            Ok(settled) => settled,
+        };
+        assert!(holds, "{fence:?} settled {before:?}");
+        let at_once = Due::After(Duration::ZERO);
+        let (status, attempt, budget_from, expected) = match outcome {
+            Outcome::Delivered => (Status::Delivered, before.attempt, before.budget_from, Due::Never),
+            Outcome::DeadLetter(_) => (Status::DeadLettered, before.attempt, before.budget_from, Due::Never),
+            Outcome::Retry { after } => (Status::Retrying, before.attempt, before.budget_from, Due::After(after)),
+            Outcome::Release => (after.status, before.attempt - 1, before.budget_from, at_once),
+            Outcome::CutOff => (after.status, before.attempt, before.budget_from + 1, at_once),
+        };
+        assert_eq!((after.status, after.attempt, after.budget_from, due), (status, attempt, budget_from, expected), "{outcome:?}");
+        if outcome != Outcome::Release {
+            assert!(self.recorded.insert(before.attempt), "attempt {} is recorded twice", before.attempt);
+        }
+        Some((after, due))
+    }
+
+    fn redrive(&mut self) -> Option<(Delivery, Due)> {
+        let before = self.row;
+        let dead = before.status == Status::DeadLettered;
+        let (after, due) = match before.redrive() {
+            Err(illegal) => {
+                assert!(!dead && illegal == Illegal::NotDeadLettered, "{illegal} for {before:?}");
+                return None;
+            }
+            Ok(redriven) => redriven,
+        };
+        assert!(dead, "{before:?} was redriven");
+        assert_eq!((after.status, after.attempt, due), (Status::Queued, before.attempt, Due::After(Duration::ZERO)));
+        Some((after, due))
+    }
+}

@@ -1,0 +1,156 @@
+//! What a connection's peer received, read as it would read it, and held against what it had sent and what is stored.
+
+use super::Manner;
+use super::watched::Posted;
+use crate::database::Database;
+use http::{Method, StatusCode, Version};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use surehook::headers::{MAX_HEADERS, decode};
+use surehook::http::REPLAYED_HEADER;
+use surehook::http::problem::{Kind, MEDIA_TYPE};
+use surehook_core::event::Status;
+use surehook_core::key::IdempotencyKey;
+
+/// One answer.
+struct Answer<'d> {
+    status: StatusCode,
+    headers: Vec<(String, &'d [u8])>,
+    body: &'d [u8],
+}
+
+/// Holds all of it to the promises of the surface. `before` is how many events there were at the beginning.
+pub(super) fn check(manner: Manner, received: &[u8], requests: &[Posted], tables: &Database, before: usize) {
+    let mut rest = received;
+    let mut accepted = BTreeSet::new();
+    let mut answered = 0;
+    while !rest.is_empty() {
+        let request = requests.get(answered);
+        let (answer, after) = Answer::read(rest, request.is_some_and(|request| request.head.method == Method::HEAD));
+        rest = after;
+        if answer.status.is_informational() {
+            continue;
+        }
+        answered += 1;
+        match request {
+            None => {
+                by_the_server_itself(&answer);
+                assert!(rest.is_empty(), "an answer after the server gave up: {:?}", String::from_utf8_lossy(rest));
+            }
+            Some(request) => accepted.extend(answer.check(manner, request, tables)),
+        }
+    }
+    let unanswered = requests.get(answered..).unwrap_or_default();
+    assert!(unanswered.len() <= 1, "requests without an answer: {unanswered:?}");
+    // A peer that closes its side before its request is whole has hung up.
+    assert!(unanswered.iter().all(|request| manner.hangs_up || !request.whole), "a request without an answer: {unanswered:?}");
+    let new = tables.events.len() - before;
+    assert!(
+        accepted.len() == new || (manner.hangs_up && new == accepted.len() + 1),
+        "{new} events stored, {} acknowledged",
+        accepted.len()
+    );
+}
+
+/// hyper refuses what is not HTTP by a bare answer.
+fn by_the_server_itself(answer: &Answer<'_>) {
+    assert!(matches!(answer.status.as_u16(), 400 | 414 | 431 | 501 | 505), "{} to no request", answer.status);
+    assert!(answer.body.is_empty());
+}
+
+impl<'d> Answer<'d> {
+    /// The first answer, and what comes after it.
+    fn read(received: &'d [u8], to_head: bool) -> (Self, &'d [u8]) {
+        let shown = || String::from_utf8_lossy(received).into_owned();
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let length = match response.parse(received) {
+            Ok(httparse::Status::Complete(length)) => length,
+            other => panic!("not an answer, {other:?}: {:?}", shown()),
+        };
+        let status = StatusCode::from_u16(response.code.expect("a whole head")).expect("a status code");
+        let headers = response.headers.iter().map(|header| (header.name.to_ascii_lowercase(), header.value)).collect();
+        let mut answer = Self { status, headers, body: &[] };
+        let after = &received[length..];
+        if status.is_informational() {
+            return (answer, after);
+        }
+        let declared = answer.header("content-length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        let declared: usize = declared.unwrap_or_else(|| panic!("an answer without its length: {:?}", shown()));
+        let (body, after) =
+            after.split_at_checked(if to_head { 0 } else { declared }).unwrap_or_else(|| panic!("cut short: {:?}", shown()));
+        answer.body = body;
+        (answer, after)
+    }
+
+    /// The header, which is there at most once.
+    fn header(&self, name: &str) -> Option<&'d [u8]> {
+        let mut values = self.headers.iter().filter(|(other, _)| other == name).map(|(_, value)| *value);
+        let value = values.next();
+        assert!(values.next().is_none(), "`{name}` is there twice");
+        value
+    }
+
+    /// The id of the event that this answer says is new, if it says so.
+    fn check(&self, manner: Manner, request: &Posted, tables: &Database) -> Option<String> {
+        let (status, head) = (self.status, &request.head);
+        assert!(!status.is_server_error() || status == StatusCode::SERVICE_UNAVAILABLE, "{status} to {head:?}");
+        assert!(!manner.draining || status != StatusCode::ACCEPTED, "accepted while shutting down");
+        let kind = self.header("content-type").expect("every answer has a body");
+        if head.method == Method::HEAD {
+            return None;
+        }
+        let body: Value = serde_json::from_slice(self.body).unwrap_or_else(|error| panic!("not JSON: {error}"));
+        if status.is_success() {
+            assert_eq!(kind, b"application/json");
+        } else {
+            assert_eq!(kind, MEDIA_TYPE.as_bytes());
+            self.problem(&body);
+        }
+        if status != StatusCode::ACCEPTED {
+            return None;
+        }
+        let id = body["event_id"].as_str().expect("an event's id").to_owned();
+        let replayed = self.header(REPLAYED_HEADER.as_str()).is_some();
+        acknowledged(&id, replayed, request, tables);
+        assert!(Status::from_name(body["status"].as_str().expect("a status")).is_some(), "{body}");
+        (!replayed).then_some(id)
+    }
+
+    /// RFC 9457, and one of the kinds that are documented.
+    fn problem(&self, body: &Value) {
+        let status = self.status;
+        let kind = Kind::ALL.iter().find(|kind| body["type"] == kind.urn()).unwrap_or_else(|| panic!("an unknown kind: {body}"));
+        assert_eq!((kind.status(), &body["title"], &body["status"]), (status, &Value::from(kind.title()), &Value::from(status.as_u16())));
+        assert!(body["detail"].as_str().is_some_and(|detail| detail.ends_with('.')), "{body}");
+        assert_eq!(self.header("allow").is_some(), status == StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(self.header("retry-after").is_some(), status == StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
+
+/// A `202` is only for a webhook that was posted whole and is stored as it came.
+fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
+    let head = &request.head;
+    assert!(head.method == Method::POST && head.version <= Version::HTTP_11 && request.whole, "accepted: {request:?}");
+    let stored = &tables.events.get(&id.parse().expect("an event's id")).unwrap_or_else(|| panic!("{id} is not stored")).event;
+    let path = head.uri.path().strip_prefix("/webhooks/").expect("the route for webhooks").trim_end_matches('/');
+    assert_eq!(stored.source.as_str(), path, "stored for another source");
+    let lenient = path == "lenient";
+    let keys: Vec<_> = head.headers.get_all(if lenient { "x-github-delivery" } else { "idempotency-key" }).iter().collect();
+    assert!(
+        matches!(keys[..], [key] if IdempotencyKey::parse(key.as_bytes()).as_ref() == Ok(&stored.key)),
+        "{keys:?} stored as {}",
+        stored.key
+    );
+    if !(replayed && lenient) {
+        assert_eq!(stored.body.as_ref(), request.body, "stored with other bytes than were posted");
+    }
+    if !replayed {
+        let kept = decode(&stored.headers).expect("readable headers");
+        for name in kept.keys() {
+            assert!(kept.get_all(name).iter().eq(head.headers.get_all(name)), "`{name}` is stored as {:?}", kept.get_all(name));
+        }
+        let credentials = kept.contains_key("authorization") || kept.contains_key("cookie");
+        assert!(lenient || !credentials, "credentials are stored");
+    }
+}

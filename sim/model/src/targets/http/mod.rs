@@ -1,0 +1,283 @@
+//! One connection's bytes through hyper's HTTP/1 server into the production routes and the production intake, over a
+//! store in memory. No sockets, no threads, and a clock that stands still: nothing is ever too slow.
+
+mod answers;
+mod watched;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::executor::LocalPool;
+use futures::future::BoxFuture;
+use futures::task::LocalSpawnExt;
+use http::HeaderName;
+use hyper::rt::{Sleep, Timer};
+use hyper_util::rt::TokioIo;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant as StdInstant};
+use surehook::doorbell::Doorbell;
+use surehook::health::Health;
+use surehook::http::{App, SourceIntake};
+use surehook::intake::{Limits, intake};
+use surehook::ports::{Clock, Ids, NewEvent, Store};
+use surehook::server::protocol;
+use surehook_core::admission::{Fingerprint, OnKeyReuse};
+use surehook_core::event::{Outcome, Reason};
+use surehook_core::id::EventId;
+use surehook_core::key::IdempotencyKey;
+use surehook_core::source::SourceName;
+use surehook_core::time::Instant;
+use surehook_core::verdict::Verdict;
+use surehook_core::worker::exchange::{AttemptRecord, Demand, Settlement};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use uuid::Uuid;
+
+use crate::memory::MemoryStore;
+use watched::Requests;
+
+/// Small, so that a short input can go beyond it.
+const MAX_BODY: usize = 4096;
+const MAX_QUEUED_BYTES: usize = 8192;
+/// More than all the answers to one input.
+const PIPE: usize = 1 << 20;
+
+/// What the first byte of the data says of the connection; the others are what its peer sends.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    /// The peer closes its side with its last byte, and not once it has seen the answers.
+    hangs_up: bool,
+    /// The process is shutting down.
+    draining: bool,
+    /// The process takes no webhooks.
+    only_delivers: bool,
+    /// So many bytes arrive at a time. The answers are taken at once: to a peer that does not, and sends what is not
+    /// HTTP behind a request, hyper 1.12 may write the refusal into the middle of the answer before it, and a build with
+    /// debug assertions panics (`can_write_head`). Only that peer is hurt.
+    piece: usize,
+}
+
+impl Manner {
+    fn read(byte: u8) -> Self {
+        let piece = 1 << (((byte >> 3) & 0b111) * 2);
+        Self { hangs_up: byte & 1 != 0, draining: byte & 2 != 0, only_delivers: byte & 4 != 0, piece }
+    }
+}
+
+/// Sends `data` to the server.
+///
+/// # Panics
+///
+/// If the server does, hangs, answers what is not an answer or an error that is not a documented one, or says `202`
+/// to what is not in the store byte for byte.
+pub fn run(data: &[u8]) {
+    let Some((manner, sent)) = data.split_first() else { return };
+    let manner = Manner::read(*manner);
+    let store = Arc::new(MemoryStore::new());
+    ended_before(&store);
+    let before = store.tables().events.len();
+    let requests = Requests::default();
+    let received = converse(manner, sent.to_vec(), &store, &requests);
+    answers::check(manner, &received, &requests.take(), &store.tables(), before);
+}
+
+/// Serves one connection to its end, and answers what its peer received.
+fn converse(manner: Manner, sent: Vec<u8>, store: &Arc<MemoryStore>, requests: &Requests) -> Vec<u8> {
+    let clock: Arc<dyn Clock> = Arc::new(Still);
+    let limits = Limits { max_queued: 8, max_queued_bytes: MAX_QUEUED_BYTES };
+    let doorbell = Arc::new(Doorbell::default());
+    let shared: Arc<dyn Store> = store.clone();
+    let (handle, intake_loop) = intake(limits, Arc::clone(&shared), Arc::clone(&clock), Arc::clone(&doorbell), futures::future::pending());
+    let health = Arc::new(Health::default());
+    if manner.draining {
+        health.drain();
+    }
+    let app = App {
+        sources: sources(),
+        intake: (!manner.only_delivers).then_some(handle),
+        store: shared,
+        clock,
+        ids: Arc::new(Counted::default()),
+        health,
+        max_body: MAX_BODY,
+        body_timeout: Duration::from_secs(30),
+        doorbell,
+    };
+
+    let mut pool = LocalPool::new();
+    let spawner = pool.spawner();
+    let (peer, server) = tokio::io::duplex(PIPE);
+    let (mut from_server, mut to_server) = tokio::io::split(peer);
+    let connection = protocol(Never, Duration::from_secs(10)).serve_connection(TokioIo::new(server), requests.clone().watch(app));
+    let (served, stored) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
+    let received = Rc::new(RefCell::new(Vec::new()));
+    let (close, closed) = futures::channel::oneshot::channel::<()>();
+
+    let spawned = [
+        spawner.spawn_local({
+            let served = Rc::clone(&served);
+            // A connection that the peer broke ends in an error, and that is right.
+            connection.map(move |_| served.set(true))
+        }),
+        spawner.spawn_local({
+            let stored = Rc::clone(&stored);
+            intake_loop.map(move |()| stored.set(true))
+        }),
+        spawner.spawn_local({
+            let received = Rc::clone(&received);
+            async move {
+                let mut piece = [0; 4096];
+                while let Ok(count @ 1..) = from_server.read(&mut piece).await {
+                    received.borrow_mut().extend_from_slice(&piece[..count]);
+                }
+            }
+        }),
+        spawner.spawn_local(async move {
+            // The server may have closed, having refused the rest.
+            for piece in sent.chunks(manner.piece) {
+                if to_server.write_all(piece).await.is_err() {
+                    break;
+                }
+                // The server sees this piece before the next.
+                give_way().await;
+            }
+            if !manner.hangs_up {
+                let _ = closed.await;
+            }
+            let _ = to_server.shutdown().await;
+        }),
+    ];
+    assert!(spawned.iter().all(Result::is_ok), "the pool is there");
+    pool.run_until_stalled();
+    let _ = close.send(());
+    pool.run_until_stalled();
+    assert!(served.get(), "the peer has closed its side, and the server goes on");
+    assert!(stored.get(), "the connection and its requests are gone, and the intake waits for them");
+    received.take()
+}
+
+/// Lets every other task go on first.
+async fn give_way() {
+    let mut asked = false;
+    futures::future::poll_fn(|context| {
+        if asked {
+            return Poll::Ready(());
+        }
+        asked = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Both ways of taking webhooks.
+fn sources() -> BTreeMap<SourceName, SourceIntake> {
+    let strict = SourceIntake {
+        idempotency_header: HeaderName::from_static("idempotency-key"),
+        on_key_reuse: OnKeyReuse::Reject,
+        forward_credentials: false,
+        max_attempts: 20,
+    };
+    let lenient = SourceIntake {
+        idempotency_header: HeaderName::from_static("x-github-delivery"),
+        on_key_reuse: OnKeyReuse::FirstWins,
+        forward_credentials: true,
+        max_attempts: 3,
+    };
+    [("strict", strict), ("lenient", lenient)].into_iter().map(|(name, source)| (name_of(name), source)).collect()
+}
+
+fn name_of(source: &str) -> SourceName {
+    SourceName::parse(source).expect("a name")
+}
+
+/// The ids of the events that are there from the beginning: one dead-lettered, one delivered, whose source has gone.
+const DEAD: u128 = 0x019a_b000_0000_7000_8000_0000_0000_00dd;
+const GONE: u128 = 0x019a_b000_0000_7000_8000_0000_0000_00ee;
+/// The id before the first that is given to a new event.
+const FIRST: u128 = 0x019a_b000_0000_7000_8000_0000_0000_0000;
+
+/// Lets two events live and end, so that there is something to show and to redrive.
+fn ended_before(store: &MemoryStore) {
+    let ends = [
+        (DEAD, "strict", Outcome::DeadLetter(Reason::Permanent), Verdict::Permanent, 422),
+        (GONE, "gone", Outcome::Delivered, Verdict::Delivered, 200),
+    ];
+    for (id, source, outcome, verdict, status_code) in ends {
+        let body = Bytes::from_static(b"before");
+        let event = NewEvent {
+            id: EventId::from_uuid(Uuid::from_u128(id)),
+            source: name_of(source),
+            key: IdempotencyKey::parse(b"before").expect("a key"),
+            fingerprint: Fingerprint::of(&body),
+            headers: Bytes::new(),
+            body,
+        };
+        let demand = Demand { source: event.source.clone(), limit: 1, lease: Duration::from_secs(20), max_attempts: 20 };
+        let record = AttemptRecord {
+            ended_ago: Duration::from_millis(1),
+            took: Duration::from_millis(2),
+            verdict,
+            status_code: Some(status_code),
+            error: None,
+            excerpt: Bytes::from_static(b"not \xff text \0 \" \\ \x1b"),
+        };
+        store.transact(|tables, now| {
+            tables.accept(now, vec![event]).expect("a new event");
+            let claim = tables.claim(now, &[demand]).claimed.remove(0);
+            let (event, source, fence, attempt) = (claim.event, claim.source, claim.fence, claim.attempt);
+            let refused = tables.settle(now, &[Settlement { event, source, fence, attempt, outcome, record: Some(record) }]);
+            assert!(refused.is_empty(), "the claim is the newest");
+        });
+    }
+}
+
+/// Ids in a row, so that the data can name them.
+#[derive(Default)]
+struct Counted(AtomicU64);
+
+impl Ids for Counted {
+    fn fresh(&self) -> EventId {
+        EventId::from_uuid(Uuid::from_u128(FIRST + 1 + u128::from(self.0.fetch_add(1, Ordering::Relaxed))))
+    }
+}
+
+/// A clock that stands still.
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Instant {
+        Instant::from_origin(Duration::from_secs(1))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        if deadline <= self.now() { futures::future::ready(()).boxed() } else { futures::future::pending().boxed() }
+    }
+}
+
+/// The same for hyper.
+struct Never;
+
+impl Timer for Never {
+    fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
+        Box::pin(Self)
+    }
+
+    fn sleep_until(&self, _: StdInstant) -> Pin<Box<dyn Sleep>> {
+        Box::pin(Self)
+    }
+}
+
+impl Future for Never {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+impl Sleep for Never {}

@@ -1,0 +1,23 @@
+//! The two machines of the core under random inputs, on every run of the tests. What is checked is the fuzz targets';
+//! a failure shows the case as its steps, shrunk.
+
+use proptest::prelude::*;
+use surehook_model::targets::{event, worker};
+
+fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), 0..most)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_sequence_of_steps_breaks_a_rule_of_an_events_row(steps in bytes(500).prop_map(|bytes| event::steps(&bytes))) {
+        event::check(&steps);
+    }
+
+    #[test]
+    fn a_worker_keeps_its_promises_whatever_happens(case in bytes(800).prop_map(|bytes| worker::Case::read(&bytes))) {
+        worker::check(&case);
+    }
+}
