@@ -1,8 +1,9 @@
 //! What a connection's peer received, read as it would read it, and held against what it had sent and what is stored.
 
-use super::Manner;
 use super::watched::Posted;
+use super::{MAX_BODY, MAX_QUEUED_BYTES, Manner};
 use crate::database::Database;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, StatusCode, Version};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -108,6 +109,7 @@ impl<'d> Answer<'d> {
             self.problem(&body);
         }
         if status != StatusCode::ACCEPTED {
+            turned_away(status, manner, request, tables);
             return None;
         }
         let id = body["event_id"].as_str().expect("an event's id").to_owned();
@@ -128,6 +130,39 @@ impl<'d> Answer<'d> {
     }
 }
 
+/// A webhook is turned away only for what is wrong with it. Else a server that refuses all would keep every other promise.
+fn turned_away(status: StatusCode, manner: Manner, request: &Posted, tables: &Database) {
+    let (head, body) = (&request.head, &request.body);
+    let Some(source) = head.uri.path().strip_prefix("/webhooks/").map(|path| path.strip_suffix('/').unwrap_or(path)) else { return };
+    let Some(header) = key_header(source) else { return };
+    let mut keys = head.headers.get_all(header).iter();
+    let (Some(Ok(key)), None) = (keys.next().map(|key| IdempotencyKey::parse(key.as_bytes())), keys.next()) else { return };
+    if manner.draining || manner.only_delivers || head.method != Method::POST {
+        return;
+    }
+    let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let headers: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum();
+    let mut events = tables.events.values().map(|row| &row.event);
+    let first = events.find(|event| event.source.as_str() == source && event.key == key);
+    let right = match status {
+        StatusCode::BAD_REQUEST => !request.whole,
+        StatusCode::PAYLOAD_TOO_LARGE => body.len() > MAX_BODY || declared.is_some_and(|bytes| bytes > MAX_BODY as u64),
+        StatusCode::UNPROCESSABLE_ENTITY => source == "strict" && first.is_some_and(|first| first.body != body),
+        StatusCode::SERVICE_UNAVAILABLE => headers + "\r\n".len() + MAX_BODY > MAX_QUEUED_BYTES,
+        _ => false,
+    };
+    assert!(right, "{status} to a webhook that does not deserve it: {request:?}");
+}
+
+/// The header that bears the key of a source, if there is such a source.
+fn key_header(source: &str) -> Option<&'static str> {
+    match source {
+        "strict" => Some("idempotency-key"),
+        "lenient" => Some("x-github-delivery"),
+        _ => None,
+    }
+}
+
 /// A `202` is only for a webhook that was posted whole and is stored as it came.
 fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
     let head = &request.head;
@@ -136,7 +171,7 @@ fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
     let path = head.uri.path().strip_prefix("/webhooks/").expect("the route for webhooks").trim_end_matches('/');
     assert_eq!(stored.source.as_str(), path, "stored for another source");
     let lenient = path == "lenient";
-    let keys: Vec<_> = head.headers.get_all(if lenient { "x-github-delivery" } else { "idempotency-key" }).iter().collect();
+    let keys: Vec<_> = head.headers.get_all(key_header(path).expect("one of the sources")).iter().collect();
     assert!(
         matches!(keys[..], [key] if IdempotencyKey::parse(key.as_bytes()).as_ref() == Ok(&stored.key)),
         "{keys:?} stored as {}",
@@ -149,6 +184,15 @@ fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
         let kept = decode(&stored.headers).expect("readable headers");
         for name in kept.keys() {
             assert!(kept.get_all(name).iter().eq(head.headers.get_all(name)), "`{name}` is stored as {:?}", kept.get_all(name));
+        }
+        // What is the producer's own goes on, unless `Connection` says that it was for this connection alone.
+        let hops: Vec<_> = head.headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b',')).collect();
+        for name in head.headers.keys().filter(|name| name.as_str().starts_with("x-")) {
+            let hop = hops.iter().any(|hop| hop.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()));
+            assert_ne!(kept.contains_key(name), hop, "`{name}` is not what is kept");
+        }
+        for name in [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE] {
+            assert!(!kept.contains_key(&name), "`{name}` is kept");
         }
         let credentials = kept.contains_key("authorization") || kept.contains_key("cookie");
         assert!(lenient || !credentials, "credentials are stored");

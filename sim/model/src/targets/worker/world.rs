@@ -4,7 +4,7 @@ use super::{SOURCES, Step};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use surehook_core::event::Outcome;
+use surehook_core::event::{Outcome, Reason};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::source::{Policy, SETTLE_GRACE, SourceName};
 use surehook_core::time::Instant;
@@ -29,6 +29,8 @@ struct Given {
     lease_ends: Instant,
     place: Place,
     sent: bool,
+    /// What the downstream said: the status code, if it is not a time-out, and the least delay that it asked for.
+    reply: Option<(Option<u16>, Option<Duration>)>,
 }
 
 /// The world around one worker.
@@ -159,10 +161,7 @@ impl World {
                         Outcome::Delivered | Outcome::Retry { .. } | Outcome::DeadLetter(_) => {
                             assert!(given.sent && settlement.record.is_some());
                             assert_eq!(given.place, Place::Answered, "only an answered delivery is settled");
-                            if let Outcome::Retry { after } = settlement.outcome {
-                                let longest = self.policies[given.source].backoff.max_delay;
-                                assert!(after <= longest, "a retry after {after:?}, longer than {longest:?}");
-                            }
+                            judged(settlement.outcome, given.reply.expect("answered"), self.policies[given.source].backoff.max_delay);
                         }
                     }
                     assert_ne!(given.place, Place::Ended, "a settled claim is settled again");
@@ -212,6 +211,8 @@ impl World {
         let given = self.given.get_mut(&(event, fence)).unwrap();
         if given.place == Place::Sent {
             given.place = Place::Answered;
+            // A time-out asks for nothing.
+            given.reply = Some((status_code, status_code.and(retry_after)));
         }
         let reply = match status_code {
             Some(status_code) => Reply::Response { status_code, retry_after, excerpt: Bytes::from_static(b"x") },
@@ -242,7 +243,10 @@ impl World {
                     headers: Bytes::new(),
                     body: Bytes::from(vec![0; size]),
                 };
-                self.given.insert((event, fence), Given { source, lease_ends: sent_at + demand.lease, place: Place::Given, sent: false });
+                self.given.insert(
+                    (event, fence),
+                    Given { source, lease_ends: sent_at + demand.lease, place: Place::Given, sent: false, reply: None },
+                );
                 claims.claimed.push(claim);
             }
         }
@@ -317,4 +321,19 @@ impl World {
         }
         assert!(self.done, "the worker never ends: {:?} waits for {:?}", self.worker.load(), self.worker.wake_at());
     }
+}
+
+/// An outcome is what the reply means: the worker mixes up no two deliveries, and waits as long as it was asked to.
+fn judged(outcome: Outcome, (status_code, asked): (Option<u16>, Option<Duration>), longest: Duration) {
+    let right = match outcome {
+        Outcome::Delivered => status_code == Some(200),
+        Outcome::Retry { after } => {
+            let least = asked.unwrap_or_default().min(longest);
+            matches!(status_code, Some(503) | None) && least <= after && after <= longest
+        }
+        Outcome::DeadLetter(Reason::Permanent) => status_code == Some(422),
+        Outcome::DeadLetter(Reason::Exhausted) => matches!(status_code, Some(503) | None),
+        Outcome::DeadLetter(Reason::Lost) | Outcome::Release | Outcome::CutOff => false,
+    };
+    assert!(right, "{outcome:?} after status {status_code:?} and a wish for {asked:?}");
 }
