@@ -59,12 +59,6 @@ impl Failure {
         &self.folder
     }
 
-    /// Whether a run is kept already.
-    #[must_use]
-    pub fn has_run(&self) -> bool {
-        self.folder.join("violations.txt").exists()
-    }
-
     /// Keeps one file.
     ///
     /// # Panics
