@@ -51,3 +51,20 @@ fn every_file_says_what_it_is_for() {
         assert!(text.starts_with("//!"), "{} begins without a word on what it is for", file.display());
     }
 }
+
+#[test]
+fn every_test_that_the_guarantees_name_is_there() {
+    let document = fs::read_to_string(Path::new(ROOT).join("docs/guarantees.md")).unwrap();
+    let sources: String = read(&["shell/tests", "tests/tests", "sim/tests", "sim/model/tests"]).into_iter().map(|(_, text)| text).collect();
+    let named: Vec<&str> = document.split('`').skip(1).step_by(2).collect();
+    let (paths, tests): (Vec<&str>, Vec<&str>) = named.into_iter().partition(|name| name.contains('/'));
+    let is_name = |name: &&str| name.contains('_') && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let tests: Vec<&str> = tests.into_iter().filter(is_name).collect();
+    assert!(tests.len() > 30 && paths.len() > 5, "the document names tests and files");
+    for test in tests {
+        assert!(sources.contains(&format!("fn {test}(")), "docs/guarantees.md names {test}, and there is no such test");
+    }
+    for path in paths {
+        assert!(Path::new(ROOT).join(path).exists(), "docs/guarantees.md names {path}, which is not there");
+    }
+}
