@@ -77,6 +77,9 @@ struct Standing {
     read_only: bool,
 }
 
+/// What speaks against each of the servers that answered.
+type Objections = Vec<(usize, String)>;
+
 struct Answer {
     server: usize,
     connected: Result<(PgConnection, Standing), String>,
@@ -234,11 +237,7 @@ impl Connect for Arc<Servers> {
 }
 
 /// Which of the servers that answered is to be used, or what speaks against each; and what is known afterwards.
-fn judge(
-    wanted: Wanted,
-    known: Option<Lineage>,
-    standings: &[(usize, Standing)],
-) -> (Result<usize, Vec<(usize, String)>>, Option<Lineage>) {
+fn judge(wanted: Wanted, known: Option<Lineage>, standings: &[(usize, Standing)]) -> (Result<usize, Objections>, Option<Lineage>) {
     let Some((_, first)) = standings.first() else { return (Err(Vec::new()), known) };
     if wanted == Wanted::Any {
         return (Ok(standings[0].0), known);

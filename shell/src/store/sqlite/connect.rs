@@ -7,7 +7,6 @@ use crate::store::lane::{ACQUIRE_TIMEOUT, Connect};
 use crate::store::schema::{self, Applied, MigrateError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
-use std::future::Future;
 use std::str::FromStr;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -46,12 +45,10 @@ pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
 impl Connect for SqliteConnectOptions {
     type Connection = SqliteConnection;
 
-    fn connect(&self, deadline: Instant) -> impl Future<Output = Result<(SqliteConnection, u64), String>> + Send {
-        async move {
-            let opened = timeout_at(deadline, ConnectOptions::connect(self)).await;
-            let connection = opened.map_err(|_| "opening it takes too long".to_owned())?.map_err(|error| error.to_string())?;
-            Ok((connection, 0))
-        }
+    async fn connect(&self, deadline: Instant) -> Result<(SqliteConnection, u64), String> {
+        let opened = timeout_at(deadline, ConnectOptions::connect(self)).await;
+        let connection = opened.map_err(|_| "opening it takes too long".to_owned())?.map_err(|error| error.to_string())?;
+        Ok((connection, 0))
     }
 
     /// A file is never replaced by another.
