@@ -78,3 +78,22 @@ fn a_wrong_flag_or_variable_exits_2_and_shows_no_password() {
         assert!(!text(&output.stderr).contains("hunter2") && !text(&output.stdout).contains("hunter2"), "{output:?}");
     }
 }
+
+#[test]
+fn several_servers_are_shown_with_which_is_wanted_and_without_the_password() {
+    let folder = folder_with(RIGHT);
+    let url = "postgres://u:hunter2@a:1,[::1]/db?sslmode=require&target_session_attrs=read-write";
+    for (arguments, environment) in [(&["check", "--database", url][..], &[][..]), (&["check"], &[("SUREHOOK_DATABASE", url)])] {
+        let output = surehook(folder.path(), arguments, environment);
+        let summary = text(&output.stdout);
+        assert!(summary.contains("database    postgres://u@a:1,[::1]/db?target_session_attrs=read-write"), "{output:?}");
+        assert!(!summary.contains("hunter2"), "{summary}");
+    }
+    let output = surehook(folder.path(), &["check", "--database", "postgres://u:hunter2@a,/db"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("--database (or SUREHOOK_DATABASE in the environment): not a PostgreSQL URL: host 2 of its 2 is empty"),
+        "{told}"
+    );
+}

@@ -5,10 +5,10 @@
 //! The time of a change is its statement's, which is also the time that the store's SQL goes by. It is committed a
 //! moment later.
 
-use crate::database::Database;
+use crate::database::{self, Database};
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, FromRow, PgConnection, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, FromRow, SqliteConnection};
 use std::time::Duration;
 use surehook_core::event::{Delivery, Outcome, Reason, Status};
 use surehook_core::id::{EventId, Fence};
@@ -31,7 +31,7 @@ pub const SQLITE_PROCESS: &str = "service-1";
 pub async fn install(database: &Database) {
     match database {
         Database::Postgres(url) => {
-            let mut connection = PgConnection::connect(url).await.expect("the test's server is reachable");
+            let mut connection = database::connect(url).await;
             sqlx::raw_sql(POSTGRES).execute(&mut connection).await.expect("triggers can be made");
         }
         Database::Sqlite(_) => {
@@ -51,7 +51,7 @@ pub async fn install(database: &Database) {
 pub async fn read(database: &Database) -> Vec<(Timestamp, Committed)> {
     let rows: Vec<Row> = match database {
         Database::Postgres(url) => {
-            let mut connection = PgConnection::connect(url).await.expect("the test's server is reachable");
+            let mut connection = database::connect(url).await;
             sqlx::query_as(READ).fetch_all(&mut connection).await.expect("the changes can be read")
         }
         Database::Sqlite(_) => {
@@ -71,7 +71,7 @@ pub async fn statuses(database: &Database) -> Vec<String> {
     const QUERY: &str = "select status from deliveries where status <> 'dead_lettered'";
     match database {
         Database::Postgres(url) => {
-            let mut connection = PgConnection::connect(url).await.expect("the test's server is reachable");
+            let mut connection = database::connect(url).await;
             sqlx::query_scalar(QUERY).fetch_all(&mut connection).await.expect("the rows can be read")
         }
         Database::Sqlite(_) => {
@@ -90,7 +90,7 @@ pub async fn events(database: &Database) -> Vec<EventId> {
     const QUERY: &str = "select id from events order by id";
     let ids: Vec<Uuid> = match database {
         Database::Postgres(url) => {
-            let mut connection = PgConnection::connect(url).await.expect("the test's server is reachable");
+            let mut connection = database::connect(url).await;
             sqlx::query_scalar(QUERY).fetch_all(&mut connection).await.expect("the events can be read")
         }
         Database::Sqlite(_) => {

@@ -3,14 +3,16 @@
 
 use crate::postgres;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::time::Duration;
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 /// A database that no other test uses.
 #[derive(Debug)]
 pub enum Database {
     /// A file that is not there yet, in a folder that goes when this is dropped.
     Sqlite(TempDir),
-    /// The URL of an empty database, which goes with its server.
+    /// The URL of a database, which goes with its server. It may name several servers, as the program's may.
     Postgres(String),
 }
 
@@ -60,7 +62,7 @@ impl Database {
                     "do $$ begin create role \"{process}\" superuser login;
                      exception when duplicate_object or unique_violation then null; end $$"
                 );
-                let mut connection = PgConnection::connect(url).await.expect("the test's server is reachable");
+                let mut connection = connect(url).await;
                 sqlx::raw_sql(AssertSqlSafe(role)).execute(&mut connection).await.expect("a role can be made");
                 url.replacen("//postgres@", &format!("//{process}@"), 1)
             }
@@ -75,4 +77,39 @@ impl Database {
             Self::Postgres(url) => url.clone(),
         }
     }
+}
+
+/// A server that takes longer to say what it is stays silent.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Connects to the server that a URL names; of several to the primary, and of primaries to the one that was promoted
+/// last.
+///
+/// # Panics
+///
+/// If there is none.
+pub async fn connect(url: &str) -> PgConnection {
+    let (before, rest) = url.split_once('@').expect("a test's URL has a user");
+    let (hosts, rest) = rest.split_once('/').expect("a test's URL has a database");
+    let database = rest.split_once('?').map_or(rest, |(database, _)| database);
+    let mut primaries = Vec::new();
+    let mut errors = Vec::new();
+    for host in hosts.split(',') {
+        let primary = async {
+            let mut connection = PgConnection::connect(&format!("{before}@{host}/{database}")).await?;
+            let timeline: Option<String> = sqlx::query_scalar(
+                "select case when not pg_is_in_recovery() then left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) end",
+            )
+            .fetch_one(&mut connection)
+            .await?;
+            Ok::<_, sqlx::Error>(timeline.map(|timeline| (timeline, connection)))
+        };
+        match timeout(ANSWERS_WITHIN, primary).await {
+            Ok(Ok(primary)) => primaries.extend(primary),
+            Ok(Err(error)) => errors.push(format!("{host}: {error}")),
+            Err(_) => errors.push(format!("{host}: no answer")),
+        }
+    }
+    let newest = primaries.into_iter().max_by(|(one, _), (other, _)| one.cmp(other));
+    newest.unwrap_or_else(|| panic!("no primary of the test's is reachable: {errors:?}")).1
 }

@@ -6,6 +6,8 @@
 //! its pid. Another such shell then removes the folder. PostgreSQL refuses to run as root: then the `postgres` user
 //! runs it.
 
+mod standby;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -86,15 +88,18 @@ impl Cluster {
     /// If there is no PostgreSQL, or its server does not start.
     #[must_use]
     pub fn start(settings: Settings) -> Self {
-        static CLUSTERS: AtomicU32 = AtomicU32::new(0);
-        let folder = folder();
-        let data = folder.root.join(format!("cluster-{}", CLUSTERS.fetch_add(1, Ordering::Relaxed)));
-        run(as_server_user("cp").arg("-R").arg(&folder.template).arg(&data));
+        let data = new_data_folder();
+        run(as_server_user("cp").arg("-R").arg(&folder().template).arg(&data));
         if let Some(wal) = &settings.wal {
             run(as_server_user("cp").arg("-R").arg(data.join("pg_wal")).arg(wal));
             run(as_server_user("rm").arg("-R").arg(data.join("pg_wal")));
             run(as_server_user("ln").arg("-s").arg(wal.join("pg_wal")).arg(data.join("pg_wal")));
         }
+        Self::started(data, settings)
+    }
+
+    /// Starts a server on data that are there.
+    fn started(data: PathBuf, settings: Settings) -> Self {
         let mut cluster = Self { data, port: 0, settings, server: Mutex::new(None) };
         for _ in 0..5 {
             // Another process may take the port before the server does.
@@ -252,11 +257,12 @@ impl Cluster {
         false
     }
 
-    /// Whether the server's own file says that it takes connections: its pid is the first line, its state the eighth.
+    /// Whether the server's own file says that it takes connections, as a standby or not: its pid is the first line, its
+    /// state the eighth.
     fn is_ready(&self, process: &Child) -> bool {
         let text = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        lines.first() == Some(&process.id().to_string().as_str()) && lines.get(7) == Some(&"ready")
+        lines.first() == Some(&process.id().to_string().as_str()) && matches!(lines.get(7), Some(&("ready" | "standby")))
     }
 
     fn log_path(&self) -> PathBuf {
@@ -331,6 +337,12 @@ fn folder() -> &'static Folder {
         run(&mut initdb);
         Folder { root, template, _remover: remover }
     })
+}
+
+/// Where the next cluster's data go.
+fn new_data_folder() -> PathBuf {
+    static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+    folder().root.join(format!("cluster-{}", CLUSTERS.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// Who runs the server, if this process may not.

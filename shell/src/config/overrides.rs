@@ -11,6 +11,7 @@ pub struct Overrides {
     pub listen: Option<String>,
     /// The database: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`
     ///
+    /// Several servers as `HOST:PORT,HOST:PORT`: the one that takes writes is used.
     /// A password is better given in the environment: other users of the machine can see flags.
     #[arg(long, value_name = "URL", env = "SUREHOOK_DATABASE", hide_env_values = true)]
     pub database: Option<String>,

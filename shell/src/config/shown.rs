@@ -2,21 +2,18 @@
 
 use super::values::on_key_reuse_name;
 use super::{Config, IntakeConfig, Source};
+use crate::store::postgres;
 use reqwest::Url;
 use std::fmt;
 
-/// The database without its password and without its parameters, which can hold one too.
+/// The database without its password and without its parameters, which can hold one too, but for the choice of a
+/// server.
 #[must_use]
 pub fn shown_database(database: &str) -> String {
     if database.starts_with("sqlite:") {
         return database.to_owned();
     }
-    let Ok(mut url) = Url::parse(database) else { return "…".to_owned() };
-    // Refused for URLs that cannot hold a password, which then is not there.
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.set_fragment(None);
-    url.to_string()
+    postgres::shown(database).unwrap_or_else(|| "…".to_owned())
 }
 
 /// The destination without its credentials; `?…` stands for its query, where tokens are often put.

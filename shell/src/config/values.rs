@@ -3,6 +3,7 @@
 
 use super::limits;
 use super::{LogFormat, Role};
+use crate::store::postgres::Servers;
 use bytesize::ByteSize;
 use http::HeaderName;
 use reqwest::Url;
@@ -28,9 +29,7 @@ pub(super) fn database(text: &str) -> Result<String, String> {
     match kind {
         "sqlite" => sqlite(text, rest)?,
         "postgres" | "postgresql" if rest.starts_with("//") => {
-            Url::parse(text).map_err(|error| {
-                format!("not a PostgreSQL URL ({error}): write `postgres://USER:PASSWORD@HOST/NAME`, with special characters as `%XX`")
-            })?;
+            Servers::parse(text).map_err(|error| format!("not a PostgreSQL URL: {}", error.0))?;
         }
         _ => return Err("not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`".to_owned()),
     }

@@ -5,7 +5,8 @@
 //! call ended in good order: one whose call failed midway or was dropped is closed, so that no call can find another
 //! one's leavings. One that has been idle for a while is pinged before it is used again.
 
-use sqlx::{ConnectOptions, Connection};
+use sqlx::Connection;
+use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,17 +23,30 @@ const PING_AFTER: Duration = Duration::from_secs(1);
 /// A ping that takes longer finds the connection dead.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How a lane's connections are made.
+pub(super) trait Connect: Send + Sync + 'static {
+    /// A connection.
+    type Connection: Connection;
+
+    /// Makes a connection, or says why not, at the deadline at the latest. With it comes its generation.
+    fn connect(&self, deadline: Instant) -> impl Future<Output = Result<(Self::Connection, u64), String>> + Send;
+
+    /// The generation now: a connection of an earlier one is not used again.
+    fn generation(&self) -> u64;
+}
+
 /// The connections of one lane.
-pub(super) struct Lane<C: Connection> {
-    options: C::Options,
+pub(super) struct Lane<C: Connect> {
+    connect: C,
     permits: Arc<Semaphore>,
     limit: usize,
     /// The last one used is the next one used, so that the others may rest.
-    idle: Mutex<Vec<Idle<C>>>,
+    idle: Mutex<Vec<Idle<C::Connection>>>,
 }
 
 struct Idle<C> {
     connection: C,
+    generation: u64,
     since: Instant,
 }
 
@@ -44,16 +58,14 @@ pub(super) enum TakeError {
         /// So many.
         limit: usize,
     },
-    /// Connecting took longer than [`ACQUIRE_TIMEOUT`].
-    Slow,
-    /// Connecting failed.
-    Connect(sqlx::Error),
+    /// Connecting failed, or took longer than [`ACQUIRE_TIMEOUT`]: this is why.
+    Connect(String),
 }
 
-impl<C: Connection> Lane<C> {
+impl<C: Connect> Lane<C> {
     /// A lane of at most `limit` connections, none of which is made yet.
-    pub(super) fn new(options: C::Options, limit: usize) -> Arc<Self> {
-        Arc::new(Self { options, permits: Arc::new(Semaphore::new(limit)), limit, idle: Mutex::new(Vec::with_capacity(limit)) })
+    pub(super) fn new(connect: C, limit: usize) -> Arc<Self> {
+        Arc::new(Self { connect, permits: Arc::new(Semaphore::new(limit)), limit, idle: Mutex::new(Vec::with_capacity(limit)) })
     }
 
     /// Takes a connection, waiting for it at most [`ACQUIRE_TIMEOUT`]. Unless it is [kept](Held::keep), it is closed
@@ -62,8 +74,8 @@ impl<C: Connection> Lane<C> {
         let deadline = Instant::now() + ACQUIRE_TIMEOUT;
         let busy = || TakeError::Busy { limit: self.limit };
         let permit = timeout_at(deadline, Arc::clone(&self.permits).acquire_owned()).await.map_err(|_| busy())?.map_err(|_| busy())?;
-        let connection = timeout_at(deadline, self.connection()).await.map_err(|_| TakeError::Slow)?.map_err(TakeError::Connect)?;
-        Ok(Held { connection: Some(connection), lane: Arc::clone(self), _permit: permit })
+        let (connection, generation) = self.connection(deadline).await.map_err(TakeError::Connect)?;
+        Ok(Held { connection: Some(connection), generation, lane: Arc::clone(self), _permit: permit })
     }
 
     /// Closes the connections that rest. To be called after a connection broke: the others are likely to be broken
@@ -73,34 +85,41 @@ impl<C: Connection> Lane<C> {
         drop(idle);
     }
 
-    async fn connection(&self) -> Result<C, sqlx::Error> {
-        while let Some(Idle { mut connection, since }) = self.newest_idle() {
-            if since.elapsed() < PING_AFTER || matches!(timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(()))) {
-                return Ok(connection);
+    async fn connection(&self, deadline: Instant) -> Result<(C::Connection, u64), String> {
+        while let Some(Idle { mut connection, generation, since }) = self.newest_idle() {
+            let is_current = generation >= self.connect.generation();
+            if is_current && (since.elapsed() < PING_AFTER || matches!(timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(())))) {
+                return Ok((connection, generation));
             }
             self.forget_idle();
         }
-        self.options.connect().await
+        self.connect.connect(deadline).await
     }
 
-    fn newest_idle(&self) -> Option<Idle<C>> {
+    fn newest_idle(&self) -> Option<Idle<C::Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 }
 
 /// A connection that is in use.
-pub(super) struct Held<C: Connection> {
-    connection: Option<C>,
+pub(super) struct Held<C: Connect> {
+    connection: Option<C::Connection>,
+    generation: u64,
     lane: Arc<Lane<C>>,
     // Declared last: the permit is given back after the connection is.
     _permit: OwnedSemaphorePermit,
 }
 
-impl<C: Connection> Held<C> {
+impl<C: Connect> Held<C> {
+    /// Whether a later generation has begun since this connection was made.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.generation < self.lane.connect.generation()
+    }
+
     /// Gives the connection back, to be used again. Only after a call on it has ended in good order.
     pub(super) fn keep(mut self) {
         if let Some(connection) = self.connection.take() {
-            let idle = Idle { connection, since: Instant::now() };
+            let idle = Idle { connection, generation: self.generation, since: Instant::now() };
             self.lane.idle.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
         }
     }
@@ -108,16 +127,16 @@ impl<C: Connection> Held<C> {
 
 const GIVEN_BACK: &str = "a connection is given back only when its holder is consumed";
 
-impl<C: Connection> Deref for Held<C> {
-    type Target = C;
+impl<C: Connect> Deref for Held<C> {
+    type Target = C::Connection;
 
-    fn deref(&self) -> &C {
+    fn deref(&self) -> &C::Connection {
         self.connection.as_ref().expect(GIVEN_BACK)
     }
 }
 
-impl<C: Connection> DerefMut for Held<C> {
-    fn deref_mut(&mut self) -> &mut C {
+impl<C: Connect> DerefMut for Held<C> {
+    fn deref_mut(&mut self) -> &mut C::Connection {
         self.connection.as_mut().expect(GIVEN_BACK)
     }
 }

@@ -7,9 +7,11 @@
 mod connect;
 mod errors;
 mod scan;
+mod servers;
 pub mod sql;
 
 pub use connect::options;
+pub use servers::{Servers, shown};
 
 use crate::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use crate::store::OpenError;
@@ -21,7 +23,7 @@ use errors::Failure;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use scan::{Micros, Scans};
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 use std::collections::HashSet;
@@ -48,10 +50,10 @@ const ACCEPT_ROUNDS: usize = 5;
 
 /// The store on PostgreSQL.
 pub struct PostgresStore {
-    options: PgConnectOptions,
-    intake: Arc<Lane<PgConnection>>,
-    worker: Arc<Lane<PgConnection>>,
-    operator: Arc<Lane<PgConnection>>,
+    servers: Arc<Servers>,
+    intake: Arc<Lane<Arc<Servers>>>,
+    worker: Arc<Lane<Arc<Servers>>>,
+    operator: Arc<Lane<Arc<Servers>>>,
     scans: Mutex<Scans>,
 }
 
@@ -62,10 +64,10 @@ impl PostgresStore {
     ///
     /// [`OpenError`] if the URL cannot be read.
     pub fn new(url: &str) -> Result<Self, OpenError> {
-        let options = options(url)?;
-        let lane = |limit| Lane::new(options.clone(), limit);
+        let servers = Arc::new(Servers::parse(url)?);
+        let lane = |limit| Lane::new(Arc::clone(&servers), limit);
         let (intake, worker, operator) = (lane(INTAKE_CONNECTIONS), lane(WORKER_CONNECTIONS), lane(OPERATOR_CONNECTIONS));
-        Ok(Self { intake, worker, operator, scans: Mutex::default(), options })
+        Ok(Self { intake, worker, operator, scans: Mutex::default(), servers })
     }
 
     fn scans(&self) -> MutexGuard<'_, Scans> {
@@ -78,13 +80,14 @@ impl PostgresStore {
     ///
     /// [`MigrateError`].
     pub async fn migrate(&self) -> Result<(), MigrateError> {
-        connect::migrate(&self.options).await
+        connect::migrate(&self.servers).await
     }
 
     /// Executes one statement to its end, which is the end of its transaction.
-    async fn execute(&self, lane: &Arc<Lane<PgConnection>>, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, Failure> {
+    async fn execute(&self, lane: &Arc<Lane<Arc<Servers>>>, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, Failure> {
         let mut connection = lane.take().await.map_err(|error| errors::not_taken(&error))?;
         let failure = match timeout(REPLY_TIMEOUT, query.fetch_all(&mut *connection)).await {
+            Ok(Ok(_)) if connection.is_outdated() => errors::outdated(),
             Ok(Ok(rows)) => {
                 connection.keep();
                 return Ok(rows);
@@ -96,6 +99,7 @@ impl PostgresStore {
             connection.keep();
         } else {
             // What broke this connection has broken the others, if it was the server or the way to it.
+            self.servers.lost();
             for lane in [&self.intake, &self.worker, &self.operator] {
                 lane.forget_idle();
             }

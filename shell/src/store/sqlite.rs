@@ -33,8 +33,8 @@ const READERS: usize = 4;
 /// The store on SQLite.
 pub struct SqliteStore {
     options: SqliteConnectOptions,
-    writer: Arc<Lane<SqliteConnection>>,
-    readers: Arc<Lane<SqliteConnection>>,
+    writer: Arc<Lane<SqliteConnectOptions>>,
+    readers: Arc<Lane<SqliteConnectOptions>>,
 }
 
 impl SqliteStore {
@@ -98,7 +98,7 @@ impl Failure {
 }
 
 /// The connection is kept for the next transaction only if this one has ended, one way or the other.
-async fn transaction<T, W>(mut writer: Held<SqliteConnection>, work: W) -> Result<T, StoreError>
+async fn transaction<T, W>(mut writer: Held<SqliteConnectOptions>, work: W) -> Result<T, StoreError>
 where
     W: for<'c> FnOnce(&'c mut SqliteConnection, i64) -> BoxFuture<'c, Result<T, Failure>>,
 {

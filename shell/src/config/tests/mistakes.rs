@@ -205,7 +205,12 @@ fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
     check("surehook.db", "not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`");
     check(
         "postgres://u:hunter2#@db/x",
-        "not a PostgreSQL URL (invalid port number): write `postgres://USER:PASSWORD@HOST/NAME`, with special characters as `%XX`",
+        "not a PostgreSQL URL: it has an `@` after its host; write `@ / ? #` in a password as `%40 %2F %3F %23`",
+    );
+    check("postgres://u:hunter2@a:1,,b/x", "not a PostgreSQL URL: host 2 of its 3 is empty; write `HOST:PORT` between the commas");
+    check(
+        "postgres://u:hunter2@a,b/x?target_session_attrs=hunter2",
+        "not a PostgreSQL URL: `target_session_attrs` must be `any`, `read-write` or `primary`",
     );
     check("sqlite:", "the SQLite database has no path: write for example `sqlite:surehook.db`");
     for memory in ["sqlite::memory:", "sqlite://:memory:", "sqlite:%3Amemory%3A", "sqlite:x?mode=memory", "sqlite:x?mode=%6Demory"] {
@@ -213,9 +218,14 @@ fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
     }
     let unknown = parsed(&format!("database = \"sqlite:x?colour=red\"\n{SOURCE}")).unwrap_err().to_string();
     assert!(unknown.contains("unknown query parameter `colour`"), "{unknown}");
-    for right in
-        ["sqlite:a.db", "sqlite://a/b.db", "sqlite:///a/b.db?mode=rw", "postgres://db/x", "postgresql://u:p@db:1/x?sslmode=require"]
-    {
+    for right in [
+        "sqlite:a.db",
+        "sqlite://a/b.db",
+        "sqlite:///a/b.db?mode=rw",
+        "postgres://db/x",
+        "postgresql://u:p@db:1/x?sslmode=require",
+        "postgres://a:1,[::1]:2/x?target_session_attrs=primary",
+    ] {
         assert_eq!(parsed(&format!("database = \"{right}\"\n{SOURCE}")).unwrap().database, right);
     }
 }

@@ -1,14 +1,17 @@
 //! How this program connects to PostgreSQL, and how it brings a database to its schema.
 
 use super::errors::{describe, is_passing};
+use super::servers::Servers;
 use super::sql;
 use crate::store::OpenError;
+use crate::store::lane::Connect;
 use crate::store::schema::{self, Applied, MigrateError};
+use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 /// What holds in each session, whatever the server, the database or the role is set to. Later ones win over what the
 /// URL says.
@@ -33,7 +36,7 @@ const SESSION: [(&str, &str); 12] = [
 ];
 
 /// What differs while migrating: a migration may take its time, but does not hold up others while it waits.
-const MIGRATION: [(&str, &str); 3] = [("statement_timeout", "0"), ("lock_timeout", "5s"), ("idle_in_transaction_session_timeout", "0")];
+const MIGRATION: &str = "set statement_timeout = 0; set lock_timeout = '5s'; set idle_in_transaction_session_timeout = 0";
 
 /// The parameters of a URL that are understood. sqlx ignores others, and logs their values.
 const PARAMETERS: [&str; 21] = [
@@ -69,22 +72,19 @@ const MIGRATION_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a migration's connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The options of each session of the store, as its URL has them and as the store needs them.
+/// What a URL must look like.
+pub(super) const FORM: &str = "it is not of the form `postgres://user:password@host:port/database?parameter=value`";
+
+/// The options of each session of the store with one server, as its URL has them and as the store needs them.
 ///
 /// # Errors
 ///
 /// [`OpenError`] if the URL cannot be read.
 pub fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
-    // Such a URL would be read, with a part of the password as the name of a database or a parameter, and shown.
-    let authority_ends = url.find("://").and_then(|at| url[at + 3..].find(['/', '?', '#']).map(|end| at + 3 + end));
-    if authority_ends.is_some_and(|end| url[end..].contains('@')) {
-        return Err(OpenError("it has an `@` after its host; write `@ / ? #` in a password as `%40 %2F %3F %23`".into()));
-    }
     if let Some(unknown) = parameters(url).find(|name| !is_known(name)) {
         return Err(OpenError(format!("`{unknown}` is not a parameter of a PostgreSQL URL")));
     }
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|_| OpenError("it is not of the form `postgres://user:password@host:port/database?parameter=value`".into()))?;
+    let options = PgConnectOptions::from_str(url).map_err(|_| OpenError(FORM.into()))?;
     Ok(options.application_name("surehook").options(SESSION))
 }
 
@@ -105,14 +105,16 @@ fn is_known(name: &str) -> bool {
 /// The lock is asked for and not waited for: a session that waits for it holds a snapshot, and a migration that
 /// builds an index concurrently would wait for that snapshot for ever. It is a session's lock: when the connection
 /// is closed, or dropped with this future, the server releases it and rolls back what was not committed.
-pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), MigrateError> {
-    let options = options.clone().options(MIGRATION);
-    let mut connection = match timeout(CONNECT_TIMEOUT, options.connect()).await {
-        // Whatever it is (no server, no database, no such role), somebody may be about to see to it.
-        Ok(connected) => connected.map_err(|error| MigrateError::Unreachable(describe(&error)))?,
-        Err(_) => return Err(MigrateError::Unreachable("connecting takes too long".into())),
+pub(super) async fn migrate(servers: &Arc<Servers>) -> Result<(), MigrateError> {
+    // Whatever it is (no server, no database, no such role), somebody may be about to see to it.
+    let (mut connection, _) = servers.connect(Instant::now() + CONNECT_TIMEOUT).await.map_err(MigrateError::Unreachable)?;
+    let migrated = match sqlx::raw_sql(MIGRATION).execute(&mut connection).await {
+        Ok(_) => migrate_on(&mut connection).await,
+        Err(error) => Err(explain(&error)),
     };
-    let migrated = migrate_on(&mut connection).await;
+    if migrated.is_err() {
+        servers.lost();
+    }
     // The lock is gone with the connection, whether its end is heard or not.
     let _ = connection.close().await;
     migrated

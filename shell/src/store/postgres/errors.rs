@@ -29,8 +29,7 @@ impl From<Failure> for StoreError {
 pub(super) fn not_taken(error: &TakeError) -> Failure {
     let why = match error {
         TakeError::Busy { limit } => format!("all {limit} of its connections for this kind of work are in use"),
-        TakeError::Slow => "connecting takes too long".into(),
-        TakeError::Connect(error) => describe(error),
+        TakeError::Connect(why) => why.clone(),
     };
     Failure { error: StoreError::Unavailable(why), usable: false, constraint: None }
 }
@@ -47,6 +46,12 @@ pub(super) fn failed(error: &sqlx::Error) -> Failure {
     let aborted = matches!(reported.severity(), PgSeverity::Error);
     let (kind, usable) = if aborted { meaning(reported.code()) } else { (StoreError::Unknown as Kind, false) };
     Failure { error: kind(why), usable, constraint: reported.constraint().map(Into::into) }
+}
+
+/// Done by a server that was no longer the one to do it.
+pub(super) fn outdated() -> Failure {
+    let why = "the server that did it has been replaced by another meanwhile";
+    Failure { error: StoreError::Unknown(why.into()), usable: false, constraint: None }
 }
 
 /// No reply came in time.

@@ -19,6 +19,8 @@ pub const REDRIVE: &str = include_str!("redrive.sql");
 pub const STATUS: &str = include_str!("status.sql");
 /// Deletes what ended before its retention.
 pub const PRUNE: &str = include_str!("prune.sql");
+/// What a server is, and how far its history has come.
+pub const STANDING: &str = include_str!("standing.sql");
 /// The migrations that were applied.
 pub const SCHEMA: &str = include_str!("schema.sql");
 

@@ -3,13 +3,13 @@
 use super::errors::is_passing;
 use super::sql;
 use crate::store::OpenError;
-use crate::store::lane::ACQUIRE_TIMEOUT;
+use crate::store::lane::{ACQUIRE_TIMEOUT, Connect};
 use crate::store::schema::{self, Applied, MigrateError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
 use std::str::FromStr;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a statement waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,6 +42,21 @@ pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
         .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES))
 }
 
+impl Connect for SqliteConnectOptions {
+    type Connection = SqliteConnection;
+
+    async fn connect(&self, deadline: Instant) -> Result<(SqliteConnection, u64), String> {
+        let opened = timeout_at(deadline, ConnectOptions::connect(self)).await;
+        let connection = opened.map_err(|_| "opening it takes too long".to_owned())?.map_err(|error| error.to_string())?;
+        Ok((connection, 0))
+    }
+
+    /// A file is never replaced by another.
+    fn generation(&self) -> u64 {
+        0
+    }
+}
+
 /// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
 ///
 /// All migrations run in one IMMEDIATE transaction: of several processes one migrates, and the others find it done.
@@ -56,7 +71,7 @@ pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), Migrat
 async fn open(options: &SqliteConnectOptions) -> Result<SqliteConnection, MigrateError> {
     let deadline = Instant::now() + OPEN_PATIENCE;
     loop {
-        match options.connect().await {
+        match ConnectOptions::connect(options).await {
             Ok(connection) => return Ok(connection),
             Err(error) if is_passing(&error) && Instant::now() < deadline => sleep(ACQUIRE_TIMEOUT / 50).await,
             Err(error) => return Err(MigrateError::Unreachable(error.to_string())),

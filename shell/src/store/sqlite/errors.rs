@@ -26,8 +26,7 @@ pub(super) fn not_taken(error: &TakeError) -> StoreError {
             1 => "its one writer is busy".into(),
             limit => format!("all {limit} of its readers are in use"),
         }),
-        TakeError::Slow => StoreError::Unavailable("opening it takes too long".into()),
-        TakeError::Connect(error) => StoreError::Unavailable(error.to_string()),
+        TakeError::Connect(why) => StoreError::Unavailable(why.clone()),
     }
 }
 

@@ -1,0 +1,332 @@
+//! Which of the servers that a URL names is connected to: the one that takes writes now, and never one that it has
+//! replaced.
+//!
+//! A server that comes back after a failover may still take itself for the primary. What gives it away is its
+//! timeline, which each promotion raises: a server is used only if none has named a higher one. So all servers are
+//! asked whenever the one that was used is lost, and the highest timeline is remembered for as long as the process
+//! lives. That is no fence: keeping an old primary from taking anybody's writes is the work of whatever promotes.
+
+use super::errors::describe;
+use super::{connect, sql};
+use crate::store::OpenError;
+use crate::store::lane::Connect;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, FromRow};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// The most servers that a URL may name. Each is connected to whenever the one in use is lost.
+const MOST_SERVERS: usize = 16;
+
+/// How long the other servers may still answer when one has been found that takes writes: one of them may be its
+/// successor.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// The servers of one database, in the order in which the URL names them.
+#[derive(Debug)]
+pub struct Servers {
+    servers: Vec<Server>,
+    wanted: Wanted,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Server {
+    /// As messages call it: as it was written.
+    name: String,
+    options: PgConnectOptions,
+}
+
+/// Which servers are wanted: `target_session_attrs`, as libpq has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// The first that answers, unasked.
+    Any,
+    /// One whose sessions can write.
+    ReadWrite,
+    /// One that is not a standby.
+    Primary,
+}
+
+/// What this process has learnt of the servers.
+#[derive(Debug, Default)]
+struct Known {
+    /// The server that was used last, unless it was lost since.
+    in_use: Option<usize>,
+    lineage: Option<Lineage>,
+    /// Goes up with every change of the lineage.
+    generation: u64,
+}
+
+/// A cluster, and the highest timeline that one of its servers has named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lineage {
+    system: i64,
+    timeline: i64,
+}
+
+/// What a server says of itself, by `standing.sql`.
+#[derive(Clone, Copy, Debug, FromRow)]
+struct Standing {
+    system: i64,
+    timeline: i64,
+    in_recovery: bool,
+    read_only: bool,
+}
+
+/// What speaks against each of the servers that answered.
+type Objections = Vec<(usize, String)>;
+
+struct Answer {
+    server: usize,
+    connected: Result<(PgConnection, Standing), String>,
+}
+
+impl Servers {
+    /// Reads a URL with one host or several, which stand between commas, each with a port of its own if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] if it cannot be read. It never holds a part of the URL that could be a password.
+    pub fn parse(url: &str) -> Result<Self, OpenError> {
+        let parts = Parts::of(url)?;
+        let hosts: Vec<&str> = parts.hosts.split(',').collect();
+        let several = hosts.len() > 1;
+        if hosts.len() > MOST_SERVERS {
+            return Err(OpenError(format!("it names {} hosts; write at most {MOST_SERVERS}", hosts.len())));
+        }
+        let mut wanted = None;
+        let mut parameters = Vec::new();
+        for parameter in parts.query.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            match name {
+                "target_session_attrs" if wanted.is_some() => return Err(OpenError("`target_session_attrs` is there twice".into())),
+                "target_session_attrs" => wanted = Some(Wanted::parse(value)?),
+                "host" | "hostaddr" | "port" if several || value.contains(',') || value.contains("%2C") || value.contains("%2c") => {
+                    return Err(OpenError(format!("`{name}` cannot name several servers; write them as `//HOST:PORT,HOST:PORT/`")));
+                }
+                _ => parameters.push(parameter),
+            }
+        }
+        let query = if parameters.is_empty() { String::new() } else { format!("?{}", parameters.join("&")) };
+        let server = |(index, host): (usize, &&str)| {
+            let nth = index + 1;
+            if several && host.is_empty() {
+                return Err(OpenError(format!("host {nth} of its {} is empty; write `HOST:PORT` between the commas", hosts.len())));
+            }
+            let options = connect::options(&format!("{}://{}{host}{}{query}", parts.scheme, parts.user, parts.path));
+            let options = options.map_err(|error| if several { OpenError(format!("host {nth}: {}", error.0)) } else { error })?;
+            Ok(Server { name: (*host).to_owned(), options })
+        };
+        let servers = hosts.iter().enumerate().map(server).collect::<Result<_, _>>()?;
+        // One server is used as it is, behind a proxy as ever. Of several only one can be of use.
+        let wanted = wanted.unwrap_or(if several { Wanted::ReadWrite } else { Wanted::Any });
+        Ok(Self { servers, wanted, known: Mutex::default() })
+    }
+
+    /// The server that was used last is lost, or can no longer be written to: with the next connection all are asked.
+    pub(super) fn lost(&self) {
+        self.known().in_use = None;
+    }
+
+    async fn find(&self, deadline: Instant) -> Result<(PgConnection, u64), String> {
+        if self.wanted == Wanted::Any && self.servers.len() == 1 {
+            let connected = timeout_at(deadline, self.servers[0].options.connect()).await;
+            let connection = connected.map_err(|_| "connecting takes too long".to_owned())?.map_err(|error| describe(&error))?;
+            return Ok((connection, 0));
+        }
+        let in_use = self.known().in_use;
+        if let Some(server) = in_use.filter(|_| self.servers.len() > 1) {
+            // If it has gone silent, there has to be time left for the others.
+            let soon = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 3;
+            if let Ok(answer) = timeout_at(soon, self.ask(server)).await
+                && let Ok(found) = self.choose(vec![answer])
+            {
+                return Ok(found);
+            }
+            self.lost();
+        }
+        self.choose(self.ask_all(deadline).await)
+    }
+
+    /// Asks all servers at once, so that one that stays silent takes no time from the others.
+    async fn ask_all(&self, deadline: Instant) -> Vec<Answer> {
+        let mut asked: FuturesUnordered<_> = (0..self.servers.len()).map(|server| self.ask(server)).collect();
+        let mut answers = Vec::with_capacity(self.servers.len());
+        let mut until = deadline;
+        while let Ok(Some(answer)) = timeout_at(until, asked.next()).await {
+            if answer.connected.as_ref().is_ok_and(|(_, standing)| self.wanted.objection(*standing).is_none()) {
+                let grace = if self.wanted == Wanted::Any { Duration::ZERO } else { GRACE };
+                until = until.min(Instant::now() + grace);
+            }
+            answers.push(answer);
+        }
+        answers
+    }
+
+    async fn ask(&self, server: usize) -> Answer {
+        let connected = async {
+            let mut connection = self.servers[server].options.connect().await?;
+            let standing = if self.wanted == Wanted::Any {
+                Standing { system: 0, timeline: 0, in_recovery: false, read_only: false }
+            } else {
+                sqlx::query_as(sql::STANDING).persistent(false).fetch_one(&mut connection).await?
+            };
+            Ok::<_, sqlx::Error>((connection, standing))
+        };
+        Answer { server, connected: connected.await.map_err(|error| describe(&error)) }
+    }
+
+    /// The connection to be used of those that were made, and its generation. The others are closed.
+    fn choose(&self, answers: Vec<Answer>) -> Result<(PgConnection, u64), String> {
+        let mut known = self.known();
+        let mut objections: Vec<String> = vec!["no answer in time".to_owned(); self.servers.len()];
+        let mut standings = Vec::new();
+        let mut connections = Vec::new();
+        for Answer { server, connected } in answers {
+            match connected {
+                Ok((connection, standing)) => {
+                    standings.push((server, standing));
+                    connections.push((server, connection));
+                }
+                Err(error) => objections[server] = error,
+            }
+        }
+        let (chosen, lineage) = judge(self.wanted, known.lineage, &standings);
+        if known.lineage != lineage {
+            known.lineage = lineage;
+            known.generation += 1;
+        }
+        let chosen = match chosen {
+            Ok(chosen) => chosen,
+            Err(judged) => {
+                for (server, objection) in judged {
+                    objections[server] = objection;
+                }
+                let told = self.servers.iter().zip(objections).map(|(server, objection)| format!("{}: {objection}", server.name));
+                return Err(format!("none of its servers can be used: {}", told.collect::<Vec<_>>().join("; ")));
+            }
+        };
+        if known.in_use != Some(chosen) {
+            let timeline = lineage.map(|lineage| lineage.timeline);
+            tracing::info!(server = %self.servers[chosen].name, timeline, "the database's server that takes writes");
+        }
+        known.in_use = Some(chosen);
+        let connection = connections.into_iter().find_map(|(server, connection)| (server == chosen).then_some(connection));
+        Ok((connection.ok_or("the chosen server is not connected")?, known.generation))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connect for Arc<Servers> {
+    type Connection = PgConnection;
+
+    fn connect(&self, deadline: Instant) -> impl Future<Output = Result<(PgConnection, u64), String>> + Send {
+        self.find(deadline)
+    }
+
+    fn generation(&self) -> u64 {
+        self.known().generation
+    }
+}
+
+/// Which of the servers that answered is to be used, or what speaks against each; and what is known afterwards.
+fn judge(wanted: Wanted, known: Option<Lineage>, standings: &[(usize, Standing)]) -> (Result<usize, Objections>, Option<Lineage>) {
+    let Some((_, first)) = standings.first() else { return (Err(Vec::new()), known) };
+    if wanted == Wanted::Any {
+        return (Ok(standings[0].0), known);
+    }
+    let able = standings.iter().filter(|(_, standing)| wanted.objection(*standing).is_none());
+    // The first of the highest. A cluster that took the place of the known one has timelines of its own.
+    let rank = |standing: &Standing| (known.is_some_and(|known| known.system == standing.system), standing.timeline);
+    let best = able.rev().max_by_key(|(_, standing)| rank(standing));
+    let system = best.map(|(_, best)| best.system).or(known.map(|known| known.system)).unwrap_or(first.system);
+    let named = standings.iter().filter(|(_, standing)| standing.system == system).map(|(_, standing)| standing.timeline);
+    let remembered = known.filter(|known| known.system == system).map(|known| known.timeline);
+    let lineage = named.chain(remembered).max().map(|timeline| Lineage { system, timeline });
+    match (best, lineage) {
+        (Some((server, best)), Some(lineage)) if best.timeline == lineage.timeline => (Ok(*server), Some(lineage)),
+        _ => {
+            let newest = lineage.map_or(0, |lineage| lineage.timeline);
+            let objection = |standing: &Standing| {
+                wanted.objection(*standing).map_or_else(
+                    || format!("it has been replaced: its timeline is {}, and another server has reached {newest}", standing.timeline),
+                    str::to_owned,
+                )
+            };
+            (Err(standings.iter().map(|(server, standing)| (*server, objection(standing))).collect()), lineage)
+        }
+    }
+}
+
+impl Wanted {
+    fn parse(value: &str) -> Result<Self, OpenError> {
+        match value {
+            "any" => Ok(Self::Any),
+            "read-write" => Ok(Self::ReadWrite),
+            "primary" => Ok(Self::Primary),
+            "read-only" | "standby" | "prefer-standby" => {
+                Err(OpenError(format!("`target_session_attrs={value}` names a server that cannot be written to; write `read-write`")))
+            }
+            // The value is not shown: what stands in the wrong place may be a password.
+            _ => Err(OpenError("`target_session_attrs` must be `any`, `read-write` or `primary`".into())),
+        }
+    }
+
+    /// Why a server that stands so is not wanted.
+    fn objection(self, standing: Standing) -> Option<&'static str> {
+        match self {
+            Self::ReadWrite | Self::Primary if standing.in_recovery => Some("it is a standby"),
+            Self::ReadWrite if standing.read_only => Some("it is set to read-only"),
+            Self::Any | Self::ReadWrite | Self::Primary => None,
+        }
+    }
+}
+
+/// A URL taken apart, no more than is needed to put one together for each of its hosts.
+struct Parts<'a> {
+    scheme: &'a str,
+    /// With its `@`; empty if there is none.
+    user: &'a str,
+    hosts: &'a str,
+    path: &'a str,
+    query: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(url: &'a str) -> Result<Self, OpenError> {
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| OpenError(connect::FORM.into()))?;
+        let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        // Such a URL would be read, with a part of the password as the name of a database or a parameter, and shown.
+        if rest.contains('@') {
+            return Err(OpenError("it has an `@` after its host; write `@ / ? #` in a password as `%40 %2F %3F %23`".into()));
+        }
+        let rest = rest.split_once('#').map_or(rest, |(rest, _)| rest);
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (user, hosts) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
+        Ok(Self { scheme, user, hosts, path, query })
+    }
+}
+
+/// A URL as it may be shown: without its password, and of its parameters only which server is wanted. `None` if it
+/// cannot be taken apart.
+#[must_use]
+pub fn shown(url: &str) -> Option<String> {
+    let Parts { scheme, user, hosts, path, query } = Parts::of(url).ok()?;
+    let name = user.trim_end_matches('@').split_once(':').map_or(user, |(name, _)| name);
+    let at = if name.is_empty() || name.ends_with('@') { "" } else { "@" };
+    let wanted = query.split('&').find(|parameter| parameter.starts_with("target_session_attrs="));
+    let wanted = wanted.filter(|parameter| parameter.split_once('=').is_some_and(|(_, value)| Wanted::parse(value).is_ok()));
+    let query = wanted.map_or(String::new(), |wanted| format!("?{wanted}"));
+    Some(format!("{scheme}://{name}{at}{hosts}{path}{query}"))
+}
+
+#[cfg(test)]
+#[path = "servers/tests.rs"]
+mod tests;

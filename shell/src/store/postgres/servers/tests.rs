@@ -1,0 +1,136 @@
+use super::*;
+
+fn refusal(url: &str) -> String {
+    Servers::parse(url).expect_err(url).to_string()
+}
+
+fn names(url: &str) -> Vec<(String, u16)> {
+    let servers = Servers::parse(url).unwrap_or_else(|error| panic!("{url}: {error}")).servers;
+    servers.iter().map(|server| (server.options.get_host().to_owned(), server.options.get_port())).collect()
+}
+
+#[test]
+fn each_host_may_have_a_port_of_its_own() {
+    assert_eq!(names("postgres://u:p@a:5433,b/db"), [("a".to_owned(), 5433), ("b".to_owned(), 5432)]);
+    assert_eq!(names("postgresql://a,b,c:1"), [("a".to_owned(), 5432), ("b".to_owned(), 5432), ("c".to_owned(), 1)]);
+    assert_eq!(names("postgres://[::1]:5433,[fe80::1]/db"), [("[::1]".to_owned(), 5433), ("[fe80::1]".to_owned(), 5432)]);
+}
+
+#[test]
+fn what_is_not_a_host_holds_for_each() {
+    let servers = Servers::parse("postgres://us%2Cer:pw@a,b:1/data?sslmode=require&target_session_attrs=primary").unwrap();
+    assert_eq!(servers.wanted, Wanted::Primary);
+    for Server { options, .. } in &servers.servers {
+        assert_eq!((options.get_username(), options.get_database()), ("us,er", Some("data")));
+        assert!(matches!(options.get_ssl_mode(), sqlx::postgres::PgSslMode::Require));
+    }
+}
+
+#[test]
+fn of_several_servers_one_that_takes_writes_is_wanted_unless_it_is_said_otherwise() {
+    for (url, wanted) in [
+        ("postgres://a/db", Wanted::Any),
+        ("postgres://a/db?target_session_attrs=read-write", Wanted::ReadWrite),
+        ("postgres://a,b/db", Wanted::ReadWrite),
+        ("postgres://a,b/db?target_session_attrs=any", Wanted::Any),
+        ("postgres://a,b/db?sslmode=disable&target_session_attrs=primary", Wanted::Primary),
+    ] {
+        assert_eq!(Servers::parse(url).unwrap().wanted, wanted, "{url}");
+    }
+}
+
+#[test]
+fn a_wrong_form_is_refused_with_what_to_write_instead() {
+    for (url, told) in [
+        ("postgres://a,,b/db", "host 2 of its 3 is empty"),
+        ("postgres://u:p@a,/db", "host 2 of its 2 is empty"),
+        ("postgres://a:1,b:x/db", "host 2: it is not of the form"),
+        ("postgres://a:1,b:70000/db", "host 2: it is not of the form"),
+        ("postgres://[::1,b/db", "host 1: it is not of the form"),
+        ("postgres://a,b/db?target_session_attrs=standby", "cannot be written to; write `read-write`"),
+        ("postgres://a/db?target_session_attrs=", "must be `any`, `read-write` or `primary`"),
+        ("postgres://a,b/db?target_session_attrs=any&target_session_attrs=any", "is there twice"),
+        ("postgres://a,b/db?port=5433", "`port` cannot name several servers"),
+        ("postgres:///db?host=a,b", "`host` cannot name several servers"),
+        ("postgres:///db?host=a%2Cb", "`host` cannot name several servers"),
+        ("postgres://a,b/db?load_balance_hosts=random", "`load_balance_hosts` is not a parameter"),
+    ] {
+        assert!(refusal(url).contains(told), "{url}: {}", refusal(url));
+    }
+    let many = vec!["a"; MOST_SERVERS + 1].join(",");
+    assert!(refusal(&format!("postgres://{many}/db")).contains("17 hosts"));
+}
+
+#[test]
+fn neither_a_refusal_nor_what_is_shown_tells_a_password() {
+    for url in [
+        "postgres://u:hunter2@a:x,b/db",
+        "postgres://u:hunter2,a@b:x,c/db",
+        "postgres://u:hunter2,b/db",
+        "postgres://u:1/hunter2@a,b/db",
+        "postgres://a,b/db?target_session_attrs=hunter2",
+        "postgres://a,b/db?target_session_attrs=any&target_session_attrs=hunter2",
+    ] {
+        assert!(!refusal(url).contains("hunter2"), "{url}: {}", refusal(url));
+    }
+    for (url, expected) in [
+        (
+            "postgres://u:hunter2@a:1,[::1]:2/db?password=hunter2&target_session_attrs=primary",
+            "postgres://u@a:1,[::1]:2/db?target_session_attrs=primary",
+        ),
+        ("postgres://u@a/db?sslkey=hunter2#hunter2", "postgres://u@a/db"),
+        ("postgres://:hunter2@a,b", "postgres://a,b"),
+        ("postgres://u:hunter2:hunter2@a@b/db?target_session_attrs=hunter2", "postgres://u@b/db"),
+        ("postgresql:///db?host=/run/postgresql", "postgresql:///db"),
+    ] {
+        assert_eq!(shown(url).as_deref(), Some(expected), "{url}");
+    }
+    assert_eq!(shown("postgres://u:1/hunter2@a/db"), None);
+}
+
+const PRIMARY: Standing = Standing { system: 7, timeline: 1, in_recovery: false, read_only: false };
+const STANDBY: Standing = Standing { in_recovery: true, read_only: true, ..PRIMARY };
+
+fn known(system: i64, timeline: i64) -> Option<Lineage> {
+    Some(Lineage { system, timeline })
+}
+
+fn on(timeline: i64, standing: Standing) -> Standing {
+    Standing { timeline, ..standing }
+}
+
+#[test]
+fn a_server_that_cannot_be_written_to_is_passed_over() {
+    let read_only = Standing { read_only: true, ..PRIMARY };
+    assert_eq!(judge(Wanted::ReadWrite, None, &[(0, STANDBY), (1, read_only), (2, PRIMARY)]), (Ok(2), known(7, 1)));
+    // A primary is one, even if its sessions are read-only unless they say otherwise.
+    assert_eq!(judge(Wanted::Primary, None, &[(0, STANDBY), (1, read_only)]).0, Ok(1));
+    let (refused, lineage) = judge(Wanted::ReadWrite, None, &[(0, STANDBY), (1, read_only)]);
+    assert_eq!(refused, Err(vec![(0, "it is a standby".to_owned()), (1, "it is set to read-only".to_owned())]));
+    assert_eq!(lineage, known(7, 1));
+    assert_eq!(judge(Wanted::ReadWrite, known(7, 3), &[]), (Err(vec![]), known(7, 3)));
+}
+
+#[test]
+fn of_two_that_can_be_written_to_the_one_that_was_promoted_last_is_used() {
+    assert_eq!(judge(Wanted::ReadWrite, None, &[(0, PRIMARY), (1, on(2, PRIMARY))]), (Ok(1), known(7, 2)));
+    assert_eq!(judge(Wanted::ReadWrite, known(7, 1), &[(1, on(2, PRIMARY)), (0, PRIMARY)]), (Ok(1), known(7, 2)));
+    assert_eq!(judge(Wanted::ReadWrite, None, &[(1, PRIMARY), (0, PRIMARY)]).0, Ok(1), "the first that answered");
+}
+
+#[test]
+fn a_server_that_was_replaced_is_refused_even_if_its_successor_does_not_answer() {
+    let (refused, lineage) = judge(Wanted::ReadWrite, known(7, 2), &[(0, PRIMARY)]);
+    let objection = "it has been replaced: its timeline is 1, and another server has reached 2";
+    assert_eq!((refused, lineage), (Err(vec![(0, objection.to_owned())]), known(7, 2)));
+    // The successor's standby gives the old one away as well.
+    let (refused, lineage) = judge(Wanted::Primary, None, &[(0, PRIMARY), (2, on(2, STANDBY))]);
+    assert_eq!((refused.unwrap_err()[0].1.as_str(), lineage), (objection, known(7, 2)));
+}
+
+#[test]
+fn another_cluster_in_its_place_is_not_measured_by_its_timelines() {
+    let other = Standing { system: 8, ..PRIMARY };
+    assert_eq!(judge(Wanted::ReadWrite, known(7, 5), &[(0, other)]), (Ok(0), known(8, 1)));
+    assert_eq!(judge(Wanted::ReadWrite, known(7, 5), &[(0, on(9, other)), (1, on(5, PRIMARY))]), (Ok(1), known(7, 5)));
+}

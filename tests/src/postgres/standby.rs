@@ -1,0 +1,50 @@
+//! Standbys: a copy of a server that follows it, and takes its place when it is promoted.
+
+use super::{Cluster, Settings, as_server_user, binary, new_data_folder, run};
+
+impl Cluster {
+    /// Copies this server, and starts the copy as its standby. It takes readers, and says who it is by `name`, as
+    /// `synchronous_standby_names` has it.
+    ///
+    /// # Panics
+    ///
+    /// If the copy cannot be made or does not start.
+    #[must_use]
+    pub fn standby(&self, name: &str, settings: Settings) -> Self {
+        let data = new_data_folder();
+        let mut copy = as_server_user(binary("pg_basebackup"));
+        copy.args(["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--write-recovery-conf", "--pgdata"]).arg(&data);
+        let source = format!("host=127.0.0.1 port={} user=postgres application_name={name}", self.port);
+        run(copy.arg("--dbname").arg(source));
+        Self::started(data, settings)
+    }
+
+    /// Commits from now on wait until the standby of this name has them on its disk.
+    ///
+    /// # Panics
+    ///
+    /// If the server cannot be told.
+    pub async fn commits_wait_for(&self, standby: &str) {
+        self.execute(&format!("alter system set synchronous_standby_names = '{standby}'")).await;
+        self.execute("select pg_reload_conf()").await;
+    }
+
+    /// Commits wait for no standby any more.
+    ///
+    /// # Panics
+    ///
+    /// If the server cannot be told.
+    pub async fn commits_wait_for_none(&self) {
+        self.execute("alter system reset synchronous_standby_names").await;
+        self.execute("select pg_reload_conf()").await;
+    }
+
+    /// Makes a primary of this standby.
+    ///
+    /// # Panics
+    ///
+    /// If it is none, or does not become a primary.
+    pub async fn promote(&self) {
+        self.execute("do $$ begin if not pg_promote(true, 60) then raise 'it was not promoted in time'; end if; end $$").await;
+    }
+}
