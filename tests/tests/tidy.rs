@@ -58,7 +58,8 @@ fn every_test_that_the_guarantees_name_is_there() {
     let sources: String = read(&["shell/tests", "tests/tests", "sim/tests", "sim/model/tests"]).into_iter().map(|(_, text)| text).collect();
     let named: Vec<&str> = document.split('`').skip(1).step_by(2).collect();
     let (paths, tests): (Vec<&str>, Vec<&str>) = named.into_iter().partition(|name| name.contains('/'));
-    let is_name = |name: &&str| name.contains('_') && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let is_name =
+        |name: &&str| name.contains('_') && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
     let tests: Vec<&str> = tests.into_iter().filter(is_name).collect();
     assert!(tests.len() > 30 && paths.len() > 5, "the document names tests and files");
     for test in tests {
