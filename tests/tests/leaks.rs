@@ -36,7 +36,8 @@ async fn many_deliveries_leave_nothing_behind(database: Database) {
     };
     run.while_network_is("bursts that are more than can be delivered at once", work).await;
 
-    let (first, last) = (usages[0], usages[usages.len() - 1]);
+    // The first round opens what is opened once: the database's connections, as they are first wanted.
+    let (first, last) = (usages[1], usages[usages.len() - 1]);
     println!("{usages:?}, {} connections", sink.connections());
     // Connections of the last round may be closing, on either side.
     assert!(last.descriptors <= first.descriptors + 8, "file descriptors grow: {usages:?}");
