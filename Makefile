@@ -5,7 +5,7 @@
 unexport RUSTFLAGS
 unexport CARGO_ENCODED_RUSTFLAGS
 
-.PHONY: test tools demo fuzz api-fuzz
+.PHONY: test tools demo ha fuzz api-fuzz
 
 test: tools
 	cargo fmt --all --check
@@ -15,6 +15,14 @@ test: tools
 
 demo:
 	cargo run --locked --release -- demo
+
+# Ten kills of the leader of three PostgreSQL servers, under load: some minutes, so it is not part of `make test`. The
+# packages' own services are not used, and need not run.
+ha: tools
+	@for program in patroni etcd; do command -v $$program >/dev/null || { \
+	    echo "there is no $$program: install it (Debian: apt-get install patroni etcd-server)" >&2; exit 1; }; done
+	cargo build --locked --package surehook
+	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' cargo run --locked --package tests --example ha
 
 # What the running program answers, against what it says of itself at /openapi.json. Needs Python 3 and, the first
 # time, the network.

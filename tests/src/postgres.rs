@@ -6,6 +6,7 @@
 //! its pid. Another such shell then removes the folder. PostgreSQL refuses to run as root: then the `postgres` user
 //! runs it.
 
+pub mod patroni;
 mod standby;
 
 use nix::sys::signal::{Signal, kill};
@@ -158,14 +159,14 @@ impl Cluster {
             Stop::Kill => Signal::SIGKILL,
         };
         if let Some(mut server) = self.server.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let children = if stop == Stop::Kill { children_of(&server.process) } else { Vec::new() };
+            let children = if stop == Stop::Kill { children_of(pid_of(&server.process)) } else { Vec::new() };
             // The pid is the server's until it is waited for, even if it has ended.
             kill(pid_of(&server.process), signal).expect("the server can be signalled");
             for &child in &children {
                 let _ = kill(child, signal);
             }
             // One that was frozen has to wake up to hear it.
-            for child in children_of(&server.process).into_iter().chain([pid_of(&server.process)]) {
+            for child in children_of(pid_of(&server.process)).into_iter().chain([pid_of(&server.process)]) {
                 let _ = kill(child, Signal::SIGCONT);
             }
             server.process.wait().expect("the server can be waited for");
@@ -202,7 +203,7 @@ impl Cluster {
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         let process = &server.as_ref().expect("the server runs").process;
         kill(pid_of(process), signal).expect("the server can be signalled");
-        for child in children_of(process) {
+        for child in children_of(pid_of(process)) {
             // One that has just ended needs no signal.
             let _ = kill(child, signal);
         }
@@ -287,8 +288,7 @@ fn pid_of(process: &Child) -> Pid {
     Pid::from_raw(process.id().try_into().expect("a pid is a positive i32"))
 }
 
-fn children_of(process: &Child) -> Vec<Pid> {
-    let pid = process.id();
+fn children_of(pid: Pid) -> Vec<Pid> {
     // Not there once the process has ended.
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     children.split_whitespace().filter_map(|child| child.parse().ok()).map(Pid::from_raw).collect()

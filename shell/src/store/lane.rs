@@ -140,3 +140,51 @@ impl<C: Connect> DerefMut for Held<C> {
         self.connection.as_mut().expect(GIVEN_BACK)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sqlx::SqliteConnection;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Counts its connections, and has a generation that is set from outside.
+    #[derive(Default)]
+    struct Counted {
+        made: AtomicU64,
+        generation: AtomicU64,
+    }
+
+    impl Connect for Arc<Counted> {
+        type Connection = SqliteConnection;
+
+        async fn connect(&self, _: Instant) -> Result<(SqliteConnection, u64), String> {
+            self.made.fetch_add(1, Ordering::Relaxed);
+            let connection = SqliteConnection::connect("sqlite::memory:").await.map_err(|error| error.to_string())?;
+            Ok((connection, self.generation()))
+        }
+
+        fn generation(&self) -> u64 {
+            self.generation.load(Ordering::Relaxed)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_an_earlier_generation_is_not_used_again() {
+        let connect = Arc::new(Counted::default());
+        let lane = Lane::new(Arc::clone(&connect), 2);
+        let made = || connect.made.load(Ordering::Relaxed);
+        lane.take().await.unwrap().keep();
+        let resting = lane.take().await.unwrap();
+        assert_eq!(made(), 1, "one that was kept is used again");
+        let in_use = lane.take().await.unwrap();
+        resting.keep();
+
+        connect.generation.store(1, Ordering::Relaxed);
+
+        assert!(in_use.is_outdated());
+        in_use.keep();
+        let new = lane.take().await.unwrap();
+        assert!(!new.is_outdated());
+        assert_eq!(made(), 3, "neither the one that rested nor the one that came back late");
+    }
+}

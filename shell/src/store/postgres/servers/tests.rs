@@ -1,3 +1,5 @@
+//! The form of a URL with several servers, and the rule by which one of them is chosen.
+
 use super::*;
 
 fn refusal(url: &str) -> String {

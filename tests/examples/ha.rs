@@ -1,0 +1,135 @@
+//! `make ha`: three PostgreSQL servers under Patroni, two processes of the program, and a load; the leader is killed ten
+//! times. Prints for how long no post was answered `202` each time, and what came of the events. Ends with an error if
+//! one that was acknowledged is missing, or another promise was broken.
+//!
+//! `cargo run -p tests --example ha -- 3` kills three times.
+
+use sqlx::Connection;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use surehook_model::history::{At, Run};
+use tests::database::{self, Database};
+use tests::postgres::patroni::{Death, LOOP_WAIT, Patroni, RETRY_TIMEOUT, TTL};
+use tests::producer::{Load, Progress, produce};
+use tests::program::Service;
+use tests::recording::Recording;
+use tests::sink::{Answer, Received, Sink};
+use uuid::Uuid;
+
+const KILLS: usize = 10;
+
+/// The load around each kill.
+const LOAD: Load = Load { sources: &["github", "stripe", "shopify"], posts: 3_000, duplicates: 300, connections: 32 };
+
+/// One kill, and the load around it.
+struct Kill {
+    death: Death,
+    killed: String,
+    leads_then: String,
+    timeline: u64,
+    at: At,
+    load_over: At,
+    healed: At,
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let kills = std::env::args().nth(1).map_or(KILLS, |kills| kills.parse().expect("a number of kills"));
+    let begun = Instant::now();
+    let mut patroni = Patroni::start().await;
+    let (mut leader, timeline) = patroni.whole().await;
+    println!("three servers are one cluster after {:.1?}: {leader} leads on timeline {timeline}", begun.elapsed());
+    let mut connection = database::connect(&patroni.url("postgres")).await;
+    sqlx::query("create database surehook").execute(&mut connection).await.expect("a database can be made");
+    connection.close().await.expect("the connection can be closed");
+
+    let run = Recording::begin(Database::Postgres(patroni.url("surehook"))).await;
+    let sink = run.sink(behaviour).await;
+    let services = [run.service(&configuration(&sink)).await, run.service(&configuration(&sink)).await];
+    let mut told = Vec::new();
+    for number in 0..kills {
+        let death = if number % 2 == 0 { Death::Machine } else { Death::Server };
+        let progress = Progress::default();
+        let targets = services.iter().map(Service::target).collect();
+        let producers = tokio::spawn(produce(run.clone(), targets, LOAD, progress.clone()));
+        progress.reaches(LOAD.posts / 4).await;
+        let killed = leader.clone();
+        let killing = async {
+            let at = run.elapsed();
+            tokio::task::block_in_place(|| patroni.kill(&killed, death));
+            assert!(progress.answered() < LOAD.posts, "the load was over before the kill");
+            producers.await.expect("every post is accepted at last");
+            let load_over = run.elapsed();
+            let (leads_then, timeline) = patroni.heal().await;
+            Kill { death, killed, leads_then, timeline, at, load_over, healed: run.elapsed() }
+        };
+        let kill = run.while_database_is("without its leader", killing).await;
+        println!("kill {} after {:.0?}: {} was killed, {} leads", number + 1, begun.elapsed(), kill.killed, kill.leads_then);
+        leader.clone_from(&kill.leads_then);
+        told.push(kill);
+    }
+    let judged = run.judge().await;
+    report(&judged, &sink, &told, begun.elapsed());
+}
+
+/// Prints the table.
+///
+/// # Panics
+///
+/// If an event is lost.
+fn report(run: &Run, sink: &Sink, kills: &[Kill], took: Duration) {
+    let accepted: Vec<At> = run.answers().filter(|(_, answer)| answer.status_code == 202).map(|(at, _)| at).collect();
+    let refused = run.answers().filter(|(_, answer)| answer.status_code == 503).count();
+    let taken = sink.taken();
+    let acknowledged: BTreeSet<Uuid> = run.answers().filter_map(|(_, answer)| Some(answer.event?.as_uuid())).collect();
+    let lost: Vec<&Uuid> = acknowledged.iter().filter(|event| !taken.contains_key(event)).collect();
+    let again: usize = taken.values().map(|times| times - 1).sum();
+
+    println!();
+    println!("| kill | of | led before | leads then | timeline | without a `202` | three again after |");
+    println!("|---|---|---|---|---|---|---|");
+    let mut gaps = Vec::new();
+    for (number, kill) in kills.iter().enumerate() {
+        let Kill { death, killed, leads_then, timeline, at, load_over, healed } = kill;
+        let of = match death {
+            Death::Machine => "server and Patroni",
+            Death::Server => "server",
+        };
+        let gap = longest_gap(&accepted, *at, *load_over);
+        println!("| {} | {of} | {killed} | {leads_then} | {timeline} | {gap:.1?} | {:.1?} |", number + 1, *healed - *at);
+        gaps.push(gap);
+    }
+    gaps.sort();
+    println!();
+    println!("Patroni: ttl {TTL:?}, loop_wait {LOOP_WAIT:?}, retry_timeout {RETRY_TIMEOUT:?}, synchronous_mode_strict");
+    if let [least, .., most] = gaps.as_slice() {
+        println!("without a `202`: {least:.1?} to {most:.1?}, {:.1?} in the middle", gaps[gaps.len() / 2]);
+    }
+    println!("{} events acknowledged, {refused} posts answered 503, {took:.0?} in all", acknowledged.len());
+    println!("{} kills, {} events lost, {again} taken again and explained", kills.len(), lost.len());
+    assert!(lost.is_empty(), "acknowledged, and never taken by the downstream: {lost:?}");
+}
+
+/// The longest time between two acceptances that falls, with some part of it, between `from` and `to`.
+fn longest_gap(accepted: &[At], from: At, to: At) -> Duration {
+    let gaps = accepted.windows(2).filter(|pair| pair[1] > from && pair[0] < to).map(|pair| pair[1] - pair[0]);
+    gaps.max().expect("posts were accepted after the kill, or the load would not have ended")
+}
+
+fn behaviour(received: &Received) -> Answer {
+    Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })
+}
+
+fn configuration(sink: &Sink) -> String {
+    // The lease is the time-out and 10 s: what was in flight comes back soon.
+    format!(
+        r#"
+        [defaults]
+        timeout = "500ms"
+        initial_delay = "50ms"
+        max_delay = "200ms"
+        {}
+        "#,
+        sink.three_sources()
+    )
+}
