@@ -85,7 +85,8 @@ pub fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
         return Err(OpenError(format!("`{unknown}` is not a parameter of a PostgreSQL URL")));
     }
     let options = PgConnectOptions::from_str(url).map_err(|_| OpenError(FORM.into()))?;
-    Ok(options.application_name("surehook").options(SESSION))
+    let options = if options.get_application_name().is_none() { options.application_name("surehook") } else { options };
+    Ok(options.options(SESSION))
 }
 
 fn parameters(url: &str) -> impl Iterator<Item = &str> {

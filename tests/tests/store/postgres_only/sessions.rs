@@ -42,6 +42,14 @@ async fn what_the_store_relies_on_holds_whatever_the_database_is_set_to() {
 }
 
 #[tokio::test]
+async fn a_session_bears_the_name_that_its_url_gives_it() {
+    let db = Db::postgres().await;
+    let mut session = store::postgres::options(&format!("{}?application_name=eu-1", db.url)).unwrap().connect().await.unwrap();
+    assert_eq!(setting(&mut session, "application_name").await, "eu-1");
+    session.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_time_zone_changes_no_time() {
     let db = Db::postgres().await;
     let kathmandu = store::open(&format!("{}?options=-c%20TimeZone%3DAsia/Kathmandu", db.url)).unwrap().store();
