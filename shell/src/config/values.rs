@@ -4,10 +4,10 @@
 use super::limits;
 use super::{LogFormat, Role};
 use crate::store::postgres::Servers;
+use crate::store::sqlite;
 use bytesize::ByteSize;
 use http::HeaderName;
 use reqwest::Url;
-use sqlx::sqlite::SqliteConnectOptions;
 use std::net::SocketAddr;
 use std::time::Duration;
 use surehook_core::admission::OnKeyReuse;
@@ -27,30 +27,13 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
 pub(super) fn database(text: &str) -> Result<String, String> {
     let (kind, rest) = text.split_once(':').unwrap_or(("", text));
     match kind {
-        "sqlite" => sqlite(text, rest)?,
+        "sqlite" => drop(sqlite::options(text).map_err(|error| error.0)?),
         "postgres" | "postgresql" if rest.starts_with("//") => {
             Servers::parse(text).map_err(|error| format!("not a PostgreSQL URL: {}", error.0))?;
         }
         _ => return Err("not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`".to_owned()),
     }
     Ok(text.to_owned())
-}
-
-fn sqlite(text: &str, rest: &str) -> Result<(), String> {
-    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-    if path.trim_start_matches('/').is_empty() {
-        return Err("the SQLite database has no path: write for example `sqlite:surehook.db`".to_owned());
-    }
-    let options: SqliteConnectOptions =
-        text.parse().map_err(|error| format!("not a SQLite database ({error}): write for example `sqlite:surehook.db`"))?;
-    // As it is understood, and not only as it is written: both the path and the mode may be percent-encoded.
-    let names_memory = path.contains(":memory:") || options.get_filename().to_string_lossy().contains(":memory:");
-    let query = Url::parse(&format!("sqlite:?{}", query.replace('#', "%23")));
-    let is_in_memory = query.is_ok_and(|query| query.query_pairs().any(|pair| pair == ("mode".into(), "memory".into())));
-    if names_memory || is_in_memory {
-        return Err("a database in memory forgets what was acknowledged: write for example `sqlite:surehook.db`".to_owned());
-    }
-    Ok(())
 }
 
 pub(super) fn role(text: &str) -> Result<Role, String> {

@@ -101,8 +101,18 @@ mod tests {
 
     #[test]
     fn a_database_that_forgets_is_refused() {
-        for url in ["sqlite::memory:", "sqlite://:memory:", "sqlite:surehook.db?mode=memory", "sqlite:", "sqlite://"] {
-            assert!(refusal(url).contains("file"), "{url}: {}", refusal(url));
+        let in_memory = "a database in memory forgets";
+        for (url, told) in [
+            ("sqlite::memory:", in_memory),
+            ("sqlite://:memory:", in_memory),
+            ("sqlite:%3Amemory%3A", in_memory),
+            ("sqlite:surehook.db?mode=%6Demory", in_memory),
+            ("sqlite:surehook.db?vfs=memdb", in_memory),
+            ("sqlite:file:surehook.db%3Fmode=memory", "by a `file:` URI"),
+            ("sqlite:", "has no path"),
+            ("sqlite://", "has no path"),
+        ] {
+            assert!(refusal(url).contains(told), "{url}: {}", refusal(url));
         }
     }
 

@@ -213,8 +213,19 @@ fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
         "not a PostgreSQL URL: `target_session_attrs` must be `any`, `read-write` or `primary`",
     );
     check("sqlite:", "the SQLite database has no path: write for example `sqlite:surehook.db`");
-    for memory in ["sqlite::memory:", "sqlite://:memory:", "sqlite:%3Amemory%3A", "sqlite:x?mode=memory", "sqlite:x?mode=%6Demory"] {
+    for memory in [
+        "sqlite::memory:",
+        "sqlite://:memory:",
+        "sqlite:%3Amemory%3A",
+        "sqlite:x?mode=memory",
+        "sqlite:x?mode=%6Demory",
+        "sqlite:x?vfs=memdb",
+        "sqlite:file::memory:",
+    ] {
         check(memory, "a database in memory forgets what was acknowledged: write for example `sqlite:surehook.db`");
+    }
+    for uri in ["sqlite:file:x.db", "sqlite:file:x%3Fmode=memory", "sqlite:%66ile:x%3Fvfs=memdb"] {
+        check(uri, "the SQLite database is named by a `file:` URI and not by its path: write for example `sqlite:surehook.db`");
     }
     let unknown = parsed(&format!("database = \"sqlite:x?colour=red\"\n{SOURCE}")).unwrap_err().to_string();
     assert!(unknown.contains("unknown query parameter `colour`"), "{unknown}");

@@ -5,8 +5,10 @@ use super::sql;
 use crate::store::OpenError;
 use crate::store::lane::{ACQUIRE_TIMEOUT, Connect};
 use crate::store::schema::{self, Applied, MigrateError};
+use reqwest::Url;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
+use std::borrow::Cow;
 use std::str::FromStr;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -27,13 +29,27 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// [`OpenError`] if the URL cannot be read or names no file.
 pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
-    let path = url.strip_prefix("sqlite:").unwrap_or(url);
-    let path = path.strip_prefix("//").unwrap_or(path);
-    let (path, parameters) = path.split_once('?').unwrap_or((path, ""));
-    if path.is_empty() || path == ":memory:" || parameters.contains("memory") {
-        return Err(OpenError("it must name a file, as in `sqlite:surehook.db`: a database in memory forgets".into()));
+    let refused = |why: &str| Err(OpenError(format!("{why}: write for example `sqlite:surehook.db`")));
+    let rest = url.strip_prefix("sqlite:").unwrap_or(url);
+    let (path, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    if path.trim_start_matches('/').is_empty() {
+        return refused("the SQLite database has no path");
     }
-    let options = SqliteConnectOptions::from_str(url).map_err(|error| OpenError(error.to_string()))?;
+    let options = match SqliteConnectOptions::from_str(url) {
+        Ok(options) => options,
+        Err(error) => return refused(&format!("not a SQLite database ({error})")),
+    };
+    // As SQLite will understand it, and not as it is written: all of it may be percent-encoded.
+    let file = options.get_filename().to_string_lossy();
+    let parameters = Url::parse(&format!("sqlite:?{}", parameters.replace('#', "%23")));
+    let forgets = |(name, value): (Cow<'_, str>, Cow<'_, str>)| matches!((&*name, &*value), ("mode", "memory") | ("vfs", "memdb"));
+    if path.contains(":memory:") || file.contains(":memory:") || parameters.is_ok_and(|all| all.query_pairs().any(forgets)) {
+        return refused("a database in memory forgets what was acknowledged");
+    }
+    // Such a name is a URI to SQLite, with parameters of its own, among them those above.
+    if file.starts_with("file:") {
+        return refused("the SQLite database is named by a `file:` URI and not by its path");
+    }
     Ok(options
         .create_if_missing(false)
         .journal_mode(SqliteJournalMode::Wal)
