@@ -173,8 +173,7 @@ impl PostgresStore {
                     .and_then(|at| chosen.get(at))
                     .copied()
                     .ok_or_else(|| rows::unreadable("position"))?;
-                let found = row.stored()?;
-                Ok((index, found))
+                Ok((index, row.stored()?))
             })
             .collect()
     }
