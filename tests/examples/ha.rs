@@ -13,7 +13,7 @@ use tests::postgres::patroni::{Death, LOOP_WAIT, Patroni, RETRY_TIMEOUT, TTL};
 use tests::producer::{Load, Progress, produce};
 use tests::program::Service;
 use tests::recording::Recording;
-use tests::sink::{Answer, Received, Sink};
+use tests::sink::{Answer, Sink};
 use uuid::Uuid;
 
 const KILLS: usize = 10;
@@ -44,8 +44,9 @@ async fn main() {
     connection.close().await.expect("the connection can be closed");
 
     let run = Recording::begin(Database::Postgres(patroni.url("surehook"))).await;
-    let sink = run.sink(behaviour).await;
-    let services = [run.service(&configuration(&sink)).await, run.service(&configuration(&sink)).await];
+    let sink = run.sink(Answer::refusing_a_third_at_first).await;
+    let configuration = sink.three_impatient_sources("500ms", "");
+    let services = [run.service(&configuration).await, run.service(&configuration).await];
     let mut told = Vec::new();
     for number in 0..kills {
         let death = if number % 2 == 0 { Death::Machine } else { Death::Server };
@@ -114,22 +115,4 @@ fn report(run: &Run, sink: &Sink, kills: &[Kill], took: Duration) {
 fn longest_gap(accepted: &[At], from: At, to: At) -> Duration {
     let gaps = accepted.windows(2).filter(|pair| pair[1] > from && pair[0] < to).map(|pair| pair[1] - pair[0]);
     gaps.max().expect("posts were accepted after the kill, or the load would not have ended")
-}
-
-fn behaviour(received: &Received) -> Answer {
-    Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })
-}
-
-fn configuration(sink: &Sink) -> String {
-    // The lease is the time-out and 10 s: what was in flight comes back soon.
-    format!(
-        r#"
-        [defaults]
-        timeout = "500ms"
-        initial_delay = "50ms"
-        max_delay = "200ms"
-        {}
-        "#,
-        sink.three_sources()
-    )
 }

@@ -5,10 +5,10 @@
 //! The time of a change is its statement's, which is also the time that the store's SQL goes by. It is committed a
 //! moment later.
 
-use crate::database::{self, Database};
+use crate::database::Database;
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, FromRow, SqliteConnection};
+use sqlx::FromRow;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use surehook_core::event::{Delivery, Outcome, Reason, Status};
 use surehook_core::id::{EventId, Fence};
@@ -18,7 +18,6 @@ use uuid::Uuid;
 
 const POSTGRES: &str = include_str!("audit/postgres.sql");
 const SQLITE: &str = include_str!("audit/sqlite.sql");
-const READ: &str = "select * from audit order by n";
 
 /// The name of the one process that a SQLite database has.
 pub const SQLITE_PROCESS: &str = "service-1";
@@ -29,18 +28,11 @@ pub const SQLITE_PROCESS: &str = "service-1";
 ///
 /// If that fails.
 pub async fn install(database: &Database) {
-    match database {
-        Database::Postgres(url) => {
-            let mut connection = database::connect(url).await;
-            sqlx::raw_sql(POSTGRES).execute(&mut connection).await.expect("triggers can be made");
-        }
-        Database::Sqlite(_) => {
-            let mut connection = open_sqlite(database).await;
-            let script = SQLITE.replace("$process", SQLITE_PROCESS);
-            sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut connection).await.expect("triggers can be made");
-            connection.close().await.expect("the connection can be closed");
-        }
-    }
+    let script = match database {
+        Database::Postgres(_) => POSTGRES.to_owned(),
+        Database::Sqlite(_) => SQLITE.replace("$process", SQLITE_PROCESS),
+    };
+    database.execute(&script).await;
 }
 
 /// Every change that was committed, in the order in which the statements wrote it, with its time.
@@ -49,17 +41,11 @@ pub async fn install(database: &Database) {
 ///
 /// If the database cannot be read.
 pub async fn read(database: &Database) -> Vec<(Timestamp, Committed)> {
-    let rows: Vec<Row> = match database {
-        Database::Postgres(url) => {
-            let mut connection = database::connect(url).await;
-            sqlx::query_as(READ).fetch_all(&mut connection).await.expect("the changes can be read")
-        }
-        Database::Sqlite(_) => {
-            let mut connection = open_sqlite(database).await;
-            sqlx::query_as(READ).fetch_all(&mut connection).await.expect("the changes can be read")
-        }
-    };
-    rows.into_iter().map(Row::committed).collect()
+    let rows: Vec<Row> = database.fetch("select * from audit order by n").await;
+    let mut pruned = BTreeSet::new();
+    // A dead letter's row and its event go together, and are one change.
+    let mut is_new = |committed: &Committed| committed.change != Change::Pruned || pruned.insert(committed.event);
+    rows.into_iter().map(Row::committed).filter(|(_, committed)| is_new(committed)).collect()
 }
 
 /// Where each event stands that has not ended.
@@ -68,17 +54,8 @@ pub async fn read(database: &Database) -> Vec<(Timestamp, Committed)> {
 ///
 /// If the database cannot be read.
 pub async fn statuses(database: &Database) -> Vec<String> {
-    const QUERY: &str = "select status from deliveries where status <> 'dead_lettered'";
-    match database {
-        Database::Postgres(url) => {
-            let mut connection = database::connect(url).await;
-            sqlx::query_scalar(QUERY).fetch_all(&mut connection).await.expect("the rows can be read")
-        }
-        Database::Sqlite(_) => {
-            let mut connection = open_sqlite(database).await;
-            sqlx::query_scalar(QUERY).fetch_all(&mut connection).await.expect("the rows can be read")
-        }
-    }
+    let rows: Vec<(String,)> = database.fetch("select status from deliveries where status <> 'dead_lettered'").await;
+    rows.into_iter().map(|(status,)| status).collect()
 }
 
 /// The ids of all events.
@@ -87,23 +64,8 @@ pub async fn statuses(database: &Database) -> Vec<String> {
 ///
 /// If the database cannot be read.
 pub async fn events(database: &Database) -> Vec<EventId> {
-    const QUERY: &str = "select id from events order by id";
-    let ids: Vec<Uuid> = match database {
-        Database::Postgres(url) => {
-            let mut connection = database::connect(url).await;
-            sqlx::query_scalar(QUERY).fetch_all(&mut connection).await.expect("the events can be read")
-        }
-        Database::Sqlite(_) => {
-            let mut connection = open_sqlite(database).await;
-            sqlx::query_scalar(QUERY).fetch_all(&mut connection).await.expect("the events can be read")
-        }
-    };
-    ids.into_iter().map(EventId::from_uuid).collect()
-}
-
-async fn open_sqlite(database: &Database) -> SqliteConnection {
-    let options: SqliteConnectOptions = database.url().parse().expect("the test's own URL");
-    options.busy_timeout(Duration::from_secs(10)).connect().await.expect("the file can be opened")
+    let rows: Vec<(Uuid,)> = database.fetch("select id from events order by id").await;
+    rows.into_iter().map(|(id,)| EventId::from_uuid(id)).collect()
 }
 
 #[derive(FromRow)]

@@ -2,7 +2,9 @@
 //! PostgreSQL server that the tests of one process share.
 
 use crate::postgres;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, FromRow, PgConnection, SqliteConnection};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -62,11 +64,45 @@ impl Database {
                     "do $$ begin create role \"{process}\" superuser login;
                      exception when duplicate_object or unique_violation then null; end $$"
                 );
-                let mut connection = connect(url).await;
-                sqlx::raw_sql(AssertSqlSafe(role)).execute(&mut connection).await.expect("a role can be made");
+                self.execute(&role).await;
                 url.replacen("//postgres@", &format!("//{process}@"), 1)
             }
         }
+    }
+
+    /// Executes statements, past the program.
+    ///
+    /// # Panics
+    ///
+    /// If that fails.
+    pub async fn execute(&self, statements: &str) {
+        let script = sqlx::raw_sql(AssertSqlSafe(statements));
+        let done = match self {
+            Self::Postgres(url) => script.execute(&mut connect(url).await).await.map(drop),
+            Self::Sqlite(_) => script.execute(&mut self.open_file().await).await.map(drop),
+        };
+        done.unwrap_or_else(|error| panic!("{statements}: {error}"));
+    }
+
+    /// Every row of a query's result, past the program.
+    ///
+    /// # Panics
+    ///
+    /// If it fails, or a row is of another form.
+    pub async fn fetch<T>(&self, query: &'static str) -> Vec<T>
+    where
+        T: for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
+    {
+        let rows = match self {
+            Self::Postgres(url) => sqlx::query_as(query).fetch_all(&mut connect(url).await).await,
+            Self::Sqlite(_) => sqlx::query_as(query).fetch_all(&mut self.open_file().await).await,
+        };
+        rows.unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    async fn open_file(&self) -> SqliteConnection {
+        let options: SqliteConnectOptions = self.url().parse().expect("the test's own URL");
+        options.busy_timeout(Duration::from_secs(10)).connect().await.expect("the file can be opened")
     }
 
     /// As the configuration's `database` has it.

@@ -272,14 +272,9 @@ impl Recording {
         let late = if matches!(self.0.database, Database::Sqlite(_)) { SQLITE_IS_LATE_BY } else { Duration::ZERO };
         let mut claimants: BTreeMap<(EventId, Attempt), String> = BTreeMap::new();
         let mut entries = lock(&self.0.entries).clone();
-        let mut pruned = BTreeSet::new();
         for (at, committed) in audit::read(&self.0.database).await {
             if let (Change::Claimed, Some(row)) = (committed.change, committed.after) {
                 claimants.insert((committed.event, row.delivery.attempt), committed.process.clone());
-            }
-            // A dead letter's row and its event go together, and are one change.
-            if committed.change == Change::Pruned && !pruned.insert(committed.event) {
-                continue;
             }
             let at = Duration::try_from(at.duration_since(self.0.begun_at)).unwrap_or_default().saturating_sub(late);
             entries.push(Entry { at, what: What::Committed(committed) });

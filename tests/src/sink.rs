@@ -89,12 +89,6 @@ impl Received {
     pub fn taken(&self) -> bool {
         self.answered.is_some_and(|status_code| (200..300).contains(&status_code))
     }
-
-    /// Whether this is the first attempt of one of the third of events for which this is true.
-    #[must_use]
-    pub fn is_one_of_a_third_of_first_attempts(&self) -> bool {
-        self.attempt == 1 && self.event.as_bytes()[15].is_multiple_of(3)
-    }
 }
 
 /// What to answer.
@@ -110,6 +104,13 @@ impl Answer {
     #[must_use]
     pub const fn status(status_code: u16) -> Self {
         Self { status_code, after: Some(Duration::ZERO), body: "" }
+    }
+
+    /// `503` to the first attempt of a third of the events, and `200` to everything else.
+    #[must_use]
+    pub fn refusing_a_third_at_first(received: &Received) -> Self {
+        let refuses = received.attempt == 1 && received.event.as_bytes()[15].is_multiple_of(3);
+        Self::status(if refuses { 503 } else { 200 })
     }
 
     /// Not before this time has passed.
@@ -192,6 +193,14 @@ impl Sink {
         ["github", "stripe", "shopify"]
             .map(|name| format!("[sources.{name}]\ndestination = \"{}\"", self.url(&format!("/{name}"))))
             .join("\n")
+    }
+
+    /// As [`Self::three_sources`], and impatient: a delivery may take so long (its lease is that and 10 s, so what was in
+    /// flight comes back soon), and is tried again within 200 ms. `[defaults]` may have more keys.
+    #[must_use]
+    pub fn three_impatient_sources(&self, timeout: &str, more: &str) -> String {
+        let defaults = "initial_delay = \"50ms\"\nmax_delay = \"200ms\"";
+        format!("[defaults]\ntimeout = \"{timeout}\"\n{defaults}\n{more}\n{}", self.three_sources())
     }
 
     /// The address of a path here.

@@ -99,7 +99,7 @@ fn are_times_of_now(shown: &serde_json::Value) {
 }
 
 fn refuses_a_third(received: &tests::sink::Received) -> Answer {
-    Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 }).after(Duration::from_millis(5))
+    Answer::refusing_a_third_at_first(received).after(Duration::from_millis(5))
 }
 
 fn configuration(sink: &Sink) -> String {

@@ -12,7 +12,7 @@ use tests::producer::{Load, Post, Progress, produce, try_once};
 use tests::program::Service;
 use tests::proxy::Proxy;
 use tests::recording::Recording;
-use tests::sink::{Answer, Received, Sink};
+use tests::sink::{Answer, Sink};
 use tests::{soak, verdicts, wait};
 
 const LOAD: Load = Load { sources: &["github", "stripe", "shopify"], posts: 2_000, duplicates: 200, connections: 32 };
@@ -48,8 +48,8 @@ struct Away<'a> {
 
 async fn while_away(cluster: &Cluster, away: &Away<'_>, time: Duration) {
     let run = Recording::begin(Database::Postgres(cluster.create_database().await)).await;
-    let sink = run.sink(behaviour).await;
-    let service = run.service(&configuration(&sink)).await;
+    let sink = run.sink(Answer::refusing_a_third_at_first).await;
+    let service = run.service(&sink.three_impatient_sources("2s", "")).await;
     let progress = Progress::default();
     let producers = tokio::spawn(produce(run.clone(), vec![service.target()], LOAD, progress.clone()));
     progress.reaches(LOAD.posts / 3).await;
@@ -78,8 +78,8 @@ async fn while_away(cluster: &Cluster, away: &Away<'_>, time: Duration) {
 async fn connections_that_are_cut_at_random_cost_nothing() {
     let cluster = Cluster::start(Settings::default());
     let run = Recording::begin(Database::Postgres(cluster.create_database().await)).await;
-    let sink = run.sink(behaviour).await;
-    let service = run.service(&configuration(&sink)).await;
+    let sink = run.sink(Answer::refusing_a_third_at_first).await;
+    let service = run.service(&sink.three_impatient_sources("2s", "")).await;
     let progress = Progress::default();
     let load = Load { posts: soak::either(4_000, 40_000), ..LOAD };
     let producers = tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
@@ -143,7 +143,7 @@ async fn a_lost_answer_to_an_accept_makes_one_event_and_says_so() {
 async fn a_lost_answer_to_a_settlement_does_not_deliver_again() {
     let (run, sink, service, proxy, _cluster) = behind_a_proxy().await;
     // Some are settled as delivered, which leaves no row behind, and some as to be tried again, which leaves one.
-    sink.behave(behaviour);
+    sink.behave(Answer::refusing_a_third_at_first);
     for round in 0..5 {
         let load = Load { posts: 60, duplicates: 0, connections: 8, ..LOAD };
         let cut = run.while_database_is("losing the answer to a settlement", proxy.cut_the_answer_to("-- Settles"));
@@ -182,8 +182,8 @@ async fn a_lost_answer_to_a_claim_costs_one_lease_and_its_attempt() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn somebodys_lock_on_the_tables_is_answered_with_503_in_time() {
     let run = Recording::begin(Database::postgres().await).await;
-    let sink = run.sink(behaviour).await;
-    let service = run.service(&configuration(&sink)).await;
+    let sink = run.sink(Answer::refusing_a_third_at_first).await;
+    let service = run.service(&sink.three_impatient_sources("2s", "")).await;
     let Database::Postgres(url) = run.database() else { unreachable!("it was asked for") };
     for table in ["events", "deliveries"] {
         let progress = Progress::default();
@@ -211,7 +211,7 @@ async fn somebodys_lock_on_rows_delays_what_it_touches_and_repeats_nothing() {
     let run = Recording::begin(Database::postgres().await).await;
     let sink = run.sink(|_| Answer::status(200).after(Duration::from_millis(100))).await;
     // A busy machine must not make a time-out of it, which would repeat an event for a reason of its own.
-    let service = run.service(&configuration(&sink).replace("\"2s\"", "\"5s\"")).await;
+    let service = run.service(&sink.three_impatient_sources("2s", "").replace("\"2s\"", "\"5s\"")).await;
     let Database::Postgres(url) = run.database() else { unreachable!("it was asked for") };
     let progress = Progress::default();
     let producers = tokio::spawn(produce(run.clone(), vec![service.target()], LOAD, progress.clone()));
@@ -262,8 +262,8 @@ async fn somebodys_lock_on_rows_delays_what_it_touches_and_repeats_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sqlite_file_that_another_process_holds_is_answered_with_503_in_time() {
     let run = Recording::begin(Database::sqlite()).await;
-    let sink = run.sink(behaviour).await;
-    let service = run.service(&configuration(&sink)).await;
+    let sink = run.sink(Answer::refusing_a_third_at_first).await;
+    let service = run.service(&sink.three_impatient_sources("2s", "")).await;
     let progress = Progress::default();
     let producers = tokio::spawn(produce(run.clone(), vec![service.target()], LOAD, progress.clone()));
     progress.reaches(LOAD.posts / 4).await;
@@ -310,23 +310,6 @@ async fn behind_a_proxy() -> (Recording, Sink, Service, Proxy, Cluster) {
     let run = Recording::begin(Database::Postgres(cluster.create_database().await)).await;
     let proxy = Proxy::start(cluster.port()).await;
     let sink = run.sink(|_| Answer::status(200)).await;
-    let service = run.service_by(|url| proxy.through(&url), &configuration(&sink)).await;
+    let service = run.service_by(|url| proxy.through(&url), &sink.three_impatient_sources("2s", "")).await;
     (run, sink, service, proxy, cluster)
-}
-
-fn behaviour(received: &Received) -> Answer {
-    Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })
-}
-
-fn configuration(sink: &Sink) -> String {
-    format!(
-        r#"
-        [defaults]
-        timeout = "2s"
-        initial_delay = "50ms"
-        max_delay = "200ms"
-        {}
-        "#,
-        sink.three_sources()
-    )
 }

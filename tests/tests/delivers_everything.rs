@@ -11,7 +11,7 @@ on_each_database!(every_event_is_delivered_once_and_its_status_is_explained);
 
 async fn every_event_is_delivered_once_and_its_status_is_explained(database: Database) {
     let run = Recording::begin(database).await;
-    let sink = run.sink(|received| Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })).await;
+    let sink = run.sink(Answer::refusing_a_third_at_first).await;
     let service = run.service(&configuration(&sink)).await;
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 5_000, duplicates: 500, connections: 64 };
 

@@ -11,7 +11,7 @@ use tests::postgres::{Cluster, Settings, Stop};
 use tests::producer::{Post, try_once};
 use tests::program::Service;
 use tests::recording::Recording;
-use tests::sink::{Answer, Sink};
+use tests::sink::Answer;
 use tests::small_disk::SmallDisk;
 use tests::wait;
 
@@ -26,7 +26,7 @@ async fn a_sqlite_file_on_a_full_disk() {
     let Some(disk) = SmallDisk::mount(8) else { return };
     let run = Recording::begin(Database::Sqlite(TempDir::new_in(disk.path()).expect("an empty disk has room"))).await;
     let sink = run.sink(|_| Answer::status(200)).await;
-    let service = run.service(&configuration(&sink)).await;
+    let service = run.service(&sink.three_impatient_sources("500ms", "")).await;
     run.while_database_is("full", fill_and_grow(&run, &service, || disk.grow_to(MEBIBYTES_THAT_ARE_ENOUGH))).await;
     goes_on(&run, &service).await;
 }
@@ -40,7 +40,7 @@ async fn postgresql_with_no_room_for_its_tables() {
     cluster.execute("create database small tablespace small").await;
     let run = Recording::begin(Database::Postgres(cluster.url("small"))).await;
     let sink = run.sink(|_| Answer::status(200)).await;
-    let service = run.service(&configuration(&sink)).await;
+    let service = run.service(&sink.three_impatient_sources("500ms", "")).await;
     run.while_database_is("full", fill_and_grow(&run, &service, || disk.grow_to(MEBIBYTES_THAT_ARE_ENOUGH))).await;
     goes_on(&run, &service).await;
 }
@@ -52,7 +52,7 @@ async fn postgresql_with_no_room_for_its_log() {
     let cluster = Cluster::start(Settings { wal, ..Settings::default() });
     let run = Recording::begin(Database::Postgres(cluster.create_database().await)).await;
     let sink = run.sink(|_| Answer::status(200)).await;
-    let service = run.service(&configuration(&sink)).await;
+    let service = run.service(&sink.three_impatient_sources("500ms", "")).await;
     // Without room for its log, PostgreSQL itself goes down.
     let make_room = || {
         disk.grow_to(MEBIBYTES_THAT_ARE_ENOUGH);
@@ -107,8 +107,4 @@ async fn post(run: &Recording, service: &Service, key: &str) -> u16 {
     let answer = try_once(run, &Client::default(), &service.target(), &post).await.expect("nobody is left without an answer");
     assert!(asked.elapsed() < ANSWERED_WITHIN, "answered after {:?}", asked.elapsed());
     answer.map_or_else(|answer| answer.status_code, |_| 202)
-}
-
-fn configuration(sink: &Sink) -> String {
-    format!("[defaults]\ntimeout = \"500ms\"\ninitial_delay = \"50ms\"\nmax_delay = \"200ms\"\n{}", sink.three_sources())
 }

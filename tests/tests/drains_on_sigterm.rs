@@ -41,9 +41,7 @@ async fn slow_downstreams_are_waited_for(database: Database) {
 
 async fn stopped_in_the_middle(database: Database, signal: Signal, load: Load, answer_after: Duration) {
     let run = Recording::begin(database).await;
-    let sink = run
-        .sink(move |received| Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 }).after(answer_after))
-        .await;
+    let sink = run.sink(move |received| Answer::refusing_a_third_at_first(received).after(answer_after)).await;
     let mut service = run.service(&configuration(&sink, "10s")).await;
     let progress = Progress::default();
     let producers = tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));

@@ -10,7 +10,7 @@ use tests::postgres::{Cluster, Settings, Stop};
 use tests::producer::{Load, Post, Progress, produce, try_once};
 use tests::program::Service;
 use tests::recording::Recording;
-use tests::sink::{Answer, Received, Sink};
+use tests::sink::Answer;
 use tests::{verdicts, wait};
 
 const LOAD: Load = Load { sources: &["github", "stripe", "shopify"], posts: 6_000, duplicates: 600, connections: 32 };
@@ -26,8 +26,9 @@ async fn a_standby_takes_over_and_the_old_primary_is_never_used_again() {
     let created = old.create_database().await;
     let name = created.rsplit_once('/').expect("a URL names its database").1;
     let run = Recording::begin(several([old.port(), new.port()], name)).await;
-    let sink = run.sink(behaviour).await;
-    let services = [run.service(&configuration(&sink)).await, run.service(&configuration(&sink)).await];
+    let sink = run.sink(Answer::refusing_a_third_at_first).await;
+    let services =
+        [run.service(&sink.three_impatient_sources("500ms", "")).await, run.service(&sink.three_impatient_sources("500ms", "")).await];
     let targets = services.iter().map(Service::target).collect();
     let progress = Progress::default();
     let producers = tokio::spawn(produce(run.clone(), targets, LOAD, progress.clone()));
@@ -90,8 +91,8 @@ async fn servers_that_are_silent_or_cannot_be_written_to_are_passed_over() {
     let created = primary.create_database().await;
     let name = created.rsplit_once('/').expect("a URL names its database").1;
     let run = Recording::begin(several([silent_port, standby.port(), primary.port()], name)).await;
-    let sink = run.sink(behaviour).await;
-    let service = run.service(&configuration(&sink)).await;
+    let sink = run.sink(Answer::refusing_a_third_at_first).await;
+    let service = run.service(&sink.three_impatient_sources("500ms", "")).await;
     assert_eq!(post(&run, &service, "at-first").await, 202);
 
     let away = async {
@@ -161,22 +162,4 @@ async fn post(run: &Recording, service: &Service, key: &str) -> u16 {
         Ok(_) => 202,
         Err(answer) => answer.status_code,
     }
-}
-
-fn behaviour(received: &Received) -> Answer {
-    Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })
-}
-
-fn configuration(sink: &Sink) -> String {
-    // The lease is the time-out and 10 s: what was in flight comes back soon.
-    format!(
-        r#"
-        [defaults]
-        timeout = "500ms"
-        initial_delay = "50ms"
-        max_delay = "200ms"
-        {}
-        "#,
-        sink.three_sources()
-    )
 }

@@ -1,7 +1,6 @@
 //! The oracles see in the real world as they do in simulations: what is done to a database behind the program's back
 //! shows as the promise that it breaks.
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use surehook_model::oracles::Promise;
@@ -84,16 +83,8 @@ async fn broken_by(
     })
     .await;
 
-    match run.database() {
-        Database::Postgres(url) => {
-            let mut connection = PgConnection::connect(url).await.expect("the test's server is reachable");
-            sqlx::raw_sql(AssertSqlSafe(postgres)).execute(&mut connection).await.expect("mischief can be done");
-        }
-        Database::Sqlite(_) => {
-            let mut connection = SqliteConnection::connect(&run.database().url()).await.expect("the file can be opened");
-            sqlx::raw_sql(AssertSqlSafe(sqlite)).execute(&mut connection).await.expect("mischief can be done");
-        }
-    }
+    let mischief = if matches!(run.database(), Database::Postgres(_)) { postgres } else { sqlite };
+    run.database().execute(mischief).await;
     run.all_ended().await;
     run.violations(run.elapsed()).await.1.into_iter().map(|violation| violation.promise).collect()
 }

@@ -19,11 +19,7 @@ const CONCURRENCY: usize = 16;
 
 async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice(database: Database) {
     let run = Recording::begin(database).await;
-    let sink = run
-        .sink(|received| {
-            Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 }).after(Duration::from_millis(20))
-        })
-        .await;
+    let sink = run.sink(|received| Answer::refusing_a_third_at_first(received).after(Duration::from_millis(20))).await;
     let mut service = run.service(&configuration(&sink)).await;
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 2_400, duplicates: 240, connections: 64 };
     let progress = Progress::default();
@@ -70,7 +66,7 @@ async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice
 async fn a_killed_postgresql_server_costs_nothing_but_time() {
     let cluster = Cluster::start(Settings::default());
     let run = Recording::begin(Database::Postgres(cluster.create_database().await)).await;
-    let sink = run.sink(|received| Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 })).await;
+    let sink = run.sink(Answer::refusing_a_third_at_first).await;
     let service = run.service(&configuration(&sink)).await;
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 1_500, duplicates: 150, connections: 64 };
     let progress = Progress::default();
@@ -95,16 +91,5 @@ async fn a_killed_postgresql_server_costs_nothing_but_time() {
 }
 
 fn configuration(sink: &Sink) -> String {
-    // The lease is the time-out and 10 s: what was in flight comes back soon.
-    format!(
-        r#"
-        [defaults]
-        timeout = "500ms"
-        concurrency = {CONCURRENCY}
-        initial_delay = "50ms"
-        max_delay = "200ms"
-        {}
-        "#,
-        sink.three_sources()
-    )
+    sink.three_impatient_sources("500ms", &format!("concurrency = {CONCURRENCY}"))
 }

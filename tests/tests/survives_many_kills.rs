@@ -76,7 +76,7 @@ impl Soak {
         let url = cluster.create_database().await;
         let run = Recording::begin(Database::Postgres(url.clone())).await;
         let sink = run.sink(behaviour).await;
-        let configuration = configuration(&sink);
+        let configuration = sink.three_impatient_sources("2s", "");
         let mut services = [run.service(&configuration).await, run.service(&configuration).await];
         let (mut of_processes, mut of_databases) = (0, 0);
         let load = self.load.lock().await;
@@ -122,7 +122,7 @@ impl Soak {
     async fn round_on_sqlite(&self) {
         let run = Recording::begin(Database::sqlite()).await;
         let sink = run.sink(behaviour).await;
-        let mut service = run.service(&configuration(&sink)).await;
+        let mut service = run.service(&sink.three_impatient_sources("2s", "")).await;
         let load = self.load.lock().await;
         let progress = Progress::default();
         let producers = tokio::spawn(produce(run.clone(), vec![service.target()], LOAD, progress.clone()));
@@ -176,19 +176,5 @@ fn draw(bound: u64) -> u64 {
 }
 
 fn behaviour(received: &Received) -> Answer {
-    Answer::status(if received.is_one_of_a_third_of_first_attempts() { 503 } else { 200 }).after(Duration::from_millis(5))
-}
-
-fn configuration(sink: &Sink) -> String {
-    // The lease is the time-out and 10 s: what was in flight comes back soon.
-    format!(
-        r#"
-        [defaults]
-        timeout = "2s"
-        initial_delay = "50ms"
-        max_delay = "200ms"
-        {}
-        "#,
-        sink.three_sources()
-    )
+    Answer::refusing_a_third_at_first(received).after(Duration::from_millis(5))
 }

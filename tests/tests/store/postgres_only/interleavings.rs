@@ -11,7 +11,7 @@ use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::worker::exchange::{Claim, Claims, Demand, Settlement};
-use surehook_model::history::{Change, Entry, Run, What};
+use surehook_model::history::{Entry, Run, What};
 use surehook_model::oracles;
 use tests::audit;
 use tests::database::Database;
@@ -73,15 +73,12 @@ async fn recorded() -> Db {
 /// Asks the oracles about every change that was committed.
 async fn judge(db: &Db) {
     let database = Database::Postgres(db.url.clone());
-    let (mut run, mut pruned) = (Run::default(), BTreeSet::new());
+    let mut run = Run::default();
     let changes = audit::read(&database).await;
     let begun_at = changes.iter().map(|(at, _)| *at).min().expect("something was committed");
     for (at, committed) in changes {
-        // An event and its dead letter go together.
-        if committed.change != Change::Pruned || pruned.insert(committed.event) {
-            let at = Duration::try_from(at.duration_since(begun_at)).unwrap();
-            run.entries.push(Entry { at, what: What::Committed(committed) });
-        }
+        let at = Duration::try_from(at.duration_since(begun_at)).unwrap();
+        run.entries.push(Entry { at, what: What::Committed(committed) });
     }
     let mut found = BTreeMap::new();
     for event in audit::events(&database).await {
