@@ -7,7 +7,7 @@ use std::time::Duration;
 use tests::database::Database;
 use tests::postgres::Cluster;
 use tests::producer::{Load, Progress, produce};
-use tests::program::Environment;
+use tests::program::{Environment, Service};
 use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, verdicts};
@@ -17,7 +17,10 @@ on_each_database!(a_process_in_another_time_zone_shows_utc_and_keeps_its_schedul
 const LOAD: Load = Load { sources: &["github", "stripe", "shopify"], posts: 300, duplicates: 30, connections: 8 };
 
 async fn a_process_in_another_time_zone_shows_utc_and_keeps_its_schedule(database: Database) {
-    in_this_environment(database, &[("TZ", "Asia/Kathmandu")]).await;
+    let run = Recording::begin(database).await;
+    let sink = run.sink(refuses_a_third).await;
+    let service = run.service_in(&[("TZ", "Asia/Kathmandu")], &configuration(&sink)).await;
+    changes_nothing(&run, &sink, &service).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,7 +30,10 @@ async fn a_database_in_another_time_zone_changes_nothing() {
     let name = url.rsplit('/').next().expect("a URL names its database");
     cluster.execute(&format!("alter database {name} set timezone to 'Pacific/Apia'")).await;
     cluster.execute(&format!("alter database {name} set datestyle to 'SQL, DMY'")).await;
-    in_this_environment(Database::Postgres(url), &[("TZ", "America/St_Johns")]).await;
+    let run = Recording::begin(Database::Postgres(url)).await;
+    let sink = run.sink(refuses_a_third).await;
+    let service = run.service(&configuration(&sink)).await;
+    changes_nothing(&run, &sink, &service).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,12 +80,10 @@ async fn with_a_wrong_clock(by: &'static str) {
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
 }
 
-async fn in_this_environment(database: Database, environment: Environment) {
-    let run = Recording::begin(database).await;
-    let sink = run.sink(refuses_a_third).await;
-    let service = run.service_in(environment, &configuration(&sink)).await;
+/// Runs a load, and holds every time that is shown and every delivery to what they would be anywhere.
+async fn changes_nothing(run: &Recording, sink: &Sink, service: &Service) {
     let sent = produce(run.clone(), vec![service.target()], LOAD, Progress::default()).await;
-    for shown in verdicts::until_delivered(&service, &sent).await {
+    for shown in verdicts::until_delivered(service, &sent).await {
         are_times_of_now(&shown);
     }
     run.judge().await;

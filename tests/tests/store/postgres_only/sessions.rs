@@ -1,7 +1,8 @@
 //! What holds in each session, whatever the database is set to, and what is told of a database that will not have us.
 
 use crate::db::{Db, demand, event};
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use surehook::ports::StoreError;
 use surehook::store::{self, MigrateError};
@@ -21,6 +22,8 @@ async fn what_the_store_relies_on_holds_whatever_the_database_is_set_to() {
         "statement_timeout = 1",
         "plan_cache_mode = force_generic_plan",
         "jit = on",
+        "timezone = 'Pacific/Apia'",
+        "datestyle = 'SQL, DMY'",
     ] {
         tests::postgres::shared().execute(&format!("alter database {name} set {set}")).await;
     }
@@ -34,6 +37,8 @@ async fn what_the_store_relies_on_holds_whatever_the_database_is_set_to() {
         ("idle_in_transaction_session_timeout", "5s"),
         ("plan_cache_mode", "force_custom_plan"),
         ("jit", "off"),
+        ("TimeZone", "UTC"),
+        ("DateStyle", "ISO, MDY"),
         ("application_name", "surehook"),
     ] {
         assert_eq!(setting(&mut session, name).await, value, "{name}");
@@ -52,14 +57,21 @@ async fn a_session_bears_the_name_that_its_url_gives_it() {
 #[tokio::test]
 async fn a_time_zone_changes_no_time() {
     let db = Db::postgres().await;
-    let kathmandu = store::open(&format!("{}?options=-c%20TimeZone%3DAsia/Kathmandu", db.url)).unwrap().store();
-    let event = event("a");
-    kathmandu.accept(vec![event.clone()]).await.unwrap();
-    let claim = kathmandu.claim(vec![demand("orders", 1)]).await.unwrap().claimed.remove(0);
+    let claim = db.claimed("a").await;
     let settlement = crate::db::settlement(&claim, Outcome::Retry { after: Duration::from_secs(1000) });
-    kathmandu.settle(vec![settlement]).await.unwrap();
-    assert_eq!(kathmandu.find(event.id).await, db.store.find(event.id).await);
-    assert!((990..=1000).contains(&db.fence_and_due(event.id).await.1.unwrap()));
+    db.store.settle(vec![settlement]).await.unwrap();
+    // The driver asks for UTC in each session. The statements do not rely on it.
+    let mut session = PgConnection::connect(&db.url).await.unwrap();
+    let mut found = BTreeSet::new();
+    for zone in ["UTC", "Asia/Kathmandu", "Pacific/Apia"] {
+        sqlx::raw_sql(AssertSqlSafe(format!("set timezone to '{zone}'"))).execute(&mut session).await.unwrap();
+        let find = AssertSqlSafe(format!("select found::text from ({}) as found", store::postgres::sql::FIND));
+        let rows: Vec<String> = sqlx::query_scalar(find).bind(claim.event.as_uuid()).fetch_all(&mut session).await.unwrap();
+        assert_eq!(rows.len(), 1, "one event and its one attempt");
+        found.insert(rows);
+    }
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!((990..=1000).contains(&db.fence_and_due(claim.event).await.1.unwrap()));
 }
 
 #[tokio::test]
