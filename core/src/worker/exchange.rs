@@ -4,6 +4,7 @@ use crate::event::Outcome;
 use crate::id::{Attempt, EventId, Fence};
 use crate::source::SourceName;
 use crate::verdict::{DeliveryError, Verdict};
+use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::time::Duration;
@@ -83,6 +84,29 @@ pub struct Settlement {
     pub outcome: Outcome,
     /// The attempt's entry in the event's history; `None` if nothing was sent.
     pub record: Option<AttemptRecord>,
+}
+
+impl Settlement {
+    /// The entry that a store writes for this settlement.
+    ///
+    /// A release sent nothing and has none. A delivery always has one: the last attempt is what tells when an event that
+    /// was delivered ended.
+    #[must_use]
+    pub fn entry(&self) -> Option<Cow<'_, AttemptRecord>> {
+        match (self.outcome, &self.record) {
+            (Outcome::Release, _) => None,
+            (_, Some(record)) => Some(Cow::Borrowed(record)),
+            (Outcome::Delivered, None) => Some(Cow::Owned(AttemptRecord {
+                ended_ago: Duration::ZERO,
+                took: Duration::ZERO,
+                verdict: Verdict::Delivered,
+                status_code: None,
+                error: None,
+                excerpt: Bytes::new(),
+            })),
+            (Outcome::Retry { .. } | Outcome::DeadLetter(_) | Outcome::CutOff, None) => None,
+        }
+    }
 }
 
 /// One attempt's entry in its event's history.

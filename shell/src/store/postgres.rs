@@ -224,7 +224,7 @@ impl PostgresStore {
             }
             is_again
         });
-        let records: Vec<_> = batch.iter().map(rows::record).collect();
+        let records: Vec<_> = batch.iter().map(Settlement::entry).collect();
         let query = sqlx::query(sql::SETTLE)
             .bind(batch.iter().map(|settlement| settlement.event.as_uuid()).collect::<Vec<_>>())
             .bind(batch.iter().map(|settlement| rows::count(settlement.fence.0)).collect::<Vec<_>>())

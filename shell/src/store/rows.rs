@@ -2,16 +2,13 @@
 //! event's history.
 
 use crate::ports::{AttemptEntry, EventRecord, StoreError};
-use bytes::Bytes;
 use jiff::Timestamp;
 use sqlx::types::Uuid;
-use std::borrow::Cow;
 use std::time::Duration;
 use surehook_core::admission::{Fingerprint, Stored};
-use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::event::{Reason, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{AttemptRecord, Settlement};
 
 /// The longest duration that a store adds to a time: a hundred years. Longer ones are cut to it, so that no time
 /// leaves the calendar, nor the range in which a double counts microseconds.
@@ -25,26 +22,6 @@ pub(super) fn micros(duration: Duration) -> i64 {
 /// A count for a column of 64 bits; more than that is as good as the most.
 pub(super) fn count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// The entry to be written for a settlement.
-///
-/// A release sent nothing and has none. A delivery always has one: the last attempt is what tells when an event that
-/// was delivered ended.
-pub(super) fn record(settlement: &Settlement) -> Option<Cow<'_, AttemptRecord>> {
-    match (settlement.outcome, &settlement.record) {
-        (Outcome::Release, _) => None,
-        (_, Some(record)) => Some(Cow::Borrowed(record)),
-        (Outcome::Delivered, None) => Some(Cow::Owned(AttemptRecord {
-            ended_ago: Duration::ZERO,
-            took: Duration::ZERO,
-            verdict: Verdict::Delivered,
-            status_code: None,
-            error: None,
-            excerpt: Bytes::new(),
-        })),
-        (Outcome::Retry { .. } | Outcome::DeadLetter(_) | Outcome::CutOff, None) => None,
-    }
 }
 
 /// A row holds what this program cannot read. It was written by another program, or by hand. The statement that read

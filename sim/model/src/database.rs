@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use surehook::ports::{AttemptEntry, EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook_core::admission::Stored;
-use surehook_core::event::{Delivery, Due, Outcome, Status};
+use surehook_core::event::{Delivery, Due, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{AttemptRecord, Buried, Claim, Claims, Demand, Settlement};
+use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
 
 /// The longest duration that is added to a time, as in the real stores: a hundred years. Longer ones are cut to it.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -156,7 +156,7 @@ impl Database {
     pub fn settle_one(&mut self, now: Timestamp, settlement: &Settlement) -> bool {
         let Some(row) = self.deliveries.get(&settlement.event) else { return false };
         let Ok((delivery, due)) = row.delivery.settle(settlement.fence, settlement.outcome) else { return false };
-        if let Some(record) = record(settlement) {
+        if let Some(record) = settlement.entry() {
             let attempt = row.delivery.attempt;
             let entry = AttemptEntry {
                 attempt,
@@ -257,22 +257,6 @@ impl Database {
             Status::Queued | Status::Processing | Status::Retrying => return false,
         };
         self.find(event).and_then(|record| record.settled_at).is_some_and(|ended| ended <= now - micros(kept))
-    }
-}
-
-/// The entry to be written for a settlement: a release sent nothing and has none, a delivery always has one.
-fn record(settlement: &Settlement) -> Option<AttemptRecord> {
-    match (settlement.outcome, &settlement.record) {
-        (Outcome::Release, _) => None,
-        (Outcome::Delivered, None) => Some(AttemptRecord {
-            ended_ago: Duration::ZERO,
-            took: Duration::ZERO,
-            verdict: Verdict::Delivered,
-            status_code: None,
-            error: None,
-            excerpt: Bytes::new(),
-        }),
-        (Outcome::Delivered | Outcome::Retry { .. } | Outcome::DeadLetter(_) | Outcome::CutOff, record) => record.clone(),
     }
 }
 

@@ -118,7 +118,7 @@ pub(super) async fn settle(connection: &mut SqliteConnection, now: Micros, batch
             refused.push(event);
             continue;
         };
-        if let Some(record) = rows::record(settlement) {
+        if let Some(record) = settlement.entry() {
             changes.attempts.push(json!([
                 hex(event),
                 before.attempt,
