@@ -102,7 +102,7 @@ impl Database {
 
     async fn open_file(&self) -> SqliteConnection {
         let options: SqliteConnectOptions = self.url().parse().expect("the test's own URL");
-        options.busy_timeout(Duration::from_secs(10)).connect().await.expect("the file can be opened")
+        options.create_if_missing(true).busy_timeout(Duration::from_secs(10)).connect().await.expect("the file can be opened")
     }
 
     /// As the configuration's `database` has it.
