@@ -5,7 +5,7 @@
 unexport RUSTFLAGS
 unexport CARGO_ENCODED_RUSTFLAGS
 
-.PHONY: test tools demo ha fuzz api-fuzz
+.PHONY: test tools demo ha bench fuzz api-fuzz
 
 test: tools
 	cargo fmt --all --check
@@ -23,6 +23,12 @@ ha: tools
 	    echo "there is no $$program: install it (Debian: apt-get install patroni etcd-server)" >&2; exit 1; }; done
 	cargo build --locked --package surehook
 	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' cargo run --locked --package tests --example ha
+
+# How fast it all is, beside what the database does alone: about 20 minutes, on a machine that does nothing else.
+# BENCH="intake drain" measures those groups only; BENCH=growth fills some 15 GB of disk.
+bench: tools
+	cargo build --locked --release --package surehook
+	SUREHOOK_PROGRAM='$(CURDIR)/target/release/surehook' cargo bench --locked --package tests --bench service -- $(BENCH)
 
 # What the running program answers, against what it says of itself at /openapi.json. Needs Python 3 and, the first
 # time, the network.

@@ -9,6 +9,7 @@
 pub mod patroni;
 mod standby;
 
+use crate::program::cpu_of;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -116,6 +117,19 @@ impl Cluster {
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The CPU time that the server and all its processes have taken, those that have ended among them.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not run.
+    #[must_use]
+    pub fn cpu(&self) -> Duration {
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let server = pid_of(&server.as_ref().expect("the server runs").process);
+        let children: Duration = children_of(server).into_iter().map(|child| cpu_of(child.as_raw().unsigned_abs(), false)).sum();
+        children + cpu_of(server.as_raw().unsigned_abs(), true)
     }
 
     /// The port on which the server listens, the same over restarts.
@@ -236,7 +250,7 @@ impl Cluster {
             ("max_wal_size", "2GB".to_owned()),
         ];
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log can be written");
-        let mut server = as_server_user(binary("postgres"));
+        let mut server = as_server_user(program("postgres"));
         server.arg("-D").arg(&self.data);
         for (name, value) in fixed.iter().chain(&self.settings.more) {
             server.arg("-c").arg(format!("{name}={value}"));
@@ -332,7 +346,7 @@ fn folder() -> &'static Folder {
         }
         let remover = waiting_shell(REMOVER, &root);
         let template = root.join("template");
-        let mut initdb = as_server_user(binary("initdb"));
+        let mut initdb = as_server_user(program("initdb"));
         initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "-D"]).arg(&template);
         run(&mut initdb);
         Folder { root, template, _remover: remover }
@@ -385,7 +399,12 @@ fn free_port() -> u16 {
 }
 
 /// A program of the server's: on the path, or where `pg_config` says, or where Debian keeps it.
-fn binary(name: &str) -> PathBuf {
+///
+/// # Panics
+///
+/// If there is none.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
     let on_path: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
     let configured =
         Command::new("pg_config").arg("--bindir").output().ok().map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));

@@ -4,7 +4,7 @@
 //! Commits wait for one standby always (`synchronous_mode_strict`), so that a standby which may be promoted has
 //! everything that was acknowledged.
 
-use super::{as_server_user, binary, children_of, dismiss, folder_for_the_server, free_port, is_running, new_data_folder, waiting_shell};
+use super::{as_server_user, children_of, dismiss, folder_for_the_server, free_port, is_running, new_data_folder, program, waiting_shell};
 use crate::http::Client;
 use crate::wait;
 use nix::sys::signal::{Signal, kill};
@@ -191,7 +191,7 @@ impl Node {
         let (port, api_port) = (free_port(), free_port());
         let data = folder.join(&name);
         let address = |port: u16| format!("127.0.0.1:{port}");
-        let server = binary("postgres");
+        let server = program("postgres");
         let server = fs::canonicalize(&server).unwrap_or(server);
         // JSON is YAML.
         let configuration = json!({

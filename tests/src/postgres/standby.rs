@@ -1,6 +1,6 @@
 //! Standbys: a copy of a server that follows it, and takes its place when it is promoted.
 
-use super::{Cluster, Settings, as_server_user, binary, new_data_folder, run};
+use super::{Cluster, Settings, as_server_user, new_data_folder, program, run};
 
 impl Cluster {
     /// Copies this server, and starts the copy as its standby. It takes readers, and says who it is by `name`, as
@@ -12,7 +12,7 @@ impl Cluster {
     #[must_use]
     pub fn standby(&self, name: &str, settings: Settings) -> Self {
         let data = new_data_folder();
-        let mut copy = as_server_user(binary("pg_basebackup"));
+        let mut copy = as_server_user(program("pg_basebackup"));
         copy.args(["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--write-recovery-conf", "--pgdata"]).arg(&data);
         let source = format!("host=127.0.0.1 port={} user=postgres application_name={name}", self.port);
         run(copy.arg("--dbname").arg(source));

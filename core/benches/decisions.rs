@@ -1,0 +1,92 @@
+//! What core's decisions cost, in time and in allocations: `cargo bench -p surehook-core --bench decisions`.
+
+use bytes::Bytes;
+use divan::counter::ItemsCount;
+use divan::{AllocProfiler, Bencher, black_box};
+use std::time::Duration;
+use surehook_core::admission::Fingerprint;
+use surehook_core::event::Outcome;
+use surehook_core::id::{EventId, Fence};
+use surehook_core::retry_after::retry_after;
+use surehook_core::source::{Policy, SourceName};
+use surehook_core::time::Instant;
+use surehook_core::verdict::{Reply, decide};
+use surehook_core::worker::exchange::{Claim, Claims};
+use surehook_core::worker::{Action, Input, Settings, Worker};
+use uuid::Uuid;
+
+#[global_allocator]
+static ALLOCATOR: AllocProfiler = AllocProfiler::system();
+
+fn main() {
+    divan::main();
+}
+
+const START: Instant = Instant::ZERO;
+
+fn source(number: usize) -> SourceName {
+    SourceName::parse(&format!("s{number}")).expect("a name")
+}
+
+fn reply(status_code: u16) -> Reply {
+    Reply::Response { status_code, retry_after: None, excerpt: Bytes::new() }
+}
+
+/// Claims, deliveries and settlements of 512 events, of which the downstream takes all; so many sources.
+#[divan::bench(args = [1, 10, 1000])]
+fn a_batch_through_the_worker(bencher: Bencher, sources: usize) {
+    const EVENTS: u32 = 512;
+    let prepare = || {
+        let policy = Policy { concurrency: 512, ..Policy::default() };
+        let mut worker = Worker::new(START, Settings::default(), (0..sources).map(|number| (source(number), policy.clone())));
+        while worker.poll(START).is_some() {}
+        let claimed = (0..EVENTS).map(|n| Claim {
+            event: EventId::from_uuid(Uuid::from_u128(n.into())),
+            source: source(n as usize % sources),
+            fence: Fence(1),
+            attempt: 1,
+            nth: 1,
+            headers: Bytes::new(),
+            body: Bytes::from_static(b"body"),
+        });
+        (worker, Claims { claimed: claimed.collect(), buried: Vec::new() })
+    };
+    bencher.counter(ItemsCount::new(EVENTS)).with_inputs(prepare).bench_values(|(mut worker, claims)| {
+        worker.handle(START, Input::Claimed(claims));
+        let mut settled = 0;
+        loop {
+            match worker.poll(START) {
+                Some(Action::Deliver(delivery)) => worker.handle(START, Input::Finished { ticket: delivery.ticket, reply: reply(200) }),
+                Some(Action::Settle(batch)) => {
+                    settled += batch.len();
+                    worker.handle(START, Input::Settled);
+                }
+                Some(Action::Claim(_)) => {}
+                Some(Action::Abandoned(_) | Action::Done) | None => break,
+            }
+        }
+        assert_eq!(settled, EVENTS as usize);
+        worker
+    });
+}
+
+#[divan::bench(args = [200, 422, 503])]
+fn a_verdict_with_its_back_off(bencher: Bencher, status_code: u16) {
+    let (policy, event) = (Policy::default(), EventId::from_uuid(Uuid::from_u128(7)));
+    bencher.with_inputs(|| reply(status_code)).bench_values(|reply| -> Outcome { judged(&policy, event, &reply) });
+}
+
+fn judged(policy: &Policy, event: EventId, reply: &Reply) -> Outcome {
+    decide(reply, black_box(policy), event, 3, 3).1
+}
+
+#[divan::bench]
+fn a_retry_after_that_is_a_date() -> Option<Duration> {
+    retry_after(black_box(b"Wed, 25 Nov 2026 00:01:00 GMT"), Some(black_box(b"Wed, 25 Nov 2026 00:00:00 GMT")))
+}
+
+#[divan::bench(args = [1 << 10, 64 << 10])]
+fn a_fingerprint(bencher: Bencher, length: usize) {
+    let body = vec![7; length];
+    bencher.counter(divan::counter::BytesCount::new(length)).bench(|| Fingerprint::of(black_box(&body)));
+}

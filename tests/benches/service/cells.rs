@@ -1,0 +1,440 @@
+//! The cells of the matrix: what each one sets up, offers and reads.
+
+use crate::baseline;
+use crate::gauge::{Spent, flushes};
+use crate::load::{Load, Offer, Until};
+use crate::report::{Report, Row};
+use crate::sink::{Manners, Received};
+use crate::world::{On, Plan, World, all_accepted, start_server};
+use sqlx::AssertSqlSafe;
+use std::time::Duration;
+use tests::database::{Database, connect};
+use tests::http::Client;
+use tests::postgres::Cluster;
+use tokio::time::{Instant, sleep};
+
+/// How many events a backlog has.
+const BACKLOG: u64 = 200_000;
+/// How long any backlog may take to be delivered.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Connections at which the intake is measured, each with the clients of pgbench that it is held against.
+const CONNECTIONS: [(usize, usize); 4] = [(1, 1), (16, 16), (64, 64), (256, 64)];
+
+pub(crate) struct Bench {
+    runs: u32,
+    time: Duration,
+    cluster: Cluster,
+    bare: String,
+    report: Report,
+}
+
+impl Bench {
+    pub(crate) async fn new(runs: u32, time: Duration) -> Self {
+        let cluster = start_server();
+        let bare = cluster.create_database().await;
+        Self { runs, time, cluster, bare, report: Report::default() }
+    }
+
+    pub(crate) fn into_report(self) -> Report {
+        self.report
+    }
+
+    pub(crate) async fn measure(&mut self, group: &'static str) {
+        match group {
+            "intake" => self.intake(group, On::Postgres).await,
+            "drain" => self.drain(group, On::Postgres).await,
+            "sustained" => self.sustained(group, On::Postgres).await,
+            "rest" => self.rest(group).await,
+            "idle" => self.idle(group).await,
+            "duplicates" => self.duplicates(group).await,
+            "failures" => self.failures(group).await,
+            "bodies" => self.bodies(group).await,
+            "sources" => self.sources(group).await,
+            "processes" => self.processes(group).await,
+            "sqlite" => {
+                self.intake(group, On::Sqlite).await;
+                self.drain(group, On::Sqlite).await;
+                self.sustained(group, On::Sqlite).await;
+            }
+            "growth" => self.growth(group).await,
+            other => panic!("no group {other}"),
+        }
+        self.report.print(group);
+    }
+
+    /// Intake alone, beside single-row inserts at as many clients, one after the other in each run.
+    async fn intake(&mut self, group: &'static str, on: On) {
+        let world = World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() }).await;
+        for (connections, clients) in CONNECTIONS {
+            for _ in 0..self.runs {
+                let flushes = flushes();
+                let inserts = baseline::single_rows(&self.cluster, &self.bare, clients, self.time).await;
+                let before = world.gauge().read().await;
+                let load = all_accepted(&Offer { until: Until::Over(self.time), ..world.offer(connections) }).await;
+                let spent = world.gauge().since(before).await;
+                let row = self.report.row(group, format!("intake, {connections} connections"));
+                row.add("flushes/s", flushes);
+                row.add("inserts/s", inserts.rate);
+                row.add("insert ms", inserts.latency_ms);
+                acknowledged(row, &load);
+                row.add("÷ inserts", load.rate() / inserts.rate);
+                took(row, &spent, load.accepted, on);
+            }
+        }
+        if on == On::Postgres {
+            for _ in 0..self.runs {
+                let inserts = baseline::single_rows(&self.cluster, &self.bare, 16, self.time).await;
+                let hundreds = baseline::hundreds(&self.bare, self.time).await;
+                let row = self.report.row(group, "without the service: rows by the hundred, 4 connections");
+                row.add("flushes/s", flushes());
+                row.add("inserts/s", inserts.rate);
+                row.add("rows/s", hundreds);
+            }
+        }
+    }
+
+    /// A backlog that was taken in by a process that does not deliver, delivered by one that starts then.
+    async fn drain(&mut self, group: &'static str, on: On) {
+        let mut world = World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() }).await;
+        for run in 0..self.runs {
+            let flushes = flushes();
+            let inserts = baseline::single_rows(&self.cluster, &self.bare, 64, self.time).await;
+            all_accepted(&Offer { until: Until::Posts(BACKLOG), ..world.offer(64) }).await;
+            let service = &mut world.services[0];
+            service.signal(nix::sys::signal::Signal::SIGTERM);
+            service.wait(Duration::from_secs(60)).await;
+            world.sink.take();
+            world.services[0].restart_as("all").await;
+            let before = world.gauge().read().await;
+            let warmed_up = if run == 0 { 500 } else { 0 };
+            world.sink.until_taken(BACKLOG + warmed_up, PATIENCE).await;
+            let spent = world.gauge().since(before).await;
+            let resident = world.gauge().resident_mib();
+            let received = world.sink.take();
+            let row = self.report.row(group, format!("drain of {BACKLOG}"));
+            row.add("flushes/s", flushes);
+            row.add("inserts/s", inserts.rate);
+            row.add("delivered/s", received.rate());
+            row.add("÷ inserts", received.rate() / inserts.rate);
+            took(row, &spent, received.taken, on);
+            row.add("resident MiB", resident);
+            let service = &mut world.services[0];
+            service.signal(nix::sys::signal::Signal::SIGTERM);
+            service.wait(Duration::from_secs(60)).await;
+            service.restart_as("intake").await;
+        }
+    }
+
+    /// Intake and delivery together: what both can do for as long as one likes, and how they do at parts of that.
+    async fn sustained(&mut self, group: &'static str, on: On) {
+        let world = World::start(&self.cluster, Plan { on, ..Plan::default() }).await;
+        let mut capacities = Vec::new();
+        for _ in 0..self.runs {
+            let flushes = flushes();
+            let capacity = self.capacity(&world).await;
+            capacities.push(capacity);
+            let row = self.report.row(group, "end to end, capacity");
+            row.add("flushes/s", flushes);
+            row.add("posts/s", capacity);
+        }
+        capacities.sort_by(f64::total_cmp);
+        let capacity = capacities[capacities.len() / 2];
+        for percent in [25, 50, 90] {
+            for _ in 0..self.runs {
+                let flushes = flushes();
+                let offer =
+                    Offer { rate: Some(capacity * f64::from(percent) / 100.0), until: Until::Over(self.time * 2), ..world.offer(64) };
+                let run = end_to_end(&world, &offer, on).await;
+                let row = self.report.row(group, format!("end to end, {percent} % of capacity"));
+                row.add("flushes/s", flushes);
+                run.add_to(row, on);
+            }
+        }
+    }
+
+    /// The highest rate of posts at which the deliveries keep up, to within 3 %.
+    async fn capacity(&self, world: &World<'_>) -> f64 {
+        let flat_out = Offer { until: Until::Over(self.time), ..world.offer(64) };
+        let (mut low, mut high) = (0.0, all_accepted(&flat_out).await.rate() * 1.1);
+        settle_down(world).await;
+        while (high - low) / high > 0.03 {
+            let rate = f64::midpoint(low, high);
+            let offer = Offer { rate: Some(rate), until: Until::Over(self.time), ..world.offer(64) };
+            let load = all_accepted(&offer).await;
+            // What is not delivered when the last answer has come must be no more than what a moment brings.
+            let behind = load.accepted.saturating_sub(world.sink.taken()) as f64;
+            let kept_up = load.rate() > rate * 0.98 && behind < rate * 0.1;
+            settle_down(world).await;
+            if kept_up {
+                low = rate;
+            } else {
+                high = rate;
+            }
+        }
+        low
+    }
+
+    async fn rest(&mut self, group: &'static str) {
+        for on in [On::Postgres, On::Sqlite] {
+            let world = World::start(&self.cluster, Plan { on, ..Plan::default() }).await;
+            for _ in 0..self.runs {
+                let flushes = flushes();
+                let offer = Offer { rate: Some(100.0), until: Until::Over(self.time * 2), ..world.offer(4) };
+                let run = end_to_end(&world, &offer, on).await;
+                let row = self.report.row(group, format!("100 posts/s, {on:?}"));
+                row.add("flushes/s", flushes);
+                run.add_to(row, on);
+            }
+        }
+    }
+
+    async fn idle(&mut self, group: &'static str) {
+        let world = World::start(&self.cluster, Plan::default()).await;
+        sleep(Duration::from_secs(10)).await;
+        for _ in 0..self.runs {
+            let before = world.gauge().read().await;
+            sleep(self.time * 4).await;
+            let spent = world.gauge().since(before).await;
+            let row = self.report.row(group, "nothing to do");
+            // A second more than the time went by for the statements' own counters.
+            row.add("statements a minute", spent.statements / (spent.time.as_secs_f64() + 1.1) * 60.0);
+            row.add("service CPU %", spent.service_cores * 100.0);
+            row.add("resident MiB", world.gauge().resident_mib());
+        }
+    }
+
+    async fn duplicates(&mut self, group: &'static str) {
+        for on in [On::Postgres, On::Sqlite] {
+            for duplicates in [10, 90] {
+                let world = World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() }).await;
+                for _ in 0..self.runs {
+                    let flushes = flushes();
+                    let load = all_accepted(&Offer { duplicates, until: Until::Over(self.time), ..world.offer(64) }).await;
+                    let row = self.report.row(group, format!("{duplicates} % duplicates, {on:?}"));
+                    row.add("flushes/s", flushes);
+                    acknowledged(row, &load);
+                }
+            }
+        }
+    }
+
+    async fn failures(&mut self, group: &'static str) {
+        for on in [On::Postgres, On::Sqlite] {
+            let manners = Manners { refused_at_first: 30, ..Manners::default() };
+            let world = World::start(&self.cluster, Plan { on, manners, ..Plan::default() }).await;
+            for _ in 0..self.runs {
+                let flushes = flushes();
+                let capacity = self.capacity(&world).await;
+                let row = self.report.row(group, format!("30 % refused at first, {on:?}"));
+                row.add("flushes/s", flushes);
+                row.add("posts/s", capacity);
+            }
+        }
+    }
+
+    async fn bodies(&mut self, group: &'static str) {
+        for on in [On::Postgres, On::Sqlite] {
+            for (body, connections) in [(0, 64), (1 << 10, 64), (64 << 10, 64), (1 << 20, 16)] {
+                let world = World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() }).await;
+                for _ in 0..self.runs {
+                    let flushes = flushes();
+                    let load = all_accepted(&Offer { body, until: Until::Over(self.time), ..world.offer(connections) }).await;
+                    let row = self.report.row(group, format!("bodies of {body} bytes, {on:?}"));
+                    row.add("flushes/s", flushes);
+                    acknowledged(row, &load);
+                    row.add("MB/s", load.rate() * body as f64 / 1e6);
+                    row.add("resident MiB", world.gauge().resident_mib());
+                }
+            }
+        }
+    }
+
+    async fn sources(&mut self, group: &'static str) {
+        for sources in [1, 10, 1000] {
+            let world = World::start(&self.cluster, Plan { sources, ..Plan::default() }).await;
+            for _ in 0..self.runs {
+                let flushes = flushes();
+                let capacity = self.capacity(&world).await;
+                let row = self.report.row(group, format!("{sources} sources, end to end"));
+                row.add("flushes/s", flushes);
+                row.add("posts/s", capacity);
+                row.add("resident MiB", world.gauge().resident_mib());
+            }
+        }
+    }
+
+    /// A backlog delivered to a sink that takes 50 ms for each answer, so that slots are what is scarce.
+    async fn processes(&mut self, group: &'static str) {
+        for processes in [1, 3] {
+            let manners = Manners { delay: Duration::from_millis(50), ..Manners::default() };
+            let world = World::start(&self.cluster, Plan { processes, manners, ..Plan::default() }).await;
+            for _ in 0..self.runs {
+                let posts = 10_000 * processes as u64;
+                all_accepted(&Offer { until: Until::Posts(posts), ..world.offer(64) }).await;
+                world.sink.until_taken(posts, PATIENCE).await;
+                let row = self.report.row(group, format!("{processes} processes, a sink that takes 50 ms"));
+                row.add("delivered/s", world.sink.take().rate());
+            }
+        }
+    }
+
+    /// What the statements take with more and more events stored, at the same modest load.
+    async fn growth(&mut self, group: &'static str) {
+        let database = Database::Postgres(self.cluster.create_database().await);
+        let Database::Postgres(url) = &database else { unreachable!("it was made just now") };
+        let url = url.clone();
+        drop(World::start_on(&self.cluster, Database::Postgres(url.clone()), Plan::default()).await);
+        let mut stored = 0;
+        for (name, millions, due) in [("nothing stored", 0, 0), ("1 M stored", 1, 0), ("5 M stored", 5, 0), ("5 M stored, 1 M due", 5, 1)] {
+            fill(&url, stored..millions * 1_000_000, false).await;
+            stored = millions * 1_000_000;
+            fill(&url, stored..stored + due * 1_000_000, true).await;
+            stored += due * 1_000_000;
+            sqlx::raw_sql("vacuum analyze; checkpoint").execute(&mut connect(&url).await).await.expect("it can be cleaned up");
+            let world = World::start_on(&self.cluster, Database::Postgres(url.clone()), Plan::default()).await;
+            for _ in 0..self.runs {
+                let flushes = flushes();
+                let mut connection = connect(&url).await;
+                sqlx::raw_sql("select pg_stat_statements_reset()").execute(&mut connection).await.expect("counters can be reset");
+                let offer = Offer { rate: Some(2000.0), until: Until::Over(self.time), ..world.offer(16) };
+                all_accepted(&offer).await;
+                let found = find_latency(&world, &url).await;
+                let row = self.report.row(group, name);
+                row.add("flushes/s", flushes);
+                for (figure, part) in [
+                    ("accept µs/event", "%insert into events (id%"),
+                    ("claim µs/event", "%pick as materialized%"),
+                    ("settle µs/event", "%held as materialized%"),
+                    ("find µs", "%tried.attempt as tried_attempt%"),
+                ] {
+                    let (took, rows): (f64, f64) = sqlx::query_as(
+                        "select coalesce(sum(total_exec_time) * 1000, 0)::float8, coalesce(sum(greatest(rows, 1)), 1)::float8
+                         from pg_stat_statements where query like $1 and query not like '%pg_stat_statements%'",
+                    )
+                    .bind(part)
+                    .fetch_one(&mut connection)
+                    .await
+                    .expect("the counters can be read");
+                    row.add(figure, took / rows);
+                }
+                row.add("GET /events/{id} ms", found);
+            }
+        }
+    }
+}
+
+/// The mean time of a look at one event over HTTP, in milliseconds.
+async fn find_latency(world: &World<'_>, url: &str) -> f64 {
+    const LOOKS: usize = 500;
+    let events: Vec<(uuid::Uuid,)> = sqlx::query_as("select id from events tablesample system (0.5) limit 500")
+        .fetch_all(&mut connect(url).await)
+        .await
+        .expect("events can be read");
+    let events = if events.is_empty() {
+        sqlx::query_as("select id from events limit 500").fetch_all(&mut connect(url).await).await.expect("events can be read")
+    } else {
+        events
+    };
+    let client = Client::default();
+    let begun = Instant::now();
+    for n in 0..LOOKS {
+        let answer = client.get(&world.services[0].url(&format!("/events/{}", events[n % events.len()].0))).await.expect("an answer");
+        assert_eq!(answer.status_code, 200, "{answer:?}");
+    }
+    begun.elapsed().as_secs_f64() * 1000.0 / LOOKS as f64
+}
+
+/// Stores events past the program: delivered ones, or due ones of a source that this program knows.
+async fn fill(url: &str, numbers: std::ops::Range<u64>, due: bool) {
+    if numbers.is_empty() {
+        return;
+    }
+    let (from, to) = (numbers.start, numbers.end);
+    // An id of version 7, a second ago for each event: old ones first, and all before what is posted now.
+    let id = "(lpad(to_hex(1700000000000 + n * 10), 12, '0') || '7000800000000000' || lpad(to_hex(n % 65536), 4, '0'))::uuid";
+    let owed = if due {
+        format!(
+            "insert into deliveries (event_id, source, status, attempt, budget_from, fence, due_at)
+             select {id}, 's0', 'queued', 0, 0, 0, now() from generate_series({from}, {to} - 1) as n;"
+        )
+    } else {
+        format!(
+            "insert into attempts (event_id, attempt, ended_at, took_us, verdict, status_code, excerpt)
+             select {id}, 1, now(), 1200, 'delivered', 200, '' from generate_series({from}, {to} - 1) as n;"
+        )
+    };
+    let script = format!(
+        "set synchronous_commit = off;
+         insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
+         select {id}, 's0', 'stored-' || n, sha256(n::text::bytea), now(), convert_to(repeat('h', 350), 'UTF8'), convert_to(repeat('b', 1024), 'UTF8')
+         from generate_series({from}, {to} - 1) as n;
+         {owed}"
+    );
+    sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut connect(url).await).await.expect("events can be stored");
+}
+
+/// Waits until everything that was posted has been delivered, and the sink has been silent for a while.
+async fn settle_down(world: &World<'_>) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut before = world.sink.taken();
+    loop {
+        sleep(Duration::from_millis(700)).await;
+        let now = world.sink.taken();
+        if now == before {
+            break;
+        }
+        before = now;
+        assert!(Instant::now() < deadline, "deliveries do not come to an end");
+    }
+    world.sink.take();
+}
+
+/// A load, and the deliveries that it brought.
+struct Run {
+    load: Load,
+    received: Received,
+    spent: Spent,
+    resident_mib: f64,
+}
+
+async fn end_to_end(world: &World<'_>, offer: &Offer, on: On) -> Run {
+    world.sink.take();
+    let before = world.gauge().read().await;
+    let load = all_accepted(offer).await;
+    let resident_mib = world.gauge().resident_mib();
+    world.sink.until_taken(load.accepted, PATIENCE).await;
+    let spent = world.gauge().since(before).await;
+    if on == On::Sqlite {
+        sleep(Duration::from_millis(300)).await;
+    }
+    Run { load, received: world.sink.take(), spent, resident_mib }
+}
+
+impl Run {
+    fn add_to(&self, row: &mut Row, on: On) {
+        acknowledged(row, &self.load);
+        for (name, quantile) in [("to sink p50 ms", 0.5), ("to sink p99 ms", 0.99), ("to sink p99.9 ms", 0.999)] {
+            row.add(name, self.received.quantile_ms(quantile));
+        }
+        took(row, &self.spent, self.load.accepted, on);
+        row.add("resident MiB", self.resident_mib);
+    }
+}
+
+fn acknowledged(row: &mut Row, load: &Load) {
+    row.add("posts/s", load.rate());
+    for (name, quantile) in [("ack p50 ms", 0.5), ("ack p99 ms", 0.99), ("ack p99.9 ms", 0.999)] {
+        row.add(name, load.quantile_ms(quantile));
+    }
+}
+
+fn took(row: &mut Row, spent: &Spent, events: u64, on: On) {
+    let events = events as f64;
+    if on == On::Postgres {
+        row.add("statements/event", spent.statements / events);
+        row.add("commits/event", spent.commits / events);
+        row.add("WAL bytes/event", spent.wal_bytes / events);
+        row.add("database cores", spent.database_cores);
+    }
+    row.add("service cores", spent.service_cores);
+}

@@ -1,0 +1,179 @@
+//! The load generator: producers on keep-alive connections, each with one request under way.
+//!
+//! It writes to sockets itself. A client of a library costs more for a request than PostgreSQL's own load generator
+//! does, on cores that the service needs; what would be measured is that client.
+
+use crate::clock;
+use hdrhistogram::Histogram;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+/// The header by which the sink learns when a post was sent: nanoseconds on this process's clock.
+pub(crate) const SENT: &str = "x-sent";
+
+/// What is offered.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    /// The processes; connections take them in turn.
+    pub(crate) targets: Vec<SocketAddr>,
+    /// The sources `s0`, `s1`, …; posts take them in turn.
+    pub(crate) sources: usize,
+    /// Connections, each with one post under way.
+    pub(crate) connections: usize,
+    /// The bytes of a body.
+    pub(crate) body: usize,
+    /// Of a hundred posts so many repeat an earlier one.
+    pub(crate) duplicates: u64,
+    /// When it ends.
+    pub(crate) until: Until,
+    /// Posts a second over all connections; as fast as answers come, if there is none.
+    pub(crate) rate: Option<f64>,
+}
+
+/// When a load ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Until {
+    /// After so long.
+    Over(Duration),
+    /// After so many posts.
+    Posts(u64),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Load {
+    /// Answers `202`, replays among them.
+    pub(crate) accepted: u64,
+    /// Other answers, by status code.
+    pub(crate) others: BTreeMap<u16, u64>,
+    /// From the first post to the last answer.
+    pub(crate) took: Duration,
+    /// From a post to its answer, in nanoseconds. A post that had to wait for the answer before it counts from when it
+    /// was to be sent.
+    pub(crate) latency: Histogram<u64>,
+}
+
+impl Load {
+    /// Accepted posts a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.accepted as f64 / self.took.as_secs_f64()
+    }
+
+    /// A quantile of the latency, in milliseconds.
+    pub(crate) fn quantile_ms(&self, quantile: f64) -> f64 {
+        self.latency.value_at_quantile(quantile) as f64 / 1e6
+    }
+}
+
+pub(crate) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1_000, 600_000_000_000, 3).expect("sensible bounds")
+}
+
+impl Offer {
+    /// Offers it all, and waits for the last answer.
+    pub(crate) async fn run(&self) -> Load {
+        let run = fastrand::u32(..);
+        let begun = Instant::now();
+        let mut connections = JoinSet::new();
+        for number in 0..self.connections {
+            connections.spawn(connection(self.clone(), run, number, begun));
+        }
+        let mut load = Load { accepted: 0, others: BTreeMap::new(), took: Duration::ZERO, latency: histogram() };
+        while let Some(ended) = connections.join_next().await {
+            let part = ended.expect("a connection does not panic");
+            load.accepted += part.accepted;
+            part.others.into_iter().for_each(|(status_code, count)| *load.others.entry(status_code).or_default() += count);
+            load.latency.add(part.latency).expect("the same bounds");
+        }
+        load.took = begun.elapsed();
+        load
+    }
+}
+
+async fn connection(offer: Offer, run: u32, number: usize, begun: Instant) -> Load {
+    let target = offer.targets[number % offer.targets.len()];
+    let mut socket = TcpStream::connect(target).await.expect("the service listens");
+    socket.set_nodelay(true).expect("a socket option");
+    let body = body(offer.body);
+    let mut load = Load { accepted: 0, others: BTreeMap::new(), took: Duration::ZERO, latency: histogram() };
+    let (mut request, mut answer) = (Vec::with_capacity(offer.body + 1024), Vec::with_capacity(4096));
+    let mut unique = 0_u64;
+    for n in 0_u64.. {
+        let due = offer.rate.map(|rate| begun + Duration::from_secs_f64((n as f64 * offer.connections as f64 + number as f64) / rate));
+        let over = match offer.until {
+            Until::Over(time) => due.unwrap_or_else(Instant::now) >= begun + time,
+            Until::Posts(posts) => n * offer.connections as u64 + number as u64 >= posts,
+        };
+        if over {
+            break;
+        }
+        let mut sent = clock::nanos();
+        if let Some(due) = due {
+            let late = Instant::now().saturating_duration_since(due);
+            sleep_until(due).await;
+            sent = clock::nanos() - u64::try_from(late.as_nanos()).expect("not that late");
+        }
+        let is_duplicate = unique > 0 && n % 100 < offer.duplicates;
+        let key = if is_duplicate { fastrand::u64(0..unique) } else { unique };
+        unique += u64::from(!is_duplicate);
+        let source = (key + number as u64) % offer.sources as u64;
+        head(&mut request, target, source, &format!("{run:08x}-{number:04x}-4000-8000-{key:012x}"), sent, body.len());
+        request.extend_from_slice(&body);
+        socket.write_all(&request).await.expect("the service takes the request");
+        let status_code = read_answer(&mut socket, &mut answer).await;
+        load.latency.saturating_record(clock::nanos() - sent);
+        if status_code == 202 {
+            load.accepted += 1;
+        } else {
+            *load.others.entry(status_code).or_default() += 1;
+        }
+    }
+    load
+}
+
+/// A request's head with what webhook producers send.
+fn head(request: &mut Vec<u8>, target: SocketAddr, source: u64, key: &str, sent: u64, length: usize) {
+    let mut head = String::with_capacity(768);
+    let signature = "sha256=7d38cdd689735b008b3c702edd92eea23791c5f6f0f0f1f2f3f4f5f6f7f8f9fa";
+    write!(
+        head,
+        "POST /webhooks/s{source} HTTP/1.1\r\nhost: {target}\r\nuser-agent: Example-Hookshot/044aadd\r\naccept: */*\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\nidempotency-key: {key}\r\nx-example-event: invoice.paid\r\n\
+         x-example-hook-id: 292430182\r\nx-example-signature-256: {signature}\r\n\
+         traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n{SENT}: {sent}\r\n\r\n"
+    )
+    .expect("memory");
+    request.clear();
+    request.extend_from_slice(head.as_bytes());
+}
+
+/// Bytes that no compression makes smaller, the same each time.
+pub(crate) fn body(length: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(1);
+    std::iter::repeat_with(|| random.alphanumeric() as u8).take(length).collect()
+}
+
+async fn read_answer(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
+    buffer.clear();
+    loop {
+        assert!(socket.read_buf(buffer).await.expect("the service answers") > 0, "the service closed the connection");
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut response = httparse::Response::new(&mut headers);
+        let Ok(httparse::Status::Complete(head)) = response.parse(buffer) else { continue };
+        if buffer.len() >= head + content_length(response.headers) {
+            return response.code.expect("a status code");
+        }
+    }
+}
+
+/// What `Content-Length` says; 0 if there is none.
+pub(crate) fn content_length(headers: &[httparse::Header<'_>]) -> usize {
+    let length = headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    length.map_or(0, |header| std::str::from_utf8(header.value).ok().and_then(|length| length.parse().ok()).expect("a length"))
+}

@@ -1,0 +1,101 @@
+//! `make bench`: how fast the program is over real sockets on a real database that flushes, beside what the database
+//! does without it, in the same run.
+//!
+//! Everything shares this machine: the load generator and the downstream (this process, one thread), the service, and
+//! a private PostgreSQL server. `cargo bench -p tests --bench service -- intake drain` measures those groups only;
+//! without a name it measures all but `growth`, which needs about 15 GB of disk. `--runs N` and `--seconds N` say how
+//! often and for how long each figure is measured (3 and 5). What was measured is printed, and written to
+//! `target/bench/` as Markdown and JSON.
+
+mod baseline;
+mod cells;
+mod clock;
+mod gauge;
+mod load;
+mod reach;
+mod report;
+mod sink;
+mod world;
+
+use cells::Bench;
+use std::process::Command;
+use std::time::Duration;
+use tests::program::program;
+
+type Group = (&'static str, bool);
+
+/// The groups, and whether they are measured unless others are asked for.
+const GROUPS: [Group; 12] = [
+    ("intake", true),
+    ("drain", true),
+    ("sustained", true),
+    ("rest", true),
+    ("idle", true),
+    ("duplicates", true),
+    ("failures", true),
+    ("bodies", true),
+    ("sources", true),
+    ("processes", true),
+    ("sqlite", true),
+    ("growth", false),
+];
+
+fn main() {
+    let (mut wanted, mut runs, mut seconds) = (Vec::new(), 3_u32, 5_u32);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut number = || arguments.next().and_then(|number| number.parse().ok()).expect("a number");
+        match argument.as_str() {
+            // cargo says this to every benchmark.
+            "--bench" => {}
+            "--runs" => runs = number(),
+            "--seconds" => seconds = number(),
+            name => wanted.push(name.to_owned()),
+        }
+    }
+    for name in &wanted {
+        assert!(GROUPS.iter().any(|group| group.0 == name), "there is no group {name}; there are {GROUPS:?}");
+    }
+    if cfg!(debug_assertions) {
+        panic!("a debug build says nothing about speed: run it by `cargo bench`");
+    }
+    let head = head();
+    println!("{head}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let report = runtime.block_on(async {
+        let mut bench = Bench::new(runs, Duration::from_secs(seconds.into())).await;
+        for (name, by_default) in GROUPS {
+            if wanted.iter().any(|wanted| wanted == name) || (wanted.is_empty() && by_default) {
+                bench.measure(name).await;
+            }
+        }
+        bench.into_report()
+    });
+    let reach = reach::table(&report);
+    println!("\n{reach}");
+    let folder = program().ancestors().nth(2).expect("the program is in a target folder").join("bench");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join("results.md"), format!("{}\n{reach}", report.markdown(&head))).expect("a file");
+    let json = serde_json::json!({"about": head, "results": report.json()});
+    std::fs::write(folder.join("results.json"), format!("{json:#}")).expect("a file");
+    println!("written to {}", folder.display());
+}
+
+/// What was measured on what.
+fn head() -> String {
+    let said = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().ok();
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+    };
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown").trim_start_matches([' ', '\t', ':']);
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!(
+        "Machine: {cores} cores, {cpu}, Linux {}. Commit: {}. {}.\nPostgreSQL's settings besides its defaults: {}.\n\
+         The service's: `concurrency = 64`, else its defaults.\n",
+        said("uname", &["-r"]),
+        said("git", &["describe", "--always", "--dirty"]),
+        said(&tests::postgres::program("postgres").display().to_string(), &["--version"]),
+        world::SETTINGS.map(|(name, value)| format!("`{name} = {value}`")).join(", "),
+    )
+}

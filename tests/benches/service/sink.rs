@@ -1,0 +1,169 @@
+//! The downstream: it answers at once, or after a while, and notes how long each event has been on its way. It reads
+//! from sockets itself, for the same reason as the load generator.
+
+use crate::clock;
+use crate::load::{SENT, content_length, histogram};
+use hdrhistogram::Histogram;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+/// How it answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manners {
+    /// How long it takes to answer.
+    pub(crate) delay: Duration,
+    /// Of a hundred events it refuses so many the first time.
+    pub(crate) refused_at_first: u64,
+}
+
+/// What has come.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// Requests that were taken.
+    pub(crate) taken: u64,
+    /// Requests that were refused.
+    pub(crate) refused: u64,
+    /// When the first came, and the last.
+    pub(crate) span: Option<(Instant, Instant)>,
+    /// From the post to the request here, in nanoseconds, of those that were taken.
+    pub(crate) latency: Histogram<u64>,
+}
+
+impl Received {
+    fn new() -> Self {
+        Self { taken: 0, refused: 0, span: None, latency: histogram() }
+    }
+
+    /// A quantile of the latency, in milliseconds.
+    pub(crate) fn quantile_ms(&self, quantile: f64) -> f64 {
+        self.latency.value_at_quantile(quantile) as f64 / 1e6
+    }
+
+    /// Taken a second, between the first and the last.
+    pub(crate) fn rate(&self) -> f64 {
+        self.span.map_or(0.0, |(first, last)| self.taken as f64 / (last - first).as_secs_f64())
+    }
+}
+
+/// A downstream that listens.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    pub(crate) address: SocketAddr,
+    received: Arc<Mutex<Received>>,
+    server: JoinHandle<()>,
+}
+
+impl Sink {
+    pub(crate) async fn start(manners: Manners) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a listener has an address");
+        let received = Arc::new(Mutex::new(Received::new()));
+        let shared = Arc::clone(&received);
+        let server = tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(serve(socket, manners, Arc::clone(&shared)));
+            }
+        });
+        Self { address, received, server }
+    }
+
+    fn received(&self) -> MutexGuard<'_, Received> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many were taken since the last [`Self::take`].
+    pub(crate) fn taken(&self) -> u64 {
+        self.received().taken
+    }
+
+    /// What has come since the last time.
+    pub(crate) fn take(&self) -> Received {
+        std::mem::replace(&mut *self.received(), Received::new())
+    }
+
+    /// Waits until so many were taken since the last [`Self::take`].
+    pub(crate) async fn until_taken(&self, count: u64, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.taken() < count {
+            assert!(Instant::now() < deadline, "{} of {count} were delivered within {patience:?}", self.taken());
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn serve(mut socket: TcpStream, manners: Manners, received: Arc<Mutex<Received>>) {
+    socket.set_nodelay(true).expect("a socket option");
+    let mut buffer = Vec::with_capacity(8192);
+    while let Some(request) = read_request(&mut socket, &mut buffer).await {
+        if !manners.delay.is_zero() {
+            sleep(manners.delay).await;
+        }
+        let refused = request.attempt == 1 && request.event % 100 < manners.refused_at_first;
+        let answer: &[u8] = if refused {
+            b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
+        } else {
+            b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+        };
+        {
+            let mut received = received.lock().unwrap_or_else(PoisonError::into_inner);
+            if refused {
+                received.refused += 1;
+            } else {
+                received.taken += 1;
+                received.latency.saturating_record(clock::nanos().saturating_sub(request.sent));
+            }
+            let now = Instant::now();
+            received.span = Some(received.span.map_or((now, now), |(first, _)| (first, now)));
+        }
+        if socket.write_all(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Request {
+    sent: u64,
+    attempt: u64,
+    /// A few bits of the event's id.
+    event: u64,
+}
+
+/// The next request on a connection; `None` once it is closed.
+async fn read_request(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Request> {
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut request = httparse::Request::new(&mut headers);
+        if let Ok(httparse::Status::Complete(head)) = request.parse(buffer) {
+            let end = head + content_length(request.headers);
+            if buffer.len() >= end {
+                let value = |name: &str| {
+                    let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+                    header.and_then(|header| std::str::from_utf8(header.value).ok()).unwrap_or_default()
+                };
+                let id = value("surehook-event-id");
+                let tail = id.get(id.len().saturating_sub(8)..).and_then(|tail| u64::from_str_radix(tail, 16).ok());
+                let read = Request {
+                    sent: value(SENT).parse().unwrap_or_default(),
+                    attempt: value("surehook-attempt").parse().unwrap_or_default(),
+                    event: tail.unwrap_or_default(),
+                };
+                buffer.drain(..end);
+                return Some(read);
+            }
+        }
+        if !matches!(socket.read_buf(buffer).await, Ok(1..)) {
+            return None;
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What is measured: a database of its own, processes of the program, and a downstream.
+
+use crate::gauge::Gauge;
+use crate::load::{Load, Offer, Until};
+use crate::sink::{Manners, Sink};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tests::database::{Database, connect};
+use tests::postgres::{Cluster, Settings};
+use tests::program::Service;
+use tokio::time::sleep;
+
+/// The server's settings, besides its defaults and `fsync = on`. No checkpoint falls into a measurement.
+pub(crate) const SETTINGS: [(&str, &str); 6] = [
+    ("fsync", "on"),
+    ("synchronous_commit", "on"),
+    ("shared_buffers", "2GB"),
+    ("max_wal_size", "32GB"),
+    ("checkpoint_timeout", "1h"),
+    ("shared_preload_libraries", "pg_stat_statements"),
+];
+
+/// Starts the server.
+pub(crate) fn start_server() -> Cluster {
+    let more = SETTINGS.iter().filter(|(name, _)| *name != "fsync").map(|(name, value)| (*name, (*value).to_owned())).collect();
+    Cluster::start(Settings { fsync: true, more, ..Settings::default() })
+}
+
+/// How a world is set up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) on: On,
+    pub(crate) processes: usize,
+    pub(crate) sources: usize,
+    pub(crate) role: &'static str,
+    pub(crate) manners: Manners,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum On {
+    Postgres,
+    Sqlite,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { on: On::Postgres, processes: 1, sources: 1, role: "all", manners: Manners::default() }
+    }
+}
+
+pub(crate) struct World<'a> {
+    cluster: &'a Cluster,
+    pub(crate) database: Database,
+    pub(crate) services: Vec<Service>,
+    pub(crate) sink: Sink,
+    plan: Plan,
+}
+
+impl<'a> World<'a> {
+    pub(crate) async fn start(cluster: &'a Cluster, plan: Plan) -> Self {
+        let database = match plan.on {
+            On::Postgres => Database::Postgres(cluster.create_database().await),
+            On::Sqlite => Database::sqlite(),
+        };
+        Self::start_on(cluster, database, plan).await
+    }
+
+    pub(crate) async fn start_on(cluster: &'a Cluster, database: Database, plan: Plan) -> Self {
+        if let Database::Postgres(url) = &database {
+            let script = "create extension if not exists pg_stat_statements; select pg_stat_statements_reset(); checkpoint;";
+            sqlx::raw_sql(script).execute(&mut connect(url).await).await.expect("the server counts statements");
+        }
+        let sink = Sink::start(plan.manners).await;
+        let mut services = Vec::new();
+        for _ in 0..plan.processes {
+            services.push(Service::start(&database.url(), &configuration(&plan, &sink)).await);
+        }
+        // Connections are made and statements prepared before anything is measured.
+        let world = Self { cluster, database, services, sink, plan };
+        let warm_up = Offer { until: Until::Posts(500), ..world.offer(16) };
+        let warmed = warm_up.run().await;
+        assert_eq!(warmed.accepted, 500, "{:?}", warmed.others);
+        if plan.role == "all" {
+            world.sink.until_taken(500, Duration::from_secs(30)).await;
+        }
+        sleep(Duration::from_millis(500)).await;
+        world.sink.take();
+        world
+    }
+
+    /// What is offered if nothing else is said: 1 KiB bodies, as fast as answers come.
+    pub(crate) fn offer(&self, connections: usize) -> Offer {
+        Offer {
+            targets: self.targets(),
+            sources: self.plan.sources,
+            connections,
+            body: 1024,
+            duplicates: 0,
+            until: Until::Over(Duration::from_secs(1)),
+            rate: None,
+        }
+    }
+
+    fn targets(&self) -> Vec<SocketAddr> {
+        self.services.iter().map(Service::address).collect()
+    }
+
+    pub(crate) fn gauge(&self) -> Gauge<'_> {
+        let postgres = match &self.database {
+            Database::Postgres(url) => Some((self.cluster, url.as_str())),
+            Database::Sqlite(_) => None,
+        };
+        Gauge { services: &self.services, postgres }
+    }
+}
+
+/// A load in which every post was accepted.
+pub(crate) async fn all_accepted(offer: &Offer) -> Load {
+    let load = offer.run().await;
+    assert!(load.others.is_empty(), "{:?}", load.others);
+    load
+}
+
+fn configuration(plan: &Plan, sink: &Sink) -> String {
+    let mut text = format!("role = \"{}\"\n[defaults]\nconcurrency = 64\ninitial_delay = \"100ms\"\n", plan.role);
+    for source in 0..plan.sources {
+        text += &format!("[sources.s{source}]\ndestination = \"http://{}/s{source}\"\n", sink.address);
+    }
+    text
+}
