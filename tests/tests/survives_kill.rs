@@ -8,7 +8,7 @@ use tests::database::Database;
 use tests::postgres::{Cluster, Settings, Stop};
 use tests::producer::{Load, Progress, produce};
 use tests::recording::Recording;
-use tests::sink::{Answer, Sink};
+use tests::sink::{Answer, Received, Sink};
 use tests::{on_each_database, verdicts};
 use uuid::Uuid;
 
@@ -19,16 +19,21 @@ const CONCURRENCY: usize = 16;
 
 async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice(database: Database) {
     let run = Recording::begin(database).await;
-    let sink = run.sink(|received| Answer::refusing_a_third_at_first(received).after(Duration::from_millis(20))).await;
+    let answer_after = |wait| move |received: &Received| Answer::refusing_a_third_at_first(received).after(wait);
+    let sink = run.sink(answer_after(Duration::from_millis(20))).await;
     let mut service = run.service(&configuration(&sink)).await;
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 2_400, duplicates: 240, connections: 64 };
     let progress = Progress::default();
     let producers = tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
     sink.reaches(100).await;
     progress.reaches(load.posts / 4).await;
+    // However little the machine lets through: what the downstream gets from here on is in flight when the kill comes.
+    sink.behave(answer_after(Duration::from_millis(300)));
+    sink.reaches(sink.count() + 1).await;
 
     service.kill();
 
+    sink.behave(answer_after(Duration::from_millis(20)));
     // Processes that only take events in, killed as well: they answer the rest of the load and touch no delivery, so
     // what the last of them shows as being processed is what the first had in flight.
     for quarter in [2, 3] {
