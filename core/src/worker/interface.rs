@@ -11,6 +11,9 @@ use core::time::Duration;
 pub const BATCH_ROWS: u32 = 512;
 pub(super) const BATCH: usize = BATCH_ROWS as usize;
 
+/// So many settlements are written without waiting for more.
+pub const FULL: usize = 128;
+
 /// What bounds and paces one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -18,6 +21,11 @@ pub struct Settings {
     pub poll_busy: Duration,
     /// How often it is asked for at the least, when nothing has come for long.
     pub poll_idle: Duration,
+    /// A claim follows the one before after this time at the soonest, so that under load each brings more.
+    pub claim_pace: Duration,
+    /// A batch of settlements follows the one before after this time at the soonest, unless it is [`FULL`] or the worker
+    /// is shutting down. No delivery waits for it.
+    pub settle_pace: Duration,
     /// The first wait after the store failed; doubled each time.
     pub store_retry_initial: Duration,
     /// The longest wait after the store failed.
@@ -33,6 +41,8 @@ impl Default for Settings {
         Self {
             poll_busy: Duration::from_millis(100),
             poll_idle: Duration::from_secs(1),
+            claim_pace: Duration::from_millis(2),
+            settle_pace: Duration::from_millis(5),
             store_retry_initial: Duration::from_millis(50),
             store_retry_max: Duration::from_secs(5),
             max_held_bytes: 64 << 20,

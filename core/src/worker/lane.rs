@@ -4,6 +4,7 @@ use super::exchange::Claim;
 use crate::source::{Policy, SourceName};
 use crate::time::Instant;
 use alloc::collections::VecDeque;
+use core::time::Duration;
 
 /// A claim-ahead never exceeds so many times the concurrency.
 const AHEAD_FACTOR: u32 = 4;
@@ -29,7 +30,7 @@ pub(super) struct Lane {
     pub(super) expires: Option<Instant>,
     /// Whether the source was named while its claim was under way: the claim may have looked too early.
     rung: bool,
-    /// About how many deliveries end during one claim's round trip.
+    /// About how many deliveries end from one claim to the next, when the next is sent as soon as it may be.
     consumed: u32,
 }
 
@@ -63,7 +64,7 @@ impl Lane {
         !self.ahead.is_empty() && self.in_flight < self.policy.concurrency
     }
 
-    /// How many events to ask for: the slots, plus about what is consumed while the answer is awaited, less what is
+    /// How many events to ask for: the slots, plus about what is consumed from one claim to the next, less what is
     /// held. A slow downstream gets next to nothing ahead, so that no process hoards; a fast one is kept busy.
     pub(super) fn demand(&self) -> u32 {
         let ahead = self.consumed.min(self.policy.concurrency.saturating_mul(AHEAD_FACTOR));
@@ -84,10 +85,13 @@ impl Lane {
         self.rung = false;
     }
 
-    /// The claim's answer is in. Nothing came: the source is asked again at the next poll. Fewer came than were asked
-    /// for: there may be more all the same, since rows that others were just locking are skipped.
-    pub(super) fn answered(&mut self) {
-        self.consumed = self.consumed.midpoint(self.completed);
+    /// The claim's answer is in, after its round trip; claims follow each other at `pace` at the fastest. Nothing came:
+    /// the source is asked again at the next poll. Fewer came than were asked for: there may be more all the same, since
+    /// rows that others were just locking are skipped.
+    pub(super) fn answered(&mut self, round_trip: Duration, pace: Duration) {
+        let cycles = pace.as_nanos().checked_div(round_trip.as_nanos()).map_or(1, |cycles| cycles.max(1));
+        let completed = u128::from(self.completed) * cycles;
+        self.consumed = self.consumed.midpoint(u32::try_from(completed).unwrap_or(u32::MAX));
         self.hungry = self.came > 0 || self.rung;
     }
 }

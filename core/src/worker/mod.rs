@@ -29,7 +29,7 @@ use exchange::{AttemptRecord, Claim, Claims, Demand, Settlement};
 use interface::BATCH;
 use lane::{Held, Lane};
 
-pub use interface::{Action, BATCH_ROWS, Delivery, Input, Load, Settings, Ticket, Wake, WakeReason};
+pub use interface::{Action, BATCH_ROWS, Delivery, FULL, Input, Load, Settings, Ticket, Wake, WakeReason};
 
 /// One process's dispatcher. See the [module](self).
 #[derive(Debug)]
@@ -44,6 +44,9 @@ pub struct Worker {
     settling: Option<Vec<Unsettled>>,
     abandoned: Vec<Settlement>,
     claiming: Option<Claiming>,
+    /// The next claim, and the next batch of settlements, is not sent before then.
+    claim_after: Instant,
+    settle_after: Instant,
     /// The source with which the next claim begins, so that a full claim starves nobody.
     claim_from: usize,
     store: StoreHealth,
@@ -119,6 +122,8 @@ impl Worker {
             settling: None,
             abandoned: Vec::new(),
             claiming: None,
+            claim_after: Instant::ZERO,
+            settle_after: Instant::ZERO,
             claim_from: 0,
             store: StoreHealth { failures: 0, retry_at: Instant::ZERO },
             polling: Polling { at: now + settings.poll_busy, interval: settings.poll_busy, count: 0 },
@@ -193,15 +198,16 @@ impl Worker {
             Phase::Running | Phase::Done => (None, None),
         };
         let store_ready = if self.store.failures == 0 { READY } else { self.store.retry_at };
+        let settle_at = if running && self.unsettled.len() < FULL { store_ready.max(self.settle_after) } else { store_ready };
         [
             (when(!self.abandoned.is_empty(), READY), WakeReason::Settle),
             (when(self.is_finished(), READY), WakeReason::Done),
             (give_up, WakeReason::GiveUp),
             (cut_off, WakeReason::CutOff),
-            (when(self.settling.is_none() && !self.unsettled.is_empty() && self.phase != Phase::Done, store_ready), WakeReason::Settle),
+            (when(self.settling.is_none() && !self.unsettled.is_empty() && self.phase != Phase::Done, settle_at), WakeReason::Settle),
             (self.expiring.first().map(|(start_by, _)| *start_by), WakeReason::Release),
             (when(running && !self.deliverable.is_empty(), READY), WakeReason::Deliver),
-            (when(running && self.may_claim(), store_ready), WakeReason::Claim),
+            (when(running && self.may_claim(), store_ready.max(self.claim_after)), WakeReason::Claim),
             (when(running && !self.dormant.is_empty(), self.polling.at), WakeReason::Poll),
         ]
         .into_iter()
@@ -291,6 +297,7 @@ impl Worker {
             self.lanes[index].asked();
             self.claim_from = index + 1;
         }
+        self.claim_after = now + self.settings.claim_pace;
         self.claiming = Some(Claiming { sent_at: now, asked });
         Action::Claim(demands)
     }
@@ -313,7 +320,7 @@ impl Worker {
             self.hold(now, sent_at, claim);
         }
         for index in asked {
-            self.lanes[index].answered();
+            self.lanes[index].answered(now.since(sent_at), self.settings.claim_pace);
             self.refresh(index);
         }
     }
@@ -397,6 +404,7 @@ impl Worker {
     fn settle(&mut self, now: Instant) -> Action {
         let batch: Vec<Unsettled> = self.unsettled.drain(..self.unsettled.len().min(BATCH)).collect();
         let settlements = batch.iter().map(|unsettled| unsettled.as_of(now)).collect();
+        self.settle_after = now + self.settings.settle_pace;
         self.settling = Some(batch);
         Action::Settle(settlements)
     }

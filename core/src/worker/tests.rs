@@ -26,7 +26,12 @@ fn at(millis: u64) -> Instant {
 
 fn worker(concurrency: u32) -> Worker {
     let policy = Policy { concurrency, max_attempts: 2, ..Policy::default() };
-    Worker::new(START, Settings::default(), [(source("a"), policy)])
+    Worker::new(START, unpaced(), [(source("a"), policy)])
+}
+
+/// Each claim and each batch is sent at once, so that a test need not let time pass between them.
+fn unpaced() -> Settings {
+    Settings { claim_pace: Duration::ZERO, settle_pace: Duration::ZERO, ..Settings::default() }
 }
 
 fn claim(n: u128) -> Claim {
@@ -315,7 +320,7 @@ fn an_event_that_was_buried_shows_that_there_may_be_more() {
 #[test]
 fn no_source_is_starved_by_others_with_much_to_do() {
     let policy = Policy { concurrency: 400, ..Policy::default() };
-    let mut worker = Worker::new(START, Settings::default(), ["a", "b", "c"].map(|name| (source(name), policy.clone())));
+    let mut worker = Worker::new(START, unpaced(), ["a", "b", "c"].map(|name| (source(name), policy.clone())));
     let mut asked = BTreeSet::new();
     for _ in 0..3 {
         for action in actions(&mut worker, START) {
@@ -327,4 +332,48 @@ fn no_source_is_starved_by_others_with_much_to_do() {
         worker.handle(START, Input::Woken(vec![source("a"), source("b"), source("c")]));
     }
     assert_eq!(asked.len(), 3);
+}
+
+#[test]
+fn claims_and_settlements_keep_their_pace_and_wake_for_it() {
+    let Settings { claim_pace, settle_pace, .. } = Settings::default();
+    let concurrency = FULL as u32 + 3;
+    let policy = Policy { concurrency, ..Policy::default() };
+    let mut worker = Worker::new(START, Settings::default(), [(source("a"), policy)]);
+    assert_eq!(limits(&actions(&mut worker, START)), [concurrency]);
+    worker.handle(START, claims(0..FULL as u128 + 2));
+    let delivering = actions(&mut worker, START);
+    assert_eq!(limits(&delivering), [], "the next claim waits");
+    assert_eq!(worker.wake_at(), Some(Wake { at: START + claim_pace, reason: WakeReason::Claim }));
+    let tickets = tickets(&delivering);
+
+    worker.handle(START, Input::Finished { ticket: tickets[0], reply: ok() });
+    assert_eq!(outcomes(&actions(&mut worker, START)).len(), 1, "the first has none before it");
+    worker.handle(START, Input::Settled);
+    worker.handle(START, Input::Finished { ticket: tickets[1], reply: ok() });
+    assert_eq!(outcomes(&actions(&mut worker, START + claim_pace)), [], "the second waits");
+    worker.handle(START + claim_pace, claims(0..0));
+    let _ = actions(&mut worker, START + claim_pace);
+    assert_eq!(worker.wake_at(), Some(Wake { at: START + settle_pace, reason: WakeReason::Settle }));
+    assert_eq!(outcomes(&actions(&mut worker, START + settle_pace)).len(), 1);
+
+    worker.handle(START + settle_pace, Input::Settled);
+    for &ticket in &tickets[2..] {
+        worker.handle(START + settle_pace, Input::Finished { ticket, reply: ok() });
+    }
+    assert_eq!(outcomes(&actions(&mut worker, START + settle_pace)).len(), FULL, "a full batch does not wait");
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_the_pace() {
+    let mut worker = Worker::new(START, Settings::default(), [(source("a"), Policy::default())]);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..2));
+    let tickets = tickets(&actions(&mut worker, START));
+    for ticket in tickets {
+        worker.handle(START, Input::Finished { ticket, reply: ok() });
+        worker.handle(START, Input::ShutDown { cut_off_at: at(1000), give_up_at: at(2000) });
+        assert_eq!(outcomes(&actions(&mut worker, START)).len(), 1);
+        worker.handle(START, Input::Settled);
+    }
 }

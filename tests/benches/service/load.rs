@@ -137,7 +137,7 @@ async fn connection(offer: Offer, run: u32, number: usize, begun: Instant) -> Lo
     load
 }
 
-/// A request's head with what webhook producers send.
+/// A request's head with eight headers as webhook producers send them, beside those that are HTTP's own.
 fn head(request: &mut Vec<u8>, target: SocketAddr, source: u64, key: &str, sent: u64, length: usize) {
     let mut head = String::with_capacity(768);
     let signature = "sha256=7d38cdd689735b008b3c702edd92eea23791c5f6f0f0f1f2f3f4f5f6f7f8f9fa";
@@ -145,8 +145,8 @@ fn head(request: &mut Vec<u8>, target: SocketAddr, source: u64, key: &str, sent:
         head,
         "POST /webhooks/s{source} HTTP/1.1\r\nhost: {target}\r\nuser-agent: Example-Hookshot/044aadd\r\naccept: */*\r\n\
          content-type: application/json\r\ncontent-length: {length}\r\nidempotency-key: {key}\r\nx-example-event: invoice.paid\r\n\
-         x-example-hook-id: 292430182\r\nx-example-signature-256: {signature}\r\n\
-         traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n{SENT}: {sent}\r\n\r\n"
+         {SENT}: {sent}\r\nx-example-signature-256: {signature}\r\n\
+         traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\n"
     )
     .expect("memory");
     request.clear();
