@@ -89,9 +89,9 @@ impl Lane {
     /// the source is asked again at the next poll. Fewer came than were asked for: there may be more all the same, since
     /// rows that others were just locking are skipped.
     pub(super) fn answered(&mut self, round_trip: Duration, pace: Duration) {
-        let cycles = pace.as_nanos().checked_div(round_trip.as_nanos()).map_or(1, |cycles| cycles.max(1));
-        let completed = u128::from(self.completed) * cycles;
-        self.consumed = self.consumed.midpoint(u32::try_from(completed).unwrap_or(u32::MAX));
+        let (completed, cycle) = (u128::from(self.completed), round_trip.max(pace));
+        let consumed = (completed * cycle.as_nanos()).checked_div(round_trip.as_nanos()).unwrap_or(completed);
+        self.consumed = self.consumed.midpoint(u32::try_from(consumed).unwrap_or(u32::MAX));
         self.hungry = self.came > 0 || self.rung;
     }
 }

@@ -17,7 +17,7 @@ scanned as materialized (
 over as materialized (
     select scanned.id, owed.event_id is not null as dead
     from scanned
-    left join deliveries owed on owed.event_id = scanned.id
+    left join lateral (select event_id, ended_at from deliveries where event_id = scanned.id limit 1) as owed on true
     left join lateral (
         select ended_at from attempts where event_id = scanned.id order by attempt desc limit 1
     ) as last on owed.event_id is null
@@ -28,27 +28,38 @@ over as materialized (
     end
 ),
 letters as materialized (
-    select owed.event_id
+    select over.id, owed.place
     from over
-    join deliveries owed on owed.event_id = over.id
+    cross join lateral (
+        select ctid as place
+        from deliveries
+        where event_id = over.id
+            and status = 'dead_lettered'
+            and ended_at <= statement_timestamp() - $4::bigint * interval '1 microsecond'
+        for update skip locked
+    ) as owed
     where over.dead
-        and owed.status = 'dead_lettered'
-        and owed.ended_at <= statement_timestamp() - $4::bigint * interval '1 microsecond'
-    order by owed.event_id
-    for update of owed skip locked
 ),
 doomed as materialized (
-    select event.id
+    select over.id, event.place
     from over
-    left join letters on letters.event_id = over.id
-    join events event on event.id = over.id
-    where not over.dead or letters.event_id is not null
-    order by event.id
-    for update of event skip locked
+    left join letters on letters.id = over.id
+    cross join lateral (select ctid as place from events where id = over.id for update skip locked) as event
+    where not over.dead or letters.id is not null
 ),
-no_letters as (delete from deliveries using doomed where deliveries.event_id = doomed.id),
-no_attempts as (delete from attempts using doomed where attempts.event_id = doomed.id),
-no_events as (delete from events using doomed where events.id = doomed.id)
+no_letters as (
+    delete from deliveries
+    where ctid = any (array(select letters.place from letters join doomed on doomed.id = letters.id))
+),
+no_attempts as (
+    delete from attempts
+    where ctid = any (array(
+        select tried.place
+        from doomed
+        cross join lateral (select ctid as place from attempts where event_id = doomed.id offset 0) as tried
+    ))
+),
+no_events as (delete from events where ctid = any (array(select place from doomed)))
 select
     (select count(*) from scanned) as scanned,
     (select id from scanned order by id desc limit 1) as last,

@@ -1,7 +1,11 @@
 -- Settles a batch of claims and answers the events whose claim still held. Each of those is deleted (delivered),
 -- rescheduled or dead-lettered, and its attempt is recorded if it has a verdict. For all others nothing is written.
 --
--- Bounded by: one probe of the primary key of deliveries for each settlement, twice.
+-- Bounded by: one probe of the primary key of deliveries for each settlement; what was found is then written where it
+-- stands. The probes are lateral and lock, and the writes go by ctid, because neither leaves the planner a choice: joined
+-- by the key, it reads the whole table once it believes that the table has fewer rows than the batch, as it does after a
+-- vacuum of a queue that was nearly empty. A row that is locked under its fence is the one that this statement's snapshot
+-- sees, since every transition moves the fence, so its ctid is the right one.
 -- Locks: the rows that are settled, in the order of their ids. It may wait for a claim that is just taking over an
 -- expired lease; a claim waits for nobody. What comes out of the wait is checked again: a row with another fence is
 -- not held.
@@ -15,36 +19,39 @@ input as materialized (
         event_id, fence, outcome, after_us, reason,
         ended_ago_us, took_us, verdict, status_code, error, excerpt
     )
+    order by event_id
 ),
 held as materialized (
-    select row.attempt, input.*
+    select row.place, row.attempt, input.*
     from input
-    join deliveries as row on row.event_id = input.event_id and row.fence = input.fence
-    where row.status = 'processing'
-    order by row.event_id
-    for update of row
+    cross join lateral (
+        select ctid as place, attempt
+        from deliveries
+        where event_id = input.event_id and fence = input.fence and status = 'processing'
+        for update
+    ) as row
 ),
 delivered as (
-    delete from deliveries as row
-    using held
-    where row.event_id = held.event_id and row.fence = held.fence and held.outcome = 'delivered'
+    delete from deliveries
+    where ctid = any (array(select place from held where outcome = 'delivered'))
 ),
+other as materialized (select * from held where outcome <> 'delivered'),
 moved as (
     update deliveries as row
-    set status = case held.outcome
+    set status = case other.outcome
             when 'retry' then 'retrying'
             when 'dead_letter' then 'dead_lettered'
             when 'release' then case when row.attempt - 1 <= row.budget_from then 'queued' else 'retrying' end
             when 'cut_off' then case when row.attempt <= row.budget_from + 1 then 'queued' else 'retrying' end
         end,
-        attempt = case held.outcome when 'release' then greatest(row.attempt - 1, 0) else row.attempt end,
-        budget_from = case held.outcome when 'cut_off' then row.budget_from + 1 else row.budget_from end,
+        attempt = case other.outcome when 'release' then greatest(row.attempt - 1, 0) else row.attempt end,
+        budget_from = case other.outcome when 'cut_off' then row.budget_from + 1 else row.budget_from end,
         fence = row.fence + 1,
-        due_at = case when held.outcome <> 'dead_letter' then statement_timestamp() + held.after_us * interval '1 microsecond' end,
-        ended_at = case when held.outcome = 'dead_letter' then statement_timestamp() end,
-        reason = held.reason
-    from held
-    where row.event_id = held.event_id and row.fence = held.fence and held.outcome <> 'delivered'
+        due_at = case when other.outcome <> 'dead_letter' then statement_timestamp() + other.after_us * interval '1 microsecond' end,
+        ended_at = case when other.outcome = 'dead_letter' then statement_timestamp() end,
+        reason = other.reason
+    from other
+    where row.ctid = any (array(select place from other)) and row.ctid = other.place
 ),
 recorded as (
     insert into attempts (event_id, attempt, ended_at, took_us, verdict, status_code, error, excerpt)
