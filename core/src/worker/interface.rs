@@ -12,7 +12,8 @@ pub const BATCH_ROWS: u32 = 512;
 pub(super) const BATCH: usize = BATCH_ROWS as usize;
 
 /// So many settlements are written without waiting for more.
-pub const FULL: usize = 128;
+pub const FULL_ROWS: u32 = 128;
+pub(super) const FULL: usize = FULL_ROWS as usize;
 
 /// What bounds and paces one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct Settings {
     pub poll_idle: Duration,
     /// A claim follows the one before after this time at the soonest, so that under load each brings more.
     pub claim_pace: Duration,
-    /// A batch of settlements follows the one before after this time at the soonest, unless it is [`FULL`] or the worker
+    /// A batch of settlements follows the one before after this time at the soonest, unless there are [`FULL_ROWS`] or the worker
     /// is shutting down. No delivery waits for it.
     pub settle_pace: Duration,
     /// The first wait after the store failed; doubled each time.

@@ -26,10 +26,10 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
 use exchange::{AttemptRecord, Claim, Claims, Demand, Settlement};
-use interface::BATCH;
+use interface::{BATCH, FULL};
 use lane::{Held, Lane};
 
-pub use interface::{Action, BATCH_ROWS, Delivery, FULL, Input, Load, Settings, Ticket, Wake, WakeReason};
+pub use interface::{Action, BATCH_ROWS, Delivery, FULL_ROWS, Input, Load, Settings, Ticket, Wake, WakeReason};
 
 /// One process's dispatcher. See the [module](self).
 #[derive(Debug)]

@@ -337,7 +337,7 @@ fn no_source_is_starved_by_others_with_much_to_do() {
 #[test]
 fn claims_and_settlements_keep_their_pace_and_wake_for_it() {
     let Settings { claim_pace, settle_pace, .. } = Settings::default();
-    let concurrency = FULL as u32 + 3;
+    let concurrency = FULL_ROWS + 3;
     let policy = Policy { concurrency, ..Policy::default() };
     let mut worker = Worker::new(START, Settings::default(), [(source("a"), policy)]);
     assert_eq!(limits(&actions(&mut worker, START)), [concurrency]);
