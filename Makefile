@@ -24,7 +24,7 @@ ha: tools
 	cargo build --locked --package surehook
 	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' cargo run --locked --package tests --example ha
 
-# How fast it all is, beside what the database does alone: about 20 minutes, on a machine that does nothing else.
+# How fast it all is, beside what the database does alone: some 35 minutes, on a machine that does nothing else.
 # BENCH="intake drain" measures those groups only; BENCH=growth fills some 15 GB of disk.
 bench: tools
 	cargo build --locked --release --package surehook
