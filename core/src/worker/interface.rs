@@ -24,8 +24,8 @@ pub struct Settings {
     pub poll_idle: Duration,
     /// A claim follows the one before after this time at the soonest, so that under load each brings more.
     pub claim_pace: Duration,
-    /// A batch of settlements follows the one before after this time at the soonest, unless there are [`FULL_ROWS`] or the worker
-    /// is shutting down. No delivery waits for it.
+    /// A batch of settlements follows the one before after this time at the soonest, unless it has [`FULL_ROWS`] or the
+    /// worker is shutting down. No delivery waits for it.
     pub settle_pace: Duration,
     /// The first wait after the store failed; doubled each time.
     pub store_retry_initial: Duration,

@@ -43,7 +43,7 @@ pub(crate) async fn single_rows(cluster: &Cluster, url: &str, clients: usize, ti
     script.write_all(SCRIPT.as_bytes()).expect("room for a script");
     let text = |length| String::from_utf8(load::body(length)).expect("letters and digits");
     let output = Command::new(program("pgbench"))
-        .args(["--no-vacuum", "--protocol=prepared", "--host=127.0.0.1", "--username=postgres", "--jobs=2"])
+        .args(["--no-vacuum", "--protocol=prepared", "--host=127.0.0.1", "--username=postgres"])
         .arg(format!("--port={}", cluster.port()))
         .arg(format!("--client={clients}"))
         .arg(format!("--jobs={}", clients.min(2)))

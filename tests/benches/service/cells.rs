@@ -144,7 +144,7 @@ impl Bench {
                 let flushes = flushes();
                 let offer =
                     Offer { rate: Some(capacity * f64::from(percent) / 100.0), until: Until::Over(self.time * 2), ..world.offer(64) };
-                let run = end_to_end(&world, &offer, on).await;
+                let run = end_to_end(&world, &offer).await;
                 let row = self.report.row(group, format!("end to end, {percent} % of capacity"));
                 row.add("flushes/s", flushes);
                 run.add_to(row, on);
@@ -180,7 +180,7 @@ impl Bench {
             for _ in 0..self.runs {
                 let flushes = flushes();
                 let offer = Offer { rate: Some(100.0), until: Until::Over(self.time * 2), ..world.offer(4) };
-                let run = end_to_end(&world, &offer, on).await;
+                let run = end_to_end(&world, &offer).await;
                 let row = self.report.row(group, format!("100 posts/s, {on:?}"));
                 row.add("flushes/s", flushes);
                 run.add_to(row, on);
@@ -280,9 +280,7 @@ impl Bench {
 
     /// What the statements take with more and more events stored, at the same modest load.
     async fn growth(&mut self, group: &'static str) {
-        let database = Database::Postgres(self.cluster.create_database().await);
-        let Database::Postgres(url) = &database else { unreachable!("it was made just now") };
-        let url = url.clone();
+        let url = self.cluster.create_database().await;
         drop(World::start_on(&self.cluster, Database::Postgres(url.clone()), Plan::default()).await);
         let mut stored = 0;
         for (name, millions, due) in [("nothing stored", 0, 0), ("1 M stored", 1, 0), ("5 M stored", 5, 0), ("5 M stored, 1 M due", 5, 1)] {
@@ -397,16 +395,13 @@ struct Run {
     resident_mib: f64,
 }
 
-async fn end_to_end(world: &World<'_>, offer: &Offer, on: On) -> Run {
+async fn end_to_end(world: &World<'_>, offer: &Offer) -> Run {
     world.sink.take();
     let before = world.gauge().read().await;
     let load = all_accepted(offer).await;
     let resident_mib = world.gauge().resident_mib();
     world.sink.until_taken(load.accepted, PATIENCE).await;
     let spent = world.gauge().since(before).await;
-    if on == On::Sqlite {
-        sleep(Duration::from_millis(300)).await;
-    }
     Run { load, received: world.sink.take(), spent, resident_mib }
 }
 

@@ -4,8 +4,9 @@
 --
 -- Bounded by: the primary key of events, cut by the limit; then probes of the other tables' primary keys.
 -- Locks: dead letters' rows in the order of their ids, then events in the order of their ids, both skipping what is
--- locked. So it never waits, and cannot deadlock. A dead letter that is being redriven is skipped, or was moved on
--- and is checked again; an event goes only if its dead letter was locked or it has none.
+-- locked. So it never waits, and cannot deadlock. A dead letter that is being redriven, or has another fence by the time
+-- it is locked, is left for the next pass; an event goes only if its dead letter was locked or it has none. What is
+-- locked is deleted where it stands: see settle.sql.
 with
 scanned as materialized (
     select id, received_at
@@ -15,9 +16,9 @@ scanned as materialized (
     limit $2
 ),
 over as materialized (
-    select scanned.id, owed.event_id is not null as dead
+    select scanned.id, owed.fence, owed.event_id is not null as dead
     from scanned
-    left join lateral (select event_id, ended_at from deliveries where event_id = scanned.id limit 1) as owed on true
+    left join lateral (select event_id, ended_at, fence from deliveries where event_id = scanned.id limit 1) as owed on true
     left join lateral (
         select ended_at from attempts where event_id = scanned.id order by attempt desc limit 1
     ) as last on owed.event_id is null
@@ -33,15 +34,13 @@ letters as materialized (
     cross join lateral (
         select ctid as place
         from deliveries
-        where event_id = over.id
-            and status = 'dead_lettered'
-            and ended_at <= statement_timestamp() - $4::bigint * interval '1 microsecond'
+        where event_id = over.id and fence = over.fence and status = 'dead_lettered'
         for update skip locked
     ) as owed
     where over.dead
 ),
 doomed as materialized (
-    select over.id, event.place
+    select over.id, event.place, letters.place as letter
     from over
     left join letters on letters.id = over.id
     cross join lateral (select ctid as place from events where id = over.id for update skip locked) as event
@@ -49,7 +48,7 @@ doomed as materialized (
 ),
 no_letters as (
     delete from deliveries
-    where ctid = any (array(select letters.place from letters join doomed on doomed.id = letters.id))
+    where ctid = any (array(select letter from doomed where letter is not null))
 ),
 no_attempts as (
     delete from attempts
