@@ -1,6 +1,6 @@
 //! Claiming: what is due, once, under a lease.
 
-use crate::db::{Db, LEASE, demand, event, event_of, events, settlement};
+use crate::db::{Db, LEASE, Raw, demand, event, event_of, events, settlement};
 use bytes::Bytes;
 use futures::future::join_all;
 use std::collections::BTreeSet;
@@ -195,4 +195,28 @@ pub(crate) async fn the_longest_lease_stays_within_the_calendar(db: Db) {
     db.settle(&claim, Outcome::Retry { after: Duration::MAX }).await;
     let next = db.found(event).await.next_attempt_at.unwrap();
     assert!(next.to_string().starts_with("21"), "{next}");
+}
+
+pub(crate) async fn a_history_that_was_written_by_hand_holds_up_no_other(db: Db) {
+    let (now, nothing) = if matches!(db.raw, Raw::Postgres(_)) { ("now()", "''") } else { ("unixepoch('now') * 1000000", "x''") };
+    let by_hand = async |event: EventId, attempt: u32| {
+        let id = db.id(event);
+        db.execute(&format!(
+            "insert into attempts (event_id, attempt, ended_at, verdict, error, excerpt)
+             values ({id}, {attempt}, {now}, 'transient', 'by hand', {nothing})"
+        ))
+        .await;
+    };
+    let claim = db.claimed("a").await;
+    by_hand(claim.event, 1).await;
+    db.make_due(claim.event, LEASE * 2).await;
+    db.accepted("b").await;
+    let claimed = db.store.claim(vec![demand("a", 10), demand("b", 10)]).await.unwrap().claimed;
+    assert_eq!(claimed.len(), 2, "the lost attempt is recorded already");
+    by_hand(claim.event, 2).await;
+    let settled = claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect();
+    assert_eq!(db.store.settle(settled).await, Ok(vec![]));
+    let found = db.found(claim.event).await;
+    assert_eq!(found.status, Status::Delivered);
+    assert!(found.history.iter().all(|entry| entry.error.as_deref() == Some("by hand")), "what is recorded stays: {found:?}");
 }

@@ -145,7 +145,8 @@ clauses_of_databases! {
 
 beyond_the_port! {
     claim:
-        an_event_whose_bytes_are_gone_holds_up_no_other;
+        an_event_whose_bytes_are_gone_holds_up_no_other,
+        a_history_that_was_written_by_hand_holds_up_no_other;
     schema:
         several_processes_migrate_at_once,
         a_database_that_comes_later_is_used_when_it_is_there;

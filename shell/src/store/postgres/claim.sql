@@ -12,6 +12,9 @@
 -- on the key and the fence alone: with a condition on the status or the due time there, the planner may scan the
 -- index of due rows once for each row picked. A row that was moved on by a transaction that this statement's
 -- snapshot does not see is locked with its new fence, does not join, and is left for the next claim.
+--
+-- An attempt that is lost was not recorded before, unless somebody changed rows by hand. Then its record stays as it is:
+-- one row must not keep all others from being claimed.
 with
 demand as materialized (
     select
@@ -59,6 +62,7 @@ recorded as (
     select event_id, lost_attempt, statement_timestamp(), 'lost', ''
     from moved
     where lost
+    on conflict (event_id, attempt) do nothing
 )
 select
     moved.event_id, (extract(epoch from moved.was_due_at) * 1000000)::bigint as due_us, moved.position,

@@ -4,9 +4,9 @@
 --
 -- Bounded by: the primary key of events, cut by the limit; then probes of the other tables' primary keys.
 -- Locks: dead letters' rows in the order of their ids, then events in the order of their ids, both skipping what is
--- locked. So it never waits, and cannot deadlock. A dead letter that is being redriven, or has another fence by the time
--- it is locked, is left for the next pass; an event goes only if its dead letter was locked or it has none. What is
--- locked is deleted where it stands: see settle.sql.
+-- locked. So it never waits, and cannot deadlock. A dead letter that is being redriven, or is another version of its row
+-- by the time it is locked, is left for the next pass; an event goes only if its dead letter was locked or it has none.
+-- What is locked is deleted where it stands: see settle.sql.
 with
 scanned as materialized (
     select id, received_at
@@ -16,9 +16,9 @@ scanned as materialized (
     limit $2
 ),
 over as materialized (
-    select scanned.id, owed.fence, owed.event_id is not null as dead
+    select scanned.id, owed.place, owed.event_id is not null as dead
     from scanned
-    left join lateral (select event_id, ended_at, fence from deliveries where event_id = scanned.id limit 1) as owed on true
+    left join lateral (select ctid as place, event_id, ended_at from deliveries where event_id = scanned.id limit 1) as owed on true
     left join lateral (
         select ended_at from attempts where event_id = scanned.id order by attempt desc limit 1
     ) as last on owed.event_id is null
@@ -29,15 +29,15 @@ over as materialized (
     end
 ),
 letters as materialized (
-    select over.id, owed.place
+    select over.id, locked.place
     from over
     cross join lateral (
         select ctid as place
         from deliveries
-        where event_id = over.id and fence = over.fence and status = 'dead_lettered'
+        where event_id = over.id and status = 'dead_lettered'
         for update skip locked
-    ) as owed
-    where over.dead
+    ) as locked
+    where over.dead and locked.place = over.place
 ),
 doomed as materialized (
     select over.id, event.place, letters.place as letter

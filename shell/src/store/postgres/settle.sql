@@ -5,7 +5,9 @@
 -- stands. The probes are lateral and lock, and the writes go by ctid, because neither leaves the planner a choice: joined
 -- by the key, it reads the whole table once it believes that the table has fewer rows than the batch, as it does after a
 -- vacuum of a queue that was nearly empty. A row that is locked under its fence is the one that this statement's snapshot
--- sees, since every transition moves the fence, so its ctid is the right one.
+-- sees, since every transition moves the fence, so its ctid is the right one. Somebody who changes rows by hand may not
+-- move it: then the row is locked in a version that this statement cannot write. So only what was written is answered
+-- and recorded; the rest is refused, whole. An attempt that has a record keeps it: see claim.sql.
 -- Locks: the rows that are settled, in the order of their ids. It may wait for a claim that is just taking over an
 -- expired lease; a claim waits for nobody. What comes out of the wait is checked again: a row with another fence is
 -- not held.
@@ -31,11 +33,16 @@ held as materialized (
         for update
     ) as row
 ),
-delivered as (
-    delete from deliveries
-    where ctid = any (array(select place from held where outcome = 'delivered'))
-),
+taken as materialized (select * from held where outcome = 'delivered'),
 other as materialized (select * from held where outcome <> 'delivered'),
+delivered as (
+    delete from deliveries as row
+    using taken
+    where row.ctid = any (array(select place from taken)) and row.ctid = taken.place
+    returning
+        taken.event_id, taken.attempt, taken.ended_ago_us,
+        taken.took_us, taken.verdict, taken.status_code, taken.error, taken.excerpt
+),
 moved as (
     update deliveries as row
     set status = case other.outcome
@@ -52,13 +59,18 @@ moved as (
         reason = other.reason
     from other
     where row.ctid = any (array(select place from other)) and row.ctid = other.place
+    returning
+        other.event_id, other.attempt, other.ended_ago_us,
+        other.took_us, other.verdict, other.status_code, other.error, other.excerpt
 ),
+settled as materialized (select * from delivered union all select * from moved),
 recorded as (
     insert into attempts (event_id, attempt, ended_at, took_us, verdict, status_code, error, excerpt)
     select
         event_id, attempt, statement_timestamp() - ended_ago_us * interval '1 microsecond',
         took_us, verdict, status_code, error, excerpt
-    from held
+    from settled
     where verdict is not null
+    on conflict (event_id, attempt) do nothing
 )
-select event_id from held
+select event_id from settled

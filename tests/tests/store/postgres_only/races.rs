@@ -1,6 +1,6 @@
 //! Moments between two statements, provoked by triggers and by transactions that are held open.
 
-use crate::db::{Db, LEASE, demand, event, events};
+use crate::db::{Db, LEASE, demand, event, events, settlement};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -205,4 +205,40 @@ async fn a_call_whose_session_is_ended_leaves_the_outcome_open() {
     assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
     end(&mut inserting, "rollback").await;
     assert_eq!(db.store.accept(batch).await, Ok(vec![Stored::Inserted]), "the next call has a new session");
+}
+
+#[tokio::test]
+async fn a_row_that_is_changed_by_hand_under_a_settlement_is_settled_whole_or_not_at_all() {
+    for outcome in [Outcome::Delivered, Outcome::Retry { after: LEASE }, Outcome::DeadLetter(Reason::Permanent), Outcome::Release] {
+        let db = Db::postgres().await;
+        let claim = db.claimed("a").await;
+        // Unlike every transition of the store, this leaves the fence as it is.
+        let mut hand = held_open(&db, "update deliveries set due_at = due_at - interval '1 hour'").await;
+        let (store, batch) = (db.another(), vec![settlement(&claim, outcome)]);
+        let settling = tokio::spawn(async move { store.settle(batch).await });
+        wait_for_waiting(&db, 1).await;
+        end(&mut hand, "commit").await;
+        let refused = settling.await.unwrap().unwrap();
+        let found = db.found(claim.event).await;
+        if refused.is_empty() {
+            assert_ne!(found.status, Status::Processing, "{outcome:?}");
+        } else {
+            assert_eq!((refused, found.status, found.history.len()), (vec![claim.event], Status::Processing, 0), "{outcome:?}");
+            assert_eq!(db.claim_one("a").await.attempt, 2, "it comes back when its lease ends");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_changed_by_hand_under_a_pruning_is_deleted_whole_or_not_at_all() {
+    let db = Db::postgres().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    let mut hand = held_open(&db, "update deliveries set reason = 'lost'").await;
+    let everything = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
+    assert_eq!(db.store.prune(everything, None, 100).await.unwrap().deleted, 0, "it is locked");
+    end(&mut hand, "commit").await;
+    assert_eq!((db.count("events").await, db.count("deliveries").await), (1, 1));
+    assert_eq!(db.store.prune(everything, None, 100).await.unwrap().deleted, 1);
+    assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
 }
