@@ -23,6 +23,26 @@ impl EventId {
     pub const fn as_uuid(self) -> Uuid {
         self.0
     }
+
+    /// No id is less.
+    pub const MIN: Self = Self(Uuid::nil());
+
+    /// No id is greater. It is not an event's: version 7 has no such UUID.
+    pub const MAX: Self = Self(Uuid::max());
+
+    /// The least id that can be made at a time, in milliseconds since 1970: a bound for a stretch of ids by time (the
+    /// first 48 bits of a UUID of version 7 are its time, RFC 9562 §5.7). Later than the year 10889 is then.
+    #[must_use]
+    pub fn first_at(milliseconds: u64) -> Self {
+        const LAST: u64 = (1 << 48) - 1;
+        Self(Uuid::from_u128(u128::from(milliseconds.min(LAST)) << 80))
+    }
+
+    /// The id that follows this one. The greatest is followed by itself.
+    #[must_use]
+    pub fn successor(self) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128().saturating_add(1)))
+    }
 }
 
 impl fmt::Display for EventId {

@@ -18,6 +18,7 @@ pub mod logs;
 mod lookups;
 pub mod ports;
 pub mod retention;
+pub mod search;
 pub mod serve;
 pub mod server;
 pub mod service;

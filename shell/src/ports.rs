@@ -1,6 +1,7 @@
 //! The four ports between the loops and the world. Whatever implements them, the loops are the same: PostgreSQL or
 //! SQLite, reqwest, tokio's clock and the system's entropy in production; a model of each in a simulation.
 
+use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -32,6 +33,7 @@ pub trait Store: Send + Sync {
     /// Rows that another claim is just taking are skipped, so fewer than wanted may come back although more are due.
     /// Each row becomes *processing*, its attempt and fence go up by one, and it is due again at its lease's end. A
     /// row whose lease ran out gets its lost attempt recorded. A row with no attempts left is dead-lettered instead.
+    /// Nothing of a paused source is claimed.
     fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>>;
 
     /// Settles claims. Answers the events whose settlement was refused because their row has moved on: claimed
@@ -43,6 +45,28 @@ pub trait Store: Send + Sync {
 
     /// Sends a dead-lettered event back to *queued* with a new budget.
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>>;
+
+    /// A page of the events of a span that match, newest first.
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>>;
+
+    /// Sends the dead letters of a span that match back to *queued*, the one of the least id first, as [`Self::redrive`]
+    /// does; of two calls at once that meet the same one, the later leaves it to the other. With `dry_run` it only
+    /// counts them. What status the filter names is of no account: dead letters are meant.
+    fn redrive_all(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>>;
+
+    /// The work of each source that is named here, has work waiting, has dead letters or is paused, in the order of
+    /// their names. Of each at most `count_to` events that are due, that will be, and that are dead-lettered are counted.
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>>;
+
+    /// From when this answers, nothing of the source is claimed, by any process, or it is again. Answers whether that
+    /// was otherwise before.
+    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Looks at up to `limit` events in the order of their ids, from `after` on, and deletes those that ended longer
     /// ago than `retention` allows, with their attempts. What is still owed is never deleted.

@@ -10,6 +10,7 @@ use surehook::doorbell::Doorbell;
 use surehook::ids::SystemIds;
 use surehook::intake::{Intake, IntakeError, Limits, intake};
 use surehook::ports::{EventRecord, Ids, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, Stored};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
@@ -69,6 +70,18 @@ impl Store for Gated {
         unreachable!("an intake only accepts")
     }
     fn redrive(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        unreachable!("an intake only accepts")
+    }
+    fn list(&self, _: EventFilter, _: Span, _: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+        unreachable!("an intake only accepts")
+    }
+    fn redrive_all(&self, _: EventFilter, _: Span, _: PageSize, _: bool) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+        unreachable!("an intake only accepts")
+    }
+    fn sources(&self, _: Vec<SourceName>, _: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+        unreachable!("an intake only accepts")
+    }
+    fn pause(&self, _: SourceName, _: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
         unreachable!("an intake only accepts")
     }
     fn prune(&self, _: Retention, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {

@@ -11,9 +11,11 @@ use surehook::health::Loop;
 use surehook::http::App;
 use surehook::ids::SystemIds;
 use surehook::ports::{Downstream, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook::service::{Broken, Ended, Host, Ports, Task, run};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
+use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Reply};
 use surehook_core::worker::exchange::{Claim, Claims, Demand, Settlement};
 
@@ -45,6 +47,18 @@ impl Store for Panics {
         async { away() }.boxed()
     }
     fn redrive(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        async { away() }.boxed()
+    }
+    fn list(&self, _: EventFilter, _: Span, _: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+        async { away() }.boxed()
+    }
+    fn redrive_all(&self, _: EventFilter, _: Span, _: PageSize, _: bool) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+        async { away() }.boxed()
+    }
+    fn sources(&self, _: Vec<SourceName>, _: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+        async { away() }.boxed()
+    }
+    fn pause(&self, _: SourceName, _: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
         async { away() }.boxed()
     }
     fn prune(&self, _: Retention, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {

@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Delivery, Outcome};
 use surehook_core::id::{Attempt, EventId, Fence};
@@ -86,6 +87,10 @@ pub(crate) enum Operation {
     Settle(Vec<Settlement>),
     Find(EventId),
     Redrive(EventId),
+    RedriveAll(EventFilter, Span, PageSize, bool),
+    List(EventFilter, Span, PageSize),
+    Sources(Vec<SourceName>, u32),
+    Pause(SourceName, bool),
     Prune(Retention, Option<EventId>, u32),
     Ping,
 }
@@ -98,6 +103,10 @@ pub(crate) enum Answer {
     Settled(Vec<EventId>),
     Found(Option<Box<EventRecord>>),
     Redriven(Redriven),
+    AllRedriven(RedrivenPage),
+    Listed(EventPage),
+    Sources(Vec<SourceRecord>),
+    Paused(bool),
     Pruned(Pruned),
     Pong,
 }
@@ -176,7 +185,14 @@ impl Disk {
             Operation::Accept(_) => Call::Accept,
             Operation::Claim(_) => Call::Claim,
             Operation::Settle(_) => Call::Settle,
-            Operation::Find(_) | Operation::Redrive(_) | Operation::Prune(..) | Operation::Ping => return None,
+            Operation::Find(_)
+            | Operation::Redrive(_)
+            | Operation::RedriveAll(..)
+            | Operation::List(..)
+            | Operation::Sources(..)
+            | Operation::Pause(..)
+            | Operation::Prune(..)
+            | Operation::Ping => return None,
         };
         let mut due = None;
         self.state().planned.retain_mut(|planned| {
@@ -252,6 +268,20 @@ async fn transact(disk: &Disk, request: Request) -> Result<Answer, StoreError> {
             let now = work.now;
             let redriven = work.change(event, Change::Redriven, |tables| tables.redrive(now, event));
             Answer::Redriven(redriven)
+        }),
+        Operation::List(filter, span, size) => transaction.read(|tables, _| Answer::Listed(tables.list(&filter, span, size))),
+        Operation::Sources(names, count_to) => transaction.read(|tables, now| Answer::Sources(tables.sources(now, &names, count_to))),
+        Operation::RedriveAll(filter, span, size, dry_run) => transaction.commit(AtCommit::Commit, |work| {
+            let now = work.now;
+            let (letters, page) = work.state.tables.letters(&filter.of_dead_letters(), span, size);
+            for letter in letters.into_iter().filter(|_| !dry_run) {
+                work.change(letter, Change::Redriven, |tables| tables.redrive(now, letter));
+            }
+            Answer::AllRedriven(page)
+        }),
+        Operation::Pause(source, paused) => transaction.commit(AtCommit::Commit, |work| {
+            let now = work.now;
+            Answer::Paused(work.state.tables.pause(now, source, paused))
         }),
         Operation::Prune(retention, after, limit) => transaction.commit(AtCommit::Commit, |work| {
             let before: Vec<EventId> = work.state.tables.events.keys().copied().collect();

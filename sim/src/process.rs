@@ -21,9 +21,11 @@ use std::time::Duration;
 use surehook::config::Config;
 use surehook::http::{App, routes};
 use surehook::ports::{Clock, NewEvent, Store, StoreError};
+use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook::service::{Broken, Host, Ports, Task};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
+use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::history::Fault;
 
@@ -201,6 +203,28 @@ impl Store for BuggyStore {
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<surehook::ports::Redriven, StoreError>> {
         self.store.redrive(event)
+    }
+
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+        self.store.list(filter, span, size)
+    }
+
+    fn redrive_all(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+        self.store.redrive_all(filter, span, size, dry_run)
+    }
+
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+        self.store.sources(names, count_to)
+    }
+
+    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.store.pause(source, paused)
     }
 
     fn prune(

@@ -12,8 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
+use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::history::{CallResult, What};
 use surehook_model::scenario::StoreFault;
@@ -74,6 +76,10 @@ fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
         Operation::Redrive(event) => ("redrive", vec![*event]),
         Operation::Claim(_) => ("claim", vec![]),
         Operation::Find(_) => ("find", vec![]),
+        Operation::RedriveAll(..) => ("redrive all", vec![]),
+        Operation::List(..) => ("list", vec![]),
+        Operation::Sources(..) => ("sources", vec![]),
+        Operation::Pause(..) => ("pause", vec![]),
         Operation::Prune(..) => ("prune", vec![]),
         Operation::Ping => ("ping", vec![]),
     }
@@ -110,6 +116,28 @@ impl Store for RemoteStore {
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
         answered!(self.call(Operation::Redrive(event)), Redriven)
+    }
+
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+        answered!(self.call(Operation::List(filter, span, size)), Listed)
+    }
+
+    fn redrive_all(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+        answered!(self.call(Operation::RedriveAll(filter, span, size, dry_run)), AllRedriven)
+    }
+
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+        answered!(self.call(Operation::Sources(names, count_to)), Sources)
+    }
+
+    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
+        answered!(self.call(Operation::Pause(source, paused)), Paused)
     }
 
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {

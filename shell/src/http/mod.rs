@@ -4,7 +4,11 @@
 //! |---|---|
 //! | `POST /webhooks/{source}` | `202` with the event's id and status; a replay bears `Idempotent-Replayed: true` |
 //! | `GET /events/{id}` | `200` with the event, see [`view`] |
+//! | `GET /events` | `200` with a page of events, newest first, see [`query`] |
 //! | `POST /events/{id}/redrive` | `200` with the event's id and its new status |
+//! | `POST /redrive` | `200` with how many dead letters were queued again, see [`query`] |
+//! | `GET /sources` | `200` with the work of each source |
+//! | `POST /sources/{source}/pause`, `…/resume` | `200`: nothing of the source is claimed from now on, or it is again |
 //! | `GET /health` | `200`: the process runs. Never touches the database |
 //! | `GET /ready` | `200`: the process should be sent requests; see [`crate::health`] |
 //! | `GET /openapi.json` | `200`: [`OPENAPI`], which describes all of this |
@@ -22,7 +26,9 @@
 //! certain async runtime.
 
 mod body;
+mod operator;
 pub mod problem;
+pub mod query;
 pub mod view;
 
 use crate::doorbell::Doorbell;
@@ -107,6 +113,16 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (impl Reply,), Error = Inf
         .unify()
         .or(warp::path!("events" / String / "redrive").map(Route::Redrive))
         .unify()
+        .or(warp::path!("events").and(query()).map(Route::Events))
+        .unify()
+        .or(warp::path!("redrive").and(query()).map(Route::RedriveAll))
+        .unify()
+        .or(warp::path!("sources").map(|| Route::Sources))
+        .unify()
+        .or(warp::path!("sources" / String / "pause").map(Route::Pause))
+        .unify()
+        .or(warp::path!("sources" / String / "resume").map(Route::Resume))
+        .unify()
         .or(warp::path!("health").map(|| Route::Health))
         .unify()
         .or(warp::path!("ready").map(|| Route::Ready))
@@ -129,12 +145,22 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (impl Reply,), Error = Inf
         })
 }
 
-/// A request's path, with its parameter as it was sent.
+/// The query as it was sent; empty if there is none.
+fn query() -> impl Filter<Extract = (String,), Error = Infallible> + Clone {
+    warp::query::raw().or(warp::any().map(String::new)).unify()
+}
+
+/// A request's path, with its parameter or its query as it was sent.
 #[derive(Debug)]
 enum Route {
     Webhook(String),
     Event(String),
+    Events(String),
     Redrive(String),
+    RedriveAll(String),
+    Sources,
+    Pause(String),
+    Resume(String),
     Health,
     Ready,
     OpenApi,
@@ -245,6 +271,31 @@ impl App {
                 allow_post(method)?;
                 works()?;
                 self.redrive(id).await
+            }
+            Route::Events(query) => {
+                allow_get(method)?;
+                works()?;
+                self.list(query).await
+            }
+            Route::RedriveAll(query) => {
+                allow_post(method)?;
+                works()?;
+                self.redrive_all(query).await
+            }
+            Route::Sources => {
+                allow_get(method)?;
+                works()?;
+                self.source_list().await
+            }
+            Route::Pause(source) => {
+                allow_post(method)?;
+                works()?;
+                self.pause(source, true).await
+            }
+            Route::Resume(source) => {
+                allow_post(method)?;
+                works()?;
+                self.pause(source, false).await
             }
             Route::Health => {
                 allow_get(method)?;

@@ -83,6 +83,8 @@ kinds! {
     LoopEnded = SERVICE_UNAVAILABLE, "loop-ended", "The process does not work";
     /// The path's id is not an event id.
     BadEventId = BAD_REQUEST, "bad-event-id", "This is not an event id";
+    /// A parameter of the query is unknown, or has a value that it cannot have.
+    BadQuery = BAD_REQUEST, "bad-query", "The query cannot be answered";
     /// There is no event of this id, or it was pruned.
     UnknownEvent = NOT_FOUND, "unknown-event", "There is no such event";
     /// Only a dead-lettered event can be redriven.

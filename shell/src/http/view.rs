@@ -1,8 +1,9 @@
-//! What `GET /events/{id}` shows of an event.
+//! What is shown of an event, alone and in a list, and of a source.
 //!
 //! Times are RFC 3339 in UTC with microseconds, by the database's clock; null where there is none.
 
 use crate::ports::{AttemptEntry, EventRecord};
+use crate::search::SourceRecord;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -10,9 +11,24 @@ use serde::Serialize;
 use std::time::Duration;
 use surehook_core::verdict::MAX_EXCERPT_BYTES;
 
-/// One event, as JSON.
+/// One event with all its attempts, as JSON.
 #[derive(Debug, Serialize)]
 pub struct EventView {
+    #[serde(flatten)]
+    event: Event,
+    history: Vec<AttemptView>,
+}
+
+/// One event among others, with its newest attempt, as JSON.
+#[derive(Debug, Serialize)]
+pub struct ListedEvent {
+    #[serde(flatten)]
+    event: Event,
+    last_attempt: Option<AttemptView>,
+}
+
+#[derive(Debug, Serialize)]
+struct Event {
     event_id: String,
     source: String,
     idempotency_key: String,
@@ -23,7 +39,39 @@ pub struct EventView {
     next_attempt_at: Option<String>,
     settled_at: Option<String>,
     reason: Option<&'static str>,
-    history: Vec<AttemptView>,
+}
+
+/// The work of one source, as JSON.
+#[derive(Debug, Serialize)]
+pub struct SourceView {
+    source: String,
+    configured: bool,
+    paused_since: Option<String>,
+    behind_seconds: Option<f64>,
+    queued: u32,
+    processing: u32,
+    retrying: u32,
+    dead_lettered: u32,
+    /// Whether there is more than was counted.
+    at_least: bool,
+}
+
+impl SourceView {
+    /// The view of a source that is in this process's configuration, or is not.
+    #[must_use]
+    pub fn new(record: SourceRecord, is_configured: bool) -> Self {
+        Self {
+            source: record.source,
+            configured: is_configured,
+            paused_since: record.paused_since.map(rfc3339),
+            behind_seconds: record.behind.map(|behind| milliseconds(behind) / 1000.0),
+            queued: record.queued,
+            processing: record.processing,
+            retrying: record.retrying,
+            dead_lettered: record.dead_lettered,
+            at_least: record.is_partial,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -43,7 +91,23 @@ struct AttemptView {
 impl EventView {
     /// The view of an event whose source now allows `policy_max_attempts`; `None` if the source is not configured.
     #[must_use]
-    pub fn new(record: EventRecord, policy_max_attempts: Option<u32>) -> Self {
+    pub fn new(mut record: EventRecord, policy_max_attempts: Option<u32>) -> Self {
+        let history = std::mem::take(&mut record.history);
+        Self { event: Event::new(record, policy_max_attempts), history: history.into_iter().map(AttemptView::new).collect() }
+    }
+}
+
+impl ListedEvent {
+    /// The view of an event whose history holds its newest attempt alone; as in [`EventView::new`].
+    #[must_use]
+    pub fn new(mut record: EventRecord, policy_max_attempts: Option<u32>) -> Self {
+        let last_attempt = record.history.pop().map(AttemptView::new);
+        Self { event: Event::new(record, policy_max_attempts), last_attempt }
+    }
+}
+
+impl Event {
+    fn new(record: EventRecord, policy_max_attempts: Option<u32>) -> Self {
         Self {
             event_id: record.id.to_string(),
             source: record.source,
@@ -55,7 +119,6 @@ impl EventView {
             next_attempt_at: record.next_attempt_at.map(rfc3339),
             settled_at: record.settled_at.map(rfc3339),
             reason: record.reason.map(|reason| reason.as_str()),
-            history: record.history.into_iter().map(AttemptView::new).collect(),
         }
     }
 }

@@ -14,9 +14,10 @@ pub use connect::options;
 pub use servers::{Servers, shown};
 
 use crate::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
 use crate::store::lane::Lane;
-use crate::store::rows::{self, FoundRow};
+use crate::store::rows::{self, FoundRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use bytes::Bytes;
 use errors::Failure;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Status};
 use surehook_core::id::{EventId, Fence};
+use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -273,6 +275,42 @@ impl PostgresStore {
         Err(StoreError::Conflict("the event is dead-lettered and redriven again and again".into()))
     }
 
+    async fn list_page(&self, filter: &EventFilter, span: Span, size: PageSize) -> Result<EventPage, StoreError> {
+        let rows = self.execute(&self.operator, searched(sql::LIST, filter, span, size)).await?;
+        let broken = |error: sqlx::Error| errors::failed(&error).error;
+        let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
+        let looked = (first.try_get("looked").map_err(broken)?, first.try_get("last").map_err(broken)?);
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            if let Some(id) = row.try_get("id").map_err(broken)? {
+                found.push((id, FoundRow::from_row(row).map_err(broken)?));
+            }
+        }
+        rows::event_page(size, found, looked)
+    }
+
+    async fn redrive_page(&self, filter: &EventFilter, span: Span, size: PageSize, dry_run: bool) -> Result<RedrivenPage, StoreError> {
+        let query = searched(sql::REDRIVE_ALL, filter, span, size).bind(dry_run);
+        let rows: Vec<RedrivenRow> = decode(&self.execute(&self.operator, query).await?)?;
+        let row = rows.first().ok_or_else(|| rows::unreadable("result"))?;
+        let count = |count: i64| usize::try_from(count).map_err(|_| rows::unreadable("count"));
+        let meant = (count(row.meant)?, row.last_meant.map(EventId::from_uuid));
+        let next = rows::next(size, meant, (row.looked, row.last.map(EventId::from_uuid)));
+        Ok(RedrivenPage { redriven: u32::try_from(row.redriven).map_err(|_| rows::unreadable("count"))?, next })
+    }
+
+    async fn source_records(&self, names: &[SourceName], count_to: u32) -> Result<Vec<SourceRecord>, StoreError> {
+        let query = sqlx::query(sql::SOURCES).bind(names.iter().map(SourceName::as_str).collect::<Vec<_>>()).bind(i64::from(count_to));
+        let rows = self.execute(&self.operator, query).await?;
+        let records = decode::<SourceRow>(&rows)?.into_iter().zip(&rows).map(|(work, row)| {
+            let source = row.try_get("source").map_err(|error| errors::failed(&error).error)?;
+            work.record(source)
+        });
+        let mut records = records.collect::<Result<Vec<_>, StoreError>>()?;
+        records.sort_by(|one, other| one.source.cmp(&other.source));
+        Ok(records)
+    }
+
     async fn prune_step(&self, retention: Retention, after: Option<EventId>, limit: u32) -> Result<Pruned, StoreError> {
         let query = sqlx::query(sql::PRUNE)
             .bind(after.map(EventId::as_uuid))
@@ -311,6 +349,33 @@ impl Store for PostgresStore {
         self.redrive_one(event).boxed()
     }
 
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+        async move { self.list_page(&filter, span, size).await }.boxed()
+    }
+
+    fn redrive_all(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+        async move { self.redrive_page(&filter.of_dead_letters(), span, size, dry_run).await }.boxed()
+    }
+
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+        async move { self.source_records(&names, count_to).await }.boxed()
+    }
+
+    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move {
+            let statement = if paused { sql::PAUSE } else { sql::RESUME };
+            let changed = self.execute(&self.operator, sqlx::query(statement).bind(source.as_str())).await?;
+            Ok(!changed.is_empty())
+        }
+        .boxed()
+    }
+
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         self.prune_step(retention, after, limit).boxed()
     }
@@ -346,6 +411,21 @@ fn outcome(outcome: Outcome) -> (&'static str, i64, Option<&'static str>) {
     }
 }
 
+/// A statement with the ten parameters of `list.sql`.
+fn searched<'q>(statement: &'static str, filter: &'q EventFilter, span: Span, size: PageSize) -> Query<'q, Postgres, PgArguments> {
+    sqlx::query(statement)
+        .bind(rows::path(filter.path()))
+        .bind(filter.source.as_ref().map(SourceName::as_str))
+        .bind(filter.key.as_ref().map(|key| key.as_str()))
+        .bind(filter.status.map(Status::as_str))
+        .bind(filter.reason.map(|reason| reason.as_str()))
+        .bind(filter.status_code.map(i32::from))
+        .bind(span.from.as_uuid())
+        .bind(span.until.as_uuid())
+        .bind(i64::from(size.events))
+        .bind(i64::from(size.looks))
+}
+
 /// Reads the rows of a statement that has ended. If they cannot be read, what it did is done all the same.
 fn decode<'r, T: FromRow<'r, PgRow>>(rows: &'r [PgRow]) -> Result<Vec<T>, StoreError> {
     rows.iter().map(|row| T::from_row(row).map_err(|error| errors::failed(&error).error)).collect()
@@ -362,6 +442,15 @@ struct ClaimedRow {
     spent: bool,
     headers: Option<Vec<u8>>,
     body: Option<Vec<u8>>,
+}
+
+#[derive(FromRow)]
+struct RedrivenRow {
+    looked: i64,
+    last: Option<Uuid>,
+    meant: i64,
+    last_meant: Option<Uuid>,
+    redriven: i64,
 }
 
 #[derive(FromRow)]

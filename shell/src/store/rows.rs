@@ -2,6 +2,7 @@
 //! event's history.
 
 use crate::ports::{AttemptEntry, EventRecord, StoreError};
+use crate::search::{EventPage, PageSize, Path, SourceRecord};
 use jiff::Timestamp;
 use sqlx::types::Uuid;
 use std::time::Duration;
@@ -121,6 +122,62 @@ pub(super) fn event_record(id: EventId, rows: Vec<FoundRow>) -> Result<Option<Ev
         key: row.idempotency_key,
         history,
     }))
+}
+
+/// The name of a path in `list.sql`.
+pub(super) fn path(path: Path) -> &'static str {
+    match path {
+        Path::Key => "key",
+        Path::DeadLetters => "dead_letters",
+        Path::Owed => "owed",
+        Path::Events => "events",
+    }
+}
+
+/// Where the next page goes on: behind the last event that was shown if the page is full, else behind the last one that
+/// was looked at if there may be more. `looked` is how many were looked at, and the last of them.
+pub(super) fn next(size: PageSize, shown: (usize, Option<EventId>), looked: (i64, Option<EventId>)) -> Option<EventId> {
+    let is_full = |count: usize| count >= usize::try_from(size.events).unwrap_or(usize::MAX);
+    if is_full(shown.0) { shown.1 } else { looked.1.filter(|_| looked.0 >= i64::from(size.looks)) }
+}
+
+/// A page, from its rows of `list.sql` and from how many were looked at and the last of them.
+pub(super) fn event_page(size: PageSize, rows: Vec<(Uuid, FoundRow)>, looked: (i64, Option<Uuid>)) -> Result<EventPage, StoreError> {
+    let mut events = Vec::with_capacity(rows.len());
+    for (id, row) in rows {
+        events.extend(event_record(EventId::from_uuid(id), vec![row])?);
+    }
+    let next = next(size, (events.len(), events.last().map(|event| event.id)), (looked.0, looked.1.map(EventId::from_uuid)));
+    Ok(EventPage { events, next })
+}
+
+/// One source's row of `sources.sql`.
+#[derive(sqlx::FromRow)]
+pub(super) struct SourceRow {
+    queued: i64,
+    processing: i64,
+    retrying: i64,
+    dead_lettered: i64,
+    is_partial: bool,
+    behind_us: Option<i64>,
+    paused_at: Option<i64>,
+}
+
+impl SourceRow {
+    /// The record of the source of that name.
+    pub(super) fn record(&self, source: String) -> Result<SourceRecord, StoreError> {
+        let number = |count: i64| u32::try_from(count).map_err(|_| unreadable("count"));
+        Ok(SourceRecord {
+            source,
+            queued: number(self.queued)?,
+            processing: number(self.processing)?,
+            retrying: number(self.retrying)?,
+            dead_lettered: number(self.dead_lettered)?,
+            is_partial: self.is_partial,
+            behind: self.behind_us.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0))),
+            paused_since: self.paused_at.map(timestamp).transpose()?,
+        })
+    }
 }
 
 impl FoundRow {

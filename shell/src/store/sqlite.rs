@@ -14,18 +14,22 @@ mod transitions;
 pub use connect::options;
 
 use crate::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
 use crate::store::lane::{Held, Lane};
-use crate::store::rows::{self, FoundRow};
+use crate::store::rows::{self, FoundRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use sqlx::Executor;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection};
+use sqlx::{Executor, FromRow, Row, Sqlite};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use surehook_core::admission::Stored;
+use surehook_core::event::Status;
 use surehook_core::id::EventId;
+use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 
 const READERS: usize = 4;
@@ -58,6 +62,17 @@ impl SqliteStore {
         connect::migrate(&self.options).await
     }
 
+    /// Reads, beside whatever is being written.
+    async fn read<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
+    {
+        let mut reader = self.readers.take().await.map_err(|error| errors::not_taken(&error))?;
+        let read = work(&mut reader).await.map_err(Failure::before_commit)?;
+        reader.keep();
+        Ok(read)
+    }
+
     /// Does `work` in a transaction, which ends even if this future is dropped.
     async fn write<T, W>(&self, work: W) -> Result<T, StoreError>
     where
@@ -68,6 +83,21 @@ impl SqliteStore {
         let transaction = tokio::spawn(transaction(writer, work));
         transaction.await.unwrap_or_else(|error| Err(StoreError::Unknown(format!("its transaction came to no end: {error}"))))
     }
+}
+
+/// A statement with the ten parameters of `list.sql`.
+fn searched<'q>(statement: &'static str, filter: &'q EventFilter, span: Span, size: PageSize) -> Query<'q, Sqlite, SqliteArguments> {
+    sqlx::query(statement)
+        .bind(rows::path(filter.path()))
+        .bind(filter.source.as_ref().map(SourceName::as_str))
+        .bind(filter.key.as_ref().map(|key| key.as_str()))
+        .bind(filter.status.map(Status::as_str))
+        .bind(filter.reason.map(|reason| reason.as_str()))
+        .bind(filter.status_code.map(i64::from))
+        .bind(span.from.as_uuid())
+        .bind(span.until.as_uuid())
+        .bind(i64::from(size.events))
+        .bind(i64::from(size.looks))
 }
 
 /// Why the work in a transaction was given up.
@@ -138,18 +168,82 @@ impl Store for SqliteStore {
     }
 
     fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
-        async move {
-            let mut reader = self.readers.take().await.map_err(|error| errors::not_taken(&error))?;
-            let query = sqlx::query_as::<_, FoundRow>(sql::FIND).bind(event.as_uuid());
-            let rows = query.fetch_all(&mut *reader).await.map_err(|error| errors::statement(&error))?;
-            reader.keep();
-            rows::event_record(event, rows)
-        }
+        self.read(move |connection| {
+            async move {
+                let query = sqlx::query_as::<_, FoundRow>(sql::FIND).bind(event.as_uuid());
+                Ok(rows::event_record(event, query.fetch_all(connection).await?)?)
+            }
+            .boxed()
+        })
         .boxed()
     }
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
         self.write(move |connection, now| transitions::redrive(connection, now, event).boxed()).boxed()
+    }
+
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+        self.read(move |connection| {
+            async move {
+                let rows = searched(sql::LIST, &filter, span, size).fetch_all(connection).await?;
+                let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
+                let looked = (first.try_get("looked")?, first.try_get("last")?);
+                let mut found = Vec::with_capacity(rows.len());
+                for row in &rows {
+                    if let Some(id) = row.try_get("id")? {
+                        found.push((id, FoundRow::from_row(row)?));
+                    }
+                }
+                Ok(rows::event_page(size, found, looked)?)
+            }
+            .boxed()
+        })
+        .boxed()
+    }
+
+    fn redrive_all(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+        self.write(move |connection, now| transitions::redrive_all(connection, now, filter.of_dead_letters(), span, size, dry_run).boxed())
+            .boxed()
+    }
+
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+        self.read(move |connection| {
+            async move {
+                let names = transitions::array(&names.iter().map(SourceName::as_str).collect::<Vec<_>>())?;
+                let mut names: Vec<String> = sqlx::query_scalar(sql::SOURCES_NAMED).bind(names).fetch_all(&mut *connection).await?;
+                names.sort();
+                let now = now();
+                let mut records = Vec::with_capacity(names.len());
+                for name in names {
+                    let work = sqlx::query_as::<_, SourceRow>(sql::SOURCE_WORK).bind(&name).bind(now).bind(i64::from(count_to));
+                    records.push(work.fetch_one(&mut *connection).await?.record(name)?);
+                }
+                Ok(records)
+            }
+            .boxed()
+        })
+        .boxed()
+    }
+
+    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.write(move |connection, now| {
+            async move {
+                let query = if paused {
+                    sqlx::query(sql::PAUSE).bind(source.as_str()).bind(now)
+                } else {
+                    sqlx::query(sql::RESUME).bind(source.as_str())
+                };
+                Ok(query.execute(connection).await?.rows_affected() > 0)
+            }
+            .boxed()
+        })
+        .boxed()
     }
 
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {

@@ -2,9 +2,10 @@
 
 use crate::world::{Mode, Setup, World, assert_problem, header, json, name};
 use futures::FutureExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 use surehook::intake::Limits;
+use surehook::ports::Store;
 use surehook_core::event::Status;
 use tokio::time::Instant;
 
@@ -91,8 +92,10 @@ async fn unknown_routes_are_told_whatever_the_method() {
         "/webhooks/",
         "/webhooks/plain/x",
         "//webhooks/plain",
-        "/events",
         "/events/x/y",
+        "/redrive/x",
+        "/sources/plain",
+        "/sources/plain/pause/x",
         "/metrics",
         "/health/x",
         "/%00",
@@ -113,6 +116,11 @@ async fn a_wrong_method_is_told_with_the_right_ones() {
         ("/webhooks/plain", "POST"),
         (&redrive, "POST"),
         (&event, "GET, HEAD"),
+        ("/events?limit=nonsense", "GET, HEAD"),
+        ("/redrive?limit=nonsense", "POST"),
+        ("/sources", "GET, HEAD"),
+        ("/sources/nobody/pause", "POST"),
+        ("/sources/nobody/resume", "POST"),
         ("/health", "GET, HEAD"),
         ("/ready", "GET, HEAD"),
         ("/openapi.json", "GET, HEAD"),
@@ -218,7 +226,12 @@ async fn a_store_that_fails_is_told_without_its_words_and_nothing_is_lost() {
         world.store.set(mode);
         assert_problem(&world.post("k1", b"").await, posted, posted_slug);
         assert_problem(&world.get(&format!("/events/{id}")).await, asked, asked_slug);
-        assert_problem(&world.request("POST", &format!("/events/{id}/redrive"), &[], b"").await, asked, asked_slug);
+        for path in [format!("/events/{id}/redrive"), "/redrive".into(), "/sources/plain/pause".into(), "/sources/plain/resume".into()] {
+            assert_problem(&world.request("POST", &path, &[], b"").await, asked, asked_slug);
+        }
+        for path in ["/events", "/sources"] {
+            assert_problem(&world.get(path).await, asked, asked_slug);
+        }
         world.store.set(Mode::Works);
         assert_eq!(world.post("k1", b"").await.status(), 202, "the producer comes back with the same key");
     }
@@ -259,4 +272,133 @@ async fn the_bytes_that_wait_are_bounded_headers_included() {
     assert_problem(&world.request("POST", "/webhooks/plain", &headers, &[0; 200]).await, 503, "overloaded");
     assert_eq!(world.post("k3", &[0; 900]).await.status(), 202);
     assert_eq!(world.post("k4", &[0; 900]).await.status(), 202, "what was taken is given back");
+}
+
+fn ids(page: &Value) -> Vec<&str> {
+    page["events"].as_array().unwrap().iter().map(|event| event["event_id"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn events_are_listed_newest_first_page_by_page() {
+    let world = World::start(Setup::default());
+    let mut events = Vec::new();
+    for n in 0..5 {
+        events.insert(0, world.accepted(&format!("k{n}")).await.to_string());
+    }
+    let (mut after, mut seen) = (String::new(), Vec::new());
+    loop {
+        let page = json(&world.get(&format!("/events?limit=2{after}")).await);
+        seen.extend(ids(&page).into_iter().map(str::to_owned));
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(seen, events);
+    let listed = json(&world.get("/events?limit=1").await)["events"][0].clone();
+    assert_eq!((&listed["idempotency_key"], &listed["max_attempts"], &listed["last_attempt"]), (&json!("k4"), &json!(20), &json!(null)));
+    assert_eq!(world.request("HEAD", "/events?limit=1", &[], b"").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_list_is_of_what_was_asked_for() {
+    let world = World::start(Setup::default());
+    let dead = world.dead_lettered("dead").await;
+    let queued = world.accepted("queued").await;
+    for (query, expected) in [
+        ("status=dead_lettered", vec![dead]),
+        ("reason=exhausted", vec![dead]),
+        ("status=queued&source=plain", vec![queued]),
+        ("source=github", vec![]),
+        ("key=queued&source=plain", vec![queued]),
+        ("since=2100-01-01T00:00:00Z", vec![]),
+        ("until=2100-01-01T00:00:00Z", vec![queued, dead]),
+        ("until=1990-01-01T00:00:00Z", vec![]),
+    ] {
+        let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
+        assert_eq!(ids(&json(&world.get(&format!("/events?{query}")).await)), expected, "{query}");
+    }
+    let looks: Vec<(u32, u32)> = world.store.asked.lock().unwrap().iter().map(|(_, _, size)| (size.events, size.looks)).collect();
+    assert_eq!(looks[0], (50, 10_000));
+    world.get("/events").await;
+    assert_eq!(world.store.asked.lock().unwrap().last().unwrap().2.looks, 50, "without a filter no more is looked at than is shown");
+}
+
+#[tokio::test]
+async fn a_query_with_a_slip_is_refused_and_does_nothing() {
+    let world = World::start(Setup::default());
+    let id = world.dead_lettered("k1").await;
+    for query in ["sorce=plain", "status=dead", "limit=501", "dry_run=true"] {
+        assert_problem(&world.get(&format!("/events?{query}")).await, 400, "bad-query");
+    }
+    for query in ["sorce=github", "reason=dead", "limit=0", "status=dead_lettered", "dry_run=maybe"] {
+        assert_problem(&world.request("POST", &format!("/redrive?{query}"), &[], b"").await, 400, "bad-query");
+    }
+    assert_eq!(json(&world.get(&format!("/events/{id}")).await)["status"], "dead_lettered");
+}
+
+#[tokio::test]
+async fn dead_letters_are_redriven_by_the_page_and_their_workers_woken() {
+    let world = World::start(Setup::default());
+    for n in 0..3 {
+        world.dead_lettered(&format!("k{n}")).await;
+    }
+    world.app.doorbell.heard().await;
+    let step = async |query: String| json(&world.request("POST", &format!("/redrive?{query}"), &[], b"").await);
+    let counted = step("limit=500&dry_run=true".into()).await;
+    assert_eq!(counted, json!({"redriven": 3, "dry_run": true, "next": null}));
+    assert_eq!(step("source=github".into()).await["redriven"], 0);
+    assert!(world.app.doorbell.heard().now_or_never().is_none(), "nothing was queued");
+
+    let first = step("source=plain&limit=2".into()).await;
+    assert_eq!((&first["redriven"], &first["dry_run"]), (&json!(2), &json!(false)));
+    assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
+    let second = step(format!("limit=2&after={}", first["next"].as_str().unwrap())).await;
+    assert_eq!((&second["redriven"], &second["next"]), (&json!(1), &json!(null)));
+    assert_eq!(world.app.doorbell.heard().await.len(), 3, "without a source, all are woken");
+    assert_eq!(ids(&json(&world.get("/events?status=queued").await)).len(), 3);
+}
+
+#[tokio::test]
+async fn the_work_of_the_sources_is_shown() {
+    let world = World::start(Setup::default());
+    world.accepted("k1").await;
+    world.dead_lettered("k2").await;
+    let shown = json(&world.get("/sources").await);
+    let plain = json!({
+        "source": "plain", "configured": true, "paused_since": null, "behind_seconds": 1.5,
+        "queued": 1, "processing": 0, "retrying": 0, "dead_lettered": 1, "at_least": false,
+    });
+    assert_eq!(shown["sources"].as_array().unwrap().len(), 3);
+    assert_eq!(shown["sources"][1], plain);
+}
+
+#[tokio::test]
+async fn a_source_is_paused_and_resumed_and_its_worker_woken() {
+    let world = World::start(Setup::default());
+    let ask = async |path: &str| world.request("POST", path, &[], b"").await;
+    let paused = async || json(&world.get("/sources").await)["sources"][1]["paused_since"].clone();
+    for _ in 0..2 {
+        assert_eq!(json(&ask("/sources/plain/pause").await), json!({"source": "plain", "paused": true}));
+        assert_eq!(paused().await, "1970-01-01T00:00:00.000000Z");
+    }
+    assert_eq!(world.post("k1", b"body").await.status(), 202, "it goes on accepting");
+    world.app.doorbell.heard().await;
+    for _ in 0..2 {
+        assert_eq!(json(&ask("/sources/plain/resume").await), json!({"source": "plain", "paused": false}));
+        assert_eq!(paused().await, json!(null));
+        assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
+    }
+    for path in ["/sources/nobody/pause", "/sources/nobody/resume", "/sources/%70lain/pause", "/sources/a.b/resume"] {
+        assert_problem(&ask(path).await, 404, "unknown-source");
+    }
+}
+
+#[tokio::test]
+async fn a_paused_source_that_has_left_the_configuration_can_be_resumed() {
+    let world = World::start(Setup::default());
+    assert_eq!(world.store.pause(name("gone"), true).await, Ok(true));
+    let shown = json(&world.get("/sources").await);
+    assert_eq!((&shown["sources"][1]["source"], &shown["sources"][1]["configured"]), (&json!("gone"), &json!(false)));
+    let resume = async || world.request("POST", "/sources/gone/resume", &[], b"").await;
+    assert_eq!(resume().await.status(), 200);
+    assert_problem(&resume().await, 404, "unknown-source");
 }

@@ -10,7 +10,8 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use surehook::http::{App, SourceIntake};
 use surehook::ids::SystemIds;
 use surehook::intake::{Limits, intake};
 use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::{OnKeyReuse, Stored};
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::EventId;
@@ -47,11 +49,21 @@ pub(crate) struct Memory {
     pub(crate) pings: AtomicUsize,
     /// Batches that were handed in.
     pub(crate) batches: AtomicUsize,
+    /// The searches that were made.
+    pub(crate) asked: Mutex<Vec<(EventFilter, Span, PageSize)>>,
+    paused: Mutex<BTreeSet<SourceName>>,
 }
 
 impl Memory {
     pub(crate) fn new() -> Self {
-        Self { mode: watch::channel(Mode::Works).0, events: Mutex::default(), pings: AtomicUsize::new(0), batches: AtomicUsize::new(0) }
+        Self {
+            mode: watch::channel(Mode::Works).0,
+            events: Mutex::default(),
+            pings: AtomicUsize::new(0),
+            batches: AtomicUsize::new(0),
+            asked: Mutex::default(),
+            paused: Mutex::default(),
+        }
     }
 
     pub(crate) fn set(&self, mode: Mode) {
@@ -139,6 +151,82 @@ impl Store for Memory {
 
     fn settle(&self, _: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
         unreachable!("the HTTP surface does not settle")
+    }
+
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+        async move {
+            self.obey().await?;
+            let mut events: Vec<EventRecord> = self.events.lock().unwrap().iter().map(|(_, record)| record.clone()).collect();
+            events.retain(|event| span.from <= event.id && event.id < span.until && filter.matches(event));
+            events.sort_by_key(|event| Reverse(event.id));
+            events.truncate(size.events as usize);
+            let next = events.last().map(|event| event.id).filter(|_| events.len() == size.events as usize);
+            self.asked.lock().unwrap().push((filter, span, size));
+            Ok(EventPage { events, next })
+        }
+        .boxed()
+    }
+
+    fn redrive_all(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+        async move {
+            self.obey().await?;
+            let mut events = self.events.lock().unwrap();
+            let is_meant = |event: &EventRecord| event.status == Status::DeadLettered && filter.matches(event);
+            let mut letters: Vec<&mut EventRecord> = events.iter_mut().map(|(_, record)| record).collect();
+            letters.retain(|event| span.from <= event.id && event.id < span.until && is_meant(event));
+            letters.sort_by_key(|event| event.id);
+            letters.truncate(size.events as usize);
+            let next = letters.last().map(|event| event.id).filter(|_| letters.len() == size.events as usize);
+            let redriven = u32::try_from(letters.len()).unwrap();
+            for letter in letters.into_iter().filter(|_| !dry_run) {
+                (letter.status, letter.reason, letter.settled_at) = (Status::Queued, None, None);
+                letter.next_attempt_at = Some(Timestamp::UNIX_EPOCH);
+            }
+            Ok(RedrivenPage { redriven, next })
+        }
+        .boxed()
+    }
+
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+        async move {
+            self.obey().await?;
+            let paused = self.paused.lock().unwrap();
+            let events = self.events.lock().unwrap();
+            let all: BTreeSet<SourceName> = names.into_iter().chain(paused.iter().cloned()).collect();
+            let record = |source: SourceName| {
+                let count = |status| {
+                    let of_source = events.iter().filter(|(event, record)| event.source == source && record.status == status);
+                    u32::try_from(of_source.count()).unwrap()
+                };
+                SourceRecord {
+                    source: source.to_string(),
+                    queued: count(Status::Queued),
+                    processing: count(Status::Processing),
+                    retrying: count(Status::Retrying),
+                    dead_lettered: count(Status::DeadLettered),
+                    is_partial: count(Status::Queued) >= count_to,
+                    behind: (count(Status::Queued) > 0).then_some(Duration::from_millis(1500)),
+                    paused_since: paused.contains(&source).then_some(Timestamp::UNIX_EPOCH),
+                }
+            };
+            Ok(all.into_iter().map(record).collect())
+        }
+        .boxed()
+    }
+
+    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move {
+            self.obey().await?;
+            let mut all = self.paused.lock().unwrap();
+            Ok(if paused { all.insert(source) } else { all.remove(&source) })
+        }
+        .boxed()
     }
 
     fn prune(&self, _: Retention, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use surehook::ports::{AttemptEntry, EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::search::{EventFilter, EventPage, PageSize, Path, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Delivery, Due, Status};
 use surehook_core::id::{Attempt, EventId};
@@ -50,6 +51,8 @@ pub struct Database {
     pub ended: BTreeMap<EventId, Timestamp>,
     /// Only ever appended to.
     pub attempts: BTreeMap<(EventId, Attempt), AttemptEntry>,
+    /// The sources that are paused, and since when.
+    pub paused: BTreeMap<SourceName, Timestamp>,
 }
 
 impl Database {
@@ -103,9 +106,12 @@ impl Database {
         claims
     }
 
-    /// The events of a source that are due, oldest due first.
+    /// The events of a source that are due, oldest due first; none if it is paused.
     #[must_use]
     pub fn due(&self, now: Timestamp, source: &SourceName) -> Vec<EventId> {
+        if self.paused.contains_key(source) {
+            return Vec::new();
+        }
         let of_source = self.deliveries.iter().filter(|(id, _)| self.events[id].event.source == *source);
         let mut due: Vec<(Timestamp, EventId)> =
             of_source.filter_map(|(id, row)| Some((row.due_at?, *id))).filter(|(at, _)| *at <= now).collect();
@@ -230,6 +236,102 @@ impl Database {
         }
     }
 
+    /// [`surehook::ports::Store::list`].
+    #[must_use]
+    pub fn list(&self, filter: &EventFilter, span: Span, size: PageSize) -> EventPage {
+        let looked: Vec<EventId> = self.along(filter, span).into_iter().rev().take(size.looks as usize).collect();
+        let events: Vec<EventRecord> =
+            looked.iter().filter_map(|id| self.newest(*id)).filter(|event| filter.matches(event)).take(size.events as usize).collect();
+        let shown: Vec<EventId> = events.iter().map(|event| event.id).collect();
+        EventPage { events, next: next(size, &shown, &looked) }
+    }
+
+    /// [`surehook::ports::Store::redrive_all`].
+    pub fn redrive_all(&mut self, now: Timestamp, filter: &EventFilter, span: Span, size: PageSize, dry_run: bool) -> RedrivenPage {
+        let (letters, page) = self.letters(&filter.clone().of_dead_letters(), span, size);
+        if !dry_run {
+            for letter in letters {
+                self.redrive(now, letter);
+            }
+        }
+        page
+    }
+
+    /// The dead letters that [`Self::redrive_all`] means, and what it answers.
+    #[must_use]
+    pub fn letters(&self, filter: &EventFilter, span: Span, size: PageSize) -> (Vec<EventId>, RedrivenPage) {
+        // The unique key also leads to what is not owed any more; only what is owed is looked at.
+        let looked: Vec<EventId> = self.along(filter, span).into_iter().filter(|id| self.deliveries.contains_key(id)).collect();
+        let looked = &looked[..looked.len().min(size.looks as usize)];
+        let meant = looked.iter().filter_map(|id| self.newest(*id)).filter(|event| filter.matches(event)).map(|event| event.id);
+        let meant: Vec<EventId> = meant.take(size.events as usize).collect();
+        let page = RedrivenPage { redriven: u32::try_from(meant.len()).unwrap_or(u32::MAX), next: next(size, &meant, looked) };
+        (meant, page)
+    }
+
+    /// The events of a span that lie on the filter's path, in the order of their ids.
+    fn along(&self, filter: &EventFilter, span: Span) -> Vec<EventId> {
+        let is_of_source = |id: &EventId| filter.source.as_ref().is_some_and(|source| self.events[id].event.source == *source);
+        let lies_there = |id: &EventId| match filter.path() {
+            Path::Key => is_of_source(id) && filter.key.as_ref().is_some_and(|key| self.events[id].event.key == *key),
+            Path::DeadLetters => is_of_source(id) && self.status(*id) == Status::DeadLettered,
+            Path::Owed => self.deliveries.contains_key(id),
+            Path::Events => true,
+        };
+        self.events.keys().copied().filter(|id| span.from <= *id && *id < span.until).filter(lies_there).collect()
+    }
+
+    /// An event with its newest attempt.
+    fn newest(&self, event: EventId) -> Option<EventRecord> {
+        let mut found = self.find(event)?;
+        found.history = found.history.pop().into_iter().collect();
+        Some(found)
+    }
+
+    /// [`surehook::ports::Store::sources`].
+    #[must_use]
+    pub fn sources(&self, now: Timestamp, names: &[SourceName], count_to: u32) -> Vec<SourceRecord> {
+        let mut named: BTreeMap<&SourceName, Vec<&DeliveryRow>> =
+            names.iter().chain(self.paused.keys()).map(|name| (name, Vec::new())).collect();
+        for (id, row) in &self.deliveries {
+            named.entry(&self.events[id].event.source).or_default().push(row);
+        }
+        named
+            .into_iter()
+            .map(|(source, mut rows)| {
+                rows.sort_by_key(|row| row.due_at);
+                let of = |is_one: &dyn Fn(&DeliveryRow) -> bool| -> Vec<&DeliveryRow> {
+                    rows.iter().copied().filter(|row| is_one(row)).take(count_to as usize).collect()
+                };
+                let is_due = |row: &DeliveryRow| row.due_at.is_some_and(|due_at| due_at <= now);
+                let (due, later, dead) = (of(&is_due), of(&|row| row.due_at.is_some_and(|at| at > now)), of(&|row| row.due_at.is_none()));
+                let count =
+                    |status: Status| due.iter().chain(&later).chain(&dead).filter(|row| row.delivery.status == status).count() as u32;
+                SourceRecord {
+                    source: source.to_string(),
+                    queued: count(Status::Queued),
+                    processing: count(Status::Processing),
+                    retrying: count(Status::Retrying),
+                    dead_lettered: count(Status::DeadLettered),
+                    is_partial: [&due, &later, &dead].into_iter().any(|rows| rows.len() >= count_to as usize),
+                    behind: due.first().and_then(|row| row.due_at).map(|due_at| now.duration_since(due_at).unsigned_abs()),
+                    paused_since: self.paused.get(source).copied(),
+                }
+            })
+            .collect()
+    }
+
+    /// [`surehook::ports::Store::pause`].
+    pub fn pause(&mut self, now: Timestamp, source: SourceName, paused: bool) -> bool {
+        let was_paused = self.paused.contains_key(&source);
+        if paused {
+            self.paused.entry(source).or_insert(now);
+        } else {
+            self.paused.remove(&source);
+        }
+        was_paused != paused
+    }
+
     /// [`surehook::ports::Store::prune`].
     pub fn prune(&mut self, now: Timestamp, retention: Retention, after: Option<EventId>, limit: u32) -> Pruned {
         let looked_at: Vec<EventId> =
@@ -257,6 +359,15 @@ impl Database {
             Status::Queued | Status::Processing | Status::Retrying => return false,
         };
         self.find(event).and_then(|record| record.settled_at).is_some_and(|ended| ended <= now - micros(kept))
+    }
+}
+
+/// Where the next page goes on, after one that shows these events and looked at those.
+fn next(size: PageSize, shown: &[EventId], looked: &[EventId]) -> Option<EventId> {
+    if shown.len() >= size.events as usize {
+        shown.last().copied()
+    } else {
+        looked.last().copied().filter(|_| looked.len() >= size.looks as usize)
     }
 }
 

@@ -8,8 +8,10 @@ use jiff::Timestamp;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
+use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 
 /// The store in memory.
@@ -101,6 +103,28 @@ impl Store for MemoryStore {
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
         self.call(move |tables, now| Ok(tables.redrive(now, event)))
+    }
+
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+        self.call(move |tables, _| Ok(tables.list(&filter, span, size)))
+    }
+
+    fn redrive_all(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+        self.call(move |tables, now| Ok(tables.redrive_all(now, &filter, span, size, dry_run)))
+    }
+
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+        self.call(move |tables, now| Ok(tables.sources(now, &names, count_to)))
+    }
+
+    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.call(move |tables, now| Ok(tables.pause(now, source, paused)))
     }
 
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {

@@ -16,6 +16,7 @@ mod postgres_only;
 mod prune;
 mod redrive;
 mod schema;
+mod search;
 mod settle;
 mod sqlite_only;
 mod transitions;
@@ -128,6 +129,23 @@ clauses! {
         a_pruned_key_is_new_again => KeysOutliveTheirEvents,
         a_redrive_and_a_pruning_at_once_leave_an_event_whole_or_gone => LeavesAttempts,
         two_prunings_at_once_delete_each_event_once => SaysTwiceAsMany;
+    search:
+        a_filter_lists_what_matches_newest_first => OldestFirst | ListsEverySource | ListsOneTooFew,
+        a_key_leads_to_its_sources_event => KeyWithoutItsSource,
+        pages_follow_each_other_without_a_gap_or_a_repeat => ListsWithoutThePage | ListsOnePageTooMany,
+        a_page_that_looked_at_enough_ends_short_and_says_where_it_came_to => LooksAtAll,
+        a_listed_event_is_shown_with_its_newest_attempt => ListsTheFirstAttempt,
+        redriving_many_takes_the_dead_letters_that_match_and_no_others
+            => RedrivesWhatDoesNotMatch | RedrivesEverySource | RedriveOfAllKeepsTheBudget,
+        a_dry_run_counts_what_would_be_redriven_and_changes_nothing => RedrivesOnADryRun,
+        two_redrives_of_many_at_once_queue_each_letter_once => CountsOnADryRunOnly,
+        the_work_of_each_source_is_counted_by_its_status
+            => CountsEveryStatusAsQueued | ForgetsSourcesWithoutConfiguration | BehindByWhatIsNotDue,
+        a_source_is_behind_by_the_age_of_what_is_due => BehindByWhatIsNotDue,
+        a_count_that_came_to_its_end_says_so => CountsWithoutEnd,
+        nothing_of_a_paused_source_is_claimed_until_it_is_resumed
+            => ForgetsToPause | NeverResumes | PausesEverySource | PausesSettling,
+        a_pause_tells_whether_it_changed_anything_and_is_shown => AlwaysSaysChanged | NeverResumes;
     ping:
         a_database_in_order_says_so => NeverInOrder;
     transitions:

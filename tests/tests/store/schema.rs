@@ -15,7 +15,7 @@ fn unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
 }
 
 async fn drop_schema(db: &Db) {
-    for table in ["events", "deliveries", "attempts", "_sqlx_migrations"] {
+    for table in ["events", "deliveries", "attempts", "paused_sources", "_sqlx_migrations"] {
         db.execute(&format!("drop table {table}")).await;
     }
 }

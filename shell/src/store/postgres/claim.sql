@@ -1,6 +1,6 @@
 -- Claims due events, for each demand (source, limit, lease, most attempts, due from when on) the oldest due first. A
 -- row with attempts left becomes processing and is due again at its lease's end; a row without is dead-lettered. A
--- row that was processing has lost its attempt, which is recorded.
+-- row that was processing has lost its attempt, which is recorded. Of a paused source nothing is claimed.
 --
 -- Bounded by: one range scan of deliveries_due for each demand, cut by its limit; then one probe of the primary key
 -- of deliveries and of events for each row taken. statement_timestamp() is stable, so that the scan ends where the
@@ -22,6 +22,8 @@ demand as materialized (
         timestamptz 'epoch' + asked.from_us * interval '1 microsecond' as due_from
     from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) with ordinality
         as asked (source, wanted, lease_us, max_attempts, from_us, position)
+    left join lateral (select true as is_so from paused_sources where source = asked.source limit 1) as paused on true
+    where paused.is_so is null
 ),
 pick as materialized (
     select

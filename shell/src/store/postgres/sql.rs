@@ -15,6 +15,16 @@ pub const SETTLE: &str = include_str!("settle.sql");
 pub const FIND: &str = include_str!("find.sql");
 /// Sends a dead letter back to queued.
 pub const REDRIVE: &str = include_str!("redrive.sql");
+/// A page of events.
+pub const LIST: &str = include_str!("list.sql");
+/// Sends dead letters back to queued.
+pub const REDRIVE_ALL: &str = include_str!("redrive_all.sql");
+/// The work of each source.
+pub const SOURCES: &str = include_str!("sources.sql");
+/// Pauses a source.
+pub const PAUSE: &str = include_str!("pause.sql");
+/// Resumes a source.
+pub const RESUME: &str = include_str!("resume.sql");
 /// Where one event stands.
 pub const STATUS: &str = include_str!("status.sql");
 /// Deletes what ended before its retention.

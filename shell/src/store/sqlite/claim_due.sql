@@ -1,8 +1,8 @@
--- The rows of one source (?1) that are due at ?2, oldest due first, at most ?3.
+-- The rows of one source (?1) that are due at ?2, oldest due first, at most ?3; none while the source is paused.
 --
 -- Bounded by: one range scan of deliveries_due, cut by the limit.
 select event_id, status, attempt, budget_from, fence, reason
 from deliveries
-where source = ?1 and due_at <= ?2
+where source = ?1 and due_at <= ?2 and not exists (select 1 from paused_sources where source = ?1)
 order by due_at, event_id
 limit ?3

@@ -22,6 +22,18 @@ pub const DELIVERIES_DELETE: &str = include_str!("deliveries_delete.sql");
 pub const ATTEMPTS_WRITE: &str = include_str!("attempts_write.sql");
 /// Reads one event and its attempts.
 pub const FIND: &str = include_str!("find.sql");
+/// A page of events.
+pub const LIST: &str = include_str!("list.sql");
+/// A page of dead letters.
+pub const LETTERS: &str = include_str!("letters.sql");
+/// The sources that there are.
+pub const SOURCES_NAMED: &str = include_str!("sources_named.sql");
+/// The work of one source.
+pub const SOURCE_WORK: &str = include_str!("source_work.sql");
+/// Pauses a source.
+pub const PAUSE: &str = include_str!("pause.sql");
+/// Resumes a source.
+pub const RESUME: &str = include_str!("resume.sql");
 /// Where one event stands.
 pub const STATUS: &str = include_str!("status.sql");
 /// Judges what may be pruned.

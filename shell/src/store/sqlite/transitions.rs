@@ -1,13 +1,14 @@
 //! What each writing call does inside its transaction. Reads rows, asks the core, writes what it answers: the
 //! transitions are [`surehook_core::event::Delivery`]'s own, so there is nothing here that could differ from them.
 
-use super::{Failure, sql};
+use super::{Failure, searched, sql};
 use crate::ports::{NewEvent, Pruned, Redriven, Retention};
+use crate::search::{EventFilter, PageSize, RedrivenPage, Span};
 use crate::store::rows;
 use bytes::Bytes;
 use serde_json::json;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{FromRow, Sqlite};
+use sqlx::{FromRow, Row, Sqlite};
 use std::collections::HashMap;
 use std::sync::Arc;
 use surehook_core::admission::{Fingerprint, Stored};
@@ -153,6 +154,34 @@ pub(super) async fn redrive(connection: &mut SqliteConnection, now: Micros, even
     Ok(Redriven::Queued)
 }
 
+pub(super) async fn redrive_all(
+    connection: &mut SqliteConnection,
+    now: Micros,
+    filter: EventFilter,
+    span: Span,
+    size: PageSize,
+    dry_run: bool,
+) -> Result<RedrivenPage, Failure> {
+    let rows = searched(sql::LETTERS, &filter, span, size).fetch_all(&mut *connection).await?;
+    let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
+    let looked = (first.try_get("looked")?, first.try_get::<Option<Uuid>, _>("last")?.map(EventId::from_uuid));
+    let (mut changes, mut letters) = (Changes::default(), Vec::with_capacity(rows.len()));
+    for row in &rows {
+        if row.try_get::<Option<Uuid>, _>("event_id")?.is_some() {
+            let letter = DeliveryRow::from_row(row)?;
+            let event = EventId::from_uuid(letter.event_id);
+            let (delivery, due) = letter.delivery()?.redrive().map_err(|_| rows::unreadable("status"))?;
+            changes.put(event, delivery, due, now);
+            letters.push(event);
+        }
+    }
+    if !dry_run {
+        changes.write(connection).await?;
+    }
+    let redriven = u32::try_from(letters.len()).map_err(|_| rows::unreadable("count"))?;
+    Ok(RedrivenPage { redriven, next: rows::next(size, (letters.len(), letters.last().copied()), looked) })
+}
+
 pub(super) async fn prune(
     connection: &mut SqliteConnection,
     now: Micros,
@@ -230,7 +259,7 @@ async fn execute(connection: &mut SqliteConnection, query: sqlx::query::Query<'_
 }
 
 /// A parameter that stands for many rows.
-fn array(values: &(impl serde::Serialize + ?Sized)) -> Result<Arc<str>, Failure> {
+pub(super) fn array(values: &(impl serde::Serialize + ?Sized)) -> Result<Arc<str>, Failure> {
     let text = serde_json::to_string(values).map_err(|error| sqlx::Error::Encode(error.into()))?;
     Ok(text.into())
 }

@@ -112,6 +112,28 @@ const FOUND_BY_SEQUENCES: &[Wrong] = &[
     Wrong::PassNeverEnds,
     Wrong::KeysOutliveTheirEvents,
     Wrong::SaysTwiceAsMany,
+    Wrong::OldestFirst,
+    Wrong::ListsEverySource,
+    Wrong::ListsWithoutThePage,
+    Wrong::ListsOnePageTooMany,
+    Wrong::ListsOneTooFew,
+    Wrong::KeyWithoutItsSource,
+    Wrong::ListsTheFirstAttempt,
+    Wrong::LooksAtAll,
+    Wrong::RedrivesOnADryRun,
+    Wrong::RedrivesWhatDoesNotMatch,
+    Wrong::RedrivesEverySource,
+    Wrong::RedriveOfAllKeepsTheBudget,
+    Wrong::CountsOnADryRunOnly,
+    Wrong::CountsEveryStatusAsQueued,
+    Wrong::CountsWithoutEnd,
+    Wrong::ForgetsSourcesWithoutConfiguration,
+    Wrong::BehindByWhatIsNotDue,
+    Wrong::ForgetsToPause,
+    Wrong::NeverResumes,
+    Wrong::PausesEverySource,
+    Wrong::PausesSettling,
+    Wrong::AlwaysSaysChanged,
 ];
 
 fn runtime() -> Runtime {
@@ -162,8 +184,20 @@ async fn compare(others: &mut [Side], operations: &[Operation], tally: &mut Tall
 struct Tally(BTreeMap<&'static str, u32>);
 
 impl Tally {
-    const EXPECTED: &[&str] =
-        &["buried", "claimed", "existing", "found", "inserted", "not redriven", "pruned", "redriven", "refused", "rejected"];
+    const EXPECTED: &[&str] = &[
+        "buried",
+        "claimed",
+        "existing",
+        "found",
+        "inserted",
+        "not redriven",
+        "pruned",
+        "redriven",
+        "redriven by many",
+        "listed",
+        "refused",
+        "rejected",
+    ];
 
     fn note(&mut self, answer: &Answer) {
         use surehook::ports::Redriven;
@@ -187,6 +221,8 @@ impl Tally {
             Answer::Settled(Ok(refused)) => add("refused", refused.len()),
             Answer::Found(Ok(found)) => add("found", usize::from(found.is_some())),
             Answer::Redriven(Ok(redriven)) => add(if *redriven == Redriven::Queued { "redriven" } else { "not redriven" }, 1),
+            Answer::Listed(Ok(page)) => add("listed", page.events.len()),
+            Answer::AllRedriven(Ok(page)) => add("redriven by many", page.redriven as usize),
             Answer::Pruned(Ok(pruned)) => add("pruned", usize::try_from(pruned.deleted).unwrap()),
             _ => {}
         }

@@ -9,8 +9,9 @@ use proptest::sample::Index;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook::ports::{NewEvent, Retention};
+use surehook::search::{EventFilter, PageSize, Span};
 use surehook_core::admission::Fingerprint;
-use surehook_core::event::{Outcome, Reason};
+use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -33,8 +34,27 @@ pub(super) enum Operation {
         after: Option<Whose>,
         limit: u32,
     },
+    List(Search),
+    RedriveAll(Search, bool),
+    /// Of a source.
+    Pause(u8, bool),
+    Sources(u32),
     /// So many steps of the clock.
     Pass(u32),
+}
+
+/// What is looked for, and in pages of what size.
+#[derive(Clone, Debug)]
+pub(super) struct Search {
+    source: Option<u8>,
+    key: Option<u8>,
+    status: Option<usize>,
+    reason: Option<usize>,
+    status_code: Option<u16>,
+    from: Option<Whose>,
+    until: Option<Whose>,
+    events: u32,
+    looks: u32,
 }
 
 /// An event to accept.
@@ -126,8 +146,30 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => whose().prop_map(Operation::Find),
         2 => (0..3u32, 0..3u32, proptest::option::weighted(0.2, whose()), 1..20u32)
             .prop_map(|(delivered, dead_lettered, after, limit)| Operation::Prune { delivered, dead_lettered, after, limit }),
+        2 => search().prop_map(Operation::List),
+        1 => (search(), any::<bool>()).prop_map(|(search, dry_run)| Operation::RedriveAll(search, dry_run)),
+        1 => (0..3u8, any::<bool>()).prop_map(|(source, paused)| Operation::Pause(source, paused)),
+        1 => (1..6u32).prop_map(Operation::Sources),
         4 => (1..4u32).prop_map(Operation::Pass),
     ]
+}
+
+fn search() -> impl Strategy<Value = Search> {
+    use proptest::option::weighted;
+    let filter =
+        (weighted(0.6, 0..3u8), weighted(0.2, 0..8u8), weighted(0.5, 0..5usize), weighted(0.2, 0..3usize), weighted(0.1, 100..600u16));
+    let page = (weighted(0.2, whose()), weighted(0.2, whose()), 1..6u32, 1..20u32);
+    (filter, page).prop_map(|((source, key, status, reason, status_code), (from, until, events, looks))| Search {
+        source,
+        key,
+        status,
+        reason,
+        status_code,
+        from,
+        until,
+        events,
+        looks,
+    })
 }
 
 fn new() -> impl Strategy<Value = New> {
@@ -189,6 +231,10 @@ pub(super) enum Call {
     Redrive(EventId),
     Find(EventId),
     Prune(Retention, Option<EventId>, u32),
+    List(EventFilter, Span, PageSize),
+    RedriveAll(EventFilter, Span, PageSize, bool),
+    Pause(SourceName, bool),
+    Sources(Vec<SourceName>, u32),
     /// Time passes.
     Pass,
 }
@@ -230,6 +276,16 @@ impl Run {
                 let retention = Retention { delivered: GRID * *delivered, dead_lettered: GRID * *dead_lettered };
                 Call::Prune(retention, after.as_ref().map(|whose| self.event(whose)), *limit)
             }
+            Operation::List(search) => {
+                let (filter, span, size) = self.search(search);
+                Call::List(filter, span, size)
+            }
+            Operation::RedriveAll(search, dry_run) => {
+                let (filter, span, size) = self.search(search);
+                Call::RedriveAll(filter, span, size, *dry_run)
+            }
+            Operation::Pause(source, paused) => Call::Pause(source_name(*source), *paused),
+            Operation::Sources(count_to) => Call::Sources(vec![source_name(0), source_name(2)], *count_to),
             Operation::Pass(steps) => {
                 self.now += i64::try_from((GRID * *steps).as_micros()).unwrap();
                 Call::Pass
@@ -270,7 +326,7 @@ impl Run {
         let event = NewEvent {
             id,
             source: source_name(new.source),
-            key: IdempotencyKey::parse(format!("key-{}", new.key).as_bytes()).unwrap(),
+            key: idempotency_key(new.key),
             fingerprint: Fingerprint::of(&body),
             headers: body.slice(..body.len() / 2),
             body,
@@ -312,6 +368,19 @@ impl Run {
         Settlement { event: claim.event, source: claim.source, fence, attempt: claim.attempt, outcome, record }
     }
 
+    fn search(&self, search: &Search) -> (EventFilter, Span, PageSize) {
+        let filter = EventFilter {
+            source: search.source.map(source_name),
+            key: search.key.map(idempotency_key),
+            status: search.status.map(|index| Status::ALL[index]),
+            reason: search.reason.map(|index| Reason::ALL[index]),
+            status_code: search.status_code,
+        };
+        let bound = |whose: &Option<Whose>, otherwise: EventId| whose.as_ref().map_or(otherwise, |whose| self.event(whose));
+        let span = Span { from: bound(&search.from, EventId::MIN), until: bound(&search.until, EventId::MAX) };
+        (filter, span, PageSize { events: search.events, looks: search.looks })
+    }
+
     fn event(&self, whose: &Whose) -> EventId {
         match whose {
             Whose::Dead(index) if !self.dead.is_empty() => *index.get(&self.dead),
@@ -328,6 +397,10 @@ fn number(n: usize) -> EventId {
 
 fn source_name(number: u8) -> SourceName {
     SourceName::parse(["a", "b", "c"][usize::from(number)]).unwrap()
+}
+
+fn idempotency_key(number: u8) -> IdempotencyKey {
+    IdempotencyKey::parse(format!("key-{number}").as_bytes()).unwrap()
 }
 
 fn duration(length: &Length) -> Duration {

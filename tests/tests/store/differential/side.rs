@@ -11,6 +11,7 @@ use crate::db::{Db, Raw};
 use jiff::Timestamp;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook::ports::{EventRecord, Pruned, Redriven, StoreError};
+use surehook::search::{EventPage, RedrivenPage, SourceRecord};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::worker::exchange::Claims;
@@ -44,6 +45,12 @@ pub(super) enum Answer {
     /// With virtual times.
     Found(Result<Option<EventRecord>, Kind>),
     Pruned(Result<Pruned, Kind>),
+    /// With virtual times.
+    Listed(Result<EventPage, Kind>),
+    AllRedriven(Result<RedrivenPage, Kind>),
+    Paused(Result<bool, Kind>),
+    /// By how many steps a source is behind; whether it is paused, without since when.
+    Sources(Result<Vec<(SourceRecord, bool)>, Kind>),
     Nothing,
 }
 
@@ -66,7 +73,9 @@ impl Side {
     pub(super) async fn clear(&mut self) {
         match &self.db.raw {
             Raw::Memory(memory) => memory.transact(|tables, _| *tables = Default::default()),
-            Raw::Postgres(_) | Raw::Sqlite(_) => self.db.execute("delete from attempts; delete from deliveries; delete from events").await,
+            Raw::Postgres(_) | Raw::Sqlite(_) => {
+                self.db.execute("delete from attempts; delete from deliveries; delete from events; delete from paused_sources").await
+            }
         }
         self.ahead = self.now() - EPOCH;
     }
@@ -89,6 +98,18 @@ impl Side {
                 Answer::Found(store.find(event).await.map_err(kind).map(|found| found.map(|found| self.on_the_clock(found))))
             }
             Call::Prune(retention, after, limit) => Answer::Pruned(store.prune(retention, after, limit).await.map_err(kind)),
+            Call::List(filter, span, size) => Answer::Listed(store.list(filter, span, size).await.map_err(kind).map(|mut page| {
+                page.events = page.events.into_iter().map(|found| self.on_the_clock(found)).collect();
+                page
+            })),
+            Call::RedriveAll(filter, span, size, dry_run) => {
+                Answer::AllRedriven(store.redrive_all(filter, span, size, dry_run).await.map_err(kind))
+            }
+            Call::Pause(source, paused) => Answer::Paused(store.pause(source, paused).await.map_err(kind)),
+            Call::Sources(names, count_to) => {
+                let records = store.sources(names, count_to).await.map_err(kind);
+                Answer::Sources(records.map(|records| records.into_iter().map(on_the_grid).collect()))
+            }
             Call::Pass => Answer::Nothing,
         }
     }
@@ -166,6 +187,14 @@ impl Side {
         found.history.iter_mut().for_each(|entry| put(&mut entry.ended_at));
         found
     }
+}
+
+/// A source's work, behind by whole steps: what is due was put up to a second below its step, and an operation takes less
+/// than a step.
+fn on_the_grid(mut record: SourceRecord) -> (SourceRecord, bool) {
+    record.behind = record.behind.map(|behind| GRID * u32::try_from(behind.as_secs() / GRID.as_secs()).unwrap());
+    let is_paused = record.paused_since.take().is_some();
+    (record, is_paused)
 }
 
 fn micros(micros: i64) -> Timestamp {

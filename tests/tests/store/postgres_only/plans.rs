@@ -1,11 +1,12 @@
 //! The plans of the statements on a large table, in the states in which statistics mislead: analysed when full,
 //! vacuumed while empty or nearly so and filled again, with and without its pages.
 
-use crate::db::{Db, demand};
+use crate::db::{Db, demand, source};
 use sqlx::postgres::PgArguments;
 use sqlx::query::QueryScalar;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Postgres};
 use std::time::{Duration, Instant};
+use surehook::search::Path;
 use surehook::store::postgres::{options, sql};
 use uuid::Uuid;
 
@@ -80,14 +81,26 @@ async fn assert_plans(db: &Db, session: &mut PgConnection, state: &str) {
     {
         assert_probes(&plan, state);
     }
+    for path in [Path::Key, Path::DeadLetters, Path::Owed, Path::Events] {
+        assert_probes(&explain_search(session, sql::LIST, path).await, &format!("{state}, list, {path:?}"));
+        if path != Path::Events {
+            assert_probes(&explain_search(session, sql::REDRIVE_ALL, path).await, &format!("{state}, redrive all, {path:?}"));
+        }
+    }
+    let started = Instant::now();
+    let records = db.store.sources(vec![source("orders"), source("quiet")], 1000).await.unwrap();
+    assert_eq!(records.len(), 2);
+    assert!(started.elapsed() < FAST, "{state}, sources: {:?}", started.elapsed());
+    assert_probes(&explain_sources(session).await, &format!("{state}, sources"));
 }
 
 fn assert_probes(plan: &str, state: &str) {
+    // The sources that are paused are a few rows, and are read as they come.
+    let lines: Vec<&str> = plan.lines().filter(|line| !line.contains("paused_sources")).collect();
     for wrong in ["Seq Scan", "Hash Join", "Merge Join", "Bitmap", "JIT"] {
-        assert!(!plan.contains(wrong), "{state}: {wrong} in\n{plan}");
+        assert!(!lines.iter().any(|line| line.contains(wrong)), "{state}: {wrong} in\n{plan}");
     }
     // An index that is read without a condition is a scan of its table by another name.
-    let lines: Vec<&str> = plan.lines().collect();
     for pair in lines.windows(2).filter(|pair| pair[0].contains("Index Scan") || pair[0].contains("Index Only Scan")) {
         assert!(pair[1].contains("Index Cond"), "{state}: {} in\n{plan}", pair[0].trim());
     }
@@ -140,6 +153,34 @@ async fn explain_existing(session: &mut PgConnection) -> String {
 
 async fn explain_find(session: &mut PgConnection) -> String {
     plan(session, explained("costs", sql::FIND).bind(ids()[0])).await
+}
+
+async fn explain_search(session: &mut PgConnection, statement: &str, path: Path) -> String {
+    let path = match path {
+        Path::Key => "key",
+        Path::DeadLetters => "dead_letters",
+        Path::Owed => "owed",
+        Path::Events => "events",
+    };
+    let mut query = explained("costs", statement)
+        .bind(path)
+        .bind(Some("orders"))
+        .bind((path == "key").then_some("key-5"))
+        .bind(None::<&str>)
+        .bind(None::<&str>)
+        .bind(None::<i32>)
+        .bind(Uuid::nil())
+        .bind(Uuid::max())
+        .bind(50i64)
+        .bind(10_000i64);
+    if statement == sql::REDRIVE_ALL {
+        query = query.bind(false);
+    }
+    plan(session, query).await
+}
+
+async fn explain_sources(session: &mut PgConnection) -> String {
+    plan(session, explained("costs", sql::SOURCES).bind(vec!["orders"]).bind(1000i64)).await
 }
 
 async fn explain_prune(session: &mut PgConnection) -> String {

@@ -5,6 +5,7 @@ mod accept;
 mod claim;
 mod database;
 mod rest;
+mod search;
 mod settle;
 
 pub(crate) use database::WrongDatabase;
@@ -14,8 +15,10 @@ use futures::future::{BoxFuture, ready};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
+use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::memory::MemoryStore;
 
@@ -82,6 +85,30 @@ pub(crate) enum Wrong {
     PassNeverEnds,
     KeysOutliveTheirEvents,
     SaysTwiceAsMany,
+    // Searching.
+    OldestFirst,
+    ListsEverySource,
+    ListsWithoutThePage,
+    ListsOnePageTooMany,
+    ListsOneTooFew,
+    KeyWithoutItsSource,
+    ListsTheFirstAttempt,
+    LooksAtAll,
+    RedrivesOnADryRun,
+    RedrivesWhatDoesNotMatch,
+    RedrivesEverySource,
+    RedriveOfAllKeepsTheBudget,
+    CountsOnADryRunOnly,
+    // Sources.
+    CountsEveryStatusAsQueued,
+    CountsWithoutEnd,
+    ForgetsSourcesWithoutConfiguration,
+    BehindByWhatIsNotDue,
+    ForgetsToPause,
+    NeverResumes,
+    PausesEverySource,
+    PausesSettling,
+    AlwaysSaysChanged,
     // Asking.
     NeverInOrder,
 }
@@ -130,6 +157,28 @@ impl Store for WrongStore {
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
         ready(self.wrong_redrive(event)).boxed()
+    }
+
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+        ready(self.wrong_list(filter, span, size)).boxed()
+    }
+
+    fn redrive_all(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+        ready(self.wrong_redrive_all(filter, span, size, dry_run)).boxed()
+    }
+
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+        ready(self.wrong_sources(names, count_to)).boxed()
+    }
+
+    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
+        ready(self.wrong_pause(source, paused)).boxed()
     }
 
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {

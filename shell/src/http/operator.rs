@@ -1,0 +1,119 @@
+//! What the person on call asks for: which events there are, what is stuck, and to send it again or hold it back.
+
+use super::query::Query;
+use super::view::{ListedEvent, SourceView};
+use super::{Answer, App};
+use crate::http::problem::{Kind, Problem};
+use crate::search::Span;
+use http::StatusCode;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use surehook_core::id::EventId;
+use surehook_core::source::SourceName;
+
+/// Of one source's events, so many are counted at the most: of those that are due, of those that will be, and of its
+/// dead letters.
+const COUNT_TO: u32 = 1000;
+
+#[derive(Serialize)]
+struct Page {
+    events: Vec<ListedEvent>,
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Redriven {
+    redriven: u32,
+    dry_run: bool,
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Sources {
+    sources: Vec<SourceView>,
+}
+
+#[derive(Serialize)]
+struct Paused<'a> {
+    source: &'a str,
+    paused: bool,
+}
+
+impl App {
+    /// A page of events, newest first.
+    pub(super) async fn list(&self, query: &str) -> Result<Answer, Problem> {
+        let Query { filter, span, after, size, dry_run } = Query::parse(query)?;
+        if dry_run.is_some() {
+            return Err(Kind::BadQuery.with("The query is refused: `dry_run` belongs to a redrive."));
+        }
+        let span = Span { until: after.map_or(span.until, |after| span.until.min(after)), ..span };
+        let page = self.patiently(self.store.list(filter, span, size)).await?;
+        let shown = |event: crate::ports::EventRecord| {
+            let policy = self.sources.get(event.source.as_str()).map(|source| source.max_attempts);
+            ListedEvent::new(event, policy)
+        };
+        let page = Page { events: page.events.into_iter().map(shown).collect(), next: page.next.as_ref().map(EventId::to_string) };
+        Answer::json(StatusCode::OK, None, &page)
+    }
+
+    /// One step of redriving all dead letters that match, oldest first.
+    pub(super) async fn redrive_all(&self, query: &str) -> Result<Answer, Problem> {
+        let Query { filter, span, after, size, dry_run } = Query::parse(query)?;
+        if filter.status.is_some() {
+            return Err(Kind::BadQuery.with("The query is refused: `status` is not for a redrive, which concerns dead letters alone."));
+        }
+        let dry_run = dry_run.unwrap_or(false);
+        let sources: BTreeSet<SourceName> = match &filter.source {
+            Some(source) => self.sources.get_key_value(source).map(|(source, _)| source.clone()).into_iter().collect(),
+            None => self.sources.keys().cloned().collect(),
+        };
+        let span = Span { from: after.map_or(span.from, |after| span.from.max(after.successor())), ..span };
+        // Without a filter, a page looks at letters and at what else is owed: at more than it changes.
+        let size = crate::search::PageSize { looks: super::query::MAX_LOOKS, ..size };
+        let page = self.patiently(self.store.redrive_all(filter.clone(), span, size, dry_run)).await?;
+        if page.redriven > 0 && !dry_run {
+            let source = filter.source.as_ref().map(tracing::field::display);
+            tracing::info!(
+                redriven = page.redriven,
+                source,
+                reason = filter.reason.map(|reason| reason.as_str()),
+                "redriven by an operator"
+            );
+            self.doorbell.ring(sources);
+        }
+        let next = page.next.as_ref().map(EventId::to_string);
+        Answer::json(StatusCode::OK, None, &Redriven { redriven: page.redriven, dry_run, next })
+    }
+
+    /// The work of every source.
+    pub(super) async fn source_list(&self) -> Result<Answer, Problem> {
+        let names = self.sources.keys().cloned().collect();
+        let records = self.patiently(self.store.sources(names, COUNT_TO)).await?;
+        let sources = records.into_iter().map(|record| {
+            let is_configured = self.sources.contains_key(record.source.as_str());
+            SourceView::new(record, is_configured)
+        });
+        Answer::json(StatusCode::OK, None, &Sources { sources: sources.collect() })
+    }
+
+    /// Holds a source back, or lets it go on. A source that has left the configuration can only be let go on.
+    pub(super) async fn pause(&self, source: &str, paused: bool) -> Result<Answer, Problem> {
+        let unknown = || Kind::UnknownSource.with("No source of this name is configured, and none is paused.");
+        let name = SourceName::parse(source).map_err(|_| unknown())?;
+        let is_configured = self.sources.contains_key(&name);
+        if paused && !is_configured {
+            return Err(unknown());
+        }
+        let is_changed = self.patiently(self.store.pause(name.clone(), paused)).await?;
+        if !is_changed && !is_configured {
+            return Err(unknown());
+        }
+        if is_changed {
+            tracing::info!(source = %name, paused, "paused or resumed by an operator");
+        }
+        if !paused {
+            self.doorbell.ring([name.clone()]);
+        }
+        Answer::json(StatusCode::OK, None, &Paused { source: name.as_str(), paused })
+    }
+}

@@ -1,0 +1,79 @@
+-- Sends the dead letters that match a filter back to queued with a new budget, those of the least ids first. The
+-- parameters are those of list.sql, in which $9 is how many are redriven, and $11: only count them.
+--
+-- Bounded by: one range of one index, as in list.sql, cut by $10; then one probe of each table for each letter looked
+-- at. What is redriven is written where it stands: see settle.sql.
+-- Locks: the rows that are redriven, in the order of their ids, skipping those that are locked: somebody else is just
+-- redriving or deleting those. So it never waits, and cannot deadlock.
+with
+looked as materialized (
+    (
+        select owed.event_id, owed.source, owed.status, owed.reason, owed.fence
+        from events
+        cross join lateral (
+            select event_id, source, status, reason, fence from deliveries where event_id = events.id limit 1
+        ) as owed
+        where $1 = 'key' and events.source = $2 and events.idempotency_key = $3 and events.id >= $7 and events.id < $8
+    )
+    union all
+    (
+        select event_id, source, status, reason, fence
+        from deliveries
+        where $1 = 'dead_letters' and source = $2 and due_at is null and event_id >= $7 and event_id < $8
+        order by event_id
+        limit $10
+    )
+    union all
+    (
+        select event_id, source, status, reason, fence
+        from deliveries
+        where $1 = 'owed' and event_id >= $7 and event_id < $8
+        order by event_id
+        limit $10
+    )
+),
+meant as materialized (
+    select looked.event_id, looked.fence
+    from looked
+    left join lateral (
+        select idempotency_key from events where id = looked.event_id limit 1
+    ) as event on $3 is not null
+    left join lateral (
+        select status_code from attempts where event_id = looked.event_id order by attempt desc limit 1
+    ) as tried on $6 is not null
+    where looked.status = $4
+        and ($2 is null or looked.source = $2)
+        and ($3 is null or event.idempotency_key = $3)
+        and ($5 is null or looked.reason = $5)
+        and ($6 is null or tried.status_code = $6)
+    order by looked.event_id
+    limit $9
+),
+held as materialized (
+    select row.place
+    from meant
+    cross join lateral (
+        select ctid as place
+        from deliveries
+        where event_id = meant.event_id and fence = meant.fence and status = 'dead_lettered'
+        for update skip locked
+    ) as row
+    where not $11
+),
+moved as (
+    update deliveries
+    set status = 'queued',
+        budget_from = attempt,
+        fence = fence + 1,
+        due_at = statement_timestamp(),
+        ended_at = null,
+        reason = null
+    where ctid = any (array(select place from held))
+    returning event_id
+)
+select
+    (select count(*) from looked) as looked,
+    (select event_id from looked order by event_id desc limit 1) as last,
+    (select count(*) from meant) as meant,
+    (select event_id from meant order by event_id desc limit 1) as last_meant,
+    case when $11 then (select count(*) from meant) else (select count(*) from moved) end as redriven

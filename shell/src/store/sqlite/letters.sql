@@ -1,0 +1,49 @@
+-- The dead letters that match a filter, those of the least ids first. The parameters are those of list.sql. Each row
+-- tells how many rows were looked at, and the last of them; if there is no letter, it is one row without an id.
+--
+-- Bounded by: one range of one index, as in list.sql, cut by ?10; then one probe of each table for each letter looked
+-- at.
+with
+looked as materialized (
+    select owed.event_id, owed.source, owed.status, owed.attempt, owed.budget_from, owed.fence, owed.reason
+    from events
+    cross join deliveries owed on owed.event_id = events.id
+    where ?1 = 'key' and events.source = ?2 and events.idempotency_key = ?3 and events.id >= ?7 and events.id < ?8
+    union all
+    select * from (
+        select event_id, source, status, attempt, budget_from, fence, reason
+        from deliveries
+        where ?1 = 'dead_letters' and source = ?2 and due_at is null and event_id >= ?7 and event_id < ?8
+        order by event_id
+        limit ?10
+    )
+    union all
+    select * from (
+        select event_id, source, status, attempt, budget_from, fence, reason
+        from deliveries
+        where ?1 = 'owed' and event_id >= ?7 and event_id < ?8
+        order by event_id
+        limit ?10
+    )
+),
+meant as materialized (
+    select looked.*
+    from looked
+    where looked.status = ?4
+        and (?2 is null or looked.source = ?2)
+        and (?3 is null or ?3 = (select idempotency_key from events where id = looked.event_id))
+        and (?5 is null or looked.reason = ?5)
+        and (
+            ?6 is null
+            or ?6 = (select status_code from attempts where event_id = looked.event_id order by attempt desc limit 1)
+        )
+    order by looked.event_id
+    limit ?9
+)
+select
+    (select count(*) from looked) as looked,
+    (select max(event_id) from looked) as last,
+    meant.*
+from (select 1) as always
+left join meant on true
+order by meant.event_id

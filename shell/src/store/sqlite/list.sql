@@ -1,0 +1,80 @@
+-- A page of the events that match a filter, newest first, each with its newest attempt. ?1 is the path, ?2 to ?6 the
+-- filter (source, key, status, reason, status code; null for any), ?7 and ?8 the span (from, until), ?9 how many are
+-- shown, ?10 how many are looked at. Each row tells how many were looked at, and the last of them; a page without
+-- events is one row without an id.
+--
+-- Bounded by: one range of one index (that of the unique key, deliveries_dead, or the primary key of deliveries or of
+-- events, by the path; the conditions on the path are constants, judged before anything is read), cut by ?10; then one
+-- probe of each table for each event looked at. One statement, hence one snapshot: an event without a row in deliveries
+-- is delivered.
+with
+looked as materialized (
+    select id, source, null as status, null as reason
+    from events
+    where ?1 = 'key' and source = ?2 and idempotency_key = ?3 and id >= ?7 and id < ?8
+    union all
+    select * from (
+        select event_id, source, status, reason
+        from deliveries
+        where ?1 = 'dead_letters' and source = ?2 and due_at is null and event_id >= ?7 and event_id < ?8
+        order by event_id desc
+        limit ?10
+    )
+    union all
+    select * from (
+        select event_id, source, status, reason
+        from deliveries
+        where ?1 = 'owed' and event_id >= ?7 and event_id < ?8
+        order by event_id desc
+        limit ?10
+    )
+    union all
+    select * from (
+        select id, source, null, null
+        from events
+        where ?1 = 'events' and id >= ?7 and id < ?8
+        order by id desc
+        limit ?10
+    )
+),
+page as materialized (
+    select
+        looked.id,
+        event.source,
+        event.idempotency_key,
+        event.received_at,
+        owed.status,
+        owed.attempt,
+        owed.budget_from,
+        owed.due_at,
+        owed.ended_at,
+        owed.reason,
+        tried.attempt as tried_attempt,
+        tried.ended_at as tried_ended_at,
+        tried.took_us as tried_took_us,
+        tried.verdict as tried_verdict,
+        tried.status_code as tried_status_code,
+        tried.error as tried_error,
+        tried.excerpt as tried_excerpt
+    from looked
+    cross join events event on event.id = looked.id
+    left join deliveries owed on owed.event_id = looked.id
+    left join attempts tried on tried.event_id = looked.id
+        and tried.attempt = (select max(attempt) from attempts where event_id = looked.id)
+    where (?2 is null or looked.source = ?2)
+        and (looked.status is null or ?4 is null or looked.status = ?4)
+        and (looked.status is null or ?5 is null or looked.reason = ?5)
+        and (?3 is null or event.idempotency_key = ?3)
+        and (?4 is null or coalesce(owed.status, 'delivered') = ?4)
+        and (?5 is null or owed.reason = ?5)
+        and (?6 is null or tried.status_code = ?6)
+    order by looked.id desc
+    limit ?9
+)
+select
+    (select count(*) from looked) as looked,
+    (select min(id) from looked) as last,
+    page.*
+from (select 1) as always
+left join page on true
+order by page.id desc

@@ -1,0 +1,23 @@
+-- The work of the source ?1 at the time ?2: how many rows of each status, of at most ?3 that are due, ?3 that will be
+-- and ?3 that are dead, and when the first was due.
+--
+-- Bounded by: three ranges of deliveries_due and one of deliveries_dead, cut by ?3.
+with
+due as materialized (
+    select status from deliveries where source = ?1 and due_at <= ?2 order by due_at limit ?3
+),
+later as materialized (
+    select status from deliveries where source = ?1 and due_at > ?2 order by due_at limit ?3
+),
+waiting as (select status from due union all select status from later),
+dead as materialized (
+    select 1 from deliveries where source = ?1 and due_at is null order by event_id limit ?3
+)
+select
+    (select count(*) from waiting where status = 'queued') as queued,
+    (select count(*) from waiting where status = 'processing') as processing,
+    (select count(*) from waiting where status = 'retrying') as retrying,
+    (select count(*) from dead) as dead_lettered,
+    max((select count(*) from due), (select count(*) from later), (select count(*) from dead)) >= ?3 as is_partial,
+    ?2 - (select due_at from deliveries where source = ?1 and due_at <= ?2 order by due_at limit 1) as behind_us,
+    (select paused_at from paused_sources where source = ?1) as paused_at

@@ -1,0 +1,23 @@
+-- The sources that are in the JSON array ?1, have work, have dead letters or are paused.
+--
+-- Bounded by: the number of sources. Those that have rows are found by going from each to the next greater one in
+-- deliveries_due and deliveries_dead.
+with recursive
+working (source) as (
+    select min(source) from deliveries where due_at is not null
+    union all
+    select (select min(source) from deliveries where due_at is not null and source > working.source)
+    from working
+    where working.source is not null
+),
+mourning (source) as (
+    select min(source) from deliveries where due_at is null
+    union all
+    select (select min(source) from deliveries where due_at is null and source > mourning.source)
+    from mourning
+    where mourning.source is not null
+)
+select value as source from json_each(?1)
+union select source from working where source is not null
+union select source from mourning where source is not null
+union select source from paused_sources

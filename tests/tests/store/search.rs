@@ -1,0 +1,268 @@
+//! Searching: pages of events, redriving many, and the work of each source.
+
+use crate::db::{Db, demand, event_of, settlement, source};
+use std::time::Duration;
+use surehook::search::{EventFilter, EventPage, PageSize, Span};
+use surehook_core::admission::Stored;
+use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::id::EventId;
+use surehook_core::key::IdempotencyKey;
+
+const ROOMY: PageSize = PageSize { events: 100, looks: 1000 };
+
+fn of(name: &str) -> EventFilter {
+    EventFilter { source: Some(source(name)), ..EventFilter::default() }
+}
+
+fn standing(status: Status) -> EventFilter {
+    EventFilter { status: Some(status), ..EventFilter::default() }
+}
+
+fn ids(page: &EventPage) -> Vec<EventId> {
+    page.events.iter().map(|event| event.id).collect()
+}
+
+impl Db {
+    async fn listed(&self, filter: EventFilter) -> Vec<EventId> {
+        let page = self.store.list(filter, Span::ALL, ROOMY).await.unwrap();
+        assert_eq!(page.next, None, "the page has room for all");
+        ids(&page)
+    }
+
+    /// An event of a source in each status, in the order of [`Status::ALL`].
+    async fn one_of_each(&self, name: &str) -> Vec<EventId> {
+        let mut events = Vec::new();
+        for status in Status::ALL {
+            // The first is accepted last, so that it is not claimed on the way.
+            if status != Status::Queued {
+                events.push(self.standing(name, status).await);
+            }
+        }
+        events.insert(0, self.standing(name, Status::Queued).await);
+        events
+    }
+
+    async fn standing(&self, name: &str, status: Status) -> EventId {
+        let event = event_of(name, &format!("{name}-{}", status.as_str()));
+        let id = event.id;
+        assert_eq!(self.store.accept(vec![event]).await, Ok(vec![Stored::Inserted]));
+        let outcome = match status {
+            Status::Queued => return id,
+            Status::Processing => None,
+            Status::Retrying => Some(Outcome::Retry { after: Duration::from_secs(100) }),
+            Status::Delivered => Some(Outcome::Delivered),
+            Status::DeadLettered => Some(Outcome::DeadLetter(Reason::Permanent)),
+        };
+        let claim = self.claim_one(name).await;
+        if let Some(outcome) = outcome {
+            self.settle(&claim, outcome).await;
+        }
+        id
+    }
+}
+
+pub(crate) async fn a_filter_lists_what_matches_newest_first(db: Db) {
+    let (a, b) = (db.one_of_each("a").await, db.one_of_each("b").await);
+    let newest_first = |mut events: Vec<EventId>| {
+        events.sort();
+        events.reverse();
+        events
+    };
+    assert_eq!(db.listed(EventFilter::default()).await, newest_first([a.clone(), b.clone()].concat()));
+    assert_eq!(db.listed(of("a")).await, newest_first(a.clone()));
+    assert_eq!(db.listed(of("nobody")).await, []);
+    for (index, status) in Status::ALL.into_iter().enumerate() {
+        assert_eq!(db.listed(standing(status)).await, newest_first(vec![a[index], b[index]]), "{status:?}");
+        assert_eq!(db.listed(EventFilter { status: Some(status), ..of("b") }).await, [b[index]], "{status:?}");
+    }
+    let dead = a[4];
+    assert_eq!(db.listed(EventFilter { reason: Some(Reason::Permanent), ..of("a") }).await, [dead]);
+    assert_eq!(db.listed(EventFilter { reason: Some(Reason::Lost), ..EventFilter::default() }).await, []);
+    assert_eq!(db.listed(EventFilter { status_code: Some(503), ..standing(Status::Retrying) }).await.len(), 2);
+    assert_eq!(db.listed(EventFilter { status_code: Some(500), ..standing(Status::Retrying) }).await, []);
+}
+
+pub(crate) async fn a_key_leads_to_its_sources_event(db: Db) {
+    for name in ["a", "b"] {
+        db.store.accept(vec![event_of(name, "the-key"), event_of(name, "another")]).await.unwrap();
+    }
+    let key = Some(IdempotencyKey::parse(b"the-key").unwrap());
+    let found = db.store.list(EventFilter { key: key.clone(), ..of("b") }, Span::ALL, ROOMY).await.unwrap();
+    assert_eq!(found.events.iter().map(|event| (event.source.as_str(), event.key.as_str())).collect::<Vec<_>>(), [("b", "the-key")]);
+    assert_eq!(db.listed(EventFilter { key: key.clone(), ..of("c") }).await, []);
+    assert_eq!(db.listed(EventFilter { key, ..EventFilter::default() }).await.len(), 2);
+}
+
+pub(crate) async fn pages_follow_each_other_without_a_gap_or_a_repeat(db: Db) {
+    let mut events = Vec::new();
+    for n in 0..7 {
+        events.push(db.claimed(&format!("s{n}")).await.event);
+    }
+    events.reverse();
+    for filter in [EventFilter::default(), standing(Status::Processing)] {
+        for limit in [1, 2, 3, 7] {
+            let (mut span, mut seen) = (Span::ALL, Vec::new());
+            loop {
+                let page = db.store.list(filter.clone(), span, PageSize { events: limit, looks: 100 }).await.unwrap();
+                assert!(page.events.len() <= limit as usize);
+                seen.extend(ids(&page));
+                assert!(seen.len() <= events.len(), "{seen:?}");
+                let Some(next) = page.next else { break };
+                span.until = next;
+            }
+            assert_eq!(seen, events, "{filter:?} by {limit}");
+        }
+    }
+    let middle = Span { from: events[4], until: events[1] };
+    assert_eq!(ids(&db.store.list(EventFilter::default(), middle, ROOMY).await.unwrap()), events[2..=4]);
+}
+
+pub(crate) async fn a_page_that_looked_at_enough_ends_short_and_says_where_it_came_to(db: Db) {
+    let rare = db.accepted("rare").await;
+    let mut others = Vec::new();
+    for n in 0..6 {
+        others.push(db.accepted(&format!("other{n}")).await);
+    }
+    let size = PageSize { events: 10, looks: 4 };
+    let first = db.store.list(of("rare"), Span::ALL, size).await.unwrap();
+    assert_eq!((ids(&first), first.next), (vec![], Some(others[2])));
+    let second = db.store.list(of("rare"), Span { until: others[2], ..Span::ALL }, size).await.unwrap();
+    assert_eq!((ids(&second), second.next), (vec![rare], None));
+    let owed = EventFilter { source: Some(source("rare")), ..standing(Status::Queued) };
+    assert_eq!(db.store.list(owed, Span::ALL, size).await.unwrap().next, Some(others[2]));
+}
+
+pub(crate) async fn a_listed_event_is_shown_with_its_newest_attempt(db: Db) {
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::Retry { after: Duration::ZERO }).await;
+    let claim = db.claim_one("a").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Exhausted)).await;
+    let listed = db.store.list(of("a"), Span::ALL, ROOMY).await.unwrap().events;
+    let mut found = db.found(claim.event).await;
+    found.history.remove(0);
+    assert_eq!((found.history[0].attempt, listed), (2, vec![found]));
+}
+
+pub(crate) async fn redriving_many_takes_the_dead_letters_that_match_and_no_others(db: Db) {
+    let (a, b) = (db.one_of_each("a").await, db.one_of_each("b").await);
+    let lost = EventFilter { reason: Some(Reason::Lost), ..EventFilter::default() };
+    for filter in [of("c"), lost, EventFilter { status_code: Some(500), ..of("a") }] {
+        let page = db.store.redrive_all(filter, Span::ALL, ROOMY, false).await.unwrap();
+        assert_eq!((page.redriven, page.next), (0, None));
+    }
+    let refused = EventFilter { reason: Some(Reason::Permanent), status_code: Some(503), ..of("a") };
+    assert_eq!(db.store.redrive_all(refused, Span::ALL, ROOMY, false).await.unwrap().redriven, 1);
+    for (index, status) in Status::ALL.into_iter().enumerate() {
+        let now = if status == Status::DeadLettered { Status::Queued } else { status };
+        assert_eq!(db.found(a[index]).await.status, now);
+        assert_eq!(db.found(b[index]).await.status, status, "of another source");
+    }
+    let again = db.found(a[4]).await;
+    assert_eq!((again.attempt, again.budget_from, again.reason, again.settled_at), (1, Some(1), None, None));
+    assert_eq!(
+        db.store.redrive_all(EventFilter::default(), Span::ALL, ROOMY, false).await.unwrap().redriven,
+        1,
+        "that of the other source"
+    );
+    assert_eq!(db.store.redrive_all(EventFilter::default(), Span::ALL, ROOMY, false).await.unwrap().redriven, 0);
+}
+
+pub(crate) async fn a_dry_run_counts_what_would_be_redriven_and_changes_nothing(db: Db) {
+    let mut letters = Vec::new();
+    for n in 0..5 {
+        let claim = db.claimed(&format!("s{n}")).await;
+        db.settle(&claim, Outcome::DeadLetter(Reason::Exhausted)).await;
+        letters.push(claim.event);
+    }
+    for dry_run in [true, false] {
+        let (mut span, mut redriven) = (Span::ALL, Vec::new());
+        loop {
+            let page = db.store.redrive_all(EventFilter::default(), span, PageSize { events: 2, looks: 100 }, dry_run).await.unwrap();
+            redriven.push(page.redriven);
+            let Some(next) = page.next else { break };
+            span.from = next.successor();
+        }
+        assert_eq!(redriven, [2, 2, 1], "oldest first, by twos");
+        let status = if dry_run { Status::DeadLettered } else { Status::Queued };
+        for letter in &letters {
+            assert_eq!(db.found(*letter).await.status, status);
+        }
+    }
+}
+
+pub(crate) async fn two_redrives_of_many_at_once_queue_each_letter_once(db: Db) {
+    for n in 0..40 {
+        let claim = db.claimed(&format!("s{n}")).await;
+        db.settle(&claim, Outcome::DeadLetter(Reason::Exhausted)).await;
+    }
+    let one = db.another();
+    let (first, second) = tokio::join!(
+        db.store.redrive_all(EventFilter::default(), Span::ALL, ROOMY, false),
+        one.redrive_all(EventFilter::default(), Span::ALL, ROOMY, false)
+    );
+    assert_eq!(first.unwrap().redriven + second.unwrap().redriven, 40);
+    assert_eq!(db.listed(standing(Status::Queued)).await.len(), 40);
+}
+
+pub(crate) async fn the_work_of_each_source_is_counted_by_its_status(db: Db) {
+    db.one_of_each("b").await;
+    db.standing("a", Status::Retrying).await;
+    db.standing("gone", Status::DeadLettered).await;
+    let records = db.store.sources(vec![source("z"), source("a")], 10).await.unwrap();
+    let numbers = |index: usize| {
+        let record = &records[index];
+        (record.source.as_str(), record.queued, record.processing, record.retrying, record.dead_lettered, record.is_partial)
+    };
+    assert_eq!(numbers(0), ("a", 0, 0, 1, 0, false));
+    assert_eq!(numbers(1), ("b", 1, 1, 1, 1, false));
+    assert_eq!(numbers(2), ("gone", 0, 0, 0, 1, false));
+    assert_eq!(numbers(3), ("z", 0, 0, 0, 0, false));
+    assert_eq!(records.len(), 4);
+    assert_eq!(records.iter().map(|record| record.behind.is_some()).collect::<Vec<_>>(), [false, true, false, false]);
+}
+
+pub(crate) async fn a_source_is_behind_by_the_age_of_what_is_due(db: Db) {
+    let old = db.accepted("a").await;
+    db.make_due(old, Duration::from_secs(100)).await;
+    db.store.accept(vec![event_of("a", "newer")]).await.unwrap();
+    let behind = db.store.sources(vec![], 10).await.unwrap()[0].behind.unwrap();
+    assert!((100..=110).contains(&behind.as_secs()), "{behind:?}");
+    db.store.claim(vec![demand("a", 10)]).await.unwrap();
+    assert_eq!(db.store.sources(vec![], 10).await.unwrap()[0].behind, None, "claimed, so not due");
+}
+
+pub(crate) async fn a_count_that_came_to_its_end_says_so(db: Db) {
+    for n in 0..5 {
+        db.store.accept(vec![event_of("a", &format!("{n}"))]).await.unwrap();
+    }
+    let records = db.store.sources(vec![], 3).await.unwrap();
+    assert_eq!((records[0].queued, records[0].is_partial), (3, true));
+    let records = db.store.sources(vec![], 6).await.unwrap();
+    assert_eq!((records[0].queued, records[0].is_partial), (5, false));
+}
+
+pub(crate) async fn nothing_of_a_paused_source_is_claimed_until_it_is_resumed(db: Db) {
+    let held = db.claimed("a").await;
+    assert_eq!(db.store.pause(source("a"), true).await, Ok(true));
+    for name in ["a", "b"] {
+        db.store.accept(vec![event_of(name, "later")]).await.unwrap();
+    }
+    let claims = db.another().claim(vec![demand("a", 10), demand("b", 10)]).await.unwrap();
+    assert_eq!(claims.claimed.iter().map(|claim| claim.source.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(db.store.settle(vec![settlement(&held, Outcome::Delivered)]).await, Ok(vec![]), "what is in flight goes on");
+    assert_eq!(db.another().pause(source("a"), false).await, Ok(true));
+    assert_eq!(db.claim_one("a").await.source.as_str(), "a");
+}
+
+pub(crate) async fn a_pause_tells_whether_it_changed_anything_and_is_shown(db: Db) {
+    let since = async || db.store.sources(vec![source("a")], 10).await.unwrap()[0].paused_since;
+    assert_eq!((db.store.pause(source("a"), false).await, since().await), (Ok(false), None));
+    assert_eq!(db.store.pause(source("a"), true).await, Ok(true));
+    let paused_since = since().await;
+    assert!(paused_since.is_some());
+    assert_eq!((db.store.pause(source("a"), true).await, since().await), (Ok(false), paused_since), "since the first order");
+    assert_eq!((db.store.pause(source("a"), false).await, since().await), (Ok(true), None));
+    assert_eq!(db.store.pause(source("a"), false).await, Ok(false));
+    db.store.pause(source("idle"), true).await.unwrap();
+    assert_eq!(db.store.sources(vec![], 10).await.unwrap()[0].source, "idle", "a paused source is listed whether it is named or not");
+}
