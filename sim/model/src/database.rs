@@ -305,8 +305,10 @@ impl Database {
                 };
                 let is_due = |row: &DeliveryRow| row.due_at.is_some_and(|due_at| due_at <= now);
                 let (due, later, dead) = (of(&is_due), of(&|row| row.due_at.is_some_and(|at| at > now)), of(&|row| row.due_at.is_none()));
-                let count =
-                    |status: Status| due.iter().chain(&later).chain(&dead).filter(|row| row.delivery.status == status).count() as u32;
+                let count = |status: Status| {
+                    let rows = due.iter().chain(&later).chain(&dead).filter(|row| row.delivery.status == status);
+                    rows.fold(0u32, |count, _| count.saturating_add(1))
+                };
                 SourceRecord {
                     source: source.to_string(),
                     queued: count(Status::Queued),
