@@ -15,7 +15,7 @@ pub const MISTAKE: u8 = 2;
 
 const EXIT_CODES: &str = "Exit codes:\n  \
     0  done; `serve` was told to stop and has drained\n  \
-    1  failed while running\n  \
+    1  failed: while running, or because the service that was asked refuses or does not answer\n  \
     2  the command line or the configuration is wrong, and nothing was begun\n\n\
     Each option stands over its variable in the environment, which stands over the configuration file.\n\
     SUREHOOK_LOG_FILTER, or else RUST_LOG, tells what is logged; by default `warn,surehook=info,surehook_core=info`.";
@@ -40,6 +40,113 @@ pub enum Command {
     Check(ConfigArgs),
     /// Bring a database to this program's schema
     Migrate(ConfigArgs),
+    /// Look for events, at one event, or send dead letters again
+    Events {
+        /// Which service.
+        #[command(flatten)]
+        service: ServiceArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: EventsCommand,
+    },
+    /// Show of each source what is waiting, how far it is behind, and whether it is paused
+    Sources(ServiceArgs),
+    /// Hold a source back: it goes on accepting, and nothing of it is delivered until it is resumed
+    Pause(SourceArgs),
+    /// Let a paused source go on
+    Resume(SourceArgs),
+}
+
+/// What can be done with events.
+#[derive(Subcommand)]
+pub enum EventsCommand {
+    /// List events, newest first
+    List(ListArgs),
+    /// Show one event and its attempts
+    Show {
+        /// The event's id
+        id: String,
+    },
+    /// Send one dead letter again, or all that match, oldest first; may be broken off and run again
+    Redrive(RedriveArgs),
+}
+
+/// Which service is asked, and how it is told.
+#[derive(Args)]
+pub struct ServiceArgs {
+    /// The service's address
+    #[arg(long, value_name = "URL", env = "SUREHOOK_URL", hide_env_values = true, default_value = "http://127.0.0.1:8080", global = true)]
+    pub url: String,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// A source, and which service is asked.
+#[derive(Args)]
+pub struct SourceArgs {
+    /// The source's name
+    pub source: String,
+    /// Which service.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+}
+
+/// Which events are meant: those for which everything that is given holds.
+#[derive(Args)]
+pub struct Filters {
+    /// Of this source
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
+    /// With this idempotency key
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// Dead-lettered for this reason: `permanent`, `exhausted` or `lost`
+    #[arg(long, value_name = "REASON")]
+    pub reason: Option<String>,
+    /// Whose last attempt was answered with this status code
+    #[arg(long, value_name = "CODE")]
+    pub status_code: Option<u16>,
+    /// Received then or later: a time in RFC 3339, or how long ago, such as `2h`
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Received before then
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+}
+
+/// What is listed.
+#[derive(Args)]
+pub struct ListArgs {
+    /// Which events.
+    #[command(flatten)]
+    pub filters: Filters,
+    /// That stand here: `queued`, `processing`, `retrying`, `delivered` or `dead_lettered`
+    #[arg(long, value_name = "STATUS")]
+    pub status: Option<String>,
+    /// So many at the most
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+}
+
+/// What is redriven.
+#[derive(Args)]
+pub struct RedriveArgs {
+    /// The event's id
+    #[arg(conflicts_with_all = ["source", "key", "reason", "status_code", "since", "until", "all", "dry_run", "rate"])]
+    pub id: Option<String>,
+    /// Which dead letters.
+    #[command(flatten)]
+    pub filters: Filters,
+    /// All dead letters of all sources
+    #[arg(long, conflicts_with_all = ["source", "key", "reason", "status_code", "since", "until"])]
+    pub all: bool,
+    /// Only say how many there are
+    #[arg(long)]
+    pub dry_run: bool,
+    /// So many a second at the most, so that the downstream is not overrun again
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
 }
 
 /// Where the configuration comes from.

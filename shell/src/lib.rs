@@ -16,6 +16,8 @@ pub mod ids;
 pub mod intake;
 pub mod logs;
 mod lookups;
+#[expect(clippy::disallowed_methods, reason = "it is run by a person, in the real world")]
+pub mod operate;
 pub mod ports;
 pub mod retention;
 pub mod search;

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use surehook::cli::{self, Cli, Command};
 use surehook::config::LogFormat;
+use surehook::operate::{self, OperateError};
 use surehook::{demo, logs, serve};
 
 fn main() -> ExitCode {
@@ -23,9 +24,26 @@ fn main() -> ExitCode {
             Ok(config) => run(config.log, serve::migrate(config)),
             Err(error) => mistake(&error),
         },
+        Command::Events { service, command } => ask(operate::events(&command, &service)),
+        Command::Sources(service) => ask(operate::sources(&service)),
+        Command::Pause(args) => ask(operate::pause(&args.source, true, &args.service)),
+        Command::Resume(args) => ask(operate::pause(&args.source, false, &args.service)),
         Command::Demo(args) => run(LogFormat::Human, async move { demo::run(&args).await }),
     };
     ExitCode::from(code)
+}
+
+/// Asks a running service, says what it answers, and answers the exit code.
+fn ask(asked: impl Future<Output = Result<String, OperateError>>) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return say(std::io::stderr(), &format!("cannot start: {error}"), cli::FAILED),
+    };
+    match runtime.block_on(asked) {
+        Ok(answer) => say(std::io::stdout(), &answer, cli::DONE),
+        Err(error @ (OperateError::Url(_) | OperateError::Time(_) | OperateError::WithoutFilter)) => mistake(&error),
+        Err(error) => say(std::io::stderr(), &format!("surehook: {error}"), cli::FAILED),
+    }
 }
 
 /// Runs what was asked for to its end, and answers the exit code.

@@ -1,0 +1,207 @@
+//! What the person on call does to a running service, over HTTP: find, understand, redrive, pause.
+//!
+//! Nothing here touches the database. Whatever is asked for many events is asked page by page, so it can be broken off
+//! at any moment and asked again: what was done is done, and is not done twice.
+
+mod client;
+mod render;
+
+pub use client::OperateError;
+
+use crate::cli::{EventsCommand, Filters, ListArgs, RedriveArgs, ServiceArgs};
+use client::Service;
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+use std::time::Duration;
+
+/// The most that a service shows on one page.
+const PAGE: u32 = 500;
+/// So many dead letters are redriven in one step, if the rate allows: each step is one transaction.
+const STEP: u32 = 200;
+
+/// Does what `surehook events …` was asked for, and answers what to print.
+///
+/// # Errors
+///
+/// [`OperateError`].
+pub async fn events(command: &EventsCommand, service: &ServiceArgs) -> Result<String, OperateError> {
+    let to = Service::new(&service.url)?;
+    match command {
+        EventsCommand::List(args) => list(&to, args, service.json).await,
+        EventsCommand::Show { id } => {
+            let event = to.get(&["events", id], &[]).await?;
+            Ok(if service.json { pretty(&event) } else { render::event(&event, to.url(&["events", id, "redrive"], &[]).as_str()) })
+        }
+        EventsCommand::Redrive(args) => match &args.id {
+            Some(id) => {
+                let standing: Value = to.post(&["events", id, "redrive"], &[]).await?;
+                Ok(if service.json { pretty(&standing) } else { format!("{id} is queued again, with new attempts") })
+            }
+            None => redrive_all(&to, args, service.json).await,
+        },
+    }
+}
+
+/// What `surehook sources` prints.
+///
+/// # Errors
+///
+/// [`OperateError`].
+pub async fn sources(service: &ServiceArgs) -> Result<String, OperateError> {
+    let shown = Service::new(&service.url)?.get(&["sources"], &[]).await?;
+    Ok(if service.json { pretty(&shown) } else { render::sources(&shown) })
+}
+
+/// Holds a source back, or lets it go on.
+///
+/// # Errors
+///
+/// [`OperateError`].
+pub async fn pause(source: &str, paused: bool, service: &ServiceArgs) -> Result<String, OperateError> {
+    let order = if paused { "pause" } else { "resume" };
+    let answer: Value = Service::new(&service.url)?.post(&["sources", source, order], &[]).await?;
+    Ok(match (service.json, paused) {
+        (true, _) => pretty(&answer),
+        (false, true) => format!("{source} is paused: it goes on accepting, and nothing of it is claimed until `surehook resume {source}`"),
+        (false, false) => format!("{source} goes on"),
+    })
+}
+
+/// Follows the pages until as many events are there as were asked for.
+async fn list(service: &Service, args: &ListArgs, json: bool) -> Result<String, OperateError> {
+    let filters = query(&args.filters, Timestamp::now())?;
+    let mut events = Vec::new();
+    let mut next: Option<String> = None;
+    loop {
+        let missing = args.limit - u32::try_from(events.len()).unwrap_or(u32::MAX).min(args.limit);
+        let mut query = filters.clone();
+        query.extend(args.status.iter().map(|status| ("status", status.clone())));
+        query.push(("limit", missing.min(PAGE).to_string()));
+        query.extend(next.iter().map(|next| ("after", next.clone())));
+        let mut page = service.get(&["events"], &query).await?;
+        events.extend(page["events"].as_array_mut().map(std::mem::take).unwrap_or_default());
+        next = page["next"].as_str().map(str::to_owned);
+        if next.is_none() || events.len() >= args.limit as usize {
+            break;
+        }
+    }
+    Ok(if json { pretty(&json!({"events": events, "next": next})) } else { render::events(&events, next.as_deref()) })
+}
+
+#[derive(Deserialize)]
+struct Step {
+    redriven: u64,
+    next: Option<String>,
+}
+
+/// Redrives step by step, no faster than the rate.
+async fn redrive_all(service: &Service, args: &RedriveArgs, json: bool) -> Result<String, OperateError> {
+    let filters = query(&args.filters, Timestamp::now())?;
+    if filters.is_empty() && !args.all {
+        return Err(OperateError::WithoutFilter);
+    }
+    // A step a tenth of a second at the most, so that a low rate is an even one.
+    let step = args.rate.map_or(STEP, |rate| STEP.min(rate.div_ceil(10)).max(1));
+    let pace = args.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(f64::from(step) / f64::from(rate.max(1))));
+    let progress = progress(json);
+    let (mut redriven, mut next) = (0, None::<String>);
+    loop {
+        let begun = tokio::time::Instant::now();
+        let mut query = filters.clone();
+        let size = if args.dry_run { PAGE } else { step };
+        query.extend([("limit", size.to_string()), ("dry_run", args.dry_run.to_string())]);
+        query.extend(next.iter().map(|next| ("after", next.clone())));
+        let done: Step = service.post(&["redrive"], &query).await.map_err(|error| {
+            progress.abandon();
+            after(error, redriven, args.dry_run)
+        })?;
+        redriven += done.redriven;
+        progress.set_position(redriven);
+        next = done.next;
+        if next.is_none() {
+            break;
+        }
+        if !args.dry_run && done.redriven > 0 {
+            tokio::time::sleep_until(begun + pace).await;
+        }
+    }
+    progress.finish_and_clear();
+    let letters = if redriven == 1 { "dead letter" } else { "dead letters" };
+    Ok(match (json, args.dry_run) {
+        (true, dry_run) => pretty(&json!({"redriven": redriven, "dry_run": dry_run})),
+        (false, true) => format!("{redriven} {letters} would be redriven. What is delivered is never sent again."),
+        (false, false) => format!("{redriven} {letters} redriven"),
+    })
+}
+
+/// An error in the middle, with what was done before.
+fn after(error: OperateError, redriven: u64, dry_run: bool) -> OperateError {
+    match error {
+        error if redriven == 0 || dry_run => error,
+        error => OperateError::Refused(format!("{error}\n{redriven} dead letters were redriven before; run the same again for the rest")),
+    }
+}
+
+fn progress(json: bool) -> ProgressBar {
+    if json || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{spinner} {pos} dead letters redriven, {per_sec}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let bar = ProgressBar::new_spinner().with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// The filters as the parameters of a query.
+fn query(filters: &Filters, now: Timestamp) -> Result<Vec<(&'static str, String)>, OperateError> {
+    let mut query = Vec::new();
+    let mut add = |name, value: &Option<String>| query.extend(value.iter().map(|value| (name, value.clone())));
+    add("source", &filters.source);
+    add("key", &filters.key);
+    add("reason", &filters.reason);
+    add("status_code", &filters.status_code.map(|code| code.to_string()));
+    add("since", &filters.since.as_deref().map(|text| time(text, now)).transpose()?);
+    add("until", &filters.until.as_deref().map(|text| time(text, now)).transpose()?);
+    Ok(query)
+}
+
+/// A time as it is, or so long before now.
+fn time(text: &str, now: Timestamp) -> Result<String, OperateError> {
+    let wrong = || OperateError::Time(text.to_owned());
+    if text.parse::<Timestamp>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let ago = humantime::parse_duration(text).map_err(|_| wrong())?;
+    Ok(now.checked_sub(ago).map_err(|_| wrong())?.to_string())
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_told_as_such_or_by_how_long_ago_it_was() {
+        let now: Timestamp = "2026-11-25T12:00:00Z".parse().unwrap();
+        assert_eq!(time("2026-11-25T10:00:00+01:00", now).unwrap(), "2026-11-25T10:00:00+01:00");
+        assert_eq!(time("2h 30m", now).unwrap(), "2026-11-25T09:30:00Z");
+        for wrong in ["", "yesterday", "-1h", "999999y"] {
+            assert!(matches!(time(wrong, now), Err(OperateError::Time(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_was_done_before_a_failure_is_told() {
+        let error = || OperateError::Refused("The database is not available".to_owned());
+        assert!(after(error(), 400, false).to_string().contains("400 dead letters were redriven before"));
+        assert_eq!(after(error(), 400, true).to_string(), "The database is not available", "nothing was done");
+        assert_eq!(after(error(), 0, false).to_string(), "The database is not available");
+    }
+}

@@ -1,0 +1,286 @@
+//! Answers of a service as a person reads them.
+//!
+//! What came from outside (keys, excerpts) is shown with control characters escaped, so that nobody's bytes reach the
+//! terminal as orders.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, ContentArrangement, Table};
+use serde_json::Value;
+use std::fmt::Write;
+
+/// So much of an excerpt or a key is shown in one line.
+const SHORT: usize = 40;
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header.iter().copied());
+    table
+}
+
+fn written(table: &Table) -> String {
+    table.lines().map(|line| line.trim().to_owned() + "\n").collect()
+}
+
+/// Events in a list, newest first.
+pub(super) fn events(events: &[Value], next: Option<&str>) -> String {
+    if events.is_empty() && next.is_none() {
+        return "no event matches".to_owned();
+    }
+    let mut table = table(&["EVENT", "SOURCE", "KEY", "STATUS", "ATTEMPTS", "RECEIVED", "NEXT / ENDED", "LAST ATTEMPT"]);
+    for event in events {
+        let when = event["next_attempt_at"].as_str().or(event["settled_at"].as_str());
+        table.add_row([
+            text(&event["event_id"]),
+            text(&event["source"]),
+            short(&text(&event["idempotency_key"])),
+            standing(event),
+            attempts(event),
+            time(&event["received_at"]),
+            when.map_or_else(|| "-".to_owned(), to_the_second),
+            if event["last_attempt"].is_null() { "-".to_owned() } else { result(&event["last_attempt"]) },
+        ]);
+    }
+    let mut out = written(&table);
+    if let Some(next) = next {
+        let _ = write!(out, "\nthere may be more, before {}: give --limit a larger number", escaped(next));
+    }
+    out
+}
+
+/// One event: what it is, and what was tried when.
+pub(super) fn event(event: &Value, redrive_url: &str) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<14}{value}");
+    };
+    line("event", text(&event["event_id"]));
+    line("source", text(&event["source"]));
+    line("key", text(&event["idempotency_key"]));
+    line("status", standing(event));
+    line("attempts", attempts(event));
+    if !event["next_attempt_at"].is_null() {
+        line("next attempt", time(&event["next_attempt_at"]));
+    }
+    let mut table = table(&["WHEN", "", "TOOK", "", ""]);
+    table.add_row([time(&event["received_at"]), "received".to_owned(), String::new(), String::new(), String::new()]);
+    for attempt in event["history"].as_array().into_iter().flatten() {
+        table.add_row([
+            if attempt["started_at"].is_null() { "-".to_owned() } else { time(&attempt["started_at"]) },
+            format!("attempt {}", text(&attempt["attempt"])),
+            attempt["duration_ms"].as_f64().map_or_else(|| "-".to_owned(), milliseconds),
+            result(attempt),
+            excerpt(attempt),
+        ]);
+    }
+    if !event["settled_at"].is_null() {
+        table.add_row([time(&event["settled_at"]), standing(event), String::new(), String::new(), String::new()]);
+    }
+    if let Some(took) = table.column_mut(2) {
+        took.set_cell_alignment(CellAlignment::Right);
+    }
+    let _ = write!(out, "\n{}", written(&table));
+    if event["status"] == "dead_lettered" {
+        let _ = write!(
+            out,
+            "\nsend it again:  surehook events redrive {}\n           or:  curl -X POST {}",
+            text(&event["event_id"]),
+            quoted(redrive_url)
+        );
+    }
+    out
+}
+
+/// The work of every source.
+pub(super) fn sources(shown: &Value) -> String {
+    let sources = shown["sources"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut table = table(&["SOURCE", "QUEUED", "PROCESSING", "RETRYING", "DEAD", "BEHIND", ""]);
+    for source in sources {
+        let is_more = source["at_least"] == true;
+        let count = |name: &str| {
+            let number = source[name].as_u64().unwrap_or(0);
+            if is_more && number > 0 { format!("{number}+") } else { number.to_string() }
+        };
+        let mut notes = Vec::new();
+        if let Some(since) = source["paused_since"].as_str() {
+            notes.push(format!("paused since {}", to_the_second(since)));
+        }
+        if source["configured"] == false {
+            notes.push("not configured: what waits stays until it is again".to_owned());
+        }
+        table.add_row([
+            text(&source["source"]),
+            count("queued"),
+            count("processing"),
+            count("retrying"),
+            count("dead_lettered"),
+            source["behind_seconds"].as_f64().map_or_else(|| "-".to_owned(), seconds),
+            notes.join("; "),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1).take(5) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    written(&table)
+}
+
+fn standing(event: &Value) -> String {
+    match event["reason"].as_str() {
+        Some(reason) => format!("{} ({reason})", text(&event["status"])),
+        None => text(&event["status"]),
+    }
+}
+
+fn attempts(event: &Value) -> String {
+    match event["max_attempts"].as_u64() {
+        Some(most) => format!("{} of {most}", text(&event["attempts"])),
+        None => text(&event["attempts"]),
+    }
+}
+
+/// What became of an attempt: its status code or its error, and the verdict where that does not say it.
+fn result(attempt: &Value) -> String {
+    let verdict = text(&attempt["verdict"]);
+    match (attempt["status_code"].as_u64(), attempt["error"].as_str()) {
+        (Some(code), None) => format!("{code} {verdict}"),
+        (Some(code), Some(error)) => format!("{code} {verdict}: {}", escaped(error)),
+        (None, Some(error)) => format!("{verdict}: {}", escaped(error)),
+        (None, None) => verdict,
+    }
+}
+
+fn excerpt(attempt: &Value) -> String {
+    let shown = attempt["excerpt"].as_str().unwrap_or_default();
+    if attempt["excerpt_base64"] == true {
+        return match STANDARD.decode(shown) {
+            Ok(bytes) => format!("({} bytes that are no text)", bytes.len()),
+            Err(_) => String::new(),
+        };
+    }
+    short(&escaped(shown))
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => escaped(text),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.chars().flat_map(|one| if one.is_control() { one.escape_default().collect::<Vec<_>>() } else { vec![one] }).collect()
+}
+
+fn short(text: &str) -> String {
+    match text.char_indices().nth(SHORT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// A time to the millisecond.
+fn time(value: &Value) -> String {
+    value.as_str().and_then(|text| text.get(..23)).map_or_else(|| text(value), |text| escaped(&text.replace('T', " ")))
+}
+
+fn to_the_second(time: &str) -> String {
+    escaped(&time.get(..19).unwrap_or(time).replace('T', " "))
+}
+
+fn milliseconds(took: f64) -> String {
+    if took < 1000.0 { format!("{took:.1} ms") } else { format!("{:.1} s", took / 1000.0) }
+}
+
+fn seconds(behind: f64) -> String {
+    if behind < 60.0 {
+        return format!("{behind:.1} s");
+    }
+    let whole = std::time::Duration::from_secs_f64(behind.round());
+    humantime::format_duration(whole).to_string()
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_event_is_told_as_a_timeline() {
+        let shown = event(
+            &json!({
+                "event_id": "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e", "source": "github", "idempotency_key": "k\u{1b}[2J",
+                "status": "dead_lettered", "attempts": 2, "max_attempts": 2, "received_at": "2026-11-25T00:00:00.123456Z",
+                "next_attempt_at": null, "settled_at": "2026-11-25T00:00:07.000000Z", "reason": "exhausted",
+                "history": [
+                    {"attempt": 1, "started_at": "2026-11-25T00:00:00.200000Z", "duration_ms": 12.4, "verdict": "transient", "status_code": 503, "error": null, "excerpt": "try\nlater"},
+                    {"attempt": 2, "started_at": null, "duration_ms": null, "verdict": "lost", "status_code": null, "error": null, "excerpt": ""},
+                ],
+            }),
+            "http://127.0.0.1:8080/events/0199c2f0/redrive",
+        );
+        let expected = "\
+event         0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
+source        github
+key           k\\u{1b}[2J
+status        dead_lettered (exhausted)
+attempts      2 of 2
+
+WHEN                                                   TOOK
+2026-11-25 00:00:00.123  received
+2026-11-25 00:00:00.200  attempt 1                  12.4 ms  503 transient  try\\nlater
+-                        attempt 2                        -  lost
+2026-11-25 00:00:07.000  dead_lettered (exhausted)
+
+send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
+           or:  curl -X POST 'http://127.0.0.1:8080/events/0199c2f0/redrive'";
+        assert_eq!(shown, expected, "\n{shown}");
+    }
+
+    #[test]
+    fn events_are_told_in_a_table() {
+        let shown = events(
+            &[json!({
+                "event_id": "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e", "source": "github", "idempotency_key": "k".repeat(70),
+                "status": "retrying", "attempts": 1, "max_attempts": null, "received_at": "2026-11-25T00:00:00.123456Z",
+                "next_attempt_at": "2026-11-25T00:00:07.000000Z", "settled_at": null, "reason": null,
+                "last_attempt": {"attempt": 1, "verdict": "transient", "status_code": null, "error": "timeout"},
+            })],
+            Some("0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e"),
+        );
+        let expected = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e  github  kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk…  retrying  1         2026-11-25 00:00:00.123  2026-11-25 00:00:07  transient: timeout";
+        assert_eq!(shown.lines().nth(1), Some(expected), "\n{shown}");
+        assert!(shown.contains("there may be more"));
+        assert_eq!(events(&[], None), "no event matches");
+    }
+
+    #[test]
+    fn sources_are_told_in_a_table() {
+        let source = |name: &str, configured: bool| {
+            json!({
+                "source": name, "configured": configured, "paused_since": (!configured).then_some("2026-11-25T00:00:00.000000Z"),
+                "behind_seconds": if configured { json!(605.2) } else { json!(null) },
+                "queued": 1000, "processing": 16, "retrying": 0, "dead_lettered": 3, "at_least": configured,
+            })
+        };
+        let shown = sources(&json!({"sources": [source("github", true), source("gone", false)]}));
+        let expected = "\
+SOURCE  QUEUED  PROCESSING  RETRYING  DEAD  BEHIND
+github   1000+         16+         0    3+  10m 5s
+gone      1000          16         0     3       -  paused since 2026-11-25 00:00:00; not configured: what waits stays until it is again
+";
+        assert_eq!(shown, expected, "\n{shown}");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_counted_and_not_shown() {
+        assert_eq!(excerpt(&json!({"excerpt": "/wA=", "excerpt_base64": true})), "(2 bytes that are no text)");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+    }
+}

@@ -1,0 +1,204 @@
+//! The person on call, at the command line: what is stuck and why, send it again, hold it back. Every line goes through
+//! the real program on both ends.
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::process::Output;
+use std::time::Duration;
+use tempfile::TempDir;
+use tests::database::Database;
+use tests::http::Client;
+use tests::producer::{Load, Progress, Sent, produce};
+use tests::program::{Process, Service, free_address, run};
+use tests::recording::Recording;
+use tests::sink::{Answer, Sink};
+use tests::{on_each_database, soak, wait};
+use uuid::Uuid;
+
+on_each_database!(
+    what_is_stuck_is_found_understood_and_sent_again,
+    a_paused_source_accepts_and_delivers_nothing_until_it_is_resumed,
+    a_redrive_that_is_broken_off_and_run_again_delivers_each_letter_once,
+);
+
+/// The program's command line against a service.
+struct Desk {
+    folder: TempDir,
+    url: String,
+}
+
+impl Desk {
+    fn of(service: &Service) -> Self {
+        Self { folder: TempDir::new().expect("a temporary folder"), url: service.url("") }
+    }
+
+    async fn run(&self, line: &str) -> Output {
+        let (folder, line) = (self.folder.path().to_owned(), format!("{line} --url {}", self.url));
+        let run = move || run(&folder, line.split_whitespace());
+        tokio::task::spawn_blocking(run).await.expect("the program was run")
+    }
+
+    /// What a command prints that is done.
+    async fn told(&self, line: &str) -> String {
+        let output = self.run(line).await;
+        assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    async fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.told(&format!("{line} --json")).await).expect("JSON")
+    }
+
+    /// How a command fails: its exit code, and what it says.
+    async fn refused(&self, line: &str) -> (Option<i32>, String) {
+        let output = self.run(line).await;
+        assert!(output.stdout.is_empty(), "{output:?}");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    }
+}
+
+async fn what_is_stuck_is_found_understood_and_sent_again(database: Database) {
+    let sink = Sink::start(|_| Answer::status(503).body("down for maintenance")).await;
+    let configuration = format!(
+        "[defaults]\nmax_attempts = 2\ninitial_delay = \"10ms\"\nmax_delay = \"20ms\"\n
+         [sources.orders]\ndestination = \"{}\"\n[sources.quiet]\ndestination = \"{}\"\n",
+        sink.url("/orders"),
+        sink.url("/quiet")
+    );
+    let service = Service::start(&database.url(), &configuration).await;
+    let desk = Desk::of(&service);
+    let mut events = Vec::new();
+    for n in 0..30 {
+        events.push(post(&service, "orders", &format!("key-{n}")).await);
+    }
+    until_all_are(&desk, 30, "dead_lettered").await;
+
+    let sources = desk.json("sources").await;
+    assert_eq!((&sources["sources"][0]["source"], &sources["sources"][0]["dead_lettered"]), (&Value::from("orders"), &Value::from(30)));
+    assert_eq!(sources["sources"][1]["dead_lettered"], 0);
+    let table = desk.told("sources").await;
+    assert!(table.lines().nth(1).is_some_and(|line| line.starts_with("orders") && line.contains("30")), "{table}");
+
+    let table = desk.told("events list --source orders --reason exhausted --since 1h --limit 5").await;
+    assert_eq!(
+        table.lines().filter(|line| line.contains("dead_lettered (exhausted)") && line.contains("503 transient")).count(),
+        5,
+        "{table}"
+    );
+    assert!(table.contains("there may be more"), "{table}");
+    assert!(desk.told("events list --source quiet").await.starts_with("no event matches"));
+    let by_key = desk.json("events list --source orders --key key-7").await;
+    assert_eq!(
+        (&by_key["events"][0]["event_id"], by_key["events"].as_array().map(Vec::len)),
+        (&Value::from(events[7].to_string()), Some(1))
+    );
+
+    let timeline = desk.told(&format!("events show {}", events[7])).await;
+    for told in ["orders", "key-7", "2 of 2", "attempt 1", "attempt 2", "503 transient", "down for maintenance", "surehook events redrive"]
+    {
+        assert!(timeline.contains(told), "{told} is not in\n{timeline}");
+    }
+
+    sink.behave(|_| Answer::status(200));
+    assert!(desk.told("events redrive --source orders --dry-run").await.starts_with("30 dead letters would be redriven"));
+    assert!(desk.told("events redrive --source quiet").await.starts_with("0 dead letters"));
+    assert!(desk.told(&format!("events redrive {}", events[7])).await.contains("is queued again"));
+    assert!(
+        desk.told("events redrive --source orders --reason exhausted --status-code 503 --rate 1000")
+            .await
+            .starts_with("29 dead letters redriven")
+    );
+    until_all_are(&desk, 30, "delivered").await;
+    assert!(sink.received().iter().filter(|received| received.taken()).count() == 30, "each is delivered once");
+
+    let unknown = Uuid::now_v7();
+    assert_eq!(desk.refused(&format!("events show {unknown}")).await.0, Some(1));
+    let (code, why) = desk.refused(&format!("events redrive {}", events[0])).await;
+    assert!(code == Some(1) && why.contains("only a dead-lettered event can be redriven"), "{code:?}: {why}");
+    let (code, why) = desk.refused("events redrive").await;
+    assert!(code == Some(2) && why.contains("--all"), "{code:?}: {why}");
+    let (code, why) = desk.refused("events list --status done").await;
+    assert!(code == Some(1) && why.contains("`status` is one of queued"), "{code:?}: {why}");
+    let (code, why) = desk.refused("events list --since yesterday").await;
+    assert!(code == Some(2) && why.contains("`yesterday`"), "{code:?}: {why}");
+    let nowhere = Desk { url: format!("http://{}", free_address()), ..Desk::of(&service) };
+    let (code, why) = nowhere.refused("sources").await;
+    assert!(code == Some(1) && why.contains("no answer from") && why.contains("--url"), "{code:?}: {why}");
+}
+
+async fn a_paused_source_accepts_and_delivers_nothing_until_it_is_resumed(database: Database) {
+    let sink = Sink::start(|_| Answer::status(200)).await;
+    let configuration =
+        format!("[sources.held]\ndestination = \"{}\"\n[sources.other]\ndestination = \"{}\"\n", sink.url("/held"), sink.url("/other"));
+    let mut service = Service::start(&database.url(), &configuration).await;
+    let desk = Desk::of(&service);
+    assert!(desk.told("pause held").await.starts_with("held is paused"));
+    // The order is in the database: it outlives the process.
+    service.signal(Signal::SIGTERM);
+    service.wait(Duration::from_secs(10)).await;
+    service.restart().await;
+
+    let held = post(&service, "held", "k").await;
+    let other = post(&service, "other", "k").await;
+    sink.reaches(1).await;
+    assert_eq!(sink.of(other).len(), 1);
+    // Longer than any poll of an idle source.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(sink.of(held).len(), 0);
+    let shown = desk.told("sources").await;
+    assert!(shown.lines().any(|line| line.starts_with("held") && line.contains("paused since")), "{shown}");
+
+    assert!(desk.told("resume held").await.starts_with("held goes on"));
+    sink.reaches(2).await;
+    assert_eq!(sink.of(held).len(), 1);
+    let (code, why) = desk.refused("pause nobody").await;
+    assert!(code == Some(1) && why.contains("No source of this name"), "{code:?}: {why}");
+}
+
+async fn a_redrive_that_is_broken_off_and_run_again_delivers_each_letter_once(database: Database) {
+    let letters: usize = soak::either(2_000, 100_000);
+    let run = Recording::begin(database).await;
+    let sink = run.sink(|_| Answer::status(422)).await;
+    let mut service = run.service(&sink.three_sources()).await;
+    let load = Load { sources: &["github", "stripe", "shopify"], posts: letters, duplicates: 0, connections: 32 };
+    let sent = produce(run.clone(), vec![service.target()], load, Progress::default()).await;
+    sink.reaches(letters).await;
+    run.all_ended().await;
+    sink.behave(|_| Answer::status(200));
+
+    let desk = Desk::of(&service);
+    let first = Process::start(desk.folder.path(), ["events", "redrive", "--all", "--rate", "2000", "--url", &desk.url]);
+    sink.reaches(letters + letters / 10).await;
+    first.kill();
+    service.kill();
+    service.restart().await;
+    desk.told("events redrive --all").await;
+    desk.told("events redrive --all").await;
+    run.all_ended().await;
+
+    assert!(desk.told("events redrive --all --dry-run").await.starts_with("0 dead letters"), "none is left");
+    let taken = sink.taken();
+    let wanted: BTreeMap<Uuid, usize> = sent.iter().map(Sent::event).map(|event| (event, 1)).collect();
+    let again = taken.iter().filter(|(_, times)| **times > 1).count();
+    println!("{letters} dead letters, broken off and run again: {} delivered, {again} of them twice", taken.len());
+    assert_eq!(taken.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>(), "each is delivered");
+    // What was in flight when the service was killed may come twice, and the oracles say whether it was that.
+    run.judge().await;
+}
+
+async fn post(service: &Service, source: &str, key: &str) -> Uuid {
+    let url = service.url(&format!("/webhooks/{source}"));
+    let answer = Client::default().post(&url, &[("idempotency-key", key)], "{}").await.expect("an answer");
+    assert_eq!(answer.status_code, 202, "{answer:?}");
+    answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id")
+}
+
+async fn until_all_are(desk: &Desk, events: usize, status: &str) {
+    wait::until("all events to end", || async {
+        let listed = desk.json(&format!("events list --source orders --status {status} --limit 1000")).await;
+        let there = listed["events"].as_array().map_or(0, Vec::len);
+        if there == events { Ok(()) } else { Err(format!("{there} are {status}")) }
+    })
+    .await;
+}
