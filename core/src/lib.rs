@@ -11,7 +11,7 @@
 //! - [`worker`]: one process's dispatcher. It is what is in memory, and may be lost at any moment.
 //!
 //! Everything else is a rule that one of them, or the intake, asks: [`key`], [`source`], [`admission`],
-//! [`forwarding`], [`verdict`], [`retry_after`], [`backoff`].
+//! [`forwarding`], [`verdict`], [`retry_after`], [`backoff`], [`breaker`], [`rate`].
 
 #![no_std]
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -22,10 +22,12 @@ extern crate std;
 
 pub mod admission;
 pub mod backoff;
+pub mod breaker;
 pub mod event;
 pub mod forwarding;
 pub mod id;
 pub mod key;
+pub mod rate;
 pub mod retry_after;
 pub mod source;
 pub mod time;

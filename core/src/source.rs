@@ -1,11 +1,13 @@
 //! A source: one stream of events with one downstream, and the policy by which it is delivered.
 
 use crate::backoff::Backoff;
+use crate::breaker::BreakerPolicy;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::borrow::Borrow;
 use core::fmt;
+use core::num::NonZeroU32;
 use core::time::Duration;
 
 /// The longest source name, in bytes.
@@ -63,6 +65,10 @@ pub struct Policy {
     pub timeout: Duration,
     /// Deliveries in flight at once, for each process. At least 1.
     pub concurrency: u32,
+    /// Deliveries that may begin in a second, for each process, see [`crate::rate`]. `None`: as many as there are slots.
+    pub rate: Option<NonZeroU32>,
+    /// When the source's breaker opens.
+    pub breaker: BreakerPolicy,
     /// Attempts an event may use up before it is dead-lettered. At least 1.
     pub max_attempts: u32,
     /// How long a transient failure waits for its next attempt.
@@ -96,11 +102,13 @@ impl Policy {
 }
 
 impl Default for Policy {
-    /// The documented defaults: 10 s, 16 in flight, 20 attempts.
+    /// The documented defaults: 10 s, 16 in flight at any rate, 20 attempts, and those of the breaker.
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(10),
             concurrency: 16,
+            rate: None,
+            breaker: BreakerPolicy::default(),
             max_attempts: 20,
             backoff: Backoff::default(),
             retry_on: BTreeSet::new(),

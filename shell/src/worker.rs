@@ -8,8 +8,10 @@ use futures::stream::{FusedStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt, select_biased};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use surehook_core::breaker::Breaker;
 use surehook_core::event::{Outcome, Reason};
 use surehook_core::id::EventId;
+use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::verdict::Reply;
 use surehook_core::worker::exchange::{Claims, Settlement};
@@ -62,6 +64,7 @@ pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item
                     settle = written.map(|result| (batch, result)).boxed().fuse();
                 }
                 Action::Abandoned(settlements) => settlements.iter().for_each(log_abandoned),
+                Action::Breaker(source, breaker) => log_breaker(&source, breaker),
                 Action::Done => return,
             }
         }
@@ -144,6 +147,18 @@ fn log_settled(settlement: &Settlement, stale: bool) {
         }
         Outcome::Release => tracing::debug!(event_id = %event, %source, attempt, "released unsent"),
         Outcome::CutOff => tracing::info!(event_id = %event, %source, attempt, "cut off by shutdown; claimable again"),
+    }
+}
+
+fn log_breaker(source: &SourceName, breaker: Breaker) {
+    let state = breaker.as_str();
+    match breaker {
+        Breaker::Open { .. } => {
+            tracing::warn!(%source, breaker = state, "the downstream fails again and again: nothing is sent for a while")
+        }
+        Breaker::HalfOpen => tracing::info!(%source, breaker = state, "one event is sent to see whether the downstream is back"),
+        Breaker::Ramping { .. } => tracing::info!(%source, breaker = state, "the downstream is back: deliveries become more step by step"),
+        Breaker::Closed { .. } => tracing::info!(%source, breaker = state, "the downstream is well"),
     }
 }
 

@@ -44,6 +44,14 @@ pub enum Bug {
     BodyThroughText,
     /// Repeated headers are folded into one.
     HeadersFolded,
+    /// A source's breaker never opens.
+    BreakerNeverOpens,
+    /// A breaker lets events through after a quarter of its time.
+    BreakerClosesTooSoon,
+    /// A source's rate is forgotten.
+    RateForgotten,
+    /// A claim takes events of a paused source.
+    PauseIgnored,
     /// A process's waits depend on something that no seed decides. Breaks no promise, only the replay.
     LeakedEntropy,
 }
@@ -56,7 +64,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All that break a promise.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -77,5 +85,9 @@ impl Bug {
         Self::LostAttemptForgotten,
         Self::BodyThroughText,
         Self::HeadersFolded,
+        Self::BreakerNeverOpens,
+        Self::BreakerClosesTooSoon,
+        Self::RateForgotten,
+        Self::PauseIgnored,
     ];
 }

@@ -163,6 +163,13 @@ impl Disk {
         self.state().slow_by = by;
     }
 
+    /// An operator's order. Answers whether it was otherwise before.
+    pub(crate) fn pause(&self, source: &str, paused: bool) -> bool {
+        let mut state = self.state();
+        let now = state.now();
+        state.tables.pause(now, SourceName::parse(source).expect("a source's name"), paused)
+    }
+
     pub(crate) fn jump_clock(&self, by_ms: i64) {
         self.state().clock_offset_ms += by_ms;
     }
@@ -436,7 +443,13 @@ impl Transaction<'_> {
             let due = {
                 let state = self.disk.state();
                 let look_from = if bug == Some(Bug::IgnoreLease) { now + Duration::from_secs(3600) } else { now };
-                state.tables.due(look_from, &demand.source)
+                if bug == Some(Bug::PauseIgnored) {
+                    let mut tables = state.tables.clone();
+                    tables.paused.clear();
+                    tables.due(look_from, &demand.source)
+                } else {
+                    state.tables.due(look_from, &demand.source)
+                }
             };
             let mut left = demand.limit;
             for event in due {

@@ -22,6 +22,7 @@ use std::time::Duration;
 use surehook::config::{Config, IntakeConfig, LogFormat, Role, Source as SourceConfig};
 use surehook::ports::Retention;
 use surehook_core::admission::OnKeyReuse;
+use surehook_core::breaker::BreakerPolicy;
 use surehook_core::source::SourceName;
 use surehook_model::database::Database;
 use surehook_model::history::{Fault as Recorded, Run};
@@ -131,7 +132,7 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
                 index: n,
                 name: process_name(n),
                 address: net::process(n),
-                config: config(&scenario),
+                config: config(&scenario, bug),
                 disk: Arc::clone(&disk),
                 downstreams: scenario.sources.iter().enumerate().map(|(n, source)| (source.name.clone(), net::downstream(n))).collect(),
                 recorder: recorder.clone(),
@@ -210,11 +211,18 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
 }
 
 /// The configuration that every process of a scenario runs with.
-fn config(scenario: &Scenario) -> Config {
+fn config(scenario: &Scenario, bug: Option<Bug>) -> Config {
     let source = |source: &Source| {
+        let mut policy = source.policy();
+        match bug {
+            Some(Bug::BreakerNeverOpens) => policy.breaker = BreakerPolicy::OFF,
+            Some(Bug::BreakerClosesTooSoon) => policy.breaker.open_for /= 4,
+            Some(Bug::RateForgotten) => policy.rate = None,
+            _ => {}
+        }
         let config = SourceConfig {
             destination: "http://downstream.invalid/".parse().expect("a URL"),
-            policy: source.policy(),
+            policy,
             idempotency_header: http::HeaderName::from_static("idempotency-key"),
             on_key_reuse: if source.first_wins { OnKeyReuse::FirstWins } else { OnKeyReuse::Reject },
             forward_credentials: false,
@@ -331,6 +339,16 @@ impl World {
                 sleep(millis(for_ms)).await;
                 self.disk.set_slow(Duration::ZERO);
             }
+            Fault::PauseSource { source, for_ms } => {
+                let name = &self.scenario.sources[source].name;
+                let order = |paused| {
+                    self.disk.pause(name, paused);
+                    self.recorder.fault(Recorded::SourcePaused { source: name.clone(), paused });
+                };
+                order(true);
+                sleep(millis(for_ms)).await;
+                order(false);
+            }
             Fault::DatabaseClock { by_ms } => {
                 self.recorder.fault(database_fault(format!("the clock jumps by {by_ms} ms"), None, Duration::ZERO));
                 self.disk.jump_clock(by_ms);
@@ -358,6 +376,11 @@ impl World {
             config.send_latency = LATENCY;
         });
         self.disk.heal();
+        for source in &self.scenario.sources {
+            if self.disk.pause(&source.name, false) {
+                self.recorder.fault(Recorded::SourcePaused { source: source.name.clone(), paused: false });
+            }
+        }
         for index in 0..self.processes.len() {
             Handle::current().resume(self.processes[index].1.id());
             self.start(index).await;

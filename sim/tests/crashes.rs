@@ -19,6 +19,9 @@ fn small() -> Scenario {
         max_attempts: 6,
         initial_delay_ms: 100,
         max_delay_ms: 200,
+        rate: 0,
+        breaker_failures: 0,
+        breaker_open_ms: 0,
         first_wins: false,
         behaves: vec![BehaviourAt { at_ms: 0, how: Behaviour::FailsFirst }],
     };

@@ -24,11 +24,24 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
 
 fn source() -> impl Strategy<Value = Source> {
     let behaves = prop::collection::vec((0..HEAL_AT_MS, behaviour()).prop_map(|(at_ms, how)| BehaviourAt { at_ms, how }), 0..4);
-    (300..3_000u64, 1..4u32, 1..6u32, 50..1_000u64, any::<bool>(), behaves).prop_map(
-        |(timeout_ms, concurrency, max_attempts, initial_delay_ms, first_wins, mut behaves)| {
+    let limits = (0..4u32, 500..5_000u32, 0..10u32);
+    (300..3_000u64, 1..4u32, 1..6u32, 50..1_000u64, any::<bool>(), behaves, limits).prop_map(
+        |(timeout_ms, concurrency, max_attempts, initial_delay_ms, first_wins, mut behaves, (breaker_failures, breaker_open_ms, rate))| {
             behaves.sort_by_key(|behaves| behaves.at_ms);
             let max_delay_ms = initial_delay_ms * 8;
-            Source { name: "only".to_owned(), timeout_ms, concurrency, max_attempts, initial_delay_ms, max_delay_ms, first_wins, behaves }
+            Source {
+                name: "only".to_owned(),
+                timeout_ms,
+                concurrency,
+                max_attempts,
+                initial_delay_ms,
+                max_delay_ms,
+                rate,
+                breaker_failures,
+                breaker_open_ms,
+                first_wins,
+                behaves,
+            }
         },
     )
 }

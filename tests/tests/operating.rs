@@ -61,7 +61,7 @@ impl Desk {
 async fn what_is_stuck_is_found_understood_and_sent_again(database: Database) {
     let sink = Sink::start(|_| Answer::status(503).body("down for maintenance")).await;
     let configuration = format!(
-        "[defaults]\nmax_attempts = 2\ninitial_delay = \"10ms\"\nmax_delay = \"20ms\"\n
+        "[defaults]\nmax_attempts = 2\ninitial_delay = \"10ms\"\nmax_delay = \"20ms\"\nbreaker_failures = 0\n
          [sources.orders]\ndestination = \"{}\"\n[sources.quiet]\ndestination = \"{}\"\n",
         sink.url("/orders"),
         sink.url("/quiet")

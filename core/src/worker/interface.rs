@@ -1,6 +1,7 @@
 //! What a worker is told, what it asks for, and what bounds it. Plain data; the decisions are in the parent module.
 
 use super::exchange::{Claim, Claims, Demand, Settlement};
+use crate::breaker::Breaker;
 use crate::source::SourceName;
 use crate::time::Instant;
 use crate::verdict::Reply;
@@ -95,6 +96,8 @@ pub enum Action {
     Deliver(Delivery),
     /// Write these settlements, and answer with [`Input::Settled`] or [`Input::SettleFailed`].
     Settle(Vec<Settlement>),
+    /// A source's breaker has another state now. For the log, and for whoever asks.
+    Breaker(SourceName, Breaker),
     /// These settlements could not be written while their leases lasted, and are given up: the events are claimable
     /// again, and may be delivered twice. For the log.
     Abandoned(Vec<Settlement>),
@@ -126,6 +129,12 @@ pub enum WakeReason {
     Poll,
     /// An event has waited in memory for as long as its lease allows.
     Release,
+    /// A source's breaker has another state, which is to be told.
+    Tell,
+    /// A source's rate lets its next delivery begin.
+    Rate,
+    /// A source's breaker lets one event through.
+    HalfOpen,
     /// The shutdown's time for deliveries ends.
     CutOff,
     /// The shutdown's time ends.

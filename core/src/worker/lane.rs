@@ -1,6 +1,8 @@
 //! One source's part of a worker: its slots, the events that wait for one, and how much to ask for.
 
 use super::exchange::Claim;
+use crate::breaker::Breaker;
+use crate::rate::Pace;
 use crate::source::{Policy, SourceName};
 use crate::time::Instant;
 use alloc::collections::VecDeque;
@@ -8,6 +10,9 @@ use core::time::Duration;
 
 /// A claim-ahead never exceeds so many times the concurrency.
 const AHEAD_FACTOR: u32 = 4;
+
+/// With a rate, no more is claimed than may begin in so many seconds. Shorter than [`crate::source::WAIT_ALLOWANCE`].
+const RATED_AHEAD_SECONDS: u32 = 2;
 
 /// One source within a worker.
 #[derive(Debug)]
@@ -28,6 +33,13 @@ pub(super) struct Lane {
     pub(super) in_turn: bool,
     /// The entry that the lane has in the worker's list of what expires.
     pub(super) expires: Option<Instant>,
+    /// Whether the downstream is taken to be well.
+    pub(super) breaker: Breaker,
+    /// The entry that the lane has in the worker's list of breakers that open half.
+    pub(super) opens_half: Option<Instant>,
+    /// Whether the next delivery has to wait for its time, by the source's rate.
+    pub(super) is_ahead_of_its_rate: bool,
+    pace: Pace,
     /// Whether the source was named while its claim was under way: the claim may have looked too early.
     rung: bool,
     /// About how many deliveries end from one claim to the next, when the next is sent as soon as it may be.
@@ -55,21 +67,43 @@ impl Lane {
             came: 0,
             in_turn: false,
             expires: None,
+            breaker: Breaker::NEW,
+            opens_half: None,
+            is_ahead_of_its_rate: false,
+            pace: Pace::default(),
             rung: false,
             consumed: 0,
         }
     }
 
     pub(super) fn can_deliver(&self) -> bool {
-        !self.ahead.is_empty() && self.in_flight < self.policy.concurrency
+        !self.ahead.is_empty() && self.in_flight < self.breaker.slots(self.policy.concurrency) && !self.is_ahead_of_its_rate
     }
 
     /// How many events to ask for: the slots, plus about what is consumed from one claim to the next, less what is
-    /// held. A slow downstream gets next to nothing ahead, so that no process hoards; a fast one is kept busy.
+    /// held. A slow downstream gets next to nothing ahead, so that no process hoards; a fast one is kept busy. While the
+    /// breaker is not closed there are fewer slots, and nothing is claimed ahead.
     pub(super) fn demand(&self) -> u32 {
-        let ahead = self.consumed.min(self.policy.concurrency.saturating_mul(AHEAD_FACTOR));
+        let ahead = if self.breaker.is_closed() { self.consumed.min(self.policy.concurrency.saturating_mul(AHEAD_FACTOR)) } else { 0 };
         let held = self.in_flight.saturating_add(u32::try_from(self.ahead.len()).unwrap_or(u32::MAX));
-        self.policy.concurrency.saturating_add(ahead).saturating_sub(held)
+        // What a rate lets begin within this time; more would wait in memory for longer than its lease allows.
+        let in_time = self.policy.rate.map_or(u32::MAX, |rate| rate.get().saturating_mul(RATED_AHEAD_SECONDS));
+        self.breaker.slots(self.policy.concurrency).saturating_add(ahead).min(in_time).saturating_sub(held)
+    }
+
+    /// A delivery begins. Answers when the next may, if that is later than `now`.
+    pub(super) fn begins(&mut self, now: Instant) -> Option<Instant> {
+        self.in_flight += 1;
+        let next = self.pace.start(now, self.policy.rate?);
+        self.is_ahead_of_its_rate = next > now;
+        self.is_ahead_of_its_rate.then_some(next)
+    }
+
+    /// A delivery showed whether the downstream is well. Answers whether the breaker has another state.
+    pub(super) fn learned(&mut self, now: Instant, healthy: bool) -> bool {
+        let before = self.breaker;
+        self.breaker = before.after(now, healthy, self.policy.breaker, self.policy.concurrency);
+        before.as_str() != self.breaker.as_str()
     }
 
     /// The source was named as having something new.

@@ -18,6 +18,7 @@ mod lane;
 mod tests;
 
 use crate::backoff::{mix, share};
+use crate::breaker::{Breaker, is_healthy};
 use crate::event::Outcome;
 use crate::source::{Policy, SourceName};
 use crate::time::Instant;
@@ -59,6 +60,11 @@ pub struct Worker {
     askable: BTreeSet<usize>,
     dormant: BTreeSet<usize>,
     expiring: BTreeSet<(Instant, usize)>,
+    /// Whose rate lets the next delivery begin when, and whose breaker opens half when.
+    rated: BTreeSet<(Instant, usize)>,
+    opening_half: BTreeSet<(Instant, usize)>,
+    /// Breakers that have another state, which nobody was told yet.
+    moved_breakers: VecDeque<(SourceName, Breaker)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +139,9 @@ impl Worker {
             askable: BTreeSet::new(),
             dormant: BTreeSet::new(),
             expiring: BTreeSet::new(),
+            rated: BTreeSet::new(),
+            opening_half: BTreeSet::new(),
+            moved_breakers: VecDeque::new(),
         };
         for index in 0..worker.lanes.len() {
             worker.refresh(index);
@@ -200,12 +209,15 @@ impl Worker {
         let store_ready = if self.store.failures == 0 { READY } else { self.store.retry_at };
         let settle_at = if running && self.unsettled.len() < FULL { store_ready.max(self.settle_after) } else { store_ready };
         [
+            (when(!self.moved_breakers.is_empty(), READY), WakeReason::Tell),
             (when(!self.abandoned.is_empty(), READY), WakeReason::Settle),
             (when(self.is_finished(), READY), WakeReason::Done),
             (give_up, WakeReason::GiveUp),
             (cut_off, WakeReason::CutOff),
             (when(self.settling.is_none() && !self.unsettled.is_empty() && self.phase != Phase::Done, settle_at), WakeReason::Settle),
             (self.expiring.first().map(|(start_by, _)| *start_by), WakeReason::Release),
+            (self.rated.first().filter(|_| running).map(|(at, _)| *at), WakeReason::Rate),
+            (self.opening_half.first().filter(|_| running).map(|(at, _)| *at), WakeReason::HalfOpen),
             (when(running && !self.deliverable.is_empty(), READY), WakeReason::Deliver),
             (when(running && self.may_claim(), store_ready.max(self.claim_after)), WakeReason::Claim),
             (when(running && !self.dormant.is_empty(), self.polling.at), WakeReason::Poll),
@@ -231,6 +243,21 @@ impl Worker {
                 let held = self.lanes[index].ahead.pop_front().expect("a lane that expires holds an event");
                 self.release(now, held);
                 self.refresh(index);
+                None
+            }
+            WakeReason::Tell => self.moved_breakers.pop_front().map(|(source, breaker)| Action::Breaker(source, breaker)),
+            WakeReason::Rate => {
+                let index = self.rated.pop_first().expect("the step says so").1;
+                self.lanes[index].is_ahead_of_its_rate = false;
+                self.refresh(index);
+                None
+            }
+            WakeReason::HalfOpen => {
+                let index = self.opening_half.first().expect("the step says so").1;
+                self.lanes[index].breaker = Breaker::HalfOpen;
+                // What came meanwhile was not asked for.
+                self.lanes[index].hungry = true;
+                self.breaker_moved(index);
                 None
             }
             WakeReason::Poll => {
@@ -357,7 +384,7 @@ impl Worker {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         let lane = &mut self.lanes[index];
-        lane.in_flight += 1;
+        self.rated.extend(lane.begins(now).map(|next| (next, index)));
         let without_bytes = Claim { headers: bytes::Bytes::new(), body: bytes::Bytes::new(), ..held.claim.clone() };
         let in_flight =
             InFlight { lane: index, started_at: now, lease_ends: held.lease_ends, size: held.claim.size(), claim: without_bytes };
@@ -380,12 +407,29 @@ impl Worker {
         lane.completed += u32::from(self.claiming.is_some());
         let (verdict, decided) = decide(&reply, &lane.policy, claim.event, claim.attempt, claim.nth);
         let outcome = if cut_off { Outcome::CutOff } else { decided };
+        let has_moved = is_healthy(&reply, verdict).is_some_and(|healthy| lane.learned(now, healthy));
         let (status_code, error, excerpt) = match reply {
             Reply::Response { status_code, excerpt, .. } => (Some(status_code), None, excerpt),
             Reply::Failed(error) => (None, Some(error), bytes::Bytes::new()),
         };
         let record = AttemptRecord { ended_ago: Duration::ZERO, took: now.since(started_at), verdict, status_code, error, excerpt };
         self.owe(now, lease_ends, &claim, outcome, Some(record));
+        if has_moved {
+            if matches!(self.lanes[index].breaker, Breaker::Open { .. }) {
+                for held in core::mem::take(&mut self.lanes[index].ahead) {
+                    self.release(now, held);
+                }
+            }
+            self.breaker_moved(index);
+        } else {
+            self.refresh(index);
+        }
+    }
+
+    /// A breaker has another state.
+    fn breaker_moved(&mut self, index: usize) {
+        let lane = &self.lanes[index];
+        self.moved_breakers.push_back((lane.source.clone(), lane.breaker));
         self.refresh(index);
     }
 
@@ -481,6 +525,16 @@ impl Worker {
                 self.expiring.insert((new, index));
             }
             lane.expires = start_by;
+        }
+        let opens_half = lane.breaker.opens_half_at();
+        if opens_half != lane.opens_half {
+            if let Some(old) = lane.opens_half {
+                self.opening_half.remove(&(old, index));
+            }
+            if let Some(new) = opens_half {
+                self.opening_half.insert((new, index));
+            }
+            lane.opens_half = opens_half;
         }
     }
 }

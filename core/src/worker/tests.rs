@@ -377,3 +377,95 @@ fn a_shutdown_does_not_wait_for_the_pace() {
         worker.handle(START, Input::Settled);
     }
 }
+
+fn failed() -> Reply {
+    Reply::Response { status_code: 503, retry_after: None, excerpt: Bytes::new() }
+}
+
+fn breakers(actions: &[Action]) -> Vec<&'static str> {
+    actions.iter().filter_map(|action| if let Action::Breaker(_, breaker) = action { Some(breaker.as_str()) } else { None }).collect()
+}
+
+/// Ends so many of the deliveries in flight.
+fn end(worker: &mut Worker, now: Instant, reply: &Reply, deliveries: usize) {
+    for ticket in worker.in_flight.keys().copied().take(deliveries).collect::<Vec<_>>() {
+        worker.handle(now, Input::Finished { ticket, reply: reply.clone() });
+    }
+}
+
+fn breaking(concurrency: u32) -> Worker {
+    let breaker = crate::breaker::BreakerPolicy { failures: 2, open_for: secs(10) };
+    Worker::new(START, unpaced(), [(source("a"), Policy { concurrency, breaker, ..Policy::default() })])
+}
+
+#[test]
+fn an_open_breaker_gives_back_what_waits_and_claims_nothing_until_it_opens_half() {
+    let mut worker = breaking(2);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..5));
+    assert_eq!(tickets(&actions(&mut worker, START)).len(), 2);
+    end(&mut worker, at(1), &failed(), 2);
+    let acted = actions(&mut worker, at(1));
+    assert_eq!(breakers(&acted), ["open"]);
+    let outcomes = outcomes(&acted);
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Outcome::Release).count(), 3, "unsent, so unburnt: {outcomes:?}");
+    assert_eq!((limits(&acted), tickets(&acted)), (vec![], vec![]));
+    worker.handle(at(2), Input::Settled);
+    worker.handle(at(3), Input::Woken(vec![source("a")]));
+    assert_eq!(actions(&mut worker, at(3)), []);
+    assert_eq!(worker.wake_at(), Some(Wake { at: at(10_001), reason: WakeReason::HalfOpen }));
+
+    let acted = actions(&mut worker, at(10_001));
+    assert_eq!((breakers(&acted), limits(&acted)), (vec!["half_open"], vec![1]));
+    worker.handle(at(10_002), claims(5..6));
+    assert_eq!(tickets(&actions(&mut worker, at(10_002))).len(), 1);
+    end(&mut worker, at(10_003), &failed(), 1);
+    let acted = actions(&mut worker, at(10_003));
+    assert_eq!((breakers(&acted), limits(&acted)), (vec!["open"], vec![]), "the probe alone is burnt");
+}
+
+#[test]
+fn a_downstream_that_is_back_gets_one_more_for_each_it_takes() {
+    let mut worker = breaking(4);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..2));
+    let _ = actions(&mut worker, START);
+    end(&mut worker, at(1), &failed(), 2);
+    let _ = actions(&mut worker, at(1));
+    worker.handle(at(2), Input::Claimed(Claims::default()));
+    worker.handle(at(2), Input::Settled);
+    let mut now = 10_001;
+    let mut in_flight = Vec::new();
+    let mut next = 10;
+    while in_flight.len() < 4 {
+        let acted = actions(&mut worker, at(now));
+        let asked = limits(&acted).iter().sum::<u32>();
+        worker.handle(at(now), claims(next..next + u128::from(asked)));
+        next += 100;
+        in_flight.push(tickets(&actions(&mut worker, at(now))).len());
+        end(&mut worker, at(now + 1), &ok(), 10);
+        if worker.settling.is_some() {
+            worker.handle(at(now + 1), Input::Settled);
+        }
+        now += 2;
+    }
+    assert_eq!(in_flight, [1, 2, 4, 4]);
+    assert!(worker.lanes[0].breaker.is_closed());
+}
+
+#[test]
+fn a_rate_lets_deliveries_begin_evenly_and_claims_no_more_than_can_begin() {
+    let policy = Policy { concurrency: 100, rate: core::num::NonZeroU32::new(5), ..Policy::default() };
+    let mut worker = Worker::new(START, unpaced(), [(source("a"), policy)]);
+    assert_eq!(limits(&actions(&mut worker, START)), [10]);
+    worker.handle(START, claims(0..10));
+    assert_eq!(tickets(&actions(&mut worker, START)).len(), 1);
+    let mut starts = vec![0];
+    while starts.len() < 6 {
+        let wake = worker.wake_at().unwrap();
+        assert_eq!(wake.reason, WakeReason::Rate);
+        let began = tickets(&actions(&mut worker, wake.at)).len();
+        starts.extend(core::iter::repeat_n(wake.at.since_origin().as_millis(), began));
+    }
+    assert_eq!(starts, [0, 100, 300, 500, 700, 900]);
+}

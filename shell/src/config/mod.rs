@@ -22,6 +22,7 @@ use reader::{Document, Section};
 use reqwest::Url;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 use surehook_core::admission::OnKeyReuse;
@@ -144,6 +145,10 @@ pub mod limits {
     pub const TIMEOUT: Duration = Duration::from_secs(3600);
     /// The most deliveries in flight for one source and process.
     pub const CONCURRENCY: u32 = 10_000;
+    /// The most deliveries that may be allowed to begin in a second.
+    pub const RATE: u32 = 1_000_000;
+    /// The most failures in a row that a breaker waits for.
+    pub const BREAKER_FAILURES: u32 = 1_000_000;
     /// The most attempts in one budget.
     pub const MAX_ATTEMPTS: u32 = 1_000_000;
     /// The steepest back-off.
@@ -343,6 +348,11 @@ fn settings(section: &mut Section<'_>, settings: &mut Settings) {
     let policy = &mut settings.policy;
     section.text("timeout", &mut policy.timeout, values::timeout);
     section.integer("concurrency", &mut policy.concurrency, 1, limits::CONCURRENCY);
+    let mut rate = policy.rate.map_or(0, NonZeroU32::get);
+    section.integer("rate", &mut rate, 0, limits::RATE);
+    policy.rate = NonZeroU32::new(rate);
+    section.integer("breaker_failures", &mut policy.breaker.failures, 0, limits::BREAKER_FAILURES);
+    section.text("breaker_open", &mut policy.breaker.open_for, values::timeout);
     section.integer("max_attempts", &mut policy.max_attempts, 1, limits::MAX_ATTEMPTS);
     section.text("initial_delay", &mut policy.backoff.initial_delay, values::delay);
     section.number("factor", &mut policy.backoff.factor, 1.0, limits::FACTOR);

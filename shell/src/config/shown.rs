@@ -5,6 +5,7 @@ use super::{Config, IntakeConfig, Source};
 use crate::store::postgres;
 use reqwest::Url;
 use std::fmt;
+use surehook_core::breaker::BreakerPolicy;
 
 /// The database without its password and without its parameters, which can hold one too, but for the choice of a
 /// server.
@@ -94,6 +95,15 @@ impl fmt::Display for Source {
             time(policy.timeout),
             time(policy.lease())
         )?;
+        if let Some(rate) = policy.rate {
+            writeln!(f, "  rate        {rate} a second")?;
+        }
+        match policy.breaker {
+            BreakerPolicy { failures: 0, .. } => writeln!(f, "  breaker     none")?,
+            BreakerPolicy { failures, open_for } => {
+                writeln!(f, "  breaker     opens for {} after {failures} failures in a row", time(open_for))?
+            }
+        }
         write!(f, "  attempts    {}, after {} × {}", policy.max_attempts, time(backoff.initial_delay), backoff.factor)?;
         write!(f, " up to {}", time(backoff.max_delay))?;
         for (what, codes) in [("retried", &policy.retry_on), ("dead-lettered", &policy.dead_letter_on)] {

@@ -289,6 +289,13 @@ pub enum Fault {
         /// Whether it is broken: whether well-made requests may go unanswered or be refused.
         broken: bool,
     },
+    /// An operator paused or resumed a source.
+    SourcePaused {
+        /// The source.
+        source: String,
+        /// Whether nothing of it is to be claimed from now on.
+        paused: bool,
+    },
     /// Everything is mended.
     Healed,
 }

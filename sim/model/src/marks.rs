@@ -1,8 +1,10 @@
 //! Sometimes-marks: situations that a batch of runs must reach at least once. A simulator that never gets into them
 //! proves nothing about them.
 
-use crate::history::{CallResult, Change, Fault, Run, What};
+use crate::history::{CallResult, Change, Fault, Run, Sending, What};
+use crate::oracles;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 
@@ -51,11 +53,19 @@ pub enum Mark {
     BadRowIsolated,
     /// Every process was away at once.
     AllProcessesDown,
+    /// A breaker that had been open let one event through.
+    BreakerProbed,
+    /// A breaker that had been open came back to all slots, step by step.
+    BreakerRecovered,
+    /// A delivery had to wait for its source's rate.
+    RateHeld,
+    /// An event waited while its source was paused, and was claimed after that.
+    PausedWithWork,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
         Self::LeaseTakenOverAfterPause,
@@ -77,6 +87,10 @@ impl Mark {
         Self::RetryAfterHeeded,
         Self::BadRowIsolated,
         Self::AllProcessesDown,
+        Self::BreakerProbed,
+        Self::BreakerRecovered,
+        Self::RateHeld,
+        Self::PausedWithWork,
     ];
 }
 
@@ -88,7 +102,51 @@ pub fn marks(run: &Run) -> BTreeSet<Mark> {
     of_processes(run, &mut marks);
     of_producers(run, &mut marks);
     of_downstreams(run, &mut marks);
+    of_limits(run, &mut marks);
     marks
+}
+
+fn of_limits(run: &Run, marks: &mut BTreeSet<Mark>) {
+    let breakers = oracles::breaker::seen(run);
+    if breakers.probed {
+        marks.insert(Mark::BreakerProbed);
+    }
+    if breakers.recovered {
+        marks.insert(Mark::BreakerRecovered);
+    }
+    let paused = oracles::pause::spans(run);
+    let mut waiting: BTreeMap<EventId, bool> = BTreeMap::new();
+    let mut last_start: BTreeMap<(&str, &str), Duration> = BTreeMap::new();
+    for entry in &run.entries {
+        match &entry.what {
+            What::Committed(committed) => {
+                let Some(record) = run.events.get(&committed.event) else { continue };
+                let is_paused = paused
+                    .get(record.source.as_str())
+                    .is_some_and(|spans| spans.iter().any(|(from, to)| *from <= entry.at && entry.at < *to));
+                match committed.change {
+                    Change::Accepted => {
+                        waiting.insert(committed.event, is_paused);
+                    }
+                    Change::Claimed if waiting.remove(&committed.event) == Some(true) && !is_paused => {
+                        marks.insert(Mark::PausedWithWork);
+                    }
+                    Change::Claimed | Change::Settled { .. } | Change::Redriven | Change::Pruned => {}
+                }
+            }
+            What::Sending(Sending { process, source, .. }) => {
+                let rate = run.policies.get(source).and_then(|policy| policy.rate);
+                let before = last_start.insert((process, source), entry.at);
+                // Starts that follow each other at the rate's interval to the millisecond were held to it.
+                if let (Some(rate), Some(before)) = (rate, before)
+                    && (entry.at - before).abs_diff(Duration::from_secs(1) / rate.get()) < Duration::from_millis(2)
+                {
+                    marks.insert(Mark::RateHeld);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {

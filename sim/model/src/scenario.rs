@@ -7,8 +7,10 @@ mod expand;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 use surehook_core::backoff::Backoff;
+use surehook_core::breaker::BreakerPolicy;
 use surehook_core::source::Policy;
 
 pub use expand::expand;
@@ -56,12 +58,26 @@ pub struct Source {
     pub initial_delay_ms: u64,
     /// See [`Backoff`].
     pub max_delay_ms: u64,
+    /// Deliveries that may begin in a second; 0: any number.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rate: u32,
+    /// So many failures in a row open the breaker; 0: there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub breaker_failures: u32,
+    /// See [`BreakerPolicy`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub breaker_open_ms: u32,
     /// Whether a reused key is answered with the first event.
     #[serde(default)]
     pub first_wins: bool,
     /// How its downstream behaves from when on. Well, before the first.
     #[serde(default)]
     pub behaves: Vec<BehaviourAt>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Source {
@@ -71,6 +87,8 @@ impl Source {
         Policy {
             timeout: Duration::from_millis(self.timeout_ms),
             concurrency: self.concurrency,
+            rate: NonZeroU32::new(self.rate),
+            breaker: BreakerPolicy { failures: self.breaker_failures, open_for: Duration::from_millis(u64::from(self.breaker_open_ms)) },
             max_attempts: self.max_attempts,
             backoff: Backoff {
                 initial_delay: Duration::from_millis(self.initial_delay_ms),
@@ -266,6 +284,13 @@ pub enum Fault {
     DatabaseSlow {
         /// So much longer, each step.
         by_ms: u64,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// An operator pauses a source, and resumes it.
+    PauseSource {
+        /// The source's index.
+        source: usize,
         /// For how long.
         for_ms: u64,
     },

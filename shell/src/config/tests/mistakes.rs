@@ -30,7 +30,7 @@ fn an_unknown_key_is_told_with_what_was_probably_meant() {
     );
     check_source(
         "\"a\\nb\" = 1",
-        "3:1: `sources.github.a\\nb`: there is no such key; the keys here are `concurrency`, `dead_letter_on`, `destination`, `factor`, `forward_credentials`, `idempotency_header`, `initial_delay`, `max_attempts`, `max_delay`, `on_key_reuse`, `retry_on`, `timeout`",
+        "3:1: `sources.github.a\\nb`: there is no such key; the keys here are `breaker_failures`, `breaker_open`, `concurrency`, `dead_letter_on`, `destination`, `factor`, `forward_credentials`, `idempotency_header`, `initial_delay`, `max_attempts`, `max_delay`, `on_key_reuse`, `rate`, `retry_on`, `timeout`",
     );
 }
 
@@ -86,6 +86,11 @@ fn numbers_have_their_ranges() {
     check_source("concurrency = 0", "3:15: `sources.github.concurrency`: 0 is out of range: write a whole number from 1 to 10000");
     check_source("concurrency = 10001", "3:15: `sources.github.concurrency`: 10001 is out of range: write a whole number from 1 to 10000");
     check_source("concurrency = \"16\"", "3:15: `sources.github.concurrency`: this is text: write a whole number, without quotes");
+    check_source("rate = 1000001", "3:8: `sources.github.rate`: 1000001 is out of range: write a whole number from 0 to 1000000");
+    check_source(
+        "breaker_failures = -1",
+        "3:20: `sources.github.breaker_failures`: -1 is out of range: write a whole number from 0 to 1000000",
+    );
     check_source("max_attempts = 0", "3:16: `sources.github.max_attempts`: 0 is out of range: write a whole number from 1 to 1000000");
     check_source("max_attempts = -1", "3:16: `sources.github.max_attempts`: -1 is out of range: write a whole number from 1 to 1000000");
     check_source("factor = 0.99", "3:10: `sources.github.factor`: 0.99 is out of range: write a number from 1.0 to 100.0");

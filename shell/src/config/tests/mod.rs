@@ -6,6 +6,7 @@ mod mistakes;
 use super::*;
 use proptest::prelude::*;
 use surehook_core::backoff::Backoff;
+use surehook_core::breaker::BreakerPolicy;
 
 /// A right file, to which a test adds its mistake.
 const SOURCE: &str = "[sources.github]\ndestination = \"https://hooks.internal/github\"\n";
@@ -49,6 +50,9 @@ fn the_defaults_are_the_documented_ones() {
         [defaults]
         timeout = "10s"
         concurrency = 16
+        rate = 0
+        breaker_failures = 20
+        breaker_open = "10s"
         max_attempts = 20
         initial_delay = "5s"
         factor = 2.0
@@ -85,6 +89,9 @@ fn every_value_can_be_set() {
         destination = "http://u:p@[::1]:9000/x?token=t"
         timeout = "1h"
         concurrency = 10_000
+        rate = 1_000_000
+        breaker_failures = 0
+        breaker_open = "1h"
         max_attempts = 0xF4240
         initial_delay = "0s"
         factor = 1
@@ -102,6 +109,8 @@ fn every_value_can_be_set() {
         policy: Policy {
             timeout: limits::TIMEOUT,
             concurrency: limits::CONCURRENCY,
+            rate: NonZeroU32::new(limits::RATE),
+            breaker: BreakerPolicy { failures: 0, open_for: limits::TIMEOUT },
             max_attempts: limits::MAX_ATTEMPTS,
             backoff: Backoff { initial_delay: Duration::ZERO, factor: 1.0, max_delay: limits::DELAY },
             retry_on: [400, 404].into(),
@@ -231,6 +240,9 @@ fn near_a_file() -> impl Strategy<Value = String> {
             "delivered",
             "timeout",
             "concurrency",
+            "rate",
+            "breaker_failures",
+            "breaker_open",
             "factor",
             "initial_delay",
             "max_delay",

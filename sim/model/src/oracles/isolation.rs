@@ -19,8 +19,14 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let quiet = quiet_spans(run);
     let is_quiet = |from: At, to: At| quiet.iter().any(|(start, end)| *start <= from && to <= *end);
     let broken = broken_spans(run);
+    let paused = super::pause::spans(run);
     let healthy = |source: &str, from: At, to: At| {
-        !broken.get(source).is_some_and(|spans| spans.iter().any(|(start, end)| *start <= to && from <= *end))
+        let falls_into = |spans: &BTreeMap<&str, Vec<(At, At)>>| {
+            spans.get(source).is_some_and(|spans| spans.iter().any(|(start, end)| *start <= to && from <= *end))
+        };
+        // What a rate holds back is late by an operator's will.
+        let is_rated = run.policies.get(source).is_some_and(|policy| policy.rate.is_some());
+        !is_rated && !falls_into(&broken) && !falls_into(&paused)
     };
 
     let mut posted = BTreeMap::new();
@@ -91,7 +97,7 @@ fn quiet_spans(run: &Run) -> Vec<(At, At)> {
     for entry in &run.entries {
         let What::Fault(fault) = &entry.what else { continue };
         let until = match fault {
-            Fault::Downstream { .. } | Fault::Healed => continue,
+            Fault::Downstream { .. } | Fault::SourcePaused { .. } | Fault::Healed => continue,
             Fault::Started { process } if first_start.insert(process, ()).is_none() && entry.at < Duration::from_secs(1) => continue,
             Fault::Paused { duration, .. } | Fault::Network { duration, .. } | Fault::Database { duration, .. } => entry.at + *duration,
             Fault::Killed { .. } | Fault::Started { .. } | Fault::Draining { .. } | Fault::Exited { .. } => entry.at,

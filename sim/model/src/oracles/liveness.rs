@@ -59,5 +59,6 @@ fn row(run: &Run, event: EventId) -> String {
 pub fn time_to_end(policy: &Policy, events: usize) -> Duration {
     let retries: Duration = (1..=policy.max_attempts).map(|n| policy.backoff.ceiling(n) + policy.timeout).sum();
     let turns = u32::try_from(events).unwrap_or(u32::MAX) / policy.concurrency.max(1) + 1;
-    policy.lease() * 2 + retries + policy.timeout * turns + Duration::from_secs(90)
+    let rated = policy.rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) * u32::try_from(events).unwrap_or(u32::MAX) / rate.get());
+    policy.lease() * 2 + retries + policy.timeout * turns + policy.breaker.open_for * 2 + rated + Duration::from_secs(90)
 }

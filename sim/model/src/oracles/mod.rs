@@ -3,6 +3,7 @@
 
 mod attempts;
 mod backoff;
+pub mod breaker;
 mod bytes;
 mod duplicates;
 mod durability;
@@ -11,6 +12,8 @@ mod isolation;
 mod lease;
 mod liveness;
 mod lookup;
+pub(crate) mod pause;
+mod rate;
 mod slots;
 mod transitions;
 
@@ -61,6 +64,12 @@ pub enum Promise {
     Isolation,
     /// Slots are never exceeded.
     Slots,
+    /// An open breaker lets nothing through but one event, and then more step by step.
+    Breaker,
+    /// No more deliveries begin than a source's rate allows.
+    Rate,
+    /// Nothing of a paused source is claimed.
+    Pause,
     /// `GET /events/{id}` never contradicts what happened.
     Lookup,
     /// Every accepted event ends.
@@ -84,6 +93,9 @@ impl Promise {
             Self::Bytes => "body and headers go out as they came in",
             Self::Isolation => "one source's broken downstream delays neither the intake nor other sources",
             Self::Slots => "no process has more deliveries of a source in flight than its concurrency",
+            Self::Breaker => "while a breaker is open nothing is sent but one event after each wait, and after that more step by step",
+            Self::Rate => "no process begins more deliveries of a source than its rate allows",
+            Self::Pause => "nothing of a paused source is claimed",
             Self::Lookup => "GET /events/{id} never contradicts what happened",
             Self::Liveness => "every accepted event is delivered or dead-lettered in time",
             Self::NoPanic => "no process panics or ends by itself",
@@ -105,6 +117,9 @@ pub fn judge(run: &Run) -> Vec<Violation> {
         bytes::judge,
         isolation::judge,
         slots::judge,
+        breaker::judge,
+        rate::judge,
+        pause::judge,
         lookup::judge,
         liveness::judge,
     ];

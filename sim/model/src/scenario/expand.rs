@@ -12,9 +12,21 @@ pub fn expand(seed: u64) -> Scenario {
     let processes = rng.usize(1..=3);
     let drain_timeout_ms = if rng.bool() { rng.u64(100..2_000) } else { rng.u64(2_000..20_000) };
     let heal_at_ms = rng.u64(600_000..640_000);
-    let sources: Vec<Source> = (0..rng.usize(1..=3)).map(|n| source(&mut rng, &swarm, n, heal_at_ms)).collect();
+    let mut sources: Vec<Source> = (0..rng.usize(1..=3)).map(|n| source(&mut rng, &swarm, n, heal_at_ms)).collect();
     let posts = posts(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
-    let faults = faults(&mut rng, &swarm, processes, sources.len(), heal_at_ms, &posts);
+    let mut faults = faults(&mut rng, &swarm, processes, sources.len(), heal_at_ms, &posts);
+    // Drawn apart, so that all else of a seed is what it was before these were there.
+    let mut rng = Rng::with_seed(seed ^ 0x0b2e_a4e2_0f1c_3d5a);
+    for source in &mut sources {
+        limits(&mut rng, source);
+    }
+    if rng.u8(..) < 60 {
+        let source = rng.usize(0..sources.len());
+        let near = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
+        let at_ms = near.saturating_sub(rng.u64(0..2_000));
+        faults.push(FaultAt { at_ms, what: Fault::PauseSource { source, for_ms: rng.u64(5_000..90_000) } });
+        faults.sort_by_key(|fault| fault.at_ms);
+    }
     Scenario { why: String::new(), catches: None, seed, processes, drain_timeout_ms, sources, posts, faults, heal_at_ms }
 }
 
@@ -70,6 +82,9 @@ fn source(rng: &mut Rng, swarm: &Swarm, n: usize, heal_at_ms: u64) -> Source {
         max_attempts: rng.u32(1..=8),
         initial_delay_ms,
         max_delay_ms: initial_delay_ms * rng.u64(1..=16),
+        rate: 0,
+        breaker_failures: 0,
+        breaker_open_ms: 0,
         first_wins: rng.u8(..) < 40,
         behaves: Vec::new(),
     };
@@ -89,6 +104,17 @@ fn source(rng: &mut Rng, swarm: &Swarm, n: usize, heal_at_ms: u64) -> Source {
         }
     }
     source
+}
+
+/// Half of the sources have a breaker, and a sixth a rate.
+fn limits(rng: &mut Rng, source: &mut Source) {
+    if rng.bool() {
+        source.breaker_failures = rng.u32(1..=6);
+        source.breaker_open_ms = rng.u32(1_000..30_000);
+    }
+    if rng.u8(..) < 40 {
+        source.rate = rng.u32(1..=20);
+    }
 }
 
 fn behaviour(rng: &mut Rng, timeout_ms: u64) -> Behaviour {

@@ -29,6 +29,7 @@ pub(super) enum BandKind {
     Network,
     Database,
     Downstream,
+    Held,
 }
 
 impl BandKind {
@@ -40,6 +41,7 @@ impl BandKind {
             Self::Network => "network",
             Self::Database => "failing",
             Self::Downstream => "broken",
+            Self::Held => "held",
         }
     }
 }
@@ -77,11 +79,18 @@ pub(super) fn bands(run: &Run) -> Vec<Band> {
             }
             Fault::Database { .. } => continue,
             Fault::Downstream { source, what, broken } => {
-                end(&|band| band.lane == Lane::Downstream(source.clone()));
+                end(&|band| band.kind == BandKind::Downstream && band.lane == Lane::Downstream(source.clone()));
                 if !broken {
                     continue;
                 }
                 (Lane::Downstream(source.clone()), BandKind::Downstream, what.as_str(), None)
+            }
+            Fault::SourcePaused { source, paused } => {
+                end(&|band| band.kind == BandKind::Held && band.lane == Lane::Downstream(source.clone()));
+                if !paused {
+                    continue;
+                }
+                (Lane::Downstream(source.clone()), BandKind::Held, "paused by an operator", None)
             }
             Fault::Healed => {
                 end(&|band| !matches!(band.kind, BandKind::Down | BandKind::Draining));

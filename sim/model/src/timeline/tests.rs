@@ -135,6 +135,7 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
             What::Fault(Fault::Downstream { source: SOURCE.to_owned(), what: "Hangs".to_owned(), broken: true }),
             "is broken from now on: Hangs",
         ),
+        (What::Fault(Fault::SourcePaused { source: SOURCE.to_owned(), paused: true }), "is paused by an operator"),
         (What::Fault(Fault::Draining { process: process() }), "is told to shut down"),
         (What::Fault(Fault::Exited { process: process() }), "has shut down"),
         (What::Fault(Fault::Killed { process: process() }), "is killed"),
@@ -164,6 +165,7 @@ fn kind(what: &What) -> &'static str {
         What::Fault(Fault::Network { .. }) => "network",
         What::Fault(Fault::Database { .. }) => "database",
         What::Fault(Fault::Downstream { .. }) => "downstream",
+        What::Fault(Fault::SourcePaused { .. }) => "source paused",
         What::Fault(Fault::Healed) => "healed",
     }
 }
@@ -171,7 +173,7 @@ fn kind(what: &What) -> &'static str {
 #[test]
 fn every_kind_of_entry_has_its_line_in_the_text_and_its_row_in_the_drawing() {
     let kinds = one_of_each_kind();
-    assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 20);
+    assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 21);
     let run = run((0..).map(|n| n * 100).zip(kinds.iter().map(|(what, _)| what.clone())).collect());
     let violations = [broken(1500, "it broke", &[event(1)])];
     let text = text(&run, &violations);

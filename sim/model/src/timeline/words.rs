@@ -48,7 +48,7 @@ pub(super) fn lane(index: &Index<'_>, what: &What) -> Lane {
         What::Received(received) => Lane::Downstream(received.source.clone()),
         What::Replied { request, .. } => index.requests.get(request).map_or(Lane::World, |of| Lane::Downstream(of.source.clone())),
         What::Committed(_) | What::StaleSettlement { .. } | What::Fault(Fault::Database { .. }) => Lane::Database,
-        What::Fault(Fault::Downstream { source, .. }) => Lane::Downstream(source.clone()),
+        What::Fault(Fault::Downstream { source, .. } | Fault::SourcePaused { source, .. }) => Lane::Downstream(source.clone()),
         What::Fault(
             Fault::Killed { process }
             | Fault::Started { process }
@@ -190,6 +190,7 @@ fn fault_words(fault: &Fault) -> String {
         Fault::Downstream { what, broken, .. } => {
             format!("{} from now on: {}", if *broken { "is broken" } else { "is well" }, clipped(what))
         }
+        Fault::SourcePaused { paused, .. } => format!("is {} by an operator", if *paused { "paused" } else { "resumed" }),
         Fault::Healed => "everything is mended".to_owned(),
     }
 }

@@ -15,6 +15,10 @@ const STEPS: usize = 300;
 pub struct Case {
     /// The slots of each source.
     pub concurrency: [u32; SOURCES],
+    /// So many failures in a row open each source's breaker; 0: it has none.
+    pub breaker_failures: [u32; SOURCES],
+    /// So many deliveries of each source may begin in a second; 0: any number.
+    pub rate: [u32; SOURCES],
     /// The memory for events.
     pub max_held_bytes: usize,
     /// In this order.
@@ -84,11 +88,18 @@ impl Case {
         // Half of the workers run short of memory.
         let short = bytes.ratio(1, 2).unwrap_or(false);
         let max_held_bytes = if short { bytes.int_in_range(1..=5_000).unwrap_or(1) } else { 64 << 20 };
+        // Half of the sources have a breaker, and a quarter a rate.
+        let mut one_in = |odds: u32, most: u32| match bytes.ratio(1, odds) {
+            Ok(true) => bytes.int_in_range(1..=most).unwrap_or(0),
+            Ok(false) | Err(_) => 0,
+        };
+        let breaker_failures = [one_in(2, 4), one_in(2, 4), one_in(2, 4)];
+        let rate = [one_in(4, 20), one_in(4, 20), one_in(4, 20)];
         let mut steps = Vec::new();
         while !bytes.is_empty() && steps.len() < STEPS {
             steps.extend(step(&mut bytes));
         }
-        Self { concurrency, max_held_bytes, steps }
+        Self { concurrency, breaker_failures, rate, max_held_bytes, steps }
     }
 }
 
@@ -123,14 +134,14 @@ fn millis(bytes: &mut Unstructured<'_>, most: u64) -> Result<Duration> {
 }
 
 /// Lets all of it happen to a worker, and then lets the world heal. The worker never exceeds a source's slots, delivers
-/// a claim twice, settles what it does not hold, starts what its lease cannot cover, forgets a claim, or disagrees with
-/// itself about when it is due; and it comes to its end.
+/// a claim twice, settles what it does not hold, starts what its lease cannot cover, forgets a claim, sends past an open
+/// breaker or a rate, or disagrees with itself about when it is due; and it comes to its end.
 ///
 /// # Panics
 ///
 /// If it does not.
 pub fn check(case: &Case) {
-    let mut world = World::new(case.concurrency, case.max_held_bytes);
+    let mut world = World::new(case);
     world.drain();
     for step in &case.steps {
         world.step(step.clone());

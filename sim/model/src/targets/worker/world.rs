@@ -1,17 +1,22 @@
 //! The store and the downstreams around one worker: they answer as they are told to, and watch what the worker asks.
 
-use super::{SOURCES, Step};
+use super::{Case, SOURCES, Step};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
+use surehook_core::breaker::{Breaker, BreakerPolicy};
 use surehook_core::event::{Outcome, Reason};
 use surehook_core::id::{EventId, Fence};
+use surehook_core::rate::BURST;
 use surehook_core::source::{Policy, SETTLE_GRACE, SourceName};
 use surehook_core::time::Instant;
 use surehook_core::verdict::{DeliveryError, Reply};
 use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
 use surehook_core::worker::{Action, BATCH_ROWS, Delivery, Input, Settings, Ticket, Worker};
 use uuid::Uuid;
+
+const OPEN_FOR: Duration = Duration::from_secs(2);
 
 /// Where a claim stands, as the world sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +38,81 @@ struct Given {
     reply: Option<(Option<u16>, Option<Duration>)>,
 }
 
+/// What is seen of one source's breaker and rate, from outside.
+#[derive(Default)]
+struct Watched {
+    /// The breaker as the worker told it last; `None`: closed from the beginning.
+    told: Option<Breaker>,
+    /// Deliveries that failed in a row, as far as they count.
+    failures: u32,
+    /// The breaker has to open now.
+    must_open: bool,
+    opened_at: Instant,
+    starts: Vec<Instant>,
+}
+
+impl Watched {
+    fn breaker(&self) -> Breaker {
+        self.told.unwrap_or(Breaker::NEW)
+    }
+
+    fn begins(&mut self, now: Instant, policy: &Policy, in_flight: usize) {
+        assert!(
+            in_flight <= self.breaker().slots(policy.concurrency) as usize,
+            "{in_flight} in flight, and the breaker is {:?}",
+            self.breaker()
+        );
+        self.starts.push(now);
+        if let Some(rate) = policy.rate {
+            for (n, from) in self.starts.iter().rev().enumerate() {
+                let span = now.since(*from) + BURST;
+                let most = 1 + span.as_micros() * u128::from(rate.get()) / 1_000_000;
+                assert!(n as u128 <= most, "{} starts within {span:?} at {rate} a second", n + 1);
+            }
+        }
+    }
+
+    fn ends(&mut self, healthy: bool, policy: &Policy) {
+        self.failures = if healthy { 0 } else { self.failures + 1 };
+        self.must_open = match self.breaker() {
+            Breaker::Closed { .. } | Breaker::Ramping { .. } => policy.breaker.failures > 0 && self.failures >= policy.breaker.failures,
+            Breaker::HalfOpen => !healthy,
+            Breaker::Open { .. } => {
+                self.failures = 0;
+                false
+            }
+        };
+    }
+
+    /// How many are allowed on the ramp is told when it begins, and from then on follows from what ends.
+    fn climbs(&mut self, healthy: bool, concurrency: u32) {
+        if let Some(Breaker::Ramping { allowed, .. }) = &mut self.told {
+            *allowed = if healthy { (*allowed + 1).min(concurrency) } else { (*allowed / 2).max(1) };
+        }
+    }
+
+    fn moves(&mut self, now: Instant, breaker: Breaker) {
+        match (self.breaker(), breaker) {
+            (Breaker::Closed { .. } | Breaker::Ramping { .. } | Breaker::HalfOpen, Breaker::Open { until }) => {
+                assert!(core::mem::take(&mut self.must_open), "it opens without a reason");
+                assert_eq!(until, now + OPEN_FOR);
+                (self.opened_at, self.failures) = (now, 0);
+            }
+            (Breaker::Open { .. }, Breaker::HalfOpen) => assert!(now >= self.opened_at + OPEN_FOR, "it opens half too early"),
+            (Breaker::HalfOpen, Breaker::Ramping { allowed: 2, .. }) => {}
+            (Breaker::HalfOpen | Breaker::Ramping { .. }, Breaker::Closed { failures: 0 }) => {}
+            (before, after) => panic!("a breaker goes from {before:?} to {after:?}"),
+        }
+        self.told = Some(breaker);
+    }
+}
+
 /// The world around one worker.
 pub(super) struct World {
     now: Instant,
     worker: Worker,
     policies: Vec<Policy>,
+    watched: Vec<Watched>,
     claim: Option<(Instant, Vec<Demand>)>,
     settle: Option<Vec<Settlement>>,
     deliveries: BTreeMap<Ticket, (EventId, Fence, Instant)>,
@@ -53,13 +128,14 @@ fn name(source: usize) -> SourceName {
 }
 
 impl World {
-    pub(super) fn new(concurrency: [u32; SOURCES], max_held_bytes: usize) -> Self {
-        let policies: Vec<Policy> = concurrency
-            .iter()
-            .enumerate()
-            .map(|(n, &concurrency)| Policy {
-                concurrency,
+    pub(super) fn new(case: &Case) -> Self {
+        let max_held_bytes = case.max_held_bytes;
+        let policies: Vec<Policy> = (0..SOURCES)
+            .map(|n| Policy {
+                concurrency: case.concurrency[n],
                 timeout: Duration::from_secs(1 + 4 * n as u64),
+                rate: NonZeroU32::new(case.rate[n]),
+                breaker: BreakerPolicy { failures: case.breaker_failures[n], open_for: OPEN_FOR },
                 max_attempts: 3,
                 ..Policy::default()
             })
@@ -70,6 +146,7 @@ impl World {
         Self {
             now,
             worker,
+            watched: policies.iter().map(|_| Watched::default()).collect(),
             policies,
             claim: None,
             settle: None,
@@ -126,6 +203,8 @@ impl World {
                     for demand in asked {
                         assert!(demand.limit >= 1);
                         assert!(demand.limit <= policy.concurrency * 5);
+                        let breaker = self.watched[n].breaker();
+                        assert!(breaker.is_closed() || demand.limit <= breaker.slots(policy.concurrency), "{demand:?}, {breaker:?}");
                         assert_eq!((demand.lease, demand.max_attempts), (policy.lease(), policy.max_attempts));
                     }
                 }
@@ -145,6 +224,7 @@ impl World {
                 assert!(fresh, "a ticket is used twice");
                 let in_flight = self.given.values().filter(|given| given.source == source && given.place == Place::Sent).count();
                 assert!(in_flight <= self.policies[source].concurrency as usize, "more in flight than there are slots");
+                self.watched[source].begins(self.now, &self.policies[source], in_flight);
             }
             Action::Settle(settlements) => {
                 assert!(self.settle.is_none(), "two settlements at once");
@@ -168,6 +248,10 @@ impl World {
                     given.place = Place::Settling;
                 }
                 self.settle = Some(settlements);
+            }
+            Action::Breaker(source, breaker) => {
+                let source = (0..SOURCES).find(|&n| name(n) == source).unwrap();
+                self.watched[source].moves(self.now, breaker);
             }
             Action::Abandoned(settlements) => {
                 for settlement in settlements {
@@ -214,12 +298,22 @@ impl World {
             // A time-out asks for nothing.
             given.reply = Some((status_code, status_code.and(retry_after)));
         }
+        let source = given.source;
         let reply = match status_code {
             Some(status_code) => Reply::Response { status_code, retry_after, excerpt: Bytes::from_static(b"x") },
             None => Reply::Failed(DeliveryError::Timeout),
         };
         self.last_answered = Some(ticket);
-        self.input(Input::Finished { ticket, reply });
+        let in_flight = self.worker.load().in_flight;
+        self.worker.handle(self.now, Input::Finished { ticket, reply });
+        // What was cut off before is of no account.
+        if self.worker.load().in_flight < in_flight {
+            let healthy = matches!(status_code, Some(200 | 422));
+            self.watched[source].ends(healthy, &self.policies[source]);
+            self.watched[source].climbs(healthy, self.policies[source].concurrency);
+        }
+        self.drain();
+        assert!(self.watched.iter().all(|watched| !watched.must_open), "a breaker stays closed");
     }
 
     fn answer_claim(&mut self, give: [u32; SOURCES], bury_every: u32, size: usize) {

@@ -1,0 +1,73 @@
+//! A limit on how often deliveries of one source begin, in one process: the generic cell rate algorithm, by which each
+//! start moves a theoretical time on by the interval, and may come before that time by a tolerance at most.
+
+use crate::time::Instant;
+use core::num::NonZeroU32;
+use core::time::Duration;
+
+/// How far starts may run ahead of an even flow. In any span of time there are at most
+/// `1 + (span + BURST) × rate` starts.
+pub const BURST: Duration = Duration::from_millis(100);
+
+/// Where one source's starts have come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// When the next start would be, if all had been even.
+    next: Instant,
+}
+
+impl Pace {
+    /// Counts a start at `now`, and answers when the next may be: at once if that is not later than `now`.
+    pub fn start(&mut self, now: Instant, rate: NonZeroU32) -> Instant {
+        let interval = Duration::from_secs(1) / rate.get();
+        self.next = self.next.max(now) + interval;
+        self.next.before(BURST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    /// When a source starts that always has something to start, in milliseconds.
+    fn starts(rate: u32, until_ms: u64) -> Vec<u64> {
+        let (mut pace, mut at, mut starts) = (Pace::default(), 0, Vec::new());
+        while at < until_ms {
+            starts.push(at);
+            let next = pace.start(Instant::from_origin(Duration::from_millis(at)), NonZeroU32::new(rate).unwrap());
+            at = at.max(u64::try_from(next.since_origin().as_millis()).unwrap());
+        }
+        starts
+    }
+
+    #[test]
+    fn starts_are_even_after_a_short_burst() {
+        assert_eq!(starts(1, 3000), [0, 900, 1900, 2900]);
+        assert_eq!(starts(20, 200), [0, 0, 0, 50, 100, 150]);
+    }
+
+    #[test]
+    fn no_span_has_more_starts_than_the_rate_and_the_burst_allow() {
+        for rate in [1, 3, 7, 50, 400] {
+            let starts = starts(rate, 5000);
+            for span in [1, 50, 100, 333, 1000, 2000] {
+                let most = 1 + (span + 100) * u64::from(rate) / 1000;
+                for from in starts.iter().copied() {
+                    let within = starts.iter().filter(|at| (from..from + span).contains(at)).count();
+                    assert!(within as u64 <= most + 1, "{within} starts within {span} ms at {rate}/s");
+                }
+            }
+            assert!(starts.len() as u64 >= 5 * u64::from(rate) - 1, "{} starts in 5 s at {rate}/s", starts.len());
+        }
+    }
+
+    #[test]
+    fn an_idle_time_is_not_saved_up() {
+        let (mut pace, rate) = (Pace::default(), NonZeroU32::new(10).unwrap());
+        pace.start(Instant::ZERO, rate);
+        let late = Instant::from_origin(Duration::from_secs(60));
+        assert_eq!(pace.start(late, rate), late);
+        assert_eq!(pace.start(late, rate), late + Duration::from_millis(100));
+    }
+}

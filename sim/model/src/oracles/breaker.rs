@@ -1,0 +1,158 @@
+//! Promise *Isolated*, for what is sent to a downstream that fails: after so many failures in a row a process sends it
+//! nothing until the breaker's time is over, then one event, and once that succeeds one more for each success.
+//!
+//! The process learns of an end a little later than it is seen here, and a start is seen a little later than it was
+//! decided; and a failure takes slots back on the way up, which is not asked for here.
+
+use super::{Promise, Violation, violation};
+use crate::history::{At, Fault, Run, Sending, What};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use surehook_core::breaker::is_healthy;
+use surehook_core::id::{Attempt, EventId};
+use surehook_core::source::Policy;
+use surehook_core::verdict::{DeliveryError, Reply, judge as verdict};
+
+/// What lies between an end, or a start, and its being seen.
+const SEEN_WITHIN: Duration = Duration::from_millis(500);
+
+#[derive(Default)]
+struct Watch {
+    phase: Phase,
+    in_flight: BTreeMap<(EventId, Attempt), ()>,
+}
+
+enum Phase {
+    Closed { failures: u32 },
+    Open { since: At },
+    Probing { since: At },
+    Ramping { allowed: usize, failures: u32 },
+}
+
+impl Default for Phase {
+    fn default() -> Self {
+        Self::Closed { failures: 0 }
+    }
+}
+
+/// What breakers came to in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// One event was let through after a breaker had been open.
+    pub probed: bool,
+    /// After that, the flow came back to all slots.
+    pub recovered: bool,
+}
+
+pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    watch(run).0
+}
+
+/// What breakers came to.
+#[must_use]
+pub fn seen(run: &Run) -> Seen {
+    watch(run).1
+}
+
+fn watch(run: &Run) -> (Vec<Violation>, Seen) {
+    let (mut violations, mut seen) = (Vec::new(), Seen::default());
+    let mut watches: BTreeMap<(&str, &str), Watch> = BTreeMap::new();
+    let mut draining: BTreeMap<&str, ()> = BTreeMap::new();
+    for entry in &run.entries {
+        match &entry.what {
+            What::Sending(Sending { process, source, event, attempt }) => {
+                let Some(policy) = run.policies.get(source).filter(|policy| policy.breaker.failures > 0) else { continue };
+                let watch = watches.entry((process, source)).or_default();
+                watch.in_flight.insert((*event, *attempt), ());
+                let why = watch.begins(entry.at, policy);
+                seen.probed |= matches!(watch.phase, Phase::Probing { .. });
+                if let Some(why) = why {
+                    violations.push(violation(
+                        Promise::Breaker,
+                        entry.at,
+                        format!("{process} sends event {event} of {source}, {why}"),
+                        [*event],
+                    ));
+                }
+            }
+            What::Sent { process, event, attempt, status_code } => {
+                let Some(((_, source), watch)) =
+                    watches.iter_mut().find(|((of, _), watch)| of == process && watch.in_flight.contains_key(&(*event, *attempt)))
+                else {
+                    continue;
+                };
+                watch.in_flight.remove(&(*event, *attempt));
+                // What a shutdown cuts off says nothing of the downstream.
+                let policy = run.policies.get(*source).filter(|_| !draining.contains_key(process.as_str()));
+                if let Some(policy) = policy {
+                    let was_ramping = matches!(watch.phase, Phase::Ramping { .. });
+                    watch.ends(entry.at, healthy(*status_code, policy), policy);
+                    seen.recovered |= was_ramping && matches!(watch.phase, Phase::Closed { .. });
+                }
+            }
+            What::Fault(Fault::Draining { process }) => {
+                draining.insert(process, ());
+            }
+            What::Fault(Fault::Killed { process } | Fault::Exited { process } | Fault::Started { process }) => {
+                draining.remove(process.as_str());
+                watches.retain(|(of, _), _| of != process);
+            }
+            _ => {}
+        }
+    }
+    (violations, seen)
+}
+
+fn healthy(status_code: Option<u16>, policy: &Policy) -> bool {
+    let reply = match status_code {
+        Some(status_code) => Reply::Response { status_code, retry_after: None, excerpt: Bytes::new() },
+        None => Reply::Failed(DeliveryError::Timeout),
+    };
+    is_healthy(&reply, verdict(&reply, policy)) == Some(true)
+}
+
+impl Watch {
+    /// A delivery begins. Says what is wrong with that, if anything.
+    fn begins(&mut self, at: At, policy: &Policy) -> Option<String> {
+        let in_flight = self.in_flight.len();
+        match self.phase {
+            Phase::Closed { .. } => None,
+            Phase::Open { since } if at < since + SEEN_WITHIN => None,
+            Phase::Open { since } if at + SEEN_WITHIN < since + policy.breaker.open_for => {
+                Some(format!("although its breaker opened {:.3}s before, for {:?}", (at - since).as_secs_f64(), policy.breaker.open_for))
+            }
+            Phase::Open { .. } => {
+                self.phase = Phase::Probing { since: at };
+                (in_flight > 1).then(|| format!("and {} are in flight already, although its breaker is half open", in_flight - 1))
+            }
+            Phase::Probing { since } if at < since + SEEN_WITHIN && in_flight == 1 => None,
+            Phase::Probing { .. } => {
+                (in_flight > 1).then(|| format!("and {} are in flight already, although its breaker is half open", in_flight - 1))
+            }
+            Phase::Ramping { allowed, .. } => (in_flight > allowed)
+                .then(|| format!("and {} are in flight already, although {allowed} are allowed on the ramp", in_flight - 1)),
+        }
+    }
+
+    fn ends(&mut self, at: At, healthy: bool, policy: &Policy) {
+        let counted =
+            |failures: u32, otherwise: Phase| if failures >= policy.breaker.failures { Phase::Open { since: at } } else { otherwise };
+        self.phase = match (&self.phase, healthy) {
+            (Phase::Closed { .. }, true) => Phase::default(),
+            (Phase::Closed { failures }, false) => counted(failures + 1, Phase::Closed { failures: failures + 1 }),
+            // It may have been half open by then, and have taken this for its answer.
+            (Phase::Open { since }, true) if at + SEEN_WITHIN >= *since + policy.breaker.open_for => {
+                Phase::Ramping { allowed: 2, failures: 0 }
+            }
+            (Phase::Open { since }, _) => Phase::Open { since: *since },
+            (Phase::Probing { .. }, true) => Phase::Ramping { allowed: 2, failures: 0 },
+            (Phase::Probing { .. }, false) => Phase::Open { since: at },
+            (Phase::Ramping { allowed, .. }, true) if *allowed + 1 > policy.concurrency as usize => Phase::default(),
+            (Phase::Ramping { allowed, .. }, true) => Phase::Ramping { allowed: allowed + 1, failures: 0 },
+            (Phase::Ramping { allowed, failures }, false) => {
+                counted(failures + 1, Phase::Ramping { allowed: *allowed, failures: failures + 1 })
+            }
+        };
+    }
+}

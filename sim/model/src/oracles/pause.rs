@@ -1,0 +1,44 @@
+//! Promise *Paused*: while an operator holds a source back, nothing of it is claimed, by any process.
+
+use super::{Promise, Violation, violation};
+use crate::history::{At, Change, Fault, Run, What};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A claim that had begun when the order was given may commit this much later.
+const BEGUN_BEFORE: Duration = Duration::from_secs(10);
+
+pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    let spans = spans(run);
+    let claimed = run.committed().filter(|(_, committed)| committed.change == Change::Claimed);
+    claimed
+        .filter_map(|(at, committed)| {
+            let source = run.events.get(&committed.event)?.source.as_str();
+            let span = spans.get(source)?.iter().find(|(from, to)| *from + BEGUN_BEFORE < at && at < *to)?;
+            let what = format!(
+                "{} claimed event {} of {source}, which has been paused since {:.3}s",
+                committed.process,
+                committed.event,
+                span.0.as_secs_f64()
+            );
+            Some(violation(Promise::Pause, at, what, [committed.event]))
+        })
+        .collect()
+}
+
+/// When each source was paused.
+pub(crate) fn spans(run: &Run) -> BTreeMap<&str, Vec<(At, At)>> {
+    let mut spans: BTreeMap<&str, Vec<(At, At)>> = BTreeMap::new();
+    for entry in &run.entries {
+        if let What::Fault(Fault::SourcePaused { source, paused }) = &entry.what {
+            let spans = spans.entry(source).or_default();
+            let open = spans.last_mut().filter(|span| span.1 == At::MAX);
+            match (open, paused) {
+                (None, true) => spans.push((entry.at, At::MAX)),
+                (Some(span), false) => span.1 = entry.at,
+                (Some(_), true) | (None, false) => {}
+            }
+        }
+    }
+    spans
+}
