@@ -21,6 +21,8 @@ pub struct Health {
     draining: AtomicBool,
     /// By [`Loop`]: whether it has ended.
     ended: [AtomicBool; Loop::ALL.len()],
+    /// By [`Loop`]: whether this process has it.
+    watched: [AtomicBool; Loop::ALL.len()],
     /// Whether the database answered the last ping, so that only a change is logged.
     unreachable: Arc<AtomicBool>,
     probe: Mutex<Option<Probe>>,
@@ -82,7 +84,15 @@ impl Health {
     #[must_use]
     pub fn watch(self: &Arc<Self>, which: Loop) -> Alive {
         self.ended[which as usize].store(false, Ordering::Release);
+        self.watched[which as usize].store(true, Ordering::Release);
         Alive { health: Arc::clone(self), which }
+    }
+
+    /// The loops that were ever watched, with whether they run.
+    #[must_use]
+    pub fn loops(&self) -> Vec<(&'static str, bool)> {
+        let watched = Loop::ALL.into_iter().filter(|which| self.watched[*which as usize].load(Ordering::Acquire));
+        watched.map(|which| (which.as_str(), !self.ended[which as usize].load(Ordering::Acquire))).collect()
     }
 
     /// Whether the process should be sent requests: it is not draining, no loop has ended, and the database answers.

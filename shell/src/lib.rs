@@ -16,6 +16,7 @@ pub mod ids;
 pub mod intake;
 pub mod logs;
 mod lookups;
+pub mod metrics;
 #[expect(clippy::disallowed_methods, reason = "it is run by a person, in the real world")]
 pub mod operate;
 pub mod ports;

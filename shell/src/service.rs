@@ -7,6 +7,7 @@ use crate::doorbell::Doorbell;
 use crate::health::{Health, Loop};
 use crate::http::{App, SourceIntake};
 use crate::intake::{Limits, intake};
+use crate::metrics::{Metered, Metrics};
 use crate::ports::{Clock, Downstream, Ids, Store};
 use crate::worker::{Drain, Ports as WorkerPorts};
 use crate::{retention, worker};
@@ -80,19 +81,22 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
     let clock = Arc::clone(&ports.clock);
     let health = Arc::new(Health::default());
     let doorbell = Arc::new(Doorbell::default());
+    let metrics = Metrics::new(config.sources.keys().cloned());
+    let store: Arc<dyn Store> = Arc::new(Metered::new(ports.store, Arc::clone(&metrics), Arc::clone(&clock)));
     let (stop_intake, intake_stopped) = oneshot::channel::<()>();
     let (mut drain, drains) = mpsc::channel(4);
 
     let limits = Limits { max_queued: config.intake.max_queued, max_queued_bytes: config.intake.max_queued_bytes };
-    let (handle, intake_loop) =
-        intake(limits, Arc::clone(&ports.store), Arc::clone(&clock), Arc::clone(&doorbell), intake_stopped.map(|_| ()));
+    let (handle, intake_loop) = intake(limits, Arc::clone(&store), Arc::clone(&clock), Arc::clone(&doorbell), intake_stopped.map(|_| ()));
     let takes_events = config.role != Role::Worker;
     let delivers = config.role != Role::Intake;
 
     let app = Arc::new(App {
         sources: sources(config),
         intake: takes_events.then_some(handle),
-        store: Arc::clone(&ports.store),
+        store: Arc::clone(&store),
+        metrics: Arc::clone(&metrics),
+        delivers,
         clock: Arc::clone(&clock),
         ids: ports.ids,
         health: Arc::clone(&health),
@@ -113,13 +117,13 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
         let settings = Settings { seed: ports.seed, ..Settings::default() };
         let policies = config.sources.iter().map(|(name, source)| (name.clone(), source.policy.clone()));
         let worker = Worker::new(clock.now(), settings, policies);
-        let ports = WorkerPorts { store: Arc::clone(&ports.store), downstream: ports.downstream, clock: Arc::clone(&clock), doorbell };
+        let ports = WorkerPorts { store: Arc::clone(&store), downstream: ports.downstream, clock: Arc::clone(&clock), doorbell, metrics };
         spawn(Loop::Worker, worker::run(worker, ports, drains).boxed())
     } else {
         Fuse::terminated()
     };
     let mut pruning_task = if delivers {
-        spawn(Loop::Pruning, retention::run(ports.store, Arc::clone(&clock), config.retention).boxed())
+        spawn(Loop::Pruning, retention::run(store, Arc::clone(&clock), config.retention).boxed())
     } else {
         Fuse::terminated()
     };

@@ -2,6 +2,7 @@
 //! store calls are futures that it holds, and dropping the loop drops them all.
 
 use crate::doorbell::Doorbell;
+use crate::metrics::Metrics;
 use crate::ports::{Clock, Downstream, Store, StoreError};
 use futures::future::{BoxFuture, Fuse, FusedFuture};
 use futures::stream::{FusedStream, FuturesUnordered};
@@ -36,6 +37,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// Rung by whoever made something due.
     pub doorbell: Arc<Doorbell>,
+    /// Told where the breakers stand.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What the store answers to a batch of settlements: the events whose settlement was stale.
@@ -45,7 +48,7 @@ type SettleResult = Result<Vec<EventId>, StoreError>;
 ///
 /// Dropping this future is a crash: everything that is held comes back when its lease ends.
 pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item = Drain> + Unpin + Send) {
-    let Ports { store, downstream, clock, doorbell } = ports;
+    let Ports { store, downstream, clock, doorbell, metrics } = ports;
     let mut drains = drains;
     let mut deliveries: FuturesUnordered<BoxFuture<'_, (Ticket, Reply)>> = FuturesUnordered::new();
     let mut claim: Fuse<BoxFuture<'_, Result<Claims, StoreError>>> = Fuse::terminated();
@@ -64,7 +67,10 @@ pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item
                     settle = written.map(|result| (batch, result)).boxed().fuse();
                 }
                 Action::Abandoned(settlements) => settlements.iter().for_each(log_abandoned),
-                Action::Breaker(source, breaker) => log_breaker(&source, breaker),
+                Action::Breaker(source, breaker) => {
+                    log_breaker(&source, breaker);
+                    metrics.breaker(&source, breaker);
+                }
                 Action::Done => return,
             }
         }

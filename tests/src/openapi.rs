@@ -77,8 +77,13 @@ impl Document {
             return;
         };
         let media_type = headers.get("content-type").map_or("", |value| value.to_str().expect("a media type is ASCII"));
+        let media_type = media_type.split(';').next().unwrap_or_default();
         let schema = content.get(media_type).unwrap_or_else(|| panic!("{media_type:?} is not in the document: {}", what()));
-        let answer = serde_json::from_slice(body).unwrap_or_else(|error| panic!("{error}: {}", what()));
+        let answer = if media_type == "text/plain" {
+            Value::from(std::str::from_utf8(body).expect("text is UTF-8"))
+        } else {
+            serde_json::from_slice(body).unwrap_or_else(|error| panic!("{error}: {}", what()))
+        };
         if let Err(error) = self.validator(&schema["schema"]).validate(&answer) {
             panic!("{error}, at {:?}: {}", error.instance_path().to_string(), what());
         }

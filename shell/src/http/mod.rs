@@ -11,6 +11,7 @@
 //! | `POST /sources/{source}/pause`, `…/resume` | `200`: nothing of the source is claimed from now on, or it is again |
 //! | `GET /health` | `200`: the process runs. Never touches the database |
 //! | `GET /ready` | `200`: the process should be sent requests; see [`crate::health`] |
+//! | `GET /metrics` | `200`: what [`crate::metrics`] counts, in Prometheus' text format |
 //! | `GET /openapi.json` | `200`: [`OPENAPI`], which describes all of this |
 //!
 //! Every other answer is a [`problem`]. A request is checked in this order: route, method, shutting down, source or
@@ -19,8 +20,8 @@
 //! Path segments are compared as they are sent: source names and ids need no percent-encoding, so an encoded one is
 //! unknown. A slash at the end of a path does not matter.
 //!
-//! A process that is draining answers `503` and closes the connection, except on `/health`, `/ready` and
-//! `/openapi.json`: whoever sent the request finds another process, or this one after its restart.
+//! A process that is draining answers `503` and closes the connection, except on `/health`, `/ready`,
+//! `/metrics` and `/openapi.json`: whoever sent the request finds another process, or this one after its restart.
 //!
 //! Not here: sockets (see [`crate::server`]), storing (see [`crate::intake`]). Nothing in this module asks for a
 //! certain async runtime.
@@ -35,6 +36,7 @@ use crate::doorbell::Doorbell;
 use crate::headers;
 use crate::health::{Health, NotReady};
 use crate::intake::{Intake, IntakeError};
+use crate::metrics::Metrics;
 use crate::ports::{Clock, Ids, NewEvent, Redriven, Store, StoreError};
 use bytes::{Buf, Bytes};
 use futures::{FutureExt, Stream, select_biased};
@@ -77,6 +79,10 @@ pub struct App {
     pub intake: Option<Intake>,
     /// The database, for what operators ask.
     pub store: Arc<dyn Store>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether this process delivers.
+    pub delivers: bool,
     /// The clock by which requests time out.
     pub clock: Arc<dyn Clock>,
     /// Where events get their ids.
@@ -127,6 +133,8 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (impl Reply,), Error = Inf
         .unify()
         .or(warp::path!("ready").map(|| Route::Ready))
         .unify()
+        .or(warp::path!("metrics").map(|| Route::Metrics))
+        .unify()
         .or(warp::path!("openapi.json").map(|| Route::OpenApi))
         .unify()
         .or(warp::any().map(|| Route::Unknown))
@@ -163,6 +171,7 @@ enum Route {
     Resume(String),
     Health,
     Ready,
+    Metrics,
     OpenApi,
     Unknown,
 }
@@ -192,6 +201,9 @@ impl Surface {
                 response
             }
             Err(problem) => {
+                if let Route::Webhook(source) = &route {
+                    self.app.metrics.refused(source, problem.kind);
+                }
                 let (status, kind) = (problem.kind.status().as_u16(), problem.kind.urn());
                 tracing::debug!(?route, %method, status, kind, detail = problem.detail, took_ms, "answered with a problem");
                 if problem.kind == Kind::Overloaded {
@@ -306,6 +318,10 @@ impl App {
                 self.health.ready(&self.store, &self.clock).await.map_err(not_ready)?;
                 Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ready"}))
             }
+            Route::Metrics => {
+                allow_get(method)?;
+                Ok(self.metrics().await)
+            }
             Route::OpenApi => {
                 allow_get(method)?;
                 Ok(Answer::written(StatusCode::OK, None, OPENAPI))
@@ -334,8 +350,12 @@ impl App {
         reservation.grow(headers.len())?;
         let event = NewEvent { id: self.ids.fresh(), source: source.clone(), key, fingerprint: Fingerprint::of(&body), headers, body };
         match intake.submit(event, settings.on_key_reuse, reservation).await? {
-            Admission::Accepted { id, status } => Answer::standing(StatusCode::ACCEPTED, id, status),
+            Admission::Accepted { id, status } => {
+                self.metrics.taken(source, false);
+                Answer::standing(StatusCode::ACCEPTED, id, status)
+            }
             Admission::Replayed { id, status } => {
+                self.metrics.taken(source, true);
                 let mut answer = Answer::standing(StatusCode::ACCEPTED, id, status)?;
                 answer.response.headers_mut().insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
                 Ok(answer)

@@ -4,8 +4,9 @@ use super::query::Query;
 use super::view::{ListedEvent, SourceView};
 use super::{Answer, App};
 use crate::http::problem::{Kind, Problem};
+use crate::metrics;
 use crate::search::Span;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use surehook_core::id::EventId;
@@ -91,9 +92,20 @@ impl App {
         let records = self.patiently(self.store.sources(names, COUNT_TO)).await?;
         let sources = records.into_iter().map(|record| {
             let is_configured = self.sources.contains_key(record.source.as_str());
-            SourceView::new(record, is_configured)
+            let standing = self.metrics.standing(&record.source).filter(|_| self.delivers);
+            SourceView::new(record, is_configured, standing.map(|standing| (standing, self.clock.now())))
         });
         Answer::json(StatusCode::OK, None, &Sources { sources: sources.collect() })
+    }
+
+    /// What is counted. A database that does not tell, or not in time, leaves out what it would have told.
+    pub(super) async fn metrics(&self) -> Answer {
+        let names = self.sources.keys().cloned().collect();
+        let work = self.patiently(self.store.sources(names, COUNT_TO)).await.ok();
+        let text = self.metrics.text(work.as_deref(), &self.health.loops());
+        let mut answer = Answer::written(StatusCode::OK, None, text);
+        answer.response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(metrics::MEDIA_TYPE));
+        answer
     }
 
     /// Holds a source back, or lets it go on. A source that has left the configuration can only be let go on.

@@ -32,6 +32,12 @@ macro_rules! kinds {
                 match self { $(Self::$kind => StatusCode::$status,)* }
             }
 
+            /// Its name, the last part of its URN.
+            #[must_use]
+            pub fn slug(self) -> &'static str {
+                match self { $(Self::$kind => $slug,)* }
+            }
+
             /// What a client compares: a stable URN. It is a name, and not an address to fetch.
             #[must_use]
             pub fn urn(self) -> &'static str {

@@ -2,6 +2,7 @@
 //!
 //! Times are RFC 3339 in UTC with microseconds, by the database's clock; null where there is none.
 
+use crate::metrics::Standing;
 use crate::ports::{AttemptEntry, EventRecord};
 use crate::search::SourceRecord;
 use base64::Engine;
@@ -9,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde::Serialize;
 use std::time::Duration;
+use surehook_core::time::Instant;
 use surehook_core::verdict::MAX_EXCERPT_BYTES;
 
 /// One event with all its attempts, as JSON.
@@ -54,12 +56,23 @@ pub struct SourceView {
     dead_lettered: u32,
     /// Whether there is more than was counted.
     at_least: bool,
+    this_process: Option<Here>,
+}
+
+/// What this process knows of a source since it started.
+#[derive(Debug, Serialize)]
+struct Here {
+    breaker: &'static str,
+    last_success_seconds_ago: Option<f64>,
+    last_failure_seconds_ago: Option<f64>,
 }
 
 impl SourceView {
-    /// The view of a source that is in this process's configuration, or is not.
+    /// The view of a source that is in this process's configuration, or is not; with what this process knows of it now,
+    /// if it delivers it.
     #[must_use]
-    pub fn new(record: SourceRecord, is_configured: bool) -> Self {
+    pub fn new(record: SourceRecord, is_configured: bool, here: Option<(Standing, Instant)>) -> Self {
+        let ago = |now: Instant, at: Option<Instant>| at.map(|at| milliseconds(now.since(at)) / 1000.0);
         Self {
             source: record.source,
             configured: is_configured,
@@ -70,6 +83,11 @@ impl SourceView {
             retrying: record.retrying,
             dead_lettered: record.dead_lettered,
             at_least: record.is_partial,
+            this_process: here.map(|(standing, now)| Here {
+                breaker: standing.breaker.as_str(),
+                last_success_seconds_ago: ago(now, standing.last_success),
+                last_failure_seconds_ago: ago(now, standing.last_failure),
+            }),
         }
     }
 }

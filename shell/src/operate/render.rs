@@ -106,6 +106,9 @@ pub(super) fn sources(shown: &Value) -> String {
         if let Some(since) = source["paused_since"].as_str() {
             notes.push(format!("paused since {}", to_the_second(since)));
         }
+        if let Some(state) = source["this_process"]["breaker"].as_str().filter(|state| *state != "closed") {
+            notes.push(format!("breaker {}", escaped(&state.replace('_', " "))));
+        }
         if source["configured"] == false {
             notes.push("not configured: what waits stays until it is again".to_owned());
         }
@@ -267,12 +270,13 @@ send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
                 "source": name, "configured": configured, "paused_since": (!configured).then_some("2026-11-25T00:00:00.000000Z"),
                 "behind_seconds": if configured { json!(605.2) } else { json!(null) },
                 "queued": 1000, "processing": 16, "retrying": 0, "dead_lettered": 3, "at_least": configured,
+                "this_process": if configured { json!({"breaker": "half_open"}) } else { json!(null) },
             })
         };
         let shown = sources(&json!({"sources": [source("github", true), source("gone", false)]}));
         let expected = "\
 SOURCE  QUEUED  PROCESSING  RETRYING  DEAD  BEHIND
-github   1000+         16+         0    3+  10m 5s
+github   1000+         16+         0    3+  10m 5s  breaker half open
 gone      1000          16         0     3       -  paused since 2026-11-25 00:00:00; not configured: what waits stays until it is again
 ";
         assert_eq!(shown, expected, "\n{shown}");

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use surehook::intake::Limits;
 use surehook::ports::Store;
+use surehook_core::breaker::Breaker;
 use surehook_core::event::Status;
 use tokio::time::Instant;
 
@@ -96,7 +97,7 @@ async fn unknown_routes_are_told_whatever_the_method() {
         "/redrive/x",
         "/sources/plain",
         "/sources/plain/pause/x",
-        "/metrics",
+        "/metrics/x",
         "/health/x",
         "/%00",
         "/Health",
@@ -119,6 +120,7 @@ async fn a_wrong_method_is_told_with_the_right_ones() {
         ("/events?limit=nonsense", "GET, HEAD"),
         ("/redrive?limit=nonsense", "POST"),
         ("/sources", "GET, HEAD"),
+        ("/metrics", "GET, HEAD"),
         ("/sources/nobody/pause", "POST"),
         ("/sources/nobody/resume", "POST"),
         ("/health", "GET, HEAD"),
@@ -366,6 +368,7 @@ async fn the_work_of_the_sources_is_shown() {
     let plain = json!({
         "source": "plain", "configured": true, "paused_since": null, "behind_seconds": 1.5,
         "queued": 1, "processing": 0, "retrying": 0, "dead_lettered": 1, "at_least": false,
+        "this_process": {"breaker": "closed", "last_success_seconds_ago": null, "last_failure_seconds_ago": null},
     });
     assert_eq!(shown["sources"].as_array().unwrap().len(), 3);
     assert_eq!(shown["sources"][1], plain);
@@ -401,4 +404,36 @@ async fn a_paused_source_that_has_left_the_configuration_can_be_resumed() {
     let resume = async || world.request("POST", "/sources/gone/resume", &[], b"").await;
     assert_eq!(resume().await.status(), 200);
     assert_problem(&resume().await, 404, "unknown-source");
+}
+
+#[tokio::test]
+async fn what_is_counted_is_told_in_the_text_format_of_prometheus() {
+    let world = World::start(Setup::default());
+    world.accepted("k1").await;
+    world.post("k1", b"body").await;
+    world.post("k1", b"another").await;
+    world.request("POST", "/webhooks/no%22body", &[("idempotency-key", "k")], b"").await;
+    world.app.metrics.breaker(&name("plain"), Breaker::HalfOpen);
+    let response = world.get("/metrics").await;
+    assert_eq!(header(response.headers(), "content-type"), Some("text/plain; version=0.0.4"));
+    let text = String::from_utf8(response.body().to_vec()).unwrap();
+    for line in [
+        "surehook_webhooks_total{outcome=\"accepted\",source=\"plain\"} 1",
+        "surehook_webhooks_total{outcome=\"replayed\",source=\"plain\"} 1",
+        "surehook_webhooks_refused_total{problem=\"key-reused\",source=\"plain\"} 1",
+        "surehook_webhooks_refused_total{problem=\"unknown-source\",source=\"\"} 1",
+        "surehook_backlog_events{source=\"plain\",status=\"queued\"} 1",
+        "surehook_backlog_age_seconds{source=\"plain\"} 1.5",
+        "surehook_breaker_state{source=\"plain\",state=\"half_open\"} 1",
+        "surehook_breaker_state{source=\"plain\",state=\"closed\"} 0",
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
+    }
+    let shown = json(&world.get("/sources").await);
+    assert_eq!(shown["sources"][1]["this_process"]["breaker"], "half_open");
+
+    world.store.set(Mode::Unavailable);
+    world.app.health.drain();
+    let text = String::from_utf8(world.get("/metrics").await.body().to_vec()).unwrap();
+    assert!(text.contains("surehook_webhooks_total") && !text.contains("surehook_backlog_events{"), "{text}");
 }

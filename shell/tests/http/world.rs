@@ -21,6 +21,7 @@ use surehook::health::Health;
 use surehook::http::{App, SourceIntake};
 use surehook::ids::SystemIds;
 use surehook::intake::{Limits, intake};
+use surehook::metrics::Metrics;
 use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::{OnKeyReuse, Stored};
@@ -299,6 +300,8 @@ impl World {
             sources,
             intake: setup.takes_webhooks.then_some(handle),
             store: Arc::clone(&store) as _,
+            metrics: Metrics::new(["plain", "github", "restamp"].map(name)),
+            delivers: true,
             clock,
             ids: Arc::new(SystemIds),
             health: Arc::new(Health::default()),

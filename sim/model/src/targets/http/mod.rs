@@ -24,6 +24,7 @@ use surehook::doorbell::Doorbell;
 use surehook::health::Health;
 use surehook::http::{App, SourceIntake};
 use surehook::intake::{Limits, intake};
+use surehook::metrics::Metrics;
 use surehook::ports::{Clock, Ids, NewEvent, Store};
 use surehook::server::protocol;
 use surehook_core::admission::{Fingerprint, OnKeyReuse};
@@ -100,6 +101,8 @@ fn converse(manner: Manner, sent: Vec<u8>, store: &Arc<MemoryStore>, requests: &
         sources: sources(),
         intake: (!manner.only_delivers).then_some(handle),
         store: shared,
+        metrics: Metrics::new([]),
+        delivers: false,
         clock,
         ids: Arc::new(Counted::default()),
         health,
