@@ -1,0 +1,92 @@
+//! A downstream is down for a while with much waiting for it: what that costs its events, and nobody else.
+
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use tests::database::Database;
+use tests::http::Client;
+use tests::producer::{Load, Progress, Sent, produce};
+use tests::program::Service;
+use tests::recording::Recording;
+use tests::sink::{Answer, Sink};
+use tests::{on_each_database, soak};
+use uuid::Uuid;
+
+on_each_database!(an_outage_costs_its_events_the_probes_and_nobody_else_anything);
+
+const FAILURES: usize = 10;
+const CONCURRENCY: usize = 16;
+
+async fn an_outage_costs_its_events_the_probes_and_nobody_else_anything(database: Database) {
+    let waiting: usize = soak::either(500, 5_000);
+    let (down, open) =
+        soak::either((Duration::from_secs(4), Duration::from_millis(500)), (Duration::from_secs(60), Duration::from_secs(5)));
+    let run = Recording::begin(database).await;
+    let broken = run.sink(|_| Answer::status(503)).await;
+    let well = run.sink(|_| Answer::status(200)).await;
+    let configuration = format!(
+        "[defaults]\nconcurrency = {CONCURRENCY}\nbreaker_failures = {FAILURES}\nbreaker_open = \"{}\"\ninitial_delay = \"100ms\"\nmax_delay = \"1s\"\n
+         [sources.broken]\ndestination = \"{}\"\n[sources.well]\ndestination = \"{}\"\n",
+        humantime::format_duration(open),
+        broken.url("/broken"),
+        well.url("/well"),
+    );
+    let service = run.service(&configuration).await;
+    let (at_rest, _) = trickle(&run, &service, &well, Duration::from_secs(1)).await;
+
+    let began = Instant::now();
+    let load = Load { sources: &["broken"], posts: waiting, duplicates: 0, connections: 16 };
+    let posting = produce(run.clone(), vec![service.target()], load, Progress::default());
+    let outage = async {
+        let sent = posting.await;
+        tokio::time::sleep(down.saturating_sub(began.elapsed())).await;
+        sent
+    };
+    let (sent, (beside, _)) = tokio::join!(outage, trickle(&run, &service, &well, down));
+    let burnt = broken.received().len();
+    let shown = Client::default().get(&service.url("/sources")).await.expect("an answer").json();
+    let back = Instant::now();
+    broken.behave(|_| Answer::status(200).after(Duration::from_millis(5)));
+    run.all_ended().await;
+    let drained = back.elapsed();
+
+    // The failures in a row that open it, those that were in flight by then, and a probe for each time it was open.
+    let probes = usize::try_from(down.as_millis() / open.as_millis()).expect("a number") + 1;
+    println!(
+        "{waiting} events, down for {down:?}: {burnt} attempts burnt, of which at most {probes} probes; drained {drained:?} after it was back; \
+         the other source took {at_rest:?} (p99) at rest and {beside:?} beside the outage"
+    );
+    assert!(burnt >= FAILURES && burnt <= FAILURES + CONCURRENCY + probes, "{burnt} attempts burnt, {probes} probes");
+    let here = &shown["sources"][0]["this_process"];
+    assert!(["open", "half_open"].contains(&here["breaker"].as_str().unwrap_or_default()), "{shown}");
+    assert_eq!(here["last_success_seconds_ago"], Value::Null, "{shown}");
+    let taken = broken.taken();
+    assert!(sent.iter().map(Sent::event).all(|event| taken.get(&event) == Some(&1)), "each is delivered, once");
+    assert!(beside < Duration::from_millis(500), "the other source took {beside:?}");
+    // The ramp, and that nothing was sent while it was open, is for the oracles.
+    run.judge().await;
+}
+
+/// Posts to the source that is well every 20 ms, and answers the 99th percentile of the times from its reception to the
+/// end of its delivery, by the database's clock.
+async fn trickle(run: &Recording, service: &Service, well: &Sink, lasting: Duration) -> (Duration, Vec<Uuid>) {
+    let (began, before) = (Instant::now(), well.count());
+    let mut events = Vec::new();
+    while began.elapsed() < lasting {
+        let load = Load { sources: &["well"], posts: 1, duplicates: 0, connections: 1 };
+        let sent = produce(run.clone(), vec![service.target()], load, Progress::default()).await;
+        events.extend(sent.iter().map(Sent::event));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    well.reaches(before + events.len()).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let client = Client::default();
+    let mut took = Vec::new();
+    for event in &events {
+        let shown = client.get(&service.url(&format!("/events/{event}"))).await.expect("an answer").json();
+        let time = |name: &str| shown[name].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        let (received, settled) = (time("received_at").expect("a time"), time("settled_at").unwrap_or_else(|| panic!("{shown}")));
+        took.push(Duration::try_from(settled.duration_since(received)).expect("it ended after it began"));
+    }
+    took.sort_unstable();
+    (took[(took.len() * 99 / 100).min(took.len() - 1)], events)
+}
