@@ -51,6 +51,15 @@ pub enum Command {
     },
     /// Show of each source what is waiting, how far it is behind, and whether it is paused
     Sources(ServiceArgs),
+    /// Whether a service runs, or with `--ready` whether it should be sent requests; for a container's health check
+    Health {
+        /// Which service.
+        #[command(flatten)]
+        service: ServiceArgs,
+        /// Ask `/ready` and not `/health`
+        #[arg(long)]
+        ready: bool,
+    },
     /// Hold a source back: it goes on accepting, and nothing of it is delivered until it is resumed
     Pause(SourceArgs),
     /// Let a paused source go on
@@ -226,7 +235,7 @@ mod tests {
     fn the_help_names_each_variable_and_no_value_of_one() {
         for name in ["serve", "check", "migrate"] {
             let help = Cli::command().find_subcommand_mut(name).unwrap().render_long_help().to_string();
-            for variable in ["CONFIG", "LISTEN", "DATABASE", "ROLE", "LOG", "DRAIN_TIMEOUT", "MIGRATE_ON_START"] {
+            for variable in ["CONFIG", "LISTEN", "OPERATOR_LISTEN", "DATABASE", "ROLE", "LOG", "DRAIN_TIMEOUT", "MIGRATE_ON_START"] {
                 assert!(help.contains(&format!("[env: SUREHOOK_{variable}]")), "{help}");
             }
         }

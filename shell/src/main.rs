@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         },
         Command::Events { service, command } => ask(operate::events(&command, &service)),
         Command::Sources(service) => ask(operate::sources(&service)),
+        Command::Health { service, ready } => ask(operate::health(ready, &service)),
         Command::Pause(args) => ask(operate::pause(&args.source, true, &args.service)),
         Command::Resume(args) => ask(operate::pause(&args.source, false, &args.service)),
         Command::Demo(args) => run(LogFormat::Human, async move { demo::run(&args).await }),

@@ -3,12 +3,12 @@
 use crate::clock::TokioClock;
 use crate::config::{Config, shown_database};
 use crate::downstream::ReqwestDownstream;
-use crate::http::{App, routes};
+use crate::http::{App, Face, routes};
 use crate::ids::SystemIds;
 use crate::server::{self, ServerLimits};
 use crate::service::{Broken, Ended, Host, Ports, Task, run};
 use crate::store::{MigrateError, OpenError, OpenStore, open};
-use futures::future::{BoxFuture, Fuse, Shared};
+use futures::future::{BoxFuture, Fuse, Shared, join};
 use futures::{FutureExt, StreamExt, select_biased, stream};
 use hyper_util::service::TowerToHyperService;
 use std::io;
@@ -66,6 +66,11 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     let signals = terminations().map_err(ServeError::Signals)?;
     let listener = listen(config.listen).map_err(|error| ServeError::Listen { address: config.listen, error })?;
     let address = listener.local_addr().map_err(|error| ServeError::Listen { address: config.listen, error })?;
+    let at_operators = config.operator_listen.map(|address| listen(address).map_err(|error| ServeError::Listen { address, error }));
+    let at_operators = at_operators.transpose()?;
+    if let Some(address) = config.operator_listen {
+        tracing::info!(%address, "listening for operators");
+    }
     tracing::info!(%address, database = %shown_database(&config.database), role = config.role.as_str(), sources = config.sources.len(), "listening");
     listening(address);
 
@@ -77,7 +82,7 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
         seed: u64::from(std::process::id()),
     };
     let host = Tokio {
-        listener: Mutex::new(Some(listener)),
+        listeners: Mutex::new(Some((listener, at_operators))),
         max_connections: config.intake.max_connections,
         header_read_timeout: config.intake.header_timeout,
     };
@@ -144,9 +149,10 @@ fn terminations() -> io::Result<impl futures::stream::FusedStream<Item = ()> + U
     Ok(either.fuse())
 }
 
-/// tokio's tasks, and a listening socket.
+/// tokio's tasks, and the listening sockets.
 struct Tokio {
-    listener: Mutex<Option<TcpListener>>,
+    /// For all, or for producers if there is another for operators.
+    listeners: Mutex<Option<(TcpListener, Option<TcpListener>)>>,
     max_connections: usize,
     header_read_timeout: Duration,
 }
@@ -163,13 +169,19 @@ impl Host for Tokio {
     }
 
     fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, patience: Duration) -> Task {
-        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).take();
         let limits =
             ServerLimits { max_connections: self.max_connections, header_read_timeout: self.header_read_timeout, drain_timeout: patience };
         async move {
-            let listener = listener.ok_or_else(|| Broken("the listening socket is served already".to_owned()))?;
-            let service = TowerToHyperService::new(warp::service(routes(app)));
-            server::serve(listener, service, limits, stop).await;
+            let (listener, at_operators) = listeners.ok_or_else(|| Broken("the listening sockets are served already".to_owned()))?;
+            let serve = |listener, face| {
+                let service = TowerToHyperService::new(warp::service(routes(Arc::clone(&app), face)));
+                server::serve(listener, service, limits, stop.clone())
+            };
+            match at_operators {
+                None => serve(listener, Face::Everyone).await,
+                Some(at_operators) => drop(join(serve(listener, Face::Producers), serve(at_operators, Face::Operators)).await),
+            }
             Ok(())
         }
         .boxed()

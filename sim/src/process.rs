@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use surehook::config::Config;
-use surehook::http::{App, routes};
+use surehook::http::{App, Face, routes};
 use surehook::ports::{Clock, NewEvent, Store, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook::service::{Broken, Host, Ports, Task};
@@ -122,7 +122,7 @@ impl Host for SimHost {
 
     fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, patience: Duration) -> Task {
         let address = self.address;
-        let service = TowerToHyperService::new(warp::service(routes(app)));
+        let service = TowerToHyperService::new(warp::service(routes(app, Face::Everyone)));
         async move {
             let listener = net::listen(address).await;
             let mut connections = FuturesUnordered::new();

@@ -232,6 +232,7 @@ fn config(scenario: &Scenario, bug: Option<Bug>) -> Config {
     let retention = Duration::from_secs(30 * 24 * 3600);
     Config {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        operator_listen: None,
         database: "sqlite:simulated".to_owned(),
         role: Role::All,
         log: LogFormat::Human,

@@ -112,6 +112,7 @@ async fn what_is_stuck_is_found_understood_and_sent_again(database: Database) {
     until_all_are(&desk, 30, "delivered").await;
     assert!(sink.received().iter().filter(|received| received.taken()).count() == 30, "each is delivered once");
 
+    assert_eq!((desk.told("health").await.trim(), desk.told("health --ready").await.trim()), ("ok", "ready"));
     let unknown = Uuid::now_v7();
     assert_eq!(desk.refused(&format!("events show {unknown}")).await.0, Some(1));
     let (code, why) = desk.refused(&format!("events redrive {}", events[0])).await;
@@ -201,4 +202,23 @@ async fn until_all_are(desk: &Desk, events: usize, status: &str) {
         if there == events { Ok(()) } else { Err(format!("{there} are {status}")) }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_are_served_at_an_address_of_their_own_where_one_is_set() {
+    let sink = Sink::start(|_| Answer::status(200)).await;
+    let operators = free_address();
+    let configuration = format!("operator_listen = \"{operators}\"\n[sources.orders]\ndestination = \"{}\"\n", sink.url("/orders"));
+    let database = Database::sqlite();
+    let service = Service::start(&database.url(), &configuration).await;
+    let event = post(&service, "orders", "k").await;
+    let client = Client::default();
+    let status_code = async |url: String| client.get(&url).await.expect("an answer").status_code;
+    for path in ["/sources", "/events", "/metrics", "/openapi.json", &format!("/events/{event}")] {
+        assert_eq!(status_code(service.url(path)).await, 404, "{path}");
+        assert_eq!(status_code(format!("http://{operators}{path}")).await, 200, "{path}");
+    }
+    assert_eq!((status_code(service.url("/ready")).await, status_code(format!("http://{operators}/ready")).await), (200, 200));
+    let posted = client.post(&format!("http://{operators}/webhooks/orders"), &[("idempotency-key", "k2")], "{}").await.expect("an answer");
+    assert_eq!(posted.status_code, 404);
 }

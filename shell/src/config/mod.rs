@@ -36,6 +36,8 @@ pub const DEFAULT_FILE: &str = "surehook.toml";
 pub struct Config {
     /// Where HTTP is served. Loopback unless told otherwise, since nothing here authenticates.
     pub listen: SocketAddr,
+    /// Where what operators ask is served instead, if it is to be apart.
+    pub operator_listen: Option<SocketAddr>,
     /// The database, as `sqlite:PATH`, `postgres://…` or `postgresql://…`; never one in memory. May hold a password:
     /// show it by [`shown_database`] only.
     pub database: String,
@@ -214,6 +216,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            operator_listen: None,
             database: "sqlite:surehook.db".to_owned(),
             role: Role::All,
             log: LogFormat::Human,
@@ -293,6 +296,7 @@ fn parse(name: &str, content: &[u8], overrides: &Overrides, sources: Sources) ->
 
 fn read(root: &mut Section<'_>, config: &mut Config, sources: Sources) {
     root.text("listen", &mut config.listen, values::listen);
+    root.text("operator_listen", &mut config.operator_listen, values::operator_listen);
     root.text("database", &mut config.database, values::database);
     root.text("role", &mut config.role, values::role);
     root.text("log", &mut config.log, values::log);

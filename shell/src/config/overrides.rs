@@ -9,6 +9,9 @@ pub struct Overrides {
     /// Where to serve HTTP, such as `127.0.0.1:8080`
     #[arg(long, value_name = "ADDR", env = "SUREHOOK_LISTEN", hide_env_values = true)]
     pub listen: Option<String>,
+    /// Where to serve what operators ask, apart from the webhooks, such as `127.0.0.1:9090`
+    #[arg(long, value_name = "ADDR", env = "SUREHOOK_OPERATOR_LISTEN", hide_env_values = true)]
+    pub operator_listen: Option<String>,
     /// The database: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`
     ///
     /// Several servers as `HOST:PORT,HOST:PORT`: the one that takes writes is used.
@@ -32,9 +35,10 @@ pub struct Overrides {
 impl Overrides {
     /// Lays what is given over a configuration, and answers what is wrong with it.
     pub(super) fn apply(&self, config: &mut Config) -> Vec<Problem> {
-        let Self { listen, database, role, log, drain_timeout, migrate_on_start } = self;
+        let Self { listen, operator_listen, database, role, log, drain_timeout, migrate_on_start } = self;
         let results = [
             set(listen, &mut config.listen, values::listen, "--listen", "SUREHOOK_LISTEN"),
+            set(operator_listen, &mut config.operator_listen, values::operator_listen, "--operator-listen", "SUREHOOK_OPERATOR_LISTEN"),
             set(database, &mut config.database, values::database, "--database", "SUREHOOK_DATABASE"),
             set(role, &mut config.role, values::role, "--role", "SUREHOOK_ROLE"),
             set(log, &mut config.log, values::log, "--log", "SUREHOOK_LOG"),

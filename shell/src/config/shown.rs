@@ -31,9 +31,10 @@ pub fn shown_destination(destination: &Url) -> String {
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listen, database, role, log, drain_timeout, migrate_on_start, intake, retention, sources } = self;
+        let Self { listen, operator_listen, database, role, log, drain_timeout, migrate_on_start, intake, retention, sources } = self;
         f.debug_struct("Config")
             .field("listen", listen)
+            .field("operator_listen", operator_listen)
             .field("database", &shown_database(database))
             .field("role", role)
             .field("log", log)
@@ -62,11 +63,14 @@ impl fmt::Debug for Source {
 /// What `surehook serve` would run, for a person.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listen, database, role, log, drain_timeout, migrate_on_start, intake, retention, sources } = self;
+        let Self { listen, operator_listen, database, role, log, drain_timeout, migrate_on_start, intake, retention, sources } = self;
         let IntakeConfig { max_body, max_queued, max_queued_bytes, max_connections, header_timeout, body_timeout } = intake;
         let time = humantime::format_duration;
         let size = |bytes: usize| bytesize::ByteSize(bytes as u64).display().iec();
         writeln!(f, "listen      {listen}")?;
+        if let Some(operator_listen) = operator_listen {
+            writeln!(f, "            {operator_listen} for operators")?;
+        }
         writeln!(f, "database    {}{}", shown_database(database), if *migrate_on_start { ", migrated at the start" } else { "" })?;
         writeln!(f, "role        {}", role.as_str())?;
         writeln!(f, "log         {}", log.as_str())?;

@@ -24,6 +24,11 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// An address, or none.
+pub(super) fn operator_listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text.is_empty() { Ok(None) } else { listen(text).map(Some) }
+}
+
 pub(super) fn database(text: &str) -> Result<String, String> {
     let (kind, rest) = text.split_once(':').unwrap_or(("", text));
     match kind {

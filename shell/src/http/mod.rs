@@ -110,8 +110,37 @@ pub struct SourceIntake {
     pub max_attempts: u32,
 }
 
-/// The routes, as a filter that answers every request. `warp::service(routes(app))` runs under any hyper server.
-pub fn routes(app: Arc<App>) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
+/// Which routes an address carries. Those that it does not are answered as if they were not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Face {
+    /// All of them.
+    Everyone,
+    /// `POST /webhooks/{source}`, `/health` and `/ready`.
+    Producers,
+    /// All but `POST /webhooks/{source}`.
+    Operators,
+}
+
+impl Face {
+    fn has(self, route: &Route) -> bool {
+        match route {
+            Route::Health | Route::Ready | Route::Unknown => true,
+            Route::Webhook(_) => self != Self::Operators,
+            Route::Event(_)
+            | Route::Events(_)
+            | Route::Redrive(_)
+            | Route::RedriveAll(_)
+            | Route::Sources
+            | Route::Pause(_)
+            | Route::Resume(_)
+            | Route::Metrics
+            | Route::OpenApi => self != Self::Producers,
+        }
+    }
+}
+
+/// The routes, as a filter that answers every request. `warp::service(routes(app, face))` runs under any hyper server.
+pub fn routes(app: Arc<App>, face: Face) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
     let surface = Arc::new(Surface { app, overload_said: AtomicU64::new(0) });
     warp::path!("webhooks" / String)
         .map(Route::Webhook)
@@ -139,6 +168,7 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (impl Reply,), Error = Inf
         .unify()
         .or(warp::any().map(|| Route::Unknown))
         .unify()
+        .map(move |route| if face.has(&route) { route } else { Route::Unknown })
         .and(warp::method())
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())

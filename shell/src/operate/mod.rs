@@ -55,6 +55,16 @@ pub async fn sources(service: &ServiceArgs) -> Result<String, OperateError> {
     Ok(if service.json { pretty(&shown) } else { render::sources(&shown) })
 }
 
+/// Whether a service runs, or should be sent requests.
+///
+/// # Errors
+///
+/// [`OperateError`] if it does not, or should not.
+pub async fn health(ready: bool, service: &ServiceArgs) -> Result<String, OperateError> {
+    let answer = Service::new(&service.url)?.get(&[if ready { "ready" } else { "health" }], &[]).await?;
+    Ok(if service.json { pretty(&answer) } else { answer["status"].as_str().unwrap_or("ok").to_owned() })
+}
+
 /// Holds a source back, or lets it go on.
 ///
 /// # Errors

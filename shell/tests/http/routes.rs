@@ -4,6 +4,7 @@ use crate::world::{Mode, Setup, World, assert_problem, header, json, name};
 use futures::FutureExt;
 use serde_json::{Value, json};
 use std::time::Duration;
+use surehook::http::Face;
 use surehook::intake::Limits;
 use surehook::ports::Store;
 use surehook_core::breaker::Breaker;
@@ -436,4 +437,25 @@ async fn what_is_counted_is_told_in_the_text_format_of_prometheus() {
     world.app.health.drain();
     let text = String::from_utf8(world.get("/metrics").await.body().to_vec()).unwrap();
     assert!(text.contains("surehook_webhooks_total") && !text.contains("surehook_backlog_events{"), "{text}");
+}
+
+#[tokio::test]
+async fn an_address_for_producers_has_no_route_of_operators_and_the_other_way_round() {
+    let mut world = World::start(Setup::default());
+    let id = world.accepted("k1").await;
+    let of_operators = [format!("/events/{id}"), "/events".into(), "/sources".into(), "/metrics".into(), "/openapi.json".into()];
+    world.face = Face::Producers;
+    for path in &of_operators {
+        assert_problem(&world.get(path).await, 404, "unknown-route");
+    }
+    for path in [&format!("/events/{id}/redrive"), "/redrive", "/sources/plain/pause", "/sources/plain/resume"] {
+        assert_problem(&world.request("POST", path, &[], b"").await, 404, "unknown-route");
+    }
+    assert_eq!((world.post("k2", b"").await.status().as_u16(), world.get("/ready").await.status().as_u16()), (202, 200));
+
+    world.face = Face::Operators;
+    assert_problem(&world.post("k3", b"").await, 404, "unknown-route");
+    for path in of_operators.iter().map(String::as_str).chain(["/health", "/ready"]) {
+        assert_eq!(world.get(path).await.status(), 200, "{path}");
+    }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use surehook::clock::TokioClock;
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
-use surehook::http::{App, SourceIntake};
+use surehook::http::{App, Face, SourceIntake};
 use surehook::ids::SystemIds;
 use surehook::intake::{Limits, intake};
 use surehook::metrics::Metrics;
@@ -275,6 +275,7 @@ impl Default for Setup {
 pub(crate) struct World {
     pub(crate) app: Arc<App>,
     pub(crate) store: Arc<Memory>,
+    pub(crate) face: Face,
 }
 
 impl World {
@@ -309,7 +310,7 @@ impl World {
             body_timeout: setup.body_timeout,
             doorbell,
         });
-        Self { app, store }
+        Self { app, store, face: Face::Everyone }
     }
 
     pub(crate) async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response<Bytes> {
@@ -320,7 +321,7 @@ impl World {
 
     /// What the routes answer, without a server. It must be as the document says.
     pub(crate) async fn answer(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
-        let service = TowerToHyperService::new(warp::service(surehook::http::routes(Arc::clone(&self.app))));
+        let service = TowerToHyperService::new(warp::service(surehook::http::routes(Arc::clone(&self.app), self.face)));
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let (head, body) = service.call(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();

@@ -32,6 +32,7 @@ fn github(config: &Config) -> &Source {
 fn the_defaults_are_the_documented_ones() {
     let documented = r#"
         listen = "127.0.0.1:8080"
+        operator_listen = ""
         database = "sqlite:surehook.db"
         role = "all"
         log = "human"
@@ -76,6 +77,7 @@ fn every_value_can_be_set() {
     let config = parsed(
         r#"
         listen = "[::]:80"
+        operator_listen = "127.0.0.1:9090"
         database = "postgres://u:p@db/surehook"
         role = "worker"
         log = "json"
@@ -122,6 +124,7 @@ fn every_value_can_be_set() {
     };
     let expected = Config {
         listen: "[::]:80".parse().unwrap(),
+        operator_listen: Some("127.0.0.1:9090".parse().unwrap()),
         database: "postgres://u:p@db/surehook".to_owned(),
         role: Role::Worker,
         log: LogFormat::Json,
@@ -166,6 +169,7 @@ fn every_wrong_override_is_told_by_flag_and_variable_and_without_its_password() 
     let wrong = |text: &str| Some(text.to_owned());
     let overrides = Overrides {
         listen: wrong("localhost"),
+        operator_listen: wrong("9090"),
         database: wrong("mysql://root:hunter2@db/x"),
         role: wrong("boss"),
         log: wrong(""),
@@ -176,6 +180,7 @@ fn every_wrong_override_is_told_by_flag_and_variable_and_without_its_password() 
     assert_eq!(
         told,
         "--listen (or SUREHOOK_LISTEN in the environment): `localhost` is not an IP address with a port: write for example `127.0.0.1:8080`, or `0.0.0.0:8080` for every interface
+--operator-listen (or SUREHOOK_OPERATOR_LISTEN in the environment): `9090` is not an IP address with a port: write for example `127.0.0.1:8080`, or `0.0.0.0:8080` for every interface
 --database (or SUREHOOK_DATABASE in the environment): not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`
 --role (or SUREHOOK_ROLE in the environment): `boss` is not known here: write `all` or `intake` or `worker`
 --log (or SUREHOOK_LOG in the environment): `` is not known here: write `human` or `json`
@@ -229,6 +234,7 @@ fn near_a_file() -> impl Strategy<Value = String> {
     let key = prop_oneof![
         proptest::sample::select(vec![
             "listen",
+            "operator_listen",
             "database",
             "role",
             "log",

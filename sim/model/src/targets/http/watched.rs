@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use surehook::http::{App, routes};
+use surehook::http::{App, Face, routes};
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Requests(Arc<Mutex<Vec<Posted>>>);
 impl Requests {
     /// The production routes, with every request written down.
     pub(super) fn watch(self, app: App) -> impl Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible> {
-        let service = TowerToHyperService::new(warp::service(routes(Arc::new(app))));
+        let service = TowerToHyperService::new(warp::service(routes(Arc::new(app), Face::Everyone)));
         hyper::service::service_fn(move |request: Request<Incoming>| {
             let (head, body) = request.into_parts();
             let whole = body.is_end_stream();
