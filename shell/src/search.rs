@@ -53,6 +53,18 @@ impl EventFilter {
         }
     }
 
+    /// Whether everything on the path matches, so that a page need not look at more than it shows.
+    #[must_use]
+    pub fn is_the_path_alone(&self) -> bool {
+        let Self { source, key, status, reason, status_code } = self;
+        let is_nothing_else = key.is_none() && reason.is_none() && status_code.is_none();
+        match self.path() {
+            Path::Key | Path::Owed => false,
+            Path::DeadLetters => is_nothing_else,
+            Path::Events => is_nothing_else && source.is_none() && status.is_none(),
+        }
+    }
+
     /// The same, of dead letters alone.
     #[must_use]
     pub fn of_dead_letters(self) -> Self {

@@ -1,11 +1,11 @@
 //! What the person on call asks for: which events there are, what is stuck, and to send it again or hold it back.
 
-use super::query::Query;
+use super::query::{MAX_LOOKS, Query};
 use super::view::{ListedEvent, SourceView};
 use super::{Answer, App};
 use crate::http::problem::{Kind, Problem};
 use crate::metrics;
-use crate::search::Span;
+use crate::search::{PageSize, Span};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -69,8 +69,9 @@ impl App {
             None => self.sources.keys().cloned().collect(),
         };
         let span = Span { from: after.map_or(span.from, |after| span.from.max(after.successor())), ..span };
-        // Without a filter, a page looks at letters and at what else is owed: at more than it changes.
-        let size = crate::search::PageSize { looks: super::query::MAX_LOOKS, ..size };
+        let filter = filter.of_dead_letters();
+        let looks = if filter.is_the_path_alone() { size.events } else { MAX_LOOKS };
+        let size = PageSize { looks, ..size };
         let page = self.patiently(self.store.redrive_all(filter.clone(), span, size, dry_run)).await?;
         if page.redriven > 0 && !dry_run {
             let source = filter.source.as_ref().map(tracing::field::display);

@@ -137,8 +137,9 @@ fn standing(event: &Value) -> String {
 
 fn attempts(event: &Value) -> String {
     match event["max_attempts"].as_u64() {
-        Some(most) => format!("{} of {most}", text(&event["attempts"])),
-        None => text(&event["attempts"]),
+        // Of what was delivered after a redrive, the budget is not known any more.
+        Some(most) if event["attempts"].as_u64() <= Some(most) => format!("{} of {most}", text(&event["attempts"])),
+        Some(_) | None => text(&event["attempts"]),
     }
 }
 

@@ -4,7 +4,8 @@
 -- events is one row without an id.
 --
 -- Bounded by: one range of one index (events_key, deliveries_dead, deliveries_pkey or events_pkey, by the path; the
--- others are one-time filters that are false), cut by $10; then one probe of each table for each event looked at.
+-- others are one-time filters that are false), cut by $10; then, of each table that the filter needs, one probe for each
+-- event looked at, and one of each table for each event shown.
 -- Locks: nothing. One statement, hence one snapshot: an event without a row in deliveries is delivered.
 with
 looked as materialized (
@@ -38,9 +39,29 @@ looked as materialized (
         limit $10
     )
 ),
+matching as materialized (
+    select looked.id
+    from looked
+    left join lateral (
+        select idempotency_key from events where id = looked.id limit 1
+    ) as event on $3 is not null
+    left join lateral (
+        select status, reason from deliveries where event_id = looked.id limit 1
+    ) as owed on looked.status is null and ($4 is not null or $5 is not null)
+    left join lateral (
+        select status_code from attempts where event_id = looked.id order by attempt desc limit 1
+    ) as tried on $6 is not null
+    where ($2 is null or looked.source = $2)
+        and ($3 is null or event.idempotency_key = $3)
+        and ($4 is null or coalesce(looked.status, owed.status, 'delivered') = $4)
+        and ($5 is null or coalesce(looked.reason, owed.reason) = $5)
+        and ($6 is null or tried.status_code = $6)
+    order by looked.id desc
+    limit $9
+),
 page as materialized (
     select
-        looked.id,
+        matching.id,
         event.source,
         event.idempotency_key,
         (extract(epoch from event.received_at) * 1000000)::bigint as received_at,
@@ -57,27 +78,18 @@ page as materialized (
         tried.status_code::bigint as tried_status_code,
         tried.error as tried_error,
         tried.excerpt as tried_excerpt
-    from looked
-    cross join lateral (select source, idempotency_key, received_at from events where id = looked.id limit 1) as event
+    from matching
+    cross join lateral (select source, idempotency_key, received_at from events where id = matching.id limit 1) as event
     left join lateral (
-        select status, attempt, budget_from, due_at, ended_at, reason from deliveries where event_id = looked.id limit 1
+        select status, attempt, budget_from, due_at, ended_at, reason from deliveries where event_id = matching.id limit 1
     ) as owed on true
     left join lateral (
         select attempt, ended_at, took_us, verdict, status_code, error, excerpt
         from attempts
-        where event_id = looked.id
+        where event_id = matching.id
         order by attempt desc
         limit 1
     ) as tried on true
-    where ($2 is null or looked.source = $2)
-        and (looked.status is null or $4 is null or looked.status = $4)
-        and (looked.status is null or $5 is null or looked.reason = $5)
-        and ($3 is null or event.idempotency_key = $3)
-        and ($4 is null or coalesce(owed.status, 'delivered') = $4)
-        and ($5 is null or owed.reason = $5)
-        and ($6 is null or tried.status_code = $6)
-    order by looked.id desc
-    limit $9
 )
 select
     (select count(*) from looked) as looked,

@@ -4,9 +4,9 @@
 -- events is one row without an id.
 --
 -- Bounded by: one range of one index (that of the unique key, deliveries_dead, or the primary key of deliveries or of
--- events, by the path; the conditions on the path are constants, judged before anything is read), cut by ?10; then one
--- probe of each table for each event looked at. One statement, hence one snapshot: an event without a row in deliveries
--- is delivered.
+-- events, by the path; the conditions on the path are constants, judged before anything is read), cut by ?10; then, of
+-- each table that the filter needs, one probe for each event looked at, and one of each table for each event shown. One
+-- statement, hence one snapshot: an event without a row in deliveries is delivered.
 with
 looked as materialized (
     select id, source, null as status, null as reason
@@ -37,9 +37,26 @@ looked as materialized (
         limit ?10
     )
 ),
+matching as materialized (
+    select looked.id
+    from looked
+    where (?2 is null or looked.source = ?2)
+        and (?3 is null or ?3 = (select idempotency_key from events where id = looked.id))
+        and (
+            ?4 is null
+            or ?4 = coalesce(looked.status, (select status from deliveries where event_id = looked.id), 'delivered')
+        )
+        and (?5 is null or ?5 = coalesce(looked.reason, (select reason from deliveries where event_id = looked.id)))
+        and (
+            ?6 is null
+            or ?6 = (select status_code from attempts where event_id = looked.id order by attempt desc limit 1)
+        )
+    order by looked.id desc
+    limit ?9
+),
 page as materialized (
     select
-        looked.id,
+        matching.id,
         event.source,
         event.idempotency_key,
         event.received_at,
@@ -56,20 +73,11 @@ page as materialized (
         tried.status_code as tried_status_code,
         tried.error as tried_error,
         tried.excerpt as tried_excerpt
-    from looked
-    cross join events event on event.id = looked.id
-    left join deliveries owed on owed.event_id = looked.id
-    left join attempts tried on tried.event_id = looked.id
-        and tried.attempt = (select max(attempt) from attempts where event_id = looked.id)
-    where (?2 is null or looked.source = ?2)
-        and (looked.status is null or ?4 is null or looked.status = ?4)
-        and (looked.status is null or ?5 is null or looked.reason = ?5)
-        and (?3 is null or event.idempotency_key = ?3)
-        and (?4 is null or coalesce(owed.status, 'delivered') = ?4)
-        and (?5 is null or owed.reason = ?5)
-        and (?6 is null or tried.status_code = ?6)
-    order by looked.id desc
-    limit ?9
+    from matching
+    cross join events event on event.id = matching.id
+    left join deliveries owed on owed.event_id = matching.id
+    left join attempts tried on tried.event_id = matching.id
+        and tried.attempt = (select max(attempt) from attempts where event_id = matching.id)
 )
 select
     (select count(*) from looked) as looked,
