@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use std::time::{Duration, Instant};
+use surehook_model::history::Fault;
 use tests::database::Database;
 use tests::http::Client;
 use tests::producer::{Load, Progress, Sent, produce};
@@ -33,6 +34,8 @@ async fn an_outage_costs_its_events_the_probes_and_nobody_else_anything(database
     let service = run.service(&configuration).await;
     let (at_rest, _) = trickle(&run, &service, &well, Duration::from_secs(1)).await;
 
+    let told = |broken: bool| run.fault(Fault::Downstream { source: "broken".to_owned(), what: "503".to_owned(), broken });
+    told(true);
     let began = Instant::now();
     let load = Load { sources: &["broken"], posts: waiting, duplicates: 0, connections: 16 };
     let posting = produce(run.clone(), vec![service.target()], load, Progress::default());
@@ -45,6 +48,7 @@ async fn an_outage_costs_its_events_the_probes_and_nobody_else_anything(database
     let burnt = broken.received().len();
     let shown = Client::default().get(&service.url("/sources")).await.expect("an answer").json();
     let back = Instant::now();
+    told(false);
     broken.behave(|_| Answer::status(200).after(Duration::from_millis(5)));
     run.all_ended().await;
     let drained = back.elapsed();

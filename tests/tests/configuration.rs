@@ -82,7 +82,7 @@ async fn migrating_twice_changes_nothing(database: Database) {
 }
 
 async fn a_database_with_a_newer_schema_is_refused(database: Database) {
-    let folder = folder_with(&format!("database = \"{}\"\n{SOURCE}", database.url()));
+    let folder = folder_with(&format!("listen = \"127.0.0.1:0\"\ndatabase = \"{}\"\n{SOURCE}", database.url()));
     assert!(run(folder.path(), ["migrate"]).status.success());
     pretend_a_newer_migration(&database).await;
 

@@ -35,7 +35,18 @@ fn no_select_draws_from_an_unseeded_generator() {
 
 #[test]
 fn the_loops_ask_for_no_runtime() {
-    let loops = ["intake.rs", "worker.rs", "retention.rs", "service.rs", "health.rs", "doorbell.rs", "headers.rs", "metrics.rs", "ports.rs", "search.rs"];
+    let loops = [
+        "intake.rs",
+        "worker.rs",
+        "retention.rs",
+        "service.rs",
+        "health.rs",
+        "doorbell.rs",
+        "headers.rs",
+        "metrics.rs",
+        "ports.rs",
+        "search.rs",
+    ];
     for name in loops {
         let text = fs::read_to_string(Path::new(ROOT).join("shell/src").join(name)).unwrap();
         for line in text.lines().map(str::trim).filter(|line| !line.starts_with("//")) {

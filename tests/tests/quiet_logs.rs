@@ -1,0 +1,53 @@
+//! No log line, at the finest level of the program's own, tells a body, a header's value or a credential: a word that is
+//! in all of them is looked for in everything that the program wrote.
+
+use std::time::Duration;
+use tests::database::Database;
+use tests::http::Client;
+use tests::on_each_database;
+use tests::recording::Recording;
+use tests::sink::{Answer, Received};
+
+/// The word.
+const CANARY: &str = "canary7f3a";
+
+on_each_database!(no_log_line_tells_what_came_in_or_how_to_get_in);
+
+async fn no_log_line_tells_what_came_in_or_how_to_get_in(database: Database) {
+    let run = Recording::begin(database).await;
+    let sink = run.sink(behaviour).await;
+    let destination = sink.url("/orders").replace("http://", &format!("http://user:{CANARY}@")) + &format!("?token={CANARY}");
+    let configuration = format!(
+        "[defaults]\nmax_attempts = 2\ninitial_delay = \"10ms\"\nmax_delay = \"20ms\"\nforward_credentials = true\n
+         [sources.orders]\ndestination = \"{destination}\"\n"
+    );
+    let service = run.service_in(&[("SUREHOOK_LOG_FILTER", "warn,surehook=trace,surehook_core=trace")], &configuration).await;
+    let client = Client::default();
+    let (bearer, body) = (format!("Bearer {CANARY}"), format!("{{\"secret\": \"{CANARY}\"}}"));
+    for key in ["taken", "refused", "failed"] {
+        let headers = [("idempotency-key", key), ("authorization", &bearer), ("cookie", CANARY), ("x-secret", CANARY)];
+        let answer = client.post(&service.url("/webhooks/orders"), &headers, body.clone()).await.expect("an answer");
+        assert_eq!(answer.status_code, 202, "{answer:?}");
+    }
+    // What is turned away is not told either: a key that is none, a source that is not there, another body.
+    let bad = format!("{CANARY} is no key");
+    for (path, key) in [("/webhooks/orders", bad.as_str()), ("/webhooks/nowhere", CANARY), ("/webhooks/orders", "taken")] {
+        let answer = client.post(&service.url(path), &[("idempotency-key", key)], format!("{CANARY}!")).await.expect("an answer");
+        assert!((400..500).contains(&answer.status_code), "{answer:?}");
+    }
+    run.all_ended().await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(sink.received().len() >= 3, "the events were sent");
+
+    let log = service.log();
+    assert!(log.contains("answered") && log.contains("dead-lettered"), "the finest level is on:\n{log}");
+    let told: Vec<&str> = log.lines().filter(|line| line.contains(CANARY)).collect();
+    assert!(told.is_empty(), "{told:#?}");
+}
+
+fn behaviour(received: &Received) -> Answer {
+    match received.attempt {
+        1 => Answer::status(503).body("try later"),
+        _ => Answer::status(422).body("no"),
+    }
+}
