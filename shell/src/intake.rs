@@ -23,8 +23,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 const BATCH_ROWS: usize = 256;
 /// The most bytes of one batch, unless a single event is larger.
 const BATCH_BYTES: usize = 4 << 20;
-/// Batches in flight at once. One alone leaves the database idle between commits; many make the batches small.
-const BATCHES_IN_FLIGHT: usize = 2;
 /// How often one batch is sent to the store before its requests are told to come back.
 const TRIES: u32 = 3;
 /// How long a request waits for its commit before its producer is told to come back.
@@ -177,7 +175,7 @@ async fn run(
     gathered
         .flat_map(|gathered| stream::iter(batches(gathered)))
         .map(|batch| commit(store.as_ref(), doorbell.as_ref(), batch))
-        .buffer_unordered(BATCHES_IN_FLIGHT)
+        .buffer_unordered(store.accepts_at_once())
         .for_each(|()| async {})
         .await;
 }

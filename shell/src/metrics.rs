@@ -281,6 +281,10 @@ impl Metered {
 }
 
 impl Store for Metered {
+    fn accepts_at_once(&self) -> usize {
+        self.store.accepts_at_once()
+    }
+
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
         self.metrics.batch.observe(batch.len() as f64);
         self.measured("accept", self.store.accept(batch), |_, _, _| {})

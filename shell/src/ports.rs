@@ -20,6 +20,12 @@ use surehook_core::worker::exchange::{Claim, Claims, Demand, Settlement};
 ///
 /// The database's clock is the only wall clock: durations are added to its time, and its time is what is shown.
 pub trait Store: Send + Sync {
+    /// How many batches of [`Self::accept`] it is to be given at once. One alone leaves a server idle between two commits,
+    /// many make the batches small; and where there is one writer, a second batch only waits and gathers nothing meanwhile.
+    fn accepts_at_once(&self) -> usize {
+        2
+    }
+
     /// Makes a batch of new events durable: when this answers, they are committed.
     ///
     /// Answers one [`Stored`] for each event, in the batch's order. The batch holds each (source, key) at most once

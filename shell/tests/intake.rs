@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 struct Gated {
     /// One permit lets one batch through.
     gate: Semaphore,
+    at_once: usize,
     seen: Mutex<Seen>,
 }
 
@@ -46,6 +47,10 @@ impl Gated {
 }
 
 impl Store for Gated {
+    fn accepts_at_once(&self) -> usize {
+        self.at_once
+    }
+
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
         async move {
             {
@@ -94,7 +99,12 @@ impl Store for Gated {
 
 /// An intake with these limits, and the store behind it.
 fn begin(limits: Limits) -> (Intake, Arc<Gated>) {
-    let store = Arc::new(Gated { gate: Semaphore::new(0), seen: Mutex::default() });
+    begin_on(2, limits)
+}
+
+/// As [`begin`], on a store that takes so many batches at once.
+fn begin_on(at_once: usize, limits: Limits) -> (Intake, Arc<Gated>) {
+    let store = Arc::new(Gated { gate: Semaphore::new(0), at_once, seen: Mutex::default() });
     let never = futures::future::pending();
     let (intake, run) =
         intake(limits, Arc::clone(&store) as Arc<dyn Store>, Arc::new(TokioClock::new()), Arc::new(Doorbell::default()), never);
@@ -196,4 +206,23 @@ async fn more_bytes_than_may_wait_are_turned_away_at_once_and_taken_when_others_
     assert_eq!(reservation.grow(600), Ok(()));
     assert_eq!(reservation.grow(400), Ok(()), "an account grows as its request is read");
     assert_eq!(reservation.grow(1), Err(IntakeError::Overloaded));
+}
+
+#[tokio::test]
+async fn a_store_with_one_writer_is_given_one_batch_at_a_time_with_all_that_gathered_meanwhile() {
+    let (intake, store) = begin_on(1, ROOMY);
+    let first = tokio::spawn({
+        let intake = intake.clone();
+        async move { submit(&intake, 100_000, 1).await }
+    });
+    store.has_begun(1).await;
+    let others = tokio::spawn(async move { join_all((0..50).map(|key| submit(&intake, key, 1))).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(store.seen().batches.len(), 1, "the second waits until the first is done");
+    store.gate.add_permits(1000);
+    for answer in others.await.unwrap().into_iter().chain([first.await.unwrap()]) {
+        assert!(matches!(answer, Ok(Admission::Accepted { .. })), "{answer:?}");
+    }
+    let seen = store.seen();
+    assert_eq!((seen.most_under_way, seen.batches.iter().map(|batch| batch.0).collect::<Vec<_>>()), (1, vec![1, 50]));
 }

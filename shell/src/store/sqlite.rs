@@ -155,6 +155,11 @@ fn now() -> i64 {
 }
 
 impl Store for SqliteStore {
+    /// There is one writer.
+    fn accepts_at_once(&self) -> usize {
+        1
+    }
+
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
         self.write(move |connection, now| transitions::accept(connection, now, batch).boxed()).boxed()
     }
