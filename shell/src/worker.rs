@@ -9,8 +9,9 @@ use futures::stream::{FusedStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt, select_biased};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use surehook_core::breaker::Breaker;
-use surehook_core::event::{Outcome, Reason};
+use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
@@ -134,25 +135,35 @@ fn settled(batch: &[Settlement], result: SettleResult) -> Input {
     }
 }
 
+/// One line for each transition, with where the event comes from and where it goes.
 fn log_settled(settlement: &Settlement, stale: bool) {
     let Settlement { event, source, attempt, outcome, record, .. } = settlement;
     let status_code = record.as_ref().and_then(|record| record.status_code);
     let error = record.as_ref().and_then(|record| record.error).map(tracing::field::display);
+    let verdict = record.as_ref().map(|record| record.verdict.as_str());
+    let took_ms = record.as_ref().map(|record| millis(record.took));
+    macro_rules! line {
+        ($level:ident, $to:expr, $($rest:tt)+) => {
+            tracing::$level!(
+                event_id = %event, %source, attempt, from = Status::Processing.as_str(), to = $to.map(Status::as_str), verdict, status_code, error, took_ms,
+                $($rest)+
+            )
+        };
+    }
+    // Queued or retrying: the store knows whether its budget is untouched.
+    const WAITING: Option<Status> = None;
     if stale {
-        tracing::info!(event_id = %event, %source, attempt, status_code, "settlement refused: the event has moved on, or an earlier try of it was written");
+        tracing::info!(event_id = %event, %source, attempt, verdict, status_code, took_ms, "settlement refused: the event has moved on, or an earlier try of it was written");
         return;
     }
     match outcome {
-        Outcome::Delivered => tracing::debug!(event_id = %event, %source, attempt, status_code, "delivered"),
-        Outcome::Retry { after } => {
-            tracing::info!(event_id = %event, %source, attempt, status_code, error, retry_in_ms = after.as_millis(), "not delivered; tried again later");
-        }
+        Outcome::Delivered => line!(debug, Some(Status::Delivered), "delivered"),
+        Outcome::Retry { after } => line!(info, Some(Status::Retrying), retry_in_ms = millis(*after), "not delivered; tried again later"),
         Outcome::DeadLetter(reason) => {
-            let reason = reason_in_words(*reason);
-            tracing::warn!(event_id = %event, %source, attempt, status_code, error, "dead-lettered: {reason}");
+            line!(warn, Some(Status::DeadLettered), reason = reason.as_str(), "dead-lettered: {}", reason_in_words(*reason));
         }
-        Outcome::Release => tracing::debug!(event_id = %event, %source, attempt, "released unsent"),
-        Outcome::CutOff => tracing::info!(event_id = %event, %source, attempt, "cut off by shutdown; claimable again"),
+        Outcome::Release => line!(debug, WAITING, "released unsent"),
+        Outcome::CutOff => line!(info, WAITING, "cut off by shutdown; claimable again"),
     }
 }
 
@@ -166,6 +177,10 @@ fn log_breaker(source: &SourceName, breaker: Breaker) {
         Breaker::Ramping { .. } => tracing::info!(%source, breaker = state, "the downstream is back: deliveries become more step by step"),
         Breaker::Closed { .. } => tracing::info!(%source, breaker = state, "the downstream is well"),
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn reason_in_words(reason: Reason) -> &'static str {

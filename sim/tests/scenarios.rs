@@ -2,7 +2,11 @@
 
 use clap::ValueEnum;
 use sim::{Bug, report, rerun, run};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
+use surehook_core::event::Status;
+use surehook_model::history::What;
 use surehook_model::scenario::Scenario;
 
 fn kept() -> Vec<(PathBuf, Scenario)> {
@@ -33,4 +37,27 @@ fn a_scenario_that_was_kept_for_a_bug_still_catches_it() {
             assert!(!run(&scenario, Some(bug)).violations.is_empty(), "{} no longer catches {name}", file.display());
         }
     }
+}
+
+/// Two processes, of which each fails five times before its breaker opens, with four in flight, and then lets one event
+/// through in each of sixty minutes.
+#[test]
+fn an_outage_of_an_hour_costs_its_events_the_probes_and_none_of_them_its_budget() {
+    let (_, scenario) = kept().into_iter().find(|(file, _)| file.ends_with("outage-of-an-hour.toml")).expect("it is kept");
+    let outcome = run(&scenario, None);
+    let (source, until) = (&scenario.sources[0], Duration::from_millis(3_650_000));
+    let mut tries: BTreeMap<_, usize> = BTreeMap::new();
+    for entry in outcome.run.entries.iter().filter(|entry| entry.at < until) {
+        if let What::Sending(sending) = &entry.what
+            && sending.source == source.name
+        {
+            *tries.entry(sending.event).or_default() += 1;
+        }
+    }
+    let (sent, most) = (tries.values().sum::<usize>(), tries.values().max().copied().unwrap_or(0));
+    println!("{sent} deliveries in the hour, at most {most} of one event");
+    let bound = scenario.processes * (source.breaker_failures + source.concurrency + 60) as usize;
+    assert!(sent <= bound && most < source.max_attempts as usize, "{sent} of {bound}, {most} of one event");
+    let waiting: Vec<_> = outcome.run.events.values().filter(|event| event.source == source.name).collect();
+    assert_eq!((waiting.len(), waiting.iter().filter(|event| event.status == Status::Delivered).count()), (40, 40));
 }
