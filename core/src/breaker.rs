@@ -112,20 +112,18 @@ impl Breaker {
     /// account while it is open.
     #[must_use]
     pub fn after(self, now: Instant, healthy: bool, policy: BreakerPolicy, concurrency: u32) -> Self {
+        let opens = |failures: u32| policy.failures > 0 && failures.saturating_add(1) >= policy.failures;
         let opened = Self::Open { until: now + policy.open_for };
-        let failed = |failures: u32, otherwise: fn(u32, u32) -> Self, allowed: u32| {
-            let failures = failures.saturating_add(1);
-            if policy.failures > 0 && failures >= policy.failures { opened } else { otherwise(failures, allowed) }
-        };
         match (self, healthy) {
-            (Self::Closed { .. }, true) => Self::NEW,
-            (Self::Closed { failures }, false) => failed(failures, |failures, _| Self::Closed { failures }, 0),
             (Self::Open { .. }, _) => self,
-            (Self::HalfOpen, false) => opened,
+            (Self::Closed { .. }, true) => Self::NEW,
             (Self::HalfOpen, true) => Self::ramping(2, concurrency),
             (Self::Ramping { allowed, .. }, true) => Self::ramping(allowed.saturating_add(1), concurrency),
+            (Self::HalfOpen, false) => opened,
+            (Self::Closed { failures } | Self::Ramping { failures, .. }, false) if opens(failures) => opened,
+            (Self::Closed { failures }, false) => Self::Closed { failures: failures.saturating_add(1) },
             (Self::Ramping { allowed, failures }, false) => {
-                failed(failures, |failures, allowed| Self::Ramping { allowed, failures }, (allowed / 2).max(1))
+                Self::Ramping { allowed: (allowed / 2).max(1), failures: failures.saturating_add(1) }
             }
         }
     }

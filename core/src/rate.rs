@@ -30,32 +30,32 @@ mod tests {
     use super::*;
     use alloc::vec::Vec;
 
-    /// When a source starts that always has something to start, in milliseconds.
-    fn starts(rate: u32, until_ms: u64) -> Vec<u64> {
-        let (mut pace, mut at, mut starts) = (Pace::default(), 0, Vec::new());
-        while at < until_ms {
+    /// When a source starts that always has something to start.
+    fn starts(rate: u32, until: Duration) -> Vec<Duration> {
+        let (mut pace, mut at, mut starts) = (Pace::default(), Duration::ZERO, Vec::new());
+        while at < until {
             starts.push(at);
-            let next = pace.start(Instant::from_origin(Duration::from_millis(at)), NonZeroU32::new(rate).unwrap());
-            at = at.max(u64::try_from(next.since_origin().as_millis()).unwrap());
+            at = at.max(pace.start(Instant::from_origin(at), NonZeroU32::new(rate).unwrap()).since_origin());
         }
         starts
     }
 
     #[test]
     fn starts_are_even_after_a_short_burst() {
-        assert_eq!(starts(1, 3000), [0, 900, 1900, 2900]);
-        assert_eq!(starts(20, 200), [0, 0, 0, 50, 100, 150]);
+        let millis = |times: &[u64]| times.iter().copied().map(Duration::from_millis).collect::<Vec<_>>();
+        assert_eq!(starts(1, Duration::from_secs(3)), millis(&[0, 900, 1900, 2900]));
+        assert_eq!(starts(20, Duration::from_millis(200)), millis(&[0, 0, 0, 50, 100, 150]));
     }
 
     #[test]
     fn no_span_has_more_starts_than_the_rate_and_the_burst_allow() {
         for rate in [1, 3, 7, 50, 400] {
-            let starts = starts(rate, 5000);
-            for span in [1, 50, 100, 333, 1000, 2000] {
-                let most = 1 + (span + 100) * u64::from(rate) / 1000;
+            let starts = starts(rate, Duration::from_secs(5));
+            for span in [1, 50, 100, 333, 1000, 2000].map(Duration::from_millis) {
+                let most = 1 + (span + BURST).as_millis() * u128::from(rate) / 1000;
                 for from in starts.iter().copied() {
                     let within = starts.iter().filter(|at| (from..from + span).contains(at)).count();
-                    assert!(within as u64 <= most + 1, "{within} starts within {span} ms at {rate}/s");
+                    assert!(within as u128 <= most, "{within} starts within {span:?} at {rate}/s");
                 }
             }
             assert!(starts.len() as u64 >= 5 * u64::from(rate) - 1, "{} starts in 5 s at {rate}/s", starts.len());

@@ -363,7 +363,8 @@ impl Worker {
         lane.came += 1;
         let lease_ends = sent_at + lane.policy.lease();
         let held = Held { lease_ends, start_by: lease_ends.before(lane.policy.cover()), claim };
-        if self.phase == Phase::Running {
+        // Claimed before its breaker opened, it is given back like those that waited.
+        if self.phase == Phase::Running && !matches!(lane.breaker, Breaker::Open { .. }) {
             lane.ahead.push_back(held);
             self.refresh(index);
         } else {

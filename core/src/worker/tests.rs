@@ -469,3 +469,17 @@ fn a_rate_lets_deliveries_begin_evenly_and_claims_no_more_than_can_begin() {
     }
     assert_eq!(starts, [0, 100, 300, 500, 700, 900]);
 }
+
+#[test]
+fn what_a_claim_brings_after_its_breaker_has_opened_is_given_back_at_once() {
+    let mut worker = breaking(3);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..2));
+    assert_eq!(limits(&actions(&mut worker, START)), [1], "a claim is under way");
+    end(&mut worker, at(1), &failed(), 2);
+    assert_eq!(breakers(&actions(&mut worker, at(1))), ["open"]);
+    worker.handle(at(2), Input::Settled);
+    worker.handle(at(2), claims(2..3));
+    assert_eq!(outcomes(&actions(&mut worker, at(2))), [Outcome::Release]);
+    assert_eq!(worker.load().ahead, 0);
+}

@@ -1,7 +1,7 @@
 -- The work of the sources that are named ($1), have work, have dead letters or are paused: how many rows of each status,
 -- of at most $2 that are due, $2 that will be and $2 that are dead, and for how long the first has been due.
 --
--- Bounded by: the number of sources, each with four ranges of deliveries_due and deliveries_dead, cut by $2. The sources
+-- Bounded by: the number of sources, each with three ranges of deliveries_due and deliveries_dead, cut by $2. The sources
 -- that have rows are found by going from each to the next greater one in those indexes.
 -- Locks: nothing.
 with recursive
@@ -31,51 +31,42 @@ named (source) as (
 )
 select
     named.source,
-    due.queued + later.queued as queued,
-    due.processing + later.processing as processing,
-    due.retrying + later.retrying as retrying,
+    waiting.queued,
+    waiting.processing,
+    waiting.retrying,
     dead.total as dead_lettered,
-    greatest(due.total, later.total, dead.total) >= $2 as is_partial,
-    (extract(epoch from statement_timestamp() - oldest.due_at) * 1000000)::bigint as behind_us,
+    greatest(waiting.due, waiting.later, dead.total) >= $2 as is_partial,
+    (extract(epoch from statement_timestamp() - waiting.due_since) * 1000000)::bigint as behind_us,
     (extract(epoch from paused.paused_at) * 1000000)::bigint as paused_at
 from named
 cross join lateral (
     select
-        count(*) as total,
+        count(*) filter (where is_due) as due,
+        count(*) filter (where not is_due) as later,
         count(*) filter (where status = 'queued') as queued,
         count(*) filter (where status = 'processing') as processing,
-        count(*) filter (where status = 'retrying') as retrying
+        count(*) filter (where status = 'retrying') as retrying,
+        min(due_at) filter (where is_due) as due_since
     from (
-        select status
-        from deliveries
-        where source = named.source and due_at <= statement_timestamp()
-        order by due_at
-        limit $2
+        (
+            select status, due_at, true as is_due
+            from deliveries
+            where source = named.source and due_at <= statement_timestamp()
+            order by due_at
+            limit $2
+        )
+        union all
+        (
+            select status, due_at, false
+            from deliveries
+            where source = named.source and due_at > statement_timestamp()
+            order by due_at
+            limit $2
+        )
     ) as row
-) as due
-cross join lateral (
-    select
-        count(*) as total,
-        count(*) filter (where status = 'queued') as queued,
-        count(*) filter (where status = 'processing') as processing,
-        count(*) filter (where status = 'retrying') as retrying
-    from (
-        select status
-        from deliveries
-        where source = named.source and due_at > statement_timestamp()
-        order by due_at
-        limit $2
-    ) as row
-) as later
+) as waiting
 cross join lateral (
     select count(*) as total
     from (select from deliveries where source = named.source and due_at is null order by event_id limit $2) as row
 ) as dead
-left join lateral (
-    select due_at
-    from deliveries
-    where source = named.source and due_at <= statement_timestamp()
-    order by due_at
-    limit 1
-) as oldest on true
 left join lateral (select paused_at from paused_sources where source = named.source limit 1) as paused on true
