@@ -48,6 +48,7 @@ fn a_batch_through_the_worker(bencher: Bencher, sources: usize) {
             fence: Fence(1),
             attempt: 1,
             nth: 1,
+            age: Duration::ZERO,
             headers: Bytes::new(),
             body: Bytes::from_static(b"body"),
         });

@@ -16,7 +16,7 @@ pub enum Status {
     Processing,
     /// Tried, failed, and waiting for its next attempt.
     Retrying,
-    /// Taken by the downstream. The end.
+    /// Taken by the downstream. The end, unless an operator has it sent once more.
     Delivered,
     /// Set aside: refused for good, or out of attempts. The end, unless an operator redrives it.
     DeadLettered,
@@ -219,6 +219,19 @@ impl Delivery {
         Ok((redriven, Due::After(Duration::ZERO)))
     }
 
+    /// An operator has an event that was delivered sent once more, with a new budget. Its attempts keep counting:
+    /// `attempts` is its last one's number.
+    ///
+    /// Its row is gone, and with it the fence. The new one is beyond every fence that was ever given for the event,
+    /// unless a row moved two thousand million times between two deliveries: each delivery is an attempt more than at
+    /// the delivery before it.
+    #[must_use]
+    pub fn redelivered(attempts: Attempt) -> (Self, Due) {
+        let fence = Fence(u64::from(attempts) << 31);
+        let redriven = Self { status: Status::Queued, attempt: attempts, budget_from: attempts, fence, reason: None };
+        (redriven, Due::After(Duration::ZERO))
+    }
+
     /// The row as it waits: *queued* if its budget is untouched, *retrying* if not.
     fn waiting(self) -> Self {
         let status = if self.used() == 0 { Status::Queued } else { Status::Retrying };
@@ -302,6 +315,23 @@ mod tests {
     fn a_cut_off_attempt_is_counted_and_not_charged() {
         let row = settled(claimed(Delivery::accepted()), Outcome::CutOff);
         assert_eq!((row.status, row.attempt, row.used()), (Status::Queued, 1, 0));
+    }
+
+    #[test]
+    fn a_delivered_event_is_sent_once_more_behind_every_fence_that_was_given() {
+        let first = claimed(Delivery::accepted());
+        let (again, due) = Delivery::redelivered(settled(first, Outcome::Delivered).attempt);
+        assert_eq!((again.status, again.used(), due), (Status::Queued, 0, Due::After(Duration::ZERO)));
+        assert!(again.fence > first.fence.next());
+        let second = claimed(again);
+        assert_eq!(second.attempt, 2);
+        assert_eq!(second.settle(first.fence, Outcome::Delivered), Err(Illegal::Stale), "of the claim before");
+        let released = settled(second, Outcome::Release);
+        let third = claimed(released);
+        let (last, _) = Delivery::redelivered(settled(third, Outcome::Delivered).attempt);
+        assert!(last.fence > third.fence.next());
+        let latest = Delivery::redelivered(Attempt::MAX).0.fence.0;
+        assert!(i64::try_from(latest).is_ok(), "stores keep a fence in 64 bits with a sign");
     }
 
     #[test]

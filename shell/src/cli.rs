@@ -144,10 +144,16 @@ pub struct RedriveArgs {
     /// The event's id
     #[arg(conflicts_with_all = ["source", "key", "reason", "status_code", "since", "until", "all", "dry_run", "rate"])]
     pub id: Option<String>,
-    /// Which dead letters.
+    /// Which events.
     #[command(flatten)]
     pub filters: Filters,
-    /// All dead letters of all sources
+    /// Not dead letters, but events that were delivered: they are sent once more, newest first
+    #[arg(long, conflicts_with = "reason")]
+    pub delivered: bool,
+    /// Go on behind this event, as a run with `--delivered` said that was broken off
+    #[arg(long, value_name = "ID", requires = "delivered", conflicts_with = "id")]
+    pub after: Option<String>,
+    /// All of all sources
     #[arg(long, conflicts_with_all = ["source", "key", "reason", "status_code", "since", "until"])]
     pub all: bool,
     /// Only say how many there are

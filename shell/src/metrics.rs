@@ -5,7 +5,7 @@
 //! more of them.
 
 use crate::http::problem::Kind;
-use crate::ports::{Clock, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::ports::{Clock, Connections, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -39,11 +39,14 @@ pub struct Metrics {
     deliveries: IntCounterVec,
     stale: IntCounterVec,
     delivery: HistogramVec,
+    accepted_to_delivered: HistogramVec,
     backlog: IntGaugeVec,
     behind: prometheus::GaugeVec,
     paused: IntGaugeVec,
     breaker: IntGaugeVec,
     loops: IntGaugeVec,
+    connections: IntGaugeVec,
+    connections_limit: IntGaugeVec,
     /// The configured sources; others are of no account here.
     standings: Mutex<BTreeMap<SourceName, Standing>>,
     /// Whoever reads the gauges of the database sets them first.
@@ -76,6 +79,8 @@ impl Metrics {
         let times = |name: &str, help: &str, labels: &[&str]| {
             registered(&registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(seconds()), labels).expect("a right name"))
         };
+        // From a millisecond to 70 minutes: an event may wait for as long as its downstream is down.
+        let hours = exponential_buckets(0.001, 4.0, 12).expect("buckets that rise");
         let batch = HistogramOpts::new("surehook_commit_batch_events", "Events that were handed to the database in one batch.");
         let batch = batch.buckets(exponential_buckets(1.0, 2.0, 9).expect("buckets that rise"));
         let behind =
@@ -116,6 +121,18 @@ impl Metrics {
                 &["source"],
             ),
             delivery: times("surehook_delivery_seconds", "Deliveries, from the connection to the last byte of the reply.", &["source"]),
+            accepted_to_delivered: registered(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "surehook_accepted_to_delivered_seconds",
+                        "From when an event was stored until its downstream had answered that it took it.",
+                    )
+                    .buckets(hours),
+                    &["source"],
+                )
+                .expect("a right name"),
+            ),
             backlog: gauge(
                 "surehook_backlog_events",
                 "Events in the database that have not been delivered, by status; counted to 1000.",
@@ -129,6 +146,8 @@ impl Metrics {
                 &["source", "state"],
             ),
             loops: gauge("surehook_loop_alive", "1 while a loop runs, 0 once it has ended and the process has to be restarted.", &["loop"]),
+            connections: gauge("surehook_database_connections_in_use", "Connections to the database that are in use.", &["lane"]),
+            connections_limit: gauge("surehook_database_connections_limit", "Connections to the database that there may be.", &["lane"]),
             standings: Mutex::new(sources.into_iter().map(|source| (source, standing)).collect()),
             reading: Mutex::new(()),
             registry,
@@ -164,8 +183,8 @@ impl Metrics {
     }
 
     /// The text of all figures, in Prometheus' text format. `work` is that of the sources, if the database tells; the
-    /// loops are those that this process has, with whether they run.
-    pub fn text(&self, work: Option<&[SourceRecord]>, loops: &[(&str, bool)]) -> Vec<u8> {
+    /// loops are those that this process has, with whether they run; the connections those that it has to the database.
+    pub fn text(&self, work: Option<&[SourceRecord]>, loops: &[(&str, bool)], connections: &[Connections]) -> Vec<u8> {
         let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         for vec in [&self.backlog, &self.paused, &self.breaker, &self.loops] {
             vec.reset();
@@ -193,6 +212,11 @@ impl Metrics {
         for (name, alive) in loops {
             self.loops.with_label_values(&[*name]).set(i64::from(*alive));
         }
+        for Connections { lane, in_use, limit } in connections {
+            let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+            self.connections.with_label_values(&[*lane]).set(number(*in_use));
+            self.connections_limit.with_label_values(&[*lane]).set(number(*limit));
+        }
         let mut text = Vec::new();
         // Writing to memory does not fail, and the families are all well-formed.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
@@ -216,13 +240,16 @@ impl Metrics {
 
     fn settled(&self, ended: &[Ended], stale: &BTreeSet<EventId>, now: Instant) {
         let mut standings = self.standings();
-        for Ended { event, source, verdict, took } in ended {
+        for Ended { event, source, verdict, took, age } in ended {
             if stale.contains(event) {
                 self.stale.with_label_values(&[source.as_str()]).inc();
                 continue;
             }
             self.deliveries.with_label_values(&[source.as_str(), verdict.as_str()]).inc();
             self.delivery.with_label_values(&[source.as_str()]).observe(took.as_secs_f64());
+            if *verdict == Verdict::Delivered {
+                self.accepted_to_delivered.with_label_values(&[source.as_str()]).observe(age.as_secs_f64());
+            }
             if let Some(standing) = standings.get_mut(source) {
                 match verdict {
                     Verdict::Delivered => standing.last_success = Some(now),
@@ -244,6 +271,7 @@ struct Ended {
     source: SourceName,
     verdict: Verdict,
     took: Duration,
+    age: Duration,
 }
 
 /// A store that is measured.
@@ -281,6 +309,10 @@ impl Metered {
 }
 
 impl Store for Metered {
+    fn connections(&self) -> Vec<Connections> {
+        self.store.connections()
+    }
+
     fn accepts_at_once(&self) -> usize {
         self.store.accepts_at_once()
     }
@@ -304,7 +336,13 @@ impl Store for Metered {
     fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
         let ended = batch.iter().filter_map(|settlement| {
             let record = settlement.record.as_ref()?;
-            Some(Ended { event: settlement.event, source: settlement.source.clone(), verdict: record.verdict, took: record.took })
+            Some(Ended {
+                event: settlement.event,
+                source: settlement.source.clone(),
+                verdict: record.verdict,
+                took: record.took,
+                age: settlement.age,
+            })
         });
         let ended: Vec<Ended> = ended.collect();
         self.measured("settle", self.store.settle(batch), move |metrics, stale: &Vec<EventId>, now| {
@@ -318,6 +356,10 @@ impl Store for Metered {
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
         self.measured("redrive", self.store.redrive(event), |_, _, _| {})
+    }
+
+    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        self.measured("redrive_delivered", self.store.redrive_delivered(event), |_, _, _| {})
     }
 
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {

@@ -26,6 +26,11 @@ pub trait Store: Send + Sync {
         2
     }
 
+    /// How many connections it has in use at this moment, of each kind of work that has its own.
+    fn connections(&self) -> Vec<Connections> {
+        Vec::new()
+    }
+
     /// Makes a batch of new events durable: when this answers, they are committed.
     ///
     /// Answers one [`Stored`] for each event, in the batch's order. The batch holds each (source, key) at most once
@@ -51,6 +56,9 @@ pub trait Store: Send + Sync {
 
     /// Sends a dead-lettered event back to *queued* with a new budget.
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>>;
+
+    /// Sends a delivered event back to *queued* with a new budget, to be delivered once more.
+    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>>;
 
     /// A page of the events of a span that match, newest first.
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>>;
@@ -102,6 +110,17 @@ pub trait Clock: Send + Sync {
 pub trait Ids: Send + Sync {
     /// A new event id, never given before by any process: a UUID of version 7.
     fn fresh(&self) -> EventId;
+}
+
+/// The connections to a database that one kind of work has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// The kind of work: `intake`, `worker`, `operator`; or `writer`, `reader`.
+    pub lane: &'static str,
+    /// So many are in use.
+    pub in_use: usize,
+    /// So many there may be; who needs one more waits.
+    pub limit: usize,
 }
 
 /// An event on its way into the store.
@@ -180,8 +199,8 @@ pub struct AttemptEntry {
 pub enum Redriven {
     /// The event is queued again.
     Queued,
-    /// The event is not dead-lettered; this is where it stands.
-    NotDeadLettered(Status),
+    /// The event has not ended as it would have to have; this is where it stands.
+    StandsElsewhere(Status),
     /// There is no such event.
     NotFound,
 }

@@ -77,6 +77,10 @@ impl Store for Gated {
     fn redrive(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
         unreachable!("an intake only accepts")
     }
+
+    fn redrive_delivered(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        unreachable!("an intake only accepts")
+    }
     fn list(&self, _: EventFilter, _: Span, _: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         unreachable!("an intake only accepts")
     }

@@ -49,6 +49,10 @@ impl Store for Panics {
     fn redrive(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
         async { away() }.boxed()
     }
+
+    fn redrive_delivered(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        async { away() }.boxed()
+    }
     fn list(&self, _: EventFilter, _: Span, _: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         async { away() }.boxed()
     }

@@ -87,6 +87,7 @@ pub(crate) enum Operation {
     Settle(Vec<Settlement>),
     Find(EventId),
     Redrive(EventId),
+    RedriveDelivered(EventId),
     RedriveAll(EventFilter, Span, PageSize, bool),
     List(EventFilter, Span, PageSize),
     Sources(Vec<SourceName>, u32),
@@ -194,6 +195,7 @@ impl Disk {
             Operation::Settle(_) => Call::Settle,
             Operation::Find(_)
             | Operation::Redrive(_)
+            | Operation::RedriveDelivered(_)
             | Operation::RedriveAll(..)
             | Operation::List(..)
             | Operation::Sources(..)
@@ -275,6 +277,10 @@ async fn transact(disk: &Disk, request: Request) -> Result<Answer, StoreError> {
             let now = work.now;
             let redriven = work.change(event, Change::Redriven, |tables| tables.redrive(now, event));
             Answer::Redriven(redriven)
+        }),
+        Operation::RedriveDelivered(event) => transaction.commit(AtCommit::Commit, |work| {
+            let now = work.now;
+            Answer::Redriven(work.change(event, Change::Redriven, |tables| tables.redrive_delivered(now, event)))
         }),
         Operation::List(filter, span, size) => transaction.read(|tables, _| Answer::Listed(tables.list(&filter, span, size))),
         Operation::Sources(names, count_to) => transaction.read(|tables, now| Answer::Sources(tables.sources(now, &names, count_to))),

@@ -205,6 +205,10 @@ impl Store for BuggyStore {
         self.store.redrive(event)
     }
 
+    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<surehook::ports::Redriven, StoreError>> {
+        self.store.redrive_delivered(event)
+    }
+
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         self.store.list(filter, span, size)
     }

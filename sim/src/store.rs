@@ -74,6 +74,7 @@ fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
         Operation::Accept(batch) => ("accept", batch.iter().map(|event| event.id).collect()),
         Operation::Settle(batch) => ("settle", batch.iter().map(|settlement| settlement.event).collect()),
         Operation::Redrive(event) => ("redrive", vec![*event]),
+        Operation::RedriveDelivered(event) => ("redrive delivered", vec![*event]),
         Operation::Claim(_) => ("claim", vec![]),
         Operation::Find(_) => ("find", vec![]),
         Operation::RedriveAll(..) => ("redrive all", vec![]),
@@ -116,6 +117,10 @@ impl Store for RemoteStore {
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
         answered!(self.call(Operation::Redrive(event)), Redriven)
+    }
+
+    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        answered!(self.call(Operation::RedriveDelivered(event)), Redriven)
     }
 
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {

@@ -132,7 +132,10 @@ fn time(micros: i64) -> Timestamp {
 
 /// What kind of change it was. The rows do not say; the design's drawing of an event's life does.
 fn change(at: Timestamp, before: Option<&DeliveryRow>, after: Option<&DeliveryRow>) -> Change {
-    let Some(before) = before else { return Change::Accepted };
+    let Some(before) = before else {
+        // A new event has no attempts; what was delivered, and is sent once more, has.
+        return if after.is_some_and(|after| after.delivery.attempt > 0) { Change::Redriven } else { Change::Accepted };
+    };
     let (row, was) = (before.delivery, before.delivery.status);
     let settled = |outcome| Change::Settled { fence: row.fence, attempt: row.attempt, outcome };
     let Some(after) = after else {

@@ -245,6 +245,7 @@ async fn settle(store: &dyn Store, claims: Vec<Claim>, outcome: Outcome) {
         attempt: claim.attempt,
         fence: claim.fence,
         outcome,
+        age: claim.age,
         record: Some(record.clone()),
     };
     let refused = store.settle(claims.into_iter().map(settlement).collect()).await.expect("the database is there");

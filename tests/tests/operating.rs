@@ -112,11 +112,42 @@ async fn what_is_stuck_is_found_understood_and_sent_again(database: Database) {
     until_all_are(&desk, 30, "delivered").await;
     assert!(sink.received().iter().filter(|received| received.taken()).count() == 30, "each is delivered once");
 
+    // What was delivered is sent once more, but only by name.
+    assert!(desk.told("events redrive --all").await.starts_with("0 dead letters"));
+    assert!(desk.told(&format!("events show {}", events[3])).await.contains("--delivered"));
+    assert!(desk.told(&format!("events redrive {} --delivered", events[3])).await.contains("is queued again"));
+    sink.reaches(60 + 31).await;
+    until_all_are(&desk, 30, "delivered").await;
+    assert!(
+        desk.told("events redrive --source orders --delivered --dry-run").await.starts_with("30 delivered events would be sent once more")
+    );
+    let newest =
+        desk.json("events list --source orders --limit 10").await["events"][9]["event_id"].as_str().map(str::to_owned).expect("an id");
+    assert!(
+        desk.told(&format!("events redrive --source orders --delivered --rate 1000 --after {newest}"))
+            .await
+            .starts_with("20 delivered events queued once more")
+    );
+    sink.reaches(60 + 51).await;
+    until_all_are(&desk, 30, "delivered").await;
+    let taken: Vec<usize> = events.iter().map(|event| sink.of(*event).iter().filter(|received| received.taken()).count()).collect();
+    let wanted: Vec<usize> = (0..30).map(|n| 1 + usize::from(n < 20) + usize::from(n == 3)).collect();
+    assert_eq!(taken, wanted, "the oldest twenty once more");
+    let metrics = Client::default().get(&service.url("/metrics")).await.expect("an answer");
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    for told in ["surehook_accepted_to_delivered_seconds_count{source=\"orders\"} 51", "surehook_database_connections_limit{lane="] {
+        assert!(metrics.contains(told), "{told} is not in\n{metrics}");
+    }
+
     assert_eq!((desk.told("health").await.trim(), desk.told("health --ready").await.trim()), ("ok", "ready"));
     let unknown = Uuid::now_v7();
     assert_eq!(desk.refused(&format!("events show {unknown}")).await.0, Some(1));
     let (code, why) = desk.refused(&format!("events redrive {}", events[0])).await;
-    assert!(code == Some(1) && why.contains("only a dead-lettered event can be redriven"), "{code:?}: {why}");
+    assert!(code == Some(1) && why.contains("only a dead-lettered event is redriven"), "{code:?}: {why}");
+    let (code, why) = desk.refused(&format!("events redrive {unknown} --delivered")).await;
+    assert!(code == Some(1) && why.contains("There is no event"), "{code:?}: {why}");
+    let (code, why) = desk.refused("events redrive --delivered").await;
+    assert!(code == Some(2) && why.contains("--all"), "{code:?}: {why}");
     let (code, why) = desk.refused("events redrive").await;
     assert!(code == Some(2) && why.contains("--all"), "{code:?}: {why}");
     let (code, why) = desk.refused("events list --status done").await;

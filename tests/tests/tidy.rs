@@ -1,5 +1,6 @@
 //! Rules of the house that neither the compiler nor clippy can hold.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -54,6 +55,23 @@ fn the_loops_ask_for_no_runtime() {
             assert!(!other_use_of_tokio, "{name}: `{line}`; only tokio::sync asks for no runtime");
         }
     }
+}
+
+#[test]
+fn the_metrics_that_are_documented_are_those_that_there_are() {
+    let read = |path: &str| fs::read_to_string(Path::new(ROOT).join(path)).unwrap();
+    let named = |text: &str, before: &str| -> BTreeSet<String> {
+        let is_of_name = |c: char| c.is_ascii_lowercase() || c == '_';
+        let begin = format!("{before}surehook_");
+        let begins = text.match_indices(&begin).map(|(at, _)| at + before.len());
+        begins.map(|at| text[at..].chars().take_while(|c| is_of_name(*c)).collect()).collect()
+    };
+    let document = read("docs/operations.md");
+    let table: String = document.lines().filter(|line| line.starts_with("| `surehook_") && line.matches(" | ").count() == 2).collect();
+    let there = named(&read("shell/src/metrics.rs"), "\"");
+    assert!(there.len() > 15, "{there:?}");
+    // Rows of other tables name metrics with a label, and none that is not in this one.
+    assert_eq!(named(&table, "`"), there);
 }
 
 #[test]

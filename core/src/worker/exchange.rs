@@ -35,6 +35,8 @@ pub struct Claim {
     pub attempt: Attempt,
     /// Which attempt of the event's present budget this is, from 1.
     pub nth: u32,
+    /// How long ago the event was stored, by the store's clock, when it was claimed.
+    pub age: Duration,
     /// The headers to forward, as the intake encoded them.
     pub headers: Bytes,
     /// The body, byte for byte.
@@ -82,6 +84,9 @@ pub struct Settlement {
     pub attempt: Attempt,
     /// What is to become of the event.
     pub outcome: Outcome,
+    /// How old the event was when this claim of it ended: when the reply was there, or it was given back. By up to the
+    /// claim's round trip too much.
+    pub age: Duration,
     /// The attempt's entry in the event's history; `None` if nothing was sent.
     pub record: Option<AttemptRecord>,
 }

@@ -441,8 +441,16 @@ impl Worker {
     }
 
     fn owe(&mut self, now: Instant, lease_ends: Instant, claim: &Claim, outcome: Outcome, record: Option<AttemptRecord>) {
-        let settlement =
-            Settlement { event: claim.event, source: claim.source.clone(), fence: claim.fence, attempt: claim.attempt, outcome, record };
+        let lease = self.by_source.get(&claim.source).map_or(Duration::ZERO, |&index| self.lanes[index].policy.lease());
+        let settlement = Settlement {
+            event: claim.event,
+            source: claim.source.clone(),
+            fence: claim.fence,
+            attempt: claim.attempt,
+            outcome,
+            age: claim.age.saturating_add(now.since(lease_ends.before(lease))),
+            record,
+        };
         self.unsettled.push_back(Unsettled { settlement, ended_at: now, lease_ends });
     }
 

@@ -41,6 +41,7 @@ fn claim(n: u128) -> Claim {
         fence: Fence(1),
         attempt: 1,
         nth: 1,
+        age: Duration::ZERO,
         headers: Bytes::new(),
         body: Bytes::from_static(b"body"),
     }
@@ -85,6 +86,22 @@ fn it_claims_delivers_and_settles() {
     assert_eq!(outcomes(&settling), [Outcome::Delivered]);
     worker.handle(at(12), Input::Settled);
     assert_eq!(worker.load(), Load::default());
+}
+
+#[test]
+fn a_settlement_tells_how_old_its_event_was_when_the_reply_was_there() {
+    let mut worker = worker(2);
+    actions(&mut worker, at(1_000));
+    worker.handle(at(1_005), Input::Claimed(Claims { claimed: vec![Claim { age: secs(3_600), ..claim(0) }], buried: vec![] }));
+    let ticket = tickets(&actions(&mut worker, at(1_006)))[0];
+    worker.handle(at(1_250), Input::Finished { ticket, reply: ok() });
+    let Some(Action::Settle(batch)) = actions(&mut worker, at(1_300)).pop() else { panic!("a batch") };
+    assert_eq!(batch[0].age, secs(3_600) + Duration::from_millis(250), "counted from when the claim was sent");
+    let stranger = Claim { source: source("gone"), age: secs(5), ..claim(1) };
+    worker.handle(at(1_310), Input::Settled);
+    worker.handle(at(1_320), Input::Claimed(Claims { claimed: vec![stranger], buried: vec![] }));
+    let Some(Action::Settle(batch)) = actions(&mut worker, at(1_330)).pop() else { panic!("a batch") };
+    assert_eq!((batch[0].outcome, batch[0].age), (Outcome::Release, secs(5) + Duration::from_millis(1_320 - 1_006)));
 }
 
 #[test]

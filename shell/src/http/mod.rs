@@ -5,7 +5,7 @@
 //! | `POST /webhooks/{source}` | `202` with the event's id and status; a replay bears `Idempotent-Replayed: true` |
 //! | `GET /events/{id}` | `200` with the event, see [`view`] |
 //! | `GET /events` | `200` with a page of events, newest first, see [`query`] |
-//! | `POST /events/{id}/redrive` | `200` with the event's id and its new status |
+//! | `POST /events/{id}/redrive` | `200` with the event's id and its new status; with `delivered=true`, of a delivered one |
 //! | `POST /redrive` | `200` with how many dead letters were queued again, see [`query`] |
 //! | `GET /sources` | `200` with the work of each source |
 //! | `POST /sources/{source}/pause`, `…/resume` | `200`: nothing of the source is claimed from now on, or it is again |
@@ -128,7 +128,7 @@ impl Face {
             Route::Webhook(_) => self != Self::Operators,
             Route::Event(_)
             | Route::Events(_)
-            | Route::Redrive(_)
+            | Route::Redrive(..)
             | Route::RedriveAll(_)
             | Route::Sources
             | Route::Pause(_)
@@ -146,7 +146,7 @@ pub fn routes(app: Arc<App>, face: Face) -> impl Filter<Extract = (impl Reply,),
         .map(Route::Webhook)
         .or(warp::path!("events" / String).map(Route::Event))
         .unify()
-        .or(warp::path!("events" / String / "redrive").map(Route::Redrive))
+        .or(warp::path!("events" / String / "redrive").and(query()).map(Route::Redrive))
         .unify()
         .or(warp::path!("events").and(query()).map(Route::Events))
         .unify()
@@ -194,7 +194,7 @@ enum Route {
     Webhook(String),
     Event(String),
     Events(String),
-    Redrive(String),
+    Redrive(String, String),
     RedriveAll(String),
     Sources,
     Pause(String),
@@ -309,10 +309,10 @@ impl App {
                 works()?;
                 self.show(id).await
             }
-            Route::Redrive(id) => {
+            Route::Redrive(id, query) => {
                 allow_post(method)?;
                 works()?;
-                self.redrive(id).await
+                self.redrive(id, query).await
             }
             Route::Events(query) => {
                 allow_get(method)?;
@@ -403,17 +403,25 @@ impl App {
         Answer::json(StatusCode::OK, Some(id), &EventView::new(record, policy))
     }
 
-    async fn redrive(&self, id: &str) -> Result<Answer, Problem> {
+    async fn redrive(&self, id: &str, query: &str) -> Result<Answer, Problem> {
         let id = event_id(id)?;
-        match self.patiently(self.store.redrive(id)).await? {
+        let is_of_delivered = query::delivered(query)?;
+        let redriven = if is_of_delivered { self.store.redrive_delivered(id) } else { self.store.redrive(id) };
+        match self.patiently(redriven).await? {
             Redriven::Queued => {}
             Redriven::NotFound => return Err(unknown_event(id)),
-            Redriven::NotDeadLettered(status) => {
+            Redriven::StandsElsewhere(status) => {
                 let status = status.as_str();
-                return Err(Kind::NotDeadLettered.with(format!("The event is {status}; only a dead-lettered event can be redriven.")));
+                return Err(if is_of_delivered {
+                    Kind::NotDelivered.with(format!("The event is {status}; `delivered=true` is for events that were delivered."))
+                } else {
+                    Kind::NotDeadLettered.with(format!(
+                        "The event is {status}; only a dead-lettered event is redriven, or with `delivered=true` one that was delivered."
+                    ))
+                });
             }
         }
-        tracing::info!(event_id = %id, "redriven by an operator");
+        tracing::info!(event_id = %id, delivered = is_of_delivered, "redriven by an operator");
         self.ring_for(id).await;
         Answer::standing(StatusCode::OK, id, Status::Queued)
     }

@@ -103,7 +103,7 @@ impl App {
     pub(super) async fn metrics(&self) -> Answer {
         let names = self.sources.keys().cloned().collect();
         let work = self.patiently(self.store.sources(names, COUNT_TO)).await.ok();
-        let text = self.metrics.text(work.as_deref(), &self.health.loops());
+        let text = self.metrics.text(work.as_deref(), &self.health.loops(), &self.store.connections());
         let mut answer = Answer::written(StatusCode::OK, None, text);
         answer.response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(metrics::MEDIA_TYPE));
         answer

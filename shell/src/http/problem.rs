@@ -95,6 +95,8 @@ kinds! {
     UnknownEvent = NOT_FOUND, "unknown-event", "There is no such event";
     /// Only a dead-lettered event can be redriven.
     NotDeadLettered = CONFLICT, "not-dead-lettered", "The event is not dead-lettered";
+    /// Only a delivered event can be delivered once more.
+    NotDelivered = CONFLICT, "not-delivered", "The event is not delivered";
     /// A fault of this program.
     Internal = INTERNAL_SERVER_ERROR, "internal", "The request could not be answered";
 }

@@ -85,6 +85,18 @@ impl Query {
     }
 }
 
+/// The query of one event's redrive: whether a delivered event is meant, and not a dead letter.
+pub(super) fn delivered(text: &str) -> Result<bool, Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Written {
+        #[serde(default)]
+        delivered: bool,
+    }
+    let written: Written = serde_urlencoded::from_str(text).map_err(|error| refused(&error.to_string()))?;
+    Ok(written.delivered)
+}
+
 fn one_of<T>(name: &str, written: Option<String>, read: impl Fn(&str) -> Option<T>, all: &[&str]) -> Result<Option<T>, Problem> {
     let Some(written) = written else { return Ok(None) };
     read(&written).map(Some).ok_or_else(|| refused(&format!("`{name}` is one of {}", all.join(", "))))
@@ -121,6 +133,20 @@ mod tests {
         assert_eq!(query.span.from, EventId::first_at(1_795_564_800_000));
         assert_eq!(query.span.until, EventId::first_at(1_795_647_600_000));
         assert_eq!((query.after, query.size, query.dry_run), (Some(id), PageSize { events: 7, looks: MAX_LOOKS }, Some(true)));
+    }
+
+    #[test]
+    fn a_redrive_means_what_was_delivered_only_if_it_says_so() {
+        assert_eq!(delivered(""), Ok(false));
+        assert_eq!(delivered("delivered=false"), Ok(false));
+        assert_eq!(delivered("delivered=true"), Ok(true));
+        for (text, told) in
+            [("delivered", "not `true` or `false`"), ("dry_run=true", "unknown field"), ("delivered=true&delivered=true", "duplicate")]
+        {
+            let problem = delivered(text).unwrap_err();
+            assert_eq!(problem.kind, Kind::BadQuery);
+            assert!(problem.detail.contains(told), "{text}: {}", problem.detail);
+        }
     }
 
     #[test]

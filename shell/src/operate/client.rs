@@ -35,6 +35,9 @@ pub enum OperateError {
     /// The service refused.
     #[error("{0}")]
     Refused(String),
+    /// The event is not there, or not where it would have to be.
+    #[error("{0}")]
+    Elsewhere(String),
     /// Something answered that is not a service of this kind.
     #[error("{0} answered what surehook does not answer: is --url (or SUREHOOK_URL) the address of a surehook of this version?")]
     Foreign(String),
@@ -42,7 +45,7 @@ pub enum OperateError {
     #[error("`{0}` is neither a time in RFC 3339, like 2026-11-25T00:00:00Z, nor how long ago it was, like 2h")]
     Time(String),
     /// Everything would be meant.
-    #[error("say which dead letters are meant: an event's id, filters such as --source, or --all")]
+    #[error("say which events are meant: an event's id, filters such as --source, or --all")]
     WithoutFilter,
 }
 
@@ -103,6 +106,7 @@ impl Service {
             return serde_json::from_slice(&body).map_err(|_| OperateError::Foreign(shown));
         }
         match serde_json::from_slice::<ProblemBody>(&body) {
+            Ok(problem) if matches!(status, StatusCode::NOT_FOUND | StatusCode::CONFLICT) => Err(OperateError::Elsewhere(problem.detail)),
             Ok(problem) => Err(OperateError::Refused(problem.detail)),
             Err(_) => Err(OperateError::Foreign(format!("{shown} ({status})"))),
         }

@@ -4,6 +4,7 @@
 //! at any moment and asked again: what was done is done, and is not done twice.
 
 mod client;
+mod delivered;
 mod render;
 
 pub use client::OperateError;
@@ -37,10 +38,21 @@ pub async fn events(command: &EventsCommand, service: &ServiceArgs) -> Result<St
         }
         EventsCommand::Redrive(args) => match &args.id {
             Some(id) => {
-                let standing: Value = to.post(&["events", id, "redrive"], &[]).await?;
+                let standing =
+                    if args.delivered { delivered::one(&to, id).await? } else { to.post(&["events", id, "redrive"], &[]).await? };
                 Ok(if service.json { pretty(&standing) } else { format!("{id} is queued again, with new attempts") })
             }
-            None => redrive_all(&to, args, service.json).await,
+            None => {
+                let filters = query(&args.filters, Timestamp::now())?;
+                if filters.is_empty() && !args.all {
+                    return Err(OperateError::WithoutFilter);
+                }
+                if args.delivered {
+                    delivered::all(&to, args, &filters, service.json).await
+                } else {
+                    redrive_all(&to, args, &filters, service.json).await
+                }
+            }
         },
     }
 }
@@ -108,19 +120,20 @@ struct Step {
 }
 
 /// Redrives step by step, no faster than the rate.
-async fn redrive_all(service: &Service, args: &RedriveArgs, json: bool) -> Result<String, OperateError> {
-    let filters = query(&args.filters, Timestamp::now())?;
-    if filters.is_empty() && !args.all {
-        return Err(OperateError::WithoutFilter);
-    }
+async fn redrive_all(
+    service: &Service,
+    args: &RedriveArgs,
+    filters: &[(&'static str, String)],
+    json: bool,
+) -> Result<String, OperateError> {
     // A step a tenth of a second at the most, so that a low rate is an even one.
     let step = args.rate.map_or(STEP, |rate| STEP.min(rate.div_ceil(10)).max(1));
     let pace = args.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(f64::from(step) / f64::from(rate.max(1))));
-    let progress = progress(json);
+    let progress = progress(json, "dead letters redriven");
     let (mut redriven, mut next) = (0, None::<String>);
     loop {
         let begun = tokio::time::Instant::now();
-        let mut query = filters.clone();
+        let mut query = filters.to_vec();
         let size = if args.dry_run { PAGE } else { step };
         query.extend([("limit", size.to_string()), ("dry_run", args.dry_run.to_string())]);
         query.extend(next.iter().map(|next| ("after", next.clone())));
@@ -142,7 +155,7 @@ async fn redrive_all(service: &Service, args: &RedriveArgs, json: bool) -> Resul
     let letters = if redriven == 1 { "dead letter" } else { "dead letters" };
     Ok(match (json, args.dry_run) {
         (true, dry_run) => pretty(&json!({"redriven": redriven, "dry_run": dry_run})),
-        (false, true) => format!("{redriven} {letters} would be redriven. What is delivered is never sent again."),
+        (false, true) => format!("{redriven} {letters} would be redriven. What was delivered is sent again only with --delivered."),
         (false, false) => format!("{redriven} {letters} redriven"),
     })
 }
@@ -155,11 +168,11 @@ fn after(error: OperateError, redriven: u64, dry_run: bool) -> OperateError {
     }
 }
 
-fn progress(json: bool) -> ProgressBar {
+fn progress(json: bool, of: &str) -> ProgressBar {
     if json || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{spinner} {pos} dead letters redriven, {per_sec}")
+    let style = ProgressStyle::with_template(&format!("{{spinner}} {{pos}} {of}, {{per_sec}}"))
         .unwrap_or_else(|_| ProgressStyle::default_spinner());
     let bar = ProgressBar::new_spinner().with_style(style);
     bar.enable_steady_tick(Duration::from_millis(100));

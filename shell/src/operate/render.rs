@@ -81,12 +81,17 @@ pub(super) fn event(event: &Value, redrive_url: &str) -> String {
         took.set_cell_alignment(CellAlignment::Right);
     }
     let _ = write!(out, "\n{}", written(&table));
-    if event["status"] == "dead_lettered" {
+    let delivered = match event["status"].as_str() {
+        Some("dead_lettered") => Some(("", "")),
+        Some("delivered") => Some((" --delivered", "?delivered=true")),
+        _ => None,
+    };
+    if let Some((flag, query)) = delivered {
         let _ = write!(
             out,
-            "\nsend it again:  surehook events redrive {}\n           or:  curl -X POST {}",
+            "\nsend it again:  surehook events redrive {}{flag}\n           or:  curl -X POST {}",
             text(&event["event_id"]),
-            quoted(redrive_url)
+            quoted(&format!("{redrive_url}{query}"))
         );
     }
     out
@@ -245,6 +250,16 @@ WHEN                                                   TOOK
 send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
            or:  curl -X POST 'http://127.0.0.1:8080/events/0199c2f0/redrive'";
         assert_eq!(shown, expected, "\n{shown}");
+    }
+
+    #[test]
+    fn a_delivered_event_tells_how_it_is_sent_once_more() {
+        let shown =
+            event(&json!({"event_id": "0199c2f0", "status": "delivered", "history": []}), "http://[::1]:8080/events/0199c2f0/redrive");
+        assert!(shown.contains("surehook events redrive 0199c2f0 --delivered\n"), "{shown}");
+        assert!(shown.ends_with("curl -X POST 'http://[::1]:8080/events/0199c2f0/redrive?delivered=true'"), "{shown}");
+        let waits = event(&json!({"event_id": "0199c2f0", "status": "queued", "history": []}), "");
+        assert!(!waits.contains("send it again"), "{waits}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! call ended in good order: one whose call failed midway or was dropped is closed, so that no call can find another
 //! one's leavings. One that has been idle for a while is pinged before it is used again.
 
+use crate::ports::Connections;
 use sqlx::Connection;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
@@ -76,6 +77,11 @@ impl<C: Connect> Lane<C> {
         let permit = timeout_at(deadline, Arc::clone(&self.permits).acquire_owned()).await.map_err(|_| busy())?.map_err(|_| busy())?;
         let (connection, generation) = self.connection(deadline).await.map_err(TakeError::Connect)?;
         Ok(Held { connection: Some(connection), generation, lane: Arc::clone(self), _permit: permit })
+    }
+
+    /// How many of its connections are in use.
+    pub(super) fn in_use(&self, lane: &'static str) -> Connections {
+        Connections { lane, in_use: self.limit - self.permits.available_permits(), limit: self.limit }
     }
 
     /// Closes the connections that rest. To be called after a connection broke: the others are likely to be broken

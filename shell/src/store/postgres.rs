@@ -13,7 +13,7 @@ pub mod sql;
 pub use connect::options;
 pub use servers::{Servers, shown};
 
-use crate::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::ports::{Connections, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
 use crate::store::lane::Lane;
@@ -205,8 +205,8 @@ impl PostgresStore {
             if row.spent {
                 claims.buried.push(Buried { event, source, attempt });
             } else if let (Some(headers), Some(body)) = (row.headers, row.body) {
-                let (headers, body) = (Bytes::from(headers), Bytes::from(body));
-                claims.claimed.push(Claim { event, source, fence, attempt, nth: attempt.saturating_sub(budget_from), headers, body });
+                let (headers, body, age) = (Bytes::from(headers), Bytes::from(body), rows::age(row.age_us.unwrap_or_default()));
+                claims.claimed.push(Claim { event, source, fence, attempt, nth: attempt.saturating_sub(budget_from), age, headers, body });
             } else {
                 // Its lease runs out again and again, until it is dead-lettered as lost.
                 tracing::error!(event_id = %event, %source, attempt, "the event is owed, but its bytes are gone: it cannot be delivered");
@@ -255,24 +255,23 @@ impl PostgresStore {
         Ok(refused)
     }
 
-    async fn redrive_one(&self, event: EventId) -> Result<Redriven, StoreError> {
-        // It may be dead-lettered between the two statements: then another look is worth it.
+    /// Queues an event again that stands at `end`, by the statement for that.
+    async fn redrive_one(&self, event: EventId, end: Status, statement: &'static str) -> Result<Redriven, StoreError> {
+        // It may come there between the two statements: then another look is worth it.
         for _ in 0..ACCEPT_ROUNDS {
-            let redriven = self.execute(&self.operator, sqlx::query(sql::REDRIVE).bind(event.as_uuid())).await?;
+            let redriven = self.execute(&self.operator, sqlx::query(statement).bind(event.as_uuid())).await?;
             if !redriven.is_empty() {
                 return Ok(Redriven::Queued);
             }
             let rows = self.execute(&self.operator, sqlx::query(sql::STATUS).bind(event.as_uuid())).await?;
             let Some(row) = rows.first() else { return Ok(Redriven::NotFound) };
             let name: String = row.try_get(0).map_err(|error| errors::failed(&error).error)?;
-            match rows::status(&name)? {
-                Status::DeadLettered => {}
-                other @ (Status::Queued | Status::Processing | Status::Retrying | Status::Delivered) => {
-                    return Ok(Redriven::NotDeadLettered(other));
-                }
+            let status = rows::status(&name)?;
+            if status != end {
+                return Ok(Redriven::StandsElsewhere(status));
             }
         }
-        Err(StoreError::Conflict("the event is dead-lettered and redriven again and again".into()))
+        Err(StoreError::Conflict("the event ends and is redriven again and again".into()))
     }
 
     async fn list_page(&self, filter: &EventFilter, span: Span, size: PageSize) -> Result<EventPage, StoreError> {
@@ -325,6 +324,10 @@ impl PostgresStore {
 }
 
 impl Store for PostgresStore {
+    fn connections(&self) -> Vec<Connections> {
+        vec![self.intake.in_use("intake"), self.worker.in_use("worker"), self.operator.in_use("operator")]
+    }
+
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
         async move { if batch.is_empty() { Ok(Vec::new()) } else { self.accept_batch(&batch).await } }.boxed()
     }
@@ -346,7 +349,11 @@ impl Store for PostgresStore {
     }
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        self.redrive_one(event).boxed()
+        self.redrive_one(event, Status::DeadLettered, sql::REDRIVE).boxed()
+    }
+
+    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        self.redrive_one(event, Status::Delivered, sql::REDRIVE_DELIVERED).boxed()
     }
 
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
@@ -442,6 +449,7 @@ struct ClaimedRow {
     spent: bool,
     headers: Option<Vec<u8>>,
     body: Option<Vec<u8>>,
+    age_us: Option<Micros>,
 }
 
 #[derive(FromRow)]

@@ -20,6 +20,11 @@ pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos().div_ceil(1000)).map_or(LONGEST_US, |micros| micros.min(LONGEST_US))
 }
 
+/// What passed since then; nothing if the clock was put back.
+pub(super) fn age(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
 /// A count for a column of 64 bits; more than that is as good as the most.
 pub(super) fn count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
@@ -174,7 +179,7 @@ impl SourceRow {
             retrying: number(self.retrying)?,
             dead_lettered: number(self.dead_lettered)?,
             is_partial: self.is_partial,
-            behind: self.behind_us.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0))),
+            behind: self.behind_us.map(age),
             paused_since: self.paused_at.map(timestamp).transpose()?,
         })
     }

@@ -13,7 +13,7 @@ mod transitions;
 
 pub use connect::options;
 
-use crate::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::ports::{Connections, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
 use crate::store::lane::{Held, Lane};
@@ -160,6 +160,10 @@ impl Store for SqliteStore {
         1
     }
 
+    fn connections(&self) -> Vec<Connections> {
+        vec![self.writer.in_use("writer"), self.readers.in_use("reader")]
+    }
+
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
         self.write(move |connection, now| transitions::accept(connection, now, batch).boxed()).boxed()
     }
@@ -185,6 +189,10 @@ impl Store for SqliteStore {
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
         self.write(move |connection, now| transitions::redrive(connection, now, event).boxed()).boxed()
+    }
+
+    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        self.write(move |connection, now| transitions::redrive_delivered(connection, now, event).boxed()).boxed()
     }
 
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {

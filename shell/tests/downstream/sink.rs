@@ -139,6 +139,7 @@ pub(crate) fn claim(headers: &[u8], body: &[u8]) -> Claim {
         fence: Fence(1),
         attempt: 3,
         nth: 1,
+        age: Duration::ZERO,
         headers: Bytes::copy_from_slice(headers),
         body: Bytes::copy_from_slice(body),
     }

@@ -216,6 +216,25 @@ async fn a_redrive_queues_a_dead_letter_and_wakes_its_worker() {
 }
 
 #[tokio::test]
+async fn a_delivered_event_is_queued_once_more_if_that_is_asked_for() {
+    let world = World::start(Setup::default());
+    let (delivered, dead) = (world.delivered("k1").await, world.dead_lettered("k2").await);
+    world.app.doorbell.heard().await;
+    let redrive = async |id, query: &str| world.request("POST", &format!("/events/{id}/redrive{query}"), &[], b"").await;
+    for query in ["", "?", "?delivered=false"] {
+        assert_problem(&redrive(delivered, query).await, 409, "not-dead-lettered");
+    }
+    for query in ["?delivered=perhaps", "?delivered", "?all=true", "?delivered=true&delivered=true"] {
+        assert_problem(&redrive(delivered, query).await, 400, "bad-query");
+    }
+    assert_problem(&redrive(dead, "?delivered=true").await, 409, "not-delivered");
+    let response = redrive(delivered, "?delivered=true").await;
+    assert_eq!((response.status().as_u16(), json(&response)), (200, json!({"event_id": delivered.to_string(), "status": "queued"})));
+    assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
+    assert_problem(&redrive(delivered, "?delivered=true").await, 409, "not-delivered");
+}
+
+#[tokio::test]
 async fn a_store_that_fails_is_told_without_its_words_and_nothing_is_lost() {
     let cases = [
         (Mode::Unavailable, 503, "database-unavailable", 503, "database-unavailable"),

@@ -132,10 +132,24 @@ impl Store for Memory {
             let mut events = self.events.lock().unwrap();
             let Some((_, record)) = events.iter_mut().find(|(there, _)| there.id == event) else { return Ok(Redriven::NotFound) };
             if record.status != Status::DeadLettered {
-                return Ok(Redriven::NotDeadLettered(record.status));
+                return Ok(Redriven::StandsElsewhere(record.status));
             }
             (record.status, record.reason) = (Status::Queued, None);
             (record.next_attempt_at, record.settled_at) = (Some(Timestamp::UNIX_EPOCH), None);
+            Ok(Redriven::Queued)
+        }
+        .boxed()
+    }
+
+    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        async move {
+            self.obey().await?;
+            let mut events = self.events.lock().unwrap();
+            let Some((_, record)) = events.iter_mut().find(|(there, _)| there.id == event) else { return Ok(Redriven::NotFound) };
+            if record.status != Status::Delivered {
+                return Ok(Redriven::StandsElsewhere(record.status));
+            }
+            (record.status, record.next_attempt_at, record.settled_at) = (Status::Queued, Some(Timestamp::UNIX_EPOCH), None);
             Ok(Redriven::Queued)
         }
         .boxed()
@@ -345,6 +359,14 @@ impl World {
         let response = self.post(key, b"body").await;
         assert_eq!(response.status(), 202);
         json(&response)["event_id"].as_str().unwrap().parse().unwrap()
+    }
+
+    pub(crate) async fn delivered(&self, key: &str) -> EventId {
+        let id = self.accepted(key).await;
+        self.store.change(id, |record| {
+            (record.status, record.next_attempt_at, record.settled_at) = (Status::Delivered, None, Some(Timestamp::UNIX_EPOCH));
+        });
+        id
     }
 
     pub(crate) async fn dead_lettered(&self, key: &str) -> EventId {

@@ -141,13 +141,15 @@ impl Database {
             claims.buried.push(Buried { event, source, attempt });
             return;
         }
-        let stored = &self.events[&event].event;
+        let EventRow { event: stored, received_at } = &self.events[&event];
         claims.claimed.push(Claim {
             event,
             source,
             fence: claimed.delivery.fence,
             attempt,
             nth: claimed.delivery.used(),
+            // It is not negative, though the clock may have jumped back since.
+            age: now.duration_since(*received_at).try_into().unwrap_or_default(),
             headers: stored.headers.clone(),
             body: stored.body.clone(),
         });
@@ -232,8 +234,23 @@ impl Database {
                 self.put(now, event, delivery, due);
                 Redriven::Queued
             }
-            Some(Err(_)) | None => Redriven::NotDeadLettered(self.status(event)),
+            Some(Err(_)) | None => Redriven::StandsElsewhere(self.status(event)),
         }
+    }
+
+    /// [`surehook::ports::Store::redrive_delivered`].
+    pub fn redrive_delivered(&mut self, now: Timestamp, event: EventId) -> Redriven {
+        if !self.events.contains_key(&event) {
+            return Redriven::NotFound;
+        }
+        let status = self.status(event);
+        if status != Status::Delivered {
+            return Redriven::StandsElsewhere(status);
+        }
+        let last = self.attempts.range((event, 0)..=(event, Attempt::MAX)).next_back().map_or(0, |((_, attempt), _)| *attempt);
+        let (delivery, due) = Delivery::redelivered(last);
+        self.put(now, event, delivery, due);
+        Redriven::Queued
     }
 
     /// [`surehook::ports::Store::list`].

@@ -105,6 +105,10 @@ impl Store for MemoryStore {
         self.call(move |tables, now| Ok(tables.redrive(now, event)))
     }
 
+    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        self.call(move |tables, now| Ok(tables.redrive_delivered(now, event)))
+    }
+
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         self.call(move |tables, _| Ok(tables.list(&filter, span, size)))
     }

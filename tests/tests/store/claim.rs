@@ -220,3 +220,17 @@ pub(crate) async fn a_history_that_was_written_by_hand_holds_up_no_other(db: Db)
     assert_eq!(found.status, Status::Delivered);
     assert!(found.history.iter().all(|entry| entry.error.as_deref() == Some("by hand")), "what is recorded stays: {found:?}");
 }
+
+pub(crate) async fn a_claim_tells_how_long_ago_its_event_was_received(db: Db) {
+    let event = db.accepted("a").await;
+    assert!(db.claim_one("a").await.age < Duration::from_secs(30));
+    let hour = Duration::from_secs(3600);
+    db.age(event, hour).await;
+    db.make_due(event, LEASE + hour).await;
+    let again = db.claim_one("a").await;
+    assert!(
+        (hour..hour + Duration::from_secs(30)).contains(&again.age),
+        "{:?}: since it was received, and not since it was due",
+        again.age
+    );
+}

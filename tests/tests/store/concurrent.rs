@@ -277,7 +277,15 @@ fn send(world: &World, claim: &Claim, is_slow: bool, random: &mut Rng) -> Option
 }
 
 fn settlement(claim: &Claim, outcome: Outcome, record: Option<AttemptRecord>) -> Settlement {
-    Settlement { event: claim.event, source: claim.source.clone(), fence: claim.fence, attempt: claim.attempt, outcome, record }
+    Settlement {
+        event: claim.event,
+        source: claim.source.clone(),
+        fence: claim.fence,
+        attempt: claim.attempt,
+        outcome,
+        age: claim.age,
+        record,
+    }
 }
 
 /// Settles until it is known what became of it; now and then by two processes at once, of which one at most may.

@@ -311,5 +311,13 @@ pub(crate) fn settlement(claim: &Claim, outcome: Outcome) -> Settlement {
         Outcome::DeadLetter(_) => Some(record(Verdict::Permanent)),
         Outcome::Release => None,
     };
-    Settlement { event: claim.event, source: claim.source.clone(), fence: claim.fence, attempt: claim.attempt, outcome, record }
+    Settlement {
+        event: claim.event,
+        source: claim.source.clone(),
+        fence: claim.fence,
+        attempt: claim.attempt,
+        outcome,
+        age: claim.age,
+        record,
+    }
 }

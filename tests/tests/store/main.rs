@@ -104,6 +104,7 @@ clauses! {
         what_is_buried_counts_against_the_limit => BuriedDoNotCount,
         concurrent_claimers_never_share_an_event => HandsOutTwice,
         bytes_that_are_no_text_come_back_as_they_came => BytesAsText,
+        a_claim_tells_how_long_ago_its_event_was_received => AgesFromTheClaim,
         the_longest_lease_stays_within_the_calendar => LongLeasesAreRejected;
     settle:
         a_delivered_event_ends_with_its_attempt => ForgetsRecords | DeliveredStaysOwed,
@@ -118,7 +119,11 @@ clauses! {
     redrive:
         a_dead_letter_is_queued_again_with_a_new_budget => RedriveKeepsTheBudget | RedriveForgetsAttempts,
         what_is_not_dead_lettered_is_not_redriven => RedrivesWhatIsAlive,
-        an_unknown_event_is_not_found => RedrivesWhatIsNot;
+        an_unknown_event_is_not_found => RedrivesWhatIsNot,
+        what_was_delivered_is_sent_once_more_when_that_is_asked_for => RedrivesDeliveredAsNew,
+        a_claim_of_before_settles_nothing_of_what_is_sent_once_more => RedrivesDeliveredUnderAnOldFence,
+        what_is_not_delivered_is_not_sent_once_more => DeliversAgainWhateverItIs,
+        of_many_who_send_an_event_once_more_at_the_same_time_one_does => DeliversAgainWhateverItIs;
     find:
         an_event_is_shown_at_each_step_of_its_life => HistoryNewestFirst | RetriesAtOnce,
         an_unknown_event_is_nothing => UnknownIsAnError;
@@ -128,6 +133,7 @@ clauses! {
         a_pass_goes_page_by_page_and_stops_at_what_is_young => IgnoresThePage | PassNeverEnds,
         a_pruned_key_is_new_again => KeysOutliveTheirEvents,
         a_redrive_and_a_pruning_at_once_leave_an_event_whole_or_gone => LeavesAttempts,
+        what_is_sent_once_more_beside_a_pruning_is_whole_or_gone => LeavesAttempts,
         two_prunings_at_once_delete_each_event_once => SaysTwiceAsMany;
     search:
         a_filter_lists_what_matches_newest_first => OldestFirst | ListsEverySource | ListsOneTooFew,

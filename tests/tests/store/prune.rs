@@ -103,7 +103,30 @@ pub(crate) async fn a_redrive_and_a_pruning_at_once_leave_an_event_whole_or_gone
                 prune(&db).await;
             }
             Redriven::NotFound => assert_eq!(pruned.unwrap().deleted, 1),
-            Redriven::NotDeadLettered(status) => panic!("{status:?}"),
+            Redriven::StandsElsewhere(status) => panic!("{status:?}"),
+        }
+        assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
+    }
+}
+
+pub(crate) async fn what_is_sent_once_more_beside_a_pruning_is_whole_or_gone(db: Db) {
+    let other = db.another();
+    for round in 0..20 {
+        let delivered = ended(&db, round..round + 1, Outcome::Delivered).await[0];
+        db.age(delivered, HOUR * 20).await;
+        let (pruned, redriven) = tokio::join!(other.prune(RETENTION, None, 100), db.store.redrive_delivered(delivered));
+        match redriven.unwrap() {
+            Redriven::Queued => {
+                assert_eq!(pruned.unwrap().deleted, 0);
+                let claim = db.claim_one("orders").await;
+                assert_eq!((claim.event, claim.attempt), (delivered, 2));
+                db.settle(&claim, Outcome::Delivered).await;
+                assert_eq!(db.found(delivered).await.history.len(), 2);
+                db.age(delivered, HOUR * 20).await;
+                prune(&db).await;
+            }
+            Redriven::NotFound => assert_eq!(pruned.unwrap().deleted, 1),
+            Redriven::StandsElsewhere(status) => panic!("{status:?}"),
         }
         assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
     }

@@ -86,7 +86,7 @@ async fn settle(db: &Db, random: &mut Random, event: EventId, source: &SourceNam
     };
     let fence = Fence((expected.row.fence.0 + 1).saturating_sub([1, 1, 1, 1, 0, 2][random.below(6) as usize]));
     let (headers, body) = Default::default();
-    let held = Claim { event, source: source.clone(), fence, attempt: expected.row.attempt, nth: 1, headers, body };
+    let held = Claim { event, source: source.clone(), fence, attempt: expected.row.attempt, nth: 1, age: Duration::ZERO, headers, body };
     let settlement = settlement(&held, outcome);
     let refused = db.store.settle(vec![settlement.clone()]).await.unwrap();
     match expected.row.settle(fence, outcome) {
@@ -107,7 +107,7 @@ async fn redrive(db: &Db, event: EventId, expected: &mut Expected) -> String {
             assert_eq!(answer, Redriven::Queued);
             (expected.row, expected.due) = (row, due);
         }
-        Err(_) => assert_eq!(answer, Redriven::NotDeadLettered(expected.row.status)),
+        Err(_) => assert_eq!(answer, Redriven::StandsElsewhere(expected.row.status)),
     }
     "redrive".into()
 }

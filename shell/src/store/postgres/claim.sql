@@ -68,6 +68,7 @@ recorded as (
 )
 select
     moved.event_id, (extract(epoch from moved.was_due_at) * 1000000)::bigint as due_us, moved.position,
-    moved.attempt, moved.budget_from, moved.fence, moved.spent, event.headers, event.body
+    moved.attempt, moved.budget_from, moved.fence, moved.spent, event.headers, event.body,
+    (extract(epoch from statement_timestamp() - event.received_at) * 1000000)::bigint as age_us
 from moved
-left join lateral (select headers, body from events where id = moved.event_id and not moved.spent limit 1) as event on true
+left join lateral (select headers, body, received_at from events where id = moved.event_id and not moved.spent limit 1) as event on true

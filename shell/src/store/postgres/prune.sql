@@ -6,17 +6,18 @@
 -- Locks: dead letters' rows in the order of their ids, then events in the order of their ids, both skipping what is
 -- locked. So it never waits, and cannot deadlock. A dead letter that is being redriven, or is another version of its row
 -- by the time it is locked, is left for the next pass; an event goes only if its dead letter was locked or it has none.
+-- So is a delivered event that was queued once more since, which makes another version of its row in events.
 -- What is locked is deleted where it stands: see settle.sql.
 with
 scanned as materialized (
-    select id, received_at
+    select id, received_at, ctid as place
     from events
     where $1::uuid is null or id > $1
     order by id
     limit $2
 ),
 over as materialized (
-    select scanned.id, owed.place, owed.event_id is not null as dead
+    select scanned.id, scanned.place, owed.place as letter, owed.event_id is not null as dead
     from scanned
     left join lateral (select ctid as place, event_id, ended_at from deliveries where event_id = scanned.id limit 1) as owed on true
     left join lateral (
@@ -37,14 +38,14 @@ letters as materialized (
         where event_id = over.id and status = 'dead_lettered'
         for update skip locked
     ) as locked
-    where over.dead and locked.place = over.place
+    where over.dead and locked.place = over.letter
 ),
 doomed as materialized (
     select over.id, event.place, letters.place as letter
     from over
     left join letters on letters.id = over.id
     cross join lateral (select ctid as place from events where id = over.id for update skip locked) as event
-    where not over.dead or letters.id is not null
+    where event.place = over.place and (not over.dead or letters.id is not null)
 ),
 no_letters as (
     delete from deliveries

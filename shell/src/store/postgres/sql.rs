@@ -15,6 +15,8 @@ pub const SETTLE: &str = include_str!("settle.sql");
 pub const FIND: &str = include_str!("find.sql");
 /// Sends a dead letter back to queued.
 pub const REDRIVE: &str = include_str!("redrive.sql");
+/// Sends a delivered event back to queued.
+pub const REDRIVE_DELIVERED: &str = include_str!("redrive_delivered.sql");
 /// A page of events.
 pub const LIST: &str = include_str!("list.sql");
 /// Sends dead letters back to queued.

@@ -20,6 +20,10 @@ pub const DELIVERIES_WRITE: &str = include_str!("deliveries_write.sql");
 pub const DELIVERIES_DELETE: &str = include_str!("deliveries_delete.sql");
 /// Appends attempts.
 pub const ATTEMPTS_WRITE: &str = include_str!("attempts_write.sql");
+/// Queues a delivered event once more.
+pub const REDRIVE_DELIVERED: &str = include_str!("redrive_delivered.sql");
+/// The newest attempt of one event.
+pub const LAST_ATTEMPT: &str = include_str!("last_attempt.sql");
 /// Reads one event and its attempts.
 pub const FIND: &str = include_str!("find.sql");
 /// A page of events.

@@ -5,12 +5,12 @@ use super::{Failure, searched, sql};
 use crate::ports::{NewEvent, Pruned, Redriven, Retention};
 use crate::search::{EventFilter, PageSize, RedrivenPage, Span};
 use crate::store::rows;
-use bytes::Bytes;
 use serde_json::json;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{FromRow, Row, Sqlite};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::event::{Delivery, Due, Illegal, Status};
 use surehook_core::id::{Attempt, EventId, Fence};
@@ -71,17 +71,18 @@ pub(super) async fn claim(connection: &mut SqliteConnection, now: Micros, demand
                 claims.buried.push(Buried { event, source, attempt });
             } else {
                 let (fence, nth) = (delivery.fence, delivery.used());
-                claims.claimed.push(Claim { event, source, fence, attempt, nth, headers: Bytes::new(), body: Bytes::new() });
+                let (headers, body) = Default::default();
+                claims.claimed.push(Claim { event, source, fence, attempt, nth, age: Duration::ZERO, headers, body });
             }
         }
     }
     changes.write(connection).await?;
-    claims.claimed = with_bytes(connection, claims.claimed).await?;
+    claims.claimed = with_bytes(connection, now, claims.claimed).await?;
     Ok(claims)
 }
 
-/// Fills in the bytes of what was claimed.
-async fn with_bytes(connection: &mut SqliteConnection, claimed: Vec<Claim>) -> Result<Vec<Claim>, Failure> {
+/// Fills in the bytes of what was claimed, and how old it is.
+async fn with_bytes(connection: &mut SqliteConnection, now: Micros, claimed: Vec<Claim>) -> Result<Vec<Claim>, Failure> {
     if claimed.is_empty() {
         return Ok(claimed);
     }
@@ -93,7 +94,8 @@ async fn with_bytes(connection: &mut SqliteConnection, claimed: Vec<Claim>) -> R
     for row in found {
         let claim = usize::try_from(row.position).ok().and_then(|at| claimed.get_mut(at)).and_then(Option::take);
         let claim = claim.ok_or_else(|| rows::unreadable("position"))?;
-        filled.push(Claim { headers: row.headers.into(), body: row.body.into(), ..claim });
+        let age = rows::age(now.saturating_sub(row.received_at));
+        filled.push(Claim { age, headers: row.headers.into(), body: row.body.into(), ..claim });
     }
     for claim in claimed.into_iter().flatten() {
         // Its lease runs out again and again, until it is dead-lettered as lost.
@@ -141,17 +143,37 @@ pub(super) async fn settle(connection: &mut SqliteConnection, now: Micros, batch
 pub(super) async fn redrive(connection: &mut SqliteConnection, now: Micros, event: EventId) -> Result<Redriven, Failure> {
     let read: Vec<DeliveryRow> = fetch(connection, sqlx::query_as(sql::DELIVERIES_READ).bind(array(&[hex(event)])?)).await?;
     let Some(row) = read.first() else {
-        let status: Vec<(String,)> = fetch(connection, sqlx::query_as(sql::STATUS).bind(event.as_uuid())).await?;
-        return status.first().map_or(Ok(Redriven::NotFound), |(name,)| Ok(Redriven::NotDeadLettered(rows::status(name)?)));
+        return Ok(status(connection, event).await?.map_or(Redriven::NotFound, Redriven::StandsElsewhere));
     };
     let before = row.delivery()?;
     let Ok((delivery, due)) = before.redrive() else {
-        return Ok(Redriven::NotDeadLettered(before.status));
+        return Ok(Redriven::StandsElsewhere(before.status));
     };
     let mut changes = Changes::default();
     changes.put(event, delivery, due, now);
     changes.write(connection).await?;
     Ok(Redriven::Queued)
+}
+
+pub(super) async fn redrive_delivered(connection: &mut SqliteConnection, now: Micros, event: EventId) -> Result<Redriven, Failure> {
+    match status(connection, event).await? {
+        None => return Ok(Redriven::NotFound),
+        Some(Status::Delivered) => {}
+        Some(other) => return Ok(Redriven::StandsElsewhere(other)),
+    }
+    let last: Vec<(Option<i64>,)> = fetch(connection, sqlx::query_as(sql::LAST_ATTEMPT).bind(event.as_uuid())).await?;
+    let last = last.first().and_then(|(attempt,)| *attempt).map_or(Ok(0), rows::attempt)?;
+    let (delivery, _) = Delivery::redelivered(last);
+    let (attempt, fence) = (i64::from(delivery.attempt), rows::count(delivery.fence.0));
+    let insert = sqlx::query(sql::REDRIVE_DELIVERED).bind(event.as_uuid()).bind(now).bind(attempt).bind(fence);
+    execute(connection, insert).await?;
+    Ok(Redriven::Queued)
+}
+
+/// Where an event stands; `None` if it is not there.
+async fn status(connection: &mut SqliteConnection, event: EventId) -> Result<Option<Status>, Failure> {
+    let status: Vec<(String,)> = fetch(connection, sqlx::query_as(sql::STATUS).bind(event.as_uuid())).await?;
+    Ok(status.first().map(|(name,)| rows::status(name)).transpose()?)
 }
 
 pub(super) async fn redrive_all(
@@ -278,6 +300,7 @@ struct BytesRow {
     position: i64,
     headers: Vec<u8>,
     body: Vec<u8>,
+    received_at: Micros,
 }
 
 #[derive(FromRow)]

@@ -15,7 +15,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         let Some(policy) = run.policies.get(&record.source) else { continue };
         let budget = budgets.entry(committed.event).or_insert(policy.max_attempts);
         match committed.change {
-            Change::Redriven => *budget = committed.before.map_or(0, |row| row.delivery.attempt) + policy.max_attempts,
+            Change::Redriven => *budget = committed.after.map_or(0, |row| row.delivery.attempt) + policy.max_attempts,
             Change::Settled { outcome: Outcome::CutOff, .. } => *budget += 1,
             _ => {}
         }

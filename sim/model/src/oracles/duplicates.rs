@@ -1,6 +1,6 @@
 //! Promise *No needless twice*: a downstream sees an event again after it took it only if a fault explains it, and the
 //! fault touched that very event: the process that delivered it died, was paused or was shut down, the reply was
-//! lost or late, or the settlement failed.
+//! lost or late, or the settlement failed. Or an operator asked for it.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, CallResult, Change, Committed, Entry, Fault, RequestId, Run, Sending, What};
@@ -94,6 +94,7 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
                     // A shutdown took the delivery for cut off; the reply came too late to be written.
                     Change::Settled { attempt, outcome: Outcome::CutOff, .. } if attempt == first.attempt => return true,
                     Change::Settled { attempt, .. } if attempt == first.attempt => settled = true,
+                    Change::Redriven if committed.before.is_none() => return true,
                     _ => {}
                 }
             }

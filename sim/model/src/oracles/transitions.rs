@@ -23,6 +23,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
 fn wrong(committed: &Committed) -> Option<&'static str> {
     let (before, after) = (committed.before.map(|row| row.delivery), committed.after.map(|row| row.delivery));
     let (status, attempts) = match (before, after) {
+        // What was delivered has no row any more, and no fence to compare.
+        (None, Some(after)) if committed.change == Change::Redriven => {
+            let is_queued = after.status == Status::Queued && after.attempt > 0 && after.used() == 0;
+            return (!is_queued).then_some("what was delivered is not queued again with a new budget");
+        }
         (None, Some(after)) => return (after.status != Status::Queued || after.attempt != 0).then_some("a new event is not queued"),
         // What was delivered has no row any more when its retention ends.
         (None, None) => return (committed.change != Change::Pruned).then_some("a change to nothing"),

@@ -1,4 +1,4 @@
-//! The life of one event under any sequence of claims, settlements and redrives, current and stale.
+//! The life of one event under any sequence of claims, settlements and redrives, current and stale, beyond its delivery.
 
 use arbitrary::{Result, Unstructured};
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ pub enum Step {
         /// With this.
         outcome: Outcome,
     },
-    /// An operator sends it back.
+    /// An operator sends it back, or has it sent once more if it is delivered.
     Redrive,
 }
 
@@ -80,7 +80,7 @@ fn duration(bytes: &mut Unstructured<'_>) -> Result<Duration> {
 ///
 /// If one is broken.
 pub fn check(steps: &[Step]) {
-    let mut watched = Watched { row: Delivery::accepted(), claims: BTreeSet::new(), recorded: BTreeSet::new() };
+    let mut watched = Watched { row: Delivery::accepted(), claims: BTreeSet::new(), recorded: BTreeSet::new(), highest: Fence(0) };
     for step in steps {
         watched.step(*step);
     }
@@ -93,6 +93,8 @@ struct Watched {
     claims: BTreeSet<Fence>,
     /// The attempts that have an entry in the event's history.
     recorded: BTreeSet<Attempt>,
+    /// The furthest fence that its rows have had.
+    highest: Fence,
 }
 
 impl Watched {
@@ -105,8 +107,13 @@ impl Watched {
         };
         let Some((after, due)) = done else { return };
         let ended = matches!(after.status, Status::Delivered | Status::DeadLettered);
-        assert_ne!(before.status, Status::Delivered, "delivered is the end, and yet {step:?}");
-        assert_eq!(after.fence, before.fence.next(), "{step:?} does not move the fence by one");
+        if before.status == Status::Delivered {
+            assert_eq!(step, Step::Redrive, "delivered is the end but for a redrive");
+            assert!(after.fence > self.highest, "{after:?} is not beyond {:?}", self.highest);
+        } else {
+            assert_eq!(after.fence, before.fence.next(), "{step:?} does not move the fence by one");
+        }
+        self.highest = self.highest.max(after.fence);
         assert_eq!(due == Due::Never, ended, "what has ended is never due, all else is: {after:?}");
         assert_eq!(after.reason.is_some(), after.status == Status::DeadLettered, "{after:?}");
         assert!(after.budget_from <= after.attempt, "{after:?}");
@@ -176,6 +183,11 @@ impl Watched {
 
     fn redrive(&mut self) -> Option<(Delivery, Due)> {
         let before = self.row;
+        if before.status == Status::Delivered {
+            let (after, due) = Delivery::redelivered(before.attempt);
+            assert_eq!((after.status, after.attempt, after.used()), (Status::Queued, before.attempt, 0));
+            return Some((after, due));
+        }
         let dead = before.status == Status::DeadLettered;
         let (after, due) = match before.redrive() {
             Err(illegal) => {

@@ -27,6 +27,7 @@ pub(super) enum Operation {
     Claim(BTreeMap<u8, Want>),
     Settle(Vec<End>),
     Redrive(Whose),
+    RedriveDelivered(Whose),
     Find(Whose),
     Prune {
         delivered: u32,
@@ -143,6 +144,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         8 => btree_map(0..3u8, want(), 1..4).prop_map(Operation::Claim),
         6 => vec(end(), 1..6).prop_map(Operation::Settle),
         2 => redriven.prop_map(Operation::Redrive),
+        2 => whose().prop_map(Operation::RedriveDelivered),
         1 => whose().prop_map(Operation::Find),
         2 => (0..3u32, 0..3u32, proptest::option::weighted(0.2, whose()), 1..20u32)
             .prop_map(|(delivered, dead_lettered, after, limit)| Operation::Prune { delivered, dead_lettered, after, limit }),
@@ -229,6 +231,7 @@ pub(super) enum Call {
     Claim(Vec<Demand>),
     Settle(Vec<Settlement>),
     Redrive(EventId),
+    RedriveDelivered(EventId),
     Find(EventId),
     Prune(Retention, Option<EventId>, u32),
     List(EventFilter, Span, PageSize),
@@ -271,6 +274,7 @@ impl Run {
             }
             Operation::Settle(ends) => Call::Settle(ends.iter().map(|end| self.settlement(end)).collect()),
             Operation::Redrive(whose) => Call::Redrive(self.event(whose)),
+            Operation::RedriveDelivered(whose) => Call::RedriveDelivered(self.event(whose)),
             Operation::Find(whose) => Call::Find(self.event(whose)),
             Operation::Prune { delivered, dead_lettered, after, limit } => {
                 let retention = Retention { delivered: GRID * *delivered, dead_lettered: GRID * *dead_lettered };
@@ -345,6 +349,7 @@ impl Run {
                 fence: Fence(1),
                 attempt: 1,
                 nth: 1,
+                age: Duration::ZERO,
                 headers: Bytes::new(),
                 body: Bytes::new(),
             },
@@ -365,7 +370,7 @@ impl Run {
             excerpt: record.excerpt.clone().into(),
         });
         let fence = Fence(claim.fence.0.saturating_add_signed(end.fence));
-        Settlement { event: claim.event, source: claim.source, fence, attempt: claim.attempt, outcome, record }
+        Settlement { event: claim.event, source: claim.source, fence, attempt: claim.attempt, outcome, age: claim.age, record }
     }
 
     fn search(&self, search: &Search) -> (EventFilter, Span, PageSize) {

@@ -42,6 +42,7 @@ pub(super) enum Answer {
     Claimed(Result<Claims, Kind>),
     Settled(Result<Vec<EventId>, Kind>),
     Redriven(Result<Redriven, Kind>),
+    Redelivered(Result<Redriven, Kind>),
     /// With virtual times.
     Found(Result<Option<EventRecord>, Kind>),
     Pruned(Result<Pruned, Kind>),
@@ -86,6 +87,8 @@ impl Side {
             Call::Accept(batch) => Answer::Accepted(store.accept(batch).await.map_err(kind)),
             Call::Claim(demands) => Answer::Claimed(store.claim(demands).await.map_err(kind).map(|mut claims| {
                 claims.claimed.sort_by_key(|claim| claim.event);
+                // It has what the operations took in it, and a clause of its own.
+                claims.claimed.iter_mut().for_each(|claim| claim.age = Duration::ZERO);
                 claims.buried.sort_by_key(|buried| buried.event);
                 claims
             })),
@@ -94,6 +97,7 @@ impl Side {
                 refused
             })),
             Call::Redrive(event) => Answer::Redriven(store.redrive(event).await.map_err(kind)),
+            Call::RedriveDelivered(event) => Answer::Redelivered(store.redrive_delivered(event).await.map_err(kind)),
             Call::Find(event) => {
                 Answer::Found(store.find(event).await.map_err(kind).map(|found| found.map(|found| self.on_the_clock(found))))
             }

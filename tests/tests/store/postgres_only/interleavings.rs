@@ -327,7 +327,7 @@ async fn of_two_redrives_at_once_one_counts() {
     let second = redrive(&db, claim.event);
     gate.waiting(2).await;
     gate.open().await;
-    assert_eq!((first.await.unwrap(), second.await.unwrap()), (Ok(Redriven::Queued), Ok(Redriven::NotDeadLettered(Status::Queued))));
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (Ok(Redriven::Queued), Ok(Redriven::StandsElsewhere(Status::Queued))));
     let (fence, _) = db.fence_and_due(claim.event).await;
     assert_eq!(fence, claim.fence.0 + 2, "up by one for the settlement and one redrive");
     judge(&db).await;

@@ -77,8 +77,13 @@ async fn assert_plans(db: &Db, session: &mut PgConnection, state: &str) {
         assert_eq!(claimed, 256);
         assert!(started.elapsed() < FAST, "{state}, claim {execution}: {:?}", started.elapsed());
     }
-    for plan in [explain_settle(session).await, explain_existing(session).await, explain_find(session).await, explain_prune(session).await]
-    {
+    for plan in [
+        explain_settle(session).await,
+        explain_existing(session).await,
+        explain_find(session).await,
+        explain_prune(session).await,
+        plan(session, explained("costs", sql::REDRIVE_DELIVERED).bind(ids()[0])).await,
+    ] {
         assert_probes(&plan, state);
     }
     for path in [Path::Key, Path::DeadLetters, Path::Owed, Path::Events] {

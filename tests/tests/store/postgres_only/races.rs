@@ -1,12 +1,14 @@
 //! Moments between two statements, provoked by triggers and by transactions that are held open.
 
 use crate::db::{Db, LEASE, demand, event, events, settlement};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::store::postgres::sql;
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
+use uuid::Uuid;
 
 /// From now on, the next statement that inserts into events (even none) deletes `key` at its end, once.
 async fn prune_between_insert_and_look(db: &Db, key: &str) {
@@ -241,4 +243,43 @@ async fn a_dead_letter_that_is_changed_by_hand_under_a_pruning_is_deleted_whole_
     assert_eq!((db.count("events").await, db.count("deliveries").await), (1, 1));
     assert_eq!(db.store.prune(everything, None, 100).await.unwrap().deleted, 1);
     assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_pruning_that_judged_an_event_before_it_was_sent_once_more_leaves_it() {
+    let db = Db::postgres().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    let again = db.claimed("b").await;
+    db.settle(&again, Outcome::Delivered).await;
+    // It sees what there was when it began, and takes its time.
+    let slow = sql::PRUNE.replacen("limit $2", "limit $2 + (select count(*) - 1 from (select pg_sleep(1)) as nap)", 1);
+    assert_ne!(slow, sql::PRUNE);
+    let mut session = PgConnection::connect(&db.url).await.unwrap();
+    let pruning = tokio::spawn(async move {
+        let query = sqlx::query(AssertSqlSafe(slow)).bind(None::<Uuid>).bind(100i64).bind(0i64).bind(0i64);
+        query.fetch_one(&mut session).await.unwrap().get::<i64, _>("deleted")
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(db.store.redrive_delivered(claim.event).await, Ok(Redriven::Queued));
+    assert_eq!(pruning.await.unwrap(), 1, "the other event alone");
+    assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (1, 1, 1));
+    assert_eq!(db.claim_one("a").await.body, claim.body);
+}
+
+#[tokio::test]
+async fn of_two_who_send_an_event_once_more_the_one_that_waited_does_nothing() {
+    let db = Db::postgres().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    // The other has queued it, and it was delivered again meanwhile: what was judged before is no longer so.
+    let other = "update events set received_at = received_at; insert into attempts
+                 select event_id, 2, ended_at, took_us, status_code, verdict, error, excerpt from attempts";
+    let mut redriving = held_open(&db, other).await;
+    let (store, event) = (Arc::clone(&db.store), claim.event);
+    let waiting = tokio::spawn(async move { store.redrive_delivered(event).await });
+    wait_for_waiting(&db, 1).await;
+    end(&mut redriving, "commit").await;
+    assert_eq!(waiting.await.unwrap(), Ok(Redriven::Queued));
+    assert_eq!(db.claim_one("a").await.attempt, 3, "it has looked again");
 }

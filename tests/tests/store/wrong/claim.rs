@@ -80,6 +80,7 @@ impl WrongStore {
                     claim.attempt = before.attempt;
                     claim.nth = before.used();
                 }
+                (Wrong::AgesFromTheClaim, Some(claim)) => claim.age = Duration::ZERO,
                 (Wrong::BytesAsText, Some(claim)) => claim.body = String::from_utf8_lossy(&claim.body).into_owned().into(),
                 (Wrong::BuriesAlwaysAsLost, None) => row.reason = Some(Reason::Lost),
                 (Wrong::SendsWhatItBuries, None) => {
@@ -90,6 +91,7 @@ impl WrongStore {
                         fence: Fence(row.fence.0),
                         attempt: row.attempt,
                         nth: row.used(),
+                        age: Duration::ZERO,
                         headers: stored.headers.clone(),
                         body: stored.body.clone(),
                     });

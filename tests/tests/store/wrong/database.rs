@@ -89,6 +89,10 @@ impl Store for WrongStore {
         self.inner.redrive(event)
     }
 
+    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        self.inner.redrive_delivered(event)
+    }
+
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         self.inner.list(filter, span, size)
     }

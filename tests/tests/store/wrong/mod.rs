@@ -56,6 +56,7 @@ pub(crate) enum Wrong {
     HandsOutTwice,
     BytesAsText,
     LongLeasesAreRejected,
+    AgesFromTheClaim,
     // Settling.
     ForgetsRecords,
     DeliveredStaysOwed,
@@ -74,6 +75,9 @@ pub(crate) enum Wrong {
     RedriveForgetsAttempts,
     RedrivesWhatIsAlive,
     RedrivesWhatIsNot,
+    RedrivesDeliveredAsNew,
+    RedrivesDeliveredUnderAnOldFence,
+    DeliversAgainWhateverItIs,
     // Finding.
     HistoryNewestFirst,
     UnknownIsAnError,
@@ -157,6 +161,10 @@ impl Store for WrongStore {
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
         ready(self.wrong_redrive(event)).boxed()
+    }
+
+    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+        ready(self.wrong_redrive_delivered(event)).boxed()
     }
 
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {

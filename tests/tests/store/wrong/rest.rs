@@ -4,7 +4,7 @@ use super::{Wrong, WrongStore};
 use std::time::Duration;
 use surehook::ports::{EventRecord, Pruned, Redriven, Retention, StoreError};
 use surehook_core::event::{Delivery, Reason, Status};
-use surehook_core::id::EventId;
+use surehook_core::id::{EventId, Fence};
 
 impl WrongStore {
     pub(super) fn wrong_find(&self, event: EventId) -> Result<Option<EventRecord>, StoreError> {
@@ -29,6 +29,24 @@ impl WrongStore {
                 (Wrong::RedriveForgetsAttempts, Some(row), _) => row.delivery.attempt = 0,
                 (Wrong::RedrivesWhatIsNot, None, _) => redriven = Redriven::Queued,
                 _ => {}
+            }
+            Ok(redriven)
+        })
+    }
+
+    pub(super) fn wrong_redrive_delivered(&self, event: EventId) -> Result<Redriven, StoreError> {
+        self.memory.transact(|tables, now| {
+            if self.wrong == Wrong::DeliversAgainWhateverItIs && tables.events.contains_key(&event) {
+                tables.deliveries.remove(&event);
+                tables.ended.remove(&event);
+            }
+            let redriven = tables.redrive_delivered(now, event);
+            if let (Redriven::Queued, Some(row)) = (redriven, tables.deliveries.get_mut(&event)) {
+                match self.wrong {
+                    Wrong::RedrivesDeliveredAsNew => row.delivery = Delivery::accepted(),
+                    Wrong::RedrivesDeliveredUnderAnOldFence => row.delivery.fence = Fence(0),
+                    _ => {}
+                }
             }
             Ok(redriven)
         })

@@ -233,7 +233,8 @@ fn ended_before(store: &MemoryStore) {
             tables.accept(now, vec![event]).expect("a new event");
             let claim = tables.claim(now, &[demand]).claimed.remove(0);
             let (event, source, fence, attempt) = (claim.event, claim.source, claim.fence, claim.attempt);
-            let refused = tables.settle(now, &[Settlement { event, source, fence, attempt, outcome, record: Some(record) }]);
+            let refused =
+                tables.settle(now, &[Settlement { event, source, fence, attempt, outcome, age: Duration::ZERO, record: Some(record) }]);
             assert!(refused.is_empty(), "the claim is the newest");
         });
     }

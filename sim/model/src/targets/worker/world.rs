@@ -334,6 +334,7 @@ impl World {
                     fence,
                     attempt: 1,
                     nth: 1,
+                    age: Duration::ZERO,
                     headers: Bytes::new(),
                     body: Bytes::from(vec![0; size]),
                 };
