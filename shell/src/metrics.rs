@@ -5,7 +5,7 @@
 //! more of them.
 
 use crate::http::problem::Kind;
-use crate::ports::{Clock, Connections, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::ports::{Clock, Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -386,6 +386,10 @@ impl Store for Metered {
 
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         self.measured("prune", self.store.prune(retention, after, limit), |_, _, _| {})
+    }
+
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+        self.measured("erase", self.store.erase(kept, after, limit), |_, _, _| {})
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

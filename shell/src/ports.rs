@@ -86,6 +86,10 @@ pub trait Store: Send + Sync {
     /// ago than `retention` allows, with their attempts. What is still owed is never deleted.
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>>;
 
+    /// Looks at up to `limit` events in the order of their ids, from `after` on, and erases the headers and bodies of those
+    /// that were delivered longer ago than they are `kept`. Their record stays, and their keys are remembered.
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>>;
+
     /// Whether the database answers, can be written to, and has the schema that this program needs.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 }
@@ -201,6 +205,8 @@ pub enum Redriven {
     Queued,
     /// The event has not ended as it would have to have; this is where it stands.
     StandsElsewhere(Status),
+    /// The event was delivered, and its payload has been erased since.
+    Erased,
     /// There is no such event.
     NotFound,
 }
@@ -219,6 +225,15 @@ pub struct Retention {
 pub struct Pruned {
     /// So many events were deleted.
     pub deleted: u64,
+    /// Where the next step goes on; `None` if this one came to the end of what is old enough.
+    pub next: Option<EventId>,
+}
+
+/// What one step of erasing did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erased {
+    /// The payloads of so many events were erased.
+    pub erased: u64,
     /// Where the next step goes on; `None` if this one came to the end of what is old enough.
     pub next: Option<EventId>,
 }

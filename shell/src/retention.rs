@@ -1,4 +1,5 @@
-//! The retention loop: prunes what ended long ago, in small steps with pauses between them.
+//! The retention loop: prunes what ended long ago, and erases payloads before that where they are not to be kept as long,
+//! in small steps with pauses between them.
 
 use crate::ports::{Clock, Retention, Store};
 use std::sync::Arc;
@@ -10,9 +11,22 @@ const STEP_EVENTS: u32 = 500;
 const STEP_PAUSE: Duration = Duration::from_millis(50);
 /// Between two passes, and after an error.
 const PASS_PAUSE: Duration = Duration::from_secs(60);
+/// A pass that erases goes on where the last one ended, since what it has passed stays where it is. Once in this time it
+/// begins at the oldest event again, for those that were delivered late.
+const FROM_THE_START: Duration = Duration::from_secs(6 * 3600);
 
-/// Prunes for ever. Dropping this future at any point is harmless.
-pub async fn run(store: Arc<dyn Store>, clock: Arc<dyn Clock>, retention: Retention) {
+/// Prunes and erases for ever. The payload of a delivered event is kept for `delivered_payload`, if that is less than the
+/// event is. Dropping this future at any point is harmless.
+pub async fn run(store: Arc<dyn Store>, clock: Arc<dyn Clock>, retention: Retention, delivered_payload: Duration) {
+    let erasing = async {
+        if delivered_payload < retention.delivered {
+            erase(store.as_ref(), clock.as_ref(), delivered_payload).await;
+        }
+    };
+    futures::join!(prune(store.as_ref(), clock.as_ref(), retention), erasing);
+}
+
+async fn prune(store: &dyn Store, clock: &dyn Clock, retention: Retention) {
     let mut after = None;
     loop {
         let pause = match store.prune(retention, after, STEP_EVENTS).await {
@@ -25,6 +39,29 @@ pub async fn run(store: Arc<dyn Store>, clock: Arc<dyn Clock>, retention: Retent
             }
             Err(error) => {
                 tracing::warn!(%error, "pruning failed; it is tried again");
+                PASS_PAUSE
+            }
+        };
+        clock.sleep_until(clock.now() + pause).await;
+    }
+}
+
+async fn erase(store: &dyn Store, clock: &dyn Clock, kept: Duration) {
+    let (mut after, mut from_the_start_at) = (None, clock.now() + FROM_THE_START);
+    loop {
+        if clock.now() >= from_the_start_at {
+            (after, from_the_start_at) = (None, clock.now() + FROM_THE_START);
+        }
+        let pause = match store.erase(kept, after, STEP_EVENTS).await {
+            Ok(erased) => {
+                if erased.erased > 0 {
+                    tracing::debug!(events = erased.erased, "payloads erased");
+                }
+                after = erased.next.or(after);
+                if erased.next.is_some() { STEP_PAUSE } else { PASS_PAUSE }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "erasing payloads failed; it is tried again");
                 PASS_PAUSE
             }
         };

@@ -123,7 +123,7 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
         Fuse::terminated()
     };
     let mut pruning_task = if delivers {
-        spawn(Loop::Pruning, retention::run(store, Arc::clone(&clock), config.retention).boxed())
+        spawn(Loop::Pruning, retention::run(store, Arc::clone(&clock), config.retention, config.delivered_payload).boxed())
     } else {
         Fuse::terminated()
     };

@@ -9,7 +9,7 @@ use surehook::clock::TokioClock;
 use surehook::doorbell::Doorbell;
 use surehook::ids::SystemIds;
 use surehook::intake::{Intake, IntakeError, Limits, intake};
-use surehook::ports::{EventRecord, Ids, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{Erased, EventRecord, Ids, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, Stored};
 use surehook_core::id::EventId;
@@ -94,6 +94,10 @@ impl Store for Gated {
         unreachable!("an intake only accepts")
     }
     fn prune(&self, _: Retention, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+        unreachable!("an intake only accepts")
+    }
+
+    fn erase(&self, _: Duration, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
         unreachable!("an intake only accepts")
     }
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -10,7 +10,7 @@ use surehook::config::Config;
 use surehook::health::Loop;
 use surehook::http::App;
 use surehook::ids::SystemIds;
-use surehook::ports::{Downstream, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{Downstream, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook::service::{Broken, Ended, Host, Ports, Task, run};
 use surehook_core::admission::Stored;
@@ -67,6 +67,9 @@ impl Store for Panics {
     }
     fn prune(&self, _: Retention, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         async { if self.0 == Loop::Pruning { panic!("the pruning breaks") } else { away() } }.boxed()
+    }
+    fn erase(&self, _: Duration, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+        async { away() }.boxed()
     }
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async { away() }.boxed()

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Delivery, Outcome};
@@ -93,6 +93,7 @@ pub(crate) enum Operation {
     Sources(Vec<SourceName>, u32),
     Pause(SourceName, bool),
     Prune(Retention, Option<EventId>, u32),
+    Erase(Duration, Option<EventId>, u32),
     Ping,
 }
 
@@ -109,6 +110,7 @@ pub(crate) enum Answer {
     Sources(Vec<SourceRecord>),
     Paused(bool),
     Pruned(Pruned),
+    Erased(Erased),
     Pong,
 }
 
@@ -201,6 +203,7 @@ impl Disk {
             | Operation::Sources(..)
             | Operation::Pause(..)
             | Operation::Prune(..)
+            | Operation::Erase(..)
             | Operation::Ping => return None,
         };
         let mut due = None;
@@ -295,6 +298,10 @@ async fn transact(disk: &Disk, request: Request) -> Result<Answer, StoreError> {
         Operation::Pause(source, paused) => transaction.commit(AtCommit::Commit, |work| {
             let now = work.now;
             Answer::Paused(work.state.tables.pause(now, source, paused))
+        }),
+        Operation::Erase(kept, after, limit) => transaction.commit(AtCommit::Commit, |work| {
+            let now = work.now;
+            Answer::Erased(work.state.tables.erase(now, kept, after, limit))
         }),
         Operation::Prune(retention, after, limit) => transaction.commit(AtCommit::Commit, |work| {
             let before: Vec<EventId> = work.state.tables.events.keys().copied().collect();

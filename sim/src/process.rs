@@ -240,6 +240,10 @@ impl Store for BuggyStore {
         self.store.prune(retention, after, limit)
     }
 
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<surehook::ports::Erased, StoreError>> {
+        self.store.erase(kept, after, limit)
+    }
+
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.store.ping()
     }

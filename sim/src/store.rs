@@ -11,7 +11,7 @@ use madsim::time::{sleep, timeout};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
@@ -82,6 +82,7 @@ fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
         Operation::Sources(..) => ("sources", vec![]),
         Operation::Pause(..) => ("pause", vec![]),
         Operation::Prune(..) => ("prune", vec![]),
+        Operation::Erase(..) => ("erase", vec![]),
         Operation::Ping => ("ping", vec![]),
     }
 }
@@ -147,6 +148,10 @@ impl Store for RemoteStore {
 
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         answered!(self.call(Operation::Prune(retention, after, limit)), Pruned)
+    }
+
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+        answered!(self.call(Operation::Erase(kept, after, limit)), Erased)
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

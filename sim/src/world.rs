@@ -247,6 +247,7 @@ fn config(scenario: &Scenario, bug: Option<Bug>) -> Config {
             body_timeout: Duration::from_secs(10),
         },
         retention: Retention { delivered: retention, dead_lettered: retention },
+        delivered_payload: retention,
         sources: scenario.sources.iter().map(source).collect::<BTreeMap<_, _>>(),
     }
 }

@@ -133,8 +133,10 @@ fn time(micros: i64) -> Timestamp {
 /// What kind of change it was. The rows do not say; the design's drawing of an event's life does.
 fn change(at: Timestamp, before: Option<&DeliveryRow>, after: Option<&DeliveryRow>) -> Change {
     let Some(before) = before else {
-        // A new event has no attempts; what was delivered, and is sent once more, has.
-        return if after.is_some_and(|after| after.delivery.attempt > 0) { Change::Redriven } else { Change::Accepted };
+        // A new event has no attempts; what was delivered, and is sent once more, has, and is fenced off by them.
+        let is_redriven =
+            after.is_some_and(|row| row.delivery.attempt > 0 && row.delivery == Delivery::redelivered(row.delivery.attempt).0);
+        return if is_redriven { Change::Redriven } else { Change::Accepted };
     };
     let (row, was) = (before.delivery, before.delivery.status);
     let settled = |outcome| Change::Settled { fence: row.fence, attempt: row.attempt, outcome };

@@ -53,6 +53,8 @@ pub struct Config {
     pub intake: IntakeConfig,
     /// How long events are kept after they ended. At least a second each.
     pub retention: Retention,
+    /// How long the headers and the body of a delivered event are kept, if that is less than the event is.
+    pub delivered_payload: Duration,
     /// The sources, by name. Not empty where [`Config::load`] or [`Config::parse`] gave it.
     pub sources: BTreeMap<SourceName, Source>,
 }
@@ -224,6 +226,7 @@ impl Default for Config {
             migrate_on_start: true,
             intake: IntakeConfig::default(),
             retention: Retention { delivered: days(7), dead_lettered: days(30) },
+            delivered_payload: limits::RETENTION,
             sources: BTreeMap::new(),
         }
     }
@@ -303,7 +306,7 @@ fn read(root: &mut Section<'_>, config: &mut Config, sources: Sources) {
     root.text("drain_timeout", &mut config.drain_timeout, values::drain_timeout);
     root.boolean("migrate_on_start", &mut config.migrate_on_start);
     root.section("intake", |section| intake(section, &mut config.intake));
-    root.section("retention", |section| retention(section, &mut config.retention));
+    root.section("retention", |section| retention(section, &mut config.retention, &mut config.delivered_payload));
 
     let mut defaults = Settings::default();
     root.section("defaults", |section| settings(section, &mut defaults));
@@ -343,8 +346,9 @@ fn intake(section: &mut Section<'_>, intake: &mut IntakeConfig) {
     }
 }
 
-fn retention(section: &mut Section<'_>, retention: &mut Retention) {
+fn retention(section: &mut Section<'_>, retention: &mut Retention, delivered_payload: &mut Duration) {
     section.text("delivered", &mut retention.delivered, values::retention);
+    section.text("delivered_payload", delivered_payload, values::retention);
     section.text("dead_lettered", &mut retention.dead_lettered, values::retention);
 }
 

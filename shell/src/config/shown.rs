@@ -31,7 +31,19 @@ pub fn shown_destination(destination: &Url) -> String {
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listen, operator_listen, database, role, log, drain_timeout, migrate_on_start, intake, retention, sources } = self;
+        let Self {
+            listen,
+            operator_listen,
+            database,
+            role,
+            log,
+            drain_timeout,
+            migrate_on_start,
+            intake,
+            retention,
+            delivered_payload,
+            sources,
+        } = self;
         f.debug_struct("Config")
             .field("listen", listen)
             .field("operator_listen", operator_listen)
@@ -42,6 +54,7 @@ impl fmt::Debug for Config {
             .field("migrate_on_start", migrate_on_start)
             .field("intake", intake)
             .field("retention", retention)
+            .field("delivered_payload", delivered_payload)
             .field("sources", sources)
             .finish()
     }
@@ -63,7 +76,19 @@ impl fmt::Debug for Source {
 /// What `surehook serve` would run, for a person.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listen, operator_listen, database, role, log, drain_timeout, migrate_on_start, intake, retention, sources } = self;
+        let Self {
+            listen,
+            operator_listen,
+            database,
+            role,
+            log,
+            drain_timeout,
+            migrate_on_start,
+            intake,
+            retention,
+            delivered_payload,
+            sources,
+        } = self;
         let IntakeConfig { max_body, max_queued, max_queued_bytes, max_connections, header_timeout, body_timeout } = intake;
         let time = humantime::format_duration;
         let size = |bytes: usize| bytesize::ByteSize(bytes as u64).display().iec();
@@ -78,6 +103,9 @@ impl fmt::Display for Config {
         writeln!(f, "intake      bodies to {}, {max_queued} requests or {} queued", size(*max_body), size(*max_queued_bytes))?;
         writeln!(f, "            {max_connections} connections, head in {}, body in {}", time(*header_timeout), time(*body_timeout))?;
         writeln!(f, "retention   delivered {}, dead-lettered {}", time(retention.delivered), time(retention.dead_lettered))?;
+        if *delivered_payload < retention.delivered {
+            writeln!(f, "            the payload of what was delivered {}", time(*delivered_payload))?;
+        }
         for (name, source) in sources {
             writeln!(f, "\nsource {name}\n{source}")?;
         }

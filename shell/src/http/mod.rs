@@ -410,6 +410,10 @@ impl App {
         match self.patiently(redriven).await? {
             Redriven::Queued => {}
             Redriven::NotFound => return Err(unknown_event(id)),
+            Redriven::Erased => {
+                return Err(Kind::PayloadErased
+                    .with("The event's body and headers were erased after `retention.delivered_payload`: there is nothing to send."));
+            }
             Redriven::StandsElsewhere(status) => {
                 let status = status.as_str();
                 return Err(if is_of_delivered {

@@ -97,6 +97,8 @@ kinds! {
     NotDeadLettered = CONFLICT, "not-dead-lettered", "The event is not dead-lettered";
     /// Only a delivered event can be delivered once more.
     NotDelivered = CONFLICT, "not-delivered", "The event is not delivered";
+    /// The body and the headers of the event are not there any more.
+    PayloadErased = CONFLICT, "payload-erased", "The event's payload was erased";
     /// A fault of this program.
     Internal = INTERNAL_SERVER_ERROR, "internal", "The request could not be answered";
 }

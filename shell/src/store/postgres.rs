@@ -13,7 +13,7 @@ pub mod sql;
 pub use connect::options;
 pub use servers::{Servers, shown};
 
-use crate::ports::{Connections, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::ports::{Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
 use crate::store::lane::Lane;
@@ -270,6 +270,9 @@ impl PostgresStore {
             if status != end {
                 return Ok(Redriven::StandsElsewhere(status));
             }
+            if row.try_get("erased").map_err(|error| errors::failed(&error).error)? {
+                return Ok(Redriven::Erased);
+            }
         }
         Err(StoreError::Conflict("the event ends and is redriven again and again".into()))
     }
@@ -310,16 +313,28 @@ impl PostgresStore {
         Ok(records)
     }
 
+    async fn erase_step(&self, kept: Duration, after: Option<EventId>, limit: u32) -> Result<Erased, StoreError> {
+        let query = sqlx::query(sql::ERASE).bind(after.map(EventId::as_uuid)).bind(i64::from(limit)).bind(rows::micros(kept));
+        let (erased, next) = self.step(query, limit).await?;
+        Ok(Erased { erased, next })
+    }
+
     async fn prune_step(&self, retention: Retention, after: Option<EventId>, limit: u32) -> Result<Pruned, StoreError> {
         let query = sqlx::query(sql::PRUNE)
             .bind(after.map(EventId::as_uuid))
             .bind(i64::from(limit))
             .bind(rows::micros(retention.delivered))
             .bind(rows::micros(retention.dead_lettered));
-        let rows: Vec<PrunedRow> = decode(&self.execute(&self.operator, query).await?)?;
+        let (deleted, next) = self.step(query, limit).await?;
+        Ok(Pruned { deleted, next })
+    }
+
+    /// A step of retention: how many events it changed, and where the next goes on.
+    async fn step(&self, query: Query<'_, Postgres, PgArguments>, limit: u32) -> Result<(u64, Option<EventId>), StoreError> {
+        let rows: Vec<StepRow> = decode(&self.execute(&self.operator, query).await?)?;
         let row = rows.first().ok_or_else(|| rows::unreadable("result"))?;
         let goes_on = row.old && row.scanned >= i64::from(limit);
-        Ok(Pruned { deleted: u64::try_from(row.deleted).unwrap_or(0), next: row.last.filter(|_| goes_on).map(EventId::from_uuid) })
+        Ok((u64::try_from(row.changed).unwrap_or(0), row.last.filter(|_| goes_on).map(EventId::from_uuid)))
     }
 }
 
@@ -385,6 +400,10 @@ impl Store for PostgresStore {
 
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         self.prune_step(retention, after, limit).boxed()
+    }
+
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+        self.erase_step(kept, after, limit).boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -462,9 +481,9 @@ struct RedrivenRow {
 }
 
 #[derive(FromRow)]
-struct PrunedRow {
+struct StepRow {
     scanned: i64,
     last: Option<Uuid>,
     old: bool,
-    deleted: i64,
+    changed: i64,
 }

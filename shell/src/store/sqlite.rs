@@ -13,7 +13,7 @@ mod transitions;
 
 pub use connect::options;
 
-use crate::ports::{Connections, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::ports::{Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
 use crate::store::lane::{Held, Lane};
@@ -25,7 +25,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection};
 use sqlx::{Executor, FromRow, Row, Sqlite};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook_core::admission::Stored;
 use surehook_core::event::Status;
 use surehook_core::id::EventId;
@@ -261,6 +261,10 @@ impl Store for SqliteStore {
 
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         self.write(move |connection, now| transitions::prune(connection, now, retention, after, limit).boxed()).boxed()
+    }
+
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+        self.write(move |connection, now| transitions::erase(connection, now, kept, after, limit).boxed()).boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

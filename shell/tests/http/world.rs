@@ -22,7 +22,7 @@ use surehook::http::{App, Face, SourceIntake};
 use surehook::ids::SystemIds;
 use surehook::intake::{Limits, intake};
 use surehook::metrics::Metrics;
-use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::{OnKeyReuse, Stored};
 use surehook_core::event::{Reason, Status};
@@ -245,6 +245,10 @@ impl Store for Memory {
     }
 
     fn prune(&self, _: Retention, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+        unreachable!("the HTTP surface does not prune")
+    }
+
+    fn erase(&self, _: Duration, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
         unreachable!("the HTTP surface does not prune")
     }
 }

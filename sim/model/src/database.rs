@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use surehook::ports::{AttemptEntry, EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::ports::{AttemptEntry, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, Path, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Delivery, Due, Status};
@@ -27,6 +27,8 @@ pub struct EventRow {
     pub event: NewEvent,
     /// When.
     pub received_at: Timestamp,
+    /// When its headers and body were erased; they are empty then.
+    pub erased_at: Option<Timestamp>,
 }
 
 /// What is owed for an event.
@@ -85,7 +87,7 @@ impl Database {
         }
         self.keys.insert(key, event.id);
         self.deliveries.insert(event.id, DeliveryRow { delivery: Delivery::accepted(), due_at: Some(now) });
-        self.events.insert(event.id, EventRow { event, received_at: now });
+        self.events.insert(event.id, EventRow { event, received_at: now, erased_at: None });
         Stored::Inserted
     }
 
@@ -141,7 +143,7 @@ impl Database {
             claims.buried.push(Buried { event, source, attempt });
             return;
         }
-        let EventRow { event: stored, received_at } = &self.events[&event];
+        let EventRow { event: stored, received_at, .. } = &self.events[&event];
         claims.claimed.push(Claim {
             event,
             source,
@@ -200,7 +202,7 @@ impl Database {
     /// [`surehook::ports::Store::find`].
     #[must_use]
     pub fn find(&self, event: EventId) -> Option<EventRecord> {
-        let EventRow { event: stored, received_at } = self.events.get(&event)?;
+        let EventRow { event: stored, received_at, .. } = self.events.get(&event)?;
         let row = self.deliveries.get(&event);
         let status = self.status(event);
         let history: Vec<AttemptEntry> = self.attempts.range((event, 0)..=(event, Attempt::MAX)).map(|(_, entry)| entry.clone()).collect();
@@ -246,6 +248,9 @@ impl Database {
         let status = self.status(event);
         if status != Status::Delivered {
             return Redriven::StandsElsewhere(status);
+        }
+        if self.events[&event].erased_at.is_some() {
+            return Redriven::Erased;
         }
         let last = self.attempts.range((event, 0)..=(event, Attempt::MAX)).next_back().map_or(0, |((_, attempt), _)| *attempt);
         let (delivery, due) = Delivery::redelivered(last);
@@ -369,6 +374,25 @@ impl Database {
             self.attempts.retain(|(event, _), _| event != id);
         }
         Pruned { deleted: over.len() as u64, next }
+    }
+
+    /// [`surehook::ports::Store::erase`].
+    pub fn erase(&mut self, now: Timestamp, kept: Duration, after: Option<EventId>, limit: u32) -> Erased {
+        let looked_at: Vec<EventId> =
+            self.events.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).take(limit as usize).collect();
+        let soonest = now - micros(kept);
+        let goes_on = looked_at.len() >= limit as usize;
+        let next = looked_at.last().copied().filter(|id| goes_on && self.events[id].received_at <= soonest);
+        let mut erased = 0;
+        for id in looked_at {
+            let is_over = self.status(id) == Status::Delivered
+                && self.find(id).and_then(|record| record.settled_at).is_some_and(|ended| ended <= soonest);
+            if let Some(row) = self.events.get_mut(&id).filter(|row| is_over && row.erased_at.is_none()) {
+                (row.event.headers, row.event.body, row.erased_at) = (Bytes::new(), Bytes::new(), Some(now));
+                erased += 1;
+            }
+        }
+        Erased { erased, next }
     }
 
     fn is_over(&self, now: Timestamp, retention: Retention, event: EventId) -> bool {

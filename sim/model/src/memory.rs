@@ -7,7 +7,7 @@ use futures::future::{BoxFuture, ready};
 use jiff::Timestamp;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
@@ -133,6 +133,10 @@ impl Store for MemoryStore {
 
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         self.call(move |tables, now| Ok(tables.prune(now, retention, after, limit)))
+    }
+
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+        self.call(move |tables, now| Ok(tables.erase(now, kept, after, limit)))
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

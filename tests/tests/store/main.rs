@@ -9,6 +9,7 @@ mod concurrent;
 mod db;
 mod differential;
 mod dropped;
+mod erase;
 mod find;
 mod later;
 mod ping;
@@ -135,6 +136,12 @@ clauses! {
         a_redrive_and_a_pruning_at_once_leave_an_event_whole_or_gone => LeavesAttempts,
         what_is_sent_once_more_beside_a_pruning_is_whole_or_gone => LeavesAttempts,
         two_prunings_at_once_delete_each_event_once => SaysTwiceAsMany;
+    erase:
+        the_payload_of_a_delivered_event_goes_after_its_time_and_its_record_stays
+            => SaysErasedAndKeeps | ErasesTheFingerprint | ErasesByReception,
+        what_is_not_delivered_keeps_its_payload => ErasesDeadLetters,
+        an_erasing_goes_page_by_page_and_stops_at_what_is_young => ErasesWithoutThePage,
+        what_was_erased_is_not_sent_once_more => SendsNothingOnceMore;
     search:
         a_filter_lists_what_matches_newest_first => OldestFirst | ListsEverySource | ListsOneTooFew,
         a_key_leads_to_its_sources_event => KeyWithoutItsSource,

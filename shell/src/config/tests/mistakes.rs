@@ -26,7 +26,7 @@ fn an_unknown_key_is_told_with_what_was_probably_meant() {
     check(&format!("timeout = \"1s\"\n{SOURCE}"), "1:1: `timeout`: there is no such key here: `timeout` belongs in `[defaults]`");
     check(
         &format!("{SOURCE}[retention]\nqueued = \"1d\""),
-        "4:1: `retention.queued`: there is no such key; the keys here are `dead_lettered`, `delivered`",
+        "4:1: `retention.queued`: there is no such key; the keys here are `dead_lettered`, `delivered`, `delivered_payload`",
     );
     check_source(
         "\"a\\nb\" = 1",

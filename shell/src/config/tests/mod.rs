@@ -139,6 +139,7 @@ fn every_value_can_be_set() {
             body_timeout: limits::REQUEST_TIMEOUT,
         },
         retention: Retention { delivered: Duration::from_secs(1), dead_lettered: limits::RETENTION },
+        delivered_payload: Duration::from_secs(2),
         sources: BTreeMap::from([(SourceName::parse("github").unwrap(), source)]),
     };
     assert_eq!(config, expected);

@@ -68,4 +68,4 @@ select
             <= statement_timestamp() - least($3::bigint, $4::bigint) * interval '1 microsecond',
         false
     ) as old,
-    (select count(*) from doomed) as deleted
+    (select count(*) from doomed) as changed

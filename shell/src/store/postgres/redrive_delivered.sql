@@ -1,5 +1,5 @@
 -- Sends a delivered event back to queued with a new budget, to be delivered once more. Answers its id, or nothing if it
--- is not delivered, or is being queued or deleted by somebody else at this moment.
+-- is not delivered, its payload was erased, or it is being queued or deleted by somebody else at this moment.
 --
 -- Its row in deliveries is gone; the fence of the new one is beyond all that were given: see Delivery::redelivered.
 --
@@ -11,7 +11,7 @@ with
 judged as materialized (
     select id, ctid as place
     from events
-    where id = $1 and not exists (select from deliveries where event_id = $1)
+    where id = $1 and erased_at is null and not exists (select from deliveries where event_id = $1)
 ),
 locked as materialized (
     select row.place

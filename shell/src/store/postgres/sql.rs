@@ -31,6 +31,8 @@ pub const RESUME: &str = include_str!("resume.sql");
 pub const STATUS: &str = include_str!("status.sql");
 /// Deletes what ended before its retention.
 pub const PRUNE: &str = include_str!("prune.sql");
+/// Erases the payloads of what was delivered before their retention.
+pub const ERASE: &str = include_str!("erase.sql");
 /// What a server is, and how far its history has come.
 pub const STANDING: &str = include_str!("standing.sql");
 /// The migrations that were applied.

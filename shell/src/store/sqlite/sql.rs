@@ -46,6 +46,10 @@ pub const PRUNE_SCAN: &str = include_str!("prune_scan.sql");
 pub const PRUNE_ATTEMPTS: &str = include_str!("prune_attempts.sql");
 /// Deletes events that are pruned.
 pub const PRUNE_EVENTS: &str = include_str!("prune_events.sql");
+/// Judges what may be erased.
+pub const ERASE_SCAN: &str = include_str!("erase_scan.sql");
+/// Erases payloads.
+pub const ERASE_EVENTS: &str = include_str!("erase_events.sql");
 /// The migrations that were applied.
 pub const SCHEMA: &str = include_str!("schema.sql");
 

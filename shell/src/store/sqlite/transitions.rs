@@ -2,7 +2,7 @@
 //! transitions are [`surehook_core::event::Delivery`]'s own, so there is nothing here that could differ from them.
 
 use super::{Failure, searched, sql};
-use crate::ports::{NewEvent, Pruned, Redriven, Retention};
+use crate::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
 use crate::search::{EventFilter, PageSize, RedrivenPage, Span};
 use crate::store::rows;
 use serde_json::json;
@@ -143,7 +143,7 @@ pub(super) async fn settle(connection: &mut SqliteConnection, now: Micros, batch
 pub(super) async fn redrive(connection: &mut SqliteConnection, now: Micros, event: EventId) -> Result<Redriven, Failure> {
     let read: Vec<DeliveryRow> = fetch(connection, sqlx::query_as(sql::DELIVERIES_READ).bind(array(&[hex(event)])?)).await?;
     let Some(row) = read.first() else {
-        return Ok(status(connection, event).await?.map_or(Redriven::NotFound, Redriven::StandsElsewhere));
+        return Ok(standing(connection, event).await?.map_or(Redriven::NotFound, |(status, _)| Redriven::StandsElsewhere(status)));
     };
     let before = row.delivery()?;
     let Ok((delivery, due)) = before.redrive() else {
@@ -156,10 +156,11 @@ pub(super) async fn redrive(connection: &mut SqliteConnection, now: Micros, even
 }
 
 pub(super) async fn redrive_delivered(connection: &mut SqliteConnection, now: Micros, event: EventId) -> Result<Redriven, Failure> {
-    match status(connection, event).await? {
+    match standing(connection, event).await? {
         None => return Ok(Redriven::NotFound),
-        Some(Status::Delivered) => {}
-        Some(other) => return Ok(Redriven::StandsElsewhere(other)),
+        Some((Status::Delivered, false)) => {}
+        Some((Status::Delivered, true)) => return Ok(Redriven::Erased),
+        Some((other, _)) => return Ok(Redriven::StandsElsewhere(other)),
     }
     let last: Vec<(Option<i64>,)> = fetch(connection, sqlx::query_as(sql::LAST_ATTEMPT).bind(event.as_uuid())).await?;
     let last = last.first().and_then(|(attempt,)| *attempt).map_or(Ok(0), rows::attempt)?;
@@ -170,10 +171,10 @@ pub(super) async fn redrive_delivered(connection: &mut SqliteConnection, now: Mi
     Ok(Redriven::Queued)
 }
 
-/// Where an event stands; `None` if it is not there.
-async fn status(connection: &mut SqliteConnection, event: EventId) -> Result<Option<Status>, Failure> {
-    let status: Vec<(String,)> = fetch(connection, sqlx::query_as(sql::STATUS).bind(event.as_uuid())).await?;
-    Ok(status.first().map(|(name,)| rows::status(name)).transpose()?)
+/// Where an event stands, and whether its payload was erased; `None` if it is not there.
+async fn standing(connection: &mut SqliteConnection, event: EventId) -> Result<Option<(Status, bool)>, Failure> {
+    let found: Vec<(String, bool)> = fetch(connection, sqlx::query_as(sql::STATUS).bind(event.as_uuid())).await?;
+    Ok(found.first().map(|(name, erased)| Ok::<_, StoreError>((rows::status(name)?, *erased))).transpose()?)
 }
 
 pub(super) async fn redrive_all(
@@ -224,9 +225,32 @@ pub(super) async fn prune(
             execute(connection, sqlx::query(statement).bind(Arc::clone(&ids))).await?;
         }
     }
-    let goes_on = u32::try_from(scanned.len()).is_ok_and(|scanned| scanned >= limit);
-    let next = scanned.last().filter(|row| goes_on && row.old).map(|row| EventId::from_uuid(row.id));
-    Ok(Pruned { deleted: over.len() as u64, next })
+    Ok(Pruned { deleted: over.len() as u64, next: goes_on(&scanned, limit) })
+}
+
+pub(super) async fn erase(
+    connection: &mut SqliteConnection,
+    now: Micros,
+    kept: Duration,
+    after: Option<EventId>,
+    limit: u32,
+) -> Result<Erased, Failure> {
+    let scan = sqlx::query_as(sql::ERASE_SCAN)
+        .bind(after.map(EventId::as_uuid))
+        .bind(i64::from(limit))
+        .bind(now.saturating_sub(rows::micros(kept)));
+    let scanned: Vec<ScannedRow> = fetch(connection, scan).await?;
+    let over: Vec<_> = scanned.iter().filter(|row| row.over).map(|row| hex(EventId::from_uuid(row.id))).collect();
+    if !over.is_empty() {
+        execute(connection, sqlx::query(sql::ERASE_EVENTS).bind(array(&over)?).bind(now)).await?;
+    }
+    Ok(Erased { erased: over.len() as u64, next: goes_on(&scanned, limit) })
+}
+
+/// Where the next step of retention goes on.
+fn goes_on(scanned: &[ScannedRow], limit: u32) -> Option<EventId> {
+    let is_full = u32::try_from(scanned.len()).is_ok_and(|scanned| scanned >= limit);
+    scanned.last().filter(|row| is_full && row.old).map(|row| EventId::from_uuid(row.id))
 }
 
 /// What a call has to write. An event that is put twice is written as it was put last.

@@ -35,6 +35,8 @@ pub(super) enum Operation {
         after: Option<Whose>,
         limit: u32,
     },
+    /// Kept for so many steps of the clock.
+    Erase(u32, Option<Whose>, u32),
     List(Search),
     RedriveAll(Search, bool),
     /// Of a source.
@@ -148,6 +150,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => whose().prop_map(Operation::Find),
         2 => (0..3u32, 0..3u32, proptest::option::weighted(0.2, whose()), 1..20u32)
             .prop_map(|(delivered, dead_lettered, after, limit)| Operation::Prune { delivered, dead_lettered, after, limit }),
+        2 => (0..3u32, proptest::option::weighted(0.2, whose()), 1..20u32)
+            .prop_map(|(kept, after, limit)| Operation::Erase(kept, after, limit)),
         2 => search().prop_map(Operation::List),
         1 => (search(), any::<bool>()).prop_map(|(search, dry_run)| Operation::RedriveAll(search, dry_run)),
         1 => (0..3u8, any::<bool>()).prop_map(|(source, paused)| Operation::Pause(source, paused)),
@@ -234,6 +238,7 @@ pub(super) enum Call {
     RedriveDelivered(EventId),
     Find(EventId),
     Prune(Retention, Option<EventId>, u32),
+    Erase(Duration, Option<EventId>, u32),
     List(EventFilter, Span, PageSize),
     RedriveAll(EventFilter, Span, PageSize, bool),
     Pause(SourceName, bool),
@@ -280,6 +285,7 @@ impl Run {
                 let retention = Retention { delivered: GRID * *delivered, dead_lettered: GRID * *dead_lettered };
                 Call::Prune(retention, after.as_ref().map(|whose| self.event(whose)), *limit)
             }
+            Operation::Erase(kept, after, limit) => Call::Erase(GRID * *kept, after.as_ref().map(|whose| self.event(whose)), *limit),
             Operation::List(search) => {
                 let (filter, span, size) = self.search(search);
                 Call::List(filter, span, size)

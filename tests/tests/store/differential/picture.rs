@@ -21,6 +21,7 @@ struct EventRow {
     received_at: i64,
     headers: Vec<u8>,
     body: Vec<u8>,
+    erased_at: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -54,8 +55,11 @@ impl Picture {
             Raw::Postgres(_) => format!("(extract(epoch from {column}) * 1000000)::bigint - {ahead} as {column}"),
             Raw::Sqlite(_) | Raw::Memory(_) => format!("{column} - {ahead} as {column}"),
         };
-        let events =
-            format!("select id, source, idempotency_key, fingerprint, {}, headers, body from events order by id", time("received_at"));
+        let events = format!(
+            "select id, source, idempotency_key, fingerprint, {}, headers, body, {} from events order by id",
+            time("received_at"),
+            time("erased_at")
+        );
         let deliveries = format!(
             "select event_id, source, status, attempt, budget_from, fence, {}, {}, reason from deliveries order by event_id",
             time("due_at"),
@@ -98,6 +102,7 @@ impl Picture {
             received_at: row.received_at.as_microsecond() - ahead,
             headers: row.event.headers.to_vec(),
             body: row.event.body.to_vec(),
+            erased_at: row.erased_at.map(|at| at.as_microsecond() - ahead),
         });
         let deliveries = tables.deliveries.iter().map(|(event, row)| DeliveryRow {
             event_id: event.as_uuid(),

@@ -10,7 +10,7 @@ use super::picture::Picture;
 use crate::db::{Db, Raw};
 use jiff::Timestamp;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use surehook::ports::{EventRecord, Pruned, Redriven, StoreError};
+use surehook::ports::{Erased, EventRecord, Pruned, Redriven, StoreError};
 use surehook::search::{EventPage, RedrivenPage, SourceRecord};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
@@ -43,6 +43,7 @@ pub(super) enum Answer {
     Settled(Result<Vec<EventId>, Kind>),
     Redriven(Result<Redriven, Kind>),
     Redelivered(Result<Redriven, Kind>),
+    Erased(Result<Erased, Kind>),
     /// With virtual times.
     Found(Result<Option<EventRecord>, Kind>),
     Pruned(Result<Pruned, Kind>),
@@ -102,6 +103,7 @@ impl Side {
                 Answer::Found(store.find(event).await.map_err(kind).map(|found| found.map(|found| self.on_the_clock(found))))
             }
             Call::Prune(retention, after, limit) => Answer::Pruned(store.prune(retention, after, limit).await.map_err(kind)),
+            Call::Erase(kept, after, limit) => Answer::Erased(store.erase(kept, after, limit).await.map_err(kind)),
             Call::List(filter, span, size) => Answer::Listed(store.list(filter, span, size).await.map_err(kind).map(|mut page| {
                 page.events = page.events.into_iter().map(|found| self.on_the_clock(found)).collect();
                 page
@@ -145,17 +147,20 @@ impl Side {
                     let on_the_clock = (at.as_microsecond() - before + BELOW_US) / GRID_US * GRID_US - 1000 * number;
                     *at = micros(on_the_clock + after);
                 };
-                tables.events.iter_mut().for_each(|(event, row)| put(event, &mut row.received_at));
+                tables.events.iter_mut().for_each(|(event, row)| {
+                    put(event, &mut row.received_at);
+                    row.erased_at.iter_mut().for_each(|at| put(event, at));
+                });
                 tables.deliveries.iter_mut().for_each(|(event, row)| row.due_at.iter_mut().for_each(|at| put(event, at)));
                 tables.ended.iter_mut().for_each(|(event, at)| put(event, at));
                 tables.attempts.iter_mut().for_each(|((event, _), entry)| put(event, &mut entry.ended_at));
             });
         } else {
-            let events = of("received_at", "id");
+            let (events, erased) = (of("received_at", "id"), of("erased_at", "id"));
             let (due, ended) = (of("due_at", "event_id"), of("ended_at", "event_id"));
             self.db
                 .execute(&format!(
-                    "begin; update events set {events}; update deliveries set {due}, {ended}; update attempts set {ended}; commit"
+                    "begin; update events set {events}, {erased}; update deliveries set {due}, {ended}; update attempts set {ended}; commit"
                 ))
                 .await;
         }

@@ -1,13 +1,16 @@
 //! Moments between two statements, provoked by triggers and by transactions that are held open.
 
 use crate::db::{Db, LEASE, demand, event, events, settlement};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::store::postgres::sql;
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// From now on, the next statement that inserts into events (even none) deletes `key` at its end, once.
@@ -245,6 +248,36 @@ async fn a_dead_letter_that_is_changed_by_hand_under_a_pruning_is_deleted_whole_
     assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
 }
 
+/// Begins a step of retention that sees what there is now, and takes a second before it does anything. It answers how
+/// many events it changed.
+async fn slowly(
+    db: &Db,
+    statement: &'static str,
+    retentions: impl FnOnce(Query<'_, Postgres, PgArguments>) -> Query<'_, Postgres, PgArguments>,
+) -> JoinHandle<i64> {
+    let slow = statement.replacen("limit $2", "limit $2 + (select count(*) - 1 from (select pg_sleep(1)) as nap)", 1);
+    assert_ne!(slow, statement);
+    let mut session = PgConnection::connect(&db.url).await.unwrap();
+    let query = retentions(sqlx::query(AssertSqlSafe(slow)).bind(None::<Uuid>).bind(100i64));
+    let step = tokio::spawn(async move { query.fetch_one(&mut session).await.unwrap().get::<i64, _>("changed") });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    step
+}
+
+#[tokio::test]
+async fn an_erasing_that_judged_an_event_before_it_was_sent_once_more_leaves_it() {
+    let db = Db::postgres().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    let erased = db.claimed("b").await;
+    db.settle(&erased, Outcome::Delivered).await;
+    let erasing = slowly(&db, sql::ERASE, |query| query.bind(0i64)).await;
+    assert_eq!(db.store.redrive_delivered(claim.event).await, Ok(Redriven::Queued));
+    assert_eq!(erasing.await.unwrap(), 1, "the other event alone");
+    assert_eq!(db.claim_one("a").await.body, claim.body);
+    assert_eq!(db.store.redrive_delivered(erased.event).await, Ok(Redriven::Erased));
+}
+
 #[tokio::test]
 async fn a_pruning_that_judged_an_event_before_it_was_sent_once_more_leaves_it() {
     let db = Db::postgres().await;
@@ -252,15 +285,7 @@ async fn a_pruning_that_judged_an_event_before_it_was_sent_once_more_leaves_it()
     db.settle(&claim, Outcome::Delivered).await;
     let again = db.claimed("b").await;
     db.settle(&again, Outcome::Delivered).await;
-    // It sees what there was when it began, and takes its time.
-    let slow = sql::PRUNE.replacen("limit $2", "limit $2 + (select count(*) - 1 from (select pg_sleep(1)) as nap)", 1);
-    assert_ne!(slow, sql::PRUNE);
-    let mut session = PgConnection::connect(&db.url).await.unwrap();
-    let pruning = tokio::spawn(async move {
-        let query = sqlx::query(AssertSqlSafe(slow)).bind(None::<Uuid>).bind(100i64).bind(0i64).bind(0i64);
-        query.fetch_one(&mut session).await.unwrap().get::<i64, _>("deleted")
-    });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let pruning = slowly(&db, sql::PRUNE, |query| query.bind(0i64).bind(0i64)).await;
     assert_eq!(db.store.redrive_delivered(claim.event).await, Ok(Redriven::Queued));
     assert_eq!(pruning.await.unwrap(), 1, "the other event alone");
     assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (1, 1, 1));

@@ -14,7 +14,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use surehook::ports::{EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
@@ -89,6 +89,12 @@ pub(crate) enum Wrong {
     PassNeverEnds,
     KeysOutliveTheirEvents,
     SaysTwiceAsMany,
+    ErasesDeadLetters,
+    ErasesTheFingerprint,
+    SaysErasedAndKeeps,
+    ErasesByReception,
+    ErasesWithoutThePage,
+    SendsNothingOnceMore,
     // Searching.
     OldestFirst,
     ListsEverySource,
@@ -191,6 +197,10 @@ impl Store for WrongStore {
 
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         ready(self.wrong_prune(retention, after, limit)).boxed()
+    }
+
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+        ready(self.wrong_erase(kept, after, limit)).boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -1,8 +1,10 @@
 //! Stores that find, redrive and prune wrongly.
 
 use super::{Wrong, WrongStore};
+use bytes::Bytes;
 use std::time::Duration;
-use surehook::ports::{EventRecord, Pruned, Redriven, Retention, StoreError};
+use surehook::ports::{Erased, EventRecord, Pruned, Redriven, Retention, StoreError};
+use surehook_core::admission::Fingerprint;
 use surehook_core::event::{Delivery, Reason, Status};
 use surehook_core::id::{EventId, Fence};
 
@@ -36,6 +38,9 @@ impl WrongStore {
 
     pub(super) fn wrong_redrive_delivered(&self, event: EventId) -> Result<Redriven, StoreError> {
         self.memory.transact(|tables, now| {
+            if let (Wrong::SendsNothingOnceMore, Some(row)) = (self.wrong, tables.events.get_mut(&event)) {
+                row.erased_at = None;
+            }
             if self.wrong == Wrong::DeliversAgainWhateverItIs && tables.events.contains_key(&event) {
                 tables.deliveries.remove(&event);
                 tables.ended.remove(&event);
@@ -49,6 +54,41 @@ impl WrongStore {
                 }
             }
             Ok(redriven)
+        })
+    }
+
+    pub(super) fn wrong_erase(&self, kept: Duration, mut after: Option<EventId>, limit: u32) -> Result<Erased, StoreError> {
+        self.memory.transact(|tables, now| {
+            if self.wrong == Wrong::ErasesWithoutThePage {
+                after = None;
+            }
+            let before = tables.clone();
+            let mut erased = tables.erase(now, kept, after, limit);
+            match self.wrong {
+                Wrong::SaysErasedAndKeeps => *tables = before,
+                Wrong::ErasesDeadLetters | Wrong::ErasesByReception => {
+                    let is_late = |id: &EventId| match tables.status(*id) {
+                        Status::DeadLettered => self.wrong == Wrong::ErasesDeadLetters,
+                        Status::Delivered => self.wrong == Wrong::ErasesByReception,
+                        Status::Queued | Status::Processing | Status::Retrying => false,
+                    };
+                    let late: Vec<EventId> = tables.events.keys().copied().filter(is_late).collect();
+                    for id in late {
+                        let row = tables.events.get_mut(&id).expect("it is there");
+                        if row.erased_at.is_none() && row.received_at + kept <= now {
+                            (row.event.body, row.erased_at) = (Bytes::new(), Some(now));
+                            erased.erased += 1;
+                        }
+                    }
+                }
+                Wrong::ErasesTheFingerprint => {
+                    for row in tables.events.values_mut().filter(|row| row.erased_at.is_some()) {
+                        row.event.fingerprint = Fingerprint::of(b"");
+                    }
+                }
+                _ => {}
+            }
+            Ok(erased)
         })
     }
 

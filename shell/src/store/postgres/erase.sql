@@ -1,0 +1,47 @@
+-- Looks at the next events in the order of their ids and erases the headers and bodies of those that were delivered
+-- before their retention. Answers one row: how many were looked at, the last one's id, whether that one is old enough
+-- for a later one to be due too, and how many payloads were erased.
+--
+-- Bounded by: the primary key of events, cut by the limit; then probes of the other tables' primary keys.
+-- Locks: events in the order of their ids, skipping what is locked. So it never waits, and cannot deadlock. An event that
+-- was queued once more since this statement's snapshot is another version of its row, and is left. What is locked is
+-- written where it stands: see settle.sql.
+with
+scanned as materialized (
+    select id, received_at, erased_at, ctid as place
+    from events
+    where $1::uuid is null or id > $1
+    order by id
+    limit $2
+),
+over as materialized (
+    select scanned.id, scanned.place
+    from scanned
+    left join lateral (select event_id from deliveries where event_id = scanned.id limit 1) as owed on true
+    left join lateral (
+        select ended_at from attempts where event_id = scanned.id order by attempt desc limit 1
+    ) as last on owed.event_id is null
+    where scanned.erased_at is null
+        and owed.event_id is null
+        and coalesce(last.ended_at, scanned.received_at) <= statement_timestamp() - $3::bigint * interval '1 microsecond'
+),
+locked as materialized (
+    select row.place
+    from over
+    cross join lateral (select ctid as place from events where id = over.id for update skip locked) as row
+    where row.place = over.place
+),
+erased as (
+    update events
+    set headers = '', body = '', erased_at = statement_timestamp()
+    where ctid = any (array(select place from locked))
+    returning id
+)
+select
+    (select count(*) from scanned) as scanned,
+    (select id from scanned order by id desc limit 1) as last,
+    coalesce(
+        (select received_at from scanned order by id desc limit 1) <= statement_timestamp() - $3::bigint * interval '1 microsecond',
+        false
+    ) as old,
+    (select count(*) from erased) as changed

@@ -1,0 +1,18 @@
+-- Looks at the next events after ?1 in the order of their ids, at most ?2: id, whether its reception is older than the
+-- retention of payloads, and whether it is over, that is, delivered at ?3 or before, and not erased yet.
+--
+-- Bounded by: the primary key of events, cut by the limit; then probes of the other tables' primary keys.
+select
+    event.id,
+    event.received_at <= ?3 as old,
+    owed.event_id is null
+        and event.erased_at is null
+        and coalesce(
+            (select tried.ended_at from attempts tried where tried.event_id = event.id order by tried.attempt desc limit 1),
+            event.received_at
+        ) <= ?3 as over
+from events event
+left join deliveries owed on owed.event_id = event.id
+where event.id > coalesce(?1, x'')
+order by event.id
+limit ?2

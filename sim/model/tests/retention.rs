@@ -1,0 +1,156 @@
+//! The retention loop over the reference database, in virtual time: days pass in milliseconds.
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use surehook::ports::{Clock, NewEvent, Retention, Store};
+use surehook::retention;
+use surehook_core::admission::Fingerprint;
+use surehook_core::event::Outcome;
+use surehook_core::id::EventId;
+use surehook_core::key::IdempotencyKey;
+use surehook_core::source::SourceName;
+use surehook_core::time::Instant;
+use surehook_core::worker::exchange::{Claim, Demand, Settlement};
+use surehook_model::memory::MemoryStore;
+use uuid::Uuid;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// The store's time, and who waits for which.
+#[derive(Default)]
+struct Time {
+    now: Duration,
+    waited_for: Vec<Instant>,
+}
+
+#[derive(Clone, Default)]
+struct Hourglass(Arc<Mutex<Time>>);
+
+impl Clock for Hourglass {
+    fn now(&self) -> Instant {
+        Instant::from_origin(self.0.lock().unwrap().now)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        let time = Arc::clone(&self.0);
+        std::future::poll_fn(move |_| {
+            let mut time = time.lock().unwrap();
+            if Instant::from_origin(time.now) >= deadline {
+                return Poll::Ready(());
+            }
+            time.waited_for.push(deadline);
+            Poll::Pending
+        })
+        .boxed()
+    }
+}
+
+/// The loop beside its database.
+struct World {
+    store: Arc<MemoryStore>,
+    clock: Hourglass,
+    running: BoxFuture<'static, ()>,
+}
+
+impl World {
+    fn start(retention: Retention, delivered_payload: Duration) -> Self {
+        let (store, clock) = (Arc::new(MemoryStore::new()), Hourglass::default());
+        let running = retention::run(Arc::clone(&store) as Arc<dyn Store>, Arc::new(clock.clone()), retention, delivered_payload).boxed();
+        Self { store, clock, running }
+    }
+
+    /// Lets the loop run until then.
+    fn run_until(&mut self, end: Duration) {
+        loop {
+            self.clock.0.lock().unwrap().waited_for.clear();
+            assert!(self.running.poll_unpin(&mut Context::from_waker(Waker::noop())).is_pending(), "the loop never ends");
+            let mut time = self.clock.0.lock().unwrap();
+            let next = time.waited_for.iter().min().expect("the loop waits for something").since_origin().min(end);
+            self.store.advance(next - time.now);
+            time.now = next;
+            if next == end {
+                return;
+            }
+        }
+    }
+
+    /// Accepts events, and claims them.
+    fn claimed(&self, keys: std::ops::Range<u32>) -> Vec<Claim> {
+        let source = SourceName::parse("orders").unwrap();
+        let event = |key: u32| NewEvent {
+            id: EventId::from_uuid(Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 + u128::from(key))),
+            source: source.clone(),
+            key: IdempotencyKey::parse(key.to_string().as_bytes()).unwrap(),
+            fingerprint: Fingerprint::of(b"body"),
+            headers: Bytes::from_static(b"a: b"),
+            body: Bytes::from_static(b"body"),
+        };
+        let demand = Demand { source: source.clone(), limit: keys.end - keys.start, lease: DAY * 300, max_attempts: 5 };
+        self.store.accept(keys.map(event).collect()).now_or_never().unwrap().unwrap();
+        self.store.claim(vec![demand]).now_or_never().unwrap().unwrap().claimed
+    }
+
+    fn deliver(&self, claims: &[Claim]) {
+        let settlement = |claim: &Claim| Settlement {
+            event: claim.event,
+            source: claim.source.clone(),
+            fence: claim.fence,
+            attempt: claim.attempt,
+            outcome: Outcome::Delivered,
+            age: claim.age,
+            record: None,
+        };
+        let refused = self.store.settle(claims.iter().map(settlement).collect()).now_or_never().unwrap().unwrap();
+        assert!(refused.is_empty());
+    }
+
+    /// How many events there are with their payloads, and how many without.
+    fn kept(&self) -> (usize, usize) {
+        let tables = self.store.tables();
+        let erased = tables.events.values().filter(|row| row.event.body.is_empty() && row.event.headers.is_empty()).count();
+        (tables.events.len() - erased, erased)
+    }
+}
+
+#[test]
+fn payloads_go_after_their_time_and_records_after_theirs() {
+    let mut world = World::start(Retention { delivered: DAY, dead_lettered: DAY }, HOUR);
+    // It has the least id of all, and is delivered last.
+    let late = world.claimed(0..1);
+    let others = world.claimed(1..2_000);
+    world.deliver(&others);
+    world.run_until(HOUR - Duration::from_secs(61));
+    assert_eq!(world.kept(), (2_000, 0));
+    world.run_until(HOUR + Duration::from_secs(70));
+    assert_eq!(world.kept(), (1, 1_999));
+    world.run_until(HOUR * 2);
+    world.deliver(&late);
+    world.run_until(HOUR * 6);
+    assert_eq!(world.kept(), (1, 1_999), "what was passed is looked at again");
+    world.run_until(HOUR * 6 + Duration::from_secs(70));
+    assert_eq!(world.kept(), (0, 2_000), "once in six hours all is looked at");
+    world.run_until(DAY - Duration::from_secs(61));
+    assert_eq!(world.kept(), (0, 2_000));
+    world.run_until(DAY + Duration::from_secs(70));
+    assert_eq!(world.kept(), (0, 1));
+    world.run_until(DAY + HOUR * 3);
+    assert_eq!(world.kept(), (0, 0));
+}
+
+#[test]
+fn payloads_that_are_kept_for_as_long_as_their_records_are_never_erased() {
+    for kept in [DAY, DAY * 36_500] {
+        let mut world = World::start(Retention { delivered: DAY, dead_lettered: DAY }, kept);
+        let claims = world.claimed(0..700);
+        world.deliver(&claims);
+        world.run_until(DAY - Duration::from_secs(61));
+        assert_eq!(world.kept(), (700, 0));
+        world.run_until(DAY + Duration::from_secs(70));
+        assert_eq!(world.kept(), (0, 0));
+    }
+}

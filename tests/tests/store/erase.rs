@@ -1,0 +1,77 @@
+//! Erasing payloads: those of what was delivered, after their time, and nothing else.
+
+use crate::db::{Db, demand, event, events, settlement};
+use std::time::Duration;
+use surehook::ports::{Erased, Redriven};
+use surehook_core::admission::Stored;
+use surehook_core::event::{Outcome, Reason, Status};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const KEPT: Duration = Duration::from_secs(2 * 3600);
+
+async fn erase(db: &Db) -> Erased {
+    db.store.erase(KEPT, None, 100).await.unwrap()
+}
+
+pub(crate) async fn the_payload_of_a_delivered_event_goes_after_its_time_and_its_record_stays(db: Db) {
+    let new = event("k");
+    assert_eq!(db.store.accept(vec![new.clone()]).await, Ok(vec![Stored::Inserted]));
+    db.age(new.id, HOUR * 3).await;
+    let claim = db.claim_one("orders").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    assert_eq!(erase(&db).await.erased, 0, "it came long ago, and was delivered just now");
+    db.age(new.id, HOUR * 3).await;
+    let before = db.found(new.id).await;
+    assert_eq!(erase(&db).await.erased, 1);
+    assert_eq!(db.found(new.id).await, before);
+    let existing = Stored::Existing { id: new.id, fingerprint: new.fingerprint, status: Status::Delivered };
+    assert_eq!(db.store.accept(vec![event("k")]).await, Ok(vec![existing]), "its key and its fingerprint are remembered");
+    assert_eq!(erase(&db).await.erased, 0, "once");
+}
+
+pub(crate) async fn what_is_not_delivered_keeps_its_payload(db: Db) {
+    let queued = db.accepted("queued").await;
+    let processing = db.claimed("processing").await;
+    let retrying = db.claimed("retrying").await;
+    db.settle(&retrying, Outcome::Retry { after: HOUR }).await;
+    let dead = db.claimed("dead").await;
+    db.settle(&dead, Outcome::DeadLetter(Reason::Permanent)).await;
+    for event in [queued, processing.event, retrying.event, dead.event] {
+        db.age(event, HOUR * 20).await;
+    }
+    assert_eq!(db.store.erase(Duration::ZERO, None, 100).await.unwrap().erased, 0);
+    assert_eq!(db.store.redrive(dead.event).await, Ok(Redriven::Queued));
+    let again = db.claim_one("dead").await;
+    assert_eq!((again.headers, again.body), (dead.headers, dead.body));
+}
+
+pub(crate) async fn an_erasing_goes_page_by_page_and_stops_at_what_is_young(db: Db) {
+    db.store.accept(events(0..6)).await.unwrap();
+    let mut claimed = db.store.claim(vec![demand("orders", 6)]).await.unwrap().claimed;
+    claimed.sort_by_key(|claim| claim.event);
+    assert_eq!(db.store.settle(claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect()).await, Ok(vec![]));
+    for claim in &claimed[..4] {
+        db.age(claim.event, HOUR * 3).await;
+    }
+    let (mut after, mut pages) = (None, Vec::new());
+    loop {
+        let Erased { erased, next } = db.store.erase(KEPT, after, 2).await.unwrap();
+        pages.push((erased, next));
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, [(2, Some(claimed[1].event)), (2, Some(claimed[3].event)), (0, None)]);
+    db.age(claimed[5].event, HOUR * 3).await;
+    assert_eq!(db.store.erase(KEPT, Some(claimed[3].event), 2).await, Ok(Erased { erased: 1, next: Some(claimed[5].event) }));
+}
+
+pub(crate) async fn what_was_erased_is_not_sent_once_more(db: Db) {
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    db.age(claim.event, HOUR * 3).await;
+    assert_eq!(erase(&db).await.erased, 1);
+    assert_eq!(db.store.redrive_delivered(claim.event).await, Ok(Redriven::Erased));
+    assert_eq!(db.found(claim.event).await.status, Status::Delivered);
+}
