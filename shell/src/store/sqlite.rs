@@ -4,11 +4,12 @@
 //! if the call is dropped, the transaction still ends. Reading calls have connections of their own and, thanks to the
 //! write-ahead log, neither wait for the writer nor hold it up. A second process on the file would be right, and slow.
 //!
-//! The time is this process's: it is taken once the transaction has begun.
+//! The time is this process's: it is taken once the writer is.
 
 mod connect;
 mod errors;
 pub mod sql;
+mod transaction;
 mod transitions;
 
 pub use connect::options;
@@ -16,14 +17,14 @@ pub use connect::options;
 use crate::ports::{Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
-use crate::store::lane::{Held, Lane};
+use crate::store::lane::Lane;
 use crate::store::rows::{self, FoundRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection};
-use sqlx::{Executor, FromRow, Row, Sqlite};
+use sqlx::{FromRow, Row, Sqlite};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook_core::admission::Stored;
@@ -31,6 +32,7 @@ use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use transaction::Broken;
 
 const READERS: usize = 4;
 
@@ -79,9 +81,25 @@ impl SqliteStore {
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut SqliteConnection, i64) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
     {
-        let writer = self.writer.take().await.map_err(|error| errors::not_taken(&error))?;
-        let transaction = tokio::spawn(transaction(writer, work));
-        transaction.await.unwrap_or_else(|error| Err(StoreError::Unknown(format!("its transaction came to no end: {error}"))))
+        self.with_writer(move |writer| transaction::whole(writer, work).boxed()).await
+    }
+
+    /// Does `work` with the writer, to its end, even if this future is dropped. The connection is kept for the next only
+    /// if all of the work's transactions have ended, one way or the other.
+    async fn with_writer<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Broken>> + Send + 'static,
+    {
+        let mut writer = self.writer.take().await.map_err(|error| errors::not_taken(&error))?;
+        let worked = tokio::spawn(async move {
+            let result = work(&mut writer).await;
+            if result.as_ref().map_or_else(|broken| broken.has_ended, |_| true) {
+                writer.keep();
+            }
+            result.map_err(|broken| broken.error)
+        });
+        worked.await.unwrap_or_else(|error| Err(StoreError::Unknown(format!("its transaction came to no end: {error}"))))
     }
 }
 
@@ -127,27 +145,6 @@ impl Failure {
     }
 }
 
-/// The connection is kept for the next transaction only if this one has ended, one way or the other.
-async fn transaction<T, W>(mut writer: Held<SqliteConnectOptions>, work: W) -> Result<T, StoreError>
-where
-    W: for<'c> FnOnce(&'c mut SqliteConnection, i64) -> BoxFuture<'c, Result<T, Failure>>,
-{
-    if let Err(error) = writer.execute("begin immediate").await {
-        return Err(errors::statement(&error));
-    }
-    let (result, end) = match work(&mut writer, now()).await {
-        Ok(done) => match writer.execute("commit").await {
-            Ok(_) => (Ok(done), Ok(())),
-            Err(error) => (Err(errors::commit(&error)), Err(())),
-        },
-        Err(failure) => (Err(failure.before_commit()), writer.execute("rollback").await.map(|_| ()).map_err(|_| ())),
-    };
-    if end.is_ok() {
-        writer.keep();
-    }
-    result
-}
-
 /// Microseconds since 1970, by the clock of this machine, which is the database's.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -165,15 +162,15 @@ impl Store for SqliteStore {
     }
 
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
-        self.write(move |connection, now| transitions::accept(connection, now, batch).boxed()).boxed()
+        self.with_writer(move |writer| transitions::accept(writer, batch).boxed()).boxed()
     }
 
     fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
-        self.write(move |connection, now| transitions::claim(connection, now, demands).boxed()).boxed()
+        self.with_writer(move |writer| transitions::claim(writer, demands).boxed()).boxed()
     }
 
     fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
-        self.write(move |connection, now| transitions::settle(connection, now, batch).boxed()).boxed()
+        self.with_writer(move |writer| transitions::settle(writer, batch).boxed()).boxed()
     }
 
     fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {

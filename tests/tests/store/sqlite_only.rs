@@ -19,6 +19,8 @@ async fn every_statement_is_made_of_index_probes() {
     let mut session = session(&db).await;
     for (name, statement) in [
         ("accept_existing", sql::ACCEPT_EXISTING),
+        ("accept_deliveries", sql::ACCEPT_DELIVERIES),
+        ("accept_inserted", sql::ACCEPT_INSERTED),
         ("claim_due", sql::CLAIM_DUE),
         ("claim_bytes", sql::CLAIM_BYTES),
         ("deliveries_read", sql::DELIVERIES_READ),
@@ -29,6 +31,10 @@ async fn every_statement_is_made_of_index_probes() {
         ("prune_scan", sql::PRUNE_SCAN),
         ("prune_attempts", sql::PRUNE_ATTEMPTS),
         ("prune_events", sql::PRUNE_EVENTS),
+        ("erase_scan", sql::ERASE_SCAN),
+        ("erase_events", sql::ERASE_EVENTS),
+        ("redrive_delivered", sql::REDRIVE_DELIVERED),
+        ("last_attempt", sql::LAST_ATTEMPT),
     ] {
         let explain = AssertSqlSafe(format!("explain query plan {statement}"));
         let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(&mut session).await.unwrap();

@@ -12,3 +12,4 @@ select
     substr(?2, (value ->> 3) + 33, value ->> 4),
     substr(?2, (value ->> 3) + 33 + (value ->> 4), value ->> 5)
 from json_each(?1)
+where true -- without it, `on` would join

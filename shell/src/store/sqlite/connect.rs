@@ -16,6 +16,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// How long a statement waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// So many rows of an answer are buffered before a statement waits for its reader. A claim's answer has no more.
+const ROWS: usize = 1024;
+
 /// The log is cut back to this when a checkpoint has emptied it.
 const JOURNAL_SIZE_LIMIT_BYTES: &str = "67108864";
 
@@ -54,6 +57,7 @@ pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
         .create_if_missing(false)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
+        .row_buffer_size(ROWS)
         .busy_timeout(BUSY_TIMEOUT)
         .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES))
 }

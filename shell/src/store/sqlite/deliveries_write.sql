@@ -1,4 +1,4 @@
--- Writes rows as they are after their transitions. ?1 is a JSON array of
+-- Writes rows as they are after their transitions. $3 is a JSON array of
 -- [event, status, attempt, budget from, fence, due, ended, reason].
 --
 -- Bounded by: the primary key of deliveries, one probe for each row.
@@ -10,5 +10,5 @@ set status = new.value ->> 1,
     due_at = new.value ->> 5,
     ended_at = new.value ->> 6,
     reason = new.value ->> 7
-from json_each(?1) new
+from json_each($3) new
 where deliveries.event_id = unhex(new.value ->> 0)

@@ -1,4 +1,8 @@
 //! The store's statements, each in a file that says what it is bounded by. Public so that their plans can be checked.
+//!
+//! What makes a batch of the busy calls is run in one go: each errand to the connection's thread, and the way back, costs
+//! as much as many rows. The statements of one such script share their parameters; one that does not begin with the first
+//! writes `$3` and not `?3`, for SQLite takes the latter to have two more before it.
 
 use sqlx::migrate::Migrator;
 
@@ -6,6 +10,8 @@ use sqlx::migrate::Migrator;
 pub const ACCEPT_EXISTING: &str = include_str!("accept_existing.sql");
 /// Inserts events.
 pub const ACCEPT_EVENTS: &str = include_str!("accept_events.sql");
+/// The ids of events by their row numbers.
+pub const ACCEPT_INSERTED: &str = include_str!("accept_inserted.sql");
 /// Inserts the deliveries that are owed for them.
 pub const ACCEPT_DELIVERIES: &str = include_str!("accept_deliveries.sql");
 /// Reads what is due.
@@ -50,6 +56,61 @@ pub const PRUNE_EVENTS: &str = include_str!("prune_events.sql");
 pub const ERASE_SCAN: &str = include_str!("erase_scan.sql");
 /// Erases payloads.
 pub const ERASE_EVENTS: &str = include_str!("erase_events.sql");
+/// Several statements, run one after another in one go.
+#[derive(Clone, Copy, Debug)]
+pub struct Script {
+    /// The statements.
+    pub text: &'static str,
+    /// So many statements come before its COMMIT, which is the last. Unless one is, nothing is known of the others.
+    pub before_commit: usize,
+}
+
+/// Begins a transaction.
+pub const BEGIN: &str = "begin immediate";
+/// Ends one.
+pub const COMMIT: Script = Script { text: "commit", before_commit: 0 };
+/// A whole transaction: inserts those events of a batch whose keys are new.
+pub const ACCEPT_NEW: Script = Script {
+    text: concat!(
+        "begin immediate;\n",
+        include_str!("accept_events.sql"),
+        "on conflict (source, idempotency_key) do nothing;\n",
+        include_str!("accept_deliveries.sql"),
+        ";\ncommit"
+    ),
+    before_commit: 3,
+};
+/// Begins a transaction with what is due of one source.
+pub const CLAIM_BEGIN: &str = concat!("begin immediate;\n", include_str!("claim_due.sql"));
+/// Writes what a claim made of its rows, answers the bytes of those that were claimed, and commits.
+pub const CLAIM_END: Script = Script {
+    text: concat!(
+        include_str!("attempts_write.sql"),
+        ";\n",
+        include_str!("deliveries_write.sql"),
+        ";\n",
+        include_str!("claim_bytes.sql"),
+        ";\ncommit"
+    ),
+    before_commit: 3,
+};
+/// Begins a transaction with the rows that are to be settled.
+pub const SETTLE_BEGIN: &str = concat!("begin immediate;\n", include_str!("deliveries_read.sql"));
+/// Writes rows as they are after their transitions, with their attempts, and deletes those of what was delivered.
+pub const TRANSITIONS: &str =
+    concat!(include_str!("attempts_write.sql"), ";\n", include_str!("deliveries_write.sql"), ";\n", include_str!("deliveries_delete.sql"));
+/// The same, and commits.
+pub const SETTLE_END: Script = Script {
+    text: concat!(
+        include_str!("attempts_write.sql"),
+        ";\n",
+        include_str!("deliveries_write.sql"),
+        ";\n",
+        include_str!("deliveries_delete.sql"),
+        ";\ncommit"
+    ),
+    before_commit: 3,
+};
 /// The migrations that were applied.
 pub const SCHEMA: &str = include_str!("schema.sql");
 

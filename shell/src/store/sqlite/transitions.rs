@@ -1,17 +1,19 @@
-//! What each writing call does inside its transaction. Reads rows, asks the core, writes what it answers: the
+//! What each writing call does inside its transactions. Reads rows, asks the core, writes what it answers: the
 //! transitions are [`surehook_core::event::Delivery`]'s own, so there is nothing here that could differ from them.
 
-use super::{Failure, searched, sql};
+use super::transaction::{self, Broken};
+use super::{Failure, now, searched, sql};
 use crate::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
 use crate::search::{EventFilter, PageSize, RedrivenPage, Span};
 use crate::store::rows;
+use futures::FutureExt;
 use serde_json::json;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{FromRow, Row, Sqlite};
-use std::collections::HashMap;
+use sqlx::{Arguments, FromRow, Row, Sqlite};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
-use surehook_core::admission::{Fingerprint, Stored};
+use surehook_core::admission::Stored;
 use surehook_core::event::{Delivery, Due, Illegal, Status};
 use surehook_core::id::{Attempt, EventId, Fence};
 use surehook_core::verdict::Verdict;
@@ -21,7 +23,52 @@ use uuid::Uuid;
 /// A time: microseconds since 1970.
 type Micros = i64;
 
-pub(super) async fn accept(connection: &mut SqliteConnection, now: Micros, batch: Vec<NewEvent>) -> Result<Vec<Stored>, Failure> {
+/// Inserts what is new in one go. What has a key that is there, if anything, is then seen to step by step.
+pub(super) async fn accept(writer: &mut SqliteConnection, batch: Vec<NewEvent>) -> Result<Vec<Stored>, Broken> {
+    if batch.is_empty() {
+        return Ok(Vec::new());
+    }
+    let inserted = insert_new(writer, &batch).await?;
+    let others: Vec<NewEvent> = batch.iter().filter(|event| !inserted.contains(&event.id)).cloned().collect();
+    let mut seen_to = if others.is_empty() {
+        Vec::new().into_iter()
+    } else {
+        let stored = transaction::whole(writer, move |connection, now| accept_others(connection, now, others).boxed()).await;
+        stored.map_err(|broken| if inserted.is_empty() { broken } else { in_doubt(broken) })?.into_iter()
+    };
+    Ok(batch.iter().filter_map(|event| if inserted.contains(&event.id) { Some(Stored::Inserted) } else { seen_to.next() }).collect())
+}
+
+/// A part of the batch is committed.
+fn in_doubt(Broken { error, has_ended }: Broken) -> Broken {
+    Broken { error: StoreError::Unknown(format!("a part of the batch was committed; then {error}")), has_ended }
+}
+
+/// Inserts the events whose keys are new, and answers their ids.
+async fn insert_new(writer: &mut SqliteConnection, batch: &[NewEvent]) -> Result<HashSet<EventId>, Broken> {
+    let arguments = new_rows(batch.iter(), now()).map_err(untouched)?;
+    let done = match transaction::commit(writer, sql::ACCEPT_NEW, arguments).await {
+        Ok(done) => done,
+        // An id that is there: another event's, or this very event's from an earlier try. Nothing is stored.
+        Err(Broken { error: StoreError::Rejected(_), has_ended: true }) => return Ok(HashSet::new()),
+        Err(broken) => return Err(broken),
+    };
+    // The first is BEGIN.
+    let inserted = done.statements.get(1).ok_or_else(|| untouched(rows::unreadable("result").into()))?;
+    let (count, last) = (inserted.rows_affected(), inserted.last_insert_rowid());
+    if count == batch.len() as u64 {
+        return Ok(batch.iter().map(|event| event.id).collect());
+    }
+    if count == 0 {
+        return Ok(HashSet::new());
+    }
+    let ids = sqlx::query_scalar(sql::ACCEPT_INSERTED).bind(last.saturating_sub_unsigned(count)).bind(last).fetch_all(writer).await;
+    let ids: Vec<Uuid> = ids.map_err(|error| in_doubt(untouched(error.into())))?;
+    Ok(ids.into_iter().map(EventId::from_uuid).collect())
+}
+
+/// Whatever of these is there, or not.
+async fn accept_others(connection: &mut SqliteConnection, now: Micros, batch: Vec<NewEvent>) -> Result<Vec<Stored>, Failure> {
     let keys: Vec<_> = batch.iter().map(|event| (event.source.as_str(), event.key.as_str())).collect();
     let mut stored: Vec<Option<Stored>> = vec![None; batch.len()];
     let existing: Vec<rows::ExistingRow> = fetch(connection, sqlx::query_as(sql::ACCEPT_EXISTING).bind(array(&keys)?)).await?;
@@ -32,64 +79,107 @@ pub(super) async fn accept(connection: &mut SqliteConnection, now: Micros, batch
     }
     // Of two events with one key the first is new, and the second finds it there.
     let mut firsts: HashMap<(&str, &str), &NewEvent> = HashMap::new();
-    let mut new_rows = Vec::new();
-    let mut bytes = Vec::with_capacity(batch.iter().map(|event| event.size() + Fingerprint::of(b"").as_bytes().len()).sum());
+    let mut new = Vec::new();
     for ((event, key), slot) in batch.iter().zip(&keys).zip(&mut stored).filter(|(_, slot)| slot.is_none()) {
         let first = *firsts.entry(*key).or_insert(event);
         if !std::ptr::eq(first, event) {
             *slot = Some(Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued });
             continue;
         }
-        new_rows.push((hex(event.id), key.0, key.1, bytes.len(), event.headers.len(), event.body.len()));
-        bytes.extend_from_slice(event.fingerprint.as_bytes());
-        bytes.extend_from_slice(&event.headers);
-        bytes.extend_from_slice(&event.body);
+        new.push(event);
         *slot = Some(Stored::Inserted);
     }
-    if !new_rows.is_empty() {
-        let new_rows = array(&new_rows)?;
-        execute(connection, sqlx::query(sql::ACCEPT_EVENTS).bind(Arc::clone(&new_rows)).bind(bytes).bind(now)).await?;
-        execute(connection, sqlx::query(sql::ACCEPT_DELIVERIES).bind(new_rows).bind(now)).await?;
+    if !new.is_empty() {
+        let arguments = new_rows(new.into_iter(), now)?;
+        execute(connection, sqlx::query_with(sql::ACCEPT_EVENTS, arguments.clone())).await?;
+        execute(connection, sqlx::query_with(sql::ACCEPT_DELIVERIES, arguments)).await?;
     }
     Ok(stored.into_iter().flatten().collect())
 }
 
-pub(super) async fn claim(connection: &mut SqliteConnection, now: Micros, demands: Vec<Demand>) -> Result<Claims, Failure> {
+/// The parameters of the statements that insert new events.
+fn new_rows<'a>(events: impl Iterator<Item = &'a NewEvent>, now: Micros) -> Result<SqliteArguments, Failure> {
+    let (mut rows, mut bytes) = (Vec::new(), Vec::new());
+    for event in events {
+        let (headers, body) = (event.headers.len(), event.body.len());
+        rows.push((hex(event.id), event.source.as_str(), event.key.as_str(), bytes.len(), headers, body));
+        bytes.extend_from_slice(event.fingerprint.as_bytes());
+        bytes.extend_from_slice(&event.headers);
+        bytes.extend_from_slice(&event.body);
+    }
+    let mut arguments = SqliteArguments::default();
+    arguments.add(array(&rows)?).map_err(sqlx::Error::Encode)?;
+    arguments.add(bytes).map_err(sqlx::Error::Encode)?;
+    arguments.add(now).map_err(sqlx::Error::Encode)?;
+    Ok(arguments)
+}
+
+pub(super) async fn claim(writer: &mut SqliteConnection, demands: Vec<Demand>) -> Result<Claims, Broken> {
+    let now = now();
     let (mut claims, mut changes) = (Claims::default(), Changes::default());
-    for demand in demands {
-        let due = sqlx::query_as(sql::CLAIM_DUE).bind(demand.source.as_str()).bind(now).bind(i64::from(demand.limit));
-        for row in fetch::<DeliveryRow>(connection, due).await? {
-            let event = EventId::from_uuid(row.event_id);
-            let claimed = row.delivery()?.claim(demand.lease, demand.max_attempts).map_err(|_| rows::unreadable("due time"))?;
-            let delivery = claimed.delivery;
-            if let Some(lost) = claimed.lost {
-                changes.attempts.push(json!([hex(event), lost, now, null, Verdict::Lost.as_str(), null, null, ""]));
+    for (nth, demand) in demands.iter().enumerate() {
+        let parameters = due_of(demand, now).map_err(untouched)?;
+        let due = if nth == 0 {
+            transaction::begin(writer, sql::CLAIM_BEGIN, parameters).await?.rows
+        } else {
+            match sqlx::query_with(sql::CLAIM_DUE, parameters).fetch_all(&mut *writer).await {
+                Ok(due) => due,
+                Err(error) => return Err(transaction::rolled_back(writer, Failure::from(error).before_commit()).await),
             }
-            changes.put(event, delivery, claimed.due, now);
-            let (source, attempt) = (demand.source.clone(), delivery.attempt);
-            if delivery.status == Status::DeadLettered {
-                claims.buried.push(Buried { event, source, attempt });
-            } else {
-                let (fence, nth) = (delivery.fence, delivery.used());
-                let (headers, body) = Default::default();
-                claims.claimed.push(Claim { event, source, fence, attempt, nth, age: Duration::ZERO, headers, body });
-            }
+        };
+        if let Err(failure) = take(demand, &due, now, &mut claims, &mut changes) {
+            return Err(transaction::rolled_back(writer, failure.before_commit()).await);
         }
     }
-    changes.write(connection).await?;
-    claims.claimed = with_bytes(connection, now, claims.claimed).await?;
+    if demands.is_empty() {
+        return Ok(claims);
+    }
+    let ids: Vec<_> = claims.claimed.iter().map(|claim| hex(claim.event)).collect();
+    let arguments = match changes.parameters(&ids) {
+        Ok(arguments) => arguments,
+        Err(failure) => return Err(transaction::rolled_back(writer, failure.before_commit()).await),
+    };
+    let found = transaction::commit(writer, sql::CLAIM_END, arguments).await?.rows;
+    claims.claimed = with_bytes(&found, now, claims.claimed).map_err(untouched)?;
     Ok(claims)
 }
 
-/// Fills in the bytes of what was claimed, and how old it is.
-async fn with_bytes(connection: &mut SqliteConnection, now: Micros, claimed: Vec<Claim>) -> Result<Vec<Claim>, Failure> {
-    if claimed.is_empty() {
-        return Ok(claimed);
+fn due_of(demand: &Demand, now: Micros) -> Result<SqliteArguments, Failure> {
+    let mut arguments = SqliteArguments::default();
+    arguments.add(demand.source.as_str().to_owned()).map_err(sqlx::Error::Encode)?;
+    arguments.add(now).map_err(sqlx::Error::Encode)?;
+    arguments.add(i64::from(demand.limit)).map_err(sqlx::Error::Encode)?;
+    Ok(arguments)
+}
+
+/// What a claim makes of the rows that are due of one source.
+fn take(demand: &Demand, due: &[SqliteRow], now: Micros, claims: &mut Claims, changes: &mut Changes) -> Result<(), Failure> {
+    for row in due {
+        let row = DeliveryRow::from_row(row)?;
+        let event = EventId::from_uuid(row.event_id);
+        let claimed = row.delivery()?.claim(demand.lease, demand.max_attempts).map_err(|_| rows::unreadable("due time"))?;
+        let delivery = claimed.delivery;
+        if let Some(lost) = claimed.lost {
+            changes.attempts.push(json!([hex(event), lost, now, null, Verdict::Lost.as_str(), null, null, ""]));
+        }
+        changes.put(event, delivery, claimed.due, now);
+        let (source, attempt) = (demand.source.clone(), delivery.attempt);
+        if delivery.status == Status::DeadLettered {
+            claims.buried.push(Buried { event, source, attempt });
+        } else {
+            let (fence, nth) = (delivery.fence, delivery.used());
+            let (headers, body) = Default::default();
+            claims.claimed.push(Claim { event, source, fence, attempt, nth, age: Duration::ZERO, headers, body });
+        }
     }
-    let ids: Vec<_> = claimed.iter().map(|claim| hex(claim.event)).collect();
+    Ok(())
+}
+
+/// Fills in the bytes of what was claimed, and how old it is.
+fn with_bytes(found: &[SqliteRow], now: Micros, claimed: Vec<Claim>) -> Result<Vec<Claim>, Failure> {
     let mut claimed: Vec<Option<Claim>> = claimed.into_iter().map(Some).collect();
     let mut filled = Vec::with_capacity(claimed.len());
-    let mut found: Vec<BytesRow> = fetch(connection, sqlx::query_as(sql::CLAIM_BYTES).bind(array(&ids)?)).await?;
+    let mut found = found.iter().map(BytesRow::from_row).collect::<Result<Vec<_>, _>>()?;
     found.sort_by_key(|row| row.position);
     for row in found {
         let claim = usize::try_from(row.position).ok().and_then(|at| claimed.get_mut(at)).and_then(Option::take);
@@ -104,15 +194,30 @@ async fn with_bytes(connection: &mut SqliteConnection, now: Micros, claimed: Vec
     Ok(filled)
 }
 
-pub(super) async fn settle(connection: &mut SqliteConnection, now: Micros, batch: Vec<Settlement>) -> Result<Vec<EventId>, Failure> {
+pub(super) async fn settle(writer: &mut SqliteConnection, batch: Vec<Settlement>) -> Result<Vec<EventId>, Broken> {
     let ids: Vec<_> = batch.iter().map(|settlement| hex(settlement.event)).collect();
-    let read: Vec<DeliveryRow> = fetch(connection, sqlx::query_as(sql::DELIVERIES_READ).bind(array(&ids)?)).await?;
+    let mut parameters = SqliteArguments::default();
+    array(&ids).and_then(|ids| Ok(parameters.add(ids).map_err(sqlx::Error::Encode)?)).map_err(untouched)?;
+    let read = transaction::begin(writer, sql::SETTLE_BEGIN, parameters).await?.rows;
+    let settled = settled(&batch, &read, now()).and_then(|(refused, changes)| Ok((refused, changes.parameters(&[])?)));
+    match settled {
+        Ok((refused, parameters)) => {
+            transaction::commit(writer, sql::SETTLE_END, parameters).await?;
+            Ok(refused)
+        }
+        Err(failure) => Err(transaction::rolled_back(writer, failure.before_commit()).await),
+    }
+}
+
+/// What a batch of settlements makes of its rows, and which it refuses.
+fn settled(batch: &[Settlement], read: &[SqliteRow], now: Micros) -> Result<(Vec<EventId>, Changes), Failure> {
     let mut deliveries = HashMap::with_capacity(read.len());
     for row in read {
+        let row = DeliveryRow::from_row(row)?;
         deliveries.insert(EventId::from_uuid(row.event_id), row.delivery()?);
     }
     let (mut refused, mut changes) = (Vec::new(), Changes::default());
-    for settlement in &batch {
+    for settlement in batch {
         let event = settlement.event;
         let before = deliveries.get(&event).copied();
         let settled =
@@ -136,8 +241,12 @@ pub(super) async fn settle(connection: &mut SqliteConnection, now: Micros, batch
         changes.put(event, delivery, due, now);
         deliveries.insert(event, delivery);
     }
-    changes.write(connection).await?;
-    Ok(refused)
+    Ok((refused, changes))
+}
+
+/// Outside of a transaction.
+fn untouched(failure: Failure) -> Broken {
+    Broken { error: failure.before_commit(), has_ended: true }
 }
 
 pub(super) async fn redrive(connection: &mut SqliteConnection, now: Micros, event: EventId) -> Result<Redriven, Failure> {
@@ -279,16 +388,16 @@ impl Changes {
     }
 
     async fn write(self, connection: &mut SqliteConnection) -> Result<(), Failure> {
-        if !self.attempts.is_empty() {
-            execute(connection, sqlx::query(sql::ATTEMPTS_WRITE).bind(array(&self.attempts)?)).await?;
+        execute(connection, sqlx::query_with(sql::TRANSITIONS, self.parameters(&[])?)).await
+    }
+
+    /// The parameters of the scripts that write it. `claimed` are the events whose bytes are wanted.
+    fn parameters(&self, claimed: &[String]) -> Result<SqliteArguments, Failure> {
+        let mut arguments = SqliteArguments::default();
+        for list in [array(&self.delivered)?, array(&self.attempts)?, array(&self.rows)?, array(claimed)?] {
+            arguments.add(list).map_err(sqlx::Error::Encode)?;
         }
-        if !self.rows.is_empty() {
-            execute(connection, sqlx::query(sql::DELIVERIES_WRITE).bind(array(&self.rows)?)).await?;
-        }
-        if !self.delivered.is_empty() {
-            execute(connection, sqlx::query(sql::DELIVERIES_DELETE).bind(array(&self.delivered)?)).await?;
-        }
-        Ok(())
+        Ok(arguments)
     }
 }
 

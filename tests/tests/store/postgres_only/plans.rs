@@ -83,6 +83,7 @@ async fn assert_plans(db: &Db, session: &mut PgConnection, state: &str) {
         explain_find(session).await,
         explain_prune(session).await,
         plan(session, explained("costs", sql::REDRIVE_DELIVERED).bind(ids()[0])).await,
+        plan(session, explained("costs", sql::ERASE).bind(Some(ids()[0])).bind(500i64).bind(0i64)).await,
     ] {
         assert_probes(&plan, state);
     }

@@ -1,0 +1,79 @@
+//! Transactions of the writer. The busy ones are run in one or two scripts: see [`super::sql`].
+
+use super::sql::{self, Script};
+use super::{Failure, errors, now};
+use crate::ports::StoreError;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteRow};
+use sqlx::{Either, Executor};
+
+/// Why a transaction came to nothing, or may have.
+pub(super) struct Broken {
+    pub(super) error: StoreError,
+    /// Whether it has ended. If not, its connection is to be closed, which rolls it back.
+    pub(super) has_ended: bool,
+}
+
+/// What a script came to.
+#[derive(Default)]
+pub(super) struct Done {
+    /// What each of its statements did, in their order.
+    pub(super) statements: Vec<SqliteQueryResult>,
+    /// What they answered, one after another.
+    pub(super) rows: Vec<SqliteRow>,
+}
+
+/// Begins a transaction with the statements of a script, of which the first is BEGIN.
+pub(super) async fn begin(connection: &mut SqliteConnection, script: &'static str, arguments: SqliteArguments) -> Result<Done, Broken> {
+    match run(connection, script, arguments).await {
+        (done, None) => Ok(done),
+        (done, Some(error)) if done.statements.is_empty() => Err(Broken { error: errors::statement(&error), has_ended: false }),
+        (_, Some(error)) => Err(rolled_back(connection, errors::statement(&error)).await),
+    }
+}
+
+/// Ends a transaction with the statements of a script, of which the last is COMMIT.
+pub(super) async fn commit(connection: &mut SqliteConnection, script: Script, arguments: SqliteArguments) -> Result<Done, Broken> {
+    match run(connection, script.text, arguments).await {
+        (done, None) => Ok(done),
+        (done, Some(error)) if done.statements.len() == script.before_commit => {
+            Err(Broken { error: errors::commit(&error), has_ended: false })
+        }
+        (_, Some(error)) => Err(rolled_back(connection, errors::statement(&error)).await),
+    }
+}
+
+/// A transaction of any work, step by step.
+pub(super) async fn whole<T, W>(connection: &mut SqliteConnection, work: W) -> Result<T, Broken>
+where
+    W: for<'c> FnOnce(&'c mut SqliteConnection, i64) -> BoxFuture<'c, Result<T, Failure>>,
+{
+    begin(connection, sql::BEGIN, SqliteArguments::default()).await?;
+    match work(connection, now()).await {
+        Ok(done) => {
+            commit(connection, sql::COMMIT, SqliteArguments::default()).await?;
+            Ok(done)
+        }
+        Err(failure) => Err(rolled_back(connection, failure.before_commit()).await),
+    }
+}
+
+/// Rolls a transaction back for this reason.
+pub(super) async fn rolled_back(connection: &mut SqliteConnection, error: StoreError) -> Broken {
+    Broken { error, has_ended: connection.execute("rollback").await.is_ok() }
+}
+
+/// Runs the statements of a script, up to the first that fails.
+async fn run(connection: &mut SqliteConnection, script: &'static str, arguments: SqliteArguments) -> (Done, Option<sqlx::Error>) {
+    let mut done = Done::default();
+    let mut steps = connection.fetch_many(sqlx::query_with(script, arguments));
+    while let Some(step) = steps.next().await {
+        match step {
+            Ok(Either::Left(statement)) => done.statements.push(statement),
+            Ok(Either::Right(row)) => done.rows.push(row),
+            Err(error) => return (done, Some(error)),
+        }
+    }
+    (done, None)
+}
