@@ -4,18 +4,18 @@
 --
 -- Bounded by: the primary key of events, cut by the limit; then probes of the other tables' primary keys.
 -- Locks: events in the order of their ids, skipping what is locked. So it never waits, and cannot deadlock. An event that
--- was queued once more since this statement's snapshot is another version of its row, and is left. What is locked is
--- written where it stands: see settle.sql.
+-- was queued once more since this statement's snapshot is locked in a version that the snapshot does not see, and what is
+-- locked is written where it stands: it is left.
 with
 scanned as materialized (
-    select id, received_at, erased_at, ctid as place
+    select id, received_at, erased_at
     from events
     where $1::uuid is null or id > $1
     order by id
     limit $2
 ),
 over as materialized (
-    select scanned.id, scanned.place
+    select scanned.id
     from scanned
     left join lateral (select event_id from deliveries where event_id = scanned.id limit 1) as owed on true
     left join lateral (
@@ -29,7 +29,6 @@ locked as materialized (
     select row.place
     from over
     cross join lateral (select ctid as place from events where id = over.id for update skip locked) as row
-    where row.place = over.place
 ),
 erased as (
     update events

@@ -5,11 +5,11 @@
 --
 -- Bounded by: the primary keys of events, deliveries and attempts.
 -- Locks: the event's row. It is written as it is and where it stands, which makes another version of it. A pruning that found it delivered
--- then leaves it, and of two redrives at once, the one that waited finds another version than it had judged, and does
--- nothing: the event may have been delivered again in between.
+-- then leaves it. Of two redrives at once, the one that waited has locked a version that its snapshot does not see, writes
+-- nothing, and looks again: the event may have been delivered once more in between.
 with
 judged as materialized (
-    select id, ctid as place
+    select id
     from events
     where id = $1 and erased_at is null and not exists (select from deliveries where event_id = $1)
 ),
@@ -17,7 +17,6 @@ locked as materialized (
     select row.place
     from judged
     cross join lateral (select ctid as place from events where id = judged.id for update) as row
-    where row.place = judged.place
 ),
 held as (
     update events
