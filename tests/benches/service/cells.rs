@@ -56,6 +56,7 @@ impl Bench {
                 self.drain(group, On::Sqlite).await;
                 self.sustained(group, On::Sqlite).await;
             }
+            "pruning" => self.pruning(group).await,
             "growth" => self.growth(group).await,
             other => panic!("no group {other}"),
         }
@@ -274,6 +275,46 @@ impl Bench {
                 world.sink.until_taken(posts, PATIENCE).await;
                 let row = self.report.row(group, format!("{processes} processes, a sink that takes 50 ms"));
                 row.add("delivered/s", world.sink.take().rate());
+            }
+        }
+    }
+
+    /// The acknowledgements of a steady load with a million delivered events stored: while they are kept, and while they
+    /// are pruned, until they are gone.
+    async fn pruning(&mut self, group: &'static str) {
+        const STORED: u64 = 1_000_000;
+        let url = self.cluster.create_database().await;
+        drop(World::start_on(&self.cluster, Database::Postgres(url.clone()), Plan::default()).await);
+        fill(&url, 0..STORED, false).await;
+        sqlx::raw_sql("vacuum analyze; checkpoint").execute(&mut connect(&url).await).await.expect("it can be cleaned up");
+        let left = async || -> u64 {
+            let count = "select count(*) from events where id < '01900000-0000-7000-8000-000000000000'";
+            let left: i64 = sqlx::query_scalar(count).fetch_one(&mut connect(&url).await).await.expect("events can be counted");
+            left.unsigned_abs()
+        };
+        for (name, kept) in [("1 M stored, kept", "7d"), ("1 M stored, pruned meanwhile", "1s")] {
+            let world = World::start_on(&self.cluster, Database::Postgres(url.clone()), Plan { kept, ..Plan::default() }).await;
+            let mut before = left().await;
+            for run in 0.. {
+                let flushes = flushes();
+                let begun = Instant::now();
+                let offer = Offer { rate: Some(4000.0), until: Until::Over(self.time * 2), ..world.offer(64) };
+                let load = all_accepted(&offer).await;
+                let after = left().await;
+                let pruned = before - after;
+                before = after;
+                let is_over = if kept == "7d" { run + 1 >= self.runs } else { after == 0 };
+                // The last one, in which it comes to its end, is no measure.
+                if kept == "7d" || !is_over {
+                    let row = self.report.row(group, name);
+                    row.add("flushes/s", flushes);
+                    acknowledged(row, &load);
+                    row.add("pruned/s", pruned as f64 / begun.elapsed().as_secs_f64());
+                }
+                if is_over {
+                    break;
+                }
+                assert!(run < 100, "{after} are not pruned");
             }
         }
     }

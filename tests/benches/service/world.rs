@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) sources: usize,
     pub(crate) role: &'static str,
     pub(crate) manners: Manners,
+    /// For how long what was delivered is kept.
+    pub(crate) kept: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ pub(crate) enum On {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { on: On::Postgres, processes: 1, sources: 1, role: "all", manners: Manners::default() }
+        Self { on: On::Postgres, processes: 1, sources: 1, role: "all", manners: Manners::default(), kept: "7d" }
     }
 }
 
@@ -125,7 +127,10 @@ pub(crate) async fn all_accepted(offer: &Offer) -> Load {
 }
 
 fn configuration(plan: &Plan, sink: &Sink) -> String {
-    let mut text = format!("role = \"{}\"\n[defaults]\nconcurrency = 64\ninitial_delay = \"100ms\"\n", plan.role);
+    let mut text = format!(
+        "role = \"{}\"\n[retention]\ndelivered = \"{}\"\n[defaults]\nconcurrency = 64\ninitial_delay = \"100ms\"\n",
+        plan.role, plan.kept
+    );
     for source in 0..plan.sources {
         text += &format!("[sources.s{source}]\ndestination = \"http://{}/s{source}\"\n", sink.address);
     }

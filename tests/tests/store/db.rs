@@ -228,6 +228,55 @@ impl Db {
         }
     }
 
+    /// A statement that stores so many events as they are once they are delivered, spread over the day that begins then,
+    /// in microseconds since 1970. Their keys come in no order.
+    pub(crate) fn delivered_on(&self, midnight: i64, events: i64) -> String {
+        let step = 24 * 3600 * 1_000_000 / events;
+        let numbers = format!("with recursive numbers(n) as (select cast(0 as bigint) union all select n + 1 from numbers where n < {events} - 1)");
+        let at = format!("({midnight} + n * {step})");
+        let (id, at, key, bytes) = match self.raw {
+            Raw::Postgres(_) => (
+                format!("(lpad(to_hex({at} / 1000), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0'))::uuid"),
+                format!("timestamptz 'epoch' + {at} * interval '1 microsecond'"),
+                format!("md5(({midnight} + n)::text)"),
+                "convert_to(repeat('b', 1000), 'UTF8')",
+            ),
+            Raw::Sqlite(_) => (
+                format!("unhex(printf('%012x70008000%012x', {at} / 1000, n))"),
+                at,
+                "lower(hex(randomblob(16)))".to_owned(),
+                "cast(printf('%01000d', n) as blob)",
+            ),
+            Raw::Memory(_) => panic!("{NO_SQL}"),
+        };
+        let fingerprint = if matches!(self.raw, Raw::Postgres(_)) { "sha256(n::text::bytea)" } else { "randomblob(32)" };
+        let empty = if matches!(self.raw, Raw::Postgres(_)) { "''::bytea" } else { "x''" };
+        format!(
+            "insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
+             {numbers} select {id}, 'orders', {key}, {fingerprint}, {at}, {empty}, {bytes} from numbers;
+             insert into attempts (event_id, attempt, ended_at, took_us, verdict, status_code, excerpt)
+             {numbers} select {id}, 1, {at}, 1000, 'delivered', 200, {empty} from numbers"
+        )
+    }
+
+    /// Lets the room of what was deleted be used again. SQLite does so by itself.
+    pub(crate) async fn reuse_space(&self) {
+        if matches!(self.raw, Raw::Postgres(_)) {
+            self.execute("vacuum events").await;
+            self.execute("vacuum attempts").await;
+        }
+    }
+
+    /// The bytes that the tables and their indexes take on disk, free ones within them included.
+    pub(crate) async fn size(&self) -> i64 {
+        self.number(match self.raw {
+            Raw::Postgres(_) => "select (pg_total_relation_size('events') + pg_total_relation_size('attempts'))::bigint",
+            Raw::Sqlite(_) => "select page_count * page_size from pragma_page_count, pragma_page_size",
+            Raw::Memory(_) => panic!("{NO_SQL}"),
+        })
+        .await
+    }
+
     /// Accepts one event, claims it, and answers the claim.
     pub(crate) async fn claimed(&self, key: &str) -> Claim {
         self.accepted(key).await;

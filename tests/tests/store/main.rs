@@ -178,6 +178,8 @@ beyond_the_port! {
     claim:
         an_event_whose_bytes_are_gone_holds_up_no_other,
         a_history_that_was_written_by_hand_holds_up_no_other;
+    prune:
+        a_month_of_steady_load_takes_no_more_room_than_its_first_days;
     schema:
         several_processes_migrate_at_once,
         a_database_that_comes_later_is_used_when_it_is_there;

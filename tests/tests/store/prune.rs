@@ -2,7 +2,7 @@
 
 use crate::db::{Db, demand, event, events, settlement};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook::ports::{Pruned, Redriven, Retention};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
@@ -144,4 +144,34 @@ pub(crate) async fn two_prunings_at_once_delete_each_event_once(db: Db) {
         assert_eq!(both + rest, 100, "what one has locked the other skips");
         assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
     }
+}
+
+/// A month of days, each with as many events as the others, all of them delivered at once. Of each, those of the last
+/// seven days are kept.
+pub(crate) async fn a_month_of_steady_load_takes_no_more_room_than_its_first_days(db: Db) {
+    const DAY_US: i64 = 24 * 3600 * 1_000_000;
+    const EVENTS_A_DAY: i64 = 1_000;
+    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap();
+    let began = now - 40 * DAY_US;
+    let mut sizes = Vec::new();
+    for day in 0..30 {
+        let midnight = began + day * DAY_US;
+        db.execute(&db.delivered_on(midnight, EVENTS_A_DAY)).await;
+        let kept = u64::try_from(now - midnight + 6 * DAY_US).unwrap();
+        let retention = Retention { delivered: Duration::from_micros(kept), dead_lettered: Duration::from_micros(kept) };
+        let mut after = None;
+        loop {
+            after = db.store.prune(retention, after, 500).await.unwrap().next;
+            if after.is_none() {
+                break;
+            }
+        }
+        // What autovacuum does by itself, sooner or later.
+        db.reuse_space().await;
+        sizes.push(db.size().await);
+    }
+    assert!((6 * EVENTS_A_DAY..=8 * EVENTS_A_DAY).contains(&db.count("events").await), "a week is kept");
+    let (early, late) = (sizes[9], sizes[29]);
+    println!("after 10 days {early} bytes, after 30 days {late}");
+    assert!(late <= early + early / 20, "{sizes:?}");
 }
