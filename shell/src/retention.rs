@@ -5,10 +5,11 @@ use crate::ports::{Clock, Retention, Store};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Events that one step looks at.
-const STEP_EVENTS: u32 = 500;
+/// Events that one step looks at. A few: SQLite's one writer is taken for as long as a step takes, and so is a processor of
+/// PostgreSQL's machine.
+const STEP_EVENTS: u32 = 100;
 /// Between two steps of one pass, so that intake and delivery have the database to themselves most of the time.
-const STEP_PAUSE: Duration = Duration::from_millis(50);
+const STEP_PAUSE: Duration = Duration::from_millis(10);
 /// Between two passes, and after an error.
 const PASS_PAUSE: Duration = Duration::from_secs(60);
 /// A pass that erases goes on where the last one ended, since what it has passed stays where it is. Once in this time it

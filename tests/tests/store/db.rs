@@ -232,7 +232,8 @@ impl Db {
     /// in microseconds since 1970. Their keys come in no order.
     pub(crate) fn delivered_on(&self, midnight: i64, events: i64) -> String {
         let step = 24 * 3600 * 1_000_000 / events;
-        let numbers = format!("with recursive numbers(n) as (select cast(0 as bigint) union all select n + 1 from numbers where n < {events} - 1)");
+        let numbers =
+            format!("with recursive numbers(n) as (select cast(0 as bigint) union all select n + 1 from numbers where n < {events} - 1)");
         let at = format!("({midnight} + n * {step})");
         let (id, at, key, bytes) = match self.raw {
             Raw::Postgres(_) => (
