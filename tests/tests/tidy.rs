@@ -82,19 +82,63 @@ fn every_file_says_what_it_is_for() {
 }
 
 #[test]
-fn every_test_that_the_guarantees_name_is_there() {
-    let document = fs::read_to_string(Path::new(ROOT).join("docs/guarantees.md")).unwrap();
-    let sources: String = read(&["shell/tests", "tests/tests", "sim/tests", "sim/model/tests"]).into_iter().map(|(_, text)| text).collect();
-    let named: Vec<&str> = document.split('`').skip(1).step_by(2).collect();
+fn every_test_that_a_document_names_is_there() {
+    let folders = ["core/src", "shell/tests", "tests/tests", "sim/tests", "sim/model/tests"];
+    let sources: String = read(&folders).into_iter().map(|(_, text)| text).collect();
+    for (document, least) in [("docs/guarantees.md", 30), ("docs/ARCHITECTURE.md", 10)] {
+        names_what_is_there(document, least, &sources);
+    }
+}
+
+/// A name in a document is that of a test if it is one of lower-case words, and that of a file if it has a slash.
+fn names_what_is_there(document: &str, least: usize, sources: &str) {
+    let text = fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
+    let named: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
     let (paths, tests): (Vec<&str>, Vec<&str>) = named.into_iter().partition(|name| name.contains('/'));
     let is_name =
         |name: &&str| name.contains('_') && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-    let tests: Vec<&str> = tests.into_iter().filter(is_name).collect();
-    assert!(tests.len() > 30 && paths.len() > 5, "the document names tests and files");
+    let is_test = |name: &&str| is_name(name) && name.matches('_').count() > 2;
+    let tests: Vec<&str> = tests.into_iter().filter(is_test).collect();
+    assert!(tests.len() > least && paths.len() > 5, "{document} names tests and files");
     for test in tests {
-        assert!(sources.contains(&format!("fn {test}(")), "docs/guarantees.md names {test}, and there is no such test");
+        assert!(sources.contains(&format!("fn {test}(")), "{document} names {test}, and there is no such test");
     }
-    for path in paths {
-        assert!(Path::new(ROOT).join(path).exists(), "docs/guarantees.md names {path}, which is not there");
+    for path in paths.into_iter().filter(|path| !path.contains(' ')) {
+        assert!(Path::new(ROOT).join(path).exists(), "{document} names {path}, which is not there");
     }
+}
+
+#[test]
+fn every_link_from_a_document_to_a_file_is_live() {
+    let mut documents = vec![PathBuf::from("README.md")];
+    for folder in ["docs", "docs/decisions"] {
+        let files = fs::read_dir(Path::new(ROOT).join(folder)).unwrap().map(|entry| Path::new(folder).join(entry.unwrap().file_name()));
+        documents.extend(files.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    }
+    let mut links = 0;
+    for document in documents {
+        let text = fs::read_to_string(Path::new(ROOT).join(&document)).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target) {
+            if target.contains("://") {
+                continue;
+            }
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let to = if file.is_empty() { document.clone() } else { document.parent().unwrap().join(file) };
+            let to = Path::new(ROOT).join(to);
+            assert!(to.exists(), "{}: {target} is not there", document.display());
+            if !heading.is_empty() {
+                let headings = fs::read_to_string(&to).unwrap();
+                let is_there = headings.lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == heading);
+                assert!(is_there, "{}: {target} has no such heading", document.display());
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 20, "{links} links");
+}
+
+/// What a heading is called in a link.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).map(|c| if c == ' ' { '-' } else { c }).collect()
 }
