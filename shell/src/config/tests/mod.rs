@@ -86,6 +86,7 @@ fn every_value_can_be_set() {
         intake = { max_body = 100, max_queued = 1, max_queued_bytes = "1kB", max_connections = 2, header_timeout = "1ms", body_timeout = "1h" }
         [retention]
         delivered = "1s"
+        delivered_payload = "2s"
         dead_lettered = "36500d"
         [sources.github]
         destination = "http://u:p@[::1]:9000/x?token=t"
