@@ -52,6 +52,8 @@ pub enum Bug {
     RateForgotten,
     /// A claim takes events of a paused source.
     PauseIgnored,
+    /// What was delivered is queued once more under a fence that was given before.
+    RedeliveredUnderAnOldFence,
     /// A process's waits depend on something that no seed decides. Breaks no promise, only the replay.
     LeakedEntropy,
 }
@@ -64,7 +66,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All that break a promise.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -89,5 +91,6 @@ impl Bug {
         Self::BreakerClosesTooSoon,
         Self::RateForgotten,
         Self::PauseIgnored,
+        Self::RedeliveredUnderAnOldFence,
     ];
 }

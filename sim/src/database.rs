@@ -18,7 +18,7 @@ use std::time::Duration;
 use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
-use surehook_core::event::{Delivery, Outcome};
+use surehook_core::event::{Delivery, Outcome, Status};
 use surehook_core::id::{Attempt, EventId, Fence};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -171,6 +171,31 @@ impl Disk {
         let mut state = self.state();
         let now = state.now();
         state.tables.pause(now, SourceName::parse(source).expect("a source's name"), paused)
+    }
+
+    /// An operator's order: what has ended of a source is queued again, its dead letters or what was delivered. Nothing
+    /// happens while the database is down.
+    pub(crate) fn redrive(&self, source: &str, delivered: bool) {
+        let (generation, up) = {
+            let state = self.state();
+            (state.generation, state.up)
+        };
+        if !up {
+            return;
+        }
+        let wanted = if delivered { Status::Delivered } else { Status::DeadLettered };
+        let transaction = Transaction { disk: self, generation, locks: Vec::new(), process: "the operator".to_owned() };
+        let done = transaction.commit(AtCommit::Commit, |work| {
+            let now = work.now;
+            let tables = &work.state.tables;
+            let of_source = tables.events.iter().filter(|(_, row)| row.event.source.as_str() == source).map(|(id, _)| *id);
+            let ended: Vec<EventId> = of_source.filter(|id| tables.status(*id) == wanted).collect();
+            for event in ended {
+                work.change(event, Change::Redriven, |tables| redrive_one(tables, now, event, delivered, self.bug));
+            }
+            Answer::Pong
+        });
+        debug_assert!(done.is_ok(), "nothing can break its connection in no time: {done:?}");
     }
 
     pub(crate) fn jump_clock(&self, by_ms: i64) {
@@ -508,6 +533,18 @@ impl Transaction<'_> {
             }
             Answer::Settled(stale)
         })
+    }
+}
+
+/// One row of a redrive, with the bug that concerns it.
+fn redrive_one(tables: &mut Database, now: Timestamp, event: EventId, delivered: bool, bug: Option<Bug>) {
+    if !delivered {
+        tables.redrive(now, event);
+        return;
+    }
+    tables.redrive_delivered(now, event);
+    if let (Some(Bug::RedeliveredUnderAnOldFence), Some(row)) = (bug, tables.deliveries.get_mut(&event)) {
+        row.delivery.fence = Fence(0);
     }
 }
 

@@ -351,6 +351,7 @@ impl World {
                 sleep(millis(for_ms)).await;
                 order(false);
             }
+            Fault::Redrive { source, delivered } => self.disk.redrive(&self.scenario.sources[source].name, delivered),
             Fault::DatabaseClock { by_ms } => {
                 self.recorder.fault(database_fault(format!("the clock jumps by {by_ms} ms"), None, Duration::ZERO));
                 self.disk.jump_clock(by_ms);

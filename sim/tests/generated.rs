@@ -86,6 +86,7 @@ fn fault() -> impl Strategy<Value = FaultAt> {
         (process, call, 1..4u32, how).prop_map(|(process, call, nth, how)| Fault::Store { process, call, nth, how }),
         (100..10_000u64).prop_map(|for_ms| Fault::DatabaseDown { for_ms }),
         Just(Fault::DatabaseFailover),
+        any::<bool>().prop_map(|delivered| Fault::Redrive { source: 0, delivered }),
     ];
     (0..HEAL_AT_MS, what).prop_map(|(at_ms, what)| FaultAt { at_ms, what })
 }

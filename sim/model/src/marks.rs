@@ -61,11 +61,15 @@ pub enum Mark {
     RateHeld,
     /// An event waited while its source was paused, and was claimed after that.
     PausedWithWork,
+    /// A dead letter was sent on its way again, and delivered.
+    DeadLetterRedriven,
+    /// What was delivered was sent once more, and delivered again.
+    DeliveredOnceMore,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
         Self::LeaseTakenOverAfterPause,
@@ -91,6 +95,8 @@ impl Mark {
         Self::BreakerRecovered,
         Self::RateHeld,
         Self::PausedWithWork,
+        Self::DeadLetterRedriven,
+        Self::DeliveredOnceMore,
     ];
 }
 
@@ -99,11 +105,26 @@ impl Mark {
 pub fn marks(run: &Run) -> BTreeSet<Mark> {
     let mut marks = BTreeSet::new();
     of_rows(run, &mut marks);
+    of_redrives(run, &mut marks);
     of_processes(run, &mut marks);
     of_producers(run, &mut marks);
     of_downstreams(run, &mut marks);
     of_limits(run, &mut marks);
     marks
+}
+
+fn of_redrives(run: &Run, marks: &mut BTreeSet<Mark>) {
+    let mut redriven: BTreeMap<EventId, Mark> = BTreeMap::new();
+    for (_, committed) in run.committed() {
+        match committed.change {
+            Change::Redriven => {
+                let was_delivered = committed.before.is_none();
+                redriven.insert(committed.event, if was_delivered { Mark::DeliveredOnceMore } else { Mark::DeadLetterRedriven });
+            }
+            Change::Settled { outcome: Outcome::Delivered, .. } => marks.extend(redriven.remove(&committed.event)),
+            Change::Accepted | Change::Claimed | Change::Settled { .. } | Change::Pruned => {}
+        }
+    }
 }
 
 fn of_limits(run: &Run, marks: &mut BTreeSet<Mark>) {

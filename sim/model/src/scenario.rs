@@ -294,6 +294,13 @@ pub enum Fault {
         /// For how long.
         for_ms: u64,
     },
+    /// An operator sends on its way again what has ended of a source.
+    Redrive {
+        /// The source's index.
+        source: usize,
+        /// What was delivered, and not its dead letters.
+        delivered: bool,
+    },
     /// The database's clock jumps.
     DatabaseClock {
         /// Forward, or back if negative.

@@ -1,16 +1,28 @@
 //! Promise *At least once*, its core: an event has one live lease at a time, a claim is made only when it is due, and
-//! a settlement counts only if it bears the fence of the newest claim.
+//! a settlement counts only if it bears the fence of the newest claim. What is delivered once more gets a fence beyond all
+//! that its event has had.
 
 use super::{Promise, Violation, violation};
 use crate::history::{Change, Run};
 use std::collections::BTreeMap;
 use surehook_core::event::Status;
+use surehook_core::id::{EventId, Fence};
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut newest = BTreeMap::new();
+    let mut highest: BTreeMap<EventId, Fence> = BTreeMap::new();
     for (at, committed) in run.committed() {
         let event = committed.event;
+        if let Some(fence) = committed.after.map(|row| row.delivery.fence) {
+            let before = highest.insert(event, fence);
+            if committed.before.is_none()
+                && let Some(before) = before.filter(|before| fence <= *before)
+            {
+                let why = format!("event {event} was queued once more under fence {}, and had {} before", fence.0, before.0);
+                violations.push(violation(Promise::Lease, at, why, [event]));
+            }
+        }
         match committed.change {
             Change::Claimed => {
                 let due = committed.before.and_then(|row| row.due_at);

@@ -27,6 +27,17 @@ pub fn expand(seed: u64) -> Scenario {
         faults.push(FaultAt { at_ms, what: Fault::PauseSource { source, for_ms: rng.u64(5_000..90_000) } });
         faults.sort_by_key(|fault| fault.at_ms);
     }
+    // Apart for the same reason.
+    let mut rng = Rng::with_seed(seed ^ 0x7e3d_91b4_2c58_f06b);
+    if rng.u8(..) < 70 {
+        for _ in 0..rng.usize(1..=3) {
+            // Soon after something was posted, so that late settlements are still under way.
+            let near = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
+            let at_ms = (near + rng.u64(0..60_000)).min(heal_at_ms - 1);
+            faults.push(FaultAt { at_ms, what: Fault::Redrive { source: rng.usize(0..sources.len()), delivered: rng.bool() } });
+        }
+        faults.sort_by_key(|fault| fault.at_ms);
+    }
     Scenario { why: String::new(), catches: None, seed, processes, drain_timeout_ms, sources, posts, faults, heal_at_ms }
 }
 
