@@ -7,6 +7,7 @@
 use crate::bugs::Bug;
 use crate::net::DATABASE;
 use crate::recorder::{Recorder, elapsed};
+use crate::rows::{accept_one, claim_one, redrive_one, settle_one};
 use jiff::Timestamp;
 use madsim::net::Endpoint;
 use madsim::rand::Rng;
@@ -18,8 +19,8 @@ use std::time::Duration;
 use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
-use surehook_core::event::{Delivery, Outcome, Status};
-use surehook_core::id::{Attempt, EventId, Fence};
+use surehook_core::event::Status;
+use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
@@ -534,72 +535,4 @@ impl Transaction<'_> {
             Answer::Settled(stale)
         })
     }
-}
-
-/// One row of a redrive, with the bug that concerns it.
-fn redrive_one(tables: &mut Database, now: Timestamp, event: EventId, delivered: bool, bug: Option<Bug>) {
-    if !delivered {
-        tables.redrive(now, event);
-        return;
-    }
-    tables.redrive_delivered(now, event);
-    if let (Some(Bug::RedeliveredUnderAnOldFence), Some(row)) = (bug, tables.deliveries.get_mut(&event)) {
-        row.delivery.fence = Fence(0);
-    }
-}
-
-/// One row of an accept, with the bugs that concern it.
-fn accept_one(tables: &mut Database, now: Timestamp, event: NewEvent, bug: Option<Bug>) -> Stored {
-    let key = (event.source.clone(), event.key.clone());
-    match bug {
-        Some(Bug::NoUniqueness) => {
-            tables.keys.remove(&key);
-        }
-        Some(Bug::DedupeWithoutSource) => {
-            let same_key = tables.keys.iter().find(|((_, key), _)| *key == event.key).map(|(_, id)| *id);
-            if let Some(id) = same_key {
-                tables.keys.insert(key, id);
-            }
-        }
-        _ => {}
-    }
-    tables.accept_one(now, event)
-}
-
-/// One row of a claim, with the bugs that concern it.
-fn claim_one(tables: &mut Database, now: Timestamp, demand: &Demand, event: EventId, claims: &mut Claims, bug: Option<Bug>) {
-    let before = tables.deliveries[&event].delivery;
-    tables.claim_one(now, demand, event, claims);
-    match bug {
-        Some(Bug::RetryWithoutCounting) if before.attempt > 0 => {
-            let row = tables.deliveries.get_mut(&event).expect("just claimed");
-            row.delivery.attempt = before.attempt;
-            if let Some(claim) = claims.claimed.last_mut().filter(|claim| claim.event == event) {
-                claim.attempt = before.attempt;
-                claim.nth = before.used();
-            }
-        }
-        Some(Bug::DropExhausted) if before.used() >= demand.max_attempts => {
-            tables.deliveries.remove(&event);
-        }
-        Some(Bug::LostAttemptForgotten) => {
-            tables.attempts.retain(|(of, _), entry| *of != event || entry.took.is_some());
-        }
-        _ => {}
-    }
-}
-
-/// One row of a settlement, with the bugs that concern it.
-fn settle_one(tables: &mut Database, now: Timestamp, mut settlement: Settlement, bug: Option<Bug>) -> bool {
-    if bug == Some(Bug::ForgetFence)
-        && let Some(DeliveryRow { delivery: Delivery { fence, .. }, .. }) = tables.deliveries.get(&settlement.event)
-    {
-        settlement.fence = Fence(fence.0);
-    }
-    match (bug, &mut settlement.outcome) {
-        (Some(Bug::RetryWithoutBackoff), Outcome::Retry { after }) => *after = Duration::ZERO,
-        (Some(Bug::JitterUndercuts), Outcome::Retry { after }) => *after /= 4,
-        _ => {}
-    }
-    tables.settle_one(now, &settlement)
 }

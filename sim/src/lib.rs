@@ -24,6 +24,7 @@ mod process;
 mod producer;
 mod recorder;
 mod report;
+mod rows;
 mod store;
 mod waits;
 mod world;
