@@ -1,4 +1,5 @@
-//! What the packages may not depend on: the decisions on nothing that touches the world, the program on no simulator.
+//! What the packages may not depend on: the decisions on nothing that touches the world, the program on no simulator,
+//! and on nothing under a licence that the front page does not name.
 
 use std::collections::BTreeSet;
 use std::process::Output;
@@ -38,6 +39,37 @@ fn the_core_builds_without_the_standard_library() {
     assert!(output.status.success(), "target {target:?}: {}", String::from_utf8_lossy(&output.stderr));
     let root = include_str!("../../core/src/lib.rs");
     assert!(root.contains("#![no_std]"), "without that, the build above proves nothing");
+}
+
+#[test]
+fn the_front_page_names_the_licences_of_what_the_program_is_made_of() {
+    let (_, section) = include_str!("../../README.md").split_once("\n## Licence\n").expect("a section on licences");
+    let (_, list) = section.split_once("under one of these: ").expect("the list of licences");
+    let named: BTreeSet<&str> = list.split(". ").next().unwrap_or(list).split('`').skip(1).step_by(2).collect();
+    let tree = run(&["tree", "--package", "surehook", "--edges", "normal,build", "--prefix", "none", "--no-dedupe", "--format", "{p};{l}"]);
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
+    let packages: BTreeSet<(&str, &str)> = tree.lines().filter_map(|line| line.split_once(';')).collect();
+    assert!(packages.len() > 100, "{packages:?}");
+    let without = |unnamed: Option<&str>| -> Vec<String> {
+        let is_named = |licence: &str| named.contains(licence) && unnamed != Some(licence);
+        packages
+            .iter()
+            .filter(|(_, licence)| !is_under(licence, is_named))
+            .map(|(package, licence)| format!("{package}: {licence}"))
+            .collect()
+    };
+    let unnamed = without(None);
+    assert!(unnamed.is_empty(), "under other licences: {unnamed:#?}");
+    for licence in &named {
+        assert!(!without(Some(licence)).is_empty(), "nothing is under {licence} alone");
+    }
+}
+
+/// Whether somebody who accepts these licences may use what is under this expression of them.
+fn is_under(expression: &str, is_accepted: impl Fn(&str) -> bool) -> bool {
+    let expression = spdx::Expression::parse_mode(expression, spdx::ParseMode::LAX).expect("the name of a licence");
+    expression.evaluate(|required| required.addition.is_none() && required.license.id().is_some_and(|id| is_accepted(id.name)))
 }
 
 fn run(arguments: &[&str]) -> Output {
