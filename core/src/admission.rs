@@ -131,6 +131,12 @@ mod tests {
     const OURS: EventId = EventId::from_uuid(Uuid::from_u128(1));
     const THEIRS: EventId = EventId::from_uuid(Uuid::from_u128(2));
 
+    #[test]
+    fn a_fingerprint_is_shown_by_its_first_bytes() {
+        // The SHA-256 of "abc" begins so (FIPS 180-4).
+        assert_eq!(alloc::format!("{:?}", Fingerprint::of(b"abc")), "Fingerprint(ba7816bf…)");
+    }
+
     fn existing(id: EventId, body: &[u8]) -> Stored {
         Stored::Existing { id, fingerprint: Fingerprint::of(body), status: Status::Retrying }
     }

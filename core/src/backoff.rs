@@ -4,6 +4,14 @@ use crate::id::{Attempt, EventId};
 use core::time::Duration;
 
 /// The policy of waiting between attempts.
+///
+/// ```
+/// use core::time::Duration;
+/// use surehook_core::backoff::Backoff;
+///
+/// let backoff = Backoff { initial_delay: Duration::from_secs(5), factor: 2.0, max_delay: Duration::from_secs(60) };
+/// assert_eq!([1, 2, 3, 9].map(|n| backoff.ceiling(n).as_secs()), [5, 10, 20, 60]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
     /// The delay after the first attempt, before jitter.
@@ -17,7 +25,7 @@ pub struct Backoff {
 impl Default for Backoff {
     /// The documented defaults: 5 s, doubled each time, at most 1 h.
     fn default() -> Self {
-        Self { initial_delay: Duration::from_secs(5), factor: 2.0, max_delay: Duration::from_secs(3600) }
+        Self { initial_delay: Duration::from_secs(5), factor: 2.0, max_delay: Duration::from_hours(1) }
     }
 }
 
@@ -110,6 +118,34 @@ mod tests {
         assert!(delays.len() > 95);
         let (first, last) = (delays.first().unwrap(), delays.last().unwrap());
         assert!(*last - *first > Duration::from_secs(2), "{first:?}..{last:?}");
+    }
+
+    #[test]
+    fn each_bit_of_an_event_and_each_attempt_moves_the_jitter() {
+        let jitter = |event: u128, attempt| hash(EventId::from_uuid(Uuid::from_u128(event)), attempt);
+        let event = 0x0199_f0a5_7c1e_7b3d_9d2c_55aa_33cc_0f0f;
+        let (mut seen, one) = (alloc::collections::BTreeSet::new(), jitter(event, 1));
+        for other in (0..128).map(|bit| jitter(event ^ (1 << bit), 1)).chain((0..32).map(|bit| jitter(event, 1 ^ (1 << bit)))) {
+            assert!(other != one && seen.insert(other));
+            // Half of the 64 bits change, give or take four standard deviations.
+            assert!((16..=48).contains(&(other ^ one).count_ones()), "{}", (other ^ one).count_ones());
+        }
+    }
+
+    #[test]
+    fn the_mixer_is_that_of_splitmix64() {
+        // The first numbers that its generator gives from the seed 0.
+        let states = (0..3u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let expected = [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f];
+        assert_eq!(states.map(mix).collect::<alloc::vec::Vec<u64>>(), expected);
+    }
+
+    #[test]
+    fn a_share_is_that_part_of_the_whole() {
+        let (second, long) = (Duration::from_secs(1), Duration::from_secs(1 << 40));
+        let parts = |whole| [0, 1 << 62, 1 << 63, 3 << 62].map(|fraction| share(whole, fraction));
+        assert_eq!(parts(second), [0, 250, 500, 750].map(Duration::from_millis));
+        assert_eq!(parts(long), [0, 1 << 38, 1 << 39, 3 << 38].map(Duration::from_secs));
     }
 
     proptest! {

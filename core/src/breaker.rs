@@ -44,6 +44,19 @@ impl Default for BreakerPolicy {
 }
 
 /// Where a breaker stands.
+///
+/// ```
+/// use core::time::Duration;
+/// use surehook_core::breaker::{Breaker, BreakerPolicy};
+/// use surehook_core::time::Instant;
+///
+/// let policy = BreakerPolicy { failures: 2, open_for: Duration::from_secs(10) };
+/// let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
+/// let failed = Breaker::NEW.after(at(1), false, policy, 16);
+/// assert_eq!(failed.slots(16), 16);
+/// let open = failed.after(at(2), false, policy, 16);
+/// assert_eq!((open.slots(16), open.opens_half_at()), (0, Some(at(12))));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Breaker {
     /// All slots may be used.

@@ -3,6 +3,22 @@
 //! This is the reference for what a store does in SQL. A store that keeps these transitions, and commits each of
 //! them whole, keeps the promises: an event is claimable until a settlement for its newest claim is committed, and
 //! nobody but the holder of the newest claim can settle it.
+//!
+//! ```
+//! use core::time::Duration;
+//! use surehook_core::event::{Delivery, Illegal, Outcome, Status};
+//!
+//! let lease = Duration::from_secs(20);
+//! let slow = Delivery::accepted().claim(lease, 5)?.delivery;
+//! // Its worker hangs, the lease ends, and another takes the event over.
+//! let taken_over = slow.claim(lease, 5)?;
+//! assert_eq!((taken_over.lost, taken_over.delivery.attempt), (Some(1), 2));
+//! // Whatever the first one says now is too late.
+//! assert_eq!(taken_over.delivery.settle(slow.fence, Outcome::Delivered), Err(Illegal::Stale));
+//! let (delivered, _) = taken_over.delivery.settle(taken_over.delivery.fence, Outcome::Delivered)?;
+//! assert_eq!(delivered.status, Status::Delivered);
+//! # Ok::<(), Illegal>(())
+//! ```
 
 use crate::id::{Attempt, Fence};
 use core::time::Duration;
@@ -291,6 +307,9 @@ mod tests {
         let last = row.claim(LEASE, 3).unwrap();
         assert_eq!((last.delivery.status, last.delivery.reason, last.due), (Status::DeadLettered, Some(Reason::Lost), Due::Never));
         assert_eq!((last.delivery.attempt, last.lost), (3, Some(3)), "the unsent claim is not an attempt");
+        assert_eq!(last.delivery.settle(row.fence, Outcome::Delivered), Err(Illegal::Stale));
+        let (redriven, _) = last.delivery.redrive().unwrap();
+        assert_eq!([row, last.delivery, redriven].map(|row| row.fence), [Fence(3), Fence(4), Fence(5)]);
     }
 
     #[test]
@@ -309,6 +328,12 @@ mod tests {
         let again = claimed(released);
         assert_eq!(again.attempt, 1);
         assert_ne!(again.fence, first.fence);
+    }
+
+    #[test]
+    fn a_dead_letter_says_why() {
+        let row = settled(claimed(Delivery::accepted()), Outcome::DeadLetter(Reason::Permanent));
+        assert_eq!((row.status, row.reason), (Status::DeadLettered, Some(Reason::Permanent)));
     }
 
     #[test]

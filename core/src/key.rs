@@ -17,6 +17,13 @@ impl IdempotencyKey {
     /// Both spell the same key. The quoted form is the one of `draft-ietf-httpapi-idempotency-key-header`, which
     /// takes its syntax from RFC 9651 §3.3.3; nearly every producer sends the raw one.
     ///
+    /// ```
+    /// use surehook_core::key::IdempotencyKey;
+    ///
+    /// assert_eq!(IdempotencyKey::parse(b"order-1"), IdempotencyKey::parse(b"\"order-1\""));
+    /// assert!(IdempotencyKey::parse(b"two words").is_err());
+    /// ```
+    ///
     /// # Errors
     ///
     /// Says what is wrong with the value, in words for the producer.
@@ -130,6 +137,7 @@ mod tests {
     #[test]
     fn raw_and_quoted_are_one_key() {
         assert_eq!(key("abc"), key("\"abc\""));
+        assert_eq!(alloc::string::ToString::to_string(&key("\"abc\"").unwrap()), "abc");
         assert_eq!(key(r#""a\"b\\c""#).unwrap().as_str(), r#"a"b\c"#);
     }
 

@@ -14,6 +14,7 @@
 //! [`forwarding`], [`verdict`], [`retry_after`], [`backoff`], [`breaker`], [`rate`].
 
 #![no_std]
+#![deny(missing_docs)]
 #![warn(clippy::wildcard_enum_match_arm)]
 
 extern crate alloc;

@@ -66,7 +66,7 @@ mod tests {
     fn an_idle_time_is_not_saved_up() {
         let (mut pace, rate) = (Pace::default(), NonZeroU32::new(10).unwrap());
         pace.start(Instant::ZERO, rate);
-        let late = Instant::from_origin(Duration::from_secs(60));
+        let late = Instant::from_origin(Duration::from_mins(1));
         assert_eq!(pace.start(late, rate), late);
         assert_eq!(pace.start(late, rate), late + Duration::from_millis(100));
     }

@@ -9,6 +9,15 @@ use jiff::fmt::strtime::BrokenDownTime;
 /// `date` is the value of the reply's own `Date` header: a date is measured against the clock that wrote it, so that
 /// skew between the downstream and this machine does not matter. A date without a readable `Date`, a date in the
 /// past, and anything that is neither seconds nor a date, say nothing: `None`. Seconds saturate.
+///
+/// ```
+/// use core::time::Duration;
+/// use surehook_core::retry_after::retry_after;
+///
+/// assert_eq!(retry_after(b"120", None), Some(Duration::from_secs(120)));
+/// let (then, date) = (b"Sun, 06 Nov 1994 08:50:37 GMT", b"Sun, 06 Nov 1994 08:49:37 GMT");
+/// assert_eq!(retry_after(then, Some(date)), Some(Duration::from_secs(60)));
+/// ```
 #[must_use]
 pub fn retry_after(value: &[u8], date: Option<&[u8]>) -> Option<Duration> {
     let value = core::str::from_utf8(value).ok()?.trim_ascii();
@@ -45,7 +54,7 @@ mod tests {
 
     #[test]
     fn seconds_are_read() {
-        assert_eq!(retry_after(b"120", None), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after(b"120", None), Some(Duration::from_mins(2)));
         assert_eq!(retry_after(b" 0 ", None), Some(Duration::ZERO));
         assert_eq!(retry_after(b"99999999999999999999999", None), Some(Duration::from_secs(u64::MAX)));
     }
@@ -53,7 +62,7 @@ mod tests {
     #[test]
     fn all_three_forms_of_a_date_are_read_against_the_replys_own_date() {
         for later in ["Sun, 06 Nov 1994 08:50:37 GMT", "Sunday, 06-Nov-94 08:50:37 GMT", "Sun Nov  6 08:50:37 1994"] {
-            assert_eq!(retry_after(later.as_bytes(), Some(DATE)), Some(Duration::from_secs(60)), "{later}");
+            assert_eq!(retry_after(later.as_bytes(), Some(DATE)), Some(Duration::from_mins(1)), "{later}");
         }
     }
 

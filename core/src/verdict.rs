@@ -146,6 +146,21 @@ pub fn judge(reply: &Reply, policy: &Policy) -> Verdict {
 }
 
 /// What follows for the event from a reply to `attempt`, which is number `n` of its present budget.
+///
+/// ```
+/// use surehook_core::event::{Outcome, Reason};
+/// use surehook_core::id::EventId;
+/// use surehook_core::source::Policy;
+/// use surehook_core::verdict::{DeliveryError, Reply, Verdict, decide};
+///
+/// let (policy, event) = (Policy::default(), EventId::from_uuid(uuid::Uuid::nil()));
+/// let timeout = Reply::Failed(DeliveryError::Timeout);
+/// let (verdict, outcome) = decide(&timeout, &policy, event, 1, 1);
+/// assert!(verdict == Verdict::Transient && matches!(outcome, Outcome::Retry { .. }));
+/// // The last of its budget.
+/// let last = policy.max_attempts;
+/// assert_eq!(decide(&timeout, &policy, event, last, last).1, Outcome::DeadLetter(Reason::Exhausted));
+/// ```
 pub fn decide(reply: &Reply, policy: &Policy, event: EventId, attempt: Attempt, n: Attempt) -> (Verdict, Outcome) {
     let verdict = judge(reply, policy);
     let outcome = match verdict {

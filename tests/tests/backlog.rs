@@ -18,7 +18,7 @@ use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{AttemptRecord, Claim, Demand, Settlement};
+use surehook_core::worker::exchange::{AttemptRecord, Claim, Demand};
 use tests::database::Database;
 use tests::postgres::{Cluster, Settings};
 use tests::{on_each_database, soak};
@@ -30,7 +30,7 @@ on_each_database!(
 
 /// Rows of one claim.
 const BATCH: u32 = 100;
-const LEASE: Duration = Duration::from_secs(3_600);
+const LEASE: Duration = Duration::from_hours(1);
 /// Each the median of so many claims.
 const CLAIMS: usize = 60;
 
@@ -65,7 +65,7 @@ async fn a_transaction_that_somebody_left_open_costs_less_than_a_fifth() {
     let mut idle = PgConnection::connect(url).await.expect("the test's server is reachable");
     sqlx::raw_sql("begin isolation level repeatable read; select count(*) from events").execute(&mut idle).await.expect("a snapshot");
 
-    let time = soak::either(Duration::from_secs(16), Duration::from_secs(60));
+    let time = soak::either(Duration::from_secs(16), Duration::from_mins(1));
     let (mut kept_times, mut left_times, begun) = (Vec::new(), Vec::new(), Instant::now());
     while begun.elapsed() < time {
         kept_times.push(timed_life(&*kept_store).await);
@@ -80,7 +80,7 @@ async fn a_transaction_that_somebody_left_open_costs_less_than_a_fifth() {
 }
 
 async fn redriving_and_pruning_beside_the_work_deadlock_with_nothing(database: Database) {
-    let time = soak::either(Duration::from_secs(4), Duration::from_secs(60));
+    let time = soak::either(Duration::from_secs(4), Duration::from_mins(1));
     let store = migrated(&database).await;
     let over = Arc::new(AtomicBool::new(false));
     let goes_on = || !over.load(Ordering::Relaxed);
@@ -239,16 +239,8 @@ async fn settle(store: &dyn Store, claims: Vec<Claim>, outcome: Outcome) {
         error: None,
         excerpt: Bytes::new(),
     };
-    let settlement = |claim: Claim| Settlement {
-        event: claim.event,
-        source: claim.source,
-        attempt: claim.attempt,
-        fence: claim.fence,
-        outcome,
-        age: claim.age,
-        record: Some(record.clone()),
-    };
-    let refused = store.settle(claims.into_iter().map(settlement).collect()).await.expect("the database is there");
+    let settlements = claims.iter().map(|claim| claim.settled(outcome, Some(record.clone()))).collect();
+    let refused = store.settle(settlements).await.expect("the database is there");
     assert!(refused.is_empty(), "nobody else settles them");
 }
 

@@ -49,6 +49,13 @@ impl Claim {
     pub fn size(&self) -> usize {
         self.headers.len() + self.body.len()
     }
+
+    /// The end of this claim, at the moment that it was made.
+    #[must_use]
+    pub fn settled(&self, outcome: Outcome, record: Option<AttemptRecord>) -> Settlement {
+        let Self { event, fence, attempt, age, .. } = *self;
+        Settlement { event, source: self.source.clone(), fence, attempt, outcome, age, record }
+    }
 }
 
 /// An event that a claim found with no attempts left and dead-lettered, unsent.
@@ -129,4 +136,38 @@ pub struct AttemptRecord {
     pub error: Option<DeliveryError>,
     /// The first bytes of the response's body.
     pub excerpt: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn claim() -> Claim {
+        let (headers, body) = (Bytes::from_static(b"a: b"), Bytes::from_static(b"a body"));
+        let (event, source) = (EventId::from_uuid(Uuid::from_u128(1)), SourceName::parse("a").unwrap());
+        Claim { event, source, fence: Fence(1), attempt: 1, nth: 1, age: Duration::ZERO, headers, body }
+    }
+
+    #[test]
+    fn a_claim_takes_the_memory_of_its_headers_and_its_body() {
+        assert_eq!(claim().size(), 10);
+    }
+
+    #[test]
+    fn what_was_sent_has_an_entry_and_a_delivery_always_has_one() {
+        let record = AttemptRecord {
+            ended_ago: Duration::ZERO,
+            took: Duration::from_millis(3),
+            verdict: Verdict::Transient,
+            status_code: Some(503),
+            error: None,
+            excerpt: Bytes::new(),
+        };
+        let verdict = |outcome, record| claim().settled(outcome, record).entry().map(|entry| (entry.verdict, entry.status_code));
+        let retry = Outcome::Retry { after: Duration::ZERO };
+        assert_eq!(verdict(retry, Some(record.clone())), Some((Verdict::Transient, Some(503))));
+        assert_eq!(verdict(Outcome::Delivered, None), Some((Verdict::Delivered, None)));
+        assert_eq!((verdict(retry, None), verdict(Outcome::Release, Some(record))), (None, None));
+    }
 }

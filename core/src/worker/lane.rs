@@ -31,12 +31,8 @@ pub(super) struct Lane {
     pub(super) came: u32,
     /// Whether the lane stands in the worker's queue of those that can deliver.
     pub(super) in_turn: bool,
-    /// The entry that the lane has in the worker's list of what expires.
-    pub(super) expires: Option<Instant>,
     /// Whether the downstream is taken to be well.
     pub(super) breaker: Breaker,
-    /// The entry that the lane has in the worker's list of breakers that open half.
-    pub(super) opens_half: Option<Instant>,
     /// Whether the next delivery has to wait for its time, by the source's rate.
     pub(super) is_ahead_of_its_rate: bool,
     pace: Pace,
@@ -66,9 +62,7 @@ impl Lane {
             completed: 0,
             came: 0,
             in_turn: false,
-            expires: None,
             breaker: Breaker::NEW,
-            opens_half: None,
             is_ahead_of_its_rate: false,
             pace: Pace::default(),
             rung: false,

@@ -10,7 +10,27 @@
 //! Both `poll` and `wake_at` are read off one list of what is due when ([`Worker::next_step`]), so they cannot disagree: while
 //! an action is ready `wake_at` lies in the past, and after waking at a time either there is an action or `wake_at` is
 //! later than that time.
+//!
+//! ```
+//! use core::time::Duration;
+//! use surehook_core::source::{Policy, SourceName};
+//! use surehook_core::time::Instant;
+//! use surehook_core::worker::exchange::Claims;
+//! use surehook_core::worker::{Action, Input, Settings, WakeReason, Worker};
+//!
+//! let at = |milliseconds| Instant::from_origin(Duration::from_millis(milliseconds));
+//! let sources = [(SourceName::parse("orders").unwrap(), Policy::default())];
+//! let mut worker = Worker::new(at(0), Settings::default(), sources);
+//! // It knows of no work yet, and asks for all that its slots can take.
+//! let Some(Action::Claim(demands)) = worker.poll(at(0)) else { unreachable!() };
+//! assert_eq!(demands[0].limit, Policy::default().concurrency);
+//! // There is none: it asks again when it is told of some, or at the next poll.
+//! worker.handle(at(1), Input::Claimed(Claims { claimed: vec![], buried: vec![] }));
+//! assert_eq!(worker.poll(at(1)), None);
+//! assert_eq!(worker.wake_at().map(|wake| wake.reason), Some(WakeReason::Poll));
+//! ```
 
+mod agenda;
 pub mod exchange;
 mod interface;
 mod lane;
@@ -23,6 +43,7 @@ use crate::event::Outcome;
 use crate::source::{Policy, SourceName};
 use crate::time::Instant;
 use crate::verdict::{DeliveryError, Reply, decide};
+use agenda::Agenda;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -59,10 +80,10 @@ pub struct Worker {
     deliverable: VecDeque<usize>,
     askable: BTreeSet<usize>,
     dormant: BTreeSet<usize>,
-    expiring: BTreeSet<(Instant, usize)>,
+    expiring: Agenda,
     /// Whose rate lets the next delivery begin when, and whose breaker opens half when.
-    rated: BTreeSet<(Instant, usize)>,
-    opening_half: BTreeSet<(Instant, usize)>,
+    rated: Agenda,
+    opening_half: Agenda,
     /// Breakers that have another state, which nobody was told yet.
     moved_breakers: VecDeque<(SourceName, Breaker)>,
 }
@@ -117,6 +138,7 @@ impl Worker {
     /// A worker for these sources that starts at `now` and knows of no work yet: its first claim asks for all.
     pub fn new(now: Instant, settings: Settings, sources: impl IntoIterator<Item = (SourceName, Policy)>) -> Self {
         let lanes: Vec<Lane> = sources.into_iter().map(|(source, policy)| Lane::new(source, policy)).collect();
+        let count = lanes.len();
         let mut worker = Self {
             settings,
             by_source: lanes.iter().enumerate().map(|(index, lane)| (lane.source.clone(), index)).collect(),
@@ -138,12 +160,12 @@ impl Worker {
             deliverable: VecDeque::new(),
             askable: BTreeSet::new(),
             dormant: BTreeSet::new(),
-            expiring: BTreeSet::new(),
-            rated: BTreeSet::new(),
-            opening_half: BTreeSet::new(),
+            expiring: Agenda::new(count),
+            rated: Agenda::new(count),
+            opening_half: Agenda::new(count),
             moved_breakers: VecDeque::new(),
         };
-        for index in 0..worker.lanes.len() {
+        for index in 0..count {
             worker.refresh(index);
         }
         worker
@@ -215,9 +237,9 @@ impl Worker {
             (give_up, WakeReason::GiveUp),
             (cut_off, WakeReason::CutOff),
             (when(self.settling.is_none() && !self.unsettled.is_empty() && self.phase != Phase::Done, settle_at), WakeReason::Settle),
-            (self.expiring.first().map(|(start_by, _)| *start_by), WakeReason::Release),
-            (self.rated.first().filter(|_| running).map(|(at, _)| *at), WakeReason::Rate),
-            (self.opening_half.first().filter(|_| running).map(|(at, _)| *at), WakeReason::HalfOpen),
+            (self.expiring.first().map(|(start_by, _)| start_by), WakeReason::Release),
+            (self.rated.first().filter(|_| running).map(|(at, _)| at), WakeReason::Rate),
+            (self.opening_half.first().filter(|_| running).map(|(at, _)| at), WakeReason::HalfOpen),
             (when(running && !self.deliverable.is_empty(), READY), WakeReason::Deliver),
             (when(running && self.may_claim(), store_ready.max(self.claim_after)), WakeReason::Claim),
             (when(running && !self.dormant.is_empty(), self.polling.at), WakeReason::Poll),
@@ -247,7 +269,8 @@ impl Worker {
             }
             WakeReason::Tell => self.moved_breakers.pop_front().map(|(source, breaker)| Action::Breaker(source, breaker)),
             WakeReason::Rate => {
-                let index = self.rated.pop_first().expect("the step says so").1;
+                let index = self.rated.first().expect("the step says so").1;
+                self.rated.set(index, None);
                 self.lanes[index].is_ahead_of_its_rate = false;
                 self.refresh(index);
                 None
@@ -354,7 +377,7 @@ impl Worker {
 
     /// Takes a claimed event over, or gives it back if it can no longer be delivered here.
     fn hold(&mut self, now: Instant, sent_at: Instant, claim: Claim) {
-        self.typical_bytes = (self.typical_bytes + claim.size()) / 2 + 1;
+        self.typical_bytes = self.typical_bytes.midpoint(claim.size()) + 1;
         self.held_bytes += claim.size();
         let Some(&index) = self.by_source.get(&claim.source) else {
             return self.release(now, Held { lease_ends: sent_at, start_by: sent_at, claim });
@@ -385,7 +408,7 @@ impl Worker {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         let lane = &mut self.lanes[index];
-        self.rated.extend(lane.begins(now).map(|next| (next, index)));
+        self.rated.set(index, lane.begins(now));
         let without_bytes = Claim { headers: bytes::Bytes::new(), body: bytes::Bytes::new(), ..held.claim.clone() };
         let in_flight =
             InFlight { lane: index, started_at: now, lease_ends: held.lease_ends, size: held.claim.size(), claim: without_bytes };
@@ -442,15 +465,8 @@ impl Worker {
 
     fn owe(&mut self, now: Instant, lease_ends: Instant, claim: &Claim, outcome: Outcome, record: Option<AttemptRecord>) {
         let lease = self.by_source.get(&claim.source).map_or(Duration::ZERO, |&index| self.lanes[index].policy.lease());
-        let settlement = Settlement {
-            event: claim.event,
-            source: claim.source.clone(),
-            fence: claim.fence,
-            attempt: claim.attempt,
-            outcome,
-            age: claim.age.saturating_add(now.since(lease_ends.before(lease))),
-            record,
-        };
+        let age = claim.age.saturating_add(now.since(lease_ends.before(lease)));
+        let settlement = Settlement { age, ..claim.settled(outcome, record) };
         self.unsettled.push_back(Unsettled { settlement, ended_at: now, lease_ends });
     }
 
@@ -525,26 +541,8 @@ impl Worker {
         let member = |set: &mut BTreeSet<usize>, is: bool| if is { set.insert(index) } else { set.remove(&index) };
         member(&mut self.askable, wants && lane.hungry);
         member(&mut self.dormant, wants && !lane.hungry);
-        let start_by = lane.ahead.front().map(|held| held.start_by);
-        if start_by != lane.expires {
-            if let Some(old) = lane.expires {
-                self.expiring.remove(&(old, index));
-            }
-            if let Some(new) = start_by {
-                self.expiring.insert((new, index));
-            }
-            lane.expires = start_by;
-        }
-        let opens_half = lane.breaker.opens_half_at();
-        if opens_half != lane.opens_half {
-            if let Some(old) = lane.opens_half {
-                self.opening_half.remove(&(old, index));
-            }
-            if let Some(new) = opens_half {
-                self.opening_half.insert((new, index));
-            }
-            lane.opens_half = opens_half;
-        }
+        self.expiring.set(index, lane.ahead.front().map(|held| held.start_by));
+        self.opening_half.set(index, lane.breaker.opens_half_at());
     }
 }
 

@@ -14,12 +14,12 @@ use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
-use surehook_core::worker::exchange::{Claim, Demand, Settlement};
+use surehook_core::worker::exchange::{Claim, Demand};
 use surehook_model::memory::MemoryStore;
 use uuid::Uuid;
 
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 
 /// The store's time, and who waits for which.
 #[derive(Default)]
@@ -96,16 +96,8 @@ impl World {
     }
 
     fn deliver(&self, claims: &[Claim]) {
-        let settlement = |claim: &Claim| Settlement {
-            event: claim.event,
-            source: claim.source.clone(),
-            fence: claim.fence,
-            attempt: claim.attempt,
-            outcome: Outcome::Delivered,
-            age: claim.age,
-            record: None,
-        };
-        let refused = self.store.settle(claims.iter().map(settlement).collect()).now_or_never().unwrap().unwrap();
+        let settlements = claims.iter().map(|claim| claim.settled(Outcome::Delivered, None)).collect();
+        let refused = self.store.settle(settlements).now_or_never().unwrap().unwrap();
         assert!(refused.is_empty());
     }
 

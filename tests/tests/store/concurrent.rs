@@ -63,7 +63,7 @@ async fn whatever_several_processes_do_at_once_keeps_every_promise(database: Dat
     while let Some(done) = others.join_next().await {
         done.unwrap();
     }
-    wait::within(Duration::from_secs(60), "every event to end", || async {
+    wait::within(Duration::from_mins(1), "every event to end", || async {
         let outstanding = audit::statuses(world.recording.database()).await;
         if outstanding.is_empty() { Ok(()) } else { Err(format!("{} are outstanding", outstanding.len())) }
     })
@@ -184,9 +184,7 @@ async fn produce(world: Arc<World>, process: usize, mut random: Rng) {
             }));
         }
         let stored = store.accept(events.clone()).await;
-        if !matches!(stored, Err(StoreError::Conflict(_) | StoreError::Unavailable(_)) | Ok(_)) {
-            panic!("{stored:?}");
-        }
+        assert!(matches!(stored, Err(StoreError::Conflict(_) | StoreError::Unavailable(_)) | Ok(_)), "{stored:?}");
         for (index, (post, event)) in posts.into_iter().zip(&events).enumerate() {
             let Ok(stored) = &stored else {
                 world.recording.record(What::Unanswered { post });
@@ -246,7 +244,7 @@ fn send(world: &World, claim: &Claim, is_slow: bool, random: &mut Rng) -> Option
     let is_last = claim.nth >= world.policy.max_attempts;
     let status_code = match random.u8(..20) {
         0 if is_slow => return None,
-        1..3 => return Some(settlement(claim, Outcome::Release, None)),
+        1..3 => return Some(claim.settled(Outcome::Release, None)),
         3 => None,
         4..8 => Some(503),
         8..11 => Some(400),
@@ -273,19 +271,7 @@ fn send(world: &World, claim: &Claim, is_slow: bool, random: &mut Rng) -> Option
     };
     let (ended_ago, took) = (Duration::ZERO, Duration::from_millis(1));
     let record = AttemptRecord { ended_ago, took, verdict, status_code, error: None, excerpt: Bytes::new() };
-    Some(settlement(claim, outcome, Some(record)))
-}
-
-fn settlement(claim: &Claim, outcome: Outcome, record: Option<AttemptRecord>) -> Settlement {
-    Settlement {
-        event: claim.event,
-        source: claim.source.clone(),
-        fence: claim.fence,
-        attempt: claim.attempt,
-        outcome,
-        age: claim.age,
-        record,
-    }
+    Some(claim.settled(outcome, Some(record)))
 }
 
 /// Settles until it is known what became of it; now and then by two processes at once, of which one at most may.

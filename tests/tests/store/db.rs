@@ -22,7 +22,7 @@ use surehook_model::memory::MemoryStore;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-pub(crate) const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const LEASE: Duration = Duration::from_mins(1);
 
 pub(crate) struct Db {
     pub(crate) store: Arc<dyn Store>,
@@ -72,6 +72,7 @@ impl Db {
     }
 
     /// The model database, empty.
+    #[expect(clippy::unused_async, reason = "it is made as the others are")]
     pub(crate) async fn memory() -> Self {
         let memory = Arc::new(MemoryStore::new());
         Self { store: Arc::clone(&memory) as _, url: String::new(), raw: Raw::Memory(memory), folder: None, broken: None }
@@ -361,13 +362,5 @@ pub(crate) fn settlement(claim: &Claim, outcome: Outcome) -> Settlement {
         Outcome::DeadLetter(_) => Some(record(Verdict::Permanent)),
         Outcome::Release => None,
     };
-    Settlement {
-        event: claim.event,
-        source: claim.source.clone(),
-        fence: claim.fence,
-        attempt: claim.attempt,
-        outcome,
-        age: claim.age,
-        record,
-    }
+    claim.settled(outcome, record)
 }

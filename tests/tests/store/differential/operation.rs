@@ -376,7 +376,7 @@ impl Run {
             excerpt: record.excerpt.clone().into(),
         });
         let fence = Fence(claim.fence.0.saturating_add_signed(end.fence));
-        Settlement { event: claim.event, source: claim.source, fence, attempt: claim.attempt, outcome, age: claim.age, record }
+        Settlement { fence, ..claim.settled(outcome, record) }
     }
 
     fn search(&self, search: &Search) -> (EventFilter, Span, PageSize) {
