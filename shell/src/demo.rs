@@ -2,7 +2,7 @@
 //! that a person can see an event's life in the first five minutes. Nothing of it is meant to last.
 
 use crate::cli::DemoArgs;
-use crate::config::{Config, Source};
+use crate::config::{Config, DatabaseUrl, Destination, Source};
 use crate::serve::{ServeError, serve};
 use crate::server::{self, ServerLimits};
 use http::StatusCode;
@@ -24,7 +24,7 @@ use warp::{Filter, Reply};
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// There is no temporary folder for its database.
-    #[error("cannot make a temporary folder for the database: {0}")]
+    #[error("cannot make a temporary folder for the database: {0}; set TMPDIR to one that can be written to")]
     Folder(std::io::Error),
     /// The downstream's address cannot be listened on.
     #[error("cannot listen on {address} for the demo's downstream: {error}; use --sink with another address")]
@@ -65,10 +65,10 @@ fn config(listen: SocketAddr, sink: SocketAddr, folder: &Path) -> Config {
         ..Policy::default()
     };
     let destination = format!("http://{sink}/").parse().expect("an address makes a URL");
-    let source = Source { policy, ..Source::new(destination) };
+    let source = Source { policy, ..Source::new(Destination::new(destination)) };
     Config {
         listen,
-        database: format!("sqlite:{}", folder.join("surehook.db").display()),
+        database: DatabaseUrl::new(format!("sqlite:{}", folder.join("surehook.db").display())),
         drain_timeout: Duration::from_secs(5),
         sources: [(SourceName::parse("demo").expect("a name"), source)].into(),
         ..Config::default()

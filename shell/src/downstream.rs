@@ -40,7 +40,7 @@ const STOOD_STILL: Duration = Duration::from_millis(100);
 /// What a process that stood still gets to read what has arrived meanwhile.
 const TO_CATCH_UP: Duration = Duration::from_millis(100);
 /// A deadline for a time-out that no clock can name.
-const FAR_AWAY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const FAR_AWAY: Duration = Duration::from_hours(365 * 24);
 
 /// Deliveries over HTTP/1.1 by reqwest, to one destination for each source.
 pub struct ReqwestDownstream {
@@ -59,8 +59,8 @@ struct Destination {
 impl ReqwestDownstream {
     /// A client for these destinations, which are http or https URLs.
     ///
-    /// Certificates are checked against the platform's roots, which are only read if there is an https URL; the process gets ring as its TLS provider if it has
-    /// none.
+    /// Certificates are checked against the platform's roots, which are only read if there is an https URL; the process
+    /// gets ring as its TLS provider if it has none.
     ///
     /// # Errors
     ///
@@ -266,7 +266,7 @@ fn classify(error: &reqwest::Error) -> DeliveryError {
         if error.is_connect() {
             DeliveryError::ConnectionFailed
         } else {
-            tracing::warn!(cause = ?causes, "a delivery failed in a way that has no class of its own");
+            tracing::warn!(cause = ?causes, "a delivery failed in a way that has no class of its own; it counts as a connection reset");
             DeliveryError::ConnectionReset
         }
     })

@@ -1,7 +1,7 @@
 //! `surehook serve`: the service with the real database, sockets, clock and signals.
 
 use crate::clock::TokioClock;
-use crate::config::{Config, shown_database};
+use crate::config::Config;
 use crate::downstream::ReqwestDownstream;
 use crate::http::{App, Face, routes};
 use crate::ids::SystemIds;
@@ -60,8 +60,8 @@ pub enum ServeError {
 ///
 /// [`ServeError`].
 pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
-    let opened = open(&config.database)?;
-    let destinations = config.sources.iter().map(|(name, source)| (name.clone(), source.destination.clone())).collect();
+    let opened = open(config.database.secret())?;
+    let destinations = config.sources.iter().map(|(name, source)| (name.clone(), source.destination.secret().clone())).collect();
     let downstream = ReqwestDownstream::new(destinations).map_err(|error| ServeError::Downstream(error.to_string()))?;
     let signals = terminations().map_err(ServeError::Signals)?;
     let listener = listen(config.listen).map_err(|error| ServeError::Listen { address: config.listen, error })?;
@@ -71,7 +71,7 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     if let Some(address) = config.operator_listen {
         tracing::info!(%address, "listening for operators");
     }
-    tracing::info!(%address, database = %shown_database(&config.database), role = config.role.as_str(), sources = config.sources.len(), "listening");
+    tracing::info!(%address, database = %config.database, role = config.role.as_str(), sources = config.sources.len(), "listening");
     listening(address);
 
     let ports = Ports {
@@ -104,8 +104,8 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
 ///
 /// [`ServeError::Open`] or [`ServeError::Migrate`].
 pub async fn migrate(config: Config) -> Result<(), ServeError> {
-    open(&config.database)?.migrate().await.map_err(ServeError::Migrate)?;
-    tracing::info!(database = %shown_database(&config.database), "the database has this program's schema");
+    open(config.database.secret())?.migrate().await.map_err(ServeError::Migrate)?;
+    tracing::info!(database = %config.database, "the database has this program's schema");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use futures::stream::{self, FusedStream, StreamExt};
 use std::sync::Arc;
 use std::time::Duration;
 use surehook::clock::TokioClock;
-use surehook::config::Config;
+use surehook::config::{Config, Destination, Source};
 use surehook::health::Loop;
 use surehook::http::App;
 use surehook::ids::SystemIds;
@@ -104,7 +104,7 @@ impl Host for Tasks {
 
 /// How a process ends whose store panics in the calls of that loop, with these signals.
 async fn ended(which: Loop, signals: impl FusedStream<Item = ()> + Unpin) -> Result<(), Ended> {
-    let source = surehook::config::Source::new("http://localhost/".parse().unwrap());
+    let source = Source::new(Destination::new("http://localhost/".parse().unwrap()));
     let name = surehook_core::source::SourceName::parse("orders").unwrap();
     let config = Config { sources: [(name, source)].into(), ..Config::default() };
     let ports = Ports {

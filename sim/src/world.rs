@@ -19,7 +19,7 @@ use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use surehook::config::{Config, IntakeConfig, LogFormat, Role, Source as SourceConfig};
+use surehook::config::{Config, DatabaseUrl, Destination, IntakeConfig, LogFormat, Role, Source as SourceConfig};
 use surehook::ports::Retention;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::breaker::BreakerPolicy;
@@ -55,7 +55,7 @@ pub fn run(scenario: &Scenario, bug: Option<Bug>) -> Outcome {
         let mut config = Madsim::default();
         config.net.send_latency = LATENCY;
         let mut runtime = Runtime::with_seed_and_config(seed, config);
-        runtime.set_time_limit(Duration::from_secs(6 * 3600));
+        runtime.set_time_limit(Duration::from_hours(6));
         runtime.block_on(live(scenario, bug))
     });
     match thread.expect("a thread can be started").join() {
@@ -221,7 +221,7 @@ fn config(scenario: &Scenario, bug: Option<Bug>) -> Config {
             _ => {}
         }
         let config = SourceConfig {
-            destination: "http://downstream.invalid/".parse().expect("a URL"),
+            destination: Destination::new("http://downstream.invalid/".parse().expect("a URL")),
             policy,
             idempotency_header: http::HeaderName::from_static("idempotency-key"),
             on_key_reuse: if source.first_wins { OnKeyReuse::FirstWins } else { OnKeyReuse::Reject },
@@ -229,11 +229,11 @@ fn config(scenario: &Scenario, bug: Option<Bug>) -> Config {
         };
         (SourceName::parse(&source.name).expect("a source's name"), config)
     };
-    let retention = Duration::from_secs(30 * 24 * 3600);
+    let retention = Duration::from_hours(30 * 24);
     Config {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         operator_listen: None,
-        database: "sqlite:simulated".to_owned(),
+        database: DatabaseUrl::new("sqlite:simulated"),
         role: Role::All,
         log: LogFormat::Human,
         drain_timeout: Duration::from_millis(scenario.drain_timeout_ms),

@@ -14,12 +14,11 @@ mod values;
 
 pub use error::{ConfigError, Place, Problem, Problems};
 pub use overrides::Overrides;
-pub use shown::{shown_database, shown_destination};
+pub use shown::{DatabaseUrl, Destination};
 
 use crate::ports::Retention;
 use http::HeaderName;
 use reader::{Document, Section};
-use reqwest::Url;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -31,16 +30,15 @@ use surehook_core::source::{Policy, SourceName};
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "surehook.toml";
 
-/// Everything that one process is told. Its `Debug` shows no password, no token and no query.
-#[derive(Clone, PartialEq)]
+/// Everything that one process is told. Shown without passwords, tokens and queries.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where HTTP is served. Loopback unless told otherwise, since nothing here authenticates.
     pub listen: SocketAddr,
     /// Where what operators ask is served instead, if it is to be apart.
     pub operator_listen: Option<SocketAddr>,
-    /// The database, as `sqlite:PATH`, `postgres://…` or `postgresql://…`; never one in memory. May hold a password:
-    /// show it by [`shown_database`] only.
-    pub database: String,
+    /// The database; never one in memory.
+    pub database: DatabaseUrl,
     /// What this process does.
     pub role: Role,
     /// How log lines are written.
@@ -126,11 +124,11 @@ pub struct IntakeConfig {
     pub body_timeout: Duration,
 }
 
-/// One source: where its events go, and how. Its `Debug` shows no credentials and no query of the destination.
-#[derive(Clone, PartialEq)]
+/// One source: where its events go, and how.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Source {
-    /// The downstream: an `http` or `https` URL with a host. May hold credentials: show it by [`shown_destination`].
-    pub destination: Url,
+    /// The downstream.
+    pub destination: Destination,
     /// How its events are delivered.
     pub policy: Policy,
     /// The header that bears the idempotency key.
@@ -146,7 +144,7 @@ pub mod limits {
     use std::time::Duration;
 
     /// The longest delivery. An event is under its lease at least so long, and no other worker takes it meanwhile.
-    pub const TIMEOUT: Duration = Duration::from_secs(3600);
+    pub const TIMEOUT: Duration = Duration::from_hours(1);
     /// The most deliveries in flight for one source and process.
     pub const CONCURRENCY: u32 = 10_000;
     /// The most deliveries that may be allowed to begin in a second.
@@ -158,11 +156,11 @@ pub mod limits {
     /// The steepest back-off.
     pub const FACTOR: f64 = 100.0;
     /// The longest wait between two attempts: 366 days.
-    pub const DELAY: Duration = Duration::from_secs(366 * 24 * 3600);
+    pub const DELAY: Duration = Duration::from_hours(366 * 24);
     /// The longest drain: no delivery in flight can take longer.
     pub const DRAIN_TIMEOUT: Duration = TIMEOUT;
     /// The longest time for which ended events are kept: 36,500 days.
-    pub const RETENTION: Duration = Duration::from_secs(36_500 * 24 * 3600);
+    pub const RETENTION: Duration = Duration::from_hours(36_500 * 24);
     /// The longest body, in bytes: 256 MiB, within what a row of either database can hold.
     pub const MAX_BODY: usize = 256 << 20;
     /// The longest queue, in requests.
@@ -172,7 +170,7 @@ pub mod limits {
     /// The most connections.
     pub const MAX_CONNECTIONS: usize = 1_000_000;
     /// The longest time for a request's head or body.
-    pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
+    pub const REQUEST_TIMEOUT: Duration = Duration::from_hours(1);
     /// The longest configuration file, in bytes: 4 MiB.
     pub const FILE: u64 = 4 << 20;
 }
@@ -219,7 +217,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             operator_listen: None,
-            database: "sqlite:surehook.db".to_owned(),
+            database: DatabaseUrl::new("sqlite:surehook.db"),
             role: Role::All,
             log: LogFormat::Human,
             drain_timeout: Duration::from_secs(30),
@@ -248,7 +246,7 @@ impl Default for IntakeConfig {
 impl Source {
     /// A source with the documented defaults.
     #[must_use]
-    pub fn new(destination: Url) -> Self {
+    pub fn new(destination: Destination) -> Self {
         Settings::default().source(destination)
     }
 }
@@ -281,7 +279,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    fn source(self, destination: Url) -> Source {
+    fn source(self, destination: Destination) -> Source {
         let Self { policy, idempotency_header, on_key_reuse, forward_credentials } = self;
         Source { destination, policy, idempotency_header, on_key_reuse, forward_credentials }
     }

@@ -37,20 +37,32 @@ impl Overrides {
     pub(super) fn apply(&self, config: &mut Config) -> Vec<Problem> {
         let Self { listen, operator_listen, database, role, log, drain_timeout, migrate_on_start } = self;
         let results = [
-            set(listen, &mut config.listen, values::listen, "--listen", "SUREHOOK_LISTEN"),
-            set(operator_listen, &mut config.operator_listen, values::operator_listen, "--operator-listen", "SUREHOOK_OPERATOR_LISTEN"),
-            set(database, &mut config.database, values::database, "--database", "SUREHOOK_DATABASE"),
-            set(role, &mut config.role, values::role, "--role", "SUREHOOK_ROLE"),
-            set(log, &mut config.log, values::log, "--log", "SUREHOOK_LOG"),
-            set(drain_timeout, &mut config.drain_timeout, values::drain_timeout, "--drain-timeout", "SUREHOOK_DRAIN_TIMEOUT"),
-            set(migrate_on_start, &mut config.migrate_on_start, values::boolean, "--migrate-on-start", "SUREHOOK_MIGRATE_ON_START"),
+            set(listen.as_ref(), &mut config.listen, values::listen, "--listen", "SUREHOOK_LISTEN"),
+            set(
+                operator_listen.as_ref(),
+                &mut config.operator_listen,
+                values::operator_listen,
+                "--operator-listen",
+                "SUREHOOK_OPERATOR_LISTEN",
+            ),
+            set(database.as_ref(), &mut config.database, values::database, "--database", "SUREHOOK_DATABASE"),
+            set(role.as_ref(), &mut config.role, values::role, "--role", "SUREHOOK_ROLE"),
+            set(log.as_ref(), &mut config.log, values::log, "--log", "SUREHOOK_LOG"),
+            set(drain_timeout.as_ref(), &mut config.drain_timeout, values::drain_timeout, "--drain-timeout", "SUREHOOK_DRAIN_TIMEOUT"),
+            set(
+                migrate_on_start.as_ref(),
+                &mut config.migrate_on_start,
+                values::boolean,
+                "--migrate-on-start",
+                "SUREHOOK_MIGRATE_ON_START",
+            ),
         ];
         results.into_iter().filter_map(Result::err).collect()
     }
 }
 
 fn set<T>(
-    given: &Option<String>,
+    given: Option<&String>,
     value: &mut T,
     read: impl FnOnce(&str) -> Result<T, String>,
     flag: &'static str,

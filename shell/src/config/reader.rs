@@ -97,7 +97,7 @@ impl Section<'_> {
     /// Sets a number that need not be whole.
     pub(super) fn number(&mut self, key: &'static str, value: &mut f64, least: f64, most: f64) {
         self.value(key, value, |found| {
-            let text = found.as_float().map(|float| float.as_str()).or(found.as_integer().map(|integer| integer.as_str()));
+            let text = found.as_float().map(toml::de::DeFloat::as_str).or(found.as_integer().map(toml::de::DeInteger::as_str));
             let number: f64 = text.and_then(|text| text.parse().ok()).ok_or_else(|| kind("a number, without quotes", found))?;
             // Not a number is in no range.
             if (least..=most).contains(&number) {
@@ -123,7 +123,7 @@ impl Section<'_> {
             return self.report(found.span(), key, kind("a list of status codes, such as [404, 409]", found.get_ref()));
         };
         value.clear();
-        for code in array.iter() {
+        for code in array {
             match whole(code.get_ref()).and_then(|code| u16::try_from(code).ok()).filter(|code| (100..=999).contains(code)) {
                 Some(code) => drop(value.insert(code)),
                 None => self.report(code.span(), key, "not a status code: write whole numbers from 100 to 999".to_owned()),
@@ -220,7 +220,7 @@ impl<'d> Section<'d> {
         if self.asked.is_empty() {
             return;
         }
-        for (name, _) in self.table.iter() {
+        for (name, _) in self.table {
             if !self.asked.contains(name.get_ref().as_ref()) {
                 self.report.unknown.push(Unknown { at: name.span().start, section: self.name.clone(), key: name.get_ref().to_string() });
             }

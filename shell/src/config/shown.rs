@@ -7,69 +7,73 @@ use reqwest::Url;
 use std::fmt;
 use surehook_core::breaker::BreakerPolicy;
 
-/// The database without its password and without its parameters, which can hold one too, but for the choice of a
-/// server.
-#[must_use]
-pub fn shown_database(database: &str) -> String {
-    if database.starts_with("sqlite:") {
-        return database.to_owned();
+/// A database's URL: `sqlite:PATH`, `postgres://…` or `postgresql://…`. Shown without its password and without its
+/// parameters, which can hold one too, but for the choice of a server.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// The URL of that text. One that names no database is refused by whoever opens it.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
     }
-    postgres::shown(database).unwrap_or_else(|| "…".to_owned())
-}
 
-/// The destination without its credentials; `?…` stands for its query, where tokens are often put.
-#[must_use]
-pub fn shown_destination(destination: &Url) -> String {
-    let mut url = destination.clone();
-    let _ = url.set_password(None);
-    let _ = url.set_username("");
-    let query = url.query().is_some();
-    url.set_query(None);
-    url.set_fragment(None);
-    if query { format!("{url}?…") } else { url.to_string() }
-}
-
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            listen,
-            operator_listen,
-            database,
-            role,
-            log,
-            drain_timeout,
-            migrate_on_start,
-            intake,
-            retention,
-            delivered_payload,
-            sources,
-        } = self;
-        f.debug_struct("Config")
-            .field("listen", listen)
-            .field("operator_listen", operator_listen)
-            .field("database", &shown_database(database))
-            .field("role", role)
-            .field("log", log)
-            .field("drain_timeout", drain_timeout)
-            .field("migrate_on_start", migrate_on_start)
-            .field("intake", intake)
-            .field("retention", retention)
-            .field("delivered_payload", delivered_payload)
-            .field("sources", sources)
-            .finish()
+    /// The whole URL, which is not to be shown.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.0
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { destination, policy, idempotency_header, on_key_reuse, forward_credentials } = self;
-        f.debug_struct("Source")
-            .field("destination", &shown_destination(destination))
-            .field("policy", policy)
-            .field("idempotency_header", idempotency_header)
-            .field("on_key_reuse", on_key_reuse)
-            .field("forward_credentials", forward_credentials)
-            .finish()
+        if self.0.starts_with("sqlite:") {
+            return f.write_str(&self.0);
+        }
+        f.write_str(postgres::shown(&self.0).as_deref().unwrap_or("…"))
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a source's events go: an `http` or `https` URL with a host. Shown without its credentials, and without its
+/// query, where tokens are often put: `?…` stands for it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Destination(Url);
+
+impl Destination {
+    /// The destination of that URL.
+    #[must_use]
+    pub fn new(url: Url) -> Self {
+        Self(url)
+    }
+
+    /// The whole URL, which is not to be shown.
+    #[must_use]
+    pub fn secret(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut url = self.0.clone();
+        let _ = url.set_password(None);
+        let _ = url.set_username("");
+        url.set_query(None);
+        url.set_fragment(None);
+        write!(f, "{url}{}", if self.0.query().is_some() { "?…" } else { "" })
+    }
+}
+
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -96,7 +100,7 @@ impl fmt::Display for Config {
         if let Some(operator_listen) = operator_listen {
             writeln!(f, "            {operator_listen} for operators")?;
         }
-        writeln!(f, "database    {}{}", shown_database(database), if *migrate_on_start { ", migrated at the start" } else { "" })?;
+        writeln!(f, "database    {database}{}", if *migrate_on_start { ", migrated at the start" } else { "" })?;
         writeln!(f, "role        {}", role.as_str())?;
         writeln!(f, "log         {}", log.as_str())?;
         writeln!(f, "shutdown    drains for at most {}", time(*drain_timeout))?;
@@ -118,7 +122,7 @@ impl fmt::Display for Source {
         let Self { destination, policy, idempotency_header, on_key_reuse, forward_credentials } = self;
         let time = humantime::format_duration;
         let backoff = policy.backoff;
-        writeln!(f, "  delivers to {}", shown_destination(destination))?;
+        writeln!(f, "  delivers to {destination}")?;
         writeln!(f, "  key         {idempotency_header}, on reuse: {}", on_key_reuse_name(*on_key_reuse))?;
         writeln!(
             f,
@@ -133,7 +137,7 @@ impl fmt::Display for Source {
         match policy.breaker {
             BreakerPolicy { failures: 0, .. } => writeln!(f, "  breaker     none")?,
             BreakerPolicy { failures, open_for } => {
-                writeln!(f, "  breaker     opens for {} after {failures} failures in a row", time(open_for))?
+                writeln!(f, "  breaker     opens for {} after {failures} failures in a row", time(open_for))?;
             }
         }
         write!(f, "  attempts    {}, after {} × {}", policy.max_attempts, time(backoff.initial_delay), backoff.factor)?;

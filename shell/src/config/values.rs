@@ -2,7 +2,7 @@
 //! A message never repeats a database or a destination, which may hold a password.
 
 use super::limits;
-use super::{LogFormat, Role};
+use super::{DatabaseUrl, Destination, LogFormat, Role};
 use crate::store::postgres::Servers;
 use crate::store::sqlite;
 use bytesize::ByteSize;
@@ -29,7 +29,7 @@ pub(super) fn operator_listen(text: &str) -> Result<Option<SocketAddr>, String> 
     if text.is_empty() { Ok(None) } else { listen(text).map(Some) }
 }
 
-pub(super) fn database(text: &str) -> Result<String, String> {
+pub(super) fn database(text: &str) -> Result<DatabaseUrl, String> {
     let (kind, rest) = text.split_once(':').unwrap_or(("", text));
     match kind {
         "sqlite" => drop(sqlite::options(text).map_err(|error| error.0)?),
@@ -38,7 +38,7 @@ pub(super) fn database(text: &str) -> Result<String, String> {
         }
         _ => return Err("not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`".to_owned()),
     }
-    Ok(text.to_owned())
+    Ok(DatabaseUrl::new(text))
 }
 
 pub(super) fn role(text: &str) -> Result<Role, String> {
@@ -114,7 +114,7 @@ pub(super) fn size(text: &str, most: usize) -> Result<usize, String> {
     }
 }
 
-pub(super) fn destination(text: &str) -> Result<Url, String> {
+pub(super) fn destination(text: &str) -> Result<Destination, String> {
     const WRITE: &str = "write for example `https://example.com/hooks`";
     let url = Url::parse(text).map_err(|error| format!("not a URL ({error}): {WRITE}"))?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -124,7 +124,7 @@ pub(super) fn destination(text: &str) -> Result<Url, String> {
     if url.host_str().is_none_or(str::is_empty) {
         return Err(format!("the URL has no host: {WRITE}"));
     }
-    Ok(url)
+    Ok(Destination::new(url))
 }
 
 /// The header that bears the key must come with every request, and what it bears is stored and shown.

@@ -161,7 +161,7 @@ fn without_a_source_there_is_nothing_to_serve_but_a_database_to_migrate() {
     check("", &format!(" {MISSING}"));
     check("\n[sources]\n", &format!("2:2: {MISSING}"));
     let migrated = parse("surehook.toml", b"database = \"sqlite:x.db\"", &Overrides::default(), Sources::Optional).unwrap();
-    assert_eq!(migrated.database, "sqlite:x.db");
+    assert_eq!(migrated.database.secret(), "sqlite:x.db");
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
         "postgresql://u:p@db:1/x?sslmode=require",
         "postgres://a:1,[::1]:2/x?target_session_attrs=primary",
     ] {
-        assert_eq!(parsed(&format!("database = \"{right}\"\n{SOURCE}")).unwrap().database, right);
+        assert_eq!(parsed(&format!("database = \"{right}\"\n{SOURCE}")).unwrap().database.secret(), right);
     }
 }
 

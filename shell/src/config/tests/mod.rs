@@ -68,7 +68,7 @@ fn the_defaults_are_the_documented_ones() {
     "#;
     let config = parsed(documented).unwrap();
     assert_eq!(config, parsed(SOURCE).unwrap());
-    let source = Source::new("https://hooks.internal/github".parse().unwrap());
+    let source = Source::new(Destination::new("https://hooks.internal/github".parse().unwrap()));
     assert_eq!(config, Config { sources: BTreeMap::from([(SourceName::parse("github").unwrap(), source)]), ..Config::default() });
 }
 
@@ -108,7 +108,7 @@ fn every_value_can_be_set() {
     )
     .unwrap();
     let source = Source {
-        destination: "http://u:p@[::1]:9000/x?token=t".parse().unwrap(),
+        destination: Destination::new("http://u:p@[::1]:9000/x?token=t".parse().unwrap()),
         policy: Policy {
             timeout: limits::TIMEOUT,
             concurrency: limits::CONCURRENCY,
@@ -126,7 +126,7 @@ fn every_value_can_be_set() {
     let expected = Config {
         listen: "[::]:80".parse().unwrap(),
         operator_listen: Some("127.0.0.1:9090".parse().unwrap()),
-        database: "postgres://u:p@db/surehook".to_owned(),
+        database: DatabaseUrl::new("postgres://u:p@db/surehook"),
         role: Role::Worker,
         log: LogFormat::Json,
         drain_timeout: Duration::ZERO,

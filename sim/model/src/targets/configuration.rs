@@ -2,7 +2,7 @@
 //! what is taken is within the documented limits.
 
 use std::time::Duration;
-use surehook::config::{Config, ConfigError, Overrides, Place, Problems, Source, limits, shown_database, shown_destination};
+use surehook::config::{Config, ConfigError, Overrides, Place, Problems, Source, limits};
 use surehook_core::source::SourceName;
 
 const NAME: &str = "surehook.toml";
@@ -36,9 +36,9 @@ fn taken(config: &Config, text: &str) {
     count(intake.max_queued_bytes, limits::MAX_QUEUED_BYTES);
     count(intake.max_connections, limits::MAX_CONNECTIONS);
     assert!(intake.max_body <= intake.max_queued_bytes, "a body that can never be taken");
-    let path = config.database.split_once(':').map_or("", |(_, path)| path);
+    let path = config.database.secret().split_once(':').map_or("", |(_, path)| path);
     assert!(!path.contains(":memory:"), "a database that forgets: {path}");
-    assert!(!shown_database(&config.database).is_empty());
+    assert!(!config.database.to_string().is_empty());
     assert!(!config.sources.is_empty(), "nothing to do");
     let shown = format!("{config:?}");
     for (name, source) in &config.sources {
@@ -50,13 +50,14 @@ fn taken(config: &Config, text: &str) {
         assert!((1.0..=limits::FACTOR).contains(&policy.backoff.factor), "{} was taken", policy.backoff.factor);
         assert!((1..=limits::CONCURRENCY).contains(&policy.concurrency), "{} was taken", policy.concurrency);
         assert!((1..=limits::MAX_ATTEMPTS).contains(&policy.max_attempts), "{} was taken", policy.max_attempts);
+        let url = destination.secret();
         let mut codes = policy.retry_on.iter().chain(&policy.dead_letter_on);
         assert!(codes.all(|code| (100..=999).contains(code)), "{policy:?}");
-        assert!(matches!(destination.scheme(), "http" | "https") && destination.host_str().is_some_and(|host| !host.is_empty()));
+        assert!(matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty()));
         // A password that stands at one place in the file, and is long enough not to be there by chance, is not shown.
-        let hidden = destination.password().filter(|password| password.len() >= 6 && text.matches(password).count() == 1);
+        let hidden = url.password().filter(|password| password.len() >= 6 && text.matches(password).count() == 1);
         if let Some(password) = hidden {
-            assert!(!shown.contains(password) && !shown_destination(destination).contains(password), "a password is shown: {shown}");
+            assert!(!shown.contains(password) && !destination.to_string().contains(password), "a password is shown: {shown}");
         }
     }
 }
