@@ -237,6 +237,44 @@ mod tests {
         assert_eq!((listen.to_string(), sink.to_string()), ("127.0.0.1:8080".to_owned(), "127.0.0.1:8081".to_owned()));
     }
 
+    const DOCUMENTS: [&str; 2] = [include_str!("../../README.md"), include_str!("../../docs/operations.md")];
+
+    /// What the documents call the program with: as code within a line, at a prompt, and on a line of its own.
+    fn documented() -> Vec<&'static str> {
+        let code = DOCUMENTS.iter().flat_map(|text| text.lines()).flat_map(|line| line.split('`').skip(1).step_by(2));
+        let lines = DOCUMENTS.iter().flat_map(|text| text.lines()).map(|line| line.trim_start_matches("$ "));
+        let called = code.chain(lines).filter(|text| text.starts_with("surehook ")).map(|text| text.split('#').next().unwrap_or(text));
+        called.filter(|text| !text.contains('`')).collect()
+    }
+
+    #[test]
+    fn what_the_documents_call_can_be_called() {
+        let documented = documented();
+        assert!(documented.len() > 20, "{documented:?}");
+        for command in documented {
+            let words = command.split_whitespace().filter(|word| *word != "…");
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("`{command}`: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_and_every_flag_is_documented() {
+        fn check(command: &clap::Command, called: &str) {
+            let documents = DOCUMENTS.concat();
+            for flag in command.get_arguments().filter_map(clap::Arg::get_long).filter(|flag| !matches!(*flag, "help" | "version")) {
+                // What a flag sets that the file may set too is documented as a key.
+                let is_there = documents.contains(&format!("--{flag}")) || documents.contains(&format!("`{}`", flag.replace('-', "_")));
+                assert!(is_there, "`{called}` has `--{flag}`");
+            }
+            let mut below = command.get_subcommands().peekable();
+            assert!(below.peek().is_some() || documents.contains(called), "`{called}`");
+            below.for_each(|command| check(command, &format!("{called} {}", command.get_name())));
+        }
+        check(&Cli::command(), "surehook");
+    }
+
     #[test]
     fn the_help_names_each_variable_and_no_value_of_one() {
         for name in ["serve", "check", "migrate"] {

@@ -135,7 +135,7 @@ async fn ping(store: Arc<dyn Store>, late: BoxFuture<'static, ()>, unreachable: 
     };
     let was_unreachable = unreachable.swap(failed.is_some(), Ordering::AcqRel);
     match &failed {
-        Some(error) if !was_unreachable => tracing::warn!(%error, "not ready: the database cannot be used"),
+        Some(error) if !was_unreachable => tracing::warn!(%error, "not ready: the database cannot be used; it is asked again and again"),
         None if was_unreachable => tracing::info!("the database can be used again"),
         _ => {}
     }

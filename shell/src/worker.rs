@@ -125,7 +125,9 @@ fn settled(batch: &[Settlement], result: SettleResult) -> Input {
     match result {
         Ok(stale) => {
             let stale: BTreeSet<EventId> = stale.into_iter().collect();
-            batch.iter().for_each(|settlement| log_settled(settlement, stale.contains(&settlement.event)));
+            for settlement in batch {
+                log_settled(settlement, stale.contains(&settlement.event));
+            }
             Input::Settled
         }
         Err(error) => {
@@ -137,6 +139,8 @@ fn settled(batch: &[Settlement], result: SettleResult) -> Input {
 
 /// One line for each transition, with where the event comes from and where it goes.
 fn log_settled(settlement: &Settlement, stale: bool) {
+    // Queued or retrying: the store knows whether its budget is untouched.
+    const WAITING: Option<Status> = None;
     let Settlement { event, source, attempt, outcome, record, .. } = settlement;
     let status_code = record.as_ref().and_then(|record| record.status_code);
     let error = record.as_ref().and_then(|record| record.error).map(tracing::field::display);
@@ -150,8 +154,6 @@ fn log_settled(settlement: &Settlement, stale: bool) {
             )
         };
     }
-    // Queued or retrying: the store knows whether its budget is untouched.
-    const WAITING: Option<Status> = None;
     if stale {
         tracing::info!(event_id = %event, %source, attempt, verdict, status_code, took_ms, "settlement refused: the event has moved on, or an earlier try of it was written");
         return;
@@ -171,7 +173,7 @@ fn log_breaker(source: &SourceName, breaker: Breaker) {
     let state = breaker.as_str();
     match breaker {
         Breaker::Open { .. } => {
-            tracing::warn!(%source, breaker = state, "the downstream fails again and again: nothing is sent for a while")
+            tracing::warn!(%source, breaker = state, "the downstream fails again and again: nothing is sent for a while");
         }
         Breaker::HalfOpen => tracing::info!(%source, breaker = state, "one event is sent to see whether the downstream is back"),
         Breaker::Ramping { .. } => tracing::info!(%source, breaker = state, "the downstream is back: deliveries become more step by step"),

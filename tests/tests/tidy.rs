@@ -19,7 +19,9 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
 /// The Rust files of these folders, with their text.
 fn read(folders: &[&str]) -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
-    folders.iter().for_each(|folder| sources(&Path::new(ROOT).join(folder), &mut files));
+    for folder in folders {
+        sources(&Path::new(ROOT).join(folder), &mut files);
+    }
     assert!(files.len() > 20, "{folders:?} hold the sources");
     files.into_iter().map(|file| (file.clone(), fs::read_to_string(file).unwrap())).collect()
 }
@@ -72,6 +74,34 @@ fn the_metrics_that_are_documented_are_those_that_there_are() {
     assert!(there.len() > 15, "{there:?}");
     // Rows of other tables name metrics with a label, and none that is not in this one.
     assert_eq!(named(&table, "`"), there);
+}
+
+#[test]
+fn the_log_messages_that_are_documented_are_those_that_there_are() {
+    let document = fs::read_to_string(Path::new(ROOT).join("docs/operations.md")).unwrap();
+    let table = document.split_once("| level | message | fields |").expect("the table of log messages").1;
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let cells: Vec<&str> = rows.filter_map(|row| row.split(" | ").nth(1)).collect();
+    let messages: Vec<&str> = cells.iter().flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(messages.len() > 15, "{messages:?}");
+    let documented: Vec<&str> = messages.iter().map(|message| message.trim_end_matches('…').trim_end()).collect();
+    let program = read(&["core/src", "shell/src"]);
+    let logged: Vec<&str> = program.iter().filter(|(file, _)| !file.ends_with("demo.rs")).flat_map(|(_, text)| messages_in(text)).collect();
+    for message in &documented {
+        assert!(logged.iter().any(|text| text.starts_with(message)), "`{message}` is not logged");
+    }
+    for message in logged {
+        assert!(documented.iter().any(|beginning| message.starts_with(beginning)), "`{message}` is not documented");
+    }
+}
+
+/// What a file logs at the default level, outside of its tests.
+fn messages_in(text: &str) -> impl Iterator<Item = &str> {
+    let program = text.split("#[cfg(test)]").next().unwrap_or(text);
+    let calls = ["tracing::error!(", "tracing::warn!(", "tracing::info!(", "line!(warn,", "line!(info,"]
+        .into_iter()
+        .flat_map(|call| program.split(call).skip(1));
+    calls.filter_map(|rest| rest.split('"').nth(1))
 }
 
 #[test]

@@ -248,7 +248,9 @@ impl Surface {
         let now = u64::try_from(self.app.clock.now().since_origin().as_millis()).unwrap_or(u64::MAX);
         let due = |said: u64| (said == 0 || now >= said.saturating_add(OVERLOAD_SAID_EVERY_MS)).then_some(now.max(1));
         if self.overload_said.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
-            tracing::warn!("turning requests away: as much is waiting to be stored as intake.max_queued or intake.max_queued_bytes allow");
+            tracing::warn!(
+                "turning requests away: as much is waiting to be stored as intake.max_queued or intake.max_queued_bytes allow; is the database slow, or the limit low?"
+            );
         }
     }
 }
@@ -298,7 +300,7 @@ impl App {
     ) -> Result<Answer, Problem> {
         let works = || if self.health.is_draining() { Err(shutting_down()) } else { Ok(()) };
         match route {
-            Route::Unknown => Err(Kind::UnknownRoute.with("No route has this path.")),
+            Route::Unknown => Err(Kind::UnknownRoute.with("No route has this path; `GET /openapi.json` tells those that there are.")),
             Route::Webhook(source) => {
                 allow_post(method)?;
                 works()?;

@@ -19,7 +19,7 @@ pub(super) struct Service {
 #[derive(Debug, thiserror::Error)]
 pub enum OperateError {
     /// The URL of the service is none.
-    #[error("`{0}` is not the http or https URL of a service")]
+    #[error("`{0}` is not the http or https URL of a service; write for example `http://127.0.0.1:8080`")]
     Url(String),
     /// There is no HTTP client.
     #[error("the HTTP client could not be set up: {0}")]

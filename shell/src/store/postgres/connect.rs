@@ -67,7 +67,7 @@ const PARAMETERS: [&str; 21] = [
 const MIGRATION_LOCK: i64 = 0x7375_7265_686f_6f6b;
 
 /// How long a process waits for another that is migrating.
-const MIGRATION_PATIENCE: Duration = Duration::from_secs(60);
+const MIGRATION_PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long a migration's connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

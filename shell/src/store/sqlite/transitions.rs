@@ -189,7 +189,7 @@ fn with_bytes(found: &[SqliteRow], now: Micros, claimed: Vec<Claim>) -> Result<V
     }
     for claim in claimed.into_iter().flatten() {
         // Its lease runs out again and again, until it is dead-lettered as lost.
-        tracing::error!(event_id = %claim.event, source = %claim.source, attempt = claim.attempt, "the event is owed, but its bytes are gone: it cannot be delivered");
+        tracing::error!(event_id = %claim.event, source = %claim.source, attempt = claim.attempt, "the event is owed, but its bytes are gone from the database: it cannot be delivered unless a backup brings them back");
     }
     Ok(filled)
 }
@@ -234,7 +234,7 @@ fn settled(batch: &[Settlement], read: &[SqliteRow], now: Micros) -> Result<(Vec
                 rows::micros(record.took),
                 record.verdict.as_str(),
                 record.status_code,
-                record.error.map(|error| error.as_str()),
+                record.error.map(surehook_core::verdict::DeliveryError::as_str),
                 hex_bytes(&record.excerpt),
             ]));
         }
@@ -382,7 +382,7 @@ impl Changes {
             Due::Never => None,
         };
         let ended_at = due_at.is_none().then_some(now);
-        let reason = delivery.reason.map(|reason| reason.as_str());
+        let reason = delivery.reason.map(surehook_core::event::Reason::as_str);
         let (attempt, budget_from, fence) = (delivery.attempt, delivery.budget_from, rows::count(delivery.fence.0));
         self.rows.push(json!([hex(event), delivery.status.as_str(), attempt, budget_from, fence, due_at, ended_at, reason]));
     }
