@@ -69,7 +69,9 @@ impl Report {
                 }
             }
             write!(text, "\n## {group}\n\n| |").expect("memory");
-            names.iter().for_each(|name| write!(text, " {name} |").expect("memory"));
+            for name in &names {
+                write!(text, " {name} |").expect("memory");
+            }
             text += "\n|---|";
             text += &"--:|".repeat(names.len());
             for row in rows {
