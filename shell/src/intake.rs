@@ -233,7 +233,7 @@ async fn commit(store: &dyn Store, doorbell: &Doorbell, batch: Vec<Group>) {
                 parts.push(part);
             }
             Err(error @ StoreError::Rejected(_)) => {
-                parts.extend(part.into_iter().filter_map(|group| refuse_first(group, &error)).map(|rest| vec![rest]))
+                parts.extend(part.into_iter().filter_map(|group| refuse_first(group, &error)).map(|rest| vec![rest]));
             }
             Err(error) => refuse(part, &error),
         }

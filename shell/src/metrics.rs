@@ -67,6 +67,7 @@ pub struct Standing {
 impl Metrics {
     /// The figures of a process with these sources, all at zero.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "what is expected cannot fail")]
     pub fn new(sources: impl IntoIterator<Item = SourceName>) -> Arc<Self> {
         let registry = Registry::new();
         let seconds = || exponential_buckets(0.001, 2.0, 15).expect("buckets that rise");

@@ -11,10 +11,10 @@ const STEP_EVENTS: u32 = 100;
 /// Between two steps of one pass, so that intake and delivery have the database to themselves most of the time.
 const STEP_PAUSE: Duration = Duration::from_millis(10);
 /// Between two passes, and after an error.
-const PASS_PAUSE: Duration = Duration::from_secs(60);
+const PASS_PAUSE: Duration = Duration::from_mins(1);
 /// A pass that erases goes on where the last one ended, since what it has passed stays where it is. Once in this time it
 /// begins at the oldest event again, for those that were delivered late.
-const FROM_THE_START: Duration = Duration::from_secs(6 * 3600);
+const FROM_THE_START: Duration = Duration::from_hours(6);
 
 /// Prunes and erases for ever. The payload of a delivered event is kept for `delivered_payload`, if that is less than the
 /// event is. Dropping this future at any point is harmless.

@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_shutdown_leaves_time_to_write_down_what_came_back() {
         for drain_timeout in
-            [Duration::ZERO, Duration::from_millis(10), Duration::from_secs(1), Duration::from_secs(30), Duration::from_secs(3600)]
+            [Duration::ZERO, Duration::from_millis(10), Duration::from_secs(1), Duration::from_secs(30), Duration::from_hours(1)]
         {
             let Shutdown { cut_off, give_up } = Shutdown::of(drain_timeout);
             assert!(cut_off <= give_up && give_up <= drain_timeout, "{drain_timeout:?}");

@@ -481,7 +481,7 @@ impl Transaction<'_> {
         for demand in demands {
             let due = {
                 let state = self.disk.state();
-                let look_from = if bug == Some(Bug::IgnoreLease) { now + Duration::from_secs(3600) } else { now };
+                let look_from = if bug == Some(Bug::IgnoreLease) { now + Duration::from_hours(1) } else { now };
                 if bug == Some(Bug::PauseIgnored) {
                     let mut tables = state.tables.clone();
                     tables.paused.clear();

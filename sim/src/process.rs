@@ -91,7 +91,7 @@ impl Process {
             let (_keep, never) = mpsc::channel(1);
             select_biased! {
                 ended = Box::pin(surehook::service::run(&self.config, ports, &host, never)).fuse() => ended,
-                _ = signals.select_next_some() => Ok(()),
+                () = signals.select_next_some() => Ok(()),
             }
         } else {
             surehook::service::run(&self.config, ports, &host, signals).await
@@ -185,7 +185,9 @@ impl Store for BuggyStore {
 
     fn claim(&self, mut demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
         if self.bug == Some(Bug::ShortLease) {
-            demands.iter_mut().for_each(|demand| demand.lease /= 10);
+            for demand in &mut demands {
+                demand.lease /= 10;
+            }
         }
         self.store.claim(demands)
     }

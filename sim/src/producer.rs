@@ -22,7 +22,7 @@ use surehook_model::scenario::{Post, Scenario};
 /// How long a producer waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// A producer that has been told to come back tries at least so long after the world is healed.
-const TRIES_AFTER_HEAL: Duration = Duration::from_secs(60);
+const TRIES_AFTER_HEAL: Duration = Duration::from_mins(1);
 
 /// Where the service is, and what the producers need to know.
 pub(crate) struct Producers {

@@ -45,7 +45,7 @@ fn a_scenario_that_was_kept_for_a_bug_still_catches_it() {
 fn an_outage_of_an_hour_costs_its_events_the_probes_and_none_of_them_its_budget() {
     let (_, scenario) = kept().into_iter().find(|(file, _)| file.ends_with("outage-of-an-hour.toml")).expect("it is kept");
     let outcome = run(&scenario, None);
-    let (source, until) = (&scenario.sources[0], Duration::from_millis(3_650_000));
+    let (source, until) = (&scenario.sources[0], Duration::from_secs(3650));
     let mut tries: BTreeMap<_, usize> = BTreeMap::new();
     for entry in outcome.run.entries.iter().filter(|entry| entry.at < until) {
         if let What::Sending(sending) = &entry.what

@@ -21,14 +21,14 @@ pub struct Failure {
 impl Default for Failure {
     /// For the test that is running on this thread.
     fn default() -> Self {
+        // A test can have several runs.
+        static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
         let name = std::thread::current().name().unwrap_or("a run").to_owned();
         let test = std::env::current_exe().expect("a test knows its path");
         // `target/PROFILE/deps/TEST`
         let target = test.ancestors().nth(3).unwrap_or(Path::new("."));
         let file = test.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.split('-').next()).unwrap_or("tests");
         let folder = format!("{file}-{}-{}", name.replace("::", "-"), std::process::id());
-        // A test can have several runs.
-        static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
         let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut names = std::iter::once(folder.clone()).chain((2..).map(|n| format!("{folder}-{n}")));
         let folder = names.find(|name| given.insert(name.clone())).expect("there is always another number");

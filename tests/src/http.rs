@@ -88,6 +88,10 @@ impl Answer {
     }
 
     /// A header's value as text; empty if it is not there.
+    ///
+    /// # Panics
+    ///
+    /// If it is not ASCII, which the program's own headers are.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("the program's own headers are ASCII"))

@@ -26,7 +26,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a server may take to start.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Stops a server when its pipe closes before it was told that the server is gone.
 const GUARDIAN: &str = r#"read -r word; [ "$word" = gone ] || { kill -QUIT "$1"; kill -CONT "$1"; }"#;

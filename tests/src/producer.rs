@@ -66,7 +66,7 @@ impl Sent {
 
 /// How long a post may take to be accepted. A soak has longer outages.
 fn patience() -> Duration {
-    soak::either(Duration::from_secs(60), Duration::from_secs(240))
+    soak::either(Duration::from_mins(1), Duration::from_mins(4))
 }
 
 const FIRST_RETRY: Duration = Duration::from_millis(5);

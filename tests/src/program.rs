@@ -494,6 +494,7 @@ fn build() -> PathBuf {
 /// their own package is taken out of its environment; some build scripts would take that for a change, and all would
 /// be compiled again, here and then there.
 #[must_use]
+#[expect(clippy::missing_panics_doc, reason = "what is expected cannot fail")]
 pub fn cargo() -> Command {
     const OF_THE_PACKAGE: [&str; 7] =
         ["CARGO_BIN_", "CARGO_CRATE_NAME", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR", "OUT_DIR"];

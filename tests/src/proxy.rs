@@ -48,6 +48,10 @@ impl Proxy {
     }
 
     /// The URL that leads through this proxy instead of straight to the server. Without TLS, which it could not read.
+    ///
+    /// # Panics
+    ///
+    /// If the URL has no user or no database.
     #[must_use]
     pub fn through(&self, url: &str) -> String {
         let (before, rest) = url.split_once('@').expect("a test's URL has a user");

@@ -100,8 +100,8 @@ impl Rogue {
     ///
     /// # Panics
     ///
-    /// If there is no free port.
-    pub async fn start(recording: &Recording, script: impl Fn(&Received) -> Script + Send + Sync + 'static) -> Self {
+    /// If there is no free port, or outside of a runtime.
+    pub fn start(recording: &Recording, script: impl Fn(&Received) -> Script + Send + Sync + 'static) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         // What the kernel accepts inherits it.
         socket.set_send_buffer_size(SEND_BUFFER_BYTES).expect("a socket has a send buffer");

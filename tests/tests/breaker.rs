@@ -19,8 +19,7 @@ const CONCURRENCY: usize = 16;
 
 async fn an_outage_costs_its_events_the_probes_and_nobody_else_anything(database: Database) {
     let waiting: usize = soak::either(500, 5_000);
-    let (down, open) =
-        soak::either((Duration::from_secs(4), Duration::from_millis(500)), (Duration::from_secs(60), Duration::from_secs(5)));
+    let (down, open) = soak::either((Duration::from_secs(4), Duration::from_millis(500)), (Duration::from_mins(1), Duration::from_secs(5)));
     let run = Recording::begin(database).await;
     let broken = run.sink(|_| Answer::status(503)).await;
     let well = run.sink(|_| Answer::status(200)).await;

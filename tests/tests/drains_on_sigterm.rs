@@ -179,7 +179,7 @@ async fn a_rolling_restart_of_three_processes_fails_no_post_and_delivers_nothing
     for _ in 0..3 {
         services.push(run.service(&configuration).await);
     }
-    let targets = services.iter().map(|service| service.target()).collect();
+    let targets = services.iter().map(tests::program::Service::target).collect();
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 6_000, duplicates: 600, connections: 32 };
     let progress = Progress::default();
     let producers = tokio::spawn(produce(run.clone(), targets, load, progress.clone()));

@@ -21,7 +21,7 @@ async fn an_event_of_each_status_is_as_the_document_says(database: Database) {
         "/delivered" => sink::Answer::status(204),
         "/retrying" => sink::Answer::status(503),
         "/dead_lettered" => sink::Answer::status(422),
-        _ => sink::Answer::status(200).after(Duration::from_secs(60)),
+        _ => sink::Answer::status(200).after(Duration::from_mins(1)),
     })
     .await;
     let mut configuration = String::from("drain_timeout = \"0s\"\n[defaults]\ninitial_delay = \"10m\"\n");

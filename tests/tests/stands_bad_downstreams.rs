@@ -218,7 +218,7 @@ async fn each_misbehaviour_has_its_verdict_and_the_healthy_source_does_not_feel_
     for case in &cases {
         if let Downstream::Plays(script) = &case.downstream {
             let script = script.clone();
-            rogues.insert(case.name, Rogue::start(&run, move |_| script.clone()).await);
+            rogues.insert(case.name, Rogue::start(&run, move |_| script.clone()));
         }
     }
     let service = run
@@ -467,7 +467,7 @@ async fn no_retry_after_brings_an_attempt_before_the_back_off_or_after_the_cap(d
         let parts: [&[u8]; 3] = [b"HTTP/1.1 503 Later\r\n", header, b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"];
         let later = Script::default().say(parts.concat()).replies(503, asked);
         let now = Script::default().say("HTTP/1.1 204 \r\nConnection: close\r\n\r\n").replies(204, None);
-        let rogue = Rogue::start(&run, move |received| if received.attempt == 1 { later.clone() } else { now.clone() }).await;
+        let rogue = Rogue::start(&run, move |received| if received.attempt == 1 { later.clone() } else { now.clone() });
         configuration.push_str(&format!("[sources.later-{index}]\ndestination = \"{}\"\n", rogue.url("/")));
         rogues.push(rogue);
     }

@@ -138,6 +138,7 @@ impl Problem {
 
     /// The problem as it is sent.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "what is expected cannot fail")]
     pub fn to_json(&self) -> Vec<u8> {
         let document =
             Document { r#type: self.kind.urn(), title: self.kind.title(), status: self.kind.status().as_u16(), detail: &self.detail };

@@ -158,7 +158,7 @@ async fn a_kept_connection_that_the_downstream_has_closed_is_not_noticed() {
 
 #[tokio::test]
 async fn what_retry_after_asks_for_is_told() {
-    let in_a_minute = Timestamp::now().checked_add(Duration::from_secs(60)).unwrap();
+    let in_a_minute = Timestamp::now().checked_add(Duration::from_mins(1)).unwrap();
     let in_a_minute = DateTimePrinter::new().timestamp_to_rfc9110_string(&in_a_minute).unwrap();
     let date = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
     let cases = [

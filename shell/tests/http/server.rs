@@ -289,7 +289,7 @@ async fn too_many_or_too_large_headers_are_refused() {
 async fn kept_connections_make_room_for_new_ones() {
     let world = World::start(Setup::default());
     // Longer than the test may take: they do not make room by idling.
-    let limits = ServerLimits { max_connections: 2, header_read_timeout: Duration::from_secs(600), ..LIMITS };
+    let limits = ServerLimits { max_connections: 2, header_read_timeout: Duration::from_mins(10), ..LIMITS };
     let server = Server::start(&world, limits).await;
     let mut kept = Vec::new();
     for key in ["k1", "k2", "k3", "k4"] {
@@ -315,7 +315,7 @@ async fn connections_that_never_send_hold_their_places_only_for_the_header_time(
 #[tokio::test]
 async fn silent_connections_make_room_for_new_ones_long_before_the_header_time() {
     let world = World::start(Setup::default());
-    let limits = ServerLimits { max_connections: 2, header_read_timeout: Duration::from_secs(600), ..LIMITS };
+    let limits = ServerLimits { max_connections: 2, header_read_timeout: Duration::from_mins(10), ..LIMITS };
     let server = Server::start(&world, limits).await;
     let (mut silent, mut slow) = (server.client().await, server.client().await);
     slow.send("POST /webhooks/pl").await;

@@ -18,7 +18,7 @@ use surehook_core::verdict::Verdict;
 use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
 
 /// The longest duration that is added to a time, as in the real stores: a hundred years. Longer ones are cut to it.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// An event as it came in. Never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +121,11 @@ impl Database {
         due.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// One row of a claim; `event` is due.
+    /// One row of a claim.
+    ///
+    /// # Panics
+    ///
+    /// Unless `event` is there and due.
     pub fn claim_one(&mut self, now: Timestamp, demand: &Demand, event: EventId, claims: &mut Claims) {
         let row = self.deliveries[&event];
         let claimed = row.delivery.claim(demand.lease, demand.max_attempts).expect("a row that is due can be claimed");

@@ -185,7 +185,7 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
                 paused.insert(process);
             }
             What::Called { call: "settle", result: CallResult::Refused | CallResult::Unknown, events, .. } => {
-                failed_settlements.extend(events)
+                failed_settlements.extend(events);
             }
             What::Called { call: "accept", result: CallResult::Unknown, events, .. } => unknown_accepts.extend(events),
             What::Called { call: "accept", result: CallResult::Refused, events, .. } => refused_batches.push(events),

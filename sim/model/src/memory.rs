@@ -35,6 +35,7 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty store. Its clock stands at the start of 2026.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "what is expected cannot fail")]
     pub fn new() -> Self {
         const START_SECONDS: i64 = 1_767_225_600;
         Self::at(Timestamp::from_second(START_SECONDS).expect("within the calendar"))
@@ -152,7 +153,7 @@ mod tests {
     use surehook_core::key::IdempotencyKey;
     use surehook_core::source::SourceName;
 
-    const LEASE: Duration = Duration::from_secs(60);
+    const LEASE: Duration = Duration::from_mins(1);
 
     fn event() -> NewEvent {
         NewEvent {

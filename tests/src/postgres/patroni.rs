@@ -25,7 +25,7 @@ pub const LOOP_WAIT: Duration = Duration::from_secs(5);
 pub const RETRY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long it may take until each server follows the leader.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Ends a program, and the server that it has started as a daemon, when its pipe closes without a word.
 const GUARDIAN: &str = r#"

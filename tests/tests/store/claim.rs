@@ -12,7 +12,7 @@ use surehook_core::id::{EventId, Fence};
 use surehook_core::verdict::Verdict;
 use surehook_core::worker::exchange::{Buried, Demand};
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 pub(crate) async fn the_oldest_due_of_a_source_are_claimed_up_to_the_limit(db: Db) {
     let batch = events(0..10);
@@ -224,7 +224,7 @@ pub(crate) async fn a_history_that_was_written_by_hand_holds_up_no_other(db: Db)
 pub(crate) async fn a_claim_tells_how_long_ago_its_event_was_received(db: Db) {
     let event = db.accepted("a").await;
     assert!(db.claim_one("a").await.age < Duration::from_secs(30));
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     db.age(event, hour).await;
     db.make_due(event, LEASE + hour).await;
     let again = db.claim_one("a").await;

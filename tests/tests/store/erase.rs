@@ -6,8 +6,8 @@ use surehook::ports::{Erased, Redriven};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
 
-const HOUR: Duration = Duration::from_secs(3600);
-const KEPT: Duration = Duration::from_secs(2 * 3600);
+const HOUR: Duration = Duration::from_hours(1);
+const KEPT: Duration = Duration::from_hours(2);
 
 async fn erase(db: &Db) -> Erased {
     db.store.erase(KEPT, None, 100).await.unwrap()

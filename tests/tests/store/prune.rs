@@ -8,8 +8,8 @@ use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 
-const HOUR: Duration = Duration::from_secs(3600);
-const RETENTION: Retention = Retention { delivered: Duration::from_secs(2 * 3600), dead_lettered: Duration::from_secs(10 * 3600) };
+const HOUR: Duration = Duration::from_hours(1);
+const RETENTION: Retention = Retention { delivered: Duration::from_hours(2), dead_lettered: Duration::from_hours(10) };
 
 /// Accepts events and ends them so.
 async fn ended(db: &Db, keys: std::ops::Range<u32>, outcome: Outcome) -> Vec<EventId> {

@@ -8,7 +8,7 @@ use surehook_core::verdict::{DeliveryError, Verdict};
 use surehook_core::worker::exchange::Settlement;
 use uuid::Uuid;
 
-const LATER: Outcome = Outcome::Retry { after: Duration::from_secs(3600) };
+const LATER: Outcome = Outcome::Retry { after: Duration::from_hours(1) };
 
 pub(crate) async fn a_delivered_event_ends_with_its_attempt(db: Db) {
     let claim = db.claimed("a").await;

@@ -14,7 +14,7 @@ use surehook_core::worker::exchange::{Claim, Demand};
 const SEQUENCES: u64 = 24;
 const STEPS: usize = 25;
 const LEASE: Duration = Duration::from_secs(500);
-const DELAYS: [Duration; 3] = [Duration::ZERO, Duration::from_micros(1), Duration::from_secs(3000)];
+const DELAYS: [Duration; 3] = [Duration::ZERO, Duration::from_micros(1), Duration::from_mins(50)];
 /// More than any lease or delay.
 const LONG: Duration = Duration::from_secs(10_000);
 

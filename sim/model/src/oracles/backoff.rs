@@ -30,7 +30,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             What::Received(received) => {
                 requests.insert(received.request, (received.event, received.attempt));
                 if let Some((earliest, after, why)) = not_before.get(&received.event) {
-                    let between = |at: At| at <= entry.at && at >= earliest.saturating_sub(Duration::from_secs(7200));
+                    let between = |at: At| at <= entry.at && at >= earliest.saturating_sub(Duration::from_hours(2));
                     let excused =
                         jumped.iter().any(|at| between(*at)) || redriven.iter().any(|(at, event)| *event == received.event && between(*at));
                     if received.attempt > *after && entry.at < *earliest && !excused {

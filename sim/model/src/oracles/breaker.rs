@@ -7,7 +7,7 @@
 use super::{Promise, Violation, violation};
 use crate::history::{At, Fault, Run, Sending, What};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook_core::breaker::is_healthy;
 use surehook_core::id::{Attempt, EventId};
@@ -20,7 +20,7 @@ const SEEN_WITHIN: Duration = Duration::from_millis(500);
 #[derive(Default)]
 struct Watch {
     phase: Phase,
-    in_flight: BTreeMap<(EventId, Attempt), ()>,
+    in_flight: BTreeSet<(EventId, Attempt)>,
 }
 
 enum Phase {
@@ -58,13 +58,13 @@ pub fn seen(run: &Run) -> Seen {
 fn watch(run: &Run) -> (Vec<Violation>, Seen) {
     let (mut violations, mut seen) = (Vec::new(), Seen::default());
     let mut watches: BTreeMap<(&str, &str), Watch> = BTreeMap::new();
-    let mut draining: BTreeMap<&str, ()> = BTreeMap::new();
+    let mut draining: BTreeSet<&str> = BTreeSet::new();
     for entry in &run.entries {
         match &entry.what {
             What::Sending(Sending { process, source, event, attempt }) => {
                 let Some(policy) = run.policies.get(source).filter(|policy| policy.breaker.failures > 0) else { continue };
                 let watch = watches.entry((process, source)).or_default();
-                watch.in_flight.insert((*event, *attempt), ());
+                watch.in_flight.insert((*event, *attempt));
                 let why = watch.begins(entry.at, policy);
                 seen.probed |= matches!(watch.phase, Phase::Probing { .. });
                 if let Some(why) = why {
@@ -78,13 +78,13 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
             }
             What::Sent { process, event, attempt, status_code } => {
                 let Some(((_, source), watch)) =
-                    watches.iter_mut().find(|((of, _), watch)| of == process && watch.in_flight.contains_key(&(*event, *attempt)))
+                    watches.iter_mut().find(|((of, _), watch)| of == process && watch.in_flight.contains(&(*event, *attempt)))
                 else {
                     continue;
                 };
                 watch.in_flight.remove(&(*event, *attempt));
                 // What a shutdown cuts off says nothing of the downstream.
-                let policy = run.policies.get(*source).filter(|_| !draining.contains_key(process.as_str()));
+                let policy = run.policies.get(*source).filter(|_| !draining.contains(process.as_str()));
                 if let Some(policy) = policy {
                     let was_ramping = matches!(watch.phase, Phase::Ramping { .. });
                     watch.ends(entry.at, healthy(*status_code, policy), policy);
@@ -92,7 +92,7 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
                 }
             }
             What::Fault(Fault::Draining { process }) => {
-                draining.insert(process, ());
+                draining.insert(process);
             }
             What::Fault(Fault::Killed { process } | Fault::Exited { process } | Fault::Started { process }) => {
                 draining.remove(process.as_str());

@@ -19,7 +19,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 at,
                 format!("event {}, attempt {}: {what}", received.event, received.attempt),
                 [received.event],
-            ))
+            ));
         };
         if record.source != received.source {
             say(format!("was sent to the downstream of {}, and belongs to {}", received.source, record.source));

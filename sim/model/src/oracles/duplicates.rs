@@ -138,7 +138,7 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
                 fault,
                 Fault::Killed { .. } | Fault::Paused { .. } | Fault::Database { .. } | Fault::Network { .. } | Fault::Exited { .. }
             );
-            may_explain && *at + Duration::from_secs(60) >= first.at
+            may_explain && *at + Duration::from_mins(1) >= first.at
         }),
     }
 }

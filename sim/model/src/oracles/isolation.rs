@@ -3,7 +3,7 @@
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Fault, Run, What};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook_core::id::EventId;
 
@@ -93,12 +93,12 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
 /// Spans in which nothing but downstreams may be broken.
 fn quiet_spans(run: &Run) -> Vec<(At, At)> {
     let mut noise: Vec<(At, At)> = Vec::new();
-    let mut first_start = BTreeMap::new();
+    let mut started = BTreeSet::new();
     for entry in &run.entries {
         let What::Fault(fault) = &entry.what else { continue };
         let until = match fault {
             Fault::Downstream { .. } | Fault::SourcePaused { .. } | Fault::Healed => continue,
-            Fault::Started { process } if first_start.insert(process, ()).is_none() && entry.at < Duration::from_secs(1) => continue,
+            Fault::Started { process } if started.insert(process) && entry.at < Duration::from_secs(1) => continue,
             Fault::Paused { duration, .. } | Fault::Network { duration, .. } | Fault::Database { duration, .. } => entry.at + *duration,
             Fault::Killed { .. } | Fault::Started { .. } | Fault::Draining { .. } | Fault::Exited { .. } => entry.at,
         };

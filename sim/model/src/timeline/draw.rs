@@ -70,7 +70,9 @@ pub(super) fn draw(story: &Story<'_>, most: usize) -> Drawing {
             canvas.link(link, true);
         }
     }
-    full.into_iter().for_each(|link| canvas.link(link, false));
+    for link in full {
+        canvas.link(link, false);
+    }
     canvas.words(&rows, &lines);
     let height = canvas.axis.height + LINE;
     let svg = format!(

@@ -117,12 +117,16 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                 let (gone, stay) = open.into_iter().partition(|of| of.process == *process);
                 open = stay;
                 let gone: Vec<Open> = gone;
-                gone.iter().for_each(|delivery| end(run, index, delivery, None, &mut links));
+                for delivery in &gone {
+                    end(run, index, delivery, None, &mut links);
+                }
             }
             What::Looked { .. } | What::Fault(_) => {}
         }
     }
-    open.iter().for_each(|delivery| end(run, index, delivery, None, &mut links));
+    for delivery in &open {
+        end(run, index, delivery, None, &mut links);
+    }
     Links { arrows: links, under_way: open.iter().map(|delivery| delivery.sending).collect() }
 }
 

@@ -283,8 +283,8 @@ fn idle_time_takes_no_more_room_however_long_it_is() {
     assert_eq!(long.gaps.iter().map(|gap| gap.text.as_str()).collect::<Vec<_>>(), ["600m 0s"]);
     assert!(axis(1).gaps.is_empty());
     assert!(axis(1).rows[1] - axis(1).rows[0] >= LINE, "rows do not overlap");
-    let middle = (long.rows[0] + long.rows[1]) / 2.0;
-    assert!((long.at(Duration::from_secs(18_000)) - middle).abs() < 0.1, "in proportion between two rows");
+    let middle = f64::midpoint(long.rows[0], long.rows[1]);
+    assert!((long.at(Duration::from_hours(5)) - middle).abs() < 0.1, "in proportion between two rows");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use surehook_core::worker::exchange::Claims;
 use surehook_model::database::Database;
 
 /// One step. No operation takes longer.
-pub(super) const GRID: Duration = Duration::from_secs(60);
+pub(super) const GRID: Duration = Duration::from_mins(1);
 const GRID_US: i64 = 60_000_000;
 /// How far below its step a time may lie: a second is more than a millisecond for each of 255 events.
 const BELOW_US: i64 = 1_000_000;
@@ -74,9 +74,9 @@ impl Side {
     /// Empties the tables and sets the virtual clock back to its start.
     pub(super) async fn clear(&mut self) {
         match &self.db.raw {
-            Raw::Memory(memory) => memory.transact(|tables, _| *tables = Default::default()),
+            Raw::Memory(memory) => memory.transact(|tables, _| *tables = Database::default()),
             Raw::Postgres(_) | Raw::Sqlite(_) => {
-                self.db.execute("delete from attempts; delete from deliveries; delete from events; delete from paused_sources").await
+                self.db.execute("delete from attempts; delete from deliveries; delete from events; delete from paused_sources").await;
             }
         }
         self.ahead = self.now() - EPOCH;

@@ -17,7 +17,7 @@ impl WrongStore {
             Wrong::NewIsDueLater => {
                 let stored = tables.accept(now, batch)?;
                 for event in events {
-                    tables.deliveries.get_mut(&event).into_iter().for_each(|row| row.due_at = Some(now + Duration::from_secs(3600)));
+                    tables.deliveries.get_mut(&event).into_iter().for_each(|row| row.due_at = Some(now + Duration::from_hours(1)));
                 }
                 Ok(stored)
             }

@@ -10,7 +10,7 @@ use surehook_core::verdict::Verdict;
 use surehook_core::worker::exchange::{Claim, Claims, Demand};
 use surehook_model::database::Database;
 
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+const CENTURY: Duration = Duration::from_hours(100 * 365 * 24);
 
 impl WrongStore {
     pub(super) fn wrong_claim(&self, mut demands: Vec<Demand>) -> Result<Claims, StoreError> {

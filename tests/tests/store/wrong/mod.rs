@@ -132,7 +132,7 @@ impl Wrong {
 
 /// Runs a clause on a wrong store. Panics unless the clause fails.
 pub(crate) async fn assert_fails(clause: impl Future<Output = ()> + Send + 'static, wrong: &str) {
-    let clause = tokio::time::timeout(Duration::from_secs(60), tokio::spawn(clause));
+    let clause = tokio::time::timeout(Duration::from_mins(1), tokio::spawn(clause));
     match clause.await.unwrap_or_else(|_| panic!("the clause comes to no end on the store `{wrong}`")) {
         Ok(()) => panic!("the clause holds on the store `{wrong}`: it does not see what it guards"),
         Err(failed) => assert!(failed.is_panic(), "{failed}"),

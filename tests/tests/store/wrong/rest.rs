@@ -108,7 +108,7 @@ impl WrongStore {
                 Wrong::SaysTwiceAsMany => pruned.deleted *= 2,
                 Wrong::PrunesWhatIsOwed => {
                     let old: Vec<EventId> =
-                        looked_at.copied().filter(|id| before.events[id].received_at + Duration::from_secs(3600) < now).collect();
+                        looked_at.copied().filter(|id| before.events[id].received_at + Duration::from_hours(1) < now).collect();
                     for event in &old {
                         tables.events.remove(event);
                         tables.deliveries.remove(event);

@@ -233,10 +233,10 @@ impl World {
                     let given = self.given.get_mut(&(settlement.event, settlement.fence)).expect("only what was claimed is settled");
                     match settlement.outcome {
                         Outcome::Release => {
-                            assert_eq!((given.sent, settlement.record.is_some()), (false, false), "only the unsent is released")
+                            assert_eq!((given.sent, settlement.record.is_some()), (false, false), "only the unsent is released");
                         }
                         Outcome::CutOff => {
-                            assert!(given.sent && settlement.record.is_some() && matches!(given.place, Place::Sent | Place::Answered))
+                            assert!(given.sent && settlement.record.is_some() && matches!(given.place, Place::Sent | Place::Answered));
                         }
                         Outcome::Delivered | Outcome::Retry { .. } | Outcome::DeadLetter(_) => {
                             assert!(given.sent && settlement.record.is_some());
@@ -402,7 +402,7 @@ impl World {
 
     /// A healed world answers everything; then the worker must come to its end by itself.
     pub(super) fn finish_all(&mut self) {
-        self.step(Step::ShutDown { cut_off_in: Duration::from_secs(30), give_up_in: Duration::from_secs(600) });
+        self.step(Step::ShutDown { cut_off_in: Duration::from_secs(30), give_up_in: Duration::from_mins(10) });
         for _ in 0..10_000 {
             if self.done {
                 break;
