@@ -1,4 +1,5 @@
-//! The bounds of the intake: how large a batch may be, how many are under way at once, and how much may wait.
+//! The intake by itself: how large a batch may be, how many are under way at once, how much may wait, and what becomes of
+//! a batch that the store does not take.
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -12,14 +13,19 @@ use surehook::intake::{Intake, IntakeError, Limits, intake};
 use surehook::ports::{Erased, EventRecord, Ids, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, Stored};
+use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use tokio::sync::Semaphore;
 
-/// A store that takes every batch, once it is let go on.
+/// What a store says to a batch: by default, that it took it.
+type Answer = dyn Fn(&[NewEvent]) -> Result<Vec<Stored>, StoreError> + Send + Sync;
+
+/// A store that answers each batch once it is let go on.
 struct Gated {
+    answer: Box<Answer>,
     /// One permit lets one batch through.
     gate: Semaphore,
     at_once: usize,
@@ -32,6 +38,8 @@ struct Seen {
     most_under_way: usize,
     /// Rows and bytes of each batch.
     batches: Vec<(usize, usize)>,
+    /// The ids of each batch.
+    ids: Vec<Vec<EventId>>,
 }
 
 impl Gated {
@@ -58,10 +66,11 @@ impl Store for Gated {
                 seen.under_way += 1;
                 seen.most_under_way = seen.most_under_way.max(seen.under_way);
                 seen.batches.push((batch.len(), batch.iter().map(NewEvent::size).sum()));
+                seen.ids.push(batch.iter().map(|event| event.id).collect());
             }
             self.gate.acquire().await.expect("the gate is never closed").forget();
             self.seen().under_way -= 1;
-            Ok(vec![Stored::Inserted; batch.len()])
+            (self.answer)(&batch)
         }
         .boxed()
     }
@@ -112,21 +121,29 @@ fn begin(limits: Limits) -> (Intake, Arc<Gated>) {
 
 /// As [`begin`], on a store that takes so many batches at once.
 fn begin_on(at_once: usize, limits: Limits) -> (Intake, Arc<Gated>) {
-    let store = Arc::new(Gated { gate: Semaphore::new(0), at_once, seen: Mutex::default() });
-    let never = futures::future::pending();
-    let (intake, run) =
-        intake(limits, Arc::clone(&store) as Arc<dyn Store>, Arc::new(TokioClock::new()), Arc::new(Doorbell::default()), never);
-    tokio::spawn(run);
+    let (intake, store, _) = begin_with(at_once, limits, Box::new(|batch| Ok(vec![Stored::Inserted; batch.len()])));
     (intake, store)
+}
+
+/// As [`begin_on`], on a store that gives these answers, and with the doorbell that is rung.
+fn begin_with(at_once: usize, limits: Limits, answer: Box<Answer>) -> (Intake, Arc<Gated>, Arc<Doorbell>) {
+    let store = Arc::new(Gated { answer, gate: Semaphore::new(0), at_once, seen: Mutex::default() });
+    let (never, doorbell) = (futures::future::pending(), Arc::new(Doorbell::default()));
+    let (intake, run) = intake(limits, Arc::clone(&store) as Arc<dyn Store>, Arc::new(TokioClock::new()), Arc::clone(&doorbell), never);
+    tokio::spawn(run);
+    (intake, store, doorbell)
 }
 
 const ROOMY: Limits = Limits { max_queued: 4096, max_queued_bytes: 64 << 20 };
 
 /// Submits an event of so many bytes, whose account was opened as the HTTP surface does it.
 async fn submit(intake: &Intake, key: usize, bytes: usize) -> Result<Admission, IntakeError> {
+    submit_body(intake, key, Bytes::from(vec![b'x'; bytes])).await
+}
+
+async fn submit_body(intake: &Intake, key: usize, body: Bytes) -> Result<Admission, IntakeError> {
     let mut reservation = intake.reservation();
-    reservation.grow(bytes)?;
-    let body = Bytes::from(vec![b'x'; bytes]);
+    reservation.grow(body.len())?;
     let event = NewEvent {
         id: SystemIds.fresh(),
         source: SourceName::parse("orders").unwrap(),
@@ -233,4 +250,69 @@ async fn a_store_with_one_writer_is_given_one_batch_at_a_time_with_all_that_gath
     }
     let seen = store.seen();
     assert_eq!((seen.most_under_way, seen.batches.iter().map(|batch| batch.0).collect::<Vec<_>>()), (1, vec![1, 50]));
+}
+
+const POISON: &[u8] = b"poison";
+
+/// A store that refuses each batch with poison in it.
+fn refusing() -> Box<Answer> {
+    Box::new(|batch| {
+        let is_poisoned = batch.iter().any(|event| event.body == POISON);
+        if is_poisoned { Err(StoreError::Rejected("poison".to_owned())) } else { Ok(vec![Stored::Inserted; batch.len()]) }
+    })
+}
+
+#[tokio::test]
+async fn a_row_that_the_store_refuses_is_found_by_halves_and_all_others_are_stored() {
+    for (rows, poisoned) in [(32, 0), (32, 13), (33, 32)] {
+        let (intake, store, _) = begin_with(1, ROOMY, refusing());
+        store.gate.add_permits(1000);
+        let body = |key| if key == poisoned { Bytes::from_static(POISON) } else { Bytes::from_static(b"well") };
+        let answers = join_all((0..rows).map(|key| submit_body(&intake, key, body(key)))).await;
+        for (key, answer) in answers.into_iter().enumerate() {
+            assert_eq!(answer.is_ok(), key != poisoned, "{key}: {answer:?}");
+            assert!(answer.is_ok() || answer == Err(IntakeError::Refused), "{answer:?}");
+        }
+        let asked = store.seen().batches.len();
+        assert!(asked <= 2 * 6 + 1, "{asked} batches for one bad row of {rows}");
+    }
+}
+
+#[tokio::test]
+async fn of_two_with_one_key_the_second_is_stored_if_the_first_is_refused() {
+    let (intake, store, _) = begin_with(1, ROOMY, refusing());
+    store.gate.add_permits(1000);
+    let bodies = [POISON, b"well"].map(|body| submit_body(&intake, 1, Bytes::from_static(body)));
+    let answers = join_all(bodies).await;
+    assert!(matches!(&answers[..], [Err(IntakeError::Refused), Ok(Admission::Accepted { .. })]), "{answers:?}");
+    assert_eq!(store.seen().batches.len(), 2);
+}
+
+#[tokio::test]
+async fn a_batch_is_tried_three_times_under_its_ids_if_that_can_help_and_once_if_not() {
+    let failing = |error: StoreError| begin_with(1, ROOMY, Box::new(move |_| Err(error.clone())));
+    for (error, tries, answer) in [
+        (StoreError::Unknown(String::new()), 3, IntakeError::TimedOut),
+        (StoreError::Conflict(String::new()), 3, IntakeError::Unavailable),
+        (StoreError::Unavailable(String::new()), 1, IntakeError::Unavailable),
+        (StoreError::Rejected(String::new()), 1, IntakeError::Refused),
+    ] {
+        let (intake, store, _) = failing(error.clone());
+        store.gate.add_permits(1000);
+        assert_eq!(submit(&intake, 1, 1).await, Err(answer), "{error:?}");
+        let seen = store.seen();
+        assert!(seen.ids.len() == tries && seen.ids.iter().all(|ids| *ids == seen.ids[0]), "{error:?}: {:?}", seen.ids);
+    }
+}
+
+#[tokio::test]
+async fn the_doorbell_rings_for_what_is_new_and_not_for_what_was_there() {
+    let there = Stored::Existing { id: EventId::MIN, fingerprint: Fingerprint::of(b"x"), status: Status::Queued };
+    for (stored, rings) in [(Stored::Inserted, true), (there, false)] {
+        let (intake, store, doorbell) = begin_with(1, ROOMY, Box::new(move |_| Ok(vec![stored])));
+        store.gate.add_permits(1000);
+        assert!(submit(&intake, 1, 1).await.is_ok());
+        let rung = tokio::time::timeout(Duration::from_secs(5), doorbell.heard()).await.expect("it is rung after each batch");
+        assert_eq!(rung.len(), usize::from(rings), "{rung:?}");
+    }
 }
