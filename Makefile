@@ -10,6 +10,7 @@ unexport CARGO_ENCODED_RUSTFLAGS
 test: tools
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo doc --locked --workspace --no-deps
 	cargo build --locked --workspace
 	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' cargo test --locked --workspace
 

@@ -6,7 +6,7 @@
 //! connection can idle for longer. A peer that does not take its responses is cut off by the kernel.
 //!
 //! When [`ServerLimits::max_connections`] are open and one more comes, those that have been served before finish what
-//! they are at and close, and those that have had [`GRACE`] for their first request and not sent it are closed, so
+//! they are at and close, and those that have had `GRACE` for their first request and not sent it are closed, so
 //! that neither kept nor silent connections can starve new ones; the newcomer waits until there is room, and those
 //! behind it wait in the kernel's queue.
 //!

@@ -116,7 +116,7 @@ pub struct Delivery {
     pub deadline: Instant,
 }
 
-/// Why a worker will act at the time that [`Worker::wake_at`] tells.
+/// Why a worker will act at the time that [`Worker::wake_at`](super::Worker::wake_at) tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WakeReason {
     /// There is something to deliver and a slot for it.

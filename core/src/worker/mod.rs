@@ -7,7 +7,7 @@
 //! 2. Carry out what it wants: [`Worker::poll`], again and again until it answers `None`.
 //! 3. Sleep until something else happens, at the latest until [`Worker::wake_at`]. A spurious wake is harmless.
 //!
-//! Both `poll` and `wake_at` are read off one list of what is due when ([`Worker::next_step`]), so they cannot disagree: while
+//! Both `poll` and `wake_at` are read off one list of what is due when (`next_step`), so they cannot disagree: while
 //! an action is ready `wake_at` lies in the past, and after waking at a time either there is an action or `wake_at` is
 //! later than that time.
 //!
