@@ -97,7 +97,7 @@ impl Section<'_> {
     /// Sets a number that need not be whole.
     pub(super) fn number(&mut self, key: &'static str, value: &mut f64, least: f64, most: f64) {
         self.value(key, value, |found| {
-            let text = found.as_float().map(toml::de::DeFloat::as_str).or(found.as_integer().map(toml::de::DeInteger::as_str));
+            let text = found.as_float().map(|float| float.as_str()).or(found.as_integer().map(|integer| integer.as_str()));
             let number: f64 = text.and_then(|text| text.parse().ok()).ok_or_else(|| kind("a number, without quotes", found))?;
             // Not a number is in no range.
             if (least..=most).contains(&number) {

@@ -78,7 +78,7 @@ impl App {
             tracing::info!(
                 redriven = page.redriven,
                 source,
-                reason = filter.reason.map(surehook_core::event::Reason::as_str),
+                reason = filter.reason.map(|reason| reason.as_str()),
                 "redriven by an operator"
             );
             self.doorbell.ring(sources);

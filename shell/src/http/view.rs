@@ -136,7 +136,7 @@ impl Event {
             received_at: rfc3339(record.received_at),
             next_attempt_at: record.next_attempt_at.map(rfc3339),
             settled_at: record.settled_at.map(rfc3339),
-            reason: record.reason.map(surehook_core::event::Reason::as_str),
+            reason: record.reason.map(|reason| reason.as_str()),
         }
     }
 }

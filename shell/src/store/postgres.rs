@@ -240,7 +240,7 @@ impl PostgresStore {
             .bind(
                 records
                     .iter()
-                    .map(|record| record.as_ref().and_then(|record| record.error).map(surehook_core::verdict::DeliveryError::as_str))
+                    .map(|record| record.as_ref().and_then(|record| record.error).map(|error| error.as_str()))
                     .collect::<Vec<_>>(),
             )
             .bind(records.iter().map(|record| record.as_ref().map(|record| record.excerpt.as_ref())).collect::<Vec<_>>());
@@ -442,9 +442,9 @@ fn searched<'q>(statement: &'static str, filter: &'q EventFilter, span: Span, si
     sqlx::query(statement)
         .bind(rows::path(filter.path()))
         .bind(filter.source.as_ref().map(SourceName::as_str))
-        .bind(filter.key.as_ref().map(surehook_core::key::IdempotencyKey::as_str))
+        .bind(filter.key.as_ref().map(|key| key.as_str()))
         .bind(filter.status.map(Status::as_str))
-        .bind(filter.reason.map(surehook_core::event::Reason::as_str))
+        .bind(filter.reason.map(|reason| reason.as_str()))
         .bind(filter.status_code.map(i32::from))
         .bind(span.from.as_uuid())
         .bind(span.until.as_uuid())

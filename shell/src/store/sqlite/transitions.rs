@@ -234,7 +234,7 @@ fn settled(batch: &[Settlement], read: &[SqliteRow], now: Micros) -> Result<(Vec
                 rows::micros(record.took),
                 record.verdict.as_str(),
                 record.status_code,
-                record.error.map(surehook_core::verdict::DeliveryError::as_str),
+                record.error.map(|error| error.as_str()),
                 hex_bytes(&record.excerpt),
             ]));
         }
@@ -382,7 +382,7 @@ impl Changes {
             Due::Never => None,
         };
         let ended_at = due_at.is_none().then_some(now);
-        let reason = delivery.reason.map(surehook_core::event::Reason::as_str);
+        let reason = delivery.reason.map(|reason| reason.as_str());
         let (attempt, budget_from, fence) = (delivery.attempt, delivery.budget_from, rows::count(delivery.fence.0));
         self.rows.push(json!([hex(event), delivery.status.as_str(), attempt, budget_from, fence, due_at, ended_at, reason]));
     }
