@@ -11,8 +11,22 @@ use core::time::Duration;
 /// A claim-ahead never exceeds so many times the concurrency.
 const AHEAD_FACTOR: u32 = 4;
 
+/// The least that a lane with work is taken to want, where not every lane can get all that it has room for.
+const LEAST_APPETITE: u32 = 4;
+
 /// With a rate, no more is claimed than may begin in so many seconds. Shorter than [`crate::source::WAIT_ALLOWANCE`].
 const RATED_AHEAD_SECONDS: u32 = 2;
+
+/// What is known of a source's due events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expects {
+    /// The last claim brought none, and nobody named the source since.
+    Nothing,
+    /// It was not asked for a while: a poll is due, or the worker has just started.
+    Perhaps,
+    /// The last claim brought some, or the source was named since.
+    Work,
+}
 
 /// One source within a worker.
 #[derive(Debug)]
@@ -23,11 +37,11 @@ pub(super) struct Lane {
     pub(super) ahead: VecDeque<Held>,
     /// Slots that are taken.
     pub(super) in_flight: u32,
-    /// Whether there may be work: the last claim brought some, or the source was named since.
-    pub(super) hungry: bool,
+    /// Whether there may be something to claim.
+    pub(super) expects: Expects,
     /// Deliveries that ended while the present claim has been under way.
     pub(super) completed: u32,
-    /// Events that the present claim's answer brought.
+    /// Events that the present claim's answer brought, or the last one's.
     pub(super) came: u32,
     /// Whether the lane stands in the worker's queue of those that can deliver.
     pub(super) in_turn: bool,
@@ -58,7 +72,7 @@ impl Lane {
             policy,
             ahead: VecDeque::new(),
             in_flight: 0,
-            hungry: true,
+            expects: Expects::Perhaps,
             completed: 0,
             came: 0,
             in_turn: false,
@@ -85,6 +99,15 @@ impl Lane {
         self.breaker.slots(self.policy.concurrency).saturating_add(ahead).min(in_time).saturating_sub(held)
     }
 
+    /// How many events to ask for where there are more lanes than a claim can ask in full: so few that those with little
+    /// to do leave the claim to those with much, and twice what came last, so that it grows while there is more.
+    pub(super) fn appetite(&self) -> u32 {
+        match self.expects {
+            Expects::Work => self.came.saturating_mul(2).max(LEAST_APPETITE),
+            Expects::Nothing | Expects::Perhaps => 1,
+        }
+    }
+
     /// A delivery begins. Answers when the next may, if that is later than `now`.
     pub(super) fn begins(&mut self, now: Instant) -> Option<Instant> {
         self.in_flight += 1;
@@ -102,7 +125,7 @@ impl Lane {
 
     /// The source was named as having something new.
     pub(super) fn ring(&mut self) {
-        self.hungry = true;
+        self.expects = Expects::Work;
         self.rung = true;
     }
 
@@ -120,6 +143,6 @@ impl Lane {
         let (completed, cycle) = (u128::from(self.completed), round_trip.max(pace));
         let consumed = (completed * cycle.as_nanos()).checked_div(round_trip.as_nanos()).unwrap_or(completed);
         self.consumed = self.consumed.midpoint(u32::try_from(consumed).unwrap_or(u32::MAX));
-        self.hungry = self.came > 0 || self.rung;
+        self.expects = if self.came > 0 || self.rung { Expects::Work } else { Expects::Nothing };
     }
 }

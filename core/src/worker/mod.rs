@@ -49,9 +49,12 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use exchange::{AttemptRecord, Claim, Claims, Demand, Settlement};
 use interface::{BATCH, FULL};
-use lane::{Held, Lane};
+use lane::{Expects, Held, Lane};
 
 pub use interface::{Action, BATCH_ROWS, Delivery, FULL_ROWS, Input, Load, Settings, Ticket, Wake, WakeReason};
+
+/// While lanes are known to have work, one of so many seats in a claim is for a lane that only may have some.
+const CHANCE: u32 = 4;
 
 /// One process's dispatcher. See the [module](self).
 #[derive(Debug)]
@@ -69,16 +72,21 @@ pub struct Worker {
     /// The next claim, and the next batch of settlements, is not sent before then.
     claim_after: Instant,
     settle_after: Instant,
-    /// The source with which the next claim begins, so that a full claim starves nobody.
+    /// The lane with which the next claim begins, among those with work and among those that may have some, so that a
+    /// full claim starves nobody; and how many lanes were asked so far.
     claim_from: usize,
+    probe_from: usize,
+    seats: u32,
     store: StoreHealth,
     polling: Polling,
     held_bytes: usize,
     typical_bytes: usize,
-    /// What follows from the lanes, kept by [`Self::refresh`]: who can deliver (in turn), who can be asked for, who
-    /// has nothing and waits for the next poll, and who holds an event that must start by then.
+    /// What follows from the lanes, kept by [`Self::refresh`]: who can deliver (in turn), who has room and work, who has
+    /// room and may have work, who has room and nothing and waits for the next poll, and who holds an event that must
+    /// start by then.
     deliverable: VecDeque<usize>,
     askable: BTreeSet<usize>,
+    probable: BTreeSet<usize>,
     dormant: BTreeSet<usize>,
     expiring: Agenda,
     /// Whose rate lets the next delivery begin when, and whose breaker opens half when.
@@ -153,12 +161,15 @@ impl Worker {
             claim_after: Instant::ZERO,
             settle_after: Instant::ZERO,
             claim_from: 0,
+            probe_from: 0,
+            seats: 0,
             store: StoreHealth { failures: 0, retry_at: Instant::ZERO },
             polling: Polling { at: now + settings.poll_busy, interval: settings.poll_busy, count: 0 },
             held_bytes: 0,
             typical_bytes: 1,
             deliverable: VecDeque::new(),
             askable: BTreeSet::new(),
+            probable: BTreeSet::new(),
             dormant: BTreeSet::new(),
             expiring: Agenda::new(count),
             rated: Agenda::new(count),
@@ -279,7 +290,7 @@ impl Worker {
                 let index = self.opening_half.first().expect("the step says so").1;
                 self.lanes[index].breaker = Breaker::HalfOpen;
                 // What came meanwhile was not asked for.
-                self.lanes[index].hungry = true;
+                self.lanes[index].expects = Expects::Work;
                 self.breaker_moved(index);
                 None
             }
@@ -287,7 +298,7 @@ impl Worker {
                 self.polling.count += 1;
                 self.polling.at = now + self.jittered(self.polling.interval, self.polling.count);
                 for index in core::mem::take(&mut self.dormant) {
-                    self.lanes[index].hungry = true;
+                    self.lanes[index].expects = Expects::Perhaps;
                     self.refresh(index);
                 }
                 None
@@ -320,36 +331,64 @@ impl Worker {
     fn may_claim(&self) -> bool {
         let settling_first = self.store.failures > 0 && (self.settling.is_some() || !self.unsettled.is_empty());
         self.claiming.is_none()
-            && !self.askable.is_empty()
+            && !(self.askable.is_empty() && self.probable.is_empty())
             && self.held_bytes < self.settings.max_held_bytes
             && self.unsettled.len() < BATCH
             && !settling_first
     }
 
-    /// Asks for every source that has work and room, in turn from where the last claim ended.
+    /// Asks for the sources that have room, and have work or may have some. Where not all can get what they have room
+    /// for, those that want least come first: each gets what it wants or half of an even share, if that is more, and no
+    /// more than an even share of what is left. The last, who wants most, gets the rest.
     fn claim(&mut self, now: Instant) -> Action {
         let memory = (self.settings.max_held_bytes - self.held_bytes) / self.typical_bytes;
         let mut room = u32::try_from(memory.max(1)).unwrap_or(u32::MAX).min(BATCH_ROWS);
-        let first = self.claim_from;
-        let mut demands = Vec::new();
-        let mut asked = Vec::new();
-        for index in self.askable.range(first..).chain(self.askable.range(..first)).copied() {
-            let limit = self.lanes[index].demand().min(room);
-            if limit == 0 {
-                break;
-            }
-            room -= limit;
-            let lane = &self.lanes[index];
-            demands.push(Demand { source: lane.source.clone(), limit, lease: lane.policy.lease(), max_attempts: lane.policy.max_attempts });
-            asked.push(index);
+        let mut asked = self.take_seats(room);
+        let is_crowded = asked.iter().map(|&index| self.lanes[index].demand()).fold(0, u32::saturating_add) > room;
+        let lanes = u32::try_from(asked.len()).expect("no more lanes than there is room for");
+        let half_of_a_share = room.div_ceil(2 * lanes.max(1));
+        if is_crowded {
+            asked.sort_by_key(|&index| self.lanes[index].appetite());
         }
-        for &index in &asked {
-            self.lanes[index].asked();
-            self.claim_from = index + 1;
+        let mut demands = Vec::with_capacity(asked.len());
+        for (&index, waiting) in asked.iter().zip((1..=lanes).rev()) {
+            let lane = &mut self.lanes[index];
+            let limit =
+                lane.demand().min(if is_crowded && waiting > 1 { lane.appetite().max(half_of_a_share).min(room / waiting) } else { room });
+            room -= limit;
+            demands.push(Demand { source: lane.source.clone(), limit, lease: lane.policy.lease(), max_attempts: lane.policy.max_attempts });
+            lane.asked();
         }
         self.claim_after = now + self.settings.claim_pace;
         self.claiming = Some(Claiming { sent_at: now, asked });
         Action::Claim(demands)
+    }
+
+    /// The lanes that the next claim asks for, at most `room`, in turn from where the last claim ended. While some have
+    /// work, every [`CHANCE`]th seat, and no larger part of the room, is for those that only may have some: most of them
+    /// will bring nothing, and a thousand of them are not to take the place of one that is busy.
+    fn take_seats(&mut self, room: u32) -> Vec<usize> {
+        let in_turn = |set: &BTreeSet<usize>, from: usize| set.range(from..).chain(set.range(..from)).copied().collect::<VecDeque<_>>();
+        let mut with_work = in_turn(&self.askable, self.claim_from);
+        let mut perhaps = in_turn(&self.probable, self.probe_from);
+        if !with_work.is_empty() {
+            perhaps.truncate(usize::try_from(room.div_ceil(CHANCE)).unwrap_or(usize::MAX));
+        }
+        let mut asked = Vec::new();
+        for _ in 0..room {
+            self.seats = self.seats.wrapping_add(1);
+            let is_by_chance = self.seats.is_multiple_of(CHANCE) || with_work.is_empty();
+            if let Some(index) = if is_by_chance { perhaps.pop_front() } else { None } {
+                self.probe_from = index + 1;
+                asked.push(index);
+            } else if let Some(index) = with_work.pop_front() {
+                self.claim_from = index + 1;
+                asked.push(index);
+            } else if perhaps.is_empty() {
+                break;
+            }
+        }
+        asked
     }
 
     fn claimed(&mut self, now: Instant, claims: Claims) {
@@ -539,8 +578,10 @@ impl Worker {
         }
         let wants = lane.demand() > 0;
         let member = |set: &mut BTreeSet<usize>, is: bool| if is { set.insert(index) } else { set.remove(&index) };
-        member(&mut self.askable, wants && lane.hungry);
-        member(&mut self.dormant, wants && !lane.hungry);
+        let expects = lane.expects;
+        member(&mut self.askable, wants && expects == Expects::Work);
+        member(&mut self.probable, wants && expects == Expects::Perhaps);
+        member(&mut self.dormant, wants && expects == Expects::Nothing);
         self.expiring.set(index, lane.ahead.front().map(|held| held.start_by));
         self.opening_half.set(index, lane.breaker.opens_half_at());
     }

@@ -1,6 +1,8 @@
 //! How much a worker asks for, in which turn, and when it asks again.
 
 use super::*;
+use alloc::format;
+use alloc::string::{String, ToString};
 
 /// A worker of three sources, each of which could take 300 events at once.
 fn of_three() -> Worker {
@@ -9,14 +11,99 @@ fn of_three() -> Worker {
 }
 
 #[test]
-fn a_claim_is_no_larger_than_a_batch_and_the_next_begins_where_it_ended() {
+fn a_claim_is_no_larger_than_a_batch_and_asks_for_everyone() {
     let mut worker = of_three();
-    assert_eq!(limits(&actions(&mut worker, START)), [300, BATCH_ROWS - 300]);
-    worker.handle(START, claims(0..0));
-    worker.handle(START, Input::Woken(vec![source("a"), source("b"), source("c")]));
-    let Some(Action::Claim(demands)) = worker.poll(START) else { panic!("a claim") };
-    let asked: Vec<(&str, u32)> = demands.iter().map(|demand| (demand.source.as_str(), demand.limit)).collect();
-    assert_eq!(asked, [("c", 300), ("a", BATCH_ROWS - 300)]);
+    assert_eq!(limits(&actions(&mut worker, START)), [86, 86, 300], "half of a share, half of a share, the rest");
+    let came = |name, count| (0..count).map(move |n| Claim { source: source(name), ..claim(n) });
+    let claimed = came("a", 86).chain(came("b", 86)).chain(came("c", 300)).collect();
+    worker.handle(START, Input::Claimed(Claims { claimed, buried: vec![] }));
+    let asked = asked(&actions(&mut worker, START));
+    assert_eq!(asked.iter().map(|(name, limit)| (name.as_str(), *limit)).collect::<Vec<_>>(), [("a", 214), ("b", 214)]);
+}
+
+/// What the one claim among these actions asks for.
+fn asked(actions: &[Action]) -> Vec<(String, u32)> {
+    let demands: Vec<_> =
+        actions.iter().filter_map(|action| if let Action::Claim(demands) = action { Some(demands) } else { None }).collect();
+    assert!(demands.len() <= 1, "one claim at a time");
+    demands.into_iter().flatten().map(|demand| (demand.source.to_string(), demand.limit)).collect()
+}
+
+/// Answers the claim that is under way: so many events of `busy`, none of others. They are buried, and so take no slots.
+fn bring(worker: &mut Worker, busy: &str, count: u32) {
+    let buried = (0..count).map(|n| Buried { event: claim(n.into()).event, source: source(busy), attempt: 2 }).collect();
+    worker.handle(START, Input::Claimed(Claims { claimed: vec![], buried }));
+}
+
+/// A worker of so many sources.
+fn of_many(count: usize) -> Worker {
+    let policy = Policy { concurrency: 64, ..Policy::default() };
+    Worker::new(START, unpaced(), (0..count).map(|n| (source(&format!("s{n}")), policy.clone())))
+}
+
+#[test]
+fn a_thousand_sources_that_may_have_work_take_two_claims() {
+    let mut worker = of_many(1000);
+    let first = asked(&actions(&mut worker, START));
+    bring(&mut worker, "s0", 0);
+    let second = asked(&actions(&mut worker, START));
+    bring(&mut worker, "s0", 0);
+    assert_eq!((first.len(), second.len()), (512, 488));
+    let all: BTreeSet<_> = first.into_iter().chain(second).map(|(name, _)| name).collect();
+    assert_eq!(all.len(), 1000);
+    assert_eq!(asked(&actions(&mut worker, START)), [], "nobody has anything");
+}
+
+#[test]
+fn a_busy_source_is_asked_for_in_full_in_each_claim_beside_a_thousand_that_may_have_work() {
+    let mut worker = of_many(1001);
+    worker.handle(START, Input::Woken(vec![source("s1000")]));
+    let mut others = BTreeSet::new();
+    for _ in 0..8 {
+        let mut asked = asked(&actions(&mut worker, START));
+        let busy = asked.iter().position(|(name, _)| name == "s1000").expect("it is asked for");
+        assert_eq!(asked.swap_remove(busy).1, 64);
+        others.extend(asked.into_iter().map(|(name, _)| name));
+        bring(&mut worker, "s1000", 64);
+    }
+    assert_eq!(others.len(), 1000, "the others have all been asked for");
+    assert_eq!(asked(&actions(&mut worker, START)), [("s1000".to_string(), 64)]);
+}
+
+#[test]
+fn sources_with_little_to_do_leave_the_claim_to_the_one_with_much() {
+    let mut worker = of_many(41);
+    let everyone: Vec<SourceName> = (0..41).map(|n| source(&format!("s{n}"))).collect();
+    let mut of_seven = Vec::new();
+    for _ in 0..3 {
+        worker.handle(START, Input::Woken(everyone.clone()));
+        let asked = asked(&actions(&mut worker, START));
+        assert_eq!((asked.len(), asked.iter().map(|(_, limit)| limit).sum::<u32>() <= BATCH_ROWS), (41, true));
+        let limit = asked.iter().find(|(name, _)| name == "s7").expect("it is asked for").1;
+        of_seven.push(limit);
+        // All are named while the claim is under way, and one alone brings what it was asked for.
+        worker.handle(START, Input::Woken(everyone.clone()));
+        bring(&mut worker, "s7", limit);
+    }
+    assert_eq!(of_seven, [7, 64, 64]);
+}
+
+#[test]
+fn where_there_is_memory_for_one_event_everyone_has_a_turn() {
+    let settings = Settings { max_held_bytes: 1, ..unpaced() };
+    let mut worker = Worker::new(START, settings, (0..6).map(|n| (source(&format!("s{n}")), Policy::default())));
+    let mut turns: BTreeMap<String, u32> = BTreeMap::new();
+    // A poll is due each time, so that whoever was asked in vain may have work again.
+    for second in 0..24 {
+        let now = at(second * 1000);
+        worker.handle(now, Input::Woken(vec![source("s0"), source("s1"), source("s2")]));
+        let all = asked(&actions(&mut worker, now));
+        assert_eq!(all.iter().map(|(_, limit)| *limit).collect::<Vec<_>>(), [1]);
+        *turns.entry(all[0].0.clone()).or_default() += 1;
+        worker.handle(now, claims(0..0));
+    }
+    assert_eq!(turns.len(), 6, "{turns:?}");
+    assert!(["s0", "s1", "s2"].iter().all(|name| turns[*name] >= 6), "{turns:?}");
 }
 
 /// A claim of an event that takes so many bytes.
