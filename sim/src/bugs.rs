@@ -34,6 +34,8 @@ pub enum Bug {
     DropExhausted,
     /// One bad row fails its whole batch.
     BatchFailsAsAWhole,
+    /// After the database failed once, a process takes nothing in until it is started again.
+    IntakeGivesUp,
     /// A shutdown ends without writing down what came back.
     ShutdownDropsInFlight,
     /// A delivery that times out never gives its slot back.
@@ -66,7 +68,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All that break a promise.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -82,6 +84,7 @@ impl Bug {
         Self::UnknownTakenForFailed,
         Self::DropExhausted,
         Self::BatchFailsAsAWhole,
+        Self::IntakeGivesUp,
         Self::ShutdownDropsInFlight,
         Self::SlotNeverFrees,
         Self::LostAttemptForgotten,

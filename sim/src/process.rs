@@ -16,6 +16,8 @@ use hyper_util::service::TowerToHyperService;
 use madsim::rand::Rng;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use surehook::config::Config;
@@ -80,7 +82,7 @@ impl Process {
             bug: self.bug,
         };
         let ports = Ports {
-            store: Arc::new(BuggyStore { store: Arc::new(store), bug: self.bug }),
+            store: Arc::new(BuggyStore { store: Arc::new(store), bug: self.bug, gave_up: AtomicBool::new(false) }),
             downstream: Arc::new(downstream),
             clock,
             ids: Arc::new(SimIds),
@@ -150,6 +152,7 @@ impl Host for SimHost {
 struct BuggyStore {
     store: Arc<RemoteStore>,
     bug: Option<Bug>,
+    gave_up: AtomicBool,
 }
 
 impl Store for BuggyStore {
@@ -177,6 +180,17 @@ impl Store for BuggyStore {
                     Err(StoreError::Rejected(why)) => Err(StoreError::Unavailable(why)),
                     answer => answer,
                 }
+            }
+            .boxed(),
+            Some(Bug::IntakeGivesUp) => async move {
+                if self.gave_up.load(Relaxed) {
+                    return Err(StoreError::Unavailable("it failed before".to_owned()));
+                }
+                let answer = self.store.accept(batch).await;
+                if let Err(StoreError::Unavailable(_)) = answer {
+                    self.gave_up.store(true, Relaxed);
+                }
+                answer
             }
             .boxed(),
             _ => self.store.accept(batch),

@@ -79,6 +79,7 @@ impl Producers {
             source: source.clone(),
             key: post.key.clone(),
             body: Fingerprint::of(&body),
+            storable: !post.poison,
             headers: values(&headers),
         }));
         let mut request = Request::post(format!("/webhooks/{source}"))

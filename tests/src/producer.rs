@@ -257,6 +257,7 @@ pub async fn try_once(
         source: post.source.to_owned(),
         key: post.key.to_owned(),
         body: Fingerprint::of(&post.body),
+        storable: true,
         headers: HEADERS.iter().map(|(name, value)| ((*name).to_owned(), vec![value.as_bytes().to_vec()])).collect(),
     }));
     let url = format!("{}/webhooks/{}", target.base, post.source);

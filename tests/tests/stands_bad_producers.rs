@@ -420,6 +420,7 @@ impl Siege {
             source: "orders".to_owned(),
             key: key.to_owned(),
             body: Fingerprint::of(body),
+            storable: true,
             headers: BTreeMap::new(),
         }));
         post

@@ -150,6 +150,8 @@ pub struct Posted {
     pub key: String,
     /// The body's fingerprint.
     pub body: Fingerprint,
+    /// Whether the database takes this body. One that it refuses is turned away however often it comes.
+    pub storable: bool,
     /// The values of the headers that must come out as they went in, by lower-case name.
     pub headers: BTreeMap<String, Vec<Vec<u8>>>,
 }
@@ -319,7 +321,12 @@ impl Run {
     /// Every request of a producer, by its name.
     #[must_use]
     pub fn posts(&self) -> BTreeMap<PostId, &Posted> {
-        self.each(|what| if let What::Posted(posted) = what { Some((posted.post, posted)) } else { None }).map(|(_, post)| post).collect()
+        self.each_post().map(|(_, posted)| (posted.post, posted)).collect()
+    }
+
+    /// Each request of a producer, with its time.
+    pub fn each_post(&self) -> impl Iterator<Item = (At, &Posted)> {
+        self.each(|what| if let What::Posted(posted) = what { Some(posted) } else { None })
     }
 
     /// The answer to each request of a producer that was answered: time, status code, and what a `202` said.

@@ -180,6 +180,7 @@ async fn produce(world: Arc<World>, process: usize, mut random: Rng) {
                 source: event.source.to_string(),
                 key: event.key.to_string(),
                 body: event.fingerprint,
+                storable: true,
                 headers: BTreeMap::new(),
             }));
         }

@@ -2,6 +2,7 @@
 //! made, so that a simulation and a real fault test are judged alike.
 
 mod attempts;
+mod availability;
 mod backoff;
 pub mod breaker;
 mod bytes;
@@ -74,6 +75,8 @@ pub enum Promise {
     Lookup,
     /// Every accepted event ends.
     Liveness,
+    /// Once everything is mended, every post is answered.
+    Availability,
     /// No process panics or ends by itself. Judged by whoever runs the world.
     NoPanic,
 }
@@ -98,6 +101,7 @@ impl Promise {
             Self::Pause => "nothing of a paused source is claimed",
             Self::Lookup => "GET /events/{id} never contradicts what happened",
             Self::Liveness => "every accepted event is delivered or dead-lettered in time",
+            Self::Availability => "once everything is mended, every post is answered and none is turned away",
             Self::NoPanic => "no process panics or ends by itself",
         }
     }
@@ -122,6 +126,7 @@ pub fn judge(run: &Run) -> Vec<Violation> {
         pause::judge,
         lookup::judge,
         liveness::judge,
+        availability::judge,
     ];
     let mut violations: Vec<Violation> = oracles.iter().flat_map(|oracle| oracle(run)).collect();
     violations.sort_by_key(|violation| violation.at);

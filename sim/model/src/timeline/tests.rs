@@ -43,6 +43,7 @@ fn posted(post: u64, key: &str) -> What {
         source: SOURCE.to_owned(),
         key: key.to_owned(),
         body: Fingerprint::of(b"body"),
+        storable: true,
         headers: BTreeMap::new(),
     })
 }

@@ -1,0 +1,35 @@
+//! Promise *Never stuck*, as producers see it: once the last fault is mended and every process has had time to notice, a
+//! post is answered, and not turned away. A service that takes nothing in loses nothing, repeats nothing and sends
+//! nothing too early: without this it would keep every other promise.
+
+use super::{Promise, Violation, violation};
+use crate::history::{Posted, Run};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long after the last fault a process may still turn producers away: its connections to the database come back, and
+/// what waited is taken in.
+const GRACE: Duration = Duration::from_secs(30);
+/// How long an answer may take, by the shortest time-out that producers are known to have.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
+/// What says "not now".
+const TURNED_AWAY: [u16; 3] = [429, 502, 503];
+
+pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    let answers: BTreeMap<_, _> = run.answers().map(|(at, answer)| (answer.post, (at, answer.status_code))).collect();
+    let asked =
+        run.each_post().filter(|(at, posted)| posted.storable && *at >= run.healed_at + GRACE && *at + ANSWERED_WITHIN <= run.ended_at);
+    let refused = asked.filter_map(|(at, posted)| {
+        let became = match answers.get(&posted.post) {
+            None => "was never answered".to_owned(),
+            Some((_, status_code)) if TURNED_AWAY.contains(status_code) => format!("was answered {status_code}"),
+            Some((answered_at, _)) if *answered_at > at + ANSWERED_WITHIN => format!("was answered after {:?}", *answered_at - at),
+            Some(_) => return None,
+        };
+        let Posted { post, process, source, key, .. } = posted;
+        let since = (at - run.healed_at).as_secs_f64();
+        let what = format!("post {} of {key} to {source} by {process} {became}, {since:.1}s after the last fault", post.0);
+        Some(violation(Promise::Availability, at, what, []))
+    });
+    refused.collect()
+}
