@@ -61,6 +61,7 @@ impl Bench {
                 self.sustained(group, On::Sqlite).await;
             }
             "pruning" => self.pruning(group).await,
+            "segments" => self.segments(group).await,
             "growth" => self.growth(group).await,
             other => panic!("no group {other}"),
         }
@@ -323,6 +324,25 @@ impl Bench {
         }
     }
 
+    /// Half of the capacity offered to a server that has to make each segment of its log, and to one that has some to use
+    /// again, in turn.
+    async fn segments(&mut self, group: &'static str) {
+        let new = start_server();
+        let world_of_used = World::start(&self.cluster, Plan::default()).await;
+        let world_of_new = World::start(&new, Plan::default()).await;
+        let half = self.capacity(&world_of_used).await / 2.0;
+        for _ in 0..self.runs {
+            for (name, world) in [("segments to use again", &world_of_used), ("each segment is new", &world_of_new)] {
+                let flushes = flushes();
+                let offer = Offer { rate: Some(half), until: Until::Over(self.time * 2), ..world.offer(64) };
+                let run = end_to_end(world, &offer).await;
+                let row = self.report.row(group, format!("end to end, 50 % of capacity, {name}"));
+                row.add("flushes/s", flushes);
+                run.add_to(row, On::Postgres);
+            }
+        }
+    }
+
     /// What the statements take with more and more events stored, at the same modest load.
     async fn growth(&mut self, group: &'static str) {
         let url = self.cluster.create_database().await;
@@ -361,6 +381,17 @@ impl Bench {
                     row.add(figure, took / rows);
                 }
                 row.add("GET /events/{id} ms", found);
+                for (figure, path) in [
+                    ("GET /events ms", "/events"),
+                    ("of a source ms", "/events?source=s0"),
+                    ("of a source, delivered ms", "/events?source=s0&status=delivered"),
+                    ("of a source, queued ms", "/events?source=s0&status=queued"),
+                    ("dead-lettered ms", "/events?status=dead_lettered"),
+                    ("GET /sources ms", "/sources"),
+                ] {
+                    let took = list_latency(&world, path).await;
+                    self.report.row(group, name).add(figure, took);
+                }
             }
         }
     }
@@ -387,6 +418,18 @@ async fn find_latency(world: &World<'_>, url: &str) -> f64 {
     begun.elapsed().as_secs_f64() * 1000.0 / LOOKS as f64
 }
 
+/// The mean time of a list over HTTP, in milliseconds.
+async fn list_latency(world: &World<'_>, path: &str) -> f64 {
+    const LOOKS: u32 = 50;
+    let client = Client::default();
+    let begun = Instant::now();
+    for _ in 0..LOOKS {
+        let answer = client.get(&world.services[0].url(path)).await.expect("an answer");
+        assert_eq!(answer.status_code, 200, "{answer:?}");
+    }
+    begun.elapsed().as_secs_f64() * 1000.0 / f64::from(LOOKS)
+}
+
 /// Stores events past the program: delivered ones, or due ones of a source that this program knows.
 async fn fill(url: &str, numbers: std::ops::Range<u64>, due: bool) {
     if numbers.is_empty() {
@@ -409,7 +452,7 @@ async fn fill(url: &str, numbers: std::ops::Range<u64>, due: bool) {
     let script = format!(
         "set synchronous_commit = off;
          insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
-         select {id}, 's0', 'stored-' || n, sha256(n::text::bytea), now(), convert_to(repeat('h', 350), 'UTF8'), convert_to(repeat('b', 1024), 'UTF8')
+         select {id}, 's0', 'stored-' || n, sha256(n::text::bytea), now(), convert_to('x-stored: ' || repeat('h', 336) || E'\\r\\n\\r\\n', 'UTF8'), convert_to(repeat('b', 1024), 'UTF8')
          from generate_series({from}, {to} - 1) as n;
          {owed}"
     );

@@ -3,7 +3,7 @@
 //!
 //! Everything shares this machine: the load generator and the downstream (this process, one thread), the service, and
 //! a private PostgreSQL server. `cargo bench -p tests --bench service -- intake drain` measures those groups only;
-//! without a name it measures all but `pruning` and `growth`, which needs about 15 GB of disk. `--runs N` and `--seconds N` say how
+//! without a name it measures all but `pruning`, `segments` and `growth`, which needs about 15 GB of disk. `--runs N` and `--seconds N` say how
 //! often and for how long each figure is measured (3 and 5). What was measured is printed, and written to
 //! `target/bench/` as Markdown and JSON.
 
@@ -25,7 +25,7 @@ use tests::program::program;
 type Group = (&'static str, bool);
 
 /// The groups, and whether they are measured unless others are asked for.
-const GROUPS: [Group; 13] = [
+const GROUPS: [Group; 14] = [
     ("intake", true),
     ("drain", true),
     ("sustained", true),
@@ -38,6 +38,7 @@ const GROUPS: [Group; 13] = [
     ("processes", true),
     ("sqlite", true),
     ("pruning", false),
+    ("segments", false),
     ("growth", false),
 ];
 
