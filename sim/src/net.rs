@@ -33,8 +33,8 @@ pub(crate) fn producers() -> IpAddr {
 }
 
 fn address(net: u8, index: usize, port: u16) -> SocketAddr {
-    let host = u8::try_from(index + 1).expect("few nodes of a kind");
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, net, host)), port)
+    let [high, low] = u16::try_from(index + 1).expect("few nodes of a kind").to_be_bytes();
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, high, net, low)), port)
 }
 
 /// A simulated stream that flushes only what was written. Its own flush sends an empty packet each time, which wakes
