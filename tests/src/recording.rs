@@ -322,7 +322,8 @@ fn timed_out(events: &BTreeMap<EventId, EventRecord>, policies: &BTreeMap<String
     timed_out
 }
 
-/// The entries, and with each request that a downstream received the delivery that it was part of.
+/// The entries, and with each request that a downstream received the delivery that it was part of. A request may be read
+/// from its socket when its sender is dead already, who then hears no answer.
 fn with_deliveries(
     entries: Vec<Entry>,
     claimants: &BTreeMap<(EventId, Attempt), String>,
@@ -331,6 +332,7 @@ fn with_deliveries(
     let is_replied = |what: &What| if let What::Replied { request, .. } = what { Some(*request) } else { None };
     let replied: BTreeSet<RequestId> = entries.iter().filter_map(|entry| is_replied(&entry.what)).collect();
     let mut requests: BTreeMap<RequestId, (String, EventId, Attempt)> = BTreeMap::new();
+    let mut dead: BTreeSet<String> = BTreeSet::new();
     let mut all = Vec::with_capacity(entries.len() * 2);
     for entry in entries {
         let at = entry.at;
@@ -357,9 +359,18 @@ fn with_deliveries(
                 let status_code = *status_code;
                 all.push(entry);
                 if let Some((process, event, attempt)) = delivery {
-                    let status_code = (!timed_out.contains(&(event, attempt))).then_some(status_code);
+                    let is_heard = !timed_out.contains(&(event, attempt)) && !dead.contains(&process);
+                    let status_code = is_heard.then_some(status_code);
                     all.push(Entry { at, what: What::Sent { process, event, attempt, status_code } });
                 }
+            }
+            What::Fault(Fault::Killed { process }) => {
+                dead.insert(process.clone());
+                all.push(entry);
+            }
+            What::Fault(Fault::Started { process }) => {
+                dead.remove(process);
+                all.push(entry);
             }
             _ => all.push(entry),
         }
