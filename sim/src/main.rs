@@ -135,7 +135,7 @@ fn done(command: Command) -> Result<bool, Box<dyn Error>> {
             bar.finish_and_clear();
             // As the smallest breaks it: its events and times are other ones.
             let still = run(&smallest, what.bug).violations.into_iter().find(|found| found.promise == violation.promise);
-            println!("# breaks: {}\n{}", still.unwrap_or(violation), to_toml(&smallest));
+            println!("# breaks: {}\n{}", still.expect("the same promise is broken"), to_toml(&smallest));
             Ok(true)
         }
         Command::Mutants { times, most } => {

@@ -13,40 +13,16 @@ const PAIR_DISTANCE: u64 = 4;
 
 fn small() -> Scenario {
     let source = Source {
-        name: "orders".to_owned(),
         timeout_ms: 500,
         concurrency: 1,
         max_attempts: 6,
         initial_delay_ms: 100,
         max_delay_ms: 200,
-        rate: 0,
-        breaker_failures: 0,
-        breaker_open_ms: 0,
-        first_wins: false,
         behaves: vec![BehaviourAt { at_ms: 0, how: Behaviour::FailsFirst }],
+        ..Source::named("orders")
     };
-    let post = |n: u64, process: usize, copies: u32| Post {
-        at_ms: 10 + n * 5,
-        source: 0,
-        process,
-        key: format!("order-{n}"),
-        body: n,
-        size: 10,
-        copies,
-        hangs_up_ms: None,
-        poison: false,
-    };
-    Scenario {
-        why: String::new(),
-        catches: None,
-        seed: 11,
-        processes: 2,
-        drain_timeout_ms: 1_000,
-        sources: vec![source],
-        posts: vec![post(0, 0, 2), post(1, 1, 1)],
-        faults: vec![],
-        heal_at_ms: 2_000,
-    }
+    let posts = vec![Post { copies: 2, ..Post::nth(0, 10) }, Post { process: 1, ..Post::nth(1, 15) }];
+    Scenario { seed: 11, processes: 2, drain_timeout_ms: 1_000, heal_at_ms: 2_000, ..Scenario::of(vec![source], posts) }
 }
 
 fn crash(effect: u64, after: bool) -> FaultAt {

@@ -11,40 +11,10 @@ const SOURCES: usize = 300;
 /// An event is claimed this soon after it was accepted: a few round trips, and no turn that comes late.
 const IN_TIME: Duration = Duration::from_millis(250);
 
-fn source(n: usize) -> Source {
-    Source {
-        name: format!("source-{n}"),
-        timeout_ms: 2_000,
-        concurrency: 64,
-        rate: 0,
-        breaker_failures: 0,
-        breaker_open_ms: 0,
-        max_attempts: 5,
-        initial_delay_ms: 500,
-        max_delay_ms: 2_000,
-        first_wins: false,
-        behaves: vec![],
-    }
-}
-
-fn post(at_ms: u64, source: usize, n: u64) -> Post {
-    Post { at_ms, source, process: 0, key: format!("key-{n}"), body: n, size: 10, copies: 1, hangs_up_ms: None, poison: false }
-}
-
 /// How long after its acceptance each event was claimed, by its source.
 fn waits(posts: Vec<Post>) -> BTreeMap<String, Vec<Duration>> {
-    let scenario = Scenario {
-        why: String::new(),
-        catches: None,
-        seed: 1,
-        processes: 1,
-        drain_timeout_ms: 5_000,
-        sources: (0..SOURCES).map(source).collect(),
-        posts,
-        faults: vec![],
-        heal_at_ms: 10_000,
-    };
-    let outcome = run(&scenario, None);
+    let sources = (0..SOURCES).map(|n| Source { concurrency: 64, ..Source::named(&format!("source-{n}")) }).collect();
+    let outcome = run(&Scenario { heal_at_ms: 10_000, ..Scenario::of(sources, posts) }, None);
     assert_eq!(outcome.violations, []);
     let when = |kind: Change| -> BTreeMap<EventId, Duration> {
         let of_a_kind = |committed: &Committed| (committed.change == kind).then_some(committed.event);
@@ -53,7 +23,7 @@ fn waits(posts: Vec<Post>) -> BTreeMap<String, Vec<Duration>> {
     let (accepted, claimed) = (when(Change::Accepted), when(Change::Claimed));
     let mut waits: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
     for (event, accepted_at) in accepted {
-        let source = outcome.run.events[&event].source.to_string();
+        let source = outcome.run.events[&event].source.clone();
         waits.entry(source).or_default().push(claimed[&event] - accepted_at);
     }
     waits
@@ -62,7 +32,7 @@ fn waits(posts: Vec<Post>) -> BTreeMap<String, Vec<Duration>> {
 #[test]
 fn an_event_of_any_of_many_sources_is_looked_for_in_time() {
     // Two a second: each finds the process idle, with all of its sources waiting for the next poll.
-    let posts = (0..10).map(|n| post(2_000 + n * 503, (n * 29) as usize % SOURCES, n)).collect();
+    let posts = (0..10).zip((0..SOURCES).step_by(29)).map(|(n, source)| Post { source, ..Post::nth(n, 2_000 + n * 503) }).collect();
     let waits = waits(posts);
     assert_eq!(waits.len(), 10);
     for (source, waits) in waits {
@@ -72,7 +42,7 @@ fn an_event_of_any_of_many_sources_is_looked_for_in_time() {
 
 #[test]
 fn many_sources_that_all_have_work_are_all_served_in_time() {
-    let posts = (0..SOURCES as u64).map(|n| post(3_000, n as usize, n)).collect();
+    let posts = (0..SOURCES).map(|n| Post { source: n, ..Post::nth(n as u64, 3_000) }).collect();
     let waits = waits(posts);
     let longest = waits.values().flatten().max().unwrap();
     assert_eq!(waits.len(), SOURCES);

@@ -5,7 +5,8 @@
 //!
 //! What nobody outside the program can see is told as far as it follows from what can be seen: a delivery is taken to
 //! begin when its request arrives and to end when it is answered, and is put down to the process that the database gave
-//! the claim to.
+//! the claim to. A request may be read from its socket when its sender is dead: its answer is heard only by a process that
+//! has lived since it made the claim.
 
 use crate::audit;
 use crate::database::Database;
@@ -270,13 +271,13 @@ impl Recording {
 
     async fn run(&self, healed_at: At) -> Run {
         let late = if matches!(self.0.database, Database::Sqlite(_)) { SQLITE_IS_LATE_BY } else { Duration::ZERO };
-        let mut claimants: BTreeMap<(EventId, Attempt), String> = BTreeMap::new();
+        let mut claims = BTreeMap::new();
         let mut entries = lock(&self.0.entries).clone();
         for (at, committed) in audit::read(&self.0.database).await {
-            if let (Change::Claimed, Some(row)) = (committed.change, committed.after) {
-                claimants.insert((committed.event, row.delivery.attempt), committed.process.clone());
-            }
             let at = Duration::try_from(at.duration_since(self.0.begun_at)).unwrap_or_default().saturating_sub(late);
+            if let (Change::Claimed, Some(row)) = (committed.change, committed.after) {
+                claims.insert((committed.event, row.delivery.attempt), (committed.process.clone(), at));
+            }
             entries.push(Entry { at, what: What::Committed(committed) });
         }
         for entry in &mut entries {
@@ -287,7 +288,7 @@ impl Recording {
         entries.sort_by_key(|entry| entry.at);
         let events = self.events().await;
         let Told { policies, first_wins } = lock(&self.0.told).clone();
-        let entries = with_deliveries(entries, &claimants, &timed_out(&events, &policies));
+        let entries = with_deliveries(entries, &claims, &timed_out(&events, &policies));
         Run { policies, first_wins, entries, events, healed_at, ended_at: self.elapsed(), waits: BTreeMap::new() }
     }
 
@@ -322,24 +323,23 @@ fn timed_out(events: &BTreeMap<EventId, EventRecord>, policies: &BTreeMap<String
     timed_out
 }
 
-/// The entries, and with each request that a downstream received the delivery that it was part of. A request may be read
-/// from its socket when its sender is dead already, who then hears no answer.
+/// The entries, and with each request that a downstream received the delivery that it was part of.
 fn with_deliveries(
     entries: Vec<Entry>,
-    claimants: &BTreeMap<(EventId, Attempt), String>,
+    claims: &BTreeMap<(EventId, Attempt), (String, At)>,
     timed_out: &BTreeSet<(EventId, Attempt)>,
 ) -> Vec<Entry> {
     let is_replied = |what: &What| if let What::Replied { request, .. } = what { Some(*request) } else { None };
     let replied: BTreeSet<RequestId> = entries.iter().filter_map(|entry| is_replied(&entry.what)).collect();
     let mut requests: BTreeMap<RequestId, (String, EventId, Attempt)> = BTreeMap::new();
-    let mut dead: BTreeSet<String> = BTreeSet::new();
+    let mut killed: BTreeMap<String, At> = BTreeMap::new();
     let mut all = Vec::with_capacity(entries.len() * 2);
     for entry in entries {
         let at = entry.at;
         match &entry.what {
             What::Received(received) => {
                 let (request, event, attempt) = (received.request, received.event, received.attempt);
-                let process = claimants.get(&(event, attempt)).cloned();
+                let process = claims.get(&(event, attempt)).map(|(process, _)| process.clone());
                 if let Some(process) = process.clone() {
                     let sending = Sending { process, source: received.source.clone(), event, attempt };
                     all.push(Entry { at, what: What::Sending(sending) });
@@ -359,17 +359,15 @@ fn with_deliveries(
                 let status_code = *status_code;
                 all.push(entry);
                 if let Some((process, event, attempt)) = delivery {
-                    let is_heard = !timed_out.contains(&(event, attempt)) && !dead.contains(&process);
+                    let claimed_at = claims[&(event, attempt)].1;
+                    let has_died = killed.get(&process).is_some_and(|killed_at| *killed_at >= claimed_at);
+                    let is_heard = !has_died && !timed_out.contains(&(event, attempt));
                     let status_code = is_heard.then_some(status_code);
                     all.push(Entry { at, what: What::Sent { process, event, attempt, status_code } });
                 }
             }
             What::Fault(Fault::Killed { process }) => {
-                dead.insert(process.clone());
-                all.push(entry);
-            }
-            What::Fault(Fault::Started { process }) => {
-                dead.remove(process);
+                killed.insert(process.clone(), at);
                 all.push(entry);
             }
             _ => all.push(entry),
@@ -380,4 +378,44 @@ fn with_deliveries(
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use surehook_core::admission::Fingerprint;
+
+    /// Whether the answer to a delivery that was claimed, asked for and answered at these milliseconds is heard, by a
+    /// process that was killed at one and started at another.
+    fn is_heard(claimed: u64, asked: u64, answered: u64, killed: u64, started: u64) -> bool {
+        let at = Duration::from_millis;
+        let (event, process, request) = (EventId::from_uuid(uuid::Uuid::nil()), "service-1".to_owned(), RequestId(1));
+        let received = surehook_model::history::Received {
+            request,
+            source: "orders".to_owned(),
+            event,
+            attempt: 1,
+            body: Fingerprint::of(b""),
+            headers: BTreeMap::new(),
+        };
+        let mut entries = vec![
+            Entry { at: at(asked), what: What::Received(received) },
+            Entry { at: at(answered), what: What::Replied { request, status_code: 200, retry_after: None } },
+            Entry { at: at(killed), what: What::Fault(Fault::Killed { process: process.clone() }) },
+            Entry { at: at(started), what: What::Fault(Fault::Started { process: process.clone() }) },
+        ];
+        entries.sort_by_key(|entry| entry.at);
+        let claims = BTreeMap::from([((event, 1), (process, at(claimed)))]);
+        let all = with_deliveries(entries, &claims, &BTreeSet::new());
+        all.iter().any(|entry| matches!(entry.what, What::Sent { status_code: Some(200), .. }))
+    }
+
+    #[test]
+    fn an_answer_is_heard_only_by_a_process_that_has_lived_since_it_made_the_claim() {
+        assert!(is_heard(1, 2, 3, 10, 20), "killed afterwards");
+        assert!(!is_heard(1, 2, 11, 10, 20), "killed before the answer");
+        assert!(!is_heard(1, 11, 12, 10, 20), "killed before the request was read");
+        assert!(!is_heard(1, 21, 22, 10, 20), "read when another has begun under this name");
+        assert!(is_heard(21, 22, 23, 10, 20), "claimed by the one that was started");
+    }
 }

@@ -80,7 +80,43 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+impl Scenario {
+    /// A world of one process in which nothing is broken, for five seconds.
+    #[must_use]
+    pub fn of(sources: Vec<Source>, posts: Vec<Post>) -> Self {
+        Self {
+            why: String::new(),
+            catches: None,
+            seed: 1,
+            processes: 1,
+            drain_timeout_ms: 5_000,
+            sources,
+            posts,
+            faults: Vec::new(),
+            heal_at_ms: 5_000,
+        }
+    }
+}
+
 impl Source {
+    /// A source without a rate and a breaker, whose downstream is well.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            timeout_ms: 2_000,
+            concurrency: 2,
+            max_attempts: 5,
+            initial_delay_ms: 500,
+            max_delay_ms: 2_000,
+            rate: 0,
+            breaker_failures: 0,
+            breaker_open_ms: 0,
+            first_wins: false,
+            behaves: Vec::new(),
+        }
+    }
+
     /// The policy of its deliveries.
     #[must_use]
     pub fn policy(&self) -> Policy {
@@ -177,6 +213,14 @@ pub struct Post {
     /// The database refuses the row.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub poison: bool,
+}
+
+impl Post {
+    /// The `n`th event, with a key and a body of its own, to the first source.
+    #[must_use]
+    pub fn nth(n: u64, at_ms: u64) -> Self {
+        Self { at_ms, source: 0, process: 0, key: format!("key-{n}"), body: n, size: 10, copies: 1, hangs_up_ms: None, poison: false }
+    }
 }
 
 fn one() -> u32 {
