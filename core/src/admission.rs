@@ -71,8 +71,10 @@ pub enum OnKeyReuse {
 /// What a store found when it was asked to insert an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    /// The row is new and committed.
+    /// The row is new and committed, and due at once.
     Inserted,
+    /// The row is new and committed, and was claimed in the same moment, for the one who asked for that.
+    Claimed,
     /// A row with this source and key was there.
     Existing {
         /// That row's id.
@@ -112,6 +114,7 @@ pub enum Admission {
 pub fn resolve(id: EventId, fingerprint: Fingerprint, on_key_reuse: OnKeyReuse, stored: Stored) -> Admission {
     match stored {
         Stored::Inserted => Admission::Accepted { id, status: Status::Queued },
+        Stored::Claimed => Admission::Accepted { id, status: Status::Processing },
         Stored::Existing { id: existing, status, .. } if existing == id => Admission::Accepted { id, status },
         Stored::Existing { id, fingerprint: first, status } => {
             if first == fingerprint || on_key_reuse == OnKeyReuse::FirstWins {
@@ -156,6 +159,7 @@ mod tests {
     #[test]
     fn a_new_row_is_accepted() {
         assert_eq!(resolved(OnKeyReuse::Reject, Stored::Inserted), Admission::Accepted { id: OURS, status: Status::Queued });
+        assert_eq!(resolved(OnKeyReuse::Reject, Stored::Claimed), Admission::Accepted { id: OURS, status: Status::Processing });
     }
 
     #[test]

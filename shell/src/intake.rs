@@ -6,6 +6,7 @@
 //! Not here: HTTP (see [`crate::http`]) and the meaning of a store's answer (see `surehook_core::admission`).
 
 use crate::doorbell::Doorbell;
+use crate::handover::{Handed, Handover};
 use crate::ports::{Clock, NewEvent, Store, StoreError};
 use futures::{FutureExt, StreamExt, select_biased, stream};
 use std::collections::BTreeMap;
@@ -14,9 +15,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use surehook_core::admission::{Admission, OnKeyReuse, Stored, resolve};
-use surehook_core::event::Status;
+use surehook_core::event::{Outcome, Status};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
+use surehook_core::time::Instant;
+use surehook_core::worker::exchange::Claim;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// The most rows of one batch.
@@ -66,14 +69,24 @@ pub struct Intake {
     clock: Arc<dyn Clock>,
 }
 
+/// What the loop works with.
+pub struct Ports {
+    /// The database.
+    pub store: Arc<dyn Store>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Rung for what was stored and waits to be claimed.
+    pub doorbell: Arc<Doorbell>,
+    /// The way to this process's worker for what was claimed as it was stored.
+    pub handover: Arc<Handover>,
+}
+
 /// Makes an intake: the handle, and the loop to run beside it.
 ///
 /// The loop ends after `shutdown` has completed and every request that was taken has its answer.
 pub fn intake(
     limits: Limits,
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
-    doorbell: Arc<Doorbell>,
+    ports: Ports,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> (Intake, impl Future<Output = ()> + Send) {
     let (queue, requests) = mpsc::channel(limits.max_queued);
@@ -81,9 +94,9 @@ pub fn intake(
         queue,
         slots: Arc::new(Semaphore::new(limits.max_queued)),
         bytes: Arc::new(Semaphore::new(limits.max_queued_bytes)),
-        clock,
+        clock: Arc::clone(&ports.clock),
     };
-    (intake, run(requests, store, doorbell, shutdown))
+    (intake, run(requests, ports, shutdown))
 }
 
 impl Intake {
@@ -156,12 +169,7 @@ impl Waiting {
     }
 }
 
-async fn run(
-    mut requests: mpsc::Receiver<Waiting>,
-    store: Arc<dyn Store>,
-    doorbell: Arc<Doorbell>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) {
+async fn run(mut requests: mpsc::Receiver<Waiting>, ports: Ports, shutdown: impl Future<Output = ()> + Send + 'static) {
     let mut shutdown = shutdown.boxed().fuse();
     // All that has gathered is taken in one step. One by one, tokio's cooperative budget would end a batch at 127.
     let gathered = stream::poll_fn(move |context| {
@@ -174,8 +182,8 @@ async fn run(
     });
     gathered
         .flat_map(|gathered| stream::iter(batches(gathered)))
-        .map(|batch| commit(store.as_ref(), doorbell.as_ref(), batch))
-        .buffer_unordered(store.accepts_at_once())
+        .map(|batch| commit(&ports, batch))
+        .buffer_unordered(ports.store.accepts_at_once())
         .for_each(|()| async {})
         .await;
 }
@@ -210,13 +218,18 @@ fn batches(gathered: Vec<Waiting>) -> Vec<Vec<Group>> {
     batches
 }
 
-/// Stores one batch and answers each of its requests. A batch that is rejected is halved until the row that is to
-/// blame stands alone.
-async fn commit(store: &dyn Store, doorbell: &Doorbell, batch: Vec<Group>) {
+/// Stores one batch and answers each of its requests. What the worker has room for is claimed in the same moment, and
+/// handed over to it. A batch that is rejected is halved until the row that is to blame stands alone.
+async fn commit(ports: &Ports, batch: Vec<Group>) {
+    let Ports { store, clock, doorbell, handover } = ports;
     let mut parts = vec![batch];
     while let Some(mut part) = parts.pop() {
-        let events: Vec<NewEvent> = part.iter().map(|group| group.first.event.clone()).collect();
-        match accept(store, events).await {
+        let leases = handover.take(part.iter().map(|group| &group.first.event.source));
+        let asked: Vec<NewEvent> = part.iter().zip(leases).map(|(group, lease)| NewEvent { lease, ..group.first.event.clone() }).collect();
+        let since = clock.now();
+        let stored = accept(store.as_ref(), asked.clone()).await;
+        let left = hand_over(handover, since, asked, stored.as_deref().unwrap_or_default());
+        match stored {
             Ok(stored) => {
                 assert_eq!(stored.len(), part.len(), "the store answers for each event of a batch");
                 doorbell.ring(
@@ -237,12 +250,38 @@ async fn commit(store: &dyn Store, doorbell: &Doorbell, batch: Vec<Group>) {
             }
             Err(error) => refuse(part, &error),
         }
+        if !left.is_empty() {
+            release(store.as_ref(), &left).await;
+        }
+    }
+}
+
+/// Hands over what was claimed, and gives back the room of what was not. Answers the claims of which the worker takes no
+/// more.
+fn hand_over(handover: &Handover, since: Instant, asked: Vec<NewEvent>, stored: &[Stored]) -> Vec<Claim> {
+    let is_claimed = |nth: usize| stored.get(nth) == Some(&Stored::Claimed);
+    let (claimed, others): (Vec<_>, Vec<_>) = asked.into_iter().enumerate().partition(|(nth, _)| is_claimed(*nth));
+    handover.give_back(others.iter().filter(|(_, event)| event.lease.is_some()).map(|(_, event)| &event.source));
+    let claims: Vec<Claim> =
+        claimed.into_iter().map(|(_, event)| Claim::first(event.id, event.source, event.headers, event.body)).collect();
+    if claims.is_empty() {
+        return claims;
+    }
+    handover.hand(Handed { since, claims }).map_or_else(|handed| handed.claims, |()| Vec::new())
+}
+
+/// Gives back what was claimed for a worker that has ended meanwhile, so that another need not wait for the lease's end.
+async fn release(store: &dyn Store, claims: &[Claim]) {
+    let batch = claims.iter().map(|claim| claim.settled(Outcome::Release, None)).collect();
+    if let Err(error) = store.settle(batch).await {
+        let first = &claims[0];
+        tracing::warn!(%error, events = claims.len(), event_id = %first.event, source = %first.source, "not given back; claimable again when their leases end");
     }
 }
 
 /// Asks the store, and again where another try can help. The ids stay the same, so that a try whose reply was lost
-/// is recognised.
-async fn accept(store: &dyn Store, events: Vec<NewEvent>) -> Result<Vec<Stored>, StoreError> {
+/// is recognised. What such a try may have claimed is left to its lease: whether it did, nobody knows any more.
+async fn accept(store: &dyn Store, mut events: Vec<NewEvent>) -> Result<Vec<Stored>, StoreError> {
     let mut tries = 1;
     loop {
         let error = match store.accept(events.clone()).await {
@@ -258,6 +297,9 @@ async fn accept(store: &dyn Store, events: Vec<NewEvent>) -> Result<Vec<Stored>,
         }
         tracing::debug!(%error, tries, "storing a batch again");
         tries += 1;
+        for event in &mut events {
+            event.lease = None;
+        }
     }
 }
 
@@ -267,6 +309,7 @@ fn settle(group: Group, stored: Stored) {
     let admission = resolve(id, fingerprint, first.on_key_reuse, stored);
     let seen_by_others = match stored {
         Stored::Inserted => Stored::Existing { id, fingerprint, status: Status::Queued },
+        Stored::Claimed => Stored::Existing { id, fingerprint, status: Status::Processing },
         existing @ Stored::Existing { .. } => existing,
     };
     first.answer(Ok(admission));

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod doorbell;
 #[expect(clippy::disallowed_methods, reason = "deliveries to the real world have deadlines by the real clock")]
 pub mod downstream;
+pub mod handover;
 pub mod headers;
 pub mod health;
 pub mod http;

@@ -320,7 +320,12 @@ impl Store for Metered {
 
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
         self.metrics.batch.observe(batch.len() as f64);
-        self.measured("accept", self.store.accept(batch), |_, _, _| {})
+        let sources: Vec<SourceName> = batch.iter().map(|event| event.source.clone()).collect();
+        self.measured("accept", self.store.accept(batch), move |metrics, stored: &Vec<Stored>, _| {
+            for (source, _) in sources.iter().zip(stored).filter(|(_, stored)| **stored == Stored::Claimed) {
+                metrics.claimed.with_label_values(&[source.as_str()]).inc();
+            }
+        })
     }
 
     fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {

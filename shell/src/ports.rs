@@ -36,7 +36,8 @@ pub trait Store: Send + Sync {
     /// Answers one [`Stored`] for each event, in the batch's order. The batch holds each (source, key) at most once
     /// and may come in any order; the store locks rows in one order, so that two batches cannot deadlock. An event
     /// whose (source, key) is there already changes nothing. After [`StoreError::Rejected`] nothing of the batch is
-    /// stored.
+    /// stored. A new event with a [lease](NewEvent::lease) starts as [`Self::claim`] would leave it, and its claim is the
+    /// [first](Claim::first) there can be; unless its source is paused, or the store leaves that to `claim`.
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>>;
 
     /// Claims events that are due, for each demand at most its limit, oldest due first as far as locks allow.
@@ -142,6 +143,8 @@ pub struct NewEvent {
     pub headers: Bytes,
     /// The body, byte for byte.
     pub body: Bytes,
+    /// If it is new, it is to be claimed in the same moment, for so long.
+    pub lease: Option<Duration>,
 }
 
 impl NewEvent {

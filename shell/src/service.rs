@@ -4,9 +4,10 @@
 
 use crate::config::{Config, Role};
 use crate::doorbell::Doorbell;
+use crate::handover::Handover;
 use crate::health::{Health, Loop};
 use crate::http::{App, SourceIntake};
-use crate::intake::{Limits, intake};
+use crate::intake::{Limits, Ports as IntakePorts, intake};
 use crate::metrics::{Metered, Metrics};
 use crate::ports::{Clock, Downstream, Ids, Store};
 use crate::worker::{Drain, Ports as WorkerPorts};
@@ -81,13 +82,20 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
     let clock = Arc::clone(&ports.clock);
     let health = Arc::new(Health::default());
     let doorbell = Arc::new(Doorbell::default());
+    let handover = Arc::new(Handover::default());
     let metrics = Metrics::new(config.sources.keys().cloned());
     let store: Arc<dyn Store> = Arc::new(Metered::new(ports.store, Arc::clone(&metrics), Arc::clone(&clock)));
     let (stop_intake, intake_stopped) = oneshot::channel::<()>();
     let (mut drain, drains) = mpsc::channel(4);
 
     let limits = Limits { max_queued: config.intake.max_queued, max_queued_bytes: config.intake.max_queued_bytes };
-    let (handle, intake_loop) = intake(limits, Arc::clone(&store), Arc::clone(&clock), Arc::clone(&doorbell), intake_stopped.map(|_| ()));
+    let intake_ports = IntakePorts {
+        store: Arc::clone(&store),
+        clock: Arc::clone(&clock),
+        doorbell: Arc::clone(&doorbell),
+        handover: Arc::clone(&handover),
+    };
+    let (handle, intake_loop) = intake(limits, intake_ports, intake_stopped.map(|_| ()));
     let takes_events = config.role != Role::Worker;
     let delivers = config.role != Role::Intake;
 
@@ -117,7 +125,8 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
         let settings = Settings { seed: ports.seed, ..Settings::default() };
         let policies = config.sources.iter().map(|(name, source)| (name.clone(), source.policy.clone()));
         let worker = Worker::new(clock.now(), settings, policies);
-        let ports = WorkerPorts { store: Arc::clone(&store), downstream: ports.downstream, clock: Arc::clone(&clock), doorbell, metrics };
+        let ports =
+            WorkerPorts { store: Arc::clone(&store), downstream: ports.downstream, clock: Arc::clone(&clock), doorbell, handover, metrics };
         spawn(Loop::Worker, worker::run(worker, ports, drains).boxed())
     } else {
         Fuse::terminated()

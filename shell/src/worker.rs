@@ -2,6 +2,7 @@
 //! store calls are futures that it holds, and dropping the loop drops them all.
 
 use crate::doorbell::Doorbell;
+use crate::handover::{Handed, Handover};
 use crate::metrics::Metrics;
 use crate::ports::{Clock, Downstream, Store, StoreError};
 use futures::future::{BoxFuture, Fuse, FusedFuture};
@@ -38,6 +39,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// Rung by whoever made something due.
     pub doorbell: Arc<Doorbell>,
+    /// The way by which this process's intake hands over what it stored.
+    pub handover: Arc<Handover>,
     /// Told where the breakers stand.
     pub metrics: Arc<Metrics>,
 }
@@ -49,7 +52,7 @@ type SettleResult = Result<Vec<EventId>, StoreError>;
 ///
 /// Dropping this future is a crash: everything that is held comes back when its lease ends.
 pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item = Drain> + Unpin + Send) {
-    let Ports { store, downstream, clock, doorbell, metrics } = ports;
+    let Ports { store, downstream, clock, doorbell, handover, metrics } = ports;
     let mut drains = drains;
     let mut deliveries: FuturesUnordered<BoxFuture<'_, (Ticket, Reply)>> = FuturesUnordered::new();
     let mut claim: Fuse<BoxFuture<'_, Result<Claims, StoreError>>> = Fuse::terminated();
@@ -67,6 +70,7 @@ pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item
                     let written = store.settle(batch.clone());
                     settle = written.map(|result| (batch, result)).boxed().fuse();
                 }
+                Action::Offer { source, room, lease } => handover.offer(source, room, lease),
                 Action::Abandoned(settlements) => settlements.iter().for_each(log_abandoned),
                 Action::Breaker(source, breaker) => {
                     log_breaker(&source, breaker);
@@ -80,16 +84,21 @@ pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item
             None => Fuse::terminated(),
         };
         // What is rare comes first, so that a stream of replies cannot starve it.
-        let input = select_biased! {
-            drain = drains.select_next_some() => Some(Input::ShutDown { cut_off_at: drain.cut_off_at, give_up_at: drain.give_up_at }),
-            (batch, result) = settle => Some(settled(&batch, result)),
-            result = claim => Some(claimed(result)),
-            sources = doorbell.heard().fuse() => Some(Input::Woken(sources)),
-            (ticket, reply) = deliveries.select_next_some() => Some(Input::Finished { ticket, reply }),
-            () = wake => None,
+        let inputs = select_biased! {
+            drain = drains.select_next_some() => {
+                let mut inputs = handed(handover.close());
+                inputs.push(Input::ShutDown { cut_off_at: drain.cut_off_at, give_up_at: drain.give_up_at });
+                inputs
+            }
+            (batch, result) = settle => vec![settled(&batch, result)],
+            result = claim => vec![claimed(result)],
+            sources = doorbell.heard().fuse() => vec![Input::Woken(sources)],
+            all = handover.handed().fuse() => handed(all),
+            (ticket, reply) = deliveries.select_next_some() => vec![Input::Finished { ticket, reply }],
+            () = wake => Vec::new(),
         };
         let now = clock.now();
-        if let Some(input) = input {
+        for input in inputs {
             worker.handle(now, input);
         }
         // What else has ended meanwhile is taken in together.
@@ -103,6 +112,10 @@ fn deliver<'a>(downstream: &'a dyn Downstream, clock: &'a dyn Clock, delivery: D
     let Delivery { ticket, claim, deadline } = delivery;
     let timeout = deadline.since(clock.now());
     downstream.send(&claim, timeout).map(move |reply| (ticket, reply)).boxed()
+}
+
+fn handed(all: Vec<Handed>) -> Vec<Input> {
+    all.into_iter().map(|Handed { since, claims }| Input::Handed { since, claims }).collect()
 }
 
 fn claimed(result: Result<Claims, StoreError>) -> Input {

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use surehook::clock::TokioClock;
 use surehook::doorbell::Doorbell;
+use surehook::handover::{Handed, Handover};
 use surehook::ids::SystemIds;
-use surehook::intake::{Intake, IntakeError, Limits, intake};
+use surehook::intake::{Intake, IntakeError, Limits, Ports, intake};
 use surehook::ports::{Erased, EventRecord, Ids, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, Stored};
-use surehook_core::event::Status;
+use surehook_core::event::{Outcome, Status};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -40,6 +41,9 @@ struct Seen {
     batches: Vec<(usize, usize)>,
     /// The ids of each batch.
     ids: Vec<Vec<EventId>>,
+    /// For how long each event of each batch was to be claimed.
+    leases: Vec<Vec<Option<Duration>>>,
+    settled: Vec<Settlement>,
 }
 
 impl Gated {
@@ -67,6 +71,7 @@ impl Store for Gated {
                 seen.most_under_way = seen.most_under_way.max(seen.under_way);
                 seen.batches.push((batch.len(), batch.iter().map(NewEvent::size).sum()));
                 seen.ids.push(batch.iter().map(|event| event.id).collect());
+                seen.leases.push(batch.iter().map(|event| event.lease).collect());
             }
             self.gate.acquire().await.expect("the gate is never closed").forget();
             self.seen().under_way -= 1;
@@ -77,8 +82,9 @@ impl Store for Gated {
     fn claim(&self, _: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
         unreachable!("an intake only accepts")
     }
-    fn settle(&self, _: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
-        unreachable!("an intake only accepts")
+    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+        self.seen().settled.extend(batch);
+        async { Ok(Vec::new()) }.boxed()
     }
     fn find(&self, _: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
         unreachable!("an intake only accepts")
@@ -121,17 +127,23 @@ fn begin(limits: Limits) -> (Intake, Arc<Gated>) {
 
 /// As [`begin`], on a store that takes so many batches at once.
 fn begin_on(at_once: usize, limits: Limits) -> (Intake, Arc<Gated>) {
-    let (intake, store, _) = begin_with(at_once, limits, Box::new(|batch| Ok(vec![Stored::Inserted; batch.len()])));
+    let (intake, store, ..) = begin_with(at_once, limits, Box::new(|batch| Ok(vec![Stored::Inserted; batch.len()])));
     (intake, store)
 }
 
-/// As [`begin_on`], on a store that gives these answers, and with the doorbell that is rung.
-fn begin_with(at_once: usize, limits: Limits, answer: Box<Answer>) -> (Intake, Arc<Gated>, Arc<Doorbell>) {
+/// As [`begin_on`], on a store that gives these answers, and with the doorbell that is rung and the way to the worker.
+fn begin_with(at_once: usize, limits: Limits, answer: Box<Answer>) -> (Intake, Arc<Gated>, Arc<Doorbell>, Arc<Handover>) {
     let store = Arc::new(Gated { answer, gate: Semaphore::new(0), at_once, seen: Mutex::default() });
-    let (never, doorbell) = (futures::future::pending(), Arc::new(Doorbell::default()));
-    let (intake, run) = intake(limits, Arc::clone(&store) as Arc<dyn Store>, Arc::new(TokioClock::new()), Arc::clone(&doorbell), never);
+    let (doorbell, handover) = (Arc::new(Doorbell::default()), Arc::new(Handover::default()));
+    let ports = Ports {
+        store: Arc::clone(&store) as Arc<dyn Store>,
+        clock: Arc::new(TokioClock::new()),
+        doorbell: Arc::clone(&doorbell),
+        handover: Arc::clone(&handover),
+    };
+    let (intake, run) = intake(limits, ports, futures::future::pending());
     tokio::spawn(run);
-    (intake, store, doorbell)
+    (intake, store, doorbell, handover)
 }
 
 const ROOMY: Limits = Limits { max_queued: 4096, max_queued_bytes: 64 << 20 };
@@ -151,6 +163,7 @@ async fn submit_body(intake: &Intake, key: usize, body: Bytes) -> Result<Admissi
         fingerprint: Fingerprint::of(&body),
         headers: Bytes::new(),
         body,
+        lease: None,
     };
     intake.submit(event, OnKeyReuse::Reject, reservation).await
 }
@@ -265,7 +278,7 @@ fn refusing() -> Box<Answer> {
 #[tokio::test]
 async fn a_row_that_the_store_refuses_is_found_by_halves_and_all_others_are_stored() {
     for (rows, poisoned) in [(32, 0), (32, 13), (33, 32)] {
-        let (intake, store, _) = begin_with(1, ROOMY, refusing());
+        let (intake, store, ..) = begin_with(1, ROOMY, refusing());
         store.gate.add_permits(1000);
         let body = |key| if key == poisoned { Bytes::from_static(POISON) } else { Bytes::from_static(b"well") };
         let answers = join_all((0..rows).map(|key| submit_body(&intake, key, body(key)))).await;
@@ -280,7 +293,7 @@ async fn a_row_that_the_store_refuses_is_found_by_halves_and_all_others_are_stor
 
 #[tokio::test]
 async fn of_two_with_one_key_the_second_is_stored_if_the_first_is_refused() {
-    let (intake, store, _) = begin_with(1, ROOMY, refusing());
+    let (intake, store, ..) = begin_with(1, ROOMY, refusing());
     store.gate.add_permits(1000);
     let bodies = [POISON, b"well"].map(|body| submit_body(&intake, 1, Bytes::from_static(body)));
     let answers = join_all(bodies).await;
@@ -297,7 +310,7 @@ async fn a_batch_is_tried_three_times_under_its_ids_if_that_can_help_and_once_if
         (StoreError::Unavailable(String::new()), 1, IntakeError::Unavailable),
         (StoreError::Rejected(String::new()), 1, IntakeError::Refused),
     ] {
-        let (intake, store, _) = failing(error.clone());
+        let (intake, store, ..) = failing(error.clone());
         store.gate.add_permits(1000);
         assert_eq!(submit(&intake, 1, 1).await, Err(answer), "{error:?}");
         let seen = store.seen();
@@ -308,11 +321,97 @@ async fn a_batch_is_tried_three_times_under_its_ids_if_that_can_help_and_once_if
 #[tokio::test]
 async fn the_doorbell_rings_for_what_is_new_and_not_for_what_was_there() {
     let there = Stored::Existing { id: EventId::MIN, fingerprint: Fingerprint::of(b"x"), status: Status::Queued };
-    for (stored, rings) in [(Stored::Inserted, true), (there, false)] {
-        let (intake, store, doorbell) = begin_with(1, ROOMY, Box::new(move |_| Ok(vec![stored])));
+    for (stored, rings) in [(Stored::Inserted, true), (Stored::Claimed, false), (there, false)] {
+        let (intake, store, doorbell, _) = begin_with(1, ROOMY, Box::new(move |_| Ok(vec![stored])));
         store.gate.add_permits(1000);
         assert!(submit(&intake, 1, 1).await.is_ok());
         let rung = tokio::time::timeout(Duration::from_secs(5), doorbell.heard()).await.expect("it is rung after each batch");
         assert_eq!(rung.len(), usize::from(rings), "{rung:?}");
     }
+}
+
+const LEASE: Duration = Duration::from_secs(20);
+
+/// A store that claims what it is asked to claim, but for events of one byte.
+fn claims_all_but_the_small(batch: &[NewEvent]) -> Result<Vec<Stored>, StoreError> {
+    let stored = |event: &NewEvent| if event.lease.is_some() && event.body.len() > 1 { Stored::Claimed } else { Stored::Inserted };
+    Ok(batch.iter().map(stored).collect())
+}
+
+/// What was handed over, apart from when.
+async fn handed(handover: &Handover) -> Vec<EventId> {
+    let all = tokio::time::timeout(Duration::from_secs(5), handover.handed()).await.expect("something is handed over");
+    all.into_iter().flat_map(|handed| handed.claims).map(|claim| claim.event).collect()
+}
+
+#[tokio::test]
+async fn what_the_worker_has_room_for_is_claimed_as_it_is_stored_and_handed_over_and_nothing_else() {
+    let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
+    handover.offer(SourceName::parse("orders").unwrap(), 2, LEASE);
+    handover.offer(SourceName::parse("others").unwrap(), 5, LEASE);
+    store.gate.add_permits(1000);
+    for (key, bytes, status, lease) in [
+        // The store leaves it to a claim: its room is free again.
+        (0, 1, Status::Queued, Some(LEASE)),
+        (1, 2, Status::Processing, Some(LEASE)),
+        (2, 2, Status::Processing, Some(LEASE)),
+        // There is no room until the worker has taken in what was handed over.
+        (3, 2, Status::Queued, None),
+    ] {
+        let answer = submit(&intake, key, bytes).await;
+        assert!(matches!(answer, Ok(Admission::Accepted { status: is, .. }) if is == status), "{key}: {answer:?}");
+        assert_eq!(store.seen().leases[key], [lease], "{key}");
+    }
+    let ids = store.seen().ids.concat();
+    assert_eq!(handed(&handover).await, ids[1..3]);
+    assert!(matches!(submit(&intake, 4, 2).await, Ok(Admission::Accepted { status: Status::Processing, .. })));
+}
+
+#[tokio::test]
+async fn what_a_try_whose_end_is_unknown_may_have_claimed_is_not_handed_over() {
+    let tries = Mutex::new(0);
+    let answer = move |batch: &[NewEvent]| {
+        *tries.lock().unwrap() += 1;
+        let there = |event: &NewEvent| Stored::Existing { id: event.id, fingerprint: event.fingerprint, status: Status::Processing };
+        if *tries.lock().unwrap() == 1 { Err(StoreError::Unknown(String::new())) } else { Ok(batch.iter().map(there).collect()) }
+    };
+    let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(answer));
+    handover.offer(SourceName::parse("orders").unwrap(), 1, LEASE);
+    store.gate.add_permits(1000);
+    assert!(matches!(submit(&intake, 1, 2).await, Ok(Admission::Accepted { status: Status::Processing, .. })));
+    assert_eq!(store.seen().leases, [[Some(LEASE)], [None]], "another try asks for no claim");
+    assert!(handover.handed().now_or_never().is_none());
+    assert_eq!(handover.take([&SourceName::parse("orders").unwrap()]), [Some(LEASE)], "its room is free again");
+}
+
+#[tokio::test]
+async fn what_was_claimed_for_a_worker_that_ended_meanwhile_is_given_back() {
+    let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
+    handover.offer(SourceName::parse("orders").unwrap(), 9, LEASE);
+    let submitted = tokio::spawn({
+        let intake = intake.clone();
+        async move { submit(&intake, 1, 2).await }
+    });
+    store.has_begun(1).await;
+    assert_eq!(handover.close(), []);
+    store.gate.add_permits(1000);
+    assert!(matches!(submitted.await.unwrap(), Ok(Admission::Accepted { status: Status::Processing, .. })));
+    let id = store.seen().ids[0][0];
+    {
+        let settled = &store.seen().settled;
+        assert!(matches!(&settled[..], [one] if one.event == id && one.outcome == Outcome::Release && one.record.is_none()), "{settled:?}");
+    }
+    assert!(submit(&intake, 2, 2).await.is_ok());
+    assert_eq!(store.seen().leases[1], [None], "there are no offers any more");
+}
+
+#[tokio::test]
+async fn what_was_handed_over_and_not_taken_in_comes_with_the_end() {
+    let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
+    handover.offer(SourceName::parse("orders").unwrap(), 9, LEASE);
+    store.gate.add_permits(1000);
+    assert!(submit(&intake, 1, 2).await.is_ok());
+    let rest: Vec<Handed> = handover.close();
+    assert_eq!(rest.iter().flat_map(|handed| &handed.claims).map(|claim| claim.event).collect::<Vec<_>>(), store.seen().ids.concat());
+    assert!(rest[0].claims[0].body == "xx" && store.seen().settled.is_empty());
 }

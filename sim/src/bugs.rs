@@ -54,6 +54,8 @@ pub enum Bug {
     RateForgotten,
     /// A claim takes events of a paused source.
     PauseIgnored,
+    /// A new event is said to be claimed, and is queued.
+    ClaimedInWordsOnly,
     /// What was delivered is queued once more under a fence that was given before.
     RedeliveredUnderAnOldFence,
     /// A process's waits depend on something that no seed decides. Breaks no promise, only the replay.
@@ -68,7 +70,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All that break a promise.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -94,6 +96,7 @@ impl Bug {
         Self::BreakerClosesTooSoon,
         Self::RateForgotten,
         Self::PauseIgnored,
+        Self::ClaimedInWordsOnly,
         Self::RedeliveredUnderAnOldFence,
     ];
 }

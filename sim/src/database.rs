@@ -466,8 +466,18 @@ impl Transaction<'_> {
         self.commit(at_commit, |work| {
             let now = work.now;
             let stored = batch.into_iter().map(|event| {
-                let id = event.id;
-                work.change(id, Change::Accepted, |tables| accept_one(tables, now, event, bug))
+                let (id, source, lease) = (event.id, event.source.clone(), event.lease);
+                let stored = work.change(id, Change::Accepted, |tables| accept_one(tables, now, event, bug));
+                let is_paused = work.state.tables.paused.contains_key(&source) && bug != Some(Bug::PauseIgnored);
+                match (stored, lease.filter(|_| !is_paused)) {
+                    (Stored::Inserted, Some(lease)) => {
+                        if bug != Some(Bug::ClaimedInWordsOnly) {
+                            work.change(id, Change::Claimed, |tables| tables.claim_new(now, id, lease));
+                        }
+                        Stored::Claimed
+                    }
+                    (stored, _) => stored,
+                }
             });
             Answer::Accepted(stored.collect())
         })

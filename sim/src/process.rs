@@ -156,7 +156,12 @@ struct BuggyStore {
 }
 
 impl Store for BuggyStore {
-    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+    fn accept(&self, mut batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+        if self.bug == Some(Bug::ShortLease) {
+            for lease in batch.iter_mut().filter_map(|event| event.lease.as_mut()) {
+                *lease /= 10;
+            }
+        }
         match self.bug {
             Some(Bug::AckBeforeCommit) => {
                 let store = Arc::clone(&self.store);

@@ -45,7 +45,7 @@ pub async fn read(database: &Database) -> Vec<(Timestamp, Committed)> {
     let mut pruned = BTreeSet::new();
     // A dead letter's row and its event go together, and are one change.
     let mut is_new = |committed: &Committed| committed.change != Change::Pruned || pruned.insert(committed.event);
-    rows.into_iter().map(Row::committed).filter(|(_, committed)| is_new(committed)).collect()
+    rows.into_iter().flat_map(Row::committed).filter(|(_, committed)| is_new(committed)).collect()
 }
 
 /// Where each event stands that has not ended.
@@ -89,7 +89,8 @@ struct Row {
 }
 
 impl Row {
-    fn committed(self) -> (Timestamp, Committed) {
+    /// The change that it stands for; or two, if the event was claimed in the moment in which it was stored.
+    fn committed(self) -> Vec<(Timestamp, Committed)> {
         let db_time = time(self.at_us);
         let before = row(
             self.before_status,
@@ -102,7 +103,16 @@ impl Row {
         let after =
             row(self.after_status, self.after_attempt, self.after_budget_from, self.after_fence, self.after_reason, self.after_due_us);
         let change = if self.pruned { Change::Pruned } else { change(db_time, before.as_ref(), after.as_ref()) };
-        (db_time, Committed { event: EventId::from_uuid(self.event_id), db_time, process: self.process, change, before, after })
+        let event = EventId::from_uuid(self.event_id);
+        let process = &self.process;
+        let committed = |change, before, after| (db_time, Committed { event, db_time, process: process.clone(), change, before, after });
+        match after {
+            Some(claimed) if change == Change::Accepted && claimed.delivery.status == Status::Processing => {
+                let accepted = Some(DeliveryRow { delivery: Delivery::accepted(), due_at: Some(db_time) });
+                vec![committed(Change::Accepted, None, accepted), committed(Change::Claimed, accepted, after)]
+            }
+            _ => vec![committed(change, before, after)],
+        }
     }
 }
 

@@ -217,6 +217,7 @@ async fn accept(store: &dyn Store) {
             fingerprint: Fingerprint::of(b"body"),
             headers: Bytes::new(),
             body: Bytes::from_static(b"body"),
+            lease: None,
         }
     };
     let stored = store.accept((0..BATCH).map(event).collect()).await.expect("the database is there");

@@ -45,6 +45,7 @@ fn the_loops_ask_for_no_runtime() {
         "service.rs",
         "health.rs",
         "doorbell.rs",
+        "handover.rs",
         "headers.rs",
         "metrics.rs",
         "ports.rs",

@@ -44,6 +44,12 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// The claim of an event that was claimed in the moment in which it was stored.
+    #[must_use]
+    pub fn first(event: EventId, source: SourceName, headers: Bytes, body: Bytes) -> Self {
+        Self { event, source, fence: Fence::default().next(), attempt: 1, nth: 1, age: Duration::ZERO, headers, body }
+    }
+
     /// The memory that this claim's bytes take.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -141,12 +147,21 @@ pub struct AttemptRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Delivery;
     use uuid::Uuid;
 
     fn claim() -> Claim {
         let (headers, body) = (Bytes::from_static(b"a: b"), Bytes::from_static(b"a body"));
         let (event, source) = (EventId::from_uuid(Uuid::from_u128(1)), SourceName::parse("a").unwrap());
         Claim { event, source, fence: Fence(1), attempt: 1, nth: 1, age: Duration::ZERO, headers, body }
+    }
+
+    #[test]
+    fn the_first_claim_is_the_one_that_a_new_row_would_give() {
+        let new = Delivery::accepted().claim(Duration::from_secs(1), 1).unwrap().delivery;
+        let Claim { event, source, headers, body, .. } = claim();
+        let first = Claim::first(event, source, headers, body);
+        assert_eq!((first.fence, first.attempt, first.nth), (new.fence, new.attempt, new.used()));
     }
 
     #[test]

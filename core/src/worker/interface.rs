@@ -66,6 +66,13 @@ pub enum Input {
     Claimed(Claims),
     /// The claim failed, or its outcome is unknown. What it may have claimed comes back when its lease ends.
     ClaimFailed,
+    /// These events were claimed for this worker as they were stored, on an [`Action::Offer`].
+    Handed {
+        /// Before they were sent to the store: their leases are counted from here.
+        since: Instant,
+        /// The events.
+        claims: Vec<Claim>,
+    },
     /// A delivery ended.
     Finished {
         /// The delivery.
@@ -77,7 +84,8 @@ pub enum Input {
     Settled,
     /// The settlements failed, or their outcome is unknown.
     SettleFailed,
-    /// Stop claiming, give back what has not been sent, and finish.
+    /// Stop claiming, give back what has not been sent, and finish. No offer holds any more; what was handed over on one
+    /// is told before this.
     ShutDown {
         /// Deliveries that are still in flight then are cut off.
         cut_off_at: Instant,
@@ -92,6 +100,16 @@ pub enum Input {
 pub enum Action {
     /// Ask the store for due events, and answer with [`Input::Claimed`] or [`Input::ClaimFailed`].
     Claim(Vec<Demand>),
+    /// From now on, until the next offer for this source, so many of its events may be claimed for this worker in the
+    /// moment in which they are stored, and given to it with [`Input::Handed`]. None of them has to be.
+    Offer {
+        /// The source.
+        source: SourceName,
+        /// At most so many. They are counted against it until they are handed over, or are known not to be.
+        room: u32,
+        /// How long the claim holds each event.
+        lease: Duration,
+    },
     /// Send one event, and answer with [`Input::Finished`] at its deadline at the latest.
     Deliver(Delivery),
     /// Write these settlements, and answer with [`Input::Settled`] or [`Input::SettleFailed`].
@@ -131,6 +149,8 @@ pub enum WakeReason {
     Release,
     /// A source's breaker has another state, which is to be told.
     Tell,
+    /// There is room for another number of new events.
+    Offer,
     /// A source's rate lets its next delivery begin.
     Rate,
     /// A source's breaker lets one event through.

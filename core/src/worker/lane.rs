@@ -41,8 +41,14 @@ pub(super) struct Lane {
     pub(super) expects: Expects,
     /// Deliveries that ended while the present claim has been under way.
     pub(super) completed: u32,
+    /// Events that the present claim asks for, or the last one asked for.
+    wanted: u32,
     /// Events that the present claim's answer brought, or the last one's.
     pub(super) came: u32,
+    /// The last answer brought fewer events than were asked for: no others were due.
+    is_drained: bool,
+    /// How many new events the last offer had room for.
+    pub(super) offered: u32,
     /// Whether the lane stands in the worker's queue of those that can deliver.
     pub(super) in_turn: bool,
     /// Whether the downstream is taken to be well.
@@ -74,7 +80,10 @@ impl Lane {
             in_flight: 0,
             expects: Expects::Perhaps,
             completed: 0,
+            wanted: 0,
             came: 0,
+            is_drained: false,
+            offered: 0,
             in_turn: false,
             breaker: Breaker::NEW,
             is_ahead_of_its_rate: false,
@@ -108,6 +117,14 @@ impl Lane {
         }
     }
 
+    /// How many events may be handed over as they are stored: as many as there is room for, while the downstream is well
+    /// and nothing older is known to wait. A claim that is under way is not waited for: it was sent for what little was
+    /// stored without an offer, and if offers stopped for it, as much would be stored so meanwhile. So for the length of a
+    /// claim there may come twice of what there is room for.
+    pub(super) fn offer(&self) -> u32 {
+        if self.is_drained && self.breaker.is_closed() { self.demand() } else { 0 }
+    }
+
     /// A delivery begins. Answers when the next may, if that is later than `now`.
     pub(super) fn begins(&mut self, now: Instant) -> Option<Instant> {
         self.in_flight += 1;
@@ -129,8 +146,9 @@ impl Lane {
         self.rung = true;
     }
 
-    /// A claim for this source goes out.
-    pub(super) fn asked(&mut self) {
+    /// A claim for this source goes out, for at most so many events.
+    pub(super) fn asked(&mut self, wanted: u32) {
+        self.wanted = wanted;
         self.completed = 0;
         self.came = 0;
         self.rung = false;
@@ -144,5 +162,6 @@ impl Lane {
         let consumed = (completed * cycle.as_nanos()).checked_div(round_trip.as_nanos()).unwrap_or(completed);
         self.consumed = self.consumed.midpoint(u32::try_from(consumed).unwrap_or(u32::MAX));
         self.expects = if self.came > 0 || self.rung { Expects::Work } else { Expects::Nothing };
+        self.is_drained = self.came < self.wanted;
     }
 }

@@ -24,8 +24,10 @@
 //! // It knows of no work yet, and asks for all that its slots can take.
 //! let Some(Action::Claim(demands)) = worker.poll(at(0)) else { unreachable!() };
 //! assert_eq!(demands[0].limit, Policy::default().concurrency);
-//! // There is none: it asks again when it is told of some, or at the next poll.
+//! // There is none: it offers to take over what is stored from now on.
 //! worker.handle(at(1), Input::Claimed(Claims { claimed: vec![], buried: vec![] }));
+//! assert!(matches!(worker.poll(at(1)), Some(Action::Offer { room: 16, .. })));
+//! // And it asks again when it is told of some that it was not given, or at the next poll.
 //! assert_eq!(worker.poll(at(1)), None);
 //! assert_eq!(worker.wake_at().map(|wake| wake.reason), Some(WakeReason::Poll));
 //! ```
@@ -89,6 +91,9 @@ pub struct Worker {
     probable: BTreeSet<usize>,
     dormant: BTreeSet<usize>,
     expiring: Agenda,
+    /// Whose offer is another than the last that was told, and whether any is made at all.
+    offering: BTreeSet<usize>,
+    takes_offers: bool,
     /// Whose rate lets the next delivery begin when, and whose breaker opens half when.
     rated: Agenda,
     opening_half: Agenda,
@@ -172,6 +177,8 @@ impl Worker {
             probable: BTreeSet::new(),
             dormant: BTreeSet::new(),
             expiring: Agenda::new(count),
+            offering: BTreeSet::new(),
+            takes_offers: true,
             rated: Agenda::new(count),
             opening_half: Agenda::new(count),
             moved_breakers: VecDeque::new(),
@@ -191,6 +198,7 @@ impl Worker {
                 self.claiming = None;
                 self.store_failed(now);
             }
+            Input::Handed { since, claims } => self.handed(now, since, claims),
             Input::Finished { ticket, reply } => self.finished(now, ticket, reply),
             Input::Settled => {
                 self.settling = None;
@@ -198,6 +206,13 @@ impl Worker {
             }
             Input::SettleFailed => self.settle_failed(now),
             Input::ShutDown { cut_off_at, give_up_at } => self.shut_down(now, cut_off_at, give_up_at),
+        }
+        let takes_offers = self.phase == Phase::Running && self.store.failures == 0 && self.held_bytes < self.settings.max_held_bytes;
+        if takes_offers != self.takes_offers {
+            self.takes_offers = takes_offers;
+            for index in 0..self.lanes.len() {
+                self.refresh_offer(index);
+            }
         }
     }
 
@@ -253,6 +268,8 @@ impl Worker {
             (self.opening_half.first().filter(|_| running).map(|(at, _)| at), WakeReason::HalfOpen),
             (when(running && !self.deliverable.is_empty(), READY), WakeReason::Deliver),
             (when(running && self.may_claim(), store_ready.max(self.claim_after)), WakeReason::Claim),
+            // Last of what is done at once, so that what else is done at once is told in one offer.
+            (when(running && !self.offering.is_empty(), READY), WakeReason::Offer),
             (when(running && !self.dormant.is_empty(), self.polling.at), WakeReason::Poll),
         ]
         .into_iter()
@@ -279,6 +296,13 @@ impl Worker {
                 None
             }
             WakeReason::Tell => self.moved_breakers.pop_front().map(|(source, breaker)| Action::Breaker(source, breaker)),
+            WakeReason::Offer => {
+                let index = self.offering.pop_first().expect("the step says so");
+                let room = self.offer(index);
+                let lane = &mut self.lanes[index];
+                lane.offered = room;
+                Some(Action::Offer { source: lane.source.clone(), room, lease: lane.policy.lease() })
+            }
             WakeReason::Rate => {
                 let index = self.rated.first().expect("the step says so").1;
                 self.rated.set(index, None);
@@ -357,7 +381,7 @@ impl Worker {
                 lane.demand().min(if is_crowded && waiting > 1 { lane.appetite().max(half_of_a_share).min(room / waiting) } else { room });
             room -= limit;
             demands.push(Demand { source: lane.source.clone(), limit, lease: lane.policy.lease(), max_attempts: lane.policy.max_attempts });
-            lane.asked();
+            lane.asked(limit);
         }
         self.claim_after = now + self.settings.claim_pace;
         self.claiming = Some(Claiming { sent_at: now, asked });
@@ -394,14 +418,14 @@ impl Worker {
     fn claimed(&mut self, now: Instant, claims: Claims) {
         let Some(Claiming { sent_at, asked }) = self.claiming.take() else { return };
         self.store.failures = 0;
-        let came = claims.claimed.len() + claims.buried.len();
-        self.polling.interval =
-            if came > 0 { self.settings.poll_busy } else { self.polling.interval.saturating_mul(2).min(self.settings.poll_idle) };
-        if came > 0 {
-            self.polling.at = self.polling.at.min(now + self.settings.poll_busy);
+        if claims.claimed.is_empty() && claims.buried.is_empty() {
+            self.polling.interval = self.polling.interval.saturating_mul(2).min(self.settings.poll_idle);
+        } else {
+            self.is_busy(now);
         }
-        for buried in &claims.buried {
-            if let Some(&index) = self.by_source.get(&buried.source) {
+        let came = claims.claimed.iter().map(|claim| &claim.source).chain(claims.buried.iter().map(|buried| &buried.source));
+        for source in came {
+            if let Some(&index) = self.by_source.get(source) {
                 self.lanes[index].came += 1;
             }
         }
@@ -414,6 +438,19 @@ impl Worker {
         }
     }
 
+    fn handed(&mut self, now: Instant, since: Instant, claims: Vec<Claim>) {
+        self.is_busy(now);
+        for claim in claims {
+            self.hold(now, since, claim);
+        }
+    }
+
+    /// Something came: sources that had nothing are asked again soon.
+    fn is_busy(&mut self, now: Instant) {
+        self.polling.interval = self.settings.poll_busy;
+        self.polling.at = self.polling.at.min(now + self.settings.poll_busy);
+    }
+
     /// Takes a claimed event over, or gives it back if it can no longer be delivered here.
     fn hold(&mut self, now: Instant, sent_at: Instant, claim: Claim) {
         self.typical_bytes = self.typical_bytes.midpoint(claim.size()) + 1;
@@ -422,7 +459,6 @@ impl Worker {
             return self.release(now, Held { lease_ends: sent_at, start_by: sent_at, claim });
         };
         let lane = &mut self.lanes[index];
-        lane.came += 1;
         let lease_ends = sent_at + lane.policy.lease();
         let held = Held { lease_ends, start_by: lease_ends.before(lane.policy.cover()), claim };
         // Claimed before its breaker opened, it is given back like those that waited.
@@ -584,6 +620,20 @@ impl Worker {
         member(&mut self.dormant, wants && expects == Expects::Nothing);
         self.expiring.set(index, lane.ahead.front().map(|held| held.start_by));
         self.opening_half.set(index, lane.breaker.opens_half_at());
+        self.refresh_offer(index);
+    }
+
+    fn refresh_offer(&mut self, index: usize) {
+        if self.offer(index) == self.lanes[index].offered {
+            self.offering.remove(&index)
+        } else {
+            self.offering.insert(index)
+        };
+    }
+
+    /// How many new events may be claimed for a lane as they are stored.
+    fn offer(&self, index: usize) -> u32 {
+        if self.takes_offers { self.lanes[index].offer() } else { 0 }
     }
 }
 

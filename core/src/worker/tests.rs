@@ -2,6 +2,7 @@
 //! `sim/model/src/targets/worker/`, for proptest and the fuzzer alike.
 
 mod claiming;
+mod offering;
 
 use super::*;
 use crate::event::Reason;
@@ -57,8 +58,9 @@ fn ok() -> Reply {
     Reply::Response { status_code: 200, retry_after: None, excerpt: Bytes::new() }
 }
 
+/// What is to be done, but for the offers.
 fn actions(worker: &mut Worker, now: Instant) -> Vec<Action> {
-    core::iter::from_fn(|| worker.poll(now)).collect()
+    core::iter::from_fn(|| worker.poll(now)).filter(|action| !matches!(action, Action::Offer { .. })).collect()
 }
 
 fn tickets(actions: &[Action]) -> Vec<Ticket> {

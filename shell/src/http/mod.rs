@@ -380,7 +380,8 @@ impl App {
         let forwarding = Forwarding::new(connection.iter().map(HeaderValue::as_bytes), settings.forward_credentials);
         let headers = headers::encode(&headers, &forwarding);
         reservation.grow(headers.len())?;
-        let event = NewEvent { id: self.ids.fresh(), source: source.clone(), key, fingerprint: Fingerprint::of(&body), headers, body };
+        let event =
+            NewEvent { id: self.ids.fresh(), source: source.clone(), key, fingerprint: Fingerprint::of(&body), headers, body, lease: None };
         match intake.submit(event, settings.on_key_reuse, reservation).await? {
             Admission::Accepted { id, status } => {
                 self.metrics.taken(source, false);

@@ -27,7 +27,7 @@ use scan::{Micros, Scans};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook_core::admission::Stored;
@@ -118,11 +118,8 @@ impl PostgresStore {
             let mut inserted = self.insert(batch, &open).await.map_err(|error| in_doubt(error, is_part_committed))?;
             is_part_committed |= !inserted.is_empty();
             open.retain(|&index| {
-                let is_new = inserted.remove(&batch[index].id.as_uuid());
-                if is_new {
-                    stored[index] = Some(Stored::Inserted);
-                }
-                !is_new
+                stored[index] = inserted.remove(&batch[index].id.as_uuid());
+                stored[index].is_none()
             });
             if !open.is_empty() {
                 let existing = self.existing(batch, &open).await.map_err(|error| in_doubt(error, is_part_committed))?;
@@ -138,8 +135,10 @@ impl PostgresStore {
         Err(in_doubt(StoreError::Conflict("events with the same keys come and go".into()), is_part_committed))
     }
 
-    /// Inserts what is new of the chosen events, and answers their ids.
-    async fn insert(&self, batch: &[NewEvent], chosen: &[usize]) -> Result<HashSet<Uuid>, StoreError> {
+    /// Inserts what is new of the chosen events, and answers their ids, and what became of each.
+    async fn insert(&self, batch: &[NewEvent], chosen: &[usize]) -> Result<HashMap<Uuid, Stored>, StoreError> {
+        let (to_claim, leases): (Vec<Uuid>, Vec<Micros>) =
+            chosen.iter().filter_map(|&index| Some((batch[index].id.as_uuid(), rows::micros(batch[index].lease?)))).unzip();
         let mut tries_left = 3;
         loop {
             tries_left -= 1;
@@ -149,9 +148,17 @@ impl PostgresStore {
                 .bind(column(batch, chosen, |event| event.key.as_str()))
                 .bind(column(batch, chosen, |event| event.fingerprint.as_bytes().as_slice()))
                 .bind(column(batch, chosen, |event| event.headers.as_ref()))
-                .bind(column(batch, chosen, |event| event.body.as_ref()));
+                .bind(column(batch, chosen, |event| event.body.as_ref()))
+                .bind(&to_claim)
+                .bind(&leases);
             match self.execute(&self.intake, query).await {
-                Ok(rows) => return rows.iter().map(|row| row.try_get(0).map_err(|error| errors::failed(&error).error)).collect(),
+                Ok(rows) => {
+                    let new: Vec<(Uuid, bool)> = decode(&rows)?;
+                    return Ok(new
+                        .into_iter()
+                        .map(|(id, claimed)| (id, if claimed { Stored::Claimed } else { Stored::Inserted }))
+                        .collect());
+                }
                 // Either an id that belongs to another event, or this very event, which an earlier try is inserting
                 // at this moment and which now is there: then another look finds its key.
                 Err(failure) if failure.constraint.as_deref() == Some("events_pkey") && tries_left > 0 => {}

@@ -20,7 +20,7 @@ use surehook::doorbell::Doorbell;
 use surehook::health::Health;
 use surehook::http::{App, Face, SourceIntake};
 use surehook::ids::SystemIds;
-use surehook::intake::{Limits, intake};
+use surehook::intake::{Limits, Ports, intake};
 use surehook::metrics::Metrics;
 use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
@@ -301,8 +301,13 @@ impl World {
         let store = Arc::new(Memory::new());
         let clock = Arc::new(TokioClock::new());
         let doorbell = Arc::new(Doorbell::default());
-        let (handle, run) =
-            intake(setup.limits, Arc::clone(&store) as _, Arc::clone(&clock) as _, Arc::clone(&doorbell), futures::future::pending());
+        let ports = Ports {
+            store: Arc::clone(&store) as _,
+            clock: Arc::clone(&clock) as _,
+            doorbell: Arc::clone(&doorbell),
+            handover: Arc::default(),
+        };
+        let (handle, run) = intake(setup.limits, ports, futures::future::pending());
         tokio::spawn(run);
         let source = |key_header: &'static str, on_key_reuse, forward_credentials| SourceIntake {
             idempotency_header: http::HeaderName::from_static(key_header),

@@ -75,10 +75,30 @@ impl Database {
                 return Err(StoreError::Rejected(format!("another event has the id {}", event.id)));
             }
         }
-        Ok(batch.into_iter().map(|event| self.accept_one(now, event)).collect())
+        let accept = |event: NewEvent| {
+            let (id, source, lease) = (event.id, event.source.clone(), event.lease);
+            match (self.accept_one(now, event), lease) {
+                (Stored::Inserted, Some(lease)) if !self.paused.contains_key(&source) => {
+                    self.claim_new(now, id, lease);
+                    Stored::Claimed
+                }
+                (stored, _) => stored,
+            }
+        };
+        Ok(batch.into_iter().map(accept).collect())
     }
 
-    /// One row of an accept; its id is not another event's.
+    /// An event that was accepted just now is claimed in the same moment.
+    ///
+    /// # Panics
+    ///
+    /// Unless `event` is there and due.
+    pub fn claim_new(&mut self, now: Timestamp, event: EventId, lease: Duration) {
+        let claimed = self.deliveries[&event].delivery.claim(lease, 1).expect("a new row can be claimed");
+        self.put(now, event, claimed.delivery, claimed.due);
+    }
+
+    /// One row of an accept, without its claim; its id is not another event's.
     pub fn accept_one(&mut self, now: Timestamp, event: NewEvent) -> Stored {
         let key = (event.source.clone(), event.key.clone());
         if let Some(&id) = self.keys.get(&key) {

@@ -61,6 +61,8 @@ pub enum Mark {
     RateHeld,
     /// An event waited while its source was paused, and was claimed after that.
     PausedWithWork,
+    /// An event was claimed in the moment in which it was stored.
+    ClaimedAsStored,
     /// A dead letter was sent on its way again, and delivered.
     DeadLetterRedriven,
     /// What was delivered was sent once more, and delivered again.
@@ -69,7 +71,7 @@ pub enum Mark {
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
         Self::LeaseTakenOverAfterPause,
@@ -95,6 +97,7 @@ impl Mark {
         Self::BreakerRecovered,
         Self::RateHeld,
         Self::PausedWithWork,
+        Self::ClaimedAsStored,
         Self::DeadLetterRedriven,
         Self::DeliveredOnceMore,
     ];
@@ -176,6 +179,7 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
     let mut failed_settlements: BTreeSet<EventId> = BTreeSet::new();
     let mut refused_batches: Vec<&Vec<EventId>> = Vec::new();
     let mut unknown_accepts: BTreeSet<EventId> = BTreeSet::new();
+    let mut accepted_at: BTreeMap<EventId, Duration> = BTreeMap::new();
     for entry in &run.entries {
         match &entry.what {
             What::StaleSettlement { .. } => {
@@ -201,7 +205,14 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
             }
             What::Committed(committed) => {
                 let (before, after) = (committed.before.map(|row| row.delivery), committed.after.map(|row| row.delivery));
+                if committed.change == Change::Accepted {
+                    accepted_at.insert(committed.event, entry.at);
+                }
                 if committed.change == Change::Claimed {
+                    // No message is there and back in no time.
+                    if accepted_at.get(&committed.event) == Some(&entry.at) {
+                        marks.insert(Mark::ClaimedAsStored);
+                    }
                     if before.is_some_and(|row| row.status == Status::Processing) {
                         marks.insert(Mark::LeaseTakenOver);
                         if holder.get(&committed.event).is_some_and(|holder| paused.contains(holder)) {

@@ -163,6 +163,7 @@ mod tests {
             fingerprint: Fingerprint::of(b"body"),
             headers: Bytes::new(),
             body: Bytes::from_static(b"body"),
+            lease: None,
         }
     }
 

@@ -89,6 +89,7 @@ impl World {
             fingerprint: Fingerprint::of(b"body"),
             headers: Bytes::from_static(b"a: b"),
             body: Bytes::from_static(b"body"),
+            lease: None,
         };
         let demand = Demand { source: source.clone(), limit: keys.end - keys.start, lease: DAY * 300, max_attempts: 5 };
         self.store.accept(keys.map(event).collect()).now_or_never().unwrap().unwrap();

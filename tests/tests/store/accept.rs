@@ -1,6 +1,6 @@
 //! Accepting: one event for each key, whoever else accepts it at the same time.
 
-use crate::db::{Db, demand, event, event_of, events, settlement};
+use crate::db::{Db, LEASE, demand, event, event_of, events, settlement, source};
 use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,11 +8,12 @@ use surehook::ports::{NewEvent, StoreError};
 use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
+use surehook_core::worker::exchange::Claim;
 
 /// The id under which an event is known after it was accepted.
 fn known_as(event: EventId, stored: Stored) -> EventId {
     match stored {
-        Stored::Inserted => event,
+        Stored::Inserted | Stored::Claimed => event,
         Stored::Existing { id, .. } => id,
     }
 }
@@ -23,6 +24,44 @@ pub(crate) async fn a_new_event_is_inserted_and_queued(db: Db) {
     let found = db.found(event.id).await;
     assert_eq!((found.source.as_str(), found.key.as_str(), found.status, found.attempt), ("orders", "a", Status::Queued, 0));
     assert_eq!(found.next_attempt_at, Some(found.received_at));
+}
+
+pub(crate) async fn a_new_event_with_a_lease_starts_as_a_claim_would_leave_it(db: Db) {
+    let there = event("there");
+    db.store.accept(vec![there.clone()]).await.unwrap();
+    let leased = |event: NewEvent| NewEvent { lease: Some(LEASE), ..event };
+    let (claimed, other) = (leased(event("claimed")), event("other"));
+    let again = leased(NewEvent { id: event("there").id, ..there.clone() });
+    let existing = Stored::Existing { id: there.id, fingerprint: there.fingerprint, status: Status::Queued };
+    let stored = db.store.accept(vec![claimed.clone(), other.clone(), again]).await;
+    assert_eq!(stored, Ok(vec![Stored::Claimed, Stored::Inserted, existing]));
+    let found = db.found(claimed.id).await;
+    assert_eq!((found.status, found.attempt, found.next_attempt_at, found.history.len()), (Status::Processing, 1, None, 0));
+
+    let claims = db.store.claim(vec![demand("orders", 9)]).await.unwrap();
+    assert_eq!(claims.claimed.iter().map(|claim| claim.event).collect::<BTreeSet<_>>(), BTreeSet::from([there.id, other.id]));
+    let first = Claim::first(claimed.id, claimed.source.clone(), claimed.headers.clone(), claimed.body.clone());
+    db.make_due(claimed.id, LEASE).await;
+    let second = db.claim_one("orders").await;
+    assert_eq!((second.event, second.attempt, second.nth, second.fence), (claimed.id, 2, 2, first.fence.next()), "when its lease ended");
+    assert_eq!(db.store.settle(vec![settlement(&first, Outcome::Delivered)]).await, Ok(vec![claimed.id]), "the first claim is stale");
+
+    let more = leased(event("more"));
+    assert_eq!(db.store.accept(vec![more.clone()]).await, Ok(vec![Stored::Claimed]));
+    db.settle(&Claim::first(more.id, more.source, more.headers, more.body), Outcome::Delivered).await;
+    assert_eq!(db.found(more.id).await.status, Status::Delivered);
+}
+
+pub(crate) async fn a_new_event_of_a_paused_source_is_queued_whatever_its_lease(db: Db) {
+    db.store.pause(source("a"), true).await.unwrap();
+    let leased = |name: &str, key: &str| NewEvent { lease: Some(LEASE), ..event_of(name, key) };
+    let stored = db.store.accept(vec![leased("a", "k"), leased("b", "k")]).await;
+    assert_eq!(stored, Ok(vec![Stored::Inserted, Stored::Claimed]));
+    // Beside an event that is there, others are stored in another way.
+    let stored = db.store.accept(vec![leased("a", "k2"), leased("b", "k"), leased("b", "k2")]).await.unwrap();
+    assert!(matches!(stored[..], [Stored::Inserted, Stored::Existing { status: Status::Processing, .. }, Stored::Claimed]), "{stored:?}");
+    db.store.pause(source("a"), false).await.unwrap();
+    assert_eq!(db.store.claim(vec![demand("a", 9), demand("b", 9)]).await.unwrap().claimed.len(), 2);
 }
 
 pub(crate) async fn what_was_answered_is_there_for_every_other_process(db: Db) {

@@ -168,6 +168,7 @@ async fn produce(world: Arc<World>, process: usize, mut random: Rng) {
                 fingerprint: Fingerprint::of(&body),
                 headers: Bytes::new(),
                 body,
+                lease: None,
             })
             .collect();
         random.shuffle(&mut events);

@@ -328,6 +328,7 @@ pub(crate) fn event_of(source_name: &str, key: &str) -> NewEvent {
         fingerprint: Fingerprint::of(&body),
         headers: Bytes::from_static(b"content-type: application/json"),
         body,
+        lease: None,
     }
 }
 

@@ -80,6 +80,8 @@ macro_rules! beyond_the_port {
 clauses! {
     accept:
         a_new_event_is_inserted_and_queued => NewIsDueLater,
+        a_new_event_with_a_lease_starts_as_a_claim_would_leave_it => SaysClaimedAndQueues | ClaimsTheWholeBatch,
+        a_new_event_of_a_paused_source_is_queued_whatever_its_lease => ClaimsWhatIsNewOfAPausedSource,
         what_was_answered_is_there_for_every_other_process => AnswersBeforeItStores,
         a_hundred_concurrent_accepts_of_one_key_make_one_event => NoUniqueness,
         two_processes_accept_overlapping_keys_in_opposite_orders => DeadlocksUnlessSorted,

@@ -1,4 +1,4 @@
--- Inserts new events. ?1 is a JSON array of [id, source, key, offset, headers' length, body's length], and ?2 holds
+-- Inserts new events. ?1 is a JSON array of [id, source, key, offset, headers' length, body's length, lease], and ?2 holds
 -- their bytes one after another: at the offset the fingerprint, then the headers, then the body. ?3 is the time now.
 --
 -- Bounded by: one insert for each event.

@@ -14,6 +14,8 @@ pub const ACCEPT_EVENTS: &str = include_str!("accept_events.sql");
 pub const ACCEPT_INSERTED: &str = include_str!("accept_inserted.sql");
 /// Inserts the deliveries that are owed for them.
 pub const ACCEPT_DELIVERIES: &str = include_str!("accept_deliveries.sql");
+/// The sources that are paused.
+pub const PAUSED: &str = include_str!("paused.sql");
 /// Reads what is due.
 pub const CLAIM_DUE: &str = include_str!("claim_due.sql");
 /// Reads the bytes of what was claimed.
@@ -69,16 +71,18 @@ pub struct Script {
 pub const BEGIN: &str = "begin immediate";
 /// Ends one.
 pub const COMMIT: Script = Script { text: "commit", before_commit: 0 };
-/// A whole transaction: inserts those events of a batch whose keys are new.
+/// A whole transaction: inserts those events of a batch whose keys are new, and answers the sources that are paused.
 pub const ACCEPT_NEW: Script = Script {
     text: concat!(
         "begin immediate;\n",
         include_str!("accept_events.sql"),
         "on conflict (source, idempotency_key) do nothing;\n",
         include_str!("accept_deliveries.sql"),
+        ";\n",
+        include_str!("paused.sql"),
         ";\ncommit"
     ),
-    before_commit: 3,
+    before_commit: 4,
 };
 /// Begins a transaction with what is due of one source.
 pub const CLAIM_BEGIN: &str = concat!("begin immediate;\n", include_str!("claim_due.sql"));

@@ -29,14 +29,14 @@ pub(super) async fn accept(writer: &mut SqliteConnection, batch: Vec<NewEvent>) 
         return Ok(Vec::new());
     }
     let inserted = insert_new(writer, &batch).await?;
-    let others: Vec<NewEvent> = batch.iter().filter(|event| !inserted.contains(&event.id)).cloned().collect();
+    let others: Vec<NewEvent> = batch.iter().filter(|event| !inserted.contains_key(&event.id)).cloned().collect();
     let mut seen_to = if others.is_empty() {
         Vec::new().into_iter()
     } else {
         let stored = transaction::whole(writer, move |connection, now| accept_others(connection, now, others).boxed()).await;
         stored.map_err(|broken| if inserted.is_empty() { broken } else { in_doubt(broken) })?.into_iter()
     };
-    Ok(batch.iter().filter_map(|event| if inserted.contains(&event.id) { Some(Stored::Inserted) } else { seen_to.next() }).collect())
+    Ok(batch.iter().filter_map(|event| inserted.get(&event.id).copied().or_else(|| seen_to.next())).collect())
 }
 
 /// A part of the batch is committed.
@@ -44,27 +44,35 @@ fn in_doubt(Broken { error, has_ended }: Broken) -> Broken {
     Broken { error: StoreError::Unknown(format!("a part of the batch was committed; then {error}")), has_ended }
 }
 
-/// Inserts the events whose keys are new, and answers their ids.
-async fn insert_new(writer: &mut SqliteConnection, batch: &[NewEvent]) -> Result<HashSet<EventId>, Broken> {
+/// Inserts the events whose keys are new, and answers their ids, and what became of each.
+async fn insert_new(writer: &mut SqliteConnection, batch: &[NewEvent]) -> Result<HashMap<EventId, Stored>, Broken> {
     let arguments = new_rows(batch.iter(), now()).map_err(untouched)?;
     let done = match transaction::commit(writer, sql::ACCEPT_NEW, arguments).await {
         Ok(done) => done,
         // An id that is there: another event's, or this very event's from an earlier try. Nothing is stored.
-        Err(Broken { error: StoreError::Rejected(_), has_ended: true }) => return Ok(HashSet::new()),
+        Err(Broken { error: StoreError::Rejected(_), has_ended: true }) => return Ok(HashMap::new()),
         Err(broken) => return Err(broken),
     };
     // The first is BEGIN.
     let inserted = done.statements.get(1).ok_or_else(|| untouched(rows::unreadable("result").into()))?;
     let (count, last) = (inserted.rows_affected(), inserted.last_insert_rowid());
+    let paused = done.rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(|error| in_doubt(untouched(error.into())))?;
+    let all = batch.iter().map(|event| (event.id, new(event, &paused)));
     if count == batch.len() as u64 {
-        return Ok(batch.iter().map(|event| event.id).collect());
+        return Ok(all.collect());
     }
     if count == 0 {
-        return Ok(HashSet::new());
+        return Ok(HashMap::new());
     }
     let ids = sqlx::query_scalar(sql::ACCEPT_INSERTED).bind(last.saturating_sub_unsigned(count)).bind(last).fetch_all(writer).await;
     let ids: Vec<Uuid> = ids.map_err(|error| in_doubt(untouched(error.into())))?;
-    Ok(ids.into_iter().map(EventId::from_uuid).collect())
+    let ids: HashSet<EventId> = ids.into_iter().map(EventId::from_uuid).collect();
+    Ok(all.filter(|(id, _)| ids.contains(id)).collect())
+}
+
+/// What becomes of an event that is new, where these sources are paused.
+fn new(event: &NewEvent, paused: &HashSet<String>) -> Stored {
+    if event.lease.is_some() && !paused.contains(event.source.as_str()) { Stored::Claimed } else { Stored::Inserted }
 }
 
 /// Whatever of these is there, or not.
@@ -77,20 +85,22 @@ async fn accept_others(connection: &mut SqliteConnection, now: Micros, batch: Ve
         let slot = usize::try_from(row.position).ok().and_then(|at| stored.get_mut(at)).ok_or_else(|| rows::unreadable("position"))?;
         *slot = Some(found);
     }
+    let paused = fetch::<(String,)>(connection, sqlx::query_as(sql::PAUSED)).await?.into_iter().map(|(source,)| source).collect();
     // Of two events with one key the first is new, and the second finds it there.
     let mut firsts: HashMap<(&str, &str), &NewEvent> = HashMap::new();
-    let mut new = Vec::new();
+    let mut missing = Vec::new();
     for ((event, key), slot) in batch.iter().zip(&keys).zip(&mut stored).filter(|(_, slot)| slot.is_none()) {
         let first = *firsts.entry(*key).or_insert(event);
         if !std::ptr::eq(first, event) {
-            *slot = Some(Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued });
+            let status = if new(first, &paused) == Stored::Claimed { Status::Processing } else { Status::Queued };
+            *slot = Some(Stored::Existing { id: first.id, fingerprint: first.fingerprint, status });
             continue;
         }
-        new.push(event);
-        *slot = Some(Stored::Inserted);
+        missing.push(event);
+        *slot = Some(new(event, &paused));
     }
-    if !new.is_empty() {
-        let arguments = new_rows(new.into_iter(), now)?;
+    if !missing.is_empty() {
+        let arguments = new_rows(missing.into_iter(), now)?;
         execute(connection, sqlx::query_with(sql::ACCEPT_EVENTS, arguments.clone())).await?;
         execute(connection, sqlx::query_with(sql::ACCEPT_DELIVERIES, arguments)).await?;
     }
@@ -102,7 +112,8 @@ fn new_rows<'a>(events: impl Iterator<Item = &'a NewEvent>, now: Micros) -> Resu
     let (mut rows, mut bytes) = (Vec::new(), Vec::new());
     for event in events {
         let (headers, body) = (event.headers.len(), event.body.len());
-        rows.push((hex(event.id), event.source.as_str(), event.key.as_str(), bytes.len(), headers, body));
+        let lease = event.lease.map(rows::micros);
+        rows.push((hex(event.id), event.source.as_str(), event.key.as_str(), bytes.len(), headers, body, lease));
         bytes.extend_from_slice(event.fingerprint.as_bytes());
         bytes.extend_from_slice(&event.headers);
         bytes.extend_from_slice(&event.body);

@@ -187,6 +187,7 @@ impl Tally {
     const EXPECTED: &[&str] = &[
         "buried",
         "claimed",
+        "claimed as stored",
         "existing",
         "found",
         "inserted",
@@ -213,7 +214,9 @@ impl Tally {
             Answer::Accepted(Ok(stored)) => {
                 let inserted = stored.iter().filter(|stored| **stored == Stored::Inserted).count();
                 add("inserted", inserted);
-                add("existing", stored.len() - inserted);
+                let claimed = stored.iter().filter(|stored| **stored == Stored::Claimed).count();
+                add("claimed as stored", claimed);
+                add("existing", stored.len() - inserted - claimed);
             }
             Answer::Accepted(Err(_)) => add("rejected", 1),
             Answer::Claimed(Ok(claims)) => {

@@ -4,6 +4,7 @@
 use super::side::{Answer, EPOCH, GRID};
 use bytes::Bytes;
 use proptest::collection::{btree_map, vec};
+use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +67,7 @@ pub(super) struct New {
     source: u8,
     key: u8,
     body: Vec<u8>,
+    lease: Option<Length>,
     id: Id,
 }
 
@@ -184,7 +186,13 @@ fn new() -> impl Strategy<Value = New> {
         1 => any::<Index>().prop_map(Id::Another),
         2 => any::<Index>().prop_map(Id::Again),
     ];
-    (0..3u8, 0..8u8, vec(any::<u8>(), 0..4), id).prop_map(|(source, key, body, id)| New { source, key, body, id })
+    (0..3u8, 0..8u8, vec(any::<u8>(), 0..4), option::of(length()), id).prop_map(|(source, key, body, lease, id)| New {
+        source,
+        key,
+        body,
+        lease,
+        id,
+    })
 }
 
 fn want() -> impl Strategy<Value = Want> {
@@ -308,6 +316,17 @@ impl Run {
         if let Answer::Claimed(Ok(claims)) = answer {
             self.claims.extend(claims.claimed.iter().cloned());
         }
+        let claimed_as_stored = tables.deliveries.iter().filter_map(|(event, row)| {
+            let event = &tables.events.get(event)?.event;
+            let claim = Claim::first(event.id, event.source.clone(), event.headers.clone(), event.body.clone());
+            let is_first = row.delivery.status == Status::Processing && row.delivery.fence == claim.fence;
+            is_first.then_some(claim)
+        });
+        for claim in claimed_as_stored {
+            if !self.claims.iter().any(|known| known.event == claim.event) {
+                self.claims.push(claim);
+            }
+        }
         let is_open = |claim: &&Claim| tables.deliveries.get(&claim.event).is_some_and(|row| row.delivery.fence == claim.fence);
         self.open = self.claims.iter().filter(is_open).cloned().collect();
         self.dead = tables.ended.keys().copied().collect();
@@ -340,6 +359,7 @@ impl Run {
             fingerprint: Fingerprint::of(&body),
             headers: body.slice(..body.len() / 2),
             body,
+            lease: new.lease.as_ref().map(duration),
         };
         self.offered.push(event.clone());
         event

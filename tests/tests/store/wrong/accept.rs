@@ -21,6 +21,24 @@ impl WrongStore {
                 }
                 Ok(stored)
             }
+            Wrong::SaysClaimedAndQueues => {
+                let leases: Vec<_> = batch.iter().map(|event| event.lease).collect();
+                let mut stored = tables.accept(now, batch.into_iter().map(|event| NewEvent { lease: None, ..event }).collect())?;
+                for (stored, _) in stored.iter_mut().zip(leases).filter(|(stored, lease)| **stored == Stored::Inserted && lease.is_some()) {
+                    *stored = Stored::Claimed;
+                }
+                Ok(stored)
+            }
+            Wrong::ClaimsTheWholeBatch => {
+                let lease = batch.iter().find_map(|event| event.lease);
+                tables.accept(now, batch.into_iter().map(|event| NewEvent { lease, ..event }).collect())
+            }
+            Wrong::ClaimsWhatIsNewOfAPausedSource => {
+                let paused = std::mem::take(&mut tables.paused);
+                let stored = tables.accept(now, batch);
+                tables.paused = paused;
+                stored
+            }
             Wrong::AnswersBeforeItStores => {
                 let earlier = std::mem::replace(&mut *self.unwritten.lock().unwrap(), batch.clone());
                 tables.accept(now, earlier)?;

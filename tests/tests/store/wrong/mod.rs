@@ -27,6 +27,9 @@ use surehook_model::memory::MemoryStore;
 pub(crate) enum Wrong {
     // Accepting.
     NewIsDueLater,
+    SaysClaimedAndQueues,
+    ClaimsTheWholeBatch,
+    ClaimsWhatIsNewOfAPausedSource,
     AnswersBeforeItStores,
     NoUniqueness,
     DeadlocksUnlessSorted,

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant as StdInstant};
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
 use surehook::http::{App, SourceIntake};
-use surehook::intake::{Limits, intake};
+use surehook::intake::{Limits, Ports, intake};
 use surehook::metrics::Metrics;
 use surehook::ports::{Clock, Ids, NewEvent, Store};
 use surehook::server::protocol;
@@ -92,7 +92,8 @@ fn converse(manner: Manner, sent: Vec<u8>, store: &Arc<MemoryStore>, requests: &
     let limits = Limits { max_queued: 8, max_queued_bytes: MAX_QUEUED_BYTES };
     let doorbell = Arc::new(Doorbell::default());
     let shared: Arc<dyn Store> = store.clone();
-    let (handle, intake_loop) = intake(limits, Arc::clone(&shared), Arc::clone(&clock), Arc::clone(&doorbell), futures::future::pending());
+    let ports = Ports { store: Arc::clone(&shared), clock: Arc::clone(&clock), doorbell: Arc::clone(&doorbell), handover: Arc::default() };
+    let (handle, intake_loop) = intake(limits, ports, futures::future::pending());
     let health = Arc::new(Health::default());
     if manner.draining {
         health.drain();
@@ -219,6 +220,7 @@ fn ended_before(store: &MemoryStore) {
             fingerprint: Fingerprint::of(&body),
             headers: Bytes::new(),
             body,
+            lease: None,
         };
         let demand = Demand { source: event.source.clone(), limit: 1, lease: Duration::from_secs(20), max_attempts: 20 };
         let record = AttemptRecord {

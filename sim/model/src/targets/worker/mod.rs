@@ -45,6 +45,15 @@ pub enum Step {
     },
     /// The claim under way fails.
     FailClaim,
+    /// So many events of each source are stored, as far as there is room by the worker's offers.
+    Store {
+        /// Of each source.
+        give: [u32; SOURCES],
+        /// The bytes of each event's body.
+        size: usize,
+    },
+    /// What was stored is handed over.
+    Hand,
     /// A delivery ends.
     Finish {
         /// Which of those in flight.
@@ -104,7 +113,7 @@ impl Case {
 }
 
 fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
-    Ok(match bytes.int_in_range(0..=36)? {
+    Ok(match bytes.int_in_range(0..=42)? {
         0..=3u8 => Step::Pass(millis(bytes, 3_000)?),
         4 => Step::Pass(millis(bytes, 60_000)?),
         5 | 6 => Step::Wake(bytes.int_in_range(0..=SOURCES)?),
@@ -125,7 +134,12 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
             let cut_off_in = millis(bytes, 10_000)?;
             Step::ShutDown { cut_off_in, give_up_in: cut_off_in + millis(bytes, 10_000)? }
         }
-        _ => Step::Late(millis(bytes, 10)?),
+        36 => Step::Late(millis(bytes, 10)?),
+        37..=39 => {
+            let give = [bytes.int_in_range(0..=9)?, bytes.int_in_range(0..=9)?, bytes.int_in_range(0..=9)?];
+            Step::Store { give, size: bytes.int_in_range(0..=2_000)? }
+        }
+        _ => Step::Hand,
     })
 }
 

@@ -115,6 +115,9 @@ pub(super) struct World {
     watched: Vec<Watched>,
     claim: Option<(Instant, Vec<Demand>)>,
     settle: Option<Vec<Settlement>>,
+    offers: [u32; SOURCES],
+    /// What was stored on an offer, and since when.
+    stored: Vec<(Instant, Claim)>,
     deliveries: BTreeMap<Ticket, (EventId, Fence, Instant)>,
     last_answered: Option<Ticket>,
     given: BTreeMap<(EventId, Fence), Given>,
@@ -150,6 +153,8 @@ impl World {
             policies,
             claim: None,
             settle: None,
+            offers: [0; SOURCES],
+            stored: Vec::new(),
             deliveries: BTreeMap::new(),
             last_answered: None,
             given: BTreeMap::new(),
@@ -209,6 +214,16 @@ impl World {
                     }
                 }
                 self.claim = Some((self.now, demands));
+            }
+            Action::Offer { source, room, lease } => {
+                let source = (0..SOURCES).find(|&n| name(n) == source).unwrap();
+                let policy = &self.policies[source];
+                assert_eq!(lease, policy.lease());
+                assert!(room <= policy.concurrency * 5, "an offer of {room}");
+                assert!(self.give_up_at.is_none(), "an offer while shutting down");
+                assert_ne!(room, self.offers[source], "an offer that is no other than the last");
+                assert!(room == 0 || self.watched[source].breaker().is_closed(), "an offer past a breaker");
+                self.offers[source] = room;
             }
             Action::Deliver(Delivery { ticket, claim, deadline }) => {
                 assert!(self.give_up_at.is_none(), "a delivery while shutting down");
@@ -348,6 +363,32 @@ impl World {
         self.input(Input::Claimed(claims));
     }
 
+    /// Stores events of which the worker has to be told yet.
+    fn store(&mut self, give: [u32; SOURCES], size: usize) {
+        if self.give_up_at.is_some() {
+            return;
+        }
+        for (source, give) in give.into_iter().enumerate() {
+            let taken = self.stored.iter().filter(|(_, claim)| claim.source == name(source)).count();
+            for _ in 0..give.min(self.offers[source].saturating_sub(u32::try_from(taken).unwrap())) {
+                self.next_event += 1;
+                let event = EventId::from_uuid(Uuid::from_u128(self.next_event));
+                let claim = Claim::first(event, name(source), Bytes::new(), Bytes::from(vec![0; size]));
+                self.stored.push((self.now, claim));
+            }
+        }
+    }
+
+    /// Hands over what was stored. Without an offer the worker is told nothing.
+    fn hand(&mut self) {
+        for (since, claim) in core::mem::take(&mut self.stored) {
+            let source = (0..SOURCES).find(|&n| name(n) == claim.source).unwrap();
+            let lease_ends = since + self.policies[source].lease();
+            self.given.insert((claim.event, claim.fence), Given { source, lease_ends, place: Place::Given, sent: false, reply: None });
+            self.input(Input::Handed { since, claims: vec![claim] });
+        }
+    }
+
     fn answer_settle(&mut self) {
         if let Some(settlements) = self.settle.take() {
             for settlement in settlements {
@@ -362,6 +403,8 @@ impl World {
             Step::Pass(duration) => self.pass(duration),
             Step::Wake(source) => self.input(Input::Woken(vec![name(source)])),
             Step::AnswerClaim { give, bury_every, size } => self.answer_claim(give, bury_every, size),
+            Step::Store { give, size } => self.store(give, size),
+            Step::Hand => self.hand(),
             Step::FailClaim => {
                 if self.claim.take().is_some() {
                     self.input(Input::ClaimFailed);
@@ -388,6 +431,7 @@ impl World {
                 }
             }
             Step::ShutDown { cut_off_in, give_up_in } => {
+                self.hand();
                 let give_up_at = self.now + give_up_in;
                 self.give_up_at = Some(self.give_up_at.map_or(give_up_at, |at| at.min(give_up_at)));
                 let cut_off_at = self.now + cut_off_in;
