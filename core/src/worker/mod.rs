@@ -93,7 +93,7 @@ pub struct Worker {
     expiring: Agenda,
     /// Whose offer is another than the last that was told, and whether any is made at all.
     offering: BTreeSet<usize>,
-    takes_offers: bool,
+    makes_offers: bool,
     /// Whose rate lets the next delivery begin when, and whose breaker opens half when.
     rated: Agenda,
     opening_half: Agenda,
@@ -178,7 +178,7 @@ impl Worker {
             dormant: BTreeSet::new(),
             expiring: Agenda::new(count),
             offering: BTreeSet::new(),
-            takes_offers: true,
+            makes_offers: true,
             rated: Agenda::new(count),
             opening_half: Agenda::new(count),
             moved_breakers: VecDeque::new(),
@@ -207,9 +207,9 @@ impl Worker {
             Input::SettleFailed => self.settle_failed(now),
             Input::ShutDown { cut_off_at, give_up_at } => self.shut_down(now, cut_off_at, give_up_at),
         }
-        let takes_offers = self.phase == Phase::Running && self.store.failures == 0 && self.held_bytes < self.settings.max_held_bytes;
-        if takes_offers != self.takes_offers {
-            self.takes_offers = takes_offers;
+        let makes_offers = self.phase == Phase::Running && self.store.failures == 0 && self.held_bytes < self.settings.max_held_bytes;
+        if makes_offers != self.makes_offers {
+            self.makes_offers = makes_offers;
             for index in 0..self.lanes.len() {
                 self.refresh_offer(index);
             }
@@ -421,7 +421,7 @@ impl Worker {
         if claims.claimed.is_empty() && claims.buried.is_empty() {
             self.polling.interval = self.polling.interval.saturating_mul(2).min(self.settings.poll_idle);
         } else {
-            self.is_busy(now);
+            self.something_came(now);
         }
         let came = claims.claimed.iter().map(|claim| &claim.source).chain(claims.buried.iter().map(|buried| &buried.source));
         for source in came {
@@ -439,14 +439,14 @@ impl Worker {
     }
 
     fn handed(&mut self, now: Instant, since: Instant, claims: Vec<Claim>) {
-        self.is_busy(now);
+        self.something_came(now);
         for claim in claims {
             self.hold(now, since, claim);
         }
     }
 
-    /// Something came: sources that had nothing are asked again soon.
-    fn is_busy(&mut self, now: Instant) {
+    /// Sources that had nothing are asked again soon.
+    fn something_came(&mut self, now: Instant) {
         self.polling.interval = self.settings.poll_busy;
         self.polling.at = self.polling.at.min(now + self.settings.poll_busy);
     }
@@ -633,7 +633,7 @@ impl Worker {
 
     /// How many new events may be claimed for a lane as they are stored.
     fn offer(&self, index: usize) -> u32 {
-        if self.takes_offers { self.lanes[index].offer() } else { 0 }
+        if self.makes_offers { self.lanes[index].offer() } else { 0 }
     }
 }
 
