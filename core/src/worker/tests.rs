@@ -10,7 +10,7 @@ use crate::id::{EventId, Fence};
 use crate::source::WAIT_ALLOWANCE;
 use alloc::vec;
 use bytes::Bytes;
-use exchange::Buried;
+use exchange::{Buried, Claims};
 use uuid::Uuid;
 
 const START: Instant = Instant::ZERO;

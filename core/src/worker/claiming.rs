@@ -1,0 +1,128 @@
+//! How events come to a worker: by the claims that it makes, and by the offers on which they are claimed for it as they are
+//! stored.
+
+use super::exchange::{Claim, Claims, Demand};
+use super::interface::{Action, BATCH, BATCH_ROWS};
+use super::{Claiming, Worker};
+use crate::time::Instant;
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+/// While lanes are known to have work, one of so many seats in a claim is for a lane that only may have some.
+const CHANCE: u32 = 4;
+
+impl Worker {
+    /// One claim at a time; none while memory is full, while more than one batch waits to be settled, or while the
+    /// store fails and there is something to settle first.
+    pub(super) fn may_claim(&self) -> bool {
+        let settling_first = self.store.failures > 0 && (self.settling.is_some() || !self.unsettled.is_empty());
+        self.claiming.is_none()
+            && !(self.askable.is_empty() && self.probable.is_empty())
+            && self.held_bytes < self.settings.max_held_bytes
+            && self.unsettled.len() < BATCH
+            && !settling_first
+    }
+
+    /// Asks for the sources that have room, and have work or may have some. Where not all can get what they have room
+    /// for, those that want least come first: each gets what it wants or half of an even share, if that is more, and no
+    /// more than an even share of what is left. The last, who wants most, gets the rest.
+    pub(super) fn claim(&mut self, now: Instant) -> Action {
+        let memory = (self.settings.max_held_bytes - self.held_bytes) / self.typical_bytes;
+        let mut room = u32::try_from(memory.max(1)).unwrap_or(u32::MAX).min(BATCH_ROWS);
+        let mut asked = self.take_seats(room);
+        let is_crowded = asked.iter().map(|&index| self.lanes[index].demand()).fold(0, u32::saturating_add) > room;
+        let lanes = u32::try_from(asked.len()).expect("no more lanes than there is room for");
+        let half_of_a_share = room.div_ceil(2 * lanes.max(1));
+        if is_crowded {
+            asked.sort_by_key(|&index| self.lanes[index].appetite());
+        }
+        let mut demands = Vec::with_capacity(asked.len());
+        for (&index, waiting) in asked.iter().zip((1..=lanes).rev()) {
+            let lane = &mut self.lanes[index];
+            let limit =
+                lane.demand().min(if is_crowded && waiting > 1 { lane.appetite().max(half_of_a_share).min(room / waiting) } else { room });
+            room -= limit;
+            demands.push(Demand { source: lane.source.clone(), limit, lease: lane.policy.lease(), max_attempts: lane.policy.max_attempts });
+            lane.asked(limit);
+        }
+        self.claim_after = now + self.settings.claim_pace;
+        self.claiming = Some(Claiming { sent_at: now, asked });
+        Action::Claim(demands)
+    }
+
+    /// The lanes that the next claim asks for, at most `room`, in turn from where the last claim ended. While some have
+    /// work, every [`CHANCE`]th seat, and no larger part of the room, is for those that only may have some: most of them
+    /// will bring nothing, and a thousand of them are not to take the place of one that is busy.
+    fn take_seats(&mut self, room: u32) -> Vec<usize> {
+        let in_turn = |set: &BTreeSet<usize>, from: usize| set.range(from..).chain(set.range(..from)).copied().collect::<VecDeque<_>>();
+        let mut with_work = in_turn(&self.askable, self.claim_from);
+        let mut perhaps = in_turn(&self.probable, self.probe_from);
+        if !with_work.is_empty() {
+            perhaps.truncate(usize::try_from(room.div_ceil(CHANCE)).unwrap_or(usize::MAX));
+        }
+        let mut asked = Vec::new();
+        for _ in 0..room {
+            self.seats = self.seats.wrapping_add(1);
+            let is_by_chance = self.seats.is_multiple_of(CHANCE) || with_work.is_empty();
+            if let Some(index) = if is_by_chance { perhaps.pop_front() } else { None } {
+                self.probe_from = index + 1;
+                asked.push(index);
+            } else if let Some(index) = with_work.pop_front() {
+                self.claim_from = index + 1;
+                asked.push(index);
+            } else if perhaps.is_empty() {
+                break;
+            }
+        }
+        asked
+    }
+
+    pub(super) fn claimed(&mut self, now: Instant, claims: Claims) {
+        let Some(Claiming { sent_at, asked }) = self.claiming.take() else { return };
+        self.store.failures = 0;
+        if claims.claimed.is_empty() && claims.buried.is_empty() {
+            self.polling.interval = self.polling.interval.saturating_mul(2).min(self.settings.poll_idle);
+        } else {
+            self.something_came(now);
+        }
+        let came = claims.claimed.iter().map(|claim| &claim.source).chain(claims.buried.iter().map(|buried| &buried.source));
+        for source in came {
+            if let Some(&index) = self.by_source.get(source) {
+                self.lanes[index].came += 1;
+            }
+        }
+        for claim in claims.claimed {
+            self.hold(now, sent_at, claim);
+        }
+        for index in asked {
+            self.lanes[index].answered(now.since(sent_at), self.settings.claim_pace);
+            self.refresh(index);
+        }
+    }
+
+    pub(super) fn handed(&mut self, now: Instant, since: Instant, claims: Vec<Claim>) {
+        self.something_came(now);
+        for claim in claims {
+            self.hold(now, since, claim);
+        }
+    }
+
+    /// Sources that had nothing are asked again soon.
+    fn something_came(&mut self, now: Instant) {
+        self.polling.interval = self.settings.poll_busy;
+        self.polling.at = self.polling.at.min(now + self.settings.poll_busy);
+    }
+
+    pub(super) fn refresh_offer(&mut self, index: usize) {
+        if self.offer(index) == self.lanes[index].offered {
+            self.offering.remove(&index)
+        } else {
+            self.offering.insert(index)
+        };
+    }
+
+    /// How many new events may be claimed for a lane as they are stored.
+    pub(super) fn offer(&self, index: usize) -> u32 {
+        if self.makes_offers { self.lanes[index].offer() } else { 0 }
+    }
+}
