@@ -59,6 +59,7 @@ async fn commits_reach_the_disk_and_readers_do_not_wait() {
     };
     assert_eq!(pragma(&mut session, "journal_mode").await, "wal");
     assert_eq!(pragma(&mut session, "synchronous").await, "2", "FULL");
+    assert_eq!(pragma(&mut session, "temp_store").await, "2", "memory: nothing is written beside the database and its log");
     let event = event("a");
     db.store.accept(vec![event.clone()]).await.unwrap();
     sqlx::raw_sql("begin immediate").execute(&mut session).await.unwrap();
