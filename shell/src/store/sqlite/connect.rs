@@ -59,8 +59,8 @@ pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
         .synchronous(SqliteSynchronous::Full)
         .row_buffer_size(ROWS)
         .busy_timeout(BUSY_TIMEOUT)
-        // What takes a statement back that fails in the middle stays in memory: it is no more than the pages that a batch
-        // changes. Each batch would make a file of it otherwise, and need a folder where it may.
+        // What would undo a statement that fails in its middle stays in memory: the pages that one batch changes. It would
+        // be a temporary file otherwise, made anew for each batch. So does what a statement sorts: all of them are bounded.
         .pragma("temp_store", "memory")
         .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES))
 }
