@@ -142,7 +142,7 @@ fn names_what_is_there(document: &str, least: usize, sources: &str) {
 #[test]
 fn every_link_from_a_document_to_a_file_is_live() {
     let mut documents = vec![PathBuf::from("README.md")];
-    for folder in ["docs", "docs/decisions"] {
+    for folder in ["docs", "docs/decisions", "docs/benchmarks"] {
         let files = fs::read_dir(Path::new(ROOT).join(folder)).unwrap().map(|entry| Path::new(folder).join(entry.unwrap().file_name()));
         documents.extend(files.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     }
