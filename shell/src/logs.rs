@@ -1,7 +1,16 @@
 //! Log lines: to standard error, for a person or as JSON. What is logged is for its places; this only says how.
+//!
+//! Logging never fails and never blocks: see [`lines`].
+
+mod lines;
 
 use crate::config::LogFormat;
+use crate::metrics;
+use lines::Lines;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
+use std::panic::{self, PanicHookInfo};
+use std::time::Duration;
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -12,17 +21,55 @@ pub const DEFAULT_FILTER: &str = "warn,surehook=info,surehook_core=info";
 /// The variables in which a filter is looked for; the first that is set and not empty counts.
 pub const FILTER_VARIABLES: [&str; 2] = ["SUREHOOK_LOG_FILTER", "RUST_LOG"];
 
-/// Starts logging for the whole process.
+/// How long the end of the process waits for the last lines to be written.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The log of this process. Keep it until the end, and end with [`Logs::close`].
+#[must_use]
+pub struct Logs {
+    lines: Lines,
+}
+
+impl Logs {
+    /// Writes a text to the log's output as it is, in its turn.
+    pub fn say(&self, text: &str) {
+        self.lines.push(format!("{}\n", text.trim_end()).into_bytes());
+    }
+
+    /// Waits until the last lines are written; for a second at the most, because the output may be stuck.
+    pub fn close(self) {
+        self.lines.flush(FLUSH_PATIENCE);
+    }
+}
+
+/// Starts logging for the whole process. Panics are logged too.
 ///
 /// # Errors
 ///
 /// [`LogsError`] if the filter in the environment is not one, or logging was started before.
-pub fn init(format: LogFormat) -> Result<(), LogsError> {
+pub fn init(format: LogFormat) -> Result<Logs, LogsError> {
     let filter = filter(|variable| std::env::var_os(variable).map(|value| value.to_string_lossy().into_owned()))?;
     // https://no-color.org: set and not empty.
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::util::SubscriberInitExt::try_init(subscriber(format, filter, colour, io::stderr))
-        .map_err(|error| LogsError::Started { reason: error.to_string() })
+    let tell = |lost| tracing::warn!(lost, "log lines were lost; the log's output did not take them");
+    let lines = Lines::start(io::stderr(), metrics::log_lines_lost(), tell).map_err(LogsError::Thread)?;
+    tracing_subscriber::util::SubscriberInitExt::try_init(subscriber(format, filter, colour, lines.clone()))
+        .map_err(|error| LogsError::Started { reason: error.to_string() })?;
+    // The hook of the standard library writes to standard error itself, and waits for it.
+    panic::set_hook(Box::new(log_panic));
+    Ok(Logs { lines })
+}
+
+/// Logs a panic, with a backtrace if `RUST_BACKTRACE` asks for one.
+pub fn log_panic(panic: &PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    tracing::error!(
+        thread = std::thread::current().name(),
+        location = panic.location().map(tracing::field::display),
+        error = panic.payload_as_str(),
+        backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(&backtrace)),
+        "panicked; report this mistake in the program"
+    );
 }
 
 /// Why logging did not start.
@@ -43,6 +90,9 @@ pub enum LogsError {
         /// What was found.
         reason: String,
     },
+    /// The thread that writes the log cannot be started.
+    #[error("cannot start the thread of the log: {0}")]
+    Thread(io::Error),
 }
 
 fn filter(environment: impl Fn(&'static str) -> Option<String>) -> Result<EnvFilter, LogsError> {
@@ -57,7 +107,7 @@ fn subscriber<W>(format: LogFormat, filter: EnvFilter, colour: bool, writer: W) 
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colour);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colour).log_internal_errors(false);
     match format {
         LogFormat::Human => Box::new(builder.finish()),
         // The event's fields stand beside `level` and `message`, where one looks for `event_id`.

@@ -49,9 +49,10 @@ fn ask(asked: impl Future<Output = Result<String, OperateError>>) -> u8 {
 
 /// Runs what was asked for to its end, and answers the exit code.
 fn run<E: Error>(log: LogFormat, asked: impl Future<Output = Result<(), E>>) -> u8 {
-    if let Err(error) = logs::init(log) {
-        return mistake(&error);
-    }
+    let logs = match logs::init(log) {
+        Ok(logs) => logs,
+        Err(error) => return mistake(&error),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return say(std::io::stderr(), &format!("cannot start: {error}"), cli::FAILED),
@@ -59,10 +60,12 @@ fn run<E: Error>(log: LogFormat, asked: impl Future<Output = Result<(), E>>) -> 
     let result = runtime.block_on(asked);
     // A name that is being resolved cannot be interrupted, and is not waited for.
     runtime.shutdown_background();
-    match result {
-        Ok(()) => cli::DONE,
-        Err(error) => say(std::io::stderr(), &format!("surehook: {error}"), cli::FAILED),
+    // Not to standard error itself, which may be stuck: the process has to end.
+    if let Err(error) = &result {
+        logs.say(&format!("surehook: {error}"));
     }
+    logs.close();
+    if result.is_ok() { cli::DONE } else { cli::FAILED }
 }
 
 fn mistake(error: &impl Error) -> u8 {

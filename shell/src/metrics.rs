@@ -10,10 +10,11 @@ use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, exponential_buckets,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    exponential_buckets,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::breaker::Breaker;
@@ -25,6 +26,16 @@ use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 
 /// The media type of [`Metrics::text`].
 pub const MEDIA_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// The log lines of this process that were lost. Logging begins before anything else is counted.
+#[must_use]
+pub fn log_lines_lost() -> IntCounter {
+    static LOST: LazyLock<IntCounter> = LazyLock::new(|| {
+        let help = "Log lines that were lost because the log's output did not take them.";
+        IntCounter::new("surehook_log_lines_lost_total", help).expect("a right name")
+    });
+    LOST.clone()
+}
 
 /// All figures of one process.
 pub struct Metrics {
@@ -86,6 +97,7 @@ impl Metrics {
         let batch = batch.buckets(exponential_buckets(1.0, 2.0, 9).expect("buckets that rise"));
         let behind =
             Opts::new("surehook_backlog_age_seconds", "For how long the event that has been due for longest has been; 0 if none is.");
+        registered(&registry, log_lines_lost());
         let standing = Standing { breaker: Breaker::NEW, last_success: None, last_failure: None };
         Arc::new(Self {
             requests: counter(

@@ -90,12 +90,26 @@ impl Service {
         Self::begin_in(&[], database, configuration).await
     }
 
+    /// Starts the program with its log going to `log`, and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// If it does not become ready.
+    pub async fn start_logging_to(log: impl Into<Stdio>, environment: Environment, database: &str, configuration: &str) -> Self {
+        let (folder, address) = (TempDir::new().expect("a temporary folder"), free_address());
+        write_configuration(folder.path(), address, database, configuration);
+        let mut process = Process::start_logging_to(log.into(), environment, folder.path(), ["serve", "--config", "surehook.toml"]);
+        assert!(process.listens(address).await, "the program ended before it listened");
+        let service = Self { process: Some(process), address, folder, environment, recorded: None };
+        service.ready().await;
+        service
+    }
+
     async fn begin_in(environment: Environment, database: &str, configuration: &str) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         for _ in 0..PORTS_TRIED {
             let address = free_address();
-            let text = format!("listen = \"{address}\"\ndatabase = \"{database}\"\nlog = \"json\"\n{configuration}");
-            fs::write(folder.path().join("surehook.toml"), text).expect("the folder can be written to");
+            write_configuration(folder.path(), address, database, configuration);
             let mut process = Process::start_in(environment, folder.path(), ["serve", "--config", "surehook.toml"]);
             if process.listens(address).await {
                 return Self { process: Some(process), address, folder, environment, recorded: None };
@@ -353,11 +367,18 @@ impl Process {
     }
 
     fn start_in<S: AsRef<OsStr>>(environment: Environment, folder: &Path, arguments: impl IntoIterator<Item = S>) -> Self {
-        let log = File::options().create(true).append(true).open(folder.join("log")).expect("the folder can be written to");
-        let both = log.try_clone().expect("a file handle can be cloned");
-        let child =
-            command(folder).envs(environment.iter().copied()).args(arguments).stdout(log).stderr(both).spawn().expect("the program starts");
-        Self { folder: folder.to_owned(), child }
+        Self::start_logging_to(log_file(folder).into(), environment, folder, arguments)
+    }
+
+    fn start_logging_to<S: AsRef<OsStr>>(
+        log: Stdio,
+        environment: Environment,
+        folder: &Path,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let mut command = command(folder);
+        let child = command.envs(environment.iter().copied()).args(arguments).stdout(log_file(folder)).stderr(log).spawn();
+        Self { folder: folder.to_owned(), child: child.expect("the program starts") }
     }
 
     /// Everything that was logged in this folder.
@@ -432,6 +453,15 @@ impl Drop for Process {
             eprintln!("--- the end of the program's log ---\n{}", &log[from..]);
         }
     }
+}
+
+fn write_configuration(folder: &Path, address: SocketAddr, database: &str, configuration: &str) {
+    let text = format!("listen = \"{address}\"\ndatabase = \"{database}\"\nlog = \"json\"\n{configuration}");
+    fs::write(folder.join("surehook.toml"), text).expect("the folder can be written to");
+}
+
+fn log_file(folder: &Path) -> File {
+    File::options().create(true).append(true).open(folder.join("log")).expect("the folder can be written to")
 }
 
 fn read_log(folder: &Path) -> String {

@@ -1,0 +1,128 @@
+//! The queue of log lines before an output that blocks, fails, and works again.
+
+use super::*;
+use std::sync::mpsc;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An output that answers each write as the test says, and waits for that answer.
+struct Scripted {
+    asked: mpsc::Sender<Vec<u8>>,
+    answers: mpsc::Receiver<io::Result<usize>>,
+}
+
+impl Write for Scripted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = self.asked.send(bytes.to_vec());
+        self.answers.recv().unwrap_or(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct World {
+    lines: Lines,
+    lost: IntCounter,
+    told: mpsc::Receiver<u64>,
+    asked: mpsc::Receiver<Vec<u8>>,
+    answers: mpsc::Sender<io::Result<usize>>,
+}
+
+impl World {
+    fn start() -> Self {
+        let lost = IntCounter::new("lost", "lost").unwrap();
+        let ((tell, told), (ask, asked), (answers, answer)) = (mpsc::channel(), mpsc::channel(), mpsc::channel());
+        let output = Scripted { asked: ask, answers: answer };
+        let lines = Lines::start(output, lost.clone(), move |count| tell.send(count).unwrap()).unwrap();
+        Self { lines, lost, told, asked, answers }
+    }
+
+    /// The next write, which is answered with `answer`.
+    fn write(&self, answer: io::Result<usize>) -> Vec<u8> {
+        let asked = self.asked.recv_timeout(PATIENCE).expect("a write");
+        self.answers.send(answer).unwrap();
+        asked
+    }
+
+    fn push(&self, line: &[u8]) {
+        self.lines.push(line.to_vec());
+    }
+}
+
+#[test]
+fn an_output_that_blocks_holds_up_nobody() {
+    let world = World::start();
+    let line = vec![b'x'; MAX_QUEUED_BYTES / 8];
+    for _ in 0..20 {
+        world.push(&line);
+    }
+    assert_eq!(world.lost.get(), 12, "eight lines fit, with the one that is being written");
+    world.lines.flush(Duration::from_millis(1));
+    for _ in 0..8 {
+        assert_eq!(world.write(Ok(line.len())), line);
+    }
+    assert_eq!(world.told.recv_timeout(PATIENCE), Ok(12));
+    world.push(b"after\n");
+    assert_eq!(world.write(Ok(6)), b"after\n");
+}
+
+#[test]
+fn lines_that_cannot_be_written_are_counted_and_told_once_writing_works_again() {
+    let world = World::start();
+    for _ in 0..3 {
+        world.push(b"lost\n");
+        world.write(Err(io::ErrorKind::StorageFull.into()));
+    }
+    world.push(b"kept\n");
+    assert_eq!(world.write(Ok(5)), b"kept\n");
+    assert_eq!(world.told.recv_timeout(PATIENCE), Ok(3));
+    world.push(b"kept too\n");
+    world.write(Ok(9));
+    world.lines.flush(PATIENCE);
+    assert!(world.told.try_recv().is_err(), "each loss is told once");
+    assert_eq!(world.lost.get(), 3);
+}
+
+#[test]
+fn a_line_that_was_cut_does_not_run_into_the_next() {
+    let world = World::start();
+    world.push(b"a long line\n");
+    assert_eq!(world.write(Ok(6)), b"a long line\n");
+    assert_eq!(world.write(Err(io::ErrorKind::StorageFull.into())), b" line\n");
+    world.push(b"next\n");
+    assert_eq!(world.write(Err(io::ErrorKind::StorageFull.into())), b"\n");
+    world.push(b"third\n");
+    assert_eq!(world.write(Ok(1)), b"\n");
+    assert_eq!(world.write(Ok(6)), b"third\n");
+    assert_eq!(world.told.recv_timeout(PATIENCE), Ok(2));
+}
+
+#[test]
+fn a_short_write_and_an_interrupted_one_are_continued() {
+    let world = World::start();
+    world.push(b"one line\n");
+    world.write(Ok(4));
+    world.write(Err(io::ErrorKind::Interrupted.into()));
+    world.write(Err(io::ErrorKind::WouldBlock.into()));
+    assert_eq!(world.write(Ok(5)), b"line\n");
+    world.lines.flush(PATIENCE);
+    assert_eq!(world.lost.get(), 0);
+}
+
+#[test]
+fn flushing_waits_for_every_line() {
+    let world = World::start();
+    world.push(b"last\n");
+    let lines = world.lines.clone();
+    let (done, is_done) = mpsc::channel();
+    std::thread::spawn(move || {
+        lines.flush(PATIENCE);
+        done.send(()).unwrap();
+    });
+    assert_eq!(world.asked.recv_timeout(PATIENCE).unwrap(), b"last\n");
+    assert!(is_done.try_recv().is_err(), "the line is not written yet");
+    world.answers.send(Ok(5)).unwrap();
+    is_done.recv_timeout(PATIENCE).expect("every line is written");
+}
