@@ -40,6 +40,10 @@ pub enum Command {
     Check(ConfigArgs),
     /// Bring a database to this program's schema
     Migrate(ConfigArgs),
+    /// Copy a SQLite database to a new file, whether it is served or not
+    Backup(CopyArgs),
+    /// Put a backup in the place of a SQLite database that is not served; the old database is kept beside it
+    Restore(CopyArgs),
     /// Look for events, at one event, or send dead letters again
     Events {
         /// Which service.
@@ -173,6 +177,16 @@ pub struct ConfigArgs {
     /// What stands over the file.
     #[command(flatten)]
     pub overrides: Overrides,
+}
+
+/// A copy of a database.
+#[derive(Args)]
+pub struct CopyArgs {
+    /// The file of the copy
+    pub file: PathBuf,
+    /// Which database.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// What the demo can be told.

@@ -5,9 +5,10 @@ use std::error::Error;
 use std::future::Future;
 use std::io::Write;
 use std::process::ExitCode;
-use surehook::cli::{self, Cli, Command};
+use surehook::cli::{self, Cli, Command, CopyArgs};
 use surehook::config::LogFormat;
 use surehook::operate::{self, OperateError};
+use surehook::serve::ServeError;
 use surehook::{demo, logs, serve};
 
 fn main() -> ExitCode {
@@ -17,11 +18,19 @@ fn main() -> ExitCode {
             Err(error) => mistake(&error),
         },
         Command::Serve(args) => match args.load() {
-            Ok(config) => run(config.log, serve::serve(config, |_| {})),
+            Ok(config) => run(config.log, serve::serve(config, |_| {}), ServeError::is_mistake),
             Err(error) => mistake(&error),
         },
         Command::Migrate(args) => match args.load_without_sources() {
-            Ok(config) => run(config.log, serve::migrate(config)),
+            Ok(config) => run(config.log, serve::migrate(config), ServeError::is_mistake),
+            Err(error) => mistake(&error),
+        },
+        Command::Backup(CopyArgs { file, config }) => match config.load_without_sources() {
+            Ok(config) => run(config.log, async move { serve::backup(config, &file).await }, ServeError::is_mistake),
+            Err(error) => mistake(&error),
+        },
+        Command::Restore(CopyArgs { file, config }) => match config.load_without_sources() {
+            Ok(config) => run(config.log, async move { serve::restore(config, &file).await }, ServeError::is_mistake),
             Err(error) => mistake(&error),
         },
         Command::Events { service, command } => ask(operate::events(&command, &service)),
@@ -29,7 +38,7 @@ fn main() -> ExitCode {
         Command::Health { service, ready } => ask(operate::health(ready, &service)),
         Command::Pause(args) => ask(operate::pause(&args.source, true, &args.service)),
         Command::Resume(args) => ask(operate::pause(&args.source, false, &args.service)),
-        Command::Demo(args) => run(LogFormat::Human, async move { demo::run(&args).await }),
+        Command::Demo(args) => run(LogFormat::Human, async move { demo::run(&args).await }, |_| false),
     };
     ExitCode::from(code)
 }
@@ -48,7 +57,7 @@ fn ask(asked: impl Future<Output = Result<String, OperateError>>) -> u8 {
 }
 
 /// Runs what was asked for to its end, and answers the exit code.
-fn run<E: Error>(log: LogFormat, asked: impl Future<Output = Result<(), E>>) -> u8 {
+fn run<E: Error>(log: LogFormat, asked: impl Future<Output = Result<(), E>>, is_mistake: fn(&E) -> bool) -> u8 {
     let logs = match logs::init(log) {
         Ok(logs) => logs,
         Err(error) => return mistake(&error),
@@ -65,7 +74,11 @@ fn run<E: Error>(log: LogFormat, asked: impl Future<Output = Result<(), E>>) -> 
         logs.say(&format!("surehook: {error}"));
     }
     logs.close();
-    if result.is_ok() { cli::DONE } else { cli::FAILED }
+    match result {
+        Ok(()) => cli::DONE,
+        Err(error) if is_mistake(&error) => cli::MISTAKE,
+        Err(_) => cli::FAILED,
+    }
 }
 
 fn mistake(error: &impl Error) -> u8 {

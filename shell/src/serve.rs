@@ -7,12 +7,13 @@ use crate::http::{App, Face, routes};
 use crate::ids::SystemIds;
 use crate::server::{self, ServerLimits};
 use crate::service::{Broken, Ended, Host, Ports, Task, run};
-use crate::store::{MigrateError, OpenError, OpenStore, open};
+use crate::store::{BackupError, FileError, MigrateError, OpenError, OpenStore, open};
 use futures::future::{BoxFuture, Fuse, Shared, join};
 use futures::{FutureExt, StreamExt, select_biased, stream};
 use hyper_util::service::TowerToHyperService;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
@@ -30,6 +31,15 @@ pub enum ServeError {
     /// The database's URL is of no use.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The database's file cannot be used, or another process serves it.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The database's file is damaged.
+    #[error("{0}; stop, keep the files, and restore a backup with `surehook restore FILE`")]
+    Damaged(String),
+    /// The database cannot be backed up or restored.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {error}; is another process there? set `listen` to another address")]
     Listen {
@@ -52,6 +62,14 @@ pub enum ServeError {
     Ended(#[from] Ended),
 }
 
+impl ServeError {
+    /// Whether the configuration is to blame, and nothing was begun.
+    #[must_use]
+    pub fn is_mistake(&self) -> bool {
+        matches!(self, Self::Open(_) | Self::File(_) | Self::Backup(BackupError::Postgres))
+    }
+}
+
 /// Runs the service until it is told to stop by SIGTERM or SIGINT. Returns when the shutdown is over.
 ///
 /// `listening` is called with the address once connections are accepted.
@@ -61,6 +79,7 @@ pub enum ServeError {
 /// [`ServeError`].
 pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
     let opened = open(config.database.secret())?;
+    opened.hold(config.migrate_on_start)?;
     let destinations = config.sources.iter().map(|(name, source)| (name.clone(), source.destination.secret().clone())).collect();
     let downstream = ReqwestDownstream::new(destinations).map_err(|error| ServeError::Downstream(error.to_string()))?;
     let signals = terminations().map_err(ServeError::Signals)?;
@@ -88,14 +107,45 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     };
     // Once before the loops start, so that they find a schema; if the database is not there, beside them.
     let migrated = if config.migrate_on_start { migrated(&opened).await? } else { true };
-    let mut migration = if migrated { Fuse::terminated() } else { migrate_when_reachable(opened).boxed().fuse() };
-    let mut service = std::pin::pin!(run(&config, ports, &host, signals).fuse());
+    let mut migration = if migrated { Fuse::terminated() } else { migrate_when_reachable(&opened).boxed().fuse() };
+    let mut damage = std::pin::pin!(opened.damage().fuse());
+    let mut service = Box::pin(run(&config, ports, &host, signals).fuse());
     loop {
         select_biased! {
-            ended = service => return Ok(ended?),
+            ended = service => {
+                drop(service);
+                opened.close().await;
+                return Ok(ended?);
+            }
+            why = damage => return Err(ServeError::Damaged(why)),
             migrated = migration => migrated?,
         }
     }
+}
+
+/// `surehook backup`: writes a copy of the database to a new file.
+///
+/// # Errors
+///
+/// [`ServeError::Open`] or [`ServeError::Backup`].
+pub async fn backup(config: Config, to: &Path) -> Result<(), ServeError> {
+    open(config.database.secret())?.backup(to).await?;
+    tracing::info!(database = %config.database, file = %to.display(), "database backed up");
+    Ok(())
+}
+
+/// `surehook restore`: puts a backup in the place of the database.
+///
+/// # Errors
+///
+/// [`ServeError::Open`] or [`ServeError::Backup`].
+pub async fn restore(config: Config, from: &Path) -> Result<(), ServeError> {
+    let replaced = open(config.database.secret())?.restore(from).await?;
+    tracing::info!(database = %config.database, file = %from.display(), "database restored");
+    if let Some(old) = replaced {
+        tracing::info!(file = %old.display(), "the old database was kept");
+    }
+    Ok(())
 }
 
 /// `surehook migrate`: brings the database to this program's schema, now or not at all.
@@ -110,8 +160,8 @@ pub async fn migrate(config: Config) -> Result<(), ServeError> {
 }
 
 /// A database that is not there yet is waited for: meanwhile the process answers, and is not ready.
-async fn migrate_when_reachable(opened: OpenStore) -> Result<(), ServeError> {
-    while !migrated(&opened).await? {
+async fn migrate_when_reachable(opened: &OpenStore) -> Result<(), ServeError> {
+    while !migrated(opened).await? {
         tokio::time::sleep(MIGRATE_AGAIN_AFTER).await;
     }
     Ok(())

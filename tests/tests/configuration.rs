@@ -140,20 +140,6 @@ async fn a_postgresql_database_that_is_not_there_is_waited_for() {
     delivers(&service, &sink, "k").await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_folder_for_the_sqlite_file_that_is_not_there_is_waited_for() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let data = folder.path().join("mounted-later");
-    let sink = Sink::start(|_| Answer::status(200)).await;
-    let service = Service::begin(&format!("sqlite:{}", data.join("surehook.db").display()), &source(&sink)).await;
-    is_alive_and_takes_nothing(&service).await;
-
-    fs::create_dir(&data).expect("the folder can be made");
-
-    service.ready().await;
-    delivers(&service, &sink, "k").await;
-}
-
 /// Without its database the program lives, says that it is not ready, and sends producers away for a while.
 async fn is_alive_and_takes_nothing(service: &Service) {
     let client = Client::default();

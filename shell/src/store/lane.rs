@@ -91,6 +91,14 @@ impl<C: Connect> Lane<C> {
         drop(idle);
     }
 
+    /// Closes the connections that are not in use, and waits until they are closed.
+    pub(super) async fn close(&self) {
+        while let Some(idle) = self.newest_idle() {
+            // An error tells nothing that could still be acted upon.
+            let _ = idle.connection.close().await;
+        }
+    }
+
     async fn connection(&self, deadline: Instant) -> Result<(C::Connection, u64), String> {
         while let Some(Idle { mut connection, generation, since }) = self.newest_idle() {
             let is_current = generation >= self.connect.generation();

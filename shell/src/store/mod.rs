@@ -14,9 +14,10 @@ pub mod sqlite;
 
 pub use postgres::PostgresStore;
 pub use schema::MigrateError;
-pub use sqlite::SqliteStore;
+pub use sqlite::{CopyError, FileError, SqliteStore};
 
 use crate::ports::Store;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A store of either kind.
@@ -66,6 +67,74 @@ impl OpenStore {
             Self::Sqlite(store) => store.migrate().await,
         }
     }
+
+    /// Makes this process the one that serves the database, for as long as it lives. PostgreSQL is for many processes, and
+    /// this does nothing. Of a SQLite database it also finds what would keep the process from using the file. To be
+    /// called before anything else; with `create`, a SQLite file that is missing is created, empty.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`]. Waiting does not help.
+    pub fn hold(&self, create: bool) -> Result<(), FileError> {
+        match self {
+            Self::Postgres(_) => Ok(()),
+            Self::Sqlite(store) => store.hold(create),
+        }
+    }
+
+    /// Completes once the database was found to be damaged, with what is known of that. A process that goes on would
+    /// answer every producer to come back later, for nothing. Never completes for PostgreSQL, which sees to its files.
+    pub async fn damage(&self) -> String {
+        match self {
+            Self::Postgres(_) => std::future::pending().await,
+            Self::Sqlite(store) => store.damage().await,
+        }
+    }
+
+    /// Leaves a SQLite database as one file, with no write-ahead log beside it. Nothing may use the store after this.
+    pub async fn close(&self) {
+        match self {
+            Self::Postgres(_) => {}
+            Self::Sqlite(store) => store.close().await,
+        }
+    }
+
+    /// Writes a copy of a SQLite database to a new file, whether a process serves the database or not. The copy is of one
+    /// moment, and is checked.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError`].
+    pub async fn backup(&self, to: &Path) -> Result<(), BackupError> {
+        match self {
+            Self::Postgres(_) => Err(BackupError::Postgres),
+            Self::Sqlite(store) => Ok(store.backup(to).await?),
+        }
+    }
+
+    /// Puts a copy of a SQLite database in the database's place, and answers where the database is now that was there
+    /// before, if there was one. No process may serve the database meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError`].
+    pub async fn restore(&self, from: &Path) -> Result<Option<PathBuf>, BackupError> {
+        match self {
+            Self::Postgres(_) => Err(BackupError::Postgres),
+            Self::Sqlite(store) => Ok(store.restore(from).await?),
+        }
+    }
+}
+
+/// Why a database was not backed up or restored.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// PostgreSQL has tools of its own.
+    #[error("surehook backs up and restores SQLite databases only; use pg_dump and pg_restore, or pg_basebackup, for PostgreSQL")]
+    Postgres,
+    /// The files of a SQLite database.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
 }
 
 /// A database's URL cannot be used.

@@ -2,17 +2,21 @@
 //!
 //! There is one writer. A writing call takes it and does its work in an IMMEDIATE transaction, in a task of its own:
 //! if the call is dropped, the transaction still ends. Reading calls have connections of their own and, thanks to the
-//! write-ahead log, neither wait for the writer nor hold it up. A second process on the file would be right, and slow.
+//! write-ahead log, neither wait for the writer nor hold it up. `serve` refuses a file that another process serves.
 //!
 //! The time is this process's: it is taken once the writer is.
 
 mod connect;
+mod copy;
 mod errors;
+mod file;
 pub mod sql;
 mod transaction;
 mod transitions;
 
 pub use connect::options;
+pub use copy::CopyError;
+pub use file::FileError;
 
 use crate::ports::{Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
@@ -20,11 +24,14 @@ use crate::store::OpenError;
 use crate::store::lane::Lane;
 use crate::store::rows::{self, FoundRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
+use connect::Opener;
+use file::DatabaseFile;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection};
 use sqlx::{FromRow, Row, Sqlite};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook_core::admission::Stored;
@@ -32,15 +39,20 @@ use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use tokio::time::timeout;
 use transaction::Broken;
 
 const READERS: usize = 4;
 
+/// How long the end of the process waits for the write-ahead log to be emptied.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The store on SQLite.
 pub struct SqliteStore {
     options: SqliteConnectOptions,
-    writer: Arc<Lane<SqliteConnectOptions>>,
-    readers: Arc<Lane<SqliteConnectOptions>>,
+    file: Arc<DatabaseFile>,
+    writer: Arc<Lane<Opener>>,
+    readers: Arc<Lane<Opener>>,
 }
 
 impl SqliteStore {
@@ -51,8 +63,46 @@ impl SqliteStore {
     /// [`OpenError`] if the URL cannot be read or names no file.
     pub fn new(url: &str) -> Result<Self, OpenError> {
         let options = options(url)?;
-        let readers = options.clone().pragma("query_only", "on");
-        Ok(Self { writer: Lane::new(options.clone(), 1), readers: Lane::new(readers, READERS), options })
+        let file = Arc::new(DatabaseFile::new(options.get_filename()));
+        let opener = |options| Opener { options, file: Arc::clone(&file) };
+        let readers = Lane::new(opener(options.clone().pragma("query_only", "on")), READERS);
+        Ok(Self { writer: Lane::new(opener(options.clone()), 1), readers, options, file })
+    }
+
+    /// Makes this process the one that serves the database. See [`crate::store::OpenStore::hold`].
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`].
+    pub fn hold(&self, create: bool) -> Result<(), FileError> {
+        self.file.hold(create)
+    }
+
+    /// Completes once SQLite has found the file to be damaged, with what it says.
+    pub async fn damage(&self) -> String {
+        self.file.damage().await
+    }
+
+    /// Empties the write-ahead log into the database file and closes the connections, so that the file alone is the
+    /// database. What takes longer than [`CLOSE_PATIENCE`] is left to the next start.
+    pub async fn close(&self) {
+        // Closing the last connection deletes the log at the path, which may be another database's.
+        if self.file.in_place().is_err() {
+            return;
+        }
+        let closing = async {
+            self.readers.close().await;
+            let Ok(mut writer) = self.writer.take().await else { return };
+            let checkpoint = sqlx::query("pragma wal_checkpoint(truncate)").execute(&mut *writer).await;
+            if let Err(error) = checkpoint {
+                tracing::warn!(%error, "the write-ahead log could not be emptied at the end; copy it along with the database file");
+            }
+            writer.keep();
+            self.writer.close().await;
+        };
+        if timeout(CLOSE_PATIENCE, closing).await.is_err() {
+            tracing::warn!("closing the database takes too long; copy its write-ahead log along with the file");
+        }
     }
 
     /// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
@@ -61,7 +111,25 @@ impl SqliteStore {
     ///
     /// [`MigrateError`].
     pub async fn migrate(&self) -> Result<(), MigrateError> {
-        connect::migrate(&self.options).await
+        connect::migrate(&self.options, &self.file).await
+    }
+
+    /// Writes a copy of the database to a new file. See [`crate::store::OpenStore::backup`].
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError`].
+    pub async fn backup(&self, to: &Path) -> Result<(), CopyError> {
+        copy::backup(&self.options, to).await
+    }
+
+    /// Puts a copy of the database in its place. See [`crate::store::OpenStore::restore`].
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError`].
+    pub async fn restore(&self, from: &Path) -> Result<Option<PathBuf>, CopyError> {
+        copy::restore(&self.options, &self.file, from).await
     }
 
     /// Reads, beside whatever is being written.
@@ -69,10 +137,13 @@ impl SqliteStore {
     where
         W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
     {
-        let mut reader = self.readers.take().await.map_err(|error| errors::not_taken(&error))?;
-        let read = work(&mut reader).await.map_err(Failure::before_commit)?;
-        reader.keep();
-        Ok(read)
+        let read = async {
+            let mut reader = self.readers.take().await.map_err(|error| errors::not_taken(&error))?;
+            let read = work(&mut reader).await.map_err(Failure::before_commit)?;
+            reader.keep();
+            Ok(read)
+        };
+        self.watched(read.await)
     }
 
     /// Does `work` in a transaction, which ends even if this future is dropped.
@@ -91,7 +162,10 @@ impl SqliteStore {
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Broken>> + Send + 'static,
     {
-        let mut writer = self.writer.take().await.map_err(|error| errors::not_taken(&error))?;
+        let mut writer = match self.writer.take().await {
+            Ok(writer) => writer,
+            Err(error) => return self.watched(Err(errors::not_taken(&error))),
+        };
         let worked = tokio::spawn(async move {
             let result = work(&mut writer).await;
             if result.as_ref().map_or_else(|broken| broken.has_ended, |_| true) {
@@ -99,7 +173,16 @@ impl SqliteStore {
             }
             result.map_err(|broken| broken.error)
         });
-        worked.await.unwrap_or_else(|error| Err(StoreError::Unknown(format!("its transaction came to no end: {error}"))))
+        self.watched(worked.await.unwrap_or_else(|error| Err(StoreError::Unknown(format!("its transaction came to no end: {error}")))))
+    }
+
+    /// Reports damage, if that is what a call failed of.
+    fn watched<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        result.inspect_err(|error| {
+            if errors::is_damage(error) {
+                self.file.damaged(&error.to_string());
+            }
+        })
     }
 }
 
@@ -162,7 +245,14 @@ impl Store for SqliteStore {
     }
 
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
-        self.with_writer(move |writer| transitions::accept(writer, batch).boxed()).boxed()
+        async move {
+            self.file.in_place().map_err(StoreError::Unavailable)?;
+            let stored = self.with_writer(move |writer| transitions::accept(writer, batch).boxed()).await?;
+            // Committed, but perhaps to a file that is gone with this process.
+            self.file.in_place().map_err(StoreError::Unknown)?;
+            Ok(stored)
+        }
+        .boxed()
     }
 
     fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
@@ -266,13 +356,17 @@ impl Store for SqliteStore {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         // To begin an IMMEDIATE transaction is to be able to write.
-        self.write(|connection, _| {
+        let pinged = self.write(|connection, _| {
             async move {
                 let applied = sqlx::query_as::<_, Applied>(sql::SCHEMA).fetch_all(connection).await?;
                 Ok(schema::compare(&applied, &sql::migrator()).ready()?)
             }
             .boxed()
-        })
+        });
+        async move {
+            self.file.in_place().map_err(StoreError::Unavailable)?;
+            pinged.await
+        }
         .boxed()
     }
 }

@@ -1,6 +1,7 @@
 //! How this program opens a SQLite database, and how it brings one to its schema.
 
-use super::errors::is_passing;
+use super::errors::{self, is_passing};
+use super::file::DatabaseFile;
 use super::sql;
 use crate::store::OpenError;
 use crate::store::lane::{ACQUIRE_TIMEOUT, Connect};
@@ -10,6 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{ConnectOptions, Connection};
 use std::borrow::Cow;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -65,16 +67,24 @@ pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
         .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES))
 }
 
-impl Connect for SqliteConnectOptions {
+/// How the connections of one lane are opened.
+pub(super) struct Opener {
+    pub(super) options: SqliteConnectOptions,
+    pub(super) file: Arc<DatabaseFile>,
+}
+
+impl Connect for Opener {
     type Connection = SqliteConnection;
 
     async fn connect(&self, deadline: Instant) -> Result<(SqliteConnection, u64), String> {
-        let opened = timeout_at(deadline, ConnectOptions::connect(self)).await;
-        let connection = opened.map_err(|_| "opening it takes too long".to_owned())?.map_err(|error| error.to_string())?;
+        let opening = self.file.opening()?;
+        let opened = timeout_at(deadline, ConnectOptions::connect(&self.options)).await;
+        let connection = opened.map_err(|_| "opening it takes too long".to_owned())?.map_err(|error| errors::message(&error))?;
+        opening.done()?;
         Ok((connection, 0))
     }
 
-    /// A file is never replaced by another.
+    /// The connections of a file that was replaced stay open: they hold what was acknowledged.
     fn generation(&self) -> u64 {
         0
     }
@@ -83,21 +93,23 @@ impl Connect for SqliteConnectOptions {
 /// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
 ///
 /// All migrations run in one IMMEDIATE transaction: of several processes one migrates, and the others find it done.
-pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), MigrateError> {
-    let mut connection = open(&options.clone().create_if_missing(true)).await?;
+pub(super) async fn migrate(options: &SqliteConnectOptions, file: &DatabaseFile) -> Result<(), MigrateError> {
+    file.create().map_err(|error| MigrateError::Failed(error.to_string()))?;
+    let mut connection = open(options).await?;
     let migrated = migrate_on(&mut connection).await;
     // Closing hands back the file's locks; a transaction that was not committed is rolled back.
     let _ = connection.close().await;
     migrated
 }
 
-async fn open(options: &SqliteConnectOptions) -> Result<SqliteConnection, MigrateError> {
+/// Opens a connection, waiting a while if another process holds the file.
+pub(super) async fn open(options: &SqliteConnectOptions) -> Result<SqliteConnection, MigrateError> {
     let deadline = Instant::now() + OPEN_PATIENCE;
     loop {
         match ConnectOptions::connect(options).await {
             Ok(connection) => return Ok(connection),
             Err(error) if is_passing(&error) && Instant::now() < deadline => sleep(ACQUIRE_TIMEOUT / 50).await,
-            Err(error) => return Err(MigrateError::Unreachable(error.to_string())),
+            Err(error) => return Err(explain(&error)),
         }
     }
 }
@@ -120,6 +132,6 @@ async fn migrate_on(connection: &mut SqliteConnection) -> Result<(), MigrateErro
 }
 
 fn explain(error: &sqlx::Error) -> MigrateError {
-    let why = error.to_string();
+    let why = errors::message(error);
     if is_passing(error) { MigrateError::Unreachable(why) } else { MigrateError::Failed(why) }
 }

@@ -9,11 +9,18 @@ use crate::store::lane::TakeError;
 /// The primary result codes that are told apart. <https://www.sqlite.org/rescode.html>
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
+const IOERR: i32 = 10;
+const CORRUPT: i32 = 11;
 const FULL: i32 = 13;
 const TOO_BIG: i32 = 18;
 const CONSTRAINT: i32 = 19;
 const MISMATCH: i32 = 20;
 const RANGE: i32 = 25;
+const NOTADB: i32 = 26;
+
+/// How the message of an error begins that says that the file is damaged. What SQLite reads from it is wrong, and waiting
+/// does not mend it.
+const DAMAGED: &str = "the database file is damaged, or is not a SQLite database";
 
 /// The codes that belong to the database and not to what it was given: ERROR (a table is missing), PERM, NOMEM,
 /// READONLY, INTERRUPT, IOERR, CORRUPT, CANTOPEN, PROTOCOL, SCHEMA, NOLFS, AUTH, NOTADB.
@@ -32,7 +39,7 @@ pub(super) fn not_taken(error: &TakeError) -> StoreError {
 
 /// Before COMMIT.
 pub(super) fn statement(error: &sqlx::Error) -> StoreError {
-    let why = error.to_string();
+    let why = message(error);
     match primary_code(error) {
         Some(BUSY | LOCKED) => StoreError::Conflict(why),
         Some(TOO_BIG | CONSTRAINT | MISMATCH | RANGE) => StoreError::Rejected(why),
@@ -43,16 +50,27 @@ pub(super) fn statement(error: &sqlx::Error) -> StoreError {
 
 /// At COMMIT.
 pub(super) fn commit(error: &sqlx::Error) -> StoreError {
-    let why = error.to_string();
+    let why = message(error);
     match primary_code(error) {
         Some(BUSY | LOCKED) => StoreError::Conflict(why),
         Some(_) | None => StoreError::Unknown(why),
     }
 }
 
-/// Whether trying to open or to migrate again may help: another process holds the file, or its disk is full.
+/// Whether trying to open or to migrate again may help: another process holds the file, its disk is full or fails.
 pub(super) fn is_passing(error: &sqlx::Error) -> bool {
-    matches!(primary_code(error), Some(BUSY | LOCKED | FULL))
+    matches!(primary_code(error), Some(BUSY | LOCKED | FULL | IOERR))
+}
+
+/// What SQLite says, and whether that means damage.
+pub(super) fn message(error: &sqlx::Error) -> String {
+    if matches!(primary_code(error), Some(CORRUPT | NOTADB)) { format!("{DAMAGED} ({error})") } else { error.to_string() }
+}
+
+/// Whether a call failed because the file is damaged.
+pub(super) fn is_damage(error: &StoreError) -> bool {
+    let (StoreError::Unavailable(why) | StoreError::Conflict(why) | StoreError::Rejected(why) | StoreError::Unknown(why)) = error;
+    why.contains(DAMAGED)
 }
 
 fn primary_code(error: &sqlx::Error) -> Option<i32> {

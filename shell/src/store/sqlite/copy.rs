@@ -1,0 +1,191 @@
+//! Backups of a SQLite database, and how one is put back.
+//!
+//! A database is its file, and whatever of its write-ahead log is not yet in it. A copy of the file alone may lack
+//! commits, and a file that is put beside the log of another is read as damaged. SQLite makes each copy here
+//! (`VACUUM INTO`): it is one whole file, of one moment.
+
+use super::connect;
+use super::errors;
+use super::file::{DatabaseFile, FileError, private, with_suffix};
+use super::sql;
+use crate::store::schema::{self, Applied, MigrateError};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Connection};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What is appended to a copy's name until it is whole.
+const PARTIAL: &str = "-partial";
+/// What is appended to the name of the database that a restore replaces.
+const REPLACED: &str = "-replaced";
+/// The files that SQLite keeps beside a database while it is open.
+const BESIDE: [&str; 2] = ["-wal", "-shm"];
+
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The database's own file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// There is no database to copy.
+    #[error("there is no database at {}; correct `database`, or the name of the backup", .0.display())]
+    Missing(PathBuf),
+    /// Nothing is overwritten.
+    #[error("{} exists; move it away, or choose another name", .0.display())]
+    Exists(PathBuf),
+    /// A file cannot be written, renamed or made durable.
+    #[error("{}: {error}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// SQLite cannot read or write a copy.
+    #[error("{} cannot be copied: {why}", .path.display())]
+    Sqlite {
+        /// What was to be copied.
+        path: PathBuf,
+        /// What SQLite says.
+        why: String,
+    },
+    /// The backup is not one of a database that this program can serve.
+    #[error("{} cannot be restored: {why}", .path.display())]
+    Unfit {
+        /// The backup.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// Copies the database to a new file, whether it is served or not.
+pub(super) async fn backup(options: &SqliteConnectOptions, to: &Path) -> Result<(), CopyError> {
+    let from = options.get_filename();
+    if !from.is_file() {
+        return Err(CopyError::Missing(from.to_owned()));
+    }
+    if to.exists() {
+        return Err(CopyError::Exists(to.to_owned()));
+    }
+    let mut connection = connect::open(options).await.map_err(|error| unread(from, error.to_string()))?;
+    let copied = async {
+        // A copy of what this program cannot serve would be found out when it is needed.
+        fit(from, &mut connection).await?;
+        copy(from, &mut connection, to).await
+    };
+    let copied = copied.await;
+    let _ = connection.close().await;
+    copied
+}
+
+/// Puts a copy of a backup in the place of the database, which no process may serve meanwhile. Answers where the database
+/// is now that was there before, if there was one.
+pub(super) async fn restore(options: &SqliteConnectOptions, file: &DatabaseFile, from: &Path) -> Result<Option<PathBuf>, CopyError> {
+    let database = file.path();
+    if !from.is_file() {
+        return Err(CopyError::Missing(from.to_owned()));
+    }
+    file.hold(false)?;
+    let replaced = with_suffix(database, REPLACED);
+    for suffix in std::iter::once("").chain(BESIDE) {
+        let taken = with_suffix(&replaced, suffix);
+        if taken.exists() {
+            return Err(CopyError::Exists(taken));
+        }
+    }
+    // A backup is read as it is. If it has a log beside it, that is part of it.
+    let backup = SqliteConnectOptions::new().filename(from).create_if_missing(false).busy_timeout(Duration::from_secs(2));
+    let mut connection = ConnectOptions::connect(&backup).await.map_err(|error| unfit(from, errors::message(&error)))?;
+    let arrived = with_suffix(database, PARTIAL);
+    let copied = async {
+        fit(from, &mut connection).await?;
+        let _ = fs::remove_file(&arrived);
+        copy(from, &mut connection, &arrived).await
+    };
+    let copied = copied.await;
+    let _ = connection.close().await;
+    copied?;
+
+    let had_one = database.exists();
+    if had_one {
+        // What the log holds goes into the file, unless the database is damaged. Then its files stay together.
+        if let Ok(old) = connect::open(options).await {
+            let _ = old.close().await;
+        }
+        // The log first: a database without it has lost its last commits, a log without a database says nothing.
+        for suffix in BESIDE.into_iter().rev().chain(std::iter::once("")) {
+            let path = with_suffix(database, suffix);
+            match fs::rename(&path, with_suffix(&replaced, suffix)) {
+                Err(error) if suffix.is_empty() || error.kind() != io::ErrorKind::NotFound => return Err(CopyError::Io { path, error }),
+                _ => {}
+            }
+        }
+    }
+    fs::rename(&arrived, database).map_err(|error| CopyError::Io { path: database.to_owned(), error })?;
+    flush_folder(database)?;
+    Ok(had_one.then_some(replaced))
+}
+
+/// Copies what a connection is open to, to a file that is there only once it is whole and on the disk.
+async fn copy(from: &Path, connection: &mut SqliteConnection, to: &Path) -> Result<(), CopyError> {
+    let io = |error| CopyError::Io { path: to.to_owned(), error };
+    let partial = with_suffix(to, PARTIAL);
+    // Empty, so that SQLite takes it, and with the mode that the copy is to have.
+    private(OpenOptions::new().write(true).create(true).truncate(true)).open(&partial).map_err(io)?;
+    let copied = async {
+        let name = partial.to_str().ok_or_else(|| unread(from, "the name of the copy is not UTF-8".to_owned()))?;
+        sqlx::query("vacuum into ?1").bind(name).execute(&mut *connection).await.map_err(|error| unread(from, errors::message(&error)))?;
+        is_whole(&partial).await?;
+        File::open(&partial).and_then(|file| file.sync_all()).map_err(io)?;
+        fs::rename(&partial, to).map_err(io)?;
+        flush_folder(to)
+    };
+    let copied = copied.await;
+    if copied.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    copied
+}
+
+/// Whether SQLite finds a copy in order.
+async fn is_whole(copy: &Path) -> Result<(), CopyError> {
+    let options = SqliteConnectOptions::new().filename(copy).read_only(true).create_if_missing(false);
+    let mut connection = ConnectOptions::connect(&options).await.map_err(|error| unread(copy, errors::message(&error)))?;
+    let found: Result<String, _> = sqlx::query_scalar("pragma quick_check(1)").fetch_one(&mut connection).await;
+    let _ = connection.close().await;
+    match found {
+        Ok(found) if found == "ok" => Ok(()),
+        Ok(found) => Err(unread(copy, found)),
+        Err(error) => Err(unread(copy, errors::message(&error))),
+    }
+}
+
+/// Whether a connection is open to a database that this program can serve, perhaps after a migration.
+async fn fit(path: &Path, connection: &mut SqliteConnection) -> Result<(), CopyError> {
+    let applied: Result<Vec<Applied>, _> = sqlx::query_as(sql::SCHEMA).fetch_all(connection).await;
+    match applied {
+        Ok(applied) if applied.is_empty() => Err(unfit(path, "it is not a database of surehook".to_owned())),
+        Ok(applied) => schema::compare(&applied, &sql::migrator())
+            .needs_migration()
+            .map(drop)
+            .map_err(|error: MigrateError| unfit(path, error.to_string())),
+        Err(error) => Err(unfit(path, format!("it is not a database of surehook ({})", errors::message(&error)))),
+    }
+}
+
+fn unread(path: &Path, why: String) -> CopyError {
+    CopyError::Sqlite { path: path.to_owned(), why }
+}
+
+fn unfit(path: &Path, why: String) -> CopyError {
+    CopyError::Unfit { path: path.to_owned(), why }
+}
+
+/// Makes a new name durable.
+fn flush_folder(of: &Path) -> Result<(), CopyError> {
+    let folder = of.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| CopyError::Io { path: folder.to_owned(), error })
+}

@@ -1,0 +1,349 @@
+//! The file of a SQLite database: who may read it, which process serves it, what a backup is, and what happens when it is
+//! damaged, missing or replaced.
+
+use nix::sys::signal::Signal;
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+use tempfile::TempDir;
+use tests::database::Database;
+use tests::http::{Answer, Client};
+use tests::program::{Process, Service, free_address, program, run};
+use tests::sink::{self, Sink};
+use tests::wait;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const CANNOT_WAIT: i32 = 2;
+
+struct World {
+    folder: TempDir,
+    sink: Sink,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self { folder: TempDir::new().expect("a temporary folder"), sink: Sink::start(|_| sink::Answer::status(200)).await }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn url(&self) -> String {
+        format!("sqlite:{}", self.path("surehook.db").display())
+    }
+
+    fn source(&self) -> String {
+        format!("[sources.github]\ndestination = \"{}\"\n", self.sink.url("/github"))
+    }
+
+    async fn service(&self) -> Service {
+        Service::start(&self.url(), &self.source()).await
+    }
+
+    /// A configuration for a command, in the folder.
+    fn configured(&self, database: &str) -> String {
+        let text = format!("listen = \"{}\"\ndatabase = \"{database}\"\n{}", free_address(), self.source());
+        fs::write(self.path("surehook.toml"), text).expect("the folder can be written to");
+        "surehook.toml".to_owned()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let configuration = self.configured(&self.url());
+        run(self.folder.path(), arguments.iter().copied().chain(["--config", &configuration]))
+    }
+
+    /// `serve`, which has to end by itself. Its exit code, and what it said.
+    async fn refused(&self, database: &str) -> (Option<i32>, String) {
+        let configuration = self.configured(database);
+        let mut process = Process::start(self.folder.path(), ["serve", "--config", &configuration]);
+        let status = process.wait(PATIENCE).await;
+        (status.code(), process.log())
+    }
+}
+
+async fn post(service: &Service, key: &str) -> Answer {
+    Client::default().post(&service.url("/webhooks/github"), &[("idempotency-key", key)], "{}").await.expect("an answer")
+}
+
+async fn accepted(service: &Service, key: &str, replayed: bool) {
+    let answer = post(service, key).await;
+    assert_eq!((answer.status_code, answer.header("idempotent-replayed") == "true"), (202, replayed), "{key}: {answer:?}");
+}
+
+async fn ready_is(service: &Service, status_code: u16) {
+    wait::until("readiness to follow", || async {
+        let answer = Client::default().get(&service.url("/ready")).await?;
+        if answer.status_code == status_code { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+}
+
+async fn stop(service: &mut Service) {
+    service.signal(Signal::SIGTERM);
+    assert!(service.wait(PATIENCE).await.success());
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap_or_else(|error| panic!("{}: {error}", path.display())).mode() & 0o777
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_its_user_may_read_the_database_and_its_log() {
+    let world = World::new().await;
+    let service = world.service().await;
+    accepted(&service, "a", false).await;
+    for name in ["surehook.db", "surehook.db-wal", "surehook.db-shm"] {
+        assert_eq!(mode(&world.path(name)), 0o600, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_umask_changes_nothing_about_the_database_files_mode() {
+    for umask in ["000", "022", "277"] {
+        let world = World::new().await;
+        let configuration = world.configured(&world.url());
+        let shell = Command::new("sh")
+            .args(["-c", "umask \"$1\"; exec \"$0\" migrate --config \"$2\""])
+            .arg(program())
+            .args([umask, &configuration])
+            .current_dir(world.folder.path())
+            .output()
+            .expect("a shell");
+        assert!(shell.status.success(), "{}", said(&shell));
+        assert_eq!(mode(&world.path("surehook.db")), 0o600, "umask {umask}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_on_one_file_is_refused() {
+    let world = World::new().await;
+    let mut service = world.service().await;
+    accepted(&service, "a", false).await;
+    symlink(world.folder.path(), world.path("elsewhere")).expect("a link can be made");
+    for database in [world.url(), format!("sqlite:{}", world.path("elsewhere/surehook.db").display())] {
+        let (code, log) = world.refused(&database).await;
+        assert_eq!(code, Some(CANNOT_WAIT), "{log}");
+        assert!(log.contains("is served by another process (") && log.contains("surehook.db"), "{log}");
+    }
+    accepted(&service, "b", false).await;
+    let listed = run(world.folder.path(), ["events", "list", "--url", &service.url("")]);
+    assert!(listed.status.success(), "{}", said(&listed));
+
+    service.kill();
+
+    service.restart().await;
+    accepted(&service, "a", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_waiting_does_not_mend_ends_the_start() {
+    let world = World::new().await;
+    fs::create_dir(world.path("a-folder")).expect("the folder can be written to");
+    for (name, why) in [("nowhere/surehook.db", "its folder does not exist"), ("a-folder", "it is not a file")] {
+        let path = world.path(name);
+        let (code, log) = world.refused(&format!("sqlite:{}", path.display())).await;
+        assert_eq!(code, Some(CANNOT_WAIT), "{log}");
+        assert!(log.contains(&path.display().to_string()) && log.contains(why), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_may_not_be_written_ends_the_start() {
+    const NOBODY: u32 = 65_534;
+    let world = World::new().await;
+    let migrated = world.run(&["migrate"]);
+    assert!(migrated.status.success(), "{}", said(&migrated));
+    fs::set_permissions(world.path("surehook.db"), Permissions::from_mode(0o444)).expect("the owner may");
+    // To root, every file can be written.
+    let is_root = nix::unistd::Uid::effective().is_root();
+    let copy = world.path("program");
+    let program = if is_root {
+        fs::copy(program(), &copy).expect("there is room");
+        chown(world.folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
+        &copy
+    } else {
+        program()
+    };
+    let mut command = Command::new(program);
+    command.args(["serve", "--config", "surehook.toml"]).current_dir(world.folder.path());
+    if is_root {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().expect("the program starts");
+    let ended = wait::within(PATIENCE, "the program to end", || {
+        let ended = child.try_wait().expect("a child can be waited for").ok_or_else(|| "it runs".to_owned());
+        async { ended }
+    });
+    let status = ended.await;
+    let output = child.wait_with_output().expect("it has ended");
+    assert_eq!(status.code(), Some(CANNOT_WAIT), "{}", said(&output));
+    assert!(said(&output).contains("surehook.db cannot be opened: Permission denied"), "{}", said(&output));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_clean_end_the_file_alone_is_the_database() {
+    let world = World::new().await;
+    let mut service = world.service().await;
+    accepted(&service, "a", false).await;
+    world.sink.reaches(1).await;
+    stop(&mut service).await;
+    for name in ["surehook.db-wal", "surehook.db-shm"] {
+        assert!(!world.path(name).exists(), "{name} is left behind");
+    }
+    let copied = Database::sqlite();
+    let to = copied.url();
+    fs::copy(world.path("surehook.db"), to.trim_start_matches("sqlite:")).expect("a file can be copied");
+    let service = Service::start(&to, &world.source()).await;
+    accepted(&service, "a", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_of_a_served_database_is_restored_when_it_is_stopped() {
+    let world = World::new().await;
+    let mut service = world.service().await;
+    accepted(&service, "before", false).await;
+
+    let backup = world.run(&["backup", "backup.db"]);
+
+    assert!(backup.status.success(), "{}", said(&backup));
+    assert_eq!(mode(&world.path("backup.db")), 0o600);
+    accepted(&service, "after", false).await;
+    let again = world.run(&["backup", "backup.db"]);
+    assert!(!again.status.success() && said(&again).contains("backup.db exists"), "{}", said(&again));
+    let refused = world.run(&["restore", "backup.db"]);
+    assert!(!refused.status.success() && said(&refused).contains("is served by another process"), "{}", said(&refused));
+    accepted(&service, "after", true).await;
+
+    // Killed: what is in the log is not in the file.
+    service.kill();
+    let restored = world.run(&["restore", "backup.db"]);
+    assert!(restored.status.success(), "{}", said(&restored));
+    service.restart().await;
+    accepted(&service, "before", true).await;
+    accepted(&service, "after", false).await;
+    stop(&mut service).await;
+
+    // The database that was replaced is whole, too.
+    fs::remove_file(world.path("surehook.db")).expect("the file is there");
+    let kept = world.run(&["restore", "surehook.db-replaced"]);
+    assert!(!kept.status.success() && said(&kept).contains("surehook.db-replaced exists"), "{}", said(&kept));
+    fs::rename(world.path("surehook.db-replaced"), world.path("old.db")).expect("the file is there");
+    let kept = world.run(&["restore", "old.db"]);
+    assert!(kept.status.success(), "{}", said(&kept));
+    service.restart().await;
+    accepted(&service, "after", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_backup_is_not_restored() {
+    let world = World::new().await;
+    let mut service = world.service().await;
+    accepted(&service, "a", false).await;
+    stop(&mut service).await;
+    fs::write(world.path("text.db"), "not a database, though long enough for its first bytes to be read as a header".repeat(20))
+        .expect("the folder can be written to");
+    let mut other = SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", world.path("other.db").display())).await.expect("a new file");
+    sqlx::raw_sql("create table things (name text)").execute(&mut other).await.expect("an empty database");
+    other.close().await.expect("it can be closed");
+    for (name, why) in [
+        ("text.db", "is damaged, or is not a SQLite database"),
+        ("other.db", "not a database of surehook"),
+        ("missing.db", "there is no database"),
+    ] {
+        let refused = world.run(&["restore", name]);
+        assert!(!refused.status.success() && said(&refused).contains(why), "{name}: {}", said(&refused));
+    }
+    service.restart().await;
+    accepted(&service, "a", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn for_postgresql_backup_and_restore_name_its_own_tools() {
+    let world = World::new().await;
+    let configuration = world.configured("postgres://127.0.0.1:9/surehook");
+    for command in ["backup", "restore"] {
+        let output = run(world.folder.path(), [command, "copy.db", "--config", &configuration]);
+        assert_eq!(output.status.code(), Some(CANNOT_WAIT), "{}", said(&output));
+        assert!(said(&output).contains("pg_dump"), "{}", said(&output));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_no_database_ends_the_process() {
+    let world = World::new().await;
+    fs::write(world.path("surehook.db"), "not a database".repeat(1000)).expect("the folder can be written to");
+    let (code, log) = world.refused(&world.url()).await;
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("is damaged, or is not a SQLite database"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_database_ends_the_process() {
+    let world = World::new().await;
+    let mut service = world.service().await;
+    accepted(&service, "a", false).await;
+    stop(&mut service).await;
+    let mut connection = SqliteConnection::connect(&world.url()).await.expect("the database is there");
+    let pages = "select rootpage from sqlite_schema where tbl_name in ('events', 'deliveries') and rootpage > 0";
+    let pages: Vec<u32> = sqlx::query_scalar(AssertSqlSafe(pages)).fetch_all(&mut connection).await.expect("the tables are there");
+    let size: u32 = sqlx::query_scalar("pragma page_size").fetch_one(&mut connection).await.expect("a size");
+    connection.close().await.expect("it can be closed");
+    let file = File::options().write(true).open(world.path("surehook.db")).expect("the database is there");
+    for page in pages {
+        file.write_all_at(&vec![0xA5; size as usize], u64::from(page - 1) * u64::from(size)).expect("the file can be written to");
+    }
+    drop(file);
+    let (code, log) = world.refused(&world.url()).await;
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("is damaged, or is not a SQLite database") && log.contains("surehook restore FILE"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_acknowledged_while_another_file_is_in_the_databases_place() {
+    let world = World::new().await;
+    let mut service = world.service().await;
+    accepted(&service, "a", false).await;
+    let (path, aside) = (world.path("surehook.db"), world.path("aside.db"));
+
+    fs::rename(&path, &aside).expect("the file is there");
+
+    let answer = post(&service, "b").await;
+    assert_eq!(answer.status_code, 503, "{answer:?}");
+    ready_is(&service, 503).await;
+    fs::copy(&aside, &path).expect("a file can be copied");
+    let answer = post(&service, "c").await;
+    assert_eq!(answer.status_code, 503, "{answer:?}");
+    assert!(service.log().contains("the database file was moved, deleted or replaced"), "{}", service.log());
+
+    fs::rename(&aside, &path).expect("the file is there");
+
+    ready_is(&service, 200).await;
+    accepted(&service, "d", false).await;
+    stop(&mut service).await;
+    service.restart().await;
+    for (key, replayed) in [("a", true), ("b", false), ("c", false), ("d", true)] {
+        accepted(&service, key, replayed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_file_is_noticed_before_the_next_acknowledgement() {
+    let world = World::new().await;
+    let service = world.service().await;
+    accepted(&service, "a", false).await;
+    for name in ["surehook.db", "surehook.db-wal", "surehook.db-shm"] {
+        fs::remove_file(world.path(name)).expect("the file is there");
+    }
+    let answer = post(&service, "b").await;
+    assert_eq!(answer.status_code, 503, "{answer:?}");
+    ready_is(&service, 503).await;
+}
