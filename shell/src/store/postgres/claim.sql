@@ -1,6 +1,6 @@
 -- Claims due events, for each demand (source, limit, lease, most attempts, due from when on) the oldest due first. A
 -- row with attempts left becomes processing and is due again at its lease's end; a row without is dead-lettered. A
--- row that was processing has lost its attempt, which is recorded. Of a paused source nothing is claimed.
+-- row that was processing has lost its attempt, which is recorded. Rows of a paused source are not claimed.
 --
 -- Bounded by: one range scan of deliveries_due for each demand, cut by its limit; then one probe of the primary key
 -- of deliveries and of events for each row taken. statement_timestamp() is stable, so that the scan ends where the
@@ -8,13 +8,14 @@
 -- Locks: the rows taken, in the order in which they are due, skipping those that are locked. So it never waits, and
 -- cannot deadlock.
 --
--- `pick` is materialized, because a plan that ran it twice would lock more rows than were asked for. The update joins
--- on the key and the fence alone: with a condition on the status or the due time there, the planner may scan the
--- index of due rows once for each row picked. A row that was moved on by a transaction that this statement's
--- snapshot does not see is locked with its new fence, does not join, and is left for the next claim.
+-- `pick` is materialized, because a plan that ran it twice would lock more rows than were asked for. Its rows are
+-- locked in their newest version. They are written by an insert that conflicts with each of them: the primary key
+-- finds the row, and the planner has no join to choose a plan for. An update that joins `pick` by the key may read
+-- the whole index for each claim, once a vacuum has left the statistics of an empty table. The fence is compared
+-- once more, and only what was written is answered.
 --
--- An attempt that is lost was not recorded before, unless somebody changed rows by hand. Then its record stays as it is:
--- one row must not keep all others from being claimed.
+-- A lost attempt has no record yet, unless someone changed rows by hand. Then its record stays as it is: one row must
+-- not keep all others from being claimed.
 with
 demand as materialized (
     select
@@ -31,8 +32,10 @@ pick as materialized (
         due.due_at,
         due.fence,
         due.attempt,
+        due.budget_from,
         due.status = 'processing' as lost,
         greatest(due.attempt - due.budget_from, 0) >= demand.max_attempts as spent,
+        demand.source,
         demand.lease,
         demand.position
     from demand
@@ -45,30 +48,42 @@ pick as materialized (
         for update skip locked
     ) as due
 ),
+claimed as materialized (
+    select *, attempt + case when spent then 0 else 1 end as next_attempt, fence + 1 as next_fence from pick
+),
 moved as (
-    update deliveries as row
-    set status = case when pick.spent then 'dead_lettered' else 'processing' end,
-        attempt = row.attempt + case when pick.spent then 0 else 1 end,
-        fence = row.fence + 1,
-        due_at = case when not pick.spent then statement_timestamp() + pick.lease end,
-        ended_at = case when pick.spent then statement_timestamp() end,
-        reason = case when pick.spent then case when pick.lost then 'lost' else 'exhausted' end end
-    from pick
-    where row.event_id = pick.event_id and row.fence = pick.fence
-    returning
-        row.event_id, row.attempt, row.budget_from, row.fence,
-        pick.position, pick.spent, pick.lost, pick.attempt as lost_attempt, pick.due_at as was_due_at
+    insert into deliveries as row (event_id, source, status, attempt, budget_from, fence, due_at, ended_at, reason)
+    select
+        event_id, source,
+        case when spent then 'dead_lettered' else 'processing' end,
+        next_attempt, budget_from, next_fence,
+        case when not spent then statement_timestamp() + lease end,
+        case when spent then statement_timestamp() end,
+        case when spent then case when lost then 'lost' else 'exhausted' end end
+    from claimed
+    on conflict (event_id) do update
+    set status = excluded.status,
+        attempt = excluded.attempt,
+        fence = excluded.fence,
+        due_at = excluded.due_at,
+        ended_at = excluded.ended_at,
+        reason = excluded.reason
+    where row.fence = excluded.fence - 1
+    returning event_id
 ),
 recorded as (
     insert into attempts (event_id, attempt, ended_at, verdict, excerpt)
-    select event_id, lost_attempt, statement_timestamp(), 'lost', ''
-    from moved
-    where lost
+    select event_id, attempt, statement_timestamp(), 'lost', ''
+    from claimed
+    where lost and (event_id in (select event_id from moved)) is true
     on conflict (event_id, attempt) do nothing
 )
 select
-    moved.event_id, (extract(epoch from moved.was_due_at) * 1000000)::bigint as due_us, moved.position,
-    moved.attempt, moved.budget_from, moved.fence, moved.spent, event.headers, event.body,
+    claimed.event_id, (extract(epoch from claimed.due_at) * 1000000)::bigint as due_us, claimed.position,
+    claimed.next_attempt as attempt, claimed.budget_from, claimed.next_fence as fence, claimed.spent, event.headers, event.body,
     (extract(epoch from statement_timestamp() - event.received_at) * 1000000)::bigint as age_us
-from moved
-left join lateral (select headers, body, received_at from events where id = moved.event_id and not moved.spent limit 1) as event on true
+from claimed
+left join lateral (
+    select headers, body, received_at from events where id = claimed.event_id and not claimed.spent limit 1
+) as event on true
+where (claimed.event_id in (select event_id from moved)) is true

@@ -1,5 +1,6 @@
 //! The plans of the statements on a large table, in the states in which statistics mislead: analysed when full,
-//! vacuumed while empty or nearly so and filled again, with and without its pages.
+//! vacuumed while empty or nearly so and filled again, with and without its pages; and with every combination of
+//! misleading numbers for the tables and for their indexes.
 
 use crate::db::{Db, demand, source};
 use sqlx::postgres::PgArguments;
@@ -50,6 +51,14 @@ async fn plans_stay_index_probes_whatever_the_statistics_say() {
     db.execute(FILL_DELIVERIES).await;
     assert_plans(&db, &mut session, "vacuumed while empty, with its pages").await;
 
+    // The queue was empty when it was vacuumed, so the index counts no entry either. Then an outage left 200,000 due.
+    db.execute("delete from deliveries").await;
+    db.execute("vacuum (truncate false, index_cleanup on) deliveries").await;
+    let counted = "select count(*) from pg_class where relname in ('deliveries', 'deliveries_pkey', 'deliveries_due') and reltuples = 0 and relpages > 0";
+    assert_eq!(db.number(counted).await, 3);
+    db.execute(&FILL_DELIVERIES.replace("600000", "200000")).await;
+    assert_plans(&db, &mut session, "vacuumed while only dead rows were left, then 200,000 due").await;
+
     // Fewer rows than a batch has: to read them all looks cheaper than to look for each of the batch.
     db.execute("delete from deliveries where event_id > '00000000-0000-7000-8000-00000000001e'").await;
     db.execute("vacuum (truncate false, analyze) deliveries").await;
@@ -57,6 +66,59 @@ async fn plans_stay_index_probes_whatever_the_statistics_say() {
     db.execute("delete from deliveries").await;
     db.execute(FILL_DELIVERIES).await;
     assert_plans(&db, &mut session, "vacuumed while nearly empty, with its pages").await;
+}
+
+/// What `reltuples` and `relpages` are set to.
+const NUMBERS: [u32; 5] = [0, 1, 2, 1000, 1_000_000];
+
+/// The tables with the indexes that statements read.
+const RELATIONS: [&str; 8] =
+    ["events", "events_pkey", "events_key", "deliveries", "deliveries_pkey", "deliveries_due", "deliveries_dead", "attempts_pkey"];
+
+/// Drawn for each relation apart, beside the combinations in which all tables agree, and all indexes.
+const DRAWN_STATES: usize = 200;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plans_stay_index_probes_with_any_numbers_in_the_catalog() {
+    let db = Db::postgres().await;
+    db.execute("alter table events set (autovacuum_enabled = off); alter table deliveries set (autovacuum_enabled = off)").await;
+    db.execute(&FILL_EVENTS.replace("600000", "60000")).await;
+    db.execute(&FILL_DELIVERIES.replace("600000", "60000").replace("450000", "45000").replace("300000", "30000")).await;
+    let mut session = options(&db.url).unwrap().connect().await.unwrap();
+
+    for tuples in NUMBERS {
+        for pages in NUMBERS {
+            set_numbers(&db, "relname in ('events', 'deliveries', 'attempts')", tuples, pages).await;
+            for index_tuples in NUMBERS {
+                for index_pages in NUMBERS {
+                    set_numbers(&db, "relname ~ '^(events|deliveries|attempts)_'", index_tuples, index_pages).await;
+                    let state = format!("tables ({tuples} rows, {pages} pages), indexes ({index_tuples} rows, {index_pages} pages)");
+                    assert_all_probes(&mut session, &state).await;
+                }
+            }
+        }
+    }
+    let mut random = fastrand::Rng::with_seed(18);
+    let mut draw = || NUMBERS[random.usize(..NUMBERS.len())];
+    for _ in 0..DRAWN_STATES {
+        let mut state = String::new();
+        for relation in RELATIONS {
+            let (tuples, pages) = (draw(), draw());
+            set_numbers(&db, &format!("relname = '{relation}'"), tuples, pages).await;
+            state += &format!("{relation} ({tuples} rows, {pages} pages) ");
+        }
+        assert_all_probes(&mut session, &state).await;
+    }
+}
+
+async fn set_numbers(db: &Db, relations: &str, tuples: u32, pages: u32) {
+    db.execute(&format!("update pg_class set reltuples = {tuples}, relpages = {pages} where {relations}")).await;
+}
+
+async fn assert_all_probes(session: &mut PgConnection, state: &str) {
+    for (statement, plan) in plans(session).await {
+        assert_probes(&plan, &format!("{state}, {statement}"));
+    }
 }
 
 async fn assert_plans(db: &Db, session: &mut PgConnection, state: &str) {
@@ -77,27 +139,11 @@ async fn assert_plans(db: &Db, session: &mut PgConnection, state: &str) {
         assert_eq!(claimed, 256);
         assert!(started.elapsed() < FAST, "{state}, claim {execution}: {:?}", started.elapsed());
     }
-    for plan in [
-        explain_settle(session).await,
-        explain_existing(session).await,
-        explain_find(session).await,
-        explain_prune(session).await,
-        plan(session, explained("costs", sql::REDRIVE_DELIVERED).bind(ids()[0])).await,
-        plan(session, explained("costs", sql::ERASE).bind(Some(ids()[0])).bind(500i64).bind(0i64)).await,
-    ] {
-        assert_probes(&plan, state);
-    }
-    for path in [Path::Key, Path::DeadLetters, Path::Owed, Path::Events] {
-        assert_probes(&explain_search(session, sql::LIST, path).await, &format!("{state}, list, {path:?}"));
-        if path != Path::Events {
-            assert_probes(&explain_search(session, sql::REDRIVE_ALL, path).await, &format!("{state}, redrive all, {path:?}"));
-        }
-    }
+    assert_all_probes(session, state).await;
     let started = Instant::now();
     let records = db.store.sources(vec![source("orders"), source("quiet")], 1000).await.unwrap();
     assert_eq!(records.len(), 2);
     assert!(started.elapsed() < FAST, "{state}, sources: {:?}", started.elapsed());
-    assert_probes(&explain_sources(session).await, &format!("{state}, sources"));
 }
 
 fn assert_probes(plan: &str, state: &str) {
@@ -120,16 +166,56 @@ async fn plan(session: &mut PgConnection, query: QueryScalar<'_, Postgres, Strin
     query.fetch_all(session).await.unwrap().join("\n")
 }
 
-/// The plan of a claim that is executed, and how long it took.
-async fn explain_claim(session: &mut PgConnection) -> (String, Duration) {
-    let query = explained("analyze", sql::CLAIM)
+/// The plan of each statement that looks rows up, by the statement's name. Nothing is executed.
+async fn plans(session: &mut PgConnection) -> Vec<(String, String)> {
+    let mut plans = vec![
+        ("accept".to_owned(), explain_accept(session).await),
+        ("existing".to_owned(), explain_existing(session).await),
+        ("claim".to_owned(), plan(session, claim("costs")).await),
+        ("settle".to_owned(), explain_settle(session).await),
+        ("find".to_owned(), explain_find(session).await),
+        ("status".to_owned(), plan(session, explained("costs", sql::STATUS).bind(ids()[0])).await),
+        ("prune".to_owned(), explain_prune(session).await),
+        ("erase".to_owned(), plan(session, explained("costs", sql::ERASE).bind(Some(ids()[0])).bind(500i64).bind(0i64)).await),
+        ("redrive".to_owned(), plan(session, explained("costs", sql::REDRIVE).bind(ids()[0])).await),
+        ("redrive delivered".to_owned(), plan(session, explained("costs", sql::REDRIVE_DELIVERED).bind(ids()[0])).await),
+        ("sources".to_owned(), explain_sources(session).await),
+    ];
+    for path in [Path::Key, Path::DeadLetters, Path::Owed, Path::Events] {
+        plans.push((format!("list, {path:?}"), explain_search(session, sql::LIST, path).await));
+        if path != Path::Events {
+            plans.push((format!("redrive all, {path:?}"), explain_search(session, sql::REDRIVE_ALL, path).await));
+        }
+    }
+    plans
+}
+
+fn claim(options: &str) -> QueryScalar<'static, Postgres, String, PgArguments> {
+    explained(options, sql::CLAIM)
         .bind(vec!["orders", "quiet"])
         .bind(vec![256i64, 256])
         .bind(vec![60_000_000i64; 2])
         .bind(vec![20i64; 2])
-        .bind(vec![0i64; 2]);
+        .bind(vec![0i64; 2])
+}
+
+async fn explain_accept(session: &mut PgConnection) -> String {
+    let query = explained("costs", sql::ACCEPT)
+        .bind(ids())
+        .bind(vec!["orders"; 256])
+        .bind((1..=256).map(|n| format!("key-{n}")).collect::<Vec<_>>())
+        .bind(vec![[0u8; 32].as_slice(); 256])
+        .bind(vec![b"".as_slice(); 256])
+        .bind(vec![b"".as_slice(); 256])
+        .bind(ids())
+        .bind(vec![60_000_000i64; 256]);
+    plan(session, query).await
+}
+
+/// The plan of a claim that is executed, and how long it took.
+async fn explain_claim(session: &mut PgConnection) -> (String, Duration) {
     let started = Instant::now();
-    (plan(session, query).await, started.elapsed())
+    (plan(session, claim("analyze")).await, started.elapsed())
 }
 
 fn ids() -> Vec<Uuid> {
