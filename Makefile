@@ -26,7 +26,8 @@ ha: tools
 	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' cargo run --locked --package tests --example ha
 
 # How fast it all is, beside what the database does alone: some 35 minutes, on a machine that does nothing else.
-# BENCH="intake drain" measures those groups only; BENCH=growth fills some 15 GB of disk.
+# BENCH="intake drain" measures those groups only; BENCH=growth fills some 15 GB of disk. BENCH=endurance takes 45 minutes:
+# four runs of ten minutes at full rate; BENCH="endurance --minutes 2" takes less.
 bench: tools
 	cargo build --locked --release --package surehook
 	SUREHOOK_PROGRAM='$(CURDIR)/target/release/surehook' cargo bench --locked --package tests --bench service -- $(BENCH)

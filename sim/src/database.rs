@@ -55,6 +55,7 @@ struct State {
     generation: u64,
     clock_offset_ms: i64,
     slow_by: Duration,
+    claims_slow_by: Duration,
     planned: Vec<Planned>,
 }
 
@@ -124,6 +125,7 @@ impl Disk {
             generation: 0,
             clock_offset_ms: 0,
             slow_by: Duration::ZERO,
+            claims_slow_by: Duration::ZERO,
             planned: Vec::new(),
         };
         Arc::new(Self { state: Mutex::new(state), unlocked: Notify::new(), next_tag: AtomicU64::new(REQUESTS + 1), recorder, bug })
@@ -167,6 +169,10 @@ impl Disk {
         self.state().slow_by = by;
     }
 
+    pub(crate) fn set_claims_slow(&self, by: Duration) {
+        self.state().claims_slow_by = by;
+    }
+
     /// An operator's order. Answers whether it was otherwise before.
     pub(crate) fn pause(&self, source: &str, paused: bool) -> bool {
         let mut state = self.state();
@@ -208,6 +214,7 @@ impl Disk {
         let mut state = self.state();
         state.up = true;
         state.slow_by = Duration::ZERO;
+        state.claims_slow_by = Duration::ZERO;
         state.planned.clear();
     }
 
@@ -510,6 +517,10 @@ impl Transaction<'_> {
             }
         }
         self.disk.step().await;
+        let slow_by = self.disk.state().claims_slow_by;
+        if slow_by > Duration::ZERO {
+            sleep(slow_by).await;
+        }
         self.commit(at_commit, |work| {
             work.now = now;
             let mut claims = Claims::default();

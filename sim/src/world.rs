@@ -341,6 +341,12 @@ impl World {
                 sleep(millis(for_ms)).await;
                 self.disk.set_slow(Duration::ZERO);
             }
+            Fault::ClaimsSlow { by_ms, for_ms } => {
+                self.recorder.fault(database_fault(format!("each claim takes {by_ms} ms longer"), None, millis(for_ms)));
+                self.disk.set_claims_slow(millis(by_ms));
+                sleep(millis(for_ms)).await;
+                self.disk.set_claims_slow(Duration::ZERO);
+            }
             Fault::PauseSource { source, for_ms } => {
                 let name = &self.scenario.sources[source].name;
                 let order = |paused| {

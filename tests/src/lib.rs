@@ -5,6 +5,7 @@ pub mod audit;
 pub mod database;
 pub mod failure;
 pub mod http;
+pub mod load;
 pub mod openapi;
 pub mod postgres;
 pub mod producer;

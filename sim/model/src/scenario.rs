@@ -331,6 +331,13 @@ pub enum Fault {
         /// For how long.
         for_ms: u64,
     },
+    /// Every claim takes longer, while it holds its locks. All other calls are as fast as before.
+    ClaimsSlow {
+        /// How much longer.
+        by_ms: u64,
+        /// For how long.
+        for_ms: u64,
+    },
     /// An operator pauses a source, and resumes it.
     PauseSource {
         /// The source's index.

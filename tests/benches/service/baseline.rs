@@ -2,7 +2,6 @@
 //! hundred rows at a time. Each inserts what the intake does, an event of the same size under the same keys, but no
 //! delivery.
 
-use crate::load;
 use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -41,7 +40,7 @@ pub(crate) async fn single_rows(cluster: &Cluster, url: &str, clients: usize, ti
     prepare(url).await;
     let mut script = tempfile::NamedTempFile::new().expect("a temporary file");
     script.write_all(SCRIPT.as_bytes()).expect("room for a script");
-    let text = |length| String::from_utf8(load::body(length)).expect("letters and digits");
+    let text = |length| String::from_utf8(tests::load::body(length)).expect("letters and digits");
     let output = Command::new(program("pgbench"))
         .args(["--no-vacuum", "--protocol=prepared", "--host=127.0.0.1", "--username=postgres"])
         .arg(format!("--port={}", cluster.port()))
@@ -73,7 +72,7 @@ pub(crate) async fn hundreds(url: &str, time: Duration) -> f64 {
         let url = url.to_owned();
         tokio::spawn(async move {
             let mut connection = connect(&url).await;
-            let (headers, body) = (load::body(HEADERS), load::body(1024));
+            let (headers, body) = (tests::load::body(HEADERS), tests::load::body(1024));
             let mut rows = 0_usize;
             while begun.elapsed() < time {
                 let keys: Vec<String> = (0..ROWS).map(|row| format!("key-{number}-{:012}", rows + row)).collect();

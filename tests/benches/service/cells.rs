@@ -1,15 +1,15 @@
 //! The cells of the matrix: what each one sets up, offers and reads.
 
 use crate::baseline;
+use crate::endurance;
 use crate::gauge::{Spent, flushes};
-use crate::load::{Load, Offer, Until};
 use crate::report::{Report, Row};
-use crate::sink::{Manners, Received};
-use crate::world::{On, Plan, World, all_accepted, start_server};
+use crate::world::{On, Plan, World, start_server};
 use sqlx::AssertSqlSafe;
 use std::time::Duration;
 use tests::database::{Database, connect};
 use tests::http::Client;
+use tests::load::{Load, Manners, Offer, Received, Until, all_accepted};
 use tests::postgres::Cluster;
 use tokio::time::{Instant, sleep};
 
@@ -25,17 +25,18 @@ const CONNECTIONS: [(usize, usize); 4] = [(1, 1), (16, 16), (64, 64), (256, 64)]
 pub(crate) struct Bench {
     runs: u32,
     time: Duration,
+    endurance_time: Duration,
     cluster: Cluster,
     bare: String,
     report: Report,
 }
 
 impl Bench {
-    pub(crate) async fn new(runs: u32, time: Duration) -> Self {
+    pub(crate) async fn new(runs: u32, time: Duration, endurance_time: Duration) -> Self {
         let cluster = start_server();
         break_in(&cluster).await;
         let bare = cluster.create_database().await;
-        Self { runs, time, cluster, bare, report: Report::default() }
+        Self { runs, time, endurance_time, cluster, bare, report: Report::default() }
     }
 
     pub(crate) fn into_report(self) -> Report {
@@ -63,6 +64,7 @@ impl Bench {
             "pruning" => self.pruning(group).await,
             "segments" => self.segments(group).await,
             "growth" => self.growth(group).await,
+            "endurance" => endurance::measure(&mut self.report, group, self.endurance_time).await,
             other => panic!("no group {other}"),
         }
         self.report.print(group);

@@ -3,18 +3,17 @@
 //!
 //! Everything shares this machine: the load generator and the downstream (this process, one thread), the service, and
 //! a private PostgreSQL server. `cargo bench -p tests --bench service -- intake drain` measures those groups only;
-//! without a name it measures all but `pruning`, `segments` and `growth`, which needs about 15 GB of disk. `--runs N` and `--seconds N` say how
-//! often and for how long each figure is measured (3 and 5). What was measured is printed, and written to
+//! without a name it measures all but `pruning`, `segments`, `endurance` and `growth`, which needs about 15 GB of disk.
+//! `--runs N` and `--seconds N` set how often and for how long each figure is measured (3 and 5). `--minutes N` sets how
+//! long each of the four runs of `endurance` takes (10). What was measured is printed, and written to
 //! `target/bench/` as Markdown and JSON.
 
 mod baseline;
 mod cells;
-mod clock;
+mod endurance;
 mod gauge;
-mod load;
 mod reach;
 mod report;
-mod sink;
 mod world;
 
 use cells::Bench;
@@ -25,7 +24,7 @@ use tests::program::program;
 type Group = (&'static str, bool);
 
 /// The groups, and whether they are measured unless others are asked for.
-const GROUPS: [Group; 14] = [
+const GROUPS: [Group; 15] = [
     ("intake", true),
     ("drain", true),
     ("sustained", true),
@@ -40,10 +39,11 @@ const GROUPS: [Group; 14] = [
     ("pruning", false),
     ("segments", false),
     ("growth", false),
+    ("endurance", false),
 ];
 
 fn main() {
-    let (mut wanted, mut runs, mut seconds) = (Vec::new(), 3_u32, 5_u32);
+    let (mut wanted, mut runs, mut seconds, mut minutes) = (Vec::new(), 3_u32, 5_u32, 10_u32);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || arguments.next().and_then(|number| number.parse().ok()).expect("a number");
@@ -52,6 +52,7 @@ fn main() {
             "--bench" => {}
             "--runs" => runs = number(),
             "--seconds" => seconds = number(),
+            "--minutes" => minutes = number(),
             name => wanted.push(name.to_owned()),
         }
     }
@@ -65,7 +66,7 @@ fn main() {
     println!("{head}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let report = runtime.block_on(async {
-        let mut bench = Bench::new(runs, Duration::from_secs(seconds.into())).await;
+        let mut bench = Bench::new(runs, Duration::from_secs(seconds.into()), Duration::from_mins(minutes.into())).await;
         for (name, by_default) in GROUPS {
             if wanted.iter().any(|wanted| wanted == name) || (wanted.is_empty() && by_default) {
                 bench.measure(name).await;

@@ -1,11 +1,11 @@
 //! What is measured: a database of its own, processes of the program, and a downstream.
 
 use crate::gauge::Gauge;
-use crate::load::{Load, Offer, Until};
-use crate::sink::{Manners, Sink};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tests::database::{Database, connect};
+use tests::load::{Manners, Offer, Sink, Until};
 use tests::postgres::{Cluster, Settings};
 use tests::program::Service;
 use tokio::time::sleep;
@@ -26,6 +26,13 @@ pub(crate) const SETTINGS: [(&str, &str); 7] = [
 /// Starts the server.
 pub(crate) fn start_server() -> Cluster {
     let more = SETTINGS.iter().filter(|(name, _)| *name != "fsync").map(|(name, value)| (*name, (*value).to_owned())).collect();
+    Cluster::start(Settings { fsync: true, more, ..Settings::default() })
+}
+
+/// Starts a server for runs of many minutes, with the autovacuum and the checkpoints that a server has by default.
+pub(crate) fn start_enduring_server() -> Cluster {
+    let more = [("shared_buffers", "2GB"), ("max_wal_size", "8GB"), ("shared_preload_libraries", "pg_stat_statements")];
+    let more = more.map(|(name, value)| (name, value.to_owned())).into();
     Cluster::start(Settings { fsync: true, more, ..Settings::default() })
 }
 
@@ -103,6 +110,7 @@ impl<'a> World<'a> {
             duplicates: 0,
             until: Until::Over(Duration::from_secs(1)),
             rate: None,
+            accepted: Arc::default(),
         }
     }
 
@@ -117,13 +125,6 @@ impl<'a> World<'a> {
         };
         Gauge { services: &self.services, postgres }
     }
-}
-
-/// A load in which every post was accepted.
-pub(crate) async fn all_accepted(offer: &Offer) -> Load {
-    let load = offer.run().await;
-    assert!(load.others.is_empty(), "{:?}", load.others);
-    load
 }
 
 fn configuration(plan: &Plan, sink: &Sink) -> String {

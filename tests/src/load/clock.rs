@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 /// Nanoseconds since this process first asked.
-pub(crate) fn nanos() -> u64 {
+pub(super) fn nanos() -> u64 {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     u64::try_from(ORIGIN.get_or_init(Instant::now).elapsed().as_nanos()).expect("a few centuries at most")
 }

@@ -1,10 +1,11 @@
 //! The downstream: it answers at once, or after a while, and notes how long each event has been on its way. It reads
 //! from sockets itself, for the same reason as the load generator.
 
-use crate::clock;
-use crate::load::{SENT, content_length, histogram};
+use super::clock;
+use super::offer::{SENT, content_length, histogram};
 use hdrhistogram::Histogram;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,24 +15,24 @@ use tokio::time::{Instant, sleep};
 
 /// How it answers.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Manners {
+pub struct Manners {
     /// How long it takes to answer.
-    pub(crate) delay: Duration,
+    pub delay: Duration,
     /// Of a hundred events it refuses so many the first time.
-    pub(crate) refused_at_first: u64,
+    pub refused_at_first: u64,
 }
 
 /// What has come.
 #[derive(Debug)]
-pub(crate) struct Received {
+pub struct Received {
     /// Requests that were taken.
-    pub(crate) taken: u64,
+    pub taken: u64,
     /// Requests that were refused.
-    pub(crate) refused: u64,
+    pub refused: u64,
     /// When the first came, and the last.
-    pub(crate) span: Option<(Instant, Instant)>,
+    pub span: Option<(Instant, Instant)>,
     /// From the post to the request here, in nanoseconds, of those that were taken.
-    pub(crate) latency: Histogram<u64>,
+    pub latency: Histogram<u64>,
 }
 
 impl Received {
@@ -40,54 +41,75 @@ impl Received {
     }
 
     /// A quantile of the latency, in milliseconds.
-    pub(crate) fn quantile_ms(&self, quantile: f64) -> f64 {
+    #[must_use]
+    pub fn quantile_ms(&self, quantile: f64) -> f64 {
         self.latency.value_at_quantile(quantile) as f64 / 1e6
     }
 
     /// Taken a second, between the first and the last.
-    pub(crate) fn rate(&self) -> f64 {
+    #[must_use]
+    pub fn rate(&self) -> f64 {
         self.span.map_or(0.0, |(first, last)| self.taken as f64 / (last - first).as_secs_f64())
     }
 }
 
 /// A downstream that listens.
 #[derive(Debug)]
-pub(crate) struct Sink {
-    pub(crate) address: SocketAddr,
+pub struct Sink {
+    /// Where it listens.
+    pub address: SocketAddr,
     received: Arc<Mutex<Received>>,
+    is_down: Arc<AtomicBool>,
     server: JoinHandle<()>,
 }
 
 impl Sink {
-    pub(crate) async fn start(manners: Manners) -> Self {
+    /// Starts it on a free port.
+    ///
+    /// # Panics
+    ///
+    /// If there is no free port.
+    pub async fn start(manners: Manners) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a listener has an address");
         let received = Arc::new(Mutex::new(Received::new()));
-        let shared = Arc::clone(&received);
+        let is_down = Arc::new(AtomicBool::new(false));
+        let shared = (Arc::clone(&received), Arc::clone(&is_down));
         let server = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serve(socket, manners, Arc::clone(&shared)));
+                tokio::spawn(serve(socket, manners, Arc::clone(&shared.0), Arc::clone(&shared.1)));
             }
         });
-        Self { address, received, server }
+        Self { address, received, is_down, server }
     }
 
     fn received(&self) -> MutexGuard<'_, Received> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on every request is answered 503, or as the manners say again.
+    pub fn refuse_all(&self, is_down: bool) {
+        self.is_down.store(is_down, Ordering::Relaxed);
+    }
+
     /// How many were taken since the last [`Self::take`].
-    pub(crate) fn taken(&self) -> u64 {
+    #[must_use]
+    pub fn taken(&self) -> u64 {
         self.received().taken
     }
 
     /// What has come since the last time.
-    pub(crate) fn take(&self) -> Received {
+    #[expect(clippy::must_use_candidate, reason = "callers also use it to start counting anew")]
+    pub fn take(&self) -> Received {
         std::mem::replace(&mut *self.received(), Received::new())
     }
 
     /// Waits until so many were taken since the last [`Self::take`].
-    pub(crate) async fn until_taken(&self, count: u64, patience: Duration) {
+    ///
+    /// # Panics
+    ///
+    /// If they are not within `patience`.
+    pub async fn until_taken(&self, count: u64, patience: Duration) {
         let deadline = Instant::now() + patience;
         while self.taken() < count {
             assert!(Instant::now() < deadline, "{} of {count} were delivered within {patience:?}", self.taken());
@@ -102,14 +124,14 @@ impl Drop for Sink {
     }
 }
 
-async fn serve(mut socket: TcpStream, manners: Manners, received: Arc<Mutex<Received>>) {
+async fn serve(mut socket: TcpStream, manners: Manners, received: Arc<Mutex<Received>>, is_down: Arc<AtomicBool>) {
     socket.set_nodelay(true).expect("a socket option");
     let mut buffer = Vec::with_capacity(8192);
     while let Some(request) = read_request(&mut socket, &mut buffer).await {
         if !manners.delay.is_zero() {
             sleep(manners.delay).await;
         }
-        let refused = request.attempt == 1 && request.event % 100 < manners.refused_at_first;
+        let refused = is_down.load(Ordering::Relaxed) || (request.attempt == 1 && request.event % 100 < manners.refused_at_first);
         let answer: &[u8] = if refused {
             b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
         } else {

@@ -3,11 +3,13 @@
 //! It writes to sockets itself. A client of a library costs more for a request than PostgreSQL's own load generator
 //! does, on cores that the service needs; what would be measured is that client.
 
-use crate::clock;
+use super::clock;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,30 +17,32 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 /// The header by which the sink learns when a post was sent: nanoseconds on this process's clock.
-pub(crate) const SENT: &str = "x-sent";
+pub(super) const SENT: &str = "x-sent";
 
 /// What is offered.
 #[derive(Clone, Debug)]
-pub(crate) struct Offer {
+pub struct Offer {
     /// The processes; connections take them in turn.
-    pub(crate) targets: Vec<SocketAddr>,
+    pub targets: Vec<SocketAddr>,
     /// The sources `s0`, `s1`, …; posts take them in turn.
-    pub(crate) sources: usize,
+    pub sources: usize,
     /// Connections, each with one post under way.
-    pub(crate) connections: usize,
+    pub connections: usize,
     /// The bytes of a body.
-    pub(crate) body: usize,
+    pub body: usize,
     /// Of a hundred posts so many repeat an earlier one.
-    pub(crate) duplicates: u64,
+    pub duplicates: u64,
     /// When it ends.
-    pub(crate) until: Until,
+    pub until: Until,
     /// Posts a second over all connections; as fast as answers come, if there is none.
-    pub(crate) rate: Option<f64>,
+    pub rate: Option<f64>,
+    /// Counts the accepted posts while they happen.
+    pub accepted: Arc<AtomicU64>,
 }
 
 /// When a load ends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Until {
+pub enum Until {
     /// After so long.
     Over(Duration),
     /// After so many posts.
@@ -47,37 +51,43 @@ pub(crate) enum Until {
 
 /// What came of it.
 #[derive(Debug)]
-pub(crate) struct Load {
+pub struct Load {
     /// Answers `202`, replays among them.
-    pub(crate) accepted: u64,
+    pub accepted: u64,
     /// Other answers, by status code.
-    pub(crate) others: BTreeMap<u16, u64>,
+    pub others: BTreeMap<u16, u64>,
     /// From the first post to the last answer.
-    pub(crate) took: Duration,
+    pub took: Duration,
     /// From a post to its answer, in nanoseconds. A post that had to wait for the answer before it counts from when it
     /// was to be sent.
-    pub(crate) latency: Histogram<u64>,
+    pub latency: Histogram<u64>,
 }
 
 impl Load {
     /// Accepted posts a second.
-    pub(crate) fn rate(&self) -> f64 {
+    #[must_use]
+    pub fn rate(&self) -> f64 {
         self.accepted as f64 / self.took.as_secs_f64()
     }
 
     /// A quantile of the latency, in milliseconds.
-    pub(crate) fn quantile_ms(&self, quantile: f64) -> f64 {
+    #[must_use]
+    pub fn quantile_ms(&self, quantile: f64) -> f64 {
         self.latency.value_at_quantile(quantile) as f64 / 1e6
     }
 }
 
-pub(crate) fn histogram() -> Histogram<u64> {
+pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, 600_000_000_000, 3).expect("sensible bounds")
 }
 
 impl Offer {
     /// Offers it all, and waits for the last answer.
-    pub(crate) async fn run(&self) -> Load {
+    ///
+    /// # Panics
+    ///
+    /// If the service does not take or answer a request.
+    pub async fn run(&self) -> Load {
         let run = fastrand::u32(..);
         let begun = Instant::now();
         let mut connections = JoinSet::new();
@@ -94,6 +104,17 @@ impl Offer {
         load.took = begun.elapsed();
         load
     }
+}
+
+/// A load in which every post is accepted.
+///
+/// # Panics
+///
+/// If one is not.
+pub async fn all_accepted(offer: &Offer) -> Load {
+    let load = offer.run().await;
+    assert!(load.others.is_empty(), "{:?}", load.others);
+    load
 }
 
 async fn connection(offer: Offer, run: u32, number: usize, begun: Instant) -> Load {
@@ -130,6 +151,7 @@ async fn connection(offer: Offer, run: u32, number: usize, begun: Instant) -> Lo
         load.latency.saturating_record(clock::nanos() - sent);
         if status_code == 202 {
             load.accepted += 1;
+            offer.accepted.fetch_add(1, Ordering::Relaxed);
         } else {
             *load.others.entry(status_code).or_default() += 1;
         }
@@ -154,7 +176,8 @@ fn head(request: &mut Vec<u8>, target: SocketAddr, source: u64, key: &str, sent:
 }
 
 /// Bytes that no compression makes smaller, the same each time.
-pub(crate) fn body(length: usize) -> Vec<u8> {
+#[must_use]
+pub fn body(length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(1);
     std::iter::repeat_with(|| random.alphanumeric() as u8).take(length).collect()
 }
@@ -173,7 +196,7 @@ async fn read_answer(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
 }
 
 /// What `Content-Length` says; 0 if there is none.
-pub(crate) fn content_length(headers: &[httparse::Header<'_>]) -> usize {
+pub(super) fn content_length(headers: &[httparse::Header<'_>]) -> usize {
     let length = headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
     length.map_or(0, |header| std::str::from_utf8(header.value).ok().and_then(|length| length.parse().ok()).expect("a length"))
 }

@@ -38,6 +38,13 @@ pub fn expand(seed: u64) -> Scenario {
         }
         faults.sort_by_key(|fault| fault.at_ms);
     }
+    // Apart for the same reason.
+    let mut rng = Rng::with_seed(seed ^ 0x41c6_4e6d_9d2c_5680);
+    if rng.u8(..) < 30 {
+        let at_ms = rng.u64(0..heal_at_ms - 60_000);
+        faults.push(FaultAt { at_ms, what: Fault::ClaimsSlow { by_ms: rng.u64(500..5_000), for_ms: rng.u64(10_000..60_000) } });
+        faults.sort_by_key(|fault| fault.at_ms);
+    }
     Scenario { why: String::new(), catches: None, seed, processes, drain_timeout_ms, sources, posts, faults, heal_at_ms }
 }
 

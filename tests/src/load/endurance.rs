@@ -1,0 +1,202 @@
+//! Many minutes under load, second by second: what was accepted, what was delivered, and what the database did meanwhile.
+//!
+//! A window of a few seconds contains no autovacuum and no checkpoint, and so cannot see what they do to deliveries.
+
+use super::downstream::Sink;
+use super::offer::{Offer, Until, all_accepted};
+use crate::database::{Database, connect};
+use crate::http::Client;
+use sqlx::PgConnection;
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+
+/// How long the last deliveries may take once nothing is posted any more.
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(3);
+
+/// Over how many seconds the rate is averaged with which the backlog is compared.
+const RATE_WINDOW: usize = 10;
+
+/// A run.
+#[derive(Clone, Debug)]
+pub struct Endurance {
+    /// How long events are posted.
+    pub time: Duration,
+    /// While the downstream answers 503, counted from the start.
+    pub outage: Option<Range<Duration>>,
+}
+
+/// The state at the end of one second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Second {
+    /// Seconds since the start.
+    pub at: u64,
+    /// Events accepted in this second.
+    pub accepted: u64,
+    /// Events delivered in this second.
+    pub delivered: u64,
+    /// Events accepted and not yet delivered.
+    pub owed: u64,
+    /// Claims that ended in this second.
+    pub claims: u64,
+    /// How long one of them took on average, in milliseconds.
+    pub claim_ms: f64,
+    /// Vacuums that the server has run on `deliveries` by itself since the start; 0 on SQLite.
+    pub autovacuums: u64,
+    /// Checkpoints since the start; 0 on SQLite.
+    pub checkpoints: u64,
+}
+
+/// All seconds of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Trace(pub Vec<Second>);
+
+impl Endurance {
+    /// Posts as `offer` says for the whole time, and waits until everything is delivered. `each` is called with each second.
+    ///
+    /// # Panics
+    ///
+    /// If a post is refused, or deliveries do not end in time.
+    pub async fn run(&self, offer: &Offer, sink: &Sink, database: &Database, mut each: impl FnMut(&Second)) -> Trace {
+        let mut server = Server::of(database).await;
+        let metrics = format!("http://{}/metrics", offer.targets[0]);
+        let client = Client::default();
+        let offer = Offer { until: Until::Over(self.time), accepted: Arc::default(), ..offer.clone() };
+        let accepted_so_far = Arc::clone(&offer.accepted);
+        sink.take();
+        let (first_vacuums, first_checkpoints) = server.counters().await;
+        let mut claims_before = claims(&client, &metrics).await;
+        let posting = tokio::spawn(async move { all_accepted(&offer).await });
+        let begun = Instant::now();
+        let mut trace = Trace::default();
+        let (mut accepted_before, mut delivered_before) = (0, 0);
+        for at in 1.. {
+            sleep_until(begun + Duration::from_secs(at)).await;
+            if let Some(outage) = &self.outage {
+                sink.refuse_all(outage.contains(&begun.elapsed()));
+            }
+            let is_over = posting.is_finished();
+            // Read first: what is delivered meanwhile must not look as if it had never been accepted.
+            let delivered = sink.taken();
+            let accepted = accepted_so_far.load(Ordering::Relaxed);
+            let claims_now = claims(&client, &metrics).await;
+            let (vacuums, checkpoints) = server.counters().await;
+            let ended = claims_now.0 - claims_before.0;
+            let second = Second {
+                at,
+                accepted: accepted - accepted_before,
+                delivered: delivered - delivered_before,
+                owed: accepted.saturating_sub(delivered),
+                claims: ended,
+                claim_ms: if ended > 0 { (claims_now.1 - claims_before.1) / ended as f64 * 1e3 } else { 0.0 },
+                autovacuums: vacuums - first_vacuums,
+                checkpoints: checkpoints - first_checkpoints,
+            };
+            each(&second);
+            trace.0.push(second);
+            (accepted_before, delivered_before, claims_before) = (accepted, delivered, claims_now);
+            if is_over && delivered >= accepted {
+                break;
+            }
+            assert!(begun.elapsed() < self.time + DRAIN_TIMEOUT, "{} events are still owed\n{}", second.owed, trace.tail(30));
+        }
+        let load = posting.await.expect("the load generator does not panic");
+        assert_eq!(load.accepted, accepted_before);
+        trace
+    }
+}
+
+impl Second {
+    /// The names of the columns of [`Self::line`].
+    pub const HEADER: &str = "second accepted delivered     owed claims claim_ms autovacuums checkpoints";
+
+    /// One line of text.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Self { at, accepted, delivered, owed, claims, claim_ms, autovacuums, checkpoints } = self;
+        format!("{at:6} {accepted:8} {delivered:9} {owed:8} {claims:6} {claim_ms:8.2} {autovacuums:11} {checkpoints:11}")
+    }
+}
+
+impl Trace {
+    /// The most events that were owed at the end of a second of a span, in seconds' worth of what was accepted by then.
+    #[must_use]
+    pub fn most_owed_in_seconds(&self, span: Range<u64>) -> f64 {
+        let seconds = self.0.iter().enumerate().filter(|(_, second)| span.contains(&second.at));
+        seconds.map(|(index, second)| second.owed as f64 / self.rate_at(index)).fold(0.0, f64::max)
+    }
+
+    /// The second from which on no more is owed than a second's worth, counted from `from`.
+    #[must_use]
+    pub fn caught_up_at(&self, from: u64) -> Option<u64> {
+        let caught_up = |(index, second): &(usize, &Second)| second.at >= from && second.owed as f64 <= self.rate_at(*index);
+        self.0.iter().enumerate().find(caught_up).map(|(_, second)| second.at)
+    }
+
+    /// Events delivered a second, on average over the first `seconds`.
+    #[must_use]
+    pub fn delivered_rate(&self, seconds: usize) -> f64 {
+        let part = &self.0[..seconds.min(self.0.len())];
+        part.iter().map(|second| second.delivered).sum::<u64>() as f64 / part.len().max(1) as f64
+    }
+
+    /// Vacuums of `deliveries` that the server ran by itself.
+    #[must_use]
+    pub fn autovacuums(&self) -> u64 {
+        self.0.last().map_or(0, |second| second.autovacuums)
+    }
+
+    /// The last lines.
+    #[must_use]
+    pub fn tail(&self, lines: usize) -> String {
+        let mut text = format!("{}\n", Second::HEADER);
+        for second in &self.0[self.0.len().saturating_sub(lines)..] {
+            writeln!(text, "{}", second.line()).expect("memory");
+        }
+        text
+    }
+
+    /// Accepted a second around one second, while something is accepted.
+    fn rate_at(&self, index: usize) -> f64 {
+        let window = self.0[..=index].iter().rev().filter(|second| second.accepted > 0).take(RATE_WINDOW);
+        let (count, sum) = window.fold((0_u64, 0), |(count, sum), second| (count + 1, sum + second.accepted));
+        (sum as f64 / count.max(1) as f64).max(1.0)
+    }
+}
+
+/// How many claims have ended, and the seconds that they took together.
+async fn claims(client: &Client, metrics: &str) -> (u64, f64) {
+    let answer = client.get(metrics).await.expect("the program answers");
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name) && line.contains("call=\"claim\""));
+        line.and_then(|line| line.rsplit(' ').next()).unwrap_or("0").to_owned()
+    };
+    let count = value("surehook_store_call_seconds_count").parse().expect("a count");
+    (count, value("surehook_store_call_seconds_sum").parse().expect("seconds"))
+}
+
+/// The database server's own counters; none on SQLite.
+struct Server(Option<PgConnection>);
+
+impl Server {
+    async fn of(database: &Database) -> Self {
+        Self(match database {
+            Database::Postgres(url) => Some(connect(url).await),
+            Database::Sqlite(_) => None,
+        })
+    }
+
+    /// Autovacuums of `deliveries`, and checkpoints.
+    async fn counters(&mut self) -> (u64, u64) {
+        let Some(connection) = &mut self.0 else { return (0, 0) };
+        let counters = "select
+            (select autovacuum_count from pg_stat_user_tables where relname = 'deliveries'),
+            (select checkpoints_timed + checkpoints_req from pg_stat_bgwriter)";
+        let (vacuums, checkpoints): (i64, i64) = sqlx::query_as(counters).fetch_one(connection).await.expect("the counters can be read");
+        (vacuums.unsigned_abs(), checkpoints.unsigned_abs())
+    }
+}
