@@ -51,7 +51,9 @@ fn slow_claims_do_not_delay_another_source_whose_events_are_claimed_on_insert() 
     let mut waits = Vec::new();
     for entry in &outcome.run.entries {
         match &entry.what {
-            What::Committed(committed) if committed.change == Change::Accepted && outcome.run.events[&committed.event].source == "healthy" => {
+            What::Committed(committed)
+                if committed.change == Change::Accepted && outcome.run.events[&committed.event].source == "healthy" =>
+            {
                 accepted.insert(committed.event, entry.at);
             }
             What::Received(received) => {
