@@ -64,7 +64,7 @@ fn a_batch_through_the_worker(bencher: Bencher, sources: usize) {
                     settled += batch.len();
                     worker.handle(START, Input::Settled);
                 }
-                Some(Action::Claim(_) | Action::Offer { .. } | Action::Breaker(..)) => {}
+                Some(Action::Claim(_) | Action::Offer { .. } | Action::Breaker(..) | Action::Suspended { .. }) => {}
                 Some(Action::Abandoned(_) | Action::Done) | None => break,
             }
         }

@@ -146,12 +146,13 @@ impl Breaker {
     }
 }
 
-/// What a reply says of its downstream's health; `None` if nothing, because the delivery was cut off from this side.
+/// What a reply says of its downstream's health; `None` if nothing, because the delivery was not sent, or was cut off from
+/// this side.
 #[must_use]
 pub fn is_healthy(reply: &Reply, verdict: Verdict) -> Option<bool> {
     const GONE: u16 = 410;
     match reply {
-        Reply::Failed(DeliveryError::CutOff) => None,
+        Reply::Failed(DeliveryError::CutOff) | Reply::NotSent => None,
         Reply::Response { status_code: GONE, .. } => Some(false),
         Reply::Response { .. } | Reply::Failed(_) => Some(!matches!(verdict, Verdict::Transient | Verdict::Lost)),
     }
@@ -225,5 +226,6 @@ mod tests {
         assert_eq!(is_healthy(&response(503), Verdict::Transient), Some(false));
         assert_eq!(is_healthy(&Reply::Failed(DeliveryError::Timeout), Verdict::Transient), Some(false));
         assert_eq!(is_healthy(&Reply::Failed(DeliveryError::CutOff), Verdict::Transient), None);
+        assert_eq!(is_healthy(&Reply::NotSent, Verdict::Transient), None);
     }
 }

@@ -1,4 +1,16 @@
 //! What a delivery's reply means, and what follows from it.
+//!
+//! | reply | verdict |
+//! |---|---|
+//! | the head of a response is complete, with a status of 200 to 299 | delivered |
+//! | the same, with one of the statuses that [`judge`] lists | permanent |
+//! | the same, with any other status | transient |
+//! | no complete head, for whatever reason | transient |
+//! | the request was not sent, for want of a resource of this process | none: the event is given back, and no attempt is charged |
+//!
+//! The status decides, not the body: once the head of a response is complete its status is the verdict, even if the body
+//! breaks off, hangs or is malformed. A body gives the excerpt, as far as it came. Interim responses (1xx, apart from 101)
+//! are not the response: the one after them is. A source's `retry_on` and `dead_letter_on` stand over the table.
 
 use crate::backoff::Backoff;
 use crate::event::{Outcome, Reason};
@@ -14,27 +26,28 @@ pub const MAX_EXCERPT_BYTES: usize = 1024;
 /// What came back from one delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// A complete response head arrived in time.
+    /// A complete response head arrived in time. Whether its body ended does not matter.
     Response {
         /// The status code, 100 to 999.
         status_code: u16,
         /// What `Retry-After` asked for, read by [`crate::retry_after::retry_after`].
         retry_after: Option<Duration>,
-        /// The first [`MAX_EXCERPT_BYTES`] of the body.
+        /// The first bytes of the body that came soon, at most [`MAX_EXCERPT_BYTES`].
         excerpt: Bytes,
     },
-    /// No complete reply came. Whether the downstream acted is unknown.
+    /// No complete response head came. Whether the downstream acted is unknown.
     Failed(DeliveryError),
+    /// Nothing was sent, because this process lacked a resource of its own, such as a file descriptor. It says nothing
+    /// about the downstream, and the event is not charged for it.
+    NotSent,
 }
 
-/// Why no complete reply came.
+/// Why no complete response head came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum DeliveryError {
     /// No response head before the deadline.
     Timeout,
-    /// A response head came, its body did not end before the deadline.
-    ResponseTooSlow,
     /// Nobody listens at the destination.
     ConnectionRefused,
     /// The connection broke after it was made.
@@ -53,9 +66,8 @@ pub enum DeliveryError {
 
 impl DeliveryError {
     /// Every class, for stores and documents that list them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::Timeout,
-        Self::ResponseTooSlow,
         Self::ConnectionRefused,
         Self::ConnectionReset,
         Self::ConnectionFailed,
@@ -70,7 +82,6 @@ impl DeliveryError {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
-            Self::ResponseTooSlow => "response too slow",
             Self::ConnectionRefused => "connection refused",
             Self::ConnectionReset => "connection reset",
             Self::ConnectionFailed => "connection failed",
@@ -123,13 +134,18 @@ impl Verdict {
     }
 }
 
-/// Judges a reply by the table of status codes and the source's exceptions to it.
+/// Judges a reply by the table of status codes and the source's exceptions to it; `None` if there is nothing to judge,
+/// because nothing was sent.
 #[must_use]
-pub fn judge(reply: &Reply, policy: &Policy) -> Verdict {
-    let status_code = match reply {
-        Reply::Failed(_) => return Verdict::Transient,
-        Reply::Response { status_code, .. } => *status_code,
-    };
+pub fn judge(reply: &Reply, policy: &Policy) -> Option<Verdict> {
+    match reply {
+        Reply::Response { status_code, .. } => Some(judge_status(*status_code, policy)),
+        Reply::Failed(_) => Some(Verdict::Transient),
+        Reply::NotSent => None,
+    }
+}
+
+fn judge_status(status_code: u16, policy: &Policy) -> Verdict {
     if policy.dead_letter_on.contains(&status_code) {
         return Verdict::Permanent;
     }
@@ -145,7 +161,8 @@ pub fn judge(reply: &Reply, policy: &Policy) -> Verdict {
     }
 }
 
-/// What follows for the event from a reply to `attempt`, which is number `n` of its present budget.
+/// What follows for the event from a reply to `attempt`, which is number `n` of its present budget. Without a verdict
+/// there was no attempt.
 ///
 /// ```
 /// use surehook_core::event::{Outcome, Reason};
@@ -156,13 +173,13 @@ pub fn judge(reply: &Reply, policy: &Policy) -> Verdict {
 /// let (policy, event) = (Policy::default(), EventId::from_uuid(uuid::Uuid::nil()));
 /// let timeout = Reply::Failed(DeliveryError::Timeout);
 /// let (verdict, outcome) = decide(&timeout, &policy, event, 1, 1);
-/// assert!(verdict == Verdict::Transient && matches!(outcome, Outcome::Retry { .. }));
+/// assert!(verdict == Some(Verdict::Transient) && matches!(outcome, Outcome::Retry { .. }));
 /// // The last of its budget.
 /// let last = policy.max_attempts;
 /// assert_eq!(decide(&timeout, &policy, event, last, last).1, Outcome::DeadLetter(Reason::Exhausted));
 /// ```
-pub fn decide(reply: &Reply, policy: &Policy, event: EventId, attempt: Attempt, n: Attempt) -> (Verdict, Outcome) {
-    let verdict = judge(reply, policy);
+pub fn decide(reply: &Reply, policy: &Policy, event: EventId, attempt: Attempt, n: Attempt) -> (Option<Verdict>, Outcome) {
+    let Some(verdict) = judge(reply, policy) else { return (None, Outcome::Release) };
     let outcome = match verdict {
         Verdict::Delivered => Outcome::Delivered,
         Verdict::Permanent => Outcome::DeadLetter(Reason::Permanent),
@@ -170,12 +187,12 @@ pub fn decide(reply: &Reply, policy: &Policy, event: EventId, attempt: Attempt, 
         Verdict::Transient | Verdict::Lost => {
             let asked = match reply {
                 Reply::Response { retry_after, .. } => *retry_after,
-                Reply::Failed(_) => None,
+                Reply::Failed(_) | Reply::NotSent => None,
             };
             Outcome::Retry { after: next_delay(&policy.backoff, event, attempt, n, asked) }
         }
     };
-    (verdict, outcome)
+    (Some(verdict), outcome)
 }
 
 /// The delay before the next attempt: the back-off, or what the downstream asked for if that is longer, and never
@@ -215,23 +232,31 @@ mod tests {
                 code if permanent.contains(&code) => Verdict::Permanent,
                 _ => Verdict::Transient,
             };
-            assert_eq!(judge(&response(status_code), &Policy::default()), expected, "{status_code}");
+            assert_eq!(judge(&response(status_code), &Policy::default()), Some(expected), "{status_code}");
         }
     }
 
     #[test]
     fn a_failed_delivery_is_transient_whatever_the_failure() {
         for error in DeliveryError::ALL {
-            assert_eq!(judge(&Reply::Failed(error), &Policy::default()), Verdict::Transient);
+            assert_eq!(judge(&Reply::Failed(error), &Policy::default()), Some(Verdict::Transient));
+        }
+    }
+
+    #[test]
+    fn what_was_not_sent_is_given_back_without_a_verdict_even_at_the_last_attempt() {
+        let (policy, event) = (Policy { max_attempts: 3, ..Policy::default() }, EventId::from_uuid(Uuid::nil()));
+        for n in 1..=3 {
+            assert_eq!(decide(&Reply::NotSent, &policy, event, n, n), (None, Outcome::Release));
         }
     }
 
     #[test]
     fn a_source_can_make_exceptions_to_the_table() {
         let policy = Policy { retry_on: BTreeSet::from([400, 200]), dead_letter_on: BTreeSet::from([404, 200]), ..Policy::default() };
-        assert_eq!(judge(&response(400), &policy), Verdict::Transient);
-        assert_eq!(judge(&response(404), &policy), Verdict::Permanent);
-        assert_eq!(judge(&response(200), &policy), Verdict::Permanent, "dead_letter_on wins");
+        assert_eq!(judge(&response(400), &policy), Some(Verdict::Transient));
+        assert_eq!(judge(&response(404), &policy), Some(Verdict::Permanent));
+        assert_eq!(judge(&response(200), &policy), Some(Verdict::Permanent), "dead_letter_on wins");
     }
 
     #[test]

@@ -3,11 +3,20 @@
 //! A delivery is one request, byte for byte what came in. Nothing is followed, retried, decompressed or proxied here:
 //! what comes back is told as it is, and the core judges it. (A request that a kept connection closed on before its
 //! first byte was written is sent on another: that one was never sent.)
+//!
+//! The status of a complete response head is the reply. Malformed headers are skipped, and a body that breaks off, hangs
+//! or is wrongly framed changes nothing: a response that says `200` would otherwise be sent again until it is dead.
+
+mod clients;
+mod failures;
+
+pub use clients::Connecting;
 
 use crate::headers;
-use crate::lookups;
 use crate::ports::Downstream;
 use bytes::Bytes;
+use clients::Clients;
+use failures::Failure;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, DATE, RETRY_AFTER};
@@ -16,8 +25,6 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use reqwest::{Client, Request, Response, Url};
 use std::collections::BTreeMap;
-use std::error::Error;
-use std::io;
 use std::pin::pin;
 use std::time::Duration;
 use surehook_core::forwarding::{ATTEMPT_HEADER, EVENT_ID_HEADER, SOURCE_HEADER};
@@ -30,10 +37,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// The most bytes of a response's body that are read. A longer body costs its connection, nothing else.
 const MAX_RESPONSE_BYTES: usize = 16 << 10;
-/// How long a connection is kept for the next delivery.
-const KEEP_IDLE: Duration = Duration::from_secs(30);
-/// How many connections are kept idle for one host.
-const KEEP_IDLE_PER_HOST: usize = 64;
+/// How long a response's body may take after its head. A slower one is cut off where it is, which costs its connection
+/// and the rest of its excerpt.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A timer that is later than this shows that the process stood still: its machine was stopped, moved, or had no
 /// processor for it.
 const STOOD_STILL: Duration = Duration::from_millis(100);
@@ -44,7 +50,7 @@ const FAR_AWAY: Duration = Duration::from_hours(365 * 24);
 
 /// Deliveries over HTTP/1.1 by reqwest, to one destination for each source.
 pub struct ReqwestDownstream {
-    client: Client,
+    clients: Clients,
     destinations: BTreeMap<SourceName, Destination>,
 }
 
@@ -66,23 +72,18 @@ impl ReqwestDownstream {
     ///
     /// A URL that no request can be made to, or roots that cannot be read.
     pub fn new(destinations: BTreeMap<SourceName, Url>) -> Result<Self, DownstreamError> {
-        // It only fails if a provider is there already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder()
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .dns_resolver(lookups::system())
-            .referer(false)
-            .tcp_nodelay(true)
-            .pool_idle_timeout(KEEP_IDLE)
-            .pool_max_idle_per_host(KEEP_IDLE_PER_HOST);
-        if destinations.values().all(|url| url.scheme() != "https") {
-            // A machine without CA certificates is no reason not to deliver within it.
-            builder = builder.tls_certs_only([]);
-        }
-        let client = builder.build().map_err(|error| DownstreamError::Client(error.without_url()))?;
+        let tls = destinations.values().any(|url| url.scheme() == "https");
+        Self::connecting(destinations, Connecting::by_the_system(tls).map_err(DownstreamError::Tls)?)
+    }
+
+    /// As [`Self::new`], with connections that are made in another way.
+    ///
+    /// # Errors
+    ///
+    /// A URL that no request can be made to.
+    pub fn connecting(destinations: BTreeMap<SourceName, Url>, connecting: Connecting) -> Result<Self, DownstreamError> {
+        let clients = Clients::new(connecting)?;
+        let client = clients.get();
         let destinations = destinations
             .into_iter()
             .map(|(source, url)| match Destination::new(&client, url) {
@@ -90,7 +91,7 @@ impl ReqwestDownstream {
                 None => Err(DownstreamError::Destination(source)),
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { client, destinations })
+        Ok(Self { clients, destinations })
     }
 }
 
@@ -100,8 +101,11 @@ pub enum DownstreamError {
     /// This source's destination is none.
     #[error("the destination of the source `{0}` is not an http or https URL that a request can be made to")]
     Destination(SourceName),
+    /// TLS could not be set up.
+    #[error("TLS could not be set up; are the system's CA certificates readable?")]
+    Tls(#[source] rustls::Error),
     /// The client could not be set up.
-    #[error("the HTTP client could not be set up; are the system's CA certificates readable?")]
+    #[error("the HTTP client could not be set up")]
     Client(#[source] reqwest::Error),
 }
 
@@ -154,7 +158,7 @@ impl Downstream for ReqwestDownstream {
                 return futures::future::ready(Reply::Failed(DeliveryError::ConnectionFailed)).boxed();
             }
         };
-        let client = self.client.clone();
+        let client = self.clients.get();
         async move {
             let now = Instant::now();
             let deadline = now.checked_add(timeout).unwrap_or(now + FAR_AWAY);
@@ -168,18 +172,16 @@ impl Downstream for ReqwestDownstream {
     }
 }
 
-/// One request and its response, until `deadline`.
+/// One request and its response, until `deadline`. Once the response's head is there, its status is the reply: the body
+/// only gives the excerpt.
 async fn exchange(client: &Client, request: Request, deadline: Instant) -> Result<Reply, Failure> {
     let mut response = match until(deadline, client.execute(request)).await {
         Ok(answer) => answer?,
         Err(_) => return Err(Failure::of(DeliveryError::Timeout)),
     };
-    match until(deadline, excerpt(&mut response)).await {
-        Ok(excerpt) => {
-            Ok(Reply::Response { status_code: response.status().as_u16(), retry_after: asked_delay(response.headers()), excerpt: excerpt? })
-        }
-        Err(_) => Err(Failure::of(DeliveryError::ResponseTooSlow)),
-    }
+    let (status_code, retry_after) = (response.status().as_u16(), asked_delay(response.headers()));
+    let excerpt = excerpt(&mut response, deadline.min(Instant::now() + BODY_TIMEOUT)).await;
+    Ok(Reply::Response { status_code, retry_after, excerpt })
 }
 
 /// Waits for `work` until `deadline`. If that is heard of late, a reply may have come in time and lie unread, and to throw
@@ -192,18 +194,28 @@ async fn until<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T,
     }
 }
 
-/// The first bytes of a response's body. The rest is read as far as [`MAX_RESPONSE_BYTES`], so that the connection
-/// can be used again.
-async fn excerpt(response: &mut Response) -> Result<Bytes, reqwest::Error> {
+/// The first bytes of a response's body, as far as they come before `deadline` and before the body breaks off. The rest
+/// is read as far as [`MAX_RESPONSE_BYTES`], so that the connection can be used again.
+async fn excerpt(response: &mut Response, deadline: Instant) -> Bytes {
     let (mut kept, mut read) = (Vec::new(), 0);
-    while let Some(chunk) = response.chunk().await? {
-        kept.extend_from_slice(&chunk[..chunk.len().min(MAX_EXCERPT_BYTES - kept.len())]);
-        read += chunk.len();
-        if read > MAX_RESPONSE_BYTES {
-            break;
+    while read <= MAX_RESPONSE_BYTES {
+        match timeout_at(deadline, response.chunk()).await {
+            Ok(Ok(Some(chunk))) => {
+                kept.extend_from_slice(&chunk[..chunk.len().min(MAX_EXCERPT_BYTES - kept.len())]);
+                read += chunk.len();
+            }
+            Ok(Ok(None)) => break,
+            Ok(Err(error)) => {
+                tracing::debug!(error = %error.without_url(), "a response's body broke off; its status counts");
+                break;
+            }
+            Err(_) => {
+                tracing::debug!("a response's body did not end in time; its status counts");
+                break;
+            }
         }
     }
-    Ok(Bytes::from(kept))
+    Bytes::from(kept)
 }
 
 /// What `Retry-After` asks for. A reply without a date came when it was received (RFC 9110 §6.6.1).
@@ -216,83 +228,4 @@ fn asked_delay(headers: &HeaderMap) -> Option<Duration> {
             retry_after(value, now.as_deref().map(str::as_bytes))
         }
     }
-}
-
-/// Why an exchange failed: its class, and the chain of errors for the log.
-#[derive(Debug)]
-struct Failure {
-    class: DeliveryError,
-    cause: String,
-}
-
-impl Failure {
-    fn of(class: DeliveryError) -> Self {
-        Self { class, cause: String::new() }
-    }
-}
-
-impl From<reqwest::Error> for Failure {
-    fn from(error: reqwest::Error) -> Self {
-        let error = error.without_url();
-        let chain: Vec<String> = causes(&error).map(ToString::to_string).collect();
-        Self { class: classify(&error), cause: chain.join(": ") }
-    }
-}
-
-/// The class of an error that reqwest gave. The innermost cause that says anything decides: a reset during a TLS
-/// handshake is a reset.
-fn classify(error: &reqwest::Error) -> DeliveryError {
-    if error.is_dns() {
-        return DeliveryError::Dns;
-    }
-    let causes: Vec<_> = causes(error).collect();
-    let told = causes.iter().rev().find_map(|cause| {
-        if cause.is::<rustls::Error>() {
-            return Some(DeliveryError::Tls);
-        }
-        if let Some(error) = cause.downcast_ref::<io::Error>() {
-            return of_io(error.kind());
-        }
-        let error = cause.downcast_ref::<hyper::Error>()?;
-        if error.is_parse() {
-            Some(DeliveryError::InvalidResponse)
-        } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
-            Some(DeliveryError::ConnectionReset)
-        } else {
-            None
-        }
-    });
-    told.unwrap_or_else(|| {
-        if error.is_connect() {
-            DeliveryError::ConnectionFailed
-        } else {
-            tracing::warn!(cause = ?causes, "a delivery failed in a way that has no class of its own; it counts as a connection reset");
-            DeliveryError::ConnectionReset
-        }
-    })
-}
-
-fn of_io(kind: io::ErrorKind) -> Option<DeliveryError> {
-    use io::ErrorKind as Kind;
-    if kind == Kind::ConnectionRefused {
-        Some(DeliveryError::ConnectionRefused)
-    } else if matches!(kind, Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::NotConnected | Kind::UnexpectedEof)
-    {
-        Some(DeliveryError::ConnectionReset)
-    } else if matches!(kind, Kind::InvalidData | Kind::InvalidInput) {
-        // hyper's words for a chunk that is not one.
-        Some(DeliveryError::InvalidResponse)
-    } else {
-        None
-    }
-}
-
-/// An error and what it came of, outermost first, with those that an `io::Error` hides.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error: &&'a (dyn Error + 'static)| {
-        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(hidden) => Some(hidden as &(dyn Error + 'static)),
-            None => error.source(),
-        }
-    })
 }

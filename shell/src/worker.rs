@@ -72,6 +72,12 @@ pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item
                 }
                 Action::Offer { source, room, lease } => handover.offer(source, room, lease),
                 Action::Abandoned(settlements) => settlements.iter().for_each(log_abandoned),
+                Action::Suspended { wait } => {
+                    tracing::warn!(
+                        resume_in_ms = millis(wait),
+                        "deliveries suspended: this process lacks file descriptors or memory; unsent events are released"
+                    );
+                }
                 Action::Breaker(source, breaker) => {
                     log_breaker(&source, breaker);
                     metrics.breaker(&source, breaker);

@@ -32,6 +32,8 @@ use surehook_model::scenario::{Behaviour, Source};
 
 /// A response's body is read so far.
 const MAX_READ_BYTES: usize = 16 * 1024;
+/// A response's body is waited for so long.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs one source's downstream. From `healed_at` on it is well.
 pub(crate) async fn serve(at: SocketAddr, source: Source, healed_at: Duration, recorder: Recorder) {
@@ -163,14 +165,12 @@ impl Downstream for SimDownstream {
             let _waiting = recorder.waits().begin(index, Wait::Reply(event, attempt));
             let reply = effects.pass(index, exchange(address, request(&claim, bug), deadline)).await;
             let (status_code, reply) = match reply {
-                Reply::Failed(DeliveryError::Timeout | DeliveryError::ResponseTooSlow) if bug == Some(Bug::SlotNeverFrees) => {
-                    futures::future::pending().await
-                }
+                Reply::Failed(DeliveryError::Timeout) if bug == Some(Bug::SlotNeverFrees) => futures::future::pending().await,
                 Reply::Response { status_code, excerpt, .. } if bug == Some(Bug::IgnoreRetryAfter) => {
                     (Some(status_code), Reply::Response { status_code, retry_after: None, excerpt })
                 }
                 reply @ Reply::Response { status_code, .. } => (Some(status_code), reply),
-                reply @ Reply::Failed(_) => (None, reply),
+                reply @ (Reply::Failed(_) | Reply::NotSent) => (None, reply),
             };
             recorder.record(What::Sent { process, event, attempt, status_code });
             reply
@@ -219,11 +219,10 @@ async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>, deadline: 
     let retry_after = value("retry-after").and_then(|asked| retry_after(asked, value("date")));
     let mut body = response.into_body();
     let mut read = Vec::new();
+    let deadline = deadline.min(elapsed() + BODY_TIMEOUT);
     while read.len() < MAX_READ_BYTES {
         match timeout_at(deadline, body.frame()).await {
-            Err(_) => return Reply::Failed(DeliveryError::ResponseTooSlow),
-            Ok(None) => break,
-            Ok(Some(Err(_))) => return Reply::Failed(DeliveryError::ConnectionReset),
+            Err(_) | Ok(None | Some(Err(_))) => break,
             Ok(Some(Ok(frame))) => read.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
         }
     }

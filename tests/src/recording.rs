@@ -309,12 +309,11 @@ impl Recording {
 /// The attempts that are recorded as timed out, and did last for the time-out: the downstream's answer, if it wrote one,
 /// was not heard.
 fn timed_out(events: &BTreeMap<EventId, EventRecord>, policies: &BTreeMap<String, Policy>) -> BTreeSet<(EventId, Attempt)> {
-    let slow = [DeliveryError::Timeout, DeliveryError::ResponseTooSlow].map(DeliveryError::as_str);
     let mut timed_out = BTreeSet::new();
     for record in events.values() {
         let Some(policy) = policies.get(&record.source) else { continue };
         for attempt in &record.history {
-            let is_slow = attempt.error.as_deref().is_some_and(|error| slow.contains(&error));
+            let is_slow = attempt.error.as_deref() == Some(DeliveryError::Timeout.as_str());
             if is_slow && attempt.took.is_some_and(|took| took >= policy.timeout) {
                 timed_out.insert((record.id, attempt.attempt));
             }

@@ -3,7 +3,7 @@
 
 use super::exchange::{Claim, Claims, Demand};
 use super::interface::{Action, BATCH, BATCH_ROWS};
-use super::{Claiming, Worker};
+use super::{Claiming, Phase, Worker};
 use crate::time::Instant;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -111,6 +111,20 @@ impl Worker {
     fn something_came(&mut self, now: Instant) {
         self.polling.interval = self.settings.poll_busy;
         self.polling.at = self.polling.at.min(now + self.settings.poll_busy);
+    }
+
+    /// Whether offers are made at all may have changed.
+    pub(super) fn refresh_offers(&mut self) {
+        let makes_offers = self.phase == Phase::Running
+            && self.store.failures == 0
+            && self.shortage.until.is_none()
+            && self.held_bytes < self.settings.max_held_bytes;
+        if makes_offers != self.makes_offers {
+            self.makes_offers = makes_offers;
+            for index in 0..self.lanes.len() {
+                self.refresh_offer(index);
+            }
+        }
     }
 
     pub(super) fn refresh_offer(&mut self, index: usize) {

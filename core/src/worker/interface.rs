@@ -32,6 +32,11 @@ pub struct Settings {
     pub store_retry_initial: Duration,
     /// The longest wait after the store failed.
     pub store_retry_max: Duration,
+    /// How long deliveries are suspended when one could not be sent for want of a resource of this process; doubled each
+    /// time that none could be sent since.
+    pub shortage_initial: Duration,
+    /// The longest time for which deliveries are suspended so.
+    pub shortage_max: Duration,
     /// No claim is made while the events that are held have so many bytes. One claim may overshoot it.
     pub max_held_bytes: usize,
     /// Sets this worker's waits apart from those of others. Any number.
@@ -47,6 +52,8 @@ impl Default for Settings {
             settle_pace: Duration::from_millis(5),
             store_retry_initial: Duration::from_millis(50),
             store_retry_max: Duration::from_secs(5),
+            shortage_initial: Duration::from_millis(100),
+            shortage_max: Duration::from_secs(5),
             max_held_bytes: 64 << 20,
             seed: 0,
         }
@@ -114,6 +121,12 @@ pub enum Action {
     Deliver(Delivery),
     /// Write these settlements, and answer with [`Input::Settled`] or [`Input::SettleFailed`].
     Settle(Vec<Settlement>),
+    /// A delivery could not be sent for want of a resource of this process: nothing is sent or claimed for this long. For
+    /// the log.
+    Suspended {
+        /// From now on.
+        wait: Duration,
+    },
     /// A source's breaker has another state now. For the log, and for whoever asks.
     Breaker(SourceName, Breaker),
     /// These settlements could not be written while their leases lasted, and are given up: the events are claimable
@@ -147,7 +160,7 @@ pub enum WakeReason {
     Poll,
     /// An event has waited in memory for as long as its lease allows.
     Release,
-    /// A source's breaker has another state, which is to be told.
+    /// A source's breaker has another state, or deliveries are suspended, which is to be told.
     Tell,
     /// There is room for another number of new events.
     Offer,
@@ -155,6 +168,8 @@ pub enum WakeReason {
     Rate,
     /// A source's breaker lets one event through.
     HalfOpen,
+    /// Deliveries were suspended for want of a resource, and are tried again.
+    Resume,
     /// The shutdown's time for deliveries ends.
     CutOff,
     /// The shutdown's time ends.

@@ -37,6 +37,7 @@ mod claiming;
 pub mod exchange;
 mod interface;
 mod lane;
+mod shortage;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +54,7 @@ use core::time::Duration;
 use exchange::{AttemptRecord, Claim, Settlement};
 use interface::{BATCH, FULL};
 use lane::{Expects, Held, Lane};
+use shortage::Shortage;
 
 pub use interface::{Action, BATCH_ROWS, Delivery, FULL_ROWS, Input, Load, Settings, Ticket, Wake, WakeReason};
 
@@ -78,6 +80,7 @@ pub struct Worker {
     probe_from: usize,
     seats: u32,
     store: StoreHealth,
+    shortage: Shortage,
     polling: Polling,
     held_bytes: usize,
     typical_bytes: usize,
@@ -167,6 +170,7 @@ impl Worker {
             probe_from: 0,
             seats: 0,
             store: StoreHealth { failures: 0, retry_at: Instant::ZERO },
+            shortage: Shortage::default(),
             polling: Polling { at: now + settings.poll_busy, interval: settings.poll_busy, count: 0 },
             held_bytes: 0,
             typical_bytes: 1,
@@ -205,13 +209,7 @@ impl Worker {
             Input::SettleFailed => self.settle_failed(now),
             Input::ShutDown { cut_off_at, give_up_at } => self.shut_down(now, cut_off_at, give_up_at),
         }
-        let makes_offers = self.phase == Phase::Running && self.store.failures == 0 && self.held_bytes < self.settings.max_held_bytes;
-        if makes_offers != self.makes_offers {
-            self.makes_offers = makes_offers;
-            for index in 0..self.lanes.len() {
-                self.refresh_offer(index);
-            }
-        }
+        self.refresh_offers();
     }
 
     /// What is to be done now; `None` when nothing is, until [`Self::wake_at`] or the next input.
@@ -247,6 +245,7 @@ impl Worker {
     fn next_step(&self) -> Option<(Instant, WakeReason)> {
         const READY: Instant = Instant::ZERO;
         let running = self.phase == Phase::Running;
+        let sending = running && self.shortage.until.is_none();
         let when = |condition: bool, at: Instant| condition.then_some(at);
         let (cut_off, give_up) = match self.phase {
             Phase::Draining { cut_off_at, give_up_at } => (when(!self.in_flight.is_empty(), cut_off_at), Some(give_up_at)),
@@ -255,7 +254,7 @@ impl Worker {
         let store_ready = if self.store.failures == 0 { READY } else { self.store.retry_at };
         let settle_at = if running && self.unsettled.len() < FULL { store_ready.max(self.settle_after) } else { store_ready };
         [
-            (when(!self.moved_breakers.is_empty(), READY), WakeReason::Tell),
+            (when(!self.moved_breakers.is_empty() || self.shortage.untold.is_some(), READY), WakeReason::Tell),
             (when(!self.abandoned.is_empty(), READY), WakeReason::Settle),
             (when(self.is_finished(), READY), WakeReason::Done),
             (give_up, WakeReason::GiveUp),
@@ -264,8 +263,9 @@ impl Worker {
             (self.expiring.first().map(|(start_by, _)| start_by), WakeReason::Release),
             (self.rated.first().filter(|_| running).map(|(at, _)| at), WakeReason::Rate),
             (self.opening_half.first().filter(|_| running).map(|(at, _)| at), WakeReason::HalfOpen),
-            (when(running && !self.deliverable.is_empty(), READY), WakeReason::Deliver),
-            (when(running && self.may_claim(), store_ready.max(self.claim_after)), WakeReason::Claim),
+            (self.shortage.until.filter(|_| running), WakeReason::Resume),
+            (when(sending && !self.deliverable.is_empty(), READY), WakeReason::Deliver),
+            (when(sending && self.may_claim(), store_ready.max(self.claim_after)), WakeReason::Claim),
             // Last of what is done at once, so that what else is done at once is told in one offer.
             (when(running && !self.offering.is_empty(), READY), WakeReason::Offer),
             (when(running && !self.dormant.is_empty(), self.polling.at), WakeReason::Poll),
@@ -291,6 +291,12 @@ impl Worker {
                 let held = self.lanes[index].ahead.pop_front().expect("a lane that expires holds an event");
                 self.release(now, held);
                 self.refresh(index);
+                None
+            }
+            WakeReason::Tell if self.shortage.untold.is_some() => self.shortage.untold.take().map(|wait| Action::Suspended { wait }),
+            WakeReason::Resume => {
+                self.shortage.until = None;
+                self.refresh_offers();
                 None
             }
             WakeReason::Tell => self.moved_breakers.pop_front().map(|(source, breaker)| Action::Breaker(source, breaker)),
@@ -403,13 +409,21 @@ impl Worker {
         lane.completed += u32::from(self.claiming.is_some());
         let (verdict, decided) = decide(&reply, &lane.policy, claim.event, claim.attempt, claim.nth);
         let outcome = if cut_off { Outcome::CutOff } else { decided };
-        let has_moved = is_healthy(&reply, verdict).is_some_and(|healthy| lane.learned(now, healthy));
+        let healthy = verdict.and_then(|verdict| is_healthy(&reply, verdict));
+        let has_moved = healthy.is_some_and(|healthy| lane.learned(now, healthy));
+        match (&reply, cut_off) {
+            (_, true) => {}
+            (Reply::NotSent, false) => self.suspend(now),
+            (Reply::Response { .. } | Reply::Failed(_), false) => self.was_sent(),
+        }
         let (status_code, error, excerpt) = match reply {
             Reply::Response { status_code, excerpt, .. } => (Some(status_code), None, excerpt),
             Reply::Failed(error) => (None, Some(error), bytes::Bytes::new()),
+            Reply::NotSent => (None, None, bytes::Bytes::new()),
         };
-        let record = AttemptRecord { ended_ago: Duration::ZERO, took: now.since(started_at), verdict, status_code, error, excerpt };
-        self.owe(now, lease_ends, &claim, outcome, Some(record));
+        let took = now.since(started_at);
+        let record = verdict.map(|verdict| AttemptRecord { ended_ago: Duration::ZERO, took, verdict, status_code, error, excerpt });
+        self.owe(now, lease_ends, &claim, outcome, record);
         if has_moved {
             if matches!(self.lanes[index].breaker, Breaker::Open { .. }) {
                 for held in core::mem::take(&mut self.lanes[index].ahead) {

@@ -3,6 +3,7 @@
 
 mod claiming;
 mod offering;
+mod shortage;
 
 use super::*;
 use crate::event::Reason;

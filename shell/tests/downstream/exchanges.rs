@@ -18,7 +18,7 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 fn response(reply: Reply) -> (u16, Option<Duration>, Bytes) {
     match reply {
         Reply::Response { status_code, retry_after, excerpt } => (status_code, retry_after, excerpt),
-        failed @ Reply::Failed(_) => panic!("{failed:?}"),
+        failed @ (Reply::Failed(_) | Reply::NotSent) => panic!("{failed:?}"),
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 
+mod connections;
 mod exchanges;
 mod failures;
 mod sink;
+mod verdicts;

@@ -49,7 +49,11 @@ pub(crate) struct Sink {
 
 impl Sink {
     pub(crate) async fn start(act: Act) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), act).await
+    }
+
+    pub(crate) async fn start_at(address: SocketAddr, act: Act) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let sink =
             Self { address: listener.local_addr().unwrap(), connections: Arc::default(), closed: Arc::default(), requests: Arc::default() };
         let (connections, closed, requests) = (sink.connections.clone(), sink.closed.clone(), sink.requests.clone());

@@ -109,7 +109,7 @@ fn healthy(status_code: Option<u16>, policy: &Policy) -> bool {
         Some(status_code) => Reply::Response { status_code, retry_after: None, excerpt: Bytes::new() },
         None => Reply::Failed(DeliveryError::Timeout),
     };
-    is_healthy(&reply, verdict(&reply, policy)) == Some(true)
+    verdict(&reply, policy).and_then(|verdict| is_healthy(&reply, verdict)) == Some(true)
 }
 
 impl Watch {

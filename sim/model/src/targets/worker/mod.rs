@@ -63,6 +63,11 @@ pub enum Step {
         /// What the response asked for.
         retry_after: Option<Duration>,
     },
+    /// A delivery could not be sent, for want of a resource of the process.
+    NotSent {
+        /// Which of those in flight.
+        which: usize,
+    },
     /// An answer comes for a delivery that is not in flight any more.
     FinishAgain,
     /// The settlement under way is written.
@@ -139,7 +144,8 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
             let give = [bytes.int_in_range(0..=9)?, bytes.int_in_range(0..=9)?, bytes.int_in_range(0..=9)?];
             Step::Store { give, size: bytes.int_in_range(0..=2_000)? }
         }
-        _ => Step::Hand,
+        40 | 41 => Step::Hand,
+        _ => Step::NotSent { which: usize::from(bytes.arbitrary::<u8>()?) },
     })
 }
 
@@ -149,7 +155,7 @@ fn millis(bytes: &mut Unstructured<'_>, most: u64) -> Result<Duration> {
 
 /// Lets all of it happen to a worker, and then lets the world heal. The worker never exceeds a source's slots, delivers
 /// a claim twice, settles what it does not hold, starts what its lease cannot cover, forgets a claim, sends past an open
-/// breaker or a rate, or disagrees with itself about when it is due; and it comes to its end.
+/// breaker or a rate or while deliveries are suspended, charges an event that was not sent, or disagrees with itself about when it is due; and it comes to its end.
 ///
 /// # Panics
 ///

@@ -123,6 +123,8 @@ pub(super) struct World {
     given: BTreeMap<(EventId, Fence), Given>,
     next_event: u128,
     give_up_at: Option<Instant>,
+    /// Deliveries are suspended until then, as the worker told.
+    suspended_until: Option<Instant>,
     done: bool,
 }
 
@@ -160,6 +162,7 @@ impl World {
             given: BTreeMap::new(),
             next_event: 0,
             give_up_at: None,
+            suspended_until: None,
             done: false,
         }
     }
@@ -200,6 +203,7 @@ impl World {
             Action::Claim(demands) => {
                 assert!(self.claim.is_none(), "two claims at once");
                 assert!(self.give_up_at.is_none(), "a claim while shutting down");
+                assert!(!self.is_suspended(), "a claim while deliveries are suspended");
                 assert!(!demands.is_empty());
                 assert!(demands.iter().map(|demand| demand.limit).sum::<u32>() <= BATCH_ROWS);
                 for (n, policy) in self.policies.iter().enumerate() {
@@ -223,10 +227,12 @@ impl World {
                 assert!(self.give_up_at.is_none(), "an offer while shutting down");
                 assert_ne!(room, self.offers[source], "an offer that is no other than the last");
                 assert!(room == 0 || self.watched[source].breaker().is_closed(), "an offer past a breaker");
+                assert!(room == 0 || !self.is_suspended(), "an offer while deliveries are suspended");
                 self.offers[source] = room;
             }
             Action::Deliver(Delivery { ticket, claim, deadline }) => {
                 assert!(self.give_up_at.is_none(), "a delivery while shutting down");
+                assert!(!self.is_suspended(), "a delivery while deliveries are suspended");
                 let given = self.given.get_mut(&(claim.event, claim.fence)).expect("only what was claimed is delivered");
                 assert_eq!(given.place, Place::Given, "a claim is delivered once");
                 given.place = Place::Sent;
@@ -268,6 +274,11 @@ impl World {
                 let source = (0..SOURCES).find(|&n| name(n) == source).unwrap();
                 self.watched[source].moves(self.now, breaker);
             }
+            Action::Suspended { wait } => {
+                assert!(!self.is_suspended(), "a suspension is prolonged");
+                assert!(wait > Duration::ZERO && wait <= Settings::default().shortage_max, "suspended for {wait:?}");
+                self.suspended_until = Some(self.now + wait);
+            }
             Action::Abandoned(settlements) => {
                 for settlement in settlements {
                     let given = self.given.get_mut(&(settlement.event, settlement.fence)).expect("only what was claimed is abandoned");
@@ -285,6 +296,10 @@ impl World {
                 }
             }
         }
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.suspended_until.is_some_and(|until| self.now < until)
     }
 
     /// Time passes as it does for a driver: never past a wake without a poll, never past a deadline without an answer.
@@ -329,6 +344,20 @@ impl World {
         }
         self.drain();
         assert!(self.watched.iter().all(|watched| !watched.must_open), "a breaker stays closed");
+    }
+
+    fn not_sent(&mut self, ticket: Ticket) {
+        let (event, fence, _) = self.deliveries.remove(&ticket).unwrap();
+        self.last_answered = Some(ticket);
+        let in_flight = self.worker.load().in_flight;
+        self.worker.handle(self.now, Input::Finished { ticket, reply: Reply::NotSent });
+        // What was cut off before is settled as that.
+        if self.worker.load().in_flight < in_flight {
+            let given = self.given.get_mut(&(event, fence)).unwrap();
+            assert_eq!(given.place, Place::Sent);
+            (given.place, given.sent) = (Place::Given, false);
+        }
+        self.drain();
     }
 
     fn answer_claim(&mut self, give: [u32; SOURCES], bury_every: u32, size: usize) {
@@ -413,6 +442,11 @@ impl World {
             Step::Finish { which, status_code, retry_after } => {
                 if let Some(ticket) = self.deliveries.keys().copied().nth(which % self.deliveries.len().max(1)) {
                     self.finish(ticket, status_code, retry_after);
+                }
+            }
+            Step::NotSent { which } => {
+                if let Some(ticket) = self.deliveries.keys().copied().nth(which % self.deliveries.len().max(1)) {
+                    self.not_sent(ticket);
                 }
             }
             Step::FinishAgain => {
