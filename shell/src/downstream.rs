@@ -163,9 +163,10 @@ impl Downstream for ReqwestDownstream {
             let now = Instant::now();
             let deadline = now.checked_add(timeout).unwrap_or(now + FAR_AWAY);
             exchange(&client, request, deadline).await.unwrap_or_else(|failure| {
-                let Failure { class, cause } = failure;
-                tracing::debug!(%event_id, %source, attempt, error = class.as_str(), cause, "no complete reply");
-                Reply::Failed(class)
+                let Failure { reply, cause } = failure;
+                let error = if let Reply::Failed(class) = &reply { class.as_str() } else { "not sent" };
+                tracing::debug!(%event_id, %source, attempt, error, cause, "no complete response head");
+                reply
             })
         }
         .boxed()

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod descriptors;
 pub mod doorbell;
 #[expect(clippy::disallowed_methods, reason = "deliveries to the real world have deadlines by the real clock")]
 pub mod downstream;

@@ -1,7 +1,8 @@
 //! `surehook serve`: the service with the real database, sockets, clock and signals.
 
 use crate::clock::TokioClock;
-use crate::config::Config;
+use crate::config::{Config, Role};
+use crate::descriptors::{self, Granted, TooFew, Wanted};
 use crate::downstream::ReqwestDownstream;
 use crate::http::{App, Face, routes};
 use crate::ids::SystemIds;
@@ -54,6 +55,9 @@ pub enum ServeError {
     /// The downstream client cannot be made.
     #[error("cannot set up the client for downstreams: {0}")]
     Downstream(String),
+    /// The limit of open files is too low.
+    #[error("cannot start: {0}")]
+    Descriptors(#[from] TooFew),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
@@ -66,7 +70,7 @@ impl ServeError {
     /// Whether the configuration is to blame, and nothing was begun.
     #[must_use]
     pub fn is_mistake(&self) -> bool {
-        matches!(self, Self::Open(_) | Self::File(_) | Self::Backup(BackupError::Postgres))
+        matches!(self, Self::Open(_) | Self::File(_) | Self::Backup(BackupError::Postgres) | Self::Descriptors(_))
     }
 }
 
@@ -78,6 +82,7 @@ impl ServeError {
 ///
 /// [`ServeError`].
 pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+    let max_connections = max_connections(&config)?;
     let opened = open(config.database.secret())?;
     opened.hold(config.migrate_on_start)?;
     let destinations = config.sources.iter().map(|(name, source)| (name.clone(), source.destination.secret().clone())).collect();
@@ -100,11 +105,8 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
         ids: Arc::new(SystemIds),
         seed: u64::from(std::process::id()),
     };
-    let host = Tokio {
-        listeners: Mutex::new(Some((listener, at_operators))),
-        max_connections: config.intake.max_connections,
-        header_read_timeout: config.intake.header_timeout,
-    };
+    let host =
+        Tokio { listeners: Mutex::new(Some((listener, at_operators))), max_connections, header_read_timeout: config.intake.header_timeout };
     // Once before the loops start, so that they find a schema; if the database is not there, beside them.
     let migrated = if config.migrate_on_start { migrated(&opened).await? } else { true };
     let mut migration = if migrated { Fuse::terminated() } else { migrate_when_reachable(&opened).boxed().fuse() };
@@ -146,6 +148,37 @@ pub async fn restore(config: Config, from: &Path) -> Result<(), ServeError> {
         tracing::info!(file = %old.display(), "the old database was kept");
     }
     Ok(())
+}
+
+/// How many connections each listener accepts, with the limit of open files raised as far as it goes. Says where the
+/// settings do not fit that limit.
+fn max_connections(config: &Config) -> Result<usize, TooFew> {
+    let limit = descriptors::raise_limit();
+    let concurrency = || config.sources.values().map(|source| u64::from(source.policy.concurrency)).sum();
+    let wanted = Wanted {
+        connections: u64::try_from(config.intake.max_connections).unwrap_or(u64::MAX),
+        listeners: if config.operator_listen.is_some() { 2 } else { 1 },
+        deliveries: if config.role == Role::Intake { 0 } else { concurrency() },
+    };
+    let granted @ Granted { connections, deliveries } = descriptors::divide(limit, wanted)?;
+    tracing::debug!(limit, ?wanted, ?granted, "file descriptors");
+    if connections < wanted.connections {
+        tracing::warn!(
+            limit,
+            max_connections = wanted.connections,
+            accepted = connections,
+            "max_connections does not fit the limit of open files; fewer connections are accepted"
+        );
+    }
+    if deliveries < wanted.deliveries {
+        tracing::warn!(
+            limit,
+            concurrency = wanted.deliveries,
+            reserved = deliveries,
+            "the sources' concurrency does not fit the limit of open files; deliveries can be suspended"
+        );
+    }
+    Ok(usize::try_from(connections).unwrap_or(usize::MAX))
 }
 
 /// `surehook migrate`: brings the database to this program's schema, now or not at all.

@@ -27,6 +27,10 @@ const PORTS_TRIED: u32 = 5;
 /// How much of the log a failed test shows.
 const LOG_SHOWN_BYTES: usize = 16 << 10;
 
+/// In an [`Environment`], this is no variable but the program's limit of open files: the soft one, a space, and the hard
+/// one.
+pub const OPEN_FILES: &str = "the limit of open files";
+
 /// Variables of the program's environment.
 pub type Environment = &'static [(&'static str, &'static str)];
 
@@ -163,6 +167,20 @@ impl Service {
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage::of(self.process.as_ref().expect("the program runs").child.id())
+    }
+
+    /// Its limits of open files: the soft one and the hard one.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run, or the system does not tell.
+    #[must_use]
+    pub fn open_files(&self) -> (u64, u64) {
+        let pid = self.process.as_ref().expect("the program runs").child.id();
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("the system tells of its processes");
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("every process has this limit");
+        let mut figures = line.split_whitespace().map(|figure| figure.parse().expect("a figure"));
+        (figures.next().expect("a soft limit"), figures.next().expect("a hard limit"))
     }
 
     /// Whether it was started and not been killed since, nor waited for.
@@ -329,6 +347,9 @@ pub(crate) fn cpu_of(pid: u32, with_ended_children: bool) -> Duration {
     Duration::from_millis(ticks * MILLIS)
 }
 
+/// A shell's words for a limit of open files (`$0`), under which the rest of the command line runs.
+const LIMITED: &str = "set -e; ulimit -Sn ${0% *}; ulimit -Hn ${0#* }; exec \"$@\"";
+
 /// Where producers post.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -376,8 +397,10 @@ impl Process {
         folder: &Path,
         arguments: impl IntoIterator<Item = S>,
     ) -> Self {
-        let mut command = command(folder);
-        let child = command.envs(environment.iter().copied()).args(arguments).stdout(log_file(folder)).stderr(log).spawn();
+        let (limits, variables): (Vec<_>, Vec<_>) = environment.iter().copied().partition(|(name, _)| *name == OPEN_FILES);
+        let limited: Vec<&str> = limits.iter().flat_map(|(_, limit)| ["/bin/sh", "-c", LIMITED, limit]).collect();
+        let mut command = command_by(folder, &limited);
+        let child = command.envs(variables).args(arguments).stdout(log_file(folder)).stderr(log).spawn();
         Self { folder: folder.to_owned(), child: child.expect("the program starts") }
     }
 
@@ -472,14 +495,17 @@ fn read_log(folder: &Path) -> String {
 /// of the tests. util-linux's `setpriv`, where it is there, has the kernel kill the program when the thread that
 /// started it ends, however it ends.
 fn command(folder: &Path) -> Command {
-    let setpriv = Path::new("/usr/bin/setpriv");
-    let mut command = if setpriv.exists() {
-        let mut command = Command::new(setpriv);
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program());
-        command
-    } else {
-        Command::new(program())
-    };
+    command_by(folder, &[])
+}
+
+/// As [`command`], started by another program: the words before its own.
+fn command_by(folder: &Path, by: &[&str]) -> Command {
+    let setpriv = "/usr/bin/setpriv";
+    let kills: &[&str] = if Path::new(setpriv).exists() { &[setpriv, "--pdeathsig", "KILL", "--"] } else { &[] };
+    let program = program();
+    let mut words = kills.iter().chain(by).map(OsStr::new).chain([program.as_ref()]);
+    let mut command = Command::new(words.next().expect("at least the program"));
+    command.args(words);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SUREHOOK_") {
             command.env_remove(name);

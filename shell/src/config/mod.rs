@@ -115,8 +115,8 @@ pub struct IntakeConfig {
     pub max_queued: usize,
     /// Bytes of headers and bodies that may wait for their commit; what goes beyond is refused with `503`.
     pub max_queued_bytes: usize,
-    /// Connections that may be open; the next waits in the system's backlog. Must stay below the process's limit of
-    /// open files.
+    /// Connections that may be open; the next waits in the system's backlog. Fewer if the process's limit of open files
+    /// leaves room for fewer.
     pub max_connections: usize,
     /// The time a request's head may take. Ends idle connections too.
     pub header_timeout: Duration,

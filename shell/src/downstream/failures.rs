@@ -1,19 +1,20 @@
 //! What a failed exchange is called.
 
+use crate::descriptors;
 use std::error::Error;
 use std::io;
-use surehook_core::verdict::DeliveryError;
+use surehook_core::verdict::{DeliveryError, Reply};
 
-/// Why an exchange failed: its class, and the chain of errors for the log.
+/// Why an exchange failed: what it counts as, and the chain of errors for the log.
 #[derive(Debug)]
 pub(super) struct Failure {
-    pub(super) class: DeliveryError,
+    pub(super) reply: Reply,
     pub(super) cause: String,
 }
 
 impl Failure {
     pub(super) fn of(class: DeliveryError) -> Self {
-        Self { class, cause: String::new() }
+        Self { reply: Reply::Failed(class), cause: String::new() }
     }
 }
 
@@ -21,8 +22,16 @@ impl From<reqwest::Error> for Failure {
     fn from(error: reqwest::Error) -> Self {
         let error = error.without_url();
         let chain: Vec<String> = causes(&error).map(ToString::to_string).collect();
-        Self { class: classify(&error), cause: chain.join(": ") }
+        let reply = if lacks_a_resource(&error) { Reply::NotSent } else { Reply::Failed(classify(&error)) };
+        Self { reply, cause: chain.join(": ") }
     }
+}
+
+/// Whether this process had no descriptor or no memory for a connection. Then nothing was sent.
+fn lacks_a_resource(error: &reqwest::Error) -> bool {
+    let says_so = || causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(descriptors::is_shortage);
+    // A name cannot be looked up without descriptors, and the C library then says that the name servers do not answer.
+    error.is_connect() && (says_so() || (error.is_dns() && descriptors::are_exhausted()))
 }
 
 /// The class of an error that reqwest gave. The innermost cause that says anything decides: a reset during a TLS

@@ -1,0 +1,52 @@
+//! A delivery for which this process has no file descriptor. Alone in its process, whose limit it lowers.
+
+#![allow(clippy::disallowed_methods, reason = "this test runs in real time")]
+
+use bytes::Bytes;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::time::Duration;
+use surehook::descriptors;
+use surehook::downstream::ReqwestDownstream;
+use surehook::ports::Downstream;
+use surehook_core::source::SourceName;
+use surehook_core::verdict::Reply;
+use surehook_core::worker::exchange::Claim;
+use tokio::net::TcpListener;
+
+/// Few, so that they are soon used up.
+const LIMIT: u64 = 128;
+
+#[tokio::test]
+async fn a_delivery_without_a_descriptor_is_not_sent_and_not_failed() {
+    // The kernel completes connections that nobody accepts, so the deliveries below wait for their response.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let source = |name: &str| SourceName::parse(name).unwrap();
+    let destinations = [("by-address", "127.0.0.1"), ("by-name", "localhost")]
+        .map(|(name, host)| (source(name), format!("http://{host}:{port}/").parse().unwrap()));
+    let downstream = ReqwestDownstream::new(BTreeMap::from(destinations)).unwrap();
+    let send = |name: &str, limit| {
+        let event = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e".parse().unwrap();
+        downstream.send(&Claim::first(event, source(name), Bytes::from_static(b"\r\n"), Bytes::new()), limit)
+    };
+
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, LIMIT, hard).unwrap();
+    let hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    assert!(hoard.len() < 128 && descriptors::are_exhausted());
+    for name in ["by-address", "by-name"] {
+        assert_eq!(send(name, Duration::from_secs(20)).await, Reply::NotSent, "{name}");
+    }
+
+    drop(hoard);
+    assert!(!descriptors::are_exhausted());
+    for name in ["by-address", "by-name"] {
+        let reply = send(name, Duration::from_millis(300)).await;
+        assert!(matches!(reply, Reply::Failed(_)), "{name} was sent, and nobody answers: {reply:?}");
+    }
+
+    assert_eq!(descriptors::raise_limit(), (hard != RLIM_INFINITY).then_some(hard));
+    assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+}
