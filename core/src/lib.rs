@@ -11,7 +11,8 @@
 //! - [`worker`]: one process's dispatcher. It is what is in memory, and may be lost at any moment.
 //!
 //! Everything else is a rule that one of them, or the intake, asks: [`key`], [`source`], [`admission`],
-//! [`forwarding`], [`verdict`], [`retry_after`], [`backoff`], [`breaker`], [`rate`].
+//! [`forwarding`], [`verdict`], [`retry_after`], [`backoff`], [`breaker`], [`rate`],
+//! [`retention`].
 
 #![no_std]
 #![deny(missing_docs)]
@@ -29,6 +30,7 @@ pub mod forwarding;
 pub mod id;
 pub mod key;
 pub mod rate;
+pub mod retention;
 pub mod retry_after;
 pub mod source;
 pub mod time;

@@ -10,6 +10,7 @@ use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
+use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::verdict::{Reply, Verdict};
@@ -83,11 +84,11 @@ pub trait Store: Send + Sync {
     /// was otherwise before.
     fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Looks at up to `limit` events in the order of their ids, from `after` on, and deletes those that ended longer
+    /// Looks at up to `limit` events in the order of their ids, behind `after`, and deletes those that ended longer
     /// ago than `retention` allows, with their attempts. What is still owed is never deleted.
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>>;
 
-    /// Looks at up to `limit` events in the order of their ids, from `after` on, and erases the headers and bodies of those
+    /// Looks at up to `limit` events in the order of their ids, behind `after`, and erases the headers and bodies of those
     /// that were delivered longer ago than they are `kept`. Their record stays, and their keys are remembered.
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>>;
 
@@ -228,8 +229,8 @@ pub struct Retention {
 pub struct Pruned {
     /// So many events were deleted.
     pub deleted: u64,
-    /// Where the next step goes on; `None` if this one came to the end of what is old enough.
-    pub next: Option<EventId>,
+    /// Where it ended.
+    pub reached: Reached,
 }
 
 /// What one step of erasing did.
@@ -237,8 +238,8 @@ pub struct Pruned {
 pub struct Erased {
     /// The payloads of so many events were erased.
     pub erased: u64,
-    /// Where the next step goes on; `None` if this one came to the end of what is old enough.
-    pub next: Option<EventId>,
+    /// Where it ended.
+    pub reached: Reached,
 }
 
 /// Why a call to the store did not do what was asked.

@@ -1,71 +1,61 @@
 //! The retention loop: prunes what ended long ago, and erases payloads before that where they are not to be kept as long,
-//! in small steps with pauses between them.
+//! in small steps with pauses between them. Where a step goes on, and when, is decided by [`surehook_core::retention`].
 
-use crate::ports::{Clock, Retention, Store};
+use crate::ports::{Clock, Retention, Store, StoreError};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
+use surehook_core::id::EventId;
+use surehook_core::retention::{Passes, Reached};
 
 /// Events that one step looks at. A few: SQLite's one writer is taken for as long as a step takes, and so is a processor of
 /// PostgreSQL's machine.
 const STEP_EVENTS: u32 = 100;
-/// Between two steps of one pass, so that intake and delivery have the database to themselves most of the time.
-const STEP_PAUSE: Duration = Duration::from_millis(10);
-/// Between two passes, and after an error.
-const PASS_PAUSE: Duration = Duration::from_mins(1);
-/// A pass that erases goes on where the last one ended, since what it has passed stays where it is. Once in this time it
-/// begins at the oldest event again, for those that were delivered late.
-const FROM_THE_START: Duration = Duration::from_hours(6);
 
 /// Prunes and erases for ever. The payload of a delivered event is kept for `delivered_payload`, if that is less than the
 /// event is. Dropping this future at any point is harmless.
 pub async fn run(store: Arc<dyn Store>, clock: Arc<dyn Clock>, retention: Retention, delivered_payload: Duration) {
-    let erasing = async {
-        if delivered_payload < retention.delivered {
-            erase(store.as_ref(), clock.as_ref(), delivered_payload).await;
+    let (store, clock) = (store.as_ref(), clock.as_ref());
+    let pruning = passes(clock, |after| {
+        async move {
+            let pruned = store.prune(retention, after, STEP_EVENTS).await;
+            let pruned = pruned.inspect_err(|error| tracing::warn!(%error, "pruning failed; it is tried again"))?;
+            if pruned.deleted > 0 {
+                tracing::debug!(events = pruned.deleted, "pruned");
+            }
+            Ok((pruned.reached, pruned.deleted > 0))
         }
-    };
-    futures::join!(prune(store.as_ref(), clock.as_ref(), retention), erasing);
-}
-
-async fn prune(store: &dyn Store, clock: &dyn Clock, retention: Retention) {
-    let mut after = None;
-    loop {
-        let pause = match store.prune(retention, after, STEP_EVENTS).await {
-            Ok(pruned) => {
-                if pruned.deleted > 0 {
-                    tracing::debug!(events = pruned.deleted, "pruned");
-                }
-                after = pruned.next;
-                if after.is_some() { STEP_PAUSE } else { PASS_PAUSE }
+        .boxed()
+    });
+    let erasing = passes(clock, |after| {
+        async move {
+            let erased = store.erase(delivered_payload, after, STEP_EVENTS).await;
+            let erased = erased.inspect_err(|error| tracing::warn!(%error, "erasing payloads failed; it is tried again"))?;
+            if erased.erased > 0 {
+                tracing::debug!(events = erased.erased, "payloads erased");
             }
-            Err(error) => {
-                tracing::warn!(%error, "pruning failed; it is tried again");
-                PASS_PAUSE
-            }
-        };
-        clock.sleep_until(clock.now() + pause).await;
+            Ok((erased.reached, erased.erased > 0))
+        }
+        .boxed()
+    });
+    if delivered_payload < retention.delivered {
+        futures::join!(pruning, erasing);
+    } else {
+        pruning.await;
     }
 }
 
-async fn erase(store: &dyn Store, clock: &dyn Clock, kept: Duration) {
-    let (mut after, mut from_the_start_at) = (None, clock.now() + FROM_THE_START);
+/// Does steps for ever. A step answers where it ended, and whether it changed something.
+async fn passes<'s>(clock: &dyn Clock, step: impl Fn(Option<EventId>) -> BoxFuture<'s, Result<(Reached, bool), StoreError>>) {
+    let mut passes = Passes::new(clock.now());
     loop {
-        if clock.now() >= from_the_start_at {
-            (after, from_the_start_at) = (None, clock.now() + FROM_THE_START);
+        match passes.poll(clock.now()) {
+            Some(next) => {
+                let done = step(next.after).await.ok();
+                passes.handle(clock.now(), next, done);
+            }
+            None => clock.sleep_until(passes.wake_at()).await,
         }
-        let pause = match store.erase(kept, after, STEP_EVENTS).await {
-            Ok(erased) => {
-                if erased.erased > 0 {
-                    tracing::debug!(events = erased.erased, "payloads erased");
-                }
-                after = erased.next.or(after);
-                if erased.next.is_some() { STEP_PAUSE } else { PASS_PAUSE }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "erasing payloads failed; it is tried again");
-                PASS_PAUSE
-            }
-        };
-        clock.sleep_until(clock.now() + pause).await;
     }
 }

@@ -122,7 +122,7 @@ async fn redriving_and_pruning_beside_the_work_deadlock_with_nothing(database: D
         while goes_on() {
             let step = store.prune(retention, after, 500).await.expect("no deadlock");
             pruned += step.deleted;
-            after = step.next;
+            after = step.reached.last;
         }
         pruned
     };

@@ -33,6 +33,7 @@ use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Status};
 use surehook_core::id::{EventId, Fence};
+use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
 use tokio::time::{Instant, timeout};
@@ -322,8 +323,8 @@ impl PostgresStore {
 
     async fn erase_step(&self, kept: Duration, after: Option<EventId>, limit: u32) -> Result<Erased, StoreError> {
         let query = sqlx::query(sql::ERASE).bind(after.map(EventId::as_uuid)).bind(i64::from(limit)).bind(rows::micros(kept));
-        let (erased, next) = self.step(query, limit).await?;
-        Ok(Erased { erased, next })
+        let (erased, reached) = self.step(query, limit, kept).await?;
+        Ok(Erased { erased, reached })
     }
 
     async fn prune_step(&self, retention: Retention, after: Option<EventId>, limit: u32) -> Result<Pruned, StoreError> {
@@ -332,16 +333,19 @@ impl PostgresStore {
             .bind(i64::from(limit))
             .bind(rows::micros(retention.delivered))
             .bind(rows::micros(retention.dead_lettered));
-        let (deleted, next) = self.step(query, limit).await?;
-        Ok(Pruned { deleted, next })
+        let (deleted, reached) = self.step(query, limit, retention.delivered.min(retention.dead_lettered)).await?;
+        Ok(Pruned { deleted, reached })
     }
 
-    /// A step of retention: how many events it changed, and where the next goes on.
-    async fn step(&self, query: Query<'_, Postgres, PgArguments>, limit: u32) -> Result<(u64, Option<EventId>), StoreError> {
+    /// A step of retention, where nothing that came in the last `kept` is changed: how many events it changed, and where it
+    /// ended.
+    async fn step(&self, query: Query<'_, Postgres, PgArguments>, limit: u32, kept: Duration) -> Result<(u64, Reached), StoreError> {
         let rows: Vec<StepRow> = decode(&self.execute(&self.operator, query).await?)?;
         let row = rows.first().ok_or_else(|| rows::unreadable("result"))?;
-        let goes_on = row.old && row.scanned >= i64::from(limit);
-        Ok((u64::try_from(row.changed).unwrap_or(0), row.last.filter(|_| goes_on).map(EventId::from_uuid)))
+        let scanned = usize::try_from(row.scanned).unwrap_or(0);
+        let kept_since = row.now_us.saturating_sub(rows::micros(kept)).div_euclid(1000);
+        let reached = Reached::new(row.last.map(EventId::from_uuid), scanned, limit, kept_since);
+        Ok((u64::try_from(row.changed).unwrap_or(0), reached))
     }
 }
 
@@ -491,6 +495,6 @@ struct RedrivenRow {
 struct StepRow {
     scanned: i64,
     last: Option<Uuid>,
-    old: bool,
+    now_us: i64,
     changed: i64,
 }

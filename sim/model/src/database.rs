@@ -13,6 +13,7 @@ use surehook_core::admission::Stored;
 use surehook_core::event::{Delivery, Due, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
+use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
 use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
@@ -385,10 +386,7 @@ impl Database {
         let looked_at: Vec<EventId> =
             self.events.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).take(limit as usize).collect();
         let over: Vec<EventId> = looked_at.iter().copied().filter(|id| self.is_over(now, retention, *id)).collect();
-        // No later event is older than the last one, which bounds a pass to what may be over.
-        let soonest = now - micros(retention.delivered.min(retention.dead_lettered));
-        let goes_on = looked_at.len() >= limit as usize;
-        let next = looked_at.last().copied().filter(|id| goes_on && self.events[id].received_at <= soonest);
+        let reached = Self::reached(now, retention.delivered.min(retention.dead_lettered), &looked_at, limit);
         for id in &over {
             if let Some(row) = self.events.remove(id) {
                 self.keys.remove(&(row.event.source, row.event.key));
@@ -397,7 +395,7 @@ impl Database {
             self.ended.remove(id);
             self.attempts.retain(|(event, _), _| event != id);
         }
-        Pruned { deleted: over.len() as u64, next }
+        Pruned { deleted: over.len() as u64, reached }
     }
 
     /// [`surehook::ports::Store::erase`].
@@ -405,18 +403,23 @@ impl Database {
         let looked_at: Vec<EventId> =
             self.events.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).take(limit as usize).collect();
         let soonest = now - micros(kept);
-        let goes_on = looked_at.len() >= limit as usize;
-        let next = looked_at.last().copied().filter(|id| goes_on && self.events[id].received_at <= soonest);
+        let reached = Self::reached(now, kept, &looked_at, limit);
         let mut erased = 0;
         for id in looked_at {
             let is_over = self.status(id) == Status::Delivered
+                && self.events[&id].received_at <= soonest
                 && self.find(id).and_then(|record| record.settled_at).is_some_and(|ended| ended <= soonest);
             if let Some(row) = self.events.get_mut(&id).filter(|row| is_over && row.erased_at.is_none()) {
                 (row.event.headers, row.event.body, row.erased_at) = (Bytes::new(), Bytes::new(), Some(now));
                 erased += 1;
             }
         }
-        Erased { erased, next }
+        Erased { erased, reached }
+    }
+
+    /// Where a step of retention ended that changes nothing that was received in the last `kept`.
+    fn reached(now: Timestamp, kept: Duration, looked_at: &[EventId], limit: u32) -> Reached {
+        Reached::new(looked_at.last().copied(), looked_at.len(), limit, (now - micros(kept)).as_millisecond())
     }
 
     fn is_over(&self, now: Timestamp, retention: Retention, event: EventId) -> bool {
@@ -425,7 +428,9 @@ impl Database {
             Status::DeadLettered => retention.dead_lettered,
             Status::Queued | Status::Processing | Status::Retrying => return false,
         };
-        self.find(event).and_then(|record| record.settled_at).is_some_and(|ended| ended <= now - micros(kept))
+        let soonest = now - micros(retention.delivered.min(retention.dead_lettered));
+        self.events[&event].received_at <= soonest
+            && self.find(event).and_then(|record| record.settled_at).is_some_and(|ended| ended <= now - micros(kept))
     }
 }
 

@@ -20,6 +20,8 @@ use uuid::Uuid;
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
+/// The time at which the store's clock starts, in milliseconds.
+const RIGHT: u128 = 1_767_225_600_000;
 
 /// The store's time, and who waits for which.
 #[derive(Default)]
@@ -81,9 +83,14 @@ impl World {
 
     /// Accepts events, and claims them.
     fn claimed(&self, keys: std::ops::Range<u32>) -> Vec<Claim> {
+        self.claimed_by(RIGHT, keys)
+    }
+
+    /// The same, where the ids are made by a clock that shows this time, in milliseconds.
+    fn claimed_by(&self, clock: u128, keys: std::ops::Range<u32>) -> Vec<Claim> {
         let source = SourceName::parse("orders").unwrap();
         let event = |key: u32| NewEvent {
-            id: EventId::from_uuid(Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 + u128::from(key))),
+            id: EventId::from_uuid(Uuid::from_u128((clock << 80) + (7 << 76) + (2 << 62) + u128::from(key))),
             source: source.clone(),
             key: IdempotencyKey::parse(key.to_string().as_bytes()).unwrap(),
             fingerprint: Fingerprint::of(b"body"),
@@ -123,10 +130,10 @@ fn payloads_go_after_their_time_and_records_after_theirs() {
     assert_eq!(world.kept(), (1, 1_999));
     world.run_until(HOUR * 2);
     world.deliver(&late);
-    world.run_until(HOUR * 6);
-    assert_eq!(world.kept(), (1, 1_999), "what was passed is looked at again");
-    world.run_until(HOUR * 6 + Duration::from_secs(70));
-    assert_eq!(world.kept(), (0, 2_000), "once in six hours all is looked at");
+    world.run_until(HOUR * 3 - Duration::from_secs(61));
+    assert_eq!(world.kept(), (1, 1_999));
+    world.run_until(HOUR * 3 + Duration::from_secs(70));
+    assert_eq!(world.kept(), (0, 2_000), "each round looks at all");
     world.run_until(DAY - Duration::from_secs(61));
     assert_eq!(world.kept(), (0, 2_000));
     world.run_until(DAY + Duration::from_secs(70));
@@ -145,5 +152,38 @@ fn payloads_that_are_kept_for_as_long_as_their_records_are_never_erased() {
         assert_eq!(world.kept(), (700, 0));
         world.run_until(DAY + Duration::from_secs(70));
         assert_eq!(world.kept(), (0, 0));
+    }
+}
+
+#[test]
+fn clocks_that_are_behind_or_ahead_delay_neither_pruning_nor_erasing() {
+    for off in [DAY * 400, HOUR * 6] {
+        let off = off.as_millis();
+        let mut world = World::start(Retention { delivered: DAY, dead_lettered: DAY }, HOUR);
+        for (clock, keys) in [(RIGHT - off, 0..300), (RIGHT, 300..600), (RIGHT + off, 600..900)] {
+            let claims = world.claimed_by(clock, keys);
+            world.deliver(&claims);
+        }
+        // As many as in several steps, first and last in the order of their ids, and young when the others are over.
+        let mut young = |at: Duration, keys: std::ops::Range<u32>| {
+            world.run_until(at);
+            let at = at.as_millis();
+            let middle = keys.start + (keys.end - keys.start) / 2;
+            for (clock, keys) in [(RIGHT + at - off - 1, keys.start..middle), (RIGHT + at + off, middle..keys.end)] {
+                let claims = world.claimed_by(clock, keys);
+                world.deliver(&claims);
+            }
+        };
+        young(HOUR - Duration::from_mins(10), 1_000..1_600);
+        world.run_until(HOUR + Duration::from_secs(90));
+        assert_eq!(world.kept(), (600, 900), "{off} ms off");
+        let mut young = |at: Duration, keys: std::ops::Range<u32>| {
+            world.run_until(at);
+            let claims = world.claimed_by(RIGHT + at.as_millis() - off - 1, keys);
+            world.deliver(&claims);
+        };
+        young(DAY - Duration::from_mins(10), 2_000..2_300);
+        world.run_until(DAY + Duration::from_secs(90));
+        assert_eq!(world.kept(), (300, 600), "{off} ms off");
     }
 }

@@ -362,7 +362,7 @@ async fn prune(world: Arc<World>, process: usize) {
     while !world.operators_stop.load(Ordering::Relaxed) {
         if let Ok(pruned) = store.prune(everything, after, 20).await {
             world.pruned.fetch_add(pruned.deleted, Ordering::Relaxed);
-            after = pruned.next;
+            after = pruned.reached.last;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

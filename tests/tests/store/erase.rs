@@ -45,7 +45,7 @@ pub(crate) async fn what_is_not_delivered_keeps_its_payload(db: Db) {
     assert_eq!((again.headers, again.body), (dead.headers, dead.body));
 }
 
-pub(crate) async fn an_erasing_goes_page_by_page_and_stops_at_what_is_young(db: Db) {
+pub(crate) async fn an_erasing_goes_page_by_page_to_the_last_event(db: Db) {
     db.store.accept(events(0..6)).await.unwrap();
     let mut claimed = db.store.claim(vec![demand("orders", 6)]).await.unwrap().claimed;
     claimed.sort_by_key(|claim| claim.event);
@@ -55,13 +55,14 @@ pub(crate) async fn an_erasing_goes_page_by_page_and_stops_at_what_is_young(db: 
     }
     let (mut after, mut pages) = (None, Vec::new());
     while pages.is_empty() || after.is_some() && pages.len() < 5 {
-        let Erased { erased, next } = db.store.erase(KEPT, after, 2).await.unwrap();
-        pages.push((erased, next));
-        after = next;
+        let Erased { erased, reached } = db.store.erase(KEPT, after, 2).await.unwrap();
+        pages.push((erased, reached.last));
+        after = reached.last;
     }
-    assert_eq!(pages, [(2, Some(claimed[1].event)), (2, Some(claimed[3].event)), (0, None)]);
+    assert_eq!(pages, [(2, Some(claimed[1].event)), (2, Some(claimed[3].event)), (0, Some(claimed[5].event)), (0, None)]);
     db.age(claimed[5].event, HOUR * 3).await;
-    assert_eq!(db.store.erase(KEPT, Some(claimed[3].event), 2).await, Ok(Erased { erased: 1, next: Some(claimed[5].event) }));
+    let last = db.store.erase(KEPT, Some(claimed[3].event), 2).await.unwrap();
+    assert_eq!((last.erased, last.reached.last), (1, Some(claimed[5].event)));
 }
 
 pub(crate) async fn what_was_erased_is_not_sent_once_more(db: Db) {

@@ -133,7 +133,8 @@ clauses! {
     prune:
         each_end_has_its_own_retention => OneRetention | LeavesAttempts,
         what_is_owed_is_never_deleted => PrunesWhatIsOwed,
-        a_pass_goes_page_by_page_and_stops_at_what_is_young => IgnoresThePage | PassNeverEnds,
+        a_pass_goes_page_by_page_to_the_last_event => IgnoresThePage | PassNeverEnds | PassEndsAtWhatIsYoung,
+        ids_of_a_clock_that_is_behind_do_not_end_a_pass => PassEndsAtWhatIsYoung | FrontNeverEnds,
         a_pruned_key_is_new_again => KeysOutliveTheirEvents,
         a_redrive_and_a_pruning_at_once_leave_an_event_whole_or_gone => LeavesAttempts,
         what_is_sent_once_more_beside_a_pruning_is_whole_or_gone => LeavesAttempts,
@@ -142,7 +143,7 @@ clauses! {
         the_payload_of_a_delivered_event_goes_after_its_time_and_its_record_stays
             => SaysErasedAndKeeps | ErasesTheFingerprint | ErasesByReception,
         what_is_not_delivered_keeps_its_payload => ErasesDeadLetters,
-        an_erasing_goes_page_by_page_and_stops_at_what_is_young => ErasesWithoutThePage,
+        an_erasing_goes_page_by_page_to_the_last_event => ErasesWithoutThePage,
         what_was_erased_is_not_sent_once_more => SendsNothingOnceMore;
     search:
         a_filter_lists_what_matches_newest_first => OldestFirst | ListsEverySource | ListsOneTooFew,

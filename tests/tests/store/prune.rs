@@ -3,10 +3,11 @@
 use crate::db::{Db, demand, event, events, settlement};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use surehook::ports::{Pruned, Redriven, Retention};
+use surehook::ports::{NewEvent, Pruned, Redriven, Retention};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
+use surehook_core::retention::Reached;
 
 const HOUR: Duration = Duration::from_hours(1);
 const RETENTION: Retention = Retention { delivered: Duration::from_hours(2), dead_lettered: Duration::from_hours(10) };
@@ -55,27 +56,38 @@ pub(crate) async fn what_is_owed_is_never_deleted(db: Db) {
     assert_eq!((db.count("events").await, db.count("attempts").await), (4, 2));
 }
 
-pub(crate) async fn a_pass_goes_page_by_page_and_stops_at_what_is_young(db: Db) {
+pub(crate) async fn a_pass_goes_page_by_page_to_the_last_event(db: Db) {
     let delivered = ended(&db, 0..25, Outcome::Delivered).await;
     for event in &delivered[..15] {
         db.age(*event, HOUR * 3).await;
     }
-    let step = async |after: Option<EventId>| db.store.prune(RETENTION, after, 10).await.unwrap();
-    let first = step(None).await;
-    assert_eq!(first, Pruned { deleted: 10, next: Some(delivered[9]) });
-    let second = step(first.next).await;
-    assert_eq!(second, Pruned { deleted: 5, next: None }, "its last one is younger than both retentions");
-    assert_eq!(step(None).await, Pruned { deleted: 0, next: None });
+    let step = async |after: Option<EventId>| {
+        let pruned = db.store.prune(RETENTION, after, 10).await.unwrap();
+        (pruned.deleted, pruned.reached.last)
+    };
+    assert_eq!(step(None).await, (10, Some(delivered[9])));
+    assert_eq!(step(Some(delivered[9])).await, (5, Some(delivered[19])));
+    assert_eq!(step(Some(delivered[19])).await, (0, None), "there is no page behind");
     assert_eq!(db.count("events").await, 10);
-    assert_eq!(db.store.prune(RETENTION, Some(delivered[24]), 10).await, Ok(Pruned { deleted: 0, next: None }), "nothing comes after");
+    assert_eq!(step(Some(delivered[24])).await, (0, None), "nothing comes after");
     for event in &delivered[15..] {
         db.age(*event, HOUR * 3).await;
     }
-    assert_eq!(
-        db.store.prune(RETENTION, Some(delivered[20]), 10).await,
-        Ok(Pruned { deleted: 4, next: None }),
-        "what comes before is passed over"
-    );
+    assert_eq!(step(Some(delivered[20])).await, (4, None), "what comes before is passed over");
+}
+
+pub(crate) async fn ids_of_a_clock_that_is_behind_do_not_end_a_pass(db: Db) {
+    let behind = NewEvent { id: EventId::first_at(1_000), ..event("behind") };
+    db.store.accept(vec![behind.clone()]).await.unwrap();
+    let claimed = db.claim_one("orders").await;
+    db.settle(&claimed, Outcome::Delivered).await;
+    let right = ended(&db, 0..1, Outcome::Delivered).await[0];
+    db.age(right, HOUR * 3).await;
+
+    let first = db.store.prune(RETENTION, None, 1).await;
+    assert_eq!(first, Ok(Pruned { deleted: 0, reached: Reached { last: Some(behind.id), is_before_kept: true } }));
+    let second = db.store.prune(RETENTION, Some(behind.id), 1).await;
+    assert_eq!(second, Ok(Pruned { deleted: 1, reached: Reached { last: Some(right), is_before_kept: false } }));
 }
 
 pub(crate) async fn a_pruned_key_is_new_again(db: Db) {
@@ -161,7 +173,7 @@ pub(crate) async fn a_month_of_steady_load_takes_no_more_room_than_its_first_day
         let retention = Retention { delivered: Duration::from_micros(kept), dead_lettered: Duration::from_micros(kept) };
         let mut after = None;
         loop {
-            after = db.store.prune(retention, after, 500).await.unwrap().next;
+            after = db.store.prune(retention, after, 500).await.unwrap().reached.last;
             if after.is_none() {
                 break;
             }

@@ -1,6 +1,6 @@
 -- Looks at the next events in the order of their ids and erases the headers and bodies of those that were delivered
--- before their retention. Answers one row: how many were looked at, the last one's id, whether that one is old enough
--- for a later one to be due too, and how many payloads were erased.
+-- before their retention. Answers one row: how many were looked at, the last one's id, the time now in microseconds, and
+-- how many payloads were erased. What was received since the retention began is looked at no further.
 --
 -- Bounded by: the primary key of events, cut by the limit; then probes of the other tables' primary keys.
 -- Locks: events in the order of their ids, skipping what is locked. So it never waits, and cannot deadlock. An event that
@@ -14,16 +14,19 @@ scanned as materialized (
     order by id
     limit $2
 ),
+aged as materialized (
+    select * from scanned where received_at <= statement_timestamp() - $3::bigint * interval '1 microsecond'
+),
 over as materialized (
-    select scanned.id
-    from scanned
-    left join lateral (select event_id from deliveries where event_id = scanned.id limit 1) as owed on true
+    select aged.id
+    from aged
+    left join lateral (select event_id from deliveries where event_id = aged.id limit 1) as owed on true
     left join lateral (
-        select ended_at from attempts where event_id = scanned.id order by attempt desc limit 1
+        select ended_at from attempts where event_id = aged.id order by attempt desc limit 1
     ) as last on owed.event_id is null
-    where scanned.erased_at is null
+    where aged.erased_at is null
         and owed.event_id is null
-        and coalesce(last.ended_at, scanned.received_at) <= statement_timestamp() - $3::bigint * interval '1 microsecond'
+        and coalesce(last.ended_at, aged.received_at) <= statement_timestamp() - $3::bigint * interval '1 microsecond'
 ),
 locked as materialized (
     select row.place
@@ -39,8 +42,5 @@ erased as (
 select
     (select count(*) from scanned) as scanned,
     (select id from scanned order by id desc limit 1) as last,
-    coalesce(
-        (select received_at from scanned order by id desc limit 1) <= statement_timestamp() - $3::bigint * interval '1 microsecond',
-        false
-    ) as old,
+    floor(extract(epoch from statement_timestamp()) * 1000000)::bigint as now_us,
     (select count(*) from erased) as changed

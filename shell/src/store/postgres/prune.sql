@@ -1,6 +1,6 @@
 -- Looks at the next events in the order of their ids and deletes those that ended before their retention, with their
--- delivery and their attempts. Answers one row: how many were looked at, the last one's id, whether that one is old
--- enough for a later one to be over too, and how many were deleted.
+-- delivery and their attempts. Answers one row: how many were looked at, the last one's id, the time now in microseconds,
+-- and how many were deleted. What was received since both retentions began is looked at no further.
 --
 -- Bounded by: the primary key of events, cut by the limit; then probes of the other tables' primary keys.
 -- Locks: dead letters' rows in the order of their ids, then events in the order of their ids, both skipping what is
@@ -16,16 +16,19 @@ scanned as materialized (
     order by id
     limit $2
 ),
+aged as materialized (
+    select * from scanned where received_at <= statement_timestamp() - least($3::bigint, $4::bigint) * interval '1 microsecond'
+),
 over as materialized (
-    select scanned.id, scanned.place, owed.place as letter, owed.event_id is not null as dead
-    from scanned
-    left join lateral (select ctid as place, event_id, ended_at from deliveries where event_id = scanned.id limit 1) as owed on true
+    select aged.id, aged.place, owed.place as letter, owed.event_id is not null as dead
+    from aged
+    left join lateral (select ctid as place, event_id, ended_at from deliveries where event_id = aged.id limit 1) as owed on true
     left join lateral (
-        select ended_at from attempts where event_id = scanned.id order by attempt desc limit 1
+        select ended_at from attempts where event_id = aged.id order by attempt desc limit 1
     ) as last on owed.event_id is null
     where case
         when owed.event_id is null
-            then coalesce(last.ended_at, scanned.received_at) <= statement_timestamp() - $3::bigint * interval '1 microsecond'
+            then coalesce(last.ended_at, aged.received_at) <= statement_timestamp() - $3::bigint * interval '1 microsecond'
         else owed.ended_at <= statement_timestamp() - $4::bigint * interval '1 microsecond'
     end
 ),
@@ -63,9 +66,5 @@ no_events as (delete from events where ctid = any (array(select place from doome
 select
     (select count(*) from scanned) as scanned,
     (select id from scanned order by id desc limit 1) as last,
-    coalesce(
-        (select received_at from scanned order by id desc limit 1)
-            <= statement_timestamp() - least($3::bigint, $4::bigint) * interval '1 microsecond',
-        false
-    ) as old,
+    floor(extract(epoch from statement_timestamp()) * 1000000)::bigint as now_us,
     (select count(*) from doomed) as changed

@@ -1,11 +1,11 @@
--- Looks at the next events after ?1 in the order of their ids, at most ?2: id, whether its reception is older than the
--- retention of payloads, and whether it is over, that is, delivered at ?3 or before, and not erased yet.
+-- Looks at the next events after ?1 in the order of their ids, at most ?2: id, and whether it is over, that is, delivered
+-- at ?3 or before, and not erased yet. What was received since then is looked at no further.
 --
 -- Bounded by: the primary key of events, cut by the limit; then probes of the other tables' primary keys.
 select
     event.id,
-    event.received_at <= ?3 as old,
-    owed.event_id is null
+    event.received_at <= ?3
+        and owed.event_id is null
         and event.erased_at is null
         and coalesce(
             (select tried.ended_at from attempts tried where tried.event_id = event.id order by tried.attempt desc limit 1),

@@ -16,6 +16,7 @@ use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::event::{Delivery, Due, Illegal, Status};
 use surehook_core::id::{Attempt, EventId, Fence};
+use surehook_core::retention::Reached;
 use surehook_core::verdict::Verdict;
 use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
 use uuid::Uuid;
@@ -345,7 +346,7 @@ pub(super) async fn prune(
             execute(connection, sqlx::query(statement).bind(Arc::clone(&ids))).await?;
         }
     }
-    Ok(Pruned { deleted: over.len() as u64, next: goes_on(&scanned, limit) })
+    Ok(Pruned { deleted: over.len() as u64, reached: reached(&scanned, limit, now, retention.delivered.min(retention.dead_lettered)) })
 }
 
 pub(super) async fn erase(
@@ -364,13 +365,13 @@ pub(super) async fn erase(
     if !over.is_empty() {
         execute(connection, sqlx::query(sql::ERASE_EVENTS).bind(array(&over)?).bind(now)).await?;
     }
-    Ok(Erased { erased: over.len() as u64, next: goes_on(&scanned, limit) })
+    Ok(Erased { erased: over.len() as u64, reached: reached(&scanned, limit, now, kept) })
 }
 
-/// Where the next step of retention goes on.
-fn goes_on(scanned: &[ScannedRow], limit: u32) -> Option<EventId> {
-    let is_full = u32::try_from(scanned.len()).is_ok_and(|scanned| scanned >= limit);
-    scanned.last().filter(|row| is_full && row.old).map(|row| EventId::from_uuid(row.id))
+/// Where a step of retention ended that changes nothing that was received in the last `kept`.
+fn reached(scanned: &[ScannedRow], limit: u32, now: Micros, kept: Duration) -> Reached {
+    let kept_since = now.saturating_sub(rows::micros(kept)).div_euclid(1000);
+    Reached::new(scanned.last().map(|row| EventId::from_uuid(row.id)), scanned.len(), limit, kept_since)
 }
 
 /// What a call has to write. An event that is put twice is written as it was put last.
@@ -450,7 +451,6 @@ struct BytesRow {
 #[derive(FromRow)]
 struct ScannedRow {
     id: Uuid,
-    old: bool,
     over: bool,
 }
 

@@ -14,6 +14,7 @@ use surehook::ports::{Erased, EventRecord, Pruned, Redriven, StoreError};
 use surehook::search::{EventPage, RedrivenPage, SourceRecord};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
+use surehook_core::retention::Reached;
 use surehook_core::worker::exchange::Claims;
 use surehook_model::database::Database;
 
@@ -102,8 +103,14 @@ impl Side {
             Call::Find(event) => {
                 Answer::Found(store.find(event).await.map_err(kind).map(|found| found.map(|found| self.on_the_clock(found))))
             }
-            Call::Prune(retention, after, limit) => Answer::Pruned(store.prune(retention, after, limit).await.map_err(kind)),
-            Call::Erase(kept, after, limit) => Answer::Erased(store.erase(kept, after, limit).await.map_err(kind)),
+            Call::Prune(retention, after, limit) => {
+                let pruned = store.prune(retention, after, limit).await.map_err(kind);
+                Answer::Pruned(pruned.map(|pruned| Pruned { reached: without_time(pruned.reached), ..pruned }))
+            }
+            Call::Erase(kept, after, limit) => {
+                let erased = store.erase(kept, after, limit).await.map_err(kind);
+                Answer::Erased(erased.map(|erased| Erased { reached: without_time(erased.reached), ..erased }))
+            }
             Call::List(filter, span, size) => Answer::Listed(store.list(filter, span, size).await.map_err(kind).map(|mut page| {
                 page.events = page.events.into_iter().map(|found| self.on_the_clock(found)).collect();
                 page
@@ -217,4 +224,9 @@ fn kind(error: StoreError) -> Kind {
         StoreError::Rejected(_) => Kind::Rejected,
         StoreError::Unknown(_) => Kind::Unknown,
     }
+}
+
+/// Ids are of the real time, and the stores' clocks differ: whether an id is old is no part of the answer.
+fn without_time(reached: Reached) -> Reached {
+    Reached { is_before_kept: false, ..reached }
 }

@@ -10,6 +10,7 @@ use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
+use surehook_core::retention::Reached;
 use surehook_core::worker::exchange::{Claim, Claims, Demand, Settlement};
 use surehook_model::history::{Entry, Run, What};
 use surehook_model::oracles;
@@ -301,7 +302,7 @@ async fn an_accept_that_waits_for_the_pruning_of_its_key_is_new_if_that_commits_
         gate.waiting(2).await;
         if is_committed {
             gate.open().await;
-            assert_eq!(pruning.await.unwrap(), Ok(Pruned { deleted: 1, next: None }));
+            assert_eq!(pruning.await.unwrap(), Ok(Pruned { deleted: 1, reached: Reached::END }));
             assert_eq!(accepting.await.unwrap(), Ok(vec![Stored::Inserted]));
             assert_eq!((db.store.find(old_id).await, db.found(new.id).await.status), (Ok(None), Status::Queued));
         } else {
@@ -341,7 +342,7 @@ async fn a_pruning_passes_over_a_dead_letter_that_is_being_redriven() {
     let gate = Gate::closed(&db).await;
     let redriving = redrive(&db, claim.event);
     gate.waiting(1).await;
-    assert_eq!(prune(&db).await.unwrap(), Ok(Pruned { deleted: 0, next: None }));
+    assert_eq!(prune(&db).await.unwrap(), Ok(Pruned { deleted: 0, reached: Reached::END }));
     gate.open().await;
     assert_eq!(redriving.await.unwrap(), Ok(Redriven::Queued));
     assert_eq!(db.found(claim.event).await.history.len(), 1);

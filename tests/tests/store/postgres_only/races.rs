@@ -10,6 +10,7 @@ use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::store::postgres::sql;
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::retention::Reached;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -93,9 +94,9 @@ async fn a_dead_letter_that_is_being_redriven_is_not_pruned() {
     let everything = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
     let redrive = "update deliveries set status = 'queued', due_at = now(), ended_at = null, reason = null, fence = fence + 1";
     let mut redriving = held_open(&db, redrive).await;
-    assert_eq!(db.store.prune(everything, None, 10).await, Ok(Pruned { deleted: 0, next: None }), "it does not wait either");
+    assert_eq!(db.store.prune(everything, None, 10).await, Ok(Pruned { deleted: 0, reached: Reached::END }), "it does not wait either");
     end(&mut redriving, "commit").await;
-    assert_eq!(db.store.prune(everything, None, 10).await, Ok(Pruned { deleted: 0, next: None }));
+    assert_eq!(db.store.prune(everything, None, 10).await, Ok(Pruned { deleted: 0, reached: Reached::END }));
     let found = db.found(claim.event).await;
     assert_eq!((found.status, found.history.len()), (Status::Queued, 1));
 }

@@ -90,6 +90,8 @@ pub(crate) enum Wrong {
     PrunesWhatIsOwed,
     IgnoresThePage,
     PassNeverEnds,
+    PassEndsAtWhatIsYoung,
+    FrontNeverEnds,
     KeysOutliveTheirEvents,
     SaysTwiceAsMany,
     ErasesDeadLetters,

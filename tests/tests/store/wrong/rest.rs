@@ -104,7 +104,12 @@ impl WrongStore {
             let mut pruned = tables.prune(now, retention, after, limit);
             match self.wrong {
                 Wrong::LeavesAttempts => tables.attempts = before.attempts,
-                Wrong::PassNeverEnds => pruned.next = looked_at.last().copied(),
+                Wrong::PassNeverEnds => pruned.reached.last = looked_at.last().copied(),
+                Wrong::PassEndsAtWhatIsYoung => {
+                    let soonest = now - retention.delivered.min(retention.dead_lettered);
+                    pruned.reached.last = pruned.reached.last.filter(|id| before.events[id].received_at <= soonest);
+                }
+                Wrong::FrontNeverEnds => pruned.reached.is_before_kept = true,
                 Wrong::SaysTwiceAsMany => pruned.deleted *= 2,
                 Wrong::PrunesWhatIsOwed => {
                     let old: Vec<EventId> =
