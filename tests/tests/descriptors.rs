@@ -94,6 +94,8 @@ async fn the_soft_limit_of_open_files_is_raised_at_start(database: Database) {
     let service = run.service_in(&[(OPEN_FILES, "256 3000")], &configuration).await;
     assert_eq!(service.open_files(), (3000, 3000));
     assert!(!service.log().contains("limit of open files"), "the settings fit");
+    // SQLite is for one process.
+    drop(service);
     let tight = run.service_in(&[(OPEN_FILES, "256 300")], &configuration).await;
     assert_eq!(tight.open_files(), (300, 300));
     assert!(tight.log().contains("max_connections does not fit the limit of open files"), "{}", tight.log());
