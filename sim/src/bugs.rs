@@ -58,6 +58,10 @@ pub enum Bug {
     ClaimedInWordsOnly,
     /// What was delivered is queued once more under a fence that was given before.
     RedeliveredUnderAnOldFence,
+    /// A replay is answered before the standby has its event.
+    ReplayWithoutWaiting,
+    /// A commit whose wait for the standby was cancelled is taken for done.
+    CancelledCommitTakenForDone,
     /// A process's waits depend on something that no seed decides. Breaks no promise, only the replay.
     LeakedEntropy,
 }
@@ -70,7 +74,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All that break a promise.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -98,5 +102,7 @@ impl Bug {
         Self::PauseIgnored,
         Self::ClaimedInWordsOnly,
         Self::RedeliveredUnderAnOldFence,
+        Self::ReplayWithoutWaiting,
+        Self::CancelledCommitTakenForDone,
     ];
 }

@@ -7,12 +7,13 @@
 use crate::bugs::Bug;
 use crate::net::DATABASE;
 use crate::recorder::{Recorder, elapsed};
-use crate::rows::{accept_one, claim_one, redrive_one, settle_one};
+use crate::rows::redrive_one;
+use crate::transaction::{Transaction, Work, broken};
 use jiff::Timestamp;
 use madsim::net::Endpoint;
 use madsim::rand::Rng;
-use madsim::time::{sleep, timeout};
-use std::collections::BTreeSet;
+use madsim::time::sleep;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,49 +21,79 @@ use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::event::Status;
-use surehook_core::id::{Attempt, EventId};
+use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::database::{Database, DeliveryRow};
 use surehook_model::history::{Change, Committed, Fault, What};
-use surehook_model::scenario::{Call, StoreFault};
+use surehook_model::marks::Mark;
+use surehook_model::scenario::{Call, Kind, StoreFault};
 use tokio::sync::Notify;
 
 /// A row that the database refuses has a body that begins so.
 pub(crate) const POISON: &[u8] = b"\0poison";
 
-/// How long a transaction waits for a lock.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// On whose behalf an operator's orders are committed.
+const OPERATOR: &str = "the operator";
 /// Every request goes to this tag; each reply to one of its own.
 pub(crate) const REQUESTS: u64 = 1;
 
 /// What outlives every crash of the database's process, and the switches by which a world breaks it.
 pub(crate) struct Disk {
+    pub(crate) kind: Kind,
     state: Mutex<State>,
-    unlocked: Notify,
+    pub(crate) unlocked: Notify,
+    /// The standby is back, or commits are to wait for it no longer.
+    standby_changed: Notify,
     /// Where the next reply goes: never to a tag that an earlier caller at the same address may still be sent to.
     pub(crate) next_tag: AtomicU64,
     pub(crate) recorder: Recorder,
-    bug: Option<Bug>,
+    pub(crate) bug: Option<Bug>,
 }
 
-struct State {
-    tables: Database,
-    locks: BTreeSet<Lock>,
+pub(crate) struct State {
+    pub(crate) tables: Database,
+    /// What was pruned, as it stood then.
+    pub(crate) pruned: BTreeMap<EventId, EventRecord>,
+    /// What the standby has, while it does not have all.
+    lagging: Option<Database>,
+    /// Goes up whenever commits are to wait for the standby no longer.
+    releases: u64,
+    pub(crate) locks: BTreeSet<Lock>,
     up: bool,
     /// Goes up whenever all connections break: a transaction of an older one can no longer commit.
-    generation: u64,
+    pub(crate) generation: u64,
     clock_offset_ms: i64,
     slow_by: Duration,
-    claims_slow_by: Duration,
+    pub(crate) claims_slow_by: Duration,
     planned: Vec<Planned>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Lock {
+pub(crate) enum Lock {
     Row(EventId),
     Key(SourceName, IdempotencyKey),
+    /// Whoever writes, where there is one writer.
+    Writer,
+}
+
+/// How far a commit came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// To every server that it has to reach.
+    Everywhere,
+    /// To the primary only: its wait for the standby was broken off.
+    Here,
+    /// It is gone, with the server that was to commit it.
+    Nowhere,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AtCommit {
+    Commit,
+    Break,
+    GiveWay,
 }
 
 /// A store fault that waits for its call.
@@ -84,7 +115,12 @@ pub(crate) struct Request {
 
 #[derive(Clone)]
 pub(crate) enum Operation {
+    /// An accept as one transaction, where there is one writer.
     Accept(Vec<NewEvent>),
+    /// The insert of an accept: what has a key that is there changes nothing.
+    Insert(Vec<NewEvent>),
+    /// The read of an accept: what stands under these keys.
+    Existing(Vec<(SourceName, IdempotencyKey)>),
     Claim(Vec<Demand>),
     Settle(Vec<Settlement>),
     Find(EventId),
@@ -103,6 +139,7 @@ pub(crate) enum Operation {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Accepted(Vec<Stored>),
+    Existing(Vec<Option<Stored>>),
     Claimed(Claims),
     Settled(Vec<EventId>),
     Found(Option<Box<EventRecord>>),
@@ -117,9 +154,12 @@ pub(crate) enum Answer {
 }
 
 impl Disk {
-    pub(crate) fn new(recorder: Recorder, bug: Option<Bug>) -> Arc<Self> {
+    pub(crate) fn new(kind: Kind, recorder: Recorder, bug: Option<Bug>) -> Arc<Self> {
         let state = State {
             tables: Database::default(),
+            pruned: BTreeMap::new(),
+            lagging: None,
+            releases: 0,
             locks: BTreeSet::new(),
             up: true,
             generation: 0,
@@ -128,16 +168,25 @@ impl Disk {
             claims_slow_by: Duration::ZERO,
             planned: Vec::new(),
         };
-        Arc::new(Self { state: Mutex::new(state), unlocked: Notify::new(), next_tag: AtomicU64::new(REQUESTS + 1), recorder, bug })
+        let (state, next_tag) = (Mutex::new(state), AtomicU64::new(REQUESTS + 1));
+        Arc::new(Self { kind, state, unlocked: Notify::new(), standby_changed: Notify::new(), next_tag, recorder, bug })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The tables as they are.
     pub(crate) fn tables(&self) -> Database {
         self.state().tables.clone()
+    }
+
+    /// Every event that is there, and what was pruned as it stood then.
+    pub(crate) fn records(&self) -> BTreeMap<EventId, EventRecord> {
+        let state = self.state();
+        let mut records = state.pruned.clone();
+        records.extend(state.tables.events.keys().filter_map(|id| Some((*id, state.tables.find(*id)?))));
+        records
     }
 
     /// Whether nothing is owed.
@@ -150,19 +199,90 @@ impl Disk {
     }
 
     /// Breaks all connections: what is under way is rolled back.
-    pub(crate) fn break_connections(&self) {
+    fn break_connections(&self) {
         let mut state = self.state();
         state.generation += 1;
         state.locks.clear();
         drop(state);
         self.unlocked.notify_waiters();
+        self.standby_changed.notify_waiters();
     }
 
     pub(crate) fn set_up(&self, up: bool) {
         self.state().up = up;
         if !up {
-            self.break_connections();
+            self.restart();
         }
+    }
+
+    /// The primary crashes and recovers. What is in its log is committed, whether the standby has it or not.
+    pub(crate) fn restart(&self) {
+        self.state().releases += 1;
+        self.break_connections();
+    }
+
+    /// Cancels the commits that wait for the standby. They are committed all the same.
+    pub(crate) fn cancel_commits(&self) {
+        self.state().releases += 1;
+        self.standby_changed.notify_waiters();
+    }
+
+    pub(crate) fn cut_standby_off(&self) {
+        let mut state = self.state();
+        if state.lagging.is_none() {
+            state.lagging = Some(state.tables.clone());
+        }
+    }
+
+    /// The standby is back, and has everything.
+    pub(crate) fn reattach_standby(&self) {
+        self.state().lagging = None;
+        self.standby_changed.notify_waiters();
+    }
+
+    /// The standby becomes the primary, with what it has. Another standby stands by it at once.
+    pub(crate) fn fail_over(&self) {
+        let mut state = self.state();
+        let now = state.now();
+        let changes = state.lagging.take().map(|standby| {
+            let primary = std::mem::replace(&mut state.tables, standby);
+            taken_back(&primary, &state.tables)
+        });
+        drop(state);
+        for (event, change, before, after) in changes.into_iter().flatten() {
+            let process = "the failover".to_owned();
+            self.recorder.record(What::Committed(Committed { event, db_time: now, began: None, process, change, before, after }));
+        }
+        self.break_connections();
+    }
+
+    /// Waits until the standby has what was just written, if that is waited for.
+    pub(crate) async fn flushed(&self, generation: u64) -> Flushed {
+        let releases = self.state().releases;
+        let mut waited = false;
+        loop {
+            let changed = self.standby_changed.notified();
+            {
+                let state = self.state();
+                if state.releases != releases {
+                    return Flushed::Here;
+                }
+                if state.generation != generation {
+                    return Flushed::Nowhere;
+                }
+                if self.kind != Kind::SynchronousStandby || state.lagging.is_none() {
+                    return Flushed::Everywhere;
+                }
+            }
+            if !std::mem::replace(&mut waited, true) {
+                self.reached(Mark::CommitWaitedForStandby);
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) fn reached(&self, mark: Mark) {
+        self.recorder.record(What::Reached(mark));
     }
 
     pub(crate) fn set_slow(&self, by: Duration) {
@@ -173,36 +293,51 @@ impl Disk {
         self.state().claims_slow_by = by;
     }
 
-    /// An operator's order. Answers whether it was otherwise before.
-    pub(crate) fn pause(&self, source: &str, paused: bool) -> bool {
-        let mut state = self.state();
-        let now = state.now();
-        state.tables.pause(now, SourceName::parse(source).expect("a source's name"), paused)
+    /// An operator's order, which is repeated until it is done. Answers whether it was otherwise before.
+    pub(crate) async fn pause(&self, source: &str, paused: bool) -> bool {
+        let source = SourceName::parse(source).expect("a source's name");
+        loop {
+            let transaction = Transaction::begin(self, OPERATOR.to_owned());
+            let order = |work: &mut Work<'_>| {
+                let now = work.now;
+                Answer::Paused(work.state.tables.pause(now, source.clone(), paused))
+            };
+            if let Ok(Answer::Paused(changed)) = transaction.commit(AtCommit::Commit, order).await {
+                return changed;
+            }
+            drop(transaction);
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// An operator's order: what has ended of a source is queued again, its dead letters or what was delivered. Nothing
     /// happens while the database is down.
-    pub(crate) fn redrive(&self, source: &str, delivered: bool) {
-        let (generation, up) = {
-            let state = self.state();
-            (state.generation, state.up)
-        };
-        if !up {
+    pub(crate) async fn redrive(&self, source: &str, delivered: bool) {
+        if !self.is_up() {
             return;
         }
         let wanted = if delivered { Status::Delivered } else { Status::DeadLettered };
-        let transaction = Transaction { disk: self, generation, locks: Vec::new(), process: "the operator".to_owned() };
-        let done = transaction.commit(AtCommit::Commit, |work| {
-            let now = work.now;
-            let tables = &work.state.tables;
+        let mut transaction = Transaction::begin(self, OPERATOR.to_owned());
+        let ended: Vec<EventId> = {
+            let tables = &self.state().tables;
             let of_source = tables.events.iter().filter(|(_, row)| row.event.source.as_str() == source).map(|(id, _)| *id);
-            let ended: Vec<EventId> = of_source.filter(|id| tables.status(*id) == wanted).collect();
-            for event in ended {
-                work.change(event, Change::Redriven, |tables| redrive_one(tables, now, event, delivered, self.bug));
-            }
-            Answer::Pong
-        });
-        debug_assert!(done.is_ok(), "nothing can break its connection in no time: {done:?}");
+            of_source.filter(|id| tables.status(*id) == wanted).collect()
+        };
+        let ended: Vec<EventId> = ended.into_iter().filter(|event| transaction.try_lock(&Lock::Row(*event))).collect();
+        self.step().await;
+        // What becomes of it, its events tell.
+        let _ = transaction
+            .commit(AtCommit::Commit, |work| {
+                let now = work.now;
+                for event in ended {
+                    let tables = &work.state.tables;
+                    if tables.events.contains_key(&event) && tables.status(event) == wanted {
+                        work.change(event, Change::Redriven, |tables| redrive_one(tables, now, event, delivered, self.bug));
+                    }
+                }
+                Answer::Pong
+            })
+            .await;
     }
 
     pub(crate) fn jump_clock(&self, by_ms: i64) {
@@ -216,6 +351,8 @@ impl Disk {
         state.slow_by = Duration::ZERO;
         state.claims_slow_by = Duration::ZERO;
         state.planned.clear();
+        drop(state);
+        self.reattach_standby();
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -225,7 +362,8 @@ impl Disk {
     /// The fault, if any, that is planned for this call.
     pub(crate) fn fault_for(&self, process: &str, operation: &Operation) -> Option<StoreFault> {
         let call = match operation {
-            Operation::Accept(_) => Call::Accept,
+            Operation::Accept(_) | Operation::Insert(_) => Call::Accept,
+            Operation::Existing(_) => Call::Look,
             Operation::Claim(_) => Call::Claim,
             Operation::Settle(_) => Call::Settle,
             Operation::Find(_)
@@ -259,7 +397,7 @@ impl Disk {
     }
 
     /// Time passes inside a transaction.
-    async fn step(&self) {
+    pub(crate) async fn step(&self) {
         let slow_by = self.state().slow_by;
         sleep(Duration::from_micros(madsim::rand::thread_rng().gen_range(1_000..4_000)) + slow_by).await;
     }
@@ -267,13 +405,13 @@ impl Disk {
 
 impl State {
     /// The database's time, in microseconds as it keeps it.
-    fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         const START_MICROS: i64 = 1_767_225_600_000_000; // 2026-01-01
         let since = i64::try_from(elapsed().as_micros()).expect("runs are short");
         Timestamp::from_microsecond(START_MICROS + since + self.clock_offset_ms * 1_000).expect("within the calendar")
     }
 
-    fn row(&self, event: EventId) -> Option<DeliveryRow> {
+    pub(crate) fn row(&self, event: EventId) -> Option<DeliveryRow> {
         self.tables.deliveries.get(&event).copied()
     }
 }
@@ -295,59 +433,30 @@ pub(crate) async fn serve(disk: Arc<Disk>) {
 
 /// One transaction, and the fault that is planned for it.
 async fn transact(disk: &Disk, request: Request) -> Result<Answer, StoreError> {
-    let unknown = || Err(StoreError::Unknown("connection broken".to_owned()));
-    let mut transaction = Transaction { disk, generation: disk.state().generation, locks: Vec::new(), process: request.process };
     disk.step().await;
+    let mut transaction = Transaction::begin(disk, request.process);
     let at_commit = match request.fault {
         Some(StoreFault::FailBeforeCommit) => AtCommit::Break,
         Some(StoreFault::Conflict) => AtCommit::GiveWay,
         _ => AtCommit::Commit,
     };
+    if disk.kind == Kind::OneWriter && request.operation.writes() {
+        transaction.lock(Lock::Writer).await?;
+    }
     let answer = match request.operation {
-        Operation::Accept(batch) => transaction.accept(batch, at_commit).await,
+        Operation::Accept(batch) | Operation::Insert(batch) => transaction.insert(batch, at_commit).await.map(Answer::Accepted),
+        Operation::Existing(keys) => transaction.existing(keys).await,
         Operation::Claim(demands) => transaction.claim(demands, at_commit).await,
         Operation::Settle(batch) => transaction.settle(batch, at_commit).await,
         Operation::Find(event) => transaction.read(|tables, _| Answer::Found(tables.find(event).map(Box::new))),
         Operation::Ping => transaction.read(|_, _| Answer::Pong),
-        Operation::Redrive(event) => transaction.commit(AtCommit::Commit, |work| {
-            let now = work.now;
-            let redriven = work.change(event, Change::Redriven, |tables| tables.redrive(now, event));
-            Answer::Redriven(redriven)
-        }),
-        Operation::RedriveDelivered(event) => transaction.commit(AtCommit::Commit, |work| {
-            let now = work.now;
-            Answer::Redriven(work.change(event, Change::Redriven, |tables| tables.redrive_delivered(now, event)))
-        }),
         Operation::List(filter, span, size) => transaction.read(|tables, _| Answer::Listed(tables.list(&filter, span, size))),
         Operation::Sources(names, count_to) => transaction.read(|tables, now| Answer::Sources(tables.sources(now, &names, count_to))),
-        Operation::RedriveAll(filter, span, size, dry_run) => transaction.commit(AtCommit::Commit, |work| {
-            let now = work.now;
-            let (letters, page) = work.state.tables.letters(&filter.of_dead_letters(), span, size);
-            for letter in letters.into_iter().filter(|_| !dry_run) {
-                work.change(letter, Change::Redriven, |tables| tables.redrive(now, letter));
-            }
-            Answer::AllRedriven(page)
-        }),
-        Operation::Pause(source, paused) => transaction.commit(AtCommit::Commit, |work| {
-            let now = work.now;
-            Answer::Paused(work.state.tables.pause(now, source, paused))
-        }),
-        Operation::Erase(kept, after, limit) => transaction.commit(AtCommit::Commit, |work| {
-            let now = work.now;
-            Answer::Erased(work.state.tables.erase(now, kept, after, limit))
-        }),
-        Operation::Prune(retention, after, limit) => transaction.commit(AtCommit::Commit, |work| {
-            let before: Vec<EventId> = work.state.tables.events.keys().copied().collect();
-            let pruned = work.state.tables.prune(work.now, retention, after, limit);
-            for event in before.into_iter().filter(|event| !work.state.tables.events.contains_key(event)) {
-                work.committed.push((event, Change::Pruned, None, None));
-            }
-            Answer::Pruned(pruned)
-        }),
+        other => transaction.maintain(other, at_commit).await,
     };
     drop(transaction);
     match request.fault {
-        Some(StoreFault::FailAfterCommit) if answer.is_ok() => return unknown(),
+        Some(StoreFault::FailAfterCommit) if answer.is_ok() => return Err(broken()),
         Some(StoreFault::Slow { by_ms }) => sleep(Duration::from_millis(by_ms)).await,
         _ => {}
     }
@@ -355,205 +464,24 @@ async fn transact(disk: &Disk, request: Request) -> Result<Answer, StoreError> {
     answer
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum AtCommit {
-    Commit,
-    Break,
-    GiveWay,
-}
-
-/// A transaction; its locks are free when it is dropped.
-struct Transaction<'a> {
-    disk: &'a Disk,
-    generation: u64,
-    locks: Vec<Lock>,
-    process: String,
-}
-
-impl Drop for Transaction<'_> {
-    fn drop(&mut self) {
-        let mut state = self.disk.state();
-        if state.generation == self.generation {
-            for lock in &self.locks {
-                state.locks.remove(lock);
-            }
-        }
-        drop(state);
-        self.disk.unlocked.notify_waiters();
+impl Operation {
+    fn writes(&self) -> bool {
+        !matches!(self, Self::Existing(_) | Self::Find(_) | Self::List(..) | Self::Sources(..) | Self::Ping)
     }
 }
 
-/// What a transaction does at the instant of its commit.
-struct Work<'a> {
-    state: MutexGuard<'a, State>,
-    now: Timestamp,
-    committed: Vec<(EventId, Change, Option<DeliveryRow>, Option<DeliveryRow>)>,
-    stale: Vec<(EventId, Attempt)>,
-}
+type RowChange = (EventId, Change, Option<DeliveryRow>, Option<DeliveryRow>);
 
-impl Work<'_> {
-    fn change<T>(&mut self, event: EventId, change: Change, make: impl FnOnce(&mut Database) -> T) -> T {
-        let before = self.state.row(event);
-        let result = make(&mut self.state.tables);
-        let after = self.state.row(event);
-        if before != after {
-            self.committed.push((event, change, before, after));
+/// What a failover takes back: how each event of the old primary stands on the new one, where that differs.
+fn taken_back(old: &Database, new: &Database) -> Vec<RowChange> {
+    let row = |tables: &Database, event| tables.deliveries.get(event).copied();
+    let differ = old.events.keys().filter_map(|event| {
+        let (before, after) = (row(old, event), row(new, event));
+        if !new.events.contains_key(event) {
+            return Some((*event, Change::Lost, before, None));
         }
-        result
-    }
-}
-
-impl Transaction<'_> {
-    fn read(&self, read: impl FnOnce(&Database, Timestamp) -> Answer) -> Result<Answer, StoreError> {
-        let state = self.disk.state();
-        if state.generation == self.generation {
-            Ok(read(&state.tables, state.now()))
-        } else {
-            Err(StoreError::Unknown("connection broken".to_owned()))
-        }
-    }
-
-    fn commit(&self, at_commit: AtCommit, work: impl FnOnce(&mut Work<'_>) -> Answer) -> Result<Answer, StoreError> {
-        let state = self.disk.state();
-        if state.generation != self.generation || at_commit == AtCommit::Break {
-            return Err(StoreError::Unknown("connection broken".to_owned()));
-        }
-        if at_commit == AtCommit::GiveWay {
-            return Err(StoreError::Conflict("could not serialize access".to_owned()));
-        }
-        let now = state.now();
-        let mut at_work = Work { state, now, committed: Vec::new(), stale: Vec::new() };
-        let answer = work(&mut at_work);
-        let now = at_work.now;
-        for (event, change, before, after) in at_work.committed {
-            let committed = Committed { event, db_time: now, process: self.process.clone(), change, before, after };
-            self.disk.recorder.record(What::Committed(committed));
-        }
-        for (event, attempt) in at_work.stale {
-            self.disk.recorder.record(What::StaleSettlement { process: self.process.clone(), event, attempt });
-        }
-        Ok(answer)
-    }
-
-    fn try_lock(&mut self, lock: &Lock) -> bool {
-        let mut state = self.disk.state();
-        // A transaction whose connection broke holds nothing any more, and may take nothing.
-        let fresh = state.generation == self.generation && state.locks.insert(lock.clone());
-        drop(state);
-        if fresh {
-            self.locks.push(lock.clone());
-        }
-        fresh
-    }
-
-    async fn lock(&mut self, lock: Lock) -> Result<(), StoreError> {
-        let waited = timeout(LOCK_TIMEOUT, async {
-            loop {
-                let unlocked = self.disk.unlocked.notified();
-                if self.try_lock(&lock) {
-                    return;
-                }
-                unlocked.await;
-            }
-        });
-        waited.await.map_err(|_| StoreError::Conflict("lock timeout".to_owned()))
-    }
-
-    async fn accept(&mut self, batch: Vec<NewEvent>, at_commit: AtCommit) -> Result<Answer, StoreError> {
-        let keys: BTreeSet<(SourceName, IdempotencyKey)> = batch.iter().map(|event| (event.source.clone(), event.key.clone())).collect();
-        assert_eq!(keys.len(), batch.len(), "a batch holds each key once");
-        for (source, key) in keys {
-            self.lock(Lock::Key(source, key)).await?;
-        }
-        self.disk.step().await;
-        if batch.iter().any(|event| event.body.starts_with(POISON)) {
-            return Err(StoreError::Rejected("a row is refused".to_owned()));
-        }
-        let bug = self.disk.bug;
-        self.commit(at_commit, |work| {
-            let now = work.now;
-            let stored = batch.into_iter().map(|event| {
-                let (id, source, lease) = (event.id, event.source.clone(), event.lease);
-                let stored = work.change(id, Change::Accepted, |tables| accept_one(tables, now, event, bug));
-                let is_paused = work.state.tables.paused.contains_key(&source) && bug != Some(Bug::PauseIgnored);
-                match (stored, lease.filter(|_| !is_paused)) {
-                    (Stored::Inserted, Some(lease)) => {
-                        if bug != Some(Bug::ClaimedInWordsOnly) {
-                            work.change(id, Change::Claimed, |tables| tables.claim_new(now, id, lease));
-                        }
-                        Stored::Claimed
-                    }
-                    (stored, _) => stored,
-                }
-            });
-            Answer::Accepted(stored.collect())
-        })
-    }
-
-    async fn claim(&mut self, demands: Vec<Demand>, at_commit: AtCommit) -> Result<Answer, StoreError> {
-        let bug = self.disk.bug;
-        // A statement's time is that of its start, whatever the clock does meanwhile.
-        let now = self.disk.state().now();
-        let mut picked = Vec::new();
-        for demand in demands {
-            let due = {
-                let state = self.disk.state();
-                let look_from = if bug == Some(Bug::IgnoreLease) { now + Duration::from_hours(1) } else { now };
-                if bug == Some(Bug::PauseIgnored) {
-                    let mut tables = state.tables.clone();
-                    tables.paused.clear();
-                    tables.due(look_from, &demand.source)
-                } else {
-                    state.tables.due(look_from, &demand.source)
-                }
-            };
-            let mut left = demand.limit;
-            for event in due {
-                if left > 0 && (bug == Some(Bug::ClaimWithoutLock) || self.try_lock(&Lock::Row(event))) {
-                    left -= 1;
-                    let fence = self.disk.state().row(event).map(|row| row.delivery.fence);
-                    picked.push((demand.clone(), event, fence));
-                }
-            }
-        }
-        self.disk.step().await;
-        let slow_by = self.disk.state().claims_slow_by;
-        if slow_by > Duration::ZERO {
-            sleep(slow_by).await;
-        }
-        self.commit(at_commit, |work| {
-            work.now = now;
-            let mut claims = Claims::default();
-            for (demand, event, fence) in picked {
-                let unchanged = work.state.row(event).map(|row| row.delivery.fence) == fence;
-                let still_there = work.state.row(event).is_some_and(|row| row.due_at.is_some());
-                if still_there && (unchanged || bug == Some(Bug::ClaimWithoutLock)) {
-                    work.change(event, Change::Claimed, |tables| claim_one(tables, now, &demand, event, &mut claims, bug));
-                }
-            }
-            Answer::Claimed(claims)
-        })
-    }
-
-    async fn settle(&mut self, batch: Vec<Settlement>, at_commit: AtCommit) -> Result<Answer, StoreError> {
-        let events: BTreeSet<EventId> = batch.iter().map(|settlement| settlement.event).collect();
-        for event in events {
-            self.lock(Lock::Row(event)).await?;
-        }
-        self.disk.step().await;
-        let bug = self.disk.bug;
-        self.commit(at_commit, |work| {
-            let now = work.now;
-            let mut stale = Vec::new();
-            for settlement in batch {
-                let Settlement { event, fence, attempt, outcome, .. } = settlement;
-                let change = Change::Settled { fence, attempt, outcome };
-                if !work.change(event, change, |tables| settle_one(tables, now, settlement, bug)) {
-                    stale.push(event);
-                    work.stale.push((event, attempt));
-                }
-            }
-            Answer::Settled(stale)
-        })
-    }
+        (before != after).then_some((*event, Change::RolledBack, before, after))
+    });
+    let pruned = new.events.keys().filter(|event| !old.events.contains_key(event));
+    differ.chain(pruned.map(|event| (*event, Change::RolledBack, None, row(new, event)))).collect()
 }

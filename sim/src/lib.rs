@@ -20,6 +20,7 @@ mod clock;
 mod database;
 mod downstream;
 mod effects;
+mod maintenance;
 mod minimise;
 mod net;
 mod process;
@@ -28,6 +29,7 @@ mod recorder;
 mod report;
 mod rows;
 mod store;
+mod transaction;
 mod waits;
 mod world;
 

@@ -156,6 +156,10 @@ struct BuggyStore {
 }
 
 impl Store for BuggyStore {
+    fn accepts_at_once(&self) -> usize {
+        self.store.accepts_at_once()
+    }
+
     fn accept(&self, mut batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
         if self.bug == Some(Bug::ShortLease) {
             for lease in batch.iter_mut().filter_map(|event| event.lease.as_mut()) {

@@ -18,10 +18,14 @@ use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::history::{CallResult, What};
-use surehook_model::scenario::StoreFault;
+use surehook_model::marks::Mark;
+use surehook_model::scenario::{Kind, StoreFault};
 
 /// The time that a caller gives one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How often an accept starts over for events whose key was there and then was not.
+const ACCEPT_ROUNDS: usize = 5;
 
 /// The store port of one process: one request over the network for each call.
 pub(crate) struct RemoteStore {
@@ -40,17 +44,69 @@ impl RemoteStore {
 
     async fn call(&self, operation: Operation) -> Result<Answer, StoreError> {
         let (call, events) = described(&operation);
-        let _waiting = self.disk.recorder.waits().begin(self.index, Wait::Call(call));
-        let result = self.effects.pass(self.index, self.exchange(operation)).await;
-        let learnt = match &result {
+        let result = self.send(operation).await;
+        self.record(call, events, &result);
+        result
+    }
+
+    fn record<T>(&self, call: &'static str, events: Vec<EventId>, result: &Result<T, StoreError>) {
+        let result = match result {
             Ok(_) => CallResult::Done,
             Err(StoreError::Unknown(_)) => CallResult::Unknown,
             Err(StoreError::Unavailable(_) | StoreError::Conflict(_) | StoreError::Rejected(_)) => CallResult::Refused,
         };
         if !events.is_empty() {
-            self.disk.recorder.record(What::Called { process: self.process.clone(), call, result: learnt, events });
+            self.disk.recorder.record(What::Called { process: self.process.clone(), call, result, events });
         }
-        result
+    }
+
+    async fn send(&self, operation: Operation) -> Result<Answer, StoreError> {
+        let _waiting = self.disk.recorder.waits().begin(self.index, Wait::Call(described(&operation).0));
+        self.effects.pass(self.index, self.exchange(operation)).await
+    }
+
+    /// Accepts as the store on PostgreSQL does: inserts what is new, and reads what was in the way.
+    async fn insert_and_look(&self, batch: &[NewEvent]) -> Result<Vec<Stored>, StoreError> {
+        let mut stored: Vec<Option<Stored>> = vec![None; batch.len()];
+        let mut is_part_committed = false;
+        for _ in 0..ACCEPT_ROUNDS {
+            let open: Vec<usize> = (0..batch.len()).filter(|&index| stored[index].is_none()).collect();
+            if open.is_empty() {
+                break;
+            }
+            let inserted = self.send(Operation::Insert(open.iter().map(|&index| batch[index].clone()).collect())).await;
+            let inserted = match inserted.map_err(|error| self.in_doubt(error, is_part_committed))? {
+                Answer::Accepted(inserted) => inserted,
+                other => unreachable!("an insert was answered with {other:?}"),
+            };
+            for (&index, inserted) in open.iter().zip(inserted) {
+                stored[index] = Some(inserted).filter(|inserted| !matches!(inserted, Stored::Existing { .. }));
+            }
+            is_part_committed |= stored.iter().any(|stored| matches!(stored, Some(Stored::Inserted | Stored::Claimed)));
+            let in_the_way: Vec<usize> = open.into_iter().filter(|&index| stored[index].is_none()).collect();
+            if in_the_way.is_empty() {
+                break;
+            }
+            let keys = in_the_way.iter().map(|&index| (batch[index].source.clone(), batch[index].key.clone())).collect();
+            let existing = match self.send(Operation::Existing(keys)).await.map_err(|error| self.in_doubt(error, is_part_committed))? {
+                Answer::Existing(existing) => existing,
+                other => unreachable!("a look was answered with {other:?}"),
+            };
+            for (index, existing) in in_the_way.into_iter().zip(existing) {
+                stored[index] = existing;
+            }
+        }
+        let conflict = || self.in_doubt(StoreError::Conflict("events with the same keys come and go".into()), is_part_committed);
+        stored.into_iter().collect::<Option<Vec<Stored>>>().ok_or_else(conflict)
+    }
+
+    /// An error of an accept of which a part may be committed.
+    fn in_doubt(&self, error: StoreError, is_part_committed: bool) -> StoreError {
+        if !is_part_committed {
+            return error;
+        }
+        self.disk.reached(Mark::PartCommitted);
+        StoreError::Unknown(error.to_string())
     }
 
     async fn exchange(&self, operation: Operation) -> Result<Answer, StoreError> {
@@ -71,7 +127,8 @@ impl RemoteStore {
 
 fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
     match operation {
-        Operation::Accept(batch) => ("accept", batch.iter().map(|event| event.id).collect()),
+        Operation::Accept(batch) | Operation::Insert(batch) => ("accept", batch.iter().map(|event| event.id).collect()),
+        Operation::Existing(_) => ("look", vec![]),
         Operation::Settle(batch) => ("settle", batch.iter().map(|settlement| settlement.event).collect()),
         Operation::Redrive(event) => ("redrive", vec![*event]),
         Operation::RedriveDelivered(event) => ("redrive delivered", vec![*event]),
@@ -100,8 +157,20 @@ macro_rules! answered {
 }
 
 impl Store for RemoteStore {
+    fn accepts_at_once(&self) -> usize {
+        if self.disk.kind == Kind::OneWriter { 1 } else { 2 }
+    }
+
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
-        answered!(self.call(Operation::Accept(batch)), Accepted)
+        if self.disk.kind == Kind::OneWriter {
+            return answered!(self.call(Operation::Accept(batch)), Accepted);
+        }
+        async move {
+            let stored = self.insert_and_look(&batch).await;
+            self.record("accept", batch.iter().map(|event| event.id).collect(), &stored);
+            stored
+        }
+        .boxed()
     }
 
     fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {

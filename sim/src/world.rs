@@ -27,7 +27,7 @@ use surehook_core::source::SourceName;
 use surehook_model::database::Database;
 use surehook_model::history::{Fault as Recorded, Run};
 use surehook_model::oracles::{Promise, Violation, judge, time_to_end};
-use surehook_model::scenario::{Fault, Node, Scenario, Source};
+use surehook_model::scenario::{Fault, Kind, Node, Scenario, Source};
 
 /// The network's delays when nothing is wrong.
 const LATENCY: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::from_millis(5);
@@ -98,7 +98,7 @@ struct World {
 /// The life of a world, from the first node to the last look.
 async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     let recorder = Recorder::default();
-    let disk = Disk::new(recorder.clone(), bug);
+    let disk = Disk::new(scenario.database, recorder.clone(), bug);
     let healed_at = Duration::from_millis(scenario.heal_at_ms);
     let handle = Handle::current();
 
@@ -201,8 +201,9 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     let run = Run {
         policies: world.scenario.sources.iter().map(|source| (source.name.clone(), source.policy())).collect(),
         first_wins: world.scenario.sources.iter().filter(|source| source.first_wins).map(|source| source.name.clone()).collect(),
+        failover_may_lose: world.scenario.database == Kind::AsynchronousStandby,
         entries: recorder.take(),
-        events: tables.events.keys().filter_map(|id| Some((*id, tables.find(*id)?))).collect(),
+        events: disk.records(),
         healed_at,
         ended_at: elapsed(),
         waits: (0..world.processes.len()).map(|index| (process_name(index), recorder.waits().of(index))).collect(),
@@ -333,7 +334,21 @@ impl World {
             }
             Fault::DatabaseFailover => {
                 self.recorder.fault(database_fault("failover: all connections break".to_owned(), None, Duration::ZERO));
-                self.disk.break_connections();
+                self.disk.fail_over();
+            }
+            Fault::StandbyAway { for_ms } => {
+                self.recorder.fault(database_fault("the standby is cut off".to_owned(), None, millis(for_ms)));
+                self.disk.cut_standby_off();
+                sleep(millis(for_ms)).await;
+                self.disk.reattach_standby();
+            }
+            Fault::PrimaryRestart => {
+                self.recorder.fault(database_fault("crash and recovery: all connections break".to_owned(), None, Duration::ZERO));
+                self.disk.restart();
+            }
+            Fault::CancelCommits => {
+                self.recorder.fault(database_fault("commits that wait for the standby are cancelled".to_owned(), None, Duration::ZERO));
+                self.disk.cancel_commits();
             }
             Fault::DatabaseSlow { by_ms, for_ms } => {
                 self.recorder.fault(database_fault(format!("each step takes {by_ms} ms longer"), None, millis(for_ms)));
@@ -349,15 +364,13 @@ impl World {
             }
             Fault::PauseSource { source, for_ms } => {
                 let name = &self.scenario.sources[source].name;
-                let order = |paused| {
-                    self.disk.pause(name, paused);
+                for (paused, for_ms) in [(true, for_ms), (false, 0)] {
+                    self.disk.pause(name, paused).await;
                     self.recorder.fault(Recorded::SourcePaused { source: name.clone(), paused });
-                };
-                order(true);
-                sleep(millis(for_ms)).await;
-                order(false);
+                    sleep(millis(for_ms)).await;
+                }
             }
-            Fault::Redrive { source, delivered } => self.disk.redrive(&self.scenario.sources[source].name, delivered),
+            Fault::Redrive { source, delivered } => self.disk.redrive(&self.scenario.sources[source].name, delivered).await,
             Fault::DatabaseClock { by_ms } => {
                 self.recorder.fault(database_fault(format!("the clock jumps by {by_ms} ms"), None, Duration::ZERO));
                 self.disk.jump_clock(by_ms);
@@ -386,7 +399,7 @@ impl World {
         });
         self.disk.heal();
         for source in &self.scenario.sources {
-            if self.disk.pause(&source.name, false) {
+            if self.disk.pause(&source.name, false).await {
                 self.recorder.fault(Recorded::SourcePaused { source: source.name.clone(), paused: false });
             }
         }

@@ -63,7 +63,7 @@ fn post() -> impl Strategy<Value = Post> {
 
 fn fault() -> impl Strategy<Value = FaultAt> {
     let process = 0..PROCESSES;
-    let call = prop_oneof![Just(Call::Accept), Just(Call::Claim), Just(Call::Settle)];
+    let call = prop_oneof![Just(Call::Accept), Just(Call::Look), Just(Call::Claim), Just(Call::Settle)];
     let how = prop_oneof![
         Just(StoreFault::Refuse),
         Just(StoreFault::FailBeforeCommit),
@@ -96,17 +96,7 @@ fn scenario() -> impl Strategy<Value = Scenario> {
     let faults = prop::collection::vec(fault(), 0..8);
     (any::<u64>(), source(), posts, faults, 100..5_000u64).prop_map(|(seed, source, posts, mut faults, drain_timeout_ms)| {
         faults.sort_by_key(|fault| fault.at_ms);
-        Scenario {
-            why: String::new(),
-            catches: None,
-            seed,
-            processes: PROCESSES,
-            drain_timeout_ms,
-            sources: vec![source],
-            posts,
-            faults,
-            heal_at_ms: HEAL_AT_MS,
-        }
+        Scenario { seed, processes: PROCESSES, drain_timeout_ms, faults, heal_at_ms: HEAL_AT_MS, ..Scenario::of(vec![source], posts) }
     })
 }
 

@@ -105,7 +105,8 @@ impl Row {
         let change = if self.pruned { Change::Pruned } else { change(db_time, before.as_ref(), after.as_ref()) };
         let event = EventId::from_uuid(self.event_id);
         let process = &self.process;
-        let committed = |change, before, after| (db_time, Committed { event, db_time, process: process.clone(), change, before, after });
+        let committed =
+            |change, before, after| (db_time, Committed { event, db_time, began: None, process: process.clone(), change, before, after });
         match after {
             Some(claimed) if change == Change::Accepted && claimed.delivery.status == Status::Processing => {
                 let accepted = Some(DeliveryRow { delivery: Delivery::accepted(), due_at: Some(db_time) });

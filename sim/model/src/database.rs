@@ -103,13 +103,22 @@ impl Database {
     pub fn accept_one(&mut self, now: Timestamp, event: NewEvent) -> Stored {
         let key = (event.source.clone(), event.key.clone());
         if let Some(&id) = self.keys.get(&key) {
-            let fingerprint = self.events[&id].event.fingerprint;
-            return Stored::Existing { id, fingerprint, status: self.status(id) };
+            return self.existing(id);
         }
         self.keys.insert(key, event.id);
         self.deliveries.insert(event.id, DeliveryRow { delivery: Delivery::accepted(), due_at: Some(now) });
         self.events.insert(event.id, EventRow { event, received_at: now, erased_at: None });
         Stored::Inserted
+    }
+
+    /// What an accept answers for a key that belongs to this event.
+    ///
+    /// # Panics
+    ///
+    /// Unless `event` is there.
+    #[must_use]
+    pub fn existing(&self, event: EventId) -> Stored {
+        Stored::Existing { id: event, fingerprint: self.events[&event].event.fingerprint, status: self.status(event) }
     }
 
     /// Where an event stands; one without a row in `deliveries` is delivered.
@@ -383,43 +392,67 @@ impl Database {
 
     /// [`surehook::ports::Store::prune`].
     pub fn prune(&mut self, now: Timestamp, retention: Retention, after: Option<EventId>, limit: u32) -> Pruned {
-        let looked_at: Vec<EventId> =
-            self.events.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).take(limit as usize).collect();
-        let over: Vec<EventId> = looked_at.iter().copied().filter(|id| self.is_over(now, retention, *id)).collect();
-        let reached = Self::reached(now, retention.delivered.min(retention.dead_lettered), &looked_at, limit);
-        for id in &over {
-            if let Some(row) = self.events.remove(id) {
-                self.keys.remove(&(row.event.source, row.event.key));
-            }
-            self.deliveries.remove(id);
-            self.ended.remove(id);
-            self.attempts.retain(|(event, _), _| event != id);
+        let (over, reached) = self.to_prune(now, retention, after, limit);
+        for event in &over {
+            self.delete(*event);
         }
         Pruned { deleted: over.len() as u64, reached }
     }
 
-    /// [`surehook::ports::Store::erase`].
-    pub fn erase(&mut self, now: Timestamp, kept: Duration, after: Option<EventId>, limit: u32) -> Erased {
-        let looked_at: Vec<EventId> =
-            self.events.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).take(limit as usize).collect();
-        let soonest = now - micros(kept);
-        let reached = Self::reached(now, kept, &looked_at, limit);
-        let mut erased = 0;
-        for id in looked_at {
-            let is_over = self.status(id) == Status::Delivered
-                && self.events[&id].received_at <= soonest
-                && self.find(id).and_then(|record| record.settled_at).is_some_and(|ended| ended <= soonest);
-            if let Some(row) = self.events.get_mut(&id).filter(|row| is_over && row.erased_at.is_none()) {
-                (row.event.headers, row.event.body, row.erased_at) = (Bytes::new(), Bytes::new(), Some(now));
-                erased += 1;
-            }
-        }
-        Erased { erased, reached }
+    /// The events that a step of pruning deletes, and where the step ends.
+    #[must_use]
+    pub fn to_prune(&self, now: Timestamp, retention: Retention, after: Option<EventId>, limit: u32) -> (Vec<EventId>, Reached) {
+        let (looked_at, reached) = self.step(now, retention.delivered.min(retention.dead_lettered), after, limit);
+        (looked_at.into_iter().filter(|id| self.is_over(now, retention, *id)).collect(), reached)
     }
 
-    /// Where a step of retention ended that changes nothing that was received in the last `kept`.
-    fn reached(now: Timestamp, kept: Duration, looked_at: &[EventId], limit: u32) -> Reached {
-        Reached::new(looked_at.last().copied(), looked_at.len(), limit, (now - micros(kept)).as_millisecond())
+    /// Deletes an event with all that belongs to it.
+    pub fn delete(&mut self, event: EventId) {
+        if let Some(row) = self.events.remove(&event) {
+            self.keys.remove(&(row.event.source, row.event.key));
+        }
+        self.deliveries.remove(&event);
+        self.ended.remove(&event);
+        self.attempts.retain(|(of, _), _| *of != event);
+    }
+
+    /// [`surehook::ports::Store::erase`].
+    pub fn erase(&mut self, now: Timestamp, kept: Duration, after: Option<EventId>, limit: u32) -> Erased {
+        let (over, reached) = self.to_erase(now, kept, after, limit);
+        for event in &over {
+            self.erase_one(now, *event);
+        }
+        Erased { erased: over.len() as u64, reached }
+    }
+
+    /// The events whose payload a step of erasing erases, and where the step ends.
+    #[must_use]
+    pub fn to_erase(&self, now: Timestamp, kept: Duration, after: Option<EventId>, limit: u32) -> (Vec<EventId>, Reached) {
+        let soonest = now - micros(kept);
+        let (looked_at, reached) = self.step(now, kept, after, limit);
+        let is_over = |id: &EventId| {
+            self.events[id].erased_at.is_none()
+                && self.status(*id) == Status::Delivered
+                && self.events[id].received_at <= soonest
+                && self.find(*id).and_then(|record| record.settled_at).is_some_and(|ended| ended <= soonest)
+        };
+        (looked_at.into_iter().filter(is_over).collect(), reached)
+    }
+
+    /// Erases the payload of one event.
+    pub fn erase_one(&mut self, now: Timestamp, event: EventId) {
+        if let Some(row) = self.events.get_mut(&event) {
+            (row.event.headers, row.event.body, row.erased_at) = (Bytes::new(), Bytes::new(), Some(now));
+        }
+    }
+
+    /// The events that a step of retention looks at, and where it ends. It changes nothing that was received in the last
+    /// `kept`.
+    fn step(&self, now: Timestamp, kept: Duration, after: Option<EventId>, limit: u32) -> (Vec<EventId>, Reached) {
+        let looked_at: Vec<EventId> =
+            self.events.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).take(limit as usize).collect();
+        let reached = Reached::new(looked_at.last().copied(), looked_at.len(), limit, (now - micros(kept)).as_millisecond());
+        (looked_at, reached)
     }
 
     fn is_over(&self, now: Timestamp, retention: Retention, event: EventId) -> bool {

@@ -11,6 +11,7 @@ use surehook_core::id::{Attempt, EventId, Fence};
 use surehook_core::source::Policy;
 
 use crate::database::DeliveryRow;
+use crate::marks::Mark;
 
 /// Time since the run began, on one clock that sees everything.
 pub type At = Duration;
@@ -22,9 +23,11 @@ pub struct Run {
     pub policies: BTreeMap<String, Policy>,
     /// The sources that answer a reused key with the first event.
     pub first_wins: BTreeSet<String>,
+    /// Whether the database acknowledges commits that a failover may take back: its standby is asynchronous.
+    pub failover_may_lose: bool,
     /// In the order of time.
     pub entries: Vec<Entry>,
-    /// Every event in the database at the end.
+    /// Every event as it stood at the end, or when it was pruned.
     pub events: BTreeMap<EventId, EventRecord>,
     /// From when on nothing was broken any more.
     pub healed_at: At,
@@ -125,6 +128,8 @@ pub enum What {
     },
     /// Something was broken, or mended.
     Fault(Fault),
+    /// The world got into a situation that only it can see.
+    Reached(Mark),
 }
 
 /// Names one request of a producer.
@@ -191,8 +196,10 @@ pub struct Received {
 pub struct Committed {
     /// The event.
     pub event: EventId,
-    /// The database's time at the commit.
+    /// The database's time of the statement.
     pub db_time: Timestamp,
+    /// When the statement began, if that is known. It saw what had been committed until then.
+    pub began: Option<At>,
     /// On whose behalf.
     pub process: String,
     /// What kind of change.
@@ -223,6 +230,12 @@ pub enum Change {
     Redriven,
     /// The end of its retention.
     Pruned,
+    /// The end of its payload's retention. The record stays.
+    Erased,
+    /// A failover to a standby that did not have the newest changes of this event.
+    RolledBack,
+    /// A failover to a standby that did not have this event.
+    Lost,
 }
 
 /// What a process learnt of a store call.
@@ -316,6 +329,13 @@ impl Run {
     /// Every row change that was committed, with its time.
     pub fn committed(&self) -> impl Iterator<Item = (At, &Committed)> {
         self.each(|what| if let What::Committed(committed) = what { Some(committed) } else { None })
+    }
+
+    /// The events that are gone, and when: those that were pruned, and those that a failover took back.
+    #[must_use]
+    pub fn gone(&self) -> BTreeMap<EventId, At> {
+        let gone = self.committed().filter(|(_, committed)| matches!(committed.change, Change::Pruned | Change::Lost));
+        gone.map(|(at, committed)| (committed.event, at)).collect()
     }
 
     /// Every request of a producer, by its name.

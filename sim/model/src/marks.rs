@@ -67,11 +67,21 @@ pub enum Mark {
     DeadLetterRedriven,
     /// What was delivered was sent once more, and delivered again.
     DeliveredOnceMore,
+    /// A commit waited for the standby.
+    CommitWaitedForStandby,
+    /// What the standby does not have became visible.
+    VisibleUnreplicated,
+    /// A failover lost an event that was committed.
+    LostInFailover,
+    /// A failover took a change of an event back.
+    RolledBackInFailover,
+    /// An accept failed after a part of it was committed.
+    PartCommitted,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 33] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
         Self::LeaseTakenOverAfterPause,
@@ -100,13 +110,19 @@ impl Mark {
         Self::ClaimedAsStored,
         Self::DeadLetterRedriven,
         Self::DeliveredOnceMore,
+        Self::CommitWaitedForStandby,
+        Self::VisibleUnreplicated,
+        Self::LostInFailover,
+        Self::RolledBackInFailover,
+        Self::PartCommitted,
     ];
 }
 
 /// The marks that a run reached.
 #[must_use]
 pub fn marks(run: &Run) -> BTreeSet<Mark> {
-    let mut marks = BTreeSet::new();
+    let mut marks: BTreeSet<Mark> =
+        run.each(|what| if let What::Reached(mark) = what { Some(*mark) } else { None }).map(|(_, mark)| mark).collect();
     of_rows(run, &mut marks);
     of_redrives(run, &mut marks);
     of_processes(run, &mut marks);
@@ -125,7 +141,13 @@ fn of_redrives(run: &Run, marks: &mut BTreeSet<Mark>) {
                 redriven.insert(committed.event, if was_delivered { Mark::DeliveredOnceMore } else { Mark::DeadLetterRedriven });
             }
             Change::Settled { outcome: Outcome::Delivered, .. } => marks.extend(redriven.remove(&committed.event)),
-            Change::Accepted | Change::Claimed | Change::Settled { .. } | Change::Pruned => {}
+            Change::Lost => {
+                marks.insert(Mark::LostInFailover);
+            }
+            Change::RolledBack => {
+                marks.insert(Mark::RolledBackInFailover);
+            }
+            Change::Accepted | Change::Claimed | Change::Settled { .. } | Change::Pruned | Change::Erased => {}
         }
     }
 }
@@ -155,7 +177,13 @@ fn of_limits(run: &Run, marks: &mut BTreeSet<Mark>) {
                     Change::Claimed if waiting.remove(&committed.event) == Some(true) && !is_paused => {
                         marks.insert(Mark::PausedWithWork);
                     }
-                    Change::Claimed | Change::Settled { .. } | Change::Redriven | Change::Pruned => {}
+                    Change::Claimed
+                    | Change::Settled { .. }
+                    | Change::Redriven
+                    | Change::Pruned
+                    | Change::Erased
+                    | Change::RolledBack
+                    | Change::Lost => {}
                 }
             }
             What::Sending(Sending { process, source, .. }) => {

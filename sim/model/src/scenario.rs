@@ -31,6 +31,9 @@ pub struct Scenario {
     pub processes: usize,
     /// How long a process may take to shut down.
     pub drain_timeout_ms: u64,
+    /// The kind of database.
+    #[serde(default, skip_serializing_if = "Kind::is_alone")]
+    pub database: Kind,
     /// Sources, each with a downstream of its own.
     pub sources: Vec<Source>,
     /// What is posted.
@@ -40,6 +43,35 @@ pub struct Scenario {
     pub faults: Vec<FaultAt>,
     /// Everything is mended then at the latest.
     pub heal_at_ms: u64,
+}
+
+/// A kind of database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// One server that many processes use. Its standby, if any, always has everything.
+    #[default]
+    Alone,
+    /// A commit waits until the standby has it.
+    SynchronousStandby,
+    /// A commit does not wait for the standby. A failover loses what the standby does not have.
+    AsynchronousStandby,
+    /// One process uses it, and one transaction writes at a time, as on SQLite.
+    OneWriter,
+}
+
+impl Kind {
+    /// Whether this is the default kind.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        *self == Self::Alone
+    }
+
+    /// Whether the standby can lag behind.
+    #[must_use]
+    pub fn has_standby(self) -> bool {
+        matches!(self, Self::SynchronousStandby | Self::AsynchronousStandby)
+    }
 }
 
 /// A source and its downstream.
@@ -90,6 +122,7 @@ impl Scenario {
             seed: 1,
             processes: 1,
             drain_timeout_ms: 5_000,
+            database: Kind::Alone,
             sources,
             posts,
             faults: Vec::new(),
@@ -322,8 +355,17 @@ pub enum Fault {
         /// For how long.
         for_ms: u64,
     },
-    /// The database moves to its standby: what was committed is kept, connections break.
+    /// The standby becomes the primary: connections break, and what the standby does not have is gone.
     DatabaseFailover,
+    /// The standby is cut off from the primary. It catches up when it is back.
+    StandbyAway {
+        /// For how long.
+        for_ms: u64,
+    },
+    /// The primary crashes and recovers at once: connections break, and what waited for the standby becomes visible.
+    PrimaryRestart,
+    /// An administrator cancels the commits that wait for the standby: they become visible.
+    CancelCommits,
     /// The database takes longer for everything.
     DatabaseSlow {
         /// So much longer, each step.
@@ -377,8 +419,10 @@ pub enum Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Call {
-    /// [`surehook::ports::Store::accept`].
+    /// [`surehook::ports::Store::accept`]; on a server, its insert.
     Accept,
+    /// The read of the keys that an insert found in its way.
+    Look,
     /// [`surehook::ports::Store::claim`].
     Claim,
     /// [`surehook::ports::Store::settle`].

@@ -137,6 +137,8 @@ impl World {
                 Change::Settled { .. } => "settled",
                 Change::Redriven => "redriven",
                 Change::Pruned => "pruned",
+                Change::Erased => "erased",
+                Change::RolledBack | Change::Lost => "taken back",
             };
             *seen.entry(kind).or_insert(0) += 1;
         }

@@ -17,6 +17,9 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         match committed.change {
             Change::Redriven => *budget = committed.after.map_or(0, |row| row.delivery.attempt) + policy.max_attempts,
             Change::Settled { outcome: Outcome::CutOff, .. } => *budget += 1,
+            Change::RolledBack | Change::Lost => {
+                *budget = committed.after.map_or(0, |row| row.delivery.budget_from) + policy.max_attempts;
+            }
             _ => {}
         }
         let claimed = committed.after.filter(|row| row.delivery.status == Status::Processing && committed.change == Change::Claimed);

@@ -48,13 +48,18 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             What::Sent { event, attempt, status_code: Some(_), .. } => {
                 heard.insert((*event, *attempt));
             }
+            What::Committed(committed) if matches!(committed.change, Change::RolledBack | Change::Lost) => {
+                not_before.remove(&committed.event);
+            }
             What::Committed(committed) => {
                 let Change::Settled { attempt, outcome: Outcome::Retry { .. }, .. } = committed.change else { continue };
                 let Some(policy) = run.events.get(&committed.event).and_then(|record| run.policies.get(&record.source)) else { continue };
                 let used = attempt.saturating_sub(committed.before.map_or(0, |row| row.delivery.budget_from));
                 let least = policy.backoff.ceiling(used) / 2;
-                let mut bound =
-                    (entry.at + least, format!("the back-off after attempt {attempt} is {:.3}s at the least", least.as_secs_f64()));
+                let mut bound = (
+                    committed.began.unwrap_or(entry.at) + least,
+                    format!("the back-off after attempt {attempt} is {:.3}s at the least", least.as_secs_f64()),
+                );
                 if let Some((at, asked_for)) = asked.get(&(committed.event, attempt))
                     && heard.contains(&(committed.event, attempt))
                 {

@@ -95,6 +95,7 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
                     Change::Settled { attempt, outcome: Outcome::CutOff, .. } if attempt == first.attempt => return true,
                     Change::Settled { attempt, .. } if attempt == first.attempt => settled = true,
                     Change::Redriven if committed.before.is_none() => return true,
+                    Change::RolledBack | Change::Lost => return true,
                     _ => {}
                 }
             }

@@ -5,8 +5,10 @@ use crate::history::{Change, Run};
 use std::collections::BTreeSet;
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
-    let pruned: BTreeSet<_> =
-        run.committed().filter(|(_, committed)| committed.change == Change::Pruned).map(|(_, committed)| committed.event).collect();
+    // What an operator let a failover take back was acknowledged as the database is set to.
+    let may_go = |change| change == Change::Pruned || (change == Change::Lost && run.failover_may_lose);
+    let gone: BTreeSet<_> =
+        run.committed().filter(|(_, committed)| may_go(committed.change)).map(|(_, committed)| committed.event).collect();
     let accepted: std::collections::BTreeMap<_, _> = run
         .committed()
         .filter(|(_, committed)| committed.change == Change::Accepted)
@@ -19,7 +21,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             violations.push(violation(Promise::Durability, at, format!("the 202 to post {} names no event", answer.post.0), []));
             continue;
         };
-        if !run.events.contains_key(&event) && !pruned.contains(&event) {
+        if !run.events.contains_key(&event) && !gone.contains(&event) {
             violations.push(violation(
                 Promise::Durability,
                 at,

@@ -10,8 +10,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut say = |at, what, events: &[_]| violations.push(violation(Promise::Idempotency, at, what, events.iter().copied()));
 
+    // A key is free again when its event is gone.
+    let gone = run.gone();
     let mut rows = BTreeMap::new();
-    for record in run.events.values() {
+    for record in run.events.values().filter(|record| !gone.contains_key(&record.id)) {
         if let Some(other) = rows.insert((record.source.clone(), record.key.clone()), record.id) {
             say(
                 run.ended_at,
@@ -31,6 +33,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     for (at, answer) in run.answers() {
         let Some(&post) = posts.get(&answer.post) else { continue };
         let key = (post.source.clone(), post.key.clone());
+        if named.get(&key).is_some_and(|(event, _)| Some(*event) != answer.event && gone.contains_key(event)) {
+            named.remove(&key);
+            new.remove(&key);
+        }
         if let (202, Some(event)) = (answer.status_code, answer.event) {
             let (first, body) = named.entry(key.clone()).or_insert((event, post.body));
             if *first != event {

@@ -16,7 +16,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         let event = committed.event;
         if let Some(fence) = committed.after.map(|row| row.delivery.fence) {
             let before = highest.insert(event, fence);
-            if committed.before.is_none()
+            if committed.change == Change::Redriven
+                && committed.before.is_none()
                 && let Some(before) = before.filter(|before| fence <= *before)
             {
                 let why = format!("event {event} was queued once more under fence {}, and had {} before", fence.0, before.0);
@@ -57,7 +58,19 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 );
                 violations.push(violation(Promise::Lease, at, why, [event]));
             }
-            Change::Accepted | Change::Settled { .. } | Change::Redriven | Change::Pruned => {}
+            // What is taken back is as if it had never been.
+            Change::RolledBack | Change::Lost => {
+                let row = committed.after.map(|row| row.delivery);
+                newest.remove(&event);
+                highest.remove(&event);
+                if let Some(row) = row {
+                    highest.insert(event, row.fence);
+                }
+                if let Some(row) = row.filter(|row| row.status == Status::Processing) {
+                    newest.insert(event, row.fence);
+                }
+            }
+            Change::Accepted | Change::Settled { .. } | Change::Redriven | Change::Pruned | Change::Erased => {}
         }
     }
     violations

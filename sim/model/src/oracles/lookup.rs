@@ -14,11 +14,18 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             first
         });
     let mut states: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    let mut pruned = BTreeMap::new();
+    let (mut pruned, mut rolled_back) = (BTreeMap::new(), BTreeSet::new());
     for (at, committed) in run.committed() {
-        if committed.change == Change::Pruned {
-            pruned.insert(committed.event, at);
-            continue;
+        match committed.change {
+            Change::Pruned | Change::Lost => {
+                pruned.insert(committed.event, at);
+                continue;
+            }
+            Change::Erased => continue,
+            Change::RolledBack => {
+                rolled_back.insert(committed.event);
+            }
+            Change::Accepted | Change::Claimed | Change::Settled { .. } | Change::Redriven => {}
         }
         let status = committed.after.map_or(Status::Delivered, |row| row.delivery.status);
         states.entry(committed.event).or_default().push((at, status));
@@ -40,7 +47,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 say(format!("{status:?}, and it was {possible:?} while it was asked"));
             }
         }
-        if run.events.get(event).is_some_and(|record| *attempts > record.attempt) {
+        if run.events.get(event).is_some_and(|record| *attempts > record.attempt) && !rolled_back.contains(event) {
             say(format!("{attempts} attempts, more than it has at the end"));
         }
     }

@@ -21,6 +21,9 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
 }
 
 fn wrong(committed: &Committed) -> Option<&'static str> {
+    if matches!(committed.change, Change::RolledBack | Change::Lost | Change::Erased) {
+        return None;
+    }
     let (before, after) = (committed.before.map(|row| row.delivery), committed.after.map(|row| row.delivery));
     let (status, attempts) = match (before, after) {
         // What was delivered has no row any more, and no fence to compare.

@@ -1,7 +1,7 @@
 //! A seed made into a scenario, by swarm: each kind of workload and of fault is on or off for the whole run, so that
 //! rare combinations are not drowned by the ones that are always there.
 
-use super::{Behaviour, BehaviourAt, Call, Fault, FaultAt, Node, Post, Scenario, Source, StoreFault};
+use super::{Behaviour, BehaviourAt, Call, Fault, FaultAt, Kind, Node, Post, Scenario, Source, StoreFault};
 use fastrand::Rng;
 
 /// The scenario of a seed. The same for ever in one version of this code; to keep one, keep the scenario.
@@ -45,7 +45,19 @@ pub fn expand(seed: u64) -> Scenario {
         faults.push(FaultAt { at_ms, what: Fault::ClaimsSlow { by_ms: rng.u64(500..5_000), for_ms: rng.u64(10_000..60_000) } });
         faults.sort_by_key(|fault| fault.at_ms);
     }
-    Scenario { why: String::new(), catches: None, seed, processes, drain_timeout_ms, sources, posts, faults, heal_at_ms }
+    // And these.
+    let mut rng = Rng::with_seed(seed ^ 0x51a9_d0c4_7be2_3f86);
+    let database = match rng.u8(..) {
+        0..80 => Kind::SynchronousStandby,
+        80..96 => Kind::AsynchronousStandby,
+        96..120 if processes == 1 => Kind::OneWriter,
+        _ => Kind::Alone,
+    };
+    if database.has_standby() {
+        replication(&mut rng, &posts, &mut faults);
+    }
+    faults.sort_by_key(|fault| fault.at_ms);
+    Scenario { why: String::new(), catches: None, seed, processes, drain_timeout_ms, database, sources, posts, faults, heal_at_ms }
 }
 
 /// Which kinds of things happen in a run.
@@ -122,6 +134,24 @@ fn source(rng: &mut Rng, swarm: &Swarm, n: usize, heal_at_ms: u64) -> Source {
         }
     }
     source
+}
+
+/// The standby is away for a while, in which commits hang, become visible without it, or are gone with a failover.
+fn replication(rng: &mut Rng, posts: &[Post], faults: &mut Vec<FaultAt>) {
+    for _ in 0..rng.usize(1..=2) {
+        // Just before something is posted, or soon after it, so that its claim and settlement are meant.
+        let post = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
+        let at_ms = if rng.bool() { post.saturating_sub(rng.u64(0..200)) } else { post + rng.u64(0..3_000) };
+        let for_ms = rng.u64(500..20_000);
+        faults.push(FaultAt { at_ms, what: Fault::StandbyAway { for_ms } });
+        if rng.u8(..) < 200 {
+            let what = if rng.u8(..) < 170 { Fault::PrimaryRestart } else { Fault::CancelCommits };
+            faults.push(FaultAt { at_ms: at_ms + rng.u64(0..for_ms / 2), what });
+        }
+        if rng.u8(..) < 180 {
+            faults.push(FaultAt { at_ms: at_ms + rng.u64(for_ms / 2..for_ms), what: Fault::DatabaseFailover });
+        }
+    }
 }
 
 /// Half of the sources have a breaker, and a sixth a rate.
@@ -222,7 +252,7 @@ fn faults(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_a
         if rng.bool() { Fault::Loss { permille: rng.u16(10..300), for_ms } } else { Fault::Latency { max_ms: rng.u64(20..1_500), for_ms } }
     });
     some(rng, swarm.store_faults, 12, &|rng| {
-        let call = *rng.choice(&[Call::Accept, Call::Claim, Call::Settle, Call::Settle]).expect("not empty");
+        let call = *rng.choice(&[Call::Accept, Call::Look, Call::Claim, Call::Settle, Call::Settle]).expect("not empty");
         let how = match rng.u8(0..6) {
             0 => StoreFault::Refuse,
             1 => StoreFault::FailBeforeCommit,

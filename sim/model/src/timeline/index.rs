@@ -67,7 +67,8 @@ impl<'a> Index<'a> {
             | What::Committed(_)
             | What::StaleSettlement { .. }
             | What::Called { .. }
-            | What::Fault(_) => named(what),
+            | What::Fault(_)
+            | What::Reached(_) => named(what),
         }
     }
 
@@ -112,6 +113,6 @@ fn named(what: &What) -> Vec<EventId> {
         What::Committed(committed) => vec![committed.event],
         What::Looked { event, .. } | What::Sent { event, .. } | What::StaleSettlement { event, .. } => vec![*event],
         What::Called { events, .. } => events.clone(),
-        What::Posted(_) | What::Unanswered { .. } | What::Replied { .. } | What::Fault(_) => Vec::new(),
+        What::Posted(_) | What::Unanswered { .. } | What::Replied { .. } | What::Fault(_) | What::Reached(_) => Vec::new(),
     }
 }

@@ -64,6 +64,8 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                     Change::Settled { .. } => "settle",
                     Change::Redriven => "redrive",
                     Change::Pruned => "prune",
+                    Change::Erased => "erase",
+                    Change::RolledBack | Change::Lost => "failover",
                 };
                 link(Lane::process(&committed.process), own, true, label.to_owned());
             }
@@ -121,7 +123,7 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                     end(run, index, delivery, None, &mut links);
                 }
             }
-            What::Looked { .. } | What::Fault(_) => {}
+            What::Looked { .. } | What::Fault(_) | What::Reached(_) => {}
         }
     }
     for delivery in &open {

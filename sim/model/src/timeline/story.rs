@@ -107,7 +107,8 @@ impl<'a> Story<'a> {
                 | What::Replied { .. }
                 | What::Committed(_)
                 | What::StaleSettlement { .. }
-                | What::Fault(_) => false,
+                | What::Fault(_)
+                | What::Reached(_) => false,
             };
             if scope == Scope::Everything || fault || (!noise && self.is_in_full(&events)) {
                 let kind = if fault { Kind::Fault } else { Kind::Step };

@@ -7,6 +7,7 @@ use super::spans::{bands, leases};
 use super::*;
 use crate::database::DeliveryRow;
 use crate::history::{CallResult, Change, Committed, Entry, Fault, PostId, Posted, Received, RequestId, Sending, What};
+use crate::marks::Mark;
 use crate::oracles::Promise;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,7 +76,7 @@ fn row(status: Status, attempt: u32, fence: u64, due_at: Option<Timestamp>) -> D
 }
 
 fn committed(event: EventId, db_time: Timestamp, change: Change, before: Option<DeliveryRow>, after: Option<DeliveryRow>) -> What {
-    What::Committed(Committed { event, db_time, process: "process 1".to_owned(), change, before, after })
+    What::Committed(Committed { event, db_time, began: None, process: "process 1".to_owned(), change, before, after })
 }
 
 /// A claim at that time, with a lease of twelve seconds.
@@ -141,6 +142,7 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
         (What::Fault(Fault::Exited { process: process() }), "has shut down"),
         (What::Fault(Fault::Killed { process: process() }), "is killed"),
         (What::Fault(Fault::Healed), "everything is mended"),
+        (What::Reached(Mark::PartCommitted), "reaches PartCommitted"),
     ]
 }
 
@@ -168,13 +170,14 @@ fn kind(what: &What) -> &'static str {
         What::Fault(Fault::Downstream { .. }) => "downstream",
         What::Fault(Fault::SourcePaused { .. }) => "source paused",
         What::Fault(Fault::Healed) => "healed",
+        What::Reached(_) => "reached",
     }
 }
 
 #[test]
 fn every_kind_of_entry_has_its_line_in_the_text_and_its_row_in_the_drawing() {
     let kinds = one_of_each_kind();
-    assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 21);
+    assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 22);
     let run = run((0..).map(|n| n * 100).zip(kinds.iter().map(|(what, _)| what.clone())).collect());
     let violations = [broken(1500, "it broke", &[event(1)])];
     let text = text(&run, &violations);

@@ -57,6 +57,7 @@ pub(super) fn lane(index: &Index<'_>, what: &What) -> Lane {
             | Fault::Exited { process },
         ) => Lane::process(process),
         What::Fault(Fault::Network { .. } | Fault::Healed) => Lane::World,
+        What::Reached(_) => Lane::Database,
     }
 }
 
@@ -109,6 +110,7 @@ pub(super) fn words(index: &Index<'_>, what: &What) -> String {
             format!("{call}{of}: {learnt}")
         }
         What::Fault(fault) => fault_words(fault),
+        What::Reached(mark) => format!("reaches {mark:?}"),
     }
 }
 
@@ -122,6 +124,9 @@ fn change(index: &Index<'_>, committed: &Committed) -> String {
         }
         Change::Redriven => format!("redriven through {process}"),
         Change::Pruned => format!("pruned by {process}"),
+        Change::Erased => format!("payload erased by {process}"),
+        Change::RolledBack => format!("rolled back by {process}"),
+        Change::Lost => format!("lost in {process}"),
     };
     let was = before.map_or_else(
         || "nothing".to_owned(),

@@ -1,0 +1,126 @@
+//! What operators and retention ask of the simulated database, as transactions that lock and take time.
+
+use crate::database::{Answer, AtCommit, Lock, Operation};
+use crate::transaction::{Transaction, Work};
+use std::time::Duration;
+use surehook::ports::{Erased, Pruned, Redriven, Retention, StoreError};
+use surehook::search::{EventFilter, PageSize, Span};
+use surehook_core::id::EventId;
+use surehook_model::history::Change;
+
+impl Transaction<'_> {
+    /// One call of an operator or of retention that may write.
+    pub(crate) async fn maintain(&mut self, operation: Operation, at_commit: AtCommit) -> Result<Answer, StoreError> {
+        match operation {
+            Operation::Redrive(event) => self.redrive(event, false, at_commit).await,
+            Operation::RedriveDelivered(event) => self.redrive(event, true, at_commit).await,
+            Operation::RedriveAll(filter, span, size, dry_run) => self.redrive_all(&filter, span, size, dry_run, at_commit).await,
+            Operation::Pause(source, paused) => {
+                self.disk.step().await;
+                let pause = |work: &mut Work<'_>| {
+                    let now = work.now;
+                    Answer::Paused(work.state.tables.pause(now, source, paused))
+                };
+                self.commit(at_commit, pause).await
+            }
+            Operation::Prune(retention, after, limit) => self.prune(retention, after, limit, at_commit).await,
+            Operation::Erase(kept, after, limit) => self.erase(kept, after, limit, at_commit).await,
+            Operation::Accept(_)
+            | Operation::Insert(_)
+            | Operation::Existing(_)
+            | Operation::Claim(_)
+            | Operation::Settle(_)
+            | Operation::Find(_)
+            | Operation::List(..)
+            | Operation::Sources(..)
+            | Operation::Ping => unreachable!("this is no call of an operator or of retention that writes"),
+        }
+    }
+
+    async fn redrive(&mut self, event: EventId, delivered: bool, at_commit: AtCommit) -> Result<Answer, StoreError> {
+        self.lock(Lock::Row(event)).await?;
+        self.disk.step().await;
+        let redrive = |work: &mut Work<'_>| {
+            let now = work.now;
+            let redriven = work.change(event, Change::Redriven, |tables| {
+                if delivered { tables.redrive_delivered(now, event) } else { tables.redrive(now, event) }
+            });
+            Answer::Redriven(redriven)
+        };
+        self.commit(at_commit, redrive).await
+    }
+
+    async fn redrive_all(
+        &mut self,
+        filter: &EventFilter,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+        at_commit: AtCommit,
+    ) -> Result<Answer, StoreError> {
+        let (letters, mut page) = self.disk.state().tables.letters(&filter.clone().of_dead_letters(), span, size);
+        if dry_run {
+            return self.read(|_, _| Answer::AllRedriven(page));
+        }
+        let held: Vec<EventId> = letters.into_iter().filter(|letter| self.try_lock(&Lock::Row(*letter))).collect();
+        self.disk.step().await;
+        let redrive = |work: &mut Work<'_>| {
+            let now = work.now;
+            let queued = held
+                .into_iter()
+                .filter(|letter| work.change(*letter, Change::Redriven, |tables| tables.redrive(now, *letter)) == Redriven::Queued);
+            page.redriven = u32::try_from(queued.count()).unwrap_or(u32::MAX);
+            Answer::AllRedriven(page)
+        };
+        self.commit(at_commit, redrive).await
+    }
+
+    /// Deletes what is over and is not locked by others.
+    async fn prune(&mut self, retention: Retention, after: Option<EventId>, limit: u32, at_commit: AtCommit) -> Result<Answer, StoreError> {
+        let (over, reached) = {
+            let state = self.disk.state();
+            let (over, reached) = state.tables.to_prune(self.now, retention, after, limit);
+            let key = |id: &EventId| state.tables.events.get(id).map(|row| (row.event.source.clone(), row.event.key.clone()));
+            (over.into_iter().filter_map(|id| Some((id, key(&id)?))).collect::<Vec<_>>(), reached)
+        };
+        let mut doomed = Vec::new();
+        for (event, (source, key)) in over {
+            if self.try_lock(&Lock::Row(event)) && self.try_lock(&Lock::Key(source, key)) {
+                doomed.push((event, self.disk.state().row(event)));
+            }
+        }
+        self.disk.step().await;
+        let delete = |work: &mut Work<'_>| {
+            let mut deleted = 0;
+            for (event, row) in doomed {
+                let Some(record) = work.state.tables.find(event).filter(|_| work.state.row(event) == row) else { continue };
+                work.state.pruned.insert(event, record);
+                work.state.tables.delete(event);
+                work.committed.push((event, Change::Pruned, row, None));
+                deleted += 1;
+            }
+            Answer::Pruned(Pruned { deleted, reached })
+        };
+        self.commit(at_commit, delete).await
+    }
+
+    /// Erases the payloads of what is over and is not locked by others.
+    async fn erase(&mut self, kept: Duration, after: Option<EventId>, limit: u32, at_commit: AtCommit) -> Result<Answer, StoreError> {
+        let (over, reached) = self.disk.state().tables.to_erase(self.now, kept, after, limit);
+        let held: Vec<EventId> = over.into_iter().filter(|event| self.try_lock(&Lock::Row(*event))).collect();
+        self.disk.step().await;
+        let erase = |work: &mut Work<'_>| {
+            let now = work.now;
+            let mut erased = 0;
+            for event in held {
+                if work.state.row(event).is_none() {
+                    work.state.tables.erase_one(now, event);
+                    work.committed.push((event, Change::Erased, None, None));
+                    erased += 1;
+                }
+            }
+            Answer::Erased(Erased { erased, reached })
+        };
+        self.commit(at_commit, erase).await
+    }
+}

@@ -1,0 +1,289 @@
+//! One transaction of the simulated database: what it locks, how long it takes, and what it does when it commits.
+//!
+//! It follows PostgreSQL: the statement's time is the time of its start, an insert waits for another insert of the same
+//! key, a claim skips locked rows, and a commit waits for a synchronous standby while its changes are invisible and its
+//! locks are held. Not here: the node, its faults and its switches (see [`crate::database`]).
+
+use crate::bugs::Bug;
+use crate::database::{Answer, AtCommit, Disk, Flushed, Lock, POISON, State};
+use crate::recorder::elapsed;
+use crate::rows::{accept_one, claim_one, settle_one};
+use jiff::Timestamp;
+use madsim::time::{sleep, timeout};
+use std::collections::BTreeSet;
+use std::sync::MutexGuard;
+use std::time::Duration;
+use surehook::ports::{NewEvent, StoreError};
+use surehook_core::admission::Stored;
+use surehook_core::id::{Attempt, EventId};
+use surehook_core::key::IdempotencyKey;
+use surehook_core::source::SourceName;
+use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_model::database::{Database, DeliveryRow};
+use surehook_model::history::{At, Change, Committed, What};
+use surehook_model::marks::Mark;
+
+/// How long a transaction waits for a lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A transaction; its locks are free when it is dropped.
+pub(crate) struct Transaction<'a> {
+    pub(crate) disk: &'a Disk,
+    generation: u64,
+    locks: Vec<Lock>,
+    process: String,
+    /// The start of its statement: the run's time, and the database's.
+    began: At,
+    pub(crate) now: Timestamp,
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        let mut state = self.disk.state();
+        if state.generation == self.generation {
+            for lock in &self.locks {
+                state.locks.remove(lock);
+            }
+        }
+        drop(state);
+        self.disk.unlocked.notify_waiters();
+    }
+}
+
+/// What a transaction does at the instant of its commit.
+pub(crate) struct Work<'a> {
+    pub(crate) state: MutexGuard<'a, State>,
+    pub(crate) now: Timestamp,
+    pub(crate) committed: Vec<(EventId, Change, Option<DeliveryRow>, Option<DeliveryRow>)>,
+    stale: Vec<(EventId, Attempt)>,
+}
+
+impl Work<'_> {
+    pub(crate) fn change<T>(&mut self, event: EventId, change: Change, make: impl FnOnce(&mut Database) -> T) -> T {
+        let before = self.state.row(event);
+        let result = make(&mut self.state.tables);
+        let after = self.state.row(event);
+        if before != after {
+            self.committed.push((event, change, before, after));
+        }
+        result
+    }
+}
+
+pub(crate) fn broken() -> StoreError {
+    StoreError::Unknown("connection broken".to_owned())
+}
+
+impl<'a> Transaction<'a> {
+    /// Begins a transaction whose one statement starts now.
+    pub(crate) fn begin(disk: &'a Disk, process: String) -> Self {
+        let state = disk.state();
+        let (generation, now) = (state.generation, state.now());
+        drop(state);
+        Self { disk, generation, locks: Vec::new(), process, began: elapsed(), now }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.disk.state().generation != self.generation
+    }
+
+    pub(crate) fn read(&self, read: impl FnOnce(&Database, Timestamp) -> Answer) -> Result<Answer, StoreError> {
+        let state = self.disk.state();
+        if state.generation == self.generation { Ok(read(&state.tables, state.now())) } else { Err(broken()) }
+    }
+
+    /// Commits, and answers when the standby has what was committed, if the database waits for that.
+    pub(crate) async fn commit(&self, at_commit: AtCommit, work: impl FnOnce(&mut Work<'_>) -> Answer) -> Result<Answer, StoreError> {
+        self.may_commit(at_commit)?;
+        let flushed = self.disk.flushed(self.generation).await;
+        if flushed == Flushed::Nowhere {
+            return Err(broken());
+        }
+        let mut at_work = Work { state: self.disk.state(), now: self.now, committed: Vec::new(), stale: Vec::new() };
+        let answer = work(&mut at_work);
+        let Work { state, now, committed, stale } = at_work;
+        drop(state);
+        for (event, change, before, after) in committed {
+            let (process, began) = (self.process.clone(), Some(self.began));
+            self.disk.recorder.record(What::Committed(Committed { event, db_time: now, began, process, change, before, after }));
+        }
+        for (event, attempt) in stale {
+            self.disk.recorder.record(What::StaleSettlement { process: self.process.clone(), event, attempt });
+        }
+        if flushed == Flushed::Here {
+            self.disk.reached(Mark::VisibleUnreplicated);
+            if self.disk.bug != Some(Bug::CancelledCommitTakenForDone) {
+                return Err(broken());
+            }
+        }
+        Ok(answer)
+    }
+
+    fn may_commit(&self, at_commit: AtCommit) -> Result<(), StoreError> {
+        if self.is_cut_off() || at_commit == AtCommit::Break {
+            return Err(broken());
+        }
+        if at_commit == AtCommit::GiveWay {
+            return Err(StoreError::Conflict("could not serialize access".to_owned()));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn try_lock(&mut self, lock: &Lock) -> bool {
+        let mut state = self.disk.state();
+        // A transaction whose connection broke holds nothing any more, and may take nothing.
+        let fresh = state.generation == self.generation && state.locks.insert(lock.clone());
+        drop(state);
+        if fresh {
+            self.locks.push(lock.clone());
+        }
+        fresh
+    }
+
+    pub(crate) async fn lock(&mut self, lock: Lock) -> Result<(), StoreError> {
+        let waited = timeout(LOCK_TIMEOUT, async {
+            loop {
+                let unlocked = self.disk.unlocked.notified();
+                if self.try_lock(&lock) {
+                    return;
+                }
+                unlocked.await;
+            }
+        });
+        waited.await.map_err(|_| StoreError::Conflict("lock timeout".to_owned()))
+    }
+
+    /// Inserts what is new of a batch, and answers what became of each event.
+    pub(crate) async fn insert(&mut self, batch: Vec<NewEvent>, at_commit: AtCommit) -> Result<Vec<Stored>, StoreError> {
+        let keys: BTreeSet<(SourceName, IdempotencyKey)> = batch.iter().map(|event| (event.source.clone(), event.key.clone())).collect();
+        assert_eq!(keys.len(), batch.len(), "a batch holds each key once");
+        let paused = self.disk.state().tables.paused.clone();
+        for (source, key) in keys {
+            self.lock(Lock::Key(source, key)).await?;
+        }
+        self.disk.step().await;
+        if batch.iter().any(|event| event.body.starts_with(POISON)) {
+            return Err(StoreError::Rejected("a row is refused".to_owned()));
+        }
+        let bug = self.disk.bug;
+        if let (Some(existing), true) = (self.all_existing(&batch), bug != Some(Bug::NoUniqueness)) {
+            // What writes nothing waits for no standby.
+            self.may_commit(at_commit)?;
+            return Ok(existing);
+        }
+        let accept = |work: &mut Work<'_>| {
+            let now = work.now;
+            let stored = batch.into_iter().map(|event| {
+                let (id, source, lease) = (event.id, event.source.clone(), event.lease);
+                let stored = work.change(id, Change::Accepted, |tables| accept_one(tables, now, event, bug));
+                let is_paused = paused.contains_key(&source) && bug != Some(Bug::PauseIgnored);
+                match (stored, lease.filter(|_| !is_paused)) {
+                    (Stored::Inserted, Some(lease)) => {
+                        if bug != Some(Bug::ClaimedInWordsOnly) {
+                            work.change(id, Change::Claimed, |tables| tables.claim_new(now, id, lease));
+                        }
+                        Stored::Claimed
+                    }
+                    (stored, _) => stored,
+                }
+            });
+            Answer::Accepted(stored.collect())
+        };
+        match self.commit(at_commit, accept).await? {
+            Answer::Accepted(stored) => Ok(stored),
+            other => unreachable!("an insert answered {other:?}"),
+        }
+    }
+
+    /// What is there already of a batch, if that is all of it.
+    fn all_existing(&self, batch: &[NewEvent]) -> Option<Vec<Stored>> {
+        let tables = &self.disk.state().tables;
+        batch.iter().map(|event| Some(tables.existing(*tables.keys.get(&(event.source.clone(), event.key.clone()))?))).collect()
+    }
+
+    /// Reads what stands under these keys, and answers once the standby has it.
+    pub(crate) async fn existing(&mut self, keys: Vec<(SourceName, IdempotencyKey)>) -> Result<Answer, StoreError> {
+        let found: Vec<Option<Stored>> = {
+            let state = self.disk.state();
+            keys.iter().map(|key| Some(state.tables.existing(*state.tables.keys.get(key)?))).collect()
+        };
+        if found.iter().any(Option::is_some) && self.disk.bug != Some(Bug::ReplayWithoutWaiting) {
+            self.disk.step().await;
+            match self.disk.flushed(self.generation).await {
+                Flushed::Everywhere => {}
+                Flushed::Here | Flushed::Nowhere => return Err(broken()),
+            }
+        }
+        Ok(Answer::Existing(found))
+    }
+
+    pub(crate) async fn claim(&mut self, demands: Vec<Demand>, at_commit: AtCommit) -> Result<Answer, StoreError> {
+        let (bug, now) = (self.disk.bug, self.now);
+        let mut picked = Vec::new();
+        for demand in demands {
+            let due = {
+                let state = self.disk.state();
+                let look_from = if bug == Some(Bug::IgnoreLease) { now + Duration::from_hours(1) } else { now };
+                if bug == Some(Bug::PauseIgnored) {
+                    let mut tables = state.tables.clone();
+                    tables.paused.clear();
+                    tables.due(look_from, &demand.source)
+                } else {
+                    state.tables.due(look_from, &demand.source)
+                }
+            };
+            let mut left = demand.limit;
+            for event in due {
+                if left > 0 && (bug == Some(Bug::ClaimWithoutLock) || self.try_lock(&Lock::Row(event))) {
+                    left -= 1;
+                    let fence = self.disk.state().row(event).map(|row| row.delivery.fence);
+                    picked.push((demand.clone(), event, fence));
+                }
+            }
+        }
+        self.disk.step().await;
+        let slow_by = self.disk.state().claims_slow_by;
+        if slow_by > Duration::ZERO {
+            sleep(slow_by).await;
+        }
+        if picked.is_empty() {
+            self.may_commit(at_commit)?;
+            return Ok(Answer::Claimed(Claims::default()));
+        }
+        self.commit(at_commit, |work| {
+            let mut claims = Claims::default();
+            for (demand, event, fence) in picked {
+                let unchanged = work.state.row(event).map(|row| row.delivery.fence) == fence;
+                let still_there = work.state.row(event).is_some_and(|row| row.due_at.is_some());
+                if still_there && (unchanged || bug == Some(Bug::ClaimWithoutLock)) {
+                    work.change(event, Change::Claimed, |tables| claim_one(tables, now, &demand, event, &mut claims, bug));
+                }
+            }
+            Answer::Claimed(claims)
+        })
+        .await
+    }
+
+    pub(crate) async fn settle(&mut self, batch: Vec<Settlement>, at_commit: AtCommit) -> Result<Answer, StoreError> {
+        let events: BTreeSet<EventId> = batch.iter().map(|settlement| settlement.event).collect();
+        for event in events {
+            self.lock(Lock::Row(event)).await?;
+        }
+        self.disk.step().await;
+        let bug = self.disk.bug;
+        self.commit(at_commit, |work| {
+            let now = work.now;
+            let mut stale = Vec::new();
+            for settlement in batch {
+                let Settlement { event, fence, attempt, outcome, .. } = settlement;
+                let change = Change::Settled { fence, attempt, outcome };
+                if !work.change(event, change, |tables| settle_one(tables, now, settlement, bug)) {
+                    stale.push(event);
+                    work.stale.push((event, attempt));
+                }
+            }
+            Answer::Settled(stale)
+        })
+        .await
+    }
+}
