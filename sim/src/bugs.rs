@@ -62,6 +62,14 @@ pub enum Bug {
     ReplayWithoutWaiting,
     /// A commit whose wait for the standby was cancelled is taken for done.
     CancelledCommitTakenForDone,
+    /// A delivery is not ended at its deadline.
+    DeadlineForgotten,
+    /// A lease covers the time-out and nothing else.
+    LeaseWithoutGrace,
+    /// A replay is answered that its event is queued, whatever it is.
+    StatusGuessed,
+    /// An operator's pause is answered before it is committed.
+    PauseAnsweredEarly,
     /// A process's waits depend on something that no seed decides. Breaks no promise, only the replay.
     LeakedEntropy,
 }
@@ -74,7 +82,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All that break a promise.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 33] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -104,5 +112,9 @@ impl Bug {
         Self::RedeliveredUnderAnOldFence,
         Self::ReplayWithoutWaiting,
         Self::CancelledCommitTakenForDone,
+        Self::DeadlineForgotten,
+        Self::LeaseWithoutGrace,
+        Self::StatusGuessed,
+        Self::PauseAnsweredEarly,
     ];
 }

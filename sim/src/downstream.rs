@@ -159,7 +159,7 @@ impl Downstream for SimDownstream {
         let (effects, index) = (Arc::clone(&self.effects), self.index);
         let claim = claim.clone();
         async move {
-            let deadline = elapsed() + timeout;
+            let deadline = elapsed() + if bug == Some(Bug::DeadlineForgotten) { timeout * 8 } else { timeout };
             let (source, event, attempt) = (claim.source.to_string(), claim.event, claim.attempt);
             recorder.record(What::Sending(Sending { process: process.clone(), source, event, attempt }));
             let _waiting = recorder.waits().begin(index, Wait::Reply(event, attempt));

@@ -52,6 +52,9 @@ enum Command {
     },
     /// Plant each bug and print how soon which oracle finds it
     Mutants {
+        /// Only this one
+        #[arg(long)]
+        bug: Option<Bug>,
         /// Finds of each bug
         #[arg(long, default_value_t = 5)]
         times: usize,
@@ -138,10 +141,10 @@ fn done(command: Command) -> Result<bool, Box<dyn Error>> {
             println!("# breaks: {}\n{}", still.expect("the same promise is broken"), to_toml(&smallest));
             Ok(true)
         }
-        Command::Mutants { times, most } => {
+        Command::Mutants { bug, times, most } => {
             println!("| planted bug | found by | median seeds | of finds |\n|---|---|---|---|");
             let mut all_found = true;
-            for bug in Bug::ALL {
+            for bug in Bug::ALL.into_iter().filter(|one| bug.is_none_or(|bug| bug == *one)) {
                 let found = hunt(bug, times, most);
                 let by = found.by.iter().map(|(promise, count)| format!("{promise:?} ×{count}")).collect::<Vec<_>>().join(", ");
                 let median = found.median().map_or_else(|| "not found".to_owned(), |median| median.to_string());

@@ -27,7 +27,7 @@ use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRec
 use surehook::service::{Broken, Host, Ports, Task};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
-use surehook_core::source::SourceName;
+use surehook_core::source::{SETTLE_GRACE, SourceName, WAIT_ALLOWANCE};
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::history::Fault;
 
@@ -155,16 +155,24 @@ struct BuggyStore {
     gave_up: AtomicBool,
 }
 
+impl BuggyStore {
+    fn lease(&self, lease: Duration) -> Duration {
+        match self.bug {
+            Some(Bug::ShortLease) => lease / 10,
+            Some(Bug::LeaseWithoutGrace) => lease - SETTLE_GRACE - WAIT_ALLOWANCE,
+            _ => lease,
+        }
+    }
+}
+
 impl Store for BuggyStore {
     fn accepts_at_once(&self) -> usize {
         self.store.accepts_at_once()
     }
 
     fn accept(&self, mut batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
-        if self.bug == Some(Bug::ShortLease) {
-            for lease in batch.iter_mut().filter_map(|event| event.lease.as_mut()) {
-                *lease /= 10;
-            }
+        for lease in batch.iter_mut().filter_map(|event| event.lease.as_mut()) {
+            *lease = self.lease(*lease);
         }
         match self.bug {
             Some(Bug::AckBeforeCommit) => {
@@ -207,10 +215,8 @@ impl Store for BuggyStore {
     }
 
     fn claim(&self, mut demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
-        if self.bug == Some(Bug::ShortLease) {
-            for demand in &mut demands {
-                demand.lease /= 10;
-            }
+        for demand in &mut demands {
+            demand.lease = self.lease(demand.lease);
         }
         self.store.claim(demands)
     }

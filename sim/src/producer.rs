@@ -102,7 +102,8 @@ impl Producers {
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let event = json["event_id"].as_str().and_then(|text| text.parse().ok());
         let status = json["status"].as_str().and_then(Status::from_name);
-        self.recorder.record(What::Answered { post: id, status_code, event, status, replayed });
+        let problem = json["type"].as_str().and_then(|urn| urn.rsplit(':').next()).map(str::to_owned);
+        self.recorder.record(What::Answered { post: id, status_code, event, status, replayed, problem });
         Some((status_code, event))
     }
 

@@ -15,6 +15,7 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 use surehook::ports::{NewEvent, StoreError};
 use surehook_core::admission::Stored;
+use surehook_core::event::Status;
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -205,7 +206,13 @@ impl<'a> Transaction<'a> {
     pub(crate) async fn existing(&mut self, keys: Vec<(SourceName, IdempotencyKey)>) -> Result<Answer, StoreError> {
         let found: Vec<Option<Stored>> = {
             let state = self.disk.state();
-            keys.iter().map(|key| Some(state.tables.existing(*state.tables.keys.get(key)?))).collect()
+            let existing = |key| match (state.tables.existing(*state.tables.keys.get(key)?), self.disk.bug) {
+                (Stored::Existing { id, fingerprint, .. }, Some(Bug::StatusGuessed)) => {
+                    Some(Stored::Existing { id, fingerprint, status: Status::Queued })
+                }
+                (existing, _) => Some(existing),
+            };
+            keys.iter().map(existing).collect()
         };
         if found.iter().any(Option::is_some) && self.disk.bug != Some(Bug::ReplayWithoutWaiting) {
             self.disk.step().await;

@@ -364,9 +364,14 @@ impl World {
             }
             Fault::PauseSource { source, for_ms } => {
                 let name = &self.scenario.sources[source].name;
+                let answered = |paused| self.recorder.fault(Recorded::SourcePaused { source: name.clone(), paused });
+                if self.disk.bug == Some(Bug::PauseAnsweredEarly) {
+                    answered(true);
+                    sleep(millis(1_000)).await;
+                }
                 for (paused, for_ms) in [(true, for_ms), (false, 0)] {
                     self.disk.pause(name, paused).await;
-                    self.recorder.fault(Recorded::SourcePaused { source: name.clone(), paused });
+                    answered(paused);
                     sleep(millis(for_ms)).await;
                 }
             }

@@ -278,7 +278,7 @@ pub async fn try_once(
     });
     let (event, status) = (accepted.map(|accepted| accepted.event), accepted.map(|accepted| accepted.status));
     let replayed = accepted.is_some_and(|accepted| accepted.replayed);
-    recording.record(What::Answered { post: id, status_code, event, status, replayed });
+    recording.record(What::Answered { post: id, status_code, event, status, replayed, problem: None });
     Ok(accepted.ok_or(answer))
 }
 

@@ -432,7 +432,7 @@ impl Siege {
         let event = accepted.as_ref().and_then(|said| said["event_id"].as_str()?.parse().ok());
         let status = accepted.as_ref().and_then(|said| Status::from_name(said["status"].as_str()?));
         let replayed = answer.header("idempotent-replayed") == "true";
-        self.run.record(What::Answered { post, status_code: answer.status_code, event, status, replayed });
+        self.run.record(What::Answered { post, status_code: answer.status_code, event, status, replayed, problem: None });
         event
     }
 }

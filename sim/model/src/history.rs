@@ -63,6 +63,8 @@ pub enum What {
         status: Option<Status>,
         /// Whether the answer says that the event was accepted before.
         replayed: bool,
+        /// The kind of problem that an error names: the last part of its URN.
+        problem: Option<String>,
     },
     /// A producer has no complete answer to a request, and never will.
     Unanswered {
@@ -352,7 +354,9 @@ impl Run {
     /// The answer to each request of a producer that was answered: time, status code, and what a `202` said.
     pub fn answers(&self) -> impl Iterator<Item = (At, Answer)> + '_ {
         self.each(|what| match *what {
-            What::Answered { post, status_code, event, status, replayed } => Some(Answer { post, status_code, event, status, replayed }),
+            What::Answered { post, status_code, event, status, replayed, .. } => {
+                Some(Answer { post, status_code, event, status, replayed })
+            }
             _ => None,
         })
     }

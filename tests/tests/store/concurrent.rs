@@ -198,11 +198,25 @@ async fn produce(world: Arc<World>, process: usize, mut random: Rng) {
                 Admission::Accepted { id, status } => (id, status, false),
                 Admission::Replayed { id, status } => (id, status, true),
                 Admission::KeyReused => {
-                    world.recording.record(What::Answered { post, status_code: 422, event: None, status: None, replayed: false });
+                    world.recording.record(What::Answered {
+                        post,
+                        status_code: 422,
+                        event: None,
+                        status: None,
+                        replayed: false,
+                        problem: None,
+                    });
                     continue;
                 }
             };
-            world.recording.record(What::Answered { post, status_code: 202, event: Some(id), status: Some(status), replayed });
+            world.recording.record(What::Answered {
+                post,
+                status_code: 202,
+                event: Some(id),
+                status: Some(status),
+                replayed,
+                problem: None,
+            });
             world.accepted.lock().unwrap().push(id);
         }
     }

@@ -9,6 +9,11 @@ use std::time::Duration;
 use surehook_core::event::Outcome;
 use surehook_core::id::{Attempt, EventId};
 
+/// From the claim of an event to its delivery, at the most: what a lease allows for, and an answer that was late.
+const CLAIMED_BEFORE: Duration = Duration::from_secs(15);
+/// A fault of the way to the database is felt for so long after its end: a call that hung is given up, and tried again.
+const STILL_FELT: Duration = Duration::from_secs(8);
+
 /// What is known of one attempt that the downstream took.
 struct Taken {
     at: At,
@@ -113,16 +118,17 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
             _ => false,
         })
     };
-    let clock_jumped = faults().any(|(_, fault)| matches!(fault, Fault::Database { what, .. } if what.contains("clock")));
+    let clock_jumped = |since: At| {
+        let jumped = |fault: &Fault| matches!(fault, Fault::Database { what, .. } if what.contains("clock"));
+        faults().any(|(at, fault)| jumped(fault) && *at + CLAIMED_BEFORE >= since)
+    };
     // The way from the process to the database was broken until the event came again: the settlement is still on it,
     // or waits behind one that is.
     let way_is_broken = |since: At| {
         faults().any(|(at, fault)| match fault {
-            Fault::Network { duration, .. } | Fault::Database { process: None, duration, .. } => {
-                *at + *duration + Duration::from_secs(20) >= since
-            }
+            Fault::Network { duration, .. } | Fault::Database { process: None, duration, .. } => *at + *duration + STILL_FELT >= since,
             // One call that fails is tried again; one that hangs keeps all settlements behind it waiting.
-            Fault::Database { what, duration, .. } => what.contains("Slow") && *at + *duration + Duration::from_secs(20) >= since,
+            Fault::Database { what, duration, .. } => what.contains("Slow") && *at + *duration + STILL_FELT >= since,
             _ => false,
         })
     };
@@ -130,7 +136,7 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
         // The reply was lost or late: the process could not know that the event was taken.
         Some(_) if !reply_heard => true,
         // The database's clock jumped, and with it the end of the lease.
-        _ if clock_jumped => true,
+        Some((_, since)) if clock_jumped(since) => true,
         // It knew, and died, was paused or ended before it could write it down. A pause may lie just before.
         Some((process, since)) => !settled && (tried_again || touched(process, since) || way_is_broken(since)),
         // Seen from outside only: any fault of a process in the time between must do.

@@ -5,8 +5,12 @@
 use super::{Promise, Violation, violation};
 use crate::history::{Change, Run};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use surehook_core::event::Status;
 use surehook_core::id::{EventId, Fence};
+
+/// What times of a real database may be apart from what they were computed from.
+const ROUNDING: Duration = Duration::from_millis(100);
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
@@ -39,13 +43,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     newest.insert(event, after.delivery.fence);
                     let lease_ends = after.due_at.unwrap_or(committed.db_time);
                     let policy = run.events.get(&event).and_then(|record| run.policies.get(&record.source));
-                    if policy.is_some_and(|policy| lease_ends < committed.db_time + policy.timeout) {
-                        violations.push(violation(
-                            Promise::Lease,
-                            at,
-                            format!("event {event} was leased for less than its time-out"),
-                            [event],
-                        ));
+                    if let Some(policy) = policy.filter(|policy| lease_ends + ROUNDING < committed.db_time + policy.lease()) {
+                        let (leased, least) = (lease_ends.duration_since(committed.db_time), policy.lease());
+                        let what = format!("event {event} was leased for {leased:#}, and timeout, grace and allowance are {least:?}");
+                        violations.push(violation(Promise::Lease, at, what, [event]));
                     }
                 }
             }

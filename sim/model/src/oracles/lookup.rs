@@ -2,7 +2,7 @@
 //! status once ended never changes back but by a redrive.
 
 use super::{Promise, Violation, violation};
-use crate::history::{Change, Run, What};
+use crate::history::{At, Change, Run, What};
 use std::collections::{BTreeMap, BTreeSet};
 use surehook_core::event::Status;
 
@@ -30,6 +30,16 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         let status = committed.after.map_or(Status::Delivered, |row| row.delivery.status);
         states.entry(committed.event).or_default().push((at, status));
     }
+    let posted: BTreeMap<_, _> = run.each_post().map(|(at, post)| (post.post, at)).collect();
+    for (at, answer) in run.answers() {
+        let (Some(event), Some(status), Some(asked_at)) = (answer.event, answer.status, posted.get(&answer.post)) else { continue };
+        if let Some(possible) =
+            states.get(&event).map(|states| possible(states, *asked_at, at)).filter(|possible| !possible.contains(&status))
+        {
+            let what = format!("post {} was answered that event {event} is {status:?}, and it was {possible:?} meanwhile", answer.post.0);
+            violations.push(violation(Promise::Lookup, at, what, [event]));
+        }
+    }
     for entry in &run.entries {
         let What::Looked { event, asked_at, status, attempts } = &entry.what else { continue };
         let mut say = |what| violations.push(violation(Promise::Lookup, entry.at, format!("GET /events/{event}: {what}"), [*event]));
@@ -40,9 +50,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             continue;
         };
         if let Some(states) = states.get(event) {
-            let before = states.iter().rev().find(|(at, _)| at <= asked_at).map(|(_, status)| *status);
-            let during = states.iter().filter(|(at, _)| at > asked_at && *at <= entry.at).map(|(_, status)| *status);
-            let possible: BTreeSet<Status> = before.into_iter().chain(during).collect();
+            let possible = possible(states, *asked_at, entry.at);
             if !possible.contains(status) {
                 say(format!("{status:?}, and it was {possible:?} while it was asked"));
             }
@@ -52,4 +60,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         }
     }
     violations
+}
+
+/// The statuses that an event had while it was asked for.
+fn possible(states: &[(At, Status)], asked_at: At, answered_at: At) -> BTreeSet<Status> {
+    let before = states.iter().rev().find(|(at, _)| *at <= asked_at).map(|(_, status)| *status);
+    let during = states.iter().filter(|(at, _)| *at > asked_at && *at <= answered_at).map(|(_, status)| *status);
+    before.into_iter().chain(during).collect()
 }

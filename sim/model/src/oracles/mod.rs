@@ -13,6 +13,7 @@ mod isolation;
 mod lease;
 mod liveness;
 mod lookup;
+mod overlap;
 pub(crate) mod pause;
 mod rate;
 mod slots;
@@ -59,6 +60,8 @@ pub enum Promise {
     Backoff,
     /// No duplicate delivery without a fault that explains it.
     Duplicates,
+    /// One process at a time sends an event.
+    Overlap,
     /// Bytes go out as they came in.
     Bytes,
     /// A broken downstream harms nobody else.
@@ -71,7 +74,7 @@ pub enum Promise {
     Rate,
     /// Nothing of a paused source is claimed.
     Pause,
-    /// `GET /events/{id}` never contradicts what happened.
+    /// `GET /events/{id}` and the status in a `202` never contradict what happened.
     Lookup,
     /// Every accepted event ends.
     Liveness,
@@ -93,13 +96,14 @@ impl Promise {
             Self::Attempts => "attempts stay within their budget and are numbered without a gap",
             Self::Backoff => "no attempt comes earlier than the back-off and Retry-After allow",
             Self::Duplicates => "an event that was taken comes again only if a fault explains it",
+            Self::Overlap => "an event is sent by one process at a time",
             Self::Bytes => "body and headers go out as they came in",
             Self::Isolation => "one source's broken downstream delays neither the intake nor other sources",
             Self::Slots => "no process has more deliveries of a source in flight than its concurrency",
             Self::Breaker => "while a breaker is open nothing is sent but one event after each wait, and after that more step by step",
             Self::Rate => "no process begins more deliveries of a source than its rate allows",
             Self::Pause => "nothing of a paused source is claimed",
-            Self::Lookup => "GET /events/{id} never contradicts what happened",
+            Self::Lookup => "GET /events/{id} and the status in a 202 never contradict what happened",
             Self::Liveness => "every accepted event is delivered or dead-lettered in time",
             Self::Availability => "once everything is mended, every post is answered and none is turned away",
             Self::NoPanic => "no process panics or ends by itself",
@@ -118,6 +122,7 @@ pub fn judge(run: &Run) -> Vec<Violation> {
         attempts::judge,
         backoff::judge,
         duplicates::judge,
+        overlap::judge,
         bytes::judge,
         isolation::judge,
         slots::judge,

@@ -5,7 +5,7 @@ use crate::history::{At, Change, Fault, Run, What};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A claim that had begun when the order was given may commit this much later.
+/// Where it is not known when a claim began: one that had begun when the order was given may commit this much later.
 const BEGUN_BEFORE: Duration = Duration::from_secs(10);
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
@@ -14,7 +14,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     claimed
         .filter_map(|(at, committed)| {
             let source = run.events.get(&committed.event)?.source.as_str();
-            let span = spans.get(source)?.iter().find(|(from, to)| *from + BEGUN_BEFORE < at && at < *to)?;
+            let began = committed.began.unwrap_or_else(|| at.saturating_sub(BEGUN_BEFORE));
+            let span = spans.get(source)?.iter().find(|(from, to)| *from < began && began < *to)?;
             let what = format!(
                 "{} claimed event {} of {source}, which has been paused since {:.3}s",
                 committed.process,

@@ -50,7 +50,7 @@ fn posted(post: u64, key: &str) -> What {
 }
 
 fn answered(post: u64, event: EventId) -> What {
-    What::Answered { post: PostId(post), status_code: 202, event: Some(event), status: Some(Status::Queued), replayed: true }
+    What::Answered { post: PostId(post), status_code: 202, event: Some(event), status: Some(Status::Queued), replayed: true, problem: None }
 }
 
 fn sending(process: &str, event: EventId, attempt: u32) -> What {

@@ -73,11 +73,12 @@ pub(super) fn words(index: &Index<'_>, what: &What) -> String {
             hex(&posted.body.as_bytes()[..4]),
             posted.process
         ),
-        What::Answered { post, status_code, event, status, replayed } => {
+        What::Answered { post, status_code, event, status, replayed, problem } => {
             let event = event.map(|event| format!(": {}", short(event))).unwrap_or_default();
             let status = status.map(|status| format!(", {}", status.as_str())).unwrap_or_default();
             let replayed = if *replayed { ", accepted before" } else { "" };
-            format!("p{} answered {status_code}{event}{status}{replayed}", post.0)
+            let problem = problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+            format!("p{} answered {status_code}{event}{status}{replayed}{problem}", post.0)
         }
         What::Unanswered { post } => format!("p{} has no answer, and never will", post.0),
         What::Looked { event, asked_at, status, attempts } => {

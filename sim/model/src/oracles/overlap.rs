@@ -1,0 +1,73 @@
+//! Promise *No needless twice*, for deliveries under way: an event is sent by one process at a time. Two may send it at
+//! once only if the first was stopped for a while, if the database's clock moved its lease, or if a failover took its
+//! claim back.
+
+use super::{Promise, Violation, violation};
+use crate::history::{At, Change, Fault, Run, Sending, What};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use surehook_core::event::Outcome;
+use surehook_core::id::{Attempt, EventId};
+
+/// From the claim of an event to its delivery, at the most: what a lease allows for, and an answer that was late.
+const CLAIMED_BEFORE: Duration = Duration::from_secs(15);
+
+struct UnderWay<'a> {
+    since: At,
+    process: &'a str,
+    attempt: Attempt,
+}
+
+pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let mut under_way: BTreeMap<EventId, Vec<UnderWay<'_>>> = BTreeMap::new();
+    let mut stopped: Vec<(&str, At, At)> = Vec::new();
+    let mut jumped: Vec<At> = Vec::new();
+    for entry in &run.entries {
+        match &entry.what {
+            What::Sending(Sending { process, event, attempt, .. }) => {
+                let others = under_way.entry(*event).or_default();
+                for other in others.iter() {
+                    let was_stopped = |(of, from, to): &(&str, At, At)| *of == other.process && *from <= entry.at && *to >= other.since;
+                    let may = stopped.iter().any(was_stopped) || jumped.iter().any(|at| *at + CLAIMED_BEFORE >= other.since);
+                    if !may {
+                        let what = format!(
+                            "{process} sends event {event} (attempt {attempt}) while {} is sending it (attempt {}, since {:.3}s)",
+                            other.process,
+                            other.attempt,
+                            other.since.as_secs_f64()
+                        );
+                        violations.push(violation(Promise::Overlap, entry.at, what, [*event]));
+                    }
+                }
+                others.push(UnderWay { since: entry.at, process, attempt: *attempt });
+            }
+            What::Sent { process, event, attempt, .. } => {
+                ended(&mut under_way, *event, |one| one.process == process && one.attempt == *attempt);
+            }
+            What::Committed(committed) => match committed.change {
+                // A shutdown gives it back before it ends it.
+                Change::Settled { attempt, outcome: Outcome::CutOff, .. } => {
+                    ended(&mut under_way, committed.event, |one| one.process == committed.process && one.attempt == attempt);
+                }
+                Change::RolledBack | Change::Lost => ended(&mut under_way, committed.event, |_| true),
+                _ => {}
+            },
+            What::Fault(Fault::Killed { process } | Fault::Exited { process }) => {
+                for all in under_way.values_mut() {
+                    all.retain(|one| one.process != process);
+                }
+            }
+            What::Fault(Fault::Paused { process, duration }) => stopped.push((process, entry.at, entry.at + *duration)),
+            What::Fault(Fault::Database { what, .. }) if what.contains("clock") => jumped.push(entry.at),
+            _ => {}
+        }
+    }
+    violations
+}
+
+fn ended(under_way: &mut BTreeMap<EventId, Vec<UnderWay<'_>>>, event: EventId, is_meant: impl Fn(&UnderWay<'_>) -> bool) {
+    if let Some(all) = under_way.get_mut(&event) {
+        all.retain(|one| !is_meant(one));
+    }
+}
