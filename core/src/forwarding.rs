@@ -1,17 +1,24 @@
 //! Which of a producer's headers go on to the downstream. Their values are never looked at, and never changed.
+//!
+//! Names are compared as the downstream may see them. CGI, WSGI and Rack turn `Surehook-Source` and `Surehook_Source` into
+//! one variable, `HTTP_SUREHOOK_SOURCE`, and some servers do that with any character that is neither a letter nor a
+//! digit. So all these characters are equal here.
 
+use alloc::borrow::Cow;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 
 /// Headers that speak of one connection or one request, not of the event (RFC 9110 §7.6.1 and what is rebuilt for
 /// each delivery).
-const NOT_FORWARDED: [&str; 16] = [
+const NOT_FORWARDED: [&str; 14] = [
     "connection",
     "content-length",
     "expect",
     "host",
     "http2-settings",
     "keep-alive",
+    // Becomes `HTTP_PROXY`, which HTTP clients of a CGI program take for their proxy (CVE-2016-5385).
+    "proxy",
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",
@@ -19,10 +26,10 @@ const NOT_FORWARDED: [&str; 16] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-    EVENT_ID_HEADER,
-    SOURCE_HEADER,
-    ATTEMPT_HEADER,
 ];
+
+/// Begins the names of the headers that are ours. A downstream may believe them, so no producer's goes on.
+const OURS: &str = "surehook-";
 
 /// Headers that let their bearer in. Neither stored nor forwarded unless the source says so.
 const CREDENTIALS: [&str; 2] = ["authorization", "cookie"];
@@ -49,7 +56,7 @@ impl Forwarding {
         let named_by_connection = connection
             .flat_map(|value| value.split(|&byte| byte == b','))
             .filter_map(|token| core::str::from_utf8(token.trim_ascii()).ok())
-            .map(str::to_ascii_lowercase)
+            .map(|token| as_seen(&token.to_ascii_lowercase()).into_owned())
             .collect();
         Self { named_by_connection, forward_credentials }
     }
@@ -57,10 +64,20 @@ impl Forwarding {
     /// Whether the header of this name goes on. `name` is in lower case.
     #[must_use]
     pub fn allows(&self, name: &str) -> bool {
-        !NOT_FORWARDED.contains(&name)
-            && !self.named_by_connection.contains(name)
-            && (self.forward_credentials || !CREDENTIALS.contains(&name))
+        let name = as_seen(name);
+        !name.starts_with(OURS)
+            && !NOT_FORWARDED.contains(&name.as_ref())
+            && !self.named_by_connection.contains(name.as_ref())
+            && (self.forward_credentials || !CREDENTIALS.contains(&name.as_ref()))
     }
+}
+
+/// A name in lower case as the downstream may see it: with `-` for each character that is neither a letter nor a digit.
+fn as_seen(name: &str) -> Cow<'_, str> {
+    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Cow::Borrowed(name);
+    }
+    Cow::Owned(name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect())
 }
 
 #[cfg(test)]
@@ -75,6 +92,28 @@ mod tests {
         }
         for name in ["content-type", "x-hub-signature-256", "user-agent", "accept", "content-encoding", "traceparent"] {
             assert!(rule.allows(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_producer_can_send_a_header_that_a_downstream_takes_for_ours() {
+        let rule = Forwarding::new(core::iter::empty(), true);
+        for name in [EVENT_ID_HEADER, SOURCE_HEADER, ATTEMPT_HEADER, "surehook-received-at", "surehook-", "content-length", "proxy"] {
+            for separator in ["-", "_", ".", "~"] {
+                let spelled = name.replace('-', separator);
+                assert!(!rule.allows(&spelled), "{spelled}");
+            }
+        }
+        for name in ["x-surehook-source", "surehooks", "x-proxy", "x_request_id", "content_type"] {
+            assert!(rule.allows(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_header_of_the_connection_stays_behind_in_every_spelling() {
+        let rule = Forwarding::new([&b"X-Hop, y_hop"[..]].into_iter(), true);
+        for name in ["x-hop", "x_hop", "y-hop", "y_hop", "transfer_encoding", "keep_alive"] {
+            assert!(!rule.allows(name), "{name}");
         }
     }
 

@@ -218,7 +218,8 @@ async fn what_is_forwarded_keeps_its_bytes_and_its_order() {
     let server = Server::start(&world, LIMITS).await;
     let mut client = server.client().await;
     let fields: &[u8] = b"X-Sig: one\r\nX-MIXED-case: a\r\nX-Sig: two\r\nx-bytes: caf\xc3\xa9 \xff\r\nX-Hop: h\r\nConnection: keep-alive, X-Hop\r\n\
-        Authorization: Bearer s\r\nCookie: c=1\r\nTE: trailers\r\nContent-Type: text/x; q=\"1\"\r\nSurehook-Attempt: 9\r\nX-Empty:\r\ncontent-length: 1\r\n";
+        Authorization: Bearer s\r\nCookie: c=1\r\nTE: trailers\r\nContent-Type: text/x; q=\"1\"\r\nSurehook-Attempt: 9\r\nSurehook_Source: other\r\n\
+        SUREHOOK_EVENT-ID: other\r\nContent_Length: 9\r\nProxy: http://other\r\nX-Empty:\r\ncontent-length: 1\r\n";
     for (source, key) in [("plain", "idempotency-key: k"), ("github", "x-github-delivery: k")] {
         client.send([format!("POST /webhooks/{source} HTTP/1.1\r\nHost: h\r\n{key}\r\n").as_bytes(), fields, b"\r\nx"].concat()).await;
         assert_eq!(client.response().await.status(), 202);
