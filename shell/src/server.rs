@@ -67,6 +67,8 @@ pub fn protocol(timer: impl Timer + Send + Sync + 'static, header_read_timeout: 
     builder
         .timer(timer)
         .header_read_timeout(header_read_timeout)
+        // A client may close its sending side behind its request, as `nc -N` does, and wait for the answer.
+        .half_close(true)
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
         .max_buf_size(MAX_BUFFER_BYTES);

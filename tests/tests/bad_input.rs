@@ -17,6 +17,7 @@ on_each_database!(
     a_body_over_the_limit_is_refused_declared_or_not,
     a_path_or_method_that_is_not_there_is_told,
     a_body_that_is_cut_short_or_malformed_stores_nothing,
+    a_client_that_closes_its_sending_side_behind_its_request_is_answered,
     a_body_that_does_not_come_is_not_waited_for,
     what_is_not_http_is_refused,
 );
@@ -143,8 +144,8 @@ async fn a_body_that_is_cut_short_or_malformed_stores_nothing(database: Database
         stream.write_all(request).await.expect("the program reads");
         stream.shutdown().await.expect("the sending side can be closed");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("the program answers or closes");
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        stream.read_to_string(&mut answer).await.expect("the program answers and closes");
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("body-incomplete"), "{answer}");
     }
     let answer = exchange(address, &malformed).await;
     assert_eq!((answer.status_code, answer.problem()), (400, urn("body-incomplete")));
@@ -157,6 +158,22 @@ async fn a_body_that_is_cut_short_or_malformed_stores_nothing(database: Database
 
     assert_new(&bench.post("orders", &[b"Idempotency-Key: k"], &[b'x'; 100]).await);
     bench.delivers_only(1).await;
+}
+
+/// As `nc -N` and embedded stacks do.
+async fn a_client_that_closes_its_sending_side_behind_its_request_is_answered(database: Database) {
+    let bench = Bench::start(&database).await;
+    for n in 0..10 {
+        let key = format!("Idempotency-Key: half-{n}");
+        let head = format!("POST /webhooks/orders HTTP/1.1\r\nHost: surehook\r\n{key}\r\nContent-Length: 2\r\n\r\n{{}}");
+        let mut stream = TcpStream::connect(bench.service.address()).await.expect("the program listens");
+        stream.write_all(head.as_bytes()).await.expect("the program reads");
+        stream.shutdown().await.expect("the sending side can be closed");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("the program answers and closes");
+        assert!(answer.starts_with("HTTP/1.1 202 "), "{answer:?}");
+    }
+    bench.delivers_only(10).await;
 }
 
 async fn a_body_that_does_not_come_is_not_waited_for(database: Database) {

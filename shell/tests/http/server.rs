@@ -180,6 +180,38 @@ async fn a_producer_that_hangs_up_does_not_cancel_its_commit() {
 }
 
 #[tokio::test]
+async fn a_client_that_closes_its_sending_side_is_answered() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    world.store.set(Mode::Hangs);
+    let mut client = server.client().await;
+    client.post("k1", b"body").await;
+    client.finish_sending().await;
+    until(|| world.store.batches.load(Ordering::SeqCst) == 1).await;
+    // The server has had the time to see the end of what the client sends: a later connection is served.
+    let mut other = server.client().await;
+    other.send("GET /health HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    assert_eq!(other.response().await.status(), 200);
+    world.store.set(Mode::Works);
+    assert_eq!(client.response().await.status(), 202);
+    assert!(client.closed().await, "there is nothing more to wait for");
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_sending_side_within_its_body_is_told() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, LIMITS).await;
+    for (framing, body) in [("content-length: 10\r\n", "hello"), ("transfer-encoding: chunked\r\n", "5\r\nhello\r\n")] {
+        let mut client = server.client().await;
+        client.send(head("k1", framing) + body).await;
+        client.finish_sending().await;
+        assert_problem(&client.response().await, 400, "body-incomplete");
+        assert!(client.closed().await);
+    }
+    assert_eq!(world.store.stored(), []);
+}
+
+#[tokio::test]
 async fn memory_is_taken_as_bodies_arrive_and_given_back() {
     let limits = Limits { max_queued: 100, max_queued_bytes: 100_000 };
     let world = World::start(Setup { limits, max_body: 80_000, ..Setup::default() });

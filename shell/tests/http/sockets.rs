@@ -72,6 +72,11 @@ impl Client {
         self.send(body).await;
     }
 
+    /// Closes the sending side, and goes on reading.
+    pub(crate) async fn finish_sending(&mut self) {
+        within(self.stream.shutdown()).await.unwrap();
+    }
+
     /// Reads one response.
     pub(crate) async fn response(&mut self) -> Response<Bytes> {
         loop {
