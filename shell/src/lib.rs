@@ -29,4 +29,5 @@ pub mod server;
 pub mod service;
 #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "real databases have the real clock, and no order is shown")]
 pub mod store;
+pub mod visible;
 pub mod worker;

@@ -9,7 +9,7 @@ use surehook::cli::{self, Cli, Command, CopyArgs};
 use surehook::config::LogFormat;
 use surehook::operate::{self, OperateError};
 use surehook::serve::ServeError;
-use surehook::{demo, logs, serve};
+use surehook::{demo, logs, serve, visible};
 
 fn main() -> ExitCode {
     let code = match Cli::parse().command {
@@ -85,8 +85,9 @@ fn mistake(error: &impl Error) -> u8 {
     say(std::io::stderr(), &error.to_string(), cli::MISTAKE)
 }
 
-/// Writes and answers the exit code; whoever does not listen to the text still gets that.
+/// Writes and answers the exit code; whoever does not listen to the text still gets that. Whatever the text quotes, no
+/// terminal obeys it.
 fn say(mut to: impl Write, text: &str, code: u8) -> u8 {
-    let _ = writeln!(to, "{}", text.trim_end());
+    let _ = writeln!(to, "{}", visible::lines(text.trim_end()));
     code
 }

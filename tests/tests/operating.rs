@@ -20,6 +20,7 @@ on_each_database!(
     what_is_stuck_is_found_understood_and_sent_again,
     a_paused_source_accepts_and_delivers_nothing_until_it_is_resumed,
     a_redrive_that_is_broken_off_and_run_again_delivers_each_letter_once,
+    no_byte_of_a_response_commands_the_terminal,
 );
 
 /// The program's command line against a service.
@@ -157,6 +158,25 @@ async fn what_is_stuck_is_found_understood_and_sent_again(database: Database) {
     let nowhere = Desk { url: format!("http://{}", free_address()), ..Desk::of(&service) };
     let (code, why) = nowhere.refused("sources").await;
     assert!(code == Some(1) && why.contains("no answer from") && why.contains("--url"), "{code:?}: {why}");
+}
+
+async fn no_byte_of_a_response_commands_the_terminal(database: Database) {
+    const EVIL: &str = "\u{9b}31m\u{7f}\u{202e}\u{2066}\u{200b}\u{2028}";
+    let sink = Sink::start(|_| Answer::status(422).body(EVIL)).await;
+    let configuration = format!("[sources.orders]\ndestination = \"{}\"\n", sink.url("/orders"));
+    let service = Service::start(&database.url(), &configuration).await;
+    let desk = Desk::of(&service);
+    let event = post(&service, "orders", "k").await;
+    until_all_are(&desk, 1, "dead_lettered").await;
+    let is_harmful = |one: char| EVIL.replace("31m", "").contains(one);
+    for line in [format!("events show {event}"), format!("events show {event} --json"), "events list --json".to_owned()] {
+        let told = desk.told(&line).await;
+        assert!(told.contains("202e") && !told.contains(is_harmful), "{line}: {told:?}");
+    }
+    assert_eq!(desk.json(&format!("events show {event}")).await["history"][0]["excerpt"], EVIL, "JSON says the same to a parser");
+    let raw = Client::default().get(&service.url(&format!("/events/{event}"))).await.expect("an answer");
+    let raw = String::from_utf8(raw.body.to_vec()).expect("text");
+    assert!(raw.contains("\\u202e") && !raw.contains(is_harmful), "for whoever asks by curl: {raw:?}");
 }
 
 async fn a_paused_source_accepts_and_delivers_nothing_until_it_is_resumed(database: Database) {

@@ -38,6 +38,7 @@ use crate::health::{Health, NotReady};
 use crate::intake::{Intake, IntakeError};
 use crate::metrics::Metrics;
 use crate::ports::{Clock, Ids, NewEvent, Redriven, Store, StoreError};
+use crate::visible;
 use bytes::{Buf, Bytes};
 use futures::{FutureExt, Stream, select_biased};
 use http::header::{CONNECTION, CONTENT_LENGTH};
@@ -264,7 +265,7 @@ struct Answer {
 
 impl Answer {
     fn json(status: StatusCode, event_id: Option<EventId>, body: &impl Serialize) -> Result<Self, Problem> {
-        let body = serde_json::to_vec(body).map_err(|error| {
+        let body = visible::json(body).map_err(|error| {
             tracing::error!(%error, event_id = event_id.map(tracing::field::display), "an answer is not JSON");
             Kind::Internal.with("The answer could not be written. The log says why.")
         })?;

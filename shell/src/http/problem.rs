@@ -3,6 +3,7 @@
 //! Not here: what hyper refuses before a request exists (a malformed one gets a bare 400, too large a header section
 //! a bare 431).
 
+use crate::visible;
 use serde::Serialize;
 use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use warp::http::{HeaderValue, StatusCode};
@@ -142,7 +143,7 @@ impl Problem {
     pub fn to_json(&self) -> Vec<u8> {
         let document =
             Document { r#type: self.kind.urn(), title: self.kind.title(), status: self.kind.status().as_u16(), detail: &self.detail };
-        serde_json::to_vec(&document).expect("a problem is text and numbers")
+        visible::json(&document).expect("a problem is text and numbers").into_bytes()
     }
 }
 

@@ -1,5 +1,6 @@
 //! A client of a running service.
 
+use crate::visible::escaped;
 use reqwest::{Client, Method, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -106,8 +107,10 @@ impl Service {
             return serde_json::from_slice(&body).map_err(|_| OperateError::Foreign(shown));
         }
         match serde_json::from_slice::<ProblemBody>(&body) {
-            Ok(problem) if matches!(status, StatusCode::NOT_FOUND | StatusCode::CONFLICT) => Err(OperateError::Elsewhere(problem.detail)),
-            Ok(problem) => Err(OperateError::Refused(problem.detail)),
+            Ok(problem) if matches!(status, StatusCode::NOT_FOUND | StatusCode::CONFLICT) => {
+                Err(OperateError::Elsewhere(escaped(&problem.detail)))
+            }
+            Ok(problem) => Err(OperateError::Refused(escaped(&problem.detail))),
             Err(_) => Err(OperateError::Foreign(format!("{shown} ({status})"))),
         }
     }

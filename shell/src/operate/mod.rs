@@ -10,6 +10,7 @@ mod render;
 pub use client::OperateError;
 
 use crate::cli::{EventsCommand, Filters, ListArgs, RedriveArgs, ServiceArgs};
+use crate::visible::pretty_json;
 use client::Service;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -203,7 +204,7 @@ fn time(text: &str, now: Timestamp) -> Result<String, OperateError> {
 }
 
 fn pretty(value: &Value) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_default()
+    pretty_json(value).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Answers of a service as a person reads them.
 //!
-//! What came from outside (keys, excerpts) is shown with control characters escaped, so that nobody's bytes reach the
-//! terminal as orders.
+//! What came from outside (keys, excerpts, every text of an answer) is shown as [`escaped`] has it, so that nobody's bytes
+//! reach the terminal as orders.
 
+use crate::visible::escaped;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use comfy_table::presets::NOTHING;
@@ -135,7 +136,7 @@ pub(super) fn sources(shown: &Value) -> String {
 
 fn standing(event: &Value) -> String {
     match event["reason"].as_str() {
-        Some(reason) => format!("{} ({reason})", text(&event["status"])),
+        Some(reason) => format!("{} ({})", text(&event["status"]), escaped(reason)),
         None => text(&event["status"]),
     }
 }
@@ -176,10 +177,6 @@ fn text(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     }
-}
-
-fn escaped(text: &str) -> String {
-    text.chars().flat_map(|one| if one.is_control() { one.escape_default().collect::<Vec<_>>() } else { vec![one] }).collect()
 }
 
 fn short(text: &str) -> String {
@@ -250,6 +247,22 @@ WHEN                                                   TOOK
 send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
            or:  curl -X POST 'http://127.0.0.1:8080/events/0199c2f0/redrive'";
         assert_eq!(shown, expected, "\n{shown}");
+    }
+
+    #[test]
+    fn no_text_of_an_answer_commands_the_terminal() {
+        let evil = "\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\u{2066}\u{200f}\u{2028}";
+        let attempt = json!({"attempt": 1, "started_at": evil, "verdict": evil, "error": evil, "excerpt": evil});
+        let one = json!({
+            "event_id": evil, "source": evil, "idempotency_key": evil, "status": evil, "reason": evil, "received_at": evil,
+            "next_attempt_at": evil, "settled_at": evil, "history": [attempt], "last_attempt": attempt, "attempts": evil,
+            "configured": false, "paused_since": evil, "this_process": {"breaker": evil},
+        });
+        let shown = [event(&one, "http://[::1]/"), events(std::slice::from_ref(&one), Some(evil)), sources(&json!({"sources": [one]}))];
+        for shown in shown {
+            let harmful: Vec<char> = shown.chars().filter(|one| evil.replace("[2J", "").replace("31m", "").contains(*one)).collect();
+            assert!(shown.contains("202e") && harmful.is_empty(), "{harmful:?} in {shown:?}");
+        }
     }
 
     #[test]
