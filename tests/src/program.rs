@@ -366,7 +366,17 @@ pub struct Target {
 /// If it cannot be started.
 #[must_use]
 pub fn run<S: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = S>) -> Output {
-    command(folder).args(arguments).output().expect("the program starts")
+    run_in(&[], folder, arguments)
+}
+
+/// As [`run`], with more variables in the environment.
+///
+/// # Panics
+///
+/// If it cannot be started.
+#[must_use]
+pub fn run_in<S: AsRef<OsStr>>(environment: Environment, folder: &Path, arguments: impl IntoIterator<Item = S>) -> Output {
+    command(folder).envs(environment.iter().copied()).args(arguments).output().expect("the program starts")
 }
 
 /// One life of the program. Killed when dropped, and by the kernel when the test process ends in any other way.

@@ -64,7 +64,12 @@ impl Service {
         if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
             return Err(OperateError::Url(url.to_owned()));
         }
-        let mut builder = Client::builder().timeout(PATIENCE).user_agent(concat!("surehook/", env!("CARGO_PKG_VERSION")));
+        // An order to a service goes to that service: not by a proxy of the environment, and nowhere else.
+        let mut builder = Client::builder()
+            .timeout(PATIENCE)
+            .user_agent(concat!("surehook/", env!("CARGO_PKG_VERSION")))
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none());
         if base.scheme() == "http" {
             // A machine without CA certificates is no reason not to ask within it.
             builder = builder.tls_certs_only([]);
