@@ -32,7 +32,7 @@ pub struct Cli {
 /// What can be asked of the program.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run the service until it is told to stop by SIGTERM or SIGINT
+    /// Run the service until it is told to stop by SIGTERM, SIGINT or SIGHUP
     Serve(ConfigArgs),
     /// Try it: a service with a database in a temporary folder and a downstream that can be told to fail
     Demo(DemoArgs),

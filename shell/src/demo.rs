@@ -3,7 +3,7 @@
 
 use crate::cli::DemoArgs;
 use crate::config::{Config, DatabaseUrl, Destination, Source};
-use crate::serve::{ServeError, serve};
+use crate::serve::{ServeError, advice, serve};
 use crate::server::{self, ServerLimits};
 use http::StatusCode;
 use hyper_util::service::TowerToHyperService;
@@ -27,7 +27,7 @@ pub enum DemoError {
     #[error("cannot make a temporary folder for the database: {0}; set TMPDIR to one that can be written to")]
     Folder(std::io::Error),
     /// The downstream's address cannot be listened on.
-    #[error("cannot listen on {address} for the demo's downstream: {error}; use --sink with another address")]
+    #[error("cannot listen on {address} for the demo's downstream: {error}; {}", advice(error, "--sink"))]
     Sink {
         /// The address.
         address: SocketAddr,

@@ -16,6 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,8 +43,10 @@ pub enum ServeError {
     #[error(transparent)]
     Backup(#[from] BackupError),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {error}; is another process there? set `listen` to another address")]
+    #[error("cannot listen on {address}: {error}; {}", advice(error, setting))]
     Listen {
+        /// Which setting has the address.
+        setting: &'static str,
         /// The address.
         address: SocketAddr,
         /// Why not.
@@ -74,7 +77,7 @@ impl ServeError {
     }
 }
 
-/// Runs the service until it is told to stop by SIGTERM or SIGINT. Returns when the shutdown is over.
+/// Runs the service until it is told to stop by SIGTERM, SIGINT or SIGHUP. Returns when the shutdown is over.
 ///
 /// `listening` is called with the address once connections are accepted.
 ///
@@ -88,10 +91,10 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     let destinations = config.sources.iter().map(|(name, source)| (name.clone(), source.destination.secret().clone())).collect();
     let downstream = ReqwestDownstream::new(destinations).map_err(|error| ServeError::Downstream(error.to_string()))?;
     let signals = terminations().map_err(ServeError::Signals)?;
-    let listener = listen(config.listen).map_err(|error| ServeError::Listen { address: config.listen, error })?;
-    let address = listener.local_addr().map_err(|error| ServeError::Listen { address: config.listen, error })?;
-    let at_operators = config.operator_listen.map(|address| listen(address).map_err(|error| ServeError::Listen { address, error }));
-    let at_operators = at_operators.transpose()?;
+    let listener = listen(config.listen).map_err(|error| ServeError::Listen { setting: "listen", address: config.listen, error })?;
+    let address = listener.local_addr().map_err(|error| ServeError::Listen { setting: "listen", address: config.listen, error })?;
+    let for_operators = |address| listen(address).map_err(|error| ServeError::Listen { setting: "operator_listen", address, error });
+    let at_operators = config.operator_listen.map(for_operators).transpose()?;
     if let Some(address) = config.operator_listen {
         tracing::info!(%address, "listening for operators");
     }
@@ -222,14 +225,42 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// SIGTERM and SIGINT, each time they come.
+/// What an operator can do about an address that cannot be listened on.
+pub(crate) fn advice(error: &io::Error, setting: &str) -> String {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+    match error.kind() {
+        AddrInUse => format!("another process listens there: stop it, or set `{setting}` to another address"),
+        PermissionDenied => format!(
+            "this user may not listen on so low a port: set `{setting}` to a port from 1024 up, or grant CAP_NET_BIND_SERVICE \
+             (systemd: `AmbientCapabilities=CAP_NET_BIND_SERVICE`)"
+        ),
+        AddrNotAvailable => format!("no interface of this machine has this address: set `{setting}` to one that it has"),
+        _ => format!("set `{setting}` to another address"),
+    }
+}
+
+/// SIGTERM, SIGINT and SIGHUP, each time they come. A SIGHUP that is ignored, as `nohup` makes it, stays ignored.
 fn terminations() -> io::Result<impl futures::stream::FusedStream<Item = ()> + Unpin> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let either = stream::poll_fn(move |context| match term.poll_recv(context) {
-        std::task::Poll::Pending => int.poll_recv(context),
-        ready @ std::task::Poll::Ready(_) => ready,
+    let mut signals = vec![signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    if !is_hangup_ignored() {
+        signals.push(signal(SignalKind::hangup())?);
+    }
+    let any = stream::poll_fn(move |context| {
+        let mut polled = signals.iter_mut().map(|signal| signal.poll_recv(context));
+        polled.find(Poll::is_ready).unwrap_or(Poll::Pending)
     });
-    Ok(either.fuse())
+    Ok(any.fuse())
+}
+
+/// Whether whoever started this process had it ignore SIGHUP. Where the system does not tell, it is taken for no.
+fn is_hangup_ignored() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
+}
+
+/// Reads the mask of ignored signals, of which SIGHUP is the lowest bit.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// tokio's tasks, and the listening sockets.
@@ -257,10 +288,7 @@ impl Host for Tokio {
             ServerLimits { max_connections: self.max_connections, header_read_timeout: self.header_read_timeout, drain_timeout: patience };
         async move {
             let (listener, at_operators) = listeners.ok_or_else(|| Broken("the listening sockets are served already".to_owned()))?;
-            let serve = |listener, face| {
-                let service = TowerToHyperService::new(warp::service(routes(Arc::clone(&app), face)));
-                server::serve(listener, service, limits, stop.clone())
-            };
+            let serve = |listener, face| server::serve(listener, service(Arc::clone(&app), face), limits, stop.clone());
             match at_operators {
                 None => serve(listener, Face::Everyone).await,
                 Some(at_operators) => drop(join(serve(listener, Face::Producers), serve(at_operators, Face::Operators)).await),
@@ -277,5 +305,35 @@ struct AbortOnDrop(tokio::task::AbortHandle);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_listened_on_is_told_with_its_reason() {
+        let told = |kind: io::ErrorKind| {
+            let address = SocketAddr::from(([127, 0, 0, 1], 80));
+            ServeError::Listen { setting: "operator_listen", address, error: kind.into() }.to_string()
+        };
+        for (kind, hint) in [
+            (io::ErrorKind::AddrInUse, "another process listens there"),
+            (io::ErrorKind::PermissionDenied, "CAP_NET_BIND_SERVICE"),
+            (io::ErrorKind::AddrNotAvailable, "no interface of this machine"),
+            (io::ErrorKind::Other, "set `operator_listen`"),
+        ] {
+            let told = told(kind);
+            assert!(told.contains(hint) && told.contains("`operator_listen`"), "{told}");
+            assert_eq!(told.contains("another process"), kind == io::ErrorKind::AddrInUse, "{told}");
+        }
+    }
+
+    #[test]
+    fn a_hangup_that_nohup_has_ignored_is_seen() {
+        let status = |mask: &str| format!("Name:\tsurehook\nSigBlk:\t0000000000000001\nSigIgn:\t{mask}\nSigCgt:\t0000000000000001\n");
+        assert!(ignores_hangup(&status("0000000000000001")) && ignores_hangup(&status("0000000000001001")));
+        assert!(!ignores_hangup(&status("0000000000001000")) && !ignores_hangup("") && !ignores_hangup(&status("x")));
     }
 }

@@ -195,7 +195,7 @@ impl Service {
     ///
     /// If it does not run.
     pub fn signal(&self, signal: Signal) {
-        if matches!(signal, Signal::SIGTERM | Signal::SIGINT) {
+        if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP) {
             self.record(|process| Fault::Draining { process });
         }
         self.process.as_ref().expect("the program runs").signal(signal);

@@ -47,6 +47,20 @@ fn check_names_the_line_of_each_mistake_and_serve_refuses_to_start_with_it() {
 }
 
 #[test]
+fn an_address_that_cannot_be_listened_on_is_told_with_its_own_reason() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = taken.local_addr().expect("it listens").to_string();
+    // The second is kept for documentation (RFC 5737): no interface has it.
+    for (address, reason) in [(taken.as_str(), "another process listens there"), ("192.0.2.1:8080", "no interface of this machine")] {
+        let folder = folder_with(SOURCE);
+        let output = run(folder.path(), ["serve", "--listen", address]);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains(reason) && error.contains("`listen`") && !error.contains("is another process there?"), "{error}");
+    }
+}
+
+#[test]
 fn check_tells_every_mistake_at_once_and_passes_what_is_right() {
     let folder = folder_with("listen = 8080\n[sources.github]\ndestination = \"mailto:me\"\nconcurrency = 0\n");
     let output = run(folder.path(), ["check"]);

@@ -1,13 +1,15 @@
 //! An orderly end: the program finishes what it has begun, gives back the rest, exits with 0, and goes on where it was
 //! when it is started again.
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 use surehook_core::event::Outcome;
 use surehook_model::history::Change;
 use tests::database::Database;
 use tests::http::Client;
 use tests::producer::{Load, Post, Progress, produce, try_once};
+use tests::program::{free_address, program};
 use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, verdicts, wait};
@@ -17,6 +19,7 @@ use tokio::net::TcpStream;
 on_each_database!(
     sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing,
     sigint_is_the_same,
+    sighup_is_the_same,
     slow_downstreams_are_waited_for,
     a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_restart,
     a_second_signal_ends_the_drain_at_once,
@@ -33,6 +36,11 @@ async fn sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing(datab
 async fn sigint_is_the_same(database: Database) {
     let load = Load { sources: &["github", "stripe", "shopify"], posts: 900, duplicates: 90, connections: 16 };
     stopped_in_the_middle(database, Signal::SIGINT, load, Duration::from_millis(20)).await;
+}
+
+async fn sighup_is_the_same(database: Database) {
+    let load = Load { sources: &["github", "stripe", "shopify"], posts: 900, duplicates: 90, connections: 16 };
+    stopped_in_the_middle(database, Signal::SIGHUP, load, Duration::from_millis(20)).await;
 }
 
 /// All slots are taken when the signal comes, and what waits for one is given back unsent.
@@ -197,6 +205,33 @@ async fn a_rolling_restart_of_three_processes_fails_no_post_and_delivers_nothing
     assert!(judged.events.values().all(|event| event.history.len() == 1), "an attempt was burnt");
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
     assert_eq!(sink.count(), sent.len(), "an event was sent twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_that_nohup_has_ignored_changes_nothing() {
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let address = free_address();
+    let text = format!("listen = \"{address}\"\n[sources.orders]\ndestination = \"http://127.0.0.1:9/\"\n");
+    std::fs::write(folder.path().join("surehook.toml"), text).expect("the folder can be written to");
+    let mut child = tokio::process::Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$0\" serve"])
+        .arg(program())
+        .current_dir(folder.path())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("there is a shell");
+    let pid = Pid::from_raw(child.id().and_then(|id| i32::try_from(id).ok()).expect("it runs"));
+    let client = Client::default();
+    let url = format!("http://{address}/health");
+    wait::until("the program to listen", || client.get(&url)).await;
+
+    kill(pid, Signal::SIGHUP).expect("the program runs");
+    // Signals reach a process in the order of their numbers at the latest, and it answers on a new connection after it.
+    let answered = Client::default().get(&url).await;
+    kill(pid, Signal::SIGTERM).expect("the program runs, it was not ended by the hangup");
+    let status = tokio::time::timeout(wait::PATIENCE, child.wait()).await.expect("it ends").expect("a child can be waited for");
+    assert_eq!((answered.map(|answer| answer.status_code), status.code()), (Ok(200), Some(0)), "{status}");
 }
 
 fn configuration(sink: &Sink, drain_timeout: &str) -> String {
