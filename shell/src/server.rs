@@ -78,7 +78,8 @@ pub fn protocol(timer: impl Timer + Send + Sync + 'static, header_read_timeout: 
 /// Serves `service` on `listener` until `shutdown` completes, and then until the requests in flight are answered or
 /// [`ServerLimits::drain_timeout`] is over.
 ///
-/// For warp routes, `service` is `TowerToHyperService::new(warp::service(routes))`.
+/// For warp routes, `service` is `TowerToHyperService::new(warp::service(routes))`; for those of this program,
+/// [`crate::http::service`].
 pub async fn serve<S, B>(listener: TcpListener, service: S, limits: ServerLimits, shutdown: impl Future<Output = ()>)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
@@ -235,7 +236,8 @@ where
 fn headers_too_slow() -> Vec<u8> {
     let problem = Kind::TooSlow.with("The request's header section did not arrive in time.").to_json();
     let mut response = format!(
-        "HTTP/1.1 408 Request Timeout\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {}\r\n\
+         cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n",
         problem.len()
     )
     .into_bytes();

@@ -12,7 +12,6 @@ use futures::channel::mpsc;
 use futures::future::{BoxFuture, Shared};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, select_biased};
-use hyper_util::service::TowerToHyperService;
 use madsim::rand::Rng;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,7 +20,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use surehook::config::Config;
-use surehook::http::{App, Face, routes};
+use surehook::http::{App, Face, service};
 use surehook::ports::{Clock, NewEvent, Store, StoreError};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook::service::{Broken, Host, Ports, Task};
@@ -124,7 +123,7 @@ impl Host for SimHost {
 
     fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, patience: Duration) -> Task {
         let address = self.address;
-        let service = TowerToHyperService::new(warp::service(routes(app, Face::Everyone)));
+        let service = service(app, Face::Everyone);
         async move {
             let listener = net::listen(address).await;
             let mut connections = FuturesUnordered::new();

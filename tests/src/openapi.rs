@@ -66,6 +66,9 @@ impl Document {
                 None => assert_ne!(header["required"], true, "no {name}: {}", what()),
             }
         }
+        for (name, value) in [("cache-control", "no-store"), ("x-content-type-options", "nosniff")] {
+            assert_eq!(headers.get(name).map(http::HeaderValue::as_bytes), Some(value.as_bytes()), "{name}: {}", what());
+        }
         for name in ["allow", "idempotent-replayed", "retry-after"] {
             let documented =
                 response["headers"].as_object().is_some_and(|headers| headers.keys().any(|key| key.eq_ignore_ascii_case(name)));

@@ -40,13 +40,18 @@ use crate::metrics::Metrics;
 use crate::ports::{Clock, Ids, NewEvent, Redriven, Store, StoreError};
 use crate::visible;
 use bytes::{Buf, Bytes};
-use futures::{FutureExt, Stream, select_biased};
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use futures::{FutureExt, Stream, TryFutureExt, select_biased};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use hyper::Request;
+use hyper::body::Body;
+use hyper::service::{Service, service_fn};
+use hyper_util::service::TowerToHyperService;
 use problem::{Kind, Problem};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -140,8 +145,31 @@ impl Face {
     }
 }
 
-/// The routes, as a filter that answers every request. `warp::service(routes(app, face))` runs under any hyper server.
-pub fn routes(app: Arc<App>, face: Face) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
+/// The HTTP surface as a service that answers every request, under any hyper server.
+#[must_use]
+pub fn service<B>(
+    app: Arc<App>,
+    face: Face,
+) -> impl Service<Request<B>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+where
+    B: Body + Send + Sync + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let routes = TowerToHyperService::new(warp::service(routes(app, face)));
+    service_fn(move |request: Request<B>| routes.call(request).map_ok(guarded))
+}
+
+/// An answer that no cache stores (each is true at its moment only, and some tell of events), and that no browser takes for
+/// another media type than it has.
+fn guarded(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The routes, as a filter that answers every request.
+fn routes(app: Arc<App>, face: Face) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
     let surface = Arc::new(Surface { app, overload_said: AtomicU64::new(0) });
     warp::path!("webhooks" / String)
         .map(Route::Webhook)

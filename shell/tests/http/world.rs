@@ -7,7 +7,6 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::service::Service;
-use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use serde_json::Value;
 use std::cmp::Reverse;
@@ -344,7 +343,7 @@ impl World {
 
     /// What the routes answer, without a server. It must be as the document says.
     pub(crate) async fn answer(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
-        let service = TowerToHyperService::new(warp::service(surehook::http::routes(Arc::clone(&self.app), self.face)));
+        let service = surehook::http::service(Arc::clone(&self.app), self.face);
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let (head, body) = service.call(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
@@ -408,6 +407,11 @@ pub(crate) fn assert_problem(response: &Response<Bytes>, status: u16, slug: &str
     let what = format!("{response:?}");
     assert_eq!(response.status(), status, "{what}");
     assert_eq!(response.headers()["content-type"], "application/problem+json", "{what}");
+    assert_eq!(
+        (header(response.headers(), "cache-control"), header(response.headers(), "x-content-type-options")),
+        (Some("no-store"), Some("nosniff")),
+        "{what}"
+    );
     let problem = json(response);
     document().assert_is(&format!("problem.{slug}"), &problem);
     assert_eq!(problem["type"], format!("urn:surehook:problem:{slug}"), "{what}");

@@ -6,12 +6,11 @@ use http::request::Parts;
 use hyper::Request;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::Service;
-use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use surehook::http::{App, Face, routes};
+use surehook::http::{App, Face, service};
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -31,7 +30,7 @@ pub(super) struct Requests(Arc<Mutex<Vec<Posted>>>);
 impl Requests {
     /// The production routes, with every request written down.
     pub(super) fn watch(self, app: App) -> impl Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible> {
-        let service = TowerToHyperService::new(warp::service(routes(Arc::new(app), Face::Everyone)));
+        let service = service(Arc::new(app), Face::Everyone);
         hyper::service::service_fn(move |request: Request<Incoming>| {
             let (head, body) = request.into_parts();
             let whole = body.is_end_stream();
