@@ -397,7 +397,13 @@ impl Process {
         Self::start_in(&[], folder, arguments)
     }
 
-    fn start_in<S: AsRef<OsStr>>(environment: Environment, folder: &Path, arguments: impl IntoIterator<Item = S>) -> Self {
+    /// As [`Self::start`], with more variables in the environment.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start_in<S: AsRef<OsStr>>(environment: Environment, folder: &Path, arguments: impl IntoIterator<Item = S>) -> Self {
         Self::start_logging_to(log_file(folder).into(), environment, folder, arguments)
     }
 
