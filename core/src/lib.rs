@@ -29,6 +29,7 @@ pub mod event;
 pub mod forwarding;
 pub mod id;
 pub mod key;
+pub mod operators;
 pub mod rate;
 pub mod retention;
 pub mod retry_after;

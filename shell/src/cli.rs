@@ -293,7 +293,9 @@ mod tests {
     fn the_help_names_each_variable_and_no_value_of_one() {
         for name in ["serve", "check", "migrate"] {
             let help = Cli::command().find_subcommand_mut(name).unwrap().render_long_help().to_string();
-            for variable in ["CONFIG", "LISTEN", "OPERATOR_LISTEN", "DATABASE", "ROLE", "LOG", "DRAIN_TIMEOUT", "MIGRATE_ON_START"] {
+            for variable in
+                ["CONFIG", "LISTEN", "OPERATOR_LISTEN", "OPERATOR_HOSTS", "DATABASE", "ROLE", "LOG", "DRAIN_TIMEOUT", "MIGRATE_ON_START"]
+            {
                 assert!(help.contains(&format!("[env: SUREHOOK_{variable}]")), "{help}");
             }
         }

@@ -11,12 +11,14 @@ use crate::service::{Broken, Ended, Host, Ports, Task, run};
 use crate::store::{BackupError, FileError, MigrateError, OpenError, OpenStore, open};
 use futures::future::{BoxFuture, Fuse, Shared, join};
 use futures::{FutureExt, StreamExt, select_biased, stream};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
+use surehook_core::operators::Access;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -107,8 +109,12 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
         ids: Arc::new(SystemIds),
         seed: u64::from(std::process::id()),
     };
-    let host =
-        Tokio { listeners: Mutex::new(Some((listener, at_operators))), max_connections, header_read_timeout: config.intake.header_timeout };
+    let host = Tokio {
+        listeners: Mutex::new(Some((listener, at_operators))),
+        operator_hosts: config.operator_hosts.clone(),
+        max_connections,
+        header_read_timeout: config.intake.header_timeout,
+    };
     // Once before the loops start, so that they find a schema; if the database is not there, beside them.
     let migrated = if config.migrate_on_start { migrated(&opened).await? } else { true };
     let mut migration = if migrated { Fuse::terminated() } else { migrate_when_reachable(&opened).boxed().fuse() };
@@ -266,6 +272,8 @@ fn ignores_hangup(status: &str) -> bool {
 struct Tokio {
     /// For all, or for producers if there is another for operators.
     listeners: Mutex<Option<(TcpListener, Option<TcpListener>)>>,
+    /// The names by which operators come through a proxy.
+    operator_hosts: BTreeSet<String>,
     max_connections: usize,
     header_read_timeout: Duration,
 }
@@ -285,9 +293,15 @@ impl Host for Tokio {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).take();
         let limits =
             ServerLimits { max_connections: self.max_connections, header_read_timeout: self.header_read_timeout, drain_timeout: patience };
+        let operator_hosts = self.operator_hosts.clone();
         async move {
             let (listener, at_operators) = listeners.ok_or_else(|| Broken("the listening sockets are served already".to_owned()))?;
-            let serve = |listener, face| server::serve(listener, service(Arc::clone(&app), face), limits, stop.clone());
+            let serve = |listener: TcpListener, face| {
+                // An address that the system does not tell is taken for a loopback one, to which the stricter rule applies.
+                let is_loopback = listener.local_addr().map_or(true, |address| address.ip().to_canonical().is_loopback());
+                let access = Access::new(is_loopback, operator_hosts.iter().cloned());
+                server::serve(listener, service(Arc::clone(&app), face, access), limits, stop.clone())
+            };
             match at_operators {
                 None => serve(listener, Face::Everyone).await,
                 Some(at_operators) => drop(join(serve(listener, Face::Producers), serve(at_operators, Face::Operators)).await),

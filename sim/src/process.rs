@@ -26,6 +26,7 @@ use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRec
 use surehook::service::{Broken, Host, Ports, Task};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
+use surehook_core::operators::Access;
 use surehook_core::source::{SETTLE_GRACE, SourceName, WAIT_ALLOWANCE};
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::history::Fault;
@@ -123,7 +124,7 @@ impl Host for SimHost {
 
     fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, patience: Duration) -> Task {
         let address = self.address;
-        let service = service(app, Face::Everyone);
+        let service = service(app, Face::Everyone, Access::default());
         async move {
             let listener = net::listen(address).await;
             let mut connections = FuturesUnordered::new();

@@ -14,7 +14,7 @@ use madsim::runtime::{Handle, NodeHandle, Runtime};
 use madsim::task::NodeId;
 use madsim::time::sleep;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -234,6 +234,7 @@ fn config(scenario: &Scenario, bug: Option<Bug>) -> Config {
     Config {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         operator_listen: None,
+        operator_hosts: BTreeSet::new(),
         database: DatabaseUrl::new("sqlite:simulated"),
         role: Role::All,
         log: LogFormat::Human,

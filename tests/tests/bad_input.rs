@@ -294,7 +294,7 @@ fn urn(problem: &str) -> String {
 
 /// The head of a request, which asks for the connection's end.
 fn head(method: &str, path: &str, headers: &[&[u8]]) -> Vec<u8> {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: surehook\r\nConnection: close\r\n").into_bytes();
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n").into_bytes();
     for line in headers {
         head.extend_from_slice(line);
         head.extend_from_slice(b"\r\n");

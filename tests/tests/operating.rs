@@ -273,3 +273,26 @@ async fn operators_are_served_at_an_address_of_their_own_where_one_is_set() {
     let posted = client.post(&format!("http://{operators}/webhooks/orders"), &[("idempotency-key", "k2")], "{}").await.expect("an answer");
     assert_eq!(posted.status_code, 404);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_in_a_browser_uses_no_operators_route() {
+    let sink = Sink::start(|_| Answer::status(200)).await;
+    let configuration = format!("operator_hosts = [\"ops.example\"]\n[sources.orders]\ndestination = \"{}\"\n", sink.url("/orders"));
+    let database = Database::sqlite();
+    let service = Service::start(&database.url(), &configuration).await;
+    let client = Client::default();
+    let pause = service.url("/sources/orders/pause");
+    let rebound = [("host", "evil.example"), ("origin", "http://evil.example"), ("sec-fetch-site", "same-origin")];
+    let forged = [("origin", "http://evil.example"), ("sec-fetch-site", "cross-site")];
+    for (headers, problem) in [(&rebound[..], "foreign-host"), (&forged[..], "cross-site")] {
+        let answer = client.post(&pause, headers, "").await.expect("an answer");
+        assert_eq!((answer.status_code, answer.problem()), (403, format!("urn:surehook:problem:{problem}")), "{headers:?}");
+        let answer = client.send(http::Method::GET, &service.url("/events"), headers, bytes::Bytes::new()).await.expect("an answer");
+        assert_eq!(answer.status_code, 403, "{headers:?}");
+    }
+    let sources = client.get(&service.url("/sources")).await.expect("an answer").json();
+    assert_eq!(sources["sources"][0]["paused_since"], Value::Null, "{sources}");
+    // By the proxy's name, and by a page that the proxy serves.
+    let proxied = [("host", "ops.example"), ("origin", "https://ops.example"), ("sec-fetch-site", "same-origin")];
+    assert_eq!(client.post(&pause, &proxied, "").await.expect("an answer").status_code, 200);
+}

@@ -85,7 +85,7 @@ async fn idle_connections_take_nobodys_place(database: Database) {
 
 async fn what_dribbles_is_given_up_in_time(database: Database) {
     let siege = Siege::begin(database, TIMEOUT).await;
-    let head = b"POST /webhooks/orders HTTP/1.1\r\nIdempotency-Key: dribbled\r\nContent-Length: 1000\r\n".to_vec();
+    let head = b"POST /webhooks/orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: dribbled\r\nContent-Length: 1000\r\n".to_vec();
     let body = [head.as_slice(), b"\r\n"].concat();
     let dribbles = (0..200_usize).map(|index| dribble(&siege.service, if index.is_multiple_of(2) { b"" } else { &body }));
     siege
@@ -135,7 +135,7 @@ async fn no_bytes_make_it_fail(database: Database) {
             }
             for (key, expected) in keys() {
                 let request = [
-                    b"POST /webhooks/orders HTTP/1.1\r\nConnection: close\r\nContent-Length: 2\r\nIdempotency-Key: ",
+                    b"POST /webhooks/orders HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\nIdempotency-Key: ",
                     key.as_slice(),
                     b"\r\n\r\n{}",
                 ];
@@ -152,8 +152,9 @@ async fn no_bytes_make_it_fail(database: Database) {
 
 /// Requests, each with the statuses of its answers. `@` stands for a key of its own.
 fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
-    let post =
-        |path: &str, more: &str| format!("POST {path} HTTP/1.1\r\nConnection: close\r\nIdempotency-Key: @\r\n{more}\r\n").into_bytes();
+    let post = |path: &str, more: &str| {
+        format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nIdempotency-Key: @\r\n{more}\r\n").into_bytes()
+    };
     let with = |head: &str, body: &str| [post("/webhooks/orders", head), body.as_bytes().to_vec()].concat();
     let at = |path: &str| [post(path, "Content-Length: 2\r\n"), b"{}".to_vec()].concat();
     let bare = |text: &str| text.as_bytes().to_vec();
@@ -161,7 +162,7 @@ fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
     let many: String = (0..90).map(|n| format!("X-Many-{n}: {}\r\n", "v".repeat(720))).collect();
     vec![
         // Lengths.
-        (bare("POST /webhooks/orders HTTP/1.1\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}and more"), &[202, 408]),
+        (bare("POST /webhooks/orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}and more"), &[202, 408]),
         (with("Content-Length: 2\r\n", "{}and more"), &[202]),
         (with("Content-Length: 2\r\nContent-Length: 2\r\n", "{}"), &[202]),
         (with("Content-Length: 2\r\nContent-Length: 3\r\n", "{}x"), &[400]),
@@ -174,6 +175,9 @@ fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
         (with("Transfer-Encoding: chunked\r\nContent-Length: 1\r\n", chunks), &[202]),
         (with("Transfer-Encoding: chunked, identity\r\n", chunks), &[400]),
         (with("Transfer-Encoding: identity\r\n", "{}"), &[400]),
+        (with("Transfer-Encoding: gzip, chunked\r\n", chunks), &[501]),
+        (with("Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n", chunks), &[501]),
+        (with("Transfer-Encoding: chunked, chunked\r\n", chunks), &[501]),
         (with("Transfer-Encoding: chunked\r\n", "FFFFFFFFFFFFFFFFF\r\n{}\r\n0\r\n\r\n"), &[400]),
         (with("Transfer-Encoding: chunked\r\n", "-2\r\n{}\r\n0\r\n\r\n"), &[400]),
         (with("Transfer-Encoding: chunked\r\n", &format!("2;{}\r\n{{}}\r\n0\r\n\r\n", "x".repeat(64 << 10))), &[400]),
@@ -186,9 +190,18 @@ fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
         (bare("POST /webhooks/orders\r\n\r\n"), &[400]),
         (bare("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"), &[]),
         // Names in any case, repeated.
-        (bare("POST /webhooks/orders HTTP/1.1\r\nCONNECTION: CLOSE\r\nIDEMPOTENCY-KEY: @\r\nCONTENT-LENGTH: 2\r\n\r\n{}"), &[202]),
-        (with("X-Same: 1\r\nx-same: 2\r\nX-SAME: 3\r\nHost: a\r\nhost: b\r\nContent-Length: 2\r\n", "{}"), &[202]),
-        (bare("post /webhooks/orders HTTP/1.1\r\nConnection: close\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}"), &[405]),
+        (
+            bare("POST /webhooks/orders HTTP/1.1\r\nHOST: a\r\nCONNECTION: CLOSE\r\nIDEMPOTENCY-KEY: @\r\nCONTENT-LENGTH: 2\r\n\r\n{}"),
+            &[202],
+        ),
+        (with("X-Same: 1\r\nx-same: 2\r\nX-SAME: 3\r\nContent-Length: 2\r\n", "{}"), &[202]),
+        // Which host it is for has to be said, once.
+        (with("host: a\r\nContent-Length: 2\r\n", "{}"), &[400]),
+        (bare("POST /webhooks/orders HTTP/1.1\r\nConnection: close\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}"), &[400]),
+        (
+            bare("post /webhooks/orders HTTP/1.1\r\nHost: a\r\nConnection: close\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}"),
+            &[405],
+        ),
         // Headers that are none, or too many bytes of them.
         (with("X-Folded: a\r\n b\r\nContent-Length: 2\r\n", "{}"), &[400]),
         (with("X-Space : a\r\nContent-Length: 2\r\n", "{}"), &[400]),
@@ -241,7 +254,8 @@ async fn requests_that_are_sent_ahead_are_answered_in_their_order(database: Data
     const AHEAD: usize = 100;
     let siege = Siege::begin(database, TIMEOUT).await;
     let request = |key: &str, body: &str| {
-        format!("POST /webhooks/orders HTTP/1.1\r\nIdempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+        format!("POST /webhooks/orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+            .into_bytes()
     };
     let answered = siege
         .beside_good_posts(async {
@@ -276,7 +290,8 @@ async fn producers_that_hang_up_leave_whole_events_or_none(database: Database) {
             let key = format!("gone-{index}");
             let post = siege.posted(&key, body);
             let mut stream = TcpStream::connect(siege.service.address()).await.expect("the program listens");
-            let head = format!("POST /webhooks/orders HTTP/1.1\r\nIdempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head =
+                format!("POST /webhooks/orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n", body.len());
             stream.write_all(&[head.as_bytes(), body].concat()).await.expect("the program reads");
             tokio::time::sleep(Duration::from_millis(1)).await;
             if index.is_multiple_of(2) {

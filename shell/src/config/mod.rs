@@ -19,7 +19,7 @@ pub use shown::{DatabaseUrl, Destination};
 use crate::ports::Retention;
 use http::HeaderName;
 use reader::{Document, Section};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -37,6 +37,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where what operators ask is served instead, if it is to be apart.
     pub operator_listen: Option<SocketAddr>,
+    /// The names by which operators reach the listener through a proxy, in lower case and without ports.
+    pub operator_hosts: BTreeSet<String>,
     /// The database; never one in memory.
     pub database: DatabaseUrl,
     /// What this process does.
@@ -217,6 +219,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             operator_listen: None,
+            operator_hosts: BTreeSet::new(),
             database: DatabaseUrl::new("sqlite:surehook.db"),
             role: Role::All,
             log: LogFormat::Human,
@@ -298,6 +301,7 @@ fn parse(name: &str, content: &[u8], overrides: &Overrides, sources: Sources) ->
 fn read(root: &mut Section<'_>, config: &mut Config, sources: Sources) {
     root.text("listen", &mut config.listen, values::listen);
     root.text("operator_listen", &mut config.operator_listen, values::operator_listen);
+    root.texts("operator_hosts", &mut config.operator_hosts, values::operator_host);
     root.text("database", &mut config.database, values::database);
     root.text("role", &mut config.role, values::role);
     root.text("log", &mut config.log, values::log);

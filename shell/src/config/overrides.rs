@@ -12,6 +12,9 @@ pub struct Overrides {
     /// Where to serve what operators ask, apart from the webhooks, such as `127.0.0.1:9090`
     #[arg(long, value_name = "ADDR", env = "SUREHOOK_OPERATOR_LISTEN", hide_env_values = true)]
     pub operator_listen: Option<String>,
+    /// The names by which operators reach the listener through a proxy, such as `surehook.example.com,surehook`
+    #[arg(long, value_name = "HOSTS", env = "SUREHOOK_OPERATOR_HOSTS", hide_env_values = true)]
+    pub operator_hosts: Option<String>,
     /// The database: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`
     ///
     /// Several servers as `HOST:PORT,HOST:PORT`: the one that takes writes is used.
@@ -35,7 +38,7 @@ pub struct Overrides {
 impl Overrides {
     /// Lays what is given over a configuration, and answers what is wrong with it.
     pub(super) fn apply(&self, config: &mut Config) -> Vec<Problem> {
-        let Self { listen, operator_listen, database, role, log, drain_timeout, migrate_on_start } = self;
+        let Self { listen, operator_listen, operator_hosts, database, role, log, drain_timeout, migrate_on_start } = self;
         let results = [
             set(listen.as_ref(), &mut config.listen, values::listen, "--listen", "SUREHOOK_LISTEN"),
             set(
@@ -45,6 +48,7 @@ impl Overrides {
                 "--operator-listen",
                 "SUREHOOK_OPERATOR_LISTEN",
             ),
+            set(operator_hosts.as_ref(), &mut config.operator_hosts, values::operator_hosts, "--operator-hosts", "SUREHOOK_OPERATOR_HOSTS"),
             set(database.as_ref(), &mut config.database, values::database, "--database", "SUREHOOK_DATABASE"),
             set(role.as_ref(), &mut config.role, values::role, "--role", "SUREHOOK_ROLE"),
             set(log.as_ref(), &mut config.log, values::log, "--log", "SUREHOOK_LOG"),

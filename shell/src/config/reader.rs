@@ -117,6 +117,21 @@ impl Section<'_> {
         });
     }
 
+    /// Sets a list of texts.
+    pub(super) fn texts<T: Ord>(&mut self, key: &'static str, values: &mut BTreeSet<T>, read: impl Fn(&str) -> Result<T, String>) {
+        let Some(found) = self.ask(key) else { return };
+        let Some(array) = found.get_ref().as_array() else {
+            return self.report(found.span(), key, kind("a list of texts in quotes, such as [\"one\", \"two\"]", found.get_ref()));
+        };
+        values.clear();
+        for text in array {
+            match text.get_ref().as_str().ok_or_else(|| kind("text in quotes", text.get_ref())).and_then(&read) {
+                Ok(value) => drop(values.insert(value)),
+                Err(message) => self.report(text.span(), key, message),
+            }
+        }
+    }
+
     pub(super) fn status_codes(&mut self, key: &'static str, value: &mut BTreeSet<u16>) {
         let Some(found) = self.ask(key) else { return };
         let Some(array) = found.get_ref().as_array() else {

@@ -83,6 +83,7 @@ impl fmt::Display for Config {
         let Self {
             listen,
             operator_listen,
+            operator_hosts,
             database,
             role,
             log,
@@ -99,6 +100,10 @@ impl fmt::Display for Config {
         writeln!(f, "listen      {listen}")?;
         if let Some(operator_listen) = operator_listen {
             writeln!(f, "            {operator_listen} for operators")?;
+        }
+        if !operator_hosts.is_empty() {
+            let hosts: Vec<&str> = operator_hosts.iter().map(String::as_str).collect();
+            writeln!(f, "            operators come by {}", hosts.join(", "))?;
         }
         writeln!(f, "database    {database}{}", if *migrate_on_start { ", migrated at the start" } else { "" })?;
         writeln!(f, "role        {}", role.as_str())?;

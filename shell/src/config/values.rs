@@ -8,10 +8,12 @@ use crate::store::sqlite;
 use bytesize::ByteSize;
 use http::HeaderName;
 use reqwest::Url;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::forwarding::{EVENT_ID_HEADER, Forwarding};
+use surehook_core::operators::Authority;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -27,6 +29,23 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
 /// An address, or none.
 pub(super) fn operator_listen(text: &str) -> Result<Option<SocketAddr>, String> {
     if text.is_empty() { Ok(None) } else { listen(text).map(Some) }
+}
+
+/// A host's name or address, without a port.
+pub(super) fn operator_host(text: &str) -> Result<String, String> {
+    // An IPv6 address is written in brackets, as in a URL, or without.
+    let bracketed = text.parse::<std::net::Ipv6Addr>().map_or_else(|_| text.to_owned(), |address| format!("[{address}]"));
+    match Authority::parse(bracketed.as_bytes()) {
+        Some(authority) if authority.port().is_none() && !bracketed.ends_with(':') => Ok(authority.host().to_owned()),
+        _ => {
+            Err(format!("{} is not the name of a host: write for example `surehook.example.com`, without a scheme or a port", quoted(text)))
+        }
+    }
+}
+
+/// Hosts between commas, or none.
+pub(super) fn operator_hosts(text: &str) -> Result<BTreeSet<String>, String> {
+    if text.is_empty() { Ok(BTreeSet::new()) } else { text.split(',').map(|host| operator_host(host.trim())).collect() }
 }
 
 pub(super) fn database(text: &str) -> Result<DatabaseUrl, String> {

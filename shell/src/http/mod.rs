@@ -14,8 +14,9 @@
 //! | `GET /metrics` | `200`: what [`crate::metrics`] counts, in Prometheus' text format |
 //! | `GET /openapi.json` | `200`: [`OPENAPI`], which describes all of this |
 //!
-//! Every other answer is a [`problem`]. A request is checked in this order: route, method, shutting down, source or
-//! id, key, declared size, body, store. `GET` routes answer `HEAD` too.
+//! Every other answer is a [`problem`]. A request is checked in this order: its host and its framing, route, method, whether
+//! a browser sent it (operators' routes), shutting down, source or id, key, declared size, body, store. `GET` routes answer
+//! `HEAD` too.
 //!
 //! Path segments are compared as they are sent: source names and ids need no percent-encoding, so an encoded one is
 //! unknown. A slash at the end of a path does not matter.
@@ -27,6 +28,7 @@
 //! certain async runtime.
 
 mod body;
+mod gate;
 mod operator;
 pub mod problem;
 pub mod query;
@@ -41,6 +43,7 @@ use crate::ports::{Clock, Ids, NewEvent, Redriven, Store, StoreError};
 use crate::visible;
 use bytes::{Buf, Bytes};
 use futures::{FutureExt, Stream, TryFutureExt, select_biased};
+use gate::Line;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use hyper::Request;
@@ -61,6 +64,7 @@ use surehook_core::event::Status;
 use surehook_core::forwarding::Forwarding;
 use surehook_core::id::EventId;
 use surehook_core::key::KeyError;
+use surehook_core::operators::Access;
 use surehook_core::source::SourceName;
 use view::EventView;
 use warp::reply::Response;
@@ -127,36 +131,46 @@ pub enum Face {
     Operators,
 }
 
+/// Who asks for a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audience {
+    /// Load balancers and whoever else wants to know whether the process is there.
+    Everyone,
+    Producers,
+    Operators,
+    /// Operators, while the process shuts down too.
+    Monitoring,
+}
+
 impl Face {
     fn has(self, route: &Route) -> bool {
-        match route {
-            Route::Health | Route::Ready | Route::Unknown => true,
-            Route::Webhook(_) => self != Self::Operators,
-            Route::Event(_)
-            | Route::Events(_)
-            | Route::Redrive(..)
-            | Route::RedriveAll(_)
-            | Route::Sources
-            | Route::Pause(_)
-            | Route::Resume(_)
-            | Route::Metrics
-            | Route::OpenApi => self != Self::Producers,
+        match route.audience() {
+            Audience::Everyone => true,
+            Audience::Producers => self != Self::Operators,
+            Audience::Operators | Audience::Monitoring => self != Self::Producers,
         }
     }
 }
 
-/// The HTTP surface as a service that answers every request, under any hyper server.
+/// The HTTP surface as a service that answers every request, under any hyper server. `access` says which requests for
+/// operators' routes its listener lets in.
 #[must_use]
 pub fn service<B>(
     app: Arc<App>,
     face: Face,
+    access: Access,
 ) -> impl Service<Request<B>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
 where
     B: Body + Send + Sync + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let routes = TowerToHyperService::new(warp::service(routes(app, face)));
-    service_fn(move |request: Request<B>| routes.call(request).map_ok(guarded))
+    let routes = TowerToHyperService::new(warp::service(routes(app, face, access)));
+    service_fn(move |mut request: Request<B>| {
+        let line = Line::of(&request);
+        request.extensions_mut().insert(line);
+        // Boxed: the type of warp's future is as deep as there are routes, and is not for callers to name.
+        routes.call(request).map_ok(guarded).boxed()
+    })
 }
 
 /// An answer that no cache stores (each is true at its moment only, and some tell of events), and that no browser takes for
@@ -169,8 +183,12 @@ fn guarded(mut response: Response) -> Response {
 }
 
 /// The routes, as a filter that answers every request.
-fn routes(app: Arc<App>, face: Face) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
-    let surface = Arc::new(Surface { app, overload_said: AtomicU64::new(0) });
+fn routes(
+    app: Arc<App>,
+    face: Face,
+    access: Access,
+) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
+    let surface = Arc::new(Surface { app, access, overload_said: AtomicU64::new(0) });
     warp::path!("webhooks" / String)
         .map(Route::Webhook)
         .or(warp::path!("events" / String).map(Route::Event))
@@ -199,11 +217,12 @@ fn routes(app: Arc<App>, face: Face) -> impl Filter<Extract = (impl Reply,), Err
         .unify()
         .map(move |route| if face.has(&route) { route } else { Route::Unknown })
         .and(warp::method())
+        .and(warp::ext::get::<Line>())
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
-        .then(move |route, method, headers, body| {
+        .then(move |route, method, line, headers, body| {
             let surface = Arc::clone(&surface);
-            async move { surface.answer(route, method, headers, body).await }
+            async move { surface.answer(route, method, line, headers, body).await }
         })
         // The filters above have a place for every request; a rejection would be a mistake in them.
         .recover(|rejection: warp::Rejection| async move {
@@ -235,8 +254,36 @@ enum Route {
     Unknown,
 }
 
+impl Route {
+    fn audience(&self) -> Audience {
+        match self {
+            Self::Health | Self::Ready | Self::Unknown => Audience::Everyone,
+            Self::Webhook(_) => Audience::Producers,
+            Self::Event(_)
+            | Self::Events(_)
+            | Self::Redrive(..)
+            | Self::RedriveAll(_)
+            | Self::Sources
+            | Self::Pause(_)
+            | Self::Resume(_) => Audience::Operators,
+            Self::Metrics | Self::OpenApi => Audience::Monitoring,
+        }
+    }
+
+    fn allows(&self, method: &Method) -> Result<(), Problem> {
+        let allowed = match self {
+            Self::Unknown => return Ok(()),
+            Self::Webhook(_) | Self::Redrive(..) | Self::RedriveAll(_) | Self::Pause(_) | Self::Resume(_) => "POST",
+            Self::Event(_) | Self::Events(_) | Self::Sources | Self::Health | Self::Ready | Self::Metrics | Self::OpenApi => "GET, HEAD",
+        };
+        if allowed.split(", ").any(|allowed| allowed == method.as_str()) { Ok(()) } else { Err(Problem::method_not_allowed(allowed)) }
+    }
+}
+
 struct Surface {
     app: Arc<App>,
+    /// Which requests for operators' routes are let in.
+    access: Access,
     /// When it was last said that requests are turned away, in milliseconds since the clock's origin.
     overload_said: AtomicU64,
 }
@@ -248,11 +295,15 @@ impl Surface {
         &self,
         route: Route,
         method: Method,
+        line: Line,
         headers: HeaderMap,
         body: impl Stream<Item = Result<B, E>>,
     ) -> Response {
         let begun = self.app.clock.now();
-        let answer = self.app.dispatch(&route, &method, headers, body).await;
+        let answer = match self.admit(&route, &method, &line, &headers) {
+            Ok(()) => self.app.dispatch(&route, headers, body).await,
+            Err(problem) => Err(problem),
+        };
         let took_ms = self.app.clock.now().since(begun).as_millis();
         match answer {
             Ok(Answer { status, event_id, response }) => {
@@ -270,6 +321,16 @@ impl Surface {
                 }
                 problem.into_response()
             }
+        }
+    }
+
+    /// What is checked of every request, whatever its route does.
+    fn admit(&self, route: &Route, method: &Method, line: &Line, headers: &HeaderMap) -> Result<(), Problem> {
+        gate::well_framed(line, headers)?;
+        route.allows(method)?;
+        match route.audience() {
+            Audience::Operators | Audience::Monitoring => gate::admitted(&self.access, line, headers),
+            Audience::Everyone | Audience::Producers => Ok(()),
         }
     }
 
@@ -323,70 +384,29 @@ impl App {
     async fn dispatch<B: Buf, E>(
         &self,
         route: &Route,
-        method: &Method,
         headers: HeaderMap,
         body: impl Stream<Item = Result<B, E>>,
     ) -> Result<Answer, Problem> {
-        let works = || if self.health.is_draining() { Err(shutting_down()) } else { Ok(()) };
+        if !matches!(route.audience(), Audience::Everyone | Audience::Monitoring) && self.health.is_draining() {
+            return Err(shutting_down());
+        }
         match route {
             Route::Unknown => Err(Kind::UnknownRoute.with("No route has this path; `GET /openapi.json` tells those that there are.")),
-            Route::Webhook(source) => {
-                allow_post(method)?;
-                works()?;
-                self.accept(source, headers, body).await
-            }
-            Route::Event(id) => {
-                allow_get(method)?;
-                works()?;
-                self.show(id).await
-            }
-            Route::Redrive(id, query) => {
-                allow_post(method)?;
-                works()?;
-                self.redrive(id, query).await
-            }
-            Route::Events(query) => {
-                allow_get(method)?;
-                works()?;
-                self.list(query).await
-            }
-            Route::RedriveAll(query) => {
-                allow_post(method)?;
-                works()?;
-                self.redrive_all(query).await
-            }
-            Route::Sources => {
-                allow_get(method)?;
-                works()?;
-                self.source_list().await
-            }
-            Route::Pause(source) => {
-                allow_post(method)?;
-                works()?;
-                self.pause(source, true).await
-            }
-            Route::Resume(source) => {
-                allow_post(method)?;
-                works()?;
-                self.pause(source, false).await
-            }
-            Route::Health => {
-                allow_get(method)?;
-                Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ok"}))
-            }
+            Route::Webhook(source) => self.accept(source, headers, body).await,
+            Route::Event(id) => self.show(id).await,
+            Route::Redrive(id, query) => self.redrive(id, query).await,
+            Route::Events(query) => self.list(query).await,
+            Route::RedriveAll(query) => self.redrive_all(query).await,
+            Route::Sources => self.source_list().await,
+            Route::Pause(source) => self.pause(source, true).await,
+            Route::Resume(source) => self.pause(source, false).await,
+            Route::Health => Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ok"})),
             Route::Ready => {
-                allow_get(method)?;
                 self.health.ready(&self.store, &self.clock).await.map_err(not_ready)?;
                 Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ready"}))
             }
-            Route::Metrics => {
-                allow_get(method)?;
-                Ok(self.metrics().await)
-            }
-            Route::OpenApi => {
-                allow_get(method)?;
-                Ok(Answer::written(StatusCode::OK, None, OPENAPI))
-            }
+            Route::Metrics => Ok(self.metrics().await),
+            Route::OpenApi => Ok(Answer::written(StatusCode::OK, None, OPENAPI)),
         }
     }
 
@@ -483,14 +503,6 @@ impl App {
             () = late.fuse() => Err(database_timeout()),
         }
     }
-}
-
-fn allow_get(method: &Method) -> Result<(), Problem> {
-    if matches!(*method, Method::GET | Method::HEAD) { Ok(()) } else { Err(Problem::method_not_allowed("GET, HEAD")) }
-}
-
-fn allow_post(method: &Method) -> Result<(), Problem> {
-    if *method == Method::POST { Ok(()) } else { Err(Problem::method_not_allowed("POST")) }
 }
 
 fn event_id(text: &str) -> Result<EventId, Problem> {

@@ -61,6 +61,14 @@ kinds! {
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here";
     /// This process takes no webhooks: its role is `worker`.
     NoIntake = NOT_FOUND, "no-intake", "This process takes no webhooks";
+    /// The request has no `Host`, more than one, or one that is none.
+    HostInvalid = BAD_REQUEST, "host-invalid", "The request does not say which host it is for";
+    /// The body has a transfer coding other than `chunked`.
+    TransferCoding = NOT_IMPLEMENTED, "transfer-coding", "The transfer coding is not supported";
+    /// On an operators' route: the request is for a host by which operators do not reach this listener.
+    ForeignHost = FORBIDDEN, "foreign-host", "Operators do not come by this host";
+    /// On an operators' route: a page of another site sent the request.
+    CrossSite = FORBIDDEN, "cross-site", "A page of another site sent the request";
     /// No source of this name is configured.
     UnknownSource = NOT_FOUND, "unknown-source", "There is no such source";
     /// The header with the idempotency key is not there.
@@ -114,7 +122,10 @@ impl Kind {
     /// Whether the connection cannot serve another request: the rest of this one's body is not going to be read, or
     /// the process wants to be rid of it.
     fn ends_connection(self) -> bool {
-        matches!(self, Self::BodyTooLarge | Self::TooSlow | Self::BodyIncomplete | Self::ShuttingDown)
+        matches!(
+            self,
+            Self::BodyTooLarge | Self::TooSlow | Self::BodyIncomplete | Self::ShuttingDown | Self::HostInvalid | Self::TransferCoding
+        )
     }
 }
 

@@ -28,7 +28,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let world = World::start(Setup::default());
-            let mut request = http::Request::builder().method(&*method).uri(&path);
+            let mut request = http::Request::builder().method(&*method).uri(&path).header("host", "test");
             for _ in 0..keys {
                 request = request.header("idempotency-key", http::HeaderValue::from_bytes(&key).unwrap());
             }

@@ -6,6 +6,7 @@
 #[allow(unreachable_pub, reason = "the end-to-end tests hold the program's answers against the document by the same file")]
 mod document;
 mod fuzz;
+mod gate;
 mod health;
 mod openapi;
 mod routes;

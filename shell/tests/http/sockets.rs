@@ -30,7 +30,7 @@ impl Server {
     pub(crate) async fn start(world: &World, limits: ServerLimits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let service = surehook::http::service(Arc::clone(&world.app), world.face);
+        let service = surehook::http::service(Arc::clone(&world.app), world.face, world.access.clone());
         let (shutdown, told) = oneshot::channel();
         let running = tokio::spawn(serve(listener, service, limits, async move {
             let _ = told.await;

@@ -26,6 +26,7 @@ use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRec
 use surehook_core::admission::{OnKeyReuse, Stored};
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::EventId;
+use surehook_core::operators::Access;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use tokio::sync::watch;
@@ -293,6 +294,7 @@ pub(crate) struct World {
     pub(crate) app: Arc<App>,
     pub(crate) store: Arc<Memory>,
     pub(crate) face: Face,
+    pub(crate) access: Access,
 }
 
 impl World {
@@ -332,18 +334,20 @@ impl World {
             body_timeout: setup.body_timeout,
             doorbell,
         });
-        Self { app, store, face: Face::Everyone }
+        Self { app, store, face: Face::Everyone, access: Access::default() }
     }
 
     pub(crate) async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response<Bytes> {
+        let is_host = |(name, _): &(&str, &str)| name.eq_ignore_ascii_case("host");
         let request = Request::builder().method(method).uri(path);
+        let request = if headers.iter().any(is_host) { request } else { request.header("host", "test") };
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         self.answer(request.body(Full::new(Bytes::copy_from_slice(body))).unwrap()).await
     }
 
     /// What the routes answer, without a server. It must be as the document says.
     pub(crate) async fn answer(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
-        let service = surehook::http::service(Arc::clone(&self.app), self.face);
+        let service = surehook::http::service(Arc::clone(&self.app), self.face, self.access.clone());
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let (head, body) = service.call(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();

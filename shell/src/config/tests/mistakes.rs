@@ -35,6 +35,24 @@ fn an_unknown_key_is_told_with_what_was_probably_meant() {
 }
 
 #[test]
+fn a_host_for_operators_has_neither_a_scheme_nor_a_port() {
+    for (written, shown) in [("ops.example:8080", "ops.example:8080"), ("http://ops", "http://ops"), ("", ""), ("a b", "a b"), ("a:", "a:")]
+    {
+        check(
+            &format!("operator_hosts = [\"ok\", \"{written}\"]\n{SOURCE}"),
+            &format!(
+                "1:25: `operator_hosts`: `{shown}` is not the name of a host: write for example `surehook.example.com`, without a scheme or a port"
+            ),
+        );
+    }
+    check(
+        &format!("operator_hosts = \"ops\"\n{SOURCE}"),
+        "1:18: `operator_hosts`: this is text: write a list of texts in quotes, such as [\"one\", \"two\"]",
+    );
+    check(&format!("operator_hosts = [1]\n{SOURCE}"), "1:19: `operator_hosts`: this is a whole number: write text in quotes");
+}
+
+#[test]
 fn a_lease_is_not_for_setting() {
     check_source(
         "lease = \"1s\"",
@@ -267,7 +285,7 @@ fn columns_count_characters_and_a_byte_order_mark_is_none() {
     check_source("on_key_reuse = \"ü\" # ü", "3:16: `sources.github.on_key_reuse`: `ü` is not known here: write `reject` or `first_wins`");
     check(
         &format!("\u{feff}\"ü\" = 1\n{SOURCE}"),
-        "1:1: `ü`: there is no such key; the keys here are `database`, `defaults`, `drain_timeout`, `intake`, `listen`, `log`, `migrate_on_start`, `operator_listen`, `retention`, `role`, `sources`",
+        "1:1: `ü`: there is no such key; the keys here are `database`, `defaults`, `drain_timeout`, `intake`, `listen`, `log`, `migrate_on_start`, `operator_hosts`, `operator_listen`, `retention`, `role`, `sources`",
     );
     check(
         "\r\nrole = \"x\"\r\n[sources.s]\r\ndestination = \"http://x\"",

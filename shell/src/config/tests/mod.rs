@@ -33,6 +33,7 @@ fn the_defaults_are_the_documented_ones() {
     let documented = r#"
         listen = "127.0.0.1:8080"
         operator_listen = ""
+        operator_hosts = []
         database = "sqlite:surehook.db"
         role = "all"
         log = "human"
@@ -78,6 +79,7 @@ fn every_value_can_be_set() {
         r#"
         listen = "[::]:80"
         operator_listen = "127.0.0.1:9090"
+        operator_hosts = ["Ops.Example", "[::1]", "fd00::1"]
         database = "postgres://u:p@db/surehook"
         role = "worker"
         log = "json"
@@ -126,6 +128,7 @@ fn every_value_can_be_set() {
     let expected = Config {
         listen: "[::]:80".parse().unwrap(),
         operator_listen: Some("127.0.0.1:9090".parse().unwrap()),
+        operator_hosts: ["ops.example", "::1", "fd00::1"].map(str::to_owned).into(),
         database: DatabaseUrl::new("postgres://u:p@db/surehook"),
         role: Role::Worker,
         log: LogFormat::Json,
@@ -172,6 +175,7 @@ fn every_wrong_override_is_told_by_flag_and_variable_and_without_its_password() 
     let overrides = Overrides {
         listen: wrong("localhost"),
         operator_listen: wrong("9090"),
+        operator_hosts: wrong("ops.example, https://ops.example"),
         database: wrong("mysql://root:hunter2@db/x"),
         role: wrong("boss"),
         log: wrong(""),
@@ -183,6 +187,7 @@ fn every_wrong_override_is_told_by_flag_and_variable_and_without_its_password() 
         told,
         "--listen (or SUREHOOK_LISTEN in the environment): `localhost` is not an IP address with a port: write for example `127.0.0.1:8080`, or `0.0.0.0:8080` for every interface
 --operator-listen (or SUREHOOK_OPERATOR_LISTEN in the environment): `9090` is not an IP address with a port: write for example `127.0.0.1:8080`, or `0.0.0.0:8080` for every interface
+--operator-hosts (or SUREHOOK_OPERATOR_HOSTS in the environment): `https://ops.example` is not the name of a host: write for example `surehook.example.com`, without a scheme or a port
 --database (or SUREHOOK_DATABASE in the environment): not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`
 --role (or SUREHOOK_ROLE in the environment): `boss` is not known here: write `all` or `intake` or `worker`
 --log (or SUREHOOK_LOG in the environment): `` is not known here: write `human` or `json`
@@ -237,6 +242,7 @@ fn near_a_file() -> impl Strategy<Value = String> {
         proptest::sample::select(vec![
             "listen",
             "operator_listen",
+            "operator_hosts",
             "database",
             "role",
             "log",

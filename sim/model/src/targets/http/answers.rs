@@ -4,6 +4,7 @@ use super::watched::Posted;
 use super::{MAX_BODY, MAX_QUEUED_BYTES, Manner};
 use crate::database::Database;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
 use http::{Method, StatusCode, Version};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -92,7 +93,8 @@ impl<'d> Answer<'d> {
     /// The id of the event that this answer says is new, if it says so.
     fn check(&self, manner: Manner, request: &Posted, tables: &Database) -> Option<String> {
         let (status, head) = (self.status, &request.head);
-        assert!(!status.is_server_error() || status == StatusCode::SERVICE_UNAVAILABLE, "{status} to {head:?}");
+        let refused_coding = status == StatusCode::NOT_IMPLEMENTED && coded(head);
+        assert!(!status.is_server_error() || status == StatusCode::SERVICE_UNAVAILABLE || refused_coding, "{status} to {head:?}");
         assert!(!manner.draining || status != StatusCode::ACCEPTED, "accepted while shutting down");
         let kind = self.header("content-type").expect("every answer has a body");
         if head.method == Method::HEAD {
@@ -149,13 +151,31 @@ fn turned_away(status: StatusCode, manner: Manner, request: &Posted, tables: &Da
     let mut events = tables.events.values().map(|row| &row.event);
     let first = events.find(|event| event.source.as_str() == source && event.key == key);
     let right = match status {
-        StatusCode::BAD_REQUEST => !request.whole,
+        StatusCode::BAD_REQUEST => !request.whole || !names_its_host(head),
+        StatusCode::NOT_IMPLEMENTED => coded(head),
         StatusCode::PAYLOAD_TOO_LARGE => body.len() > MAX_BODY || declared.is_some_and(|bytes| bytes > MAX_BODY as u64),
         StatusCode::UNPROCESSABLE_ENTITY => source == "strict" && first.is_some_and(|first| first.body != body),
         StatusCode::SERVICE_UNAVAILABLE => headers + "\r\n".len() + MAX_BODY > MAX_QUEUED_BYTES,
         _ => false,
     };
     assert!(right, "{status} to a webhook that does not deserve it: {request:?}");
+}
+
+/// Whether a request says plainly and once which host it is for, or need not.
+fn names_its_host(head: &Parts) -> bool {
+    let hosts: Vec<_> = head.headers.get_all(HOST).iter().collect();
+    let plain = |host: &[u8]| !host.is_empty() && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(byte));
+    match hosts[..] {
+        [] => head.version < Version::HTTP_11,
+        [host] => plain(host.as_bytes()),
+        _ => false,
+    }
+}
+
+/// Whether a body has a transfer coding that is not simply `chunked`.
+fn coded(head: &Parts) -> bool {
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) || codings.next().is_some()
 }
 
 /// The header that bears the key of a source, if there is such a source.
@@ -171,6 +191,10 @@ fn key_header(source: &str) -> Option<&'static str> {
 fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
     let head = &request.head;
     assert!(head.method == Method::POST && head.version <= Version::HTTP_11 && request.whole, "accepted: {request:?}");
+    assert!(head.headers.get_all(HOST).iter().count() == 1 || head.version < Version::HTTP_11, "accepted for no one host: {request:?}");
+    let codings = head.headers.get_all(TRANSFER_ENCODING).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    let codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
+    assert!(codings.filter(|coding| !coding.eq_ignore_ascii_case(b"chunked")).count() == 0, "stored with a coding on it: {request:?}");
     let stored = &tables.events.get(&id.parse().expect("an event's id")).unwrap_or_else(|| panic!("{id} is not stored")).event;
     let path = head.uri.path().strip_prefix("/webhooks/").expect("the route for webhooks").trim_end_matches('/');
     assert_eq!(stored.source.as_str(), path, "stored for another source");

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use surehook::http::{App, Face, service};
+use surehook_core::operators::Access;
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -30,7 +31,7 @@ pub(super) struct Requests(Arc<Mutex<Vec<Posted>>>);
 impl Requests {
     /// The production routes, with every request written down.
     pub(super) fn watch(self, app: App) -> impl Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible> {
-        let service = service(Arc::new(app), Face::Everyone);
+        let service = service(Arc::new(app), Face::Everyone, Access::default());
         hyper::service::service_fn(move |request: Request<Incoming>| {
             let (head, body) = request.into_parts();
             let whole = body.is_end_stream();
