@@ -1,6 +1,7 @@
 //! The harness of the end-to-end tests: the real program as a child process, real databases, and both ends of its
 //! work (producers and downstreams) in the test process. No scenario is here; those are the files of `tests/tests`.
 
+pub mod address;
 pub mod audit;
 pub mod database;
 pub mod failure;

@@ -1,6 +1,7 @@
 //! The real program as a child process: found or built, started on a free port with a configuration in a folder of
 //! its own, and never left behind.
 
+pub use crate::address::free_address;
 use crate::http::Client;
 use crate::recording::Recording;
 use crate::wait;
@@ -9,11 +10,10 @@ use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::future::Future;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use surehook_model::history::{Fault, What};
 use tempfile::TempDir;
@@ -578,24 +578,4 @@ pub fn cargo() -> Command {
     }
     cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in the workspace"));
     cargo
-}
-
-/// A loopback address that nobody listens on. Below the range from which the kernel takes the ports of outgoing
-/// connections, so that none of those can sit on it while the program is down between two lives.
-///
-/// # Panics
-///
-/// If a thousand ports in a row are taken.
-#[must_use]
-pub fn free_address() -> SocketAddr {
-    const FIRST: u16 = 10_000;
-    const PORTS: u16 = 20_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run at the same time begin in different places.
-    let begin = u16::try_from(std::process::id().wrapping_mul(7919) % u32::from(PORTS)).expect("below 20,000");
-    (0..1000)
-        .map(|_| FIRST + (begin + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS)
-        .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
-        .find(|address| TcpListener::bind(address).is_ok())
-        .expect("a free port")
 }
