@@ -85,6 +85,17 @@ impl Service {
         Target { name, base: self.url("") }
     }
 
+    /// As [`Self::start`], with these variables in the program's environment.
+    ///
+    /// # Panics
+    ///
+    /// If it does not become ready; its log is shown.
+    pub async fn start_in(environment: Environment, database: &str, configuration: &str) -> Self {
+        let service = Self::begin_in(environment, database, configuration).await;
+        service.ready().await;
+        service
+    }
+
     /// Starts the program and waits until it listens, ready or not.
     ///
     /// # Panics

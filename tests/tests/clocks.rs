@@ -4,13 +4,16 @@
 use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
 use std::time::Duration;
+use tempfile::TempDir;
 use tests::database::Database;
+use tests::http::Client;
 use tests::postgres::Cluster;
 use tests::producer::{Load, Progress, produce};
 use tests::program::{Environment, Service};
 use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
-use tests::{on_each_database, verdicts};
+use tests::{on_each_database, verdicts, wait};
+use uuid::Uuid;
 
 on_each_database!(a_process_in_another_time_zone_shows_utc_and_keeps_its_schedule);
 
@@ -88,6 +91,88 @@ async fn changes_nothing(run: &Recording, sink: &Sink, service: &Service) {
     }
     run.judge().await;
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_steps_back_delays_no_retry_on_sqlite() {
+    let world = Stepped::start(|received| Answer::status(if received.attempt == 1 { 503 } else { 200 })).await;
+    let event = world.post().await;
+    world.is(event, "retrying").await;
+
+    world.step("-2h");
+
+    wait::until("the retry", || async { world.was_tried(event, 2) }).await;
+    let again = world.post().await;
+    wait::until("another event's retry", || async { world.was_tried(again, 2) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_steps_forward_sends_nothing_twice_at_once_on_sqlite() {
+    let world = Stepped::start(|_| Answer::status(200).after(Duration::from_secs(4))).await;
+    let event = world.post().await;
+    wait::until("the delivery", || async { world.was_tried(event, 1) }).await;
+
+    world.step("+2h");
+
+    let again = world.post().await;
+    world.is(event, "delivered").await;
+    assert_eq!((world.sink.of(event).len(), world.sink.of(again).len()), (1, 1));
+}
+
+/// A process on SQLite whose wall clock can be set.
+struct Stepped {
+    service: Service,
+    sink: Sink,
+    clock: TempDir,
+}
+
+impl Stepped {
+    async fn start(behaviour: impl Fn(&tests::sink::Received) -> Answer + Send + Sync + 'static) -> Self {
+        let clock = TempDir::new().expect("a temporary folder");
+        let file: &'static str = String::leak(clock.path().join("offset").display().to_string());
+        std::fs::write(file, "+0").expect("the folder can be written to");
+        let library: &'static str = String::leak(faketime().display().to_string());
+        let variables = Box::new([
+            ("FAKETIME_TIMESTAMP_FILE", file),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("LD_PRELOAD", library),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ]);
+        let sink = Sink::start(behaviour).await;
+        let configuration =
+            format!("[sources.github]\ndestination = \"{}\"\ninitial_delay = \"5s\"\nmax_delay = \"5s\"\n", sink.url("/github"));
+        let database = format!("sqlite:{}", clock.path().join("surehook.db").display());
+        let service = Service::start_in(Box::leak(variables), &database, &configuration).await;
+        Self { service, sink, clock }
+    }
+
+    /// Sets the clock so far off the right time.
+    fn step(&self, off: &str) {
+        std::fs::write(self.clock.path().join("offset"), off).expect("the folder can be written to");
+    }
+
+    async fn post(&self) -> Uuid {
+        let key = Uuid::now_v7().to_string();
+        let answer = Client::default().post(&self.service.url("/webhooks/github"), &[("idempotency-key", &key)], "{}").await;
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status_code, 202, "{answer:?}");
+        answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id")
+    }
+
+    /// Waits until an event has this status.
+    async fn is(&self, event: Uuid, status: &str) {
+        let url = self.service.url(&format!("/events/{event}"));
+        wait::until("the event's status", || async {
+            let shown = Client::default().get(&url).await?;
+            if shown.json()["status"] == status { Ok(()) } else { Err(format!("{shown:?}")) }
+        })
+        .await;
+    }
+
+    fn was_tried(&self, event: Uuid, times: usize) -> Result<(), String> {
+        let tried = self.sink.of(event).len();
+        if tried >= times { Ok(()) } else { Err(format!("tried {tried} times")) }
+    }
 }
 
 /// Holds each time that is shown of an event to the right one, and to be written in UTC.

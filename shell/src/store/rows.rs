@@ -104,6 +104,13 @@ pub(super) struct FoundRow {
     tried_excerpt: Option<Vec<u8>>,
 }
 
+impl FoundRow {
+    /// The row of an event whose due times are on a scale that the wall clock is so far ahead of.
+    pub(super) fn due_later(self, by: i64) -> Self {
+        Self { due_at: self.due_at.map(|due_at| due_at.saturating_add(by)), ..self }
+    }
+}
+
 /// Puts the rows of one event together. `None` if there are none.
 pub(super) fn event_record(id: EventId, rows: Vec<FoundRow>) -> Result<Option<EventRecord>, StoreError> {
     let history = rows.iter().filter_map(|row| row.entry().transpose()).collect::<Result<Vec<_>, _>>()?;

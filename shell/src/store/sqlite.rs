@@ -4,7 +4,7 @@
 //! if the call is dropped, the transaction still ends. Reading calls have connections of their own and, thanks to the
 //! write-ahead log, neither wait for the writer nor hold it up. `serve` refuses a file that another process serves.
 //!
-//! The time is this process's: it is taken once the writer is.
+//! The time is this process's, taken once the writer is, on two scales: see [`Now`].
 
 mod connect;
 mod copy;
@@ -32,14 +32,14 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection};
 use sqlx::{FromRow, Row, Sqlite};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook_core::admission::Stored;
 use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use transaction::Broken;
 
 const READERS: usize = 4;
@@ -150,7 +150,7 @@ impl SqliteStore {
     async fn write<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut SqliteConnection, i64) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection, Now) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
     {
         self.with_writer(move |writer| transaction::whole(writer, work).boxed()).await
     }
@@ -228,10 +228,33 @@ impl Failure {
     }
 }
 
-/// Microseconds since 1970, by the clock of this machine, which is the database's.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+/// The time now, in microseconds since 1970.
+///
+/// A wall clock can be set. Whatever is waited for, a retry or the end of a lease, must not depend on that: it would come
+/// hours late, or twice at once. So due times are on a scale of their own. It begins at the wall clock's time when the
+/// process starts, and from then on follows the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    /// By the clock of this machine, which is the database's: what is recorded, shown and kept.
+    wall: i64,
+    /// What due times are compared with and set from.
+    due: i64,
+}
+
+impl Now {
+    fn read() -> Self {
+        static START: OnceLock<(i64, Instant)> = OnceLock::new();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+        let (start, began) = START.get_or_init(|| (wall, Instant::now()));
+        let passed = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
+        Self { wall, due: start.saturating_add(passed) }
+    }
+
+    /// By how much the wall clock is ahead of due times.
+    fn ahead(self) -> i64 {
+        self.wall.saturating_sub(self.due)
+    }
 }
 
 impl Store for SqliteStore {
@@ -267,7 +290,8 @@ impl Store for SqliteStore {
         self.read(move |connection| {
             async move {
                 let query = sqlx::query_as::<_, FoundRow>(sql::FIND).bind(event.as_uuid());
-                Ok(rows::event_record(event, query.fetch_all(connection).await?)?)
+                let found = query.fetch_all(connection).await?.into_iter().map(|row| row.due_later(Now::read().ahead())).collect();
+                Ok(rows::event_record(event, found)?)
             }
             .boxed()
         })
@@ -288,10 +312,10 @@ impl Store for SqliteStore {
                 let rows = searched(sql::LIST, &filter, span, size).fetch_all(connection).await?;
                 let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
                 let looked = (first.try_get("looked")?, first.try_get("last")?);
-                let mut found = Vec::with_capacity(rows.len());
+                let (mut found, ahead) = (Vec::with_capacity(rows.len()), Now::read().ahead());
                 for row in &rows {
                     if let Some(id) = row.try_get("id")? {
-                        found.push((id, FoundRow::from_row(row)?));
+                        found.push((id, FoundRow::from_row(row)?.due_later(ahead)));
                     }
                 }
                 Ok(rows::event_page(size, found, looked)?)
@@ -318,7 +342,7 @@ impl Store for SqliteStore {
                 let names = transitions::array(&names.iter().map(SourceName::as_str).collect::<Vec<_>>())?;
                 let mut names: Vec<String> = sqlx::query_scalar(sql::SOURCES_NAMED).bind(names).fetch_all(&mut *connection).await?;
                 names.sort();
-                let now = now();
+                let now = Now::read().due;
                 let mut records = Vec::with_capacity(names.len());
                 for name in names {
                     let work = sqlx::query_as::<_, SourceRow>(sql::SOURCE_WORK).bind(&name).bind(now).bind(i64::from(count_to));
@@ -335,7 +359,7 @@ impl Store for SqliteStore {
         self.write(move |connection, now| {
             async move {
                 let query = if paused {
-                    sqlx::query(sql::PAUSE).bind(source.as_str()).bind(now)
+                    sqlx::query(sql::PAUSE).bind(source.as_str()).bind(now.wall)
                 } else {
                     sqlx::query(sql::RESUME).bind(source.as_str())
                 };

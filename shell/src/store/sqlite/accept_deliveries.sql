@@ -1,6 +1,6 @@
 -- Inserts the deliveries that are owed for the events that the statement before this one inserted. $1 is as it was there;
 -- the last of each array is for how long the event is to be claimed in the same moment, or null: then its row starts as a
--- claim would leave it. Not of a paused source: of that nothing is claimed. $3 is the time now.
+-- claim would leave it. Not of a paused source: of that nothing is claimed. $4 is the time now, as due times have it.
 --
 -- They have the row numbers up to the last one that was given: each new row of events gets the number after the greatest
 -- that is there, and a key that is there takes none. An id that was there before has a smaller one.
@@ -11,7 +11,7 @@ select
     event.id, event.source,
     case when lease is null then 'queued' else 'processing' end,
     lease is not null, 0, lease is not null,
-    $3 + coalesce(lease, 0)
+    $4 + coalesce(lease, 0)
 from (
     select
         unhex(value ->> 0) as id,

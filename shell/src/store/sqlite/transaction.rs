@@ -1,7 +1,7 @@
 //! Transactions of the writer. The busy ones are run in one or two scripts: see [`super::sql`].
 
 use super::sql::{self, Script};
-use super::{Failure, errors, now};
+use super::{Failure, Now, errors};
 use crate::ports::StoreError;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -47,10 +47,10 @@ pub(super) async fn commit(connection: &mut SqliteConnection, script: Script, ar
 /// A transaction of any work, step by step.
 pub(super) async fn whole<T, W>(connection: &mut SqliteConnection, work: W) -> Result<T, Broken>
 where
-    W: for<'c> FnOnce(&'c mut SqliteConnection, i64) -> BoxFuture<'c, Result<T, Failure>>,
+    W: for<'c> FnOnce(&'c mut SqliteConnection, Now) -> BoxFuture<'c, Result<T, Failure>>,
 {
     begin(connection, sql::BEGIN, SqliteArguments::default()).await?;
-    match work(connection, now()).await {
+    match work(connection, Now::read()).await {
         Ok(done) => {
             commit(connection, sql::COMMIT, SqliteArguments::default()).await?;
             Ok(done)

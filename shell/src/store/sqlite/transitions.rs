@@ -2,7 +2,7 @@
 //! transitions are [`surehook_core::event::Delivery`]'s own, so there is nothing here that could differ from them.
 
 use super::transaction::{self, Broken};
-use super::{Failure, now, searched, sql};
+use super::{Failure, Now, searched, sql};
 use crate::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
 use crate::search::{EventFilter, PageSize, RedrivenPage, Span};
 use crate::store::rows;
@@ -47,7 +47,7 @@ fn in_doubt(Broken { error, has_ended }: Broken) -> Broken {
 
 /// Inserts the events whose keys are new, and answers their ids, and what became of each.
 async fn insert_new(writer: &mut SqliteConnection, batch: &[NewEvent]) -> Result<HashMap<EventId, Stored>, Broken> {
-    let arguments = new_rows(batch.iter(), now()).map_err(untouched)?;
+    let arguments = new_rows(batch.iter(), Now::read()).map_err(untouched)?;
     let done = match transaction::commit(writer, sql::ACCEPT_NEW, arguments).await {
         Ok(done) => done,
         // An id that is there: another event's, or this very event's from an earlier try. Nothing is stored.
@@ -77,7 +77,7 @@ fn new(event: &NewEvent, paused: &HashSet<String>) -> Stored {
 }
 
 /// Whatever of these is there, or not.
-async fn accept_others(connection: &mut SqliteConnection, now: Micros, batch: Vec<NewEvent>) -> Result<Vec<Stored>, Failure> {
+async fn accept_others(connection: &mut SqliteConnection, now: Now, batch: Vec<NewEvent>) -> Result<Vec<Stored>, Failure> {
     let keys: Vec<_> = batch.iter().map(|event| (event.source.as_str(), event.key.as_str())).collect();
     let mut stored: Vec<Option<Stored>> = vec![None; batch.len()];
     let existing: Vec<rows::ExistingRow> = fetch(connection, sqlx::query_as(sql::ACCEPT_EXISTING).bind(array(&keys)?)).await?;
@@ -109,7 +109,7 @@ async fn accept_others(connection: &mut SqliteConnection, now: Micros, batch: Ve
 }
 
 /// The parameters of the statements that insert new events.
-fn new_rows<'a>(events: impl Iterator<Item = &'a NewEvent>, now: Micros) -> Result<SqliteArguments, Failure> {
+fn new_rows<'a>(events: impl Iterator<Item = &'a NewEvent>, now: Now) -> Result<SqliteArguments, Failure> {
     let (mut rows, mut bytes) = (Vec::new(), Vec::new());
     for event in events {
         let (headers, body) = (event.headers.len(), event.body.len());
@@ -122,15 +122,16 @@ fn new_rows<'a>(events: impl Iterator<Item = &'a NewEvent>, now: Micros) -> Resu
     let mut arguments = SqliteArguments::default();
     arguments.add(array(&rows)?).map_err(sqlx::Error::Encode)?;
     arguments.add(bytes).map_err(sqlx::Error::Encode)?;
-    arguments.add(now).map_err(sqlx::Error::Encode)?;
+    arguments.add(now.wall).map_err(sqlx::Error::Encode)?;
+    arguments.add(now.due).map_err(sqlx::Error::Encode)?;
     Ok(arguments)
 }
 
 pub(super) async fn claim(writer: &mut SqliteConnection, demands: Vec<Demand>) -> Result<Claims, Broken> {
-    let now = now();
+    let now = Now::read();
     let (mut claims, mut changes) = (Claims::default(), Changes::default());
     for (nth, demand) in demands.iter().enumerate() {
-        let parameters = due_of(demand, now).map_err(untouched)?;
+        let parameters = due_of(demand, now.due).map_err(untouched)?;
         let due = if nth == 0 {
             transaction::begin(writer, sql::CLAIM_BEGIN, parameters).await?.rows
         } else {
@@ -152,7 +153,7 @@ pub(super) async fn claim(writer: &mut SqliteConnection, demands: Vec<Demand>) -
         Err(failure) => return Err(transaction::rolled_back(writer, failure.before_commit()).await),
     };
     let found = transaction::commit(writer, sql::CLAIM_END, arguments).await?.rows;
-    claims.claimed = with_bytes(&found, now, claims.claimed).map_err(untouched)?;
+    claims.claimed = with_bytes(&found, now.wall, claims.claimed).map_err(untouched)?;
     Ok(claims)
 }
 
@@ -165,14 +166,14 @@ fn due_of(demand: &Demand, now: Micros) -> Result<SqliteArguments, Failure> {
 }
 
 /// What a claim makes of the rows that are due of one source.
-fn take(demand: &Demand, due: &[SqliteRow], now: Micros, claims: &mut Claims, changes: &mut Changes) -> Result<(), Failure> {
+fn take(demand: &Demand, due: &[SqliteRow], now: Now, claims: &mut Claims, changes: &mut Changes) -> Result<(), Failure> {
     for row in due {
         let row = DeliveryRow::from_row(row)?;
         let event = EventId::from_uuid(row.event_id);
         let claimed = row.delivery()?.claim(demand.lease, demand.max_attempts).map_err(|_| rows::unreadable("due time"))?;
         let delivery = claimed.delivery;
         if let Some(lost) = claimed.lost {
-            changes.attempts.push(json!([hex(event), lost, now, null, Verdict::Lost.as_str(), null, null, ""]));
+            changes.attempts.push(json!([hex(event), lost, now.wall, null, Verdict::Lost.as_str(), null, null, ""]));
         }
         changes.put(event, delivery, claimed.due, now);
         let (source, attempt) = (demand.source.clone(), delivery.attempt);
@@ -211,7 +212,7 @@ pub(super) async fn settle(writer: &mut SqliteConnection, batch: Vec<Settlement>
     let mut parameters = SqliteArguments::default();
     array(&ids).and_then(|ids| Ok(parameters.add(ids).map_err(sqlx::Error::Encode)?)).map_err(untouched)?;
     let read = transaction::begin(writer, sql::SETTLE_BEGIN, parameters).await?.rows;
-    let settled = settled(&batch, &read, now()).and_then(|(refused, changes)| Ok((refused, changes.parameters(&[])?)));
+    let settled = settled(&batch, &read, Now::read()).and_then(|(refused, changes)| Ok((refused, changes.parameters(&[])?)));
     match settled {
         Ok((refused, parameters)) => {
             transaction::commit(writer, sql::SETTLE_END, parameters).await?;
@@ -222,7 +223,7 @@ pub(super) async fn settle(writer: &mut SqliteConnection, batch: Vec<Settlement>
 }
 
 /// What a batch of settlements makes of its rows, and which it refuses.
-fn settled(batch: &[Settlement], read: &[SqliteRow], now: Micros) -> Result<(Vec<EventId>, Changes), Failure> {
+fn settled(batch: &[Settlement], read: &[SqliteRow], now: Now) -> Result<(Vec<EventId>, Changes), Failure> {
     let mut deliveries = HashMap::with_capacity(read.len());
     for row in read {
         let row = DeliveryRow::from_row(row)?;
@@ -242,7 +243,7 @@ fn settled(batch: &[Settlement], read: &[SqliteRow], now: Micros) -> Result<(Vec
             changes.attempts.push(json!([
                 hex(event),
                 before.attempt,
-                now.saturating_sub(rows::micros(record.ended_ago)),
+                now.wall.saturating_sub(rows::micros(record.ended_ago)),
                 rows::micros(record.took),
                 record.verdict.as_str(),
                 record.status_code,
@@ -261,7 +262,7 @@ fn untouched(failure: Failure) -> Broken {
     Broken { error: failure.before_commit(), has_ended: true }
 }
 
-pub(super) async fn redrive(connection: &mut SqliteConnection, now: Micros, event: EventId) -> Result<Redriven, Failure> {
+pub(super) async fn redrive(connection: &mut SqliteConnection, now: Now, event: EventId) -> Result<Redriven, Failure> {
     let read: Vec<DeliveryRow> = fetch(connection, sqlx::query_as(sql::DELIVERIES_READ).bind(array(&[hex(event)])?)).await?;
     let Some(row) = read.first() else {
         return Ok(standing(connection, event).await?.map_or(Redriven::NotFound, |(status, _)| Redriven::StandsElsewhere(status)));
@@ -276,7 +277,7 @@ pub(super) async fn redrive(connection: &mut SqliteConnection, now: Micros, even
     Ok(Redriven::Queued)
 }
 
-pub(super) async fn redrive_delivered(connection: &mut SqliteConnection, now: Micros, event: EventId) -> Result<Redriven, Failure> {
+pub(super) async fn redrive_delivered(connection: &mut SqliteConnection, now: Now, event: EventId) -> Result<Redriven, Failure> {
     match standing(connection, event).await? {
         None => return Ok(Redriven::NotFound),
         Some((Status::Delivered, false)) => {}
@@ -287,7 +288,7 @@ pub(super) async fn redrive_delivered(connection: &mut SqliteConnection, now: Mi
     let last = last.first().and_then(|(attempt,)| *attempt).map_or(Ok(0), rows::attempt)?;
     let (delivery, _) = Delivery::redelivered(last);
     let (attempt, fence) = (i64::from(delivery.attempt), rows::count(delivery.fence.0));
-    let insert = sqlx::query(sql::REDRIVE_DELIVERED).bind(event.as_uuid()).bind(now).bind(attempt).bind(fence);
+    let insert = sqlx::query(sql::REDRIVE_DELIVERED).bind(event.as_uuid()).bind(now.due).bind(attempt).bind(fence);
     execute(connection, insert).await?;
     Ok(Redriven::Queued)
 }
@@ -300,7 +301,7 @@ async fn standing(connection: &mut SqliteConnection, event: EventId) -> Result<O
 
 pub(super) async fn redrive_all(
     connection: &mut SqliteConnection,
-    now: Micros,
+    now: Now,
     filter: EventFilter,
     span: Span,
     size: PageSize,
@@ -328,7 +329,7 @@ pub(super) async fn redrive_all(
 
 pub(super) async fn prune(
     connection: &mut SqliteConnection,
-    now: Micros,
+    now: Now,
     retention: Retention,
     after: Option<EventId>,
     limit: u32,
@@ -336,8 +337,8 @@ pub(super) async fn prune(
     let scan = sqlx::query_as(sql::PRUNE_SCAN)
         .bind(after.map(EventId::as_uuid))
         .bind(i64::from(limit))
-        .bind(now.saturating_sub(rows::micros(retention.delivered)))
-        .bind(now.saturating_sub(rows::micros(retention.dead_lettered)));
+        .bind(now.wall.saturating_sub(rows::micros(retention.delivered)))
+        .bind(now.wall.saturating_sub(rows::micros(retention.dead_lettered)));
     let scanned: Vec<ScannedRow> = fetch(connection, scan).await?;
     let over: Vec<_> = scanned.iter().filter(|row| row.over).map(|row| hex(EventId::from_uuid(row.id))).collect();
     if !over.is_empty() {
@@ -346,12 +347,12 @@ pub(super) async fn prune(
             execute(connection, sqlx::query(statement).bind(Arc::clone(&ids))).await?;
         }
     }
-    Ok(Pruned { deleted: over.len() as u64, reached: reached(&scanned, limit, now, retention.delivered.min(retention.dead_lettered)) })
+    Ok(Pruned { deleted: over.len() as u64, reached: reached(&scanned, limit, now.wall, retention.delivered.min(retention.dead_lettered)) })
 }
 
 pub(super) async fn erase(
     connection: &mut SqliteConnection,
-    now: Micros,
+    now: Now,
     kept: Duration,
     after: Option<EventId>,
     limit: u32,
@@ -359,13 +360,13 @@ pub(super) async fn erase(
     let scan = sqlx::query_as(sql::ERASE_SCAN)
         .bind(after.map(EventId::as_uuid))
         .bind(i64::from(limit))
-        .bind(now.saturating_sub(rows::micros(kept)));
+        .bind(now.wall.saturating_sub(rows::micros(kept)));
     let scanned: Vec<ScannedRow> = fetch(connection, scan).await?;
     let over: Vec<_> = scanned.iter().filter(|row| row.over).map(|row| hex(EventId::from_uuid(row.id))).collect();
     if !over.is_empty() {
-        execute(connection, sqlx::query(sql::ERASE_EVENTS).bind(array(&over)?).bind(now)).await?;
+        execute(connection, sqlx::query(sql::ERASE_EVENTS).bind(array(&over)?).bind(now.wall)).await?;
     }
-    Ok(Erased { erased: over.len() as u64, reached: reached(&scanned, limit, now, kept) })
+    Ok(Erased { erased: over.len() as u64, reached: reached(&scanned, limit, now.wall, kept) })
 }
 
 /// Where a step of retention ended that changes nothing that was received in the last `kept`.
@@ -384,16 +385,16 @@ struct Changes {
 
 impl Changes {
     /// The row of `event` is now `delivery`, and due so.
-    fn put(&mut self, event: EventId, delivery: Delivery, due: Due, now: Micros) {
+    fn put(&mut self, event: EventId, delivery: Delivery, due: Due, now: Now) {
         if delivery.status == Status::Delivered {
             self.delivered.push(hex(event));
             return;
         }
         let due_at = match due {
-            Due::After(duration) => Some(now.saturating_add(rows::micros(duration))),
+            Due::After(duration) => Some(now.due.saturating_add(rows::micros(duration))),
             Due::Never => None,
         };
-        let ended_at = due_at.is_none().then_some(now);
+        let ended_at = due_at.is_none().then_some(now.wall);
         let reason = delivery.reason.map(|reason| reason.as_str());
         let (attempt, budget_from, fence) = (delivery.attempt, delivery.budget_from, rows::count(delivery.fence.0));
         self.rows.push(json!([hex(event), delivery.status.as_str(), attempt, budget_from, fence, due_at, ended_at, reason]));
