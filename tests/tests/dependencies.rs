@@ -1,7 +1,9 @@
-//! What the packages may not depend on: the decisions on nothing that touches the world, the program on no simulator,
-//! and on nothing under a licence that the front page does not name.
+//! What the packages may not depend on: the decisions on nothing that touches the world, the program on no simulator, and
+//! nothing on packages of unknown origin or under other licences. New duplicates in the program need a reason.
+//!
+//! Not here: known vulnerabilities. Their database is not part of this repository; `docs/CONTRIBUTING.md` says how to check them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
 use tests::program::cargo;
 
@@ -64,6 +66,97 @@ fn the_front_page_names_the_licences_of_what_the_program_is_made_of() {
     for licence in &named {
         assert!(!without(Some(licence)).is_empty(), "nothing is under {licence} alone");
     }
+}
+
+#[test]
+fn every_package_is_under_a_licence_that_is_accepted() {
+    // The program's packages are held to the front page by the test above. These are used by tests and tools as well.
+    const ACCEPTED: [&str; 8] =
+        ["MIT", "Apache-2.0", "BSD-3-Clause", "ISC", "Unicode-3.0", "Zlib", "MIT-0", "CDLA-Permissive-2.0"];
+    let metadata = run(&["metadata", "--format-version", "1"]);
+    assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("a list");
+    assert!(packages.len() > 200, "{} packages", packages.len());
+    for package in packages {
+        let (name, licence) = (&package["name"], package["license"].as_str().unwrap_or("NONE"));
+        assert!(licence != "NONE", "{name} names no licence");
+        assert!(is_under(licence, |licence| ACCEPTED.contains(&licence)), "{name} is under {licence}");
+    }
+}
+
+#[test]
+fn every_package_comes_from_the_registry_with_a_checksum() {
+    for (file, lock) in [("Cargo.lock", include_str!("../../Cargo.lock")), ("fuzz/Cargo.lock", include_str!("../../fuzz/Cargo.lock"))] {
+        let foreign = foreign(lock);
+        assert!(foreign.is_empty(), "{file} takes from elsewhere: {foreign:#?}");
+    }
+}
+
+#[test]
+fn a_package_from_elsewhere_is_seen() {
+    let package = |rest: &str| format!("version = 4\n\n[[package]]\nname = \"odd\"\nversion = \"1.0.0\"\n{rest}");
+    let checksum = "checksum = \"00\"\n";
+    assert!(foreign(&package(&format!("source = \"{REGISTRY}\"\n{checksum}"))).is_empty());
+    for rest in [
+        String::new(),
+        format!("source = \"{REGISTRY}\"\n"),
+        "source = \"git+https://example.com/odd#00\"\n".to_owned(),
+        format!("source = \"registry+https://example.com/index\"\n{checksum}"),
+    ] {
+        assert_eq!(foreign(&package(&rest)).len(), 1, "{rest}");
+    }
+}
+
+const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
+/// The packages of a lock file that are neither this project's own nor from the registry with a checksum.
+fn foreign(lock: &str) -> Vec<&str> {
+    const OWN: [&str; 6] = ["surehook", "surehook-core", "surehook-model", "sim", "tests", "fuzz"];
+    let packages = lock.split("[[package]]").skip(1);
+    packages
+        .filter(|package| {
+            let value = |name: &str| {
+                package.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = \"")?.strip_suffix('"'))
+            };
+            let is_own = value("source").is_none() && value("name").is_some_and(|name| OWN.contains(&name));
+            let is_checked = value("source") == Some(REGISTRY) && value("checksum").is_some();
+            !is_own && !is_checked
+        })
+        .collect()
+}
+
+/// Packages that are in the program in two versions, with what keeps the older one there.
+const TWICE: [(&str, &str); 9] = [
+    ("base64", "sqlx and headers use 0.22"),
+    ("block-buffer", "digest 0.10"),
+    ("cpufeatures", "sha1 and sha2 0.10"),
+    ("crypto-common", "digest 0.10"),
+    ("digest", "sha1 0.10 of headers, and sha2 0.10 of sqlx"),
+    ("getrandom", "ring uses 0.2"),
+    ("hashbrown", "sqlx uses 0.16"),
+    ("sha2", "sqlx uses 0.10"),
+    ("syn", "the macros of sqlx and of tracing use 2"),
+];
+
+#[test]
+fn no_package_is_in_the_program_twice_without_a_reason() {
+    let tree = run(&["tree", "--package", "surehook", "--edges", "normal,build", "--prefix", "none", "--no-dedupe", "--format", "{p}"]);
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
+    let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for line in tree.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(name), Some(version)) = (words.next(), words.next()) {
+            versions.entry(name).or_default().insert(version);
+        }
+    }
+    let twice: BTreeSet<&str> = versions.iter().filter(|(_, versions)| versions.len() > 1).map(|(name, _)| *name).collect();
+    let known: BTreeSet<&str> = TWICE.iter().map(|(name, _)| *name).collect();
+    let new: Vec<_> = twice.difference(&known).collect();
+    assert!(new.is_empty(), "in the program more than once, without a reason in this file: {new:?}");
+    let gone: Vec<_> = known.difference(&twice).collect();
+    assert!(gone.is_empty(), "no longer in the program more than once; take it out of this file: {gone:?}");
 }
 
 /// Whether somebody who accepts these licences may use what is under this expression of them.
