@@ -12,7 +12,7 @@
 //!
 //! Everything else is a rule that one of them, or the intake, asks: [`key`], [`source`], [`admission`],
 //! [`forwarding`], [`verdict`], [`retry_after`], [`backoff`], [`breaker`], [`rate`],
-//! [`retention`].
+//! [`readiness`], [`retention`].
 
 #![no_std]
 #![deny(missing_docs)]
@@ -31,6 +31,7 @@ pub mod id;
 pub mod key;
 pub mod operators;
 pub mod rate;
+pub mod readiness;
 pub mod retention;
 pub mod retry_after;
 pub mod source;

@@ -1,12 +1,19 @@
-//! What the process knows of its own health: whether it is draining, whether its loops live, and whether the
-//! database answered just now.
+//! What the process knows of its own health: whether it is draining, whether its loops live, whether the database
+//! answered just now, and whether new events can be stored.
+//!
+//! Whether there is a doubt about the last of these is decided by [`surehook_core::readiness`].
 
-use crate::ports::{Clock, Store};
+use crate::ports::{Clock, Ids, NewEvent, Store, StoreError};
+use bytes::Bytes;
 use futures::future::{BoxFuture, Shared};
 use futures::{FutureExt, select_biased};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use surehook_core::admission::Fingerprint;
+use surehook_core::key::IdempotencyKey;
+use surehook_core::readiness::{Learned, Readiness};
+use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 
 /// How long the database may take to answer before the process is not ready.
@@ -14,6 +21,9 @@ const PING_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long an answer of the database is good for, from when it was asked. However often readiness is asked for, the
 /// database is asked at most once in this time.
 const PING_FRESH: Duration = Duration::from_secs(1);
+/// How long a probe may take before another one is begun. A probe is not given up sooner: a commit that waits for a standby
+/// goes on at the server when nobody waits for it, and each such probe would leave a session there.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The health of one process. It starts healthy: not draining, with no loop to watch.
 #[derive(Debug, Default)]
@@ -23,9 +33,14 @@ pub struct Health {
     ended: [AtomicBool; Loop::ALL.len()],
     /// By [`Loop`]: whether this process has it.
     watched: [AtomicBool; Loop::ALL.len()],
-    /// Whether the database answered the last ping, so that only a change is logged.
+    /// Whether the database did not answer the last ping, so that only a change is logged.
     unreachable: Arc<AtomicBool>,
-    probe: Mutex<Option<Probe>>,
+    ping: Mutex<Option<Asked>>,
+    /// What the intake learned from its commits.
+    readiness: Arc<Mutex<Readiness>>,
+    /// Whether the last probe failed, so that only a change is logged.
+    unstorable: AtomicBool,
+    probe: Mutex<Option<Asked>>,
 }
 
 /// A loop without which the process does not do its work.
@@ -66,6 +81,9 @@ pub enum NotReady {
     /// The database did not answer within 1.5 seconds, or answered that it cannot be used. The log says why.
     #[error("the database did not answer, or cannot be used; the log says why")]
     Database,
+    /// The last commit of the intake failed or hangs, and so does the probe that followed it.
+    #[error("new events cannot be stored; the log says why")]
+    Intake,
 }
 
 impl Health {
@@ -95,40 +113,128 @@ impl Health {
         watched.map(|which| (which.as_str(), !self.ended[which as usize].load(Ordering::Acquire))).collect()
     }
 
-    /// Whether the process should be sent requests: it is not draining, no loop has ended, and the database answers.
+    /// Keep the result while a batch of this size is being stored, and tell it what was learned.
+    #[must_use]
+    pub fn storing(&self, now: Instant, bytes: usize) -> Storing {
+        lock(&self.readiness).began(now, bytes);
+        Storing { readiness: Arc::clone(&self.readiness), began: now, bytes, has_ended: false }
+    }
+
+    /// Whether the process should be sent requests: it is not draining, no loop has ended, the database answers, and new
+    /// events can be stored if this process takes any.
     ///
     /// # Errors
     ///
     /// [`NotReady`] says why not, after at most 1.5 seconds.
-    pub async fn ready(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>) -> Result<(), NotReady> {
+    pub async fn ready(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>, ids: &Arc<dyn Ids>) -> Result<(), NotReady> {
         if self.is_draining() {
             return Err(NotReady::Draining);
         }
         if let Some(ended) = Loop::ALL.into_iter().find(|which| self.ended[*which as usize].load(Ordering::Acquire)) {
             return Err(NotReady::LoopEnded(ended));
         }
-        if self.probe(store, clock).await { Ok(()) } else { Err(NotReady::Database) }
+        let deadline = clock.now() + PING_TIMEOUT;
+        if self.ping(store, clock).await.is_err() {
+            return Err(NotReady::Database);
+        }
+        if self.watched[Loop::Intake as usize].load(Ordering::Acquire) && !self.can_store(store, clock, ids, deadline).await {
+            return Err(NotReady::Intake);
+        }
+        Ok(())
     }
 
     /// The answer to the newest ping; asks anew if that is too old. All who ask meanwhile share one ping, and it goes
     /// on with the next of them if the one who started it hangs up.
-    fn probe(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>) -> Shared<BoxFuture<'static, bool>> {
-        let now = clock.now();
-        let mut newest = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(probe) = newest.as_ref() {
-            let good_for = if probe.answer.peek().is_some() { PING_FRESH } else { PING_TIMEOUT };
-            if now.since(probe.asked) < good_for {
-                return probe.answer.clone();
+    fn ping(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>) -> Answer {
+        shared(&self.ping, clock, PING_TIMEOUT, PING_FRESH, || {
+            let (store, late, unreachable) =
+                (Arc::clone(store), clock.sleep_until(clock.now() + PING_TIMEOUT), Arc::clone(&self.unreachable));
+            async move { ping(store, late, &unreachable).await }.boxed()
+        })
+    }
+
+    /// Whether new events can be stored. The database is asked only if there is a doubt.
+    async fn can_store(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>, ids: &Arc<dyn Ids>, deadline: Instant) -> bool {
+        let failed = self.settle_doubts(store, clock, ids, deadline).await.err();
+        let was_unstorable = self.unstorable.swap(failed.is_some(), Ordering::AcqRel);
+        match &failed {
+            Some(error) if !was_unstorable => tracing::warn!(%error, "not ready: new events cannot be stored; probing until one can"),
+            None if was_unstorable => tracing::info!("new events can be stored again"),
+            _ => {}
+        }
+        failed.is_none()
+    }
+
+    /// Probes until there is no doubt. A failure that came after a probe had begun needs another one.
+    async fn settle_doubts(
+        &self,
+        store: &Arc<dyn Store>,
+        clock: &Arc<dyn Clock>,
+        ids: &Arc<dyn Ids>,
+        deadline: Instant,
+    ) -> Result<(), Arc<str>> {
+        loop {
+            let doubt = lock(&self.readiness).doubt(clock.now());
+            let Some(bytes) = doubt else { return Ok(()) };
+            let probe = self.probe(store, clock, ids, bytes);
+            select_biased! {
+                answer = probe.fuse() => answer?,
+                () = clock.sleep_until(deadline).fuse() => return Err(format!("no answer within {} ms", PING_TIMEOUT.as_millis()).into()),
             }
         }
-        let (store, late, unreachable) = (Arc::clone(store), clock.sleep_until(now + PING_TIMEOUT), Arc::clone(&self.unreachable));
-        let answer = async move { ping(store, late, &unreachable).await }.boxed().shared();
-        *newest = Some(Probe { asked: now, answer: answer.clone() });
-        answer
+    }
+
+    /// The answer to the newest probe; begins another if that is too old. All who ask meanwhile share one probe.
+    fn probe(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>, ids: &Arc<dyn Ids>, bytes: usize) -> Answer {
+        shared(&self.probe, clock, PROBE_LIMIT, Duration::ZERO, || {
+            let (store, clock, readiness, event) =
+                (Arc::clone(store), Arc::clone(clock), Arc::clone(&self.readiness), probe_event(ids, bytes));
+            async move {
+                let began = clock.now();
+                let answer = store.probe(event).await;
+                match &answer {
+                    Ok(()) => lock(&readiness).probed(clock.now(), began),
+                    Err(_) => lock(&readiness).probe_failed(clock.now(), bytes),
+                }
+                answer.map_err(|error| error.to_string().into())
+            }
+            .boxed()
+        })
     }
 }
 
-async fn ping(store: Arc<dyn Store>, late: BoxFuture<'static, ()>, unreachable: &AtomicBool) -> bool {
+type Answer = Shared<BoxFuture<'static, Result<(), Arc<str>>>>;
+
+/// A question to the database, and its answer.
+#[derive(Debug)]
+struct Asked {
+    at: Instant,
+    answer: Answer,
+}
+
+/// The answer to the newest question. Asks again if none came within `limit`, or if its answer is too old: a good one after
+/// `good_for`, a bad one after [`PING_FRESH`].
+fn shared(
+    newest: &Mutex<Option<Asked>>,
+    clock: &Arc<dyn Clock>,
+    limit: Duration,
+    good_for: Duration,
+    ask: impl FnOnce() -> BoxFuture<'static, Result<(), Arc<str>>>,
+) -> Answer {
+    let now = clock.now();
+    let mut newest = lock(newest);
+    if let Some(asked) = newest.as_ref() {
+        let good_for = asked.answer.peek().map_or(limit, |answer| if answer.is_ok() { good_for } else { PING_FRESH });
+        if now.since(asked.at) < good_for {
+            return asked.answer.clone();
+        }
+    }
+    let answer = ask().shared();
+    *newest = Some(Asked { at: now, answer: answer.clone() });
+    answer
+}
+
+async fn ping(store: Arc<dyn Store>, late: BoxFuture<'static, ()>, unreachable: &AtomicBool) -> Result<(), Arc<str>> {
     let failed = select_biased! {
         answer = store.ping().fuse() => answer.err().map(|error| error.to_string()),
         () = late.fuse() => Some(format!("no answer within {} ms", PING_TIMEOUT.as_millis())),
@@ -139,13 +245,58 @@ async fn ping(store: Arc<dyn Store>, late: BoxFuture<'static, ()>, unreachable: 
         None if was_unreachable => tracing::info!("the database can be used again"),
         _ => {}
     }
-    failed.is_none()
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
+/// An event of no producer, whose body no database can compress.
+fn probe_event(ids: &Arc<dyn Ids>, bytes: usize) -> NewEvent {
+    let id = ids.fresh();
+    let seed = id.as_uuid().as_u128();
+    let body: Bytes =
+        (0..bytes.div_ceil(32) as u128).flat_map(|nth| *Fingerprint::of(&(seed ^ nth).to_be_bytes()).as_bytes()).take(bytes).collect();
+    NewEvent {
+        id,
+        source: SourceName::parse("probe").expect("a right name"),
+        key: IdempotencyKey::parse(id.to_string().as_bytes()).expect("an id is a right key"),
+        fingerprint: Fingerprint::of(&body),
+        headers: Bytes::new(),
+        body,
+        lease: None,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A batch that is being stored; see [`Health::storing`].
 #[derive(Debug)]
-struct Probe {
-    asked: Instant,
-    answer: Shared<BoxFuture<'static, bool>>,
+pub struct Storing {
+    readiness: Arc<Mutex<Readiness>>,
+    began: Instant,
+    bytes: usize,
+    has_ended: bool,
+}
+
+impl Storing {
+    /// The call has ended like this.
+    pub fn ended<T>(mut self, now: Instant, result: &Result<T, StoreError>) {
+        let learned = match result {
+            Ok(_) => Learned::Stored,
+            Err(StoreError::Rejected(_)) => Learned::Refused,
+            Err(StoreError::Unavailable(_) | StoreError::Conflict(_) | StoreError::Unknown(_)) => Learned::Failed,
+        };
+        lock(&self.readiness).ended(now, self.began, self.bytes, learned);
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Storing {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            lock(&self.readiness).forget(self.began, self.bytes);
+        }
+    }
 }
 
 /// The sign of life of one loop; see [`Health::watch`].

@@ -7,6 +7,7 @@
 
 use crate::doorbell::Doorbell;
 use crate::handover::{Handed, Handover};
+use crate::health::Health;
 use crate::ports::{Clock, NewEvent, Store, StoreError};
 use futures::{FutureExt, StreamExt, select_biased, stream};
 use std::collections::BTreeMap;
@@ -79,6 +80,8 @@ pub struct Ports {
     pub doorbell: Arc<Doorbell>,
     /// The way to this process's worker for what was claimed as it was stored.
     pub handover: Arc<Handover>,
+    /// Told what each commit teaches about the database.
+    pub health: Arc<Health>,
 }
 
 /// Makes an intake: the handle, and the loop to run beside it.
@@ -221,13 +224,13 @@ fn batches(gathered: Vec<Waiting>) -> Vec<Vec<Group>> {
 /// Stores one batch and answers each of its requests. What the worker has room for is claimed in the same moment, and
 /// handed over to it. A batch that is rejected is halved until the row that is to blame stands alone.
 async fn commit(ports: &Ports, batch: Vec<Group>) {
-    let Ports { store, clock, doorbell, handover } = ports;
+    let Ports { store, clock, doorbell, handover, health: _ } = ports;
     let mut parts = vec![batch];
     while let Some(mut part) = parts.pop() {
         let leases = handover.take(part.iter().map(|group| &group.first.event.source));
         let asked: Vec<NewEvent> = part.iter().zip(leases).map(|(group, lease)| NewEvent { lease, ..group.first.event.clone() }).collect();
         let since = clock.now();
-        let stored = accept(store.as_ref(), asked.clone()).await;
+        let stored = accept(ports, asked.clone()).await;
         let left = hand_over(handover, since, asked, stored.as_deref().unwrap_or_default());
         match stored {
             Ok(stored) => {
@@ -281,10 +284,14 @@ async fn release(store: &dyn Store, claims: &[Claim]) {
 
 /// Asks the store, and again where another try can help. The ids stay the same, so that a try whose reply was lost
 /// is recognised. What such a try may have claimed is left to its lease: whether it did, nobody knows any more.
-async fn accept(store: &dyn Store, mut events: Vec<NewEvent>) -> Result<Vec<Stored>, StoreError> {
+async fn accept(ports: &Ports, mut events: Vec<NewEvent>) -> Result<Vec<Stored>, StoreError> {
+    let bytes = events.iter().map(NewEvent::size).sum();
     let mut tries = 1;
     loop {
-        let error = match store.accept(events.clone()).await {
+        let storing = ports.health.storing(ports.clock.now(), bytes);
+        let stored = ports.store.accept(events.clone()).await;
+        storing.ended(ports.clock.now(), &stored);
+        let error = match stored {
             Ok(stored) => return Ok(stored),
             Err(error) => error,
         };

@@ -413,4 +413,8 @@ impl Store for Metered {
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.measured("ping", self.store.ping(), |_, (): &(), _| {})
     }
+
+    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.measured("probe", self.store.probe(event), |_, (): &(), _| {})
+    }
 }

@@ -94,6 +94,10 @@ pub trait Store: Send + Sync {
 
     /// Whether the database answers, can be written to, and has the schema that this program needs.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Whether new events can be stored: inserts this one as [`Self::accept`] does, takes it back, and commits. Nobody ever
+    /// sees it.
+    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
 /// The way to the downstreams.
@@ -121,7 +125,7 @@ pub trait Ids: Send + Sync {
 /// The connections to a database that one kind of work has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connections {
-    /// The kind of work: `intake`, `worker`, `operator`; or `writer`, `reader`.
+    /// The kind of work: `intake`, `worker`, `operator`, `retention`, `readiness`; or `writer`, `reader`.
     pub lane: &'static str,
     /// So many are in use.
     pub in_use: usize,

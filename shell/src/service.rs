@@ -94,6 +94,7 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
         clock: Arc::clone(&clock),
         doorbell: Arc::clone(&doorbell),
         handover: Arc::clone(&handover),
+        health: Arc::clone(&health),
     };
     let (handle, intake_loop) = intake(limits, intake_ports, intake_stopped.map(|_| ()));
     let takes_events = config.role != Role::Worker;

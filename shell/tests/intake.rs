@@ -118,6 +118,10 @@ impl Store for Gated {
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         unreachable!("an intake only accepts")
     }
+
+    fn probe(&self, _: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!("an intake only accepts")
+    }
 }
 
 /// An intake with these limits, and the store behind it.
@@ -140,6 +144,7 @@ fn begin_with(at_once: usize, limits: Limits, answer: Box<Answer>) -> (Intake, A
         clock: Arc::new(TokioClock::new()),
         doorbell: Arc::clone(&doorbell),
         handover: Arc::clone(&handover),
+        health: Arc::default(),
     };
     let (intake, run) = intake(limits, ports, futures::future::pending());
     tokio::spawn(run);

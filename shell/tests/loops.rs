@@ -74,6 +74,10 @@ impl Store for Panics {
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async { away() }.boxed()
     }
+
+    fn probe(&self, _: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+        async { away() }.boxed()
+    }
 }
 
 struct Nowhere;

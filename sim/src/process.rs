@@ -278,4 +278,8 @@ impl Store for BuggyStore {
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.store.ping()
     }
+
+    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.store.probe(event)
+    }
 }

@@ -71,8 +71,7 @@ fn the_front_page_names_the_licences_of_what_the_program_is_made_of() {
 #[test]
 fn every_package_is_under_a_licence_that_is_accepted() {
     // The program's packages are held to the front page by the test above. These are used by tests and tools as well.
-    const ACCEPTED: [&str; 8] =
-        ["MIT", "Apache-2.0", "BSD-3-Clause", "ISC", "Unicode-3.0", "Zlib", "MIT-0", "CDLA-Permissive-2.0"];
+    const ACCEPTED: [&str; 8] = ["MIT", "Apache-2.0", "BSD-3-Clause", "ISC", "Unicode-3.0", "Zlib", "MIT-0", "CDLA-Permissive-2.0"];
     let metadata = run(&["metadata", "--format-version", "1"]);
     assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).expect("JSON");
@@ -116,9 +115,7 @@ fn foreign(lock: &str) -> Vec<&str> {
     let packages = lock.split("[[package]]").skip(1);
     packages
         .filter(|package| {
-            let value = |name: &str| {
-                package.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = \"")?.strip_suffix('"'))
-            };
+            let value = |name: &str| package.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = \"")?.strip_suffix('"'));
             let is_own = value("source").is_none() && value("name").is_some_and(|name| OWN.contains(&name));
             let is_checked = value("source") == Some(REGISTRY) && value("checksum").is_some();
             !is_own && !is_checked

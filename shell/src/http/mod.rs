@@ -402,7 +402,7 @@ impl App {
             Route::Resume(source) => self.pause(source, false).await,
             Route::Health => Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ok"})),
             Route::Ready => {
-                self.health.ready(&self.store, &self.clock).await.map_err(not_ready)?;
+                self.health.ready(&self.store, &self.clock, &self.ids).await.map_err(not_ready)?;
                 Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ready"}))
             }
             Route::Metrics => Ok(self.metrics().await),
@@ -537,7 +537,7 @@ fn not_ready(reason: NotReady) -> Problem {
     match reason {
         NotReady::Draining => shutting_down(),
         NotReady::LoopEnded(_) => Kind::LoopEnded.with(format!("Not ready: {reason}.")),
-        NotReady::Database => Kind::DatabaseUnavailable.with(format!("Not ready: {reason}.")),
+        NotReady::Database | NotReady::Intake => Kind::DatabaseUnavailable.with(format!("Not ready: {reason}.")),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod connect;
 mod errors;
+mod probe;
 mod scan;
 mod servers;
 pub mod sql;
@@ -39,11 +40,13 @@ use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement}
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-/// Connections for accepting events, for claiming and settling, and for all else: no kind of work can use up what
-/// another needs.
+/// Connections for accepting events, for claiming and settling, for operators, for retention, and for readiness: no kind of
+/// work can use up what another needs.
 const INTAKE_CONNECTIONS: usize = 6;
 const WORKER_CONNECTIONS: usize = 4;
 const OPERATOR_CONNECTIONS: usize = 2;
+const RETENTION_CONNECTIONS: usize = 1;
+const READINESS_CONNECTIONS: usize = 1;
 
 /// How long a reply is waited for: longer than the session's statement time-out, which ends all but a lost connection.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
@@ -57,6 +60,8 @@ pub struct PostgresStore {
     intake: Arc<Lane<Arc<Servers>>>,
     worker: Arc<Lane<Arc<Servers>>>,
     operator: Arc<Lane<Arc<Servers>>>,
+    retention: Arc<Lane<Arc<Servers>>>,
+    readiness: Arc<Lane<Arc<Servers>>>,
     scans: Mutex<Scans>,
 }
 
@@ -69,8 +74,15 @@ impl PostgresStore {
     pub fn new(url: &str) -> Result<Self, OpenError> {
         let servers = Arc::new(Servers::parse(url)?);
         let lane = |limit| Lane::new(Arc::clone(&servers), limit);
-        let (intake, worker, operator) = (lane(INTAKE_CONNECTIONS), lane(WORKER_CONNECTIONS), lane(OPERATOR_CONNECTIONS));
-        Ok(Self { intake, worker, operator, scans: Mutex::default(), servers })
+        Ok(Self {
+            intake: lane(INTAKE_CONNECTIONS),
+            worker: lane(WORKER_CONNECTIONS),
+            operator: lane(OPERATOR_CONNECTIONS),
+            retention: lane(RETENTION_CONNECTIONS),
+            readiness: lane(READINESS_CONNECTIONS),
+            scans: Mutex::default(),
+            servers,
+        })
     }
 
     fn scans(&self) -> MutexGuard<'_, Scans> {
@@ -84,6 +96,17 @@ impl PostgresStore {
     /// [`MigrateError`].
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         connect::migrate(&self.servers).await
+    }
+
+    /// Each lane, with its name.
+    fn lanes(&self) -> [(&'static str, &Arc<Lane<Arc<Servers>>>); 5] {
+        [
+            ("intake", &self.intake),
+            ("worker", &self.worker),
+            ("operator", &self.operator),
+            ("retention", &self.retention),
+            ("readiness", &self.readiness),
+        ]
     }
 
     /// Executes one statement to its end, which is the end of its transaction.
@@ -103,7 +126,7 @@ impl PostgresStore {
         } else {
             // What broke this connection has broken the others, if it was the server or the way to it.
             self.servers.lost();
-            for lane in [&self.intake, &self.worker, &self.operator] {
+            for (_, lane) in self.lanes() {
                 lane.forget_idle();
             }
         }
@@ -143,15 +166,7 @@ impl PostgresStore {
         let mut tries_left = 3;
         loop {
             tries_left -= 1;
-            let query = sqlx::query(sql::ACCEPT)
-                .bind(column(batch, chosen, |event| event.id.as_uuid()))
-                .bind(column(batch, chosen, |event| event.source.as_str()))
-                .bind(column(batch, chosen, |event| event.key.as_str()))
-                .bind(column(batch, chosen, |event| event.fingerprint.as_bytes().as_slice()))
-                .bind(column(batch, chosen, |event| event.headers.as_ref()))
-                .bind(column(batch, chosen, |event| event.body.as_ref()))
-                .bind(&to_claim)
-                .bind(&leases);
+            let query = accepting(batch, chosen, &to_claim, &leases);
             match self.execute(&self.intake, query).await {
                 Ok(rows) => {
                     let new: Vec<(Uuid, bool)> = decode(&rows)?;
@@ -340,7 +355,7 @@ impl PostgresStore {
     /// A step of retention, where nothing that came in the last `kept` is changed: how many events it changed, and where it
     /// ended.
     async fn step(&self, query: Query<'_, Postgres, PgArguments>, limit: u32, kept: Duration) -> Result<(u64, Reached), StoreError> {
-        let rows: Vec<StepRow> = decode(&self.execute(&self.operator, query).await?)?;
+        let rows: Vec<StepRow> = decode(&self.execute(&self.retention, query).await?)?;
         let row = rows.first().ok_or_else(|| rows::unreadable("result"))?;
         let scanned = usize::try_from(row.scanned).unwrap_or(0);
         let kept_since = row.now_us.saturating_sub(rows::micros(kept)).div_euclid(1000);
@@ -351,7 +366,7 @@ impl PostgresStore {
 
 impl Store for PostgresStore {
     fn connections(&self) -> Vec<Connections> {
-        vec![self.intake.in_use("intake"), self.worker.in_use("worker"), self.operator.in_use("operator")]
+        self.lanes().map(|(name, lane)| lane.in_use(name)).into()
     }
 
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
@@ -419,13 +434,30 @@ impl Store for PostgresStore {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async move {
-            let rows = self.execute(&self.operator, sqlx::query(sql::SCHEMA)).await?;
+            let rows = self.execute(&self.readiness, sqlx::query(sql::SCHEMA)).await?;
             schema::compare(&decode::<Applied>(&rows)?, &sql::migrator()).ready()?;
             let is_read_only = rows.iter().any(|row| row.try_get("read_only").unwrap_or(true));
             if is_read_only { Err(StoreError::Unavailable("it cannot be written to".into())) } else { Ok(()) }
         }
         .boxed()
     }
+
+    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { self.insert_and_take_back(&event).await }.boxed()
+    }
+}
+
+/// The statement that inserts what is new of the chosen events.
+fn accepting<'q>(batch: &'q [NewEvent], chosen: &[usize], to_claim: &'q [Uuid], leases: &'q [Micros]) -> Query<'q, Postgres, PgArguments> {
+    sqlx::query(sql::ACCEPT)
+        .bind(column(batch, chosen, |event| event.id.as_uuid()))
+        .bind(column(batch, chosen, |event| event.source.as_str()))
+        .bind(column(batch, chosen, |event| event.key.as_str()))
+        .bind(column(batch, chosen, |event| event.fingerprint.as_bytes().as_slice()))
+        .bind(column(batch, chosen, |event| event.headers.as_ref()))
+        .bind(column(batch, chosen, |event| event.body.as_ref()))
+        .bind(to_claim)
+        .bind(leases)
 }
 
 /// An error of a call of which a part is committed.

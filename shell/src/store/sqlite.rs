@@ -21,7 +21,7 @@ pub use file::FileError;
 use crate::ports::{Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
-use crate::store::lane::Lane;
+use crate::store::lane::{ACQUIRE_TIMEOUT, Lane};
 use crate::store::rows::{self, FoundRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use connect::Opener;
@@ -39,6 +39,7 @@ use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use transaction::Broken;
 
@@ -53,6 +54,8 @@ pub struct SqliteStore {
     file: Arc<DatabaseFile>,
     writer: Arc<Lane<Opener>>,
     readers: Arc<Lane<Opener>>,
+    /// Operators wait for the writer one at a time: its queue is fair, and they must not fill it.
+    operator: Semaphore,
 }
 
 impl SqliteStore {
@@ -66,7 +69,7 @@ impl SqliteStore {
         let file = Arc::new(DatabaseFile::new(options.get_filename()));
         let opener = |options| Opener { options, file: Arc::clone(&file) };
         let readers = Lane::new(opener(options.clone().pragma("query_only", "on")), READERS);
-        Ok(Self { writer: Lane::new(opener(options.clone()), 1), readers, options, file })
+        Ok(Self { writer: Lane::new(opener(options.clone()), 1), readers, operator: Semaphore::new(1), options, file })
     }
 
     /// Makes this process the one that serves the database. See [`crate::store::OpenStore::hold`].
@@ -153,6 +156,17 @@ impl SqliteStore {
         W: for<'c> FnOnce(&'c mut SqliteConnection, Now) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
     {
         self.with_writer(move |writer| transaction::whole(writer, work).boxed()).await
+    }
+
+    /// As [`Self::write`], for an operator.
+    async fn operate<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection, Now) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
+    {
+        let turn = timeout(ACQUIRE_TIMEOUT, self.operator.acquire()).await;
+        let _turn = turn.map_err(|_| StoreError::Unavailable("its one writer is busy with other operators' requests".into()))?;
+        self.write(work).await
     }
 
     /// Does `work` with the writer, to its end, even if this future is dropped. The connection is kept for the next only
@@ -299,11 +313,11 @@ impl Store for SqliteStore {
     }
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        self.write(move |connection, now| transitions::redrive(connection, now, event).boxed()).boxed()
+        self.operate(move |connection, now| transitions::redrive(connection, now, event).boxed()).boxed()
     }
 
     fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        self.write(move |connection, now| transitions::redrive_delivered(connection, now, event).boxed()).boxed()
+        self.operate(move |connection, now| transitions::redrive_delivered(connection, now, event).boxed()).boxed()
     }
 
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
@@ -332,8 +346,10 @@ impl Store for SqliteStore {
         size: PageSize,
         dry_run: bool,
     ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
-        self.write(move |connection, now| transitions::redrive_all(connection, now, filter.of_dead_letters(), span, size, dry_run).boxed())
-            .boxed()
+        self.operate(move |connection, now| {
+            transitions::redrive_all(connection, now, filter.of_dead_letters(), span, size, dry_run).boxed()
+        })
+        .boxed()
     }
 
     fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
@@ -356,7 +372,7 @@ impl Store for SqliteStore {
     }
 
     fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.write(move |connection, now| {
+        self.operate(move |connection, now| {
             async move {
                 let query = if paused {
                     sqlx::query(sql::PAUSE).bind(source.as_str()).bind(now.wall)
@@ -392,5 +408,9 @@ impl Store for SqliteStore {
             pinged.await
         }
         .boxed()
+    }
+
+    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.with_writer(move |writer| transitions::probe(writer, event).boxed()).boxed()
     }
 }

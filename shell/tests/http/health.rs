@@ -5,7 +5,7 @@ use futures::future::join_all;
 use serde_json::json;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use surehook::health::Loop;
+use surehook::health::{Alive, Loop};
 use tokio::time::{Instant, sleep};
 
 #[tokio::test]
@@ -106,4 +106,65 @@ async fn a_ping_outlives_the_one_who_asked_first() {
     world.store.set(Mode::Works);
     assert_eq!(world.get("/ready").await.status(), 200);
     assert_eq!(world.store.pings.load(Ordering::SeqCst), 1);
+}
+
+/// A process with an intake; one that has stored nothing yet is in doubt, which its first probe settles.
+async fn proven() -> (World, Alive) {
+    let world = World::start(Setup::default());
+    let alive = world.app.health.watch(Loop::Intake);
+    assert_eq!(world.get("/ready").await.status(), 200);
+    assert_eq!(world.store.probes.load(Ordering::SeqCst), 1);
+    (world, alive)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_cannot_store_is_not_ready_until_a_probe_succeeds() {
+    let (world, _alive) = proven().await;
+    let probes = || world.store.probes.load(Ordering::SeqCst) - 1;
+    for mode in [Mode::Unavailable, Mode::Unknown, Mode::Conflict] {
+        let before = probes();
+        world.store.set_storing(mode);
+        assert_eq!(world.post("k", b"").await.status(), 503);
+        for response in join_all((0..100).map(|_| world.get("/ready"))).await {
+            assert_problem(&response, 503, "database-unavailable");
+            assert!(json(&response)["detail"].as_str().unwrap().contains("new events cannot be stored"));
+        }
+        assert_eq!(probes() - before, 1, "all who ask share one probe");
+        sleep(Duration::from_secs(2)).await;
+        assert_problem(&world.get("/ready").await, 503, "database-unavailable");
+
+        world.store.set_storing(Mode::Works);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(world.get("/ready").await.status(), 200);
+        assert_eq!(probes() - before, 3);
+        assert_eq!(world.get("/ready").await.status(), 200);
+        assert_eq!(probes() - before, 3, "without a doubt nothing is written");
+        sleep(Duration::from_secs(2)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_hangs_makes_the_process_not_ready_and_probes_do_not_pile_up() {
+    let (world, _alive) = proven().await;
+    world.store.set_storing(Mode::Hangs);
+    assert_problem(&world.post("k", b"").await, 503, "database-timeout");
+    for _ in 0..3 {
+        let begun = Instant::now();
+        assert_problem(&world.get("/ready").await, 503, "database-unavailable");
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(world.store.probes.load(Ordering::SeqCst), 2, "one probe is under way");
+    world.store.set_storing(Mode::Works);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.get("/ready").await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_database_refuses_leaves_the_process_ready() {
+    let (world, _alive) = proven().await;
+    world.store.set_storing(Mode::Rejects);
+    assert_problem(&world.post("k", b"").await, 503, "not-storable");
+    assert_eq!(world.get("/ready").await.status(), 200);
+    assert_eq!(world.store.probes.load(Ordering::SeqCst), 1);
 }

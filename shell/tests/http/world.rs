@@ -46,8 +46,11 @@ pub(crate) enum Mode {
 /// A store in memory. Only what the HTTP surface asks for is there.
 pub(crate) struct Memory {
     mode: watch::Sender<Mode>,
+    /// How it answers what stores new events, if it answers anything.
+    storing: watch::Sender<Mode>,
     events: Mutex<Vec<(NewEvent, EventRecord)>>,
     pub(crate) pings: AtomicUsize,
+    pub(crate) probes: AtomicUsize,
     /// Batches that were handed in.
     pub(crate) batches: AtomicUsize,
     /// The searches that were made.
@@ -59,8 +62,10 @@ impl Memory {
     pub(crate) fn new() -> Self {
         Self {
             mode: watch::channel(Mode::Works).0,
+            storing: watch::channel(Mode::Works).0,
             events: Mutex::default(),
             pings: AtomicUsize::new(0),
+            probes: AtomicUsize::new(0),
             batches: AtomicUsize::new(0),
             asked: Mutex::default(),
             paused: Mutex::default(),
@@ -81,8 +86,22 @@ impl Memory {
         change(&mut events.iter_mut().find(|(event, _)| event.id == id).expect("it was stored").1);
     }
 
+    /// From now on it answers like this what stores new events.
+    pub(crate) fn set_storing(&self, mode: Mode) {
+        self.storing.send_replace(mode);
+    }
+
     async fn obey(&self) -> Result<(), StoreError> {
-        let mut mode = self.mode.subscribe();
+        Self::answer(&self.mode).await
+    }
+
+    async fn obey_storing(&self) -> Result<(), StoreError> {
+        self.obey().await?;
+        Self::answer(&self.storing).await
+    }
+
+    async fn answer(mode: &watch::Sender<Mode>) -> Result<(), StoreError> {
+        let mut mode = mode.subscribe();
         let mode = *mode.wait_for(|mode| *mode != Mode::Hangs).await.unwrap();
         let detail = || String::from("SELECT secret FROM somewhere");
         match mode {
@@ -99,7 +118,7 @@ impl Store for Memory {
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
         self.batches.fetch_add(1, Ordering::SeqCst);
         async move {
-            self.obey().await?;
+            self.obey_storing().await?;
             let mut events = self.events.lock().unwrap();
             let mut answers = Vec::new();
             for event in batch {
@@ -158,6 +177,11 @@ impl Store for Memory {
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.pings.fetch_add(1, Ordering::SeqCst);
         self.obey().boxed()
+    }
+
+    fn probe(&self, _: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.probes.fetch_add(1, Ordering::SeqCst);
+        self.obey_storing().boxed()
     }
 
     fn claim(&self, _: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
@@ -302,11 +326,13 @@ impl World {
         let store = Arc::new(Memory::new());
         let clock = Arc::new(TokioClock::new());
         let doorbell = Arc::new(Doorbell::default());
+        let health: Arc<Health> = Arc::default();
         let ports = Ports {
             store: Arc::clone(&store) as _,
             clock: Arc::clone(&clock) as _,
             doorbell: Arc::clone(&doorbell),
             handover: Arc::default(),
+            health: Arc::clone(&health),
         };
         let (handle, run) = intake(setup.limits, ports, futures::future::pending());
         tokio::spawn(run);
@@ -329,7 +355,7 @@ impl World {
             delivers: true,
             clock,
             ids: Arc::new(SystemIds),
-            health: Arc::new(Health::default()),
+            health,
             max_body: setup.max_body,
             body_timeout: setup.body_timeout,
             doorbell,

@@ -143,6 +143,10 @@ impl Store for MemoryStore {
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.call(|_, _| Ok(()))
     }
+
+    fn probe(&self, _: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.call(|_, _| Ok(()))
+    }
 }
 
 #[cfg(test)]

@@ -163,7 +163,8 @@ clauses! {
             => ForgetsToPause | NeverResumes | PausesEverySource | PausesSettling,
         a_pause_tells_whether_it_changed_anything_and_is_shown => AlwaysSaysChanged | NeverResumes;
     ping:
-        a_database_in_order_says_so => NeverInOrder;
+        a_database_in_order_says_so => NeverInOrder,
+        a_probe_leaves_nothing_behind => ProbesStay;
     transitions:
         every_transition_is_the_cores => ForgetsTheFence | RetriesAtOnce | ReleaseBurnsItsAttempt;
 }

@@ -1,9 +1,23 @@
 //! Asking whether the database is in order. When it is not: `schema`, and the tests of each database alone.
 
-use crate::db::{Db, event};
+use crate::db::{Db, demand, event};
+use surehook::ports::NewEvent;
+use surehook_core::admission::Stored;
 
 pub(crate) async fn a_database_in_order_says_so(db: Db) {
     assert_eq!(db.store.ping().await, Ok(()));
     db.store.accept(vec![event("a")]).await.unwrap();
     assert_eq!((db.store.ping().await, db.another().ping().await), (Ok(()), Ok(())));
+}
+
+pub(crate) async fn a_probe_leaves_nothing_behind(db: Db) {
+    let probe = event("probe");
+    for body in [0, 1, 100_000] {
+        let probe = NewEvent { body: vec![b'x'; body].into(), ..probe.clone() };
+        assert_eq!(db.store.probe(probe).await, Ok(()));
+    }
+    assert_eq!(db.store.find(probe.id).await, Ok(None));
+    assert!(db.store.claim(vec![demand(probe.source.as_str(), 10)]).await.unwrap().claimed.is_empty());
+    // Neither its id nor its key is taken.
+    assert_eq!(db.store.accept(vec![probe]).await, Ok(vec![Stored::Inserted]));
 }

@@ -5,6 +5,10 @@ use sqlx::migrate::Migrator;
 
 /// Inserts a batch of events.
 pub const ACCEPT: &str = include_str!("accept.sql");
+/// Begins a probe.
+pub const PROBE_BEGIN: &str = include_str!("probe_begin.sql");
+/// Takes back what a probe inserted, and commits.
+pub const PROBE_END: &str = include_str!("probe_end.sql");
 /// Reads the events that an insert found in its way.
 pub const ACCEPT_EXISTING: &str = include_str!("accept_existing.sql");
 /// Claims due events.

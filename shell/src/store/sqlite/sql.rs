@@ -84,6 +84,22 @@ pub const ACCEPT_NEW: Script = Script {
     ),
     before_commit: 4,
 };
+/// A whole transaction: inserts one event and takes it back. Its pages are written, so the commit needs as much room on the
+/// disk as that of an event.
+pub const PROBE: Script = Script {
+    text: concat!(
+        "begin immediate;\n",
+        include_str!("accept_events.sql"),
+        ";\n",
+        include_str!("accept_deliveries.sql"),
+        ";\n",
+        include_str!("probe_deliveries.sql"),
+        ";\n",
+        include_str!("probe_events.sql"),
+        ";\ncommit"
+    ),
+    before_commit: 5,
+};
 /// Begins a transaction with what is due of one source.
 pub const CLAIM_BEGIN: &str = concat!("begin immediate;\n", include_str!("claim_due.sql"));
 /// Writes what a claim made of its rows, answers the bytes of those that were claimed, and commits.

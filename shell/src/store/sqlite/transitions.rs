@@ -71,6 +71,12 @@ async fn insert_new(writer: &mut SqliteConnection, batch: &[NewEvent]) -> Result
     Ok(all.filter(|(id, _)| ids.contains(id)).collect())
 }
 
+/// Inserts an event and takes it back, in one transaction.
+pub(super) async fn probe(writer: &mut SqliteConnection, event: NewEvent) -> Result<(), Broken> {
+    let arguments = new_rows([&event].into_iter(), Now::read()).map_err(untouched)?;
+    transaction::commit(writer, sql::PROBE, arguments).await.map(drop)
+}
+
 /// What becomes of an event that is new, where these sources are paused.
 fn new(event: &NewEvent, paused: &HashSet<String>) -> Stored {
     if event.lease.is_some() && !paused.contains(event.source.as_str()) { Stored::Claimed } else { Stored::Inserted }

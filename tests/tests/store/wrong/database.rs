@@ -129,4 +129,8 @@ impl Store for WrongStore {
             WrongDatabase::DroppedCallsStayOpen => self.inner.ping(),
         }
     }
+
+    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.inner.probe(event)
+    }
 }

@@ -126,6 +126,7 @@ pub(crate) enum Wrong {
     AlwaysSaysChanged,
     // Asking.
     NeverInOrder,
+    ProbesStay,
 }
 
 impl Wrong {
@@ -211,5 +212,12 @@ impl Store for WrongStore {
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         let is_in_order = self.wrong != Wrong::NeverInOrder;
         ready(if is_in_order { Ok(()) } else { Err(StoreError::Unavailable("never in order".into())) }).boxed()
+    }
+
+    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+        if self.wrong == Wrong::ProbesStay {
+            return self.accept(vec![event]).map(|stored| stored.map(drop)).boxed();
+        }
+        self.memory.probe(event)
     }
 }

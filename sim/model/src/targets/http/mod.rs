@@ -92,7 +92,13 @@ fn converse(manner: Manner, sent: Vec<u8>, store: &Arc<MemoryStore>, requests: &
     let limits = Limits { max_queued: 8, max_queued_bytes: MAX_QUEUED_BYTES };
     let doorbell = Arc::new(Doorbell::default());
     let shared: Arc<dyn Store> = store.clone();
-    let ports = Ports { store: Arc::clone(&shared), clock: Arc::clone(&clock), doorbell: Arc::clone(&doorbell), handover: Arc::default() };
+    let ports = Ports {
+        store: Arc::clone(&shared),
+        clock: Arc::clone(&clock),
+        doorbell: Arc::clone(&doorbell),
+        handover: Arc::default(),
+        health: Arc::default(),
+    };
     let (handle, intake_loop) = intake(limits, ports, futures::future::pending());
     let health = Arc::new(Health::default());
     if manner.draining {
