@@ -52,7 +52,7 @@ fn a_batch_through_the_worker(bencher: Bencher, sources: usize) {
             headers: Bytes::new(),
             body: Bytes::from_static(b"body"),
         });
-        (worker, Claims { claimed: claimed.collect(), buried: Vec::new() })
+        (worker, Claims { claimed: claimed.collect(), ..Claims::default() })
     };
     bencher.counter(ItemsCount::new(EVENTS)).with_inputs(prepare).bench_values(|(mut worker, claims)| {
         worker.handle(START, Input::Claimed(claims));

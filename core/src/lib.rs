@@ -32,6 +32,7 @@ pub mod key;
 pub mod operators;
 pub mod rate;
 pub mod readiness;
+pub mod reading;
 pub mod retention;
 pub mod retry_after;
 pub mod source;

@@ -11,7 +11,8 @@ use surehook_core::time::Instant;
 use surehook_core::worker::exchange::Claim;
 use tokio::sync::Notify;
 
-/// The offers of one worker, and what was handed over on them and is not taken yet. Bounded by what is offered.
+/// The offers of one worker, and what was handed over on them and is not taken yet. Bounded by what is offered, in events and
+/// in bytes.
 #[derive(Debug, Default)]
 pub struct Handover {
     state: Mutex<State>,
@@ -28,11 +29,21 @@ struct State {
 /// One source's offer.
 #[derive(Clone, Copy, Debug, Default)]
 struct Offer {
-    room: u32,
+    room: Room,
     lease: Duration,
     /// So much of the room is taken, by events that the worker does not know of yet.
-    taken: u32,
+    taken: Room,
 }
+
+/// A number of events, and their bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    events: u32,
+    bytes: usize,
+}
+
+/// An event for which room is taken or given back: its source, and its size in bytes.
+pub type Item<'a> = (&'a SourceName, usize);
 
 /// Events that were claimed as they were stored, to be handed over together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,29 +55,34 @@ pub struct Handed {
 }
 
 impl Handover {
-    /// The worker has room for so many new events of a source, besides those that it knows of.
-    pub fn offer(&self, source: SourceName, room: u32, lease: Duration) {
+    /// The worker has room for so many new events of a source, of so many bytes together, besides those that it knows of.
+    pub fn offer(&self, source: SourceName, events: u32, bytes: usize, lease: Duration) {
         let mut state = self.state();
         let offer = state.offers.entry(source).or_default();
-        (offer.room, offer.lease) = (room, lease);
+        (offer.room, offer.lease) = (Room { events, bytes }, lease);
     }
 
-    /// Takes room for one event of each source that is named, where there is some, and answers the leases. What is taken is
-    /// handed over or given back.
-    pub fn take<'a>(&self, sources: impl IntoIterator<Item = &'a SourceName>) -> Vec<Option<Duration>> {
+    /// Takes room for each event, where there is some, and answers the leases. What is taken is handed over or given back.
+    pub fn take<'a>(&self, events: impl IntoIterator<Item = Item<'a>>) -> Vec<Option<Duration>> {
         let mut state = self.state();
         let is_closed = state.is_closed;
-        let mut take = |source| {
-            let offer = state.offers.get_mut(source).filter(|offer| !is_closed && offer.taken < offer.room)?;
-            offer.taken += 1;
+        let mut take = |(source, size): Item<'a>| {
+            let has_room = |offer: &&mut Offer| {
+                offer.taken.events < offer.room.events && offer.taken.bytes.saturating_add(size) <= offer.room.bytes && !is_closed
+            };
+            let offer = state.offers.get_mut(source).filter(has_room)?;
+            offer.taken = Room { events: offer.taken.events + 1, bytes: offer.taken.bytes + size };
             Some(offer.lease)
         };
-        sources.into_iter().map(&mut take).collect()
+        events.into_iter().map(&mut take).collect()
     }
 
-    /// Gives room back that was taken for one event of each source that is named.
-    pub fn give_back<'a>(&self, sources: impl IntoIterator<Item = &'a SourceName>) {
-        self.state().give_back(sources);
+    /// Gives the room back that was taken for each of these events.
+    pub fn give_back<'a>(&self, events: impl IntoIterator<Item = Item<'a>>) {
+        let mut state = self.state();
+        for event in events {
+            state.give_back(event);
+        }
     }
 
     /// Hands events over for which room was taken.
@@ -104,15 +120,19 @@ impl Handover {
 }
 
 impl State {
-    fn give_back<'a>(&mut self, sources: impl IntoIterator<Item = &'a SourceName>) {
-        for source in sources {
-            self.offers.get_mut(source).expect("room was taken on an offer").taken -= 1;
-        }
+    fn give_back(&mut self, (source, size): Item<'_>) -> &mut Offer {
+        let offer = self.offers.get_mut(source).expect("room was taken on an offer");
+        offer.taken = Room { events: offer.taken.events - 1, bytes: offer.taken.bytes - size };
+        offer
     }
 
+    /// What the worker is told uses its offer up: from then on it counts for itself what it holds.
     fn all_handed(&mut self) -> Vec<Handed> {
         let handed = std::mem::take(&mut self.handed);
-        self.give_back(handed.iter().flat_map(|handed| &handed.claims).map(|claim| &claim.source));
+        for claim in handed.iter().flat_map(|handed| &handed.claims) {
+            let room = &mut self.give_back((&claim.source, claim.size())).room;
+            *room = Room { events: room.events.saturating_sub(1), bytes: room.bytes.saturating_sub(claim.size()) };
+        }
         handed
     }
 }

@@ -12,12 +12,13 @@ use crate::ports::{Clock, NewEvent, Store, StoreError};
 use futures::{FutureExt, StreamExt, select_biased, stream};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 use surehook_core::admission::{Admission, OnKeyReuse, Stored, resolve};
 use surehook_core::event::{Outcome, Status};
 use surehook_core::key::IdempotencyKey;
+use surehook_core::reading::{Account, Growth, RequestId};
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::worker::exchange::Claim;
@@ -37,8 +38,13 @@ const PATIENCE: Duration = Duration::from_millis(1800);
 pub struct Limits {
     /// Requests that wait for their commit.
     pub max_queued: usize,
-    /// Bytes of requests that are being read or wait for their commit.
+    /// Bytes of requests that are being read or wait for their commit. Sources share them, see
+    /// [`surehook_core::reading`].
     pub max_queued_bytes: usize,
+    /// The most bytes that one request may take.
+    pub max_body: usize,
+    /// How many sources there are.
+    pub sources: usize,
 }
 
 /// Why an event was not accepted. Each means: nothing is lost, come back with the same key.
@@ -47,6 +53,9 @@ pub enum IntakeError {
     /// As much is waiting as [`Limits`] allows.
     #[error("too many requests are waiting to be stored")]
     Overloaded,
+    /// The request was read for so long that it gave its memory up to another.
+    #[error("the request arrived too slowly while memory was short")]
+    GaveWay,
     /// The process is shutting down.
     #[error("the service is shutting down")]
     ShuttingDown,
@@ -66,7 +75,7 @@ pub enum IntakeError {
 pub struct Intake {
     queue: mpsc::Sender<Waiting>,
     slots: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    memory: Arc<Memory>,
     clock: Arc<dyn Clock>,
 }
 
@@ -96,17 +105,22 @@ pub fn intake(
     let intake = Intake {
         queue,
         slots: Arc::new(Semaphore::new(limits.max_queued)),
-        bytes: Arc::new(Semaphore::new(limits.max_queued_bytes)),
+        memory: Arc::new(Memory::new(limits)),
         clock: Arc::clone(&ports.clock),
     };
     (intake, run(requests, ports, shutdown))
 }
 
 impl Intake {
-    /// Opens an account of the memory that one request will take. Nothing is taken yet.
+    /// Opens an account of the memory that one request of this source will take. Nothing is taken yet.
     #[must_use]
-    pub fn reservation(&self) -> Reservation {
-        Reservation { bytes: Arc::clone(&self.bytes), held: None }
+    pub fn reservation(&self, source: &SourceName) -> Reservation {
+        let (gives_way, given_up) = oneshot::channel();
+        let mut state = self.memory.state();
+        let id = state.account.open(self.clock.now(), source);
+        state.reading.insert(id, gives_way);
+        drop(state);
+        Reservation { memory: Arc::clone(&self.memory), clock: Arc::clone(&self.clock), id, given_up: Some(given_up) }
     }
 
     /// Hands an event over and waits until it is durable, or known not to be, or the patience is at an end.
@@ -117,6 +131,7 @@ impl Intake {
     ///
     /// [`IntakeError`]; the producer may always come back with the same key.
     pub async fn submit(&self, event: NewEvent, on_key_reuse: OnKeyReuse, reservation: Reservation) -> Result<Admission, IntakeError> {
+        reservation.is_read();
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| IntakeError::Overloaded)?;
         let (reply, answer) = oneshot::channel();
         let waiting = Waiting { event, on_key_reuse, reply, _slot: slot, _reservation: reservation };
@@ -132,27 +147,80 @@ impl Intake {
     }
 }
 
+/// The memory of all requests.
+struct Memory(Mutex<MemoryState>);
+
+struct MemoryState {
+    account: Account,
+    /// How each request that is being read learns that it has to give way.
+    reading: BTreeMap<RequestId, oneshot::Sender<()>>,
+}
+
+impl Memory {
+    fn new(limits: Limits) -> Self {
+        let account = Account::new(limits.max_queued_bytes, limits.max_body, limits.sources);
+        Self(Mutex::new(MemoryState { account, reading: BTreeMap::new() }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, MemoryState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The memory that one request holds, until its answer is sent.
-#[derive(Debug)]
 pub struct Reservation {
-    bytes: Arc<Semaphore>,
-    held: Option<OwnedSemaphorePermit>,
+    memory: Arc<Memory>,
+    clock: Arc<dyn Clock>,
+    id: RequestId,
+    given_up: Option<oneshot::Receiver<()>>,
 }
 
 impl Reservation {
-    /// Takes so many bytes more.
+    /// Takes so many bytes more. Slower requests may have to give way to that.
     ///
     /// # Errors
     ///
-    /// [`IntakeError::Overloaded`] if that would exceed [`Limits::max_queued_bytes`].
+    /// [`IntakeError::Overloaded`] if that would exceed what [`Limits`] allow.
     pub fn grow(&mut self, bytes: usize) -> Result<(), IntakeError> {
-        let bytes = u32::try_from(bytes).map_err(|_| IntakeError::Overloaded)?;
-        let more = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| IntakeError::Overloaded)?;
-        match &mut self.held {
-            Some(held) => held.merge(more),
-            None => self.held = Some(more),
+        let mut state = self.memory.state();
+        let Growth::Granted(gave_way) = state.account.grow(self.clock.now(), self.id, bytes) else {
+            return Err(IntakeError::Overloaded);
+        };
+        for id in gave_way {
+            if let Some(gives_way) = state.reading.remove(&id) {
+                let _ = gives_way.send(());
+            }
         }
         Ok(())
+    }
+
+    /// Completes when the request has to give its memory up to another. Only once, and never once it is read.
+    pub fn gives_way(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let given_up = self.given_up.take();
+        async move {
+            let is_given_up = match given_up {
+                Some(given_up) => given_up.await.is_ok(),
+                None => false,
+            };
+            if !is_given_up {
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// The request is read: from now on it keeps its memory until it has its answer.
+    fn is_read(&self) {
+        let mut state = self.memory.state();
+        state.account.read(self.id);
+        state.reading.remove(&self.id);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut state = self.memory.state();
+        state.account.close(self.id);
+        state.reading.remove(&self.id);
     }
 }
 
@@ -227,7 +295,7 @@ async fn commit(ports: &Ports, batch: Vec<Group>) {
     let Ports { store, clock, doorbell, handover, health: _ } = ports;
     let mut parts = vec![batch];
     while let Some(mut part) = parts.pop() {
-        let leases = handover.take(part.iter().map(|group| &group.first.event.source));
+        let leases = handover.take(part.iter().map(|group| (&group.first.event.source, group.first.event.size())));
         let asked: Vec<NewEvent> = part.iter().zip(leases).map(|(group, lease)| NewEvent { lease, ..group.first.event.clone() }).collect();
         let since = clock.now();
         let stored = accept(ports, asked.clone()).await;
@@ -264,7 +332,7 @@ async fn commit(ports: &Ports, batch: Vec<Group>) {
 fn hand_over(handover: &Handover, since: Instant, asked: Vec<NewEvent>, stored: &[Stored]) -> Vec<Claim> {
     let is_claimed = |nth: usize| stored.get(nth) == Some(&Stored::Claimed);
     let (claimed, others): (Vec<_>, Vec<_>) = asked.into_iter().enumerate().partition(|(nth, _)| is_claimed(*nth));
-    handover.give_back(others.iter().filter(|(_, event)| event.lease.is_some()).map(|(_, event)| &event.source));
+    handover.give_back(others.iter().filter(|(_, event)| event.lease.is_some()).map(|(_, event)| (&event.source, event.size())));
     let claims: Vec<Claim> =
         claimed.into_iter().map(|(_, event)| Claim::first(event.id, event.source, event.headers, event.body)).collect();
     if claims.is_empty() {

@@ -27,6 +27,8 @@ pub mod search;
 pub mod serve;
 pub mod server;
 pub mod service;
+#[expect(clippy::disallowed_methods, reason = "only the real server sheds connections, by the real clock")]
+pub mod shedding;
 #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "real databases have the real clock, and no order is shown")]
 pub mod store;
 pub mod visible;

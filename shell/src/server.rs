@@ -7,13 +7,15 @@
 //!
 //! When [`ServerLimits::max_connections`] are open and one more comes, those that have been served before finish what
 //! they are at and close, and those that have had `GRACE` for their first request and not sent it are closed, so
-//! that neither kept nor silent connections can starve new ones; the newcomer waits until there is room, and those
-//! behind it wait in the kernel's queue.
+//! that neither kept nor silent connections can starve new ones. So do some of those whose request's body has been awaited for
+//! longest, if that is longer than `GRACE`: they are answered 503. The newcomer waits until there is room, and those behind
+//! it wait in the kernel's queue.
 //!
 //! Not here: routes (see [`crate::http`]).
 
 use crate::headers::MAX_HEADERS;
 use crate::http::problem::{Kind, MEDIA_TYPE};
+use crate::shedding::{Connections, Progress, Watched};
 use hyper::body::{Body, Incoming};
 use hyper::rt::Timer;
 use hyper::server::conn::http1;
@@ -47,6 +49,11 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long a connection that has not sent its first request keeps its place when there are no others. Whoever connects
 /// to post does so at once.
 const GRACE: Duration = Duration::from_millis(500);
+/// Of so many connections, one gives its place up when one more comes and the bodies of requests are late. More than one at
+/// a time, so that a flood of slow senders does not make each newcomer wait.
+const SHED_ONE_IN: usize = 16;
+/// How long a connection that gave its place up is still read from.
+const SHORT_LINGER: Duration = Duration::from_millis(200);
 /// How long accepting rests after it failed for want of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -82,7 +89,7 @@ pub fn protocol(timer: impl Timer + Send + Sync + 'static, header_read_timeout: 
 /// [`crate::http::service`].
 pub async fn serve<S, B>(listener: TcpListener, service: S, limits: ServerLimits, shutdown: impl Future<Output = ()>)
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
+    S: Service<Request<Watched<Incoming>>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
     S::Future: Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -92,6 +99,7 @@ where
     let protocol = protocol(TokioTimer::new(), limits.header_read_timeout);
     let (call, _) = watch::channel(Call::MakeRoom);
     let mut connections = JoinSet::new();
+    let mut progress = Connections::default();
     let mut shutdown = pin!(shutdown);
     'accepting: loop {
         let stream = tokio::select! {
@@ -112,6 +120,7 @@ where
         while connections.len() >= limits.max_connections {
             tracing::debug!(connections = connections.len(), "no connection is free: asking the idle ones to close");
             call.send_replace(Call::MakeRoom);
+            progress.shed(limits.max_connections.div_ceil(SHED_ONE_IN), GRACE);
             tokio::select! {
                 biased;
                 () = &mut shutdown => break 'accepting,
@@ -120,7 +129,8 @@ where
             }
         }
         set_up(&stream);
-        connections.spawn(connection(stream, Arc::clone(&service), protocol.clone(), call.subscribe()));
+        let progress = progress.add(limits.max_connections);
+        connections.spawn(connection(stream, Arc::clone(&service), protocol.clone(), call.subscribe(), progress));
     }
     drop(listener);
     call.send_replace(Call::ShutDown);
@@ -170,9 +180,14 @@ fn set_up(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(PEER_TIMEOUT));
 }
 
-async fn connection<S, B>(stream: TcpStream, service: Arc<S>, protocol: http1::Builder, mut call: watch::Receiver<Call>)
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
+async fn connection<S, B>(
+    stream: TcpStream,
+    service: Arc<S>,
+    protocol: http1::Builder,
+    mut call: watch::Receiver<Call>,
+    progress: Arc<Progress>,
+) where
+    S: Service<Request<Watched<Incoming>>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
     S::Future: Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -183,9 +198,10 @@ where
     let mut connection = protocol.serve_connection(
         TokioIo::new(stream),
         hyper::service::service_fn({
-            let served = Arc::clone(&served);
-            move |request| {
+            let (served, progress) = (Arc::clone(&served), Arc::clone(&progress));
+            move |request: Request<Incoming>| {
                 served.store(true, Ordering::Relaxed);
+                let request = request.map(|body| Watched::new(body, Arc::clone(&progress)));
                 Box::pin(service.call(request)) as Pin<Box<dyn Future<Output = _> + Send>>
             }
         }),
@@ -220,7 +236,8 @@ where
             late
         }
     };
-    let _ = timeout(LINGER, async {
+    let linger = if progress.gives_way() { SHORT_LINGER } else { LINGER };
+    let _ = timeout(linger, async {
         if late && !parts.read_buf.is_empty() {
             stream.write_all(&headers_too_slow()).await?;
         }

@@ -88,7 +88,12 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
     let (stop_intake, intake_stopped) = oneshot::channel::<()>();
     let (mut drain, drains) = mpsc::channel(4);
 
-    let limits = Limits { max_queued: config.intake.max_queued, max_queued_bytes: config.intake.max_queued_bytes };
+    let limits = Limits {
+        max_queued: config.intake.max_queued,
+        max_queued_bytes: config.intake.max_queued_bytes,
+        max_body: config.intake.max_body,
+        sources: config.sources.len(),
+    };
     let intake_ports = IntakePorts {
         store: Arc::clone(&store),
         clock: Arc::clone(&clock),
@@ -123,7 +128,8 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
     };
     let mut intake_task = if takes_events { spawn(Loop::Intake, intake_loop.boxed()) } else { Fuse::terminated() };
     let mut worker_task = if delivers {
-        let settings = Settings { seed: ports.seed, ..Settings::default() };
+        let max_held_bytes = config.worker.max_held_bytes;
+        let settings = Settings { seed: ports.seed, max_held_bytes, ..Settings::default() };
         let policies = config.sources.iter().map(|(name, source)| (name.clone(), source.policy.clone()));
         let worker = Worker::new(clock.now(), settings, policies);
         let ports =

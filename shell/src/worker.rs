@@ -70,7 +70,7 @@ pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item
                     let written = store.settle(batch.clone());
                     settle = written.map(|result| (batch, result)).boxed().fuse();
                 }
-                Action::Offer { source, room, lease } => handover.offer(source, room, lease),
+                Action::Offer { source, room, bytes, lease } => handover.offer(source, room, bytes, lease),
                 Action::Abandoned(settlements) => settlements.iter().for_each(log_abandoned),
                 Action::Suspended { wait } => {
                     tracing::warn!(

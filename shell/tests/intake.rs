@@ -151,7 +151,7 @@ fn begin_with(at_once: usize, limits: Limits, answer: Box<Answer>) -> (Intake, A
     (intake, store, doorbell, handover)
 }
 
-const ROOMY: Limits = Limits { max_queued: 4096, max_queued_bytes: 64 << 20 };
+const ROOMY: Limits = Limits { max_queued: 4096, max_queued_bytes: 64 << 20, max_body: 1_000, sources: 1 };
 
 /// Submits an event of so many bytes, whose account was opened as the HTTP surface does it.
 async fn submit(intake: &Intake, key: usize, bytes: usize) -> Result<Admission, IntakeError> {
@@ -159,7 +159,7 @@ async fn submit(intake: &Intake, key: usize, bytes: usize) -> Result<Admission, 
 }
 
 async fn submit_body(intake: &Intake, key: usize, body: Bytes) -> Result<Admission, IntakeError> {
-    let mut reservation = intake.reservation();
+    let mut reservation = intake.reservation(&SourceName::parse("orders").unwrap());
     reservation.grow(body.len())?;
     let event = NewEvent {
         id: SystemIds.fresh(),
@@ -245,7 +245,7 @@ async fn more_bytes_than_may_wait_are_turned_away_at_once_and_taken_when_others_
     store.gate.add_permits(1000);
     assert!(taken.await.unwrap().iter().all(Result::is_ok));
     assert!(submit(&intake, 4, 1000).await.is_ok());
-    let mut reservation = intake.reservation();
+    let mut reservation = intake.reservation(&SourceName::parse("orders").unwrap());
     assert_eq!(reservation.grow(600), Ok(()));
     assert_eq!(reservation.grow(400), Ok(()), "an account grows as its request is read");
     assert_eq!(reservation.grow(1), Err(IntakeError::Overloaded));
@@ -352,8 +352,8 @@ async fn handed(handover: &Handover) -> Vec<EventId> {
 #[tokio::test]
 async fn what_the_worker_has_room_for_is_claimed_as_it_is_stored_and_handed_over_and_nothing_else() {
     let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
-    handover.offer(SourceName::parse("orders").unwrap(), 2, LEASE);
-    handover.offer(SourceName::parse("others").unwrap(), 5, LEASE);
+    handover.offer(SourceName::parse("orders").unwrap(), 2, 1_000, LEASE);
+    handover.offer(SourceName::parse("others").unwrap(), 5, 1_000, LEASE);
     store.gate.add_permits(1000);
     for (key, bytes, status, lease) in [
         // The store leaves it to a claim: its room is free again.
@@ -369,7 +369,26 @@ async fn what_the_worker_has_room_for_is_claimed_as_it_is_stored_and_handed_over
     }
     let ids = store.seen().ids.concat();
     assert_eq!(handed(&handover).await, ids[1..3]);
+    assert!(matches!(submit(&intake, 5, 2).await, Ok(Admission::Accepted { status: Status::Queued, .. })), "the offer is used up");
+    handover.offer(SourceName::parse("orders").unwrap(), 2, 1_000, LEASE);
     assert!(matches!(submit(&intake, 4, 2).await, Ok(Admission::Accepted { status: Status::Processing, .. })));
+}
+
+#[tokio::test]
+async fn no_more_bytes_are_handed_over_than_were_offered() {
+    let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
+    handover.offer(SourceName::parse("orders").unwrap(), 9, 10, LEASE);
+    store.gate.add_permits(1000);
+    for (key, bytes, lease) in [(0, 11, None), (1, 6, Some(LEASE)), (2, 5, None), (3, 4, Some(LEASE)), (4, 2, None)] {
+        assert!(submit(&intake, key, bytes).await.is_ok());
+        assert_eq!(store.seen().leases[key], [lease], "{key}");
+    }
+    assert_eq!(handed(&handover).await.len(), 2);
+    assert!(submit(&intake, 5, 2).await.is_ok());
+    assert_eq!(store.seen().leases[5], [None], "the worker counts for itself what it was handed, and offers anew");
+    handover.offer(SourceName::parse("orders").unwrap(), 9, 10, LEASE);
+    assert!(submit(&intake, 6, 10).await.is_ok());
+    assert_eq!(store.seen().leases[6], [Some(LEASE)]);
 }
 
 #[tokio::test]
@@ -381,18 +400,18 @@ async fn what_a_try_whose_end_is_unknown_may_have_claimed_is_not_handed_over() {
         if *tries.lock().unwrap() == 1 { Err(StoreError::Unknown(String::new())) } else { Ok(batch.iter().map(there).collect()) }
     };
     let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(answer));
-    handover.offer(SourceName::parse("orders").unwrap(), 1, LEASE);
+    handover.offer(SourceName::parse("orders").unwrap(), 1, 1_000, LEASE);
     store.gate.add_permits(1000);
     assert!(matches!(submit(&intake, 1, 2).await, Ok(Admission::Accepted { status: Status::Processing, .. })));
     assert_eq!(store.seen().leases, [[Some(LEASE)], [None]], "another try asks for no claim");
     assert!(handover.handed().now_or_never().is_none());
-    assert_eq!(handover.take([&SourceName::parse("orders").unwrap()]), [Some(LEASE)], "its room is free again");
+    assert_eq!(handover.take([(&SourceName::parse("orders").unwrap(), 2)]), [Some(LEASE)], "its room is free again");
 }
 
 #[tokio::test]
 async fn what_was_claimed_for_a_worker_that_ended_meanwhile_is_given_back() {
     let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
-    handover.offer(SourceName::parse("orders").unwrap(), 9, LEASE);
+    handover.offer(SourceName::parse("orders").unwrap(), 9, 1_000, LEASE);
     let submitted = tokio::spawn({
         let intake = intake.clone();
         async move { submit(&intake, 1, 2).await }
@@ -413,7 +432,7 @@ async fn what_was_claimed_for_a_worker_that_ended_meanwhile_is_given_back() {
 #[tokio::test]
 async fn what_was_handed_over_and_not_taken_in_comes_with_the_end() {
     let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
-    handover.offer(SourceName::parse("orders").unwrap(), 9, LEASE);
+    handover.offer(SourceName::parse("orders").unwrap(), 9, 1_000, LEASE);
     store.gate.add_permits(1000);
     assert!(submit(&intake, 1, 2).await.is_ok());
     let rest: Vec<Handed> = handover.close();

@@ -226,7 +226,7 @@ impl<'a> Transaction<'a> {
 
     pub(crate) async fn claim(&mut self, demands: Vec<Demand>, at_commit: AtCommit) -> Result<Answer, StoreError> {
         let (bug, now) = (self.disk.bug, self.now);
-        let mut picked = Vec::new();
+        let (mut picked, mut claims) = (Vec::new(), Claims::default());
         for demand in demands {
             let due = {
                 let state = self.disk.state();
@@ -239,13 +239,17 @@ impl<'a> Transaction<'a> {
                     state.tables.due(look_from, &demand.source)
                 }
             };
-            let mut left = demand.limit;
+            let mut locked = Vec::new();
             for event in due {
-                if left > 0 && (bug == Some(Bug::ClaimWithoutLock) || self.try_lock(&Lock::Row(event))) {
-                    left -= 1;
-                    let fence = self.disk.state().row(event).map(|row| row.delivery.fence);
-                    picked.push((demand.clone(), event, fence));
+                let is_wanted = locked.len() < demand.limit as usize;
+                if is_wanted && (bug == Some(Bug::ClaimWithoutLock) || self.try_lock(&Lock::Row(event))) {
+                    locked.push(event);
                 }
+            }
+            let state = self.disk.state();
+            for event in state.tables.fitting(&demand, locked, &mut claims) {
+                let fence = state.row(event).map(|row| row.delivery.fence);
+                picked.push((demand.clone(), event, fence));
             }
         }
         self.disk.step().await;
@@ -255,10 +259,9 @@ impl<'a> Transaction<'a> {
         }
         if picked.is_empty() {
             self.may_commit(at_commit)?;
-            return Ok(Answer::Claimed(Claims::default()));
+            return Ok(Answer::Claimed(claims));
         }
         self.commit(at_commit, |work| {
-            let mut claims = Claims::default();
             for (demand, event, fence) in picked {
                 let unchanged = work.state.row(event).map(|row| row.delivery.fence) == fence;
                 let still_there = work.state.row(event).is_some_and(|row| row.due_at.is_some());

@@ -19,7 +19,7 @@ use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use surehook::config::{Config, DatabaseUrl, Destination, IntakeConfig, LogFormat, Role, Source as SourceConfig};
+use surehook::config::{Config, DatabaseUrl, Destination, IntakeConfig, LogFormat, Role, Source as SourceConfig, WorkerConfig};
 use surehook::ports::Retention;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::breaker::BreakerPolicy;
@@ -248,6 +248,7 @@ fn config(scenario: &Scenario, bug: Option<Bug>) -> Config {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
         },
+        worker: WorkerConfig { max_held_bytes: 1 << 20 },
         retention: Retention { delivered: retention, dead_lettered: retention },
         delivered_payload: retention,
         sources: scenario.sources.iter().map(source).collect::<BTreeMap<_, _>>(),

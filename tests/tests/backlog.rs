@@ -226,7 +226,7 @@ async fn accept(store: &dyn Store) {
 
 async fn claim(store: &dyn Store) -> Vec<Claim> {
     let source = SourceName::parse("orders").expect("a name");
-    let demand = Demand { source, limit: BATCH, lease: LEASE, max_attempts: 5 };
+    let demand = Demand { source, limit: BATCH, bytes: usize::MAX, lease: LEASE, max_attempts: 5 };
     store.claim(vec![demand]).await.expect("the database is there").claimed
 }
 

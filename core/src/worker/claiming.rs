@@ -3,6 +3,8 @@
 
 use super::exchange::{Claim, Claims, Demand};
 use super::interface::{Action, BATCH, BATCH_ROWS};
+use super::lane::Offered;
+use super::memory::Origin;
 use super::{Claiming, Phase, Worker};
 use crate::time::Instant;
 use alloc::collections::{BTreeSet, VecDeque};
@@ -12,23 +14,18 @@ use alloc::vec::Vec;
 const CHANCE: u32 = 4;
 
 impl Worker {
-    /// One claim at a time; none while memory is full, while more than one batch waits to be settled, or while the
+    /// One claim at a time; none while nobody has memory for it, while more than one batch waits to be settled, or while the
     /// store fails and there is something to settle first.
     pub(super) fn may_claim(&self) -> bool {
         let settling_first = self.store.failures > 0 && (self.settling.is_some() || !self.unsettled.is_empty());
-        self.claiming.is_none()
-            && !(self.askable.is_empty() && self.probable.is_empty())
-            && self.held_bytes < self.settings.max_held_bytes
-            && self.unsettled.len() < BATCH
-            && !settling_first
+        self.claiming.is_none() && !(self.askable.is_empty() && self.probable.is_empty()) && self.unsettled.len() < BATCH && !settling_first
     }
 
     /// Asks for the sources that have room, and have work or may have some. Where not all can get what they have room
     /// for, those that want least come first: each gets what it wants or half of an even share, if that is more, and no
     /// more than an even share of what is left. The last, who wants most, gets the rest.
     pub(super) fn claim(&mut self, now: Instant) -> Action {
-        let memory = (self.settings.max_held_bytes - self.held_bytes) / self.typical_bytes;
-        let mut room = u32::try_from(memory.max(1)).unwrap_or(u32::MAX).min(BATCH_ROWS);
+        let mut room = BATCH_ROWS;
         let mut asked = self.take_seats(room);
         let is_crowded = asked.iter().map(|&index| self.lanes[index].demand()).fold(0, u32::saturating_add) > room;
         let lanes = u32::try_from(asked.len()).expect("no more lanes than there is room for");
@@ -41,8 +38,12 @@ impl Worker {
             let lane = &mut self.lanes[index];
             let limit =
                 lane.demand().min(if is_crowded && waiting > 1 { lane.appetite().max(half_of_a_share).min(room / waiting) } else { room });
+            self.memory.widen(index, usize::try_from(limit).unwrap_or(usize::MAX).saturating_mul(lane.typical_size));
+            let bytes = self.memory.room(index);
+            let limit = limit.min(lane.fit_into(bytes));
             room -= limit;
-            demands.push(Demand { source: lane.source.clone(), limit, lease: lane.policy.lease(), max_attempts: lane.policy.max_attempts });
+            let (lease, max_attempts) = (lane.policy.lease(), lane.policy.max_attempts);
+            demands.push(Demand { source: lane.source.clone(), limit, bytes, lease, max_attempts });
             lane.asked(limit);
         }
         self.claim_after = now + self.settings.claim_pace;
@@ -91,19 +92,72 @@ impl Worker {
                 self.lanes[index].came += 1;
             }
         }
+        for &index in &asked {
+            self.lanes[index].next_size = None;
+        }
+        for held_back in claims.held_back {
+            if let Some(&index) = self.by_source.get(&held_back.source) {
+                self.lanes[index].next_size = Some(held_back.size);
+            }
+        }
         for claim in claims.claimed {
-            self.hold(now, sent_at, claim);
+            self.hold(now, sent_at, Origin::Claim, claim);
         }
         for index in asked {
+            self.memory.withdraw(index);
             self.lanes[index].answered(now.since(sent_at), self.settings.claim_pace);
             self.refresh(index);
         }
     }
 
+    /// What is handed over uses the offer up, here as where it was made.
     pub(super) fn handed(&mut self, now: Instant, since: Instant, claims: Vec<Claim>) {
         self.something_came(now);
         for claim in claims {
-            self.hold(now, since, claim);
+            if let Some(&index) = self.by_source.get(&claim.source) {
+                let Offered { room, bytes } = &mut self.lanes[index].offered;
+                (*room, *bytes) = (room.saturating_sub(1), bytes.saturating_sub(claim.size()));
+            }
+            self.hold(now, since, Origin::Offer, claim);
+        }
+    }
+
+    /// The claim failed, or its outcome is unknown.
+    pub(super) fn claim_failed(&mut self, now: Instant) {
+        for index in self.claiming.take().into_iter().flat_map(|claiming| claiming.asked) {
+            self.lanes[index].is_asked = false;
+            self.memory.withdraw(index);
+            self.refresh(index);
+        }
+        self.store_failed(now);
+    }
+
+    /// Whether a lane waits for memory: it would be asked for, but for that.
+    pub(super) fn refresh_memory(&mut self, index: usize, asks: bool, has_memory: bool) {
+        if asks && !has_memory {
+            return self.memory.wait(index);
+        }
+        self.memory.wait_no_more(index);
+        if !asks && !self.lanes[index].is_asked {
+            self.memory.withdraw(index);
+        }
+    }
+
+    /// Those that waited for memory and have got some may be asked for.
+    pub(super) fn grant_memory(&mut self) {
+        for index in self.memory.grant(&self.lanes) {
+            self.refresh(index);
+        }
+    }
+
+    /// A poll is due: the event for which a lane waits may be gone, or another may be due before it. What is left of the
+    /// lane's own share is enough to learn that.
+    pub(super) fn look_again(&mut self) {
+        for index in self.memory.waiting() {
+            if self.memory.room(index) > 0 {
+                self.lanes[index].looks_again = true;
+                self.refresh(index);
+            }
         }
     }
 
@@ -115,10 +169,7 @@ impl Worker {
 
     /// Whether offers are made at all may have changed.
     pub(super) fn refresh_offers(&mut self) {
-        let makes_offers = self.phase == Phase::Running
-            && self.store.failures == 0
-            && self.shortage.until.is_none()
-            && self.held_bytes < self.settings.max_held_bytes;
+        let makes_offers = self.phase == Phase::Running && self.store.failures == 0 && self.shortage.until.is_none();
         if makes_offers != self.makes_offers {
             self.makes_offers = makes_offers;
             for index in 0..self.lanes.len() {
@@ -135,8 +186,9 @@ impl Worker {
         };
     }
 
-    /// How many new events may be claimed for a lane as they are stored.
-    pub(super) fn offer(&self, index: usize) -> u32 {
-        if self.makes_offers { self.lanes[index].offer() } else { 0 }
+    /// How many new events may be claimed for a lane as they are stored, and how many bytes they may take.
+    pub(super) fn offer(&self, index: usize) -> Offered {
+        let room = if self.makes_offers { self.lanes[index].offer() } else { 0 };
+        if room == 0 { Offered::default() } else { Offered { room, bytes: self.memory.offer(index) } }
     }
 }

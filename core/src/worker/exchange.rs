@@ -16,6 +16,9 @@ pub struct Demand {
     pub source: SourceName,
     /// At most so many. At least 1.
     pub limit: u32,
+    /// The events that are given out take at most so many bytes together. One that does not fit stays due, and those that
+    /// were due after it do so too; the answer tells its size.
+    pub bytes: usize,
     /// How long the claim holds each event.
     pub lease: Duration,
     /// An event that has used up so many attempts of its budget is dead-lettered and not given out.
@@ -82,6 +85,17 @@ pub struct Claims {
     pub claimed: Vec<Claim>,
     /// Events that were dead-lettered instead, for the log. They count against the limit.
     pub buried: Vec<Buried>,
+    /// For each source of which not all was given out because it did not fit: the first event that stayed.
+    pub held_back: Vec<HeldBack>,
+}
+
+/// The next event of a source stayed due, because it did not fit into the [bytes](Demand::bytes) that were left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBack {
+    /// The source.
+    pub source: SourceName,
+    /// The [size](Claim::size) of the event.
+    pub size: usize,
 }
 
 /// The end of one claim, to be written.

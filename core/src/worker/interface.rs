@@ -37,7 +37,8 @@ pub struct Settings {
     pub shortage_initial: Duration,
     /// The longest time for which deliveries are suspended so.
     pub shortage_max: Duration,
-    /// No claim is made while the events that are held have so many bytes. One claim may overshoot it.
+    /// The events that are held take at most so many bytes, and at most one event more. How the sources share them is in
+    /// `memory`.
     pub max_held_bytes: usize,
     /// Sets this worker's waits apart from those of others. Any number.
     pub seed: u64,
@@ -112,8 +113,11 @@ pub enum Action {
     Offer {
         /// The source.
         source: SourceName,
-        /// At most so many. They are counted against it until they are handed over, or are known not to be.
+        /// At most so many. What is handed over uses the offer up; the next offer counts without what was handed over until
+        /// then and was not told yet.
         room: u32,
+        /// They take at most so many bytes together.
+        bytes: usize,
         /// How long the claim holds each event.
         lease: Duration,
     },
@@ -196,4 +200,6 @@ pub struct Load {
     pub ahead: usize,
     /// Settlements that are not known to be written.
     pub unsettled: usize,
+    /// The bytes of the events that are in flight or wait for a slot.
+    pub held_bytes: usize,
 }

@@ -1,6 +1,7 @@
 //! One source's part of a worker: its slots, the events that wait for one, and how much to ask for.
 
 use super::exchange::Claim;
+use super::memory::Origin;
 use crate::breaker::Breaker;
 use crate::rate::Pace;
 use crate::source::{Policy, SourceName};
@@ -47,8 +48,16 @@ pub(super) struct Lane {
     pub(super) came: u32,
     /// The last answer brought fewer events than were asked for: no others were due.
     is_drained: bool,
-    /// How many new events the last offer had room for.
-    pub(super) offered: u32,
+    /// What is left of the last offer that was told: events, and their bytes.
+    pub(super) offered: Offered,
+    /// The size of the source's next event, if it did not fit into the last claim.
+    pub(super) next_size: Option<usize>,
+    /// Whether the source is asked for although its next event did not fit: it may be another by now.
+    pub(super) looks_again: bool,
+    /// Whether the claim that is under way asks for the source.
+    pub(super) is_asked: bool,
+    /// About how many bytes one of its events takes.
+    pub(super) typical_size: usize,
     /// Whether the lane stands in the worker's queue of those that can deliver.
     pub(super) in_turn: bool,
     /// Whether the downstream is taken to be well.
@@ -62,10 +71,18 @@ pub(super) struct Lane {
     consumed: u32,
 }
 
+/// What may be handed over: so many events, of so many bytes together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Offered {
+    pub(super) room: u32,
+    pub(super) bytes: usize,
+}
+
 /// A claimed event that waits for a slot.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) claim: Claim,
+    pub(super) origin: Origin,
     pub(super) lease_ends: Instant,
     /// A delivery that starts later could outlive the lease.
     pub(super) start_by: Instant,
@@ -83,7 +100,11 @@ impl Lane {
             wanted: 0,
             came: 0,
             is_drained: false,
-            offered: 0,
+            offered: Offered::default(),
+            next_size: None,
+            looks_again: false,
+            is_asked: false,
+            typical_size: 0,
             in_turn: false,
             breaker: Breaker::NEW,
             is_ahead_of_its_rate: false,
@@ -152,16 +173,31 @@ impl Lane {
         self.completed = 0;
         self.came = 0;
         self.rung = false;
+        self.is_asked = true;
+        self.looks_again = false;
+    }
+
+    /// About how many events fit into so many bytes, at least one. One more than that, so that the store tells the size of
+    /// the first that does not fit.
+    pub(super) fn fit_into(&self, bytes: usize) -> u32 {
+        bytes.checked_div(self.typical_size).map_or(u32::MAX, |events| u32::try_from(events).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
+    /// An event of the source takes so many bytes.
+    pub(super) fn weighed(&mut self, size: usize) {
+        self.typical_size = self.typical_size.midpoint(size) + usize::from(self.typical_size < size);
     }
 
     /// The claim's answer is in, after its round trip; claims follow each other at `pace` at the fastest. Nothing came:
     /// the source is asked again at the next poll. Fewer came than were asked for: there may be more all the same, since
-    /// rows that others were just locking are skipped.
+    /// rows that others were just locking are skipped. What did not fit is known to be due.
     pub(super) fn answered(&mut self, round_trip: Duration, pace: Duration) {
         let (completed, cycle) = (u128::from(self.completed), round_trip.max(pace));
         let consumed = (completed * cycle.as_nanos()).checked_div(round_trip.as_nanos()).unwrap_or(completed);
         self.consumed = self.consumed.midpoint(u32::try_from(consumed).unwrap_or(u32::MAX));
-        self.expects = if self.came > 0 || self.rung { Expects::Work } else { Expects::Nothing };
-        self.is_drained = self.came < self.wanted;
+        self.is_asked = false;
+        let is_held_back = self.next_size.is_some();
+        self.expects = if self.came > 0 || self.rung || is_held_back { Expects::Work } else { Expects::Nothing };
+        self.is_drained = self.came < self.wanted && !is_held_back;
     }
 }

@@ -25,7 +25,7 @@
 //! let Some(Action::Claim(demands)) = worker.poll(at(0)) else { unreachable!() };
 //! assert_eq!(demands[0].limit, Policy::default().concurrency);
 //! // There is none: it offers to take over what is stored from now on.
-//! worker.handle(at(1), Input::Claimed(Claims { claimed: vec![], buried: vec![] }));
+//! worker.handle(at(1), Input::Claimed(Claims::default()));
 //! assert!(matches!(worker.poll(at(1)), Some(Action::Offer { room: 16, .. })));
 //! // And it asks again when it is told of some that it was not given, or at the next poll.
 //! assert_eq!(worker.poll(at(1)), None);
@@ -37,6 +37,7 @@ mod claiming;
 pub mod exchange;
 mod interface;
 mod lane;
+mod memory;
 mod shortage;
 #[cfg(test)]
 mod tests;
@@ -53,7 +54,8 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use exchange::{AttemptRecord, Claim, Settlement};
 use interface::{BATCH, FULL};
-use lane::{Expects, Held, Lane};
+use lane::{Expects, Held, Lane, Offered};
+use memory::{Memory, Origin};
 use shortage::Shortage;
 
 pub use interface::{Action, BATCH_ROWS, Delivery, FULL_ROWS, Input, Load, Settings, Ticket, Wake, WakeReason};
@@ -82,8 +84,7 @@ pub struct Worker {
     store: StoreHealth,
     shortage: Shortage,
     polling: Polling,
-    held_bytes: usize,
-    typical_bytes: usize,
+    memory: Memory,
     /// What follows from the lanes, kept by [`Self::refresh`]: who can deliver (in turn), who has room and work, who has
     /// room and may have work, who has room and nothing and waits for the next poll, and who holds an event that must
     /// start by then.
@@ -116,6 +117,7 @@ struct InFlight {
     started_at: Instant,
     lease_ends: Instant,
     size: usize,
+    origin: Origin,
     /// The claim without its bytes, which are with the driver.
     claim: Claim,
 }
@@ -172,8 +174,7 @@ impl Worker {
             store: StoreHealth { failures: 0, retry_at: Instant::ZERO },
             shortage: Shortage::default(),
             polling: Polling { at: now + settings.poll_busy, interval: settings.poll_busy, count: 0 },
-            held_bytes: 0,
-            typical_bytes: 1,
+            memory: Memory::new(settings.max_held_bytes, count),
             deliverable: VecDeque::new(),
             askable: BTreeSet::new(),
             probable: BTreeSet::new(),
@@ -196,10 +197,7 @@ impl Worker {
         match input {
             Input::Woken(sources) => self.woken(&sources),
             Input::Claimed(claims) => self.claimed(now, claims),
-            Input::ClaimFailed => {
-                self.claiming = None;
-                self.store_failed(now);
-            }
+            Input::ClaimFailed => self.claim_failed(now),
             Input::Handed { since, claims } => self.handed(now, since, claims),
             Input::Finished { ticket, reply } => self.finished(now, ticket, reply),
             Input::Settled => {
@@ -210,6 +208,7 @@ impl Worker {
             Input::ShutDown { cut_off_at, give_up_at } => self.shut_down(now, cut_off_at, give_up_at),
         }
         self.refresh_offers();
+        self.grant_memory();
     }
 
     /// What is to be done now; `None` when nothing is, until [`Self::wake_at`] or the next input.
@@ -219,8 +218,10 @@ impl Worker {
             if at > now {
                 return None;
             }
-            if let Some(action) = self.take(now, step) {
-                return Some(action);
+            let action = self.take(now, step);
+            self.grant_memory();
+            if action.is_some() {
+                return action;
             }
         }
     }
@@ -238,6 +239,7 @@ impl Worker {
             in_flight: self.in_flight.len(),
             ahead: self.lanes.iter().map(|lane| lane.ahead.len()).sum(),
             unsettled: self.unsettled.len() + self.settling.as_ref().map_or(0, Vec::len),
+            held_bytes: self.memory.held(),
         }
     }
 
@@ -268,7 +270,7 @@ impl Worker {
             (when(sending && self.may_claim(), store_ready.max(self.claim_after)), WakeReason::Claim),
             // Last of what is done at once, so that what else is done at once is told in one offer.
             (when(running && !self.offering.is_empty(), READY), WakeReason::Offer),
-            (when(running && !self.dormant.is_empty(), self.polling.at), WakeReason::Poll),
+            (when(running && !(self.dormant.is_empty() && !self.memory.is_short()), self.polling.at), WakeReason::Poll),
         ]
         .into_iter()
         .filter_map(|(at, reason)| Some((at?, reason)))
@@ -289,7 +291,7 @@ impl Worker {
             WakeReason::Release => {
                 let index = self.expiring.first().expect("the step says so").1;
                 let held = self.lanes[index].ahead.pop_front().expect("a lane that expires holds an event");
-                self.release(now, held);
+                self.release(now, index, held);
                 self.refresh(index);
                 None
             }
@@ -302,10 +304,11 @@ impl Worker {
             WakeReason::Tell => self.moved_breakers.pop_front().map(|(source, breaker)| Action::Breaker(source, breaker)),
             WakeReason::Offer => {
                 let index = self.offering.pop_first().expect("the step says so");
-                let room = self.offer(index);
+                let offered = self.offer(index);
                 let lane = &mut self.lanes[index];
-                lane.offered = room;
-                Some(Action::Offer { source: lane.source.clone(), room, lease: lane.policy.lease() })
+                lane.offered = offered;
+                let Offered { room, bytes } = offered;
+                Some(Action::Offer { source: lane.source.clone(), room, bytes, lease: lane.policy.lease() })
             }
             WakeReason::Rate => {
                 let index = self.rated.first().expect("the step says so").1;
@@ -329,6 +332,7 @@ impl Worker {
                     self.lanes[index].expects = Expects::Perhaps;
                     self.refresh(index);
                 }
+                self.look_again();
                 None
             }
             WakeReason::CutOff => {
@@ -341,7 +345,9 @@ impl Worker {
                 self.abandoned.extend(
                     self.settling.take().into_iter().flatten().chain(self.unsettled.drain(..)).map(|unsettled| unsettled.settlement),
                 );
-                self.in_flight.clear();
+                for (_, in_flight) in core::mem::take(&mut self.in_flight) {
+                    self.memory.free(in_flight.lane, in_flight.origin, in_flight.size);
+                }
                 self.claiming = None;
                 self.phase = Phase::Draining { cut_off_at: Instant::MAX, give_up_at: Instant::MAX };
                 None
@@ -355,22 +361,22 @@ impl Worker {
     }
 
     /// Takes a claimed event over, or gives it back if it can no longer be delivered here.
-    fn hold(&mut self, now: Instant, sent_at: Instant, claim: Claim) {
-        self.typical_bytes = self.typical_bytes.midpoint(claim.size()) + 1;
-        self.held_bytes += claim.size();
+    fn hold(&mut self, now: Instant, sent_at: Instant, origin: Origin, claim: Claim) {
         let Some(&index) = self.by_source.get(&claim.source) else {
-            return self.release(now, Held { lease_ends: sent_at, start_by: sent_at, claim });
+            return self.owe(now, sent_at, &claim, Outcome::Release, None);
         };
         let lane = &mut self.lanes[index];
+        lane.weighed(claim.size());
+        self.memory.take(index, origin, claim.size());
         let lease_ends = sent_at + lane.policy.lease();
-        let held = Held { lease_ends, start_by: lease_ends.before(lane.policy.cover()), claim };
+        let held = Held { lease_ends, start_by: lease_ends.before(lane.policy.cover()), claim, origin };
         // Claimed before its breaker opened, it is given back like those that waited.
         if self.phase == Phase::Running && !matches!(lane.breaker, Breaker::Open { .. }) {
             lane.ahead.push_back(held);
-            self.refresh(index);
         } else {
-            self.release(now, held);
+            self.release(now, index, held);
         }
+        self.refresh(index);
     }
 
     /// The next event of the lane whose turn it is; nothing if its lease no longer covers a delivery.
@@ -379,7 +385,7 @@ impl Worker {
         self.lanes[index].in_turn = false;
         let held = self.lanes[index].ahead.pop_front().expect("a lane in turn holds an event");
         if now > held.start_by {
-            self.release(now, held);
+            self.release(now, index, held);
             self.refresh(index);
             return None;
         }
@@ -388,8 +394,8 @@ impl Worker {
         let lane = &mut self.lanes[index];
         self.rated.set(index, lane.begins(now));
         let without_bytes = Claim { headers: bytes::Bytes::new(), body: bytes::Bytes::new(), ..held.claim.clone() };
-        let in_flight =
-            InFlight { lane: index, started_at: now, lease_ends: held.lease_ends, size: held.claim.size(), claim: without_bytes };
+        let Held { lease_ends, origin, .. } = held;
+        let in_flight = InFlight { lane: index, started_at: now, lease_ends, size: held.claim.size(), origin, claim: without_bytes };
         let deadline = now + lane.policy.timeout;
         self.in_flight.insert(ticket, in_flight);
         self.refresh(index);
@@ -402,8 +408,11 @@ impl Worker {
 
     /// Ends a delivery: its slot is free, its settlement is due. A ticket that is not in flight (any more) is nothing.
     fn end(&mut self, now: Instant, ticket: Ticket, reply: Reply, cut_off: bool) {
-        let Some(InFlight { lane: index, started_at, lease_ends, size, claim }) = self.in_flight.remove(&ticket) else { return };
-        self.held_bytes -= size;
+        let Some(InFlight { lane: index, started_at, lease_ends, size, origin, claim }) = self.in_flight.remove(&ticket) else { return };
+        self.memory.free(index, origin, size);
+        if !cut_off && reply != Reply::NotSent {
+            self.memory.learn(index, memory::Pace::of(now.since(started_at)));
+        }
         let lane = &mut self.lanes[index];
         lane.in_flight -= 1;
         lane.completed += u32::from(self.claiming.is_some());
@@ -427,7 +436,7 @@ impl Worker {
         if has_moved {
             if matches!(self.lanes[index].breaker, Breaker::Open { .. }) {
                 for held in core::mem::take(&mut self.lanes[index].ahead) {
-                    self.release(now, held);
+                    self.release(now, index, held);
                 }
             }
             self.breaker_moved(index);
@@ -444,8 +453,8 @@ impl Worker {
     }
 
     /// Gives an event back that was not sent.
-    fn release(&mut self, now: Instant, held: Held) {
-        self.held_bytes -= held.claim.size();
+    fn release(&mut self, now: Instant, index: usize, held: Held) {
+        self.memory.free(index, held.origin, held.claim.size());
         self.owe(now, held.lease_ends, &held.claim, Outcome::Release, None);
     }
 
@@ -486,7 +495,7 @@ impl Worker {
         };
         for index in 0..self.lanes.len() {
             for held in core::mem::take(&mut self.lanes[index].ahead) {
-                self.release(now, held);
+                self.release(now, index, held);
             }
             self.refresh(index);
         }
@@ -524,13 +533,17 @@ impl Worker {
             self.deliverable.retain(|&other| other != index);
         }
         let wants = lane.demand() > 0;
-        let member = |set: &mut BTreeSet<usize>, is: bool| if is { set.insert(index) } else { set.remove(&index) };
         let expects = lane.expects;
-        member(&mut self.askable, wants && expects == Expects::Work);
-        member(&mut self.probable, wants && expects == Expects::Perhaps);
+        let asks = wants && expects != Expects::Nothing;
+        let has_memory = self.memory.may_claim(index, lane.next_size);
+        let is_askable = asks && (has_memory || lane.looks_again);
+        let member = |set: &mut BTreeSet<usize>, is: bool| if is { set.insert(index) } else { set.remove(&index) };
+        member(&mut self.askable, is_askable && expects == Expects::Work);
+        member(&mut self.probable, is_askable && expects == Expects::Perhaps);
         member(&mut self.dormant, wants && expects == Expects::Nothing);
         self.expiring.set(index, lane.ahead.front().map(|held| held.start_by));
         self.opening_half.set(index, lane.breaker.opens_half_at());
+        self.refresh_memory(index, asks, has_memory);
         self.refresh_offer(index);
     }
 }

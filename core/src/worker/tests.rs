@@ -2,6 +2,7 @@
 //! `sim/model/src/targets/worker/`, for proptest and the fuzzer alike.
 
 mod claiming;
+mod memory;
 mod offering;
 mod shortage;
 
@@ -51,8 +52,13 @@ fn claim(n: u128) -> Claim {
     }
 }
 
+/// A claim of an event that takes so many bytes.
+fn heavy(n: u128, bytes: usize) -> Claim {
+    Claim { headers: vec![b'h'; 4].into(), body: vec![b'b'; bytes - 4].into(), ..claim(n) }
+}
+
 fn claims(events: core::ops::Range<u128>) -> Input {
-    Input::Claimed(Claims { claimed: events.map(claim).collect(), buried: vec![] })
+    Input::Claimed(Claims { claimed: events.map(claim).collect(), ..Claims::default() })
 }
 
 fn ok() -> Reply {
@@ -97,14 +103,14 @@ fn it_claims_delivers_and_settles() {
 fn a_settlement_tells_how_old_its_event_was_when_the_reply_was_there() {
     let mut worker = worker(2);
     actions(&mut worker, at(1_000));
-    worker.handle(at(1_005), Input::Claimed(Claims { claimed: vec![Claim { age: secs(3_600), ..claim(0) }], buried: vec![] }));
+    worker.handle(at(1_005), Input::Claimed(Claims { claimed: vec![Claim { age: secs(3_600), ..claim(0) }], ..Claims::default() }));
     let ticket = tickets(&actions(&mut worker, at(1_006)))[0];
     worker.handle(at(1_250), Input::Finished { ticket, reply: ok() });
     let Some(Action::Settle(batch)) = actions(&mut worker, at(1_300)).pop() else { panic!("a batch") };
     assert_eq!(batch[0].age, secs(3_600) + Duration::from_millis(250), "counted from when the claim was sent");
     let stranger = Claim { source: source("gone"), age: secs(5), ..claim(1) };
     worker.handle(at(1_310), Input::Settled);
-    worker.handle(at(1_320), Input::Claimed(Claims { claimed: vec![stranger], buried: vec![] }));
+    worker.handle(at(1_320), Input::Claimed(Claims { claimed: vec![stranger], ..Claims::default() }));
     let Some(Action::Settle(batch)) = actions(&mut worker, at(1_330)).pop() else { panic!("a batch") };
     assert_eq!((batch[0].outcome, batch[0].age), (Outcome::Release, secs(5) + Duration::from_millis(1_320 - 1_006)));
 }
@@ -320,7 +326,7 @@ fn the_end_of_the_shutdown_waits_for_nobody() {
 fn the_last_attempt_is_dead_lettered() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
-    worker.handle(START, Input::Claimed(Claims { claimed: vec![Claim { attempt: 5, nth: 2, ..claim(0) }], buried: vec![] }));
+    worker.handle(START, Input::Claimed(Claims { claimed: vec![Claim { attempt: 5, nth: 2, ..claim(0) }], ..Claims::default() }));
     let ticket = tickets(&actions(&mut worker, START))[0];
     worker.handle(at(7), Input::Finished { ticket, reply: Reply::Failed(DeliveryError::Timeout) });
     let settling = actions(&mut worker, at(9));
@@ -335,7 +341,7 @@ fn an_event_that_was_buried_shows_that_there_may_be_more() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
     let buried = vec![Buried { event: claim(0).event, source: source("a"), attempt: 2 }];
-    worker.handle(START, Input::Claimed(Claims { claimed: vec![], buried }));
+    worker.handle(START, Input::Claimed(Claims { buried, ..Claims::default() }));
     assert_eq!(limits(&actions(&mut worker, START)), [1]);
 }
 

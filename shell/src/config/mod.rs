@@ -51,6 +51,8 @@ pub struct Config {
     pub migrate_on_start: bool,
     /// The bounds of the intake.
     pub intake: IntakeConfig,
+    /// The bounds of the worker.
+    pub worker: WorkerConfig,
     /// How long events are kept after they ended. At least a second each.
     pub retention: Retention,
     /// How long the headers and the body of a delivered event are kept, if that is less than the event is.
@@ -126,6 +128,13 @@ pub struct IntakeConfig {
     pub body_timeout: Duration,
 }
 
+/// The bounds of the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerConfig {
+    /// Bytes of headers and bodies of events that are being delivered or wait for a slot, at least 1. The sources share them.
+    pub max_held_bytes: usize,
+}
+
 /// One source: where its events go, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
@@ -169,6 +178,8 @@ pub mod limits {
     pub const MAX_QUEUED: usize = 1_000_000;
     /// The largest queue, in bytes: what this machine can address, at most 64 GiB.
     pub const MAX_QUEUED_BYTES: usize = if usize::BITS > 36 { 1 << 36 } else { usize::MAX };
+    /// The most memory for events that are being delivered, in bytes: like the largest queue.
+    pub const MAX_HELD_BYTES: usize = MAX_QUEUED_BYTES;
     /// The most connections.
     pub const MAX_CONNECTIONS: usize = 1_000_000;
     /// The longest time for a request's head or body.
@@ -226,6 +237,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(30),
             migrate_on_start: true,
             intake: IntakeConfig::default(),
+            worker: WorkerConfig { max_held_bytes: surehook_core::worker::Settings::default().max_held_bytes },
             retention: Retention { delivered: days(7), dead_lettered: days(30) },
             delivered_payload: limits::RETENTION,
             sources: BTreeMap::new(),
@@ -308,6 +320,7 @@ fn read(root: &mut Section<'_>, config: &mut Config, sources: Sources) {
     root.text("drain_timeout", &mut config.drain_timeout, values::drain_timeout);
     root.boolean("migrate_on_start", &mut config.migrate_on_start);
     root.section("intake", |section| intake(section, &mut config.intake));
+    root.section("worker", |section| section.size("max_held_bytes", &mut config.worker.max_held_bytes, limits::MAX_HELD_BYTES));
     root.section("retention", |section| retention(section, &mut config.retention, &mut config.delivered_payload));
 
     let mut defaults = Settings::default();

@@ -90,6 +90,7 @@ impl fmt::Display for Config {
             drain_timeout,
             migrate_on_start,
             intake,
+            worker,
             retention,
             delivered_payload,
             sources,
@@ -111,6 +112,7 @@ impl fmt::Display for Config {
         writeln!(f, "shutdown    drains for at most {}", time(*drain_timeout))?;
         writeln!(f, "intake      bodies to {}, {max_queued} requests or {} queued", size(*max_body), size(*max_queued_bytes))?;
         writeln!(f, "            {max_connections} connections, head in {}, body in {}", time(*header_timeout), time(*body_timeout))?;
+        writeln!(f, "worker      {} of events held", size(worker.max_held_bytes))?;
         writeln!(f, "retention   delivered {}, dead-lettered {}", time(retention.delivered), time(retention.dead_lettered))?;
         if *delivered_payload < retention.delivered {
             writeln!(f, "            the payload of what was delivered {}", time(*delivered_payload))?;

@@ -4,10 +4,12 @@
 //! and what is taken is what is allocated.
 
 use super::problem::{Kind, Problem};
-use crate::intake::Reservation;
+use crate::intake::{IntakeError, Reservation};
+use crate::shedding::is_gave_way;
 use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, select_biased};
+use std::error::Error;
 
 /// Reads `body` to its end.
 ///
@@ -16,7 +18,7 @@ use futures::{FutureExt, Stream, StreamExt, select_biased};
 /// # Errors
 ///
 /// Too large (at once, if it was declared), too slow, cut short, or no memory left for it.
-pub(super) async fn read<B: Buf, E>(
+pub(super) async fn read<B: Buf, E: Error + 'static>(
     body: impl Stream<Item = Result<B, E>>,
     declared: Option<u64>,
     max_body: usize,
@@ -28,16 +30,20 @@ pub(super) async fn read<B: Buf, E>(
         return Err(too_large(max_body));
     }
     let (mut body, mut late) = (std::pin::pin!(body.fuse()), late.fuse());
+    let mut gives_way = std::pin::pin!(reservation.gives_way().fuse());
     let mut read = Vec::new();
     loop {
         let mut chunk = select_biased! {
             chunk = body.next() => match chunk {
-                None => return Ok(Bytes::from(read)),
+                // What a growing buffer has too much would stay for as long as the event is held.
+                None => return Ok(Bytes::from(read.into_boxed_slice())),
+                Some(Err(error)) if is_gave_way(&error) => return Err(IntakeError::GaveWay.into()),
                 Some(Err(_)) => return Err(Kind::BodyIncomplete.with(
                     "The body ended before its end, or is malformed. Nothing was stored; send the request again."
                 )),
                 Some(Ok(chunk)) => chunk,
             },
+            () = gives_way => return Err(IntakeError::GaveWay.into()),
             () = late => return Err(Kind::TooSlow.with("The body did not arrive in time. Nothing was stored; send the request again.")),
         };
         let size = read.len().saturating_add(chunk.remaining());

@@ -291,7 +291,7 @@ struct Surface {
 impl Surface {
     /// Answers one request and says so, at debug: there can be tens of thousands in a second. No body and no header's
     /// value is ever logged.
-    async fn answer<B: Buf, E>(
+    async fn answer<B: Buf, E: std::error::Error + 'static>(
         &self,
         route: Route,
         method: Method,
@@ -381,7 +381,7 @@ impl Answer {
 }
 
 impl App {
-    async fn dispatch<B: Buf, E>(
+    async fn dispatch<B: Buf, E: std::error::Error + 'static>(
         &self,
         route: &Route,
         headers: HeaderMap,
@@ -410,7 +410,12 @@ impl App {
         }
     }
 
-    async fn accept<B: Buf, E>(&self, source: &str, headers: HeaderMap, body: impl Stream<Item = Result<B, E>>) -> Result<Answer, Problem> {
+    async fn accept<B: Buf, E: std::error::Error + 'static>(
+        &self,
+        source: &str,
+        headers: HeaderMap,
+        body: impl Stream<Item = Result<B, E>>,
+    ) -> Result<Answer, Problem> {
         let Some(intake) = &self.intake else {
             return Err(Kind::NoIntake.with("This process only delivers; post to one whose role is `all` or `intake`."));
         };
@@ -421,7 +426,7 @@ impl App {
         let key = idempotency_key(settings.idempotency_header.as_str(), keys.iter().map(HeaderValue::as_bytes)).map_err(bad_key)?;
         // hyper has checked the header, and takes it away from a request that is chunked as well.
         let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let mut reservation = intake.reservation();
+        let mut reservation = intake.reservation(source);
         let late = self.clock.sleep_until(self.clock.now() + self.body_timeout);
         let body = body::read(body, declared, self.max_body, late, &mut reservation).await?;
 
@@ -547,6 +552,8 @@ impl From<IntakeError> for Problem {
             IntakeError::Overloaded => {
                 Kind::Overloaded.with("Too many requests are waiting to be stored. Nothing was stored; send the request again, later.")
             }
+            IntakeError::GaveWay => Kind::Overloaded
+                .with("The request arrived slowly, and its place was wanted for others. Nothing was stored; send the request again."),
             IntakeError::ShuttingDown => shutting_down(),
             IntakeError::Unavailable => database_unavailable(),
             IntakeError::TimedOut => database_timeout(),

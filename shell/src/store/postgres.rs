@@ -22,8 +22,8 @@ use crate::store::rows::{self, FoundRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use bytes::Bytes;
 use errors::Failure;
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryStreamExt};
 use scan::{Micros, Scans};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -36,7 +36,7 @@ use surehook_core::event::{Outcome, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
-use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
+use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, HeldBack, Settlement};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
@@ -111,12 +111,31 @@ impl PostgresStore {
 
     /// Executes one statement to its end, which is the end of its transaction.
     async fn execute(&self, lane: &Arc<Lane<Arc<Servers>>>, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, Failure> {
+        let mut rows = Vec::new();
+        self.execute_by_row(lane, query, |row| rows.push(row)).await?;
+        Ok(rows)
+    }
+
+    /// Like [`Self::execute`]. Each row is given away as it comes, so that its bytes need not be held twice.
+    async fn execute_by_row(
+        &self,
+        lane: &Arc<Lane<Arc<Servers>>>,
+        query: Query<'_, Postgres, PgArguments>,
+        mut each: impl FnMut(PgRow) + Send,
+    ) -> Result<(), Failure> {
         let mut connection = lane.take().await.map_err(|error| errors::not_taken(&error))?;
-        let failure = match timeout(REPLY_TIMEOUT, query.fetch_all(&mut *connection)).await {
-            Ok(Ok(_)) if connection.is_outdated() => errors::outdated(),
-            Ok(Ok(rows)) => {
+        let all = async {
+            let mut rows = query.fetch(&mut *connection);
+            while let Some(row) = rows.try_next().await? {
+                each(row);
+            }
+            Ok(())
+        };
+        let failure = match timeout(REPLY_TIMEOUT, all).await {
+            Ok(Ok(())) if connection.is_outdated() => errors::outdated(),
+            Ok(Ok(())) => {
                 connection.keep();
-                return Ok(rows);
+                return Ok(());
             }
             Ok(Err(error)) => errors::failed(&error),
             Err(_) => errors::no_reply(REPLY_TIMEOUT),
@@ -214,13 +233,21 @@ impl PostgresStore {
             .bind(demands.iter().map(|demand| i64::from(demand.limit)).collect::<Vec<_>>())
             .bind(demands.iter().map(|demand| rows::micros(demand.lease)).collect::<Vec<_>>())
             .bind(demands.iter().map(|demand| i64::from(demand.max_attempts)).collect::<Vec<_>>())
-            .bind(from);
-        let rows: Vec<ClaimedRow> = decode(&self.execute(&self.worker, query).await?)?;
+            .bind(from)
+            .bind(demands.iter().map(|demand| i64::try_from(demand.bytes).unwrap_or(i64::MAX)).collect::<Vec<_>>());
+        let mut rows = Vec::new();
+        self.execute_by_row(&self.worker, query, |row| rows.push(ClaimedRow::from_row(&row))).await?;
         let mut claims = Claims::default();
         let (mut scans, now) = (self.scans(), Instant::now());
         for row in rows {
+            let row = row.map_err(|error| errors::failed(&error).error)?;
             let demand =
                 usize::try_from(row.position - 1).ok().and_then(|at| demands.get(at)).ok_or_else(|| rows::unreadable("position"))?;
+            if let Some(size) = row.held_back {
+                let size = usize::try_from(size).map_err(|_| rows::unreadable("size"))?;
+                claims.held_back.push(HeldBack { source: demand.source.clone(), size });
+                continue;
+            }
             scans.claimed(&demand.source, row.due_us, now);
             let (event, source) = (EventId::from_uuid(row.event_id), demand.source.clone());
             let (attempt, budget_from) = (rows::attempt(row.attempt)?, rows::attempt(row.budget_from)?);
@@ -512,6 +539,8 @@ struct ClaimedRow {
     headers: Option<Vec<u8>>,
     body: Option<Vec<u8>>,
     age_us: Option<Micros>,
+    /// The size of an event that was not claimed, because it did not fit.
+    held_back: Option<i64>,
 }
 
 #[derive(FromRow)]

@@ -276,7 +276,10 @@ async fn a_store_that_hangs_is_not_waited_for_for_ever() {
 
 #[tokio::test]
 async fn an_overloaded_process_says_so_at_once() {
-    let world = World::start(Setup { limits: Limits { max_queued: 1, max_queued_bytes: 1 << 20 }, ..Setup::default() });
+    let world = World::start(Setup {
+        limits: Limits { max_queued: 1, max_queued_bytes: 1 << 20, max_body: 1 << 20, sources: 3 },
+        ..Setup::default()
+    });
     world.store.set(Mode::Hangs);
     let mut waiting = std::pin::pin!(world.post("k1", b"body"));
     assert!(futures::poll!(&mut waiting).is_pending());
@@ -288,7 +291,8 @@ async fn an_overloaded_process_says_so_at_once() {
 
 #[tokio::test]
 async fn the_bytes_that_wait_are_bounded_headers_included() {
-    let world = World::start(Setup { limits: Limits { max_queued: 100, max_queued_bytes: 1000 }, ..Setup::default() });
+    let world =
+        World::start(Setup { limits: Limits { max_queued: 100, max_queued_bytes: 1000, max_body: 1000, sources: 3 }, ..Setup::default() });
     assert_problem(&world.post("k1", &[0; 1001]).await, 503, "overloaded");
     let headers = [("idempotency-key", "k2"), ("x-long", &*"v".repeat(900))];
     assert_problem(&world.request("POST", "/webhooks/plain", &headers, &[0; 200]).await, 503, "overloaded");

@@ -213,7 +213,7 @@ async fn a_client_that_closes_its_sending_side_within_its_body_is_told() {
 
 #[tokio::test]
 async fn memory_is_taken_as_bodies_arrive_and_given_back() {
-    let limits = Limits { max_queued: 100, max_queued_bytes: 100_000 };
+    let limits = Limits { max_queued: 100, max_queued_bytes: 100_000, max_body: 80_000, sources: 1 };
     let world = World::start(Setup { limits, max_body: 80_000, ..Setup::default() });
     let server = Server::start(&world, LIMITS).await;
     let mut half = server.client().await;

@@ -304,7 +304,7 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            limits: Limits { max_queued: 100, max_queued_bytes: 1 << 20 },
+            limits: Limits { max_queued: 100, max_queued_bytes: 1 << 20, max_body: 1 << 20, sources: 3 },
             max_body: 1024,
             body_timeout: Duration::from_secs(10),
             takes_webhooks: true,

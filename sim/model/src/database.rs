@@ -16,7 +16,7 @@ use surehook_core::key::IdempotencyKey;
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
+use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, HeldBack, Settlement};
 
 /// The longest duration that is added to a time, as in the real stores: a hundred years. Longer ones are cut to it.
 const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
@@ -131,11 +131,35 @@ impl Database {
     pub fn claim(&mut self, now: Timestamp, demands: &[Demand]) -> Claims {
         let mut claims = Claims::default();
         for demand in demands {
-            for event in self.due(now, &demand.source).into_iter().take(demand.limit as usize) {
+            let due = self.due(now, &demand.source);
+            for event in self.fitting(demand, due.into_iter().take(demand.limit as usize), &mut claims) {
                 self.claim_one(now, demand, event, &mut claims);
             }
         }
         claims
+    }
+
+    /// Those of the events that are due which fit into the demand's bytes. The first that does not is noted in `claims`.
+    pub fn fitting(&self, demand: &Demand, due: impl IntoIterator<Item = EventId>, claims: &mut Claims) -> Vec<EventId> {
+        let mut left = demand.bytes;
+        let mut fitting = Vec::new();
+        for event in due {
+            let size = self.size(demand, event);
+            if size > left {
+                claims.held_back.push(HeldBack { source: demand.source.clone(), size });
+                break;
+            }
+            left -= size;
+            fitting.push(event);
+        }
+        fitting
+    }
+
+    /// The bytes that an event takes if it is claimed; none if it is dead-lettered instead.
+    #[must_use]
+    pub fn size(&self, demand: &Demand, event: EventId) -> usize {
+        let is_spent = self.deliveries.get(&event).is_some_and(|row| row.delivery.used() >= demand.max_attempts);
+        self.events.get(&event).filter(|_| !is_spent).map_or(0, |row| row.event.size())
     }
 
     /// The events of a source that are due, oldest due first; none if it is paused.

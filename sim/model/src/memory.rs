@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn demand() -> Vec<Demand> {
-        vec![Demand { source: event().source, limit: 1, lease: LEASE, max_attempts: 3 }]
+        vec![Demand { source: event().source, limit: 1, bytes: usize::MAX, lease: LEASE, max_attempts: 3 }]
     }
 
     /// What a call answers when it is first polled.

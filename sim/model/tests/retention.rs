@@ -98,7 +98,7 @@ impl World {
             body: Bytes::from_static(b"body"),
             lease: None,
         };
-        let demand = Demand { source: source.clone(), limit: keys.end - keys.start, lease: DAY * 300, max_attempts: 5 };
+        let demand = Demand { source: source.clone(), limit: keys.end - keys.start, bytes: usize::MAX, lease: DAY * 300, max_attempts: 5 };
         self.store.accept(keys.map(event).collect()).now_or_never().unwrap().unwrap();
         self.store.claim(vec![demand]).now_or_never().unwrap().unwrap().claimed
     }

@@ -10,7 +10,7 @@ use surehook_core::admission::Fingerprint;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{Buried, Demand};
+use surehook_core::worker::exchange::{Buried, Demand, HeldBack};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -63,6 +63,64 @@ pub(crate) async fn each_demand_has_its_own_limit_and_lease(db: Db) {
     assert_eq!((of("a").len(), of("b").len(), of("c").len()), (2, 7, 0));
     assert!((1990..=2000).contains(&db.fence_and_due(of("a")[0]).await.1.unwrap()));
     assert!((990..=1000).contains(&db.fence_and_due(of("b")[0]).await.1.unwrap()));
+}
+
+/// Events of these sizes, a tenth of which are headers, the first of them due for longest.
+async fn sized(db: &Db, source: &str, sizes: &[usize]) -> Vec<EventId> {
+    let mut ids = Vec::new();
+    for (n, size) in sizes.iter().enumerate() {
+        let mut event = event_of(source, &format!("sized-{n}"));
+        // Bytes that do not compress, so that a database stores as many.
+        let bytes: Vec<u8> = (0..*size as u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+        let bytes = Bytes::from(bytes);
+        (event.headers, event.body) = (bytes.slice(..size / 10), bytes.slice(size / 10..));
+        event.fingerprint = Fingerprint::of(&event.body);
+        db.store.accept(vec![event.clone()]).await.unwrap();
+        db.make_due(event.id, HOUR * (100 - u32::try_from(n).unwrap())).await;
+        ids.push(event.id);
+    }
+    ids
+}
+
+pub(crate) async fn events_are_claimed_while_their_bytes_fit(db: Db) {
+    let ids = sized(&db, "a", &[300_000, 1_000, 0, 500_000, 10, 0]).await;
+    let claim = async |bytes: usize| {
+        let claims = db.store.claim(vec![Demand { bytes, ..demand("a", 6) }]).await.unwrap();
+        let claimed: Vec<EventId> = claims.claimed.iter().map(|claim| claim.event).collect();
+        let held_back: Vec<usize> = claims.held_back.iter().map(|held_back| held_back.size).collect();
+        assert!(claims.held_back.iter().all(|held_back| held_back.source.as_str() == "a"));
+        (claimed, held_back)
+    };
+    assert_eq!(claim(299_999).await, (vec![], vec![300_000]), "the headers are bytes, too");
+    assert_eq!(db.found(ids[0]).await.status, Status::Queued);
+    assert_eq!(db.found(ids[0]).await.attempt, 0, "what stays is as it was");
+    assert_eq!(claim(301_000).await, (ids[..3].to_vec(), vec![500_000]));
+    assert_eq!(claim(20).await, (vec![], vec![500_000]), "it is not overtaken by smaller ones");
+    assert_eq!(claim(500_000).await, (vec![ids[3]], vec![10]));
+    assert_eq!(claim(10).await, (ids[4..].to_vec(), vec![]), "what fits exactly");
+    let Ok(claims) = db.store.claim(vec![Demand { bytes: 0, ..demand("a", 6) }]).await else { panic!("a claim") };
+    assert_eq!((claims.claimed.len(), claims.held_back.len()), (0, 0), "nothing is due");
+}
+
+pub(crate) async fn each_demand_has_its_own_bound_of_bytes(db: Db) {
+    let (a, b) = (sized(&db, "a", &[10, 10, 10]).await, sized(&db, "b", &[10, 10, 10]).await);
+    let demands =
+        vec![Demand { bytes: 25, ..demand("a", 3) }, Demand { bytes: 9, ..demand("none", 3) }, Demand { bytes: 30, ..demand("b", 3) }];
+    let claims = db.store.claim(demands).await.unwrap();
+    let claimed: BTreeSet<EventId> = claims.claimed.iter().map(|claim| claim.event).collect();
+    assert_eq!(claimed, a[..2].iter().chain(&b).copied().collect());
+    assert_eq!(claims.held_back, [HeldBack { source: claims.claimed[0].source.clone(), size: 10 }]);
+}
+
+pub(crate) async fn what_is_buried_takes_no_bytes(db: Db) {
+    let ids = sized(&db, "a", &[1_000, 1_000]).await;
+    let claim = db.store.claim(vec![demand("a", 1)]).await.unwrap().claimed.remove(0);
+    db.settle(&claim, Outcome::Retry { after: Duration::ZERO }).await;
+    db.make_due(claim.event, HOUR * 200).await;
+    let claims = db.store.claim(vec![Demand { bytes: 1_000, max_attempts: 1, ..demand("a", 2) }]).await.unwrap();
+    assert_eq!(claims.buried.iter().map(|buried| buried.event).collect::<Vec<_>>(), ids[..1]);
+    assert_eq!(claims.claimed.iter().map(|claim| claim.event).collect::<Vec<_>>(), ids[1..]);
+    assert_eq!(claims.held_back, []);
 }
 
 pub(crate) async fn what_is_not_due_is_not_claimed(db: Db) {

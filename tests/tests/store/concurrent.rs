@@ -231,6 +231,7 @@ async fn work(world: Arc<World>, process: usize, mut random: Rng) {
         let demands = SOURCES.map(|source| Demand {
             source: SourceName::parse(source).unwrap(),
             limit: random.u32(1..6),
+            bytes: random.usize(1..2_000),
             lease,
             max_attempts: world.policy.max_attempts,
         });

@@ -341,7 +341,7 @@ pub(crate) fn events(keys: std::ops::Range<u32>) -> Vec<NewEvent> {
 }
 
 pub(crate) fn demand(source_name: &str, limit: u32) -> Demand {
-    Demand { source: source(source_name), limit, lease: LEASE, max_attempts: 3 }
+    Demand { source: source(source_name), limit, bytes: usize::MAX, lease: LEASE, max_attempts: 3 }
 }
 
 pub(crate) fn record(verdict: Verdict) -> AttemptRecord {

@@ -100,6 +100,10 @@ clauses! {
         a_claimed_row_is_processing_until_its_leases_end_with_its_attempt_and_fence_up_by_one
             => FenceStaysAtAClaim | AttemptStaysAtAClaim | NoLease,
         each_demand_has_its_own_limit_and_lease => OneLeaseForAll | OneLimitForAll,
+        events_are_claimed_while_their_bytes_fit
+            => IgnoresBytes | WeighsEachAlone | WeighsBodiesAlone | SkipsWhatDoesNotFit | SaysNothingOfWhatDoesNotFit,
+        each_demand_has_its_own_bound_of_bytes => OneBoundOfBytesForAll,
+        what_is_buried_takes_no_bytes => WeighsWhatItBuries,
         what_is_not_due_is_not_claimed => ClaimsWhatIsNotDue,
         a_lease_that_ran_out_is_claimed_again_and_its_attempt_recorded_as_lost => ForgetsLostAttempts | KeepsLeasesForEver,
         an_event_with_no_attempts_left_is_dead_lettered_unsent => NeverBuries | SendsWhatItBuries,

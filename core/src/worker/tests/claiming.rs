@@ -16,7 +16,7 @@ fn a_claim_is_no_larger_than_a_batch_and_asks_for_everyone() {
     assert_eq!(limits(&actions(&mut worker, START)), [86, 86, 300], "half of a share, half of a share, the rest");
     let came = |name, count| (0..count).map(move |n| Claim { source: source(name), ..claim(n) });
     let claimed = came("a", 86).chain(came("b", 86)).chain(came("c", 300)).collect();
-    worker.handle(START, Input::Claimed(Claims { claimed, buried: vec![] }));
+    worker.handle(START, Input::Claimed(Claims { claimed, ..Claims::default() }));
     let asked = asked(&actions(&mut worker, START));
     assert_eq!(asked.iter().map(|(name, limit)| (name.as_str(), *limit)).collect::<Vec<_>>(), [("a", 214), ("b", 214)]);
 }
@@ -32,7 +32,7 @@ fn asked(actions: &[Action]) -> Vec<(String, u32)> {
 /// Answers the claim that is under way: so many events of `busy`, none of others. They are buried, and so take no slots.
 fn bring(worker: &mut Worker, busy: &str, count: u32) {
     let buried = (0..count).map(|n| Buried { event: claim(n.into()).event, source: source(busy), attempt: 2 }).collect();
-    worker.handle(START, Input::Claimed(Claims { claimed: vec![], buried }));
+    worker.handle(START, Input::Claimed(Claims { buried, ..Claims::default() }));
 }
 
 /// A worker of so many sources.
@@ -89,60 +89,6 @@ fn sources_with_little_to_do_leave_the_claim_to_the_one_with_much() {
 }
 
 #[test]
-fn where_there_is_memory_for_one_event_everyone_has_a_turn() {
-    let settings = Settings { max_held_bytes: 1, ..unpaced() };
-    let mut worker = Worker::new(START, settings, (0..6).map(|n| (source(&format!("s{n}")), Policy::default())));
-    let mut turns: BTreeMap<String, u32> = BTreeMap::new();
-    // A poll is due each time, so that whoever was asked in vain may have work again.
-    for second in 0..24 {
-        let now = at(second * 1000);
-        worker.handle(now, Input::Woken(vec![source("s0"), source("s1"), source("s2")]));
-        let all = asked(&actions(&mut worker, now));
-        assert_eq!(all.iter().map(|(_, limit)| *limit).collect::<Vec<_>>(), [1]);
-        *turns.entry(all[0].0.clone()).or_default() += 1;
-        worker.handle(now, claims(0..0));
-    }
-    assert_eq!(turns.len(), 6, "{turns:?}");
-    assert!(["s0", "s1", "s2"].iter().all(|name| turns[*name] >= 6), "{turns:?}");
-}
-
-/// A claim of an event that takes so many bytes.
-fn heavy(n: u128, bytes: usize) -> Claim {
-    Claim { headers: vec![b'h'; 4].into(), body: vec![b'b'; bytes - 4].into(), ..claim(n) }
-}
-
-#[test]
-fn no_more_is_asked_for_than_there_is_memory_for_and_what_has_ended_frees_its_own() {
-    let settings = Settings { max_held_bytes: 10_000, ..unpaced() };
-    let policy = Policy { concurrency: 100, ..Policy::default() };
-    let mut worker = Worker::new(START, settings, [(source("a"), policy)]);
-    let _ = actions(&mut worker, START);
-    for round in 0..5 {
-        // Six at once take more than half of the memory, and there is room for as many as are typical in the rest.
-        worker.handle(at(round), Input::Claimed(Claims { claimed: (0..6).map(|n| heavy(n, 1_000)).collect(), buried: vec![] }));
-        let acted = actions(&mut worker, at(round));
-        assert!(limits(&acted).iter().all(|limit| (1..=4).contains(limit)) && !limits(&acted).is_empty(), "{:?}", limits(&acted));
-        assert_eq!(tickets(&acted).len(), 6);
-        end(&mut worker, at(round), &ok(), 6);
-        let _ = actions(&mut worker, at(round));
-        worker.handle(at(round), Input::Settled);
-        assert_eq!(worker.load(), Load::default());
-    }
-    // What fills the memory stops the claims, until some of it is gone, also unsent.
-    worker.handle(at(9), Input::Claimed(Claims { claimed: vec![heavy(1, 10_000)], buried: vec![] }));
-    assert_eq!(limits(&actions(&mut worker, at(9))), []);
-    let stranger = Claim { source: source("gone"), ..heavy(2, 10_000) };
-    end(&mut worker, at(10), &ok(), 1);
-    let acted = actions(&mut worker, at(10));
-    assert_eq!((outcomes(&acted).len(), limits(&acted).len()), (1, 1));
-    worker.handle(at(11), Input::Settled);
-    worker.handle(at(11), Input::Claimed(Claims { claimed: vec![stranger], buried: vec![] }));
-    worker.handle(at(11), Input::Woken(vec![source("a")]));
-    let acted = actions(&mut worker, at(11));
-    assert_eq!((outcomes(&acted), limits(&acted).len()), (vec![Outcome::Release], 1));
-}
-
-#[test]
 fn as_many_are_claimed_ahead_as_are_consumed_from_one_claim_to_the_next() {
     let pace = Duration::from_millis(2);
     let policy = Policy { concurrency: 16, ..Policy::default() };
@@ -181,9 +127,9 @@ fn work_brings_the_polls_back_to_their_pace_and_so_does_what_was_buried() {
         }
         let _ = actions(&mut worker, now);
         let came = if buried {
-            Claims { claimed: vec![], buried: vec![Buried { event: claim(0).event, source: source("a"), attempt: 2 }] }
+            Claims { buried: vec![Buried { event: claim(0).event, source: source("a"), attempt: 2 }], ..Claims::default() }
         } else {
-            Claims { claimed: vec![Claim { source: source("gone"), ..claim(0) }], buried: vec![] }
+            Claims { claimed: vec![Claim { source: source("gone"), ..claim(0) }], ..Claims::default() }
         };
         worker.handle(now, Input::Claimed(came));
         assert_eq!(worker.polling.interval, worker.settings.poll_busy);
@@ -195,7 +141,7 @@ fn work_brings_the_polls_back_to_their_pace_and_so_does_what_was_buried() {
 fn what_is_in_flight_is_held_without_its_bytes() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
-    worker.handle(START, Input::Claimed(Claims { claimed: vec![heavy(0, 100)], buried: vec![] }));
+    worker.handle(START, Input::Claimed(Claims { claimed: vec![heavy(0, 100)], ..Claims::default() }));
     let Some(Action::Deliver(delivery)) = worker.poll(START) else { panic!("a delivery") };
     assert_eq!((delivery.claim.size(), worker.in_flight[&delivery.ticket].claim.size()), (100, 0));
 }
@@ -225,6 +171,6 @@ fn events_that_take_no_memory_are_claimed_like_others() {
     let mut worker = worker(4);
     let _ = actions(&mut worker, START);
     let empty = (0..2).map(|n| Claim { body: Bytes::new(), ..claim(n) }).collect();
-    worker.handle(START, Input::Claimed(Claims { claimed: empty, buried: vec![] }));
+    worker.handle(START, Input::Claimed(Claims { claimed: empty, ..Claims::default() }));
     assert_eq!(limits(&actions(&mut worker, START)), [2]);
 }

@@ -33,7 +33,7 @@ fn an_event_that_could_not_be_sent_is_given_back_without_a_record() {
     assert_eq!(outcomes(&done), [Outcome::Release]);
     let Some(Action::Settle(batch)) = done.iter().find(|action| matches!(action, Action::Settle(_))) else { panic!("a batch") };
     assert_eq!((batch[0].attempt, batch[0].record.is_none()), (1, true));
-    assert_eq!(worker.load(), Load { in_flight: 1, ahead: 1, unsettled: 1 }, "its slot is free");
+    assert_eq!(worker.load(), Load { in_flight: 1, ahead: 1, unsettled: 1, held_bytes: 8 }, "its slot is free");
 }
 
 #[test]

@@ -63,13 +63,13 @@ fn the_example_shows_every_key() {
         let list = told.split_once("the keys here are ").unwrap().1;
         list.split(", ").map(|key| key.trim_matches('`').to_owned()).collect::<BTreeSet<String>>()
     };
-    for section in ["intake", "retention", "defaults"] {
+    for section in ["intake", "worker", "retention", "defaults"] {
         let here: BTreeSet<String> = shown.iter().filter_map(|key| key.strip_prefix(&format!("{section}."))).map(str::to_owned).collect();
         assert_eq!(asked(&format!("[{section}]")), here);
     }
     let told = parsed(&format!("nonsense-nonsense = 1\n{SOURCE}")).unwrap_err().to_string();
     for key in told.split_once("the keys here are ").unwrap().1.split(", ").map(|key| key.trim_matches('`')) {
-        let is_section = ["intake", "retention", "defaults", "sources"].contains(&key);
+        let is_section = ["intake", "worker", "retention", "defaults", "sources"].contains(&key);
         assert!(is_section || shown.contains(key), "{key}");
     }
 }

@@ -285,7 +285,7 @@ fn columns_count_characters_and_a_byte_order_mark_is_none() {
     check_source("on_key_reuse = \"ü\" # ü", "3:16: `sources.github.on_key_reuse`: `ü` is not known here: write `reject` or `first_wins`");
     check(
         &format!("\u{feff}\"ü\" = 1\n{SOURCE}"),
-        "1:1: `ü`: there is no such key; the keys here are `database`, `defaults`, `drain_timeout`, `intake`, `listen`, `log`, `migrate_on_start`, `operator_hosts`, `operator_listen`, `retention`, `role`, `sources`",
+        "1:1: `ü`: there is no such key; the keys here are `database`, `defaults`, `drain_timeout`, `intake`, `listen`, `log`, `migrate_on_start`, `operator_hosts`, `operator_listen`, `retention`, `role`, `sources`, `worker`",
     );
     check(
         "\r\nrole = \"x\"\r\n[sources.s]\r\ndestination = \"http://x\"",

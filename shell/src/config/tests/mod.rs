@@ -46,6 +46,8 @@ fn the_defaults_are_the_documented_ones() {
         max_connections = 1000
         header_timeout = "10s"
         body_timeout = "30s"
+        [worker]
+        max_held_bytes = "64MiB"
         [retention]
         delivered = "7d"
         dead_lettered = "30d"
@@ -86,6 +88,7 @@ fn every_value_can_be_set() {
         drain_timeout = "0s"
         migrate_on_start = false
         intake = { max_body = 100, max_queued = 1, max_queued_bytes = "1kB", max_connections = 2, header_timeout = "1ms", body_timeout = "1h" }
+        worker = { max_held_bytes = "3KiB" }
         [retention]
         delivered = "1s"
         delivered_payload = "2s"
@@ -142,6 +145,7 @@ fn every_value_can_be_set() {
             header_timeout: Duration::from_millis(1),
             body_timeout: limits::REQUEST_TIMEOUT,
         },
+        worker: WorkerConfig { max_held_bytes: 3 << 10 },
         retention: Retention { delivered: Duration::from_secs(1), dead_lettered: limits::RETENTION },
         delivered_payload: Duration::from_secs(2),
         sources: BTreeMap::from([(SourceName::parse("github").unwrap(), source)]),
@@ -250,6 +254,7 @@ fn near_a_file() -> impl Strategy<Value = String> {
             "migrate_on_start",
             "max_body",
             "max_queued_bytes",
+            "max_held_bytes",
             "max_queued",
             "delivered",
             "timeout",

@@ -18,7 +18,7 @@ use surehook_core::event::{Delivery, Due, Illegal, Status};
 use surehook_core::id::{Attempt, EventId, Fence};
 use surehook_core::retention::Reached;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
+use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, HeldBack, Settlement};
 use uuid::Uuid;
 
 /// A time: microseconds since 1970.
@@ -159,7 +159,7 @@ pub(super) async fn claim(writer: &mut SqliteConnection, demands: Vec<Demand>) -
         Err(failure) => return Err(transaction::rolled_back(writer, failure.before_commit()).await),
     };
     let found = transaction::commit(writer, sql::CLAIM_END, arguments).await?.rows;
-    claims.claimed = with_bytes(&found, now.wall, claims.claimed).map_err(untouched)?;
+    claims.claimed = with_bytes(found, now.wall, claims.claimed).map_err(untouched)?;
     Ok(claims)
 }
 
@@ -173,11 +173,19 @@ fn due_of(demand: &Demand, now: Micros) -> Result<SqliteArguments, Failure> {
 
 /// What a claim makes of the rows that are due of one source.
 fn take(demand: &Demand, due: &[SqliteRow], now: Now, claims: &mut Claims, changes: &mut Changes) -> Result<(), Failure> {
+    let mut left = demand.bytes;
     for row in due {
+        let size = row.try_get::<Option<i64>, _>("size")?.map_or(Ok(0), usize::try_from).map_err(|_| rows::unreadable("size"))?;
         let row = DeliveryRow::from_row(row)?;
         let event = EventId::from_uuid(row.event_id);
         let claimed = row.delivery()?.claim(demand.lease, demand.max_attempts).map_err(|_| rows::unreadable("due time"))?;
         let delivery = claimed.delivery;
+        let size = if delivery.status == Status::DeadLettered { 0 } else { size };
+        if size > left {
+            claims.held_back.push(HeldBack { source: demand.source.clone(), size });
+            break;
+        }
+        left -= size;
         if let Some(lost) = claimed.lost {
             changes.attempts.push(json!([hex(event), lost, now.wall, null, Verdict::Lost.as_str(), null, null, ""]));
         }
@@ -194,11 +202,12 @@ fn take(demand: &Demand, due: &[SqliteRow], now: Now, claims: &mut Claims, chang
     Ok(())
 }
 
-/// Fills in the bytes of what was claimed, and how old it is.
-fn with_bytes(found: &[SqliteRow], now: Micros, claimed: Vec<Claim>) -> Result<Vec<Claim>, Failure> {
+/// Fills in the bytes of what was claimed, and how old it is. Each row goes once its bytes are copied: together they are not
+/// held twice.
+fn with_bytes(found: Vec<SqliteRow>, now: Micros, claimed: Vec<Claim>) -> Result<Vec<Claim>, Failure> {
     let mut claimed: Vec<Option<Claim>> = claimed.into_iter().map(Some).collect();
     let mut filled = Vec::with_capacity(claimed.len());
-    let mut found = found.iter().map(BytesRow::from_row).collect::<Result<Vec<_>, _>>()?;
+    let mut found = found.into_iter().map(|row| BytesRow::from_row(&row)).collect::<Result<Vec<_>, _>>()?;
     found.sort_by_key(|row| row.position);
     for row in found {
         let claim = usize::try_from(row.position).ok().and_then(|at| claimed.get_mut(at)).and_then(Option::take);

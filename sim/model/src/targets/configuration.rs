@@ -34,6 +34,7 @@ fn taken(config: &Config, text: &str) {
     count(intake.max_body, limits::MAX_BODY);
     count(intake.max_queued, limits::MAX_QUEUED);
     count(intake.max_queued_bytes, limits::MAX_QUEUED_BYTES);
+    count(config.worker.max_held_bytes, limits::MAX_HELD_BYTES);
     count(intake.max_connections, limits::MAX_CONNECTIONS);
     assert!(intake.max_body <= intake.max_queued_bytes, "a body that can never be taken");
     let path = config.database.secret().split_once(':').map_or("", |(_, path)| path);

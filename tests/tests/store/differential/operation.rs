@@ -83,6 +83,7 @@ enum Id {
 #[derive(Clone, Debug)]
 pub(super) struct Want {
     limit: u32,
+    bytes: usize,
     lease: Length,
     max_attempts: u32,
 }
@@ -196,7 +197,8 @@ fn new() -> impl Strategy<Value = New> {
 }
 
 fn want() -> impl Strategy<Value = Want> {
-    (1..6u32, length(), 1..3u32).prop_map(|(limit, lease, max_attempts)| Want { limit, lease, max_attempts })
+    let bytes = prop_oneof![2 => Just(usize::MAX), 1 => 0..12usize];
+    (1..6u32, bytes, length(), 1..3u32).prop_map(|(limit, bytes, lease, max_attempts)| Want { limit, bytes, lease, max_attempts })
 }
 
 fn length() -> impl Strategy<Value = Length> {
@@ -280,6 +282,7 @@ impl Run {
                 let demand = |(source, want): (&u8, &Want)| Demand {
                     source: source_name(*source),
                     limit: want.limit,
+                    bytes: want.bytes,
                     lease: duration(&want.lease),
                     max_attempts: want.max_attempts,
                 };

@@ -197,6 +197,7 @@ fn claim(options: &str) -> QueryScalar<'static, Postgres, String, PgArguments> {
         .bind(vec![60_000_000i64; 2])
         .bind(vec![20i64; 2])
         .bind(vec![0i64; 2])
+        .bind(vec![1_000_000i64; 2])
 }
 
 async fn explain_accept(session: &mut PgConnection) -> String {

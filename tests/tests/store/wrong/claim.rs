@@ -7,7 +7,7 @@ use surehook::ports::StoreError;
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::Fence;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{Claim, Claims, Demand};
+use surehook_core::worker::exchange::{Claim, Claims, Demand, HeldBack};
 use surehook_model::database::Database;
 
 const CENTURY: Duration = Duration::from_hours(100 * 365 * 24);
@@ -39,6 +39,8 @@ impl WrongStore {
         for demand in demands {
             match self.wrong {
                 Wrong::IgnoresLimits => demand.limit = u32::MAX,
+                Wrong::IgnoresBytes => demand.bytes = usize::MAX,
+                Wrong::OneBoundOfBytesForAll => demand.bytes = first.bytes,
                 Wrong::OneLimitForAll => demand.limit = first.limit,
                 Wrong::OneLeaseForAll => demand.lease = first.lease,
                 Wrong::NoLease => demand.lease = Duration::ZERO,
@@ -56,11 +58,24 @@ impl WrongStore {
             Wrong::KeepsLeasesForEver => due.retain(|event| tables.status(*event) != Status::Processing),
             _ => {}
         }
-        let mut left = demand.limit;
+        let (mut left, mut bytes) = (demand.limit, demand.bytes);
         for event in due {
             if left == 0 {
                 return;
             }
+            let size =
+                if self.wrong == Wrong::WeighsBodiesAlone { tables.events[&event].event.body.len() } else { tables.size(demand, event) };
+            let size = if self.wrong == Wrong::WeighsWhatItBuries { tables.events[&event].event.size() } else { size };
+            if size > bytes {
+                match self.wrong {
+                    Wrong::SkipsWhatDoesNotFit => continue,
+                    Wrong::SaysNothingOfWhatDoesNotFit => return,
+                    _ => {}
+                }
+                claims.held_back.push(HeldBack { source: demand.source.clone(), size });
+                return;
+            }
+            bytes -= if self.wrong == Wrong::WeighsEachAlone { 0 } else { size };
             let before = tables.deliveries[&event].delivery;
             let buried_before = claims.buried.len();
             tables.claim_one(now, demand, event, claims);

@@ -44,6 +44,13 @@ pub(crate) enum Wrong {
     // Claiming.
     NewestFirst,
     IgnoresLimits,
+    IgnoresBytes,
+    OneBoundOfBytesForAll,
+    WeighsEachAlone,
+    WeighsBodiesAlone,
+    WeighsWhatItBuries,
+    SkipsWhatDoesNotFit,
+    SaysNothingOfWhatDoesNotFit,
     FenceStaysAtAClaim,
     AttemptStaysAtAClaim,
     NoLease,

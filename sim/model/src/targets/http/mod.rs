@@ -89,7 +89,7 @@ pub fn run(data: &[u8]) {
 /// Serves one connection to its end, and answers what its peer received.
 fn converse(manner: Manner, sent: Vec<u8>, store: &Arc<MemoryStore>, requests: &Requests) -> Vec<u8> {
     let clock: Arc<dyn Clock> = Arc::new(Still);
-    let limits = Limits { max_queued: 8, max_queued_bytes: MAX_QUEUED_BYTES };
+    let limits = Limits { max_queued: 8, max_queued_bytes: MAX_QUEUED_BYTES, max_body: MAX_QUEUED_BYTES, sources: 1 };
     let doorbell = Arc::new(Doorbell::default());
     let shared: Arc<dyn Store> = store.clone();
     let ports = Ports {
@@ -228,7 +228,7 @@ fn ended_before(store: &MemoryStore) {
             body,
             lease: None,
         };
-        let demand = Demand { source: event.source.clone(), limit: 1, lease: Duration::from_secs(20), max_attempts: 20 };
+        let demand = Demand { source: event.source.clone(), limit: 1, bytes: usize::MAX, lease: Duration::from_secs(20), max_attempts: 20 };
         let record = AttemptRecord {
             ended_ago: Duration::from_millis(1),
             took: Duration::from_millis(2),

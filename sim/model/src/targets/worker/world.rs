@@ -12,7 +12,7 @@ use surehook_core::rate::BURST;
 use surehook_core::source::{Policy, SETTLE_GRACE, SourceName};
 use surehook_core::time::Instant;
 use surehook_core::verdict::{DeliveryError, Reply};
-use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, Settlement};
+use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, HeldBack, Settlement};
 use surehook_core::worker::{Action, BATCH_ROWS, Delivery, Input, Settings, Ticket, Worker};
 use uuid::Uuid;
 
@@ -34,6 +34,9 @@ struct Given {
     lease_ends: Instant,
     place: Place,
     sent: bool,
+    /// Its bytes, and whether it was handed over as it was stored.
+    size: usize,
+    handed: bool,
     /// What the downstream said: the status code, if it is not a time-out, and the least delay that it asked for.
     reply: Option<(Option<u16>, Option<Duration>)>,
 }
@@ -115,7 +118,11 @@ pub(super) struct World {
     watched: Vec<Watched>,
     claim: Option<(Instant, Vec<Demand>)>,
     settle: Option<Vec<Settlement>>,
-    offers: [u32; SOURCES],
+    /// What is left of each source's offer: events, and their bytes.
+    offers: [(u32, usize); SOURCES],
+    max_held_bytes: usize,
+    /// The size of the largest event that there was.
+    largest: usize,
     /// What was stored on an offer, and since when.
     stored: Vec<(Instant, Claim)>,
     deliveries: BTreeMap<Ticket, (EventId, Fence, Instant)>,
@@ -155,7 +162,9 @@ impl World {
             policies,
             claim: None,
             settle: None,
-            offers: [0; SOURCES],
+            offers: [(0, 0); SOURCES],
+            max_held_bytes,
+            largest: 0,
             stored: Vec::new(),
             deliveries: BTreeMap::new(),
             last_answered: None,
@@ -194,7 +203,19 @@ impl World {
             let open = self.given.values().filter(|given| given.place != Place::Ended).count();
             let load = self.worker.load();
             assert_eq!(load.in_flight + load.ahead + load.unsettled, open, "{load:?}");
+            assert!(load.held_bytes <= self.max_held_bytes + self.largest, "{load:?}");
         }
+    }
+
+    /// What each source has for itself, once for claims and once for what is handed over.
+    fn own_share(&self) -> usize {
+        self.max_held_bytes / 4 / SOURCES
+    }
+
+    /// The bytes of events that wait for a slot or are in flight.
+    fn held(&self, which: impl Fn(&Given) -> bool) -> usize {
+        let is_held = |given: &&Given| matches!(given.place, Place::Given | Place::Sent);
+        self.given.values().filter(is_held).filter(|given| which(given)).map(|given| given.size).sum()
     }
 
     fn act(&mut self, action: Action) {
@@ -215,20 +236,28 @@ impl World {
                         let breaker = self.watched[n].breaker();
                         assert!(breaker.is_closed() || demand.limit <= breaker.slots(policy.concurrency), "{demand:?}, {breaker:?}");
                         assert_eq!((demand.lease, demand.max_attempts), (policy.lease(), policy.max_attempts));
+                        let own = self.own_share().saturating_sub(self.held(|given| given.source == n && !given.handed));
+                        assert!(demand.bytes >= own, "less than what is left of its own share, {own}: {demand:?}");
                     }
                 }
+                // No source can take so much that another cannot have its own share.
+                let promised =
+                    demands.iter().map(|demand| demand.bytes).sum::<usize>() + self.offers.iter().map(|(_, bytes)| bytes).sum::<usize>();
+                let all = self.worker.load().held_bytes + promised;
+                assert!(all <= self.max_held_bytes + self.largest, "{all} bytes held, asked for or offered");
                 self.claim = Some((self.now, demands));
             }
-            Action::Offer { source, room, lease } => {
+            Action::Offer { source, room, bytes, lease } => {
                 let source = (0..SOURCES).find(|&n| name(n) == source).unwrap();
                 let policy = &self.policies[source];
                 assert_eq!(lease, policy.lease());
                 assert!(room <= policy.concurrency * 5, "an offer of {room}");
                 assert!(self.give_up_at.is_none(), "an offer while shutting down");
-                assert_ne!(room, self.offers[source], "an offer that is no other than the last");
+                assert_ne!((room, bytes), self.offers[source], "an offer that is no other than the last");
+                assert!(bytes <= self.own_share(), "an offer of {bytes} bytes");
                 assert!(room == 0 || self.watched[source].breaker().is_closed(), "an offer past a breaker");
                 assert!(room == 0 || !self.is_suspended(), "an offer while deliveries are suspended");
-                self.offers[source] = room;
+                self.offers[source] = (room, bytes);
             }
             Action::Deliver(Delivery { ticket, claim, deadline }) => {
                 assert!(self.give_up_at.is_none(), "a delivery while shutting down");
@@ -365,6 +394,7 @@ impl World {
         let mut claims = Claims::default();
         for demand in demands {
             let source = (0..SOURCES).find(|&n| name(n) == demand.source).unwrap();
+            let mut bytes = demand.bytes;
             for nth in 1..=give[source].min(demand.limit) {
                 self.next_event += 1;
                 let (event, fence) = (EventId::from_uuid(Uuid::from_u128(self.next_event)), Fence(1));
@@ -372,6 +402,12 @@ impl World {
                     claims.buried.push(Buried { event, source: name(source), attempt: 3 });
                     continue;
                 }
+                self.largest = self.largest.max(size);
+                if size > bytes {
+                    claims.held_back.push(HeldBack { source: name(source), size });
+                    break;
+                }
+                bytes -= size;
                 let claim = Claim {
                     event,
                     source: name(source),
@@ -384,7 +420,15 @@ impl World {
                 };
                 self.given.insert(
                     (event, fence),
-                    Given { source, lease_ends: sent_at + demand.lease, place: Place::Given, sent: false, reply: None },
+                    Given {
+                        source,
+                        lease_ends: sent_at + demand.lease,
+                        place: Place::Given,
+                        sent: false,
+                        size,
+                        handed: false,
+                        reply: None,
+                    },
                 );
                 claims.claimed.push(claim);
             }
@@ -398,8 +442,12 @@ impl World {
             return;
         }
         for (source, give) in give.into_iter().enumerate() {
-            let taken = self.stored.iter().filter(|(_, claim)| claim.source == name(source)).count();
-            for _ in 0..give.min(self.offers[source].saturating_sub(u32::try_from(taken).unwrap())) {
+            let taken = self.stored.iter().filter(|(_, claim)| claim.source == name(source)).map(|(_, claim)| claim.size());
+            let (taken, taken_bytes) = (taken.clone().count(), taken.sum::<usize>());
+            let (room, bytes) = self.offers[source];
+            let fit = bytes.saturating_sub(taken_bytes).checked_div(size).map_or(u32::MAX, |fit| u32::try_from(fit).unwrap());
+            for _ in 0..give.min(room.saturating_sub(u32::try_from(taken).unwrap())).min(fit) {
+                self.largest = self.largest.max(size);
                 self.next_event += 1;
                 let event = EventId::from_uuid(Uuid::from_u128(self.next_event));
                 let claim = Claim::first(event, name(source), Bytes::new(), Bytes::from(vec![0; size]));
@@ -412,8 +460,12 @@ impl World {
     fn hand(&mut self) {
         for (since, claim) in core::mem::take(&mut self.stored) {
             let source = (0..SOURCES).find(|&n| name(n) == claim.source).unwrap();
-            let lease_ends = since + self.policies[source].lease();
-            self.given.insert((claim.event, claim.fence), Given { source, lease_ends, place: Place::Given, sent: false, reply: None });
+            let (lease_ends, size) = (since + self.policies[source].lease(), claim.size());
+            let given = Given { source, lease_ends, place: Place::Given, sent: false, size, handed: true, reply: None };
+            self.given.insert((claim.event, claim.fence), given);
+            // What is handed over uses the offer up.
+            let (room, bytes) = &mut self.offers[source];
+            (*room, *bytes) = (room.saturating_sub(1), bytes.saturating_sub(size));
             self.input(Input::Handed { since, claims: vec![claim] });
         }
     }
