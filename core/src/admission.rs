@@ -126,6 +126,26 @@ pub fn resolve(id: EventId, fingerprint: Fingerprint, on_key_reuse: OnKeyReuse, 
     }
 }
 
+/// Why an event was not stored, by all the tries to store it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotStored {
+    /// Nothing was stored: the store could not be used.
+    Unavailable,
+    /// Nothing was stored: the store refuses this event.
+    Refused,
+    /// It may be stored.
+    Unknown,
+}
+
+impl NotStored {
+    /// What is known after one more try failed in this way. A later failure does not undo an earlier try: once it is
+    /// unknown whether an event is stored, only an answer of the store settles that.
+    #[must_use]
+    pub const fn after(self, is_in_doubt: bool) -> Self {
+        if is_in_doubt { Self::Unknown } else { self }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +174,14 @@ mod tests {
         assert_eq!(read(&[b"k"]).unwrap().as_str(), "k");
         assert_eq!(read(&[]), Err(KeyError::Missing { header: "X-Id".into() }));
         assert_eq!(read(&[b"k", b"k"]), Err(KeyError::Repeated { header: "X-Id".into() }));
+    }
+
+    #[test]
+    fn a_later_failure_does_not_say_that_an_unknown_try_stored_nothing() {
+        for last in [NotStored::Unavailable, NotStored::Refused, NotStored::Unknown] {
+            assert_eq!(last.after(false), last);
+            assert_eq!(last.after(true), NotStored::Unknown);
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
-use surehook_core::admission::{Admission, OnKeyReuse, Stored, resolve};
+use surehook_core::admission::{Admission, NotStored, OnKeyReuse, Stored, resolve};
 use surehook_core::event::{Outcome, Status};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::reading::{Account, Growth, RequestId};
@@ -293,12 +293,13 @@ fn batches(gathered: Vec<Waiting>) -> Vec<Vec<Group>> {
 /// handed over to it. A batch that is rejected is halved until the row that is to blame stands alone.
 async fn commit(ports: &Ports, batch: Vec<Group>) {
     let Ports { store, clock, doorbell, handover, health: _ } = ports;
-    let mut parts = vec![batch];
-    while let Some(mut part) = parts.pop() {
+    // With each part: whether an earlier try may have stored it.
+    let mut parts = vec![(batch, false)];
+    while let Some((mut part, mut is_in_doubt)) = parts.pop() {
         let leases = handover.take(part.iter().map(|group| (&group.first.event.source, group.first.event.size())));
         let asked: Vec<NewEvent> = part.iter().zip(leases).map(|(group, lease)| NewEvent { lease, ..group.first.event.clone() }).collect();
         let since = clock.now();
-        let stored = accept(ports, asked.clone()).await;
+        let stored = accept(ports, asked.clone(), &mut is_in_doubt).await;
         let left = hand_over(handover, since, asked, stored.as_deref().unwrap_or_default());
         match stored {
             Ok(stored) => {
@@ -313,13 +314,14 @@ async fn commit(ports: &Ports, batch: Vec<Group>) {
             }
             Err(StoreError::Rejected(_)) if part.len() > 1 => {
                 let second = part.split_off(part.len() / 2);
-                parts.push(second);
-                parts.push(part);
+                parts.push((second, is_in_doubt));
+                parts.push((part, is_in_doubt));
             }
             Err(error @ StoreError::Rejected(_)) => {
-                parts.extend(part.into_iter().filter_map(|group| refuse_first(group, &error)).map(|rest| vec![rest]));
+                let rests = part.into_iter().filter_map(|group| refuse_first(group, &error, is_in_doubt));
+                parts.extend(rests.map(|rest| (vec![rest], is_in_doubt)));
             }
-            Err(error) => refuse(part, &error),
+            Err(error) => refuse(part, &error, is_in_doubt),
         }
         if !left.is_empty() {
             release(store.as_ref(), &left).await;
@@ -352,7 +354,8 @@ async fn release(store: &dyn Store, claims: &[Claim]) {
 
 /// Asks the store, and again where another try can help. The ids stay the same, so that a try whose reply was lost
 /// is recognised. What such a try may have claimed is left to its lease: whether it did, nobody knows any more.
-async fn accept(ports: &Ports, mut events: Vec<NewEvent>) -> Result<Vec<Stored>, StoreError> {
+/// `is_in_doubt` becomes true with the first try that may have stored them.
+async fn accept(ports: &Ports, mut events: Vec<NewEvent>, is_in_doubt: &mut bool) -> Result<Vec<Stored>, StoreError> {
     let bytes = events.iter().map(NewEvent::size).sum();
     let mut tries = 1;
     loop {
@@ -363,6 +366,7 @@ async fn accept(ports: &Ports, mut events: Vec<NewEvent>) -> Result<Vec<Stored>,
             Ok(stored) => return Ok(stored),
             Err(error) => error,
         };
+        *is_in_doubt |= matches!(error, StoreError::Unknown(_));
         let again = match error {
             StoreError::Conflict(_) | StoreError::Unknown(_) => tries < TRIES,
             StoreError::Unavailable(_) | StoreError::Rejected(_) => false,
@@ -395,21 +399,30 @@ fn settle(group: Group, stored: Stored) {
 }
 
 /// Refuses the row that stands alone. Others with its key may have another body: the next of them is asked for itself.
-fn refuse_first(group: Group, error: &StoreError) -> Option<Group> {
+fn refuse_first(group: Group, error: &StoreError, is_in_doubt: bool) -> Option<Group> {
     let mut others = group.others.into_iter();
     let rest = others.next().map(|first| Group { first, others: others.collect() });
-    refuse(vec![Group { first: group.first, others: Vec::new() }], error);
+    refuse(vec![Group { first: group.first, others: Vec::new() }], error, is_in_doubt);
     rest
 }
 
-fn refuse(part: Vec<Group>, error: &StoreError) {
-    let answer = match error {
-        StoreError::Rejected(_) => IntakeError::Refused,
-        StoreError::Unavailable(_) | StoreError::Conflict(_) => IntakeError::Unavailable,
-        StoreError::Unknown(_) => IntakeError::TimedOut,
+fn refuse(part: Vec<Group>, error: &StoreError, is_in_doubt: bool) {
+    let last = match error {
+        StoreError::Rejected(_) => NotStored::Refused,
+        StoreError::Unavailable(_) | StoreError::Conflict(_) => NotStored::Unavailable,
+        StoreError::Unknown(_) => NotStored::Unknown,
     };
-    let first = &part[0].first.event;
-    tracing::warn!(%error, events = part.len(), event_id = %first.id, source = %first.source, "not stored; the producers are told to come back");
+    let answer = match last.after(is_in_doubt) {
+        NotStored::Refused => IntakeError::Refused,
+        NotStored::Unavailable => IntakeError::Unavailable,
+        NotStored::Unknown => IntakeError::TimedOut,
+    };
+    let (first, events) = (&part[0].first.event, part.len());
+    if answer == IntakeError::TimedOut {
+        tracing::warn!(%error, events, event_id = %first.id, source = %first.source, "may be stored; the producers are told to send again");
+    } else {
+        tracing::warn!(%error, events, event_id = %first.id, source = %first.source, "not stored; the producers are told to come back");
+    }
     for group in part {
         group.first.answer(Err(answer));
         group.others.into_iter().for_each(|other| other.answer(Err(answer)));

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use surehook::clock::TokioClock;
@@ -320,6 +321,40 @@ async fn a_batch_is_tried_three_times_under_its_ids_if_that_can_help_and_once_if
         assert_eq!(submit(&intake, 1, 1).await, Err(answer), "{error:?}");
         let seen = store.seen();
         assert!(seen.ids.len() == tries && seen.ids.iter().all(|ids| *ids == seen.ids[0]), "{error:?}: {:?}", seen.ids);
+    }
+}
+
+/// A store that fails in these ways, one after another, and then in the last of them.
+fn failing_in_turn(errors: Vec<StoreError>) -> Box<Answer> {
+    let tries = AtomicUsize::new(0);
+    Box::new(move |_| Err(errors[tries.fetch_add(1, Ordering::Relaxed).min(errors.len() - 1)].clone()))
+}
+
+#[tokio::test]
+async fn after_an_unknown_try_no_later_failure_says_that_nothing_was_stored() {
+    let (unknown, conflict) = (|| StoreError::Unknown("reply lost".into()), || StoreError::Conflict("deadlock".into()));
+    let (unavailable, rejected) = (|| StoreError::Unavailable("away".into()), || StoreError::Rejected("bad row".into()));
+    for errors in [
+        vec![unknown(), unavailable()],
+        vec![unknown(), conflict()],
+        vec![unknown(), rejected()],
+        vec![conflict(), unknown(), unavailable()],
+        // The halves of a batch share its doubt.
+        vec![unknown(), rejected(), unavailable()],
+        vec![unknown(), rejected(), rejected()],
+    ] {
+        let (intake, store, ..) = begin_with(1, ROOMY, failing_in_turn(errors.clone()));
+        store.gate.add_permits(1000);
+        for answer in join_all((0..2).map(|key| submit(&intake, key, 1))).await {
+            assert_eq!(answer, Err(IntakeError::TimedOut), "{errors:?}");
+        }
+    }
+    for (errors, told) in
+        [(vec![conflict(), unavailable()], IntakeError::Unavailable), (vec![conflict(), rejected()], IntakeError::Refused)]
+    {
+        let (intake, store, ..) = begin_with(1, ROOMY, failing_in_turn(errors.clone()));
+        store.gate.add_permits(1000);
+        assert_eq!(submit(&intake, 1, 1).await, Err(told), "{errors:?}");
     }
 }
 
