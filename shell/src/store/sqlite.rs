@@ -379,7 +379,12 @@ impl Store for SqliteStore {
                 } else {
                     sqlx::query(sql::RESUME).bind(source.as_str())
                 };
-                Ok(query.execute(connection).await?.rows_affected() > 0)
+                let is_changed = query.execute(&mut *connection).await?.rows_affected() > 0;
+                if !is_changed {
+                    // The answer is from what is there, which may not be flushed.
+                    sqlx::query(sql::FLUSH).execute(connection).await?;
+                }
+                Ok(is_changed)
             }
             .boxed()
         })

@@ -80,3 +80,20 @@ async fn a_file_that_another_process_holds_gives_way_in_time() {
     assert_eq!(db.store.accept(events(0..3)).await, Ok(vec![Stored::Inserted; 3]));
     assert_eq!(db.store.claim(vec![demand("orders", 9)]).await.unwrap().claimed.len(), 3);
 }
+
+#[tokio::test]
+async fn an_answer_from_what_is_there_is_committed_with_a_page_of_its_own() {
+    let db = Db::sqlite().await;
+    let log = db.folder.as_ref().unwrap().path().join("surehook.db-wal");
+    let size = || std::fs::metadata(&log).unwrap().len();
+    let event = event("a");
+    db.store.accept(vec![event.clone()]).await.unwrap();
+    db.store.pause(event.source.clone(), true).await.unwrap();
+    // Each commit is flushed (`commits_reach_the_disk_and_readers_do_not_wait`), and one that writes nothing is none.
+    let before = size();
+    assert!(matches!(db.store.accept(vec![event.clone()]).await.unwrap()[..], [Stored::Existing { .. }]));
+    let replayed = size();
+    assert!(replayed > before, "a replay wrote nothing, so that nothing was flushed");
+    assert_eq!(db.store.pause(event.source.clone(), true).await, Ok(false));
+    assert!(size() > replayed, "a second pause wrote nothing, so that nothing was flushed");
+}

@@ -8,6 +8,8 @@ use sqlx::migrate::Migrator;
 
 /// Reads the events that are there under the keys of a batch.
 pub const ACCEPT_EXISTING: &str = include_str!("accept_existing.sql");
+/// Makes the commit of a transaction that only reads flush the log.
+pub const FLUSH: &str = include_str!("flush.sql");
 /// Inserts events.
 pub const ACCEPT_EVENTS: &str = include_str!("accept_events.sql");
 /// The ids of events by their row numbers.

@@ -87,6 +87,9 @@ async fn accept_others(connection: &mut SqliteConnection, now: Now, batch: Vec<N
     let keys: Vec<_> = batch.iter().map(|event| (event.source.as_str(), event.key.as_str())).collect();
     let mut stored: Vec<Option<Stored>> = vec![None; batch.len()];
     let existing: Vec<rows::ExistingRow> = fetch(connection, sqlx::query_as(sql::ACCEPT_EXISTING).bind(array(&keys)?)).await?;
+    if !existing.is_empty() {
+        execute(connection, sqlx::query(sql::FLUSH)).await?;
+    }
     for row in existing {
         let found = row.stored()?;
         let slot = usize::try_from(row.position).ok().and_then(|at| stored.get_mut(at)).ok_or_else(|| rows::unreadable("position"))?;
