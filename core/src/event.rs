@@ -68,7 +68,8 @@ pub enum Reason {
     Permanent,
     /// Its last attempt failed.
     Exhausted,
-    /// Its last attempt was lost: each worker that took it died, hung, or was cut off from the database.
+    /// The outcome of its last attempt was never recorded: the worker died, hung, or was cut off from the database. The
+    /// downstream may have received it. With a budget of one attempt, one such fault is enough.
     Lost,
 }
 

@@ -226,6 +226,7 @@ fn sources(config: &Config) -> std::collections::BTreeMap<surehook_core::source:
         on_key_reuse: source.on_key_reuse,
         forward_credentials: source.forward_credentials,
         max_attempts: source.policy.max_attempts,
+        lease: source.policy.lease(),
     };
     config.sources.iter().map(|(name, source)| (name.clone(), intake(source))).collect()
 }

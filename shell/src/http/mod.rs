@@ -118,6 +118,8 @@ pub struct SourceIntake {
     pub forward_credentials: bool,
     /// The attempts that the source's policy allows, to be shown.
     pub max_attempts: u32,
+    /// For how long an event of the source is claimed. A delivery of it ends within that time.
+    pub lease: Duration,
 }
 
 /// Which routes an address carries. Those that it does not are answered as if they were not there.

@@ -38,6 +38,9 @@ struct Sources {
 struct Paused<'a> {
     source: &'a str,
     paused: bool,
+    /// Deliveries of events that were claimed before the pause end within this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliveries_end_within_ms: Option<u64>,
 }
 
 impl App {
@@ -127,6 +130,8 @@ impl App {
         if !paused {
             self.doorbell.ring([name.clone()]);
         }
-        Answer::json(StatusCode::OK, None, &Paused { source: name.as_str(), paused })
+        let lease = self.sources.get(&name).filter(|_| paused).map(|source| source.lease);
+        let deliveries_end_within_ms = lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
+        Answer::json(StatusCode::OK, None, &Paused { source: name.as_str(), paused, deliveries_end_within_ms })
     }
 }

@@ -88,7 +88,13 @@ pub async fn pause(source: &str, paused: bool, service: &ServiceArgs) -> Result<
     let answer: Value = Service::new(&service.url)?.post(&["sources", source, order], &[]).await?;
     Ok(match (service.json, paused) {
         (true, _) => pretty(&answer),
-        (false, true) => format!("{source} is paused: it goes on accepting, and nothing of it is claimed until `surehook resume {source}`"),
+        (false, true) => {
+            let rest = answer["deliveries_end_within_ms"].as_u64().map(Duration::from_millis).map_or(String::new(), |within| {
+                let within = humantime::format_duration(within);
+                format!("; deliveries of events that were claimed before end within {within}")
+            });
+            format!("{source} is paused: it goes on accepting, and nothing of it is claimed until `surehook resume {source}`{rest}")
+        }
         (false, false) => format!("{source} goes on"),
     })
 }

@@ -404,7 +404,10 @@ async fn a_source_is_paused_and_resumed_and_its_worker_woken() {
     let ask = async |path: &str| world.request("POST", path, &[], b"").await;
     let paused = async || json(&world.get("/sources").await)["sources"][1]["paused_since"].clone();
     for _ in 0..2 {
-        assert_eq!(json(&ask("/sources/plain/pause").await), json!({"source": "plain", "paused": true}));
+        assert_eq!(
+            json(&ask("/sources/plain/pause").await),
+            json!({"source": "plain", "paused": true, "deliveries_end_within_ms": 20_000})
+        );
         assert_eq!(paused().await, "1970-01-01T00:00:00.000000Z");
     }
     assert_eq!(world.post("k1", b"body").await.status(), 202, "it goes on accepting");

@@ -341,6 +341,7 @@ impl World {
             on_key_reuse,
             forward_credentials,
             max_attempts: 20,
+            lease: Duration::from_secs(20),
         };
         let sources = BTreeMap::from([
             (name("plain"), source("idempotency-key", OnKeyReuse::Reject, false)),

@@ -191,12 +191,14 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
         on_key_reuse: OnKeyReuse::Reject,
         forward_credentials: false,
         max_attempts: 20,
+        lease: Duration::from_secs(20),
     };
     let lenient = SourceIntake {
         idempotency_header: HeaderName::from_static("x-github-delivery"),
         on_key_reuse: OnKeyReuse::FirstWins,
         forward_credentials: true,
         max_attempts: 3,
+        lease: Duration::from_secs(11),
     };
     [("strict", strict), ("lenient", lenient)].into_iter().map(|(name, source)| (name_of(name), source)).collect()
 }
