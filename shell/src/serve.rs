@@ -24,6 +24,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// How often an unreachable database is tried for its migration.
 const MIGRATE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often `surehook migrate` tries where other sessions hold locks that it needs. With the pauses that is a minute.
+const MIGRATE_TRIES: u32 = 25;
 /// How many connections may wait in the kernel to be accepted, if it allows so many. The usual 128 are soon taken when
 /// producers come back all at once, and the connection that finds no room is tried again after a second.
 const BACKLOG: u32 = 4096;
@@ -189,13 +191,25 @@ fn max_connections(config: &Config) -> Result<usize, TooFew> {
     Ok(usize::try_from(connections).unwrap_or(usize::MAX))
 }
 
-/// `surehook migrate`: brings the database to this program's schema, now or not at all.
+/// `surehook migrate`: brings the database to this program's schema. Where other sessions hold locks that it needs, it
+/// gives way and tries again, [`MIGRATE_TRIES`] times in all; for a database that cannot be reached it does not wait.
 ///
 /// # Errors
 ///
 /// [`ServeError::Open`] or [`ServeError::Migrate`].
 pub async fn migrate(config: Config) -> Result<(), ServeError> {
-    open(config.database.secret())?.migrate().await.map_err(ServeError::Migrate)?;
+    let opened = open(config.database.secret())?;
+    let mut tries_left = MIGRATE_TRIES;
+    loop {
+        tries_left -= 1;
+        match opened.migrate().await {
+            Ok(()) => break,
+            Err(error @ MigrateError::GaveWay(_)) if tries_left > 0 => {
+                tracing::warn!(%error, "migration gave way; it is tried again");
+            }
+            Err(error) => return Err(ServeError::Migrate(error)),
+        }
+    }
     tracing::info!(database = %config.database, "the database has this program's schema");
     Ok(())
 }
@@ -214,6 +228,10 @@ async fn migrated(opened: &OpenStore) -> Result<bool, ServeError> {
         Ok(()) => Ok(true),
         Err(error @ MigrateError::Unreachable(_)) => {
             tracing::warn!(%error, "not ready; it is tried again");
+            Ok(false)
+        }
+        Err(error @ MigrateError::GaveWay(_)) => {
+            tracing::warn!(%error, "migration gave way; it is tried again");
             Ok(false)
         }
         Err(error @ (MigrateError::Newer { .. } | MigrateError::Failed(_))) => Err(ServeError::Migrate(error)),

@@ -6,9 +6,12 @@
 
 mod connect;
 mod errors;
+mod give_way;
+mod notices;
 mod probe;
 mod scan;
 mod servers;
+mod session;
 pub mod sql;
 
 pub use connect::options;
@@ -22,12 +25,12 @@ use crate::store::rows::{self, FoundRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use bytes::Bytes;
 use errors::Failure;
-use futures::future::BoxFuture;
-use futures::{FutureExt, TryStreamExt};
+use futures::future::{BoxFuture, poll_fn};
+use futures::{FutureExt, StreamExt};
 use scan::{Micros, Scans};
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
-use sqlx::{FromRow, Postgres, Row};
+use sqlx::{Either, Executor, FromRow, Postgres, Row};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,8 +44,8 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 /// Connections for accepting events, for claiming and settling, for operators, for retention, and for readiness: no kind of
-/// work can use up what another needs.
-const INTAKE_CONNECTIONS: usize = 6;
+/// work can use up what another needs. One more asks what has become of calls that were given up: that makes 14.
+const INTAKE_CONNECTIONS: usize = 5;
 const WORKER_CONNECTIONS: usize = 4;
 const OPERATOR_CONNECTIONS: usize = 2;
 const RETENTION_CONNECTIONS: usize = 1;
@@ -124,16 +127,10 @@ impl PostgresStore {
         mut each: impl FnMut(PgRow) + Send,
     ) -> Result<(), Failure> {
         let mut connection = lane.take().await.map_err(|error| errors::not_taken(&error))?;
-        let all = async {
-            let mut rows = query.fetch(&mut *connection);
-            while let Some(row) = rows.try_next().await? {
-                each(row);
-            }
-            Ok(())
-        };
-        let failure = match timeout(REPLY_TIMEOUT, all).await {
-            Ok(Ok(())) if connection.is_outdated() => errors::outdated(),
-            Ok(Ok(())) => {
+        let failure = match timeout(REPLY_TIMEOUT, run(&mut connection.connection, query, &mut each)).await {
+            Ok(Ok(_)) if connection.is_outdated() => errors::outdated(),
+            Ok(Ok(true)) => errors::warned_at_commit(),
+            Ok(Ok(false)) => {
                 connection.keep();
                 return Ok(());
             }
@@ -446,7 +443,7 @@ impl Store for PostgresStore {
         async move {
             let statement = if paused { sql::PAUSE } else { sql::RESUME };
             let changed = self.execute(&self.operator, sqlx::query(statement).bind(source.as_str())).await?;
-            Ok(!changed.is_empty())
+            Ok(decode::<(Option<String>,)>(&changed)?.iter().any(|(source,)| source.is_some()))
         }
         .boxed()
     }
@@ -485,6 +482,31 @@ fn accepting<'q>(batch: &'q [NewEvent], chosen: &[usize], to_claim: &'q [Uuid], 
         .bind(column(batch, chosen, |event| event.body.as_ref()))
         .bind(to_claim)
         .bind(leases)
+}
+
+/// Runs one statement to its end, and gives its rows away as they come. Answers whether the server warned after them: while
+/// it committed.
+async fn run(
+    connection: &mut PgConnection,
+    query: Query<'_, Postgres, PgArguments>,
+    each: &mut (impl FnMut(PgRow) + Send),
+) -> Result<bool, sqlx::Error> {
+    let mut steps = connection.fetch_many(query);
+    let (mut is_executed, mut warned) = (false, false);
+    loop {
+        // The step that ends the execution reads no further: what is warned of in a later one belongs to the commit.
+        let step = poll_fn(|context| {
+            let (polled, in_this_poll) = notices::watch(|| steps.poll_next_unpin(context));
+            warned |= is_executed && in_this_poll;
+            polled
+        });
+        match step.await {
+            Some(Ok(Either::Left(_))) => is_executed = true,
+            Some(Ok(Either::Right(row))) => each(row),
+            Some(Err(error)) => return Err(error),
+            None => return Ok(warned),
+        }
+    }
 }
 
 /// An error of a call of which a part is committed.

@@ -14,6 +14,9 @@ pub enum MigrateError {
     /// The database cannot be reached now, or another process holds it. Trying again may help.
     #[error("the database cannot be migrated now: {0}")]
     Unreachable(String),
+    /// Other sessions hold locks that a migration needs. It gave way to them, and can be tried again.
+    #[error("the database cannot be migrated now, and the migration gave way: {0}")]
+    GaveWay(String),
     /// The database was migrated by a newer program.
     #[error("the database has schema {found}, which is newer than this program's schema {known}: run a newer surehook")]
     Newer {
@@ -87,7 +90,7 @@ fn failed(error: &sqlx::migrate::MigrateError, explain: fn(&sqlx::Error) -> Migr
     let (Execute(cause) | ExecuteMigration(cause, _)) = error else { return MigrateError::Failed(error.to_string()) };
     match explain(cause) {
         MigrateError::Failed(_) => MigrateError::Failed(error.to_string()),
-        passing @ (MigrateError::Unreachable(_) | MigrateError::Newer { .. }) => passing,
+        passing @ (MigrateError::Unreachable(_) | MigrateError::GaveWay(_) | MigrateError::Newer { .. }) => passing,
     }
 }
 

@@ -1,10 +1,10 @@
 //! How this program connects to PostgreSQL, and how it brings a database to its schema.
 
-use super::errors::{describe, is_passing};
+use super::errors::{describe, is_lock_timeout, is_passing};
+use super::give_way::giving_way;
 use super::servers::Servers;
 use super::sql;
 use crate::store::OpenError;
-use crate::store::lane::Connect;
 use crate::store::schema::{self, Applied, MigrateError};
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -20,8 +20,11 @@ use tokio::time::{Instant, sleep};
 /// statistics, but a queue's are never good: the table was empty when it was analysed, or full. A generic plan made
 /// on an empty table stays for as long as its session, and an over-estimate compiles a plan for longer than it runs.
 /// So the plan is made for each execution, and made of probes.
-const SESSION: [(&str, &str); 12] = [
+///
+/// Warnings have to come: one of them says that the wait for a standby was cancelled. See [`super::notices`].
+const SESSION: [(&str, &str); 13] = [
     ("synchronous_commit", "on"),
+    ("client_min_messages", "warning"),
     ("default_transaction_isolation", "read committed"),
     ("statement_timeout", "5s"),
     ("lock_timeout", "2s"),
@@ -35,8 +38,9 @@ const SESSION: [(&str, &str); 12] = [
     ("max_parallel_workers_per_gather", "0"),
 ];
 
-/// What differs while migrating: a migration may take its time, but does not hold up others while it waits.
-const MIGRATION: &str = "set statement_timeout = 0; set lock_timeout = '5s'; set idle_in_transaction_session_timeout = 0";
+/// What differs while migrating: a migration may take its time, but waits for a lock only for a moment. See
+/// [`super::give_way`].
+const MIGRATION: &str = "set statement_timeout = 0; set lock_timeout = '200ms'; set idle_in_transaction_session_timeout = 0";
 
 /// The parameters of a URL that are understood. sqlx ignores others, and logs their values.
 const PARAMETERS: [&str; 21] = [
@@ -108,9 +112,9 @@ fn is_known(name: &str) -> bool {
 /// is closed, or dropped with this future, the server releases it and rolls back what was not committed.
 pub(super) async fn migrate(servers: &Arc<Servers>) -> Result<(), MigrateError> {
     // Whatever it is (no server, no database, no such role), somebody may be about to see to it.
-    let (mut connection, _) = servers.connect(Instant::now() + CONNECT_TIMEOUT).await.map_err(MigrateError::Unreachable)?;
+    let (mut connection, _) = servers.find(Instant::now() + CONNECT_TIMEOUT).await.map_err(MigrateError::Unreachable)?;
     let migrated = match sqlx::raw_sql(MIGRATION).execute(&mut connection).await {
-        Ok(_) => migrate_on(&mut connection).await,
+        Ok(_) => migrate_on(servers, &mut connection).await,
         Err(error) => Err(explain(&error)),
     };
     if migrated.is_err() {
@@ -121,7 +125,7 @@ pub(super) async fn migrate(servers: &Arc<Servers>) -> Result<(), MigrateError> 
     migrated
 }
 
-async fn migrate_on(connection: &mut PgConnection) -> Result<(), MigrateError> {
+async fn migrate_on(servers: &Servers, connection: &mut PgConnection) -> Result<(), MigrateError> {
     let migrator = sql::migrator();
     // A database that is current is not written to: this may be a role that could not.
     if !schema::compare(&applied(connection).await?, &migrator).needs_migration()? {
@@ -137,7 +141,8 @@ async fn migrate_on(connection: &mut PgConnection) -> Result<(), MigrateError> {
     // Another process may have done it meanwhile.
     let applied = applied(connection).await?;
     if schema::compare(&applied, &migrator).needs_migration()? {
-        schema::apply_missing(connection, &applied, &migrator, explain).await?;
+        let pid = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut *connection).await.map_err(|error| explain(&error))?;
+        giving_way(servers, pid, schema::apply_missing(connection, &applied, &migrator, explain)).await?;
     }
     Ok(())
 }
@@ -157,5 +162,11 @@ async fn lock(connection: &mut PgConnection) -> Result<bool, MigrateError> {
 
 fn explain(error: &sqlx::Error) -> MigrateError {
     let why = describe(error);
-    if is_passing(error) { MigrateError::Unreachable(why) } else { MigrateError::Failed(why) }
+    if is_lock_timeout(error) {
+        MigrateError::GaveWay(why)
+    } else if is_passing(error) {
+        MigrateError::Unreachable(why)
+    } else {
+        MigrateError::Failed(why)
+    }
 }

@@ -28,7 +28,10 @@ impl From<Failure> for StoreError {
 /// Before a statement was sent: nothing was done.
 pub(super) fn not_taken(error: &TakeError) -> Failure {
     let why = match error {
-        TakeError::Busy { limit } => format!("all {limit} of its connections for this kind of work are in use"),
+        TakeError::Busy { limit, given_up: 0 } => format!("all {limit} of its connections for this kind of work are in use"),
+        TakeError::Busy { limit, given_up } => format!(
+            "all {limit} of its connections for this kind of work are in use; in {given_up} of them the server is still busy with a call that was given up"
+        ),
         TakeError::Connect(why) => why.clone(),
     };
     Failure { error: StoreError::Unavailable(why), usable: false, constraint: None }
@@ -54,6 +57,13 @@ pub(super) fn outdated() -> Failure {
     Failure { error: StoreError::Unknown(why.into()), usable: false, constraint: None }
 }
 
+/// Done, but the server warned while it committed. The transaction is committed on the primary; the wait for the standby
+/// may have been cancelled.
+pub(super) fn warned_at_commit() -> Failure {
+    let why = "the server warned while it committed: the wait for a standby was probably cancelled";
+    Failure { error: StoreError::Unknown(why.into()), usable: true, constraint: None }
+}
+
 /// No reply came in time.
 pub(super) fn no_reply(within: std::time::Duration) -> Failure {
     Failure { error: StoreError::Unknown(format!("no reply within {within:?}")), usable: false, constraint: None }
@@ -65,6 +75,11 @@ pub(super) fn is_passing(error: &sqlx::Error) -> bool {
         Some(reported) => matches!(reported.code().get(..2), Some("08" | "40" | "53" | "57")) || reported.code() == "55P03",
         None => matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)),
     }
+}
+
+/// Whether another session held a lock for longer than was to be waited.
+pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    reported(error).is_some_and(|reported| reported.code() == "55P03")
 }
 
 /// An error in words that hold neither a password nor a row: only the server's primary message, never its detail.

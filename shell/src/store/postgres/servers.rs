@@ -7,13 +7,15 @@
 //! lives. That is no fence: keeping an old primary from taking anybody's writes is the work of whatever promotes.
 
 use super::errors::describe;
+use super::session::Session;
 use super::{connect, sql};
 use crate::store::OpenError;
 use crate::store::lane::Connect;
-use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, FromRow};
+use sqlx::{ConnectOptions, Connection, FromRow};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -31,6 +33,8 @@ pub struct Servers {
     servers: Vec<Server>,
     wanted: Wanted,
     known: Mutex<Known>,
+    /// The connection on which a server is asked whether it still has a session; `None` until somebody asks.
+    pub(super) asking: tokio::sync::Mutex<Option<PgConnection>>,
 }
 
 #[derive(Debug)]
@@ -124,7 +128,7 @@ impl Servers {
         let servers = hosts.iter().enumerate().map(server).collect::<Result<_, _>>()?;
         // One server is used as it is, behind a proxy as ever. Of several only one can be of use.
         let wanted = wanted.unwrap_or(if several { Wanted::ReadWrite } else { Wanted::Any });
-        Ok(Self { servers, wanted, known: Mutex::default() })
+        Ok(Self { servers, wanted, known: Mutex::default(), asking: tokio::sync::Mutex::default() })
     }
 
     /// The server that was used last is lost, or can no longer be written to: with the next connection all are asked.
@@ -132,7 +136,8 @@ impl Servers {
         self.known().in_use = None;
     }
 
-    async fn find(&self, deadline: Instant) -> Result<(PgConnection, u64), String> {
+    /// Connects to the server that is to be used, by the deadline. With the connection comes its generation.
+    pub(super) async fn find(&self, deadline: Instant) -> Result<(PgConnection, u64), String> {
         if self.wanted == Wanted::Any && self.servers.len() == 1 {
             let connected = timeout_at(deadline, self.servers[0].options.connect()).await;
             let connection = connected.map_err(|_| "connecting takes too long".to_owned())?.map_err(|error| describe(&error))?;
@@ -225,10 +230,25 @@ impl Servers {
 }
 
 impl Connect for Arc<Servers> {
-    type Connection = PgConnection;
+    type Connection = Session;
 
-    fn connect(&self, deadline: Instant) -> impl Future<Output = Result<(PgConnection, u64), String>> + Send {
-        self.find(deadline)
+    async fn connect(&self, deadline: Instant) -> Result<(Session, u64), String> {
+        let (connection, generation) = self.find(deadline).await?;
+        let session = timeout_at(deadline, Session::new(connection)).await;
+        let session = session.map_err(|_| "connecting takes too long".to_owned())?.map_err(|error| describe(&error))?;
+        Ok((session, generation))
+    }
+
+    async fn ping(session: &mut Session) -> bool {
+        session.connection.ping().await.is_ok()
+    }
+
+    async fn close(session: Session) {
+        let _ = session.connection.close().await;
+    }
+
+    fn end(&self, session: Session, generation: u64) -> Option<BoxFuture<'static, ()>> {
+        Some(session.ended(Arc::clone(self), generation).boxed())
     }
 
     fn generation(&self) -> u64 {

@@ -39,6 +39,12 @@ pub const PRUNE: &str = include_str!("prune.sql");
 pub const ERASE: &str = include_str!("erase.sql");
 /// What a server is, and how far its history has come.
 pub const STANDING: &str = include_str!("standing.sql");
+/// Which session this is.
+pub const SESSION: &str = include_str!("session.sql");
+/// Whether the server still has a session.
+pub const SESSION_LIVES: &str = include_str!("session_lives.sql");
+/// For whom a session waits.
+pub const BLOCKERS: &str = include_str!("blockers.sql");
 /// The migrations that were applied.
 pub const SCHEMA: &str = include_str!("schema.sql");
 

@@ -6,6 +6,7 @@ use super::sql;
 use crate::store::OpenError;
 use crate::store::lane::{ACQUIRE_TIMEOUT, Connect};
 use crate::store::schema::{self, Applied, MigrateError};
+use futures::future::BoxFuture;
 use reqwest::Url;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
@@ -82,6 +83,19 @@ impl Connect for Opener {
         let connection = opened.map_err(|_| "opening it takes too long".to_owned())?.map_err(|error| errors::message(&error))?;
         opening.done()?;
         Ok((connection, 0))
+    }
+
+    async fn ping(connection: &mut SqliteConnection) -> bool {
+        connection.ping().await.is_ok()
+    }
+
+    async fn close(connection: SqliteConnection) {
+        let _ = connection.close().await;
+    }
+
+    /// A connection to a file has no session elsewhere.
+    fn end(&self, _: SqliteConnection, _: u64) -> Option<BoxFuture<'static, ()>> {
+        None
     }
 
     /// The connections of a file that was replaced stay open: they hold what was acknowledged.

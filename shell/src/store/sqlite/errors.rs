@@ -29,7 +29,7 @@ const DATABASE: [i32; 13] = [1, 3, 7, 8, 9, 10, 11, 14, 15, 17, 22, 23, 26];
 /// Before anything was done.
 pub(super) fn not_taken(error: &TakeError) -> StoreError {
     match error {
-        TakeError::Busy { limit } => StoreError::Unavailable(match limit {
+        TakeError::Busy { limit, .. } => StoreError::Unavailable(match limit {
             1 => "its one writer is busy".into(),
             limit => format!("all {limit} of its readers are in use"),
         }),

@@ -5,3 +5,4 @@ mod plans;
 mod races;
 mod server;
 mod sessions;
+mod standby;

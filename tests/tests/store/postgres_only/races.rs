@@ -156,13 +156,13 @@ async fn an_intake_that_is_stuck_answers_in_time_and_leaves_the_worker_its_conne
     let claim = db.claimed("a").await;
     let batch = events(0..1);
     let mut inserting = held_open(&db, &uncommitted(&batch[0])).await;
-    let stuck: Vec<_> = (0..6)
+    let stuck: Vec<_> = (0..5)
         .map(|_| {
             let (store, batch) = (Arc::clone(&db.store), events(0..1));
             tokio::spawn(async move { store.accept(batch).await })
         })
         .collect();
-    wait_for_waiting(&db, 6).await;
+    wait_for_waiting(&db, 5).await;
     db.make_due(claim.event, LEASE).await;
     let claim = db.claim_one("a").await;
     db.settle(&claim, Outcome::Delivered).await;

@@ -1,0 +1,138 @@
+//! Whether the server warned while a statement was executed.
+//!
+//! When the wait of a commit for a synchronous standby is ended by an operator (`pg_cancel_backend`), PostgreSQL reports
+//! success and a WARNING: the transaction is committed on the primary, and no standby may have it. sqlx has no interface
+//! for notices. It only logs them, by `tracing`, while the statement's future is polled. So each poll runs under a
+//! subscriber of our own, which notes such an event and passes everything on to the subscriber that was there.
+//!
+//! What the warning says is in the server's language and is not looked at. The caller knows whether it came before or
+//! after the statement's end, and after that only a commit can have caused it.
+
+use std::cell::RefCell;
+use std::sync::LazyLock;
+use tracing::dispatcher::{self, Dispatch};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
+use tracing::{Event, Level, Metadata, Subscriber};
+
+/// The target under which sqlx logs what a server reports beside a statement's result.
+const TARGET: &str = "sqlx::postgres::notice";
+
+/// Registered once: each new one makes every place that logs ask anew who listens.
+static WATCHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Watcher));
+
+thread_local! {
+    static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
+}
+
+/// What is watched on this thread at this moment.
+struct Watch {
+    /// Where log events go.
+    outer: Dispatch,
+    warned: bool,
+}
+
+/// Does a step of work, and tells whether the server warned in it.
+pub(super) fn watch<T>(step: impl FnOnce() -> T) -> (T, bool) {
+    let outer = dispatcher::get_default(Dispatch::clone);
+    let before = WATCH.replace(Some(Watch { outer, warned: false }));
+    let done = dispatcher::with_default(&WATCHER, step);
+    let watched = WATCH.replace(before);
+    (done, watched.is_some_and(|watch| watch.warned))
+}
+
+struct Watcher;
+
+fn is_warning(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == TARGET && *metadata.level() == Level::WARN
+}
+
+fn outer() -> Option<Dispatch> {
+    WATCH.with_borrow(|watch| watch.as_ref().map(|watch| watch.outer.clone()))
+}
+
+impl Subscriber for Watcher {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        // `never` does not silence an event: it leaves the answer to the subscribers that do listen.
+        if is_warning(metadata) { Interest::sometimes() } else { Interest::never() }
+    }
+
+    fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
+        Some(tracing::level_filters::LevelFilter::WARN)
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Spans would outlive the step; sqlx has none.
+        !metadata.is_span() && (is_warning(metadata) || outer().is_some_and(|outer| outer.enabled(metadata)))
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        if is_warning(event.metadata()) {
+            WATCH.with_borrow_mut(|watch| {
+                if let Some(watch) = watch {
+                    watch.warned = true;
+                }
+            });
+        }
+        if let Some(outer) = outer().filter(|outer| outer.enabled(event.metadata())) {
+            outer.event(event);
+        }
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_warning_of_the_server_is_seen_without_a_logger() {
+        assert!(watch(|| tracing::warn!(target: TARGET, "cancelled")).1);
+        assert!(!watch(|| tracing::info!(target: TARGET, "by the way")).1);
+        assert!(!watch(|| tracing::warn!("of this program")).1);
+        assert!(!watch(|| ()).1, "an earlier warning is forgotten");
+    }
+
+    #[test]
+    fn what_is_logged_meanwhile_reaches_the_logger() {
+        struct Counts(Arc<AtomicUsize>);
+        impl Subscriber for Counts {
+            fn enabled(&self, _: &Metadata<'_>) -> bool {
+                true
+            }
+            fn event(&self, _: &Event<'_>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+            fn new_span(&self, _: &Attributes<'_>) -> Id {
+                Id::from_u64(1)
+            }
+            fn record(&self, _: &Id, _: &Record<'_>) {}
+            fn record_follows_from(&self, _: &Id, _: &Id) {}
+            fn enter(&self, _: &Id) {}
+            fn exit(&self, _: &Id) {}
+        }
+        let seen = Arc::new(AtomicUsize::new(0));
+        let warned = tracing::subscriber::with_default(Counts(Arc::clone(&seen)), || {
+            watch(|| {
+                tracing::warn!(target: TARGET, "cancelled");
+                tracing::info!("of this program");
+            })
+            .1
+        });
+        assert!(warned);
+        assert_eq!(seen.load(Ordering::Relaxed), 2);
+    }
+}
