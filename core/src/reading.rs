@@ -211,7 +211,7 @@ mod tests {
             assert_eq!(account.grow(at(10), *id, 100), granted());
         }
         let new = account.open(at(5_000), &source("other"));
-        assert_eq!(account.grow(at(5_000), new, 400), Growth::Granted(attack[..2].to_vec()));
+        assert_eq!(account.grow(at(5_000), new, 300), Growth::Granted(attack[..2].to_vec()));
     }
 
     #[test]

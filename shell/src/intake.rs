@@ -203,7 +203,7 @@ impl Reservation {
                 None => false,
             };
             if !is_given_up {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }

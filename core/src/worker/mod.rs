@@ -270,7 +270,7 @@ impl Worker {
             (when(sending && self.may_claim(), store_ready.max(self.claim_after)), WakeReason::Claim),
             // Last of what is done at once, so that what else is done at once is told in one offer.
             (when(running && !self.offering.is_empty(), READY), WakeReason::Offer),
-            (when(running && !(self.dormant.is_empty() && !self.memory.is_short()), self.polling.at), WakeReason::Poll),
+            (when(running && (self.memory.is_short() || !self.dormant.is_empty()), self.polling.at), WakeReason::Poll),
         ]
         .into_iter()
         .filter_map(|(at, reason)| Some((at?, reason)))

@@ -239,14 +239,18 @@ fn what_is_handed_over_has_memory_of_its_own() {
 #[test]
 fn a_failed_claim_gives_back_what_was_promised_to_it() {
     let mut events = Events::new(1, 40);
+    let demands = |actions: &[Action]| match actions {
+        [Action::Claim(demands)] => demands.clone(),
+        other => panic!("a claim: {other:?}"),
+    };
     // The size of its events is known.
     events.due(0, 40, 1_000);
     events.run();
     events.due(0, 40, 1_000);
-    let Some(Action::Claim(first)) = events.worker.poll(events.now) else { panic!("a claim") };
+    let first = demands(&actions(&mut events.worker, events.now));
     assert!(first[0].bytes > LIMIT / 4, "more than its own share: {first:?}");
     events.worker.handle(events.now, Input::ClaimFailed);
     events.now = at(1_000);
-    let Some(Action::Claim(second)) = events.worker.poll(events.now) else { panic!("a claim") };
+    let second = demands(&actions(&mut events.worker, events.now));
     assert_eq!(first, second);
 }
