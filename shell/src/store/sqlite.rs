@@ -242,6 +242,9 @@ impl Failure {
     }
 }
 
+/// Clocks that differ by less, in microseconds, are taken for the same.
+const ONE_TIME_US: u64 = 1_000;
+
 /// The time now, in microseconds since 1970.
 ///
 /// A wall clock can be set. Whatever is waited for, a retry or the end of a lease, must not depend on that: it would come
@@ -262,7 +265,9 @@ impl Now {
         let wall = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
         let (start, began) = START.get_or_init(|| (wall, Instant::now()));
         let passed = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
-        Self { wall, due: start.saturating_add(passed) }
+        let due = start.saturating_add(passed);
+        // Two readings of two clocks differ by some microseconds. Until the wall clock is set, both are one time.
+        Self { wall: if wall.abs_diff(due) < ONE_TIME_US { due } else { wall }, due }
     }
 
     /// By how much the wall clock is ahead of due times.
