@@ -522,7 +522,8 @@ fn read_log(folder: &Path) -> String {
 /// of the tests. util-linux's `setpriv`, where it is there, has the kernel kill the program when the thread that
 /// started it ends, however it ends.
 fn command(folder: &Path) -> Command {
-    command_by(folder, &[])
+    // A test run that was started by `nohup` ignores SIGHUP, and a child would inherit that.
+    command_by(folder, &["env", "--default-signal=HUP"])
 }
 
 /// As [`command`], started by another program: the words before its own.
