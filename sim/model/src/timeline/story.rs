@@ -110,7 +110,9 @@ impl<'a> Story<'a> {
                 | What::Fault(_)
                 | What::Reached(_) => false,
             };
-            if scope == Scope::Everything || fault || (!noise && self.is_in_full(&events)) {
+            // Neither belongs to one event, and both explain what follows.
+            let always = fault || matches!(what, What::Reached(_));
+            if scope == Scope::Everything || always || (!noise && self.is_in_full(&events)) {
                 let kind = if fault { Kind::Fault } else { Kind::Step };
                 let text = self.index.plain(&words(&self.index, what));
                 moments.push(Moment { at, lane: lane(&self.index, what), text, kind, events, entry: Some(entry) });
