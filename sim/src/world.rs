@@ -202,6 +202,7 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
         policies: world.scenario.sources.iter().map(|source| (source.name.clone(), source.policy())).collect(),
         first_wins: world.scenario.sources.iter().filter(|source| source.first_wins).map(|source| source.name.clone()).collect(),
         failover_may_lose: world.scenario.database == Kind::AsynchronousStandby,
+        commits_within: Duration::ZERO,
         entries: recorder.take(),
         events: disk.records(),
         healed_at,

@@ -35,13 +35,14 @@ pub async fn install(database: &Database) {
     database.execute(&script).await;
 }
 
-/// Every change that was committed, in the order in which the statements wrote it, with its time.
+/// Every change that was committed, in the order in which the statements wrote it, with its time. The rows that a readiness
+/// probe inserts and deletes in one transaction are left out: they belong to no producer.
 ///
 /// # Panics
 ///
 /// If the database cannot be read.
 pub async fn read(database: &Database) -> Vec<(Timestamp, Committed)> {
-    let rows: Vec<Row> = database.fetch("select * from audit order by n").await;
+    let rows: Vec<Row> = database.fetch("select * from audit where source <> 'probe' order by n").await;
     let mut pruned = BTreeSet::new();
     // A dead letter's row and its event go together, and are one change.
     let mut is_new = |committed: &Committed| committed.change != Change::Pruned || pruned.insert(committed.event);

@@ -289,7 +289,7 @@ impl Recording {
         let events = self.events().await;
         let Told { policies, first_wins } = lock(&self.0.told).clone();
         let entries = with_deliveries(entries, &claims, &timed_out(&events, &policies));
-        Run { policies, first_wins, entries, events, healed_at, ended_at: self.elapsed(), ..Run::default() }
+        Run { policies, first_wins, commits_within: COMMITS_WITHIN, entries, events, healed_at, ended_at: self.elapsed(), ..Run::default() }
     }
 
     /// Every event in the database, as the program itself would show it.

@@ -25,6 +25,9 @@ pub struct Run {
     pub first_wins: BTreeSet<String>,
     /// Whether the database acknowledges commits that a failover may take back: its standby is asynchronous.
     pub failover_may_lose: bool,
+    /// A commit may be visible this much later than its recorded time; zero in a simulation. In a run of the real program the
+    /// time is that of the statement's start.
+    pub commits_within: Duration,
     /// In the order of time.
     pub entries: Vec<Entry>,
     /// Every event as it stood at the end, or when it was pruned.

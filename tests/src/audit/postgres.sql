@@ -4,6 +4,7 @@ create table audit (
     n        bigserial primary key,
     at_us    bigint    not null default (extract(epoch from statement_timestamp()) * 1000000)::bigint,
     process  text      not null default session_user,
+    source   text      not null,
     event_id uuid      not null,
     pruned   boolean   not null default false,
     before_status text,
@@ -24,16 +25,16 @@ create function audit() returns trigger language plpgsql as $$
 begin
     case tg_op
     when 'INSERT' then
-        insert into audit (event_id, after_status, after_attempt, after_budget_from, after_fence, after_reason, after_due_us)
-        values (new.event_id, new.status, new.attempt, new.budget_from, new.fence, new.reason, (extract(epoch from new.due_at) * 1000000)::bigint);
+        insert into audit (source, event_id, after_status, after_attempt, after_budget_from, after_fence, after_reason, after_due_us)
+        values (new.source, new.event_id, new.status, new.attempt, new.budget_from, new.fence, new.reason, (extract(epoch from new.due_at) * 1000000)::bigint);
     when 'UPDATE' then
-        insert into audit (event_id, before_status, before_attempt, before_budget_from, before_fence, before_reason, before_due_us,
+        insert into audit (source, event_id, before_status, before_attempt, before_budget_from, before_fence, before_reason, before_due_us,
                            after_status, after_attempt, after_budget_from, after_fence, after_reason, after_due_us)
-        values (new.event_id, old.status, old.attempt, old.budget_from, old.fence, old.reason, (extract(epoch from old.due_at) * 1000000)::bigint,
+        values (new.source, new.event_id, old.status, old.attempt, old.budget_from, old.fence, old.reason, (extract(epoch from old.due_at) * 1000000)::bigint,
                 new.status, new.attempt, new.budget_from, new.fence, new.reason, (extract(epoch from new.due_at) * 1000000)::bigint);
     when 'DELETE' then
-        insert into audit (event_id, before_status, before_attempt, before_budget_from, before_fence, before_reason, before_due_us)
-        values (old.event_id, old.status, old.attempt, old.budget_from, old.fence, old.reason, (extract(epoch from old.due_at) * 1000000)::bigint);
+        insert into audit (source, event_id, before_status, before_attempt, before_budget_from, before_fence, before_reason, before_due_us)
+        values (old.source, old.event_id, old.status, old.attempt, old.budget_from, old.fence, old.reason, (extract(epoch from old.due_at) * 1000000)::bigint);
     end case;
     return null;
 end
@@ -43,7 +44,7 @@ create trigger audit after insert or update or delete on deliveries for each row
 
 create function audit_pruned() returns trigger language plpgsql as $$
 begin
-    insert into audit (event_id, pruned) values (old.id, true);
+    insert into audit (source, event_id, pruned) values (old.source, old.id, true);
     return null;
 end
 $$;

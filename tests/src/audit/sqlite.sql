@@ -4,6 +4,7 @@ create table audit (
     n        integer primary key,
     at_us    integer not null default (cast(unixepoch('subsec') * 1000 as integer) * 1000 + 1000),
     process  text    not null default '$process',
+    source   text    not null,
     event_id blob    not null,
     pruned   boolean not null default false,
     before_status text,
@@ -21,22 +22,22 @@ create table audit (
 );
 
 create trigger audit_insert after insert on deliveries begin
-    insert into audit (event_id, after_status, after_attempt, after_budget_from, after_fence, after_reason, after_due_us)
-    values (new.event_id, new.status, new.attempt, new.budget_from, new.fence, new.reason, new.due_at);
+    insert into audit (source, event_id, after_status, after_attempt, after_budget_from, after_fence, after_reason, after_due_us)
+    values (new.source, new.event_id, new.status, new.attempt, new.budget_from, new.fence, new.reason, new.due_at);
 end;
 
 create trigger audit_update after update on deliveries begin
-    insert into audit (event_id, before_status, before_attempt, before_budget_from, before_fence, before_reason, before_due_us,
+    insert into audit (source, event_id, before_status, before_attempt, before_budget_from, before_fence, before_reason, before_due_us,
                        after_status, after_attempt, after_budget_from, after_fence, after_reason, after_due_us)
-    values (new.event_id, old.status, old.attempt, old.budget_from, old.fence, old.reason, old.due_at,
+    values (new.source, new.event_id, old.status, old.attempt, old.budget_from, old.fence, old.reason, old.due_at,
             new.status, new.attempt, new.budget_from, new.fence, new.reason, new.due_at);
 end;
 
 create trigger audit_delete after delete on deliveries begin
-    insert into audit (event_id, before_status, before_attempt, before_budget_from, before_fence, before_reason, before_due_us)
-    values (old.event_id, old.status, old.attempt, old.budget_from, old.fence, old.reason, old.due_at);
+    insert into audit (source, event_id, before_status, before_attempt, before_budget_from, before_fence, before_reason, before_due_us)
+    values (old.source, old.event_id, old.status, old.attempt, old.budget_from, old.fence, old.reason, old.due_at);
 end;
 
 create trigger audit_pruned after delete on events begin
-    insert into audit (event_id, pruned) values (old.id, true);
+    insert into audit (source, event_id, pruned) values (old.source, old.id, true);
 end;

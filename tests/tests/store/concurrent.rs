@@ -120,6 +120,8 @@ impl World {
     async fn judge(&self) {
         let mut run = self.recording.judge().await;
         // Once more, with what the recording was not told.
+        // These claims are leased for much less than the policy's lease, so that leases run out.
+        run.commits_within = self.policy.lease();
         run.policies = SOURCES.map(|source| (source.to_owned(), self.policy.clone())).into();
         let violations = oracles::judge(&run);
         if !violations.is_empty() {

@@ -43,7 +43,9 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     newest.insert(event, after.delivery.fence);
                     let lease_ends = after.due_at.unwrap_or(committed.db_time);
                     let policy = run.events.get(&event).and_then(|record| run.policies.get(&record.source));
-                    if let Some(policy) = policy.filter(|policy| lease_ends + ROUNDING < committed.db_time + policy.lease()) {
+                    if let Some(policy) =
+                        policy.filter(|policy| lease_ends + ROUNDING + run.commits_within < committed.db_time + policy.lease())
+                    {
                         let (leased, least) = (lease_ends.duration_since(committed.db_time), policy.lease());
                         let what = format!("event {event} was leased for {leased:#}, and timeout, grace and allowance are {least:?}");
                         violations.push(violation(Promise::Lease, at, what, [event]));

@@ -33,8 +33,9 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let posted: BTreeMap<_, _> = run.each_post().map(|(at, post)| (post.post, at)).collect();
     for (at, answer) in run.answers() {
         let (Some(event), Some(status), Some(asked_at)) = (answer.event, answer.status, posted.get(&answer.post)) else { continue };
+        let asked_at = asked_at.saturating_sub(run.commits_within);
         if let Some(possible) =
-            states.get(&event).map(|states| possible(states, *asked_at, at)).filter(|possible| !possible.contains(&status))
+            states.get(&event).map(|states| possible(states, asked_at, at)).filter(|possible| !possible.contains(&status))
         {
             let what = format!("post {} was answered that event {event} is {status:?}, and it was {possible:?} meanwhile", answer.post.0);
             violations.push(violation(Promise::Lookup, at, what, [event]));
