@@ -46,7 +46,7 @@ target/api-fuzz/installed: tests/api-fuzz/requirements.txt
 # Each target of fuzz/ for so many seconds. What fails is kept in fuzz/artifacts/ and ends the run. The inputs that a run
 # learns stay in fuzz/target/corpus/; the checked-in ones are its seeds, and are left as they are.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= event worker retry_after idempotency_key configuration http
+FUZZ_TARGETS ?= event intake worker retry_after idempotency_key configuration http
 # No sanitizer: they look for mistakes in unsafe code, of which this project has none, at half the speed.
 FUZZ_RUN = cargo +nightly fuzz run --fuzz-dir fuzz --sanitizer none
 

@@ -28,6 +28,7 @@ pub mod breaker;
 pub mod event;
 pub mod forwarding;
 pub mod id;
+pub mod intake;
 pub mod key;
 pub mod operators;
 pub mod rate;

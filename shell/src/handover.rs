@@ -1,18 +1,18 @@
-//! How the intake gives events to the worker of its own process without a claim: the worker offers room, the intake has so
-//! many of the events that it stores claimed in the same moment, and hands them over.
+//! The mailbox between the intake and the worker of one process: the worker's offers and what it took over go one way,
+//! events that were claimed on insert go the other. What may be claimed is decided by [`surehook_core::intake`].
 //!
-//! Whatever is lost here with the process is under a lease, and comes back when that ends.
+//! Whatever is lost here with the process is under a lease, and becomes claimable when that ends.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use surehook_core::intake::{Capacity, Input};
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::worker::exchange::Claim;
 use tokio::sync::Notify;
 
-/// The offers of one worker, and what was handed over on them and is not taken yet. Bounded by what is offered, in events and
-/// in bytes.
+/// The mailbox. It holds at most one offer for each source between two events that were taken over, and what is handed over
+/// is bounded by the offers.
 #[derive(Debug, Default)]
 pub struct Handover {
     state: Mutex<State>,
@@ -21,75 +21,47 @@ pub struct Handover {
 
 #[derive(Debug, Default)]
 struct State {
-    offers: BTreeMap<SourceName, Offer>,
+    /// For the intake, oldest first.
+    inputs: Vec<Input>,
     handed: Vec<Handed>,
     is_closed: bool,
 }
 
-/// One source's offer.
-#[derive(Clone, Copy, Debug, Default)]
-struct Offer {
-    room: Room,
-    lease: Duration,
-    /// So much of the room is taken, by events that the worker does not know of yet.
-    taken: Room,
-}
-
-/// A number of events, and their bytes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Room {
-    events: u32,
-    bytes: usize,
-}
-
-/// An event for which room is taken or given back: its source, and its size in bytes.
-pub type Item<'a> = (&'a SourceName, usize);
-
-/// Events that were claimed as they were stored, to be handed over together.
+/// Events that were claimed on insert by one call, to be handed over together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handed {
-    /// Before they were sent to the store: their leases are counted from here.
+    /// When the call began: their leases are counted from here.
     pub since: Instant,
     /// The events.
     pub claims: Vec<Claim>,
 }
 
 impl Handover {
-    /// The worker has room for so many new events of a source, of so many bytes together, besides those that it knows of.
+    /// The worker has this much room for new events of a source, besides those that it knows of.
     pub fn offer(&self, source: SourceName, events: u32, bytes: usize, lease: Duration) {
+        let capacity = Capacity { events, bytes };
         let mut state = self.state();
-        let offer = state.offers.entry(source).or_default();
-        (offer.room, offer.lease) = (Room { events, bytes }, lease);
-    }
-
-    /// Takes room for each event, where there is some, and answers the leases. What is taken is handed over or given back.
-    pub fn take<'a>(&self, events: impl IntoIterator<Item = Item<'a>>) -> Vec<Option<Duration>> {
-        let mut state = self.state();
-        let is_closed = state.is_closed;
-        let mut take = |(source, size): Item<'a>| {
-            let has_room = |offer: &&mut Offer| {
-                offer.taken.events < offer.room.events && offer.taken.bytes.saturating_add(size) <= offer.room.bytes && !is_closed
-            };
-            let offer = state.offers.get_mut(source).filter(has_room)?;
-            offer.taken = Room { events: offer.taken.events + 1, bytes: offer.taken.bytes + size };
-            Some(offer.lease)
-        };
-        events.into_iter().map(&mut take).collect()
-    }
-
-    /// Gives the room back that was taken for each of these events.
-    pub fn give_back<'a>(&self, events: impl IntoIterator<Item = Item<'a>>) {
-        let mut state = self.state();
-        for event in events {
-            state.give_back(event);
+        // An offer that the intake has not read is replaced, unless something was taken over since.
+        let unread = state.inputs.iter_mut().rev().map_while(|input| match input {
+            Input::Offered { source, capacity, lease } => Some((source, capacity, lease)),
+            _ => None,
+        });
+        match unread.into_iter().find(|(of, ..)| **of == source) {
+            Some((_, unread, unread_lease)) => (*unread, *unread_lease) = (capacity, lease),
+            None => state.inputs.push(Input::Offered { source, capacity, lease }),
         }
     }
 
-    /// Hands events over for which room was taken.
+    /// What the intake's machine is to be told.
+    pub fn inputs(&self) -> Vec<Input> {
+        std::mem::take(&mut self.state().inputs)
+    }
+
+    /// Hands events over.
     ///
     /// # Errors
     ///
-    /// The events themselves, if the worker takes no more. They are claimed: the store is to be told that they are not.
+    /// The events themselves, if the worker takes no more. They are claimed, so the store has to be told.
     pub fn hand(&self, handed: Handed) -> Result<(), Handed> {
         let mut state = self.state();
         if state.is_closed {
@@ -101,17 +73,19 @@ impl Handover {
         Ok(())
     }
 
-    /// Waits until something is handed over, and takes all that was. May answer with nothing.
+    /// Waits until something is handed over, and takes it. May return nothing.
     pub async fn handed(&self) -> Vec<Handed> {
         self.notify.notified().await;
-        self.state().all_handed()
+        self.state().take_over()
     }
 
-    /// From now on nothing is handed over any more. Answers what was and is not taken yet.
+    /// From now on nothing is handed over any more. Returns what was and is not taken yet.
     pub fn close(&self) -> Vec<Handed> {
         let mut state = self.state();
         state.is_closed = true;
-        state.all_handed()
+        let handed = state.take_over();
+        state.inputs.push(Input::HandoverClosed);
+        handed
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -120,19 +94,10 @@ impl Handover {
 }
 
 impl State {
-    fn give_back(&mut self, (source, size): Item<'_>) -> &mut Offer {
-        let offer = self.offers.get_mut(source).expect("room was taken on an offer");
-        offer.taken = Room { events: offer.taken.events - 1, bytes: offer.taken.bytes - size };
-        offer
-    }
-
-    /// What the worker is told uses its offer up: from then on it counts for itself what it holds.
-    fn all_handed(&mut self) -> Vec<Handed> {
+    fn take_over(&mut self) -> Vec<Handed> {
         let handed = std::mem::take(&mut self.handed);
-        for claim in handed.iter().flat_map(|handed| &handed.claims) {
-            let room = &mut self.give_back((&claim.source, claim.size())).room;
-            *room = Room { events: room.events.saturating_sub(1), bytes: room.bytes.saturating_sub(claim.size()) };
-        }
+        let taken = handed.iter().flat_map(|handed| &handed.claims);
+        self.inputs.extend(taken.map(|claim| Input::TakenOver { source: claim.source.clone(), size: claim.size() }));
         handed
     }
 }

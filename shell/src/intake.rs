@@ -1,37 +1,32 @@
-//! The intake loop: group commit without a timer.
+//! The intake loop: carries out what [`surehook_core::intake::Intake`] decides. It holds the bytes of the requests that wait,
+//! and the way to their producers. A producer that closes its connection does not cancel its commit.
 //!
-//! Requests queue while a batch is being committed, and the next batch takes what has gathered: idle, a batch of one
-//! with no added wait; busy, one commit for hundreds. A producer that hangs up does not cancel its commit.
-//!
-//! Not here: HTTP (see [`crate::http`]) and the meaning of a store's answer (see `surehook_core::admission`).
+//! Not here: HTTP (see [`crate::http`]) and every decision about a request (see [`surehook_core::intake`]).
 
 use crate::doorbell::Doorbell;
 use crate::handover::{Handed, Handover};
 use crate::health::Health;
 use crate::ports::{Clock, NewEvent, Store, StoreError};
-use futures::{FutureExt, StreamExt, select_biased, stream};
+use futures::future::{BoxFuture, Fuse};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt, select_biased};
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
-use surehook_core::admission::{Admission, NotStored, OnKeyReuse, Stored, resolve};
-use surehook_core::event::{Outcome, Status};
-use surehook_core::key::IdempotencyKey;
+use surehook_core::admission::{Admission, NotStored, OnKeyReuse, Stored};
+use surehook_core::event::Outcome;
+use surehook_core::id::EventId;
+use surehook_core::intake::{self as machine, Action, BATCH_ROWS, BatchId, Input, Refusal, Request, Settings, StoreFailure, Ticket};
 use surehook_core::reading::{Account, Growth, RequestId};
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::worker::exchange::Claim;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
-/// The most rows of one batch.
-const BATCH_ROWS: usize = 256;
-/// The most bytes of one batch, unless a single event is larger.
-const BATCH_BYTES: usize = 4 << 20;
-/// How often one batch is sent to the store before its requests are told to come back.
-const TRIES: u32 = 3;
-/// How long a request waits for its commit before its producer is told to come back.
-const PATIENCE: Duration = Duration::from_millis(1800);
+/// How long a request waits for its commit before its producer is told to send again.
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(1800);
 
 /// What bounds the intake's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +69,6 @@ pub enum IntakeError {
 #[derive(Clone)]
 pub struct Intake {
     queue: mpsc::Sender<Waiting>,
-    slots: Arc<Semaphore>,
     memory: Arc<Memory>,
     clock: Arc<dyn Clock>,
 }
@@ -102,13 +96,10 @@ pub fn intake(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> (Intake, impl Future<Output = ()> + Send) {
     let (queue, requests) = mpsc::channel(limits.max_queued);
-    let intake = Intake {
-        queue,
-        slots: Arc::new(Semaphore::new(limits.max_queued)),
-        memory: Arc::new(Memory::new(limits)),
-        clock: Arc::clone(&ports.clock),
-    };
-    (intake, run(requests, ports, shutdown))
+    let intake = Intake { queue, memory: Arc::new(Memory::new(limits)), clock: Arc::clone(&ports.clock) };
+    let settings =
+        Settings { max_queued: limits.max_queued, batches_at_once: ports.store.accepts_at_once(), request_timeout: REQUEST_TIMEOUT };
+    (intake, run(requests, ports, settings, shutdown))
 }
 
 impl Intake {
@@ -132,18 +123,13 @@ impl Intake {
     /// [`IntakeError`]; the producer may always come back with the same key.
     pub async fn submit(&self, event: NewEvent, on_key_reuse: OnKeyReuse, reservation: Reservation) -> Result<Admission, IntakeError> {
         reservation.is_read();
-        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| IntakeError::Overloaded)?;
         let (reply, answer) = oneshot::channel();
-        let waiting = Waiting { event, on_key_reuse, reply, _slot: slot, _reservation: reservation };
+        let waiting = Waiting { event, on_key_reuse, reply, reservation };
         self.queue.try_send(waiting).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => IntakeError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => IntakeError::ShuttingDown,
         })?;
-        let deadline = self.clock.now() + PATIENCE;
-        select_biased! {
-            answer = answer.fuse() => answer.unwrap_or(Err(IntakeError::ShuttingDown)),
-            () = self.clock.sleep_until(deadline).fuse() => Err(IntakeError::TimedOut),
-        }
+        answer.await.unwrap_or(Err(IntakeError::ShuttingDown))
     }
 }
 
@@ -224,127 +210,153 @@ impl Drop for Reservation {
     }
 }
 
-/// A request that waits for its commit.
+/// A request that waits for its commit, with its bytes and the way to its producer.
 struct Waiting {
     event: NewEvent,
     on_key_reuse: OnKeyReuse,
-    reply: oneshot::Sender<Result<Admission, IntakeError>>,
-    _slot: OwnedSemaphorePermit,
+    reply: Reply,
+    reservation: Reservation,
+}
+
+/// A call to the store that has ended.
+type Ended = (BatchId, Result<Vec<Stored>, StoreError>);
+
+type Reply = oneshot::Sender<Result<Admission, IntakeError>>;
+
+/// What the loop holds of a request.
+struct Held {
+    event: NewEvent,
+    /// `None` once the request has timed out.
+    reply: Option<Reply>,
     _reservation: Reservation,
 }
 
-impl Waiting {
-    fn answer(self, answer: Result<Admission, IntakeError>) {
-        // A producer that hung up is not there to hear it.
-        let _ = self.reply.send(answer);
-    }
-}
-
-async fn run(mut requests: mpsc::Receiver<Waiting>, ports: Ports, shutdown: impl Future<Output = ()> + Send + 'static) {
+/// Carries out what the [machine](machine::Intake) decides.
+async fn run(mut requests: mpsc::Receiver<Waiting>, ports: Ports, settings: Settings, shutdown: impl Future<Output = ()> + Send + 'static) {
+    let Ports { store, clock, doorbell, handover, health } = ports;
+    let mut intake = machine::Intake::new(settings);
+    let mut held: BTreeMap<Ticket, Held> = BTreeMap::new();
+    let mut calls: FuturesUnordered<BoxFuture<'_, Ended>> = FuturesUnordered::new();
+    let mut releases: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
     let mut shutdown = shutdown.boxed().fuse();
-    // All that has gathered is taken in one step. One by one, tokio's cooperative budget would end a batch at 127.
-    let gathered = stream::poll_fn(move |context| {
-        if let Poll::Ready(()) = shutdown.poll_unpin(context) {
-            requests.close();
+    let mut gathered = Vec::new();
+    let mut last_failure = None;
+    // False once every request that will ever come is taken in.
+    let mut is_open = true;
+    loop {
+        for input in handover.inputs() {
+            intake.handle(input);
         }
-        let mut gathered = Vec::new();
-        let count = std::task::ready!(requests.poll_recv_many(context, &mut gathered, BATCH_ROWS));
-        Poll::Ready((count > 0).then_some(gathered))
-    });
-    gathered
-        .flat_map(|gathered| stream::iter(batches(gathered)))
-        .map(|batch| commit(&ports, batch))
-        .buffer_unordered(ports.store.accepts_at_once())
-        .for_each(|()| async {})
-        .await;
-}
-
-/// All the requests of one batch that bear one source and key. The first is stored; the others learn from it.
-struct Group {
-    first: Waiting,
-    others: Vec<Waiting>,
-}
-
-/// Requests in batches of at most [`BATCH_BYTES`], each sorted by source and key and holding each once.
-fn batches(gathered: Vec<Waiting>) -> Vec<Vec<Group>> {
-    let mut groups: BTreeMap<(SourceName, IdempotencyKey), Group> = BTreeMap::new();
-    for waiting in gathered {
-        match groups.entry((waiting.event.source.clone(), waiting.event.key.clone())) {
-            std::collections::btree_map::Entry::Occupied(group) => group.into_mut().others.push(waiting),
-            std::collections::btree_map::Entry::Vacant(place) => {
-                place.insert(Group { first: waiting, others: Vec::new() });
+        let mut not_stored = NotStoredLog::default();
+        while let Some(action) = intake.poll(clock.now()) {
+            match action {
+                Action::Store { batch, events } => {
+                    let events: Vec<NewEvent> =
+                        events.into_iter().map(|(ticket, lease)| NewEvent { lease, ..held[&ticket].event.clone() }).collect();
+                    let storing = health.storing(clock.now(), events.iter().map(NewEvent::size).sum());
+                    let (store, clock) = (store.as_ref(), clock.as_ref());
+                    let call = async move {
+                        let result = store.accept(events).await;
+                        storing.ended(clock.now(), &result);
+                        (batch, result)
+                    };
+                    calls.push(call.boxed());
+                }
+                Action::HandOver { since, events } => {
+                    let claims = claims(&held, &events);
+                    if handover.hand(Handed { since, claims }).is_err() {
+                        intake.handle(Input::NotHandedOver(events));
+                    }
+                }
+                Action::Release(events) => releases.push(release(store.as_ref(), claims(&held, &events)).boxed()),
+                Action::Ring(sources) => doorbell.ring(sources),
+                Action::Answer { ticket, answer: Err(Refusal::TimedOut) } => {
+                    let reply = held.get_mut(&ticket).and_then(|held| held.reply.take());
+                    answer(reply, Err(IntakeError::TimedOut));
+                }
+                Action::Answer { ticket, answer: result } => {
+                    let Held { event, reply, .. } = held.remove(&ticket).expect("what waits is held");
+                    if let Err(Refusal::NotStored(why)) = result {
+                        not_stored.add(why, &event);
+                    }
+                    answer(reply, result.map_err(IntakeError::from));
+                }
+                Action::Forget(ticket) => {
+                    held.remove(&ticket);
+                }
+                Action::Done => return,
             }
         }
-    }
-    let (mut batches, mut bytes) = (vec![Vec::new()], 0);
-    for group in groups.into_values() {
-        let size = group.first.event.size();
-        if bytes + size > BATCH_BYTES && bytes > 0 {
-            batches.push(Vec::new());
-            bytes = 0;
-        }
-        bytes += size;
-        batches.last_mut().expect("there is always a batch").push(group);
-    }
-    batches
-}
-
-/// Stores one batch and answers each of its requests. What the worker has room for is claimed in the same moment, and
-/// handed over to it. A batch that is rejected is halved until the row that is to blame stands alone.
-async fn commit(ports: &Ports, batch: Vec<Group>) {
-    let Ports { store, clock, doorbell, handover, health: _ } = ports;
-    // With each part: whether an earlier try may have stored it.
-    let mut parts = vec![(batch, false)];
-    while let Some((mut part, mut is_in_doubt)) = parts.pop() {
-        let leases = handover.take(part.iter().map(|group| (&group.first.event.source, group.first.event.size())));
-        let asked: Vec<NewEvent> = part.iter().zip(leases).map(|(group, lease)| NewEvent { lease, ..group.first.event.clone() }).collect();
-        let since = clock.now();
-        let stored = accept(ports, asked.clone(), &mut is_in_doubt).await;
-        let left = hand_over(handover, since, asked, stored.as_deref().unwrap_or_default());
-        match stored {
-            Ok(stored) => {
-                assert_eq!(stored.len(), part.len(), "the store answers for each event of a batch");
-                doorbell.ring(
-                    part.iter()
-                        .zip(&stored)
-                        .filter(|(_, stored)| **stored == Stored::Inserted)
-                        .map(|(group, _)| group.first.event.source.clone()),
-                );
-                part.into_iter().zip(stored).for_each(|(group, stored)| settle(group, stored));
+        not_stored.write(last_failure.take().as_ref());
+        let mut wake = match intake.wake_at() {
+            Some(at) => clock.sleep_until(at).fuse(),
+            None => Fuse::terminated(),
+        };
+        // All that has gathered is taken in one step: one by one, tokio's cooperative budget would end a batch at 127.
+        let mut incoming =
+            poll_fn(|context| if is_open { requests.poll_recv_many(context, &mut gathered, BATCH_ROWS) } else { Poll::Pending }).fuse();
+        select_biased! {
+            (batch, result) = calls.select_next_some() => {
+                let result = result.map_err(|error| {
+                    tracing::debug!(%error, "storing a batch failed");
+                    let failure = failure(&error);
+                    last_failure = Some(error);
+                    failure
+                });
+                intake.handle(Input::Stored { batch, result });
             }
-            Err(StoreError::Rejected(_)) if part.len() > 1 => {
-                let second = part.split_off(part.len() / 2);
-                parts.push((second, is_in_doubt));
-                parts.push((part, is_in_doubt));
+            () = releases.select_next_some() => intake.handle(Input::Released),
+            // What was sent before is still taken in, and then the channel ends.
+            () = shutdown => requests.close(),
+            count = incoming => {
+                let now = clock.now();
+                for waiting in gathered.drain(..) {
+                    admit(&mut intake, &mut held, now, waiting);
+                }
+                if count == 0 {
+                    is_open = false;
+                    intake.handle(Input::ShutDown);
+                }
             }
-            Err(error @ StoreError::Rejected(_)) => {
-                let rests = part.into_iter().filter_map(|group| refuse_first(group, &error, is_in_doubt));
-                parts.extend(rests.map(|rest| (vec![rest], is_in_doubt)));
-            }
-            Err(error) => refuse(part, &error, is_in_doubt),
-        }
-        if !left.is_empty() {
-            release(store.as_ref(), &left).await;
+            () = wake => {}
         }
     }
 }
 
-/// Hands over what was claimed, and gives back the room of what was not. Answers the claims of which the worker takes no
-/// more.
-fn hand_over(handover: &Handover, since: Instant, asked: Vec<NewEvent>, stored: &[Stored]) -> Vec<Claim> {
-    let is_claimed = |nth: usize| stored.get(nth) == Some(&Stored::Claimed);
-    let (claimed, others): (Vec<_>, Vec<_>) = asked.into_iter().enumerate().partition(|(nth, _)| is_claimed(*nth));
-    handover.give_back(others.iter().filter(|(_, event)| event.lease.is_some()).map(|(_, event)| (&event.source, event.size())));
-    let claims: Vec<Claim> =
-        claimed.into_iter().map(|(_, event)| Claim::first(event.id, event.source, event.headers, event.body)).collect();
-    if claims.is_empty() {
-        return claims;
+/// Queues a request, or refuses it at once.
+fn admit(intake: &mut machine::Intake, held: &mut BTreeMap<Ticket, Held>, now: Instant, waiting: Waiting) {
+    let Waiting { event, on_key_reuse, reply, reservation } = waiting;
+    let request = Request {
+        event: event.id,
+        source: event.source.clone(),
+        key: event.key.clone(),
+        fingerprint: event.fingerprint,
+        on_key_reuse,
+        size: event.size(),
+    };
+    match intake.submit(now, request) {
+        Ok(ticket) => {
+            held.insert(ticket, Held { event, reply: Some(reply), _reservation: reservation });
+        }
+        Err(refusal) => answer(Some(reply), Err(refusal.into())),
     }
-    handover.hand(Handed { since, claims }).map_or_else(|handed| handed.claims, |()| Vec::new())
 }
 
-/// Gives back what was claimed for a worker that has ended meanwhile, so that another need not wait for the lease's end.
-async fn release(store: &dyn Store, claims: &[Claim]) {
+fn answer(reply: Option<Reply>, answer: Result<Admission, IntakeError>) {
+    if let Some(reply) = reply {
+        // A producer that has closed its connection does not wait for the answer.
+        let _ = reply.send(answer);
+    }
+}
+
+/// The claims of events that the store claimed as it inserted them.
+fn claims(held: &BTreeMap<Ticket, Held>, events: &[Ticket]) -> Vec<Claim> {
+    let first = |event: NewEvent| Claim::first(event.id, event.source, event.headers, event.body);
+    events.iter().map(|ticket| first(held[ticket].event.clone())).collect()
+}
+
+/// Gives claims back whose worker has ended, so that another worker need not wait for the end of their leases.
+async fn release(store: &dyn Store, claims: Vec<Claim>) {
     let batch = claims.iter().map(|claim| claim.settled(Outcome::Release, None)).collect();
     if let Err(error) = store.settle(batch).await {
         let first = &claims[0];
@@ -352,79 +364,50 @@ async fn release(store: &dyn Store, claims: &[Claim]) {
     }
 }
 
-/// Asks the store, and again where another try can help. The ids stay the same, so that a try whose reply was lost
-/// is recognised. What such a try may have claimed is left to its lease: whether it did, nobody knows any more.
-/// `is_in_doubt` becomes true with the first try that may have stored them.
-async fn accept(ports: &Ports, mut events: Vec<NewEvent>, is_in_doubt: &mut bool) -> Result<Vec<Stored>, StoreError> {
-    let bytes = events.iter().map(NewEvent::size).sum();
-    let mut tries = 1;
-    loop {
-        let storing = ports.health.storing(ports.clock.now(), bytes);
-        let stored = ports.store.accept(events.clone()).await;
-        storing.ended(ports.clock.now(), &stored);
-        let error = match stored {
-            Ok(stored) => return Ok(stored),
-            Err(error) => error,
-        };
-        *is_in_doubt |= matches!(error, StoreError::Unknown(_));
-        let again = match error {
-            StoreError::Conflict(_) | StoreError::Unknown(_) => tries < TRIES,
-            StoreError::Unavailable(_) | StoreError::Rejected(_) => false,
-        };
-        if !again {
-            return Err(error);
-        }
-        tracing::debug!(%error, tries, "storing a batch again");
-        tries += 1;
-        for event in &mut events {
-            event.lease = None;
+fn failure(error: &StoreError) -> StoreFailure {
+    match error {
+        StoreError::Unavailable(_) => StoreFailure::Unavailable,
+        StoreError::Conflict(_) => StoreFailure::Conflict,
+        StoreError::Rejected(_) => StoreFailure::Rejected,
+        StoreError::Unknown(_) => StoreFailure::Unknown,
+    }
+}
+
+impl From<Refusal> for IntakeError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Overloaded => Self::Overloaded,
+            Refusal::ShuttingDown => Self::ShuttingDown,
+            Refusal::TimedOut | Refusal::NotStored(NotStored::Unknown) => Self::TimedOut,
+            Refusal::NotStored(NotStored::Unavailable) => Self::Unavailable,
+            Refusal::NotStored(NotStored::Refused) => Self::Refused,
         }
     }
 }
 
-fn settle(group: Group, stored: Stored) {
-    let Group { first, others } = group;
-    let (id, fingerprint) = (first.event.id, first.event.fingerprint);
-    let admission = resolve(id, fingerprint, first.on_key_reuse, stored);
-    let seen_by_others = match stored {
-        Stored::Inserted => Stored::Existing { id, fingerprint, status: Status::Queued },
-        Stored::Claimed => Stored::Existing { id, fingerprint, status: Status::Processing },
-        existing @ Stored::Existing { .. } => existing,
-    };
-    first.answer(Ok(admission));
-    for other in others {
-        let admission = resolve(other.event.id, other.event.fingerprint, other.on_key_reuse, seen_by_others);
-        other.answer(Ok(admission));
-    }
+/// Requests that were refused after a failed call, for one line in the log.
+#[derive(Default)]
+struct NotStoredLog {
+    first: Option<(NotStored, EventId, SourceName)>,
+    events: usize,
 }
 
-/// Refuses the row that stands alone. Others with its key may have another body: the next of them is asked for itself.
-fn refuse_first(group: Group, error: &StoreError, is_in_doubt: bool) -> Option<Group> {
-    let mut others = group.others.into_iter();
-    let rest = others.next().map(|first| Group { first, others: others.collect() });
-    refuse(vec![Group { first: group.first, others: Vec::new() }], error, is_in_doubt);
-    rest
-}
-
-fn refuse(part: Vec<Group>, error: &StoreError, is_in_doubt: bool) {
-    let last = match error {
-        StoreError::Rejected(_) => NotStored::Refused,
-        StoreError::Unavailable(_) | StoreError::Conflict(_) => NotStored::Unavailable,
-        StoreError::Unknown(_) => NotStored::Unknown,
-    };
-    let answer = match last.after(is_in_doubt) {
-        NotStored::Refused => IntakeError::Refused,
-        NotStored::Unavailable => IntakeError::Unavailable,
-        NotStored::Unknown => IntakeError::TimedOut,
-    };
-    let (first, events) = (&part[0].first.event, part.len());
-    if answer == IntakeError::TimedOut {
-        tracing::warn!(%error, events, event_id = %first.id, source = %first.source, "may be stored; the producers are told to send again");
-    } else {
-        tracing::warn!(%error, events, event_id = %first.id, source = %first.source, "not stored; the producers are told to come back");
+impl NotStoredLog {
+    fn add(&mut self, why: NotStored, event: &NewEvent) {
+        self.events += 1;
+        self.first.get_or_insert_with(|| (why, event.id, event.source.clone()));
     }
-    for group in part {
-        group.first.answer(Err(answer));
-        group.others.into_iter().for_each(|other| other.answer(Err(answer)));
+
+    fn write(self, error: Option<&StoreError>) {
+        let Some((why, event_id, source)) = self.first else { return };
+        let (events, error) = (self.events, error.map(tracing::field::display));
+        match why {
+            NotStored::Unknown => {
+                tracing::warn!(error, events, %event_id, %source, "may be stored; the producers are told to send again");
+            }
+            NotStored::Unavailable | NotStored::Refused => {
+                tracing::warn!(error, events, %event_id, %source, "not stored; the producers are told to come back");
+            }
+        }
     }
 }

@@ -52,4 +52,4 @@ macro_rules! replayed {
     };
 }
 
-replayed! { configuration event http idempotency_key retry_after worker }
+replayed! { configuration event http idempotency_key intake retry_after worker }

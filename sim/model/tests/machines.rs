@@ -1,8 +1,8 @@
-//! The two machines of the core under random inputs, on every run of the tests. What is checked is the fuzz targets';
+//! The machines of the core under random inputs, on every run of the tests. What is checked is the fuzz targets';
 //! a failure shows the case as its steps, shrunk.
 
 use proptest::prelude::*;
-use surehook_model::targets::{event, worker};
+use surehook_model::targets::{event, intake, worker};
 
 fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(any::<u8>(), 0..most)
@@ -14,6 +14,11 @@ proptest! {
     #[test]
     fn no_sequence_of_steps_breaks_a_rule_of_an_events_row(steps in bytes(500).prop_map(|bytes| event::steps(&bytes))) {
         event::check(&steps);
+    }
+
+    #[test]
+    fn an_intake_keeps_its_promises_whatever_happens(case in bytes(800).prop_map(|bytes| intake::Case::read(&bytes))) {
+        intake::check(&case);
     }
 
     #[test]

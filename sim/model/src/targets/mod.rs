@@ -10,6 +10,7 @@ pub mod configuration;
 pub mod event;
 pub mod http;
 pub mod idempotency_key;
+pub mod intake;
 pub mod retry_after;
 pub mod worker;
 
@@ -18,11 +19,12 @@ pub type Target = fn(&[u8]);
 
 /// Every target by its name: that of its module, of its corpus in `fuzz/corpus/`, and of its file in
 /// `fuzz/fuzz_targets/`.
-pub const ALL: [(&str, Target); 6] = [
+pub const ALL: [(&str, Target); 7] = [
     ("configuration", configuration::run),
     ("event", event::run),
     ("http", http::run),
     ("idempotency_key", idempotency_key::run),
+    ("intake", intake::run),
     ("retry_after", retry_after::run),
     ("worker", worker::run),
 ];

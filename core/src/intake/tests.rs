@@ -1,0 +1,283 @@
+//! The intake by itself, step by step.
+
+use super::*;
+use crate::admission::{Fingerprint, OnKeyReuse};
+use alloc::format;
+use core::time::Duration;
+use uuid::Uuid;
+
+const SETTINGS: Settings = Settings { max_queued: 1000, batches_at_once: 2, request_timeout: Duration::from_millis(1800) };
+
+fn at(milliseconds: u64) -> Instant {
+    Instant::from_origin(Duration::from_millis(milliseconds))
+}
+
+fn source() -> SourceName {
+    SourceName::parse("orders").unwrap()
+}
+
+/// The `n`th event, with an idempotency key of its own and a body of ten bytes.
+fn request(n: u128) -> Request {
+    Request {
+        event: EventId::from_uuid(Uuid::from_u128(n)),
+        source: source(),
+        key: IdempotencyKey::parse(format!("key-{n:05}").as_bytes()).unwrap(),
+        fingerprint: Fingerprint::of(&n.to_be_bytes()),
+        on_key_reuse: OnKeyReuse::Reject,
+        size: 10,
+    }
+}
+
+fn submit(intake: &mut Intake, requests: impl IntoIterator<Item = Request>) -> Vec<Ticket> {
+    requests.into_iter().map(|request| intake.submit(at(0), request).unwrap()).collect()
+}
+
+/// All that the intake wants now.
+fn actions(intake: &mut Intake, now: Instant) -> Vec<Action> {
+    let actions = core::iter::from_fn(|| intake.poll(now)).collect();
+    intake.invariants();
+    actions
+}
+
+/// The one call that the intake wants now, and its events.
+fn call(intake: &mut Intake) -> (BatchId, Vec<(Ticket, Option<Duration>)>) {
+    match intake.poll(at(0)) {
+        Some(Action::Store { batch, events }) => (batch, events),
+        other => panic!("{other:?} instead of a call"),
+    }
+}
+
+fn stored(intake: &mut Intake, batch: BatchId, result: Result<Vec<Stored>, StoreFailure>) {
+    intake.handle(Input::Stored { batch, result });
+    intake.invariants();
+}
+
+fn answers(actions: &[Action]) -> Vec<(Ticket, Result<Admission, Refusal>)> {
+    let answer = |action: &Action| if let Action::Answer { ticket, answer } = action { Some((*ticket, *answer)) } else { None };
+    actions.iter().filter_map(answer).collect()
+}
+
+const LEASE: Duration = Duration::from_mins(1);
+
+fn offer(intake: &mut Intake, events: u32, bytes: usize) {
+    intake.handle(Input::Offered { source: source(), capacity: Capacity { events, bytes }, lease: LEASE });
+}
+
+#[test]
+fn an_idle_intake_stores_a_batch_of_one_at_once_and_answers_after_its_commit() {
+    let mut intake = Intake::new(SETTINGS);
+    let tickets = submit(&mut intake, [request(1)]);
+    let (batch, events) = call(&mut intake);
+    assert_eq!(events, [(tickets[0], None)]);
+    assert_eq!(actions(&mut intake, at(0)), [], "nothing is answered before the commit");
+    stored(&mut intake, batch, Ok(vec![Stored::Inserted]));
+    let accepted = Admission::Accepted { id: request(1).event, status: Status::Queued };
+    assert_eq!(
+        actions(&mut intake, at(1)),
+        [Action::Ring(BTreeSet::from([source()])), Action::Answer { ticket: tickets[0], answer: Ok(accepted) }]
+    );
+    assert_eq!((intake.waiting(), intake.wake_at()), (0, None));
+}
+
+#[test]
+fn what_gathers_while_calls_are_open_becomes_one_batch_of_at_most_256() {
+    let mut intake = Intake::new(SETTINGS);
+    submit(&mut intake, [request(1)]);
+    let (first, _) = call(&mut intake);
+    submit(&mut intake, [request(2)]);
+    call(&mut intake);
+    submit(&mut intake, (3..303).map(request));
+    assert_eq!(intake.poll(at(0)), None, "two calls are open");
+    stored(&mut intake, first, Ok(vec![Stored::Inserted]));
+    let sizes: Vec<usize> = actions(&mut intake, at(0))
+        .iter()
+        .filter_map(|action| if let Action::Store { events, .. } = action { Some(events.len()) } else { None })
+        .collect();
+    assert_eq!(sizes, [BATCH_ROWS]);
+}
+
+#[test]
+fn a_batch_ends_before_the_event_that_would_make_it_too_large() {
+    let mut intake = Intake::new(SETTINGS);
+    let large = |n| Request { size: BATCH_BYTES / 2 + 1, ..request(n) };
+    submit(&mut intake, [large(1), large(2), Request { size: BATCH_BYTES * 2, ..request(3) }]);
+    assert_eq!((call(&mut intake).1.len(), call(&mut intake).1.len()), (1, 1));
+}
+
+#[test]
+fn requests_with_one_key_are_one_row_and_the_others_learn_from_it() {
+    let mut intake = Intake::new(SETTINGS);
+    let again = Request { event: EventId::from_uuid(Uuid::from_u128(99)), ..request(1) };
+    let other_body = Request { fingerprint: Fingerprint::of(b"other"), event: EventId::from_uuid(Uuid::from_u128(98)), ..request(1) };
+    let tickets = submit(&mut intake, [request(1), again, other_body]);
+    let (batch, events) = call(&mut intake);
+    assert_eq!(events.len(), 1);
+    stored(&mut intake, batch, Ok(vec![Stored::Inserted]));
+    let (id, status) = (request(1).event, Status::Queued);
+    assert_eq!(
+        answers(&actions(&mut intake, at(0))),
+        [
+            (tickets[0], Ok(Admission::Accepted { id, status })),
+            (tickets[1], Ok(Admission::Replayed { id, status })),
+            (tickets[2], Ok(Admission::KeyReused)),
+        ]
+    );
+}
+
+#[test]
+fn an_unknown_result_is_tried_again_under_the_same_id_and_without_a_lease() {
+    let mut intake = Intake::new(SETTINGS);
+    offer(&mut intake, 5, 1000);
+    let tickets = submit(&mut intake, [request(1)]);
+    let (batch, events) = call(&mut intake);
+    assert_eq!(events, [(tickets[0], Some(LEASE))]);
+    stored(&mut intake, batch, Err(StoreFailure::Unknown));
+    assert_eq!(intake.capacity_taken(), 0, "the room is given back");
+    let (batch, events) = call(&mut intake);
+    assert_eq!(events, [(tickets[0], None)], "nobody knows what the first attempt claimed");
+    let id = request(1).event;
+    stored(&mut intake, batch, Ok(vec![Stored::Existing { id, fingerprint: request(1).fingerprint, status: Status::Processing }]));
+    let accepted = Admission::Accepted { id, status: Status::Processing };
+    assert_eq!(answers(&actions(&mut intake, at(0))), [(tickets[0], Ok(accepted))]);
+}
+
+#[test]
+fn after_an_unknown_result_a_later_failure_does_not_say_that_nothing_is_stored() {
+    for last in [StoreFailure::Unavailable, StoreFailure::Rejected, StoreFailure::Unknown, StoreFailure::Conflict] {
+        let mut intake = Intake::new(SETTINGS);
+        submit(&mut intake, [request(1)]);
+        let mut failure = StoreFailure::Unknown;
+        let answer = loop {
+            match intake.poll(at(0)) {
+                Some(Action::Store { batch, .. }) => stored(&mut intake, batch, Err(failure)),
+                Some(Action::Answer { answer, .. }) => break answer,
+                other => panic!("{other:?}"),
+            }
+            failure = last;
+        };
+        assert_eq!(answer, Err(Refusal::NotStored(NotStored::Unknown)), "{last:?}");
+    }
+}
+
+#[test]
+fn a_conflict_is_tried_three_times_and_an_unavailable_store_once() {
+    for (failure, calls) in [(StoreFailure::Conflict, 3), (StoreFailure::Unavailable, 1)] {
+        let mut intake = Intake::new(SETTINGS);
+        let tickets = submit(&mut intake, [request(1)]);
+        for _ in 0..calls {
+            let (batch, _) = call(&mut intake);
+            stored(&mut intake, batch, Err(failure));
+        }
+        let refusal = Refusal::NotStored(NotStored::Unavailable);
+        assert_eq!(answers(&actions(&mut intake, at(0))), [(tickets[0], Err(refusal))], "{failure:?}");
+    }
+}
+
+#[test]
+fn a_bad_row_is_isolated_in_logarithmic_calls_and_all_others_are_stored() {
+    for bad in [0, 100, 255] {
+        let mut intake = Intake::new(SETTINGS);
+        let tickets = submit(&mut intake, (0..256).map(request));
+        let (mut calls, mut given) = (0, Vec::new());
+        while let Some(action) = intake.poll(at(0)) {
+            match action {
+                Action::Store { batch, events } => {
+                    calls += 1;
+                    let is_bad = events.iter().any(|(ticket, _)| *ticket == tickets[bad]);
+                    let result = if is_bad { Err(StoreFailure::Rejected) } else { Ok(vec![Stored::Inserted; events.len()]) };
+                    stored(&mut intake, batch, result);
+                }
+                Action::Answer { ticket, answer } => given.push((ticket, answer.is_ok())),
+                Action::HandOver { .. } | Action::Release(_) | Action::Ring(_) | Action::Forget(_) | Action::Done => {}
+            }
+        }
+        assert_eq!(calls, 1 + 2 * 8, "bad row {bad}: each of 8 halvings takes two calls");
+        given.sort_unstable();
+        let expected: Vec<_> = tickets.iter().enumerate().map(|(n, ticket)| (*ticket, n != bad)).collect();
+        assert_eq!(given, expected);
+    }
+}
+
+#[test]
+fn after_a_bad_row_the_next_with_its_key_is_stored_for_itself() {
+    let mut intake = Intake::new(SETTINGS);
+    let good = Request { fingerprint: Fingerprint::of(b"good"), event: EventId::from_uuid(Uuid::from_u128(99)), ..request(1) };
+    let tickets = submit(&mut intake, [request(1), good]);
+    let (batch, _) = call(&mut intake);
+    stored(&mut intake, batch, Err(StoreFailure::Rejected));
+    assert_eq!(answers(&[intake.poll(at(0)).unwrap()]), [(tickets[0], Err(Refusal::NotStored(NotStored::Refused)))]);
+    let (_, events) = call(&mut intake);
+    assert_eq!(events, [(tickets[1], None)]);
+}
+
+#[test]
+fn what_is_claimed_on_insert_is_handed_over_before_it_is_answered_and_uses_the_offer_up() {
+    let mut intake = Intake::new(SETTINGS);
+    offer(&mut intake, 1, 1000);
+    let tickets = submit(&mut intake, [request(1), request(2)]);
+    let (batch, events) = call(&mut intake);
+    assert_eq!(events, [(tickets[0], Some(LEASE)), (tickets[1], None)], "there is room for one");
+    stored(&mut intake, batch, Ok(vec![Stored::Claimed, Stored::Inserted]));
+    let all = actions(&mut intake, at(5));
+    assert_eq!(all[0], Action::HandOver { since: at(0), events: vec![tickets[0]] });
+    assert_eq!(answers(&all).len(), 2);
+
+    submit(&mut intake, [request(3)]);
+    assert_eq!(call(&mut intake).1[0].1, None, "the room is still taken");
+    intake.handle(Input::TakenOver { source: source(), size: 10 });
+    submit(&mut intake, [request(4)]);
+    assert_eq!(call(&mut intake).1[0].1, None, "the worker counts the event, and has not offered anew");
+}
+
+#[test]
+fn an_offer_of_bytes_bounds_what_is_claimed_on_insert() {
+    let mut intake = Intake::new(SETTINGS);
+    offer(&mut intake, 10, 15);
+    submit(&mut intake, [request(1), request(2)]);
+    let leased = call(&mut intake).1.iter().filter(|(_, lease)| lease.is_some()).count();
+    assert_eq!(leased, 1);
+}
+
+#[test]
+fn what_was_claimed_for_a_worker_that_ended_is_released_and_the_end_waits_for_that() {
+    let mut intake = Intake::new(SETTINGS);
+    offer(&mut intake, 1, 1000);
+    let tickets = submit(&mut intake, [request(1)]);
+    let (batch, _) = call(&mut intake);
+    intake.handle(Input::HandoverClosed);
+    intake.handle(Input::ShutDown);
+    stored(&mut intake, batch, Ok(vec![Stored::Claimed]));
+    let all = actions(&mut intake, at(0));
+    assert_eq!(all[0], Action::Release(vec![tickets[0]]));
+    assert_eq!((answers(&all).len(), intake.wake_at()), (1, None));
+    intake.handle(Input::Released);
+    assert_eq!(actions(&mut intake, at(0)), [Action::Done]);
+}
+
+#[test]
+fn a_request_that_times_out_is_answered_once_and_keeps_its_place_until_the_store_answers() {
+    let mut intake = Intake::new(Settings { max_queued: 1, ..SETTINGS });
+    let tickets = submit(&mut intake, [request(1)]);
+    let (batch, _) = call(&mut intake);
+    assert_eq!(intake.wake_at(), Some(at(1800)));
+    assert_eq!(actions(&mut intake, at(1799)), []);
+    assert_eq!(actions(&mut intake, at(1800)), [Action::Answer { ticket: tickets[0], answer: Err(Refusal::TimedOut) }]);
+    assert_eq!(intake.submit(at(1800), request(2)), Err(Refusal::Overloaded));
+    stored(&mut intake, batch, Ok(vec![Stored::Inserted]));
+    assert_eq!(actions(&mut intake, at(1900)), [Action::Ring(BTreeSet::from([source()])), Action::Forget(tickets[0])]);
+    assert!(intake.submit(at(1900), request(2)).is_ok());
+}
+
+#[test]
+fn a_shutdown_stores_what_waits_and_refuses_what_comes() {
+    let mut intake = Intake::new(SETTINGS);
+    let tickets = submit(&mut intake, [request(1)]);
+    intake.handle(Input::ShutDown);
+    assert_eq!(intake.submit(at(0), request(2)), Err(Refusal::ShuttingDown));
+    let (batch, _) = call(&mut intake);
+    assert_eq!(actions(&mut intake, at(0)), []);
+    stored(&mut intake, batch, Ok(vec![Stored::Inserted]));
+    let all = actions(&mut intake, at(0));
+    assert_eq!((answers(&all)[0].0, all.last()), (tickets[0], Some(&Action::Done)));
+    assert_eq!(intake.poll(at(0)), None);
+}
