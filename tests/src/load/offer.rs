@@ -138,7 +138,7 @@ async fn connection(offer: Offer, run: u32, number: usize, begun: Instant) -> Lo
         if let Some(due) = due {
             let late = Instant::now().saturating_duration_since(due);
             sleep_until(due).await;
-            sent = clock::nanos() - u64::try_from(late.as_nanos()).expect("not that late");
+            sent = clock::nanos().saturating_sub(u64::try_from(late.as_nanos()).expect("not that late"));
         }
         let is_duplicate = unique > 0 && n % 100 < offer.duplicates;
         let key = if is_duplicate { fastrand::u64(0..unique) } else { unique };
