@@ -1,6 +1,6 @@
 //! Log lines: to standard error, for a person or as JSON. What is logged is for its places; this only says how.
 //!
-//! Logging never fails and never blocks: see [`lines`].
+//! Logging never fails and never blocks: see `lines`.
 
 mod lines;
 

@@ -192,7 +192,7 @@ fn max_connections(config: &Config) -> Result<usize, TooFew> {
 }
 
 /// `surehook migrate`: brings the database to this program's schema. Where other sessions hold locks that it needs, it
-/// gives way and tries again, [`MIGRATE_TRIES`] times in all; for a database that cannot be reached it does not wait.
+/// gives way and tries again, `MIGRATE_TRIES` times in all; for a database that cannot be reached it does not wait.
 ///
 /// # Errors
 ///

@@ -4,7 +4,7 @@
 //! if the call is dropped, the transaction still ends. Reading calls have connections of their own and, thanks to the
 //! write-ahead log, neither wait for the writer nor hold it up. `serve` refuses a file that another process serves.
 //!
-//! The time is this process's, taken once the writer is, on two scales: see [`Now`].
+//! The time is this process's, taken once the writer is, on two scales: see `Now`.
 
 mod connect;
 mod copy;
@@ -87,7 +87,7 @@ impl SqliteStore {
     }
 
     /// Empties the write-ahead log into the database file and closes the connections, so that the file alone is the
-    /// database. What takes longer than [`CLOSE_PATIENCE`] is left to the next start.
+    /// database. What takes longer than `CLOSE_PATIENCE` is left to the next start.
     pub async fn close(&self) {
         // Closing the last connection deletes the log at the path, which may be another database's.
         if self.file.in_place().is_err() {
