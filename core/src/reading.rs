@@ -50,7 +50,7 @@ struct Request {
 }
 
 impl Account {
-    /// An account of `limit` bytes for so many sources. A quarter is divided between the sources, if what is left of it is
+    /// An account of `limit` bytes for this number of sources. A quarter is divided between the sources, if what is left of it is
     /// enough for a request of `largest` bytes.
     #[must_use]
     pub fn new(limit: usize, largest: usize, sources: usize) -> Self {
@@ -67,7 +67,7 @@ impl Account {
         id
     }
 
-    /// A request needs so many bytes more.
+    /// A request needs this many more bytes.
     pub fn grow(&mut self, now: Instant, id: RequestId, bytes: usize) -> Growth {
         let Some(source) = self.requests.get(&id).map(|request| request.source.clone()) else { return Growth::Refused };
         let shed = match self.lacking(&source, bytes) {
@@ -124,14 +124,14 @@ impl Account {
         }
     }
 
-    /// How many bytes of the common memory are missing for a source to get so many.
+    /// The bytes of common memory that are missing before a source can get `bytes` more.
     fn lacking(&self, source: &SourceName, bytes: usize) -> usize {
         let held = self.by_source.get(source).copied().unwrap_or_default();
         let wanted = held.saturating_add(bytes).saturating_sub(self.own) - held.saturating_sub(self.own);
         (self.used.saturating_add(wanted)).saturating_sub(self.common)
     }
 
-    /// Slow requests that make room for so many bytes of a source when they give way; none if they do not suffice.
+    /// Slow requests whose memory, once given up, is enough for `bytes` of a source. Empty if it is not enough.
     fn slow(&self, now: Instant, id: RequestId, source: &SourceName, lacking: usize, bytes: usize) -> Vec<RequestId> {
         let is_slow = |request: &&Request| !request.is_read && request.bytes > 0 && now.since(request.began_at) >= SLOW;
         let mut slow: Vec<_> = self.requests.iter().filter(|(other, request)| **other != id && is_slow(request)).collect();

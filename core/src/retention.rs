@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_long_table_does_not_keep_what_right_clocks_made_waiting() {
-        // So many young events of a clock that is behind come first that a round takes minutes, and so many others last.
+        // The young events of a slow clock come first and make a round take minutes; the others come last.
         let behind = (0..20_000).map(|n| id(NOW_MS - 400 * DAY_MS, n));
         let young = (0..60_000).map(|n| id(NOW_MS - DAY_MS, n));
         let over = (0..5_000).map(|n| id(NOW_MS - KEPT_MS - DAY_MS, n));

@@ -16,7 +16,7 @@ pub struct Demand {
     pub source: SourceName,
     /// At most so many. At least 1.
     pub limit: u32,
-    /// The events that are given out take at most so many bytes together. One that does not fit stays due, and those that
+    /// The limit in bytes of all events that are given out. One that does not fit stays due, and those that
     /// were due after it do so too; the answer tells its size.
     pub bytes: usize,
     /// How long the claim holds each event.

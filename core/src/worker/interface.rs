@@ -37,7 +37,7 @@ pub struct Settings {
     pub shortage_initial: Duration,
     /// The longest time for which deliveries are suspended so.
     pub shortage_max: Duration,
-    /// The events that are held take at most so many bytes, and at most one event more. How the sources share them is in
+    /// The limit in bytes of the events that are held; one event may exceed it. How the sources share them is in
     /// `memory`.
     pub max_held_bytes: usize,
     /// Sets this worker's waits apart from those of others. Any number.
@@ -113,10 +113,10 @@ pub enum Action {
     Offer {
         /// The source.
         source: SourceName,
-        /// At most so many. What is handed over uses the offer up; the next offer counts without what was handed over until
+        /// The limit. What is handed over uses the offer up; the next offer counts without what was handed over until
         /// then and was not told yet.
         room: u32,
-        /// They take at most so many bytes together.
+        /// The limit of their bytes together.
         bytes: usize,
         /// How long the claim holds each event.
         lease: Duration,

@@ -88,7 +88,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Memory of `limit` bytes for so many sources.
+    /// Memory of `limit` bytes for this number of sources.
     pub(super) fn new(limit: usize, sources: usize) -> Self {
         let own = limit / 4 / sources.max(1);
         let common = limit - limit / 4 - limit / 4;
@@ -272,7 +272,7 @@ impl Memory {
         free.min(self.of_one_group.saturating_sub(self.used[group]))
     }
 
-    /// Whether so many bytes more fit into a group's part. If they are more than all of it, whether they may go beyond it.
+    /// Whether this many more bytes fit into a group's part. If they are more than all of it, whether they may go beyond it.
     fn fits(&self, group: usize, bytes: usize) -> bool {
         bytes <= self.free_for(group) || (bytes > self.of_one_group && self.used[group] == 0 && self.beyond == 0)
     }
