@@ -12,14 +12,19 @@ use std::cell::RefCell;
 use std::sync::LazyLock;
 use tracing::dispatcher::{self, Dispatch};
 use tracing::span::{Attributes, Id, Record};
-use tracing::subscriber::Interest;
+use tracing::subscriber::{Interest, NoSubscriber};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 /// The target under which sqlx logs what a server reports beside a statement's result.
 const TARGET: &str = "sqlx::postgres::notice";
 
-/// Registered once: each new one makes every place that logs ask anew who listens.
-static WATCHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Watcher));
+/// The dispatcher of [`Watcher`]. It is registered once, because each registration invalidates the interest that every log
+/// statement of the process has cached.
+///
+/// The second dispatcher does nothing. While only one is registered, `tracing` asks only the current thread's default
+/// dispatcher when a log statement runs for the first time. If that thread does not watch, sqlx's statement would be
+/// switched off for the whole process, and a cancelled wait for a standby would pass for a commit.
+static WATCHERS: LazyLock<[Dispatch; 2]> = LazyLock::new(|| [Dispatch::new(Watcher), Dispatch::new(NoSubscriber::default())]);
 
 thread_local! {
     static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
@@ -36,7 +41,8 @@ struct Watch {
 pub(super) fn watch<T>(step: impl FnOnce() -> T) -> (T, bool) {
     let outer = dispatcher::get_default(Dispatch::clone);
     let before = WATCH.replace(Some(Watch { outer, warned: false }));
-    let done = dispatcher::with_default(&WATCHER, step);
+    let [watcher, _] = &*WATCHERS;
+    let done = dispatcher::with_default(watcher, step);
     let watched = WATCH.replace(before);
     (done, watched.is_some_and(|watch| watch.warned))
 }
@@ -104,6 +110,14 @@ mod tests {
         assert!(!watch(|| tracing::info!(target: TARGET, "by the way")).1);
         assert!(!watch(|| tracing::warn!("of this program")).1);
         assert!(!watch(|| ()).1, "an earlier warning is forgotten");
+    }
+
+    #[test]
+    fn a_warning_is_seen_although_another_thread_logged_it_first() {
+        let warn = || tracing::warn!(target: TARGET, "cancelled");
+        watch(|| ());
+        std::thread::scope(|scope| scope.spawn(warn).join()).unwrap();
+        assert!(watch(warn).1);
     }
 
     #[test]
