@@ -135,6 +135,8 @@ pub(super) enum Whose {
     Known(Index),
     /// One that is dead-lettered.
     Dead(Index),
+    /// One that is delivered.
+    Delivered(Index),
     Unknown,
 }
 
@@ -144,19 +146,20 @@ pub(super) fn sequences() -> impl Strategy<Value = Vec<Operation>> {
 
 fn operation() -> impl Strategy<Value = Operation> {
     let redriven = prop_oneof![4 => any::<Index>().prop_map(Whose::Dead), 1 => whose()];
+    let redriven_delivered = prop_oneof![4 => any::<Index>().prop_map(Whose::Delivered), 1 => whose()];
     prop_oneof![
         4 => vec(new(), 0..6).prop_map(Operation::Accept),
         8 => btree_map(0..3u8, want(), 1..4).prop_map(Operation::Claim),
         6 => vec(end(), 1..6).prop_map(Operation::Settle),
         2 => redriven.prop_map(Operation::Redrive),
-        2 => whose().prop_map(Operation::RedriveDelivered),
+        2 => redriven_delivered.prop_map(Operation::RedriveDelivered),
         1 => whose().prop_map(Operation::Find),
         2 => (0..3u32, 0..3u32, proptest::option::weighted(0.2, whose()), 1..20u32)
             .prop_map(|(delivered, dead_lettered, after, limit)| Operation::Prune { delivered, dead_lettered, after, limit }),
         2 => (0..3u32, proptest::option::weighted(0.2, whose()), 1..20u32)
             .prop_map(|(kept, after, limit)| Operation::Erase(kept, after, limit)),
         2 => search().prop_map(Operation::List),
-        1 => (search(), any::<bool>()).prop_map(|(search, dry_run)| Operation::RedriveAll(search, dry_run)),
+        2 => (search(), any::<bool>()).prop_map(|(search, dry_run)| Operation::RedriveAll(search, dry_run)),
         1 => (0..3u8, any::<bool>()).prop_map(|(source, paused)| Operation::Pause(source, paused)),
         1 => (1..6u32).prop_map(Operation::Sources),
         4 => (1..4u32).prop_map(Operation::Pass),
@@ -184,7 +187,7 @@ fn search() -> impl Strategy<Value = Search> {
 fn new() -> impl Strategy<Value = New> {
     let id = prop_oneof![
         16 => Just(Id::Fresh),
-        1 => any::<Index>().prop_map(Id::Another),
+        2 => any::<Index>().prop_map(Id::Another),
         2 => any::<Index>().prop_map(Id::Again),
     ];
     (0..3u8, 0..8u8, vec(any::<u8>(), 0..4), option::of(length()), id).prop_map(|(source, key, body, lease, id)| New {
@@ -266,11 +269,12 @@ pub(super) struct Run {
     claims: Vec<Claim>,
     open: Vec<Claim>,
     dead: Vec<EventId>,
+    delivered: Vec<EventId>,
 }
 
 impl Default for Run {
     fn default() -> Self {
-        Self { now: EPOCH, offered: Vec::new(), claims: Vec::new(), open: Vec::new(), dead: Vec::new() }
+        Self { now: EPOCH, offered: Vec::new(), claims: Vec::new(), open: Vec::new(), dead: Vec::new(), delivered: Vec::new() }
     }
 }
 
@@ -333,6 +337,7 @@ impl Run {
         let is_open = |claim: &&Claim| tables.deliveries.get(&claim.event).is_some_and(|row| row.delivery.fence == claim.fence);
         self.open = self.claims.iter().filter(is_open).cloned().collect();
         self.dead = tables.ended.keys().copied().collect();
+        self.delivered = tables.events.keys().filter(|event| !tables.deliveries.contains_key(event)).copied().collect();
     }
 
     /// A batch holds each key once, and each id, of which no two events have the same.
@@ -418,6 +423,7 @@ impl Run {
     fn event(&self, whose: &Whose) -> EventId {
         match whose {
             Whose::Dead(index) if !self.dead.is_empty() => *index.get(&self.dead),
+            Whose::Delivered(index) if !self.delivered.is_empty() => *index.get(&self.delivered),
             Whose::Known(index) if !self.offered.is_empty() => index.get(&self.offered).id,
             _ => number(255),
         }
