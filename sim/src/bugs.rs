@@ -70,6 +70,28 @@ pub enum Bug {
     StatusGuessed,
     /// An operator's pause is answered before it is committed.
     PauseAnsweredEarly,
+    /// An event is pruned after half of its retention.
+    PruneTooEarly,
+    /// Dead letters are never pruned.
+    DeadLettersKeptForEver,
+    /// Pruning deletes events that wait for their retry.
+    PruneOwed,
+    /// Erasing takes the payloads of events that wait for their retry.
+    EraseOwed,
+    /// After a step of retention failed, a process prunes nothing until it is started again.
+    RetentionGivesUp,
+    /// A process says that its database answers, whether it does or not.
+    ReadyWhatever,
+    /// `GET /events/{id}` is answered by the standby.
+    FindReadsStandby,
+    /// Of a batch of settlements the second half is not written.
+    SettlesHalfABatch,
+    /// A paused source is never resumed.
+    ResumeIgnored,
+    /// A redrive gives no new budget.
+    RedriveWithoutBudget,
+    /// An accept of which a part is committed fails as if nothing were.
+    PartTakenForNothing,
     /// A process's waits depend on something that no seed decides. Breaks no promise, only the replay.
     LeakedEntropy,
 }
@@ -82,7 +104,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All that break a promise.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 44] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -116,5 +138,16 @@ impl Bug {
         Self::LeaseWithoutGrace,
         Self::StatusGuessed,
         Self::PauseAnsweredEarly,
+        Self::PruneTooEarly,
+        Self::DeadLettersKeptForEver,
+        Self::PruneOwed,
+        Self::EraseOwed,
+        Self::RetentionGivesUp,
+        Self::ReadyWhatever,
+        Self::FindReadsStandby,
+        Self::SettlesHalfABatch,
+        Self::ResumeIgnored,
+        Self::RedriveWithoutBudget,
+        Self::PartTakenForNothing,
     ];
 }

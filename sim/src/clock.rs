@@ -44,12 +44,18 @@ impl Clock for SimClock {
     }
 }
 
-/// Ids from the run's seed, with the time in front as a UUIDv7 has it.
-pub(crate) struct SimIds;
+/// The start of a run, by every clock that is right: 2026-01-01.
+pub(crate) const START_MILLIS: i64 = 1_767_225_600_000;
+
+/// Ids from the run's seed, with the time of the process's wall clock in front as a UUIDv7 has it.
+pub(crate) struct SimIds {
+    pub(crate) ahead_ms: i64,
+}
 
 impl Ids for SimIds {
     fn fresh(&self) -> EventId {
-        let millis = u64::try_from(TimeHandle::current().elapsed().as_millis()).expect("runs are short");
+        let since = i64::try_from(TimeHandle::current().elapsed().as_millis()).expect("runs are short");
+        let millis = u64::try_from(START_MILLIS + since + self.ahead_ms).expect("no clock is that far behind");
         let random: [u8; 10] = madsim::rand::thread_rng().r#gen();
         EventId::from_uuid(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }

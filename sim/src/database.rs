@@ -5,6 +5,7 @@
 //! instant. What had not committed when the database went down is rolled back; what had stays.
 
 use crate::bugs::Bug;
+use crate::clock::START_MILLIS;
 use crate::net::DATABASE;
 use crate::recorder::{Recorder, elapsed};
 use crate::rows::redrive_one;
@@ -57,7 +58,7 @@ pub(crate) struct State {
     /// What was pruned, as it stood then.
     pub(crate) pruned: BTreeMap<EventId, EventRecord>,
     /// What the standby has, while it does not have all.
-    lagging: Option<Database>,
+    pub(crate) lagging: Option<Database>,
     /// Goes up whenever commits are to wait for the standby no longer.
     releases: u64,
     pub(crate) locks: BTreeSet<Lock>,
@@ -133,6 +134,8 @@ pub(crate) enum Operation {
     Prune(Retention, Option<EventId>, u32),
     Erase(Duration, Option<EventId>, u32),
     Ping,
+    /// An insert that is taken back.
+    Probe(NewEvent),
 }
 
 /// Its answer.
@@ -296,6 +299,9 @@ impl Disk {
     /// An operator's order, which is repeated until it is done. Answers whether it was otherwise before.
     pub(crate) async fn pause(&self, source: &str, paused: bool) -> bool {
         let source = SourceName::parse(source).expect("a source's name");
+        if !paused && self.bug == Some(Bug::ResumeIgnored) {
+            return true;
+        }
         loop {
             let transaction = Transaction::begin(self, OPERATOR.to_owned());
             let order = |work: &mut Work<'_>| {
@@ -340,6 +346,20 @@ impl Disk {
             .await;
     }
 
+    /// Somebody at the console locks the rows of a source for a while.
+    pub(crate) async fn lock_rows(&self, source: &str, duration: Duration) {
+        let mut transaction = Transaction::begin(self, "the console".to_owned());
+        let rows: Vec<EventId> = {
+            let tables = &self.state().tables;
+            let of_source = tables.deliveries.keys().filter(|id| tables.events[*id].event.source.as_str() == source);
+            of_source.copied().collect()
+        };
+        for row in rows {
+            transaction.try_lock(&Lock::Row(row));
+        }
+        sleep(duration).await;
+    }
+
     pub(crate) fn jump_clock(&self, by_ms: i64) {
         self.state().clock_offset_ms += by_ms;
     }
@@ -366,16 +386,16 @@ impl Disk {
             Operation::Existing(_) => Call::Look,
             Operation::Claim(_) => Call::Claim,
             Operation::Settle(_) => Call::Settle,
-            Operation::Find(_)
-            | Operation::Redrive(_)
-            | Operation::RedriveDelivered(_)
-            | Operation::RedriveAll(..)
-            | Operation::List(..)
-            | Operation::Sources(..)
-            | Operation::Pause(..)
-            | Operation::Prune(..)
-            | Operation::Erase(..)
-            | Operation::Ping => return None,
+            Operation::Find(_) => Call::Find,
+            Operation::Redrive(_) | Operation::RedriveDelivered(_) => Call::Redrive,
+            Operation::RedriveAll(..) => Call::RedriveAll,
+            Operation::List(..) => Call::List,
+            Operation::Sources(..) => Call::Sources,
+            Operation::Pause(..) => Call::Pause,
+            Operation::Prune(..) => Call::Prune,
+            Operation::Erase(..) => Call::Erase,
+            Operation::Ping => Call::Ping,
+            Operation::Probe(_) => Call::Probe,
         };
         let mut due = None;
         self.state().planned.retain_mut(|planned| {
@@ -406,9 +426,8 @@ impl Disk {
 impl State {
     /// The database's time, in microseconds as it keeps it.
     pub(crate) fn now(&self) -> Timestamp {
-        const START_MICROS: i64 = 1_767_225_600_000_000; // 2026-01-01
         let since = i64::try_from(elapsed().as_micros()).expect("runs are short");
-        Timestamp::from_microsecond(START_MICROS + since + self.clock_offset_ms * 1_000).expect("within the calendar")
+        Timestamp::from_microsecond(START_MILLIS * 1_000 + since + self.clock_offset_ms * 1_000).expect("within the calendar")
     }
 
     pub(crate) fn row(&self, event: EventId) -> Option<DeliveryRow> {

@@ -1,11 +1,14 @@
 //! What operators and retention ask of the simulated database, as transactions that lock and take time.
 
+use crate::bugs::Bug;
 use crate::database::{Answer, AtCommit, Lock, Operation};
 use crate::transaction::{Transaction, Work};
 use std::time::Duration;
-use surehook::ports::{Erased, Pruned, Redriven, Retention, StoreError};
+use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::search::{EventFilter, PageSize, Span};
+use surehook_core::event::Status;
 use surehook_core::id::EventId;
+use surehook_model::database::Database;
 use surehook_model::history::Change;
 
 impl Transaction<'_> {
@@ -25,6 +28,7 @@ impl Transaction<'_> {
             }
             Operation::Prune(retention, after, limit) => self.prune(retention, after, limit, at_commit).await,
             Operation::Erase(kept, after, limit) => self.erase(kept, after, limit, at_commit).await,
+            Operation::Probe(event) => self.probe(event, at_commit).await,
             Operation::Accept(_)
             | Operation::Insert(_)
             | Operation::Existing(_)
@@ -35,6 +39,13 @@ impl Transaction<'_> {
             | Operation::Sources(..)
             | Operation::Ping => unreachable!("this is no call of an operator or of retention that writes"),
         }
+    }
+
+    /// Inserts an event, takes it back, and commits as an insert does.
+    async fn probe(&mut self, event: NewEvent, at_commit: AtCommit) -> Result<Answer, StoreError> {
+        self.lock(Lock::Key(event.source, event.key)).await?;
+        self.disk.step().await;
+        self.commit(at_commit, |_| Answer::Pong).await
     }
 
     async fn redrive(&mut self, event: EventId, delivered: bool, at_commit: AtCommit) -> Result<Answer, StoreError> {
@@ -79,7 +90,10 @@ impl Transaction<'_> {
     async fn prune(&mut self, retention: Retention, after: Option<EventId>, limit: u32, at_commit: AtCommit) -> Result<Answer, StoreError> {
         let (over, reached) = {
             let state = self.disk.state();
-            let (over, reached) = state.tables.to_prune(self.now, retention, after, limit);
+            let (mut over, reached) = state.tables.to_prune(self.now, retention, after, limit);
+            if self.disk.bug == Some(Bug::PruneOwed) {
+                over.extend(retrying(&state.tables));
+            }
             let key = |id: &EventId| state.tables.events.get(id).map(|row| (row.event.source.clone(), row.event.key.clone()));
             (over.into_iter().filter_map(|id| Some((id, key(&id)?))).collect::<Vec<_>>(), reached)
         };
@@ -106,16 +120,20 @@ impl Transaction<'_> {
 
     /// Erases the payloads of what is over and is not locked by others.
     async fn erase(&mut self, kept: Duration, after: Option<EventId>, limit: u32, at_commit: AtCommit) -> Result<Answer, StoreError> {
-        let (over, reached) = self.disk.state().tables.to_erase(self.now, kept, after, limit);
+        let (mut over, reached) = self.disk.state().tables.to_erase(self.now, kept, after, limit);
+        if self.disk.bug == Some(Bug::EraseOwed) {
+            over.extend(retrying(&self.disk.state().tables));
+        }
         let held: Vec<EventId> = over.into_iter().filter(|event| self.try_lock(&Lock::Row(*event))).collect();
         self.disk.step().await;
         let erase = |work: &mut Work<'_>| {
             let now = work.now;
             let mut erased = 0;
             for event in held {
-                if work.state.row(event).is_none() {
+                if work.state.row(event).is_none() || self.disk.bug == Some(Bug::EraseOwed) {
                     work.state.tables.erase_one(now, event);
-                    work.committed.push((event, Change::Erased, None, None));
+                    let row = work.state.row(event);
+                    work.committed.push((event, Change::Erased, row, row));
                     erased += 1;
                 }
             }
@@ -123,4 +141,9 @@ impl Transaction<'_> {
         };
         self.commit(at_commit, erase).await
     }
+}
+
+/// The events that wait for their retry.
+fn retrying(tables: &Database) -> Vec<EventId> {
+    tables.deliveries.iter().filter(|(_, row)| row.delivery.status == Status::Retrying).map(|(event, _)| *event).collect()
 }

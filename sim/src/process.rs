@@ -37,6 +37,8 @@ pub(crate) struct Process {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) config: Config,
+    /// So far its wall clock is ahead.
+    pub(crate) clock_ahead_ms: i64,
     pub(crate) disk: Arc<Disk>,
     pub(crate) downstreams: BTreeMap<String, SocketAddr>,
     pub(crate) recorder: Recorder,
@@ -85,7 +87,7 @@ impl Process {
             store: Arc::new(BuggyStore { store: Arc::new(store), bug: self.bug, gave_up: AtomicBool::new(false) }),
             downstream: Arc::new(downstream),
             clock,
-            ids: Arc::new(SimIds),
+            ids: Arc::new(SimIds { ahead_ms: self.clock_ahead_ms }),
             seed: if self.bug == Some(Bug::LeakedEntropy) { real_entropy() } else { madsim::rand::thread_rng().r#gen() },
         };
         let host = SimHost { address: self.address };
@@ -184,8 +186,10 @@ impl Store for BuggyStore {
             Some(Bug::UnknownTakenForFailed) => async move {
                 match self.store.accept(batch.clone()).await {
                     Err(StoreError::Unknown(_)) => {
-                        let others =
-                            batch.into_iter().map(|event| NewEvent { id: surehook::ports::Ids::fresh(&SimIds), ..event }).collect();
+                        let others = batch
+                            .into_iter()
+                            .map(|event| NewEvent { id: surehook::ports::Ids::fresh(&SimIds { ahead_ms: 0 }), ..event })
+                            .collect();
                         self.store.accept(others).await
                     }
                     answer => answer,
@@ -221,9 +225,12 @@ impl Store for BuggyStore {
         self.store.claim(demands)
     }
 
-    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+    fn settle(&self, mut batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
         if self.bug == Some(Bug::DropFailedSettlement) {
             return async move { Ok(self.store.settle(batch).await.unwrap_or_default()) }.boxed();
+        }
+        if self.bug == Some(Bug::SettlesHalfABatch) {
+            batch.truncate(batch.len().div_ceil(2));
         }
         self.store.settle(batch)
     }
@@ -264,11 +271,28 @@ impl Store for BuggyStore {
 
     fn prune(
         &self,
-        retention: surehook::ports::Retention,
+        mut retention: surehook::ports::Retention,
         after: Option<EventId>,
         limit: u32,
     ) -> BoxFuture<'_, Result<surehook::ports::Pruned, StoreError>> {
-        self.store.prune(retention, after, limit)
+        match self.bug {
+            Some(Bug::PruneTooEarly) => {
+                (retention.delivered, retention.dead_lettered) = (retention.delivered / 2, retention.dead_lettered / 2);
+            }
+            Some(Bug::DeadLettersKeptForEver) => retention.dead_lettered = Duration::MAX,
+            _ => {}
+        }
+        async move {
+            if self.bug == Some(Bug::RetentionGivesUp) && self.gave_up.load(Relaxed) {
+                return Ok(surehook::ports::Pruned { deleted: 0, reached: surehook_core::retention::Reached::END });
+            }
+            let pruned = self.store.prune(retention, after, limit).await;
+            if self.bug == Some(Bug::RetentionGivesUp) && pruned.is_err() {
+                self.gave_up.store(true, Relaxed);
+            }
+            pruned
+        }
+        .boxed()
     }
 
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<surehook::ports::Erased, StoreError>> {
@@ -276,10 +300,16 @@ impl Store for BuggyStore {
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        if self.bug == Some(Bug::ReadyWhatever) {
+            return futures::future::ready(Ok(())).boxed();
+        }
         self.store.ping()
     }
 
     fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+        if self.bug == Some(Bug::ReadyWhatever) {
+            return futures::future::ready(Ok(())).boxed();
+        }
         self.store.probe(event)
     }
 }

@@ -28,6 +28,8 @@ const TRIES_AFTER_HEAL: Duration = Duration::from_mins(1);
 pub(crate) struct Producers {
     pub(crate) scenario: Scenario,
     pub(crate) processes: Vec<SocketAddr>,
+    /// The processes that accept, by index.
+    pub(crate) intakes: Vec<usize>,
     pub(crate) recorder: Recorder,
 }
 
@@ -50,7 +52,7 @@ impl Producers {
         sleep_until(Duration::from_millis(post.at_ms)).await;
         let give_up_at = Duration::from_millis(self.scenario.heal_at_ms) + TRIES_AFTER_HEAL;
         for attempt in 0.. {
-            let process = (post.process + copy as usize + attempt) % self.processes.len();
+            let process = self.intakes[(post.process + copy as usize + attempt) % self.intakes.len()];
             let hangs_up = post.hangs_up_ms.filter(|_| attempt == 0).map(Duration::from_millis);
             let answer = self.post(post, copy, process, hangs_up).await;
             match answer {

@@ -14,7 +14,11 @@ use surehook_model::database::{Database, DeliveryRow};
 /// One row of a redrive, with the bug that concerns it.
 pub(crate) fn redrive_one(tables: &mut Database, now: Timestamp, event: EventId, delivered: bool, bug: Option<Bug>) {
     if !delivered {
+        let before = tables.deliveries.get(&event).map_or(0, |row| row.delivery.budget_from);
         tables.redrive(now, event);
+        if let (Some(Bug::RedriveWithoutBudget), Some(row)) = (bug, tables.deliveries.get_mut(&event)) {
+            row.delivery.budget_from = before;
+        }
         return;
     }
     tables.redrive_delivered(now, event);

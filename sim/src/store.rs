@@ -1,5 +1,6 @@
 //! The store port of a simulated process: one request over the network to the database's node for each call.
 
+use crate::bugs::Bug;
 use crate::database::{Answer, Disk, Operation, REQUESTS, Request};
 use crate::effects::Effects;
 use crate::net::DATABASE;
@@ -23,6 +24,9 @@ use surehook_model::scenario::{Kind, StoreFault};
 
 /// The time that a caller gives one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// A step of retention looks at so few events, so that a pass has many steps.
+const STEP_EVENTS: u32 = 8;
 
 /// How often an accept starts over for events whose key was there and then was not.
 const ACCEPT_ROUNDS: usize = 5;
@@ -106,6 +110,9 @@ impl RemoteStore {
             return error;
         }
         self.disk.reached(Mark::PartCommitted);
+        if self.disk.bug == Some(Bug::PartTakenForNothing) {
+            return error;
+        }
         StoreError::Unknown(error.to_string())
     }
 
@@ -141,6 +148,7 @@ fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
         Operation::Prune(..) => ("prune", vec![]),
         Operation::Erase(..) => ("erase", vec![]),
         Operation::Ping => ("ping", vec![]),
+        Operation::Probe(_) => ("probe", vec![]),
     }
 }
 
@@ -216,19 +224,18 @@ impl Store for RemoteStore {
     }
 
     fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
-        answered!(self.call(Operation::Prune(retention, after, limit)), Pruned)
+        answered!(self.call(Operation::Prune(retention, after, limit.min(STEP_EVENTS))), Pruned)
     }
 
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
-        answered!(self.call(Operation::Erase(kept, after, limit)), Erased)
+        answered!(self.call(Operation::Erase(kept, after, limit.min(STEP_EVENTS))), Erased)
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.call(Operation::Ping).map(|answer| answer.map(|_| ())).boxed()
     }
 
-    // In no simulated world does anybody ask for readiness, so that a probe needs no operation of its own.
-    fn probe(&self, _: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.ping()
+    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.call(Operation::Probe(event)).map(|answer| answer.map(|_| ())).boxed()
     }
 }

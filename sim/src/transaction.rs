@@ -90,7 +90,8 @@ impl<'a> Transaction<'a> {
 
     pub(crate) fn read(&self, read: impl FnOnce(&Database, Timestamp) -> Answer) -> Result<Answer, StoreError> {
         let state = self.disk.state();
-        if state.generation == self.generation { Ok(read(&state.tables, state.now())) } else { Err(broken()) }
+        let standby = state.lagging.as_ref().filter(|_| self.disk.bug == Some(Bug::FindReadsStandby));
+        if state.generation == self.generation { Ok(read(standby.unwrap_or(&state.tables), state.now())) } else { Err(broken()) }
     }
 
     /// Commits, and answers when the standby has what was committed, if the database waits for that.

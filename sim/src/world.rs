@@ -8,11 +8,13 @@ use crate::producer::{self, Producers, process_name, sleep_until};
 use crate::recorder::{Recorder, elapsed};
 use crate::{downstream, net};
 use futures::StreamExt;
+use http::{Method, Request};
+use http_body_util::Full;
 use madsim::Config as Madsim;
 use madsim::net::NetSim;
 use madsim::runtime::{Handle, NodeHandle, Runtime};
 use madsim::task::NodeId;
-use madsim::time::sleep;
+use madsim::time::{sleep, timeout};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -25,12 +27,15 @@ use surehook_core::admission::OnKeyReuse;
 use surehook_core::breaker::BreakerPolicy;
 use surehook_core::source::SourceName;
 use surehook_model::database::Database;
-use surehook_model::history::{Fault as Recorded, Run};
+use surehook_model::history::{Fault as Recorded, Kept, Run, What};
 use surehook_model::oracles::{Promise, Violation, judge, time_to_end};
-use surehook_model::scenario::{Fault, Kind, Node, Scenario, Source};
+use surehook_model::scenario::{Fault, Kind, Node, Question, Role as RoleOf, Scenario, Source};
 
 /// The network's delays when nothing is wrong.
 const LATENCY: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::from_millis(5);
+
+/// How long an operator waits for an answer.
+const OPERATOR_PATIENCE: Duration = Duration::from_secs(8);
 
 /// What came of one run.
 #[derive(Debug)]
@@ -132,7 +137,8 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
                 index: n,
                 name: process_name(n),
                 address: net::process(n),
-                config: config(&scenario, bug),
+                config: config(&scenario, n, bug),
+                clock_ahead_ms: scenario.clocks_ahead_ms.get(n).copied().unwrap_or_default(),
                 disk: Arc::clone(&disk),
                 downstreams: scenario.sources.iter().enumerate().map(|(n, source)| (source.name.clone(), net::downstream(n))).collect(),
                 recorder: recorder.clone(),
@@ -149,6 +155,7 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     let producers = Arc::new(Producers {
         scenario: scenario.clone(),
         processes: processes.iter().map(|(process, _)| process.address).collect(),
+        intakes: (0..scenario.processes).filter(|process| scenario.role(*process) != RoleOf::Worker).collect(),
         recorder: recorder.clone(),
     });
     let posting = producers_node.spawn(producer::run(producers));
@@ -201,6 +208,7 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     let run = Run {
         policies: world.scenario.sources.iter().map(|source| (source.name.clone(), source.policy())).collect(),
         first_wins: world.scenario.sources.iter().filter(|source| source.first_wins).map(|source| source.name.clone()).collect(),
+        kept: kept(&world.scenario),
         failover_may_lose: world.scenario.database == Kind::AsynchronousStandby,
         commits_within: Duration::ZERO,
         entries: recorder.take(),
@@ -212,8 +220,8 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     (run, tables, effects.passed())
 }
 
-/// The configuration that every process of a scenario runs with.
-fn config(scenario: &Scenario, bug: Option<Bug>) -> Config {
+/// The configuration that a process of a scenario runs with.
+fn config(scenario: &Scenario, process: usize, bug: Option<Bug>) -> Config {
     let source = |source: &Source| {
         let mut policy = source.policy();
         match bug {
@@ -231,13 +239,17 @@ fn config(scenario: &Scenario, bug: Option<Bug>) -> Config {
         };
         (SourceName::parse(&source.name).expect("a source's name"), config)
     };
-    let retention = Duration::from_hours(30 * 24);
+    let kept = kept(scenario).unwrap_or(FOR_MONTHS);
     Config {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         operator_listen: None,
         operator_hosts: BTreeSet::new(),
         database: DatabaseUrl::new("sqlite:simulated"),
-        role: Role::All,
+        role: match scenario.role(process) {
+            RoleOf::All => Role::All,
+            RoleOf::Intake => Role::Intake,
+            RoleOf::Worker => Role::Worker,
+        },
         log: LogFormat::Human,
         drain_timeout: Duration::from_millis(scenario.drain_timeout_ms),
         migrate_on_start: false,
@@ -250,10 +262,24 @@ fn config(scenario: &Scenario, bug: Option<Bug>) -> Config {
             body_timeout: Duration::from_secs(10),
         },
         worker: WorkerConfig { max_held_bytes: 1 << 20 },
-        retention: Retention { delivered: retention, dead_lettered: retention },
-        delivered_payload: retention,
+        retention: Retention { delivered: kept.delivered, dead_lettered: kept.dead_lettered },
+        delivered_payload: kept.payload,
         sources: scenario.sources.iter().map(source).collect::<BTreeMap<_, _>>(),
     }
+}
+
+/// How long events are kept where a scenario says nothing.
+const FOR_MONTHS: Kept = {
+    let months = Duration::from_hours(90 * 24);
+    Kept { delivered: months, dead_lettered: months, payload: months }
+};
+
+/// How long events are kept in a scenario that says so.
+fn kept(scenario: &Scenario) -> Option<Kept> {
+    let millis = Duration::from_millis;
+    let kept = scenario.kept?;
+    let (delivered, dead_lettered, payload) = (kept.delivered_ms, kept.dead_lettered_ms, kept.payload_ms);
+    Some(Kept { delivered: millis(delivered), dead_lettered: millis(dead_lettered), payload: millis(payload) })
 }
 
 /// Writes down when a downstream changes its behaviour.
@@ -379,10 +405,36 @@ impl World {
                 }
             }
             Fault::Redrive { source, delivered } => self.disk.redrive(&self.scenario.sources[source].name, delivered).await,
+            Fault::RowsLocked { source, for_ms } => {
+                let name = &self.scenario.sources[source].name;
+                self.recorder.fault(database_fault(format!("the rows of {name} are locked"), None, millis(for_ms)));
+                self.disk.lock_rows(name, millis(for_ms)).await;
+            }
+            Fault::Asked { process, what } => self.ask(process, what).await,
             Fault::DatabaseClock { by_ms } => {
                 self.recorder.fault(database_fault(format!("the clock jumps by {by_ms} ms"), None, Duration::ZERO));
                 self.disk.jump_clock(by_ms);
             }
+        }
+    }
+
+    /// An operator asks a process something, from the producers' node.
+    async fn ask(&self, process: usize, what: Question) {
+        let (process, source) = (&self.processes[process].0, |index: usize| &self.scenario.sources[index].name);
+        let (method, path) = match what {
+            Question::Ready => (Method::GET, "/ready".to_owned()),
+            Question::List => (Method::GET, "/events".to_owned()),
+            Question::Sources => (Method::GET, "/sources".to_owned()),
+            Question::RedriveAll(index) => (Method::POST, format!("/redrive?source={}", source(index))),
+        };
+        let request = Request::builder().method(method).uri(path).header("host", "surehook").body(Full::default());
+        let (asked_at, address) = (elapsed(), process.address);
+        let exchange = async move { Some(net::send(address, request.expect("a valid request")).await.ok()?.0.status()) };
+        let node = Handle::current().get_node(self.producers).expect("the producers' node is there");
+        let answered = node.spawn(timeout(OPERATOR_PATIENCE, exchange)).await;
+        if let (Ok(Ok(Some(status))), Question::Ready) = (answered, what) {
+            let (process, is_ready) = (process.name.clone(), status.is_success());
+            self.recorder.record(What::Ready { process, asked_at, is_ready });
         }
     }
 

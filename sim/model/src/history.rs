@@ -23,6 +23,8 @@ pub struct Run {
     pub policies: BTreeMap<String, Policy>,
     /// The sources that answer a reused key with the first event.
     pub first_wins: BTreeSet<String>,
+    /// How long events are kept after their end, where the run is judged by that.
+    pub kept: Option<Kept>,
     /// Whether the database acknowledges commits that a failover may take back: its standby is asynchronous.
     pub failover_may_lose: bool,
     /// A commit may be visible this much later than its recorded time; zero in a simulation. In a run of the real program the
@@ -38,6 +40,17 @@ pub struct Run {
     pub ended_at: At,
     /// What each process was waiting for then, in words; empty where nobody could see.
     pub waits: BTreeMap<String, Vec<String>>,
+}
+
+/// How long events are kept after their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Delivered events.
+    pub delivered: Duration,
+    /// Dead letters.
+    pub dead_lettered: Duration,
+    /// The payloads of delivered events.
+    pub payload: Duration,
 }
 
 /// One thing that happened.
@@ -84,6 +97,15 @@ pub enum What {
         status: Option<Status>,
         /// The number of attempts it showed.
         attempts: u32,
+    },
+    /// `GET /ready` was asked and answered.
+    Ready {
+        /// The process.
+        process: String,
+        /// When it was asked.
+        asked_at: At,
+        /// Whether the process is ready.
+        is_ready: bool,
     },
     /// A process starts to deliver.
     Sending(Sending),

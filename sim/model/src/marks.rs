@@ -77,11 +77,25 @@ pub enum Mark {
     RolledBackInFailover,
     /// An accept failed after a part of it was committed.
     PartCommitted,
+    /// An event was pruned.
+    Pruned,
+    /// The payload of an event was erased.
+    PayloadErased,
+    /// A key was used again after its event was pruned.
+    KeyUsedAgain,
+    /// An event that a process of the role `intake` stored was delivered by another.
+    DeliveredElsewhere,
+    /// A process said that it is not ready.
+    NotReady,
+    /// A step of pruning was refused or broke.
+    PruningFailed,
+    /// A settlement gave way to somebody at the console.
+    GaveWayToConsole,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 40] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
         Self::LeaseTakenOverAfterPause,
@@ -115,6 +129,13 @@ impl Mark {
         Self::LostInFailover,
         Self::RolledBackInFailover,
         Self::PartCommitted,
+        Self::Pruned,
+        Self::PayloadErased,
+        Self::KeyUsedAgain,
+        Self::DeliveredElsewhere,
+        Self::NotReady,
+        Self::PruningFailed,
+        Self::GaveWayToConsole,
     ];
 }
 
@@ -125,11 +146,55 @@ pub fn marks(run: &Run) -> BTreeSet<Mark> {
         run.each(|what| if let What::Reached(mark) = what { Some(*mark) } else { None }).map(|(_, mark)| mark).collect();
     of_rows(run, &mut marks);
     of_redrives(run, &mut marks);
+    of_retention(run, &mut marks);
     of_processes(run, &mut marks);
     of_producers(run, &mut marks);
     of_downstreams(run, &mut marks);
     of_limits(run, &mut marks);
     marks
+}
+
+fn of_retention(run: &Run, marks: &mut BTreeSet<Mark>) {
+    let mut keys = BTreeSet::new();
+    let mut accepted_by = BTreeMap::new();
+    let mut locked_until = Duration::ZERO;
+    for entry in &run.entries {
+        match &entry.what {
+            What::Committed(committed) => {
+                let record = run.events.get(&committed.event);
+                match (committed.change, record.map(|record| (&record.source, &record.key))) {
+                    (Change::Pruned, key) => {
+                        marks.insert(Mark::Pruned);
+                        keys.extend(key);
+                    }
+                    (Change::Erased, _) => {
+                        marks.insert(Mark::PayloadErased);
+                    }
+                    (Change::Accepted, key) => {
+                        accepted_by.insert(committed.event, &committed.process);
+                        if key.is_some_and(|key| keys.contains(&key)) {
+                            marks.insert(Mark::KeyUsedAgain);
+                        }
+                    }
+                    (Change::Claimed, _) if accepted_by.get(&committed.event).is_some_and(|by| **by != committed.process) => {
+                        marks.insert(Mark::DeliveredElsewhere);
+                    }
+                    _ => {}
+                }
+            }
+            What::Fault(Fault::Database { what, duration, .. }) if what.ends_with("are locked") => locked_until = entry.at + *duration,
+            What::Called { call: "settle", result: CallResult::Refused, .. } if entry.at < locked_until => {
+                marks.insert(Mark::GaveWayToConsole);
+            }
+            What::Ready { is_ready: false, .. } => {
+                marks.insert(Mark::NotReady);
+            }
+            What::Fault(Fault::Database { what, .. }) if what.ends_with("at this Prune") && !what.starts_with("Slow") => {
+                marks.insert(Mark::PruningFailed);
+            }
+            _ => {}
+        }
+    }
 }
 
 fn of_redrives(run: &Run, marks: &mut BTreeSet<Mark>) {

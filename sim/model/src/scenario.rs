@@ -34,6 +34,15 @@ pub struct Scenario {
     /// The kind of database.
     #[serde(default, skip_serializing_if = "Kind::is_alone")]
     pub database: Kind,
+    /// What each process does, by index. All is done by those that are not named here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<Role>,
+    /// How far the clock of each process is ahead of the true time, by index. It stands in the ids that the process gives.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clocks_ahead_ms: Vec<i64>,
+    /// How long events are kept; for months, if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
     /// Sources, each with a downstream of its own.
     pub sources: Vec<Source>,
     /// What is posted.
@@ -43,6 +52,31 @@ pub struct Scenario {
     pub faults: Vec<FaultAt>,
     /// Everything is mended then at the latest.
     pub heal_at_ms: u64,
+}
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It accepts and delivers.
+    #[default]
+    All,
+    /// It accepts.
+    Intake,
+    /// It delivers, and deletes what is over.
+    Worker,
+}
+
+/// How long events are kept after their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// Delivered events.
+    pub delivered_ms: u64,
+    /// Dead letters.
+    pub dead_lettered_ms: u64,
+    /// The payloads of delivered events.
+    pub payload_ms: u64,
 }
 
 /// A kind of database.
@@ -123,11 +157,22 @@ impl Scenario {
             processes: 1,
             drain_timeout_ms: 5_000,
             database: Kind::Alone,
+            roles: Vec::new(),
+            clocks_ahead_ms: Vec::new(),
+            kept: None,
             sources,
             posts,
             faults: Vec::new(),
             heal_at_ms: 5_000,
         }
+    }
+}
+
+impl Scenario {
+    /// What a process does.
+    #[must_use]
+    pub fn role(&self, process: usize) -> Role {
+        self.roles.get(process).copied().unwrap_or_default()
     }
 }
 
@@ -380,6 +425,20 @@ pub enum Fault {
         /// For how long.
         for_ms: u64,
     },
+    /// Somebody at the database's console locks the rows of a source.
+    RowsLocked {
+        /// The source's index.
+        source: usize,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// An operator asks a process something.
+    Asked {
+        /// The process's index.
+        process: usize,
+        /// What.
+        what: Question,
+    },
     /// An operator pauses a source, and resumes it.
     PauseSource {
         /// The source's index.
@@ -399,6 +458,20 @@ pub enum Fault {
         /// Forward, or back if negative.
         by_ms: i64,
     },
+}
+
+/// What an operator can ask of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Question {
+    /// Whether it is ready.
+    Ready,
+    /// The list of events.
+    List,
+    /// The work of each source.
+    Sources,
+    /// To send the dead letters of a source on their way again, by the source's index.
+    RedriveAll(usize),
 }
 
 /// A node of the network.
@@ -427,6 +500,26 @@ pub enum Call {
     Claim,
     /// [`surehook::ports::Store::settle`].
     Settle,
+    /// [`surehook::ports::Store::find`].
+    Find,
+    /// [`surehook::ports::Store::list`].
+    List,
+    /// [`surehook::ports::Store::redrive`] and [`surehook::ports::Store::redrive_delivered`].
+    Redrive,
+    /// [`surehook::ports::Store::redrive_all`].
+    RedriveAll,
+    /// [`surehook::ports::Store::sources`].
+    Sources,
+    /// [`surehook::ports::Store::pause`].
+    Pause,
+    /// [`surehook::ports::Store::prune`].
+    Prune,
+    /// [`surehook::ports::Store::erase`].
+    Erase,
+    /// [`surehook::ports::Store::ping`].
+    Ping,
+    /// [`surehook::ports::Store::probe`].
+    Probe,
 }
 
 /// How one call to the store goes wrong.

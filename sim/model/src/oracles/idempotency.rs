@@ -2,7 +2,7 @@
 //! that comes with another body than its event's is refused with `422`, and nothing else is.
 
 use super::{Promise, Violation, violation};
-use crate::history::{Posted, Run};
+use crate::history::{At, Change, Posted, Run};
 use std::collections::BTreeMap;
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
@@ -29,6 +29,13 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     }
     // The first 202 of each key tells which event it names; the posts whose 202 named it tell which body it has.
     let mut named = BTreeMap::new();
+    // Each event that a 202 named: its key, its body, and since when it is there.
+    let mut bodies = BTreeMap::new();
+    let accepted: BTreeMap<_, _> = run
+        .committed()
+        .filter(|(_, committed)| committed.change == Change::Accepted)
+        .map(|(at, committed)| (committed.event, at))
+        .collect();
     let mut new = BTreeMap::new();
     for (at, answer) in run.answers() {
         let Some(&post) = posts.get(&answer.post) else { continue };
@@ -38,6 +45,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             new.remove(&key);
         }
         if let (202, Some(event)) = (answer.status_code, answer.event) {
+            bodies.entry(event).or_insert((key.clone(), post.body, accepted.get(&event).copied().unwrap_or(at)));
             let (first, body) = named.entry(key.clone()).or_insert((event, post.body));
             if *first != event {
                 say(
@@ -65,6 +73,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             }
         }
     }
+    let asked: BTreeMap<_, At> = run.each_post().map(|(at, post)| (post.post, at)).collect();
     for (at, answer) in run.answers().filter(|(_, answer)| answer.status_code == 422) {
         let Some(&post) = posts.get(&answer.post) else { continue };
         let event: Vec<_> = named.get(&(post.source.clone(), post.key.clone())).map(|(event, _)| *event).into_iter().collect();
@@ -75,7 +84,14 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 format!("key {} of source {} was refused as reused, and only one body was ever posted with it", post.key, post.source),
                 &event,
             );
-        } else if named.get(&(post.source.clone(), post.key.clone())).is_some_and(|(_, body)| *body == post.body) {
+            continue;
+        }
+        let key = (post.source.clone(), post.key.clone());
+        let asked_at = asked.get(&answer.post).copied().unwrap_or_default();
+        let is_of = |event, (of, body, since): &(_, _, At)| {
+            *of == key && *body == post.body && *since <= asked_at && gone.get(event).is_none_or(|gone| *gone > at)
+        };
+        if bodies.iter().any(|(event, named)| is_of(event, named)) {
             say(at, format!("key {} of source {} was refused as reused with the very body of its event", post.key, post.source), &event);
         }
     }

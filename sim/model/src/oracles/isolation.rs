@@ -93,7 +93,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
 }
 
 /// Spans in which nothing but downstreams may be broken.
-fn quiet_spans(run: &Run) -> Vec<(At, At)> {
+pub(super) fn quiet_spans(run: &Run) -> Vec<(At, At)> {
     let mut noise: Vec<(At, At)> = Vec::new();
     let mut started = BTreeSet::new();
     for entry in &run.entries {
@@ -102,7 +102,9 @@ fn quiet_spans(run: &Run) -> Vec<(At, At)> {
             Fault::Downstream { .. } | Fault::SourcePaused { .. } | Fault::Healed => continue,
             Fault::Started { process } if started.insert(process) && entry.at < Duration::from_secs(1) => continue,
             Fault::Paused { duration, .. } | Fault::Network { duration, .. } | Fault::Database { duration, .. } => entry.at + *duration,
-            Fault::Killed { .. } | Fault::Started { .. } | Fault::Draining { .. } | Fault::Exited { .. } => entry.at,
+            // It may be the only one that delivers.
+            Fault::Killed { process } | Fault::Exited { process, .. } => next_start(run, process, entry.at),
+            Fault::Started { .. } | Fault::Draining { .. } => entry.at,
         };
         noise.push((entry.at, until + SETTLED_AFTER));
     }
@@ -116,6 +118,12 @@ fn quiet_spans(run: &Run) -> Vec<(At, At)> {
     }
     quiet.push((from, run.ended_at));
     quiet
+}
+
+/// When a process starts again; the end of the run, if it does not.
+fn next_start(run: &Run, process: &str, after: At) -> At {
+    let mut starts = run.each(|what| matches!(what, What::Fault(Fault::Started { process: of }) if of == process).then_some(()));
+    starts.find(|(at, ())| *at >= after).map_or(run.ended_at, |(at, ())| at)
 }
 
 /// When each source's downstream was broken.

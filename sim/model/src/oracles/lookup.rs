@@ -18,7 +18,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     for (at, committed) in run.committed() {
         match committed.change {
             Change::Pruned | Change::Lost => {
-                pruned.insert(committed.event, at);
+                // A failover may bring it back, to be pruned again.
+                pruned.entry(committed.event).or_insert(at);
                 continue;
             }
             Change::Erased => continue,

@@ -16,6 +16,9 @@ mod lookup;
 mod overlap;
 pub(crate) mod pause;
 mod rate;
+mod readiness;
+mod refusal;
+mod retention;
 mod slots;
 mod transitions;
 
@@ -62,6 +65,12 @@ pub enum Promise {
     Duplicates,
     /// One process at a time sends an event.
     Overlap,
+    /// What has ended goes when its retention ends.
+    Retention,
+    /// Readiness follows the database.
+    Readiness,
+    /// What an answer denies was not stored.
+    Refusal,
     /// Bytes go out as they came in.
     Bytes,
     /// A broken downstream harms nobody else.
@@ -97,6 +106,9 @@ impl Promise {
             Self::Backoff => "no attempt comes earlier than the back-off and Retry-After allow",
             Self::Duplicates => "an event that was taken comes again only if a fault explains it",
             Self::Overlap => "an event is sent by one process at a time",
+            Self::Retention => "an event is deleted when its retention ends, not earlier and not much later",
+            Self::Readiness => "a process is ready while its database answers, and not ready while it does not",
+            Self::Refusal => "an answer that says that nothing was stored is true",
             Self::Bytes => "body and headers go out as they came in",
             Self::Isolation => "one source's broken downstream delays neither the intake nor other sources",
             Self::Slots => "no process has more deliveries of a source in flight than its concurrency",
@@ -123,6 +135,9 @@ pub fn judge(run: &Run) -> Vec<Violation> {
         backoff::judge,
         duplicates::judge,
         overlap::judge,
+        retention::judge,
+        readiness::judge,
+        refusal::judge,
         bytes::judge,
         isolation::judge,
         slots::judge,

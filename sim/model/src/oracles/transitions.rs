@@ -50,7 +50,7 @@ fn wrong(committed: &Committed) -> Option<&'static str> {
         (Change::Claimed, (Status::Queued | Status::Retrying | Status::Processing, Status::DeadLettered)) => attempts == 0,
         (Change::Settled { outcome: Outcome::Release, .. }, (Status::Processing, Status::Queued | Status::Retrying)) => attempts == -1,
         (Change::Settled { .. }, (Status::Processing, Status::Queued | Status::Retrying | Status::DeadLettered)) => attempts == 0,
-        (Change::Redriven, (Status::DeadLettered, Status::Queued)) => attempts == 0,
+        (Change::Redriven, (Status::DeadLettered, Status::Queued)) => attempts == 0 && after.is_some_and(|after| after.used() == 0),
         _ => false,
     };
     (!legal).then_some("there is no such transition")

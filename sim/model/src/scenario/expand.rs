@@ -1,8 +1,10 @@
 //! A seed made into a scenario, by swarm: each kind of workload and of fault is on or off for the whole run, so that
 //! rare combinations are not drowned by the ones that are always there.
 
-use super::{Behaviour, BehaviourAt, Call, Fault, FaultAt, Kind, Node, Post, Scenario, Source, StoreFault};
+use super::{Behaviour, BehaviourAt, Call, Fault, FaultAt, Kept, Kind, Node, Post, Question, Role, Scenario, Source, StoreFault};
 use fastrand::Rng;
+
+const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
 
 /// The scenario of a seed. The same for ever in one version of this code; to keep one, keep the scenario.
 #[must_use]
@@ -56,8 +58,24 @@ pub fn expand(seed: u64) -> Scenario {
     if database.has_standby() {
         replication(&mut rng, &posts, &mut faults);
     }
+    let mut rng = Rng::with_seed(seed ^ 0x2c47_f31e_98d0_6ba5);
+    let roles = roles(&mut rng, processes);
+    let kept =
+        Kept { delivered_ms: rng.u64(20_000..240_000), dead_lettered_ms: rng.u64(20_000..240_000), payload_ms: rng.u64(5_000..120_000) };
+    operators(&mut rng, &posts, processes, sources.len(), heal_at_ms, &mut faults);
     faults.sort_by_key(|fault| fault.at_ms);
-    Scenario { why: String::new(), catches: None, seed, processes, drain_timeout_ms, database, sources, posts, faults, heal_at_ms }
+    let clocks_ahead_ms = if rng.u8(..) < 64 { (0..processes).map(|_| rng.i64(-YEAR_MS..YEAR_MS)).collect() } else { Vec::new() };
+    let (why, catches, kept) = (String::new(), None, Some(kept));
+    Scenario { why, catches, seed, processes, drain_timeout_ms, database, roles, clocks_ahead_ms, kept, sources, posts, faults, heal_at_ms }
+}
+
+/// Roles that differ, in some runs: at least one process accepts and one delivers.
+fn roles(rng: &mut Rng, processes: usize) -> Vec<Role> {
+    if processes < 2 || rng.u8(..) >= 70 {
+        return Vec::new();
+    }
+    let third = *rng.choice(&[Role::All, Role::Intake, Role::Worker]).expect("not empty");
+    [Role::Intake, Role::Worker, third][..processes].to_vec()
 }
 
 /// Which kinds of things happen in a run.
@@ -134,6 +152,52 @@ fn source(rng: &mut Rng, swarm: &Swarm, n: usize, heal_at_ms: u64) -> Source {
         }
     }
     source
+}
+
+/// What operators ask, what goes wrong with that and with retention, and rows that are locked from the console.
+fn operators(rng: &mut Rng, posts: &[Post], processes: usize, sources: usize, heal_at_ms: u64, faults: &mut Vec<FaultAt>) {
+    // In calm runs nothing goes wrong, but operators ask all the same.
+    let is_calm = faults.is_empty();
+    for _ in 0..rng.usize(0..=6) {
+        let what = match rng.u8(0..6) {
+            0..3 => Question::Ready,
+            3 => Question::List,
+            4 => Question::Sources,
+            _ => Question::RedriveAll(rng.usize(0..sources)),
+        };
+        let down: Vec<u64> =
+            faults.iter().filter(|fault| matches!(fault.what, Fault::DatabaseDown { .. })).map(|fault| fault.at_ms + 3_000).collect();
+        let at_ms = rng.choice(&down).copied().filter(|_| what == Question::Ready).unwrap_or_else(|| rng.u64(0..heal_at_ms));
+        faults.push(FaultAt { at_ms, what: Fault::Asked { process: rng.usize(0..processes), what } });
+    }
+    if is_calm {
+        return;
+    }
+    if rng.u8(..) < 80 {
+        for _ in 0..rng.usize(1..=5) {
+            let calls =
+                [Call::Find, Call::List, Call::RedriveAll, Call::Sources, Call::Prune, Call::Prune, Call::Erase, Call::Ping, Call::Probe];
+            let call = *rng.choice(&calls).expect("not empty");
+            let how = store_fault(rng);
+            let what = Fault::Store { process: rng.usize(0..processes), call, nth: rng.u32(1..=4), how };
+            faults.push(FaultAt { at_ms: rng.u64(0..heal_at_ms), what });
+        }
+    }
+    if rng.u8(..) < 60 {
+        let near = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
+        let what = Fault::RowsLocked { source: rng.usize(0..sources), for_ms: rng.u64(500..15_000) };
+        faults.push(FaultAt { at_ms: near + rng.u64(0..100), what });
+    }
+}
+
+fn store_fault(rng: &mut Rng) -> StoreFault {
+    match rng.u8(0..6) {
+        0 => StoreFault::Refuse,
+        1 => StoreFault::FailBeforeCommit,
+        2 | 3 => StoreFault::FailAfterCommit,
+        4 => StoreFault::Conflict,
+        _ => StoreFault::Slow { by_ms: rng.u64(50..8_000) },
+    }
 }
 
 /// The standby is away for a while, in which commits hang, become visible without it, or are gone with a failover.
@@ -253,13 +317,7 @@ fn faults(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_a
     });
     some(rng, swarm.store_faults, 12, &|rng| {
         let call = *rng.choice(&[Call::Accept, Call::Look, Call::Claim, Call::Settle, Call::Settle]).expect("not empty");
-        let how = match rng.u8(0..6) {
-            0 => StoreFault::Refuse,
-            1 => StoreFault::FailBeforeCommit,
-            2 | 3 => StoreFault::FailAfterCommit,
-            4 => StoreFault::Conflict,
-            _ => StoreFault::Slow { by_ms: rng.u64(50..8_000) },
-        };
+        let how = store_fault(rng);
         Fault::Store { process: rng.usize(0..processes), call, nth: rng.u32(1..=6), how }
     });
     some(rng, swarm.database_faults, 3, &|rng| match rng.u8(0..3) {

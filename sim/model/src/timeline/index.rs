@@ -68,7 +68,8 @@ impl<'a> Index<'a> {
             | What::StaleSettlement { .. }
             | What::Called { .. }
             | What::Fault(_)
-            | What::Reached(_) => named(what),
+            | What::Reached(_)
+            | What::Ready { .. } => named(what),
         }
     }
 
@@ -113,6 +114,8 @@ fn named(what: &What) -> Vec<EventId> {
         What::Committed(committed) => vec![committed.event],
         What::Looked { event, .. } | What::Sent { event, .. } | What::StaleSettlement { event, .. } => vec![*event],
         What::Called { events, .. } => events.clone(),
-        What::Posted(_) | What::Unanswered { .. } | What::Replied { .. } | What::Fault(_) | What::Reached(_) => Vec::new(),
+        What::Posted(_) | What::Unanswered { .. } | What::Replied { .. } | What::Fault(_) | What::Reached(_) | What::Ready { .. } => {
+            Vec::new()
+        }
     }
 }

@@ -123,7 +123,7 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                     end(run, index, delivery, None, &mut links);
                 }
             }
-            What::Looked { .. } | What::Fault(_) | What::Reached(_) => {}
+            What::Looked { .. } | What::Fault(_) | What::Reached(_) | What::Ready { .. } => {}
         }
     }
     for delivery in &open {

@@ -108,10 +108,11 @@ impl<'a> Story<'a> {
                 | What::Committed(_)
                 | What::StaleSettlement { .. }
                 | What::Fault(_)
-                | What::Reached(_) => false,
+                | What::Reached(_)
+                | What::Ready { .. } => false,
             };
-            // Neither belongs to one event, and both explain what follows.
-            let always = fault || matches!(what, What::Reached(_));
+            // These belong to no single event, and explain what follows.
+            let always = fault || matches!(what, What::Reached(_) | What::Ready { is_ready: false, .. });
             if scope == Scope::Everything || always || (!noise && self.is_in_full(&events)) {
                 let kind = if fault { Kind::Fault } else { Kind::Step };
                 let text = self.index.plain(&words(&self.index, what));

@@ -143,6 +143,7 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
         (What::Fault(Fault::Killed { process: process() }), "is killed"),
         (What::Fault(Fault::Healed), "everything is mended"),
         (What::Reached(Mark::PartCommitted), "reaches PartCommitted"),
+        (What::Ready { process: process(), asked_at: Duration::ZERO, is_ready: false }, "is not ready, asked at"),
     ]
 }
 
@@ -171,13 +172,14 @@ fn kind(what: &What) -> &'static str {
         What::Fault(Fault::SourcePaused { .. }) => "source paused",
         What::Fault(Fault::Healed) => "healed",
         What::Reached(_) => "reached",
+        What::Ready { .. } => "ready",
     }
 }
 
 #[test]
 fn every_kind_of_entry_has_its_line_in_the_text_and_its_row_in_the_drawing() {
     let kinds = one_of_each_kind();
-    assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 22);
+    assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 23);
     let run = run((0..).map(|n| n * 100).zip(kinds.iter().map(|(what, _)| what.clone())).collect());
     let violations = [broken(1500, "it broke", &[event(1)])];
     let text = text(&run, &violations);

@@ -44,7 +44,7 @@ pub(super) fn lane(index: &Index<'_>, what: &What) -> Lane {
     match what {
         What::Posted(_) | What::Answered { .. } | What::Unanswered { .. } | What::Looked { .. } => Lane::Producers,
         What::Sending(sending) => Lane::process(&sending.process),
-        What::Sent { process, .. } | What::Called { process, .. } => Lane::process(process),
+        What::Sent { process, .. } | What::Called { process, .. } | What::Ready { process, .. } => Lane::process(process),
         What::Received(received) => Lane::Downstream(received.source.clone()),
         What::Replied { request, .. } => index.requests.get(request).map_or(Lane::World, |of| Lane::Downstream(of.source.clone())),
         What::Committed(_) | What::StaleSettlement { .. } | What::Fault(Fault::Database { .. }) => Lane::Database,
@@ -84,6 +84,9 @@ pub(super) fn words(index: &Index<'_>, what: &What) -> String {
         What::Looked { event, asked_at, status, attempts } => {
             let seen = status.map_or_else(|| "404".to_owned(), |status| format!("{}, {}", status.as_str(), counted(*attempts, "attempt")));
             format!("GET {}, asked at {}: {seen}", short(*event), seconds(*asked_at))
+        }
+        What::Ready { asked_at, is_ready, .. } => {
+            format!("is {}, asked at {}", if *is_ready { "ready" } else { "not ready" }, seconds(*asked_at))
         }
         What::Sending(sending) => format!("sends {} #{}", short(sending.event), sending.attempt),
         What::Sent { event, attempt, status_code: Some(code), .. } => format!("hears {code} for {} #{attempt}", short(*event)),

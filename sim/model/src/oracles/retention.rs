@@ -1,0 +1,91 @@
+//! Promise *Bounded*, for what is stored: an event goes when its retention ends, and its payload when that of payloads
+//! ends: not earlier, and not much later.
+
+use super::isolation::quiet_spans;
+use super::{Promise, Violation, violation};
+use crate::history::{At, Change, Fault, Run, What};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use surehook_core::event::Status;
+use surehook_core::id::EventId;
+
+/// From the end of a retention to the pruning: two pauses between passes, and the pass itself.
+const PRUNED_WITHIN: Duration = Duration::from_secs(135);
+
+pub(super) fn judge(run: &Run) -> Vec<Violation> {
+    let Some(kept) = run.kept else { return Vec::new() };
+    let mut violations = Vec::new();
+    let mut say = |at, what: String, event| violations.push(violation(Promise::Retention, at, what, [event]));
+    // When each event that has ended did so, by the run's time and by the database's.
+    let mut ended: BTreeMap<EventId, (At, Duration, Timestamp)> = BTreeMap::new();
+    // When each event's last delivery was done. Its end is that moment, however late it is written down.
+    let mut sent: BTreeMap<EventId, At> = BTreeMap::new();
+    let mut jumped = false;
+    for entry in &run.entries {
+        let committed = match &entry.what {
+            What::Committed(committed) => committed,
+            What::Fault(Fault::Database { what, .. }) => {
+                jumped |= what.contains("clock");
+                continue;
+            }
+            What::Sent { event, .. } => {
+                sent.insert(*event, entry.at);
+                continue;
+            }
+            _ => continue,
+        };
+        let event = committed.event;
+        match committed.change {
+            Change::Pruned | Change::Erased => {
+                let is_pruned = committed.change == Change::Pruned;
+                let status = committed.before.map_or(Status::Delivered, |row| row.delivery.status);
+                let least = match (is_pruned, status) {
+                    (true, Status::DeadLettered) => kept.dead_lettered,
+                    (true, _) => kept.delivered,
+                    (false, _) => kept.payload,
+                };
+                let done = if is_pruned { "pruned" } else { "erased" };
+                if status != Status::Delivered && !(is_pruned && status == Status::DeadLettered) {
+                    say(entry.at, format!("event {event} was {done} while it was {status:?}"), event);
+                } else if let Some((_, _, settled_at)) = ended.get(&event) {
+                    let age = Duration::try_from(committed.db_time.duration_since(*settled_at)).unwrap_or_default();
+                    if age < least {
+                        say(
+                            entry.at,
+                            format!("event {event} ({status:?}) was {done} {age:?} after its end, and is kept for {least:?}"),
+                            event,
+                        );
+                    }
+                }
+                if is_pruned {
+                    ended.remove(&event);
+                }
+            }
+            Change::Lost => {
+                ended.remove(&event);
+            }
+            Change::Accepted | Change::Claimed | Change::Settled { .. } | Change::Redriven | Change::RolledBack => {
+                let kept = match committed.after.map(|row| row.delivery.status) {
+                    None => kept.delivered,
+                    Some(Status::DeadLettered) => kept.dead_lettered,
+                    Some(_) => {
+                        ended.remove(&event);
+                        continue;
+                    }
+                };
+                let since = sent.get(&event).map_or(Duration::ZERO, |sent| entry.at - *sent);
+                ended.insert(event, (entry.at, kept, committed.db_time - since));
+            }
+        }
+    }
+    // What is left was not pruned.
+    let quiet = quiet_spans(run);
+    for (event, (at, kept, _)) in ended {
+        let (from, by) = (at + kept, at + kept + PRUNED_WITHIN);
+        if !jumped && by <= run.ended_at && quiet.iter().any(|(start, end)| *start <= from && by <= *end) {
+            say(by, format!("event {event} ended at {:.3}s, is kept for {kept:?} and was not pruned", at.as_secs_f64()), event);
+        }
+    }
+    violations
+}
