@@ -39,8 +39,16 @@ fn a_batch_through_the_worker(bencher: Bencher, sources: usize) {
     let prepare = || {
         let policy = Policy { concurrency: 512, ..Policy::default() };
         // The clock stands still here, so nothing may wait for its pace.
-        let settings = Settings { claim_pace: Duration::ZERO, settle_pace: Duration::ZERO, ..Settings::default() };
-        let mut worker = Worker::new(START, settings, (0..sources).map(|number| (source(number), policy.clone())));
+        let settings = Settings {
+            claim_pace: Duration::ZERO,
+            settle_pace: Duration::ZERO,
+            ..Settings::default()
+        };
+        let mut worker = Worker::new(
+            START,
+            settings,
+            (0..sources).map(|number| (source(number), policy.clone())),
+        );
         while worker.poll(START).is_some() {}
         let claimed = (0..EVENTS).map(|n| Claim {
             event: EventId::from_uuid(Uuid::from_u128(n.into())),
@@ -54,29 +62,41 @@ fn a_batch_through_the_worker(bencher: Bencher, sources: usize) {
         });
         (worker, Claims { claimed: claimed.collect(), ..Claims::default() })
     };
-    bencher.counter(ItemsCount::new(EVENTS)).with_inputs(prepare).bench_values(|(mut worker, claims)| {
-        worker.handle(START, Input::Claimed(claims));
-        let mut settled = 0;
-        loop {
-            match worker.poll(START) {
-                Some(Action::Deliver(delivery)) => worker.handle(START, Input::Finished { ticket: delivery.ticket, reply: reply(200) }),
-                Some(Action::Settle(batch)) => {
-                    settled += batch.len();
-                    worker.handle(START, Input::Settled);
+    bencher.counter(ItemsCount::new(EVENTS)).with_inputs(prepare).bench_values(
+        |(mut worker, claims)| {
+            worker.handle(START, Input::Claimed(claims));
+            let mut settled = 0;
+            loop {
+                match worker.poll(START) {
+                    Some(Action::Deliver(delivery)) => worker.handle(
+                        START,
+                        Input::Finished { ticket: delivery.ticket, reply: reply(200) },
+                    ),
+                    Some(Action::Settle(batch)) => {
+                        settled += batch.len();
+                        worker.handle(START, Input::Settled);
+                    }
+                    Some(
+                        Action::Claim(_)
+                        | Action::Offer { .. }
+                        | Action::Breaker(..)
+                        | Action::Suspended { .. },
+                    ) => {}
+                    Some(Action::Abandoned(_) | Action::Done) | None => break,
                 }
-                Some(Action::Claim(_) | Action::Offer { .. } | Action::Breaker(..) | Action::Suspended { .. }) => {}
-                Some(Action::Abandoned(_) | Action::Done) | None => break,
             }
-        }
-        assert_eq!(settled, EVENTS as usize);
-        worker
-    });
+            assert_eq!(settled, EVENTS as usize);
+            worker
+        },
+    );
 }
 
 #[divan::bench(args = [200, 422, 503])]
 fn a_verdict_with_its_back_off(bencher: Bencher, status_code: u16) {
     let (policy, event) = (Policy::default(), EventId::from_uuid(Uuid::from_u128(7)));
-    bencher.with_inputs(|| reply(status_code)).bench_values(|reply| -> Outcome { judged(&policy, event, &reply) });
+    bencher
+        .with_inputs(|| reply(status_code))
+        .bench_values(|reply| -> Outcome { judged(&policy, event, &reply) });
 }
 
 fn judged(policy: &Policy, event: EventId, reply: &Reply) -> Outcome {
@@ -85,11 +105,16 @@ fn judged(policy: &Policy, event: EventId, reply: &Reply) -> Outcome {
 
 #[divan::bench]
 fn a_retry_after_that_is_a_date() -> Option<Duration> {
-    retry_after(black_box(b"Wed, 25 Nov 2026 00:01:00 GMT"), Some(black_box(b"Wed, 25 Nov 2026 00:00:00 GMT")))
+    retry_after(
+        black_box(b"Wed, 25 Nov 2026 00:01:00 GMT"),
+        Some(black_box(b"Wed, 25 Nov 2026 00:00:00 GMT")),
+    )
 }
 
 #[divan::bench(args = [1 << 10, 64 << 10])]
 fn a_fingerprint(bencher: Bencher, length: usize) {
     let body = vec![7; length];
-    bencher.counter(divan::counter::BytesCount::new(length)).bench(|| Fingerprint::of(black_box(&body)));
+    bencher
+        .counter(divan::counter::BytesCount::new(length))
+        .bench(|| Fingerprint::of(black_box(&body)));
 }

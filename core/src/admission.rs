@@ -48,7 +48,10 @@ impl fmt::Debug for Fingerprint {
 /// # Errors
 ///
 /// [`KeyError`] if there is no such header, more than one, or one that is not a key.
-pub fn idempotency_key<'a>(header: &str, mut values: impl Iterator<Item = &'a [u8]>) -> Result<IdempotencyKey, KeyError> {
+pub fn idempotency_key<'a>(
+    header: &str,
+    mut values: impl Iterator<Item = &'a [u8]>,
+) -> Result<IdempotencyKey, KeyError> {
     let Some(value) = values.next() else {
         return Err(KeyError::Missing { header: String::from(header) });
     };
@@ -111,11 +114,18 @@ pub enum Admission {
 /// Tells what a store's answer means for the request that asked with `id` and `fingerprint`.
 ///
 /// A row that bears the request's own id is the work of an earlier try whose reply was lost: the event is *new*.
-pub fn resolve(id: EventId, fingerprint: Fingerprint, on_key_reuse: OnKeyReuse, stored: Stored) -> Admission {
+pub fn resolve(
+    id: EventId,
+    fingerprint: Fingerprint,
+    on_key_reuse: OnKeyReuse,
+    stored: Stored,
+) -> Admission {
     match stored {
         Stored::Inserted => Admission::Accepted { id, status: Status::Queued },
         Stored::Claimed => Admission::Accepted { id, status: Status::Processing },
-        Stored::Existing { id: existing, status, .. } if existing == id => Admission::Accepted { id, status },
+        Stored::Existing { id: existing, status, .. } if existing == id => {
+            Admission::Accepted { id, status }
+        }
         Stored::Existing { id, fingerprint: first, status } => {
             if first == fingerprint || on_key_reuse == OnKeyReuse::FirstWins {
                 Admission::Replayed { id, status }
@@ -186,13 +196,22 @@ mod tests {
 
     #[test]
     fn a_new_row_is_accepted() {
-        assert_eq!(resolved(OnKeyReuse::Reject, Stored::Inserted), Admission::Accepted { id: OURS, status: Status::Queued });
-        assert_eq!(resolved(OnKeyReuse::Reject, Stored::Claimed), Admission::Accepted { id: OURS, status: Status::Processing });
+        assert_eq!(
+            resolved(OnKeyReuse::Reject, Stored::Inserted),
+            Admission::Accepted { id: OURS, status: Status::Queued }
+        );
+        assert_eq!(
+            resolved(OnKeyReuse::Reject, Stored::Claimed),
+            Admission::Accepted { id: OURS, status: Status::Processing }
+        );
     }
 
     #[test]
     fn our_own_row_is_new_whatever_its_status() {
-        assert_eq!(resolved(OnKeyReuse::Reject, existing(OURS, b"body")), Admission::Accepted { id: OURS, status: Status::Retrying });
+        assert_eq!(
+            resolved(OnKeyReuse::Reject, existing(OURS, b"body")),
+            Admission::Accepted { id: OURS, status: Status::Retrying }
+        );
     }
 
     #[test]

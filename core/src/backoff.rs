@@ -25,7 +25,11 @@ pub struct Backoff {
 impl Default for Backoff {
     /// The documented defaults: 5 s, doubled each time, at most 1 h.
     fn default() -> Self {
-        Self { initial_delay: Duration::from_secs(5), factor: 2.0, max_delay: Duration::from_hours(1) }
+        Self {
+            initial_delay: Duration::from_secs(5),
+            factor: 2.0,
+            max_delay: Duration::from_hours(1),
+        }
     }
 }
 
@@ -37,7 +41,8 @@ impl Backoff {
             return Duration::ZERO; // and not zero times infinity
         }
         let seconds = self.initial_delay.as_secs_f64() * power(self.factor, n.saturating_sub(1));
-        Duration::try_from_secs_f64(seconds).map_or(self.max_delay, |delay| delay.min(self.max_delay))
+        Duration::try_from_secs_f64(seconds)
+            .map_or(self.max_delay, |delay| delay.min(self.max_delay))
     }
 
     /// The delay after attempt `n` of the present budget: half of [`Self::ceiling`] is fixed, half is jitter.
@@ -71,7 +76,10 @@ pub(crate) fn share(whole: Duration, fraction: u64) -> Duration {
     // Split so that the product of 96 bits and 64 bits cannot overflow.
     let fraction = u128::from(fraction >> 32);
     let nanos = (nanos >> 32) * fraction + (((nanos & 0xffff_ffff) * fraction) >> 32);
-    Duration::new(u64::try_from(nanos / 1_000_000_000).unwrap_or(u64::MAX), u32::try_from(nanos % 1_000_000_000).unwrap_or(0))
+    Duration::new(
+        u64::try_from(nanos / 1_000_000_000).unwrap_or(u64::MAX),
+        u32::try_from(nanos % 1_000_000_000).unwrap_or(0),
+    )
 }
 
 fn hash(event: EventId, attempt: Attempt) -> u64 {
@@ -100,7 +108,10 @@ mod tests {
     #[test]
     fn the_defaults_double_up_to_an_hour() {
         let backoff = Backoff::default();
-        let ceilings: alloc::vec::Vec<u64> = [1, 2, 3, 4, 10, 11, 20, u32::MAX].iter().map(|&n| backoff.ceiling(n).as_secs()).collect();
+        let ceilings: alloc::vec::Vec<u64> = [1, 2, 3, 4, 10, 11, 20, u32::MAX]
+            .iter()
+            .map(|&n| backoff.ceiling(n).as_secs())
+            .collect();
         assert_eq!(ceilings, [5, 10, 20, 40, 2560, 3600, 3600, 3600]);
     }
 
@@ -122,13 +133,21 @@ mod tests {
 
     #[test]
     fn each_bit_of_an_event_and_each_attempt_moves_the_jitter() {
-        let jitter = |event: u128, attempt| hash(EventId::from_uuid(Uuid::from_u128(event)), attempt);
+        let jitter =
+            |event: u128, attempt| hash(EventId::from_uuid(Uuid::from_u128(event)), attempt);
         let event = 0x0199_f0a5_7c1e_7b3d_9d2c_55aa_33cc_0f0f;
         let (mut seen, one) = (alloc::collections::BTreeSet::new(), jitter(event, 1));
-        for other in (0..128).map(|bit| jitter(event ^ (1 << bit), 1)).chain((0..32).map(|bit| jitter(event, 1 ^ (1 << bit)))) {
+        for other in (0..128)
+            .map(|bit| jitter(event ^ (1 << bit), 1))
+            .chain((0..32).map(|bit| jitter(event, 1 ^ (1 << bit))))
+        {
             assert!(other != one && seen.insert(other));
             // Half of the 64 bits change, give or take four standard deviations.
-            assert!((16..=48).contains(&(other ^ one).count_ones()), "{}", (other ^ one).count_ones());
+            assert!(
+                (16..=48).contains(&(other ^ one).count_ones()),
+                "{}",
+                (other ^ one).count_ones()
+            );
         }
     }
 

@@ -124,20 +124,36 @@ impl Breaker {
     /// After a delivery that ended at `now`, well or not. Of one that began before the breaker opened, the end is of no
     /// account while it is open.
     #[must_use]
-    pub fn after(self, now: Instant, healthy: bool, policy: BreakerPolicy, concurrency: u32) -> Self {
-        let opens = |failures: u32| policy.failures > 0 && failures.saturating_add(1) >= policy.failures;
+    pub fn after(
+        self,
+        now: Instant,
+        healthy: bool,
+        policy: BreakerPolicy,
+        concurrency: u32,
+    ) -> Self {
+        let opens =
+            |failures: u32| policy.failures > 0 && failures.saturating_add(1) >= policy.failures;
         let opened = Self::Open { until: now + policy.open_for };
         match (self, healthy) {
             (Self::Open { .. }, _) => self,
             (Self::Closed { .. }, true) => Self::NEW,
             (Self::HalfOpen, true) => Self::ramping(2, concurrency),
-            (Self::Ramping { allowed, .. }, true) => Self::ramping(allowed.saturating_add(1), concurrency),
-            (Self::HalfOpen, false) => opened,
-            (Self::Closed { failures } | Self::Ramping { failures, .. }, false) if opens(failures) => opened,
-            (Self::Closed { failures }, false) => Self::Closed { failures: failures.saturating_add(1) },
-            (Self::Ramping { allowed, failures }, false) => {
-                Self::Ramping { allowed: (allowed / 2).max(1), failures: failures.saturating_add(1) }
+            (Self::Ramping { allowed, .. }, true) => {
+                Self::ramping(allowed.saturating_add(1), concurrency)
             }
+            (Self::HalfOpen, false) => opened,
+            (Self::Closed { failures } | Self::Ramping { failures, .. }, false)
+                if opens(failures) =>
+            {
+                opened
+            }
+            (Self::Closed { failures }, false) => {
+                Self::Closed { failures: failures.saturating_add(1) }
+            }
+            (Self::Ramping { allowed, failures }, false) => Self::Ramping {
+                allowed: (allowed / 2).max(1),
+                failures: failures.saturating_add(1),
+            },
         }
     }
 
@@ -154,7 +170,9 @@ pub fn is_healthy(reply: &Reply, verdict: Verdict) -> Option<bool> {
     match reply {
         Reply::Failed(DeliveryError::CutOff) | Reply::NotSent => None,
         Reply::Response { status_code: GONE, .. } => Some(false),
-        Reply::Response { .. } | Reply::Failed(_) => Some(!matches!(verdict, Verdict::Transient | Verdict::Lost)),
+        Reply::Response { .. } | Reply::Failed(_) => {
+            Some(!matches!(verdict, Verdict::Transient | Verdict::Lost))
+        }
     }
 }
 
@@ -177,8 +195,14 @@ mod tests {
     fn failures_in_a_row_open_it_and_a_success_between_them_does_not_let_it() {
         let open = Breaker::Open { until: at(11) };
         assert_eq!(after(Breaker::NEW, &[false, false, false]), open);
-        assert_eq!(after(Breaker::NEW, &[false, false, true, false, false]), Breaker::Closed { failures: 2 });
-        assert_eq!((open.slots(4), open.opens_half_at(), open.is_closed()), (0, Some(at(11)), false));
+        assert_eq!(
+            after(Breaker::NEW, &[false, false, true, false, false]),
+            Breaker::Closed { failures: 2 }
+        );
+        assert_eq!(
+            (open.slots(4), open.opens_half_at(), open.is_closed()),
+            (0, Some(at(11)), false)
+        );
     }
 
     #[test]
@@ -192,11 +216,21 @@ mod tests {
         assert_eq!(Breaker::HalfOpen.slots(4), 1);
         assert_eq!(after(Breaker::HalfOpen, &[false]), Breaker::Open { until: at(11) });
         let ramping = after(Breaker::HalfOpen, &[true]);
-        assert_eq!((ramping, ramping.slots(4), ramping.is_closed()), (Breaker::Ramping { allowed: 2, failures: 0 }, 2, false));
+        assert_eq!(
+            (ramping, ramping.slots(4), ramping.is_closed()),
+            (Breaker::Ramping { allowed: 2, failures: 0 }, 2, false)
+        );
         assert_eq!(after(Breaker::HalfOpen, &[true, true]).slots(4), 3);
-        assert_eq!(after(Breaker::HalfOpen, &[true; 3]), Breaker::Ramping { allowed: 4, failures: 0 });
+        assert_eq!(
+            after(Breaker::HalfOpen, &[true; 3]),
+            Breaker::Ramping { allowed: 4, failures: 0 }
+        );
         assert_eq!(after(Breaker::HalfOpen, &[true; 4]), Breaker::NEW);
-        assert_eq!(Breaker::HalfOpen.after(at(1), true, POLICY, 1), Breaker::NEW, "one slot is all there is");
+        assert_eq!(
+            Breaker::HalfOpen.after(at(1), true, POLICY, 1),
+            Breaker::NEW,
+            "one slot is all there is"
+        );
     }
 
     #[test]
@@ -219,12 +253,16 @@ mod tests {
 
     #[test]
     fn a_downstream_is_well_as_long_as_it_judges_what_it_gets() {
-        let response = |status_code| Reply::Response { status_code, retry_after: None, excerpt: Bytes::new() };
+        let response =
+            |status_code| Reply::Response { status_code, retry_after: None, excerpt: Bytes::new() };
         assert_eq!(is_healthy(&response(200), Verdict::Delivered), Some(true));
         assert_eq!(is_healthy(&response(422), Verdict::Permanent), Some(true));
         assert_eq!(is_healthy(&response(410), Verdict::Permanent), Some(false));
         assert_eq!(is_healthy(&response(503), Verdict::Transient), Some(false));
-        assert_eq!(is_healthy(&Reply::Failed(DeliveryError::Timeout), Verdict::Transient), Some(false));
+        assert_eq!(
+            is_healthy(&Reply::Failed(DeliveryError::Timeout), Verdict::Transient),
+            Some(false)
+        );
         assert_eq!(is_healthy(&Reply::Failed(DeliveryError::CutOff), Verdict::Transient), None);
         assert_eq!(is_healthy(&Reply::NotSent, Verdict::Transient), None);
     }

@@ -40,7 +40,8 @@ pub enum Status {
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 5] = [Self::Queued, Self::Processing, Self::Retrying, Self::Delivered, Self::DeadLettered];
+    pub const ALL: [Self; 5] =
+        [Self::Queued, Self::Processing, Self::Retrying, Self::Delivered, Self::DeadLettered];
 
     /// The status as it is stored and shown.
     #[must_use]
@@ -200,7 +201,12 @@ impl Delivery {
             let delivery = Self { status: Status::DeadLettered, fence, reason, ..self };
             return Ok(Claimed { delivery, due: Due::Never, lost });
         }
-        let delivery = Self { status: Status::Processing, attempt: self.attempt.saturating_add(1), fence, ..self };
+        let delivery = Self {
+            status: Status::Processing,
+            attempt: self.attempt.saturating_add(1),
+            fence,
+            ..self
+        };
         Ok(Claimed { delivery, due: Due::After(lease), lost })
     }
 
@@ -216,10 +222,20 @@ impl Delivery {
         let settled = Self { fence: self.fence.next(), ..self };
         Ok(match outcome {
             Outcome::Delivered => (Self { status: Status::Delivered, ..settled }, Due::Never),
-            Outcome::Retry { after } => (Self { status: Status::Retrying, ..settled }, Due::After(after)),
-            Outcome::DeadLetter(reason) => (Self { status: Status::DeadLettered, reason: Some(reason), ..settled }, Due::Never),
-            Outcome::Release => (Self { attempt: self.attempt.saturating_sub(1), ..settled }.waiting(), Due::After(Duration::ZERO)),
-            Outcome::CutOff => (Self { budget_from: self.budget_from.saturating_add(1), ..settled }.waiting(), Due::After(Duration::ZERO)),
+            Outcome::Retry { after } => {
+                (Self { status: Status::Retrying, ..settled }, Due::After(after))
+            }
+            Outcome::DeadLetter(reason) => {
+                (Self { status: Status::DeadLettered, reason: Some(reason), ..settled }, Due::Never)
+            }
+            Outcome::Release => (
+                Self { attempt: self.attempt.saturating_sub(1), ..settled }.waiting(),
+                Due::After(Duration::ZERO),
+            ),
+            Outcome::CutOff => (
+                Self { budget_from: self.budget_from.saturating_add(1), ..settled }.waiting(),
+                Due::After(Duration::ZERO),
+            ),
         })
     }
 
@@ -232,7 +248,13 @@ impl Delivery {
         if self.status != Status::DeadLettered {
             return Err(Illegal::NotDeadLettered);
         }
-        let redriven = Self { status: Status::Queued, budget_from: self.attempt, fence: self.fence.next(), reason: None, ..self };
+        let redriven = Self {
+            status: Status::Queued,
+            budget_from: self.attempt,
+            fence: self.fence.next(),
+            reason: None,
+            ..self
+        };
         Ok((redriven, Due::After(Duration::ZERO)))
     }
 
@@ -245,7 +267,13 @@ impl Delivery {
     #[must_use]
     pub fn redelivered(attempts: Attempt) -> (Self, Due) {
         let fence = Fence(u64::from(attempts) << 31);
-        let redriven = Self { status: Status::Queued, attempt: attempts, budget_from: attempts, fence, reason: None };
+        let redriven = Self {
+            status: Status::Queued,
+            attempt: attempts,
+            budget_from: attempts,
+            fence,
+            reason: None,
+        };
         (redriven, Due::After(Duration::ZERO))
     }
 
@@ -273,10 +301,19 @@ mod tests {
 
     #[test]
     fn each_name_is_that_of_the_documents_and_is_read_back() {
-        assert_eq!(Status::ALL.map(Status::as_str), ["queued", "processing", "retrying", "delivered", "dead_lettered"]);
+        assert_eq!(
+            Status::ALL.map(Status::as_str),
+            ["queued", "processing", "retrying", "delivered", "dead_lettered"]
+        );
         assert_eq!(Reason::ALL.map(Reason::as_str), ["permanent", "exhausted", "lost"]);
-        assert_eq!(Status::ALL.map(|status| Status::from_name(status.as_str())), Status::ALL.map(Some));
-        assert_eq!(Reason::ALL.map(|reason| Reason::from_name(reason.as_str())), Reason::ALL.map(Some));
+        assert_eq!(
+            Status::ALL.map(|status| Status::from_name(status.as_str())),
+            Status::ALL.map(Some)
+        );
+        assert_eq!(
+            Reason::ALL.map(|reason| Reason::from_name(reason.as_str())),
+            Reason::ALL.map(Some)
+        );
         assert_eq!((Status::from_name("Queued"), Reason::from_name("")), (None, None));
     }
 
@@ -284,10 +321,14 @@ mod tests {
     fn an_event_is_claimed_tried_again_and_delivered() {
         let first = claimed(Delivery::accepted());
         assert_eq!((first.status, first.attempt, first.fence), (Status::Processing, 1, Fence(1)));
-        let (retrying, due) = first.settle(first.fence, Outcome::Retry { after: Duration::from_secs(3) }).unwrap();
+        let (retrying, due) =
+            first.settle(first.fence, Outcome::Retry { after: Duration::from_secs(3) }).unwrap();
         assert_eq!((retrying.status, due), (Status::Retrying, Due::After(Duration::from_secs(3))));
         let delivered = settled(claimed(retrying), Outcome::Delivered);
-        assert_eq!((delivered.status, delivered.attempt, delivered.fence), (Status::Delivered, 2, Fence(4)));
+        assert_eq!(
+            (delivered.status, delivered.attempt, delivered.fence),
+            (Status::Delivered, 2, Fence(4))
+        );
         assert_eq!(delivered.claim(LEASE, 3), Err(Illegal::Ended));
     }
 
@@ -306,11 +347,21 @@ mod tests {
             row = claimed(row);
         }
         let last = row.claim(LEASE, 3).unwrap();
-        assert_eq!((last.delivery.status, last.delivery.reason, last.due), (Status::DeadLettered, Some(Reason::Lost), Due::Never));
-        assert_eq!((last.delivery.attempt, last.lost), (3, Some(3)), "the unsent claim is not an attempt");
+        assert_eq!(
+            (last.delivery.status, last.delivery.reason, last.due),
+            (Status::DeadLettered, Some(Reason::Lost), Due::Never)
+        );
+        assert_eq!(
+            (last.delivery.attempt, last.lost),
+            (3, Some(3)),
+            "the unsent claim is not an attempt"
+        );
         assert_eq!(last.delivery.settle(row.fence, Outcome::Delivered), Err(Illegal::Stale));
         let (redriven, _) = last.delivery.redrive().unwrap();
-        assert_eq!([row, last.delivery, redriven].map(|row| row.fence), [Fence(3), Fence(4), Fence(5)]);
+        assert_eq!(
+            [row, last.delivery, redriven].map(|row| row.fence),
+            [Fence(3), Fence(4), Fence(5)]
+        );
     }
 
     #[test]
@@ -347,11 +398,18 @@ mod tests {
     fn a_delivered_event_is_sent_once_more_behind_every_fence_that_was_given() {
         let first = claimed(Delivery::accepted());
         let (again, due) = Delivery::redelivered(settled(first, Outcome::Delivered).attempt);
-        assert_eq!((again.status, again.used(), due), (Status::Queued, 0, Due::After(Duration::ZERO)));
+        assert_eq!(
+            (again.status, again.used(), due),
+            (Status::Queued, 0, Due::After(Duration::ZERO))
+        );
         assert!(again.fence > first.fence.next());
         let second = claimed(again);
         assert_eq!(second.attempt, 2);
-        assert_eq!(second.settle(first.fence, Outcome::Delivered), Err(Illegal::Stale), "of the claim before");
+        assert_eq!(
+            second.settle(first.fence, Outcome::Delivered),
+            Err(Illegal::Stale),
+            "of the claim before"
+        );
         let released = settled(second, Outcome::Release);
         let third = claimed(released);
         let (last, _) = Delivery::redelivered(settled(third, Outcome::Delivered).attempt);
@@ -364,7 +422,10 @@ mod tests {
     fn a_redrive_renews_the_budget_and_keeps_counting() {
         let dead = settled(claimed(Delivery::accepted()), Outcome::DeadLetter(Reason::Permanent));
         let (redriven, due) = dead.redrive().unwrap();
-        assert_eq!((redriven.status, redriven.used(), redriven.reason, due), (Status::Queued, 0, None, Due::After(Duration::ZERO)));
+        assert_eq!(
+            (redriven.status, redriven.used(), redriven.reason, due),
+            (Status::Queued, 0, None, Due::After(Duration::ZERO))
+        );
         assert_eq!(claimed(redriven).attempt, 2);
         assert_eq!(redriven.redrive(), Err(Illegal::NotDeadLettered));
     }

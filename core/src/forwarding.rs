@@ -87,10 +87,25 @@ mod tests {
     #[test]
     fn what_speaks_of_the_connection_stays_behind() {
         let rule = Forwarding::new([&b"close, X-Hop"[..], b"x-other"].into_iter(), false);
-        for name in ["connection", "transfer-encoding", "host", "content-length", "x-hop", "x-other", "surehook-event-id"] {
+        for name in [
+            "connection",
+            "transfer-encoding",
+            "host",
+            "content-length",
+            "x-hop",
+            "x-other",
+            "surehook-event-id",
+        ] {
             assert!(!rule.allows(name), "{name}");
         }
-        for name in ["content-type", "x-hub-signature-256", "user-agent", "accept", "content-encoding", "traceparent"] {
+        for name in [
+            "content-type",
+            "x-hub-signature-256",
+            "user-agent",
+            "accept",
+            "content-encoding",
+            "traceparent",
+        ] {
             assert!(rule.allows(name), "{name}");
         }
     }
@@ -98,7 +113,15 @@ mod tests {
     #[test]
     fn no_producer_can_send_a_header_that_a_downstream_takes_for_ours() {
         let rule = Forwarding::new(core::iter::empty(), true);
-        for name in [EVENT_ID_HEADER, SOURCE_HEADER, ATTEMPT_HEADER, "surehook-received-at", "surehook-", "content-length", "proxy"] {
+        for name in [
+            EVENT_ID_HEADER,
+            SOURCE_HEADER,
+            ATTEMPT_HEADER,
+            "surehook-received-at",
+            "surehook-",
+            "content-length",
+            "proxy",
+        ] {
             for separator in ["-", "_", ".", "~"] {
                 let spelled = name.replace('-', separator);
                 assert!(!rule.allows(&spelled), "{spelled}");

@@ -99,13 +99,19 @@ mod tests {
 
     #[test]
     fn the_first_id_of_a_time_is_between_those_made_before_and_those_made_then() {
-        let made_at = |milliseconds: u64, rest: u128| EventId::from_uuid(Uuid::from_u128((u128::from(milliseconds) << 80) | rest));
+        let made_at = |milliseconds: u64, rest: u128| {
+            EventId::from_uuid(Uuid::from_u128((u128::from(milliseconds) << 80) | rest))
+        };
         let (least, greatest) = (7 << 76 | 2 << 62, (1 << 80) - 1);
         for time in [1, 1_795_000_000_000, (1 << 48) - 1] {
             let first = EventId::first_at(time);
             assert!(made_at(time - 1, greatest) < first && first < made_at(time, least), "{time}");
         }
-        assert_eq!(EventId::first_at(u64::MAX), EventId::first_at((1 << 48) - 1), "the end of all times");
+        assert_eq!(
+            EventId::first_at(u64::MAX),
+            EventId::first_at((1 << 48) - 1),
+            "the end of all times"
+        );
     }
 
     #[test]

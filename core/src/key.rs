@@ -45,8 +45,10 @@ impl IdempotencyKey {
         if let Some(at) = key.iter().position(|byte| !byte.is_ascii_graphic()) {
             return Err(KeyError::NotVisibleAscii { byte: key[at], at });
         }
-        let text = core::str::from_utf8(key)
-            .map_err(|error| KeyError::NotVisibleAscii { byte: key[error.valid_up_to()], at: error.valid_up_to() })?;
+        let text = core::str::from_utf8(key).map_err(|error| KeyError::NotVisibleAscii {
+            byte: key[error.valid_up_to()],
+            at: error.valid_up_to(),
+        })?;
         Ok(Self(Arc::from(text)))
     }
 
@@ -92,7 +94,9 @@ pub enum KeyError {
         header: String,
     },
     /// The header is there more than once.
-    #[error("the header `{header}` with the idempotency key is there more than once; send exactly one")]
+    #[error(
+        "the header `{header}` with the idempotency key is there more than once; send exactly one"
+    )]
     Repeated {
         /// The header in which this source's key is looked for.
         header: String,
@@ -107,7 +111,9 @@ pub enum KeyError {
         bytes: usize,
     },
     /// A space, a control character or a byte above 0x7E.
-    #[error("the idempotency key has the byte 0x{byte:02x} at position {at}; only visible ASCII characters are allowed")]
+    #[error(
+        "the idempotency key has the byte 0x{byte:02x} at position {at}; only visible ASCII characters are allowed"
+    )]
     NotVisibleAscii {
         /// The first byte that is not allowed.
         byte: u8,
@@ -121,7 +127,9 @@ pub enum KeyError {
     #[error("the idempotency key goes on after its closing quote")]
     AfterClosingQuote,
     /// A backslash is followed by something other than a quote or a backslash.
-    #[error("the quoted idempotency key has a backslash that escapes neither a quote nor a backslash")]
+    #[error(
+        "the quoted idempotency key has a backslash that escapes neither a quote nor a backslash"
+    )]
     BadEscape,
 }
 
@@ -155,7 +163,10 @@ mod tests {
         assert_eq!(key("\"\""), Err(KeyError::Empty));
         assert_eq!(key("a b"), Err(KeyError::NotVisibleAscii { byte: b' ', at: 1 }));
         assert_eq!(key("\"a b\""), Err(KeyError::NotVisibleAscii { byte: b' ', at: 1 }));
-        assert_eq!(IdempotencyKey::parse(b"caf\xe9"), Err(KeyError::NotVisibleAscii { byte: 0xe9, at: 3 }));
+        assert_eq!(
+            IdempotencyKey::parse(b"caf\xe9"),
+            Err(KeyError::NotVisibleAscii { byte: 0xe9, at: 3 })
+        );
         assert_eq!(key("\"abc"), Err(KeyError::NoClosingQuote));
         assert_eq!(key("\""), Err(KeyError::NoClosingQuote));
         assert_eq!(key("\"abc\";p=1"), Err(KeyError::AfterClosingQuote));

@@ -40,7 +40,8 @@ impl Authority {
             None => {
                 let (host, port) = text.split_once(':').unwrap_or((text, ""));
                 let host = host.strip_suffix('.').unwrap_or(host);
-                let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(&byte);
+                let is_of_name =
+                    |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(&byte);
                 if host.is_empty() || !host.bytes().all(is_of_name) {
                     return None;
                 }
@@ -49,7 +50,9 @@ impl Authority {
         };
         let port = match port {
             "" => None,
-            digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().ok()?),
+            digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(digits.parse().ok()?)
+            }
             _ => return None,
         };
         Some(Self { host: host.to_ascii_lowercase(), port })
@@ -111,7 +114,10 @@ impl Access {
     /// names.
     #[must_use]
     pub fn new(is_loopback: bool, hosts: impl IntoIterator<Item = String>) -> Self {
-        Self { is_loopback, hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect() }
+        Self {
+            is_loopback,
+            hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
+        }
     }
 
     /// Lets a request in, or says why not.
@@ -128,20 +134,31 @@ impl Access {
         }
         let same_site = |site: &&[u8]| matches!(*site, b"same-origin" | b"none");
         let own = |origin: &&[u8]| self.is_own(origin, host.as_ref().and_then(Option::as_ref));
-        if said.sites.iter().all(same_site) && said.origins.iter().all(own) { Ok(()) } else { Err(Refusal::CrossSite) }
+        if said.sites.iter().all(same_site) && said.origins.iter().all(own) {
+            Ok(())
+        } else {
+            Err(Refusal::CrossSite)
+        }
     }
 
     /// Loopback hosts and configured ones always are. A listener that other machines reach takes any address, and any name
     /// as long as none is configured.
     fn is_known(&self, host: &Authority) -> bool {
-        host.is_loopback() || self.hosts.contains(host.host()) || (!self.is_loopback && (self.hosts.is_empty() || host.address().is_some()))
+        host.is_loopback()
+            || self.hosts.contains(host.host())
+            || (!self.is_loopback && (self.hosts.is_empty() || host.address().is_some()))
     }
 
     /// A page's origin is ours if it is where the request goes, or a configured host, whatever its port: a proxy may change
     /// the `Host` that we see.
     fn is_own(&self, origin: &[u8], host: Option<&Authority>) -> bool {
-        let after_scheme = core::str::from_utf8(origin).ok().and_then(|origin| origin.split_once("://")).map(|(_, rest)| rest.to_owned());
-        let Some(origin) = after_scheme.and_then(|rest| Authority::parse(rest.as_bytes())) else { return false };
+        let after_scheme = core::str::from_utf8(origin)
+            .ok()
+            .and_then(|origin| origin.split_once("://"))
+            .map(|(_, rest)| rest.to_owned());
+        let Some(origin) = after_scheme.and_then(|rest| Authority::parse(rest.as_bytes())) else {
+            return false;
+        };
         self.hosts.contains(origin.host()) || host == Some(&origin)
     }
 }
@@ -153,18 +170,33 @@ mod tests {
     use alloc::string::ToString;
     use proptest::prelude::*;
 
-    fn admit(access: &Access, host: &str, origin: Option<&str>, site: Option<&str>) -> Result<(), Refusal> {
-        let (origins, sites): (alloc::vec::Vec<_>, alloc::vec::Vec<_>) =
-            (origin.iter().map(|text| text.as_bytes()).collect(), site.iter().map(|text| text.as_bytes()).collect());
+    fn admit(
+        access: &Access,
+        host: &str,
+        origin: Option<&str>,
+        site: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let (origins, sites): (alloc::vec::Vec<_>, alloc::vec::Vec<_>) = (
+            origin.iter().map(|text| text.as_bytes()).collect(),
+            site.iter().map(|text| text.as_bytes()).collect(),
+        );
         access.admit(&Said { host: Some(host.as_bytes()), origins: &origins, sites: &sites })
     }
 
-    const LOOPBACK: [&str; 7] =
-        ["127.0.0.1:8080", "127.8.8.8", "localhost", "LocalHost.:80", "a.localhost", "[::1]:8080", "[::ffff:127.0.0.1]"];
+    const LOOPBACK: [&str; 7] = [
+        "127.0.0.1:8080",
+        "127.8.8.8",
+        "localhost",
+        "LocalHost.:80",
+        "a.localhost",
+        "[::1]:8080",
+        "[::ffff:127.0.0.1]",
+    ];
 
     #[test]
     fn a_loopback_listener_takes_loopback_hosts_and_configured_ones_only() {
-        let (alone, behind) = (Access::new(true, []), Access::new(true, ["Ops.Example".to_string()]));
+        let (alone, behind) =
+            (Access::new(true, []), Access::new(true, ["Ops.Example".to_string()]));
         for host in LOOPBACK {
             assert_eq!(admit(&alone, host, None, None), Ok(()), "{host}");
             assert_eq!(admit(&behind, host, None, None), Ok(()), "{host}");
@@ -190,7 +222,8 @@ mod tests {
 
     #[test]
     fn a_listener_for_other_machines_takes_any_name_until_names_are_configured() {
-        let (open, named) = (Access::new(false, []), Access::new(false, ["ops.example".to_string()]));
+        let (open, named) =
+            (Access::new(false, []), Access::new(false, ["ops.example".to_string()]));
         for host in ["surehook", "evil.example", "10.0.0.1:9090", "[fd00::1]:9090", "localhost"] {
             assert_eq!(admit(&open, host, None, None), Ok(()), "{host}");
         }
@@ -209,7 +242,11 @@ mod tests {
     fn a_page_of_another_site_is_refused_on_every_listener() {
         for access in [Access::new(true, []), Access::new(false, [])] {
             for site in ["cross-site", "same-site", "", "unheard-of"] {
-                assert_eq!(admit(&access, "localhost:8080", None, Some(site)), Err(Refusal::CrossSite), "{site}");
+                assert_eq!(
+                    admit(&access, "localhost:8080", None, Some(site)),
+                    Err(Refusal::CrossSite),
+                    "{site}"
+                );
             }
             for origin in [
                 "http://evil.example",
@@ -221,10 +258,17 @@ mod tests {
                 "http://localhost:8080/x",
                 "file://",
             ] {
-                assert_eq!(admit(&access, "localhost:8080", Some(origin), None), Err(Refusal::CrossSite), "{origin}");
+                assert_eq!(
+                    admit(&access, "localhost:8080", Some(origin), None),
+                    Err(Refusal::CrossSite),
+                    "{origin}"
+                );
             }
             for site in ["same-origin", "none"] {
-                assert_eq!(admit(&access, "localhost:8080", Some("http://localhost:8080"), Some(site)), Ok(()));
+                assert_eq!(
+                    admit(&access, "localhost:8080", Some("http://localhost:8080"), Some(site)),
+                    Ok(())
+                );
             }
         }
     }
@@ -232,17 +276,29 @@ mod tests {
     #[test]
     fn a_page_behind_a_proxy_is_known_by_the_configured_name() {
         let access = Access::new(true, ["ops.example".to_string()]);
-        assert_eq!(admit(&access, "127.0.0.1:8080", Some("https://ops.example"), Some("same-origin")), Ok(()));
-        assert_eq!(admit(&access, "127.0.0.1:8080", Some("https://ops.example.evil"), None), Err(Refusal::CrossSite));
+        assert_eq!(
+            admit(&access, "127.0.0.1:8080", Some("https://ops.example"), Some("same-origin")),
+            Ok(())
+        );
+        assert_eq!(
+            admit(&access, "127.0.0.1:8080", Some("https://ops.example.evil"), None),
+            Err(Refusal::CrossSite)
+        );
     }
 
     #[test]
     fn each_of_several_headers_counts() {
         let access = Access::new(false, []);
-        let said = |origins: &[&[u8]], sites: &[&[u8]]| access.admit(&Said { host: Some(b"a"), origins, sites });
+        let said = |origins: &[&[u8]], sites: &[&[u8]]| {
+            access.admit(&Said { host: Some(b"a"), origins, sites })
+        };
         assert_eq!(said(&[b"http://a", b"http://b"], &[]), Err(Refusal::CrossSite));
         assert_eq!(said(&[], &[b"none", b"cross-site"]), Err(Refusal::CrossSite));
-        assert_eq!(access.admit(&Said::default()), Ok(()), "no browser sends a request without a host");
+        assert_eq!(
+            access.admit(&Said::default()),
+            Ok(()),
+            "no browser sends a request without a host"
+        );
     }
 
     proptest! {

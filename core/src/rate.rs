@@ -35,14 +35,17 @@ mod tests {
         let (mut pace, mut at, mut starts) = (Pace::default(), Duration::ZERO, Vec::new());
         while at < until {
             starts.push(at);
-            at = at.max(pace.start(Instant::from_origin(at), NonZeroU32::new(rate).unwrap()).since_origin());
+            at = at.max(
+                pace.start(Instant::from_origin(at), NonZeroU32::new(rate).unwrap()).since_origin(),
+            );
         }
         starts
     }
 
     #[test]
     fn starts_are_even_after_a_short_burst() {
-        let millis = |times: &[u64]| times.iter().copied().map(Duration::from_millis).collect::<Vec<_>>();
+        let millis =
+            |times: &[u64]| times.iter().copied().map(Duration::from_millis).collect::<Vec<_>>();
         assert_eq!(starts(1, Duration::from_secs(3)), millis(&[0, 900, 1900, 2900]));
         assert_eq!(starts(20, Duration::from_millis(200)), millis(&[0, 0, 0, 50, 100, 150]));
     }
@@ -54,11 +57,16 @@ mod tests {
             for span in [1, 50, 100, 333, 1000, 2000].map(Duration::from_millis) {
                 let most = 1 + (span + BURST).as_millis() * u128::from(rate) / 1000;
                 for from in starts.iter().copied() {
-                    let within = starts.iter().filter(|at| (from..from + span).contains(at)).count();
+                    let within =
+                        starts.iter().filter(|at| (from..from + span).contains(at)).count();
                     assert!(within as u128 <= most, "{within} starts within {span:?} at {rate}/s");
                 }
             }
-            assert!(starts.len() as u64 >= 5 * u64::from(rate) - 1, "{} starts in 5 s at {rate}/s", starts.len());
+            assert!(
+                starts.len() as u64 >= 5 * u64::from(rate) - 1,
+                "{} starts in 5 s at {rate}/s",
+                starts.len()
+            );
         }
     }
 

@@ -79,7 +79,9 @@ impl Readiness {
     pub fn doubt(&self, now: Instant) -> Option<usize> {
         let slow = self.in_flight.iter().filter(|call| now.since(call.began) >= SLOW_COMMIT);
         // A call that began before another was committed waits for something of its own, such as a lock on a key.
-        let slow = slow.filter(|call| self.stored.is_none_or(|stored| call.began >= stored)).map(|call| call.bytes);
+        let slow = slow
+            .filter(|call| self.stored.is_none_or(|stored| call.began >= stored))
+            .map(|call| call.bytes);
         let failed = self.failed.map(|failure| failure.bytes);
         let unknown = self.stored.is_none().then_some(0);
         failed.into_iter().chain(slow).chain(unknown).max().map(|bytes| bytes.min(MAX_PROBE_BYTES))

@@ -56,20 +56,32 @@ impl Account {
     pub fn new(limit: usize, largest: usize, sources: usize) -> Self {
         let own = (limit / 4).min(limit.saturating_sub(largest)) / sources.max(1);
         let common = limit - own * sources;
-        Self { own, common, used: 0, requests: BTreeMap::new(), by_source: BTreeMap::new(), next: 0 }
+        Self {
+            own,
+            common,
+            used: 0,
+            requests: BTreeMap::new(),
+            by_source: BTreeMap::new(),
+            next: 0,
+        }
     }
 
     /// A request begins to be read. It uses nothing yet.
     pub fn open(&mut self, now: Instant, source: &SourceName) -> RequestId {
         self.next += 1;
         let id = RequestId(self.next);
-        self.requests.insert(id, Request { source: source.clone(), began_at: now, bytes: 0, is_read: false });
+        self.requests.insert(
+            id,
+            Request { source: source.clone(), began_at: now, bytes: 0, is_read: false },
+        );
         id
     }
 
     /// A request needs this many more bytes.
     pub fn grow(&mut self, now: Instant, id: RequestId, bytes: usize) -> Growth {
-        let Some(source) = self.requests.get(&id).map(|request| request.source.clone()) else { return Growth::Refused };
+        let Some(source) = self.requests.get(&id).map(|request| request.source.clone()) else {
+            return Growth::Refused;
+        };
         let shed = match self.lacking(&source, bytes) {
             0 => Vec::new(),
             lacking => self.slow(now, id, &source, lacking, bytes),
@@ -127,16 +139,32 @@ impl Account {
     /// The bytes of common memory that are missing before a source can get `bytes` more.
     fn lacking(&self, source: &SourceName, bytes: usize) -> usize {
         let held = self.by_source.get(source).copied().unwrap_or_default();
-        let wanted = held.saturating_add(bytes).saturating_sub(self.own) - held.saturating_sub(self.own);
+        let wanted =
+            held.saturating_add(bytes).saturating_sub(self.own) - held.saturating_sub(self.own);
         (self.used.saturating_add(wanted)).saturating_sub(self.common)
     }
 
     /// Slow requests whose memory, once given up, is enough for `bytes` of a source. Empty if it is not enough.
-    fn slow(&self, now: Instant, id: RequestId, source: &SourceName, lacking: usize, bytes: usize) -> Vec<RequestId> {
-        let is_slow = |request: &&Request| !request.is_read && request.bytes > 0 && now.since(request.began_at) >= SLOW;
-        let mut slow: Vec<_> = self.requests.iter().filter(|(other, request)| **other != id && is_slow(request)).collect();
+    fn slow(
+        &self,
+        now: Instant,
+        id: RequestId,
+        source: &SourceName,
+        lacking: usize,
+        bytes: usize,
+    ) -> Vec<RequestId> {
+        let is_slow = |request: &&Request| {
+            !request.is_read && request.bytes > 0 && now.since(request.began_at) >= SLOW
+        };
+        let mut slow: Vec<_> = self
+            .requests
+            .iter()
+            .filter(|(other, request)| **other != id && is_slow(request))
+            .collect();
         let held = |source: &SourceName| self.by_source.get(source).copied().unwrap_or_default();
-        slow.sort_by_key(|(id, request)| (core::cmp::Reverse(held(&request.source)), request.began_at, **id));
+        slow.sort_by_key(|(id, request)| {
+            (core::cmp::Reverse(held(&request.source)), request.began_at, **id)
+        });
         let (mut left, mut free, mut shed) = (self.by_source.clone(), 0, Vec::new());
         // As if the source had what it wants: then what its own slow requests give up counts, too.
         left.entry(source.clone()).and_modify(|held| *held += bytes).or_insert(bytes);
@@ -144,7 +172,9 @@ impl Account {
             if free >= lacking {
                 break;
             }
-            let Some(held) = left.get_mut(&request.source).filter(|held| **held > self.own) else { continue };
+            let Some(held) = left.get_mut(&request.source).filter(|held| **held > self.own) else {
+                continue;
+            };
             free += (*held - self.own).min(request.bytes);
             *held -= request.bytes;
             shed.push(*id);
@@ -188,16 +218,25 @@ mod tests {
     #[test]
     fn a_slow_request_gives_way_to_one_that_needs_its_memory_and_one_that_is_read_does_not() {
         let mut account = Account::new(LIMIT, 500, 1);
-        let [waits, slow, slower] = [2, 1, 0].map(|began_at| account.open(at(began_at), &source("a")));
+        let [waits, slow, slower] =
+            [2, 1, 0].map(|began_at| account.open(at(began_at), &source("a")));
         for id in [waits, slow, slower] {
             assert_eq!(account.grow(at(2), id, 300), granted());
         }
         account.read(waits);
         let new = account.open(at(1_999), &source("a"));
         assert_eq!(account.grow(at(1_999), new, 200), Growth::Refused, "nobody is slow yet");
-        assert_eq!(account.grow(at(2_002), new, 200), Growth::Granted(Vec::from([slower])), "the one that began first");
+        assert_eq!(
+            account.grow(at(2_002), new, 200),
+            Growth::Granted(Vec::from([slower])),
+            "the one that began first"
+        );
         assert_eq!(account.grow(at(2_002), new, 400), Growth::Granted(Vec::from([slow])));
-        assert_eq!(account.grow(at(9_000), new, 400), Growth::Refused, "what waits for its commit stays");
+        assert_eq!(
+            account.grow(at(9_000), new, 400),
+            Growth::Refused,
+            "what waits for its commit stays"
+        );
         assert_eq!((account.grow(at(9_000), slow, 1), account.held()), (Growth::Refused, 900));
     }
 

@@ -135,7 +135,9 @@ mod tests {
     const KEPT_MS: i64 = 7 * DAY_MS;
 
     fn id(made_at_ms: i64, rest: u128) -> EventId {
-        EventId::from_uuid(Uuid::from_u128((u128::try_from(made_at_ms).unwrap() << 80) | (7 << 76) | (2 << 62) | rest))
+        EventId::from_uuid(Uuid::from_u128(
+            (u128::try_from(made_at_ms).unwrap() << 80) | (7 << 76) | (2 << 62) | rest,
+        ))
     }
 
     /// A store of ids, some of which are over. Steps look at `limit`.
@@ -148,11 +150,17 @@ mod tests {
     impl Store {
         fn step(&mut self, after: Option<EventId>) -> (Reached, bool) {
             let all: BTreeSet<EventId> = self.over.union(&self.kept).copied().collect();
-            let looked: Vec<EventId> =
-                all.into_iter().filter(|id| after.is_none_or(|after| *id > after)).take(self.limit as usize).collect();
+            let looked: Vec<EventId> = all
+                .into_iter()
+                .filter(|id| after.is_none_or(|after| *id > after))
+                .take(self.limit as usize)
+                .collect();
             let before = self.over.len();
             self.over.retain(|id| !looked.contains(id));
-            (Reached::new(looked.last().copied(), looked.len(), self.limit, NOW_MS - KEPT_MS), self.over.len() < before)
+            (
+                Reached::new(looked.last().copied(), looked.len(), self.limit, NOW_MS - KEPT_MS),
+                self.over.len() < before,
+            )
         }
 
         /// Until nothing is over any more, or until `end`; answers when.
@@ -174,8 +182,12 @@ mod tests {
 
     #[test]
     fn the_front_ends_where_the_stores_clock_says_and_not_at_a_young_neighbour() {
-        let reached = |made_at_ms| Reached::new(Some(id(made_at_ms, 1)), 100, 100, NOW_MS - KEPT_MS);
-        assert!(reached(NOW_MS - 400 * DAY_MS).is_before_kept, "a clock that is behind, however young the event is");
+        let reached =
+            |made_at_ms| Reached::new(Some(id(made_at_ms, 1)), 100, 100, NOW_MS - KEPT_MS);
+        assert!(
+            reached(NOW_MS - 400 * DAY_MS).is_before_kept,
+            "a clock that is behind, however young the event is"
+        );
         assert!(reached(NOW_MS - KEPT_MS - 1).is_before_kept);
         assert!(!reached(NOW_MS - KEPT_MS).is_before_kept);
         let at_the_end = Reached::new(Some(id(0, 1)), 99, 100, NOW_MS - KEPT_MS);
@@ -189,14 +201,19 @@ mod tests {
         let behind = (0..20_000).map(|n| id(NOW_MS - 400 * DAY_MS, n));
         let young = (0..60_000).map(|n| id(NOW_MS - DAY_MS, n));
         let over = (0..5_000).map(|n| id(NOW_MS - KEPT_MS - DAY_MS, n));
-        let mut store = Store { over: over.collect(), kept: behind.chain(young).collect(), limit: 1000 };
+        let mut store =
+            Store { over: over.collect(), kept: behind.chain(young).collect(), limit: 1000 };
         let took = store.run(Duration::from_hours(1));
         assert!(took < Duration::from_secs(2), "{took:?}");
     }
 
     #[test]
     fn a_table_of_one_step_is_asked_once_a_minute() {
-        let mut store = Store { over: BTreeSet::new(), kept: (0..10).map(|n| id(NOW_MS, n)).collect(), limit: 100 };
+        let mut store = Store {
+            over: BTreeSet::new(),
+            kept: (0..10).map(|n| id(NOW_MS, n)).collect(),
+            limit: 100,
+        };
         let (mut passes, mut now, mut steps) = (Passes::new(Instant::ZERO), Instant::ZERO, 0);
         while now < Instant::ZERO + Duration::from_mins(10) {
             match passes.poll(now) {
@@ -216,7 +233,10 @@ mod tests {
         let mut passes = Passes::new(Instant::ZERO);
         let step = passes.poll(Instant::ZERO).unwrap();
         passes.handle(Instant::ZERO, step, None);
-        assert_eq!((passes.poll(Instant::ZERO), passes.wake_at()), (None, Instant::ZERO + PASS_PAUSE));
+        assert_eq!(
+            (passes.poll(Instant::ZERO), passes.wake_at()),
+            (None, Instant::ZERO + PASS_PAUSE)
+        );
         assert_eq!(passes.poll(passes.wake_at()), Some(step));
     }
 

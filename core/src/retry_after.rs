@@ -37,7 +37,8 @@ fn http_date(text: &str) -> Option<i64> {
         "%a %b %e %H:%M:%S %Y",      // asctime
     ];
     const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
-    let datetime: DateTime = FORMS.iter().find_map(|form| BrokenDownTime::parse(form, text).ok()?.to_datetime().ok())?;
+    let datetime: DateTime =
+        FORMS.iter().find_map(|form| BrokenDownTime::parse(form, text).ok()?.to_datetime().ok())?;
     // Not by way of a timestamp: that ends a day before 9999 does, and the end of 9999 is how some say "never".
     Some(datetime.duration_since(EPOCH).as_secs())
 }
@@ -56,13 +57,24 @@ mod tests {
     fn seconds_are_read() {
         assert_eq!(retry_after(b"120", None), Some(Duration::from_mins(2)));
         assert_eq!(retry_after(b" 0 ", None), Some(Duration::ZERO));
-        assert_eq!(retry_after(b"99999999999999999999999", None), Some(Duration::from_secs(u64::MAX)));
+        assert_eq!(
+            retry_after(b"99999999999999999999999", None),
+            Some(Duration::from_secs(u64::MAX))
+        );
     }
 
     #[test]
     fn all_three_forms_of_a_date_are_read_against_the_replys_own_date() {
-        for later in ["Sun, 06 Nov 1994 08:50:37 GMT", "Sunday, 06-Nov-94 08:50:37 GMT", "Sun Nov  6 08:50:37 1994"] {
-            assert_eq!(retry_after(later.as_bytes(), Some(DATE)), Some(Duration::from_mins(1)), "{later}");
+        for later in [
+            "Sun, 06 Nov 1994 08:50:37 GMT",
+            "Sunday, 06-Nov-94 08:50:37 GMT",
+            "Sun Nov  6 08:50:37 1994",
+        ] {
+            assert_eq!(
+                retry_after(later.as_bytes(), Some(DATE)),
+                Some(Duration::from_mins(1)),
+                "{later}"
+            );
         }
     }
 
@@ -70,14 +82,26 @@ mod tests {
     fn the_last_date_that_can_be_written_is_read() {
         let never = b"Fri, 31 Dec 9999 23:59:59 GMT";
         assert_eq!(retry_after(never, Some(DATE)), Some(Duration::from_secs(252_618_189_022)));
-        assert_eq!(retry_after(never, Some(b"Fri, 31 Dec 9999 23:59:58 GMT")), Some(Duration::from_secs(1)));
+        assert_eq!(
+            retry_after(never, Some(b"Fri, 31 Dec 9999 23:59:58 GMT")),
+            Some(Duration::from_secs(1))
+        );
     }
 
     #[test]
     fn what_says_nothing_is_none() {
-        for nothing in
-            ["", "soon", "-1", "1.5", "+5", "0x10", "1e3", "120;", "Sun, 06 Nov 1994 08:48:37 GMT", "Sun, 31 Feb 1994 08:49:37 GMT"]
-        {
+        for nothing in [
+            "",
+            "soon",
+            "-1",
+            "1.5",
+            "+5",
+            "0x10",
+            "1e3",
+            "120;",
+            "Sun, 06 Nov 1994 08:48:37 GMT",
+            "Sun, 31 Feb 1994 08:49:37 GMT",
+        ] {
             assert_eq!(retry_after(nothing.as_bytes(), Some(DATE)), None, "{nothing}");
         }
         assert_eq!(retry_after(b"Sun, 06 Nov 1994 08:50:37 GMT", None), None);
@@ -108,7 +132,12 @@ mod tests {
         }
     }
 
-    fn bounded(value: &[u8], date: Option<&[u8]>, event: u128, n: u32) -> Result<(), TestCaseError> {
+    fn bounded(
+        value: &[u8],
+        date: Option<&[u8]>,
+        event: u128,
+        n: u32,
+    ) -> Result<(), TestCaseError> {
         let (backoff, event) = (Backoff::default(), EventId::from_uuid(Uuid::from_u128(event)));
         let asked = retry_after(value, date);
         let delay = next_delay(&backoff, event, n, n, asked);

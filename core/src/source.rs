@@ -125,7 +125,10 @@ mod tests {
     fn a_name_is_a_path_segment_that_needs_no_escape() {
         for good in ["a", "github", "Stripe_EU-2", &"n".repeat(64)] {
             let name = SourceName::parse(good).unwrap();
-            assert_eq!((name.as_str(), Borrow::<str>::borrow(&name), &*alloc::format!("{name}")), (good, good, good));
+            assert_eq!(
+                (name.as_str(), Borrow::<str>::borrow(&name), &*alloc::format!("{name}")),
+                (good, good, good)
+            );
         }
         for bad in ["", "a b", "a/b", "a.b", "ü", "a\0", &"n".repeat(65)] {
             assert!(SourceName::parse(bad).is_err(), "{bad:?}");

@@ -178,12 +178,20 @@ fn judge_status(status_code: u16, policy: &Policy) -> Verdict {
 /// let last = policy.max_attempts;
 /// assert_eq!(decide(&timeout, &policy, event, last, last).1, Outcome::DeadLetter(Reason::Exhausted));
 /// ```
-pub fn decide(reply: &Reply, policy: &Policy, event: EventId, attempt: Attempt, n: Attempt) -> (Option<Verdict>, Outcome) {
+pub fn decide(
+    reply: &Reply,
+    policy: &Policy,
+    event: EventId,
+    attempt: Attempt,
+    n: Attempt,
+) -> (Option<Verdict>, Outcome) {
     let Some(verdict) = judge(reply, policy) else { return (None, Outcome::Release) };
     let outcome = match verdict {
         Verdict::Delivered => Outcome::Delivered,
         Verdict::Permanent => Outcome::DeadLetter(Reason::Permanent),
-        Verdict::Transient | Verdict::Lost if n >= policy.max_attempts => Outcome::DeadLetter(Reason::Exhausted),
+        Verdict::Transient | Verdict::Lost if n >= policy.max_attempts => {
+            Outcome::DeadLetter(Reason::Exhausted)
+        }
         Verdict::Transient | Verdict::Lost => {
             let asked = match reply {
                 Reply::Response { retry_after, .. } => *retry_after,
@@ -198,7 +206,13 @@ pub fn decide(reply: &Reply, policy: &Policy, event: EventId, attempt: Attempt, 
 /// The delay before the next attempt: the back-off, or what the downstream asked for if that is longer, and never
 /// more than the policy's longest.
 #[must_use]
-pub fn next_delay(backoff: &Backoff, event: EventId, attempt: Attempt, n: Attempt, asked: Option<Duration>) -> Duration {
+pub fn next_delay(
+    backoff: &Backoff,
+    event: EventId,
+    attempt: Attempt,
+    n: Attempt,
+    asked: Option<Duration>,
+) -> Duration {
     backoff.delay(event, attempt, n).max(asked.unwrap_or_default().min(backoff.max_delay))
 }
 
@@ -215,8 +229,14 @@ mod tests {
     #[test]
     fn each_name_is_that_of_the_documents_and_is_read_back() {
         use alloc::string::ToString;
-        assert_eq!(Verdict::ALL.map(Verdict::as_str), ["delivered", "transient", "permanent", "lost"]);
-        assert_eq!(Verdict::ALL.map(|verdict| Verdict::from_name(verdict.as_str())), Verdict::ALL.map(Some));
+        assert_eq!(
+            Verdict::ALL.map(Verdict::as_str),
+            ["delivered", "transient", "permanent", "lost"]
+        );
+        assert_eq!(
+            Verdict::ALL.map(|verdict| Verdict::from_name(verdict.as_str())),
+            Verdict::ALL.map(Some)
+        );
         assert_eq!(Verdict::from_name("lost "), None);
         assert_eq!(DeliveryError::Timeout.to_string(), "timeout");
         let names: BTreeSet<&str> = DeliveryError::ALL.map(DeliveryError::as_str).into();
@@ -232,7 +252,11 @@ mod tests {
                 code if permanent.contains(&code) => Verdict::Permanent,
                 _ => Verdict::Transient,
             };
-            assert_eq!(judge(&response(status_code), &Policy::default()), Some(expected), "{status_code}");
+            assert_eq!(
+                judge(&response(status_code), &Policy::default()),
+                Some(expected),
+                "{status_code}"
+            );
         }
     }
 
@@ -245,7 +269,8 @@ mod tests {
 
     #[test]
     fn what_was_not_sent_is_given_back_without_a_verdict_even_at_the_last_attempt() {
-        let (policy, event) = (Policy { max_attempts: 3, ..Policy::default() }, EventId::from_uuid(Uuid::nil()));
+        let (policy, event) =
+            (Policy { max_attempts: 3, ..Policy::default() }, EventId::from_uuid(Uuid::nil()));
         for n in 1..=3 {
             assert_eq!(decide(&Reply::NotSent, &policy, event, n, n), (None, Outcome::Release));
         }
@@ -253,7 +278,11 @@ mod tests {
 
     #[test]
     fn a_source_can_make_exceptions_to_the_table() {
-        let policy = Policy { retry_on: BTreeSet::from([400, 200]), dead_letter_on: BTreeSet::from([404, 200]), ..Policy::default() };
+        let policy = Policy {
+            retry_on: BTreeSet::from([400, 200]),
+            dead_letter_on: BTreeSet::from([404, 200]),
+            ..Policy::default()
+        };
         assert_eq!(judge(&response(400), &policy), Some(Verdict::Transient));
         assert_eq!(judge(&response(404), &policy), Some(Verdict::Permanent));
         assert_eq!(judge(&response(200), &policy), Some(Verdict::Permanent), "dead_letter_on wins");
@@ -261,20 +290,30 @@ mod tests {
 
     #[test]
     fn the_last_attempt_of_a_budget_ends_in_a_dead_letter() {
-        let (policy, event) = (Policy { max_attempts: 3, ..Policy::default() }, EventId::from_uuid(Uuid::nil()));
+        let (policy, event) =
+            (Policy { max_attempts: 3, ..Policy::default() }, EventId::from_uuid(Uuid::nil()));
         let outcome = |n| decide(&response(503), &policy, event, 7 + n, n).1;
         assert!(matches!(outcome(2), Outcome::Retry { .. }));
         assert_eq!(outcome(3), Outcome::DeadLetter(Reason::Exhausted));
         assert_eq!(decide(&response(200), &policy, event, 10, 3).1, Outcome::Delivered);
-        assert_eq!(decide(&response(422), &policy, event, 8, 1).1, Outcome::DeadLetter(Reason::Permanent));
+        assert_eq!(
+            decide(&response(422), &policy, event, 8, 1).1,
+            Outcome::DeadLetter(Reason::Permanent)
+        );
     }
 
     #[test]
     fn retry_after_lengthens_the_delay_up_to_the_cap() {
         let (policy, event) = (Policy::default(), EventId::from_uuid(Uuid::nil()));
         let after = |asked| {
-            let reply = Reply::Response { status_code: 429, retry_after: Some(asked), excerpt: Bytes::new() };
-            let (_, Outcome::Retry { after }) = decide(&reply, &policy, event, 1, 1) else { panic!("429 is transient") };
+            let reply = Reply::Response {
+                status_code: 429,
+                retry_after: Some(asked),
+                excerpt: Bytes::new(),
+            };
+            let (_, Outcome::Retry { after }) = decide(&reply, &policy, event, 1, 1) else {
+                panic!("429 is transient")
+            };
             after
         };
         assert_eq!(after(Duration::from_secs(90)), Duration::from_secs(90));

@@ -25,7 +25,10 @@ fn headers() -> HeaderMap {
         ("idempotency-key", "72d3162e-cc78-11e3-81ab-4c9367dc0958"),
         ("x-example-event", "invoice.paid"),
         ("x-example-hook-id", "292430182"),
-        ("x-example-signature-256", "sha256=7d38cdd689735b008b3c702edd92eea23791c5f6f0f0f1f2f3f4f5f6f7f8f9fa"),
+        (
+            "x-example-signature-256",
+            "sha256=7d38cdd689735b008b3c702edd92eea23791c5f6f0f0f1f2f3f4f5f6f7f8f9fa",
+        ),
         ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
     ]
     .into_iter()

@@ -88,7 +88,14 @@ pub enum EventsCommand {
 #[derive(Args)]
 pub struct ServiceArgs {
     /// The service's address
-    #[arg(long, value_name = "URL", env = "SUREHOOK_URL", hide_env_values = true, default_value = "http://127.0.0.1:8080", global = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SUREHOOK_URL",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:8080",
+        global = true
+    )]
     pub url: String,
     /// Print JSON
     #[arg(long, global = true)]
@@ -247,17 +254,32 @@ mod tests {
     #[test]
     fn the_demo_listens_where_its_walk_says() {
         let cli = Cli::try_parse_from(["surehook", "demo"]).unwrap();
-        let Command::Demo(DemoArgs { listen, sink }) = cli.command else { panic!("another command") };
-        assert_eq!((listen.to_string(), sink.to_string()), ("127.0.0.1:8080".to_owned(), "127.0.0.1:8081".to_owned()));
+        let Command::Demo(DemoArgs { listen, sink }) = cli.command else {
+            panic!("another command")
+        };
+        assert_eq!(
+            (listen.to_string(), sink.to_string()),
+            ("127.0.0.1:8080".to_owned(), "127.0.0.1:8081".to_owned())
+        );
     }
 
-    const DOCUMENTS: [&str; 2] = [include_str!("../../README.md"), include_str!("../../docs/operations.md")];
+    const DOCUMENTS: [&str; 2] =
+        [include_str!("../../README.md"), include_str!("../../docs/operations.md")];
 
     /// What the documents call the program with: as code within a line, at a prompt, and on a line of its own.
     fn documented() -> Vec<&'static str> {
-        let code = DOCUMENTS.iter().flat_map(|text| text.lines()).flat_map(|line| line.split('`').skip(1).step_by(2));
-        let lines = DOCUMENTS.iter().flat_map(|text| text.lines()).map(|line| line.trim_start_matches("$ "));
-        let called = code.chain(lines).filter(|text| text.starts_with("surehook ")).map(|text| text.split('#').next().unwrap_or(text));
+        let code = DOCUMENTS
+            .iter()
+            .flat_map(|text| text.lines())
+            .flat_map(|line| line.split('`').skip(1).step_by(2));
+        let lines = DOCUMENTS
+            .iter()
+            .flat_map(|text| text.lines())
+            .map(|line| line.trim_start_matches("$ "));
+        let called = code
+            .chain(lines)
+            .filter(|text| text.starts_with("surehook "))
+            .map(|text| text.split('#').next().unwrap_or(text));
         called.filter(|text| !text.contains('`')).collect()
     }
 
@@ -277,9 +299,14 @@ mod tests {
     fn every_command_and_every_flag_is_documented() {
         fn check(command: &clap::Command, called: &str) {
             let documents = DOCUMENTS.concat();
-            for flag in command.get_arguments().filter_map(clap::Arg::get_long).filter(|flag| !matches!(*flag, "help" | "version")) {
+            for flag in command
+                .get_arguments()
+                .filter_map(clap::Arg::get_long)
+                .filter(|flag| !matches!(*flag, "help" | "version"))
+            {
                 // What a flag sets that the file may set too is documented as a key.
-                let is_there = documents.contains(&format!("--{flag}")) || documents.contains(&format!("`{}`", flag.replace('-', "_")));
+                let is_there = documents.contains(&format!("--{flag}"))
+                    || documents.contains(&format!("`{}`", flag.replace('-', "_")));
                 assert!(is_there, "`{called}` has `--{flag}`");
             }
             let mut below = command.get_subcommands().peekable();
@@ -292,10 +319,19 @@ mod tests {
     #[test]
     fn the_help_names_each_variable_and_no_value_of_one() {
         for name in ["serve", "check", "migrate"] {
-            let help = Cli::command().find_subcommand_mut(name).unwrap().render_long_help().to_string();
-            for variable in
-                ["CONFIG", "LISTEN", "OPERATOR_LISTEN", "OPERATOR_HOSTS", "DATABASE", "ROLE", "LOG", "DRAIN_TIMEOUT", "MIGRATE_ON_START"]
-            {
+            let help =
+                Cli::command().find_subcommand_mut(name).unwrap().render_long_help().to_string();
+            for variable in [
+                "CONFIG",
+                "LISTEN",
+                "OPERATOR_LISTEN",
+                "OPERATOR_HOSTS",
+                "DATABASE",
+                "ROLE",
+                "LOG",
+                "DRAIN_TIMEOUT",
+                "MIGRATE_ON_START",
+            ] {
                 assert!(help.contains(&format!("[env: SUREHOOK_{variable}]")), "{help}");
             }
         }

@@ -24,10 +24,15 @@ use warp::{Filter, Reply};
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// There is no temporary folder for its database.
-    #[error("cannot make a temporary folder for the database: {0}; set TMPDIR to one that can be written to")]
+    #[error(
+        "cannot make a temporary folder for the database: {0}; set TMPDIR to one that can be written to"
+    )]
     Folder(std::io::Error),
     /// The downstream's address cannot be listened on.
-    #[error("cannot listen on {address} for the demo's downstream: {error}; {}", advice(error, "--sink"))]
+    #[error(
+        "cannot listen on {address} for the demo's downstream: {error}; {}",
+        advice(error, "--sink")
+    )]
     Sink {
         /// The address.
         address: SocketAddr,
@@ -45,13 +50,24 @@ pub enum DemoError {
 ///
 /// [`DemoError`].
 pub async fn run(args: &DemoArgs) -> Result<(), DemoError> {
-    let folder = tempfile::Builder::new().prefix("surehook-demo-").tempdir().map_err(DemoError::Folder)?;
-    let sink = TcpListener::bind(args.sink).await.map_err(|error| DemoError::Sink { address: args.sink, error })?;
-    let sink_address = sink.local_addr().map_err(|error| DemoError::Sink { address: args.sink, error })?;
-    let limits = ServerLimits { max_connections: 64, header_read_timeout: Duration::from_secs(30), drain_timeout: Duration::from_secs(1) };
+    let folder =
+        tempfile::Builder::new().prefix("surehook-demo-").tempdir().map_err(DemoError::Folder)?;
+    let sink = TcpListener::bind(args.sink)
+        .await
+        .map_err(|error| DemoError::Sink { address: args.sink, error })?;
+    let sink_address =
+        sink.local_addr().map_err(|error| DemoError::Sink { address: args.sink, error })?;
+    let limits = ServerLimits {
+        max_connections: 64,
+        header_read_timeout: Duration::from_secs(30),
+        drain_timeout: Duration::from_secs(1),
+    };
     let downstream = TowerToHyperService::new(warp::service(downstream()));
     let serving = tokio::spawn(server::serve(sink, downstream, limits, std::future::pending()));
-    let served = serve(config(args.listen, sink_address, folder.path()), |address| invite(address, sink_address)).await;
+    let served = serve(config(args.listen, sink_address, folder.path()), |address| {
+        invite(address, sink_address)
+    })
+    .await;
     serving.abort();
     Ok(served?)
 }
@@ -61,7 +77,11 @@ fn config(listen: SocketAddr, sink: SocketAddr, folder: &Path) -> Config {
     let policy = Policy {
         timeout: Duration::from_secs(2),
         max_attempts: 4,
-        backoff: Backoff { initial_delay: Duration::from_secs(1), max_delay: Duration::from_secs(4), ..Backoff::default() },
+        backoff: Backoff {
+            initial_delay: Duration::from_secs(1),
+            max_delay: Duration::from_secs(4),
+            ..Backoff::default()
+        },
         ..Policy::default()
     };
     let destination = format!("http://{sink}/").parse().expect("an address makes a URL");
@@ -76,7 +96,8 @@ fn config(listen: SocketAddr, sink: SocketAddr, folder: &Path) -> Config {
 }
 
 /// A downstream with a switch: `PUT /mode/ok`, `/mode/fail` (503) or `/mode/reject` (422).
-fn downstream() -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
+fn downstream()
+-> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
     let answer = Arc::new(AtomicU16::new(StatusCode::OK.as_u16()));
     let switch = Arc::clone(&answer);
     let mode = warp::path!("mode" / String).and(warp::put()).map(move |mode: String| {
@@ -84,7 +105,12 @@ fn downstream() -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Cl
             "ok" => StatusCode::OK,
             "fail" => StatusCode::SERVICE_UNAVAILABLE,
             "reject" => StatusCode::UNPROCESSABLE_ENTITY,
-            _ => return with_status("the modes are ok, fail and reject\n".to_owned(), StatusCode::NOT_FOUND),
+            _ => {
+                return with_status(
+                    "the modes are ok, fail and reject\n".to_owned(),
+                    StatusCode::NOT_FOUND,
+                );
+            }
         };
         switch.store(status.as_u16(), Ordering::Relaxed);
         with_status(format!("from now on the demo's downstream answers {status}\n"), StatusCode::OK)
@@ -94,12 +120,21 @@ fn downstream() -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Cl
         .and(warp::header::optional::<String>(ATTEMPT_HEADER))
         .and(warp::body::bytes())
         .map(move |event_id: Option<String>, attempt: Option<String>, body: bytes::Bytes| {
-            let status = StatusCode::from_u16(answer.load(Ordering::Relaxed)).unwrap_or(StatusCode::OK);
+            let status =
+                StatusCode::from_u16(answer.load(Ordering::Relaxed)).unwrap_or(StatusCode::OK);
             let (event_id, attempt) = (event_id.unwrap_or_default(), attempt.unwrap_or_default());
-            tracing::info!(event_id, attempt, bytes = body.len(), answer = status.as_u16(), "the demo's downstream got an event");
+            tracing::info!(
+                event_id,
+                attempt,
+                bytes = body.len(),
+                answer = status.as_u16(),
+                "the demo's downstream got an event"
+            );
             with_status(format!("the demo's downstream says {status}\n"), status)
         });
-    let nothing = warp::any().map(|| with_status("post an event here, or PUT /mode/ok\n".to_owned(), StatusCode::NOT_FOUND));
+    let nothing = warp::any().map(|| {
+        with_status("post an event here, or PUT /mode/ok\n".to_owned(), StatusCode::NOT_FOUND)
+    });
     mode.or(deliveries).unify().or(nothing).unify()
 }
 

@@ -42,15 +42,18 @@ pub struct Granted {
 
 /// The limit is too low for any service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the limit of open files is {0}, and at least {LEAST} are needed; raise it (`ulimit -n`, or `LimitNOFILE` of systemd)")]
+#[error(
+    "the limit of open files is {0}, and at least {LEAST} are needed; raise it (`ulimit -n`, or `LimitNOFILE` of systemd)"
+)]
 pub struct TooFew(pub u64);
 
 /// Raises the soft limit of open files to the hard limit. Answers the limit that is in force then; `None` if there is
 /// none, or the system does not tell.
 #[must_use]
 pub fn raise_limit() -> Option<u64> {
-    let (soft, hard) =
-        getrlimit(Resource::RLIMIT_NOFILE).inspect_err(|error| tracing::warn!(%error, "cannot read the limit of open files")).ok()?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)
+        .inspect_err(|error| tracing::warn!(%error, "cannot read the limit of open files"))
+        .ok()?;
     let limit = if soft == hard {
         soft
     } else {
@@ -102,8 +105,14 @@ pub fn are_exhausted() -> bool {
 mod tests {
     use super::*;
 
-    fn granted(limit: Option<u64>, connections: u64, listeners: u64, deliveries: u64) -> (u64, u64) {
-        let Granted { connections, deliveries } = divide(limit, Wanted { connections, listeners, deliveries }).unwrap();
+    fn granted(
+        limit: Option<u64>,
+        connections: u64,
+        listeners: u64,
+        deliveries: u64,
+    ) -> (u64, u64) {
+        let Granted { connections, deliveries } =
+            divide(limit, Wanted { connections, listeners, deliveries }).unwrap();
         (connections, deliveries)
     }
 
@@ -130,10 +139,16 @@ mod tests {
     #[test]
     fn no_division_exceeds_the_limit() {
         for limit in LEAST..2000 {
-            for (connections, listeners, deliveries) in [(1, 1, 0), (1000, 1, 16), (1000, 2, 16), (1000, 2, 100_000), (1, 2, 100_000)] {
-                let (each, for_deliveries) = granted(Some(limit), connections, listeners, deliveries);
+            for (connections, listeners, deliveries) in
+                [(1, 1, 0), (1000, 1, 16), (1000, 2, 16), (1000, 2, 100_000), (1, 2, 100_000)]
+            {
+                let (each, for_deliveries) =
+                    granted(Some(limit), connections, listeners, deliveries);
                 assert!(each >= 1 && each <= connections && for_deliveries <= deliveries);
-                assert!(each * listeners + for_deliveries + OWN + DATABASE <= limit + 2, "{limit}: {each}, {for_deliveries}");
+                assert!(
+                    each * listeners + for_deliveries + OWN + DATABASE <= limit + 2,
+                    "{limit}: {each}, {for_deliveries}"
+                );
             }
         }
     }
@@ -151,7 +166,13 @@ mod tests {
             assert!(is_shortage(&io::Error::from(code)), "{code}");
         }
         // An address that cannot be had depends on the destination: it may be wrong for ever.
-        for code in [Errno::ECONNREFUSED, Errno::ENETUNREACH, Errno::EADDRNOTAVAIL, Errno::ETIMEDOUT, Errno::EACCES] {
+        for code in [
+            Errno::ECONNREFUSED,
+            Errno::ENETUNREACH,
+            Errno::EADDRNOTAVAIL,
+            Errno::ETIMEDOUT,
+            Errno::EACCES,
+        ] {
             assert!(!is_shortage(&io::Error::from(code)), "{code}");
         }
         assert!(!is_shortage(&io::Error::other("of its own")));

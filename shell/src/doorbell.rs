@@ -24,6 +24,8 @@ impl Doorbell {
     /// Waits for a ring and takes the sources named since the last call. May answer with none.
     pub async fn heard(&self) -> Vec<SourceName> {
         self.notify.notified().await;
-        std::mem::take(&mut *self.rung.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
+        std::mem::take(&mut *self.rung.lock().unwrap_or_else(PoisonError::into_inner))
+            .into_iter()
+            .collect()
     }
 }

@@ -73,7 +73,10 @@ impl ReqwestDownstream {
     /// A URL that no request can be made to, or roots that cannot be read.
     pub fn new(destinations: BTreeMap<SourceName, Url>) -> Result<Self, DownstreamError> {
         let tls = destinations.values().any(|url| url.scheme() == "https");
-        Self::connecting(destinations, Connecting::by_the_system(tls).map_err(DownstreamError::Tls)?)
+        Self::connecting(
+            destinations,
+            Connecting::by_the_system(tls).map_err(DownstreamError::Tls)?,
+        )
     }
 
     /// As [`Self::new`], with connections that are made in another way.
@@ -81,7 +84,10 @@ impl ReqwestDownstream {
     /// # Errors
     ///
     /// A URL that no request can be made to.
-    pub fn connecting(destinations: BTreeMap<SourceName, Url>, connecting: Connecting) -> Result<Self, DownstreamError> {
+    pub fn connecting(
+        destinations: BTreeMap<SourceName, Url>,
+        connecting: Connecting,
+    ) -> Result<Self, DownstreamError> {
         let clients = Clients::new(connecting)?;
         let client = clients.get();
         let destinations = destinations
@@ -99,7 +105,9 @@ impl ReqwestDownstream {
 #[derive(Debug, thiserror::Error)]
 pub enum DownstreamError {
     /// This source's destination is none.
-    #[error("the destination of the source `{0}` is not an http or https URL that a request can be made to")]
+    #[error(
+        "the destination of the source `{0}` is not an http or https URL that a request can be made to"
+    )]
     Destination(SourceName),
     /// TLS could not be set up.
     #[error("TLS could not be set up; are the system's CA certificates readable?")]
@@ -114,7 +122,8 @@ impl Destination {
         // reqwest moves user and password from the URL into a header.
         let mut request = client.post(url).build().ok()?;
         let url = request.url().clone();
-        let sendable = matches!(url.scheme(), "http" | "https") && url.as_str().parse::<http::Uri>().is_ok();
+        let sendable =
+            matches!(url.scheme(), "http" | "https") && url.as_str().parse::<http::Uri>().is_ok();
         sendable.then(|| Self { url, authorization: request.headers_mut().remove(AUTHORIZATION) })
     }
 
@@ -131,7 +140,8 @@ impl Destination {
             (ATTEMPT_HEADER, claim.attempt.to_string()),
         ];
         for (name, value) in own {
-            let value = HeaderValue::from_str(&value).expect("ids, source names and numbers are visible ASCII");
+            let value = HeaderValue::from_str(&value)
+                .expect("ids, source names and numbers are visible ASCII");
             forwarded.insert(HeaderName::from_static(name), value);
         }
         if claim.body.is_empty() {
@@ -155,7 +165,8 @@ impl Downstream for ReqwestDownstream {
             Ok(request) => request,
             Err(error) => {
                 tracing::error!(%event_id, %source, attempt, %error, "not sent; somebody changed the stored headers");
-                return futures::future::ready(Reply::Failed(DeliveryError::ConnectionFailed)).boxed();
+                return futures::future::ready(Reply::Failed(DeliveryError::ConnectionFailed))
+                    .boxed();
             }
         };
         let client = self.clients.get();

@@ -97,7 +97,10 @@ impl State {
     fn take_over(&mut self) -> Vec<Handed> {
         let handed = std::mem::take(&mut self.handed);
         let taken = handed.iter().flat_map(|handed| &handed.claims);
-        self.inputs.extend(taken.map(|claim| Input::TakenOver { source: claim.source.clone(), size: claim.size() }));
+        self.inputs.extend(
+            taken
+                .map(|claim| Input::TakenOver { source: claim.source.clone(), size: claim.size() }),
+        );
         handed
     }
 }

@@ -29,7 +29,8 @@ pub fn encode(headers: &HeaderMap, forwarding: &Forwarding) -> Bytes {
 /// [`Unreadable`] if the bytes are not a header section: somebody changed the row by hand.
 pub fn decode(encoded: &[u8]) -> Result<HeaderMap, Unreadable> {
     let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(encoded, &mut slots) else {
+    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(encoded, &mut slots)
+    else {
         return Err(Unreadable);
     };
     let mut headers = HeaderMap::with_capacity(parsed.len());
@@ -65,7 +66,10 @@ mod tests {
             .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
             .into_iter()
             .collect();
-        assert_eq!(&encode(&headers, &Forwarding::new(std::iter::empty(), false))[..], b"x-a: 1\r\n\r\n");
+        assert_eq!(
+            &encode(&headers, &Forwarding::new(std::iter::empty(), false))[..],
+            b"x-a: 1\r\n\r\n"
+        );
     }
 
     #[test]

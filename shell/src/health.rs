@@ -109,8 +109,12 @@ impl Health {
     /// The loops that were ever watched, with whether they run.
     #[must_use]
     pub fn loops(&self) -> Vec<(&'static str, bool)> {
-        let watched = Loop::ALL.into_iter().filter(|which| self.watched[*which as usize].load(Ordering::Acquire));
-        watched.map(|which| (which.as_str(), !self.ended[which as usize].load(Ordering::Acquire))).collect()
+        let watched = Loop::ALL
+            .into_iter()
+            .filter(|which| self.watched[*which as usize].load(Ordering::Acquire));
+        watched
+            .map(|which| (which.as_str(), !self.ended[which as usize].load(Ordering::Acquire)))
+            .collect()
     }
 
     /// Keep the result while a batch of this size is being stored, and tell it what was learned.
@@ -126,18 +130,27 @@ impl Health {
     /// # Errors
     ///
     /// [`NotReady`] says why not, after at most 1.5 seconds.
-    pub async fn ready(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>, ids: &Arc<dyn Ids>) -> Result<(), NotReady> {
+    pub async fn ready(
+        &self,
+        store: &Arc<dyn Store>,
+        clock: &Arc<dyn Clock>,
+        ids: &Arc<dyn Ids>,
+    ) -> Result<(), NotReady> {
         if self.is_draining() {
             return Err(NotReady::Draining);
         }
-        if let Some(ended) = Loop::ALL.into_iter().find(|which| self.ended[*which as usize].load(Ordering::Acquire)) {
+        if let Some(ended) =
+            Loop::ALL.into_iter().find(|which| self.ended[*which as usize].load(Ordering::Acquire))
+        {
             return Err(NotReady::LoopEnded(ended));
         }
         let deadline = clock.now() + PING_TIMEOUT;
         if self.ping(store, clock).await.is_err() {
             return Err(NotReady::Database);
         }
-        if self.watched[Loop::Intake as usize].load(Ordering::Acquire) && !self.can_store(store, clock, ids, deadline).await {
+        if self.watched[Loop::Intake as usize].load(Ordering::Acquire)
+            && !self.can_store(store, clock, ids, deadline).await
+        {
             return Err(NotReady::Intake);
         }
         Ok(())
@@ -147,18 +160,29 @@ impl Health {
     /// on with the next of them if the one who started it hangs up.
     fn ping(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>) -> Answer {
         shared(&self.ping, clock, PING_TIMEOUT, PING_FRESH, || {
-            let (store, late, unreachable) =
-                (Arc::clone(store), clock.sleep_until(clock.now() + PING_TIMEOUT), Arc::clone(&self.unreachable));
+            let (store, late, unreachable) = (
+                Arc::clone(store),
+                clock.sleep_until(clock.now() + PING_TIMEOUT),
+                Arc::clone(&self.unreachable),
+            );
             async move { ping(store, late, &unreachable).await }.boxed()
         })
     }
 
     /// Whether new events can be stored. The database is asked only if there is a doubt.
-    async fn can_store(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>, ids: &Arc<dyn Ids>, deadline: Instant) -> bool {
+    async fn can_store(
+        &self,
+        store: &Arc<dyn Store>,
+        clock: &Arc<dyn Clock>,
+        ids: &Arc<dyn Ids>,
+        deadline: Instant,
+    ) -> bool {
         let failed = self.settle_doubts(store, clock, ids, deadline).await.err();
         let was_unstorable = self.unstorable.swap(failed.is_some(), Ordering::AcqRel);
         match &failed {
-            Some(error) if !was_unstorable => tracing::warn!(%error, "not ready: new events cannot be stored; probing until one can"),
+            Some(error) if !was_unstorable => {
+                tracing::warn!(%error, "not ready: new events cannot be stored; probing until one can")
+            }
             None if was_unstorable => tracing::info!("new events can be stored again"),
             _ => {}
         }
@@ -185,10 +209,20 @@ impl Health {
     }
 
     /// The answer to the newest probe; begins another if that is too old. All who ask meanwhile share one probe.
-    fn probe(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>, ids: &Arc<dyn Ids>, bytes: usize) -> Answer {
+    fn probe(
+        &self,
+        store: &Arc<dyn Store>,
+        clock: &Arc<dyn Clock>,
+        ids: &Arc<dyn Ids>,
+        bytes: usize,
+    ) -> Answer {
         shared(&self.probe, clock, PROBE_LIMIT, Duration::ZERO, || {
-            let (store, clock, readiness, event) =
-                (Arc::clone(store), Arc::clone(clock), Arc::clone(&self.readiness), probe_event(ids, bytes));
+            let (store, clock, readiness, event) = (
+                Arc::clone(store),
+                Arc::clone(clock),
+                Arc::clone(&self.readiness),
+                probe_event(ids, bytes),
+            );
             async move {
                 let began = clock.now();
                 let answer = store.probe(event).await;
@@ -224,7 +258,10 @@ fn shared(
     let now = clock.now();
     let mut newest = lock(newest);
     if let Some(asked) = newest.as_ref() {
-        let good_for = asked.answer.peek().map_or(limit, |answer| if answer.is_ok() { good_for } else { PING_FRESH });
+        let good_for = asked
+            .answer
+            .peek()
+            .map_or(limit, |answer| if answer.is_ok() { good_for } else { PING_FRESH });
         if now.since(asked.at) < good_for {
             return asked.answer.clone();
         }
@@ -234,14 +271,20 @@ fn shared(
     answer
 }
 
-async fn ping(store: Arc<dyn Store>, late: BoxFuture<'static, ()>, unreachable: &AtomicBool) -> Result<(), Arc<str>> {
+async fn ping(
+    store: Arc<dyn Store>,
+    late: BoxFuture<'static, ()>,
+    unreachable: &AtomicBool,
+) -> Result<(), Arc<str>> {
     let failed = select_biased! {
         answer = store.ping().fuse() => answer.err().map(|error| error.to_string()),
         () = late.fuse() => Some(format!("no answer within {} ms", PING_TIMEOUT.as_millis())),
     };
     let was_unreachable = unreachable.swap(failed.is_some(), Ordering::AcqRel);
     match &failed {
-        Some(error) if !was_unreachable => tracing::warn!(%error, "not ready: the database cannot be used; it is asked again and again"),
+        Some(error) if !was_unreachable => {
+            tracing::warn!(%error, "not ready: the database cannot be used; it is asked again and again")
+        }
         None if was_unreachable => tracing::info!("the database can be used again"),
         _ => {}
     }
@@ -252,8 +295,10 @@ async fn ping(store: Arc<dyn Store>, late: BoxFuture<'static, ()>, unreachable: 
 fn probe_event(ids: &Arc<dyn Ids>, bytes: usize) -> NewEvent {
     let id = ids.fresh();
     let seed = id.as_uuid().as_u128();
-    let body: Bytes =
-        (0..bytes.div_ceil(32) as u128).flat_map(|nth| *Fingerprint::of(&(seed ^ nth).to_be_bytes()).as_bytes()).take(bytes).collect();
+    let body: Bytes = (0..bytes.div_ceil(32) as u128)
+        .flat_map(|nth| *Fingerprint::of(&(seed ^ nth).to_be_bytes()).as_bytes())
+        .take(bytes)
+        .collect();
     NewEvent {
         id,
         source: SourceName::parse("probe").expect("a right name"),
@@ -284,7 +329,9 @@ impl Storing {
         let learned = match result {
             Ok(_) => Learned::Stored,
             Err(StoreError::Rejected(_)) => Learned::Refused,
-            Err(StoreError::Unavailable(_) | StoreError::Conflict(_) | StoreError::Unknown(_)) => Learned::Failed,
+            Err(StoreError::Unavailable(_) | StoreError::Conflict(_) | StoreError::Unknown(_)) => {
+                Learned::Failed
+            }
         };
         lock(&self.readiness).ended(now, self.began, self.bytes, learned);
         self.has_ended = true;

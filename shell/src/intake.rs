@@ -18,7 +18,10 @@ use std::time::Duration;
 use surehook_core::admission::{Admission, NotStored, OnKeyReuse, Stored};
 use surehook_core::event::Outcome;
 use surehook_core::id::EventId;
-use surehook_core::intake::{self as machine, Action, BATCH_ROWS, BatchId, Input, Refusal, Request, Settings, StoreFailure, Ticket};
+use surehook_core::intake::{
+    self as machine, Action, BATCH_ROWS, BatchId, Input, Refusal, Request, Settings, StoreFailure,
+    Ticket,
+};
 use surehook_core::reading::{Account, Growth, RequestId};
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
@@ -96,9 +99,13 @@ pub fn intake(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> (Intake, impl Future<Output = ()> + Send) {
     let (queue, requests) = mpsc::channel(limits.max_queued);
-    let intake = Intake { queue, memory: Arc::new(Memory::new(limits)), clock: Arc::clone(&ports.clock) };
-    let settings =
-        Settings { max_queued: limits.max_queued, batches_at_once: ports.store.accepts_at_once(), request_timeout: REQUEST_TIMEOUT };
+    let intake =
+        Intake { queue, memory: Arc::new(Memory::new(limits)), clock: Arc::clone(&ports.clock) };
+    let settings = Settings {
+        max_queued: limits.max_queued,
+        batches_at_once: ports.store.accepts_at_once(),
+        request_timeout: REQUEST_TIMEOUT,
+    };
     (intake, run(requests, ports, settings, shutdown))
 }
 
@@ -111,7 +118,12 @@ impl Intake {
         let id = state.account.open(self.clock.now(), source);
         state.reading.insert(id, gives_way);
         drop(state);
-        Reservation { memory: Arc::clone(&self.memory), clock: Arc::clone(&self.clock), id, given_up: Some(given_up) }
+        Reservation {
+            memory: Arc::clone(&self.memory),
+            clock: Arc::clone(&self.clock),
+            id,
+            given_up: Some(given_up),
+        }
     }
 
     /// Hands an event over and waits until it is durable, or known not to be, or the patience is at an end.
@@ -121,7 +133,12 @@ impl Intake {
     /// # Errors
     ///
     /// [`IntakeError`]; the producer may always come back with the same key.
-    pub async fn submit(&self, event: NewEvent, on_key_reuse: OnKeyReuse, reservation: Reservation) -> Result<Admission, IntakeError> {
+    pub async fn submit(
+        &self,
+        event: NewEvent,
+        on_key_reuse: OnKeyReuse,
+        reservation: Reservation,
+    ) -> Result<Admission, IntakeError> {
         reservation.is_read();
         let (reply, answer) = oneshot::channel();
         let waiting = Waiting { event, on_key_reuse, reply, reservation };
@@ -232,7 +249,12 @@ struct Held {
 }
 
 /// Carries out what the [machine](machine::Intake) decides.
-async fn run(mut requests: mpsc::Receiver<Waiting>, ports: Ports, settings: Settings, shutdown: impl Future<Output = ()> + Send + 'static) {
+async fn run(
+    mut requests: mpsc::Receiver<Waiting>,
+    ports: Ports,
+    settings: Settings,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
     let Ports { store, clock, doorbell, handover, health } = ports;
     let mut intake = machine::Intake::new(settings);
     let mut held: BTreeMap<Ticket, Held> = BTreeMap::new();
@@ -251,9 +273,12 @@ async fn run(mut requests: mpsc::Receiver<Waiting>, ports: Ports, settings: Sett
         while let Some(action) = intake.poll(clock.now()) {
             match action {
                 Action::Store { batch, events } => {
-                    let events: Vec<NewEvent> =
-                        events.into_iter().map(|(ticket, lease)| NewEvent { lease, ..held[&ticket].event.clone() }).collect();
-                    let storing = health.storing(clock.now(), events.iter().map(NewEvent::size).sum());
+                    let events: Vec<NewEvent> = events
+                        .into_iter()
+                        .map(|(ticket, lease)| NewEvent { lease, ..held[&ticket].event.clone() })
+                        .collect();
+                    let storing =
+                        health.storing(clock.now(), events.iter().map(NewEvent::size).sum());
                     let (store, clock) = (store.as_ref(), clock.as_ref());
                     let call = async move {
                         let result = store.accept(events).await;
@@ -268,14 +293,17 @@ async fn run(mut requests: mpsc::Receiver<Waiting>, ports: Ports, settings: Sett
                         intake.handle(Input::NotHandedOver(events));
                     }
                 }
-                Action::Release(events) => releases.push(release(store.as_ref(), claims(&held, &events)).boxed()),
+                Action::Release(events) => {
+                    releases.push(release(store.as_ref(), claims(&held, &events)).boxed())
+                }
                 Action::Ring(sources) => doorbell.ring(sources),
                 Action::Answer { ticket, answer: Err(Refusal::TimedOut) } => {
                     let reply = held.get_mut(&ticket).and_then(|held| held.reply.take());
                     answer(reply, Err(IntakeError::TimedOut));
                 }
                 Action::Answer { ticket, answer: result } => {
-                    let Held { event, reply, .. } = held.remove(&ticket).expect("what waits is held");
+                    let Held { event, reply, .. } =
+                        held.remove(&ticket).expect("what waits is held");
                     if let Err(Refusal::NotStored(why)) = result {
                         not_stored.add(why, &event);
                     }
@@ -293,8 +321,14 @@ async fn run(mut requests: mpsc::Receiver<Waiting>, ports: Ports, settings: Sett
             None => Fuse::terminated(),
         };
         // All that has gathered is taken in one step: one by one, tokio's cooperative budget would end a batch at 127.
-        let mut incoming =
-            poll_fn(|context| if is_open { requests.poll_recv_many(context, &mut gathered, BATCH_ROWS) } else { Poll::Pending }).fuse();
+        let mut incoming = poll_fn(|context| {
+            if is_open {
+                requests.poll_recv_many(context, &mut gathered, BATCH_ROWS)
+            } else {
+                Poll::Pending
+            }
+        })
+        .fuse();
         select_biased! {
             (batch, result) = calls.select_next_some() => {
                 let result = result.map_err(|error| {
@@ -324,7 +358,12 @@ async fn run(mut requests: mpsc::Receiver<Waiting>, ports: Ports, settings: Sett
 }
 
 /// Queues a request, or refuses it at once.
-fn admit(intake: &mut machine::Intake, held: &mut BTreeMap<Ticket, Held>, now: Instant, waiting: Waiting) {
+fn admit(
+    intake: &mut machine::Intake,
+    held: &mut BTreeMap<Ticket, Held>,
+    now: Instant,
+    waiting: Waiting,
+) {
     let Waiting { event, on_key_reuse, reply, reservation } = waiting;
     let request = Request {
         event: event.id,

@@ -7,7 +7,10 @@ pub mod config;
 pub mod demo;
 pub mod descriptors;
 pub mod doorbell;
-#[expect(clippy::disallowed_methods, reason = "deliveries to the real world have deadlines by the real clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "deliveries to the real world have deadlines by the real clock"
+)]
 pub mod downstream;
 pub mod handover;
 pub mod headers;
@@ -27,9 +30,16 @@ pub mod search;
 pub mod serve;
 pub mod server;
 pub mod service;
-#[expect(clippy::disallowed_methods, reason = "only the real server sheds connections, by the real clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only the real server sheds connections, by the real clock"
+)]
 pub mod shedding;
-#[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "real databases have the real clock, and no order is shown")]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "real databases have the real clock, and no order is shown"
+)]
 pub mod store;
 pub mod visible;
 pub mod worker;

@@ -48,13 +48,23 @@ impl Logs {
 ///
 /// [`LogsError`] if the filter in the environment is not one, or logging was started before.
 pub fn init(format: LogFormat) -> Result<Logs, LogsError> {
-    let filter = filter(|variable| std::env::var_os(variable).map(|value| value.to_string_lossy().into_owned()))?;
+    let filter = filter(|variable| {
+        std::env::var_os(variable).map(|value| value.to_string_lossy().into_owned())
+    })?;
     // https://no-color.org: set and not empty.
-    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let tell = |lost| tracing::warn!(lost, "log lines were lost; the log's output did not take them");
-    let lines = Lines::start(io::stderr(), metrics::log_lines_lost(), tell).map_err(LogsError::Thread)?;
-    tracing_subscriber::util::SubscriberInitExt::try_init(subscriber(format, filter, colour, lines.clone()))
-        .map_err(|error| LogsError::Started { reason: error.to_string() })?;
+    let colour = io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let tell =
+        |lost| tracing::warn!(lost, "log lines were lost; the log's output did not take them");
+    let lines =
+        Lines::start(io::stderr(), metrics::log_lines_lost(), tell).map_err(LogsError::Thread)?;
+    tracing_subscriber::util::SubscriberInitExt::try_init(subscriber(
+        format,
+        filter,
+        colour,
+        lines.clone(),
+    ))
+    .map_err(|error| LogsError::Started { reason: error.to_string() })?;
     // The hook of the standard library writes to standard error itself, and waits for it.
     panic::set_hook(Box::new(log_panic));
     Ok(Logs { lines })
@@ -67,7 +77,8 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
         thread = std::thread::current().name(),
         location = panic.location().map(tracing::field::display),
         error = panic.payload_as_str(),
-        backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(&backtrace)),
+        backtrace = (backtrace.status() == BacktraceStatus::Captured)
+            .then(|| tracing::field::display(&backtrace)),
         "panicked; report this mistake in the program"
     );
 }
@@ -77,7 +88,9 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
 #[non_exhaustive]
 pub enum LogsError {
     /// The filter is not one.
-    #[error("{variable} in the environment is not a filter ({reason}): write for example `{DEFAULT_FILTER}`")]
+    #[error(
+        "{variable} in the environment is not a filter ({reason}): write for example `{DEFAULT_FILTER}`"
+    )]
     Filter {
         /// Where it was found.
         variable: &'static str,
@@ -96,22 +109,36 @@ pub enum LogsError {
 }
 
 fn filter(environment: impl Fn(&'static str) -> Option<String>) -> Result<EnvFilter, LogsError> {
-    let given = FILTER_VARIABLES.into_iter().filter_map(|variable| environment(variable).map(|text| (variable, text)));
+    let given = FILTER_VARIABLES
+        .into_iter()
+        .filter_map(|variable| environment(variable).map(|text| (variable, text)));
     match given.into_iter().find(|(_, text)| !text.trim().is_empty()) {
-        Some((variable, text)) => EnvFilter::try_new(text).map_err(|error| LogsError::Filter { variable, reason: error.to_string() }),
+        Some((variable, text)) => EnvFilter::try_new(text)
+            .map_err(|error| LogsError::Filter { variable, reason: error.to_string() }),
         None => Ok(EnvFilter::new(DEFAULT_FILTER)),
     }
 }
 
-fn subscriber<W>(format: LogFormat, filter: EnvFilter, colour: bool, writer: W) -> Box<dyn Subscriber + Send + Sync>
+fn subscriber<W>(
+    format: LogFormat,
+    filter: EnvFilter,
+    colour: bool,
+    writer: W,
+) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colour).log_internal_errors(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(colour)
+        .log_internal_errors(false);
     match format {
         LogFormat::Human => Box::new(builder.finish()),
         // The event's fields stand beside `level` and `message`, where one looks for `event_id`.
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
+        LogFormat::Json => {
+            Box::new(builder.json().flatten_event(true).with_span_list(false).finish())
+        }
     }
 }
 
@@ -121,11 +148,18 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     /// What `log` writes under a filter and a format.
-    fn written(format: LogFormat, environment: impl Fn(&'static str) -> Option<String>, log: impl FnOnce()) -> String {
+    fn written(
+        format: LogFormat,
+        environment: impl Fn(&'static str) -> Option<String>,
+        log: impl FnOnce(),
+    ) -> String {
         let buffer = Arc::new(Mutex::new(Vec::new()));
         let writer = buffer.clone();
         let writer = move || Shared(writer.clone());
-        tracing::subscriber::with_default(subscriber(format, filter(environment).unwrap(), false, writer), log);
+        tracing::subscriber::with_default(
+            subscriber(format, filter(environment).unwrap(), false, writer),
+            log,
+        );
         let bytes = buffer.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -152,30 +186,43 @@ mod tests {
     #[test]
     fn libraries_speak_only_of_trouble() {
         let lines = written(LogFormat::Human, |_| None, some_lines);
-        assert!(lines.contains("event_id=\"0199\"") && lines.contains("a library's trouble"), "{lines}");
+        assert!(
+            lines.contains("event_id=\"0199\"") && lines.contains("a library's trouble"),
+            "{lines}"
+        );
         assert!(!lines.contains("too fine") && !lines.contains("a library's header"), "{lines}");
     }
 
     #[test]
     fn json_is_one_object_a_line_with_the_fields_on_top() {
         let lines = written(LogFormat::Json, |_| None, some_lines);
-        let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines: Vec<serde_json::Value> =
+            lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 2);
         assert_eq!((&lines[0]["event_id"], &lines[0]["attempt"]), (&"0199".into(), &2.into()));
-        assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&"INFO".into(), &"delivered\nforged".into()));
+        assert_eq!(
+            (&lines[0]["level"], &lines[0]["message"]),
+            (&"INFO".into(), &"delivered\nforged".into())
+        );
     }
 
     #[test]
     fn the_first_filter_that_is_not_empty_counts() {
-        let both = |variable| Some(if variable == "SUREHOOK_LOG_FILTER" { "hyper=info" } else { "off" }.to_owned());
+        let both = |variable| {
+            Some(if variable == "SUREHOOK_LOG_FILTER" { "hyper=info" } else { "off" }.to_owned())
+        };
         assert!(written(LogFormat::Human, both, some_lines).contains("a library's header"));
-        let empty = |variable| Some(if variable == "SUREHOOK_LOG_FILTER" { " " } else { "debug" }.to_owned());
+        let empty = |variable| {
+            Some(if variable == "SUREHOOK_LOG_FILTER" { " " } else { "debug" }.to_owned())
+        };
         assert!(written(LogFormat::Human, empty, some_lines).contains("too fine"));
     }
 
     #[test]
     fn a_wrong_filter_is_told_by_its_variable() {
-        let told = filter(|variable| (variable == "RUST_LOG").then(|| "surehook=loud".to_owned())).unwrap_err().to_string();
+        let told = filter(|variable| (variable == "RUST_LOG").then(|| "surehook=loud".to_owned()))
+            .unwrap_err()
+            .to_string();
         assert!(told.starts_with("RUST_LOG in the environment is not a filter"), "{told}");
     }
 }

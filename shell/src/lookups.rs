@@ -27,7 +27,10 @@ pub(crate) struct Lookups<F> {
 
 /// Lookups by the system's resolver.
 pub(crate) fn system() -> impl Resolve {
-    Lookups::new(|name: String| async move { tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect) }.boxed())
+    Lookups::new(|name: String| {
+        async move { tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect) }
+            .boxed()
+    })
 }
 
 impl<F: Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>> Lookups<F> {
@@ -52,7 +55,9 @@ impl<F: Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>> Lookups<F
     }
 }
 
-impl<F: Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync> Resolve for Lookups<F> {
+impl<F: Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync> Resolve
+    for Lookups<F>
+{
     fn resolve(&self, name: Name) -> Resolving {
         let mut lookup = self.join(name.as_str());
         async move {
@@ -83,7 +88,11 @@ mod tests {
                 async move {
                     permits.acquire().await.unwrap().forget();
                     assert_ne!(name, "breaks.test", "a lookup that breaks off");
-                    if name == "unknown.test" { Err(io::Error::other("no such name")) } else { Ok(vec![([10, 0, 0, 1], 0).into()]) }
+                    if name == "unknown.test" {
+                        Err(io::Error::other("no such name"))
+                    } else {
+                        Ok(vec![([10, 0, 0, 1], 0).into()])
+                    }
                 }
                 .boxed()
             }
@@ -126,13 +135,19 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_after_a_lookup_begins_another_however_it_ended() {
-        for (name, ended) in
-            [("well.test", Ok(1)), ("unknown.test", Err("no such name")), ("breaks.test", Err("the lookup of the name broke off"))]
-        {
+        for (name, ended) in [
+            ("well.test", Ok(1)),
+            ("unknown.test", Err("no such name")),
+            ("breaks.test", Err("the lookup of the name broke off")),
+        ] {
             let (permits, begun, lookups) = held();
             permits.add_permits(2);
             for time in 1..=2 {
-                assert_eq!(told(resolve(&lookups, name)).await, ended.map_err(str::to_owned), "{name}");
+                assert_eq!(
+                    told(resolve(&lookups, name)).await,
+                    ended.map_err(str::to_owned),
+                    "{name}"
+                );
                 tokio::task::yield_now().await;
                 assert_eq!(begun.load(Ordering::Relaxed), time, "{name}");
             }

@@ -26,11 +26,19 @@ fn main() -> ExitCode {
             Err(error) => mistake(&error),
         },
         Command::Backup(CopyArgs { file, config }) => match config.load_without_sources() {
-            Ok(config) => run(config.log, async move { serve::backup(config, &file).await }, ServeError::is_mistake),
+            Ok(config) => run(
+                config.log,
+                async move { serve::backup(config, &file).await },
+                ServeError::is_mistake,
+            ),
             Err(error) => mistake(&error),
         },
         Command::Restore(CopyArgs { file, config }) => match config.load_without_sources() {
-            Ok(config) => run(config.log, async move { serve::restore(config, &file).await }, ServeError::is_mistake),
+            Ok(config) => run(
+                config.log,
+                async move { serve::restore(config, &file).await },
+                ServeError::is_mistake,
+            ),
             Err(error) => mistake(&error),
         },
         Command::Events { service, command } => ask(operate::events(&command, &service)),
@@ -38,7 +46,9 @@ fn main() -> ExitCode {
         Command::Health { service, ready } => ask(operate::health(ready, &service)),
         Command::Pause(args) => ask(operate::pause(&args.source, true, &args.service)),
         Command::Resume(args) => ask(operate::pause(&args.source, false, &args.service)),
-        Command::Demo(args) => run(LogFormat::Human, async move { demo::run(&args).await }, |_| false),
+        Command::Demo(args) => {
+            run(LogFormat::Human, async move { demo::run(&args).await }, |_| false)
+        }
     };
     ExitCode::from(code)
 }
@@ -47,24 +57,34 @@ fn main() -> ExitCode {
 fn ask(asked: impl Future<Output = Result<String, OperateError>>) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return say(std::io::stderr(), &format!("cannot start: {error}"), cli::FAILED),
+        Err(error) => {
+            return say(std::io::stderr(), &format!("cannot start: {error}"), cli::FAILED);
+        }
     };
     match runtime.block_on(asked) {
         Ok(answer) => say(std::io::stdout(), &answer, cli::DONE),
-        Err(error @ (OperateError::Url(_) | OperateError::Time(_) | OperateError::WithoutFilter)) => mistake(&error),
+        Err(
+            error @ (OperateError::Url(_) | OperateError::Time(_) | OperateError::WithoutFilter),
+        ) => mistake(&error),
         Err(error) => say(std::io::stderr(), &format!("surehook: {error}"), cli::FAILED),
     }
 }
 
 /// Runs what was asked for to its end, and answers the exit code.
-fn run<E: Error>(log: LogFormat, asked: impl Future<Output = Result<(), E>>, is_mistake: fn(&E) -> bool) -> u8 {
+fn run<E: Error>(
+    log: LogFormat,
+    asked: impl Future<Output = Result<(), E>>,
+    is_mistake: fn(&E) -> bool,
+) -> u8 {
     let logs = match logs::init(log) {
         Ok(logs) => logs,
         Err(error) => return mistake(&error),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return say(std::io::stderr(), &format!("cannot start: {error}"), cli::FAILED),
+        Err(error) => {
+            return say(std::io::stderr(), &format!("cannot start: {error}"), cli::FAILED);
+        }
     };
     let result = runtime.block_on(asked);
     // A name that is being resolved cannot be interrupted, and is not waited for.

@@ -5,13 +5,16 @@
 //! more of them.
 
 use crate::http::problem::Kind;
-use crate::ports::{Clock, Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::ports::{
+    Clock, Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store,
+    StoreError,
+};
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
-    exponential_buckets,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
+    Registry, TextEncoder, exponential_buckets,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -83,20 +86,35 @@ impl Metrics {
         let registry = Registry::new();
         let seconds = || exponential_buckets(0.001, 2.0, 15).expect("buckets that rise");
         let counter = |name: &str, help: &str, labels: &[&str]| {
-            registered(&registry, IntCounterVec::new(Opts::new(name, help), labels).expect("a right name"))
+            registered(
+                &registry,
+                IntCounterVec::new(Opts::new(name, help), labels).expect("a right name"),
+            )
         };
         let gauge = |name: &str, help: &str, labels: &[&str]| {
-            registered(&registry, IntGaugeVec::new(Opts::new(name, help), labels).expect("a right name"))
+            registered(
+                &registry,
+                IntGaugeVec::new(Opts::new(name, help), labels).expect("a right name"),
+            )
         };
         let times = |name: &str, help: &str, labels: &[&str]| {
-            registered(&registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(seconds()), labels).expect("a right name"))
+            registered(
+                &registry,
+                HistogramVec::new(HistogramOpts::new(name, help).buckets(seconds()), labels)
+                    .expect("a right name"),
+            )
         };
         // From a millisecond to 70 minutes: an event may wait for as long as its downstream is down.
         let hours = exponential_buckets(0.001, 4.0, 12).expect("buckets that rise");
-        let batch = HistogramOpts::new("surehook_commit_batch_events", "Events that were handed to the database in one batch.");
+        let batch = HistogramOpts::new(
+            "surehook_commit_batch_events",
+            "Events that were handed to the database in one batch.",
+        );
         let batch = batch.buckets(exponential_buckets(1.0, 2.0, 9).expect("buckets that rise"));
-        let behind =
-            Opts::new("surehook_backlog_age_seconds", "For how long the event that has been due for longest has been; 0 if none is.");
+        let behind = Opts::new(
+            "surehook_backlog_age_seconds",
+            "For how long the event that has been due for longest has been; 0 if none is.",
+        );
         registered(&registry, log_lines_lost());
         let standing = Standing { breaker: Breaker::NEW, last_success: None, last_failure: None };
         Arc::new(Self {
@@ -186,7 +204,9 @@ impl Metrics {
 
     /// A webhook was answered `202`.
     pub fn taken(&self, source: &SourceName, replayed: bool) {
-        self.requests.with_label_values(&[source.as_str(), if replayed { "replayed" } else { "accepted" }]).inc();
+        self.requests
+            .with_label_values(&[source.as_str(), if replayed { "replayed" } else { "accepted" }])
+            .inc();
     }
 
     /// A webhook was not. `source` is what the path says; only a configured one is counted under its name.
@@ -197,7 +217,12 @@ impl Metrics {
 
     /// The text of all figures, in Prometheus' text format. `work` is that of the sources, if the database tells; the
     /// loops are those that this process has, with whether they run; the connections those that it has to the database.
-    pub fn text(&self, work: Option<&[SourceRecord]>, loops: &[(&str, bool)], connections: &[Connections]) -> Vec<u8> {
+    pub fn text(
+        &self,
+        work: Option<&[SourceRecord]>,
+        loops: &[(&str, bool)],
+        connections: &[Connections],
+    ) -> Vec<u8> {
         let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         for vec in [&self.backlog, &self.paused, &self.breaker, &self.loops] {
             vec.reset();
@@ -217,10 +242,16 @@ impl Metrics {
                 ("dead_lettered", record.dead_lettered),
             ];
             for (status, count) in counts {
-                self.backlog.with_label_values(&[record.source.as_str(), status]).set(i64::from(count));
+                self.backlog
+                    .with_label_values(&[record.source.as_str(), status])
+                    .set(i64::from(count));
             }
-            self.behind.with_label_values(&[&record.source]).set(record.behind.unwrap_or_default().as_secs_f64());
-            self.paused.with_label_values(&[&record.source]).set(i64::from(record.paused_since.is_some()));
+            self.behind
+                .with_label_values(&[&record.source])
+                .set(record.behind.unwrap_or_default().as_secs_f64());
+            self.paused
+                .with_label_values(&[&record.source])
+                .set(i64::from(record.paused_since.is_some()));
         }
         for (name, alive) in loops {
             self.loops.with_label_values(&[*name]).set(i64::from(*alive));
@@ -236,7 +267,13 @@ impl Metrics {
         text
     }
 
-    fn called<T>(&self, call: &'static str, began: Instant, now: Instant, result: &Result<T, StoreError>) {
+    fn called<T>(
+        &self,
+        call: &'static str,
+        began: Instant,
+        now: Instant,
+        result: &Result<T, StoreError>,
+    ) {
         match result {
             Ok(_) => self.calls.with_label_values(&[call]).observe(now.since(began).as_secs_f64()),
             Err(error) => {
@@ -261,19 +298,26 @@ impl Metrics {
             self.deliveries.with_label_values(&[source.as_str(), verdict.as_str()]).inc();
             self.delivery.with_label_values(&[source.as_str()]).observe(took.as_secs_f64());
             if *verdict == Verdict::Delivered {
-                self.accepted_to_delivered.with_label_values(&[source.as_str()]).observe(age.as_secs_f64());
+                self.accepted_to_delivered
+                    .with_label_values(&[source.as_str()])
+                    .observe(age.as_secs_f64());
             }
             if let Some(standing) = standings.get_mut(source) {
                 match verdict {
                     Verdict::Delivered => standing.last_success = Some(now),
-                    Verdict::Transient | Verdict::Permanent | Verdict::Lost => standing.last_failure = Some(now),
+                    Verdict::Transient | Verdict::Permanent | Verdict::Lost => {
+                        standing.last_failure = Some(now)
+                    }
                 }
             }
         }
     }
 }
 
-fn registered<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
+fn registered<C: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> C {
     registry.register(Box::new(collector.clone())).expect("each name is there once");
     collector
 }
@@ -333,11 +377,17 @@ impl Store for Metered {
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
         self.metrics.batch.observe(batch.len() as f64);
         let sources: Vec<SourceName> = batch.iter().map(|event| event.source.clone()).collect();
-        self.measured("accept", self.store.accept(batch), move |metrics, stored: &Vec<Stored>, _| {
-            for (source, _) in sources.iter().zip(stored).filter(|(_, stored)| **stored == Stored::Claimed) {
-                metrics.claimed.with_label_values(&[source.as_str()]).inc();
-            }
-        })
+        self.measured(
+            "accept",
+            self.store.accept(batch),
+            move |metrics, stored: &Vec<Stored>, _| {
+                for (source, _) in
+                    sources.iter().zip(stored).filter(|(_, stored)| **stored == Stored::Claimed)
+                {
+                    metrics.claimed.with_label_values(&[source.as_str()]).inc();
+                }
+            },
+        )
     }
 
     fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
@@ -363,9 +413,13 @@ impl Store for Metered {
             })
         });
         let ended: Vec<Ended> = ended.collect();
-        self.measured("settle", self.store.settle(batch), move |metrics, stale: &Vec<EventId>, now| {
-            metrics.settled(&ended, &stale.iter().copied().collect(), now);
-        })
+        self.measured(
+            "settle",
+            self.store.settle(batch),
+            move |metrics, stale: &Vec<EventId>, now| {
+                metrics.settled(&ended, &stale.iter().copied().collect(), now);
+            },
+        )
     }
 
     fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
@@ -380,7 +434,12 @@ impl Store for Metered {
         self.measured("redrive_delivered", self.store.redrive_delivered(event), |_, _, _| {})
     }
 
-    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         self.measured("list", self.store.list(filter, span, size), |_, _, _| {})
     }
 
@@ -391,10 +450,18 @@ impl Store for Metered {
         size: PageSize,
         dry_run: bool,
     ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
-        self.measured("redrive_all", self.store.redrive_all(filter, span, size, dry_run), |_, _, _| {})
+        self.measured(
+            "redrive_all",
+            self.store.redrive_all(filter, span, size, dry_run),
+            |_, _, _| {},
+        )
     }
 
-    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(
+        &self,
+        names: Vec<SourceName>,
+        count_to: u32,
+    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
         self.measured("sources", self.store.sources(names, count_to), |_, _, _| {})
     }
 
@@ -402,11 +469,21 @@ impl Store for Metered {
         self.measured("pause", self.store.pause(source, paused), |_, _, _| {})
     }
 
-    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+    fn prune(
+        &self,
+        retention: Retention,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         self.measured("prune", self.store.prune(retention, after, limit), |_, _, _| {})
     }
 
-    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+    fn erase(
+        &self,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
         self.measured("erase", self.store.erase(kept, after, limit), |_, _, _| {})
     }
 

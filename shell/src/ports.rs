@@ -63,7 +63,12 @@ pub trait Store: Send + Sync {
     fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>>;
 
     /// A page of the events of a span that match, newest first.
-    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>>;
+    fn list(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>>;
 
     /// Sends the dead letters of a span that match back to *queued*, the one of the least id first, as [`Self::redrive`]
     /// does; of two calls at once that meet the same one, the later leaves it to the other. With `dry_run` it only
@@ -78,7 +83,11 @@ pub trait Store: Send + Sync {
 
     /// The work of each source that is named here, has work waiting, has dead letters or is paused, in the order of
     /// their names. Of each at most `count_to` events that are due, that will be, and that are dead-lettered are counted.
-    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>>;
+    fn sources(
+        &self,
+        names: Vec<SourceName>,
+        count_to: u32,
+    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>>;
 
     /// From when this answers, nothing of the source is claimed, by any process, or it is again. Answers whether that
     /// was otherwise before.
@@ -86,11 +95,21 @@ pub trait Store: Send + Sync {
 
     /// Looks at up to `limit` events in the order of their ids, behind `after`, and deletes those that ended longer
     /// ago than `retention` allows, with their attempts. What is still owed is never deleted.
-    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>>;
+    fn prune(
+        &self,
+        retention: Retention,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Pruned, StoreError>>;
 
     /// Looks at up to `limit` events in the order of their ids, behind `after`, and erases the headers and bodies of those
     /// that were delivered longer ago than they are `kept`. Their record stays, and their keys are remembered.
-    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>>;
+    fn erase(
+        &self,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Erased, StoreError>>;
 
     /// Whether the database answers, can be written to, and has the schema that this program needs.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;

@@ -15,12 +15,18 @@ const STEP_EVENTS: u32 = 100;
 
 /// Prunes and erases for ever. The payload of a delivered event is kept for `delivered_payload`, if that is less than the
 /// event is. Dropping this future at any point is harmless.
-pub async fn run(store: Arc<dyn Store>, clock: Arc<dyn Clock>, retention: Retention, delivered_payload: Duration) {
+pub async fn run(
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    retention: Retention,
+    delivered_payload: Duration,
+) {
     let (store, clock) = (store.as_ref(), clock.as_ref());
     let pruning = passes(clock, |after| {
         async move {
             let pruned = store.prune(retention, after, STEP_EVENTS).await;
-            let pruned = pruned.inspect_err(|error| tracing::warn!(%error, "pruning failed; it is tried again"))?;
+            let pruned = pruned
+                .inspect_err(|error| tracing::warn!(%error, "pruning failed; it is tried again"))?;
             if pruned.deleted > 0 {
                 tracing::debug!(events = pruned.deleted, "pruned");
             }
@@ -31,7 +37,9 @@ pub async fn run(store: Arc<dyn Store>, clock: Arc<dyn Clock>, retention: Retent
     let erasing = passes(clock, |after| {
         async move {
             let erased = store.erase(delivered_payload, after, STEP_EVENTS).await;
-            let erased = erased.inspect_err(|error| tracing::warn!(%error, "erasing payloads failed; it is tried again"))?;
+            let erased = erased.inspect_err(
+                |error| tracing::warn!(%error, "erasing payloads failed; it is tried again"),
+            )?;
             if erased.erased > 0 {
                 tracing::debug!(events = erased.erased, "payloads erased");
             }
@@ -47,7 +55,10 @@ pub async fn run(store: Arc<dyn Store>, clock: Arc<dyn Clock>, retention: Retent
 }
 
 /// Does steps for ever. A step answers where it ended, and whether it changed something.
-async fn passes<'s>(clock: &dyn Clock, step: impl Fn(Option<EventId>) -> BoxFuture<'s, Result<(Reached, bool), StoreError>>) {
+async fn passes<'s>(
+    clock: &dyn Clock,
+    step: impl Fn(Option<EventId>) -> BoxFuture<'s, Result<(Reached, bool), StoreError>>,
+) {
     let mut passes = Passes::new(clock.now());
     loop {
         match passes.poll(clock.now()) {

@@ -48,7 +48,9 @@ impl EventFilter {
         match (&self.source, &self.key) {
             (Some(_), Some(_)) => Path::Key,
             (Some(_), None) if only_dead => Path::DeadLetters,
-            _ if only_dead || self.status.is_some_and(|status| status != Status::Delivered) => Path::Owed,
+            _ if only_dead || self.status.is_some_and(|status| status != Status::Delivered) => {
+                Path::Owed
+            }
             _ => Path::Events,
         }
     }
@@ -78,7 +80,9 @@ impl EventFilter {
             && self.key.as_ref().is_none_or(|key| key.as_str() == event.key)
             && self.status.is_none_or(|status| status == event.status)
             && self.reason.is_none_or(|reason| Some(reason) == event.reason)
-            && self.status_code.is_none_or(|code| event.history.last().is_some_and(|entry| entry.status_code == Some(code)))
+            && self.status_code.is_none_or(|code| {
+                event.history.last().is_some_and(|entry| entry.status_code == Some(code))
+            })
     }
 }
 

@@ -76,7 +76,13 @@ impl ServeError {
     /// Whether the configuration is to blame, and nothing was begun.
     #[must_use]
     pub fn is_mistake(&self) -> bool {
-        matches!(self, Self::Open(_) | Self::File(_) | Self::Backup(BackupError::Postgres) | Self::Descriptors(_))
+        matches!(
+            self,
+            Self::Open(_)
+                | Self::File(_)
+                | Self::Backup(BackupError::Postgres)
+                | Self::Descriptors(_)
+        )
     }
 }
 
@@ -91,12 +97,31 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     let max_connections = max_connections(&config)?;
     let opened = open(config.database.secret())?;
     opened.hold(config.migrate_on_start)?;
-    let destinations = config.sources.iter().map(|(name, source)| (name.clone(), source.destination.secret().clone())).collect();
-    let downstream = ReqwestDownstream::new(destinations).map_err(|error| ServeError::Downstream(error.to_string()))?;
+    let destinations = config
+        .sources
+        .iter()
+        .map(|(name, source)| (name.clone(), source.destination.secret().clone()))
+        .collect();
+    let downstream = ReqwestDownstream::new(destinations)
+        .map_err(|error| ServeError::Downstream(error.to_string()))?;
     let signals = terminations().map_err(ServeError::Signals)?;
-    let listener = listen(config.listen).map_err(|error| ServeError::Listen { setting: "listen", address: config.listen, error })?;
-    let address = listener.local_addr().map_err(|error| ServeError::Listen { setting: "listen", address: config.listen, error })?;
-    let for_operators = |address| listen(address).map_err(|error| ServeError::Listen { setting: "operator_listen", address, error });
+    let listener = listen(config.listen).map_err(|error| ServeError::Listen {
+        setting: "listen",
+        address: config.listen,
+        error,
+    })?;
+    let address = listener.local_addr().map_err(|error| ServeError::Listen {
+        setting: "listen",
+        address: config.listen,
+        error,
+    })?;
+    let for_operators = |address| {
+        listen(address).map_err(|error| ServeError::Listen {
+            setting: "operator_listen",
+            address,
+            error,
+        })
+    };
     let at_operators = config.operator_listen.map(for_operators).transpose()?;
     if let Some(address) = config.operator_listen {
         tracing::info!(%address, "listening for operators");
@@ -119,7 +144,8 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     };
     // Once before the loops start, so that they find a schema; if the database is not there, beside them.
     let migrated = if config.migrate_on_start { migrated(&opened).await? } else { true };
-    let mut migration = if migrated { Fuse::terminated() } else { migrate_when_reachable(&opened).boxed().fuse() };
+    let mut migration =
+        if migrated { Fuse::terminated() } else { migrate_when_reachable(&opened).boxed().fuse() };
     let mut damage = std::pin::pin!(opened.damage().fuse());
     let mut service = Box::pin(run(&config, ports, &host, signals).fuse());
     loop {
@@ -164,7 +190,8 @@ pub async fn restore(config: Config, from: &Path) -> Result<(), ServeError> {
 /// settings do not fit that limit.
 fn max_connections(config: &Config) -> Result<usize, TooFew> {
     let limit = descriptors::raise_limit();
-    let concurrency = || config.sources.values().map(|source| u64::from(source.policy.concurrency)).sum();
+    let concurrency =
+        || config.sources.values().map(|source| u64::from(source.policy.concurrency)).sum();
     let wanted = Wanted {
         connections: u64::try_from(config.intake.max_connections).unwrap_or(u64::MAX),
         listeners: if config.operator_listen.is_some() { 2 } else { 1 },
@@ -234,7 +261,9 @@ async fn migrated(opened: &OpenStore) -> Result<bool, ServeError> {
             tracing::warn!(%error, "migration gave way; it is tried again");
             Ok(false)
         }
-        Err(error @ (MigrateError::Newer { .. } | MigrateError::Failed(_))) => Err(ServeError::Migrate(error)),
+        Err(error @ (MigrateError::Newer { .. } | MigrateError::Failed(_))) => {
+            Err(ServeError::Migrate(error))
+        }
     }
 }
 
@@ -252,12 +281,16 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) fn advice(error: &io::Error, setting: &str) -> String {
     use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
     match error.kind() {
-        AddrInUse => format!("another process listens there: stop it, or set `{setting}` to another address"),
+        AddrInUse => {
+            format!("another process listens there: stop it, or set `{setting}` to another address")
+        }
         PermissionDenied => format!(
             "this user may not listen on so low a port: set `{setting}` to a port from 1024 up, or grant CAP_NET_BIND_SERVICE \
              (systemd: `AmbientCapabilities=CAP_NET_BIND_SERVICE`)"
         ),
-        AddrNotAvailable => format!("no interface of this machine has this address: set `{setting}` to one that it has"),
+        AddrNotAvailable => format!(
+            "no interface of this machine has this address: set `{setting}` to one that it has"
+        ),
         _ => format!("set `{setting}` to another address"),
     }
 }
@@ -283,7 +316,8 @@ fn is_hangup_ignored() -> bool {
 /// Reads the mask of ignored signals, of which SIGHUP is the lowest bit.
 fn ignores_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
 }
 
 /// tokio's tasks, and the listening sockets.
@@ -307,22 +341,41 @@ impl Host for Tokio {
         .boxed()
     }
 
-    fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, patience: Duration) -> Task {
+    fn serve(
+        &self,
+        app: Arc<App>,
+        stop: Shared<BoxFuture<'static, ()>>,
+        patience: Duration,
+    ) -> Task {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let limits =
-            ServerLimits { max_connections: self.max_connections, header_read_timeout: self.header_read_timeout, drain_timeout: patience };
+        let limits = ServerLimits {
+            max_connections: self.max_connections,
+            header_read_timeout: self.header_read_timeout,
+            drain_timeout: patience,
+        };
         let operator_hosts = self.operator_hosts.clone();
         async move {
-            let (listener, at_operators) = listeners.ok_or_else(|| Broken("the listening sockets are served already".to_owned()))?;
+            let (listener, at_operators) = listeners
+                .ok_or_else(|| Broken("the listening sockets are served already".to_owned()))?;
             let serve = |listener: TcpListener, face| {
                 // An address that the system does not tell is taken for a loopback one, to which the stricter rule applies.
-                let is_loopback = listener.local_addr().map_or(true, |address| address.ip().to_canonical().is_loopback());
+                let is_loopback = listener
+                    .local_addr()
+                    .map_or(true, |address| address.ip().to_canonical().is_loopback());
                 let access = Access::new(is_loopback, operator_hosts.iter().cloned());
-                server::serve(listener, service(Arc::clone(&app), face, access), limits, stop.clone())
+                server::serve(
+                    listener,
+                    service(Arc::clone(&app), face, access),
+                    limits,
+                    stop.clone(),
+                )
             };
             match at_operators {
                 None => serve(listener, Face::Everyone).await,
-                Some(at_operators) => drop(join(serve(listener, Face::Producers), serve(at_operators, Face::Operators)).await),
+                Some(at_operators) => drop(
+                    join(serve(listener, Face::Producers), serve(at_operators, Face::Operators))
+                        .await,
+                ),
             }
             Ok(())
         }
@@ -347,7 +400,8 @@ mod tests {
     fn an_address_that_cannot_be_listened_on_is_told_with_its_reason() {
         let told = |kind: io::ErrorKind| {
             let address = SocketAddr::from(([127, 0, 0, 1], 80));
-            ServeError::Listen { setting: "operator_listen", address, error: kind.into() }.to_string()
+            ServeError::Listen { setting: "operator_listen", address, error: kind.into() }
+                .to_string()
         };
         for (kind, hint) in [
             (io::ErrorKind::AddrInUse, "another process listens there"),
@@ -357,14 +411,29 @@ mod tests {
         ] {
             let told = told(kind);
             assert!(told.contains(hint) && told.contains("`operator_listen`"), "{told}");
-            assert_eq!(told.contains("another process"), kind == io::ErrorKind::AddrInUse, "{told}");
+            assert_eq!(
+                told.contains("another process"),
+                kind == io::ErrorKind::AddrInUse,
+                "{told}"
+            );
         }
     }
 
     #[test]
     fn a_hangup_that_nohup_has_ignored_is_seen() {
-        let status = |mask: &str| format!("Name:\tsurehook\nSigBlk:\t0000000000000001\nSigIgn:\t{mask}\nSigCgt:\t0000000000000001\n");
-        assert!(ignores_hangup(&status("0000000000000001")) && ignores_hangup(&status("0000000000001001")));
-        assert!(!ignores_hangup(&status("0000000000001000")) && !ignores_hangup("") && !ignores_hangup(&status("x")));
+        let status = |mask: &str| {
+            format!(
+                "Name:\tsurehook\nSigBlk:\t0000000000000001\nSigIgn:\t{mask}\nSigCgt:\t0000000000000001\n"
+            )
+        };
+        assert!(
+            ignores_hangup(&status("0000000000000001"))
+                && ignores_hangup(&status("0000000000001001"))
+        );
+        assert!(
+            !ignores_hangup(&status("0000000000001000"))
+                && !ignores_hangup("")
+                && !ignores_hangup(&status("x"))
+        );
     }
 }

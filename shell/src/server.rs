@@ -69,7 +69,10 @@ pub struct ServerLimits {
 }
 
 /// How this server speaks HTTP/1.1, for any IO and timer.
-pub fn protocol(timer: impl Timer + Send + Sync + 'static, header_read_timeout: Duration) -> http1::Builder {
+pub fn protocol(
+    timer: impl Timer + Send + Sync + 'static,
+    header_read_timeout: Duration,
+) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(timer)
@@ -87,9 +90,16 @@ pub fn protocol(timer: impl Timer + Send + Sync + 'static, header_read_timeout: 
 ///
 /// For warp routes, `service` is `TowerToHyperService::new(warp::service(routes))`; for those of this program,
 /// [`crate::http::service`].
-pub async fn serve<S, B>(listener: TcpListener, service: S, limits: ServerLimits, shutdown: impl Future<Output = ()>)
-where
-    S: Service<Request<Watched<Incoming>>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    service: S,
+    limits: ServerLimits,
+    shutdown: impl Future<Output = ()>,
+) where
+    S: Service<Request<Watched<Incoming>>, Response = Response<B>, Error = Infallible>
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -118,7 +128,10 @@ where
             },
         };
         while connections.len() >= limits.max_connections {
-            tracing::debug!(connections = connections.len(), "no connection is free: asking the idle ones to close");
+            tracing::debug!(
+                connections = connections.len(),
+                "no connection is free: asking the idle ones to close"
+            );
             call.send_replace(Call::MakeRoom);
             progress.shed(limits.max_connections.div_ceil(SHED_ONE_IN), GRACE);
             tokio::select! {
@@ -130,7 +143,13 @@ where
         }
         set_up(&stream);
         let progress = progress.add(limits.max_connections);
-        connections.spawn(connection(stream, Arc::clone(&service), protocol.clone(), call.subscribe(), progress));
+        connections.spawn(connection(
+            stream,
+            Arc::clone(&service),
+            protocol.clone(),
+            call.subscribe(),
+            progress,
+        ));
     }
     drop(listener);
     call.send_replace(Call::ShutDown);
@@ -140,7 +159,10 @@ where
         }
     };
     if timeout(limits.drain_timeout, all_end).await.is_err() {
-        tracing::warn!(connections = connections.len(), "cutting off requests that are still in flight after the drain time-out");
+        tracing::warn!(
+            connections = connections.len(),
+            "cutting off requests that are still in flight after the drain time-out"
+        );
         connections.shutdown().await;
     }
 }
@@ -166,7 +188,8 @@ fn reap(ended: Result<(), JoinError>) {
 /// passes or does not, and trying again at once would only burn the processor.
 async fn rest_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
+    if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+    {
         return;
     }
     tracing::warn!(%error, "cannot accept connections; trying again in {} ms", ACCEPT_PAUSE.as_millis());
@@ -187,7 +210,10 @@ async fn connection<S, B>(
     mut call: watch::Receiver<Call>,
     progress: Arc<Progress>,
 ) where
-    S: Service<Request<Watched<Incoming>>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
+    S: Service<Request<Watched<Incoming>>, Response = Response<B>, Error = Infallible>
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -251,7 +277,8 @@ async fn connection<S, B>(
 
 /// The answer to a header section that did not arrive in time, which hyper leaves unanswered.
 fn headers_too_slow() -> Vec<u8> {
-    let problem = Kind::TooSlow.with("The request's header section did not arrive in time.").to_json();
+    let problem =
+        Kind::TooSlow.with("The request's header section did not arrive in time.").to_json();
     let mut response = format!(
         "HTTP/1.1 408 Request Timeout\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {}\r\n\
          cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n",

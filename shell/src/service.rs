@@ -66,7 +66,12 @@ pub trait Host {
 
     /// Accepts connections and serves the routes on them. Once `stop` completes it accepts no more, lets the requests
     /// that are being answered finish until about `patience` later, and ends.
-    fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, patience: Duration) -> Task;
+    fn serve(
+        &self,
+        app: Arc<App>,
+        stop: Shared<BoxFuture<'static, ()>>,
+        patience: Duration,
+    ) -> Task;
 }
 
 /// Runs one process until a signal has come and the shutdown is over.
@@ -78,13 +83,19 @@ pub trait Host {
 /// # Errors
 ///
 /// [`Ended`] if a part of the process stopped by itself.
-pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: impl FusedStream<Item = ()> + Unpin) -> Result<(), Ended> {
+pub async fn run(
+    config: &Config,
+    ports: Ports,
+    host: &impl Host,
+    mut signals: impl FusedStream<Item = ()> + Unpin,
+) -> Result<(), Ended> {
     let clock = Arc::clone(&ports.clock);
     let health = Arc::new(Health::default());
     let doorbell = Arc::new(Doorbell::default());
     let handover = Arc::new(Handover::default());
     let metrics = Metrics::new(config.sources.keys().cloned());
-    let store: Arc<dyn Store> = Arc::new(Metered::new(ports.store, Arc::clone(&metrics), Arc::clone(&clock)));
+    let store: Arc<dyn Store> =
+        Arc::new(Metered::new(ports.store, Arc::clone(&metrics), Arc::clone(&clock)));
     let (stop_intake, intake_stopped) = oneshot::channel::<()>();
     let (mut drain, drains) = mpsc::channel(4);
 
@@ -124,22 +135,37 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
             let _alive = alive;
             task.await;
         };
-        host.spawn(which.as_str(), watched.boxed()).map(move |result| (which, result)).boxed().fuse()
+        host.spawn(which.as_str(), watched.boxed())
+            .map(move |result| (which, result))
+            .boxed()
+            .fuse()
     };
-    let mut intake_task = if takes_events { spawn(Loop::Intake, intake_loop.boxed()) } else { Fuse::terminated() };
+    let mut intake_task =
+        if takes_events { spawn(Loop::Intake, intake_loop.boxed()) } else { Fuse::terminated() };
     let mut worker_task = if delivers {
         let max_held_bytes = config.worker.max_held_bytes;
         let settings = Settings { seed: ports.seed, max_held_bytes, ..Settings::default() };
-        let policies = config.sources.iter().map(|(name, source)| (name.clone(), source.policy.clone()));
+        let policies =
+            config.sources.iter().map(|(name, source)| (name.clone(), source.policy.clone()));
         let worker = Worker::new(clock.now(), settings, policies);
-        let ports =
-            WorkerPorts { store: Arc::clone(&store), downstream: ports.downstream, clock: Arc::clone(&clock), doorbell, handover, metrics };
+        let ports = WorkerPorts {
+            store: Arc::clone(&store),
+            downstream: ports.downstream,
+            clock: Arc::clone(&clock),
+            doorbell,
+            handover,
+            metrics,
+        };
         spawn(Loop::Worker, worker::run(worker, ports, drains).boxed())
     } else {
         Fuse::terminated()
     };
     let mut pruning_task = if delivers {
-        spawn(Loop::Pruning, retention::run(store, Arc::clone(&clock), config.retention, config.delivered_payload).boxed())
+        spawn(
+            Loop::Pruning,
+            retention::run(store, Arc::clone(&clock), config.retention, config.delivered_payload)
+                .boxed(),
+        )
     } else {
         Fuse::terminated()
     };
@@ -156,7 +182,10 @@ pub async fn run(config: &Config, ports: Ports, host: &impl Host, mut signals: i
     }
 
     let began = clock.now();
-    tracing::info!(drain_timeout_ms = config.drain_timeout.as_millis(), "shutting down: no new requests, finishing what is under way");
+    tracing::info!(
+        drain_timeout_ms = config.drain_timeout.as_millis(),
+        "shutting down: no new requests, finishing what is under way"
+    );
     health.drain();
     let mut order = Drain { cut_off_at: began + time.cut_off, give_up_at: began + time.give_up };
     let _ = drain.try_send(order);
@@ -220,7 +249,9 @@ impl Shutdown {
     }
 }
 
-fn sources(config: &Config) -> std::collections::BTreeMap<surehook_core::source::SourceName, SourceIntake> {
+fn sources(
+    config: &Config,
+) -> std::collections::BTreeMap<surehook_core::source::SourceName, SourceIntake> {
     let intake = |source: &crate::config::Source| SourceIntake {
         idempotency_header: source.idempotency_header.clone(),
         on_key_reuse: source.on_key_reuse,
@@ -241,9 +272,13 @@ mod tests {
 
     #[test]
     fn a_shutdown_leaves_time_to_write_down_what_came_back() {
-        for drain_timeout in
-            [Duration::ZERO, Duration::from_millis(10), Duration::from_secs(1), Duration::from_secs(30), Duration::from_hours(1)]
-        {
+        for drain_timeout in [
+            Duration::ZERO,
+            Duration::from_millis(10),
+            Duration::from_secs(1),
+            Duration::from_secs(30),
+            Duration::from_hours(1),
+        ] {
             let Shutdown { cut_off, give_up } = Shutdown::of(drain_timeout);
             assert!(cut_off <= give_up && give_up <= drain_timeout, "{drain_timeout:?}");
         }

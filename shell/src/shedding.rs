@@ -56,8 +56,10 @@ impl Connections {
     /// Tells those that have waited for the rest of a request's body for longest, and for at least `grace`, to give their
     /// places up: at most so many.
     pub(crate) fn shed(&mut self, most: usize, grace: Duration) -> usize {
-        let reading = self.0.iter().filter_map(Weak::upgrade).filter(|progress| !progress.gives_way());
-        let mut slow: Vec<_> = reading.filter_map(|progress| Some((progress.reads_since()?, progress))).collect();
+        let reading =
+            self.0.iter().filter_map(Weak::upgrade).filter(|progress| !progress.gives_way());
+        let mut slow: Vec<_> =
+            reading.filter_map(|progress| Some((progress.reads_since()?, progress))).collect();
         slow.retain(|(since, _)| since.elapsed() >= grace);
         slow.sort_by_key(|(since, _)| *since);
         slow.truncate(most);
@@ -121,7 +123,10 @@ where
     type Data = B::Data;
     type Error = Box<dyn Error + Send + Sync>;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
         self.progress.waker.register(context.waker());
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if polled.is_pending() && self.progress.gives_way() {

@@ -82,12 +82,16 @@ mod tests {
     use proptest::prelude::*;
 
     /// ESC, CSI as one character (C1), DEL, bidirectional overrides and isolates, zero-width characters, a tag.
-    const HARMFUL: &str = "\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\u{2066}\u{200b}\u{feff}\u{2028}\u{e0041}";
+    const HARMFUL: &str =
+        "\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\u{2066}\u{200b}\u{feff}\u{2028}\u{e0041}";
 
     #[test]
     fn control_and_format_characters_are_escaped() {
         assert_eq!(escaped("a\nb"), "a\\nb");
-        assert_eq!(escaped(HARMFUL), "\\u{1b}[2J\\u{9b}31m\\u{7f}\\u{202e}\\u{2066}\\u{200b}\\u{feff}\\u{2028}\\u{e0041}");
+        assert_eq!(
+            escaped(HARMFUL),
+            "\\u{1b}[2J\\u{9b}31m\\u{7f}\\u{202e}\\u{2066}\\u{200b}\\u{feff}\\u{2028}\\u{e0041}"
+        );
         assert_eq!(escaped("Größe 5 × 3 … 東京 🙂"), "Größe 5 × 3 … 東京 🙂");
         assert_eq!(lines("a\nb\u{9b}\n"), "a\nb\\u{9b}\n");
     }
@@ -97,7 +101,9 @@ mod tests {
         let value = serde_json::json!({ HARMFUL: [HARMFUL, "東京"] });
         let shown = json(&value).unwrap();
         assert!(
-            shown.contains("\\u001b[2J\\u009b31m\\u007f\\u202e") && shown.contains("\\udb40\\udc41") && shown.contains("東京"),
+            shown.contains("\\u001b[2J\\u009b31m\\u007f\\u202e")
+                && shown.contains("\\udb40\\udc41")
+                && shown.contains("東京"),
             "{shown}"
         );
         assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);

@@ -51,7 +51,11 @@ type SettleResult = Result<Vec<EventId>, StoreError>;
 /// Runs a worker until it is done. Each item of `drains` begins the shutdown, or shortens it.
 ///
 /// Dropping this future is a crash: everything that is held comes back when its lease ends.
-pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item = Drain> + Unpin + Send) {
+pub async fn run(
+    mut worker: Worker,
+    ports: Ports,
+    drains: impl FusedStream<Item = Drain> + Unpin + Send,
+) {
     let Ports { store, downstream, clock, doorbell, handover, metrics } = ports;
     let mut drains = drains;
     let mut deliveries: FuturesUnordered<BoxFuture<'_, (Ticket, Reply)>> = FuturesUnordered::new();
@@ -60,7 +64,9 @@ pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item
     loop {
         while let Some(action) = worker.poll(clock.now()) {
             match action {
-                Action::Deliver(delivery) => deliveries.push(deliver(downstream.as_ref(), clock.as_ref(), delivery)),
+                Action::Deliver(delivery) => {
+                    deliveries.push(deliver(downstream.as_ref(), clock.as_ref(), delivery))
+                }
                 Action::Claim(demands) => {
                     debug_assert!(claim.is_terminated(), "one claim at a time");
                     claim = store.claim(demands).fuse();
@@ -70,7 +76,9 @@ pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item
                     let written = store.settle(batch.clone());
                     settle = written.map(|result| (batch, result)).boxed().fuse();
                 }
-                Action::Offer { source, room, bytes, lease } => handover.offer(source, room, bytes, lease),
+                Action::Offer { source, room, bytes, lease } => {
+                    handover.offer(source, room, bytes, lease)
+                }
                 Action::Abandoned(settlements) => settlements.iter().for_each(log_abandoned),
                 Action::Suspended { wait } => {
                     tracing::warn!(
@@ -114,7 +122,11 @@ pub async fn run(mut worker: Worker, ports: Ports, drains: impl FusedStream<Item
     }
 }
 
-fn deliver<'a>(downstream: &'a dyn Downstream, clock: &'a dyn Clock, delivery: Delivery) -> BoxFuture<'a, (Ticket, Reply)> {
+fn deliver<'a>(
+    downstream: &'a dyn Downstream,
+    clock: &'a dyn Clock,
+    delivery: Delivery,
+) -> BoxFuture<'a, (Ticket, Reply)> {
     let Delivery { ticket, claim, deadline } = delivery;
     let timeout = deadline.since(clock.now());
     downstream.send(&claim, timeout).map(move |reply| (ticket, reply)).boxed()
@@ -179,9 +191,20 @@ fn log_settled(settlement: &Settlement, stale: bool) {
     }
     match outcome {
         Outcome::Delivered => line!(debug, Some(Status::Delivered), "delivered"),
-        Outcome::Retry { after } => line!(info, Some(Status::Retrying), retry_in_ms = millis(*after), "not delivered; tried again later"),
+        Outcome::Retry { after } => line!(
+            info,
+            Some(Status::Retrying),
+            retry_in_ms = millis(*after),
+            "not delivered; tried again later"
+        ),
         Outcome::DeadLetter(reason) => {
-            line!(warn, Some(Status::DeadLettered), reason = reason.as_str(), "dead-lettered: {}", reason_in_words(*reason));
+            line!(
+                warn,
+                Some(Status::DeadLettered),
+                reason = reason.as_str(),
+                "dead-lettered: {}",
+                reason_in_words(*reason)
+            );
         }
         Outcome::Release => line!(debug, WAITING, "released unsent"),
         Outcome::CutOff => line!(info, WAITING, "cut off by shutdown; claimable again"),
@@ -194,9 +217,15 @@ fn log_breaker(source: &SourceName, breaker: Breaker) {
         Breaker::Open { .. } => {
             tracing::warn!(%source, breaker = state, "the downstream fails again and again: nothing is sent for a while");
         }
-        Breaker::HalfOpen => tracing::info!(%source, breaker = state, "one event is sent to see whether the downstream is back"),
-        Breaker::Ramping { .. } => tracing::info!(%source, breaker = state, "the downstream is back: deliveries become more step by step"),
-        Breaker::Closed { .. } => tracing::info!(%source, breaker = state, "the downstream is well"),
+        Breaker::HalfOpen => {
+            tracing::info!(%source, breaker = state, "one event is sent to see whether the downstream is back")
+        }
+        Breaker::Ramping { .. } => {
+            tracing::info!(%source, breaker = state, "the downstream is back: deliveries become more step by step")
+        }
+        Breaker::Closed { .. } => {
+            tracing::info!(%source, breaker = state, "the downstream is well")
+        }
     }
 }
 

@@ -5,10 +5,17 @@ use std::process::{Command, Output};
 
 fn surehook(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_surehook"));
-    for (variable, _) in std::env::vars_os().filter(|(variable, _)| variable.to_string_lossy().starts_with("SUREHOOK_")) {
+    for (variable, _) in std::env::vars_os()
+        .filter(|(variable, _)| variable.to_string_lossy().starts_with("SUREHOOK_"))
+    {
         command.env_remove(variable);
     }
-    command.current_dir(folder).args(arguments).envs(environment.iter().copied()).output().expect("the program starts")
+    command
+        .current_dir(folder)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .output()
+        .expect("the program starts")
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -28,7 +35,13 @@ fn a_right_file_is_summed_up_without_credentials() {
     let output = surehook(folder_with(RIGHT).path(), &["check"], &[]);
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
     let summary = text(&output.stdout);
-    for line in ["surehook.toml is right", "127.0.0.1:1111", "source s", "http://x/hooks", "each in 30s under a lease of 40s"] {
+    for line in [
+        "surehook.toml is right",
+        "127.0.0.1:1111",
+        "source s",
+        "http://x/hooks",
+        "each in 30s under a lease of 40s",
+    ] {
         assert!(summary.contains(line), "{summary}");
     }
     assert!(!summary.contains("hunter2"), "{summary}");
@@ -36,20 +49,34 @@ fn a_right_file_is_summed_up_without_credentials() {
 
 #[test]
 fn a_wrong_file_is_told_by_line_and_column_and_exits_2() {
-    let output = surehook(folder_with("[sources.s]\ndestination = \"x\"\nconcurrency = 0\n").path(), &["check"], &[]);
+    let output = surehook(
+        folder_with("[sources.s]\ndestination = \"x\"\nconcurrency = 0\n").path(),
+        &["check"],
+        &[],
+    );
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""));
-    let lines: Vec<&str> = text(&output.stderr).lines().map(|line| line.split_once(": ").expect("a place").0).collect();
+    let lines: Vec<&str> = text(&output.stderr)
+        .lines()
+        .map(|line| line.split_once(": ").expect("a place").0)
+        .collect();
     assert_eq!(lines, ["surehook.toml:2:15", "surehook.toml:3:15"]);
 }
 
 #[test]
 fn a_file_that_is_not_there_is_told_with_how_to_begin() {
     let empty = tempfile::tempdir().expect("a folder");
-    for arguments in [&["check"][..], &["check", "--config", "elsewhere.toml"], &["check", "--database", "sqlite:x.db"]] {
+    for arguments in [
+        &["check"][..],
+        &["check", "--config", "elsewhere.toml"],
+        &["check", "--database", "sqlite:x.db"],
+    ] {
         let output = surehook(empty.path(), arguments, &[]);
         assert_eq!(output.status.code(), Some(2));
         let told = text(&output.stderr);
-        assert!(told.contains("there is no configuration at") && told.contains("[sources.example]"), "{told}");
+        assert!(
+            told.contains("there is no configuration at") && told.contains("[sources.example]"),
+            "{told}"
+        );
     }
 }
 
@@ -75,7 +102,10 @@ fn a_wrong_flag_or_variable_exits_2_and_shows_no_password() {
     ] {
         let output = surehook(folder.path(), arguments, environment);
         assert_eq!(output.status.code(), Some(if arguments.contains(&"--help") { 0 } else { 2 }));
-        assert!(!text(&output.stderr).contains("hunter2") && !text(&output.stdout).contains("hunter2"), "{output:?}");
+        assert!(
+            !text(&output.stderr).contains("hunter2") && !text(&output.stdout).contains("hunter2"),
+            "{output:?}"
+        );
     }
 }
 
@@ -83,13 +113,20 @@ fn a_wrong_flag_or_variable_exits_2_and_shows_no_password() {
 fn several_servers_are_shown_with_which_is_wanted_and_without_the_password() {
     let folder = folder_with(RIGHT);
     let url = "postgres://u:hunter2@a:1,[::1]/db?sslmode=require&target_session_attrs=read-write";
-    for (arguments, environment) in [(&["check", "--database", url][..], &[][..]), (&["check"], &[("SUREHOOK_DATABASE", url)])] {
+    for (arguments, environment) in
+        [(&["check", "--database", url][..], &[][..]), (&["check"], &[("SUREHOOK_DATABASE", url)])]
+    {
         let output = surehook(folder.path(), arguments, environment);
         let summary = text(&output.stdout);
-        assert!(summary.contains("database    postgres://u@a:1,[::1]/db?target_session_attrs=read-write"), "{output:?}");
+        assert!(
+            summary
+                .contains("database    postgres://u@a:1,[::1]/db?target_session_attrs=read-write"),
+            "{output:?}"
+        );
         assert!(!summary.contains("hunter2"), "{summary}");
     }
-    let output = surehook(folder.path(), &["check", "--database", "postgres://u:hunter2@a,/db"], &[]);
+    let output =
+        surehook(folder.path(), &["check", "--database", "postgres://u:hunter2@a,/db"], &[]);
     assert_eq!(output.status.code(), Some(2));
     let told = text(&output.stderr);
     assert!(

@@ -29,7 +29,10 @@ async fn a_delivery_without_a_descriptor_is_not_sent_and_not_failed() {
     let downstream = ReqwestDownstream::new(BTreeMap::from(destinations)).unwrap();
     let send = |name: &str, limit| {
         let event = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e".parse().unwrap();
-        downstream.send(&Claim::first(event, source(name), Bytes::from_static(b"\r\n"), Bytes::new()), limit)
+        downstream.send(
+            &Claim::first(event, source(name), Bytes::from_static(b"\r\n"), Bytes::new()),
+            limit,
+        )
     };
 
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
@@ -44,7 +47,10 @@ async fn a_delivery_without_a_descriptor_is_not_sent_and_not_failed() {
     assert!(!descriptors::are_exhausted());
     for name in ["by-address", "by-name"] {
         let reply = send(name, Duration::from_millis(300)).await;
-        assert!(matches!(reply, Reply::Failed(_)), "{name} was sent, and nobody answers: {reply:?}");
+        assert!(
+            matches!(reply, Reply::Failed(_)),
+            "{name} was sent, and nobody answers: {reply:?}"
+        );
     }
 
     assert_eq!(descriptors::raise_limit(), (hard != RLIM_INFINITY).then_some(hard));

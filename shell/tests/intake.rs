@@ -12,7 +12,9 @@ use surehook::doorbell::Doorbell;
 use surehook::handover::{Handed, Handover};
 use surehook::ids::SystemIds;
 use surehook::intake::{Intake, IntakeError, Limits, Ports, intake};
-use surehook::ports::{Erased, EventRecord, Ids, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{
+    Erased, EventRecord, Ids, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, Stored};
 use surehook_core::event::{Outcome, Status};
@@ -97,23 +99,48 @@ impl Store for Gated {
     fn redrive_delivered(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
         unreachable!("an intake only accepts")
     }
-    fn list(&self, _: EventFilter, _: Span, _: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(
+        &self,
+        _: EventFilter,
+        _: Span,
+        _: PageSize,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         unreachable!("an intake only accepts")
     }
-    fn redrive_all(&self, _: EventFilter, _: Span, _: PageSize, _: bool) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+    fn redrive_all(
+        &self,
+        _: EventFilter,
+        _: Span,
+        _: PageSize,
+        _: bool,
+    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
         unreachable!("an intake only accepts")
     }
-    fn sources(&self, _: Vec<SourceName>, _: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(
+        &self,
+        _: Vec<SourceName>,
+        _: u32,
+    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
         unreachable!("an intake only accepts")
     }
     fn pause(&self, _: SourceName, _: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
         unreachable!("an intake only accepts")
     }
-    fn prune(&self, _: Retention, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+    fn prune(
+        &self,
+        _: Retention,
+        _: Option<EventId>,
+        _: u32,
+    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         unreachable!("an intake only accepts")
     }
 
-    fn erase(&self, _: Duration, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+    fn erase(
+        &self,
+        _: Duration,
+        _: Option<EventId>,
+        _: u32,
+    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
         unreachable!("an intake only accepts")
     }
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -132,13 +159,19 @@ fn begin(limits: Limits) -> (Intake, Arc<Gated>) {
 
 /// As [`begin`], on a store that takes so many batches at once.
 fn begin_on(at_once: usize, limits: Limits) -> (Intake, Arc<Gated>) {
-    let (intake, store, ..) = begin_with(at_once, limits, Box::new(|batch| Ok(vec![Stored::Inserted; batch.len()])));
+    let (intake, store, ..) =
+        begin_with(at_once, limits, Box::new(|batch| Ok(vec![Stored::Inserted; batch.len()])));
     (intake, store)
 }
 
 /// As [`begin_on`], on a store that gives these answers, and with the doorbell that is rung and the way to the worker.
-fn begin_with(at_once: usize, limits: Limits, answer: Box<Answer>) -> (Intake, Arc<Gated>, Arc<Doorbell>, Arc<Handover>) {
-    let store = Arc::new(Gated { answer, gate: Semaphore::new(0), at_once, seen: Mutex::default() });
+fn begin_with(
+    at_once: usize,
+    limits: Limits,
+    answer: Box<Answer>,
+) -> (Intake, Arc<Gated>, Arc<Doorbell>, Arc<Handover>) {
+    let store =
+        Arc::new(Gated { answer, gate: Semaphore::new(0), at_once, seen: Mutex::default() });
     let (doorbell, handover) = (Arc::new(Doorbell::default()), Arc::new(Handover::default()));
     let ports = Ports {
         store: Arc::clone(&store) as Arc<dyn Store>,
@@ -152,7 +185,8 @@ fn begin_with(at_once: usize, limits: Limits, answer: Box<Answer>) -> (Intake, A
     (intake, store, doorbell, handover)
 }
 
-const ROOMY: Limits = Limits { max_queued: 4096, max_queued_bytes: 64 << 20, max_body: 1_000, sources: 1 };
+const ROOMY: Limits =
+    Limits { max_queued: 4096, max_queued_bytes: 64 << 20, max_body: 1_000, sources: 1 };
 
 /// Submits an event of so many bytes, whose account was opened as the HTTP surface does it.
 async fn submit(intake: &Intake, key: usize, bytes: usize) -> Result<Admission, IntakeError> {
@@ -187,7 +221,10 @@ async fn batches_of(events: usize, bytes: usize) -> Vec<(usize, usize)> {
         async move { submit(&intake, 100_001, 1).await }
     });
     store.has_begun(2).await;
-    let all = tokio::spawn(async move { join_all((0..events).map(|key| submit(&intake, key, bytes))).await });
+    let all =
+        tokio::spawn(
+            async move { join_all((0..events).map(|key| submit(&intake, key, bytes))).await },
+        );
     tokio::time::sleep(Duration::from_millis(50)).await;
     store.gate.add_permits(1000);
     for answer in all.await.unwrap() {
@@ -221,7 +258,8 @@ async fn an_event_larger_than_a_batch_is_stored_alone() {
 }
 
 #[tokio::test]
-async fn more_requests_than_may_wait_are_turned_away_at_once_and_taken_when_others_have_their_answer() {
+async fn more_requests_than_may_wait_are_turned_away_at_once_and_taken_when_others_have_their_answer()
+ {
     let (intake, store) = begin(Limits { max_queued: 3, ..ROOMY });
     let taken = tokio::spawn({
         let intake = intake.clone();
@@ -235,7 +273,8 @@ async fn more_requests_than_may_wait_are_turned_away_at_once_and_taken_when_othe
 }
 
 #[tokio::test]
-async fn more_bytes_than_may_wait_are_turned_away_at_once_and_taken_when_others_have_their_answer() {
+async fn more_bytes_than_may_wait_are_turned_away_at_once_and_taken_when_others_have_their_answer()
+{
     let (intake, store) = begin(Limits { max_queued_bytes: 1000, ..ROOMY });
     let taken = tokio::spawn({
         let intake = intake.clone();
@@ -260,7 +299,8 @@ async fn a_store_with_one_writer_is_given_one_batch_at_a_time_with_all_that_gath
         async move { submit(&intake, 100_000, 1).await }
     });
     store.has_begun(1).await;
-    let others = tokio::spawn(async move { join_all((0..50).map(|key| submit(&intake, key, 1))).await });
+    let others =
+        tokio::spawn(async move { join_all((0..50).map(|key| submit(&intake, key, 1))).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(store.seen().batches.len(), 1, "the second waits until the first is done");
     store.gate.add_permits(1000);
@@ -268,7 +308,10 @@ async fn a_store_with_one_writer_is_given_one_batch_at_a_time_with_all_that_gath
         assert!(matches!(answer, Ok(Admission::Accepted { .. })), "{answer:?}");
     }
     let seen = store.seen();
-    assert_eq!((seen.most_under_way, seen.batches.iter().map(|batch| batch.0).collect::<Vec<_>>()), (1, vec![1, 50]));
+    assert_eq!(
+        (seen.most_under_way, seen.batches.iter().map(|batch| batch.0).collect::<Vec<_>>()),
+        (1, vec![1, 50])
+    );
 }
 
 const POISON: &[u8] = b"poison";
@@ -277,7 +320,11 @@ const POISON: &[u8] = b"poison";
 fn refusing() -> Box<Answer> {
     Box::new(|batch| {
         let is_poisoned = batch.iter().any(|event| event.body == POISON);
-        if is_poisoned { Err(StoreError::Rejected("poison".to_owned())) } else { Ok(vec![Stored::Inserted; batch.len()]) }
+        if is_poisoned {
+            Err(StoreError::Rejected("poison".to_owned()))
+        } else {
+            Ok(vec![Stored::Inserted; batch.len()])
+        }
     })
 }
 
@@ -286,7 +333,9 @@ async fn a_row_that_the_store_refuses_is_found_by_halves_and_all_others_are_stor
     for (rows, poisoned) in [(32, 0), (32, 13), (33, 32)] {
         let (intake, store, ..) = begin_with(1, ROOMY, refusing());
         store.gate.add_permits(1000);
-        let body = |key| if key == poisoned { Bytes::from_static(POISON) } else { Bytes::from_static(b"well") };
+        let body = |key| {
+            if key == poisoned { Bytes::from_static(POISON) } else { Bytes::from_static(b"well") }
+        };
         let answers = join_all((0..rows).map(|key| submit_body(&intake, key, body(key)))).await;
         for (key, answer) in answers.into_iter().enumerate() {
             assert_eq!(answer.is_ok(), key != poisoned, "{key}: {answer:?}");
@@ -303,7 +352,10 @@ async fn of_two_with_one_key_the_second_is_stored_if_the_first_is_refused() {
     store.gate.add_permits(1000);
     let bodies = [POISON, b"well"].map(|body| submit_body(&intake, 1, Bytes::from_static(body)));
     let answers = join_all(bodies).await;
-    assert!(matches!(&answers[..], [Err(IntakeError::Refused), Ok(Admission::Accepted { .. })]), "{answers:?}");
+    assert!(
+        matches!(&answers[..], [Err(IntakeError::Refused), Ok(Admission::Accepted { .. })]),
+        "{answers:?}"
+    );
     assert_eq!(store.seen().batches.len(), 2);
 }
 
@@ -320,20 +372,28 @@ async fn a_batch_is_tried_three_times_under_its_ids_if_that_can_help_and_once_if
         store.gate.add_permits(1000);
         assert_eq!(submit(&intake, 1, 1).await, Err(answer), "{error:?}");
         let seen = store.seen();
-        assert!(seen.ids.len() == tries && seen.ids.iter().all(|ids| *ids == seen.ids[0]), "{error:?}: {:?}", seen.ids);
+        assert!(
+            seen.ids.len() == tries && seen.ids.iter().all(|ids| *ids == seen.ids[0]),
+            "{error:?}: {:?}",
+            seen.ids
+        );
     }
 }
 
 /// A store that fails in these ways, one after another, and then in the last of them.
 fn failing_in_turn(errors: Vec<StoreError>) -> Box<Answer> {
     let tries = AtomicUsize::new(0);
-    Box::new(move |_| Err(errors[tries.fetch_add(1, Ordering::Relaxed).min(errors.len() - 1)].clone()))
+    Box::new(move |_| {
+        Err(errors[tries.fetch_add(1, Ordering::Relaxed).min(errors.len() - 1)].clone())
+    })
 }
 
 #[tokio::test]
 async fn after_an_unknown_try_no_later_failure_says_that_nothing_was_stored() {
-    let (unknown, conflict) = (|| StoreError::Unknown("reply lost".into()), || StoreError::Conflict("deadlock".into()));
-    let (unavailable, rejected) = (|| StoreError::Unavailable("away".into()), || StoreError::Rejected("bad row".into()));
+    let (unknown, conflict) =
+        (|| StoreError::Unknown("reply lost".into()), || StoreError::Conflict("deadlock".into()));
+    let (unavailable, rejected) =
+        (|| StoreError::Unavailable("away".into()), || StoreError::Rejected("bad row".into()));
     for errors in [
         vec![unknown(), unavailable()],
         vec![unknown(), conflict()],
@@ -349,9 +409,10 @@ async fn after_an_unknown_try_no_later_failure_says_that_nothing_was_stored() {
             assert_eq!(answer, Err(IntakeError::TimedOut), "{errors:?}");
         }
     }
-    for (errors, told) in
-        [(vec![conflict(), unavailable()], IntakeError::Unavailable), (vec![conflict(), rejected()], IntakeError::Refused)]
-    {
+    for (errors, told) in [
+        (vec![conflict(), unavailable()], IntakeError::Unavailable),
+        (vec![conflict(), rejected()], IntakeError::Refused),
+    ] {
         let (intake, store, ..) = begin_with(1, ROOMY, failing_in_turn(errors.clone()));
         store.gate.add_permits(1000);
         assert_eq!(submit(&intake, 1, 1).await, Err(told), "{errors:?}");
@@ -360,9 +421,14 @@ async fn after_an_unknown_try_no_later_failure_says_that_nothing_was_stored() {
 
 #[tokio::test]
 async fn the_doorbell_rings_for_what_is_new_and_not_for_what_was_there() {
-    let there = Stored::Existing { id: EventId::MIN, fingerprint: Fingerprint::of(b"x"), status: Status::Queued };
+    let there = Stored::Existing {
+        id: EventId::MIN,
+        fingerprint: Fingerprint::of(b"x"),
+        status: Status::Queued,
+    };
     for (stored, rings) in [(Stored::Inserted, true), (Stored::Claimed, false), (there, false)] {
-        let (intake, store, doorbell, _) = begin_with(1, ROOMY, Box::new(move |_| Ok(vec![stored])));
+        let (intake, store, doorbell, _) =
+            begin_with(1, ROOMY, Box::new(move |_| Ok(vec![stored])));
         store.gate.add_permits(1000);
         assert!(submit(&intake, 1, 1).await.is_ok());
         // It is rung before the answer.
@@ -375,18 +441,27 @@ const LEASE: Duration = Duration::from_secs(20);
 
 /// A store that claims what it is asked to claim, but for events of one byte.
 fn claims_all_but_the_small(batch: &[NewEvent]) -> Result<Vec<Stored>, StoreError> {
-    let stored = |event: &NewEvent| if event.lease.is_some() && event.body.len() > 1 { Stored::Claimed } else { Stored::Inserted };
+    let stored = |event: &NewEvent| {
+        if event.lease.is_some() && event.body.len() > 1 {
+            Stored::Claimed
+        } else {
+            Stored::Inserted
+        }
+    };
     Ok(batch.iter().map(stored).collect())
 }
 
 /// What was handed over, apart from when.
 async fn handed(handover: &Handover) -> Vec<EventId> {
-    let all = tokio::time::timeout(Duration::from_secs(5), handover.handed()).await.expect("something is handed over");
+    let all = tokio::time::timeout(Duration::from_secs(5), handover.handed())
+        .await
+        .expect("something is handed over");
     all.into_iter().flat_map(|handed| handed.claims).map(|claim| claim.event).collect()
 }
 
 #[tokio::test]
-async fn what_the_worker_has_room_for_is_claimed_as_it_is_stored_and_handed_over_and_nothing_else() {
+async fn what_the_worker_has_room_for_is_claimed_as_it_is_stored_and_handed_over_and_nothing_else()
+{
     let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
     handover.offer(SourceName::parse("orders").unwrap(), 2, 1_000, LEASE);
     handover.offer(SourceName::parse("others").unwrap(), 5, 1_000, LEASE);
@@ -400,14 +475,26 @@ async fn what_the_worker_has_room_for_is_claimed_as_it_is_stored_and_handed_over
         (3, 2, Status::Queued, None),
     ] {
         let answer = submit(&intake, key, bytes).await;
-        assert!(matches!(answer, Ok(Admission::Accepted { status: is, .. }) if is == status), "{key}: {answer:?}");
+        assert!(
+            matches!(answer, Ok(Admission::Accepted { status: is, .. }) if is == status),
+            "{key}: {answer:?}"
+        );
         assert_eq!(store.seen().leases[key], [lease], "{key}");
     }
     let ids = store.seen().ids.concat();
     assert_eq!(handed(&handover).await, ids[1..3]);
-    assert!(matches!(submit(&intake, 5, 2).await, Ok(Admission::Accepted { status: Status::Queued, .. })), "the offer is used up");
+    assert!(
+        matches!(
+            submit(&intake, 5, 2).await,
+            Ok(Admission::Accepted { status: Status::Queued, .. })
+        ),
+        "the offer is used up"
+    );
     handover.offer(SourceName::parse("orders").unwrap(), 2, 1_000, LEASE);
-    assert!(matches!(submit(&intake, 4, 2).await, Ok(Admission::Accepted { status: Status::Processing, .. })));
+    assert!(matches!(
+        submit(&intake, 4, 2).await,
+        Ok(Admission::Accepted { status: Status::Processing, .. })
+    ));
 }
 
 #[tokio::test]
@@ -415,13 +502,19 @@ async fn no_more_bytes_are_handed_over_than_were_offered() {
     let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
     handover.offer(SourceName::parse("orders").unwrap(), 9, 10, LEASE);
     store.gate.add_permits(1000);
-    for (key, bytes, lease) in [(0, 11, None), (1, 6, Some(LEASE)), (2, 5, None), (3, 4, Some(LEASE)), (4, 2, None)] {
+    for (key, bytes, lease) in
+        [(0, 11, None), (1, 6, Some(LEASE)), (2, 5, None), (3, 4, Some(LEASE)), (4, 2, None)]
+    {
         assert!(submit(&intake, key, bytes).await.is_ok());
         assert_eq!(store.seen().leases[key], [lease], "{key}");
     }
     assert_eq!(handed(&handover).await.len(), 2);
     assert!(submit(&intake, 5, 2).await.is_ok());
-    assert_eq!(store.seen().leases[5], [None], "the worker counts for itself what it was handed, and offers anew");
+    assert_eq!(
+        store.seen().leases[5],
+        [None],
+        "the worker counts for itself what it was handed, and offers anew"
+    );
     handover.offer(SourceName::parse("orders").unwrap(), 9, 10, LEASE);
     assert!(submit(&intake, 6, 10).await.is_ok());
     assert_eq!(store.seen().leases[6], [Some(LEASE)]);
@@ -432,13 +525,24 @@ async fn what_a_try_whose_end_is_unknown_may_have_claimed_is_not_handed_over() {
     let tries = Mutex::new(0);
     let answer = move |batch: &[NewEvent]| {
         *tries.lock().unwrap() += 1;
-        let there = |event: &NewEvent| Stored::Existing { id: event.id, fingerprint: event.fingerprint, status: Status::Processing };
-        if *tries.lock().unwrap() == 1 { Err(StoreError::Unknown(String::new())) } else { Ok(batch.iter().map(there).collect()) }
+        let there = |event: &NewEvent| Stored::Existing {
+            id: event.id,
+            fingerprint: event.fingerprint,
+            status: Status::Processing,
+        };
+        if *tries.lock().unwrap() == 1 {
+            Err(StoreError::Unknown(String::new()))
+        } else {
+            Ok(batch.iter().map(there).collect())
+        }
     };
     let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(answer));
     handover.offer(SourceName::parse("orders").unwrap(), 1, 1_000, LEASE);
     store.gate.add_permits(1000);
-    assert!(matches!(submit(&intake, 1, 2).await, Ok(Admission::Accepted { status: Status::Processing, .. })));
+    assert!(matches!(
+        submit(&intake, 1, 2).await,
+        Ok(Admission::Accepted { status: Status::Processing, .. })
+    ));
     assert_eq!(store.seen().leases, [[Some(LEASE)], [None]], "another try asks for no claim");
     assert!(handover.handed().now_or_never().is_none());
     assert!(submit(&intake, 2, 2).await.is_ok());
@@ -456,11 +560,17 @@ async fn what_was_claimed_for_a_worker_that_ended_meanwhile_is_given_back() {
     store.has_begun(1).await;
     assert_eq!(handover.close(), []);
     store.gate.add_permits(1000);
-    assert!(matches!(submitted.await.unwrap(), Ok(Admission::Accepted { status: Status::Processing, .. })));
+    assert!(matches!(
+        submitted.await.unwrap(),
+        Ok(Admission::Accepted { status: Status::Processing, .. })
+    ));
     let id = store.seen().ids[0][0];
     {
         let settled = &store.seen().settled;
-        assert!(matches!(&settled[..], [one] if one.event == id && one.outcome == Outcome::Release && one.record.is_none()), "{settled:?}");
+        assert!(
+            matches!(&settled[..], [one] if one.event == id && one.outcome == Outcome::Release && one.record.is_none()),
+            "{settled:?}"
+        );
     }
     assert!(submit(&intake, 2, 2).await.is_ok());
     assert_eq!(store.seen().leases[1], [None], "there are no offers any more");
@@ -473,6 +583,9 @@ async fn what_was_handed_over_and_not_taken_in_comes_with_the_end() {
     store.gate.add_permits(1000);
     assert!(submit(&intake, 1, 2).await.is_ok());
     let rest: Vec<Handed> = handover.close();
-    assert_eq!(rest.iter().flat_map(|handed| &handed.claims).map(|claim| claim.event).collect::<Vec<_>>(), store.seen().ids.concat());
+    assert_eq!(
+        rest.iter().flat_map(|handed| &handed.claims).map(|claim| claim.event).collect::<Vec<_>>(),
+        store.seen().ids.concat()
+    );
     assert!(rest[0].claims[0].body == "xx" && store.seen().settled.is_empty());
 }

@@ -10,7 +10,9 @@ use surehook::config::{Config, Destination, Source};
 use surehook::health::Loop;
 use surehook::http::App;
 use surehook::ids::SystemIds;
-use surehook::ports::{Downstream, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{
+    Downstream, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook::service::{Broken, Ended, Host, Ports, Task, run};
 use surehook_core::admission::Stored;
@@ -53,22 +55,48 @@ impl Store for Panics {
     fn redrive_delivered(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
         async { away() }.boxed()
     }
-    fn list(&self, _: EventFilter, _: Span, _: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(
+        &self,
+        _: EventFilter,
+        _: Span,
+        _: PageSize,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         async { away() }.boxed()
     }
-    fn redrive_all(&self, _: EventFilter, _: Span, _: PageSize, _: bool) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+    fn redrive_all(
+        &self,
+        _: EventFilter,
+        _: Span,
+        _: PageSize,
+        _: bool,
+    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
         async { away() }.boxed()
     }
-    fn sources(&self, _: Vec<SourceName>, _: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(
+        &self,
+        _: Vec<SourceName>,
+        _: u32,
+    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
         async { away() }.boxed()
     }
     fn pause(&self, _: SourceName, _: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
         async { away() }.boxed()
     }
-    fn prune(&self, _: Retention, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
-        async { if self.0 == Loop::Pruning { panic!("the pruning breaks") } else { away() } }.boxed()
+    fn prune(
+        &self,
+        _: Retention,
+        _: Option<EventId>,
+        _: u32,
+    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+        async { if self.0 == Loop::Pruning { panic!("the pruning breaks") } else { away() } }
+            .boxed()
     }
-    fn erase(&self, _: Duration, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+    fn erase(
+        &self,
+        _: Duration,
+        _: Option<EventId>,
+        _: u32,
+    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
         async { away() }.boxed()
     }
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -118,12 +146,16 @@ async fn ended(which: Loop, signals: impl FusedStream<Item = ()> + Unpin) -> Res
         ids: Arc::new(SystemIds),
         seed: 1,
     };
-    tokio::time::timeout(Duration::from_secs(20), run(&config, ports, &Tasks, signals)).await.expect("the process ends by itself")
+    tokio::time::timeout(Duration::from_secs(20), run(&config, ports, &Tasks, signals))
+        .await
+        .expect("the process ends by itself")
 }
 
 #[tokio::test]
 async fn a_worker_that_panics_ends_the_process_with_an_error() {
-    let Err(Ended::Loop { which: Loop::Worker, why }) = ended(Loop::Worker, stream::pending()).await else {
+    let Err(Ended::Loop { which: Loop::Worker, why }) =
+        ended(Loop::Worker, stream::pending()).await
+    else {
         panic!("the worker's end is not told")
     };
     assert!(why.contains("panic"), "{why}");
@@ -131,13 +163,19 @@ async fn a_worker_that_panics_ends_the_process_with_an_error() {
 
 #[tokio::test]
 async fn a_pruning_that_panics_ends_the_process_with_an_error() {
-    assert!(matches!(ended(Loop::Pruning, stream::pending()).await, Err(Ended::Loop { which: Loop::Pruning, .. })));
+    assert!(matches!(
+        ended(Loop::Pruning, stream::pending()).await,
+        Err(Ended::Loop { which: Loop::Pruning, .. })
+    ));
 }
 
 #[tokio::test]
 async fn a_worker_that_panics_during_the_shutdown_is_told_too() {
     let told_at_once = stream::iter([()]).chain(stream::pending()).fuse();
-    assert!(matches!(ended(Loop::Worker, told_at_once).await, Err(Ended::Loop { which: Loop::Worker, .. })));
+    assert!(matches!(
+        ended(Loop::Worker, told_at_once).await,
+        Err(Ended::Loop { which: Loop::Worker, .. })
+    ));
 }
 
 #[tokio::test]

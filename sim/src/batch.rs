@@ -19,7 +19,12 @@ pub struct Failure {
 /// Runs seeds from `first` on, on all cores, until `count` are done or `each` answers `false`.
 ///
 /// `each` is called for each run, in no certain order. The failures come back by seed.
-pub fn batch(first: u64, count: u64, bug: Option<Bug>, each: impl Fn(u64, &Outcome) -> bool + Sync) -> Vec<Failure> {
+pub fn batch(
+    first: u64,
+    count: u64,
+    bug: Option<Bug>,
+    each: impl Fn(u64, &Outcome) -> bool + Sync,
+) -> Vec<Failure> {
     let next = AtomicU64::new(first);
     let stop = AtomicBool::new(false);
     let failures = Mutex::new(Vec::new());
@@ -37,7 +42,10 @@ pub fn batch(first: u64, count: u64, bug: Option<Bug>, each: impl Fn(u64, &Outco
                         stop.store(true, Ordering::Relaxed);
                     }
                     if !outcome.violations.is_empty() {
-                        failures.lock().expect("no run panics here").push(Failure { seed, violations: outcome.violations });
+                        failures
+                            .lock()
+                            .expect("no run panics here")
+                            .push(Failure { seed, violations: outcome.violations });
                     }
                 }
             });

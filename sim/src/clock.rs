@@ -23,7 +23,11 @@ pub(crate) struct SimClock {
 
 impl SimClock {
     pub(crate) fn boot(process: usize, waits: Waits) -> Self {
-        Self { ahead: Duration::from_millis(madsim::rand::thread_rng().gen_range(0..1_000_000)), process, waits }
+        Self {
+            ahead: Duration::from_millis(madsim::rand::thread_rng().gen_range(0..1_000_000)),
+            process,
+            waits,
+        }
     }
 }
 
@@ -39,7 +43,8 @@ impl Clock for SimClock {
         }
         // Nobody waits for centuries; a deadline out of reach must not overflow the simulated clock.
         let wait = wait.min(Duration::from_secs(1 << 32));
-        let waiting = self.waits.begin(self.process, Wait::Until(TimeHandle::current().elapsed() + wait));
+        let waiting =
+            self.waits.begin(self.process, Wait::Until(TimeHandle::current().elapsed() + wait));
         madsim::time::sleep(wait).map(move |()| drop(waiting)).boxed()
     }
 }
@@ -54,8 +59,10 @@ pub(crate) struct SimIds {
 
 impl Ids for SimIds {
     fn fresh(&self) -> EventId {
-        let since = i64::try_from(TimeHandle::current().elapsed().as_millis()).expect("runs are short");
-        let millis = u64::try_from(START_MILLIS + since + self.ahead_ms).expect("no clock is that far behind");
+        let since =
+            i64::try_from(TimeHandle::current().elapsed().as_millis()).expect("runs are short");
+        let millis = u64::try_from(START_MILLIS + since + self.ahead_ms)
+            .expect("no clock is that far behind");
         let random: [u8; 10] = madsim::rand::thread_rng().r#gen();
         EventId::from_uuid(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }

@@ -172,7 +172,15 @@ impl Disk {
             planned: Vec::new(),
         };
         let (state, next_tag) = (Mutex::new(state), AtomicU64::new(REQUESTS + 1));
-        Arc::new(Self { kind, state, unlocked: Notify::new(), standby_changed: Notify::new(), next_tag, recorder, bug })
+        Arc::new(Self {
+            kind,
+            state,
+            unlocked: Notify::new(),
+            standby_changed: Notify::new(),
+            next_tag,
+            recorder,
+            bug,
+        })
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -188,7 +196,9 @@ impl Disk {
     pub(crate) fn records(&self) -> BTreeMap<EventId, EventRecord> {
         let state = self.state();
         let mut records = state.pruned.clone();
-        records.extend(state.tables.events.keys().filter_map(|id| Some((*id, state.tables.find(*id)?))));
+        records.extend(
+            state.tables.events.keys().filter_map(|id| Some((*id, state.tables.find(*id)?))),
+        );
         records
     }
 
@@ -254,7 +264,15 @@ impl Disk {
         drop(state);
         for (event, change, before, after) in changes.into_iter().flatten() {
             let process = "the failover".to_owned();
-            self.recorder.record(What::Committed(Committed { event, db_time: now, began: None, process, change, before, after }));
+            self.recorder.record(What::Committed(Committed {
+                event,
+                db_time: now,
+                began: None,
+                process,
+                change,
+                before,
+                after,
+            }));
         }
         self.break_connections();
     }
@@ -326,10 +344,15 @@ impl Disk {
         let mut transaction = Transaction::begin(self, OPERATOR.to_owned());
         let ended: Vec<EventId> = {
             let tables = &self.state().tables;
-            let of_source = tables.events.iter().filter(|(_, row)| row.event.source.as_str() == source).map(|(id, _)| *id);
+            let of_source = tables
+                .events
+                .iter()
+                .filter(|(_, row)| row.event.source.as_str() == source)
+                .map(|(id, _)| *id);
             of_source.filter(|id| tables.status(*id) == wanted).collect()
         };
-        let ended: Vec<EventId> = ended.into_iter().filter(|event| transaction.try_lock(&Lock::Row(*event))).collect();
+        let ended: Vec<EventId> =
+            ended.into_iter().filter(|event| transaction.try_lock(&Lock::Row(*event))).collect();
         self.step().await;
         // What becomes of it, its events tell.
         let _ = transaction
@@ -338,7 +361,9 @@ impl Disk {
                 for event in ended {
                     let tables = &work.state.tables;
                     if tables.events.contains_key(&event) && tables.status(event) == wanted {
-                        work.change(event, Change::Redriven, |tables| redrive_one(tables, now, event, delivered, self.bug));
+                        work.change(event, Change::Redriven, |tables| {
+                            redrive_one(tables, now, event, delivered, self.bug)
+                        });
                     }
                 }
                 Answer::Pong
@@ -351,7 +376,10 @@ impl Disk {
         let mut transaction = Transaction::begin(self, "the console".to_owned());
         let rows: Vec<EventId> = {
             let tables = &self.state().tables;
-            let of_source = tables.deliveries.keys().filter(|id| tables.events[*id].event.source.as_str() == source);
+            let of_source = tables
+                .deliveries
+                .keys()
+                .filter(|id| tables.events[*id].event.source.as_str() == source);
             of_source.copied().collect()
         };
         for row in rows {
@@ -409,9 +437,17 @@ impl Disk {
             planned.calls_left > 0
         });
         if let Some(how) = due {
-            let duration = if let StoreFault::Slow { by_ms } = how { Duration::from_millis(by_ms) } else { Duration::ZERO };
+            let duration = if let StoreFault::Slow { by_ms } = how {
+                Duration::from_millis(by_ms)
+            } else {
+                Duration::ZERO
+            };
             let what = format!("{how:?} at this {call:?}");
-            self.recorder.record(What::Fault(Fault::Database { what, process: Some(process.to_owned()), duration }));
+            self.recorder.record(What::Fault(Fault::Database {
+                what,
+                process: Some(process.to_owned()),
+                duration,
+            }));
         }
         due
     }
@@ -419,7 +455,8 @@ impl Disk {
     /// Time passes inside a transaction.
     pub(crate) async fn step(&self) {
         let slow_by = self.state().slow_by;
-        sleep(Duration::from_micros(madsim::rand::thread_rng().gen_range(1_000..4_000)) + slow_by).await;
+        sleep(Duration::from_micros(madsim::rand::thread_rng().gen_range(1_000..4_000)) + slow_by)
+            .await;
     }
 }
 
@@ -427,7 +464,8 @@ impl State {
     /// The database's time, in microseconds as it keeps it.
     pub(crate) fn now(&self) -> Timestamp {
         let since = i64::try_from(elapsed().as_micros()).expect("runs are short");
-        Timestamp::from_microsecond(START_MILLIS * 1_000 + since + self.clock_offset_ms * 1_000).expect("within the calendar")
+        Timestamp::from_microsecond(START_MILLIS * 1_000 + since + self.clock_offset_ms * 1_000)
+            .expect("within the calendar")
     }
 
     pub(crate) fn row(&self, event: EventId) -> Option<DeliveryRow> {
@@ -463,14 +501,22 @@ async fn transact(disk: &Disk, request: Request) -> Result<Answer, StoreError> {
         transaction.lock(Lock::Writer).await?;
     }
     let answer = match request.operation {
-        Operation::Accept(batch) | Operation::Insert(batch) => transaction.insert(batch, at_commit).await.map(Answer::Accepted),
+        Operation::Accept(batch) | Operation::Insert(batch) => {
+            transaction.insert(batch, at_commit).await.map(Answer::Accepted)
+        }
         Operation::Existing(keys) => transaction.existing(keys).await,
         Operation::Claim(demands) => transaction.claim(demands, at_commit).await,
         Operation::Settle(batch) => transaction.settle(batch, at_commit).await,
-        Operation::Find(event) => transaction.read(|tables, _| Answer::Found(tables.find(event).map(Box::new))),
+        Operation::Find(event) => {
+            transaction.read(|tables, _| Answer::Found(tables.find(event).map(Box::new)))
+        }
         Operation::Ping => transaction.read(|_, _| Answer::Pong),
-        Operation::List(filter, span, size) => transaction.read(|tables, _| Answer::Listed(tables.list(&filter, span, size))),
-        Operation::Sources(names, count_to) => transaction.read(|tables, now| Answer::Sources(tables.sources(now, &names, count_to))),
+        Operation::List(filter, span, size) => {
+            transaction.read(|tables, _| Answer::Listed(tables.list(&filter, span, size)))
+        }
+        Operation::Sources(names, count_to) => {
+            transaction.read(|tables, now| Answer::Sources(tables.sources(now, &names, count_to)))
+        }
         other => transaction.maintain(other, at_commit).await,
     };
     drop(transaction);
@@ -485,7 +531,10 @@ async fn transact(disk: &Disk, request: Request) -> Result<Answer, StoreError> {
 
 impl Operation {
     fn writes(&self) -> bool {
-        !matches!(self, Self::Existing(_) | Self::Find(_) | Self::List(..) | Self::Sources(..) | Self::Ping)
+        !matches!(
+            self,
+            Self::Existing(_) | Self::Find(_) | Self::List(..) | Self::Sources(..) | Self::Ping
+        )
     }
 }
 

@@ -79,14 +79,28 @@ impl Node {
         if now >= self.healed_at {
             return Behaviour::Takes;
         }
-        let in_force = self.source.behaves.iter().rev().find(|behaves| Duration::from_millis(behaves.at_ms) <= now);
+        let in_force = self
+            .source
+            .behaves
+            .iter()
+            .rev()
+            .find(|behaves| Duration::from_millis(behaves.at_ms) <= now);
         in_force.map_or(Behaviour::Takes, |behaves| behaves.how)
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, BrokenOff> {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, BrokenOff> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(|_| BrokenOff)?.to_bytes();
-        let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let text = |name: &str| {
+            head.headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+                .to_owned()
+        };
         let attempt = text(ATTEMPT_HEADER).parse().expect("a delivery bears its attempt");
         let request = self.recorder.request_id();
         self.recorder.record(What::Received(Received {
@@ -159,14 +173,25 @@ impl Downstream for SimDownstream {
         let (effects, index) = (Arc::clone(&self.effects), self.index);
         let claim = claim.clone();
         async move {
-            let deadline = elapsed() + if bug == Some(Bug::DeadlineForgotten) { timeout * 8 } else { timeout };
+            let deadline =
+                elapsed() + if bug == Some(Bug::DeadlineForgotten) { timeout * 8 } else { timeout };
             let (source, event, attempt) = (claim.source.to_string(), claim.event, claim.attempt);
-            recorder.record(What::Sending(Sending { process: process.clone(), source, event, attempt }));
+            recorder.record(What::Sending(Sending {
+                process: process.clone(),
+                source,
+                event,
+                attempt,
+            }));
             let _waiting = recorder.waits().begin(index, Wait::Reply(event, attempt));
-            let reply = effects.pass(index, exchange(address, request(&claim, bug), deadline)).await;
+            let reply =
+                effects.pass(index, exchange(address, request(&claim, bug), deadline)).await;
             let (status_code, reply) = match reply {
-                Reply::Failed(DeliveryError::Timeout) if bug == Some(Bug::SlotNeverFrees) => futures::future::pending().await,
-                Reply::Response { status_code, excerpt, .. } if bug == Some(Bug::IgnoreRetryAfter) => {
+                Reply::Failed(DeliveryError::Timeout) if bug == Some(Bug::SlotNeverFrees) => {
+                    futures::future::pending().await
+                }
+                Reply::Response { status_code, excerpt, .. }
+                    if bug == Some(Bug::IgnoreRetryAfter) =>
+                {
                     (Some(status_code), Reply::Response { status_code, retry_after: None, excerpt })
                 }
                 reply @ Reply::Response { status_code, .. } => (Some(status_code), reply),
@@ -180,20 +205,30 @@ impl Downstream for SimDownstream {
 }
 
 fn request(claim: &Claim, bug: Option<Bug>) -> Request<Full<Bytes>> {
-    let mut headers = surehook::headers::decode(&claim.headers).expect("headers come out as they went in");
+    let mut headers =
+        surehook::headers::decode(&claim.headers).expect("headers come out as they went in");
     if bug == Some(Bug::HeadersFolded) {
         headers = headers.keys().map(|name| (name.clone(), headers[name].clone())).collect();
     }
     let body = match bug {
-        Some(Bug::BodyThroughText) => Bytes::from(String::from_utf8_lossy(&claim.body).into_owned()),
+        Some(Bug::BodyThroughText) => {
+            Bytes::from(String::from_utf8_lossy(&claim.body).into_owned())
+        }
         _ => claim.body.clone(),
     };
-    let mut request = Request::post("/").header("host", "downstream").body(Full::new(body)).expect("a valid request");
+    let mut request = Request::post("/")
+        .header("host", "downstream")
+        .body(Full::new(body))
+        .expect("a valid request");
     let host = request.headers().clone();
     *request.headers_mut() = headers;
     request.headers_mut().extend(host);
-    request.headers_mut().insert(EVENT_ID_HEADER, claim.event.to_string().parse().expect("a header value"));
-    request.headers_mut().insert(SOURCE_HEADER, claim.source.as_str().parse().expect("a header value"));
+    request
+        .headers_mut()
+        .insert(EVENT_ID_HEADER, claim.event.to_string().parse().expect("a header value"));
+    request
+        .headers_mut()
+        .insert(SOURCE_HEADER, claim.source.as_str().parse().expect("a header value"));
     request.headers_mut().insert(ATTEMPT_HEADER, claim.attempt.into());
     request
 }
@@ -207,10 +242,14 @@ async fn timeout_at<T>(deadline: Duration, future: impl Future<Output = T>) -> R
 async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>, deadline: Duration) -> Reply {
     let (response, _connection) = match timeout_at(deadline, net::send(address, request)).await {
         Err(_) => return Reply::Failed(DeliveryError::Timeout),
-        Ok(Err(net::SendError::Connect(error))) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+        Ok(Err(net::SendError::Connect(error)))
+            if error.kind() == std::io::ErrorKind::ConnectionRefused =>
+        {
             return Reply::Failed(DeliveryError::ConnectionRefused);
         }
-        Ok(Err(net::SendError::Connect(_))) => return Reply::Failed(DeliveryError::ConnectionFailed),
+        Ok(Err(net::SendError::Connect(_))) => {
+            return Reply::Failed(DeliveryError::ConnectionFailed);
+        }
         Ok(Err(net::SendError::Http)) => return Reply::Failed(DeliveryError::ConnectionReset),
         Ok(Ok(answered)) => answered,
     };
@@ -223,7 +262,9 @@ async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>, deadline: 
     while read.len() < MAX_READ_BYTES {
         match timeout_at(deadline, body.frame()).await {
             Err(_) | Ok(None | Some(Err(_))) => break,
-            Ok(Some(Ok(frame))) => read.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
+            Ok(Some(Ok(frame))) => {
+                read.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..]))
+            }
         }
     }
     read.truncate(MAX_EXCERPT_BYTES);

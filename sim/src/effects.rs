@@ -47,7 +47,8 @@ impl Effects {
     }
 
     async fn crash_if_planned(&self, process: usize, number: u64, side: Side) {
-        let planned = self.crashes.lock().unwrap_or_else(PoisonError::into_inner).contains(&(number, side));
+        let planned =
+            self.crashes.lock().unwrap_or_else(PoisonError::into_inner).contains(&(number, side));
         if planned {
             let _ = self.crashed.unbounded_send(process);
             futures::future::pending::<()>().await;

@@ -1,7 +1,10 @@
 //! Deterministic worlds that run the production loops: the real routes, the real intake, the real worker and the real
 //! core, over a network, a clock, a database and downstreams that are simulated and can be broken at will.
 
-#![allow(clippy::missing_panics_doc, reason = "a run that cannot be made is nothing that anybody would catch")]
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "a run that cannot be made is nothing that anybody would catch"
+)]
 
 #[cfg(not(madsim))]
 compile_error!(

@@ -128,17 +128,30 @@ fn done(command: Command) -> Result<bool, Box<dyn Error>> {
         Command::Minimise { what, runs } => {
             let scenario = what.load()?;
             let Some(violation) = run(&scenario, what.bug).violations.into_iter().next() else {
-                return Err("this scenario keeps every promise: there is nothing to cut down".into());
+                return Err(
+                    "this scenario keeps every promise: there is nothing to cut down".into()
+                );
             };
             let bar = progress(u64::from(runs), "{spinner} {pos} runs, {msg}");
             let smallest = minimise(&scenario, what.bug, violation.promise, runs, |smaller| {
-                bar.set_message(format!("{} faults and {} posts left", smaller.faults.len(), smaller.posts.len()));
+                bar.set_message(format!(
+                    "{} faults and {} posts left",
+                    smaller.faults.len(),
+                    smaller.posts.len()
+                ));
                 bar.inc(1);
             });
             bar.finish_and_clear();
             // As the smallest breaks it: its events and times are other ones.
-            let still = run(&smallest, what.bug).violations.into_iter().find(|found| found.promise == violation.promise);
-            println!("# breaks: {}\n{}", still.expect("the same promise is broken"), to_toml(&smallest));
+            let still = run(&smallest, what.bug)
+                .violations
+                .into_iter()
+                .find(|found| found.promise == violation.promise);
+            println!(
+                "# breaks: {}\n{}",
+                still.expect("the same promise is broken"),
+                to_toml(&smallest)
+            );
             Ok(true)
         }
         Command::Mutants { bug, times, most } => {
@@ -146,8 +159,15 @@ fn done(command: Command) -> Result<bool, Box<dyn Error>> {
             let mut all_found = true;
             for bug in Bug::ALL.into_iter().filter(|one| bug.is_none_or(|bug| bug == *one)) {
                 let found = hunt(bug, times, most);
-                let by = found.by.iter().map(|(promise, count)| format!("{promise:?} ×{count}")).collect::<Vec<_>>().join(", ");
-                let median = found.median().map_or_else(|| "not found".to_owned(), |median| median.to_string());
+                let by = found
+                    .by
+                    .iter()
+                    .map(|(promise, count)| format!("{promise:?} ×{count}"))
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                let median = found
+                    .median()
+                    .map_or_else(|| "not found".to_owned(), |median| median.to_string());
                 println!("| {bug} | {by} | {median} | {} |", found.gaps.len());
                 all_found &= found.gaps.first().is_some_and(|gap| *gap <= most);
             }
@@ -185,5 +205,6 @@ fn soak(duration: Duration, from: u64) -> bool {
 }
 
 fn progress(length: u64, template: &str) -> ProgressBar {
-    ProgressBar::new(length).with_style(ProgressStyle::with_template(template).expect("a valid template"))
+    ProgressBar::new(length)
+        .with_style(ProgressStyle::with_template(template).expect("a valid template"))
 }

@@ -13,11 +13,17 @@ use surehook_model::history::Change;
 
 impl Transaction<'_> {
     /// One call of an operator or of retention that may write.
-    pub(crate) async fn maintain(&mut self, operation: Operation, at_commit: AtCommit) -> Result<Answer, StoreError> {
+    pub(crate) async fn maintain(
+        &mut self,
+        operation: Operation,
+        at_commit: AtCommit,
+    ) -> Result<Answer, StoreError> {
         match operation {
             Operation::Redrive(event) => self.redrive(event, false, at_commit).await,
             Operation::RedriveDelivered(event) => self.redrive(event, true, at_commit).await,
-            Operation::RedriveAll(filter, span, size, dry_run) => self.redrive_all(&filter, span, size, dry_run, at_commit).await,
+            Operation::RedriveAll(filter, span, size, dry_run) => {
+                self.redrive_all(&filter, span, size, dry_run, at_commit).await
+            }
             Operation::Pause(source, paused) => {
                 self.disk.step().await;
                 let pause = |work: &mut Work<'_>| {
@@ -26,7 +32,9 @@ impl Transaction<'_> {
                 };
                 self.commit(at_commit, pause).await
             }
-            Operation::Prune(retention, after, limit) => self.prune(retention, after, limit, at_commit).await,
+            Operation::Prune(retention, after, limit) => {
+                self.prune(retention, after, limit, at_commit).await
+            }
             Operation::Erase(kept, after, limit) => self.erase(kept, after, limit, at_commit).await,
             Operation::Probe(event) => self.probe(event, at_commit).await,
             Operation::Accept(_)
@@ -37,7 +45,9 @@ impl Transaction<'_> {
             | Operation::Find(_)
             | Operation::List(..)
             | Operation::Sources(..)
-            | Operation::Ping => unreachable!("this is no call of an operator or of retention that writes"),
+            | Operation::Ping => {
+                unreachable!("this is no call of an operator or of retention that writes")
+            }
         }
     }
 
@@ -48,13 +58,22 @@ impl Transaction<'_> {
         self.commit(at_commit, |_| Answer::Pong).await
     }
 
-    async fn redrive(&mut self, event: EventId, delivered: bool, at_commit: AtCommit) -> Result<Answer, StoreError> {
+    async fn redrive(
+        &mut self,
+        event: EventId,
+        delivered: bool,
+        at_commit: AtCommit,
+    ) -> Result<Answer, StoreError> {
         self.lock(Lock::Row(event)).await?;
         self.disk.step().await;
         let redrive = |work: &mut Work<'_>| {
             let now = work.now;
             let redriven = work.change(event, Change::Redriven, |tables| {
-                if delivered { tables.redrive_delivered(now, event) } else { tables.redrive(now, event) }
+                if delivered {
+                    tables.redrive_delivered(now, event)
+                } else {
+                    tables.redrive(now, event)
+                }
             });
             Answer::Redriven(redriven)
         };
@@ -69,17 +88,20 @@ impl Transaction<'_> {
         dry_run: bool,
         at_commit: AtCommit,
     ) -> Result<Answer, StoreError> {
-        let (letters, mut page) = self.disk.state().tables.letters(&filter.clone().of_dead_letters(), span, size);
+        let (letters, mut page) =
+            self.disk.state().tables.letters(&filter.clone().of_dead_letters(), span, size);
         if dry_run {
             return self.read(|_, _| Answer::AllRedriven(page));
         }
-        let held: Vec<EventId> = letters.into_iter().filter(|letter| self.try_lock(&Lock::Row(*letter))).collect();
+        let held: Vec<EventId> =
+            letters.into_iter().filter(|letter| self.try_lock(&Lock::Row(*letter))).collect();
         self.disk.step().await;
         let redrive = |work: &mut Work<'_>| {
             let now = work.now;
-            let queued = held
-                .into_iter()
-                .filter(|letter| work.change(*letter, Change::Redriven, |tables| tables.redrive(now, *letter)) == Redriven::Queued);
+            let queued = held.into_iter().filter(|letter| {
+                work.change(*letter, Change::Redriven, |tables| tables.redrive(now, *letter))
+                    == Redriven::Queued
+            });
             page.redriven = u32::try_from(queued.count()).unwrap_or(u32::MAX);
             Answer::AllRedriven(page)
         };
@@ -87,14 +109,26 @@ impl Transaction<'_> {
     }
 
     /// Deletes what is over and is not locked by others.
-    async fn prune(&mut self, retention: Retention, after: Option<EventId>, limit: u32, at_commit: AtCommit) -> Result<Answer, StoreError> {
+    async fn prune(
+        &mut self,
+        retention: Retention,
+        after: Option<EventId>,
+        limit: u32,
+        at_commit: AtCommit,
+    ) -> Result<Answer, StoreError> {
         let (over, reached) = {
             let state = self.disk.state();
             let (mut over, reached) = state.tables.to_prune(self.now, retention, after, limit);
             if self.disk.bug == Some(Bug::PruneOwed) {
                 over.extend(retrying(&state.tables));
             }
-            let key = |id: &EventId| state.tables.events.get(id).map(|row| (row.event.source.clone(), row.event.key.clone()));
+            let key = |id: &EventId| {
+                state
+                    .tables
+                    .events
+                    .get(id)
+                    .map(|row| (row.event.source.clone(), row.event.key.clone()))
+            };
             (over.into_iter().filter_map(|id| Some((id, key(&id)?))).collect::<Vec<_>>(), reached)
         };
         let mut doomed = Vec::new();
@@ -107,7 +141,11 @@ impl Transaction<'_> {
         let delete = |work: &mut Work<'_>| {
             let mut deleted = 0;
             for (event, row) in doomed {
-                let Some(record) = work.state.tables.find(event).filter(|_| work.state.row(event) == row) else { continue };
+                let Some(record) =
+                    work.state.tables.find(event).filter(|_| work.state.row(event) == row)
+                else {
+                    continue;
+                };
                 work.state.pruned.insert(event, record);
                 work.state.tables.delete(event);
                 work.committed.push((event, Change::Pruned, row, None));
@@ -119,12 +157,19 @@ impl Transaction<'_> {
     }
 
     /// Erases the payloads of what is over and is not locked by others.
-    async fn erase(&mut self, kept: Duration, after: Option<EventId>, limit: u32, at_commit: AtCommit) -> Result<Answer, StoreError> {
+    async fn erase(
+        &mut self,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+        at_commit: AtCommit,
+    ) -> Result<Answer, StoreError> {
         let (mut over, reached) = self.disk.state().tables.to_erase(self.now, kept, after, limit);
         if self.disk.bug == Some(Bug::EraseOwed) {
             over.extend(retrying(&self.disk.state().tables));
         }
-        let held: Vec<EventId> = over.into_iter().filter(|event| self.try_lock(&Lock::Row(*event))).collect();
+        let held: Vec<EventId> =
+            over.into_iter().filter(|event| self.try_lock(&Lock::Row(*event))).collect();
         self.disk.step().await;
         let erase = |work: &mut Work<'_>| {
             let now = work.now;
@@ -145,5 +190,10 @@ impl Transaction<'_> {
 
 /// The events that wait for their retry.
 fn retrying(tables: &Database) -> Vec<EventId> {
-    tables.deliveries.iter().filter(|(_, row)| row.delivery.status == Status::Retrying).map(|(event, _)| *event).collect()
+    tables
+        .deliveries
+        .iter()
+        .filter(|(_, row)| row.delivery.status == Status::Retrying)
+        .map(|(event, _)| *event)
+        .collect()
 }

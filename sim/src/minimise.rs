@@ -8,7 +8,13 @@ use surehook_model::scenario::{Fault, Node, Scenario};
 
 /// The smallest scenario that was found to break `promise`, within so many runs. `scenario` itself must break it.
 #[must_use]
-pub fn minimise(scenario: &Scenario, bug: Option<Bug>, promise: Promise, runs: u32, mut tell: impl FnMut(&Scenario)) -> Scenario {
+pub fn minimise(
+    scenario: &Scenario,
+    bug: Option<Bug>,
+    promise: Promise,
+    runs: u32,
+    mut tell: impl FnMut(&Scenario),
+) -> Scenario {
     let mut smallest = scenario.clone();
     let mut runs_left = runs;
     loop {
@@ -52,12 +58,16 @@ impl Candidates {
         };
         for size in chunks(scenario.faults.len()) {
             for from in (0..scenario.faults.len()).step_by(size) {
-                with(&|smaller| drop(smaller.faults.drain(from..(from + size).min(scenario.faults.len()))));
+                with(&|smaller| {
+                    drop(smaller.faults.drain(from..(from + size).min(scenario.faults.len())))
+                });
             }
         }
         for size in chunks(scenario.posts.len()) {
             for from in (0..scenario.posts.len()).step_by(size) {
-                with(&|smaller| drop(smaller.posts.drain(from..(from + size).min(scenario.posts.len()))));
+                with(&|smaller| {
+                    drop(smaller.posts.drain(from..(from + size).min(scenario.posts.len())))
+                });
             }
         }
         for source in 0..scenario.sources.len() {
@@ -82,16 +92,27 @@ impl Candidates {
             matches!(fault.what,
             Fault::Cut { from, to, .. } if [from, to].contains(&Node::Downstream(last_source)))
         });
-        if last_source > 0 && !speaks_of_source && scenario.posts.iter().all(|post| post.source != last_source) {
+        if last_source > 0
+            && !speaks_of_source
+            && scenario.posts.iter().all(|post| post.source != last_source)
+        {
             with(&|smaller| smaller.sources.truncate(last_source));
         }
         let last_process = scenario.processes - 1;
-        if last_process > 0 && scenario.posts.iter().all(|post| post.process != last_process) && !speaks_of_process(scenario, last_process)
+        if last_process > 0
+            && scenario.posts.iter().all(|post| post.process != last_process)
+            && !speaks_of_process(scenario, last_process)
         {
             with(&|smaller| smaller.processes = last_process);
         }
         // What comes after the last fault and post is only waiting.
-        let last = scenario.faults.iter().map(|fault| fault.at_ms).chain(scenario.posts.iter().map(|post| post.at_ms)).max().unwrap_or(0);
+        let last = scenario
+            .faults
+            .iter()
+            .map(|fault| fault.at_ms)
+            .chain(scenario.posts.iter().map(|post| post.at_ms))
+            .max()
+            .unwrap_or(0);
         with(&|smaller| smaller.heal_at_ms = (last + 30_000).min(scenario.heal_at_ms));
         with(&|smaller| smaller.heal_at_ms = (last + 1_000).min(scenario.heal_at_ms));
         Self { all: all.into_iter() }
@@ -108,9 +129,10 @@ impl Iterator for Candidates {
 
 fn speaks_of_process(scenario: &Scenario, index: usize) -> bool {
     scenario.faults.iter().any(|fault| match &fault.what {
-        Fault::Kill { process, .. } | Fault::Pause { process, .. } | Fault::Drain { process, .. } | Fault::Store { process, .. } => {
-            *process == index
-        }
+        Fault::Kill { process, .. }
+        | Fault::Pause { process, .. }
+        | Fault::Drain { process, .. }
+        | Fault::Store { process, .. } => *process == index,
         Fault::Asked { process, .. } => *process == index,
         Fault::Cut { from, to, .. } => [*from, *to].contains(&Node::Process(index)),
         _ => false,
@@ -119,5 +141,7 @@ fn speaks_of_process(scenario: &Scenario, index: usize) -> bool {
 
 /// Half, a quarter, … one.
 fn chunks(len: usize) -> impl Iterator<Item = usize> {
-    std::iter::successors(Some(len / 2), |size| (*size > 1).then_some(size / 2)).filter(|size| *size > 0).chain((len == 1).then_some(1))
+    std::iter::successors(Some(len / 2), |size| (*size > 1).then_some(size / 2))
+        .filter(|size| *size > 0)
+        .chain((len == 1).then_some(1))
 }

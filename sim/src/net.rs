@@ -18,7 +18,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Where everybody lives.
-pub(crate) const DATABASE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 5432);
+pub(crate) const DATABASE: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 5432);
 
 pub(crate) fn process(index: usize) -> SocketAddr {
     address(1, index, 8080)
@@ -51,13 +52,21 @@ impl Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.unflushed = true;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
@@ -84,9 +93,14 @@ impl Drop for Connection {
 }
 
 /// Sends one request on a connection of its own. The connection lives until the guard is dropped.
-pub(crate) async fn send(to: SocketAddr, request: Request<Full<Bytes>>) -> Result<(Response<Incoming>, Connection), SendError> {
+pub(crate) async fn send(
+    to: SocketAddr,
+    request: Request<Full<Bytes>>,
+) -> Result<(Response<Incoming>, Connection), SendError> {
     let stream = TcpStream::connect(to).await.map_err(SendError::Connect)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(Stream::io(stream)).await.map_err(|_| SendError::Http)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(Stream::io(stream))
+        .await
+        .map_err(|_| SendError::Http)?;
     let connection = Connection(madsim::task::spawn(async move {
         // The sender learns of every error by itself.
         let _ = connection.await;
@@ -116,8 +130,11 @@ pub(crate) async fn listen(at: SocketAddr) -> TcpListener {
 }
 
 /// Serves one accepted connection to its end; once `stop` completes, to the end of the request under way.
-pub(crate) async fn serve_until<S, B>(stream: TcpStream, service: S, stop: Shared<BoxFuture<'static, ()>>)
-where
+pub(crate) async fn serve_until<S, B>(
+    stream: TcpStream,
+    service: S,
+    stop: Shared<BoxFuture<'static, ()>>,
+) where
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: hyper::body::Body + 'static,

@@ -73,8 +73,15 @@ impl Process {
         let (sender, mut signals) = mpsc::channel(4);
         *self.control() = Control { up: true, signals: Some(sender) };
         self.recorder.fault(Fault::Started { process: self.name.clone() });
-        let clock: Arc<dyn Clock> = Arc::new(SimClock::boot(self.index, self.recorder.waits().clone()));
-        let store = RemoteStore::connect(Arc::clone(&self.disk), self.name.clone(), Arc::clone(&self.effects), self.index).await;
+        let clock: Arc<dyn Clock> =
+            Arc::new(SimClock::boot(self.index, self.recorder.waits().clone()));
+        let store = RemoteStore::connect(
+            Arc::clone(&self.disk),
+            self.name.clone(),
+            Arc::clone(&self.effects),
+            self.index,
+        )
+        .await;
         let downstream = SimDownstream {
             process: self.name.clone(),
             addresses: self.downstreams.clone(),
@@ -84,11 +91,19 @@ impl Process {
             bug: self.bug,
         };
         let ports = Ports {
-            store: Arc::new(BuggyStore { store: Arc::new(store), bug: self.bug, gave_up: AtomicBool::new(false) }),
+            store: Arc::new(BuggyStore {
+                store: Arc::new(store),
+                bug: self.bug,
+                gave_up: AtomicBool::new(false),
+            }),
             downstream: Arc::new(downstream),
             clock,
             ids: Arc::new(SimIds { ahead_ms: self.clock_ahead_ms }),
-            seed: if self.bug == Some(Bug::LeakedEntropy) { real_entropy() } else { madsim::rand::thread_rng().r#gen() },
+            seed: if self.bug == Some(Bug::LeakedEntropy) {
+                real_entropy()
+            } else {
+                madsim::rand::thread_rng().r#gen()
+            },
         };
         let host = SimHost { address: self.address };
         let ended = if self.bug == Some(Bug::ShutdownDropsInFlight) {
@@ -124,7 +139,12 @@ impl Host for SimHost {
         async move { task.await.map_err(|error| Broken(format!("{name}: {error}"))) }.boxed()
     }
 
-    fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, patience: Duration) -> Task {
+    fn serve(
+        &self,
+        app: Arc<App>,
+        stop: Shared<BoxFuture<'static, ()>>,
+        patience: Duration,
+    ) -> Task {
         let address = self.address;
         let service = service(app, Face::Everyone, Access::default());
         async move {
@@ -138,7 +158,8 @@ impl Host for SimHost {
                     accepted = listener.accept().fuse() => accepted,
                 };
                 if let Ok((stream, _)) = accepted {
-                    connections.push(net::serve_until(stream, service.clone(), stop.clone()).boxed());
+                    connections
+                        .push(net::serve_until(stream, service.clone(), stop.clone()).boxed());
                 }
             }
             drop(listener);
@@ -188,7 +209,10 @@ impl Store for BuggyStore {
                     Err(StoreError::Unknown(_)) => {
                         let others = batch
                             .into_iter()
-                            .map(|event| NewEvent { id: surehook::ports::Ids::fresh(&SimIds { ahead_ms: 0 }), ..event })
+                            .map(|event| NewEvent {
+                                id: surehook::ports::Ids::fresh(&SimIds { ahead_ms: 0 }),
+                                ..event
+                            })
                             .collect();
                         self.store.accept(others).await
                     }
@@ -225,7 +249,10 @@ impl Store for BuggyStore {
         self.store.claim(demands)
     }
 
-    fn settle(&self, mut batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+    fn settle(
+        &self,
+        mut batch: Vec<Settlement>,
+    ) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
         if self.bug == Some(Bug::DropFailedSettlement) {
             return async move { Ok(self.store.settle(batch).await.unwrap_or_default()) }.boxed();
         }
@@ -235,19 +262,33 @@ impl Store for BuggyStore {
         self.store.settle(batch)
     }
 
-    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<surehook::ports::EventRecord>, StoreError>> {
+    fn find(
+        &self,
+        event: EventId,
+    ) -> BoxFuture<'_, Result<Option<surehook::ports::EventRecord>, StoreError>> {
         self.store.find(event)
     }
 
-    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<surehook::ports::Redriven, StoreError>> {
+    fn redrive(
+        &self,
+        event: EventId,
+    ) -> BoxFuture<'_, Result<surehook::ports::Redriven, StoreError>> {
         self.store.redrive(event)
     }
 
-    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<surehook::ports::Redriven, StoreError>> {
+    fn redrive_delivered(
+        &self,
+        event: EventId,
+    ) -> BoxFuture<'_, Result<surehook::ports::Redriven, StoreError>> {
         self.store.redrive_delivered(event)
     }
 
-    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         self.store.list(filter, span, size)
     }
 
@@ -261,7 +302,11 @@ impl Store for BuggyStore {
         self.store.redrive_all(filter, span, size, dry_run)
     }
 
-    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(
+        &self,
+        names: Vec<SourceName>,
+        count_to: u32,
+    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
         self.store.sources(names, count_to)
     }
 
@@ -277,14 +322,18 @@ impl Store for BuggyStore {
     ) -> BoxFuture<'_, Result<surehook::ports::Pruned, StoreError>> {
         match self.bug {
             Some(Bug::PruneTooEarly) => {
-                (retention.delivered, retention.dead_lettered) = (retention.delivered / 2, retention.dead_lettered / 2);
+                (retention.delivered, retention.dead_lettered) =
+                    (retention.delivered / 2, retention.dead_lettered / 2);
             }
             Some(Bug::DeadLettersKeptForEver) => retention.dead_lettered = Duration::MAX,
             _ => {}
         }
         async move {
             if self.bug == Some(Bug::RetentionGivesUp) && self.gave_up.load(Relaxed) {
-                return Ok(surehook::ports::Pruned { deleted: 0, reached: surehook_core::retention::Reached::END });
+                return Ok(surehook::ports::Pruned {
+                    deleted: 0,
+                    reached: surehook_core::retention::Reached::END,
+                });
             }
             let pruned = self.store.prune(retention, after, limit).await;
             if self.bug == Some(Bug::RetentionGivesUp) && pruned.is_err() {
@@ -295,7 +344,12 @@ impl Store for BuggyStore {
         .boxed()
     }
 
-    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<surehook::ports::Erased, StoreError>> {
+    fn erase(
+        &self,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<surehook::ports::Erased, StoreError>> {
         self.store.erase(kept, after, limit)
     }
 

@@ -52,7 +52,8 @@ impl Producers {
         sleep_until(Duration::from_millis(post.at_ms)).await;
         let give_up_at = Duration::from_millis(self.scenario.heal_at_ms) + TRIES_AFTER_HEAL;
         for attempt in 0.. {
-            let process = self.intakes[(post.process + copy as usize + attempt) % self.intakes.len()];
+            let process =
+                self.intakes[(post.process + copy as usize + attempt) % self.intakes.len()];
             let hangs_up = post.hangs_up_ms.filter(|_| attempt == 0).map(Duration::from_millis);
             let answer = self.post(post, copy, process, hangs_up).await;
             match answer {
@@ -69,7 +70,13 @@ impl Producers {
     }
 
     /// One request. What it was answered with, and the event that a `202` names.
-    async fn post(&self, post: &Post, copy: u32, process: usize, hangs_up: Option<Duration>) -> Option<(u16, Option<EventId>)> {
+    async fn post(
+        &self,
+        post: &Post,
+        copy: u32,
+        process: usize,
+        hangs_up: Option<Duration>,
+    ) -> Option<(u16, Option<EventId>)> {
         let source = &self.scenario.sources[post.source].name;
         let headers = headers(post);
         let body = body(post);
@@ -97,15 +104,25 @@ impl Producers {
             let body = response.into_body().collect().await.ok()?.to_bytes();
             Some((status_code, replayed, body))
         };
-        let Ok(Some((status_code, replayed, body))) = timeout(hangs_up.unwrap_or(PATIENCE), exchange).await else {
+        let Ok(Some((status_code, replayed, body))) =
+            timeout(hangs_up.unwrap_or(PATIENCE), exchange).await
+        else {
             self.recorder.record(What::Unanswered { post: id });
             return None;
         };
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let event = json["event_id"].as_str().and_then(|text| text.parse().ok());
         let status = json["status"].as_str().and_then(Status::from_name);
-        let problem = json["type"].as_str().and_then(|urn| urn.rsplit(':').next()).map(str::to_owned);
-        self.recorder.record(What::Answered { post: id, status_code, event, status, replayed, problem });
+        let problem =
+            json["type"].as_str().and_then(|urn| urn.rsplit(':').next()).map(str::to_owned);
+        self.recorder.record(What::Answered {
+            post: id,
+            status_code,
+            event,
+            status,
+            replayed,
+            problem,
+        });
         Some((status_code, event))
     }
 
@@ -115,22 +132,33 @@ impl Producers {
             sleep(Duration::from_millis(madsim::rand::thread_rng().gen_range(1..longest))).await;
             let process = madsim::rand::thread_rng().gen_range(0..self.processes.len());
             let asked_at = elapsed();
-            let request =
-                Request::get(format!("/events/{event}")).header("host", "surehook").body(Full::new(Bytes::new())).expect("a valid request");
+            let request = Request::get(format!("/events/{event}"))
+                .header("host", "surehook")
+                .body(Full::new(Bytes::new()))
+                .expect("a valid request");
             let exchange = async {
-                let (response, _connection) = net::send(self.processes[process], request).await.ok()?;
+                let (response, _connection) =
+                    net::send(self.processes[process], request).await.ok()?;
                 let status_code = response.status().as_u16();
                 Some((status_code, response.into_body().collect().await.ok()?.to_bytes()))
             };
             let Ok(Some((status_code, body))) = timeout(PATIENCE, exchange).await else { continue };
             let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-            let attempts = json["attempts"].as_u64().and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or_default();
+            let attempts = json["attempts"]
+                .as_u64()
+                .and_then(|attempts| u32::try_from(attempts).ok())
+                .unwrap_or_default();
             match status_code {
                 200 => {
                     let status = json["status"].as_str().and_then(Status::from_name);
                     self.recorder.record(What::Looked { event, asked_at, status, attempts });
                 }
-                404 => self.recorder.record(What::Looked { event, asked_at, status: None, attempts: 0 }),
+                404 => self.recorder.record(What::Looked {
+                    event,
+                    asked_at,
+                    status: None,
+                    attempts: 0,
+                }),
                 _ => {}
             }
         }
@@ -144,14 +172,18 @@ fn headers(post: &Post) -> HeaderMap {
     headers.append("content-type", HeaderValue::from_static("application/octet-stream"));
     headers.append("x-part", value(format!("first of {}", post.body)));
     headers.append("x-part", value(format!("second of {}", post.body)));
-    headers.append(HeaderName::from_static("x-name"), HeaderValue::from_bytes(b"caf\xe9").expect("obs-text is allowed"));
+    headers.append(
+        HeaderName::from_static("x-name"),
+        HeaderValue::from_bytes(b"caf\xe9").expect("obs-text is allowed"),
+    );
     headers
 }
 
 /// Bytes that are no text, the same for the same number.
 fn body(post: &Post) -> Bytes {
     let mut rng = fastrand::Rng::with_seed(post.body);
-    let mut body = if post.poison { POISON.to_vec() } else { format!("{}:", post.body).into_bytes() };
+    let mut body =
+        if post.poison { POISON.to_vec() } else { format!("{}:", post.body).into_bytes() };
     body.extend(std::iter::repeat_with(|| rng.u8(..)).take(post.size));
     Bytes::from(body)
 }

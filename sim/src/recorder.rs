@@ -22,7 +22,11 @@ struct Inner {
 
 impl Recorder {
     pub(crate) fn record(&self, what: What) {
-        self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner).push(Entry { at: elapsed(), what });
+        self.inner
+            .entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Entry { at: elapsed(), what });
     }
 
     pub(crate) fn fault(&self, fault: Fault) {

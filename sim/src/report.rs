@@ -12,10 +12,19 @@ use surehook_model::timeline;
 #[must_use]
 pub fn rerun(scenario: &Scenario, from_seed: bool, bug: Option<Bug>) -> String {
     match (from_seed, bug) {
-        (true, None) => format!("MADSIM_TEST_SEED={} cargo test -p sim --test seeds", scenario.seed),
-        (true, Some(bug)) => format!("cargo run -p sim --release -- run --seed {} --bug {bug}", scenario.seed),
-        (false, None) => "cargo run -p sim --release -- run --scenario FILE   (FILE holds the scenario above)".to_owned(),
-        (false, Some(bug)) => format!("cargo run -p sim --release -- run --scenario FILE --bug {bug}   (FILE holds the scenario above)"),
+        (true, None) => {
+            format!("MADSIM_TEST_SEED={} cargo test -p sim --test seeds", scenario.seed)
+        }
+        (true, Some(bug)) => {
+            format!("cargo run -p sim --release -- run --seed {} --bug {bug}", scenario.seed)
+        }
+        (false, None) => {
+            "cargo run -p sim --release -- run --scenario FILE   (FILE holds the scenario above)"
+                .to_owned()
+        }
+        (false, Some(bug)) => format!(
+            "cargo run -p sim --release -- run --scenario FILE --bug {bug}   (FILE holds the scenario above)"
+        ),
     }
 }
 
@@ -23,11 +32,16 @@ pub fn rerun(scenario: &Scenario, from_seed: bool, bug: Option<Bug>) -> String {
 #[must_use]
 pub fn report(scenario: &Scenario, outcome: &Outcome, rerun: &str) -> String {
     let text = to_toml(scenario);
-    let mut report = format!("The scenario:\n\n{text}\n{}\n", timeline::text(&outcome.run, &outcome.violations));
+    let mut report =
+        format!("The scenario:\n\n{text}\n{}\n", timeline::text(&outcome.run, &outcome.violations));
     let page = std::env::temp_dir().join(format!("surehook-seed-{}.html", scenario.seed));
     match write_page(&page, scenario, outcome, rerun) {
         Ok(()) => writeln!(report, "The timeline as a page: {}", page.display()),
-        Err(error) => writeln!(report, "The timeline's page could not be written to {}: {error}", page.display()),
+        Err(error) => writeln!(
+            report,
+            "The timeline's page could not be written to {}: {error}",
+            page.display()
+        ),
     }
     .expect("a string takes all");
     writeln!(report, "Run it again: {rerun}").expect("a string takes all");
@@ -39,9 +53,17 @@ pub fn report(scenario: &Scenario, outcome: &Outcome, rerun: &str) -> String {
 /// # Errors
 ///
 /// Those of writing the file.
-pub fn write_page(page: &PathBuf, scenario: &Scenario, outcome: &Outcome, rerun: &str) -> std::io::Result<()> {
+pub fn write_page(
+    page: &PathBuf,
+    scenario: &Scenario,
+    outcome: &Outcome,
+    rerun: &str,
+) -> std::io::Result<()> {
     let title = format!("Seed {}", scenario.seed);
-    std::fs::write(page, timeline::html(&outcome.run, &outcome.violations, &title, &to_toml(scenario), rerun))
+    std::fs::write(
+        page,
+        timeline::html(&outcome.run, &outcome.violations, &title, &to_toml(scenario), rerun),
+    )
 }
 
 /// A scenario as a file holds it.

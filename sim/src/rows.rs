@@ -12,30 +12,46 @@ use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::database::{Database, DeliveryRow};
 
 /// One row of a redrive, with the bug that concerns it.
-pub(crate) fn redrive_one(tables: &mut Database, now: Timestamp, event: EventId, delivered: bool, bug: Option<Bug>) {
+pub(crate) fn redrive_one(
+    tables: &mut Database,
+    now: Timestamp,
+    event: EventId,
+    delivered: bool,
+    bug: Option<Bug>,
+) {
     if !delivered {
         let before = tables.deliveries.get(&event).map_or(0, |row| row.delivery.budget_from);
         tables.redrive(now, event);
-        if let (Some(Bug::RedriveWithoutBudget), Some(row)) = (bug, tables.deliveries.get_mut(&event)) {
+        if let (Some(Bug::RedriveWithoutBudget), Some(row)) =
+            (bug, tables.deliveries.get_mut(&event))
+        {
             row.delivery.budget_from = before;
         }
         return;
     }
     tables.redrive_delivered(now, event);
-    if let (Some(Bug::RedeliveredUnderAnOldFence), Some(row)) = (bug, tables.deliveries.get_mut(&event)) {
+    if let (Some(Bug::RedeliveredUnderAnOldFence), Some(row)) =
+        (bug, tables.deliveries.get_mut(&event))
+    {
         row.delivery.fence = Fence(0);
     }
 }
 
 /// One row of an accept, with the bugs that concern it.
-pub(crate) fn accept_one(tables: &mut Database, now: Timestamp, event: NewEvent, bug: Option<Bug>) -> Stored {
+pub(crate) fn accept_one(
+    tables: &mut Database,
+    now: Timestamp,
+    event: NewEvent,
+    bug: Option<Bug>,
+) -> Stored {
     let key = (event.source.clone(), event.key.clone());
     match bug {
         Some(Bug::NoUniqueness) => {
             tables.keys.remove(&key);
         }
         Some(Bug::DedupeWithoutSource) => {
-            let same_key = tables.keys.iter().find(|((_, key), _)| *key == event.key).map(|(_, id)| *id);
+            let same_key =
+                tables.keys.iter().find(|((_, key), _)| *key == event.key).map(|(_, id)| *id);
             if let Some(id) = same_key {
                 tables.keys.insert(key, id);
             }
@@ -46,7 +62,14 @@ pub(crate) fn accept_one(tables: &mut Database, now: Timestamp, event: NewEvent,
 }
 
 /// One row of a claim, with the bugs that concern it.
-pub(crate) fn claim_one(tables: &mut Database, now: Timestamp, demand: &Demand, event: EventId, claims: &mut Claims, bug: Option<Bug>) {
+pub(crate) fn claim_one(
+    tables: &mut Database,
+    now: Timestamp,
+    demand: &Demand,
+    event: EventId,
+    claims: &mut Claims,
+    bug: Option<Bug>,
+) {
     let before = tables.deliveries[&event].delivery;
     tables.claim_one(now, demand, event, claims);
     match bug {
@@ -69,9 +92,15 @@ pub(crate) fn claim_one(tables: &mut Database, now: Timestamp, demand: &Demand, 
 }
 
 /// One row of a settlement, with the bugs that concern it.
-pub(crate) fn settle_one(tables: &mut Database, now: Timestamp, mut settlement: Settlement, bug: Option<Bug>) -> bool {
+pub(crate) fn settle_one(
+    tables: &mut Database,
+    now: Timestamp,
+    mut settlement: Settlement,
+    bug: Option<Bug>,
+) -> bool {
     if bug == Some(Bug::ForgetFence)
-        && let Some(DeliveryRow { delivery: Delivery { fence, .. }, .. }) = tables.deliveries.get(&settlement.event)
+        && let Some(DeliveryRow { delivery: Delivery { fence, .. }, .. }) =
+            tables.deliveries.get(&settlement.event)
     {
         settlement.fence = Fence(fence.0);
     }

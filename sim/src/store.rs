@@ -12,7 +12,9 @@ use madsim::time::{sleep, timeout};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{
+    Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
@@ -41,7 +43,12 @@ pub(crate) struct RemoteStore {
 }
 
 impl RemoteStore {
-    pub(crate) async fn connect(disk: Arc<Disk>, process: String, effects: Arc<Effects>, index: usize) -> Self {
+    pub(crate) async fn connect(
+        disk: Arc<Disk>,
+        process: String,
+        effects: Arc<Effects>,
+        index: usize,
+    ) -> Self {
         let endpoint = Endpoint::bind("0.0.0.0:0").await.expect("a free port");
         Self { disk, endpoint, process, effects, index }
     }
@@ -57,15 +64,23 @@ impl RemoteStore {
         let result = match result {
             Ok(_) => CallResult::Done,
             Err(StoreError::Unknown(_)) => CallResult::Unknown,
-            Err(StoreError::Unavailable(_) | StoreError::Conflict(_) | StoreError::Rejected(_)) => CallResult::Refused,
+            Err(StoreError::Unavailable(_) | StoreError::Conflict(_) | StoreError::Rejected(_)) => {
+                CallResult::Refused
+            }
         };
         if !events.is_empty() {
-            self.disk.recorder.record(What::Called { process: self.process.clone(), call, result, events });
+            self.disk.recorder.record(What::Called {
+                process: self.process.clone(),
+                call,
+                result,
+                events,
+            });
         }
     }
 
     async fn send(&self, operation: Operation) -> Result<Answer, StoreError> {
-        let _waiting = self.disk.recorder.waits().begin(self.index, Wait::Call(described(&operation).0));
+        let _waiting =
+            self.disk.recorder.waits().begin(self.index, Wait::Call(described(&operation).0));
         self.effects.pass(self.index, self.exchange(operation)).await
     }
 
@@ -74,25 +89,40 @@ impl RemoteStore {
         let mut stored: Vec<Option<Stored>> = vec![None; batch.len()];
         let mut is_part_committed = false;
         for _ in 0..ACCEPT_ROUNDS {
-            let open: Vec<usize> = (0..batch.len()).filter(|&index| stored[index].is_none()).collect();
+            let open: Vec<usize> =
+                (0..batch.len()).filter(|&index| stored[index].is_none()).collect();
             if open.is_empty() {
                 break;
             }
-            let inserted = self.send(Operation::Insert(open.iter().map(|&index| batch[index].clone()).collect())).await;
-            let inserted = match inserted.map_err(|error| self.in_doubt(error, is_part_committed))? {
-                Answer::Accepted(inserted) => inserted,
-                other => unreachable!("an insert was answered with {other:?}"),
-            };
+            let inserted = self
+                .send(Operation::Insert(open.iter().map(|&index| batch[index].clone()).collect()))
+                .await;
+            let inserted =
+                match inserted.map_err(|error| self.in_doubt(error, is_part_committed))? {
+                    Answer::Accepted(inserted) => inserted,
+                    other => unreachable!("an insert was answered with {other:?}"),
+                };
             for (&index, inserted) in open.iter().zip(inserted) {
-                stored[index] = Some(inserted).filter(|inserted| !matches!(inserted, Stored::Existing { .. }));
+                stored[index] =
+                    Some(inserted).filter(|inserted| !matches!(inserted, Stored::Existing { .. }));
             }
-            is_part_committed |= stored.iter().any(|stored| matches!(stored, Some(Stored::Inserted | Stored::Claimed)));
-            let in_the_way: Vec<usize> = open.into_iter().filter(|&index| stored[index].is_none()).collect();
+            is_part_committed |= stored
+                .iter()
+                .any(|stored| matches!(stored, Some(Stored::Inserted | Stored::Claimed)));
+            let in_the_way: Vec<usize> =
+                open.into_iter().filter(|&index| stored[index].is_none()).collect();
             if in_the_way.is_empty() {
                 break;
             }
-            let keys = in_the_way.iter().map(|&index| (batch[index].source.clone(), batch[index].key.clone())).collect();
-            let existing = match self.send(Operation::Existing(keys)).await.map_err(|error| self.in_doubt(error, is_part_committed))? {
+            let keys = in_the_way
+                .iter()
+                .map(|&index| (batch[index].source.clone(), batch[index].key.clone()))
+                .collect();
+            let existing = match self
+                .send(Operation::Existing(keys))
+                .await
+                .map_err(|error| self.in_doubt(error, is_part_committed))?
+            {
                 Answer::Existing(existing) => existing,
                 other => unreachable!("a look was answered with {other:?}"),
             };
@@ -100,7 +130,12 @@ impl RemoteStore {
                 stored[index] = existing;
             }
         }
-        let conflict = || self.in_doubt(StoreError::Conflict("events with the same keys come and go".into()), is_part_committed);
+        let conflict = || {
+            self.in_doubt(
+                StoreError::Conflict("events with the same keys come and go".into()),
+                is_part_committed,
+            )
+        };
         stored.into_iter().collect::<Option<Vec<Stored>>>().ok_or_else(conflict)
     }
 
@@ -125,8 +160,13 @@ impl RemoteStore {
         let reply_to = self.disk.next_tag.fetch_add(1, Ordering::Relaxed);
         let request = Request { process: self.process.clone(), reply_to, operation, fault };
         let unknown = |what: &str| StoreError::Unknown(what.to_owned());
-        self.endpoint.send_to_raw(DATABASE, REQUESTS, Box::new(request)).await.map_err(|_| unknown("connection broken"))?;
-        let reply = timeout(CALL_TIMEOUT, self.endpoint.recv_from_raw(reply_to)).await.map_err(|_| unknown("no answer in time"))?;
+        self.endpoint
+            .send_to_raw(DATABASE, REQUESTS, Box::new(request))
+            .await
+            .map_err(|_| unknown("connection broken"))?;
+        let reply = timeout(CALL_TIMEOUT, self.endpoint.recv_from_raw(reply_to))
+            .await
+            .map_err(|_| unknown("no answer in time"))?;
         let (payload, _) = reply.map_err(|_| unknown("connection broken"))?;
         *payload.downcast::<Result<Answer, StoreError>>().expect("only answers come here")
     }
@@ -134,9 +174,13 @@ impl RemoteStore {
 
 fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
     match operation {
-        Operation::Accept(batch) | Operation::Insert(batch) => ("accept", batch.iter().map(|event| event.id).collect()),
+        Operation::Accept(batch) | Operation::Insert(batch) => {
+            ("accept", batch.iter().map(|event| event.id).collect())
+        }
         Operation::Existing(_) => ("look", vec![]),
-        Operation::Settle(batch) => ("settle", batch.iter().map(|settlement| settlement.event).collect()),
+        Operation::Settle(batch) => {
+            ("settle", batch.iter().map(|settlement| settlement.event).collect())
+        }
         Operation::Redrive(event) => ("redrive", vec![*event]),
         Operation::RedriveDelivered(event) => ("redrive delivered", vec![*event]),
         Operation::Claim(_) => ("claim", vec![]),
@@ -190,7 +234,9 @@ impl Store for RemoteStore {
     }
 
     fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
-        answered!(self.call(Operation::Find(event)), Found).map(|found| Ok(found?.map(|record: Box<EventRecord>| *record))).boxed()
+        answered!(self.call(Operation::Find(event)), Found)
+            .map(|found| Ok(found?.map(|record: Box<EventRecord>| *record)))
+            .boxed()
     }
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
@@ -201,7 +247,12 @@ impl Store for RemoteStore {
         answered!(self.call(Operation::RedriveDelivered(event)), Redriven)
     }
 
-    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         answered!(self.call(Operation::List(filter, span, size)), Listed)
     }
 
@@ -215,7 +266,11 @@ impl Store for RemoteStore {
         answered!(self.call(Operation::RedriveAll(filter, span, size, dry_run)), AllRedriven)
     }
 
-    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(
+        &self,
+        names: Vec<SourceName>,
+        count_to: u32,
+    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
         answered!(self.call(Operation::Sources(names, count_to)), Sources)
     }
 
@@ -223,11 +278,21 @@ impl Store for RemoteStore {
         answered!(self.call(Operation::Pause(source, paused)), Paused)
     }
 
-    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+    fn prune(
+        &self,
+        retention: Retention,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         answered!(self.call(Operation::Prune(retention, after, limit.min(STEP_EVENTS))), Pruned)
     }
 
-    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+    fn erase(
+        &self,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
         answered!(self.call(Operation::Erase(kept, after, limit.min(STEP_EVENTS))), Erased)
     }
 

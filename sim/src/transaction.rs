@@ -60,7 +60,12 @@ pub(crate) struct Work<'a> {
 }
 
 impl Work<'_> {
-    pub(crate) fn change<T>(&mut self, event: EventId, change: Change, make: impl FnOnce(&mut Database) -> T) -> T {
+    pub(crate) fn change<T>(
+        &mut self,
+        event: EventId,
+        change: Change,
+        make: impl FnOnce(&mut Database) -> T,
+    ) -> T {
         let before = self.state.row(event);
         let result = make(&mut self.state.tables);
         let after = self.state.row(event);
@@ -88,29 +93,58 @@ impl<'a> Transaction<'a> {
         self.disk.state().generation != self.generation
     }
 
-    pub(crate) fn read(&self, read: impl FnOnce(&Database, Timestamp) -> Answer) -> Result<Answer, StoreError> {
+    pub(crate) fn read(
+        &self,
+        read: impl FnOnce(&Database, Timestamp) -> Answer,
+    ) -> Result<Answer, StoreError> {
         let state = self.disk.state();
-        let standby = state.lagging.as_ref().filter(|_| self.disk.bug == Some(Bug::FindReadsStandby));
-        if state.generation == self.generation { Ok(read(standby.unwrap_or(&state.tables), state.now())) } else { Err(broken()) }
+        let standby =
+            state.lagging.as_ref().filter(|_| self.disk.bug == Some(Bug::FindReadsStandby));
+        if state.generation == self.generation {
+            Ok(read(standby.unwrap_or(&state.tables), state.now()))
+        } else {
+            Err(broken())
+        }
     }
 
     /// Commits, and answers when the standby has what was committed, if the database waits for that.
-    pub(crate) async fn commit(&self, at_commit: AtCommit, work: impl FnOnce(&mut Work<'_>) -> Answer) -> Result<Answer, StoreError> {
+    pub(crate) async fn commit(
+        &self,
+        at_commit: AtCommit,
+        work: impl FnOnce(&mut Work<'_>) -> Answer,
+    ) -> Result<Answer, StoreError> {
         self.may_commit(at_commit)?;
         let flushed = self.disk.flushed(self.generation).await;
         if flushed == Flushed::Nowhere {
             return Err(broken());
         }
-        let mut at_work = Work { state: self.disk.state(), now: self.now, committed: Vec::new(), stale: Vec::new() };
+        let mut at_work = Work {
+            state: self.disk.state(),
+            now: self.now,
+            committed: Vec::new(),
+            stale: Vec::new(),
+        };
         let answer = work(&mut at_work);
         let Work { state, now, committed, stale } = at_work;
         drop(state);
         for (event, change, before, after) in committed {
             let (process, began) = (self.process.clone(), Some(self.began));
-            self.disk.recorder.record(What::Committed(Committed { event, db_time: now, began, process, change, before, after }));
+            self.disk.recorder.record(What::Committed(Committed {
+                event,
+                db_time: now,
+                began,
+                process,
+                change,
+                before,
+                after,
+            }));
         }
         for (event, attempt) in stale {
-            self.disk.recorder.record(What::StaleSettlement { process: self.process.clone(), event, attempt });
+            self.disk.recorder.record(What::StaleSettlement {
+                process: self.process.clone(),
+                event,
+                attempt,
+            });
         }
         if flushed == Flushed::Here {
             self.disk.reached(Mark::VisibleUnreplicated);
@@ -156,8 +190,13 @@ impl<'a> Transaction<'a> {
     }
 
     /// Inserts what is new of a batch, and answers what became of each event.
-    pub(crate) async fn insert(&mut self, batch: Vec<NewEvent>, at_commit: AtCommit) -> Result<Vec<Stored>, StoreError> {
-        let keys: BTreeSet<(SourceName, IdempotencyKey)> = batch.iter().map(|event| (event.source.clone(), event.key.clone())).collect();
+    pub(crate) async fn insert(
+        &mut self,
+        batch: Vec<NewEvent>,
+        at_commit: AtCommit,
+    ) -> Result<Vec<Stored>, StoreError> {
+        let keys: BTreeSet<(SourceName, IdempotencyKey)> =
+            batch.iter().map(|event| (event.source.clone(), event.key.clone())).collect();
         assert_eq!(keys.len(), batch.len(), "a batch holds each key once");
         let paused = self.disk.state().tables.paused.clone();
         for (source, key) in keys {
@@ -168,7 +207,8 @@ impl<'a> Transaction<'a> {
             return Err(StoreError::Rejected("a row is refused".to_owned()));
         }
         let bug = self.disk.bug;
-        if let (Some(existing), true) = (self.all_existing(&batch), bug != Some(Bug::NoUniqueness)) {
+        if let (Some(existing), true) = (self.all_existing(&batch), bug != Some(Bug::NoUniqueness))
+        {
             // What writes nothing waits for no standby.
             self.may_commit(at_commit)?;
             return Ok(existing);
@@ -177,12 +217,15 @@ impl<'a> Transaction<'a> {
             let now = work.now;
             let stored = batch.into_iter().map(|event| {
                 let (id, source, lease) = (event.id, event.source.clone(), event.lease);
-                let stored = work.change(id, Change::Accepted, |tables| accept_one(tables, now, event, bug));
+                let stored =
+                    work.change(id, Change::Accepted, |tables| accept_one(tables, now, event, bug));
                 let is_paused = paused.contains_key(&source) && bug != Some(Bug::PauseIgnored);
                 match (stored, lease.filter(|_| !is_paused)) {
                     (Stored::Inserted, Some(lease)) => {
                         if bug != Some(Bug::ClaimedInWordsOnly) {
-                            work.change(id, Change::Claimed, |tables| tables.claim_new(now, id, lease));
+                            work.change(id, Change::Claimed, |tables| {
+                                tables.claim_new(now, id, lease)
+                            });
                         }
                         Stored::Claimed
                     }
@@ -200,19 +243,28 @@ impl<'a> Transaction<'a> {
     /// What is there already of a batch, if that is all of it.
     fn all_existing(&self, batch: &[NewEvent]) -> Option<Vec<Stored>> {
         let tables = &self.disk.state().tables;
-        batch.iter().map(|event| Some(tables.existing(*tables.keys.get(&(event.source.clone(), event.key.clone()))?))).collect()
+        batch
+            .iter()
+            .map(|event| {
+                Some(tables.existing(*tables.keys.get(&(event.source.clone(), event.key.clone()))?))
+            })
+            .collect()
     }
 
     /// Reads what stands under these keys, and answers once the standby has it.
-    pub(crate) async fn existing(&mut self, keys: Vec<(SourceName, IdempotencyKey)>) -> Result<Answer, StoreError> {
+    pub(crate) async fn existing(
+        &mut self,
+        keys: Vec<(SourceName, IdempotencyKey)>,
+    ) -> Result<Answer, StoreError> {
         let found: Vec<Option<Stored>> = {
             let state = self.disk.state();
-            let existing = |key| match (state.tables.existing(*state.tables.keys.get(key)?), self.disk.bug) {
-                (Stored::Existing { id, fingerprint, .. }, Some(Bug::StatusGuessed)) => {
-                    Some(Stored::Existing { id, fingerprint, status: Status::Queued })
-                }
-                (existing, _) => Some(existing),
-            };
+            let existing =
+                |key| match (state.tables.existing(*state.tables.keys.get(key)?), self.disk.bug) {
+                    (Stored::Existing { id, fingerprint, .. }, Some(Bug::StatusGuessed)) => {
+                        Some(Stored::Existing { id, fingerprint, status: Status::Queued })
+                    }
+                    (existing, _) => Some(existing),
+                };
             keys.iter().map(existing).collect()
         };
         if found.iter().any(Option::is_some) && self.disk.bug != Some(Bug::ReplayWithoutWaiting) {
@@ -225,13 +277,18 @@ impl<'a> Transaction<'a> {
         Ok(Answer::Existing(found))
     }
 
-    pub(crate) async fn claim(&mut self, demands: Vec<Demand>, at_commit: AtCommit) -> Result<Answer, StoreError> {
+    pub(crate) async fn claim(
+        &mut self,
+        demands: Vec<Demand>,
+        at_commit: AtCommit,
+    ) -> Result<Answer, StoreError> {
         let (bug, now) = (self.disk.bug, self.now);
         let (mut picked, mut claims) = (Vec::new(), Claims::default());
         for demand in demands {
             let due = {
                 let state = self.disk.state();
-                let look_from = if bug == Some(Bug::IgnoreLease) { now + Duration::from_hours(1) } else { now };
+                let look_from =
+                    if bug == Some(Bug::IgnoreLease) { now + Duration::from_hours(1) } else { now };
                 if bug == Some(Bug::PauseIgnored) {
                     let mut tables = state.tables.clone();
                     tables.paused.clear();
@@ -243,7 +300,9 @@ impl<'a> Transaction<'a> {
             let mut locked = Vec::new();
             for event in due {
                 let is_wanted = locked.len() < demand.limit as usize;
-                if is_wanted && (bug == Some(Bug::ClaimWithoutLock) || self.try_lock(&Lock::Row(event))) {
+                if is_wanted
+                    && (bug == Some(Bug::ClaimWithoutLock) || self.try_lock(&Lock::Row(event)))
+                {
                     locked.push(event);
                 }
             }
@@ -267,7 +326,9 @@ impl<'a> Transaction<'a> {
                 let unchanged = work.state.row(event).map(|row| row.delivery.fence) == fence;
                 let still_there = work.state.row(event).is_some_and(|row| row.due_at.is_some());
                 if still_there && (unchanged || bug == Some(Bug::ClaimWithoutLock)) {
-                    work.change(event, Change::Claimed, |tables| claim_one(tables, now, &demand, event, &mut claims, bug));
+                    work.change(event, Change::Claimed, |tables| {
+                        claim_one(tables, now, &demand, event, &mut claims, bug)
+                    });
                 }
             }
             Answer::Claimed(claims)
@@ -275,7 +336,11 @@ impl<'a> Transaction<'a> {
         .await
     }
 
-    pub(crate) async fn settle(&mut self, batch: Vec<Settlement>, at_commit: AtCommit) -> Result<Answer, StoreError> {
+    pub(crate) async fn settle(
+        &mut self,
+        batch: Vec<Settlement>,
+        at_commit: AtCommit,
+    ) -> Result<Answer, StoreError> {
         let events: BTreeSet<EventId> = batch.iter().map(|settlement| settlement.event).collect();
         for event in events {
             self.lock(Lock::Row(event)).await?;

@@ -25,7 +25,9 @@ impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Call(call) => write!(f, "the database's answer to a {call}"),
-            Self::Reply(event, attempt) => write!(f, "the reply to attempt {attempt} of event {event}"),
+            Self::Reply(event, attempt) => {
+                write!(f, "the reply to attempt {attempt} of event {event}")
+            }
             Self::Until(at) => write!(f, "{:.3}s to come", at.as_secs_f64()),
         }
     }
@@ -55,8 +57,12 @@ impl Waits {
     /// What a process waits for now, in words: every call and reply with the time since when, and the next timers.
     pub(crate) fn of(&self, process: usize) -> Vec<String> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine: Vec<(Duration, Wait)> =
-            state.waiting.values().filter(|(of, ..)| *of == process).map(|&(_, at, wait)| (at, wait)).collect();
+        let mine: Vec<(Duration, Wait)> = state
+            .waiting
+            .values()
+            .filter(|(of, ..)| *of == process)
+            .map(|&(_, at, wait)| (at, wait))
+            .collect();
         let is_timer = |wait: &Wait| matches!(wait, Wait::Until(_));
         let mut timers: Vec<Wait> = mine.iter().map(|(_, wait)| *wait).filter(is_timer).collect();
         timers.sort_by_key(|timer| if let Wait::Until(at) = timer { *at } else { Duration::MAX });

@@ -21,7 +21,10 @@ use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use surehook::config::{Config, DatabaseUrl, Destination, IntakeConfig, LogFormat, Role, Source as SourceConfig, WorkerConfig};
+use surehook::config::{
+    Config, DatabaseUrl, Destination, IntakeConfig, LogFormat, Role, Source as SourceConfig,
+    WorkerConfig,
+};
 use surehook::ports::Retention;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::breaker::BreakerPolicy;
@@ -66,10 +69,23 @@ pub fn run(scenario: &Scenario, bug: Option<Bug>) -> Outcome {
     match thread.expect("a thread can be started").join() {
         Ok((run, tables, effects)) => Outcome { violations: judge(&run), run, tables, effects },
         Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             let what = format!("panic: {}", text.unwrap_or_else(|| "without a message".to_owned()));
-            let violation = Violation { promise: Promise::NoPanic, at: Duration::ZERO, what, events: Vec::new() };
-            Outcome { run: Run::default(), violations: vec![violation], tables: Database::default(), effects: 0 }
+            let violation = Violation {
+                promise: Promise::NoPanic,
+                at: Duration::ZERO,
+                what,
+                events: Vec::new(),
+            };
+            Outcome {
+                run: Run::default(),
+                violations: vec![violation],
+                tables: Database::default(),
+                effects: 0,
+            }
         }
     }
 }
@@ -84,7 +100,11 @@ impl Outcome {
         }
         digest.update(format!("{:?}", self.tables));
         let mut hex = format!("{}:", self.run.entries.len());
-        digest.finalize().iter().take(16).for_each(|byte| write!(hex, "{byte:02x}").expect("a string takes all"));
+        digest
+            .finalize()
+            .iter()
+            .take(16)
+            .for_each(|byte| write!(hex, "{byte:02x}").expect("a string takes all"));
         hex
     }
 }
@@ -118,8 +138,12 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     }
 
     let for_node = Arc::clone(&disk);
-    let database =
-        handle.create_node().name("database").ip(net::DATABASE.ip()).init(move || database::serve(Arc::clone(&for_node))).build();
+    let database = handle
+        .create_node()
+        .name("database")
+        .ip(net::DATABASE.ip())
+        .init(move || database::serve(Arc::clone(&for_node)))
+        .build();
     let downstreams: Vec<NodeHandle> = scenario
         .sources
         .iter()
@@ -128,7 +152,12 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
             let (source, recorder) = (source.clone(), recorder.clone());
             let at = net::downstream(n);
             let init = move || downstream::serve(at, source.clone(), healed_at, recorder.clone());
-            handle.create_node().name(format!("downstream of {}", scenario.sources[n].name)).ip(at.ip()).init(init).build()
+            handle
+                .create_node()
+                .name(format!("downstream of {}", scenario.sources[n].name))
+                .ip(at.ip())
+                .init(init)
+                .build()
         })
         .collect();
     let processes: Vec<(Arc<Process>, NodeHandle)> = (0..scenario.processes)
@@ -140,14 +169,24 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
                 config: config(&scenario, n, bug),
                 clock_ahead_ms: scenario.clocks_ahead_ms.get(n).copied().unwrap_or_default(),
                 disk: Arc::clone(&disk),
-                downstreams: scenario.sources.iter().enumerate().map(|(n, source)| (source.name.clone(), net::downstream(n))).collect(),
+                downstreams: scenario
+                    .sources
+                    .iter()
+                    .enumerate()
+                    .map(|(n, source)| (source.name.clone(), net::downstream(n)))
+                    .collect(),
                 recorder: recorder.clone(),
                 effects: Arc::clone(&effects),
                 bug,
                 control: Mutex::new(Control::default()),
             });
             let for_node = Arc::clone(&process);
-            let node = handle.create_node().name(&process.name).ip(process.address.ip()).init(move || Arc::clone(&for_node).boot()).build();
+            let node = handle
+                .create_node()
+                .name(&process.name)
+                .ip(process.address.ip())
+                .init(move || Arc::clone(&for_node).boot())
+                .build();
             (process, node)
         })
         .collect();
@@ -155,7 +194,9 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     let producers = Arc::new(Producers {
         scenario: scenario.clone(),
         processes: processes.iter().map(|(process, _)| process.address).collect(),
-        intakes: (0..scenario.processes).filter(|process| scenario.role(*process) != RoleOf::Worker).collect(),
+        intakes: (0..scenario.processes)
+            .filter(|process| scenario.role(*process) != RoleOf::Worker)
+            .collect(),
         recorder: recorder.clone(),
     });
     let posting = producers_node.spawn(producer::run(producers));
@@ -197,7 +238,13 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     world.heal().await;
 
     let events = world.scenario.posts.len();
-    let longest = world.scenario.sources.iter().map(|source| time_to_end(&source.policy(), events)).max().unwrap_or_default();
+    let longest = world
+        .scenario
+        .sources
+        .iter()
+        .map(|source| time_to_end(&source.policy(), events))
+        .max()
+        .unwrap_or_default();
     let end_by = healed_at + longest + Duration::from_secs(5);
     while elapsed() < end_by && !(posting.is_finished() && disk.is_settled()) {
         sleep(Duration::from_millis(500)).await;
@@ -206,8 +253,19 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
 
     let tables = disk.tables();
     let run = Run {
-        policies: world.scenario.sources.iter().map(|source| (source.name.clone(), source.policy())).collect(),
-        first_wins: world.scenario.sources.iter().filter(|source| source.first_wins).map(|source| source.name.clone()).collect(),
+        policies: world
+            .scenario
+            .sources
+            .iter()
+            .map(|source| (source.name.clone(), source.policy()))
+            .collect(),
+        first_wins: world
+            .scenario
+            .sources
+            .iter()
+            .filter(|source| source.first_wins)
+            .map(|source| source.name.clone())
+            .collect(),
         kept: kept(&world.scenario),
         failover_may_lose: world.scenario.database == Kind::AsynchronousStandby,
         commits_within: Duration::ZERO,
@@ -215,7 +273,9 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
         events: disk.records(),
         healed_at,
         ended_at: elapsed(),
-        waits: (0..world.processes.len()).map(|index| (process_name(index), recorder.waits().of(index))).collect(),
+        waits: (0..world.processes.len())
+            .map(|index| (process_name(index), recorder.waits().of(index)))
+            .collect(),
     };
     (run, tables, effects.passed())
 }
@@ -234,7 +294,11 @@ fn config(scenario: &Scenario, process: usize, bug: Option<Bug>) -> Config {
             destination: Destination::new("http://downstream.invalid/".parse().expect("a URL")),
             policy,
             idempotency_header: http::HeaderName::from_static("idempotency-key"),
-            on_key_reuse: if source.first_wins { OnKeyReuse::FirstWins } else { OnKeyReuse::Reject },
+            on_key_reuse: if source.first_wins {
+                OnKeyReuse::FirstWins
+            } else {
+                OnKeyReuse::Reject
+            },
             forward_credentials: false,
         };
         (SourceName::parse(&source.name).expect("a source's name"), config)
@@ -278,8 +342,13 @@ const FOR_MONTHS: Kept = {
 fn kept(scenario: &Scenario) -> Option<Kept> {
     let millis = Duration::from_millis;
     let kept = scenario.kept?;
-    let (delivered, dead_lettered, payload) = (kept.delivered_ms, kept.dead_lettered_ms, kept.payload_ms);
-    Some(Kept { delivered: millis(delivered), dead_lettered: millis(dead_lettered), payload: millis(payload) })
+    let (delivered, dead_lettered, payload) =
+        (kept.delivered_ms, kept.dead_lettered_ms, kept.payload_ms);
+    Some(Kept {
+        delivered: millis(delivered),
+        dead_lettered: millis(dead_lettered),
+        payload: millis(payload),
+    })
 }
 
 /// Writes down when a downstream changes its behaviour.
@@ -315,7 +384,10 @@ impl World {
             }
             Fault::Pause { process, for_ms } => {
                 let (process, node) = &self.processes[process];
-                self.recorder.fault(Recorded::Paused { process: process.name.clone(), duration: millis(for_ms) });
+                self.recorder.fault(Recorded::Paused {
+                    process: process.name.clone(),
+                    duration: millis(for_ms),
+                });
                 Handle::current().pause(node.id());
                 sleep(millis(for_ms)).await;
                 Handle::current().resume(node.id());
@@ -328,7 +400,12 @@ impl World {
             }
             Fault::Cut { from, to, both_ways, for_ms } => {
                 self.recorder.fault(Recorded::Network {
-                    what: format!("cut from {} to {}{}", self.name(from), self.name(to), if both_ways { ", both ways" } else { "" }),
+                    what: format!(
+                        "cut from {} to {}{}",
+                        self.name(from),
+                        self.name(to),
+                        if both_ways { ", both ways" } else { "" }
+                    ),
                     duration: millis(for_ms),
                 });
                 let (from, to) = (self.id(from), self.id(to));
@@ -341,13 +418,19 @@ impl World {
                 net.unclog_link(to, from);
             }
             Fault::Loss { permille, for_ms } => {
-                self.recorder.fault(Recorded::Network { what: format!("{permille} of 1000 packets are lost"), duration: millis(for_ms) });
+                self.recorder.fault(Recorded::Network {
+                    what: format!("{permille} of 1000 packets are lost"),
+                    duration: millis(for_ms),
+                });
                 net.update_config(|config| config.packet_loss_rate = f64::from(permille) / 1000.0);
                 sleep(millis(for_ms)).await;
                 net.update_config(|config| config.packet_loss_rate = 0.0);
             }
             Fault::Latency { max_ms, for_ms } => {
-                self.recorder.fault(Recorded::Network { what: format!("packets take up to {max_ms} ms"), duration: millis(for_ms) });
+                self.recorder.fault(Recorded::Network {
+                    what: format!("packets take up to {max_ms} ms"),
+                    duration: millis(for_ms),
+                });
                 net.update_config(|config| config.send_latency = LATENCY.start..millis(max_ms));
                 sleep(millis(for_ms)).await;
                 net.update_config(|config| config.send_latency = LATENCY);
@@ -362,38 +445,64 @@ impl World {
                 self.disk.set_up(true);
             }
             Fault::DatabaseFailover => {
-                self.recorder.fault(database_fault("failover: all connections break".to_owned(), None, Duration::ZERO));
+                self.recorder.fault(database_fault(
+                    "failover: all connections break".to_owned(),
+                    None,
+                    Duration::ZERO,
+                ));
                 self.disk.fail_over();
             }
             Fault::StandbyAway { for_ms } => {
-                self.recorder.fault(database_fault("the standby is cut off".to_owned(), None, millis(for_ms)));
+                self.recorder.fault(database_fault(
+                    "the standby is cut off".to_owned(),
+                    None,
+                    millis(for_ms),
+                ));
                 self.disk.cut_standby_off();
                 sleep(millis(for_ms)).await;
                 self.disk.reattach_standby();
             }
             Fault::PrimaryRestart => {
-                self.recorder.fault(database_fault("crash and recovery: all connections break".to_owned(), None, Duration::ZERO));
+                self.recorder.fault(database_fault(
+                    "crash and recovery: all connections break".to_owned(),
+                    None,
+                    Duration::ZERO,
+                ));
                 self.disk.restart();
             }
             Fault::CancelCommits => {
-                self.recorder.fault(database_fault("commits that wait for the standby are cancelled".to_owned(), None, Duration::ZERO));
+                self.recorder.fault(database_fault(
+                    "commits that wait for the standby are cancelled".to_owned(),
+                    None,
+                    Duration::ZERO,
+                ));
                 self.disk.cancel_commits();
             }
             Fault::DatabaseSlow { by_ms, for_ms } => {
-                self.recorder.fault(database_fault(format!("each step takes {by_ms} ms longer"), None, millis(for_ms)));
+                self.recorder.fault(database_fault(
+                    format!("each step takes {by_ms} ms longer"),
+                    None,
+                    millis(for_ms),
+                ));
                 self.disk.set_slow(millis(by_ms));
                 sleep(millis(for_ms)).await;
                 self.disk.set_slow(Duration::ZERO);
             }
             Fault::ClaimsSlow { by_ms, for_ms } => {
-                self.recorder.fault(database_fault(format!("each claim takes {by_ms} ms longer"), None, millis(for_ms)));
+                self.recorder.fault(database_fault(
+                    format!("each claim takes {by_ms} ms longer"),
+                    None,
+                    millis(for_ms),
+                ));
                 self.disk.set_claims_slow(millis(by_ms));
                 sleep(millis(for_ms)).await;
                 self.disk.set_claims_slow(Duration::ZERO);
             }
             Fault::PauseSource { source, for_ms } => {
                 let name = &self.scenario.sources[source].name;
-                let answered = |paused| self.recorder.fault(Recorded::SourcePaused { source: name.clone(), paused });
+                let answered = |paused| {
+                    self.recorder.fault(Recorded::SourcePaused { source: name.clone(), paused })
+                };
                 if self.disk.bug == Some(Bug::PauseAnsweredEarly) {
                     answered(true);
                     sleep(millis(1_000)).await;
@@ -404,15 +513,25 @@ impl World {
                     sleep(millis(for_ms)).await;
                 }
             }
-            Fault::Redrive { source, delivered } => self.disk.redrive(&self.scenario.sources[source].name, delivered).await,
+            Fault::Redrive { source, delivered } => {
+                self.disk.redrive(&self.scenario.sources[source].name, delivered).await
+            }
             Fault::RowsLocked { source, for_ms } => {
                 let name = &self.scenario.sources[source].name;
-                self.recorder.fault(database_fault(format!("the rows of {name} are locked"), None, millis(for_ms)));
+                self.recorder.fault(database_fault(
+                    format!("the rows of {name} are locked"),
+                    None,
+                    millis(for_ms),
+                ));
                 self.disk.lock_rows(name, millis(for_ms)).await;
             }
             Fault::Asked { process, what } => self.ask(process, what).await,
             Fault::DatabaseClock { by_ms } => {
-                self.recorder.fault(database_fault(format!("the clock jumps by {by_ms} ms"), None, Duration::ZERO));
+                self.recorder.fault(database_fault(
+                    format!("the clock jumps by {by_ms} ms"),
+                    None,
+                    Duration::ZERO,
+                ));
                 self.disk.jump_clock(by_ms);
             }
         }
@@ -420,17 +539,27 @@ impl World {
 
     /// An operator asks a process something, from the producers' node.
     async fn ask(&self, process: usize, what: Question) {
-        let (process, source) = (&self.processes[process].0, |index: usize| &self.scenario.sources[index].name);
+        let (process, source) =
+            (&self.processes[process].0, |index: usize| &self.scenario.sources[index].name);
         let (method, path) = match what {
             Question::Ready => (Method::GET, "/ready".to_owned()),
             Question::List => (Method::GET, "/events".to_owned()),
             Question::Sources => (Method::GET, "/sources".to_owned()),
-            Question::RedriveAll(index) => (Method::POST, format!("/redrive?source={}", source(index))),
+            Question::RedriveAll(index) => {
+                (Method::POST, format!("/redrive?source={}", source(index)))
+            }
         };
-        let request = Request::builder().method(method).uri(path).header("host", "surehook").body(Full::default());
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "surehook")
+            .body(Full::default());
         let (asked_at, address) = (elapsed(), process.address);
-        let exchange = async move { Some(net::send(address, request.expect("a valid request")).await.ok()?.0.status()) };
-        let node = Handle::current().get_node(self.producers).expect("the producers' node is there");
+        let exchange = async move {
+            Some(net::send(address, request.expect("a valid request")).await.ok()?.0.status())
+        };
+        let node =
+            Handle::current().get_node(self.producers).expect("the producers' node is there");
         let answered = node.spawn(timeout(OPERATOR_PATIENCE, exchange)).await;
         if let (Ok(Ok(Some(status))), Question::Ready) = (answered, what) {
             let (process, is_ready) = (process.name.clone(), status.is_success());
@@ -460,7 +589,8 @@ impl World {
         self.disk.heal();
         for source in &self.scenario.sources {
             if self.disk.pause(&source.name, false).await {
-                self.recorder.fault(Recorded::SourcePaused { source: source.name.clone(), paused: false });
+                self.recorder
+                    .fault(Recorded::SourcePaused { source: source.name.clone(), paused: false });
             }
         }
         for index in 0..self.processes.len() {
@@ -483,7 +613,9 @@ impl World {
         match node {
             Node::Process(index) => process_name(index),
             Node::Database => "the database".to_owned(),
-            Node::Downstream(index) => format!("the downstream of {}", self.scenario.sources[index].name),
+            Node::Downstream(index) => {
+                format!("the downstream of {}", self.scenario.sources[index].name)
+            }
             Node::Producers => "the producers".to_owned(),
         }
     }

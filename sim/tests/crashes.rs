@@ -21,8 +21,15 @@ fn small() -> Scenario {
         behaves: vec![BehaviourAt { at_ms: 0, how: Behaviour::FailsFirst }],
         ..Source::named("orders")
     };
-    let posts = vec![Post { copies: 2, ..Post::nth(0, 10) }, Post { process: 1, ..Post::nth(1, 15) }];
-    Scenario { seed: 11, processes: 2, drain_timeout_ms: 1_000, heal_at_ms: 2_000, ..Scenario::of(vec![source], posts) }
+    let posts =
+        vec![Post { copies: 2, ..Post::nth(0, 10) }, Post { process: 1, ..Post::nth(1, 15) }];
+    Scenario {
+        seed: 11,
+        processes: 2,
+        drain_timeout_ms: 1_000,
+        heal_at_ms: 2_000,
+        ..Scenario::of(vec![source], posts)
+    }
 }
 
 fn crash(effect: u64, after: bool) -> FaultAt {
@@ -39,7 +46,9 @@ fn all_keep_every_promise(scenarios: &[Scenario]) {
                 while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let outcome = run(scenario, None);
                     if !outcome.violations.is_empty() {
-                        failed.lock().unwrap().get_or_insert_with(|| report(scenario, &outcome, &rerun(scenario, false, None)));
+                        failed.lock().unwrap().get_or_insert_with(|| {
+                            report(scenario, &outcome, &rerun(scenario, false, None))
+                        });
                         return;
                     }
                 }
@@ -61,17 +70,22 @@ fn effects() -> u64 {
 
 #[test]
 fn a_crash_before_or_after_any_effect_breaks_nothing() {
-    let crashes = (1..=effects()).flat_map(|effect| [false, true].map(|after| Scenario { faults: vec![crash(effect, after)], ..small() }));
+    let crashes = (1..=effects()).flat_map(|effect| {
+        [false, true].map(|after| Scenario { faults: vec![crash(effect, after)], ..small() })
+    });
     all_keep_every_promise(&crashes.collect::<Vec<_>>());
 }
 
 #[test]
 fn two_crashes_close_to_each_other_break_nothing() {
     let sides = [(false, false), (false, true), (true, false), (true, true)];
-    let pairs = (1..=effects()).flat_map(|first| (1..=PAIR_DISTANCE).map(move |distance| (first, first + distance)));
+    let pairs = (1..=effects())
+        .flat_map(|first| (1..=PAIR_DISTANCE).map(move |distance| (first, first + distance)));
     let scenarios = pairs.flat_map(|(first, second)| {
-        sides
-            .map(|(after_first, after_second)| Scenario { faults: vec![crash(first, after_first), crash(second, after_second)], ..small() })
+        sides.map(|(after_first, after_second)| Scenario {
+            faults: vec![crash(first, after_first), crash(second, after_second)],
+            ..small()
+        })
     });
     all_keep_every_promise(&scenarios.collect::<Vec<_>>());
 }

@@ -13,12 +13,19 @@ const IN_TIME: Duration = Duration::from_millis(250);
 
 /// How long after its acceptance each event was claimed, by its source.
 fn waits(posts: Vec<Post>) -> BTreeMap<String, Vec<Duration>> {
-    let sources = (0..SOURCES).map(|n| Source { concurrency: 64, ..Source::named(&format!("source-{n}")) }).collect();
+    let sources = (0..SOURCES)
+        .map(|n| Source { concurrency: 64, ..Source::named(&format!("source-{n}")) })
+        .collect();
     let outcome = run(&Scenario { heal_at_ms: 10_000, ..Scenario::of(sources, posts) }, None);
     assert_eq!(outcome.violations, []);
     let when = |kind: Change| -> BTreeMap<EventId, Duration> {
-        let of_a_kind = |committed: &Committed| (committed.change == kind).then_some(committed.event);
-        outcome.run.committed().filter_map(|(at, committed)| Some((of_a_kind(committed)?, at))).collect()
+        let of_a_kind =
+            |committed: &Committed| (committed.change == kind).then_some(committed.event);
+        outcome
+            .run
+            .committed()
+            .filter_map(|(at, committed)| Some((of_a_kind(committed)?, at)))
+            .collect()
     };
     let (accepted, claimed) = (when(Change::Accepted), when(Change::Claimed));
     let mut waits: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
@@ -32,7 +39,10 @@ fn waits(posts: Vec<Post>) -> BTreeMap<String, Vec<Duration>> {
 #[test]
 fn an_event_of_any_of_many_sources_is_looked_for_in_time() {
     // Two a second: each finds the process idle, with all of its sources waiting for the next poll.
-    let posts = (0..10).zip((0..SOURCES).step_by(29)).map(|(n, source)| Post { source, ..Post::nth(n, 2_000 + n * 503) }).collect();
+    let posts = (0..10)
+        .zip((0..SOURCES).step_by(29))
+        .map(|(n, source)| Post { source, ..Post::nth(n, 2_000 + n * 503) })
+        .collect();
     let waits = waits(posts);
     assert_eq!(waits.len(), 10);
     for (source, waits) in waits {

@@ -4,7 +4,11 @@ use std::process::Command;
 
 /// The digest of a run in a process of its own: the number of entries, and a hash over them and the final database.
 fn trace(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_sim")).args(["run", "--trace"]).args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_sim"))
+        .args(["run", "--trace"])
+        .args(arguments)
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains(':'), "{text} {}", String::from_utf8_lossy(&output.stderr));
     text

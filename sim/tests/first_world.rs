@@ -15,8 +15,18 @@ fn a_crash_and_a_restart_lose_nothing() {
     let outcome = run(&scenario(), None);
     assert_eq!(outcome.violations, []);
     assert_eq!(outcome.run.events.len(), 50);
-    let killed = outcome.run.entries.iter().filter(|entry| matches!(entry.what, What::Fault(Happened::Killed { .. }))).count();
-    let started = outcome.run.entries.iter().filter(|entry| matches!(entry.what, What::Fault(Happened::Started { .. }))).count();
+    let killed = outcome
+        .run
+        .entries
+        .iter()
+        .filter(|entry| matches!(entry.what, What::Fault(Happened::Killed { .. })))
+        .count();
+    let started = outcome
+        .run
+        .entries
+        .iter()
+        .filter(|entry| matches!(entry.what, What::Fault(Happened::Started { .. })))
+        .count();
     assert_eq!((killed, started), (1, 2));
 }
 

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use sim::{report, rerun, run};
-use surehook_model::scenario::{Behaviour, BehaviourAt, Call, Fault, FaultAt, Node, Post, Scenario, Source, StoreFault};
+use surehook_model::scenario::{
+    Behaviour, BehaviourAt, Call, Fault, FaultAt, Node, Post, Scenario, Source, StoreFault,
+};
 
 const PROCESSES: usize = 2;
 const HEAL_AT_MS: u64 = 40_000;
@@ -11,8 +13,9 @@ const HEAL_AT_MS: u64 = 40_000;
 fn behaviour() -> impl Strategy<Value = Behaviour> {
     prop_oneof![
         Just(Behaviour::Takes),
-        (400..=599u16, prop::option::of(0..20u64))
-            .prop_map(|(status_code, retry_after_s)| Behaviour::Answers { status_code, retry_after_s }),
+        (400..=599u16, prop::option::of(0..20u64)).prop_map(|(status_code, retry_after_s)| {
+            Behaviour::Answers { status_code, retry_after_s }
+        }),
         Just(Behaviour::FailsFirst),
         Just(Behaviour::Flaps),
         (0..4_000u64).prop_map(|after_ms| Behaviour::TakesLate { after_ms }),
@@ -23,10 +26,21 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
 }
 
 fn source() -> impl Strategy<Value = Source> {
-    let behaves = prop::collection::vec((0..HEAL_AT_MS, behaviour()).prop_map(|(at_ms, how)| BehaviourAt { at_ms, how }), 0..4);
+    let behaves = prop::collection::vec(
+        (0..HEAL_AT_MS, behaviour()).prop_map(|(at_ms, how)| BehaviourAt { at_ms, how }),
+        0..4,
+    );
     let limits = (0..4u32, 500..5_000u32, 0..10u32);
     (300..3_000u64, 1..4u32, 1..6u32, 50..1_000u64, any::<bool>(), behaves, limits).prop_map(
-        |(timeout_ms, concurrency, max_attempts, initial_delay_ms, first_wins, mut behaves, (breaker_failures, breaker_open_ms, rate))| {
+        |(
+            timeout_ms,
+            concurrency,
+            max_attempts,
+            initial_delay_ms,
+            first_wins,
+            mut behaves,
+            (breaker_failures, breaker_open_ms, rate),
+        )| {
             behaves.sort_by_key(|behaves| behaves.at_ms);
             let max_delay_ms = initial_delay_ms * 8;
             Source {
@@ -47,7 +61,16 @@ fn source() -> impl Strategy<Value = Source> {
 }
 
 fn post() -> impl Strategy<Value = Post> {
-    (0..HEAL_AT_MS, 0..PROCESSES, 0..8u64, 0..3u64, 0..100usize, 1..3u32, prop::option::weighted(0.1, 0..30u64), prop::bool::weighted(0.05))
+    (
+        0..HEAL_AT_MS,
+        0..PROCESSES,
+        0..8u64,
+        0..3u64,
+        0..100usize,
+        1..3u32,
+        prop::option::weighted(0.1, 0..30u64),
+        prop::bool::weighted(0.05),
+    )
         .prop_map(|(at_ms, process, key, body, size, copies, hangs_up_ms, poison)| Post {
             at_ms,
             source: 0,
@@ -63,7 +86,8 @@ fn post() -> impl Strategy<Value = Post> {
 
 fn fault() -> impl Strategy<Value = FaultAt> {
     let process = 0..PROCESSES;
-    let call = prop_oneof![Just(Call::Accept), Just(Call::Look), Just(Call::Claim), Just(Call::Settle)];
+    let call =
+        prop_oneof![Just(Call::Accept), Just(Call::Look), Just(Call::Claim), Just(Call::Settle)];
     let how = prop_oneof![
         Just(StoreFault::Refuse),
         Just(StoreFault::FailBeforeCommit),
@@ -72,18 +96,28 @@ fn fault() -> impl Strategy<Value = FaultAt> {
         (50..8_000u64).prop_map(|by_ms| StoreFault::Slow { by_ms }),
     ];
     let what = prop_oneof![
-        (process.clone(), 10..3_000u64).prop_map(|(process, down_ms)| Fault::Kill { process, down_ms }),
+        (process.clone(), 10..3_000u64)
+            .prop_map(|(process, down_ms)| Fault::Kill { process, down_ms }),
         (10..3_000u64).prop_map(|down_ms| Fault::KillAll { down_ms }),
-        (process.clone(), 100..30_000u64).prop_map(|(process, for_ms)| Fault::Pause { process, for_ms }),
-        (process.clone(), 0..2_000u64).prop_map(|(process, down_ms)| Fault::Drain { process, down_ms }),
+        (process.clone(), 100..30_000u64)
+            .prop_map(|(process, for_ms)| Fault::Pause { process, for_ms }),
+        (process.clone(), 0..2_000u64)
+            .prop_map(|(process, down_ms)| Fault::Drain { process, down_ms }),
         (0..2_000u64).prop_map(|down_ms| Fault::RollingRestart { down_ms }),
-        (process.clone(), any::<bool>(), 100..15_000u64).prop_map(|(process, both_ways, for_ms)| Fault::Cut {
-            from: Node::Process(process),
-            to: Node::Database,
-            both_ways,
-            for_ms
+        (process.clone(), any::<bool>(), 100..15_000u64).prop_map(
+            |(process, both_ways, for_ms)| Fault::Cut {
+                from: Node::Process(process),
+                to: Node::Database,
+                both_ways,
+                for_ms
+            }
+        ),
+        (process, call, 1..4u32, how).prop_map(|(process, call, nth, how)| Fault::Store {
+            process,
+            call,
+            nth,
+            how
         }),
-        (process, call, 1..4u32, how).prop_map(|(process, call, nth, how)| Fault::Store { process, call, nth, how }),
         (100..10_000u64).prop_map(|for_ms| Fault::DatabaseDown { for_ms }),
         Just(Fault::DatabaseFailover),
         any::<bool>().prop_map(|delivered| Fault::Redrive { source: 0, delivered }),
@@ -94,10 +128,19 @@ fn fault() -> impl Strategy<Value = FaultAt> {
 fn scenario() -> impl Strategy<Value = Scenario> {
     let posts = prop::collection::vec(post(), 1..20);
     let faults = prop::collection::vec(fault(), 0..8);
-    (any::<u64>(), source(), posts, faults, 100..5_000u64).prop_map(|(seed, source, posts, mut faults, drain_timeout_ms)| {
-        faults.sort_by_key(|fault| fault.at_ms);
-        Scenario { seed, processes: PROCESSES, drain_timeout_ms, faults, heal_at_ms: HEAL_AT_MS, ..Scenario::of(vec![source], posts) }
-    })
+    (any::<u64>(), source(), posts, faults, 100..5_000u64).prop_map(
+        |(seed, source, posts, mut faults, drain_timeout_ms)| {
+            faults.sort_by_key(|fault| fault.at_ms);
+            Scenario {
+                seed,
+                processes: PROCESSES,
+                drain_timeout_ms,
+                faults,
+                heal_at_ms: HEAL_AT_MS,
+                ..Scenario::of(vec![source], posts)
+            }
+        },
+    )
 }
 
 proptest! {

@@ -11,11 +11,13 @@ use surehook_model::scenario::Scenario;
 
 fn kept() -> Vec<(PathBuf, Scenario)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty(), "{folder} holds the kept scenarios");
     let read = |file: &PathBuf| {
-        toml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+        toml::from_str(&std::fs::read_to_string(file).unwrap())
+            .unwrap_or_else(|error| panic!("{}: {error}", file.display()))
     };
     files.into_iter().map(|file| (file.clone(), read(&file))).collect()
 }
@@ -25,7 +27,12 @@ fn every_kept_scenario_says_why_and_keeps_every_promise() {
     for (file, scenario) in kept() {
         assert!(!scenario.why.is_empty(), "{} does not say why it is kept", file.display());
         let outcome = run(&scenario, None);
-        assert!(outcome.violations.is_empty(), "{}\n{}", file.display(), report(&scenario, &outcome, &rerun(&scenario, false, None)));
+        assert!(
+            outcome.violations.is_empty(),
+            "{}\n{}",
+            file.display(),
+            report(&scenario, &outcome, &rerun(&scenario, false, None))
+        );
     }
 }
 
@@ -33,8 +40,13 @@ fn every_kept_scenario_says_why_and_keeps_every_promise() {
 fn a_scenario_that_was_kept_for_a_bug_still_catches_it() {
     for (file, scenario) in kept() {
         if let Some(name) = &scenario.catches {
-            let bug = Bug::from_str(name, false).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            assert!(!run(&scenario, Some(bug)).violations.is_empty(), "{} no longer catches {name}", file.display());
+            let bug = Bug::from_str(name, false)
+                .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            assert!(
+                !run(&scenario, Some(bug)).violations.is_empty(),
+                "{} no longer catches {name}",
+                file.display()
+            );
         }
     }
 }
@@ -43,7 +55,10 @@ fn a_scenario_that_was_kept_for_a_bug_still_catches_it() {
 /// through in each of sixty minutes.
 #[test]
 fn an_outage_of_an_hour_costs_its_events_the_probes_and_none_of_them_its_budget() {
-    let (_, scenario) = kept().into_iter().find(|(file, _)| file.ends_with("outage-of-an-hour.toml")).expect("it is kept");
+    let (_, scenario) = kept()
+        .into_iter()
+        .find(|(file, _)| file.ends_with("outage-of-an-hour.toml"))
+        .expect("it is kept");
     let outcome = run(&scenario, None);
     let (source, until) = (&scenario.sources[0], Duration::from_secs(3650));
     let mut tries: BTreeMap<_, usize> = BTreeMap::new();
@@ -57,7 +72,14 @@ fn an_outage_of_an_hour_costs_its_events_the_probes_and_none_of_them_its_budget(
     let (sent, most) = (tries.values().sum::<usize>(), tries.values().max().copied().unwrap_or(0));
     println!("{sent} deliveries in the hour, at most {most} of one event");
     let bound = scenario.processes * (source.breaker_failures + source.concurrency + 60) as usize;
-    assert!(sent <= bound && most < source.max_attempts as usize, "{sent} of {bound}, {most} of one event");
-    let waiting: Vec<_> = outcome.run.events.values().filter(|event| event.source == source.name).collect();
-    assert_eq!((waiting.len(), waiting.iter().filter(|event| event.status == Status::Delivered).count()), (40, 40));
+    assert!(
+        sent <= bound && most < source.max_attempts as usize,
+        "{sent} of {bound}, {most} of one event"
+    );
+    let waiting: Vec<_> =
+        outcome.run.events.values().filter(|event| event.source == source.name).collect();
+    assert_eq!(
+        (waiting.len(), waiting.iter().filter(|event| event.status == Status::Delivered).count()),
+        (40, 40)
+    );
 }

@@ -12,7 +12,9 @@ use surehook_model::scenario::expand;
 const SEEDS: u64 = 300;
 
 fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} must be a number, and is {text}")))
+    std::env::var(variable).ok().map(|text| {
+        text.parse().unwrap_or_else(|_| panic!("{variable} must be a number, and is {text}"))
+    })
 }
 
 #[test]
@@ -29,12 +31,16 @@ fn every_seed_keeps_every_promise_and_together_they_reach_every_mark() {
     if let Some(first) = failures.first() {
         let scenario = expand(first.seed);
         let others: Vec<u64> = failures.iter().map(|failure| failure.seed).collect();
-        panic!("{}\nseeds that broke a promise: {others:?}", report(&scenario, &run(&scenario, None), &rerun(&scenario, true, None)));
+        panic!(
+            "{}\nseeds that broke a promise: {others:?}",
+            report(&scenario, &run(&scenario, None), &rerun(&scenario, true, None))
+        );
     }
     let reached = reached.into_inner().unwrap();
     println!("{reached:#?}");
     if seed.is_none() && count >= SEEDS {
-        let missed: Vec<Mark> = Mark::ALL.into_iter().filter(|mark| !reached.contains_key(mark)).collect();
+        let missed: Vec<Mark> =
+            Mark::ALL.into_iter().filter(|mark| !reached.contains_key(mark)).collect();
         assert_eq!(missed, [], "{count} seeds never got into these situations");
     }
 }

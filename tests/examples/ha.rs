@@ -19,7 +19,12 @@ use uuid::Uuid;
 const KILLS: usize = 10;
 
 /// The load around each kill.
-const LOAD: Load = Load { sources: &["github", "stripe", "shopify"], posts: 3_000, duplicates: 300, connections: 32 };
+const LOAD: Load = Load {
+    sources: &["github", "stripe", "shopify"],
+    posts: 3_000,
+    duplicates: 300,
+    connections: 32,
+};
 
 /// One kill, and the load around it.
 struct Kill {
@@ -34,13 +39,20 @@ struct Kill {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    let kills = std::env::args().nth(1).map_or(KILLS, |kills| kills.parse().expect("a number of kills"));
+    let kills =
+        std::env::args().nth(1).map_or(KILLS, |kills| kills.parse().expect("a number of kills"));
     let begun = Instant::now();
     let mut patroni = Patroni::start().await;
     let (mut leader, timeline) = patroni.whole().await;
-    println!("three servers are one cluster after {:.1?}: {leader} leads on timeline {timeline}", begun.elapsed());
+    println!(
+        "three servers are one cluster after {:.1?}: {leader} leads on timeline {timeline}",
+        begun.elapsed()
+    );
     let mut connection = database::connect(&patroni.url("postgres")).await;
-    sqlx::query("create database surehook").execute(&mut connection).await.expect("a database can be made");
+    sqlx::query("create database surehook")
+        .execute(&mut connection)
+        .await
+        .expect("a database can be made");
     connection.close().await.expect("the connection can be closed");
 
     let run = Recording::begin(Database::Postgres(patroni.url("surehook"))).await;
@@ -65,7 +77,13 @@ async fn main() {
             Kill { death, killed, leads_then, timeline, at, load_over, healed: run.elapsed() }
         };
         let kill = run.while_database_is("without its leader", killing).await;
-        println!("kill {} after {:.0?}: {} was killed, {} leads", number + 1, begun.elapsed(), kill.killed, kill.leads_then);
+        println!(
+            "kill {} after {:.0?}: {} was killed, {} leads",
+            number + 1,
+            begun.elapsed(),
+            kill.killed,
+            kill.leads_then
+        );
         leader.clone_from(&kill.leads_then);
         told.push(kill);
     }
@@ -79,15 +97,19 @@ async fn main() {
 ///
 /// If an event is lost.
 fn report(run: &Run, sink: &Sink, kills: &[Kill], took: Duration) {
-    let accepted: Vec<At> = run.answers().filter(|(_, answer)| answer.status_code == 202).map(|(at, _)| at).collect();
+    let accepted: Vec<At> =
+        run.answers().filter(|(_, answer)| answer.status_code == 202).map(|(at, _)| at).collect();
     let refused = run.answers().filter(|(_, answer)| answer.status_code == 503).count();
     let taken = sink.taken();
-    let acknowledged: BTreeSet<Uuid> = run.answers().filter_map(|(_, answer)| Some(answer.event?.as_uuid())).collect();
+    let acknowledged: BTreeSet<Uuid> =
+        run.answers().filter_map(|(_, answer)| Some(answer.event?.as_uuid())).collect();
     let lost: Vec<&Uuid> = acknowledged.iter().filter(|event| !taken.contains_key(event)).collect();
     let again: usize = taken.values().map(|times| times - 1).sum();
 
     println!();
-    println!("| kill | of | led before | leads then | timeline | without a `202` | three again after |");
+    println!(
+        "| kill | of | led before | leads then | timeline | without a `202` | three again after |"
+    );
     println!("|---|---|---|---|---|---|---|");
     let mut gaps = Vec::new();
     for (number, kill) in kills.iter().enumerate() {
@@ -97,22 +119,41 @@ fn report(run: &Run, sink: &Sink, kills: &[Kill], took: Duration) {
             Death::Server => "server",
         };
         let gap = longest_gap(&accepted, *at, *load_over);
-        println!("| {} | {of} | {killed} | {leads_then} | {timeline} | {gap:.1?} | {:.1?} |", number + 1, *healed - *at);
+        println!(
+            "| {} | {of} | {killed} | {leads_then} | {timeline} | {gap:.1?} | {:.1?} |",
+            number + 1,
+            *healed - *at
+        );
         gaps.push(gap);
     }
     gaps.sort();
     println!();
-    println!("Patroni: ttl {TTL:?}, loop_wait {LOOP_WAIT:?}, retry_timeout {RETRY_TIMEOUT:?}, synchronous_mode_strict");
+    println!(
+        "Patroni: ttl {TTL:?}, loop_wait {LOOP_WAIT:?}, retry_timeout {RETRY_TIMEOUT:?}, synchronous_mode_strict"
+    );
     if let [least, .., most] = gaps.as_slice() {
-        println!("without a `202`: {least:.1?} to {most:.1?}, {:.1?} in the middle", gaps[gaps.len() / 2]);
+        println!(
+            "without a `202`: {least:.1?} to {most:.1?}, {:.1?} in the middle",
+            gaps[gaps.len() / 2]
+        );
     }
-    println!("{} events acknowledged, {refused} posts answered 503, {took:.0?} in all", acknowledged.len());
-    println!("{} kills, {} events lost, {again} taken again and explained", kills.len(), lost.len());
+    println!(
+        "{} events acknowledged, {refused} posts answered 503, {took:.0?} in all",
+        acknowledged.len()
+    );
+    println!(
+        "{} kills, {} events lost, {again} taken again and explained",
+        kills.len(),
+        lost.len()
+    );
     assert!(lost.is_empty(), "acknowledged, and never taken by the downstream: {lost:?}");
 }
 
 /// The longest time between two acceptances that falls, with some part of it, between `from` and `to`.
 fn longest_gap(accepted: &[At], from: At, to: At) -> Duration {
-    let gaps = accepted.windows(2).filter(|pair| pair[1] > from && pair[0] < to).map(|pair| pair[1] - pair[0]);
+    let gaps = accepted
+        .windows(2)
+        .filter(|pair| pair[1] > from && pair[0] < to)
+        .map(|pair| pair[1] - pair[0]);
     gaps.max().expect("posts were accepted after the kill, or the load would not have ended")
 }

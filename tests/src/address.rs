@@ -15,7 +15,8 @@ pub fn free_address() -> SocketAddr {
     const PORTS: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Test processes that run at the same time begin in different places.
-    let begin = u16::try_from(std::process::id().wrapping_mul(7919) % u32::from(PORTS)).expect("below 20,000");
+    let begin = u16::try_from(std::process::id().wrapping_mul(7919) % u32::from(PORTS))
+        .expect("below 20,000");
     (0..1000)
         .map(|_| FIRST + (begin + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS)
         .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))

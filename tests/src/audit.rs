@@ -42,10 +42,13 @@ pub async fn install(database: &Database) {
 ///
 /// If the database cannot be read.
 pub async fn read(database: &Database) -> Vec<(Timestamp, Committed)> {
-    let rows: Vec<Row> = database.fetch("select * from audit where source <> 'probe' order by n").await;
+    let rows: Vec<Row> =
+        database.fetch("select * from audit where source <> 'probe' order by n").await;
     let mut pruned = BTreeSet::new();
     // A dead letter's row and its event go together, and are one change.
-    let mut is_new = |committed: &Committed| committed.change != Change::Pruned || pruned.insert(committed.event);
+    let mut is_new = |committed: &Committed| {
+        committed.change != Change::Pruned || pruned.insert(committed.event)
+    };
     rows.into_iter().flat_map(Row::committed).filter(|(_, committed)| is_new(committed)).collect()
 }
 
@@ -55,7 +58,8 @@ pub async fn read(database: &Database) -> Vec<(Timestamp, Committed)> {
 ///
 /// If the database cannot be read.
 pub async fn statuses(database: &Database) -> Vec<String> {
-    let rows: Vec<(String,)> = database.fetch("select status from deliveries where status <> 'dead_lettered'").await;
+    let rows: Vec<(String,)> =
+        database.fetch("select status from deliveries where status <> 'dead_lettered'").await;
     rows.into_iter().map(|(status,)| status).collect()
 }
 
@@ -101,17 +105,45 @@ impl Row {
             self.before_reason,
             self.before_due_us,
         );
-        let after =
-            row(self.after_status, self.after_attempt, self.after_budget_from, self.after_fence, self.after_reason, self.after_due_us);
-        let change = if self.pruned { Change::Pruned } else { change(db_time, before.as_ref(), after.as_ref()) };
+        let after = row(
+            self.after_status,
+            self.after_attempt,
+            self.after_budget_from,
+            self.after_fence,
+            self.after_reason,
+            self.after_due_us,
+        );
+        let change = if self.pruned {
+            Change::Pruned
+        } else {
+            change(db_time, before.as_ref(), after.as_ref())
+        };
         let event = EventId::from_uuid(self.event_id);
         let process = &self.process;
-        let committed =
-            |change, before, after| (db_time, Committed { event, db_time, began: None, process: process.clone(), change, before, after });
+        let committed = |change, before, after| {
+            (
+                db_time,
+                Committed {
+                    event,
+                    db_time,
+                    began: None,
+                    process: process.clone(),
+                    change,
+                    before,
+                    after,
+                },
+            )
+        };
         match after {
-            Some(claimed) if change == Change::Accepted && claimed.delivery.status == Status::Processing => {
-                let accepted = Some(DeliveryRow { delivery: Delivery::accepted(), due_at: Some(db_time) });
-                vec![committed(Change::Accepted, None, accepted), committed(Change::Claimed, accepted, after)]
+            Some(claimed)
+                if change == Change::Accepted && claimed.delivery.status == Status::Processing =>
+            {
+                let accepted =
+                    Some(DeliveryRow { delivery: Delivery::accepted(), due_at: Some(db_time) });
+                vec![
+                    committed(Change::Accepted, None, accepted),
+                    committed(Change::Claimed, accepted, after),
+                ]
             }
             _ => vec![committed(change, before, after)],
         }
@@ -126,14 +158,19 @@ fn row(
     reason: Option<String>,
     due_us: Option<i64>,
 ) -> Option<DeliveryRow> {
-    let number = |value: Option<i64>| u32::try_from(value.expect("a row has all of its columns")).expect("attempts are small");
+    let number = |value: Option<i64>| {
+        u32::try_from(value.expect("a row has all of its columns")).expect("attempts are small")
+    };
     let status = Status::from_name(&status?).expect("the table holds known statuses only");
     let delivery = Delivery {
         status,
         attempt: number(attempt),
         budget_from: number(budget_from),
-        fence: Fence(fence.and_then(|fence| u64::try_from(fence).ok()).expect("a fence is not negative")),
-        reason: reason.map(|reason| Reason::from_name(&reason).expect("the table holds known reasons only")),
+        fence: Fence(
+            fence.and_then(|fence| u64::try_from(fence).ok()).expect("a fence is not negative"),
+        ),
+        reason: reason
+            .map(|reason| Reason::from_name(&reason).expect("the table holds known reasons only")),
     };
     Some(DeliveryRow { delivery, due_at: due_us.map(time) })
 }
@@ -146,24 +183,35 @@ fn time(micros: i64) -> Timestamp {
 fn change(at: Timestamp, before: Option<&DeliveryRow>, after: Option<&DeliveryRow>) -> Change {
     let Some(before) = before else {
         // A new event has no attempts; what was delivered, and is sent once more, has, and is fenced off by them.
-        let is_redriven =
-            after.is_some_and(|row| row.delivery.attempt > 0 && row.delivery == Delivery::redelivered(row.delivery.attempt).0);
+        let is_redriven = after.is_some_and(|row| {
+            row.delivery.attempt > 0
+                && row.delivery == Delivery::redelivered(row.delivery.attempt).0
+        });
         return if is_redriven { Change::Redriven } else { Change::Accepted };
     };
     let (row, was) = (before.delivery, before.delivery.status);
     let settled = |outcome| Change::Settled { fence: row.fence, attempt: row.attempt, outcome };
     let Some(after) = after else {
-        return if was == Status::DeadLettered { Change::Pruned } else { settled(Outcome::Delivered) };
+        return if was == Status::DeadLettered {
+            Change::Pruned
+        } else {
+            settled(Outcome::Delivered)
+        };
     };
     let is = after.delivery.status;
     match (was, is, after.delivery.reason) {
-        (_, Status::Processing, _) | (_, Status::DeadLettered, Some(Reason::Lost)) => Change::Claimed,
+        (_, Status::Processing, _) | (_, Status::DeadLettered, Some(Reason::Lost)) => {
+            Change::Claimed
+        }
         (Status::DeadLettered, ..) => Change::Redriven,
         (_, Status::DeadLettered, Some(reason)) => settled(Outcome::DeadLetter(reason)),
         _ if after.delivery.attempt < row.attempt => settled(Outcome::Release),
         _ if after.delivery.budget_from > row.budget_from => settled(Outcome::CutOff),
         _ => {
-            let wait = after.due_at.and_then(|due| Duration::try_from(due.duration_since(at)).ok()).unwrap_or_default();
+            let wait = after
+                .due_at
+                .and_then(|due| Duration::try_from(due.duration_since(at)).ok())
+                .unwrap_or_default();
             settled(Outcome::Retry { after: wait })
         }
     }

@@ -102,14 +102,21 @@ impl Database {
 
     async fn open_file(&self) -> SqliteConnection {
         let options: SqliteConnectOptions = self.url().parse().expect("the test's own URL");
-        options.create_if_missing(true).busy_timeout(Duration::from_secs(10)).connect().await.expect("the file can be opened")
+        options
+            .create_if_missing(true)
+            .busy_timeout(Duration::from_secs(10))
+            .connect()
+            .await
+            .expect("the file can be opened")
     }
 
     /// As the configuration's `database` has it.
     #[must_use]
     pub fn url(&self) -> String {
         match self {
-            Self::Sqlite(folder) => format!("sqlite:{}", folder.path().join("surehook.db").display()),
+            Self::Sqlite(folder) => {
+                format!("sqlite:{}", folder.path().join("surehook.db").display())
+            }
             Self::Postgres(url) => url.clone(),
         }
     }
@@ -132,7 +139,8 @@ pub async fn connect(url: &str) -> PgConnection {
     let mut errors = Vec::new();
     for host in hosts.split(',') {
         let primary = async {
-            let mut connection = PgConnection::connect(&format!("{before}@{host}/{database}")).await?;
+            let mut connection =
+                PgConnection::connect(&format!("{before}@{host}/{database}")).await?;
             let timeline: Option<String> = sqlx::query_scalar(
                 "select case when not pg_is_in_recovery() then left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) end",
             )

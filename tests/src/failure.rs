@@ -27,11 +27,17 @@ impl Default for Failure {
         let test = std::env::current_exe().expect("a test knows its path");
         // `target/PROFILE/deps/TEST`
         let target = test.ancestors().nth(3).unwrap_or(Path::new("."));
-        let file = test.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.split('-').next()).unwrap_or("tests");
+        let file = test
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .and_then(|stem| stem.split('-').next())
+            .unwrap_or("tests");
         let folder = format!("{file}-{}-{}", name.replace("::", "-"), std::process::id());
         let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut names = std::iter::once(folder.clone()).chain((2..).map(|n| format!("{folder}-{n}")));
-        let folder = names.find(|name| given.insert(name.clone())).expect("there is always another number");
+        let mut names =
+            std::iter::once(folder.clone()).chain((2..).map(|n| format!("{folder}-{n}")));
+        let folder =
+            names.find(|name| given.insert(name.clone())).expect("there is always another number");
         let folder = target.join("failures").join(folder);
         Self { name, folder, has_run: AtomicBool::new(false) }
     }
@@ -54,7 +60,16 @@ impl Failure {
         let broken: String = violations.iter().map(|violation| format!("{violation}\n")).collect();
         self.keep("violations.txt", &broken);
         self.keep("timeline.txt", &timeline::text_of_everything(run, violations));
-        self.keep("timeline.html", &timeline::html(run, violations, &self.name, "", &format!("cargo test -p tests {}", self.name)));
+        self.keep(
+            "timeline.html",
+            &timeline::html(
+                run,
+                violations,
+                &self.name,
+                "",
+                &format!("cargo test -p tests {}", self.name),
+            ),
+        );
         self.keep("history.txt", &format!("{run:#?}"));
         &self.folder
     }

@@ -43,18 +43,38 @@ impl Client {
     /// # Errors
     ///
     /// Says in words what happened if there is no complete answer.
-    pub async fn send(&self, method: Method, url: &str, headers: &[(&str, &str)], body: Bytes) -> Result<Answer, String> {
-        let mut request = Request::builder().method(method).uri(url).body(Full::new(body)).map_err(|error| error.to_string())?;
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer, String> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(url)
+            .body(Full::new(body))
+            .map_err(|error| error.to_string())?;
         for (name, value) in headers {
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?;
-            request.headers_mut().append(name, HeaderValue::from_str(value).map_err(|error| error.to_string())?);
+            let name =
+                HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?;
+            request
+                .headers_mut()
+                .append(name, HeaderValue::from_str(value).map_err(|error| error.to_string())?);
         }
         let answer = async {
-            let (head, body) = self.0.request(request).await.map_err(|error| format!("{error}: {:?}", error.source()))?.into_parts();
+            let (head, body) = self
+                .0
+                .request(request)
+                .await
+                .map_err(|error| format!("{error}: {:?}", error.source()))?
+                .into_parts();
             let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
             Ok(Answer { status_code: head.status.as_u16(), headers: head.headers, body })
         };
-        tokio::time::timeout(PATIENCE, answer).await.map_err(|_| format!("no answer from {url} within {PATIENCE:?}"))?
+        tokio::time::timeout(PATIENCE, answer)
+            .await
+            .map_err(|_| format!("no answer from {url} within {PATIENCE:?}"))?
     }
 
     /// Sends a `GET`.
@@ -71,7 +91,12 @@ impl Client {
     /// # Errors
     ///
     /// As [`Self::send`].
-    pub async fn post(&self, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Result<Answer, String> {
+    pub async fn post(
+        &self,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, String> {
         self.send(Method::POST, url, headers, body.into()).await
     }
 }
@@ -84,7 +109,8 @@ impl Answer {
     /// If it is not.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
     /// A header's value as text; empty if it is not there.
@@ -94,7 +120,9 @@ impl Answer {
     /// If it is not ASCII, which the program's own headers are.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().expect("the program's own headers are ASCII"))
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().expect("the program's own headers are ASCII"))
     }
 
     /// The `type` of a problem, after making sure that the answer is one, whole and consistent.
@@ -108,7 +136,10 @@ impl Answer {
         let problem = self.json();
         assert_eq!(problem["status"], self.status_code, "{problem}");
         for field in ["title", "detail"] {
-            assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "no {field}: {problem}");
+            assert!(
+                problem[field].as_str().is_some_and(|text| !text.is_empty()),
+                "no {field}: {problem}"
+            );
         }
         problem["type"].as_str().unwrap_or_else(|| panic!("no type: {problem}")).to_owned()
     }
@@ -125,8 +156,15 @@ pub async fn exchange(address: SocketAddr, request: &[u8]) -> Answer {
     // A server that has answered already may close while bytes are still on their way: what it said is what counts.
     let written = stream.write_all(request).await;
     let mut answer = Vec::new();
-    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the program answers and closes in time");
-    parse(&answer).unwrap_or_else(|| panic!("no answer: wrote {written:?}, read {read:?}: {:?}", String::from_utf8_lossy(&answer)))
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .expect("the program answers and closes in time");
+    parse(&answer).unwrap_or_else(|| {
+        panic!(
+            "no answer: wrote {written:?}, read {read:?}: {:?}",
+            String::from_utf8_lossy(&answer)
+        )
+    })
 }
 
 /// Writes bytes to a new connection, whatever they are, and reads every answer until the other side closes it.
@@ -149,7 +187,8 @@ pub async fn converse(address: SocketAddr, bytes: &[u8]) -> Vec<Answer> {
             answer.body = (length <= answer.body.len()).then(|| answer.body.split_to(length))?;
             Some((answer, &rest[head + length..]))
         });
-        let (answer, after) = whole.unwrap_or_else(|| panic!("not a whole answer: {:?}", String::from_utf8_lossy(rest)));
+        let (answer, after) = whole
+            .unwrap_or_else(|| panic!("not a whole answer: {:?}", String::from_utf8_lossy(rest)));
         answers.push(answer);
         rest = after;
     }
@@ -163,7 +202,16 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
     let headers = response
         .headers
         .iter()
-        .map(|header| Some((HeaderName::from_bytes(header.name.as_bytes()).ok()?, HeaderValue::from_bytes(header.value).ok()?)))
+        .map(|header| {
+            Some((
+                HeaderName::from_bytes(header.name.as_bytes()).ok()?,
+                HeaderValue::from_bytes(header.value).ok()?,
+            ))
+        })
         .collect::<Option<HeaderMap>>()?;
-    Some(Answer { status_code: response.code?, headers, body: Bytes::copy_from_slice(&bytes[head..]) })
+    Some(Answer {
+        status_code: response.code?,
+        headers,
+        body: Bytes::copy_from_slice(&bytes[head..]),
+    })
 }

@@ -46,7 +46,10 @@ impl Document {
             let keys = path.as_object().into_iter().flatten().map(|(key, _)| key);
             keys.filter(|key| *key != "parameters").map(|key| key.to_uppercase()).collect()
         };
-        self.object("/paths").iter().map(|(template, path)| (template.as_str(), methods(path))).collect()
+        self.object("/paths")
+            .iter()
+            .map(|(template, path)| (template.as_str(), methods(path)))
+            .collect()
     }
 
     /// Makes sure that an answer is one that the document has for this request, with its headers and its body.
@@ -55,35 +58,70 @@ impl Document {
     ///
     /// If it is not; says why.
     #[track_caller]
-    pub fn assert_describes(&self, method: &str, path: &str, status_code: u16, headers: &HeaderMap, body: &[u8]) {
-        let what = || format!("{method} {path}: {status_code} {headers:?} {:?}", String::from_utf8_lossy(body));
-        let (response, names) = self.response(method, path, status_code).unwrap_or_else(|| panic!("not in the document: {}", what()));
+    pub fn assert_describes(
+        &self,
+        method: &str,
+        path: &str,
+        status_code: u16,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) {
+        let what = || {
+            format!(
+                "{method} {path}: {status_code} {headers:?} {:?}",
+                String::from_utf8_lossy(body)
+            )
+        };
+        let (response, names) = self
+            .response(method, path, status_code)
+            .unwrap_or_else(|| panic!("not in the document: {}", what()));
         for name in names {
             let header = &response["headers"][&name];
             let header = self.resolved(header);
             match headers.get(&name) {
-                Some(value) => self.assert_header(header, value.to_str().expect("the program's own headers are ASCII"), &what),
+                Some(value) => self.assert_header(
+                    header,
+                    value.to_str().expect("the program's own headers are ASCII"),
+                    &what,
+                ),
                 None => assert_ne!(header["required"], true, "no {name}: {}", what()),
             }
         }
         // What the server refuses by itself before there is a request has neither a body nor these.
         let by_the_routes = headers.contains_key("content-type");
-        for (name, value) in [("cache-control", "no-store"), ("x-content-type-options", "nosniff")].into_iter().filter(|_| by_the_routes) {
-            assert_eq!(headers.get(name).map(http::HeaderValue::as_bytes), Some(value.as_bytes()), "{name}: {}", what());
+        for (name, value) in [("cache-control", "no-store"), ("x-content-type-options", "nosniff")]
+            .into_iter()
+            .filter(|_| by_the_routes)
+        {
+            assert_eq!(
+                headers.get(name).map(http::HeaderValue::as_bytes),
+                Some(value.as_bytes()),
+                "{name}: {}",
+                what()
+            );
         }
         for name in ["allow", "idempotent-replayed", "retry-after"] {
-            let documented =
-                response["headers"].as_object().is_some_and(|headers| headers.keys().any(|key| key.eq_ignore_ascii_case(name)));
-            assert!(documented || !headers.contains_key(name), "{name} is not in the document: {}", what());
+            let documented = response["headers"]
+                .as_object()
+                .is_some_and(|headers| headers.keys().any(|key| key.eq_ignore_ascii_case(name)));
+            assert!(
+                documented || !headers.contains_key(name),
+                "{name} is not in the document: {}",
+                what()
+            );
         }
         let content = response["content"].as_object().filter(|_| method != "HEAD");
         let Some(content) = content else {
             assert!(body.is_empty(), "a body that is not in the document: {}", what());
             return;
         };
-        let media_type = headers.get("content-type").map_or("", |value| value.to_str().expect("a media type is ASCII"));
+        let media_type = headers
+            .get("content-type")
+            .map_or("", |value| value.to_str().expect("a media type is ASCII"));
         let media_type = media_type.split(';').next().unwrap_or_default();
-        let schema = content.get(media_type).unwrap_or_else(|| panic!("{media_type:?} is not in the document: {}", what()));
+        let schema = content
+            .get(media_type)
+            .unwrap_or_else(|| panic!("{media_type:?} is not in the document: {}", what()));
         let answer = if media_type == "text/plain" {
             Value::from(std::str::from_utf8(body).expect("text is UTF-8"))
         } else {
@@ -101,7 +139,9 @@ impl Document {
     /// If it is not; says why.
     #[track_caller]
     pub fn assert_is(&self, name: &str, value: &Value) {
-        if let Err(error) = self.validator(self.at(&format!("/components/schemas/{name}"))).validate(value) {
+        if let Err(error) =
+            self.validator(self.at(&format!("/components/schemas/{name}"))).validate(value)
+        {
             panic!("not a {name}: {error}: {value}");
         }
     }
@@ -109,14 +149,21 @@ impl Document {
     fn assert_header(&self, header: &Value, value: &str, what: &dyn Fn() -> String) {
         let schema = &header["schema"];
         let value = match schema["type"].as_str() {
-            Some("integer") => value.parse::<u64>().map_or_else(|_| Value::from(value), Value::from),
+            Some("integer") => {
+                value.parse::<u64>().map_or_else(|_| Value::from(value), Value::from)
+            }
             _ => Value::from(value),
         };
         assert!(self.validator(schema).is_valid(&value), "{value} is not {schema}: {}", what());
     }
 
     /// The response that the document has for a request, and the names of its headers.
-    fn response(&self, method: &str, path: &str, status_code: u16) -> Option<(&Value, Vec<String>)> {
+    fn response(
+        &self,
+        method: &str,
+        path: &str,
+        status_code: u16,
+    ) -> Option<(&Value, Vec<String>)> {
         let response = match self.template_of(path) {
             // These are answered before the path is looked at.
             _ if status_code == 501 => self.at("/components/responses/TransferCoding"),
@@ -133,7 +180,15 @@ impl Document {
             }
         };
         let response = self.resolved(response);
-        Some((response, response["headers"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()))
+        Some((
+            response,
+            response["headers"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.clone())
+                .collect(),
+        ))
     }
 
     fn template_of(&self, path: &str) -> Option<&str> {
@@ -142,14 +197,19 @@ impl Document {
         let fits = |template: &str| {
             let template: Vec<&str> = template.split('/').collect();
             template.len() == path.len()
-                && template.iter().zip(&path).all(|(wanted, is)| wanted == is || wanted.starts_with('{') && !is.is_empty())
+                && template
+                    .iter()
+                    .zip(&path)
+                    .all(|(wanted, is)| wanted == is || wanted.starts_with('{') && !is.is_empty())
         };
         self.object("/paths").keys().map(String::as_str).find(|template| fits(template))
     }
 
     fn resolved<'a>(&'a self, value: &'a Value) -> &'a Value {
         match value["$ref"].as_str() {
-            Some(reference) => self.at(reference.strip_prefix('#').expect("references stay in the document")),
+            Some(reference) => {
+                self.at(reference.strip_prefix('#').expect("references stay in the document"))
+            }
             None => value,
         }
     }
@@ -157,7 +217,8 @@ impl Document {
     /// Of a schema of this document, whose references are looked up in it.
     fn validator(&self, schema: &Value) -> Validator {
         let whole = serde_json::json!({"components": self.at("/components"), "allOf": [schema]});
-        let options = jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);
+        let options =
+            jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);
         options.build(&whole).unwrap_or_else(|error| panic!("not a schema: {error}: {schema}"))
     }
 }
@@ -166,7 +227,9 @@ impl Document {
 fn close(value: &mut Value) {
     match value {
         Value::Object(members) => {
-            if members.get("type").is_some_and(|kind| kind == "object") && members.contains_key("required") {
+            if members.get("type").is_some_and(|kind| kind == "object")
+                && members.contains_key("required")
+            {
                 members.entry("additionalProperties").or_insert(Value::Bool(false));
             }
             members.values_mut().for_each(close);

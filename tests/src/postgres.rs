@@ -29,7 +29,8 @@ use std::time::{Duration, Instant};
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Stops a server when its pipe closes before it was told that the server is gone.
-const GUARDIAN: &str = r#"read -r word; [ "$word" = gone ] || { kill -QUIT "$1"; kill -CONT "$1"; }"#;
+const GUARDIAN: &str =
+    r#"read -r word; [ "$word" = gone ] || { kill -QUIT "$1"; kill -CONT "$1"; }"#;
 
 /// Removes the folder when its pipe closes; servers that are just stopping may still write to it for a moment.
 const REMOVER: &str = r#"
@@ -128,7 +129,10 @@ impl Cluster {
     pub fn cpu(&self) -> Duration {
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         let server = pid_of(&server.as_ref().expect("the server runs").process);
-        let children: Duration = children_of(server).into_iter().map(|child| cpu_of(child.as_raw().unsigned_abs(), false)).sum();
+        let children: Duration = children_of(server)
+            .into_iter()
+            .map(|child| cpu_of(child.as_raw().unsigned_abs(), false))
+            .sum();
         children + cpu_of(server.as_raw().unsigned_abs(), true)
     }
 
@@ -156,8 +160,13 @@ impl Cluster {
     ///
     /// If it fails.
     pub async fn execute(&self, statement: &str) {
-        let mut connection = PgConnection::connect(&self.url("postgres")).await.expect("the test's server is reachable");
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        let mut connection = PgConnection::connect(&self.url("postgres"))
+            .await
+            .expect("the test's server is reachable");
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(&mut connection)
+            .await
+            .unwrap_or_else(|error| panic!("{statement}: {error}"));
         connection.close().await.expect("the connection can be closed");
     }
 
@@ -172,15 +181,19 @@ impl Cluster {
             Stop::Immediate => Signal::SIGQUIT,
             Stop::Kill => Signal::SIGKILL,
         };
-        if let Some(mut server) = self.server.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let children = if stop == Stop::Kill { children_of(pid_of(&server.process)) } else { Vec::new() };
+        if let Some(mut server) = self.server.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            let children =
+                if stop == Stop::Kill { children_of(pid_of(&server.process)) } else { Vec::new() };
             // The pid is the server's until it is waited for, even if it has ended.
             kill(pid_of(&server.process), signal).expect("the server can be signalled");
             for &child in &children {
                 let _ = kill(child, signal);
             }
             // One that was frozen has to wake up to hear it.
-            for child in children_of(pid_of(&server.process)).into_iter().chain([pid_of(&server.process)]) {
+            for child in
+                children_of(pid_of(&server.process)).into_iter().chain([pid_of(&server.process)])
+            {
                 let _ = kill(child, Signal::SIGCONT);
             }
             server.process.wait().expect("the server can be waited for");
@@ -249,23 +262,36 @@ impl Cluster {
             ("shared_buffers", "128MB".to_owned()),
             ("max_wal_size", "2GB".to_owned()),
         ];
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log can be written");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("a log can be written");
         let mut server = as_server_user(program("postgres"));
         server.arg("-D").arg(&self.data);
         for (name, value) in fixed.iter().chain(&self.settings.more) {
             server.arg("-c").arg(format!("{name}={value}"));
         }
         // A group of its own: an interrupt from the keyboard is for the tests, whose end then ends the server.
-        server.process_group(0).stdin(Stdio::null()).stdout(log.try_clone().expect("a log can be shared")).stderr(log);
+        server
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log can be shared"))
+            .stderr(log);
         let mut process = server.spawn().expect("the server can be run");
         let mut guardian = waiting_shell(GUARDIAN, process.id().to_string());
         let deadline = Instant::now() + START_TIMEOUT;
         while process.try_wait().expect("the server can be waited for").is_none() {
             if self.is_ready(&process) {
-                *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(Server { process, guardian });
+                *self.server.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(Server { process, guardian });
                 return true;
             }
-            assert!(Instant::now() < deadline, "the server takes too long to start:\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "the server takes too long to start:\n{}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(10));
         }
         dismiss(&mut guardian);
@@ -277,7 +303,8 @@ impl Cluster {
     fn is_ready(&self, process: &Child) -> bool {
         let text = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        lines.first() == Some(&process.id().to_string().as_str()) && matches!(lines.get(7), Some(&("ready" | "standby")))
+        lines.first() == Some(&process.id().to_string().as_str())
+            && matches!(lines.get(7), Some(&("ready" | "standby")))
     }
 
     fn log_path(&self) -> PathBuf {
@@ -304,13 +331,15 @@ fn pid_of(process: &Child) -> Pid {
 
 fn children_of(pid: Pid) -> Vec<Pid> {
     // Not there once the process has ended.
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children =
+        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     children.split_whitespace().filter_map(|child| child.parse().ok()).map(Pid::from_raw).collect()
 }
 
 /// Whether a process still runs. One that has ended and is not waited for by anyone is still listed, as a zombie.
 fn is_running(pid: Pid) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| !status.contains("State:\tZ"))
+    fs::read_to_string(format!("/proc/{pid}/status"))
+        .is_ok_and(|status| !status.contains("State:\tZ"))
 }
 
 /// A shell that acts when its pipe closes.
@@ -340,14 +369,28 @@ struct Folder {
 fn folder() -> &'static Folder {
     static FOLDER: OnceLock<Folder> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let root = tempfile::Builder::new().prefix("surehook-postgres-").tempdir().expect("a temporary folder can be made").keep();
+        let root = tempfile::Builder::new()
+            .prefix("surehook-postgres-")
+            .tempdir()
+            .expect("a temporary folder can be made")
+            .keep();
         if let Some(user) = server_user() {
-            std::os::unix::fs::chown(&root, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("root may give a folder away");
+            std::os::unix::fs::chown(&root, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+                .expect("root may give a folder away");
         }
         let remover = waiting_shell(REMOVER, &root);
         let template = root.join("template");
         let mut initdb = as_server_user(program("initdb"));
-        initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "-D"]).arg(&template);
+        initdb
+            .args([
+                "--username=postgres",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--no-locale",
+                "--no-sync",
+                "-D",
+            ])
+            .arg(&template);
         run(&mut initdb);
         Folder { root, template, _remover: remover }
     })
@@ -390,7 +433,12 @@ fn as_server_user(program: impl AsRef<OsStr>) -> Command {
 
 fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn free_port() -> u16 {
@@ -405,9 +453,13 @@ fn free_port() -> u16 {
 /// If there is none.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
-    let on_path: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
-    let configured =
-        Command::new("pg_config").arg("--bindir").output().ok().map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+    let on_path: Vec<PathBuf> =
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
+    let configured = Command::new("pg_config")
+        .arg("--bindir")
+        .output()
+        .ok()
+        .map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
     let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -418,6 +470,15 @@ pub fn program(name: &str) -> PathBuf {
         .collect();
     versions.sort();
     let debian = versions.into_iter().rev().map(|(_, path)| path);
-    let found = on_path.into_iter().chain(configured).chain(debian).map(|folder| folder.join(name)).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("there is no `{name}`: install PostgreSQL's server (Debian: apt-get install postgresql)"))
+    let found = on_path
+        .into_iter()
+        .chain(configured)
+        .chain(debian)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!(
+            "there is no `{name}`: install PostgreSQL's server (Debian: apt-get install postgresql)"
+        )
+    })
 }

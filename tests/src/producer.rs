@@ -76,7 +76,8 @@ const LAST_RETRY: Duration = Duration::from_millis(200);
 const LOOKS_EVERY: usize = 16;
 
 /// What each post bears beside its key, and must reach the downstream as it is.
-const HEADERS: [(&str, &str); 2] = [("content-type", "application/json"), ("x-signature", "sha256=0f1e2d3c4b5a")];
+const HEADERS: [(&str, &str); 2] =
+    [("content-type", "application/json"), ("x-signature", "sha256=0f1e2d3c4b5a")];
 
 /// How many posts of a load have their `202`. Who wants to do something in the middle is woken by each.
 #[derive(Clone, Debug, Default)]
@@ -96,8 +97,15 @@ impl Progress {
     /// If they are not in time.
     pub async fn reaches(&self, posts: usize) {
         let mut progress = self.0.subscribe();
-        let reached = tokio::time::timeout(patience(), progress.wait_for(|&answered| answered >= posts)).await;
-        assert!(reached.is_ok(), "waited {:?} for {posts} posts; {} are answered", patience(), self.answered());
+        let reached =
+            tokio::time::timeout(patience(), progress.wait_for(|&answered| answered >= posts))
+                .await;
+        assert!(
+            reached.is_ok(),
+            "waited {:?} for {posts} posts; {} are answered",
+            patience(),
+            self.answered()
+        );
     }
 }
 
@@ -107,7 +115,12 @@ impl Progress {
 /// # Panics
 ///
 /// If a post is refused, or has no `202` within a minute (in a soak: four).
-pub async fn produce(recording: Recording, targets: Vec<Target>, load: Load, progress: Progress) -> Vec<Sent> {
+pub async fn produce(
+    recording: Recording,
+    targets: Vec<Target>,
+    load: Load,
+    progress: Progress,
+) -> Vec<Sent> {
     let events = load.posts - load.duplicates;
     let run = Uuid::now_v7();
     let sent: Vec<Sent> = (0..events)
@@ -122,7 +135,14 @@ pub async fn produce(recording: Recording, targets: Vec<Target>, load: Load, pro
         })
         .collect();
     let order = order(events, load.duplicates);
-    let producer = Arc::new(Producer { recording, targets, order, sent: Mutex::new(sent), next: AtomicUsize::new(0), progress });
+    let producer = Arc::new(Producer {
+        recording,
+        targets,
+        order,
+        sent: Mutex::new(sent),
+        next: AtomicUsize::new(0),
+        progress,
+    });
     let mut connections = JoinSet::new();
     for number in 0..load.connections {
         connections.spawn(Arc::clone(&producer).connection(format!("producer-{number}")));
@@ -132,7 +152,11 @@ pub async fn produce(recording: Recording, targets: Vec<Target>, load: Load, pro
             std::panic::resume_unwind(error.into_panic());
         }
     }
-    Arc::into_inner(producer).expect("every connection has ended").sent.into_inner().expect("no connection has panicked")
+    Arc::into_inner(producer)
+        .expect("every connection has ended")
+        .sent
+        .into_inner()
+        .expect("no connection has panicked")
 }
 
 /// What all connections share.
@@ -183,8 +207,15 @@ impl Producer {
             let target = &self.targets[(turn + unanswered) % self.targets.len()];
             match try_once(&self.recording, client, target, post).await {
                 Ok(Ok(accepted)) => return (accepted, unanswered),
-                Ok(Err(refused)) if (400..500).contains(&refused.status_code) => panic!("{} was refused: {refused:?}", post.key),
-                last => assert!(begun.elapsed() < patience(), "{} was not accepted within {:?}: {last:?}", post.key, patience()),
+                Ok(Err(refused)) if (400..500).contains(&refused.status_code) => {
+                    panic!("{} was refused: {refused:?}", post.key)
+                }
+                last => assert!(
+                    begun.elapsed() < patience(),
+                    "{} was not accepted within {:?}: {last:?}",
+                    post.key,
+                    patience()
+                ),
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LAST_RETRY);
@@ -196,12 +227,20 @@ impl Producer {
     async fn look(&self, client: &Client, turn: usize, event: EventId) {
         let asked_at = self.recording.elapsed();
         let target = &self.targets[turn % self.targets.len()];
-        let Ok(answer) = client.get(&format!("{}/events/{event}", target.base)).await else { return };
+        let Ok(answer) = client.get(&format!("{}/events/{event}", target.base)).await else {
+            return;
+        };
         let (status, attempts) = match answer.status_code {
             200 => {
                 let shown = answer.json();
                 let status = shown["status"].as_str().and_then(Status::from_name);
-                (status, shown["attempts"].as_u64().and_then(|attempts| u32::try_from(attempts).ok()).expect("a number of attempts"))
+                (
+                    status,
+                    shown["attempts"]
+                        .as_u64()
+                        .and_then(|attempts| u32::try_from(attempts).ok())
+                        .expect("a number of attempts"),
+                )
             }
             404 => (None, 0),
             _ => return,
@@ -258,10 +297,14 @@ pub async fn try_once(
         key: post.key.to_owned(),
         body: Fingerprint::of(&post.body),
         storable: true,
-        headers: HEADERS.iter().map(|(name, value)| ((*name).to_owned(), vec![value.as_bytes().to_vec()])).collect(),
+        headers: HEADERS
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), vec![value.as_bytes().to_vec()]))
+            .collect(),
     }));
     let url = format!("{}/webhooks/{}", target.base, post.source);
-    let headers: Vec<(&str, &str)> = HEADERS.into_iter().chain([("idempotency-key", post.key)]).collect();
+    let headers: Vec<(&str, &str)> =
+        HEADERS.into_iter().chain([("idempotency-key", post.key)]).collect();
     let answer = match client.post(&url, &headers, post.body.clone()).await {
         Ok(answer) => answer,
         Err(why) => {
@@ -272,13 +315,27 @@ pub async fn try_once(
     let status_code = answer.status_code;
     let accepted = (status_code == 202).then(|| {
         let said = answer.json();
-        let event = said["event_id"].as_str().and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("no event id: {answer:?}"));
-        let status = said["status"].as_str().and_then(Status::from_name).unwrap_or_else(|| panic!("no status: {answer:?}"));
+        let event = said["event_id"]
+            .as_str()
+            .and_then(|id| id.parse().ok())
+            .unwrap_or_else(|| panic!("no event id: {answer:?}"));
+        let status = said["status"]
+            .as_str()
+            .and_then(Status::from_name)
+            .unwrap_or_else(|| panic!("no status: {answer:?}"));
         Accepted { event, status, replayed: answer.header("idempotent-replayed") == "true" }
     });
-    let (event, status) = (accepted.map(|accepted| accepted.event), accepted.map(|accepted| accepted.status));
+    let (event, status) =
+        (accepted.map(|accepted| accepted.event), accepted.map(|accepted| accepted.status));
     let replayed = accepted.is_some_and(|accepted| accepted.replayed);
-    recording.record(What::Answered { post: id, status_code, event, status, replayed, problem: None });
+    recording.record(What::Answered {
+        post: id,
+        status_code,
+        event,
+        status,
+        replayed,
+        problem: None,
+    });
     Ok(accepted.ok_or(answer))
 }
 
@@ -290,7 +347,8 @@ fn body(index: usize) -> Bytes {
 
 /// Every event once and so many of them twice, in an order that is mixed and always the same.
 fn order(events: usize, duplicates: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..events).chain((0..duplicates).map(|n| scatter(n) % events)).collect();
+    let mut order: Vec<usize> =
+        (0..events).chain((0..duplicates).map(|n| scatter(n) % events)).collect();
     for place in (1..order.len()).rev() {
         order.swap(place, scatter(place) % (place + 1));
     }

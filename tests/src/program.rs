@@ -81,7 +81,10 @@ impl Service {
     /// Where producers post to it, and what it is called.
     #[must_use]
     pub fn target(&self) -> Target {
-        let name = self.recorded.as_ref().map_or_else(|| "the service".to_owned(), |(_, name)| name.clone());
+        let name = self
+            .recorded
+            .as_ref()
+            .map_or_else(|| "the service".to_owned(), |(_, name)| name.clone());
         Target { name, base: self.url("") }
     }
 
@@ -110,10 +113,20 @@ impl Service {
     /// # Panics
     ///
     /// If it does not become ready.
-    pub async fn start_logging_to(log: impl Into<Stdio>, environment: Environment, database: &str, configuration: &str) -> Self {
+    pub async fn start_logging_to(
+        log: impl Into<Stdio>,
+        environment: Environment,
+        database: &str,
+        configuration: &str,
+    ) -> Self {
         let (folder, address) = (TempDir::new().expect("a temporary folder"), free_address());
         write_configuration(folder.path(), address, database, configuration);
-        let mut process = Process::start_logging_to(log.into(), environment, folder.path(), ["serve", "--config", "surehook.toml"]);
+        let mut process = Process::start_logging_to(
+            log.into(),
+            environment,
+            folder.path(),
+            ["serve", "--config", "surehook.toml"],
+        );
         assert!(process.listens(address).await, "the program ended before it listened");
         let service = Self { process: Some(process), address, folder, environment, recorded: None };
         service.ready().await;
@@ -125,9 +138,19 @@ impl Service {
         for _ in 0..PORTS_TRIED {
             let address = free_address();
             write_configuration(folder.path(), address, database, configuration);
-            let mut process = Process::start_in(environment, folder.path(), ["serve", "--config", "surehook.toml"]);
+            let mut process = Process::start_in(
+                environment,
+                folder.path(),
+                ["serve", "--config", "surehook.toml"],
+            );
             if process.listens(address).await {
-                return Self { process: Some(process), address, folder, environment, recorded: None };
+                return Self {
+                    process: Some(process),
+                    address,
+                    folder,
+                    environment,
+                    recorded: None,
+                };
             }
             let log = process.log();
             assert!(log.contains("in use"), "the program ended before it listened:\n{log}");
@@ -152,8 +175,16 @@ impl Service {
     pub async fn restart_as(&mut self, role: &str) {
         assert!(self.process.is_none(), "the program still runs");
         self.record(|process| Fault::Started { process });
-        let mut process = Process::start_in(self.environment, self.folder.path(), ["serve", "--config", "surehook.toml", "--role", role]);
-        assert!(process.listens(self.address).await, "the program ended before it listened:\n{}", process.log());
+        let mut process = Process::start_in(
+            self.environment,
+            self.folder.path(),
+            ["serve", "--config", "surehook.toml", "--role", role],
+        );
+        assert!(
+            process.listens(self.address).await,
+            "the program ended before it listened:\n{}",
+            process.log()
+        );
         self.process = Some(process);
         self.ready().await;
     }
@@ -188,8 +219,12 @@ impl Service {
     #[must_use]
     pub fn open_files(&self) -> (u64, u64) {
         let pid = self.process.as_ref().expect("the program runs").child.id();
-        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("the system tells of its processes");
-        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("every process has this limit");
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits"))
+            .expect("the system tells of its processes");
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"))
+            .expect("every process has this limit");
         let mut figures = line.split_whitespace().map(|figure| figure.parse().expect("a figure"));
         (figures.next().expect("a soft limit"), figures.next().expect("a hard limit"))
     }
@@ -305,8 +340,14 @@ impl Service {
     /// The lines of its log that tell of a mistake in it: panics, and errors of its own.
     #[must_use]
     pub fn mishaps(&self) -> Vec<String> {
-        let is_own_error = |line: &str| line.contains(r#""level":"ERROR""#) && line.contains(r#""target":"surehook"#);
-        self.log().lines().filter(|line| line.contains("panic") || is_own_error(line)).map(str::to_owned).collect()
+        let is_own_error = |line: &str| {
+            line.contains(r#""level":"ERROR""#) && line.contains(r#""target":"surehook"#)
+        };
+        self.log()
+            .lines()
+            .filter(|line| line.contains("panic") || is_own_error(line))
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -336,14 +377,26 @@ pub struct Usage {
 
 impl Usage {
     fn of(pid: u32) -> Self {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the system tells of its processes");
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))
+            .expect("the system tells of its processes");
         let figure = |name: &str| -> u64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("every process has these figures");
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .expect("every process has these figures");
             line.split_whitespace().next().and_then(|figure| figure.parse().ok()).expect("a figure")
         };
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("the system tells of its processes").count();
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))
+            .expect("the system tells of its processes")
+            .count();
         let (resident_bytes, peak_bytes) = (figure("VmRSS:") << 10, figure("VmHWM:") << 10);
-        Self { resident_bytes, peak_bytes, descriptors, threads: figure("Threads:"), cpu: cpu_of(pid, false) }
+        Self {
+            resident_bytes,
+            peak_bytes,
+            descriptors,
+            threads: figure("Threads:"),
+            cpu: cpu_of(pid, false),
+        }
     }
 }
 
@@ -353,7 +406,13 @@ pub(crate) fn cpu_of(pid: u32, with_ended_children: bool) -> Duration {
     // unit is a hundredth of a second wherever Linux runs.
     const MILLIS: u64 = 10;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<u64> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    let fields: Vec<u64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0))
+        .collect();
     let ticks: u64 = fields.iter().skip(11).take(if with_ended_children { 4 } else { 2 }).sum();
     Duration::from_millis(ticks * MILLIS)
 }
@@ -386,8 +445,16 @@ pub fn run<S: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = S
 ///
 /// If it cannot be started.
 #[must_use]
-pub fn run_in<S: AsRef<OsStr>>(environment: Environment, folder: &Path, arguments: impl IntoIterator<Item = S>) -> Output {
-    command(folder).envs(environment.iter().copied()).args(arguments).output().expect("the program starts")
+pub fn run_in<S: AsRef<OsStr>>(
+    environment: Environment,
+    folder: &Path,
+    arguments: impl IntoIterator<Item = S>,
+) -> Output {
+    command(folder)
+        .envs(environment.iter().copied())
+        .args(arguments)
+        .output()
+        .expect("the program starts")
 }
 
 /// One life of the program. Killed when dropped, and by the kernel when the test process ends in any other way.
@@ -414,7 +481,11 @@ impl Process {
     ///
     /// If it cannot be started.
     #[must_use]
-    pub fn start_in<S: AsRef<OsStr>>(environment: Environment, folder: &Path, arguments: impl IntoIterator<Item = S>) -> Self {
+    pub fn start_in<S: AsRef<OsStr>>(
+        environment: Environment,
+        folder: &Path,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
         Self::start_logging_to(log_file(folder).into(), environment, folder, arguments)
     }
 
@@ -424,10 +495,13 @@ impl Process {
         folder: &Path,
         arguments: impl IntoIterator<Item = S>,
     ) -> Self {
-        let (limits, variables): (Vec<_>, Vec<_>) = environment.iter().copied().partition(|(name, _)| *name == OPEN_FILES);
-        let limited: Vec<&str> = limits.iter().flat_map(|(_, limit)| ["/bin/sh", "-c", LIMITED, limit]).collect();
+        let (limits, variables): (Vec<_>, Vec<_>) =
+            environment.iter().copied().partition(|(name, _)| *name == OPEN_FILES);
+        let limited: Vec<&str> =
+            limits.iter().flat_map(|(_, limit)| ["/bin/sh", "-c", LIMITED, limit]).collect();
         let mut command = command_by(folder, &limited);
-        let child = command.envs(variables).args(arguments).stdout(log_file(folder)).stderr(log).spawn();
+        let child =
+            command.envs(variables).args(arguments).stdout(log_file(folder)).stderr(log).spawn();
         Self { folder: folder.to_owned(), child: child.expect("the program starts") }
     }
 
@@ -447,7 +521,13 @@ impl Process {
         let url = format!("http://{address}/health");
         let client = Client::default();
         wait::until("the program to listen", || async {
-            if child.lock().expect("nobody panics").try_wait().expect("a child can be waited for").is_some() {
+            if child
+                .lock()
+                .expect("nobody panics")
+                .try_wait()
+                .expect("a child can be waited for")
+                .is_some()
+            {
                 return Ok(false);
             }
             client.get(&url).await.map(|_| true)
@@ -463,7 +543,8 @@ impl Process {
     pub async fn wait(&mut self, patience: Duration) -> ExitStatus {
         let child = std::sync::Mutex::new(&mut self.child);
         wait::within(patience, "the program to end", || async {
-            let status = child.lock().expect("nobody panics").try_wait().expect("a child can be waited for");
+            let status =
+                child.lock().expect("nobody panics").try_wait().expect("a child can be waited for");
             status.ok_or_else(|| "it runs".to_owned())
         })
         .await
@@ -506,16 +587,24 @@ impl Drop for Process {
 }
 
 fn write_configuration(folder: &Path, address: SocketAddr, database: &str, configuration: &str) {
-    let text = format!("listen = \"{address}\"\ndatabase = \"{database}\"\nlog = \"json\"\n{configuration}");
+    let text = format!(
+        "listen = \"{address}\"\ndatabase = \"{database}\"\nlog = \"json\"\n{configuration}"
+    );
     fs::write(folder.join("surehook.toml"), text).expect("the folder can be written to");
 }
 
 fn log_file(folder: &Path) -> File {
-    File::options().create(true).append(true).open(folder.join("log")).expect("the folder can be written to")
+    File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .expect("the folder can be written to")
 }
 
 fn read_log(folder: &Path) -> String {
-    fs::read(folder.join("log")).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
+    fs::read(folder.join("log"))
+        .map(|log| String::from_utf8_lossy(&log).into_owned())
+        .unwrap_or_default()
 }
 
 /// The program, to be run in `folder`, which is also where it puts what is temporary, and untouched by the environment
@@ -529,7 +618,8 @@ fn command(folder: &Path) -> Command {
 /// As [`command`], started by another program: the words before its own.
 fn command_by(folder: &Path, by: &[&str]) -> Command {
     let setpriv = "/usr/bin/setpriv";
-    let kills: &[&str] = if Path::new(setpriv).exists() { &[setpriv, "--pdeathsig", "KILL", "--"] } else { &[] };
+    let kills: &[&str] =
+        if Path::new(setpriv).exists() { &[setpriv, "--pdeathsig", "KILL", "--"] } else { &[] };
     let program = program();
     let mut words = kills.iter().chain(by).map(OsStr::new).chain([program.as_ref()]);
     let mut command = Command::new(words.next().expect("at least the program"));
@@ -558,10 +648,23 @@ pub fn program() -> &'static Path {
 
 fn build() -> PathBuf {
     let mut cargo = cargo();
-    cargo.args(["build", "--package", "surehook", "--bin", "surehook", "--locked", "--message-format=json-render-diagnostics"]);
+    cargo.args([
+        "build",
+        "--package",
+        "surehook",
+        "--bin",
+        "surehook",
+        "--locked",
+        "--message-format=json-render-diagnostics",
+    ]);
     // `target/PROFILE/deps/TEST`: the program is built as the tests are.
     let test = std::env::current_exe().expect("a test knows its path");
-    let profile = test.ancestors().nth(2).and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or("debug");
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .and_then(Path::file_name)
+        .and_then(OsStr::to_str)
+        .unwrap_or("debug");
     if profile != "debug" {
         cargo.args(["--profile", profile]);
     }
@@ -580,14 +683,23 @@ fn build() -> PathBuf {
 #[must_use]
 #[expect(clippy::missing_panics_doc, reason = "what is expected cannot fail")]
 pub fn cargo() -> Command {
-    const OF_THE_PACKAGE: [&str; 7] =
-        ["CARGO_BIN_", "CARGO_CRATE_NAME", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
+    const OF_THE_PACKAGE: [&str; 7] = [
+        "CARGO_BIN_",
+        "CARGO_CRATE_NAME",
+        "CARGO_MANIFEST_",
+        "CARGO_PKG_",
+        "CARGO_PRIMARY_PACKAGE",
+        "CARGO_TARGET_TMPDIR",
+        "OUT_DIR",
+    ];
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
         if OF_THE_PACKAGE.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             cargo.env_remove(name);
         }
     }
-    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in the workspace"));
+    cargo.current_dir(
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in the workspace"),
+    );
     cargo
 }

@@ -43,7 +43,11 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let plan = Arc::new(Plan::default());
-        let task = tokio::spawn(accept(listener, SocketAddr::from(([127, 0, 0, 1], port)), Arc::clone(&plan)));
+        let task = tokio::spawn(accept(
+            listener,
+            SocketAddr::from(([127, 0, 0, 1], port)),
+            Arc::clone(&plan),
+        ));
         Self { address, plan, task }
     }
 
@@ -69,7 +73,8 @@ impl Proxy {
         let mut cut = self.plan.cut.subscribe();
         let before = *cut.borrow_and_update();
         *lock(&self.plan.armed) = Some(text.to_owned());
-        let happened = tokio::time::timeout(Duration::from_secs(30), cut.wait_for(|cut| *cut > before)).await;
+        let happened =
+            tokio::time::timeout(Duration::from_secs(30), cut.wait_for(|cut| *cut > before)).await;
         assert!(happened.is_ok(), "no answer with a row to a statement with {text:?} came by");
     }
 }
@@ -106,7 +111,12 @@ async fn accept(listener: TcpListener, server: SocketAddr, plan: Arc<Plan>) {
 
 /// Passes messages on to the server. Where a statement runs whose answer is to be cut, its text goes from the plan into
 /// `wanted`.
-async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &Plan, wanted: &Mutex<Option<String>>) -> io::Result<()> {
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    plan: &Plan,
+    wanted: &Mutex<Option<String>>,
+) -> io::Result<()> {
     let mut texts: HashMap<Vec<u8>, String> = HashMap::new();
     // The first message has no letter.
     let length = from.read_u32().await?;
@@ -121,12 +131,16 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &Plan, 
         match letter {
             b'P' => {
                 let name = strings.next().unwrap_or_default().to_vec();
-                texts.insert(name, String::from_utf8_lossy(strings.next().unwrap_or_default()).into_owned());
+                texts.insert(
+                    name,
+                    String::from_utf8_lossy(strings.next().unwrap_or_default()).into_owned(),
+                );
             }
             b'B' => {
                 let _portal = strings.next();
                 let text = texts.get(strings.next().unwrap_or_default());
-                let armed = lock(&plan.armed).take_if(|armed| text.is_some_and(|text| text.contains(armed.as_str())));
+                let armed = lock(&plan.armed)
+                    .take_if(|armed| text.is_some_and(|text| text.contains(armed.as_str())));
                 if armed.is_some() {
                     *lock(wanted) = armed;
                 }
@@ -140,7 +154,12 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &Plan, 
 }
 
 /// Passes messages back. An answer that may have to be cut is held back until it is complete.
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &Plan, wanted: &Mutex<Option<String>>) -> io::Result<()> {
+async fn answers(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    plan: &Plan,
+    wanted: &Mutex<Option<String>>,
+) -> io::Result<()> {
     let (mut held, mut holds_row) = (Vec::new(), false);
     loop {
         let letter = from.read_u8().await?;

@@ -75,11 +75,17 @@ impl Recording {
     ///
     /// If the database is not there or holds something else.
     pub async fn begin(database: Database) -> Self {
-        surehook::store::open(&database.url()).expect("a test's own URL").migrate().await.expect("an empty database takes the schema");
+        surehook::store::open(&database.url())
+            .expect("a test's own URL")
+            .migrate()
+            .await
+            .expect("an empty database takes the schema");
         audit::install(&database).await;
         Self(Arc::new(Inner {
             database,
-            begun: Instant::now().checked_sub(LEAD).expect("the machine has run for longer than that"),
+            begun: Instant::now()
+                .checked_sub(LEAD)
+                .expect("the machine has run for longer than that"),
             begun_at: Timestamp::now() - LEAD,
             entries: Mutex::default(),
             named: AtomicU64::new(0),
@@ -125,14 +131,24 @@ impl Recording {
     /// # Panics
     ///
     /// As [`Self::service`].
-    pub async fn service_by(&self, way: impl FnOnce(String) -> String, configuration: &str) -> Service {
+    pub async fn service_by(
+        &self,
+        way: impl FnOnce(String) -> String,
+        configuration: &str,
+    ) -> Service {
         self.start(&[], way, configuration).await
     }
 
-    async fn start(&self, environment: Environment, way: impl FnOnce(String) -> String, configuration: &str) -> Service {
+    async fn start(
+        &self,
+        environment: Environment,
+        way: impl FnOnce(String) -> String,
+        configuration: &str,
+    ) -> Service {
         let name = format!("service-{}", self.0.services.fetch_add(1, Ordering::Relaxed) + 1);
         let url = way(self.0.database.url_of(&name).await);
-        let config = Config::parse("surehook.toml", configuration.as_bytes(), &Overrides::default());
+        let config =
+            Config::parse("surehook.toml", configuration.as_bytes(), &Overrides::default());
         for (source, settings) in config.unwrap_or_else(|error| panic!("{error}")).sources {
             let mut told = lock(&self.0.told);
             if settings.on_key_reuse == OnKeyReuse::FirstWins {
@@ -148,7 +164,10 @@ impl Recording {
     /// # Panics
     ///
     /// If there is no free port.
-    pub async fn sink(&self, behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Sink {
+    pub async fn sink(
+        &self,
+        behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Sink {
         Sink::recorded(Some(self.clone()), behaviour).await
     }
 
@@ -177,7 +196,8 @@ impl Recording {
     pub async fn while_database_is<T>(&self, what: &str, broken: impl Future<Output = T>) -> T {
         let at = self.elapsed();
         let result = broken.await;
-        let fault = Fault::Database { what: what.to_owned(), process: None, duration: self.elapsed() - at };
+        let fault =
+            Fault::Database { what: what.to_owned(), process: None, duration: self.elapsed() - at };
         self.record_at(at, What::Fault(fault));
         result
     }
@@ -187,7 +207,10 @@ impl Recording {
     pub async fn while_network_is<T>(&self, what: &str, bad: impl Future<Output = T>) -> T {
         let at = self.elapsed();
         let result = bad.await;
-        self.record_at(at, What::Fault(Fault::Network { what: what.to_owned(), duration: self.elapsed() - at }));
+        self.record_at(
+            at,
+            What::Fault(Fault::Network { what: what.to_owned(), duration: self.elapsed() - at }),
+        );
         result
     }
 
@@ -224,7 +247,12 @@ impl Recording {
         if !violations.is_empty() {
             let folder = self.0.failure.keep_run(&run, &violations);
             let first: Vec<String> = violations.iter().take(5).map(ToString::to_string).collect();
-            panic!("{} promises were broken; {} tells all of it:\n{}", violations.len(), folder.display(), first.join("\n"));
+            panic!(
+                "{} promises were broken; {} tells all of it:\n{}",
+                violations.len(),
+                folder.display(),
+                first.join("\n")
+            );
         }
         run
     }
@@ -241,7 +269,11 @@ impl Recording {
     async fn all_ended_within(&self, patience: Duration) {
         wait::within(patience, "every event to end", || async {
             let outstanding = audit::statuses(&self.0.database).await;
-            if outstanding.is_empty() { Ok(()) } else { Err(format!("{} are outstanding", outstanding.len())) }
+            if outstanding.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{} are outstanding", outstanding.len()))
+            }
         })
         .await;
     }
@@ -270,13 +302,22 @@ impl Recording {
     }
 
     async fn run(&self, healed_at: At) -> Run {
-        let late = if matches!(self.0.database, Database::Sqlite(_)) { SQLITE_IS_LATE_BY } else { Duration::ZERO };
+        let late = if matches!(self.0.database, Database::Sqlite(_)) {
+            SQLITE_IS_LATE_BY
+        } else {
+            Duration::ZERO
+        };
         let mut claims = BTreeMap::new();
         let mut entries = lock(&self.0.entries).clone();
         for (at, committed) in audit::read(&self.0.database).await {
-            let at = Duration::try_from(at.duration_since(self.0.begun_at)).unwrap_or_default().saturating_sub(late);
+            let at = Duration::try_from(at.duration_since(self.0.begun_at))
+                .unwrap_or_default()
+                .saturating_sub(late);
             if let (Change::Claimed, Some(row)) = (committed.change, committed.after) {
-                claims.insert((committed.event, row.delivery.attempt), (committed.process.clone(), at));
+                claims.insert(
+                    (committed.event, row.delivery.attempt),
+                    (committed.process.clone(), at),
+                );
             }
             entries.push(Entry { at, what: What::Committed(committed) });
         }
@@ -289,12 +330,22 @@ impl Recording {
         let events = self.events().await;
         let Told { policies, first_wins } = lock(&self.0.told).clone();
         let entries = with_deliveries(entries, &claims, &timed_out(&events, &policies));
-        Run { policies, first_wins, commits_within: COMMITS_WITHIN, entries, events, healed_at, ended_at: self.elapsed(), ..Run::default() }
+        Run {
+            policies,
+            first_wins,
+            commits_within: COMMITS_WITHIN,
+            entries,
+            events,
+            healed_at,
+            ended_at: self.elapsed(),
+            ..Run::default()
+        }
     }
 
     /// Every event in the database, as the program itself would show it.
     async fn events(&self) -> BTreeMap<EventId, EventRecord> {
-        let store = surehook::store::open(&self.0.database.url()).expect("a test's own URL").store();
+        let store =
+            surehook::store::open(&self.0.database.url()).expect("a test's own URL").store();
         let found = stream::iter(audit::events(&self.0.database).await)
             .map(|event| {
                 let store = Arc::clone(&store);
@@ -308,7 +359,10 @@ impl Recording {
 
 /// The attempts that are recorded as timed out, and did last for the time-out: the downstream's answer, if it wrote one,
 /// was not heard.
-fn timed_out(events: &BTreeMap<EventId, EventRecord>, policies: &BTreeMap<String, Policy>) -> BTreeSet<(EventId, Attempt)> {
+fn timed_out(
+    events: &BTreeMap<EventId, EventRecord>,
+    policies: &BTreeMap<String, Policy>,
+) -> BTreeSet<(EventId, Attempt)> {
     let mut timed_out = BTreeSet::new();
     for record in events.values() {
         let Some(policy) = policies.get(&record.source) else { continue };
@@ -328,8 +382,10 @@ fn with_deliveries(
     claims: &BTreeMap<(EventId, Attempt), (String, At)>,
     timed_out: &BTreeSet<(EventId, Attempt)>,
 ) -> Vec<Entry> {
-    let is_replied = |what: &What| if let What::Replied { request, .. } = what { Some(*request) } else { None };
-    let replied: BTreeSet<RequestId> = entries.iter().filter_map(|entry| is_replied(&entry.what)).collect();
+    let is_replied =
+        |what: &What| if let What::Replied { request, .. } = what { Some(*request) } else { None };
+    let replied: BTreeSet<RequestId> =
+        entries.iter().filter_map(|entry| is_replied(&entry.what)).collect();
     let mut requests: BTreeMap<RequestId, (String, EventId, Attempt)> = BTreeMap::new();
     let mut killed: BTreeMap<String, At> = BTreeMap::new();
     let mut all = Vec::with_capacity(entries.len() * 2);
@@ -337,10 +393,12 @@ fn with_deliveries(
         let at = entry.at;
         match &entry.what {
             What::Received(received) => {
-                let (request, event, attempt) = (received.request, received.event, received.attempt);
+                let (request, event, attempt) =
+                    (received.request, received.event, received.attempt);
                 let process = claims.get(&(event, attempt)).map(|(process, _)| process.clone());
                 if let Some(process) = process.clone() {
-                    let sending = Sending { process, source: received.source.clone(), event, attempt };
+                    let sending =
+                        Sending { process, source: received.source.clone(), event, attempt };
                     all.push(Entry { at, what: What::Sending(sending) });
                 }
                 all.push(entry);
@@ -349,7 +407,10 @@ fn with_deliveries(
                         requests.insert(request, (process, event, attempt));
                     }
                     // When the process gave it up, nobody outside knows.
-                    Some(process) => all.push(Entry { at, what: What::Sent { process, event, attempt, status_code: None } }),
+                    Some(process) => all.push(Entry {
+                        at,
+                        what: What::Sent { process, event, attempt, status_code: None },
+                    }),
                     None => {}
                 }
             }
@@ -359,10 +420,14 @@ fn with_deliveries(
                 all.push(entry);
                 if let Some((process, event, attempt)) = delivery {
                     let claimed_at = claims[&(event, attempt)].1;
-                    let has_died = killed.get(&process).is_some_and(|killed_at| *killed_at >= claimed_at);
+                    let has_died =
+                        killed.get(&process).is_some_and(|killed_at| *killed_at >= claimed_at);
                     let is_heard = !has_died && !timed_out.contains(&(event, attempt));
                     let status_code = is_heard.then_some(status_code);
-                    all.push(Entry { at, what: What::Sent { process, event, attempt, status_code } });
+                    all.push(Entry {
+                        at,
+                        what: What::Sent { process, event, attempt, status_code },
+                    });
                 }
             }
             What::Fault(Fault::Killed { process }) => {
@@ -388,7 +453,8 @@ mod tests {
     /// process that was killed at one and started at another.
     fn is_heard(claimed: u64, asked: u64, answered: u64, killed: u64, started: u64) -> bool {
         let at = Duration::from_millis;
-        let (event, process, request) = (EventId::from_uuid(uuid::Uuid::nil()), "service-1".to_owned(), RequestId(1));
+        let (event, process, request) =
+            (EventId::from_uuid(uuid::Uuid::nil()), "service-1".to_owned(), RequestId(1));
         let received = surehook_model::history::Received {
             request,
             source: "orders".to_owned(),
@@ -399,9 +465,15 @@ mod tests {
         };
         let mut entries = vec![
             Entry { at: at(asked), what: What::Received(received) },
-            Entry { at: at(answered), what: What::Replied { request, status_code: 200, retry_after: None } },
+            Entry {
+                at: at(answered),
+                what: What::Replied { request, status_code: 200, retry_after: None },
+            },
             Entry { at: at(killed), what: What::Fault(Fault::Killed { process: process.clone() }) },
-            Entry { at: at(started), what: What::Fault(Fault::Started { process: process.clone() }) },
+            Entry {
+                at: at(started),
+                what: What::Fault(Fault::Started { process: process.clone() }),
+            },
         ];
         entries.sort_by_key(|entry| entry.at);
         let claims = BTreeMap::from([((event, 1), (process, at(claimed)))]);

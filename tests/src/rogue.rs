@@ -101,7 +101,10 @@ impl Rogue {
     /// # Panics
     ///
     /// If there is no free port, or outside of a runtime.
-    pub fn start(recording: &Recording, script: impl Fn(&Received) -> Script + Send + Sync + 'static) -> Self {
+    pub fn start(
+        recording: &Recording,
+        script: impl Fn(&Received) -> Script + Send + Sync + 'static,
+    ) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         // What the kernel accepts inherits it.
         socket.set_send_buffer_size(SEND_BUFFER_BYTES).expect("a socket has a send buffer");
@@ -109,7 +112,8 @@ impl Rogue {
         let listener = socket.listen(1024).expect("a bound socket can listen");
         let address = listener.local_addr().expect("a bound socket has an address");
         let tally = Arc::new(Tally::default());
-        let server = tokio::spawn(serve(listener, recording.clone(), Arc::new(script), Arc::clone(&tally)));
+        let server =
+            tokio::spawn(serve(listener, recording.clone(), Arc::new(script), Arc::clone(&tally)));
         Self { address, tally, server }
     }
 
@@ -145,13 +149,20 @@ where
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let (recording, script, tally) = (recording.clone(), Arc::clone(&script), Arc::clone(&tally));
-        connections.spawn(async move { connection(stream, &recording, script.as_ref(), &tally).await });
+        let (recording, script, tally) =
+            (recording.clone(), Arc::clone(&script), Arc::clone(&tally));
+        connections
+            .spawn(async move { connection(stream, &recording, script.as_ref(), &tally).await });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn connection(mut stream: TcpStream, recording: &Recording, script: &impl Fn(&Received) -> Script, tally: &Tally) {
+async fn connection(
+    mut stream: TcpStream,
+    recording: &Recording,
+    script: &impl Fn(&Received) -> Script,
+    tally: &Tally,
+) {
     // Nothing is asked of a connection that ends before its request does.
     let Ok((received, body)) = request(&mut stream).await else { return };
     tally.requests.fetch_add(1, Ordering::Relaxed);
@@ -198,10 +209,19 @@ async fn request(stream: &mut TcpStream) -> io::Result<(Received, Vec<u8>)> {
 fn parse(bytes: &[u8]) -> Option<(Received, Vec<u8>)> {
     let mut slots = [httparse::EMPTY_HEADER; 128];
     let mut request = httparse::Request::new(&mut slots);
-    let httparse::Status::Complete(head) = request.parse(bytes).expect("the program speaks HTTP") else { return None };
-    let headers: Vec<(String, Vec<u8>)> =
-        request.headers.iter().map(|header| (header.name.to_ascii_lowercase(), header.value.to_vec())).collect();
-    let length = headers.iter().find(|header| header.0 == "content-length").expect("the program declares its bodies' length");
+    let httparse::Status::Complete(head) = request.parse(bytes).expect("the program speaks HTTP")
+    else {
+        return None;
+    };
+    let headers: Vec<(String, Vec<u8>)> = request
+        .headers
+        .iter()
+        .map(|header| (header.name.to_ascii_lowercase(), header.value.to_vec()))
+        .collect();
+    let length = headers
+        .iter()
+        .find(|header| header.0 == "content-length")
+        .expect("the program declares its bodies' length");
     let length: usize = String::from_utf8_lossy(&length.1).parse().expect("a length is a number");
     let body = bytes.get(head..head + length)?.to_vec();
     Some((Received::new(request.path.unwrap_or_default().to_owned(), headers, &body), body))

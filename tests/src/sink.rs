@@ -43,11 +43,18 @@ pub struct Received {
 impl Received {
     /// A request by its path, its headers and its body; unanswered.
     pub(crate) fn new(path: String, headers: Vec<(String, Vec<u8>)>, body: &[u8]) -> Self {
-        let first = |name: &str| headers.iter().find(|header| header.0 == name).and_then(|header| std::str::from_utf8(&header.1).ok());
+        let first = |name: &str| {
+            headers
+                .iter()
+                .find(|header| header.0 == name)
+                .and_then(|header| std::str::from_utf8(&header.1).ok())
+        };
         Self {
             event: first("surehook-event-id").and_then(|id| id.parse().ok()).unwrap_or_default(),
             source: first("surehook-source").unwrap_or_default().to_owned(),
-            attempt: first("surehook-attempt").and_then(|attempt| attempt.parse().ok()).unwrap_or_default(),
+            attempt: first("surehook-attempt")
+                .and_then(|attempt| attempt.parse().ok())
+                .unwrap_or_default(),
             body_sha256: Sha256::digest(body).into(),
             path,
             headers,
@@ -72,7 +79,11 @@ impl Received {
     /// The values of one header, in order.
     #[must_use]
     pub fn values(&self, name: &str) -> Vec<&[u8]> {
-        self.headers.iter().filter(|header| header.0 == name).map(|header| header.1.as_slice()).collect()
+        self.headers
+            .iter()
+            .filter(|header| header.0 == name)
+            .map(|header| header.1.as_slice())
+            .collect()
     }
 
     /// The values of all headers, by name.
@@ -165,7 +176,10 @@ impl Sink {
         Self::recorded(None, behaviour).await
     }
 
-    pub(crate) async fn recorded(recording: Option<Recording>, behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn recorded(
+        recording: Option<Recording>,
+        behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
@@ -191,7 +205,9 @@ impl Sink {
     #[must_use]
     pub fn three_sources(&self) -> String {
         ["github", "stripe", "shopify"]
-            .map(|name| format!("[sources.{name}]\ndestination = \"{}\"", self.url(&format!("/{name}"))))
+            .map(|name| {
+                format!("[sources.{name}]\ndestination = \"{}\"", self.url(&format!("/{name}")))
+            })
             .join("\n")
     }
 
@@ -256,7 +272,14 @@ impl Sink {
     #[must_use]
     pub fn taken(&self) -> BTreeMap<Uuid, usize> {
         let mut taken = BTreeMap::new();
-        for received in self.state.received.lock().expect("no behaviour has panicked").iter().filter(|received| received.taken()) {
+        for received in self
+            .state
+            .received
+            .lock()
+            .expect("no behaviour has panicked")
+            .iter()
+            .filter(|received| received.taken())
+        {
             *taken.entry(received.event).or_default() += 1;
         }
         taken
@@ -292,12 +315,20 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn answer(
+    state: Arc<State>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    let headers = head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+    let headers = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+        .collect();
     let received = Received::new(head.uri.path().to_owned(), headers, &body);
-    let recorded = state.recording.as_ref().map(|recording| (recording, received.record(recording, &body)));
+    let recorded =
+        state.recording.as_ref().map(|recording| (recording, received.record(recording, &body)));
     let behaviour = Arc::clone(&state.behaviour.lock().expect("no behaviour has panicked"));
     let answer = behaviour(&received);
     let index = {
@@ -312,11 +343,17 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     }
     // From here on the answer is on its way, and nothing awaits any more: a request whose connection breaks before
     // is dropped above, unanswered.
-    state.received.lock().expect("no behaviour has panicked")[index].answered = Some(answer.status_code);
+    state.received.lock().expect("no behaviour has panicked")[index].answered =
+        Some(answer.status_code);
     if let Some((recording, request)) = recorded {
-        recording.record(What::Replied { request, status_code: answer.status_code, retry_after: None });
+        recording.record(What::Replied {
+            request,
+            status_code: answer.status_code,
+            retry_after: None,
+        });
     }
     let mut response = Response::new(Full::new(Bytes::from_static(answer.body.as_bytes())));
-    *response.status_mut() = http::StatusCode::from_u16(answer.status_code).expect("tests answer with real status codes");
+    *response.status_mut() = http::StatusCode::from_u16(answer.status_code)
+        .expect("tests answer with real status codes");
     Ok(response)
 }

@@ -41,7 +41,9 @@ impl SmallDisk {
     ///
     /// If that fails.
     pub fn grow_to(&self, mebibytes: u32) {
-        run(Command::new("mount").args(["-o", &format!("remount,size={mebibytes}m")]).arg(self.path()));
+        run(Command::new("mount")
+            .args(["-o", &format!("remount,size={mebibytes}m")])
+            .arg(self.path()));
     }
 }
 

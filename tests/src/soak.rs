@@ -13,7 +13,10 @@ const VARIABLE: &str = "SUREHOOK_SOAK";
 #[must_use]
 pub fn asked_for() -> Option<Duration> {
     let text = std::env::var(VARIABLE).ok()?;
-    Some(humantime::parse_duration(&text).unwrap_or_else(|error| panic!("{VARIABLE} must be a duration such as 10m: {error}")))
+    Some(
+        humantime::parse_duration(&text)
+            .unwrap_or_else(|error| panic!("{VARIABLE} must be a duration such as 10m: {error}")),
+    )
 }
 
 /// The long form of a figure if a soak was asked for, and else the short one.
@@ -25,5 +28,7 @@ pub fn either<T>(short: T, long: T) -> T {
 /// Rounds until the time that was asked for is over, and at least one.
 pub fn rounds() -> impl Iterator<Item = usize> {
     let begun = Instant::now();
-    (0..).take_while(move |round| *round == 0 || asked_for().is_some_and(|time| begun.elapsed() < time))
+    (0..).take_while(move |round| {
+        *round == 0 || asked_for().is_some_and(|time| begun.elapsed() < time)
+    })
 }

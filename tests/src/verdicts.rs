@@ -22,8 +22,10 @@ const LOOKS_AT_ONCE: usize = 32;
 ///
 /// If one was not.
 pub fn every_post_is_answered(run: &Run, within: Duration) {
-    let posted: BTreeMap<PostId, Duration> =
-        run.each(|what| if let What::Posted(post) = what { Some(post.post) } else { None }).map(|(at, post)| (post, at)).collect();
+    let posted: BTreeMap<PostId, Duration> = run
+        .each(|what| if let What::Posted(post) = what { Some(post.post) } else { None })
+        .map(|(at, post)| (post, at))
+        .collect();
     let mut slowest = Duration::ZERO;
     let mut answered = 0;
     for (at, answer) in run.answers() {
@@ -47,7 +49,11 @@ pub async fn all_taken(sink: &Sink, sent: &[Sent]) {
     wait::until("the downstream to have taken every event", || async {
         let taken = sink.taken();
         let missing = wanted.iter().filter(|event| !taken.contains_key(event)).count();
-        if missing == 0 { Ok(()) } else { Err(format!("{missing} of {} are missing", wanted.len())) }
+        if missing == 0 {
+            Ok(())
+        } else {
+            Err(format!("{missing} of {} are missing", wanted.len()))
+        }
     })
     .await;
 }
@@ -58,7 +64,8 @@ pub async fn all_taken(sink: &Sink, sent: &[Sent]) {
 ///
 /// If it is not shown.
 pub async fn shown(client: &Client, service: &Service, event: Uuid) -> Value {
-    let answer = client.get(&service.url(&format!("/events/{event}"))).await.expect("the program answers");
+    let answer =
+        client.get(&service.url(&format!("/events/{event}"))).await.expect("the program answers");
     assert_eq!(answer.status_code, 200, "{event}: {answer:?}");
     answer.json()
 }
@@ -70,7 +77,11 @@ pub async fn shown(client: &Client, service: &Service, event: Uuid) -> Value {
 /// If one is not shown.
 pub async fn all_shown(service: &Service, sent: &[Sent]) -> Vec<Value> {
     let client = Client::default();
-    stream::iter(sent).map(|sent| shown(&client, service, sent.event())).buffered(LOOKS_AT_ONCE).collect().await
+    stream::iter(sent)
+        .map(|sent| shown(&client, service, sent.event()))
+        .buffered(LOOKS_AT_ONCE)
+        .collect()
+        .await
 }
 
 /// Waits until every event of `sent` is shown as delivered, and gives back what is shown of each, in their order.
@@ -99,7 +110,11 @@ pub async fn until_delivered(service: &Service, sent: &[Sent]) -> Vec<Value> {
 /// # Panics
 ///
 /// If an event is not shown as delivered in time, or is not explained.
-pub async fn all_delivered_and_explained(service: &Service, sink: &Sink, sent: &[Sent]) -> BTreeSet<Uuid> {
+pub async fn all_delivered_and_explained(
+    service: &Service,
+    sink: &Sink,
+    sent: &[Sent],
+) -> BTreeSet<Uuid> {
     let events = until_delivered(service, sent).await;
     let mut received: BTreeMap<(Uuid, u64), Vec<Received>> = BTreeMap::new();
     for request in sink.received() {
@@ -115,7 +130,10 @@ pub async fn all_delivered_and_explained(service: &Service, sink: &Sink, sent: &
         }
     }
     let known: BTreeSet<Uuid> = sent.iter().map(Sent::event).collect();
-    assert!(received.keys().all(|(event, _)| known.contains(event)), "the downstream saw an event that nobody was told of");
+    assert!(
+        received.keys().all(|(event, _)| known.contains(event)),
+        "the downstream saw an event that nobody was told of"
+    );
     lost
 }
 
@@ -130,13 +148,20 @@ fn explained(sent: &Sent, event: &Value, received: &BTreeMap<(Uuid, u64), Vec<Re
         assert!(requests.len() <= 1, "attempt {number} was sent more than once: {event}");
         for request in requests {
             assert_eq!(request.body_sha256, sent.body_sha256, "the body was changed: {event}");
-            assert_eq!((request.source.as_str(), request.path.as_str()), (sent.source, format!("/{}", sent.source).as_str()), "{event}");
+            assert_eq!(
+                (request.source.as_str(), request.path.as_str()),
+                (sent.source, format!("/{}", sent.source).as_str()),
+                "{event}"
+            );
         }
         let answered = requests.first().and_then(|request| request.answered);
         let is_last = attempt == history.last().expect("there is an attempt");
         let verdict = attempt["verdict"].as_str().unwrap_or_default();
         match verdict {
-            "delivered" => assert!(is_last && matches!(answered, Some(200..=299)), "{event}, received {requests:?}"),
+            "delivered" => assert!(
+                is_last && matches!(answered, Some(200..=299)),
+                "{event}, received {requests:?}"
+            ),
             "transient" => assert!(!is_last, "{event}"),
             "lost" => {
                 assert!(!is_last, "{event}");
@@ -145,14 +170,35 @@ fn explained(sent: &Sent, event: &Value, received: &BTreeMap<(Uuid, u64), Vec<Re
             other => panic!("unexpected verdict {other:?}: {event}"),
         }
         if attempt["status_code"].is_null() {
-            assert!(verdict == "lost" || attempt["error"].is_string(), "an attempt with neither reply nor reason: {event}");
+            assert!(
+                verdict == "lost" || attempt["error"].is_string(),
+                "an attempt with neither reply nor reason: {event}"
+            );
         } else {
-            assert_eq!(attempt["status_code"].as_u64(), answered.map(u64::from), "{event}, received {requests:?}");
+            assert_eq!(
+                attempt["status_code"].as_u64(),
+                answered.map(u64::from),
+                "{event}, received {requests:?}"
+            );
         }
     }
-    assert_eq!(history.last().map(|attempt| &attempt["verdict"]), Some(&Value::from("delivered")), "{event}");
-    let numbers = received.range((sent.event(), 0)..=(sent.event(), u64::MAX)).map(|((_, number), _)| *number);
-    assert!(numbers.max().unwrap_or_default() <= history.len() as u64, "an attempt is not in the history: {event}");
-    assert!(event["next_attempt_at"].is_null() && event["settled_at"].is_string() && event["reason"].is_null(), "{event}");
+    assert_eq!(
+        history.last().map(|attempt| &attempt["verdict"]),
+        Some(&Value::from("delivered")),
+        "{event}"
+    );
+    let numbers = received
+        .range((sent.event(), 0)..=(sent.event(), u64::MAX))
+        .map(|((_, number), _)| *number);
+    assert!(
+        numbers.max().unwrap_or_default() <= history.len() as u64,
+        "an attempt is not in the history: {event}"
+    );
+    assert!(
+        event["next_attempt_at"].is_null()
+            && event["settled_at"].is_string()
+            && event["reason"].is_null(),
+        "{event}"
+    );
     lost
 }

@@ -13,7 +13,10 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 /// # Panics
 ///
 /// After [`PATIENCE`], with what was waited for and the last answer.
-pub async fn until<T, F: Future<Output = Result<T, String>>>(what: &str, ask: impl FnMut() -> F) -> T {
+pub async fn until<T, F: Future<Output = Result<T, String>>>(
+    what: &str,
+    ask: impl FnMut() -> F,
+) -> T {
     within(PATIENCE, what, ask).await
 }
 
@@ -22,12 +25,18 @@ pub async fn until<T, F: Future<Output = Result<T, String>>>(what: &str, ask: im
 /// # Panics
 ///
 /// After `patience`, with what was waited for and the last answer.
-pub async fn within<T, F: Future<Output = Result<T, String>>>(patience: Duration, what: &str, mut ask: impl FnMut() -> F) -> T {
+pub async fn within<T, F: Future<Output = Result<T, String>>>(
+    patience: Duration,
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let begun = Instant::now();
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(last) if begun.elapsed() > patience => panic!("waited {patience:?} for {what}; last seen: {last}"),
+            Err(last) if begun.elapsed() > patience => {
+                panic!("waited {patience:?} for {what}; last seen: {last}")
+            }
             Err(_) => tokio::time::sleep(BETWEEN_LOOKS).await,
         }
     }

@@ -50,20 +50,31 @@ async fn a_claim_from_a_deep_backlog_takes_as_long_as_from_a_shallow_one(databas
         deep_times.push(timed_claim(&*deep_store).await);
     }
     let (shallow, deep) = (median(&mut shallow_times), median(&mut deep_times));
-    println!("claiming {BATCH}: {shallow:?} from a shallow backlog, {deep:?} with {rows} due and {rows} in the future");
+    println!(
+        "claiming {BATCH}: {shallow:?} from a shallow backlog, {deep:?} with {rows} due and {rows} in the future"
+    );
     // Half as much again, and what a busy machine adds to so short a time.
     let most = shallow * 3 / 2 + Duration::from_millis(2);
-    assert!(deep < most, "claiming {BATCH} takes {deep:?} with {rows} due, and {shallow:?} with few");
+    assert!(
+        deep < most,
+        "claiming {BATCH} takes {deep:?} with {rows} due, and {shallow:?} with few"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_somebody_left_open_costs_less_than_a_fifth() {
     let cluster = Cluster::start(Settings::default());
-    let (kept, left) = (Database::Postgres(cluster.create_database().await), Database::Postgres(cluster.create_database().await));
+    let (kept, left) = (
+        Database::Postgres(cluster.create_database().await),
+        Database::Postgres(cluster.create_database().await),
+    );
     let (kept_store, left_store) = (migrated(&kept).await, migrated(&left).await);
     let Database::Postgres(url) = &left else { unreachable!("it was asked for") };
     let mut idle = PgConnection::connect(url).await.expect("the test's server is reachable");
-    sqlx::raw_sql("begin isolation level repeatable read; select count(*) from events").execute(&mut idle).await.expect("a snapshot");
+    sqlx::raw_sql("begin isolation level repeatable read; select count(*) from events")
+        .execute(&mut idle)
+        .await
+        .expect("a snapshot");
 
     let time = soak::either(Duration::from_secs(16), Duration::from_mins(1));
     let (mut kept_times, mut left_times, begun) = (Vec::new(), Vec::new(), Instant::now());
@@ -73,10 +84,18 @@ async fn a_transaction_that_somebody_left_open_costs_less_than_a_fifth() {
     }
     let rounds = kept_times.len();
     // The last quarter is when the most dead rows have gathered.
-    let (kept, left) = (median(&mut kept_times.split_off(rounds * 3 / 4)), median(&mut left_times.split_off(rounds * 3 / 4)));
-    println!("the life of {BATCH} events: {kept:?}, and {left:?} after a transaction was open for {rounds} rounds, {time:?}");
+    let (kept, left) = (
+        median(&mut kept_times.split_off(rounds * 3 / 4)),
+        median(&mut left_times.split_off(rounds * 3 / 4)),
+    );
+    println!(
+        "the life of {BATCH} events: {kept:?}, and {left:?} after a transaction was open for {rounds} rounds, {time:?}"
+    );
     drop(idle);
-    assert!(left < kept * 6 / 5 + Duration::from_millis(1), "{left:?} beside an open transaction, {kept:?} without");
+    assert!(
+        left < kept * 6 / 5 + Duration::from_millis(1),
+        "{left:?} beside an open transaction, {kept:?} without"
+    );
 }
 
 async fn redriving_and_pruning_beside_the_work_deadlock_with_nothing(database: Database) {
@@ -118,7 +137,10 @@ async fn redriving_and_pruning_beside_the_work_deadlock_with_nothing(database: D
     };
     let prune = async || {
         let (mut pruned, mut after) = (0, None);
-        let retention = Retention { delivered: Duration::from_millis(500), dead_lettered: Duration::from_millis(500) };
+        let retention = Retention {
+            delivered: Duration::from_millis(500),
+            dead_lettered: Duration::from_millis(500),
+        };
         while goes_on() {
             let step = store.prune(retention, after, 500).await.expect("no deadlock");
             pruned += step.deleted;
@@ -130,17 +152,27 @@ async fn redriving_and_pruning_beside_the_work_deadlock_with_nothing(database: D
         tokio::time::sleep(time).await;
         over.store(true, Ordering::Relaxed);
     };
-    let (lives, redriven, pruned, ()) =
-        futures::join!(join_all([work(0), work(1)]), join_all([redrive(), redrive()]), join_all([prune(), prune()]), stop);
+    let (lives, redriven, pruned, ()) = futures::join!(
+        join_all([work(0), work(1)]),
+        join_all([redrive(), redrive()]),
+        join_all([prune(), prune()]),
+        stop
+    );
     println!("{lives:?} batches, {redriven:?} redriven, {pruned:?} pruned");
     assert!(lives.iter().all(|lives| *lives > 2), "the work came to a halt: {lives:?}");
-    assert!(redriven.iter().sum::<usize>() > 0 && pruned.iter().sum::<u64>() > 0, "nobody was in anybody's way");
+    assert!(
+        redriven.iter().sum::<usize>() > 0 && pruned.iter().sum::<u64>() > 0,
+        "nobody was in anybody's way"
+    );
     if let Database::Postgres(url) = &database {
-        let mut connection = PgConnection::connect(url).await.expect("the test's server is reachable");
-        let deadlocks: i64 = sqlx::query_scalar("select deadlocks from pg_stat_database where datname = current_database()")
-            .fetch_one(&mut connection)
-            .await
-            .expect("the server counts its deadlocks");
+        let mut connection =
+            PgConnection::connect(url).await.expect("the test's server is reachable");
+        let deadlocks: i64 = sqlx::query_scalar(
+            "select deadlocks from pg_stat_database where datname = current_database()",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .expect("the server counts its deadlocks");
         assert_eq!(deadlocks, 0);
     }
 }
@@ -181,7 +213,11 @@ async fn fill(database: &Database, due: usize, future: usize) {
 }
 
 async fn migrated(database: &Database) -> Arc<dyn Store> {
-    surehook::store::open(&database.url()).expect("a test's own URL").migrate().await.expect("an empty database takes the schema");
+    surehook::store::open(&database.url())
+        .expect("a test's own URL")
+        .migrate()
+        .await
+        .expect("an empty database takes the schema");
     open(database)
 }
 
@@ -220,7 +256,8 @@ async fn accept(store: &dyn Store) {
             lease: None,
         }
     };
-    let stored = store.accept((0..BATCH).map(event).collect()).await.expect("the database is there");
+    let stored =
+        store.accept((0..BATCH).map(event).collect()).await.expect("the database is there");
     assert!(stored.iter().all(|stored| *stored == Stored::Inserted));
 }
 
@@ -231,7 +268,8 @@ async fn claim(store: &dyn Store) -> Vec<Claim> {
 }
 
 async fn settle(store: &dyn Store, claims: Vec<Claim>, outcome: Outcome) {
-    let verdict = if outcome == Outcome::Delivered { Verdict::Delivered } else { Verdict::Permanent };
+    let verdict =
+        if outcome == Outcome::Delivered { Verdict::Delivered } else { Verdict::Permanent };
     let record = AttemptRecord {
         ended_ago: Duration::ZERO,
         took: Duration::from_millis(1),
@@ -240,7 +278,8 @@ async fn settle(store: &dyn Store, claims: Vec<Claim>, outcome: Outcome) {
         error: None,
         excerpt: Bytes::new(),
     };
-    let settlements = claims.iter().map(|claim| claim.settled(outcome, Some(record.clone()))).collect();
+    let settlements =
+        claims.iter().map(|claim| claim.settled(outcome, Some(record.clone()))).collect();
     let refused = store.settle(settlements).await.expect("the database is there");
     assert!(refused.is_empty(), "nobody else settles them");
 }

@@ -69,7 +69,11 @@ async fn a_key_with_another_body_is_refused_and_changes_nothing(database: Databa
 
     assert_new(&bench.post("restamping", &[b"Idempotency-Key: k"], b"at 10:00").await);
     let restamped = bench.post("restamping", &[b"Idempotency-Key: k"], b"at 10:05").await;
-    assert_eq!((restamped.status_code, restamped.header("idempotent-replayed")), (202, "true"), "its source says `first_wins`");
+    assert_eq!(
+        (restamped.status_code, restamped.header("idempotent-replayed")),
+        (202, "true"),
+        "its source says `first_wins`"
+    );
     bench.delivers_only(2).await;
 }
 
@@ -83,13 +87,21 @@ async fn a_body_over_the_limit_is_refused_declared_or_not(database: Database) {
         assert_new(&bench.post_framed("orders", &[key.as_bytes()], &fits, framing).await);
     }
     // Refused for what it declares, before any of it comes.
-    let answer =
-        exchange(bench.service.address(), &head("POST", "/webhooks/orders", &[b"Idempotency-Key: k", b"Content-Length: 1000000000000"]))
-            .await;
+    let answer = exchange(
+        bench.service.address(),
+        &head(
+            "POST",
+            "/webhooks/orders",
+            &[b"Idempotency-Key: k", b"Content-Length: 1000000000000"],
+        ),
+    )
+    .await;
     assert_eq!((answer.status_code, answer.problem()), (413, urn("body-too-large")));
     // Refused for what has come, without waiting for an end that may never come.
     let endless = vec![b'x'; 8 << 20];
-    let answer = bench.post_framed("orders", &[b"Idempotency-Key: endless"], &endless, Framing::ChunkedWithoutEnd).await;
+    let answer = bench
+        .post_framed("orders", &[b"Idempotency-Key: endless"], &endless, Framing::ChunkedWithoutEnd)
+        .await;
     assert_eq!((answer.status_code, answer.problem()), (413, urn("body-too-large")));
     bench.delivers_only(2).await;
 }
@@ -119,7 +131,11 @@ async fn a_path_or_method_that_is_not_there_is_told(database: Database) {
     for (method, path, status_code, problem, allow) in cases {
         let request = head(method, path, &[b"Idempotency-Key: k", b"Content-Length: 0"]);
         let answer = exchange(bench.service.address(), &request).await;
-        assert_eq!((answer.status_code, answer.problem()), (status_code, urn(problem)), "{method} {path}");
+        assert_eq!(
+            (answer.status_code, answer.problem()),
+            (status_code, urn(problem)),
+            "{method} {path}"
+        );
         assert_eq!(answer.header("allow"), allow, "{method} {path}");
     }
     assert_new(&bench.post("orders", &[b"Idempotency-Key: k"], b"{}").await);
@@ -129,9 +145,16 @@ async fn a_path_or_method_that_is_not_there_is_told(database: Database) {
 async fn a_body_that_is_cut_short_or_malformed_stores_nothing(database: Database) {
     let bench = Bench::start(&database).await;
     let address = bench.service.address();
-    let cut_short = [head("POST", "/webhooks/orders", &[b"Idempotency-Key: k", b"Content-Length: 100"]), vec![b'x'; 50]].concat();
-    let unfinished =
-        [head("POST", "/webhooks/orders", &[b"Idempotency-Key: k", b"Transfer-Encoding: chunked"]), b"5\r\nhello\r\n".to_vec()].concat();
+    let cut_short = [
+        head("POST", "/webhooks/orders", &[b"Idempotency-Key: k", b"Content-Length: 100"]),
+        vec![b'x'; 50],
+    ]
+    .concat();
+    let unfinished = [
+        head("POST", "/webhooks/orders", &[b"Idempotency-Key: k", b"Transfer-Encoding: chunked"]),
+        b"5\r\nhello\r\n".to_vec(),
+    ]
+    .concat();
     let malformed = [
         head("POST", "/webhooks/orders", &[b"Idempotency-Key: k", b"Transfer-Encoding: chunked"]),
         b"5\r\nhello\r\nnot a size\r\n".to_vec(),
@@ -145,7 +168,10 @@ async fn a_body_that_is_cut_short_or_malformed_stores_nothing(database: Database
         stream.shutdown().await.expect("the sending side can be closed");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("the program answers and closes");
-        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("body-incomplete"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 400 ") && answer.contains("body-incomplete"),
+            "{answer}"
+        );
     }
     let answer = exchange(address, &malformed).await;
     assert_eq!((answer.status_code, answer.problem()), (400, urn("body-incomplete")));
@@ -165,8 +191,11 @@ async fn a_client_that_closes_its_sending_side_behind_its_request_is_answered(da
     let bench = Bench::start(&database).await;
     for n in 0..10 {
         let key = format!("Idempotency-Key: half-{n}");
-        let head = format!("POST /webhooks/orders HTTP/1.1\r\nHost: surehook\r\n{key}\r\nContent-Length: 2\r\n\r\n{{}}");
-        let mut stream = TcpStream::connect(bench.service.address()).await.expect("the program listens");
+        let head = format!(
+            "POST /webhooks/orders HTTP/1.1\r\nHost: surehook\r\n{key}\r\nContent-Length: 2\r\n\r\n{{}}"
+        );
+        let mut stream =
+            TcpStream::connect(bench.service.address()).await.expect("the program listens");
         stream.write_all(head.as_bytes()).await.expect("the program reads");
         stream.shutdown().await.expect("the sending side can be closed");
         let mut answer = String::new();
@@ -178,7 +207,11 @@ async fn a_client_that_closes_its_sending_side_behind_its_request_is_answered(da
 
 async fn a_body_that_does_not_come_is_not_waited_for(database: Database) {
     let bench = Bench::start(&database).await;
-    let stalled = [head("POST", "/webhooks/orders", &[b"Idempotency-Key: k", b"Content-Length: 100"]), vec![b'x'; 50]].concat();
+    let stalled = [
+        head("POST", "/webhooks/orders", &[b"Idempotency-Key: k", b"Content-Length: 100"]),
+        vec![b'x'; 50],
+    ]
+    .concat();
     let begun = std::time::Instant::now();
     let answer = exchange(bench.service.address(), &stalled).await;
     assert_eq!((answer.status_code, answer.problem()), (408, urn("too-slow")));
@@ -193,14 +226,40 @@ async fn what_is_not_http_is_refused(database: Database) {
     let many: Vec<&[u8]> = vec![b"X-Many: 1"; 200];
     let cases: [(Vec<u8>, &[u16]); 5] = [
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello\r\n\r\n".to_vec(), &[400]),
-        (b"POST /webhooks/orders HTTP/1.1\r\nIdempotency-Key: k\r\nContent-Length: -1\r\n\r\n".to_vec(), &[400]),
-        (b"POST /webhooks/orders HTTP/1.1\r\nIdempotency-Key: k\r\nBad Name: 1\r\n\r\n".to_vec(), &[400]),
-        (head("POST", "/webhooks/orders", &[b"Idempotency-Key: k", b"Content-Length: 0", &header]), &[431]),
-        (head("POST", "/webhooks/orders", &[&[b"Idempotency-Key: k".as_slice(), b"Content-Length: 0"], many.as_slice()].concat()), &[431]),
+        (
+            b"POST /webhooks/orders HTTP/1.1\r\nIdempotency-Key: k\r\nContent-Length: -1\r\n\r\n"
+                .to_vec(),
+            &[400],
+        ),
+        (
+            b"POST /webhooks/orders HTTP/1.1\r\nIdempotency-Key: k\r\nBad Name: 1\r\n\r\n".to_vec(),
+            &[400],
+        ),
+        (
+            head(
+                "POST",
+                "/webhooks/orders",
+                &[b"Idempotency-Key: k", b"Content-Length: 0", &header],
+            ),
+            &[431],
+        ),
+        (
+            head(
+                "POST",
+                "/webhooks/orders",
+                &[&[b"Idempotency-Key: k".as_slice(), b"Content-Length: 0"], many.as_slice()]
+                    .concat(),
+            ),
+            &[431],
+        ),
     ];
     for (request, expected) in cases {
         let answer = exchange(bench.service.address(), &request).await;
-        assert!(expected.contains(&answer.status_code), "{:?}: {answer:?}", String::from_utf8_lossy(&request[..request.len().min(80)]));
+        assert!(
+            expected.contains(&answer.status_code),
+            "{:?}: {answer:?}",
+            String::from_utf8_lossy(&request[..request.len().min(80)])
+        );
     }
     assert_new(&bench.post("orders", &[b"Idempotency-Key: k"], b"{}").await);
     bench.delivers_only(1).await;
@@ -246,12 +305,21 @@ impl Bench {
         self.post_framed(source, headers, body, Framing::Declared).await
     }
 
-    async fn post_framed(&self, source: &str, headers: &[&[u8]], body: &[u8], framing: Framing) -> Answer {
+    async fn post_framed(
+        &self,
+        source: &str,
+        headers: &[&[u8]],
+        body: &[u8],
+        framing: Framing,
+    ) -> Answer {
         let framed = match framing {
             Framing::Declared => format!("Content-Length: {}", body.len()),
-            Framing::Chunked | Framing::ChunkedWithoutEnd => "Transfer-Encoding: chunked".to_owned(),
+            Framing::Chunked | Framing::ChunkedWithoutEnd => {
+                "Transfer-Encoding: chunked".to_owned()
+            }
         };
-        let mut request = head("POST", &format!("/webhooks/{source}"), &[headers, &[framed.as_bytes()]].concat());
+        let mut request =
+            head("POST", &format!("/webhooks/{source}"), &[headers, &[framed.as_bytes()]].concat());
         match framing {
             Framing::Declared => request.extend_from_slice(body),
             Framing::Chunked | Framing::ChunkedWithoutEnd => {
@@ -274,13 +342,22 @@ impl Bench {
         for source in ["orders", "invoices", "restamping"] {
             let last = self.post(source, &[b"Idempotency-Key: the-last-of-all"], b"last").await;
             assert_new(&last);
-            let event: Uuid = last.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id");
-            wait::until("the last event", || async { if self.sink.of(event).is_empty() { Err("not there".to_owned()) } else { Ok(()) } })
-                .await;
+            let event: Uuid = last.json()["event_id"]
+                .as_str()
+                .and_then(|id| id.parse().ok())
+                .expect("an event id");
+            wait::until("the last event", || async {
+                if self.sink.of(event).is_empty() { Err("not there".to_owned()) } else { Ok(()) }
+            })
+            .await;
         }
         self.sink.reaches(events + 3).await;
         let received = self.sink.received();
-        assert_eq!(received.len(), events + 3, "something was stored that was refused: {received:?}");
+        assert_eq!(
+            received.len(),
+            events + 3,
+            "something was stored that was refused: {received:?}"
+        );
     }
 }
 
@@ -294,7 +371,8 @@ fn urn(problem: &str) -> String {
 
 /// The head of a request, which asks for the connection's end.
 fn head(method: &str, path: &str, headers: &[&[u8]]) -> Vec<u8> {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n").into_bytes();
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n")
+        .into_bytes();
     for line in headers {
         head.extend_from_slice(line);
         head.extend_from_slice(b"\r\n");

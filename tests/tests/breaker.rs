@@ -19,7 +19,10 @@ const CONCURRENCY: usize = 16;
 
 async fn an_outage_costs_its_events_the_probes_and_nobody_else_anything(database: Database) {
     let waiting: usize = soak::either(500, 5_000);
-    let (down, open) = soak::either((Duration::from_secs(4), Duration::from_millis(500)), (Duration::from_mins(1), Duration::from_secs(5)));
+    let (down, open) = soak::either(
+        (Duration::from_secs(4), Duration::from_millis(500)),
+        (Duration::from_mins(1), Duration::from_secs(5)),
+    );
     let run = Recording::begin(database).await;
     let broken = run.sink(|_| Answer::status(503)).await;
     let well = run.sink(|_| Answer::status(200)).await;
@@ -33,7 +36,9 @@ async fn an_outage_costs_its_events_the_probes_and_nobody_else_anything(database
     let service = run.service(&configuration).await;
     let (at_rest, _) = trickle(&run, &service, &well, Duration::from_secs(1)).await;
 
-    let told = |broken: bool| run.fault(Fault::Downstream { source: "broken".to_owned(), what: "503".to_owned(), broken });
+    let told = |broken: bool| {
+        run.fault(Fault::Downstream { source: "broken".to_owned(), what: "503".to_owned(), broken })
+    };
     told(true);
     let began = Instant::now();
     let load = Load { sources: &["broken"], posts: waiting, duplicates: 0, connections: 16 };
@@ -58,12 +63,21 @@ async fn an_outage_costs_its_events_the_probes_and_nobody_else_anything(database
         "{waiting} events, down for {down:?}: {burnt} attempts burnt, of which at most {probes} probes; drained {drained:?} after it was back; \
          the other source took {at_rest:?} (p99) at rest and {beside:?} beside the outage"
     );
-    assert!(burnt >= FAILURES && burnt <= FAILURES + CONCURRENCY + probes, "{burnt} attempts burnt, {probes} probes");
+    assert!(
+        burnt >= FAILURES && burnt <= FAILURES + CONCURRENCY + probes,
+        "{burnt} attempts burnt, {probes} probes"
+    );
     let here = &shown["sources"][0]["this_process"];
-    assert!(["open", "half_open"].contains(&here["breaker"].as_str().unwrap_or_default()), "{shown}");
+    assert!(
+        ["open", "half_open"].contains(&here["breaker"].as_str().unwrap_or_default()),
+        "{shown}"
+    );
     assert_eq!(here["last_success_seconds_ago"], Value::Null, "{shown}");
     let taken = broken.taken();
-    assert!(sent.iter().map(Sent::event).all(|event| taken.get(&event) == Some(&1)), "each is delivered, once");
+    assert!(
+        sent.iter().map(Sent::event).all(|event| taken.get(&event) == Some(&1)),
+        "each is delivered, once"
+    );
     assert!(beside < Duration::from_millis(500), "the other source took {beside:?}");
     // The ramp, and that nothing was sent while it was open, is for the oracles.
     run.judge().await;
@@ -71,7 +85,12 @@ async fn an_outage_costs_its_events_the_probes_and_nobody_else_anything(database
 
 /// Posts to the source that is well every 20 ms, and answers the 99th percentile of the times from its reception to the
 /// end of its delivery, by the database's clock.
-async fn trickle(run: &Recording, service: &Service, well: &Sink, lasting: Duration) -> (Duration, Vec<Uuid>) {
+async fn trickle(
+    run: &Recording,
+    service: &Service,
+    well: &Sink,
+    lasting: Duration,
+) -> (Duration, Vec<Uuid>) {
     let (began, before) = (Instant::now(), well.count());
     let mut events = Vec::new();
     while began.elapsed() < lasting {
@@ -85,10 +104,17 @@ async fn trickle(run: &Recording, service: &Service, well: &Sink, lasting: Durat
     let client = Client::default();
     let mut took = Vec::new();
     for event in &events {
-        let shown = client.get(&service.url(&format!("/events/{event}"))).await.expect("an answer").json();
-        let time = |name: &str| shown[name].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-        let (received, settled) = (time("received_at").expect("a time"), time("settled_at").unwrap_or_else(|| panic!("{shown}")));
-        took.push(Duration::try_from(settled.duration_since(received)).expect("it ended after it began"));
+        let shown =
+            client.get(&service.url(&format!("/events/{event}"))).await.expect("an answer").json();
+        let time =
+            |name: &str| shown[name].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        let (received, settled) = (
+            time("received_at").expect("a time"),
+            time("settled_at").unwrap_or_else(|| panic!("{shown}")),
+        );
+        took.push(
+            Duration::try_from(settled.duration_since(received)).expect("it ended after it began"),
+        );
     }
     took.sort_unstable();
     (took[(took.len() * 99 / 100).min(took.len() - 1)], events)

@@ -44,16 +44,34 @@ async fn any_bytes_arrive_with_every_value_of_every_header_in_order(database: Da
     assert_eq!(received.values("x-quoted"), [&b"\"a\\\"b\\\\\"; q=0.5"[..]]);
     assert_eq!(received.values("x-tab"), [&b"a\tb"[..]]);
     assert_eq!(received.values("content-type"), [&b"application/octet-stream"[..]]);
-    assert_eq!(received.values("content-encoding"), [&b"gzip"[..]], "a body that only claims to be compressed is left alone");
+    assert_eq!(
+        received.values("content-encoding"),
+        [&b"gzip"[..]],
+        "a body that only claims to be compressed is left alone"
+    );
     assert_eq!(received.values("content-length"), [body.len().to_string().as_bytes()]);
     assert_eq!(received.values("accept"), [b"*/*"]);
-    let added: Vec<&str> = received.headers.iter().map(|(name, _)| name.as_str()).filter(|name| !is_expected(name)).collect();
+    let added: Vec<&str> = received
+        .headers
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .filter(|name| !is_expected(name))
+        .collect();
     assert!(added.is_empty(), "headers that nobody sent: {added:?}");
 }
 
 /// What was sent above, what every delivery bears, and what HTTP itself needs.
 fn is_expected(name: &str) -> bool {
-    let sent = ["x-trace", "x-name", "x-comma", "x-quoted", "x-tab", "content-type", "content-encoding", "idempotency-key"];
+    let sent = [
+        "x-trace",
+        "x-name",
+        "x-comma",
+        "x-quoted",
+        "x-tab",
+        "content-type",
+        "content-encoding",
+        "idempotency-key",
+    ];
     let ours = ["surehook-event-id", "surehook-source", "surehook-attempt"];
     // `Accept: */*` says what an absent one says; the downstream's client adds it.
     let transport = ["host", "content-length", "accept"];
@@ -98,19 +116,31 @@ async fn connection_headers_and_credentials_stay_behind(database: Database) {
         assert!(received.values(name).is_empty(), "{name} was sent on");
     }
     assert_eq!(received.values("x-kept"), [b"yes"]);
-    assert_eq!(received.values("host"), [sink.url("").trim_start_matches("http://").as_bytes()], "the downstream's own");
-    assert_eq!(received.values("surehook-attempt"), [b"1"], "what a producer claims does not count");
+    assert_eq!(
+        received.values("host"),
+        [sink.url("").trim_start_matches("http://").as_bytes()],
+        "the downstream's own"
+    );
+    assert_eq!(
+        received.values("surehook-attempt"),
+        [b"1"],
+        "what a producer claims does not count"
+    );
     assert_eq!(received.values("surehook-event-id").len(), 1);
     assert!(!received.event.is_nil());
 }
 
 async fn credentials_go_on_where_the_source_says_so(database: Database) {
     let (sink, service) = start(&database).await;
-    let headers: [&[u8]; 3] = [b"Authorization: Bearer secret", b"Cookie: a=1", b"Proxy-Authorization: Basic c2VjcmV0"];
+    let headers: [&[u8]; 3] =
+        [b"Authorization: Bearer secret", b"Cookie: a=1", b"Proxy-Authorization: Basic c2VjcmV0"];
     let received = delivered(&sink, &service, "trusted", &headers, b"{}").await;
     assert_eq!(received.values("authorization"), [b"Bearer secret"]);
     assert_eq!(received.values("cookie"), [b"a=1"]);
-    assert!(received.values("proxy-authorization").is_empty(), "that one is for the proxy, whoever trusts whom");
+    assert!(
+        received.values("proxy-authorization").is_empty(),
+        "that one is for the proxy, whoever trusts whom"
+    );
 }
 
 async fn start(database: &Database) -> (Sink, Service) {
@@ -125,7 +155,13 @@ async fn start(database: &Database) -> (Sink, Service) {
 }
 
 /// Posts a body with these header lines, and gives back what the downstream got.
-async fn delivered(sink: &Sink, service: &Service, source: &str, headers: &[&[u8]], body: &[u8]) -> Received {
+async fn delivered(
+    sink: &Sink,
+    service: &Service,
+    source: &str,
+    headers: &[&[u8]],
+    body: &[u8],
+) -> Received {
     let length = format!("Content-Length: {}", body.len());
     let mut request = head(source, &[headers, &[length.as_bytes()]].concat());
     request.extend_from_slice(body);
@@ -134,7 +170,9 @@ async fn delivered(sink: &Sink, service: &Service, source: &str, headers: &[&[u8
 
 fn head(source: &str, headers: &[&[u8]]) -> Vec<u8> {
     let key = Uuid::new_v4();
-    let mut head = format!("POST /webhooks/{source} HTTP/1.1\r\nHost: surehook\r\nIdempotency-Key: {key}\r\n").into_bytes();
+    let mut head =
+        format!("POST /webhooks/{source} HTTP/1.1\r\nHost: surehook\r\nIdempotency-Key: {key}\r\n")
+            .into_bytes();
     for line in headers {
         head.extend_from_slice(line);
         head.extend_from_slice(b"\r\n");
@@ -146,8 +184,12 @@ fn head(source: &str, headers: &[&[u8]]) -> Vec<u8> {
 async fn accepted(sink: &Sink, service: &Service, request: &[u8]) -> Received {
     let answer = exchange(service.address(), request).await;
     assert_eq!(answer.status_code, 202, "{answer:?}");
-    let event: Uuid = answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id");
-    wait::until("the delivery", || async { sink.of(event).pop().ok_or_else(|| "nothing".to_owned()) }).await
+    let event: Uuid =
+        answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id");
+    wait::until("the delivery", || async {
+        sink.of(event).pop().ok_or_else(|| "nothing".to_owned())
+    })
+    .await
 }
 
 /// Bytes without a pattern, the same each time.

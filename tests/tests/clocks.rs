@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 on_each_database!(a_process_in_another_time_zone_shows_utc_and_keeps_its_schedule);
 
-const LOAD: Load = Load { sources: &["github", "stripe", "shopify"], posts: 300, duplicates: 30, connections: 8 };
+const LOAD: Load =
+    Load { sources: &["github", "stripe", "shopify"], posts: 300, duplicates: 30, connections: 8 };
 
 async fn a_process_in_another_time_zone_shows_utc_and_keeps_its_schedule(database: Database) {
     let run = Recording::begin(database).await;
@@ -52,25 +53,47 @@ async fn a_process_whose_clock_is_five_minutes_slow_keeps_leases_and_schedules()
 /// The library that makes a process's wall clock wrong, where the packages of Debian, Fedora and Alpine put it.
 fn faketime() -> PathBuf {
     let places = ["/usr/lib64/faketime", "/usr/lib/faketime"].map(PathBuf::from);
-    let of_debian = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path().join("faketime"));
-    let found = places.into_iter().chain(of_debian).map(|folder| folder.join("libfaketime.so.1")).find(|path| path.is_file());
+    let of_debian = std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("faketime"));
+    let found = places
+        .into_iter()
+        .chain(of_debian)
+        .map(|folder| folder.join("libfaketime.so.1"))
+        .find(|path| path.is_file());
     found.expect("libfaketime is not here: `make tools` installs it")
 }
 
 /// Two processes, one of which is wrong about the time, share the work.
 async fn with_a_wrong_clock(by: &'static str) {
     let library: &'static str = String::leak(faketime().display().to_string());
-    let variables = Box::new([("FAKETIME", by), ("LD_PRELOAD", library), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")]);
+    let variables = Box::new([
+        ("FAKETIME", by),
+        ("LD_PRELOAD", library),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ]);
     let environment: Environment = Box::leak(variables);
     let run = Recording::begin(Database::postgres().await).await;
     let sink = run.sink(refuses_a_third).await;
     let right = run.service(&configuration(&sink)).await;
     let wrong = run.service_in(environment, &configuration(&sink)).await;
     let log = wrong.log();
-    let line: serde_json::Value = log.lines().next().and_then(|line| serde_json::from_str(line).ok()).expect("it logs as JSON");
-    let logged: Timestamp = line["timestamp"].as_str().and_then(|text| text.parse().ok()).expect("a log line bears its time");
+    let line: serde_json::Value = log
+        .lines()
+        .next()
+        .and_then(|line| serde_json::from_str(line).ok())
+        .expect("it logs as JSON");
+    let logged: Timestamp = line["timestamp"]
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .expect("a log line bears its time");
     let off = logged.duration_since(Timestamp::now()).abs();
-    assert!(off > SignedDuration::from_secs(280), "its clock was to be {by} wrong, and is {off:?} off");
+    assert!(
+        off > SignedDuration::from_secs(280),
+        "its clock was to be {by} wrong, and is {off:?} off"
+    );
 
     let targets = vec![right.target(), wrong.target()];
     let sent = produce(run.clone(), targets, LOAD, Progress::default()).await;
@@ -78,7 +101,8 @@ async fn with_a_wrong_clock(by: &'static str) {
         are_times_of_now(&shown);
     }
     let judged = run.judge().await;
-    let processes: std::collections::BTreeSet<&str> = judged.committed().map(|(_, committed)| committed.process.as_str()).collect();
+    let processes: std::collections::BTreeSet<&str> =
+        judged.committed().map(|(_, committed)| committed.process.as_str()).collect();
     assert_eq!(processes.len(), 2, "both took part");
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
 }
@@ -95,7 +119,9 @@ async fn changes_nothing(run: &Recording, sink: &Sink, service: &Service) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_steps_back_delays_no_retry_on_sqlite() {
-    let world = Stepped::start(|received| Answer::status(if received.attempt == 1 { 503 } else { 200 })).await;
+    let world =
+        Stepped::start(|received| Answer::status(if received.attempt == 1 { 503 } else { 200 }))
+            .await;
     let event = world.post().await;
     world.is(event, "retrying").await;
 
@@ -127,7 +153,9 @@ struct Stepped {
 }
 
 impl Stepped {
-    async fn start(behaviour: impl Fn(&tests::sink::Received) -> Answer + Send + Sync + 'static) -> Self {
+    async fn start(
+        behaviour: impl Fn(&tests::sink::Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let clock = TempDir::new().expect("a temporary folder");
         let file: &'static str = String::leak(clock.path().join("offset").display().to_string());
         std::fs::write(file, "+0").expect("the folder can be written to");
@@ -139,8 +167,10 @@ impl Stepped {
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ]);
         let sink = Sink::start(behaviour).await;
-        let configuration =
-            format!("[sources.github]\ndestination = \"{}\"\ninitial_delay = \"5s\"\nmax_delay = \"5s\"\n", sink.url("/github"));
+        let configuration = format!(
+            "[sources.github]\ndestination = \"{}\"\ninitial_delay = \"5s\"\nmax_delay = \"5s\"\n",
+            sink.url("/github")
+        );
         let database = format!("sqlite:{}", clock.path().join("surehook.db").display());
         let service = Service::start_in(Box::leak(variables), &database, &configuration).await;
         Self { service, sink, clock }
@@ -148,12 +178,15 @@ impl Stepped {
 
     /// Sets the clock so far off the right time.
     fn step(&self, off: &str) {
-        std::fs::write(self.clock.path().join("offset"), off).expect("the folder can be written to");
+        std::fs::write(self.clock.path().join("offset"), off)
+            .expect("the folder can be written to");
     }
 
     async fn post(&self) -> Uuid {
         let key = Uuid::now_v7().to_string();
-        let answer = Client::default().post(&self.service.url("/webhooks/github"), &[("idempotency-key", &key)], "{}").await;
+        let answer = Client::default()
+            .post(&self.service.url("/webhooks/github"), &[("idempotency-key", &key)], "{}")
+            .await;
         let answer = answer.expect("an answer");
         assert_eq!(answer.status_code, 202, "{answer:?}");
         answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id")
@@ -178,11 +211,14 @@ impl Stepped {
 /// Holds each time that is shown of an event to the right one, and to be written in UTC.
 fn are_times_of_now(shown: &serde_json::Value) {
     let attempts = shown["history"].as_array().expect("a history");
-    let times = [&shown["received_at"], &shown["settled_at"]].into_iter().chain(attempts.iter().map(|attempt| &attempt["started_at"]));
+    let times = [&shown["received_at"], &shown["settled_at"]]
+        .into_iter()
+        .chain(attempts.iter().map(|attempt| &attempt["started_at"]));
     for time in times {
         let text = time.as_str().unwrap_or_else(|| panic!("a time is missing: {shown}"));
         assert!(text.ends_with('Z'), "{text} is not in UTC");
-        let off = text.parse::<Timestamp>().expect("RFC 3339").duration_since(Timestamp::now()).abs();
+        let off =
+            text.parse::<Timestamp>().expect("RFC 3339").duration_since(Timestamp::now()).abs();
         assert!(off < SignedDuration::from_secs(60), "{text} is {off:?} off: {shown}");
     }
 }

@@ -26,7 +26,10 @@ fn check_names_the_line_of_each_mistake_and_serve_refuses_to_start_with_it() {
     let cases = [
         (format!("{SOURCE}timout = \"1s\"\n"), "surehook.toml:3:1: `sources.github.timout`"),
         (format!("{SOURCE}timeout = \"soon\"\n"), "surehook.toml:3:11: `sources.github.timeout`"),
-        ("[sources.github]\ndestination = \"ftp://example.com\"\n".to_owned(), "surehook.toml:2:15: `sources.github.destination`"),
+        (
+            "[sources.github]\ndestination = \"ftp://example.com\"\n".to_owned(),
+            "surehook.toml:2:15: `sources.github.destination`",
+        ),
         (format!("{SOURCE}{SOURCE}"), "surehook.toml:3:"),
         (format!("{SOURCE}lease = \"1s\"\n"), "surehook.toml:3:1: `sources.github.lease`"),
         (format!("listen = \"everywhere\"\n{SOURCE}"), "surehook.toml:1:10: `listen`"),
@@ -39,10 +42,17 @@ fn check_names_the_line_of_each_mistake_and_serve_refuses_to_start_with_it() {
             let output = run(folder.path(), [command, "--config", "surehook.toml"]);
             let error = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_eq!(output.status.code(), Some(2), "{command} of:\n{text}");
-            assert!(error.contains(message), "{command} does not say {message:?} of\n{text}but:\n{error}");
+            assert!(
+                error.contains(message),
+                "{command} does not say {message:?} of\n{text}but:\n{error}"
+            );
             assert!(!error.contains("panicked"), "{error}");
         }
-        assert_eq!(fs::read_dir(folder.path()).expect("the folder is there").count(), 1, "a file was made: {text}");
+        assert_eq!(
+            fs::read_dir(folder.path()).expect("the folder is there").count(),
+            1,
+            "a file was made: {text}"
+        );
     }
 }
 
@@ -51,18 +61,28 @@ fn an_address_that_cannot_be_listened_on_is_told_with_its_own_reason() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = taken.local_addr().expect("it listens").to_string();
     // The second is kept for documentation (RFC 5737): no interface has it.
-    for (address, reason) in [(taken.as_str(), "another process listens there"), ("192.0.2.1:8080", "no interface of this machine")] {
+    for (address, reason) in [
+        (taken.as_str(), "another process listens there"),
+        ("192.0.2.1:8080", "no interface of this machine"),
+    ] {
         let folder = folder_with(SOURCE);
         let output = run(folder.path(), ["serve", "--listen", address]);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{error}");
-        assert!(error.contains(reason) && error.contains("`listen`") && !error.contains("is another process there?"), "{error}");
+        assert!(
+            error.contains(reason)
+                && error.contains("`listen`")
+                && !error.contains("is another process there?"),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn check_tells_every_mistake_at_once_and_passes_what_is_right() {
-    let folder = folder_with("listen = 8080\n[sources.github]\ndestination = \"mailto:me\"\nconcurrency = 0\n");
+    let folder = folder_with(
+        "listen = 8080\n[sources.github]\ndestination = \"mailto:me\"\nconcurrency = 0\n",
+    );
     let output = run(folder.path(), ["check"]);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     for place in ["surehook.toml:1:", "surehook.toml:3:", "surehook.toml:4:"] {
@@ -74,7 +94,11 @@ fn check_tells_every_mistake_at_once_and_passes_what_is_right() {
     assert!(output.status.success(), "{output:?}");
     assert!(!folder.path().join("surehook.db").exists(), "checking makes no database");
     let output = run(folder.path(), ["check", "--config", "elsewhere.toml"]);
-    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("elsewhere.toml"), "{output:?}");
+    assert!(
+        !output.status.success()
+            && String::from_utf8_lossy(&output.stderr).contains("elsewhere.toml"),
+        "{output:?}"
+    );
 }
 
 #[test]
@@ -96,7 +120,10 @@ async fn migrating_twice_changes_nothing(database: Database) {
 }
 
 async fn a_database_with_a_newer_schema_is_refused(database: Database) {
-    let folder = folder_with(&format!("listen = \"127.0.0.1:0\"\ndatabase = \"{}\"\n{SOURCE}", database.url()));
+    let folder = folder_with(&format!(
+        "listen = \"127.0.0.1:0\"\ndatabase = \"{}\"\n{SOURCE}",
+        database.url()
+    ));
     assert!(run(folder.path(), ["migrate"]).status.success());
     pretend_a_newer_migration(&database).await;
 
@@ -110,7 +137,9 @@ async fn a_database_with_a_newer_schema_is_refused(database: Database) {
 
 async fn without_migrate_on_start_the_program_waits_for_the_migration(database: Database) {
     let sink = Sink::start(|_| Answer::status(200)).await;
-    let service = Service::begin(&database.url(), &format!("migrate_on_start = false\n{}", source(&sink))).await;
+    let service =
+        Service::begin(&database.url(), &format!("migrate_on_start = false\n{}", source(&sink)))
+            .await;
     is_alive_and_takes_nothing(&service).await;
 
     let folder = folder_with(&format!("database = \"{}\"\n{SOURCE}", database.url()));
@@ -164,18 +193,31 @@ async fn is_alive_and_takes_nothing(service: &Service) {
         if answer.status_code == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
     })
     .await;
-    let answer = client.post(&service.url("/webhooks/github"), &[("idempotency-key", "too-early")], "{}").await.expect("an answer");
+    let answer = client
+        .post(&service.url("/webhooks/github"), &[("idempotency-key", "too-early")], "{}")
+        .await
+        .expect("an answer");
     assert_eq!(answer.status_code, 503, "{answer:?}");
     assert!(answer.problem().starts_with("urn:surehook:problem:database-"), "{answer:?}");
-    assert!(answer.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0), "{answer:?}");
+    assert!(
+        answer.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0),
+        "{answer:?}"
+    );
 }
 
 /// A post is taken, as new, and delivered.
 async fn delivers(service: &Service, sink: &Sink, key: &str) {
-    let answer = Client::default().post(&service.url("/webhooks/github"), &[("idempotency-key", key)], "{}").await.expect("an answer");
+    let answer = Client::default()
+        .post(&service.url("/webhooks/github"), &[("idempotency-key", key)], "{}")
+        .await
+        .expect("an answer");
     assert_eq!((answer.status_code, answer.header("idempotent-replayed")), (202, ""), "{answer:?}");
-    let event = answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id");
-    wait::until("the delivery", || async { if sink.of(event).len() == 1 { Ok(()) } else { Err("not there".to_owned()) } }).await;
+    let event =
+        answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id");
+    wait::until("the delivery", || async {
+        if sink.of(event).len() == 1 { Ok(()) } else { Err("not there".to_owned()) }
+    })
+    .await;
 }
 
 fn source(sink: &Sink) -> String {
@@ -184,26 +226,39 @@ fn source(sink: &Sink) -> String {
 
 fn folder_with(configuration: &str) -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
-    fs::write(folder.path().join(Path::new("surehook.toml")), configuration).expect("the folder can be written to");
+    fs::write(folder.path().join(Path::new("surehook.toml")), configuration)
+        .expect("the folder can be written to");
     folder
 }
 
 fn told(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 async fn pretend_a_newer_migration(database: &Database) {
-    const INSERT: &str =
-        "insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (99999999, 'later', true, $1, 0)";
+    const INSERT: &str = "insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (99999999, 'later', true, $1, 0)";
     match database {
         Database::Sqlite(_) => {
-            let mut connection = SqliteConnection::connect(&database.url()).await.expect("the database is there");
-            sqlx::query(INSERT).bind(&b"later"[..]).execute(&mut connection).await.expect("the migrations' table is there");
+            let mut connection =
+                SqliteConnection::connect(&database.url()).await.expect("the database is there");
+            sqlx::query(INSERT)
+                .bind(&b"later"[..])
+                .execute(&mut connection)
+                .await
+                .expect("the migrations' table is there");
             connection.close().await.expect("the connection can be closed");
         }
         Database::Postgres(url) => {
             let mut connection = PgConnection::connect(url).await.expect("the database is there");
-            sqlx::query(INSERT).bind(&b"later"[..]).execute(&mut connection).await.expect("the migrations' table is there");
+            sqlx::query(INSERT)
+                .bind(&b"later"[..])
+                .execute(&mut connection)
+                .await
+                .expect("the migrations' table is there");
             connection.close().await.expect("the connection can be closed");
         }
     }

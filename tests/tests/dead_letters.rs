@@ -24,13 +24,22 @@ async fn a_refusal_for_good_ends_in_a_dead_letter_at_once(database: Database) {
     let event = post(&service, "orders").await;
 
     let shown = until_status(&service, event, "dead_lettered").await;
-    assert_eq!((&shown["reason"], &shown["attempts"]), (&Value::from("permanent"), &Value::from(1)), "{shown}");
+    assert_eq!(
+        (&shown["reason"], &shown["attempts"]),
+        (&Value::from("permanent"), &Value::from(1)),
+        "{shown}"
+    );
     assert!(shown["settled_at"].is_string() && shown["next_attempt_at"].is_null(), "{shown}");
     let attempt = &shown["history"][0];
     assert_eq!(attempt["verdict"], "permanent", "{shown}");
     assert_eq!(attempt["status_code"], 422, "{shown}");
     assert_eq!(attempt["excerpt"], "unknown currency", "{shown}");
-    assert!(attempt["error"].is_null() && attempt["duration_ms"].is_number() && attempt["started_at"].is_string(), "{shown}");
+    assert!(
+        attempt["error"].is_null()
+            && attempt["duration_ms"].is_number()
+            && attempt["started_at"].is_string(),
+        "{shown}"
+    );
     assert_eq!(sink.of(event).len(), 1);
 }
 
@@ -41,11 +50,29 @@ async fn exhausted_attempts_end_in_a_dead_letter(database: Database) {
     let event = post(&service, "orders").await;
 
     let shown = until_status(&service, event, "dead_lettered").await;
-    assert_eq!((&shown["reason"], &shown["attempts"]), (&Value::from("exhausted"), &Value::from(3)), "{shown}");
-    let history: Vec<_> =
-        shown["history"].as_array().expect("a history").iter().map(|attempt| (&attempt["attempt"], &attempt["status_code"])).collect();
-    assert_eq!(history, [(&Value::from(1), &Value::from(503)), (&Value::from(2), &Value::from(503)), (&Value::from(3), &Value::from(503))]);
-    assert_eq!(sink.of(event).iter().map(|received| received.attempt).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(
+        (&shown["reason"], &shown["attempts"]),
+        (&Value::from("exhausted"), &Value::from(3)),
+        "{shown}"
+    );
+    let history: Vec<_> = shown["history"]
+        .as_array()
+        .expect("a history")
+        .iter()
+        .map(|attempt| (&attempt["attempt"], &attempt["status_code"]))
+        .collect();
+    assert_eq!(
+        history,
+        [
+            (&Value::from(1), &Value::from(503)),
+            (&Value::from(2), &Value::from(503)),
+            (&Value::from(3), &Value::from(503))
+        ]
+    );
+    assert_eq!(
+        sink.of(event).iter().map(|received| received.attempt).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
 }
 
 async fn a_source_can_judge_status_codes_in_its_own_way(database: Database) {
@@ -55,8 +82,16 @@ async fn a_source_can_judge_status_codes_in_its_own_way(database: Database) {
     let picky = until_status(&service, post(&service, "picky").await, "dead_lettered").await;
     let lenient = until_status(&service, post(&service, "lenient").await, "dead_lettered").await;
 
-    assert_eq!((&picky["reason"], &picky["attempts"]), (&Value::from("permanent"), &Value::from(1)), "`dead_letter_on` has 404: {picky}");
-    assert_eq!((&lenient["reason"], &lenient["attempts"]), (&Value::from("exhausted"), &Value::from(3)), "`retry_on` has 422: {lenient}");
+    assert_eq!(
+        (&picky["reason"], &picky["attempts"]),
+        (&Value::from("permanent"), &Value::from(1)),
+        "`dead_letter_on` has 404: {picky}"
+    );
+    assert_eq!(
+        (&lenient["reason"], &lenient["attempts"]),
+        (&Value::from("exhausted"), &Value::from(3)),
+        "`retry_on` has 422: {lenient}"
+    );
 }
 
 async fn a_redrive_delivers_with_a_new_budget_and_keeps_the_history(database: Database) {
@@ -72,11 +107,22 @@ async fn a_redrive_delivers_with_a_new_budget_and_keeps_the_history(database: Da
     assert_eq!(answer.status_code, 200, "{answer:?}");
     assert_eq!(answer.json()["event_id"], event.to_string());
     let shown = until_status(&service, event, "delivered").await;
-    let verdicts: Vec<_> =
-        shown["history"].as_array().expect("a history").iter().map(|attempt| attempt["verdict"].as_str().unwrap_or("")).collect();
-    assert_eq!(verdicts, ["transient", "transient", "transient", "transient", "transient", "delivered"], "{shown}");
+    let verdicts: Vec<_> = shown["history"]
+        .as_array()
+        .expect("a history")
+        .iter()
+        .map(|attempt| attempt["verdict"].as_str().unwrap_or(""))
+        .collect();
+    assert_eq!(
+        verdicts,
+        ["transient", "transient", "transient", "transient", "transient", "delivered"],
+        "{shown}"
+    );
     assert!(shown["reason"].is_null(), "{shown}");
-    assert_eq!(sink.of(event).iter().map(|received| received.attempt).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(
+        sink.of(event).iter().map(|received| received.attempt).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5, 6]
+    );
 }
 
 async fn only_a_dead_letter_can_be_redriven(database: Database) {
@@ -85,11 +131,20 @@ async fn only_a_dead_letter_can_be_redriven(database: Database) {
     until_status(&service, event, "delivered").await;
 
     let answer = redrive(&service, &event.to_string()).await;
-    assert_eq!((answer.status_code, answer.problem().as_str()), (409, "urn:surehook:problem:not-dead-lettered"));
+    assert_eq!(
+        (answer.status_code, answer.problem().as_str()),
+        (409, "urn:surehook:problem:not-dead-lettered")
+    );
     let answer = redrive(&service, &Uuid::now_v7().to_string()).await;
-    assert_eq!((answer.status_code, answer.problem().as_str()), (404, "urn:surehook:problem:unknown-event"));
+    assert_eq!(
+        (answer.status_code, answer.problem().as_str()),
+        (404, "urn:surehook:problem:unknown-event")
+    );
     let answer = redrive(&service, "not-a-uuid").await;
-    assert_eq!((answer.status_code, answer.problem().as_str()), (400, "urn:surehook:problem:bad-event-id"));
+    assert_eq!(
+        (answer.status_code, answer.problem().as_str()),
+        (400, "urn:surehook:problem:bad-event-id")
+    );
 
     assert_eq!(until_status(&service, event, "delivered").await["attempts"], 1);
     assert_eq!(sink.of(event).len(), 1);
@@ -122,14 +177,19 @@ async fn start(database: &Database) -> (Sink, Service) {
 
 async fn post(service: &Service, source: &str) -> Uuid {
     let key = Uuid::new_v4().to_string();
-    let answer =
-        Client::default().post(&service.url(&format!("/webhooks/{source}")), &[("idempotency-key", &key)], "{}").await.expect("an answer");
+    let answer = Client::default()
+        .post(&service.url(&format!("/webhooks/{source}")), &[("idempotency-key", &key)], "{}")
+        .await
+        .expect("an answer");
     assert_eq!(answer.status_code, 202, "{answer:?}");
     answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id")
 }
 
 async fn redrive(service: &Service, event: &str) -> tests::http::Answer {
-    Client::default().post(&service.url(&format!("/events/{event}/redrive")), &[], "").await.expect("an answer")
+    Client::default()
+        .post(&service.url(&format!("/events/{event}/redrive")), &[], "")
+        .await
+        .expect("an answer")
 }
 
 async fn until_status(service: &Service, event: Uuid, status: &str) -> Value {

@@ -13,21 +13,37 @@ async fn every_event_is_delivered_once_and_its_status_is_explained(database: Dat
     let run = Recording::begin(database).await;
     let sink = run.sink(Answer::refusing_a_third_at_first).await;
     let service = run.service(&configuration(&sink)).await;
-    let load = Load { sources: &["github", "stripe", "shopify"], posts: 5_000, duplicates: 500, connections: 64 };
+    let load = Load {
+        sources: &["github", "stripe", "shopify"],
+        posts: 5_000,
+        duplicates: 500,
+        connections: 64,
+    };
 
     let sent = produce(run.clone(), vec![service.target()], load, Progress::default()).await;
 
     assert_eq!(sent.len(), 4_500);
-    assert_eq!(sent.iter().map(|sent| sent.new + sent.replayed).sum::<usize>(), 5_000, "each post was accepted");
+    assert_eq!(
+        sent.iter().map(|sent| sent.new + sent.replayed).sum::<usize>(),
+        5_000,
+        "each post was accepted"
+    );
     for sent in &sent {
-        assert!(sent.new == 1 || (sent.new == 0 && sent.unanswered > 0), "a key is new once, if its answer came through: {sent:?}");
+        assert!(
+            sent.new == 1 || (sent.new == 0 && sent.unanswered > 0),
+            "a key is new once, if its answer came through: {sent:?}"
+        );
     }
     verdicts::all_taken(&sink, &sent).await;
     let lost = verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
     assert!(lost.is_empty(), "nothing was broken, and yet attempts were lost: {lost:?}");
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
     let refused = sink.received().iter().filter(|received| !received.taken()).count();
-    assert_eq!(sink.count(), 4_500 + refused, "one request for each event and one more for each refusal");
+    assert_eq!(
+        sink.count(),
+        4_500 + refused,
+        "one request for each event and one more for each refusal"
+    );
     assert!((1_200..1_800).contains(&refused), "about a third was refused at first, not {refused}");
     run.judge().await;
 }

@@ -16,18 +16,28 @@ async fn the_walk_of_the_readme_works_as_pasted() {
     let mut demo = Process::start(folder.path(), arguments);
     assert!(demo.listens(service).await, "the demo ended before it listened:\n{}", demo.log());
     let blocks = walk(include_str!("../../README.md"));
-    let script: String = blocks.iter().map(|block| format!("{block}\necho '{SEPARATOR}'\n")).collect();
+    let script: String =
+        blocks.iter().map(|block| format!("{block}\necho '{SEPARATOR}'\n")).collect();
     // The README's ports are the demo's own; here they may be taken.
-    let script = script.replace("127.0.0.1:8080", &service.to_string()).replace("127.0.0.1:8081", &downstream.to_string());
+    let script = script
+        .replace("127.0.0.1:8080", &service.to_string())
+        .replace("127.0.0.1:8081", &downstream.to_string());
     assert!(!script.contains(":808"), "an address was not replaced:\n{script}");
 
     let output = tokio::task::spawn_blocking(move || {
-        Command::new("bash").args(["-euo", "pipefail", "-c", &script]).stdin(Stdio::null()).output().expect("there is a bash")
+        Command::new("bash")
+            .args(["-euo", "pipefail", "-c", &script])
+            .stdin(Stdio::null())
+            .output()
+            .expect("there is a bash")
     })
     .await
     .expect("the shell was run");
 
-    let (told, error) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
+    let (told, error) = (
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    );
     assert!(output.status.success(), "{}\n{told}\n{error}", output.status);
     let told: Vec<&str> = told.split(SEPARATOR).collect();
     let expected: [&[&str]; 6] = [
@@ -36,13 +46,24 @@ async fn the_walk_of_the_readme_works_as_pasted() {
         &["\"status\":\"delivered\""],
         &["\"status\":\"retrying\"", "\"status\":\"delivered\""],
         &["\"status\":\"dead_lettered\"", "\"reason\":\"permanent\""],
-        &["\"status\":\"dead_lettered\"", "\"reason\":\"exhausted\"", "\"status\":\"queued\"", "\"status\":\"delivered\""],
+        &[
+            "\"status\":\"dead_lettered\"",
+            "\"reason\":\"exhausted\"",
+            "\"status\":\"queued\"",
+            "\"status\":\"delivered\"",
+        ],
     ];
-    assert_eq!(told.len(), expected.len() + 1, "the README's walk has other steps than this test: {told:#?}");
+    assert_eq!(
+        told.len(),
+        expected.len() + 1,
+        "the README's walk has other steps than this test: {told:#?}"
+    );
     for (told, expected) in told.iter().zip(expected) {
         let mut rest = *told;
         for words in expected {
-            let at = rest.find(words).unwrap_or_else(|| panic!("{words} does not follow in:\n{told}\n{error}"));
+            let at = rest
+                .find(words)
+                .unwrap_or_else(|| panic!("{words} does not follow in:\n{told}\n{error}"));
             rest = &rest[at + words.len()..];
         }
     }
@@ -50,8 +71,10 @@ async fn the_walk_of_the_readme_works_as_pasted() {
     demo.signal(Signal::SIGTERM);
     let status = demo.wait(Duration::from_secs(10)).await;
     assert_eq!(status.code(), Some(0), "{status}\n{}", demo.log());
-    let left: Vec<_> =
-        fs::read_dir(folder.path()).expect("the folder is there").map(|entry| entry.expect("it can be read").file_name()).collect();
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .expect("the folder is there")
+        .map(|entry| entry.expect("it can be read").file_name())
+        .collect();
     assert_eq!(left, ["log"], "the demo leaves something behind");
 }
 
@@ -59,7 +82,12 @@ const SEPARATOR: &str = "-- the next block --";
 
 /// The fenced shell blocks of the section "Try it".
 fn walk(readme: &str) -> Vec<&str> {
-    let (_, section) = readme.split_once("\n## Try it\n").expect("the README has a section `Try it`");
+    let (_, section) =
+        readme.split_once("\n## Try it\n").expect("the README has a section `Try it`");
     let (section, _) = section.split_once("\n## ").expect("and sections after it");
-    section.split("\n```sh\n").skip(1).map(|block| block.split_once("\n```").expect("a block ends").0).collect()
+    section
+        .split("\n```sh\n")
+        .skip(1)
+        .map(|block| block.split_once("\n```").expect("a block ends").0)
+        .collect()
 }

@@ -9,23 +9,55 @@ use tests::program::cargo;
 
 #[test]
 fn the_core_depends_on_nothing_that_touches_the_world() {
-    let output = run(&["tree", "--package", "surehook-core", "--edges", "normal", "--prefix", "none", "--format", "{p}"]);
+    let output = run(&[
+        "tree",
+        "--package",
+        "surehook-core",
+        "--edges",
+        "normal",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let tree = String::from_utf8_lossy(&output.stdout).into_owned();
-    let packages: BTreeSet<&str> = tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let packages: BTreeSet<&str> =
+        tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert!(packages.contains("surehook-core") && packages.contains("sha2"), "{packages:?}");
-    for forbidden in ["tokio", "sqlx", "sqlx-core", "reqwest", "hyper", "warp", "mio", "socket2", "rand", "getrandom", "libc", "tracing"] {
+    for forbidden in [
+        "tokio",
+        "sqlx",
+        "sqlx-core",
+        "reqwest",
+        "hyper",
+        "warp",
+        "mio",
+        "socket2",
+        "rand",
+        "getrandom",
+        "libc",
+        "tracing",
+    ] {
         assert!(!packages.contains(forbidden), "{forbidden} is among {packages:?}");
     }
 }
 
 #[test]
 fn the_program_has_no_simulator_in_it() {
-    let with = |package| run(&["tree", "--package", package, "--edges", "normal,build", "--invert", "madsim"]);
-    assert!(with("sim").status.success(), "the simulator itself does depend on it, or this test looks for the wrong name");
+    let with = |package| {
+        run(&["tree", "--package", package, "--edges", "normal,build", "--invert", "madsim"])
+    };
+    assert!(
+        with("sim").status.success(),
+        "the simulator itself does depend on it, or this test looks for the wrong name"
+    );
     let output = with("surehook");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && error.contains("madsim") && output.stdout.is_empty(), "{output:?}");
+    assert!(
+        !output.status.success() && error.contains("madsim") && output.stdout.is_empty(),
+        "{output:?}"
+    );
 }
 
 #[test]
@@ -38,20 +70,39 @@ fn the_core_builds_without_the_standard_library() {
         arguments.extend(["--target", target]);
     }
     let output = run(&arguments);
-    assert!(output.status.success(), "target {target:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "target {target:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let root = include_str!("../../core/src/lib.rs");
     assert!(root.contains("#![no_std]"), "without that, the build above proves nothing");
 }
 
 #[test]
 fn the_front_page_names_the_licences_of_what_the_program_is_made_of() {
-    let (_, section) = include_str!("../../README.md").split_once("\n## Licence\n").expect("a section on licences");
+    let (_, section) = include_str!("../../README.md")
+        .split_once("\n## Licence\n")
+        .expect("a section on licences");
     let (_, list) = section.split_once("under one of these: ").expect("the list of licences");
-    let named: BTreeSet<&str> = list.split(". ").next().unwrap_or(list).split('`').skip(1).step_by(2).collect();
-    let tree = run(&["tree", "--package", "surehook", "--edges", "normal,build", "--prefix", "none", "--no-dedupe", "--format", "{p};{l}"]);
+    let named: BTreeSet<&str> =
+        list.split(". ").next().unwrap_or(list).split('`').skip(1).step_by(2).collect();
+    let tree = run(&[
+        "tree",
+        "--package",
+        "surehook",
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "none",
+        "--no-dedupe",
+        "--format",
+        "{p};{l}",
+    ]);
     assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
     let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
-    let packages: BTreeSet<(&str, &str)> = tree.lines().filter_map(|line| line.split_once(';')).collect();
+    let packages: BTreeSet<(&str, &str)> =
+        tree.lines().filter_map(|line| line.split_once(';')).collect();
     assert!(packages.len() > 100, "{packages:?}");
     let without = |unnamed: Option<&str>| -> Vec<String> {
         let is_named = |licence: &str| named.contains(licence) && unnamed != Some(licence);
@@ -71,7 +122,16 @@ fn the_front_page_names_the_licences_of_what_the_program_is_made_of() {
 #[test]
 fn every_package_is_under_a_licence_that_is_accepted() {
     // The program's packages are held to the front page by the test above. These are used by tests and tools as well.
-    const ACCEPTED: [&str; 8] = ["MIT", "Apache-2.0", "BSD-3-Clause", "ISC", "Unicode-3.0", "Zlib", "MIT-0", "CDLA-Permissive-2.0"];
+    const ACCEPTED: [&str; 8] = [
+        "MIT",
+        "Apache-2.0",
+        "BSD-3-Clause",
+        "ISC",
+        "Unicode-3.0",
+        "Zlib",
+        "MIT-0",
+        "CDLA-Permissive-2.0",
+    ];
     let metadata = run(&["metadata", "--format-version", "1"]);
     assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).expect("JSON");
@@ -80,13 +140,19 @@ fn every_package_is_under_a_licence_that_is_accepted() {
     for package in packages {
         let (name, licence) = (&package["name"], package["license"].as_str().unwrap_or("NONE"));
         assert!(licence != "NONE", "{name} names no licence");
-        assert!(is_under(licence, |licence| ACCEPTED.contains(&licence)), "{name} is under {licence}");
+        assert!(
+            is_under(licence, |licence| ACCEPTED.contains(&licence)),
+            "{name} is under {licence}"
+        );
     }
 }
 
 #[test]
 fn every_package_comes_from_the_registry_with_a_checksum() {
-    for (file, lock) in [("Cargo.lock", include_str!("../../Cargo.lock")), ("fuzz/Cargo.lock", include_str!("../../fuzz/Cargo.lock"))] {
+    for (file, lock) in [
+        ("Cargo.lock", include_str!("../../Cargo.lock")),
+        ("fuzz/Cargo.lock", include_str!("../../fuzz/Cargo.lock")),
+    ] {
         let foreign = foreign(lock);
         assert!(foreign.is_empty(), "{file} takes from elsewhere: {foreign:#?}");
     }
@@ -94,7 +160,9 @@ fn every_package_comes_from_the_registry_with_a_checksum() {
 
 #[test]
 fn a_package_from_elsewhere_is_seen() {
-    let package = |rest: &str| format!("version = 4\n\n[[package]]\nname = \"odd\"\nversion = \"1.0.0\"\n{rest}");
+    let package = |rest: &str| {
+        format!("version = 4\n\n[[package]]\nname = \"odd\"\nversion = \"1.0.0\"\n{rest}")
+    };
     let checksum = "checksum = \"00\"\n";
     assert!(foreign(&package(&format!("source = \"{REGISTRY}\"\n{checksum}"))).is_empty());
     for rest in [
@@ -115,8 +183,13 @@ fn foreign(lock: &str) -> Vec<&str> {
     let packages = lock.split("[[package]]").skip(1);
     packages
         .filter(|package| {
-            let value = |name: &str| package.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = \"")?.strip_suffix('"'));
-            let is_own = value("source").is_none() && value("name").is_some_and(|name| OWN.contains(&name));
+            let value = |name: &str| {
+                package.lines().find_map(|line| {
+                    line.strip_prefix(name)?.strip_prefix(" = \"")?.strip_suffix('"')
+                })
+            };
+            let is_own =
+                value("source").is_none() && value("name").is_some_and(|name| OWN.contains(&name));
             let is_checked = value("source") == Some(REGISTRY) && value("checksum").is_some();
             !is_own && !is_checked
         })
@@ -138,7 +211,18 @@ const TWICE: [(&str, &str); 9] = [
 
 #[test]
 fn no_package_is_in_the_program_twice_without_a_reason() {
-    let tree = run(&["tree", "--package", "surehook", "--edges", "normal,build", "--prefix", "none", "--no-dedupe", "--format", "{p}"]);
+    let tree = run(&[
+        "tree",
+        "--package",
+        "surehook",
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "none",
+        "--no-dedupe",
+        "--format",
+        "{p}",
+    ]);
     assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
     let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
     let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
@@ -148,18 +232,28 @@ fn no_package_is_in_the_program_twice_without_a_reason() {
             versions.entry(name).or_default().insert(version);
         }
     }
-    let twice: BTreeSet<&str> = versions.iter().filter(|(_, versions)| versions.len() > 1).map(|(name, _)| *name).collect();
+    let twice: BTreeSet<&str> =
+        versions.iter().filter(|(_, versions)| versions.len() > 1).map(|(name, _)| *name).collect();
     let known: BTreeSet<&str> = TWICE.iter().map(|(name, _)| *name).collect();
     let new: Vec<_> = twice.difference(&known).collect();
-    assert!(new.is_empty(), "in the program more than once, without a reason in this file: {new:?}");
+    assert!(
+        new.is_empty(),
+        "in the program more than once, without a reason in this file: {new:?}"
+    );
     let gone: Vec<_> = known.difference(&twice).collect();
-    assert!(gone.is_empty(), "no longer in the program more than once; take it out of this file: {gone:?}");
+    assert!(
+        gone.is_empty(),
+        "no longer in the program more than once; take it out of this file: {gone:?}"
+    );
 }
 
 /// Whether somebody who accepts these licences may use what is under this expression of them.
 fn is_under(expression: &str, is_accepted: impl Fn(&str) -> bool) -> bool {
-    let expression = spdx::Expression::parse_mode(expression, spdx::ParseMode::LAX).expect("the name of a licence");
-    expression.evaluate(|required| required.addition.is_none() && required.license.id().is_some_and(|id| is_accepted(id.name)))
+    let expression = spdx::Expression::parse_mode(expression, spdx::ParseMode::LAX)
+        .expect("the name of a licence");
+    expression.evaluate(|required| {
+        required.addition.is_none() && required.license.id().is_some_and(|id| is_accepted(id.name))
+    })
 }
 
 fn run(arguments: &[&str]) -> Output {
@@ -170,7 +264,10 @@ fn run(arguments: &[&str]) -> Output {
 fn bare_target() -> Option<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = std::process::Command::new(rustc).args(["--print", "sysroot"]).output().ok()?;
-    let library = std::path::PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()).join("lib/rustlib");
-    let targets = std::fs::read_dir(library).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let library =
+        std::path::PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()).join("lib/rustlib");
+    let targets = std::fs::read_dir(library)
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     targets.filter(|target| target.contains("-none")).find(|target| !target.contains("linux"))
 }

@@ -16,7 +16,10 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-on_each_database!(an_inbound_flood_at_the_limit_of_open_files_fails_no_delivery, the_soft_limit_of_open_files_is_raised_at_start,);
+on_each_database!(
+    an_inbound_flood_at_the_limit_of_open_files_fails_no_delivery,
+    the_soft_limit_of_open_files_is_raised_at_start,
+);
 
 /// More than the limit of open files, so that the flood takes whatever it can get.
 const FLOOD: usize = 400;
@@ -32,7 +35,9 @@ async fn an_inbound_flood_at_the_limit_of_open_files_fails_no_delivery(database:
         let takes = Arc::clone(&takes);
         move |_| {
             let status_code = if takes.load(Ordering::SeqCst) { 204 } else { 503 };
-            let answer = format!("HTTP/1.1 {status_code} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let answer = format!(
+                "HTTP/1.1 {status_code} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
             Script::default().say(answer.into_bytes()).replies(status_code, None)
         }
     });
@@ -48,7 +53,11 @@ async fn an_inbound_flood_at_the_limit_of_open_files_fails_no_delivery(database:
     let flood = flood(service.address());
     wait::until("the flood to be there", || async {
         let descriptors = service.usage().descriptors;
-        if descriptors >= FLOODED { Ok(()) } else { Err(format!("the program holds {descriptors} descriptors")) }
+        if descriptors >= FLOODED {
+            Ok(())
+        } else {
+            Err(format!("the program holds {descriptors} descriptors"))
+        }
     })
     .await;
     // Each event is tried during the flood, and again.
@@ -65,7 +74,11 @@ async fn an_inbound_flood_at_the_limit_of_open_files_fails_no_delivery(database:
     let judged = run.judge().await;
     assert_eq!(judged.events.len(), EVENTS);
     for event in judged.events.values() {
-        let failed: Vec<_> = event.history.iter().filter(|attempt| !matches!(attempt.status_code, Some(503 | 204))).collect();
+        let failed: Vec<_> = event
+            .history
+            .iter()
+            .filter(|attempt| !matches!(attempt.status_code, Some(503 | 204)))
+            .collect();
         assert!(failed.is_empty(), "attempts that the downstream did not answer: {failed:?}");
     }
     assert_eq!(service.mishaps(), [""; 0]);
@@ -78,7 +91,9 @@ fn flood(address: SocketAddr) -> JoinSet<()> {
         connections.spawn(async move {
             loop {
                 match TcpStream::connect(address).await {
-                    Ok(mut stream) => while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {},
+                    Ok(mut stream) => {
+                        while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
+                    }
                     Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
             }
@@ -98,5 +113,9 @@ async fn the_soft_limit_of_open_files_is_raised_at_start(database: Database) {
     drop(service);
     let tight = run.service_in(&[(OPEN_FILES, "256 300")], &configuration).await;
     assert_eq!(tight.open_files(), (300, 300));
-    assert!(tight.log().contains("max_connections does not fit the limit of open files"), "{}", tight.log());
+    assert!(
+        tight.log().contains("max_connections does not fit the limit of open files"),
+        "{}",
+        tight.log()
+    );
 }

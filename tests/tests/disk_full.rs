@@ -24,10 +24,17 @@ const ANSWERED_WITHIN: Duration = Duration::from_millis(2_500);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sqlite_file_on_a_full_disk() {
     let Some(disk) = SmallDisk::mount(8) else { return };
-    let run = Recording::begin(Database::Sqlite(TempDir::new_in(disk.path()).expect("an empty disk has room"))).await;
+    let run = Recording::begin(Database::Sqlite(
+        TempDir::new_in(disk.path()).expect("an empty disk has room"),
+    ))
+    .await;
     let sink = run.sink(|_| Answer::status(200)).await;
     let service = run.service(&sink.three_impatient_sources("500ms", "")).await;
-    run.while_database_is("full", fill_and_grow(&run, &service, || disk.grow_to(MEBIBYTES_THAT_ARE_ENOUGH))).await;
+    run.while_database_is(
+        "full",
+        fill_and_grow(&run, &service, || disk.grow_to(MEBIBYTES_THAT_ARE_ENOUGH)),
+    )
+    .await;
     goes_on(&run, &service).await;
 }
 
@@ -41,7 +48,11 @@ async fn postgresql_with_no_room_for_its_tables() {
     let run = Recording::begin(Database::Postgres(cluster.url("small"))).await;
     let sink = run.sink(|_| Answer::status(200)).await;
     let service = run.service(&sink.three_impatient_sources("500ms", "")).await;
-    run.while_database_is("full", fill_and_grow(&run, &service, || disk.grow_to(MEBIBYTES_THAT_ARE_ENOUGH))).await;
+    run.while_database_is(
+        "full",
+        fill_and_grow(&run, &service, || disk.grow_to(MEBIBYTES_THAT_ARE_ENOUGH)),
+    )
+    .await;
     goes_on(&run, &service).await;
 }
 
@@ -68,7 +79,10 @@ async fn fill_and_grow(run: &Recording, service: &Service, make_room: impl FnOnc
     const REFUSALS: usize = 10;
     let (mut accepted, mut refused, begun) = (0, 0, Instant::now());
     while refused < REFUSALS {
-        assert!(begun.elapsed() < Duration::from_mins(1), "the disk does not get full: {accepted} accepted, {refused} refused");
+        assert!(
+            begun.elapsed() < Duration::from_mins(1),
+            "the disk does not get full: {accepted} accepted, {refused} refused"
+        );
         match post(run, service, &format!("key-{accepted}-{refused}")).await {
             202 => accepted += 1,
             503 => refused += 1,
@@ -97,14 +111,19 @@ async fn goes_on(run: &Recording, service: &Service) {
 async fn post(run: &Recording, service: &Service, key: &str) -> u16 {
     let mut body = key.as_bytes().to_vec();
     // Nothing that a database could make small.
-    let mut state = key.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |state, byte| state.rotate_left(7) ^ u64::from(byte));
+    let mut state = key
+        .bytes()
+        .fold(0x9e37_79b9_7f4a_7c15_u64, |state, byte| state.rotate_left(7) ^ u64::from(byte));
     body.resize_with(BODY_BYTES, || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[0]
     });
     let post = Post { producer: "producer", source: "github", key, body: body.into() };
     let asked = Instant::now();
-    let answer = try_once(run, &Client::default(), &service.target(), &post).await.expect("nobody is left without an answer");
+    let answer = try_once(run, &Client::default(), &service.target(), &post)
+        .await
+        .expect("nobody is left without an answer");
     assert!(asked.elapsed() < ANSWERED_WITHIN, "answered after {:?}", asked.elapsed());
     answer.map_or_else(|answer| answer.status_code, |_| 202)
 }

@@ -28,33 +28,61 @@ on_each_database!(
 );
 
 async fn sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing(database: Database) {
-    let load = Load { sources: &["github", "stripe", "shopify"], posts: 3_000, duplicates: 300, connections: 64 };
+    let load = Load {
+        sources: &["github", "stripe", "shopify"],
+        posts: 3_000,
+        duplicates: 300,
+        connections: 64,
+    };
     // Slow enough that there are deliveries in flight at any moment.
     stopped_in_the_middle(database, Signal::SIGTERM, load, Duration::from_millis(20)).await;
 }
 
 async fn sigint_is_the_same(database: Database) {
-    let load = Load { sources: &["github", "stripe", "shopify"], posts: 900, duplicates: 90, connections: 16 };
+    let load = Load {
+        sources: &["github", "stripe", "shopify"],
+        posts: 900,
+        duplicates: 90,
+        connections: 16,
+    };
     stopped_in_the_middle(database, Signal::SIGINT, load, Duration::from_millis(20)).await;
 }
 
 async fn sighup_is_the_same(database: Database) {
-    let load = Load { sources: &["github", "stripe", "shopify"], posts: 900, duplicates: 90, connections: 16 };
+    let load = Load {
+        sources: &["github", "stripe", "shopify"],
+        posts: 900,
+        duplicates: 90,
+        connections: 16,
+    };
     stopped_in_the_middle(database, Signal::SIGHUP, load, Duration::from_millis(20)).await;
 }
 
 /// All slots are taken when the signal comes, and what waits for one is given back unsent.
 async fn slow_downstreams_are_waited_for(database: Database) {
-    let load = Load { sources: &["github", "stripe", "shopify"], posts: 400, duplicates: 40, connections: 16 };
+    let load = Load {
+        sources: &["github", "stripe", "shopify"],
+        posts: 400,
+        duplicates: 40,
+        connections: 16,
+    };
     stopped_in_the_middle(database, Signal::SIGTERM, load, Duration::from_secs(1)).await;
 }
 
-async fn stopped_in_the_middle(database: Database, signal: Signal, load: Load, answer_after: Duration) {
+async fn stopped_in_the_middle(
+    database: Database,
+    signal: Signal,
+    load: Load,
+    answer_after: Duration,
+) {
     let run = Recording::begin(database).await;
-    let sink = run.sink(move |received| Answer::refusing_a_third_at_first(received).after(answer_after)).await;
+    let sink = run
+        .sink(move |received| Answer::refusing_a_third_at_first(received).after(answer_after))
+        .await;
     let mut service = run.service(&configuration(&sink, "10s")).await;
     let progress = Progress::default();
-    let producers = tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
+    let producers =
+        tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
     sink.reaches(40).await;
     progress.reaches(load.posts / 3).await;
 
@@ -66,7 +94,10 @@ async fn stopped_in_the_middle(database: Database, signal: Signal, load: Load, a
     assert!(begun.elapsed() < Duration::from_secs(10), "it drained for {:?}", begun.elapsed());
     assert!(progress.answered() < load.posts, "the load was over before the signal came");
     let received = sink.received();
-    assert!(received.iter().all(|received| received.answered.is_some()), "a delivery in flight was broken off");
+    assert!(
+        received.iter().all(|received| received.answered.is_some()),
+        "a delivery in flight was broken off"
+    );
 
     service.restart().await;
     let sent = producers.await.expect("every post is accepted at last");
@@ -79,13 +110,16 @@ async fn stopped_in_the_middle(database: Database, signal: Signal, load: Load, a
     assert_eq!(sent, sink.count(), "an attempt was burnt without a request");
 }
 
-async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_restart(database: Database) {
+async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_restart(
+    database: Database,
+) {
     let run = Recording::begin(database).await;
     let sink = run.sink(|_| Answer::never()).await;
     let mut service = run.service(&configuration(&sink, "400ms")).await;
     let client = Client::default();
     let post = Post { producer: "producer", source: "github", key: "slow", body: "{}".into() };
-    let accepted = try_once(&run, &client, &service.target(), &post).await.expect("an answer").expect("a 202");
+    let accepted =
+        try_once(&run, &client, &service.target(), &post).await.expect("an answer").expect("a 202");
     let event = accepted.event.as_uuid();
     sink.reaches(1).await;
 
@@ -95,7 +129,10 @@ async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_r
 
     assert_eq!(status.code(), Some(0), "{status}");
     let took = begun.elapsed();
-    assert!(took > Duration::from_millis(300) && took < Duration::from_secs(5), "it drained for {took:?}");
+    assert!(
+        took > Duration::from_millis(300) && took < Duration::from_secs(5),
+        "it drained for {took:?}"
+    );
 
     sink.behave(|_| Answer::status(200));
     service.restart().await;
@@ -108,11 +145,16 @@ async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_r
     assert_eq!(shown["history"][1]["verdict"], "delivered", "{shown}");
     assert_eq!(sink.of(event).iter().map(|received| received.attempt).collect::<Vec<_>>(), [1, 2]);
     let judged = run.judge().await;
-    let cut_off = judged.committed().find(|(_, committed)| matches!(committed.change, Change::Settled { outcome: Outcome::CutOff, .. }));
+    let cut_off = judged.committed().find(|(_, committed)| {
+        matches!(committed.change, Change::Settled { outcome: Outcome::CutOff, .. })
+    });
     let (_, cut_off) = cut_off.expect("it was written down that the delivery was cut off");
     let due_at = cut_off.after.and_then(|row| row.due_at).expect("the event is owed");
     // What writes the change down may read its clock a little before or after; a lease lasts for more than ten seconds.
-    assert!(due_at < cut_off.db_time + Duration::from_secs(1), "the event is claimable at once, and not when its lease has run out");
+    assert!(
+        due_at < cut_off.db_time + Duration::from_secs(1),
+        "the event is claimable at once, and not when its lease has run out"
+    );
 }
 
 async fn a_second_signal_ends_the_drain_at_once(database: Database) {
@@ -144,7 +186,10 @@ async fn more_signals_do_not_prolong_a_drain(database: Database) {
     };
     assert_eq!(ended.code(), Some(0), "{ended}");
     let took = begun.elapsed();
-    assert!(took > Duration::from_millis(500) && took < Duration::from_secs(5), "it drained for {took:?}");
+    assert!(
+        took > Duration::from_millis(500) && took < Duration::from_secs(5),
+        "it drained for {took:?}"
+    );
     run.judge().await;
 }
 
@@ -153,7 +198,10 @@ async fn signalled_again(database: Database, first: Signal, second: Signal) {
     let sink = run.sink(|_| Answer::never()).await;
     let mut service = run.service(&configuration(&sink, "30s")).await;
     let post = Post { producer: "producer", source: "github", key: "slow", body: "{}".into() };
-    try_once(&run, &Client::default(), &service.target(), &post).await.expect("an answer").expect("a 202");
+    try_once(&run, &Client::default(), &service.target(), &post)
+        .await
+        .expect("an answer")
+        .expect("a 202");
     sink.reaches(1).await;
 
     service.signal(first);
@@ -167,14 +215,25 @@ async fn signalled_again(database: Database, first: Signal, second: Signal) {
     let status = service.wait(Duration::from_secs(10)).await;
 
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(begun.elapsed() < Duration::from_secs(3), "it went on draining for {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "it went on draining for {:?}",
+        begun.elapsed()
+    );
     sink.behave(|_| Answer::status(200));
     let begun = Instant::now();
     service.restart().await;
     let judged = run.judge().await;
-    assert!(begun.elapsed() < Duration::from_secs(8), "the event was claimable at once, and not when its lease had run out");
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "the event was claimable at once, and not when its lease had run out"
+    );
     let event = judged.events.values().next().expect("there is one");
-    assert_eq!(event.history[0].error.as_deref(), Some("cut off by shutdown"), "what was in flight was written down as cut off");
+    assert_eq!(
+        event.history[0].error.as_deref(),
+        Some("cut off by shutdown"),
+        "what was in flight was written down as cut off"
+    );
     assert_eq!(event.history.len(), 2);
 }
 
@@ -188,7 +247,12 @@ async fn a_rolling_restart_of_three_processes_fails_no_post_and_delivers_nothing
         services.push(run.service(&configuration).await);
     }
     let targets = services.iter().map(tests::program::Service::target).collect();
-    let load = Load { sources: &["github", "stripe", "shopify"], posts: 6_000, duplicates: 600, connections: 32 };
+    let load = Load {
+        sources: &["github", "stripe", "shopify"],
+        posts: 6_000,
+        duplicates: 600,
+        connections: 32,
+    };
     let progress = Progress::default();
     let producers = tokio::spawn(produce(run.clone(), targets, load, progress.clone()));
     for (turn, service) in services.iter_mut().enumerate() {
@@ -211,8 +275,11 @@ async fn a_rolling_restart_of_three_processes_fails_no_post_and_delivers_nothing
 async fn a_hangup_that_nohup_has_ignored_changes_nothing() {
     let folder = tempfile::TempDir::new().expect("a temporary folder");
     let address = free_address();
-    let text = format!("listen = \"{address}\"\n[sources.orders]\ndestination = \"http://127.0.0.1:9/\"\n");
-    std::fs::write(folder.path().join("surehook.toml"), text).expect("the folder can be written to");
+    let text = format!(
+        "listen = \"{address}\"\n[sources.orders]\ndestination = \"http://127.0.0.1:9/\"\n"
+    );
+    std::fs::write(folder.path().join("surehook.toml"), text)
+        .expect("the folder can be written to");
     let mut child = tokio::process::Command::new("sh")
         .args(["-c", "trap '' HUP; exec \"$0\" serve"])
         .arg(program())
@@ -230,8 +297,15 @@ async fn a_hangup_that_nohup_has_ignored_changes_nothing() {
     // Signals reach a process in the order of their numbers at the latest, and it answers on a new connection after it.
     let answered = Client::default().get(&url).await;
     kill(pid, Signal::SIGTERM).expect("the program runs, it was not ended by the hangup");
-    let status = tokio::time::timeout(wait::PATIENCE, child.wait()).await.expect("it ends").expect("a child can be waited for");
-    assert_eq!((answered.map(|answer| answer.status_code), status.code()), (Ok(200), Some(0)), "{status}");
+    let status = tokio::time::timeout(wait::PATIENCE, child.wait())
+        .await
+        .expect("it ends")
+        .expect("a child can be waited for");
+    assert_eq!(
+        (answered.map(|answer| answer.status_code), status.code()),
+        (Ok(200), Some(0)),
+        "{status}"
+    );
 }
 
 fn configuration(sink: &Sink, drain_timeout: &str) -> String {

@@ -33,14 +33,28 @@ async fn run(database: Database) -> Trace {
         accepted: std::sync::Arc::default(),
     };
     let time = soak::asked_for().unwrap_or(Duration::from_secs(90));
-    let trace = Endurance { time, outage: Some(OUTAGE) }.run(&offer, &sink, &database, |second| println!("{}", second.line())).await;
+    let trace = Endurance { time, outage: Some(OUTAGE) }
+        .run(&offer, &sink, &database, |second| println!("{}", second.line()))
+        .await;
     let (start, end) = (OUTAGE.start.as_secs(), OUTAGE.end.as_secs());
     let owed = trace.most_owed_in_seconds(0..start);
-    assert!(owed <= 1.0, "up to {owed:.1} seconds' worth of events were owed before the outage\n{}", trace.tail(100));
+    assert!(
+        owed <= 1.0,
+        "up to {owed:.1} seconds' worth of events were owed before the outage\n{}",
+        trace.tail(100)
+    );
     let caught_up = trace.caught_up_at(end + 1).expect("everything is delivered in the end");
-    assert!(caught_up <= end + CAUGHT_UP_WITHIN, "caught up at second {caught_up}\n{}", trace.tail(100));
+    assert!(
+        caught_up <= end + CAUGHT_UP_WITHIN,
+        "caught up at second {caught_up}\n{}",
+        trace.tail(100)
+    );
     let owed = trace.most_owed_in_seconds(end + CAUGHT_UP_WITHIN..u64::MAX);
-    assert!(owed <= 1.0, "up to {owed:.1} seconds' worth of events were owed after the outage\n{}", trace.tail(100));
+    assert!(
+        owed <= 1.0,
+        "up to {owed:.1} seconds' worth of events were owed after the outage\n{}",
+        trace.tail(100)
+    );
     trace
 }
 

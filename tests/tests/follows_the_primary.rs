@@ -13,7 +13,12 @@ use tests::recording::Recording;
 use tests::sink::Answer;
 use tests::{verdicts, wait};
 
-const LOAD: Load = Load { sources: &["github", "stripe", "shopify"], posts: 6_000, duplicates: 600, connections: 32 };
+const LOAD: Load = Load {
+    sources: &["github", "stripe", "shopify"],
+    posts: 6_000,
+    duplicates: 600,
+    connections: 32,
+};
 
 /// A post is answered within this time, whatever the database does: two seconds, and one for what a busy machine adds.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
@@ -27,8 +32,10 @@ async fn a_standby_takes_over_and_the_old_primary_is_never_used_again() {
     let name = created.rsplit_once('/').expect("a URL names its database").1;
     let run = Recording::begin(several([old.port(), new.port()], name)).await;
     let sink = run.sink(Answer::refusing_a_third_at_first).await;
-    let services =
-        [run.service(&sink.three_impatient_sources("500ms", "")).await, run.service(&sink.three_impatient_sources("500ms", "")).await];
+    let services = [
+        run.service(&sink.three_impatient_sources("500ms", "")).await,
+        run.service(&sink.three_impatient_sources("500ms", "")).await,
+    ];
     let targets = services.iter().map(Service::target).collect();
     let progress = Progress::default();
     let producers = tokio::spawn(produce(run.clone(), targets, LOAD, progress.clone()));
@@ -41,7 +48,11 @@ async fn a_standby_takes_over_and_the_old_primary_is_never_used_again() {
         assert!(progress.answered() < LOAD.posts / 2, "the load was half over before the failover");
         let promoted = Instant::now();
         progress.reaches(progress.answered() + 1).await;
-        assert!(promoted.elapsed() < Duration::from_secs(10), "the first event after {:?}", promoted.elapsed());
+        assert!(
+            promoted.elapsed() < Duration::from_secs(10),
+            "the first event after {:?}",
+            promoted.elapsed()
+        );
     };
     run.while_database_is("failing over", failover).await;
     progress.reaches(LOAD.posts / 3).await;
@@ -64,18 +75,34 @@ async fn a_standby_takes_over_and_the_old_primary_is_never_used_again() {
         }
         let answered = progress.answered();
         let posts = posts_during(&run, &services[0], Duration::from_secs(2)).await;
-        assert!(posts.iter().all(|status| *status == 503), "only the old primary was there, and posts were answered {posts:?}");
+        assert!(
+            posts.iter().all(|status| *status == 503),
+            "only the old primary was there, and posts were answered {posts:?}"
+        );
         assert!(answered < LOAD.posts, "the load was over before the new primary was away");
         tokio::task::block_in_place(|| new.resume());
     };
-    run.while_database_is("losing its connections, with the old primary beside it", losing_connections).await;
+    run.while_database_is(
+        "losing its connections, with the old primary beside it",
+        losing_connections,
+    )
+    .await;
 
     let sent = producers.await.expect("every post is accepted at last");
-    assert_eq!(self::changes(&old.url(name)).await, changes, "something was done on the old primary after it was replaced");
+    assert_eq!(
+        self::changes(&old.url(name)).await,
+        changes,
+        "something was done on the old primary after it was replaced"
+    );
     verdicts::all_taken(&sink, &sent).await;
     for service in &services {
         let log = service.log();
-        assert!(log.contains("it has been replaced: its timeline is 1, and another server has reached 2"), "{log}");
+        assert!(
+            log.contains(
+                "it has been replaced: its timeline is 1, and another server has reached 2"
+            ),
+            "{log}"
+        );
     }
     let judged = run.judge().await;
     verdicts::every_post_is_answered(&judged, ANSWERED_WITHIN);
@@ -99,14 +126,24 @@ async fn servers_that_are_silent_or_cannot_be_written_to_are_passed_over() {
         tokio::task::block_in_place(|| primary.stop(Stop::Fast));
         not_ready(&service).await;
         let posts = posts_during(&run, &service, Duration::from_secs(1)).await;
-        assert!(posts.iter().all(|status| *status == 503), "only a standby was there, and posts were answered {posts:?}");
+        assert!(
+            posts.iter().all(|status| *status == 503),
+            "only a standby was there, and posts were answered {posts:?}"
+        );
         tokio::task::block_in_place(|| primary.resume());
     };
     run.while_database_is("away but for a standby", away).await;
     service.ready().await;
     assert_eq!(post(&run, &service, "after-the-outage").await, 202);
-    let told = format!("127.0.0.1:{silent_port}: no answer in time; 127.0.0.1:{}: it is a standby; 127.0.0.1:", standby.port());
-    assert!(service.log().contains(&told), "each server is named with its reason: {told}\n{}", service.log());
+    let told = format!(
+        "127.0.0.1:{silent_port}: no answer in time; 127.0.0.1:{}: it is a standby; 127.0.0.1:",
+        standby.port()
+    );
+    assert!(
+        service.log().contains(&told),
+        "each server is named with its reason: {told}\n{}",
+        service.log()
+    );
 
     // Its sessions live on, and find it read-only from one statement to the next.
     let read_only = async {
@@ -114,27 +151,39 @@ async fn servers_that_are_silent_or_cannot_be_written_to_are_passed_over() {
         primary.execute("select pg_reload_conf()").await;
         not_ready(&service).await;
         let posts = posts_during(&run, &service, Duration::from_secs(1)).await;
-        assert!(posts.iter().all(|status| *status == 503), "the primary was read-only, and posts were answered {posts:?}");
+        assert!(
+            posts.iter().all(|status| *status == 503),
+            "the primary was read-only, and posts were answered {posts:?}"
+        );
         primary.execute("alter system reset default_transaction_read_only").await;
         primary.execute("select pg_reload_conf()").await;
     };
     run.while_database_is("read-only", read_only).await;
     service.ready().await;
     assert_eq!(post(&run, &service, "after-it-was-read-only").await, 202);
-    assert!(service.log().contains(&format!("127.0.0.1:{}: it is set to read-only", primary.port())), "{}", service.log());
+    assert!(
+        service.log().contains(&format!("127.0.0.1:{}: it is set to read-only", primary.port())),
+        "{}",
+        service.log()
+    );
     let judged = run.judge().await;
     verdicts::every_post_is_answered(&judged, ANSWERED_WITHIN);
 }
 
 fn several<const N: usize>(ports: [u16; N], database: &str) -> Database {
     let hosts = ports.map(|port| format!("127.0.0.1:{port}")).join(",");
-    Database::Postgres(format!("postgres://postgres@{hosts}/{database}?target_session_attrs=read-write"))
+    Database::Postgres(format!(
+        "postgres://postgres@{hosts}/{database}?target_session_attrs=read-write"
+    ))
 }
 
 /// How often a delivery's row was changed on this server.
 async fn changes(url: &str) -> i64 {
     let mut connection = PgConnection::connect(url).await.expect("the old primary is there");
-    sqlx::query_scalar("select count(*) from audit").fetch_one(&mut connection).await.expect("the changes can be counted")
+    sqlx::query_scalar("select count(*) from audit")
+        .fetch_one(&mut connection)
+        .await
+        .expect("the changes can be counted")
 }
 
 async fn not_ready(service: &Service) {

@@ -11,7 +11,8 @@ const FIRST_SCHEMA: &str = include_str!("../fixtures/first_schema/postgres.sql")
 
 /// As a process of the first version stores an event: with its lock time-out, after which producers are refused.
 const OLD_SESSION: &str = "set lock_timeout = '2s'; set statement_timeout = '5s'";
-const OLD_INSERT: &str = "insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
+const OLD_INSERT: &str =
+    "insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
     values (gen_random_uuid(), 'orders', gen_random_uuid()::text, sha256(''), now(), '', '')";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -19,8 +20,13 @@ async fn a_migration_gives_way_to_a_backup_and_says_so() {
     let database = Database::postgres().await;
     database.execute(FIRST_SCHEMA).await;
     let url = database.url();
-    let mut backup = PgConnection::connect(&format!("{url}?application_name=pg_dump")).await.expect("the server runs");
-    raw_sql("begin; lock table events, deliveries, attempts in access share mode").execute(&mut backup).await.expect("a backup begins");
+    let mut backup = PgConnection::connect(&format!("{url}?application_name=pg_dump"))
+        .await
+        .expect("the server runs");
+    raw_sql("begin; lock table events, deliveries, attempts in access share mode")
+        .execute(&mut backup)
+        .await
+        .expect("a backup begins");
     let sink = Sink::start(|_| Answer::status(200)).await;
     // Whatever the fixture holds is older than any default retention, and is delivered to nowhere.
     let configuration = format!("[sources.orders]\ndestination = \"{}\"\n", sink.url("/orders"));
@@ -31,15 +37,28 @@ async fn a_migration_gives_way_to_a_backup_and_says_so() {
     raw_sql(OLD_SESSION).execute(&mut old).await.expect("an old process's session");
     let (begun, mut stored) = (Instant::now(), 0);
     // Long enough for the migration to be tried again.
-    while begun.elapsed() < Duration::from_secs(10) || service.log().matches("migration gave way").count() < 2 {
-        assert!(begun.elapsed() < Duration::from_mins(1), "the migration was not tried again:\n{}", service.log());
+    while begun.elapsed() < Duration::from_secs(10)
+        || service.log().matches("migration gave way").count() < 2
+    {
+        assert!(
+            begun.elapsed() < Duration::from_mins(1),
+            "the migration was not tried again:\n{}",
+            service.log()
+        );
         let refused = raw_sql(OLD_INSERT).execute(&mut old).await.err();
-        assert!(refused.is_none(), "after {:?} and {stored} events an old process is refused: {refused:?}", begun.elapsed());
+        assert!(
+            refused.is_none(),
+            "after {:?} and {stored} events an old process is refused: {refused:?}",
+            begun.elapsed()
+        );
         stored += 1;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let log = service.log();
-    assert!(log.contains("it waits for `pg_dump` (server process"), "the log names what is waited for:\n{log}");
+    assert!(
+        log.contains("it waits for `pg_dump` (server process"),
+        "the log names what is waited for:\n{log}"
+    );
 
     // The command gives way, too, for a while.
     let folder = tempfile::tempdir().expect("a temporary folder");

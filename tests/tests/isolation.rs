@@ -38,11 +38,15 @@ const EVERY: Duration = Duration::from_millis(10);
 /// for seconds.
 const FLOOR: Duration = Duration::from_millis(400);
 
-async fn a_healthy_source_is_delivered_in_time_beside_five_hung_sources_with_large_bodies(database: Database) {
+async fn a_healthy_source_is_delivered_in_time_beside_five_hung_sources_with_large_bodies(
+    database: Database,
+) {
     beside_hung(database, 5, 40).await;
 }
 
-async fn a_healthy_source_is_delivered_in_time_beside_hundreds_of_hung_sources_with_large_bodies(database: Database) {
+async fn a_healthy_source_is_delivered_in_time_beside_hundreds_of_hung_sources_with_large_bodies(
+    database: Database,
+) {
     beside_hung(database, hung_sources(), 1).await;
 }
 
@@ -58,17 +62,25 @@ async fn beside_hung(database: Database, hung: usize, events: usize) {
     let hangs = Hangs::start().await;
     let arrivals = Arrivals::default();
     let sink = arrivals.sink().await;
-    let mut configuration = format!("[sources.healthy]\ndestination = \"{}\"\n", sink.url("/healthy"));
+    let mut configuration =
+        format!("[sources.healthy]\ndestination = \"{}\"\n", sink.url("/healthy"));
     for n in 0..hung {
-        let _ = write!(configuration, "[sources.hung-{n}]\ndestination = \"http://{}/\"\nbreaker_failures = 0\n", hangs.address);
+        let _ = write!(
+            configuration,
+            "[sources.hung-{n}]\ndestination = \"http://{}/\"\nbreaker_failures = 0\n",
+            hangs.address
+        );
     }
-    let mut service = Service::start(&database.url(), &format!("role = \"intake\"\n{configuration}")).await;
+    let mut service =
+        Service::start(&database.url(), &format!("role = \"intake\"\n{configuration}")).await;
     let client = Client::default();
 
     // What hangs is stored first, by a process that delivers nothing, so that another one's memory can be looked at.
     let body = Bytes::from(vec![b'x'; LARGE]);
     for n in 0..hung * events {
-        let answer = post(&client, &service, &format!("hung-{}", n % hung), &format!("k{n}"), body.clone()).await;
+        let answer =
+            post(&client, &service, &format!("hung-{}", n % hung), &format!("k{n}"), body.clone())
+                .await;
         assert_eq!(answer.0, 202);
     }
     service.signal(Signal::SIGTERM);
@@ -77,29 +89,39 @@ async fn beside_hung(database: Database, hung: usize, events: usize) {
     // Alone: the hung sources have nothing that is due for a while.
     database.execute(&later(&database)).await;
     service.restart_as("all").await;
-    let (small_alone, large_alone) =
-        (arrivals.percentile(&client, &service, 100).await, arrivals.percentile(&client, &service, LARGE).await);
+    let (small_alone, large_alone) = (
+        arrivals.percentile(&client, &service, 100).await,
+        arrivals.percentile(&client, &service, LARGE).await,
+    );
     database.execute(&due(&database)).await;
     wait::until("many deliveries to hang", || {
         let open = hangs.open();
         async move { if open >= hung.min(16) { Ok(()) } else { Err(format!("{open} hang")) } }
     })
     .await;
-    let (small, large) = (arrivals.percentile(&client, &service, 100).await, arrivals.percentile(&client, &service, LARGE).await);
+    let (small, large) = (
+        arrivals.percentile(&client, &service, 100).await,
+        arrivals.percentile(&client, &service, LARGE).await,
+    );
     let peak = service.usage().peak_bytes;
     println!(
         "beside {hung} hung sources: p99 from stored to delivered {small:?} (alone {small_alone:?}), with {LARGE} bytes {large:?} (alone {large_alone:?}); at most {} MiB resident",
         peak >> 20
     );
     assert!(small < FLOOR.max(small_alone * 2), "{small:?}, and alone {small_alone:?}");
-    assert!(large < FLOOR.max(large_alone * 2), "{large:?} with large bodies, and alone {large_alone:?}");
+    assert!(
+        large < FLOOR.max(large_alone * 2),
+        "{large:?} with large bodies, and alone {large_alone:?}"
+    );
     assert!(peak < MAX_HELD_BYTES + BESIDES, "{} MiB resident", peak >> 20);
 }
 
 /// Puts what is due of all sources off, and back.
 fn later(database: &Database) -> String {
     match database {
-        Database::Postgres(_) => "update deliveries set due_at = due_at + interval '1 day'".to_owned(),
+        Database::Postgres(_) => {
+            "update deliveries set due_at = due_at + interval '1 day'".to_owned()
+        }
         Database::Sqlite(_) => "update deliveries set due_at = due_at + 86400000000".to_owned(),
     }
 }
@@ -115,10 +137,17 @@ fn due(database: &Database) -> String {
     }
 }
 
-async fn post(client: &Client, service: &Service, source: &str, key: &str, body: Bytes) -> (u16, Option<Uuid>) {
+async fn post(
+    client: &Client,
+    service: &Service,
+    source: &str,
+    key: &str,
+    body: Bytes,
+) -> (u16, Option<Uuid>) {
     let url = service.url(&format!("/webhooks/{source}"));
     let answer = client.post(&url, &[("idempotency-key", key)], body).await.expect("an answer");
-    let event = (answer.status_code == 202).then(|| answer.json()["event_id"].as_str().expect("an id").parse().expect("an id"));
+    let event = (answer.status_code == 202)
+        .then(|| answer.json()["event_id"].as_str().expect("an id").parse().expect("an id"));
     (answer.status_code, event)
 }
 
@@ -142,18 +171,25 @@ impl Arrivals {
         let posts = if size > 1_000 { POSTS / 4 } else { POSTS };
         for _ in 0..posts {
             let key = Uuid::new_v4().to_string();
-            let (status_code, event) = post(client, service, "healthy", &key, Bytes::from(vec![b'h'; size])).await;
+            let (status_code, event) =
+                post(client, service, "healthy", &key, Bytes::from(vec![b'h'; size])).await;
             assert_eq!(status_code, 202);
             stored.push((event.expect("an id"), Instant::now()));
             tokio::time::sleep(EVERY).await;
         }
         wait::until("everything to arrive", || {
-            let missing = stored.iter().filter(|(event, _)| !self.0.lock().unwrap().contains_key(event)).count();
+            let missing = stored
+                .iter()
+                .filter(|(event, _)| !self.0.lock().unwrap().contains_key(event))
+                .count();
             async move { if missing == 0 { Ok(()) } else { Err(format!("{missing} are missing")) } }
         })
         .await;
         let arrived = self.0.lock().unwrap();
-        let mut times: Vec<Duration> = stored.iter().map(|(event, at)| arrived[event].saturating_duration_since(*at)).collect();
+        let mut times: Vec<Duration> = stored
+            .iter()
+            .map(|(event, at)| arrived[event].saturating_duration_since(*at))
+            .collect();
         times.sort_unstable();
         times[times.len() * 99 / 100]
     }
@@ -202,13 +238,16 @@ async fn producers_that_send_slowly_keep_no_other_source_from_being_heard(databa
     let mut slow = Vec::new();
     for n in 0..20 {
         let mut stream = TcpStream::connect(service.address()).await.expect("a connection");
-        let head = format!("POST /webhooks/github HTTP/1.1\r\nhost: a\r\nidempotency-key: slow-{n}\r\ncontent-length: {LARGE}\r\n\r\n");
+        let head = format!(
+            "POST /webhooks/github HTTP/1.1\r\nhost: a\r\nidempotency-key: slow-{n}\r\ncontent-length: {LARGE}\r\n\r\n"
+        );
         stream.write_all(head.as_bytes()).await.expect("it is read");
         // The last are refused while they send.
         let _ = stream.write_all(&vec![b's'; LARGE - 1]).await;
         slow.push(stream);
     }
-    let (status_code, _) = post(&client, &service, "stripe", "other", Bytes::from(vec![b'o'; 100_000])).await;
+    let (status_code, _) =
+        post(&client, &service, "stripe", "other", Bytes::from(vec![b'o'; 100_000])).await;
     assert_eq!(status_code, 202, "another source has memory of its own");
     wait::within(Duration::from_secs(10), "the source itself to be heard", || async {
         match post(&client, &service, "github", "itself", Bytes::from(vec![b'o'; LARGE])).await.0 {
@@ -220,7 +259,9 @@ async fn producers_that_send_slowly_keep_no_other_source_from_being_heard(databa
     // Those that made room for that are told.
     for mut stream in slow {
         let mut answer = [0; 12];
-        if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(100), stream.read_exact(&mut answer)).await {
+        if let Ok(Ok(_)) =
+            tokio::time::timeout(Duration::from_millis(100), stream.read_exact(&mut answer)).await
+        {
             assert_eq!(&answer, b"HTTP/1.1 503");
         }
     }
@@ -235,13 +276,19 @@ async fn health_is_answered_although_every_connection_waits_for_a_body() {
     let mut silent = Vec::new();
     for n in 0..300 {
         let mut stream = TcpStream::connect(service.address()).await.expect("a connection");
-        let head = format!("POST /webhooks/github HTTP/1.1\r\nhost: a\r\nidempotency-key: silent-{n}\r\ncontent-length: 10\r\n\r\n");
+        let head = format!(
+            "POST /webhooks/github HTTP/1.1\r\nhost: a\r\nidempotency-key: silent-{n}\r\ncontent-length: 10\r\n\r\n"
+        );
         stream.write_all(head.as_bytes()).await.expect("it is buffered at least");
         silent.push(stream);
     }
     let asked = Instant::now();
     for path in ["/health", "/ready"] {
-        let answer = tokio::time::timeout(Duration::from_secs(20), Client::default().get(&service.url(path))).await;
+        let answer = tokio::time::timeout(
+            Duration::from_secs(20),
+            Client::default().get(&service.url(path)),
+        )
+        .await;
         assert_eq!(answer.expect("an answer").expect("an answer").status_code, 200, "{path}");
     }
     assert!(asked.elapsed() < Duration::from_secs(9), "answered after {:?}", asked.elapsed());

@@ -15,7 +15,12 @@ on_each_database!(many_deliveries_leave_nothing_behind);
 
 const CONCURRENCY: usize = 16;
 const SOURCES: usize = 3;
-const LOAD: Load = Load { sources: &["github", "stripe", "shopify"], posts: 3_000, duplicates: 0, connections: 16 };
+const LOAD: Load = Load {
+    sources: &["github", "stripe", "shopify"],
+    posts: 3_000,
+    duplicates: 0,
+    connections: 16,
+};
 
 /// Allocators keep some of what they got, and SQLite's page cache fills up once.
 const GROWTH_BYTES: u64 = 24 << 20;
@@ -49,7 +54,11 @@ async fn many_deliveries_leave_nothing_behind(database: Database) {
     assert!(growth < GROWTH_BYTES, "memory grew by {growth} bytes: {usages:?}");
     // One for each slot and source; a few may have been closed while idle, and made anew.
     let most = CONCURRENCY * SOURCES * 3 / 2;
-    assert!(sink.connections() <= most, "{} connections for {CONCURRENCY} slots of {SOURCES} sources", sink.connections());
+    assert!(
+        sink.connections() <= most,
+        "{} connections for {CONCURRENCY} slots of {SOURCES} sources",
+        sink.connections()
+    );
     run.judge().await;
 }
 

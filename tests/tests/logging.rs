@@ -33,16 +33,30 @@ struct World {
 impl World {
     async fn start(log: impl Into<std::process::Stdio>, environment: Environment) -> Self {
         let (database, sink) = (Database::sqlite(), Sink::start(|_| Answer::status(200)).await);
-        let configuration = format!("drain_timeout = \"5s\"\n[sources.orders]\ndestination = \"{}\"\n", sink.url("/orders"));
-        let service = Service::start_logging_to(log, environment, &database.url(), &configuration).await;
-        Self { service, sink, client: Client::default(), posted: AtomicUsize::new(0), _database: database }
+        let configuration = format!(
+            "drain_timeout = \"5s\"\n[sources.orders]\ndestination = \"{}\"\n",
+            sink.url("/orders")
+        );
+        let service =
+            Service::start_logging_to(log, environment, &database.url(), &configuration).await;
+        Self {
+            service,
+            sink,
+            client: Client::default(),
+            posted: AtomicUsize::new(0),
+            _database: database,
+        }
     }
 
     /// Posts one event, which has to be accepted and delivered.
     async fn delivers(&self) {
         let posted = self.posted.fetch_add(1, Ordering::Relaxed) + 1;
         let key = format!("key-{posted}");
-        let answer = self.client.post(&self.service.url("/webhooks/orders"), &[("idempotency-key", &key)], "{}").await.expect("an answer");
+        let answer = self
+            .client
+            .post(&self.service.url("/webhooks/orders"), &[("idempotency-key", &key)], "{}")
+            .await
+            .expect("an answer");
         assert_eq!(answer.status_code, 202, "post {posted}: {answer:?}");
         wait::until("the event to be delivered", || async {
             let received = self.sink.count();
@@ -54,7 +68,8 @@ impl World {
     async fn lines_lost(&self) -> u64 {
         let answer = self.client.get(&self.service.url("/metrics")).await.expect("an answer");
         let text = String::from_utf8_lossy(&answer.body).into_owned();
-        let value = text.lines().find_map(|line| line.strip_prefix("surehook_log_lines_lost_total "));
+        let value =
+            text.lines().find_map(|line| line.strip_prefix("surehook_log_lines_lost_total "));
         value.and_then(|value| value.parse().ok()).unwrap_or(0)
     }
 
@@ -62,7 +77,11 @@ impl World {
     async fn loses_lines(&self) {
         let begun = Instant::now();
         while self.lines_lost().await == 0 {
-            assert!(begun.elapsed() < Duration::from_mins(1), "no log line was lost after {:?} posts", self.posted);
+            assert!(
+                begun.elapsed() < Duration::from_mins(1),
+                "no log line was lost after {:?} posts",
+                self.posted
+            );
             for _ in 0..10 {
                 self.delivers().await;
             }
@@ -72,7 +91,11 @@ impl World {
     async fn is_well(&self) {
         self.delivers().await;
         for path in ["/health", "/ready"] {
-            assert_eq!(self.client.get(&self.service.url(path)).await.expect("an answer").status_code, 200, "{path}");
+            assert_eq!(
+                self.client.get(&self.service.url(path)).await.expect("an answer").status_code,
+                200,
+                "{path}"
+            );
         }
     }
 
@@ -102,7 +125,11 @@ async fn a_log_that_is_read_again_says_how_much_was_lost() {
         let lost = world.lines_lost().await;
         // Each of these lines tells what was lost since the one before.
         world.delivers().await;
-        let told: u64 = lines(&log.text()).iter().filter(|line| is_about_loss(line)).filter_map(|line| line["lost"].as_u64()).sum();
+        let told: u64 = lines(&log.text())
+            .iter()
+            .filter(|line| is_about_loss(line))
+            .filter_map(|line| line["lost"].as_u64())
+            .sum();
         if told > 0 && told >= lost { Ok(()) } else { Err(format!("{told} of {lost}")) }
     })
     .await;
@@ -159,7 +186,8 @@ async fn a_log_device_that_is_full_ends_nothing() {
 async fn a_full_disk_under_the_log_is_survived_and_told_when_there_is_room() {
     let Some(disk) = SmallDisk::mount(1) else { return };
     let path = disk.path().join("surehook.log");
-    let file = File::options().create(true).append(true).open(&path).expect("an empty disk has room");
+    let file =
+        File::options().create(true).append(true).open(&path).expect("an empty disk has room");
     let world = World::start(file, VERBOSE).await;
     world.loses_lines().await;
     world.is_well().await;
@@ -168,7 +196,10 @@ async fn a_full_disk_under_the_log_is_survived_and_told_when_there_is_room() {
         // Logs something.
         world.client.get(&world.service.url("/health")).await?;
         let text = String::from_utf8_lossy(&std::fs::read(&path).expect("the log")).into_owned();
-        let is_told = text.lines().filter_map(|line| serde_json::from_str(line).ok()).any(|line: Value| is_about_loss(&line));
+        let is_told = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .any(|line: Value| is_about_loss(&line));
         if is_told { Ok(text) } else { Err("not told".to_owned()) }
     })
     .await;
@@ -179,13 +210,17 @@ async fn a_full_disk_under_the_log_is_survived_and_told_when_there_is_room() {
 }
 
 fn is_about_loss(line: &Value) -> bool {
-    line["message"].as_str().is_some_and(|message| message.starts_with("log lines were lost")) && line["lost"].as_u64() > Some(0)
+    line["message"].as_str().is_some_and(|message| message.starts_with("log lines were lost"))
+        && line["lost"].as_u64() > Some(0)
 }
 
 /// The lines of a log of which every line is whole.
 fn lines(text: &str) -> Vec<Value> {
     let whole = &text[..text.rfind('\n').map_or(0, |at| at + 1)];
-    whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
 }
 
 /// What a thread reads of a pipe until it is closed.
@@ -212,6 +247,9 @@ impl ReadLog {
     }
 
     async fn ends(&self) {
-        wait::until("the log to end", || async { if self.thread.is_finished() { Ok(()) } else { Err("it is open".to_owned()) } }).await;
+        wait::until("the log to end", || async {
+            if self.thread.is_finished() { Ok(()) } else { Err("it is open".to_owned()) }
+        })
+        .await;
     }
 }

@@ -24,25 +24,31 @@ async fn an_event_of_each_status_is_as_the_document_says(database: Database) {
         _ => sink::Answer::status(200).after(Duration::from_mins(1)),
     })
     .await;
-    let mut configuration = String::from("drain_timeout = \"0s\"\n[defaults]\ninitial_delay = \"10m\"\n");
+    let mut configuration =
+        String::from("drain_timeout = \"0s\"\n[defaults]\ninitial_delay = \"10m\"\n");
     for status in STATUSES {
-        configuration +=
-            &format!("[sources.{status}]\ndestination = \"{}\"\nidempotency_header = \"X-Key\"\n", sink.url(&format!("/{status}")));
+        configuration += &format!(
+            "[sources.{status}]\ndestination = \"{}\"\nidempotency_header = \"X-Key\"\n",
+            sink.url(&format!("/{status}"))
+        );
     }
     let service = Service::start(&database.url(), &configuration).await;
     let caller = Caller::new(&service);
     let mut dead = None;
     for wanted in STATUSES {
-        let accepted = caller.call("POST", &format!("/webhooks/{wanted}"), &[("X-Key", "k")], "body").await;
+        let accepted =
+            caller.call("POST", &format!("/webhooks/{wanted}"), &[("X-Key", "k")], "body").await;
         assert_eq!(accepted.status_code, 202);
-        let event = format!("/events/{}", accepted.json()["event_id"].as_str().expect("an event id"));
+        let event =
+            format!("/events/{}", accepted.json()["event_id"].as_str().expect("an event id"));
         wait::until(&format!("the event to be {wanted}"), || async {
             let answer = caller.call("GET", &event, &[], "").await;
             let status = answer.json()["status"].as_str().expect("a status").to_owned();
             if status == wanted { Ok(()) } else { Err(status) }
         })
         .await;
-        let again = caller.call("POST", &format!("/webhooks/{wanted}"), &[("X-Key", "k")], "body").await;
+        let again =
+            caller.call("POST", &format!("/webhooks/{wanted}"), &[("X-Key", "k")], "body").await;
         assert_eq!((again.status_code, again.header("idempotent-replayed")), (202, "true"));
         caller.call("POST", &format!("/webhooks/{wanted}"), &[("X-Key", "k")], "another").await;
         assert_eq!(caller.call("HEAD", &event, &[], "").await.status_code, 200);
@@ -53,10 +59,22 @@ async fn an_event_of_each_status_is_as_the_document_says(database: Database) {
     let dead = dead.expect("four events were posted");
     wait::until("a redriven event to be dead-lettered again", || async {
         let shown = caller.call("GET", &dead, &[], "").await.json();
-        if shown["history"].as_array().is_some_and(|history| history.len() == 2) { Ok(()) } else { Err(shown.to_string()) }
+        if shown["history"].as_array().is_some_and(|history| history.len() == 2) {
+            Ok(())
+        } else {
+            Err(shown.to_string())
+        }
     })
     .await;
-    for path in ["/health", "/ready", "/openapi.json", "/nowhere", "/webhooks/unknown", "/events/1", "/events/1/redrive"] {
+    for path in [
+        "/health",
+        "/ready",
+        "/openapi.json",
+        "/nowhere",
+        "/webhooks/unknown",
+        "/events/1",
+        "/events/1/redrive",
+    ] {
         for method in ["GET", "HEAD", "POST", "DELETE", "OPTIONS"] {
             caller.call(method, path, &[], "").await;
         }
@@ -64,28 +82,50 @@ async fn an_event_of_each_status_is_as_the_document_says(database: Database) {
 }
 
 async fn every_role_serves_the_document(database: Database) {
-    let configuration = "drain_timeout = \"0s\"\n[sources.orders]\ndestination = \"http://127.0.0.1:9/\"\n";
+    let configuration =
+        "drain_timeout = \"0s\"\n[sources.orders]\ndestination = \"http://127.0.0.1:9/\"\n";
     let mut service = Service::start(&database.url(), configuration).await;
     for role in ["all", "intake", "worker"] {
         service.kill();
         service.restart_as(role).await;
         let caller = Caller::new(&service);
         let answer = caller.call("GET", "/openapi.json", &[], "").await;
-        assert_eq!((answer.status_code, answer.header("content-type"), &answer.body[..]), (200, "application/json", OPENAPI), "{role}");
-        let posted = caller.call("POST", "/webhooks/orders", &[("Idempotency-Key", role)], "body").await;
+        assert_eq!(
+            (answer.status_code, answer.header("content-type"), &answer.body[..]),
+            (200, "application/json", OPENAPI),
+            "{role}"
+        );
+        let posted =
+            caller.call("POST", "/webhooks/orders", &[("Idempotency-Key", role)], "body").await;
         assert_eq!(posted.status_code, if role == "worker" { 404 } else { 202 }, "{role}");
         if role == "intake" {
-            let event = format!("/events/{}", posted.json()["event_id"].as_str().expect("an event id"));
-            assert_eq!(caller.call("GET", &event, &[], "").await.json()["status"], "queued", "nobody delivers it");
+            let event =
+                format!("/events/{}", posted.json()["event_id"].as_str().expect("an event id"));
+            assert_eq!(
+                caller.call("GET", &event, &[], "").await.json()["status"],
+                "queued",
+                "nobody delivers it"
+            );
         }
     }
     // A head that is too large is told by the server itself, which the document says has no body.
-    let head = format!("GET /health HTTP/1.1\r\nHost: surehook\r\nX-Long: {}\r\n\r\n", "x".repeat(64 << 10));
+    let head = format!(
+        "GET /health HTTP/1.1\r\nHost: surehook\r\nX-Long: {}\r\n\r\n",
+        "x".repeat(64 << 10)
+    );
     let answer = exchange(service.address(), head.as_bytes()).await;
     assert_eq!(answer.status_code, 431);
     Document::read(OPENAPI).assert_describes("GET", "/health", 431, &answer.headers, &answer.body);
-    let answer = exchange(service.address(), format!("GET /{} HTTP/1.1\r\nHost: surehook\r\n\r\n", "x".repeat(70 << 10)).as_bytes()).await;
-    assert_eq!((answer.status_code, &answer.body[..]), (431, &b""[..]), "a target that is too long is no other case");
+    let answer = exchange(
+        service.address(),
+        format!("GET /{} HTTP/1.1\r\nHost: surehook\r\n\r\n", "x".repeat(70 << 10)).as_bytes(),
+    )
+    .await;
+    assert_eq!(
+        (answer.status_code, &answer.body[..]),
+        (431, &b""[..]),
+        "a target that is too long is no other case"
+    );
 }
 
 /// A client each of whose answers has to be as the document says.
@@ -100,11 +140,31 @@ impl Caller {
         Self { client: Client::default(), document: Document::read(OPENAPI), base: service.url("") }
     }
 
-    async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &'static str) -> Answer {
+    async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &'static str,
+    ) -> Answer {
         let verb = method.parse().expect("a method");
-        let answer = self.client.send(verb, &format!("{}{path}", self.base), headers, Bytes::from_static(body.as_bytes())).await;
+        let answer = self
+            .client
+            .send(
+                verb,
+                &format!("{}{path}", self.base),
+                headers,
+                Bytes::from_static(body.as_bytes()),
+            )
+            .await;
         let answer = answer.expect("the program answers");
-        self.document.assert_describes(method, path, answer.status_code, &answer.headers, &answer.body);
+        self.document.assert_describes(
+            method,
+            path,
+            answer.status_code,
+            &answer.headers,
+            &answer.body,
+        );
         answer
     }
 }

@@ -76,14 +76,26 @@ async fn what_is_stuck_is_found_understood_and_sent_again(database: Database) {
     until_all_are(&desk, 30, "dead_lettered").await;
 
     let sources = desk.json("sources").await;
-    assert_eq!((&sources["sources"][0]["source"], &sources["sources"][0]["dead_lettered"]), (&Value::from("orders"), &Value::from(30)));
+    assert_eq!(
+        (&sources["sources"][0]["source"], &sources["sources"][0]["dead_lettered"]),
+        (&Value::from("orders"), &Value::from(30))
+    );
     assert_eq!(sources["sources"][1]["dead_lettered"], 0);
     let table = desk.told("sources").await;
-    assert!(table.lines().nth(1).is_some_and(|line| line.starts_with("orders") && line.contains("30")), "{table}");
+    assert!(
+        table.lines().nth(1).is_some_and(|line| line.starts_with("orders") && line.contains("30")),
+        "{table}"
+    );
 
-    let table = desk.told("events list --source orders --reason exhausted --since 1h --limit 5").await;
+    let table =
+        desk.told("events list --source orders --reason exhausted --since 1h --limit 5").await;
     assert_eq!(
-        table.lines().filter(|line| line.contains("dead_lettered (exhausted)") && line.contains("503 transient")).count(),
+        table
+            .lines()
+            .filter(
+                |line| line.contains("dead_lettered (exhausted)") && line.contains("503 transient")
+            )
+            .count(),
         5,
         "{table}"
     );
@@ -96,55 +108,95 @@ async fn what_is_stuck_is_found_understood_and_sent_again(database: Database) {
     );
 
     let timeline = desk.told(&format!("events show {}", events[7])).await;
-    for told in ["orders", "key-7", "2 of 2", "attempt 1", "attempt 2", "503 transient", "down for maintenance", "surehook events redrive"]
-    {
+    for told in [
+        "orders",
+        "key-7",
+        "2 of 2",
+        "attempt 1",
+        "attempt 2",
+        "503 transient",
+        "down for maintenance",
+        "surehook events redrive",
+    ] {
         assert!(timeline.contains(told), "{told} is not in\n{timeline}");
     }
 
     sink.behave(|_| Answer::status(200));
-    assert!(desk.told("events redrive --source orders --dry-run").await.starts_with("30 dead letters would be redriven"));
+    assert!(
+        desk.told("events redrive --source orders --dry-run")
+            .await
+            .starts_with("30 dead letters would be redriven")
+    );
     assert!(desk.told("events redrive --source quiet").await.starts_with("0 dead letters"));
     assert!(desk.told(&format!("events redrive {}", events[7])).await.contains("is queued again"));
     assert!(
-        desk.told("events redrive --source orders --reason exhausted --status-code 503 --rate 1000")
-            .await
-            .starts_with("29 dead letters redriven")
+        desk.told(
+            "events redrive --source orders --reason exhausted --status-code 503 --rate 1000"
+        )
+        .await
+        .starts_with("29 dead letters redriven")
     );
     until_all_are(&desk, 30, "delivered").await;
-    assert!(sink.received().iter().filter(|received| received.taken()).count() == 30, "each is delivered once");
+    assert!(
+        sink.received().iter().filter(|received| received.taken()).count() == 30,
+        "each is delivered once"
+    );
 
     // What was delivered is sent once more, but only by name.
     assert!(desk.told("events redrive --all").await.starts_with("0 dead letters"));
     assert!(desk.told(&format!("events show {}", events[3])).await.contains("--delivered"));
-    assert!(desk.told(&format!("events redrive {} --delivered", events[3])).await.contains("is queued again"));
+    assert!(
+        desk.told(&format!("events redrive {} --delivered", events[3]))
+            .await
+            .contains("is queued again")
+    );
     sink.reaches(60 + 31).await;
     until_all_are(&desk, 30, "delivered").await;
     assert!(
-        desk.told("events redrive --source orders --delivered --dry-run").await.starts_with("30 delivered events would be sent once more")
-    );
-    let newest =
-        desk.json("events list --source orders --limit 10").await["events"][9]["event_id"].as_str().map(str::to_owned).expect("an id");
-    assert!(
-        desk.told(&format!("events redrive --source orders --delivered --rate 1000 --after {newest}"))
+        desk.told("events redrive --source orders --delivered --dry-run")
             .await
-            .starts_with("20 delivered events queued once more")
+            .starts_with("30 delivered events would be sent once more")
+    );
+    let newest = desk.json("events list --source orders --limit 10").await["events"][9]["event_id"]
+        .as_str()
+        .map(str::to_owned)
+        .expect("an id");
+    assert!(
+        desk.told(&format!(
+            "events redrive --source orders --delivered --rate 1000 --after {newest}"
+        ))
+        .await
+        .starts_with("20 delivered events queued once more")
     );
     sink.reaches(60 + 51).await;
     until_all_are(&desk, 30, "delivered").await;
-    let taken: Vec<usize> = events.iter().map(|event| sink.of(*event).iter().filter(|received| received.taken()).count()).collect();
-    let wanted: Vec<usize> = (0..30).map(|n| 1 + usize::from(n < 20) + usize::from(n == 3)).collect();
+    let taken: Vec<usize> = events
+        .iter()
+        .map(|event| sink.of(*event).iter().filter(|received| received.taken()).count())
+        .collect();
+    let wanted: Vec<usize> =
+        (0..30).map(|n| 1 + usize::from(n < 20) + usize::from(n == 3)).collect();
     assert_eq!(taken, wanted, "the oldest twenty once more");
     let metrics = Client::default().get(&service.url("/metrics")).await.expect("an answer");
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
-    for told in ["surehook_accepted_to_delivered_seconds_count{source=\"orders\"} 51", "surehook_database_connections_limit{lane="] {
+    for told in [
+        "surehook_accepted_to_delivered_seconds_count{source=\"orders\"} 51",
+        "surehook_database_connections_limit{lane=",
+    ] {
         assert!(metrics.contains(told), "{told} is not in\n{metrics}");
     }
 
-    assert_eq!((desk.told("health").await.trim(), desk.told("health --ready").await.trim()), ("ok", "ready"));
+    assert_eq!(
+        (desk.told("health").await.trim(), desk.told("health --ready").await.trim()),
+        ("ok", "ready")
+    );
     let unknown = Uuid::now_v7();
     assert_eq!(desk.refused(&format!("events show {unknown}")).await.0, Some(1));
     let (code, why) = desk.refused(&format!("events redrive {}", events[0])).await;
-    assert!(code == Some(1) && why.contains("only a dead-lettered event is redriven"), "{code:?}: {why}");
+    assert!(
+        code == Some(1) && why.contains("only a dead-lettered event is redriven"),
+        "{code:?}: {why}"
+    );
     let (code, why) = desk.refused(&format!("events redrive {unknown} --delivered")).await;
     assert!(code == Some(1) && why.contains("There is no event"), "{code:?}: {why}");
     let (code, why) = desk.refused("events redrive --delivered").await;
@@ -157,7 +209,10 @@ async fn what_is_stuck_is_found_understood_and_sent_again(database: Database) {
     assert!(code == Some(2) && why.contains("`yesterday`"), "{code:?}: {why}");
     let nowhere = Desk { url: format!("http://{}", free_address()), ..Desk::of(&service) };
     let (code, why) = nowhere.refused("sources").await;
-    assert!(code == Some(1) && why.contains("no answer from") && why.contains("--url"), "{code:?}: {why}");
+    assert!(
+        code == Some(1) && why.contains("no answer from") && why.contains("--url"),
+        "{code:?}: {why}"
+    );
 }
 
 async fn no_byte_of_a_response_commands_the_terminal(database: Database) {
@@ -169,20 +224,35 @@ async fn no_byte_of_a_response_commands_the_terminal(database: Database) {
     let event = post(&service, "orders", "k").await;
     until_all_are(&desk, 1, "dead_lettered").await;
     let is_harmful = |one: char| EVIL.replace("31m", "").contains(one);
-    for line in [format!("events show {event}"), format!("events show {event} --json"), "events list --json".to_owned()] {
+    for line in [
+        format!("events show {event}"),
+        format!("events show {event} --json"),
+        "events list --json".to_owned(),
+    ] {
         let told = desk.told(&line).await;
         assert!(told.contains("202e") && !told.contains(is_harmful), "{line}: {told:?}");
     }
-    assert_eq!(desk.json(&format!("events show {event}")).await["history"][0]["excerpt"], EVIL, "JSON says the same to a parser");
-    let raw = Client::default().get(&service.url(&format!("/events/{event}"))).await.expect("an answer");
+    assert_eq!(
+        desk.json(&format!("events show {event}")).await["history"][0]["excerpt"],
+        EVIL,
+        "JSON says the same to a parser"
+    );
+    let raw =
+        Client::default().get(&service.url(&format!("/events/{event}"))).await.expect("an answer");
     let raw = String::from_utf8(raw.body.to_vec()).expect("text");
-    assert!(raw.contains("\\u202e") && !raw.contains(is_harmful), "for whoever asks by curl: {raw:?}");
+    assert!(
+        raw.contains("\\u202e") && !raw.contains(is_harmful),
+        "for whoever asks by curl: {raw:?}"
+    );
 }
 
 async fn a_paused_source_accepts_and_delivers_nothing_until_it_is_resumed(database: Database) {
     let sink = Sink::start(|_| Answer::status(200)).await;
-    let configuration =
-        format!("[sources.held]\ndestination = \"{}\"\n[sources.other]\ndestination = \"{}\"\n", sink.url("/held"), sink.url("/other"));
+    let configuration = format!(
+        "[sources.held]\ndestination = \"{}\"\n[sources.other]\ndestination = \"{}\"\n",
+        sink.url("/held"),
+        sink.url("/other")
+    );
     let mut service = Service::start(&database.url(), &configuration).await;
     let desk = Desk::of(&service);
     assert!(desk.told("pause held").await.starts_with("held is paused"));
@@ -199,7 +269,10 @@ async fn a_paused_source_accepts_and_delivers_nothing_until_it_is_resumed(databa
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(sink.of(held).len(), 0);
     let shown = desk.told("sources").await;
-    assert!(shown.lines().any(|line| line.starts_with("held") && line.contains("paused since")), "{shown}");
+    assert!(
+        shown.lines().any(|line| line.starts_with("held") && line.contains("paused since")),
+        "{shown}"
+    );
 
     assert!(desk.told("resume held").await.starts_with("held goes on"));
     sink.reaches(2).await;
@@ -213,14 +286,22 @@ async fn a_redrive_that_is_broken_off_and_run_again_delivers_each_letter_once(da
     let run = Recording::begin(database).await;
     let sink = run.sink(|_| Answer::status(422)).await;
     let mut service = run.service(&sink.three_sources()).await;
-    let load = Load { sources: &["github", "stripe", "shopify"], posts: letters, duplicates: 0, connections: 32 };
+    let load = Load {
+        sources: &["github", "stripe", "shopify"],
+        posts: letters,
+        duplicates: 0,
+        connections: 32,
+    };
     let sent = produce(run.clone(), vec![service.target()], load, Progress::default()).await;
     sink.reaches(letters).await;
     run.all_ended().await;
     sink.behave(|_| Answer::status(200));
 
     let desk = Desk::of(&service);
-    let first = Process::start(desk.folder.path(), ["events", "redrive", "--all", "--rate", "2000", "--url", &desk.url]);
+    let first = Process::start(
+        desk.folder.path(),
+        ["events", "redrive", "--all", "--rate", "2000", "--url", &desk.url],
+    );
     sink.reaches(letters + letters / 10).await;
     first.kill();
     service.kill();
@@ -229,26 +310,39 @@ async fn a_redrive_that_is_broken_off_and_run_again_delivers_each_letter_once(da
     desk.told("events redrive --all").await;
     run.all_ended().await;
 
-    assert!(desk.told("events redrive --all --dry-run").await.starts_with("0 dead letters"), "none is left");
+    assert!(
+        desk.told("events redrive --all --dry-run").await.starts_with("0 dead letters"),
+        "none is left"
+    );
     let taken = sink.taken();
-    let wanted: BTreeMap<Uuid, usize> = sent.iter().map(Sent::event).map(|event| (event, 1)).collect();
+    let wanted: BTreeMap<Uuid, usize> =
+        sent.iter().map(Sent::event).map(|event| (event, 1)).collect();
     let again = taken.iter().filter(|(_, times)| **times > 1).count();
-    println!("{letters} dead letters, broken off and run again: {} delivered, {again} of them twice", taken.len());
-    assert_eq!(taken.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>(), "each is delivered");
+    println!(
+        "{letters} dead letters, broken off and run again: {} delivered, {again} of them twice",
+        taken.len()
+    );
+    assert_eq!(
+        taken.keys().collect::<Vec<_>>(),
+        wanted.keys().collect::<Vec<_>>(),
+        "each is delivered"
+    );
     // What was in flight when the service was killed may come twice, and the oracles say whether it was that.
     run.judge().await;
 }
 
 async fn post(service: &Service, source: &str, key: &str) -> Uuid {
     let url = service.url(&format!("/webhooks/{source}"));
-    let answer = Client::default().post(&url, &[("idempotency-key", key)], "{}").await.expect("an answer");
+    let answer =
+        Client::default().post(&url, &[("idempotency-key", key)], "{}").await.expect("an answer");
     assert_eq!(answer.status_code, 202, "{answer:?}");
     answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id")
 }
 
 async fn until_all_are(desk: &Desk, events: usize, status: &str) {
     wait::until("all events to end", || async {
-        let listed = desk.json(&format!("events list --source orders --status {status} --limit 1000")).await;
+        let listed =
+            desk.json(&format!("events list --source orders --status {status} --limit 1000")).await;
         let there = listed["events"].as_array().map_or(0, Vec::len);
         if there == events { Ok(()) } else { Err(format!("{there} are {status}")) }
     })
@@ -259,7 +353,10 @@ async fn until_all_are(desk: &Desk, events: usize, status: &str) {
 async fn operators_are_served_at_an_address_of_their_own_where_one_is_set() {
     let sink = Sink::start(|_| Answer::status(200)).await;
     let operators = free_address();
-    let configuration = format!("operator_listen = \"{operators}\"\n[sources.orders]\ndestination = \"{}\"\n", sink.url("/orders"));
+    let configuration = format!(
+        "operator_listen = \"{operators}\"\n[sources.orders]\ndestination = \"{}\"\n",
+        sink.url("/orders")
+    );
     let database = Database::sqlite();
     let service = Service::start(&database.url(), &configuration).await;
     let event = post(&service, "orders", "k").await;
@@ -269,30 +366,57 @@ async fn operators_are_served_at_an_address_of_their_own_where_one_is_set() {
         assert_eq!(status_code(service.url(path)).await, 404, "{path}");
         assert_eq!(status_code(format!("http://{operators}{path}")).await, 200, "{path}");
     }
-    assert_eq!((status_code(service.url("/ready")).await, status_code(format!("http://{operators}/ready")).await), (200, 200));
-    let posted = client.post(&format!("http://{operators}/webhooks/orders"), &[("idempotency-key", "k2")], "{}").await.expect("an answer");
+    assert_eq!(
+        (
+            status_code(service.url("/ready")).await,
+            status_code(format!("http://{operators}/ready")).await
+        ),
+        (200, 200)
+    );
+    let posted = client
+        .post(&format!("http://{operators}/webhooks/orders"), &[("idempotency-key", "k2")], "{}")
+        .await
+        .expect("an answer");
     assert_eq!(posted.status_code, 404);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_in_a_browser_uses_no_operators_route() {
     let sink = Sink::start(|_| Answer::status(200)).await;
-    let configuration = format!("operator_hosts = [\"ops.example\"]\n[sources.orders]\ndestination = \"{}\"\n", sink.url("/orders"));
+    let configuration = format!(
+        "operator_hosts = [\"ops.example\"]\n[sources.orders]\ndestination = \"{}\"\n",
+        sink.url("/orders")
+    );
     let database = Database::sqlite();
     let service = Service::start(&database.url(), &configuration).await;
     let client = Client::default();
     let pause = service.url("/sources/orders/pause");
-    let rebound = [("host", "evil.example"), ("origin", "http://evil.example"), ("sec-fetch-site", "same-origin")];
+    let rebound = [
+        ("host", "evil.example"),
+        ("origin", "http://evil.example"),
+        ("sec-fetch-site", "same-origin"),
+    ];
     let forged = [("origin", "http://evil.example"), ("sec-fetch-site", "cross-site")];
     for (headers, problem) in [(&rebound[..], "foreign-host"), (&forged[..], "cross-site")] {
         let answer = client.post(&pause, headers, "").await.expect("an answer");
-        assert_eq!((answer.status_code, answer.problem()), (403, format!("urn:surehook:problem:{problem}")), "{headers:?}");
-        let answer = client.send(http::Method::GET, &service.url("/events"), headers, bytes::Bytes::new()).await.expect("an answer");
+        assert_eq!(
+            (answer.status_code, answer.problem()),
+            (403, format!("urn:surehook:problem:{problem}")),
+            "{headers:?}"
+        );
+        let answer = client
+            .send(http::Method::GET, &service.url("/events"), headers, bytes::Bytes::new())
+            .await
+            .expect("an answer");
         assert_eq!(answer.status_code, 403, "{headers:?}");
     }
     let sources = client.get(&service.url("/sources")).await.expect("an answer").json();
     assert_eq!(sources["sources"][0]["paused_since"], Value::Null, "{sources}");
     // By the proxy's name, and by a page that the proxy serves.
-    let proxied = [("host", "ops.example"), ("origin", "https://ops.example"), ("sec-fetch-site", "same-origin")];
+    let proxied = [
+        ("host", "ops.example"),
+        ("origin", "https://ops.example"),
+        ("sec-fetch-site", "same-origin"),
+    ];
     assert_eq!(client.post(&pause, &proxied, "").await.expect("an answer").status_code, 200);
 }

@@ -21,7 +21,8 @@ on_each_database!(
 const EVENTS: usize = 20;
 
 async fn a_run_without_mischief_breaks_nothing(database: Database) {
-    let broken = broken_by(database, |_| Answer::status(200), |_| true, "select 1", "select 1").await;
+    let broken =
+        broken_by(database, |_| Answer::status(200), |_| true, "select 1", "select 1").await;
     assert_eq!(broken, BTreeSet::new());
 }
 
@@ -42,15 +43,21 @@ async fn an_event_that_is_owed_again_for_no_reason_is_a_needless_duplicate(datab
 }
 
 async fn a_body_that_changes_on_the_way_breaks_the_sanctity_of_bytes(database: Database) {
-    let (postgres, sqlite) = ("update events set body = 'changed'::bytea", "update events set body = x'00'");
-    let broken = broken_by(database, refuses_at_first, |status| status == "retrying", postgres, sqlite).await;
+    let (postgres, sqlite) =
+        ("update events set body = 'changed'::bytea", "update events set body = x'00'");
+    let broken =
+        broken_by(database, refuses_at_first, |status| status == "retrying", postgres, sqlite)
+            .await;
     assert_eq!(broken, BTreeSet::from([Promise::Bytes]));
 }
 
 async fn a_lease_that_is_cut_short_breaks_the_life_of_an_event(database: Database) {
-    let (postgres, sqlite) =
-        ("update deliveries set due_at = due_at - interval '1 hour'", "update deliveries set due_at = due_at - 3600000000");
-    let broken = broken_by(database, |_| slow(), |status| status == "processing", postgres, sqlite).await;
+    let (postgres, sqlite) = (
+        "update deliveries set due_at = due_at - interval '1 hour'",
+        "update deliveries set due_at = due_at - 3600000000",
+    );
+    let broken =
+        broken_by(database, |_| slow(), |status| status == "processing", postgres, sqlite).await;
     assert!(broken.contains(&Promise::Transitions), "{broken:?}");
 }
 
@@ -90,5 +97,8 @@ async fn broken_by(
 }
 
 fn configuration(sink: &Sink) -> String {
-    format!("[defaults]\ninitial_delay = \"2s\"\n[sources.github]\ndestination = \"{}\"\n", sink.url("/github"))
+    format!(
+        "[defaults]\ninitial_delay = \"2s\"\n[sources.github]\ndestination = \"{}\"\n",
+        sink.url("/github")
+    )
 }

@@ -35,7 +35,11 @@ async fn what_a_stopped_process_holds_is_delivered_by_another_and_its_late_settl
         let other = run.service(&configuration(&sink)).await;
         wait::until("the other process to take an event over", || async {
             let received = sink.received();
-            if received.iter().any(|received| received.attempt == 2) { Ok(()) } else { Err(format!("{received:?}")) }
+            if received.iter().any(|received| received.attempt == 2) {
+                Ok(())
+            } else {
+                Err(format!("{received:?}"))
+            }
         })
         .await;
         other
@@ -50,15 +54,25 @@ async fn what_a_stopped_process_holds_is_delivered_by_another_and_its_late_settl
         .collect();
     assert!(!taken_over.is_empty(), "the other process took nothing over");
     for event in taken_over {
-        let settled = changes(&judged, |change| matches!(change, Change::Settled { .. })).filter(|(of, _)| *of == event);
+        let settled = changes(&judged, |change| matches!(change, Change::Settled { .. }))
+            .filter(|(of, _)| *of == event);
         let settled_by: Vec<&str> = settled.map(|(_, process)| process).collect();
-        assert_eq!(settled_by, ["service-2"], "event {event} was settled by whom it no longer belonged to");
-        let verdicts: Vec<Verdict> = judged.events[&event].history.iter().map(|attempt| attempt.verdict).collect();
+        assert_eq!(
+            settled_by,
+            ["service-2"],
+            "event {event} was settled by whom it no longer belonged to"
+        );
+        let verdicts: Vec<Verdict> =
+            judged.events[&event].history.iter().map(|attempt| attempt.verdict).collect();
         assert_eq!(verdicts, [Verdict::Lost, Verdict::Delivered], "event {event}");
         let (number, refused) = (event.to_string(), "settlement refused");
         wait::until("the stopped process to hear that its settlement is refused", || async {
             let log = stopped.log();
-            if log.lines().any(|line| line.contains(refused) && line.contains(&number)) { Ok(()) } else { Err(log) }
+            if log.lines().any(|line| line.contains(refused) && line.contains(&number)) {
+                Ok(())
+            } else {
+                Err(log)
+            }
         })
         .await;
     }
@@ -95,7 +109,8 @@ async fn a_process_that_is_alone_goes_on_with_what_it_held() {
     // most once more.
     for (event, record) in &judged.events {
         let verdicts: Vec<Verdict> = record.history.iter().map(|attempt| attempt.verdict).collect();
-        let expected: [&[Verdict]; 2] = [&[Verdict::Delivered], &[Verdict::Lost, Verdict::Delivered]];
+        let expected: [&[Verdict]; 2] =
+            [&[Verdict::Delivered], &[Verdict::Lost, Verdict::Delivered]];
         assert!(expected.contains(&&verdicts[..]), "event {event}: {verdicts:?}");
     }
     assert_eq!(sink.taken().len(), EVENTS);
@@ -103,7 +118,11 @@ async fn a_process_that_is_alone_goes_on_with_what_it_held() {
 
 /// Slow enough that a process can be stopped, and go on, in the middle of it.
 fn behaviour(received: &Received) -> Answer {
-    let slowly = if received.attempt == 1 { Duration::from_millis(600) } else { Duration::from_millis(1_500) };
+    let slowly = if received.attempt == 1 {
+        Duration::from_millis(600)
+    } else {
+        Duration::from_millis(1_500)
+    };
     Answer::status(200).after(slowly)
 }
 
@@ -112,7 +131,8 @@ async fn accept(run: &Recording, service: &Service) {
     let client = Client::default();
     for number in 0..EVENTS {
         let key = format!("key-{number}");
-        let post = Post { producer: "producer", source: "github", key: &key, body: key.clone().into() };
+        let post =
+            Post { producer: "producer", source: "github", key: &key, body: key.clone().into() };
         try_once(run, &client, &service.target(), &post).await.expect("an answer").expect("a 202");
     }
 }

@@ -29,7 +29,9 @@ const GROWTH_BYTES: u64 = 4 * MAX_QUEUED_BYTES + CONNECTIONS as u64 * (64 << 10)
 
 const ACCEPTED_WITHIN: Duration = Duration::from_millis(500);
 
-async fn what_cannot_wait_is_told_to_come_back_and_nothing_acknowledged_is_missing(database: Database) {
+async fn what_cannot_wait_is_told_to_come_back_and_nothing_acknowledged_is_missing(
+    database: Database,
+) {
     // Two overloads at once would measure each other.
     static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _alone = ALONE.lock().await;
@@ -58,21 +60,41 @@ async fn what_cannot_wait_is_told_to_come_back_and_nothing_acknowledged_is_missi
             })
         });
         let answers = futures::future::join_all(producers).await;
-        (answers.into_iter().flat_map(|answers| answers.expect("no producer fails")).collect::<Vec<_>>(), service.usage())
+        (
+            answers
+                .into_iter()
+                .flat_map(|answers| answers.expect("no producer fails"))
+                .collect::<Vec<_>>(),
+            service.usage(),
+        )
     };
     let (answers, during) = run.while_network_is("more offered than can be taken", offered).await;
 
-    let mut accepted: Vec<Duration> = answers.iter().filter(|answer| answer.0 == 202).map(|answer| answer.1).collect();
+    let mut accepted: Vec<Duration> =
+        answers.iter().filter(|answer| answer.0 == 202).map(|answer| answer.1).collect();
     accepted.sort_unstable();
     let turned_away = answers.iter().filter(|answer| answer.0 == 503).count();
-    assert_eq!(accepted.len() + turned_away, answers.len(), "every post was accepted or told to come back");
-    assert!(turned_away > answers.len() / 10, "{turned_away} of {} were turned away: this was no overload", answers.len());
+    assert_eq!(
+        accepted.len() + turned_away,
+        answers.len(),
+        "every post was accepted or told to come back"
+    );
+    assert!(
+        turned_away > answers.len() / 10,
+        "{turned_away} of {} were turned away: this was no overload",
+        answers.len()
+    );
     assert!(accepted.len() > 100, "only {} were accepted", accepted.len());
     let p99 = accepted[accepted.len() * 99 / 100];
     assert!(p99 < ACCEPTED_WITHIN, "the p99 of what was accepted is {p99:?}");
     let growth = during.resident_bytes.saturating_sub(before.resident_bytes);
     assert!(growth < GROWTH_BYTES, "grew by {growth} bytes, and may by {GROWTH_BYTES}");
-    println!("{} offered, {} accepted, p99 {p99:?}, grown by {} KiB", answers.len(), accepted.len(), growth >> 10);
+    println!(
+        "{} offered, {} accepted, p99 {p99:?}, grown by {} KiB",
+        answers.len(),
+        accepted.len(),
+        growth >> 10
+    );
 
     let over = Instant::now();
     let (status_code, took) = post(&run, &client, &target, "after", 0).await;
@@ -83,13 +105,20 @@ async fn what_cannot_wait_is_told_to_come_back_and_nothing_acknowledged_is_missi
 }
 
 /// Posts once. The status code, and how long it took.
-async fn post(run: &Recording, client: &Client, target: &Target, producer: &str, number: usize) -> (u16, Duration) {
+async fn post(
+    run: &Recording,
+    client: &Client,
+    target: &Target,
+    producer: &str,
+    number: usize,
+) -> (u16, Duration) {
     let key = format!("{producer}-{number}");
     let mut body = key.clone().into_bytes();
     body.resize(BODY_BYTES, b'.');
     let post = Post { producer, source: "github", key: &key, body: body.into() };
     let asked = Instant::now();
-    let answer = try_once(run, client, target, &post).await.expect("nobody is left without an answer");
+    let answer =
+        try_once(run, client, target, &post).await.expect("nobody is left without an answer");
     let took = asked.elapsed();
     match answer {
         Ok(_) => (202, took),
@@ -101,5 +130,8 @@ async fn post(run: &Recording, client: &Client, target: &Target, producer: &str,
 }
 
 fn configuration(sink: &Sink) -> String {
-    format!("[intake]\nmax_queued = {MAX_QUEUED}\nmax_queued_bytes = {MAX_QUEUED_BYTES}\nmax_body = \"64KiB\"\n{}", sink.three_sources())
+    format!(
+        "[intake]\nmax_queued = {MAX_QUEUED}\nmax_queued_bytes = {MAX_QUEUED_BYTES}\nmax_body = \"64KiB\"\n{}",
+        sink.three_sources()
+    )
 }

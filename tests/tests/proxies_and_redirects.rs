@@ -29,7 +29,9 @@ async fn commands_do_not_use_a_proxy_of_the_environment() {
     let sink = Sink::start(|_| Answer::status(200)).await;
     let database = Database::sqlite();
     let service = Service::start(&database.url(), &configuration(&sink)).await;
-    for line in ["health", "health --ready", "sources", "events list", "pause orders", "resume orders"] {
+    for line in
+        ["health", "health --ready", "sources", "events list", "pause orders", "resume orders"]
+    {
         let output = run(PROXIES, line, &service.url("")).await;
         assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
     }
@@ -56,7 +58,10 @@ async fn deliveries_do_not_use_a_proxy_of_the_environment() {
     let run = Recording::begin(Database::sqlite()).await;
     let sink = run.sink(|_| Answer::status(200)).await;
     let service = run.service_in(PROXIES, &configuration(&sink)).await;
-    let answer = Client::default().post(&service.url("/webhooks/orders"), &[("idempotency-key", "k")], "{}").await.expect("an answer");
+    let answer = Client::default()
+        .post(&service.url("/webhooks/orders"), &[("idempotency-key", "k")], "{}")
+        .await
+        .expect("an answer");
     assert_eq!(answer.status_code, 202, "{answer:?}");
     run.all_ended().await;
     assert!(sink.count() == 1 && sink.received()[0].taken(), "{:?}", sink.received());
@@ -82,11 +87,14 @@ async fn redirecting(base: String) -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {}
+            while !request.ends_with(b"\r\n\r\n")
+                && stream.read_buf(&mut request).await.is_ok_and(|read| read > 0)
+            {}
             let request = String::from_utf8_lossy(&request).into_owned();
             let path = request.split(' ').nth(1).unwrap_or("/");
-            let answer =
-                format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {base}{path}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let answer = format!(
+                "HTTP/1.1 307 Temporary Redirect\r\nlocation: {base}{path}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            );
             // It fails if the client is gone, which the client's side of the test tells.
             let _ = stream.write_all(answer.as_bytes()).await;
         }

@@ -16,23 +16,44 @@ on_each_database!(no_log_line_tells_what_came_in_or_how_to_get_in);
 async fn no_log_line_tells_what_came_in_or_how_to_get_in(database: Database) {
     let run = Recording::begin(database).await;
     let sink = run.sink(behaviour).await;
-    let destination = sink.url("/orders").replace("http://", &format!("http://user:{CANARY}@")) + &format!("?token={CANARY}");
+    let destination = sink.url("/orders").replace("http://", &format!("http://user:{CANARY}@"))
+        + &format!("?token={CANARY}");
     let configuration = format!(
         "[defaults]\nmax_attempts = 2\ninitial_delay = \"10ms\"\nmax_delay = \"20ms\"\nforward_credentials = true\n
          [sources.orders]\ndestination = \"{destination}\"\n"
     );
-    let service = run.service_in(&[("SUREHOOK_LOG_FILTER", "warn,surehook=trace,surehook_core=trace")], &configuration).await;
+    let service = run
+        .service_in(
+            &[("SUREHOOK_LOG_FILTER", "warn,surehook=trace,surehook_core=trace")],
+            &configuration,
+        )
+        .await;
     let client = Client::default();
     let (bearer, body) = (format!("Bearer {CANARY}"), format!("{{\"secret\": \"{CANARY}\"}}"));
     for key in ["taken", "refused", "failed"] {
-        let headers = [("idempotency-key", key), ("authorization", &bearer), ("cookie", CANARY), ("x-secret", CANARY)];
-        let answer = client.post(&service.url("/webhooks/orders"), &headers, body.clone()).await.expect("an answer");
+        let headers = [
+            ("idempotency-key", key),
+            ("authorization", &bearer),
+            ("cookie", CANARY),
+            ("x-secret", CANARY),
+        ];
+        let answer = client
+            .post(&service.url("/webhooks/orders"), &headers, body.clone())
+            .await
+            .expect("an answer");
         assert_eq!(answer.status_code, 202, "{answer:?}");
     }
     // What is turned away is not told either: a key that is none, a source that is not there, another body.
     let bad = format!("{CANARY} is no key");
-    for (path, key) in [("/webhooks/orders", bad.as_str()), ("/webhooks/nowhere", CANARY), ("/webhooks/orders", "taken")] {
-        let answer = client.post(&service.url(path), &[("idempotency-key", key)], format!("{CANARY}!")).await.expect("an answer");
+    for (path, key) in [
+        ("/webhooks/orders", bad.as_str()),
+        ("/webhooks/nowhere", CANARY),
+        ("/webhooks/orders", "taken"),
+    ] {
+        let answer = client
+            .post(&service.url(path), &[("idempotency-key", key)], format!("{CANARY}!"))
+            .await
+            .expect("an answer");
         assert!((400..500).contains(&answer.status_code), "{answer:?}");
     }
     run.all_ended().await;
@@ -40,7 +61,10 @@ async fn no_log_line_tells_what_came_in_or_how_to_get_in(database: Database) {
     assert!(sink.received().len() >= 3, "the events were sent");
 
     let log = service.log();
-    assert!(log.contains("answered") && log.contains("dead-lettered"), "the finest level is on:\n{log}");
+    assert!(
+        log.contains("answered") && log.contains("dead-lettered"),
+        "the finest level is on:\n{log}"
+    );
     let told: Vec<&str> = log.lines().filter(|line| line.contains(CANARY)).collect();
     assert!(told.is_empty(), "{told:#?}");
 }

@@ -114,13 +114,21 @@ async fn a_role_that_may_not_insert_makes_the_process_unready() {
     assert_eq!(post(&client, &service, 1).await, 503);
     assert_eq!(ready(&client, &service).await, (503, CANNOT_STORE.to_owned()));
     let another = Service::begin(&url, SOURCE).await;
-    assert_eq!(ready(&client, &another).await, (503, CANNOT_STORE.to_owned()), "a process that has stored nothing yet");
+    assert_eq!(
+        ready(&client, &another).await,
+        (503, CANNOT_STORE.to_owned()),
+        "a process that has stored nothing yet"
+    );
 
     database.execute("grant insert on events to clerk").await;
     service.ready().await;
     another.ready().await;
     assert_eq!(post(&client, &service, 1).await, 202);
-    assert_eq!(database.fetch::<(i64,)>("select count(*) from events").await, [(2,)], "probes leave nothing behind");
+    assert_eq!(
+        database.fetch::<(i64,)>("select count(*) from events").await,
+        [(2,)],
+        "probes leave nothing behind"
+    );
     assert_eq!(database.fetch::<(i64,)>("select count(*) from deliveries").await, [(2,)]);
     // Only the webhooks' intake needs to insert.
     database.execute("revoke insert on events from clerk").await;
@@ -149,7 +157,9 @@ async fn commits_that_wait_for_a_lost_standby_make_the_process_unready() {
 async fn a_row_or_a_key_that_cannot_be_stored_leaves_the_process_ready() {
     let database = Database::postgres().await;
     let (service, client) = (Service::start(&database.url(), SOURCE).await, Client::default());
-    database.execute("alter table events add constraint harmless check (octet_length(body) <> 666)").await;
+    database
+        .execute("alter table events add constraint harmless check (octet_length(body) <> 666)")
+        .await;
     for _ in 0..3 {
         assert_eq!(post(&client, &service, 666).await, 503);
         assert_eq!(ready(&client, &service).await.0, 200);
@@ -185,8 +195,13 @@ async fn post(client: &Client, service: &Service, bytes: usize) -> u16 {
 
 async fn post_as(client: &Client, service: &Service, key: &str, bytes: usize) -> u16 {
     // Nothing that a database could make small.
-    let mut random = fastrand::Rng::with_seed(key.bytes().fold(7, |seed, byte| seed.rotate_left(5) ^ u64::from(byte)));
+    let mut random = fastrand::Rng::with_seed(
+        key.bytes().fold(7, |seed, byte| seed.rotate_left(5) ^ u64::from(byte)),
+    );
     let body: Bytes = std::iter::repeat_with(|| random.u8(..)).take(bytes).collect();
-    let answer = client.post(&service.url("/webhooks/github"), &[("idempotency-key", key)], body).await.expect("an answer");
+    let answer = client
+        .post(&service.url("/webhooks/github"), &[("idempotency-key", key)], body)
+        .await
+        .expect("an answer");
     answer.status_code
 }

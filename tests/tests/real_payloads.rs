@@ -20,8 +20,10 @@ const SECRET: &[u8] = b"It's a Secret to Everybody";
 
 async fn every_payload_of_github_arrives_once_with_its_bytes_and_its_signature(database: Database) {
     let sink = Sink::start(|_| Answer::status(200)).await;
-    let configuration =
-        format!("[sources.github]\ndestination = \"{}\"\nidempotency_header = \"X-GitHub-Delivery\"\n", sink.url("/github"));
+    let configuration = format!(
+        "[sources.github]\ndestination = \"{}\"\nidempotency_header = \"X-GitHub-Delivery\"\n",
+        sink.url("/github")
+    );
     let service = Service::start(&database.url(), &configuration).await;
     let payloads = payloads();
     assert_eq!(payloads.len(), 329);
@@ -30,7 +32,8 @@ async fn every_payload_of_github_arrives_once_with_its_bytes_and_its_signature(d
     let post = |payload: &Payload| {
         let (client, url, payload) = (client.clone(), url.clone(), payload.clone());
         async move {
-            let (hook, delivery) = (format!("GitHub-Hookshot/{:07x}", 0x044_aadd), payload.delivery.to_string());
+            let (hook, delivery) =
+                (format!("GitHub-Hookshot/{:07x}", 0x044_aadd), payload.delivery.to_string());
             let headers = [
                 ("user-agent", hook.as_str()),
                 ("accept", "*/*"),
@@ -42,16 +45,25 @@ async fn every_payload_of_github_arrives_once_with_its_bytes_and_its_signature(d
             ];
             let answer = client.post(&url, &headers, payload.body).await.expect("an answer");
             assert_eq!(answer.status_code, 202, "{answer:?}");
-            let event: Uuid = answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id");
+            let event: Uuid = answer.json()["event_id"]
+                .as_str()
+                .and_then(|id| id.parse().ok())
+                .expect("an event id");
             (event, answer.header("idempotent-replayed") == "true")
         }
     };
     let first: Vec<(Uuid, bool)> = stream::iter(&payloads).map(post).buffered(16).collect().await;
     let second: Vec<(Uuid, bool)> = stream::iter(&payloads).map(post).buffered(16).collect().await;
 
-    assert!(first.iter().all(|(_, replayed)| !replayed) && second.iter().all(|(_, replayed)| *replayed));
-    assert!(first.iter().zip(&second).all(|(first, second)| first.0 == second.0), "a replay has the first event's id");
-    let events: BTreeMap<Uuid, &Payload> = first.iter().map(|(event, _)| *event).zip(&payloads).collect();
+    assert!(
+        first.iter().all(|(_, replayed)| !replayed) && second.iter().all(|(_, replayed)| *replayed)
+    );
+    assert!(
+        first.iter().zip(&second).all(|(first, second)| first.0 == second.0),
+        "a replay has the first event's id"
+    );
+    let events: BTreeMap<Uuid, &Payload> =
+        first.iter().map(|(event, _)| *event).zip(&payloads).collect();
     assert_eq!(events.len(), 329, "each delivery is an event of its own");
     let status = |event: &Uuid| {
         let (client, url) = (client.clone(), service.url(&format!("/events/{event}")));
@@ -66,10 +78,18 @@ async fn every_payload_of_github_arrives_once_with_its_bytes_and_its_signature(d
 
     let received = sink.received();
     assert_eq!(received.len(), 329, "each event is sent once");
-    assert_eq!(received.iter().map(|received| received.event).collect::<BTreeSet<_>>(), events.keys().copied().collect());
+    assert_eq!(
+        received.iter().map(|received| received.event).collect::<BTreeSet<_>>(),
+        events.keys().copied().collect()
+    );
     for received in &received {
         let payload = events[&received.event];
-        assert_eq!(received.body_sha256, <[u8; 32]>::from(Sha256::digest(&payload.body)), "{}", payload.event);
+        assert_eq!(
+            received.body_sha256,
+            <[u8; 32]>::from(Sha256::digest(&payload.body)),
+            "{}",
+            payload.event
+        );
         assert_eq!(received.values("x-hub-signature-256"), [payload.signature.as_bytes()]);
         assert_eq!(received.values("x-github-event"), [payload.event.as_bytes()]);
         assert_eq!(received.values("x-github-delivery"), [payload.delivery.to_string().as_bytes()]);
@@ -94,7 +114,12 @@ fn payloads() -> Vec<Payload> {
     text.lines()
         .map(|line| {
             let (event, body) = line.split_once('\t').expect("a name, a tab, a payload");
-            Payload { event: event.to_owned(), delivery: Uuid::new_v4(), signature: signature(body.as_bytes()), body: body.into() }
+            Payload {
+                event: event.to_owned(),
+                delivery: Uuid::new_v4(),
+                signature: signature(body.as_bytes()),
+                body: body.into(),
+            }
         })
         .collect()
 }
@@ -103,6 +128,7 @@ fn payloads() -> Vec<Payload> {
 fn signature(body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).expect("any key will do");
     mac.update(body);
-    let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String =
+        mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256={hex}")
 }

@@ -20,23 +20,38 @@ async fn three_processes_on_one_database_deliver_each_event_once() {
         services.push(run.service(&configuration(sink)).await);
     }
     // All of it is accepted by whichever process is asked, and waits for a while: a backlog is what is shared.
-    let load = Load { sources: &["github", "stripe"], posts: EVENTS, duplicates: 0, connections: 32 };
+    let load =
+        Load { sources: &["github", "stripe"], posts: EVENTS, duplicates: 0, connections: 32 };
     let targets = services.iter().map(Service::target).collect();
     let burst = async {
         let sent = produce(run.clone(), targets, load, Progress::default()).await;
         run.all_ended().await;
         sent
     };
-    let sent = run.while_network_is("a burst that is more than can be delivered at once", burst).await;
+    let sent =
+        run.while_network_is("a burst that is more than can be delivered at once", burst).await;
 
     let wanted: BTreeSet<_> = sent.iter().map(Sent::event).collect();
     assert_eq!(wanted.len(), EVENTS);
     let taken: Vec<_> = sinks.iter().map(Sink::taken).collect();
-    assert!(taken.iter().flat_map(|taken| taken.values()).all(|&times| times == 1), "one process delivered an event twice");
-    assert_eq!(taken.iter().map(std::collections::BTreeMap::len).sum::<usize>(), EVENTS, "two processes delivered the same event");
-    assert_eq!(taken.iter().flat_map(|taken| taken.keys().copied()).collect::<BTreeSet<_>>(), wanted);
+    assert!(
+        taken.iter().flat_map(|taken| taken.values()).all(|&times| times == 1),
+        "one process delivered an event twice"
+    );
+    assert_eq!(
+        taken.iter().map(std::collections::BTreeMap::len).sum::<usize>(),
+        EVENTS,
+        "two processes delivered the same event"
+    );
+    assert_eq!(
+        taken.iter().flat_map(|taken| taken.keys().copied()).collect::<BTreeSet<_>>(),
+        wanted
+    );
     let shares: Vec<usize> = taken.iter().map(std::collections::BTreeMap::len).collect();
-    assert!(shares.iter().all(|&share| share > EVENTS / 5), "a process did less than a fifth: {shares:?}");
+    assert!(
+        shares.iter().all(|&share| share > EVENTS / 5),
+        "a process did less than a fifth: {shares:?}"
+    );
     run.judge().await;
 }
 

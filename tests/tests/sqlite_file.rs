@@ -26,7 +26,10 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        Self { folder: TempDir::new().expect("a temporary folder"), sink: Sink::start(|_| sink::Answer::status(200)).await }
+        Self {
+            folder: TempDir::new().expect("a temporary folder"),
+            sink: Sink::start(|_| sink::Answer::status(200)).await,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -47,7 +50,11 @@ impl World {
 
     /// A configuration for a command, in the folder.
     fn configured(&self, database: &str) -> String {
-        let text = format!("listen = \"{}\"\ndatabase = \"{database}\"\n{}", free_address(), self.source());
+        let text = format!(
+            "listen = \"{}\"\ndatabase = \"{database}\"\n{}",
+            free_address(),
+            self.source()
+        );
         fs::write(self.path("surehook.toml"), text).expect("the folder can be written to");
         "surehook.toml".to_owned()
     }
@@ -67,12 +74,19 @@ impl World {
 }
 
 async fn post(service: &Service, key: &str) -> Answer {
-    Client::default().post(&service.url("/webhooks/github"), &[("idempotency-key", key)], "{}").await.expect("an answer")
+    Client::default()
+        .post(&service.url("/webhooks/github"), &[("idempotency-key", key)], "{}")
+        .await
+        .expect("an answer")
 }
 
 async fn accepted(service: &Service, key: &str, replayed: bool) {
     let answer = post(service, key).await;
-    assert_eq!((answer.status_code, answer.header("idempotent-replayed") == "true"), (202, replayed), "{key}: {answer:?}");
+    assert_eq!(
+        (answer.status_code, answer.header("idempotent-replayed") == "true"),
+        (202, replayed),
+        "{key}: {answer:?}"
+    );
 }
 
 async fn ready_is(service: &Service, status_code: u16) {
@@ -89,7 +103,11 @@ async fn stop(service: &mut Service) {
 }
 
 fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 fn mode(path: &Path) -> u32 {
@@ -129,10 +147,15 @@ async fn a_second_process_on_one_file_is_refused() {
     let mut service = world.service().await;
     accepted(&service, "a", false).await;
     symlink(world.folder.path(), world.path("elsewhere")).expect("a link can be made");
-    for database in [world.url(), format!("sqlite:{}", world.path("elsewhere/surehook.db").display())] {
+    for database in
+        [world.url(), format!("sqlite:{}", world.path("elsewhere/surehook.db").display())]
+    {
         let (code, log) = world.refused(&database).await;
         assert_eq!(code, Some(CANNOT_WAIT), "{log}");
-        assert!(log.contains("is served by another process (") && log.contains("surehook.db"), "{log}");
+        assert!(
+            log.contains("is served by another process (") && log.contains("surehook.db"),
+            "{log}"
+        );
     }
     accepted(&service, "b", false).await;
     let listed = run(world.folder.path(), ["events", "list", "--url", &service.url("")]);
@@ -148,7 +171,9 @@ async fn a_second_process_on_one_file_is_refused() {
 async fn a_path_that_waiting_does_not_mend_ends_the_start() {
     let world = World::new().await;
     fs::create_dir(world.path("a-folder")).expect("the folder can be written to");
-    for (name, why) in [("nowhere/surehook.db", "its folder does not exist"), ("a-folder", "it is not a file")] {
+    for (name, why) in
+        [("nowhere/surehook.db", "its folder does not exist"), ("a-folder", "it is not a file")]
+    {
         let path = world.path(name);
         let (code, log) = world.refused(&format!("sqlite:{}", path.display())).await;
         assert_eq!(code, Some(CANNOT_WAIT), "{log}");
@@ -162,7 +187,8 @@ async fn a_file_that_may_not_be_written_ends_the_start() {
     let world = World::new().await;
     let migrated = world.run(&["migrate"]);
     assert!(migrated.status.success(), "{}", said(&migrated));
-    fs::set_permissions(world.path("surehook.db"), Permissions::from_mode(0o444)).expect("the owner may");
+    fs::set_permissions(world.path("surehook.db"), Permissions::from_mode(0o444))
+        .expect("the owner may");
     // To root, every file can be written.
     let is_root = nix::unistd::Uid::effective().is_root();
     let copy = world.path("program");
@@ -178,15 +204,23 @@ async fn a_file_that_may_not_be_written_ends_the_start() {
     if is_root {
         command.uid(NOBODY).gid(NOBODY);
     }
-    let mut child = command.stderr(std::process::Stdio::piped()).spawn().expect("the program starts");
+    let mut child =
+        command.stderr(std::process::Stdio::piped()).spawn().expect("the program starts");
     let ended = wait::within(PATIENCE, "the program to end", || {
-        let ended = child.try_wait().expect("a child can be waited for").ok_or_else(|| "it runs".to_owned());
+        let ended = child
+            .try_wait()
+            .expect("a child can be waited for")
+            .ok_or_else(|| "it runs".to_owned());
         async { ended }
     });
     let status = ended.await;
     let output = child.wait_with_output().expect("it has ended");
     assert_eq!(status.code(), Some(CANNOT_WAIT), "{}", said(&output));
-    assert!(said(&output).contains("surehook.db cannot be opened: Permission denied"), "{}", said(&output));
+    assert!(
+        said(&output).contains("surehook.db cannot be opened: Permission denied"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -201,7 +235,8 @@ async fn after_a_clean_end_the_file_alone_is_the_database() {
     }
     let copied = Database::sqlite();
     let to = copied.url();
-    fs::copy(world.path("surehook.db"), to.trim_start_matches("sqlite:")).expect("a file can be copied");
+    fs::copy(world.path("surehook.db"), to.trim_start_matches("sqlite:"))
+        .expect("a file can be copied");
     let service = Service::start(&to, &world.source()).await;
     accepted(&service, "a", true).await;
 }
@@ -218,9 +253,17 @@ async fn a_backup_of_a_served_database_is_restored_when_it_is_stopped() {
     assert_eq!(mode(&world.path("backup.db")), 0o600);
     accepted(&service, "after", false).await;
     let again = world.run(&["backup", "backup.db"]);
-    assert!(!again.status.success() && said(&again).contains("backup.db exists"), "{}", said(&again));
+    assert!(
+        !again.status.success() && said(&again).contains("backup.db exists"),
+        "{}",
+        said(&again)
+    );
     let refused = world.run(&["restore", "backup.db"]);
-    assert!(!refused.status.success() && said(&refused).contains("is served by another process"), "{}", said(&refused));
+    assert!(
+        !refused.status.success() && said(&refused).contains("is served by another process"),
+        "{}",
+        said(&refused)
+    );
     accepted(&service, "after", true).await;
 
     // Killed: what is in the log is not in the file.
@@ -235,8 +278,13 @@ async fn a_backup_of_a_served_database_is_restored_when_it_is_stopped() {
     // The database that was replaced is whole, too.
     fs::remove_file(world.path("surehook.db")).expect("the file is there");
     let kept = world.run(&["restore", "surehook.db-replaced"]);
-    assert!(!kept.status.success() && said(&kept).contains("surehook.db-replaced exists"), "{}", said(&kept));
-    fs::rename(world.path("surehook.db-replaced"), world.path("old.db")).expect("the file is there");
+    assert!(
+        !kept.status.success() && said(&kept).contains("surehook.db-replaced exists"),
+        "{}",
+        said(&kept)
+    );
+    fs::rename(world.path("surehook.db-replaced"), world.path("old.db"))
+        .expect("the file is there");
     let kept = world.run(&["restore", "old.db"]);
     assert!(kept.status.success(), "{}", said(&kept));
     service.restart().await;
@@ -249,10 +297,19 @@ async fn what_is_no_backup_is_not_restored() {
     let mut service = world.service().await;
     accepted(&service, "a", false).await;
     stop(&mut service).await;
-    fs::write(world.path("text.db"), "not a database, though long enough for its first bytes to be read as a header".repeat(20))
-        .expect("the folder can be written to");
-    let mut other = SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", world.path("other.db").display())).await.expect("a new file");
-    sqlx::raw_sql("create table things (name text)").execute(&mut other).await.expect("an empty database");
+    fs::write(
+        world.path("text.db"),
+        "not a database, though long enough for its first bytes to be read as a header".repeat(20),
+    )
+    .expect("the folder can be written to");
+    let mut other =
+        SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", world.path("other.db").display()))
+            .await
+            .expect("a new file");
+    sqlx::raw_sql("create table things (name text)")
+        .execute(&mut other)
+        .await
+        .expect("an empty database");
     other.close().await.expect("it can be closed");
     for (name, why) in [
         ("text.db", "is damaged, or is not a SQLite database"),
@@ -260,7 +317,11 @@ async fn what_is_no_backup_is_not_restored() {
         ("missing.db", "there is no database"),
     ] {
         let refused = world.run(&["restore", name]);
-        assert!(!refused.status.success() && said(&refused).contains(why), "{name}: {}", said(&refused));
+        assert!(
+            !refused.status.success() && said(&refused).contains(why),
+            "{name}: {}",
+            said(&refused)
+        );
     }
     service.restart().await;
     accepted(&service, "a", true).await;
@@ -280,7 +341,8 @@ async fn for_postgresql_backup_and_restore_name_its_own_tools() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_no_database_ends_the_process() {
     let world = World::new().await;
-    fs::write(world.path("surehook.db"), "not a database".repeat(1000)).expect("the folder can be written to");
+    fs::write(world.path("surehook.db"), "not a database".repeat(1000))
+        .expect("the folder can be written to");
     let (code, log) = world.refused(&world.url()).await;
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("is damaged, or is not a SQLite database"), "{log}");
@@ -292,19 +354,30 @@ async fn a_damaged_database_ends_the_process() {
     let mut service = world.service().await;
     accepted(&service, "a", false).await;
     stop(&mut service).await;
-    let mut connection = SqliteConnection::connect(&world.url()).await.expect("the database is there");
+    let mut connection =
+        SqliteConnection::connect(&world.url()).await.expect("the database is there");
     let pages = "select rootpage from sqlite_schema where tbl_name in ('events', 'deliveries') and rootpage > 0";
-    let pages: Vec<u32> = sqlx::query_scalar(AssertSqlSafe(pages)).fetch_all(&mut connection).await.expect("the tables are there");
-    let size: u32 = sqlx::query_scalar("pragma page_size").fetch_one(&mut connection).await.expect("a size");
+    let pages: Vec<u32> = sqlx::query_scalar(AssertSqlSafe(pages))
+        .fetch_all(&mut connection)
+        .await
+        .expect("the tables are there");
+    let size: u32 =
+        sqlx::query_scalar("pragma page_size").fetch_one(&mut connection).await.expect("a size");
     connection.close().await.expect("it can be closed");
-    let file = File::options().write(true).open(world.path("surehook.db")).expect("the database is there");
+    let file =
+        File::options().write(true).open(world.path("surehook.db")).expect("the database is there");
     for page in pages {
-        file.write_all_at(&vec![0xA5; size as usize], u64::from(page - 1) * u64::from(size)).expect("the file can be written to");
+        file.write_all_at(&vec![0xA5; size as usize], u64::from(page - 1) * u64::from(size))
+            .expect("the file can be written to");
     }
     drop(file);
     let (code, log) = world.refused(&world.url()).await;
     assert_eq!(code, Some(1), "{log}");
-    assert!(log.contains("is damaged, or is not a SQLite database") && log.contains("surehook restore FILE"), "{log}");
+    assert!(
+        log.contains("is damaged, or is not a SQLite database")
+            && log.contains("surehook restore FILE"),
+        "{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -322,7 +395,11 @@ async fn nothing_is_acknowledged_while_another_file_is_in_the_databases_place() 
     fs::copy(&aside, &path).expect("a file can be copied");
     let answer = post(&service, "c").await;
     assert_eq!(answer.status_code, 503, "{answer:?}");
-    assert!(service.log().contains("the database file was moved, deleted or replaced"), "{}", service.log());
+    assert!(
+        service.log().contains("the database file was moved, deleted or replaced"),
+        "{}",
+        service.log()
+    );
 
     fs::rename(&aside, &path).expect("the file is there");
 

@@ -109,7 +109,8 @@ fn cases(trap: &Sink, tls: &str, nobody: SocketAddr) -> Vec<Case> {
     let answers = |name, script: Script, verdict, status_code| {
         plays(name, script.replies(status_code, None), verdict, Some(status_code), None, AtOnce)
     };
-    let fails = |name, script, error, took| plays(name, script, "transient", None, Some(error), took);
+    let fails =
+        |name, script, error, took| plays(name, script, "transient", None, Some(error), took);
     let second = Duration::from_secs(1);
     let filler = vec![b'x'; 64 << 10];
     let mut cases = vec![
@@ -122,14 +123,44 @@ fn cases(trap: &Sink, tls: &str, nobody: SocketAddr) -> Vec<Case> {
         fails("hangs", Script::default().hang(), "timeout", ItsTimeout),
         fails("hangs-up", Script::default(), "connection reset", AtOnce),
         fails("resets", Script::default().reset(), "connection reset", AtOnce),
-        fails("drips-its-head", Script::default().drip("HTTP/1.1 200 OK\r\n\r\n", second), "timeout", ItsTimeout),
-        fails("closes-in-its-head", say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"), "connection reset", AtOnce),
-        fails(WITHOUT_BOUND, Script::default().flood("HTTP/1.1 100 Continue\r\n\r\n", u64::MAX), "timeout", ItsTimeout),
+        fails(
+            "drips-its-head",
+            Script::default().drip("HTTP/1.1 200 OK\r\n\r\n", second),
+            "timeout",
+            ItsTimeout,
+        ),
+        fails(
+            "closes-in-its-head",
+            say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"),
+            "connection reset",
+            AtOnce,
+        ),
+        fails(
+            WITHOUT_BOUND,
+            Script::default().flood("HTTP/1.1 100 Continue\r\n\r\n", u64::MAX),
+            "timeout",
+            ItsTimeout,
+        ),
         // No HTTP.
-        fails("has-an-endless-head", say("HTTP/1.1 200 OK\r\n").flood(filler.clone(), u64::MAX), "invalid response", AtOnce),
-        fails("has-endless-headers", say("HTTP/1.1 200 OK\r\n").flood("X-Many: 1\r\n".repeat(1_000), u64::MAX), "invalid response", AtOnce),
+        fails(
+            "has-an-endless-head",
+            say("HTTP/1.1 200 OK\r\n").flood(filler.clone(), u64::MAX),
+            "invalid response",
+            AtOnce,
+        ),
+        fails(
+            "has-endless-headers",
+            say("HTTP/1.1 200 OK\r\n").flood("X-Many: 1\r\n".repeat(1_000), u64::MAX),
+            "invalid response",
+            AtOnce,
+        ),
         fails("speaks-ssh", say("SSH-2.0-OpenSSH_9.2\r\n\r\n").hang(), "invalid response", AtOnce),
-        fails("has-no-status-code", say("HTTP/1.1 20 OK\r\n\r\n").hang(), "invalid response", AtOnce),
+        fails(
+            "has-no-status-code",
+            say("HTTP/1.1 20 OK\r\n\r\n").hang(),
+            "invalid response",
+            AtOnce,
+        ),
         fails(
             "has-two-lengths",
             say("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab").hang(),
@@ -137,29 +168,75 @@ fn cases(trap: &Sink, tls: &str, nobody: SocketAddr) -> Vec<Case> {
             AtOnce,
         ),
         // A reply that has to be taken for what its status says, however its head is malformed and its body ends.
-        answers("has-bytes-in-names", say("HTTP/1.1 200 OK\r\nX-\u{ff}: 1\r\n\r\n").hang(), "delivered", 200),
+        answers(
+            "has-bytes-in-names",
+            say("HTTP/1.1 200 OK\r\nX-\u{ff}: 1\r\n\r\n").hang(),
+            "delivered",
+            200,
+        ),
         answers(
             "warns-in-its-head",
-            say("HTTP/1.1 200 OK\r\nPHP Warning:  Undefined variable\r\nX Name : a\r\n b\r\nContent-Length: 0\r\n\r\n"),
+            say(
+                "HTTP/1.1 200 OK\r\nPHP Warning:  Undefined variable\r\nX Name : a\r\n b\r\nContent-Length: 0\r\n\r\n",
+            ),
             "delivered",
             200,
         ),
         answers(
             "has-200-headers",
-            say(&format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "X-Many: 1\r\n".repeat(200))),
+            say(&format!(
+                "HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n",
+                "X-Many: 1\r\n".repeat(200)
+            )),
             "delivered",
             200,
         ),
-        answers("drips-its-body", say("HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n").drip(vec![b'x'; 60], second), "delivered", 200),
-        answers("hangs-in-its-body", say("HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n").hang(), "delivered", 200),
-        answers("closes-half-way", say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of"), "delivered", 200),
-        answers("closes-half-way-refusing", say("HTTP/1.1 422 No\r\nContent-Length: 100\r\n\r\nhalf of"), "permanent", 422),
-        answers("never-ends-its-chunks", say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"), "delivered", 200),
-        answers("has-no-chunks", say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n"), "delivered", 200),
-        answers("has-an-endless-body", say("HTTP/1.1 200 OK\r\n\r\n").flood(filler.clone(), u64::MAX), "delivered", 200),
+        answers(
+            "drips-its-body",
+            say("HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n").drip(vec![b'x'; 60], second),
+            "delivered",
+            200,
+        ),
+        answers(
+            "hangs-in-its-body",
+            say("HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n").hang(),
+            "delivered",
+            200,
+        ),
+        answers(
+            "closes-half-way",
+            say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of"),
+            "delivered",
+            200,
+        ),
+        answers(
+            "closes-half-way-refusing",
+            say("HTTP/1.1 422 No\r\nContent-Length: 100\r\n\r\nhalf of"),
+            "permanent",
+            422,
+        ),
+        answers(
+            "never-ends-its-chunks",
+            say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"),
+            "delivered",
+            200,
+        ),
+        answers(
+            "has-no-chunks",
+            say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n"),
+            "delivered",
+            200,
+        ),
+        answers(
+            "has-an-endless-body",
+            say("HTTP/1.1 200 OK\r\n\r\n").flood(filler.clone(), u64::MAX),
+            "delivered",
+            200,
+        ),
         answers(
             "has-50-megabytes",
-            say("HTTP/1.1 200 OK\r\nContent-Length: 52428800\r\n\r\n").flood(filler, (50 << 20) / (64 << 10)),
+            say("HTTP/1.1 200 OK\r\nContent-Length: 52428800\r\n\r\n")
+                .flood(filler, (50 << 20) / (64 << 10)),
             "delivered",
             200,
         ),
@@ -172,18 +249,33 @@ fn cases(trap: &Sink, tls: &str, nobody: SocketAddr) -> Vec<Case> {
         ),
         answers("has-a-gzip-bomb", gzip_bomb(), "delivered", 200),
         answers("has-bytes-in-values", bytes_in_values(), "delivered", 200),
-        answers("refuses-in-its-own-words", say("HTTP/1.1 410 \u{fffd}\u{fffd}\r\nConnection: close\r\n\r\n"), "permanent", 410),
+        answers(
+            "refuses-in-its-own-words",
+            say("HTTP/1.1 410 \u{fffd}\u{fffd}\r\nConnection: close\r\n\r\n"),
+            "permanent",
+            410,
+        ),
         answers(
             "switches-protocols",
             say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"),
             "transient",
             101,
         ),
-        answers("has-a-code-of-its-own", say("HTTP/1.1 999 \r\nConnection: close\r\n\r\n"), "transient", 999),
+        answers(
+            "has-a-code-of-its-own",
+            say("HTTP/1.1 999 \r\nConnection: close\r\n\r\n"),
+            "transient",
+            999,
+        ),
     ];
-    for (name, status_code) in
-        [("moved-300", 300), ("moved-301", 301), ("moved-302", 302), ("moved-303", 303), ("moved-307", 307), ("moved-308", 308)]
-    {
+    for (name, status_code) in [
+        ("moved-300", 300),
+        ("moved-301", 301),
+        ("moved-302", 302),
+        ("moved-303", 303),
+        ("moved-307", 307),
+        ("moved-308", 308),
+    ] {
         let moved = format!(
             "HTTP/1.1 {status_code} Elsewhere\r\nLocation: {0}\r\nRefresh: 0; url={0}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             trap.url("/trap")
@@ -199,21 +291,34 @@ fn gzip_bomb() -> Script {
     let zeros = vec![0; 1 << 20];
     (0..64).for_each(|_| packed.write_all(&zeros).expect("memory takes all"));
     let packed = packed.finish().expect("memory takes all");
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", packed.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        packed.len()
+    );
     Script::default().say(head.into_bytes()).say(packed)
 }
 
 /// Every byte from 0x80 on in a header's value, in the reason and in the body.
 fn bytes_in_values() -> Script {
     let bytes: Vec<u8> = (0x80..=0xff).collect();
-    let parts: [&[u8]; 7] =
-        [b"HTTP/1.1 200 ", &bytes, b"\r\nX-Bytes: ", &bytes, b"\r\nContent-Length: 128\r\nConnection: close\r\n\r\n", &bytes, b""];
+    let parts: [&[u8]; 7] = [
+        b"HTTP/1.1 200 ",
+        &bytes,
+        b"\r\nX-Bytes: ",
+        &bytes,
+        b"\r\nContent-Length: 128\r\nConnection: close\r\n\r\n",
+        &bytes,
+        b"",
+    ];
     Script::default().say(parts.concat())
 }
 
-async fn each_misbehaviour_has_its_verdict_and_the_healthy_source_does_not_feel_it(database: Database) {
+async fn each_misbehaviour_has_its_verdict_and_the_healthy_source_does_not_feel_it(
+    database: Database,
+) {
     let run = Recording::begin(database).await;
-    let (trap, healthy) = (Sink::start(|_| Answer::status(200)).await, run.sink(|_| Answer::status(200)).await);
+    let (trap, healthy) =
+        (Sink::start(|_| Answer::status(200)).await, run.sink(|_| Answer::status(200)).await);
     let (tls, _server) = tls_with_its_own_certificate().await;
     // A port that is taken, so that no other test can come to listen there, and that nobody listens on.
     let taken = TcpSocket::new_v4().expect("a socket");
@@ -240,21 +345,36 @@ async fn each_misbehaviour_has_its_verdict_and_the_healthy_source_does_not_feel_
     let rest = steady(&run, &service, "healthy", POSTS_AT_REST, EVERY).await;
     let before = service.usage();
     for case in &cases {
-        run.fault(Fault::Downstream { source: case.name.to_owned(), what: "misbehaves".to_owned(), broken: true });
+        run.fault(Fault::Downstream {
+            source: case.name.to_owned(),
+            what: "misbehaves".to_owned(),
+            broken: true,
+        });
     }
-    let (storm, calm) = futures::join!(everything(&run, &service, &cases), everything(&control, &beside, &cases));
+    let (storm, calm) =
+        futures::join!(everything(&run, &service, &cases), everything(&control, &beside, &cases));
 
     let told = run.judge().await;
     let client = Client::default();
     let mut wrong = Vec::new();
     for case in &cases {
-        let events: Vec<Uuid> = told.events.values().filter(|event| event.source == case.name).map(|event| event.id.as_uuid()).collect();
+        let events: Vec<Uuid> = told
+            .events
+            .values()
+            .filter(|event| event.source == case.name)
+            .map(|event| event.id.as_uuid())
+            .collect();
         assert_eq!(events.len(), EVENTS_EACH, "{}", case.name);
         for event in events {
             wrong.extend(case.wrong(&verdicts::shown(&client, &service, event).await));
         }
     }
-    assert!(wrong.is_empty(), "{} things are not as the table has them:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} things are not as the table has them:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     assert_eq!(trap.count(), 0, "a redirect was followed");
     for (name, rogue) in &rogues {
         assert_eq!(rogue.count(), EVENTS_EACH, "{name}: one request an event");
@@ -271,11 +391,21 @@ async fn each_misbehaviour_has_its_verdict_and_the_healthy_source_does_not_feel_
 
     let (at_rest, meanwhile) = (Figures::of(&told, rest), Figures::of(&told, storm));
     let beside = Figures::of(&control.judge().await, calm);
-    let felt = |meanwhile: Duration, at_rest: Duration, beside: Duration| meanwhile > (at_rest.max(beside) * 2).max(FLOOR);
-    let figures = format!("meanwhile {meanwhile:?}; at rest {at_rest:?}; a process whose downstreams are all well {beside:?}");
+    let felt = |meanwhile: Duration, at_rest: Duration, beside: Duration| {
+        meanwhile > (at_rest.max(beside) * 2).max(FLOOR)
+    };
+    let figures = format!(
+        "meanwhile {meanwhile:?}; at rest {at_rest:?}; a process whose downstreams are all well {beside:?}"
+    );
     println!("{figures}; {before:?} grew to {peak} bytes");
-    assert!(!felt(meanwhile.intake, at_rest.intake, beside.intake), "the intake feels it: {figures}");
-    assert!(!felt(meanwhile.delivery, at_rest.delivery, beside.delivery), "the healthy source feels it: {figures}");
+    assert!(
+        !felt(meanwhile.intake, at_rest.intake, beside.intake),
+        "the intake feels it: {figures}"
+    );
+    assert!(
+        !felt(meanwhile.delivery, at_rest.delivery, beside.delivery),
+        "the healthy source feels it: {figures}"
+    );
 }
 
 impl Case {
@@ -287,7 +417,9 @@ impl Case {
             _ => ("dead_lettered", "exhausted".into()),
         };
         let attempt = &event["history"][0];
-        let took = Duration::from_secs_f64(attempt["duration_ms"].as_f64().expect("an attempt took some time") / 1000.0);
+        let took = Duration::from_secs_f64(
+            attempt["duration_ms"].as_f64().expect("an attempt took some time") / 1000.0,
+        );
         let (least, most) = match self.took {
             Took::AtOnce => (Duration::ZERO, AT_ONCE),
             Took::ItsTimeout => (TIMEOUT, TIMEOUT + LATE),
@@ -317,22 +449,34 @@ fn configuration(cases: &[Case], healthy: &Sink, destination: impl Fn(&Case) -> 
             TIMEOUT.as_millis()
         )
     });
-    format!("[sources.healthy]\ndestination = \"{}\"\n{}", healthy.url("/healthy"), sources.collect::<String>())
+    format!(
+        "[sources.healthy]\ndestination = \"{}\"\n{}",
+        healthy.url("/healthy"),
+        sources.collect::<String>()
+    )
 }
 
 /// Posts to the healthy source, and what the others are to get beside that. Tells from when to when the former took.
 async fn everything(run: &Recording, service: &Service, cases: &[Case]) -> (At, At) {
     let others = cases.iter().map(|case| steady(run, service, case.name, EVENTS_EACH, EVERY * 20));
-    futures::join!(steady(run, service, "healthy", POSTS, EVERY), futures::future::join_all(others)).0
+    futures::join!(steady(run, service, "healthy", POSTS, EVERY), futures::future::join_all(others))
+        .0
 }
 
 /// A server whose certificate is its own word only, and the port that it listens on.
 async fn tls_with_its_own_certificate() -> (String, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("a bound socket has an address").port().to_string();
-    let certificate = CertificateDer::from(&include_bytes!("../../shell/tests/downstream/self-signed.der")[..]);
-    let key = PrivateKeyDer::try_from(&include_bytes!("../../shell/tests/downstream/self-signed.key.der")[..]).expect("a key");
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).expect("they belong together");
+    let certificate =
+        CertificateDer::from(&include_bytes!("../../shell/tests/downstream/self-signed.der")[..]);
+    let key = PrivateKeyDer::try_from(
+        &include_bytes!("../../shell/tests/downstream/self-signed.key.der")[..],
+    )
+    .expect("a key");
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("they belong together");
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let server = tokio::spawn(async move {
         loop {
@@ -344,7 +488,13 @@ async fn tls_with_its_own_certificate() -> (String, JoinHandle<()>) {
 }
 
 /// Posts at a steady pace, whatever the answers take, and tells from when to when.
-async fn steady(run: &Recording, service: &Service, source: &'static str, posts: usize, every: Duration) -> (At, At) {
+async fn steady(
+    run: &Recording,
+    service: &Service,
+    source: &'static str,
+    posts: usize,
+    every: Duration,
+) -> (At, At) {
     let begun = run.elapsed();
     let client = Client::default();
     let mut pace = tokio::time::interval(every);
@@ -378,20 +528,26 @@ struct Figures {
 
 impl Figures {
     fn of(run: &Run, (from, to): (At, At)) -> Self {
-        let posted: BTreeMap<_, _> =
-            run.each(|what| if let What::Posted(post) = what { Some(post.post) } else { None }).map(|(at, post)| (post, at)).collect();
+        let posted: BTreeMap<_, _> = run
+            .each(|what| if let What::Posted(post) = what { Some(post.post) } else { None })
+            .map(|(at, post)| (post, at))
+            .collect();
         let posts = run.posts();
         let mut accepted = BTreeMap::new();
         let mut intake = Vec::new();
-        for (at, answer) in run.answers().filter(|(_, answer)| (from..=to).contains(&posted[&answer.post])) {
+        for (at, answer) in
+            run.answers().filter(|(_, answer)| (from..=to).contains(&posted[&answer.post]))
+        {
             intake.push(at - posted[&answer.post]);
             if posts[&answer.post].source == "healthy" {
                 accepted.insert(answer.event.expect("a 202 names its event"), at);
             }
         }
         // An event can arrive before its producer has read the answer.
-        let delivery: Vec<_> =
-            run.received().filter_map(|(at, received)| Some(at.saturating_sub(*accepted.get(&received.event)?))).collect();
+        let delivery: Vec<_> = run
+            .received()
+            .filter_map(|(at, received)| Some(at.saturating_sub(*accepted.get(&received.event)?)))
+            .collect();
         assert_eq!(delivery.len(), accepted.len(), "each healthy event arrives once");
         Self { intake: p99(&intake), delivery: p99(&delivery) }
     }
@@ -453,27 +609,47 @@ async fn no_retry_after_brings_an_attempt_before_the_back_off_or_after_the_cap(d
         (b"Retry-After: Thu, 01 Jan 1970 00:00:00 GMT", BackOff),
         (b"Retry-After: Sun, 31 Feb 2999 00:00:00 GMT", BackOff),
         (b"Retry-After: Fri, 31 Dec 99999 23:59:59 GMT", BackOff),
-        (b"Date: Fri, 31 Dec 9999 23:59:58 GMT\r\nRetry-After: Fri, 31 Dec 9999 23:59:59 GMT", Seconds(1)),
+        (
+            b"Date: Fri, 31 Dec 9999 23:59:58 GMT\r\nRetry-After: Fri, 31 Dec 9999 23:59:59 GMT",
+            Seconds(1),
+        ),
         (b"Date: now\r\nRetry-After: Fri, 31 Dec 9999 23:59:59 GMT", BackOff),
     ];
     let long = format!("Retry-After: {long}");
-    let cases: Vec<(Vec<u8>, Waits)> =
-        cases.into_iter().chain([(long.as_bytes(), Cap)]).map(|(header, waits)| (header.to_vec(), waits)).collect();
+    let cases: Vec<(Vec<u8>, Waits)> = cases
+        .into_iter()
+        .chain([(long.as_bytes(), Cap)])
+        .map(|(header, waits)| (header.to_vec(), waits))
+        .collect();
 
     let run = Recording::begin(database).await;
     let mut rogues = Vec::new();
-    let mut configuration = format!("[defaults]\ninitial_delay = \"{}ms\"\nmax_delay = \"{}ms\"\n", BACK_OFF.as_millis(), CAP.as_millis());
+    let mut configuration = format!(
+        "[defaults]\ninitial_delay = \"{}ms\"\nmax_delay = \"{}ms\"\n",
+        BACK_OFF.as_millis(),
+        CAP.as_millis()
+    );
     for (index, (header, waits)) in cases.iter().enumerate() {
         let asked = match waits {
             BackOff => None,
             Seconds(seconds) => Some(Duration::from_secs(*seconds)),
             Cap => Some(Duration::MAX),
         };
-        let parts: [&[u8]; 3] = [b"HTTP/1.1 503 Later\r\n", header, b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"];
+        let parts: [&[u8]; 3] = [
+            b"HTTP/1.1 503 Later\r\n",
+            header,
+            b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        ];
         let later = Script::default().say(parts.concat()).replies(503, asked);
-        let now = Script::default().say("HTTP/1.1 204 \r\nConnection: close\r\n\r\n").replies(204, None);
-        let rogue = Rogue::start(&run, move |received| if received.attempt == 1 { later.clone() } else { now.clone() });
-        configuration.push_str(&format!("[sources.later-{index}]\ndestination = \"{}\"\n", rogue.url("/")));
+        let now =
+            Script::default().say("HTTP/1.1 204 \r\nConnection: close\r\n\r\n").replies(204, None);
+        let rogue =
+            Rogue::start(
+                &run,
+                move |received| if received.attempt == 1 { later.clone() } else { now.clone() },
+            );
+        configuration
+            .push_str(&format!("[sources.later-{index}]\ndestination = \"{}\"\n", rogue.url("/")));
         rogues.push(rogue);
     }
     let service = run.service(&configuration).await;
@@ -486,7 +662,11 @@ async fn no_retry_after_brings_an_attempt_before_the_back_off_or_after_the_cap(d
     let mut wrong = Vec::new();
     for (index, (header, waits)) in cases.iter().enumerate() {
         let header = String::from_utf8_lossy(&header[..header.len().min(80)]);
-        let event = told.events.values().find(|event| event.source == format!("later-{index}")).expect("each was accepted");
+        let event = told
+            .events
+            .values()
+            .find(|event| event.source == format!("later-{index}"))
+            .expect("each was accepted");
         let attempts: Vec<_> = event.history.iter().map(|attempt| attempt.status_code).collect();
         let waited = told
             .committed()

@@ -54,11 +54,15 @@ const EVERY: Duration = Duration::from_millis(20);
 
 async fn a_burst_of_connections_waits_in_the_queue(database: Database) {
     let siege = Siege::begin(database, TIMEOUT).await;
-    let room = fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux tells how long a queue may be");
+    let room = fs::read_to_string("/proc/sys/net/core/somaxconn")
+        .expect("Linux tells how long a queue may be");
     let connections = room.trim().parse::<usize>().expect("a number").min(1_000);
     siege.service.signal(Signal::SIGSTOP);
-    let connect = |_| tokio::time::timeout(BEFORE_SYN_IS_SENT_AGAIN, TcpStream::connect(siege.service.address()));
-    let burst: Vec<_> = stream::iter(0..connections).map(connect).buffer_unordered(50).collect().await;
+    let connect = |_| {
+        tokio::time::timeout(BEFORE_SYN_IS_SENT_AGAIN, TcpStream::connect(siege.service.address()))
+    };
+    let burst: Vec<_> =
+        stream::iter(0..connections).map(connect).buffer_unordered(50).collect().await;
     siege.service.signal(Signal::SIGCONT);
     let waiting = burst.iter().filter(|connected| matches!(connected, Ok(Ok(_)))).count();
     assert_eq!(waiting, connections, "so many found room in the queue");
@@ -72,8 +76,13 @@ async fn idle_connections_take_nobodys_place(database: Database) {
     let connections = 1_000 + 200;
     let lifted = siege
         .beside_good_posts(async {
-            let open = stream::iter(0..connections).map(|_| TcpStream::connect(siege.service.address())).buffer_unordered(50);
-            let silent: Vec<_> = open.map(|stream| stream.expect("the program's socket takes connections")).collect().await;
+            let open = stream::iter(0..connections)
+                .map(|_| TcpStream::connect(siege.service.address()))
+                .buffer_unordered(50);
+            let silent: Vec<_> = open
+                .map(|stream| stream.expect("the program's socket takes connections"))
+                .collect()
+                .await;
             // Longer than a good post may take, and shorter than the program's own patience with the silent.
             tokio::time::sleep(UNHARMED * 2).await;
             drop(silent);
@@ -87,7 +96,8 @@ async fn what_dribbles_is_given_up_in_time(database: Database) {
     let siege = Siege::begin(database, TIMEOUT).await;
     let head = b"POST /webhooks/orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: dribbled\r\nContent-Length: 1000\r\n".to_vec();
     let body = [head.as_slice(), b"\r\n"].concat();
-    let dribbles = (0..200_usize).map(|index| dribble(&siege.service, if index.is_multiple_of(2) { b"" } else { &body }));
+    let dribbles = (0..200_usize)
+        .map(|index| dribble(&siege.service, if index.is_multiple_of(2) { b"" } else { &body }));
     siege
         .beside_good_posts(async {
             for (answer, took) in futures::future::join_all(dribbles).await {
@@ -155,14 +165,21 @@ fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
     let post = |path: &str, more: &str| {
         format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nIdempotency-Key: @\r\n{more}\r\n").into_bytes()
     };
-    let with = |head: &str, body: &str| [post("/webhooks/orders", head), body.as_bytes().to_vec()].concat();
+    let with = |head: &str, body: &str| {
+        [post("/webhooks/orders", head), body.as_bytes().to_vec()].concat()
+    };
     let at = |path: &str| [post(path, "Content-Length: 2\r\n"), b"{}".to_vec()].concat();
     let bare = |text: &str| text.as_bytes().to_vec();
     let chunks = "2\r\n{}\r\n0\r\n\r\n";
     let many: String = (0..90).map(|n| format!("X-Many-{n}: {}\r\n", "v".repeat(720))).collect();
     vec![
         // Lengths.
-        (bare("POST /webhooks/orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}and more"), &[202, 408]),
+        (
+            bare(
+                "POST /webhooks/orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}and more",
+            ),
+            &[202, 408],
+        ),
         (with("Content-Length: 2\r\n", "{}and more"), &[202]),
         (with("Content-Length: 2\r\nContent-Length: 2\r\n", "{}"), &[202]),
         (with("Content-Length: 2\r\nContent-Length: 3\r\n", "{}x"), &[400]),
@@ -180,26 +197,61 @@ fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
         (with("Transfer-Encoding: chunked, chunked\r\n", chunks), &[501]),
         (with("Transfer-Encoding: chunked\r\n", "FFFFFFFFFFFFFFFFF\r\n{}\r\n0\r\n\r\n"), &[400]),
         (with("Transfer-Encoding: chunked\r\n", "-2\r\n{}\r\n0\r\n\r\n"), &[400]),
-        (with("Transfer-Encoding: chunked\r\n", &format!("2;{}\r\n{{}}\r\n0\r\n\r\n", "x".repeat(64 << 10))), &[400]),
+        (
+            with(
+                "Transfer-Encoding: chunked\r\n",
+                &format!("2;{}\r\n{{}}\r\n0\r\n\r\n", "x".repeat(64 << 10)),
+            ),
+            &[400],
+        ),
         (with("Transfer-Encoding: chunked\r\n", &format!("2\r\n{{}}\r\n0\r\n{many}\r\n")), &[400]),
         // Versions.
-        (bare("POST /webhooks/orders HTTP/1.0\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}"), &[202]),
-        (bare("POST /webhooks/orders HTTP/1.0\r\nIdempotency-Key: @\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"), &[400]),
-        (bare("POST /webhooks/orders HTTP/1.2\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}"), &[400]),
-        (bare("POST /webhooks/orders http/1.1\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}"), &[400]),
+        (
+            bare(
+                "POST /webhooks/orders HTTP/1.0\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}",
+            ),
+            &[202],
+        ),
+        (
+            bare(
+                "POST /webhooks/orders HTTP/1.0\r\nIdempotency-Key: @\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+            ),
+            &[400],
+        ),
+        (
+            bare(
+                "POST /webhooks/orders HTTP/1.2\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}",
+            ),
+            &[400],
+        ),
+        (
+            bare(
+                "POST /webhooks/orders http/1.1\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}",
+            ),
+            &[400],
+        ),
         (bare("POST /webhooks/orders\r\n\r\n"), &[400]),
         (bare("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"), &[]),
         // Names in any case, repeated.
         (
-            bare("POST /webhooks/orders HTTP/1.1\r\nHOST: a\r\nCONNECTION: CLOSE\r\nIDEMPOTENCY-KEY: @\r\nCONTENT-LENGTH: 2\r\n\r\n{}"),
+            bare(
+                "POST /webhooks/orders HTTP/1.1\r\nHOST: a\r\nCONNECTION: CLOSE\r\nIDEMPOTENCY-KEY: @\r\nCONTENT-LENGTH: 2\r\n\r\n{}",
+            ),
             &[202],
         ),
         (with("X-Same: 1\r\nx-same: 2\r\nX-SAME: 3\r\nContent-Length: 2\r\n", "{}"), &[202]),
         // Which host it is for has to be said, once.
         (with("host: a\r\nContent-Length: 2\r\n", "{}"), &[400]),
-        (bare("POST /webhooks/orders HTTP/1.1\r\nConnection: close\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}"), &[400]),
         (
-            bare("post /webhooks/orders HTTP/1.1\r\nHost: a\r\nConnection: close\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}"),
+            bare(
+                "POST /webhooks/orders HTTP/1.1\r\nConnection: close\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}",
+            ),
+            &[400],
+        ),
+        (
+            bare(
+                "post /webhooks/orders HTTP/1.1\r\nHost: a\r\nConnection: close\r\nIdempotency-Key: @\r\nContent-Length: 2\r\n\r\n{}",
+            ),
             &[405],
         ),
         // Headers that are none, or too many bytes of them.
@@ -237,7 +289,9 @@ fn keys() -> Vec<(Vec<u8>, u16)> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = |length: usize, visible: bool| -> Vec<u8> {
         let mut byte = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let byte = state.to_be_bytes()[0];
             if visible { b'a' + byte % 26 } else { byte }
         };
@@ -245,7 +299,12 @@ fn keys() -> Vec<(Vec<u8>, u16)> {
     };
     let mut keys = Vec::new();
     for _ in 0..50 {
-        keys.extend([(random(255, true), 202), (random(256, true), 400), (random(255, false), 400), (random(256, false), 400)]);
+        keys.extend([
+            (random(255, true), 202),
+            (random(256, true), 400),
+            (random(255, false), 400),
+            (random(256, false), 400),
+        ]);
     }
     keys
 }
@@ -261,15 +320,22 @@ async fn requests_that_are_sent_ahead_are_answered_in_their_order(database: Data
         .beside_good_posts(async {
             let mut answered: Vec<(String, EventId)> = Vec::new();
             for batch in 0..10 {
-                let posts: Vec<(String, String)> = (0..AHEAD).map(|n| (format!("ahead-{batch}-{n}"), format!("body {n}"))).collect();
-                let named: Vec<_> = posts.iter().map(|(key, body)| siege.posted(key, body.as_bytes())).collect();
-                let mut bytes: Vec<u8> = posts.iter().flat_map(|(key, body)| request(key, body)).collect();
+                let posts: Vec<(String, String)> = (0..AHEAD)
+                    .map(|n| (format!("ahead-{batch}-{n}"), format!("body {n}")))
+                    .collect();
+                let named: Vec<_> =
+                    posts.iter().map(|(key, body)| siege.posted(key, body.as_bytes())).collect();
+                let mut bytes: Vec<u8> =
+                    posts.iter().flat_map(|(key, body)| request(key, body)).collect();
                 bytes.extend_from_slice(b"and nothing that follows\r\n\r\n");
                 let mut answers = converse(siege.service.address(), &bytes).await;
                 assert_eq!(answers.pop().map(|last| last.status_code), Some(400));
                 assert_eq!(answers.len(), AHEAD, "each has its answer");
                 for (((key, _), post), answer) in posts.into_iter().zip(named).zip(&answers) {
-                    answered.push((key, siege.answered(post, answer).unwrap_or_else(|| panic!("{answer:?}"))));
+                    answered.push((
+                        key,
+                        siege.answered(post, answer).unwrap_or_else(|| panic!("{answer:?}")),
+                    ));
                 }
             }
             answered
@@ -289,9 +355,12 @@ async fn producers_that_hang_up_leave_whole_events_or_none(database: Database) {
         async move {
             let key = format!("gone-{index}");
             let post = siege.posted(&key, body);
-            let mut stream = TcpStream::connect(siege.service.address()).await.expect("the program listens");
-            let head =
-                format!("POST /webhooks/orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n", body.len());
+            let mut stream =
+                TcpStream::connect(siege.service.address()).await.expect("the program listens");
+            let head = format!(
+                "POST /webhooks/orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
             stream.write_all(&[head.as_bytes(), body].concat()).await.expect("the program reads");
             tokio::time::sleep(Duration::from_millis(1)).await;
             if index.is_multiple_of(2) {
@@ -311,8 +380,12 @@ async fn producers_that_hang_up_leave_whole_events_or_none(database: Database) {
         })
         .await
         .all_at_once();
-    let stored = answered.run.events.values().filter(|event| event.key.starts_with("gone-")).count();
-    assert!(stored >= 100, "{stored} of 1,000 were stored: those that came back, and those whose hanging up came late");
+    let stored =
+        answered.run.events.values().filter(|event| event.key.starts_with("gone-")).count();
+    assert!(
+        stored >= 100,
+        "{stored} of 1,000 were stored: those that came back, and those whose hanging up came late"
+    );
 }
 
 /// The program under attack, with a source for attackers and one for good producers.
@@ -340,7 +413,8 @@ impl<T> Lifted<T> {
 
 impl Siege {
     async fn begin(database: Database, timeout: Duration) -> Self {
-        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of open files can be read");
+        let (_, most) =
+            getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of open files can be read");
         setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("it can be raised as far as it goes");
         let run = Recording::begin(database).await;
         let sink = run.sink(|_| sink::Answer::status(200)).await;
@@ -367,7 +441,8 @@ impl Siege {
     async fn beside_good_posts<T>(&self, attack: impl Future<Output = T>) -> Lifted<T> {
         let client = Client::default();
         for _ in 0..WARM_UP {
-            self.good(&client, "good", &Uuid::now_v7().to_string(), Bytes::from_static(b"warm")).await;
+            self.good(&client, "good", &Uuid::now_v7().to_string(), Bytes::from_static(b"warm"))
+                .await;
         }
         let before = self.service.usage();
         let over = AtomicBool::new(false);
@@ -384,7 +459,9 @@ impl Siege {
                 let fresh = Client::default();
                 let client = if posts.is_multiple_of(2) { &client } else { &fresh };
                 let begun = Instant::now();
-                again += self.good(client, "good", &Uuid::now_v7().to_string(), Bytes::from_static(b"good")).await;
+                again += self
+                    .good(client, "good", &Uuid::now_v7().to_string(), Bytes::from_static(b"good"))
+                    .await;
                 slowest = slowest.max(begun.elapsed());
                 posts += 1;
             }
@@ -394,8 +471,14 @@ impl Siege {
         let after = self.service.usage();
         println!("{posts} good posts, the slowest took {slowest:?}; {before:?}, then {after:?}");
         assert!(posts > 0 && slowest < UNHARMED, "a good post took {slowest:?}");
-        assert!(after.resident_bytes <= before.resident_bytes + KEEPS_AT_MOST, "{before:?} became {after:?}");
-        assert!(after.peak_bytes <= before.resident_bytes + NEEDS_AT_MOST, "{before:?} became {after:?}");
+        assert!(
+            after.resident_bytes <= before.resident_bytes + KEEPS_AT_MOST,
+            "{before:?} became {after:?}"
+        );
+        assert!(
+            after.peak_bytes <= before.resident_bytes + NEEDS_AT_MOST,
+            "{before:?} became {after:?}"
+        );
         assert_eq!(self.service.mishaps(), [""; 0]);
         let run = self.run.judge().await;
         assert_eq!(self.sink.taken().len(), run.events.len(), "what is stored is delivered");
@@ -447,7 +530,14 @@ impl Siege {
         let event = accepted.as_ref().and_then(|said| said["event_id"].as_str()?.parse().ok());
         let status = accepted.as_ref().and_then(|said| Status::from_name(said["status"].as_str()?));
         let replayed = answer.header("idempotent-replayed") == "true";
-        self.run.record(What::Answered { post, status_code: answer.status_code, event, status, replayed, problem: None });
+        self.run.record(What::Answered {
+            post,
+            status_code: answer.status_code,
+            event,
+            status,
+            replayed,
+            problem: None,
+        });
         event
     }
 }

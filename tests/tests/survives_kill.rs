@@ -17,14 +17,23 @@ on_each_database!(what_was_acknowledged_arrives_and_only_what_was_in_flight_arri
 const SOURCES: usize = 3;
 const CONCURRENCY: usize = 16;
 
-async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice(database: Database) {
+async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice(
+    database: Database,
+) {
     let run = Recording::begin(database).await;
-    let answer_after = |wait| move |received: &Received| Answer::refusing_a_third_at_first(received).after(wait);
+    let answer_after =
+        |wait| move |received: &Received| Answer::refusing_a_third_at_first(received).after(wait);
     let sink = run.sink(answer_after(Duration::from_millis(20))).await;
     let mut service = run.service(&configuration(&sink)).await;
-    let load = Load { sources: &["github", "stripe", "shopify"], posts: 2_400, duplicates: 240, connections: 64 };
+    let load = Load {
+        sources: &["github", "stripe", "shopify"],
+        posts: 2_400,
+        duplicates: 240,
+        connections: 64,
+    };
     let progress = Progress::default();
-    let producers = tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
+    let producers =
+        tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
     sink.reaches(100).await;
     progress.reaches(load.posts / 4).await;
     // However little the machine lets through: what the downstream gets from here on is in flight when the kill comes.
@@ -48,7 +57,9 @@ async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice
         .await
         .iter()
         .filter(|event| event["status"] == "processing")
-        .map(|event| event["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id"))
+        .map(|event| {
+            event["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id")
+        })
         .collect();
     assert!(!in_flight.is_empty(), "the process was killed in the middle of nothing");
     service.kill();
@@ -56,14 +67,24 @@ async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice
 
     verdicts::all_taken(&sink, &sent).await;
     let lost = verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
-    let twice: BTreeSet<Uuid> = sink.taken().into_iter().filter(|(_, times)| *times > 1).map(|(event, _)| event).collect();
+    let twice: BTreeSet<Uuid> =
+        sink.taken().into_iter().filter(|(_, times)| *times > 1).map(|(event, _)| event).collect();
     assert!(sink.taken().values().all(|&times| times <= 2), "one kill explains one repetition");
     assert_eq!(lost, in_flight, "what was in flight lost its attempt, and nothing else did");
-    assert!(twice.is_subset(&in_flight), "delivered twice without having been in flight: {:?}", twice.difference(&in_flight));
+    assert!(
+        twice.is_subset(&in_flight),
+        "delivered twice without having been in flight: {:?}",
+        twice.difference(&in_flight)
+    );
     // What a process can hold at once, by source: its slots, and four times as many claimed ahead. Beside those, the
     // batch of settlements that is being written, and as many that wait before it claims no more.
-    let bound = 5 * CONCURRENCY * SOURCES + 2 * usize::try_from(BATCH_ROWS).expect("a small number");
-    assert!(in_flight.len() <= bound, "{} were in flight, and a process holds at most {bound}", in_flight.len());
+    let bound =
+        5 * CONCURRENCY * SOURCES + 2 * usize::try_from(BATCH_ROWS).expect("a small number");
+    assert!(
+        in_flight.len() <= bound,
+        "{} were in flight, and a process holds at most {bound}",
+        in_flight.len()
+    );
     run.judge().await;
 }
 
@@ -73,9 +94,15 @@ async fn a_killed_postgresql_server_costs_nothing_but_time() {
     let run = Recording::begin(Database::Postgres(cluster.create_database().await)).await;
     let sink = run.sink(Answer::refusing_a_third_at_first).await;
     let service = run.service(&configuration(&sink)).await;
-    let load = Load { sources: &["github", "stripe", "shopify"], posts: 1_500, duplicates: 150, connections: 64 };
+    let load = Load {
+        sources: &["github", "stripe", "shopify"],
+        posts: 1_500,
+        duplicates: 150,
+        connections: 64,
+    };
     let progress = Progress::default();
-    let producers = tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
+    let producers =
+        tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
     sink.reaches(100).await;
     progress.reaches(load.posts / 3).await;
 

@@ -23,7 +23,12 @@ use uuid::Uuid;
 
 /// Kills in one round. All but the last fall into the load, the last into what is left of the deliveries.
 const KILLS: usize = 8;
-const LOAD: Load = Load { sources: &["github", "stripe", "shopify"], posts: 4_000, duplicates: 400, connections: 48 };
+const LOAD: Load = Load {
+    sources: &["github", "stripe", "shopify"],
+    posts: 4_000,
+    duplicates: 400,
+    connections: 48,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_of_processes_and_of_postgresql_lose_nothing() {
@@ -68,7 +73,11 @@ struct Tally {
 impl Soak {
     /// In the long form there are two lanes of rounds: the load of one is on while the other is judged.
     async fn lanes<Lane: Future<Output = ()>>(lane: impl Fn(Arc<Self>) -> Lane) {
-        let soak = Arc::new(Self { begun: Instant::now(), load: tokio::sync::Mutex::default(), tally: Mutex::default() });
+        let soak = Arc::new(Self {
+            begun: Instant::now(),
+            load: tokio::sync::Mutex::default(),
+            tally: Mutex::default(),
+        });
         join_all((0..soak::either(1, 2)).map(|_| lane(Arc::clone(&soak)))).await;
     }
 
@@ -125,7 +134,8 @@ impl Soak {
         let mut service = run.service(&sink.three_impatient_sources("2s", "")).await;
         let load = self.load.lock().await;
         let progress = Progress::default();
-        let producers = tokio::spawn(produce(run.clone(), vec![service.target()], LOAD, progress.clone()));
+        let producers =
+            tokio::spawn(produce(run.clone(), vec![service.target()], LOAD, progress.clone()));
         for kill in 0..KILLS {
             progress.reaches(LOAD.posts * (kill + 1) / KILLS).await;
             tokio::time::sleep(Duration::from_millis(draw(200))).await;
@@ -142,8 +152,10 @@ impl Soak {
     /// Adds a round that the oracles have judged: what was taken again is explained.
     fn add(&self, run: &Run, sink: &Sink, kills_of_processes: usize, kills_of_databases: usize) {
         let taken = sink.taken();
-        let acknowledged: BTreeSet<Uuid> = run.answers().filter_map(|(_, answer)| Some(answer.event?.as_uuid())).collect();
-        let lost: Vec<&Uuid> = acknowledged.iter().filter(|event| !taken.contains_key(event)).collect();
+        let acknowledged: BTreeSet<Uuid> =
+            run.answers().filter_map(|(_, answer)| Some(answer.event?.as_uuid())).collect();
+        let lost: Vec<&Uuid> =
+            acknowledged.iter().filter(|event| !taken.contains_key(event)).collect();
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.rounds += 1;
         tally.events += acknowledged.len();

@@ -32,10 +32,17 @@ async fn nothing_is_acknowledged_that_a_silent_standby_lacks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_acknowledged_that_a_dead_standby_lacks() {
-    nothing_is_acknowledged_while(|standby| standby.stop(Stop::Immediate), |standby| standby.resume()).await;
+    nothing_is_acknowledged_while(
+        |standby| standby.stop(Stop::Immediate),
+        |standby| standby.resume(),
+    )
+    .await;
 }
 
-async fn nothing_is_acknowledged_while(goes_away: impl Fn(&Cluster), comes_back: impl Fn(&Cluster)) {
+async fn nothing_is_acknowledged_while(
+    goes_away: impl Fn(&Cluster),
+    comes_back: impl Fn(&Cluster),
+) {
     let primary = Cluster::start(Settings::default());
     let standby = primary.standby("standby", Settings::default());
     let url = primary.create_database().await;
@@ -46,12 +53,14 @@ async fn nothing_is_acknowledged_while(goes_away: impl Fn(&Cluster), comes_back:
     // One process for each ending, so that none waits behind what another left hanging.
     let mut services = BTreeMap::new();
     for ending in ENDINGS {
-        let service = Service::start(&format!("{url}?application_name={ending:?}"), &configuration).await;
+        let service =
+            Service::start(&format!("{url}?application_name={ending:?}"), &configuration).await;
         services.insert(format!("{ending:?}"), service);
     }
     let service = |ending: Ending| &services[&format!("{ending:?}")];
     let mut acknowledged: Vec<(String, Uuid)> = Vec::new();
-    let before = post(service(Ending::Restarted), "before").await.expect("a post while all is well");
+    let before =
+        post(service(Ending::Restarted), "before").await.expect("a post while all is well");
     acknowledged.push(("before".into(), before));
 
     tokio::task::block_in_place(|| goes_away(&standby));
@@ -71,7 +80,9 @@ async fn nothing_is_acknowledged_while(goes_away: impl Fn(&Cluster), comes_back:
                 }
             };
             let hanging = format!("wait_event = 'SyncRep' and application_name = '{ending:?}'");
-            primary.execute(&format!("select {end}(pid) from pg_stat_activity where {hanging}")).await;
+            primary
+                .execute(&format!("select {end}(pid) from pg_stat_activity where {hanging}"))
+                .await;
         });
         acknowledged.extend(first.ok().map(|event| (key.clone(), event)));
         wait::until("the event to be visible on the primary", || async {
@@ -80,7 +91,8 @@ async fn nothing_is_acknowledged_while(goes_away: impl Fn(&Cluster), comes_back:
         .await;
         let begun = Instant::now();
         while begun.elapsed() < INSISTS_FOR {
-            acknowledged.extend(post(service(ending), &key).await.ok().map(|event| (key.clone(), event)));
+            acknowledged
+                .extend(post(service(ending), &key).await.ok().map(|event| (key.clone(), event)));
         }
     }
     assert_eq!(acknowledged.len(), 1, "acknowledged while no standby had it: {acknowledged:?}");
@@ -89,23 +101,38 @@ async fn nothing_is_acknowledged_while(goes_away: impl Fn(&Cluster), comes_back:
     tokio::task::block_in_place(|| comes_back(&standby));
     for ending in ENDINGS {
         let key = format!("{ending:?}");
-        let event = wait::until("the event to be acknowledged", || post(service(ending), &key)).await;
+        let event =
+            wait::until("the event to be acknowledged", || post(service(ending), &key)).await;
         acknowledged.push((key, event));
     }
     tokio::task::block_in_place(|| primary.stop(Stop::Kill));
     standby.promote().await;
     for (key, event) in acknowledged {
-        let mut connection = PgConnection::connect(&standby.url(&name)).await.expect("the standby has been promoted");
-        let found = sqlx::query_scalar::<_, i64>("select count(*) from events where id = $1").bind(event).fetch_one(&mut connection).await;
-        assert_eq!(found.expect("events can be counted"), 1, "{key} was acknowledged, and is gone after the failover");
+        let mut connection = PgConnection::connect(&standby.url(&name))
+            .await
+            .expect("the standby has been promoted");
+        let found = sqlx::query_scalar::<_, i64>("select count(*) from events where id = $1")
+            .bind(event)
+            .fetch_one(&mut connection)
+            .await;
+        assert_eq!(
+            found.expect("events can be counted"),
+            1,
+            "{key} was acknowledged, and is gone after the failover"
+        );
     }
 }
 
 /// The id under which a post was acknowledged, or what it was answered instead: a `503` that may be true.
 async fn post(service: &Service, key: &str) -> Result<Uuid, String> {
-    let answer = Client::default().post(&service.url("/webhooks/orders"), &[("idempotency-key", key)], "{}").await?;
+    let answer = Client::default()
+        .post(&service.url("/webhooks/orders"), &[("idempotency-key", key)], "{}")
+        .await?;
     if answer.status_code == 202 {
-        return Ok(answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("a 202 has the event's id"));
+        return Ok(answer.json()["event_id"]
+            .as_str()
+            .and_then(|id| id.parse().ok())
+            .expect("a 202 has the event's id"));
     }
     assert_eq!(answer.status_code, 503, "{answer:?}");
     Err(format!("{answer:?}"))
@@ -113,12 +140,17 @@ async fn post(service: &Service, key: &str) -> Result<Uuid, String> {
 
 /// Waits until the commit of an accepted event waits for the standby.
 async fn wait_to_hang(primary: &Cluster, ending: Ending) {
-    let mut connection = PgConnection::connect(&primary.url("postgres")).await.expect("the primary runs");
+    let mut connection =
+        PgConnection::connect(&primary.url("postgres")).await.expect("the primary runs");
     let name = format!("{ending:?}");
     loop {
         let query = "select count(*) from pg_stat_activity
             where wait_event = 'SyncRep' and application_name = $1 and query like '%insert into events%'";
-        let hanging: i64 = sqlx::query_scalar(query).bind(&name).fetch_one(&mut connection).await.expect("the primary runs");
+        let hanging: i64 = sqlx::query_scalar(query)
+            .bind(&name)
+            .fetch_one(&mut connection)
+            .await
+            .expect("the primary runs");
         if hanging > 0 {
             return;
         }
@@ -127,7 +159,9 @@ async fn wait_to_hang(primary: &Cluster, ending: Ending) {
 }
 
 async fn is_there(cluster: &Cluster, database: &str, key: &str) -> bool {
-    let Ok(mut connection) = PgConnection::connect(&cluster.url(database)).await else { return false };
+    let Ok(mut connection) = PgConnection::connect(&cluster.url(database)).await else {
+        return false;
+    };
     let query = "select exists (select from events where idempotency_key = $1)";
     sqlx::query_scalar(query).bind(key).fetch_one(&mut connection).await.unwrap_or(false)
 }

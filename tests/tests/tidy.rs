@@ -30,7 +30,11 @@ fn read(folders: &[&str]) -> Vec<(PathBuf, String)> {
 fn no_select_draws_from_an_unseeded_generator() {
     for (file, text) in read(&["core/src", "shell/src", "sim/src", "sim/model/src"]) {
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        for (at, _) in lines.iter().enumerate().filter(|(_, line)| line.contains("select! {") && !line.contains("select_biased")) {
+        for (at, _) in lines
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| line.contains("select! {") && !line.contains("select_biased"))
+        {
             assert_eq!(lines.get(at + 1), Some(&"biased;"), "{}:{}", file.display(), at + 1);
         }
     }
@@ -70,7 +74,10 @@ fn the_metrics_that_are_documented_are_those_that_there_are() {
         begins.map(|at| text[at..].chars().take_while(|c| is_of_name(*c)).collect()).collect()
     };
     let document = read("docs/operations.md");
-    let table: String = document.lines().filter(|line| line.starts_with("| `surehook_") && line.matches(" | ").count() == 2).collect();
+    let table: String = document
+        .lines()
+        .filter(|line| line.starts_with("| `surehook_") && line.matches(" | ").count() == 2)
+        .collect();
     let there = named(&read("shell/src/metrics.rs"), "\"");
     assert!(there.len() > 15, "{there:?}");
     // Rows of other tables name metrics with a label, and none that is not in this one.
@@ -80,35 +87,58 @@ fn the_metrics_that_are_documented_are_those_that_there_are() {
 #[test]
 fn the_log_messages_that_are_documented_are_those_that_there_are() {
     let document = fs::read_to_string(Path::new(ROOT).join("docs/operations.md")).unwrap();
-    let table = document.split_once("| level | message | fields |").expect("the table of log messages").1;
+    let table =
+        document.split_once("| level | message | fields |").expect("the table of log messages").1;
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
     let cells: Vec<&str> = rows.filter_map(|row| row.split(" | ").nth(1)).collect();
-    let messages: Vec<&str> = cells.iter().flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let messages: Vec<&str> =
+        cells.iter().flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
     assert!(messages.len() > 15, "{messages:?}");
-    let documented: Vec<&str> = messages.iter().map(|message| message.trim_end_matches('…').trim_end()).collect();
+    let documented: Vec<&str> =
+        messages.iter().map(|message| message.trim_end_matches('…').trim_end()).collect();
     let program = read(&["core/src", "shell/src"]);
-    let logged: Vec<&str> = program.iter().filter(|(file, _)| !file.ends_with("demo.rs")).flat_map(|(_, text)| messages_in(text)).collect();
+    let logged: Vec<&str> = program
+        .iter()
+        .filter(|(file, _)| !file.ends_with("demo.rs"))
+        .flat_map(|(_, text)| messages_in(text))
+        .collect();
     for message in &documented {
         assert!(logged.iter().any(|text| text.starts_with(message)), "`{message}` is not logged");
     }
     for message in logged {
-        assert!(documented.iter().any(|beginning| message.starts_with(beginning)), "`{message}` is not documented");
+        assert!(
+            documented.iter().any(|beginning| message.starts_with(beginning)),
+            "`{message}` is not documented"
+        );
     }
 }
 
 /// What a file logs at the default level, outside of its tests.
 fn messages_in(text: &str) -> impl Iterator<Item = &str> {
     let program = text.split("#[cfg(test)]").next().unwrap_or(text);
-    let calls = ["tracing::error!(", "tracing::warn!(", "tracing::info!(", "line!(warn,", "line!(info,"]
-        .into_iter()
-        .flat_map(|call| program.split(call).skip(1));
+    let calls =
+        ["tracing::error!(", "tracing::warn!(", "tracing::info!(", "line!(warn,", "line!(info,"]
+            .into_iter()
+            .flat_map(|call| program.split(call).skip(1));
     calls.filter_map(|rest| rest.split('"').nth(1))
 }
 
 #[test]
 fn every_file_says_what_it_is_for() {
-    for (file, text) in read(&["core/src", "shell/src", "sim/src", "sim/model/src", "tests/src", "tests/tests", "sim/tests"]) {
-        assert!(text.starts_with("//!"), "{} begins without a word on what it is for", file.display());
+    for (file, text) in read(&[
+        "core/src",
+        "shell/src",
+        "sim/src",
+        "sim/model/src",
+        "tests/src",
+        "tests/tests",
+        "sim/tests",
+    ]) {
+        assert!(
+            text.starts_with("//!"),
+            "{} begins without a word on what it is for",
+            file.display()
+        );
     }
 }
 
@@ -125,14 +155,22 @@ fn every_test_that_a_document_names_is_there() {
 fn names_what_is_there(document: &str, least: usize, sources: &str) {
     let text = fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
     let named: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
-    let (paths, tests): (Vec<&str>, Vec<&str>) = named.into_iter().partition(|name| name.contains('/'));
-    let is_name =
-        |name: &&str| name.contains('_') && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let (paths, tests): (Vec<&str>, Vec<&str>) =
+        named.into_iter().partition(|name| name.contains('/'));
+    let is_name = |name: &&str| {
+        name.contains('_')
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    };
     let is_test = |name: &&str| is_name(name) && name.matches('_').count() > 2;
     let tests: Vec<&str> = tests.into_iter().filter(is_test).collect();
     assert!(tests.len() > least && paths.len() > 5, "{document} names tests and files");
     for test in tests {
-        assert!(sources.contains(&format!("fn {test}(")), "{document} names {test}, and there is no such test");
+        assert!(
+            sources.contains(&format!("fn {test}(")),
+            "{document} names {test}, and there is no such test"
+        );
     }
     for path in paths.into_iter().filter(|path| !path.contains(' ')) {
         assert!(Path::new(ROOT).join(path).exists(), "{document} names {path}, which is not there");
@@ -143,23 +181,39 @@ fn names_what_is_there(document: &str, least: usize, sources: &str) {
 fn every_link_from_a_document_to_a_file_is_live() {
     let mut documents = vec![PathBuf::from("README.md")];
     for folder in ["docs", "docs/decisions", "docs/benchmarks"] {
-        let files = fs::read_dir(Path::new(ROOT).join(folder)).unwrap().map(|entry| Path::new(folder).join(entry.unwrap().file_name()));
-        documents.extend(files.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+        let files = fs::read_dir(Path::new(ROOT).join(folder))
+            .unwrap()
+            .map(|entry| Path::new(folder).join(entry.unwrap().file_name()));
+        documents.extend(
+            files.filter(|path| path.extension().is_some_and(|extension| extension == "md")),
+        );
     }
     let mut links = 0;
     for document in documents {
         let text = fs::read_to_string(Path::new(ROOT).join(&document)).unwrap();
-        for target in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target) {
+        for target in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split_once(')'))
+            .map(|(target, _)| target)
+        {
             if target.contains("://") {
                 continue;
             }
             let (file, heading) = target.split_once('#').unwrap_or((target, ""));
-            let to = if file.is_empty() { document.clone() } else { document.parent().unwrap().join(file) };
+            let to = if file.is_empty() {
+                document.clone()
+            } else {
+                document.parent().unwrap().join(file)
+            };
             let to = Path::new(ROOT).join(to);
             assert!(to.exists(), "{}: {target} is not there", document.display());
             if !heading.is_empty() {
                 let headings = fs::read_to_string(&to).unwrap();
-                let is_there = headings.lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == heading);
+                let is_there = headings
+                    .lines()
+                    .filter(|line| line.starts_with('#'))
+                    .any(|line| anchor(line) == heading);
                 assert!(is_there, "{}: {target} has no such heading", document.display());
             }
             links += 1;
@@ -171,5 +225,8 @@ fn every_link_from_a_document_to_a_file_is_live() {
 /// What a heading is called in a link.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
-    text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).map(|c| if c == ' ' { '-' } else { c }).collect()
+    text.chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
 }

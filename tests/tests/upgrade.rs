@@ -24,13 +24,16 @@ on_each_database!(a_database_of_the_first_schema_is_served);
 
 async fn a_database_of_the_first_schema_is_served(database: Database) {
     database.execute(if let Database::Sqlite(_) = database { SQLITE } else { POSTGRES }).await;
-    let events: BTreeMap<String, Uuid> = database.fetch("select source, id from events").await.into_iter().collect();
+    let events: BTreeMap<String, Uuid> =
+        database.fetch("select source, id from events").await.into_iter().collect();
     assert_eq!(events.len(), OWED.len() + REASONS.len() + 1, "{events:?}");
     let sink = Sink::start(|_| Answer::status(200)).await;
     // The fixtures grow older than any default retention.
-    let mut configuration = "[retention]\ndelivered = \"36500d\"\ndead_lettered = \"36500d\"\n".to_owned();
+    let mut configuration =
+        "[retention]\ndelivered = \"36500d\"\ndead_lettered = \"36500d\"\n".to_owned();
     for source in events.keys() {
-        configuration += &format!("[sources.{source}]\ndestination = \"{}\"\n", sink.url(&format!("/{source}")));
+        configuration +=
+            &format!("[sources.{source}]\ndestination = \"{}\"\n", sink.url(&format!("/{source}")));
     }
 
     let service = Service::start(&database.url(), &configuration).await;
@@ -42,12 +45,19 @@ async fn a_database_of_the_first_schema_is_served(database: Database) {
         let history = shown["history"].as_array().expect("a history");
         assert_eq!(history.len() as u64, attempts, "{shown}");
         let received = sink.of(event);
-        assert_eq!(received.iter().map(|received| u64::from(received.attempt)).collect::<Vec<_>>(), [attempts], "{shown}");
+        assert_eq!(
+            received.iter().map(|received| u64::from(received.attempt)).collect::<Vec<_>>(),
+            [attempts],
+            "{shown}"
+        );
         assert_eq!(received[0].values("x-name"), [b"Caf\xE9"], "bytes are as they came");
     }
     let retried = shown(&service, events["retrying"]).await;
     let first = &retried["history"][0];
-    assert_eq!((&first["verdict"], &first["status_code"], &first["excerpt"]), (&"transient".into(), &503.into(), &"not now".into()));
+    assert_eq!(
+        (&first["verdict"], &first["status_code"], &first["excerpt"]),
+        (&"transient".into(), &503.into(), &"not now".into())
+    );
     assert_eq!(shown(&service, events["processing"]).await["history"][0]["verdict"], "lost");
 
     what_had_ended_is_shown_and_known(&service, &events).await;
@@ -57,7 +67,10 @@ async fn a_database_of_the_first_schema_is_served(database: Database) {
 
     for reason in REASONS {
         let event = events[reason];
-        let answer = Client::default().post(&service.url(&format!("/events/{event}/redrive")), &[], "").await.expect("an answer");
+        let answer = Client::default()
+            .post(&service.url(&format!("/events/{event}/redrive")), &[], "")
+            .await
+            .expect("an answer");
         assert_eq!(answer.status_code, 200, "{answer:?}");
         assert_eq!(until_delivered(&service, event).await["attempts"], 2, "{reason}");
     }
@@ -65,19 +78,33 @@ async fn a_database_of_the_first_schema_is_served(database: Database) {
 
 async fn what_had_ended_is_shown_and_known(service: &Service, events: &BTreeMap<String, Uuid>) {
     let delivered = shown(service, events["delivered"]).await;
-    assert_eq!((&delivered["status"], &delivered["attempts"]), (&"delivered".into(), &1.into()), "{delivered}");
+    assert_eq!(
+        (&delivered["status"], &delivered["attempts"]),
+        (&"delivered".into(), &1.into()),
+        "{delivered}"
+    );
     assert_eq!(delivered["history"][0]["excerpt"], "seen", "{delivered}");
     for reason in REASONS {
         let dead = shown(service, events[reason]).await;
-        assert_eq!((&dead["status"], &dead["reason"]), (&"dead_lettered".into(), &reason.into()), "{dead}");
+        assert_eq!(
+            (&dead["status"], &dead["reason"]),
+            (&"dead_lettered".into(), &reason.into()),
+            "{dead}"
+        );
     }
-    for (body, status_code, of_the_first) in [(r#"{"made for": "delivered"}"#, 202, true), ("another body", 422, false)] {
+    for (body, status_code, of_the_first) in
+        [(r#"{"made for": "delivered"}"#, 202, true), ("another body", 422, false)]
+    {
         let answer = Client::default()
             .post(&service.url("/webhooks/delivered"), &[("idempotency-key", "delivered-1")], body)
             .await
             .expect("an answer");
         assert_eq!(answer.status_code, status_code, "{answer:?}");
-        assert_eq!(answer.json()["event_id"] == events["delivered"].to_string(), of_the_first, "{answer:?}");
+        assert_eq!(
+            answer.json()["event_id"] == events["delivered"].to_string(),
+            of_the_first,
+            "{answer:?}"
+        );
     }
 }
 

@@ -40,8 +40,10 @@ impl Offers {
     /// Takes room for one event and returns the lease; `None` if there is no room.
     pub(super) fn take(&mut self, source: &SourceName, size: usize) -> Option<Duration> {
         let is_closed = self.is_closed;
-        let Offer { capacity, lease, taken } = self.by_source.get_mut(source).filter(|_| !is_closed)?;
-        let fits = taken.events < capacity.events && taken.bytes.saturating_add(size) <= capacity.bytes;
+        let Offer { capacity, lease, taken } =
+            self.by_source.get_mut(source).filter(|_| !is_closed)?;
+        let fits =
+            taken.events < capacity.events && taken.bytes.saturating_add(size) <= capacity.bytes;
         fits.then(|| {
             taken.events += 1;
             taken.bytes += size;
@@ -60,7 +62,8 @@ impl Offers {
     /// The worker knows of one more event. From now on it counts that event itself, and its newest offer does not yet.
     pub(super) fn taken_over(&mut self, source: &SourceName, size: usize) {
         self.give_back(source, size);
-        let capacity = &mut self.by_source.get_mut(source).expect("room is taken on an offer").capacity;
+        let capacity =
+            &mut self.by_source.get_mut(source).expect("room is taken on an offer").capacity;
         capacity.events = capacity.events.saturating_sub(1);
         capacity.bytes = capacity.bytes.saturating_sub(size);
     }

@@ -29,7 +29,10 @@ use alloc::vec::Vec;
 use capacity::Offers;
 
 pub use capacity::Capacity;
-pub use interface::{Action, BATCH_BYTES, BATCH_ROWS, BatchId, Input, Refusal, Request, STORE_ATTEMPTS, Settings, StoreFailure, Ticket};
+pub use interface::{
+    Action, BATCH_BYTES, BATCH_ROWS, BatchId, Input, Refusal, Request, STORE_ATTEMPTS, Settings,
+    StoreFailure, Ticket,
+};
 
 /// One process's intake. See the [module](self).
 #[derive(Debug)]
@@ -150,7 +153,9 @@ impl Intake {
     pub fn handle(&mut self, input: Input) {
         match input {
             Input::Stored { batch, result } => self.stored(batch, result),
-            Input::Offered { source, capacity, lease } => self.offers.offer(source, capacity, lease),
+            Input::Offered { source, capacity, lease } => {
+                self.offers.offer(source, capacity, lease)
+            }
             Input::TakenOver { source, size } => self.offers.taken_over(&source, size),
             Input::HandoverClosed => self.offers.close(),
             Input::NotHandedOver(events) => {
@@ -203,7 +208,8 @@ impl Intake {
     fn next_step(&self) -> Option<(Instant, Step)> {
         const READY: Instant = Instant::ZERO;
         let when = |condition: bool| condition.then_some(READY);
-        let may_store = self.storing.len() < self.settings.batches_at_once && !(self.again.is_empty() && self.queue.is_empty());
+        let may_store = self.storing.len() < self.settings.batches_at_once
+            && !(self.again.is_empty() && self.queue.is_empty());
         let is_empty = self.requests.is_empty() && self.storing.is_empty() && self.releasing == 0;
         [
             (when(!self.ready.is_empty()), Step::Ready),
@@ -223,7 +229,8 @@ impl Intake {
             Step::Store => Some(self.store(now)),
             Step::TimeOut => {
                 let (_, ticket) = self.deadlines.pop_first().expect("the step says so");
-                self.requests.get_mut(&ticket).expect("an unanswered request waits").is_answered = true;
+                self.requests.get_mut(&ticket).expect("an unanswered request waits").is_answered =
+                    true;
                 Some(Action::Answer { ticket, answer: Err(Refusal::TimedOut) })
             }
             Step::Done => {
@@ -247,7 +254,10 @@ impl Intake {
         }
         self.next_batch += 1;
         let batch = BatchId(self.next_batch);
-        self.storing.insert(batch, Call { part: Part { attempts: part.attempts + 1, ..part }, since: now, is_leased });
+        self.storing.insert(
+            batch,
+            Call { part: Part { attempts: part.attempts + 1, ..part }, since: now, is_leased },
+        );
         Action::Store { batch, events }
     }
 
@@ -262,7 +272,10 @@ impl Intake {
                 None if rows > 0 && bytes + request.size > BATCH_BYTES => break,
                 None => {
                     bytes += request.size;
-                    groups.insert((request.source.clone(), request.key.clone()), Group { first: ticket, others: Vec::new() });
+                    groups.insert(
+                        (request.source.clone(), request.key.clone()),
+                        Group { first: ticket, others: Vec::new() },
+                    );
                 }
             }
             self.queue.pop_front();
@@ -281,11 +294,17 @@ impl Intake {
         };
         match result {
             Ok(stored) => {
-                assert_eq!(stored.len(), part.groups.len(), "the store answers for each event of a batch");
+                assert_eq!(
+                    stored.len(),
+                    part.groups.len(),
+                    "the store answers for each event of a batch"
+                );
                 self.committed(part, since, &is_leased, &stored);
             }
             Err(failure) => {
-                for (group, _) in part.groups.iter().zip(&is_leased).filter(|(_, is_leased)| **is_leased) {
+                for (group, _) in
+                    part.groups.iter().zip(&is_leased).filter(|(_, is_leased)| **is_leased)
+                {
                     let Request { source, size, .. } = &self.requests[&group.first].request;
                     self.offers.give_back(source, *size);
                 }
@@ -320,11 +339,13 @@ impl Intake {
             self.ready.push_back(Action::Ring(to_ring));
         }
         for (group, stored) in part.groups.into_iter().zip(stored) {
-            let Request { event, fingerprint, on_key_reuse, .. } = self.requests[&group.first].request;
+            let Request { event, fingerprint, on_key_reuse, .. } =
+                self.requests[&group.first].request;
             self.answer(group.first, Ok(resolve(event, fingerprint, on_key_reuse, *stored)));
             let seen_by_others = existing(event, fingerprint, *stored);
             for other in group.others {
-                let Request { event, fingerprint, on_key_reuse, .. } = self.requests[&other].request;
+                let Request { event, fingerprint, on_key_reuse, .. } =
+                    self.requests[&other].request;
                 self.answer(other, Ok(resolve(event, fingerprint, on_key_reuse, seen_by_others)));
             }
         }
@@ -335,7 +356,9 @@ impl Intake {
     fn failed(&mut self, mut part: Part, failure: StoreFailure) {
         part.is_in_doubt |= failure == StoreFailure::Unknown;
         match failure {
-            StoreFailure::Conflict | StoreFailure::Unknown if part.attempts < STORE_ATTEMPTS => self.again.push_back(part),
+            StoreFailure::Conflict | StoreFailure::Unknown if part.attempts < STORE_ATTEMPTS => {
+                self.again.push_back(part)
+            }
             StoreFailure::Rejected if part.groups.len() > 1 => {
                 let second = part.groups.split_off(part.groups.len() / 2);
                 let half = |groups| Part { groups, attempts: 0, is_in_doubt: part.is_in_doubt };
@@ -345,7 +368,10 @@ impl Intake {
                 // Others with the same key may have another body: the next of them is stored in its place.
                 let Part { groups, is_in_doubt, .. } = part;
                 for Group { first, others } in groups {
-                    self.answer(first, Err(Refusal::NotStored(NotStored::Refused.after(is_in_doubt))));
+                    self.answer(
+                        first,
+                        Err(Refusal::NotStored(NotStored::Refused.after(is_in_doubt))),
+                    );
                     let mut others = others.into_iter();
                     if let Some(first) = others.next() {
                         let groups = vec![Group { first, others: others.collect() }];
@@ -354,7 +380,11 @@ impl Intake {
                 }
             }
             StoreFailure::Unavailable | StoreFailure::Conflict | StoreFailure::Unknown => {
-                let last = if failure == StoreFailure::Unknown { NotStored::Unknown } else { NotStored::Unavailable };
+                let last = if failure == StoreFailure::Unknown {
+                    NotStored::Unknown
+                } else {
+                    NotStored::Unavailable
+                };
                 let refusal = Refusal::NotStored(last.after(part.is_in_doubt));
                 for Group { first, others } in part.groups {
                     self.answer(first, Err(refusal));
@@ -368,7 +398,8 @@ impl Intake {
 
     /// The store's last result for a request: it gives up its place, and has its answer unless it has timed out.
     fn answer(&mut self, ticket: Ticket, answer: Result<Admission, Refusal>) {
-        let Waiting { deadline, is_answered, .. } = self.requests.remove(&ticket).expect("a request is answered once");
+        let Waiting { deadline, is_answered, .. } =
+            self.requests.remove(&ticket).expect("a request is answered once");
         if is_answered {
             self.ready.push_back(Action::Forget(ticket));
         } else {
@@ -383,27 +414,58 @@ impl Intake {
     ///
     /// If it does not hold.
     pub fn invariants(&self) {
-        let groups = self.again.iter().flat_map(|part| &part.groups).chain(self.storing.values().flat_map(|call| &call.part.groups));
+        let groups = self
+            .again
+            .iter()
+            .flat_map(|part| &part.groups)
+            .chain(self.storing.values().flat_map(|call| &call.part.groups));
         let placed =
-            self.queue.iter().copied().chain(groups.flat_map(|group| core::iter::once(group.first).chain(group.others.iter().copied())));
+            self.queue.iter().copied().chain(groups.flat_map(|group| {
+                core::iter::once(group.first).chain(group.others.iter().copied())
+            }));
         let mut seen = BTreeSet::new();
         for ticket in placed {
-            assert!(self.requests.contains_key(&ticket), "a place is held by a request that is gone");
+            assert!(
+                self.requests.contains_key(&ticket),
+                "a place is held by a request that is gone"
+            );
             assert!(seen.insert(ticket), "a request is in two places");
         }
         assert_eq!(seen.len(), self.requests.len(), "a request is in no place");
         assert!(self.storing.len() <= self.settings.batches_at_once, "too many calls at once");
         assert!(self.requests.len() <= self.settings.max_queued, "more requests than may wait");
-        let unanswered: BTreeSet<(Instant, Ticket)> =
-            self.requests.iter().filter(|(_, waiting)| !waiting.is_answered).map(|(ticket, waiting)| (waiting.deadline, *ticket)).collect();
-        assert_eq!(unanswered, self.deadlines, "the deadlines are those of the unanswered requests");
+        let unanswered: BTreeSet<(Instant, Ticket)> = self
+            .requests
+            .iter()
+            .filter(|(_, waiting)| !waiting.is_answered)
+            .map(|(ticket, waiting)| (waiting.deadline, *ticket))
+            .collect();
+        assert_eq!(
+            unanswered, self.deadlines,
+            "the deadlines are those of the unanswered requests"
+        );
         for call in self.storing.values() {
-            assert!(call.part.groups.len() <= BATCH_ROWS && !call.part.groups.is_empty(), "a batch has 1 to {BATCH_ROWS} rows");
-            let bytes: usize = call.part.groups.iter().map(|group| self.requests[&group.first].request.size).sum();
-            assert!(bytes <= BATCH_BYTES || call.part.groups.len() == 1, "a batch is larger than {BATCH_BYTES} bytes");
+            assert!(
+                call.part.groups.len() <= BATCH_ROWS && !call.part.groups.is_empty(),
+                "a batch has 1 to {BATCH_ROWS} rows"
+            );
+            let bytes: usize =
+                call.part.groups.iter().map(|group| self.requests[&group.first].request.size).sum();
+            assert!(
+                bytes <= BATCH_BYTES || call.part.groups.len() == 1,
+                "a batch is larger than {BATCH_BYTES} bytes"
+            );
         }
-        let leased = self.storing.values().flat_map(|call| &call.is_leased).filter(|is_leased| **is_leased).count();
-        assert!(leased <= self.offers.taken() as usize, "an event is claimed on insert without room for it");
+        let leased = self
+            .storing
+            .values()
+            .flat_map(|call| &call.is_leased)
+            .filter(|is_leased| **is_leased)
+            .count();
+        assert!(
+            leased <= self.offers.taken() as usize,
+            "an event is claimed on insert without room for it"
+        );
     }
 }
 

@@ -6,7 +6,8 @@ use alloc::format;
 use core::time::Duration;
 use uuid::Uuid;
 
-const SETTINGS: Settings = Settings { max_queued: 1000, batches_at_once: 2, request_timeout: Duration::from_millis(1800) };
+const SETTINGS: Settings =
+    Settings { max_queued: 1000, batches_at_once: 2, request_timeout: Duration::from_millis(1800) };
 
 fn at(milliseconds: u64) -> Instant {
     Instant::from_origin(Duration::from_millis(milliseconds))
@@ -53,14 +54,20 @@ fn stored(intake: &mut Intake, batch: BatchId, result: Result<Vec<Stored>, Store
 }
 
 fn answers(actions: &[Action]) -> Vec<(Ticket, Result<Admission, Refusal>)> {
-    let answer = |action: &Action| if let Action::Answer { ticket, answer } = action { Some((*ticket, *answer)) } else { None };
+    let answer = |action: &Action| {
+        if let Action::Answer { ticket, answer } = action { Some((*ticket, *answer)) } else { None }
+    };
     actions.iter().filter_map(answer).collect()
 }
 
 const LEASE: Duration = Duration::from_mins(1);
 
 fn offer(intake: &mut Intake, events: u32, bytes: usize) {
-    intake.handle(Input::Offered { source: source(), capacity: Capacity { events, bytes }, lease: LEASE });
+    intake.handle(Input::Offered {
+        source: source(),
+        capacity: Capacity { events, bytes },
+        lease: LEASE,
+    });
 }
 
 #[test]
@@ -74,7 +81,10 @@ fn an_idle_intake_stores_a_batch_of_one_at_once_and_answers_after_its_commit() {
     let accepted = Admission::Accepted { id: request(1).event, status: Status::Queued };
     assert_eq!(
         actions(&mut intake, at(1)),
-        [Action::Ring(BTreeSet::from([source()])), Action::Answer { ticket: tickets[0], answer: Ok(accepted) }]
+        [
+            Action::Ring(BTreeSet::from([source()])),
+            Action::Answer { ticket: tickets[0], answer: Ok(accepted) }
+        ]
     );
     assert_eq!((intake.waiting(), intake.wake_at()), (0, None));
 }
@@ -91,7 +101,9 @@ fn what_gathers_while_calls_are_open_becomes_one_batch_of_at_most_256() {
     stored(&mut intake, first, Ok(vec![Stored::Inserted]));
     let sizes: Vec<usize> = actions(&mut intake, at(0))
         .iter()
-        .filter_map(|action| if let Action::Store { events, .. } = action { Some(events.len()) } else { None })
+        .filter_map(|action| {
+            if let Action::Store { events, .. } = action { Some(events.len()) } else { None }
+        })
         .collect();
     assert_eq!(sizes, [BATCH_ROWS]);
 }
@@ -108,7 +120,11 @@ fn a_batch_ends_before_the_event_that_would_make_it_too_large() {
 fn requests_with_one_key_are_one_row_and_the_others_learn_from_it() {
     let mut intake = Intake::new(SETTINGS);
     let again = Request { event: EventId::from_uuid(Uuid::from_u128(99)), ..request(1) };
-    let other_body = Request { fingerprint: Fingerprint::of(b"other"), event: EventId::from_uuid(Uuid::from_u128(98)), ..request(1) };
+    let other_body = Request {
+        fingerprint: Fingerprint::of(b"other"),
+        event: EventId::from_uuid(Uuid::from_u128(98)),
+        ..request(1)
+    };
     let tickets = submit(&mut intake, [request(1), again, other_body]);
     let (batch, events) = call(&mut intake);
     assert_eq!(events.len(), 1);
@@ -136,14 +152,27 @@ fn an_unknown_result_is_tried_again_under_the_same_id_and_without_a_lease() {
     let (batch, events) = call(&mut intake);
     assert_eq!(events, [(tickets[0], None)], "nobody knows what the first attempt claimed");
     let id = request(1).event;
-    stored(&mut intake, batch, Ok(vec![Stored::Existing { id, fingerprint: request(1).fingerprint, status: Status::Processing }]));
+    stored(
+        &mut intake,
+        batch,
+        Ok(vec![Stored::Existing {
+            id,
+            fingerprint: request(1).fingerprint,
+            status: Status::Processing,
+        }]),
+    );
     let accepted = Admission::Accepted { id, status: Status::Processing };
     assert_eq!(answers(&actions(&mut intake, at(0))), [(tickets[0], Ok(accepted))]);
 }
 
 #[test]
 fn after_an_unknown_result_a_later_failure_does_not_say_that_nothing_is_stored() {
-    for last in [StoreFailure::Unavailable, StoreFailure::Rejected, StoreFailure::Unknown, StoreFailure::Conflict] {
+    for last in [
+        StoreFailure::Unavailable,
+        StoreFailure::Rejected,
+        StoreFailure::Unknown,
+        StoreFailure::Conflict,
+    ] {
         let mut intake = Intake::new(SETTINGS);
         submit(&mut intake, [request(1)]);
         let mut failure = StoreFailure::Unknown;
@@ -169,7 +198,11 @@ fn a_conflict_is_tried_three_times_and_an_unavailable_store_once() {
             stored(&mut intake, batch, Err(failure));
         }
         let refusal = Refusal::NotStored(NotStored::Unavailable);
-        assert_eq!(answers(&actions(&mut intake, at(0))), [(tickets[0], Err(refusal))], "{failure:?}");
+        assert_eq!(
+            answers(&actions(&mut intake, at(0))),
+            [(tickets[0], Err(refusal))],
+            "{failure:?}"
+        );
     }
 }
 
@@ -184,16 +217,25 @@ fn a_bad_row_is_isolated_in_logarithmic_calls_and_all_others_are_stored() {
                 Action::Store { batch, events } => {
                     calls += 1;
                     let is_bad = events.iter().any(|(ticket, _)| *ticket == tickets[bad]);
-                    let result = if is_bad { Err(StoreFailure::Rejected) } else { Ok(vec![Stored::Inserted; events.len()]) };
+                    let result = if is_bad {
+                        Err(StoreFailure::Rejected)
+                    } else {
+                        Ok(vec![Stored::Inserted; events.len()])
+                    };
                     stored(&mut intake, batch, result);
                 }
                 Action::Answer { ticket, answer } => given.push((ticket, answer.is_ok())),
-                Action::HandOver { .. } | Action::Release(_) | Action::Ring(_) | Action::Forget(_) | Action::Done => {}
+                Action::HandOver { .. }
+                | Action::Release(_)
+                | Action::Ring(_)
+                | Action::Forget(_)
+                | Action::Done => {}
             }
         }
         assert_eq!(calls, 1 + 2 * 8, "bad row {bad}: each of 8 halvings takes two calls");
         given.sort_unstable();
-        let expected: Vec<_> = tickets.iter().enumerate().map(|(n, ticket)| (*ticket, n != bad)).collect();
+        let expected: Vec<_> =
+            tickets.iter().enumerate().map(|(n, ticket)| (*ticket, n != bad)).collect();
         assert_eq!(given, expected);
     }
 }
@@ -201,11 +243,18 @@ fn a_bad_row_is_isolated_in_logarithmic_calls_and_all_others_are_stored() {
 #[test]
 fn after_a_bad_row_the_next_with_its_key_is_stored_for_itself() {
     let mut intake = Intake::new(SETTINGS);
-    let good = Request { fingerprint: Fingerprint::of(b"good"), event: EventId::from_uuid(Uuid::from_u128(99)), ..request(1) };
+    let good = Request {
+        fingerprint: Fingerprint::of(b"good"),
+        event: EventId::from_uuid(Uuid::from_u128(99)),
+        ..request(1)
+    };
     let tickets = submit(&mut intake, [request(1), good]);
     let (batch, _) = call(&mut intake);
     stored(&mut intake, batch, Err(StoreFailure::Rejected));
-    assert_eq!(answers(&[intake.poll(at(0)).unwrap()]), [(tickets[0], Err(Refusal::NotStored(NotStored::Refused)))]);
+    assert_eq!(
+        answers(&[intake.poll(at(0)).unwrap()]),
+        [(tickets[0], Err(Refusal::NotStored(NotStored::Refused)))]
+    );
     let (_, events) = call(&mut intake);
     assert_eq!(events, [(tickets[1], None)]);
 }
@@ -226,7 +275,11 @@ fn what_is_claimed_on_insert_is_handed_over_before_it_is_answered_and_uses_the_o
     assert_eq!(call(&mut intake).1[0].1, None, "the room is still taken");
     intake.handle(Input::TakenOver { source: source(), size: 10 });
     submit(&mut intake, [request(4)]);
-    assert_eq!(call(&mut intake).1[0].1, None, "the worker counts the event, and has not offered anew");
+    assert_eq!(
+        call(&mut intake).1[0].1,
+        None,
+        "the worker counts the event, and has not offered anew"
+    );
 }
 
 #[test]
@@ -261,10 +314,16 @@ fn a_request_that_times_out_is_answered_once_and_keeps_its_place_until_the_store
     let (batch, _) = call(&mut intake);
     assert_eq!(intake.wake_at(), Some(at(1800)));
     assert_eq!(actions(&mut intake, at(1799)), []);
-    assert_eq!(actions(&mut intake, at(1800)), [Action::Answer { ticket: tickets[0], answer: Err(Refusal::TimedOut) }]);
+    assert_eq!(
+        actions(&mut intake, at(1800)),
+        [Action::Answer { ticket: tickets[0], answer: Err(Refusal::TimedOut) }]
+    );
     assert_eq!(intake.submit(at(1800), request(2)), Err(Refusal::Overloaded));
     stored(&mut intake, batch, Ok(vec![Stored::Inserted]));
-    assert_eq!(actions(&mut intake, at(1900)), [Action::Ring(BTreeSet::from([source()])), Action::Forget(tickets[0])]);
+    assert_eq!(
+        actions(&mut intake, at(1900)),
+        [Action::Ring(BTreeSet::from([source()])), Action::Forget(tickets[0])]
+    );
     assert!(intake.submit(at(1900), request(2)).is_ok());
 }
 

@@ -17,8 +17,12 @@ impl Worker {
     /// One claim at a time; none while nobody has memory for it, while more than one batch waits to be settled, or while the
     /// store fails and there is something to settle first.
     pub(super) fn may_claim(&self) -> bool {
-        let settling_first = self.store.failures > 0 && (self.settling.is_some() || !self.unsettled.is_empty());
-        self.claiming.is_none() && !(self.askable.is_empty() && self.probable.is_empty()) && self.unsettled.len() < BATCH && !settling_first
+        let settling_first =
+            self.store.failures > 0 && (self.settling.is_some() || !self.unsettled.is_empty());
+        self.claiming.is_none()
+            && !(self.askable.is_empty() && self.probable.is_empty())
+            && self.unsettled.len() < BATCH
+            && !settling_first
     }
 
     /// Asks for the sources that have room, and have work or may have some. Where not all can get what they have room
@@ -27,7 +31,9 @@ impl Worker {
     pub(super) fn claim(&mut self, now: Instant) -> Action {
         let mut room = BATCH_ROWS;
         let mut asked = self.take_seats(room);
-        let is_crowded = asked.iter().map(|&index| self.lanes[index].demand()).fold(0, u32::saturating_add) > room;
+        let is_crowded =
+            asked.iter().map(|&index| self.lanes[index].demand()).fold(0, u32::saturating_add)
+                > room;
         let lanes = u32::try_from(asked.len()).expect("no more lanes than there is room for");
         let half_of_a_share = room.div_ceil(2 * lanes.max(1));
         if is_crowded {
@@ -36,9 +42,15 @@ impl Worker {
         let mut demands = Vec::with_capacity(asked.len());
         for (&index, waiting) in asked.iter().zip((1..=lanes).rev()) {
             let lane = &mut self.lanes[index];
-            let limit =
-                lane.demand().min(if is_crowded && waiting > 1 { lane.appetite().max(half_of_a_share).min(room / waiting) } else { room });
-            self.memory.widen(index, usize::try_from(limit).unwrap_or(usize::MAX).saturating_mul(lane.typical_size));
+            let limit = lane.demand().min(if is_crowded && waiting > 1 {
+                lane.appetite().max(half_of_a_share).min(room / waiting)
+            } else {
+                room
+            });
+            self.memory.widen(
+                index,
+                usize::try_from(limit).unwrap_or(usize::MAX).saturating_mul(lane.typical_size),
+            );
             let bytes = self.memory.room(index);
             let limit = limit.min(lane.fit_into(bytes));
             room -= limit;
@@ -55,7 +67,9 @@ impl Worker {
     /// work, every [`CHANCE`]th seat, and no larger part of the room, is for those that only may have some: most of them
     /// will bring nothing, and a thousand of them are not to take the place of one that is busy.
     fn take_seats(&mut self, room: u32) -> Vec<usize> {
-        let in_turn = |set: &BTreeSet<usize>, from: usize| set.range(from..).chain(set.range(..from)).copied().collect::<VecDeque<_>>();
+        let in_turn = |set: &BTreeSet<usize>, from: usize| {
+            set.range(from..).chain(set.range(..from)).copied().collect::<VecDeque<_>>()
+        };
         let mut with_work = in_turn(&self.askable, self.claim_from);
         let mut perhaps = in_turn(&self.probable, self.probe_from);
         if !with_work.is_empty() {
@@ -82,11 +96,16 @@ impl Worker {
         let Some(Claiming { sent_at, asked }) = self.claiming.take() else { return };
         self.store.failures = 0;
         if claims.claimed.is_empty() && claims.buried.is_empty() {
-            self.polling.interval = self.polling.interval.saturating_mul(2).min(self.settings.poll_idle);
+            self.polling.interval =
+                self.polling.interval.saturating_mul(2).min(self.settings.poll_idle);
         } else {
             self.something_came(now);
         }
-        let came = claims.claimed.iter().map(|claim| &claim.source).chain(claims.buried.iter().map(|buried| &buried.source));
+        let came = claims
+            .claimed
+            .iter()
+            .map(|claim| &claim.source)
+            .chain(claims.buried.iter().map(|buried| &buried.source));
         for source in came {
             if let Some(&index) = self.by_source.get(source) {
                 self.lanes[index].came += 1;
@@ -169,7 +188,9 @@ impl Worker {
 
     /// Whether offers are made at all may have changed.
     pub(super) fn refresh_offers(&mut self) {
-        let makes_offers = self.phase == Phase::Running && self.store.failures == 0 && self.shortage.until.is_none();
+        let makes_offers = self.phase == Phase::Running
+            && self.store.failures == 0
+            && self.shortage.until.is_none();
         if makes_offers != self.makes_offers {
             self.makes_offers = makes_offers;
             for index in 0..self.lanes.len() {
@@ -189,6 +210,10 @@ impl Worker {
     /// How many new events may be claimed for a lane as they are stored, and how many bytes they may take.
     pub(super) fn offer(&self, index: usize) -> Offered {
         let room = if self.makes_offers { self.lanes[index].offer() } else { 0 };
-        if room == 0 { Offered::default() } else { Offered { room, bytes: self.memory.offer(index) } }
+        if room == 0 {
+            Offered::default()
+        } else {
+            Offered { room, bytes: self.memory.offer(index) }
+        }
     }
 }

@@ -50,7 +50,16 @@ impl Claim {
     /// The claim of an event that was claimed in the moment in which it was stored.
     #[must_use]
     pub fn first(event: EventId, source: SourceName, headers: Bytes, body: Bytes) -> Self {
-        Self { event, source, fence: Fence::default().next(), attempt: 1, nth: 1, age: Duration::ZERO, headers, body }
+        Self {
+            event,
+            source,
+            fence: Fence::default().next(),
+            attempt: 1,
+            nth: 1,
+            age: Duration::ZERO,
+            headers,
+            body,
+        }
     }
 
     /// The memory that this claim's bytes take.
@@ -166,8 +175,18 @@ mod tests {
 
     fn claim() -> Claim {
         let (headers, body) = (Bytes::from_static(b"a: b"), Bytes::from_static(b"a body"));
-        let (event, source) = (EventId::from_uuid(Uuid::from_u128(1)), SourceName::parse("a").unwrap());
-        Claim { event, source, fence: Fence(1), attempt: 1, nth: 1, age: Duration::ZERO, headers, body }
+        let (event, source) =
+            (EventId::from_uuid(Uuid::from_u128(1)), SourceName::parse("a").unwrap());
+        Claim {
+            event,
+            source,
+            fence: Fence(1),
+            attempt: 1,
+            nth: 1,
+            age: Duration::ZERO,
+            headers,
+            body,
+        }
     }
 
     #[test]
@@ -193,7 +212,9 @@ mod tests {
             error: None,
             excerpt: Bytes::new(),
         };
-        let verdict = |outcome, record| claim().settled(outcome, record).entry().map(|entry| (entry.verdict, entry.status_code));
+        let verdict = |outcome, record| {
+            claim().settled(outcome, record).entry().map(|entry| (entry.verdict, entry.status_code))
+        };
         let retry = Outcome::Retry { after: Duration::ZERO };
         assert_eq!(verdict(retry, Some(record.clone())), Some((Verdict::Transient, Some(503))));
         assert_eq!(verdict(Outcome::Delivered, None), Some((Verdict::Delivered, None)));

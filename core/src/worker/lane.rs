@@ -115,18 +115,32 @@ impl Lane {
     }
 
     pub(super) fn can_deliver(&self) -> bool {
-        !self.ahead.is_empty() && self.in_flight < self.breaker.slots(self.policy.concurrency) && !self.is_ahead_of_its_rate
+        !self.ahead.is_empty()
+            && self.in_flight < self.breaker.slots(self.policy.concurrency)
+            && !self.is_ahead_of_its_rate
     }
 
     /// How many events to ask for: the slots, plus about what is consumed from one claim to the next, less what is
     /// held. A slow downstream gets next to nothing ahead, so that no process hoards; a fast one is kept busy. While the
     /// breaker is not closed there are fewer slots, and nothing is claimed ahead.
     pub(super) fn demand(&self) -> u32 {
-        let ahead = if self.breaker.is_closed() { self.consumed.min(self.policy.concurrency.saturating_mul(AHEAD_FACTOR)) } else { 0 };
-        let held = self.in_flight.saturating_add(u32::try_from(self.ahead.len()).unwrap_or(u32::MAX));
+        let ahead = if self.breaker.is_closed() {
+            self.consumed.min(self.policy.concurrency.saturating_mul(AHEAD_FACTOR))
+        } else {
+            0
+        };
+        let held =
+            self.in_flight.saturating_add(u32::try_from(self.ahead.len()).unwrap_or(u32::MAX));
         // What a rate lets begin within this time; more would wait in memory for longer than its lease allows.
-        let in_time = self.policy.rate.map_or(u32::MAX, |rate| rate.get().saturating_mul(RATED_AHEAD_SECONDS));
-        self.breaker.slots(self.policy.concurrency).saturating_add(ahead).min(in_time).saturating_sub(held)
+        let in_time = self
+            .policy
+            .rate
+            .map_or(u32::MAX, |rate| rate.get().saturating_mul(RATED_AHEAD_SECONDS));
+        self.breaker
+            .slots(self.policy.concurrency)
+            .saturating_add(ahead)
+            .min(in_time)
+            .saturating_sub(held)
     }
 
     /// How many events to ask for where there are more lanes than a claim can ask in full: so few that those with little
@@ -180,12 +194,15 @@ impl Lane {
     /// About how many events fit into so many bytes, at least one. One more than that, so that the store tells the size of
     /// the first that does not fit.
     pub(super) fn fit_into(&self, bytes: usize) -> u32 {
-        bytes.checked_div(self.typical_size).map_or(u32::MAX, |events| u32::try_from(events).unwrap_or(u32::MAX).saturating_add(1))
+        bytes
+            .checked_div(self.typical_size)
+            .map_or(u32::MAX, |events| u32::try_from(events).unwrap_or(u32::MAX).saturating_add(1))
     }
 
     /// An event of the source takes so many bytes.
     pub(super) fn weighed(&mut self, size: usize) {
-        self.typical_size = self.typical_size.midpoint(size) + usize::from(self.typical_size < size);
+        self.typical_size =
+            self.typical_size.midpoint(size) + usize::from(self.typical_size < size);
     }
 
     /// The claim's answer is in, after its round trip; claims follow each other at `pace` at the fastest. Nothing came:
@@ -193,11 +210,16 @@ impl Lane {
     /// rows that others were just locking are skipped. What did not fit is known to be due.
     pub(super) fn answered(&mut self, round_trip: Duration, pace: Duration) {
         let (completed, cycle) = (u128::from(self.completed), round_trip.max(pace));
-        let consumed = (completed * cycle.as_nanos()).checked_div(round_trip.as_nanos()).unwrap_or(completed);
+        let consumed =
+            (completed * cycle.as_nanos()).checked_div(round_trip.as_nanos()).unwrap_or(completed);
         self.consumed = self.consumed.midpoint(u32::try_from(consumed).unwrap_or(u32::MAX));
         self.is_asked = false;
         let is_held_back = self.next_size.is_some();
-        self.expects = if self.came > 0 || self.rung || is_held_back { Expects::Work } else { Expects::Nothing };
+        self.expects = if self.came > 0 || self.rung || is_held_back {
+            Expects::Work
+        } else {
+            Expects::Nothing
+        };
         self.is_drained = self.came < self.wanted && !is_held_back;
     }
 }

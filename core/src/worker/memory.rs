@@ -92,7 +92,8 @@ impl Memory {
     pub(super) fn new(limit: usize, sources: usize) -> Self {
         let own = limit / 4 / sources.max(1);
         let common = limit - limit / 4 - limit / 4;
-        let account = Account { pace: Pace::Unknown, offered: 0, claimed: 0, promised: 0, since: None };
+        let account =
+            Account { pace: Pace::Unknown, offered: 0, claimed: 0, promised: 0, since: None };
         Self {
             own,
             common,
@@ -192,7 +193,9 @@ impl Memory {
         // Those that wait are sorted by pace, and so by group.
         let somebody_waits = match self.accounts[lane].pace {
             Pace::Prompt => self.waiting.first().is_some_and(|(pace, _, _)| *pace == Pace::Prompt),
-            Pace::Unknown | Pace::Slow => self.waiting.last().is_some_and(|(pace, _, _)| *pace != Pace::Prompt),
+            Pace::Unknown | Pace::Slow => {
+                self.waiting.last().is_some_and(|(pace, _, _)| *pace != Pace::Prompt)
+            }
         };
         if !somebody_waits {
             let more = wanted.saturating_sub(self.room(lane)).min(self.growth(lane));
@@ -214,7 +217,8 @@ impl Memory {
             Origin::Claim => {
                 let before = account.claimed.saturating_sub(own);
                 account.claimed += size;
-                account.promised = account.promised.saturating_sub(account.claimed.saturating_sub(own) - before);
+                account.promised =
+                    account.promised.saturating_sub(account.claimed.saturating_sub(own) - before);
                 account.since = None;
             }
         });
@@ -274,7 +278,8 @@ impl Memory {
 
     /// Whether this many more bytes fit into a group's part. If they are more than all of it, whether they may go beyond it.
     fn fits(&self, group: usize, bytes: usize) -> bool {
-        bytes <= self.free_for(group) || (bytes > self.of_one_group && self.used[group] == 0 && self.beyond == 0)
+        bytes <= self.free_for(group)
+            || (bytes > self.of_one_group && self.used[group] == 0 && self.beyond == 0)
     }
 
     /// By how many bytes a source may grow in the common part and still leave as much free as it holds there.

@@ -58,7 +58,9 @@ use lane::{Expects, Held, Lane, Offered};
 use memory::{Memory, Origin};
 use shortage::Shortage;
 
-pub use interface::{Action, BATCH_ROWS, Delivery, FULL_ROWS, Input, Load, Settings, Ticket, Wake, WakeReason};
+pub use interface::{
+    Action, BATCH_ROWS, Delivery, FULL_ROWS, Input, Load, Settings, Ticket, Wake, WakeReason,
+};
 
 /// One process's dispatcher. See the [module](self).
 #[derive(Debug)]
@@ -152,12 +154,21 @@ struct Polling {
 
 impl Worker {
     /// A worker for these sources that starts at `now` and knows of no work yet: its first claim asks for all.
-    pub fn new(now: Instant, settings: Settings, sources: impl IntoIterator<Item = (SourceName, Policy)>) -> Self {
-        let lanes: Vec<Lane> = sources.into_iter().map(|(source, policy)| Lane::new(source, policy)).collect();
+    pub fn new(
+        now: Instant,
+        settings: Settings,
+        sources: impl IntoIterator<Item = (SourceName, Policy)>,
+    ) -> Self {
+        let lanes: Vec<Lane> =
+            sources.into_iter().map(|(source, policy)| Lane::new(source, policy)).collect();
         let count = lanes.len();
         let mut worker = Self {
             settings,
-            by_source: lanes.iter().enumerate().map(|(index, lane)| (lane.source.clone(), index)).collect(),
+            by_source: lanes
+                .iter()
+                .enumerate()
+                .map(|(index, lane)| (lane.source.clone(), index))
+                .collect(),
             lanes,
             phase: Phase::Running,
             next_ticket: 0,
@@ -173,7 +184,11 @@ impl Worker {
             seats: 0,
             store: StoreHealth { failures: 0, retry_at: Instant::ZERO },
             shortage: Shortage::default(),
-            polling: Polling { at: now + settings.poll_busy, interval: settings.poll_busy, count: 0 },
+            polling: Polling {
+                at: now + settings.poll_busy,
+                interval: settings.poll_busy,
+                count: 0,
+            },
             memory: Memory::new(settings.max_held_bytes, count),
             deliverable: VecDeque::new(),
             askable: BTreeSet::new(),
@@ -205,7 +220,9 @@ impl Worker {
                 self.store.failures = 0;
             }
             Input::SettleFailed => self.settle_failed(now),
-            Input::ShutDown { cut_off_at, give_up_at } => self.shut_down(now, cut_off_at, give_up_at),
+            Input::ShutDown { cut_off_at, give_up_at } => {
+                self.shut_down(now, cut_off_at, give_up_at)
+            }
         }
         self.refresh_offers();
         self.grant_memory();
@@ -250,27 +267,53 @@ impl Worker {
         let sending = running && self.shortage.until.is_none();
         let when = |condition: bool, at: Instant| condition.then_some(at);
         let (cut_off, give_up) = match self.phase {
-            Phase::Draining { cut_off_at, give_up_at } => (when(!self.in_flight.is_empty(), cut_off_at), Some(give_up_at)),
+            Phase::Draining { cut_off_at, give_up_at } => {
+                (when(!self.in_flight.is_empty(), cut_off_at), Some(give_up_at))
+            }
             Phase::Running | Phase::Done => (None, None),
         };
         let store_ready = if self.store.failures == 0 { READY } else { self.store.retry_at };
-        let settle_at = if running && self.unsettled.len() < FULL { store_ready.max(self.settle_after) } else { store_ready };
+        let settle_at = if running && self.unsettled.len() < FULL {
+            store_ready.max(self.settle_after)
+        } else {
+            store_ready
+        };
         [
-            (when(!self.moved_breakers.is_empty() || self.shortage.untold.is_some(), READY), WakeReason::Tell),
+            (
+                when(!self.moved_breakers.is_empty() || self.shortage.untold.is_some(), READY),
+                WakeReason::Tell,
+            ),
             (when(!self.abandoned.is_empty(), READY), WakeReason::Settle),
             (when(self.is_finished(), READY), WakeReason::Done),
             (give_up, WakeReason::GiveUp),
             (cut_off, WakeReason::CutOff),
-            (when(self.settling.is_none() && !self.unsettled.is_empty() && self.phase != Phase::Done, settle_at), WakeReason::Settle),
+            (
+                when(
+                    self.settling.is_none()
+                        && !self.unsettled.is_empty()
+                        && self.phase != Phase::Done,
+                    settle_at,
+                ),
+                WakeReason::Settle,
+            ),
             (self.expiring.first().map(|(start_by, _)| start_by), WakeReason::Release),
             (self.rated.first().filter(|_| running).map(|(at, _)| at), WakeReason::Rate),
             (self.opening_half.first().filter(|_| running).map(|(at, _)| at), WakeReason::HalfOpen),
             (self.shortage.until.filter(|_| running), WakeReason::Resume),
             (when(sending && !self.deliverable.is_empty(), READY), WakeReason::Deliver),
-            (when(sending && self.may_claim(), store_ready.max(self.claim_after)), WakeReason::Claim),
+            (
+                when(sending && self.may_claim(), store_ready.max(self.claim_after)),
+                WakeReason::Claim,
+            ),
             // Last of what is done at once, so that what else is done at once is told in one offer.
             (when(running && !self.offering.is_empty(), READY), WakeReason::Offer),
-            (when(running && (self.memory.is_short() || !self.dormant.is_empty()), self.polling.at), WakeReason::Poll),
+            (
+                when(
+                    running && (self.memory.is_short() || !self.dormant.is_empty()),
+                    self.polling.at,
+                ),
+                WakeReason::Poll,
+            ),
         ]
         .into_iter()
         .filter_map(|(at, reason)| Some((at?, reason)))
@@ -280,7 +323,9 @@ impl Worker {
     /// Carries out a step that is due. Not every step has an action, but each changes what is due next.
     fn take(&mut self, now: Instant, step: WakeReason) -> Option<Action> {
         match step {
-            WakeReason::Settle if !self.abandoned.is_empty() => Some(Action::Abandoned(core::mem::take(&mut self.abandoned))),
+            WakeReason::Settle if !self.abandoned.is_empty() => {
+                Some(Action::Abandoned(core::mem::take(&mut self.abandoned)))
+            }
             WakeReason::Settle => Some(self.settle(now)),
             WakeReason::Deliver => self.deliver(now),
             WakeReason::Claim => Some(self.claim(now)),
@@ -290,25 +335,38 @@ impl Worker {
             }
             WakeReason::Release => {
                 let index = self.expiring.first().expect("the step says so").1;
-                let held = self.lanes[index].ahead.pop_front().expect("a lane that expires holds an event");
+                let held = self.lanes[index]
+                    .ahead
+                    .pop_front()
+                    .expect("a lane that expires holds an event");
                 self.release(now, index, held);
                 self.refresh(index);
                 None
             }
-            WakeReason::Tell if self.shortage.untold.is_some() => self.shortage.untold.take().map(|wait| Action::Suspended { wait }),
+            WakeReason::Tell if self.shortage.untold.is_some() => {
+                self.shortage.untold.take().map(|wait| Action::Suspended { wait })
+            }
             WakeReason::Resume => {
                 self.shortage.until = None;
                 self.refresh_offers();
                 None
             }
-            WakeReason::Tell => self.moved_breakers.pop_front().map(|(source, breaker)| Action::Breaker(source, breaker)),
+            WakeReason::Tell => self
+                .moved_breakers
+                .pop_front()
+                .map(|(source, breaker)| Action::Breaker(source, breaker)),
             WakeReason::Offer => {
                 let index = self.offering.pop_first().expect("the step says so");
                 let offered = self.offer(index);
                 let lane = &mut self.lanes[index];
                 lane.offered = offered;
                 let Offered { room, bytes } = offered;
-                Some(Action::Offer { source: lane.source.clone(), room, bytes, lease: lane.policy.lease() })
+                Some(Action::Offer {
+                    source: lane.source.clone(),
+                    room,
+                    bytes,
+                    lease: lane.policy.lease(),
+                })
             }
             WakeReason::Rate => {
                 let index = self.rated.first().expect("the step says so").1;
@@ -343,7 +401,12 @@ impl Worker {
             }
             WakeReason::GiveUp => {
                 self.abandoned.extend(
-                    self.settling.take().into_iter().flatten().chain(self.unsettled.drain(..)).map(|unsettled| unsettled.settlement),
+                    self.settling
+                        .take()
+                        .into_iter()
+                        .flatten()
+                        .chain(self.unsettled.drain(..))
+                        .map(|unsettled| unsettled.settlement),
                 );
                 for (_, in_flight) in core::mem::take(&mut self.in_flight) {
                     self.memory.free(in_flight.lane, in_flight.origin, in_flight.size);
@@ -357,7 +420,11 @@ impl Worker {
 
     fn is_finished(&self) -> bool {
         let draining = matches!(self.phase, Phase::Draining { .. });
-        draining && self.in_flight.is_empty() && self.unsettled.is_empty() && self.settling.is_none() && self.claiming.is_none()
+        draining
+            && self.in_flight.is_empty()
+            && self.unsettled.is_empty()
+            && self.settling.is_none()
+            && self.claiming.is_none()
     }
 
     /// Takes a claimed event over, or gives it back if it can no longer be delivered here.
@@ -369,7 +436,8 @@ impl Worker {
         lane.weighed(claim.size());
         self.memory.take(index, origin, claim.size());
         let lease_ends = sent_at + lane.policy.lease();
-        let held = Held { lease_ends, start_by: lease_ends.before(lane.policy.cover()), claim, origin };
+        let held =
+            Held { lease_ends, start_by: lease_ends.before(lane.policy.cover()), claim, origin };
         // Claimed before its breaker opened, it is given back like those that waited.
         if self.phase == Phase::Running && !matches!(lane.breaker, Breaker::Open { .. }) {
             lane.ahead.push_back(held);
@@ -393,9 +461,17 @@ impl Worker {
         self.next_ticket += 1;
         let lane = &mut self.lanes[index];
         self.rated.set(index, lane.begins(now));
-        let without_bytes = Claim { headers: bytes::Bytes::new(), body: bytes::Bytes::new(), ..held.claim.clone() };
+        let without_bytes =
+            Claim { headers: bytes::Bytes::new(), body: bytes::Bytes::new(), ..held.claim.clone() };
         let Held { lease_ends, origin, .. } = held;
-        let in_flight = InFlight { lane: index, started_at: now, lease_ends, size: held.claim.size(), origin, claim: without_bytes };
+        let in_flight = InFlight {
+            lane: index,
+            started_at: now,
+            lease_ends,
+            size: held.claim.size(),
+            origin,
+            claim: without_bytes,
+        };
         let deadline = now + lane.policy.timeout;
         self.in_flight.insert(ticket, in_flight);
         self.refresh(index);
@@ -408,7 +484,11 @@ impl Worker {
 
     /// Ends a delivery: its slot is free, its settlement is due. A ticket that is not in flight (any more) is nothing.
     fn end(&mut self, now: Instant, ticket: Ticket, reply: Reply, cut_off: bool) {
-        let Some(InFlight { lane: index, started_at, lease_ends, size, origin, claim }) = self.in_flight.remove(&ticket) else { return };
+        let Some(InFlight { lane: index, started_at, lease_ends, size, origin, claim }) =
+            self.in_flight.remove(&ticket)
+        else {
+            return;
+        };
         self.memory.free(index, origin, size);
         if !cut_off && reply != Reply::NotSent {
             self.memory.learn(index, memory::Pace::of(now.since(started_at)));
@@ -416,7 +496,8 @@ impl Worker {
         let lane = &mut self.lanes[index];
         lane.in_flight -= 1;
         lane.completed += u32::from(self.claiming.is_some());
-        let (verdict, decided) = decide(&reply, &lane.policy, claim.event, claim.attempt, claim.nth);
+        let (verdict, decided) =
+            decide(&reply, &lane.policy, claim.event, claim.attempt, claim.nth);
         let outcome = if cut_off { Outcome::CutOff } else { decided };
         let healthy = verdict.and_then(|verdict| is_healthy(&reply, verdict));
         let has_moved = healthy.is_some_and(|healthy| lane.learned(now, healthy));
@@ -431,7 +512,14 @@ impl Worker {
             Reply::NotSent => (None, None, bytes::Bytes::new()),
         };
         let took = now.since(started_at);
-        let record = verdict.map(|verdict| AttemptRecord { ended_ago: Duration::ZERO, took, verdict, status_code, error, excerpt });
+        let record = verdict.map(|verdict| AttemptRecord {
+            ended_ago: Duration::ZERO,
+            took,
+            verdict,
+            status_code,
+            error,
+            excerpt,
+        });
         self.owe(now, lease_ends, &claim, outcome, record);
         if has_moved {
             if matches!(self.lanes[index].breaker, Breaker::Open { .. }) {
@@ -458,15 +546,26 @@ impl Worker {
         self.owe(now, held.lease_ends, &held.claim, Outcome::Release, None);
     }
 
-    fn owe(&mut self, now: Instant, lease_ends: Instant, claim: &Claim, outcome: Outcome, record: Option<AttemptRecord>) {
-        let lease = self.by_source.get(&claim.source).map_or(Duration::ZERO, |&index| self.lanes[index].policy.lease());
+    fn owe(
+        &mut self,
+        now: Instant,
+        lease_ends: Instant,
+        claim: &Claim,
+        outcome: Outcome,
+        record: Option<AttemptRecord>,
+    ) {
+        let lease = self
+            .by_source
+            .get(&claim.source)
+            .map_or(Duration::ZERO, |&index| self.lanes[index].policy.lease());
         let age = claim.age.saturating_add(now.since(lease_ends.before(lease)));
         let settlement = Settlement { age, ..claim.settled(outcome, record) };
         self.unsettled.push_back(Unsettled { settlement, ended_at: now, lease_ends });
     }
 
     fn settle(&mut self, now: Instant) -> Action {
-        let batch: Vec<Unsettled> = self.unsettled.drain(..self.unsettled.len().min(BATCH)).collect();
+        let batch: Vec<Unsettled> =
+            self.unsettled.drain(..self.unsettled.len().min(BATCH)).collect();
         let settlements = batch.iter().map(|unsettled| unsettled.as_of(now)).collect();
         self.settle_after = now + self.settings.settle_pace;
         self.settling = Some(batch);
@@ -488,9 +587,10 @@ impl Worker {
     fn shut_down(&mut self, now: Instant, cut_off_at: Instant, give_up_at: Instant) {
         self.phase = match self.phase {
             Phase::Running => Phase::Draining { cut_off_at, give_up_at },
-            Phase::Draining { cut_off_at: cut_off, give_up_at: give_up } => {
-                Phase::Draining { cut_off_at: cut_off_at.min(cut_off), give_up_at: give_up_at.min(give_up) }
-            }
+            Phase::Draining { cut_off_at: cut_off, give_up_at: give_up } => Phase::Draining {
+                cut_off_at: cut_off_at.min(cut_off),
+                give_up_at: give_up_at.min(give_up),
+            },
             Phase::Done => return,
         };
         for index in 0..self.lanes.len() {
@@ -511,9 +611,14 @@ impl Worker {
     }
 
     fn store_failed(&mut self, now: Instant) {
-        let doubled = self.settings.store_retry_initial.saturating_mul(1 << self.store.failures.min(20));
+        let doubled =
+            self.settings.store_retry_initial.saturating_mul(1 << self.store.failures.min(20));
         self.store.failures = self.store.failures.saturating_add(1);
-        self.store.retry_at = now + self.jittered(doubled.min(self.settings.store_retry_max), u64::from(self.store.failures));
+        self.store.retry_at = now
+            + self.jittered(
+                doubled.min(self.settings.store_retry_max),
+                u64::from(self.store.failures),
+            );
     }
 
     /// Half of a wait is fixed and half is a hash: workers that fail or idle together come back apart.
@@ -537,7 +642,9 @@ impl Worker {
         let asks = wants && expects != Expects::Nothing;
         let has_memory = self.memory.may_claim(index, lane.next_size);
         let is_askable = asks && (has_memory || lane.looks_again);
-        let member = |set: &mut BTreeSet<usize>, is: bool| if is { set.insert(index) } else { set.remove(&index) };
+        let member = |set: &mut BTreeSet<usize>, is: bool| {
+            if is { set.insert(index) } else { set.remove(&index) }
+        };
         member(&mut self.askable, is_askable && expects == Expects::Work);
         member(&mut self.probable, is_askable && expects == Expects::Perhaps);
         member(&mut self.dormant, wants && expects == Expects::Nothing);

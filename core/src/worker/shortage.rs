@@ -24,9 +24,11 @@ impl Worker {
         if self.shortage.until.is_some() {
             return;
         }
-        let doubled = self.settings.shortage_initial.saturating_mul(1 << self.shortage.count.min(20));
+        let doubled =
+            self.settings.shortage_initial.saturating_mul(1 << self.shortage.count.min(20));
         self.shortage.count = self.shortage.count.saturating_add(1);
-        let wait = self.jittered(doubled.min(self.settings.shortage_max), u64::from(self.shortage.count));
+        let wait =
+            self.jittered(doubled.min(self.settings.shortage_max), u64::from(self.shortage.count));
         self.shortage.until = Some(now + wait);
         self.shortage.untold = Some(wait);
     }

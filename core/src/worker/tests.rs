@@ -67,20 +67,31 @@ fn ok() -> Reply {
 
 /// What is to be done, but for the offers.
 fn actions(worker: &mut Worker, now: Instant) -> Vec<Action> {
-    core::iter::from_fn(|| worker.poll(now)).filter(|action| !matches!(action, Action::Offer { .. })).collect()
+    core::iter::from_fn(|| worker.poll(now))
+        .filter(|action| !matches!(action, Action::Offer { .. }))
+        .collect()
 }
 
 fn tickets(actions: &[Action]) -> Vec<Ticket> {
-    actions.iter().filter_map(|action| if let Action::Deliver(delivery) = action { Some(delivery.ticket) } else { None }).collect()
+    actions
+        .iter()
+        .filter_map(|action| {
+            if let Action::Deliver(delivery) = action { Some(delivery.ticket) } else { None }
+        })
+        .collect()
 }
 
 fn limits(actions: &[Action]) -> Vec<u32> {
-    let demands = actions.iter().filter_map(|action| if let Action::Claim(demands) = action { Some(demands) } else { None });
+    let demands = actions.iter().filter_map(|action| {
+        if let Action::Claim(demands) = action { Some(demands) } else { None }
+    });
     demands.flatten().map(|demand| demand.limit).collect()
 }
 
 fn outcomes(actions: &[Action]) -> Vec<Outcome> {
-    let batches = actions.iter().filter_map(|action| if let Action::Settle(batch) = action { Some(batch) } else { None });
+    let batches = actions
+        .iter()
+        .filter_map(|action| if let Action::Settle(batch) = action { Some(batch) } else { None });
     batches.flatten().map(|settlement| settlement.outcome).collect()
 }
 
@@ -103,16 +114,34 @@ fn it_claims_delivers_and_settles() {
 fn a_settlement_tells_how_old_its_event_was_when_the_reply_was_there() {
     let mut worker = worker(2);
     actions(&mut worker, at(1_000));
-    worker.handle(at(1_005), Input::Claimed(Claims { claimed: vec![Claim { age: secs(3_600), ..claim(0) }], ..Claims::default() }));
+    worker.handle(
+        at(1_005),
+        Input::Claimed(Claims {
+            claimed: vec![Claim { age: secs(3_600), ..claim(0) }],
+            ..Claims::default()
+        }),
+    );
     let ticket = tickets(&actions(&mut worker, at(1_006)))[0];
     worker.handle(at(1_250), Input::Finished { ticket, reply: ok() });
-    let Some(Action::Settle(batch)) = actions(&mut worker, at(1_300)).pop() else { panic!("a batch") };
-    assert_eq!(batch[0].age, secs(3_600) + Duration::from_millis(250), "counted from when the claim was sent");
+    let Some(Action::Settle(batch)) = actions(&mut worker, at(1_300)).pop() else {
+        panic!("a batch")
+    };
+    assert_eq!(
+        batch[0].age,
+        secs(3_600) + Duration::from_millis(250),
+        "counted from when the claim was sent"
+    );
     let stranger = Claim { source: source("gone"), age: secs(5), ..claim(1) };
     worker.handle(at(1_310), Input::Settled);
-    worker.handle(at(1_320), Input::Claimed(Claims { claimed: vec![stranger], ..Claims::default() }));
-    let Some(Action::Settle(batch)) = actions(&mut worker, at(1_330)).pop() else { panic!("a batch") };
-    assert_eq!((batch[0].outcome, batch[0].age), (Outcome::Release, secs(5) + Duration::from_millis(1_320 - 1_006)));
+    worker
+        .handle(at(1_320), Input::Claimed(Claims { claimed: vec![stranger], ..Claims::default() }));
+    let Some(Action::Settle(batch)) = actions(&mut worker, at(1_330)).pop() else {
+        panic!("a batch")
+    };
+    assert_eq!(
+        (batch[0].outcome, batch[0].age),
+        (Outcome::Release, secs(5) + Duration::from_millis(1_320 - 1_006))
+    );
 }
 
 #[test]
@@ -246,7 +275,11 @@ fn a_late_reply_is_settled_although_its_lease_has_ended() {
     let ticket = tickets(&actions(&mut worker, START))[0];
     let late = START + secs(3600); // the process was paused
     worker.handle(late, Input::Finished { ticket, reply: ok() });
-    assert_eq!(outcomes(&actions(&mut worker, late)), [Outcome::Delivered], "the fence decides, not the clock");
+    assert_eq!(
+        outcomes(&actions(&mut worker, late)),
+        [Outcome::Delivered],
+        "the fence decides, not the clock"
+    );
 }
 
 #[test]
@@ -261,7 +294,12 @@ fn a_failing_store_is_asked_ever_less_often() {
         waits.push(wake.at.since(now));
         now = wake.at;
     }
-    assert!(waits[0] <= Duration::from_millis(50) && waits[11] >= Duration::from_millis(2_500) && waits[11] <= secs(5), "{waits:?}");
+    assert!(
+        waits[0] <= Duration::from_millis(50)
+            && waits[11] >= Duration::from_millis(2_500)
+            && waits[11] <= secs(5),
+        "{waits:?}"
+    );
 }
 
 #[test]
@@ -300,7 +338,10 @@ fn what_is_in_flight_at_the_end_of_the_drain_is_cut_off_and_not_charged() {
     let ticket = tickets(&actions(&mut worker, START))[0];
     worker.handle(START, claims(0..0));
     worker.handle(START, Input::ShutDown { cut_off_at: at(100), give_up_at: at(200) });
-    assert_eq!(worker.wake_at().map(|wake| (wake.at, wake.reason)), Some((at(100), WakeReason::CutOff)));
+    assert_eq!(
+        worker.wake_at().map(|wake| (wake.at, wake.reason)),
+        Some((at(100), WakeReason::CutOff))
+    );
     let cut = actions(&mut worker, at(100));
     assert_eq!(outcomes(&cut), [Outcome::CutOff]);
     worker.handle(at(101), Input::Finished { ticket, reply: ok() });
@@ -319,21 +360,33 @@ fn the_end_of_the_shutdown_waits_for_nobody() {
     worker.handle(at(1), Input::ShutDown { cut_off_at: at(100), give_up_at: at(200) });
     assert_eq!(worker.load().unsettled, 1, "what is being settled is not settled");
     let last = actions(&mut worker, at(200));
-    assert!(matches!(&last[..], [Action::Abandoned(settlements), Action::Done] if settlements.len() == 1), "{last:?}");
+    assert!(
+        matches!(&last[..], [Action::Abandoned(settlements), Action::Done] if settlements.len() == 1),
+        "{last:?}"
+    );
 }
 
 #[test]
 fn the_last_attempt_is_dead_lettered() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
-    worker.handle(START, Input::Claimed(Claims { claimed: vec![Claim { attempt: 5, nth: 2, ..claim(0) }], ..Claims::default() }));
+    worker.handle(
+        START,
+        Input::Claimed(Claims {
+            claimed: vec![Claim { attempt: 5, nth: 2, ..claim(0) }],
+            ..Claims::default()
+        }),
+    );
     let ticket = tickets(&actions(&mut worker, START))[0];
     worker.handle(at(7), Input::Finished { ticket, reply: Reply::Failed(DeliveryError::Timeout) });
     let settling = actions(&mut worker, at(9));
     let [Action::Settle(batch), ..] = &settling[..] else { panic!("{settling:?}") };
     assert_eq!((batch[0].outcome, batch[0].attempt), (Outcome::DeadLetter(Reason::Exhausted), 5));
     let record = batch[0].record.as_ref().unwrap();
-    assert_eq!((record.took, record.ended_ago), (Duration::from_millis(7), Duration::from_millis(2)));
+    assert_eq!(
+        (record.took, record.ended_ago),
+        (Duration::from_millis(7), Duration::from_millis(2))
+    );
 }
 
 #[test]
@@ -348,7 +401,8 @@ fn an_event_that_was_buried_shows_that_there_may_be_more() {
 #[test]
 fn no_source_is_starved_by_others_with_much_to_do() {
     let policy = Policy { concurrency: 400, ..Policy::default() };
-    let mut worker = Worker::new(START, unpaced(), ["a", "b", "c"].map(|name| (source(name), policy.clone())));
+    let mut worker =
+        Worker::new(START, unpaced(), ["a", "b", "c"].map(|name| (source(name), policy.clone())));
     let mut asked = BTreeSet::new();
     for _ in 0..3 {
         for action in actions(&mut worker, START) {
@@ -382,14 +436,21 @@ fn claims_and_settlements_keep_their_pace_and_wake_for_it() {
     assert_eq!(outcomes(&actions(&mut worker, START + claim_pace)), [], "the second waits");
     worker.handle(START + claim_pace, claims(0..0));
     let _ = actions(&mut worker, START + claim_pace);
-    assert_eq!(worker.wake_at(), Some(Wake { at: START + settle_pace, reason: WakeReason::Settle }));
+    assert_eq!(
+        worker.wake_at(),
+        Some(Wake { at: START + settle_pace, reason: WakeReason::Settle })
+    );
     assert_eq!(outcomes(&actions(&mut worker, START + settle_pace)).len(), 1);
 
     worker.handle(START + settle_pace, Input::Settled);
     for &ticket in &tickets[2..] {
         worker.handle(START + settle_pace, Input::Finished { ticket, reply: ok() });
     }
-    assert_eq!(outcomes(&actions(&mut worker, START + settle_pace)).len(), FULL, "a full batch does not wait");
+    assert_eq!(
+        outcomes(&actions(&mut worker, START + settle_pace)).len(),
+        FULL,
+        "a full batch does not wait"
+    );
 }
 
 #[test]
@@ -411,7 +472,12 @@ fn failed() -> Reply {
 }
 
 fn breakers(actions: &[Action]) -> Vec<&'static str> {
-    actions.iter().filter_map(|action| if let Action::Breaker(_, breaker) = action { Some(breaker.as_str()) } else { None }).collect()
+    actions
+        .iter()
+        .filter_map(|action| {
+            if let Action::Breaker(_, breaker) = action { Some(breaker.as_str()) } else { None }
+        })
+        .collect()
 }
 
 /// Ends so many of the deliveries in flight.
@@ -423,7 +489,11 @@ fn end(worker: &mut Worker, now: Instant, reply: &Reply, deliveries: usize) {
 
 fn breaking(concurrency: u32) -> Worker {
     let breaker = crate::breaker::BreakerPolicy { failures: 2, open_for: secs(10) };
-    Worker::new(START, unpaced(), [(source("a"), Policy { concurrency, breaker, ..Policy::default() })])
+    Worker::new(
+        START,
+        unpaced(),
+        [(source("a"), Policy { concurrency, breaker, ..Policy::default() })],
+    )
 }
 
 #[test]
@@ -436,7 +506,11 @@ fn an_open_breaker_gives_back_what_waits_and_claims_nothing_until_it_opens_half(
     let acted = actions(&mut worker, at(1));
     assert_eq!(breakers(&acted), ["open"]);
     let outcomes = outcomes(&acted);
-    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Outcome::Release).count(), 3, "unsent, so unburnt: {outcomes:?}");
+    assert_eq!(
+        outcomes.iter().filter(|outcome| **outcome == Outcome::Release).count(),
+        3,
+        "unsent, so unburnt: {outcomes:?}"
+    );
     assert_eq!((limits(&acted), tickets(&acted)), (vec![], vec![]));
     worker.handle(at(2), Input::Settled);
     worker.handle(at(3), Input::Woken(vec![source("a")]));
@@ -449,7 +523,11 @@ fn an_open_breaker_gives_back_what_waits_and_claims_nothing_until_it_opens_half(
     assert_eq!(tickets(&actions(&mut worker, at(10_002))).len(), 1);
     end(&mut worker, at(10_003), &failed(), 1);
     let acted = actions(&mut worker, at(10_003));
-    assert_eq!((breakers(&acted), limits(&acted)), (vec!["open"], vec![]), "the probe alone is burnt");
+    assert_eq!(
+        (breakers(&acted), limits(&acted)),
+        (vec!["open"], vec![]),
+        "the probe alone is burnt"
+    );
 }
 
 #[test]
@@ -483,7 +561,8 @@ fn a_downstream_that_is_back_gets_one_more_for_each_it_takes() {
 
 #[test]
 fn a_rate_lets_deliveries_begin_evenly_and_claims_no_more_than_can_begin() {
-    let policy = Policy { concurrency: 100, rate: core::num::NonZeroU32::new(5), ..Policy::default() };
+    let policy =
+        Policy { concurrency: 100, rate: core::num::NonZeroU32::new(5), ..Policy::default() };
     let mut worker = Worker::new(START, unpaced(), [(source("a"), policy)]);
     assert_eq!(limits(&actions(&mut worker, START)), [10]);
     worker.handle(START, claims(0..10));

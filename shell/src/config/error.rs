@@ -83,7 +83,9 @@ impl fmt::Display for Problems {
             match problem.place {
                 Place::File => write!(f, "{}: ", self.file)?,
                 Place::At { line, column } => write!(f, "{}:{line}:{column}: ", self.file)?,
-                Place::Override { flag, variable } => write!(f, "{flag} (or {variable} in the environment): ")?,
+                Place::Override { flag, variable } => {
+                    write!(f, "{flag} (or {variable} in the environment): ")?
+                }
             }
             if !problem.key.is_empty() {
                 write!(f, "`{}`: ", problem.key.escape_debug())?;

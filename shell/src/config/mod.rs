@@ -214,7 +214,10 @@ impl Config {
     /// # Errors
     ///
     /// Like [`Self::load`], but for the lack of sources.
-    pub fn load_without_sources(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+    pub fn load_without_sources(
+        file: Option<&Path>,
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigError> {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
         let content = match reader::read(path) {
             Err(ConfigError::NotFound { .. }) if file.is_none() => Vec::new(),
@@ -237,7 +240,9 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(30),
             migrate_on_start: true,
             intake: IntakeConfig::default(),
-            worker: WorkerConfig { max_held_bytes: surehook_core::worker::Settings::default().max_held_bytes },
+            worker: WorkerConfig {
+                max_held_bytes: surehook_core::worker::Settings::default().max_held_bytes,
+            },
             retention: Retention { delivered: days(7), dead_lettered: days(30) },
             delivered_payload: limits::RETENTION,
             sources: BTreeMap::new(),
@@ -300,14 +305,23 @@ impl Settings {
     }
 }
 
-fn parse(name: &str, content: &[u8], overrides: &Overrides, sources: Sources) -> Result<Config, ConfigError> {
+fn parse(
+    name: &str,
+    content: &[u8],
+    overrides: &Overrides,
+    sources: Sources,
+) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     let mut problems = match Document::parse(content) {
         Ok(document) => document.read(|root| read(root, &mut config, sources)),
         Err(problem) => vec![problem],
     };
     problems.extend(overrides.apply(&mut config));
-    if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(Problems { file: name.to_owned(), problems })) }
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(ConfigError::Wrong(Problems { file: name.to_owned(), problems }))
+    }
 }
 
 fn read(root: &mut Section<'_>, config: &mut Config, sources: Sources) {
@@ -320,8 +334,12 @@ fn read(root: &mut Section<'_>, config: &mut Config, sources: Sources) {
     root.text("drain_timeout", &mut config.drain_timeout, values::drain_timeout);
     root.boolean("migrate_on_start", &mut config.migrate_on_start);
     root.section("intake", |section| intake(section, &mut config.intake));
-    root.section("worker", |section| section.size("max_held_bytes", &mut config.worker.max_held_bytes, limits::MAX_HELD_BYTES));
-    root.section("retention", |section| retention(section, &mut config.retention, &mut config.delivered_payload));
+    root.section("worker", |section| {
+        section.size("max_held_bytes", &mut config.worker.max_held_bytes, limits::MAX_HELD_BYTES)
+    });
+    root.section("retention", |section| {
+        retention(section, &mut config.retention, &mut config.delivered_payload)
+    });
 
     let mut defaults = Settings::default();
     root.section("defaults", |section| settings(section, &mut defaults));
@@ -361,7 +379,11 @@ fn intake(section: &mut Section<'_>, intake: &mut IntakeConfig) {
     }
 }
 
-fn retention(section: &mut Section<'_>, retention: &mut Retention, delivered_payload: &mut Duration) {
+fn retention(
+    section: &mut Section<'_>,
+    retention: &mut Retention,
+    delivered_payload: &mut Duration,
+) {
     section.text("delivered", &mut retention.delivered, values::retention);
     section.text("delivered_payload", delivered_payload, values::retention);
     section.text("dead_lettered", &mut retention.dead_lettered, values::retention);
@@ -382,7 +404,11 @@ fn settings(section: &mut Section<'_>, settings: &mut Settings) {
     section.text("max_delay", &mut policy.backoff.max_delay, values::delay);
     section.status_codes("retry_on", &mut policy.retry_on);
     section.status_codes("dead_letter_on", &mut policy.dead_letter_on);
-    section.text("idempotency_header", &mut settings.idempotency_header, values::idempotency_header);
+    section.text(
+        "idempotency_header",
+        &mut settings.idempotency_header,
+        values::idempotency_header,
+    );
     section.text("on_key_reuse", &mut settings.on_key_reuse, values::on_key_reuse);
     section.boolean("forward_credentials", &mut settings.forward_credentials);
     section.refuse("lease", "a lease is not set but derived, so that it outlives its delivery: `timeout` + 10s; set `timeout` instead");

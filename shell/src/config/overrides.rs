@@ -38,7 +38,16 @@ pub struct Overrides {
 impl Overrides {
     /// Lays what is given over a configuration, and answers what is wrong with it.
     pub(super) fn apply(&self, config: &mut Config) -> Vec<Problem> {
-        let Self { listen, operator_listen, operator_hosts, database, role, log, drain_timeout, migrate_on_start } = self;
+        let Self {
+            listen,
+            operator_listen,
+            operator_hosts,
+            database,
+            role,
+            log,
+            drain_timeout,
+            migrate_on_start,
+        } = self;
         let results = [
             set(listen.as_ref(), &mut config.listen, values::listen, "--listen", "SUREHOOK_LISTEN"),
             set(
@@ -48,11 +57,29 @@ impl Overrides {
                 "--operator-listen",
                 "SUREHOOK_OPERATOR_LISTEN",
             ),
-            set(operator_hosts.as_ref(), &mut config.operator_hosts, values::operator_hosts, "--operator-hosts", "SUREHOOK_OPERATOR_HOSTS"),
-            set(database.as_ref(), &mut config.database, values::database, "--database", "SUREHOOK_DATABASE"),
+            set(
+                operator_hosts.as_ref(),
+                &mut config.operator_hosts,
+                values::operator_hosts,
+                "--operator-hosts",
+                "SUREHOOK_OPERATOR_HOSTS",
+            ),
+            set(
+                database.as_ref(),
+                &mut config.database,
+                values::database,
+                "--database",
+                "SUREHOOK_DATABASE",
+            ),
             set(role.as_ref(), &mut config.role, values::role, "--role", "SUREHOOK_ROLE"),
             set(log.as_ref(), &mut config.log, values::log, "--log", "SUREHOOK_LOG"),
-            set(drain_timeout.as_ref(), &mut config.drain_timeout, values::drain_timeout, "--drain-timeout", "SUREHOOK_DRAIN_TIMEOUT"),
+            set(
+                drain_timeout.as_ref(),
+                &mut config.drain_timeout,
+                values::drain_timeout,
+                "--drain-timeout",
+                "SUREHOOK_DRAIN_TIMEOUT",
+            ),
             set(
                 migrate_on_start.as_ref(),
                 &mut config.migrate_on_start,
@@ -73,6 +100,10 @@ fn set<T>(
     variable: &'static str,
 ) -> Result<(), Problem> {
     let Some(text) = given else { return Ok(()) };
-    *value = read(text).map_err(|message| Problem { place: Place::Override { flag, variable }, key: String::new(), message })?;
+    *value = read(text).map_err(|message| Problem {
+        place: Place::Override { flag, variable },
+        key: String::new(),
+        message,
+    })?;
     Ok(())
 }

@@ -18,10 +18,15 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
     match File::open(path).and_then(|file| file.take(limits::FILE + 1).read_to_end(&mut content)) {
         Ok(_) if content.len() as u64 > limits::FILE => Err(ConfigError::Unreadable {
             path: path.to_owned(),
-            source: io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 4 MiB, so it is hardly a configuration"),
+            source: io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "it is longer than 4 MiB, so it is hardly a configuration",
+            ),
         }),
         Ok(_) => Ok(content),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ConfigError::NotFound { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(ConfigError::NotFound { path: path.to_owned() })
+        }
         Err(source) => Err(ConfigError::Unreadable { path: path.to_owned(), source }),
     }
 }
@@ -38,7 +43,11 @@ impl<'i> Document<'i> {
         let text = std::str::from_utf8(content).map_err(|error| {
             let valid = &content[..error.valid_up_to()];
             let place = place(&String::from_utf8_lossy(valid), valid.len());
-            Problem { place, key: String::new(), message: "the file is not UTF-8 from here on: save it as UTF-8".to_owned() }
+            Problem {
+                place,
+                key: String::new(),
+                message: "the file is not UTF-8 from here on: save it as UTF-8".to_owned(),
+            }
         })?;
         let root = DeTable::parse(text).map_err(|error| {
             let at = error.span().unwrap_or(text.len()..text.len());
@@ -54,7 +63,13 @@ impl<'i> Document<'i> {
     /// Has the document read, and answers what is wrong with it, in its order.
     pub(super) fn read(self, read: impl FnOnce(&mut Section<'_>)) -> Vec<Problem> {
         let mut report = Report::default();
-        let mut root = Section { name: String::new(), at: None, table: &self.root, asked: BTreeSet::new(), report: &mut report };
+        let mut root = Section {
+            name: String::new(),
+            at: None,
+            table: &self.root,
+            asked: BTreeSet::new(),
+            report: &mut report,
+        };
         read(&mut root);
         root.finish();
         report.problems(self.text)
@@ -73,12 +88,21 @@ pub(super) struct Section<'d> {
 
 impl Section<'_> {
     /// Sets `value` from text, if the key is there and right.
-    pub(super) fn text<T>(&mut self, key: &'static str, value: &mut T, read: impl FnOnce(&str) -> Result<T, String>) {
-        self.value(key, value, |found| read(found.as_str().ok_or_else(|| kind("text in quotes", found))?));
+    pub(super) fn text<T>(
+        &mut self,
+        key: &'static str,
+        value: &mut T,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) {
+        self.value(key, value, |found| {
+            read(found.as_str().ok_or_else(|| kind("text in quotes", found))?)
+        });
     }
 
     pub(super) fn boolean(&mut self, key: &'static str, value: &mut bool) {
-        self.value(key, value, |found| found.as_bool().ok_or_else(|| kind("`true` or `false`, without quotes", found)));
+        self.value(key, value, |found| {
+            found.as_bool().ok_or_else(|| kind("`true` or `false`, without quotes", found))
+        });
     }
 
     pub(super) fn integer<T>(&mut self, key: &'static str, value: &mut T, least: T, most: T)
@@ -86,24 +110,34 @@ impl Section<'_> {
         T: TryFrom<i128> + PartialOrd + fmt::Display,
     {
         self.value(key, value, |found| {
-            let number = whole(found).ok_or_else(|| kind("a whole number, without quotes", found))?;
+            let number =
+                whole(found).ok_or_else(|| kind("a whole number, without quotes", found))?;
             T::try_from(number)
                 .ok()
                 .filter(|number| *number >= least && *number <= most)
-                .ok_or_else(|| format!("{number} is out of range: write a whole number from {least} to {most}"))
+                .ok_or_else(|| {
+                    format!("{number} is out of range: write a whole number from {least} to {most}")
+                })
         });
     }
 
     /// Sets a number that need not be whole.
     pub(super) fn number(&mut self, key: &'static str, value: &mut f64, least: f64, most: f64) {
         self.value(key, value, |found| {
-            let text = found.as_float().map(|float| float.as_str()).or(found.as_integer().map(|integer| integer.as_str()));
-            let number: f64 = text.and_then(|text| text.parse().ok()).ok_or_else(|| kind("a number, without quotes", found))?;
+            let text = found
+                .as_float()
+                .map(|float| float.as_str())
+                .or(found.as_integer().map(|integer| integer.as_str()));
+            let number: f64 = text
+                .and_then(|text| text.parse().ok())
+                .ok_or_else(|| kind("a number, without quotes", found))?;
             // Not a number is in no range.
             if (least..=most).contains(&number) {
                 Ok(number)
             } else {
-                Err(format!("{number} is out of range: write a number from {least:.1} to {most:.1}"))
+                Err(format!(
+                    "{number} is out of range: write a number from {least:.1} to {most:.1}"
+                ))
             }
         });
     }
@@ -118,14 +152,28 @@ impl Section<'_> {
     }
 
     /// Sets a list of texts.
-    pub(super) fn texts<T: Ord>(&mut self, key: &'static str, values: &mut BTreeSet<T>, read: impl Fn(&str) -> Result<T, String>) {
+    pub(super) fn texts<T: Ord>(
+        &mut self,
+        key: &'static str,
+        values: &mut BTreeSet<T>,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) {
         let Some(found) = self.ask(key) else { return };
         let Some(array) = found.get_ref().as_array() else {
-            return self.report(found.span(), key, kind("a list of texts in quotes, such as [\"one\", \"two\"]", found.get_ref()));
+            return self.report(
+                found.span(),
+                key,
+                kind("a list of texts in quotes, such as [\"one\", \"two\"]", found.get_ref()),
+            );
         };
         values.clear();
         for text in array {
-            match text.get_ref().as_str().ok_or_else(|| kind("text in quotes", text.get_ref())).and_then(&read) {
+            match text
+                .get_ref()
+                .as_str()
+                .ok_or_else(|| kind("text in quotes", text.get_ref()))
+                .and_then(&read)
+            {
                 Ok(value) => drop(values.insert(value)),
                 Err(message) => self.report(text.span(), key, message),
             }
@@ -135,13 +183,24 @@ impl Section<'_> {
     pub(super) fn status_codes(&mut self, key: &'static str, value: &mut BTreeSet<u16>) {
         let Some(found) = self.ask(key) else { return };
         let Some(array) = found.get_ref().as_array() else {
-            return self.report(found.span(), key, kind("a list of status codes, such as [404, 409]", found.get_ref()));
+            return self.report(
+                found.span(),
+                key,
+                kind("a list of status codes, such as [404, 409]", found.get_ref()),
+            );
         };
         value.clear();
         for code in array {
-            match whole(code.get_ref()).and_then(|code| u16::try_from(code).ok()).filter(|code| (100..=999).contains(code)) {
+            match whole(code.get_ref())
+                .and_then(|code| u16::try_from(code).ok())
+                .filter(|code| (100..=999).contains(code))
+            {
                 Some(code) => drop(value.insert(code)),
-                None => self.report(code.span(), key, "not a status code: write whole numbers from 100 to 999".to_owned()),
+                None => self.report(
+                    code.span(),
+                    key,
+                    "not a status code: write whole numbers from 100 to 999".to_owned(),
+                ),
             }
         }
     }
@@ -159,12 +218,22 @@ impl Section<'_> {
         let table = match found.map(|(name, value)| (name, value.get_ref().as_table(), value)) {
             Some((_, Some(table), _)) => table,
             Some((_, None, value)) => {
-                return self.report(value.span(), key, kind(&format!("a section, `[{}]`", self.full(key)), value.get_ref()));
+                return self.report(
+                    value.span(),
+                    key,
+                    kind(&format!("a section, `[{}]`", self.full(key)), value.get_ref()),
+                );
             }
             None => &empty,
         };
         let at = found.map(|(name, _)| name.span().start);
-        let mut section = Section { name: self.full(key), at, table, asked: BTreeSet::new(), report: &mut *self.report };
+        let mut section = Section {
+            name: self.full(key),
+            at,
+            table,
+            asked: BTreeSet::new(),
+            report: &mut *self.report,
+        };
         read(&mut section);
         section.finish();
     }
@@ -200,13 +269,19 @@ impl Section<'_> {
     /// was inherited and has been reported; where either is wrong by itself, that is enough.
     pub(super) fn conflict(&mut self, keys: [&'static str; 2], message: String) {
         let wrong = keys.iter().any(|key| self.report.blames(&self.full(key)));
-        let set = keys.iter().find_map(|key| self.table.get(*key).map(|value| (*key, value.span())));
+        let set =
+            keys.iter().find_map(|key| self.table.get(*key).map(|value| (*key, value.span())));
         if let (false, Some((key, at))) = (wrong, set) {
             self.report(at, key, message);
         }
     }
 
-    fn value<T>(&mut self, key: &'static str, value: &mut T, read: impl FnOnce(&DeValue<'_>) -> Result<T, String>) {
+    fn value<T>(
+        &mut self,
+        key: &'static str,
+        value: &mut T,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, String>,
+    ) {
         let Some(found) = self.ask(key) else { return };
         match read(found.get_ref()) {
             Ok(read) => *value = read,
@@ -237,7 +312,11 @@ impl<'d> Section<'d> {
         }
         for (name, _) in self.table {
             if !self.asked.contains(name.get_ref().as_ref()) {
-                self.report.unknown.push(Unknown { at: name.span().start, section: self.name.clone(), key: name.get_ref().to_string() });
+                self.report.unknown.push(Unknown {
+                    at: name.span().start,
+                    section: self.name.clone(),
+                    key: name.get_ref().to_string(),
+                });
             }
         }
         self.report.known.push(Known { section: self.name, keys: self.asked });
@@ -290,7 +369,11 @@ impl Report {
     }
 
     fn advice(&self, Unknown { section, key, .. }: &Unknown) -> String {
-        let here = self.known.iter().filter(|known| known.section == *section).flat_map(|known| &known.keys);
+        let here = self
+            .known
+            .iter()
+            .filter(|known| known.section == *section)
+            .flat_map(|known| &known.keys);
         let nearest = here.map(|known| (strsim::osa_distance(known, key), *known)).min();
         if let Some((distance, known)) = nearest
             && distance <= known.len() / 3
@@ -299,12 +382,20 @@ impl Report {
         }
         match self.known.iter().find(|known| known.keys.contains(key.as_str())) {
             Some(Known { section, .. }) if section.is_empty() => {
-                format!("there is no such key here: `{key}` belongs at the top of the file, before the first `[section]`")
+                format!(
+                    "there is no such key here: `{key}` belongs at the top of the file, before the first `[section]`"
+                )
             }
-            Some(Known { section, .. }) => format!("there is no such key here: `{key}` belongs in `[{section}]`"),
+            Some(Known { section, .. }) => {
+                format!("there is no such key here: `{key}` belongs in `[{section}]`")
+            }
             None => {
                 let known = self.known.iter().find(|known| known.section == *section);
-                let keys: Vec<String> = known.iter().flat_map(|known| &known.keys).map(|key| format!("`{key}`")).collect();
+                let keys: Vec<String> = known
+                    .iter()
+                    .flat_map(|known| &known.keys)
+                    .map(|key| format!("`{key}`"))
+                    .collect();
                 format!("there is no such key; the keys here are {}", keys.join(", "))
             }
         }
@@ -334,5 +425,8 @@ fn kind(wanted: &str, found: &DeValue<'_>) -> String {
 fn place(text: &str, at: usize) -> Place {
     let before = text.get(..at).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Place::At { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
+    Place::At {
+        line: before.matches('\n').count() + 1,
+        column: before[line_start..].chars().count() + 1,
+    }
 }

@@ -95,7 +95,14 @@ impl fmt::Display for Config {
             delivered_payload,
             sources,
         } = self;
-        let IntakeConfig { max_body, max_queued, max_queued_bytes, max_connections, header_timeout, body_timeout } = intake;
+        let IntakeConfig {
+            max_body,
+            max_queued,
+            max_queued_bytes,
+            max_connections,
+            header_timeout,
+            body_timeout,
+        } = intake;
         let time = humantime::format_duration;
         let size = |bytes: usize| bytesize::ByteSize(bytes as u64).display().iec();
         writeln!(f, "listen      {listen}")?;
@@ -106,16 +113,39 @@ impl fmt::Display for Config {
             let hosts: Vec<&str> = operator_hosts.iter().map(String::as_str).collect();
             writeln!(f, "            operators come by {}", hosts.join(", "))?;
         }
-        writeln!(f, "database    {database}{}", if *migrate_on_start { ", migrated at the start" } else { "" })?;
+        writeln!(
+            f,
+            "database    {database}{}",
+            if *migrate_on_start { ", migrated at the start" } else { "" }
+        )?;
         writeln!(f, "role        {}", role.as_str())?;
         writeln!(f, "log         {}", log.as_str())?;
         writeln!(f, "shutdown    drains for at most {}", time(*drain_timeout))?;
-        writeln!(f, "intake      bodies to {}, {max_queued} requests or {} queued", size(*max_body), size(*max_queued_bytes))?;
-        writeln!(f, "            {max_connections} connections, head in {}, body in {}", time(*header_timeout), time(*body_timeout))?;
+        writeln!(
+            f,
+            "intake      bodies to {}, {max_queued} requests or {} queued",
+            size(*max_body),
+            size(*max_queued_bytes)
+        )?;
+        writeln!(
+            f,
+            "            {max_connections} connections, head in {}, body in {}",
+            time(*header_timeout),
+            time(*body_timeout)
+        )?;
         writeln!(f, "worker      {} of events held", size(worker.max_held_bytes))?;
-        writeln!(f, "retention   delivered {}, dead-lettered {}", time(retention.delivered), time(retention.dead_lettered))?;
+        writeln!(
+            f,
+            "retention   delivered {}, dead-lettered {}",
+            time(retention.delivered),
+            time(retention.dead_lettered)
+        )?;
         if *delivered_payload < retention.delivered {
-            writeln!(f, "            the payload of what was delivered {}", time(*delivered_payload))?;
+            writeln!(
+                f,
+                "            the payload of what was delivered {}",
+                time(*delivered_payload)
+            )?;
         }
         for (name, source) in sources {
             writeln!(f, "\nsource {name}\n{source}")?;
@@ -126,11 +156,16 @@ impl fmt::Display for Config {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { destination, policy, idempotency_header, on_key_reuse, forward_credentials } = self;
+        let Self { destination, policy, idempotency_header, on_key_reuse, forward_credentials } =
+            self;
         let time = humantime::format_duration;
         let backoff = policy.backoff;
         writeln!(f, "  delivers to {destination}")?;
-        writeln!(f, "  key         {idempotency_header}, on reuse: {}", on_key_reuse_name(*on_key_reuse))?;
+        writeln!(
+            f,
+            "  key         {idempotency_header}, on reuse: {}",
+            on_key_reuse_name(*on_key_reuse)
+        )?;
         writeln!(
             f,
             "  delivery    {} at once, each in {} under a lease of {}",
@@ -144,12 +179,24 @@ impl fmt::Display for Source {
         match policy.breaker {
             BreakerPolicy { failures: 0, .. } => writeln!(f, "  breaker     none")?,
             BreakerPolicy { failures, open_for } => {
-                writeln!(f, "  breaker     opens for {} after {failures} failures in a row", time(open_for))?;
+                writeln!(
+                    f,
+                    "  breaker     opens for {} after {failures} failures in a row",
+                    time(open_for)
+                )?;
             }
         }
-        write!(f, "  attempts    {}, after {} × {}", policy.max_attempts, time(backoff.initial_delay), backoff.factor)?;
+        write!(
+            f,
+            "  attempts    {}, after {} × {}",
+            policy.max_attempts,
+            time(backoff.initial_delay),
+            backoff.factor
+        )?;
         write!(f, " up to {}", time(backoff.max_delay))?;
-        for (what, codes) in [("retried", &policy.retry_on), ("dead-lettered", &policy.dead_letter_on)] {
+        for (what, codes) in
+            [("retried", &policy.retry_on), ("dead-lettered", &policy.dead_letter_on)]
+        {
             if !codes.is_empty() {
                 write!(f, "\n  {what:<11} {codes:?}")?;
             }

@@ -34,18 +34,27 @@ pub(super) fn operator_listen(text: &str) -> Result<Option<SocketAddr>, String> 
 /// A host's name or address, without a port.
 pub(super) fn operator_host(text: &str) -> Result<String, String> {
     // An IPv6 address is written in brackets, as in a URL, or without.
-    let bracketed = text.parse::<std::net::Ipv6Addr>().map_or_else(|_| text.to_owned(), |address| format!("[{address}]"));
+    let bracketed = text
+        .parse::<std::net::Ipv6Addr>()
+        .map_or_else(|_| text.to_owned(), |address| format!("[{address}]"));
     match Authority::parse(bracketed.as_bytes()) {
-        Some(authority) if authority.port().is_none() && !bracketed.ends_with(':') => Ok(authority.host().to_owned()),
-        _ => {
-            Err(format!("{} is not the name of a host: write for example `surehook.example.com`, without a scheme or a port", quoted(text)))
+        Some(authority) if authority.port().is_none() && !bracketed.ends_with(':') => {
+            Ok(authority.host().to_owned())
         }
+        _ => Err(format!(
+            "{} is not the name of a host: write for example `surehook.example.com`, without a scheme or a port",
+            quoted(text)
+        )),
     }
 }
 
 /// Hosts between commas, or none.
 pub(super) fn operator_hosts(text: &str) -> Result<BTreeSet<String>, String> {
-    if text.is_empty() { Ok(BTreeSet::new()) } else { text.split(',').map(|host| operator_host(host.trim())).collect() }
+    if text.is_empty() {
+        Ok(BTreeSet::new())
+    } else {
+        text.split(',').map(|host| operator_host(host.trim())).collect()
+    }
 }
 
 pub(super) fn database(text: &str) -> Result<DatabaseUrl, String> {
@@ -55,7 +64,12 @@ pub(super) fn database(text: &str) -> Result<DatabaseUrl, String> {
         "postgres" | "postgresql" if rest.starts_with("//") => {
             Servers::parse(text).map_err(|error| format!("not a PostgreSQL URL: {}", error.0))?;
         }
-        _ => return Err("not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`".to_owned()),
+        _ => {
+            return Err(
+                "not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`"
+                    .to_owned(),
+            );
+        }
     }
     Ok(DatabaseUrl::new(text))
 }
@@ -69,7 +83,10 @@ pub(super) fn log(text: &str) -> Result<LogFormat, String> {
 }
 
 pub(super) fn on_key_reuse(text: &str) -> Result<OnKeyReuse, String> {
-    one_of(text, &[OnKeyReuse::Reject, OnKeyReuse::FirstWins].map(|rule| (on_key_reuse_name(rule), rule)))
+    one_of(
+        text,
+        &[OnKeyReuse::Reject, OnKeyReuse::FirstWins].map(|rule| (on_key_reuse_name(rule), rule)),
+    )
 }
 
 pub(super) const fn on_key_reuse_name(rule: OnKeyReuse) -> &'static str {
@@ -110,7 +127,12 @@ fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, Str
     })?;
     if duration < least || duration > most {
         let range = (humantime::format_duration(least), in_days(most));
-        return Err(format!("{} is out of range: write a duration from {} to {}", quoted(text), range.0, range.1));
+        return Err(format!(
+            "{} is out of range: write a duration from {} to {}",
+            quoted(text),
+            range.0,
+            range.1
+        ));
     }
     Ok(duration)
 }
@@ -129,7 +151,11 @@ pub(super) fn size(text: &str, most: usize) -> Result<usize, String> {
         .map_err(|_| format!("{} is not a size: write a number of bytes and a unit, such as `64KiB`, `1MiB` or `2GB`", quoted(text)))?;
     match usize::try_from(size.as_u64()) {
         Ok(size) if (1..=most).contains(&size) => Ok(size),
-        _ => Err(format!("{} is out of range: write a size from 1B to {}", quoted(text), ByteSize(most as u64).display().iec())),
+        _ => Err(format!(
+            "{} is out of range: write a size from 1B to {}",
+            quoted(text),
+            ByteSize(most as u64).display().iec()
+        )),
     }
 }
 
@@ -137,7 +163,10 @@ pub(super) fn destination(text: &str) -> Result<Destination, String> {
     const WRITE: &str = "write for example `https://example.com/hooks`";
     let url = Url::parse(text).map_err(|error| format!("not a URL ({error}): {WRITE}"))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("a URL of `{}` cannot be delivered to, only `http` and `https`: {WRITE}", url.scheme()));
+        return Err(format!(
+            "a URL of `{}` cannot be delivered to, only `http` and `https`: {WRITE}",
+            url.scheme()
+        ));
     }
     // The URL standard gives every http URL a host: text without one does not parse.
     if url.host_str().is_none_or(str::is_empty) {
@@ -148,10 +177,13 @@ pub(super) fn destination(text: &str) -> Result<Destination, String> {
 
 /// The header that bears the key must come with every request, and what it bears is stored and shown.
 pub(super) fn idempotency_header(text: &str) -> Result<HeaderName, String> {
-    let name: HeaderName =
-        text.parse().map_err(|_| format!("{} is not a header's name: write for example `Idempotency-Key`", quoted(text)))?;
+    let name: HeaderName = text.parse().map_err(|_| {
+        format!("{} is not a header's name: write for example `Idempotency-Key`", quoted(text))
+    })?;
     // An event that another Surehook delivers bears its id: the best of keys, though it is never forwarded as it came.
-    if Forwarding::new(std::iter::empty(), false).allows(name.as_str()) || name.as_str() == EVENT_ID_HEADER {
+    if Forwarding::new(std::iter::empty(), false).allows(name.as_str())
+        || name.as_str() == EVENT_ID_HEADER
+    {
         Ok(name)
     } else {
         Err(format!(

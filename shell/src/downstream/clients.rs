@@ -45,7 +45,8 @@ impl Connecting {
     pub(super) fn by_the_system(tls: bool) -> Result<Self, rustls::Error> {
         provide_tls();
         let tls = if tls {
-            let mut config = ClientConfig::builder().with_platform_verifier()?.with_no_client_auth();
+            let mut config =
+                ClientConfig::builder().with_platform_verifier()?.with_no_client_auth();
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
             Some(config)
         } else {
@@ -106,7 +107,8 @@ impl Clients {
     /// The client cannot be set up.
     pub(super) fn new(connecting: Connecting) -> Result<Self, DownstreamError> {
         provide_tls();
-        let client = connecting.client().map_err(|error| DownstreamError::Client(error.without_url()))?;
+        let client =
+            connecting.client().map_err(|error| DownstreamError::Client(error.without_url()))?;
         Ok(Self { connecting, current: Mutex::new(Current { client, since: Instant::now() }) })
     }
 
@@ -117,7 +119,9 @@ impl Clients {
             current.since = Instant::now();
             match self.connecting.client() {
                 Ok(client) => current.client = client,
-                Err(error) => tracing::warn!(%error, "cannot replace the HTTP client; its connections are kept for longer"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot replace the HTTP client; its connections are kept for longer")
+                }
             }
         }
         current.client.clone()

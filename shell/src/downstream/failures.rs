@@ -22,14 +22,19 @@ impl From<reqwest::Error> for Failure {
     fn from(error: reqwest::Error) -> Self {
         let error = error.without_url();
         let chain: Vec<String> = causes(&error).map(ToString::to_string).collect();
-        let reply = if lacks_a_resource(&error) { Reply::NotSent } else { Reply::Failed(classify(&error)) };
+        let reply =
+            if lacks_a_resource(&error) { Reply::NotSent } else { Reply::Failed(classify(&error)) };
         Self { reply, cause: chain.join(": ") }
     }
 }
 
 /// Whether this process had no descriptor or no memory for a connection. Then nothing was sent.
 fn lacks_a_resource(error: &reqwest::Error) -> bool {
-    let says_so = || causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(descriptors::is_shortage);
+    let says_so = || {
+        causes(error)
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .any(descriptors::is_shortage)
+    };
     // A name cannot be looked up without descriptors, and the C library then says that the name servers do not answer.
     error.is_connect() && (says_so() || (error.is_dns() && descriptors::are_exhausted()))
 }
@@ -71,8 +76,14 @@ fn of_io(kind: io::ErrorKind) -> Option<DeliveryError> {
     use io::ErrorKind as Kind;
     if kind == Kind::ConnectionRefused {
         Some(DeliveryError::ConnectionRefused)
-    } else if matches!(kind, Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::NotConnected | Kind::UnexpectedEof)
-    {
+    } else if matches!(
+        kind,
+        Kind::ConnectionReset
+            | Kind::ConnectionAborted
+            | Kind::BrokenPipe
+            | Kind::NotConnected
+            | Kind::UnexpectedEof
+    ) {
         Some(DeliveryError::ConnectionReset)
     } else {
         None

@@ -51,7 +51,8 @@ pub(super) async fn read<B: Buf, E: Error + 'static>(
             return Err(too_large(max_body));
         }
         if size > read.capacity() {
-            let capacity = read.capacity().saturating_mul(2).min(declared.unwrap_or(max_body)).max(size);
+            let capacity =
+                read.capacity().saturating_mul(2).min(declared.unwrap_or(max_body)).max(size);
             reservation.grow(capacity - read.capacity())?;
             read.reserve_exact(capacity - read.len());
         }

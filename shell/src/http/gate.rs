@@ -27,19 +27,26 @@ impl Line {
 pub(super) fn well_framed(line: &Line, headers: &HeaderMap) -> Result<(), Problem> {
     let mut hosts = headers.get_all(HOST).iter();
     // An empty one is right where the target has no host (RFC 9110 §7.2).
-    let is_host = |value: &HeaderValue| value.is_empty() || Authority::parse(value.as_bytes()).is_some();
+    let is_host =
+        |value: &HeaderValue| value.is_empty() || Authority::parse(value.as_bytes()).is_some();
     let is_right = match (hosts.next(), hosts.next()) {
         (Some(host), None) => is_host(host),
         (None, _) => line.version < Version::HTTP_11,
         (Some(_), Some(_)) => false,
     };
     if !is_right {
-        return Err(Kind::HostInvalid.with("A request has exactly one `Host` header, with a host and perhaps a port."));
+        return Err(Kind::HostInvalid
+            .with("A request has exactly one `Host` header, with a host and perhaps a port."));
     }
-    let codings = headers.get_all(TRANSFER_ENCODING).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    let codings: Vec<&[u8]> = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty()).collect();
+    let codings = headers
+        .get_all(TRANSFER_ENCODING)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    let codings: Vec<&[u8]> =
+        codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty()).collect();
     // The server takes the chunks apart, and nothing else: the bytes below another coding would be taken for the body.
-    let is_known = matches!(codings[..], []) || matches!(codings[..], [coding] if coding.eq_ignore_ascii_case(b"chunked"));
+    let is_known = matches!(codings[..], [])
+        || matches!(codings[..], [coding] if coding.eq_ignore_ascii_case(b"chunked"));
     if is_known {
         Ok(())
     } else {
@@ -52,7 +59,11 @@ pub(super) fn well_framed(line: &Line, headers: &HeaderMap) -> Result<(), Proble
 pub(super) fn admitted(access: &Access, line: &Line, headers: &HeaderMap) -> Result<(), Problem> {
     let all = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     let (origins, sites) = (all(ORIGIN), all(SEC_FETCH_SITE));
-    let host = line.authority.as_deref().map(str::as_bytes).or_else(|| headers.get(HOST).map(HeaderValue::as_bytes));
+    let host = line
+        .authority
+        .as_deref()
+        .map(str::as_bytes)
+        .or_else(|| headers.get(HOST).map(HeaderValue::as_bytes));
     access.admit(&Said { host, origins: &origins, sites: &sites }).map_err(|refusal| match refusal {
         Refusal::Host => Kind::ForeignHost.with(
             "Operators do not reach this listener by the host that the request names. If they do, through a proxy, add the name to `operator_hosts`.",

@@ -161,7 +161,11 @@ pub fn service<B>(
     app: Arc<App>,
     face: Face,
     access: Access,
-) -> impl Service<Request<B>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+) -> impl Service<Request<B>, Response = Response, Error = Infallible, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static
 where
     B: Body + Send + Sync + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -228,8 +232,13 @@ fn routes(
         })
         // The filters above have a place for every request; a rejection would be a mistake in them.
         .recover(|rejection: warp::Rejection| async move {
-            tracing::error!(?rejection, "a request was rejected that every route should have taken");
-            Ok::<_, Infallible>(Kind::Internal.with("The request could not be answered. The log says why."))
+            tracing::error!(
+                ?rejection,
+                "a request was rejected that every route should have taken"
+            );
+            Ok::<_, Infallible>(
+                Kind::Internal.with("The request could not be answered. The log says why."),
+            )
         })
 }
 
@@ -275,10 +284,24 @@ impl Route {
     fn allows(&self, method: &Method) -> Result<(), Problem> {
         let allowed = match self {
             Self::Unknown => return Ok(()),
-            Self::Webhook(_) | Self::Redrive(..) | Self::RedriveAll(_) | Self::Pause(_) | Self::Resume(_) => "POST",
-            Self::Event(_) | Self::Events(_) | Self::Sources | Self::Health | Self::Ready | Self::Metrics | Self::OpenApi => "GET, HEAD",
+            Self::Webhook(_)
+            | Self::Redrive(..)
+            | Self::RedriveAll(_)
+            | Self::Pause(_)
+            | Self::Resume(_) => "POST",
+            Self::Event(_)
+            | Self::Events(_)
+            | Self::Sources
+            | Self::Health
+            | Self::Ready
+            | Self::Metrics
+            | Self::OpenApi => "GET, HEAD",
         };
-        if allowed.split(", ").any(|allowed| allowed == method.as_str()) { Ok(()) } else { Err(Problem::method_not_allowed(allowed)) }
+        if allowed.split(", ").any(|allowed| allowed == method.as_str()) {
+            Ok(())
+        } else {
+            Err(Problem::method_not_allowed(allowed))
+        }
     }
 }
 
@@ -327,18 +350,29 @@ impl Surface {
     }
 
     /// What is checked of every request, whatever its route does.
-    fn admit(&self, route: &Route, method: &Method, line: &Line, headers: &HeaderMap) -> Result<(), Problem> {
+    fn admit(
+        &self,
+        route: &Route,
+        method: &Method,
+        line: &Line,
+        headers: &HeaderMap,
+    ) -> Result<(), Problem> {
         gate::well_framed(line, headers)?;
         route.allows(method)?;
         match route.audience() {
-            Audience::Operators | Audience::Monitoring => gate::admitted(&self.access, line, headers),
+            Audience::Operators | Audience::Monitoring => {
+                gate::admitted(&self.access, line, headers)
+            }
             Audience::Everyone | Audience::Producers => Ok(()),
         }
     }
 
     fn say_overload(&self) {
-        let now = u64::try_from(self.app.clock.now().since_origin().as_millis()).unwrap_or(u64::MAX);
-        let due = |said: u64| (said == 0 || now >= said.saturating_add(OVERLOAD_SAID_EVERY_MS)).then_some(now.max(1));
+        let now =
+            u64::try_from(self.app.clock.now().since_origin().as_millis()).unwrap_or(u64::MAX);
+        let due = |said: u64| {
+            (said == 0 || now >= said.saturating_add(OVERLOAD_SAID_EVERY_MS)).then_some(now.max(1))
+        };
         if self.overload_said.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
             tracing::warn!(
                 "turning requests away: as much is waiting to be stored as intake.max_queued or intake.max_queued_bytes allow; is the database slow, or the limit low?"
@@ -355,7 +389,11 @@ struct Answer {
 }
 
 impl Answer {
-    fn json(status: StatusCode, event_id: Option<EventId>, body: &impl Serialize) -> Result<Self, Problem> {
+    fn json(
+        status: StatusCode,
+        event_id: Option<EventId>,
+        body: &impl Serialize,
+    ) -> Result<Self, Problem> {
         let body = visible::json(body).map_err(|error| {
             tracing::error!(%error, event_id = event_id.map(tracing::field::display), "an answer is not JSON");
             Kind::Internal.with("The answer could not be written. The log says why.")
@@ -367,7 +405,9 @@ impl Answer {
     fn written(status: StatusCode, event_id: Option<EventId>, body: impl Into<Bytes>) -> Self {
         let mut response = Response::new(body.into().into());
         *response.status_mut() = status;
-        response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Self { status, event_id, response }
     }
 
@@ -378,7 +418,11 @@ impl Answer {
             event_id: String,
             status: &'static str,
         }
-        Self::json(answered, Some(id), &Standing { event_id: id.to_string(), status: status.as_str() })
+        Self::json(
+            answered,
+            Some(id),
+            &Standing { event_id: id.to_string(), status: status.as_str() },
+        )
     }
 }
 
@@ -389,11 +433,14 @@ impl App {
         headers: HeaderMap,
         body: impl Stream<Item = Result<B, E>>,
     ) -> Result<Answer, Problem> {
-        if !matches!(route.audience(), Audience::Everyone | Audience::Monitoring) && self.health.is_draining() {
+        if !matches!(route.audience(), Audience::Everyone | Audience::Monitoring)
+            && self.health.is_draining()
+        {
             return Err(shutting_down());
         }
         match route {
-            Route::Unknown => Err(Kind::UnknownRoute.with("No route has this path; `GET /openapi.json` tells those that there are.")),
+            Route::Unknown => Err(Kind::UnknownRoute
+                .with("No route has this path; `GET /openapi.json` tells those that there are.")),
             Route::Webhook(source) => self.accept(source, headers, body).await,
             Route::Event(id) => self.show(id).await,
             Route::Redrive(id, query) => self.redrive(id, query).await,
@@ -402,7 +449,9 @@ impl App {
             Route::Sources => self.source_list().await,
             Route::Pause(source) => self.pause(source, true).await,
             Route::Resume(source) => self.pause(source, false).await,
-            Route::Health => Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ok"})),
+            Route::Health => {
+                Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ok"}))
+            }
             Route::Ready => {
                 self.health.ready(&self.store, &self.clock, &self.ids).await.map_err(not_ready)?;
                 Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ready"}))
@@ -419,25 +468,41 @@ impl App {
         body: impl Stream<Item = Result<B, E>>,
     ) -> Result<Answer, Problem> {
         let Some(intake) = &self.intake else {
-            return Err(Kind::NoIntake.with("This process only delivers; post to one whose role is `all` or `intake`."));
+            return Err(Kind::NoIntake
+                .with("This process only delivers; post to one whose role is `all` or `intake`."));
         };
         let Some((source, settings)) = self.sources.get_key_value(source) else {
             return Err(Kind::UnknownSource.with("No source of this name is configured; a source's name is the last part of the path."));
         };
         let keys = headers.get_all(&settings.idempotency_header);
-        let key = idempotency_key(settings.idempotency_header.as_str(), keys.iter().map(HeaderValue::as_bytes)).map_err(bad_key)?;
+        let key = idempotency_key(
+            settings.idempotency_header.as_str(),
+            keys.iter().map(HeaderValue::as_bytes),
+        )
+        .map_err(bad_key)?;
         // hyper has checked the header, and takes it away from a request that is chunked as well.
-        let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let declared =
+            headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let mut reservation = intake.reservation(source);
         let late = self.clock.sleep_until(self.clock.now() + self.body_timeout);
         let body = body::read(body, declared, self.max_body, late, &mut reservation).await?;
 
         let connection = headers.get_all(CONNECTION);
-        let forwarding = Forwarding::new(connection.iter().map(HeaderValue::as_bytes), settings.forward_credentials);
+        let forwarding = Forwarding::new(
+            connection.iter().map(HeaderValue::as_bytes),
+            settings.forward_credentials,
+        );
         let headers = headers::encode(&headers, &forwarding);
         reservation.grow(headers.len())?;
-        let event =
-            NewEvent { id: self.ids.fresh(), source: source.clone(), key, fingerprint: Fingerprint::of(&body), headers, body, lease: None };
+        let event = NewEvent {
+            id: self.ids.fresh(),
+            source: source.clone(),
+            key,
+            fingerprint: Fingerprint::of(&body),
+            headers,
+            body,
+            lease: None,
+        };
         match intake.submit(event, settings.on_key_reuse, reservation).await? {
             Admission::Accepted { id, status } => {
                 self.metrics.taken(source, false);
@@ -465,7 +530,8 @@ impl App {
     async fn redrive(&self, id: &str, query: &str) -> Result<Answer, Problem> {
         let id = event_id(id)?;
         let is_of_delivered = query::delivered(query)?;
-        let redriven = if is_of_delivered { self.store.redrive_delivered(id) } else { self.store.redrive(id) };
+        let redriven =
+            if is_of_delivered { self.store.redrive_delivered(id) } else { self.store.redrive(id) };
         match self.patiently(redriven).await? {
             Redriven::Queued => {}
             Redriven::NotFound => return Err(unknown_event(id)),
@@ -476,7 +542,9 @@ impl App {
             Redriven::StandsElsewhere(status) => {
                 let status = status.as_str();
                 return Err(if is_of_delivered {
-                    Kind::NotDelivered.with(format!("The event is {status}; `delivered=true` is for events that were delivered."))
+                    Kind::NotDelivered.with(format!(
+                        "The event is {status}; `delivered=true` is for events that were delivered."
+                    ))
                 } else {
                     Kind::NotDeadLettered.with(format!(
                         "The event is {status}; only a dead-lettered event is redriven, or with `delivered=true` one that was delivered."
@@ -499,7 +567,10 @@ impl App {
     }
 
     /// Waits for the store, but not for ever.
-    async fn patiently<T>(&self, call: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, Problem> {
+    async fn patiently<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, Problem> {
         let late = self.clock.sleep_until(self.clock.now() + OPERATOR_PATIENCE);
         let mut call = std::pin::pin!(call.fuse());
         select_biased! {
@@ -513,26 +584,32 @@ impl App {
 }
 
 fn event_id(text: &str) -> Result<EventId, Problem> {
-    text.parse().map_err(|error: surehook_core::id::NotAnEventId| Kind::BadEventId.with(format!("{error}.")))
+    text.parse().map_err(|error: surehook_core::id::NotAnEventId| {
+        Kind::BadEventId.with(format!("{error}."))
+    })
 }
 
 fn unknown_event(id: EventId) -> Problem {
-    Kind::UnknownEvent.with(format!("There is no event {id}, or it ended longer ago than events are kept."))
+    Kind::UnknownEvent
+        .with(format!("There is no event {id}, or it ended longer ago than events are kept."))
 }
 
 fn bad_key(error: KeyError) -> Problem {
-    let kind = if matches!(error, KeyError::Missing { .. }) { Kind::KeyMissing } else { Kind::KeyInvalid };
+    let kind =
+        if matches!(error, KeyError::Missing { .. }) { Kind::KeyMissing } else { Kind::KeyInvalid };
     let mut detail = error.to_string();
     detail[..1].make_ascii_uppercase();
     kind.with(format!("{detail}."))
 }
 
 fn shutting_down() -> Problem {
-    Kind::ShuttingDown.with("The process is shutting down. Send the request again, on a new connection.")
+    Kind::ShuttingDown
+        .with("The process is shutting down. Send the request again, on a new connection.")
 }
 
 fn database_unavailable() -> Problem {
-    Kind::DatabaseUnavailable.with("The database is not available; nothing was done. Send the request again.")
+    Kind::DatabaseUnavailable
+        .with("The database is not available; nothing was done. Send the request again.")
 }
 
 fn database_timeout() -> Problem {
@@ -544,7 +621,9 @@ fn not_ready(reason: NotReady) -> Problem {
     match reason {
         NotReady::Draining => shutting_down(),
         NotReady::LoopEnded(_) => Kind::LoopEnded.with(format!("Not ready: {reason}.")),
-        NotReady::Database | NotReady::Intake => Kind::DatabaseUnavailable.with(format!("Not ready: {reason}.")),
+        NotReady::Database | NotReady::Intake => {
+            Kind::DatabaseUnavailable.with(format!("Not ready: {reason}."))
+        }
     }
 }
 
@@ -571,7 +650,9 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Unavailable(_) | StoreError::Conflict(_) => database_unavailable(),
             StoreError::Unknown(_) => database_timeout(),
-            StoreError::Rejected(_) => Kind::Internal.with("The database refuses the request. The log says why."),
+            StoreError::Rejected(_) => {
+                Kind::Internal.with("The database refuses the request. The log says why.")
+            }
         }
     }
 }

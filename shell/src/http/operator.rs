@@ -48,7 +48,9 @@ impl App {
     pub(super) async fn list(&self, query: &str) -> Result<Answer, Problem> {
         let Query { filter, span, after, size, dry_run } = Query::parse(query)?;
         if dry_run.is_some() {
-            return Err(Kind::BadQuery.with("The query is refused: `dry_run` belongs to a redrive."));
+            return Err(
+                Kind::BadQuery.with("The query is refused: `dry_run` belongs to a redrive.")
+            );
         }
         let span = Span { until: after.map_or(span.until, |after| span.until.min(after)), ..span };
         let page = self.patiently(self.store.list(filter, span, size)).await?;
@@ -56,7 +58,10 @@ impl App {
             let policy = self.sources.get(event.source.as_str()).map(|source| source.max_attempts);
             ListedEvent::new(event, policy)
         };
-        let page = Page { events: page.events.into_iter().map(shown).collect(), next: page.next.as_ref().map(EventId::to_string) };
+        let page = Page {
+            events: page.events.into_iter().map(shown).collect(),
+            next: page.next.as_ref().map(EventId::to_string),
+        };
         Answer::json(StatusCode::OK, None, &page)
     }
 
@@ -68,14 +73,23 @@ impl App {
         }
         let dry_run = dry_run.unwrap_or(false);
         let sources: BTreeSet<SourceName> = match &filter.source {
-            Some(source) => self.sources.get_key_value(source).map(|(source, _)| source.clone()).into_iter().collect(),
+            Some(source) => self
+                .sources
+                .get_key_value(source)
+                .map(|(source, _)| source.clone())
+                .into_iter()
+                .collect(),
             None => self.sources.keys().cloned().collect(),
         };
-        let span = Span { from: after.map_or(span.from, |after| span.from.max(after.successor())), ..span };
+        let span = Span {
+            from: after.map_or(span.from, |after| span.from.max(after.successor())),
+            ..span
+        };
         let filter = filter.of_dead_letters();
         let looks = if filter.is_the_path_alone() { size.events } else { MAX_LOOKS };
         let size = PageSize { looks, ..size };
-        let page = self.patiently(self.store.redrive_all(filter.clone(), span, size, dry_run)).await?;
+        let page =
+            self.patiently(self.store.redrive_all(filter.clone(), span, size, dry_run)).await?;
         if page.redriven > 0 && !dry_run {
             let source = filter.source.as_ref().map(tracing::field::display);
             tracing::info!(
@@ -97,7 +111,11 @@ impl App {
         let sources = records.into_iter().map(|record| {
             let is_configured = self.sources.contains_key(record.source.as_str());
             let standing = self.metrics.standing(&record.source).filter(|_| self.delivers);
-            SourceView::new(record, is_configured, standing.map(|standing| (standing, self.clock.now())))
+            SourceView::new(
+                record,
+                is_configured,
+                standing.map(|standing| (standing, self.clock.now())),
+            )
         });
         Answer::json(StatusCode::OK, None, &Sources { sources: sources.collect() })
     }
@@ -106,15 +124,21 @@ impl App {
     pub(super) async fn metrics(&self) -> Answer {
         let names = self.sources.keys().cloned().collect();
         let work = self.patiently(self.store.sources(names, COUNT_TO)).await.ok();
-        let text = self.metrics.text(work.as_deref(), &self.health.loops(), &self.store.connections());
+        let text =
+            self.metrics.text(work.as_deref(), &self.health.loops(), &self.store.connections());
         let mut answer = Answer::written(StatusCode::OK, None, text);
-        answer.response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(metrics::MEDIA_TYPE));
+        answer
+            .response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, HeaderValue::from_static(metrics::MEDIA_TYPE));
         answer
     }
 
     /// Holds a source back, or lets it go on. A source that has left the configuration can only be let go on.
     pub(super) async fn pause(&self, source: &str, paused: bool) -> Result<Answer, Problem> {
-        let unknown = || Kind::UnknownSource.with("No source of this name is configured, and none is paused.");
+        let unknown = || {
+            Kind::UnknownSource.with("No source of this name is configured, and none is paused.")
+        };
         let name = SourceName::parse(source).map_err(|_| unknown())?;
         let is_configured = self.sources.contains_key(&name);
         if paused && !is_configured {
@@ -131,7 +155,12 @@ impl App {
             self.doorbell.ring([name.clone()]);
         }
         let lease = self.sources.get(&name).filter(|_| paused).map(|source| source.lease);
-        let deliveries_end_within_ms = lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
-        Answer::json(StatusCode::OK, None, &Paused { source: name.as_str(), paused, deliveries_end_within_ms })
+        let deliveries_end_within_ms =
+            lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
+        Answer::json(
+            StatusCode::OK,
+            None,
+            &Paused { source: name.as_str(), paused, deliveries_end_within_ms },
+        )
     }
 }

@@ -124,7 +124,12 @@ impl Kind {
     fn ends_connection(self) -> bool {
         matches!(
             self,
-            Self::BodyTooLarge | Self::TooSlow | Self::BodyIncomplete | Self::ShuttingDown | Self::HostInvalid | Self::TransferCoding
+            Self::BodyTooLarge
+                | Self::TooSlow
+                | Self::BodyIncomplete
+                | Self::ShuttingDown
+                | Self::HostInvalid
+                | Self::TransferCoding
         )
     }
 }
@@ -152,8 +157,12 @@ impl Problem {
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "what is expected cannot fail")]
     pub fn to_json(&self) -> Vec<u8> {
-        let document =
-            Document { r#type: self.kind.urn(), title: self.kind.title(), status: self.kind.status().as_u16(), detail: &self.detail };
+        let document = Document {
+            r#type: self.kind.urn(),
+            title: self.kind.title(),
+            status: self.kind.status().as_u16(),
+            detail: &self.detail,
+        };
         visible::json(&document).expect("a problem is text and numbers").into_bytes()
     }
 }
@@ -194,14 +203,22 @@ mod tests {
     fn no_two_kinds_share_a_type() {
         let urns: BTreeSet<&str> = Kind::ALL.iter().map(|kind| kind.urn()).collect();
         assert_eq!(urns.len(), Kind::ALL.len());
-        assert!(urns.iter().all(|urn| urn.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'-' | b':'))), "{urns:?}");
+        assert!(
+            urns.iter()
+                .all(|urn| urn.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'-' | b':'))),
+            "{urns:?}"
+        );
     }
 
     #[test]
     fn whoever_is_turned_away_for_a_while_is_told_when_to_come_back() {
         for kind in Kind::ALL {
             let response = kind.with("…").into_response();
-            assert_eq!(response.headers().contains_key(RETRY_AFTER), kind.status().as_u16() == 503, "{kind:?}");
+            assert_eq!(
+                response.headers().contains_key(RETRY_AFTER),
+                kind.status().as_u16() == 503,
+                "{kind:?}"
+            );
         }
     }
 }

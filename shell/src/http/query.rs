@@ -55,7 +55,8 @@ impl Query {
     ///
     /// [`Kind::BadQuery`], which names the parameter.
     pub fn parse(text: &str) -> Result<Self, Problem> {
-        let written: Written = serde_urlencoded::from_str(text).map_err(|error| refused(&error.to_string()))?;
+        let written: Written =
+            serde_urlencoded::from_str(text).map_err(|error| refused(&error.to_string()))?;
         let filter = EventFilter {
             source: written
                 .source
@@ -67,8 +68,18 @@ impl Query {
                 .map(|key| IdempotencyKey::parse(key.as_bytes()))
                 .transpose()
                 .map_err(|error| refused(&format!("`key`: {error}")))?,
-            status: one_of("status", written.status, Status::from_name, &Status::ALL.map(Status::as_str))?,
-            reason: one_of("reason", written.reason, Reason::from_name, &Reason::ALL.map(Reason::as_str))?,
+            status: one_of(
+                "status",
+                written.status,
+                Status::from_name,
+                &Status::ALL.map(Status::as_str),
+            )?,
+            reason: one_of(
+                "reason",
+                written.reason,
+                Reason::from_name,
+                &Reason::ALL.map(Reason::as_str),
+            )?,
             status_code: written.status_code,
         };
         let limit = written.limit.unwrap_or(DEFAULT_LIMIT);
@@ -80,8 +91,18 @@ impl Query {
             from: written.since.map_or(Ok(EventId::MIN), |time| first_at("since", &time))?,
             until: written.until.map_or(Ok(EventId::MAX), |time| first_at("until", &time))?,
         };
-        let after = written.after.map(|id| id.parse()).transpose().map_err(|error| refused(&format!("`after`: {error}")))?;
-        Ok(Self { filter, span, after, size: PageSize { events: limit, looks }, dry_run: written.dry_run })
+        let after = written
+            .after
+            .map(|id| id.parse())
+            .transpose()
+            .map_err(|error| refused(&format!("`after`: {error}")))?;
+        Ok(Self {
+            filter,
+            span,
+            after,
+            size: PageSize { events: limit, looks },
+            dry_run: written.dry_run,
+        })
     }
 }
 
@@ -93,18 +114,28 @@ pub(super) fn delivered(text: &str) -> Result<bool, Problem> {
         #[serde(default)]
         delivered: bool,
     }
-    let written: Written = serde_urlencoded::from_str(text).map_err(|error| refused(&error.to_string()))?;
+    let written: Written =
+        serde_urlencoded::from_str(text).map_err(|error| refused(&error.to_string()))?;
     Ok(written.delivered)
 }
 
-fn one_of<T>(name: &str, written: Option<String>, read: impl Fn(&str) -> Option<T>, all: &[&str]) -> Result<Option<T>, Problem> {
+fn one_of<T>(
+    name: &str,
+    written: Option<String>,
+    read: impl Fn(&str) -> Option<T>,
+    all: &[&str],
+) -> Result<Option<T>, Problem> {
     let Some(written) = written else { return Ok(None) };
-    read(&written).map(Some).ok_or_else(|| refused(&format!("`{name}` is one of {}", all.join(", "))))
+    read(&written)
+        .map(Some)
+        .ok_or_else(|| refused(&format!("`{name}` is one of {}", all.join(", "))))
 }
 
 /// The least id of a time.
 fn first_at(name: &str, written: &str) -> Result<EventId, Problem> {
-    let time: Timestamp = written.parse().map_err(|_| refused(&format!("`{name}` is a time in RFC 3339, like 2026-11-25T00:00:00Z")))?;
+    let time: Timestamp = written.parse().map_err(|_| {
+        refused(&format!("`{name}` is a time in RFC 3339, like 2026-11-25T00:00:00Z"))
+    })?;
     Ok(EventId::first_at(u64::try_from(time.as_millisecond()).unwrap_or(0)))
 }
 
@@ -132,7 +163,10 @@ mod tests {
         assert_eq!(query.filter, filter);
         assert_eq!(query.span.from, EventId::first_at(1_795_564_800_000));
         assert_eq!(query.span.until, EventId::first_at(1_795_647_600_000));
-        assert_eq!((query.after, query.size, query.dry_run), (Some(id), PageSize { events: 7, looks: MAX_LOOKS }, Some(true)));
+        assert_eq!(
+            (query.after, query.size, query.dry_run),
+            (Some(id), PageSize { events: 7, looks: MAX_LOOKS }, Some(true))
+        );
     }
 
     #[test]
@@ -140,9 +174,11 @@ mod tests {
         assert_eq!(delivered(""), Ok(false));
         assert_eq!(delivered("delivered=false"), Ok(false));
         assert_eq!(delivered("delivered=true"), Ok(true));
-        for (text, told) in
-            [("delivered", "not `true` or `false`"), ("dry_run=true", "unknown field"), ("delivered=true&delivered=true", "duplicate")]
-        {
+        for (text, told) in [
+            ("delivered", "not `true` or `false`"),
+            ("dry_run=true", "unknown field"),
+            ("delivered=true&delivered=true", "duplicate"),
+        ] {
             let problem = delivered(text).unwrap_err();
             assert_eq!(problem.kind, Kind::BadQuery);
             assert!(problem.detail.contains(told), "{text}: {}", problem.detail);
@@ -152,7 +188,10 @@ mod tests {
     #[test]
     fn an_empty_query_asks_for_the_first_page_of_all() {
         let query = Query::parse("").unwrap();
-        assert_eq!((query.filter, query.span, query.after), (EventFilter::default(), Span::ALL, None));
+        assert_eq!(
+            (query.filter, query.span, query.after),
+            (EventFilter::default(), Span::ALL, None)
+        );
         assert_eq!(query.size, PageSize { events: DEFAULT_LIMIT, looks: DEFAULT_LIMIT });
     }
 
@@ -162,7 +201,10 @@ mod tests {
             ("sorce=github", "unknown field `sorce`"),
             ("source=git%20hub", "`source`: `git hub` cannot name a source"),
             ("source=a&source=b", "duplicate field `source`"),
-            ("status=done", "`status` is one of queued, processing, retrying, delivered, dead_lettered"),
+            (
+                "status=done",
+                "`status` is one of queued, processing, retrying, delivered, dead_lettered",
+            ),
             ("reason=why", "`reason` is one of permanent, exhausted, lost"),
             ("status_code=teapot", "invalid digit"),
             ("since=yesterday", "`since` is a time in RFC 3339"),

@@ -71,8 +71,13 @@ impl SourceView {
     /// The view of a source that is in this process's configuration, or is not; with what this process knows of it now,
     /// if it delivers it.
     #[must_use]
-    pub fn new(record: SourceRecord, is_configured: bool, here: Option<(Standing, Instant)>) -> Self {
-        let ago = |now: Instant, at: Option<Instant>| at.map(|at| milliseconds(now.since(at)) / 1000.0);
+    pub fn new(
+        record: SourceRecord,
+        is_configured: bool,
+        here: Option<(Standing, Instant)>,
+    ) -> Self {
+        let ago =
+            |now: Instant, at: Option<Instant>| at.map(|at| milliseconds(now.since(at)) / 1000.0);
         Self {
             source: record.source,
             configured: is_configured,
@@ -111,7 +116,10 @@ impl EventView {
     #[must_use]
     pub fn new(mut record: EventRecord, policy_max_attempts: Option<u32>) -> Self {
         let history = std::mem::take(&mut record.history);
-        Self { event: Event::new(record, policy_max_attempts), history: history.into_iter().map(AttemptView::new).collect() }
+        Self {
+            event: Event::new(record, policy_max_attempts),
+            history: history.into_iter().map(AttemptView::new).collect(),
+        }
     }
 }
 
@@ -132,7 +140,8 @@ impl Event {
             idempotency_key: record.key,
             status: record.status.as_str(),
             attempts: record.attempt,
-            max_attempts: policy_max_attempts.map(|attempts| record.budget_from.unwrap_or(0).saturating_add(attempts)),
+            max_attempts: policy_max_attempts
+                .map(|attempts| record.budget_from.unwrap_or(0).saturating_add(attempts)),
             received_at: rfc3339(record.received_at),
             next_attempt_at: record.next_attempt_at.map(rfc3339),
             settled_at: record.settled_at.map(rfc3339),
@@ -146,7 +155,10 @@ impl AttemptView {
         let (excerpt, excerpt_base64) = text_or_base64(&entry.excerpt);
         Self {
             attempt: entry.attempt,
-            started_at: entry.took.and_then(|took| entry.ended_at.checked_sub(took).ok()).map(rfc3339),
+            started_at: entry
+                .took
+                .and_then(|took| entry.ended_at.checked_sub(took).ok())
+                .map(rfc3339),
             duration_ms: entry.took.map(milliseconds),
             verdict: entry.verdict.as_str(),
             status_code: entry.status_code,
@@ -258,7 +270,9 @@ mod tests {
 
     #[test]
     fn the_last_attempt_is_that_of_the_present_budget() {
-        let with = |budget_from, policy| shown(EventRecord { budget_from, ..record() }, policy)["max_attempts"].clone();
+        let with = |budget_from, policy| {
+            shown(EventRecord { budget_from, ..record() }, policy)["max_attempts"].clone()
+        };
         assert_eq!(with(Some(7), Some(20)), 27);
         assert_eq!(with(Some(u32::MAX), Some(20)), u32::MAX);
         assert_eq!(with(None, Some(20)), 20, "delivered");
@@ -271,8 +285,16 @@ mod tests {
         cut.insert(0, b'a');
         cut.truncate(MAX_EXCERPT_BYTES);
         assert_eq!(text_or_base64(b"caf\xc3\xa9"), ("café".into(), false));
-        assert_eq!(text_or_base64(&cut), (format!("a{}", "é".repeat(511)), false), "cut inside a character");
-        assert_eq!(text_or_base64(b"caf\xc3"), ("Y2Fmww==".into(), true), "short, so not cut by us");
+        assert_eq!(
+            text_or_base64(&cut),
+            (format!("a{}", "é".repeat(511)), false),
+            "cut inside a character"
+        );
+        assert_eq!(
+            text_or_base64(b"caf\xc3"),
+            ("Y2Fmww==".into(), true),
+            "short, so not cut by us"
+        );
         assert_eq!(text_or_base64(&[0xff, 0x00]), ("/wA=".into(), true));
 
         let mut record = record();

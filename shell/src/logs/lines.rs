@@ -47,14 +47,20 @@ impl Lines {
     /// # Errors
     ///
     /// The error of the system if the thread cannot be started.
-    pub(super) fn start(output: impl Write + Send + 'static, lost: IntCounter, tell: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
-        let lines = Self { shared: Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), lost }) };
+    pub(super) fn start(
+        output: impl Write + Send + 'static,
+        lost: IntCounter,
+        tell: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<Self> {
+        let lines = Self {
+            shared: Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), lost }),
+        };
         let shared = Arc::clone(&lines.shared);
         // Read before the thread runs: lines may be lost until then, and are told as well.
         let told = shared.lost.get();
-        std::thread::Builder::new()
-            .name("log".to_owned())
-            .spawn(move || write_lines(&shared, Output { output, is_mid_line: false }, told, &tell))?;
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            write_lines(&shared, Output { output, is_mid_line: false }, told, &tell)
+        })?;
         Ok(lines)
     }
 
@@ -106,7 +112,12 @@ impl Shared {
 }
 
 /// Writes one line after another, for as long as the process lives.
-fn write_lines(shared: &Shared, mut output: Output<impl Write>, mut told: u64, tell: &impl Fn(u64)) {
+fn write_lines(
+    shared: &Shared,
+    mut output: Output<impl Write>,
+    mut told: u64,
+    tell: &impl Fn(u64),
+) {
     loop {
         let line = shared.next();
         let written = output.write_line(&line);

@@ -20,13 +20,17 @@ pub(super) struct Service {
 #[derive(Debug, thiserror::Error)]
 pub enum OperateError {
     /// The URL of the service is none.
-    #[error("`{0}` is not the http or https URL of a service; write for example `http://127.0.0.1:8080`")]
+    #[error(
+        "`{0}` is not the http or https URL of a service; write for example `http://127.0.0.1:8080`"
+    )]
     Url(String),
     /// There is no HTTP client.
     #[error("the HTTP client could not be set up: {0}")]
     Client(String),
     /// Nothing answered.
-    #[error("no answer from {url}: {why}. Does the service run, and is --url (or SUREHOOK_URL) its address?")]
+    #[error(
+        "no answer from {url}: {why}. Does the service run, and is --url (or SUREHOOK_URL) its address?"
+    )]
     Unreachable {
         /// What was asked.
         url: String,
@@ -40,10 +44,14 @@ pub enum OperateError {
     #[error("{0}")]
     Elsewhere(String),
     /// Something answered that is not a service of this kind.
-    #[error("{0} answered what surehook does not answer: is --url (or SUREHOOK_URL) the address of a surehook of this version?")]
+    #[error(
+        "{0} answered what surehook does not answer: is --url (or SUREHOOK_URL) the address of a surehook of this version?"
+    )]
     Foreign(String),
     /// A time is none.
-    #[error("`{0}` is neither a time in RFC 3339, like 2026-11-25T00:00:00Z, nor how long ago it was, like 2h")]
+    #[error(
+        "`{0}` is neither a time in RFC 3339, like 2026-11-25T00:00:00Z, nor how long ago it was, like 2h"
+    )]
     Time(String),
     /// Everything would be meant.
     #[error("say which events are meant: an event's id, filters such as --source, or --all")]
@@ -90,21 +98,37 @@ impl Service {
         url
     }
 
-    pub(super) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, OperateError> {
+    pub(super) async fn get(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<Value, OperateError> {
         self.ask(Method::GET, path, query).await
     }
 
-    pub(super) async fn post<T: DeserializeOwned>(&self, path: &[&str], query: &[(&str, String)]) -> Result<T, OperateError> {
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T, OperateError> {
         self.ask(Method::POST, path, query).await
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> Result<T, OperateError> {
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T, OperateError> {
         let url = self.url(path, query);
         // What a URL holds of user and password is not shown.
         let mut shown = url.clone();
         let _ = (shown.set_username(""), shown.set_password(None));
         let shown = shown.to_string();
-        let unreachable = |error: reqwest::Error| OperateError::Unreachable { url: shown.clone(), why: root_cause(&error) };
+        let unreachable = |error: reqwest::Error| OperateError::Unreachable {
+            url: shown.clone(),
+            why: root_cause(&error),
+        };
         let response = self.client.request(method, url).send().await.map_err(unreachable)?;
         let status = response.status();
         let body = response.bytes().await.map_err(unreachable)?;
@@ -142,7 +166,10 @@ mod tests {
             assert_eq!(url.as_str(), "http://127.0.0.1:8080/events?key=a%2Bb+%26c");
         }
         let behind = Service::new("https://ops.example/surehook").unwrap();
-        assert_eq!(behind.url(&["sources", "a/b", "pause"], &[]).as_str(), "https://ops.example/surehook/sources/a%2Fb/pause");
+        assert_eq!(
+            behind.url(&["sources", "a/b", "pause"], &[]).as_str(),
+            "https://ops.example/surehook/sources/a%2Fb/pause"
+        );
     }
 
     #[test]

@@ -28,7 +28,10 @@ pub(super) async fn all(
         let mut query = filters.to_vec();
         query.extend([("status", "delivered".to_owned()), ("limit", PAGE.to_string())]);
         query.extend(after.iter().map(|after| ("after", after.clone())));
-        let page = service.get(&["events"], &query).await.map_err(|error| broken_off(error, redriven, after.as_deref()))?;
+        let page = service
+            .get(&["events"], &query)
+            .await
+            .map_err(|error| broken_off(error, redriven, after.as_deref()))?;
         for event in page["events"].as_array().map(Vec::as_slice).unwrap_or_default() {
             let id = event["event_id"].as_str().unwrap_or_default();
             if args.dry_run {
@@ -57,8 +60,12 @@ pub(super) async fn all(
     progress.finish_and_clear();
     let events = if redriven == 1 { "delivered event" } else { "delivered events" };
     Ok(match (json, args.dry_run) {
-        (true, dry_run) => pretty(&json!({"redriven": redriven, "dry_run": dry_run, "delivered": true})),
-        (false, true) => format!("{redriven} {events} would be sent once more; their downstreams have taken them before"),
+        (true, dry_run) => {
+            pretty(&json!({"redriven": redriven, "dry_run": dry_run, "delivered": true}))
+        }
+        (false, true) => format!(
+            "{redriven} {events} would be sent once more; their downstreams have taken them before"
+        ),
         (false, false) => format!("{redriven} {events} queued once more"),
     })
 }
@@ -80,8 +87,17 @@ mod tests {
     #[test]
     fn a_run_that_is_broken_off_says_where_to_go_on() {
         let error = || OperateError::Refused("The database is not available".to_owned());
-        let told = broken_off(error(), 12, Some("0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e")).to_string();
-        assert!(told.contains("12 delivered events") && told.contains("--after 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e"), "{told}");
-        assert_eq!(broken_off(error(), 0, None).to_string(), "The database is not available", "nothing was done");
+        let told =
+            broken_off(error(), 12, Some("0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e")).to_string();
+        assert!(
+            told.contains("12 delivered events")
+                && told.contains("--after 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e"),
+            "{told}"
+        );
+        assert_eq!(
+            broken_off(error(), 0, None).to_string(),
+            "The database is not available",
+            "nothing was done"
+        );
     }
 }

@@ -29,19 +29,33 @@ const STEP: u32 = 200;
 /// # Errors
 ///
 /// [`OperateError`].
-pub async fn events(command: &EventsCommand, service: &ServiceArgs) -> Result<String, OperateError> {
+pub async fn events(
+    command: &EventsCommand,
+    service: &ServiceArgs,
+) -> Result<String, OperateError> {
     let to = Service::new(&service.url)?;
     match command {
         EventsCommand::List(args) => list(&to, args, service.json).await,
         EventsCommand::Show { id } => {
             let event = to.get(&["events", id], &[]).await?;
-            Ok(if service.json { pretty(&event) } else { render::event(&event, to.url(&["events", id, "redrive"], &[]).as_str()) })
+            Ok(if service.json {
+                pretty(&event)
+            } else {
+                render::event(&event, to.url(&["events", id, "redrive"], &[]).as_str())
+            })
         }
         EventsCommand::Redrive(args) => match &args.id {
             Some(id) => {
-                let standing =
-                    if args.delivered { delivered::one(&to, id).await? } else { to.post(&["events", id, "redrive"], &[]).await? };
-                Ok(if service.json { pretty(&standing) } else { format!("{id} is queued again, with new attempts") })
+                let standing = if args.delivered {
+                    delivered::one(&to, id).await?
+                } else {
+                    to.post(&["events", id, "redrive"], &[]).await?
+                };
+                Ok(if service.json {
+                    pretty(&standing)
+                } else {
+                    format!("{id} is queued again, with new attempts")
+                })
             }
             None => {
                 let filters = query(&args.filters, Timestamp::now())?;
@@ -74,8 +88,13 @@ pub async fn sources(service: &ServiceArgs) -> Result<String, OperateError> {
 ///
 /// [`OperateError`] if it does not, or should not.
 pub async fn health(ready: bool, service: &ServiceArgs) -> Result<String, OperateError> {
-    let answer = Service::new(&service.url)?.get(&[if ready { "ready" } else { "health" }], &[]).await?;
-    Ok(if service.json { pretty(&answer) } else { answer["status"].as_str().unwrap_or("ok").to_owned() })
+    let answer =
+        Service::new(&service.url)?.get(&[if ready { "ready" } else { "health" }], &[]).await?;
+    Ok(if service.json {
+        pretty(&answer)
+    } else {
+        answer["status"].as_str().unwrap_or("ok").to_owned()
+    })
 }
 
 /// Holds a source back, or lets it go on.
@@ -83,17 +102,26 @@ pub async fn health(ready: bool, service: &ServiceArgs) -> Result<String, Operat
 /// # Errors
 ///
 /// [`OperateError`].
-pub async fn pause(source: &str, paused: bool, service: &ServiceArgs) -> Result<String, OperateError> {
+pub async fn pause(
+    source: &str,
+    paused: bool,
+    service: &ServiceArgs,
+) -> Result<String, OperateError> {
     let order = if paused { "pause" } else { "resume" };
     let answer: Value = Service::new(&service.url)?.post(&["sources", source, order], &[]).await?;
     Ok(match (service.json, paused) {
         (true, _) => pretty(&answer),
         (false, true) => {
-            let rest = answer["deliveries_end_within_ms"].as_u64().map(Duration::from_millis).map_or(String::new(), |within| {
-                let within = humantime::format_duration(within);
-                format!("; deliveries of events that were claimed before end within {within}")
-            });
-            format!("{source} is paused: it goes on accepting, and nothing of it is claimed until `surehook resume {source}`{rest}")
+            let rest = answer["deliveries_end_within_ms"]
+                .as_u64()
+                .map(Duration::from_millis)
+                .map_or(String::new(), |within| {
+                    let within = humantime::format_duration(within);
+                    format!("; deliveries of events that were claimed before end within {within}")
+                });
+            format!(
+                "{source} is paused: it goes on accepting, and nothing of it is claimed until `surehook resume {source}`{rest}"
+            )
         }
         (false, false) => format!("{source} goes on"),
     })
@@ -117,7 +145,11 @@ async fn list(service: &Service, args: &ListArgs, json: bool) -> Result<String, 
             break;
         }
     }
-    Ok(if json { pretty(&json!({"events": events, "next": next})) } else { render::events(&events, next.as_deref()) })
+    Ok(if json {
+        pretty(&json!({"events": events, "next": next}))
+    } else {
+        render::events(&events, next.as_deref())
+    })
 }
 
 #[derive(Deserialize)]
@@ -135,7 +167,9 @@ async fn redrive_all(
 ) -> Result<String, OperateError> {
     // A step a tenth of a second at the most, so that a low rate is an even one.
     let step = args.rate.map_or(STEP, |rate| STEP.min(rate.div_ceil(10)).max(1));
-    let pace = args.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(f64::from(step) / f64::from(rate.max(1))));
+    let pace = args.rate.map_or(Duration::ZERO, |rate| {
+        Duration::from_secs_f64(f64::from(step) / f64::from(rate.max(1)))
+    });
     let progress = progress(json, "dead letters redriven");
     let (mut redriven, mut next) = (0, None::<String>);
     loop {
@@ -162,7 +196,9 @@ async fn redrive_all(
     let letters = if redriven == 1 { "dead letter" } else { "dead letters" };
     Ok(match (json, args.dry_run) {
         (true, dry_run) => pretty(&json!({"redriven": redriven, "dry_run": dry_run})),
-        (false, true) => format!("{redriven} {letters} would be redriven. What was delivered is sent again only with --delivered."),
+        (false, true) => format!(
+            "{redriven} {letters} would be redriven. What was delivered is sent again only with --delivered."
+        ),
         (false, false) => format!("{redriven} {letters} redriven"),
     })
 }
@@ -171,7 +207,9 @@ async fn redrive_all(
 fn after(error: OperateError, redriven: u64, dry_run: bool) -> OperateError {
     match error {
         error if redriven == 0 || dry_run => error,
-        error => OperateError::Refused(format!("{error}\n{redriven} dead letters were redriven before; run the same again for the rest")),
+        error => OperateError::Refused(format!(
+            "{error}\n{redriven} dead letters were redriven before; run the same again for the rest"
+        )),
     }
 }
 
@@ -189,7 +227,9 @@ fn progress(json: bool, of: &str) -> ProgressBar {
 /// The filters as the parameters of a query.
 fn query(filters: &Filters, now: Timestamp) -> Result<Vec<(&'static str, String)>, OperateError> {
     let mut query = Vec::new();
-    let mut add = |name, value: &Option<String>| query.extend(value.iter().map(|value| (name, value.clone())));
+    let mut add = |name, value: &Option<String>| {
+        query.extend(value.iter().map(|value| (name, value.clone())))
+    };
     add("source", &filters.source);
     add("key", &filters.key);
     add("reason", &filters.reason);
@@ -230,8 +270,16 @@ mod tests {
     #[test]
     fn what_was_done_before_a_failure_is_told() {
         let error = || OperateError::Refused("The database is not available".to_owned());
-        assert!(after(error(), 400, false).to_string().contains("400 dead letters were redriven before"));
-        assert_eq!(after(error(), 400, true).to_string(), "The database is not available", "nothing was done");
+        assert!(
+            after(error(), 400, false)
+                .to_string()
+                .contains("400 dead letters were redriven before")
+        );
+        assert_eq!(
+            after(error(), 400, true).to_string(),
+            "The database is not available",
+            "nothing was done"
+        );
         assert_eq!(after(error(), 0, false).to_string(), "The database is not available");
     }
 }

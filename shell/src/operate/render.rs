@@ -16,7 +16,10 @@ const SHORT: usize = 40;
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header.iter().copied());
+    table
+        .load_preset(NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header.iter().copied());
     table
 }
 
@@ -29,7 +32,16 @@ pub(super) fn events(events: &[Value], next: Option<&str>) -> String {
     if events.is_empty() && next.is_none() {
         return "no event matches".to_owned();
     }
-    let mut table = table(&["EVENT", "SOURCE", "KEY", "STATUS", "ATTEMPTS", "RECEIVED", "NEXT / ENDED", "LAST ATTEMPT"]);
+    let mut table = table(&[
+        "EVENT",
+        "SOURCE",
+        "KEY",
+        "STATUS",
+        "ATTEMPTS",
+        "RECEIVED",
+        "NEXT / ENDED",
+        "LAST ATTEMPT",
+    ]);
     for event in events {
         let when = event["next_attempt_at"].as_str().or(event["settled_at"].as_str());
         table.add_row([
@@ -40,12 +52,20 @@ pub(super) fn events(events: &[Value], next: Option<&str>) -> String {
             attempts(event),
             time(&event["received_at"]),
             when.map_or_else(|| "-".to_owned(), to_the_second),
-            if event["last_attempt"].is_null() { "-".to_owned() } else { result(&event["last_attempt"]) },
+            if event["last_attempt"].is_null() {
+                "-".to_owned()
+            } else {
+                result(&event["last_attempt"])
+            },
         ]);
     }
     let mut out = written(&table);
     if let Some(next) = next {
-        let _ = write!(out, "\nthere may be more, before {}: give --limit a larger number", escaped(next));
+        let _ = write!(
+            out,
+            "\nthere may be more, before {}: give --limit a larger number",
+            escaped(next)
+        );
     }
     out
 }
@@ -65,10 +85,20 @@ pub(super) fn event(event: &Value, redrive_url: &str) -> String {
         line("next attempt", time(&event["next_attempt_at"]));
     }
     let mut table = table(&["WHEN", "", "TOOK", "", ""]);
-    table.add_row([time(&event["received_at"]), "received".to_owned(), String::new(), String::new(), String::new()]);
+    table.add_row([
+        time(&event["received_at"]),
+        "received".to_owned(),
+        String::new(),
+        String::new(),
+        String::new(),
+    ]);
     for attempt in event["history"].as_array().into_iter().flatten() {
         table.add_row([
-            if attempt["started_at"].is_null() { "-".to_owned() } else { time(&attempt["started_at"]) },
+            if attempt["started_at"].is_null() {
+                "-".to_owned()
+            } else {
+                time(&attempt["started_at"])
+            },
             format!("attempt {}", text(&attempt["attempt"])),
             attempt["duration_ms"].as_f64().map_or_else(|| "-".to_owned(), milliseconds),
             result(attempt),
@@ -76,7 +106,13 @@ pub(super) fn event(event: &Value, redrive_url: &str) -> String {
         ]);
     }
     if !event["settled_at"].is_null() {
-        table.add_row([time(&event["settled_at"]), standing(event), String::new(), String::new(), String::new()]);
+        table.add_row([
+            time(&event["settled_at"]),
+            standing(event),
+            String::new(),
+            String::new(),
+            String::new(),
+        ]);
     }
     if let Some(took) = table.column_mut(2) {
         took.set_cell_alignment(CellAlignment::Right);
@@ -112,7 +148,9 @@ pub(super) fn sources(shown: &Value) -> String {
         if let Some(since) = source["paused_since"].as_str() {
             notes.push(format!("paused since {}", to_the_second(since)));
         }
-        if let Some(state) = source["this_process"]["breaker"].as_str().filter(|state| *state != "closed") {
+        if let Some(state) =
+            source["this_process"]["breaker"].as_str().filter(|state| *state != "closed")
+        {
             notes.push(format!("breaker {}", escaped(&state.replace('_', " "))));
         }
         if source["configured"] == false {
@@ -144,7 +182,9 @@ fn standing(event: &Value) -> String {
 fn attempts(event: &Value) -> String {
     match event["max_attempts"].as_u64() {
         // Of what was delivered after a redrive, the budget is not known any more.
-        Some(most) if event["attempts"].as_u64() <= Some(most) => format!("{} of {most}", text(&event["attempts"])),
+        Some(most) if event["attempts"].as_u64() <= Some(most) => {
+            format!("{} of {most}", text(&event["attempts"]))
+        }
         Some(_) | None => text(&event["attempts"]),
     }
 }
@@ -188,7 +228,10 @@ fn short(text: &str) -> String {
 
 /// A time to the millisecond.
 fn time(value: &Value) -> String {
-    value.as_str().and_then(|text| text.get(..23)).map_or_else(|| text(value), |text| escaped(&text.replace('T', " ")))
+    value
+        .as_str()
+        .and_then(|text| text.get(..23))
+        .map_or_else(|| text(value), |text| escaped(&text.replace('T', " ")))
 }
 
 fn to_the_second(time: &str) -> String {
@@ -258,19 +301,33 @@ send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
             "next_attempt_at": evil, "settled_at": evil, "history": [attempt], "last_attempt": attempt, "attempts": evil,
             "configured": false, "paused_since": evil, "this_process": {"breaker": evil},
         });
-        let shown = [event(&one, "http://[::1]/"), events(std::slice::from_ref(&one), Some(evil)), sources(&json!({"sources": [one]}))];
+        let shown = [
+            event(&one, "http://[::1]/"),
+            events(std::slice::from_ref(&one), Some(evil)),
+            sources(&json!({"sources": [one]})),
+        ];
         for shown in shown {
-            let harmful: Vec<char> = shown.chars().filter(|one| evil.replace("[2J", "").replace("31m", "").contains(*one)).collect();
+            let harmful: Vec<char> = shown
+                .chars()
+                .filter(|one| evil.replace("[2J", "").replace("31m", "").contains(*one))
+                .collect();
             assert!(shown.contains("202e") && harmful.is_empty(), "{harmful:?} in {shown:?}");
         }
     }
 
     #[test]
     fn a_delivered_event_tells_how_it_is_sent_once_more() {
-        let shown =
-            event(&json!({"event_id": "0199c2f0", "status": "delivered", "history": []}), "http://[::1]:8080/events/0199c2f0/redrive");
+        let shown = event(
+            &json!({"event_id": "0199c2f0", "status": "delivered", "history": []}),
+            "http://[::1]:8080/events/0199c2f0/redrive",
+        );
         assert!(shown.contains("surehook events redrive 0199c2f0 --delivered\n"), "{shown}");
-        assert!(shown.ends_with("curl -X POST 'http://[::1]:8080/events/0199c2f0/redrive?delivered=true'"), "{shown}");
+        assert!(
+            shown.ends_with(
+                "curl -X POST 'http://[::1]:8080/events/0199c2f0/redrive?delivered=true'"
+            ),
+            "{shown}"
+        );
         let waits = event(&json!({"event_id": "0199c2f0", "status": "queued", "history": []}), "");
         assert!(!waits.contains("send it again"), "{waits}");
     }
@@ -313,7 +370,10 @@ gone      1000          16         0     3       -  paused since 2026-11-25 00:0
 
     #[test]
     fn bytes_that_are_no_text_are_counted_and_not_shown() {
-        assert_eq!(excerpt(&json!({"excerpt": "/wA=", "excerpt_base64": true})), "(2 bytes that are no text)");
+        assert_eq!(
+            excerpt(&json!({"excerpt": "/wA=", "excerpt_base64": true})),
+            "(2 bytes that are no text)"
+        );
         assert_eq!(quoted("it's"), "'it'\\''s'");
     }
 }

@@ -35,7 +35,10 @@ pub(super) trait Connect: Send + Sync + 'static {
     type Connection: Send + 'static;
 
     /// Makes a connection, or says why not, at the deadline at the latest. With it comes its generation.
-    fn connect(&self, deadline: Instant) -> impl Future<Output = Result<(Self::Connection, u64), String>> + Send;
+    fn connect(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(Self::Connection, u64), String>> + Send;
 
     /// Whether the connection's other end answers.
     fn ping(connection: &mut Self::Connection) -> impl Future<Output = bool> + Send;
@@ -98,15 +101,31 @@ impl<C: Connect> Lane<C> {
     /// when it is dropped, and its place is free again once the server has ended its session.
     pub(super) async fn take(self: &Arc<Self>) -> Result<Held<C>, TakeError> {
         let deadline = Instant::now() + ACQUIRE_TIMEOUT;
-        let busy = || TakeError::Busy { limit: self.limit, given_up: self.given_up.load(Ordering::Relaxed) };
-        let permit = timeout_at(deadline, Arc::clone(&self.permits).acquire_owned()).await.map_err(|_| busy())?.map_err(|_| busy())?;
-        let (connection, generation) = self.connection(deadline).await.map_err(TakeError::Connect)?;
-        Ok(Held { connection: Some(connection), generation, lane: Arc::clone(self), permit: Some(permit) })
+        let busy = || TakeError::Busy {
+            limit: self.limit,
+            given_up: self.given_up.load(Ordering::Relaxed),
+        };
+        let permit = timeout_at(deadline, Arc::clone(&self.permits).acquire_owned())
+            .await
+            .map_err(|_| busy())?
+            .map_err(|_| busy())?;
+        let (connection, generation) =
+            self.connection(deadline).await.map_err(TakeError::Connect)?;
+        Ok(Held {
+            connection: Some(connection),
+            generation,
+            lane: Arc::clone(self),
+            permit: Some(permit),
+        })
     }
 
     /// How many of its connections are in use.
     pub(super) fn in_use(&self, lane: &'static str) -> Connections {
-        Connections { lane, in_use: self.limit - self.permits.available_permits(), limit: self.limit }
+        Connections {
+            lane,
+            in_use: self.limit - self.permits.available_permits(),
+            limit: self.limit,
+        }
     }
 
     /// Closes the connections that rest. To be called after a connection broke: the others are likely to be broken
@@ -127,7 +146,10 @@ impl<C: Connect> Lane<C> {
     async fn connection(&self, deadline: Instant) -> Result<(C::Connection, u64), String> {
         while let Some(Idle { mut connection, generation, since }) = self.newest_idle() {
             let is_current = generation >= self.connect.generation();
-            if is_current && (since.elapsed() < PING_AFTER || timeout(PING_TIMEOUT, C::ping(&mut connection)).await == Ok(true)) {
+            if is_current
+                && (since.elapsed() < PING_AFTER
+                    || timeout(PING_TIMEOUT, C::ping(&mut connection)).await == Ok(true))
+            {
                 return Ok((connection, generation));
             }
             self.forget_idle();

@@ -38,7 +38,9 @@ pub enum OpenStore {
 /// [`OpenError`] if the URL names no database that could be opened. It never holds the URL, which may have a password.
 pub fn open(url: &str) -> Result<OpenStore, OpenError> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
-        Some("postgres" | "postgresql") => Ok(OpenStore::Postgres(Arc::new(PostgresStore::new(url)?))),
+        Some("postgres" | "postgresql") => {
+            Ok(OpenStore::Postgres(Arc::new(PostgresStore::new(url)?)))
+        }
         Some("sqlite") => Ok(OpenStore::Sqlite(Arc::new(SqliteStore::new(url)?))),
         _ => Err(OpenError("it must start with `postgres://` or `sqlite:`".into())),
     }
@@ -130,7 +132,9 @@ impl OpenStore {
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// PostgreSQL has tools of its own.
-    #[error("surehook backs up and restores SQLite databases only; use pg_dump and pg_restore, or pg_basebackup, for PostgreSQL")]
+    #[error(
+        "surehook backs up and restores SQLite databases only; use pg_dump and pg_restore, or pg_basebackup, for PostgreSQL"
+    )]
     Postgres,
     /// The files of a SQLite database.
     #[error(transparent)]
@@ -155,15 +159,27 @@ mod tests {
 
     #[tokio::test]
     async fn a_url_says_which_store_is_meant() {
-        assert!(matches!(open("postgres://user:secret@localhost/surehook"), Ok(OpenStore::Postgres(_))));
-        assert!(matches!(open("postgresql:///surehook?host=/run/postgresql&sslmode=disable"), Ok(OpenStore::Postgres(_))));
+        assert!(matches!(
+            open("postgres://user:secret@localhost/surehook"),
+            Ok(OpenStore::Postgres(_))
+        ));
+        assert!(matches!(
+            open("postgresql:///surehook?host=/run/postgresql&sslmode=disable"),
+            Ok(OpenStore::Postgres(_))
+        ));
         assert!(matches!(open("sqlite:surehook.db"), Ok(OpenStore::Sqlite(_))));
         assert!(matches!(open("sqlite:///var/lib/surehook.db"), Ok(OpenStore::Sqlite(_))));
     }
 
     #[test]
     fn another_kind_of_database_is_refused() {
-        for url in ["mysql://localhost/surehook", "surehook.db", "", "/var/lib/surehook.db", "http://localhost"] {
+        for url in [
+            "mysql://localhost/surehook",
+            "surehook.db",
+            "",
+            "/var/lib/surehook.db",
+            "http://localhost",
+        ] {
             assert!(refusal(url).contains("must start with `postgres://` or `sqlite:`"), "{url}");
         }
     }

@@ -17,7 +17,9 @@ pub mod sql;
 pub use connect::options;
 pub use servers::{Servers, shown};
 
-use crate::ports::{Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::ports::{
+    Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+};
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
 use crate::store::lane::Lane;
@@ -113,7 +115,11 @@ impl PostgresStore {
     }
 
     /// Executes one statement to its end, which is the end of its transaction.
-    async fn execute(&self, lane: &Arc<Lane<Arc<Servers>>>, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, Failure> {
+    async fn execute(
+        &self,
+        lane: &Arc<Lane<Arc<Servers>>>,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, Failure> {
         let mut rows = Vec::new();
         self.execute_by_row(lane, query, |row| rows.push(row)).await?;
         Ok(rows)
@@ -127,16 +133,17 @@ impl PostgresStore {
         mut each: impl FnMut(PgRow) + Send,
     ) -> Result<(), Failure> {
         let mut connection = lane.take().await.map_err(|error| errors::not_taken(&error))?;
-        let failure = match timeout(REPLY_TIMEOUT, run(&mut connection.connection, query, &mut each)).await {
-            Ok(Ok(_)) if connection.is_outdated() => errors::outdated(),
-            Ok(Ok(true)) => errors::warned_at_commit(),
-            Ok(Ok(false)) => {
-                connection.keep();
-                return Ok(());
-            }
-            Ok(Err(error)) => errors::failed(&error),
-            Err(_) => errors::no_reply(REPLY_TIMEOUT),
-        };
+        let failure =
+            match timeout(REPLY_TIMEOUT, run(&mut connection.connection, query, &mut each)).await {
+                Ok(Ok(_)) if connection.is_outdated() => errors::outdated(),
+                Ok(Ok(true)) => errors::warned_at_commit(),
+                Ok(Ok(false)) => {
+                    connection.keep();
+                    return Ok(());
+                }
+                Ok(Err(error)) => errors::failed(&error),
+                Err(_) => errors::no_reply(REPLY_TIMEOUT),
+            };
         if failure.usable {
             connection.keep();
         } else {
@@ -152,17 +159,25 @@ impl PostgresStore {
     async fn accept_batch(&self, batch: &[NewEvent]) -> Result<Vec<Stored>, StoreError> {
         let mut stored: Vec<Option<Stored>> = vec![None; batch.len()];
         let mut open: Vec<usize> = (0..batch.len()).collect();
-        open.sort_by(|&a, &b| (&batch[a].source, &batch[a].key).cmp(&(&batch[b].source, &batch[b].key)));
+        open.sort_by(|&a, &b| {
+            (&batch[a].source, &batch[a].key).cmp(&(&batch[b].source, &batch[b].key))
+        });
         let mut is_part_committed = false;
         for _ in 0..ACCEPT_ROUNDS {
-            let mut inserted = self.insert(batch, &open).await.map_err(|error| in_doubt(error, is_part_committed))?;
+            let mut inserted = self
+                .insert(batch, &open)
+                .await
+                .map_err(|error| in_doubt(error, is_part_committed))?;
             is_part_committed |= !inserted.is_empty();
             open.retain(|&index| {
                 stored[index] = inserted.remove(&batch[index].id.as_uuid());
                 stored[index].is_none()
             });
             if !open.is_empty() {
-                let existing = self.existing(batch, &open).await.map_err(|error| in_doubt(error, is_part_committed))?;
+                let existing = self
+                    .existing(batch, &open)
+                    .await
+                    .map_err(|error| in_doubt(error, is_part_committed))?;
                 for (index, found) in existing {
                     stored[index] = Some(found);
                 }
@@ -172,13 +187,24 @@ impl PostgresStore {
                 return Ok(stored.into_iter().flatten().collect());
             }
         }
-        Err(in_doubt(StoreError::Conflict("events with the same keys come and go".into()), is_part_committed))
+        Err(in_doubt(
+            StoreError::Conflict("events with the same keys come and go".into()),
+            is_part_committed,
+        ))
     }
 
     /// Inserts what is new of the chosen events, and answers their ids, and what became of each.
-    async fn insert(&self, batch: &[NewEvent], chosen: &[usize]) -> Result<HashMap<Uuid, Stored>, StoreError> {
-        let (to_claim, leases): (Vec<Uuid>, Vec<Micros>) =
-            chosen.iter().filter_map(|&index| Some((batch[index].id.as_uuid(), rows::micros(batch[index].lease?)))).unzip();
+    async fn insert(
+        &self,
+        batch: &[NewEvent],
+        chosen: &[usize],
+    ) -> Result<HashMap<Uuid, Stored>, StoreError> {
+        let (to_claim, leases): (Vec<Uuid>, Vec<Micros>) = chosen
+            .iter()
+            .filter_map(|&index| {
+                Some((batch[index].id.as_uuid(), rows::micros(batch[index].lease?)))
+            })
+            .unzip();
         let mut tries_left = 3;
         loop {
             tries_left -= 1;
@@ -188,24 +214,29 @@ impl PostgresStore {
                     let new: Vec<(Uuid, bool)> = decode(&rows)?;
                     return Ok(new
                         .into_iter()
-                        .map(|(id, claimed)| (id, if claimed { Stored::Claimed } else { Stored::Inserted }))
+                        .map(|(id, claimed)| {
+                            (id, if claimed { Stored::Claimed } else { Stored::Inserted })
+                        })
                         .collect());
                 }
                 // Either an id that belongs to another event, or this very event, which an earlier try is inserting
                 // at this moment and which now is there: then another look finds its key.
-                Err(failure) if failure.constraint.as_deref() == Some("events_pkey") && tries_left > 0 => {}
+                Err(failure)
+                    if failure.constraint.as_deref() == Some("events_pkey") && tries_left > 0 => {}
                 Err(failure) => return Err(failure.into()),
             }
         }
     }
 
     /// Reads those of the chosen events whose key is there.
-    async fn existing(&self, batch: &[NewEvent], chosen: &[usize]) -> Result<Vec<(usize, Stored)>, StoreError> {
-        let query = sqlx::query(sql::ACCEPT_EXISTING).bind(column(batch, chosen, |event| event.source.as_str())).bind(column(
-            batch,
-            chosen,
-            |event| event.key.as_str(),
-        ));
+    async fn existing(
+        &self,
+        batch: &[NewEvent],
+        chosen: &[usize],
+    ) -> Result<Vec<(usize, Stored)>, StoreError> {
+        let query = sqlx::query(sql::ACCEPT_EXISTING)
+            .bind(column(batch, chosen, |event| event.source.as_str()))
+            .bind(column(batch, chosen, |event| event.key.as_str()));
         let rows: Vec<rows::ExistingRow> = decode(&self.execute(&self.intake, query).await?)?;
         rows.into_iter()
             .map(|row| {
@@ -231,15 +262,23 @@ impl PostgresStore {
             .bind(demands.iter().map(|demand| rows::micros(demand.lease)).collect::<Vec<_>>())
             .bind(demands.iter().map(|demand| i64::from(demand.max_attempts)).collect::<Vec<_>>())
             .bind(from)
-            .bind(demands.iter().map(|demand| i64::try_from(demand.bytes).unwrap_or(i64::MAX)).collect::<Vec<_>>());
+            .bind(
+                demands
+                    .iter()
+                    .map(|demand| i64::try_from(demand.bytes).unwrap_or(i64::MAX))
+                    .collect::<Vec<_>>(),
+            );
         let mut rows = Vec::new();
-        self.execute_by_row(&self.worker, query, |row| rows.push(ClaimedRow::from_row(&row))).await?;
+        self.execute_by_row(&self.worker, query, |row| rows.push(ClaimedRow::from_row(&row)))
+            .await?;
         let mut claims = Claims::default();
         let (mut scans, now) = (self.scans(), Instant::now());
         for row in rows {
             let row = row.map_err(|error| errors::failed(&error).error)?;
-            let demand =
-                usize::try_from(row.position - 1).ok().and_then(|at| demands.get(at)).ok_or_else(|| rows::unreadable("position"))?;
+            let demand = usize::try_from(row.position - 1)
+                .ok()
+                .and_then(|at| demands.get(at))
+                .ok_or_else(|| rows::unreadable("position"))?;
             if let Some(size) = row.held_back {
                 let size = usize::try_from(size).map_err(|_| rows::unreadable("size"))?;
                 claims.held_back.push(HeldBack { source: demand.source.clone(), size });
@@ -247,13 +286,27 @@ impl PostgresStore {
             }
             scans.claimed(&demand.source, row.due_us, now);
             let (event, source) = (EventId::from_uuid(row.event_id), demand.source.clone());
-            let (attempt, budget_from) = (rows::attempt(row.attempt)?, rows::attempt(row.budget_from)?);
+            let (attempt, budget_from) =
+                (rows::attempt(row.attempt)?, rows::attempt(row.budget_from)?);
             let fence = Fence(rows::fence(row.fence)?);
             if row.spent {
                 claims.buried.push(Buried { event, source, attempt });
             } else if let (Some(headers), Some(body)) = (row.headers, row.body) {
-                let (headers, body, age) = (Bytes::from(headers), Bytes::from(body), rows::age(row.age_us.unwrap_or_default()));
-                claims.claimed.push(Claim { event, source, fence, attempt, nth: attempt.saturating_sub(budget_from), age, headers, body });
+                let (headers, body, age) = (
+                    Bytes::from(headers),
+                    Bytes::from(body),
+                    rows::age(row.age_us.unwrap_or_default()),
+                );
+                claims.claimed.push(Claim {
+                    event,
+                    source,
+                    fence,
+                    attempt,
+                    nth: attempt.saturating_sub(budget_from),
+                    age,
+                    headers,
+                    body,
+                });
             } else {
                 // Its lease runs out again and again, until it is dead-lettered as lost.
                 tracing::error!(event_id = %event, %source, attempt, "the event is owed, but its bytes are gone from the database: it cannot be delivered unless a backup brings them back");
@@ -276,21 +329,52 @@ impl PostgresStore {
         let records: Vec<_> = batch.iter().map(Settlement::entry).collect();
         let query = sqlx::query(sql::SETTLE)
             .bind(batch.iter().map(|settlement| settlement.event.as_uuid()).collect::<Vec<_>>())
-            .bind(batch.iter().map(|settlement| rows::count(settlement.fence.0)).collect::<Vec<_>>())
+            .bind(
+                batch.iter().map(|settlement| rows::count(settlement.fence.0)).collect::<Vec<_>>(),
+            )
             .bind(batch.iter().map(|settlement| outcome(settlement.outcome).0).collect::<Vec<_>>())
             .bind(batch.iter().map(|settlement| outcome(settlement.outcome).1).collect::<Vec<_>>())
             .bind(batch.iter().map(|settlement| outcome(settlement.outcome).2).collect::<Vec<_>>())
-            .bind(records.iter().map(|record| record.as_ref().map(|record| rows::micros(record.ended_ago))).collect::<Vec<_>>())
-            .bind(records.iter().map(|record| record.as_ref().map(|record| rows::micros(record.took))).collect::<Vec<_>>())
-            .bind(records.iter().map(|record| record.as_ref().map(|record| record.verdict.as_str())).collect::<Vec<_>>())
-            .bind(records.iter().map(|record| record.as_ref().and_then(|record| record.status_code).map(i32::from)).collect::<Vec<_>>())
             .bind(
                 records
                     .iter()
-                    .map(|record| record.as_ref().and_then(|record| record.error).map(|error| error.as_str()))
+                    .map(|record| record.as_ref().map(|record| rows::micros(record.ended_ago)))
                     .collect::<Vec<_>>(),
             )
-            .bind(records.iter().map(|record| record.as_ref().map(|record| record.excerpt.as_ref())).collect::<Vec<_>>());
+            .bind(
+                records
+                    .iter()
+                    .map(|record| record.as_ref().map(|record| rows::micros(record.took)))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                records
+                    .iter()
+                    .map(|record| record.as_ref().map(|record| record.verdict.as_str()))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                records
+                    .iter()
+                    .map(|record| {
+                        record.as_ref().and_then(|record| record.status_code).map(i32::from)
+                    })
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                records
+                    .iter()
+                    .map(|record| {
+                        record.as_ref().and_then(|record| record.error).map(|error| error.as_str())
+                    })
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                records
+                    .iter()
+                    .map(|record| record.as_ref().map(|record| record.excerpt.as_ref()))
+                    .collect::<Vec<_>>(),
+            );
         let rows = self.execute(&self.worker, query).await?;
         // An event may be in the batch under two fences, of which one at most is the row's.
         let mut held: HashSet<Uuid> = HashSet::with_capacity(rows.len());
@@ -298,19 +382,33 @@ impl PostgresStore {
             held.insert(row.try_get(0).map_err(|error| errors::failed(&error).error)?);
         }
         // Fences come in rising order, and a row never has a later fence than its newest claim.
-        refused.extend(batch.iter().rev().map(|settlement| settlement.event).filter(|event| !held.remove(&event.as_uuid())));
+        refused.extend(
+            batch
+                .iter()
+                .rev()
+                .map(|settlement| settlement.event)
+                .filter(|event| !held.remove(&event.as_uuid())),
+        );
         Ok(refused)
     }
 
     /// Queues an event again that stands at `end`, by the statement for that.
-    async fn redrive_one(&self, event: EventId, end: Status, statement: &'static str) -> Result<Redriven, StoreError> {
+    async fn redrive_one(
+        &self,
+        event: EventId,
+        end: Status,
+        statement: &'static str,
+    ) -> Result<Redriven, StoreError> {
         // It may come there between the two statements: then another look is worth it.
         for _ in 0..ACCEPT_ROUNDS {
-            let redriven = self.execute(&self.operator, sqlx::query(statement).bind(event.as_uuid())).await?;
+            let redriven =
+                self.execute(&self.operator, sqlx::query(statement).bind(event.as_uuid())).await?;
             if !redriven.is_empty() {
                 return Ok(Redriven::Queued);
             }
-            let rows = self.execute(&self.operator, sqlx::query(sql::STATUS).bind(event.as_uuid())).await?;
+            let rows = self
+                .execute(&self.operator, sqlx::query(sql::STATUS).bind(event.as_uuid()))
+                .await?;
             let Some(row) = rows.first() else { return Ok(Redriven::NotFound) };
             let name: String = row.try_get(0).map_err(|error| errors::failed(&error).error)?;
             let status = rows::status(&name)?;
@@ -324,11 +422,17 @@ impl PostgresStore {
         Err(StoreError::Conflict("the event ends and is redriven again and again".into()))
     }
 
-    async fn list_page(&self, filter: &EventFilter, span: Span, size: PageSize) -> Result<EventPage, StoreError> {
+    async fn list_page(
+        &self,
+        filter: &EventFilter,
+        span: Span,
+        size: PageSize,
+    ) -> Result<EventPage, StoreError> {
         let rows = self.execute(&self.operator, searched(sql::LIST, filter, span, size)).await?;
         let broken = |error: sqlx::Error| errors::failed(&error).error;
         let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
-        let looked = (first.try_get("looked").map_err(broken)?, first.try_get("last").map_err(broken)?);
+        let looked =
+            (first.try_get("looked").map_err(broken)?, first.try_get("last").map_err(broken)?);
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
             if let Some(id) = row.try_get("id").map_err(broken)? {
@@ -338,18 +442,33 @@ impl PostgresStore {
         rows::event_page(size, found, looked)
     }
 
-    async fn redrive_page(&self, filter: &EventFilter, span: Span, size: PageSize, dry_run: bool) -> Result<RedrivenPage, StoreError> {
+    async fn redrive_page(
+        &self,
+        filter: &EventFilter,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> Result<RedrivenPage, StoreError> {
         let query = searched(sql::REDRIVE_ALL, filter, span, size).bind(dry_run);
         let rows: Vec<RedrivenRow> = decode(&self.execute(&self.operator, query).await?)?;
         let row = rows.first().ok_or_else(|| rows::unreadable("result"))?;
         let count = |count: i64| usize::try_from(count).map_err(|_| rows::unreadable("count"));
         let meant = (count(row.meant)?, row.last_meant.map(EventId::from_uuid));
         let next = rows::next(size, meant, (row.looked, row.last.map(EventId::from_uuid)));
-        Ok(RedrivenPage { redriven: u32::try_from(row.redriven).map_err(|_| rows::unreadable("count"))?, next })
+        Ok(RedrivenPage {
+            redriven: u32::try_from(row.redriven).map_err(|_| rows::unreadable("count"))?,
+            next,
+        })
     }
 
-    async fn source_records(&self, names: &[SourceName], count_to: u32) -> Result<Vec<SourceRecord>, StoreError> {
-        let query = sqlx::query(sql::SOURCES).bind(names.iter().map(SourceName::as_str).collect::<Vec<_>>()).bind(i64::from(count_to));
+    async fn source_records(
+        &self,
+        names: &[SourceName],
+        count_to: u32,
+    ) -> Result<Vec<SourceRecord>, StoreError> {
+        let query = sqlx::query(sql::SOURCES)
+            .bind(names.iter().map(SourceName::as_str).collect::<Vec<_>>())
+            .bind(i64::from(count_to));
         let rows = self.execute(&self.operator, query).await?;
         let records = decode::<SourceRow>(&rows)?.into_iter().zip(&rows).map(|(work, row)| {
             let source = row.try_get("source").map_err(|error| errors::failed(&error).error)?;
@@ -360,25 +479,44 @@ impl PostgresStore {
         Ok(records)
     }
 
-    async fn erase_step(&self, kept: Duration, after: Option<EventId>, limit: u32) -> Result<Erased, StoreError> {
-        let query = sqlx::query(sql::ERASE).bind(after.map(EventId::as_uuid)).bind(i64::from(limit)).bind(rows::micros(kept));
+    async fn erase_step(
+        &self,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> Result<Erased, StoreError> {
+        let query = sqlx::query(sql::ERASE)
+            .bind(after.map(EventId::as_uuid))
+            .bind(i64::from(limit))
+            .bind(rows::micros(kept));
         let (erased, reached) = self.step(query, limit, kept).await?;
         Ok(Erased { erased, reached })
     }
 
-    async fn prune_step(&self, retention: Retention, after: Option<EventId>, limit: u32) -> Result<Pruned, StoreError> {
+    async fn prune_step(
+        &self,
+        retention: Retention,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> Result<Pruned, StoreError> {
         let query = sqlx::query(sql::PRUNE)
             .bind(after.map(EventId::as_uuid))
             .bind(i64::from(limit))
             .bind(rows::micros(retention.delivered))
             .bind(rows::micros(retention.dead_lettered));
-        let (deleted, reached) = self.step(query, limit, retention.delivered.min(retention.dead_lettered)).await?;
+        let (deleted, reached) =
+            self.step(query, limit, retention.delivered.min(retention.dead_lettered)).await?;
         Ok(Pruned { deleted, reached })
     }
 
     /// A step of retention, where nothing that came in the last `kept` is changed: how many events it changed, and where it
     /// ended.
-    async fn step(&self, query: Query<'_, Postgres, PgArguments>, limit: u32, kept: Duration) -> Result<(u64, Reached), StoreError> {
+    async fn step(
+        &self,
+        query: Query<'_, Postgres, PgArguments>,
+        limit: u32,
+        kept: Duration,
+    ) -> Result<(u64, Reached), StoreError> {
         let rows: Vec<StepRow> = decode(&self.execute(&self.retention, query).await?)?;
         let row = rows.first().ok_or_else(|| rows::unreadable("result"))?;
         let scanned = usize::try_from(row.scanned).unwrap_or(0);
@@ -398,7 +536,10 @@ impl Store for PostgresStore {
     }
 
     fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
-        async move { if demands.is_empty() { Ok(Claims::default()) } else { self.claim_due(&demands).await } }.boxed()
+        async move {
+            if demands.is_empty() { Ok(Claims::default()) } else { self.claim_due(&demands).await }
+        }
+        .boxed()
     }
 
     fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
@@ -407,7 +548,8 @@ impl Store for PostgresStore {
 
     fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
         async move {
-            let rows = self.execute(&self.operator, sqlx::query(sql::FIND).bind(event.as_uuid())).await?;
+            let rows =
+                self.execute(&self.operator, sqlx::query(sql::FIND).bind(event.as_uuid())).await?;
             rows::event_record(event, decode::<FoundRow>(&rows)?)
         }
         .boxed()
@@ -421,7 +563,12 @@ impl Store for PostgresStore {
         self.redrive_one(event, Status::Delivered, sql::REDRIVE_DELIVERED).boxed()
     }
 
-    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         async move { self.list_page(&filter, span, size).await }.boxed()
     }
 
@@ -432,27 +579,43 @@ impl Store for PostgresStore {
         size: PageSize,
         dry_run: bool,
     ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
-        async move { self.redrive_page(&filter.of_dead_letters(), span, size, dry_run).await }.boxed()
+        async move { self.redrive_page(&filter.of_dead_letters(), span, size, dry_run).await }
+            .boxed()
     }
 
-    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(
+        &self,
+        names: Vec<SourceName>,
+        count_to: u32,
+    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
         async move { self.source_records(&names, count_to).await }.boxed()
     }
 
     fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
         async move {
             let statement = if paused { sql::PAUSE } else { sql::RESUME };
-            let changed = self.execute(&self.operator, sqlx::query(statement).bind(source.as_str())).await?;
+            let changed =
+                self.execute(&self.operator, sqlx::query(statement).bind(source.as_str())).await?;
             Ok(decode::<(Option<String>,)>(&changed)?.iter().any(|(source,)| source.is_some()))
         }
         .boxed()
     }
 
-    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+    fn prune(
+        &self,
+        retention: Retention,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         self.prune_step(retention, after, limit).boxed()
     }
 
-    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+    fn erase(
+        &self,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
         self.erase_step(kept, after, limit).boxed()
     }
 
@@ -461,7 +624,11 @@ impl Store for PostgresStore {
             let rows = self.execute(&self.readiness, sqlx::query(sql::SCHEMA)).await?;
             schema::compare(&decode::<Applied>(&rows)?, &sql::migrator()).ready()?;
             let is_read_only = rows.iter().any(|row| row.try_get("read_only").unwrap_or(true));
-            if is_read_only { Err(StoreError::Unavailable("it cannot be written to".into())) } else { Ok(()) }
+            if is_read_only {
+                Err(StoreError::Unavailable("it cannot be written to".into()))
+            } else {
+                Ok(())
+            }
         }
         .boxed()
     }
@@ -472,7 +639,12 @@ impl Store for PostgresStore {
 }
 
 /// The statement that inserts what is new of the chosen events.
-fn accepting<'q>(batch: &'q [NewEvent], chosen: &[usize], to_claim: &'q [Uuid], leases: &'q [Micros]) -> Query<'q, Postgres, PgArguments> {
+fn accepting<'q>(
+    batch: &'q [NewEvent],
+    chosen: &[usize],
+    to_claim: &'q [Uuid],
+    leases: &'q [Micros],
+) -> Query<'q, Postgres, PgArguments> {
     sqlx::query(sql::ACCEPT)
         .bind(column(batch, chosen, |event| event.id.as_uuid()))
         .bind(column(batch, chosen, |event| event.source.as_str()))
@@ -511,10 +683,18 @@ async fn run(
 
 /// An error of a call of which a part is committed.
 fn in_doubt(error: StoreError, is_part_committed: bool) -> StoreError {
-    if is_part_committed { StoreError::Unknown(format!("a part of the batch was committed; then {error}")) } else { error }
+    if is_part_committed {
+        StoreError::Unknown(format!("a part of the batch was committed; then {error}"))
+    } else {
+        error
+    }
 }
 
-fn column<'a, T>(batch: &'a [NewEvent], chosen: &[usize], value: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
+fn column<'a, T>(
+    batch: &'a [NewEvent],
+    chosen: &[usize],
+    value: impl Fn(&'a NewEvent) -> T,
+) -> Vec<T> {
     chosen.iter().map(|&index| value(&batch[index])).collect()
 }
 
@@ -530,7 +710,12 @@ fn outcome(outcome: Outcome) -> (&'static str, i64, Option<&'static str>) {
 }
 
 /// A statement with the ten parameters of `list.sql`.
-fn searched<'q>(statement: &'static str, filter: &'q EventFilter, span: Span, size: PageSize) -> Query<'q, Postgres, PgArguments> {
+fn searched<'q>(
+    statement: &'static str,
+    filter: &'q EventFilter,
+    span: Span,
+    size: PageSize,
+) -> Query<'q, Postgres, PgArguments> {
     sqlx::query(statement)
         .bind(rows::path(filter.path()))
         .bind(filter.source.as_ref().map(SourceName::as_str))

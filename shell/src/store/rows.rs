@@ -17,7 +17,8 @@ const LONGEST_US: i64 = 100 * 365 * 24 * 3600 * 1_000_000;
 
 /// A duration in microseconds, rounded up: a lease or a delay is never shorter than asked for.
 pub(super) fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos().div_ceil(1000)).map_or(LONGEST_US, |micros| micros.min(LONGEST_US))
+    i64::try_from(duration.as_nanos().div_ceil(1000))
+        .map_or(LONGEST_US, |micros| micros.min(LONGEST_US))
 }
 
 /// What passed since then; nothing if the clock was put back.
@@ -112,8 +113,12 @@ impl FoundRow {
 }
 
 /// Puts the rows of one event together. `None` if there are none.
-pub(super) fn event_record(id: EventId, rows: Vec<FoundRow>) -> Result<Option<EventRecord>, StoreError> {
-    let history = rows.iter().filter_map(|row| row.entry().transpose()).collect::<Result<Vec<_>, _>>()?;
+pub(super) fn event_record(
+    id: EventId,
+    rows: Vec<FoundRow>,
+) -> Result<Option<EventRecord>, StoreError> {
+    let history =
+        rows.iter().filter_map(|row| row.entry().transpose()).collect::<Result<Vec<_>, _>>()?;
     let Some(row) = rows.into_iter().next() else { return Ok(None) };
     let last = history.last();
     let status = row.status.as_deref().map_or(Ok(Status::Delivered), status)?;
@@ -122,12 +127,21 @@ pub(super) fn event_record(id: EventId, rows: Vec<FoundRow>) -> Result<Option<Ev
         id,
         received_at: timestamp(row.received_at)?,
         status,
-        attempt: row.attempt.map(attempt).transpose()?.or(last.map(|entry| entry.attempt)).unwrap_or(0),
+        attempt: row
+            .attempt
+            .map(attempt)
+            .transpose()?
+            .or(last.map(|entry| entry.attempt))
+            .unwrap_or(0),
         budget_from: row.budget_from.map(attempt).transpose()?,
         next_attempt_at: row.due_at.filter(|_| is_waiting).map(timestamp).transpose()?,
         settled_at: match status {
-            Status::Delivered => Some(last.map_or(timestamp(row.received_at)?, |entry| entry.ended_at)),
-            Status::Queued | Status::Processing | Status::Retrying | Status::DeadLettered => row.ended_at.map(timestamp).transpose()?,
+            Status::Delivered => {
+                Some(last.map_or(timestamp(row.received_at)?, |entry| entry.ended_at))
+            }
+            Status::Queued | Status::Processing | Status::Retrying | Status::DeadLettered => {
+                row.ended_at.map(timestamp).transpose()?
+            }
         },
         reason: row.reason.as_deref().map(reason).transpose()?,
         source: row.source,
@@ -148,18 +162,30 @@ pub(super) fn path(path: Path) -> &'static str {
 
 /// Where the next page goes on: behind the last event that was shown if the page is full, else behind the last one that
 /// was looked at if there may be more. `looked` is how many were looked at, and the last of them.
-pub(super) fn next(size: PageSize, shown: (usize, Option<EventId>), looked: (i64, Option<EventId>)) -> Option<EventId> {
+pub(super) fn next(
+    size: PageSize,
+    shown: (usize, Option<EventId>),
+    looked: (i64, Option<EventId>),
+) -> Option<EventId> {
     let is_full = |count: usize| count >= usize::try_from(size.events).unwrap_or(usize::MAX);
     if is_full(shown.0) { shown.1 } else { looked.1.filter(|_| looked.0 >= i64::from(size.looks)) }
 }
 
 /// A page, from its rows of `list.sql` and from how many were looked at and the last of them.
-pub(super) fn event_page(size: PageSize, rows: Vec<(Uuid, FoundRow)>, looked: (i64, Option<Uuid>)) -> Result<EventPage, StoreError> {
+pub(super) fn event_page(
+    size: PageSize,
+    rows: Vec<(Uuid, FoundRow)>,
+    looked: (i64, Option<Uuid>),
+) -> Result<EventPage, StoreError> {
     let mut events = Vec::with_capacity(rows.len());
     for (id, row) in rows {
         events.extend(event_record(EventId::from_uuid(id), vec![row])?);
     }
-    let next = next(size, (events.len(), events.last().map(|event| event.id)), (looked.0, looked.1.map(EventId::from_uuid)));
+    let next = next(
+        size,
+        (events.len(), events.last().map(|event| event.id)),
+        (looked.0, looked.1.map(EventId::from_uuid)),
+    );
     Ok(EventPage { events, next })
 }
 
@@ -194,7 +220,9 @@ impl SourceRow {
 
 impl FoundRow {
     fn entry(&self) -> Result<Option<AttemptEntry>, StoreError> {
-        let (Some(number), Some(ended_at), Some(verdict)) = (self.tried_attempt, self.tried_ended_at, &self.tried_verdict) else {
+        let (Some(number), Some(ended_at), Some(verdict)) =
+            (self.tried_attempt, self.tried_ended_at, &self.tried_verdict)
+        else {
             return Ok(None);
         };
         Ok(Some(AttemptEntry {
@@ -206,7 +234,11 @@ impl FoundRow {
                 .transpose()
                 .map_err(|_| unreadable("duration"))?,
             verdict: Verdict::from_name(verdict).ok_or_else(|| unreadable("verdict"))?,
-            status_code: self.tried_status_code.map(u16::try_from).transpose().map_err(|_| unreadable("status code"))?,
+            status_code: self
+                .tried_status_code
+                .map(u16::try_from)
+                .transpose()
+                .map_err(|_| unreadable("status code"))?,
             error: self.tried_error.clone(),
             excerpt: self.tried_excerpt.clone().unwrap_or_default().into(),
         }))

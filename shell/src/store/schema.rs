@@ -18,7 +18,9 @@ pub enum MigrateError {
     #[error("the database cannot be migrated now, and the migration gave way: {0}")]
     GaveWay(String),
     /// The database was migrated by a newer program.
-    #[error("the database has schema {found}, which is newer than this program's schema {known}: run a newer surehook")]
+    #[error(
+        "the database has schema {found}, which is newer than this program's schema {known}: run a newer surehook"
+    )]
     Newer {
         /// The newest migration that was applied to the database.
         found: i64,
@@ -54,15 +56,27 @@ pub(super) enum Schema {
 /// Compares what was applied with what this program knows.
 pub(super) fn compare(applied: &[Applied], migrator: &Migrator) -> Schema {
     let known = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
-    if let Some(found) = applied.iter().map(|migration| migration.version).max().filter(|&found| found > known) {
+    if let Some(found) =
+        applied.iter().map(|migration| migration.version).max().filter(|&found| found > known)
+    {
         return Schema::Newer { found, known };
     }
     for done in applied {
         match migrator.iter().find(|migration| migration.version == done.version) {
-            None => return Schema::Foreign(format!("migration {} is not one of surehook's", done.version)),
-            Some(_) if !done.success => return Schema::Foreign(format!("migration {} was not finished", done.version)),
+            None => {
+                return Schema::Foreign(format!(
+                    "migration {} is not one of surehook's",
+                    done.version
+                ));
+            }
+            Some(_) if !done.success => {
+                return Schema::Foreign(format!("migration {} was not finished", done.version));
+            }
             Some(migration) if *migration.checksum != *done.checksum => {
-                return Schema::Foreign(format!("migration {} is not the one that this program has", done.version));
+                return Schema::Foreign(format!(
+                    "migration {} is not the one that this program has",
+                    done.version
+                ));
             }
             Some(_) => {}
         }
@@ -79,18 +93,28 @@ pub(super) async fn apply_missing<C: Migrate>(
     explain: fn(&sqlx::Error) -> MigrateError,
 ) -> Result<(), MigrateError> {
     connection.ensure_migrations_table(TABLE).await.map_err(|error| failed(&error, explain))?;
-    for migration in migrator.iter().filter(|migration| applied.iter().all(|done| done.version != migration.version)) {
+    for migration in migrator
+        .iter()
+        .filter(|migration| applied.iter().all(|done| done.version != migration.version))
+    {
         connection.apply(TABLE, migration).await.map_err(|error| failed(&error, explain))?;
     }
     Ok(())
 }
 
-fn failed(error: &sqlx::migrate::MigrateError, explain: fn(&sqlx::Error) -> MigrateError) -> MigrateError {
+fn failed(
+    error: &sqlx::migrate::MigrateError,
+    explain: fn(&sqlx::Error) -> MigrateError,
+) -> MigrateError {
     use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
-    let (Execute(cause) | ExecuteMigration(cause, _)) = error else { return MigrateError::Failed(error.to_string()) };
+    let (Execute(cause) | ExecuteMigration(cause, _)) = error else {
+        return MigrateError::Failed(error.to_string());
+    };
     match explain(cause) {
         MigrateError::Failed(_) => MigrateError::Failed(error.to_string()),
-        passing @ (MigrateError::Unreachable(_) | MigrateError::GaveWay(_) | MigrateError::Newer { .. }) => passing,
+        passing @ (MigrateError::Unreachable(_)
+        | MigrateError::GaveWay(_)
+        | MigrateError::Newer { .. }) => passing,
     }
 }
 
@@ -99,9 +123,15 @@ impl Schema {
     pub(super) fn ready(self) -> Result<(), StoreError> {
         match self {
             Self::Current => Ok(()),
-            Self::Older => Err(StoreError::Unavailable("its schema is older than this program's: run `surehook migrate`".into())),
-            Self::Newer { found, known } => Err(StoreError::Unavailable(MigrateError::Newer { found, known }.to_string())),
-            Self::Foreign(why) => Err(StoreError::Unavailable(MigrateError::Failed(why).to_string())),
+            Self::Older => Err(StoreError::Unavailable(
+                "its schema is older than this program's: run `surehook migrate`".into(),
+            )),
+            Self::Newer { found, known } => {
+                Err(StoreError::Unavailable(MigrateError::Newer { found, known }.to_string()))
+            }
+            Self::Foreign(why) => {
+                Err(StoreError::Unavailable(MigrateError::Failed(why).to_string()))
+            }
         }
     }
 
@@ -125,7 +155,14 @@ mod tests {
     }
 
     fn applied(migrator: &Migrator) -> Vec<Applied> {
-        migrator.iter().map(|done| Applied { version: done.version, checksum: done.checksum.to_vec(), success: true }).collect()
+        migrator
+            .iter()
+            .map(|done| Applied {
+                version: done.version,
+                checksum: done.checksum.to_vec(),
+                success: true,
+            })
+            .collect()
     }
 
     #[test]

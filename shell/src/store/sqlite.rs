@@ -18,7 +18,9 @@ pub use connect::options;
 pub use copy::CopyError;
 pub use file::FileError;
 
-use crate::ports::{Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::ports::{
+    Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+};
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
 use crate::store::lane::{ACQUIRE_TIMEOUT, Lane};
@@ -69,7 +71,13 @@ impl SqliteStore {
         let file = Arc::new(DatabaseFile::new(options.get_filename()));
         let opener = |options| Opener { options, file: Arc::clone(&file) };
         let readers = Lane::new(opener(options.clone().pragma("query_only", "on")), READERS);
-        Ok(Self { writer: Lane::new(opener(options.clone()), 1), readers, operator: Semaphore::new(1), options, file })
+        Ok(Self {
+            writer: Lane::new(opener(options.clone()), 1),
+            readers,
+            operator: Semaphore::new(1),
+            options,
+            file,
+        })
     }
 
     /// Makes this process the one that serves the database. See [`crate::store::OpenStore::hold`].
@@ -96,7 +104,8 @@ impl SqliteStore {
         let closing = async {
             self.readers.close().await;
             let Ok(mut writer) = self.writer.take().await else { return };
-            let checkpoint = sqlx::query("pragma wal_checkpoint(truncate)").execute(&mut *writer).await;
+            let checkpoint =
+                sqlx::query("pragma wal_checkpoint(truncate)").execute(&mut *writer).await;
             if let Err(error) = checkpoint {
                 tracing::warn!(%error, "the write-ahead log could not be emptied at the end; copy it along with the database file");
             }
@@ -104,7 +113,9 @@ impl SqliteStore {
             self.writer.close().await;
         };
         if timeout(CLOSE_PATIENCE, closing).await.is_err() {
-            tracing::warn!("closing the database takes too long; copy its write-ahead log along with the file");
+            tracing::warn!(
+                "closing the database takes too long; copy its write-ahead log along with the file"
+            );
         }
     }
 
@@ -138,10 +149,13 @@ impl SqliteStore {
     /// Reads, beside whatever is being written.
     async fn read<T, W>(&self, work: W) -> Result<T, StoreError>
     where
-        W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Failure>>
+            + Send
+            + 'static,
     {
         let read = async {
-            let mut reader = self.readers.take().await.map_err(|error| errors::not_taken(&error))?;
+            let mut reader =
+                self.readers.take().await.map_err(|error| errors::not_taken(&error))?;
             let read = work(&mut reader).await.map_err(Failure::before_commit)?;
             reader.keep();
             Ok(read)
@@ -153,7 +167,9 @@ impl SqliteStore {
     async fn write<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut SqliteConnection, Now) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection, Now) -> BoxFuture<'c, Result<T, Failure>>
+            + Send
+            + 'static,
     {
         self.with_writer(move |writer| transaction::whole(writer, work).boxed()).await
     }
@@ -162,10 +178,14 @@ impl SqliteStore {
     async fn operate<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut SqliteConnection, Now) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection, Now) -> BoxFuture<'c, Result<T, Failure>>
+            + Send
+            + 'static,
     {
         let turn = timeout(ACQUIRE_TIMEOUT, self.operator.acquire()).await;
-        let _turn = turn.map_err(|_| StoreError::Unavailable("its one writer is busy with other operators' requests".into()))?;
+        let _turn = turn.map_err(|_| {
+            StoreError::Unavailable("its one writer is busy with other operators' requests".into())
+        })?;
         self.write(work).await
     }
 
@@ -174,7 +194,9 @@ impl SqliteStore {
     async fn with_writer<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Broken>> + Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Broken>>
+            + Send
+            + 'static,
     {
         let mut writer = match self.writer.take().await {
             Ok(writer) => writer,
@@ -187,7 +209,9 @@ impl SqliteStore {
             }
             result.map_err(|broken| broken.error)
         });
-        self.watched(worked.await.unwrap_or_else(|error| Err(StoreError::Unknown(format!("its transaction came to no end: {error}")))))
+        self.watched(worked.await.unwrap_or_else(|error| {
+            Err(StoreError::Unknown(format!("its transaction came to no end: {error}")))
+        }))
     }
 
     /// Reports damage, if that is what a call failed of.
@@ -201,7 +225,12 @@ impl SqliteStore {
 }
 
 /// A statement with the ten parameters of `list.sql`.
-fn searched<'q>(statement: &'static str, filter: &'q EventFilter, span: Span, size: PageSize) -> Query<'q, Sqlite, SqliteArguments> {
+fn searched<'q>(
+    statement: &'static str,
+    filter: &'q EventFilter,
+    span: Span,
+    size: PageSize,
+) -> Query<'q, Sqlite, SqliteArguments> {
     sqlx::query(statement)
         .bind(rows::path(filter.path()))
         .bind(filter.source.as_ref().map(SourceName::as_str))
@@ -289,7 +318,8 @@ impl Store for SqliteStore {
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
         async move {
             self.file.in_place().map_err(StoreError::Unavailable)?;
-            let stored = self.with_writer(move |writer| transitions::accept(writer, batch).boxed()).await?;
+            let stored =
+                self.with_writer(move |writer| transitions::accept(writer, batch).boxed()).await?;
             // Committed, but perhaps to a file that is gone with this process.
             self.file.in_place().map_err(StoreError::Unknown)?;
             Ok(stored)
@@ -309,7 +339,12 @@ impl Store for SqliteStore {
         self.read(move |connection| {
             async move {
                 let query = sqlx::query_as::<_, FoundRow>(sql::FIND).bind(event.as_uuid());
-                let found = query.fetch_all(connection).await?.into_iter().map(|row| row.due_later(Now::read().ahead())).collect();
+                let found = query
+                    .fetch_all(connection)
+                    .await?
+                    .into_iter()
+                    .map(|row| row.due_later(Now::read().ahead()))
+                    .collect();
                 Ok(rows::event_record(event, found)?)
             }
             .boxed()
@@ -318,14 +353,23 @@ impl Store for SqliteStore {
     }
 
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        self.operate(move |connection, now| transitions::redrive(connection, now, event).boxed()).boxed()
+        self.operate(move |connection, now| transitions::redrive(connection, now, event).boxed())
+            .boxed()
     }
 
     fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        self.operate(move |connection, now| transitions::redrive_delivered(connection, now, event).boxed()).boxed()
+        self.operate(move |connection, now| {
+            transitions::redrive_delivered(connection, now, event).boxed()
+        })
+        .boxed()
     }
 
-    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         self.read(move |connection| {
             async move {
                 let rows = searched(sql::LIST, &filter, span, size).fetch_all(connection).await?;
@@ -352,21 +396,33 @@ impl Store for SqliteStore {
         dry_run: bool,
     ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
         self.operate(move |connection, now| {
-            transitions::redrive_all(connection, now, filter.of_dead_letters(), span, size, dry_run).boxed()
+            transitions::redrive_all(connection, now, filter.of_dead_letters(), span, size, dry_run)
+                .boxed()
         })
         .boxed()
     }
 
-    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(
+        &self,
+        names: Vec<SourceName>,
+        count_to: u32,
+    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
         self.read(move |connection| {
             async move {
-                let names = transitions::array(&names.iter().map(SourceName::as_str).collect::<Vec<_>>())?;
-                let mut names: Vec<String> = sqlx::query_scalar(sql::SOURCES_NAMED).bind(names).fetch_all(&mut *connection).await?;
+                let names =
+                    transitions::array(&names.iter().map(SourceName::as_str).collect::<Vec<_>>())?;
+                let mut names: Vec<String> = sqlx::query_scalar(sql::SOURCES_NAMED)
+                    .bind(names)
+                    .fetch_all(&mut *connection)
+                    .await?;
                 names.sort();
                 let now = Now::read().due;
                 let mut records = Vec::with_capacity(names.len());
                 for name in names {
-                    let work = sqlx::query_as::<_, SourceRow>(sql::SOURCE_WORK).bind(&name).bind(now).bind(i64::from(count_to));
+                    let work = sqlx::query_as::<_, SourceRow>(sql::SOURCE_WORK)
+                        .bind(&name)
+                        .bind(now)
+                        .bind(i64::from(count_to));
                     records.push(work.fetch_one(&mut *connection).await?.record(name)?);
                 }
                 Ok(records)
@@ -396,19 +452,36 @@ impl Store for SqliteStore {
         .boxed()
     }
 
-    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
-        self.write(move |connection, now| transitions::prune(connection, now, retention, after, limit).boxed()).boxed()
+    fn prune(
+        &self,
+        retention: Retention,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+        self.write(move |connection, now| {
+            transitions::prune(connection, now, retention, after, limit).boxed()
+        })
+        .boxed()
     }
 
-    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
-        self.write(move |connection, now| transitions::erase(connection, now, kept, after, limit).boxed()).boxed()
+    fn erase(
+        &self,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
+        self.write(move |connection, now| {
+            transitions::erase(connection, now, kept, after, limit).boxed()
+        })
+        .boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         // To begin an IMMEDIATE transaction is to be able to write.
         let pinged = self.write(|connection, _| {
             async move {
-                let applied = sqlx::query_as::<_, Applied>(sql::SCHEMA).fetch_all(connection).await?;
+                let applied =
+                    sqlx::query_as::<_, Applied>(sql::SCHEMA).fetch_all(connection).await?;
                 Ok(schema::compare(&applied, &sql::migrator()).ready()?)
             }
             .boxed()

@@ -14,10 +14,16 @@ use surehook_core::verdict::{DeliveryError, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use tokio_rustls::rustls::crypto::{
+    CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature,
+};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme};
+use tokio_rustls::rustls::{
+    ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
+};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -27,39 +33,69 @@ struct Moving(Arc<AtomicU8>);
 
 impl Resolve for Moving {
     fn resolve(&self, _: Name) -> Resolving {
-        let address = SocketAddr::from((Ipv4Addr::new(127, 0, 0, self.0.load(Ordering::SeqCst)), 0));
+        let address =
+            SocketAddr::from((Ipv4Addr::new(127, 0, 0, self.0.load(Ordering::SeqCst)), 0));
         Box::pin(async move { Ok(Box::new([address].into_iter()) as Addrs) })
     }
 }
 
-fn downstream(url: &str, max_age: Duration, resolver: Moving, tls: Option<ClientConfig>) -> ReqwestDownstream {
-    let destinations = BTreeMap::from([(SourceName::parse("plain").unwrap(), url.parse().unwrap())]);
-    ReqwestDownstream::connecting(destinations, Connecting { max_age, resolver: Arc::new(resolver), tls }).unwrap()
+fn downstream(
+    url: &str,
+    max_age: Duration,
+    resolver: Moving,
+    tls: Option<ClientConfig>,
+) -> ReqwestDownstream {
+    let destinations =
+        BTreeMap::from([(SourceName::parse("plain").unwrap(), url.parse().unwrap())]);
+    ReqwestDownstream::connecting(
+        destinations,
+        Connecting { max_age, resolver: Arc::new(resolver), tls },
+    )
+    .unwrap()
 }
 
 #[tokio::test]
 async fn constant_deliveries_follow_a_name_that_moves() {
     let before = Sink::answering(OK).await;
-    let after = Sink::start_at(SocketAddr::from(([127, 0, 0, 2], before.address.port())), Act::Answer(OK.into())).await;
+    let after = Sink::start_at(
+        SocketAddr::from(([127, 0, 0, 2], before.address.port())),
+        Act::Answer(OK.into()),
+    )
+    .await;
     let name = Moving(Arc::new(AtomicU8::new(1)));
     let url = format!("http://moves.test:{}/", before.address.port());
     let downstream = downstream(&url, Duration::from_millis(300), name.clone(), None);
     for _ in 0..5 {
-        assert!(matches!(sent(&downstream, ENOUGH).await, Reply::Response { status_code: 200, .. }));
+        assert!(matches!(
+            sent(&downstream, ENOUGH).await,
+            Reply::Response { status_code: 200, .. }
+        ));
     }
-    assert_eq!((before.requests().len(), before.connections.load(Ordering::SeqCst)), (5, 1), "connections are kept");
+    assert_eq!(
+        (before.requests().len(), before.connections.load(Ordering::SeqCst)),
+        (5, 1),
+        "connections are kept"
+    );
 
     name.0.store(2, Ordering::SeqCst);
     within(async {
         while after.requests().is_empty() {
-            assert!(matches!(sent(&downstream, ENOUGH).await, Reply::Response { status_code: 200, .. }));
+            assert!(matches!(
+                sent(&downstream, ENOUGH).await,
+                Reply::Response { status_code: 200, .. }
+            ));
         }
     })
     .await;
     let sent_before = before.requests().len();
     assert!(matches!(sent(&downstream, ENOUGH).await, Reply::Response { status_code: 200, .. }));
-    assert_eq!((before.requests().len(), after.requests().len()), (sent_before, 2), "nothing goes to the old address any more");
-    until(|| before.closed.load(Ordering::SeqCst) == before.connections.load(Ordering::SeqCst)).await;
+    assert_eq!(
+        (before.requests().len(), after.requests().len()),
+        (sent_before, 2),
+        "nothing goes to the old address any more"
+    );
+    until(|| before.closed.load(Ordering::SeqCst) == before.connections.load(Ordering::SeqCst))
+        .await;
 }
 
 #[tokio::test]
@@ -67,7 +103,8 @@ async fn a_delivery_in_flight_outlives_the_age_of_its_connection() {
     let late = Act::AnswerLateAndHang(Duration::from_millis(500), OK.into());
     let sink = Sink::start(late).await;
     let url = format!("http://moves.test:{}/", sink.address.port());
-    let downstream = downstream(&url, Duration::from_millis(50), Moving(Arc::new(AtomicU8::new(1))), None);
+    let downstream =
+        downstream(&url, Duration::from_millis(50), Moving(Arc::new(AtomicU8::new(1))), None);
     let replies = futures::future::join_all((0..4).map(|n| {
         let downstream = &downstream;
         async move {
@@ -89,8 +126,18 @@ async fn a_tls_connection_that_ends_without_close_notify_does_not_change_the_sta
     ];
     for (answer, expected) in cases {
         let url = tls_that_breaks_off(answer).await;
-        let downstream = downstream(&url, Duration::from_mins(1), Moving(Arc::new(AtomicU8::new(1))), Some(any_certificate()));
-        assert_eq!(sent(&downstream, ENOUGH).await, expected, "{}", String::from_utf8_lossy(answer));
+        let downstream = downstream(
+            &url,
+            Duration::from_mins(1),
+            Moving(Arc::new(AtomicU8::new(1))),
+            Some(any_certificate()),
+        );
+        assert_eq!(
+            sent(&downstream, ENOUGH).await,
+            expected,
+            "{}",
+            String::from_utf8_lossy(answer)
+        );
     }
 }
 
@@ -105,7 +152,10 @@ async fn tls_that_breaks_off(answer: &'static [u8]) -> String {
     let certificate = CertificateDer::from(&include_bytes!("self-signed.der")[..]);
     let key = PrivateKeyDer::try_from(&include_bytes!("self-signed.key.der")[..]).unwrap();
     let _ = ring::default_provider().install_default();
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let mut stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
@@ -127,7 +177,10 @@ struct Trusting(CryptoProvider);
 fn any_certificate() -> ClientConfig {
     let _ = ring::default_provider().install_default();
     let verifier = Arc::new(Trusting(ring::default_provider()));
-    ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+    ClientConfig::builder()
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth()
 }
 
 impl ServerCertVerifier for Trusting {
@@ -148,7 +201,12 @@ impl ServerCertVerifier for Trusting {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -157,7 +215,12 @@ impl ServerCertVerifier for Trusting {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -17,7 +17,9 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 #[track_caller]
 fn response(reply: Reply) -> (u16, Option<Duration>, Bytes) {
     match reply {
-        Reply::Response { status_code, retry_after, excerpt } => (status_code, retry_after, excerpt),
+        Reply::Response { status_code, retry_after, excerpt } => {
+            (status_code, retry_after, excerpt)
+        }
         failed @ (Reply::Failed(_) | Reply::NotSent) => panic!("{failed:?}"),
     }
 }
@@ -41,7 +43,13 @@ async fn an_event_is_sent_byte_for_byte_with_what_names_it() {
     let requests = sink.requests();
     let (line, headers, sent) = parts(&requests[0]);
     assert_eq!((line, sent), (&b"POST /hook?q=1 HTTP/1.1"[..], &body[..]));
-    let of = |name: &[u8]| headers.iter().filter(|line| line.starts_with(name)).map(|line| &line[name.len()..]).collect::<Vec<_>>();
+    let of = |name: &[u8]| {
+        headers
+            .iter()
+            .filter(|line| line.starts_with(name))
+            .map(|line| &line[name.len()..])
+            .collect::<Vec<_>>()
+    };
     assert_eq!(of(b"x-sig: "), [b"one", b"two"]);
     assert_eq!(of(b"x-bytes: "), [b"caf\xc3\xa9 \xff"]);
     assert_eq!(of(b"accept-encoding: "), [b"br"]);
@@ -49,8 +57,16 @@ async fn an_event_is_sent_byte_for_byte_with_what_names_it() {
     assert_eq!(of(b"content-length: "), [b"100004"]);
     assert_eq!(of(b"host: "), [sink.address.to_string().as_bytes()]);
     assert_eq!(of(b"surehook-event-id: "), [b"0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e"]);
-    assert_eq!((of(b"surehook-source: "), of(b"surehook-attempt: ")), (vec![&b"plain"[..]], vec![&b"3"[..]]));
-    assert_eq!(headers.len(), 11, "these, and reqwest's own `accept`: {:?}", String::from_utf8_lossy(&requests[0]));
+    assert_eq!(
+        (of(b"surehook-source: "), of(b"surehook-attempt: ")),
+        (vec![&b"plain"[..]], vec![&b"3"[..]])
+    );
+    assert_eq!(
+        headers.len(),
+        11,
+        "these, and reqwest's own `accept`: {:?}",
+        String::from_utf8_lossy(&requests[0])
+    );
 }
 
 #[tokio::test]
@@ -59,10 +75,17 @@ async fn an_empty_body_is_declared_as_one_and_nothing_is_added() {
     within(downstream(&sink.url()).send(&claim(b"\r\n", b""), ENOUGH)).await;
     let requests = sink.requests();
     let (_, headers, body) = parts(&requests[0]);
-    let lengths = headers.iter().filter(|line| line.starts_with(b"content-length")).collect::<Vec<_>>();
+    let lengths =
+        headers.iter().filter(|line| line.starts_with(b"content-length")).collect::<Vec<_>>();
     assert_eq!((lengths, body), (vec![&&b"content-length: 0"[..]], &b""[..]));
-    for absent in [&b"accept-encoding"[..], b"user-agent", b"referer", b"content-type", b"transfer-encoding"] {
-        assert!(!headers.iter().any(|line| line.starts_with(absent)), "{:?}", String::from_utf8_lossy(absent));
+    for absent in
+        [&b"accept-encoding"[..], b"user-agent", b"referer", b"content-type", b"transfer-encoding"]
+    {
+        assert!(
+            !headers.iter().any(|line| line.starts_with(absent)),
+            "{:?}",
+            String::from_utf8_lossy(absent)
+        );
     }
 }
 
@@ -70,12 +93,21 @@ async fn an_empty_body_is_declared_as_one_and_nothing_is_added() {
 async fn user_and_password_of_a_destination_become_its_authorization_and_nobody_elses() {
     let sink = Sink::answering(OK).await;
     let url = format!("http://user:p%40ss@{}/hook", sink.address);
-    within(downstream(&url).send(&claim(b"authorization: Bearer producers\r\n\r\n", b""), ENOUGH)).await;
-    within(downstream(&sink.url()).send(&claim(b"authorization: Bearer producers\r\n\r\n", b""), ENOUGH)).await;
+    within(downstream(&url).send(&claim(b"authorization: Bearer producers\r\n\r\n", b""), ENOUGH))
+        .await;
+    within(
+        downstream(&sink.url())
+            .send(&claim(b"authorization: Bearer producers\r\n\r\n", b""), ENOUGH),
+    )
+    .await;
     let sent = sink.requests();
     let authorization = |request: &[u8]| {
         let lines = parts(request).1;
-        lines.into_iter().filter(|line| line.starts_with(b"authorization")).map(<[u8]>::to_vec).collect::<Vec<_>>()
+        lines
+            .into_iter()
+            .filter(|line| line.starts_with(b"authorization"))
+            .map(<[u8]>::to_vec)
+            .collect::<Vec<_>>()
     };
     assert_eq!(authorization(&sent[0]), [b"authorization: Basic dXNlcjpwQHNz"], "user:p@ss");
     assert_eq!(authorization(&sent[1]), [b"authorization: Bearer producers"]);
@@ -87,16 +119,25 @@ fn a_destination_that_cannot_be_sent_to_is_an_error_that_keeps_its_secrets() {
     let source = || SourceName::parse("plain").unwrap();
     assert!(ReqwestDownstream::new(BTreeMap::from([(source(), url)])).is_ok());
     for url in ["ftp://user:hush@host/", "mailto:user@host"] {
-        let error = ReqwestDownstream::new(BTreeMap::from([(source(), url.parse().unwrap())])).err().expect(url);
-        assert!(error.to_string().contains("`plain`") && !format!("{error:?}").contains("hush"), "{error:?}");
+        let error = ReqwestDownstream::new(BTreeMap::from([(source(), url.parse().unwrap())]))
+            .err()
+            .expect(url);
+        assert!(
+            error.to_string().contains("`plain`") && !format!("{error:?}").contains("hush"),
+            "{error:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn every_status_code_is_told_as_it_is() {
     for status_code in [200, 204, 304, 400, 429, 500, 599, 999] {
-        let sink = Sink::answering(format!("HTTP/1.1 {status_code} x\r\ncontent-length: 0\r\n\r\n")).await;
-        assert_eq!(response(sent(&downstream(&sink.url()), ENOUGH).await), (status_code, None, Bytes::new()));
+        let sink =
+            Sink::answering(format!("HTTP/1.1 {status_code} x\r\ncontent-length: 0\r\n\r\n")).await;
+        assert_eq!(
+            response(sent(&downstream(&sink.url()), ENOUGH).await),
+            (status_code, None, Bytes::new())
+        );
     }
 }
 
@@ -104,7 +145,11 @@ async fn every_status_code_is_told_as_it_is() {
 async fn a_redirect_is_a_reply_and_is_not_followed() {
     for status_code in [301, 302, 303, 307, 308] {
         let elsewhere = Sink::answering(OK).await;
-        let sink = Sink::answering(format!("HTTP/1.1 {status_code} x\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n", elsewhere.url())).await;
+        let sink = Sink::answering(format!(
+            "HTTP/1.1 {status_code} x\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n",
+            elsewhere.url()
+        ))
+        .await;
         assert_eq!(response(sent(&downstream(&sink.url()), ENOUGH).await).0, status_code);
         assert_eq!((sink.requests().len(), elsewhere.requests().len()), (1, 0));
     }
@@ -112,14 +157,25 @@ async fn a_redirect_is_a_reply_and_is_not_followed() {
 
 #[tokio::test]
 async fn a_compressed_response_is_kept_as_it_came() {
-    let sink = Sink::answering(b"HTTP/1.1 503 x\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00").await;
-    assert_eq!(response(sent(&downstream(&sink.url()), ENOUGH).await), (503, None, Bytes::from_static(b"\x1f\x8b\x08\x00")));
+    let sink = Sink::answering(
+        b"HTTP/1.1 503 x\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00",
+    )
+    .await;
+    assert_eq!(
+        response(sent(&downstream(&sink.url()), ENOUGH).await),
+        (503, None, Bytes::from_static(b"\x1f\x8b\x08\x00"))
+    );
 }
 
 #[tokio::test]
 async fn the_start_of_a_response_is_kept_and_its_connection_used_again() {
     let body: Vec<u8> = (0..=255).cycle().take(5000).collect();
-    let chunked = [&b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1388\r\n"[..], &body, b"\r\n0\r\n\r\n"].concat();
+    let chunked = [
+        &b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1388\r\n"[..],
+        &body,
+        b"\r\n0\r\n\r\n",
+    ]
+    .concat();
     let declared = [&b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n"[..], &body].concat();
     for answer in [chunked, declared] {
         let sink = Sink::answering(answer).await;
@@ -169,12 +225,21 @@ async fn what_retry_after_asks_for_is_told() {
         (format!("retry-after: {in_a_minute}\r\n"), 40..=60),
     ];
     for (headers, expected) in cases {
-        let sink = Sink::answering(format!("HTTP/1.1 503 x\r\n{headers}content-length: 0\r\n\r\n")).await;
-        let asked = response(sent(&downstream(&sink.url()), ENOUGH).await).1.unwrap_or_else(|| panic!("{headers}"));
+        let sink =
+            Sink::answering(format!("HTTP/1.1 503 x\r\n{headers}content-length: 0\r\n\r\n")).await;
+        let asked = response(sent(&downstream(&sink.url()), ENOUGH).await)
+            .1
+            .unwrap_or_else(|| panic!("{headers}"));
         assert!(expected.contains(&asked.as_secs()), "{headers}: {asked:?}");
     }
-    for nothing in ["", "retry-after: soon\r\n", "retry-after: \u{ff}\r\n", "retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n"] {
-        let sink = Sink::answering(format!("HTTP/1.1 503 x\r\n{nothing}content-length: 0\r\n\r\n")).await;
+    for nothing in [
+        "",
+        "retry-after: soon\r\n",
+        "retry-after: \u{ff}\r\n",
+        "retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n",
+    ] {
+        let sink =
+            Sink::answering(format!("HTTP/1.1 503 x\r\n{nothing}content-length: 0\r\n\r\n")).await;
         assert_eq!(response(sent(&downstream(&sink.url()), ENOUGH).await).1, None, "{nothing}");
     }
 }

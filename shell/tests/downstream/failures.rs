@@ -41,12 +41,18 @@ async fn nobody_listens() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    assert_eq!(failure_at(&format!("http://{address}/"), ENOUGH).await, DeliveryError::ConnectionRefused);
+    assert_eq!(
+        failure_at(&format!("http://{address}/"), ENOUGH).await,
+        DeliveryError::ConnectionRefused
+    );
 }
 
 #[tokio::test]
 async fn there_is_no_way_to_the_address() {
-    assert_eq!(failure_at("http://255.255.255.255/", ENOUGH).await, DeliveryError::ConnectionFailed);
+    assert_eq!(
+        failure_at("http://255.255.255.255/", ENOUGH).await,
+        DeliveryError::ConnectionFailed
+    );
 }
 
 #[tokio::test]
@@ -79,7 +85,12 @@ async fn what_comes_back_is_no_http() {
         endless_head.as_bytes(),
     ] {
         let told = failure(Act::AnswerAndHang(answer.into())).await;
-        assert_eq!(told, DeliveryError::InvalidResponse, "{}", String::from_utf8_lossy(&answer[..answer.len().min(60)]));
+        assert_eq!(
+            told,
+            DeliveryError::InvalidResponse,
+            "{}",
+            String::from_utf8_lossy(&answer[..answer.len().min(60)])
+        );
     }
 }
 
@@ -101,7 +112,9 @@ async fn the_other_side_speaks_no_tls() {
     let url = format!("https://{}/", listener.local_addr().unwrap());
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            .await
+            .unwrap();
         std::future::pending::<()>().await;
     });
     assert_eq!(failure_at(&url, ENOUGH).await, DeliveryError::Tls);
@@ -115,7 +128,12 @@ async fn a_certificate_that_nobody_vouches_for_is_refused_and_the_name_was_asked
     // openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 36500 -subj /CN=localhost …
     let certificate = CertificateDer::from(&include_bytes!("self-signed.der")[..]);
     let key = PrivateKeyDer::try_from(&include_bytes!("self-signed.key.der")[..]).unwrap();
-    let config = Arc::new(ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap());
+    let config = Arc::new(
+        ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap(),
+    );
     let server = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.unwrap();

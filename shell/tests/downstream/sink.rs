@@ -54,9 +54,14 @@ impl Sink {
 
     pub(crate) async fn start_at(address: SocketAddr, act: Act) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
-        let sink =
-            Self { address: listener.local_addr().unwrap(), connections: Arc::default(), closed: Arc::default(), requests: Arc::default() };
-        let (connections, closed, requests) = (sink.connections.clone(), sink.closed.clone(), sink.requests.clone());
+        let sink = Self {
+            address: listener.local_addr().unwrap(),
+            connections: Arc::default(),
+            closed: Arc::default(),
+            requests: Arc::default(),
+        };
+        let (connections, closed, requests) =
+            (sink.connections.clone(), sink.closed.clone(), sink.requests.clone());
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -111,7 +116,9 @@ async fn serve(mut stream: TcpStream, act: Act, requests: &Mutex<Vec<Vec<u8>>>) 
                 while stream.write_all(&[b'.'; 4096]).await.is_ok() {}
                 return;
             }
-            Act::Reset => return socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
+            Act::Reset => {
+                return socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
         }
     }
 }
@@ -123,7 +130,11 @@ async fn read_request(stream: &mut TcpStream) -> Option<Vec<u8>> {
         let mut slots = [httparse::EMPTY_HEADER; 200];
         let mut parsed = httparse::Request::new(&mut slots);
         if let httparse::Status::Complete(head) = parsed.parse(&bytes).unwrap() {
-            let length = parsed.headers.iter().find(|header| header.name == "content-length").expect("a declared length");
+            let length = parsed
+                .headers
+                .iter()
+                .find(|header| header.name == "content-length")
+                .expect("a declared length");
             let length: usize = std::str::from_utf8(length.value).unwrap().parse().unwrap();
             if bytes.len() == head + length {
                 return Some(bytes);
@@ -150,7 +161,11 @@ pub(crate) fn claim(headers: &[u8], body: &[u8]) -> Claim {
 }
 
 pub(crate) fn downstream(url: &str) -> ReqwestDownstream {
-    ReqwestDownstream::new(BTreeMap::from([(SourceName::parse("plain").unwrap(), url.parse().unwrap())])).unwrap()
+    ReqwestDownstream::new(BTreeMap::from([(
+        SourceName::parse("plain").unwrap(),
+        url.parse().unwrap(),
+    )]))
+    .unwrap()
 }
 
 /// Delivers one small event.

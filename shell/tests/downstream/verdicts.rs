@@ -14,16 +14,27 @@ fn ok(excerpt: &'static [u8]) -> Reply {
 
 #[tokio::test]
 async fn a_malformed_header_does_not_change_the_status() {
-    let many = |count: usize| (0..count).map(|n| format!("X-{n}: v\r\n")).collect::<String>().into_bytes();
+    let many =
+        |count: usize| (0..count).map(|n| format!("X-{n}: v\r\n")).collect::<String>().into_bytes();
     let headers: Vec<(&str, Vec<u8>)> = vec![
         ("101 headers", many(101)),
         ("1000 headers", many(1000)),
         ("a space before the colon", b"X-Name : v\r\n".to_vec()),
-        ("a space before the colon of the length", b"X-Before: v\r\nContent-Length : 2\r\n".to_vec()),
+        (
+            "a space before the colon of the length",
+            b"X-Before: v\r\nContent-Length : 2\r\n".to_vec(),
+        ),
         ("a control byte in a cookie", b"Set-Cookie: a=\x01b\r\n".to_vec()),
         ("DEL in a value", b"X-Name: a\x7fb\r\n".to_vec()),
-        ("a warning of PHP in text", b"PHP Warning:  Undefined variable $x in /app/index.php on line 3\r\n".to_vec()),
-        ("a warning of PHP in HTML", b"<br />\r\n<b>Warning</b>:  Undefined variable $x in <b>/app/index.php</b>\r\n".to_vec()),
+        (
+            "a warning of PHP in text",
+            b"PHP Warning:  Undefined variable $x in /app/index.php on line 3\r\n".to_vec(),
+        ),
+        (
+            "a warning of PHP in HTML",
+            b"<br />\r\n<b>Warning</b>:  Undefined variable $x in <b>/app/index.php</b>\r\n"
+                .to_vec(),
+        ),
         ("a folded line", b"X-Name: a\r\n  b\r\n\tc\r\n".to_vec()),
         ("a folded line at first", b" X-Name: a\r\n".to_vec()),
         ("a space in a name", b"X Name: v\r\n".to_vec()),
@@ -53,14 +64,19 @@ async fn a_malformed_header_does_not_change_the_status() {
 #[tokio::test]
 async fn a_malformed_header_does_not_hide_a_retry_after() {
     let sink = Sink::answering(b"HTTP/1.1 503 x\r\nPHP Warning:  x\r\nRetry-After : 7\r\nX Y: z\r\ncontent-length: 0\r\n\r\n").await;
-    let expected = Reply::Response { status_code: 503, retry_after: Some(Duration::from_secs(7)), excerpt: Bytes::new() };
+    let expected = Reply::Response {
+        status_code: 503,
+        retry_after: Some(Duration::from_secs(7)),
+        excerpt: Bytes::new(),
+    };
     assert_eq!(sent(&downstream(&sink.url()), ENOUGH).await, expected);
 }
 
 #[tokio::test]
 async fn interim_responses_are_not_the_reply() {
     let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
-    let sink = Sink::answering(format!("{interim}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await;
+    let sink =
+        Sink::answering(format!("{interim}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await;
     assert_eq!(sent(&downstream(&sink.url()), ENOUGH).await, ok(b"ok"));
 }
 
@@ -86,14 +102,19 @@ const SOON: Duration = Duration::from_secs(10);
 #[tokio::test]
 async fn a_body_that_does_not_end_is_waited_for_a_short_time() {
     let acts: [(Act, &[u8]); 3] = [
-        (Act::AnswerAndHang(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello".into()), b"hello"),
+        (
+            Act::AnswerAndHang(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello".into()),
+            b"hello",
+        ),
         (Act::AnswerAndHang(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".into()), b""),
         (Act::Drip(b"HTTP/1.1 200 OK\r\n\r\n".into()), b"."),
     ];
     for (act, excerpt) in acts {
         let sink = Sink::start(act.clone()).await;
         let begun = Instant::now();
-        let Reply::Response { status_code: 200, excerpt: kept, .. } = sent(&downstream(&sink.url()), ENOUGH).await else {
+        let Reply::Response { status_code: 200, excerpt: kept, .. } =
+            sent(&downstream(&sink.url()), ENOUGH).await
+        else {
             panic!("{act:?}")
         };
         assert!(kept.starts_with(excerpt), "{act:?}: {kept:?}");
@@ -118,7 +139,10 @@ async fn a_body_is_not_waited_for_beyond_the_time_out() {
 
 #[tokio::test]
 async fn a_connection_whose_body_did_not_end_is_not_used_again() {
-    let sink = Sink::start(Act::AnswerAndHang(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello".into())).await;
+    let sink = Sink::start(Act::AnswerAndHang(
+        b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello".into(),
+    ))
+    .await;
     let downstream = downstream(&sink.url());
     for _ in 0..2 {
         assert_eq!(sent(&downstream, Duration::from_millis(300)).await, ok(b"hello"));
@@ -137,10 +161,16 @@ async fn a_response_that_comes_before_the_request_is_read_is_the_reply() {
             stream.read_exact(&mut head).await.unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
             // What else comes is read, so that the kernel does not break the connection, and answered by nothing.
-            tokio::spawn(async move { while stream.read(&mut head).await.is_ok_and(|read| read > 0) {} });
+            tokio::spawn(async move {
+                while stream.read(&mut head).await.is_ok_and(|read| read > 0) {}
+            });
         }
     });
     let body = vec![b'x'; 1 << 20];
-    let reply = crate::sink::within(surehook::ports::Downstream::send(&downstream(&url), &crate::sink::claim(b"\r\n", &body), ENOUGH));
+    let reply = crate::sink::within(surehook::ports::Downstream::send(
+        &downstream(&url),
+        &crate::sink::claim(b"\r\n", &body),
+        ENOUGH,
+    ));
     assert_eq!(reply.await, ok(b"ok"));
 }

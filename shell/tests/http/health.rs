@@ -127,7 +127,9 @@ async fn a_process_that_cannot_store_is_not_ready_until_a_probe_succeeds() {
         assert_eq!(world.post("k", b"").await.status(), 503);
         for response in join_all((0..100).map(|_| world.get("/ready"))).await {
             assert_problem(&response, 503, "database-unavailable");
-            assert!(json(&response)["detail"].as_str().unwrap().contains("new events cannot be stored"));
+            assert!(
+                json(&response)["detail"].as_str().unwrap().contains("new events cannot be stored")
+            );
         }
         assert_eq!(probes() - before, 1, "all who ask share one probe");
         sleep(Duration::from_secs(2)).await;

@@ -3,7 +3,10 @@
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 
 #[path = "../../../tests/src/openapi.rs"]
-#[allow(unreachable_pub, reason = "the end-to-end tests hold the program's answers against the document by the same file")]
+#[allow(
+    unreachable_pub,
+    reason = "the end-to-end tests hold the program's answers against the document by the same file"
+)]
 mod document;
 mod fuzz;
 mod gate;

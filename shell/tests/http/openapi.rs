@@ -21,17 +21,28 @@ use surehook_core::verdict::{DeliveryError, Verdict};
 
 const README: &str = include_str!("../../../README.md");
 const ROUTES: &str = include_str!("../../src/http/mod.rs");
-const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "QUERY"];
+const METHODS: [&str; 9] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "QUERY"];
 
 #[test]
 fn every_route_is_in_the_document_and_in_the_readme_and_no_other_is() {
-    let served: BTreeSet<String> = ROUTES.split("warp::path!(").skip(1).map(|rest| template(&rest[..rest.find(')').unwrap()])).collect();
-    let described: BTreeSet<String> = document().paths().iter().map(|(path, _)| anonymous(path)).collect();
+    let served: BTreeSet<String> = ROUTES
+        .split("warp::path!(")
+        .skip(1)
+        .map(|rest| template(&rest[..rest.find(')').unwrap()]))
+        .collect();
+    let described: BTreeSet<String> =
+        document().paths().iter().map(|(path, _)| anonymous(path)).collect();
     assert!(served.len() >= 6, "{served:?}");
     assert_eq!(served, described);
 
-    let rows = README.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(route, _)| route));
-    let told: BTreeSet<String> = rows.filter(|row| row.starts_with("GET /") || row.starts_with("POST /")).map(str::to_owned).collect();
+    let rows = README
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(route, _)| route));
+    let told: BTreeSet<String> = rows
+        .filter(|row| row.starts_with("GET /") || row.starts_with("POST /"))
+        .map(str::to_owned)
+        .collect();
     let operations = document().paths().into_iter().flat_map(|(path, methods)| {
         let methods = methods.into_iter().filter(|method| method != "HEAD");
         methods.map(move |method| format!("{method} {path}")).collect::<Vec<_>>()
@@ -43,13 +54,26 @@ fn every_route_is_in_the_document_and_in_the_readme_and_no_other_is() {
 fn template(segments: &str) -> String {
     segments
         .split(" / ")
-        .map(|segment| if segment == "String" { "/{}".to_owned() } else { format!("/{}", segment.trim_matches('"')) })
+        .map(|segment| {
+            if segment == "String" {
+                "/{}".to_owned()
+            } else {
+                format!("/{}", segment.trim_matches('"'))
+            }
+        })
         .collect()
 }
 
 /// A path template without its parameters' names.
 fn anonymous(path: &str) -> String {
-    path.split('/').skip(1).map(|segment| if segment.starts_with('{') { "/{}".to_owned() } else { format!("/{segment}") }).collect()
+    path.split('/')
+        .skip(1)
+        .map(
+            |segment| {
+                if segment.starts_with('{') { "/{}".to_owned() } else { format!("/{segment}") }
+            },
+        )
+        .collect()
 }
 
 #[tokio::test]
@@ -66,7 +90,11 @@ async fn every_method_of_a_route_is_in_the_document_and_no_other_is() {
                 continue;
             }
             let allow = response.headers()["allow"].to_str().unwrap();
-            assert_eq!(allow.split(", ").map(str::to_owned).collect::<BTreeSet<_>>(), described, "{method} {path}");
+            assert_eq!(
+                allow.split(", ").map(str::to_owned).collect::<BTreeSet<_>>(),
+                described,
+                "{method} {path}"
+            );
         }
         assert_eq!(answered, described, "{path}");
     }
@@ -94,44 +122,76 @@ fn every_kind_of_problem_is_in_the_document_where_its_status_code_is() {
             described.insert(of("type").as_str().unwrap().to_owned(), (of("status"), of("title")));
         }
     }
-    let kinds = Kind::ALL.iter().map(|kind| (kind.urn().to_owned(), (kind.status().as_u16().into(), kind.title().into())));
+    let kinds = Kind::ALL
+        .iter()
+        .map(|kind| (kind.urn().to_owned(), (kind.status().as_u16().into(), kind.title().into())));
     assert_eq!(described, kinds.collect());
 
     // By status code: of the operations' own responses, and of the shared ones.
     let mut listed: BTreeSet<(String, u64)> = BTreeSet::new();
-    let operations = document().at("/paths").as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
-    for (status_code, response) in operations.filter_map(|operation| operation["responses"].as_object()).flatten() {
+    let operations = document()
+        .at("/paths")
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|path| path.as_object().unwrap().values());
+    for (status_code, response) in
+        operations.filter_map(|operation| operation["responses"].as_object()).flatten()
+    {
         let problems = references(response).into_iter().filter(|name| name.contains("/problem."));
         listed.extend(problems.map(|name| (name, status_code.parse().unwrap())));
     }
     for response in document().at("/components/responses").as_object().unwrap().values() {
         for name in references(response).into_iter().filter(|name| name.contains("/problem.")) {
-            let status_code = document().at(&name["#".len()..])["properties"]["status"]["const"].as_u64().unwrap();
+            let status_code = document().at(&name["#".len()..])["properties"]["status"]["const"]
+                .as_u64()
+                .unwrap();
             listed.insert((name, status_code));
         }
     }
-    let expected = Kind::ALL
-        .iter()
-        .map(|kind| (kind.urn().replace("urn:surehook:problem:", "#/components/schemas/problem."), u64::from(kind.status().as_u16())));
+    let expected = Kind::ALL.iter().map(|kind| {
+        (
+            kind.urn().replace("urn:surehook:problem:", "#/components/schemas/problem."),
+            u64::from(kind.status().as_u16()),
+        )
+    });
     assert_eq!(listed, expected.collect());
 }
 
 #[test]
 fn every_kind_of_problem_is_in_the_readme_beside_its_status_code() {
-    let table = README.split("`urn:surehook:problem:` and one of:").nth(1).expect("the README lists the problems");
-    let rows = table.lines().map(str::trim).skip_while(|line| line.is_empty()).take_while(|line| line.starts_with('|')).skip(2);
+    let table = README
+        .split("`urn:surehook:problem:` and one of:")
+        .nth(1)
+        .expect("the README lists the problems");
+    let rows = table
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| line.is_empty())
+        .take_while(|line| line.starts_with('|'))
+        .skip(2);
     let mut told = BTreeSet::new();
     for row in rows {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        told.extend(cells[1].split_whitespace().map(|slug| (slug.trim_matches('`').to_owned(), cells[0].parse::<u16>().unwrap())));
+        told.extend(
+            cells[1]
+                .split_whitespace()
+                .map(|slug| (slug.trim_matches('`').to_owned(), cells[0].parse::<u16>().unwrap())),
+        );
     }
-    let kinds = Kind::ALL.iter().map(|kind| (kind.urn().replace("urn:surehook:problem:", ""), kind.status().as_u16()));
+    let kinds = Kind::ALL
+        .iter()
+        .map(|kind| (kind.urn().replace("urn:surehook:problem:", ""), kind.status().as_u16()));
     assert_eq!(told, kinds.collect());
 }
 
 #[test]
 fn the_event_that_the_readme_shows_is_one() {
-    let block = README.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the README shows an event");
+    let block = README
+        .split("```json\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .expect("the README shows an event");
     document().assert_is("Event", &serde_json::from_str(block).expect("it is JSON"));
 }
 
@@ -141,7 +201,10 @@ fn every_name_that_an_event_can_bear_is_in_the_document() {
     assert_eq!(names("Status"), Value::from(Status::ALL.map(Status::as_str).to_vec()));
     assert_eq!(names("Reason"), Value::from(Reason::ALL.map(Reason::as_str).to_vec()));
     assert_eq!(names("Verdict"), Value::from(Verdict::ALL.map(Verdict::as_str).to_vec()));
-    assert_eq!(names("DeliveryError"), Value::from(DeliveryError::ALL.map(DeliveryError::as_str).to_vec()));
+    assert_eq!(
+        names("DeliveryError"),
+        Value::from(DeliveryError::ALL.map(DeliveryError::as_str).to_vec())
+    );
 }
 
 #[test]
@@ -151,21 +214,34 @@ fn every_reference_leads_somewhere_and_every_part_is_referred_to() {
     let components = document().at("/components").as_object().unwrap();
     let parts: BTreeSet<String> = components
         .iter()
-        .flat_map(|(kind, parts)| parts.as_object().unwrap().keys().map(move |name| format!("#/components/{kind}/{name}")))
+        .flat_map(|(kind, parts)| {
+            parts.as_object().unwrap().keys().map(move |name| format!("#/components/{kind}/{name}"))
+        })
         .collect();
     // These two answer what is no operation; the document's description names them.
     let described = document().at("/info/description").as_str().unwrap();
-    let unlisted = ["#/components/responses/MethodNotAllowed", "#/components/responses/UnknownRoute"];
+    let unlisted =
+        ["#/components/responses/MethodNotAllowed", "#/components/responses/UnknownRoute"];
     assert!(unlisted.iter().all(|name| described.contains(name)), "{described}");
-    assert_eq!(referred.into_iter().chain(unlisted.map(str::to_owned)).collect::<BTreeSet<_>>(), parts);
+    assert_eq!(
+        referred.into_iter().chain(unlisted.map(str::to_owned)).collect::<BTreeSet<_>>(),
+        parts
+    );
 
     let mut operations = BTreeSet::new();
     let mut links = BTreeSet::new();
-    for operation in document().at("/paths").as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values()) {
+    for operation in document()
+        .at("/paths")
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|path| path.as_object().unwrap().values())
+    {
         if let Some(name) = operation["operationId"].as_str() {
             assert!(operations.insert(name.to_owned()), "{name} is there twice");
         }
-        let responses = operation["responses"].as_object().into_iter().flatten().map(|(_, response)| response);
+        let responses =
+            operation["responses"].as_object().into_iter().flatten().map(|(_, response)| response);
         links.extend(
             responses
                 .filter_map(|response| response["links"].as_object())
@@ -206,26 +282,32 @@ async fn an_event_of_each_status_with_each_kind_of_attempt_is_as_described() {
 
 fn of_status(status: Status, record: EventRecord) -> EventRecord {
     let ended = matches!(status, Status::Delivered | Status::DeadLettered);
-    let attempt = |attempt, verdict, status_code, error: Option<DeliveryError>, excerpt: &'static [u8]| AttemptEntry {
-        attempt,
-        ended_at: Timestamp::UNIX_EPOCH,
-        took: (verdict != Verdict::Lost).then_some(Duration::from_micros(1234)),
-        verdict,
-        status_code,
-        error: error.map(|error| error.to_string()),
-        excerpt: Bytes::from_static(excerpt),
-    };
+    let attempt =
+        |attempt, verdict, status_code, error: Option<DeliveryError>, excerpt: &'static [u8]| {
+            AttemptEntry {
+                attempt,
+                ended_at: Timestamp::UNIX_EPOCH,
+                took: (verdict != Verdict::Lost).then_some(Duration::from_micros(1234)),
+                verdict,
+                status_code,
+                error: error.map(|error| error.to_string()),
+                excerpt: Bytes::from_static(excerpt),
+            }
+        };
     let mut history = vec![
         attempt(1, Verdict::Lost, None, None, b""),
         attempt(2, Verdict::Transient, Some(503), None, b"try later"),
         attempt(3, Verdict::Permanent, Some(422), None, b"\xff\x00"),
         attempt(4, Verdict::Delivered, Some(999), None, b""),
     ];
-    history.extend(DeliveryError::ALL.map(|error| attempt(5, Verdict::Transient, None, Some(error), b"")));
+    history.extend(
+        DeliveryError::ALL.map(|error| attempt(5, Verdict::Transient, None, Some(error), b"")),
+    );
     EventRecord {
         status,
         attempt: 5,
-        next_attempt_at: matches!(status, Status::Queued | Status::Retrying).then_some(Timestamp::UNIX_EPOCH),
+        next_attempt_at: matches!(status, Status::Queued | Status::Retrying)
+            .then_some(Timestamp::UNIX_EPOCH),
         settled_at: ended.then_some(Timestamp::UNIX_EPOCH),
         reason: (status == Status::DeadLettered).then_some(Reason::Permanent),
         budget_from: (status != Status::Delivered).then_some(0),
@@ -242,7 +324,11 @@ fn takes(parameter: &'static str, value: &str) -> bool {
             ("id", "/paths/~1events~1{id}/parameters/0/schema"),
             ("source", "/components/schemas/SourceName"),
         ];
-        pointers.map(|(name, pointer)| (name, jsonschema::validator_for(document().at(pointer)).unwrap())).into()
+        pointers
+            .map(|(name, pointer)| {
+                (name, jsonschema::validator_for(document().at(pointer)).unwrap())
+            })
+            .into()
     });
     SCHEMAS[parameter].is_valid(&Value::from(value))
 }

@@ -20,7 +20,10 @@ async fn a_new_event_is_stored_before_it_is_accepted() {
     assert_eq!(header(response.headers(), "idempotent-replayed"), None);
     let stored = world.store.stored();
     assert_eq!(json(&response), json!({"event_id": stored[0].id.to_string(), "status": "queued"}));
-    assert_eq!((stored.len(), stored[0].key.as_str(), &stored[0].body[..]), (1, "k1", &b"\0\xff body"[..]));
+    assert_eq!(
+        (stored.len(), stored[0].key.as_str(), &stored[0].body[..]),
+        (1, "k1", &b"\0\xff body"[..])
+    );
     assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
 }
 
@@ -42,8 +45,12 @@ async fn a_key_with_another_body_is_refused_unless_the_first_wins() {
     world.accepted("k1").await;
     assert_problem(&world.post("k1", b"another").await, 422, "key-reused");
     for (body, replayed) in [(&b"first"[..], None), (b"second", Some("true"))] {
-        let response = world.request("POST", "/webhooks/restamp", &[("idempotency-key", "k1")], body).await;
-        assert_eq!((response.status().as_u16(), header(response.headers(), "idempotent-replayed")), (202, replayed));
+        let response =
+            world.request("POST", "/webhooks/restamp", &[("idempotency-key", "k1")], body).await;
+        assert_eq!(
+            (response.status().as_u16(), header(response.headers(), "idempotent-replayed")),
+            (202, replayed)
+        );
     }
     assert_eq!(world.store.stored().len(), 2);
 }
@@ -52,21 +59,39 @@ async fn a_key_with_another_body_is_refused_unless_the_first_wins() {
 async fn a_key_is_the_same_raw_or_quoted_and_belongs_to_its_source() {
     let world = World::start(Setup::default());
     world.accepted("k1").await;
-    assert_eq!(header(world.post("\"k1\"", b"body").await.headers(), "idempotent-replayed"), Some("true"));
-    let elsewhere = world.request("POST", "/webhooks/github", &[("X-GitHub-Delivery", "k1")], b"body").await;
-    assert_eq!((elsewhere.status().as_u16(), header(elsewhere.headers(), "idempotent-replayed")), (202, None));
+    assert_eq!(
+        header(world.post("\"k1\"", b"body").await.headers(), "idempotent-replayed"),
+        Some("true")
+    );
+    let elsewhere =
+        world.request("POST", "/webhooks/github", &[("X-GitHub-Delivery", "k1")], b"body").await;
+    assert_eq!(
+        (elsewhere.status().as_u16(), header(elsewhere.headers(), "idempotent-replayed")),
+        (202, None)
+    );
 }
 
 #[tokio::test]
 async fn a_key_that_is_missing_or_bad_is_told_and_nothing_is_stored() {
     let world = World::start(Setup::default());
-    let missing = world.request("POST", "/webhooks/github", &[("idempotency-key", "k1")], b"").await;
+    let missing =
+        world.request("POST", "/webhooks/github", &[("idempotency-key", "k1")], b"").await;
     assert_problem(&missing, 400, "key-missing");
-    assert!(json(&missing)["detail"].as_str().unwrap().contains("x-github-delivery"), "{missing:?}");
+    assert!(
+        json(&missing)["detail"].as_str().unwrap().contains("x-github-delivery"),
+        "{missing:?}"
+    );
     for bad in ["", "a b", "\"open", "\"a\";p=1", "caf\u{e9}", "a\tb", &"k".repeat(256)] {
         assert_problem(&world.post(bad, b"").await, 400, "key-invalid");
     }
-    let twice = world.request("POST", "/webhooks/plain", &[("idempotency-key", "a"), ("Idempotency-Key", "a")], b"").await;
+    let twice = world
+        .request(
+            "POST",
+            "/webhooks/plain",
+            &[("idempotency-key", "a"), ("Idempotency-Key", "a")],
+            b"",
+        )
+        .await;
     assert_problem(&twice, 400, "key-invalid");
     assert_eq!(world.store.stored(), []);
 }
@@ -75,14 +100,34 @@ async fn a_key_that_is_missing_or_bad_is_told_and_nothing_is_stored() {
 async fn an_unknown_source_is_told_however_it_is_spelt() {
     let world = World::start(Setup::default());
     let long = "n".repeat(5000);
-    for source in ["nobody", "Plain", "%70lain", "%00", "plain%00", "%ff", "%", "%2e%2e", "pl+ain", "plain;v=1", &long] {
+    for source in [
+        "nobody",
+        "Plain",
+        "%70lain",
+        "%00",
+        "plain%00",
+        "%ff",
+        "%",
+        "%2e%2e",
+        "pl+ain",
+        "plain;v=1",
+        &long,
+    ] {
         assert_problem(
-            &world.request("POST", &format!("/webhooks/{source}"), &[("idempotency-key", "k")], b"").await,
+            &world
+                .request("POST", &format!("/webhooks/{source}"), &[("idempotency-key", "k")], b"")
+                .await,
             404,
             "unknown-source",
         );
     }
-    assert_eq!(world.request("POST", "/webhooks/plain/?a=b", &[("idempotency-key", "k")], b"").await.status(), 202);
+    assert_eq!(
+        world
+            .request("POST", "/webhooks/plain/?a=b", &[("idempotency-key", "k")], b"")
+            .await
+            .status(),
+        202
+    );
 }
 
 #[tokio::test]
@@ -131,7 +176,9 @@ async fn a_wrong_method_is_told_with_the_right_ones() {
         ("/events/nonsense", "GET, HEAD"),
     ];
     for (path, allow) in cases {
-        for method in ["PUT", "DELETE", "OPTIONS", "TRACE", if allow == "POST" { "GET" } else { "POST" }] {
+        for method in
+            ["PUT", "DELETE", "OPTIONS", "TRACE", if allow == "POST" { "GET" } else { "POST" }]
+        {
             let response = world.request(method, path, &[], b"").await;
             assert_problem(&response, 405, "method-not-allowed");
             assert_eq!(header(response.headers(), "allow"), Some(allow), "{method} {path}");
@@ -143,15 +190,43 @@ async fn a_wrong_method_is_told_with_the_right_ones() {
 async fn what_is_checked_first_is_told_first() {
     let world = World::start(Setup::default());
     let too_large = [("content-length", "9999")];
-    assert_problem(&world.request("PUT", "/webhooks/nobody", &too_large, b"").await, 405, "method-not-allowed");
-    assert_problem(&world.request("POST", "/webhooks/nobody", &too_large, b"").await, 404, "unknown-source");
-    assert_problem(&world.request("POST", "/webhooks/plain", &too_large, b"").await, 400, "key-missing");
+    assert_problem(
+        &world.request("PUT", "/webhooks/nobody", &too_large, b"").await,
+        405,
+        "method-not-allowed",
+    );
+    assert_problem(
+        &world.request("POST", "/webhooks/nobody", &too_large, b"").await,
+        404,
+        "unknown-source",
+    );
+    assert_problem(
+        &world.request("POST", "/webhooks/plain", &too_large, b"").await,
+        400,
+        "key-missing",
+    );
     let keyed = [("content-length", "9999"), ("idempotency-key", "k")];
-    assert_problem(&world.request("POST", "/webhooks/plain", &keyed, b"").await, 413, "body-too-large");
-    assert_problem(&world.request("PUT", "/events/nonsense", &[], b"").await, 405, "method-not-allowed");
+    assert_problem(
+        &world.request("POST", "/webhooks/plain", &keyed, b"").await,
+        413,
+        "body-too-large",
+    );
+    assert_problem(
+        &world.request("PUT", "/events/nonsense", &[], b"").await,
+        405,
+        "method-not-allowed",
+    );
     world.app.health.drain();
-    assert_problem(&world.request("PUT", "/webhooks/nobody", &too_large, b"").await, 405, "method-not-allowed");
-    assert_problem(&world.request("POST", "/webhooks/nobody", &too_large, b"").await, 503, "shutting-down");
+    assert_problem(
+        &world.request("PUT", "/webhooks/nobody", &too_large, b"").await,
+        405,
+        "method-not-allowed",
+    );
+    assert_problem(
+        &world.request("POST", "/webhooks/nobody", &too_large, b"").await,
+        503,
+        "shutting-down",
+    );
 }
 
 #[tokio::test]
@@ -160,7 +235,10 @@ async fn the_largest_body_is_taken_and_one_byte_more_is_not() {
     assert_eq!(world.post("k1", &[7; 1024]).await.status(), 202);
     assert_problem(&world.post("k2", &[7; 1025]).await, 413, "body-too-large");
     assert_eq!(world.post("k3", b"").await.status(), 202);
-    assert_eq!(world.store.stored().iter().map(|event| event.body.len()).collect::<Vec<_>>(), [1024, 0]);
+    assert_eq!(
+        world.store.stored().iter().map(|event| event.body.len()).collect::<Vec<_>>(),
+        [1024, 0]
+    );
 }
 
 #[tokio::test]
@@ -175,13 +253,25 @@ async fn an_event_is_shown() {
     let world = World::start(Setup::default());
     let id = world.accepted("k1").await;
     let response = world.get(&format!("/events/{id}")).await;
-    assert_eq!((response.status().as_u16(), header(response.headers(), "content-type")), (200, Some("application/json")));
+    assert_eq!(
+        (response.status().as_u16(), header(response.headers(), "content-type")),
+        (200, Some("application/json"))
+    );
     let shown = json(&response);
-    assert_eq!((&shown["event_id"], &shown["source"], &shown["idempotency_key"]), (&json!(id.to_string()), &json!("plain"), &json!("k1")));
-    assert_eq!((&shown["status"], &shown["max_attempts"], &shown["history"]), (&json!("queued"), &json!(20), &json!([])));
+    assert_eq!(
+        (&shown["event_id"], &shown["source"], &shown["idempotency_key"]),
+        (&json!(id.to_string()), &json!("plain"), &json!("k1"))
+    );
+    assert_eq!(
+        (&shown["status"], &shown["max_attempts"], &shown["history"]),
+        (&json!("queued"), &json!(20), &json!([]))
+    );
     assert_eq!(shown["received_at"], "1970-01-01T00:00:00.000000Z");
     assert_eq!(world.request("HEAD", &format!("/events/{id}"), &[], b"").await.status(), 200);
-    assert_eq!(world.get(&format!("/events/{}", id.to_string().to_uppercase())).await.status(), 200);
+    assert_eq!(
+        world.get(&format!("/events/{}", id.to_string().to_uppercase())).await.status(),
+        200
+    );
 
     world.store.change(id, |record| record.source = "gone".into());
     assert_eq!(json(&world.get(&format!("/events/{id}")).await)["max_attempts"], json!(null));
@@ -192,10 +282,25 @@ async fn an_event_that_is_not_there_is_told_apart_from_what_is_no_id() {
     let world = World::start(Setup::default());
     let unknown = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e";
     for (method, suffix) in [("GET", ""), ("POST", "/redrive")] {
-        assert_problem(&world.request(method, &format!("/events/{unknown}{suffix}"), &[], b"").await, 404, "unknown-event");
-        for bad in ["1", "%00", "0199c2f05b7a7c3e9d415f0a7b1c2d3e", "zzzzzzzz-5b7a-7c3e-9d41-5f0a7b1c2d3e", "..", "{id}"] {
+        assert_problem(
+            &world.request(method, &format!("/events/{unknown}{suffix}"), &[], b"").await,
+            404,
+            "unknown-event",
+        );
+        for bad in [
+            "1",
+            "%00",
+            "0199c2f05b7a7c3e9d415f0a7b1c2d3e",
+            "zzzzzzzz-5b7a-7c3e-9d41-5f0a7b1c2d3e",
+            "..",
+            "{id}",
+        ] {
             let bad = bad.replace(['{', '}'], "%7B");
-            assert_problem(&world.request(method, &format!("/events/{bad}{suffix}"), &[], b"").await, 400, "bad-event-id");
+            assert_problem(
+                &world.request(method, &format!("/events/{bad}{suffix}"), &[], b"").await,
+                400,
+                "bad-event-id",
+            );
         }
     }
 }
@@ -206,7 +311,10 @@ async fn a_redrive_queues_a_dead_letter_and_wakes_its_worker() {
     let id = world.dead_lettered("k1").await;
     world.app.doorbell.heard().await;
     let response = world.request("POST", &format!("/events/{id}/redrive"), &[], b"").await;
-    assert_eq!((response.status().as_u16(), json(&response)), (200, json!({"event_id": id.to_string(), "status": "queued"})));
+    assert_eq!(
+        (response.status().as_u16(), json(&response)),
+        (200, json!({"event_id": id.to_string(), "status": "queued"}))
+    );
     assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
 
     let again = world.request("POST", &format!("/events/{id}/redrive"), &[], b"").await;
@@ -220,16 +328,22 @@ async fn a_delivered_event_is_queued_once_more_if_that_is_asked_for() {
     let world = World::start(Setup::default());
     let (delivered, dead) = (world.delivered("k1").await, world.dead_lettered("k2").await);
     world.app.doorbell.heard().await;
-    let redrive = async |id, query: &str| world.request("POST", &format!("/events/{id}/redrive{query}"), &[], b"").await;
+    let redrive = async |id, query: &str| {
+        world.request("POST", &format!("/events/{id}/redrive{query}"), &[], b"").await
+    };
     for query in ["", "?", "?delivered=false"] {
         assert_problem(&redrive(delivered, query).await, 409, "not-dead-lettered");
     }
-    for query in ["?delivered=perhaps", "?delivered", "?all=true", "?delivered=true&delivered=true"] {
+    for query in ["?delivered=perhaps", "?delivered", "?all=true", "?delivered=true&delivered=true"]
+    {
         assert_problem(&redrive(delivered, query).await, 400, "bad-query");
     }
     assert_problem(&redrive(dead, "?delivered=true").await, 409, "not-delivered");
     let response = redrive(delivered, "?delivered=true").await;
-    assert_eq!((response.status().as_u16(), json(&response)), (200, json!({"event_id": delivered.to_string(), "status": "queued"})));
+    assert_eq!(
+        (response.status().as_u16(), json(&response)),
+        (200, json!({"event_id": delivered.to_string(), "status": "queued"}))
+    );
     assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
     assert_problem(&redrive(delivered, "?delivered=true").await, 409, "not-delivered");
 }
@@ -248,14 +362,23 @@ async fn a_store_that_fails_is_told_without_its_words_and_nothing_is_lost() {
         world.store.set(mode);
         assert_problem(&world.post("k1", b"").await, posted, posted_slug);
         assert_problem(&world.get(&format!("/events/{id}")).await, asked, asked_slug);
-        for path in [format!("/events/{id}/redrive"), "/redrive".into(), "/sources/plain/pause".into(), "/sources/plain/resume".into()] {
+        for path in [
+            format!("/events/{id}/redrive"),
+            "/redrive".into(),
+            "/sources/plain/pause".into(),
+            "/sources/plain/resume".into(),
+        ] {
             assert_problem(&world.request("POST", &path, &[], b"").await, asked, asked_slug);
         }
         for path in ["/events", "/sources"] {
             assert_problem(&world.get(path).await, asked, asked_slug);
         }
         world.store.set(Mode::Works);
-        assert_eq!(world.post("k1", b"").await.status(), 202, "the producer comes back with the same key");
+        assert_eq!(
+            world.post("k1", b"").await.status(),
+            202,
+            "the producer comes back with the same key"
+        );
     }
 }
 
@@ -271,7 +394,11 @@ async fn a_store_that_hangs_is_not_waited_for_for_ever() {
 
     world.store.set(Mode::Works);
     let again = world.post("k1", b"body").await;
-    assert_eq!((again.status().as_u16(), header(again.headers(), "idempotent-replayed")), (202, Some("true")), "it was stored after all");
+    assert_eq!(
+        (again.status().as_u16(), header(again.headers(), "idempotent-replayed")),
+        (202, Some("true")),
+        "it was stored after all"
+    );
 }
 
 #[tokio::test]
@@ -291,17 +418,28 @@ async fn an_overloaded_process_says_so_at_once() {
 
 #[tokio::test]
 async fn the_bytes_that_wait_are_bounded_headers_included() {
-    let world =
-        World::start(Setup { limits: Limits { max_queued: 100, max_queued_bytes: 1000, max_body: 1000, sources: 3 }, ..Setup::default() });
+    let world = World::start(Setup {
+        limits: Limits { max_queued: 100, max_queued_bytes: 1000, max_body: 1000, sources: 3 },
+        ..Setup::default()
+    });
     assert_problem(&world.post("k1", &[0; 1001]).await, 503, "overloaded");
     let headers = [("idempotency-key", "k2"), ("x-long", &*"v".repeat(900))];
-    assert_problem(&world.request("POST", "/webhooks/plain", &headers, &[0; 200]).await, 503, "overloaded");
+    assert_problem(
+        &world.request("POST", "/webhooks/plain", &headers, &[0; 200]).await,
+        503,
+        "overloaded",
+    );
     assert_eq!(world.post("k3", &[0; 900]).await.status(), 202);
     assert_eq!(world.post("k4", &[0; 900]).await.status(), 202, "what was taken is given back");
 }
 
 fn ids(page: &Value) -> Vec<&str> {
-    page["events"].as_array().unwrap().iter().map(|event| event["event_id"].as_str().unwrap()).collect()
+    page["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["event_id"].as_str().unwrap())
+        .collect()
 }
 
 #[tokio::test]
@@ -320,7 +458,10 @@ async fn events_are_listed_newest_first_page_by_page() {
     }
     assert_eq!(seen, events);
     let listed = json(&world.get("/events?limit=1").await)["events"][0].clone();
-    assert_eq!((&listed["idempotency_key"], &listed["max_attempts"], &listed["last_attempt"]), (&json!("k4"), &json!(20), &json!(null)));
+    assert_eq!(
+        (&listed["idempotency_key"], &listed["max_attempts"], &listed["last_attempt"]),
+        (&json!("k4"), &json!(20), &json!(null))
+    );
     assert_eq!(world.request("HEAD", "/events?limit=1", &[], b"").await.status(), 200);
 }
 
@@ -342,10 +483,21 @@ async fn a_list_is_of_what_was_asked_for() {
         let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
         assert_eq!(ids(&json(&world.get(&format!("/events?{query}")).await)), expected, "{query}");
     }
-    let looks: Vec<(u32, u32)> = world.store.asked.lock().unwrap().iter().map(|(_, _, size)| (size.events, size.looks)).collect();
+    let looks: Vec<(u32, u32)> = world
+        .store
+        .asked
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(_, _, size)| (size.events, size.looks))
+        .collect();
     assert_eq!((looks[0], looks[1]), ((50, 5_000), (50, 5_000)));
     world.get("/events").await;
-    assert_eq!(world.store.asked.lock().unwrap().last().unwrap().2.looks, 50, "without a filter no more is looked at than is shown");
+    assert_eq!(
+        world.store.asked.lock().unwrap().last().unwrap().2.looks,
+        50,
+        "without a filter no more is looked at than is shown"
+    );
 }
 
 #[tokio::test]
@@ -355,8 +507,13 @@ async fn a_query_with_a_slip_is_refused_and_does_nothing() {
     for query in ["sorce=plain", "status=dead", "limit=501", "dry_run=true"] {
         assert_problem(&world.get(&format!("/events?{query}")).await, 400, "bad-query");
     }
-    for query in ["sorce=github", "reason=dead", "limit=0", "status=dead_lettered", "dry_run=maybe"] {
-        assert_problem(&world.request("POST", &format!("/redrive?{query}"), &[], b"").await, 400, "bad-query");
+    for query in ["sorce=github", "reason=dead", "limit=0", "status=dead_lettered", "dry_run=maybe"]
+    {
+        assert_problem(
+            &world.request("POST", &format!("/redrive?{query}"), &[], b"").await,
+            400,
+            "bad-query",
+        );
     }
     assert_eq!(json(&world.get(&format!("/events/{id}")).await)["status"], "dead_lettered");
 }
@@ -368,7 +525,9 @@ async fn dead_letters_are_redriven_by_the_page_and_their_workers_woken() {
         world.dead_lettered(&format!("k{n}")).await;
     }
     world.app.doorbell.heard().await;
-    let step = async |query: String| json(&world.request("POST", &format!("/redrive?{query}"), &[], b"").await);
+    let step = async |query: String| {
+        json(&world.request("POST", &format!("/redrive?{query}"), &[], b"").await)
+    };
     let counted = step("limit=500&dry_run=true".into()).await;
     assert_eq!(counted, json!({"redriven": 3, "dry_run": true, "next": null}));
     assert_eq!(step("source=github".into()).await["redriven"], 0);
@@ -413,11 +572,19 @@ async fn a_source_is_paused_and_resumed_and_its_worker_woken() {
     assert_eq!(world.post("k1", b"body").await.status(), 202, "it goes on accepting");
     world.app.doorbell.heard().await;
     for _ in 0..2 {
-        assert_eq!(json(&ask("/sources/plain/resume").await), json!({"source": "plain", "paused": false}));
+        assert_eq!(
+            json(&ask("/sources/plain/resume").await),
+            json!({"source": "plain", "paused": false})
+        );
         assert_eq!(paused().await, json!(null));
         assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
     }
-    for path in ["/sources/nobody/pause", "/sources/nobody/resume", "/sources/%70lain/pause", "/sources/a.b/resume"] {
+    for path in [
+        "/sources/nobody/pause",
+        "/sources/nobody/resume",
+        "/sources/%70lain/pause",
+        "/sources/a.b/resume",
+    ] {
         assert_problem(&ask(path).await, 404, "unknown-source");
     }
 }
@@ -427,7 +594,10 @@ async fn a_paused_source_that_has_left_the_configuration_can_be_resumed() {
     let world = World::start(Setup::default());
     assert_eq!(world.store.pause(name("gone"), true).await, Ok(true));
     let shown = json(&world.get("/sources").await);
-    assert_eq!((&shown["sources"][1]["source"], &shown["sources"][1]["configured"]), (&json!("gone"), &json!(false)));
+    assert_eq!(
+        (&shown["sources"][1]["source"], &shown["sources"][1]["configured"]),
+        (&json!("gone"), &json!(false))
+    );
     let resume = async || world.request("POST", "/sources/gone/resume", &[], b"").await;
     assert_eq!(resume().await.status(), 200);
     assert_problem(&resume().await, 404, "unknown-source");
@@ -462,22 +632,42 @@ async fn what_is_counted_is_told_in_the_text_format_of_prometheus() {
     world.store.set(Mode::Unavailable);
     world.app.health.drain();
     let text = String::from_utf8(world.get("/metrics").await.body().to_vec()).unwrap();
-    assert!(text.contains("surehook_webhooks_total") && !text.contains("surehook_backlog_events{"), "{text}");
+    assert!(
+        text.contains("surehook_webhooks_total") && !text.contains("surehook_backlog_events{"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn an_address_for_producers_has_no_route_of_operators_and_the_other_way_round() {
     let mut world = World::start(Setup::default());
     let id = world.accepted("k1").await;
-    let of_operators = [format!("/events/{id}"), "/events".into(), "/sources".into(), "/metrics".into(), "/openapi.json".into()];
+    let of_operators = [
+        format!("/events/{id}"),
+        "/events".into(),
+        "/sources".into(),
+        "/metrics".into(),
+        "/openapi.json".into(),
+    ];
     world.face = Face::Producers;
     for path in &of_operators {
         assert_problem(&world.get(path).await, 404, "unknown-route");
     }
-    for path in [&format!("/events/{id}/redrive"), "/redrive", "/sources/plain/pause", "/sources/plain/resume"] {
+    for path in [
+        &format!("/events/{id}/redrive"),
+        "/redrive",
+        "/sources/plain/pause",
+        "/sources/plain/resume",
+    ] {
         assert_problem(&world.request("POST", path, &[], b"").await, 404, "unknown-route");
     }
-    assert_eq!((world.post("k2", b"").await.status().as_u16(), world.get("/ready").await.status().as_u16()), (202, 200));
+    assert_eq!(
+        (
+            world.post("k2", b"").await.status().as_u16(),
+            world.get("/ready").await.status().as_u16()
+        ),
+        (202, 200)
+    );
 
     world.face = Face::Operators;
     assert_problem(&world.post("k3", b"").await, 404, "unknown-route");

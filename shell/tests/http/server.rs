@@ -52,7 +52,14 @@ async fn requests_that_are_sent_ahead_are_answered_in_their_order() {
     let server = Server::start(&world, LIMITS).await;
     let mut client = server.client().await;
     let post = |key: &str| head(key, "content-length: 1\r\n") + "x";
-    client.send(post("k1") + "GET /health HTTP/1.1\r\nhost: t\r\n\r\n" + &post("k1") + "HEAD /ready HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    client
+        .send(
+            post("k1")
+                + "GET /health HTTP/1.1\r\nhost: t\r\n\r\n"
+                + &post("k1")
+                + "HEAD /ready HTTP/1.1\r\nhost: t\r\n\r\n",
+        )
+        .await;
     let statuses = [client.response().await, client.response().await, client.response().await];
     assert_eq!(statuses.each_ref().map(|response| response.status().as_u16()), [202, 200, 202]);
     assert_eq!(header(statuses[2].headers(), "idempotent-replayed"), Some("true"));
@@ -140,7 +147,9 @@ async fn a_connection_that_sends_nothing_is_closed_before_and_between_requests()
 async fn a_body_cut_short_stores_nothing_and_the_same_key_succeeds_later() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
-    for (framing, body) in [("content-length: 10\r\n", "hello"), ("transfer-encoding: chunked\r\n", "5\r\nhello\r\n")] {
+    for (framing, body) in
+        [("content-length: 10\r\n", "hello"), ("transfer-encoding: chunked\r\n", "5\r\nhello\r\n")]
+    {
         let mut client = server.client().await;
         client.send(head("k1", framing) + body).await;
         drop(client);
@@ -148,7 +157,10 @@ async fn a_body_cut_short_stores_nothing_and_the_same_key_succeeds_later() {
     let mut client = server.client().await;
     client.post("k1", b"hello world").await;
     let response = client.response().await;
-    assert_eq!((response.status().as_u16(), header(response.headers(), "idempotent-replayed")), (202, None));
+    assert_eq!(
+        (response.status().as_u16(), header(response.headers(), "idempotent-replayed")),
+        (202, None)
+    );
     assert_eq!(world.store.stored().len(), 1);
 }
 
@@ -201,7 +213,9 @@ async fn a_client_that_closes_its_sending_side_is_answered() {
 async fn a_client_that_closes_its_sending_side_within_its_body_is_told() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
-    for (framing, body) in [("content-length: 10\r\n", "hello"), ("transfer-encoding: chunked\r\n", "5\r\nhello\r\n")] {
+    for (framing, body) in
+        [("content-length: 10\r\n", "hello"), ("transfer-encoding: chunked\r\n", "5\r\nhello\r\n")]
+    {
         let mut client = server.client().await;
         client.send(head("k1", framing) + body).await;
         client.finish_sending().await;
@@ -213,7 +227,8 @@ async fn a_client_that_closes_its_sending_side_within_its_body_is_told() {
 
 #[tokio::test]
 async fn memory_is_taken_as_bodies_arrive_and_given_back() {
-    let limits = Limits { max_queued: 100, max_queued_bytes: 100_000, max_body: 80_000, sources: 1 };
+    let limits =
+        Limits { max_queued: 100, max_queued_bytes: 100_000, max_body: 80_000, sources: 1 };
     let world = World::start(Setup { limits, max_body: 80_000, ..Setup::default() });
     let server = Server::start(&world, LIMITS).await;
     let mut half = server.client().await;
@@ -253,13 +268,25 @@ async fn what_is_forwarded_keeps_its_bytes_and_its_order() {
         Authorization: Bearer s\r\nCookie: c=1\r\nTE: trailers\r\nContent-Type: text/x; q=\"1\"\r\nSurehook-Attempt: 9\r\nSurehook_Source: other\r\n\
         SUREHOOK_EVENT-ID: other\r\nContent_Length: 9\r\nProxy: http://other\r\nX-Empty:\r\ncontent-length: 1\r\n";
     for (source, key) in [("plain", "idempotency-key: k"), ("github", "x-github-delivery: k")] {
-        client.send([format!("POST /webhooks/{source} HTTP/1.1\r\nHost: h\r\n{key}\r\n").as_bytes(), fields, b"\r\nx"].concat()).await;
+        client
+            .send(
+                [
+                    format!("POST /webhooks/{source} HTTP/1.1\r\nHost: h\r\n{key}\r\n").as_bytes(),
+                    fields,
+                    b"\r\nx",
+                ]
+                .concat(),
+            )
+            .await;
         assert_eq!(client.response().await.status(), 202);
     }
     let [plain, github] = &world.store.stored()[..] else { panic!("two events") };
     let of = |event: &surehook::ports::NewEvent| {
         let headers = decode(&event.headers).unwrap();
-        headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect::<Vec<_>>()
+        headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+            .collect::<Vec<_>>()
     };
     let mut expected: Vec<(String, Vec<u8>)> = [
         ("idempotency-key", &b"k"[..]),
@@ -283,7 +310,12 @@ async fn what_is_forwarded_keeps_its_bytes_and_its_order() {
 async fn what_is_not_a_request_for_a_path_gets_an_answer_too() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
-    for line in ["OPTIONS * HTTP/1.1", "CONNECT a:1 HTTP/1.1", "GET http://else.where/nothing HTTP/1.1", "GET /?a=/health HTTP/1.1"] {
+    for line in [
+        "OPTIONS * HTTP/1.1",
+        "CONNECT a:1 HTTP/1.1",
+        "GET http://else.where/nothing HTTP/1.1",
+        "GET /?a=/health HTTP/1.1",
+    ] {
         let mut client = server.client().await;
         client.send(format!("{line}\r\nhost: t\r\n\r\n")).await;
         assert_problem(&client.response().await, 404, "unknown-route");
@@ -322,7 +354,8 @@ async fn too_many_or_too_large_headers_are_refused() {
 async fn kept_connections_make_room_for_new_ones() {
     let world = World::start(Setup::default());
     // Longer than the test may take: they do not make room by idling.
-    let limits = ServerLimits { max_connections: 2, header_read_timeout: Duration::from_mins(10), ..LIMITS };
+    let limits =
+        ServerLimits { max_connections: 2, header_read_timeout: Duration::from_mins(10), ..LIMITS };
     let server = Server::start(&world, limits).await;
     let mut kept = Vec::new();
     for key in ["k1", "k2", "k3", "k4"] {
@@ -337,7 +370,11 @@ async fn kept_connections_make_room_for_new_ones() {
 #[tokio::test]
 async fn connections_that_never_send_hold_their_places_only_for_the_header_time() {
     let world = World::start(Setup::default());
-    let server = Server::start(&world, ServerLimits { max_connections: 2, header_read_timeout: SOON, ..LIMITS }).await;
+    let server = Server::start(
+        &world,
+        ServerLimits { max_connections: 2, header_read_timeout: SOON, ..LIMITS },
+    )
+    .await;
     let silent = [server.client().await, server.client().await];
     let mut client = server.client().await;
     client.post("k1", b"").await;
@@ -348,7 +385,8 @@ async fn connections_that_never_send_hold_their_places_only_for_the_header_time(
 #[tokio::test]
 async fn silent_connections_make_room_for_new_ones_long_before_the_header_time() {
     let world = World::start(Setup::default());
-    let limits = ServerLimits { max_connections: 2, header_read_timeout: Duration::from_mins(10), ..LIMITS };
+    let limits =
+        ServerLimits { max_connections: 2, header_read_timeout: Duration::from_mins(10), ..LIMITS };
     let server = Server::start(&world, limits).await;
     let (mut silent, mut slow) = (server.client().await, server.client().await);
     slow.send("POST /webhooks/pl").await;
@@ -363,7 +401,8 @@ async fn silent_connections_make_room_for_new_ones_long_before_the_header_time()
 async fn a_request_in_flight_is_finished_by_a_shutdown() {
     let world = World::start(Setup::default());
     let mut server = Server::start(&world, LIMITS).await;
-    let (mut idle, mut fresh, mut busy) = (server.client().await, server.client().await, server.client().await);
+    let (mut idle, mut fresh, mut busy) =
+        (server.client().await, server.client().await, server.client().await);
     idle.post("k0", b"").await;
     idle.response().await;
     world.store.set(Mode::Hangs);
@@ -376,7 +415,10 @@ async fn a_request_in_flight_is_finished_by_a_shutdown() {
     assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
     world.store.set(Mode::Works);
     let response = busy.response().await;
-    assert_eq!((response.status().as_u16(), header(response.headers(), "connection")), (202, Some("close")));
+    assert_eq!(
+        (response.status().as_u16(), header(response.headers(), "connection")),
+        (202, Some("close"))
+    );
     drop((idle, fresh));
     assert!(busy.closed().await);
     drop(busy);

@@ -17,8 +17,11 @@ use tokio::time::timeout;
 /// Longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-pub(crate) const LIMITS: ServerLimits =
-    ServerLimits { max_connections: 100, header_read_timeout: Duration::from_secs(10), drain_timeout: Duration::from_secs(10) };
+pub(crate) const LIMITS: ServerLimits = ServerLimits {
+    max_connections: 100,
+    header_read_timeout: Duration::from_secs(10),
+    drain_timeout: Duration::from_secs(10),
+};
 
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -30,7 +33,8 @@ impl Server {
     pub(crate) async fn start(world: &World, limits: ServerLimits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let service = surehook::http::service(Arc::clone(&world.app), world.face, world.access.clone());
+        let service =
+            surehook::http::service(Arc::clone(&world.app), world.face, world.access.clone());
         let (shutdown, told) = oneshot::channel();
         let running = tokio::spawn(serve(listener, service, limits, async move {
             let _ = told.await;
@@ -83,7 +87,12 @@ impl Client {
                 self.unread.drain(..length);
                 return response;
             }
-            assert_ne!(self.read().await.unwrap(), 0, "the connection ended in {:?}", String::from_utf8_lossy(&self.unread));
+            assert_ne!(
+                self.read().await.unwrap(),
+                0,
+                "the connection ended in {:?}",
+                String::from_utf8_lossy(&self.unread)
+            );
         }
     }
 
@@ -111,7 +120,11 @@ fn parse(bytes: &[u8]) -> Option<(Response<Bytes>, usize)> {
     for header in parsed.headers.iter() {
         response = response.header(header.name, header.value);
     }
-    let length = response.headers_ref().unwrap().get("content-length").map_or(0, |length| length.to_str().unwrap().parse().unwrap());
+    let length = response
+        .headers_ref()
+        .unwrap()
+        .get("content-length")
+        .map_or(0, |length| length.to_str().unwrap().parse().unwrap());
     let body = bytes.get(head..head + length)?;
     Some((response.body(Bytes::copy_from_slice(body)).unwrap(), head + length))
 }

@@ -21,7 +21,9 @@ use surehook::http::{App, Face, SourceIntake};
 use surehook::ids::SystemIds;
 use surehook::intake::{Limits, Ports, intake};
 use surehook::metrics::Metrics;
-use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{
+    Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::{OnKeyReuse, Stored};
 use surehook_core::event::{Reason, Status};
@@ -122,9 +124,15 @@ impl Store for Memory {
             let mut events = self.events.lock().unwrap();
             let mut answers = Vec::new();
             for event in batch {
-                let there = events.iter().find(|(there, _)| (&there.source, &there.key) == (&event.source, &event.key));
+                let there = events
+                    .iter()
+                    .find(|(there, _)| (&there.source, &there.key) == (&event.source, &event.key));
                 answers.push(match there {
-                    Some((there, record)) => Stored::Existing { id: there.id, fingerprint: there.fingerprint, status: record.status },
+                    Some((there, record)) => Stored::Existing {
+                        id: there.id,
+                        fingerprint: there.fingerprint,
+                        status: record.status,
+                    },
                     None => {
                         let record = new_record(&event);
                         events.push((event, record));
@@ -140,7 +148,13 @@ impl Store for Memory {
     fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
         async move {
             self.obey().await?;
-            Ok(self.events.lock().unwrap().iter().find(|(there, _)| there.id == event).map(|(_, record)| record.clone()))
+            Ok(self
+                .events
+                .lock()
+                .unwrap()
+                .iter()
+                .find(|(there, _)| there.id == event)
+                .map(|(_, record)| record.clone()))
         }
         .boxed()
     }
@@ -149,7 +163,9 @@ impl Store for Memory {
         async move {
             self.obey().await?;
             let mut events = self.events.lock().unwrap();
-            let Some((_, record)) = events.iter_mut().find(|(there, _)| there.id == event) else { return Ok(Redriven::NotFound) };
+            let Some((_, record)) = events.iter_mut().find(|(there, _)| there.id == event) else {
+                return Ok(Redriven::NotFound);
+            };
             if record.status != Status::DeadLettered {
                 return Ok(Redriven::StandsElsewhere(record.status));
             }
@@ -164,11 +180,14 @@ impl Store for Memory {
         async move {
             self.obey().await?;
             let mut events = self.events.lock().unwrap();
-            let Some((_, record)) = events.iter_mut().find(|(there, _)| there.id == event) else { return Ok(Redriven::NotFound) };
+            let Some((_, record)) = events.iter_mut().find(|(there, _)| there.id == event) else {
+                return Ok(Redriven::NotFound);
+            };
             if record.status != Status::Delivered {
                 return Ok(Redriven::StandsElsewhere(record.status));
             }
-            (record.status, record.next_attempt_at, record.settled_at) = (Status::Queued, Some(Timestamp::UNIX_EPOCH), None);
+            (record.status, record.next_attempt_at, record.settled_at) =
+                (Status::Queued, Some(Timestamp::UNIX_EPOCH), None);
             Ok(Redriven::Queued)
         }
         .boxed()
@@ -192,14 +211,25 @@ impl Store for Memory {
         unreachable!("the HTTP surface does not settle")
     }
 
-    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         async move {
             self.obey().await?;
-            let mut events: Vec<EventRecord> = self.events.lock().unwrap().iter().map(|(_, record)| record.clone()).collect();
-            events.retain(|event| span.from <= event.id && event.id < span.until && filter.matches(event));
+            let mut events: Vec<EventRecord> =
+                self.events.lock().unwrap().iter().map(|(_, record)| record.clone()).collect();
+            events.retain(|event| {
+                span.from <= event.id && event.id < span.until && filter.matches(event)
+            });
             events.sort_by_key(|event| Reverse(event.id));
             events.truncate(size.events as usize);
-            let next = events.last().map(|event| event.id).filter(|_| events.len() == size.events as usize);
+            let next = events
+                .last()
+                .map(|event| event.id)
+                .filter(|_| events.len() == size.events as usize);
             self.asked.lock().unwrap().push((filter, span, size));
             Ok(EventPage { events, next })
         }
@@ -216,12 +246,18 @@ impl Store for Memory {
         async move {
             self.obey().await?;
             let mut events = self.events.lock().unwrap();
-            let is_meant = |event: &EventRecord| event.status == Status::DeadLettered && filter.matches(event);
-            let mut letters: Vec<&mut EventRecord> = events.iter_mut().map(|(_, record)| record).collect();
-            letters.retain(|event| span.from <= event.id && event.id < span.until && is_meant(event));
+            let is_meant =
+                |event: &EventRecord| event.status == Status::DeadLettered && filter.matches(event);
+            let mut letters: Vec<&mut EventRecord> =
+                events.iter_mut().map(|(_, record)| record).collect();
+            letters
+                .retain(|event| span.from <= event.id && event.id < span.until && is_meant(event));
             letters.sort_by_key(|event| event.id);
             letters.truncate(size.events as usize);
-            let next = letters.last().map(|event| event.id).filter(|_| letters.len() == size.events as usize);
+            let next = letters
+                .last()
+                .map(|event| event.id)
+                .filter(|_| letters.len() == size.events as usize);
             let redriven = u32::try_from(letters.len()).unwrap();
             for letter in letters.into_iter().filter(|_| !dry_run) {
                 (letter.status, letter.reason, letter.settled_at) = (Status::Queued, None, None);
@@ -232,15 +268,22 @@ impl Store for Memory {
         .boxed()
     }
 
-    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(
+        &self,
+        names: Vec<SourceName>,
+        count_to: u32,
+    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
         async move {
             self.obey().await?;
             let paused = self.paused.lock().unwrap();
             let events = self.events.lock().unwrap();
-            let all: BTreeSet<SourceName> = names.into_iter().chain(paused.iter().cloned()).collect();
+            let all: BTreeSet<SourceName> =
+                names.into_iter().chain(paused.iter().cloned()).collect();
             let record = |source: SourceName| {
                 let count = |status| {
-                    let of_source = events.iter().filter(|(event, record)| event.source == source && record.status == status);
+                    let of_source = events.iter().filter(|(event, record)| {
+                        event.source == source && record.status == status
+                    });
                     u32::try_from(of_source.count()).unwrap()
                 };
                 SourceRecord {
@@ -268,11 +311,21 @@ impl Store for Memory {
         .boxed()
     }
 
-    fn prune(&self, _: Retention, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+    fn prune(
+        &self,
+        _: Retention,
+        _: Option<EventId>,
+        _: u32,
+    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         unreachable!("the HTTP surface does not prune")
     }
 
-    fn erase(&self, _: Duration, _: Option<EventId>, _: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+    fn erase(
+        &self,
+        _: Duration,
+        _: Option<EventId>,
+        _: u32,
+    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
         unreachable!("the HTTP surface does not prune")
     }
 }
@@ -304,7 +357,12 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            limits: Limits { max_queued: 100, max_queued_bytes: 1 << 20, max_body: 1 << 20, sources: 3 },
+            limits: Limits {
+                max_queued: 100,
+                max_queued_bytes: 1 << 20,
+                max_body: 1 << 20,
+                sources: 3,
+            },
             max_body: 1024,
             body_timeout: Duration::from_secs(10),
             takes_webhooks: true,
@@ -364,17 +422,26 @@ impl World {
         Self { app, store, face: Face::Everyone, access: Access::default() }
     }
 
-    pub(crate) async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response<Bytes> {
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Response<Bytes> {
         let is_host = |(name, _): &(&str, &str)| name.eq_ignore_ascii_case("host");
         let request = Request::builder().method(method).uri(path);
-        let request = if headers.iter().any(is_host) { request } else { request.header("host", "test") };
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request =
+            if headers.iter().any(is_host) { request } else { request.header("host", "test") };
+        let request =
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         self.answer(request.body(Full::new(Bytes::copy_from_slice(body))).unwrap()).await
     }
 
     /// What the routes answer, without a server. It must be as the document says.
     pub(crate) async fn answer(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
-        let service = surehook::http::service(Arc::clone(&self.app), self.face, self.access.clone());
+        let service =
+            surehook::http::service(Arc::clone(&self.app), self.face, self.access.clone());
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let (head, body) = service.call(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
@@ -403,7 +470,8 @@ impl World {
     pub(crate) async fn delivered(&self, key: &str) -> EventId {
         let id = self.accepted(key).await;
         self.store.change(id, |record| {
-            (record.status, record.next_attempt_at, record.settled_at) = (Status::Delivered, None, Some(Timestamp::UNIX_EPOCH));
+            (record.status, record.next_attempt_at, record.settled_at) =
+                (Status::Delivered, None, Some(Timestamp::UNIX_EPOCH));
         });
         id
     }
@@ -429,7 +497,8 @@ pub(crate) fn name(text: &str) -> SourceName {
 }
 
 pub(crate) fn json(response: &Response<Bytes>) -> Value {
-    serde_json::from_slice(response.body()).unwrap_or_else(|error| panic!("{error}: {:?}", response.body()))
+    serde_json::from_slice(response.body())
+        .unwrap_or_else(|error| panic!("{error}: {:?}", response.body()))
 }
 
 /// Checks that a response is the problem `slug` with this status code, whole and in the right media type.
@@ -439,7 +508,10 @@ pub(crate) fn assert_problem(response: &Response<Bytes>, status: u16, slug: &str
     assert_eq!(response.status(), status, "{what}");
     assert_eq!(response.headers()["content-type"], "application/problem+json", "{what}");
     assert_eq!(
-        (header(response.headers(), "cache-control"), header(response.headers(), "x-content-type-options")),
+        (
+            header(response.headers(), "cache-control"),
+            header(response.headers(), "x-content-type-options")
+        ),
         (Some("no-store"), Some("nosniff")),
         "{what}"
     );
@@ -448,7 +520,12 @@ pub(crate) fn assert_problem(response: &Response<Bytes>, status: u16, slug: &str
     assert_eq!(problem["type"], format!("urn:surehook:problem:{slug}"), "{what}");
     assert_eq!(problem["status"], status, "{what}");
     assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()), "{what}");
-    assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty() && !detail.contains("SELECT")), "{what}");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .is_some_and(|detail| !detail.is_empty() && !detail.contains("SELECT")),
+        "{what}"
+    );
     assert_eq!(header(response.headers(), "retry-after"), (status == 503).then_some("1"), "{what}");
 }
 

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use surehook::ports::{AttemptEntry, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::ports::{
+    AttemptEntry, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError,
+};
 use surehook::search::{EventFilter, EventPage, PageSize, Path, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Delivery, Due, Status};
@@ -64,14 +66,19 @@ impl Database {
     /// # Errors
     ///
     /// [`StoreError::Rejected`] if a new event has the id of another event. Then nothing of the batch is stored.
-    pub fn accept(&mut self, now: Timestamp, batch: Vec<NewEvent>) -> Result<Vec<Stored>, StoreError> {
+    pub fn accept(
+        &mut self,
+        now: Timestamp,
+        batch: Vec<NewEvent>,
+    ) -> Result<Vec<Stored>, StoreError> {
         let mut new_ids = BTreeMap::new();
         for event in &batch {
             let key = (event.source.clone(), event.key.clone());
             if self.keys.contains_key(&key) {
                 continue;
             }
-            let is_taken = self.events.contains_key(&event.id) || new_ids.insert(event.id, key.clone()).is_some_and(|other| other != key);
+            let is_taken = self.events.contains_key(&event.id)
+                || new_ids.insert(event.id, key.clone()).is_some_and(|other| other != key);
             if is_taken {
                 return Err(StoreError::Rejected(format!("another event has the id {}", event.id)));
             }
@@ -95,7 +102,8 @@ impl Database {
     ///
     /// Unless `event` is there and due.
     pub fn claim_new(&mut self, now: Timestamp, event: EventId, lease: Duration) {
-        let claimed = self.deliveries[&event].delivery.claim(lease, 1).expect("a new row can be claimed");
+        let claimed =
+            self.deliveries[&event].delivery.claim(lease, 1).expect("a new row can be claimed");
         self.put(now, event, claimed.delivery, claimed.due);
     }
 
@@ -106,7 +114,8 @@ impl Database {
             return self.existing(id);
         }
         self.keys.insert(key, event.id);
-        self.deliveries.insert(event.id, DeliveryRow { delivery: Delivery::accepted(), due_at: Some(now) });
+        self.deliveries
+            .insert(event.id, DeliveryRow { delivery: Delivery::accepted(), due_at: Some(now) });
         self.events.insert(event.id, EventRow { event, received_at: now, erased_at: None });
         Stored::Inserted
     }
@@ -118,7 +127,11 @@ impl Database {
     /// Unless `event` is there.
     #[must_use]
     pub fn existing(&self, event: EventId) -> Stored {
-        Stored::Existing { id: event, fingerprint: self.events[&event].event.fingerprint, status: self.status(event) }
+        Stored::Existing {
+            id: event,
+            fingerprint: self.events[&event].event.fingerprint,
+            status: self.status(event),
+        }
     }
 
     /// Where an event stands; one without a row in `deliveries` is delivered.
@@ -132,7 +145,9 @@ impl Database {
         let mut claims = Claims::default();
         for demand in demands {
             let due = self.due(now, &demand.source);
-            for event in self.fitting(demand, due.into_iter().take(demand.limit as usize), &mut claims) {
+            for event in
+                self.fitting(demand, due.into_iter().take(demand.limit as usize), &mut claims)
+            {
                 self.claim_one(now, demand, event, &mut claims);
             }
         }
@@ -140,7 +155,12 @@ impl Database {
     }
 
     /// Those of the events that are due which fit into the demand's bytes. The first that does not is noted in `claims`.
-    pub fn fitting(&self, demand: &Demand, due: impl IntoIterator<Item = EventId>, claims: &mut Claims) -> Vec<EventId> {
+    pub fn fitting(
+        &self,
+        demand: &Demand,
+        due: impl IntoIterator<Item = EventId>,
+        claims: &mut Claims,
+    ) -> Vec<EventId> {
         let mut left = demand.bytes;
         let mut fitting = Vec::new();
         for event in due {
@@ -158,7 +178,10 @@ impl Database {
     /// The bytes that an event takes if it is claimed; none if it is dead-lettered instead.
     #[must_use]
     pub fn size(&self, demand: &Demand, event: EventId) -> usize {
-        let is_spent = self.deliveries.get(&event).is_some_and(|row| row.delivery.used() >= demand.max_attempts);
+        let is_spent = self
+            .deliveries
+            .get(&event)
+            .is_some_and(|row| row.delivery.used() >= demand.max_attempts);
         self.events.get(&event).filter(|_| !is_spent).map_or(0, |row| row.event.size())
     }
 
@@ -168,9 +191,12 @@ impl Database {
         if self.paused.contains_key(source) {
             return Vec::new();
         }
-        let of_source = self.deliveries.iter().filter(|(id, _)| self.events[id].event.source == *source);
-        let mut due: Vec<(Timestamp, EventId)> =
-            of_source.filter_map(|(id, row)| Some((row.due_at?, *id))).filter(|(at, _)| *at <= now).collect();
+        let of_source =
+            self.deliveries.iter().filter(|(id, _)| self.events[id].event.source == *source);
+        let mut due: Vec<(Timestamp, EventId)> = of_source
+            .filter_map(|(id, row)| Some((row.due_at?, *id)))
+            .filter(|(at, _)| *at <= now)
+            .collect();
         due.sort_unstable();
         due.into_iter().map(|(_, id)| id).collect()
     }
@@ -180,9 +206,18 @@ impl Database {
     /// # Panics
     ///
     /// Unless `event` is there and due.
-    pub fn claim_one(&mut self, now: Timestamp, demand: &Demand, event: EventId, claims: &mut Claims) {
+    pub fn claim_one(
+        &mut self,
+        now: Timestamp,
+        demand: &Demand,
+        event: EventId,
+        claims: &mut Claims,
+    ) {
         let row = self.deliveries[&event];
-        let claimed = row.delivery.claim(demand.lease, demand.max_attempts).expect("a row that is due can be claimed");
+        let claimed = row
+            .delivery
+            .claim(demand.lease, demand.max_attempts)
+            .expect("a row that is due can be claimed");
         if let Some(attempt) = claimed.lost {
             let lost = AttemptEntry {
                 attempt,
@@ -217,13 +252,19 @@ impl Database {
 
     /// [`surehook::ports::Store::settle`].
     pub fn settle(&mut self, now: Timestamp, batch: &[Settlement]) -> Vec<EventId> {
-        batch.iter().filter(|settlement| !self.settle_one(now, settlement)).map(|settlement| settlement.event).collect()
+        batch
+            .iter()
+            .filter(|settlement| !self.settle_one(now, settlement))
+            .map(|settlement| settlement.event)
+            .collect()
     }
 
     /// One row of a settlement; `false` if it was refused as stale.
     pub fn settle_one(&mut self, now: Timestamp, settlement: &Settlement) -> bool {
         let Some(row) = self.deliveries.get(&settlement.event) else { return false };
-        let Ok((delivery, due)) = row.delivery.settle(settlement.fence, settlement.outcome) else { return false };
+        let Ok((delivery, due)) = row.delivery.settle(settlement.fence, settlement.outcome) else {
+            return false;
+        };
         if let Some(record) = settlement.entry() {
             let attempt = row.delivery.attempt;
             let entry = AttemptEntry {
@@ -263,7 +304,11 @@ impl Database {
         let EventRow { event: stored, received_at, .. } = self.events.get(&event)?;
         let row = self.deliveries.get(&event);
         let status = self.status(event);
-        let history: Vec<AttemptEntry> = self.attempts.range((event, 0)..=(event, Attempt::MAX)).map(|(_, entry)| entry.clone()).collect();
+        let history: Vec<AttemptEntry> = self
+            .attempts
+            .range((event, 0)..=(event, Attempt::MAX))
+            .map(|(_, entry)| entry.clone())
+            .collect();
         let last = history.last();
         Some(EventRecord {
             id: event,
@@ -271,9 +316,12 @@ impl Database {
             key: stored.key.to_string(),
             received_at: *received_at,
             status,
-            attempt: row.map_or_else(|| last.map_or(0, |entry| entry.attempt), |row| row.delivery.attempt),
+            attempt: row
+                .map_or_else(|| last.map_or(0, |entry| entry.attempt), |row| row.delivery.attempt),
             budget_from: row.map(|row| row.delivery.budget_from),
-            next_attempt_at: row.filter(|_| matches!(status, Status::Queued | Status::Retrying)).and_then(|row| row.due_at),
+            next_attempt_at: row
+                .filter(|_| matches!(status, Status::Queued | Status::Retrying))
+                .and_then(|row| row.due_at),
             settled_at: match status {
                 Status::Delivered => Some(last.map_or(*received_at, |entry| entry.ended_at)),
                 Status::DeadLettered => self.ended.get(&event).copied(),
@@ -310,7 +358,11 @@ impl Database {
         if self.events[&event].erased_at.is_some() {
             return Redriven::Erased;
         }
-        let last = self.attempts.range((event, 0)..=(event, Attempt::MAX)).next_back().map_or(0, |((_, attempt), _)| *attempt);
+        let last = self
+            .attempts
+            .range((event, 0)..=(event, Attempt::MAX))
+            .next_back()
+            .map_or(0, |((_, attempt), _)| *attempt);
         let (delivery, due) = Delivery::redelivered(last);
         self.put(now, event, delivery, due);
         Redriven::Queued
@@ -319,15 +371,27 @@ impl Database {
     /// [`surehook::ports::Store::list`].
     #[must_use]
     pub fn list(&self, filter: &EventFilter, span: Span, size: PageSize) -> EventPage {
-        let looked: Vec<EventId> = self.along(filter, span).into_iter().rev().take(size.looks as usize).collect();
-        let events: Vec<EventRecord> =
-            looked.iter().filter_map(|id| self.newest(*id)).filter(|event| filter.matches(event)).take(size.events as usize).collect();
+        let looked: Vec<EventId> =
+            self.along(filter, span).into_iter().rev().take(size.looks as usize).collect();
+        let events: Vec<EventRecord> = looked
+            .iter()
+            .filter_map(|id| self.newest(*id))
+            .filter(|event| filter.matches(event))
+            .take(size.events as usize)
+            .collect();
         let shown: Vec<EventId> = events.iter().map(|event| event.id).collect();
         EventPage { events, next: next(size, &shown, &looked) }
     }
 
     /// [`surehook::ports::Store::redrive_all`].
-    pub fn redrive_all(&mut self, now: Timestamp, filter: &EventFilter, span: Span, size: PageSize, dry_run: bool) -> RedrivenPage {
+    pub fn redrive_all(
+        &mut self,
+        now: Timestamp,
+        filter: &EventFilter,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> RedrivenPage {
         let (letters, page) = self.letters(&filter.clone().of_dead_letters(), span, size);
         if !dry_run {
             for letter in letters {
@@ -339,26 +403,52 @@ impl Database {
 
     /// The dead letters that [`Self::redrive_all`] means, and what it answers.
     #[must_use]
-    pub fn letters(&self, filter: &EventFilter, span: Span, size: PageSize) -> (Vec<EventId>, RedrivenPage) {
+    pub fn letters(
+        &self,
+        filter: &EventFilter,
+        span: Span,
+        size: PageSize,
+    ) -> (Vec<EventId>, RedrivenPage) {
         // The unique key also leads to what is not owed any more; only what is owed is looked at.
-        let looked: Vec<EventId> = self.along(filter, span).into_iter().filter(|id| self.deliveries.contains_key(id)).collect();
+        let looked: Vec<EventId> = self
+            .along(filter, span)
+            .into_iter()
+            .filter(|id| self.deliveries.contains_key(id))
+            .collect();
         let looked = &looked[..looked.len().min(size.looks as usize)];
-        let meant = looked.iter().filter_map(|id| self.newest(*id)).filter(|event| filter.matches(event)).map(|event| event.id);
+        let meant = looked
+            .iter()
+            .filter_map(|id| self.newest(*id))
+            .filter(|event| filter.matches(event))
+            .map(|event| event.id);
         let meant: Vec<EventId> = meant.take(size.events as usize).collect();
-        let page = RedrivenPage { redriven: u32::try_from(meant.len()).unwrap_or(u32::MAX), next: next(size, &meant, looked) };
+        let page = RedrivenPage {
+            redriven: u32::try_from(meant.len()).unwrap_or(u32::MAX),
+            next: next(size, &meant, looked),
+        };
         (meant, page)
     }
 
     /// The events of a span that lie on the filter's path, in the order of their ids.
     fn along(&self, filter: &EventFilter, span: Span) -> Vec<EventId> {
-        let is_of_source = |id: &EventId| filter.source.as_ref().is_some_and(|source| self.events[id].event.source == *source);
+        let is_of_source = |id: &EventId| {
+            filter.source.as_ref().is_some_and(|source| self.events[id].event.source == *source)
+        };
         let lies_there = |id: &EventId| match filter.path() {
-            Path::Key => is_of_source(id) && filter.key.as_ref().is_some_and(|key| self.events[id].event.key == *key),
+            Path::Key => {
+                is_of_source(id)
+                    && filter.key.as_ref().is_some_and(|key| self.events[id].event.key == *key)
+            }
             Path::DeadLetters => is_of_source(id) && self.status(*id) == Status::DeadLettered,
             Path::Owed => self.deliveries.contains_key(id),
             Path::Events => true,
         };
-        self.events.keys().copied().filter(|id| span.from <= *id && *id < span.until).filter(lies_there).collect()
+        self.events
+            .keys()
+            .copied()
+            .filter(|id| span.from <= *id && *id < span.until)
+            .filter(lies_there)
+            .collect()
     }
 
     /// An event with its newest attempt.
@@ -370,7 +460,12 @@ impl Database {
 
     /// [`surehook::ports::Store::sources`].
     #[must_use]
-    pub fn sources(&self, now: Timestamp, names: &[SourceName], count_to: u32) -> Vec<SourceRecord> {
+    pub fn sources(
+        &self,
+        now: Timestamp,
+        names: &[SourceName],
+        count_to: u32,
+    ) -> Vec<SourceRecord> {
         let mut named: BTreeMap<&SourceName, Vec<&DeliveryRow>> =
             names.iter().chain(self.paused.keys()).map(|name| (name, Vec::new())).collect();
         for (id, row) in &self.deliveries {
@@ -384,9 +479,17 @@ impl Database {
                     rows.iter().copied().filter(|row| is_one(row)).take(count_to as usize).collect()
                 };
                 let is_due = |row: &DeliveryRow| row.due_at.is_some_and(|due_at| due_at <= now);
-                let (due, later, dead) = (of(&is_due), of(&|row| row.due_at.is_some_and(|at| at > now)), of(&|row| row.due_at.is_none()));
+                let (due, later, dead) = (
+                    of(&is_due),
+                    of(&|row| row.due_at.is_some_and(|at| at > now)),
+                    of(&|row| row.due_at.is_none()),
+                );
                 let count = |status: Status| {
-                    let rows = due.iter().chain(&later).chain(&dead).filter(|row| row.delivery.status == status);
+                    let rows = due
+                        .iter()
+                        .chain(&later)
+                        .chain(&dead)
+                        .filter(|row| row.delivery.status == status);
                     rows.fold(0u32, |count, _| count.saturating_add(1))
                 };
                 SourceRecord {
@@ -395,8 +498,13 @@ impl Database {
                     processing: count(Status::Processing),
                     retrying: count(Status::Retrying),
                     dead_lettered: count(Status::DeadLettered),
-                    is_partial: [&due, &later, &dead].into_iter().any(|rows| rows.len() >= count_to as usize),
-                    behind: due.first().and_then(|row| row.due_at).map(|due_at| now.duration_since(due_at).unsigned_abs()),
+                    is_partial: [&due, &later, &dead]
+                        .into_iter()
+                        .any(|rows| rows.len() >= count_to as usize),
+                    behind: due
+                        .first()
+                        .and_then(|row| row.due_at)
+                        .map(|due_at| now.duration_since(due_at).unsigned_abs()),
                     paused_since: self.paused.get(source).copied(),
                 }
             })
@@ -415,7 +523,13 @@ impl Database {
     }
 
     /// [`surehook::ports::Store::prune`].
-    pub fn prune(&mut self, now: Timestamp, retention: Retention, after: Option<EventId>, limit: u32) -> Pruned {
+    pub fn prune(
+        &mut self,
+        now: Timestamp,
+        retention: Retention,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> Pruned {
         let (over, reached) = self.to_prune(now, retention, after, limit);
         for event in &over {
             self.delete(*event);
@@ -425,8 +539,15 @@ impl Database {
 
     /// The events that a step of pruning deletes, and where the step ends.
     #[must_use]
-    pub fn to_prune(&self, now: Timestamp, retention: Retention, after: Option<EventId>, limit: u32) -> (Vec<EventId>, Reached) {
-        let (looked_at, reached) = self.step(now, retention.delivered.min(retention.dead_lettered), after, limit);
+    pub fn to_prune(
+        &self,
+        now: Timestamp,
+        retention: Retention,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> (Vec<EventId>, Reached) {
+        let (looked_at, reached) =
+            self.step(now, retention.delivered.min(retention.dead_lettered), after, limit);
         (looked_at.into_iter().filter(|id| self.is_over(now, retention, *id)).collect(), reached)
     }
 
@@ -441,7 +562,13 @@ impl Database {
     }
 
     /// [`surehook::ports::Store::erase`].
-    pub fn erase(&mut self, now: Timestamp, kept: Duration, after: Option<EventId>, limit: u32) -> Erased {
+    pub fn erase(
+        &mut self,
+        now: Timestamp,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> Erased {
         let (over, reached) = self.to_erase(now, kept, after, limit);
         for event in &over {
             self.erase_one(now, *event);
@@ -451,14 +578,23 @@ impl Database {
 
     /// The events whose payload a step of erasing erases, and where the step ends.
     #[must_use]
-    pub fn to_erase(&self, now: Timestamp, kept: Duration, after: Option<EventId>, limit: u32) -> (Vec<EventId>, Reached) {
+    pub fn to_erase(
+        &self,
+        now: Timestamp,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> (Vec<EventId>, Reached) {
         let soonest = now - micros(kept);
         let (looked_at, reached) = self.step(now, kept, after, limit);
         let is_over = |id: &EventId| {
             self.events[id].erased_at.is_none()
                 && self.status(*id) == Status::Delivered
                 && self.events[id].received_at <= soonest
-                && self.find(*id).and_then(|record| record.settled_at).is_some_and(|ended| ended <= soonest)
+                && self
+                    .find(*id)
+                    .and_then(|record| record.settled_at)
+                    .is_some_and(|ended| ended <= soonest)
         };
         (looked_at.into_iter().filter(is_over).collect(), reached)
     }
@@ -466,16 +602,33 @@ impl Database {
     /// Erases the payload of one event.
     pub fn erase_one(&mut self, now: Timestamp, event: EventId) {
         if let Some(row) = self.events.get_mut(&event) {
-            (row.event.headers, row.event.body, row.erased_at) = (Bytes::new(), Bytes::new(), Some(now));
+            (row.event.headers, row.event.body, row.erased_at) =
+                (Bytes::new(), Bytes::new(), Some(now));
         }
     }
 
     /// The events that a step of retention looks at, and where it ends. It changes nothing that was received in the last
     /// `kept`.
-    fn step(&self, now: Timestamp, kept: Duration, after: Option<EventId>, limit: u32) -> (Vec<EventId>, Reached) {
-        let looked_at: Vec<EventId> =
-            self.events.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).take(limit as usize).collect();
-        let reached = Reached::new(looked_at.last().copied(), looked_at.len(), limit, (now - micros(kept)).as_millisecond());
+    fn step(
+        &self,
+        now: Timestamp,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> (Vec<EventId>, Reached) {
+        let looked_at: Vec<EventId> = self
+            .events
+            .keys()
+            .copied()
+            .filter(|id| after.is_none_or(|after| *id > after))
+            .take(limit as usize)
+            .collect();
+        let reached = Reached::new(
+            looked_at.last().copied(),
+            looked_at.len(),
+            limit,
+            (now - micros(kept)).as_millisecond(),
+        );
         (looked_at, reached)
     }
 
@@ -487,7 +640,10 @@ impl Database {
         };
         let soonest = now - micros(retention.delivered.min(retention.dead_lettered));
         self.events[&event].received_at <= soonest
-            && self.find(event).and_then(|record| record.settled_at).is_some_and(|ended| ended <= now - micros(kept))
+            && self
+                .find(event)
+                .and_then(|record| record.settled_at)
+                .is_some_and(|ended| ended <= now - micros(kept))
     }
 }
 

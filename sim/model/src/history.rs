@@ -344,7 +344,10 @@ pub enum Fault {
 
 impl Run {
     /// The entries of one kind, with their times.
-    pub fn each<'a, T: 'a>(&'a self, pick: impl Fn(&'a What) -> Option<T> + 'a) -> impl Iterator<Item = (At, T)> + 'a {
+    pub fn each<'a, T: 'a>(
+        &'a self,
+        pick: impl Fn(&'a What) -> Option<T> + 'a,
+    ) -> impl Iterator<Item = (At, T)> + 'a {
         self.entries.iter().filter_map(move |entry| Some((entry.at, pick(&entry.what)?)))
     }
 
@@ -361,7 +364,9 @@ impl Run {
     /// The events that are gone, and when: those that were pruned, and those that a failover took back.
     #[must_use]
     pub fn gone(&self) -> BTreeMap<EventId, At> {
-        let gone = self.committed().filter(|(_, committed)| matches!(committed.change, Change::Pruned | Change::Lost));
+        let gone = self
+            .committed()
+            .filter(|(_, committed)| matches!(committed.change, Change::Pruned | Change::Lost));
         gone.map(|(at, committed)| (committed.event, at)).collect()
     }
 

@@ -142,8 +142,10 @@ impl Mark {
 /// The marks that a run reached.
 #[must_use]
 pub fn marks(run: &Run) -> BTreeSet<Mark> {
-    let mut marks: BTreeSet<Mark> =
-        run.each(|what| if let What::Reached(mark) = what { Some(*mark) } else { None }).map(|(_, mark)| mark).collect();
+    let mut marks: BTreeSet<Mark> = run
+        .each(|what| if let What::Reached(mark) = what { Some(*mark) } else { None })
+        .map(|(_, mark)| mark)
+        .collect();
     of_rows(run, &mut marks);
     of_redrives(run, &mut marks);
     of_retention(run, &mut marks);
@@ -176,20 +178,30 @@ fn of_retention(run: &Run, marks: &mut BTreeSet<Mark>) {
                             marks.insert(Mark::KeyUsedAgain);
                         }
                     }
-                    (Change::Claimed, _) if accepted_by.get(&committed.event).is_some_and(|by| **by != committed.process) => {
+                    (Change::Claimed, _)
+                        if accepted_by
+                            .get(&committed.event)
+                            .is_some_and(|by| **by != committed.process) =>
+                    {
                         marks.insert(Mark::DeliveredElsewhere);
                     }
                     _ => {}
                 }
             }
-            What::Fault(Fault::Database { what, duration, .. }) if what.ends_with("are locked") => locked_until = entry.at + *duration,
-            What::Called { call: "settle", result: CallResult::Refused, .. } if entry.at < locked_until => {
+            What::Fault(Fault::Database { what, duration, .. }) if what.ends_with("are locked") => {
+                locked_until = entry.at + *duration
+            }
+            What::Called { call: "settle", result: CallResult::Refused, .. }
+                if entry.at < locked_until =>
+            {
                 marks.insert(Mark::GaveWayToConsole);
             }
             What::Ready { is_ready: false, .. } => {
                 marks.insert(Mark::NotReady);
             }
-            What::Fault(Fault::Database { what, .. }) if what.ends_with("at this Prune") && !what.starts_with("Slow") => {
+            What::Fault(Fault::Database { what, .. })
+                if what.ends_with("at this Prune") && !what.starts_with("Slow") =>
+            {
                 marks.insert(Mark::PruningFailed);
             }
             _ => {}
@@ -203,16 +215,25 @@ fn of_redrives(run: &Run, marks: &mut BTreeSet<Mark>) {
         match committed.change {
             Change::Redriven => {
                 let was_delivered = committed.before.is_none();
-                redriven.insert(committed.event, if was_delivered { Mark::DeliveredOnceMore } else { Mark::DeadLetterRedriven });
+                redriven.insert(
+                    committed.event,
+                    if was_delivered { Mark::DeliveredOnceMore } else { Mark::DeadLetterRedriven },
+                );
             }
-            Change::Settled { outcome: Outcome::Delivered, .. } => marks.extend(redriven.remove(&committed.event)),
+            Change::Settled { outcome: Outcome::Delivered, .. } => {
+                marks.extend(redriven.remove(&committed.event))
+            }
             Change::Lost => {
                 marks.insert(Mark::LostInFailover);
             }
             Change::RolledBack => {
                 marks.insert(Mark::RolledBackInFailover);
             }
-            Change::Accepted | Change::Claimed | Change::Settled { .. } | Change::Pruned | Change::Erased => {}
+            Change::Accepted
+            | Change::Claimed
+            | Change::Settled { .. }
+            | Change::Pruned
+            | Change::Erased => {}
         }
     }
 }
@@ -232,14 +253,16 @@ fn of_limits(run: &Run, marks: &mut BTreeSet<Mark>) {
         match &entry.what {
             What::Committed(committed) => {
                 let Some(record) = run.events.get(&committed.event) else { continue };
-                let is_paused = paused
-                    .get(record.source.as_str())
-                    .is_some_and(|spans| spans.iter().any(|(from, to)| *from <= entry.at && entry.at < *to));
+                let is_paused = paused.get(record.source.as_str()).is_some_and(|spans| {
+                    spans.iter().any(|(from, to)| *from <= entry.at && entry.at < *to)
+                });
                 match committed.change {
                     Change::Accepted => {
                         waiting.insert(committed.event, is_paused);
                     }
-                    Change::Claimed if waiting.remove(&committed.event) == Some(true) && !is_paused => {
+                    Change::Claimed
+                        if waiting.remove(&committed.event) == Some(true) && !is_paused =>
+                    {
                         marks.insert(Mark::PausedWithWork);
                     }
                     Change::Claimed
@@ -256,7 +279,8 @@ fn of_limits(run: &Run, marks: &mut BTreeSet<Mark>) {
                 let before = last_start.insert((process, source), entry.at);
                 // Starts that follow each other at the rate's interval to the millisecond were held to it.
                 if let (Some(rate), Some(before)) = (rate, before)
-                    && (entry.at - before).abs_diff(Duration::from_secs(1) / rate.get()) < Duration::from_millis(2)
+                    && (entry.at - before).abs_diff(Duration::from_secs(1) / rate.get())
+                        < Duration::from_millis(2)
                 {
                     marks.insert(Mark::RateHeld);
                 }
@@ -281,23 +305,41 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
             What::Fault(Fault::Paused { process, .. }) => {
                 paused.insert(process);
             }
-            What::Called { call: "settle", result: CallResult::Refused | CallResult::Unknown, events, .. } => {
+            What::Called {
+                call: "settle",
+                result: CallResult::Refused | CallResult::Unknown,
+                events,
+                ..
+            } => {
                 failed_settlements.extend(events);
             }
-            What::Called { call: "accept", result: CallResult::Unknown, events, .. } => unknown_accepts.extend(events),
-            What::Called { call: "accept", result: CallResult::Refused, events, .. } => refused_batches.push(events),
+            What::Called { call: "accept", result: CallResult::Unknown, events, .. } => {
+                unknown_accepts.extend(events)
+            }
+            What::Called { call: "accept", result: CallResult::Refused, events, .. } => {
+                refused_batches.push(events)
+            }
             What::Called { call: "accept", result: CallResult::Done, events, .. } => {
                 // Only a batch that was halved comes again with the same ids after a refusal.
-                if refused_batches.iter().any(|batch| batch.len() > 1 && events.iter().any(|event| batch.contains(event))) {
+                if refused_batches.iter().any(|batch| {
+                    batch.len() > 1 && events.iter().any(|event| batch.contains(event))
+                }) {
                     marks.insert(Mark::BadRowIsolated);
                 }
-                let landed = |event| run.committed().any(|(at, c)| c.event == event && c.change == Change::Accepted && at < entry.at);
+                let landed = |event| {
+                    run.committed().any(|(at, c)| {
+                        c.event == event && c.change == Change::Accepted && at < entry.at
+                    })
+                };
                 if events.iter().any(|event| unknown_accepts.contains(event) && landed(*event)) {
                     marks.insert(Mark::UnknownCommitFound);
                 }
             }
             What::Committed(committed) => {
-                let (before, after) = (committed.before.map(|row| row.delivery), committed.after.map(|row| row.delivery));
+                let (before, after) = (
+                    committed.before.map(|row| row.delivery),
+                    committed.after.map(|row| row.delivery),
+                );
                 if committed.change == Change::Accepted {
                     accepted_at.insert(committed.event, entry.at);
                 }
@@ -308,7 +350,10 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
                     }
                     if before.is_some_and(|row| row.status == Status::Processing) {
                         marks.insert(Mark::LeaseTakenOver);
-                        if holder.get(&committed.event).is_some_and(|holder| paused.contains(holder)) {
+                        if holder
+                            .get(&committed.event)
+                            .is_some_and(|holder| paused.contains(holder))
+                        {
                             marks.insert(Mark::LeaseTakenOverAfterPause);
                         }
                     }
@@ -324,9 +369,15 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
                     None => false,
                 };
                 match committed.change {
-                    Change::Settled { outcome: Outcome::CutOff, .. } => marks.insert(Mark::CutOffByShutdown),
-                    Change::Settled { outcome: Outcome::Release, .. } => marks.insert(Mark::ReleasedUnsent),
-                    Change::Settled { outcome: Outcome::Delivered, attempt: 2.., .. } => marks.insert(Mark::DeliveredAfterRetry),
+                    Change::Settled { outcome: Outcome::CutOff, .. } => {
+                        marks.insert(Mark::CutOffByShutdown)
+                    }
+                    Change::Settled { outcome: Outcome::Release, .. } => {
+                        marks.insert(Mark::ReleasedUnsent)
+                    }
+                    Change::Settled { outcome: Outcome::Delivered, attempt: 2.., .. } => {
+                        marks.insert(Mark::DeliveredAfterRetry)
+                    }
                     _ => false,
                 };
             }
@@ -344,7 +395,9 @@ fn of_processes(run: &Run, marks: &mut BTreeSet<Mark>) {
             What::Sent { process, .. } => {
                 sending.entry(process).and_modify(|count| *count = count.saturating_sub(1));
             }
-            What::Fault(Fault::Draining { process }) if sending.get(process.as_str()).is_some_and(|count| *count > 0) => {
+            What::Fault(Fault::Draining { process })
+                if sending.get(process.as_str()).is_some_and(|count| *count > 0) =>
+            {
                 marks.insert(Mark::DrainWithWorkInFlight);
             }
             What::Fault(Fault::Started { process }) => {
@@ -380,7 +433,9 @@ fn of_producers(run: &Run, marks: &mut BTreeSet<Mark>) {
                 }
                 if let Some(hung_up) = unanswered.get(&producer)
                     && run.committed().any(|(at, c)| {
-                        c.event == event && c.change == Change::Accepted && at <= *hung_up + std::time::Duration::from_millis(100)
+                        c.event == event
+                            && c.change == Change::Accepted
+                            && at <= *hung_up + std::time::Duration::from_millis(100)
                     })
                 {
                     marks.insert(Mark::HungUpAndStored);
@@ -425,10 +480,16 @@ fn of_downstreams(run: &Run, marks: &mut BTreeSet<Mark>) {
                 }
             }
             What::Committed(committed) => {
-                let Change::Settled { attempt, outcome: Outcome::Retry { after }, .. } = committed.change else { continue };
+                let Change::Settled { attempt, outcome: Outcome::Retry { after }, .. } =
+                    committed.change
+                else {
+                    continue;
+                };
                 let Some(record) = run.events.get(&committed.event) else { continue };
-                let used = attempt.saturating_sub(committed.before.map_or(0, |row| row.delivery.budget_from));
-                let ceiling = run.policies.get(&record.source).map(|policy| policy.backoff.ceiling(used));
+                let used = attempt
+                    .saturating_sub(committed.before.map_or(0, |row| row.delivery.budget_from));
+                let ceiling =
+                    run.policies.get(&record.source).map(|policy| policy.backoff.ceiling(used));
                 if asked.get(&(committed.event, attempt)).is_some_and(|asked| after >= *asked)
                     && ceiling.is_some_and(|ceiling| after > ceiling)
                 {

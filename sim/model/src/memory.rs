@@ -7,7 +7,9 @@ use futures::future::{BoxFuture, ready};
 use jiff::Timestamp;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{
+    Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
@@ -110,7 +112,12 @@ impl Store for MemoryStore {
         self.call(move |tables, now| Ok(tables.redrive_delivered(now, event)))
     }
 
-    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         self.call(move |tables, _| Ok(tables.list(&filter, span, size)))
     }
 
@@ -124,7 +131,11 @@ impl Store for MemoryStore {
         self.call(move |tables, now| Ok(tables.redrive_all(now, &filter, span, size, dry_run)))
     }
 
-    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(
+        &self,
+        names: Vec<SourceName>,
+        count_to: u32,
+    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
         self.call(move |tables, now| Ok(tables.sources(now, &names, count_to)))
     }
 
@@ -132,11 +143,21 @@ impl Store for MemoryStore {
         self.call(move |tables, now| Ok(tables.pause(now, source, paused)))
     }
 
-    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+    fn prune(
+        &self,
+        retention: Retention,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         self.call(move |tables, now| Ok(tables.prune(now, retention, after, limit)))
     }
 
-    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+    fn erase(
+        &self,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
         self.call(move |tables, now| Ok(tables.erase(now, kept, after, limit)))
     }
 
@@ -172,7 +193,13 @@ mod tests {
     }
 
     fn demand() -> Vec<Demand> {
-        vec![Demand { source: event().source, limit: 1, bytes: usize::MAX, lease: LEASE, max_attempts: 3 }]
+        vec![Demand {
+            source: event().source,
+            limit: 1,
+            bytes: usize::MAX,
+            lease: LEASE,
+            max_attempts: 3,
+        }]
     }
 
     /// What a call answers when it is first polled.

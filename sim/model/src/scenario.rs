@@ -202,7 +202,10 @@ impl Source {
             timeout: Duration::from_millis(self.timeout_ms),
             concurrency: self.concurrency,
             rate: NonZeroU32::new(self.rate),
-            breaker: BreakerPolicy { failures: self.breaker_failures, open_for: Duration::from_millis(u64::from(self.breaker_open_ms)) },
+            breaker: BreakerPolicy {
+                failures: self.breaker_failures,
+                open_for: Duration::from_millis(u64::from(self.breaker_open_ms)),
+            },
             max_attempts: self.max_attempts,
             backoff: Backoff {
                 initial_delay: Duration::from_millis(self.initial_delay_ms),
@@ -297,7 +300,17 @@ impl Post {
     /// The `n`th event, with a key and a body of its own, to the first source.
     #[must_use]
     pub fn nth(n: u64, at_ms: u64) -> Self {
-        Self { at_ms, source: 0, process: 0, key: format!("key-{n}"), body: n, size: 10, copies: 1, hangs_up_ms: None, poison: false }
+        Self {
+            at_ms,
+            source: 0,
+            process: 0,
+            key: format!("key-{n}"),
+            body: n,
+            size: 10,
+            copies: 1,
+            hangs_up_ms: None,
+            poison: false,
+        }
     }
 }
 

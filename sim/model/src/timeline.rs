@@ -44,6 +44,18 @@ pub fn text_of_everything(run: &Run, violations: &[Violation]) -> String {
 ///
 /// `scenario_toml` is folded away in it; `rerun` is the line that runs it again.
 #[must_use]
-pub fn html(run: &Run, violations: &[Violation], title: &str, scenario_toml: &str, rerun: &str) -> String {
-    page::render(&Story::of(run, violations, Scope::Essential), &text_of_everything(run, violations), title, scenario_toml, rerun)
+pub fn html(
+    run: &Run,
+    violations: &[Violation],
+    title: &str,
+    scenario_toml: &str,
+    rerun: &str,
+) -> String {
+    page::render(
+        &Story::of(run, violations, Scope::Essential),
+        &text_of_everything(run, violations),
+        title,
+        scenario_toml,
+        rerun,
+    )
 }

@@ -12,20 +12,28 @@ const FUZZ: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz");
 const LEAST: usize = 10;
 
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let entries =
+        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
 }
 
 fn names(folder: &str) -> BTreeSet<String> {
-    files(&Path::new(FUZZ).join(folder)).iter().map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+    files(&Path::new(FUZZ).join(folder))
+        .iter()
+        .map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect()
 }
 
 fn replay(name: &str) {
     let target = targets::ALL.into_iter().find(|(known, _)| *known == name).expect("a target").1;
     let files = files(&Path::new(FUZZ).join("corpus").join(name));
-    assert!(files.len() >= LEAST, "the corpus of `{name}` has {} inputs; it needs {LEAST}", files.len());
+    assert!(
+        files.len() >= LEAST,
+        "the corpus of `{name}` has {} inputs; it needs {LEAST}",
+        files.len()
+    );
     for file in files {
         // Shown when the test fails: the last one is the culprit.
         println!("{}", file.display());

@@ -62,7 +62,13 @@ struct World {
 impl World {
     fn start(retention: Retention, delivered_payload: Duration) -> Self {
         let (store, clock) = (Arc::new(MemoryStore::new()), Hourglass::default());
-        let running = retention::run(Arc::clone(&store) as Arc<dyn Store>, Arc::new(clock.clone()), retention, delivered_payload).boxed();
+        let running = retention::run(
+            Arc::clone(&store) as Arc<dyn Store>,
+            Arc::new(clock.clone()),
+            retention,
+            delivered_payload,
+        )
+        .boxed();
         Self { store, clock, running }
     }
 
@@ -70,9 +76,18 @@ impl World {
     fn run_until(&mut self, end: Duration) {
         loop {
             self.clock.0.lock().unwrap().waited_for.clear();
-            assert!(self.running.poll_unpin(&mut Context::from_waker(Waker::noop())).is_pending(), "the loop never ends");
+            assert!(
+                self.running.poll_unpin(&mut Context::from_waker(Waker::noop())).is_pending(),
+                "the loop never ends"
+            );
             let mut time = self.clock.0.lock().unwrap();
-            let next = time.waited_for.iter().min().expect("the loop waits for something").since_origin().min(end);
+            let next = time
+                .waited_for
+                .iter()
+                .min()
+                .expect("the loop waits for something")
+                .since_origin()
+                .min(end);
             self.store.advance(next - time.now);
             time.now = next;
             if next == end {
@@ -90,7 +105,9 @@ impl World {
     fn claimed_by(&self, clock: u128, keys: std::ops::Range<u32>) -> Vec<Claim> {
         let source = SourceName::parse("orders").unwrap();
         let event = |key: u32| NewEvent {
-            id: EventId::from_uuid(Uuid::from_u128((clock << 80) + (7 << 76) + (2 << 62) + u128::from(key))),
+            id: EventId::from_uuid(Uuid::from_u128(
+                (clock << 80) + (7 << 76) + (2 << 62) + u128::from(key),
+            )),
             source: source.clone(),
             key: IdempotencyKey::parse(key.to_string().as_bytes()).unwrap(),
             fingerprint: Fingerprint::of(b"body"),
@@ -98,13 +115,20 @@ impl World {
             body: Bytes::from_static(b"body"),
             lease: None,
         };
-        let demand = Demand { source: source.clone(), limit: keys.end - keys.start, bytes: usize::MAX, lease: DAY * 300, max_attempts: 5 };
+        let demand = Demand {
+            source: source.clone(),
+            limit: keys.end - keys.start,
+            bytes: usize::MAX,
+            lease: DAY * 300,
+            max_attempts: 5,
+        };
         self.store.accept(keys.map(event).collect()).now_or_never().unwrap().unwrap();
         self.store.claim(vec![demand]).now_or_never().unwrap().unwrap().claimed
     }
 
     fn deliver(&self, claims: &[Claim]) {
-        let settlements = claims.iter().map(|claim| claim.settled(Outcome::Delivered, None)).collect();
+        let settlements =
+            claims.iter().map(|claim| claim.settled(Outcome::Delivered, None)).collect();
         let refused = self.store.settle(settlements).now_or_never().unwrap().unwrap();
         assert!(refused.is_empty());
     }
@@ -112,7 +136,11 @@ impl World {
     /// How many events there are with their payloads, and how many without.
     fn kept(&self) -> (usize, usize) {
         let tables = self.store.tables();
-        let erased = tables.events.values().filter(|row| row.event.body.is_empty() && row.event.headers.is_empty()).count();
+        let erased = tables
+            .events
+            .values()
+            .filter(|row| row.event.body.is_empty() && row.event.headers.is_empty())
+            .count();
         (tables.events.len() - erased, erased)
     }
 }
@@ -169,7 +197,9 @@ fn clocks_that_are_behind_or_ahead_delay_neither_pruning_nor_erasing() {
             world.run_until(at);
             let at = at.as_millis();
             let middle = keys.start + (keys.end - keys.start) / 2;
-            for (clock, keys) in [(RIGHT + at - off - 1, keys.start..middle), (RIGHT + at + off, middle..keys.end)] {
+            for (clock, keys) in
+                [(RIGHT + at - off - 1, keys.start..middle), (RIGHT + at + off, middle..keys.end)]
+            {
                 let claims = world.claimed_by(clock, keys);
                 world.deliver(&claims);
             }

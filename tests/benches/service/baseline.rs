@@ -36,7 +36,12 @@ pub(crate) struct Inserts {
 }
 
 /// Single-row inserts by so many clients.
-pub(crate) async fn single_rows(cluster: &Cluster, url: &str, clients: usize, time: Duration) -> Inserts {
+pub(crate) async fn single_rows(
+    cluster: &Cluster,
+    url: &str,
+    clients: usize,
+    time: Duration,
+) -> Inserts {
     prepare(url).await;
     let mut script = tempfile::NamedTempFile::new().expect("a temporary file");
     script.write_all(SCRIPT.as_bytes()).expect("room for a script");
@@ -57,8 +62,14 @@ pub(crate) async fn single_rows(cluster: &Cluster, url: &str, clients: usize, ti
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "pgbench: {said}{}", String::from_utf8_lossy(&output.stderr));
     let figure = |name: &str| -> f64 {
-        let line = said.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {said}"));
-        line.split_whitespace().next().and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("{name}: {said}"))
+        let line = said
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_else(|| panic!("{name}: {said}"));
+        line.split_whitespace()
+            .next()
+            .and_then(|figure| figure.parse().ok())
+            .unwrap_or_else(|| panic!("{name}: {said}"))
     };
     Inserts { rate: figure("tps = "), latency_ms: figure("latency average = ") }
 }
@@ -101,5 +112,8 @@ pub(crate) async fn hundreds(url: &str, time: Duration) -> f64 {
 
 async fn prepare(url: &str) {
     sqlx::raw_sql(TABLE).execute(&mut connect(url).await).await.expect("a table can be made");
-    sqlx::raw_sql("checkpoint").execute(&mut connect(url).await).await.expect("a checkpoint can be made");
+    sqlx::raw_sql("checkpoint")
+        .execute(&mut connect(url).await)
+        .await
+        .expect("a checkpoint can be made");
 }

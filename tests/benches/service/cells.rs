@@ -72,13 +72,19 @@ impl Bench {
 
     /// Intake alone, beside single-row inserts at as many clients, one after the other in each run.
     async fn intake(&mut self, group: &'static str, on: On) {
-        let world = World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() }).await;
+        let world =
+            World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() }).await;
         for (connections, clients) in CONNECTIONS {
             for _ in 0..self.runs {
                 let flushes = flushes();
-                let inserts = baseline::single_rows(&self.cluster, &self.bare, clients, self.time).await;
+                let inserts =
+                    baseline::single_rows(&self.cluster, &self.bare, clients, self.time).await;
                 let before = world.gauge().read().await;
-                let load = all_accepted(&Offer { until: Until::Over(self.time), ..world.offer(connections) }).await;
+                let load = all_accepted(&Offer {
+                    until: Until::Over(self.time),
+                    ..world.offer(connections)
+                })
+                .await;
                 let spent = world.gauge().since(before).await;
                 let row = self.report.row(group, format!("intake, {connections} connections"));
                 row.add("flushes/s", flushes);
@@ -93,7 +99,9 @@ impl Bench {
             for _ in 0..self.runs {
                 let inserts = baseline::single_rows(&self.cluster, &self.bare, 16, self.time).await;
                 let hundreds = baseline::hundreds(&self.bare, self.time).await;
-                let row = self.report.row(group, "without the service: rows by the hundred, 4 connections");
+                let row = self
+                    .report
+                    .row(group, "without the service: rows by the hundred, 4 connections");
                 row.add("flushes/s", flushes());
                 row.add("inserts/s", inserts.rate);
                 row.add("rows/s", hundreds);
@@ -103,7 +111,8 @@ impl Bench {
 
     /// A backlog that was taken in by a process that does not deliver, delivered by one that starts then.
     async fn drain(&mut self, group: &'static str, on: On) {
-        let mut world = World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() }).await;
+        let mut world =
+            World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() }).await;
         for run in 0..self.runs {
             let flushes = flushes();
             let inserts = baseline::single_rows(&self.cluster, &self.bare, 64, self.time).await;
@@ -150,8 +159,11 @@ impl Bench {
         for percent in [25, 50, 90] {
             for _ in 0..self.runs {
                 let flushes = flushes();
-                let offer =
-                    Offer { rate: Some(capacity * f64::from(percent) / 100.0), until: Until::Over(self.time * 2), ..world.offer(64) };
+                let offer = Offer {
+                    rate: Some(capacity * f64::from(percent) / 100.0),
+                    until: Until::Over(self.time * 2),
+                    ..world.offer(64)
+                };
                 let run = end_to_end(&world, &offer).await;
                 let row = self.report.row(group, format!("end to end, {percent} % of capacity"));
                 row.add("flushes/s", flushes);
@@ -167,7 +179,8 @@ impl Bench {
         settle_down(world).await;
         while (high - low) / high > 0.03 {
             let rate = f64::midpoint(low, high);
-            let offer = Offer { rate: Some(rate), until: Until::Over(self.time), ..world.offer(64) };
+            let offer =
+                Offer { rate: Some(rate), until: Until::Over(self.time), ..world.offer(64) };
             let load = all_accepted(&offer).await;
             // What is not delivered when the last answer has come must be no more than what a moment brings.
             let behind = load.accepted.saturating_sub(world.sink.taken()) as f64;
@@ -187,7 +200,11 @@ impl Bench {
             let world = World::start(&self.cluster, Plan { on, ..Plan::default() }).await;
             for _ in 0..self.runs {
                 let flushes = flushes();
-                let offer = Offer { rate: Some(100.0), until: Until::Over(self.time * 2), ..world.offer(4) };
+                let offer = Offer {
+                    rate: Some(100.0),
+                    until: Until::Over(self.time * 2),
+                    ..world.offer(4)
+                };
                 let run = end_to_end(&world, &offer).await;
                 let row = self.report.row(group, format!("100 posts/s, {on:?}"));
                 row.add("flushes/s", flushes);
@@ -205,7 +222,10 @@ impl Bench {
             let spent = world.gauge().since(before).await;
             let row = self.report.row(group, "nothing to do");
             // A second more than the time went by for the statements' own counters.
-            row.add("statements a minute", spent.statements / (spent.time.as_secs_f64() + 1.1) * 60.0);
+            row.add(
+                "statements a minute",
+                spent.statements / (spent.time.as_secs_f64() + 1.1) * 60.0,
+            );
             row.add("service CPU %", spent.service_cores * 100.0);
             row.add("resident MiB", world.gauge().resident_mib());
         }
@@ -214,10 +234,17 @@ impl Bench {
     async fn duplicates(&mut self, group: &'static str) {
         for on in [On::Postgres, On::Sqlite] {
             for duplicates in [10, 90] {
-                let world = World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() }).await;
+                let world =
+                    World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() })
+                        .await;
                 for _ in 0..self.runs {
                     let flushes = flushes();
-                    let load = all_accepted(&Offer { duplicates, until: Until::Over(self.time), ..world.offer(64) }).await;
+                    let load = all_accepted(&Offer {
+                        duplicates,
+                        until: Until::Over(self.time),
+                        ..world.offer(64)
+                    })
+                    .await;
                     let row = self.report.row(group, format!("{duplicates} % duplicates, {on:?}"));
                     row.add("flushes/s", flushes);
                     acknowledged(row, &load);
@@ -243,10 +270,17 @@ impl Bench {
     async fn bodies(&mut self, group: &'static str) {
         for on in [On::Postgres, On::Sqlite] {
             for (body, connections) in [(0, 64), (1 << 10, 64), (64 << 10, 64), (1 << 20, 16)] {
-                let world = World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() }).await;
+                let world =
+                    World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() })
+                        .await;
                 for _ in 0..self.runs {
                     let flushes = flushes();
-                    let load = all_accepted(&Offer { body, until: Until::Over(self.time), ..world.offer(connections) }).await;
+                    let load = all_accepted(&Offer {
+                        body,
+                        until: Until::Over(self.time),
+                        ..world.offer(connections)
+                    })
+                    .await;
                     let row = self.report.row(group, format!("bodies of {body} bytes, {on:?}"));
                     row.add("flushes/s", flushes);
                     acknowledged(row, &load);
@@ -275,12 +309,15 @@ impl Bench {
     async fn processes(&mut self, group: &'static str) {
         for processes in [1, 3] {
             let manners = Manners { delay: Duration::from_millis(50), ..Manners::default() };
-            let world = World::start(&self.cluster, Plan { processes, manners, ..Plan::default() }).await;
+            let world =
+                World::start(&self.cluster, Plan { processes, manners, ..Plan::default() }).await;
             for _ in 0..self.runs {
                 let posts = 10_000 * processes as u64;
                 all_accepted(&Offer { until: Until::Posts(posts), ..world.offer(64) }).await;
                 world.sink.until_taken(posts, PATIENCE).await;
-                let row = self.report.row(group, format!("{processes} processes, a sink that takes 50 ms"));
+                let row = self
+                    .report
+                    .row(group, format!("{processes} processes, a sink that takes 50 ms"));
                 row.add("delivered/s", world.sink.take().rate());
             }
         }
@@ -291,21 +328,36 @@ impl Bench {
     async fn pruning(&mut self, group: &'static str) {
         const STORED: u64 = 1_000_000;
         let url = self.cluster.create_database().await;
-        drop(World::start_on(&self.cluster, Database::Postgres(url.clone()), Plan::default()).await);
+        drop(
+            World::start_on(&self.cluster, Database::Postgres(url.clone()), Plan::default()).await,
+        );
         fill(&url, 0..STORED, false).await;
         clean_up(&url).await;
         let left = async || -> u64 {
-            let count = "select count(*) from events where id < '01900000-0000-7000-8000-000000000000'";
-            let left: i64 = sqlx::query_scalar(count).fetch_one(&mut connect(&url).await).await.expect("events can be counted");
+            let count =
+                "select count(*) from events where id < '01900000-0000-7000-8000-000000000000'";
+            let left: i64 = sqlx::query_scalar(count)
+                .fetch_one(&mut connect(&url).await)
+                .await
+                .expect("events can be counted");
             left.unsigned_abs()
         };
         for (name, kept) in [("1 M stored, kept", "7d"), ("1 M stored, pruned meanwhile", "1s")] {
-            let world = World::start_on(&self.cluster, Database::Postgres(url.clone()), Plan { kept, ..Plan::default() }).await;
+            let world = World::start_on(
+                &self.cluster,
+                Database::Postgres(url.clone()),
+                Plan { kept, ..Plan::default() },
+            )
+            .await;
             let mut before = left().await;
             for run in 0.. {
                 let flushes = flushes();
                 let begun = Instant::now();
-                let offer = Offer { rate: Some(4000.0), until: Until::Over(self.time * 2), ..world.offer(64) };
+                let offer = Offer {
+                    rate: Some(4000.0),
+                    until: Until::Over(self.time * 2),
+                    ..world.offer(64)
+                };
                 let load = all_accepted(&offer).await;
                 let after = left().await;
                 let pruned = before - after;
@@ -334,9 +386,15 @@ impl Bench {
         let world_of_new = World::start(&new, Plan::default()).await;
         let half = self.capacity(&world_of_used).await / 2.0;
         for _ in 0..self.runs {
-            for (name, world) in [("segments to use again", &world_of_used), ("each segment is new", &world_of_new)] {
+            for (name, world) in
+                [("segments to use again", &world_of_used), ("each segment is new", &world_of_new)]
+            {
                 let flushes = flushes();
-                let offer = Offer { rate: Some(half), until: Until::Over(self.time * 2), ..world.offer(64) };
+                let offer = Offer {
+                    rate: Some(half),
+                    until: Until::Over(self.time * 2),
+                    ..world.offer(64)
+                };
                 let run = end_to_end(world, &offer).await;
                 let row = self.report.row(group, format!("end to end, 50 % of capacity, {name}"));
                 row.add("flushes/s", flushes);
@@ -348,20 +406,33 @@ impl Bench {
     /// What the statements take with more and more events stored, at the same modest load.
     async fn growth(&mut self, group: &'static str) {
         let url = self.cluster.create_database().await;
-        drop(World::start_on(&self.cluster, Database::Postgres(url.clone()), Plan::default()).await);
+        drop(
+            World::start_on(&self.cluster, Database::Postgres(url.clone()), Plan::default()).await,
+        );
         let mut stored = 0;
-        for (name, millions, due) in [("nothing stored", 0, 0), ("1 M stored", 1, 0), ("5 M stored", 5, 0), ("5 M stored, 1 M due", 5, 1)] {
+        for (name, millions, due) in [
+            ("nothing stored", 0, 0),
+            ("1 M stored", 1, 0),
+            ("5 M stored", 5, 0),
+            ("5 M stored, 1 M due", 5, 1),
+        ] {
             fill(&url, stored..millions * 1_000_000, false).await;
             stored = millions * 1_000_000;
             fill(&url, stored..stored + due * 1_000_000, true).await;
             stored += due * 1_000_000;
             clean_up(&url).await;
-            let world = World::start_on(&self.cluster, Database::Postgres(url.clone()), Plan::default()).await;
+            let world =
+                World::start_on(&self.cluster, Database::Postgres(url.clone()), Plan::default())
+                    .await;
             for _ in 0..self.runs {
                 let flushes = flushes();
                 let mut connection = connect(&url).await;
-                sqlx::raw_sql("select pg_stat_statements_reset()").execute(&mut connection).await.expect("counters can be reset");
-                let offer = Offer { rate: Some(2000.0), until: Until::Over(self.time), ..world.offer(16) };
+                sqlx::raw_sql("select pg_stat_statements_reset()")
+                    .execute(&mut connection)
+                    .await
+                    .expect("counters can be reset");
+                let offer =
+                    Offer { rate: Some(2000.0), until: Until::Over(self.time), ..world.offer(16) };
                 all_accepted(&offer).await;
                 let found = look_latency(&world, &some_events(&url).await, 500).await;
                 let row = self.report.row(group, name);
@@ -403,7 +474,10 @@ impl Bench {
 async fn some_events(url: &str) -> Vec<String> {
     let sample = "select id from events tablesample system (0.5) limit 500";
     for statement in [sample, "select id from events limit 500"] {
-        let events: Vec<uuid::Uuid> = sqlx::query_scalar(statement).fetch_all(&mut connect(url).await).await.expect("events can be read");
+        let events: Vec<uuid::Uuid> = sqlx::query_scalar(statement)
+            .fetch_all(&mut connect(url).await)
+            .await
+            .expect("events can be read");
         if !events.is_empty() {
             return events.into_iter().map(|event| format!("/events/{event}")).collect();
         }
@@ -448,13 +522,19 @@ async fn fill(url: &str, numbers: std::ops::Range<u64>, due: bool) {
          from generate_series({from}, {to} - 1) as n;
          {owed}"
     );
-    sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut connect(url).await).await.expect("events can be stored");
+    sqlx::raw_sql(AssertSqlSafe(script))
+        .execute(&mut connect(url).await)
+        .await
+        .expect("events can be stored");
 }
 
 /// Leaves the tables as on a server that has run for a while. Neither may be in one transaction with anything else.
 async fn clean_up(url: &str) {
     for statement in ["vacuum analyze", "checkpoint"] {
-        sqlx::raw_sql(statement).execute(&mut connect(url).await).await.expect("it can be cleaned up");
+        sqlx::raw_sql(statement)
+            .execute(&mut connect(url).await)
+            .await
+            .expect("it can be cleaned up");
     }
 }
 
@@ -495,7 +575,9 @@ async fn end_to_end(world: &World<'_>, offer: &Offer) -> Run {
 impl Run {
     fn add_to(&self, row: &mut Row, on: On) {
         acknowledged(row, &self.load);
-        for (name, quantile) in [("to sink p50 ms", 0.5), ("to sink p99 ms", 0.99), ("to sink p99.9 ms", 0.999)] {
+        for (name, quantile) in
+            [("to sink p50 ms", 0.5), ("to sink p99 ms", 0.99), ("to sink p99.9 ms", 0.999)]
+        {
             row.add(name, self.received.quantile_ms(quantile));
         }
         took(row, &self.spent, self.load.accepted, on);

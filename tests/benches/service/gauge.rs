@@ -45,7 +45,8 @@ pub(crate) struct Gauge<'a> {
 impl Gauge<'_> {
     /// Reads the counters.
     pub(crate) async fn read(&self) -> Reading {
-        let (mut statements, mut commits, mut wal_bytes, mut database_cpu) = (0.0, 0.0, 0.0, Duration::ZERO);
+        let (mut statements, mut commits, mut wal_bytes, mut database_cpu) =
+            (0.0, 0.0, 0.0, Duration::ZERO);
         if let Some((cluster, url)) = self.postgres {
             (statements, commits, wal_bytes) = sqlx::query_as(
                 "select
@@ -71,7 +72,8 @@ impl Gauge<'_> {
             tokio::time::sleep(Duration::from_millis(1100)).await;
         }
         let now = self.read().await;
-        let cores = |now: Duration, before: Duration| (now - before).as_secs_f64() / time.as_secs_f64();
+        let cores =
+            |now: Duration, before: Duration| (now - before).as_secs_f64() / time.as_secs_f64();
         Spent {
             time,
             service_cores: cores(now.service_cpu, before.service_cpu),
@@ -84,7 +86,8 @@ impl Gauge<'_> {
 
     /// The most memory that one process has resident, in MiB.
     pub(crate) fn resident_mib(&self) -> f64 {
-        let resident = self.services.iter().map(|service| service.usage().resident_bytes).max().unwrap_or(0);
+        let resident =
+            self.services.iter().map(|service| service.usage().resident_bytes).max().unwrap_or(0);
         resident as f64 / f64::from(1 << 20)
     }
 }
@@ -94,7 +97,10 @@ pub(crate) fn flushes() -> f64 {
     let mut file: File = tempfile::tempfile().expect("a temporary file");
     let (begun, mut count) = (Instant::now(), 0);
     while begun.elapsed() < Duration::from_millis(300) {
-        file.rewind().and_then(|()| file.write_all(&[1; 8192])).and_then(|()| file.sync_data()).expect("a file can be flushed");
+        file.rewind()
+            .and_then(|()| file.write_all(&[1; 8192]))
+            .and_then(|()| file.sync_data())
+            .expect("a file can be flushed");
         count += 1;
     }
     f64::from(count) / begun.elapsed().as_secs_f64()

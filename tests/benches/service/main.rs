@@ -46,7 +46,8 @@ fn main() {
     let (mut wanted, mut runs, mut seconds, mut minutes) = (Vec::new(), 3_u32, 5_u32, 10_u32);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut number = || arguments.next().and_then(|number| number.parse().ok()).expect("a number");
+        let mut number =
+            || arguments.next().and_then(|number| number.parse().ok()).expect("a number");
         match argument.as_str() {
             // cargo says this to every benchmark.
             "--bench" => {}
@@ -57,16 +58,25 @@ fn main() {
         }
     }
     for name in &wanted {
-        assert!(GROUPS.iter().any(|group| group.0 == name), "there is no group {name}; there are {GROUPS:?}");
+        assert!(
+            GROUPS.iter().any(|group| group.0 == name),
+            "there is no group {name}; there are {GROUPS:?}"
+        );
     }
     if cfg!(debug_assertions) {
         panic!("a debug build says nothing about speed: run it by `cargo bench`");
     }
     let head = head();
     println!("{head}");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let report = runtime.block_on(async {
-        let mut bench = Bench::new(runs, Duration::from_secs(seconds.into()), Duration::from_mins(minutes.into())).await;
+        let mut bench = Bench::new(
+            runs,
+            Duration::from_secs(seconds.into()),
+            Duration::from_mins(minutes.into()),
+        )
+        .await;
         for (name, by_default) in GROUPS {
             if wanted.iter().any(|wanted| wanted == name) || (wanted.is_empty() && by_default) {
                 bench.measure(name).await;
@@ -76,9 +86,11 @@ fn main() {
     });
     let reach = reach::table(&report);
     println!("\n{reach}");
-    let folder = program().ancestors().nth(2).expect("the program is in a target folder").join("bench");
+    let folder =
+        program().ancestors().nth(2).expect("the program is in a target folder").join("bench");
     std::fs::create_dir_all(&folder).expect("a folder");
-    std::fs::write(folder.join("results.md"), format!("{}\n{reach}", report.markdown(&head))).expect("a file");
+    std::fs::write(folder.join("results.md"), format!("{}\n{reach}", report.markdown(&head)))
+        .expect("a file");
     let json = serde_json::json!({"about": head, "results": report.json()});
     std::fs::write(folder.join("results.json"), format!("{json:#}")).expect("a file");
     println!("written to {}", folder.display());
@@ -88,10 +100,16 @@ fn main() {
 fn head() -> String {
     let said = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output().ok();
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+        output
+            .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+            .unwrap_or_default()
     };
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown").trim_start_matches([' ', '\t', ':']);
+    let cpu = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or(": unknown")
+        .trim_start_matches([' ', '\t', ':']);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     format!(
         "Machine: {cores} cores, {cpu}, Linux {}. Commit: {}. {}.\nPostgreSQL's settings besides its defaults: {}.\n\

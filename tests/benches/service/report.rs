@@ -37,10 +37,13 @@ impl Report {
     /// Begins a row; an empty one of the same name is there to be added to.
     pub(crate) fn row(&mut self, group: &'static str, cell: impl Into<String>) -> &mut Row {
         let cell = cell.into();
-        let at = self.rows.iter().position(|row| row.group == group && row.cell == cell).unwrap_or_else(|| {
-            self.rows.push(Row { group, cell, figures: Vec::new() });
-            self.rows.len() - 1
-        });
+        let at =
+            self.rows.iter().position(|row| row.group == group && row.cell == cell).unwrap_or_else(
+                || {
+                    self.rows.push(Row { group, cell, figures: Vec::new() });
+                    self.rows.len() - 1
+                },
+            );
         &mut self.rows[at]
     }
 
@@ -52,12 +55,17 @@ impl Report {
 
     /// Prints the rows of a group, once they are complete.
     pub(crate) fn print(&self, group: &str) {
-        self.rows.iter().filter(|row| row.group == group).for_each(|row| println!("{}", row.line()));
+        self.rows
+            .iter()
+            .filter(|row| row.group == group)
+            .for_each(|row| println!("{}", row.line()));
     }
 
     /// As Markdown: one table for each group.
     pub(crate) fn markdown(&self, head: &str) -> String {
-        let mut text = format!("{head}\nEach figure is the median of its runs, with the least and the most in brackets.\n");
+        let mut text = format!(
+            "{head}\nEach figure is the median of its runs, with the least and the most in brackets.\n"
+        );
         let mut groups: Vec<&'static str> = self.rows.iter().map(|row| row.group).collect();
         groups.dedup();
         for group in groups {
@@ -77,7 +85,11 @@ impl Report {
             for row in rows {
                 write!(text, "\n| {} |", row.cell).expect("memory");
                 for name in &names {
-                    let runs = row.figures.iter().find(|figure| figure.0 == *name).map(|figure| shown(&figure.1));
+                    let runs = row
+                        .figures
+                        .iter()
+                        .find(|figure| figure.0 == *name)
+                        .map(|figure| shown(&figure.1));
                     write!(text, " {} |", runs.unwrap_or_default()).expect("memory");
                 }
             }
@@ -89,7 +101,8 @@ impl Report {
     /// As JSON: every run of every figure.
     pub(crate) fn json(&self) -> Value {
         let row = |row: &Row| {
-            let figures: BTreeMap<_, _> = row.figures.iter().map(|(name, runs)| (*name, runs)).collect();
+            let figures: BTreeMap<_, _> =
+                row.figures.iter().map(|(name, runs)| (*name, runs)).collect();
             json!({"group": row.group, "cell": row.cell, "figures": figures})
         };
         json!(self.rows.iter().map(row).collect::<Vec<_>>())
@@ -100,11 +113,17 @@ fn median(runs: &[f64]) -> f64 {
     let mut sorted = runs.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
-    if sorted.len().is_multiple_of(2) { f64::midpoint(sorted[middle - 1], sorted[middle]) } else { sorted[middle] }
+    if sorted.len().is_multiple_of(2) {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    } else {
+        sorted[middle]
+    }
 }
 
 fn shown(runs: &[f64]) -> String {
-    let (least, most) = runs.iter().fold((f64::MAX, f64::MIN), |(least, most), &run| (least.min(run), most.max(run)));
+    let (least, most) = runs
+        .iter()
+        .fold((f64::MAX, f64::MIN), |(least, most), &run| (least.min(run), most.max(run)));
     let middle = figure(median(runs));
     if runs.len() < 2 { middle } else { format!("{middle} ({}–{})", figure(least), figure(most)) }
 }

@@ -25,13 +25,21 @@ pub(crate) const SETTINGS: [(&str, &str); 7] = [
 
 /// Starts the server.
 pub(crate) fn start_server() -> Cluster {
-    let more = SETTINGS.iter().filter(|(name, _)| *name != "fsync").map(|(name, value)| (*name, (*value).to_owned())).collect();
+    let more = SETTINGS
+        .iter()
+        .filter(|(name, _)| *name != "fsync")
+        .map(|(name, value)| (*name, (*value).to_owned()))
+        .collect();
     Cluster::start(Settings { fsync: true, more, ..Settings::default() })
 }
 
 /// Starts a server for runs of many minutes, with the autovacuum and the checkpoints that a server has by default.
 pub(crate) fn start_enduring_server() -> Cluster {
-    let more = [("shared_buffers", "2GB"), ("max_wal_size", "8GB"), ("shared_preload_libraries", "pg_stat_statements")];
+    let more = [
+        ("shared_buffers", "2GB"),
+        ("max_wal_size", "8GB"),
+        ("shared_preload_libraries", "pg_stat_statements"),
+    ];
     let more = more.map(|(name, value)| (name, value.to_owned())).into();
     Cluster::start(Settings { fsync: true, more, ..Settings::default() })
 }
@@ -56,7 +64,14 @@ pub(crate) enum On {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { on: On::Postgres, processes: 1, sources: 1, role: "all", manners: Manners::default(), kept: "7d" }
+        Self {
+            on: On::Postgres,
+            processes: 1,
+            sources: 1,
+            role: "all",
+            manners: Manners::default(),
+            kept: "7d",
+        }
     }
 }
 
@@ -80,7 +95,10 @@ impl<'a> World<'a> {
     pub(crate) async fn start_on(cluster: &'a Cluster, database: Database, plan: Plan) -> Self {
         if let Database::Postgres(url) = &database {
             let script = "create extension if not exists pg_stat_statements; select pg_stat_statements_reset(); checkpoint;";
-            sqlx::raw_sql(script).execute(&mut connect(url).await).await.expect("the server counts statements");
+            sqlx::raw_sql(script)
+                .execute(&mut connect(url).await)
+                .await
+                .expect("the server counts statements");
         }
         let sink = Sink::start(plan.manners).await;
         let mut services = Vec::new();
@@ -133,7 +151,8 @@ fn configuration(plan: &Plan, sink: &Sink) -> String {
         plan.role, plan.kept
     );
     for source in 0..plan.sources {
-        text += &format!("[sources.s{source}]\ndestination = \"http://{}/s{source}\"\n", sink.address);
+        text +=
+            &format!("[sources.s{source}]\ndestination = \"http://{}/s{source}\"\n", sink.address);
     }
     text
 }

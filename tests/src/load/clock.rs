@@ -6,5 +6,6 @@ use std::time::Instant;
 /// Nanoseconds since this process first asked.
 pub(super) fn nanos() -> u64 {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
-    u64::try_from(ORIGIN.get_or_init(Instant::now).elapsed().as_nanos()).expect("a few centuries at most")
+    u64::try_from(ORIGIN.get_or_init(Instant::now).elapsed().as_nanos())
+        .expect("a few centuries at most")
 }

@@ -112,7 +112,11 @@ impl Sink {
     pub async fn until_taken(&self, count: u64, patience: Duration) {
         let deadline = Instant::now() + patience;
         while self.taken() < count {
-            assert!(Instant::now() < deadline, "{} of {count} were delivered within {patience:?}", self.taken());
+            assert!(
+                Instant::now() < deadline,
+                "{} of {count} were delivered within {patience:?}",
+                self.taken()
+            );
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -124,14 +128,20 @@ impl Drop for Sink {
     }
 }
 
-async fn serve(mut socket: TcpStream, manners: Manners, received: Arc<Mutex<Received>>, is_down: Arc<AtomicBool>) {
+async fn serve(
+    mut socket: TcpStream,
+    manners: Manners,
+    received: Arc<Mutex<Received>>,
+    is_down: Arc<AtomicBool>,
+) {
     socket.set_nodelay(true).expect("a socket option");
     let mut buffer = Vec::with_capacity(8192);
     while let Some(request) = read_request(&mut socket, &mut buffer).await {
         if !manners.delay.is_zero() {
             sleep(manners.delay).await;
         }
-        let refused = is_down.load(Ordering::Relaxed) || (request.attempt == 1 && request.event % 100 < manners.refused_at_first);
+        let refused = is_down.load(Ordering::Relaxed)
+            || (request.attempt == 1 && request.event % 100 < manners.refused_at_first);
         let answer: &[u8] = if refused {
             b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
         } else {
@@ -170,11 +180,18 @@ async fn read_request(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Re
             let end = head + content_length(request.headers);
             if buffer.len() >= end {
                 let value = |name: &str| {
-                    let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-                    header.and_then(|header| std::str::from_utf8(header.value).ok()).unwrap_or_default()
+                    let header = request
+                        .headers
+                        .iter()
+                        .find(|header| header.name.eq_ignore_ascii_case(name));
+                    header
+                        .and_then(|header| std::str::from_utf8(header.value).ok())
+                        .unwrap_or_default()
                 };
                 let id = value("surehook-event-id");
-                let tail = id.get(id.len().saturating_sub(8)..).and_then(|tail| u64::from_str_radix(tail, 16).ok());
+                let tail = id
+                    .get(id.len().saturating_sub(8)..)
+                    .and_then(|tail| u64::from_str_radix(tail, 16).ok());
                 let read = Request {
                     sent: value(SENT).parse().unwrap_or_default(),
                     attempt: value("surehook-attempt").parse().unwrap_or_default(),

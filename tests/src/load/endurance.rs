@@ -60,11 +60,18 @@ impl Endurance {
     /// # Panics
     ///
     /// If a post is refused, or deliveries do not end in time.
-    pub async fn run(&self, offer: &Offer, sink: &Sink, database: &Database, mut each: impl FnMut(&Second)) -> Trace {
+    pub async fn run(
+        &self,
+        offer: &Offer,
+        sink: &Sink,
+        database: &Database,
+        mut each: impl FnMut(&Second),
+    ) -> Trace {
         let mut server = Server::of(database).await;
         let metrics = format!("http://{}/metrics", offer.targets[0]);
         let client = Client::default();
-        let offer = Offer { until: Until::Over(self.time), accepted: Arc::default(), ..offer.clone() };
+        let offer =
+            Offer { until: Until::Over(self.time), accepted: Arc::default(), ..offer.clone() };
         let accepted_so_far = Arc::clone(&offer.accepted);
         sink.take();
         let (first_vacuums, first_checkpoints) = server.counters().await;
@@ -91,7 +98,11 @@ impl Endurance {
                 delivered: delivered - delivered_before,
                 owed: accepted.saturating_sub(delivered),
                 claims: ended,
-                claim_ms: if ended > 0 { (claims_now.1 - claims_before.1) / ended as f64 * 1e3 } else { 0.0 },
+                claim_ms: if ended > 0 {
+                    (claims_now.1 - claims_before.1) / ended as f64 * 1e3
+                } else {
+                    0.0
+                },
                 autovacuums: vacuums - first_vacuums,
                 checkpoints: checkpoints - first_checkpoints,
             };
@@ -101,7 +112,12 @@ impl Endurance {
             if is_over && delivered >= accepted {
                 break;
             }
-            assert!(begun.elapsed() < self.time + DRAIN_TIMEOUT, "{} events are still owed\n{}", second.owed, trace.tail(30));
+            assert!(
+                begun.elapsed() < self.time + DRAIN_TIMEOUT,
+                "{} events are still owed\n{}",
+                second.owed,
+                trace.tail(30)
+            );
         }
         let load = posting.await.expect("the load generator does not panic");
         assert_eq!(load.accepted, accepted_before);
@@ -111,13 +127,17 @@ impl Endurance {
 
 impl Second {
     /// The names of the columns of [`Self::line`].
-    pub const HEADER: &str = "second accepted delivered     owed claims claim_ms autovacuums checkpoints";
+    pub const HEADER: &str =
+        "second accepted delivered     owed claims claim_ms autovacuums checkpoints";
 
     /// One line of text.
     #[must_use]
     pub fn line(&self) -> String {
-        let Self { at, accepted, delivered, owed, claims, claim_ms, autovacuums, checkpoints } = self;
-        format!("{at:6} {accepted:8} {delivered:9} {owed:8} {claims:6} {claim_ms:8.2} {autovacuums:11} {checkpoints:11}")
+        let Self { at, accepted, delivered, owed, claims, claim_ms, autovacuums, checkpoints } =
+            self;
+        format!(
+            "{at:6} {accepted:8} {delivered:9} {owed:8} {claims:6} {claim_ms:8.2} {autovacuums:11} {checkpoints:11}"
+        )
     }
 }
 
@@ -132,7 +152,9 @@ impl Trace {
     /// The second from which on no more is owed than a second's worth, counted from `from`.
     #[must_use]
     pub fn caught_up_at(&self, from: u64) -> Option<u64> {
-        let caught_up = |(index, second): &(usize, &Second)| second.at >= from && second.owed as f64 <= self.rate_at(*index);
+        let caught_up = |(index, second): &(usize, &Second)| {
+            second.at >= from && second.owed as f64 <= self.rate_at(*index)
+        };
         self.0.iter().enumerate().find(caught_up).map(|(_, second)| second.at)
     }
 
@@ -161,8 +183,10 @@ impl Trace {
 
     /// Accepted a second around one second, while something is accepted.
     fn rate_at(&self, index: usize) -> f64 {
-        let window = self.0[..=index].iter().rev().filter(|second| second.accepted > 0).take(RATE_WINDOW);
-        let (count, sum) = window.fold((0_u64, 0), |(count, sum), second| (count + 1, sum + second.accepted));
+        let window =
+            self.0[..=index].iter().rev().filter(|second| second.accepted > 0).take(RATE_WINDOW);
+        let (count, sum) =
+            window.fold((0_u64, 0), |(count, sum), second| (count + 1, sum + second.accepted));
         (sum as f64 / count.max(1) as f64).max(1.0)
     }
 }
@@ -172,7 +196,8 @@ async fn claims(client: &Client, metrics: &str) -> (u64, f64) {
     let answer = client.get(metrics).await.expect("the program answers");
     let text = String::from_utf8_lossy(&answer.body).into_owned();
     let value = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name) && line.contains("call=\"claim\""));
+        let line =
+            text.lines().find(|line| line.starts_with(name) && line.contains("call=\"claim\""));
         line.and_then(|line| line.rsplit(' ').next()).unwrap_or("0").to_owned()
     };
     let count = value("surehook_store_call_seconds_count").parse().expect("a count");
@@ -196,7 +221,8 @@ impl Server {
         let counters = "select
             (select autovacuum_count from pg_stat_user_tables where relname = 'deliveries'),
             (select checkpoints_timed + checkpoints_req from pg_stat_bgwriter)";
-        let (vacuums, checkpoints): (i64, i64) = sqlx::query_as(counters).fetch_one(connection).await.expect("the counters can be read");
+        let (vacuums, checkpoints): (i64, i64) =
+            sqlx::query_as(counters).fetch_one(connection).await.expect("the counters can be read");
         (vacuums.unsigned_abs(), checkpoints.unsigned_abs())
     }
 }

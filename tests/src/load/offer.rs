@@ -94,11 +94,18 @@ impl Offer {
         for number in 0..self.connections {
             connections.spawn(connection(self.clone(), run, number, begun));
         }
-        let mut load = Load { accepted: 0, others: BTreeMap::new(), took: Duration::ZERO, latency: histogram() };
+        let mut load = Load {
+            accepted: 0,
+            others: BTreeMap::new(),
+            took: Duration::ZERO,
+            latency: histogram(),
+        };
         while let Some(ended) = connections.join_next().await {
             let part = ended.expect("a connection does not panic");
             load.accepted += part.accepted;
-            part.others.into_iter().for_each(|(status_code, count)| *load.others.entry(status_code).or_default() += count);
+            part.others.into_iter().for_each(|(status_code, count)| {
+                *load.others.entry(status_code).or_default() += count
+            });
             load.latency.add(part.latency).expect("the same bounds");
         }
         load.took = begun.elapsed();
@@ -122,11 +129,18 @@ async fn connection(offer: Offer, run: u32, number: usize, begun: Instant) -> Lo
     let mut socket = TcpStream::connect(target).await.expect("the service listens");
     socket.set_nodelay(true).expect("a socket option");
     let body = body(offer.body);
-    let mut load = Load { accepted: 0, others: BTreeMap::new(), took: Duration::ZERO, latency: histogram() };
-    let (mut request, mut answer) = (Vec::with_capacity(offer.body + 1024), Vec::with_capacity(4096));
+    let mut load =
+        Load { accepted: 0, others: BTreeMap::new(), took: Duration::ZERO, latency: histogram() };
+    let (mut request, mut answer) =
+        (Vec::with_capacity(offer.body + 1024), Vec::with_capacity(4096));
     let mut unique = 0_u64;
     for n in 0_u64.. {
-        let due = offer.rate.map(|rate| begun + Duration::from_secs_f64((n as f64 * offer.connections as f64 + number as f64) / rate));
+        let due = offer.rate.map(|rate| {
+            begun
+                + Duration::from_secs_f64(
+                    (n as f64 * offer.connections as f64 + number as f64) / rate,
+                )
+        });
         let over = match offer.until {
             Until::Over(time) => due.unwrap_or_else(Instant::now) >= begun + time,
             Until::Posts(posts) => n * offer.connections as u64 + number as u64 >= posts,
@@ -138,13 +152,21 @@ async fn connection(offer: Offer, run: u32, number: usize, begun: Instant) -> Lo
         if let Some(due) = due {
             let late = Instant::now().saturating_duration_since(due);
             sleep_until(due).await;
-            sent = clock::nanos().saturating_sub(u64::try_from(late.as_nanos()).expect("not that late"));
+            sent = clock::nanos()
+                .saturating_sub(u64::try_from(late.as_nanos()).expect("not that late"));
         }
         let is_duplicate = unique > 0 && n % 100 < offer.duplicates;
         let key = if is_duplicate { fastrand::u64(0..unique) } else { unique };
         unique += u64::from(!is_duplicate);
         let source = (key + number as u64) % offer.sources as u64;
-        head(&mut request, target, source, &format!("{run:08x}-{number:04x}-4000-8000-{key:012x}"), sent, body.len());
+        head(
+            &mut request,
+            target,
+            source,
+            &format!("{run:08x}-{number:04x}-4000-8000-{key:012x}"),
+            sent,
+            body.len(),
+        );
         request.extend_from_slice(&body);
         socket.write_all(&request).await.expect("the service takes the request");
         let status_code = read_answer(&mut socket, &mut answer).await;
@@ -160,7 +182,14 @@ async fn connection(offer: Offer, run: u32, number: usize, begun: Instant) -> Lo
 }
 
 /// A request's head with eight headers as webhook producers send them, beside those that are HTTP's own.
-fn head(request: &mut Vec<u8>, target: SocketAddr, source: u64, key: &str, sent: u64, length: usize) {
+fn head(
+    request: &mut Vec<u8>,
+    target: SocketAddr,
+    source: u64,
+    key: &str,
+    sent: u64,
+    length: usize,
+) {
     let mut head = String::with_capacity(768);
     let signature = "sha256=7d38cdd689735b008b3c702edd92eea23791c5f6f0f0f1f2f3f4f5f6f7f8f9fa";
     write!(
@@ -185,7 +214,10 @@ pub fn body(length: usize) -> Vec<u8> {
 async fn read_answer(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
     buffer.clear();
     loop {
-        assert!(socket.read_buf(buffer).await.expect("the service answers") > 0, "the service closed the connection");
+        assert!(
+            socket.read_buf(buffer).await.expect("the service answers") > 0,
+            "the service closed the connection"
+        );
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut response = httparse::Response::new(&mut headers);
         let Ok(httparse::Status::Complete(head)) = response.parse(buffer) else { continue };
@@ -198,5 +230,10 @@ async fn read_answer(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
 /// What `Content-Length` says; 0 if there is none.
 pub(super) fn content_length(headers: &[httparse::Header<'_>]) -> usize {
     let length = headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
-    length.map_or(0, |header| std::str::from_utf8(header.value).ok().and_then(|length| length.parse().ok()).expect("a length"))
+    length.map_or(0, |header| {
+        std::str::from_utf8(header.value)
+            .ok()
+            .and_then(|length| length.parse().ok())
+            .expect("a length")
+    })
 }

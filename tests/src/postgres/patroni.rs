@@ -4,7 +4,10 @@
 //! Commits wait for one standby always (`synchronous_mode_strict`), so that a standby which may be promoted has
 //! everything that was acknowledged.
 
-use super::{as_server_user, children_of, dismiss, folder_for_the_server, free_port, is_running, new_data_folder, program, waiting_shell};
+use super::{
+    as_server_user, children_of, dismiss, folder_for_the_server, free_port, is_running,
+    new_data_folder, program, waiting_shell,
+};
 use crate::http::Client;
 use crate::wait;
 use nix::sys::signal::{Signal, kill};
@@ -81,7 +84,8 @@ impl Patroni {
     pub async fn start() -> Self {
         let folder = folder_for_the_server(&new_data_folder());
         let (client_port, peer_port) = (free_port(), free_port());
-        let (client, peer) = (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
+        let (client, peer) =
+            (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
         let mut etcd = as_server_user("etcd");
         etcd.arg("--data-dir").arg(folder.join("etcd"));
         etcd.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
@@ -101,8 +105,12 @@ impl Patroni {
     /// The URL of a database of these servers, in the form with several hosts.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        let hosts: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-        format!("postgres://postgres@{}/{database}?target_session_attrs=read-write", hosts.join(","))
+        let hosts: Vec<String> =
+            self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        format!(
+            "postgres://postgres@{}/{database}?target_session_attrs=read-write",
+            hosts.join(",")
+        )
     }
 
     /// Kills a node, of which [`Self::whole`] said that it leads.
@@ -111,7 +119,8 @@ impl Patroni {
     ///
     /// If there is no such node, or it does not die.
     pub fn kill(&mut self, name: &str, death: Death) {
-        let node = self.nodes.iter_mut().find(|node| node.name == name).expect("a node of this name");
+        let node =
+            self.nodes.iter_mut().find(|node| node.name == name).expect("a node of this name");
         if death == Death::Machine
             && let Some(mut patroni) = node.patroni.take()
         {
@@ -149,7 +158,10 @@ impl Patroni {
             };
             if begun.elapsed() > PATIENCE {
                 let logs: Vec<String> = self.nodes.iter().map(Node::log_end).collect();
-                panic!("waited {PATIENCE:?} for three servers to be one cluster; last seen: {last}\n{}", logs.join("\n"));
+                panic!(
+                    "waited {PATIENCE:?} for three servers to be one cluster; last seen: {last}\n{}",
+                    logs.join("\n")
+                );
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -173,10 +185,15 @@ impl Patroni {
 /// The leader and its timeline, if all three are running on it and commits wait for one of them.
 fn one_cluster(told: &Value) -> Result<(String, u64), String> {
     let members = told["members"].as_array().ok_or_else(|| format!("no members: {told}"))?;
-    let running = members.iter().filter(|member| matches!(member["state"].as_str(), Some("running" | "streaming"))).count();
+    let running = members
+        .iter()
+        .filter(|member| matches!(member["state"].as_str(), Some("running" | "streaming")))
+        .count();
     let role = |wanted: &str| members.iter().find(|member| member["role"] == wanted);
     let leader = role("leader").ok_or_else(|| format!("no leader: {told}"))?;
-    let timeline = leader["timeline"].as_u64().ok_or_else(|| format!("a leader without a timeline: {told}"))?;
+    let timeline = leader["timeline"]
+        .as_u64()
+        .ok_or_else(|| format!("a leader without a timeline: {told}"))?;
     let is_together = members.iter().all(|member| member["timeline"] == timeline);
     if running == 3 && is_together && role("sync_standby").is_some() {
         Ok((leader["name"].as_str().unwrap_or_default().to_owned(), timeline))
@@ -254,10 +271,18 @@ impl Node {
 
 impl Guarded {
     fn start(mut program: Command, log: &Path, data: Option<&Path>) -> Self {
-        let file = File::options().create(true).append(true).open(log).expect("a log can be written");
-        program.process_group(0).stdin(Stdio::null()).stdout(file.try_clone().expect("a log can be shared")).stderr(file);
+        let file =
+            File::options().create(true).append(true).open(log).expect("a log can be written");
+        program
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a log can be shared"))
+            .stderr(file);
         let process = program.spawn().unwrap_or_else(|error| panic!("{program:?}: {error}"));
-        let guardian = waiting_shell(GUARDIAN, format!("{}:{}", process.id(), data.unwrap_or(Path::new("")).display()));
+        let guardian = waiting_shell(
+            GUARDIAN,
+            format!("{}:{}", process.id(), data.unwrap_or(Path::new("")).display()),
+        );
         Self { process, guardian, data: data.map(Path::to_owned) }
     }
 }
@@ -276,7 +301,11 @@ impl Drop for Guarded {
 /// Signals a server that is no child of this process, and all of its processes, and waits until they are gone.
 fn signal_server(data: &Path, signal: Signal) {
     let file = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
-    let Some(server) = file.lines().next().and_then(|pid| pid.trim().parse().ok()).map(Pid::from_raw) else { return };
+    let Some(server) =
+        file.lines().next().and_then(|pid| pid.trim().parse().ok()).map(Pid::from_raw)
+    else {
+        return;
+    };
     // The file may be older than the process of that number.
     let line = fs::read_to_string(format!("/proc/{server}/cmdline")).unwrap_or_default();
     if !line.contains(&*data.to_string_lossy()) {

@@ -13,8 +13,16 @@ impl Cluster {
     pub fn standby(&self, name: &str, settings: Settings) -> Self {
         let data = new_data_folder();
         let mut copy = as_server_user(program("pg_basebackup"));
-        copy.args(["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--write-recovery-conf", "--pgdata"]).arg(&data);
-        let source = format!("host=127.0.0.1 port={} user=postgres application_name={name}", self.port);
+        copy.args([
+            "--checkpoint=fast",
+            "--wal-method=stream",
+            "--no-sync",
+            "--write-recovery-conf",
+            "--pgdata",
+        ])
+        .arg(&data);
+        let source =
+            format!("host=127.0.0.1 port={} user=postgres application_name={name}", self.port);
         run(copy.arg("--dbname").arg(source));
         Self::started(data, settings)
     }

@@ -22,7 +22,10 @@ pub(crate) async fn a_new_event_is_inserted_and_queued(db: Db) {
     let event = event("a");
     assert_eq!(db.store.accept(vec![event.clone()]).await, Ok(vec![Stored::Inserted]));
     let found = db.found(event.id).await;
-    assert_eq!((found.source.as_str(), found.key.as_str(), found.status, found.attempt), ("orders", "a", Status::Queued, 0));
+    assert_eq!(
+        (found.source.as_str(), found.key.as_str(), found.status, found.attempt),
+        ("orders", "a", Status::Queued, 0)
+    );
     assert_eq!(found.next_attempt_at, Some(found.received_at));
 }
 
@@ -32,23 +35,44 @@ pub(crate) async fn a_new_event_with_a_lease_starts_as_a_claim_would_leave_it(db
     let leased = |event: NewEvent| NewEvent { lease: Some(LEASE), ..event };
     let (claimed, other) = (leased(event("claimed")), event("other"));
     let again = leased(NewEvent { id: event("there").id, ..there.clone() });
-    let existing = Stored::Existing { id: there.id, fingerprint: there.fingerprint, status: Status::Queued };
+    let existing =
+        Stored::Existing { id: there.id, fingerprint: there.fingerprint, status: Status::Queued };
     let stored = db.store.accept(vec![claimed.clone(), other.clone(), again]).await;
     assert_eq!(stored, Ok(vec![Stored::Claimed, Stored::Inserted, existing]));
     let found = db.found(claimed.id).await;
-    assert_eq!((found.status, found.attempt, found.next_attempt_at, found.history.len()), (Status::Processing, 1, None, 0));
+    assert_eq!(
+        (found.status, found.attempt, found.next_attempt_at, found.history.len()),
+        (Status::Processing, 1, None, 0)
+    );
 
     let claims = db.store.claim(vec![demand("orders", 9)]).await.unwrap();
-    assert_eq!(claims.claimed.iter().map(|claim| claim.event).collect::<BTreeSet<_>>(), BTreeSet::from([there.id, other.id]));
-    let first = Claim::first(claimed.id, claimed.source.clone(), claimed.headers.clone(), claimed.body.clone());
+    assert_eq!(
+        claims.claimed.iter().map(|claim| claim.event).collect::<BTreeSet<_>>(),
+        BTreeSet::from([there.id, other.id])
+    );
+    let first = Claim::first(
+        claimed.id,
+        claimed.source.clone(),
+        claimed.headers.clone(),
+        claimed.body.clone(),
+    );
     db.make_due(claimed.id, LEASE).await;
     let second = db.claim_one("orders").await;
-    assert_eq!((second.event, second.attempt, second.nth, second.fence), (claimed.id, 2, 2, first.fence.next()), "when its lease ended");
-    assert_eq!(db.store.settle(vec![settlement(&first, Outcome::Delivered)]).await, Ok(vec![claimed.id]), "the first claim is stale");
+    assert_eq!(
+        (second.event, second.attempt, second.nth, second.fence),
+        (claimed.id, 2, 2, first.fence.next()),
+        "when its lease ended"
+    );
+    assert_eq!(
+        db.store.settle(vec![settlement(&first, Outcome::Delivered)]).await,
+        Ok(vec![claimed.id]),
+        "the first claim is stale"
+    );
 
     let more = leased(event("more"));
     assert_eq!(db.store.accept(vec![more.clone()]).await, Ok(vec![Stored::Claimed]));
-    db.settle(&Claim::first(more.id, more.source, more.headers, more.body), Outcome::Delivered).await;
+    db.settle(&Claim::first(more.id, more.source, more.headers, more.body), Outcome::Delivered)
+        .await;
     assert_eq!(db.found(more.id).await.status, Status::Delivered);
 }
 
@@ -58,10 +82,27 @@ pub(crate) async fn a_new_event_of_a_paused_source_is_queued_whatever_its_lease(
     let stored = db.store.accept(vec![leased("a", "k"), leased("b", "k")]).await;
     assert_eq!(stored, Ok(vec![Stored::Inserted, Stored::Claimed]));
     // Beside an event that is there, others are stored in another way.
-    let stored = db.store.accept(vec![leased("a", "k2"), leased("b", "k"), leased("b", "k2")]).await.unwrap();
-    assert!(matches!(stored[..], [Stored::Inserted, Stored::Existing { status: Status::Processing, .. }, Stored::Claimed]), "{stored:?}");
+    let stored = db
+        .store
+        .accept(vec![leased("a", "k2"), leased("b", "k"), leased("b", "k2")])
+        .await
+        .unwrap();
+    assert!(
+        matches!(
+            stored[..],
+            [
+                Stored::Inserted,
+                Stored::Existing { status: Status::Processing, .. },
+                Stored::Claimed
+            ]
+        ),
+        "{stored:?}"
+    );
     db.store.pause(source("a"), false).await.unwrap();
-    assert_eq!(db.store.claim(vec![demand("a", 9), demand("b", 9)]).await.unwrap().claimed.len(), 2);
+    assert_eq!(
+        db.store.claim(vec![demand("a", 9), demand("b", 9)]).await.unwrap().claimed.len(),
+        2
+    );
 }
 
 pub(crate) async fn what_was_answered_is_there_for_every_other_process(db: Db) {
@@ -78,9 +119,11 @@ pub(crate) async fn a_hundred_concurrent_accepts_of_one_key_make_one_event(db: D
         let (store, event) = (Arc::clone(&db.store), event("same"));
         tokio::spawn(async move { (event.id, store.accept(vec![event]).await.unwrap().remove(0)) })
     });
-    let answers: Vec<(EventId, Stored)> = join_all(accepts).await.into_iter().map(Result::unwrap).collect();
+    let answers: Vec<(EventId, Stored)> =
+        join_all(accepts).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(answers.iter().filter(|(_, stored)| *stored == Stored::Inserted).count(), 1);
-    let ids: BTreeSet<EventId> = answers.into_iter().map(|(event, stored)| known_as(event, stored)).collect();
+    let ids: BTreeSet<EventId> =
+        answers.into_iter().map(|(event, stored)| known_as(event, stored)).collect();
     assert_eq!(ids.len(), 1);
     assert_eq!((db.count("events").await, db.count("deliveries").await), (1, 1));
 }
@@ -104,8 +147,13 @@ pub(crate) async fn two_processes_accept_overlapping_keys_in_opposite_orders(db:
         );
         let answers = [(forwards, first.unwrap().unwrap()), (backwards, second.unwrap().unwrap())];
         let mut known: BTreeMap<String, Vec<(EventId, bool)>> = BTreeMap::new();
-        for (event, stored) in answers.into_iter().flat_map(|(batch, stored)| batch.into_iter().zip(stored)) {
-            known.entry(event.key.to_string()).or_default().push((known_as(event.id, stored), stored == Stored::Inserted));
+        for (event, stored) in
+            answers.into_iter().flat_map(|(batch, stored)| batch.into_iter().zip(stored))
+        {
+            known
+                .entry(event.key.to_string())
+                .or_default()
+                .push((known_as(event.id, stored), stored == Stored::Inserted));
         }
         for (key, answers) in known {
             assert_eq!(answers[0].0, answers[1].0, "{key}");
@@ -119,9 +167,13 @@ pub(crate) async fn one_event_accepted_twice_at_once_is_stored_once_under_its_ow
     let other = db.another();
     for round in 0..30 {
         let batch = events(round * 10..round * 10 + 8);
-        let (first, second) = tokio::join!(db.store.accept(batch.clone()), other.accept(batch.clone()));
+        let (first, second) =
+            tokio::join!(db.store.accept(batch.clone()), other.accept(batch.clone()));
         for ((event, first), second) in batch.iter().zip(first.unwrap()).zip(second.unwrap()) {
-            assert_eq!((known_as(event.id, first), known_as(event.id, second)), (event.id, event.id));
+            assert_eq!(
+                (known_as(event.id, first), known_as(event.id, second)),
+                (event.id, event.id)
+            );
             assert!((first == Stored::Inserted) != (second == Stored::Inserted));
         }
     }
@@ -129,7 +181,8 @@ pub(crate) async fn one_event_accepted_twice_at_once_is_stored_once_under_its_ow
 
 pub(crate) async fn one_key_twice_in_one_batch_makes_one_event(db: Db) {
     let (first, second) = (event("twice"), event("twice"));
-    let existing = Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued };
+    let existing =
+        Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued };
     let answers = db.store.accept(vec![first.clone(), event("other"), second]).await;
     assert_eq!(answers, Ok(vec![Stored::Inserted, Stored::Inserted, existing]));
     assert_eq!((db.count("events").await, db.count("deliveries").await), (2, 2));
@@ -141,7 +194,11 @@ pub(crate) async fn a_duplicate_beside_sixty_three_new_events_changes_nothing_fo
     let answers = db.store.accept(events(0..64)).await.unwrap();
     for (key, answer) in answers.into_iter().enumerate() {
         let expected = if key == 31 {
-            Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued }
+            Stored::Existing {
+                id: first.id,
+                fingerprint: first.fingerprint,
+                status: Status::Queued,
+            }
         } else {
             Stored::Inserted
         };
@@ -153,9 +210,13 @@ pub(crate) async fn a_duplicate_beside_sixty_three_new_events_changes_nothing_fo
 pub(crate) async fn the_answers_come_in_the_batchs_order(db: Db) {
     let first = event("c");
     db.store.accept(vec![first.clone()]).await.unwrap();
-    let existing = Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued };
+    let existing =
+        Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued };
     let batch = ["d", "c", "a", "b"].map(event).to_vec();
-    assert_eq!(db.store.accept(batch).await, Ok(vec![Stored::Inserted, existing, Stored::Inserted, Stored::Inserted]));
+    assert_eq!(
+        db.store.accept(batch).await,
+        Ok(vec![Stored::Inserted, existing, Stored::Inserted, Stored::Inserted])
+    );
 }
 
 pub(crate) async fn a_key_that_comes_again_with_another_body_changes_nothing(db: Db) {
@@ -163,8 +224,10 @@ pub(crate) async fn a_key_that_comes_again_with_another_body_changes_nothing(db:
     db.store.accept(vec![first.clone()]).await.unwrap();
     let before = db.found(first.id).await;
     let body = bytes::Bytes::from_static(b"another");
-    let second = NewEvent { fingerprint: Fingerprint::of(&body), headers: body.clone(), body, ..event("k") };
-    let existing = Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued };
+    let second =
+        NewEvent { fingerprint: Fingerprint::of(&body), headers: body.clone(), body, ..event("k") };
+    let existing =
+        Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued };
     assert_eq!(db.store.accept(vec![second.clone()]).await, Ok(vec![existing]));
     assert_eq!((db.found(first.id).await, db.store.find(second.id).await), (before, Ok(None)));
     let claim = db.claim_one("orders").await;
@@ -181,7 +244,14 @@ pub(crate) async fn a_commit_whose_reply_was_lost_is_found_under_its_own_id(db: 
     db.store.accept(batch.clone()).await.unwrap();
     let again = db.store.accept(batch.clone()).await.unwrap();
     for (event, stored) in batch.iter().zip(again) {
-        assert_eq!(stored, Stored::Existing { id: event.id, fingerprint: event.fingerprint, status: Status::Queued });
+        assert_eq!(
+            stored,
+            Stored::Existing {
+                id: event.id,
+                fingerprint: event.fingerprint,
+                status: Status::Queued
+            }
+        );
     }
 }
 
@@ -190,7 +260,10 @@ pub(crate) async fn a_key_that_is_there_is_answered_with_where_its_event_stands(
     db.store.accept(vec![first.clone()]).await.unwrap();
     let replay = async |expected: Status| {
         let stored = db.store.accept(vec![event("k")]).await.unwrap().remove(0);
-        assert_eq!(stored, Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: expected });
+        assert_eq!(
+            stored,
+            Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: expected }
+        );
     };
     replay(Status::Queued).await;
     let claim = db.claim_one("orders").await;

@@ -26,14 +26,19 @@ pub(crate) async fn the_oldest_due_of_a_source_are_claimed_up_to_the_limit(db: D
     let oldest: Vec<EventId> = batch.iter().rev().take(4).map(|event| event.id).collect();
     assert_eq!(claimed, oldest);
     let claim = &claims.claimed[0];
-    assert_eq!((claim.source.as_str(), claim.fence, claim.attempt, claim.nth), ("orders", Fence(1), 1, 1));
+    assert_eq!(
+        (claim.source.as_str(), claim.fence, claim.attempt, claim.nth),
+        ("orders", Fence(1), 1, 1)
+    );
     assert_eq!((&claim.headers, &claim.body), (&batch[9].headers, &batch[9].body));
     assert!(claims.buried.is_empty());
     assert_eq!(db.found(batch[9].id).await.status, Status::Processing);
     assert_eq!(db.found(batch[0].id).await.status, Status::Queued);
 }
 
-pub(crate) async fn a_claimed_row_is_processing_until_its_leases_end_with_its_attempt_and_fence_up_by_one(db: Db) {
+pub(crate) async fn a_claimed_row_is_processing_until_its_leases_end_with_its_attempt_and_fence_up_by_one(
+    db: Db,
+) {
     let event = db.accepted("a").await;
     for round in 1..=3 {
         let demand = Demand { lease: HOUR, ..demand("a", 1) };
@@ -42,7 +47,10 @@ pub(crate) async fn a_claimed_row_is_processing_until_its_leases_end_with_its_at
         let fence = 2 * u64::from(round) - 1;
         assert_eq!((claim.fence, claim.attempt, claim.nth), (Fence(fence), round, round));
         let found = db.found(event).await;
-        assert_eq!((found.status, found.attempt, found.next_attempt_at), (Status::Processing, round, None));
+        assert_eq!(
+            (found.status, found.attempt, found.next_attempt_at),
+            (Status::Processing, round, None)
+        );
         let (row_fence, due) = db.fence_and_due(event).await;
         assert_eq!(row_fence, fence);
         assert!((3590..=3600).contains(&due.unwrap()), "{due:?}");
@@ -59,7 +67,14 @@ pub(crate) async fn each_demand_has_its_own_limit_and_lease(db: Db) {
         demand("none", 5),
     ];
     let claims = db.store.claim(demands).await.unwrap();
-    let of = |name: &str| claims.claimed.iter().filter(|claim| claim.source.as_str() == name).map(|claim| claim.event).collect::<Vec<_>>();
+    let of = |name: &str| {
+        claims
+            .claimed
+            .iter()
+            .filter(|claim| claim.source.as_str() == name)
+            .map(|claim| claim.event)
+            .collect::<Vec<_>>()
+    };
     assert_eq!((of("a").len(), of("b").len(), of("c").len()), (2, 7, 0));
     assert!((1990..=2000).contains(&db.fence_and_due(of("a")[0]).await.1.unwrap()));
     assert!((990..=1000).contains(&db.fence_and_due(of("b")[0]).await.1.unwrap()));
@@ -71,7 +86,9 @@ async fn sized(db: &Db, source: &str, sizes: &[usize]) -> Vec<EventId> {
     for (n, size) in sizes.iter().enumerate() {
         let mut event = event_of(source, &format!("sized-{n}"));
         // Bytes that do not compress, so that a database stores as many.
-        let bytes: Vec<u8> = (0..*size as u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+        let bytes: Vec<u8> = (0..*size as u64)
+            .map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
+            .collect();
         let bytes = Bytes::from(bytes);
         (event.headers, event.body) = (bytes.slice(..size / 10), bytes.slice(size / 10..));
         event.fingerprint = Fingerprint::of(&event.body);
@@ -87,7 +104,8 @@ pub(crate) async fn events_are_claimed_while_their_bytes_fit(db: Db) {
     let claim = async |bytes: usize| {
         let claims = db.store.claim(vec![Demand { bytes, ..demand("a", 6) }]).await.unwrap();
         let claimed: Vec<EventId> = claims.claimed.iter().map(|claim| claim.event).collect();
-        let held_back: Vec<usize> = claims.held_back.iter().map(|held_back| held_back.size).collect();
+        let held_back: Vec<usize> =
+            claims.held_back.iter().map(|held_back| held_back.size).collect();
         assert!(claims.held_back.iter().all(|held_back| held_back.source.as_str() == "a"));
         (claimed, held_back)
     };
@@ -98,14 +116,19 @@ pub(crate) async fn events_are_claimed_while_their_bytes_fit(db: Db) {
     assert_eq!(claim(20).await, (vec![], vec![500_000]), "it is not overtaken by smaller ones");
     assert_eq!(claim(500_000).await, (vec![ids[3]], vec![10]));
     assert_eq!(claim(10).await, (ids[4..].to_vec(), vec![]), "what fits exactly");
-    let Ok(claims) = db.store.claim(vec![Demand { bytes: 0, ..demand("a", 6) }]).await else { panic!("a claim") };
+    let Ok(claims) = db.store.claim(vec![Demand { bytes: 0, ..demand("a", 6) }]).await else {
+        panic!("a claim")
+    };
     assert_eq!((claims.claimed.len(), claims.held_back.len()), (0, 0), "nothing is due");
 }
 
 pub(crate) async fn each_demand_has_its_own_bound_of_bytes(db: Db) {
     let (a, b) = (sized(&db, "a", &[10, 10, 10]).await, sized(&db, "b", &[10, 10, 10]).await);
-    let demands =
-        vec![Demand { bytes: 25, ..demand("a", 3) }, Demand { bytes: 9, ..demand("none", 3) }, Demand { bytes: 30, ..demand("b", 3) }];
+    let demands = vec![
+        Demand { bytes: 25, ..demand("a", 3) },
+        Demand { bytes: 9, ..demand("none", 3) },
+        Demand { bytes: 30, ..demand("b", 3) },
+    ];
     let claims = db.store.claim(demands).await.unwrap();
     let claimed: BTreeSet<EventId> = claims.claimed.iter().map(|claim| claim.event).collect();
     assert_eq!(claimed, a[..2].iter().chain(&b).copied().collect());
@@ -117,7 +140,11 @@ pub(crate) async fn what_is_buried_takes_no_bytes(db: Db) {
     let claim = db.store.claim(vec![demand("a", 1)]).await.unwrap().claimed.remove(0);
     db.settle(&claim, Outcome::Retry { after: Duration::ZERO }).await;
     db.make_due(claim.event, HOUR * 200).await;
-    let claims = db.store.claim(vec![Demand { bytes: 1_000, max_attempts: 1, ..demand("a", 2) }]).await.unwrap();
+    let claims = db
+        .store
+        .claim(vec![Demand { bytes: 1_000, max_attempts: 1, ..demand("a", 2) }])
+        .await
+        .unwrap();
     assert_eq!(claims.buried.iter().map(|buried| buried.event).collect::<Vec<_>>(), ids[..1]);
     assert_eq!(claims.claimed.iter().map(|claim| claim.event).collect::<Vec<_>>(), ids[1..]);
     assert_eq!(claims.held_back, []);
@@ -131,7 +158,10 @@ pub(crate) async fn what_is_not_due_is_not_claimed(db: Db) {
     db.make_due(claim.event, HOUR).await;
     let claim = db.claim_one("a").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
-    assert!(db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(), "dead-lettered");
+    assert!(
+        db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(),
+        "dead-lettered"
+    );
 }
 
 pub(crate) async fn a_lease_that_ran_out_is_claimed_again_and_its_attempt_recorded_as_lost(db: Db) {
@@ -142,7 +172,10 @@ pub(crate) async fn a_lease_that_ran_out_is_claimed_again_and_its_attempt_record
     let found = db.found(first.event).await;
     assert_eq!((found.status, found.history.len()), (Status::Processing, 1));
     let lost = &found.history[0];
-    assert_eq!((lost.attempt, lost.verdict, lost.took, lost.status_code, lost.error.as_deref()), (1, Verdict::Lost, None, None, None));
+    assert_eq!(
+        (lost.attempt, lost.verdict, lost.took, lost.status_code, lost.error.as_deref()),
+        (1, Verdict::Lost, None, None, None)
+    );
     assert!(lost.ended_at >= found.received_at);
 }
 
@@ -156,10 +189,19 @@ pub(crate) async fn an_event_with_no_attempts_left_is_dead_lettered_unsent(db: D
     db.make_due(claim.event, LEASE).await;
     let claims = db.store.claim(vec![demand("a", 1)]).await.unwrap();
     assert!(claims.claimed.is_empty(), "it is not sent");
-    assert_eq!(claims.buried, [Buried { event: claim.event, source: claim.source.clone(), attempt: 3 }]);
+    assert_eq!(
+        claims.buried,
+        [Buried { event: claim.event, source: claim.source.clone(), attempt: 3 }]
+    );
     let found = db.found(claim.event).await;
-    assert_eq!((found.status, found.reason, found.attempt), (Status::DeadLettered, Some(Reason::Lost), 3));
-    assert_eq!(found.history.iter().map(|entry| entry.verdict).collect::<Vec<_>>(), [Verdict::Lost; 3]);
+    assert_eq!(
+        (found.status, found.reason, found.attempt),
+        (Status::DeadLettered, Some(Reason::Lost), 3)
+    );
+    assert_eq!(
+        found.history.iter().map(|entry| entry.verdict).collect::<Vec<_>>(),
+        [Verdict::Lost; 3]
+    );
     assert!(found.settled_at.is_some() && found.next_attempt_at.is_none());
 }
 
@@ -170,8 +212,14 @@ pub(crate) async fn an_event_whose_budget_was_lowered_is_dead_lettered_as_exhaus
     let claims = db.store.claim(vec![Demand { max_attempts: 1, ..demand("a", 1) }]).await.unwrap();
     assert_eq!((claims.claimed.len(), claims.buried.len()), (0, 1));
     let found = db.found(claim.event).await;
-    assert_eq!((found.status, found.reason, found.history.len()), (Status::DeadLettered, Some(Reason::Exhausted), 1));
-    assert!(found.settled_at >= Some(found.history[0].ended_at), "it ended when it was given up, not when it was last tried");
+    assert_eq!(
+        (found.status, found.reason, found.history.len()),
+        (Status::DeadLettered, Some(Reason::Exhausted), 1)
+    );
+    assert!(
+        found.settled_at >= Some(found.history[0].ended_at),
+        "it ended when it was given up, not when it was last tried"
+    );
 }
 
 pub(crate) async fn what_is_buried_counts_against_the_limit(db: Db) {
@@ -182,7 +230,8 @@ pub(crate) async fn what_is_buried_counts_against_the_limit(db: Db) {
         db.settle(claim, Outcome::Retry { after: Duration::ZERO }).await;
         db.make_due(claim.event, HOUR).await;
     }
-    let claims = db.store.claim(vec![Demand { max_attempts: 1, ..demand("orders", 3) }]).await.unwrap();
+    let claims =
+        db.store.claim(vec![Demand { max_attempts: 1, ..demand("orders", 3) }]).await.unwrap();
     assert_eq!((claims.claimed.len(), claims.buried.len()), (1, 2));
 }
 
@@ -202,7 +251,8 @@ pub(crate) async fn concurrent_claimers_never_share_an_event(db: Db) {
             claimed
         })
     });
-    let claimed: Vec<EventId> = join_all(claimers).await.into_iter().flat_map(Result::unwrap).collect();
+    let claimed: Vec<EventId> =
+        join_all(claimers).await.into_iter().flat_map(Result::unwrap).collect();
     assert_eq!(claimed.len(), 500, "each is claimed once");
     assert_eq!(claimed.into_iter().collect::<BTreeSet<_>>().len(), 500);
 }
@@ -221,7 +271,8 @@ pub(crate) async fn bytes_that_are_no_text_come_back_as_they_came(db: Db) {
         .enumerate()
         .map(|(n, body)| {
             let mut event = event(&format!("!#$%&'()*+,-./:;<=>?@[\\]^_`{{|}}~{n}"));
-            (event.body, event.headers, event.fingerprint) = (body.clone(), body.slice(..body.len().min(300)), Fingerprint::of(body));
+            (event.body, event.headers, event.fingerprint) =
+                (body.clone(), body.slice(..body.len().min(300)), Fingerprint::of(body));
             event
         })
         .collect();
@@ -233,7 +284,10 @@ pub(crate) async fn bytes_that_are_no_text_come_back_as_they_came(db: Db) {
         assert!(claim.body == event.body && claim.headers == event.headers);
         assert_eq!(db.found(event.id).await.key, event.key.as_str());
     }
-    db.store.settle(claims.claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect()).await.unwrap();
+    db.store
+        .settle(claims.claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect())
+        .await
+        .unwrap();
     assert_eq!(&db.found(batch[0].id).await.history[0].excerpt[..], b"try \0 later \xff");
 }
 
@@ -248,7 +302,8 @@ pub(crate) async fn an_event_whose_bytes_are_gone_holds_up_no_other(db: Db) {
 
 pub(crate) async fn the_longest_lease_stays_within_the_calendar(db: Db) {
     let event = db.accepted("a").await;
-    let endless = Demand { lease: Duration::MAX, max_attempts: u32::MAX, limit: u32::MAX, ..demand("a", 1) };
+    let endless =
+        Demand { lease: Duration::MAX, max_attempts: u32::MAX, limit: u32::MAX, ..demand("a", 1) };
     let claim = db.store.claim(vec![endless]).await.unwrap().claimed.remove(0);
     db.settle(&claim, Outcome::Retry { after: Duration::MAX }).await;
     let next = db.found(event).await.next_attempt_at.unwrap();
@@ -256,7 +311,11 @@ pub(crate) async fn the_longest_lease_stays_within_the_calendar(db: Db) {
 }
 
 pub(crate) async fn a_history_that_was_written_by_hand_holds_up_no_other(db: Db) {
-    let (now, nothing) = if matches!(db.raw, Raw::Postgres(_)) { ("now()", "''") } else { ("unixepoch('now') * 1000000", "x''") };
+    let (now, nothing) = if matches!(db.raw, Raw::Postgres(_)) {
+        ("now()", "''")
+    } else {
+        ("unixepoch('now') * 1000000", "x''")
+    };
     let by_hand = async |event: EventId, attempt: u32| {
         let id = db.id(event);
         db.execute(&format!(
@@ -276,7 +335,10 @@ pub(crate) async fn a_history_that_was_written_by_hand_holds_up_no_other(db: Db)
     assert_eq!(db.store.settle(settled).await, Ok(vec![]));
     let found = db.found(claim.event).await;
     assert_eq!(found.status, Status::Delivered);
-    assert!(found.history.iter().all(|entry| entry.error.as_deref() == Some("by hand")), "what is recorded stays: {found:?}");
+    assert!(
+        found.history.iter().all(|entry| entry.error.as_deref() == Some("by hand")),
+        "what is recorded stays: {found:?}"
+    );
 }
 
 pub(crate) async fn a_claim_tells_how_long_ago_its_event_was_received(db: Db) {

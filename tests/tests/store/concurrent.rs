@@ -40,7 +40,10 @@ const SHORT_LEASE: Duration = Duration::from_millis(400);
 tests::on_each_database! { whatever_several_processes_do_at_once_keeps_every_promise }
 
 async fn whatever_several_processes_do_at_once_keeps_every_promise(database: Database) {
-    let seed = std::env::var("STORE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seed = std::env::var("STORE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
     println!("STORE_SEED={seed}");
     let mut random = Rng::with_seed(seed);
     let world = World::new(database).await;
@@ -54,18 +57,28 @@ async fn whatever_several_processes_do_at_once_keeps_every_promise(database: Dat
     while let Some(done) = producers.join_next().await {
         done.unwrap();
     }
-    wait::within(Duration::from_secs(30), "enough to be redriven", || async { enough(&world.redriven, 10) }).await;
+    wait::within(Duration::from_secs(30), "enough to be redriven", || async {
+        enough(&world.redriven, 10)
+    })
+    .await;
     // A key that was pruned names another event when it is posted again: from here on nothing is posted.
     others.spawn(prune(Arc::clone(&world), 0));
     others.spawn(prune(Arc::clone(&world), 1));
-    wait::within(Duration::from_secs(30), "enough to be pruned", || async { enough(&world.pruned, 50) }).await;
+    wait::within(Duration::from_secs(30), "enough to be pruned", || async {
+        enough(&world.pruned, 50)
+    })
+    .await;
     world.operators_stop.store(true, Ordering::Relaxed);
     while let Some(done) = others.join_next().await {
         done.unwrap();
     }
     wait::within(Duration::from_mins(1), "every event to end", || async {
         let outstanding = audit::statuses(world.recording.database()).await;
-        if outstanding.is_empty() { Ok(()) } else { Err(format!("{} are outstanding", outstanding.len())) }
+        if outstanding.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{} are outstanding", outstanding.len()))
+        }
     })
     .await;
     world.workers_stop.store(true, Ordering::Relaxed);
@@ -107,14 +120,37 @@ impl World {
         }
         // Nobody promised that what is accepted is sent at once: these downstreams do as they like.
         for source in SOURCES {
-            recording.fault(Fault::Downstream { source: source.to_owned(), what: "as it likes".into(), broken: true });
+            recording.fault(Fault::Downstream {
+                source: source.to_owned(),
+                what: "as it likes".into(),
+                broken: true,
+            });
         }
-        let backoff = Backoff { initial_delay: Duration::from_millis(20), factor: 2.0, max_delay: Duration::from_millis(100) };
-        let policy = Policy { timeout: Duration::from_millis(100), max_attempts: 4, backoff, ..Policy::default() };
+        let backoff = Backoff {
+            initial_delay: Duration::from_millis(20),
+            factor: 2.0,
+            max_delay: Duration::from_millis(100),
+        };
+        let policy = Policy {
+            timeout: Duration::from_millis(100),
+            max_attempts: 4,
+            backoff,
+            ..Policy::default()
+        };
         let (workers_stop, operators_stop) = (AtomicBool::new(false), AtomicBool::new(false));
         let (accepted, dead) = (Mutex::default(), Mutex::default());
         let (redriven, pruned) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { recording, policy, processes, accepted, dead, redriven, pruned, workers_stop, operators_stop })
+        Arc::new(Self {
+            recording,
+            policy,
+            processes,
+            accepted,
+            dead,
+            redriven,
+            pruned,
+            workers_stop,
+            operators_stop,
+        })
     }
 
     async fn judge(&self) {
@@ -126,13 +162,22 @@ impl World {
         let violations = oracles::judge(&run);
         if !violations.is_empty() {
             let folder = self.recording.failure().keep_run(&run, &violations);
-            panic!("{} promises were broken, the first: {}; see {}", violations.len(), violations[0], folder.display());
+            panic!(
+                "{} promises were broken, the first: {}; see {}",
+                violations.len(),
+                violations[0],
+                folder.display()
+            );
         }
         let mut seen = BTreeMap::new();
         for (_, committed) in run.committed() {
             let kind = match committed.change {
                 Change::Accepted => "accepted",
-                Change::Claimed if committed.before.is_some_and(|row| row.delivery.status == surehook_core::event::Status::Processing) => {
+                Change::Claimed
+                    if committed.before.is_some_and(|row| {
+                        row.delivery.status == surehook_core::event::Status::Processing
+                    }) =>
+                {
                     "taken over"
                 }
                 Change::Claimed => "claimed",
@@ -144,7 +189,8 @@ impl World {
             };
             *seen.entry(kind).or_insert(0) += 1;
         }
-        let refused = run.each(|what| matches!(what, What::StaleSettlement { .. }).then_some(())).count();
+        let refused =
+            run.each(|what| matches!(what, What::StaleSettlement { .. }).then_some(())).count();
         println!("{seen:?}, {refused} settlements refused");
         for kind in ["accepted", "claimed", "taken over", "settled", "redriven", "pruned"] {
             assert!(seen.contains_key(kind), "nothing was {kind}: {seen:?}");
@@ -190,27 +236,31 @@ async fn produce(world: Arc<World>, process: usize, mut random: Rng) {
             }));
         }
         let stored = store.accept(events.clone()).await;
-        assert!(matches!(stored, Err(StoreError::Conflict(_) | StoreError::Unavailable(_)) | Ok(_)), "{stored:?}");
+        assert!(
+            matches!(stored, Err(StoreError::Conflict(_) | StoreError::Unavailable(_)) | Ok(_)),
+            "{stored:?}"
+        );
         for (index, (post, event)) in posts.into_iter().zip(&events).enumerate() {
             let Ok(stored) = &stored else {
                 world.recording.record(What::Unanswered { post });
                 continue;
             };
-            let (id, status, replayed) = match resolve(event.id, event.fingerprint, OnKeyReuse::Reject, stored[index]) {
-                Admission::Accepted { id, status } => (id, status, false),
-                Admission::Replayed { id, status } => (id, status, true),
-                Admission::KeyReused => {
-                    world.recording.record(What::Answered {
-                        post,
-                        status_code: 422,
-                        event: None,
-                        status: None,
-                        replayed: false,
-                        problem: None,
-                    });
-                    continue;
-                }
-            };
+            let (id, status, replayed) =
+                match resolve(event.id, event.fingerprint, OnKeyReuse::Reject, stored[index]) {
+                    Admission::Accepted { id, status } => (id, status, false),
+                    Admission::Replayed { id, status } => (id, status, true),
+                    Admission::KeyReused => {
+                        world.recording.record(What::Answered {
+                            post,
+                            status_code: 422,
+                            event: None,
+                            status: None,
+                            replayed: false,
+                            problem: None,
+                        });
+                        continue;
+                    }
+                };
             world.recording.record(What::Answered {
                 post,
                 status_code: 202,
@@ -287,11 +337,14 @@ fn send(world: &World, claim: &Claim, is_slow: bool, random: &mut Rng) -> Option
         Some(200) => (Outcome::Delivered, Verdict::Delivered),
         Some(400) => (Outcome::DeadLetter(Reason::Permanent), Verdict::Permanent),
         Some(_) if is_last => (Outcome::DeadLetter(Reason::Exhausted), Verdict::Transient),
-        Some(_) => (Outcome::Retry { after: world.policy.backoff.ceiling(claim.nth) }, Verdict::Transient),
+        Some(_) => {
+            (Outcome::Retry { after: world.policy.backoff.ceiling(claim.nth) }, Verdict::Transient)
+        }
         None => (Outcome::CutOff, Verdict::Transient),
     };
     let (ended_ago, took) = (Duration::ZERO, Duration::from_millis(1));
-    let record = AttemptRecord { ended_ago, took, verdict, status_code, error: None, excerpt: Bytes::new() };
+    let record =
+        AttemptRecord { ended_ago, took, verdict, status_code, error: None, excerpt: Bytes::new() };
     Some(claim.settled(outcome, Some(record)))
 }
 
@@ -307,19 +360,29 @@ async fn settle(world: &World, process: usize, batch: Vec<Settlement>, random: &
             let (one, other) = tokio::join!(store.settle(batch.clone()), other.settle(reversed));
             if let (Ok(one), Ok(other)) = (&one, &other) {
                 for event in &events {
-                    assert!(one.contains(event) || other.contains(event), "{event} was settled twice");
+                    assert!(
+                        one.contains(event) || other.contains(event),
+                        "{event} was settled twice"
+                    );
                 }
             }
             // What either did is done.
             match (one, other) {
-                (Ok(one), Ok(other)) => Ok(one.into_iter().filter(|event| other.contains(event)).collect()),
+                (Ok(one), Ok(other)) => {
+                    Ok(one.into_iter().filter(|event| other.contains(event)).collect())
+                }
                 (Ok(_), Err(error)) | (Err(error), _) => Err(error),
             }
         } else {
             store.settle(batch.clone()).await
         };
         let result = if settled.is_ok() { CallResult::Done } else { CallResult::Refused };
-        world.recording.record(What::Called { process: name.clone(), call: "settle", result, events: events.clone() });
+        world.recording.record(What::Called {
+            process: name.clone(),
+            call: "settle",
+            result,
+            events: events.clone(),
+        });
         match settled {
             Ok(refused) => break refused,
             Err(StoreError::Conflict(_) | StoreError::Unavailable(_)) => {}
@@ -347,7 +410,10 @@ async fn operate(world: Arc<World>, process: usize, mut random: Rng) {
         if let Some(event) = event {
             let asked_at = world.recording.elapsed();
             if let Ok(found) = store.find(event).await {
-                let (status, attempts) = (found.as_ref().map(|found| found.status), found.map_or(0, |found| found.attempt));
+                let (status, attempts) = (
+                    found.as_ref().map(|found| found.status),
+                    found.map_or(0, |found| found.attempt),
+                );
                 world.recording.record(What::Looked { event, asked_at, status, attempts });
             }
         }
@@ -365,8 +431,16 @@ async fn operate(world: Arc<World>, process: usize, mut random: Rng) {
             // Of the two one counts, unless it is dead-lettered again in between: the oracles tell.
             let (one, other) = tokio::join!(store.redrive(event), other.redrive(event));
             for redriven in [one, other] {
-                world.redriven.fetch_add(u64::from(redriven == Ok(Redriven::Queued)), Ordering::Relaxed);
-                assert!(matches!(redriven, Ok(_) | Err(StoreError::Conflict(_) | StoreError::Unavailable(_))), "{redriven:?}");
+                world
+                    .redriven
+                    .fetch_add(u64::from(redriven == Ok(Redriven::Queued)), Ordering::Relaxed);
+                assert!(
+                    matches!(
+                        redriven,
+                        Ok(_) | Err(StoreError::Conflict(_) | StoreError::Unavailable(_))
+                    ),
+                    "{redriven:?}"
+                );
             }
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -376,7 +450,10 @@ async fn operate(world: Arc<World>, process: usize, mut random: Rng) {
 /// Deletes what has ended, from the first to the last, again and again.
 async fn prune(world: Arc<World>, process: usize) {
     let (_, store) = &world.processes[process];
-    let everything = Retention { delivered: Duration::from_millis(100), dead_lettered: Duration::from_millis(100) };
+    let everything = Retention {
+        delivered: Duration::from_millis(100),
+        dead_lettered: Duration::from_millis(100),
+    };
     let mut after = None;
     while !world.operators_stop.load(Ordering::Relaxed) {
         if let Ok(pruned) = store.prune(everything, after, 20).await {

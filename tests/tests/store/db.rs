@@ -57,7 +57,8 @@ impl Db {
 
     /// The database that a URL names, as it is.
     pub(crate) fn postgres_at(url: String) -> Self {
-        let raw = Raw::Postgres(PgPoolOptions::new().max_connections(4).connect_lazy(&url).unwrap());
+        let raw =
+            Raw::Postgres(PgPoolOptions::new().max_connections(4).connect_lazy(&url).unwrap());
         Self { store: store::open(&url).unwrap().store(), url, raw, folder: None, broken: None }
     }
 
@@ -67,7 +68,8 @@ impl Db {
         let url = format!("sqlite:{}", folder.path().join("surehook.db").display());
         let opened = store::open(&url).unwrap();
         opened.migrate().await.unwrap();
-        let raw = Raw::Sqlite(SqlitePoolOptions::new().max_connections(2).connect_lazy(&url).unwrap());
+        let raw =
+            Raw::Sqlite(SqlitePoolOptions::new().max_connections(2).connect_lazy(&url).unwrap());
         Self { store: opened.store(), url, raw, folder: Some(folder), broken: None }
     }
 
@@ -75,7 +77,13 @@ impl Db {
     #[expect(clippy::unused_async, reason = "it is made as the others are")]
     pub(crate) async fn memory() -> Self {
         let memory = Arc::new(MemoryStore::new());
-        Self { store: Arc::clone(&memory) as _, url: String::new(), raw: Raw::Memory(memory), folder: None, broken: None }
+        Self {
+            store: Arc::clone(&memory) as _,
+            url: String::new(),
+            raw: Raw::Memory(memory),
+            folder: None,
+            broken: None,
+        }
     }
 
     /// The model database behind a store that breaks a promise.
@@ -106,7 +114,9 @@ impl Db {
 
     pub(crate) async fn execute(&self, sql: &str) {
         let result = match &self.raw {
-            Raw::Postgres(pool) => sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map(|_| ()),
+            Raw::Postgres(pool) => {
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map(|_| ())
+            }
             Raw::Sqlite(pool) => sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map(|_| ()),
             Raw::Memory(_) => panic!("{NO_SQL}"),
         };
@@ -157,11 +167,20 @@ impl Db {
     /// Moves the time at which an event's row is due.
     pub(crate) async fn make_due(&self, event: EventId, by: Duration) {
         if let Raw::Memory(memory) = &self.raw {
-            return memory
-                .transact(|tables, _| tables.deliveries.get_mut(&event).into_iter().for_each(|row| move_back(&mut row.due_at, by)));
+            return memory.transact(|tables, _| {
+                tables
+                    .deliveries
+                    .get_mut(&event)
+                    .into_iter()
+                    .for_each(|row| move_back(&mut row.due_at, by))
+            });
         }
         let due_at = self.earlier("due_at", by);
-        self.execute(&format!("update deliveries set due_at = {due_at} where event_id = {}", self.id(event))).await;
+        self.execute(&format!(
+            "update deliveries set due_at = {due_at} where event_id = {}",
+            self.id(event)
+        ))
+        .await;
     }
 
     /// Moves all of an event into the past.
@@ -169,9 +188,17 @@ impl Db {
         if let Raw::Memory(memory) = &self.raw {
             return memory.transact(|tables, _| {
                 tables.events.get_mut(&event).into_iter().for_each(|row| row.received_at -= by);
-                tables.deliveries.get_mut(&event).into_iter().for_each(|row| move_back(&mut row.due_at, by));
+                tables
+                    .deliveries
+                    .get_mut(&event)
+                    .into_iter()
+                    .for_each(|row| move_back(&mut row.due_at, by));
                 tables.ended.get_mut(&event).into_iter().for_each(|at| *at -= by);
-                tables.attempts.iter_mut().filter(|((of, _), _)| *of == event).for_each(|(_, entry)| entry.ended_at -= by);
+                tables
+                    .attempts
+                    .iter_mut()
+                    .filter(|((of, _), _)| *of == event)
+                    .for_each(|(_, entry)| entry.ended_at -= by);
             });
         }
         let id = self.id(event);
@@ -182,7 +209,8 @@ impl Db {
         ] {
             for column in columns {
                 let value = self.earlier(column, by);
-                self.execute(&format!("update {table} set {column} = {value} where {key} = {id}")).await;
+                self.execute(&format!("update {table} set {column} = {value} where {key} = {id}"))
+                    .await;
             }
         }
     }
@@ -190,12 +218,17 @@ impl Db {
     /// The fence of an event's row, and in how many seconds it is due.
     pub(crate) async fn fence_and_due(&self, event: EventId) -> (u64, Option<i64>) {
         let (due, id) = match self.raw {
-            Raw::Postgres(_) => ("extract(epoch from due_at - clock_timestamp())::bigint", self.id(event)),
+            Raw::Postgres(_) => {
+                ("extract(epoch from due_at - clock_timestamp())::bigint", self.id(event))
+            }
             Raw::Sqlite(_) => ("due_at / 1000000 - unixepoch('now')", self.id(event)),
             Raw::Memory(ref memory) => {
                 return memory.transact(|tables, now| {
                     let row = tables.deliveries[&event];
-                    (row.delivery.fence.0, row.due_at.map(|due_at| due_at.duration_since(now).as_secs()))
+                    (
+                        row.delivery.fence.0,
+                        row.due_at.map(|due_at| due_at.duration_since(now).as_secs()),
+                    )
                 });
             }
         };
@@ -218,7 +251,12 @@ impl Db {
                     let open = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'surehook' and xact_start is not null";
                     self.number(open).await == 0
                 }
-                Raw::Sqlite(pool) => sqlx::raw_sql("pragma busy_timeout = 0; begin immediate; rollback").execute(pool).await.is_ok(),
+                Raw::Sqlite(pool) => {
+                    sqlx::raw_sql("pragma busy_timeout = 0; begin immediate; rollback")
+                        .execute(pool)
+                        .await
+                        .is_ok()
+                }
                 Raw::Memory(_) => true,
             };
             if is_free {
@@ -233,12 +271,15 @@ impl Db {
     /// in microseconds since 1970. Their keys come in no order.
     pub(crate) fn delivered_on(&self, midnight: i64, events: i64) -> String {
         let step = 24 * 3600 * 1_000_000 / events;
-        let numbers =
-            format!("with recursive numbers(n) as (select cast(0 as bigint) union all select n + 1 from numbers where n < {events} - 1)");
+        let numbers = format!(
+            "with recursive numbers(n) as (select cast(0 as bigint) union all select n + 1 from numbers where n < {events} - 1)"
+        );
         let at = format!("({midnight} + n * {step})");
         let (id, at, key, bytes) = match self.raw {
             Raw::Postgres(_) => (
-                format!("(lpad(to_hex({at} / 1000), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0'))::uuid"),
+                format!(
+                    "(lpad(to_hex({at} / 1000), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0'))::uuid"
+                ),
                 format!("timestamptz 'epoch' + {at} * interval '1 microsecond'"),
                 format!("md5(({midnight} + n)::text)"),
                 "convert_to(repeat('b', 1000), 'UTF8')",
@@ -251,7 +292,11 @@ impl Db {
             ),
             Raw::Memory(_) => panic!("{NO_SQL}"),
         };
-        let fingerprint = if matches!(self.raw, Raw::Postgres(_)) { "sha256(n::text::bytea)" } else { "randomblob(32)" };
+        let fingerprint = if matches!(self.raw, Raw::Postgres(_)) {
+            "sha256(n::text::bytea)"
+        } else {
+            "randomblob(32)"
+        };
         let empty = if matches!(self.raw, Raw::Postgres(_)) { "''::bytea" } else { "x''" };
         format!(
             "insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)

@@ -15,7 +15,8 @@ pub(crate) async fn a_dropped_call_leaves_no_transaction_open(db: Db) {
         was_dropped |= timeout(patience, db.store.claim(vec![demand("orders", 5)])).await.is_err();
         db.store.accept(batch).await.unwrap();
         let claims = db.store.claim(vec![demand("orders", 5)]).await.unwrap();
-        let settlements = claims.claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect();
+        let settlements =
+            claims.claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect();
         was_dropped |= timeout(patience, db.store.settle(settlements)).await.is_err();
         db.wait_for_no_transaction().await;
     }

@@ -13,7 +13,9 @@ async fn erase(db: &Db) -> Erased {
     db.store.erase(KEPT, None, 100).await.unwrap()
 }
 
-pub(crate) async fn the_payload_of_a_delivered_event_goes_after_its_time_and_its_record_stays(db: Db) {
+pub(crate) async fn the_payload_of_a_delivered_event_goes_after_its_time_and_its_record_stays(
+    db: Db,
+) {
     let new = event("k");
     assert_eq!(db.store.accept(vec![new.clone()]).await, Ok(vec![Stored::Inserted]));
     db.age(new.id, HOUR * 3).await;
@@ -24,8 +26,13 @@ pub(crate) async fn the_payload_of_a_delivered_event_goes_after_its_time_and_its
     let before = db.found(new.id).await;
     assert_eq!(erase(&db).await.erased, 1);
     assert_eq!(db.found(new.id).await, before);
-    let existing = Stored::Existing { id: new.id, fingerprint: new.fingerprint, status: Status::Delivered };
-    assert_eq!(db.store.accept(vec![event("k")]).await, Ok(vec![existing]), "its key and its fingerprint are remembered");
+    let existing =
+        Stored::Existing { id: new.id, fingerprint: new.fingerprint, status: Status::Delivered };
+    assert_eq!(
+        db.store.accept(vec![event("k")]).await,
+        Ok(vec![existing]),
+        "its key and its fingerprint are remembered"
+    );
     assert_eq!(erase(&db).await.erased, 0, "once");
 }
 
@@ -49,7 +56,12 @@ pub(crate) async fn an_erasing_goes_page_by_page_to_the_last_event(db: Db) {
     db.store.accept(events(0..6)).await.unwrap();
     let mut claimed = db.store.claim(vec![demand("orders", 6)]).await.unwrap().claimed;
     claimed.sort_by_key(|claim| claim.event);
-    assert_eq!(db.store.settle(claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect()).await, Ok(vec![]));
+    assert_eq!(
+        db.store
+            .settle(claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect())
+            .await,
+        Ok(vec![])
+    );
     for claim in &claimed[..4] {
         db.age(claim.event, HOUR * 3).await;
     }
@@ -59,7 +71,15 @@ pub(crate) async fn an_erasing_goes_page_by_page_to_the_last_event(db: Db) {
         pages.push((erased, reached.last));
         after = reached.last;
     }
-    assert_eq!(pages, [(2, Some(claimed[1].event)), (2, Some(claimed[3].event)), (0, Some(claimed[5].event)), (0, None)]);
+    assert_eq!(
+        pages,
+        [
+            (2, Some(claimed[1].event)),
+            (2, Some(claimed[3].event)),
+            (0, Some(claimed[5].event)),
+            (0, None)
+        ]
+    );
     db.age(claimed[5].event, HOUR * 3).await;
     let last = db.store.erase(KEPT, Some(claimed[3].event), 2).await.unwrap();
     assert_eq!((last.erased, last.reached.last), (1, Some(claimed[5].event)));

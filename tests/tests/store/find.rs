@@ -9,27 +9,49 @@ use uuid::Uuid;
 pub(crate) async fn an_event_is_shown_at_each_step_of_its_life(db: Db) {
     let event = db.accepted("a").await;
     let queued = db.found(event).await;
-    assert_eq!((queued.id, queued.status, queued.attempt, queued.budget_from), (event, Status::Queued, 0, Some(0)));
-    assert_eq!((queued.next_attempt_at, queued.settled_at, queued.reason), (Some(queued.received_at), None, None));
+    assert_eq!(
+        (queued.id, queued.status, queued.attempt, queued.budget_from),
+        (event, Status::Queued, 0, Some(0))
+    );
+    assert_eq!(
+        (queued.next_attempt_at, queued.settled_at, queued.reason),
+        (Some(queued.received_at), None, None)
+    );
     assert!(queued.history.is_empty());
 
     let claim = db.claim_one("a").await;
     let processing = db.found(event).await;
-    assert_eq!((processing.status, processing.attempt, processing.next_attempt_at), (Status::Processing, 1, None));
+    assert_eq!(
+        (processing.status, processing.attempt, processing.next_attempt_at),
+        (Status::Processing, 1, None)
+    );
 
     db.settle(&claim, Outcome::Retry { after: Duration::from_secs(100) }).await;
     let retrying = db.found(event).await;
-    assert_eq!((retrying.status, retrying.attempt, retrying.history.len()), (Status::Retrying, 1, 1));
-    let wait = Duration::try_from(retrying.next_attempt_at.unwrap().duration_since(retrying.history[0].ended_at)).unwrap();
+    assert_eq!(
+        (retrying.status, retrying.attempt, retrying.history.len()),
+        (Status::Retrying, 1, 1)
+    );
+    let wait = Duration::try_from(
+        retrying.next_attempt_at.unwrap().duration_since(retrying.history[0].ended_at),
+    )
+    .unwrap();
     assert!((99..=101).contains(&wait.as_secs()), "{wait:?}");
 
     db.make_due(event, Duration::from_secs(100)).await;
     let claim = db.claim_one("a").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Exhausted)).await;
     let dead = db.found(event).await;
-    assert_eq!((dead.status, dead.reason, dead.next_attempt_at), (Status::DeadLettered, Some(Reason::Exhausted), None));
+    assert_eq!(
+        (dead.status, dead.reason, dead.next_attempt_at),
+        (Status::DeadLettered, Some(Reason::Exhausted), None)
+    );
     assert!(dead.settled_at >= Some(dead.history[1].ended_at));
-    assert_eq!(dead.history.iter().map(|entry| entry.attempt).collect::<Vec<_>>(), [1, 2], "oldest first");
+    assert_eq!(
+        dead.history.iter().map(|entry| entry.attempt).collect::<Vec<_>>(),
+        [1, 2],
+        "oldest first"
+    );
     assert_eq!(dead.received_at, queued.received_at);
 }
 

@@ -22,7 +22,10 @@ impl Later {
         let (url, what) = match (&db.raw, &db.folder) {
             (Raw::Sqlite(_), Some(folder)) => {
                 let missing = folder.path().join("later");
-                (format!("sqlite:{}", missing.join("surehook.db").display()), Missing::Folder(missing))
+                (
+                    format!("sqlite:{}", missing.join("surehook.db").display()),
+                    Missing::Folder(missing),
+                )
             }
             _ => {
                 let name = format!("later_{}", Uuid::now_v7().simple());
@@ -39,7 +42,9 @@ impl Later {
     /// Makes it be there, without a schema.
     pub(crate) async fn come(&self) {
         match &self.what {
-            Missing::Database(name) => tests::postgres::shared().execute(&format!("create database {name}")).await,
+            Missing::Database(name) => {
+                tests::postgres::shared().execute(&format!("create database {name}")).await
+            }
             Missing::Folder(folder) => std::fs::create_dir(folder).unwrap(),
         }
     }

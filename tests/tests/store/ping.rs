@@ -17,7 +17,9 @@ pub(crate) async fn a_probe_leaves_nothing_behind(db: Db) {
         assert_eq!(db.store.probe(probe).await, Ok(()));
     }
     assert_eq!(db.store.find(probe.id).await, Ok(None));
-    assert!(db.store.claim(vec![demand(probe.source.as_str(), 10)]).await.unwrap().claimed.is_empty());
+    assert!(
+        db.store.claim(vec![demand(probe.source.as_str(), 10)]).await.unwrap().claimed.is_empty()
+    );
     // Neither its id nor its key is taken.
     assert_eq!(db.store.accept(vec![probe]).await, Ok(vec![Stored::Inserted]));
 }

@@ -10,7 +10,8 @@ use surehook_core::id::EventId;
 use surehook_core::retention::Reached;
 
 const HOUR: Duration = Duration::from_hours(1);
-const RETENTION: Retention = Retention { delivered: Duration::from_hours(2), dead_lettered: Duration::from_hours(10) };
+const RETENTION: Retention =
+    Retention { delivered: Duration::from_hours(2), dead_lettered: Duration::from_hours(10) };
 
 /// Accepts events and ends them so.
 async fn ended(db: &Db, keys: std::ops::Range<u32>, outcome: Outcome) -> Vec<EventId> {
@@ -18,7 +19,10 @@ async fn ended(db: &Db, keys: std::ops::Range<u32>, outcome: Outcome) -> Vec<Eve
     db.store.accept(events(keys)).await.unwrap();
     let mut claimed = db.store.claim(vec![demand("orders", count)]).await.unwrap().claimed;
     claimed.sort_by_key(|claim| claim.event);
-    assert_eq!(db.store.settle(claimed.iter().map(|claim| settlement(claim, outcome)).collect()).await, Ok(vec![]));
+    assert_eq!(
+        db.store.settle(claimed.iter().map(|claim| settlement(claim, outcome)).collect()).await,
+        Ok(vec![])
+    );
     claimed.iter().map(|claim| claim.event).collect()
 }
 
@@ -37,7 +41,10 @@ pub(crate) async fn each_end_has_its_own_retention(db: Db) {
     assert_eq!(db.found(dead).await.status, Status::DeadLettered);
     db.age(dead, HOUR * 8).await;
     assert_eq!(prune(&db).await.deleted, 1);
-    assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
+    assert_eq!(
+        (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),
+        (0, 0, 0)
+    );
 }
 
 pub(crate) async fn what_is_owed_is_never_deleted(db: Db) {
@@ -52,7 +59,18 @@ pub(crate) async fn what_is_owed_is_never_deleted(db: Db) {
         db.age(event, HOUR * 100_000).await;
     }
     assert_eq!(prune(&db).await.deleted, 0);
-    assert_eq!(db.store.prune(Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO }, None, 100).await.unwrap().deleted, 0);
+    assert_eq!(
+        db.store
+            .prune(
+                Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO },
+                None,
+                100
+            )
+            .await
+            .unwrap()
+            .deleted,
+        0
+    );
     assert_eq!((db.count("events").await, db.count("attempts").await), (4, 2));
 }
 
@@ -85,14 +103,22 @@ pub(crate) async fn ids_of_a_clock_that_is_behind_do_not_end_a_pass(db: Db) {
     db.age(right, HOUR * 3).await;
 
     let first = db.store.prune(RETENTION, None, 1).await;
-    assert_eq!(first, Ok(Pruned { deleted: 0, reached: Reached { last: Some(behind.id), is_before_kept: true } }));
+    assert_eq!(
+        first,
+        Ok(Pruned { deleted: 0, reached: Reached { last: Some(behind.id), is_before_kept: true } })
+    );
     let second = db.store.prune(RETENTION, Some(behind.id), 1).await;
-    assert_eq!(second, Ok(Pruned { deleted: 1, reached: Reached { last: Some(right), is_before_kept: false } }));
+    assert_eq!(
+        second,
+        Ok(Pruned { deleted: 1, reached: Reached { last: Some(right), is_before_kept: false } })
+    );
 }
 
 pub(crate) async fn a_pruned_key_is_new_again(db: Db) {
     let delivered = ended(&db, 0..1, Outcome::Delivered).await[0];
-    assert!(matches!(db.store.accept(events(0..1)).await.unwrap()[0], Stored::Existing { id, .. } if id == delivered));
+    assert!(
+        matches!(db.store.accept(events(0..1)).await.unwrap()[0], Stored::Existing { id, .. } if id == delivered)
+    );
     db.age(delivered, HOUR * 3).await;
     prune(&db).await;
     assert_eq!(db.store.accept(vec![event("key-00000")]).await, Ok(vec![Stored::Inserted]));
@@ -103,7 +129,8 @@ pub(crate) async fn a_redrive_and_a_pruning_at_once_leave_an_event_whole_or_gone
     for round in 0..20 {
         let dead = ended(&db, round..round + 1, Outcome::DeadLetter(Reason::Permanent)).await[0];
         db.age(dead, HOUR * 20).await;
-        let (pruned, redriven) = tokio::join!(other.prune(RETENTION, None, 100), db.store.redrive(dead));
+        let (pruned, redriven) =
+            tokio::join!(other.prune(RETENTION, None, 100), db.store.redrive(dead));
         match redriven.unwrap() {
             Redriven::Queued => {
                 assert_eq!(pruned.unwrap().deleted, 0);
@@ -117,7 +144,10 @@ pub(crate) async fn a_redrive_and_a_pruning_at_once_leave_an_event_whole_or_gone
             Redriven::NotFound => assert_eq!(pruned.unwrap().deleted, 1),
             other @ (Redriven::StandsElsewhere(_) | Redriven::Erased) => panic!("{other:?}"),
         }
-        assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
+        assert_eq!(
+            (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),
+            (0, 0, 0)
+        );
     }
 }
 
@@ -126,7 +156,8 @@ pub(crate) async fn what_is_sent_once_more_beside_a_pruning_is_whole_or_gone(db:
     for round in 0..20 {
         let delivered = ended(&db, round..round + 1, Outcome::Delivered).await[0];
         db.age(delivered, HOUR * 20).await;
-        let (pruned, redriven) = tokio::join!(other.prune(RETENTION, None, 100), db.store.redrive_delivered(delivered));
+        let (pruned, redriven) =
+            tokio::join!(other.prune(RETENTION, None, 100), db.store.redrive_delivered(delivered));
         match redriven.unwrap() {
             Redriven::Queued => {
                 assert_eq!(pruned.unwrap().deleted, 0);
@@ -140,7 +171,10 @@ pub(crate) async fn what_is_sent_once_more_beside_a_pruning_is_whole_or_gone(db:
             Redriven::NotFound => assert_eq!(pruned.unwrap().deleted, 1),
             other @ (Redriven::StandsElsewhere(_) | Redriven::Erased) => panic!("{other:?}"),
         }
-        assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
+        assert_eq!(
+            (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),
+            (0, 0, 0)
+        );
     }
 }
 
@@ -149,12 +183,17 @@ pub(crate) async fn two_prunings_at_once_delete_each_event_once(db: Db) {
     let everything = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
     for round in 0..5 {
         ended(&db, round * 100..round * 100 + 50, Outcome::Delivered).await;
-        ended(&db, round * 100 + 50..round * 100 + 100, Outcome::DeadLetter(Reason::Permanent)).await;
-        let (first, second) = tokio::join!(one.prune(everything, None, 200), other.prune(everything, None, 200));
+        ended(&db, round * 100 + 50..round * 100 + 100, Outcome::DeadLetter(Reason::Permanent))
+            .await;
+        let (first, second) =
+            tokio::join!(one.prune(everything, None, 200), other.prune(everything, None, 200));
         let both = first.unwrap().deleted + second.unwrap().deleted;
         let rest = db.store.prune(everything, None, 200).await.unwrap().deleted;
         assert_eq!(both + rest, 100, "what one has locked the other skips");
-        assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
+        assert_eq!(
+            (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),
+            (0, 0, 0)
+        );
     }
 }
 
@@ -163,14 +202,18 @@ pub(crate) async fn two_prunings_at_once_delete_each_event_once(db: Db) {
 pub(crate) async fn a_month_of_steady_load_takes_no_more_room_than_its_first_days(db: Db) {
     const DAY_US: i64 = 24 * 3600 * 1_000_000;
     const EVENTS_A_DAY: i64 = 1_000;
-    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap();
+    let now =
+        i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap();
     let began = now - 40 * DAY_US;
     let mut sizes = Vec::new();
     for day in 0..30 {
         let midnight = began + day * DAY_US;
         db.execute(&db.delivered_on(midnight, EVENTS_A_DAY)).await;
         let kept = u64::try_from(now - midnight + 6 * DAY_US).unwrap();
-        let retention = Retention { delivered: Duration::from_micros(kept), dead_lettered: Duration::from_micros(kept) };
+        let retention = Retention {
+            delivered: Duration::from_micros(kept),
+            dead_lettered: Duration::from_micros(kept),
+        };
         let mut after = None;
         loop {
             after = db.store.prune(retention, after, 500).await.unwrap().reached.last;
@@ -182,7 +225,10 @@ pub(crate) async fn a_month_of_steady_load_takes_no_more_room_than_its_first_day
         db.reuse_space().await;
         sizes.push(db.size().await);
     }
-    assert!((6 * EVENTS_A_DAY..=8 * EVENTS_A_DAY).contains(&db.count("events").await), "a week is kept");
+    assert!(
+        (6 * EVENTS_A_DAY..=8 * EVENTS_A_DAY).contains(&db.count("events").await),
+        "a week is kept"
+    );
     let (early, late) = (sizes[9], sizes[29]);
     println!("after 10 days {early} bytes, after 30 days {late}");
     assert!(late <= early + early / 20, "{sizes:?}");

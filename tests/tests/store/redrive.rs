@@ -13,17 +13,26 @@ pub(crate) async fn a_dead_letter_is_queued_again_with_a_new_budget(db: Db) {
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
     assert_eq!(db.store.redrive(claim.event).await, Ok(Redriven::Queued));
     let found = db.found(claim.event).await;
-    assert_eq!((found.status, found.attempt, found.budget_from, found.reason, found.settled_at), (Status::Queued, 1, Some(1), None, None));
+    assert_eq!(
+        (found.status, found.attempt, found.budget_from, found.reason, found.settled_at),
+        (Status::Queued, 1, Some(1), None, None)
+    );
     assert!(found.next_attempt_at.is_some());
     let again = db.claim_one("a").await;
-    assert_eq!((again.attempt, again.nth), (2, 1), "attempts keep counting, the budget starts anew");
+    assert_eq!(
+        (again.attempt, again.nth),
+        (2, 1),
+        "attempts keep counting, the budget starts anew"
+    );
     db.settle(&again, Outcome::Delivered).await;
     assert_eq!(db.found(claim.event).await.history.len(), 2);
 }
 
 pub(crate) async fn what_is_not_dead_lettered_is_not_redriven(db: Db) {
     let event = db.accepted("a").await;
-    let refused = async |status: Status| assert_eq!(db.store.redrive(event).await, Ok(Redriven::StandsElsewhere(status)));
+    let refused = async |status: Status| {
+        assert_eq!(db.store.redrive(event).await, Ok(Redriven::StandsElsewhere(status)))
+    };
     refused(Status::Queued).await;
     let claim = db.claim_one("a").await;
     refused(Status::Processing).await;
@@ -44,16 +53,32 @@ pub(crate) async fn what_was_delivered_is_sent_once_more_when_that_is_asked_for(
     for nth in 1..4 {
         assert_eq!(db.store.redrive_delivered(claim.event).await, Ok(Redriven::Queued));
         let found = db.found(claim.event).await;
-        assert_eq!((found.status, found.attempt, found.budget_from, found.settled_at), (Status::Queued, nth, Some(nth), None));
+        assert_eq!(
+            (found.status, found.attempt, found.budget_from, found.settled_at),
+            (Status::Queued, nth, Some(nth), None)
+        );
         assert!(found.next_attempt_at.is_some());
         let existing = db.store.accept(vec![event_of("a", "a")]).await.unwrap();
-        assert!(matches!(existing[0], Stored::Existing { id, status: Status::Queued, .. } if id == claim.event), "{existing:?}");
+        assert!(
+            matches!(existing[0], Stored::Existing { id, status: Status::Queued, .. } if id == claim.event),
+            "{existing:?}"
+        );
         let again = db.claim_one("a").await;
-        assert_eq!((again.event, again.attempt, again.nth), (claim.event, nth + 1, 1), "attempts keep counting, the budget starts anew");
-        assert_eq!((again.headers.clone(), again.body.clone()), (claim.headers.clone(), claim.body.clone()));
+        assert_eq!(
+            (again.event, again.attempt, again.nth),
+            (claim.event, nth + 1, 1),
+            "attempts keep counting, the budget starts anew"
+        );
+        assert_eq!(
+            (again.headers.clone(), again.body.clone()),
+            (claim.headers.clone(), claim.body.clone())
+        );
         db.settle(&again, Outcome::Delivered).await;
         let found = db.found(claim.event).await;
-        assert_eq!((found.status, found.history.len()), (Status::Delivered, again.attempt as usize));
+        assert_eq!(
+            (found.status, found.history.len()),
+            (Status::Delivered, again.attempt as usize)
+        );
     }
 }
 
@@ -68,16 +93,24 @@ pub(crate) async fn a_claim_of_before_settles_nothing_of_what_is_sent_once_more(
     assert!(fence > claim.fence.0 + 1, "{fence} is not beyond the delivery's");
     let again = db.claim_one("a").await;
     for stale in [&early, &claim] {
-        assert_eq!(db.store.settle(vec![settlement(stale, Outcome::Delivered)]).await, Ok(vec![again.event]));
+        assert_eq!(
+            db.store.settle(vec![settlement(stale, Outcome::Delivered)]).await,
+            Ok(vec![again.event])
+        );
     }
     assert_eq!(db.found(again.event).await.status, Status::Processing);
     db.settle(&again, Outcome::Delivered).await;
 }
 
 pub(crate) async fn what_is_not_delivered_is_not_sent_once_more(db: Db) {
-    assert_eq!(db.store.redrive_delivered(EventId::from_uuid(Uuid::now_v7())).await, Ok(Redriven::NotFound));
+    assert_eq!(
+        db.store.redrive_delivered(EventId::from_uuid(Uuid::now_v7())).await,
+        Ok(Redriven::NotFound)
+    );
     let event = db.accepted("a").await;
-    let refused = async |status: Status| assert_eq!(db.store.redrive_delivered(event).await, Ok(Redriven::StandsElsewhere(status)));
+    let refused = async |status: Status| {
+        assert_eq!(db.store.redrive_delivered(event).await, Ok(Redriven::StandsElsewhere(status)))
+    };
     refused(Status::Queued).await;
     let claim = db.claim_one("a").await;
     refused(Status::Processing).await;
@@ -93,10 +126,20 @@ pub(crate) async fn of_many_who_send_an_event_once_more_at_the_same_time_one_doe
     db.settle(&claim, Outcome::Delivered).await;
     let stores: Vec<_> = (0..4).map(|_| db.another()).collect();
     for attempt in 1..10 {
-        let answers = futures::future::join_all(stores.iter().map(|store| store.redrive_delivered(claim.event))).await;
+        let answers = futures::future::join_all(
+            stores.iter().map(|store| store.redrive_delivered(claim.event)),
+        )
+        .await;
         let queued = answers.iter().filter(|answer| **answer == Ok(Redriven::Queued)).count();
         assert_eq!(queued, 1, "{answers:?}");
-        assert_eq!(answers.iter().filter(|answer| **answer == Ok(Redriven::StandsElsewhere(Status::Queued))).count(), 3, "{answers:?}");
+        assert_eq!(
+            answers
+                .iter()
+                .filter(|answer| **answer == Ok(Redriven::StandsElsewhere(Status::Queued)))
+                .count(),
+            3,
+            "{answers:?}"
+        );
         let again = db.claim_one("a").await;
         assert_eq!(again.attempt, attempt + 1);
         db.settle(&again, Outcome::Delivered).await;

@@ -27,7 +27,11 @@ pub(crate) async fn a_database_without_a_schema_is_not_available(db: Db) {
     unavailable(store.accept(vec![event("a")]).await);
     db.open().migrate().await.unwrap();
     store.ping().await.unwrap();
-    assert_eq!(store.accept(vec![event("a")]).await, Ok(vec![Stored::Inserted]), "it is used as soon as it is there");
+    assert_eq!(
+        store.accept(vec![event("a")]).await,
+        Ok(vec![Stored::Inserted]),
+        "it is used as soon as it is there"
+    );
     db.execute("delete from _sqlx_migrations").await;
     let why = unavailable(store.ping().await);
     assert!(why.contains("surehook migrate"), "{why}");
@@ -36,7 +40,8 @@ pub(crate) async fn a_database_without_a_schema_is_not_available(db: Db) {
 pub(crate) async fn several_processes_migrate_at_once(db: Db) {
     drop_schema(&db).await;
     let processes: Vec<OpenStore> = (0..8).map(|_| db.open()).collect();
-    let migrations = processes.into_iter().map(|process| tokio::spawn(async move { process.migrate().await }));
+    let migrations =
+        processes.into_iter().map(|process| tokio::spawn(async move { process.migrate().await }));
     for migrated in join_all(migrations).await {
         assert_eq!(migrated.unwrap(), Ok(()));
     }
@@ -76,8 +81,11 @@ pub(crate) async fn a_database_that_comes_later_is_used_when_it_is_there(db: Db)
     unavailable(store.accept(vec![event("a")]).await);
     let migrated = opened.migrate().await;
     // A folder that is missing is a mistake in the path, and a start does not wait for it.
-    let is_right =
-        if is_sqlite { matches!(migrated, Err(MigrateError::Failed(_))) } else { matches!(migrated, Err(MigrateError::Unreachable(_))) };
+    let is_right = if is_sqlite {
+        matches!(migrated, Err(MigrateError::Failed(_)))
+    } else {
+        matches!(migrated, Err(MigrateError::Unreachable(_)))
+    };
     assert!(is_right, "{migrated:?}");
     later.come().await;
     opened.migrate().await.unwrap();

@@ -68,18 +68,38 @@ pub(crate) async fn a_filter_lists_what_matches_newest_first(db: Db) {
         events.reverse();
         events
     };
-    assert_eq!(db.listed(EventFilter::default()).await, newest_first([a.clone(), b.clone()].concat()));
+    assert_eq!(
+        db.listed(EventFilter::default()).await,
+        newest_first([a.clone(), b.clone()].concat())
+    );
     assert_eq!(db.listed(of("a")).await, newest_first(a.clone()));
     assert_eq!(db.listed(of("nobody")).await, []);
     for (index, status) in Status::ALL.into_iter().enumerate() {
-        assert_eq!(db.listed(standing(status)).await, newest_first(vec![a[index], b[index]]), "{status:?}");
-        assert_eq!(db.listed(EventFilter { status: Some(status), ..of("b") }).await, [b[index]], "{status:?}");
+        assert_eq!(
+            db.listed(standing(status)).await,
+            newest_first(vec![a[index], b[index]]),
+            "{status:?}"
+        );
+        assert_eq!(
+            db.listed(EventFilter { status: Some(status), ..of("b") }).await,
+            [b[index]],
+            "{status:?}"
+        );
     }
     let dead = a[4];
     assert_eq!(db.listed(EventFilter { reason: Some(Reason::Permanent), ..of("a") }).await, [dead]);
-    assert_eq!(db.listed(EventFilter { reason: Some(Reason::Lost), ..EventFilter::default() }).await, []);
-    assert_eq!(db.listed(EventFilter { status_code: Some(503), ..standing(Status::Retrying) }).await.len(), 2);
-    assert_eq!(db.listed(EventFilter { status_code: Some(500), ..standing(Status::Retrying) }).await, []);
+    assert_eq!(
+        db.listed(EventFilter { reason: Some(Reason::Lost), ..EventFilter::default() }).await,
+        []
+    );
+    assert_eq!(
+        db.listed(EventFilter { status_code: Some(503), ..standing(Status::Retrying) }).await.len(),
+        2
+    );
+    assert_eq!(
+        db.listed(EventFilter { status_code: Some(500), ..standing(Status::Retrying) }).await,
+        []
+    );
 }
 
 pub(crate) async fn a_key_leads_to_its_sources_event(db: Db) {
@@ -87,8 +107,16 @@ pub(crate) async fn a_key_leads_to_its_sources_event(db: Db) {
         db.store.accept(vec![event_of(name, "the-key"), event_of(name, "another")]).await.unwrap();
     }
     let key = Some(IdempotencyKey::parse(b"the-key").unwrap());
-    let found = db.store.list(EventFilter { key: key.clone(), ..of("b") }, Span::ALL, ROOMY).await.unwrap();
-    assert_eq!(found.events.iter().map(|event| (event.source.as_str(), event.key.as_str())).collect::<Vec<_>>(), [("b", "the-key")]);
+    let found =
+        db.store.list(EventFilter { key: key.clone(), ..of("b") }, Span::ALL, ROOMY).await.unwrap();
+    assert_eq!(
+        found
+            .events
+            .iter()
+            .map(|event| (event.source.as_str(), event.key.as_str()))
+            .collect::<Vec<_>>(),
+        [("b", "the-key")]
+    );
     assert_eq!(db.listed(EventFilter { key: key.clone(), ..of("c") }).await, []);
     assert_eq!(db.listed(EventFilter { key, ..EventFilter::default() }).await.len(), 2);
 }
@@ -103,7 +131,11 @@ pub(crate) async fn pages_follow_each_other_without_a_gap_or_a_repeat(db: Db) {
         for limit in [1, 2, 3, 7] {
             let (mut span, mut seen) = (Span::ALL, Vec::new());
             loop {
-                let page = db.store.list(filter.clone(), span, PageSize { events: limit, looks: 100 }).await.unwrap();
+                let page = db
+                    .store
+                    .list(filter.clone(), span, PageSize { events: limit, looks: 100 })
+                    .await
+                    .unwrap();
                 assert!(page.events.len() <= limit as usize);
                 seen.extend(ids(&page));
                 assert!(seen.len() <= events.len(), "{seen:?}");
@@ -114,7 +146,10 @@ pub(crate) async fn pages_follow_each_other_without_a_gap_or_a_repeat(db: Db) {
         }
     }
     let middle = Span { from: events[4], until: events[1] };
-    assert_eq!(ids(&db.store.list(EventFilter::default(), middle, ROOMY).await.unwrap()), events[2..=4]);
+    assert_eq!(
+        ids(&db.store.list(EventFilter::default(), middle, ROOMY).await.unwrap()),
+        events[2..=4]
+    );
 }
 
 pub(crate) async fn a_page_that_looked_at_enough_ends_short_and_says_where_it_came_to(db: Db) {
@@ -126,7 +161,8 @@ pub(crate) async fn a_page_that_looked_at_enough_ends_short_and_says_where_it_ca
     let size = PageSize { events: 10, looks: 4 };
     let first = db.store.list(of("rare"), Span::ALL, size).await.unwrap();
     assert_eq!((ids(&first), first.next), (vec![], Some(others[2])));
-    let second = db.store.list(of("rare"), Span { until: others[2], ..Span::ALL }, size).await.unwrap();
+    let second =
+        db.store.list(of("rare"), Span { until: others[2], ..Span::ALL }, size).await.unwrap();
     assert_eq!((ids(&second), second.next), (vec![rare], None));
     let owed = EventFilter { source: Some(source("rare")), ..standing(Status::Queued) };
     assert_eq!(db.store.list(owed, Span::ALL, size).await.unwrap().next, Some(others[2]));
@@ -150,7 +186,8 @@ pub(crate) async fn redriving_many_takes_the_dead_letters_that_match_and_no_othe
         let page = db.store.redrive_all(filter, Span::ALL, ROOMY, false).await.unwrap();
         assert_eq!((page.redriven, page.next), (0, None));
     }
-    let refused = EventFilter { reason: Some(Reason::Permanent), status_code: Some(503), ..of("a") };
+    let refused =
+        EventFilter { reason: Some(Reason::Permanent), status_code: Some(503), ..of("a") };
     assert_eq!(db.store.redrive_all(refused, Span::ALL, ROOMY, false).await.unwrap().redriven, 1);
     for (index, status) in Status::ALL.into_iter().enumerate() {
         let now = if status == Status::DeadLettered { Status::Queued } else { status };
@@ -158,13 +195,27 @@ pub(crate) async fn redriving_many_takes_the_dead_letters_that_match_and_no_othe
         assert_eq!(db.found(b[index]).await.status, status, "of another source");
     }
     let again = db.found(a[4]).await;
-    assert_eq!((again.attempt, again.budget_from, again.reason, again.settled_at), (1, Some(1), None, None));
     assert_eq!(
-        db.store.redrive_all(EventFilter::default(), Span::ALL, ROOMY, false).await.unwrap().redriven,
+        (again.attempt, again.budget_from, again.reason, again.settled_at),
+        (1, Some(1), None, None)
+    );
+    assert_eq!(
+        db.store
+            .redrive_all(EventFilter::default(), Span::ALL, ROOMY, false)
+            .await
+            .unwrap()
+            .redriven,
         1,
         "that of the other source"
     );
-    assert_eq!(db.store.redrive_all(EventFilter::default(), Span::ALL, ROOMY, false).await.unwrap().redriven, 0);
+    assert_eq!(
+        db.store
+            .redrive_all(EventFilter::default(), Span::ALL, ROOMY, false)
+            .await
+            .unwrap()
+            .redriven,
+        0
+    );
 }
 
 pub(crate) async fn a_dry_run_counts_what_would_be_redriven_and_changes_nothing(db: Db) {
@@ -177,7 +228,16 @@ pub(crate) async fn a_dry_run_counts_what_would_be_redriven_and_changes_nothing(
     for dry_run in [true, false] {
         let (mut span, mut redriven) = (Span::ALL, Vec::new());
         loop {
-            let page = db.store.redrive_all(EventFilter::default(), span, PageSize { events: 2, looks: 100 }, dry_run).await.unwrap();
+            let page = db
+                .store
+                .redrive_all(
+                    EventFilter::default(),
+                    span,
+                    PageSize { events: 2, looks: 100 },
+                    dry_run,
+                )
+                .await
+                .unwrap();
             redriven.push(page.redriven);
             let Some(next) = page.next else { break };
             span.from = next.successor();
@@ -211,14 +271,24 @@ pub(crate) async fn the_work_of_each_source_is_counted_by_its_status(db: Db) {
     let records = db.store.sources(vec![source("z"), source("a")], 10).await.unwrap();
     let numbers = |index: usize| {
         let record = &records[index];
-        (record.source.as_str(), record.queued, record.processing, record.retrying, record.dead_lettered, record.is_partial)
+        (
+            record.source.as_str(),
+            record.queued,
+            record.processing,
+            record.retrying,
+            record.dead_lettered,
+            record.is_partial,
+        )
     };
     assert_eq!(numbers(0), ("a", 0, 0, 1, 0, false));
     assert_eq!(numbers(1), ("b", 1, 1, 1, 1, false));
     assert_eq!(numbers(2), ("gone", 0, 0, 0, 1, false));
     assert_eq!(numbers(3), ("z", 0, 0, 0, 0, false));
     assert_eq!(records.len(), 4);
-    assert_eq!(records.iter().map(|record| record.behind.is_some()).collect::<Vec<_>>(), [false, true, false, false]);
+    assert_eq!(
+        records.iter().map(|record| record.behind.is_some()).collect::<Vec<_>>(),
+        [false, true, false, false]
+    );
 }
 
 pub(crate) async fn a_source_is_behind_by_the_age_of_what_is_due(db: Db) {
@@ -249,7 +319,11 @@ pub(crate) async fn nothing_of_a_paused_source_is_claimed_until_it_is_resumed(db
     }
     let claims = db.another().claim(vec![demand("a", 10), demand("b", 10)]).await.unwrap();
     assert_eq!(claims.claimed.iter().map(|claim| claim.source.as_str()).collect::<Vec<_>>(), ["b"]);
-    assert_eq!(db.store.settle(vec![settlement(&held, Outcome::Delivered)]).await, Ok(vec![]), "what is in flight goes on");
+    assert_eq!(
+        db.store.settle(vec![settlement(&held, Outcome::Delivered)]).await,
+        Ok(vec![]),
+        "what is in flight goes on"
+    );
     assert_eq!(db.another().pause(source("a"), false).await, Ok(true));
     assert_eq!(db.claim_one("a").await.source.as_str(), "a");
 }
@@ -260,9 +334,17 @@ pub(crate) async fn a_pause_tells_whether_it_changed_anything_and_is_shown(db: D
     assert_eq!(db.store.pause(source("a"), true).await, Ok(true));
     let paused_since = since().await;
     assert!(paused_since.is_some());
-    assert_eq!((db.store.pause(source("a"), true).await, since().await), (Ok(false), paused_since), "since the first order");
+    assert_eq!(
+        (db.store.pause(source("a"), true).await, since().await),
+        (Ok(false), paused_since),
+        "since the first order"
+    );
     assert_eq!((db.store.pause(source("a"), false).await, since().await), (Ok(true), None));
     assert_eq!(db.store.pause(source("a"), false).await, Ok(false));
     db.store.pause(source("idle"), true).await.unwrap();
-    assert_eq!(db.store.sources(vec![], 10).await.unwrap()[0].source, "idle", "a paused source is listed whether it is named or not");
+    assert_eq!(
+        db.store.sources(vec![], 10).await.unwrap()[0].source,
+        "idle",
+        "a paused source is listed whether it is named or not"
+    );
 }

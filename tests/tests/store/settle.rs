@@ -14,11 +14,20 @@ pub(crate) async fn a_delivered_event_ends_with_its_attempt(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
     let found = db.found(claim.event).await;
-    assert_eq!((found.status, found.attempt, found.budget_from, found.next_attempt_at), (Status::Delivered, 1, None, None));
+    assert_eq!(
+        (found.status, found.attempt, found.budget_from, found.next_attempt_at),
+        (Status::Delivered, 1, None, None)
+    );
     let [attempt] = &found.history[..] else { panic!("{:?}", found.history) };
     assert_eq!(found.settled_at, Some(attempt.ended_at));
-    assert_eq!((attempt.attempt, attempt.verdict, attempt.status_code), (1, Verdict::Delivered, Some(503)));
-    assert_eq!((attempt.took, &attempt.excerpt[..]), (Some(Duration::from_micros(12_345)), &b"try \0 later \xff"[..]));
+    assert_eq!(
+        (attempt.attempt, attempt.verdict, attempt.status_code),
+        (1, Verdict::Delivered, Some(503))
+    );
+    assert_eq!(
+        (attempt.took, &attempt.excerpt[..]),
+        (Some(Duration::from_micros(12_345)), &b"try \0 later \xff"[..])
+    );
     assert_eq!(db.count("deliveries").await, 0, "nothing is owed any more");
 }
 
@@ -26,8 +35,18 @@ pub(crate) async fn a_stale_settlement_is_refused_after_the_event_was_claimed_ag
     let slow = db.claimed("a").await;
     db.make_due(slow.event, LEASE).await;
     let newer = db.claim_one("a").await;
-    for outcome in [Outcome::Delivered, LATER, Outcome::DeadLetter(Reason::Permanent), Outcome::Release, Outcome::CutOff] {
-        assert_eq!(db.store.settle(vec![settlement(&slow, outcome)]).await, Ok(vec![slow.event]), "{outcome:?}");
+    for outcome in [
+        Outcome::Delivered,
+        LATER,
+        Outcome::DeadLetter(Reason::Permanent),
+        Outcome::Release,
+        Outcome::CutOff,
+    ] {
+        assert_eq!(
+            db.store.settle(vec![settlement(&slow, outcome)]).await,
+            Ok(vec![slow.event]),
+            "{outcome:?}"
+        );
     }
     let found = db.found(slow.event).await;
     assert_eq!((found.status, found.attempt, found.history.len()), (Status::Processing, 2, 1));
@@ -45,7 +64,11 @@ pub(crate) async fn a_settlement_tried_again_is_refused_and_changes_nothing(db: 
         let claim = db.claimed(key).await;
         db.settle(&claim, outcome).await;
         let settled = db.found(claim.event).await;
-        assert_eq!(db.store.settle(vec![settlement(&claim, outcome)]).await, Ok(vec![claim.event]), "{outcome:?}");
+        assert_eq!(
+            db.store.settle(vec![settlement(&claim, outcome)]).await,
+            Ok(vec![claim.event]),
+            "{outcome:?}"
+        );
         assert_eq!(db.found(claim.event).await, settled);
     }
 }
@@ -78,7 +101,10 @@ pub(crate) async fn two_claims_of_one_event_in_one_batch_are_told_apart(db: Db) 
 
 pub(crate) async fn an_event_that_is_not_there_is_refused(db: Db) {
     let claim = db.claimed("a").await;
-    let unknown = Settlement { event: EventId::from_uuid(Uuid::now_v7()), ..settlement(&claim, Outcome::Delivered) };
+    let unknown = Settlement {
+        event: EventId::from_uuid(Uuid::now_v7()),
+        ..settlement(&claim, Outcome::Delivered)
+    };
     let unheard = Settlement { fence: Fence(u64::MAX), ..settlement(&claim, Outcome::Delivered) };
     assert_eq!(
         db.store.settle(vec![unknown.clone(), unheard.clone()]).await.map(|mut refused| {
@@ -99,7 +125,10 @@ pub(crate) async fn a_delivery_without_a_record_still_tells_when_it_ended(db: Db
     let bare = Settlement { record: None, ..settlement(&claim, Outcome::Delivered) };
     assert_eq!(db.store.settle(vec![bare]).await, Ok(vec![]));
     let found = db.found(claim.event).await;
-    assert_eq!((found.attempt, found.history.len(), found.history[0].verdict), (1, 1, Verdict::Delivered));
+    assert_eq!(
+        (found.attempt, found.history.len(), found.history[0].verdict),
+        (1, 1, Verdict::Delivered)
+    );
     assert_eq!(found.settled_at, Some(found.history[0].ended_at));
 }
 
@@ -107,7 +136,8 @@ pub(crate) async fn an_attempt_ended_before_it_was_settled(db: Db) {
     let claim = db.claimed("a").await;
     let mut settlement = settlement(&claim, LATER);
     let record = settlement.record.as_mut().unwrap();
-    (record.ended_ago, record.status_code, record.error) = (Duration::from_secs(90), None, Some(DeliveryError::ConnectionReset));
+    (record.ended_ago, record.status_code, record.error) =
+        (Duration::from_secs(90), None, Some(DeliveryError::ConnectionReset));
     db.store.settle(vec![settlement]).await.unwrap();
     let found = db.found(claim.event).await;
     let attempt = &found.history[0];

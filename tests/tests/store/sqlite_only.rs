@@ -37,7 +37,8 @@ async fn every_statement_is_made_of_index_probes() {
         ("last_attempt", sql::LAST_ATTEMPT),
     ] {
         let explain = AssertSqlSafe(format!("explain query plan {statement}"));
-        let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(&mut session).await.unwrap();
+        let steps: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(explain).fetch_all(&mut session).await.unwrap();
         let plan = steps.iter().map(|step| step.3.as_str()).collect::<Vec<_>>().join("\n");
         // The one scan is that of the parameter.
         for step in plan.lines().filter(|step| step.starts_with("SCAN")) {
@@ -59,7 +60,11 @@ async fn commits_reach_the_disk_and_readers_do_not_wait() {
     };
     assert_eq!(pragma(&mut session, "journal_mode").await, "wal");
     assert_eq!(pragma(&mut session, "synchronous").await, "2", "FULL");
-    assert_eq!(pragma(&mut session, "temp_store").await, "2", "memory: nothing is written beside the database and its log");
+    assert_eq!(
+        pragma(&mut session, "temp_store").await,
+        "2",
+        "memory: nothing is written beside the database and its log"
+    );
     let event = event("a");
     db.store.accept(vec![event.clone()]).await.unwrap();
     sqlx::raw_sql("begin immediate").execute(&mut session).await.unwrap();
@@ -91,7 +96,10 @@ async fn an_answer_from_what_is_there_is_committed_with_a_page_of_its_own() {
     db.store.pause(event.source.clone(), true).await.unwrap();
     // Each commit is flushed (`commits_reach_the_disk_and_readers_do_not_wait`), and one that writes nothing is none.
     let before = size();
-    assert!(matches!(db.store.accept(vec![event.clone()]).await.unwrap()[..], [Stored::Existing { .. }]));
+    assert!(matches!(
+        db.store.accept(vec![event.clone()]).await.unwrap()[..],
+        [Stored::Existing { .. }]
+    ));
     let replayed = size();
     assert!(replayed > before, "a replay wrote nothing, so that nothing was flushed");
     assert_eq!(db.store.pause(event.source.clone(), true).await, Ok(false));

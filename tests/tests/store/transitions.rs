@@ -35,7 +35,8 @@ async fn sequence(db: &Db, seed: u64) {
     let new = event_of(&name, "k");
     let (event, source) = (new.id, new.source.clone());
     db.store.accept(vec![new]).await.unwrap();
-    let mut expected = Expected { row: Delivery::accepted(), due: Due::After(Duration::ZERO), history: vec![] };
+    let mut expected =
+        Expected { row: Delivery::accepted(), due: Due::After(Duration::ZERO), history: vec![] };
     check(db, event, &expected, "accepted").await;
     for step in 0..STEPS {
         let place = match random.below(10) {
@@ -47,10 +48,17 @@ async fn sequence(db: &Db, seed: u64) {
     }
 }
 
-async fn claim(db: &Db, random: &mut Random, event: EventId, source: &SourceName, expected: &mut Expected) -> String {
+async fn claim(
+    db: &Db,
+    random: &mut Random,
+    event: EventId,
+    source: &SourceName,
+    expected: &mut Expected,
+) -> String {
     if random.below(3) > 0 {
         db.make_due(event, LONG).await;
-        expected.due = if expected.due == Due::Never { Due::Never } else { Due::After(Duration::ZERO) };
+        expected.due =
+            if expected.due == Due::Never { Due::Never } else { Due::After(Duration::ZERO) };
     }
     let max_attempts = 1 + random.below(4);
     let demand = Demand { lease: LEASE, max_attempts, limit: 1, ..demand(source.as_str(), 1) };
@@ -60,10 +68,18 @@ async fn claim(db: &Db, random: &mut Random, event: EventId, source: &SourceName
         Ok(claimed) if is_due => {
             (expected.row, expected.due) = (claimed.delivery, claimed.due);
             expected.history.extend(claimed.lost.map(|attempt| (attempt, Verdict::Lost)));
-            let given: Vec<_> = claims.claimed.iter().map(|claim| (claim.event, claim.fence, claim.attempt, claim.nth)).collect();
-            let buried: Vec<_> = claims.buried.iter().map(|buried| (buried.event, buried.attempt)).collect();
+            let given: Vec<_> = claims
+                .claimed
+                .iter()
+                .map(|claim| (claim.event, claim.fence, claim.attempt, claim.nth))
+                .collect();
+            let buried: Vec<_> =
+                claims.buried.iter().map(|buried| (buried.event, buried.attempt)).collect();
             if claimed.delivery.status == Status::Processing {
-                assert_eq!(given, [(event, expected.row.fence, expected.row.attempt, expected.row.used())]);
+                assert_eq!(
+                    given,
+                    [(event, expected.row.fence, expected.row.attempt, expected.row.used())]
+                );
                 assert!(buried.is_empty());
             } else {
                 assert_eq!(buried, [(event, expected.row.attempt)]);
@@ -75,7 +91,13 @@ async fn claim(db: &Db, random: &mut Random, event: EventId, source: &SourceName
     format!("claim with {max_attempts} attempts")
 }
 
-async fn settle(db: &Db, random: &mut Random, event: EventId, source: &SourceName, expected: &mut Expected) -> String {
+async fn settle(
+    db: &Db,
+    random: &mut Random,
+    event: EventId,
+    source: &SourceName,
+    expected: &mut Expected,
+) -> String {
     let outcome = match random.below(12) {
         // Rarely delivered, which is the end.
         0 => Outcome::Delivered,
@@ -84,15 +106,28 @@ async fn settle(db: &Db, random: &mut Random, event: EventId, source: &SourceNam
         7..10 => Outcome::Release,
         _ => Outcome::CutOff,
     };
-    let fence = Fence((expected.row.fence.0 + 1).saturating_sub([1, 1, 1, 1, 0, 2][random.below(6) as usize]));
+    let fence = Fence(
+        (expected.row.fence.0 + 1).saturating_sub([1, 1, 1, 1, 0, 2][random.below(6) as usize]),
+    );
     let (headers, body) = Default::default();
-    let held = Claim { event, source: source.clone(), fence, attempt: expected.row.attempt, nth: 1, age: Duration::ZERO, headers, body };
+    let held = Claim {
+        event,
+        source: source.clone(),
+        fence,
+        attempt: expected.row.attempt,
+        nth: 1,
+        age: Duration::ZERO,
+        headers,
+        body,
+    };
     let settlement = settlement(&held, outcome);
     let refused = db.store.settle(vec![settlement.clone()]).await.unwrap();
     match expected.row.settle(fence, outcome) {
         Ok((row, due)) => {
             assert!(refused.is_empty(), "{:?} {outcome:?}", expected.row);
-            expected.history.extend(settlement.record.map(|record| (expected.row.attempt, record.verdict)));
+            expected
+                .history
+                .extend(settlement.record.map(|record| (expected.row.attempt, record.verdict)));
             (expected.row, expected.due) = (row, due);
         }
         Err(_) => assert_eq!(refused, [event], "{:?} {outcome:?}", expected.row),
@@ -115,9 +150,21 @@ async fn redrive(db: &Db, event: EventId, expected: &mut Expected) -> String {
 async fn check(db: &Db, event: EventId, expected: &Expected, place: &str) {
     let (found, row) = (db.found(event).await, expected.row);
     assert_eq!((found.status, found.reason), (row.status, row.reason), "{place}");
-    assert_eq!(found.history.iter().map(|entry| (entry.attempt, entry.verdict)).collect::<Vec<_>>(), expected.history, "{place}");
-    assert_eq!(found.settled_at.is_some(), matches!(row.status, Status::Delivered | Status::DeadLettered), "{place}");
-    assert_eq!(found.next_attempt_at.is_some(), matches!(row.status, Status::Queued | Status::Retrying), "{place}");
+    assert_eq!(
+        found.history.iter().map(|entry| (entry.attempt, entry.verdict)).collect::<Vec<_>>(),
+        expected.history,
+        "{place}"
+    );
+    assert_eq!(
+        found.settled_at.is_some(),
+        matches!(row.status, Status::Delivered | Status::DeadLettered),
+        "{place}"
+    );
+    assert_eq!(
+        found.next_attempt_at.is_some(),
+        matches!(row.status, Status::Queued | Status::Retrying),
+        "{place}"
+    );
     if row.status == Status::Delivered {
         return;
     }
@@ -127,7 +174,9 @@ async fn check(db: &Db, event: EventId, expected: &Expected, place: &str) {
     match (expected.due, due) {
         (Due::Never, None) => {}
         // It may have been made due by moving it back.
-        (Due::After(duration), Some(due)) if duration < Duration::from_secs(1) => assert!(due <= 1, "{place}: due in {due} s"),
+        (Due::After(duration), Some(due)) if duration < Duration::from_secs(1) => {
+            assert!(due <= 1, "{place}: due in {due} s")
+        }
         (Due::After(duration), Some(due)) => {
             let expected = i64::try_from(duration.as_secs()).unwrap();
             assert!((expected - 30..=expected + 1).contains(&due), "{place}: due in {due} s");

@@ -13,25 +13,36 @@ fn of_three() -> Worker {
 #[test]
 fn a_claim_is_no_larger_than_a_batch_and_asks_for_everyone() {
     let mut worker = of_three();
-    assert_eq!(limits(&actions(&mut worker, START)), [86, 86, 300], "half of a share, half of a share, the rest");
+    assert_eq!(
+        limits(&actions(&mut worker, START)),
+        [86, 86, 300],
+        "half of a share, half of a share, the rest"
+    );
     let came = |name, count| (0..count).map(move |n| Claim { source: source(name), ..claim(n) });
     let claimed = came("a", 86).chain(came("b", 86)).chain(came("c", 300)).collect();
     worker.handle(START, Input::Claimed(Claims { claimed, ..Claims::default() }));
     let asked = asked(&actions(&mut worker, START));
-    assert_eq!(asked.iter().map(|(name, limit)| (name.as_str(), *limit)).collect::<Vec<_>>(), [("a", 214), ("b", 214)]);
+    assert_eq!(
+        asked.iter().map(|(name, limit)| (name.as_str(), *limit)).collect::<Vec<_>>(),
+        [("a", 214), ("b", 214)]
+    );
 }
 
 /// What the one claim among these actions asks for.
 fn asked(actions: &[Action]) -> Vec<(String, u32)> {
-    let demands: Vec<_> =
-        actions.iter().filter_map(|action| if let Action::Claim(demands) = action { Some(demands) } else { None }).collect();
+    let demands: Vec<_> = actions
+        .iter()
+        .filter_map(|action| if let Action::Claim(demands) = action { Some(demands) } else { None })
+        .collect();
     assert!(demands.len() <= 1, "one claim at a time");
     demands.into_iter().flatten().map(|demand| (demand.source.to_string(), demand.limit)).collect()
 }
 
 /// Answers the claim that is under way: so many events of `busy`, none of others. They are buried, and so take no slots.
 fn bring(worker: &mut Worker, busy: &str, count: u32) {
-    let buried = (0..count).map(|n| Buried { event: claim(n.into()).event, source: source(busy), attempt: 2 }).collect();
+    let buried = (0..count)
+        .map(|n| Buried { event: claim(n.into()).event, source: source(busy), attempt: 2 })
+        .collect();
     worker.handle(START, Input::Claimed(Claims { buried, ..Claims::default() }));
 }
 
@@ -78,7 +89,10 @@ fn sources_with_little_to_do_leave_the_claim_to_the_one_with_much() {
     for _ in 0..3 {
         worker.handle(START, Input::Woken(everyone.clone()));
         let asked = asked(&actions(&mut worker, START));
-        assert_eq!((asked.len(), asked.iter().map(|(_, limit)| limit).sum::<u32>() <= BATCH_ROWS), (41, true));
+        assert_eq!(
+            (asked.len(), asked.iter().map(|(_, limit)| limit).sum::<u32>() <= BATCH_ROWS),
+            (41, true)
+        );
         let limit = asked.iter().find(|(name, _)| name == "s7").expect("it is asked for").1;
         of_seven.push(limit);
         // All are named while the claim is under way, and one alone brings what it was asked for.
@@ -92,8 +106,11 @@ fn sources_with_little_to_do_leave_the_claim_to_the_one_with_much() {
 fn as_many_are_claimed_ahead_as_are_consumed_from_one_claim_to_the_next() {
     let pace = Duration::from_millis(2);
     let policy = Policy { concurrency: 16, ..Policy::default() };
-    let mut worker =
-        Worker::new(START, Settings { claim_pace: pace, settle_pace: Duration::ZERO, ..Settings::default() }, [(source("a"), policy)]);
+    let mut worker = Worker::new(
+        START,
+        Settings { claim_pace: pace, settle_pace: Duration::ZERO, ..Settings::default() },
+        [(source("a"), policy)],
+    );
     let mut now = START;
     for round in 0..20 {
         let _ = actions(&mut worker, now);
@@ -109,7 +126,8 @@ fn as_many_are_claimed_ahead_as_are_consumed_from_one_claim_to_the_next() {
         }
         now = now + pace;
     }
-    let asked_in_all = worker.lanes[0].demand() as usize + worker.load().ahead + worker.load().in_flight;
+    let asked_in_all =
+        worker.lanes[0].demand() as usize + worker.load().ahead + worker.load().in_flight;
     assert!((16 + 10..=16 + 12).contains(&asked_in_all), "{asked_in_all}");
 }
 
@@ -127,9 +145,15 @@ fn work_brings_the_polls_back_to_their_pace_and_so_does_what_was_buried() {
         }
         let _ = actions(&mut worker, now);
         let came = if buried {
-            Claims { buried: vec![Buried { event: claim(0).event, source: source("a"), attempt: 2 }], ..Claims::default() }
+            Claims {
+                buried: vec![Buried { event: claim(0).event, source: source("a"), attempt: 2 }],
+                ..Claims::default()
+            }
         } else {
-            Claims { claimed: vec![Claim { source: source("gone"), ..claim(0) }], ..Claims::default() }
+            Claims {
+                claimed: vec![Claim { source: source("gone"), ..claim(0) }],
+                ..Claims::default()
+            }
         };
         worker.handle(now, Input::Claimed(came));
         assert_eq!(worker.polling.interval, worker.settings.poll_busy);
@@ -141,7 +165,10 @@ fn work_brings_the_polls_back_to_their_pace_and_so_does_what_was_buried() {
 fn what_is_in_flight_is_held_without_its_bytes() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
-    worker.handle(START, Input::Claimed(Claims { claimed: vec![heavy(0, 100)], ..Claims::default() }));
+    worker.handle(
+        START,
+        Input::Claimed(Claims { claimed: vec![heavy(0, 100)], ..Claims::default() }),
+    );
     let Some(Action::Deliver(delivery)) = worker.poll(START) else { panic!("a delivery") };
     assert_eq!((delivery.claim.size(), worker.in_flight[&delivery.ticket].claim.size()), (100, 0));
 }
@@ -149,10 +176,15 @@ fn what_is_in_flight_is_held_without_its_bytes() {
 #[test]
 fn workers_and_polls_wait_apart() {
     let second = secs(1);
-    let wait = |seed, count| Worker::new(START, Settings { seed, ..unpaced() }, []).jittered(second, count);
+    let wait = |seed, count| {
+        Worker::new(START, Settings { seed, ..unpaced() }, []).jittered(second, count)
+    };
     let one = wait(7, 1);
-    let others = (0..64).map(|bit| wait(7 ^ (1 << bit), 1)).chain((0..64).map(|bit| wait(7, 1 ^ (1 << bit))));
-    let apart: BTreeSet<Duration> = others.inspect(|wait| assert!(*wait >= second / 2 && *wait <= second)).collect();
+    let others = (0..64)
+        .map(|bit| wait(7 ^ (1 << bit), 1))
+        .chain((0..64).map(|bit| wait(7, 1 ^ (1 << bit))));
+    let apart: BTreeSet<Duration> =
+        others.inspect(|wait| assert!(*wait >= second / 2 && *wait <= second)).collect();
     assert!(apart.len() == 128 && !apart.contains(&one));
     let mut idle = worker(1);
     let _ = actions(&mut idle, START);

@@ -25,8 +25,11 @@ struct Events {
 
 impl Events {
     fn new(sources: usize, concurrency: u32) -> Self {
-        let policy =
-            Policy { concurrency, breaker: crate::breaker::BreakerPolicy { failures: 0, ..Default::default() }, ..Policy::default() };
+        let policy = Policy {
+            concurrency,
+            breaker: crate::breaker::BreakerPolicy { failures: 0, ..Default::default() },
+            ..Policy::default()
+        };
         let settings = Settings { max_held_bytes: LIMIT, ..unpaced() };
         Self {
             worker: Worker::new(START, settings, (0..sources).map(|n| (name(n), policy.clone()))),
@@ -62,7 +65,11 @@ impl Events {
                     }
                 }
                 Action::Settle(_) => self.worker.handle(self.now, Input::Settled),
-                Action::Offer { .. } | Action::Breaker(..) | Action::Suspended { .. } | Action::Abandoned(_) | Action::Done => {}
+                Action::Offer { .. }
+                | Action::Breaker(..)
+                | Action::Suspended { .. }
+                | Action::Abandoned(_)
+                | Action::Done => {}
             }
             self.most_held = self.most_held.max(self.worker.load().held_bytes);
         }
@@ -80,7 +87,11 @@ impl Events {
                 }
                 (*events, limit, bytes) = (*events - 1, limit - 1, bytes - *size);
                 self.next += 1;
-                claims.claimed.push(Claim { source: source.clone(), body: vec![b'x'; *size].into(), ..super::claim(self.next) });
+                claims.claimed.push(Claim {
+                    source: source.clone(),
+                    body: vec![b'x'; *size].into(),
+                    ..super::claim(self.next)
+                });
             }
         }
         claims
@@ -97,7 +108,11 @@ impl Events {
     }
 
     fn held_by(&self, source: usize) -> usize {
-        self.in_flight.iter().filter(|(_, of, _)| *of == name(source)).map(|(_, _, size)| size).sum()
+        self.in_flight
+            .iter()
+            .filter(|(_, of, _)| *of == name(source))
+            .map(|(_, _, size)| size)
+            .sum()
     }
 
     fn delivered(&self, source: usize) -> usize {
@@ -217,20 +232,37 @@ fn an_event_that_waits_for_memory_in_vain_is_looked_for_again() {
 
 #[test]
 fn what_is_handed_over_has_memory_of_its_own() {
-    let mut worker =
-        Worker::new(START, Settings { max_held_bytes: LIMIT, ..unpaced() }, [(name(0), Policy::default()), (name(1), Policy::default())]);
+    let mut worker = Worker::new(
+        START,
+        Settings { max_held_bytes: LIMIT, ..unpaced() },
+        [(name(0), Policy::default()), (name(1), Policy::default())],
+    );
     let offers = |worker: &mut Worker| -> BTreeMap<SourceName, (u32, usize)> {
         let all = core::iter::from_fn(|| worker.poll(START));
-        all.filter_map(|action| if let Action::Offer { source, room, bytes, .. } = action { Some((source, (room, bytes))) } else { None })
-            .collect()
+        all.filter_map(|action| {
+            if let Action::Offer { source, room, bytes, .. } = action {
+                Some((source, (room, bytes)))
+            } else {
+                None
+            }
+        })
+        .collect()
     };
     let _ = offers(&mut worker);
     worker.handle(START, claims(0..0));
     let all = offers(&mut worker);
-    assert_eq!(all, BTreeMap::from([(name(0), (16, LIMIT / 8)), (name(1), (16, LIMIT / 8))]), "an eighth each");
+    assert_eq!(
+        all,
+        BTreeMap::from([(name(0), (16, LIMIT / 8)), (name(1), (16, LIMIT / 8))]),
+        "an eighth each"
+    );
     let large = Claim { source: name(0), ..heavy(1, LIMIT / 8 - 10) };
     worker.handle(START, Input::Handed { since: START, claims: vec![large] });
-    assert_eq!(offers(&mut worker), BTreeMap::new(), "the offer is used up, so that nothing new is to be told");
+    assert_eq!(
+        offers(&mut worker),
+        BTreeMap::new(),
+        "the offer is used up, so that nothing new is to be told"
+    );
     let (ticket, _) = worker.in_flight.iter().next().expect("it is sent");
     worker.handle(START, Input::Finished { ticket: *ticket, reply: ok() });
     assert_eq!(offers(&mut worker), BTreeMap::from([(name(0), (16, LIMIT / 8))]));

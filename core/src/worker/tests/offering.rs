@@ -6,7 +6,8 @@ use crate::breaker::BreakerPolicy;
 /// The offers that are made now, one after another.
 fn offers(worker: &mut Worker, now: Instant) -> Vec<u32> {
     let all = core::iter::from_fn(|| worker.poll(now));
-    all.filter_map(|action| if let Action::Offer { room, .. } = action { Some(room) } else { None }).collect()
+    all.filter_map(|action| if let Action::Offer { room, .. } = action { Some(room) } else { None })
+        .collect()
 }
 
 fn handed(since: Instant, events: core::ops::Range<u128>) -> Input {
@@ -31,10 +32,16 @@ fn what_is_handed_over_is_delivered_and_settled_without_a_claim() {
     let mut worker = drained(unpaced(), of_two());
     worker.handle(at(3), handed(at(2), 0..1));
     let delivering = core::iter::from_fn(|| worker.poll(at(3))).collect::<Vec<_>>();
-    assert!(matches!(&delivering[..], [Action::Deliver(_)]), "what is left of the offer is as much as there is room for: {delivering:?}");
+    assert!(
+        matches!(&delivering[..], [Action::Deliver(_)]),
+        "what is left of the offer is as much as there is room for: {delivering:?}"
+    );
     worker.handle(at(4), Input::Finished { ticket: tickets(&delivering)[0], reply: ok() });
     let settling = core::iter::from_fn(|| worker.poll(at(4))).collect::<Vec<_>>();
-    assert!(matches!(&settling[..], [Action::Settle(batch), Action::Offer { room: 2, .. }] if batch[0].fence == Fence(1)), "{settling:?}");
+    assert!(
+        matches!(&settling[..], [Action::Settle(batch), Action::Offer { room: 2, .. }] if batch[0].fence == Fence(1)),
+        "{settling:?}"
+    );
 }
 
 #[test]
@@ -43,7 +50,8 @@ fn an_offer_tells_the_lease() {
     actions(&mut worker, START);
     worker.handle(at(1), claims(0..0));
     let bytes = Settings::default().max_held_bytes / 4;
-    let offer = Action::Offer { source: source("a"), room: 2, bytes, lease: Policy::default().lease() };
+    let offer =
+        Action::Offer { source: source("a"), room: 2, bytes, lease: Policy::default().lease() };
     assert_eq!(core::iter::from_fn(|| worker.poll(at(1))).last(), Some(offer));
 }
 
@@ -71,7 +79,11 @@ fn an_open_breaker_and_a_failing_store_take_the_offer_back() {
     let ticket = tickets(&actions(&mut worker, at(2)))[0];
     worker.handle(at(3), Input::Finished { ticket, reply: Reply::Failed(DeliveryError::Timeout) });
     assert_eq!(offers(&mut worker, at(3)), [0]);
-    assert_eq!(offers(&mut worker, at(10_003)), [], "the one event that is let through is one that waited");
+    assert_eq!(
+        offers(&mut worker, at(10_003)),
+        [],
+        "the one event that is let through is one that waited"
+    );
 
     let mut worker = drained(unpaced(), of_two());
     worker.handle(at(2), handed(at(2), 0..1));
@@ -92,7 +104,11 @@ fn what_is_handed_over_is_held_by_its_lease_as_it_was_when_it_was_sent_to_the_st
     worker.handle(covered, handed(at(2), 0..1));
     assert_eq!(tickets(&actions(&mut worker, covered)).len(), 1);
     worker.handle(covered, handed(at(1), 1..2));
-    assert_eq!(outcomes(&actions(&mut worker, covered)), [Outcome::Release], "its lease does not cover a delivery any more");
+    assert_eq!(
+        outcomes(&actions(&mut worker, covered)),
+        [Outcome::Release],
+        "its lease does not cover a delivery any more"
+    );
 }
 
 #[test]
@@ -101,11 +117,17 @@ fn what_is_handed_over_before_a_shutdown_or_after_it_is_given_back() {
     worker.handle(at(2), handed(at(2), 0..1));
     worker.handle(at(2), Input::ShutDown { cut_off_at: at(1_000), give_up_at: at(2_000) });
     let ending = core::iter::from_fn(|| worker.poll(at(2))).collect::<Vec<_>>();
-    assert!(matches!(&ending[..], [Action::Settle(batch)] if batch[0].outcome == Outcome::Release), "and no offer: {ending:?}");
+    assert!(
+        matches!(&ending[..], [Action::Settle(batch)] if batch[0].outcome == Outcome::Release),
+        "and no offer: {ending:?}"
+    );
     worker.handle(at(3), handed(at(2), 1..2));
     worker.handle(at(3), Input::Settled);
     let ending = core::iter::from_fn(|| worker.poll(at(3))).collect::<Vec<_>>();
-    assert!(matches!(&ending[..], [Action::Settle(batch)] if batch[0].outcome == Outcome::Release), "and no offer: {ending:?}");
+    assert!(
+        matches!(&ending[..], [Action::Settle(batch)] if batch[0].outcome == Outcome::Release),
+        "and no offer: {ending:?}"
+    );
     worker.handle(at(4), Input::Settled);
     assert_eq!(actions(&mut worker, at(4)), [Action::Done]);
 }

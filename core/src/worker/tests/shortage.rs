@@ -18,7 +18,12 @@ fn delivering() -> (Worker, Vec<Ticket>) {
 }
 
 fn suspended(actions: &[Action]) -> Vec<Duration> {
-    actions.iter().filter_map(|action| if let Action::Suspended { wait } = action { Some(*wait) } else { None }).collect()
+    actions
+        .iter()
+        .filter_map(
+            |action| if let Action::Suspended { wait } = action { Some(*wait) } else { None },
+        )
+        .collect()
 }
 
 /// When deliveries go on.
@@ -31,9 +36,17 @@ fn an_event_that_could_not_be_sent_is_given_back_without_a_record() {
     let (mut worker, tickets) = delivering();
     let done = not_sent(&mut worker, at(1), tickets[0]);
     assert_eq!(outcomes(&done), [Outcome::Release]);
-    let Some(Action::Settle(batch)) = done.iter().find(|action| matches!(action, Action::Settle(_))) else { panic!("a batch") };
+    let Some(Action::Settle(batch)) =
+        done.iter().find(|action| matches!(action, Action::Settle(_)))
+    else {
+        panic!("a batch")
+    };
     assert_eq!((batch[0].attempt, batch[0].record.is_none()), (1, true));
-    assert_eq!(worker.load(), Load { in_flight: 1, ahead: 1, unsettled: 1, held_bytes: 8 }, "its slot is free");
+    assert_eq!(
+        worker.load(),
+        Load { in_flight: 1, ahead: 1, unsettled: 1, held_bytes: 8 },
+        "its slot is free"
+    );
 }
 
 #[test]
@@ -50,7 +63,10 @@ fn deliveries_and_claims_wait_while_the_process_cannot_send() {
     assert_eq!(until, at(1) + waits[0]);
     let before = Instant::from_origin(until.since(START) - Duration::from_nanos(1));
     let meanwhile = [actions(&mut worker, at(3)), actions(&mut worker, before)].concat();
-    assert!(!meanwhile.iter().any(|action| matches!(action, Action::Deliver(_) | Action::Claim(_))), "{meanwhile:?}");
+    assert!(
+        !meanwhile.iter().any(|action| matches!(action, Action::Deliver(_) | Action::Claim(_))),
+        "{meanwhile:?}"
+    );
     let after = actions(&mut worker, until);
     assert_eq!(super::tickets(&after).len(), 1, "the event that waits is sent");
     assert!(after.iter().any(|action| matches!(action, Action::Claim(_))), "{after:?}");
@@ -59,9 +75,15 @@ fn deliveries_and_claims_wait_while_the_process_cannot_send() {
 #[test]
 fn nothing_is_offered_while_the_process_cannot_send() {
     let mut worker = worker(2);
-    let all = |worker: &mut Worker, now| core::iter::from_fn(|| worker.poll(now)).collect::<Vec<_>>();
+    let all =
+        |worker: &mut Worker, now| core::iter::from_fn(|| worker.poll(now)).collect::<Vec<_>>();
     let room = |actions: &[Action]| {
-        actions.iter().filter_map(|action| if let Action::Offer { room, .. } = action { Some(*room) } else { None }).last()
+        actions
+            .iter()
+            .filter_map(
+                |action| if let Action::Offer { room, .. } = action { Some(*room) } else { None },
+            )
+            .last()
     };
     let _ = all(&mut worker, START);
     worker.handle(START, claims(0..1));
@@ -98,7 +120,10 @@ fn suspensions_grow_to_a_bound_until_a_delivery_is_sent() {
     let _ = actions(&mut worker, now);
     worker.handle(now, claims(20..21));
     let ticket = tickets(&actions(&mut worker, now))[0];
-    worker.handle(now, Input::Finished { ticket, reply: Reply::Failed(DeliveryError::ConnectionRefused) });
+    worker.handle(
+        now,
+        Input::Finished { ticket, reply: Reply::Failed(DeliveryError::ConnectionRefused) },
+    );
     let _ = actions(&mut worker, now);
     worker.handle(now, Input::Settled);
     worker.handle(now, Input::Woken(vec![source("a")]));
@@ -111,7 +136,11 @@ fn suspensions_grow_to_a_bound_until_a_delivery_is_sent() {
 
 #[test]
 fn what_could_not_be_sent_says_nothing_about_the_downstream() {
-    let policy = Policy { concurrency: 4, breaker: crate::breaker::BreakerPolicy { failures: 1, open_for: secs(10) }, ..Policy::default() };
+    let policy = Policy {
+        concurrency: 4,
+        breaker: crate::breaker::BreakerPolicy { failures: 1, open_for: secs(10) },
+        ..Policy::default()
+    };
     let mut worker = Worker::new(START, unpaced(), [(source("a"), policy)]);
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..4));

@@ -26,12 +26,18 @@ fn reference() -> String {
     let (reference, _) = reference.split_once("\n## ").unwrap();
     let mut document = String::new();
     for line in reference.lines() {
-        if let Some((_, rest)) = line.strip_prefix("#### ").and_then(|heading| heading.split_once('`')) {
+        if let Some((_, rest)) =
+            line.strip_prefix("#### ").and_then(|heading| heading.split_once('`'))
+        {
             document += &format!("{}\n", rest.trim_end_matches('`').replace("NAME", "github"));
         } else if let Some(row) = line.strip_prefix("| `") {
             let (key, rest) = row.split_once("` | ").unwrap();
             let (default, _) = rest.split_once(" | ").unwrap();
-            let value = if key == "destination" { "\"https://hooks.internal/github\"" } else { default.trim_matches('`') };
+            let value = if key == "destination" {
+                "\"https://hooks.internal/github\""
+            } else {
+                default.trim_matches('`')
+            };
             document += &format!("{key} = {value}\n");
         }
     }
@@ -59,16 +65,30 @@ fn the_example_shows_every_default() {
 fn the_example_shows_every_key() {
     let shown = keys(EXAMPLE);
     let asked = |section: &str| {
-        let told = parsed(&format!("[sources.s]\ndestination = \"http://x\"\n{section}\nnonsense-nonsense = 1")).unwrap_err().to_string();
+        let told = parsed(&format!(
+            "[sources.s]\ndestination = \"http://x\"\n{section}\nnonsense-nonsense = 1"
+        ))
+        .unwrap_err()
+        .to_string();
         let list = told.split_once("the keys here are ").unwrap().1;
         list.split(", ").map(|key| key.trim_matches('`').to_owned()).collect::<BTreeSet<String>>()
     };
     for section in ["intake", "worker", "retention", "defaults"] {
-        let here: BTreeSet<String> = shown.iter().filter_map(|key| key.strip_prefix(&format!("{section}."))).map(str::to_owned).collect();
+        let here: BTreeSet<String> = shown
+            .iter()
+            .filter_map(|key| key.strip_prefix(&format!("{section}.")))
+            .map(str::to_owned)
+            .collect();
         assert_eq!(asked(&format!("[{section}]")), here);
     }
     let told = parsed(&format!("nonsense-nonsense = 1\n{SOURCE}")).unwrap_err().to_string();
-    for key in told.split_once("the keys here are ").unwrap().1.split(", ").map(|key| key.trim_matches('`')) {
+    for key in told
+        .split_once("the keys here are ")
+        .unwrap()
+        .1
+        .split(", ")
+        .map(|key| key.trim_matches('`'))
+    {
         let is_section = ["intake", "worker", "retention", "defaults", "sources"].contains(&key);
         assert!(is_section || shown.contains(key), "{key}");
     }
@@ -76,7 +96,8 @@ fn the_example_shows_every_key() {
 
 #[test]
 fn every_configuration_in_the_readme_is_right() {
-    let blocks: Vec<&str> = README.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
+    let blocks: Vec<&str> =
+        README.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
     assert!(!blocks.is_empty());
     for block in blocks {
         parsed(block).unwrap();

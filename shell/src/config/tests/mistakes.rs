@@ -5,7 +5,10 @@ use super::*;
 /// Asserts that `text` has exactly one mistake, told in exactly these words.
 #[track_caller]
 fn check(text: &str, expected: &str) {
-    assert_eq!(parsed(text).expect_err("a mistake").to_string(), format!("surehook.toml:{expected}"));
+    assert_eq!(
+        parsed(text).expect_err("a mistake").to_string(),
+        format!("surehook.toml:{expected}")
+    );
 }
 
 /// The same for one line in `[sources.github]`; it is line 3.
@@ -16,14 +19,26 @@ fn check_source(line: &str, expected: &str) {
 
 #[test]
 fn an_unknown_key_is_told_with_what_was_probably_meant() {
-    check_source("timout = \"1s\"", "3:1: `sources.github.timout`: there is no such key; is `timeout` meant?");
-    check(&format!("\n  databse = \"\"\n{SOURCE}"), "2:3: `databse`: there is no such key; is `database` meant?");
-    check(&format!("[source.x]\n{SOURCE}"), "1:2: `source`: there is no such key; is `sources` meant?");
+    check_source(
+        "timout = \"1s\"",
+        "3:1: `sources.github.timout`: there is no such key; is `timeout` meant?",
+    );
+    check(
+        &format!("\n  databse = \"\"\n{SOURCE}"),
+        "2:3: `databse`: there is no such key; is `database` meant?",
+    );
+    check(
+        &format!("[source.x]\n{SOURCE}"),
+        "1:2: `source`: there is no such key; is `sources` meant?",
+    );
     check_source(
         "log = \"json\"",
         "3:1: `sources.github.log`: there is no such key here: `log` belongs at the top of the file, before the first `[section]`",
     );
-    check(&format!("timeout = \"1s\"\n{SOURCE}"), "1:1: `timeout`: there is no such key here: `timeout` belongs in `[defaults]`");
+    check(
+        &format!("timeout = \"1s\"\n{SOURCE}"),
+        "1:1: `timeout`: there is no such key here: `timeout` belongs in `[defaults]`",
+    );
     check(
         &format!("{SOURCE}[retention]\nqueued = \"1d\""),
         "4:1: `retention.queued`: there is no such key; the keys here are `dead_lettered`, `delivered`, `delivered_payload`",
@@ -36,8 +51,13 @@ fn an_unknown_key_is_told_with_what_was_probably_meant() {
 
 #[test]
 fn a_host_for_operators_has_neither_a_scheme_nor_a_port() {
-    for (written, shown) in [("ops.example:8080", "ops.example:8080"), ("http://ops", "http://ops"), ("", ""), ("a b", "a b"), ("a:", "a:")]
-    {
+    for (written, shown) in [
+        ("ops.example:8080", "ops.example:8080"),
+        ("http://ops", "http://ops"),
+        ("", ""),
+        ("a b", "a b"),
+        ("a:", "a:"),
+    ] {
         check(
             &format!("operator_hosts = [\"ok\", \"{written}\"]\n{SOURCE}"),
             &format!(
@@ -49,7 +69,10 @@ fn a_host_for_operators_has_neither_a_scheme_nor_a_port() {
         &format!("operator_hosts = \"ops\"\n{SOURCE}"),
         "1:18: `operator_hosts`: this is text: write a list of texts in quotes, such as [\"one\", \"two\"]",
     );
-    check(&format!("operator_hosts = [1]\n{SOURCE}"), "1:19: `operator_hosts`: this is a whole number: write text in quotes");
+    check(
+        &format!("operator_hosts = [1]\n{SOURCE}"),
+        "1:19: `operator_hosts`: this is a whole number: write text in quotes",
+    );
 }
 
 #[test]
@@ -67,13 +90,30 @@ fn a_duration_must_be_one_and_in_range() {
     const WRITE: &str = "write a number and a unit, such as `500ms`, `10s` or `1h 30m`";
     check_source(
         "timeout = \"10\"",
-        &format!("3:11: `sources.github.timeout`: `10` is not a duration (time unit needed, for example 10sec or 10ms): {WRITE}"),
+        &format!(
+            "3:11: `sources.github.timeout`: `10` is not a duration (time unit needed, for example 10sec or 10ms): {WRITE}"
+        ),
     );
-    check_source("timeout = \"\"", &format!("3:11: `sources.github.timeout`: `` is not a duration (value was empty): {WRITE}"));
-    check_source("timeout = 10", "3:11: `sources.github.timeout`: this is a whole number: write text in quotes");
-    check_source("timeout = \"0s\"", "3:11: `sources.github.timeout`: `0s` is out of range: write a duration from 1ms to 1h");
-    check_source("timeout = \"61m\"", "3:11: `sources.github.timeout`: `61m` is out of range: write a duration from 1ms to 1h");
-    check_source("max_delay = \"367d\"", "3:13: `sources.github.max_delay`: `367d` is out of range: write a duration from 0s to 366days");
+    check_source(
+        "timeout = \"\"",
+        &format!("3:11: `sources.github.timeout`: `` is not a duration (value was empty): {WRITE}"),
+    );
+    check_source(
+        "timeout = 10",
+        "3:11: `sources.github.timeout`: this is a whole number: write text in quotes",
+    );
+    check_source(
+        "timeout = \"0s\"",
+        "3:11: `sources.github.timeout`: `0s` is out of range: write a duration from 1ms to 1h",
+    );
+    check_source(
+        "timeout = \"61m\"",
+        "3:11: `sources.github.timeout`: `61m` is out of range: write a duration from 1ms to 1h",
+    );
+    check_source(
+        "max_delay = \"367d\"",
+        "3:13: `sources.github.max_delay`: `367d` is out of range: write a duration from 0s to 366days",
+    );
     check(
         &format!("{SOURCE}[retention]\ndelivered = \"0s\""),
         "4:13: `retention.delivered`: `0s` is out of range: write a duration from 1s to 36500days",
@@ -87,8 +127,14 @@ fn a_duration_must_be_one_and_in_range() {
 #[test]
 fn the_first_delay_is_not_longer_than_the_longest() {
     let first = "the first delay, 2h, is longer than the longest, 1h: raise `max_delay` or lower `initial_delay`";
-    check_source("initial_delay = \"2h\"", &format!("3:17: `sources.github.initial_delay`: {first}"));
-    check(&format!("[defaults]\ninitial_delay = \"2h\"\n{SOURCE}"), &format!("2:17: `defaults.initial_delay`: {first}"));
+    check_source(
+        "initial_delay = \"2h\"",
+        &format!("3:17: `sources.github.initial_delay`: {first}"),
+    );
+    check(
+        &format!("[defaults]\ninitial_delay = \"2h\"\n{SOURCE}"),
+        &format!("2:17: `defaults.initial_delay`: {first}"),
+    );
     check_source(
         "max_delay = \"1s\"",
         "3:13: `sources.github.max_delay`: the first delay, 5s, is longer than the longest, 1s: raise `max_delay` or lower `initial_delay`",
@@ -101,21 +147,54 @@ fn the_first_delay_is_not_longer_than_the_longest() {
 
 #[test]
 fn numbers_have_their_ranges() {
-    check_source("concurrency = 0", "3:15: `sources.github.concurrency`: 0 is out of range: write a whole number from 1 to 10000");
-    check_source("concurrency = 10001", "3:15: `sources.github.concurrency`: 10001 is out of range: write a whole number from 1 to 10000");
-    check_source("concurrency = \"16\"", "3:15: `sources.github.concurrency`: this is text: write a whole number, without quotes");
-    check_source("rate = 1000001", "3:8: `sources.github.rate`: 1000001 is out of range: write a whole number from 0 to 1000000");
+    check_source(
+        "concurrency = 0",
+        "3:15: `sources.github.concurrency`: 0 is out of range: write a whole number from 1 to 10000",
+    );
+    check_source(
+        "concurrency = 10001",
+        "3:15: `sources.github.concurrency`: 10001 is out of range: write a whole number from 1 to 10000",
+    );
+    check_source(
+        "concurrency = \"16\"",
+        "3:15: `sources.github.concurrency`: this is text: write a whole number, without quotes",
+    );
+    check_source(
+        "rate = 1000001",
+        "3:8: `sources.github.rate`: 1000001 is out of range: write a whole number from 0 to 1000000",
+    );
     check_source(
         "breaker_failures = -1",
         "3:20: `sources.github.breaker_failures`: -1 is out of range: write a whole number from 0 to 1000000",
     );
-    check_source("max_attempts = 0", "3:16: `sources.github.max_attempts`: 0 is out of range: write a whole number from 1 to 1000000");
-    check_source("max_attempts = -1", "3:16: `sources.github.max_attempts`: -1 is out of range: write a whole number from 1 to 1000000");
-    check_source("factor = 0.99", "3:10: `sources.github.factor`: 0.99 is out of range: write a number from 1.0 to 100.0");
-    check_source("factor = 101", "3:10: `sources.github.factor`: 101 is out of range: write a number from 1.0 to 100.0");
-    check_source("factor = nan", "3:10: `sources.github.factor`: NaN is out of range: write a number from 1.0 to 100.0");
-    check_source("factor = inf", "3:10: `sources.github.factor`: inf is out of range: write a number from 1.0 to 100.0");
-    check_source("factor = 1e999", "3:10: `sources.github.factor`: inf is out of range: write a number from 1.0 to 100.0");
+    check_source(
+        "max_attempts = 0",
+        "3:16: `sources.github.max_attempts`: 0 is out of range: write a whole number from 1 to 1000000",
+    );
+    check_source(
+        "max_attempts = -1",
+        "3:16: `sources.github.max_attempts`: -1 is out of range: write a whole number from 1 to 1000000",
+    );
+    check_source(
+        "factor = 0.99",
+        "3:10: `sources.github.factor`: 0.99 is out of range: write a number from 1.0 to 100.0",
+    );
+    check_source(
+        "factor = 101",
+        "3:10: `sources.github.factor`: 101 is out of range: write a number from 1.0 to 100.0",
+    );
+    check_source(
+        "factor = nan",
+        "3:10: `sources.github.factor`: NaN is out of range: write a number from 1.0 to 100.0",
+    );
+    check_source(
+        "factor = inf",
+        "3:10: `sources.github.factor`: inf is out of range: write a number from 1.0 to 100.0",
+    );
+    check_source(
+        "factor = 1e999",
+        "3:10: `sources.github.factor`: inf is out of range: write a number from 1.0 to 100.0",
+    );
     check_source(
         "forward_credentials = 1",
         "3:23: `sources.github.forward_credentials`: this is a whole number: write `true` or `false`, without quotes",
@@ -128,7 +207,10 @@ fn numbers_have_their_ranges() {
 
 #[test]
 fn status_codes_are_three_digits() {
-    check_source("retry_on = [404, 99]", "3:18: `sources.github.retry_on`: not a status code: write whole numbers from 100 to 999");
+    check_source(
+        "retry_on = [404, 99]",
+        "3:18: `sources.github.retry_on`: not a status code: write whole numbers from 100 to 999",
+    );
     check_source(
         "dead_letter_on = [1000]",
         "3:19: `sources.github.dead_letter_on`: not a status code: write whole numbers from 100 to 999",
@@ -147,7 +229,10 @@ fn status_codes_are_three_digits() {
 fn a_destination_is_an_http_url_with_a_host_and_is_never_repeated() {
     const WRITE: &str = "write for example `https://example.com/hooks`";
     let check = |destination: &str, expected: &str| {
-        check(&format!("[sources.s]\ndestination = \"{destination}\""), &format!("2:15: `sources.s.destination`: {expected}: {WRITE}"));
+        check(
+            &format!("[sources.s]\ndestination = \"{destination}\""),
+            &format!("2:15: `sources.s.destination`: {expected}: {WRITE}"),
+        );
     };
     check("ftp://u:hunter2@x/", "a URL of `ftp` cannot be delivered to, only `http` and `https`");
     check("/hooks", "not a URL (relative URL without a base)");
@@ -167,25 +252,37 @@ fn a_source_needs_a_name_that_fits_a_path_and_a_destination() {
         "[sources.s]\ntimeout = \"1s\"",
         "1:10: `sources.s`: the source has no `destination`: add `destination = \"https://…\"`, where its events are to be delivered",
     );
-    check("[sources]\ns = \"http://x\"", "2:5: `sources.s`: this is text: write a section, `[sources.s]`");
-    check("[[sources.s]]\ndestination = \"http://x\"", "1:1: `sources.s`: this is a list: write a section, `[sources.s]`");
+    check(
+        "[sources]\ns = \"http://x\"",
+        "2:5: `sources.s`: this is text: write a section, `[sources.s]`",
+    );
+    check(
+        "[[sources.s]]\ndestination = \"http://x\"",
+        "1:1: `sources.s`: this is a list: write a section, `[sources.s]`",
+    );
     check("sources = 1", "1:11: `sources`: this is a whole number: write a section, `[sources]`");
 }
 
 #[test]
 fn without_a_source_there_is_nothing_to_serve_but_a_database_to_migrate() {
-    const MISSING: &str =
-        "`sources`: there is no source, so there is nothing to do: add `[sources.NAME]` with `destination = \"https://…\"`";
+    const MISSING: &str = "`sources`: there is no source, so there is nothing to do: add `[sources.NAME]` with `destination = \"https://…\"`";
     check("", &format!(" {MISSING}"));
     check("\n[sources]\n", &format!("2:2: {MISSING}"));
-    let migrated = parse("surehook.toml", b"database = \"sqlite:x.db\"", &Overrides::default(), Sources::Optional).unwrap();
+    let migrated = parse(
+        "surehook.toml",
+        b"database = \"sqlite:x.db\"",
+        &Overrides::default(),
+        Sources::Optional,
+    )
+    .unwrap();
     assert_eq!(migrated.database.secret(), "sqlite:x.db");
 }
 
 #[test]
 fn a_key_is_never_read_from_a_header_that_is_a_credential_or_of_the_connection() {
     for header in ["authorization", "Cookie", "Content-Length", "Connection", "Surehook-Attempt"] {
-        let told = parsed(&format!("{SOURCE}idempotency_header = \"{header}\"")).unwrap_err().to_string();
+        let told =
+            parsed(&format!("{SOURCE}idempotency_header = \"{header}\"")).unwrap_err().to_string();
         assert!(
             told.starts_with(&format!("surehook.toml:3:22: `sources.github.idempotency_header`: `{header}` cannot bear a key")),
             "{told}"
@@ -213,7 +310,10 @@ fn a_body_must_fit_into_the_queue() {
         &format!("{SOURCE}[intake]\nmax_body = \"1GiB\""),
         "4:12: `intake.max_body`: `1GiB` is out of range: write a size from 1B to 256.0 MiB",
     );
-    check(&format!("{SOURCE}[intake]\nmax_body = 0"), "4:12: `intake.max_body`: `0` is out of range: write a size from 1B to 256.0 MiB");
+    check(
+        &format!("{SOURCE}[intake]\nmax_body = 0"),
+        "4:12: `intake.max_body`: `0` is out of range: write a size from 1B to 256.0 MiB",
+    );
     check(
         &format!("{SOURCE}[intake]\nmax_body = \"big\""),
         "4:12: `intake.max_body`: `big` is not a size: write a number of bytes and a unit, such as `64KiB`, `1MiB` or `2GB`",
@@ -222,15 +322,28 @@ fn a_body_must_fit_into_the_queue() {
 
 #[test]
 fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
-    let check =
-        |database: &str, expected: &str| check(&format!("database = \"{database}\"\n{SOURCE}"), &format!("1:12: `database`: {expected}"));
-    check("mysql://root:hunter2@db", "not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`");
-    check("surehook.db", "not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`");
+    let check = |database: &str, expected: &str| {
+        check(
+            &format!("database = \"{database}\"\n{SOURCE}"),
+            &format!("1:12: `database`: {expected}"),
+        )
+    };
+    check(
+        "mysql://root:hunter2@db",
+        "not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`",
+    );
+    check(
+        "surehook.db",
+        "not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`",
+    );
     check(
         "postgres://u:hunter2#@db/x",
         "not a PostgreSQL URL: it has an `@` after its host; write `@ / ? #` in a password as `%40 %2F %3F %23`",
     );
-    check("postgres://u:hunter2@a:1,,b/x", "not a PostgreSQL URL: host 2 of its 3 is empty; write `HOST:PORT` between the commas");
+    check(
+        "postgres://u:hunter2@a:1,,b/x",
+        "not a PostgreSQL URL: host 2 of its 3 is empty; write `HOST:PORT` between the commas",
+    );
     check(
         "postgres://u:hunter2@a,b/x?target_session_attrs=hunter2",
         "not a PostgreSQL URL: `target_session_attrs` must be `any`, `read-write` or `primary`",
@@ -245,12 +358,19 @@ fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
         "sqlite:x?vfs=memdb",
         "sqlite:file::memory:",
     ] {
-        check(memory, "a database in memory forgets what was acknowledged: write for example `sqlite:surehook.db`");
+        check(
+            memory,
+            "a database in memory forgets what was acknowledged: write for example `sqlite:surehook.db`",
+        );
     }
     for uri in ["sqlite:file:x.db", "sqlite:file:x%3Fmode=memory", "sqlite:%66ile:x%3Fvfs=memdb"] {
-        check(uri, "the SQLite database is named by a `file:` URI and not by its path: write for example `sqlite:surehook.db`");
+        check(
+            uri,
+            "the SQLite database is named by a `file:` URI and not by its path: write for example `sqlite:surehook.db`",
+        );
     }
-    let unknown = parsed(&format!("database = \"sqlite:x?colour=red\"\n{SOURCE}")).unwrap_err().to_string();
+    let unknown =
+        parsed(&format!("database = \"sqlite:x?colour=red\"\n{SOURCE}")).unwrap_err().to_string();
     assert!(unknown.contains("unknown query parameter `colour`"), "{unknown}");
     for right in [
         "sqlite:a.db",
@@ -260,7 +380,10 @@ fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
         "postgresql://u:p@db:1/x?sslmode=require",
         "postgres://a:1,[::1]:2/x?target_session_attrs=primary",
     ] {
-        assert_eq!(parsed(&format!("database = \"{right}\"\n{SOURCE}")).unwrap().database.secret(), right);
+        assert_eq!(
+            parsed(&format!("database = \"{right}\"\n{SOURCE}")).unwrap().database.secret(),
+            right
+        );
     }
 }
 
@@ -272,7 +395,9 @@ fn what_is_not_toml_is_told_at_its_place_without_its_text() {
     assert!(told.starts_with("surehook.toml:1:1: this is not TOML: "), "{told}");
     let told = parsed("\ndatabase = \"postgres://u:hunter2@db").unwrap_err().to_string();
     assert!(told.starts_with("surehook.toml:2:") && !told.contains("hunter2"), "{told}");
-    let latin = problems(Config::parse("x", b"log = \"json\"\n# caf\xe9", &Overrides::default()).unwrap_err());
+    let latin = problems(
+        Config::parse("x", b"log = \"json\"\n# caf\xe9", &Overrides::default()).unwrap_err(),
+    );
     assert_eq!(latin.to_string(), "x:2:6: the file is not UTF-8 from here on: save it as UTF-8");
 }
 
@@ -282,7 +407,10 @@ fn columns_count_characters_and_a_byte_order_mark_is_none() {
         "sources.s = { destination = \"http://ü/\", concurrency = 0 }",
         "1:56: `sources.s.concurrency`: 0 is out of range: write a whole number from 1 to 10000",
     );
-    check_source("on_key_reuse = \"ü\" # ü", "3:16: `sources.github.on_key_reuse`: `ü` is not known here: write `reject` or `first_wins`");
+    check_source(
+        "on_key_reuse = \"ü\" # ü",
+        "3:16: `sources.github.on_key_reuse`: `ü` is not known here: write `reject` or `first_wins`",
+    );
     check(
         &format!("\u{feff}\"ü\" = 1\n{SOURCE}"),
         "1:1: `ü`: there is no such key; the keys here are `database`, `defaults`, `drain_timeout`, `intake`, `listen`, `log`, `migrate_on_start`, `operator_hosts`, `operator_listen`, `retention`, `role`, `sources`, `worker`",

@@ -72,7 +72,13 @@ fn the_defaults_are_the_documented_ones() {
     let config = parsed(documented).unwrap();
     assert_eq!(config, parsed(SOURCE).unwrap());
     let source = Source::new(Destination::new("https://hooks.internal/github".parse().unwrap()));
-    assert_eq!(config, Config { sources: BTreeMap::from([(SourceName::parse("github").unwrap(), source)]), ..Config::default() });
+    assert_eq!(
+        config,
+        Config {
+            sources: BTreeMap::from([(SourceName::parse("github").unwrap(), source)]),
+            ..Config::default()
+        }
+    );
 }
 
 #[test]
@@ -120,7 +126,11 @@ fn every_value_can_be_set() {
             rate: NonZeroU32::new(limits::RATE),
             breaker: BreakerPolicy { failures: 0, open_for: limits::TIMEOUT },
             max_attempts: limits::MAX_ATTEMPTS,
-            backoff: Backoff { initial_delay: Duration::ZERO, factor: 1.0, max_delay: limits::DELAY },
+            backoff: Backoff {
+                initial_delay: Duration::ZERO,
+                factor: 1.0,
+                max_delay: limits::DELAY,
+            },
             retry_on: [400, 404].into(),
             dead_letter_on: [999].into(),
         },
@@ -146,7 +156,10 @@ fn every_value_can_be_set() {
             body_timeout: limits::REQUEST_TIMEOUT,
         },
         worker: WorkerConfig { max_held_bytes: 3 << 10 },
-        retention: Retention { delivered: Duration::from_secs(1), dead_lettered: limits::RETENTION },
+        retention: Retention {
+            delivered: Duration::from_secs(1),
+            dead_lettered: limits::RETENTION,
+        },
         delivered_payload: Duration::from_secs(2),
         sources: BTreeMap::from([(SourceName::parse("github").unwrap(), source)]),
     };
@@ -167,10 +180,16 @@ fn a_source_takes_what_it_does_not_set_from_the_defaults() {
 #[test]
 fn an_override_stands_over_the_file_and_the_file_over_the_default() {
     let text = format!("listen = \"127.0.0.1:1\"\nrole = \"worker\"\n{SOURCE}");
-    let overrides =
-        Overrides { listen: Some("127.0.0.1:2".to_owned()), migrate_on_start: Some("false".to_owned()), ..Overrides::default() };
+    let overrides = Overrides {
+        listen: Some("127.0.0.1:2".to_owned()),
+        migrate_on_start: Some("false".to_owned()),
+        ..Overrides::default()
+    };
     let config = parsed_over(&text, &overrides).unwrap();
-    assert_eq!((config.listen.port(), config.role, config.migrate_on_start), (2, Role::Worker, false));
+    assert_eq!(
+        (config.listen.port(), config.role, config.migrate_on_start),
+        (2, Role::Worker, false)
+    );
 }
 
 #[test]
@@ -202,8 +221,14 @@ fn every_wrong_override_is_told_by_flag_and_variable_and_without_its_password() 
 
 #[test]
 fn all_mistakes_are_told_at_once_in_the_order_of_the_file() {
-    let text = "rolle = \"all\"\n[sources.b]\ndestination = \"ftp://x\"\n[sources.a]\nconcurrency = 0\n";
-    let lines: Vec<(Place, String)> = parsed(text).unwrap_err().problems.into_iter().map(|problem| (problem.place, problem.key)).collect();
+    let text =
+        "rolle = \"all\"\n[sources.b]\ndestination = \"ftp://x\"\n[sources.a]\nconcurrency = 0\n";
+    let lines: Vec<(Place, String)> = parsed(text)
+        .unwrap_err()
+        .problems
+        .into_iter()
+        .map(|problem| (problem.place, problem.key))
+        .collect();
     let at = |line, column| Place::At { line, column };
     assert_eq!(
         lines,
@@ -223,7 +248,10 @@ fn no_secret_is_shown() {
     let config = parsed(text).unwrap();
     for shown in [format!("{config:?}"), format!("{config:#?}"), config.to_string()] {
         assert!(!shown.contains("hunter"), "{shown}");
-        assert!(shown.contains("postgres://user@db/x") && shown.contains("https://x/p?…"), "{shown}");
+        assert!(
+            shown.contains("postgres://user@db/x") && shown.contains("https://x/p?…"),
+            "{shown}"
+        );
     }
 }
 
@@ -233,8 +261,15 @@ fn a_file_that_cannot_be_read_is_told_apart() {
     let missing = folder.path().join("missing.toml");
     let overrides = Overrides { database: Some("sqlite:x.db".to_owned()), ..Overrides::default() };
     let told = Config::load(&missing, &overrides).unwrap_err();
-    assert!(matches!(&told, ConfigError::NotFound { .. }) && told.to_string().contains("destination = "), "{told}");
-    assert!(matches!(Config::load_without_sources(Some(&missing), &overrides), Err(ConfigError::NotFound { .. })));
+    assert!(
+        matches!(&told, ConfigError::NotFound { .. })
+            && told.to_string().contains("destination = "),
+        "{told}"
+    );
+    assert!(matches!(
+        Config::load_without_sources(Some(&missing), &overrides),
+        Err(ConfigError::NotFound { .. })
+    ));
     assert!(matches!(Config::load(folder.path(), &overrides), Err(ConfigError::Unreadable { .. })));
     let endless = Config::load(Path::new("/dev/zero"), &overrides).unwrap_err().to_string();
     assert!(endless.contains("longer than 4 MiB"), "{endless}");
@@ -325,7 +360,9 @@ fn told_well(content: &[u8]) -> Result<(), TestCaseError> {
     for Problem { place, message, .. } in problems {
         prop_assert!(message.contains(": ") || message.contains("; "), "{message}");
         match place {
-            Place::At { line, column } => prop_assert!((1..=lines).contains(&line) && (1..=content.len() + 1).contains(&column)),
+            Place::At { line, column } => prop_assert!(
+                (1..=lines).contains(&line) && (1..=content.len() + 1).contains(&column)
+            ),
             Place::File => prop_assert!(message.contains("there is no source")),
             Place::Override { .. } => prop_assert!(false, "there is no override"),
         }

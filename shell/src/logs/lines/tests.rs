@@ -33,9 +33,11 @@ struct World {
 impl World {
     fn start() -> Self {
         let lost = IntCounter::new("lost", "lost").unwrap();
-        let ((tell, told), (ask, asked), (answers, answer)) = (mpsc::channel(), mpsc::channel(), mpsc::channel());
+        let ((tell, told), (ask, asked), (answers, answer)) =
+            (mpsc::channel(), mpsc::channel(), mpsc::channel());
         let output = Scripted { asked: ask, answers: answer };
-        let lines = Lines::start(output, lost.clone(), move |count| tell.send(count).unwrap()).unwrap();
+        let lines =
+            Lines::start(output, lost.clone(), move |count| tell.send(count).unwrap()).unwrap();
         Self { lines, lost, told, asked, answers }
     }
 

@@ -77,7 +77,8 @@ const MIGRATION_PATIENCE: Duration = Duration::from_mins(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a URL must look like.
-pub(super) const FORM: &str = "it is not of the form `postgres://user:password@host:port/database?parameter=value`";
+pub(super) const FORM: &str =
+    "it is not of the form `postgres://user:password@host:port/database?parameter=value`";
 
 /// The options of each session of the store with one server, as its URL has them and as the store needs them.
 ///
@@ -89,20 +90,30 @@ pub fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
         return Err(OpenError(format!("`{unknown}` is not a parameter of a PostgreSQL URL")));
     }
     let options = PgConnectOptions::from_str(url).map_err(|_| OpenError(FORM.into()))?;
-    let options = if options.get_application_name().is_none() { options.application_name("surehook") } else { options };
+    let options = if options.get_application_name().is_none() {
+        options.application_name("surehook")
+    } else {
+        options
+    };
     Ok(options.options(SESSION))
 }
 
 fn parameters(url: &str) -> impl Iterator<Item = &str> {
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let query = query.split_once('#').map_or(query, |(query, _)| query);
-    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
 }
 
 fn is_known(name: &str) -> bool {
-    PARAMETERS
-        .iter()
-        .any(|&known| name == known || (known.len() > "options".len() && known.starts_with("options") && name.starts_with(known)))
+    PARAMETERS.iter().any(|&known| {
+        name == known
+            || (known.len() > "options".len()
+                && known.starts_with("options")
+                && name.starts_with(known))
+    })
 }
 
 /// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
@@ -112,7 +123,8 @@ fn is_known(name: &str) -> bool {
 /// is closed, or dropped with this future, the server releases it and rolls back what was not committed.
 pub(super) async fn migrate(servers: &Arc<Servers>) -> Result<(), MigrateError> {
     // Whatever it is (no server, no database, no such role), somebody may be about to see to it.
-    let (mut connection, _) = servers.find(Instant::now() + CONNECT_TIMEOUT).await.map_err(MigrateError::Unreachable)?;
+    let (mut connection, _) =
+        servers.find(Instant::now() + CONNECT_TIMEOUT).await.map_err(MigrateError::Unreachable)?;
     let migrated = match sqlx::raw_sql(MIGRATION).execute(&mut connection).await {
         Ok(_) => migrate_on(servers, &mut connection).await,
         Err(error) => Err(explain(&error)),
@@ -141,22 +153,33 @@ async fn migrate_on(servers: &Servers, connection: &mut PgConnection) -> Result<
     // Another process may have done it meanwhile.
     let applied = applied(connection).await?;
     if schema::compare(&applied, &migrator).needs_migration()? {
-        let pid = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut *connection).await.map_err(|error| explain(&error))?;
-        giving_way(servers, pid, schema::apply_missing(connection, &applied, &migrator, explain)).await?;
+        let pid = sqlx::query_scalar("select pg_backend_pid()")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(|error| explain(&error))?;
+        giving_way(servers, pid, schema::apply_missing(connection, &applied, &migrator, explain))
+            .await?;
     }
     Ok(())
 }
 
 async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, MigrateError> {
-    let exists = sqlx::query_scalar::<_, bool>("select to_regclass($1) is not null").bind(schema::TABLE);
+    let exists =
+        sqlx::query_scalar::<_, bool>("select to_regclass($1) is not null").bind(schema::TABLE);
     if !exists.fetch_one(&mut *connection).await.map_err(|error| explain(&error))? {
         return Ok(Vec::new());
     }
-    sqlx::query_as::<_, Applied>(sql::SCHEMA).fetch_all(connection).await.map_err(|error| explain(&error))
+    sqlx::query_as::<_, Applied>(sql::SCHEMA)
+        .fetch_all(connection)
+        .await
+        .map_err(|error| explain(&error))
 }
 
 async fn lock(connection: &mut PgConnection) -> Result<bool, MigrateError> {
-    let locked = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(MIGRATION_LOCK).fetch_one(connection).await;
+    let locked = sqlx::query_scalar("select pg_try_advisory_lock($1)")
+        .bind(MIGRATION_LOCK)
+        .fetch_one(connection)
+        .await;
     locked.map_err(|error| explain(&error))
 }
 

@@ -28,7 +28,9 @@ impl From<Failure> for StoreError {
 /// Before a statement was sent: nothing was done.
 pub(super) fn not_taken(error: &TakeError) -> Failure {
     let why = match error {
-        TakeError::Busy { limit, given_up: 0 } => format!("all {limit} of its connections for this kind of work are in use"),
+        TakeError::Busy { limit, given_up: 0 } => {
+            format!("all {limit} of its connections for this kind of work are in use")
+        }
         TakeError::Busy { limit, given_up } => format!(
             "all {limit} of its connections for this kind of work are in use; in {given_up} of them the server is still busy with a call that was given up"
         ),
@@ -47,7 +49,8 @@ pub(super) fn failed(error: &sqlx::Error) -> Failure {
         return Failure { error: StoreError::Unknown(why), usable: false, constraint: None };
     };
     let aborted = matches!(reported.severity(), PgSeverity::Error);
-    let (kind, usable) = if aborted { meaning(reported.code()) } else { (StoreError::Unknown as Kind, false) };
+    let (kind, usable) =
+        if aborted { meaning(reported.code()) } else { (StoreError::Unknown as Kind, false) };
     Failure { error: kind(why), usable, constraint: reported.constraint().map(Into::into) }
 }
 
@@ -66,14 +69,23 @@ pub(super) fn warned_at_commit() -> Failure {
 
 /// No reply came in time.
 pub(super) fn no_reply(within: std::time::Duration) -> Failure {
-    Failure { error: StoreError::Unknown(format!("no reply within {within:?}")), usable: false, constraint: None }
+    Failure {
+        error: StoreError::Unknown(format!("no reply within {within:?}")),
+        usable: false,
+        constraint: None,
+    }
 }
 
 /// Whether trying to connect or to migrate again may help: the server is away, starting, full, or busy.
 pub(super) fn is_passing(error: &sqlx::Error) -> bool {
     match reported(error) {
-        Some(reported) => matches!(reported.code().get(..2), Some("08" | "40" | "53" | "57")) || reported.code() == "55P03",
-        None => matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)),
+        Some(reported) => {
+            matches!(reported.code().get(..2), Some("08" | "40" | "53" | "57"))
+                || reported.code() == "55P03"
+        }
+        None => {
+            matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_))
+        }
     }
 }
 
@@ -112,7 +124,9 @@ fn meaning(code: &str) -> (Kind, bool) {
         _ if code.starts_with("53") => (StoreError::Unavailable, true),
         // Another schema than the program's (a table or a column is missing, a prepared statement is stale, a
         // privilege is missing). A new connection prepares its statements anew.
-        _ if matches!(code.get(..2), Some("0A" | "26" | "28" | "3D" | "3F" | "42")) => (StoreError::Unavailable, false),
+        _ if matches!(code.get(..2), Some("0A" | "26" | "28" | "3D" | "3F" | "42")) => {
+            (StoreError::Unavailable, false)
+        }
         _ => (StoreError::Unknown, false),
     }
 }
@@ -134,7 +148,9 @@ mod tests {
         for code in ["22001", "22P05", "23505", "23514", "54000"] {
             assert_eq!(kind(code), StoreError::Rejected(text()), "{code}");
         }
-        for code in ["57014", "25006", "53100", "53300", "3D000", "42P01", "42501", "0A000", "26000"] {
+        for code in
+            ["57014", "25006", "53100", "53300", "3D000", "42P01", "42501", "0A000", "26000"]
+        {
             assert_eq!(kind(code), StoreError::Unavailable(text()), "{code}");
         }
         for code in ["XX000", "58030", "08006", "57P01", "", "?"] {

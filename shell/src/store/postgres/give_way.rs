@@ -67,7 +67,9 @@ pub(super) async fn giving_way<T>(
 
 /// Looks for whom the session waits, until it is dropped or cannot look any more. The last that were seen are kept.
 async fn look(mut asking: PgConnection, pid: i32, seen: &mut Vec<Blocker>) {
-    while let Ok(blockers) = sqlx::query_as::<_, Blocker>(sql::BLOCKERS).bind(pid).fetch_all(&mut asking).await {
+    while let Ok(blockers) =
+        sqlx::query_as::<_, Blocker>(sql::BLOCKERS).bind(pid).fetch_all(&mut asking).await
+    {
         if !blockers.is_empty() {
             *seen = blockers;
         }
@@ -80,9 +82,11 @@ fn told(blockers: &[Blocker]) -> String {
         return "who holds it could not be seen in that time".into();
     }
     let each = blockers.iter().map(|Blocker { pid, name, role, state, open_for }| {
-        let (name, role) = (name.as_deref().unwrap_or("unnamed"), role.as_deref().unwrap_or("unknown"));
+        let (name, role) =
+            (name.as_deref().unwrap_or("unnamed"), role.as_deref().unwrap_or("unknown"));
         let state = state.as_deref().unwrap_or("in an unknown state");
-        let open_for = open_for.map_or(String::new(), |seconds| format!(", its transaction open for {seconds} s"));
+        let open_for = open_for
+            .map_or(String::new(), |seconds| format!(", its transaction open for {seconds} s"));
         format!("`{name}` (server process {pid}, role `{role}`, {state}{open_for})")
     });
     format!("it waits for {}", each.collect::<Vec<_>>().join(", "))
@@ -94,8 +98,13 @@ mod tests {
 
     #[test]
     fn a_blocker_is_named_with_its_process_and_its_age() {
-        let backup =
-            Blocker { pid: 7, name: Some("pg_dump".into()), role: Some("backup".into()), state: Some("active".into()), open_for: Some(90) };
+        let backup = Blocker {
+            pid: 7,
+            name: Some("pg_dump".into()),
+            role: Some("backup".into()),
+            state: Some("active".into()),
+            open_for: Some(90),
+        };
         let hidden = Blocker { pid: 8, name: None, role: None, state: None, open_for: None };
         assert_eq!(
             told(&[backup, hidden]),

@@ -24,7 +24,8 @@ const TARGET: &str = "sqlx::postgres::notice";
 /// The second dispatcher does nothing. While only one is registered, `tracing` asks only the current thread's default
 /// dispatcher when a log statement runs for the first time. If that thread does not watch, sqlx's statement would be
 /// switched off for the whole process, and a cancelled wait for a standby would pass for a commit.
-static WATCHERS: LazyLock<[Dispatch; 2]> = LazyLock::new(|| [Dispatch::new(Watcher), Dispatch::new(NoSubscriber::default())]);
+static WATCHERS: LazyLock<[Dispatch; 2]> =
+    LazyLock::new(|| [Dispatch::new(Watcher), Dispatch::new(NoSubscriber::default())]);
 
 thread_local! {
     static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
@@ -69,7 +70,8 @@ impl Subscriber for Watcher {
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // Spans would outlive the step; sqlx has none.
-        !metadata.is_span() && (is_warning(metadata) || outer().is_some_and(|outer| outer.enabled(metadata)))
+        !metadata.is_span()
+            && (is_warning(metadata) || outer().is_some_and(|outer| outer.enabled(metadata)))
     }
 
     fn event(&self, event: &Event<'_>) {

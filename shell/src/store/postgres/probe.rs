@@ -13,7 +13,9 @@ impl PostgresStore {
         let mut connection = self.intake.take().await.map_err(|error| errors::not_taken(&error))?;
         let probe = async {
             sqlx::raw_sql(sql::PROBE_BEGIN).execute(&mut connection.connection).await?;
-            accepting(std::slice::from_ref(event), &[0], &[], &[]).execute(&mut connection.connection).await?;
+            accepting(std::slice::from_ref(event), &[0], &[], &[])
+                .execute(&mut connection.connection)
+                .await?;
             sqlx::raw_sql(sql::PROBE_END).execute(&mut connection.connection).await
         };
         // After a failure the connection is closed: its transaction may still be open.

@@ -46,7 +46,12 @@ impl Scans {
     pub(super) fn begin(&mut self, source: &SourceName, now: Instant) -> Option<Micros> {
         let scan = self.0.get_mut(source)?;
         if now.duration_since(scan.period_began) >= PERIOD {
-            *scan = Scan { period_began: now, rows: 0, was_busy: scan.rows >= BUSY_ROWS, reached: None };
+            *scan = Scan {
+                period_began: now,
+                rows: 0,
+                was_busy: scan.rows >= BUSY_ROWS,
+                reached: None,
+            };
         }
         scan.reached.filter(|_| scan.was_busy).map(|reached| reached - LAG)
     }
@@ -88,7 +93,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_busy_source_is_read_from_the_front_once_in_a_period_and_else_from_just_behind_the_last_row() {
+    async fn a_busy_source_is_read_from_the_front_once_in_a_period_and_else_from_just_behind_the_last_row()
+     {
         let (mut scans, begun) = (Scans::default(), Instant::now());
         claim(&mut scans, BUSY_ROWS, 100 * SECOND, begun);
         assert_eq!(scans.begin(&source(), begun), None, "whether it is busy shows after a period");

@@ -100,29 +100,53 @@ impl Servers {
         let hosts: Vec<&str> = parts.hosts.split(',').collect();
         let several = hosts.len() > 1;
         if hosts.len() > MOST_SERVERS {
-            return Err(OpenError(format!("it names {} hosts; write at most {MOST_SERVERS}", hosts.len())));
+            return Err(OpenError(format!(
+                "it names {} hosts; write at most {MOST_SERVERS}",
+                hosts.len()
+            )));
         }
         let mut wanted = None;
         let mut parameters = Vec::new();
         for parameter in parts.query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             match name {
-                "target_session_attrs" if wanted.is_some() => return Err(OpenError("`target_session_attrs` is there twice".into())),
+                "target_session_attrs" if wanted.is_some() => {
+                    return Err(OpenError("`target_session_attrs` is there twice".into()));
+                }
                 "target_session_attrs" => wanted = Some(Wanted::parse(value)?),
-                "host" | "hostaddr" | "port" if several || value.contains(',') || value.contains("%2C") || value.contains("%2c") => {
-                    return Err(OpenError(format!("`{name}` cannot name several servers; write them as `//HOST:PORT,HOST:PORT/`")));
+                "host" | "hostaddr" | "port"
+                    if several
+                        || value.contains(',')
+                        || value.contains("%2C")
+                        || value.contains("%2c") =>
+                {
+                    return Err(OpenError(format!(
+                        "`{name}` cannot name several servers; write them as `//HOST:PORT,HOST:PORT/`"
+                    )));
                 }
                 _ => parameters.push(parameter),
             }
         }
-        let query = if parameters.is_empty() { String::new() } else { format!("?{}", parameters.join("&")) };
+        let query = if parameters.is_empty() {
+            String::new()
+        } else {
+            format!("?{}", parameters.join("&"))
+        };
         let server = |(index, host): (usize, &&str)| {
             let nth = index + 1;
             if several && host.is_empty() {
-                return Err(OpenError(format!("host {nth} of its {} is empty; write `HOST:PORT` between the commas", hosts.len())));
+                return Err(OpenError(format!(
+                    "host {nth} of its {} is empty; write `HOST:PORT` between the commas",
+                    hosts.len()
+                )));
             }
-            let options = connect::options(&format!("{}://{}{host}{}{query}", parts.scheme, parts.user, parts.path));
-            let options = options.map_err(|error| if several { OpenError(format!("host {nth}: {}", error.0)) } else { error })?;
+            let options = connect::options(&format!(
+                "{}://{}{host}{}{query}",
+                parts.scheme, parts.user, parts.path
+            ));
+            let options = options.map_err(|error| {
+                if several { OpenError(format!("host {nth}: {}", error.0)) } else { error }
+            })?;
             Ok(Server { name: (*host).to_owned(), options })
         };
         let servers = hosts.iter().enumerate().map(server).collect::<Result<_, _>>()?;
@@ -140,7 +164,9 @@ impl Servers {
     pub(super) async fn find(&self, deadline: Instant) -> Result<(PgConnection, u64), String> {
         if self.wanted == Wanted::Any && self.servers.len() == 1 {
             let connected = timeout_at(deadline, self.servers[0].options.connect()).await;
-            let connection = connected.map_err(|_| "connecting takes too long".to_owned())?.map_err(|error| describe(&error))?;
+            let connection = connected
+                .map_err(|_| "connecting takes too long".to_owned())?
+                .map_err(|error| describe(&error))?;
             return Ok((connection, 0));
         }
         let in_use = self.known().in_use;
@@ -159,11 +185,16 @@ impl Servers {
 
     /// Asks all servers at once, so that one that stays silent takes no time from the others.
     async fn ask_all(&self, deadline: Instant) -> Vec<Answer> {
-        let mut asked: FuturesUnordered<_> = (0..self.servers.len()).map(|server| self.ask(server)).collect();
+        let mut asked: FuturesUnordered<_> =
+            (0..self.servers.len()).map(|server| self.ask(server)).collect();
         let mut answers = Vec::with_capacity(self.servers.len());
         let mut until = deadline;
         while let Ok(Some(answer)) = timeout_at(until, asked.next()).await {
-            if answer.connected.as_ref().is_ok_and(|(_, standing)| self.wanted.objection(*standing).is_none()) {
+            if answer
+                .connected
+                .as_ref()
+                .is_ok_and(|(_, standing)| self.wanted.objection(*standing).is_none())
+            {
                 let grace = if self.wanted == Wanted::Any { Duration::ZERO } else { GRACE };
                 until = until.min(Instant::now() + grace);
             }
@@ -211,8 +242,15 @@ impl Servers {
                 for (server, objection) in judged {
                     objections[server] = objection;
                 }
-                let told = self.servers.iter().zip(objections).map(|(server, objection)| format!("{}: {objection}", server.name));
-                return Err(format!("none of its servers can be used: {}", told.collect::<Vec<_>>().join("; ")));
+                let told = self
+                    .servers
+                    .iter()
+                    .zip(objections)
+                    .map(|(server, objection)| format!("{}: {objection}", server.name));
+                return Err(format!(
+                    "none of its servers can be used: {}",
+                    told.collect::<Vec<_>>().join("; ")
+                ));
             }
         };
         if known.in_use != Some(chosen) {
@@ -220,7 +258,9 @@ impl Servers {
             tracing::info!(server = %self.servers[chosen].name, timeline, "the database's server that takes writes");
         }
         known.in_use = Some(chosen);
-        let connection = connections.into_iter().find_map(|(server, connection)| (server == chosen).then_some(connection));
+        let connection = connections
+            .into_iter()
+            .find_map(|(server, connection)| (server == chosen).then_some(connection));
         Ok((connection.ok_or("the chosen server is not connected")?, known.generation))
     }
 
@@ -235,7 +275,9 @@ impl Connect for Arc<Servers> {
     async fn connect(&self, deadline: Instant) -> Result<(Session, u64), String> {
         let (connection, generation) = self.find(deadline).await?;
         let session = timeout_at(deadline, Session::new(connection)).await;
-        let session = session.map_err(|_| "connecting takes too long".to_owned())?.map_err(|error| describe(&error))?;
+        let session = session
+            .map_err(|_| "connecting takes too long".to_owned())?
+            .map_err(|error| describe(&error))?;
         Ok((session, generation))
     }
 
@@ -257,21 +299,35 @@ impl Connect for Arc<Servers> {
 }
 
 /// Which of the servers that answered is to be used, or what speaks against each; and what is known afterwards.
-fn judge(wanted: Wanted, known: Option<Lineage>, standings: &[(usize, Standing)]) -> (Result<usize, Objections>, Option<Lineage>) {
+fn judge(
+    wanted: Wanted,
+    known: Option<Lineage>,
+    standings: &[(usize, Standing)],
+) -> (Result<usize, Objections>, Option<Lineage>) {
     let Some((_, first)) = standings.first() else { return (Err(Vec::new()), known) };
     if wanted == Wanted::Any {
         return (Ok(standings[0].0), known);
     }
     let able = standings.iter().filter(|(_, standing)| wanted.objection(*standing).is_none());
     // The first of the highest. A cluster that took the place of the known one has timelines of its own.
-    let rank = |standing: &Standing| (known.is_some_and(|known| known.system == standing.system), standing.timeline);
+    let rank = |standing: &Standing| {
+        (known.is_some_and(|known| known.system == standing.system), standing.timeline)
+    };
     let best = able.rev().max_by_key(|(_, standing)| rank(standing));
-    let system = best.map(|(_, best)| best.system).or(known.map(|known| known.system)).unwrap_or(first.system);
-    let named = standings.iter().filter(|(_, standing)| standing.system == system).map(|(_, standing)| standing.timeline);
+    let system = best
+        .map(|(_, best)| best.system)
+        .or(known.map(|known| known.system))
+        .unwrap_or(first.system);
+    let named = standings
+        .iter()
+        .filter(|(_, standing)| standing.system == system)
+        .map(|(_, standing)| standing.timeline);
     let remembered = known.filter(|known| known.system == system).map(|known| known.timeline);
     let lineage = named.chain(remembered).max().map(|timeline| Lineage { system, timeline });
     match (best, lineage) {
-        (Some((server, best)), Some(lineage)) if best.timeline == lineage.timeline => (Ok(*server), Some(lineage)),
+        (Some((server, best)), Some(lineage)) if best.timeline == lineage.timeline => {
+            (Ok(*server), Some(lineage))
+        }
         _ => {
             let newest = lineage.map_or(0, |lineage| lineage.timeline);
             let objection = |standing: &Standing| {
@@ -280,7 +336,13 @@ fn judge(wanted: Wanted, known: Option<Lineage>, standings: &[(usize, Standing)]
                     str::to_owned,
                 )
             };
-            (Err(standings.iter().map(|(server, standing)| (*server, objection(standing))).collect()), lineage)
+            (
+                Err(standings
+                    .iter()
+                    .map(|(server, standing)| (*server, objection(standing)))
+                    .collect()),
+                lineage,
+            )
         }
     }
 }
@@ -291,11 +353,13 @@ impl Wanted {
             "any" => Ok(Self::Any),
             "read-write" => Ok(Self::ReadWrite),
             "primary" => Ok(Self::Primary),
-            "read-only" | "standby" | "prefer-standby" => {
-                Err(OpenError(format!("`target_session_attrs={value}` names a server that cannot be written to; write `read-write`")))
-            }
+            "read-only" | "standby" | "prefer-standby" => Err(OpenError(format!(
+                "`target_session_attrs={value}` names a server that cannot be written to; write `read-write`"
+            ))),
             // The value is not shown: what stands in the wrong place may be a password.
-            _ => Err(OpenError("`target_session_attrs` must be `any`, `read-write` or `primary`".into())),
+            _ => Err(OpenError(
+                "`target_session_attrs` must be `any`, `read-write` or `primary`".into(),
+            )),
         }
     }
 
@@ -321,11 +385,15 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn of(url: &'a str) -> Result<Self, OpenError> {
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| OpenError(connect::FORM.into()))?;
+        let (scheme, rest) =
+            url.split_once("://").ok_or_else(|| OpenError(connect::FORM.into()))?;
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         // Such a URL would be read, with a part of the password as the name of a database or a parameter, and shown.
         if rest.contains('@') {
-            return Err(OpenError("it has an `@` after its host; write `@ / ? #` in a password as `%40 %2F %3F %23`".into()));
+            return Err(OpenError(
+                "it has an `@` after its host; write `@ / ? #` in a password as `%40 %2F %3F %23`"
+                    .into(),
+            ));
         }
         let rest = rest.split_once('#').map_or(rest, |(rest, _)| rest);
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -342,7 +410,9 @@ pub fn shown(url: &str) -> Option<String> {
     let name = user.trim_end_matches('@').split_once(':').map_or(user, |(name, _)| name);
     let at = if name.is_empty() || name.ends_with('@') { "" } else { "@" };
     let wanted = query.split('&').find(|parameter| parameter.starts_with("target_session_attrs="));
-    let wanted = wanted.filter(|parameter| parameter.split_once('=').is_some_and(|(_, value)| Wanted::parse(value).is_ok()));
+    let wanted = wanted.filter(|parameter| {
+        parameter.split_once('=').is_some_and(|(_, value)| Wanted::parse(value).is_ok())
+    });
     let query = wanted.map_or(String::new(), |wanted| format!("?{wanted}"));
     Some(format!("{scheme}://{name}{at}{hosts}{path}{query}"))
 }

@@ -52,7 +52,8 @@ enum Fate {
 impl Session {
     /// The session behind a new connection.
     pub(super) async fn new(mut connection: PgConnection) -> Result<Self, sqlx::Error> {
-        let identity = sqlx::query_as(sql::SESSION).persistent(false).fetch_optional(&mut connection).await;
+        let identity =
+            sqlx::query_as(sql::SESSION).persistent(false).fetch_optional(&mut connection).await;
         let identity = match identity {
             // It is not PostgreSQL itself, and has no such list.
             Err(sqlx::Error::Database(_)) => None,
@@ -90,10 +91,16 @@ impl Servers {
                 Some(connection) => asking.insert(connection),
                 None => asking.insert(self.find(deadline).await.ok()?.0),
             };
-            let question = sqlx::query_scalar::<_, bool>(sql::SESSION_LIVES).bind(session.pid).bind(session.started);
+            let question = sqlx::query_scalar::<_, bool>(sql::SESSION_LIVES)
+                .bind(session.pid)
+                .bind(session.started);
             question.fetch_one(connection).await.ok()
         });
-        let fate = answer.await.ok().flatten().map_or(Fate::Unknown, |lives| if lives { Fate::Lives } else { Fate::Ended });
+        let fate = answer
+            .await
+            .ok()
+            .flatten()
+            .map_or(Fate::Unknown, |lives| if lives { Fate::Lives } else { Fate::Ended });
         if fate == Fate::Unknown {
             *asking = None;
         }

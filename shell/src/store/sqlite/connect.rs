@@ -35,7 +35,8 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// [`OpenError`] if the URL cannot be read or names no file.
 pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
-    let refused = |why: &str| Err(OpenError(format!("{why}: write for example `sqlite:surehook.db`")));
+    let refused =
+        |why: &str| Err(OpenError(format!("{why}: write for example `sqlite:surehook.db`")));
     let rest = url.strip_prefix("sqlite:").unwrap_or(url);
     let (path, parameters) = rest.split_once('?').unwrap_or((rest, ""));
     if path.trim_start_matches('/').is_empty() {
@@ -48,8 +49,13 @@ pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
     // As SQLite will understand it, and not as it is written: all of it may be percent-encoded.
     let file = options.get_filename().to_string_lossy();
     let parameters = Url::parse(&format!("sqlite:?{}", parameters.replace('#', "%23")));
-    let forgets = |(name, value): (Cow<'_, str>, Cow<'_, str>)| matches!((&*name, &*value), ("mode", "memory") | ("vfs", "memdb"));
-    if path.contains(":memory:") || file.contains(":memory:") || parameters.is_ok_and(|all| all.query_pairs().any(forgets)) {
+    let forgets = |(name, value): (Cow<'_, str>, Cow<'_, str>)| {
+        matches!((&*name, &*value), ("mode", "memory") | ("vfs", "memdb"))
+    };
+    if path.contains(":memory:")
+        || file.contains(":memory:")
+        || parameters.is_ok_and(|all| all.query_pairs().any(forgets))
+    {
         return refused("a database in memory forgets what was acknowledged");
     }
     // Such a name is a URI to SQLite, with parameters of its own, among them those above.
@@ -80,7 +86,9 @@ impl Connect for Opener {
     async fn connect(&self, deadline: Instant) -> Result<(SqliteConnection, u64), String> {
         let opening = self.file.opening()?;
         let opened = timeout_at(deadline, ConnectOptions::connect(&self.options)).await;
-        let connection = opened.map_err(|_| "opening it takes too long".to_owned())?.map_err(|error| errors::message(&error))?;
+        let connection = opened
+            .map_err(|_| "opening it takes too long".to_owned())?
+            .map_err(|error| errors::message(&error))?;
         opening.done()?;
         Ok((connection, 0))
     }
@@ -107,7 +115,10 @@ impl Connect for Opener {
 /// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
 ///
 /// All migrations run in one IMMEDIATE transaction: of several processes one migrates, and the others find it done.
-pub(super) async fn migrate(options: &SqliteConnectOptions, file: &DatabaseFile) -> Result<(), MigrateError> {
+pub(super) async fn migrate(
+    options: &SqliteConnectOptions,
+    file: &DatabaseFile,
+) -> Result<(), MigrateError> {
     file.create().map_err(|error| MigrateError::Failed(error.to_string()))?;
     let mut connection = open(options).await?;
     let migrated = migrate_on(&mut connection).await;
@@ -122,18 +133,26 @@ pub(super) async fn open(options: &SqliteConnectOptions) -> Result<SqliteConnect
     loop {
         match ConnectOptions::connect(options).await {
             Ok(connection) => return Ok(connection),
-            Err(error) if is_passing(&error) && Instant::now() < deadline => sleep(ACQUIRE_TIMEOUT / 50).await,
+            Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                sleep(ACQUIRE_TIMEOUT / 50).await
+            }
             Err(error) => return Err(explain(&error)),
         }
     }
 }
 
 async fn migrate_on(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
-    let mut transaction = connection.begin_with("begin immediate").await.map_err(|error| explain(&error))?;
-    let exists = sqlx::query_scalar::<_, bool>("select count(*) > 0 from sqlite_schema where name = ?1").bind(schema::TABLE);
+    let mut transaction =
+        connection.begin_with("begin immediate").await.map_err(|error| explain(&error))?;
+    let exists =
+        sqlx::query_scalar::<_, bool>("select count(*) > 0 from sqlite_schema where name = ?1")
+            .bind(schema::TABLE);
     let exists = exists.fetch_one(&mut *transaction).await.map_err(|error| explain(&error))?;
     let applied = if exists {
-        sqlx::query_as::<_, Applied>(sql::SCHEMA).fetch_all(&mut *transaction).await.map_err(|error| explain(&error))?
+        sqlx::query_as::<_, Applied>(sql::SCHEMA)
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(|error| explain(&error))?
     } else {
         Vec::new()
     };

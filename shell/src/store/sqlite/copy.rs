@@ -70,7 +70,8 @@ pub(super) async fn backup(options: &SqliteConnectOptions, to: &Path) -> Result<
     if to.exists() {
         return Err(CopyError::Exists(to.to_owned()));
     }
-    let mut connection = connect::open(options).await.map_err(|error| unread(from, error.to_string()))?;
+    let mut connection =
+        connect::open(options).await.map_err(|error| unread(from, error.to_string()))?;
     let copied = async {
         // A copy of what this program cannot serve would be found out when it is needed.
         fit(from, &mut connection).await?;
@@ -83,7 +84,11 @@ pub(super) async fn backup(options: &SqliteConnectOptions, to: &Path) -> Result<
 
 /// Puts a copy of a backup in the place of the database, which no process may serve meanwhile. Answers where the database
 /// is now that was there before, if there was one.
-pub(super) async fn restore(options: &SqliteConnectOptions, file: &DatabaseFile, from: &Path) -> Result<Option<PathBuf>, CopyError> {
+pub(super) async fn restore(
+    options: &SqliteConnectOptions,
+    file: &DatabaseFile,
+    from: &Path,
+) -> Result<Option<PathBuf>, CopyError> {
     let database = file.path();
     if !from.is_file() {
         return Err(CopyError::Missing(from.to_owned()));
@@ -97,8 +102,13 @@ pub(super) async fn restore(options: &SqliteConnectOptions, file: &DatabaseFile,
         }
     }
     // A backup is read as it is. If it has a log beside it, that is part of it.
-    let backup = SqliteConnectOptions::new().filename(from).create_if_missing(false).busy_timeout(Duration::from_secs(2));
-    let mut connection = ConnectOptions::connect(&backup).await.map_err(|error| unfit(from, errors::message(&error)))?;
+    let backup = SqliteConnectOptions::new()
+        .filename(from)
+        .create_if_missing(false)
+        .busy_timeout(Duration::from_secs(2));
+    let mut connection = ConnectOptions::connect(&backup)
+        .await
+        .map_err(|error| unfit(from, errors::message(&error)))?;
     let arrived = with_suffix(database, PARTIAL);
     let copied = async {
         fit(from, &mut connection).await?;
@@ -119,12 +129,15 @@ pub(super) async fn restore(options: &SqliteConnectOptions, file: &DatabaseFile,
         for suffix in BESIDE.into_iter().rev().chain(std::iter::once("")) {
             let path = with_suffix(database, suffix);
             match fs::rename(&path, with_suffix(&replaced, suffix)) {
-                Err(error) if suffix.is_empty() || error.kind() != io::ErrorKind::NotFound => return Err(CopyError::Io { path, error }),
+                Err(error) if suffix.is_empty() || error.kind() != io::ErrorKind::NotFound => {
+                    return Err(CopyError::Io { path, error });
+                }
                 _ => {}
             }
         }
     }
-    fs::rename(&arrived, database).map_err(|error| CopyError::Io { path: database.to_owned(), error })?;
+    fs::rename(&arrived, database)
+        .map_err(|error| CopyError::Io { path: database.to_owned(), error })?;
     flush_folder(database)?;
     Ok(had_one.then_some(replaced))
 }
@@ -134,10 +147,18 @@ async fn copy(from: &Path, connection: &mut SqliteConnection, to: &Path) -> Resu
     let io = |error| CopyError::Io { path: to.to_owned(), error };
     let partial = with_suffix(to, PARTIAL);
     // Empty, so that SQLite takes it, and with the mode that the copy is to have.
-    private(OpenOptions::new().write(true).create(true).truncate(true)).open(&partial).map_err(io)?;
+    private(OpenOptions::new().write(true).create(true).truncate(true))
+        .open(&partial)
+        .map_err(io)?;
     let copied = async {
-        let name = partial.to_str().ok_or_else(|| unread(from, "the name of the copy is not UTF-8".to_owned()))?;
-        sqlx::query("vacuum into ?1").bind(name).execute(&mut *connection).await.map_err(|error| unread(from, errors::message(&error)))?;
+        let name = partial
+            .to_str()
+            .ok_or_else(|| unread(from, "the name of the copy is not UTF-8".to_owned()))?;
+        sqlx::query("vacuum into ?1")
+            .bind(name)
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| unread(from, errors::message(&error)))?;
         is_whole(&partial).await?;
         File::open(&partial).and_then(|file| file.sync_all()).map_err(io)?;
         fs::rename(&partial, to).map_err(io)?;
@@ -152,9 +173,13 @@ async fn copy(from: &Path, connection: &mut SqliteConnection, to: &Path) -> Resu
 
 /// Whether SQLite finds a copy in order.
 async fn is_whole(copy: &Path) -> Result<(), CopyError> {
-    let options = SqliteConnectOptions::new().filename(copy).read_only(true).create_if_missing(false);
-    let mut connection = ConnectOptions::connect(&options).await.map_err(|error| unread(copy, errors::message(&error)))?;
-    let found: Result<String, _> = sqlx::query_scalar("pragma quick_check(1)").fetch_one(&mut connection).await;
+    let options =
+        SqliteConnectOptions::new().filename(copy).read_only(true).create_if_missing(false);
+    let mut connection = ConnectOptions::connect(&options)
+        .await
+        .map_err(|error| unread(copy, errors::message(&error)))?;
+    let found: Result<String, _> =
+        sqlx::query_scalar("pragma quick_check(1)").fetch_one(&mut connection).await;
     let _ = connection.close().await;
     match found {
         Ok(found) if found == "ok" => Ok(()),
@@ -167,12 +192,17 @@ async fn is_whole(copy: &Path) -> Result<(), CopyError> {
 async fn fit(path: &Path, connection: &mut SqliteConnection) -> Result<(), CopyError> {
     let applied: Result<Vec<Applied>, _> = sqlx::query_as(sql::SCHEMA).fetch_all(connection).await;
     match applied {
-        Ok(applied) if applied.is_empty() => Err(unfit(path, "it is not a database of surehook".to_owned())),
+        Ok(applied) if applied.is_empty() => {
+            Err(unfit(path, "it is not a database of surehook".to_owned()))
+        }
         Ok(applied) => schema::compare(&applied, &sql::migrator())
             .needs_migration()
             .map(drop)
             .map_err(|error: MigrateError| unfit(path, error.to_string())),
-        Err(error) => Err(unfit(path, format!("it is not a database of surehook ({})", errors::message(&error)))),
+        Err(error) => Err(unfit(
+            path,
+            format!("it is not a database of surehook ({})", errors::message(&error)),
+        )),
     }
 }
 
@@ -186,6 +216,9 @@ fn unfit(path: &Path, why: String) -> CopyError {
 
 /// Makes a new name durable.
 fn flush_folder(of: &Path) -> Result<(), CopyError> {
-    let folder = of.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| CopyError::Io { path: folder.to_owned(), error })
+    let folder =
+        of.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| CopyError::Io { path: folder.to_owned(), error })
 }

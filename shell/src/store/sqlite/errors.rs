@@ -64,12 +64,19 @@ pub(super) fn is_passing(error: &sqlx::Error) -> bool {
 
 /// What SQLite says, and whether that means damage.
 pub(super) fn message(error: &sqlx::Error) -> String {
-    if matches!(primary_code(error), Some(CORRUPT | NOTADB)) { format!("{DAMAGED} ({error})") } else { error.to_string() }
+    if matches!(primary_code(error), Some(CORRUPT | NOTADB)) {
+        format!("{DAMAGED} ({error})")
+    } else {
+        error.to_string()
+    }
 }
 
 /// Whether a call failed because the file is damaged.
 pub(super) fn is_damage(error: &StoreError) -> bool {
-    let (StoreError::Unavailable(why) | StoreError::Conflict(why) | StoreError::Rejected(why) | StoreError::Unknown(why)) = error;
+    let (StoreError::Unavailable(why)
+    | StoreError::Conflict(why)
+    | StoreError::Rejected(why)
+    | StoreError::Unknown(why)) = error;
     why.contains(DAMAGED)
 }
 

@@ -22,7 +22,9 @@ const LOCK_SUFFIX: &str = "-lock";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
     /// The folder is missing.
-    #[error("the database {path} cannot be opened: its folder does not exist; create the folder, or correct `database`")]
+    #[error(
+        "the database {path} cannot be opened: its folder does not exist; create the folder, or correct `database`"
+    )]
     NoFolder {
         /// The path of the database.
         path: String,
@@ -108,7 +110,9 @@ impl DatabaseFile {
         self.in_its_folder()?;
         match private(OpenOptions::new().write(true).create_new(true)).open(&self.path) {
             // The umask may have taken bits away.
-            Ok(file) => file.set_permissions(Permissions::from_mode(MODE)).map_err(|error| self.not_allowed(&error)),
+            Ok(file) => file
+                .set_permissions(Permissions::from_mode(MODE))
+                .map_err(|error| self.not_allowed(&error)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(self.not_allowed(&error)),
         }
@@ -144,7 +148,8 @@ impl DatabaseFile {
 
     /// Notes which file a connection has open: the one at the path before and after it was opened.
     pub(super) fn opening(&self) -> Result<Opening<'_>, String> {
-        let before = Identity::at(&self.path).map_err(|error| format!("the database file {}: {error}", self.path.display()))?;
+        let before = Identity::at(&self.path)
+            .map_err(|error| format!("the database file {}: {error}", self.path.display()))?;
         Ok(Opening { file: self, before })
     }
 
@@ -170,11 +175,17 @@ impl DatabaseFile {
     }
 
     fn in_its_folder(&self) -> Result<(), FileError> {
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = self
+            .path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         match folder.metadata() {
             Ok(found) if found.is_dir() => {}
             Ok(_) => return Err(FileError::NoFolder { path: self.shown() }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(FileError::NoFolder { path: self.shown() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(FileError::NoFolder { path: self.shown() });
+            }
             Err(error) => return Err(self.not_allowed(&error)),
         }
         match self.path.metadata() {
@@ -189,19 +200,27 @@ impl DatabaseFile {
     fn locked(&self) -> Result<File, FileError> {
         let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         let path = with_suffix(&path, LOCK_SUFFIX);
-        let opened = private(OpenOptions::new().read(true).write(true).create(true).truncate(false)).open(path);
+        let opened =
+            private(OpenOptions::new().read(true).write(true).create(true).truncate(false))
+                .open(path);
         let mut lock = opened.map_err(|error| self.not_allowed(&error))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = (&lock).take(20).read_to_string(&mut holder);
-                let holder = holder.trim().parse::<u32>().map_or_else(|_| String::new(), |pid| format!(" ({pid})"));
+                let holder = holder
+                    .trim()
+                    .parse::<u32>()
+                    .map_or_else(|_| String::new(), |pid| format!(" ({pid})"));
                 return Err(FileError::Served { path: self.shown(), holder });
             }
             Err(TryLockError::Error(error)) => return Err(self.not_allowed(&error)),
         }
-        let named = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        let named = lock
+            .set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{}", std::process::id()));
         // A full disk: the lock holds without the process's number in it.
         let _ = named;
         Ok(lock)

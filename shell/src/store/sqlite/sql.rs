@@ -119,8 +119,13 @@ pub const CLAIM_END: Script = Script {
 /// Begins a transaction with the rows that are to be settled.
 pub const SETTLE_BEGIN: &str = concat!("begin immediate;\n", include_str!("deliveries_read.sql"));
 /// Writes rows as they are after their transitions, with their attempts, and deletes those of what was delivered.
-pub const TRANSITIONS: &str =
-    concat!(include_str!("attempts_write.sql"), ";\n", include_str!("deliveries_write.sql"), ";\n", include_str!("deliveries_delete.sql"));
+pub const TRANSITIONS: &str = concat!(
+    include_str!("attempts_write.sql"),
+    ";\n",
+    include_str!("deliveries_write.sql"),
+    ";\n",
+    include_str!("deliveries_delete.sql")
+);
 /// The same, and commits.
 pub const SETTLE_END: Script = Script {
     text: concat!(

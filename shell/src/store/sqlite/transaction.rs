@@ -25,16 +25,26 @@ pub(super) struct Done {
 }
 
 /// Begins a transaction with the statements of a script, of which the first is BEGIN.
-pub(super) async fn begin(connection: &mut SqliteConnection, script: &'static str, arguments: SqliteArguments) -> Result<Done, Broken> {
+pub(super) async fn begin(
+    connection: &mut SqliteConnection,
+    script: &'static str,
+    arguments: SqliteArguments,
+) -> Result<Done, Broken> {
     match run(connection, script, arguments).await {
         (done, None) => Ok(done),
-        (done, Some(error)) if done.statements.is_empty() => Err(Broken { error: errors::statement(&error), has_ended: false }),
+        (done, Some(error)) if done.statements.is_empty() => {
+            Err(Broken { error: errors::statement(&error), has_ended: false })
+        }
         (_, Some(error)) => Err(rolled_back(connection, errors::statement(&error)).await),
     }
 }
 
 /// Ends a transaction with the statements of a script, of which the last is COMMIT.
-pub(super) async fn commit(connection: &mut SqliteConnection, script: Script, arguments: SqliteArguments) -> Result<Done, Broken> {
+pub(super) async fn commit(
+    connection: &mut SqliteConnection,
+    script: Script,
+    arguments: SqliteArguments,
+) -> Result<Done, Broken> {
     match run(connection, script.text, arguments).await {
         (done, None) => Ok(done),
         (done, Some(error)) if done.statements.len() == script.before_commit => {
@@ -65,7 +75,11 @@ pub(super) async fn rolled_back(connection: &mut SqliteConnection, error: StoreE
 }
 
 /// Runs the statements of a script, up to the first that fails.
-async fn run(connection: &mut SqliteConnection, script: &'static str, arguments: SqliteArguments) -> (Done, Option<sqlx::Error>) {
+async fn run(
+    connection: &mut SqliteConnection,
+    script: &'static str,
+    arguments: SqliteArguments,
+) -> (Done, Option<sqlx::Error>) {
     let mut done = Done::default();
     let mut steps = connection.fetch_many(sqlx::query_with(script, arguments));
     while let Some(step) = steps.next().await {

@@ -25,39 +25,65 @@ use uuid::Uuid;
 type Micros = i64;
 
 /// Inserts what is new in one go. What has a key that is there, if anything, is then seen to step by step.
-pub(super) async fn accept(writer: &mut SqliteConnection, batch: Vec<NewEvent>) -> Result<Vec<Stored>, Broken> {
+pub(super) async fn accept(
+    writer: &mut SqliteConnection,
+    batch: Vec<NewEvent>,
+) -> Result<Vec<Stored>, Broken> {
     if batch.is_empty() {
         return Ok(Vec::new());
     }
     let inserted = insert_new(writer, &batch).await?;
-    let others: Vec<NewEvent> = batch.iter().filter(|event| !inserted.contains_key(&event.id)).cloned().collect();
+    let others: Vec<NewEvent> =
+        batch.iter().filter(|event| !inserted.contains_key(&event.id)).cloned().collect();
     let mut seen_to = if others.is_empty() {
         Vec::new().into_iter()
     } else {
-        let stored = transaction::whole(writer, move |connection, now| accept_others(connection, now, others).boxed()).await;
-        stored.map_err(|broken| if inserted.is_empty() { broken } else { in_doubt(broken) })?.into_iter()
+        let stored = transaction::whole(writer, move |connection, now| {
+            accept_others(connection, now, others).boxed()
+        })
+        .await;
+        stored
+            .map_err(|broken| if inserted.is_empty() { broken } else { in_doubt(broken) })?
+            .into_iter()
     };
-    Ok(batch.iter().filter_map(|event| inserted.get(&event.id).copied().or_else(|| seen_to.next())).collect())
+    Ok(batch
+        .iter()
+        .filter_map(|event| inserted.get(&event.id).copied().or_else(|| seen_to.next()))
+        .collect())
 }
 
 /// A part of the batch is committed.
 fn in_doubt(Broken { error, has_ended }: Broken) -> Broken {
-    Broken { error: StoreError::Unknown(format!("a part of the batch was committed; then {error}")), has_ended }
+    Broken {
+        error: StoreError::Unknown(format!("a part of the batch was committed; then {error}")),
+        has_ended,
+    }
 }
 
 /// Inserts the events whose keys are new, and answers their ids, and what became of each.
-async fn insert_new(writer: &mut SqliteConnection, batch: &[NewEvent]) -> Result<HashMap<EventId, Stored>, Broken> {
+async fn insert_new(
+    writer: &mut SqliteConnection,
+    batch: &[NewEvent],
+) -> Result<HashMap<EventId, Stored>, Broken> {
     let arguments = new_rows(batch.iter(), Now::read()).map_err(untouched)?;
     let done = match transaction::commit(writer, sql::ACCEPT_NEW, arguments).await {
         Ok(done) => done,
         // An id that is there: another event's, or this very event's from an earlier try. Nothing is stored.
-        Err(Broken { error: StoreError::Rejected(_), has_ended: true }) => return Ok(HashMap::new()),
+        Err(Broken { error: StoreError::Rejected(_), has_ended: true }) => {
+            return Ok(HashMap::new());
+        }
         Err(broken) => return Err(broken),
     };
     // The first is BEGIN.
-    let inserted = done.statements.get(1).ok_or_else(|| untouched(rows::unreadable("result").into()))?;
+    let inserted =
+        done.statements.get(1).ok_or_else(|| untouched(rows::unreadable("result").into()))?;
     let (count, last) = (inserted.rows_affected(), inserted.last_insert_rowid());
-    let paused = done.rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(|error| in_doubt(untouched(error.into())))?;
+    let paused = done
+        .rows
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()
+        .map_err(|error| in_doubt(untouched(error.into())))?;
     let all = batch.iter().map(|event| (event.id, new(event, &paused)));
     if count == batch.len() as u64 {
         return Ok(all.collect());
@@ -65,7 +91,11 @@ async fn insert_new(writer: &mut SqliteConnection, batch: &[NewEvent]) -> Result
     if count == 0 {
         return Ok(HashMap::new());
     }
-    let ids = sqlx::query_scalar(sql::ACCEPT_INSERTED).bind(last.saturating_sub_unsigned(count)).bind(last).fetch_all(writer).await;
+    let ids = sqlx::query_scalar(sql::ACCEPT_INSERTED)
+        .bind(last.saturating_sub_unsigned(count))
+        .bind(last)
+        .fetch_all(writer)
+        .await;
     let ids: Vec<Uuid> = ids.map_err(|error| in_doubt(untouched(error.into())))?;
     let ids: HashSet<EventId> = ids.into_iter().map(EventId::from_uuid).collect();
     Ok(all.filter(|(id, _)| ids.contains(id)).collect())
@@ -79,30 +109,53 @@ pub(super) async fn probe(writer: &mut SqliteConnection, event: NewEvent) -> Res
 
 /// What becomes of an event that is new, where these sources are paused.
 fn new(event: &NewEvent, paused: &HashSet<String>) -> Stored {
-    if event.lease.is_some() && !paused.contains(event.source.as_str()) { Stored::Claimed } else { Stored::Inserted }
+    if event.lease.is_some() && !paused.contains(event.source.as_str()) {
+        Stored::Claimed
+    } else {
+        Stored::Inserted
+    }
 }
 
 /// Whatever of these is there, or not.
-async fn accept_others(connection: &mut SqliteConnection, now: Now, batch: Vec<NewEvent>) -> Result<Vec<Stored>, Failure> {
-    let keys: Vec<_> = batch.iter().map(|event| (event.source.as_str(), event.key.as_str())).collect();
+async fn accept_others(
+    connection: &mut SqliteConnection,
+    now: Now,
+    batch: Vec<NewEvent>,
+) -> Result<Vec<Stored>, Failure> {
+    let keys: Vec<_> =
+        batch.iter().map(|event| (event.source.as_str(), event.key.as_str())).collect();
     let mut stored: Vec<Option<Stored>> = vec![None; batch.len()];
-    let existing: Vec<rows::ExistingRow> = fetch(connection, sqlx::query_as(sql::ACCEPT_EXISTING).bind(array(&keys)?)).await?;
+    let existing: Vec<rows::ExistingRow> =
+        fetch(connection, sqlx::query_as(sql::ACCEPT_EXISTING).bind(array(&keys)?)).await?;
     if !existing.is_empty() {
         execute(connection, sqlx::query(sql::FLUSH)).await?;
     }
     for row in existing {
         let found = row.stored()?;
-        let slot = usize::try_from(row.position).ok().and_then(|at| stored.get_mut(at)).ok_or_else(|| rows::unreadable("position"))?;
+        let slot = usize::try_from(row.position)
+            .ok()
+            .and_then(|at| stored.get_mut(at))
+            .ok_or_else(|| rows::unreadable("position"))?;
         *slot = Some(found);
     }
-    let paused = fetch::<(String,)>(connection, sqlx::query_as(sql::PAUSED)).await?.into_iter().map(|(source,)| source).collect();
+    let paused = fetch::<(String,)>(connection, sqlx::query_as(sql::PAUSED))
+        .await?
+        .into_iter()
+        .map(|(source,)| source)
+        .collect();
     // Of two events with one key the first is new, and the second finds it there.
     let mut firsts: HashMap<(&str, &str), &NewEvent> = HashMap::new();
     let mut missing = Vec::new();
-    for ((event, key), slot) in batch.iter().zip(&keys).zip(&mut stored).filter(|(_, slot)| slot.is_none()) {
+    for ((event, key), slot) in
+        batch.iter().zip(&keys).zip(&mut stored).filter(|(_, slot)| slot.is_none())
+    {
         let first = *firsts.entry(*key).or_insert(event);
         if !std::ptr::eq(first, event) {
-            let status = if new(first, &paused) == Stored::Claimed { Status::Processing } else { Status::Queued };
+            let status = if new(first, &paused) == Stored::Claimed {
+                Status::Processing
+            } else {
+                Status::Queued
+            };
             *slot = Some(Stored::Existing { id: first.id, fingerprint: first.fingerprint, status });
             continue;
         }
@@ -118,12 +171,23 @@ async fn accept_others(connection: &mut SqliteConnection, now: Now, batch: Vec<N
 }
 
 /// The parameters of the statements that insert new events.
-fn new_rows<'a>(events: impl Iterator<Item = &'a NewEvent>, now: Now) -> Result<SqliteArguments, Failure> {
+fn new_rows<'a>(
+    events: impl Iterator<Item = &'a NewEvent>,
+    now: Now,
+) -> Result<SqliteArguments, Failure> {
     let (mut rows, mut bytes) = (Vec::new(), Vec::new());
     for event in events {
         let (headers, body) = (event.headers.len(), event.body.len());
         let lease = event.lease.map(rows::micros);
-        rows.push((hex(event.id), event.source.as_str(), event.key.as_str(), bytes.len(), headers, body, lease));
+        rows.push((
+            hex(event.id),
+            event.source.as_str(),
+            event.key.as_str(),
+            bytes.len(),
+            headers,
+            body,
+            lease,
+        ));
         bytes.extend_from_slice(event.fingerprint.as_bytes());
         bytes.extend_from_slice(&event.headers);
         bytes.extend_from_slice(&event.body);
@@ -136,7 +200,10 @@ fn new_rows<'a>(events: impl Iterator<Item = &'a NewEvent>, now: Now) -> Result<
     Ok(arguments)
 }
 
-pub(super) async fn claim(writer: &mut SqliteConnection, demands: Vec<Demand>) -> Result<Claims, Broken> {
+pub(super) async fn claim(
+    writer: &mut SqliteConnection,
+    demands: Vec<Demand>,
+) -> Result<Claims, Broken> {
     let now = Now::read();
     let (mut claims, mut changes) = (Claims::default(), Changes::default());
     for (nth, demand) in demands.iter().enumerate() {
@@ -146,7 +213,13 @@ pub(super) async fn claim(writer: &mut SqliteConnection, demands: Vec<Demand>) -
         } else {
             match sqlx::query_with(sql::CLAIM_DUE, parameters).fetch_all(&mut *writer).await {
                 Ok(due) => due,
-                Err(error) => return Err(transaction::rolled_back(writer, Failure::from(error).before_commit()).await),
+                Err(error) => {
+                    return Err(transaction::rolled_back(
+                        writer,
+                        Failure::from(error).before_commit(),
+                    )
+                    .await);
+                }
             }
         };
         if let Err(failure) = take(demand, &due, now, &mut claims, &mut changes) {
@@ -175,13 +248,25 @@ fn due_of(demand: &Demand, now: Micros) -> Result<SqliteArguments, Failure> {
 }
 
 /// What a claim makes of the rows that are due of one source.
-fn take(demand: &Demand, due: &[SqliteRow], now: Now, claims: &mut Claims, changes: &mut Changes) -> Result<(), Failure> {
+fn take(
+    demand: &Demand,
+    due: &[SqliteRow],
+    now: Now,
+    claims: &mut Claims,
+    changes: &mut Changes,
+) -> Result<(), Failure> {
     let mut left = demand.bytes;
     for row in due {
-        let size = row.try_get::<Option<i64>, _>("size")?.map_or(Ok(0), usize::try_from).map_err(|_| rows::unreadable("size"))?;
+        let size = row
+            .try_get::<Option<i64>, _>("size")?
+            .map_or(Ok(0), usize::try_from)
+            .map_err(|_| rows::unreadable("size"))?;
         let row = DeliveryRow::from_row(row)?;
         let event = EventId::from_uuid(row.event_id);
-        let claimed = row.delivery()?.claim(demand.lease, demand.max_attempts).map_err(|_| rows::unreadable("due time"))?;
+        let claimed = row
+            .delivery()?
+            .claim(demand.lease, demand.max_attempts)
+            .map_err(|_| rows::unreadable("due time"))?;
         let delivery = claimed.delivery;
         let size = if delivery.status == Status::DeadLettered { 0 } else { size };
         if size > left {
@@ -190,7 +275,16 @@ fn take(demand: &Demand, due: &[SqliteRow], now: Now, claims: &mut Claims, chang
         }
         left -= size;
         if let Some(lost) = claimed.lost {
-            changes.attempts.push(json!([hex(event), lost, now.wall, null, Verdict::Lost.as_str(), null, null, ""]));
+            changes.attempts.push(json!([
+                hex(event),
+                lost,
+                now.wall,
+                null,
+                Verdict::Lost.as_str(),
+                null,
+                null,
+                ""
+            ]));
         }
         changes.put(event, delivery, claimed.due, now);
         let (source, attempt) = (demand.source.clone(), delivery.attempt);
@@ -199,7 +293,16 @@ fn take(demand: &Demand, due: &[SqliteRow], now: Now, claims: &mut Claims, chang
         } else {
             let (fence, nth) = (delivery.fence, delivery.used());
             let (headers, body) = Default::default();
-            claims.claimed.push(Claim { event, source, fence, attempt, nth, age: Duration::ZERO, headers, body });
+            claims.claimed.push(Claim {
+                event,
+                source,
+                fence,
+                attempt,
+                nth,
+                age: Duration::ZERO,
+                headers,
+                body,
+            });
         }
     }
     Ok(())
@@ -207,13 +310,21 @@ fn take(demand: &Demand, due: &[SqliteRow], now: Now, claims: &mut Claims, chang
 
 /// Fills in the bytes of what was claimed, and how old it is. Each row goes once its bytes are copied: together they are not
 /// held twice.
-fn with_bytes(found: Vec<SqliteRow>, now: Micros, claimed: Vec<Claim>) -> Result<Vec<Claim>, Failure> {
+fn with_bytes(
+    found: Vec<SqliteRow>,
+    now: Micros,
+    claimed: Vec<Claim>,
+) -> Result<Vec<Claim>, Failure> {
     let mut claimed: Vec<Option<Claim>> = claimed.into_iter().map(Some).collect();
     let mut filled = Vec::with_capacity(claimed.len());
-    let mut found = found.into_iter().map(|row| BytesRow::from_row(&row)).collect::<Result<Vec<_>, _>>()?;
+    let mut found =
+        found.into_iter().map(|row| BytesRow::from_row(&row)).collect::<Result<Vec<_>, _>>()?;
     found.sort_by_key(|row| row.position);
     for row in found {
-        let claim = usize::try_from(row.position).ok().and_then(|at| claimed.get_mut(at)).and_then(Option::take);
+        let claim = usize::try_from(row.position)
+            .ok()
+            .and_then(|at| claimed.get_mut(at))
+            .and_then(Option::take);
         let claim = claim.ok_or_else(|| rows::unreadable("position"))?;
         let age = rows::age(now.saturating_sub(row.received_at));
         filled.push(Claim { age, headers: row.headers.into(), body: row.body.into(), ..claim });
@@ -225,12 +336,18 @@ fn with_bytes(found: Vec<SqliteRow>, now: Micros, claimed: Vec<Claim>) -> Result
     Ok(filled)
 }
 
-pub(super) async fn settle(writer: &mut SqliteConnection, batch: Vec<Settlement>) -> Result<Vec<EventId>, Broken> {
+pub(super) async fn settle(
+    writer: &mut SqliteConnection,
+    batch: Vec<Settlement>,
+) -> Result<Vec<EventId>, Broken> {
     let ids: Vec<_> = batch.iter().map(|settlement| hex(settlement.event)).collect();
     let mut parameters = SqliteArguments::default();
-    array(&ids).and_then(|ids| Ok(parameters.add(ids).map_err(sqlx::Error::Encode)?)).map_err(untouched)?;
+    array(&ids)
+        .and_then(|ids| Ok(parameters.add(ids).map_err(sqlx::Error::Encode)?))
+        .map_err(untouched)?;
     let read = transaction::begin(writer, sql::SETTLE_BEGIN, parameters).await?.rows;
-    let settled = settled(&batch, &read, Now::read()).and_then(|(refused, changes)| Ok((refused, changes.parameters(&[])?)));
+    let settled = settled(&batch, &read, Now::read())
+        .and_then(|(refused, changes)| Ok((refused, changes.parameters(&[])?)));
     match settled {
         Ok((refused, parameters)) => {
             transaction::commit(writer, sql::SETTLE_END, parameters).await?;
@@ -241,7 +358,11 @@ pub(super) async fn settle(writer: &mut SqliteConnection, batch: Vec<Settlement>
 }
 
 /// What a batch of settlements makes of its rows, and which it refuses.
-fn settled(batch: &[Settlement], read: &[SqliteRow], now: Now) -> Result<(Vec<EventId>, Changes), Failure> {
+fn settled(
+    batch: &[Settlement],
+    read: &[SqliteRow],
+    now: Now,
+) -> Result<(Vec<EventId>, Changes), Failure> {
     let mut deliveries = HashMap::with_capacity(read.len());
     for row in read {
         let row = DeliveryRow::from_row(row)?;
@@ -251,8 +372,9 @@ fn settled(batch: &[Settlement], read: &[SqliteRow], now: Now) -> Result<(Vec<Ev
     for settlement in batch {
         let event = settlement.event;
         let before = deliveries.get(&event).copied();
-        let settled =
-            before.ok_or(Illegal::Stale).and_then(|row| row.settle(settlement.fence, settlement.outcome).map(|after| (row, after)));
+        let settled = before.ok_or(Illegal::Stale).and_then(|row| {
+            row.settle(settlement.fence, settlement.outcome).map(|after| (row, after))
+        });
         let Ok((before, (delivery, due))) = settled else {
             refused.push(event);
             continue;
@@ -280,10 +402,17 @@ fn untouched(failure: Failure) -> Broken {
     Broken { error: failure.before_commit(), has_ended: true }
 }
 
-pub(super) async fn redrive(connection: &mut SqliteConnection, now: Now, event: EventId) -> Result<Redriven, Failure> {
-    let read: Vec<DeliveryRow> = fetch(connection, sqlx::query_as(sql::DELIVERIES_READ).bind(array(&[hex(event)])?)).await?;
+pub(super) async fn redrive(
+    connection: &mut SqliteConnection,
+    now: Now,
+    event: EventId,
+) -> Result<Redriven, Failure> {
+    let read: Vec<DeliveryRow> =
+        fetch(connection, sqlx::query_as(sql::DELIVERIES_READ).bind(array(&[hex(event)])?)).await?;
     let Some(row) = read.first() else {
-        return Ok(standing(connection, event).await?.map_or(Redriven::NotFound, |(status, _)| Redriven::StandsElsewhere(status)));
+        return Ok(standing(connection, event)
+            .await?
+            .map_or(Redriven::NotFound, |(status, _)| Redriven::StandsElsewhere(status)));
     };
     let before = row.delivery()?;
     let Ok((delivery, due)) = before.redrive() else {
@@ -295,26 +424,42 @@ pub(super) async fn redrive(connection: &mut SqliteConnection, now: Now, event: 
     Ok(Redriven::Queued)
 }
 
-pub(super) async fn redrive_delivered(connection: &mut SqliteConnection, now: Now, event: EventId) -> Result<Redriven, Failure> {
+pub(super) async fn redrive_delivered(
+    connection: &mut SqliteConnection,
+    now: Now,
+    event: EventId,
+) -> Result<Redriven, Failure> {
     match standing(connection, event).await? {
         None => return Ok(Redriven::NotFound),
         Some((Status::Delivered, false)) => {}
         Some((Status::Delivered, true)) => return Ok(Redriven::Erased),
         Some((other, _)) => return Ok(Redriven::StandsElsewhere(other)),
     }
-    let last: Vec<(Option<i64>,)> = fetch(connection, sqlx::query_as(sql::LAST_ATTEMPT).bind(event.as_uuid())).await?;
+    let last: Vec<(Option<i64>,)> =
+        fetch(connection, sqlx::query_as(sql::LAST_ATTEMPT).bind(event.as_uuid())).await?;
     let last = last.first().and_then(|(attempt,)| *attempt).map_or(Ok(0), rows::attempt)?;
     let (delivery, _) = Delivery::redelivered(last);
     let (attempt, fence) = (i64::from(delivery.attempt), rows::count(delivery.fence.0));
-    let insert = sqlx::query(sql::REDRIVE_DELIVERED).bind(event.as_uuid()).bind(now.due).bind(attempt).bind(fence);
+    let insert = sqlx::query(sql::REDRIVE_DELIVERED)
+        .bind(event.as_uuid())
+        .bind(now.due)
+        .bind(attempt)
+        .bind(fence);
     execute(connection, insert).await?;
     Ok(Redriven::Queued)
 }
 
 /// Where an event stands, and whether its payload was erased; `None` if it is not there.
-async fn standing(connection: &mut SqliteConnection, event: EventId) -> Result<Option<(Status, bool)>, Failure> {
-    let found: Vec<(String, bool)> = fetch(connection, sqlx::query_as(sql::STATUS).bind(event.as_uuid())).await?;
-    Ok(found.first().map(|(name, erased)| Ok::<_, StoreError>((rows::status(name)?, *erased))).transpose()?)
+async fn standing(
+    connection: &mut SqliteConnection,
+    event: EventId,
+) -> Result<Option<(Status, bool)>, Failure> {
+    let found: Vec<(String, bool)> =
+        fetch(connection, sqlx::query_as(sql::STATUS).bind(event.as_uuid())).await?;
+    Ok(found
+        .first()
+        .map(|(name, erased)| Ok::<_, StoreError>((rows::status(name)?, *erased)))
+        .transpose()?)
 }
 
 pub(super) async fn redrive_all(
@@ -327,13 +472,17 @@ pub(super) async fn redrive_all(
 ) -> Result<RedrivenPage, Failure> {
     let rows = searched(sql::LETTERS, &filter, span, size).fetch_all(&mut *connection).await?;
     let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
-    let looked = (first.try_get("looked")?, first.try_get::<Option<Uuid>, _>("last")?.map(EventId::from_uuid));
+    let looked = (
+        first.try_get("looked")?,
+        first.try_get::<Option<Uuid>, _>("last")?.map(EventId::from_uuid),
+    );
     let (mut changes, mut letters) = (Changes::default(), Vec::with_capacity(rows.len()));
     for row in &rows {
         if row.try_get::<Option<Uuid>, _>("event_id")?.is_some() {
             let letter = DeliveryRow::from_row(row)?;
             let event = EventId::from_uuid(letter.event_id);
-            let (delivery, due) = letter.delivery()?.redrive().map_err(|_| rows::unreadable("status"))?;
+            let (delivery, due) =
+                letter.delivery()?.redrive().map_err(|_| rows::unreadable("status"))?;
             changes.put(event, delivery, due, now);
             letters.push(event);
         }
@@ -342,7 +491,10 @@ pub(super) async fn redrive_all(
         changes.write(connection).await?;
     }
     let redriven = u32::try_from(letters.len()).map_err(|_| rows::unreadable("count"))?;
-    Ok(RedrivenPage { redriven, next: rows::next(size, (letters.len(), letters.last().copied()), looked) })
+    Ok(RedrivenPage {
+        redriven,
+        next: rows::next(size, (letters.len(), letters.last().copied()), looked),
+    })
 }
 
 pub(super) async fn prune(
@@ -358,14 +510,23 @@ pub(super) async fn prune(
         .bind(now.wall.saturating_sub(rows::micros(retention.delivered)))
         .bind(now.wall.saturating_sub(rows::micros(retention.dead_lettered)));
     let scanned: Vec<ScannedRow> = fetch(connection, scan).await?;
-    let over: Vec<_> = scanned.iter().filter(|row| row.over).map(|row| hex(EventId::from_uuid(row.id))).collect();
+    let over: Vec<_> =
+        scanned.iter().filter(|row| row.over).map(|row| hex(EventId::from_uuid(row.id))).collect();
     if !over.is_empty() {
         let ids = array(&over)?;
         for statement in [sql::DELIVERIES_DELETE, sql::PRUNE_ATTEMPTS, sql::PRUNE_EVENTS] {
             execute(connection, sqlx::query(statement).bind(Arc::clone(&ids))).await?;
         }
     }
-    Ok(Pruned { deleted: over.len() as u64, reached: reached(&scanned, limit, now.wall, retention.delivered.min(retention.dead_lettered)) })
+    Ok(Pruned {
+        deleted: over.len() as u64,
+        reached: reached(
+            &scanned,
+            limit,
+            now.wall,
+            retention.delivered.min(retention.dead_lettered),
+        ),
+    })
 }
 
 pub(super) async fn erase(
@@ -380,9 +541,11 @@ pub(super) async fn erase(
         .bind(i64::from(limit))
         .bind(now.wall.saturating_sub(rows::micros(kept)));
     let scanned: Vec<ScannedRow> = fetch(connection, scan).await?;
-    let over: Vec<_> = scanned.iter().filter(|row| row.over).map(|row| hex(EventId::from_uuid(row.id))).collect();
+    let over: Vec<_> =
+        scanned.iter().filter(|row| row.over).map(|row| hex(EventId::from_uuid(row.id))).collect();
     if !over.is_empty() {
-        execute(connection, sqlx::query(sql::ERASE_EVENTS).bind(array(&over)?).bind(now.wall)).await?;
+        execute(connection, sqlx::query(sql::ERASE_EVENTS).bind(array(&over)?).bind(now.wall))
+            .await?;
     }
     Ok(Erased { erased: over.len() as u64, reached: reached(&scanned, limit, now.wall, kept) })
 }
@@ -390,7 +553,12 @@ pub(super) async fn erase(
 /// Where a step of retention ended that changes nothing that was received in the last `kept`.
 fn reached(scanned: &[ScannedRow], limit: u32, now: Micros, kept: Duration) -> Reached {
     let kept_since = now.saturating_sub(rows::micros(kept)).div_euclid(1000);
-    Reached::new(scanned.last().map(|row| EventId::from_uuid(row.id)), scanned.len(), limit, kept_since)
+    Reached::new(
+        scanned.last().map(|row| EventId::from_uuid(row.id)),
+        scanned.len(),
+        limit,
+        kept_since,
+    )
 }
 
 /// What a call has to write. An event that is put twice is written as it was put last.
@@ -414,8 +582,18 @@ impl Changes {
         };
         let ended_at = due_at.is_none().then_some(now.wall);
         let reason = delivery.reason.map(|reason| reason.as_str());
-        let (attempt, budget_from, fence) = (delivery.attempt, delivery.budget_from, rows::count(delivery.fence.0));
-        self.rows.push(json!([hex(event), delivery.status.as_str(), attempt, budget_from, fence, due_at, ended_at, reason]));
+        let (attempt, budget_from, fence) =
+            (delivery.attempt, delivery.budget_from, rows::count(delivery.fence.0));
+        self.rows.push(json!([
+            hex(event),
+            delivery.status.as_str(),
+            attempt,
+            budget_from,
+            fence,
+            due_at,
+            ended_at,
+            reason
+        ]));
     }
 
     async fn write(self, connection: &mut SqliteConnection) -> Result<(), Failure> {
@@ -425,21 +603,29 @@ impl Changes {
     /// The parameters of the scripts that write it. `claimed` are the events whose bytes are wanted.
     fn parameters(&self, claimed: &[String]) -> Result<SqliteArguments, Failure> {
         let mut arguments = SqliteArguments::default();
-        for list in [array(&self.delivered)?, array(&self.attempts)?, array(&self.rows)?, array(claimed)?] {
+        for list in
+            [array(&self.delivered)?, array(&self.attempts)?, array(&self.rows)?, array(claimed)?]
+        {
             arguments.add(list).map_err(sqlx::Error::Encode)?;
         }
         Ok(arguments)
     }
 }
 
-async fn fetch<T>(connection: &mut SqliteConnection, query: sqlx::query::QueryAs<'_, Sqlite, T, SqliteArguments>) -> Result<Vec<T>, Failure>
+async fn fetch<T>(
+    connection: &mut SqliteConnection,
+    query: sqlx::query::QueryAs<'_, Sqlite, T, SqliteArguments>,
+) -> Result<Vec<T>, Failure>
 where
     T: for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
 {
     Ok(query.fetch_all(connection).await?)
 }
 
-async fn execute(connection: &mut SqliteConnection, query: sqlx::query::Query<'_, Sqlite, SqliteArguments>) -> Result<(), Failure> {
+async fn execute(
+    connection: &mut SqliteConnection,
+    query: sqlx::query::Query<'_, Sqlite, SqliteArguments>,
+) -> Result<(), Failure> {
     query.execute(connection).await?;
     Ok(())
 }
@@ -456,7 +642,11 @@ fn hex(event: EventId) -> String {
 
 fn hex_bytes(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).map(char::from).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])
+        .map(char::from)
+        .collect()
 }
 
 #[derive(FromRow)]

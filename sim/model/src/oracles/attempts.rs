@@ -7,7 +7,8 @@ use surehook_core::event::{Outcome, Status};
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let mut say = |at, what, event| violations.push(violation(Promise::Attempts, at, what, [event]));
+    let mut say =
+        |at, what, event| violations.push(violation(Promise::Attempts, at, what, [event]));
     // An event's budget is raised by a redrive, and by each attempt that a shutdown cut off.
     let mut budgets: BTreeMap<_, u32> = BTreeMap::new();
     for (at, committed) in run.committed() {
@@ -15,20 +16,29 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         let Some(policy) = run.policies.get(&record.source) else { continue };
         let budget = budgets.entry(committed.event).or_insert(policy.max_attempts);
         match committed.change {
-            Change::Redriven => *budget = committed.after.map_or(0, |row| row.delivery.attempt) + policy.max_attempts,
+            Change::Redriven => {
+                *budget =
+                    committed.after.map_or(0, |row| row.delivery.attempt) + policy.max_attempts
+            }
             Change::Settled { outcome: Outcome::CutOff, .. } => *budget += 1,
             Change::RolledBack | Change::Lost => {
-                *budget = committed.after.map_or(0, |row| row.delivery.budget_from) + policy.max_attempts;
+                *budget =
+                    committed.after.map_or(0, |row| row.delivery.budget_from) + policy.max_attempts;
             }
             _ => {}
         }
-        let claimed = committed.after.filter(|row| row.delivery.status == Status::Processing && committed.change == Change::Claimed);
+        let claimed = committed.after.filter(|row| {
+            row.delivery.status == Status::Processing && committed.change == Change::Claimed
+        });
         if let Some(row) = claimed
             && row.delivery.attempt > *budget
         {
             say(
                 at,
-                format!("event {} was claimed for attempt {} and its budget ends at {budget}", committed.event, row.delivery.attempt),
+                format!(
+                    "event {} was claimed for attempt {} and its budget ends at {budget}",
+                    committed.event, row.delivery.attempt
+                ),
                 committed.event,
             );
         }
@@ -38,17 +48,26 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             if entry.attempt != expected {
                 say(
                     run.ended_at,
-                    format!("event {}: attempt {expected} is missing from its history, which has {}", record.id, entry.attempt),
+                    format!(
+                        "event {}: attempt {expected} is missing from its history, which has {}",
+                        record.id, entry.attempt
+                    ),
                     record.id,
                 );
                 break;
             }
         }
-        let ended = matches!(record.status, Status::Delivered | Status::DeadLettered | Status::Retrying);
+        let ended =
+            matches!(record.status, Status::Delivered | Status::DeadLettered | Status::Retrying);
         if ended && record.history.len() as u64 != u64::from(record.attempt) {
             say(
                 run.ended_at,
-                format!("event {} had {} attempts and {} are recorded", record.id, record.attempt, record.history.len()),
+                format!(
+                    "event {} had {} attempts and {} are recorded",
+                    record.id,
+                    record.attempt,
+                    record.history.len()
+                ),
                 record.id,
             );
         }

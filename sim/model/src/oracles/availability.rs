@@ -14,19 +14,26 @@ const GRACE: Duration = Duration::from_secs(30);
 const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
-    let answers: BTreeMap<_, _> = run.answers().map(|(at, answer)| (answer.post, (at, answer.status_code))).collect();
-    let asked =
-        run.each_post().filter(|(at, posted)| posted.storable && *at >= run.healed_at + GRACE && *at + ANSWERED_WITHIN <= run.ended_at);
+    let answers: BTreeMap<_, _> =
+        run.answers().map(|(at, answer)| (answer.post, (at, answer.status_code))).collect();
+    let asked = run.each_post().filter(|(at, posted)| {
+        posted.storable && *at >= run.healed_at + GRACE && *at + ANSWERED_WITHIN <= run.ended_at
+    });
     let refused = asked.filter_map(|(at, posted)| {
         let became = match answers.get(&posted.post) {
             None => "was never answered".to_owned(),
             Some((_, status_code @ 500..)) => format!("was answered {status_code}"),
-            Some((answered_at, _)) if *answered_at > at + ANSWERED_WITHIN => format!("was answered after {:?}", *answered_at - at),
+            Some((answered_at, _)) if *answered_at > at + ANSWERED_WITHIN => {
+                format!("was answered after {:?}", *answered_at - at)
+            }
             Some(_) => return None,
         };
         let Posted { post, process, source, key, .. } = posted;
         let since = (at - run.healed_at).as_secs_f64();
-        let what = format!("post {} of {key} to {source} by {process} {became}, {since:.1}s after the last fault", post.0);
+        let what = format!(
+            "post {} of {key} to {source} by {process} {became}, {since:.1}s after the last fault",
+            post.0
+        );
         Some(violation(Promise::Availability, at, what, []))
     });
     refused.collect()

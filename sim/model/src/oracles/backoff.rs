@@ -23,20 +23,35 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         })
         .map(|(at, ())| at)
         .collect();
-    let redriven: Vec<(At, EventId)> =
-        run.committed().filter(|(_, c)| matches!(c.change, Change::Redriven)).map(|(at, c)| (at, c.event)).collect();
+    let redriven: Vec<(At, EventId)> = run
+        .committed()
+        .filter(|(_, c)| matches!(c.change, Change::Redriven))
+        .map(|(at, c)| (at, c.event))
+        .collect();
     for entry in &run.entries {
         match &entry.what {
             What::Received(received) => {
                 requests.insert(received.request, (received.event, received.attempt));
                 if let Some((earliest, after, why)) = not_before.get(&received.event) {
-                    let between = |at: At| at <= entry.at && at >= earliest.saturating_sub(Duration::from_hours(2));
-                    let excused =
-                        jumped.iter().any(|at| between(*at)) || redriven.iter().any(|(at, event)| *event == received.event && between(*at));
+                    let between = |at: At| {
+                        at <= entry.at && at >= earliest.saturating_sub(Duration::from_hours(2))
+                    };
+                    let excused = jumped.iter().any(|at| between(*at))
+                        || redriven
+                            .iter()
+                            .any(|(at, event)| *event == received.event && between(*at));
                     if received.attempt > *after && entry.at < *earliest && !excused {
                         let early = (*earliest - entry.at).as_secs_f64();
-                        let what = format!("event {}: attempt {} came {early:.3}s too early: {why}", received.event, received.attempt);
-                        violations.push(violation(Promise::Backoff, entry.at, what, [received.event]));
+                        let what = format!(
+                            "event {}: attempt {} came {early:.3}s too early: {why}",
+                            received.event, received.attempt
+                        );
+                        violations.push(violation(
+                            Promise::Backoff,
+                            entry.at,
+                            what,
+                            [received.event],
+                        ));
                     }
                 }
             }
@@ -48,23 +63,42 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             What::Sent { event, attempt, status_code: Some(_), .. } => {
                 heard.insert((*event, *attempt));
             }
-            What::Committed(committed) if matches!(committed.change, Change::RolledBack | Change::Lost) => {
+            What::Committed(committed)
+                if matches!(committed.change, Change::RolledBack | Change::Lost) =>
+            {
                 not_before.remove(&committed.event);
             }
             What::Committed(committed) => {
-                let Change::Settled { attempt, outcome: Outcome::Retry { .. }, .. } = committed.change else { continue };
-                let Some(policy) = run.events.get(&committed.event).and_then(|record| run.policies.get(&record.source)) else { continue };
-                let used = attempt.saturating_sub(committed.before.map_or(0, |row| row.delivery.budget_from));
+                let Change::Settled { attempt, outcome: Outcome::Retry { .. }, .. } =
+                    committed.change
+                else {
+                    continue;
+                };
+                let Some(policy) = run
+                    .events
+                    .get(&committed.event)
+                    .and_then(|record| run.policies.get(&record.source))
+                else {
+                    continue;
+                };
+                let used = attempt
+                    .saturating_sub(committed.before.map_or(0, |row| row.delivery.budget_from));
                 let least = policy.backoff.ceiling(used) / 2;
                 let mut bound = (
                     committed.began.unwrap_or(entry.at) + least,
-                    format!("the back-off after attempt {attempt} is {:.3}s at the least", least.as_secs_f64()),
+                    format!(
+                        "the back-off after attempt {attempt} is {:.3}s at the least",
+                        least.as_secs_f64()
+                    ),
                 );
                 if let Some((at, asked_for)) = asked.get(&(committed.event, attempt))
                     && heard.contains(&(committed.event, attempt))
                 {
                     let asked_for = (*asked_for).min(policy.backoff.max_delay);
-                    bound = bound.max((*at + asked_for, format!("Retry-After asked for {:.3}s", asked_for.as_secs_f64())));
+                    bound = bound.max((
+                        *at + asked_for,
+                        format!("Retry-After asked for {:.3}s", asked_for.as_secs_f64()),
+                    ));
                 }
                 not_before.insert(committed.event, (bound.0, attempt, bound.1));
             }

@@ -62,7 +62,11 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
     for entry in &run.entries {
         match &entry.what {
             What::Sending(Sending { process, source, event, attempt }) => {
-                let Some(policy) = run.policies.get(source).filter(|policy| policy.breaker.failures > 0) else { continue };
+                let Some(policy) =
+                    run.policies.get(source).filter(|policy| policy.breaker.failures > 0)
+                else {
+                    continue;
+                };
                 let watch = watches.entry((process, source)).or_default();
                 watch.in_flight.insert((*event, *attempt));
                 let why = watch.begins(entry.at, policy);
@@ -77,14 +81,15 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
                 }
             }
             What::Sent { process, event, attempt, status_code } => {
-                let Some(((_, source), watch)) =
-                    watches.iter_mut().find(|((of, _), watch)| of == process && watch.in_flight.contains(&(*event, *attempt)))
-                else {
+                let Some(((_, source), watch)) = watches.iter_mut().find(|((of, _), watch)| {
+                    of == process && watch.in_flight.contains(&(*event, *attempt))
+                }) else {
                     continue;
                 };
                 watch.in_flight.remove(&(*event, *attempt));
                 // What a shutdown cuts off says nothing of the downstream.
-                let policy = run.policies.get(*source).filter(|_| !draining.contains(process.as_str()));
+                let policy =
+                    run.policies.get(*source).filter(|_| !draining.contains(process.as_str()));
                 if let Some(policy) = policy {
                     let was_ramping = matches!(watch.phase, Phase::Ramping { .. });
                     watch.ends(entry.at, healthy(*status_code, policy), policy);
@@ -94,7 +99,9 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
             What::Fault(Fault::Draining { process }) => {
                 draining.insert(process);
             }
-            What::Fault(Fault::Killed { process } | Fault::Exited { process } | Fault::Started { process }) => {
+            What::Fault(
+                Fault::Killed { process } | Fault::Exited { process } | Fault::Started { process },
+            ) => {
                 draining.remove(process.as_str());
                 watches.retain(|(of, _), _| of != process);
             }
@@ -106,7 +113,9 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
 
 fn healthy(status_code: Option<u16>, policy: &Policy) -> bool {
     let reply = match status_code {
-        Some(status_code) => Reply::Response { status_code, retry_after: None, excerpt: Bytes::new() },
+        Some(status_code) => {
+            Reply::Response { status_code, retry_after: None, excerpt: Bytes::new() }
+        }
         None => Reply::Failed(DeliveryError::Timeout),
     };
     verdict(&reply, policy).and_then(|verdict| is_healthy(&reply, verdict)) == Some(true)
@@ -120,36 +129,63 @@ impl Watch {
             Phase::Closed { .. } => None,
             Phase::Open { since } if at < since + SEEN_WITHIN => None,
             Phase::Open { since } if at + SEEN_WITHIN < since + policy.breaker.open_for => {
-                Some(format!("although its breaker opened {:.3}s before, for {:?}", (at - since).as_secs_f64(), policy.breaker.open_for))
+                Some(format!(
+                    "although its breaker opened {:.3}s before, for {:?}",
+                    (at - since).as_secs_f64(),
+                    policy.breaker.open_for
+                ))
             }
             Phase::Open { .. } => {
                 self.phase = Phase::Probing { since: at };
-                (in_flight > 1).then(|| format!("and {} are in flight already, although its breaker is half open", in_flight - 1))
+                (in_flight > 1).then(|| {
+                    format!(
+                        "and {} are in flight already, although its breaker is half open",
+                        in_flight - 1
+                    )
+                })
             }
             Phase::Probing { since } if at < since + SEEN_WITHIN && in_flight == 1 => None,
-            Phase::Probing { .. } => {
-                (in_flight > 1).then(|| format!("and {} are in flight already, although its breaker is half open", in_flight - 1))
-            }
-            Phase::Ramping { allowed, .. } => (in_flight > allowed)
-                .then(|| format!("and {} are in flight already, although {allowed} are allowed on the ramp", in_flight - 1)),
+            Phase::Probing { .. } => (in_flight > 1).then(|| {
+                format!(
+                    "and {} are in flight already, although its breaker is half open",
+                    in_flight - 1
+                )
+            }),
+            Phase::Ramping { allowed, .. } => (in_flight > allowed).then(|| {
+                format!(
+                    "and {} are in flight already, although {allowed} are allowed on the ramp",
+                    in_flight - 1
+                )
+            }),
         }
     }
 
     fn ends(&mut self, at: At, healthy: bool, policy: &Policy) {
-        let counted =
-            |failures: u32, otherwise: Phase| if failures >= policy.breaker.failures { Phase::Open { since: at } } else { otherwise };
+        let counted = |failures: u32, otherwise: Phase| {
+            if failures >= policy.breaker.failures { Phase::Open { since: at } } else { otherwise }
+        };
         self.phase = match (&self.phase, healthy) {
             (Phase::Closed { .. }, true) => Phase::default(),
-            (Phase::Closed { failures }, false) => counted(failures + 1, Phase::Closed { failures: failures + 1 }),
+            (Phase::Closed { failures }, false) => {
+                counted(failures + 1, Phase::Closed { failures: failures + 1 })
+            }
             // It may have been half open by then, and have taken this for its answer.
-            (Phase::Open { since }, true) if at + SEEN_WITHIN >= *since + policy.breaker.open_for => {
+            (Phase::Open { since }, true)
+                if at + SEEN_WITHIN >= *since + policy.breaker.open_for =>
+            {
                 Phase::Ramping { allowed: 2, failures: 0 }
             }
             (Phase::Open { since }, _) => Phase::Open { since: *since },
             (Phase::Probing { .. }, true) => Phase::Ramping { allowed: 2, failures: 0 },
             (Phase::Probing { .. }, false) => Phase::Open { since: at },
-            (Phase::Ramping { allowed, .. }, true) if *allowed + 1 > policy.concurrency as usize => Phase::default(),
-            (Phase::Ramping { allowed, .. }, true) => Phase::Ramping { allowed: allowed + 1, failures: 0 },
+            (Phase::Ramping { allowed, .. }, true)
+                if *allowed + 1 > policy.concurrency as usize =>
+            {
+                Phase::default()
+            }
+            (Phase::Ramping { allowed, .. }, true) => {
+                Phase::Ramping { allowed: allowed + 1, failures: 0 }
+            }
             (Phase::Ramping { allowed, failures }, false) => {
                 counted(failures + 1, Phase::Ramping { allowed: *allowed, failures: failures + 1 })
             }

@@ -22,14 +22,22 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             ));
         };
         if record.source != received.source {
-            say(format!("was sent to the downstream of {}, and belongs to {}", received.source, record.source));
+            say(format!(
+                "was sent to the downstream of {}, and belongs to {}",
+                received.source, record.source
+            ));
             continue;
         }
-        let candidates = by_key.get(&(record.source.as_str(), record.key.as_str())).map_or(&[][..], Vec::as_slice);
-        let same_body: Vec<_> = candidates.iter().filter(|post| post.body == received.body).collect();
+        let candidates = by_key
+            .get(&(record.source.as_str(), record.key.as_str()))
+            .map_or(&[][..], Vec::as_slice);
+        let same_body: Vec<_> =
+            candidates.iter().filter(|post| post.body == received.body).collect();
         if same_body.is_empty() {
             say("arrived with a body that nobody posted".to_owned());
-        } else if !same_body.iter().any(|post| post.headers.iter().all(|(name, values)| received.headers.get(name) == Some(values))) {
+        } else if !same_body.iter().any(|post| {
+            post.headers.iter().all(|(name, values)| received.headers.get(name) == Some(values))
+        }) {
             say("arrived with other header values than were posted".to_owned());
         }
     }

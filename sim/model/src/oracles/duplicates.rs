@@ -3,7 +3,9 @@
 //! lost or late, or the settlement failed. Or an operator asked for it.
 
 use super::{Promise, Violation, violation};
-use crate::history::{At, CallResult, Change, Committed, Entry, Fault, RequestId, Run, Sending, What};
+use crate::history::{
+    At, CallResult, Change, Committed, Entry, Fault, RequestId, Run, Sending, What,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use surehook_core::event::Outcome;
@@ -31,7 +33,9 @@ impl<'a> Index<'a> {
         let mut index = Self { of: BTreeMap::new(), faults: Vec::new() };
         for entry in &run.entries {
             match &entry.what {
-                What::Sending(Sending { event, .. }) | What::Sent { event, .. } | What::Committed(Committed { event, .. }) => {
+                What::Sending(Sending { event, .. })
+                | What::Sent { event, .. }
+                | What::Committed(Committed { event, .. }) => {
                     index.of.entry(*event).or_default().push(entry);
                 }
                 What::Called { call: "settle", events, .. } => {
@@ -65,7 +69,12 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                         first.attempt,
                         received.attempt
                     );
-                    violations.push(violation(Promise::Duplicates, entry.at, what, [received.event]));
+                    violations.push(violation(
+                        Promise::Duplicates,
+                        entry.at,
+                        what,
+                        [received.event],
+                    ));
                 }
                 requests.insert(received.request, (received.event, received.attempt));
             }
@@ -90,21 +99,29 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
     let own = index.of.get(&event).map_or(&[][..], Vec::as_slice);
     for entry in own.iter().take_while(|entry| entry.at <= again) {
         match &entry.what {
-            What::Sending(sending) if sending.attempt == first.attempt => sender = Some((sending.process.as_str(), entry.at)),
+            What::Sending(sending) if sending.attempt == first.attempt => {
+                sender = Some((sending.process.as_str(), entry.at))
+            }
             What::Sent { attempt, status_code, .. } if *attempt == first.attempt => {
                 reply_heard |= status_code.is_some_and(|code| (200..300).contains(&code));
             }
             What::Committed(committed) if entry.at >= first.at => {
                 match committed.change {
                     // A shutdown took the delivery for cut off; the reply came too late to be written.
-                    Change::Settled { attempt, outcome: Outcome::CutOff, .. } if attempt == first.attempt => return true,
+                    Change::Settled { attempt, outcome: Outcome::CutOff, .. }
+                        if attempt == first.attempt =>
+                    {
+                        return true;
+                    }
                     Change::Settled { attempt, .. } if attempt == first.attempt => settled = true,
                     Change::Redriven if committed.before.is_none() => return true,
                     Change::RolledBack | Change::Lost => return true,
                     _ => {}
                 }
             }
-            What::Called { process, result, .. } if entry.at >= first.at => settle_calls.push((process.as_str(), *result)),
+            What::Called { process, result, .. } if entry.at >= first.at => {
+                settle_calls.push((process.as_str(), *result))
+            }
             _ => {}
         }
     }
@@ -114,21 +131,28 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
     let faults = || index.faults.iter().take_while(|(at, _)| *at <= again);
     let touched = |process: &str, since: At| {
         faults().any(|(at, fault)| match fault {
-            Fault::Killed { process: of } | Fault::Paused { process: of, .. } => of == process && *at >= since,
+            Fault::Killed { process: of } | Fault::Paused { process: of, .. } => {
+                of == process && *at >= since
+            }
             _ => false,
         })
     };
     let clock_jumped = |since: At| {
-        let jumped = |fault: &Fault| matches!(fault, Fault::Database { what, .. } if what.contains("clock"));
+        let jumped =
+            |fault: &Fault| matches!(fault, Fault::Database { what, .. } if what.contains("clock"));
         faults().any(|(at, fault)| jumped(fault) && *at + CLAIMED_BEFORE >= since)
     };
     // The way from the process to the database was broken until the event came again: the settlement is still on it,
     // or waits behind one that is.
     let way_is_broken = |since: At| {
         faults().any(|(at, fault)| match fault {
-            Fault::Network { duration, .. } | Fault::Database { process: None, duration, .. } => *at + *duration + STILL_FELT >= since,
+            Fault::Network { duration, .. } | Fault::Database { process: None, duration, .. } => {
+                *at + *duration + STILL_FELT >= since
+            }
             // One call that fails is tried again; one that hangs keeps all settlements behind it waiting.
-            Fault::Database { what, duration, .. } => what.contains("Slow") && *at + *duration + STILL_FELT >= since,
+            Fault::Database { what, duration, .. } => {
+                what.contains("Slow") && *at + *duration + STILL_FELT >= since
+            }
             _ => false,
         })
     };
@@ -138,12 +162,18 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
         // The database's clock jumped, and with it the end of the lease.
         Some((_, since)) if clock_jumped(since) => true,
         // It knew, and died, was paused or ended before it could write it down. A pause may lie just before.
-        Some((process, since)) => !settled && (tried_again || touched(process, since) || way_is_broken(since)),
+        Some((process, since)) => {
+            !settled && (tried_again || touched(process, since) || way_is_broken(since))
+        }
         // Seen from outside only: any fault of a process in the time between must do.
         None => faults().any(|(at, fault)| {
             let may_explain = matches!(
                 fault,
-                Fault::Killed { .. } | Fault::Paused { .. } | Fault::Database { .. } | Fault::Network { .. } | Fault::Exited { .. }
+                Fault::Killed { .. }
+                    | Fault::Paused { .. }
+                    | Fault::Database { .. }
+                    | Fault::Network { .. }
+                    | Fault::Exited { .. }
             );
             may_explain && *at + Duration::from_mins(1) >= first.at
         }),

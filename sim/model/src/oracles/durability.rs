@@ -6,9 +6,13 @@ use std::collections::BTreeSet;
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     // What an operator let a failover take back was acknowledged as the database is set to.
-    let may_go = |change| change == Change::Pruned || (change == Change::Lost && run.failover_may_lose);
-    let gone: BTreeSet<_> =
-        run.committed().filter(|(_, committed)| may_go(committed.change)).map(|(_, committed)| committed.event).collect();
+    let may_go =
+        |change| change == Change::Pruned || (change == Change::Lost && run.failover_may_lose);
+    let gone: BTreeSet<_> = run
+        .committed()
+        .filter(|(_, committed)| may_go(committed.change))
+        .map(|(_, committed)| committed.event)
+        .collect();
     let accepted: std::collections::BTreeMap<_, _> = run
         .committed()
         .filter(|(_, committed)| committed.change == Change::Accepted)
@@ -18,7 +22,12 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (at, answer) in run.answers().filter(|(_, answer)| answer.status_code == 202) {
         let Some(event) = answer.event else {
-            violations.push(violation(Promise::Durability, at, format!("the 202 to post {} names no event", answer.post.0), []));
+            violations.push(violation(
+                Promise::Durability,
+                at,
+                format!("the 202 to post {} names no event", answer.post.0),
+                [],
+            ));
             continue;
         };
         if !run.events.contains_key(&event) && !gone.contains(&event) {
@@ -29,7 +38,12 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 [event],
             ));
         } else if sees_commits && accepted.get(&event).is_none_or(|committed| *committed > at) {
-            violations.push(violation(Promise::Durability, at, format!("event {event} was acknowledged before it was committed"), [event]));
+            violations.push(violation(
+                Promise::Durability,
+                at,
+                format!("event {event} was acknowledged before it was committed"),
+                [event],
+            ));
         }
     }
     violations

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let posts = run.posts();
     let mut violations = Vec::new();
-    let mut say = |at, what, events: &[_]| violations.push(violation(Promise::Idempotency, at, what, events.iter().copied()));
+    let mut say = |at, what, events: &[_]| {
+        violations.push(violation(Promise::Idempotency, at, what, events.iter().copied()))
+    };
 
     // A key is free again when its event is gone.
     let gone = run.gone();
@@ -17,7 +19,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         if let Some(other) = rows.insert((record.source.clone(), record.key.clone()), record.id) {
             say(
                 run.ended_at,
-                format!("key {} of source {} has two events in the database: {other} and {}", record.key, record.source, record.id),
+                format!(
+                    "key {} of source {} has two events in the database: {other} and {}",
+                    record.key, record.source, record.id
+                ),
                 &[other, record.id],
             );
         }
@@ -40,24 +45,48 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     for (at, answer) in run.answers() {
         let Some(&post) = posts.get(&answer.post) else { continue };
         let key = (post.source.clone(), post.key.clone());
-        if named.get(&key).is_some_and(|(event, _)| Some(*event) != answer.event && gone.contains_key(event)) {
+        if named
+            .get(&key)
+            .is_some_and(|(event, _)| Some(*event) != answer.event && gone.contains_key(event))
+        {
             named.remove(&key);
             new.remove(&key);
         }
         if let (202, Some(event)) = (answer.status_code, answer.event) {
-            bodies.entry(event).or_insert((key.clone(), post.body, accepted.get(&event).copied().unwrap_or(at)));
+            bodies.entry(event).or_insert((
+                key.clone(),
+                post.body,
+                accepted.get(&event).copied().unwrap_or(at),
+            ));
             let (first, body) = named.entry(key.clone()).or_insert((event, post.body));
             if *first != event {
                 say(
                     at,
-                    format!("key {} of source {} was answered with {event}, and with {first} before", post.key, post.source),
+                    format!(
+                        "key {} of source {} was answered with {event}, and with {first} before",
+                        post.key, post.source
+                    ),
                     &[*first, event],
                 );
             } else if *body != post.body && !run.first_wins.contains(&post.source) {
-                say(at, format!("key {} of source {} was accepted with two bodies", post.key, post.source), &[event]);
+                say(
+                    at,
+                    format!(
+                        "key {} of source {} was accepted with two bodies",
+                        post.key, post.source
+                    ),
+                    &[event],
+                );
             }
             if answer.replayed && by_key[&(key.0.as_str(), key.1.as_str())].len() == 1 {
-                say(at, format!("key {} of source {} was answered as a replay, and was posted once only", post.key, post.source), &[event]);
+                say(
+                    at,
+                    format!(
+                        "key {} of source {} was answered as a replay, and was posted once only",
+                        post.key, post.source
+                    ),
+                    &[event],
+                );
             }
             if !answer.replayed
                 && let Some(before) = new.insert(key, answer.post)
@@ -76,12 +105,21 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let asked: BTreeMap<_, At> = run.each_post().map(|(at, post)| (post.post, at)).collect();
     for (at, answer) in run.answers().filter(|(_, answer)| answer.status_code == 422) {
         let Some(&post) = posts.get(&answer.post) else { continue };
-        let event: Vec<_> = named.get(&(post.source.clone(), post.key.clone())).map(|(event, _)| *event).into_iter().collect();
-        let another_body_was_posted = by_key[&(post.source.as_str(), post.key.as_str())].iter().any(|other| other.body != post.body);
+        let event: Vec<_> = named
+            .get(&(post.source.clone(), post.key.clone()))
+            .map(|(event, _)| *event)
+            .into_iter()
+            .collect();
+        let another_body_was_posted = by_key[&(post.source.as_str(), post.key.as_str())]
+            .iter()
+            .any(|other| other.body != post.body);
         if !another_body_was_posted {
             say(
                 at,
-                format!("key {} of source {} was refused as reused, and only one body was ever posted with it", post.key, post.source),
+                format!(
+                    "key {} of source {} was refused as reused, and only one body was ever posted with it",
+                    post.key, post.source
+                ),
                 &event,
             );
             continue;
@@ -89,10 +127,20 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         let key = (post.source.clone(), post.key.clone());
         let asked_at = asked.get(&answer.post).copied().unwrap_or_default();
         let is_of = |event, (of, body, since): &(_, _, At)| {
-            *of == key && *body == post.body && *since <= asked_at && gone.get(event).is_none_or(|gone| *gone > at)
+            *of == key
+                && *body == post.body
+                && *since <= asked_at
+                && gone.get(event).is_none_or(|gone| *gone > at)
         };
         if bodies.iter().any(|(event, named)| is_of(event, named)) {
-            say(at, format!("key {} of source {} was refused as reused with the very body of its event", post.key, post.source), &event);
+            say(
+                at,
+                format!(
+                    "key {} of source {} was refused as reused with the very body of its event",
+                    post.key, post.source
+                ),
+                &event,
+            );
         }
     }
     violations

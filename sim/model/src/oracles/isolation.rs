@@ -22,7 +22,9 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let paused = super::pause::spans(run);
     let healthy = |source: &str, from: At, to: At| {
         let falls_into = |spans: &BTreeMap<&str, Vec<(At, At)>>| {
-            spans.get(source).is_some_and(|spans| spans.iter().any(|(start, end)| *start <= to && from <= *end))
+            spans
+                .get(source)
+                .is_some_and(|spans| spans.iter().any(|(start, end)| *start <= to && from <= *end))
         };
         // What a rate holds back is late by an operator's will.
         let is_rated = run.policies.get(source).is_some_and(|policy| policy.rate.is_some());
@@ -54,12 +56,19 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut accepted = BTreeMap::new();
     for (at, answer) in run.answers() {
         let Some(&asked) = posted.get(&answer.post) else { continue };
-        let stored = posts.get(&answer.post).and_then(|post| stored.get(&(post.source.as_str(), post.key.as_str(), post.body))).copied();
+        let stored = posts
+            .get(&answer.post)
+            .and_then(|post| stored.get(&(post.source.as_str(), post.key.as_str(), post.body)))
+            .copied();
         if at - asked > ANSWERED_WITHIN && is_quiet(asked, at) {
             violations.push(violation(
                 Promise::Isolation,
                 at,
-                format!("post {} was answered after {:.3}s", answer.post.0, (at - asked).as_secs_f64()),
+                format!(
+                    "post {} was answered after {:.3}s",
+                    answer.post.0,
+                    (at - asked).as_secs_f64()
+                ),
                 answer.event.or(stored),
             ));
         }
@@ -73,14 +82,20 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 stored,
             ));
         }
-        if let (202, Some(event), Some(post)) = (answer.status_code, answer.event, posts.get(&answer.post)) {
+        if let (202, Some(event), Some(post)) =
+            (answer.status_code, answer.event, posts.get(&answer.post))
+        {
             accepted.entry(event).or_insert((at, post.source.as_str()));
         }
     }
     for (event, (at, source)) in accepted {
         let by = at + DELIVERED_WITHIN;
         let late = arrived.get(&event).is_none_or(|arrived| *arrived > by);
-        if late && by <= run.ended_at && is_quiet(at, by) && healthy(source, at.saturating_sub(SETTLED_AFTER), by) {
+        if late
+            && by <= run.ended_at
+            && is_quiet(at, by)
+            && healthy(source, at.saturating_sub(SETTLED_AFTER), by)
+        {
             violations.push(violation(
                 Promise::Isolation,
                 by,
@@ -100,10 +115,18 @@ pub(super) fn quiet_spans(run: &Run) -> Vec<(At, At)> {
         let What::Fault(fault) = &entry.what else { continue };
         let until = match fault {
             Fault::Downstream { .. } | Fault::SourcePaused { .. } | Fault::Healed => continue,
-            Fault::Started { process } if started.insert(process) && entry.at < Duration::from_secs(1) => continue,
-            Fault::Paused { duration, .. } | Fault::Network { duration, .. } | Fault::Database { duration, .. } => entry.at + *duration,
+            Fault::Started { process }
+                if started.insert(process) && entry.at < Duration::from_secs(1) =>
+            {
+                continue;
+            }
+            Fault::Paused { duration, .. }
+            | Fault::Network { duration, .. }
+            | Fault::Database { duration, .. } => entry.at + *duration,
             // It may be the only one that delivers.
-            Fault::Killed { process } | Fault::Exited { process, .. } => next_start(run, process, entry.at),
+            Fault::Killed { process } | Fault::Exited { process, .. } => {
+                next_start(run, process, entry.at)
+            }
             Fault::Started { .. } | Fault::Draining { .. } => entry.at,
         };
         noise.push((entry.at, until + SETTLED_AFTER));
@@ -122,7 +145,9 @@ pub(super) fn quiet_spans(run: &Run) -> Vec<(At, At)> {
 
 /// When a process starts again; the end of the run, if it does not.
 fn next_start(run: &Run, process: &str, after: At) -> At {
-    let mut starts = run.each(|what| matches!(what, What::Fault(Fault::Started { process: of }) if of == process).then_some(()));
+    let mut starts = run.each(|what| {
+        matches!(what, What::Fault(Fault::Started { process: of }) if of == process).then_some(())
+    });
     starts.find(|(at, ())| *at >= after).map_or(run.ended_at, |(at, ())| at)
 }
 

@@ -24,7 +24,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 && committed.before.is_none()
                 && let Some(before) = before.filter(|before| fence <= *before)
             {
-                let why = format!("event {event} was queued once more under fence {}, and had {} before", fence.0, before.0);
+                let why = format!(
+                    "event {event} was queued once more under fence {}, and had {} before",
+                    fence.0, before.0
+                );
                 violations.push(violation(Promise::Lease, at, why, [event]));
             }
         }
@@ -34,20 +37,33 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 if due.is_none_or(|due| due > committed.db_time) {
                     let early = due.map_or_else(
                         || "was never due".to_owned(),
-                        |due| format!("was not due for another {:.3}s", due.duration_since(committed.db_time).as_secs_f64()),
+                        |due| {
+                            format!(
+                                "was not due for another {:.3}s",
+                                due.duration_since(committed.db_time).as_secs_f64()
+                            )
+                        },
                     );
-                    let why = format!("event {event} was claimed by {} and {early}", committed.process);
+                    let why =
+                        format!("event {event} was claimed by {} and {early}", committed.process);
                     violations.push(violation(Promise::Lease, at, why, [event]));
                 }
-                if let Some(after) = committed.after.filter(|row| row.delivery.status == Status::Processing) {
+                if let Some(after) =
+                    committed.after.filter(|row| row.delivery.status == Status::Processing)
+                {
                     newest.insert(event, after.delivery.fence);
                     let lease_ends = after.due_at.unwrap_or(committed.db_time);
-                    let policy = run.events.get(&event).and_then(|record| run.policies.get(&record.source));
-                    if let Some(policy) =
-                        policy.filter(|policy| lease_ends + ROUNDING + run.commits_within < committed.db_time + policy.lease())
-                    {
-                        let (leased, least) = (lease_ends.duration_since(committed.db_time), policy.lease());
-                        let what = format!("event {event} was leased for {leased:#}, and timeout, grace and allowance are {least:?}");
+                    let policy =
+                        run.events.get(&event).and_then(|record| run.policies.get(&record.source));
+                    if let Some(policy) = policy.filter(|policy| {
+                        lease_ends + ROUNDING + run.commits_within
+                            < committed.db_time + policy.lease()
+                    }) {
+                        let (leased, least) =
+                            (lease_ends.duration_since(committed.db_time), policy.lease());
+                        let what = format!(
+                            "event {event} was leased for {leased:#}, and timeout, grace and allowance are {least:?}"
+                        );
                         violations.push(violation(Promise::Lease, at, what, [event]));
                     }
                 }
@@ -57,7 +73,9 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     "event {event} was settled by {} with fence {}, and the newest claim's is {}",
                     committed.process,
                     fence.0,
-                    newest.get(&event).map_or_else(|| "none".to_owned(), |fence| fence.0.to_string())
+                    newest
+                        .get(&event)
+                        .map_or_else(|| "none".to_owned(), |fence| fence.0.to_string())
                 );
                 violations.push(violation(Promise::Lease, at, why, [event]));
             }
@@ -73,7 +91,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     newest.insert(event, row.fence);
                 }
             }
-            Change::Accepted | Change::Settled { .. } | Change::Redriven | Change::Pruned | Change::Erased => {}
+            Change::Accepted
+            | Change::Settled { .. }
+            | Change::Redriven
+            | Change::Pruned
+            | Change::Erased => {}
         }
     }
     violations

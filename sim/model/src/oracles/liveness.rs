@@ -9,8 +9,14 @@ use surehook_core::id::EventId;
 use surehook_core::source::Policy;
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
-    let acknowledged = run.answers().filter_map(|(_, answer)| answer.event).collect::<std::collections::BTreeSet<_>>();
-    let stuck = run.events.values().filter(|record| !matches!(record.status, Status::Delivered | Status::DeadLettered));
+    let acknowledged = run
+        .answers()
+        .filter_map(|(_, answer)| answer.event)
+        .collect::<std::collections::BTreeSet<_>>();
+    let stuck = run
+        .events
+        .values()
+        .filter(|record| !matches!(record.status, Status::Delivered | Status::DeadLettered));
     let mut violations: Vec<Violation> = stuck
         .filter(|record| {
             run.policies.get(&record.source).is_some_and(|policy| run.ended_at >= run.healed_at + time_to_end(policy, run.events.len()))
@@ -31,14 +37,25 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     if !violations.is_empty() {
         for (process, waits) in &run.waits {
             let waits = if waits.is_empty() { "nothing".to_owned() } else { waits.join("; ") };
-            violations.push(violation(Promise::Liveness, run.ended_at, format!("{process} waits for {waits}"), []));
+            violations.push(violation(
+                Promise::Liveness,
+                run.ended_at,
+                format!("{process} waits for {waits}"),
+                [],
+            ));
         }
     }
-    if let Some(longest) = run.policies.values().map(|policy| time_to_end(policy, run.events.len())).max()
+    if let Some(longest) =
+        run.policies.values().map(|policy| time_to_end(policy, run.events.len())).max()
         && run.ended_at < run.healed_at + longest
         && !violations.is_empty()
     {
-        violations.push(violation(Promise::Liveness, run.ended_at, "the run ended before the bound".to_owned(), []));
+        violations.push(violation(
+            Promise::Liveness,
+            run.ended_at,
+            "the run ended before the bound".to_owned(),
+            [],
+        ));
     }
     violations
 }
@@ -46,19 +63,34 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
 /// An event's row as it was last committed.
 fn row(run: &Run, event: EventId) -> String {
     let last = run.committed().filter(|(_, committed)| committed.event == event).last();
-    let Some((at, Committed { db_time, after: Some(row), .. })) = last else { return "its row was never seen".to_owned() };
-    let due = row
-        .due_at
-        .map_or_else(|| "never due".to_owned(), |due| format!("due {:.3}s after that", due.duration_since(*db_time).as_secs_f64()));
-    format!("its row was last written at {:.3}s, with fence {} and {due}", at.as_secs_f64(), row.delivery.fence.0)
+    let Some((at, Committed { db_time, after: Some(row), .. })) = last else {
+        return "its row was never seen".to_owned();
+    };
+    let due = row.due_at.map_or_else(
+        || "never due".to_owned(),
+        |due| format!("due {:.3}s after that", due.duration_since(*db_time).as_secs_f64()),
+    );
+    format!(
+        "its row was last written at {:.3}s, with fence {} and {due}",
+        at.as_secs_f64(),
+        row.delivery.fence.0
+    )
 }
 
 /// How long after the last fault an event of this policy may take to end, if `events` are waiting with it. A database
 /// clock that jumped back is in it, by up to a minute.
 #[must_use]
 pub fn time_to_end(policy: &Policy, events: usize) -> Duration {
-    let retries: Duration = (1..=policy.max_attempts).map(|n| policy.backoff.ceiling(n) + policy.timeout).sum();
+    let retries: Duration =
+        (1..=policy.max_attempts).map(|n| policy.backoff.ceiling(n) + policy.timeout).sum();
     let turns = u32::try_from(events).unwrap_or(u32::MAX) / policy.concurrency.max(1) + 1;
-    let rated = policy.rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) * u32::try_from(events).unwrap_or(u32::MAX) / rate.get());
-    policy.lease() * 2 + retries + policy.timeout * turns + policy.breaker.open_for * 2 + rated + Duration::from_secs(90)
+    let rated = policy.rate.map_or(Duration::ZERO, |rate| {
+        Duration::from_secs(1) * u32::try_from(events).unwrap_or(u32::MAX) / rate.get()
+    });
+    policy.lease() * 2
+        + retries
+        + policy.timeout * turns
+        + policy.breaker.open_for * 2
+        + rated
+        + Duration::from_secs(90)
 }

@@ -8,8 +8,10 @@ use surehook_core::event::Status;
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let acknowledged: BTreeMap<_, _> =
-        run.answers().filter_map(|(at, answer)| Some((answer.event?, at))).fold(BTreeMap::new(), |mut first, (event, at)| {
+    let acknowledged: BTreeMap<_, _> = run
+        .answers()
+        .filter_map(|(at, answer)| Some((answer.event?, at)))
+        .fold(BTreeMap::new(), |mut first, (event, at)| {
             first.entry(event).or_insert(at);
             first
         });
@@ -33,20 +35,38 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     }
     let posted: BTreeMap<_, _> = run.each_post().map(|(at, post)| (post.post, at)).collect();
     for (at, answer) in run.answers() {
-        let (Some(event), Some(status), Some(asked_at)) = (answer.event, answer.status, posted.get(&answer.post)) else { continue };
+        let (Some(event), Some(status), Some(asked_at)) =
+            (answer.event, answer.status, posted.get(&answer.post))
+        else {
+            continue;
+        };
         let asked_at = asked_at.saturating_sub(run.commits_within);
-        if let Some(possible) =
-            states.get(&event).map(|states| possible(states, asked_at, at)).filter(|possible| !possible.contains(&status))
+        if let Some(possible) = states
+            .get(&event)
+            .map(|states| possible(states, asked_at, at))
+            .filter(|possible| !possible.contains(&status))
         {
-            let what = format!("post {} was answered that event {event} is {status:?}, and it was {possible:?} meanwhile", answer.post.0);
+            let what = format!(
+                "post {} was answered that event {event} is {status:?}, and it was {possible:?} meanwhile",
+                answer.post.0
+            );
             violations.push(violation(Promise::Lookup, at, what, [event]));
         }
     }
     for entry in &run.entries {
         let What::Looked { event, asked_at, status, attempts } = &entry.what else { continue };
-        let mut say = |what| violations.push(violation(Promise::Lookup, entry.at, format!("GET /events/{event}: {what}"), [*event]));
+        let mut say = |what| {
+            violations.push(violation(
+                Promise::Lookup,
+                entry.at,
+                format!("GET /events/{event}: {what}"),
+                [*event],
+            ))
+        };
         let Some(status) = status else {
-            if acknowledged.get(event).is_some_and(|at| at <= asked_at) && pruned.get(event).is_none_or(|at| *at > entry.at) {
+            if acknowledged.get(event).is_some_and(|at| at <= asked_at)
+                && pruned.get(event).is_none_or(|at| *at > entry.at)
+            {
                 say("404, and the event was acknowledged before".to_owned());
             }
             continue;
@@ -57,7 +77,9 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 say(format!("{status:?}, and it was {possible:?} while it was asked"));
             }
         }
-        if run.events.get(event).is_some_and(|record| *attempts > record.attempt) && !rolled_back.contains(event) {
+        if run.events.get(event).is_some_and(|record| *attempts > record.attempt)
+            && !rolled_back.contains(event)
+        {
             say(format!("{attempts} attempts, more than it has at the end"));
         }
     }
@@ -67,6 +89,9 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
 /// The statuses that an event had while it was asked for.
 fn possible(states: &[(At, Status)], asked_at: At, answered_at: At) -> BTreeSet<Status> {
     let before = states.iter().rev().find(|(at, _)| *at <= asked_at).map(|(_, status)| *status);
-    let during = states.iter().filter(|(at, _)| *at > asked_at && *at <= answered_at).map(|(_, status)| *status);
+    let during = states
+        .iter()
+        .filter(|(at, _)| *at > asked_at && *at <= answered_at)
+        .map(|(_, status)| *status);
     before.into_iter().chain(during).collect()
 }

@@ -99,25 +99,45 @@ impl Promise {
     pub fn in_words(self) -> &'static str {
         match self {
             Self::Durability => "what was acknowledged is never lost",
-            Self::Idempotency => "one idempotency key names one event, however often and wherever it is posted",
-            Self::Transitions => "an event changes only along the arrows of its life, and its fence goes up by one each time",
-            Self::Lease => "an event has one live lease at a time, and only the holder of the newest settles it",
+            Self::Idempotency => {
+                "one idempotency key names one event, however often and wherever it is posted"
+            }
+            Self::Transitions => {
+                "an event changes only along the arrows of its life, and its fence goes up by one each time"
+            }
+            Self::Lease => {
+                "an event has one live lease at a time, and only the holder of the newest settles it"
+            }
             Self::Attempts => "attempts stay within their budget and are numbered without a gap",
             Self::Backoff => "no attempt comes earlier than the back-off and Retry-After allow",
             Self::Duplicates => "an event that was taken comes again only if a fault explains it",
             Self::Overlap => "an event is sent by one process at a time",
-            Self::Retention => "an event is deleted when its retention ends, not earlier and not much later",
-            Self::Readiness => "a process is ready while its database answers, and not ready while it does not",
+            Self::Retention => {
+                "an event is deleted when its retention ends, not earlier and not much later"
+            }
+            Self::Readiness => {
+                "a process is ready while its database answers, and not ready while it does not"
+            }
             Self::Refusal => "an answer that says that nothing was stored is true",
             Self::Bytes => "body and headers go out as they came in",
-            Self::Isolation => "one source's broken downstream delays neither the intake nor other sources",
-            Self::Slots => "no process has more deliveries of a source in flight than its concurrency",
-            Self::Breaker => "while a breaker is open nothing is sent but one event after each wait, and after that more step by step",
+            Self::Isolation => {
+                "one source's broken downstream delays neither the intake nor other sources"
+            }
+            Self::Slots => {
+                "no process has more deliveries of a source in flight than its concurrency"
+            }
+            Self::Breaker => {
+                "while a breaker is open nothing is sent but one event after each wait, and after that more step by step"
+            }
             Self::Rate => "no process begins more deliveries of a source than its rate allows",
             Self::Pause => "nothing of a paused source is claimed",
-            Self::Lookup => "GET /events/{id} and the status in a 202 never contradict what happened",
+            Self::Lookup => {
+                "GET /events/{id} and the status in a 202 never contradict what happened"
+            }
             Self::Liveness => "every accepted event is delivered or dead-lettered in time",
-            Self::Availability => "once everything is mended, every post is answered and none is turned away",
+            Self::Availability => {
+                "once everything is mended, every post is answered and none is turned away"
+            }
             Self::NoPanic => "no process panics or ends by itself",
         }
     }
@@ -153,6 +173,11 @@ pub fn judge(run: &Run) -> Vec<Violation> {
     violations
 }
 
-fn violation(promise: Promise, at: At, what: String, events: impl IntoIterator<Item = EventId>) -> Violation {
+fn violation(
+    promise: Promise,
+    at: At,
+    what: String,
+    events: impl IntoIterator<Item = EventId>,
+) -> Violation {
     Violation { promise, at, what, events: events.into_iter().collect() }
 }

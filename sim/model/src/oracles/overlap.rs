@@ -28,8 +28,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             What::Sending(Sending { process, event, attempt, .. }) => {
                 let others = under_way.entry(*event).or_default();
                 for other in others.iter() {
-                    let was_stopped = |(of, from, to): &(&str, At, At)| *of == other.process && *from <= entry.at && *to >= other.since;
-                    let may = stopped.iter().any(was_stopped) || jumped.iter().any(|at| *at + CLAIMED_BEFORE >= other.since);
+                    let was_stopped = |(of, from, to): &(&str, At, At)| {
+                        *of == other.process && *from <= entry.at && *to >= other.since
+                    };
+                    let may = stopped.iter().any(was_stopped)
+                        || jumped.iter().any(|at| *at + CLAIMED_BEFORE >= other.since);
                     if !may {
                         let what = format!(
                             "{process} sends event {event} (attempt {attempt}) while {} is sending it (attempt {}, since {:.3}s)",
@@ -43,14 +46,20 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 others.push(UnderWay { since: entry.at, process, attempt: *attempt });
             }
             What::Sent { process, event, attempt, .. } => {
-                ended(&mut under_way, *event, |one| one.process == process && one.attempt == *attempt);
+                ended(&mut under_way, *event, |one| {
+                    one.process == process && one.attempt == *attempt
+                });
             }
             What::Committed(committed) => match committed.change {
                 // A shutdown gives it back before it ends it.
                 Change::Settled { attempt, outcome: Outcome::CutOff, .. } => {
-                    ended(&mut under_way, committed.event, |one| one.process == committed.process && one.attempt == attempt);
+                    ended(&mut under_way, committed.event, |one| {
+                        one.process == committed.process && one.attempt == attempt
+                    });
                 }
-                Change::RolledBack | Change::Lost => ended(&mut under_way, committed.event, |_| true),
+                Change::RolledBack | Change::Lost => {
+                    ended(&mut under_way, committed.event, |_| true)
+                }
                 _ => {}
             },
             What::Fault(Fault::Killed { process } | Fault::Exited { process }) => {
@@ -58,15 +67,23 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     all.retain(|one| one.process != process);
                 }
             }
-            What::Fault(Fault::Paused { process, duration }) => stopped.push((process, entry.at, entry.at + *duration)),
-            What::Fault(Fault::Database { what, .. }) if what.contains("clock") => jumped.push(entry.at),
+            What::Fault(Fault::Paused { process, duration }) => {
+                stopped.push((process, entry.at, entry.at + *duration))
+            }
+            What::Fault(Fault::Database { what, .. }) if what.contains("clock") => {
+                jumped.push(entry.at)
+            }
             _ => {}
         }
     }
     violations
 }
 
-fn ended(under_way: &mut BTreeMap<EventId, Vec<UnderWay<'_>>>, event: EventId, is_meant: impl Fn(&UnderWay<'_>) -> bool) {
+fn ended(
+    under_way: &mut BTreeMap<EventId, Vec<UnderWay<'_>>>,
+    event: EventId,
+    is_meant: impl Fn(&UnderWay<'_>) -> bool,
+) {
     if let Some(all) = under_way.get_mut(&event) {
         all.retain(|one| !is_meant(one));
     }

@@ -17,7 +17,9 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     for entry in &run.entries {
         match &entry.what {
             What::Sending(Sending { process, source, event, .. }) => {
-                let Some(rate) = run.policies.get(source).and_then(|policy| policy.rate) else { continue };
+                let Some(rate) = run.policies.get(source).and_then(|policy| policy.rate) else {
+                    continue;
+                };
                 let recent = starts.entry((process, source)).or_default();
                 recent.push_back(entry.at);
                 while recent.front().is_some_and(|at| *at + SPAN < entry.at) {
@@ -29,12 +31,16 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 });
                 if let Some((from, count)) = over {
                     let span = (entry.at - *from).as_secs_f64();
-                    let what = format!("{process} began {count} deliveries of {source} within {span:.3}s, at a rate of {rate} a second");
+                    let what = format!(
+                        "{process} began {count} deliveries of {source} within {span:.3}s, at a rate of {rate} a second"
+                    );
                     violations.push(violation(Promise::Rate, entry.at, what, [*event]));
                     recent.clear();
                 }
             }
-            What::Fault(Fault::Killed { process } | Fault::Exited { process }) => starts.retain(|(of, _), _| of != process),
+            What::Fault(Fault::Killed { process } | Fault::Exited { process }) => {
+                starts.retain(|(of, _), _| of != process)
+            }
             _ => {}
         }
     }

@@ -18,7 +18,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     }
     let denied: BTreeMap<PostId, &str> = run
         .each(|what| match what {
-            What::Answered { post, problem: Some(problem), .. } if !OPEN.contains(&problem.as_str()) => Some((*post, problem.as_str())),
+            What::Answered { post, problem: Some(problem), .. }
+                if !OPEN.contains(&problem.as_str()) =>
+            {
+                Some((*post, problem.as_str()))
+            }
             _ => None,
         })
         .map(|(_, denied)| denied)

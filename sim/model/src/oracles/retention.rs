@@ -16,7 +16,8 @@ const PRUNED_WITHIN: Duration = Duration::from_secs(135);
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let Some(kept) = run.kept else { return Vec::new() };
     let mut violations = Vec::new();
-    let mut say = |at, what: String, event| violations.push(violation(Promise::Retention, at, what, [event]));
+    let mut say =
+        |at, what: String, event| violations.push(violation(Promise::Retention, at, what, [event]));
     // When each event that has ended did so, by the run's time and by the database's.
     let mut ended: BTreeMap<EventId, (At, Duration, Timestamp)> = BTreeMap::new();
     // When each event's last delivery was done. Its end is that moment, however late it is written down.
@@ -47,13 +48,20 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 };
                 let done = if is_pruned { "pruned" } else { "erased" };
                 if status != Status::Delivered && !(is_pruned && status == Status::DeadLettered) {
-                    say(entry.at, format!("event {event} was {done} while it was {status:?}"), event);
+                    say(
+                        entry.at,
+                        format!("event {event} was {done} while it was {status:?}"),
+                        event,
+                    );
                 } else if let Some((_, _, settled_at)) = ended.get(&event) {
-                    let age = Duration::try_from(committed.db_time.duration_since(*settled_at)).unwrap_or_default();
+                    let age = Duration::try_from(committed.db_time.duration_since(*settled_at))
+                        .unwrap_or_default();
                     if age < least {
                         say(
                             entry.at,
-                            format!("event {event} ({status:?}) was {done} {age:?} after its end, and is kept for {least:?}"),
+                            format!(
+                                "event {event} ({status:?}) was {done} {age:?} after its end, and is kept for {least:?}"
+                            ),
                             event,
                         );
                     }
@@ -65,7 +73,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             Change::Lost => {
                 ended.remove(&event);
             }
-            Change::Accepted | Change::Claimed | Change::Settled { .. } | Change::Redriven | Change::RolledBack => {
+            Change::Accepted
+            | Change::Claimed
+            | Change::Settled { .. }
+            | Change::Redriven
+            | Change::RolledBack => {
                 let kept = match committed.after.map(|row| row.delivery.status) {
                     None => kept.delivered,
                     Some(Status::DeadLettered) => kept.dead_lettered,
@@ -83,8 +95,18 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let quiet = quiet_spans(run);
     for (event, (at, kept, _)) in ended {
         let (from, by) = (at + kept, at + kept + PRUNED_WITHIN);
-        if !jumped && by <= run.ended_at && quiet.iter().any(|(start, end)| *start <= from && by <= *end) {
-            say(by, format!("event {event} ended at {:.3}s, is kept for {kept:?} and was not pruned", at.as_secs_f64()), event);
+        if !jumped
+            && by <= run.ended_at
+            && quiet.iter().any(|(start, end)| *start <= from && by <= *end)
+        {
+            say(
+                by,
+                format!(
+                    "event {event} ended at {:.3}s, is kept for {kept:?} and was not pruned",
+                    at.as_secs_f64()
+                ),
+                event,
+            );
         }
     }
     violations

@@ -16,7 +16,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 *count += 1;
                 let limit = run.policies.get(source).map_or(u32::MAX, |policy| policy.concurrency);
                 if *count > limit {
-                    let open = source_of.iter().filter(|((of, ..), from)| of == process && *from == source).map(|(open, _)| open);
+                    let open = source_of
+                        .iter()
+                        .filter(|((of, ..), from)| of == process && *from == source)
+                        .map(|(open, _)| open);
                     violations.push(violation(
                         Promise::Slots,
                         entry.at,

@@ -1,7 +1,10 @@
 //! A seed made into a scenario, by swarm: each kind of workload and of fault is on or off for the whole run, so that
 //! rare combinations are not drowned by the ones that are always there.
 
-use super::{Behaviour, BehaviourAt, Call, Fault, FaultAt, Kept, Kind, Node, Post, Question, Role, Scenario, Source, StoreFault};
+use super::{
+    Behaviour, BehaviourAt, Call, Fault, FaultAt, Kept, Kind, Node, Post, Question, Role, Scenario,
+    Source, StoreFault,
+};
 use fastrand::Rng;
 
 const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
@@ -14,7 +17,8 @@ pub fn expand(seed: u64) -> Scenario {
     let processes = rng.usize(1..=3);
     let drain_timeout_ms = if rng.bool() { rng.u64(100..2_000) } else { rng.u64(2_000..20_000) };
     let heal_at_ms = rng.u64(600_000..640_000);
-    let mut sources: Vec<Source> = (0..rng.usize(1..=3)).map(|n| source(&mut rng, &swarm, n, heal_at_ms)).collect();
+    let mut sources: Vec<Source> =
+        (0..rng.usize(1..=3)).map(|n| source(&mut rng, &swarm, n, heal_at_ms)).collect();
     let posts = posts(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
     let mut faults = faults(&mut rng, &swarm, processes, sources.len(), heal_at_ms, &posts);
     // Drawn apart, so that all else of a seed is what it was before these were there.
@@ -26,7 +30,10 @@ pub fn expand(seed: u64) -> Scenario {
         let source = rng.usize(0..sources.len());
         let near = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
         let at_ms = near.saturating_sub(rng.u64(0..2_000));
-        faults.push(FaultAt { at_ms, what: Fault::PauseSource { source, for_ms: rng.u64(5_000..90_000) } });
+        faults.push(FaultAt {
+            at_ms,
+            what: Fault::PauseSource { source, for_ms: rng.u64(5_000..90_000) },
+        });
         faults.sort_by_key(|fault| fault.at_ms);
     }
     // Apart for the same reason.
@@ -34,9 +41,13 @@ pub fn expand(seed: u64) -> Scenario {
     if rng.u8(..) < 70 {
         for _ in 0..rng.usize(1..=3) {
             // Soon after something was posted, so that late settlements are still under way.
-            let near = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
+            let near =
+                posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
             let at_ms = (near + rng.u64(0..60_000)).min(heal_at_ms - 1);
-            faults.push(FaultAt { at_ms, what: Fault::Redrive { source: rng.usize(0..sources.len()), delivered: rng.bool() } });
+            faults.push(FaultAt {
+                at_ms,
+                what: Fault::Redrive { source: rng.usize(0..sources.len()), delivered: rng.bool() },
+            });
         }
         faults.sort_by_key(|fault| fault.at_ms);
     }
@@ -44,7 +55,10 @@ pub fn expand(seed: u64) -> Scenario {
     let mut rng = Rng::with_seed(seed ^ 0x41c6_4e6d_9d2c_5680);
     if rng.u8(..) < 30 {
         let at_ms = rng.u64(0..heal_at_ms - 60_000);
-        faults.push(FaultAt { at_ms, what: Fault::ClaimsSlow { by_ms: rng.u64(500..5_000), for_ms: rng.u64(10_000..60_000) } });
+        faults.push(FaultAt {
+            at_ms,
+            what: Fault::ClaimsSlow { by_ms: rng.u64(500..5_000), for_ms: rng.u64(10_000..60_000) },
+        });
         faults.sort_by_key(|fault| fault.at_ms);
     }
     // And these.
@@ -60,13 +74,34 @@ pub fn expand(seed: u64) -> Scenario {
     }
     let mut rng = Rng::with_seed(seed ^ 0x2c47_f31e_98d0_6ba5);
     let roles = roles(&mut rng, processes);
-    let kept =
-        Kept { delivered_ms: rng.u64(20_000..240_000), dead_lettered_ms: rng.u64(20_000..240_000), payload_ms: rng.u64(5_000..120_000) };
+    let kept = Kept {
+        delivered_ms: rng.u64(20_000..240_000),
+        dead_lettered_ms: rng.u64(20_000..240_000),
+        payload_ms: rng.u64(5_000..120_000),
+    };
     operators(&mut rng, &posts, processes, sources.len(), heal_at_ms, &mut faults);
     faults.sort_by_key(|fault| fault.at_ms);
-    let clocks_ahead_ms = if rng.u8(..) < 64 { (0..processes).map(|_| rng.i64(-YEAR_MS..YEAR_MS)).collect() } else { Vec::new() };
+    let clocks_ahead_ms = if rng.u8(..) < 64 {
+        (0..processes).map(|_| rng.i64(-YEAR_MS..YEAR_MS)).collect()
+    } else {
+        Vec::new()
+    };
     let (why, catches, kept) = (String::new(), None, Some(kept));
-    Scenario { why, catches, seed, processes, drain_timeout_ms, database, roles, clocks_ahead_ms, kept, sources, posts, faults, heal_at_ms }
+    Scenario {
+        why,
+        catches,
+        seed,
+        processes,
+        drain_timeout_ms,
+        database,
+        roles,
+        clocks_ahead_ms,
+        kept,
+        sources,
+        posts,
+        faults,
+        heal_at_ms,
+    }
 }
 
 /// Roles that differ, in some runs: at least one process accepts and one delivers.
@@ -155,7 +190,14 @@ fn source(rng: &mut Rng, swarm: &Swarm, n: usize, heal_at_ms: u64) -> Source {
 }
 
 /// What operators ask, what goes wrong with that and with retention, and rows that are locked from the console.
-fn operators(rng: &mut Rng, posts: &[Post], processes: usize, sources: usize, heal_at_ms: u64, faults: &mut Vec<FaultAt>) {
+fn operators(
+    rng: &mut Rng,
+    posts: &[Post],
+    processes: usize,
+    sources: usize,
+    heal_at_ms: u64,
+    faults: &mut Vec<FaultAt>,
+) {
     // In calm runs nothing goes wrong, but operators ask all the same.
     let is_calm = faults.is_empty();
     for _ in 0..rng.usize(0..=6) {
@@ -165,27 +207,46 @@ fn operators(rng: &mut Rng, posts: &[Post], processes: usize, sources: usize, he
             4 => Question::Sources,
             _ => Question::RedriveAll(rng.usize(0..sources)),
         };
-        let down: Vec<u64> =
-            faults.iter().filter(|fault| matches!(fault.what, Fault::DatabaseDown { .. })).map(|fault| fault.at_ms + 3_000).collect();
-        let at_ms = rng.choice(&down).copied().filter(|_| what == Question::Ready).unwrap_or_else(|| rng.u64(0..heal_at_ms));
-        faults.push(FaultAt { at_ms, what: Fault::Asked { process: rng.usize(0..processes), what } });
+        let down: Vec<u64> = faults
+            .iter()
+            .filter(|fault| matches!(fault.what, Fault::DatabaseDown { .. }))
+            .map(|fault| fault.at_ms + 3_000)
+            .collect();
+        let at_ms = rng
+            .choice(&down)
+            .copied()
+            .filter(|_| what == Question::Ready)
+            .unwrap_or_else(|| rng.u64(0..heal_at_ms));
+        faults
+            .push(FaultAt { at_ms, what: Fault::Asked { process: rng.usize(0..processes), what } });
     }
     if is_calm {
         return;
     }
     if rng.u8(..) < 80 {
         for _ in 0..rng.usize(1..=5) {
-            let calls =
-                [Call::Find, Call::List, Call::RedriveAll, Call::Sources, Call::Prune, Call::Prune, Call::Erase, Call::Ping, Call::Probe];
+            let calls = [
+                Call::Find,
+                Call::List,
+                Call::RedriveAll,
+                Call::Sources,
+                Call::Prune,
+                Call::Prune,
+                Call::Erase,
+                Call::Ping,
+                Call::Probe,
+            ];
             let call = *rng.choice(&calls).expect("not empty");
             let how = store_fault(rng);
-            let what = Fault::Store { process: rng.usize(0..processes), call, nth: rng.u32(1..=4), how };
+            let what =
+                Fault::Store { process: rng.usize(0..processes), call, nth: rng.u32(1..=4), how };
             faults.push(FaultAt { at_ms: rng.u64(0..heal_at_ms), what });
         }
     }
     if rng.u8(..) < 60 {
         let near = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
-        let what = Fault::RowsLocked { source: rng.usize(0..sources), for_ms: rng.u64(500..15_000) };
+        let what =
+            Fault::RowsLocked { source: rng.usize(0..sources), for_ms: rng.u64(500..15_000) };
         faults.push(FaultAt { at_ms: near + rng.u64(0..100), what });
     }
 }
@@ -205,7 +266,11 @@ fn replication(rng: &mut Rng, posts: &[Post], faults: &mut Vec<FaultAt>) {
     for _ in 0..rng.usize(1..=2) {
         // Just before something is posted, or soon after it, so that its claim and settlement are meant.
         let post = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
-        let at_ms = if rng.bool() { post.saturating_sub(rng.u64(0..200)) } else { post + rng.u64(0..3_000) };
+        let at_ms = if rng.bool() {
+            post.saturating_sub(rng.u64(0..200))
+        } else {
+            post + rng.u64(0..3_000)
+        };
         let for_ms = rng.u64(500..20_000);
         faults.push(FaultAt { at_ms, what: Fault::StandbyAway { for_ms } });
         if rng.u8(..) < 200 {
@@ -213,7 +278,10 @@ fn replication(rng: &mut Rng, posts: &[Post], faults: &mut Vec<FaultAt>) {
             faults.push(FaultAt { at_ms: at_ms + rng.u64(0..for_ms / 2), what });
         }
         if rng.u8(..) < 180 {
-            faults.push(FaultAt { at_ms: at_ms + rng.u64(for_ms / 2..for_ms), what: Fault::DatabaseFailover });
+            faults.push(FaultAt {
+                at_ms: at_ms + rng.u64(for_ms / 2..for_ms),
+                what: Fault::DatabaseFailover,
+            });
         }
     }
 }
@@ -245,11 +313,21 @@ fn behaviour(rng: &mut Rng, timeout_ms: u64) -> Behaviour {
     }
 }
 
-fn posts(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_at_ms: u64) -> Vec<Post> {
+fn posts(
+    rng: &mut Rng,
+    swarm: &Swarm,
+    processes: usize,
+    sources: usize,
+    heal_at_ms: u64,
+) -> Vec<Post> {
     let mut posts: Vec<Post> = Vec::new();
     let mut at_ms = 0;
     for n in 0..rng.u64(5..60) {
-        at_ms += if swarm.bursts && rng.u8(..) < 200 { rng.u64(0..20) } else { rng.u64(0..heal_at_ms / 30) };
+        at_ms += if swarm.bursts && rng.u8(..) < 200 {
+            rng.u64(0..20)
+        } else {
+            rng.u64(0..heal_at_ms / 30)
+        };
         if at_ms >= heal_at_ms {
             break;
         }
@@ -281,12 +359,20 @@ fn posts(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_at
     posts
 }
 
-fn faults(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_at_ms: u64, posts: &[Post]) -> Vec<FaultAt> {
+fn faults(
+    rng: &mut Rng,
+    swarm: &Swarm,
+    processes: usize,
+    sources: usize,
+    heal_at_ms: u64,
+    posts: &[Post],
+) -> Vec<FaultAt> {
     let mut faults = Vec::new();
     let mut some = |rng: &mut Rng, on: bool, most: usize, make: &dyn Fn(&mut Rng) -> Fault| {
         for _ in 0..if on { rng.usize(1..=most) } else { 0 } {
             // Most faults fall where there is something to break: shortly after a post.
-            let (post, within) = (rng.usize(0..posts.len().max(1)), if rng.bool() { 60 } else { 5_000 });
+            let (post, within) =
+                (rng.usize(0..posts.len().max(1)), if rng.bool() { 60 } else { 5_000 });
             let near = posts.get(post).map(|post| post.at_ms + rng.u64(0..within));
             let at_ms = near.filter(|_| rng.u8(..) < 190).unwrap_or_else(|| rng.u64(0..heal_at_ms));
             faults.push(FaultAt { at_ms, what: make(rng) });
@@ -294,12 +380,23 @@ fn faults(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_a
     };
     some(rng, swarm.kills, 6, &|rng| {
         let down_ms = if rng.u8(..) < 30 { rng.u64(20_000..60_000) } else { rng.u64(10..2_000) };
-        if rng.u8(..) < 60 { Fault::KillAll { down_ms } } else { Fault::Kill { process: rng.usize(0..processes), down_ms } }
+        if rng.u8(..) < 60 {
+            Fault::KillAll { down_ms }
+        } else {
+            Fault::Kill { process: rng.usize(0..processes), down_ms }
+        }
     });
-    some(rng, swarm.pauses, 3, &|rng| Fault::Pause { process: rng.usize(0..processes), for_ms: rng.u64(1_000..45_000) });
+    some(rng, swarm.pauses, 3, &|rng| Fault::Pause {
+        process: rng.usize(0..processes),
+        for_ms: rng.u64(1_000..45_000),
+    });
     some(rng, swarm.drains, 8, &|rng| {
         let down_ms = rng.u64(0..3_000);
-        if rng.u8(..) < 80 { Fault::RollingRestart { down_ms } } else { Fault::Drain { process: rng.usize(0..processes), down_ms } }
+        if rng.u8(..) < 80 {
+            Fault::RollingRestart { down_ms }
+        } else {
+            Fault::Drain { process: rng.usize(0..processes), down_ms }
+        }
     });
     some(rng, swarm.cuts, 4, &|rng| {
         let process = Node::Process(rng.usize(0..processes));
@@ -313,10 +410,16 @@ fn faults(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_a
     });
     some(rng, swarm.weather, 3, &|rng| {
         let for_ms = rng.u64(1_000..40_000);
-        if rng.bool() { Fault::Loss { permille: rng.u16(10..300), for_ms } } else { Fault::Latency { max_ms: rng.u64(20..1_500), for_ms } }
+        if rng.bool() {
+            Fault::Loss { permille: rng.u16(10..300), for_ms }
+        } else {
+            Fault::Latency { max_ms: rng.u64(20..1_500), for_ms }
+        }
     });
     some(rng, swarm.store_faults, 12, &|rng| {
-        let call = *rng.choice(&[Call::Accept, Call::Look, Call::Claim, Call::Settle, Call::Settle]).expect("not empty");
+        let call = *rng
+            .choice(&[Call::Accept, Call::Look, Call::Claim, Call::Settle, Call::Settle])
+            .expect("not empty");
         let how = store_fault(rng);
         Fault::Store { process: rng.usize(0..processes), call, nth: rng.u32(1..=6), how }
     });
@@ -325,7 +428,9 @@ fn faults(rng: &mut Rng, swarm: &Swarm, processes: usize, sources: usize, heal_a
         1 => Fault::DatabaseFailover,
         _ => Fault::DatabaseSlow { by_ms: rng.u64(10..1_500), for_ms: rng.u64(1_000..30_000) },
     });
-    some(rng, swarm.clock_jumps, 2, &|rng| Fault::DatabaseClock { by_ms: rng.i64(-30_000..30_000) });
+    some(rng, swarm.clock_jumps, 2, &|rng| Fault::DatabaseClock {
+        by_ms: rng.i64(-30_000..30_000),
+    });
     faults.sort_by_key(|fault| fault.at_ms);
     faults
 }

@@ -22,8 +22,12 @@ pub fn run(data: &[u8]) {
 }
 
 fn taken(config: &Config, text: &str) {
-    let within = |least: Duration, value: Duration, most: Duration| assert!(least <= value && value <= most, "{value:?} was taken");
-    let count = |value: usize, most: usize| assert!((1..=most).contains(&value), "{value} was taken, of at most {most}");
+    let within = |least: Duration, value: Duration, most: Duration| {
+        assert!(least <= value && value <= most, "{value:?} was taken")
+    };
+    let count = |value: usize, most: usize| {
+        assert!((1..=most).contains(&value), "{value} was taken, of at most {most}")
+    };
     let (millisecond, second) = (Duration::from_millis(1), Duration::from_secs(1));
     within(Duration::ZERO, config.drain_timeout, limits::DRAIN_TIMEOUT);
     within(second, config.retention.delivered, limits::RETENTION);
@@ -48,17 +52,37 @@ fn taken(config: &Config, text: &str) {
         within(millisecond, policy.timeout, limits::TIMEOUT);
         within(Duration::ZERO, policy.backoff.initial_delay, policy.backoff.max_delay);
         within(Duration::ZERO, policy.backoff.max_delay, limits::DELAY);
-        assert!((1.0..=limits::FACTOR).contains(&policy.backoff.factor), "{} was taken", policy.backoff.factor);
-        assert!((1..=limits::CONCURRENCY).contains(&policy.concurrency), "{} was taken", policy.concurrency);
-        assert!((1..=limits::MAX_ATTEMPTS).contains(&policy.max_attempts), "{} was taken", policy.max_attempts);
+        assert!(
+            (1.0..=limits::FACTOR).contains(&policy.backoff.factor),
+            "{} was taken",
+            policy.backoff.factor
+        );
+        assert!(
+            (1..=limits::CONCURRENCY).contains(&policy.concurrency),
+            "{} was taken",
+            policy.concurrency
+        );
+        assert!(
+            (1..=limits::MAX_ATTEMPTS).contains(&policy.max_attempts),
+            "{} was taken",
+            policy.max_attempts
+        );
         let url = destination.secret();
         let mut codes = policy.retry_on.iter().chain(&policy.dead_letter_on);
         assert!(codes.all(|code| (100..=999).contains(code)), "{policy:?}");
-        assert!(matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty()));
+        assert!(
+            matches!(url.scheme(), "http" | "https")
+                && url.host_str().is_some_and(|host| !host.is_empty())
+        );
         // A password that stands at one place in the file, and is long enough not to be there by chance, is not shown.
-        let hidden = url.password().filter(|password| password.len() >= 6 && text.matches(password).count() == 1);
+        let hidden = url
+            .password()
+            .filter(|password| password.len() >= 6 && text.matches(password).count() == 1);
         if let Some(password) = hidden {
-            assert!(!shown.contains(password) && !destination.to_string().contains(password), "a password is shown: {shown}");
+            assert!(
+                !shown.contains(password) && !destination.to_string().contains(password),
+                "a password is shown: {shown}"
+            );
         }
     }
 }
@@ -70,10 +94,19 @@ fn refused(problems: &Problems, text: &str) {
         assert!(!problem.message.trim().is_empty(), "{problem:?} does not say what is wrong");
         match problem.place {
             Place::At { line, column } => {
-                let found = line.checked_sub(1).and_then(|line| lines.get(line)).unwrap_or_else(|| panic!("{problem:?} is after the end"));
-                assert!((1..=found.chars().count() + 1).contains(&column), "{problem:?} is beside its line");
+                let found = line
+                    .checked_sub(1)
+                    .and_then(|line| lines.get(line))
+                    .unwrap_or_else(|| panic!("{problem:?} is after the end"));
+                assert!(
+                    (1..=found.chars().count() + 1).contains(&column),
+                    "{problem:?} is beside its line"
+                );
             }
-            Place::File => assert_eq!(problem.key, "sources", "only a missing section has no place: {problem:?}"),
+            Place::File => assert_eq!(
+                problem.key, "sources",
+                "only a missing section has no place: {problem:?}"
+            ),
             Place::Override { .. } => panic!("there are no overrides: {problem:?}"),
         }
     }

@@ -52,9 +52,14 @@ pub fn steps(data: &[u8]) -> Vec<Step> {
 
 fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
     Ok(match bytes.int_in_range(0..=8)? {
-        0..=3u8 => Step::Claim { lease: duration(bytes)?, max_attempts: bytes.int_in_range(1..=6)? },
+        0..=3u8 => {
+            Step::Claim { lease: duration(bytes)?, max_attempts: bytes.int_in_range(1..=6)? }
+        }
         // One in four comes late.
-        4..=7 => Step::Settle { stale_by: bytes.int_in_range(0..=11u64)?.saturating_sub(8), outcome: outcome(bytes)? },
+        4..=7 => Step::Settle {
+            stale_by: bytes.int_in_range(0..=11u64)?.saturating_sub(8),
+            outcome: outcome(bytes)?,
+        },
         _ => Step::Redrive,
     })
 }
@@ -71,7 +76,11 @@ fn outcome(bytes: &mut Unstructured<'_>) -> Result<Outcome> {
 
 /// Mostly seconds; now and then as long as can be.
 fn duration(bytes: &mut Unstructured<'_>) -> Result<Duration> {
-    Ok(if bytes.ratio(1, 8)? { Duration::MAX } else { Duration::from_secs(u64::from(bytes.arbitrary::<u8>()?)) })
+    Ok(if bytes.ratio(1, 8)? {
+        Duration::MAX
+    } else {
+        Duration::from_secs(u64::from(bytes.arbitrary::<u8>()?))
+    })
 }
 
 /// Does all of it to a new event, and holds the row to its rules at each step.
@@ -80,7 +89,12 @@ fn duration(bytes: &mut Unstructured<'_>) -> Result<Duration> {
 ///
 /// If one is broken.
 pub fn check(steps: &[Step]) {
-    let mut watched = Watched { row: Delivery::accepted(), claims: BTreeSet::new(), recorded: BTreeSet::new(), highest: Fence(0) };
+    let mut watched = Watched {
+        row: Delivery::accepted(),
+        claims: BTreeSet::new(),
+        recorded: BTreeSet::new(),
+        highest: Fence(0),
+    };
     for step in steps {
         watched.step(*step);
     }
@@ -102,7 +116,9 @@ impl Watched {
         let before = self.row;
         let done = match step {
             Step::Claim { lease, max_attempts } => self.claim(lease, max_attempts),
-            Step::Settle { stale_by, outcome } => self.settle(Fence(before.fence.0.saturating_sub(stale_by)), outcome),
+            Step::Settle { stale_by, outcome } => {
+                self.settle(Fence(before.fence.0.saturating_sub(stale_by)), outcome)
+            }
             Step::Redrive => self.redrive(),
         };
         let Some((after, due)) = done else { return };
@@ -118,7 +134,9 @@ impl Watched {
         assert_eq!(after.reason.is_some(), after.status == Status::DeadLettered, "{after:?}");
         assert!(after.budget_from <= after.attempt, "{after:?}");
         match after.status {
-            Status::Queued => assert_eq!(after.used(), 0, "queued with a part of its budget used: {after:?}"),
+            Status::Queued => {
+                assert_eq!(after.used(), 0, "queued with a part of its budget used: {after:?}")
+            }
             Status::Processing | Status::Retrying => assert!(after.used() > 0, "{after:?}"),
             Status::Delivered | Status::DeadLettered => {}
         }
@@ -137,7 +155,11 @@ impl Watched {
         };
         assert!(!ended, "{before:?} was claimed");
         let held = before.status == Status::Processing;
-        assert_eq!(claimed.lost, held.then_some(before.attempt), "an attempt is lost if it was never settled");
+        assert_eq!(
+            claimed.lost,
+            held.then_some(before.attempt),
+            "an attempt is lost if it was never settled"
+        );
         if let Some(lost) = claimed.lost {
             assert!(self.recorded.insert(lost), "attempt {lost} is recorded twice");
         }
@@ -145,10 +167,20 @@ impl Watched {
         assert_eq!(after.budget_from, before.budget_from, "a claim leaves the budget as it is");
         if before.used() >= max_attempts {
             let reason = if held { Reason::Lost } else { Reason::Exhausted };
-            assert_eq!((after.status, after.reason, after.attempt), (Status::DeadLettered, Some(reason), before.attempt));
+            assert_eq!(
+                (after.status, after.reason, after.attempt),
+                (Status::DeadLettered, Some(reason), before.attempt)
+            );
         } else {
-            assert_eq!((after.status, after.attempt, claimed.due), (Status::Processing, before.attempt + 1, Due::After(lease)));
-            assert!(!self.recorded.contains(&after.attempt), "attempt {} is sent again under its number", after.attempt);
+            assert_eq!(
+                (after.status, after.attempt, claimed.due),
+                (Status::Processing, before.attempt + 1, Due::After(lease))
+            );
+            assert!(
+                !self.recorded.contains(&after.attempt),
+                "attempt {} is sent again under its number",
+                after.attempt
+            );
             assert!(self.claims.insert(after.fence), "two claims share a fence");
         }
         Some((after, claimed.due))
@@ -160,7 +192,10 @@ impl Watched {
         assert!(!holds || self.claims.contains(&fence), "only a claim makes an event processing");
         let (after, due) = match before.settle(fence, outcome) {
             Err(illegal) => {
-                assert!(!holds && illegal == Illegal::Stale, "{illegal}, but {fence:?} holds {before:?}");
+                assert!(
+                    !holds && illegal == Illegal::Stale,
+                    "{illegal}, but {fence:?} holds {before:?}"
+                );
                 return None;
             }
             Ok(settled) => settled,
@@ -168,15 +203,29 @@ impl Watched {
         assert!(holds, "{fence:?} settled {before:?}");
         let at_once = Due::After(Duration::ZERO);
         let (status, attempt, budget_from, expected) = match outcome {
-            Outcome::Delivered => (Status::Delivered, before.attempt, before.budget_from, Due::Never),
-            Outcome::DeadLetter(_) => (Status::DeadLettered, before.attempt, before.budget_from, Due::Never),
-            Outcome::Retry { after } => (Status::Retrying, before.attempt, before.budget_from, Due::After(after)),
+            Outcome::Delivered => {
+                (Status::Delivered, before.attempt, before.budget_from, Due::Never)
+            }
+            Outcome::DeadLetter(_) => {
+                (Status::DeadLettered, before.attempt, before.budget_from, Due::Never)
+            }
+            Outcome::Retry { after } => {
+                (Status::Retrying, before.attempt, before.budget_from, Due::After(after))
+            }
             Outcome::Release => (after.status, before.attempt - 1, before.budget_from, at_once),
             Outcome::CutOff => (after.status, before.attempt, before.budget_from + 1, at_once),
         };
-        assert_eq!((after.status, after.attempt, after.budget_from, due), (status, attempt, budget_from, expected), "{outcome:?}");
+        assert_eq!(
+            (after.status, after.attempt, after.budget_from, due),
+            (status, attempt, budget_from, expected),
+            "{outcome:?}"
+        );
         if outcome != Outcome::Release {
-            assert!(self.recorded.insert(before.attempt), "attempt {} is recorded twice", before.attempt);
+            assert!(
+                self.recorded.insert(before.attempt),
+                "attempt {} is recorded twice",
+                before.attempt
+            );
         }
         Some((after, due))
     }
@@ -185,7 +234,10 @@ impl Watched {
         let before = self.row;
         if before.status == Status::Delivered {
             let (after, due) = Delivery::redelivered(before.attempt);
-            assert_eq!((after.status, after.attempt, after.used()), (Status::Queued, before.attempt, 0));
+            assert_eq!(
+                (after.status, after.attempt, after.used()),
+                (Status::Queued, before.attempt, 0)
+            );
             return Some((after, due));
         }
         let dead = before.status == Status::DeadLettered;
@@ -197,7 +249,10 @@ impl Watched {
             Ok(redriven) => redriven,
         };
         assert!(dead, "{before:?} was redriven");
-        assert_eq!((after.status, after.attempt, due), (Status::Queued, before.attempt, Due::After(Duration::ZERO)));
+        assert_eq!(
+            (after.status, after.attempt, due),
+            (Status::Queued, before.attempt, Due::After(Duration::ZERO))
+        );
         Some((after, due))
     }
 }

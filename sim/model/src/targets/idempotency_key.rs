@@ -17,7 +17,8 @@ pub fn run(data: &[u8]) {
         }
     }
     // Any bytes have a key in them: it is taken in either spelling.
-    let inner: Vec<u8> = data.iter().copied().filter(u8::is_ascii_graphic).take(MAX_KEY_BYTES).collect();
+    let inner: Vec<u8> =
+        data.iter().copied().filter(u8::is_ascii_graphic).take(MAX_KEY_BYTES).collect();
     if is_key(&inner) {
         let text = std::str::from_utf8(&inner).expect("visible ASCII");
         let parsed = IdempotencyKey::parse(quoted(text).as_bytes()).expect("a quoted key is a key");

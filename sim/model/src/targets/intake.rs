@@ -7,7 +7,8 @@ use surehook_core::admission::{Admission, Fingerprint, NotStored, OnKeyReuse, St
 use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::intake::{
-    Action, BATCH_BYTES, BATCH_ROWS, BatchId, Capacity, Input, Intake, Refusal, Request, STORE_ATTEMPTS, Settings, StoreFailure, Ticket,
+    Action, BATCH_BYTES, BATCH_ROWS, BatchId, Capacity, Input, Intake, Refusal, Request,
+    STORE_ATTEMPTS, Settings, StoreFailure, Ticket,
 };
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -103,7 +104,11 @@ impl Case {
     #[must_use]
     pub fn read(data: &[u8]) -> Self {
         let mut bytes = Unstructured::new(data);
-        let max_queued = if bytes.ratio(1, 3).unwrap_or(false) { bytes.int_in_range(1..=20).unwrap_or(1) } else { 4096 };
+        let max_queued = if bytes.ratio(1, 3).unwrap_or(false) {
+            bytes.int_in_range(1..=20).unwrap_or(1)
+        } else {
+            4096
+        };
         let batches_at_once = bytes.int_in_range(1..=3).unwrap_or(1);
         let mut steps = Vec::new();
         while !bytes.is_empty() && steps.len() < STEPS {
@@ -116,10 +121,18 @@ impl Case {
 fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
     Ok(match bytes.int_in_range(0..=31)? {
         0..=9u8 => Step::Submit {
-            count: if bytes.ratio(1, 8)? { bytes.int_in_range(1..=600)? } else { bytes.int_in_range(1..=5)? },
+            count: if bytes.ratio(1, 8)? {
+                bytes.int_in_range(1..=600)?
+            } else {
+                bytes.int_in_range(1..=5)?
+            },
             source: bytes.int_in_range(0..=SOURCES - 1)?,
             keys: bytes.int_in_range(1..=40)?,
-            size: if bytes.ratio(1, 6)? { bytes.int_in_range(0..=BATCH_BYTES + 10)? } else { bytes.int_in_range(0..=2_000)? },
+            size: if bytes.ratio(1, 6)? {
+                bytes.int_in_range(0..=BATCH_BYTES + 10)?
+            } else {
+                bytes.int_in_range(0..=2_000)?
+            },
             poison: bytes.ratio(1, 10)?,
         },
         10..=20 => Step::End {
@@ -202,7 +215,11 @@ struct Row {
 
 impl World {
     fn new(case: &Case) -> Self {
-        let settings = Settings { max_queued: case.max_queued, batches_at_once: case.batches_at_once, request_timeout: REQUEST_TIMEOUT };
+        let settings = Settings {
+            max_queued: case.max_queued,
+            batches_at_once: case.batches_at_once,
+            request_timeout: REQUEST_TIMEOUT,
+        };
         Self {
             settings,
             intake: Intake::new(settings),
@@ -254,7 +271,10 @@ impl World {
         let request = Request {
             event: EventId::from_uuid(Uuid::from_u128(self.next_id)),
             source: source_name(source),
-            key: IdempotencyKey::parse(format!("key-{}", (self.next_id + n as u128) % u128::from(keys)).as_bytes()).expect("a key"),
+            key: IdempotencyKey::parse(
+                format!("key-{}", (self.next_id + n as u128) % u128::from(keys)).as_bytes(),
+            )
+            .expect("a key"),
             fingerprint: Fingerprint::of(&body.to_be_bytes()),
             on_key_reuse: if source == 0 { OnKeyReuse::FirstWins } else { OnKeyReuse::Reject },
             size,
@@ -263,12 +283,28 @@ impl World {
         let waiting = self.intake.waiting();
         match self.intake.submit(self.now, request.clone()) {
             Ok(ticket) => {
-                assert!(waiting < self.settings.max_queued && !self.is_shutting_down, "a request is admitted where none may be");
-                let sent = Sent { request, poison, deadline, answered: false, forgotten: false, store_calls: 0, in_doubt: false };
+                assert!(
+                    waiting < self.settings.max_queued && !self.is_shutting_down,
+                    "a request is admitted where none may be"
+                );
+                let sent = Sent {
+                    request,
+                    poison,
+                    deadline,
+                    answered: false,
+                    forgotten: false,
+                    store_calls: 0,
+                    in_doubt: false,
+                };
                 assert!(self.requests.insert(ticket, sent).is_none(), "a ticket is used twice");
             }
-            Err(Refusal::Overloaded) => assert!(waiting >= self.settings.max_queued, "a request is refused although there is room"),
-            Err(refusal) => assert!(refusal == Refusal::ShuttingDown && self.is_shutting_down, "{refusal:?}"),
+            Err(Refusal::Overloaded) => assert!(
+                waiting >= self.settings.max_queued,
+                "a request is refused although there is room"
+            ),
+            Err(refusal) => {
+                assert!(refusal == Refusal::ShuttingDown && self.is_shutting_down, "{refusal:?}")
+            }
         }
     }
 
@@ -279,7 +315,10 @@ impl World {
             End::Unavailable => Err(StoreFailure::Unavailable),
             End::Conflict => Err(StoreFailure::Conflict),
             End::Commit | End::Unknown { .. } if poisoned => Err(StoreFailure::Rejected),
-            End::Commit => Ok(events.iter().map(|(ticket, lease)| self.commit(*ticket, *lease)).collect::<Vec<_>>()),
+            End::Commit => Ok(events
+                .iter()
+                .map(|(ticket, lease)| self.commit(*ticket, *lease))
+                .collect::<Vec<_>>()),
             End::Unknown { committed } => {
                 for (ticket, lease) in &events {
                     if committed {
@@ -291,15 +330,19 @@ impl World {
             }
         };
         if let Ok(stored) = &result {
-            let claimed = events.iter().zip(stored).filter(|(_, stored)| **stored == Stored::Claimed);
+            let claimed =
+                events.iter().zip(stored).filter(|(_, stored)| **stored == Stored::Claimed);
             self.claimed.extend(claimed.map(|((ticket, _), _)| *ticket));
         }
         self.intake.handle(Input::Stored { batch, result });
     }
 
     fn commit(&mut self, ticket: Ticket, lease: Option<Duration>) -> Stored {
-        let Request { event, source, key, fingerprint, .. } = self.requests[&ticket].request.clone();
-        if let Some(Row { id, fingerprint, status }) = self.rows.get(&(source.clone(), key.clone())).copied() {
+        let Request { event, source, key, fingerprint, .. } =
+            self.requests[&ticket].request.clone();
+        if let Some(Row { id, fingerprint, status }) =
+            self.rows.get(&(source.clone(), key.clone())).copied()
+        {
             return Stored::Existing { id, fingerprint, status };
         }
         let status = if lease.is_some() { Status::Processing } else { Status::Queued };
@@ -312,7 +355,11 @@ impl World {
         if !self.handover_closed {
             self.room.insert(source_name(source), (events, bytes));
             let capacity = Capacity { events, bytes };
-            self.intake.handle(Input::Offered { source: source_name(source), capacity, lease: LEASE });
+            self.intake.handle(Input::Offered {
+                source: source_name(source),
+                capacity,
+                lease: LEASE,
+            });
         }
     }
 
@@ -346,7 +393,11 @@ impl World {
             self.act(action);
         }
         let wake = self.intake.wake_at();
-        assert!(wake.is_none_or(|at| at > self.now), "it wants to be woken at {wake:?} and has nothing to do at {:?}", self.now);
+        assert!(
+            wake.is_none_or(|at| at > self.now),
+            "it wants to be woken at {wake:?} and has nothing to do at {:?}",
+            self.now
+        );
     }
 
     fn act(&mut self, action: Action) {
@@ -356,14 +407,23 @@ impl World {
             Action::HandOver { events, .. } => {
                 assert!(!self.handover_closed, "events are handed over to a worker that has ended");
                 for ticket in events {
-                    assert!(self.claimed.remove(&ticket), "an event is handed over that the store did not claim");
-                    assert!(!self.requests[&ticket].forgotten, "an event is handed over after its bytes are gone");
+                    assert!(
+                        self.claimed.remove(&ticket),
+                        "an event is handed over that the store did not claim"
+                    );
+                    assert!(
+                        !self.requests[&ticket].forgotten,
+                        "an event is handed over after its bytes are gone"
+                    );
                     self.handed.push_back(ticket);
                 }
             }
             Action::Release(events) => {
                 for ticket in events {
-                    assert!(self.claimed.remove(&ticket), "an event is released that the store did not claim");
+                    assert!(
+                        self.claimed.remove(&ticket),
+                        "an event is released that the store did not claim"
+                    );
                 }
                 self.releases += 1;
             }
@@ -371,34 +431,63 @@ impl World {
             Action::Answer { ticket, answer } => self.answer(ticket, answer),
             Action::Forget(ticket) => {
                 let sent = self.requests.get_mut(&ticket).expect("it was sent");
-                assert!(sent.answered && !sent.forgotten, "a request is forgotten twice or before its answer");
+                assert!(
+                    sent.answered && !sent.forgotten,
+                    "a request is forgotten twice or before its answer"
+                );
                 sent.forgotten = true;
             }
             Action::Done => {
-                assert!(self.is_shutting_down && self.open.is_empty() && self.releases == 0, "the end comes too early");
-                assert!(self.requests.values().all(|sent| sent.answered && sent.forgotten), "a request is left without its answer");
+                assert!(
+                    self.is_shutting_down && self.open.is_empty() && self.releases == 0,
+                    "the end comes too early"
+                );
+                assert!(
+                    self.requests.values().all(|sent| sent.answered && sent.forgotten),
+                    "a request is left without its answer"
+                );
                 self.is_done = true;
             }
         }
     }
 
     fn store(&mut self, batch: BatchId, events: Vec<(Ticket, Option<Duration>)>) {
-        assert!(!events.is_empty() && events.len() <= BATCH_ROWS, "a batch of {} events", events.len());
+        assert!(
+            !events.is_empty() && events.len() <= BATCH_ROWS,
+            "a batch of {} events",
+            events.len()
+        );
         assert!(self.open.len() < self.settings.batches_at_once, "too many calls at once");
-        let bytes: usize = events.iter().map(|(ticket, _)| self.requests[ticket].request.size).sum();
+        let bytes: usize =
+            events.iter().map(|(ticket, _)| self.requests[ticket].request.size).sum();
         assert!(bytes <= BATCH_BYTES || events.len() == 1, "a batch of {bytes} bytes");
-        let keys: Vec<_> =
-            events.iter().map(|(ticket, _)| (&self.requests[ticket].request.source, &self.requests[ticket].request.key)).collect();
-        assert!(keys.is_sorted_by(|one, other| one < other), "a batch is not sorted, or has a key twice");
+        let keys: Vec<_> = events
+            .iter()
+            .map(|(ticket, _)| {
+                (&self.requests[ticket].request.source, &self.requests[ticket].request.key)
+            })
+            .collect();
+        assert!(
+            keys.is_sorted_by(|one, other| one < other),
+            "a batch is not sorted, or has a key twice"
+        );
         for (ticket, lease) in &events {
             let sent = self.requests.get_mut(ticket).expect("it was sent");
             sent.store_calls += 1;
-            assert!(!sent.in_doubt || lease.is_none() || sent.store_calls > STORE_ATTEMPTS, "a lease after an unknown result");
+            assert!(
+                !sent.in_doubt || lease.is_none() || sent.store_calls > STORE_ATTEMPTS,
+                "a lease after an unknown result"
+            );
         }
         assert!(self.open.insert(batch, events).is_none(), "a call's name is used twice");
         // What is claimed on insert fits into what the worker offered last, unless it was taken before that offer.
-        let leased = self.open.values().flatten().filter(|(_, lease)| lease.is_some()).count() + self.claimed.len() + self.handed.len();
-        assert!(self.intake.capacity_taken() as usize >= leased, "room is given back that is in use");
+        let leased = self.open.values().flatten().filter(|(_, lease)| lease.is_some()).count()
+            + self.claimed.len()
+            + self.handed.len();
+        assert!(
+            self.intake.capacity_taken() as usize >= leased,
+            "room is given back that is in use"
+        );
     }
 
     fn answer(&mut self, ticket: Ticket, answer: std::result::Result<Admission, Refusal>) {
@@ -417,9 +506,13 @@ impl World {
             }
             Ok(Admission::Replayed { id, .. }) => {
                 let row = row.expect("a replay is answered and there is no first event");
-                assert_eq!(row.id, id, "a replay is answered with another id than the first event's");
+                assert_eq!(
+                    row.id, id,
+                    "a replay is answered with another id than the first event's"
+                );
                 assert!(row.id != sent.request.event, "an event is a replay of itself");
-                let same = row.fingerprint == sent.request.fingerprint || sent.request.on_key_reuse == OnKeyReuse::FirstWins;
+                let same = row.fingerprint == sent.request.fingerprint
+                    || sent.request.on_key_reuse == OnKeyReuse::FirstWins;
                 assert!(same, "another body is taken for a replay");
             }
             Ok(Admission::KeyReused) => {
@@ -433,9 +526,14 @@ impl World {
             Err(Refusal::NotStored(NotStored::Unknown)) => {}
             Err(Refusal::NotStored(_)) => {
                 let is_ours = row.is_some_and(|row| row.id == sent.request.event);
-                assert!(!is_ours && !sent.in_doubt, "the producer is told that nothing is stored, and it may be");
+                assert!(
+                    !is_ours && !sent.in_doubt,
+                    "the producer is told that nothing is stored, and it may be"
+                );
             }
-            Err(refusal @ (Refusal::Overloaded | Refusal::ShuttingDown)) => panic!("{refusal:?} for an admitted request"),
+            Err(refusal @ (Refusal::Overloaded | Refusal::ShuttingDown)) => {
+                panic!("{refusal:?} for an admitted request")
+            }
         }
         sent.forgotten = true;
     }

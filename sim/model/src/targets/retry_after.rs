@@ -22,7 +22,9 @@ pub fn run(data: &[u8]) {
     bounded(asked);
     let trimmed = value.trim_ascii();
     if !trimmed.is_empty() && trimmed.iter().all(u8::is_ascii_digit) {
-        let seconds = trimmed.iter().fold(0u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+        let seconds = trimmed.iter().fold(0u64, |sum, digit| {
+            sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+        });
         assert_eq!(asked, Some(Duration::from_secs(seconds)));
     } else if date.is_none() {
         assert_eq!(asked, None, "there is no date to measure against");
@@ -32,7 +34,8 @@ pub fn run(data: &[u8]) {
         assert!(wait.is_zero() || trimmed.iter().all(u8::is_ascii_digit), "{wait:?} until now");
     }
     if let Some(bytes) = data.first_chunk::<8>() {
-        let [a, b] = [&bytes[..4], &bytes[4..]].map(|half| u32::from_le_bytes(half.try_into().expect("four bytes")));
+        let [a, b] = [&bytes[..4], &bytes[4..]]
+            .map(|half| u32::from_le_bytes(half.try_into().expect("four bytes")));
         dates(i64::from(a), i64::from(b));
     }
 }
@@ -41,8 +44,14 @@ fn bounded(asked: Option<Duration>) {
     let (backoff, event) = (Backoff::default(), EventId::from_uuid(Uuid::from_u128(7)));
     for n in [1, 2, 20, u32::MAX] {
         let delay = next_delay(&backoff, event, n, n, asked);
-        assert!(delay >= backoff.delay(event, n, n) && delay <= backoff.max_delay, "{delay:?} after attempt {n}");
-        assert!(asked.is_none_or(|asked| delay >= asked.min(backoff.max_delay)), "{delay:?}, but {asked:?} was asked for");
+        assert!(
+            delay >= backoff.delay(event, n, n) && delay <= backoff.max_delay,
+            "{delay:?} after attempt {n}"
+        );
+        assert!(
+            asked.is_none_or(|asked| delay >= asked.min(backoff.max_delay)),
+            "{delay:?}, but {asked:?} was asked for"
+        );
     }
 }
 
@@ -52,10 +61,17 @@ fn dates(now: i64, then: i64) {
     let date = written(now, "%a, %d %b %Y %H:%M:%S GMT");
     for form in ["%a, %d %b %Y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"] {
         let value = written(then, form);
-        assert_eq!(retry_after(value.as_bytes(), Some(date.as_bytes())), wait, "{value} as seen at {date}");
+        assert_eq!(
+            retry_after(value.as_bytes(), Some(date.as_bytes())),
+            wait,
+            "{value} as seen at {date}"
+        );
     }
 }
 
 fn written(second: i64, form: &str) -> String {
-    Offset::UTC.to_datetime(Timestamp::from_second(second).expect("within the calendar")).strftime(form).to_string()
+    Offset::UTC
+        .to_datetime(Timestamp::from_second(second).expect("within the calendar"))
+        .strftime(form)
+        .to_string()
 }

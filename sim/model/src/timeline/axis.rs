@@ -64,7 +64,8 @@ impl Axis {
     /// Where a time is: at the first row of that time, or in proportion between the rows around it.
     pub(super) fn at(&self, at: At) -> f64 {
         let next = self.times.partition_point(|(time, _)| *time < at);
-        match (next.checked_sub(1).and_then(|before| self.times.get(before)), self.times.get(next)) {
+        match (next.checked_sub(1).and_then(|before| self.times.get(before)), self.times.get(next))
+        {
             (_, Some((time, y))) if *time == at => *y,
             (Some((from, top)), Some((to, bottom))) => {
                 let share = (at - *from).as_secs_f64() / (*to - *from).as_secs_f64();

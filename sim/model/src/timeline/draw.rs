@@ -60,7 +60,8 @@ pub(super) fn draw(story: &Story<'_>, most: usize) -> Drawing {
         canvas.band(band);
     }
     canvas.leases();
-    let (full, dim): (Vec<&Link>, Vec<&Link>) = arrows.iter().partition(|link| canvas.is_told(link));
+    let (full, dim): (Vec<&Link>, Vec<&Link>) =
+        arrows.iter().partition(|link| canvas.is_told(link));
     let mut last: BTreeMap<(&Lane, &Lane, bool), f64> = BTreeMap::new();
     for link in dim {
         let y = canvas.y(link.from.0);
@@ -90,7 +91,8 @@ fn row_lines(row: &Row<'_>) -> Vec<String> {
     match row {
         Row::LeftOut(count) => vec![format!("··· {count} left out ···")],
         Row::Moment(moment) => {
-            let letters = if matches!(moment.kind, Kind::Broken(_)) { LETTERS_IN_BOLD } else { LETTERS };
+            let letters =
+                if matches!(moment.kind, Kind::Broken(_)) { LETTERS_IN_BOLD } else { LETTERS };
             wrapped(&format!("{}{}", row_head(moment), moment.text), letters)
         }
     }
@@ -133,11 +135,15 @@ fn columns(story: &Story<'_>, rows: &[Row<'_>], arrows: &[Link]) -> Vec<Head> {
             told.extend(moment.entry);
         }
     }
-    for link in arrows.iter().filter(|link| told.contains(&link.from.0) || told.contains(&link.to.0)) {
+    for link in
+        arrows.iter().filter(|link| told.contains(&link.from.0) || told.contains(&link.to.0))
+    {
         busy.extend([link.from.1.clone(), link.to.1.clone()]);
     }
-    let entries = story.run.entries.iter().map(|entry| super::words::lane(&story.index, &entry.what));
-    let lanes: BTreeSet<Lane> = entries.chain([Lane::World, Lane::Database]).chain(busy.iter().cloned()).collect();
+    let entries =
+        story.run.entries.iter().map(|entry| super::words::lane(&story.index, &entry.what));
+    let lanes: BTreeSet<Lane> =
+        entries.chain([Lane::World, Lane::Database]).chain(busy.iter().cloned()).collect();
     let mut x = TIMES;
     let heads = lanes.into_iter().map(|lane| {
         let width = if busy.contains(&lane) { WIDE } else { NARROW };
@@ -168,7 +174,10 @@ impl Canvas<'_, '_> {
     }
 
     fn y(&self, entry: usize) -> f64 {
-        self.of_entry.get(&entry).copied().unwrap_or_else(|| self.axis.at(self.story.run.entries[entry].at))
+        self.of_entry
+            .get(&entry)
+            .copied()
+            .unwrap_or_else(|| self.axis.at(self.story.run.entries[entry].at))
     }
 
     /// Lines of the lanes and rows, gaps, and the red of what is broken.
@@ -179,8 +188,15 @@ impl Canvas<'_, '_> {
         }
         for gap in self.axis.gaps.clone() {
             let (y, middle) = (gap.y, TIMES - 12.0);
-            self.put(format_args!("<rect class=\"gap\" x=\"0\" y=\"{:.1}\" width=\"{right:.1}\" height=\"14\"/>", y - 7.0));
-            self.put(format_args!("<text class=\"gap\" x=\"{middle:.1}\" y=\"{:.1}\">⋮ {}</text>", y + 4.0, escaped(&gap.text)));
+            self.put(format_args!(
+                "<rect class=\"gap\" x=\"0\" y=\"{:.1}\" width=\"{right:.1}\" height=\"14\"/>",
+                y - 7.0
+            ));
+            self.put(format_args!(
+                "<text class=\"gap\" x=\"{middle:.1}\" y=\"{:.1}\">⋮ {}</text>",
+                y + 4.0,
+                escaped(&gap.text)
+            ));
         }
         for (row, y) in rows.iter().zip(self.axis.rows.clone()) {
             match row {
@@ -193,25 +209,40 @@ impl Canvas<'_, '_> {
                     ));
                 }
                 Row::Moment(Moment { entry: Some(entry), .. })
-                    if matches!(self.story.run.entries[*entry].what, What::Fault(Fault::Healed)) =>
+                    if matches!(
+                        self.story.run.entries[*entry].what,
+                        What::Fault(Fault::Healed)
+                    ) =>
                 {
-                    self.put(format_args!("<path class=\"healed\" d=\"M{TIMES} {y:.1}H{right:.1}\"/>"));
+                    self.put(format_args!(
+                        "<path class=\"healed\" d=\"M{TIMES} {y:.1}H{right:.1}\"/>"
+                    ));
                 }
                 Row::Moment(_) | Row::LeftOut(_) => {
-                    self.put(format_args!("<path class=\"row\" d=\"M{TIMES} {y:.1}H{right:.1}\"/>"));
+                    self.put(format_args!(
+                        "<path class=\"row\" d=\"M{TIMES} {y:.1}H{right:.1}\"/>"
+                    ));
                 }
             }
         }
     }
 
     fn band(&mut self, band: &Band) {
-        let beside = self.story.bands.iter().filter(|other| other.lane == band.lane && other.entry < band.entry && other.to > band.from);
+        let beside = self.story.bands.iter().filter(|other| {
+            other.lane == band.lane && other.entry < band.entry && other.to > band.from
+        });
         let shift = 7.0 * f64::from(u32::try_from(beside.count().min(3)).unwrap_or(3));
-        let x = self.x(&band.lane) - 9.0 + shift - if band.kind == BandKind::Database { 26.0 } else { 0.0 };
+        let x = self.x(&band.lane) - 9.0 + shift
+            - if band.kind == BandKind::Database { 26.0 } else { 0.0 };
         let (top, bottom) = (self.y(band.entry), self.axis.at(band.to));
         let height = (bottom - top).max(3.0);
-        let title =
-            escaped(&self.story.index.plain(&format!("{}: {}, {} to {}", band.lane, band.what, seconds(band.from), seconds(band.to))));
+        let title = escaped(&self.story.index.plain(&format!(
+            "{}: {}, {} to {}",
+            band.lane,
+            band.what,
+            seconds(band.from),
+            seconds(band.to)
+        )));
         let class = band.kind.as_str();
         self.put(format_args!(
             "<g class=\"band {class}\"><rect x=\"{x:.1}\" y=\"{top:.1}\" width=\"18\" height=\"{height:.1}\"/>\
@@ -225,14 +256,23 @@ impl Canvas<'_, '_> {
 
     fn leases(&mut self) {
         let mut ends: Vec<std::time::Duration> = Vec::new();
-        let shown: Vec<&Lease> = self.story.leases.iter().filter(|lease| self.story.is_in_full(&[lease.event])).collect();
+        let shown: Vec<&Lease> = self
+            .story
+            .leases
+            .iter()
+            .filter(|lease| self.story.is_in_full(&[lease.event]))
+            .collect();
         for lease in shown {
-            let free = ends.iter().position(|end| *end <= lease.from).unwrap_or(ends.len()).min(SLOTS - 1);
+            let free =
+                ends.iter().position(|end| *end <= lease.from).unwrap_or(ends.len()).min(SLOTS - 1);
             ends.resize(ends.len().max(free + 1), lease.to);
             ends[free] = lease.to;
-            let x = self.x(&Lane::Database) + 6.0 + 12.0 * f64::from(u32::try_from(free).unwrap_or(0)) - if free > 3 { 60.0 } else { 0.0 };
+            let x =
+                self.x(&Lane::Database) + 6.0 + 12.0 * f64::from(u32::try_from(free).unwrap_or(0))
+                    - if free > 3 { 60.0 } else { 0.0 };
             let top = self.y(lease.entry);
-            let bottom = lease.settled.map_or_else(|| self.axis.at(lease.to), |settled| self.y(settled));
+            let bottom =
+                lease.settled.map_or_else(|| self.axis.at(lease.to), |settled| self.y(settled));
             let height = (bottom - top).max(4.0);
             let end = if lease.settled.is_some() { "settled" } else { "not settled" };
             let short = self.story.index.short(lease.event);
@@ -244,7 +284,8 @@ impl Canvas<'_, '_> {
                 seconds(lease.to)
             );
             let open = if lease.settled.is_some() { "" } else { " open" };
-            let (class, title) = (self.class(&[lease.event]), escaped(&self.story.index.plain(&title)));
+            let (class, title) =
+                (self.class(&[lease.event]), escaped(&self.story.index.plain(&title)));
             self.put(format_args!(
                 "<g class=\"lease{open} {class}\" data-e=\"{short}\"><rect x=\"{x:.1}\" y=\"{top:.1}\" width=\"11\" height=\"{height:.1}\" \
                  rx=\"2\"/><title>{title}</title></g>"
@@ -269,14 +310,23 @@ impl Canvas<'_, '_> {
         let what = &self.story.run.entries[link.to.0].what;
         let at = self.story.run.entries[link.to.0].at;
         let events = self.story.index.touched(what);
-        let title = escaped(&self.story.index.plain(&format!("{} {}", seconds(at), words(&self.story.index, what))));
-        let names: Vec<String> = events.iter().map(|event| self.story.index.short(*event)).collect();
+        let title = escaped(&self.story.index.plain(&format!(
+            "{} {}",
+            seconds(at),
+            words(&self.story.index, what)
+        )));
+        let names: Vec<String> =
+            events.iter().map(|event| self.story.index.short(*event)).collect();
         let lost = if link.arrived { "" } else { " lost" };
         let class = if dim { "dim".to_owned() } else { self.class(&events) };
         // An arrow that is broken off ends half-way, with a cross.
         let reach = if link.arrived { 1.0 } else { 0.55 };
         let (x, y) = (from + (to - from) * reach, top + (bottom - top) * reach);
-        let tip = if link.arrived { head(from, top, x, y) } else { format!("M{:.1} {:.1}l9 9m0 -9l-9 9", x - 4.5, y - 4.5) };
+        let tip = if link.arrived {
+            head(from, top, x, y)
+        } else {
+            format!("M{:.1} {:.1}l9 9m0 -9l-9 9", x - 4.5, y - 4.5)
+        };
         self.put(format_args!(
             "<g class=\"link {class}{lost}\" data-e=\"{}\"><path d=\"M{from:.1} {top:.1}L{x:.1} {y:.1}\"/><path class=\"tip\" \
              d=\"{tip}\"/><title>{title}</title></g>",
@@ -286,7 +336,10 @@ impl Canvas<'_, '_> {
             let level = link.from.0 == link.to.0;
             let share = if link.arrived && level { 0.5 } else { 0.28 };
             let (x, y) = (from + (to - from) * share, top + (bottom - top) * share - 3.0);
-            self.put(format_args!("<text class=\"label {class}{lost}\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", escaped(&link.label)));
+            self.put(format_args!(
+                "<text class=\"label {class}{lost}\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>",
+                escaped(&link.label)
+            ));
         }
     }
 
@@ -297,29 +350,54 @@ impl Canvas<'_, '_> {
                 Row::LeftOut(_) => ("gone".to_owned(), Vec::new(), String::new()),
                 Row::Moment(moment) => {
                     let time = TIMES - 12.0;
-                    self.put(format_args!("<text class=\"time\" x=\"{time:.1}\" y=\"{:.1}\">{}</text>", y + 4.0, seconds(moment.at)));
+                    self.put(format_args!(
+                        "<text class=\"time\" x=\"{time:.1}\" y=\"{:.1}\">{}</text>",
+                        y + 4.0,
+                        seconds(moment.at)
+                    ));
                     if moment.kind != (Kind::Step) || moment.entry.is_none() {
-                        let (x, kind) = (self.x(&moment.lane), if moment.kind == Kind::Step { "mark" } else { "mark fault" });
-                        let kind = if matches!(moment.kind, Kind::Broken(_)) { "mark red" } else { kind };
-                        self.put(format_args!("<path class=\"{kind}\" d=\"M{:.1} {y:.1}l5 -5 5 5 -5 5z\"/>", x - 5.0));
+                        let (x, kind) = (
+                            self.x(&moment.lane),
+                            if moment.kind == Kind::Step { "mark" } else { "mark fault" },
+                        );
+                        let kind =
+                            if matches!(moment.kind, Kind::Broken(_)) { "mark red" } else { kind };
+                        self.put(format_args!(
+                            "<path class=\"{kind}\" d=\"M{:.1} {y:.1}l5 -5 5 5 -5 5z\"/>",
+                            x - 5.0
+                        ));
                     } else {
                         let (x, class) = (self.x(&moment.lane), self.class(&moment.events));
-                        self.put(format_args!("<circle class=\"dot {class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.2\"/>"));
+                        self.put(format_args!(
+                            "<circle class=\"dot {class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.2\"/>"
+                        ));
                     }
-                    let names = moment.events.iter().map(|event| self.story.index.short(*event)).collect();
+                    let names =
+                        moment.events.iter().map(|event| self.story.index.short(*event)).collect();
                     match moment.kind {
-                        Kind::Broken(number) => ("words red".to_owned(), names, format!(" id=\"v{number}\"")),
+                        Kind::Broken(number) => {
+                            ("words red".to_owned(), names, format!(" id=\"v{number}\""))
+                        }
                         Kind::Fault => ("words fault".to_owned(), names, String::new()),
-                        Kind::Step => (format!("words {}", self.class(&moment.events)), names, String::new()),
+                        Kind::Step => {
+                            (format!("words {}", self.class(&moment.events)), names, String::new())
+                        }
                     }
                 }
             };
             let head = if let Row::Moment(moment) = row { row_head(moment) } else { String::new() };
-            self.put(format_args!("<text class=\"{class}\"{anchor} data-e=\"{}\">", names.join(" ")));
+            self.put(format_args!(
+                "<text class=\"{class}\"{anchor} data-e=\"{}\">",
+                names.join(" ")
+            ));
             for (number, line) in lines.iter().enumerate() {
                 let y = y + 4.0 + LINE * f64::from(u32::try_from(number).unwrap_or(0));
                 let indent = if number == 0 { 0.0 } else { 14.0 };
-                let (who, rest) = line.split_at(if number == 0 && line.starts_with(&head) { head.len() } else { 0 });
+                let (who, rest) = line.split_at(if number == 0 && line.starts_with(&head) {
+                    head.len()
+                } else {
+                    0
+                });
                 let (who, rest) = (escaped(who), escaped(rest));
                 self.put(format_args!("<tspan x=\"{:.1}\" y=\"{y:.1}\"><tspan class=\"who\">{who}</tspan>{rest}</tspan>", left + indent));
             }

@@ -21,7 +21,10 @@ impl<'a> Index<'a> {
         let posts = run.posts();
         let mut by_key: BTreeMap<_, BTreeSet<EventId>> = BTreeMap::new();
         for record in run.events.values() {
-            by_key.entry((record.source.as_str(), record.key.as_str())).or_default().insert(record.id);
+            by_key
+                .entry((record.source.as_str(), record.key.as_str()))
+                .or_default()
+                .insert(record.id);
         }
         let mut answered = BTreeMap::new();
         for (_, answer) in run.answers() {
@@ -31,8 +34,19 @@ impl<'a> Index<'a> {
             }
         }
         let requests = run.received().map(|(_, received)| (received.request, received)).collect();
-        let mut index = Self { events: Vec::new(), numbers: BTreeMap::new(), posts, requests, by_key, answered };
-        let appeared = run.entries.iter().flat_map(|entry| named(&entry.what)).chain(run.events.keys().copied());
+        let mut index = Self {
+            events: Vec::new(),
+            numbers: BTreeMap::new(),
+            posts,
+            requests,
+            by_key,
+            answered,
+        };
+        let appeared = run
+            .entries
+            .iter()
+            .flat_map(|entry| named(&entry.what))
+            .chain(run.events.keys().copied());
         for event in appeared {
             if !index.numbers.contains_key(&event) {
                 index.events.push(event);
@@ -51,7 +65,8 @@ impl<'a> Index<'a> {
     pub(super) fn touched(&self, what: &What) -> Vec<EventId> {
         let of_post = |post: &PostId| {
             let posted = self.posts.get(post);
-            let of_key = posted.and_then(|posted| self.by_key.get(&(posted.source.as_str(), posted.key.as_str())));
+            let of_key = posted
+                .and_then(|posted| self.by_key.get(&(posted.source.as_str(), posted.key.as_str())));
             let answered = self.answered.get(post);
             let others = of_key.into_iter().flatten().filter(|event| Some(*event) != answered);
             answered.into_iter().chain(others).copied().collect()
@@ -59,7 +74,9 @@ impl<'a> Index<'a> {
         match what {
             What::Posted(posted) => of_post(&posted.post),
             What::Answered { post, .. } | What::Unanswered { post } => of_post(post),
-            What::Replied { request, .. } => self.requests.get(request).map(|received| received.event).into_iter().collect(),
+            What::Replied { request, .. } => {
+                self.requests.get(request).map(|received| received.event).into_iter().collect()
+            }
             What::Looked { .. }
             | What::Sending(_)
             | What::Sent { .. }
@@ -82,7 +99,10 @@ impl<'a> Index<'a> {
                 continue;
             }
             let end = start + uuid_length();
-            let known = text.get(start..end).and_then(|id| id.parse().ok()).filter(|event| self.numbers.contains_key(event));
+            let known = text
+                .get(start..end)
+                .and_then(|id| id.parse().ok())
+                .filter(|event| self.numbers.contains_key(event));
             if let Some(event) = known {
                 plain.push_str(&self.short(event));
                 skip_to = end;
@@ -102,7 +122,8 @@ fn uuid_length() -> usize {
 
 /// Control characters, and those that turn the direction of the text.
 fn steers(character: char) -> bool {
-    character.is_control() || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    character.is_control()
+        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// The events whose ids an entry bears.
@@ -112,10 +133,15 @@ fn named(what: &What) -> Vec<EventId> {
         What::Sending(sending) => vec![sending.event],
         What::Received(received) => vec![received.event],
         What::Committed(committed) => vec![committed.event],
-        What::Looked { event, .. } | What::Sent { event, .. } | What::StaleSettlement { event, .. } => vec![*event],
+        What::Looked { event, .. }
+        | What::Sent { event, .. }
+        | What::StaleSettlement { event, .. } => vec![*event],
         What::Called { events, .. } => events.clone(),
-        What::Posted(_) | What::Unanswered { .. } | What::Replied { .. } | What::Fault(_) | What::Reached(_) | What::Ready { .. } => {
-            Vec::new()
-        }
+        What::Posted(_)
+        | What::Unanswered { .. }
+        | What::Replied { .. }
+        | What::Fault(_)
+        | What::Reached(_)
+        | What::Ready { .. } => Vec::new(),
     }
 }

@@ -46,7 +46,9 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
             links.push(Link { from: (entry, from), to: (entry, to), arrived, label });
         };
         match what {
-            What::Posted(posted) => link(own, Lane::process(&posted.process), true, format!("p{}", posted.post.0)),
+            What::Posted(posted) => {
+                link(own, Lane::process(&posted.process), true, format!("p{}", posted.post.0))
+            }
             What::Answered { post, status_code, .. } => {
                 if let Some(posted) = index.posts.get(post) {
                     link(Lane::process(&posted.process), own, true, status_code.to_string());
@@ -69,7 +71,9 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                 };
                 link(Lane::process(&committed.process), own, true, label.to_owned());
             }
-            What::StaleSettlement { process, .. } => link(Lane::process(process), own, true, "stale".to_owned()),
+            What::StaleSettlement { process, .. } => {
+                link(Lane::process(process), own, true, "stale".to_owned())
+            }
             What::Called { result, call, .. } => match result {
                 CallResult::Done => {}
                 CallResult::Refused => link(Lane::Database, own, true, format!("no {call}")),
@@ -84,7 +88,9 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                 replied: None,
             }),
             What::Received(received) => {
-                let of = |of: &&mut Open| !of.received && of.event == received.event && of.attempt == received.attempt;
+                let of = |of: &&mut Open| {
+                    !of.received && of.event == received.event && of.attempt == received.attempt
+                };
                 if let Some(delivery) = open.iter_mut().rev().find(of) {
                     delivery.received = true;
                     of_request.insert(received.request, delivery.sending);
@@ -99,10 +105,14 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                     delivery.replied = Some((entry, *status_code));
                 } else if let Some(received) = index.requests.get(request) {
                     // Whoever sent it is gone: the reply finds nobody.
-                    let sent = run.each(|what| if let What::Sending(sending) = what { Some(sending) } else { None });
+                    let sent = run.each(|what| {
+                        if let What::Sending(sending) = what { Some(sending) } else { None }
+                    });
                     let nobody = sent
                         .take_while(|(at, _)| *at <= run.entries[entry].at)
-                        .filter(|(_, of)| of.event == received.event && of.attempt == received.attempt)
+                        .filter(|(_, of)| {
+                            of.event == received.event && of.attempt == received.attempt
+                        })
                         .last();
                     if let Some((_, sending)) = nobody {
                         link(own, Lane::process(&sending.process), false, status_code.to_string());
@@ -110,7 +120,9 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                 }
             }
             What::Sent { process, event, attempt, status_code } => {
-                let of = |of: &Open| of.process == *process && of.event == *event && of.attempt == *attempt;
+                let of = |of: &Open| {
+                    of.process == *process && of.event == *event && of.attempt == *attempt
+                };
                 if let Some(place) = open.iter().rposition(of) {
                     end(run, index, &open.remove(place), status_code.map(|_| entry), &mut links);
                 }

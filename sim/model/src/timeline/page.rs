@@ -12,7 +12,13 @@ const SCRIPT: &str = include_str!("page.js");
 /// An explanation of the drawing's signs.
 const SIGNS: &str = include_str!("signs.html");
 
-pub(super) fn render(story: &Story<'_>, everything: &str, title: &str, scenario_toml: &str, rerun: &str) -> String {
+pub(super) fn render(
+    story: &Story<'_>,
+    everything: &str,
+    title: &str,
+    scenario_toml: &str,
+    rerun: &str,
+) -> String {
     let Drawing { svg, heads, width } = draw(story, ROWS_MAX);
     let mut out = String::new();
     let mut put = |text: String| {
@@ -42,7 +48,11 @@ pub(super) fn render(story: &Story<'_>, everything: &str, title: &str, scenario_
     put(svg);
     put("</div>".to_owned());
     put(folded("Scenario", scenario_toml));
-    let all: Vec<String> = story.violations.iter().map(|violation| story.index.plain(&violation.to_string())).collect();
+    let all: Vec<String> = story
+        .violations
+        .iter()
+        .map(|violation| story.index.plain(&violation.to_string()))
+        .collect();
     put(folded(&format!("All broken promises ({})", all.len()), &all.join("\n")));
     put(folded("Everything that happened, as text", everything));
     put(format!("<script>\n{SCRIPT}</script>\n</html>"));
@@ -58,7 +68,11 @@ fn broken(story: &Story<'_>) -> String {
     for (number, violation, more) in story.first_of_each_promise() {
         let what = escaped(&story.index.plain(&violation.what));
         put("<section class=\"broken\">".to_owned());
-        put(format!("<p><b>Broken promise: {}.</b> <small>{:?}</small></p>", escaped(violation.promise.in_words()), violation.promise));
+        put(format!(
+            "<p><b>Broken promise: {}.</b> <small>{:?}</small></p>",
+            escaped(violation.promise.in_words()),
+            violation.promise
+        ));
         put(format!("<p>At <a href=\"#v{number}\">{}</a>: {what}</p>", seconds(violation.at)));
         let wrong = story.wrong_at(violation.at);
         if !wrong.is_empty() {
@@ -74,18 +88,23 @@ fn broken(story: &Story<'_>) -> String {
 
 /// The events that are told in full, and the others folded away.
 fn events(story: &Story<'_>) -> String {
-    let (full, others): (Vec<_>, Vec<_>) = story.index.events.iter().copied().partition(|event| story.is_in_full(&[*event]));
+    let (full, others): (Vec<_>, Vec<_>) =
+        story.index.events.iter().copied().partition(|event| story.is_in_full(&[*event]));
     let mut out = "<ul class=\"events\">\n".to_owned();
     let (shown, rest) = full.split_at(full.len().min(8));
     for event in shown {
-        let colour = story.colour(&[*event]).map_or_else(String::new, |colour| format!(" class=\"c{colour}\""));
+        let colour = story
+            .colour(&[*event])
+            .map_or_else(String::new, |colour| format!(" class=\"c{colour}\""));
         let name = escaped(&story.index.short(*event));
-        writeln!(out, "<li{colour} data-e=\"{name}\">{}</li>", escaped(&story.event_words(*event))).expect("a string takes all");
+        writeln!(out, "<li{colour} data-e=\"{name}\">{}</li>", escaped(&story.event_words(*event)))
+            .expect("a string takes all");
     }
     out.push_str("</ul>\n");
     let (stored, never): (Vec<EventId>, Vec<EventId>) =
         rest.iter().chain(&others).copied().partition(|event| story.run.events.contains_key(event));
-    let mut others: Vec<String> = stored.into_iter().map(|event| story.event_words(event)).collect();
+    let mut others: Vec<String> =
+        stored.into_iter().map(|event| story.event_words(event)).collect();
     if !never.is_empty() {
         others.push(format!("and {} that are not in the database at the end", never.len()));
     }

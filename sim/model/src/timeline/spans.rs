@@ -71,22 +71,33 @@ pub(super) fn bands(run: &Run) -> Vec<Band> {
                 end(&|band| band.lane == Lane::process(process) && band.kind == BandKind::Down);
                 continue;
             }
-            Fault::Draining { process } => (Lane::process(process), BandKind::Draining, "shutting down", None),
-            Fault::Paused { process, duration } => (Lane::process(process), BandKind::Paused, "stands still", Some(*duration)),
-            Fault::Network { what, duration } => (Lane::World, BandKind::Network, what.as_str(), Some(*duration)),
+            Fault::Draining { process } => {
+                (Lane::process(process), BandKind::Draining, "shutting down", None)
+            }
+            Fault::Paused { process, duration } => {
+                (Lane::process(process), BandKind::Paused, "stands still", Some(*duration))
+            }
+            Fault::Network { what, duration } => {
+                (Lane::World, BandKind::Network, what.as_str(), Some(*duration))
+            }
             Fault::Database { what, process: None, duration } if !duration.is_zero() => {
                 (Lane::Database, BandKind::Database, what.as_str(), Some(*duration))
             }
             Fault::Database { .. } => continue,
             Fault::Downstream { source, what, broken } => {
-                end(&|band| band.kind == BandKind::Downstream && band.lane == Lane::Downstream(source.clone()));
+                end(&|band| {
+                    band.kind == BandKind::Downstream
+                        && band.lane == Lane::Downstream(source.clone())
+                });
                 if !broken {
                     continue;
                 }
                 (Lane::Downstream(source.clone()), BandKind::Downstream, what.as_str(), None)
             }
             Fault::SourcePaused { source, paused } => {
-                end(&|band| band.kind == BandKind::Held && band.lane == Lane::Downstream(source.clone()));
+                end(&|band| {
+                    band.kind == BandKind::Held && band.lane == Lane::Downstream(source.clone())
+                });
                 if !paused {
                     continue;
                 }
@@ -128,11 +139,15 @@ impl Lease {
 pub(super) fn leases(run: &Run) -> Vec<Lease> {
     let mut leases = Vec::new();
     for (entry, at, committed) in commits(run) {
-        let Some(row) = committed.after.filter(|row| committed.change == Change::Claimed && row.delivery.status == Status::Processing)
-        else {
+        let Some(row) = committed.after.filter(|row| {
+            committed.change == Change::Claimed && row.delivery.status == Status::Processing
+        }) else {
             continue;
         };
-        let due = row.due_at.map_or(run.ended_at, |due| reached(run, entry, due)).clamp(at, run.ended_at.max(at));
+        let due = row
+            .due_at
+            .map_or(run.ended_at, |due| reached(run, entry, due))
+            .clamp(at, run.ended_at.max(at));
         let settlement = commits(run).find(|(later, _, other)| {
             let settles = matches!(other.change, Change::Settled { fence, .. } if fence == row.delivery.fence);
             *later > entry && other.event == committed.event && settles
@@ -142,7 +157,15 @@ pub(super) fn leases(run: &Run) -> Vec<Lease> {
             _ => (due, None),
         };
         let (event, attempt) = (committed.event, row.delivery.attempt);
-        leases.push(Lease { event, attempt, process: committed.process.clone(), from: at, entry, to, settled });
+        leases.push(Lease {
+            event,
+            attempt,
+            process: committed.process.clone(),
+            from: at,
+            entry,
+            to,
+            settled,
+        });
     }
     leases
 }
@@ -161,7 +184,8 @@ fn reached(run: &Run, from: usize, due: Timestamp) -> At {
         if entry > from && at >= expected {
             break;
         }
-        let left = if due > committed.db_time { between(committed.db_time, due) } else { Duration::ZERO };
+        let left =
+            if due > committed.db_time { between(committed.db_time, due) } else { Duration::ZERO };
         expected = at + left;
     }
     expected

@@ -68,7 +68,8 @@ impl<'a> Story<'a> {
         let in_full = events_in_full(violations);
         let (index, bands, leases) = (Index::of(run), bands(run), leases(run));
         let links = links(run, &index);
-        let mut story = Self { run, index, violations, in_full, bands, leases, links, moments: Vec::new() };
+        let mut story =
+            Self { run, index, violations, in_full, bands, leases, links, moments: Vec::new() };
         story.moments = story.tell(scope);
         story
     }
@@ -87,7 +88,9 @@ impl<'a> Story<'a> {
 
     fn tell(&self, scope: Scope) -> Vec<Moment> {
         let (mut moments, mut seen) = (Vec::new(), BTreeMap::new());
-        for (entry, (at, what)) in self.run.entries.iter().map(|entry| (entry.at, &entry.what)).enumerate() {
+        for (entry, (at, what)) in
+            self.run.entries.iter().map(|entry| (entry.at, &entry.what)).enumerate()
+        {
             let events = self.index.touched(what);
             let fault = matches!(what, What::Fault(_));
             let noise = match what {
@@ -95,7 +98,8 @@ impl<'a> Story<'a> {
                 What::Called { result, .. } => *result == CallResult::Done,
                 // A look that shows what the last one showed is news only if it is wrong.
                 What::Looked { event, status, attempts, .. } => {
-                    let again = seen.insert(*event, (*status, *attempts)) == Some((*status, *attempts));
+                    let again =
+                        seen.insert(*event, (*status, *attempts)) == Some((*status, *attempts));
                     again && self.violations.iter().all(|violation| violation.at != at)
                 }
                 What::Posted(_)
@@ -112,30 +116,49 @@ impl<'a> Story<'a> {
                 | What::Ready { .. } => false,
             };
             // These belong to no single event, and explain what follows.
-            let always = fault || matches!(what, What::Reached(_) | What::Ready { is_ready: false, .. });
+            let always =
+                fault || matches!(what, What::Reached(_) | What::Ready { is_ready: false, .. });
             if scope == Scope::Everything || always || (!noise && self.is_in_full(&events)) {
                 let kind = if fault { Kind::Fault } else { Kind::Step };
                 let text = self.index.plain(&words(&self.index, what));
-                moments.push(Moment { at, lane: lane(&self.index, what), text, kind, events, entry: Some(entry) });
+                moments.push(Moment {
+                    at,
+                    lane: lane(&self.index, what),
+                    text,
+                    kind,
+                    events,
+                    entry: Some(entry),
+                });
             }
         }
         let silent = self.bands.iter().filter(|band| band.ends_silently).map(|band| Moment {
             at: band.to,
             lane: band.lane.clone(),
-            text: if band.kind == BandKind::Paused { "goes on".to_owned() } else { self.index.plain(&format!("over: {}", band.what)) },
+            text: if band.kind == BandKind::Paused {
+                "goes on".to_owned()
+            } else {
+                self.index.plain(&format!("over: {}", band.what))
+            },
             kind: Kind::Fault,
             events: Vec::new(),
             entry: None,
         });
-        let ran_out = self.leases.iter().filter(|lease| lease.ran_out(self.run)).map(|lease| Moment {
-            at: lease.to,
-            lane: Lane::Database,
-            text: format!("the lease of {} on {} #{} runs out", lease.process, self.index.short(lease.event), lease.attempt),
-            kind: Kind::Step,
-            events: vec![lease.event],
-            entry: None,
-        });
-        let ran_out = ran_out.filter(|moment| scope == Scope::Everything || self.is_in_full(&moment.events));
+        let ran_out =
+            self.leases.iter().filter(|lease| lease.ran_out(self.run)).map(|lease| Moment {
+                at: lease.to,
+                lane: Lane::Database,
+                text: format!(
+                    "the lease of {} on {} #{} runs out",
+                    lease.process,
+                    self.index.short(lease.event),
+                    lease.attempt
+                ),
+                kind: Kind::Step,
+                events: vec![lease.event],
+                entry: None,
+            });
+        let ran_out =
+            ran_out.filter(|moment| scope == Scope::Everything || self.is_in_full(&moment.events));
         let broken = self.violations.iter().enumerate().map(|(number, violation)| Moment {
             at: violation.at,
             lane: Lane::World,
@@ -144,20 +167,29 @@ impl<'a> Story<'a> {
             events: violation.events.clone(),
             entry: None,
         });
-        let broken = broken.filter(|moment| scope == Scope::Everything || moment.events.is_empty() || self.is_in_full(&moment.events));
+        let broken = broken.filter(|moment| {
+            scope == Scope::Everything
+                || moment.events.is_empty()
+                || self.is_in_full(&moment.events)
+        });
         let under_way = self.links.under_way.iter().filter_map(|entry| {
             let What::Sending(sending) = &self.run.entries[*entry].what else { return None };
             let begun = seconds(self.run.entries[*entry].at);
             Some(Moment {
                 at: self.run.ended_at,
                 lane: Lane::process(&sending.process),
-                text: format!("still sends {} #{}, since {begun}", self.index.short(sending.event), sending.attempt),
+                text: format!(
+                    "still sends {} #{}, since {begun}",
+                    self.index.short(sending.event),
+                    sending.attempt
+                ),
                 kind: Kind::Step,
                 events: vec![sending.event],
                 entry: None,
             })
         });
-        let under_way = under_way.filter(|moment| scope == Scope::Everything || self.is_in_full(&moment.events));
+        let under_way = under_way
+            .filter(|moment| scope == Scope::Everything || self.is_in_full(&moment.events));
         let derived: Vec<Moment> = silent.chain(ran_out).chain(under_way).chain(broken).collect();
         moments.extend(derived);
         moments.sort_by_key(|moment| moment.at); // stable: what follows from an entry comes after it
@@ -166,9 +198,13 @@ impl<'a> Story<'a> {
 
     /// At most `most` moments, the ones nearest to the violations, and between them how many are left out.
     pub(super) fn rows(&self, most: usize) -> Vec<Row<'_>> {
-        let broken: Vec<usize> = (0..self.moments.len()).filter(|place| matches!(self.moments[*place].kind, Kind::Broken(_))).collect();
+        let broken: Vec<usize> = (0..self.moments.len())
+            .filter(|place| matches!(self.moments[*place].kind, Kind::Broken(_)))
+            .collect();
         let mut by_distance: Vec<usize> = (0..self.moments.len()).collect();
-        by_distance.sort_by_key(|place| broken.iter().map(|broken| broken.abs_diff(*place)).min().unwrap_or(0));
+        by_distance.sort_by_key(|place| {
+            broken.iter().map(|broken| broken.abs_diff(*place)).min().unwrap_or(0)
+        });
         let kept: BTreeSet<usize> = by_distance.into_iter().take(most).collect();
         let (mut rows, mut left_out) = (Vec::new(), 0);
         for (place, moment) in self.moments.iter().enumerate() {
@@ -191,7 +227,9 @@ impl<'a> Story<'a> {
     /// The first violation of each promise, by its place among all, and how many more there are of that promise.
     pub(super) fn first_of_each_promise(&self) -> Vec<(usize, &'a Violation, usize)> {
         let mut counts = BTreeMap::new();
-        self.violations.iter().for_each(|violation| *counts.entry(violation.promise).or_insert(0_usize) += 1);
+        self.violations
+            .iter()
+            .for_each(|violation| *counts.entry(violation.promise).or_insert(0_usize) += 1);
         let mut firsts: Vec<(usize, &Violation, usize)> = Vec::new();
         for (number, violation) in self.violations.iter().enumerate() {
             if firsts.iter().all(|(_, first, _)| first.promise != violation.promise) {
@@ -204,7 +242,16 @@ impl<'a> Story<'a> {
     /// What was wrong at a time, for a reader who asks what could have led to it.
     pub(super) fn wrong_at(&self, at: At) -> Vec<String> {
         let in_force = self.bands.iter().filter(|band| band.from <= at && at < band.to);
-        in_force.map(|band| self.index.plain(&format!("{}: {} since {}", band.lane, band.what, seconds(band.from)))).collect()
+        in_force
+            .map(|band| {
+                self.index.plain(&format!(
+                    "{}: {} since {}",
+                    band.lane,
+                    band.what,
+                    seconds(band.from)
+                ))
+            })
+            .collect()
     }
 
     /// One line about an event: its names, its producer's names, and its end.
@@ -212,11 +259,16 @@ impl<'a> Story<'a> {
         let Some(record) = self.run.events.get(&event) else {
             return format!("{} {event}: not in the database at the end", self.index.short(event));
         };
-        let reason = record.reason.map(|reason| format!(", {}", reason.as_str())).unwrap_or_default();
-        let (source, key) = (super::words::clipped(&record.source), super::words::clipped(&record.key));
+        let reason =
+            record.reason.map(|reason| format!(", {}", reason.as_str())).unwrap_or_default();
+        let (source, key) =
+            (super::words::clipped(&record.source), super::words::clipped(&record.key));
         let attempts = counted(record.attempt, "attempt");
         // The id goes in last: `plain` would make it short.
-        let rest = self.index.plain(&format!("{source}, key {key}: {}{reason} after {attempts}", record.status.as_str()));
+        let rest = self.index.plain(&format!(
+            "{source}, key {key}: {}{reason} after {attempts}",
+            record.status.as_str()
+        ));
         format!("{} {event} {rest}", self.index.short(event))
     }
 }
@@ -224,7 +276,9 @@ impl<'a> Story<'a> {
 fn events_in_full(violations: &[Violation]) -> BTreeSet<EventId> {
     let mut promises = BTreeSet::new();
     let mut in_full: BTreeSet<EventId> = BTreeSet::new();
-    let firsts = violations.iter().filter(|violation| !violation.events.is_empty() && promises.insert(violation.promise));
+    let firsts = violations
+        .iter()
+        .filter(|violation| !violation.events.is_empty() && promises.insert(violation.promise));
     for violation in firsts {
         if in_full.is_empty() || in_full.len() + violation.events.len() <= EVENTS_IN_FULL {
             in_full.extend(&violation.events);

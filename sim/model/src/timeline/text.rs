@@ -60,7 +60,11 @@ pub(super) fn render(story: &Story<'_>, most: usize) -> String {
                     Kind::Fault => (" ! ", moment.lane.to_string()),
                     Kind::Step => ("   ", moment.lane.to_string()),
                 };
-                let lane = if lane.is_empty() { lane } else { format!("{:width$}  ", story.index.plain(&lane)) };
+                let lane = if lane.is_empty() {
+                    lane
+                } else {
+                    format!("{:width$}  ", story.index.plain(&lane))
+                };
                 line(format!("{mark}{:>10}  {lane}{}", seconds(moment.at), moment.text));
             }
         }

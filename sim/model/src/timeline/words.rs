@@ -42,13 +42,24 @@ impl fmt::Display for Lane {
 /// Where an entry is drawn and what its line begins with.
 pub(super) fn lane(index: &Index<'_>, what: &What) -> Lane {
     match what {
-        What::Posted(_) | What::Answered { .. } | What::Unanswered { .. } | What::Looked { .. } => Lane::Producers,
+        What::Posted(_) | What::Answered { .. } | What::Unanswered { .. } | What::Looked { .. } => {
+            Lane::Producers
+        }
         What::Sending(sending) => Lane::process(&sending.process),
-        What::Sent { process, .. } | What::Called { process, .. } | What::Ready { process, .. } => Lane::process(process),
+        What::Sent { process, .. } | What::Called { process, .. } | What::Ready { process, .. } => {
+            Lane::process(process)
+        }
         What::Received(received) => Lane::Downstream(received.source.clone()),
-        What::Replied { request, .. } => index.requests.get(request).map_or(Lane::World, |of| Lane::Downstream(of.source.clone())),
-        What::Committed(_) | What::StaleSettlement { .. } | What::Fault(Fault::Database { .. }) => Lane::Database,
-        What::Fault(Fault::Downstream { source, .. } | Fault::SourcePaused { source, .. }) => Lane::Downstream(source.clone()),
+        What::Replied { request, .. } => index
+            .requests
+            .get(request)
+            .map_or(Lane::World, |of| Lane::Downstream(of.source.clone())),
+        What::Committed(_) | What::StaleSettlement { .. } | What::Fault(Fault::Database { .. }) => {
+            Lane::Database
+        }
+        What::Fault(Fault::Downstream { source, .. } | Fault::SourcePaused { source, .. }) => {
+            Lane::Downstream(source.clone())
+        }
         What::Fault(
             Fault::Killed { process }
             | Fault::Started { process }
@@ -77,24 +88,44 @@ pub(super) fn words(index: &Index<'_>, what: &What) -> String {
             let event = event.map(|event| format!(": {}", short(event))).unwrap_or_default();
             let status = status.map(|status| format!(", {}", status.as_str())).unwrap_or_default();
             let replayed = if *replayed { ", accepted before" } else { "" };
-            let problem = problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+            let problem =
+                problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
             format!("p{} answered {status_code}{event}{status}{replayed}{problem}", post.0)
         }
         What::Unanswered { post } => format!("p{} has no answer, and never will", post.0),
         What::Looked { event, asked_at, status, attempts } => {
-            let seen = status.map_or_else(|| "404".to_owned(), |status| format!("{}, {}", status.as_str(), counted(*attempts, "attempt")));
+            let seen = status.map_or_else(
+                || "404".to_owned(),
+                |status| format!("{}, {}", status.as_str(), counted(*attempts, "attempt")),
+            );
             format!("GET {}, asked at {}: {seen}", short(*event), seconds(*asked_at))
         }
         What::Ready { asked_at, is_ready, .. } => {
-            format!("is {}, asked at {}", if *is_ready { "ready" } else { "not ready" }, seconds(*asked_at))
+            format!(
+                "is {}, asked at {}",
+                if *is_ready { "ready" } else { "not ready" },
+                seconds(*asked_at)
+            )
         }
         What::Sending(sending) => format!("sends {} #{}", short(sending.event), sending.attempt),
-        What::Sent { event, attempt, status_code: Some(code), .. } => format!("hears {code} for {} #{attempt}", short(*event)),
-        What::Sent { event, attempt, status_code: None, .. } => format!("gets no reply for {} #{attempt}", short(*event)),
-        What::Received(received) => format!("receives {} #{}", short(received.event), received.attempt),
+        What::Sent { event, attempt, status_code: Some(code), .. } => {
+            format!("hears {code} for {} #{attempt}", short(*event))
+        }
+        What::Sent { event, attempt, status_code: None, .. } => {
+            format!("gets no reply for {} #{attempt}", short(*event))
+        }
+        What::Received(received) => {
+            format!("receives {} #{}", short(received.event), received.attempt)
+        }
         What::Replied { request, status_code, retry_after } => {
-            let of = index.requests.get(request).map(|of| format!(" to {} #{}", short(of.event), of.attempt)).unwrap_or_default();
-            let asked = retry_after.map(|asked| format!(", Retry-After {}", span(asked))).unwrap_or_default();
+            let of = index
+                .requests
+                .get(request)
+                .map(|of| format!(" to {} #{}", short(of.event), of.attempt))
+                .unwrap_or_default();
+            let asked = retry_after
+                .map(|asked| format!(", Retry-After {}", span(asked)))
+                .unwrap_or_default();
             format!("answers {status_code}{of}{asked}")
         }
         What::Committed(committed) => change(index, committed),
@@ -110,7 +141,11 @@ pub(super) fn words(index: &Index<'_>, what: &What) -> String {
             let more = events.len().saturating_sub(4);
             let named: Vec<String> = events.iter().take(4).map(|event| short(*event)).collect();
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let of = if named.is_empty() { String::new() } else { format!(" of {}{more}", named.join(", ")) };
+            let of = if named.is_empty() {
+                String::new()
+            } else {
+                format!(" of {}{more}", named.join(", "))
+            };
             format!("{call}{of}: {learnt}")
         }
         What::Fault(fault) => fault_words(fault),
@@ -124,7 +159,11 @@ fn change(index: &Index<'_>, committed: &Committed) -> String {
         Change::Accepted => format!("accepted for {process}"),
         Change::Claimed => format!("claimed by {process}"),
         Change::Settled { fence, attempt, outcome } => {
-            format!("#{attempt} settled by {process} (fence {}) as {}", fence.0, outcome_words(outcome))
+            format!(
+                "#{attempt} settled by {process} (fence {}) as {}",
+                fence.0,
+                outcome_words(outcome)
+            )
         }
         Change::Redriven => format!("redriven through {process}"),
         Change::Pruned => format!("pruned by {process}"),
@@ -135,10 +174,16 @@ fn change(index: &Index<'_>, committed: &Committed) -> String {
     let was = before.map_or_else(
         || "nothing".to_owned(),
         |row| {
-            let lease = row.due_at.filter(|_| row.delivery.status == Status::Processing && committed.change == Change::Claimed);
+            let lease = row.due_at.filter(|_| {
+                row.delivery.status == Status::Processing && committed.change == Change::Claimed
+            });
             let lease = lease.map_or(String::new(), |due| {
                 let left = span(between(*db_time, due));
-                if due > *db_time { format!(", lease with {left} to go") } else { format!(", lease ran out {left} ago") }
+                if due > *db_time {
+                    format!(", lease with {left} to go")
+                } else {
+                    format!(", lease ran out {left} ago")
+                }
             });
             row_words(&row, &lease)
         },
@@ -152,9 +197,18 @@ fn change(index: &Index<'_>, committed: &Committed) -> String {
 }
 
 fn row_words(row: &DeliveryRow, more: &str) -> String {
-    let attempt = if row.delivery.attempt == 0 { String::new() } else { format!(" #{}", row.delivery.attempt) };
-    let reason = row.delivery.reason.map(|reason| format!(", {}", reason.as_str())).unwrap_or_default();
-    format!("{}{attempt} (fence {}{reason}{more})", row.delivery.status.as_str(), row.delivery.fence.0)
+    let attempt = if row.delivery.attempt == 0 {
+        String::new()
+    } else {
+        format!(" #{}", row.delivery.attempt)
+    };
+    let reason =
+        row.delivery.reason.map(|reason| format!(", {}", reason.as_str())).unwrap_or_default();
+    format!(
+        "{}{attempt} (fence {}{reason}{more})",
+        row.delivery.status.as_str(),
+        row.delivery.fence.0
+    )
 }
 
 fn due_words(row: &DeliveryRow, db_time: Timestamp) -> String {
@@ -164,7 +218,9 @@ fn due_words(row: &DeliveryRow, db_time: Timestamp) -> String {
         Status::Processing if due < db_time => format!(" until {left} ago"),
         Status::Processing => format!(" until +{left}"),
         _ if due <= db_time => " due now".to_owned(),
-        Status::Queued | Status::Retrying | Status::Delivered | Status::DeadLettered => format!(" due +{left}"),
+        Status::Queued | Status::Retrying | Status::Delivered | Status::DeadLettered => {
+            format!(" due +{left}")
+        }
     }
 }
 
@@ -190,16 +246,28 @@ fn fault_words(fault: &Fault) -> String {
         Fault::Paused { duration, .. } => format!("stands still for {}", span(*duration)),
         Fault::Draining { .. } => "is told to shut down".to_owned(),
         Fault::Exited { .. } => "has shut down".to_owned(),
-        Fault::Network { what, duration } => format!("network: {}, for {}", clipped(what), span(*duration)),
+        Fault::Network { what, duration } => {
+            format!("network: {}, for {}", clipped(what), span(*duration))
+        }
         Fault::Database { what, process, duration } => {
             let of = process.as_ref().map(|process| format!(", for {process}")).unwrap_or_default();
-            let lasting = if duration.is_zero() { String::new() } else { format!(", for {}", span(*duration)) };
+            let lasting = if duration.is_zero() {
+                String::new()
+            } else {
+                format!(", for {}", span(*duration))
+            };
             format!("fault: {}{of}{lasting}", clipped(what))
         }
         Fault::Downstream { what, broken, .. } => {
-            format!("{} from now on: {}", if *broken { "is broken" } else { "is well" }, clipped(what))
+            format!(
+                "{} from now on: {}",
+                if *broken { "is broken" } else { "is well" },
+                clipped(what)
+            )
         }
-        Fault::SourcePaused { paused, .. } => format!("is {} by an operator", if *paused { "paused" } else { "resumed" }),
+        Fault::SourcePaused { paused, .. } => {
+            format!("is {} by an operator", if *paused { "paused" } else { "resumed" })
+        }
         Fault::Healed => "everything is mended".to_owned(),
     }
 }

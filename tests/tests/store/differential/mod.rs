@@ -27,13 +27,18 @@ const CASES_UNTIL_FOUND: u32 = 5_000;
 #[test]
 fn the_same_operations_leave_the_same_tables_on_all_three() {
     let runtime = runtime();
-    let databases = runtime.block_on(async { [Side::new("PostgreSQL", Db::postgres().await), Side::new("SQLite", Db::sqlite().await)] });
+    let databases = runtime.block_on(async {
+        [Side::new("PostgreSQL", Db::postgres().await), Side::new("SQLite", Db::sqlite().await)]
+    });
     let sides = RefCell::new(databases);
     let tally = RefCell::new(Tally::default());
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    let cases =
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
     let found = runner(cases, 2_000).run(&operation::sequences(), |operations| {
         let (mut sides, mut tally) = (sides.borrow_mut(), tally.borrow_mut());
-        runtime.block_on(compare(&mut sides[..], &operations, &mut tally)).map_err(TestCaseError::fail)
+        runtime
+            .block_on(compare(&mut sides[..], &operations, &mut tally))
+            .map_err(TestCaseError::fail)
     });
     if let Err(TestError::Fail(why, operations)) = found {
         panic!("the stores differ after {operations:#?}\n{why}");
@@ -42,7 +47,10 @@ fn the_same_operations_leave_the_same_tables_on_all_three() {
     let tally = tally.into_inner();
     println!("{tally:?}");
     for what in Tally::EXPECTED {
-        assert!(cases < CASES || tally.0.contains_key(what), "no sequence came to this: {what} ({tally:?})");
+        assert!(
+            cases < CASES || tally.0.contains_key(what),
+            "no sequence came to this: {what} ({tally:?})"
+        );
     }
 }
 
@@ -53,9 +61,14 @@ fn every_wrong_store_that_one_process_can_notice_is_found_by_sequences() {
     for wrong in FOUND_BY_SEQUENCES {
         let found = runner(CASES_UNTIL_FOUND, 0).run(&operation::sequences(), |operations| {
             let mut side = [Side::new("the wrong store", runtime.block_on(Db::wrong(*wrong)))];
-            runtime.block_on(compare(&mut side, &operations, &mut Tally::default())).map_err(TestCaseError::fail)
+            runtime
+                .block_on(compare(&mut side, &operations, &mut Tally::default()))
+                .map_err(TestCaseError::fail)
         });
-        assert!(matches!(found, Err(TestError::Fail(..))), "no sequence tells `{wrong:?}` from the model: {found:?}");
+        assert!(
+            matches!(found, Err(TestError::Fail(..))),
+            "no sequence tells `{wrong:?}` from the model: {found:?}"
+        );
     }
 }
 
@@ -141,11 +154,20 @@ fn runtime() -> Runtime {
 }
 
 fn runner(cases: u32, max_shrink_iters: u32) -> TestRunner {
-    TestRunner::new(Config { cases, failure_persistence: None, max_shrink_iters, ..Config::default() })
+    TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters,
+        ..Config::default()
+    })
 }
 
 /// Runs the operations on the model and on the other sides, which are emptied first.
-async fn compare(others: &mut [Side], operations: &[Operation], tally: &mut Tally) -> Result<(), String> {
+async fn compare(
+    others: &mut [Side],
+    operations: &[Operation],
+    tally: &mut Tally,
+) -> Result<(), String> {
     let mut model = Side::new("the model", Db::memory().await);
     let mut run = Run::default();
     for side in others.iter_mut() {
@@ -225,9 +247,13 @@ impl Tally {
             }
             Answer::Settled(Ok(refused)) => add("refused", refused.len()),
             Answer::Found(Ok(found)) => add("found", usize::from(found.is_some())),
-            Answer::Redriven(Ok(redriven)) => add(if *redriven == Redriven::Queued { "redriven" } else { "not redriven" }, 1),
+            Answer::Redriven(Ok(redriven)) => {
+                add(if *redriven == Redriven::Queued { "redriven" } else { "not redriven" }, 1)
+            }
             Answer::Erased(Ok(done)) => add("erased", usize::try_from(done.erased).unwrap()),
-            Answer::Redelivered(Ok(redriven)) => add("sent once more", usize::from(*redriven == Redriven::Queued)),
+            Answer::Redelivered(Ok(redriven)) => {
+                add("sent once more", usize::from(*redriven == Redriven::Queued))
+            }
             Answer::Listed(Ok(page)) => add("listed", page.events.len()),
             Answer::AllRedriven(Ok(page)) => add("redriven by many", page.redriven as usize),
             Answer::Pruned(Ok(pruned)) => add("pruned", usize::try_from(pruned.deleted).unwrap()),

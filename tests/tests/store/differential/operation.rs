@@ -146,7 +146,8 @@ pub(super) fn sequences() -> impl Strategy<Value = Vec<Operation>> {
 
 fn operation() -> impl Strategy<Value = Operation> {
     let redriven = prop_oneof![4 => any::<Index>().prop_map(Whose::Dead), 1 => whose()];
-    let redriven_delivered = prop_oneof![4 => any::<Index>().prop_map(Whose::Delivered), 1 => whose()];
+    let redriven_delivered =
+        prop_oneof![4 => any::<Index>().prop_map(Whose::Delivered), 1 => whose()];
     prop_oneof![
         4 => vec(new(), 0..6).prop_map(Operation::Accept),
         8 => btree_map(0..3u8, want(), 1..4).prop_map(Operation::Claim),
@@ -168,20 +169,27 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 fn search() -> impl Strategy<Value = Search> {
     use proptest::option::weighted;
-    let filter =
-        (weighted(0.6, 0..3u8), weighted(0.2, 0..8u8), weighted(0.5, 0..5usize), weighted(0.2, 0..3usize), weighted(0.1, 100..600u16));
+    let filter = (
+        weighted(0.6, 0..3u8),
+        weighted(0.2, 0..8u8),
+        weighted(0.5, 0..5usize),
+        weighted(0.2, 0..3usize),
+        weighted(0.1, 100..600u16),
+    );
     let page = (weighted(0.2, whose()), weighted(0.2, whose()), 1..6u32, 1..20u32);
-    (filter, page).prop_map(|((source, key, status, reason, status_code), (from, until, events, looks))| Search {
-        source,
-        key,
-        status,
-        reason,
-        status_code,
-        from,
-        until,
-        events,
-        looks,
-    })
+    (filter, page).prop_map(
+        |((source, key, status, reason, status_code), (from, until, events, looks))| Search {
+            source,
+            key,
+            status,
+            reason,
+            status_code,
+            from,
+            until,
+            events,
+            looks,
+        },
+    )
 }
 
 fn new() -> impl Strategy<Value = New> {
@@ -190,18 +198,18 @@ fn new() -> impl Strategy<Value = New> {
         2 => any::<Index>().prop_map(Id::Another),
         2 => any::<Index>().prop_map(Id::Again),
     ];
-    (0..3u8, 0..8u8, vec(any::<u8>(), 0..4), option::of(length()), id).prop_map(|(source, key, body, lease, id)| New {
-        source,
-        key,
-        body,
-        lease,
-        id,
-    })
+    (0..3u8, 0..8u8, vec(any::<u8>(), 0..4), option::of(length()), id)
+        .prop_map(|(source, key, body, lease, id)| New { source, key, body, lease, id })
 }
 
 fn want() -> impl Strategy<Value = Want> {
     let bytes = prop_oneof![2 => Just(usize::MAX), 1 => 0..12usize];
-    (1..6u32, bytes, length(), 1..3u32).prop_map(|(limit, bytes, lease, max_attempts)| Want { limit, bytes, lease, max_attempts })
+    (1..6u32, bytes, length(), 1..3u32).prop_map(|(limit, bytes, lease, max_attempts)| Want {
+        limit,
+        bytes,
+        lease,
+        max_attempts,
+    })
 }
 
 fn length() -> impl Strategy<Value = Length> {
@@ -222,19 +230,28 @@ fn end() -> impl Strategy<Value = End> {
         2 => Just(Ending::Release),
         2 => Just(Ending::CutOff),
     ];
-    (claim, fence, outcome, proptest::option::of(record())).prop_map(|(claim, fence, outcome, record)| End {
-        claim,
-        fence,
-        outcome,
-        record,
-    })
+    (claim, fence, outcome, proptest::option::of(record()))
+        .prop_map(|(claim, fence, outcome, record)| End { claim, fence, outcome, record })
 }
 
 fn record() -> impl Strategy<Value = Record> {
     let error = proptest::option::of(any::<Index>());
-    (0..3u32, 0..5_000_000u64, 0..4usize, proptest::option::of(100..600u16), error, vec(any::<u8>(), 0..4)).prop_map(
-        |(ended_ago, took_us, verdict, status_code, error, excerpt)| Record { ended_ago, took_us, verdict, status_code, error, excerpt },
+    (
+        0..3u32,
+        0..5_000_000u64,
+        0..4usize,
+        proptest::option::of(100..600u16),
+        error,
+        vec(any::<u8>(), 0..4),
     )
+        .prop_map(|(ended_ago, took_us, verdict, status_code, error, excerpt)| Record {
+            ended_ago,
+            took_us,
+            verdict,
+            status_code,
+            error,
+            excerpt,
+        })
 }
 
 fn whose() -> impl Strategy<Value = Whose> {
@@ -274,7 +291,14 @@ pub(super) struct Run {
 
 impl Default for Run {
     fn default() -> Self {
-        Self { now: EPOCH, offered: Vec::new(), claims: Vec::new(), open: Vec::new(), dead: Vec::new(), delivered: Vec::new() }
+        Self {
+            now: EPOCH,
+            offered: Vec::new(),
+            claims: Vec::new(),
+            open: Vec::new(),
+            dead: Vec::new(),
+            delivered: Vec::new(),
+        }
     }
 }
 
@@ -292,15 +316,22 @@ impl Run {
                 };
                 Call::Claim(wants.iter().map(demand).collect())
             }
-            Operation::Settle(ends) => Call::Settle(ends.iter().map(|end| self.settlement(end)).collect()),
+            Operation::Settle(ends) => {
+                Call::Settle(ends.iter().map(|end| self.settlement(end)).collect())
+            }
             Operation::Redrive(whose) => Call::Redrive(self.event(whose)),
             Operation::RedriveDelivered(whose) => Call::RedriveDelivered(self.event(whose)),
             Operation::Find(whose) => Call::Find(self.event(whose)),
             Operation::Prune { delivered, dead_lettered, after, limit } => {
-                let retention = Retention { delivered: GRID * *delivered, dead_lettered: GRID * *dead_lettered };
+                let retention = Retention {
+                    delivered: GRID * *delivered,
+                    dead_lettered: GRID * *dead_lettered,
+                };
                 Call::Prune(retention, after.as_ref().map(|whose| self.event(whose)), *limit)
             }
-            Operation::Erase(kept, after, limit) => Call::Erase(GRID * *kept, after.as_ref().map(|whose| self.event(whose)), *limit),
+            Operation::Erase(kept, after, limit) => {
+                Call::Erase(GRID * *kept, after.as_ref().map(|whose| self.event(whose)), *limit)
+            }
             Operation::List(search) => {
                 let (filter, span, size) = self.search(search);
                 Call::List(filter, span, size)
@@ -310,7 +341,9 @@ impl Run {
                 Call::RedriveAll(filter, span, size, *dry_run)
             }
             Operation::Pause(source, paused) => Call::Pause(source_name(*source), *paused),
-            Operation::Sources(count_to) => Call::Sources(vec![source_name(0), source_name(2)], *count_to),
+            Operation::Sources(count_to) => {
+                Call::Sources(vec![source_name(0), source_name(2)], *count_to)
+            }
             Operation::Pass(steps) => {
                 self.now += i64::try_from((GRID * *steps).as_micros()).unwrap();
                 Call::Pass
@@ -325,8 +358,14 @@ impl Run {
         }
         let claimed_as_stored = tables.deliveries.iter().filter_map(|(event, row)| {
             let event = &tables.events.get(event)?.event;
-            let claim = Claim::first(event.id, event.source.clone(), event.headers.clone(), event.body.clone());
-            let is_first = row.delivery.status == Status::Processing && row.delivery.fence == claim.fence;
+            let claim = Claim::first(
+                event.id,
+                event.source.clone(),
+                event.headers.clone(),
+                event.body.clone(),
+            );
+            let is_first =
+                row.delivery.status == Status::Processing && row.delivery.fence == claim.fence;
             is_first.then_some(claim)
         });
         for claim in claimed_as_stored {
@@ -334,10 +373,17 @@ impl Run {
                 self.claims.push(claim);
             }
         }
-        let is_open = |claim: &&Claim| tables.deliveries.get(&claim.event).is_some_and(|row| row.delivery.fence == claim.fence);
+        let is_open = |claim: &&Claim| {
+            tables.deliveries.get(&claim.event).is_some_and(|row| row.delivery.fence == claim.fence)
+        };
         self.open = self.claims.iter().filter(is_open).cloned().collect();
         self.dead = tables.ended.keys().copied().collect();
-        self.delivered = tables.events.keys().filter(|event| !tables.deliveries.contains_key(event)).copied().collect();
+        self.delivered = tables
+            .events
+            .keys()
+            .filter(|event| !tables.deliveries.contains_key(event))
+            .copied()
+            .collect();
     }
 
     /// A batch holds each key once, and each id, of which no two events have the same.
@@ -355,7 +401,9 @@ impl Run {
 
     fn new_event(&mut self, new: &New) -> NewEvent {
         let id = match &new.id {
-            Id::Again(index) if !self.offered.is_empty() => return index.get(&self.offered).clone(),
+            Id::Again(index) if !self.offered.is_empty() => {
+                return index.get(&self.offered).clone();
+            }
             Id::Another(index) if !self.offered.is_empty() => index.get(&self.offered).id,
             _ => number(self.offered.len()),
         };
@@ -415,8 +463,13 @@ impl Run {
             reason: search.reason.map(|index| Reason::ALL[index]),
             status_code: search.status_code,
         };
-        let bound = |whose: &Option<Whose>, otherwise: EventId| whose.as_ref().map_or(otherwise, |whose| self.event(whose));
-        let span = Span { from: bound(&search.from, EventId::MIN), until: bound(&search.until, EventId::MAX) };
+        let bound = |whose: &Option<Whose>, otherwise: EventId| {
+            whose.as_ref().map_or(otherwise, |whose| self.event(whose))
+        };
+        let span = Span {
+            from: bound(&search.from, EventId::MIN),
+            until: bound(&search.until, EventId::MAX),
+        };
         (filter, span, PageSize { events: search.events, looks: search.looks })
     }
 

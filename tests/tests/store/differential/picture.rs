@@ -52,7 +52,9 @@ struct AttemptRow {
 impl Picture {
     pub(super) async fn of(db: &Db, ahead: i64) -> Self {
         let time = |column: &str| match db.raw {
-            Raw::Postgres(_) => format!("(extract(epoch from {column}) * 1000000)::bigint - {ahead} as {column}"),
+            Raw::Postgres(_) => {
+                format!("(extract(epoch from {column}) * 1000000)::bigint - {ahead} as {column}")
+            }
             Raw::Sqlite(_) | Raw::Memory(_) => format!("{column} - {ahead} as {column}"),
         };
         let events = format!(
@@ -77,7 +79,12 @@ impl Picture {
         }
     }
 
-    async fn of_postgres(pool: &PgPool, events: String, deliveries: String, attempts: String) -> Self {
+    async fn of_postgres(
+        pool: &PgPool,
+        events: String,
+        deliveries: String,
+        attempts: String,
+    ) -> Self {
         Self {
             events: sqlx::query_as(AssertSqlSafe(events)).fetch_all(pool).await.unwrap(),
             deliveries: sqlx::query_as(AssertSqlSafe(deliveries)).fetch_all(pool).await.unwrap(),
@@ -85,7 +92,12 @@ impl Picture {
         }
     }
 
-    async fn of_sqlite(pool: &SqlitePool, events: String, deliveries: String, attempts: String) -> Self {
+    async fn of_sqlite(
+        pool: &SqlitePool,
+        events: String,
+        deliveries: String,
+        attempts: String,
+    ) -> Self {
         Self {
             events: sqlx::query_as(AssertSqlSafe(events)).fetch_all(pool).await.unwrap(),
             deliveries: sqlx::query_as(AssertSqlSafe(deliveries)).fetch_all(pool).await.unwrap(),
@@ -106,7 +118,11 @@ impl Picture {
         });
         let deliveries = tables.deliveries.iter().map(|(event, row)| DeliveryRow {
             event_id: event.as_uuid(),
-            source: tables.events.get(event).map(|row| row.event.source.to_string()).unwrap_or_default(),
+            source: tables
+                .events
+                .get(event)
+                .map(|row| row.event.source.to_string())
+                .unwrap_or_default(),
             status: row.delivery.status.as_str().to_owned(),
             attempt: row.delivery.attempt.into(),
             budget_from: row.delivery.budget_from.into(),
@@ -125,6 +141,10 @@ impl Picture {
             error: entry.error.clone(),
             excerpt: entry.excerpt.to_vec(),
         });
-        Self { events: events.collect(), deliveries: deliveries.collect(), attempts: attempts.collect() }
+        Self {
+            events: events.collect(),
+            deliveries: deliveries.collect(),
+            attempts: attempts.collect(),
+        }
     }
 }

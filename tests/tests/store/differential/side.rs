@@ -87,41 +87,62 @@ impl Side {
         let store = &self.db.store;
         match call.clone() {
             Call::Accept(batch) => Answer::Accepted(store.accept(batch).await.map_err(kind)),
-            Call::Claim(demands) => Answer::Claimed(store.claim(demands).await.map_err(kind).map(|mut claims| {
-                claims.claimed.sort_by_key(|claim| claim.event);
-                // It has what the operations took in it, and a clause of its own.
-                claims.claimed.iter_mut().for_each(|claim| claim.age = Duration::ZERO);
-                claims.buried.sort_by_key(|buried| buried.event);
-                claims
-            })),
-            Call::Settle(batch) => Answer::Settled(store.settle(batch).await.map_err(kind).map(|mut refused| {
-                refused.sort();
-                refused
-            })),
-            Call::Redrive(event) => Answer::Redriven(store.redrive(event).await.map_err(kind)),
-            Call::RedriveDelivered(event) => Answer::Redelivered(store.redrive_delivered(event).await.map_err(kind)),
-            Call::Find(event) => {
-                Answer::Found(store.find(event).await.map_err(kind).map(|found| found.map(|found| self.on_the_clock(found))))
+            Call::Claim(demands) => {
+                Answer::Claimed(store.claim(demands).await.map_err(kind).map(|mut claims| {
+                    claims.claimed.sort_by_key(|claim| claim.event);
+                    // It has what the operations took in it, and a clause of its own.
+                    claims.claimed.iter_mut().for_each(|claim| claim.age = Duration::ZERO);
+                    claims.buried.sort_by_key(|buried| buried.event);
+                    claims
+                }))
             }
+            Call::Settle(batch) => {
+                Answer::Settled(store.settle(batch).await.map_err(kind).map(|mut refused| {
+                    refused.sort();
+                    refused
+                }))
+            }
+            Call::Redrive(event) => Answer::Redriven(store.redrive(event).await.map_err(kind)),
+            Call::RedriveDelivered(event) => {
+                Answer::Redelivered(store.redrive_delivered(event).await.map_err(kind))
+            }
+            Call::Find(event) => Answer::Found(
+                store
+                    .find(event)
+                    .await
+                    .map_err(kind)
+                    .map(|found| found.map(|found| self.on_the_clock(found))),
+            ),
             Call::Prune(retention, after, limit) => {
                 let pruned = store.prune(retention, after, limit).await.map_err(kind);
-                Answer::Pruned(pruned.map(|pruned| Pruned { reached: without_time(pruned.reached), ..pruned }))
+                Answer::Pruned(
+                    pruned.map(|pruned| Pruned { reached: without_time(pruned.reached), ..pruned }),
+                )
             }
             Call::Erase(kept, after, limit) => {
                 let erased = store.erase(kept, after, limit).await.map_err(kind);
-                Answer::Erased(erased.map(|erased| Erased { reached: without_time(erased.reached), ..erased }))
+                Answer::Erased(
+                    erased.map(|erased| Erased { reached: without_time(erased.reached), ..erased }),
+                )
             }
-            Call::List(filter, span, size) => Answer::Listed(store.list(filter, span, size).await.map_err(kind).map(|mut page| {
-                page.events = page.events.into_iter().map(|found| self.on_the_clock(found)).collect();
-                page
-            })),
-            Call::RedriveAll(filter, span, size, dry_run) => {
-                Answer::AllRedriven(store.redrive_all(filter, span, size, dry_run).await.map_err(kind))
+            Call::List(filter, span, size) => Answer::Listed(
+                store.list(filter, span, size).await.map_err(kind).map(|mut page| {
+                    page.events =
+                        page.events.into_iter().map(|found| self.on_the_clock(found)).collect();
+                    page
+                }),
+            ),
+            Call::RedriveAll(filter, span, size, dry_run) => Answer::AllRedriven(
+                store.redrive_all(filter, span, size, dry_run).await.map_err(kind),
+            ),
+            Call::Pause(source, paused) => {
+                Answer::Paused(store.pause(source, paused).await.map_err(kind))
             }
-            Call::Pause(source, paused) => Answer::Paused(store.pause(source, paused).await.map_err(kind)),
             Call::Sources(names, count_to) => {
                 let records = store.sources(names, count_to).await.map_err(kind);
-                Answer::Sources(records.map(|records| records.into_iter().map(on_the_grid).collect()))
+                Answer::Sources(
+                    records.map(|records| records.into_iter().map(on_the_grid).collect()),
+                )
             }
             Call::Pass => Answer::Nothing,
         }
@@ -151,16 +172,24 @@ impl Side {
             memory.transact(|tables, _| {
                 let put = |event: &EventId, at: &mut Timestamp| {
                     let number = i64::from(event.as_uuid().as_bytes()[15]);
-                    let on_the_clock = (at.as_microsecond() - before + BELOW_US) / GRID_US * GRID_US - 1000 * number;
+                    let on_the_clock = (at.as_microsecond() - before + BELOW_US) / GRID_US
+                        * GRID_US
+                        - 1000 * number;
                     *at = micros(on_the_clock + after);
                 };
                 tables.events.iter_mut().for_each(|(event, row)| {
                     put(event, &mut row.received_at);
                     row.erased_at.iter_mut().for_each(|at| put(event, at));
                 });
-                tables.deliveries.iter_mut().for_each(|(event, row)| row.due_at.iter_mut().for_each(|at| put(event, at)));
+                tables
+                    .deliveries
+                    .iter_mut()
+                    .for_each(|(event, row)| row.due_at.iter_mut().for_each(|at| put(event, at)));
                 tables.ended.iter_mut().for_each(|(event, at)| put(event, at));
-                tables.attempts.iter_mut().for_each(|((event, _), entry)| put(event, &mut entry.ended_at));
+                tables
+                    .attempts
+                    .iter_mut()
+                    .for_each(|((event, _), entry)| put(event, &mut entry.ended_at));
             });
         } else {
             let (events, erased) = (of("received_at", "id"), of("erased_at", "id"));
@@ -191,7 +220,12 @@ impl Side {
     fn now(&self) -> i64 {
         match &self.db.raw {
             Raw::Memory(memory) => memory.now().as_microsecond(),
-            Raw::Postgres(_) | Raw::Sqlite(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros().try_into().unwrap(),
+            Raw::Postgres(_) | Raw::Sqlite(_) => SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap()
+                .as_micros()
+                .try_into()
+                .unwrap(),
         }
     }
 
@@ -208,7 +242,9 @@ impl Side {
 /// A source's work, behind by whole steps: what is due was put up to a second below its step, and an operation takes less
 /// than a step.
 fn on_the_grid(mut record: SourceRecord) -> (SourceRecord, bool) {
-    record.behind = record.behind.map(|behind| GRID * u32::try_from(behind.as_secs() / GRID.as_secs()).unwrap());
+    record.behind = record
+        .behind
+        .map(|behind| GRID * u32::try_from(behind.as_secs() / GRID.as_secs()).unwrap());
     let is_paused = record.paused_since.take().is_some();
     (record, is_paused)
 }

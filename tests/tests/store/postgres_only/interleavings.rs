@@ -18,7 +18,8 @@ use tests::audit;
 use tests::database::Database;
 use tokio::task::JoinHandle;
 
-const EVERYTHING: Retention = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
+const EVERYTHING: Retention =
+    Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
 
 /// The first call that writes to `deliveries` stops before its commit, and others pass.
 struct Gate<'a> {
@@ -101,7 +102,11 @@ fn claim(db: &Db, source: &str, limit: u32) -> JoinHandle<Result<Claims, StoreEr
     tokio::spawn(async move { store.claim(vec![demand]).await })
 }
 
-fn settle(db: &Db, claim: &Claim, outcome: Outcome) -> JoinHandle<Result<Vec<EventId>, StoreError>> {
+fn settle(
+    db: &Db,
+    claim: &Claim,
+    outcome: Outcome,
+) -> JoinHandle<Result<Vec<EventId>, StoreError>> {
     let (store, settlement) = (db.another(), settlement(claim, outcome));
     tokio::spawn(async move { store.settle(vec![settlement]).await })
 }
@@ -142,7 +147,8 @@ async fn an_accept_that_waits_for_one_of_the_same_key_finds_its_event_if_that_co
     gate.waiting(2).await;
     gate.open().await;
     assert_eq!(first.await.unwrap(), Ok(vec![Stored::Inserted]));
-    let existing = Stored::Existing { id: one.id, fingerprint: one.fingerprint, status: Status::Queued };
+    let existing =
+        Stored::Existing { id: one.id, fingerprint: one.fingerprint, status: Status::Queued };
     assert_eq!(second.await.unwrap(), Ok(vec![Stored::Inserted, existing]));
     assert_eq!((db.count("events").await, db.count("deliveries").await), (2, 2));
     judge(&db).await;
@@ -160,7 +166,10 @@ async fn an_accept_that_waits_for_one_of_the_same_key_is_new_if_that_is_rolled_b
     gate.cut().await;
     was_cut(first.await.unwrap());
     assert_eq!(second.await.unwrap(), Ok(vec![Stored::Inserted, Stored::Inserted]));
-    assert_eq!((db.store.find(one.id).await, db.found(other.id).await.status), (Ok(None), Status::Queued));
+    assert_eq!(
+        (db.store.find(one.id).await, db.found(other.id).await.status),
+        (Ok(None), Status::Queued)
+    );
     judge(&db).await;
 }
 
@@ -209,7 +218,11 @@ async fn a_settlement_that_waits_for_a_claim_of_its_event_is_refused() {
     assert_eq!(taking_over.await.unwrap().unwrap().claimed[0].attempt, 2);
     assert_eq!(late.await.unwrap(), Ok(vec![slow.event]));
     let found = db.found(slow.event).await;
-    assert_eq!((found.status, found.history.len()), (Status::Processing, 1), "the lost attempt alone");
+    assert_eq!(
+        (found.status, found.history.len()),
+        (Status::Processing, 1),
+        "the lost attempt alone"
+    );
     judge(&db).await;
 }
 
@@ -224,7 +237,10 @@ async fn a_claim_passes_over_an_event_that_is_being_settled() {
     gate.open().await;
     assert_eq!(settling.await.unwrap(), Ok(vec![]));
     assert_eq!(claim(&db, "a", 1).await.unwrap(), Ok(Claims::default()));
-    assert_eq!((db.found(slow.event).await.status, db.count("attempts").await), (Status::Delivered, 1));
+    assert_eq!(
+        (db.found(slow.event).await.status, db.count("attempts").await),
+        (Status::Delivered, 1)
+    );
     judge(&db).await;
 }
 
@@ -232,7 +248,9 @@ async fn a_claim_passes_over_an_event_that_is_being_settled() {
 async fn of_two_settlements_of_one_claim_at_once_the_second_is_refused_if_the_first_commits() {
     let db = recorded().await;
     let held = db.claimed("a").await;
-    for (first, second) in [(Outcome::Delivered, Outcome::Release), (Outcome::Release, Outcome::Delivered)] {
+    for (first, second) in
+        [(Outcome::Delivered, Outcome::Release), (Outcome::Release, Outcome::Delivered)]
+    {
         let held = if first == Outcome::Delivered { held.clone() } else { db.claimed("b").await };
         let gate = Gate::closed(&db).await;
         let one = settle(&db, &held, first);
@@ -260,7 +278,10 @@ async fn of_two_settlements_of_one_claim_at_once_the_second_counts_if_the_first_
     gate.cut().await;
     was_cut(one.await.unwrap());
     assert_eq!(other.await.unwrap(), Ok(vec![]));
-    assert_eq!((db.found(held.event).await.status, db.count("attempts").await), (Status::Delivered, 1));
+    assert_eq!(
+        (db.found(held.event).await.status, db.count("attempts").await),
+        (Status::Delivered, 1)
+    );
     judge(&db).await;
 }
 
@@ -269,7 +290,8 @@ async fn two_batches_of_settlements_in_opposite_orders_do_not_deadlock() {
     let db = recorded().await;
     db.store.accept(events(0..20)).await.unwrap();
     let claimed = db.store.claim(vec![demand("orders", 20)]).await.unwrap().claimed;
-    let batch: Vec<Settlement> = claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect();
+    let batch: Vec<Settlement> =
+        claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect();
     let gate = Gate::closed(&db).await;
     let (store, forwards) = (db.another(), batch.clone());
     let first = tokio::spawn(async move { store.settle(forwards).await });
@@ -284,7 +306,8 @@ async fn two_batches_of_settlements_in_opposite_orders_do_not_deadlock() {
 }
 
 #[tokio::test]
-async fn an_accept_that_waits_for_the_pruning_of_its_key_is_new_if_that_commits_and_a_replay_if_not() {
+async fn an_accept_that_waits_for_the_pruning_of_its_key_is_new_if_that_commits_and_a_replay_if_not()
+ {
     let db = recorded().await;
     for is_committed in [false, true] {
         let old = event("k");
@@ -304,11 +327,18 @@ async fn an_accept_that_waits_for_the_pruning_of_its_key_is_new_if_that_commits_
             gate.open().await;
             assert_eq!(pruning.await.unwrap(), Ok(Pruned { deleted: 1, reached: Reached::END }));
             assert_eq!(accepting.await.unwrap(), Ok(vec![Stored::Inserted]));
-            assert_eq!((db.store.find(old_id).await, db.found(new.id).await.status), (Ok(None), Status::Queued));
+            assert_eq!(
+                (db.store.find(old_id).await, db.found(new.id).await.status),
+                (Ok(None), Status::Queued)
+            );
         } else {
             gate.cut().await;
             was_cut(pruning.await.unwrap());
-            let existing = Stored::Existing { id: old_id, fingerprint: old.fingerprint, status: Status::Delivered };
+            let existing = Stored::Existing {
+                id: old_id,
+                fingerprint: old.fingerprint,
+                status: Status::Delivered,
+            };
             assert_eq!(accepting.await.unwrap(), Ok(vec![existing]));
             assert_eq!(db.found(old_id).await.history.len(), 1, "nothing of it was deleted");
         }
@@ -328,7 +358,10 @@ async fn of_two_redrives_at_once_one_counts() {
     let second = redrive(&db, claim.event);
     gate.waiting(2).await;
     gate.open().await;
-    assert_eq!((first.await.unwrap(), second.await.unwrap()), (Ok(Redriven::Queued), Ok(Redriven::StandsElsewhere(Status::Queued))));
+    assert_eq!(
+        (first.await.unwrap(), second.await.unwrap()),
+        (Ok(Redriven::Queued), Ok(Redriven::StandsElsewhere(Status::Queued)))
+    );
     let (fence, _) = db.fence_and_due(claim.event).await;
     assert_eq!(fence, claim.fence.0 + 2, "up by one for the settlement and one redrive");
     judge(&db).await;

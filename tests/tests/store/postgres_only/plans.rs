@@ -57,12 +57,17 @@ async fn plans_stay_index_probes_whatever_the_statistics_say() {
     let counted = "select count(*) from pg_class where relname in ('deliveries', 'deliveries_pkey', 'deliveries_due') and reltuples = 0 and relpages > 0";
     assert_eq!(db.number(counted).await, 3);
     db.execute(&FILL_DELIVERIES.replace("600000", "200000")).await;
-    assert_plans(&db, &mut session, "vacuumed while only dead rows were left, then 200,000 due").await;
+    assert_plans(&db, &mut session, "vacuumed while only dead rows were left, then 200,000 due")
+        .await;
 
     // Fewer rows than a batch has: to read them all looks cheaper than to look for each of the batch.
-    db.execute("delete from deliveries where event_id > '00000000-0000-7000-8000-00000000001e'").await;
+    db.execute("delete from deliveries where event_id > '00000000-0000-7000-8000-00000000001e'")
+        .await;
     db.execute("vacuum (truncate false, analyze) deliveries").await;
-    assert_eq!(db.number("select reltuples::bigint from pg_class where relname = 'deliveries'").await, 30);
+    assert_eq!(
+        db.number("select reltuples::bigint from pg_class where relname = 'deliveries'").await,
+        30
+    );
     db.execute("delete from deliveries").await;
     db.execute(FILL_DELIVERIES).await;
     assert_plans(&db, &mut session, "vacuumed while nearly empty, with its pages").await;
@@ -72,8 +77,16 @@ async fn plans_stay_index_probes_whatever_the_statistics_say() {
 const NUMBERS: [u32; 5] = [0, 1, 2, 1000, 1_000_000];
 
 /// The tables with the indexes that statements read.
-const RELATIONS: [&str; 8] =
-    ["events", "events_pkey", "events_key", "deliveries", "deliveries_pkey", "deliveries_due", "deliveries_dead", "attempts_pkey"];
+const RELATIONS: [&str; 8] = [
+    "events",
+    "events_pkey",
+    "events_key",
+    "deliveries",
+    "deliveries_pkey",
+    "deliveries_due",
+    "deliveries_dead",
+    "attempts_pkey",
+];
 
 /// Drawn for each relation apart, beside the combinations in which all tables agree, and all indexes.
 const DRAWN_STATES: usize = 200;
@@ -83,16 +96,31 @@ async fn plans_stay_index_probes_with_any_numbers_in_the_catalog() {
     let db = Db::postgres().await;
     db.execute("alter table events set (autovacuum_enabled = off); alter table deliveries set (autovacuum_enabled = off)").await;
     db.execute(&FILL_EVENTS.replace("600000", "60000")).await;
-    db.execute(&FILL_DELIVERIES.replace("600000", "60000").replace("450000", "45000").replace("300000", "30000")).await;
+    db.execute(
+        &FILL_DELIVERIES
+            .replace("600000", "60000")
+            .replace("450000", "45000")
+            .replace("300000", "30000"),
+    )
+    .await;
     let mut session = options(&db.url).unwrap().connect().await.unwrap();
 
     for tuples in NUMBERS {
         for pages in NUMBERS {
-            set_numbers(&db, "relname in ('events', 'deliveries', 'attempts')", tuples, pages).await;
+            set_numbers(&db, "relname in ('events', 'deliveries', 'attempts')", tuples, pages)
+                .await;
             for index_tuples in NUMBERS {
                 for index_pages in NUMBERS {
-                    set_numbers(&db, "relname ~ '^(events|deliveries|attempts)_'", index_tuples, index_pages).await;
-                    let state = format!("tables ({tuples} rows, {pages} pages), indexes ({index_tuples} rows, {index_pages} pages)");
+                    set_numbers(
+                        &db,
+                        "relname ~ '^(events|deliveries|attempts)_'",
+                        index_tuples,
+                        index_pages,
+                    )
+                    .await;
+                    let state = format!(
+                        "tables ({tuples} rows, {pages} pages), indexes ({index_tuples} rows, {index_pages} pages)"
+                    );
                     assert_all_probes(&mut session, &state).await;
                 }
             }
@@ -112,7 +140,10 @@ async fn plans_stay_index_probes_with_any_numbers_in_the_catalog() {
 }
 
 async fn set_numbers(db: &Db, relations: &str, tuples: u32, pages: u32) {
-    db.execute(&format!("update pg_class set reltuples = {tuples}, relpages = {pages} where {relations}")).await;
+    db.execute(&format!(
+        "update pg_class set reltuples = {tuples}, relpages = {pages} where {relations}"
+    ))
+    .await;
 }
 
 async fn assert_all_probes(session: &mut PgConnection, state: &str) {
@@ -126,16 +157,29 @@ async fn assert_plans(db: &Db, session: &mut PgConnection, state: &str) {
     for execution in 1..=8 {
         let (plan, took) = explain_claim(session).await;
         // Both columns bound the scan: else it would read on through all that is not due.
-        let bounds = plan.lines().skip_while(|line| !line.contains("Index Scan using deliveries_due")).nth(1).unwrap_or_default();
+        let bounds = plan
+            .lines()
+            .skip_while(|line| !line.contains("Index Scan using deliveries_due"))
+            .nth(1)
+            .unwrap_or_default();
         let both = "Index Cond: ((source = demand.source) AND (due_at >= demand.due_from) AND (due_at <= statement_timestamp()))";
         assert!(bounds.trim() == both, "{state}, execution {execution}:\n{plan}");
-        assert!(plan.contains("deliveries_pkey") && plan.contains("events_pkey"), "{state}, execution {execution}:\n{plan}");
+        assert!(
+            plan.contains("deliveries_pkey") && plan.contains("events_pkey"),
+            "{state}, execution {execution}:\n{plan}"
+        );
         assert_probes(&plan, state);
         assert!(took < FAST, "{state}, execution {execution}: {took:?}\n{plan}");
     }
     for execution in 1..=8 {
         let started = Instant::now();
-        let claimed = db.store.claim(vec![demand("orders", 256), demand("quiet", 256)]).await.unwrap().claimed.len();
+        let claimed = db
+            .store
+            .claim(vec![demand("orders", 256), demand("quiet", 256)])
+            .await
+            .unwrap()
+            .claimed
+            .len();
         assert_eq!(claimed, 256);
         assert!(started.elapsed() < FAST, "{state}, claim {execution}: {:?}", started.elapsed());
     }
@@ -153,16 +197,25 @@ fn assert_probes(plan: &str, state: &str) {
         assert!(!lines.iter().any(|line| line.contains(wrong)), "{state}: {wrong} in\n{plan}");
     }
     // An index that is read without a condition is a scan of its table by another name.
-    for pair in lines.windows(2).filter(|pair| pair[0].contains("Index Scan") || pair[0].contains("Index Only Scan")) {
+    for pair in lines
+        .windows(2)
+        .filter(|pair| pair[0].contains("Index Scan") || pair[0].contains("Index Only Scan"))
+    {
         assert!(pair[1].contains("Index Cond"), "{state}: {} in\n{plan}", pair[0].trim());
     }
 }
 
-fn explained(options: &str, statement: &str) -> QueryScalar<'static, Postgres, String, PgArguments> {
+fn explained(
+    options: &str,
+    statement: &str,
+) -> QueryScalar<'static, Postgres, String, PgArguments> {
     sqlx::query_scalar(AssertSqlSafe(format!("explain ({options}) {statement}")))
 }
 
-async fn plan(session: &mut PgConnection, query: QueryScalar<'_, Postgres, String, PgArguments>) -> String {
+async fn plan(
+    session: &mut PgConnection,
+    query: QueryScalar<'_, Postgres, String, PgArguments>,
+) -> String {
     query.fetch_all(session).await.unwrap().join("\n")
 }
 
@@ -176,15 +229,31 @@ async fn plans(session: &mut PgConnection) -> Vec<(String, String)> {
         ("find".to_owned(), explain_find(session).await),
         ("status".to_owned(), plan(session, explained("costs", sql::STATUS).bind(ids()[0])).await),
         ("prune".to_owned(), explain_prune(session).await),
-        ("erase".to_owned(), plan(session, explained("costs", sql::ERASE).bind(Some(ids()[0])).bind(500i64).bind(0i64)).await),
-        ("redrive".to_owned(), plan(session, explained("costs", sql::REDRIVE).bind(ids()[0])).await),
-        ("redrive delivered".to_owned(), plan(session, explained("costs", sql::REDRIVE_DELIVERED).bind(ids()[0])).await),
+        (
+            "erase".to_owned(),
+            plan(
+                session,
+                explained("costs", sql::ERASE).bind(Some(ids()[0])).bind(500i64).bind(0i64),
+            )
+            .await,
+        ),
+        (
+            "redrive".to_owned(),
+            plan(session, explained("costs", sql::REDRIVE).bind(ids()[0])).await,
+        ),
+        (
+            "redrive delivered".to_owned(),
+            plan(session, explained("costs", sql::REDRIVE_DELIVERED).bind(ids()[0])).await,
+        ),
         ("sources".to_owned(), explain_sources(session).await),
     ];
     for path in [Path::Key, Path::DeadLetters, Path::Owed, Path::Events] {
         plans.push((format!("list, {path:?}"), explain_search(session, sql::LIST, path).await));
         if path != Path::Events {
-            plans.push((format!("redrive all, {path:?}"), explain_search(session, sql::REDRIVE_ALL, path).await));
+            plans.push((
+                format!("redrive all, {path:?}"),
+                explain_search(session, sql::REDRIVE_ALL, path).await,
+            ));
         }
     }
     plans
@@ -241,7 +310,8 @@ async fn explain_settle(session: &mut PgConnection) -> String {
 
 async fn explain_existing(session: &mut PgConnection) -> String {
     let keys: Vec<String> = (1..=256).map(|n| format!("key-{n}")).collect();
-    plan(session, explained("costs", sql::ACCEPT_EXISTING).bind(vec!["orders"; 256]).bind(keys)).await
+    plan(session, explained("costs", sql::ACCEPT_EXISTING).bind(vec!["orders"; 256]).bind(keys))
+        .await
 }
 
 async fn explain_find(session: &mut PgConnection) -> String {
@@ -277,5 +347,9 @@ async fn explain_sources(session: &mut PgConnection) -> String {
 }
 
 async fn explain_prune(session: &mut PgConnection) -> String {
-    plan(session, explained("costs", sql::PRUNE).bind(Some(ids()[0])).bind(500i64).bind(0i64).bind(0i64)).await
+    plan(
+        session,
+        explained("costs", sql::PRUNE).bind(Some(ids()[0])).bind(500i64).bind(0i64).bind(0i64),
+    )
+    .await
 }

@@ -33,7 +33,10 @@ async fn prune_between_insert_and_look(db: &Db, key: &str) {
 
 async fn held_open(db: &Db, statements: &str) -> PgConnection {
     let mut connection = PgConnection::connect(&db.url).await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(format!("begin; {statements}"))).execute(&mut connection).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("begin; {statements}")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
     connection
 }
 
@@ -69,7 +72,10 @@ async fn a_row_found_in_the_way_and_pruned_before_it_is_read_is_inserted_anew() 
     prune_between_insert_and_look(&db, "key-00002").await;
     assert_eq!(db.store.accept(events(0..5)).await, Ok(vec![Stored::Inserted; 5]));
     assert_eq!(db.count("provoke").await, 0, "it was provoked");
-    assert_eq!((db.store.find(old.id).await, db.count("events").await, db.count("deliveries").await), (Ok(None), 5, 5));
+    assert_eq!(
+        (db.store.find(old.id).await, db.count("events").await, db.count("deliveries").await),
+        (Ok(None), 5, 5)
+    );
 }
 
 #[tokio::test]
@@ -94,9 +100,16 @@ async fn a_dead_letter_that_is_being_redriven_is_not_pruned() {
     let everything = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
     let redrive = "update deliveries set status = 'queued', due_at = now(), ended_at = null, reason = null, fence = fence + 1";
     let mut redriving = held_open(&db, redrive).await;
-    assert_eq!(db.store.prune(everything, None, 10).await, Ok(Pruned { deleted: 0, reached: Reached::END }), "it does not wait either");
+    assert_eq!(
+        db.store.prune(everything, None, 10).await,
+        Ok(Pruned { deleted: 0, reached: Reached::END }),
+        "it does not wait either"
+    );
     end(&mut redriving, "commit").await;
-    assert_eq!(db.store.prune(everything, None, 10).await, Ok(Pruned { deleted: 0, reached: Reached::END }));
+    assert_eq!(
+        db.store.prune(everything, None, 10).await,
+        Ok(Pruned { deleted: 0, reached: Reached::END })
+    );
     let found = db.found(claim.event).await;
     assert_eq!((found.status, found.history.len()), (Status::Queued, 1));
 }
@@ -106,7 +119,8 @@ async fn a_redrive_that_waits_for_a_pruning_finds_nothing() {
     let db = Db::postgres().await;
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
-    let mut pruning = held_open(&db, "delete from deliveries; delete from attempts; delete from events").await;
+    let mut pruning =
+        held_open(&db, "delete from deliveries; delete from attempts; delete from events").await;
     let store = Arc::clone(&db.store);
     let redrive = tokio::spawn(async move { store.redrive(claim.event).await });
     wait_for_waiting(&db, 1).await;
@@ -118,8 +132,13 @@ async fn a_redrive_that_waits_for_a_pruning_finds_nothing() {
 async fn a_settlement_that_waits_for_a_new_claim_is_refused() {
     let db = Db::postgres().await;
     let claim = db.claimed("a").await;
-    let mut claiming = held_open(&db, "update deliveries set attempt = 2, fence = 2, due_at = now() + interval '1 hour'").await;
-    let (store, settlement) = (Arc::clone(&db.store), crate::db::settlement(&claim, Outcome::Delivered));
+    let mut claiming = held_open(
+        &db,
+        "update deliveries set attempt = 2, fence = 2, due_at = now() + interval '1 hour'",
+    )
+    .await;
+    let (store, settlement) =
+        (Arc::clone(&db.store), crate::db::settlement(&claim, Outcome::Delivered));
     let settle = tokio::spawn(async move { store.settle(vec![settlement]).await });
     wait_for_waiting(&db, 1).await;
     end(&mut claiming, "commit").await;
@@ -132,7 +151,11 @@ async fn a_claim_skips_what_is_locked_and_does_not_wait() {
     let db = Db::postgres().await;
     let batch = events(0..4);
     db.store.accept(batch.clone()).await.unwrap();
-    let mut locking = held_open(&db, &format!("select from deliveries where event_id = '{}' for update", batch[0].id)).await;
+    let mut locking = held_open(
+        &db,
+        &format!("select from deliveries where event_id = '{}' for update", batch[0].id),
+    )
+    .await;
     assert_eq!(db.store.claim(vec![demand("orders", 9)]).await.unwrap().claimed.len(), 3);
     end(&mut locking, "rollback").await;
     assert_eq!(db.store.claim(vec![demand("orders", 9)]).await.unwrap().claimed.len(), 1);
@@ -210,16 +233,26 @@ async fn a_call_whose_session_is_ended_leaves_the_outcome_open() {
     let answer = accept.await.unwrap();
     assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
     end(&mut inserting, "rollback").await;
-    assert_eq!(db.store.accept(batch).await, Ok(vec![Stored::Inserted]), "the next call has a new session");
+    assert_eq!(
+        db.store.accept(batch).await,
+        Ok(vec![Stored::Inserted]),
+        "the next call has a new session"
+    );
 }
 
 #[tokio::test]
 async fn a_row_that_is_changed_by_hand_under_a_settlement_is_settled_whole_or_not_at_all() {
-    for outcome in [Outcome::Delivered, Outcome::Retry { after: LEASE }, Outcome::DeadLetter(Reason::Permanent), Outcome::Release] {
+    for outcome in [
+        Outcome::Delivered,
+        Outcome::Retry { after: LEASE },
+        Outcome::DeadLetter(Reason::Permanent),
+        Outcome::Release,
+    ] {
         let db = Db::postgres().await;
         let claim = db.claimed("a").await;
         // Unlike every transition of the store, this leaves the fence as it is.
-        let mut hand = held_open(&db, "update deliveries set due_at = due_at - interval '1 hour'").await;
+        let mut hand =
+            held_open(&db, "update deliveries set due_at = due_at - interval '1 hour'").await;
         let (store, batch) = (db.another(), vec![settlement(&claim, outcome)]);
         let settling = tokio::spawn(async move { store.settle(batch).await });
         wait_for_waiting(&db, 1).await;
@@ -229,7 +262,11 @@ async fn a_row_that_is_changed_by_hand_under_a_settlement_is_settled_whole_or_no
         if refused.is_empty() {
             assert_ne!(found.status, Status::Processing, "{outcome:?}");
         } else {
-            assert_eq!((refused, found.status, found.history.len()), (vec![claim.event], Status::Processing, 0), "{outcome:?}");
+            assert_eq!(
+                (refused, found.status, found.history.len()),
+                (vec![claim.event], Status::Processing, 0),
+                "{outcome:?}"
+            );
             assert_eq!(db.claim_one("a").await.attempt, 2, "it comes back when its lease ends");
         }
     }
@@ -246,7 +283,10 @@ async fn a_dead_letter_that_is_changed_by_hand_under_a_pruning_is_deleted_whole_
     end(&mut hand, "commit").await;
     assert_eq!((db.count("events").await, db.count("deliveries").await), (1, 1));
     assert_eq!(db.store.prune(everything, None, 100).await.unwrap().deleted, 1);
-    assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (0, 0, 0));
+    assert_eq!(
+        (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),
+        (0, 0, 0)
+    );
 }
 
 /// Begins a step of retention that sees what there is now, and takes a second before it does anything. It answers how
@@ -256,11 +296,17 @@ async fn slowly(
     statement: &'static str,
     retentions: impl FnOnce(Query<'_, Postgres, PgArguments>) -> Query<'_, Postgres, PgArguments>,
 ) -> JoinHandle<i64> {
-    let slow = statement.replacen("limit $2", "limit $2 + (select count(*) - 1 from (select pg_sleep(1)) as nap)", 1);
+    let slow = statement.replacen(
+        "limit $2",
+        "limit $2 + (select count(*) - 1 from (select pg_sleep(1)) as nap)",
+        1,
+    );
     assert_ne!(slow, statement);
     let mut session = PgConnection::connect(&db.url).await.unwrap();
     let query = retentions(sqlx::query(AssertSqlSafe(slow)).bind(None::<Uuid>).bind(100i64));
-    let step = tokio::spawn(async move { query.fetch_one(&mut session).await.unwrap().get::<i64, _>("changed") });
+    let step = tokio::spawn(async move {
+        query.fetch_one(&mut session).await.unwrap().get::<i64, _>("changed")
+    });
     tokio::time::sleep(Duration::from_millis(500)).await;
     step
 }
@@ -289,7 +335,10 @@ async fn a_pruning_that_judged_an_event_before_it_was_sent_once_more_leaves_it()
     let pruning = slowly(&db, sql::PRUNE, |query| query.bind(0i64).bind(0i64)).await;
     assert_eq!(db.store.redrive_delivered(claim.event).await, Ok(Redriven::Queued));
     assert_eq!(pruning.await.unwrap(), 1, "the other event alone");
-    assert_eq!((db.count("events").await, db.count("deliveries").await, db.count("attempts").await), (1, 1, 1));
+    assert_eq!(
+        (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),
+        (1, 1, 1)
+    );
     assert_eq!(db.claim_one("a").await.body, claim.body);
 }
 

@@ -16,7 +16,8 @@ async fn database(cluster: &Cluster) -> Db {
 
 /// Uses all of the intake's connections at once, so that each is there and rests.
 async fn warm_up(store: &dyn Store, round: u32) {
-    let accepts = (0..12).map(|n| store.accept(events(round * 1000 + n * 10..round * 1000 + n * 10 + 5)));
+    let accepts =
+        (0..12).map(|n| store.accept(events(round * 1000 + n * 10..round * 1000 + n * 10 + 5)));
     for accepted in join_all(accepts).await {
         accepted.unwrap();
     }
@@ -31,9 +32,15 @@ async fn a_server_that_was_restarted_costs_each_call_at_most_one_failure() {
         cluster.stop(stop);
         let started = Instant::now();
         let answer = db.store.accept(vec![event("while-it-is-away")]).await;
-        assert!(matches!(answer, Err(StoreError::Unavailable(_) | StoreError::Unknown(_))), "{answer:?}");
+        assert!(
+            matches!(answer, Err(StoreError::Unavailable(_) | StoreError::Unknown(_))),
+            "{answer:?}"
+        );
         let answer = db.store.accept(vec![event("while-it-is-away")]).await;
-        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "the idle connections are forgotten: {answer:?}");
+        assert!(
+            matches!(answer, Err(StoreError::Unavailable(_))),
+            "the idle connections are forgotten: {answer:?}"
+        );
         assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
         cluster.resume();
         warm_up(&*db.store, round + 100).await;
@@ -79,5 +86,9 @@ async fn what_was_committed_outlives_a_server_that_is_killed() {
     }
     let again = store.claim(vec![demand("orders", 100)]).await.unwrap().claimed;
     assert_eq!(again.len(), 50);
-    assert_eq!(again.iter().filter(|claim| claim.attempt == 2).count(), 10, "the claims were committed too");
+    assert_eq!(
+        again.iter().filter(|claim| claim.attempt == 2).count(),
+        10,
+        "the claims were committed too"
+    );
 }

@@ -49,7 +49,11 @@ async fn what_the_store_relies_on_holds_whatever_the_database_is_set_to() {
 #[tokio::test]
 async fn a_session_bears_the_name_that_its_url_gives_it() {
     let db = Db::postgres().await;
-    let mut session = store::postgres::options(&format!("{}?application_name=eu-1", db.url)).unwrap().connect().await.unwrap();
+    let mut session = store::postgres::options(&format!("{}?application_name=eu-1", db.url))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     assert_eq!(setting(&mut session, "application_name").await, "eu-1");
     session.close().await.unwrap();
 }
@@ -58,15 +62,26 @@ async fn a_session_bears_the_name_that_its_url_gives_it() {
 async fn a_time_zone_changes_no_time() {
     let db = Db::postgres().await;
     let claim = db.claimed("a").await;
-    let settlement = crate::db::settlement(&claim, Outcome::Retry { after: Duration::from_secs(1000) });
+    let settlement =
+        crate::db::settlement(&claim, Outcome::Retry { after: Duration::from_secs(1000) });
     db.store.settle(vec![settlement]).await.unwrap();
     // The driver asks for UTC in each session. The statements do not rely on it.
     let mut session = PgConnection::connect(&db.url).await.unwrap();
     let mut found = BTreeSet::new();
     for zone in ["UTC", "Asia/Kathmandu", "Pacific/Apia"] {
-        sqlx::raw_sql(AssertSqlSafe(format!("set timezone to '{zone}'"))).execute(&mut session).await.unwrap();
-        let find = AssertSqlSafe(format!("select found::text from ({}) as found", store::postgres::sql::FIND));
-        let rows: Vec<String> = sqlx::query_scalar(find).bind(claim.event.as_uuid()).fetch_all(&mut session).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(format!("set timezone to '{zone}'")))
+            .execute(&mut session)
+            .await
+            .unwrap();
+        let find = AssertSqlSafe(format!(
+            "select found::text from ({}) as found",
+            store::postgres::sql::FIND
+        ));
+        let rows: Vec<String> = sqlx::query_scalar(find)
+            .bind(claim.event.as_uuid())
+            .fetch_all(&mut session)
+            .await
+            .unwrap();
         assert_eq!(rows.len(), 1, "one event and its one attempt");
         found.insert(rows);
     }
@@ -79,16 +94,26 @@ async fn a_database_that_cannot_be_written_to_is_not_available() {
     let db = Db::postgres().await;
     db.store.accept(vec![event("a")]).await.unwrap();
     let name = db.url.rsplit('/').next().unwrap();
-    tests::postgres::shared().execute(&format!("alter database {name} set default_transaction_read_only = on")).await;
+    tests::postgres::shared()
+        .execute(&format!("alter database {name} set default_transaction_read_only = on"))
+        .await;
     let store = db.another();
-    for answer in
-        [store.ping().await, store.accept(vec![event("b")]).await.map(|_| ()), store.claim(vec![demand("orders", 1)]).await.map(|_| ())]
-    {
+    for answer in [
+        store.ping().await,
+        store.accept(vec![event("b")]).await.map(|_| ()),
+        store.claim(vec![demand("orders", 1)]).await.map(|_| ()),
+    ] {
         assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
     }
-    tests::postgres::shared().execute(&format!("alter database {name} reset default_transaction_read_only")).await;
+    tests::postgres::shared()
+        .execute(&format!("alter database {name} reset default_transaction_read_only"))
+        .await;
     store.ping().await.unwrap();
-    assert_eq!(store.accept(vec![event("b")]).await.map(|stored| stored.len()), Ok(1), "a session that could not write is not kept");
+    assert_eq!(
+        store.accept(vec![event("b")]).await.map(|stored| stored.len()),
+        Ok(1),
+        "a session that could not write is not kept"
+    );
 }
 
 #[tokio::test]
@@ -98,13 +123,19 @@ async fn a_password_is_in_no_error() {
         format!("postgres://postgres:hunter2@127.0.0.1:{}/nowhere", cluster.port()),
         format!("postgres://nobody:hunter2@127.0.0.1:{}/postgres", cluster.port()),
         "postgres://postgres:hunter2@127.0.0.1:1/postgres".to_owned(),
-        format!("postgres://postgres:hunter2@127.0.0.1:{}/postgres?sslmode=require", cluster.port()),
+        format!(
+            "postgres://postgres:hunter2@127.0.0.1:{}/postgres?sslmode=require",
+            cluster.port()
+        ),
     ] {
         let opened = store::open(&url).unwrap();
-        let (ping, migrate) = (opened.store().ping().await.unwrap_err(), opened.migrate().await.unwrap_err());
+        let (ping, migrate) =
+            (opened.store().ping().await.unwrap_err(), opened.migrate().await.unwrap_err());
         assert!(matches!(ping, StoreError::Unavailable(_)), "{ping:?}");
         assert!(matches!(migrate, MigrateError::Unreachable(_)), "{migrate:?}");
-        for told in [ping.to_string(), format!("{ping:?}"), migrate.to_string(), format!("{migrate:?}")] {
+        for told in
+            [ping.to_string(), format!("{ping:?}"), migrate.to_string(), format!("{migrate:?}")]
+        {
             assert!(!told.contains("hunter2"), "{told}");
         }
     }

@@ -41,12 +41,21 @@ async fn commits_hang(cluster: &Cluster) {
     let mut watching = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
     loop {
         let mut trying = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
-        let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut trying).await.unwrap();
-        let hangs =
-            timeout(Duration::from_millis(100), sqlx::raw_sql("create table tried (); drop table tried").execute(&mut trying)).await;
+        let pid: i32 =
+            sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut trying).await.unwrap();
+        let hangs = timeout(
+            Duration::from_millis(100),
+            sqlx::raw_sql("create table tried (); drop table tried").execute(&mut trying),
+        )
+        .await;
         let waited = "select exists (select from pg_stat_activity where pid = $1 and wait_event = 'SyncRep')";
-        let waited: bool = sqlx::query_scalar(waited).bind(pid).fetch_one(&mut watching).await.unwrap();
-        let _: bool = sqlx::query_scalar("select pg_terminate_backend($1, 30000)").bind(pid).fetch_one(&mut watching).await.unwrap();
+        let waited: bool =
+            sqlx::query_scalar(waited).bind(pid).fetch_one(&mut watching).await.unwrap();
+        let _: bool = sqlx::query_scalar("select pg_terminate_backend($1, 30000)")
+            .bind(pid)
+            .fetch_one(&mut watching)
+            .await
+            .unwrap();
         if hangs.is_err() && waited {
             return;
         }
@@ -61,7 +70,11 @@ async fn cancelled<T>(cluster: &Cluster, call: impl Future<Output = T>) -> T {
             if waiting > 0 { Ok(()) } else { Err(format!("{waiting} sessions wait")) }
         })
         .await;
-        cluster.execute("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'").await;
+        cluster
+            .execute(
+                "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'",
+            )
+            .await;
     };
     tokio::join!(call, cancelling).0
 }
@@ -81,15 +94,24 @@ async fn a_commit_whose_wait_for_the_standby_is_cancelled_is_unknown() {
 
     assert_unknown("accept", &cancelled(&cluster, db.store.accept(vec![new.clone()])).await);
     assert_unknown("replay", &cancelled(&cluster, db.store.accept(vec![replayed.clone()])).await);
-    assert_unknown("replay of what was cut short", &cancelled(&cluster, db.store.accept(vec![new.clone()])).await);
-    assert_unknown("settle", &cancelled(&cluster, db.store.settle(vec![settlement(&claim, Outcome::Delivered)])).await);
+    assert_unknown(
+        "replay of what was cut short",
+        &cancelled(&cluster, db.store.accept(vec![new.clone()])).await,
+    );
+    assert_unknown(
+        "settle",
+        &cancelled(&cluster, db.store.settle(vec![settlement(&claim, Outcome::Delivered)])).await,
+    );
     assert_unknown("claim", &cancelled(&cluster, db.store.claim(vec![demand("orders", 1)])).await);
     assert_unknown("pause", &cancelled(&cluster, db.store.pause(source("orders"), true)).await);
     assert_unknown("resume", &cancelled(&cluster, db.store.pause(source("orders"), false)).await);
 
     cluster.commits_wait_for_none().await;
     let answers = db.store.accept(vec![new]).await.unwrap();
-    assert!(matches!(answers[..], [Stored::Existing { .. }]), "what was cut short is committed: {answers:?}");
+    assert!(
+        matches!(answers[..], [Stored::Existing { .. }]),
+        "what was cut short is committed: {answers:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,7 +130,11 @@ async fn an_answer_from_what_is_there_waits_for_the_standby_too() {
     assert!(paused.is_err(), "a second pause: {paused:?}");
     let resumed = timeout(soon, db.store.pause(source("other"), false)).await;
     assert!(resumed.is_err(), "a second resume: {resumed:?}");
-    assert_eq!(db.another().find(there.id).await.unwrap().map(|event| event.id), Some(there.id), "who only looks does not wait");
+    assert_eq!(
+        db.another().find(there.id).await.unwrap().map(|event| event.id),
+        Some(there.id),
+        "who only looks does not wait"
+    );
     cluster.commits_wait_for_none().await;
 }
 
@@ -120,7 +146,8 @@ async fn calls_that_are_given_up_keep_their_place_until_the_server_has_ended_the
     commits_hang(&cluster).await;
     for round in 0..20 {
         let patience = Duration::from_millis(100);
-        let accepted = timeout(patience, db.store.accept(vec![event(&format!("given-up-{round}"))])).await;
+        let accepted =
+            timeout(patience, db.store.accept(vec![event(&format!("given-up-{round}"))])).await;
         assert!(!matches!(accepted, Ok(Ok(_))), "{accepted:?}");
         let _ = timeout(patience, db.store.claim(vec![demand("orders", 1)])).await;
         let _ = timeout(patience, db.store.pause(source(&format!("source-{round}")), true)).await;
@@ -128,8 +155,15 @@ async fn calls_that_are_given_up_keep_their_place_until_the_server_has_ended_the
         assert!(sessions <= MOST_SESSIONS, "{sessions} sessions after {} calls", (round + 1) * 3);
     }
     wait::until("a call to be refused, with its reason", || async {
-        match timeout(Duration::from_secs(3), db.store.accept(vec![event(&Uuid::new_v4().to_string())])).await {
-            Ok(Err(StoreError::Unavailable(why))) if why.contains("a call that was given up") => Ok(()),
+        match timeout(
+            Duration::from_secs(3),
+            db.store.accept(vec![event(&Uuid::new_v4().to_string())]),
+        )
+        .await
+        {
+            Ok(Err(StoreError::Unavailable(why))) if why.contains("a call that was given up") => {
+                Ok(())
+            }
             other => Err(format!("{other:?}")),
         }
     })
@@ -145,7 +179,11 @@ async fn calls_that_are_given_up_keep_their_place_until_the_server_has_ended_the
     })
     .await;
     assert_eq!(db.store.accept(vec![event("one-more")]).await, Ok(vec![Stored::Inserted]));
-    assert_eq!(db.count("events").await, 20 + 5 + 1, "what each of the intake's five connections had sent was done, and no more");
+    assert_eq!(
+        db.count("events").await,
+        20 + 5 + 1,
+        "what each of the intake's five connections had sent was done, and no more"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,21 +17,35 @@ impl WrongStore {
             Wrong::NewIsDueLater => {
                 let stored = tables.accept(now, batch)?;
                 for event in events {
-                    tables.deliveries.get_mut(&event).into_iter().for_each(|row| row.due_at = Some(now + Duration::from_hours(1)));
+                    tables
+                        .deliveries
+                        .get_mut(&event)
+                        .into_iter()
+                        .for_each(|row| row.due_at = Some(now + Duration::from_hours(1)));
                 }
                 Ok(stored)
             }
             Wrong::SaysClaimedAndQueues => {
                 let leases: Vec<_> = batch.iter().map(|event| event.lease).collect();
-                let mut stored = tables.accept(now, batch.into_iter().map(|event| NewEvent { lease: None, ..event }).collect())?;
-                for (stored, _) in stored.iter_mut().zip(leases).filter(|(stored, lease)| **stored == Stored::Inserted && lease.is_some()) {
+                let mut stored = tables.accept(
+                    now,
+                    batch.into_iter().map(|event| NewEvent { lease: None, ..event }).collect(),
+                )?;
+                for (stored, _) in stored
+                    .iter_mut()
+                    .zip(leases)
+                    .filter(|(stored, lease)| **stored == Stored::Inserted && lease.is_some())
+                {
                     *stored = Stored::Claimed;
                 }
                 Ok(stored)
             }
             Wrong::ClaimsTheWholeBatch => {
                 let lease = batch.iter().find_map(|event| event.lease);
-                tables.accept(now, batch.into_iter().map(|event| NewEvent { lease, ..event }).collect())
+                tables.accept(
+                    now,
+                    batch.into_iter().map(|event| NewEvent { lease, ..event }).collect(),
+                )
             }
             Wrong::ClaimsWhatIsNewOfAPausedSource => {
                 let paused = std::mem::take(&mut tables.paused);
@@ -40,7 +54,8 @@ impl WrongStore {
                 stored
             }
             Wrong::AnswersBeforeItStores => {
-                let earlier = std::mem::replace(&mut *self.unwritten.lock().unwrap(), batch.clone());
+                let earlier =
+                    std::mem::replace(&mut *self.unwritten.lock().unwrap(), batch.clone());
                 tables.accept(now, earlier)?;
                 tables.clone().accept(now, batch)
             }
@@ -51,11 +66,17 @@ impl WrongStore {
                 });
                 Ok(stored.collect())
             }
-            Wrong::DeadlocksUnlessSorted if !keys.is_sorted() => Err(StoreError::Conflict("deadlock detected".into())),
-            Wrong::OwnIdIsRejected if events.iter().any(|event| tables.events.contains_key(event)) => {
+            Wrong::DeadlocksUnlessSorted if !keys.is_sorted() => {
+                Err(StoreError::Conflict("deadlock detected".into()))
+            }
+            Wrong::OwnIdIsRejected
+                if events.iter().any(|event| tables.events.contains_key(event)) =>
+            {
                 Err(StoreError::Rejected("the id is taken".into()))
             }
-            Wrong::DuplicateFailsItsBatch if keys.iter().any(|key| tables.keys.contains_key(key)) => {
+            Wrong::DuplicateFailsItsBatch
+                if keys.iter().any(|key| tables.keys.contains_key(key)) =>
+            {
                 Err(StoreError::Rejected("the key is taken".into()))
             }
             Wrong::AnswersInTheOrderOfKeys => {
@@ -65,7 +86,11 @@ impl WrongStore {
             }
             Wrong::DedupesWithoutSource => {
                 let stored = batch.into_iter().map(|event| {
-                    let same = tables.keys.iter().find(|((_, key), _)| *key == event.key).map(|(_, event)| *event);
+                    let same = tables
+                        .keys
+                        .iter()
+                        .find(|((_, key), _)| *key == event.key)
+                        .map(|(_, event)| *event);
                     if let Some(same) = same {
                         tables.keys.insert(key(&event), same);
                     }
@@ -86,13 +111,22 @@ impl WrongStore {
                 let stored = tables.accept(now, batch.clone())?;
                 for (event, stored) in batch.into_iter().zip(&stored) {
                     if let Stored::Existing { id, .. } = stored {
-                        tables.events.get_mut(id).into_iter().for_each(|row| row.event.body = event.body.clone());
+                        tables
+                            .events
+                            .get_mut(id)
+                            .into_iter()
+                            .for_each(|row| row.event.body = event.body.clone());
                     }
                 }
                 Ok(stored)
             }
-            Wrong::PartOfARejectedBatchStays => batch.into_iter().map(|event| Ok(tables.accept(now, vec![event])?.remove(0))).collect(),
-            Wrong::NothingIsRejected if batch.is_empty() => Err(StoreError::Rejected("nothing".into())),
+            Wrong::PartOfARejectedBatchStays => batch
+                .into_iter()
+                .map(|event| Ok(tables.accept(now, vec![event])?.remove(0)))
+                .collect(),
+            Wrong::NothingIsRejected if batch.is_empty() => {
+                Err(StoreError::Rejected("nothing".into()))
+            }
             _ => tables.accept(now, batch),
         })
     }

@@ -14,7 +14,9 @@ const CENTURY: Duration = Duration::from_hours(100 * 365 * 24);
 
 impl WrongStore {
     pub(super) fn wrong_claim(&self, mut demands: Vec<Demand>) -> Result<Claims, StoreError> {
-        if self.wrong == Wrong::LongLeasesAreRejected && demands.iter().any(|demand| demand.lease > CENTURY) {
+        if self.wrong == Wrong::LongLeasesAreRejected
+            && demands.iter().any(|demand| demand.lease > CENTURY)
+        {
             return Err(StoreError::Rejected("the time is out of range".into()));
         }
         if let Some(again) = self.given_out.lock().unwrap().take() {
@@ -50,12 +52,21 @@ impl WrongStore {
         }
     }
 
-    fn claim_one_demand(&self, tables: &mut Database, now: Timestamp, demand: &Demand, claims: &mut Claims) {
-        let look_from = if self.wrong == Wrong::ClaimsWhatIsNotDue { now + 2 * CENTURY / 10 } else { now };
+    fn claim_one_demand(
+        &self,
+        tables: &mut Database,
+        now: Timestamp,
+        demand: &Demand,
+        claims: &mut Claims,
+    ) {
+        let look_from =
+            if self.wrong == Wrong::ClaimsWhatIsNotDue { now + 2 * CENTURY / 10 } else { now };
         let mut due = tables.due(look_from, &demand.source);
         match self.wrong {
             Wrong::NewestFirst => due.reverse(),
-            Wrong::KeepsLeasesForEver => due.retain(|event| tables.status(*event) != Status::Processing),
+            Wrong::KeepsLeasesForEver => {
+                due.retain(|event| tables.status(*event) != Status::Processing)
+            }
             _ => {}
         }
         let (mut left, mut bytes) = (demand.limit, demand.bytes);
@@ -63,9 +74,16 @@ impl WrongStore {
             if left == 0 {
                 return;
             }
-            let size =
-                if self.wrong == Wrong::WeighsBodiesAlone { tables.events[&event].event.body.len() } else { tables.size(demand, event) };
-            let size = if self.wrong == Wrong::WeighsWhatItBuries { tables.events[&event].event.size() } else { size };
+            let size = if self.wrong == Wrong::WeighsBodiesAlone {
+                tables.events[&event].event.body.len()
+            } else {
+                tables.size(demand, event)
+            };
+            let size = if self.wrong == Wrong::WeighsWhatItBuries {
+                tables.events[&event].event.size()
+            } else {
+                size
+            };
             if size > bytes {
                 match self.wrong {
                     Wrong::SkipsWhatDoesNotFit => continue,
@@ -96,7 +114,9 @@ impl WrongStore {
                     claim.nth = before.used();
                 }
                 (Wrong::AgesFromTheClaim, Some(claim)) => claim.age = Duration::ZERO,
-                (Wrong::BytesAsText, Some(claim)) => claim.body = String::from_utf8_lossy(&claim.body).into_owned().into(),
+                (Wrong::BytesAsText, Some(claim)) => {
+                    claim.body = String::from_utf8_lossy(&claim.body).into_owned().into()
+                }
                 (Wrong::BuriesAlwaysAsLost, None) => row.reason = Some(Reason::Lost),
                 (Wrong::SendsWhatItBuries, None) => {
                     let stored = &tables.events[&event].event;
@@ -114,7 +134,9 @@ impl WrongStore {
                 _ => {}
             }
             if self.wrong == Wrong::ForgetsLostAttempts {
-                tables.attempts.retain(|(of, _), entry| *of != event || entry.verdict != Verdict::Lost);
+                tables
+                    .attempts
+                    .retain(|(of, _), entry| *of != event || entry.verdict != Verdict::Lost);
             }
         }
     }

@@ -6,7 +6,9 @@ use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnection;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{
+    Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook::store::sqlite::options;
 use surehook_core::admission::Stored;
@@ -24,7 +26,13 @@ pub(crate) enum WrongDatabase {
 impl WrongDatabase {
     /// One process's handle on a store that is wrong so.
     pub(crate) fn store(self, inner: Arc<dyn Store>, url: &str) -> Arc<dyn Store> {
-        Arc::new(WrongStore { inner, url: url.to_owned(), wrong: self, free: Mutex::default(), open: Mutex::default() })
+        Arc::new(WrongStore {
+            inner,
+            url: url.to_owned(),
+            wrong: self,
+            free: Mutex::default(),
+            open: Mutex::default(),
+        })
     }
 }
 
@@ -93,7 +101,12 @@ impl Store for WrongStore {
         self.inner.redrive_delivered(event)
     }
 
-    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         self.inner.list(filter, span, size)
     }
 
@@ -107,7 +120,11 @@ impl Store for WrongStore {
         self.inner.redrive_all(filter, span, size, dry_run)
     }
 
-    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(
+        &self,
+        names: Vec<SourceName>,
+        count_to: u32,
+    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
         self.inner.sources(names, count_to)
     }
 
@@ -115,11 +132,21 @@ impl Store for WrongStore {
         self.inner.pause(source, paused)
     }
 
-    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+    fn prune(
+        &self,
+        retention: Retention,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         self.inner.prune(retention, after, limit)
     }
 
-    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+    fn erase(
+        &self,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
         self.inner.erase(kept, after, limit)
     }
 

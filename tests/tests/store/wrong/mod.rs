@@ -14,7 +14,9 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{
+    Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
@@ -139,14 +141,22 @@ pub(crate) enum Wrong {
 impl Wrong {
     /// One process's handle on a store that is wrong so.
     pub(crate) fn store(self, memory: Arc<MemoryStore>) -> Arc<dyn Store> {
-        Arc::new(WrongStore { memory, wrong: self, unwritten: Mutex::default(), given_out: Mutex::default() })
+        Arc::new(WrongStore {
+            memory,
+            wrong: self,
+            unwritten: Mutex::default(),
+            given_out: Mutex::default(),
+        })
     }
 }
 
 /// Runs a clause on a wrong store. Panics unless the clause fails.
 pub(crate) async fn assert_fails(clause: impl Future<Output = ()> + Send + 'static, wrong: &str) {
     let clause = tokio::time::timeout(Duration::from_mins(1), tokio::spawn(clause));
-    match clause.await.unwrap_or_else(|_| panic!("the clause comes to no end on the store `{wrong}`")) {
+    match clause
+        .await
+        .unwrap_or_else(|_| panic!("the clause comes to no end on the store `{wrong}`"))
+    {
         Ok(()) => panic!("the clause holds on the store `{wrong}`: it does not see what it guards"),
         Err(failed) => assert!(failed.is_panic(), "{failed}"),
     }
@@ -186,7 +196,12 @@ impl Store for WrongStore {
         ready(self.wrong_redrive_delivered(event)).boxed()
     }
 
-    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(
+        &self,
+        filter: EventFilter,
+        span: Span,
+        size: PageSize,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         ready(self.wrong_list(filter, span, size)).boxed()
     }
 
@@ -200,7 +215,11 @@ impl Store for WrongStore {
         ready(self.wrong_redrive_all(filter, span, size, dry_run)).boxed()
     }
 
-    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(
+        &self,
+        names: Vec<SourceName>,
+        count_to: u32,
+    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
         ready(self.wrong_sources(names, count_to)).boxed()
     }
 
@@ -208,17 +227,32 @@ impl Store for WrongStore {
         ready(self.wrong_pause(source, paused)).boxed()
     }
 
-    fn prune(&self, retention: Retention, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+    fn prune(
+        &self,
+        retention: Retention,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
         ready(self.wrong_prune(retention, after, limit)).boxed()
     }
 
-    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> BoxFuture<'_, Result<Erased, StoreError>> {
+    fn erase(
+        &self,
+        kept: Duration,
+        after: Option<EventId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
         ready(self.wrong_erase(kept, after, limit)).boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         let is_in_order = self.wrong != Wrong::NeverInOrder;
-        ready(if is_in_order { Ok(()) } else { Err(StoreError::Unavailable("never in order".into())) }).boxed()
+        ready(if is_in_order {
+            Ok(())
+        } else {
+            Err(StoreError::Unavailable("never in order".into()))
+        })
+        .boxed()
     }
 
     fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {

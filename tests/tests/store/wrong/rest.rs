@@ -13,7 +13,9 @@ impl WrongStore {
         let mut found = self.memory.transact(|tables, _| tables.find(event));
         match (self.wrong, &mut found) {
             (Wrong::HistoryNewestFirst, Some(found)) => found.history.reverse(),
-            (Wrong::UnknownIsAnError, None) => return Err(StoreError::Rejected("there is no such event".into())),
+            (Wrong::UnknownIsAnError, None) => {
+                return Err(StoreError::Rejected("there is no such event".into()));
+            }
             _ => {}
         }
         Ok(found)
@@ -22,12 +24,20 @@ impl WrongStore {
     pub(super) fn wrong_redrive(&self, event: EventId) -> Result<Redriven, StoreError> {
         self.memory.transact(|tables, now| {
             let before = tables.deliveries.get(&event).copied();
-            if let (Wrong::RedrivesWhatIsAlive, Some(row)) = (self.wrong, tables.deliveries.get_mut(&event)) {
-                row.delivery = Delivery { status: Status::DeadLettered, reason: Some(Reason::Permanent), ..row.delivery };
+            if let (Wrong::RedrivesWhatIsAlive, Some(row)) =
+                (self.wrong, tables.deliveries.get_mut(&event))
+            {
+                row.delivery = Delivery {
+                    status: Status::DeadLettered,
+                    reason: Some(Reason::Permanent),
+                    ..row.delivery
+                };
             }
             let mut redriven = tables.redrive(now, event);
             match (self.wrong, tables.deliveries.get_mut(&event), before) {
-                (Wrong::RedriveKeepsTheBudget, Some(row), Some(before)) => row.delivery.budget_from = before.delivery.budget_from,
+                (Wrong::RedriveKeepsTheBudget, Some(row), Some(before)) => {
+                    row.delivery.budget_from = before.delivery.budget_from
+                }
                 (Wrong::RedriveForgetsAttempts, Some(row), _) => row.delivery.attempt = 0,
                 (Wrong::RedrivesWhatIsNot, None, _) => redriven = Redriven::Queued,
                 _ => {}
@@ -38,10 +48,13 @@ impl WrongStore {
 
     pub(super) fn wrong_redrive_delivered(&self, event: EventId) -> Result<Redriven, StoreError> {
         self.memory.transact(|tables, now| {
-            if let (Wrong::SendsNothingOnceMore, Some(row)) = (self.wrong, tables.events.get_mut(&event)) {
+            if let (Wrong::SendsNothingOnceMore, Some(row)) =
+                (self.wrong, tables.events.get_mut(&event))
+            {
                 row.erased_at = None;
             }
-            if self.wrong == Wrong::DeliversAgainWhateverItIs && tables.events.contains_key(&event) {
+            if self.wrong == Wrong::DeliversAgainWhateverItIs && tables.events.contains_key(&event)
+            {
                 tables.deliveries.remove(&event);
                 tables.ended.remove(&event);
             }
@@ -57,7 +70,12 @@ impl WrongStore {
         })
     }
 
-    pub(super) fn wrong_erase(&self, kept: Duration, mut after: Option<EventId>, limit: u32) -> Result<Erased, StoreError> {
+    pub(super) fn wrong_erase(
+        &self,
+        kept: Duration,
+        mut after: Option<EventId>,
+        limit: u32,
+    ) -> Result<Erased, StoreError> {
         self.memory.transact(|tables, now| {
             if self.wrong == Wrong::ErasesWithoutThePage {
                 after = None;
@@ -72,7 +90,8 @@ impl WrongStore {
                         Status::Delivered => self.wrong == Wrong::ErasesByReception,
                         Status::Queued | Status::Processing | Status::Retrying => false,
                     };
-                    let late: Vec<EventId> = tables.events.keys().copied().filter(is_late).collect();
+                    let late: Vec<EventId> =
+                        tables.events.keys().copied().filter(is_late).collect();
                     for id in late {
                         let row = tables.events.get_mut(&id).expect("it is there");
                         if row.erased_at.is_none() && row.received_at + kept <= now {
@@ -92,7 +111,12 @@ impl WrongStore {
         })
     }
 
-    pub(super) fn wrong_prune(&self, mut retention: Retention, mut after: Option<EventId>, limit: u32) -> Result<Pruned, StoreError> {
+    pub(super) fn wrong_prune(
+        &self,
+        mut retention: Retention,
+        mut after: Option<EventId>,
+        limit: u32,
+    ) -> Result<Pruned, StoreError> {
         self.memory.transact(|tables, now| {
             match self.wrong {
                 Wrong::OneRetention => retention.dead_lettered = retention.delivered,
@@ -100,20 +124,27 @@ impl WrongStore {
                 _ => {}
             }
             let before = tables.clone();
-            let looked_at = before.events.keys().filter(|id| after.is_none_or(|after| **id > after)).take(limit as usize);
+            let looked_at = before
+                .events
+                .keys()
+                .filter(|id| after.is_none_or(|after| **id > after))
+                .take(limit as usize);
             let mut pruned = tables.prune(now, retention, after, limit);
             match self.wrong {
                 Wrong::LeavesAttempts => tables.attempts = before.attempts,
                 Wrong::PassNeverEnds => pruned.reached.last = looked_at.last().copied(),
                 Wrong::PassEndsAtWhatIsYoung => {
                     let soonest = now - retention.delivered.min(retention.dead_lettered);
-                    pruned.reached.last = pruned.reached.last.filter(|id| before.events[id].received_at <= soonest);
+                    pruned.reached.last =
+                        pruned.reached.last.filter(|id| before.events[id].received_at <= soonest);
                 }
                 Wrong::FrontNeverEnds => pruned.reached.is_before_kept = true,
                 Wrong::SaysTwiceAsMany => pruned.deleted *= 2,
                 Wrong::PrunesWhatIsOwed => {
-                    let old: Vec<EventId> =
-                        looked_at.copied().filter(|id| before.events[id].received_at + Duration::from_hours(1) < now).collect();
+                    let old: Vec<EventId> = looked_at
+                        .copied()
+                        .filter(|id| before.events[id].received_at + Duration::from_hours(1) < now)
+                        .collect();
                     for event in &old {
                         tables.events.remove(event);
                         tables.deliveries.remove(event);

@@ -8,7 +8,12 @@ use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 
 impl WrongStore {
-    pub(super) fn wrong_list(&self, mut filter: EventFilter, mut span: Span, mut size: PageSize) -> Result<EventPage, StoreError> {
+    pub(super) fn wrong_list(
+        &self,
+        mut filter: EventFilter,
+        mut span: Span,
+        mut size: PageSize,
+    ) -> Result<EventPage, StoreError> {
         match self.wrong {
             Wrong::ListsEverySource => filter.source = None,
             Wrong::KeyWithoutItsSource if filter.key.is_some() => filter.source = None,
@@ -26,7 +31,8 @@ impl WrongStore {
             Wrong::ListsTheFirstAttempt => {
                 for event in &mut page.events {
                     let found = self.memory.transact(|tables, _| tables.find(event.id));
-                    event.history = found.into_iter().flat_map(|found| found.history).take(1).collect();
+                    event.history =
+                        found.into_iter().flat_map(|found| found.history).take(1).collect();
                 }
             }
             _ => {}
@@ -64,13 +70,19 @@ impl WrongStore {
         })
     }
 
-    pub(super) fn wrong_sources(&self, names: Vec<SourceName>, mut count_to: u32) -> Result<Vec<SourceRecord>, StoreError> {
+    pub(super) fn wrong_sources(
+        &self,
+        names: Vec<SourceName>,
+        mut count_to: u32,
+    ) -> Result<Vec<SourceRecord>, StoreError> {
         if self.wrong == Wrong::CountsWithoutEnd {
             count_to = u32::MAX;
         }
         let mut records = self.memory.transact(|tables, now| tables.sources(now, &names, count_to));
         match self.wrong {
-            Wrong::ForgetsSourcesWithoutConfiguration => records.retain(|record| names.iter().any(|name| name.as_str() == record.source)),
+            Wrong::ForgetsSourcesWithoutConfiguration => {
+                records.retain(|record| names.iter().any(|name| name.as_str() == record.source))
+            }
             Wrong::CountsEveryStatusAsQueued => records.iter_mut().for_each(|record| {
                 record.queued += record.processing + record.retrying;
                 (record.processing, record.retrying) = (0, 0);
@@ -94,11 +106,16 @@ impl WrongStore {
                 return Ok(true);
             }
             if self.wrong == Wrong::PausesEverySource && paused {
-                let all: Vec<SourceName> = tables.events.values().map(|row| row.event.source.clone()).collect();
+                let all: Vec<SourceName> =
+                    tables.events.values().map(|row| row.event.source.clone()).collect();
                 tables.paused.extend(all.into_iter().map(|source| (source, now)));
             }
             if self.wrong == Wrong::PausesSettling && paused {
-                for row in tables.deliveries.values_mut().filter(|row| row.delivery.status == Status::Processing) {
+                for row in tables
+                    .deliveries
+                    .values_mut()
+                    .filter(|row| row.delivery.status == Status::Processing)
+                {
                     row.delivery.fence = row.delivery.fence.next();
                 }
             }

@@ -10,7 +10,10 @@ use surehook_core::verdict::Verdict;
 use surehook_core::worker::exchange::Settlement;
 
 impl WrongStore {
-    pub(super) fn wrong_settle(&self, mut batch: Vec<Settlement>) -> Result<Vec<EventId>, StoreError> {
+    pub(super) fn wrong_settle(
+        &self,
+        mut batch: Vec<Settlement>,
+    ) -> Result<Vec<EventId>, StoreError> {
         let events: Vec<EventId> = batch.iter().map(|settlement| settlement.event).collect();
         self.memory.transact(|tables, now| match self.wrong {
             Wrong::NeverRefuses => {
@@ -31,12 +34,15 @@ impl WrongStore {
             }
             Wrong::RefusesByEventAlone => {
                 let refused = tables.settle(now, &batch);
-                let is_alone = |event: &EventId| events.iter().filter(|other| *other == event).count() == 1;
+                let is_alone =
+                    |event: &EventId| events.iter().filter(|other| *other == event).count() == 1;
                 Ok(refused.into_iter().filter(is_alone).collect())
             }
             Wrong::RecordsWhatItRefuses => {
                 let refused = tables.settle(now, &batch);
-                for settlement in batch.iter().filter(|settlement| refused.contains(&settlement.event)) {
+                for settlement in
+                    batch.iter().filter(|settlement| refused.contains(&settlement.event))
+                {
                     let entry = AttemptEntry {
                         attempt: settlement.attempt + 1,
                         ended_at: now,
@@ -60,8 +66,12 @@ impl WrongStore {
             Wrong::DeliveredStaysOwed => {
                 let before = tables.deliveries.clone();
                 let refused = tables.settle(now, &batch);
-                for settlement in batch.iter().filter(|settlement| settlement.outcome == Outcome::Delivered) {
-                    tables.deliveries.extend(before.get(&settlement.event).map(|row| (settlement.event, *row)));
+                for settlement in
+                    batch.iter().filter(|settlement| settlement.outcome == Outcome::Delivered)
+                {
+                    tables
+                        .deliveries
+                        .extend(before.get(&settlement.event).map(|row| (settlement.event, *row)));
                 }
                 Ok(refused)
             }
@@ -69,7 +79,11 @@ impl WrongStore {
                 for settlement in &mut batch {
                     self.distort_settlement(settlement);
                     if self.wrong == Wrong::ForgetsTheFence {
-                        tables.deliveries.get(&settlement.event).into_iter().for_each(|row| settlement.fence = row.delivery.fence);
+                        tables
+                            .deliveries
+                            .get(&settlement.event)
+                            .into_iter()
+                            .for_each(|row| settlement.fence = row.delivery.fence);
                     }
                 }
                 Ok(tables.settle(now, &batch))
@@ -80,9 +94,13 @@ impl WrongStore {
     fn distort_settlement(&self, settlement: &mut Settlement) {
         match (self.wrong, &mut settlement.outcome) {
             (Wrong::ForgetsRecords, _) => settlement.record = None,
-            (Wrong::EndsWhenItIsSettled, _) => settlement.record.iter_mut().for_each(|record| record.ended_ago = Duration::ZERO),
+            (Wrong::EndsWhenItIsSettled, _) => {
+                settlement.record.iter_mut().for_each(|record| record.ended_ago = Duration::ZERO)
+            }
             (Wrong::RetriesAtOnce, Outcome::Retry { after }) => *after = Duration::ZERO,
-            (Wrong::ReleaseBurnsItsAttempt, outcome @ Outcome::Release) => *outcome = Outcome::CutOff,
+            (Wrong::ReleaseBurnsItsAttempt, outcome @ Outcome::Release) => {
+                *outcome = Outcome::CutOff
+            }
             _ => {}
         }
     }

@@ -8,19 +8,34 @@ fn refusal(url: &str) -> String {
 
 fn names(url: &str) -> Vec<(String, u16)> {
     let servers = Servers::parse(url).unwrap_or_else(|error| panic!("{url}: {error}")).servers;
-    servers.iter().map(|server| (server.options.get_host().to_owned(), server.options.get_port())).collect()
+    servers
+        .iter()
+        .map(|server| (server.options.get_host().to_owned(), server.options.get_port()))
+        .collect()
 }
 
 #[test]
 fn each_host_may_have_a_port_of_its_own() {
-    assert_eq!(names("postgres://u:p@a:5433,b/db"), [("a".to_owned(), 5433), ("b".to_owned(), 5432)]);
-    assert_eq!(names("postgresql://a,b,c:1"), [("a".to_owned(), 5432), ("b".to_owned(), 5432), ("c".to_owned(), 1)]);
-    assert_eq!(names("postgres://[::1]:5433,[fe80::1]/db"), [("[::1]".to_owned(), 5433), ("[fe80::1]".to_owned(), 5432)]);
+    assert_eq!(
+        names("postgres://u:p@a:5433,b/db"),
+        [("a".to_owned(), 5433), ("b".to_owned(), 5432)]
+    );
+    assert_eq!(
+        names("postgresql://a,b,c:1"),
+        [("a".to_owned(), 5432), ("b".to_owned(), 5432), ("c".to_owned(), 1)]
+    );
+    assert_eq!(
+        names("postgres://[::1]:5433,[fe80::1]/db"),
+        [("[::1]".to_owned(), 5433), ("[fe80::1]".to_owned(), 5432)]
+    );
 }
 
 #[test]
 fn what_is_not_a_host_holds_for_each() {
-    let servers = Servers::parse("postgres://us%2Cer:pw@a,b:1/data?sslmode=require&target_session_attrs=primary").unwrap();
+    let servers = Servers::parse(
+        "postgres://us%2Cer:pw@a,b:1/data?sslmode=require&target_session_attrs=primary",
+    )
+    .unwrap();
     assert_eq!(servers.wanted, Wanted::Primary);
     for Server { options, .. } in &servers.servers {
         assert_eq!((options.get_username(), options.get_database()), ("us,er", Some("data")));
@@ -49,7 +64,10 @@ fn a_wrong_form_is_refused_with_what_to_write_instead() {
         ("postgres://a:1,b:x/db", "host 2: it is not of the form"),
         ("postgres://a:1,b:70000/db", "host 2: it is not of the form"),
         ("postgres://[::1,b/db", "host 1: it is not of the form"),
-        ("postgres://a,b/db?target_session_attrs=standby", "cannot be written to; write `read-write`"),
+        (
+            "postgres://a,b/db?target_session_attrs=standby",
+            "cannot be written to; write `read-write`",
+        ),
         ("postgres://a/db?target_session_attrs=", "must be `any`, `read-write` or `primary`"),
         ("postgres://a,b/db?target_session_attrs=any&target_session_attrs=any", "is there twice"),
         ("postgres://a,b/db?port=5433", "`port` cannot name several servers"),
@@ -104,20 +122,36 @@ fn on(timeline: i64, standing: Standing) -> Standing {
 #[test]
 fn a_server_that_cannot_be_written_to_is_passed_over() {
     let read_only = Standing { read_only: true, ..PRIMARY };
-    assert_eq!(judge(Wanted::ReadWrite, None, &[(0, STANDBY), (1, read_only), (2, PRIMARY)]), (Ok(2), known(7, 1)));
+    assert_eq!(
+        judge(Wanted::ReadWrite, None, &[(0, STANDBY), (1, read_only), (2, PRIMARY)]),
+        (Ok(2), known(7, 1))
+    );
     // A primary is one, even if its sessions are read-only unless they say otherwise.
     assert_eq!(judge(Wanted::Primary, None, &[(0, STANDBY), (1, read_only)]).0, Ok(1));
     let (refused, lineage) = judge(Wanted::ReadWrite, None, &[(0, STANDBY), (1, read_only)]);
-    assert_eq!(refused, Err(vec![(0, "it is a standby".to_owned()), (1, "it is set to read-only".to_owned())]));
+    assert_eq!(
+        refused,
+        Err(vec![(0, "it is a standby".to_owned()), (1, "it is set to read-only".to_owned())])
+    );
     assert_eq!(lineage, known(7, 1));
     assert_eq!(judge(Wanted::ReadWrite, known(7, 3), &[]), (Err(vec![]), known(7, 3)));
 }
 
 #[test]
 fn of_two_that_can_be_written_to_the_one_that_was_promoted_last_is_used() {
-    assert_eq!(judge(Wanted::ReadWrite, None, &[(0, PRIMARY), (1, on(2, PRIMARY))]), (Ok(1), known(7, 2)));
-    assert_eq!(judge(Wanted::ReadWrite, known(7, 1), &[(1, on(2, PRIMARY)), (0, PRIMARY)]), (Ok(1), known(7, 2)));
-    assert_eq!(judge(Wanted::ReadWrite, None, &[(1, PRIMARY), (0, PRIMARY)]).0, Ok(1), "the first that answered");
+    assert_eq!(
+        judge(Wanted::ReadWrite, None, &[(0, PRIMARY), (1, on(2, PRIMARY))]),
+        (Ok(1), known(7, 2))
+    );
+    assert_eq!(
+        judge(Wanted::ReadWrite, known(7, 1), &[(1, on(2, PRIMARY)), (0, PRIMARY)]),
+        (Ok(1), known(7, 2))
+    );
+    assert_eq!(
+        judge(Wanted::ReadWrite, None, &[(1, PRIMARY), (0, PRIMARY)]).0,
+        Ok(1),
+        "the first that answered"
+    );
 }
 
 #[test]
@@ -134,5 +168,8 @@ fn a_server_that_was_replaced_is_refused_even_if_its_successor_does_not_answer()
 fn another_cluster_in_its_place_is_not_measured_by_its_timelines() {
     let other = Standing { system: 8, ..PRIMARY };
     assert_eq!(judge(Wanted::ReadWrite, known(7, 5), &[(0, other)]), (Ok(0), known(8, 1)));
-    assert_eq!(judge(Wanted::ReadWrite, known(7, 5), &[(0, on(9, other)), (1, on(5, PRIMARY))]), (Ok(1), known(7, 5)));
+    assert_eq!(
+        judge(Wanted::ReadWrite, known(7, 5), &[(0, on(9, other)), (1, on(5, PRIMARY))]),
+        (Ok(1), known(7, 5))
+    );
 }

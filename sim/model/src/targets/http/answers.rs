@@ -23,13 +23,20 @@ struct Answer<'d> {
 }
 
 /// Holds all of it to the promises of the surface. `before` is how many events there were at the beginning.
-pub(super) fn check(manner: Manner, received: &[u8], requests: &[Posted], tables: &Database, before: usize) {
+pub(super) fn check(
+    manner: Manner,
+    received: &[u8],
+    requests: &[Posted],
+    tables: &Database,
+    before: usize,
+) {
     let mut rest = received;
     let mut accepted = BTreeSet::new();
     let mut answered = 0;
     while !rest.is_empty() {
         let request = requests.get(answered);
-        let (answer, after) = Answer::read(rest, request.is_some_and(|request| request.head.method == Method::HEAD));
+        let (answer, after) =
+            Answer::read(rest, request.is_some_and(|request| request.head.method == Method::HEAD));
         rest = after;
         if answer.status.is_informational() {
             continue;
@@ -38,7 +45,11 @@ pub(super) fn check(manner: Manner, received: &[u8], requests: &[Posted], tables
         match request {
             None => {
                 by_the_server_itself(&answer);
-                assert!(rest.is_empty(), "an answer after the server gave up: {:?}", String::from_utf8_lossy(rest));
+                assert!(
+                    rest.is_empty(),
+                    "an answer after the server gave up: {:?}",
+                    String::from_utf8_lossy(rest)
+                );
             }
             Some(request) => accepted.extend(answer.check(manner, request, tables)),
         }
@@ -46,14 +57,21 @@ pub(super) fn check(manner: Manner, received: &[u8], requests: &[Posted], tables
     let unanswered = requests.get(answered..).unwrap_or_default();
     assert!(unanswered.len() <= 1, "requests without an answer: {unanswered:?}");
     // A peer that closes its side before its request is whole may have hung up. Behind a whole one it waits for the answer.
-    assert!(unanswered.iter().all(|request| !request.whole), "a request without an answer: {unanswered:?}");
+    assert!(
+        unanswered.iter().all(|request| !request.whole),
+        "a request without an answer: {unanswered:?}"
+    );
     let new = tables.events.len() - before;
     assert_eq!(new, accepted.len(), "an event was stored without an answer that says so");
 }
 
 /// hyper refuses what is not HTTP by a bare answer.
 fn by_the_server_itself(answer: &Answer<'_>) {
-    assert!(matches!(answer.status.as_u16(), 400 | 414 | 431 | 501 | 505), "{} to no request", answer.status);
+    assert!(
+        matches!(answer.status.as_u16(), 400 | 414 | 431 | 501 | 505),
+        "{} to no request",
+        answer.status
+    );
     assert!(answer.body.is_empty());
 }
 
@@ -67,24 +85,34 @@ impl<'d> Answer<'d> {
             Ok(httparse::Status::Complete(length)) => length,
             other => panic!("not an answer, {other:?}: {:?}", shown()),
         };
-        let status = StatusCode::from_u16(response.code.expect("a whole head")).expect("a status code");
-        let headers = response.headers.iter().map(|header| (header.name.to_ascii_lowercase(), header.value)).collect();
+        let status =
+            StatusCode::from_u16(response.code.expect("a whole head")).expect("a status code");
+        let headers = response
+            .headers
+            .iter()
+            .map(|header| (header.name.to_ascii_lowercase(), header.value))
+            .collect();
         let mut answer = Self { status, headers, body: &[] };
         let after = &received[length..];
         if status.is_informational() {
             return (answer, after);
         }
-        let declared = answer.header("content-length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
-        let declared: usize = declared.unwrap_or_else(|| panic!("an answer without its length: {:?}", shown()));
-        let (body, after) =
-            after.split_at_checked(if to_head { 0 } else { declared }).unwrap_or_else(|| panic!("cut short: {:?}", shown()));
+        let declared = answer
+            .header("content-length")
+            .and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        let declared: usize =
+            declared.unwrap_or_else(|| panic!("an answer without its length: {:?}", shown()));
+        let (body, after) = after
+            .split_at_checked(if to_head { 0 } else { declared })
+            .unwrap_or_else(|| panic!("cut short: {:?}", shown()));
         answer.body = body;
         (answer, after)
     }
 
     /// The header, which is there at most once.
     fn header(&self, name: &str) -> Option<&'d [u8]> {
-        let mut values = self.headers.iter().filter(|(other, _)| other == name).map(|(_, value)| *value);
+        let mut values =
+            self.headers.iter().filter(|(other, _)| other == name).map(|(_, value)| *value);
         let value = values.next();
         assert!(values.next().is_none(), "`{name}` is there twice");
         value
@@ -94,7 +122,12 @@ impl<'d> Answer<'d> {
     fn check(&self, manner: Manner, request: &Posted, tables: &Database) -> Option<String> {
         let (status, head) = (self.status, &request.head);
         let refused_coding = status == StatusCode::NOT_IMPLEMENTED && coded(head);
-        assert!(!status.is_server_error() || status == StatusCode::SERVICE_UNAVAILABLE || refused_coding, "{status} to {head:?}");
+        assert!(
+            !status.is_server_error()
+                || status == StatusCode::SERVICE_UNAVAILABLE
+                || refused_coding,
+            "{status} to {head:?}"
+        );
         assert!(!manner.draining || status != StatusCode::ACCEPTED, "accepted while shutting down");
         let kind = self.header("content-type").expect("every answer has a body");
         if head.method == Method::HEAD {
@@ -102,12 +135,19 @@ impl<'d> Answer<'d> {
         }
         // Of all routes one tells no JSON.
         if kind == metrics::MEDIA_TYPE.as_bytes() {
-            assert_eq!((status, head.uri.path().trim_end_matches('/')), (StatusCode::OK, "/metrics"));
+            assert_eq!(
+                (status, head.uri.path().trim_end_matches('/')),
+                (StatusCode::OK, "/metrics")
+            );
             let text = std::str::from_utf8(self.body).expect("text");
-            assert!(text.lines().all(|line| line.starts_with("surehook_") || line.starts_with("# ")), "{text}");
+            assert!(
+                text.lines().all(|line| line.starts_with("surehook_") || line.starts_with("# ")),
+                "{text}"
+            );
             return None;
         }
-        let body: Value = serde_json::from_slice(self.body).unwrap_or_else(|error| panic!("not JSON: {error}"));
+        let body: Value =
+            serde_json::from_slice(self.body).unwrap_or_else(|error| panic!("not JSON: {error}"));
         if status.is_success() {
             assert_eq!(kind, b"application/json");
         } else {
@@ -128,8 +168,14 @@ impl<'d> Answer<'d> {
     /// RFC 9457, and one of the kinds that are documented.
     fn problem(&self, body: &Value) {
         let status = self.status;
-        let kind = Kind::ALL.iter().find(|kind| body["type"] == kind.urn()).unwrap_or_else(|| panic!("an unknown kind: {body}"));
-        assert_eq!((kind.status(), &body["title"], &body["status"]), (status, &Value::from(kind.title()), &Value::from(status.as_u16())));
+        let kind = Kind::ALL
+            .iter()
+            .find(|kind| body["type"] == kind.urn())
+            .unwrap_or_else(|| panic!("an unknown kind: {body}"));
+        assert_eq!(
+            (kind.status(), &body["title"], &body["status"]),
+            (status, &Value::from(kind.title()), &Value::from(status.as_u16()))
+        );
         assert!(body["detail"].as_str().is_some_and(|detail| detail.ends_with('.')), "{body}");
         assert_eq!(self.header("allow").is_some(), status == StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(self.header("retry-after").is_some(), status == StatusCode::SERVICE_UNAVAILABLE);
@@ -139,22 +185,44 @@ impl<'d> Answer<'d> {
 /// A webhook is turned away only for what is wrong with it. Else a server that refuses all would keep every other promise.
 fn turned_away(status: StatusCode, manner: Manner, request: &Posted, tables: &Database) {
     let (head, body) = (&request.head, &request.body);
-    let Some(source) = head.uri.path().strip_prefix("/webhooks/").map(|path| path.strip_suffix('/').unwrap_or(path)) else { return };
+    let Some(source) = head
+        .uri
+        .path()
+        .strip_prefix("/webhooks/")
+        .map(|path| path.strip_suffix('/').unwrap_or(path))
+    else {
+        return;
+    };
     let Some(header) = key_header(source) else { return };
     let mut keys = head.headers.get_all(header).iter();
-    let (Some(Ok(key)), None) = (keys.next().map(|key| IdempotencyKey::parse(key.as_bytes())), keys.next()) else { return };
+    let (Some(Ok(key)), None) =
+        (keys.next().map(|key| IdempotencyKey::parse(key.as_bytes())), keys.next())
+    else {
+        return;
+    };
     if manner.draining || manner.only_delivers || head.method != Method::POST {
         return;
     }
-    let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let headers: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum();
+    let declared = head
+        .headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let headers: usize = head
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
+        .sum();
     let mut events = tables.events.values().map(|row| &row.event);
     let first = events.find(|event| event.source.as_str() == source && event.key == key);
     let right = match status {
         StatusCode::BAD_REQUEST => !request.whole || !names_its_host(head),
         StatusCode::NOT_IMPLEMENTED => coded(head),
-        StatusCode::PAYLOAD_TOO_LARGE => body.len() > MAX_BODY || declared.is_some_and(|bytes| bytes > MAX_BODY as u64),
-        StatusCode::UNPROCESSABLE_ENTITY => source == "strict" && first.is_some_and(|first| first.body != body),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            body.len() > MAX_BODY || declared.is_some_and(|bytes| bytes > MAX_BODY as u64)
+        }
+        StatusCode::UNPROCESSABLE_ENTITY => {
+            source == "strict" && first.is_some_and(|first| first.body != body)
+        }
         StatusCode::SERVICE_UNAVAILABLE => headers + "\r\n".len() + MAX_BODY > MAX_QUEUED_BYTES,
         _ => false,
     };
@@ -164,7 +232,10 @@ fn turned_away(status: StatusCode, manner: Manner, request: &Posted, tables: &Da
 /// Whether a request says plainly and once which host it is for, or need not.
 fn names_its_host(head: &Parts) -> bool {
     let hosts: Vec<_> = head.headers.get_all(HOST).iter().collect();
-    let plain = |host: &[u8]| !host.is_empty() && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(byte));
+    let plain = |host: &[u8]| {
+        !host.is_empty()
+            && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(byte))
+    };
     match hosts[..] {
         [] => head.version < Version::HTTP_11,
         [host] => plain(host.as_bytes()),
@@ -175,7 +246,8 @@ fn names_its_host(head: &Parts) -> bool {
 /// Whether a body has a transfer coding that is not simply `chunked`.
 fn coded(head: &Parts) -> bool {
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) || codings.next().is_some()
+    codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || codings.next().is_some()
 }
 
 /// The header that bears the key of a source, if there is such a source.
@@ -190,16 +262,39 @@ fn key_header(source: &str) -> Option<&'static str> {
 /// A `202` is only for a webhook that was posted whole and is stored as it came.
 fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
     let head = &request.head;
-    assert!(head.method == Method::POST && head.version <= Version::HTTP_11 && request.whole, "accepted: {request:?}");
-    assert!(head.headers.get_all(HOST).iter().count() == 1 || head.version < Version::HTTP_11, "accepted for no one host: {request:?}");
-    let codings = head.headers.get_all(TRANSFER_ENCODING).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    assert!(
+        head.method == Method::POST && head.version <= Version::HTTP_11 && request.whole,
+        "accepted: {request:?}"
+    );
+    assert!(
+        head.headers.get_all(HOST).iter().count() == 1 || head.version < Version::HTTP_11,
+        "accepted for no one host: {request:?}"
+    );
+    let codings = head
+        .headers
+        .get_all(TRANSFER_ENCODING)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     let codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
-    assert!(codings.filter(|coding| !coding.eq_ignore_ascii_case(b"chunked")).count() == 0, "stored with a coding on it: {request:?}");
-    let stored = &tables.events.get(&id.parse().expect("an event's id")).unwrap_or_else(|| panic!("{id} is not stored")).event;
-    let path = head.uri.path().strip_prefix("/webhooks/").expect("the route for webhooks").trim_end_matches('/');
+    assert!(
+        codings.filter(|coding| !coding.eq_ignore_ascii_case(b"chunked")).count() == 0,
+        "stored with a coding on it: {request:?}"
+    );
+    let stored = &tables
+        .events
+        .get(&id.parse().expect("an event's id"))
+        .unwrap_or_else(|| panic!("{id} is not stored"))
+        .event;
+    let path = head
+        .uri
+        .path()
+        .strip_prefix("/webhooks/")
+        .expect("the route for webhooks")
+        .trim_end_matches('/');
     assert_eq!(stored.source.as_str(), path, "stored for another source");
     let lenient = path == "lenient";
-    let keys: Vec<_> = head.headers.get_all(key_header(path).expect("one of the sources")).iter().collect();
+    let keys: Vec<_> =
+        head.headers.get_all(key_header(path).expect("one of the sources")).iter().collect();
     assert!(
         matches!(keys[..], [key] if IdempotencyKey::parse(key.as_bytes()).as_ref() == Ok(&stored.key)),
         "{keys:?} stored as {}",
@@ -211,12 +306,22 @@ fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
     if !replayed {
         let kept = decode(&stored.headers).expect("readable headers");
         for name in kept.keys() {
-            assert!(kept.get_all(name).iter().eq(head.headers.get_all(name)), "`{name}` is stored as {:?}", kept.get_all(name));
+            assert!(
+                kept.get_all(name).iter().eq(head.headers.get_all(name)),
+                "`{name}` is stored as {:?}",
+                kept.get_all(name)
+            );
         }
         // What is the producer's own goes on, unless `Connection` says that it was for this connection alone.
-        let hops: Vec<_> = head.headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b',')).collect();
+        let hops: Vec<_> = head
+            .headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+            .collect();
         for name in head.headers.keys().filter(|name| name.as_str().starts_with("x-")) {
-            let hop = hops.iter().any(|hop| seen_as_one(hop.trim_ascii(), name.as_str().as_bytes()));
+            let hop =
+                hops.iter().any(|hop| seen_as_one(hop.trim_ascii(), name.as_str().as_bytes()));
             assert_ne!(kept.contains_key(name), hop, "`{name}` is not what is kept");
         }
         for name in [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE] {
@@ -229,6 +334,8 @@ fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
 
 /// Whether a downstream may take two names for one: only their letters and digits count.
 fn seen_as_one(one: &[u8], other: &[u8]) -> bool {
-    let equal = |(a, b): (&u8, &u8)| a.eq_ignore_ascii_case(b) || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
+    let equal = |(a, b): (&u8, &u8)| {
+        a.eq_ignore_ascii_case(b) || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric())
+    };
     one.len() == other.len() && one.iter().zip(other).all(equal)
 }

@@ -65,7 +65,12 @@ struct Manner {
 impl Manner {
     fn read(byte: u8) -> Self {
         let piece = 1 << (((byte >> 3) & 0b111) * 2);
-        Self { hangs_up: byte & 1 != 0, draining: byte & 2 != 0, only_delivers: byte & 4 != 0, piece }
+        Self {
+            hangs_up: byte & 1 != 0,
+            draining: byte & 2 != 0,
+            only_delivers: byte & 4 != 0,
+            piece,
+        }
     }
 }
 
@@ -87,9 +92,19 @@ pub fn run(data: &[u8]) {
 }
 
 /// Serves one connection to its end, and answers what its peer received.
-fn converse(manner: Manner, sent: Vec<u8>, store: &Arc<MemoryStore>, requests: &Requests) -> Vec<u8> {
+fn converse(
+    manner: Manner,
+    sent: Vec<u8>,
+    store: &Arc<MemoryStore>,
+    requests: &Requests,
+) -> Vec<u8> {
     let clock: Arc<dyn Clock> = Arc::new(Still);
-    let limits = Limits { max_queued: 8, max_queued_bytes: MAX_QUEUED_BYTES, max_body: MAX_QUEUED_BYTES, sources: 1 };
+    let limits = Limits {
+        max_queued: 8,
+        max_queued_bytes: MAX_QUEUED_BYTES,
+        max_body: MAX_QUEUED_BYTES,
+        sources: 1,
+    };
     let doorbell = Arc::new(Doorbell::default());
     let shared: Arc<dyn Store> = store.clone();
     let ports = Ports {
@@ -122,7 +137,8 @@ fn converse(manner: Manner, sent: Vec<u8>, store: &Arc<MemoryStore>, requests: &
     let spawner = pool.spawner();
     let (peer, server) = tokio::io::duplex(PIPE);
     let (mut from_server, mut to_server) = tokio::io::split(peer);
-    let connection = protocol(Never, Duration::from_secs(10)).serve_connection(TokioIo::new(server), requests.clone().watch(app));
+    let connection = protocol(Never, Duration::from_secs(10))
+        .serve_connection(TokioIo::new(server), requests.clone().watch(app));
     let (served, stored) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
     let received = Rc::new(RefCell::new(Vec::new()));
     let (close, closed) = futures::channel::oneshot::channel::<()>();
@@ -166,7 +182,10 @@ fn converse(manner: Manner, sent: Vec<u8>, store: &Arc<MemoryStore>, requests: &
     let _ = close.send(());
     pool.run_until_stalled();
     assert!(served.get(), "the peer has closed its side, and the server goes on");
-    assert!(stored.get(), "the connection and its requests are gone, and the intake waits for them");
+    assert!(
+        stored.get(),
+        "the connection and its requests are gone, and the intake waits for them"
+    );
     received.take()
 }
 
@@ -200,7 +219,10 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
         max_attempts: 3,
         lease: Duration::from_secs(11),
     };
-    [("strict", strict), ("lenient", lenient)].into_iter().map(|(name, source)| (name_of(name), source)).collect()
+    [("strict", strict), ("lenient", lenient)]
+        .into_iter()
+        .map(|(name, source)| (name_of(name), source))
+        .collect()
 }
 
 fn name_of(source: &str) -> SourceName {
@@ -230,7 +252,13 @@ fn ended_before(store: &MemoryStore) {
             body,
             lease: None,
         };
-        let demand = Demand { source: event.source.clone(), limit: 1, bytes: usize::MAX, lease: Duration::from_secs(20), max_attempts: 20 };
+        let demand = Demand {
+            source: event.source.clone(),
+            limit: 1,
+            bytes: usize::MAX,
+            lease: Duration::from_secs(20),
+            max_attempts: 20,
+        };
         let record = AttemptRecord {
             ended_ago: Duration::from_millis(1),
             took: Duration::from_millis(2),
@@ -242,9 +270,20 @@ fn ended_before(store: &MemoryStore) {
         store.transact(|tables, now| {
             tables.accept(now, vec![event]).expect("a new event");
             let claim = tables.claim(now, &[demand]).claimed.remove(0);
-            let (event, source, fence, attempt) = (claim.event, claim.source, claim.fence, claim.attempt);
-            let refused =
-                tables.settle(now, &[Settlement { event, source, fence, attempt, outcome, age: Duration::ZERO, record: Some(record) }]);
+            let (event, source, fence, attempt) =
+                (claim.event, claim.source, claim.fence, claim.attempt);
+            let refused = tables.settle(
+                now,
+                &[Settlement {
+                    event,
+                    source,
+                    fence,
+                    attempt,
+                    outcome,
+                    age: Duration::ZERO,
+                    record: Some(record),
+                }],
+            );
             assert!(refused.is_empty(), "the claim is the newest");
         });
     }
@@ -256,7 +295,9 @@ struct Counted(AtomicU64);
 
 impl Ids for Counted {
     fn fresh(&self) -> EventId {
-        EventId::from_uuid(Uuid::from_u128(FIRST + 1 + u128::from(self.0.fetch_add(1, Ordering::Relaxed))))
+        EventId::from_uuid(Uuid::from_u128(
+            FIRST + 1 + u128::from(self.0.fetch_add(1, Ordering::Relaxed)),
+        ))
     }
 }
 
@@ -269,7 +310,11 @@ impl Clock for Still {
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
-        if deadline <= self.now() { futures::future::ready(()).boxed() } else { futures::future::pending().boxed() }
+        if deadline <= self.now() {
+            futures::future::ready(()).boxed()
+        } else {
+            futures::future::pending().boxed()
+        }
     }
 }
 

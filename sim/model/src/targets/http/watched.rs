@@ -30,7 +30,10 @@ pub(super) struct Requests(Arc<Mutex<Vec<Posted>>>);
 
 impl Requests {
     /// The production routes, with every request written down.
-    pub(super) fn watch(self, app: App) -> impl Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible> {
+    pub(super) fn watch(
+        self,
+        app: App,
+    ) -> impl Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible> {
         let service = service(Arc::new(app), Face::Everyone, Access::default());
         hyper::service::service_fn(move |request: Request<Incoming>| {
             let (head, body) = request.into_parts();
@@ -63,11 +66,16 @@ impl Body for Watched {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         let index = self.index;
         self.requests.with(|all| match &frame {
-            Some(Ok(frame)) => all[index].body.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            Some(Ok(frame)) => {
+                all[index].body.extend_from_slice(frame.data_ref().map_or(&[], |data| data))
+            }
             Some(Err(_)) => {}
             None => all[index].whole = true,
         });

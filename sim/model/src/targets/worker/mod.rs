@@ -101,7 +101,8 @@ impl Case {
         let concurrency = [slots(&mut bytes), slots(&mut bytes), slots(&mut bytes)];
         // Half of the workers run short of memory.
         let short = bytes.ratio(1, 2).unwrap_or(false);
-        let max_held_bytes = if short { bytes.int_in_range(1..=5_000).unwrap_or(1) } else { 64 << 20 };
+        let max_held_bytes =
+            if short { bytes.int_in_range(1..=5_000).unwrap_or(1) } else { 64 << 20 };
         // Half of the sources have a breaker, and a quarter a rate.
         let mut one_in = |odds: u32, most: u32| match bytes.ratio(1, odds) {
             Ok(true) => bytes.int_in_range(1..=most).unwrap_or(0),
@@ -123,14 +124,26 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
         4 => Step::Pass(millis(bytes, 60_000)?),
         5 | 6 => Step::Wake(bytes.int_in_range(0..=SOURCES)?),
         7..=12 => {
-            let give = [bytes.int_in_range(0..=39)?, bytes.int_in_range(0..=39)?, bytes.int_in_range(0..=39)?];
-            Step::AnswerClaim { give, bury_every: bytes.int_in_range(0..=7)?, size: bytes.int_in_range(0..=2_000)? }
+            let give = [
+                bytes.int_in_range(0..=39)?,
+                bytes.int_in_range(0..=39)?,
+                bytes.int_in_range(0..=39)?,
+            ];
+            Step::AnswerClaim {
+                give,
+                bury_every: bytes.int_in_range(0..=7)?,
+                size: bytes.int_in_range(0..=2_000)?,
+            }
         }
         13 => Step::FailClaim,
         14..=25 => Step::Finish {
             which: usize::from(bytes.arbitrary::<u8>()?),
             status_code: *bytes.choose(&[Some(200), Some(503), Some(422), None])?,
-            retry_after: if bytes.ratio(1, 4)? { Some(Duration::from_secs(bytes.arbitrary()?)) } else { None },
+            retry_after: if bytes.ratio(1, 4)? {
+                Some(Duration::from_secs(bytes.arbitrary()?))
+            } else {
+                None
+            },
         },
         26 => Step::FinishAgain,
         27..=32 => Step::AnswerSettle,
@@ -141,7 +154,11 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
         }
         36 => Step::Late(millis(bytes, 10)?),
         37..=39 => {
-            let give = [bytes.int_in_range(0..=9)?, bytes.int_in_range(0..=9)?, bytes.int_in_range(0..=9)?];
+            let give = [
+                bytes.int_in_range(0..=9)?,
+                bytes.int_in_range(0..=9)?,
+                bytes.int_in_range(0..=9)?,
+            ];
             Step::Store { give, size: bytes.int_in_range(0..=2_000)? }
         }
         40 | 41 => Step::Hand,

@@ -78,7 +78,9 @@ impl Watched {
     fn ends(&mut self, healthy: bool, policy: &Policy) {
         self.failures = if healthy { 0 } else { self.failures + 1 };
         self.must_open = match self.breaker() {
-            Breaker::Closed { .. } | Breaker::Ramping { .. } => policy.breaker.failures > 0 && self.failures >= policy.breaker.failures,
+            Breaker::Closed { .. } | Breaker::Ramping { .. } => {
+                policy.breaker.failures > 0 && self.failures >= policy.breaker.failures
+            }
             Breaker::HalfOpen => !healthy,
             Breaker::Open { .. } => {
                 self.failures = 0;
@@ -90,18 +92,24 @@ impl Watched {
     /// How many are allowed on the ramp is told when it begins, and from then on follows from what ends.
     fn climbs(&mut self, healthy: bool, concurrency: u32) {
         if let Some(Breaker::Ramping { allowed, .. }) = &mut self.told {
-            *allowed = if healthy { (*allowed + 1).min(concurrency) } else { (*allowed / 2).max(1) };
+            *allowed =
+                if healthy { (*allowed + 1).min(concurrency) } else { (*allowed / 2).max(1) };
         }
     }
 
     fn moves(&mut self, now: Instant, breaker: Breaker) {
         match (self.breaker(), breaker) {
-            (Breaker::Closed { .. } | Breaker::Ramping { .. } | Breaker::HalfOpen, Breaker::Open { until }) => {
+            (
+                Breaker::Closed { .. } | Breaker::Ramping { .. } | Breaker::HalfOpen,
+                Breaker::Open { until },
+            ) => {
                 assert!(core::mem::take(&mut self.must_open), "it opens without a reason");
                 assert_eq!(until, now + OPEN_FOR);
                 (self.opened_at, self.failures) = (now, 0);
             }
-            (Breaker::Open { .. }, Breaker::HalfOpen) => assert!(now >= self.opened_at + OPEN_FOR, "it opens half too early"),
+            (Breaker::Open { .. }, Breaker::HalfOpen) => {
+                assert!(now >= self.opened_at + OPEN_FOR, "it opens half too early")
+            }
             (Breaker::HalfOpen, Breaker::Ramping { allowed: 2, .. }) => {}
             (Breaker::HalfOpen | Breaker::Ramping { .. }, Breaker::Closed { failures: 0 }) => {}
             (before, after) => panic!("a breaker goes from {before:?} to {after:?}"),
@@ -154,7 +162,11 @@ impl World {
             .collect();
         let now = Instant::from_origin(Duration::from_secs(1_000));
         let settings = Settings { max_held_bytes, ..Settings::default() };
-        let worker = Worker::new(now, settings, policies.iter().cloned().enumerate().map(|(n, policy)| (name(n), policy)));
+        let worker = Worker::new(
+            now,
+            settings,
+            policies.iter().cloned().enumerate().map(|(n, policy)| (name(n), policy)),
+        );
         Self {
             now,
             worker,
@@ -187,12 +199,19 @@ impl World {
             let before = self.worker.wake_at();
             let Some(action) = self.worker.poll(self.now) else {
                 if let Some(wake) = self.worker.wake_at() {
-                    assert!(wake.at > self.now, "nothing is due and yet {wake:?} at {:?}", self.now);
+                    assert!(
+                        wake.at > self.now,
+                        "nothing is due and yet {wake:?} at {:?}",
+                        self.now
+                    );
                 }
                 self.count();
                 return;
             };
-            assert!(before.is_some_and(|wake| wake.at <= self.now), "an action without a wake: {before:?}");
+            assert!(
+                before.is_some_and(|wake| wake.at <= self.now),
+                "an action without a wake: {before:?}"
+            );
             self.act(action);
         }
     }
@@ -215,7 +234,12 @@ impl World {
     /// The bytes of events that wait for a slot or are in flight.
     fn held(&self, which: impl Fn(&Given) -> bool) -> usize {
         let is_held = |given: &&Given| matches!(given.place, Place::Given | Place::Sent);
-        self.given.values().filter(is_held).filter(|given| which(given)).map(|given| given.size).sum()
+        self.given
+            .values()
+            .filter(is_held)
+            .filter(|given| which(given))
+            .map(|given| given.size)
+            .sum()
     }
 
     fn act(&mut self, action: Action) {
@@ -228,23 +252,39 @@ impl World {
                 assert!(!demands.is_empty());
                 assert!(demands.iter().map(|demand| demand.limit).sum::<u32>() <= BATCH_ROWS);
                 for (n, policy) in self.policies.iter().enumerate() {
-                    let asked: Vec<&Demand> = demands.iter().filter(|demand| demand.source == name(n)).collect();
+                    let asked: Vec<&Demand> =
+                        demands.iter().filter(|demand| demand.source == name(n)).collect();
                     assert!(asked.len() <= 1);
                     for demand in asked {
                         assert!(demand.limit >= 1);
                         assert!(demand.limit <= policy.concurrency * 5);
                         let breaker = self.watched[n].breaker();
-                        assert!(breaker.is_closed() || demand.limit <= breaker.slots(policy.concurrency), "{demand:?}, {breaker:?}");
-                        assert_eq!((demand.lease, demand.max_attempts), (policy.lease(), policy.max_attempts));
-                        let own = self.own_share().saturating_sub(self.held(|given| given.source == n && !given.handed));
-                        assert!(demand.bytes >= own, "less than what is left of its own share, {own}: {demand:?}");
+                        assert!(
+                            breaker.is_closed()
+                                || demand.limit <= breaker.slots(policy.concurrency),
+                            "{demand:?}, {breaker:?}"
+                        );
+                        assert_eq!(
+                            (demand.lease, demand.max_attempts),
+                            (policy.lease(), policy.max_attempts)
+                        );
+                        let own = self
+                            .own_share()
+                            .saturating_sub(self.held(|given| given.source == n && !given.handed));
+                        assert!(
+                            demand.bytes >= own,
+                            "less than what is left of its own share, {own}: {demand:?}"
+                        );
                     }
                 }
                 // No source can take so much that another cannot have its own share.
-                let promised =
-                    demands.iter().map(|demand| demand.bytes).sum::<usize>() + self.offers.iter().map(|(_, bytes)| bytes).sum::<usize>();
+                let promised = demands.iter().map(|demand| demand.bytes).sum::<usize>()
+                    + self.offers.iter().map(|(_, bytes)| bytes).sum::<usize>();
                 let all = self.worker.load().held_bytes + promised;
-                assert!(all <= self.max_held_bytes + self.largest, "{all} bytes held, asked for or offered");
+                assert!(
+                    all <= self.max_held_bytes + self.largest,
+                    "{all} bytes held, asked for or offered"
+                );
                 self.claim = Some((self.now, demands));
             }
             Action::Offer { source, room, bytes, lease } => {
@@ -253,45 +293,88 @@ impl World {
                 assert_eq!(lease, policy.lease());
                 assert!(room <= policy.concurrency * 5, "an offer of {room}");
                 assert!(self.give_up_at.is_none(), "an offer while shutting down");
-                assert_ne!((room, bytes), self.offers[source], "an offer that is no other than the last");
+                assert_ne!(
+                    (room, bytes),
+                    self.offers[source],
+                    "an offer that is no other than the last"
+                );
                 assert!(bytes <= self.own_share(), "an offer of {bytes} bytes");
-                assert!(room == 0 || self.watched[source].breaker().is_closed(), "an offer past a breaker");
-                assert!(room == 0 || !self.is_suspended(), "an offer while deliveries are suspended");
+                assert!(
+                    room == 0 || self.watched[source].breaker().is_closed(),
+                    "an offer past a breaker"
+                );
+                assert!(
+                    room == 0 || !self.is_suspended(),
+                    "an offer while deliveries are suspended"
+                );
                 self.offers[source] = (room, bytes);
             }
             Action::Deliver(Delivery { ticket, claim, deadline }) => {
                 assert!(self.give_up_at.is_none(), "a delivery while shutting down");
                 assert!(!self.is_suspended(), "a delivery while deliveries are suspended");
-                let given = self.given.get_mut(&(claim.event, claim.fence)).expect("only what was claimed is delivered");
+                let given = self
+                    .given
+                    .get_mut(&(claim.event, claim.fence))
+                    .expect("only what was claimed is delivered");
                 assert_eq!(given.place, Place::Given, "a claim is delivered once");
                 given.place = Place::Sent;
                 given.sent = true;
                 let policy = &self.policies[given.source];
                 assert_eq!(deadline, self.now + policy.timeout);
-                assert!(deadline + SETTLE_GRACE <= given.lease_ends, "the lease does not cover the delivery");
+                assert!(
+                    deadline + SETTLE_GRACE <= given.lease_ends,
+                    "the lease does not cover the delivery"
+                );
                 let source = given.source;
-                let fresh = self.deliveries.insert(ticket, (claim.event, claim.fence, deadline)).is_none();
+                let fresh =
+                    self.deliveries.insert(ticket, (claim.event, claim.fence, deadline)).is_none();
                 assert!(fresh, "a ticket is used twice");
-                let in_flight = self.given.values().filter(|given| given.source == source && given.place == Place::Sent).count();
-                assert!(in_flight <= self.policies[source].concurrency as usize, "more in flight than there are slots");
+                let in_flight = self
+                    .given
+                    .values()
+                    .filter(|given| given.source == source && given.place == Place::Sent)
+                    .count();
+                assert!(
+                    in_flight <= self.policies[source].concurrency as usize,
+                    "more in flight than there are slots"
+                );
                 self.watched[source].begins(self.now, &self.policies[source], in_flight);
             }
             Action::Settle(settlements) => {
                 assert!(self.settle.is_none(), "two settlements at once");
                 assert!(!settlements.is_empty() && settlements.len() <= BATCH_ROWS as usize);
                 for settlement in &settlements {
-                    let given = self.given.get_mut(&(settlement.event, settlement.fence)).expect("only what was claimed is settled");
+                    let given = self
+                        .given
+                        .get_mut(&(settlement.event, settlement.fence))
+                        .expect("only what was claimed is settled");
                     match settlement.outcome {
                         Outcome::Release => {
-                            assert_eq!((given.sent, settlement.record.is_some()), (false, false), "only the unsent is released");
+                            assert_eq!(
+                                (given.sent, settlement.record.is_some()),
+                                (false, false),
+                                "only the unsent is released"
+                            );
                         }
                         Outcome::CutOff => {
-                            assert!(given.sent && settlement.record.is_some() && matches!(given.place, Place::Sent | Place::Answered));
+                            assert!(
+                                given.sent
+                                    && settlement.record.is_some()
+                                    && matches!(given.place, Place::Sent | Place::Answered)
+                            );
                         }
                         Outcome::Delivered | Outcome::Retry { .. } | Outcome::DeadLetter(_) => {
                             assert!(given.sent && settlement.record.is_some());
-                            assert_eq!(given.place, Place::Answered, "only an answered delivery is settled");
-                            judged(settlement.outcome, given.reply.expect("answered"), self.policies[given.source].backoff.max_delay);
+                            assert_eq!(
+                                given.place,
+                                Place::Answered,
+                                "only an answered delivery is settled"
+                            );
+                            judged(
+                                settlement.outcome,
+                                given.reply.expect("answered"),
+                                self.policies[given.source].backoff.max_delay,
+                            );
                         }
                     }
                     assert_ne!(given.place, Place::Ended, "a settled claim is settled again");
@@ -305,23 +388,38 @@ impl World {
             }
             Action::Suspended { wait } => {
                 assert!(!self.is_suspended(), "a suspension is prolonged");
-                assert!(wait > Duration::ZERO && wait <= Settings::default().shortage_max, "suspended for {wait:?}");
+                assert!(
+                    wait > Duration::ZERO && wait <= Settings::default().shortage_max,
+                    "suspended for {wait:?}"
+                );
                 self.suspended_until = Some(self.now + wait);
             }
             Action::Abandoned(settlements) => {
                 for settlement in settlements {
-                    let given = self.given.get_mut(&(settlement.event, settlement.fence)).expect("only what was claimed is abandoned");
+                    let given = self
+                        .given
+                        .get_mut(&(settlement.event, settlement.fence))
+                        .expect("only what was claimed is abandoned");
                     assert_ne!(given.place, Place::Ended);
                     let gave_up = self.give_up_at.is_some_and(|at| at <= self.now);
-                    assert!(gave_up || given.lease_ends <= self.now, "a settlement is abandoned while its lease lasts");
+                    assert!(
+                        gave_up || given.lease_ends <= self.now,
+                        "a settlement is abandoned while its lease lasts"
+                    );
                     given.place = Place::Ended;
                 }
             }
             Action::Done => {
                 self.done = true;
                 if self.give_up_at.is_none_or(|at| at > self.now) {
-                    assert!(self.claim.is_none() && self.settle.is_none(), "done with a call under way");
-                    assert!(self.given.values().all(|given| given.place == Place::Ended), "done with something held");
+                    assert!(
+                        self.claim.is_none() && self.settle.is_none(),
+                        "done with a call under way"
+                    );
+                    assert!(
+                        self.given.values().all(|given| given.place == Place::Ended),
+                        "done with something held"
+                    );
                 }
             }
         }
@@ -337,7 +435,11 @@ impl World {
         loop {
             let wake = self.worker.wake_at().map(|wake| wake.at);
             let deadline = self.deliveries.iter().map(|(ticket, entry)| (entry.2, *ticket)).min();
-            let next = wake.into_iter().chain(deadline.map(|entry| entry.0)).min().filter(|at| *at <= until);
+            let next = wake
+                .into_iter()
+                .chain(deadline.map(|entry| entry.0))
+                .min()
+                .filter(|at| *at <= until);
             let Some(next) = next else { break };
             self.now = self.now.max(next);
             match deadline {
@@ -359,7 +461,9 @@ impl World {
         }
         let source = given.source;
         let reply = match status_code {
-            Some(status_code) => Reply::Response { status_code, retry_after, excerpt: Bytes::from_static(b"x") },
+            Some(status_code) => {
+                Reply::Response { status_code, retry_after, excerpt: Bytes::from_static(b"x") }
+            }
             None => Reply::Failed(DeliveryError::Timeout),
         };
         self.last_answered = Some(ticket);
@@ -397,7 +501,8 @@ impl World {
             let mut bytes = demand.bytes;
             for nth in 1..=give[source].min(demand.limit) {
                 self.next_event += 1;
-                let (event, fence) = (EventId::from_uuid(Uuid::from_u128(self.next_event)), Fence(1));
+                let (event, fence) =
+                    (EventId::from_uuid(Uuid::from_u128(self.next_event)), Fence(1));
                 if bury_every > 0 && nth % bury_every == 0 {
                     claims.buried.push(Buried { event, source: name(source), attempt: 3 });
                     continue;
@@ -442,15 +547,23 @@ impl World {
             return;
         }
         for (source, give) in give.into_iter().enumerate() {
-            let taken = self.stored.iter().filter(|(_, claim)| claim.source == name(source)).map(|(_, claim)| claim.size());
+            let taken = self
+                .stored
+                .iter()
+                .filter(|(_, claim)| claim.source == name(source))
+                .map(|(_, claim)| claim.size());
             let (taken, taken_bytes) = (taken.clone().count(), taken.sum::<usize>());
             let (room, bytes) = self.offers[source];
-            let fit = bytes.saturating_sub(taken_bytes).checked_div(size).map_or(u32::MAX, |fit| u32::try_from(fit).unwrap());
+            let fit = bytes
+                .saturating_sub(taken_bytes)
+                .checked_div(size)
+                .map_or(u32::MAX, |fit| u32::try_from(fit).unwrap());
             for _ in 0..give.min(room.saturating_sub(u32::try_from(taken).unwrap())).min(fit) {
                 self.largest = self.largest.max(size);
                 self.next_event += 1;
                 let event = EventId::from_uuid(Uuid::from_u128(self.next_event));
-                let claim = Claim::first(event, name(source), Bytes::new(), Bytes::from(vec![0; size]));
+                let claim =
+                    Claim::first(event, name(source), Bytes::new(), Bytes::from(vec![0; size]));
                 self.stored.push((self.now, claim));
             }
         }
@@ -461,7 +574,15 @@ impl World {
         for (since, claim) in core::mem::take(&mut self.stored) {
             let source = (0..SOURCES).find(|&n| name(n) == claim.source).unwrap();
             let (lease_ends, size) = (since + self.policies[source].lease(), claim.size());
-            let given = Given { source, lease_ends, place: Place::Given, sent: false, size, handed: true, reply: None };
+            let given = Given {
+                source,
+                lease_ends,
+                place: Place::Given,
+                sent: false,
+                size,
+                handed: true,
+                reply: None,
+            };
             self.given.insert((claim.event, claim.fence), given);
             // What is handed over uses the offer up.
             let (room, bytes) = &mut self.offers[source];
@@ -473,7 +594,8 @@ impl World {
     fn answer_settle(&mut self) {
         if let Some(settlements) = self.settle.take() {
             for settlement in settlements {
-                self.given.get_mut(&(settlement.event, settlement.fence)).unwrap().place = Place::Ended;
+                self.given.get_mut(&(settlement.event, settlement.fence)).unwrap().place =
+                    Place::Ended;
             }
             self.input(Input::Settled);
         }
@@ -483,7 +605,9 @@ impl World {
         match step {
             Step::Pass(duration) => self.pass(duration),
             Step::Wake(source) => self.input(Input::Woken(vec![name(source)])),
-            Step::AnswerClaim { give, bury_every, size } => self.answer_claim(give, bury_every, size),
+            Step::AnswerClaim { give, bury_every, size } => {
+                self.answer_claim(give, bury_every, size)
+            }
             Step::Store { give, size } => self.store(give, size),
             Step::Hand => self.hand(),
             Step::FailClaim => {
@@ -492,25 +616,33 @@ impl World {
                 }
             }
             Step::Finish { which, status_code, retry_after } => {
-                if let Some(ticket) = self.deliveries.keys().copied().nth(which % self.deliveries.len().max(1)) {
+                if let Some(ticket) =
+                    self.deliveries.keys().copied().nth(which % self.deliveries.len().max(1))
+                {
                     self.finish(ticket, status_code, retry_after);
                 }
             }
             Step::NotSent { which } => {
-                if let Some(ticket) = self.deliveries.keys().copied().nth(which % self.deliveries.len().max(1)) {
+                if let Some(ticket) =
+                    self.deliveries.keys().copied().nth(which % self.deliveries.len().max(1))
+                {
                     self.not_sent(ticket);
                 }
             }
             Step::FinishAgain => {
                 if let Some(ticket) = self.last_answered {
-                    self.input(Input::Finished { ticket, reply: Reply::Failed(DeliveryError::Timeout) });
+                    self.input(Input::Finished {
+                        ticket,
+                        reply: Reply::Failed(DeliveryError::Timeout),
+                    });
                 }
             }
             Step::AnswerSettle => self.answer_settle(),
             Step::FailSettle => {
                 if let Some(settlements) = self.settle.take() {
                     for settlement in settlements {
-                        let given = self.given.get_mut(&(settlement.event, settlement.fence)).unwrap();
+                        let given =
+                            self.given.get_mut(&(settlement.event, settlement.fence)).unwrap();
                         given.place = if given.sent { Place::Answered } else { Place::Given };
                     }
                     self.input(Input::SettleFailed);
@@ -532,7 +664,10 @@ impl World {
 
     /// A healed world answers everything; then the worker must come to its end by itself.
     pub(super) fn finish_all(&mut self) {
-        self.step(Step::ShutDown { cut_off_in: Duration::from_secs(30), give_up_in: Duration::from_mins(10) });
+        self.step(Step::ShutDown {
+            cut_off_in: Duration::from_secs(30),
+            give_up_in: Duration::from_mins(10),
+        });
         for _ in 0..10_000 {
             if self.done {
                 break;
@@ -544,12 +679,21 @@ impl World {
             }
             self.pass(Duration::from_millis(100));
         }
-        assert!(self.done, "the worker never ends: {:?} waits for {:?}", self.worker.load(), self.worker.wake_at());
+        assert!(
+            self.done,
+            "the worker never ends: {:?} waits for {:?}",
+            self.worker.load(),
+            self.worker.wake_at()
+        );
     }
 }
 
 /// An outcome is what the reply means: the worker mixes up no two deliveries, and waits as long as it was asked to.
-fn judged(outcome: Outcome, (status_code, asked): (Option<u16>, Option<Duration>), longest: Duration) {
+fn judged(
+    outcome: Outcome,
+    (status_code, asked): (Option<u16>, Option<Duration>),
+    longest: Duration,
+) {
     let right = match outcome {
         Outcome::Delivered => status_code == Some(200),
         Outcome::Retry { after } => {
