@@ -20,7 +20,7 @@ use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Verdict};
 
 const README: &str = include_str!("../../../README.md");
-const ROUTES: &str = include_str!("../../src/http/mod.rs");
+const ROUTES: &str = include_str!("../../src/http.rs");
 const METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "QUERY"];
 

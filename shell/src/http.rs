@@ -74,7 +74,7 @@ use warp::{Filter, Reply};
 pub const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The description of the HTTP surface, an OpenAPI 3.1 document. It is the same whatever the configuration.
-pub const OPENAPI: &[u8] = include_bytes!("openapi.json");
+pub const OPENAPI: &[u8] = include_bytes!("http/openapi.json");
 
 /// How long an operator's request waits for the database.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
