@@ -1,72 +1,91 @@
-//! Capacity over many minutes, across autovacuums and checkpoints: all of a run without a fault, and one in the middle of
-//! which the downstream is down.
+//! Capacity over many minutes, across autovacuums and checkpoints: on each database a run without a fault, a comparison of
+//! the database that it filled with an empty one, and a run in the middle of which the downstream is down.
 
 use crate::report::Report;
 use crate::world::{On, Plan, World, start_enduring_server};
 use std::fmt::Write as _;
 use std::time::Duration;
-use tests::load::endurance::{Endurance, Second};
+use tests::load::endurance::{Endurance, Second, Trace};
+use tests::load::{Offer, Until, all_accepted};
 use tests::program::program;
+use tokio::time::sleep;
 
-/// Connections that post as fast as answers come.
 const CONNECTIONS: usize = 64;
-/// How long the downstream answers 503 in the second run.
+/// How long the downstream answers 503.
 const OUTAGE: Duration = Duration::from_secs(30);
+/// The share of the capacity that is offered in the run with an outage. At full capacity nothing is left over to work a
+/// backlog off, however long the run is.
+const SHARE: f64 = 0.5;
 /// How long a rate must hold to be called the capacity.
 const CAPACITY_SECONDS: usize = 300;
+/// Windows in which the filled and the empty database are loaded, one after the other.
+const WINDOWS: usize = 4;
+const WINDOW: Duration = Duration::from_secs(10);
 
-/// Runs all four, prints each second, and writes the seconds of each run to a file in `target/bench/`.
+/// Prints each second, and writes the seconds of each run to a file in `target/bench/`.
 pub(crate) async fn measure(report: &mut Report, group: &'static str, time: Duration) {
     for on in [On::Postgres, On::Sqlite] {
-        for with_outage in [false, true] {
-            // A server of its own: nothing is left of the run before.
-            let cluster = start_enduring_server();
-            let world = World::start(&cluster, Plan { on, ..Plan::default() }).await;
-            let outage = with_outage.then(|| time / 2..time / 2 + OUTAGE);
-            let cell = format!(
-                "{on:?}, 64 connections{}",
-                if with_outage { ", downstream down for 30 s" } else { "" }
-            );
-            println!("{cell}\n{}", Second::HEADER);
-            let mut text = format!("{}\n", Second::HEADER);
-            let run = Endurance { time, outage: outage.clone() };
-            let trace = run
-                .run(&world.offer(CONNECTIONS), &world.sink, &world.database, |second| {
-                    println!("{}", second.line());
-                    writeln!(text, "{}", second.line()).expect("memory");
-                })
-                .await;
-            let folder = program()
-                .ancestors()
-                .nth(2)
-                .expect("the program is in a target folder")
-                .join("bench");
-            std::fs::create_dir_all(&folder).expect("a folder");
-            let file = format!("endurance-{on:?}{}.txt", if with_outage { "-outage" } else { "" })
-                .to_lowercase();
-            std::fs::write(folder.join(file), text).expect("a file");
-            let row = report.row(group, cell);
-            row.add("delivered/s in the first 5 min", trace.delivered_rate(CAPACITY_SECONDS));
-            row.add(
-                "delivered/s",
-                trace.delivered_rate(usize::try_from(time.as_secs()).expect("not that long")),
-            );
-            row.add(
-                "most owed, s",
-                trace.most_owed_in_seconds(
-                    0..outage.as_ref().map_or(u64::MAX, |outage| outage.start.as_secs()),
-                ),
-            );
-            if let Some(outage) = outage {
-                let end = outage.end.as_secs();
-                row.add("most owed after the outage, s", trace.most_owed_in_seconds(end..u64::MAX));
-                row.add(
-                    "caught up after, s",
-                    trace.caught_up_at(end + 1).map_or(f64::INFINITY, |at| (at - end) as f64),
-                );
+        let plan = Plan { on, ..Plan::default() };
+        // Each run has a server of its own: nothing is left of the run before.
+        let cluster = start_enduring_server();
+        let world = World::start(&cluster, plan).await;
+        let cell = format!("{on:?}, {CONNECTIONS} connections as fast as answers come");
+        let run = Endurance { time, outage: None };
+        let trace = traced(&run, &world, &world.offer(CONNECTIONS), &cell).await;
+        let capacity = trace.delivered_rate(CAPACITY_SECONDS);
+        let seconds = usize::try_from(time.as_secs()).expect("not that long");
+        let row = report.row(group, cell);
+        row.add("delivered/s in the first 5 min", capacity);
+        row.add("delivered/s", trace.delivered_rate(seconds));
+        row.add("most owed, s", trace.most_owed_in_seconds(0..u64::MAX));
+        row.add("autovacuums", trace.autovacuums() as f64);
+        row.add("resident MiB", world.gauge().resident_mib());
+
+        let other_cluster = start_enduring_server();
+        let empty = World::start(&other_cluster, plan).await;
+        let row = report.row(group, format!("{on:?}, filled by the run above, and empty"));
+        for _ in 0..WINDOWS {
+            for (name, world) in [("filled, events/s", &world), ("empty, events/s", &empty)] {
+                let offer = Offer { until: Until::Over(WINDOW), ..world.offer(CONNECTIONS) };
+                row.add(name, all_accepted(&offer).await.rate());
+                sleep(Duration::from_secs(1)).await;
             }
-            row.add("autovacuums", trace.autovacuums() as f64);
-            row.add("resident MiB", world.gauge().resident_mib());
         }
+        drop((world, empty));
+
+        let cluster = start_enduring_server();
+        let world = World::start(&cluster, plan).await;
+        let cell = format!("{on:?}, {SHARE} of the capacity, downstream down for 30 s");
+        let outage = time / 2..time / 2 + OUTAGE;
+        let (start, end) = (outage.start.as_secs(), outage.end.as_secs());
+        let run = Endurance { time, outage: Some(outage) };
+        let offer = Offer { rate: Some(capacity * SHARE), ..world.offer(CONNECTIONS) };
+        let trace = traced(&run, &world, &offer, &cell).await;
+        let row = report.row(group, cell);
+        row.add("delivered/s", trace.delivered_rate(seconds));
+        row.add("most owed before the outage, s", trace.most_owed_in_seconds(0..start));
+        let caught_up = trace.caught_up_at(end + 1);
+        row.add("caught up after, s", caught_up.map_or(f64::INFINITY, |at| (at - end) as f64));
+        let later = caught_up.unwrap_or(u64::MAX);
+        row.add("most owed after that, s", trace.most_owed_in_seconds(later..u64::MAX));
+        row.add("autovacuums", trace.autovacuums() as f64);
+        row.add("resident MiB", world.gauge().resident_mib());
     }
+}
+
+async fn traced(run: &Endurance, world: &World<'_>, offer: &Offer, cell: &str) -> Trace {
+    println!("{cell}\n{}", Second::HEADER);
+    let mut text = format!("{}\n", Second::HEADER);
+    let trace = run
+        .run(offer, &world.sink, &world.database, |second| {
+            println!("{}", second.line());
+            writeln!(text, "{}", second.line()).expect("memory");
+        })
+        .await;
+    let target = program().ancestors().nth(2).expect("the program is in a target folder");
+    let folder = target.join("bench");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let file = cell.to_lowercase().replace([' ', ','], "-");
+    std::fs::write(folder.join(format!("endurance-{file}.txt")), text).expect("a file");
+    trace
 }

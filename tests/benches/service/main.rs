@@ -5,7 +5,7 @@
 //! a private PostgreSQL server. `cargo bench -p tests --bench service -- intake drain` measures those groups only;
 //! without a name it measures all but `pruning`, `segments`, `endurance` and `growth`, which needs about 15 GB of disk.
 //! `--runs N` and `--seconds N` set how often and for how long each figure is measured (3 and 5). `--minutes N` sets how
-//! long each of the four runs of `endurance` takes (10). What was measured is printed, and written to
+//! long each of the four long runs of `endurance` takes (10). What was measured is printed, and written to
 //! `target/bench/` as Markdown and JSON.
 
 mod baseline;

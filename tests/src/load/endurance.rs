@@ -6,7 +6,7 @@ use super::downstream::Sink;
 use super::offer::{Offer, Until, all_accepted};
 use crate::database::{Database, connect};
 use crate::http::Client;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
@@ -48,6 +48,8 @@ pub struct Second {
     pub autovacuums: u64,
     /// Checkpoints since the start; 0 on SQLite.
     pub checkpoints: u64,
+    /// Write-ahead log written in this second, in MiB; 0 on SQLite.
+    pub log_mib: f64,
 }
 
 /// All seconds of a run.
@@ -74,7 +76,8 @@ impl Endurance {
             Offer { until: Until::Over(self.time), accepted: Arc::default(), ..offer.clone() };
         let accepted_so_far = Arc::clone(&offer.accepted);
         sink.take();
-        let (first_vacuums, first_checkpoints) = server.counters().await;
+        let first = server.counters().await;
+        let mut log_before = first.log_bytes;
         let mut claims_before = claims(&client, &metrics).await;
         let posting = tokio::spawn(async move { all_accepted(&offer).await });
         let begun = Instant::now();
@@ -90,7 +93,7 @@ impl Endurance {
             let delivered = sink.taken();
             let accepted = accepted_so_far.load(Ordering::Relaxed);
             let claims_now = claims(&client, &metrics).await;
-            let (vacuums, checkpoints) = server.counters().await;
+            let counters = server.counters().await;
             let ended = claims_now.0 - claims_before.0;
             let second = Second {
                 at,
@@ -103,9 +106,11 @@ impl Endurance {
                 } else {
                     0.0
                 },
-                autovacuums: vacuums - first_vacuums,
-                checkpoints: checkpoints - first_checkpoints,
+                autovacuums: counters.autovacuums - first.autovacuums,
+                checkpoints: counters.checkpoints - first.checkpoints,
+                log_mib: (counters.log_bytes - log_before) as f64 / f64::from(1 << 20),
             };
+            log_before = counters.log_bytes;
             each(&second);
             trace.0.push(second);
             (accepted_before, delivered_before, claims_before) = (accepted, delivered, claims_now);
@@ -128,15 +133,15 @@ impl Endurance {
 impl Second {
     /// The names of the columns of [`Self::line`].
     pub const HEADER: &str =
-        "second accepted delivered     owed claims claim_ms autovacuums checkpoints";
+        "second accepted delivered     owed claims claim_ms autovacuums checkpoints log_mib";
 
     /// One line of text.
     #[must_use]
     pub fn line(&self) -> String {
-        let Self { at, accepted, delivered, owed, claims, claim_ms, autovacuums, checkpoints } =
-            self;
+        let Self { at, accepted, delivered, owed, claims, claim_ms, .. } = self;
+        let Self { autovacuums, checkpoints, log_mib, .. } = self;
         format!(
-            "{at:6} {accepted:8} {delivered:9} {owed:8} {claims:6} {claim_ms:8.2} {autovacuums:11} {checkpoints:11}"
+            "{at:6} {accepted:8} {delivered:9} {owed:8} {claims:6} {claim_ms:8.2} {autovacuums:11} {checkpoints:11} {log_mib:7.1}"
         )
     }
 }
@@ -207,6 +212,15 @@ async fn claims(client: &Client, metrics: &str) -> (u64, f64) {
 /// The database server's own counters; none on SQLite.
 struct Server(Option<PgConnection>);
 
+/// All since the server's cluster was made.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    /// Of the table `deliveries`.
+    autovacuums: u64,
+    checkpoints: u64,
+    log_bytes: u64,
+}
+
 impl Server {
     async fn of(database: &Database) -> Self {
         Self(match database {
@@ -215,14 +229,30 @@ impl Server {
         })
     }
 
-    /// Autovacuums of `deliveries`, and checkpoints.
-    async fn counters(&mut self) -> (u64, u64) {
-        let Some(connection) = &mut self.0 else { return (0, 0) };
-        let counters = "select
-            (select autovacuum_count from pg_stat_user_tables where relname = 'deliveries'),
-            (select checkpoints_timed + checkpoints_req from pg_stat_bgwriter)";
-        let (vacuums, checkpoints): (i64, i64) =
-            sqlx::query_as(counters).fetch_one(connection).await.expect("the counters can be read");
-        (vacuums.unsigned_abs(), checkpoints.unsigned_abs())
+    async fn counters(&mut self) -> Counters {
+        let Some(connection) = &mut self.0 else { return Counters::default() };
+        // PostgreSQL 17 counts checkpoints in a view of their own.
+        let checkpoints =
+            if connection.server_version_num().is_some_and(|version| version >= 170_000) {
+                "select num_timed + num_requested from pg_stat_checkpointer"
+            } else {
+                "select checkpoints_timed + checkpoints_req from pg_stat_bgwriter"
+            };
+        let counters = format!(
+            "select
+                (select autovacuum_count from pg_stat_user_tables where relname = 'deliveries'),
+                ({checkpoints}),
+                pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
+        );
+        let (autovacuums, checkpoints, log_bytes): (i64, i64, i64) =
+            sqlx::query_as(AssertSqlSafe(counters))
+                .fetch_one(connection)
+                .await
+                .expect("the counters can be read");
+        Counters {
+            autovacuums: autovacuums.unsigned_abs(),
+            checkpoints: checkpoints.unsigned_abs(),
+            log_bytes: log_bytes.unsigned_abs(),
+        }
     }
 }
