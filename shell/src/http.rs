@@ -221,6 +221,8 @@ fn routes(
         .unify()
         .or(warp::any().map(|| Route::Unknown))
         .unify()
+        // Without a box, the type of everything below is deeper than the compiler's recursion limit in release builds.
+        .boxed()
         .map(move |route| if face.has(&route) { route } else { Route::Unknown })
         .and(warp::method())
         .and(warp::ext::get::<Line>())

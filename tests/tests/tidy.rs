@@ -116,11 +116,15 @@ fn the_log_messages_that_are_documented_are_those_that_there_are() {
 /// What a file logs at the default level, outside of its tests.
 fn messages_in(text: &str) -> impl Iterator<Item = &str> {
     let program = text.split("#[cfg(test)]").next().unwrap_or(text);
-    let calls =
-        ["tracing::error!(", "tracing::warn!(", "tracing::info!(", "line!(warn,", "line!(info,"]
-            .into_iter()
-            .flat_map(|call| program.split(call).skip(1));
-    calls.filter_map(|rest| rest.split('"').nth(1))
+    let calls = ["tracing::error!(", "tracing::warn!(", "tracing::info!("]
+        .into_iter()
+        .flat_map(|call| program.split(call).skip(1));
+    // The worker's macro takes the level first.
+    let lines = program.split("line!(").skip(1).filter(|rest| {
+        let level = rest.trim_start();
+        level.starts_with("warn,") || level.starts_with("info,")
+    });
+    calls.chain(lines).filter_map(|rest| rest.split('"').nth(1))
 }
 
 #[test]
