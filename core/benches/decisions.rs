@@ -1,4 +1,5 @@
-//! What core's decisions cost, in time and in allocations: `cargo bench -p surehook-core --bench decisions`.
+//! The cost of core's decisions, in time and allocations. Run it with
+//! `cargo bench -p surehook-core --bench decisions`.
 
 use bytes::Bytes;
 use divan::counter::ItemsCount;
@@ -25,20 +26,21 @@ fn main() {
 const START: Instant = Instant::ZERO;
 
 fn source(number: usize) -> SourceName {
-    SourceName::parse(&format!("s{number}")).expect("a name")
+    SourceName::parse(&format!("s{number}")).expect("a valid name")
 }
 
 fn reply(status_code: u16) -> Reply {
     Reply::Response { status_code, retry_after: None, excerpt: Bytes::new() }
 }
 
-/// Claims, deliveries and settlements of 512 events, of which the downstream takes all; so many sources.
+/// Claims, deliveries and settlements of 512 events, all accepted by the downstream, for `sources`
+/// sources.
 #[divan::bench(args = [1, 10, 1000])]
 fn a_batch_through_the_worker(bencher: Bencher, sources: usize) {
     const EVENTS: u32 = 512;
     let prepare = || {
         let policy = Policy { concurrency: 512, ..Policy::default() };
-        // The clock stands still here, so nothing may wait for its pace.
+        // The clock does not advance here, so nothing may wait for its pace.
         let settings = Settings {
             claim_pace: Duration::ZERO,
             settle_pace: Duration::ZERO,

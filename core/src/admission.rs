@@ -1,4 +1,4 @@
-//! What the intake decides about one request: whether it is admitted, and what its place in the store means.
+//! Decides whether a request is admitted, and what the store's result for it means.
 
 use crate::event::Status;
 use crate::id::EventId;
@@ -7,26 +7,28 @@ use alloc::string::String;
 use core::fmt;
 use sha2::{Digest, Sha256};
 
-/// The digest by which two requests with one key are told to be the same: SHA-256 over the body.
+/// SHA-256 of a body. Two requests with the same idempotency key are the same request if their
+/// fingerprints are equal.
 ///
-/// Headers are left out on purpose: producers stamp each try anew (dates, signatures, trace ids).
+/// Headers are excluded on purpose: producers set some of them anew for each try (dates,
+/// signatures, trace ids).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// The fingerprint of a body.
+    /// Computes the fingerprint of a body.
     #[must_use]
     pub fn of(body: &[u8]) -> Self {
         Self(Sha256::digest(body).into())
     }
 
-    /// A fingerprint read back from a store.
+    /// Wraps a fingerprint that was read from a store.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The digest itself.
+    /// The 32 bytes of the digest.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -61,59 +63,60 @@ pub fn idempotency_key<'a>(
     IdempotencyKey::parse(value)
 }
 
-/// What a source does with a key that comes again with another body.
+/// What a source does when an idempotency key is used again with a different body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnKeyReuse {
-    /// Refuse it: one key names one event.
+    /// Refuse the request: one key identifies one event.
     #[default]
     Reject,
-    /// Answer with the first event, for producers that stamp a body anew when they retry.
+    /// Answer with the first event. For producers that change the body when they retry.
     FirstWins,
 }
 
-/// What a store found when it was asked to insert an event.
+/// What a store found when it inserted an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     /// The row is new and committed, and due at once.
     Inserted,
-    /// The row is new and committed, and was claimed in the same moment, for the one who asked for that.
+    /// The row is new and committed, and was claimed on insert for the worker of this process.
     Claimed,
-    /// A row with this source and key was there.
+    /// The store already has a row with this source and key.
     Existing {
         /// That row's id.
         id: EventId,
         /// That row's fingerprint.
         fingerprint: Fingerprint,
-        /// Where that event stands.
+        /// The present status of that event.
         status: Status,
     },
 }
 
-/// What the producer is told.
+/// The answer to the producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Admission {
     /// The event is new.
     Accepted {
-        /// Its id.
+        /// The id of the event.
         id: EventId,
-        /// Where it stands.
+        /// Its present status.
         status: Status,
     },
-    /// The event was accepted before.
+    /// The event was accepted before: this is a replay.
     Replayed {
-        /// The first event's id.
+        /// The id of the first event.
         id: EventId,
-        /// Where it stands.
+        /// Its present status.
         status: Status,
     },
-    /// The key belongs to an event with another body. Nothing was stored.
+    /// The key belongs to an event with a different body. Nothing was stored.
     KeyReused,
 }
 
-/// Tells what a store's answer means for the request that asked with `id` and `fingerprint`.
+/// Decides the answer to the request with this `id` and `fingerprint` from the store's result.
 ///
-/// A row that bears the request's own id is the work of an earlier try whose reply was lost: the event is *new*.
+/// If the existing row has the request's own id, an earlier try of this request was committed and
+/// its response was lost. So the event counts as *new*.
 pub fn resolve(
     id: EventId,
     fingerprint: Fingerprint,
@@ -136,20 +139,21 @@ pub fn resolve(
     }
 }
 
-/// Why an event was not stored, by all the tries to store it.
+/// Why an event was not stored, after all tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotStored {
-    /// Nothing was stored: the store could not be used.
+    /// Nothing was stored: the store is unavailable.
     Unavailable,
-    /// Nothing was stored: the store refuses this event.
+    /// Nothing was stored: the store rejects this event.
     Refused,
-    /// It may be stored.
+    /// The event may be stored.
     Unknown,
 }
 
 impl NotStored {
-    /// What is known after one more try failed in this way. A later failure does not undo an earlier try: once it is
-    /// unknown whether an event is stored, only an answer of the store settles that.
+    /// What is known after another try failed in this way. `is_in_doubt` says that the outcome of
+    /// an earlier try is unknown. A later failure does not resolve that doubt; only a result of the
+    /// store does.
     #[must_use]
     pub const fn after(self, is_in_doubt: bool) -> Self {
         if is_in_doubt { Self::Unknown } else { self }
@@ -166,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_fingerprint_is_shown_by_its_first_bytes() {
-        // The SHA-256 of "abc" begins so (FIPS 180-4).
+        // The SHA-256 of "abc" starts with these bytes (FIPS 180-4).
         assert_eq!(alloc::format!("{:?}", Fingerprint::of(b"abc")), "Fingerprint(ba7816bf…)");
     }
 
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_header_bears_the_key() {
+    fn exactly_one_idempotency_key_header_is_required() {
         let read = |values: &[&'static [u8]]| idempotency_key("X-Id", values.iter().copied());
         assert_eq!(read(&[b"k"]).unwrap().as_str(), "k");
         assert_eq!(read(&[]), Err(KeyError::Missing { header: "X-Id".into() }));
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_failure_does_not_say_that_an_unknown_try_stored_nothing() {
+    fn a_later_failure_does_not_resolve_an_unknown_outcome() {
         for last in [NotStored::Unavailable, NotStored::Refused, NotStored::Unknown] {
             assert_eq!(last.after(false), last);
             assert_eq!(last.after(true), NotStored::Unknown);
@@ -207,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_row_is_new_whatever_its_status() {
+    fn a_row_with_the_requests_own_id_is_accepted_as_new() {
         assert_eq!(
             resolved(OnKeyReuse::Reject, existing(OURS, b"body")),
             Admission::Accepted { id: OURS, status: Status::Retrying }
@@ -215,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_body_is_a_replay_and_another_is_refused() {
+    fn the_same_body_is_a_replay_and_a_different_one_is_refused() {
         let replayed = Admission::Replayed { id: THEIRS, status: Status::Retrying };
         assert_eq!(resolved(OnKeyReuse::Reject, existing(THEIRS, b"body")), replayed);
         assert_eq!(resolved(OnKeyReuse::Reject, existing(THEIRS, b"other")), Admission::KeyReused);

@@ -1,9 +1,10 @@
-//! How long a failed event waits: exponential, capped, and half of it jitter that is a pure hash.
+//! How long a failed event waits before its next attempt: exponential back-off with a maximum. Half
+//! of each delay is jitter, computed by a pure hash.
 
 use crate::id::{Attempt, EventId};
 use core::time::Duration;
 
-/// The policy of waiting between attempts.
+/// The back-off policy of a source.
 ///
 /// ```
 /// use core::time::Duration;
@@ -16,14 +17,14 @@ use core::time::Duration;
 pub struct Backoff {
     /// The delay after the first attempt, before jitter.
     pub initial_delay: Duration,
-    /// What each further attempt multiplies the delay by. At least 1.
+    /// The factor by which the delay grows with each attempt. At least 1.
     pub factor: f64,
-    /// No delay is longer than this.
+    /// The longest delay.
     pub max_delay: Duration,
 }
 
 impl Default for Backoff {
-    /// The documented defaults: 5 s, doubled each time, at most 1 h.
+    /// The documented defaults: 5 s, doubled for each attempt, at most 1 h.
     fn default() -> Self {
         Self {
             initial_delay: Duration::from_secs(5),
@@ -38,17 +39,18 @@ impl Backoff {
     #[must_use]
     pub fn ceiling(&self, n: Attempt) -> Duration {
         if self.initial_delay.is_zero() {
-            return Duration::ZERO; // and not zero times infinity
+            return Duration::ZERO; // zero times infinity would be NaN
         }
         let seconds = self.initial_delay.as_secs_f64() * power(self.factor, n.saturating_sub(1));
         Duration::try_from_secs_f64(seconds)
             .map_or(self.max_delay, |delay| delay.min(self.max_delay))
     }
 
-    /// The delay after attempt `n` of the present budget: half of [`Self::ceiling`] is fixed, half is jitter.
+    /// The delay after attempt `n` of the present budget: half of [`Self::ceiling`] is fixed, half
+    /// is jitter.
     ///
-    /// The jitter is a hash of the event and its attempt: many events that fail together come back apart, and the
-    /// same event comes back at the same time in every replay.
+    /// The jitter is a hash of the event's id and the attempt. So events that fail together are
+    /// retried at different times, and a replay of a run produces the same delays.
     #[must_use]
     pub fn delay(&self, event: EventId, attempt: Attempt, n: Attempt) -> Duration {
         let ceiling = self.ceiling(n);
@@ -57,7 +59,8 @@ impl Backoff {
     }
 }
 
-/// `base` to the power of `exponent`, by squaring; infinity where an `f64` ends. `f64::powi` needs std.
+/// `base` to the power of `exponent`, by squaring. The result is infinity if it exceeds an `f64`.
+/// (`f64::powi` needs std.)
 fn power(mut base: f64, mut exponent: u32) -> f64 {
     let mut result = 1.0;
     while exponent > 0 {
@@ -70,10 +73,10 @@ fn power(mut base: f64, mut exponent: u32) -> f64 {
     result
 }
 
-/// `fraction / 2^64` of a duration.
+/// The part `fraction / 2^64` of a duration.
 pub(crate) fn share(whole: Duration, fraction: u64) -> Duration {
     let nanos = whole.as_nanos();
-    // Split so that the product of 96 bits and 64 bits cannot overflow.
+    // Split so that the product of a 96-bit and a 64-bit number cannot overflow.
     let fraction = u128::from(fraction >> 32);
     let nanos = (nanos >> 32) * fraction + (((nanos & 0xffff_ffff) * fraction) >> 32);
     Duration::new(
@@ -87,7 +90,7 @@ fn hash(event: EventId, attempt: Attempt) -> u64 {
     mix(mix(mix(high) ^ low) ^ u64::from(attempt))
 }
 
-/// The finalizer of splitmix64: each bit of the input changes about half of the output's.
+/// The finalizer of splitmix64: each input bit changes about half of the output bits.
 pub(crate) fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -116,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn no_delay_stays_no_delay() {
+    fn a_zero_initial_delay_stays_zero() {
         let backoff = Backoff { initial_delay: Duration::ZERO, ..Backoff::default() };
         assert_eq!(backoff.ceiling(u32::MAX), Duration::ZERO);
     }
@@ -132,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bit_of_an_event_and_each_attempt_moves_the_jitter() {
+    fn each_bit_of_event_id_and_attempt_changes_the_jitter() {
         let jitter =
             |event: u128, attempt| hash(EventId::from_uuid(Uuid::from_u128(event)), attempt);
         let event = 0x0199_f0a5_7c1e_7b3d_9d2c_55aa_33cc_0f0f;
@@ -142,7 +145,7 @@ mod tests {
             .chain((0..32).map(|bit| jitter(event, 1 ^ (1 << bit))))
         {
             assert!(other != one && seen.insert(other));
-            // Half of the 64 bits change, give or take four standard deviations.
+            // On average 32 of the 64 bits change. The bounds are four standard deviations.
             assert!(
                 (16..=48).contains(&(other ^ one).count_ones()),
                 "{}",
@@ -152,15 +155,15 @@ mod tests {
     }
 
     #[test]
-    fn the_mixer_is_that_of_splitmix64() {
-        // The first numbers that its generator gives from the seed 0.
+    fn the_mixer_matches_splitmix64() {
+        // The first three outputs of the splitmix64 generator with seed 0.
         let states = (0..3u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let expected = [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f];
         assert_eq!(states.map(mix).collect::<alloc::vec::Vec<u64>>(), expected);
     }
 
     #[test]
-    fn a_share_is_that_part_of_the_whole() {
+    fn a_share_is_the_given_fraction_of_the_whole() {
         let (second, long) = (Duration::from_secs(1), Duration::from_secs(1 << 40));
         let parts = |whole| [0, 1 << 62, 1 << 63, 3 << 62].map(|fraction| share(whole, fraction));
         assert_eq!(parts(second), [0, 250, 500, 750].map(Duration::from_millis));

@@ -1,22 +1,23 @@
-//! A circuit breaker for one source's downstream, in one process.
+//! The circuit breaker of one source's downstream, in one process.
 //!
-//! A downstream that is down refuses every event, and each refusal uses up an attempt of somebody's budget. After so many
-//! failures in a row the breaker opens: nothing is claimed, and no attempt is burnt. After a while one event is let
-//! through. If that fails too, the breaker stays open for as long again; if not, the flow ramps up: one delivery at a
-//! time, and one more for each that succeeds, so that a downstream which has just come back is not overrun by what has
-//! gathered.
+//! A downstream that is down fails every event, and each failure uses up an attempt of the event's
+//! budget. After a number of failures in a row the breaker opens: no events are claimed, and no
+//! attempts are used up. When `open_for` has passed, one event is sent as a probe (half-open). If
+//! the probe fails, the breaker opens again. If it succeeds, the concurrency ramps up (slow start):
+//! it grows by one with each success, so that a recovered downstream is not overloaded by the
+//! backlog.
 //!
 //! ```text
-//!              failures in a row              open_for is over
+//!              failures in a row              open_for elapsed
 //!   Closed ───────────────────────▶ Open ────────────────────────▶ HalfOpen
 //!      ▲                             ▲ ▲                             │   │
-//!      │ as many allowed as          │ └────────── a failure ────────┘   │ a success
-//!      │ there are slots             │ failures in a row                 ▼
+//!      │ allowed exceeds             │ └────────── a failure ────────┘   │ a success
+//!      │ the concurrency             │ failures in a row                 ▼
 //!      └──────────────────────── Ramping ◀───────────────────────────────┘
 //! ```
 //!
-//! A failure is a transient one, or `410 Gone`. Any other reply shows that the downstream judges what it gets, and is a
-//! success here, even if it refuses that one event for good.
+//! A failure is a transient verdict, or `410 Gone`. Any other response shows that the downstream
+//! processes requests. It counts as a success here, even if it refuses the event permanently.
 
 use crate::time::Instant;
 use crate::verdict::{DeliveryError, Reply, Verdict};
@@ -25,14 +26,14 @@ use core::time::Duration;
 /// When a source's breaker opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerPolicy {
-    /// So many failures in a row open it. 0: it never opens.
+    /// The number of failures in a row that opens the breaker. 0 disables it.
     pub failures: u32,
-    /// How long nothing is sent before one event is let through.
+    /// How long deliveries are suspended before a probe is sent.
     pub open_for: Duration,
 }
 
 impl BreakerPolicy {
-    /// Of a source that has no breaker.
+    /// The policy of a source without a breaker.
     pub const OFF: Self = Self { failures: 0, open_for: Duration::ZERO };
 }
 
@@ -43,7 +44,7 @@ impl Default for BreakerPolicy {
     }
 }
 
-/// Where a breaker stands.
+/// The state of a breaker.
 ///
 /// ```
 /// use core::time::Duration;
@@ -61,30 +62,30 @@ impl Default for BreakerPolicy {
 pub enum Breaker {
     /// All slots may be used.
     Closed {
-        /// How many deliveries in a row have failed.
+        /// The number of failures in a row.
         failures: u32,
     },
-    /// Nothing is sent.
+    /// No deliveries.
     Open {
-        /// When one event is let through.
+        /// When the breaker becomes half-open.
         until: Instant,
     },
-    /// One event may be sent, and decides.
+    /// One event may be sent as a probe. Its result decides the next state.
     HalfOpen,
-    /// So many slots may be used.
+    /// A limited number of slots may be used (slow start).
     Ramping {
-        /// At least 1.
+        /// The number of slots. At least 1.
         allowed: u32,
-        /// How many deliveries in a row have failed.
+        /// The number of failures in a row.
         failures: u32,
     },
 }
 
 impl Breaker {
-    /// As it is at first.
+    /// The initial state.
     pub const NEW: Self = Self::Closed { failures: 0 };
 
-    /// The state in a word, as it is shown and logged.
+    /// The name of the state, as it is shown and logged.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -95,7 +96,7 @@ impl Breaker {
         }
     }
 
-    /// How many of a source's slots may be used.
+    /// The number of the source's slots that may be used.
     #[must_use]
     pub fn slots(self, concurrency: u32) -> u32 {
         match self {
@@ -106,13 +107,13 @@ impl Breaker {
         }
     }
 
-    /// Whether events may be claimed that have to wait for a slot.
+    /// Whether the breaker is closed. Only then are events claimed ahead of a free slot.
     #[must_use]
     pub fn is_closed(self) -> bool {
         matches!(self, Self::Closed { .. })
     }
 
-    /// When it changes by itself.
+    /// When the state changes without an input: the end of `open_for`.
     #[must_use]
     pub fn opens_half_at(self) -> Option<Instant> {
         match self {
@@ -121,8 +122,8 @@ impl Breaker {
         }
     }
 
-    /// After a delivery that ended at `now`, well or not. Of one that began before the breaker opened, the end is of no
-    /// account while it is open.
+    /// The state after a delivery ended at `now`, successfully or not. While the breaker is open,
+    /// results of deliveries that started before are ignored.
     #[must_use]
     pub fn after(
         self,
@@ -162,8 +163,8 @@ impl Breaker {
     }
 }
 
-/// What a reply says of its downstream's health; `None` if nothing, because the delivery was not sent, or was cut off from
-/// this side.
+/// Whether a reply shows that the downstream is healthy. `None` if it shows nothing: the request
+/// was not sent, or this process cut it off.
 #[must_use]
 pub fn is_healthy(reply: &Reply, verdict: Verdict) -> Option<bool> {
     const GONE: u16 = 410;
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_open_it_and_a_success_between_them_does_not_let_it() {
+    fn only_consecutive_failures_open_the_breaker() {
         let open = Breaker::Open { until: at(11) };
         assert_eq!(after(Breaker::NEW, &[false, false, false]), open);
         assert_eq!(
@@ -206,13 +207,13 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_while_it_is_open_is_of_no_account() {
+    fn results_are_ignored_while_the_breaker_is_open() {
         let open = Breaker::Open { until: at(11) };
         assert_eq!(after(open, &[true, false, true]), open);
     }
 
     #[test]
-    fn one_event_decides_whether_it_opens_again_or_ramps_up() {
+    fn the_probe_decides_between_reopening_and_ramping_up() {
         assert_eq!(Breaker::HalfOpen.slots(4), 1);
         assert_eq!(after(Breaker::HalfOpen, &[false]), Breaker::Open { until: at(11) });
         let ramping = after(Breaker::HalfOpen, &[true]);
@@ -229,12 +230,12 @@ mod tests {
         assert_eq!(
             Breaker::HalfOpen.after(at(1), true, POLICY, 1),
             Breaker::NEW,
-            "one slot is all there is"
+            "with one slot there is no ramp"
         );
     }
 
     #[test]
-    fn a_failure_on_the_ramp_halves_what_is_allowed_and_more_in_a_row_open_it() {
+    fn failures_while_ramping_halve_the_slots_then_open_the_breaker() {
         let ramping = Breaker::Ramping { allowed: 4, failures: 0 };
         assert_eq!(after(ramping, &[false]), Breaker::Ramping { allowed: 2, failures: 1 });
         assert_eq!(after(ramping, &[false, false]), Breaker::Ramping { allowed: 1, failures: 2 });
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_downstream_is_well_as_long_as_it_judges_what_it_gets() {
+    fn a_downstream_that_refuses_single_events_is_healthy() {
         let response =
             |status_code| Reply::Response { status_code, retry_after: None, excerpt: Bytes::new() };
         assert_eq!(is_healthy(&response(200), Verdict::Delivered), Some(true));

@@ -1,8 +1,9 @@
-//! The life of one event, from *queued* to *delivered* or *dead-lettered*: its states and the only ways between them.
+//! The state machine of one event, from *queued* to *delivered* or *dead-lettered*: all states and
+//! transitions.
 //!
-//! This is the reference for what a store does in SQL. A store that keeps these transitions, and commits each of
-//! them whole, keeps the promises: an event is claimable until a settlement for its newest claim is committed, and
-//! nobody but the holder of the newest claim can settle it.
+//! This is the reference for what a store does in SQL. A store that implements these transitions,
+//! each in one transaction, keeps two promises: an event is claimable until a settlement for its
+//! newest claim is committed, and only the holder of the newest claim can settle it.
 //!
 //! ```
 //! use core::time::Duration;
@@ -10,10 +11,10 @@
 //!
 //! let lease = Duration::from_secs(20);
 //! let slow = Delivery::accepted().claim(lease, 5)?.delivery;
-//! // Its worker hangs, the lease ends, and another takes the event over.
+//! // Its worker hangs, the lease ends, and another worker claims the event.
 //! let taken_over = slow.claim(lease, 5)?;
 //! assert_eq!((taken_over.lost, taken_over.delivery.attempt), (Some(1), 2));
-//! // Whatever the first one says now is too late.
+//! // A settlement of the first worker is refused now.
 //! assert_eq!(taken_over.delivery.settle(slow.fence, Outcome::Delivered), Err(Illegal::Stale));
 //! let (delivered, _) = taken_over.delivery.settle(taken_over.delivery.fence, Outcome::Delivered)?;
 //! assert_eq!(delivered.status, Status::Delivered);
@@ -23,18 +24,19 @@
 use crate::id::{Attempt, Fence};
 use core::time::Duration;
 
-/// Where an event stands. One at a time.
+/// The status of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
-    /// Accepted, or redriven, or given back unsent: due now, with no attempt of its present budget recorded.
+    /// Accepted, redriven, or released unsent. Due now. No attempt of the present budget is used
+    /// up.
     Queued,
     /// Claimed by a worker under a lease.
     Processing,
-    /// Tried, failed, and waiting for its next attempt.
+    /// An attempt failed, and the event waits for the next one.
     Retrying,
-    /// Taken by the downstream. The end, unless an operator has it sent once more.
+    /// Accepted by the downstream. Final, unless an operator redrives the event.
     Delivered,
-    /// Set aside: refused for good, or out of attempts. The end, unless an operator redrives it.
+    /// Refused permanently, or out of attempts. Final, unless an operator redrives the event.
     DeadLettered,
 }
 
@@ -55,7 +57,7 @@ impl Status {
         }
     }
 
-    /// The status of that name.
+    /// The status with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == name)
@@ -65,12 +67,13 @@ impl Status {
 /// Why an event was dead-lettered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// The downstream refused it for good.
+    /// The downstream refused it permanently.
     Permanent,
     /// Its last attempt failed.
     Exhausted,
-    /// The outcome of its last attempt was never recorded: the worker died, hung, or was cut off from the database. The
-    /// downstream may have received it. With a budget of one attempt, one such fault is enough.
+    /// The outcome of its last attempt was never recorded: the worker crashed, hung, or lost its
+    /// connection to the database. The downstream may have received the event. With a budget of one
+    /// attempt, one such fault is enough.
     Lost,
 }
 
@@ -88,80 +91,82 @@ impl Reason {
         }
     }
 
-    /// The reason of that name.
+    /// The reason with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 }
 
-/// What the holder of a claim asks the store to do with the event.
+/// The result that the holder of a claim writes for the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Outcome {
-    /// The downstream took it.
+    /// The downstream accepted it.
     Delivered,
-    /// Try again, so long from now.
+    /// Try again later.
     Retry {
-        /// From the moment the settlement is committed.
+        /// The delay, counted from the commit of the settlement.
         after: Duration,
     },
-    /// Set it aside.
+    /// Stop retrying, for this reason.
     DeadLetter(Reason),
-    /// It was not sent: give the attempt back and let any worker claim it at once.
+    /// The event was not sent. The attempt is given back, and any worker can claim the event at
+    /// once.
     Release,
-    /// It was in flight when the process shut down: the attempt stays recorded, the budget does not pay for it, and
-    /// any worker may claim it at once.
+    /// The delivery was in flight at the shutdown of the process. The attempt stays recorded but is
+    /// not charged to the budget, and any worker can claim the event at once.
     CutOff,
 }
 
-/// What is owed for one event: its row, apart from times.
+/// The delivery state of one event: its row, without times.
 ///
-/// `due` is both the schedule and the lease, and the store keeps it on its own clock; here it is only told when it
-/// changes, by [`Due`].
+/// The column `due` is both the schedule and the lease. The store keeps it by its own clock.
+/// Transitions return only its change, as [`Due`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// Where the event stands.
+    /// The present status.
     pub status: Status,
-    /// The newest attempt that was claimed; 0 before the first.
+    /// The number of the newest claimed attempt. 0 before the first.
     pub attempt: Attempt,
-    /// The attempt after which the present budget counts.
+    /// The number of the last attempt before the present budget.
     pub budget_from: Attempt,
-    /// Up by one at every transition.
+    /// Increases by one with every transition.
     pub fence: Fence,
-    /// Why it was dead-lettered; `None` unless it is.
+    /// Why the event was dead-lettered. `None` in every other status.
     pub reason: Option<Reason>,
 }
 
-/// When an event's row is next claimable.
+/// When a row becomes claimable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// So long after the transition, by the store's clock.
+    /// This long after the transition, by the store's clock.
     After(Duration),
-    /// Never: the event has ended.
+    /// Never: the status is final.
     Never,
 }
 
-/// What a claim made of a row that was due.
+/// The result of claiming a due row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Claimed {
     /// The row after the claim.
     pub delivery: Delivery,
-    /// When the row is next claimable: at the lease's end, or never if it was dead-lettered.
+    /// When the row becomes claimable again: at the end of the lease, or never if it was
+    /// dead-lettered.
     pub due: Due,
-    /// The attempt that an earlier worker claimed and never settled, to be recorded as lost.
+    /// An attempt that an earlier worker claimed and never settled. It is recorded as lost.
     pub lost: Option<Attempt>,
 }
 
-/// The transition does not exist.
+/// The transition is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Illegal {
-    /// The event has ended: there is nothing to claim or to settle.
-    #[error("the event has ended")]
+    /// The event is delivered or dead-lettered: it can be neither claimed nor settled.
+    #[error("the event is already delivered or dead-lettered")]
     Ended,
-    /// The row has moved on since the claim that this settlement belongs to.
-    #[error("the settlement is stale: the event has been claimed again or settled since")]
+    /// The row has changed since the claim that this settlement belongs to.
+    #[error("the settlement is stale: the event was claimed again or settled since")]
     Stale,
     /// Only a dead-lettered event can be redriven.
     #[error("the event is not dead-lettered")]
@@ -169,26 +174,27 @@ pub enum Illegal {
 }
 
 impl Delivery {
-    /// A new event: queued, due now.
+    /// A new event: queued and due now.
     #[must_use]
     pub fn accepted() -> Self {
         Self { status: Status::Queued, attempt: 0, budget_from: 0, fence: Fence(0), reason: None }
     }
 
-    /// How many attempts of the present budget are used up.
+    /// The number of attempts of the present budget that are used up.
     #[must_use]
     pub fn used(&self) -> u32 {
         self.attempt.saturating_sub(self.budget_from)
     }
 
-    /// A worker takes a row that is due. The caller has checked that it is.
+    /// A worker claims a row. The caller has checked that the row is due.
     ///
-    /// A row that is *processing* and due is one whose lease ran out: its attempt is lost, and counts. A row with no
-    /// attempts left is dead-lettered here, unsent, so that an event that kills its worker does not do so for ever.
+    /// If the row is *processing*, its lease has ended: its attempt is lost, and counts. If no
+    /// attempts are left, the row is dead-lettered here, without a delivery. This stops an event
+    /// that crashes every worker that claims it.
     ///
     /// # Errors
     ///
-    /// [`Illegal::Ended`] for a row that can never be due.
+    /// [`Illegal::Ended`] if the event is delivered or dead-lettered.
     pub fn claim(self, lease: Duration, max_attempts: u32) -> Result<Claimed, Illegal> {
         let lost = match self.status {
             Status::Queued | Status::Retrying => None,
@@ -214,7 +220,8 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// [`Illegal::Stale`] unless `fence` is the row's: the event was claimed again, or this was settled before.
+    /// [`Illegal::Stale`] if `fence` is not the row's: the event was claimed again, or this claim
+    /// was settled before.
     pub fn settle(self, fence: Fence, outcome: Outcome) -> Result<(Self, Due), Illegal> {
         if self.status != Status::Processing || self.fence != fence {
             return Err(Illegal::Stale);
@@ -239,11 +246,11 @@ impl Delivery {
         })
     }
 
-    /// An operator sends a dead-lettered event back with a new budget. Its attempts keep counting.
+    /// An operator redrives a dead-lettered event with a new budget. Its attempt numbers continue.
     ///
     /// # Errors
     ///
-    /// [`Illegal::NotDeadLettered`] for any other event.
+    /// [`Illegal::NotDeadLettered`] for an event in any other status.
     pub fn redrive(self) -> Result<(Self, Due), Illegal> {
         if self.status != Status::DeadLettered {
             return Err(Illegal::NotDeadLettered);
@@ -258,12 +265,12 @@ impl Delivery {
         Ok((redriven, Due::After(Duration::ZERO)))
     }
 
-    /// An operator has an event that was delivered sent once more, with a new budget. Its attempts keep counting:
-    /// `attempts` is its last one's number.
+    /// An operator redrives a delivered event with a new budget. Its attempt numbers continue after
+    /// `attempts`, the number of its last attempt.
     ///
-    /// Its row is gone, and with it the fence. The new one is beyond every fence that was ever given for the event,
-    /// unless a row moved two thousand million times between two deliveries: each delivery is an attempt more than at
-    /// the delivery before it.
+    /// The old row and its fence are deleted. The new fence is greater than every earlier one,
+    /// because each delivery has at least one more attempt than the one before. This holds as long
+    /// as a row changes fewer than 2^31 times between two deliveries.
     #[must_use]
     pub fn redelivered(attempts: Attempt) -> (Self, Due) {
         let fence = Fence(u64::from(attempts) << 31);
@@ -277,7 +284,7 @@ impl Delivery {
         (redriven, Due::After(Duration::ZERO))
     }
 
-    /// The row as it waits: *queued* if its budget is untouched, *retrying* if not.
+    /// The row as it waits for a claim: *queued* if its budget is unused, *retrying* if not.
     fn waiting(self) -> Self {
         let status = if self.used() == 0 { Status::Queued } else { Status::Retrying };
         Self { status, ..self }
@@ -286,7 +293,8 @@ impl Delivery {
 
 #[cfg(test)]
 mod tests {
-    // What no sequence of steps may do to a row is held in `sim/model/src/targets/event.rs`.
+    // The invariants over all sequences of transitions are checked in
+    // `sim/model/src/targets/event.rs`.
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(20);
@@ -300,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_is_that_of_the_documents_and_is_read_back() {
+    fn each_name_matches_the_documents_and_round_trips() {
         assert_eq!(
             Status::ALL.map(Status::as_str),
             ["queued", "processing", "retrying", "delivered", "dead_lettered"]
@@ -318,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_claimed_tried_again_and_delivered() {
+    fn an_event_is_claimed_retried_and_delivered() {
         let first = claimed(Delivery::accepted());
         assert_eq!((first.status, first.attempt, first.fence), (Status::Processing, 1, Fence(1)));
         let (retrying, due) =
@@ -333,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_ran_out_counts_its_attempt_and_fences_the_late_holder() {
+    fn an_expired_lease_counts_its_attempt_and_fences_the_late_holder() {
         let slow = claimed(Delivery::accepted());
         let taken_over = slow.claim(LEASE, 3).unwrap();
         assert_eq!((taken_over.lost, taken_over.delivery.attempt), (Some(1), 2));
@@ -341,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_kills_each_worker_is_dead_lettered_unsent() {
+    fn an_event_that_crashes_every_worker_is_dead_lettered_unsent() {
         let mut row = Delivery::accepted();
         for _ in 0..3 {
             row = claimed(row);
@@ -354,7 +362,7 @@ mod tests {
         assert_eq!(
             (last.delivery.attempt, last.lost),
             (3, Some(3)),
-            "the unsent claim is not an attempt"
+            "a claim without a delivery is not an attempt"
         );
         assert_eq!(last.delivery.settle(row.fence, Outcome::Delivered), Err(Illegal::Stale));
         let (redriven, _) = last.delivery.redrive().unwrap();
@@ -365,14 +373,14 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_lowered_below_what_is_used_ends_in_exhaustion() {
+    fn a_budget_lowered_below_used_attempts_dead_letters_as_exhausted() {
         let retrying = settled(claimed(Delivery::accepted()), Outcome::Retry { after: LEASE });
         let ended = retrying.claim(LEASE, 1).unwrap();
         assert_eq!((ended.delivery.reason, ended.lost), (Some(Reason::Exhausted), None));
     }
 
     #[test]
-    fn a_release_gives_the_attempt_back_and_still_moves_the_fence() {
+    fn a_release_returns_the_attempt_and_increases_the_fence() {
         let first = claimed(Delivery::accepted());
         let released = settled(first, Outcome::Release);
         assert_eq!((released.status, released.attempt), (Status::Queued, 0));
@@ -383,19 +391,19 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_says_why() {
+    fn a_dead_letter_has_a_reason() {
         let row = settled(claimed(Delivery::accepted()), Outcome::DeadLetter(Reason::Permanent));
         assert_eq!((row.status, row.reason), (Status::DeadLettered, Some(Reason::Permanent)));
     }
 
     #[test]
-    fn a_cut_off_attempt_is_counted_and_not_charged() {
+    fn a_cut_off_attempt_is_recorded_but_not_charged() {
         let row = settled(claimed(Delivery::accepted()), Outcome::CutOff);
         assert_eq!((row.status, row.attempt, row.used()), (Status::Queued, 1, 0));
     }
 
     #[test]
-    fn a_delivered_event_is_sent_once_more_behind_every_fence_that_was_given() {
+    fn redriving_a_delivered_event_exceeds_every_earlier_fence() {
         let first = claimed(Delivery::accepted());
         let (again, due) = Delivery::redelivered(settled(first, Outcome::Delivered).attempt);
         assert_eq!(
@@ -408,18 +416,18 @@ mod tests {
         assert_eq!(
             second.settle(first.fence, Outcome::Delivered),
             Err(Illegal::Stale),
-            "of the claim before"
+            "the fence of an earlier claim is stale"
         );
         let released = settled(second, Outcome::Release);
         let third = claimed(released);
         let (last, _) = Delivery::redelivered(settled(third, Outcome::Delivered).attempt);
         assert!(last.fence > third.fence.next());
         let latest = Delivery::redelivered(Attempt::MAX).0.fence.0;
-        assert!(i64::try_from(latest).is_ok(), "stores keep a fence in 64 bits with a sign");
+        assert!(i64::try_from(latest).is_ok(), "a fence fits into a signed 64-bit column");
     }
 
     #[test]
-    fn a_redrive_renews_the_budget_and_keeps_counting() {
+    fn a_redrive_renews_the_budget_and_continues_attempt_numbers() {
         let dead = settled(claimed(Delivery::accepted()), Outcome::DeadLetter(Reason::Permanent));
         let (redriven, due) = dead.redrive().unwrap();
         assert_eq!(

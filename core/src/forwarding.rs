@@ -1,15 +1,17 @@
-//! Which of a producer's headers go on to the downstream. Their values are never looked at, and never changed.
+//! Which of a producer's headers are forwarded to the downstream. Header values are neither read
+//! nor changed.
 //!
-//! Names are compared as the downstream may see them. CGI, WSGI and Rack turn `Surehook-Source` and `Surehook_Source` into
-//! one variable, `HTTP_SUREHOOK_SOURCE`, and some servers do that with any character that is neither a letter nor a
-//! digit. So all these characters are equal here.
+//! Names are compared in the form that the downstream may see. CGI, WSGI and Rack map both
+//! `Surehook-Source` and `Surehook_Source` to the variable `HTTP_SUREHOOK_SOURCE`. Some servers do
+//! the same with every character that is neither a letter nor a digit. So all such characters are
+//! equal here.
 
 use alloc::borrow::Cow;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 
-/// Headers that speak of one connection or one request, not of the event (RFC 9110 §7.6.1 and what is rebuilt for
-/// each delivery).
+/// Headers that describe one connection or one request and not the event (RFC 9110 §7.6.1), and
+/// headers that each delivery sets itself.
 const NOT_FORWARDED: [&str; 14] = [
     "connection",
     "content-length",
@@ -17,7 +19,7 @@ const NOT_FORWARDED: [&str; 14] = [
     "host",
     "http2-settings",
     "keep-alive",
-    // Becomes `HTTP_PROXY`, which HTTP clients of a CGI program take for their proxy (CVE-2016-5385).
+    // Becomes `HTTP_PROXY`, which HTTP clients of a CGI program use as their proxy (CVE-2016-5385).
     "proxy",
     "proxy-authenticate",
     "proxy-authorization",
@@ -28,20 +30,22 @@ const NOT_FORWARDED: [&str; 14] = [
     "upgrade",
 ];
 
-/// Begins the names of the headers that are ours. A downstream may believe them, so no producer's goes on.
+/// The prefix of Surehook's own headers. A downstream may trust them, so a producer's headers with
+/// this prefix are dropped.
 const OURS: &str = "surehook-";
 
-/// Headers that let their bearer in. Neither stored nor forwarded unless the source says so.
+/// Headers that carry credentials. They are neither stored nor forwarded unless the source is
+/// configured to do so.
 const CREDENTIALS: [&str; 2] = ["authorization", "cookie"];
 
-/// Bears the event's id in every delivery: the downstream's own idempotency key.
+/// Carries the event's id in every delivery. A downstream can use it as its idempotency key.
 pub const EVENT_ID_HEADER: &str = "surehook-event-id";
-/// Bears the source's name in every delivery.
+/// Carries the source's name in every delivery.
 pub const SOURCE_HEADER: &str = "surehook-source";
-/// Bears the number of the attempt in every delivery, from 1.
+/// Carries the number of the attempt in every delivery, from 1.
 pub const ATTEMPT_HEADER: &str = "surehook-attempt";
 
-/// The rule for one request.
+/// Decides which headers of one request are forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarding {
     named_by_connection: BTreeSet<String>,
@@ -49,8 +53,8 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
-    /// The rule for a request with these `Connection` header values, for a source that does or does not forward
-    /// credentials.
+    /// Creates the rule for a request with these values of `Connection`. `forward_credentials` is a
+    /// setting of the source.
     #[must_use]
     pub fn new<'a>(connection: impl Iterator<Item = &'a [u8]>, forward_credentials: bool) -> Self {
         let named_by_connection = connection
@@ -61,7 +65,7 @@ impl Forwarding {
         Self { named_by_connection, forward_credentials }
     }
 
-    /// Whether the header of this name goes on. `name` is in lower case.
+    /// Whether the header `name` is forwarded. `name` must be in lower case.
     #[must_use]
     pub fn allows(&self, name: &str) -> bool {
         let name = as_seen(name);
@@ -72,7 +76,8 @@ impl Forwarding {
     }
 }
 
-/// A name in lower case as the downstream may see it: with `-` for each character that is neither a letter nor a digit.
+/// A lower-case name as the downstream may see it: each character that is neither a letter nor a
+/// digit becomes `-`.
 fn as_seen(name: &str) -> Cow<'_, str> {
     if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         return Cow::Borrowed(name);
@@ -85,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_speaks_of_the_connection_stays_behind() {
+    fn connection_headers_are_not_forwarded() {
         let rule = Forwarding::new([&b"close, X-Hop"[..], b"x-other"].into_iter(), false);
         for name in [
             "connection",
@@ -111,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn no_producer_can_send_a_header_that_a_downstream_takes_for_ours() {
+    fn producers_cannot_forge_surehook_headers_in_any_spelling() {
         let rule = Forwarding::new(core::iter::empty(), true);
         for name in [
             EVENT_ID_HEADER,
@@ -133,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_of_the_connection_stays_behind_in_every_spelling() {
+    fn connection_headers_are_dropped_in_every_spelling() {
         let rule = Forwarding::new([&b"X-Hop, y_hop"[..]].into_iter(), true);
         for name in ["x-hop", "x_hop", "y-hop", "y_hop", "transfer_encoding", "keep_alive"] {
             assert!(!rule.allows(name), "{name}");
@@ -141,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_go_on_only_where_the_source_says_so() {
+    fn credentials_are_forwarded_only_if_the_source_allows_it() {
         for name in CREDENTIALS {
             assert!(!Forwarding::new(core::iter::empty(), false).allows(name));
             assert!(Forwarding::new(core::iter::empty(), true).allows(name));

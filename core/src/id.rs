@@ -1,44 +1,45 @@
-//! Identities: of an event, and of one attempt's place in its life.
+//! The id of an event, the number of an attempt, and the fence of a row.
 
 use core::fmt;
 use core::str::FromStr;
 use uuid::Uuid;
 
-/// The identity of one event: a UUID, version 7 (RFC 9562), so that ids sort by the time they were made.
+/// The id of an event: a UUID of version 7 (RFC 9562), so ids sort by their time of creation.
 ///
-/// It is fixed before the event is first written. A store that finds the row with this very id has therefore met
-/// an earlier try of the same request, not another request.
+/// The id is chosen before the event is first written. So if a store finds a row with the same id,
+/// an earlier try of the same request was committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(Uuid);
 
 impl EventId {
-    /// Takes a UUID made elsewhere. Its version is not checked: ids are compared, never interpreted.
+    /// Wraps a UUID. Its version is not checked: ids are only compared.
     #[must_use]
     pub const fn from_uuid(uuid: Uuid) -> Self {
         Self(uuid)
     }
 
-    /// The UUID itself, for a store's binary column.
+    /// The UUID, for a store's binary column.
     #[must_use]
     pub const fn as_uuid(self) -> Uuid {
         self.0
     }
 
-    /// No id is less.
+    /// The smallest id.
     pub const MIN: Self = Self(Uuid::nil());
 
-    /// No id is greater. It is not an event's: version 7 has no such UUID.
+    /// The greatest id. No event has it: it is not a UUID of version 7.
     pub const MAX: Self = Self(Uuid::max());
 
-    /// The least id that can be made at a time, in milliseconds since 1970: a bound for a stretch of ids by time (the
-    /// first 48 bits of a UUID of version 7 are its time, RFC 9562 §5.7). Later than the year 10889 is then.
+    /// The smallest id of a time, in milliseconds since 1970. It bounds a range of ids by time: the
+    /// first 48 bits of a UUID of version 7 are its time (RFC 9562 §5.7). Times after the year
+    /// 10889 are clamped.
     #[must_use]
     pub fn first_at(milliseconds: u64) -> Self {
         const LAST: u64 = (1 << 48) - 1;
         Self(Uuid::from_u128(u128::from(milliseconds.min(LAST)) << 80))
     }
 
-    /// The id that follows this one. The greatest is followed by itself.
+    /// The next greater id. The greatest id returns itself.
     #[must_use]
     pub fn successor(self) -> Self {
         Self(Uuid::from_u128(self.0.as_u128().saturating_add(1)))
@@ -54,7 +55,7 @@ impl fmt::Display for EventId {
 impl FromStr for EventId {
     type Err = NotAnEventId;
 
-    /// Reads the hyphenated form, 36 characters, in either case.
+    /// Parses the hyphenated form (36 characters, in either case).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.len() != uuid::fmt::Hyphenated::LENGTH {
             return Err(NotAnEventId);
@@ -68,18 +69,19 @@ impl FromStr for EventId {
 #[error("an event id is a UUID of 36 characters, like 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e")]
 pub struct NotAnEventId;
 
-/// The place of one attempt in its event's life: 1 is the first. Never reused for another delivery that was sent.
+/// The number of an attempt within its event's history, from 1. It is reused only after a release,
+/// because nothing was sent then.
 pub type Attempt = u32;
 
-/// A number that goes up by one at every transition of an event's row.
+/// A number that increases by one with every transition of an event's row (fencing token).
 ///
-/// A claim is given the fence it made, and a settlement is refused unless it presents the fence the row still has.
-/// The attempt cannot serve for this: a release moves it back.
+/// A claim gets the fence that it created. A settlement is refused unless it carries the row's
+/// present fence. The attempt number cannot serve for this, because a release decreases it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fence(pub u64);
 
 impl Fence {
-    /// The fence after one more transition.
+    /// The fence after the next transition.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -92,13 +94,13 @@ mod tests {
     use alloc::string::ToString;
 
     #[test]
-    fn an_id_is_read_as_it_is_written() {
+    fn an_id_round_trips_through_text() {
         let text = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e";
         assert_eq!(text.parse::<EventId>().unwrap().to_string(), text);
     }
 
     #[test]
-    fn the_first_id_of_a_time_is_between_those_made_before_and_those_made_then() {
+    fn the_first_id_of_a_time_separates_earlier_and_later_ids() {
         let made_at = |milliseconds: u64, rest: u128| {
             EventId::from_uuid(Uuid::from_u128((u128::from(milliseconds) << 80) | rest))
         };
@@ -110,7 +112,7 @@ mod tests {
         assert_eq!(
             EventId::first_at(u64::MAX),
             EventId::first_at((1 << 48) - 1),
-            "the end of all times"
+            "times saturate at 48 bits"
         );
     }
 

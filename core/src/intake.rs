@@ -1,16 +1,19 @@
-//! One process's intake: which requests wait, which are stored together, what the store's result means for each of them, and
-//! which events are handed over to the worker of the same process. It holds no bytes, no connection and no clock.
+//! The state machine of one process's intake. It decides which requests wait, which are stored
+//! together, what the store's result means for each request, and which events are handed over to
+//! the worker of the same process. It holds no bytes, no connection and no clock.
 //!
-//! The contract is the one of [`crate::worker`]:
+//! The contract is the same as that of [`crate::worker`]:
 //!
 //! 1. Report what happened: [`Intake::handle`].
-//! 2. Carry out what it wants: [`Intake::poll`], until it returns `None`.
-//! 3. Sleep until something else happens, at the latest until [`Intake::wake_at`]. A spurious wake is harmless.
+//! 2. Carry out the actions: call [`Intake::poll`] until it returns `None`.
+//! 3. Sleep until the next input, at most until [`Intake::wake_at`]. A spurious wake-up is
+//!    harmless.
 //!
-//! `poll` and `wake_at` are read off one list, so they cannot disagree.
+//! `poll` and `wake_at` use the same list of due steps, so they cannot disagree.
 //!
-//! Batches need no timer (group commit): while a batch is being stored, requests queue up, and the next batch takes what has
-//! gathered. An idle intake stores a batch of one at once; a busy one stores hundreds with one commit.
+//! Batches need no timer (group commit). While a batch is being stored, requests queue up, and the
+//! next batch takes them. An idle intake stores a batch of one at once; a busy one stores hundreds
+//! with one commit.
 
 mod capacity;
 mod interface;
@@ -34,28 +37,28 @@ pub use interface::{
     StoreFailure, Ticket,
 };
 
-/// One process's intake. See the [module](self).
+/// The intake of one process. See the [module](self).
 #[derive(Debug)]
 pub struct Intake {
     settings: Settings,
     phase: Phase,
     next_ticket: u64,
     next_batch: u64,
-    /// Every request that has a ticket: it waits in `queue` or is a part of a batch.
+    /// Every request with a ticket. It is either in `queue` or in a part.
     requests: BTreeMap<Ticket, Waiting>,
     /// When each unanswered request times out.
     deadlines: BTreeSet<(Instant, Ticket)>,
-    /// Requests that no batch has taken, oldest first.
+    /// Requests that are in no batch yet, oldest first.
     queue: VecDeque<Ticket>,
-    /// Parts that are to be stored as soon as the store takes another call: retries and halves of rejected batches. They
-    /// keep the place of the batch that they come from.
+    /// Parts to store with the next calls: retries, and halves of rejected batches. They go before
+    /// the queue.
     again: VecDeque<Part>,
-    /// The calls that the store has not answered.
+    /// The calls in flight.
     storing: BTreeMap<BatchId, Call>,
-    /// Claims that are being given back to the store because the worker takes no more.
+    /// Releases in flight: claims that the worker did not take over.
     releasing: u32,
     offers: Offers,
-    /// What follows from the inputs so far, in order.
+    /// Actions that follow from the inputs so far, in order.
     ready: VecDeque<Action>,
 }
 
@@ -73,30 +76,30 @@ struct Waiting {
     is_answered: bool,
 }
 
-/// The requests of one batch that have the same source and idempotency key. The first is stored; the result of the others
-/// follows from it.
+/// The requests of one batch that have the same source and idempotency key. The first is stored,
+/// and the results of the others follow from it.
 #[derive(Clone, Debug)]
 struct Group {
     first: Ticket,
     others: Vec<Ticket>,
 }
 
-/// Groups that are stored by one call.
+/// The groups that one call stores.
 #[derive(Clone, Debug)]
 struct Part {
     groups: Vec<Group>,
     /// How often it was handed to the store.
     attempts: u32,
-    /// An earlier attempt may have stored it.
+    /// The outcome of an earlier attempt is unknown: it may be stored.
     is_in_doubt: bool,
 }
 
 #[derive(Debug)]
 struct Call {
     part: Part,
-    /// When the call began. The leases of what it claims are counted from here.
+    /// When the call began. The leases of the events that it claims are counted from here.
     since: Instant,
-    /// For each group, whether it is to be claimed on insert.
+    /// For each group, whether it is claimed on insert.
     is_leased: Vec<bool>,
 }
 
@@ -109,7 +112,7 @@ enum Step {
 }
 
 impl Intake {
-    /// An intake that holds nothing.
+    /// An empty intake.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
@@ -128,11 +131,12 @@ impl Intake {
         }
     }
 
-    /// Admits a request to the queue and returns its ticket.
+    /// Adds a request to the queue and returns its ticket.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Overloaded`] or [`Refusal::ShuttingDown`]. Nothing is held then.
+    /// [`Refusal::Overloaded`] or [`Refusal::ShuttingDown`]. The intake does not hold the request
+    /// then.
     pub fn submit(&mut self, now: Instant, request: Request) -> Result<Ticket, Refusal> {
         if self.phase != Phase::Running {
             return Err(Refusal::ShuttingDown);
@@ -149,7 +153,7 @@ impl Intake {
         Ok(ticket)
     }
 
-    /// Takes in what happened.
+    /// Processes an input.
     pub fn handle(&mut self, input: Input) {
         match input {
             Input::Stored { batch, result } => self.stored(batch, result),
@@ -161,11 +165,12 @@ impl Intake {
             Input::NotHandedOver(events) => {
                 self.offers.close();
                 self.releasing += 1;
-                // Before the answers, after which the driver has no bytes of these events any more.
+                // Before the answers: after them, the driver no longer has the bytes of these
+                // events.
                 self.ready.push_front(Action::Release(events));
             }
             Input::Released => {
-                debug_assert!(self.releasing > 0, "a release that was not asked for has ended");
+                debug_assert!(self.releasing > 0, "a release ended that was not started");
                 self.releasing = self.releasing.saturating_sub(1);
             }
             Input::ShutDown => {
@@ -176,7 +181,7 @@ impl Intake {
         }
     }
 
-    /// What is to be done now; `None` when nothing is, until [`Self::wake_at`] or the next input.
+    /// The next action to carry out. `None` until [`Self::wake_at`] or the next input.
     pub fn poll(&mut self, now: Instant) -> Option<Action> {
         let (at, step) = self.next_step()?;
         if at > now {
@@ -185,26 +190,28 @@ impl Intake {
         self.take(now, step)
     }
 
-    /// When to poll again if nothing else happens; `None` if only an input can bring this intake on. In the past if an
-    /// action is ready.
+    /// When to poll again if there is no input before. It is in the past if an action is ready, and
+    /// `None` if only an input can lead to an action.
     #[must_use]
     pub fn wake_at(&self) -> Option<Instant> {
         self.next_step().map(|(at, _)| at)
     }
 
-    /// Requests that hold a place: from [`Self::submit`] until the store's last result for them.
+    /// The number of requests that count against `max_queued`: from [`Self::submit`] until the
+    /// store's last result.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.requests.len()
     }
 
-    /// For how many events the worker's room is taken: claimed on insert, or asked for, and not taken over.
+    /// The number of events for which offered capacity is in use: claimed on insert, or about to
+    /// be, and not yet taken over by the worker.
     #[must_use]
     pub fn capacity_taken(&self) -> u32 {
         self.offers.taken()
     }
 
-    /// The one list of what is due when: the earliest step, and of steps that are due together the first of the list.
+    /// The earliest step. Of steps that are due at the same time, the first of this list.
     fn next_step(&self) -> Option<(Instant, Step)> {
         const READY: Instant = Instant::ZERO;
         let when = |condition: bool| condition.then_some(READY);
@@ -222,14 +229,14 @@ impl Intake {
         .min_by_key(|(at, _)| *at)
     }
 
-    /// Carries out a step that is due.
+    /// Carries out a due step.
     fn take(&mut self, now: Instant, step: Step) -> Option<Action> {
         match step {
             Step::Ready => self.ready.pop_front(),
             Step::Store => Some(self.store(now)),
             Step::TimeOut => {
-                let (_, ticket) = self.deadlines.pop_first().expect("the step says so");
-                self.requests.get_mut(&ticket).expect("an unanswered request waits").is_answered =
+                let (_, ticket) = self.deadlines.pop_first().expect("a deadline is due");
+                self.requests.get_mut(&ticket).expect("a timed-out request is held").is_answered =
                     true;
                 Some(Action::Answer { ticket, answer: Err(Refusal::TimedOut) })
             }
@@ -240,8 +247,9 @@ impl Intake {
         }
     }
 
-    /// Hands the next part to the store. What the worker has capacity for is claimed on insert; only at the first attempt,
-    /// because nobody knows what an attempt with an unknown outcome has claimed.
+    /// Starts the call for the next part. Events for which the worker offers capacity are claimed
+    /// on insert, but only at the first attempt: after an unknown outcome it is unknown what the
+    /// attempt has claimed.
     fn store(&mut self, now: Instant) -> Action {
         let part = self.again.pop_front().unwrap_or_else(|| self.next_batch());
         let mut events = Vec::with_capacity(part.groups.len());
@@ -289,7 +297,7 @@ impl Intake {
 
     fn stored(&mut self, batch: BatchId, result: Result<Vec<Stored>, StoreFailure>) {
         let Some(Call { part, since, is_leased }) = self.storing.remove(&batch) else {
-            debug_assert!(false, "the store answers a call that is not open");
+            debug_assert!(false, "the store answered a call that is not in flight");
             return;
         };
         match result {
@@ -297,7 +305,7 @@ impl Intake {
                 assert_eq!(
                     stored.len(),
                     part.groups.len(),
-                    "the store answers for each event of a batch"
+                    "the store must return one result for each event"
                 );
                 self.committed(part, since, &is_leased, &stored);
             }
@@ -313,7 +321,7 @@ impl Intake {
         }
     }
 
-    /// The part is committed: claimed events go to the worker, and every request of it is answered.
+    /// The part is committed: hands claimed events over to the worker and answers every request.
     fn committed(&mut self, part: Part, since: Instant, is_leased: &[bool], stored: &[Stored]) {
         let (mut claimed, mut to_ring) = (Vec::new(), BTreeSet::new());
         for ((group, stored), is_leased) in part.groups.iter().zip(stored).zip(is_leased) {
@@ -351,8 +359,9 @@ impl Intake {
         }
     }
 
-    /// The part is not stored, or nobody knows. It is tried again where that can help, and halved until a row that the store
-    /// rejects is alone. The event ids stay the same, so that an attempt whose result was lost is recognised.
+    /// The part is not stored, or its outcome is unknown. It is retried where a retry can help. A
+    /// rejected part is halved until the rejected row is alone. The event ids stay the same, so an
+    /// earlier attempt that was committed is recognised.
     fn failed(&mut self, mut part: Part, failure: StoreFailure) {
         part.is_in_doubt |= failure == StoreFailure::Unknown;
         match failure {
@@ -365,7 +374,8 @@ impl Intake {
                 self.again.extend([half(part.groups), half(second)]);
             }
             StoreFailure::Rejected => {
-                // Others with the same key may have another body: the next of them is stored in its place.
+                // Other requests with the same key may have a different body, so the next of them
+                // is stored instead.
                 let Part { groups, is_in_doubt, .. } = part;
                 for Group { first, others } in groups {
                     self.answer(
@@ -396,7 +406,8 @@ impl Intake {
         }
     }
 
-    /// The store's last result for a request: it gives up its place, and has its answer unless it has timed out.
+    /// Processes the store's last result for a request: removes it, and answers it unless it has
+    /// timed out.
     fn answer(&mut self, ticket: Ticket, answer: Result<Admission, Refusal>) {
         let Waiting { deadline, is_answered, .. } =
             self.requests.remove(&ticket).expect("a request is answered once");
@@ -408,11 +419,11 @@ impl Intake {
         }
     }
 
-    /// Checks what must hold between any two calls.
+    /// Checks the invariants that hold between calls.
     ///
     /// # Panics
     ///
-    /// If it does not hold.
+    /// Panics if an invariant is violated.
     pub fn invariants(&self) {
         let groups = self
             .again
@@ -427,13 +438,16 @@ impl Intake {
         for ticket in placed {
             assert!(
                 self.requests.contains_key(&ticket),
-                "a place is held by a request that is gone"
+                "a queue or part names a request that is not held"
             );
-            assert!(seen.insert(ticket), "a request is in two places");
+            assert!(seen.insert(ticket), "a request is queued or stored twice");
         }
-        assert_eq!(seen.len(), self.requests.len(), "a request is in no place");
-        assert!(self.storing.len() <= self.settings.batches_at_once, "too many calls at once");
-        assert!(self.requests.len() <= self.settings.max_queued, "more requests than may wait");
+        assert_eq!(seen.len(), self.requests.len(), "a request is neither queued nor in a part");
+        assert!(
+            self.storing.len() <= self.settings.batches_at_once,
+            "more concurrent calls than `batches_at_once`"
+        );
+        assert!(self.requests.len() <= self.settings.max_queued, "more requests than `max_queued`");
         let unanswered: BTreeSet<(Instant, Ticket)> = self
             .requests
             .iter()
@@ -442,12 +456,12 @@ impl Intake {
             .collect();
         assert_eq!(
             unanswered, self.deadlines,
-            "the deadlines are those of the unanswered requests"
+            "the deadlines differ from those of the unanswered requests"
         );
         for call in self.storing.values() {
             assert!(
                 call.part.groups.len() <= BATCH_ROWS && !call.part.groups.is_empty(),
-                "a batch has 1 to {BATCH_ROWS} rows"
+                "a batch must have 1 to {BATCH_ROWS} rows"
             );
             let bytes: usize =
                 call.part.groups.iter().map(|group| self.requests[&group.first].request.size).sum();
@@ -464,12 +478,12 @@ impl Intake {
             .count();
         assert!(
             leased <= self.offers.taken() as usize,
-            "an event is claimed on insert without room for it"
+            "an event is claimed on insert without offered capacity"
         );
     }
 }
 
-/// What the others of a group find once the first of it is stored.
+/// The store's result for the other requests of a group, derived from the result of the first.
 fn existing(id: EventId, fingerprint: Fingerprint, stored: Stored) -> Stored {
     match stored {
         Stored::Inserted => Stored::Existing { id, fingerprint, status: Status::Queued },

@@ -1,21 +1,22 @@
-//! The idempotency key: what a producer sends so that a retry is recognised as the same event.
+//! The idempotency key: the producer's identifier of an event, by which a retry is recognised.
 
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
 
-/// The longest key, in bytes, without the quotes of the structured-field form.
+/// The maximum length of a key in bytes, without the quotes of the structured-field form.
 pub const MAX_KEY_BYTES: usize = 255;
 
-/// A producer's name for one event, unique within a source: 1 to 255 bytes of visible ASCII.
+/// The producer's identifier of one event, unique within a source: 1 to 255 bytes of visible ASCII.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
 impl IdempotencyKey {
-    /// Reads a header's value, raw (`abc`) or as a quoted structured-field string (`"abc"`).
+    /// Parses a header's value: raw (`abc`), or a quoted structured-field string (`"abc"`).
     ///
-    /// Both spell the same key. The quoted form is the one of `draft-ietf-httpapi-idempotency-key-header`, which
-    /// takes its syntax from RFC 9651 §3.3.3; nearly every producer sends the raw one.
+    /// Both forms are the same key. The quoted form is that of
+    /// `draft-ietf-httpapi-idempotency-key-header`, with the syntax of RFC 9651 §3.3.3. Nearly
+    /// every producer sends the raw form.
     ///
     /// ```
     /// use surehook_core::key::IdempotencyKey;
@@ -26,7 +27,7 @@ impl IdempotencyKey {
     ///
     /// # Errors
     ///
-    /// Says what is wrong with the value, in words for the producer.
+    /// [`KeyError`], with a message for the producer.
     pub fn parse(value: &[u8]) -> Result<Self, KeyError> {
         match value.first() {
             None => Err(KeyError::Empty),
@@ -65,7 +66,7 @@ impl fmt::Display for IdempotencyKey {
     }
 }
 
-/// The characters of a structured-field string (RFC 9651 §4.2.5), which starts with the quote that was seen.
+/// The characters of a structured-field string (RFC 9651 §4.2.5). The value starts with a quote.
 fn unquoted(value: &[u8]) -> Result<alloc::vec::Vec<u8>, KeyError> {
     let mut key = alloc::vec::Vec::with_capacity(value.len());
     let mut rest = value[1..].iter();
@@ -87,44 +88,44 @@ fn unquoted(value: &[u8]) -> Result<alloc::vec::Vec<u8>, KeyError> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// There is no header with a key.
+    /// The request has no idempotency key.
     #[error("the header `{header}` with the idempotency key is missing")]
     Missing {
-        /// The header in which this source's key is looked for.
+        /// The header that the source is configured to read.
         header: String,
     },
-    /// The header is there more than once.
+    /// The request has more than one idempotency key.
     #[error(
-        "the header `{header}` with the idempotency key is there more than once; send exactly one"
+        "the header `{header}` with the idempotency key occurs more than once; send exactly one"
     )]
     Repeated {
-        /// The header in which this source's key is looked for.
+        /// The header that the source is configured to read.
         header: String,
     },
-    /// There is not one character between the quotes, or no value at all.
+    /// The value is empty, or there is nothing between the quotes.
     #[error("the idempotency key is empty; send 1 to 255 visible ASCII characters")]
     Empty,
-    /// More than [`MAX_KEY_BYTES`].
+    /// The key is longer than [`MAX_KEY_BYTES`].
     #[error("the idempotency key is {bytes} bytes long; at most 255 are allowed")]
     TooLong {
-        /// The length as sent, without quotes.
+        /// The length in bytes, without quotes.
         bytes: usize,
     },
-    /// A space, a control character or a byte above 0x7E.
+    /// The key contains a space, a control character or a byte above 0x7E.
     #[error(
-        "the idempotency key has the byte 0x{byte:02x} at position {at}; only visible ASCII characters are allowed"
+        "the idempotency key contains the byte 0x{byte:02x} at position {at}; only visible ASCII characters are allowed"
     )]
     NotVisibleAscii {
-        /// The first byte that is not allowed.
+        /// The first invalid byte.
         byte: u8,
         /// Its position in the key, from 0.
         at: usize,
     },
-    /// A quote opens the key and none ends it.
-    #[error("the idempotency key starts with a quote that is never closed")]
+    /// The key starts with a quote but has no closing quote.
+    #[error("the idempotency key starts with a quote but has no closing quote")]
     NoClosingQuote,
-    /// Something follows the closing quote: structured-field parameters are not understood.
-    #[error("the idempotency key goes on after its closing quote")]
+    /// Something follows the closing quote. Structured-field parameters are not supported.
+    #[error("the idempotency key continues after its closing quote; parameters are not supported")]
     AfterClosingQuote,
     /// A backslash is followed by something other than a quote or a backslash.
     #[error(
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn raw_and_quoted_are_one_key() {
+    fn raw_and_quoted_forms_are_the_same_key() {
         assert_eq!(key("abc"), key("\"abc\""));
         assert_eq!(alloc::string::ToString::to_string(&key("\"abc\"").unwrap()), "abc");
         assert_eq!(key(r#""a\"b\\c""#).unwrap().as_str(), r#"a"b\c"#);
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_is_told_apart() {
+    fn each_fault_has_a_separate_error() {
         assert_eq!(key(""), Err(KeyError::Empty));
         assert_eq!(key("\"\""), Err(KeyError::Empty));
         assert_eq!(key("a b"), Err(KeyError::NotVisibleAscii { byte: b' ', at: 1 }));
@@ -175,7 +176,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_taken_is_short_and_visible(value in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn every_accepted_key_is_short_and_visible(value in proptest::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(key) = IdempotencyKey::parse(&value) {
                 prop_assert!((1..=MAX_KEY_BYTES).contains(&key.as_str().len()));
                 prop_assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()));

@@ -1,18 +1,20 @@
-//! Surehook's decisions, and nothing else.
+//! Surehook's decisions as pure state machines, without I/O.
 //!
-//! This crate decides what is admitted, what a delivery's reply means, when an event is tried again, and what a
-//! worker does next. It cannot read a clock, draw a random number, open a socket or touch a disk: time is an
-//! argument, jitter is a pure hash, and everything that happened comes in as a value. The same inputs give the same
-//! outputs, always, which is what lets a simulator replay a failure from its seed.
+//! This crate decides which requests are admitted, what the reply to a delivery means, when an
+//! event is retried, and what a worker does next. It cannot read a clock, generate random numbers,
+//! open a socket or access a disk. Time is an argument, jitter is a pure hash, and everything that
+//! happened is an input value. The same inputs always give the same outputs. So a simulator can
+//! replay a failure from its seed.
 //!
-//! Two state machines live here:
+//! There are three state machines:
 //!
-//! - [`event`]: the life of one event, from *queued* to *delivered* or *dead-lettered*. It is what is persisted.
-//! - [`worker`]: one process's dispatcher. It is what is in memory, and may be lost at any moment.
+//! - [`event`]: one event, from *queued* to *delivered* or *dead-lettered*. Its state is stored.
+//! - [`intake`]: one process's intake. Its state is in memory.
+//! - [`worker`]: one process's dispatcher. Its state is in memory and may be lost at any time.
 //!
-//! Everything else is a rule that one of them, or the intake, asks: [`key`], [`source`], [`admission`],
-//! [`forwarding`], [`verdict`], [`retry_after`], [`backoff`], [`breaker`], [`rate`],
-//! [`readiness`], [`retention`].
+//! The other modules are rules: [`key`], [`source`], [`admission`], [`reading`], [`forwarding`],
+//! [`verdict`], [`retry_after`], [`backoff`], [`breaker`], [`rate`], [`readiness`], [`retention`],
+//! [`operators`]. [`id`] and [`time`] have common types.
 
 #![no_std]
 #![deny(missing_docs)]

@@ -1,17 +1,19 @@
-//! Whether a request for an operators' route is let in. There is no authentication; what is kept out are the pages in an
-//! operator's browser, which can send requests to addresses that their author cannot reach.
+//! Whether a request for an operator route is admitted. There is no authentication. This rule keeps
+//! out web pages in an operator's browser, which can send requests to addresses that the pages'
+//! authors cannot reach.
 //!
-//! Two ways are closed. A page of another site sends a request by itself (*cross-site request forgery*): the browser says so
-//! in `Sec-Fetch-Site`, or names the page's origin in `Origin`. A page whose own name its author lets point to this process
-//! (*DNS rebinding*) is of the same site for the browser, and is known by its `Host` alone. A host that is an IP address
-//! cannot be rebound.
+//! It prevents two attacks. In *cross-site request forgery*, a page of another site sends a
+//! request. The browser reports this in `Sec-Fetch-Site`, or gives the page's origin in `Origin`.
+//! In *DNS rebinding*, the author of a page lets its host name point to this process. For the
+//! browser this is the same site, so only `Host` reveals it. A host that is an IP address cannot be
+//! rebound.
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use core::net::IpAddr;
 
-/// A host and perhaps a port, as `Host`, an origin and a URL write them.
+/// A host with an optional port, as in `Host`, in an origin and in a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
     host: String,
@@ -19,7 +21,8 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Reads one; `None` if it is none. A host is compared without regard to case and without the dot at its end.
+    /// Parses an authority; `None` if it is invalid. Hosts are compared without case and without a
+    /// trailing dot.
     ///
     /// ```
     /// use surehook_core::operators::Authority;
@@ -58,13 +61,13 @@ impl Authority {
         Some(Self { host: host.to_ascii_lowercase(), port })
     }
 
-    /// The host in lower case, an IPv6 address without its brackets.
+    /// The host in lower case. An IPv6 address is without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port, if it was written.
+    /// The port, if present.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.port
@@ -74,7 +77,8 @@ impl Authority {
         self.host.parse().ok()
     }
 
-    /// Whether only a program on this machine reaches that host. `localhost` is never asked of a name server (RFC 6761 §6.3).
+    /// Whether only programs on this machine can reach the host. Clients never look up `localhost`
+    /// in DNS (RFC 6761 §6.3).
     fn is_loopback(&self) -> bool {
         self.host == "localhost"
             || self.host.ends_with(".localhost")
@@ -82,23 +86,23 @@ impl Authority {
     }
 }
 
-/// What a browser says of a request, in the headers of these names.
+/// The headers by which a browser describes the origin of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Said<'a> {
-    /// The host that the request is for; `None` if it names none, which no browser does.
+    /// The value of `Host`. `None` if the request has none; browsers always send it.
     pub host: Option<&'a [u8]>,
-    /// Each `Origin`.
+    /// The values of all `Origin` headers.
     pub origins: &'a [&'a [u8]],
-    /// Each `Sec-Fetch-Site`.
+    /// The values of all `Sec-Fetch-Site` headers.
     pub sites: &'a [&'a [u8]],
 }
 
-/// Why an operators' request is refused.
+/// Why a request for an operator route is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Its host is not one by which operators reach this listener.
+    /// The host is not one by which operators reach this listener.
     Host,
-    /// A page of another site sent it.
+    /// A page of another site sent the request.
     CrossSite,
 }
 
@@ -110,8 +114,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// The rule of a listener whose address is a loopback one or not, where operators come through a proxy by these host
-    /// names.
+    /// Creates the rule for a listener. `is_loopback` says whether its address is a loopback
+    /// address. `hosts` are the configured host names by which operators reach it through a proxy.
     #[must_use]
     pub fn new(is_loopback: bool, hosts: impl IntoIterator<Item = String>) -> Self {
         Self {
@@ -120,11 +124,11 @@ impl Access {
         }
     }
 
-    /// Lets a request in, or says why not.
+    /// Admits or refuses a request.
     ///
     /// # Errors
     ///
-    /// [`Refusal`].
+    /// [`Refusal`] says why it is refused.
     pub fn admit(&self, said: &Said<'_>) -> Result<(), Refusal> {
         let host = said.host.map(Authority::parse);
         if let Some(host) = &host
@@ -141,16 +145,17 @@ impl Access {
         }
     }
 
-    /// Loopback hosts and configured ones always are. A listener that other machines reach takes any address, and any name
-    /// as long as none is configured.
+    /// Loopback hosts and configured hosts are always known. A listener that other machines can
+    /// reach also accepts every IP address, and accepts every name if no names are configured.
     fn is_known(&self, host: &Authority) -> bool {
         host.is_loopback()
             || self.hosts.contains(host.host())
             || (!self.is_loopback && (self.hosts.is_empty() || host.address().is_some()))
     }
 
-    /// A page's origin is ours if it is where the request goes, or a configured host, whatever its port: a proxy may change
-    /// the `Host` that we see.
+    /// A page's origin is trusted if it equals the request's host and port. It is also trusted if
+    /// it is a configured host with any port, because a proxy may change the `Host` that arrives
+    /// here.
     fn is_own(&self, origin: &[u8], host: Option<&Authority>) -> bool {
         let after_scheme = core::str::from_utf8(origin)
             .ok()
@@ -194,7 +199,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_loopback_listener_takes_loopback_hosts_and_configured_ones_only() {
+    fn a_loopback_listener_accepts_only_loopback_and_configured_hosts() {
         let (alone, behind) =
             (Access::new(true, []), Access::new(true, ["Ops.Example".to_string()]));
         for host in LOOPBACK {
@@ -221,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_for_other_machines_takes_any_name_until_names_are_configured() {
+    fn a_public_listener_accepts_any_name_until_names_are_configured() {
         let (open, named) =
             (Access::new(false, []), Access::new(false, ["ops.example".to_string()]));
         for host in ["surehook", "evil.example", "10.0.0.1:9090", "[fd00::1]:9090", "localhost"] {
@@ -274,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_behind_a_proxy_is_known_by_the_configured_name() {
+    fn a_page_behind_a_proxy_is_accepted_by_its_configured_name() {
         let access = Access::new(true, ["ops.example".to_string()]);
         assert_eq!(
             admit(&access, "127.0.0.1:8080", Some("https://ops.example"), Some("same-origin")),
@@ -287,24 +292,21 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_headers_counts() {
+    fn all_values_of_repeated_headers_are_checked() {
         let access = Access::new(false, []);
         let said = |origins: &[&[u8]], sites: &[&[u8]]| {
             access.admit(&Said { host: Some(b"a"), origins, sites })
         };
         assert_eq!(said(&[b"http://a", b"http://b"], &[]), Err(Refusal::CrossSite));
         assert_eq!(said(&[], &[b"none", b"cross-site"]), Err(Refusal::CrossSite));
-        assert_eq!(
-            access.admit(&Said::default()),
-            Ok(()),
-            "no browser sends a request without a host"
-        );
+        assert_eq!(access.admit(&Said::default()), Ok(()), "browsers always send a host");
     }
 
     proptest! {
-        /// Whatever a page is called and wherever it points its name, only loopback hosts get through to a loopback listener.
+        /// Whatever host name a page has and wherever that name points, a loopback listener accepts
+        /// loopback hosts only.
         #[test]
-        fn no_name_but_localhost_reaches_a_loopback_listener(name in "[a-zA-Z0-9-]{1,20}(\\.[a-zA-Z0-9-]{1,10}){0,4}\\.?", port in proptest::option::of(any::<u16>())) {
+        fn a_loopback_listener_accepts_no_name_except_localhost(name in "[a-zA-Z0-9-]{1,20}(\\.[a-zA-Z0-9-]{1,10}){0,4}\\.?", port in proptest::option::of(any::<u16>())) {
             let host = port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
             let lower = name.to_ascii_lowercase();
             let bare = lower.strip_suffix('.').unwrap_or(&lower);
@@ -313,7 +315,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_can_be_judged(host in proptest::collection::vec(any::<u8>(), 0..30), origin in proptest::collection::vec(any::<u8>(), 0..30)) {
+        fn arbitrary_bytes_are_admitted_only_as_loopback_hosts(host in proptest::collection::vec(any::<u8>(), 0..30), origin in proptest::collection::vec(any::<u8>(), 0..30)) {
             let access = Access::new(true, []);
             let said = Said { host: Some(&host), origins: &[&origin], sites: &[] };
             if access.admit(&said).is_ok() {

@@ -1,23 +1,25 @@
-//! A limit on how often deliveries of one source begin, in one process: the generic cell rate algorithm, by which each
-//! start moves a theoretical time on by the interval, and may come before that time by a tolerance at most.
+//! A rate limit for the deliveries of one source, in one process. It is the generic cell rate
+//! algorithm: each start moves a theoretical time forward by the interval. A start may be earlier
+//! than that time by a fixed tolerance.
 
 use crate::time::Instant;
 use core::num::NonZeroU32;
 use core::time::Duration;
 
-/// How far starts may run ahead of an even flow. In any span of time there are at most
+/// The tolerance: how far starts may run ahead of an even flow. Any span of time has at most
 /// `1 + (span + BURST) × rate` starts.
 pub const BURST: Duration = Duration::from_millis(100);
 
-/// Where one source's starts have come to.
+/// The state of one source's rate limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pace {
-    /// When the next start would be, if all had been even.
+    /// The theoretical time of the next start in an even flow.
     next: Instant,
 }
 
 impl Pace {
-    /// Counts a start at `now`, and answers when the next may be: at once if that is not later than `now`.
+    /// Counts a start at `now` and returns when the next one is allowed. That is now if the result
+    /// is not after `now`.
     pub fn start(&mut self, now: Instant, rate: NonZeroU32) -> Instant {
         let interval = Duration::from_secs(1) / rate.get();
         self.next = self.next.max(now) + interval;
@@ -30,7 +32,7 @@ mod tests {
     use super::*;
     use alloc::vec::Vec;
 
-    /// When a source starts that always has something to start.
+    /// The start times of a source that always has something to start.
     fn starts(rate: u32, until: Duration) -> Vec<Duration> {
         let (mut pace, mut at, mut starts) = (Pace::default(), Duration::ZERO, Vec::new());
         while at < until {
@@ -51,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn no_span_has_more_starts_than_the_rate_and_the_burst_allow() {
+    fn no_time_span_exceeds_rate_and_burst() {
         for rate in [1, 3, 7, 50, 400] {
             let starts = starts(rate, Duration::from_secs(5));
             for span in [1, 50, 100, 333, 1000, 2000].map(Duration::from_millis) {
@@ -71,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_time_is_not_saved_up() {
+    fn idle_time_does_not_accumulate() {
         let (mut pace, rate) = (Pace::default(), NonZeroU32::new(10).unwrap());
         pace.start(Instant::ZERO, rate);
         let late = Instant::from_origin(Duration::from_mins(1));

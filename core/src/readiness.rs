@@ -1,38 +1,40 @@
-//! Whether new events can be stored, by what the intake learned last from the database.
+//! Whether new events can be stored, judged by the latest results of the intake.
 //!
-//! A failed commit does not make the process unready by itself: a single row may be to blame, or a lock on one key. It
-//! raises a doubt. A doubt is settled by a probe, which stores an event as the intake does and takes it back. The probe is
-//! also the only way back to ready: a load balancer sends no webhooks to a process that is not ready.
+//! A failed commit does not make the process unready by itself, because the cause may be a single
+//! row or a lock on one key. It raises a doubt. A probe settles the doubt: it stores an event as
+//! the intake does, and removes it again. The probe is also the only way to become ready again,
+//! because a load balancer sends no webhooks to a process that is not ready.
 
 use crate::time::Instant;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-/// A commit that has taken this long is in doubt. Producers wait little longer for theirs.
+/// A commit that takes this long raises a doubt. Producers wait only a little longer for their
+/// commits.
 pub const SLOW_COMMIT: Duration = Duration::from_millis(1500);
 
-/// A probe stores at most this many bytes.
+/// The maximum size of a probe's event.
 pub const MAX_PROBE_BYTES: usize = 1 << 20;
 
-/// What a call that stores a batch taught about the database.
+/// What a call that stored a batch showed about the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learned {
     /// The batch was committed: new events can be stored.
     Stored,
-    /// The database refused the data. This says nothing about other data.
+    /// The database rejected the data. This shows nothing about other data.
     Refused,
-    /// The batch was not committed, or may not have been.
+    /// The batch was not committed, or its outcome is unknown.
     Failed,
 }
 
-/// What is known about storing new events. At first nothing is.
+/// What is known about storing new events. Initially nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// When a batch or a probe was committed last.
+    /// When a batch or a probe was last committed.
     stored: Option<Instant>,
-    /// The newest failure since then.
+    /// The newest failure after `stored`.
     failed: Option<Failure>,
-    /// The calls that have not ended, in the order in which they began.
+    /// The calls in flight, in the order of their start.
     in_flight: Vec<Call>,
 }
 
@@ -50,12 +52,12 @@ struct Failure {
 }
 
 impl Readiness {
-    /// A call that stores a batch of this size has begun.
+    /// A call that stores a batch of `bytes` started.
     pub fn began(&mut self, now: Instant, bytes: usize) {
         self.in_flight.push(Call { began: now, bytes });
     }
 
-    /// The call that began then has ended.
+    /// The call that started at `began` ended.
     pub fn ended(&mut self, now: Instant, began: Instant, bytes: usize, learned: Learned) {
         self.forget(began, bytes);
         match learned {
@@ -65,20 +67,23 @@ impl Readiness {
         }
     }
 
-    /// Nobody waits for the end of the call that began then.
+    /// The call that started at `began` was cancelled.
     pub fn forget(&mut self, began: Instant, bytes: usize) {
         if let Some(at) = self.in_flight.iter().position(|call| *call == Call { began, bytes }) {
             self.in_flight.remove(at);
         }
     }
 
-    /// The size of the event that a probe must store before the process is ready; `None` if there is no doubt.
+    /// The size of the event that a probe must store before the process counts as ready. `None` if
+    /// there is no doubt.
     ///
-    /// An event of that size, because a disk that has no room for a large event may have room for a small one.
+    /// The size matters, because a disk without space for a large event may have space for a small
+    /// one.
     #[must_use]
     pub fn doubt(&self, now: Instant) -> Option<usize> {
         let slow = self.in_flight.iter().filter(|call| now.since(call.began) >= SLOW_COMMIT);
-        // A call that began before another was committed waits for something of its own, such as a lock on a key.
+        // A call that started before another one was committed is ignored. It waits for something
+        // specific, such as a lock on one key.
         let slow = slow
             .filter(|call| self.stored.is_none_or(|stored| call.began >= stored))
             .map(|call| call.bytes);
@@ -87,14 +92,15 @@ impl Readiness {
         failed.into_iter().chain(slow).chain(unknown).max().map(|bytes| bytes.min(MAX_PROBE_BYTES))
     }
 
-    /// A probe that began then was committed. It settles every doubt that is older than the probe.
+    /// A probe that started at `began` was committed. It settles every doubt that is older than the
+    /// probe.
     pub fn probed(&mut self, now: Instant, began: Instant) {
         let failed_meanwhile = self.failed.filter(|failure| failure.at > began);
         self.committed(now);
         self.failed = failed_meanwhile;
     }
 
-    /// A probe of this size was not committed.
+    /// A probe of `bytes` was not committed.
     pub fn probe_failed(&mut self, now: Instant, bytes: usize) {
         self.failed = Some(Failure { at: now, bytes });
     }
@@ -140,7 +146,7 @@ mod tests {
     fn a_failure_raises_a_doubt_that_a_commit_or_a_probe_settles() {
         let mut readiness = proven();
         call(&mut readiness, 1, 2, 10, Learned::Failed);
-        assert_eq!(readiness.doubt(at(3)), Some(10), "the probe is as large as what failed");
+        assert_eq!(readiness.doubt(at(3)), Some(10), "the probe has the size of the failed batch");
         readiness.probed(at(5), at(4));
         assert_eq!(readiness.doubt(at(6)), None);
         call(&mut readiness, 7, 8, 5 << 20, Learned::Failed);
@@ -150,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_refused_raises_no_doubt_and_settles_none() {
+    fn a_rejected_row_neither_raises_nor_settles_a_doubt() {
         let mut readiness = proven();
         call(&mut readiness, 1, 2, 10, Learned::Refused);
         assert_eq!(readiness.doubt(at(3)), None);
@@ -160,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_during_a_probe_outlives_it() {
+    fn a_failure_during_a_probe_keeps_the_doubt() {
         let mut readiness = proven();
         call(&mut readiness, 1, 2, 10, Learned::Failed);
         call(&mut readiness, 4, 6, 20, Learned::Failed);
@@ -169,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_fails_leaves_the_doubt() {
+    fn a_failed_probe_keeps_the_doubt() {
         let mut readiness = proven();
         readiness.began(at(100), 10);
         readiness.probe_failed(at(2000), 10);
@@ -178,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_that_hangs_raises_a_doubt_before_it_fails() {
+    fn a_hanging_commit_raises_a_doubt_before_it_fails() {
         let mut readiness = proven();
         readiness.began(at(100), 10);
         assert_eq!(readiness.doubt(at(1599)), None);
@@ -188,19 +194,20 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_that_hangs_while_others_are_stored_raises_no_doubt() {
+    fn a_hanging_commit_raises_no_doubt_while_others_succeed() {
         let mut readiness = proven();
         readiness.began(at(100), 10);
         call(&mut readiness, 200, 300, 10, Learned::Stored);
         assert_eq!(readiness.doubt(at(9000)), None);
         readiness.began(at(400), 20);
-        assert_eq!(readiness.doubt(at(9000)), Some(20), "what began after it hangs too");
+        assert_eq!(readiness.doubt(at(9000)), Some(20), "a later call hangs, too");
     }
 
     proptest! {
-        /// Whatever happened before: once a probe has been committed, and nothing has failed since it began, there is no doubt.
+        /// Whatever happened before: after a committed probe there is no doubt, unless something
+        /// failed since the probe started.
         #[test]
-        fn the_way_back_is_always_open(calls in proptest::collection::vec((0..4000_u64, 0..4000_u64, 0..3_usize, any::<bool>()), 0..20)) {
+        fn a_committed_probe_always_restores_readiness(calls in proptest::collection::vec((0..4000_u64, 0..4000_u64, 0..3_usize, any::<bool>()), 0..20)) {
             let mut readiness = Readiness::default();
             for (from, took, learned, ends) in calls {
                 readiness.began(at(from), 1);

@@ -1,9 +1,10 @@
-//! The memory for requests that are being read or wait for their commit, shared so that no producer keeps another from being
-//! heard.
+//! Memory for requests that are being read or wait for their commit. It is shared so that no
+//! producer can starve others.
 //!
-//! Each source has a share of its own, and the rest is common. When the common memory is used up and a request needs more of
-//! it, requests that have been read for longer than [`SLOW`] give way to it: those of the source that uses most come first,
-//! and of them the one that began first. A request that is read to its end is never given up.
+//! Each source has a separate share, and the rest is common. When the common memory is used up and
+//! a request needs more of it, requests that have been read for longer than [`SLOW`] are cancelled.
+//! Those of the source that uses the most memory come first, and of these the oldest. A request
+//! that was read completely is never cancelled.
 
 use crate::source::SourceName;
 use crate::time::Instant;
@@ -11,29 +12,30 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-/// A request that has been read for longer gives way to others when memory is wanted.
+/// A request that has been read for at least this long may be cancelled when others need memory.
 pub const SLOW: Duration = Duration::from_secs(2);
 
-/// One request. Never used twice by one account.
+/// Identifies a request within an [`Account`]. An account never reuses an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(u64);
 
-/// What becomes of a request that wants more memory.
+/// The result of asking for more memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Growth {
-    /// It has it. These requests gave way: they are closed in the account, and are to be answered and forgotten.
+    /// The memory is reserved. These other requests were cancelled: the account has closed them,
+    /// and the caller must answer and drop them.
     Granted(Vec<RequestId>),
-    /// There is none.
+    /// There is not enough memory.
     Refused,
 }
 
-/// Who uses how much of the memory of one process's intake.
+/// The memory of one process's intake, and which request uses how much of it.
 #[derive(Debug)]
 pub struct Account {
-    /// What each source has for itself.
+    /// The separate share of each source, in bytes.
     own: usize,
-    /// What is left for all, and what is used of it.
+    /// The size of the common memory in bytes, and the part of it that is in use.
     common: usize,
     used: usize,
     requests: BTreeMap<RequestId, Request>,
@@ -50,8 +52,8 @@ struct Request {
 }
 
 impl Account {
-    /// An account of `limit` bytes for this number of sources. A quarter is divided between the sources, if what is left of it is
-    /// enough for a request of `largest` bytes.
+    /// Creates an account of `limit` bytes for this number of sources. A quarter of it is divided
+    /// between the sources, or less if a request of `largest` bytes would not fit into the rest.
     #[must_use]
     pub fn new(limit: usize, largest: usize, sources: usize) -> Self {
         let own = (limit / 4).min(limit.saturating_sub(largest)) / sources.max(1);
@@ -66,7 +68,7 @@ impl Account {
         }
     }
 
-    /// A request begins to be read. It uses nothing yet.
+    /// Registers a request that starts to be read. It uses no memory yet.
     pub fn open(&mut self, now: Instant, source: &SourceName) -> RequestId {
         self.next += 1;
         let id = RequestId(self.next);
@@ -77,7 +79,7 @@ impl Account {
         id
     }
 
-    /// A request needs this many more bytes.
+    /// Reserves `bytes` more for a request.
     pub fn grow(&mut self, now: Instant, id: RequestId, bytes: usize) -> Growth {
         let Some(source) = self.requests.get(&id).map(|request| request.source.clone()) else {
             return Growth::Refused;
@@ -99,14 +101,14 @@ impl Account {
         Growth::Granted(shed)
     }
 
-    /// A request is read to its end: it waits for its commit from now on.
+    /// A request was read completely, and now waits for its commit. It can no longer be cancelled.
     pub fn read(&mut self, id: RequestId) {
         if let Some(request) = self.requests.get_mut(&id) {
             request.is_read = true;
         }
     }
 
-    /// A request has its answer, and its memory is free again.
+    /// A request was answered. Its memory is free again.
     pub fn close(&mut self, id: RequestId) {
         let Some(Request { source, bytes, .. }) = self.requests.remove(&id) else { return };
         let own = self.own;
@@ -136,7 +138,7 @@ impl Account {
         }
     }
 
-    /// The bytes of common memory that are missing before a source can get `bytes` more.
+    /// The bytes of common memory that are missing for `source` to get `bytes` more.
     fn lacking(&self, source: &SourceName, bytes: usize) -> usize {
         let held = self.by_source.get(source).copied().unwrap_or_default();
         let wanted =
@@ -144,7 +146,8 @@ impl Account {
         (self.used.saturating_add(wanted)).saturating_sub(self.common)
     }
 
-    /// Slow requests whose memory, once given up, is enough for `bytes` of a source. Empty if it is not enough.
+    /// Slow requests that must be cancelled so that `source` can get `bytes` more. Empty if that is
+    /// not enough.
     fn slow(
         &self,
         now: Instant,
@@ -166,7 +169,8 @@ impl Account {
             (core::cmp::Reverse(held(&request.source)), request.began_at, **id)
         });
         let (mut left, mut free, mut shed) = (self.by_source.clone(), 0, Vec::new());
-        // As if the source had what it wants: then what its own slow requests give up counts, too.
+        // Count the requested bytes first, so that memory freed by the source's own slow requests
+        // counts, too.
         left.entry(source.clone()).and_modify(|held| *held += bytes).or_insert(bytes);
         for (id, request) in slow {
             if free >= lacking {
@@ -203,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_uses_all_common_memory_leaves_the_others_their_shares() {
+    fn a_source_that_fills_common_memory_leaves_others_their_shares() {
         let mut account = Account::new(LIMIT, 500, 2);
         let greedy = account.open(at(0), &source("a"));
         assert_eq!(account.grow(at(0), greedy, 875), granted());
@@ -216,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_request_gives_way_to_one_that_needs_its_memory_and_one_that_is_read_does_not() {
+    fn only_slow_unfinished_requests_are_cancelled_for_memory() {
         let mut account = Account::new(LIMIT, 500, 1);
         let [waits, slow, slower] =
             [2, 1, 0].map(|began_at| account.open(at(began_at), &source("a")));
@@ -225,23 +229,23 @@ mod tests {
         }
         account.read(waits);
         let new = account.open(at(1_999), &source("a"));
-        assert_eq!(account.grow(at(1_999), new, 200), Growth::Refused, "nobody is slow yet");
+        assert_eq!(account.grow(at(1_999), new, 200), Growth::Refused, "no request is slow yet");
         assert_eq!(
             account.grow(at(2_002), new, 200),
             Growth::Granted(Vec::from([slower])),
-            "the one that began first"
+            "the oldest slow request"
         );
         assert_eq!(account.grow(at(2_002), new, 400), Growth::Granted(Vec::from([slow])));
         assert_eq!(
             account.grow(at(9_000), new, 400),
             Growth::Refused,
-            "what waits for its commit stays"
+            "a request that waits for its commit is kept"
         );
         assert_eq!((account.grow(at(9_000), slow, 1), account.held()), (Growth::Refused, 900));
     }
 
     #[test]
-    fn slow_requests_of_the_source_that_uses_most_give_way_first() {
+    fn slow_requests_of_the_largest_source_are_cancelled_first() {
         let mut account = Account::new(LIMIT, 500, 4);
         let honest = account.open(at(0), &source("honest"));
         assert_eq!(account.grow(at(0), honest, 200), granted());
@@ -264,7 +268,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_limit_holds_and_nobody_is_refused_what_is_left_of_his_share(
+        fn the_limit_holds_and_each_source_gets_its_share(
             steps in proptest::collection::vec((0..4usize, 0..3usize, 0..400usize, 0..1_500u64), 1..80)
         ) {
             let names = ["a", "b", "c"].map(source);
@@ -285,7 +289,7 @@ mod tests {
                                 open[which].2 += bytes;
                                 open.retain(|entry| !shed.contains(&entry.0));
                             }
-                            Growth::Refused => prop_assert!(held + bytes > 1_000 / 4 / 3, "refused {bytes} beside {held}"),
+                            Growth::Refused => prop_assert!(held + bytes > 1_000 / 4 / 3, "refused {bytes} bytes in addition to {held}"),
                         }
                     }
                     (_, Some(which)) => account.close(open.swap_remove(which).0),

@@ -1,44 +1,47 @@
-//! The passes of retention over the events: where the next step goes on, and when a pass ends.
+//! The passes of retention over the events: where the next step continues, and when a pass ends.
 //!
-//! A store looks at events in the order of their ids. An id begins with the time at which it was made, but by the clock of
-//! the machine that made it: events of a clock that is behind come first, whenever they were received, and those of a
-//! clock that is ahead come last. So the age of an event never tells anything about its neighbours. Only the store's own
-//! clock tells which part of the ids is likely to be over.
+//! A store visits events in the order of their ids. An id starts with its time of creation, by the
+//! clock of the machine that created it. Ids from a clock that is behind come first, and ids from a
+//! clock that is ahead come last, whenever the events were received. So the age of an event says
+//! nothing about its neighbours. Only the store's own clock tells which range of ids has probably
+//! expired.
 //!
-//! Two cursors follow from that:
+//! Therefore there are two cursors:
 //!
-//! - A *round* goes through all ids, at a slow pace, from the first to the last. It finds every event that is over,
-//!   whatever its id, at the latest after one round.
-//! - The *front* goes only to where, by the store's clock, the ids of what is kept begin, at a fast pace. While a long round
-//!   is under way, it finds the events of right clocks within a minute or two.
+//! - A *round* visits all ids slowly, from first to last. It finds every expired event, whatever
+//!   its id, within one round.
+//! - The *front* is fast and stops where, by the store's clock, the ids of kept events start. While
+//!   a long round is in progress, it finds the events from correct clocks within a minute or two.
 
 use crate::id::EventId;
 use crate::time::Instant;
 use core::time::Duration;
 
-/// The pause after a step that changed something, and between the steps of the front. Intake and delivery have the
-/// database to themselves most of the time.
+/// The pause after a step that changed something, and between the steps of the front. It leaves the
+/// database to intake and delivery most of the time.
 pub const FAST_PAUSE: Duration = Duration::from_millis(10);
 /// The pause after a step of a round that changed nothing.
 pub const SLOW_PAUSE: Duration = Duration::from_millis(25);
-/// The pause after a round, after the front has come to its end, and after an error.
+/// The pause after a round, after the front has reached its end, and after an error.
 pub const PASS_PAUSE: Duration = Duration::from_mins(1);
 
 /// Where a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reached {
-    /// The last event that it looked at; `None` if there are none behind it.
+    /// The last event that the step visited. `None` if no events follow.
     pub last: Option<EventId>,
-    /// Whether that one's id was made before all that is kept, by the store's clock.
+    /// Whether the id of `last` was created before the ids of all kept events, by the store's
+    /// clock.
     pub is_before_kept: bool,
 }
 
 impl Reached {
-    /// The last event of all was passed.
+    /// The step passed the last event.
     pub const END: Self = Self { last: None, is_before_kept: false };
 
-    /// Where a step ended that looked at `looked` events of at most `limit`, the last of which is `last`. What was received
-    /// at `kept_since` or later is kept: milliseconds since 1970, by the store's clock.
+    /// The end of a step that visited `looked` events of at most `limit`; `last` is the last of
+    /// them. Events received at `kept_since` or later are kept (milliseconds since 1970, by the
+    /// store's clock).
     #[must_use]
     pub fn new(last: Option<EventId>, looked: usize, limit: u32, kept_since: i64) -> Self {
         let is_full = u32::try_from(looked).map_or(true, |looked| looked >= limit);
@@ -61,23 +64,23 @@ struct Cursor {
     due: Instant,
 }
 
-/// A step that is to be done.
+/// A step to carry out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Events behind this one are looked at; `None`: from the first on.
+    /// The step visits events with greater ids. `None`: it starts with the first event.
     pub after: Option<EventId>,
     is_of_front: bool,
 }
 
 impl Passes {
-    /// A round begins now.
+    /// Starts the first round at `now`.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         let cursor = Cursor { after: None, due: now };
         Self { round: cursor, front: cursor }
     }
 
-    /// The step that is due; `None`: nothing is before [`Self::wake_at`].
+    /// The step that is due. `None` until [`Self::wake_at`].
     #[must_use]
     pub fn poll(&self, now: Instant) -> Option<Step> {
         if self.is_round_under_way() && now >= self.front.due {
@@ -92,7 +95,8 @@ impl Passes {
         if self.is_round_under_way() { self.round.due.min(self.front.due) } else { self.round.due }
     }
 
-    /// A step was done: where it ended, and whether it changed something. `None` if it failed.
+    /// Processes the result of a step: where it ended, and whether it changed something. `None` if
+    /// it failed.
     pub fn handle(&mut self, now: Instant, step: Step, done: Option<(Reached, bool)>) {
         let Some((reached, has_changed)) = done else {
             let later = now + PASS_PAUSE;
@@ -116,7 +120,7 @@ impl Passes {
             };
     }
 
-    /// A round that is done in one step leaves nothing for the front.
+    /// If a round takes only one step, there is nothing to do for the front.
     fn is_round_under_way(&self) -> bool {
         self.round.after.is_some()
     }
@@ -140,7 +144,7 @@ mod tests {
         ))
     }
 
-    /// A store of ids, some of which are over. Steps look at `limit`.
+    /// A store of ids, some of which have expired. A step visits at most `limit` ids.
     struct Store {
         over: BTreeSet<EventId>,
         kept: BTreeSet<EventId>,
@@ -163,7 +167,7 @@ mod tests {
             )
         }
 
-        /// Until nothing is over any more, or until `end`; answers when.
+        /// Runs until no expired ids are left, or until `end`. Returns the time that this took.
         fn run(&mut self, end: Duration) -> Duration {
             let (mut now, end) = (Instant::ZERO, Instant::ZERO + end);
             let mut passes = Passes::new(now);
@@ -181,12 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn the_front_ends_where_the_stores_clock_says_and_not_at_a_young_neighbour() {
+    fn the_front_ends_by_the_stores_clock_not_by_event_age() {
         let reached =
             |made_at_ms| Reached::new(Some(id(made_at_ms, 1)), 100, 100, NOW_MS - KEPT_MS);
         assert!(
             reached(NOW_MS - 400 * DAY_MS).is_before_kept,
-            "a clock that is behind, however young the event is"
+            "an id from a clock that is behind, whatever the event's age"
         );
         assert!(reached(NOW_MS - KEPT_MS - 1).is_before_kept);
         assert!(!reached(NOW_MS - KEPT_MS).is_before_kept);
@@ -196,8 +200,9 @@ mod tests {
     }
 
     #[test]
-    fn a_long_table_does_not_keep_what_right_clocks_made_waiting() {
-        // The young events of a slow clock come first and make a round take minutes; the others come last.
+    fn a_long_round_does_not_delay_ids_from_correct_clocks() {
+        // The young events of a slow clock come first and make a round take minutes. Other young
+        // events come last.
         let behind = (0..20_000).map(|n| id(NOW_MS - 400 * DAY_MS, n));
         let young = (0..60_000).map(|n| id(NOW_MS - DAY_MS, n));
         let over = (0..5_000).map(|n| id(NOW_MS - KEPT_MS - DAY_MS, n));
@@ -208,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_one_step_is_asked_once_a_minute() {
+    fn a_one_step_table_is_visited_once_a_minute() {
         let mut store = Store {
             over: BTreeSet::new(),
             kept: (0..10).map(|n| id(NOW_MS, n)).collect(),
@@ -243,9 +248,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        // However wrong the clocks are that made the ids, one round finds what is over, and a round has a bound.
+        // However wrong the clocks were that created the ids, one round finds all expired events,
+        // and its length is bounded.
         #[test]
-        fn whatever_is_over_goes_within_one_round(
+        fn one_round_removes_everything_expired(
             over in proptest::collection::btree_set((-800 * DAY_MS..800 * DAY_MS, 0u128..1000), 0..200),
             kept in proptest::collection::btree_set((-800 * DAY_MS..800 * DAY_MS, 1000u128..2000), 0..200),
             limit in 1u32..50,

@@ -1,14 +1,15 @@
-//! The `Retry-After` header of a reply (RFC 9110 §10.2.3): seconds, or a date.
+//! The `Retry-After` header of a response (RFC 9110 §10.2.3): seconds, or a date.
 
 use core::time::Duration;
 use jiff::civil::DateTime;
 use jiff::fmt::strtime::BrokenDownTime;
 
-/// Reads a `Retry-After` value as a delay from the moment of the reply.
+/// Parses a value of `Retry-After` as a delay, counted from the response.
 ///
-/// `date` is the value of the reply's own `Date` header: a date is measured against the clock that wrote it, so that
-/// skew between the downstream and this machine does not matter. A date without a readable `Date`, a date in the
-/// past, and anything that is neither seconds nor a date, say nothing: `None`. Seconds saturate.
+/// `date` is the value of the response's own `Date` header. A date in `Retry-After` is compared
+/// with it, so a clock skew between the downstream and this machine does not matter. Returns `None`
+/// for a date without a valid `Date`, for a date in the past, and for anything that is neither
+/// seconds nor a date. Seconds saturate.
 ///
 /// ```
 /// use core::time::Duration;
@@ -29,7 +30,8 @@ pub fn retry_after(value: &[u8], date: Option<&[u8]>) -> Option<Duration> {
     u64::try_from(then.checked_sub(now)?).ok().map(Duration::from_secs)
 }
 
-/// Seconds since 1970 of an HTTP date in any of the three forms that RFC 9110 §5.6.7 obliges a recipient to read.
+/// Seconds since 1970 of an HTTP date, in any of the three forms that a recipient must accept (RFC
+/// 9110 §5.6.7).
 fn http_date(text: &str) -> Option<i64> {
     const FORMS: [&str; 3] = [
         "%a, %d %b %Y %H:%M:%S GMT", // IMF-fixdate
@@ -39,7 +41,8 @@ fn http_date(text: &str) -> Option<i64> {
     const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
     let datetime: DateTime =
         FORMS.iter().find_map(|form| BrokenDownTime::parse(form, text).ok()?.to_datetime().ok())?;
-    // Not by way of a timestamp: that ends a day before 9999 does, and the end of 9999 is how some say "never".
+    // Not converted by a timestamp type: its range ends a day before the end of 9999, which some
+    // servers send as "never".
     Some(datetime.duration_since(EPOCH).as_secs())
 }
 
@@ -54,7 +57,7 @@ mod tests {
     const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
 
     #[test]
-    fn seconds_are_read() {
+    fn seconds_are_parsed() {
         assert_eq!(retry_after(b"120", None), Some(Duration::from_mins(2)));
         assert_eq!(retry_after(b" 0 ", None), Some(Duration::ZERO));
         assert_eq!(
@@ -64,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn all_three_forms_of_a_date_are_read_against_the_replys_own_date() {
+    fn all_three_date_forms_are_relative_to_the_date_header() {
         for later in [
             "Sun, 06 Nov 1994 08:50:37 GMT",
             "Sunday, 06-Nov-94 08:50:37 GMT",
@@ -79,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_date_that_can_be_written_is_read() {
+    fn the_last_representable_date_is_parsed() {
         let never = b"Fri, 31 Dec 9999 23:59:59 GMT";
         assert_eq!(retry_after(never, Some(DATE)), Some(Duration::from_secs(252_618_189_022)));
         assert_eq!(
@@ -89,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_is_none() {
+    fn invalid_and_past_values_are_none() {
         for nothing in [
             "",
             "soon",

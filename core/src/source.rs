@@ -1,4 +1,4 @@
-//! A source: one stream of events with one downstream, and the policy by which it is delivered.
+//! A source (a stream of events with one downstream) and its delivery policy.
 
 use crate::backoff::Backoff;
 use crate::breaker::BreakerPolicy;
@@ -10,19 +10,20 @@ use core::fmt;
 use core::num::NonZeroU32;
 use core::time::Duration;
 
-/// The longest source name, in bytes.
+/// The maximum length of a source name in bytes.
 pub const MAX_SOURCE_NAME_BYTES: usize = 64;
 
-/// The name of a source, as it stands in `POST /webhooks/{source}`: 1 to 64 of `a`–`z`, `A`–`Z`, `0`–`9`, `-`, `_`.
+/// The name of a source, as in `POST /webhooks/{source}`: 1 to 64 of `a`–`z`, `A`–`Z`, `0`–`9`,
+/// `-`, `_`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceName(Arc<str>);
 
 impl SourceName {
-    /// Takes a name that follows the rule above.
+    /// Parses a name.
     ///
     /// # Errors
     ///
-    /// [`SourceNameError`] if it does not.
+    /// [`SourceNameError`] if it breaks the rule above.
     pub fn parse(text: &str) -> Result<Self, SourceNameError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if text.is_empty() || text.len() > MAX_SOURCE_NAME_BYTES || !text.bytes().all(allowed) {
@@ -50,51 +51,55 @@ impl Borrow<str> for SourceName {
     }
 }
 
-/// The text cannot name a source.
+/// The text is not a valid source name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{name}` cannot name a source: use 1 to 64 letters, digits, `-` or `_`")]
 pub struct SourceNameError {
-    /// The text as it was given.
+    /// The invalid text.
     pub name: String,
 }
 
 /// How the events of one source are delivered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// The time one delivery may take, from connecting to the last byte of the reply that is read.
+    /// The maximum time of one delivery, from connecting to the last byte of the response that is
+    /// read.
     pub timeout: Duration,
-    /// Deliveries in flight at once, for each process. At least 1.
+    /// The maximum number of deliveries in flight, for each process. At least 1.
     pub concurrency: u32,
-    /// Deliveries that may begin in a second, for each process, see [`crate::rate`]. `None`: as many as there are slots.
+    /// The maximum number of deliveries that start in a second, for each process. See
+    /// [`crate::rate`]. `None`: only `concurrency` limits them.
     pub rate: Option<NonZeroU32>,
-    /// When the source's breaker opens.
+    /// When the source's circuit breaker opens.
     pub breaker: BreakerPolicy,
-    /// Attempts an event may use up before it is dead-lettered. At least 1.
+    /// The number of attempts after which an event is dead-lettered. At least 1.
     pub max_attempts: u32,
-    /// How long a transient failure waits for its next attempt.
+    /// The back-off after a transient failure.
     pub backoff: Backoff,
-    /// Status codes that are transient for this source, whatever the table says.
+    /// Status codes that are transient for this source. They override the table in
+    /// [`crate::verdict`].
     pub retry_on: BTreeSet<u16>,
-    /// Status codes that are permanent for this source, whatever the table says. Wins over `retry_on`.
+    /// Status codes that are permanent for this source. They override the table and `retry_on`.
     pub dead_letter_on: BTreeSet<u16>,
 }
 
-/// What is left of a lease, at the least, when a delivery has run to its time-out: the time to settle it.
+/// The part of a lease that is left when a delivery times out: the time to settle it.
 pub const SETTLE_GRACE: Duration = Duration::from_secs(5);
 
-/// The part of a lease that a claimed event may spend waiting in memory for a free slot.
+/// The part of a lease that a claimed event may wait in memory for a free slot.
 pub const WAIT_ALLOWANCE: Duration = Duration::from_secs(5);
 
 impl Policy {
-    /// How long a claim holds an event: the time-out, the grace for settling, and the allowance for waiting.
+    /// How long a claim holds an event: the timeout, [`SETTLE_GRACE`], and [`WAIT_ALLOWANCE`].
     ///
-    /// A lease outlives its delivery by construction: there is no setting by which it could be too short.
+    /// So a lease is always longer than its delivery. There is no setting that can make it too
+    /// short.
     #[must_use]
     pub fn lease(&self) -> Duration {
         self.timeout.saturating_add(SETTLE_GRACE).saturating_add(WAIT_ALLOWANCE)
     }
 
-    /// What must be left of a lease for a delivery to start.
+    /// The remaining lease that a delivery needs to start.
     #[must_use]
     pub fn cover(&self) -> Duration {
         self.timeout.saturating_add(SETTLE_GRACE)
@@ -102,7 +107,8 @@ impl Policy {
 }
 
 impl Default for Policy {
-    /// The documented defaults: 10 s, 16 in flight at any rate, 20 attempts, and those of the breaker.
+    /// The documented defaults: 10 s timeout, 16 deliveries in flight, no rate limit, 20 attempts,
+    /// and the default breaker.
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(10),
@@ -122,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_a_path_segment_that_needs_no_escape() {
+    fn a_name_needs_no_escape_in_a_path() {
         for good in ["a", "github", "Stripe_EU-2", &"n".repeat(64)] {
             let name = SourceName::parse(good).unwrap();
             assert_eq!(
@@ -136,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_covers_its_delivery_with_time_to_wait() {
+    fn a_lease_covers_waiting_delivery_and_settling() {
         let policy = Policy::default();
         assert_eq!(policy.lease(), policy.cover() + WAIT_ALLOWANCE);
         assert!(policy.cover() > policy.timeout);

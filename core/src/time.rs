@@ -1,11 +1,12 @@
-//! A point on one process's monotonic clock. Not a wall-clock time: that belongs to the database alone.
+//! A point on one process's monotonic clock. It is not a wall-clock time: only the database has a
+//! wall clock.
 
 use core::time::Duration;
 
 /// A point in time on a monotonic clock with an arbitrary origin, in nanoseconds.
 ///
-/// Two instants compare only if they come from the same process. All arithmetic saturates, so that no configured
-/// duration, however long, can wrap a deadline around.
+/// Instants of different processes cannot be compared. All arithmetic saturates, so that no
+/// configured duration can make a deadline overflow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);
 
@@ -15,13 +16,13 @@ impl Instant {
     /// Later than every deadline that can be reached.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// The instant that lies `since_origin` after the clock's origin.
+    /// The instant `since_origin` after the clock's origin.
     #[must_use]
     pub fn from_origin(since_origin: Duration) -> Self {
         Self(saturating_nanos(since_origin))
     }
 
-    /// How long after the clock's origin this instant lies.
+    /// The time from the clock's origin to this instant.
     #[must_use]
     pub fn since_origin(self) -> Duration {
         Duration::from_nanos(self.0)
@@ -33,7 +34,7 @@ impl Instant {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// This instant moved `duration` into the past, at most to the clock's origin.
+    /// The instant `duration` before this one, but not before the clock's origin.
     #[must_use]
     pub fn before(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(saturating_nanos(duration)))

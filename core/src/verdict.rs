@@ -1,16 +1,17 @@
-//! What a delivery's reply means, and what follows from it.
+//! What the reply to a delivery means, and what happens next.
 //!
 //! | reply | verdict |
 //! |---|---|
-//! | the head of a response is complete, with a status of 200 to 299 | delivered |
-//! | the same, with one of the statuses that [`judge`] lists | permanent |
-//! | the same, with any other status | transient |
-//! | no complete head, for whatever reason | transient |
-//! | the request was not sent, for want of a resource of this process | none: the event is given back, and no attempt is charged |
+//! | a complete response head with a status of 200 to 299 | delivered |
+//! | a complete response head with one of the statuses that [`judge`] lists | permanent |
+//! | a complete response head with any other status | transient |
+//! | no complete response head, for whatever reason | transient |
+//! | the request was not sent (this process lacks a resource) | none: the event is released uncharged |
 //!
-//! The status decides, not the body: once the head of a response is complete its status is the verdict, even if the body
-//! breaks off, hangs or is malformed. A body gives the excerpt, as far as it came. Interim responses (1xx, apart from 101)
-//! are not the response: the one after them is. A source's `retry_on` and `dead_letter_on` stand over the table.
+//! The status decides, not the body. Once the response head is complete, its status is the verdict,
+//! even if the body breaks off, hangs or is malformed. The excerpt is what arrived of the body.
+//! Interim responses (1xx, except 101) are skipped. A source's `retry_on` and `dead_letter_on`
+//! override the table.
 
 use crate::backoff::Backoff;
 use crate::event::{Outcome, Reason};
@@ -20,25 +21,25 @@ use bytes::Bytes;
 use core::fmt;
 use core::time::Duration;
 
-/// At most so many bytes of a response's body are kept with its attempt.
+/// The maximum number of bytes of a response's body that are stored with its attempt.
 pub const MAX_EXCERPT_BYTES: usize = 1024;
 
-/// What came back from one delivery.
+/// The result of one delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// A complete response head arrived in time. Whether its body ended does not matter.
+    /// A complete response head arrived in time. Whether its body was complete does not matter.
     Response {
         /// The status code, 100 to 999.
         status_code: u16,
-        /// What `Retry-After` asked for, read by [`crate::retry_after::retry_after`].
+        /// The delay from `Retry-After`, parsed by [`crate::retry_after::retry_after`].
         retry_after: Option<Duration>,
-        /// The first bytes of the body that came soon, at most [`MAX_EXCERPT_BYTES`].
+        /// The first bytes of the body that arrived soon, at most [`MAX_EXCERPT_BYTES`].
         excerpt: Bytes,
     },
-    /// No complete response head came. Whether the downstream acted is unknown.
+    /// No complete response head arrived. Whether the downstream processed the request is unknown.
     Failed(DeliveryError),
-    /// Nothing was sent, because this process lacked a resource of its own, such as a file descriptor. It says nothing
-    /// about the downstream, and the event is not charged for it.
+    /// Nothing was sent, because this process lacks a resource such as a file descriptor. It shows
+    /// nothing about the downstream, and the event is not charged for it.
     NotSent,
 }
 
@@ -46,26 +47,26 @@ pub enum Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum DeliveryError {
-    /// No response head before the deadline.
+    /// No response head arrived before the deadline.
     Timeout,
-    /// Nobody listens at the destination.
+    /// The destination accepts no connections on that port.
     ConnectionRefused,
-    /// The connection broke after it was made.
+    /// The connection broke after it was established.
     ConnectionReset,
-    /// The connection could not be made for another reason.
+    /// The connection could not be established for another reason.
     ConnectionFailed,
     /// The destination's name does not resolve.
     Dns,
     /// The TLS handshake failed.
     Tls,
-    /// What came back is not an HTTP response.
+    /// The response is not valid HTTP.
     InvalidResponse,
     /// The process shut down while the delivery was in flight.
     CutOff,
 }
 
 impl DeliveryError {
-    /// Every class, for stores and documents that list them.
+    /// Every error, for stores and documents that list them.
     pub const ALL: [Self; 8] = [
         Self::Timeout,
         Self::ConnectionRefused,
@@ -77,7 +78,7 @@ impl DeliveryError {
         Self::CutOff,
     ];
 
-    /// The class in plain words, as it is stored and shown.
+    /// The error as it is stored and shown.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -99,16 +100,17 @@ impl fmt::Display for DeliveryError {
     }
 }
 
-/// The judgement on one attempt, as it is recorded.
+/// The verdict on one attempt, as it is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
-    /// The downstream took the event.
+    /// The downstream accepted the event.
     Delivered,
     /// Another attempt may succeed.
     Transient,
-    /// This request, byte for byte, can never be accepted.
+    /// The downstream can never accept this request.
     Permanent,
-    /// The lease ended with no settlement: the process died, hung, or could not reach the database.
+    /// The lease ended without a settlement: the process crashed, hung, or could not reach the
+    /// database.
     Lost,
 }
 
@@ -127,15 +129,15 @@ impl Verdict {
         }
     }
 
-    /// The verdict of that name.
+    /// The verdict with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|verdict| verdict.as_str() == name)
     }
 }
 
-/// Judges a reply by the table of status codes and the source's exceptions to it; `None` if there is nothing to judge,
-/// because nothing was sent.
+/// The verdict on a reply, by the table of status codes and the source's exceptions. `None` if
+/// nothing was sent.
 #[must_use]
 pub fn judge(reply: &Reply, policy: &Policy) -> Option<Verdict> {
     match reply {
@@ -161,8 +163,8 @@ fn judge_status(status_code: u16, policy: &Policy) -> Verdict {
     }
 }
 
-/// What follows for the event from a reply to `attempt`, which is number `n` of its present budget. Without a verdict
-/// there was no attempt.
+/// The verdict on the reply to `attempt`, and what happens to the event. The attempt is number `n`
+/// of the present budget. Without a verdict, there was no attempt.
 ///
 /// ```
 /// use surehook_core::event::{Outcome, Reason};
@@ -174,7 +176,7 @@ fn judge_status(status_code: u16, policy: &Policy) -> Verdict {
 /// let timeout = Reply::Failed(DeliveryError::Timeout);
 /// let (verdict, outcome) = decide(&timeout, &policy, event, 1, 1);
 /// assert!(verdict == Some(Verdict::Transient) && matches!(outcome, Outcome::Retry { .. }));
-/// // The last of its budget.
+/// // The last attempt of the budget.
 /// let last = policy.max_attempts;
 /// assert_eq!(decide(&timeout, &policy, event, last, last).1, Outcome::DeadLetter(Reason::Exhausted));
 /// ```
@@ -203,8 +205,8 @@ pub fn decide(
     (Some(verdict), outcome)
 }
 
-/// The delay before the next attempt: the back-off, or what the downstream asked for if that is longer, and never
-/// more than the policy's longest.
+/// The delay before the next attempt: the back-off, or the delay that the downstream requested if
+/// that is longer, but at most `max_delay`.
 #[must_use]
 pub fn next_delay(
     backoff: &Backoff,
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_is_that_of_the_documents_and_is_read_back() {
+    fn each_name_matches_the_documents_and_round_trips() {
         use alloc::string::ToString;
         assert_eq!(
             Verdict::ALL.map(Verdict::as_str),
@@ -261,14 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_delivery_is_transient_whatever_the_failure() {
+    fn every_failed_delivery_is_transient() {
         for error in DeliveryError::ALL {
             assert_eq!(judge(&Reply::Failed(error), &Policy::default()), Some(Verdict::Transient));
         }
     }
 
     #[test]
-    fn what_was_not_sent_is_given_back_without_a_verdict_even_at_the_last_attempt() {
+    fn an_unsent_event_is_released_even_at_its_last_attempt() {
         let (policy, event) =
             (Policy { max_attempts: 3, ..Policy::default() }, EventId::from_uuid(Uuid::nil()));
         for n in 1..=3 {
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_can_make_exceptions_to_the_table() {
+    fn a_source_can_override_the_table() {
         let policy = Policy {
             retry_on: BTreeSet::from([400, 200]),
             dead_letter_on: BTreeSet::from([404, 200]),
@@ -289,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_attempt_of_a_budget_ends_in_a_dead_letter() {
+    fn a_failed_last_attempt_dead_letters_the_event() {
         let (policy, event) =
             (Policy { max_attempts: 3, ..Policy::default() }, EventId::from_uuid(Uuid::nil()));
         let outcome = |n| decide(&response(503), &policy, event, 7 + n, n).1;
@@ -312,7 +314,7 @@ mod tests {
                 excerpt: Bytes::new(),
             };
             let (_, Outcome::Retry { after }) = decide(&reply, &policy, event, 1, 1) else {
-                panic!("429 is transient")
+                panic!("429 must be transient")
             };
             after
         };

@@ -1,15 +1,17 @@
-//! One process's dispatcher: which events to claim, what to deliver when, what to write back. It holds no socket, no
-//! connection and no clock; what it holds in memory may be lost at any moment, because all of it is under a lease.
+//! The state machine of one process's worker. It decides which events to claim, what to deliver
+//! when, and what to write back. It holds no socket, no connection and no clock. Its memory may be
+//! lost at any time, because a lease covers everything in it.
 //!
-//! The driver's contract, in the manner of sans-I/O protocol libraries:
+//! The contract of the driver, as in sans-I/O protocol libraries:
 //!
-//! 1. Tell the worker what happened: [`Worker::handle`].
-//! 2. Carry out what it wants: [`Worker::poll`], again and again until it answers `None`.
-//! 3. Sleep until something else happens, at the latest until [`Worker::wake_at`]. A spurious wake is harmless.
+//! 1. Report what happened: [`Worker::handle`].
+//! 2. Carry out the actions: call [`Worker::poll`] until it returns `None`.
+//! 3. Sleep until the next input, at most until [`Worker::wake_at`]. A spurious wake-up is
+//!    harmless.
 //!
-//! Both `poll` and `wake_at` are read off one list of what is due when (`next_step`), so they cannot disagree: while
-//! an action is ready `wake_at` lies in the past, and after waking at a time either there is an action or `wake_at` is
-//! later than that time.
+//! `poll` and `wake_at` use the same list of due steps (`next_step`), so they cannot disagree.
+//! While an action is ready, `wake_at` is in the past. After waking at a time, either an action is
+//! ready or `wake_at` is later than that time.
 //!
 //! ```
 //! use core::time::Duration;
@@ -21,13 +23,13 @@
 //! let at = |milliseconds| Instant::from_origin(Duration::from_millis(milliseconds));
 //! let sources = [(SourceName::parse("orders").unwrap(), Policy::default())];
 //! let mut worker = Worker::new(at(0), Settings::default(), sources);
-//! // It knows of no work yet, and asks for all that its slots can take.
+//! // It knows of no work yet, so its first claim asks for one event for each slot.
 //! let Some(Action::Claim(demands)) = worker.poll(at(0)) else { unreachable!() };
 //! assert_eq!(demands[0].limit, Policy::default().concurrency);
-//! // There is none: it offers to take over what is stored from now on.
+//! // No event is due, so it offers its capacity for claims on insert.
 //! worker.handle(at(1), Input::Claimed(Claims::default()));
 //! assert!(matches!(worker.poll(at(1)), Some(Action::Offer { room: 16, .. })));
-//! // And it asks again when it is told of some that it was not given, or at the next poll.
+//! // It claims again when it is woken for new events, or at the next poll.
 //! assert_eq!(worker.poll(at(1)), None);
 //! assert_eq!(worker.wake_at().map(|wake| wake.reason), Some(WakeReason::Poll));
 //! ```
@@ -62,7 +64,7 @@ pub use interface::{
     Action, BATCH_ROWS, Delivery, FULL_ROWS, Input, Load, Settings, Ticket, Wake, WakeReason,
 };
 
-/// One process's dispatcher. See the [module](self).
+/// The worker of one process. See the [module](self).
 #[derive(Debug)]
 pub struct Worker {
     settings: Settings,
@@ -75,11 +77,12 @@ pub struct Worker {
     settling: Option<Vec<Unsettled>>,
     abandoned: Vec<Settlement>,
     claiming: Option<Claiming>,
-    /// The next claim, and the next batch of settlements, is not sent before then.
+    /// The earliest times of the next claim and of the next batch of settlements.
     claim_after: Instant,
     settle_after: Instant,
-    /// The lane with which the next claim begins, among those with work and among those that may have some, so that a
-    /// full claim starves nobody; and how many lanes were asked so far.
+    /// Where the next claim starts, among the lanes with work (`claim_from`) and among those that
+    /// may have some (`probe_from`). So a full claim starves no source. `seats` counts the seats of
+    /// all claims so far.
     claim_from: usize,
     probe_from: usize,
     seats: u32,
@@ -87,21 +90,24 @@ pub struct Worker {
     shortage: Shortage,
     polling: Polling,
     memory: Memory,
-    /// What follows from the lanes, kept by [`Self::refresh`]: who can deliver (in turn), who has room and work, who has
-    /// room and may have work, who has room and nothing and waits for the next poll, and who holds an event that must
-    /// start by then.
+    /// Sets of lanes, derived from their states by [`Self::refresh`]. `deliverable`: can start a
+    /// delivery, in turn. `askable`: have capacity and work. `probable`: have capacity and may have
+    /// work. `dormant`: have capacity but no work, and wait for the next poll. `expiring`: hold an
+    /// event that must start by that time.
     deliverable: VecDeque<usize>,
     askable: BTreeSet<usize>,
     probable: BTreeSet<usize>,
     dormant: BTreeSet<usize>,
     expiring: Agenda,
-    /// Whose offer is another than the last that was told, and whether any is made at all.
+    /// The lanes whose offer differs from the last one reported, and whether offers are made at
+    /// all.
     offering: BTreeSet<usize>,
     makes_offers: bool,
-    /// Whose rate lets the next delivery begin when, and whose breaker opens half when.
+    /// When the rate limit of a lane allows its next delivery, and when its open breaker becomes
+    /// half-open.
     rated: Agenda,
     opening_half: Agenda,
-    /// Breakers that have another state, which nobody was told yet.
+    /// Changes of breakers that are not reported yet.
     moved_breakers: VecDeque<(SourceName, Breaker)>,
 }
 
@@ -112,7 +118,7 @@ enum Phase {
     Done,
 }
 
-/// A delivery that was handed to the driver.
+/// A delivery that the driver carries out.
 #[derive(Debug)]
 struct InFlight {
     lane: usize,
@@ -120,11 +126,11 @@ struct InFlight {
     lease_ends: Instant,
     size: usize,
     origin: Origin,
-    /// The claim without its bytes, which are with the driver.
+    /// The claim without its bytes, which the driver holds.
     claim: Claim,
 }
 
-/// A settlement that is not known to be written.
+/// A settlement that is not known to be committed.
 #[derive(Clone, Debug)]
 struct Unsettled {
     settlement: Settlement,
@@ -134,7 +140,8 @@ struct Unsettled {
 
 #[derive(Debug)]
 struct Claiming {
-    /// Before the claim was sent: each lease is counted from here, so it ends in memory before it ends in the store.
+    /// The time before the claim was sent. Leases are counted from here, so they end earlier in
+    /// memory than in the store.
     sent_at: Instant,
     asked: Vec<usize>,
 }
@@ -153,7 +160,8 @@ struct Polling {
 }
 
 impl Worker {
-    /// A worker for these sources that starts at `now` and knows of no work yet: its first claim asks for all.
+    /// Creates a worker for these sources at `now`. It knows of no work yet, so its first claim
+    /// covers all sources.
     pub fn new(
         now: Instant,
         settings: Settings,
@@ -207,7 +215,7 @@ impl Worker {
         worker
     }
 
-    /// Takes in what happened.
+    /// Processes an input.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Woken(sources) => self.woken(&sources),
@@ -228,7 +236,7 @@ impl Worker {
         self.grant_memory();
     }
 
-    /// What is to be done now; `None` when nothing is, until [`Self::wake_at`] or the next input.
+    /// The next action to carry out. `None` until [`Self::wake_at`] or the next input.
     pub fn poll(&mut self, now: Instant) -> Option<Action> {
         loop {
             let (at, step) = self.next_step()?;
@@ -243,13 +251,14 @@ impl Worker {
         }
     }
 
-    /// When to poll again if nothing else happens; `None` if only an input can bring this worker on.
+    /// When to poll again if there is no input before. `None` if only an input can lead to an
+    /// action.
     #[must_use]
     pub fn wake_at(&self) -> Option<Wake> {
         self.next_step().map(|(at, reason)| Wake { at, reason })
     }
 
-    /// How much is held.
+    /// What the worker holds.
     #[must_use]
     pub fn load(&self) -> Load {
         Load {
@@ -260,7 +269,7 @@ impl Worker {
         }
     }
 
-    /// The one list of what is due when: the earliest step, and of steps that are due together the first of the list.
+    /// The earliest step. Of steps that are due at the same time, the first of this list.
     fn next_step(&self) -> Option<(Instant, WakeReason)> {
         const READY: Instant = Instant::ZERO;
         let running = self.phase == Phase::Running;
@@ -305,7 +314,8 @@ impl Worker {
                 when(sending && self.may_claim(), store_ready.max(self.claim_after)),
                 WakeReason::Claim,
             ),
-            // Last of what is done at once, so that what else is done at once is told in one offer.
+            // The last of the immediate steps, so that one offer includes the effects of all
+            // others.
             (when(running && !self.offering.is_empty(), READY), WakeReason::Offer),
             (
                 when(
@@ -320,7 +330,8 @@ impl Worker {
         .min_by_key(|(at, _)| *at)
     }
 
-    /// Carries out a step that is due. Not every step has an action, but each changes what is due next.
+    /// Carries out a due step. Not every step results in an action, but each one changes what is
+    /// due next.
     fn take(&mut self, now: Instant, step: WakeReason) -> Option<Action> {
         match step {
             WakeReason::Settle if !self.abandoned.is_empty() => {
@@ -334,11 +345,9 @@ impl Worker {
                 Some(Action::Done)
             }
             WakeReason::Release => {
-                let index = self.expiring.first().expect("the step says so").1;
-                let held = self.lanes[index]
-                    .ahead
-                    .pop_front()
-                    .expect("a lane that expires holds an event");
+                let index = self.expiring.first().expect("a lane expires").1;
+                let held =
+                    self.lanes[index].ahead.pop_front().expect("an expiring lane holds an event");
                 self.release(now, index, held);
                 self.refresh(index);
                 None
@@ -356,7 +365,7 @@ impl Worker {
                 .pop_front()
                 .map(|(source, breaker)| Action::Breaker(source, breaker)),
             WakeReason::Offer => {
-                let index = self.offering.pop_first().expect("the step says so");
+                let index = self.offering.pop_first().expect("an offer has changed");
                 let offered = self.offer(index);
                 let lane = &mut self.lanes[index];
                 lane.offered = offered;
@@ -369,16 +378,16 @@ impl Worker {
                 })
             }
             WakeReason::Rate => {
-                let index = self.rated.first().expect("the step says so").1;
+                let index = self.rated.first().expect("a rate-limited lane is due").1;
                 self.rated.set(index, None);
                 self.lanes[index].is_ahead_of_its_rate = false;
                 self.refresh(index);
                 None
             }
             WakeReason::HalfOpen => {
-                let index = self.opening_half.first().expect("the step says so").1;
+                let index = self.opening_half.first().expect("a breaker is open").1;
                 self.lanes[index].breaker = Breaker::HalfOpen;
-                // What came meanwhile was not asked for.
+                // Nothing was claimed while the breaker was open, so events may be due.
                 self.lanes[index].expects = Expects::Work;
                 self.breaker_moved(index);
                 None
@@ -427,7 +436,7 @@ impl Worker {
             && self.claiming.is_none()
     }
 
-    /// Takes a claimed event over, or gives it back if it can no longer be delivered here.
+    /// Holds a claimed event, or releases it if it can no longer be delivered here.
     fn hold(&mut self, now: Instant, sent_at: Instant, origin: Origin, claim: Claim) {
         let Some(&index) = self.by_source.get(&claim.source) else {
             return self.owe(now, sent_at, &claim, Outcome::Release, None);
@@ -438,7 +447,8 @@ impl Worker {
         let lease_ends = sent_at + lane.policy.lease();
         let held =
             Held { lease_ends, start_by: lease_ends.before(lane.policy.cover()), claim, origin };
-        // Claimed before its breaker opened, it is given back like those that waited.
+        // If the breaker opened after the claim was sent, the event is released, like those that
+        // were waiting.
         if self.phase == Phase::Running && !matches!(lane.breaker, Breaker::Open { .. }) {
             lane.ahead.push_back(held);
         } else {
@@ -447,11 +457,12 @@ impl Worker {
         self.refresh(index);
     }
 
-    /// The next event of the lane whose turn it is; nothing if its lease no longer covers a delivery.
+    /// Starts the next event of the lane whose turn it is. `None` if the event's lease no longer
+    /// covers a delivery.
     fn deliver(&mut self, now: Instant) -> Option<Action> {
         let index = self.deliverable.pop_front()?;
         self.lanes[index].in_turn = false;
-        let held = self.lanes[index].ahead.pop_front().expect("a lane in turn holds an event");
+        let held = self.lanes[index].ahead.pop_front().expect("a deliverable lane holds an event");
         if now > held.start_by {
             self.release(now, index, held);
             self.refresh(index);
@@ -482,7 +493,8 @@ impl Worker {
         self.end(now, ticket, reply, false);
     }
 
-    /// Ends a delivery: its slot is free, its settlement is due. A ticket that is not in flight (any more) is nothing.
+    /// Ends a delivery: frees its slot and queues its settlement. Unknown tickets are ignored,
+    /// because a delivery may have been cut off before.
     fn end(&mut self, now: Instant, ticket: Ticket, reply: Reply, cut_off: bool) {
         let Some(InFlight { lane: index, started_at, lease_ends, size, origin, claim }) =
             self.in_flight.remove(&ticket)
@@ -533,14 +545,14 @@ impl Worker {
         }
     }
 
-    /// A breaker has another state.
+    /// Reports a breaker's new state.
     fn breaker_moved(&mut self, index: usize) {
         let lane = &self.lanes[index];
         self.moved_breakers.push_back((lane.source.clone(), lane.breaker));
         self.refresh(index);
     }
 
-    /// Gives an event back that was not sent.
+    /// Releases an event that was not sent.
     fn release(&mut self, now: Instant, index: usize, held: Held) {
         self.memory.free(index, held.origin, held.claim.size());
         self.owe(now, held.lease_ends, &held.claim, Outcome::Release, None);
@@ -572,7 +584,8 @@ impl Worker {
         Action::Settle(settlements)
     }
 
-    /// What could not be written is tried again, until its lease has ended: then another may hold the event.
+    /// Failed settlements are retried until their leases end. After that, another worker may hold
+    /// the event.
     fn settle_failed(&mut self, now: Instant) {
         for unsettled in self.settling.take().into_iter().flatten().rev() {
             if now >= unsettled.lease_ends {
@@ -621,13 +634,14 @@ impl Worker {
             );
     }
 
-    /// Half of a wait is fixed and half is a hash: workers that fail or idle together come back apart.
+    /// Half of the wait is fixed and half is a hash, so that workers which fail or idle together do
+    /// not retry together.
     fn jittered(&self, wait: Duration, count: u64) -> Duration {
         let half = wait / 2;
         half + share(wait - half, mix(self.settings.seed ^ mix(count)))
     }
 
-    /// Brings what follows from a lane up to date. Called after every change to it.
+    /// Updates everything that is derived from a lane. Must be called after every change to it.
     fn refresh(&mut self, index: usize) {
         let lane = &mut self.lanes[index];
         if lane.can_deliver() && !lane.in_turn {
@@ -656,7 +670,7 @@ impl Worker {
 }
 
 impl Unsettled {
-    /// The settlement as it is handed to the store at `now`.
+    /// The settlement as it is sent to the store at `now`.
     fn as_of(&self, now: Instant) -> Settlement {
         let mut settlement = self.settlement.clone();
         if let Some(record) = &mut settlement.record {

@@ -1,4 +1,4 @@
-//! Hands the fuzzer's bytes to `surehook_model::targets::idempotency_key`.
+//! Runs the fuzz target `surehook_model::targets::idempotency_key` on the fuzzer's bytes.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| surehook_model::targets::idempotency_key::run(data));

@@ -1,4 +1,4 @@
-//! Hands the fuzzer's bytes to `surehook_model::targets::worker`.
+//! Runs the fuzz target `surehook_model::targets::worker` on the fuzzer's bytes.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| surehook_model::targets::worker::run(data));

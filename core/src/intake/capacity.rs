@@ -1,18 +1,20 @@
-//! What the worker of the same process has room for, and how much of that is taken: its offers (an advertised window).
+//! The capacity that the worker of the same process offers (an advertised window), and how much of
+//! it is in use.
 //!
-//! What is taken stays taken until the worker has taken the event over, or the event was not claimed after all. So an offer
-//! that is a little old never lets more be claimed than the worker has room for.
+//! Capacity stays in use until the worker has taken the event over, or until the event turns out
+//! not to be claimed. So an offer that is slightly outdated never lets more events be claimed than
+//! the worker can hold.
 
 use crate::source::SourceName;
 use alloc::collections::BTreeMap;
 use core::time::Duration;
 
-/// Room for events: how many, and how many bytes they have together.
+/// Capacity for events: their number, and their total size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
-    /// Events.
+    /// The number of events.
     pub events: u32,
-    /// Bytes of their headers and bodies.
+    /// The bytes of their headers and bodies.
     pub bytes: usize,
 }
 
@@ -31,13 +33,14 @@ struct Offer {
 }
 
 impl Offers {
-    /// The worker has this much room for new events of a source, besides those that it knows of.
+    /// The worker offers this capacity for new events of a source, in addition to the events that
+    /// it already knows.
     pub(super) fn offer(&mut self, source: SourceName, capacity: Capacity, lease: Duration) {
         let offer = self.by_source.entry(source).or_default();
         (offer.capacity, offer.lease) = (capacity, lease);
     }
 
-    /// Takes room for one event and returns the lease; `None` if there is no room.
+    /// Reserves capacity for one event and returns its lease. `None` if there is no capacity.
     pub(super) fn take(&mut self, source: &SourceName, size: usize) -> Option<Duration> {
         let is_closed = self.is_closed;
         let Offer { capacity, lease, taken } =
@@ -51,24 +54,25 @@ impl Offers {
         })
     }
 
-    /// Gives back the room of one event.
+    /// Returns the capacity of one event.
     pub(super) fn give_back(&mut self, source: &SourceName, size: usize) {
-        let taken = &mut self.by_source.get_mut(source).expect("room is taken on an offer").taken;
-        debug_assert!(taken.events > 0 && taken.bytes >= size, "room is given back twice");
+        let taken = &mut self.by_source.get_mut(source).expect("the source has an offer").taken;
+        debug_assert!(taken.events > 0 && taken.bytes >= size, "capacity is returned twice");
         taken.events = taken.events.saturating_sub(1);
         taken.bytes = taken.bytes.saturating_sub(size);
     }
 
-    /// The worker knows of one more event. From now on it counts that event itself, and its newest offer does not yet.
+    /// The worker knows of another event. From now on the worker counts it, but its newest offer
+    /// does not include it yet.
     pub(super) fn taken_over(&mut self, source: &SourceName, size: usize) {
         self.give_back(source, size);
         let capacity =
-            &mut self.by_source.get_mut(source).expect("room is taken on an offer").capacity;
+            &mut self.by_source.get_mut(source).expect("the source has an offer").capacity;
         capacity.events = capacity.events.saturating_sub(1);
         capacity.bytes = capacity.bytes.saturating_sub(size);
     }
 
-    /// The worker takes no more events.
+    /// The worker accepts no more events.
     pub(super) fn close(&mut self) {
         self.is_closed = true;
     }
@@ -77,7 +81,7 @@ impl Offers {
         self.is_closed
     }
 
-    /// The events that room is taken for.
+    /// The number of events for which capacity is in use.
     pub(super) fn taken(&self) -> u32 {
         self.by_source.values().map(|offer| offer.taken.events).sum()
     }

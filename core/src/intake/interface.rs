@@ -1,4 +1,4 @@
-//! What goes into an intake and what comes out of it.
+//! The inputs, actions and settings of an intake.
 
 use super::Capacity;
 use crate::admission::{Admission, Fingerprint, NotStored, OnKeyReuse, Stored};
@@ -10,44 +10,46 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-/// The most requests of one batch.
+/// The maximum number of requests in one batch.
 pub const BATCH_ROWS: usize = 256;
-/// The most bytes of one batch, unless a single event is larger.
+/// The maximum size of one batch in bytes. A single event may exceed it.
 pub const BATCH_BYTES: usize = 4 << 20;
-/// How often a part is handed to the store before its requests are answered that they are not stored, or may be.
+/// How often a part is handed to the store after conflicts and unknown outcomes. Then its requests
+/// are answered as not stored, or as possibly stored.
 pub const STORE_ATTEMPTS: u32 = 3;
 
-/// How an intake works.
+/// The limits of an intake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The most requests that wait at once, from their submission until the store's last result for them.
+    /// The maximum number of waiting requests. A request counts from its submission until the
+    /// store's last result for it.
     pub max_queued: usize,
-    /// The most calls to the store at once. At least 1.
+    /// The maximum number of concurrent calls to the store. At least 1.
     pub batches_at_once: usize,
-    /// How long a request waits for its commit before it is answered that it may be stored.
+    /// How long a request waits for its commit. Then the answer is that it may be stored.
     pub request_timeout: Duration,
 }
 
-/// One request of one intake. Never used twice.
+/// Identifies one request of one intake. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub(super) u64);
 
-/// One call to the store. Never used twice.
+/// Identifies one call to the store. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId(pub(super) u64);
 
-/// A request that was read and may be stored. Its bytes are with the driver.
+/// A request that was read and can be stored. The driver holds its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The id that its event gets if it is new.
+    /// The id of the event, if it is new.
     pub event: EventId,
-    /// Its source.
+    /// The source to which it was posted.
     pub source: SourceName,
     /// The producer's idempotency key.
     pub key: IdempotencyKey,
     /// The fingerprint of its body.
     pub fingerprint: Fingerprint,
-    /// What its source does with a reused idempotency key.
+    /// What the source does with a reused idempotency key.
     pub on_key_reuse: OnKeyReuse,
     /// The bytes of its headers and its body.
     pub size: usize,
@@ -56,100 +58,104 @@ pub struct Request {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// A call to the store has ended. On success there is one result for each event, in the order of [`Action::Store`].
+    /// A call to the store ended. On success there is one result for each event, in the order of
+    /// [`Action::Store`].
     Stored {
-        /// The call.
+        /// The call that ended.
         batch: BatchId,
-        /// Its result.
+        /// One result for each event, or why nothing is known to be stored.
         result: Result<Vec<Stored>, StoreFailure>,
     },
-    /// The worker's room for new events of a source has changed.
+    /// The worker's capacity for new events of a source changed.
     Offered {
-        /// The source.
+        /// The source whose capacity changed.
         source: SourceName,
-        /// The room, besides the events that the worker knows of.
+        /// The capacity, in addition to the events that the worker already knows.
         capacity: Capacity,
         /// The lease of an event that is claimed on insert.
         lease: Duration,
     },
-    /// The worker has taken over one event of a [`Action::HandOver`].
+    /// The worker took over one event of an [`Action::HandOver`].
     TakenOver {
         /// The event's source.
         source: SourceName,
         /// The event's bytes.
         size: usize,
     },
-    /// The worker takes no more events.
+    /// The worker accepts no more events.
     HandoverClosed,
-    /// The worker had ended before it could be handed these events of a [`Action::HandOver`].
+    /// The worker ended before it could take over these events of an [`Action::HandOver`].
     NotHandedOver(Vec<Ticket>),
-    /// The call of one [`Action::Release`] has ended, with success or not.
+    /// The call of one [`Action::Release`] ended, successfully or not.
     Released,
-    /// The process shuts down: requests that wait are still stored, new ones are refused.
+    /// The process shuts down: waiting requests are still stored, new ones are refused.
     ShutDown,
 }
 
 /// Why the store did not store a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreFailure {
-    /// The database cannot be used. Nothing is stored.
+    /// The database is unavailable. Nothing is stored.
     Unavailable,
-    /// The database gave way to another transaction. Nothing is stored.
+    /// The transaction was aborted in favour of another one. Nothing is stored.
     Conflict,
-    /// The database rejects the data; one row may be the cause. Nothing is stored.
+    /// The database rejects the data. A single row may be the cause. Nothing is stored.
     Rejected,
-    /// The part may be stored.
+    /// The outcome is unknown: the part may be stored.
     Unknown,
 }
 
-/// What is to be done.
+/// What the driver must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
     /// Store these events with one call. An event with a lease is claimed on insert if it is new.
     Store {
-        /// Names the call in [`Input::Stored`].
+        /// Identifies the call in [`Input::Stored`].
         batch: BatchId,
-        /// The events, sorted by source and idempotency key; each pair occurs once.
+        /// The events, sorted by source and idempotency key. Each pair of them occurs once.
         events: Vec<(Ticket, Option<Duration>)>,
     },
-    /// Hand these events over to the worker. The driver needs their bytes for that, so this comes before their answers.
+    /// Hand these events over to the worker. The driver needs their bytes for this, so it comes
+    /// before their answers.
     HandOver {
-        /// When the call began: leases are counted from here.
+        /// When the call began. The leases are counted from here.
         since: Instant,
-        /// The events.
+        /// The claimed events.
         events: Vec<Ticket>,
     },
-    /// The worker takes no more: give these claims back to the store. The same order holds as for [`Action::HandOver`].
+    /// The worker accepts no more events: release these claims in the store. Like
+    /// [`Action::HandOver`], it comes before the answers.
     Release(Vec<Ticket>),
-    /// These sources have new events that were not claimed on insert.
+    /// Signal new events of these sources that were not claimed on insert.
     Ring(BTreeSet<SourceName>),
-    /// Answer a request, and forget it unless it timed out: then [`Action::Forget`] follows.
+    /// Answer a request and drop it. If it timed out, keep its bytes until [`Action::Forget`].
     Answer {
-        /// The request.
+        /// The request to answer.
         ticket: Ticket,
-        /// The answer.
+        /// The result for the producer.
         answer: Result<Admission, Refusal>,
     },
-    /// The store's last result for a request that had timed out is in: forget its bytes.
+    /// Drop the bytes of a request that timed out: the store's last result for it has arrived.
     Forget(Ticket),
-    /// Everything is finished.
+    /// The shutdown is complete. The last action.
     Done,
 }
 
-/// Why a request is not acknowledged. In each case the producer may send again with the same idempotency key.
+/// Why a request is not acknowledged. In each case the producer can retry it with the same
+/// idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// As many requests wait as may.
+    /// `max_queued` requests are waiting.
     #[error("too many requests are waiting to be stored")]
     Overloaded,
     /// The process is shutting down.
     #[error("the service is shutting down")]
     ShuttingDown,
-    /// The store's last result did not come in time. The event may be stored.
+    /// The store's last result did not arrive in time. The event may be stored.
     #[error("the database did not answer in time")]
     TimedOut,
-    /// The store did not store it, or may have.
+    /// The event is not stored, or may be.
     #[error("the database did not store the event")]
     NotStored(NotStored),
 }

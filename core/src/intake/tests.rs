@@ -1,4 +1,4 @@
-//! The intake by itself, step by step.
+//! Tests of the intake's decisions, without a driver.
 
 use super::*;
 use crate::admission::{Fingerprint, OnKeyReuse};
@@ -17,7 +17,7 @@ fn source() -> SourceName {
     SourceName::parse("orders").unwrap()
 }
 
-/// The `n`th event, with an idempotency key of its own and a body of ten bytes.
+/// The `n`th event. Its idempotency key is unique, and its body has ten bytes.
 fn request(n: u128) -> Request {
     Request {
         event: EventId::from_uuid(Uuid::from_u128(n)),
@@ -33,18 +33,18 @@ fn submit(intake: &mut Intake, requests: impl IntoIterator<Item = Request>) -> V
     requests.into_iter().map(|request| intake.submit(at(0), request).unwrap()).collect()
 }
 
-/// All that the intake wants now.
+/// All actions that are due now.
 fn actions(intake: &mut Intake, now: Instant) -> Vec<Action> {
     let actions = core::iter::from_fn(|| intake.poll(now)).collect();
     intake.invariants();
     actions
 }
 
-/// The one call that the intake wants now, and its events.
+/// The next action, which must be a call to the store, and its events.
 fn call(intake: &mut Intake) -> (BatchId, Vec<(Ticket, Option<Duration>)>) {
     match intake.poll(at(0)) {
         Some(Action::Store { batch, events }) => (batch, events),
-        other => panic!("{other:?} instead of a call"),
+        other => panic!("expected a call to the store, got {other:?}"),
     }
 }
 
@@ -71,12 +71,12 @@ fn offer(intake: &mut Intake, events: u32, bytes: usize) {
 }
 
 #[test]
-fn an_idle_intake_stores_a_batch_of_one_at_once_and_answers_after_its_commit() {
+fn an_idle_intake_stores_at_once_and_answers_after_the_commit() {
     let mut intake = Intake::new(SETTINGS);
     let tickets = submit(&mut intake, [request(1)]);
     let (batch, events) = call(&mut intake);
     assert_eq!(events, [(tickets[0], None)]);
-    assert_eq!(actions(&mut intake, at(0)), [], "nothing is answered before the commit");
+    assert_eq!(actions(&mut intake, at(0)), [], "no answer before the commit");
     stored(&mut intake, batch, Ok(vec![Stored::Inserted]));
     let accepted = Admission::Accepted { id: request(1).event, status: Status::Queued };
     assert_eq!(
@@ -90,14 +90,14 @@ fn an_idle_intake_stores_a_batch_of_one_at_once_and_answers_after_its_commit() {
 }
 
 #[test]
-fn what_gathers_while_calls_are_open_becomes_one_batch_of_at_most_256() {
+fn requests_queued_during_calls_become_a_batch_of_at_most_256() {
     let mut intake = Intake::new(SETTINGS);
     submit(&mut intake, [request(1)]);
     let (first, _) = call(&mut intake);
     submit(&mut intake, [request(2)]);
     call(&mut intake);
     submit(&mut intake, (3..303).map(request));
-    assert_eq!(intake.poll(at(0)), None, "two calls are open");
+    assert_eq!(intake.poll(at(0)), None, "two calls are in flight");
     stored(&mut intake, first, Ok(vec![Stored::Inserted]));
     let sizes: Vec<usize> = actions(&mut intake, at(0))
         .iter()
@@ -109,7 +109,7 @@ fn what_gathers_while_calls_are_open_becomes_one_batch_of_at_most_256() {
 }
 
 #[test]
-fn a_batch_ends_before_the_event_that_would_make_it_too_large() {
+fn a_batch_ends_before_an_event_that_exceeds_its_size() {
     let mut intake = Intake::new(SETTINGS);
     let large = |n| Request { size: BATCH_BYTES / 2 + 1, ..request(n) };
     submit(&mut intake, [large(1), large(2), Request { size: BATCH_BYTES * 2, ..request(3) }]);
@@ -117,7 +117,7 @@ fn a_batch_ends_before_the_event_that_would_make_it_too_large() {
 }
 
 #[test]
-fn requests_with_one_key_are_one_row_and_the_others_learn_from_it() {
+fn requests_with_the_same_key_share_one_row() {
     let mut intake = Intake::new(SETTINGS);
     let again = Request { event: EventId::from_uuid(Uuid::from_u128(99)), ..request(1) };
     let other_body = Request {
@@ -141,16 +141,16 @@ fn requests_with_one_key_are_one_row_and_the_others_learn_from_it() {
 }
 
 #[test]
-fn an_unknown_result_is_tried_again_under_the_same_id_and_without_a_lease() {
+fn an_unknown_result_is_retried_with_the_same_id_without_a_lease() {
     let mut intake = Intake::new(SETTINGS);
     offer(&mut intake, 5, 1000);
     let tickets = submit(&mut intake, [request(1)]);
     let (batch, events) = call(&mut intake);
     assert_eq!(events, [(tickets[0], Some(LEASE))]);
     stored(&mut intake, batch, Err(StoreFailure::Unknown));
-    assert_eq!(intake.capacity_taken(), 0, "the room is given back");
+    assert_eq!(intake.capacity_taken(), 0, "the capacity is free again");
     let (batch, events) = call(&mut intake);
-    assert_eq!(events, [(tickets[0], None)], "nobody knows what the first attempt claimed");
+    assert_eq!(events, [(tickets[0], None)], "the claims of the first attempt are unknown");
     let id = request(1).event;
     stored(
         &mut intake,
@@ -166,7 +166,7 @@ fn an_unknown_result_is_tried_again_under_the_same_id_and_without_a_lease() {
 }
 
 #[test]
-fn after_an_unknown_result_a_later_failure_does_not_say_that_nothing_is_stored() {
+fn a_failure_after_an_unknown_result_is_answered_as_unknown() {
     for last in [
         StoreFailure::Unavailable,
         StoreFailure::Rejected,
@@ -207,7 +207,7 @@ fn a_conflict_is_tried_three_times_and_an_unavailable_store_once() {
 }
 
 #[test]
-fn a_bad_row_is_isolated_in_logarithmic_calls_and_all_others_are_stored() {
+fn a_rejected_row_is_isolated_in_logarithmic_calls() {
     for bad in [0, 100, 255] {
         let mut intake = Intake::new(SETTINGS);
         let tickets = submit(&mut intake, (0..256).map(request));
@@ -232,7 +232,7 @@ fn a_bad_row_is_isolated_in_logarithmic_calls_and_all_others_are_stored() {
                 | Action::Done => {}
             }
         }
-        assert_eq!(calls, 1 + 2 * 8, "bad row {bad}: each of 8 halvings takes two calls");
+        assert_eq!(calls, 1 + 2 * 8, "rejected row {bad}: each of 8 halvings takes two calls");
         given.sort_unstable();
         let expected: Vec<_> =
             tickets.iter().enumerate().map(|(n, ticket)| (*ticket, n != bad)).collect();
@@ -241,7 +241,7 @@ fn a_bad_row_is_isolated_in_logarithmic_calls_and_all_others_are_stored() {
 }
 
 #[test]
-fn after_a_bad_row_the_next_with_its_key_is_stored_for_itself() {
+fn after_a_rejected_row_the_next_with_its_key_is_stored() {
     let mut intake = Intake::new(SETTINGS);
     let good = Request {
         fingerprint: Fingerprint::of(b"good"),
@@ -260,30 +260,34 @@ fn after_a_bad_row_the_next_with_its_key_is_stored_for_itself() {
 }
 
 #[test]
-fn what_is_claimed_on_insert_is_handed_over_before_it_is_answered_and_uses_the_offer_up() {
+fn events_claimed_on_insert_are_handed_over_before_their_answers() {
     let mut intake = Intake::new(SETTINGS);
     offer(&mut intake, 1, 1000);
     let tickets = submit(&mut intake, [request(1), request(2)]);
     let (batch, events) = call(&mut intake);
-    assert_eq!(events, [(tickets[0], Some(LEASE)), (tickets[1], None)], "there is room for one");
+    assert_eq!(
+        events,
+        [(tickets[0], Some(LEASE)), (tickets[1], None)],
+        "the offer has capacity for one"
+    );
     stored(&mut intake, batch, Ok(vec![Stored::Claimed, Stored::Inserted]));
     let all = actions(&mut intake, at(5));
     assert_eq!(all[0], Action::HandOver { since: at(0), events: vec![tickets[0]] });
     assert_eq!(answers(&all).len(), 2);
 
     submit(&mut intake, [request(3)]);
-    assert_eq!(call(&mut intake).1[0].1, None, "the room is still taken");
+    assert_eq!(call(&mut intake).1[0].1, None, "the capacity is still in use");
     intake.handle(Input::TakenOver { source: source(), size: 10 });
     submit(&mut intake, [request(4)]);
     assert_eq!(
         call(&mut intake).1[0].1,
         None,
-        "the worker counts the event, and has not offered anew"
+        "the worker counts the event and has made no new offer"
     );
 }
 
 #[test]
-fn an_offer_of_bytes_bounds_what_is_claimed_on_insert() {
+fn the_offered_bytes_limit_claims_on_insert() {
     let mut intake = Intake::new(SETTINGS);
     offer(&mut intake, 10, 15);
     submit(&mut intake, [request(1), request(2)]);
@@ -292,7 +296,7 @@ fn an_offer_of_bytes_bounds_what_is_claimed_on_insert() {
 }
 
 #[test]
-fn what_was_claimed_for_a_worker_that_ended_is_released_and_the_end_waits_for_that() {
+fn claims_for_an_ended_worker_are_released_before_shutdown_completes() {
     let mut intake = Intake::new(SETTINGS);
     offer(&mut intake, 1, 1000);
     let tickets = submit(&mut intake, [request(1)]);
@@ -308,7 +312,7 @@ fn what_was_claimed_for_a_worker_that_ended_is_released_and_the_end_waits_for_th
 }
 
 #[test]
-fn a_request_that_times_out_is_answered_once_and_keeps_its_place_until_the_store_answers() {
+fn a_timed_out_request_counts_against_the_limit_until_stored() {
     let mut intake = Intake::new(Settings { max_queued: 1, ..SETTINGS });
     let tickets = submit(&mut intake, [request(1)]);
     let (batch, _) = call(&mut intake);
@@ -328,7 +332,7 @@ fn a_request_that_times_out_is_answered_once_and_keeps_its_place_until_the_store
 }
 
 #[test]
-fn a_shutdown_stores_what_waits_and_refuses_what_comes() {
+fn a_shutdown_stores_waiting_requests_and_refuses_new_ones() {
     let mut intake = Intake::new(SETTINGS);
     let tickets = submit(&mut intake, [request(1)]);
     intake.handle(Input::ShutDown);

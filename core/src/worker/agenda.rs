@@ -1,4 +1,4 @@
-//! When something is next due of each lane: at most one time a lane, and the earliest of all at hand.
+//! The next due time of each lane, and the earliest of all.
 
 use crate::time::Instant;
 use alloc::collections::BTreeSet;
@@ -11,12 +11,12 @@ pub(super) struct Agenda {
 }
 
 impl Agenda {
-    /// Nothing is due of any of so many lanes.
+    /// An agenda in which no lane has a due time.
     pub(super) fn new(lanes: usize) -> Self {
         Self { at: alloc::vec![None; lanes], in_order: BTreeSet::new() }
     }
 
-    /// Something of this lane is due at that time, or nothing is. It was due at no other time, from now on.
+    /// Replaces the due time of a lane. `None` removes it.
     pub(super) fn set(&mut self, lane: usize, at: Option<Instant>) {
         let before = core::mem::replace(&mut self.at[lane], at);
         if before == at {
@@ -30,7 +30,7 @@ impl Agenda {
         }
     }
 
-    /// What is due first: when, and of which lane; of lanes that are due together, of the first.
+    /// The earliest due time and its lane. If several lanes are due then, the first of them.
     pub(super) fn first(&self) -> Option<(Instant, usize)> {
         self.in_order.first().copied()
     }
@@ -42,7 +42,7 @@ mod tests {
     use core::time::Duration;
 
     #[test]
-    fn a_lane_is_due_at_the_time_it_was_given_last() {
+    fn a_lane_is_due_at_its_last_set_time() {
         let at = |secs| Instant::from_origin(Duration::from_secs(secs));
         let mut agenda = Agenda::new(3);
         assert_eq!(agenda.first(), None);
@@ -51,7 +51,11 @@ mod tests {
         assert_eq!(agenda.first(), Some((at(5), 2)));
         agenda.set(2, Some(at(9)));
         agenda.set(1, Some(at(7)));
-        assert_eq!(agenda.first(), Some((at(7), 0)), "the first of two that are due together");
+        assert_eq!(
+            agenda.first(),
+            Some((at(7), 0)),
+            "the first of two lanes that are due together"
+        );
         agenda.set(0, None);
         agenda.set(1, None);
         assert_eq!(agenda.first(), Some((at(9), 2)));

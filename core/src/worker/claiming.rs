@@ -1,5 +1,5 @@
-//! How events come to a worker: by the claims that it makes, and by the offers on which they are claimed for it as they are
-//! stored.
+//! The two ways in which a worker gets events: its own claims, and offers, on which new events are
+//! claimed for it on insert.
 
 use super::exchange::{Claim, Claims, Demand};
 use super::interface::{Action, BATCH, BATCH_ROWS};
@@ -10,12 +10,14 @@ use crate::time::Instant;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
-/// While lanes are known to have work, one of so many seats in a claim is for a lane that only may have some.
+/// While some lanes are known to have work, one seat of this number in a claim goes to a lane that
+/// only may have some.
 const CHANCE: u32 = 4;
 
 impl Worker {
-    /// One claim at a time; none while nobody has memory for it, while more than one batch waits to be settled, or while the
-    /// store fails and there is something to settle first.
+    /// At most one claim is in flight. There is no claim while no lane has capacity and memory,
+    /// while a full batch waits to be settled, or while the store fails and settlements are
+    /// pending.
     pub(super) fn may_claim(&self) -> bool {
         let settling_first =
             self.store.failures > 0 && (self.settling.is_some() || !self.unsettled.is_empty());
@@ -25,16 +27,17 @@ impl Worker {
             && !settling_first
     }
 
-    /// Asks for the sources that have room, and have work or may have some. Where not all can get what they have room
-    /// for, those that want least come first: each gets what it wants or half of an even share, if that is more, and no
-    /// more than an even share of what is left. The last, who wants most, gets the rest.
+    /// Claims for the sources that have capacity, and have work or may have some. If the claim
+    /// cannot serve all in full, the sources with the smallest appetite come first. Each gets its
+    /// appetite or half of an even share, whichever is greater, but at most an even share of the
+    /// rest. The last one, with the largest appetite, gets all that is left.
     pub(super) fn claim(&mut self, now: Instant) -> Action {
         let mut room = BATCH_ROWS;
         let mut asked = self.take_seats(room);
         let is_crowded =
             asked.iter().map(|&index| self.lanes[index].demand()).fold(0, u32::saturating_add)
                 > room;
-        let lanes = u32::try_from(asked.len()).expect("no more lanes than there is room for");
+        let lanes = u32::try_from(asked.len()).expect("at most `room` lanes");
         let half_of_a_share = room.div_ceil(2 * lanes.max(1));
         if is_crowded {
             asked.sort_by_key(|&index| self.lanes[index].appetite());
@@ -63,9 +66,10 @@ impl Worker {
         Action::Claim(demands)
     }
 
-    /// The lanes that the next claim asks for, at most `room`, in turn from where the last claim ended. While some have
-    /// work, every [`CHANCE`]th seat, and no larger part of the room, is for those that only may have some: most of them
-    /// will bring nothing, and a thousand of them are not to take the place of one that is busy.
+    /// The lanes of the next claim, at most `room`, in turn from where the last claim ended. While
+    /// some have work, only every [`CHANCE`]th seat, and the same part of `room`, is for those that
+    /// may have some. Most of these have no events, and a thousand of them must not displace a busy
+    /// one.
     fn take_seats(&mut self, room: u32) -> Vec<usize> {
         let in_turn = |set: &BTreeSet<usize>, from: usize| {
             set.range(from..).chain(set.range(..from)).copied().collect::<VecDeque<_>>()
@@ -129,7 +133,7 @@ impl Worker {
         }
     }
 
-    /// What is handed over uses the offer up, here as where it was made.
+    /// Events that are handed over use up the offer, both here and in the intake.
     pub(super) fn handed(&mut self, now: Instant, since: Instant, claims: Vec<Claim>) {
         self.something_came(now);
         for claim in claims {
@@ -151,7 +155,7 @@ impl Worker {
         self.store_failed(now);
     }
 
-    /// Whether a lane waits for memory: it would be asked for, but for that.
+    /// Updates whether a lane waits for memory: it would be claimed for if it had some.
     pub(super) fn refresh_memory(&mut self, index: usize, asks: bool, has_memory: bool) {
         if asks && !has_memory {
             return self.memory.wait(index);
@@ -162,15 +166,15 @@ impl Worker {
         }
     }
 
-    /// Those that waited for memory and have got some may be asked for.
+    /// Lets lanes claim that waited for memory and got some.
     pub(super) fn grant_memory(&mut self) {
         for index in self.memory.grant(&self.lanes) {
             self.refresh(index);
         }
     }
 
-    /// A poll is due: the event for which a lane waits may be gone, or another may be due before it. What is left of the
-    /// lane's own share is enough to learn that.
+    /// At a poll, lanes that wait for memory claim with what is left of their own shares. The event
+    /// that did not fit may be gone, or another one may be due before it.
     pub(super) fn look_again(&mut self) {
         for index in self.memory.waiting() {
             if self.memory.room(index) > 0 {
@@ -180,13 +184,13 @@ impl Worker {
         }
     }
 
-    /// Sources that had nothing are asked again soon.
+    /// Polls sources without work again soon.
     fn something_came(&mut self, now: Instant) {
         self.polling.interval = self.settings.poll_busy;
         self.polling.at = self.polling.at.min(now + self.settings.poll_busy);
     }
 
-    /// Whether offers are made at all may have changed.
+    /// Updates whether offers are made at all.
     pub(super) fn refresh_offers(&mut self) {
         let makes_offers = self.phase == Phase::Running
             && self.store.failures == 0
@@ -207,7 +211,8 @@ impl Worker {
         };
     }
 
-    /// How many new events may be claimed for a lane as they are stored, and how many bytes they may take.
+    /// The offer of a lane: how many new events may be claimed for it on insert, and their total
+    /// size.
     pub(super) fn offer(&self, index: usize) -> Offered {
         let room = if self.makes_offers { self.lanes[index].offer() } else { 0 };
         if room == 0 {

@@ -1,4 +1,4 @@
-//! What a worker and its store hand each other: demands, claims and settlements. Plain data.
+//! What a worker and its store exchange: demands, claims and settlements. Plain data.
 
 use crate::event::Outcome;
 use crate::id::{Attempt, EventId, Fence};
@@ -9,45 +9,46 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use core::time::Duration;
 
-/// One source's part of a claim: how many due events are wanted, and on what terms.
+/// The part of a claim for one source: the number of due events, and the terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Demand {
-    /// The source whose events are wanted.
+    /// The source whose events are claimed.
     pub source: SourceName,
-    /// At most so many. At least 1.
+    /// The maximum number of events. At least 1.
     pub limit: u32,
-    /// The limit in bytes of all events that are given out. One that does not fit stays due, and those that
-    /// were due after it do so too; the answer tells its size.
+    /// The maximum total size of the events in bytes. An event that does not fit stays due, and so
+    /// do those that were due after it. The answer has its size.
     pub bytes: usize,
     /// How long the claim holds each event.
     pub lease: Duration,
-    /// An event that has used up so many attempts of its budget is dead-lettered and not given out.
+    /// An event that has used up this number of attempts of its budget is dead-lettered and not
+    /// returned.
     pub max_attempts: u32,
 }
 
-/// One event that was claimed: everything that a delivery needs.
+/// A claimed event, with everything that its delivery needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The event.
+    /// The id of the event.
     pub event: EventId,
-    /// Its source.
+    /// The source of the event.
     pub source: SourceName,
-    /// The fence that this claim made; its settlement presents it.
+    /// The fence that this claim created. Its settlement must carry it.
     pub fence: Fence,
     /// The number of the attempt that this claim is for, from 1.
     pub attempt: Attempt,
-    /// Which attempt of the event's present budget this is, from 1.
+    /// The number of the attempt within the present budget, from 1.
     pub nth: u32,
-    /// How long ago the event was stored, by the store's clock, when it was claimed.
+    /// The time from storing the event to this claim, by the store's clock.
     pub age: Duration,
-    /// The headers to forward, as the intake encoded them.
+    /// The headers to forward, as encoded by the intake.
     pub headers: Bytes,
-    /// The body, byte for byte.
+    /// The body, exactly as received.
     pub body: Bytes,
 }
 
 impl Claim {
-    /// The claim of an event that was claimed in the moment in which it was stored.
+    /// The claim of an event that was claimed on insert.
     #[must_use]
     pub fn first(event: EventId, source: SourceName, headers: Bytes, body: Bytes) -> Self {
         Self {
@@ -62,13 +63,13 @@ impl Claim {
         }
     }
 
-    /// The memory that this claim's bytes take.
+    /// The size of its headers and body in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         self.headers.len() + self.body.len()
     }
 
-    /// The end of this claim, at the moment that it was made.
+    /// Creates the settlement of this claim. Its age is the age at the time of the claim.
     #[must_use]
     pub fn settled(&self, outcome: Outcome, record: Option<AttemptRecord>) -> Settlement {
         let Self { event, fence, attempt, age, .. } = *self;
@@ -76,62 +77,63 @@ impl Claim {
     }
 }
 
-/// An event that a claim found with no attempts left and dead-lettered, unsent.
+/// An event that a claim dead-lettered without a delivery, because it had no attempts left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buried {
-    /// The event.
+    /// The id of the event.
     pub event: EventId,
-    /// Its source.
+    /// The source of the event.
     pub source: SourceName,
-    /// The last attempt it had.
+    /// The number of its last attempt.
     pub attempt: Attempt,
 }
 
-/// A store's answer to a claim.
+/// The store's answer to a claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
-    /// Events to deliver, at most as many of each source as were wanted.
+    /// Events to deliver. For each source, at most the requested number.
     pub claimed: Vec<Claim>,
     /// Events that were dead-lettered instead, for the log. They count against the limit.
     pub buried: Vec<Buried>,
-    /// For each source of which not all was given out because it did not fit: the first event that stayed.
+    /// For each source with an event that did not fit: the first such event.
     pub held_back: Vec<HeldBack>,
 }
 
-/// The next event of a source stayed due, because it did not fit into the [bytes](Demand::bytes) that were left.
+/// The next due event of a source did not fit into the remaining [bytes](Demand::bytes), and stays
+/// due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldBack {
-    /// The source.
+    /// The source of the event.
     pub source: SourceName,
     /// The [size](Claim::size) of the event.
     pub size: usize,
 }
 
-/// The end of one claim, to be written.
+/// The result of one claim, to be committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settlement {
-    /// The event.
+    /// The id of the event.
     pub event: EventId,
-    /// Its source, for the log.
+    /// The source of the event, for the log.
     pub source: SourceName,
-    /// The fence of the claim. The store refuses the settlement if the row has moved on.
+    /// The fence of the claim. The store refuses the settlement if the row has changed since.
     pub fence: Fence,
     /// The number of the attempt.
     pub attempt: Attempt,
-    /// What is to become of the event.
+    /// What happens to the event.
     pub outcome: Outcome,
-    /// How old the event was when this claim of it ended: when the reply was there, or it was given back. By up to the
-    /// claim's round trip too much.
+    /// Age of the event at the end of this claim (response received, or event released). It is too
+    /// large by at most the claim's round trip.
     pub age: Duration,
-    /// The attempt's entry in the event's history; `None` if nothing was sent.
+    /// The attempt's entry in the event's history. `None` if nothing was sent.
     pub record: Option<AttemptRecord>,
 }
 
 impl Settlement {
-    /// The entry that a store writes for this settlement.
+    /// The history entry that a store writes for this settlement.
     ///
-    /// A release sent nothing and has none. A delivery always has one: the last attempt is what tells when an event that
-    /// was delivered ended.
+    /// A release has none, because nothing was sent. A delivery always has one, because the last
+    /// attempt tells when a delivered event was finished.
     #[must_use]
     pub fn entry(&self) -> Option<Cow<'_, AttemptRecord>> {
         match (self.outcome, &self.record) {
@@ -150,18 +152,18 @@ impl Settlement {
     }
 }
 
-/// One attempt's entry in its event's history.
+/// The entry of one attempt in its event's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptRecord {
-    /// How long before this settlement was handed to the store the attempt ended.
+    /// The time from the end of the attempt until this settlement was sent to the store.
     pub ended_ago: Duration,
-    /// How long the delivery took.
+    /// The duration of the delivery.
     pub took: Duration,
-    /// The judgement on it.
+    /// The verdict on the attempt.
     pub verdict: Verdict,
-    /// The response's status code, if a response came.
+    /// The status code, if there was a response.
     pub status_code: Option<u16>,
-    /// Why no complete reply came, if none did.
+    /// Why there was no complete response head, if so.
     pub error: Option<DeliveryError>,
     /// The first bytes of the response's body.
     pub excerpt: Bytes,
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_claim_is_the_one_that_a_new_row_would_give() {
+    fn a_claim_on_insert_equals_the_first_claim_of_a_new_row() {
         let new = Delivery::accepted().claim(Duration::from_secs(1), 1).unwrap().delivery;
         let Claim { event, source, headers, body, .. } = claim();
         let first = Claim::first(event, source, headers, body);
@@ -198,12 +200,12 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_takes_the_memory_of_its_headers_and_its_body() {
+    fn the_size_of_a_claim_is_its_headers_and_body() {
         assert_eq!(claim().size(), 10);
     }
 
     #[test]
-    fn what_was_sent_has_an_entry_and_a_delivery_always_has_one() {
+    fn a_release_has_no_history_entry_and_a_delivery_has_one() {
         let record = AttemptRecord {
             ended_ago: Duration::ZERO,
             took: Duration::from_millis(3),

@@ -1,4 +1,5 @@
-//! What a worker is told, what it asks for, and what bounds it. Plain data; the decisions are in the parent module.
+//! The inputs, actions and settings of a worker. Plain data; the decisions are in the parent
+//! module.
 
 use super::exchange::{Claim, Claims, Demand, Settlement};
 use crate::breaker::Breaker;
@@ -8,39 +9,39 @@ use crate::verdict::Reply;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-/// The most events of one claim, over all sources, and the most settlements of one batch.
+/// The maximum number of events in one claim, over all sources, and of settlements in one batch.
 pub const BATCH_ROWS: u32 = 512;
 pub(super) const BATCH: usize = BATCH_ROWS as usize;
 
-/// So many settlements are written without waiting for more.
+/// The number of settlements that are written at once, without waiting for `settle_pace`.
 pub const FULL_ROWS: u32 = 128;
 pub(super) const FULL: usize = FULL_ROWS as usize;
 
-/// What bounds and paces one worker.
+/// The limits and intervals of one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How often an idle source is asked for while there is work elsewhere or was a moment ago.
+    /// The poll interval for idle sources while there is or recently was work in other sources.
     pub poll_busy: Duration,
-    /// How often it is asked for at the least, when nothing has come for long.
+    /// The longest poll interval, which is reached when there was no work for a while.
     pub poll_idle: Duration,
-    /// A claim follows the one before after this time at the soonest, so that under load each brings more.
+    /// The minimum interval between two claims. Under load it makes each claim larger.
     pub claim_pace: Duration,
-    /// A batch of settlements follows the one before after this time at the soonest, unless it has [`FULL_ROWS`] or the
-    /// worker is shutting down. No delivery waits for it.
+    /// The minimum interval between two batches of settlements. It does not apply to a batch of
+    /// [`FULL_ROWS`], or during a shutdown. It delays no delivery.
     pub settle_pace: Duration,
-    /// The first wait after the store failed; doubled each time.
+    /// The first wait after a failure of the store. Doubled with each further failure.
     pub store_retry_initial: Duration,
-    /// The longest wait after the store failed.
+    /// The longest wait after a failure of the store.
     pub store_retry_max: Duration,
-    /// How long deliveries are suspended when one could not be sent for want of a resource of this process; doubled each
-    /// time that none could be sent since.
+    /// How long deliveries are suspended when this process lacks a resource to send one. Doubled
+    /// each time, until a delivery is sent.
     pub shortage_initial: Duration,
-    /// The longest time for which deliveries are suspended so.
+    /// The longest such suspension.
     pub shortage_max: Duration,
-    /// The limit in bytes of the events that are held; one event may exceed it. How the sources share them is in
-    /// `memory`.
+    /// The maximum size in bytes of all events that the worker holds. A single event may exceed it.
+    /// The module `memory` shares it between the sources.
     pub max_held_bytes: usize,
-    /// Sets this worker's waits apart from those of others. Any number.
+    /// Any number. Workers with different seeds have different jitter.
     pub seed: u64,
 }
 
@@ -61,145 +62,151 @@ impl Default for Settings {
     }
 }
 
-/// Names one delivery between [`Action::Deliver`] and [`Input::Finished`]. Never used twice by one worker.
+/// Identifies one delivery between [`Action::Deliver`] and [`Input::Finished`]. A worker never
+/// reuses a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub(super) u64);
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// These sources may have something new.
+    /// These sources may have new events.
     Woken(Vec<SourceName>),
     /// The claim succeeded.
     Claimed(Claims),
-    /// The claim failed, or its outcome is unknown. What it may have claimed comes back when its lease ends.
+    /// The claim failed, or its outcome is unknown. Events that it may have claimed become
+    /// claimable when their leases end.
     ClaimFailed,
-    /// These events were claimed for this worker as they were stored, on an [`Action::Offer`].
+    /// These events were claimed for this worker on insert, as an [`Action::Offer`] allowed.
     Handed {
-        /// Before they were sent to the store: their leases are counted from here.
+        /// The time before they were sent to the store. Their leases are counted from here.
         since: Instant,
-        /// The events.
+        /// The claimed events.
         claims: Vec<Claim>,
     },
     /// A delivery ended.
     Finished {
-        /// The delivery.
+        /// The delivery that ended.
         ticket: Ticket,
-        /// What came back.
+        /// The result of the delivery.
         reply: Reply,
     },
-    /// The settlements were written, apart from those that were refused as stale.
+    /// The settlements were committed, except those that were refused as stale.
     Settled,
     /// The settlements failed, or their outcome is unknown.
     SettleFailed,
-    /// Stop claiming, give back what has not been sent, and finish. No offer holds any more; what was handed over on one
-    /// is told before this.
+    /// Stop claiming, release unsent events, and finish. All offers end. Events that were handed
+    /// over on an offer must be reported before this.
     ShutDown {
-        /// Deliveries that are still in flight then are cut off.
+        /// When deliveries in flight are cut off.
         cut_off_at: Instant,
-        /// The worker is done then at the latest, whatever is unwritten.
+        /// When the worker finishes, even if settlements are not written.
         give_up_at: Instant,
     },
 }
 
-/// What is to be done.
+/// What the driver must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
-    /// Ask the store for due events, and answer with [`Input::Claimed`] or [`Input::ClaimFailed`].
+    /// Claim due events in the store. Report the result with [`Input::Claimed`] or
+    /// [`Input::ClaimFailed`].
     Claim(Vec<Demand>),
-    /// From now on, until the next offer for this source, so many of its events may be claimed for this worker in the
-    /// moment in which they are stored, and given to it with [`Input::Handed`]. None of them has to be.
+    /// Until the next offer for this source, up to this number of its new events may be claimed for
+    /// this worker on insert. They are reported with [`Input::Handed`].
     Offer {
-        /// The source.
+        /// The source of the offer.
         source: SourceName,
-        /// The limit. What is handed over uses the offer up; the next offer counts without what was handed over until
-        /// then and was not told yet.
+        /// The maximum number of events. Events that are handed over use up the offer. The next
+        /// offer is computed without events that were handed over before it and are not reported
+        /// yet.
         room: u32,
-        /// The limit of their bytes together.
+        /// The maximum total size of the events in bytes.
         bytes: usize,
         /// How long the claim holds each event.
         lease: Duration,
     },
-    /// Send one event, and answer with [`Input::Finished`] at its deadline at the latest.
+    /// Send one event. Report the result with [`Input::Finished`] by its deadline.
     Deliver(Delivery),
-    /// Write these settlements, and answer with [`Input::Settled`] or [`Input::SettleFailed`].
+    /// Write these settlements. Report the result with [`Input::Settled`] or
+    /// [`Input::SettleFailed`].
     Settle(Vec<Settlement>),
-    /// A delivery could not be sent for want of a resource of this process: nothing is sent or claimed for this long. For
-    /// the log.
+    /// A delivery could not be sent, because this process lacks a resource. Deliveries and claims
+    /// are suspended. For the log.
     Suspended {
-        /// From now on.
+        /// The duration, counted from now.
         wait: Duration,
     },
-    /// A source's breaker has another state now. For the log, and for whoever asks.
+    /// A circuit breaker changed its state. For the log and the metrics.
     Breaker(SourceName, Breaker),
-    /// These settlements could not be written while their leases lasted, and are given up: the events are claimable
-    /// again, and may be delivered twice. For the log.
+    /// These settlements were abandoned: their leases ended before they could be written. The
+    /// events are claimable again and may be delivered twice. For the log.
     Abandoned(Vec<Settlement>),
-    /// Nothing is held any more, or the time to shut down is over. The last action.
+    /// The worker holds nothing any more, or the time for the shutdown is over. The last action.
     Done,
 }
 
-/// One event to be sent.
+/// An event to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// Names it in [`Input::Finished`].
+    /// Identifies the delivery in [`Input::Finished`].
     pub ticket: Ticket,
-    /// The event.
+    /// The claimed event.
     pub claim: Claim,
-    /// When the reply must be there. The lease outlives this by [`crate::source::SETTLE_GRACE`] at least.
+    /// When the delivery must have ended. The lease ends at least [`crate::source::SETTLE_GRACE`]
+    /// later.
     pub deadline: Instant,
 }
 
-/// Why a worker will act at the time that [`Worker::wake_at`](super::Worker::wake_at) tells.
+/// Why a worker has a step at the time of [`Worker::wake_at`](super::Worker::wake_at).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WakeReason {
-    /// There is something to deliver and a slot for it.
+    /// There is an event to deliver and a free slot.
     Deliver,
     /// A batch can be settled.
     Settle,
-    /// A source that is known to have work has room.
+    /// A source with work, or possibly with work, has capacity.
     Claim,
-    /// Sources that had nothing are asked again.
+    /// Sources without work are polled again.
     Poll,
-    /// An event has waited in memory for as long as its lease allows.
+    /// An event has waited in memory as long as its lease allows.
     Release,
-    /// A source's breaker has another state, or deliveries are suspended, which is to be told.
+    /// A change of a breaker or a suspension must be reported.
     Tell,
-    /// There is room for another number of new events.
+    /// The offered capacity of a source changed.
     Offer,
-    /// A source's rate lets its next delivery begin.
+    /// A source's rate limit allows the next delivery.
     Rate,
-    /// A source's breaker lets one event through.
+    /// A source's breaker becomes half-open.
     HalfOpen,
-    /// Deliveries were suspended for want of a resource, and are tried again.
+    /// A suspension ends, and deliveries are tried again.
     Resume,
-    /// The shutdown's time for deliveries ends.
+    /// Deliveries in flight must be cut off, because of the shutdown.
     CutOff,
-    /// The shutdown's time ends.
+    /// The time for the shutdown is over.
     GiveUp,
-    /// Everything is finished.
+    /// The shutdown is complete.
     Done,
 }
 
-/// When a worker wants to be polled again, and why.
+/// When a worker must be polled again, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wake {
-    /// Not later than this. In the past if an action is ready.
+    /// Poll at this time or earlier. In the past if an action is ready.
     pub at: Instant,
-    /// What will be due.
+    /// The step that is due then.
     pub reason: WakeReason,
 }
 
-/// How much a worker holds.
+/// What a worker holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// Deliveries in flight.
     pub in_flight: usize,
-    /// Claimed events that wait for a slot.
+    /// Claimed events that wait for a free slot.
     pub ahead: usize,
-    /// Settlements that are not known to be written.
+    /// Settlements that are not known to be committed.
     pub unsettled: usize,
-    /// The bytes of the events that are in flight or wait for a slot.
+    /// The bytes of the events in flight and of those that wait for a slot.
     pub held_bytes: usize,
 }

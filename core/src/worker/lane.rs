@@ -1,4 +1,5 @@
-//! One source's part of a worker: its slots, the events that wait for one, and how much to ask for.
+//! One source within a worker (a lane): its slots, the events that wait for a slot, and how many
+//! events to claim.
 
 use super::exchange::Claim;
 use super::memory::Origin;
@@ -9,23 +10,24 @@ use crate::time::Instant;
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
-/// A claim-ahead never exceeds so many times the concurrency.
+/// Events claimed ahead are at most this many times the concurrency.
 const AHEAD_FACTOR: u32 = 4;
 
-/// The least that a lane with work is taken to want, where not every lane can get all that it has room for.
+/// The minimum appetite of a lane with work, when a claim cannot serve all lanes in full.
 const LEAST_APPETITE: u32 = 4;
 
-/// With a rate, no more is claimed than may begin in so many seconds. Shorter than [`crate::source::WAIT_ALLOWANCE`].
+/// With a rate limit, a lane holds at most the events that can start within this time. It must be
+/// shorter than [`crate::source::WAIT_ALLOWANCE`].
 const RATED_AHEAD_SECONDS: u32 = 2;
 
-/// What is known of a source's due events.
+/// What is known about a source's due events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expects {
-    /// The last claim brought none, and nobody named the source since.
+    /// The last claim returned none, and no new events were signalled since.
     Nothing,
-    /// It was not asked for a while: a poll is due, or the worker has just started.
+    /// There was no claim for a while: a poll is due, or the worker has just started.
     Perhaps,
-    /// The last claim brought some, or the source was named since.
+    /// The last claim returned some, or new events were signalled since.
     Work,
 }
 
@@ -34,44 +36,46 @@ pub(super) enum Expects {
 pub(super) struct Lane {
     pub(super) source: SourceName,
     pub(super) policy: Policy,
-    /// Claimed events that wait for a slot, the one whose lease ends first in front.
+    /// Claimed events that wait for a slot. The one whose lease ends first is in front.
     pub(super) ahead: VecDeque<Held>,
-    /// Slots that are taken.
+    /// The number of slots in use.
     pub(super) in_flight: u32,
-    /// Whether there may be something to claim.
+    /// Whether there may be events to claim.
     pub(super) expects: Expects,
-    /// Deliveries that ended while the present claim has been under way.
+    /// The number of deliveries that ended while the present claim was in flight.
     pub(super) completed: u32,
-    /// Events that the present claim asks for, or the last one asked for.
+    /// The number of events that the present or last claim asked for.
     wanted: u32,
-    /// Events that the present claim's answer brought, or the last one's.
+    /// The number of events that the present or last claim returned.
     pub(super) came: u32,
-    /// The last answer brought fewer events than were asked for: no others were due.
+    /// The last claim returned fewer events than it asked for, so no others were due.
     is_drained: bool,
-    /// What is left of the last offer that was told: events, and their bytes.
+    /// What is left of the last reported offer.
     pub(super) offered: Offered,
     /// The size of the source's next event, if it did not fit into the last claim.
     pub(super) next_size: Option<usize>,
-    /// Whether the source is asked for although its next event did not fit: it may be another by now.
+    /// Whether to claim although the next event did not fit: another event may be the next by now.
     pub(super) looks_again: bool,
-    /// Whether the claim that is under way asks for the source.
+    /// Whether the claim in flight includes this source.
     pub(super) is_asked: bool,
-    /// About how many bytes one of its events takes.
+    /// The approximate size of one of its events in bytes.
     pub(super) typical_size: usize,
-    /// Whether the lane stands in the worker's queue of those that can deliver.
+    /// Whether the lane is in the worker's queue `deliverable`.
     pub(super) in_turn: bool,
-    /// Whether the downstream is taken to be well.
+    /// The circuit breaker of the downstream.
     pub(super) breaker: Breaker,
-    /// Whether the next delivery has to wait for its time, by the source's rate.
+    /// Whether the rate limit delays the next delivery.
     pub(super) is_ahead_of_its_rate: bool,
     pace: Pace,
-    /// Whether the source was named while its claim was under way: the claim may have looked too early.
+    /// Whether new events were signalled while the claim was in flight. The claim may have missed
+    /// them.
     rung: bool,
-    /// About how many deliveries end from one claim to the next, when the next is sent as soon as it may be.
+    /// The approximate number of deliveries that end from one claim to the next, if claims follow
+    /// each other as fast as allowed.
     consumed: u32,
 }
 
-/// What may be handed over: so many events, of so many bytes together.
+/// The maximum number and total size in bytes of events that may be claimed on insert.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offered {
     pub(super) room: u32,
@@ -120,9 +124,10 @@ impl Lane {
             && !self.is_ahead_of_its_rate
     }
 
-    /// How many events to ask for: the slots, plus about what is consumed from one claim to the next, less what is
-    /// held. A slow downstream gets next to nothing ahead, so that no process hoards; a fast one is kept busy. While the
-    /// breaker is not closed there are fewer slots, and nothing is claimed ahead.
+    /// The number of events to claim: the slots, plus about the number of events that are consumed
+    /// from one claim to the next, minus the events held. A slow downstream gets almost nothing
+    /// ahead, so that no process hoards events; a fast one is kept busy. While the breaker is not
+    /// closed, there are fewer slots, and nothing is claimed ahead.
     pub(super) fn demand(&self) -> u32 {
         let ahead = if self.breaker.is_closed() {
             self.consumed.min(self.policy.concurrency.saturating_mul(AHEAD_FACTOR))
@@ -131,7 +136,8 @@ impl Lane {
         };
         let held =
             self.in_flight.saturating_add(u32::try_from(self.ahead.len()).unwrap_or(u32::MAX));
-        // What a rate lets begin within this time; more would wait in memory for longer than its lease allows.
+        // The number of deliveries that the rate limit lets start in time. More events would wait
+        // in memory until their leases no longer cover a delivery.
         let in_time = self
             .policy
             .rate
@@ -143,8 +149,9 @@ impl Lane {
             .saturating_sub(held)
     }
 
-    /// How many events to ask for where there are more lanes than a claim can ask in full: so few that those with little
-    /// to do leave the claim to those with much, and twice what came last, so that it grows while there is more.
+    /// The demand of a source when one claim cannot serve all sources in full: twice what its last
+    /// claim returned, and at least four. So a busy source gets most of the claim, and the demand
+    /// doubles while there is a backlog.
     pub(super) fn appetite(&self) -> u32 {
         match self.expects {
             Expects::Work => self.came.saturating_mul(2).max(LEAST_APPETITE),
@@ -152,15 +159,15 @@ impl Lane {
         }
     }
 
-    /// How many events may be handed over as they are stored: as many as there is room for, while the downstream is well
-    /// and nothing older is known to wait. A claim that is under way is not waited for: it was sent for what little was
-    /// stored without an offer, and if offers stopped for it, as much would be stored so meanwhile. So for the length of a
-    /// claim there may come twice of what there is room for.
+    /// The number of events to offer for claim on insert: the free capacity, or zero if the
+    /// downstream fails or older events are known to wait. A claim in flight does not stop offers,
+    /// because it mostly collects events that were stored without one. So until it returns, up to
+    /// twice the capacity can arrive.
     pub(super) fn offer(&self) -> u32 {
         if self.is_drained && self.breaker.is_closed() { self.demand() } else { 0 }
     }
 
-    /// A delivery begins. Answers when the next may, if that is later than `now`.
+    /// Starts a delivery. Returns when the next one may start, if that is after `now`.
     pub(super) fn begins(&mut self, now: Instant) -> Option<Instant> {
         self.in_flight += 1;
         let next = self.pace.start(now, self.policy.rate?);
@@ -168,20 +175,21 @@ impl Lane {
         self.is_ahead_of_its_rate.then_some(next)
     }
 
-    /// A delivery showed whether the downstream is well. Answers whether the breaker has another state.
+    /// A delivery showed whether the downstream is healthy. Returns whether the breaker changed its
+    /// state.
     pub(super) fn learned(&mut self, now: Instant, healthy: bool) -> bool {
         let before = self.breaker;
         self.breaker = before.after(now, healthy, self.policy.breaker, self.policy.concurrency);
         before.as_str() != self.breaker.as_str()
     }
 
-    /// The source was named as having something new.
+    /// New events of the source were signalled.
     pub(super) fn ring(&mut self) {
         self.expects = Expects::Work;
         self.rung = true;
     }
 
-    /// A claim for this source goes out, for at most so many events.
+    /// A claim for at most `wanted` events of this source is sent.
     pub(super) fn asked(&mut self, wanted: u32) {
         self.wanted = wanted;
         self.completed = 0;
@@ -191,23 +199,24 @@ impl Lane {
         self.looks_again = false;
     }
 
-    /// About how many events fit into so many bytes, at least one. One more than that, so that the store tells the size of
-    /// the first that does not fit.
+    /// The approximate number of events that fit into `bytes`, plus one, so that the store reports
+    /// the size of the first event that does not fit.
     pub(super) fn fit_into(&self, bytes: usize) -> u32 {
         bytes
             .checked_div(self.typical_size)
             .map_or(u32::MAX, |events| u32::try_from(events).unwrap_or(u32::MAX).saturating_add(1))
     }
 
-    /// An event of the source takes so many bytes.
+    /// Updates the typical size with the size of an event.
     pub(super) fn weighed(&mut self, size: usize) {
         self.typical_size =
             self.typical_size.midpoint(size) + usize::from(self.typical_size < size);
     }
 
-    /// The claim's answer is in, after its round trip; claims follow each other at `pace` at the fastest. Nothing came:
-    /// the source is asked again at the next poll. Fewer came than were asked for: there may be more all the same, since
-    /// rows that others were just locking are skipped. What did not fit is known to be due.
+    /// The claim returned after `round_trip`; claims are at least `pace` apart. If no events came,
+    /// the source is claimed again at the next poll. Even if fewer came than were asked for, there
+    /// may be others, because the claim skips rows that are locked at the moment. An event that did
+    /// not fit is known to be due.
     pub(super) fn answered(&mut self, round_trip: Duration, pace: Duration) {
         let (completed, cycle) = (u128::from(self.completed), round_trip.max(pace));
         let consumed =

@@ -1,30 +1,33 @@
-//! How the memory for held events is shared, so that no source keeps another from being delivered.
+//! How the memory for held events is shared, so that no source can block the deliveries of another.
 //!
-//! A quarter of the memory is for events that are handed over as they are stored, and a quarter for events that are
-//! claimed. Both are divided evenly: each source has its own share of each, which no other source can take. The other half
-//! is common. A source whose own share for claims is not enough takes the rest from the common part:
+//! A quarter of the memory is for events claimed on insert (offers), and a quarter for other
+//! claimed events. Both are divided evenly: each source has a separate share of each. The other
+//! half is common. When a source's share for claims is used up, it takes memory from the common
+//! part:
 //!
-//! - A source that holds nothing in the common part may take one event. Sources that wait for room take turns, and what
-//!   the first of them needs is kept free for it.
-//! - A source that holds something there may hold as much as it leaves free. So one busy source gets half of the common
-//!   part, two get a third each, and there is always something left (this is the *dynamic threshold* of switches that
-//!   share one buffer between ports).
-//! - Sources whose deliveries end soon and all other sources form two groups. Each group may hold three quarters of the
-//!   common part, so that hung destinations leave a quarter to sources that hold memory for an instant.
+//! - A source without memory in the common part may take one event. Sources that wait for memory
+//!   take turns, and the memory that the first of them needs is kept free for it.
+//! - A source with memory in the common part may hold at most the amount that it leaves free. So
+//!   one busy source gets half of the common part, two get a third each, and some memory always
+//!   stays free (the *dynamic threshold* of switches that share one buffer between ports).
+//! - Sources with prompt deliveries form one group, and all others a second one. Each group may
+//!   hold three quarters of the common part. So hung destinations leave a quarter to sources that
+//!   hold memory only briefly.
 //!
-//! An event that is larger than its group's part may be held while its group holds nothing else there, and the other group
-//! holds no such event. So all events together never take more than the bound and one event.
+//! An event that is larger than its group's part may be held if its group holds nothing else in the
+//! common part and the other group holds no such event. So the total never exceeds the limit by
+//! more than one event.
 
 use super::lane::Lane;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-/// A delivery that takes no longer shows that its source holds memory for an instant.
+/// A delivery of at most this duration is prompt: its source holds memory only briefly.
 pub(super) const PROMPT: Duration = Duration::from_secs(1);
 
-/// How long a source holds memory, judged by its last delivery that ended. Sources that wait for memory are served in this
-/// order: one that was never seen is not kept waiting by those that are known to be slow.
+/// How long a source holds memory, judged by its last completed delivery. Sources that wait for
+/// memory are served in this order, so a source without deliveries does not wait behind slow ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Pace {
     Prompt,
@@ -33,7 +36,7 @@ pub(super) enum Pace {
 }
 
 impl Pace {
-    /// The pace that a delivery of this length shows.
+    /// The pace that a delivery of this duration shows.
     pub(super) fn of(took: Duration) -> Self {
         if took <= PROMPT { Self::Prompt } else { Self::Slow }
     }
@@ -46,49 +49,51 @@ impl Pace {
 /// How an event came to this worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// It was claimed.
+    /// By a claim of the worker.
     Claim,
-    /// It was handed over as it was stored.
+    /// By a claim on insert.
     Offer,
 }
 
-/// One source's part.
+/// The memory of one source.
 #[derive(Clone, Copy, Debug)]
 struct Account {
     pace: Pace,
-    /// The bytes of events that were handed over.
+    /// The bytes of held events that were claimed on insert.
     offered: usize,
-    /// The bytes of events that were claimed.
+    /// The bytes of other held events.
     claimed: usize,
-    /// Bytes of the common part that the next claim may bring, besides what is left of the source's own share.
+    /// The bytes of the common part that are reserved for the next claim, in addition to the
+    /// source's own share.
     promised: usize,
-    /// The place in the order of those that wait. It is kept until the source gets what it waits for.
+    /// The source's place in the waiting order. It is kept until the source gets the memory.
     since: Option<u64>,
 }
 
 /// The memory of one worker.
 #[derive(Debug)]
 pub(super) struct Memory {
-    /// What each source has for itself, once for claims and once for offers.
+    /// The separate share of each source in bytes, once for claims and once for offers.
     own: usize,
-    /// The common part, and how much of it one group may hold.
+    /// The size of the common part, and the maximum that one group may hold of it.
     common: usize,
     of_one_group: usize,
-    /// What each group holds of the common part, or was promised of it. Of one source no more than `of_one_group` counts.
+    /// What each group holds or has reserved of the common part. A single source counts with at
+    /// most `of_one_group`.
     used: [usize; 2],
-    /// What does not count there: the rest of an event that is larger than its group's part.
+    /// What does not count in `used`: the rest of an event that is larger than its group's part.
     beyond: usize,
     accounts: Vec<Account>,
-    /// Sources that wait for room in the common part: their pace, since when, which.
+    /// Sources that wait for memory in the common part: pace, place, lane.
     waiting: BTreeSet<(Pace, u64, usize)>,
     next_place: u64,
-    /// Whether there may be room for somebody who waits.
+    /// Whether there may be memory for a waiting source.
     has_changed: bool,
     held: usize,
 }
 
 impl Memory {
-    /// Memory of `limit` bytes for this number of sources.
+    /// Creates a memory of `limit` bytes for this number of sources.
     pub(super) fn new(limit: usize, sources: usize) -> Self {
         let own = limit / 4 / sources.max(1);
         let common = limit - limit / 4 - limit / 4;
@@ -108,28 +113,29 @@ impl Memory {
         }
     }
 
-    /// The bytes of all events that are held.
+    /// The bytes of all held events.
     pub(super) fn held(&self) -> usize {
         self.held
     }
 
-    /// How many bytes may be handed over to a source as they are stored, besides those that it holds.
+    /// The bytes that may be claimed on insert for a source, in addition to those that it holds.
     pub(super) fn offer(&self, lane: usize) -> usize {
         self.own.saturating_sub(self.accounts[lane].offered)
     }
 
-    /// How many bytes a claim may bring to a source now.
+    /// The bytes that a claim may bring for a source now.
     pub(super) fn room(&self, lane: usize) -> usize {
         let account = &self.accounts[lane];
         self.own.saturating_sub(account.claimed) + account.promised
     }
 
-    /// Whether a source may be claimed for: its next event fits as far as its size is known, and else there is some room.
+    /// Whether a source may claim: its next event fits, or there is some memory if that event's
+    /// size is unknown.
     pub(super) fn may_claim(&self, lane: usize, next: Option<usize>) -> bool {
         self.room(lane) >= next.unwrap_or(1)
     }
 
-    /// Puts a source that wants to claim among those that wait for memory.
+    /// Adds a source that wants to claim to those that wait for memory.
     pub(super) fn wait(&mut self, lane: usize) {
         let account = &mut self.accounts[lane];
         let since = *account.since.get_or_insert_with(|| {
@@ -139,7 +145,8 @@ impl Memory {
         self.has_changed |= self.waiting.insert((account.pace, since, lane));
     }
 
-    /// A source does not wait any more. It keeps its place, in case that it comes back, unless it has got what it wanted.
+    /// Removes a source from those that wait. It keeps its place for the next time, unless it got
+    /// the memory.
     pub(super) fn wait_no_more(&mut self, lane: usize) {
         let account = &self.accounts[lane];
         if let Some(since) = account.since {
@@ -147,17 +154,17 @@ impl Memory {
         }
     }
 
-    /// Those that wait, in no order that matters.
+    /// The sources that wait. Their order has no meaning.
     pub(super) fn waiting(&self) -> Vec<usize> {
         self.waiting.iter().map(|(_, _, lane)| *lane).collect()
     }
 
-    /// Whether anybody waits.
+    /// Whether any source waits.
     pub(super) fn is_short(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Promises room to those that wait, in their turn, and answers who got some.
+    /// Reserves memory for the sources that wait, in turn. Returns those that got some.
     pub(super) fn grant(&mut self, lanes: &[Lane]) -> Vec<usize> {
         let mut granted = Vec::new();
         if !core::mem::take(&mut self.has_changed) {
@@ -180,17 +187,19 @@ impl Memory {
                 self.waiting.remove(&(pace, since, lane));
                 granted.push(lane);
             } else {
-                // What it needs is kept free for the first in turn; one that has its share stands in nobody's way.
+                // Keeps free what the first in turn needs. A source that already has common memory
+                // blocks no other.
                 is_closed[group] = !has_some;
             }
         }
         granted
     }
 
-    /// Promises more room to a source that is about to be claimed for, so that it gets about `wanted` bytes in all: as far as
-    /// it may grow, and nobody of its group waits.
+    /// Reserves more memory for a source that is about to claim, so that it gets about `wanted`
+    /// bytes in all. It gets less if it may not grow as far, and no more if a source of its group
+    /// waits.
     pub(super) fn widen(&mut self, lane: usize, wanted: usize) {
-        // Those that wait are sorted by pace, and so by group.
+        // The waiting sources are sorted by pace, and so by group.
         let somebody_waits = match self.accounts[lane].pace {
             Pace::Prompt => self.waiting.first().is_some_and(|(pace, _, _)| *pace == Pace::Prompt),
             Pace::Unknown | Pace::Slow => {
@@ -203,13 +212,13 @@ impl Memory {
         }
     }
 
-    /// What was promised to a source and not brought is free again.
+    /// Frees what was reserved for a source and not used by its claim.
     pub(super) fn withdraw(&mut self, lane: usize) {
         self.has_changed |= self.accounts[lane].promised > 0;
         self.change(lane, |account, _| account.promised = 0);
     }
 
-    /// A source holds an event of this size from now on.
+    /// A source now holds an event of this size.
     pub(super) fn take(&mut self, lane: usize, origin: Origin, size: usize) {
         self.held += size;
         self.change(lane, |account, own| match origin {
@@ -224,7 +233,7 @@ impl Memory {
         });
     }
 
-    /// A source holds an event no more.
+    /// A source no longer holds an event.
     pub(super) fn free(&mut self, lane: usize, origin: Origin, size: usize) {
         self.held -= size;
         self.has_changed |= origin == Origin::Claim;
@@ -234,7 +243,7 @@ impl Memory {
         });
     }
 
-    /// A delivery of a source showed its pace.
+    /// A delivery showed the pace of its source.
     pub(super) fn learn(&mut self, lane: usize, pace: Pace) {
         let Account { pace: before, since, .. } = self.accounts[lane];
         if before == pace {
@@ -253,7 +262,7 @@ impl Memory {
         self.change(lane, |account, _| account.promised += bytes);
     }
 
-    /// Changes a source's account, and what its group uses with it.
+    /// Changes a source's account, and updates what its group uses.
     fn change(&mut self, lane: usize, change: impl FnOnce(&mut Account, usize)) {
         let part = self.part(lane);
         self.used[self.accounts[lane].pace.group()] -= part.min(self.of_one_group);
@@ -264,25 +273,27 @@ impl Memory {
         self.beyond += part.saturating_sub(self.of_one_group);
     }
 
-    /// What a source holds of the common part, or was promised of it.
+    /// What a source holds or has reserved of the common part.
     fn part(&self, lane: usize) -> usize {
         let account = &self.accounts[lane];
         account.claimed.saturating_sub(self.own) + account.promised
     }
 
-    /// What is free for a group.
+    /// The bytes that are free for a group.
     fn free_for(&self, group: usize) -> usize {
         let free = self.common.saturating_sub(self.used[0] + self.used[1]);
         free.min(self.of_one_group.saturating_sub(self.used[group]))
     }
 
-    /// Whether this many more bytes fit into a group's part. If they are more than all of it, whether they may go beyond it.
+    /// Whether this many more bytes fit into a group's part. If they exceed the whole part, whether
+    /// an exception is allowed.
     fn fits(&self, group: usize, bytes: usize) -> bool {
         bytes <= self.free_for(group)
             || (bytes > self.of_one_group && self.used[group] == 0 && self.beyond == 0)
     }
 
-    /// By how many bytes a source may grow in the common part and still leave as much free as it holds there.
+    /// The bytes by which a source may grow in the common part and still leave free what it holds
+    /// there.
     fn growth(&self, lane: usize) -> usize {
         self.free_for(self.accounts[lane].pace.group()).saturating_sub(self.part(lane)) / 2
     }

@@ -1,25 +1,25 @@
-//! What a worker does while its process lacks a resource that a delivery needs, such as file descriptors: it sends and
-//! claims nothing for a while, and what it could not send is given back. That is no event's failed attempt, and says
-//! nothing about a destination.
+//! What a worker does while its process lacks a resource for deliveries, such as file descriptors.
+//! It suspends deliveries and claims, and releases what it could not send. That costs no event an
+//! attempt, and shows nothing about a destination.
 
 use super::Worker;
 use crate::time::Instant;
 use core::time::Duration;
 
-/// The process's lack of a resource, as its deliveries show it.
+/// The shortage of a resource, as shown by failed deliveries.
 #[derive(Debug, Default)]
 pub(super) struct Shortage {
-    /// Nothing is sent or claimed before then; `None`: there is no shortage.
+    /// The end of the suspension. `None` if there is no shortage.
     pub(super) until: Option<Instant>,
-    /// How many times in a row deliveries were suspended with none sent in between.
+    /// The number of suspensions in a row with no delivery sent between them.
     count: u32,
-    /// A suspension that was not told yet.
+    /// A suspension that is not reported yet.
     pub(super) untold: Option<Duration>,
 }
 
 impl Worker {
-    /// A delivery could not be sent for want of a resource. Those that began together fail together: a suspension that
-    /// is under way is not prolonged.
+    /// A delivery could not be sent, because a resource is missing. Deliveries that started
+    /// together also fail together, so a running suspension is not prolonged.
     pub(super) fn suspend(&mut self, now: Instant) {
         if self.shortage.until.is_some() {
             return;
@@ -33,7 +33,7 @@ impl Worker {
         self.shortage.untold = Some(wait);
     }
 
-    /// A delivery was sent: there is no shortage any more.
+    /// A delivery was sent: the shortage has ended.
     pub(super) fn was_sent(&mut self) {
         self.shortage.count = 0;
     }

@@ -1,5 +1,5 @@
-//! A worker's behaviour, one situation a test. What no sequence of inputs may make it do is held in
-//! `sim/model/src/targets/worker/`, for proptest and the fuzzer alike.
+//! Tests of a worker's decisions, one situation each. The invariants over all sequences of inputs
+//! are checked in `sim/model/src/targets/worker/`, by proptest and by the fuzzer.
 
 mod claiming;
 mod memory;
@@ -34,7 +34,8 @@ fn worker(concurrency: u32) -> Worker {
     Worker::new(START, unpaced(), [(source("a"), policy)])
 }
 
-/// Each claim and each batch is sent at once, so that a test need not let time pass between them.
+/// Settings without pauses between claims and between batches, so that tests need not let time
+/// pass.
 fn unpaced() -> Settings {
     Settings { claim_pace: Duration::ZERO, settle_pace: Duration::ZERO, ..Settings::default() }
 }
@@ -52,7 +53,7 @@ fn claim(n: u128) -> Claim {
     }
 }
 
-/// A claim of an event that takes so many bytes.
+/// A claim of an event with this total size.
 fn heavy(n: u128, bytes: usize) -> Claim {
     Claim { headers: vec![b'h'; 4].into(), body: vec![b'b'; bytes - 4].into(), ..claim(n) }
 }
@@ -65,7 +66,7 @@ fn ok() -> Reply {
     Reply::Response { status_code: 200, retry_after: None, excerpt: Bytes::new() }
 }
 
-/// What is to be done, but for the offers.
+/// All actions that are due now, except offers.
 fn actions(worker: &mut Worker, now: Instant) -> Vec<Action> {
     core::iter::from_fn(|| worker.poll(now))
         .filter(|action| !matches!(action, Action::Offer { .. }))
@@ -96,13 +97,13 @@ fn outcomes(actions: &[Action]) -> Vec<Outcome> {
 }
 
 #[test]
-fn it_claims_delivers_and_settles() {
+fn a_worker_claims_delivers_and_settles() {
     let mut worker = worker(2);
     assert_eq!(limits(&actions(&mut worker, START)), [2]);
     worker.handle(at(5), claims(0..1));
     let delivering = actions(&mut worker, at(5));
     assert_eq!(tickets(&delivering).len(), 1);
-    assert_eq!(limits(&delivering), [1], "something came, so there may be more");
+    assert_eq!(limits(&delivering), [1], "the claim returned an event, so there may be others");
     worker.handle(at(9), Input::Finished { ticket: tickets(&delivering)[0], reply: ok() });
     let settling = actions(&mut worker, at(9));
     assert_eq!(outcomes(&settling), [Outcome::Delivered]);
@@ -111,7 +112,7 @@ fn it_claims_delivers_and_settles() {
 }
 
 #[test]
-fn a_settlement_tells_how_old_its_event_was_when_the_reply_was_there() {
+fn a_settlement_has_the_events_age_at_the_reply() {
     let mut worker = worker(2);
     actions(&mut worker, at(1_000));
     worker.handle(
@@ -124,19 +125,19 @@ fn a_settlement_tells_how_old_its_event_was_when_the_reply_was_there() {
     let ticket = tickets(&actions(&mut worker, at(1_006)))[0];
     worker.handle(at(1_250), Input::Finished { ticket, reply: ok() });
     let Some(Action::Settle(batch)) = actions(&mut worker, at(1_300)).pop() else {
-        panic!("a batch")
+        panic!("expected a batch of settlements")
     };
     assert_eq!(
         batch[0].age,
         secs(3_600) + Duration::from_millis(250),
-        "counted from when the claim was sent"
+        "counted from the start of the claim"
     );
     let stranger = Claim { source: source("gone"), age: secs(5), ..claim(1) };
     worker.handle(at(1_310), Input::Settled);
     worker
         .handle(at(1_320), Input::Claimed(Claims { claimed: vec![stranger], ..Claims::default() }));
     let Some(Action::Settle(batch)) = actions(&mut worker, at(1_330)).pop() else {
-        panic!("a batch")
+        panic!("expected a batch of settlements")
     };
     assert_eq!(
         (batch[0].outcome, batch[0].age),
@@ -145,7 +146,7 @@ fn a_settlement_tells_how_old_its_event_was_when_the_reply_was_there() {
 }
 
 #[test]
-fn settlements_gather_while_one_batch_is_under_way() {
+fn settlements_accumulate_while_a_batch_is_in_flight() {
     let mut worker = worker(3);
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..3));
@@ -161,13 +162,13 @@ fn settlements_gather_while_one_batch_is_under_way() {
 }
 
 #[test]
-fn a_fast_downstream_is_claimed_ahead_for_and_a_slow_one_is_not() {
+fn events_are_claimed_ahead_only_for_a_fast_downstream() {
     let mut fast = worker(4);
     let _ = actions(&mut fast, START);
     fast.handle(START, claims(0..4));
     let mut events = 4;
     for round in 1..20 {
-        // While a claim is under way, everything that is held is consumed.
+        // While a claim is in flight, everything that the worker holds is consumed.
         while let Some(ticket) = fast.in_flight.keys().next().copied() {
             fast.handle(at(round), Input::Finished { ticket, reply: ok() });
             let _ = actions(&mut fast, at(round));
@@ -180,7 +181,7 @@ fn a_fast_downstream_is_claimed_ahead_for_and_a_slow_one_is_not() {
         let _ = actions(&mut fast, at(round));
     }
     let wanted = fast.lanes[0].demand() as usize + fast.load().ahead + fast.load().in_flight;
-    assert_eq!(wanted, 20, "the slots and four times as many ahead");
+    assert_eq!(wanted, 20, "the slots and four times their number ahead");
 
     let mut slow = worker(4);
     let _ = actions(&mut slow, START);
@@ -190,7 +191,7 @@ fn a_fast_downstream_is_claimed_ahead_for_and_a_slow_one_is_not() {
 }
 
 #[test]
-fn an_empty_source_is_polled_ever_less_often_until_it_is_woken() {
+fn an_empty_source_is_polled_less_often_until_woken() {
     let mut worker = worker(1);
     let (mut now, mut waits) = (START, vec![]);
     for _ in 0..8 {
@@ -210,7 +211,7 @@ fn an_empty_source_is_polled_ever_less_often_until_it_is_woken() {
 }
 
 #[test]
-fn a_source_that_is_woken_while_its_claim_is_under_way_is_asked_again() {
+fn a_source_woken_during_its_claim_is_claimed_again() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
     worker.handle(START, Input::Woken(vec![source("a")]));
@@ -240,7 +241,7 @@ fn a_claim_whose_answer_took_too_long_is_released_unsent() {
 }
 
 #[test]
-fn a_settlement_is_tried_again_until_its_lease_ends_and_then_abandoned() {
+fn a_settlement_is_retried_until_its_lease_ends_then_abandoned() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..1));
@@ -257,7 +258,7 @@ fn a_settlement_is_tried_again_until_its_lease_ends_and_then_abandoned() {
             break;
         }
         if outcomes(&due) == [Outcome::Delivered] {
-            assert_eq!(limits(&due), [], "nothing is claimed while a settlement fails");
+            assert_eq!(limits(&due), [], "no claims while a settlement fails");
             tries += 1;
             worker.handle(now, Input::SettleFailed);
         }
@@ -278,12 +279,12 @@ fn a_late_reply_is_settled_although_its_lease_has_ended() {
     assert_eq!(
         outcomes(&actions(&mut worker, late)),
         [Outcome::Delivered],
-        "the fence decides, not the clock"
+        "the fence decides, not the lease"
     );
 }
 
 #[test]
-fn a_failing_store_is_asked_ever_less_often() {
+fn a_failing_store_is_called_less_and_less_often() {
     let mut worker = worker(1);
     let (mut now, mut waits) = (START, vec![]);
     for _ in 0..12 {
@@ -303,7 +304,7 @@ fn a_failing_store_is_asked_ever_less_often() {
 }
 
 #[test]
-fn shutting_down_releases_what_is_ahead_and_finishes_what_is_in_flight() {
+fn a_shutdown_releases_waiting_events_and_finishes_deliveries() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..3));
@@ -321,17 +322,17 @@ fn shutting_down_releases_what_is_ahead_and_finishes_what_is_in_flight() {
 }
 
 #[test]
-fn a_claim_that_answers_during_the_shutdown_is_given_back() {
+fn a_claim_that_returns_during_shutdown_is_released() {
     let mut worker = worker(2);
     let _ = actions(&mut worker, START);
     worker.handle(START, Input::ShutDown { cut_off_at: at(9_000), give_up_at: at(10_000) });
-    assert_eq!(actions(&mut worker, START), [], "the claim's answer is awaited");
+    assert_eq!(actions(&mut worker, START), [], "the shutdown waits for the claim");
     worker.handle(at(3), claims(0..2));
     assert_eq!(outcomes(&actions(&mut worker, at(3))), [Outcome::Release, Outcome::Release]);
 }
 
 #[test]
-fn what_is_in_flight_at_the_end_of_the_drain_is_cut_off_and_not_charged() {
+fn deliveries_in_flight_after_the_drain_are_cut_off_uncharged() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..1));
@@ -350,15 +351,15 @@ fn what_is_in_flight_at_the_end_of_the_drain_is_cut_off_and_not_charged() {
 }
 
 #[test]
-fn the_end_of_the_shutdown_waits_for_nobody() {
+fn the_end_of_the_shutdown_abandons_pending_settlements() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..1));
     let ticket = tickets(&actions(&mut worker, START))[0];
     worker.handle(at(1), Input::Finished { ticket, reply: ok() });
-    let _ = actions(&mut worker, at(1)); // the settlement is under way and never answered
+    let _ = actions(&mut worker, at(1)); // the settlement is in flight and never answered
     worker.handle(at(1), Input::ShutDown { cut_off_at: at(100), give_up_at: at(200) });
-    assert_eq!(worker.load().unsettled, 1, "what is being settled is not settled");
+    assert_eq!(worker.load().unsettled, 1, "a settlement in flight is not settled yet");
     let last = actions(&mut worker, at(200));
     assert!(
         matches!(&last[..], [Action::Abandoned(settlements), Action::Done] if settlements.len() == 1),
@@ -367,7 +368,7 @@ fn the_end_of_the_shutdown_waits_for_nobody() {
 }
 
 #[test]
-fn the_last_attempt_is_dead_lettered() {
+fn a_failed_last_attempt_is_dead_lettered() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
     worker.handle(
@@ -390,7 +391,7 @@ fn the_last_attempt_is_dead_lettered() {
 }
 
 #[test]
-fn an_event_that_was_buried_shows_that_there_may_be_more() {
+fn a_claim_with_only_buried_events_is_followed_by_another() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
     let buried = vec![Buried { event: claim(0).event, source: source("a"), attempt: 2 }];
@@ -399,7 +400,7 @@ fn an_event_that_was_buried_shows_that_there_may_be_more() {
 }
 
 #[test]
-fn no_source_is_starved_by_others_with_much_to_do() {
+fn busy_sources_do_not_starve_others() {
     let policy = Policy { concurrency: 400, ..Policy::default() };
     let mut worker =
         Worker::new(START, unpaced(), ["a", "b", "c"].map(|name| (source(name), policy.clone())));
@@ -417,7 +418,7 @@ fn no_source_is_starved_by_others_with_much_to_do() {
 }
 
 #[test]
-fn claims_and_settlements_keep_their_pace_and_wake_for_it() {
+fn claims_and_settlements_keep_their_minimum_interval() {
     let Settings { claim_pace, settle_pace, .. } = Settings::default();
     let concurrency = FULL_ROWS + 3;
     let policy = Policy { concurrency, ..Policy::default() };
@@ -430,10 +431,10 @@ fn claims_and_settlements_keep_their_pace_and_wake_for_it() {
     let tickets = tickets(&delivering);
 
     worker.handle(START, Input::Finished { ticket: tickets[0], reply: ok() });
-    assert_eq!(outcomes(&actions(&mut worker, START)).len(), 1, "the first has none before it");
+    assert_eq!(outcomes(&actions(&mut worker, START)).len(), 1, "the first batch is sent at once");
     worker.handle(START, Input::Settled);
     worker.handle(START, Input::Finished { ticket: tickets[1], reply: ok() });
-    assert_eq!(outcomes(&actions(&mut worker, START + claim_pace)), [], "the second waits");
+    assert_eq!(outcomes(&actions(&mut worker, START + claim_pace)), [], "the second batch waits");
     worker.handle(START + claim_pace, claims(0..0));
     let _ = actions(&mut worker, START + claim_pace);
     assert_eq!(
@@ -454,7 +455,7 @@ fn claims_and_settlements_keep_their_pace_and_wake_for_it() {
 }
 
 #[test]
-fn a_shutdown_does_not_wait_for_the_pace() {
+fn a_shutdown_does_not_wait_for_the_settle_pace() {
     let mut worker = Worker::new(START, Settings::default(), [(source("a"), Policy::default())]);
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..2));
@@ -480,7 +481,7 @@ fn breakers(actions: &[Action]) -> Vec<&'static str> {
         .collect()
 }
 
-/// Ends so many of the deliveries in flight.
+/// Ends this number of deliveries in flight.
 fn end(worker: &mut Worker, now: Instant, reply: &Reply, deliveries: usize) {
     for ticket in worker.in_flight.keys().copied().take(deliveries).collect::<Vec<_>>() {
         worker.handle(now, Input::Finished { ticket, reply: reply.clone() });
@@ -497,7 +498,7 @@ fn breaking(concurrency: u32) -> Worker {
 }
 
 #[test]
-fn an_open_breaker_gives_back_what_waits_and_claims_nothing_until_it_opens_half() {
+fn an_open_breaker_releases_waiting_events_and_stops_claims() {
     let mut worker = breaking(2);
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..5));
@@ -509,7 +510,7 @@ fn an_open_breaker_gives_back_what_waits_and_claims_nothing_until_it_opens_half(
     assert_eq!(
         outcomes.iter().filter(|outcome| **outcome == Outcome::Release).count(),
         3,
-        "unsent, so unburnt: {outcomes:?}"
+        "unsent events cost no attempt: {outcomes:?}"
     );
     assert_eq!((limits(&acted), tickets(&acted)), (vec![], vec![]));
     worker.handle(at(2), Input::Settled);
@@ -526,12 +527,12 @@ fn an_open_breaker_gives_back_what_waits_and_claims_nothing_until_it_opens_half(
     assert_eq!(
         (breakers(&acted), limits(&acted)),
         (vec!["open"], vec![]),
-        "the probe alone is burnt"
+        "only the probe costs an attempt"
     );
 }
 
 #[test]
-fn a_downstream_that_is_back_gets_one_more_for_each_it_takes() {
+fn concurrency_ramps_up_with_each_success_after_recovery() {
     let mut worker = breaking(4);
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..2));
@@ -560,7 +561,7 @@ fn a_downstream_that_is_back_gets_one_more_for_each_it_takes() {
 }
 
 #[test]
-fn a_rate_lets_deliveries_begin_evenly_and_claims_no_more_than_can_begin() {
+fn a_rate_limit_spaces_deliveries_and_limits_claims() {
     let policy =
         Policy { concurrency: 100, rate: core::num::NonZeroU32::new(5), ..Policy::default() };
     let mut worker = Worker::new(START, unpaced(), [(source("a"), policy)]);
@@ -578,11 +579,11 @@ fn a_rate_lets_deliveries_begin_evenly_and_claims_no_more_than_can_begin() {
 }
 
 #[test]
-fn what_a_claim_brings_after_its_breaker_has_opened_is_given_back_at_once() {
+fn events_claimed_before_the_breaker_opened_are_released() {
     let mut worker = breaking(3);
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..2));
-    assert_eq!(limits(&actions(&mut worker, START)), [1], "a claim is under way");
+    assert_eq!(limits(&actions(&mut worker, START)), [1], "a claim is in flight");
     end(&mut worker, at(1), &failed(), 2);
     assert_eq!(breakers(&actions(&mut worker, at(1))), ["open"]);
     worker.handle(at(2), Input::Settled);

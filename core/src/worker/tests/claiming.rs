@@ -1,22 +1,22 @@
-//! How much a worker asks for, in which turn, and when it asks again.
+//! Tests of claims: their size, the order of the sources, and polls.
 
 use super::*;
 use alloc::format;
 use alloc::string::{String, ToString};
 
-/// A worker of three sources, each of which could take 300 events at once.
+/// A worker of three sources with 300 slots each.
 fn of_three() -> Worker {
     let policy = Policy { concurrency: 300, ..Policy::default() };
     Worker::new(START, unpaced(), ["a", "b", "c"].map(|name| (source(name), policy.clone())))
 }
 
 #[test]
-fn a_claim_is_no_larger_than_a_batch_and_asks_for_everyone() {
+fn a_claim_fits_a_batch_and_includes_every_source() {
     let mut worker = of_three();
     assert_eq!(
         limits(&actions(&mut worker, START)),
         [86, 86, 300],
-        "half of a share, half of a share, the rest"
+        "half of an even share for two sources, the rest for the last"
     );
     let came = |name, count| (0..count).map(move |n| Claim { source: source(name), ..claim(n) });
     let claimed = came("a", 86).chain(came("b", 86)).chain(came("c", 300)).collect();
@@ -28,7 +28,7 @@ fn a_claim_is_no_larger_than_a_batch_and_asks_for_everyone() {
     );
 }
 
-/// What the one claim among these actions asks for.
+/// The demands of the only claim in `actions`.
 fn asked(actions: &[Action]) -> Vec<(String, u32)> {
     let demands: Vec<_> = actions
         .iter()
@@ -38,7 +38,8 @@ fn asked(actions: &[Action]) -> Vec<(String, u32)> {
     demands.into_iter().flatten().map(|demand| (demand.source.to_string(), demand.limit)).collect()
 }
 
-/// Answers the claim that is under way: so many events of `busy`, none of others. They are buried, and so take no slots.
+/// Answers the claim in flight with `count` events of `busy` and none of others. The claim has
+/// dead-lettered them, so they use no slots.
 fn bring(worker: &mut Worker, busy: &str, count: u32) {
     let buried = (0..count)
         .map(|n| Buried { event: claim(n.into()).event, source: source(busy), attempt: 2 })
@@ -46,7 +47,7 @@ fn bring(worker: &mut Worker, busy: &str, count: u32) {
     worker.handle(START, Input::Claimed(Claims { buried, ..Claims::default() }));
 }
 
-/// A worker of so many sources.
+/// A worker of `count` sources.
 fn of_many(count: usize) -> Worker {
     let policy = Policy { concurrency: 64, ..Policy::default() };
     Worker::new(START, unpaced(), (0..count).map(|n| (source(&format!("s{n}")), policy.clone())))
@@ -62,27 +63,28 @@ fn a_thousand_sources_that_may_have_work_take_two_claims() {
     assert_eq!((first.len(), second.len()), (512, 488));
     let all: BTreeSet<_> = first.into_iter().chain(second).map(|(name, _)| name).collect();
     assert_eq!(all.len(), 1000);
-    assert_eq!(asked(&actions(&mut worker, START)), [], "nobody has anything");
+    assert_eq!(asked(&actions(&mut worker, START)), [], "no source has events");
 }
 
 #[test]
-fn a_busy_source_is_asked_for_in_full_in_each_claim_beside_a_thousand_that_may_have_work() {
+fn a_thousand_idle_sources_do_not_reduce_a_busy_sources_claims() {
     let mut worker = of_many(1001);
     worker.handle(START, Input::Woken(vec![source("s1000")]));
     let mut others = BTreeSet::new();
     for _ in 0..8 {
         let mut asked = asked(&actions(&mut worker, START));
-        let busy = asked.iter().position(|(name, _)| name == "s1000").expect("it is asked for");
+        let busy =
+            asked.iter().position(|(name, _)| name == "s1000").expect("the claim includes it");
         assert_eq!(asked.swap_remove(busy).1, 64);
         others.extend(asked.into_iter().map(|(name, _)| name));
         bring(&mut worker, "s1000", 64);
     }
-    assert_eq!(others.len(), 1000, "the others have all been asked for");
+    assert_eq!(others.len(), 1000, "the claims have included all others");
     assert_eq!(asked(&actions(&mut worker, START)), [("s1000".to_string(), 64)]);
 }
 
 #[test]
-fn sources_with_little_to_do_leave_the_claim_to_the_one_with_much() {
+fn sources_with_little_work_leave_the_claim_to_a_busy_one() {
     let mut worker = of_many(41);
     let everyone: Vec<SourceName> = (0..41).map(|n| source(&format!("s{n}"))).collect();
     let mut of_seven = Vec::new();
@@ -93,9 +95,9 @@ fn sources_with_little_to_do_leave_the_claim_to_the_one_with_much() {
             (asked.len(), asked.iter().map(|(_, limit)| limit).sum::<u32>() <= BATCH_ROWS),
             (41, true)
         );
-        let limit = asked.iter().find(|(name, _)| name == "s7").expect("it is asked for").1;
+        let limit = asked.iter().find(|(name, _)| name == "s7").expect("the claim includes it").1;
         of_seven.push(limit);
-        // All are named while the claim is under way, and one alone brings what it was asked for.
+        // All sources are signalled while the claim is in flight, but only `s7` has events.
         worker.handle(START, Input::Woken(everyone.clone()));
         bring(&mut worker, "s7", limit);
     }
@@ -103,7 +105,7 @@ fn sources_with_little_to_do_leave_the_claim_to_the_one_with_much() {
 }
 
 #[test]
-fn as_many_are_claimed_ahead_as_are_consumed_from_one_claim_to_the_next() {
+fn events_claimed_ahead_match_consumption_between_claims() {
     let pace = Duration::from_millis(2);
     let policy = Policy { concurrency: 16, ..Policy::default() };
     let mut worker = Worker::new(
@@ -114,7 +116,8 @@ fn as_many_are_claimed_ahead_as_are_consumed_from_one_claim_to_the_next() {
     let mut now = START;
     for round in 0..20 {
         let _ = actions(&mut worker, now);
-        // The claim takes a quarter of the pace, in which three deliveries end: twelve from one claim to the next.
+        // The claim takes a quarter of the pace. In that time three deliveries end, so twelve end
+        // from one claim to the next.
         end(&mut worker, now, &ok(), 3);
         let _ = actions(&mut worker, now);
         now = now + pace / 4;
@@ -132,11 +135,11 @@ fn as_many_are_claimed_ahead_as_are_consumed_from_one_claim_to_the_next() {
 }
 
 #[test]
-fn work_brings_the_polls_back_to_their_pace_and_so_does_what_was_buried() {
+fn claimed_and_buried_events_reset_the_poll_interval() {
     for buried in [false, true] {
         let mut worker = worker(1);
         let mut now = START;
-        // Idle for long: the polls are far apart.
+        // After a long idle time, the polls are far apart.
         for _ in 0..8 {
             let _ = actions(&mut worker, now);
             worker.handle(now, claims(0..0));
@@ -162,19 +165,19 @@ fn work_brings_the_polls_back_to_their_pace_and_so_does_what_was_buried() {
 }
 
 #[test]
-fn what_is_in_flight_is_held_without_its_bytes() {
+fn deliveries_in_flight_are_held_without_their_bytes() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
     worker.handle(
         START,
         Input::Claimed(Claims { claimed: vec![heavy(0, 100)], ..Claims::default() }),
     );
-    let Some(Action::Deliver(delivery)) = worker.poll(START) else { panic!("a delivery") };
+    let Some(Action::Deliver(delivery)) = worker.poll(START) else { panic!("expected a delivery") };
     assert_eq!((delivery.claim.size(), worker.in_flight[&delivery.ticket].claim.size()), (100, 0));
 }
 
 #[test]
-fn workers_and_polls_wait_apart() {
+fn waits_differ_between_workers_and_between_polls() {
     let second = secs(1);
     let wait = |seed, count| {
         Worker::new(START, Settings { seed, ..unpaced() }, []).jittered(second, count)
@@ -195,11 +198,11 @@ fn workers_and_polls_wait_apart() {
         idle.handle(at, claims(0..0));
         idle.polling.count
     });
-    assert_eq!(counts, [1, 2], "each poll has a wait of its own");
+    assert_eq!(counts, [1, 2], "each poll has different jitter");
 }
 
 #[test]
-fn events_that_take_no_memory_are_claimed_like_others() {
+fn events_without_bytes_are_claimed_like_others() {
     let mut worker = worker(4);
     let _ = actions(&mut worker, START);
     let empty = (0..2).map(|n| Claim { body: Bytes::new(), ..claim(n) }).collect();

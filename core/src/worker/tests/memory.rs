@@ -1,19 +1,19 @@
-//! How the memory for held events is shared between sources.
+//! Tests of how sources share the memory for held events.
 
 use super::*;
 use alloc::format;
 use exchange::{Demand, HeldBack};
 
 const LIMIT: usize = 64_000;
-/// A quarter of the memory for claims, a quarter for offers, and a half that is common.
+/// A quarter of the memory is for claims, a quarter for offers, and half is common.
 const COMMON: usize = LIMIT / 2;
 
-/// A store that holds events of one size for each source, and downstreams that answer or hang. It answers claims as a
-/// database does.
+/// A store with events of one size for each source, and downstreams that respond or hang. It
+/// answers claims like a database.
 struct Events {
     worker: Worker,
     now: Instant,
-    /// What is due, by source: so many events of one size.
+    /// The due events of each source: their number and their size.
     due: BTreeMap<SourceName, (usize, usize)>,
     /// Sources whose deliveries never end.
     hung: BTreeSet<SourceName>,
@@ -48,7 +48,7 @@ impl Events {
         self.worker.handle(self.now, Input::Woken(vec![name(source)]));
     }
 
-    /// Everything that can happen at this moment happens.
+    /// Carries out actions until none is due at this moment.
     fn run(&mut self) {
         while let Some(action) = self.worker.poll(self.now) {
             match action {
@@ -97,7 +97,7 @@ impl Events {
         claims
     }
 
-    /// Time passes, and deliveries that hang run into their timeout.
+    /// Time passes until the hung deliveries time out.
     fn time_out(&mut self) {
         self.now = self.now + secs(10);
         for (ticket, source, _) in core::mem::take(&mut self.in_flight) {
@@ -132,16 +132,19 @@ fn hung_sources_with_large_events_leave_memory_to_the_others() {
         events.due(source, 100, 1_000);
     }
     events.run();
-    assert!((1..6).all(|source| events.held_by(source) >= 2_000), "each hung source delivers, too");
+    assert!(
+        (1..6).all(|source| events.held_by(source) >= 2_000),
+        "each hung source holds two events"
+    );
     events.due(0, 200, 1_000);
     events.run();
     assert_eq!(events.delivered(0), 200);
 }
 
 #[test]
-fn many_hung_sources_whose_events_are_larger_than_their_shares_leave_each_other_to_its_turn() {
+fn many_hung_sources_with_large_events_take_turns() {
     let mut events = Events::new(201, 16);
-    // It was seen before, and is known to be prompt.
+    // The source has had a delivery, and is known to be prompt.
     events.due(0, 1, 1_000);
     events.run();
     for source in 1..201 {
@@ -155,13 +158,13 @@ fn many_hung_sources_whose_events_are_larger_than_their_shares_leave_each_other_
         events.run();
         events.time_out();
     }
-    assert_eq!(events.delivered(0), 1 + 30 * 50, "it waits for no timeout of another source");
+    assert_eq!(events.delivered(0), 1 + 30 * 50, "it does not wait for the timeouts of others");
     let served = (1..201).filter(|source| events.delivered(*source) == 2).count();
-    assert_eq!(served, 200, "the hung ones get their turns");
+    assert_eq!(served, 200, "every hung source gets its turn");
 }
 
 #[test]
-fn a_small_event_of_a_new_source_is_delivered_although_the_common_memory_is_full() {
+fn a_new_sources_small_event_is_delivered_with_full_common_memory() {
     let mut events = Events::new(100, 64);
     for source in 1..100 {
         events.hung.insert(name(source));
@@ -201,7 +204,7 @@ fn an_event_larger_than_all_memory_is_delivered_alone() {
 }
 
 #[test]
-fn where_there_is_next_to_no_memory_everyone_has_a_turn() {
+fn every_source_has_a_turn_with_almost_no_memory() {
     let policy = Policy { concurrency: 4, ..Policy::default() };
     let settings = Settings { max_held_bytes: 1, ..unpaced() };
     let mut events = Events::new(0, 1);
@@ -215,23 +218,23 @@ fn where_there_is_next_to_no_memory_everyone_has_a_turn() {
 }
 
 #[test]
-fn an_event_that_waits_for_memory_in_vain_is_looked_for_again() {
+fn a_source_waiting_for_memory_claims_again_at_a_poll() {
     let mut events = Events::new(2, 16);
     events.hung.insert(name(1));
     events.due(1, 1, 2 * LIMIT);
     events.run();
     events.due(0, 1, 2 * LIMIT);
     events.run();
-    assert_eq!(events.delivered(0), 0, "there is no room for it");
-    // Another process has delivered the large event meanwhile, and a small one is due.
+    assert_eq!(events.delivered(0), 0, "there is no memory for it");
+    // Another process has delivered the large event, and now a small one is due.
     events.due.insert(name(0), (1, 10));
-    events.now = events.worker.wake_at().expect("a poll").at;
+    events.now = events.worker.wake_at().expect("a poll is due later").at;
     events.run();
     assert_eq!(events.delivered(0), 1);
 }
 
 #[test]
-fn what_is_handed_over_has_memory_of_its_own() {
+fn events_claimed_on_insert_have_separate_memory() {
     let mut worker = Worker::new(
         START,
         Settings { max_held_bytes: LIMIT, ..unpaced() },
@@ -261,26 +264,26 @@ fn what_is_handed_over_has_memory_of_its_own() {
     assert_eq!(
         offers(&mut worker),
         BTreeMap::new(),
-        "the offer is used up, so that nothing new is to be told"
+        "the offer is used up, so no new one is reported"
     );
-    let (ticket, _) = worker.in_flight.iter().next().expect("it is sent");
+    let (ticket, _) = worker.in_flight.iter().next().expect("the event is in flight");
     worker.handle(START, Input::Finished { ticket: *ticket, reply: ok() });
     assert_eq!(offers(&mut worker), BTreeMap::from([(name(0), (16, LIMIT / 8))]));
 }
 
 #[test]
-fn a_failed_claim_gives_back_what_was_promised_to_it() {
+fn a_failed_claim_frees_its_reserved_memory() {
     let mut events = Events::new(1, 40);
     let demands = |actions: &[Action]| match actions {
         [Action::Claim(demands)] => demands.clone(),
-        other => panic!("a claim: {other:?}"),
+        other => panic!("expected a claim, got {other:?}"),
     };
-    // The size of its events is known.
+    // After this, the size of its events is known.
     events.due(0, 40, 1_000);
     events.run();
     events.due(0, 40, 1_000);
     let first = demands(&actions(&mut events.worker, events.now));
-    assert!(first[0].bytes > LIMIT / 4, "more than its own share: {first:?}");
+    assert!(first[0].bytes > LIMIT / 4, "the claim must exceed the source's own share: {first:?}");
     events.worker.handle(events.now, Input::ClaimFailed);
     events.now = at(1_000);
     let second = demands(&actions(&mut events.worker, events.now));

@@ -1,9 +1,9 @@
-//! What a worker offers to take over as it is stored, and what it does with it.
+//! Tests of offers, and of events that are claimed on insert.
 
 use super::*;
 use crate::breaker::BreakerPolicy;
 
-/// The offers that are made now, one after another.
+/// The offers that are made now, in order.
 fn offers(worker: &mut Worker, now: Instant) -> Vec<u32> {
     let all = core::iter::from_fn(|| worker.poll(now));
     all.filter_map(|action| if let Action::Offer { room, .. } = action { Some(room) } else { None })
@@ -14,10 +14,10 @@ fn handed(since: Instant, events: core::ops::Range<u128>) -> Input {
     Input::Handed { since, claims: events.map(claim).collect() }
 }
 
-/// A worker of two slots that was told that nothing is due.
+/// A worker with two slots, whose first claim returned no events.
 fn drained(settings: Settings, policy: Policy) -> Worker {
     let mut worker = Worker::new(START, settings, [(source("a"), policy)]);
-    assert_eq!(offers(&mut worker, START), [], "what is due is not known yet");
+    assert_eq!(offers(&mut worker, START), [], "no offer before the first claim has returned");
     worker.handle(at(1), claims(0..0));
     assert_eq!(offers(&mut worker, at(1)), [2]);
     worker
@@ -28,13 +28,13 @@ fn of_two() -> Policy {
 }
 
 #[test]
-fn what_is_handed_over_is_delivered_and_settled_without_a_claim() {
+fn handed_over_events_are_delivered_and_settled_without_a_claim() {
     let mut worker = drained(unpaced(), of_two());
     worker.handle(at(3), handed(at(2), 0..1));
     let delivering = core::iter::from_fn(|| worker.poll(at(3))).collect::<Vec<_>>();
     assert!(
         matches!(&delivering[..], [Action::Deliver(_)]),
-        "what is left of the offer is as much as there is room for: {delivering:?}"
+        "the rest of the offer equals the free capacity: {delivering:?}"
     );
     worker.handle(at(4), Input::Finished { ticket: tickets(&delivering)[0], reply: ok() });
     let settling = core::iter::from_fn(|| worker.poll(at(4))).collect::<Vec<_>>();
@@ -45,7 +45,7 @@ fn what_is_handed_over_is_delivered_and_settled_without_a_claim() {
 }
 
 #[test]
-fn an_offer_tells_the_lease() {
+fn an_offer_includes_the_lease() {
     let mut worker = worker(2);
     actions(&mut worker, START);
     worker.handle(at(1), claims(0..0));
@@ -56,34 +56,30 @@ fn an_offer_tells_the_lease() {
 }
 
 #[test]
-fn while_older_events_wait_nothing_is_offered() {
+fn nothing_is_offered_while_older_events_wait() {
     let mut worker = drained(unpaced(), of_two());
     worker.handle(at(2), Input::Woken(vec![source("a")]));
     assert_eq!(limits(&actions(&mut worker, at(2))), [2]);
-    assert_eq!(offers(&mut worker, at(2)), [], "the offer stands while it is asked");
+    assert_eq!(offers(&mut worker, at(2)), [], "the offer is unchanged while a claim is in flight");
     worker.handle(at(3), claims(0..2));
-    assert_eq!(offers(&mut worker, at(3)), [0], "as many came as were asked for");
+    assert_eq!(offers(&mut worker, at(3)), [0], "the claim was filled, so others may be due");
     for (ticket, now) in [(Ticket(0), at(4)), (Ticket(1), at(5))] {
         worker.handle(now, Input::Finished { ticket, reply: ok() });
-        assert_eq!(offers(&mut worker, now), [], "the slots are for those that are due");
+        assert_eq!(offers(&mut worker, now), [], "the slots are for due events");
     }
     worker.handle(at(6), claims(2..2));
     assert_eq!(offers(&mut worker, at(6)), [2], "no others are due");
 }
 
 #[test]
-fn an_open_breaker_and_a_failing_store_take_the_offer_back() {
+fn an_open_breaker_and_a_failing_store_withdraw_the_offer() {
     let breaker = BreakerPolicy { failures: 1, open_for: secs(10) };
     let mut worker = drained(unpaced(), Policy { breaker, ..of_two() });
     worker.handle(at(2), handed(at(2), 0..1));
     let ticket = tickets(&actions(&mut worker, at(2)))[0];
     worker.handle(at(3), Input::Finished { ticket, reply: Reply::Failed(DeliveryError::Timeout) });
     assert_eq!(offers(&mut worker, at(3)), [0]);
-    assert_eq!(
-        offers(&mut worker, at(10_003)),
-        [],
-        "the one event that is let through is one that waited"
-    );
+    assert_eq!(offers(&mut worker, at(10_003)), [], "the probe is a claimed event");
 
     let mut worker = drained(unpaced(), of_two());
     worker.handle(at(2), handed(at(2), 0..1));
@@ -98,7 +94,7 @@ fn an_open_breaker_and_a_failing_store_take_the_offer_back() {
 }
 
 #[test]
-fn what_is_handed_over_is_held_by_its_lease_as_it_was_when_it_was_sent_to_the_store() {
+fn the_lease_of_a_handed_over_event_starts_at_its_store_call() {
     let mut worker = drained(unpaced(), of_two());
     let covered = at(2) + WAIT_ALLOWANCE;
     worker.handle(covered, handed(at(2), 0..1));
@@ -107,33 +103,33 @@ fn what_is_handed_over_is_held_by_its_lease_as_it_was_when_it_was_sent_to_the_st
     assert_eq!(
         outcomes(&actions(&mut worker, covered)),
         [Outcome::Release],
-        "its lease does not cover a delivery any more"
+        "its lease no longer covers a delivery"
     );
 }
 
 #[test]
-fn what_is_handed_over_before_a_shutdown_or_after_it_is_given_back() {
+fn events_handed_over_around_a_shutdown_are_released() {
     let mut worker = drained(unpaced(), of_two());
     worker.handle(at(2), handed(at(2), 0..1));
     worker.handle(at(2), Input::ShutDown { cut_off_at: at(1_000), give_up_at: at(2_000) });
     let ending = core::iter::from_fn(|| worker.poll(at(2))).collect::<Vec<_>>();
     assert!(
         matches!(&ending[..], [Action::Settle(batch)] if batch[0].outcome == Outcome::Release),
-        "and no offer: {ending:?}"
+        "expected a release and no offer: {ending:?}"
     );
     worker.handle(at(3), handed(at(2), 1..2));
     worker.handle(at(3), Input::Settled);
     let ending = core::iter::from_fn(|| worker.poll(at(3))).collect::<Vec<_>>();
     assert!(
         matches!(&ending[..], [Action::Settle(batch)] if batch[0].outcome == Outcome::Release),
-        "and no offer: {ending:?}"
+        "expected a release and no offer: {ending:?}"
     );
     worker.handle(at(4), Input::Settled);
     assert_eq!(actions(&mut worker, at(4)), [Action::Done]);
 }
 
 #[test]
-fn what_is_handed_over_brings_the_polls_back_to_their_pace() {
+fn handed_over_events_reset_the_poll_interval() {
     let mut worker = drained(unpaced(), of_two());
     for _ in 0..5 {
         let now = worker.wake_at().unwrap().at;

@@ -1,4 +1,4 @@
-//! What a worker does while its process cannot send.
+//! Tests of a worker whose process lacks a resource to send.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn not_sent(worker: &mut Worker, now: Instant, ticket: Ticket) -> Vec<Action> {
     actions(worker, now)
 }
 
-/// A worker that has just begun to deliver two events, and holds a third.
+/// A worker that has just started two deliveries, and holds a third event.
 fn delivering() -> (Worker, Vec<Ticket>) {
     let mut worker = worker(2);
     let _ = actions(&mut worker, START);
@@ -26,20 +26,20 @@ fn suspended(actions: &[Action]) -> Vec<Duration> {
         .collect()
 }
 
-/// When deliveries go on.
+/// When the suspension ends.
 fn resumes(worker: &Worker) -> Instant {
     worker.shortage.until.expect("deliveries are suspended")
 }
 
 #[test]
-fn an_event_that_could_not_be_sent_is_given_back_without_a_record() {
+fn an_unsent_event_is_released_without_a_history_entry() {
     let (mut worker, tickets) = delivering();
     let done = not_sent(&mut worker, at(1), tickets[0]);
     assert_eq!(outcomes(&done), [Outcome::Release]);
     let Some(Action::Settle(batch)) =
         done.iter().find(|action| matches!(action, Action::Settle(_)))
     else {
-        panic!("a batch")
+        panic!("expected a batch of settlements")
     };
     assert_eq!((batch[0].attempt, batch[0].record.is_none()), (1, true));
     assert_eq!(
@@ -56,7 +56,7 @@ fn deliveries_and_claims_wait_while_the_process_cannot_send() {
     let waits = suspended(&first);
     assert_eq!(waits.len(), 1);
     let again = not_sent(&mut worker, at(2), tickets[1]);
-    assert_eq!(suspended(&again), [], "those that began together fail together");
+    assert_eq!(suspended(&again), [], "one suspension for deliveries that started together");
     worker.handle(at(3), Input::Settled);
     worker.handle(at(3), Input::Woken(vec![source("a")]));
     let until = resumes(&worker);
@@ -68,7 +68,7 @@ fn deliveries_and_claims_wait_while_the_process_cannot_send() {
         "{meanwhile:?}"
     );
     let after = actions(&mut worker, until);
-    assert_eq!(super::tickets(&after).len(), 1, "the event that waits is sent");
+    assert_eq!(super::tickets(&after).len(), 1, "the waiting event is sent");
     assert!(after.iter().any(|action| matches!(action, Action::Claim(_))), "{after:?}");
 }
 
@@ -98,7 +98,7 @@ fn nothing_is_offered_while_the_process_cannot_send() {
 }
 
 #[test]
-fn suspensions_grow_to_a_bound_until_a_delivery_is_sent() {
+fn suspensions_grow_to_a_limit_until_a_delivery_is_sent() {
     let mut worker = worker(1);
     let mut now = START;
     let mut waits = Vec::new();
@@ -131,11 +131,11 @@ fn suspensions_grow_to_a_bound_until_a_delivery_is_sent() {
     worker.handle(now, claims(21..22));
     let ticket = tickets(&actions(&mut worker, now))[0];
     let waits = suspended(&not_sent(&mut worker, now, ticket));
-    assert!(waits[0] <= shortage_initial, "{waits:?}: a request reached the network since");
+    assert!(waits[0] <= shortage_initial, "a sent delivery resets the wait: {waits:?}");
 }
 
 #[test]
-fn what_could_not_be_sent_says_nothing_about_the_downstream() {
+fn an_unsent_event_does_not_affect_the_breaker() {
     let policy = Policy {
         concurrency: 4,
         breaker: crate::breaker::BreakerPolicy { failures: 1, open_for: secs(10) },
