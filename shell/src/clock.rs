@@ -1,18 +1,18 @@
-//! The clock of production: tokio's.
+//! The clock in production: tokio's monotonic clock.
 
 use crate::ports::Clock;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use surehook_core::time::Instant;
 
-/// Tokio's monotonic clock, counted from when this value was made.
+/// Time since the creation of this value.
 #[derive(Clone, Copy, Debug)]
 pub struct TokioClock {
     origin: tokio::time::Instant,
 }
 
 impl TokioClock {
-    /// A clock whose origin is now.
+    /// Creates a clock whose origin is now.
     #[must_use]
     pub fn new() -> Self {
         Self { origin: tokio::time::Instant::now() }
@@ -33,7 +33,7 @@ impl Clock for TokioClock {
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
         match self.origin.checked_add(deadline.since_origin()) {
             Some(deadline) => tokio::time::sleep_until(deadline).boxed(),
-            // Beyond what the platform can name: it never comes.
+            // The deadline is beyond the range of the platform, so it is never reached.
             None => futures::future::pending().boxed(),
         }
     }
@@ -45,7 +45,7 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
-    async fn it_sleeps_until_the_deadline_and_not_at_all_when_that_has_passed() {
+    async fn sleeping_ends_at_the_deadline_or_at_once_if_it_has_passed() {
         let clock = TokioClock::new();
         let start = clock.now();
         clock.sleep_until(start + Duration::from_secs(5)).await;
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_latest_instant_never_comes() {
+    async fn sleeping_until_the_latest_instant_never_ends() {
         let clock = TokioClock::new();
         assert!(clock.sleep_until(Instant::MAX).now_or_never().is_none());
     }

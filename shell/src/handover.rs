@@ -1,7 +1,9 @@
-//! The mailbox between the intake and the worker of one process: the worker's offers and what it took over go one way,
-//! events that were claimed on insert go the other. What may be claimed is decided by [`surehook_core::intake`].
+//! The in-memory channel between the intake and the worker of one process. The worker sends its
+//! offers and reports which events it took over. The intake sends events that were claimed on
+//! insert. [`surehook_core::intake`] decides what may be claimed on insert.
 //!
-//! Whatever is lost here with the process is under a lease, and becomes claimable when that ends.
+//! All events in this channel are under a lease. If they are lost with the process, they become
+//! claimable when their leases end.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,8 +13,8 @@ use surehook_core::time::Instant;
 use surehook_core::worker::exchange::Claim;
 use tokio::sync::Notify;
 
-/// The mailbox. It holds at most one offer for each source between two events that were taken over, and what is handed over
-/// is bounded by the offers.
+/// The channel. It holds at most one offer for each source between two events that were taken over.
+/// The offers bound the number of events in it.
 #[derive(Debug, Default)]
 pub struct Handover {
     state: Mutex<State>,
@@ -21,27 +23,27 @@ pub struct Handover {
 
 #[derive(Debug, Default)]
 struct State {
-    /// For the intake, oldest first.
+    /// Inputs for the intake, oldest first.
     inputs: Vec<Input>,
     handed: Vec<Handed>,
     is_closed: bool,
 }
 
-/// Events that were claimed on insert by one call, to be handed over together.
+/// Events that one store call claimed on insert. They are handed over together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handed {
-    /// When the call began: their leases are counted from here.
+    /// When the call started. The leases are counted from here.
     pub since: Instant,
-    /// The events.
     pub claims: Vec<Claim>,
 }
 
 impl Handover {
-    /// The worker has this much room for new events of a source, besides those that it knows of.
+    /// Offers the worker's free capacity for new events of a source, in addition to the events that
+    /// it already has.
     pub fn offer(&self, source: SourceName, events: u32, bytes: usize, lease: Duration) {
         let capacity = Capacity { events, bytes };
         let mut state = self.state();
-        // An offer that the intake has not read is replaced, unless something was taken over since.
+        // Replaces an offer that the intake has not read, unless events were taken over after it.
         let unread = state.inputs.iter_mut().rev().map_while(|input| match input {
             Input::Offered { source, capacity, lease } => Some((source, capacity, lease)),
             _ => None,
@@ -52,16 +54,17 @@ impl Handover {
         }
     }
 
-    /// What the intake's machine is to be told.
+    /// Takes the inputs for the intake's state machine.
     pub fn inputs(&self) -> Vec<Input> {
         std::mem::take(&mut self.state().inputs)
     }
 
-    /// Hands events over.
+    /// Hands events over to the worker.
     ///
     /// # Errors
     ///
-    /// The events themselves, if the worker takes no more. They are claimed, so the store has to be told.
+    /// Returns the events if the handover is closed. They are claimed, so the caller must release
+    /// them.
     pub fn hand(&self, handed: Handed) -> Result<(), Handed> {
         let mut state = self.state();
         if state.is_closed {
@@ -73,13 +76,13 @@ impl Handover {
         Ok(())
     }
 
-    /// Waits until something is handed over, and takes it. May return nothing.
+    /// Waits until events are handed over, and takes them. The result can be empty.
     pub async fn handed(&self) -> Vec<Handed> {
         self.notify.notified().await;
         self.state().take_over()
     }
 
-    /// From now on nothing is handed over any more. Returns what was and is not taken yet.
+    /// Closes the handover. Returns the events that the worker has not taken yet.
     pub fn close(&self) -> Vec<Handed> {
         let mut state = self.state();
         state.is_closed = true;

@@ -1,10 +1,10 @@
-//! The identities of production: UUIDs of version 7, from the system's time and entropy.
+//! Event ids in production: UUIDs of version 7, from the system's time and entropy.
 
 use crate::ports::Ids;
 use surehook_core::id::EventId;
 use uuid::Uuid;
 
-/// Fresh UUIDs of version 7. Within one process each is greater than the one before.
+/// UUIDs of version 7. Within one process each is greater than the one before.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemIds;
 
@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_of_version_7_and_ascend() {
+    fn ids_are_version_7_and_ascending() {
         let ids: Vec<EventId> = std::iter::repeat_with(|| SystemIds.fresh()).take(1000).collect();
         assert!(ids.iter().all(|id| id.as_uuid().get_version_num() == 7));
         assert!(ids.is_sorted_by(|a, b| a < b));

@@ -1,7 +1,9 @@
-//! The intake loop: carries out what [`surehook_core::intake::Intake`] decides. It holds the bytes of the requests that wait,
-//! and the way to their producers. A producer that closes its connection does not cancel its commit.
+//! The intake loop: performs the actions of [`surehook_core::intake::Intake`]. It holds the bytes
+//! of waiting requests, and the channels for their answers. A commit is not cancelled if its
+//! producer closes the connection.
 //!
-//! Not here: HTTP (see [`crate::http`]) and every decision about a request (see [`surehook_core::intake`]).
+//! Not here: HTTP (see [`crate::http`]) and every decision about a request (see
+//! [`surehook_core::intake`]).
 
 use crate::doorbell::Doorbell;
 use crate::handover::{Handed, Handover};
@@ -28,47 +30,47 @@ use surehook_core::time::Instant;
 use surehook_core::worker::exchange::Claim;
 use tokio::sync::{mpsc, oneshot};
 
-/// How long a request waits for its commit before its producer is told to send again.
+/// How long a request waits for its commit. After that, its producer is told to retry.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(1800);
 
-/// What bounds the intake's memory.
+/// The limits of the intake's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests that wait for their commit.
+    /// Maximum number of requests that wait for their commit.
     pub max_queued: usize,
-    /// Bytes of requests that are being read or wait for their commit. Sources share them, see
-    /// [`surehook_core::reading`].
+    /// Maximum bytes of all requests that are being read or wait for their commit. Sources share
+    /// them, see [`surehook_core::reading`].
     pub max_queued_bytes: usize,
-    /// The most bytes that one request may take.
+    /// Maximum bytes of one request.
     pub max_body: usize,
-    /// How many sources there are.
+    /// Number of configured sources.
     pub sources: usize,
 }
 
-/// Why an event was not accepted. Each means: nothing is lost, come back with the same key.
+/// Why an event was not accepted. After each of these errors, the producer can safely retry with
+/// the same idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IntakeError {
-    /// As much is waiting as [`Limits`] allows.
+    /// A limit of [`Limits`] is reached.
     #[error("too many requests are waiting to be stored")]
     Overloaded,
-    /// The request was read for so long that it gave its memory up to another.
+    /// The request arrived slowly, and another request needed its memory.
     #[error("the request arrived too slowly while memory was short")]
     GaveWay,
-    /// The process is shutting down.
     #[error("the service is shutting down")]
     ShuttingDown,
-    /// The database did not take the batch.
+    /// The database did not store the batch.
     #[error("the database is not available")]
     Unavailable,
-    /// The database did not answer in time; the event may be stored.
+    /// The database did not answer in time. The event may be stored.
     #[error("the database did not answer in time")]
     TimedOut,
-    /// The database refuses this very event; its neighbours were stored.
+    /// The database rejects this event. The other events of its batch are stored.
     #[error("the database refused to store the event")]
     Refused,
 }
 
-/// The handle by which requests reach the intake loop. Cheap to clone.
+/// Submits requests to the intake loop. Cheap to clone.
 #[derive(Clone)]
 pub struct Intake {
     queue: mpsc::Sender<Waiting>,
@@ -76,23 +78,21 @@ pub struct Intake {
     clock: Arc<dyn Clock>,
 }
 
-/// What the loop works with.
+/// The dependencies of the intake loop.
 pub struct Ports {
-    /// The database.
     pub store: Arc<dyn Store>,
-    /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Rung for what was stored and waits to be claimed.
+    /// Signals the sources whose new events wait for a claim.
     pub doorbell: Arc<Doorbell>,
-    /// The way to this process's worker for what was claimed as it was stored.
+    /// Passes events claimed on insert to the worker of this process.
     pub handover: Arc<Handover>,
-    /// Told what each commit teaches about the database.
+    /// Records what each commit shows about the database.
     pub health: Arc<Health>,
 }
 
-/// Makes an intake: the handle, and the loop to run beside it.
+/// Creates an intake: the handle, and the loop that must run beside it.
 ///
-/// The loop ends after `shutdown` has completed and every request that was taken has its answer.
+/// The loop ends when `shutdown` has completed and every queued request is answered.
 pub fn intake(
     limits: Limits,
     ports: Ports,
@@ -110,7 +110,7 @@ pub fn intake(
 }
 
 impl Intake {
-    /// Opens an account of the memory that one request of this source will take. Nothing is taken yet.
+    /// Starts to account for the memory of one request of this source. It reserves no bytes yet.
     #[must_use]
     pub fn reservation(&self, source: &SourceName) -> Reservation {
         let (gives_way, given_up) = oneshot::channel();
@@ -126,13 +126,14 @@ impl Intake {
         }
     }
 
-    /// Hands an event over and waits until it is durable, or known not to be, or the patience is at an end.
+    /// Queues an event and waits until it is committed, until it is known to have failed, or until
+    /// the timeout.
     ///
-    /// Dropping this future does not take the event back.
+    /// Dropping this future does not cancel the commit.
     ///
     /// # Errors
     ///
-    /// [`IntakeError`]; the producer may always come back with the same key.
+    /// [`IntakeError`]. The producer can always retry with the same key.
     pub async fn submit(
         &self,
         event: NewEvent,
@@ -150,12 +151,12 @@ impl Intake {
     }
 }
 
-/// The memory of all requests.
+/// Accounts for the memory of all requests.
 struct Memory(Mutex<MemoryState>);
 
 struct MemoryState {
     account: Account,
-    /// How each request that is being read learns that it has to give way.
+    /// Tells a request that is being read to free its memory for another request.
     reading: BTreeMap<RequestId, oneshot::Sender<()>>,
 }
 
@@ -170,7 +171,7 @@ impl Memory {
     }
 }
 
-/// The memory that one request holds, until its answer is sent.
+/// The memory that one request uses until its answer is sent.
 pub struct Reservation {
     memory: Arc<Memory>,
     clock: Arc<dyn Clock>,
@@ -179,11 +180,11 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Takes so many bytes more. Slower requests may have to give way to that.
+    /// Reserves `bytes` more. Slower requests can lose their memory for this.
     ///
     /// # Errors
     ///
-    /// [`IntakeError::Overloaded`] if that would exceed what [`Limits`] allow.
+    /// [`IntakeError::Overloaded`] if this would exceed the [`Limits`].
     pub fn grow(&mut self, bytes: usize) -> Result<(), IntakeError> {
         let mut state = self.memory.state();
         let Growth::Granted(gave_way) = state.account.grow(self.clock.now(), self.id, bytes) else {
@@ -197,7 +198,8 @@ impl Reservation {
         Ok(())
     }
 
-    /// Completes when the request has to give its memory up to another. Only once, and never once it is read.
+    /// Completes when the request must free its memory for another one. It completes at most once,
+    /// and never after the whole request was read.
     pub fn gives_way(&mut self) -> impl Future<Output = ()> + Send + use<> {
         let given_up = self.given_up.take();
         async move {
@@ -211,7 +213,7 @@ impl Reservation {
         }
     }
 
-    /// The request is read: from now on it keeps its memory until it has its answer.
+    /// Records that the whole request was read. It now keeps its memory until it is answered.
     fn is_read(&self) {
         let mut state = self.memory.state();
         state.account.read(self.id);
@@ -227,7 +229,7 @@ impl Drop for Reservation {
     }
 }
 
-/// A request that waits for its commit, with its bytes and the way to its producer.
+/// A request on its way to the loop, with the channel for its answer.
 struct Waiting {
     event: NewEvent,
     on_key_reuse: OnKeyReuse,
@@ -235,12 +237,12 @@ struct Waiting {
     reservation: Reservation,
 }
 
-/// A call to the store that has ended.
+/// The result of a finished store call.
 type Ended = (BatchId, Result<Vec<Stored>, StoreError>);
 
 type Reply = oneshot::Sender<Result<Admission, IntakeError>>;
 
-/// What the loop holds of a request.
+/// A request that waits for its commit.
 struct Held {
     event: NewEvent,
     /// `None` once the request has timed out.
@@ -248,7 +250,7 @@ struct Held {
     _reservation: Reservation,
 }
 
-/// Carries out what the [machine](machine::Intake) decides.
+/// Performs the actions of the [machine](machine::Intake).
 async fn run(
     mut requests: mpsc::Receiver<Waiting>,
     ports: Ports,
@@ -263,7 +265,7 @@ async fn run(
     let mut shutdown = shutdown.boxed().fuse();
     let mut gathered = Vec::new();
     let mut last_failure = None;
-    // False once every request that will ever come is taken in.
+    // False once the channel is closed and all its requests were received.
     let mut is_open = true;
     loop {
         for input in handover.inputs() {
@@ -303,7 +305,7 @@ async fn run(
                 }
                 Action::Answer { ticket, answer: result } => {
                     let Held { event, reply, .. } =
-                        held.remove(&ticket).expect("what waits is held");
+                        held.remove(&ticket).expect("every queued request is in `held`");
                     if let Err(Refusal::NotStored(why)) = result {
                         not_stored.add(why, &event);
                     }
@@ -320,7 +322,8 @@ async fn run(
             Some(at) => clock.sleep_until(at).fuse(),
             None => Fuse::terminated(),
         };
-        // All that has gathered is taken in one step: one by one, tokio's cooperative budget would end a batch at 127.
+        // Receives all waiting requests in one step. If it received them one by one, tokio's
+        // cooperative budget would limit a batch to 127 requests.
         let mut incoming = poll_fn(|context| {
             if is_open {
                 requests.poll_recv_many(context, &mut gathered, BATCH_ROWS)
@@ -340,7 +343,7 @@ async fn run(
                 intake.handle(Input::Stored { batch, result });
             }
             () = releases.select_next_some() => intake.handle(Input::Released),
-            // What was sent before is still taken in, and then the channel ends.
+            // Requests that were sent earlier are still received. Then the channel ends.
             () = shutdown => requests.close(),
             count = incoming => {
                 let now = clock.now();
@@ -357,7 +360,7 @@ async fn run(
     }
 }
 
-/// Queues a request, or refuses it at once.
+/// Queues a request, or answers it with an error immediately.
 fn admit(
     intake: &mut machine::Intake,
     held: &mut BTreeMap<Ticket, Held>,
@@ -383,23 +386,24 @@ fn admit(
 
 fn answer(reply: Option<Reply>, answer: Result<Admission, IntakeError>) {
     if let Some(reply) = reply {
-        // A producer that has closed its connection does not wait for the answer.
+        // Fails if the producer has closed its connection. It needs no answer then.
         let _ = reply.send(answer);
     }
 }
 
-/// The claims of events that the store claimed as it inserted them.
+/// The claims of events that the store claimed on insert.
 fn claims(held: &BTreeMap<Ticket, Held>, events: &[Ticket]) -> Vec<Claim> {
     let first = |event: NewEvent| Claim::first(event.id, event.source, event.headers, event.body);
     events.iter().map(|ticket| first(held[ticket].event.clone())).collect()
 }
 
-/// Gives claims back whose worker has ended, so that another worker need not wait for the end of their leases.
+/// Releases claims whose worker has ended, so that another worker does not wait for the end of
+/// their leases.
 async fn release(store: &dyn Store, claims: Vec<Claim>) {
     let batch = claims.iter().map(|claim| claim.settled(Outcome::Release, None)).collect();
     if let Err(error) = store.settle(batch).await {
         let first = &claims[0];
-        tracing::warn!(%error, events = claims.len(), event_id = %first.event, source = %first.source, "not given back; claimable again when their leases end");
+        tracing::warn!(%error, events = claims.len(), event_id = %first.event, source = %first.source, "release of claimed events failed; they become claimable when their leases end");
     }
 }
 
@@ -424,7 +428,8 @@ impl From<Refusal> for IntakeError {
     }
 }
 
-/// Requests that were refused after a failed call, for one line in the log.
+/// Collects the requests that are answered with an error after a failed store call, for one log
+/// line.
 #[derive(Default)]
 struct NotStoredLog {
     first: Option<(NotStored, EventId, SourceName)>,
@@ -442,10 +447,10 @@ impl NotStoredLog {
         let (events, error) = (self.events, error.map(tracing::field::display));
         match why {
             NotStored::Unknown => {
-                tracing::warn!(error, events, %event_id, %source, "may be stored; the producers are told to send again");
+                tracing::warn!(error, events, %event_id, %source, "events may be stored (commit outcome unknown); answering 503");
             }
             NotStored::Unavailable | NotStored::Refused => {
-                tracing::warn!(error, events, %event_id, %source, "not stored; the producers are told to come back");
+                tracing::warn!(error, events, %event_id, %source, "events not stored; answering 503");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Surehook's shell: everything that touches the world, wired around the decisions of `surehook-core`.
+//! Surehook's shell: all I/O, around the decisions of `surehook-core`.
 
 pub mod cli;
 #[expect(clippy::disallowed_methods, reason = "this is the real clock")]
@@ -9,20 +9,20 @@ pub mod descriptors;
 pub mod doorbell;
 #[expect(
     clippy::disallowed_methods,
-    reason = "deliveries to the real world have deadlines by the real clock"
+    reason = "deadlines of deliveries use the real clock"
 )]
 pub mod downstream;
 pub mod handover;
 pub mod headers;
 pub mod health;
 pub mod http;
-#[expect(clippy::disallowed_methods, reason = "these are the real ids")]
+#[expect(clippy::disallowed_methods, reason = "these ids use the real clock and entropy")]
 pub mod ids;
 pub mod intake;
 pub mod logs;
 mod lookups;
 pub mod metrics;
-#[expect(clippy::disallowed_methods, reason = "it is run by a person, in the real world")]
+#[expect(clippy::disallowed_methods, reason = "operator commands run only in the real world")]
 pub mod operate;
 pub mod ports;
 pub mod retention;
@@ -32,13 +32,13 @@ pub mod server;
 pub mod service;
 #[expect(
     clippy::disallowed_methods,
-    reason = "only the real server sheds connections, by the real clock"
+    reason = "only the real server closes slow connections, and it uses the real clock"
 )]
 pub mod shedding;
 #[expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,
-    reason = "real databases have the real clock, and no order is shown"
+    reason = "real databases use the real clock, and no output depends on the order of a hash map"
 )]
 pub mod store;
 pub mod visible;

@@ -1,4 +1,4 @@
-//! The program: reads the command line and hands over.
+//! The program: parses the command line and runs the command.
 
 use clap::Parser;
 use std::error::Error;
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Asks a running service, says what it answers, and answers the exit code.
+/// Runs a command that calls a running service, prints the result, and returns the exit code.
 fn ask(asked: impl Future<Output = Result<String, OperateError>>) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -70,7 +70,7 @@ fn ask(asked: impl Future<Output = Result<String, OperateError>>) -> u8 {
     }
 }
 
-/// Runs what was asked for to its end, and answers the exit code.
+/// Runs a command to its end, with logging, and returns the exit code.
 fn run<E: Error>(
     log: LogFormat,
     asked: impl Future<Output = Result<(), E>>,
@@ -87,9 +87,9 @@ fn run<E: Error>(
         }
     };
     let result = runtime.block_on(asked);
-    // A name that is being resolved cannot be interrupted, and is not waited for.
+    // Does not wait for DNS lookups in progress, because they cannot be interrupted.
     runtime.shutdown_background();
-    // Not to standard error itself, which may be stuck: the process has to end.
+    // Goes through the log: a direct write to standard error can block, and the process has to end.
     if let Err(error) = &result {
         logs.say(&format!("surehook: {error}"));
     }
@@ -105,8 +105,8 @@ fn mistake(error: &impl Error) -> u8 {
     say(std::io::stderr(), &error.to_string(), cli::MISTAKE)
 }
 
-/// Writes and answers the exit code; whoever does not listen to the text still gets that. Whatever the text quotes, no
-/// terminal obeys it.
+/// Writes a text and returns the exit code, even if the write fails. The text can quote untrusted
+/// input, so its control characters are escaped.
 fn say(mut to: impl Write, text: &str, code: u8) -> u8 {
     let _ = writeln!(to, "{}", visible::lines(text.trim_end()));
     code

@@ -1,5 +1,6 @@
-//! The retention loop: prunes what ended long ago, and erases payloads before that where they are not to be kept as long,
-//! in small steps with pauses between them. Where a step goes on, and when, is decided by [`surehook_core::retention`].
+//! The retention loop: prunes events whose retention is over, and erases payloads earlier if they
+//! are kept for a shorter time. It works in small steps with pauses between them.
+//! [`surehook_core::retention`] decides where and when the next step starts.
 
 use crate::ports::{Clock, Retention, Store, StoreError};
 use futures::FutureExt;
@@ -9,12 +10,13 @@ use std::time::Duration;
 use surehook_core::id::EventId;
 use surehook_core::retention::{Passes, Reached};
 
-/// Events that one step looks at. A few: SQLite's one writer is taken for as long as a step takes, and so is a processor of
-/// PostgreSQL's machine.
+/// Maximum number of events that one step examines. It is small, because a step occupies SQLite's
+/// only writer, or one processor of the PostgreSQL server, until it ends.
 const STEP_EVENTS: u32 = 100;
 
-/// Prunes and erases for ever. The payload of a delivered event is kept for `delivered_payload`, if that is less than the
-/// event is. Dropping this future at any point is harmless.
+/// Prunes and erases in an endless loop. Payloads of delivered events are kept for
+/// `delivered_payload`, if that is shorter than the retention of the events. Dropping this future
+/// at any point is harmless.
 pub async fn run(
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
@@ -26,7 +28,7 @@ pub async fn run(
         async move {
             let pruned = store.prune(retention, after, STEP_EVENTS).await;
             let pruned = pruned
-                .inspect_err(|error| tracing::warn!(%error, "pruning failed; it is tried again"))?;
+                .inspect_err(|error| tracing::warn!(%error, "pruning failed; retrying"))?;
             if pruned.deleted > 0 {
                 tracing::debug!(events = pruned.deleted, "pruned");
             }
@@ -38,7 +40,7 @@ pub async fn run(
         async move {
             let erased = store.erase(delivered_payload, after, STEP_EVENTS).await;
             let erased = erased.inspect_err(
-                |error| tracing::warn!(%error, "erasing payloads failed; it is tried again"),
+                |error| tracing::warn!(%error, "erasing payloads failed; retrying"),
             )?;
             if erased.erased > 0 {
                 tracing::debug!(events = erased.erased, "payloads erased");
@@ -54,7 +56,7 @@ pub async fn run(
     }
 }
 
-/// Does steps for ever. A step answers where it ended, and whether it changed something.
+/// Runs steps in an endless loop. A step returns where it ended, and whether it changed anything.
 async fn passes<'s>(
     clock: &dyn Clock,
     step: impl Fn(Option<EventId>) -> BoxFuture<'s, Result<(Reached, bool), StoreError>>,

@@ -1,6 +1,6 @@
-//! One process: the routes and the loops, put together from a configuration and the ports, from its start to the end
-//! of its shutdown. Production and simulation both run this; they differ in the ports, in how connections are
-//! accepted, and in how a task is spawned.
+//! One process: creates the routes and the loops from a configuration and the ports, and runs them
+//! until the shutdown is complete. Production and simulation both run this code. They differ in the
+//! ports, in how connections are accepted, and in how tasks are spawned.
 
 use crate::config::{Config, Role};
 use crate::doorbell::Doorbell;
@@ -21,51 +21,48 @@ use std::time::Duration;
 use surehook_core::worker::{Settings, Worker};
 use tokio::sync::oneshot;
 
-/// The world, as one process sees it.
+/// Connects one process to its environment.
 pub struct Ports {
-    /// The database.
     pub store: Arc<dyn Store>,
-    /// The way to the downstreams.
     pub downstream: Arc<dyn Downstream>,
-    /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Where events get their ids.
+    /// Generates the ids of events.
     pub ids: Arc<dyn Ids>,
-    /// Any number that differs from other processes': it sets their waits apart.
+    /// Seed of the random waits. Processes need different seeds, so that they do not wait in step.
     pub seed: u64,
 }
 
-/// A task that runs beside this one. Its result tells whether it came to its end or broke.
+/// A task that runs concurrently. Its result says whether it ended normally or failed.
 pub type Task = BoxFuture<'static, Result<(), Broken>>;
 
-/// A task ended by a panic.
+/// A task failed, for example by a panic.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Broken(pub String);
 
-/// Why a process ended without being told to.
+/// Why a process ended without a signal.
 #[derive(Debug, thiserror::Error)]
 pub enum Ended {
-    /// A loop ended or panicked. A process that answers `202` while its worker is dead must not live.
+    /// A loop ended or panicked. The process must end too, because it must not answer `202` while
+    /// its worker has stopped.
     #[error("the {} loop ended unexpectedly: {why}", .which.as_str())]
     Loop {
-        /// Which.
         which: Loop,
-        /// How.
         why: String,
     },
-    /// Connections can no longer be accepted.
+    /// The HTTP server stopped, so connections are no longer accepted.
     #[error("the HTTP server ended unexpectedly: {0}")]
     Server(String),
 }
 
-/// How the world runs what a process consists of.
+/// Spawns the tasks of a process and accepts its connections: on tokio in production, or in the
+/// simulated environment.
 pub trait Host {
-    /// Starts a task that goes on beside this one.
+    /// Starts a task that runs concurrently with the caller.
     fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) -> Task;
 
-    /// Accepts connections and serves the routes on them. Once `stop` completes it accepts no more, lets the requests
-    /// that are being answered finish until about `patience` later, and ends.
+    /// Accepts connections and serves the routes on them. When `stop` completes, it accepts no more
+    /// connections, lets requests in flight continue for about `patience`, and ends.
     fn serve(
         &self,
         app: Arc<App>,
@@ -74,11 +71,11 @@ pub trait Host {
     ) -> Task;
 }
 
-/// Runs one process until a signal has come and the shutdown is over.
+/// Runs one process until a signal arrives and the shutdown is complete.
 ///
-/// The first signal begins the shutdown, which takes `config.drain_timeout` at the most: the process is not ready, takes
-/// no new requests, finishes its deliveries, writes down what came back, and gives back what it has not sent. Another
-/// signal cuts that short.
+/// The first signal starts the shutdown, which takes at most `config.drain_timeout`. The process is
+/// not ready, accepts no new requests, finishes its deliveries, settles their results, and releases
+/// the events that it has not sent. A second signal shortens the shutdown.
 ///
 /// # Errors
 ///
@@ -184,7 +181,7 @@ pub async fn run(
     let began = clock.now();
     tracing::info!(
         drain_timeout_ms = config.drain_timeout.as_millis(),
-        "shutting down: no new requests, finishing what is under way"
+        "shutting down: no new requests; finishing requests and deliveries in flight"
     );
     health.drain();
     let mut order = Drain { cut_off_at: began + time.cut_off, give_up_at: began + time.give_up };
@@ -208,15 +205,15 @@ pub async fn run(
                 break;
             }
             () = signals.select_next_some() => {
-                tracing::warn!("told again to shut down: deliveries in flight are cut off");
+                tracing::warn!("second shutdown signal; aborting deliveries in flight");
                 let now = clock.now();
-                // Never later than it was: however many signals come, they do not prolong it.
+                // Never later than before: further signals do not extend the shutdown.
                 let give_up_at = order.give_up_at.min(now + AFTER_SECOND_SIGNAL);
                 order = Drain { cut_off_at: now, give_up_at };
                 let _ = drain.try_send(order);
             }
             () = clock.sleep_until(order.give_up_at).fuse() => {
-                tracing::warn!("the drain timeout is over; what is unfinished comes back when its lease ends");
+                tracing::warn!("drain timeout reached; unfinished events become claimable when their leases end");
                 break;
             }
         }
@@ -225,20 +222,22 @@ pub async fn run(
     Ok(())
 }
 
-/// Waits for a part of the process that is shutting down, and answers how it ended; `None` if it was never started.
+/// Waits for a part of the process that is shutting down. Returns its result, or `None` if it was
+/// never started.
 async fn join<T>(task: &mut Fuse<BoxFuture<'static, T>>) -> Option<T> {
     if task.is_terminated() { None } else { Some(task.await) }
 }
 
-/// How long a second signal leaves for writing down what was cut off.
+/// After a second signal, the time to settle the deliveries that were cut off.
 const AFTER_SECOND_SIGNAL: Duration = Duration::from_secs(1);
 
-/// How the time of a shutdown is spent, from its beginning.
+/// How the time of a shutdown is divided. Both durations are counted from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shutdown {
-    /// Until then requests and deliveries may finish.
+    /// Requests and deliveries may finish until then.
     cut_off: Duration,
-    /// Until then what came back is written down. A little before the end, so that the process ends in time.
+    /// Results are settled until then. It is a little before the end of the drain timeout, so that
+    /// the process ends in time.
     give_up: Duration,
 }
 
@@ -271,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shutdown_leaves_time_to_write_down_what_came_back() {
+    fn a_shutdown_leaves_time_to_settle_results() {
         for drain_timeout in [
             Duration::ZERO,
             Duration::from_millis(10),

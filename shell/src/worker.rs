@@ -1,5 +1,6 @@
-//! The worker loop: carries out what [`surehook_core::worker::Worker`] decides. One future, no spawn: deliveries and
-//! store calls are futures that it holds, and dropping the loop drops them all.
+//! The worker loop: performs the actions of [`surehook_core::worker::Worker`]. It is one future and
+//! spawns nothing: deliveries and store calls are futures that it holds. Dropping the loop drops
+//! them all.
 
 use crate::doorbell::Doorbell;
 use crate::handover::{Handed, Handover};
@@ -20,37 +21,36 @@ use surehook_core::verdict::Reply;
 use surehook_core::worker::exchange::{Claims, Settlement};
 use surehook_core::worker::{Action, Delivery, Input, Ticket, Worker};
 
-/// How long a shutdown may take, counted from now.
+/// The deadlines of a shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
-    /// Deliveries that are still in flight then are cut off.
+    /// Deliveries that are still in flight at this time are cut off.
     pub cut_off_at: Instant,
-    /// The loop ends then at the latest.
+    /// The loop ends by this time.
     pub give_up_at: Instant,
 }
 
-/// What the loop works with.
+/// The dependencies of the worker loop.
 pub struct Ports {
-    /// The database.
     pub store: Arc<dyn Store>,
-    /// The way to the downstreams.
     pub downstream: Arc<dyn Downstream>,
-    /// The clock that `worker` was made with.
+    /// The clock that created the times of `worker`.
     pub clock: Arc<dyn Clock>,
-    /// Rung by whoever made something due.
+    /// Signals the sources that have new events.
     pub doorbell: Arc<Doorbell>,
-    /// The way by which this process's intake hands over what it stored.
+    /// Passes events that this process claimed on insert.
     pub handover: Arc<Handover>,
-    /// Told where the breakers stand.
+    /// Records the state of each circuit breaker.
     pub metrics: Arc<Metrics>,
 }
 
-/// What the store answers to a batch of settlements: the events whose settlement was stale.
+/// The result of a batch of settlements: the events whose settlement was stale.
 type SettleResult = Result<Vec<EventId>, StoreError>;
 
-/// Runs a worker until it is done. Each item of `drains` begins the shutdown, or shortens it.
+/// Runs a worker until it is done. Each item of `drains` starts the shutdown, or shortens it.
 ///
-/// Dropping this future is a crash: everything that is held comes back when its lease ends.
+/// Dropping this future has the effect of a crash: its claimed events become claimable when their
+/// leases end.
 pub async fn run(
     mut worker: Worker,
     ports: Ports,
@@ -68,11 +68,11 @@ pub async fn run(
                     deliveries.push(deliver(downstream.as_ref(), clock.as_ref(), delivery))
                 }
                 Action::Claim(demands) => {
-                    debug_assert!(claim.is_terminated(), "one claim at a time");
+                    debug_assert!(claim.is_terminated(), "at most one claim is in flight");
                     claim = store.claim(demands).fuse();
                 }
                 Action::Settle(batch) => {
-                    debug_assert!(settle.is_terminated(), "one batch at a time");
+                    debug_assert!(settle.is_terminated(), "at most one batch of settlements is in flight");
                     let written = store.settle(batch.clone());
                     settle = written.map(|result| (batch, result)).boxed().fuse();
                 }
@@ -97,7 +97,8 @@ pub async fn run(
             Some(wake) => clock.sleep_until(wake.at).fuse(),
             None => Fuse::terminated(),
         };
-        // What is rare comes first, so that a stream of replies cannot starve it.
+        // Branches are polled in this order. Rare inputs come first, so that a stream of replies
+        // cannot starve them.
         let inputs = select_biased! {
             drain = drains.select_next_some() => {
                 let mut inputs = handed(handover.close());
@@ -115,7 +116,7 @@ pub async fn run(
         for input in inputs {
             worker.handle(now, input);
         }
-        // What else has ended meanwhile is taken in together.
+        // Handles all other finished deliveries in the same step.
         while let Some(Some((ticket, reply))) = deliveries.next().now_or_never() {
             worker.handle(now, Input::Finished { ticket, reply });
         }
@@ -141,12 +142,12 @@ fn claimed(result: Result<Claims, StoreError>) -> Input {
         Ok(claims) => {
             for buried in &claims.buried {
                 let (event_id, source, attempt) = (buried.event, &buried.source, buried.attempt);
-                tracing::warn!(%event_id, %source, attempt, "dead-lettered unsent: no attempts left");
+                tracing::warn!(%event_id, %source, attempt, "dead-lettered by a claim: no attempts left");
             }
             Input::Claimed(claims)
         }
         Err(error) => {
-            tracing::warn!(%error, "claiming failed; it is tried again");
+            tracing::warn!(%error, "claiming failed; retrying");
             Input::ClaimFailed
         }
     }
@@ -162,15 +163,15 @@ fn settled(batch: &[Settlement], result: SettleResult) -> Input {
             Input::Settled
         }
         Err(error) => {
-            tracing::warn!(%error, settlements = batch.len(), "settling failed; it is tried again while the leases last");
+            tracing::warn!(%error, settlements = batch.len(), "settling failed; retrying until the leases end");
             Input::SettleFailed
         }
     }
 }
 
-/// One line for each transition, with where the event comes from and where it goes.
+/// Logs one transition, with the status before and after it.
 fn log_settled(settlement: &Settlement, stale: bool) {
-    // Queued or retrying: the store knows whether its budget is untouched.
+    // Queued or retrying. Only the store knows whether the retry budget is unused.
     const WAITING: Option<Status> = None;
     let Settlement { event, source, attempt, outcome, record, .. } = settlement;
     let status_code = record.as_ref().and_then(|record| record.status_code);
@@ -186,7 +187,7 @@ fn log_settled(settlement: &Settlement, stale: bool) {
         };
     }
     if stale {
-        tracing::info!(event_id = %event, %source, attempt, verdict, status_code, took_ms, "settlement refused: the event has moved on, or an earlier try of it was written");
+        tracing::info!(event_id = %event, %source, attempt, verdict, status_code, took_ms, "settlement refused: stale fence (the event was claimed again, or an earlier try was committed)");
         return;
     }
     match outcome {
@@ -195,7 +196,7 @@ fn log_settled(settlement: &Settlement, stale: bool) {
             info,
             Some(Status::Retrying),
             retry_in_ms = millis(*after),
-            "not delivered; tried again later"
+            "delivery failed; retry scheduled"
         ),
         Outcome::DeadLetter(reason) => {
             line!(
@@ -215,16 +216,16 @@ fn log_breaker(source: &SourceName, breaker: Breaker) {
     let state = breaker.as_str();
     match breaker {
         Breaker::Open { .. } => {
-            tracing::warn!(%source, breaker = state, "the downstream fails again and again: nothing is sent for a while");
+            tracing::warn!(%source, breaker = state, "circuit breaker opened; deliveries suspended");
         }
         Breaker::HalfOpen => {
-            tracing::info!(%source, breaker = state, "one event is sent to see whether the downstream is back")
+            tracing::info!(%source, breaker = state, "circuit breaker half-open; sending one probe")
         }
         Breaker::Ramping { .. } => {
-            tracing::info!(%source, breaker = state, "the downstream is back: deliveries become more step by step")
+            tracing::info!(%source, breaker = state, "circuit breaker recovering; increasing concurrency")
         }
         Breaker::Closed { .. } => {
-            tracing::info!(%source, breaker = state, "the downstream is well")
+            tracing::info!(%source, breaker = state, "circuit breaker closed")
         }
     }
 }
@@ -235,13 +236,13 @@ fn millis(duration: Duration) -> u64 {
 
 fn reason_in_words(reason: Reason) -> &'static str {
     match reason {
-        Reason::Permanent => "the downstream refused it for good",
-        Reason::Exhausted => "its last attempt failed",
-        Reason::Lost => "its last attempt was lost",
+        Reason::Permanent => "refused permanently by the downstream",
+        Reason::Exhausted => "the last attempt failed",
+        Reason::Lost => "the last attempt was lost",
     }
 }
 
 fn log_abandoned(settlement: &Settlement) {
     let Settlement { event, source, attempt, .. } = settlement;
-    tracing::warn!(event_id = %event, %source, attempt, "the attempt's end could not be written in time; the event is claimable again and may be delivered twice");
+    tracing::warn!(event_id = %event, %source, attempt, "settlement abandoned: the lease ended before it could be written; the event may be delivered twice");
 }
