@@ -1,11 +1,13 @@
-//! The way to the downstreams: one pooled reqwest client.
+//! Delivers events to the downstreams with one pooled reqwest client.
 //!
-//! A delivery is one request, byte for byte what came in. Nothing is followed, retried, decompressed or proxied here:
-//! what comes back is told as it is, and the core judges it. (A request that a kept connection closed on before its
-//! first byte was written is sent on another: that one was never sent.)
+//! A delivery is one request with the body exactly as received. This module follows no redirects,
+//! does not retry or decompress, and uses no proxy. It reports each outcome unchanged, and the core
+//! judges it. (If a pooled connection closes before the first byte of a request is written, the
+//! request is sent on another connection. On the first one it was never sent.)
 //!
-//! The status of a complete response head is the reply. Malformed headers are skipped, and a body that breaks off, hangs
-//! or is wrongly framed changes nothing: a response that says `200` would otherwise be sent again until it is dead.
+//! The status of a complete response head is the reply. Malformed headers are skipped. A body that
+//! ends early, hangs or has wrong framing changes nothing: otherwise an event whose response says
+//! `200` would be retried until it is dead-lettered.
 
 mod clients;
 mod failures;
@@ -35,27 +37,28 @@ use surehook_core::worker::exchange::Claim;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// The most bytes of a response's body that are read. A longer body costs its connection, nothing else.
+/// Maximum bytes of a response body that are read. A longer body costs its connection, and nothing
+/// else.
 const MAX_RESPONSE_BYTES: usize = 16 << 10;
-/// How long a response's body may take after its head. A slower one is cut off where it is, which costs its connection
-/// and the rest of its excerpt.
+/// How long a response body may take after the head. At the timeout, the rest of the excerpt and
+/// the connection are lost.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
-/// A timer that is later than this shows that the process stood still: its machine was stopped, moved, or had no
-/// processor for it.
+/// A timer that fires later than this shows that the process was stopped: its machine was suspended
+/// or moved, or had no processor time for it.
 const STOOD_STILL: Duration = Duration::from_millis(100);
-/// What a process that stood still gets to read what has arrived meanwhile.
+/// Extra time, after such a stop, to read what has arrived in the socket buffers.
 const TO_CATCH_UP: Duration = Duration::from_millis(100);
-/// A deadline for a time-out that no clock can name.
+/// The deadline of a timeout that is beyond the range of the clock.
 const FAR_AWAY: Duration = Duration::from_hours(365 * 24);
 
-/// Deliveries over HTTP/1.1 by reqwest, to one destination for each source.
+/// Delivers over HTTP/1.1 with reqwest, to one destination for each source.
 pub struct ReqwestDownstream {
     clients: Clients,
     destinations: BTreeMap<SourceName, Destination>,
 }
 
-/// Where one source's events go. What a URL holds of user and password is kept as a header, so that no error and no
-/// log can show it.
+/// The destination of one source. User and password of the URL are stored as a header, so that no
+/// error and no log can show them.
 #[derive(Clone)]
 struct Destination {
     url: Url,
@@ -63,14 +66,14 @@ struct Destination {
 }
 
 impl ReqwestDownstream {
-    /// A client for these destinations, which are http or https URLs.
+    /// Creates a client for these destinations, which are http or https URLs.
     ///
-    /// Certificates are checked against the platform's roots, which are only read if there is an https URL; the process
-    /// gets ring as its TLS provider if it has none.
+    /// Certificates are verified with the root certificates of the platform, which are read only if
+    /// there is an https URL. The process gets ring as its TLS provider if it has none.
     ///
     /// # Errors
     ///
-    /// A URL that no request can be made to, or roots that cannot be read.
+    /// A URL is not usable for requests, or the root certificates cannot be read.
     pub fn new(destinations: BTreeMap<SourceName, Url>) -> Result<Self, DownstreamError> {
         let tls = destinations.values().any(|url| url.scheme() == "https");
         Self::connecting(
@@ -79,11 +82,11 @@ impl ReqwestDownstream {
         )
     }
 
-    /// As [`Self::new`], with connections that are made in another way.
+    /// As [`Self::new`], with other connection settings.
     ///
     /// # Errors
     ///
-    /// A URL that no request can be made to.
+    /// A URL is not usable for requests.
     pub fn connecting(
         destinations: BTreeMap<SourceName, Url>,
         connecting: Connecting,
@@ -101,19 +104,15 @@ impl ReqwestDownstream {
     }
 }
 
-/// Why there is no way to the downstreams. Shows no URL, and so no user and no password.
+/// Why the client cannot be created. Contains no URL, and so no user and no password.
 #[derive(Debug, thiserror::Error)]
 pub enum DownstreamError {
-    /// This source's destination is none.
-    #[error(
-        "the destination of the source `{0}` is not an http or https URL that a request can be made to"
-    )]
+    /// The destination of this source is not usable.
+    #[error("the destination of the source `{0}` is not a usable http or https URL")]
     Destination(SourceName),
-    /// TLS could not be set up.
-    #[error("TLS could not be set up; are the system's CA certificates readable?")]
+    #[error("cannot set up TLS; check that the system's CA certificates are readable")]
     Tls(#[source] rustls::Error),
-    /// The client could not be set up.
-    #[error("the HTTP client could not be set up")]
+    #[error("cannot set up the HTTP client")]
     Client(#[source] reqwest::Error),
 }
 
@@ -145,7 +144,8 @@ impl Destination {
             forwarded.insert(HeaderName::from_static(name), value);
         }
         if claim.body.is_empty() {
-            // hyper leaves it out, and a downstream may answer 411 to a post of no length (RFC 9110 §8.6).
+            // hyper omits it for an empty body, and a downstream may answer 411 to a POST without a
+            // length (RFC 9110 §8.6).
             forwarded.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         *request.headers_mut() = forwarded;
@@ -158,13 +158,13 @@ impl Downstream for ReqwestDownstream {
     fn send(&self, claim: &Claim, timeout: Duration) -> BoxFuture<'static, Reply> {
         let (event_id, source, attempt) = (claim.event, claim.source.clone(), claim.attempt);
         let Some(destination) = self.destinations.get(&claim.source) else {
-            tracing::error!(%event_id, %source, attempt, "the source has no destination; not sent");
+            tracing::error!(%event_id, %source, attempt, "event not sent: its source has no destination");
             return futures::future::ready(Reply::Failed(DeliveryError::ConnectionFailed)).boxed();
         };
         let request = match destination.request(claim) {
             Ok(request) => request,
             Err(error) => {
-                tracing::error!(%event_id, %source, attempt, %error, "not sent; somebody changed the stored headers");
+                tracing::error!(%event_id, %source, attempt, %error, "event not sent: its stored headers are not readable (changed outside of Surehook)");
                 return futures::future::ready(Reply::Failed(DeliveryError::ConnectionFailed))
                     .boxed();
             }
@@ -184,8 +184,8 @@ impl Downstream for ReqwestDownstream {
     }
 }
 
-/// One request and its response, until `deadline`. Once the response's head is there, its status is the reply: the body
-/// only gives the excerpt.
+/// Sends one request and reads its response, until `deadline`. Once the response head is complete,
+/// its status is the reply. The body only provides the excerpt.
 async fn exchange(client: &Client, request: Request, deadline: Instant) -> Result<Reply, Failure> {
     let mut response = match until(deadline, client.execute(request)).await {
         Ok(answer) => answer?,
@@ -196,8 +196,9 @@ async fn exchange(client: &Client, request: Request, deadline: Instant) -> Resul
     Ok(Reply::Response { status_code, retry_after, excerpt })
 }
 
-/// Waits for `work` until `deadline`. If that is heard of late, a reply may have come in time and lie unread, and to throw
-/// it away would be to send its event again: then there is a moment more to read it.
+/// Waits for `work` until `deadline`. If the timer fires late (the process was stopped), a response
+/// may already be in the socket buffer. Discarding it would cause a duplicate delivery, so there is
+/// a short extra time to read it.
 async fn until<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Elapsed> {
     let mut work = pin!(work);
     match timeout_at(deadline, &mut work).await {
@@ -206,8 +207,8 @@ async fn until<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T,
     }
 }
 
-/// The first bytes of a response's body, as far as they come before `deadline` and before the body breaks off. The rest
-/// is read as far as [`MAX_RESPONSE_BYTES`], so that the connection can be used again.
+/// The first bytes of a response body, as far as they arrive before `deadline` and before the body
+/// ends early. The rest is read up to [`MAX_RESPONSE_BYTES`], so that the connection can be reused.
 async fn excerpt(response: &mut Response, deadline: Instant) -> Bytes {
     let (mut kept, mut read) = (Vec::new(), 0);
     while read <= MAX_RESPONSE_BYTES {
@@ -218,11 +219,11 @@ async fn excerpt(response: &mut Response, deadline: Instant) -> Bytes {
             }
             Ok(Ok(None)) => break,
             Ok(Err(error)) => {
-                tracing::debug!(error = %error.without_url(), "a response's body broke off; its status counts");
+                tracing::debug!(error = %error.without_url(), "response body ended early; its status is used");
                 break;
             }
             Err(_) => {
-                tracing::debug!("a response's body did not end in time; its status counts");
+                tracing::debug!("response body timed out; its status is used");
                 break;
             }
         }
@@ -230,7 +231,8 @@ async fn excerpt(response: &mut Response, deadline: Instant) -> Bytes {
     Bytes::from(kept)
 }
 
-/// What `Retry-After` asks for. A reply without a date came when it was received (RFC 9110 §6.6.1).
+/// The delay in `Retry-After`. If the response has no `Date`, the time of receipt is used (RFC 9110
+/// §6.6.1).
 fn asked_delay(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.as_bytes();
     match headers.get(DATE) {

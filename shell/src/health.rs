@@ -1,7 +1,7 @@
-//! What the process knows of its own health: whether it is draining, whether its loops live, whether the database
-//! answered just now, and whether new events can be stored.
+//! The health of this process: whether it drains, whether its loops run, whether the database
+//! answered recently, and whether new events can be stored.
 //!
-//! Whether there is a doubt about the last of these is decided by [`surehook_core::readiness`].
+//! [`surehook_core::readiness`] decides whether there is a doubt about the last of these.
 
 use crate::ports::{Clock, Ids, NewEvent, Store, StoreError};
 use bytes::Bytes;
@@ -16,16 +16,17 @@ use surehook_core::readiness::{Learned, Readiness};
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 
-/// How long the database may take to answer before the process is not ready.
+/// Timeout of a ping. The process is not ready if the database does not answer in this time.
 const PING_TIMEOUT: Duration = Duration::from_millis(1500);
-/// How long an answer of the database is good for, from when it was asked. However often readiness is asked for, the
-/// database is asked at most once in this time.
+/// How long the result of a ping is used, counted from the start of the ping. The database is
+/// pinged at most once in this time, independent of the number of readiness requests.
 const PING_FRESH: Duration = Duration::from_secs(1);
-/// How long a probe may take before another one is begun. A probe is not given up sooner: a commit that waits for a standby
-/// goes on at the server when nobody waits for it, and each such probe would leave a session there.
+/// How long a probe may take before another one starts. A probe is not cancelled earlier. A commit
+/// that waits for a standby continues on the server after its client has gone, so each cancelled
+/// probe would leave a session there.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
-/// The health of one process. It starts healthy: not draining, with no loop to watch.
+/// The health of one process. Initially it is healthy: not draining, and without loops to watch.
 #[derive(Debug, Default)]
 pub struct Health {
     draining: AtomicBool,
@@ -33,32 +34,31 @@ pub struct Health {
     ended: [AtomicBool; Loop::ALL.len()],
     /// By [`Loop`]: whether this process has it.
     watched: [AtomicBool; Loop::ALL.len()],
-    /// Whether the database did not answer the last ping, so that only a change is logged.
+    /// Whether the last ping failed, so that only changes are logged.
     unreachable: Arc<AtomicBool>,
     ping: Mutex<Option<Asked>>,
-    /// What the intake learned from its commits.
+    /// What the commits of the intake showed about the database.
     readiness: Arc<Mutex<Readiness>>,
-    /// Whether the last probe failed, so that only a change is logged.
+    /// Whether the last probe failed, so that only changes are logged.
     unstorable: AtomicBool,
     probe: Mutex<Option<Asked>>,
 }
 
-/// A loop without which the process does not do its work.
+/// A loop that the process needs for its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loop {
-    /// The group commit of the intake.
+    /// Stores new events in batches (group commit).
     Intake,
-    /// The deliveries.
+    /// Claims, delivers and settles events.
     Worker,
-    /// The pruning of what is older than its retention.
+    /// Prunes events and erases payloads after their retention.
     Pruning,
 }
 
 impl Loop {
-    /// Every loop.
     pub const ALL: [Self; 3] = [Self::Intake, Self::Worker, Self::Pruning];
 
-    /// Its name in messages.
+    /// The name of the loop in messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -69,16 +69,16 @@ impl Loop {
     }
 }
 
-/// Why the process should be sent no requests.
+/// Why the process should receive no requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
-    /// It is shutting down.
     #[error("the process is shutting down")]
     Draining,
-    /// A loop has ended that should not have.
+    /// A loop has ended unexpectedly.
     #[error("the {} loop of this process has ended; restart the process and see its log", .0.as_str())]
     LoopEnded(Loop),
-    /// The database did not answer within 1.5 seconds, or answered that it cannot be used. The log says why.
+    /// The database did not answer within 1.5 seconds, or answered that it cannot be used. The log
+    /// says why.
     #[error("the database did not answer, or cannot be used; the log says why")]
     Database,
     /// The last commit of the intake failed or hangs, and so does the probe that followed it.
@@ -87,7 +87,7 @@ pub enum NotReady {
 }
 
 impl Health {
-    /// From now on the process takes no new work. There is no way back.
+    /// Marks the process as draining: it takes no new work. This cannot be undone.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
@@ -98,7 +98,8 @@ impl Health {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Keep the result for as long as the loop runs: when it is dropped, by an end or by a panic, the loop has ended.
+    /// Marks a loop as running. Keep the result while the loop runs: when it is dropped, also by a
+    /// panic, the loop has ended.
     #[must_use]
     pub fn watch(self: &Arc<Self>, which: Loop) -> Alive {
         self.ended[which as usize].store(false, Ordering::Release);
@@ -106,7 +107,7 @@ impl Health {
         Alive { health: Arc::clone(self), which }
     }
 
-    /// The loops that were ever watched, with whether they run.
+    /// The loops of this process, each with whether it runs.
     #[must_use]
     pub fn loops(&self) -> Vec<(&'static str, bool)> {
         let watched = Loop::ALL
@@ -117,19 +118,20 @@ impl Health {
             .collect()
     }
 
-    /// Keep the result while a batch of this size is being stored, and tell it what was learned.
+    /// Records that a batch of this size is being stored. Keep the result, and call
+    /// [`Storing::ended`] with the outcome.
     #[must_use]
     pub fn storing(&self, now: Instant, bytes: usize) -> Storing {
         lock(&self.readiness).began(now, bytes);
         Storing { readiness: Arc::clone(&self.readiness), began: now, bytes, has_ended: false }
     }
 
-    /// Whether the process should be sent requests: it is not draining, no loop has ended, the database answers, and new
-    /// events can be stored if this process takes any.
+    /// Whether the process should receive requests: it is not draining, no loop has ended, the
+    /// database answers, and new events can be stored (if this process has an intake).
     ///
     /// # Errors
     ///
-    /// [`NotReady`] says why not, after at most 1.5 seconds.
+    /// [`NotReady`] with the reason, after at most 1.5 seconds.
     pub async fn ready(
         &self,
         store: &Arc<dyn Store>,
@@ -156,8 +158,8 @@ impl Health {
         Ok(())
     }
 
-    /// The answer to the newest ping; asks anew if that is too old. All who ask meanwhile share one ping, and it goes
-    /// on with the next of them if the one who started it hangs up.
+    /// The result of the newest ping, or of a new one if that is too old. Concurrent callers share
+    /// one ping. If the caller that started it disconnects, the next caller continues it.
     fn ping(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>) -> Answer {
         shared(&self.ping, clock, PING_TIMEOUT, PING_FRESH, || {
             let (store, late, unreachable) = (
@@ -169,7 +171,7 @@ impl Health {
         })
     }
 
-    /// Whether new events can be stored. The database is asked only if there is a doubt.
+    /// Whether new events can be stored. A probe is sent only if there is a doubt.
     async fn can_store(
         &self,
         store: &Arc<dyn Store>,
@@ -181,7 +183,7 @@ impl Health {
         let was_unstorable = self.unstorable.swap(failed.is_some(), Ordering::AcqRel);
         match &failed {
             Some(error) if !was_unstorable => {
-                tracing::warn!(%error, "not ready: new events cannot be stored; probing until one can")
+                tracing::warn!(%error, "not ready: new events cannot be stored; probing until a probe succeeds")
             }
             None if was_unstorable => tracing::info!("new events can be stored again"),
             _ => {}
@@ -189,7 +191,7 @@ impl Health {
         failed.is_none()
     }
 
-    /// Probes until there is no doubt. A failure that came after a probe had begun needs another one.
+    /// Probes until there is no doubt. A failure after the start of a probe requires another probe.
     async fn settle_doubts(
         &self,
         store: &Arc<dyn Store>,
@@ -208,7 +210,8 @@ impl Health {
         }
     }
 
-    /// The answer to the newest probe; begins another if that is too old. All who ask meanwhile share one probe.
+    /// The result of the newest probe, or of a new one if that is too old. Concurrent callers share
+    /// one probe.
     fn probe(
         &self,
         store: &Arc<dyn Store>,
@@ -239,15 +242,15 @@ impl Health {
 
 type Answer = Shared<BoxFuture<'static, Result<(), Arc<str>>>>;
 
-/// A question to the database, and its answer.
+/// A request to the database, and its result.
 #[derive(Debug)]
 struct Asked {
     at: Instant,
     answer: Answer,
 }
 
-/// The answer to the newest question. Asks again if none came within `limit`, or if its answer is too old: a good one after
-/// `good_for`, a bad one after [`PING_FRESH`].
+/// The result of the newest request. Sends a new request if there is no result within `limit`, or
+/// if the result is too old: a success after `good_for`, a failure after [`PING_FRESH`].
 fn shared(
     newest: &Mutex<Option<Asked>>,
     clock: &Arc<dyn Clock>,
@@ -283,7 +286,7 @@ async fn ping(
     let was_unreachable = unreachable.swap(failed.is_some(), Ordering::AcqRel);
     match &failed {
         Some(error) if !was_unreachable => {
-            tracing::warn!(%error, "not ready: the database cannot be used; it is asked again and again")
+            tracing::warn!(%error, "not ready: the database cannot be used; checking again periodically")
         }
         None if was_unreachable => tracing::info!("the database can be used again"),
         _ => {}
@@ -291,7 +294,7 @@ async fn ping(
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// An event of no producer, whose body no database can compress.
+/// A test event that no producer sent. Its body cannot be compressed by any database.
 fn probe_event(ids: &Arc<dyn Ids>, bytes: usize) -> NewEvent {
     let id = ids.fresh();
     let seed = id.as_uuid().as_u128();
@@ -301,8 +304,8 @@ fn probe_event(ids: &Arc<dyn Ids>, bytes: usize) -> NewEvent {
         .collect();
     NewEvent {
         id,
-        source: SourceName::parse("probe").expect("a right name"),
-        key: IdempotencyKey::parse(id.to_string().as_bytes()).expect("an id is a right key"),
+        source: SourceName::parse("probe").expect("`probe` is a valid source name"),
+        key: IdempotencyKey::parse(id.to_string().as_bytes()).expect("an id is a valid key"),
         fingerprint: Fingerprint::of(&body),
         headers: Bytes::new(),
         body,
@@ -314,7 +317,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A batch that is being stored; see [`Health::storing`].
+/// A batch that is being stored. Created by [`Health::storing`].
 #[derive(Debug)]
 pub struct Storing {
     readiness: Arc<Mutex<Readiness>>,
@@ -324,7 +327,7 @@ pub struct Storing {
 }
 
 impl Storing {
-    /// The call has ended like this.
+    /// Records the result of the call.
     pub fn ended<T>(mut self, now: Instant, result: &Result<T, StoreError>) {
         let learned = match result {
             Ok(_) => Learned::Stored,
@@ -346,7 +349,7 @@ impl Drop for Storing {
     }
 }
 
-/// The sign of life of one loop; see [`Health::watch`].
+/// Marks a loop as running until it is dropped. Created by [`Health::watch`].
 #[derive(Debug)]
 pub struct Alive {
     health: Arc<Health>,

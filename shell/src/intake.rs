@@ -30,7 +30,8 @@ use surehook_core::time::Instant;
 use surehook_core::worker::exchange::Claim;
 use tokio::sync::{mpsc, oneshot};
 
-/// How long a request waits for its commit. After that, its producer is told to retry.
+/// How long a request waits for its commit. After that, it is answered with an error, and its
+/// producer can retry.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(1800);
 
 /// The limits of the intake's memory.

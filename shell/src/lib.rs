@@ -7,10 +7,7 @@ pub mod config;
 pub mod demo;
 pub mod descriptors;
 pub mod doorbell;
-#[expect(
-    clippy::disallowed_methods,
-    reason = "deadlines of deliveries use the real clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "deadlines of deliveries use the real clock")]
 pub mod downstream;
 pub mod handover;
 pub mod headers;

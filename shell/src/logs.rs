@@ -1,4 +1,4 @@
-//! Log lines: to standard error, for a person or as JSON. What is logged is for its places; this only says how.
+//! Writes log lines to standard error, as text or as JSON. The other modules decide what is logged.
 //!
 //! Logging never fails and never blocks: see `lines`.
 
@@ -15,38 +15,42 @@ use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// What is logged unless a filter is given. Libraries speak only of trouble: at a finer level some would log headers.
+/// The filter if none is configured. Libraries log only warnings and errors, because at finer
+/// levels some of them would log headers.
 pub const DEFAULT_FILTER: &str = "warn,surehook=info,surehook_core=info";
 
-/// The variables in which a filter is looked for; the first that is set and not empty counts.
+/// The environment variables that can contain a filter. The first one that is set and not empty is
+/// used.
 pub const FILTER_VARIABLES: [&str; 2] = ["SUREHOOK_LOG_FILTER", "RUST_LOG"];
 
-/// How long the end of the process waits for the last lines to be written.
+/// Timeout for writing the last lines when the process ends.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The log of this process. Keep it until the end, and end with [`Logs::close`].
+/// The log of this process. Keep it until the end, and call [`Logs::close`] then.
 #[must_use]
 pub struct Logs {
     lines: Lines,
 }
 
 impl Logs {
-    /// Writes a text to the log's output as it is, in its turn.
+    /// Writes a text to the log output unchanged, after the lines that are queued.
     pub fn say(&self, text: &str) {
         self.lines.push(format!("{}\n", text.trim_end()).into_bytes());
     }
 
-    /// Waits until the last lines are written; for a second at the most, because the output may be stuck.
+    /// Waits until the last lines are written, but at most one second, because the output may be
+    /// blocked.
     pub fn close(self) {
         self.lines.flush(FLUSH_PATIENCE);
     }
 }
 
-/// Starts logging for the whole process. Panics are logged too.
+/// Starts logging for the whole process, including panics.
 ///
 /// # Errors
 ///
-/// [`LogsError`] if the filter in the environment is not one, or logging was started before.
+/// [`LogsError`] if the filter in the environment is invalid, if logging was started before, or if
+/// the log thread cannot be started.
 pub fn init(format: LogFormat) -> Result<Logs, LogsError> {
     let filter = filter(|variable| {
         std::env::var_os(variable).map(|value| value.to_string_lossy().into_owned())
@@ -54,8 +58,9 @@ pub fn init(format: LogFormat) -> Result<Logs, LogsError> {
     // https://no-color.org: set and not empty.
     let colour = io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let tell =
-        |lost| tracing::warn!(lost, "log lines were lost; the log's output did not take them");
+    let tell = |lost| {
+        tracing::warn!(lost, "log lines were lost; the log could not be written or was not read")
+    };
     let lines =
         Lines::start(io::stderr(), metrics::log_lines_lost(), tell).map_err(LogsError::Thread)?;
     tracing_subscriber::util::SubscriberInitExt::try_init(subscriber(
@@ -65,12 +70,12 @@ pub fn init(format: LogFormat) -> Result<Logs, LogsError> {
         lines.clone(),
     ))
     .map_err(|error| LogsError::Started { reason: error.to_string() })?;
-    // The hook of the standard library writes to standard error itself, and waits for it.
+    // The panic hook of the standard library writes to standard error directly, and can block.
     panic::set_hook(Box::new(log_panic));
     Ok(Logs { lines })
 }
 
-/// Logs a panic, with a backtrace if `RUST_BACKTRACE` asks for one.
+/// Logs a panic, with a backtrace if `RUST_BACKTRACE` enables it.
 pub fn log_panic(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     tracing::error!(
@@ -79,7 +84,7 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
         error = panic.payload_as_str(),
         backtrace = (backtrace.status() == BacktraceStatus::Captured)
             .then(|| tracing::field::display(&backtrace)),
-        "panicked; report this mistake in the program"
+        "panicked; this is a bug in Surehook, report it"
     );
 }
 
@@ -87,24 +92,20 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogsError {
-    /// The filter is not one.
+    /// The filter is invalid.
     #[error(
-        "{variable} in the environment is not a filter ({reason}): write for example `{DEFAULT_FILTER}`"
+        "the environment variable {variable} is not a valid log filter ({reason}): use for example `{DEFAULT_FILTER}`"
     )]
     Filter {
-        /// Where it was found.
+        /// The environment variable that contains the filter.
         variable: &'static str,
-        /// What is wrong with it.
         reason: String,
     },
-    /// Something else logs for this process already.
-    #[error("logging is started already: {reason}")]
-    Started {
-        /// What was found.
-        reason: String,
-    },
+    /// Another logger is already installed in this process.
+    #[error("logging is already started: {reason}")]
+    Started { reason: String },
     /// The thread that writes the log cannot be started.
-    #[error("cannot start the thread of the log: {0}")]
+    #[error("cannot start the log thread: {0}")]
     Thread(io::Error),
 }
 
@@ -135,7 +136,8 @@ where
         .log_internal_errors(false);
     match format {
         LogFormat::Human => Box::new(builder.finish()),
-        // The event's fields stand beside `level` and `message`, where one looks for `event_id`.
+        // The event's fields are beside `level` and `message`, so that `event_id` is at the top
+        // level.
         LogFormat::Json => {
             Box::new(builder.json().flatten_event(true).with_span_list(false).finish())
         }
@@ -147,7 +149,7 @@ mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
 
-    /// What `log` writes under a filter and a format.
+    /// The output of `log` with this format and environment.
     fn written(
         format: LogFormat,
         environment: impl Fn(&'static str) -> Option<String>,
@@ -180,21 +182,21 @@ mod tests {
         tracing::info!(target: "surehook::worker", event_id = "0199", attempt = 2, "delivered\nforged");
         tracing::debug!(target: "surehook::worker", "too fine");
         tracing::info!(target: "hyper", "a library's header");
-        tracing::warn!(target: "sqlx", "a library's trouble");
+        tracing::warn!(target: "sqlx", "a library's warning");
     }
 
     #[test]
-    fn libraries_speak_only_of_trouble() {
+    fn libraries_log_only_warnings_and_errors() {
         let lines = written(LogFormat::Human, |_| None, some_lines);
         assert!(
-            lines.contains("event_id=\"0199\"") && lines.contains("a library's trouble"),
+            lines.contains("event_id=\"0199\"") && lines.contains("a library's warning"),
             "{lines}"
         );
         assert!(!lines.contains("too fine") && !lines.contains("a library's header"), "{lines}");
     }
 
     #[test]
-    fn json_is_one_object_a_line_with_the_fields_on_top() {
+    fn json_lines_have_their_fields_at_the_top_level() {
         let lines = written(LogFormat::Json, |_| None, some_lines);
         let lines: Vec<serde_json::Value> =
             lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_filter_that_is_not_empty_counts() {
+    fn the_first_filter_that_is_not_empty_is_used() {
         let both = |variable| {
             Some(if variable == "SUREHOOK_LOG_FILTER" { "hyper=info" } else { "off" }.to_owned())
         };
@@ -219,10 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_filter_is_told_by_its_variable() {
+    fn an_invalid_filter_is_reported_with_its_variable() {
         let told = filter(|variable| (variable == "RUST_LOG").then(|| "surehook=loud".to_owned()))
             .unwrap_err()
             .to_string();
-        assert!(told.starts_with("RUST_LOG in the environment is not a filter"), "{told}");
+        assert!(
+            told.starts_with("the environment variable RUST_LOG is not a valid log filter"),
+            "{told}"
+        );
     }
 }

@@ -27,8 +27,8 @@ pub async fn run(
     let pruning = passes(clock, |after| {
         async move {
             let pruned = store.prune(retention, after, STEP_EVENTS).await;
-            let pruned = pruned
-                .inspect_err(|error| tracing::warn!(%error, "pruning failed; retrying"))?;
+            let pruned =
+                pruned.inspect_err(|error| tracing::warn!(%error, "pruning failed; retrying"))?;
             if pruned.deleted > 0 {
                 tracing::debug!(events = pruned.deleted, "pruned");
             }
@@ -39,9 +39,8 @@ pub async fn run(
     let erasing = passes(clock, |after| {
         async move {
             let erased = store.erase(delivered_payload, after, STEP_EVENTS).await;
-            let erased = erased.inspect_err(
-                |error| tracing::warn!(%error, "erasing payloads failed; retrying"),
-            )?;
+            let erased = erased
+                .inspect_err(|error| tracing::warn!(%error, "erasing payloads failed; retrying"))?;
             if erased.erased > 0 {
                 tracing::debug!(events = erased.erased, "payloads erased");
             }

@@ -22,50 +22,50 @@ use surehook_core::operators::Access;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How often an unreachable database is tried for its migration.
+/// Pause between two tries to migrate an unreachable database.
 const MIGRATE_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How often `surehook migrate` tries where other sessions hold locks that it needs. With the pauses that is a minute.
+/// Maximum number of tries of `surehook migrate` while other sessions hold locks that it needs.
+/// With the pauses this takes a minute.
 const MIGRATE_TRIES: u32 = 25;
-/// How many connections may wait in the kernel to be accepted, if it allows so many. The usual 128 are soon taken when
-/// producers come back all at once, and the connection that finds no room is tried again after a second.
+/// Length of the kernel's accept queue, if the kernel allows it. The usual 128 are exhausted
+/// quickly when all producers reconnect at once. A connection that finds the queue full is retried
+/// only after a second.
 const BACKLOG: u32 = 4096;
 
-/// Why the service does not run, or runs no more.
+/// Why the service did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The database's URL is of no use.
+    /// The URL of the database is not usable.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The database's file cannot be used, or another process serves it.
+    /// The file of the database is not usable, or another process serves it.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The database's file is damaged.
-    #[error("{0}; stop, keep the files, and restore a backup with `surehook restore FILE`")]
+    /// The file of the database is damaged.
+    #[error("{0}; keep the files, and restore a backup with `surehook restore FILE`")]
     Damaged(String),
     /// The database cannot be backed up or restored.
     #[error(transparent)]
     Backup(#[from] BackupError),
-    /// The address cannot be listened on.
+    /// The process cannot listen on the address.
     #[error("cannot listen on {address}: {error}; {}", advice(error, setting))]
     Listen {
-        /// Which setting has the address.
+        /// The setting that contains the address.
         setting: &'static str,
-        /// The address.
         address: SocketAddr,
-        /// Why not.
         error: io::Error,
     },
-    /// The database has a schema that this program cannot bring up to date.
+    /// The schema of the database cannot be migrated to the schema of this program.
     #[error(transparent)]
     Migrate(MigrateError),
-    /// The downstream client cannot be made.
-    #[error("cannot set up the client for downstreams: {0}")]
+    /// The HTTP client for downstreams cannot be created.
+    #[error("cannot create the HTTP client for downstreams: {0}")]
     Downstream(String),
     /// The limit of open files is too low.
     #[error("cannot start: {0}")]
     Descriptors(#[from] TooFew),
-    /// Signals cannot be waited for.
-    #[error("cannot wait for signals: {0}")]
+    /// Signal handlers cannot be installed.
+    #[error("cannot install signal handlers: {0}")]
     Signals(io::Error),
     /// A part of the process stopped by itself.
     #[error(transparent)]
@@ -73,7 +73,7 @@ pub enum ServeError {
 }
 
 impl ServeError {
-    /// Whether the configuration is to blame, and nothing was begun.
+    /// Whether the configuration is wrong and nothing was started.
     #[must_use]
     pub fn is_mistake(&self) -> bool {
         matches!(
@@ -86,9 +86,9 @@ impl ServeError {
     }
 }
 
-/// Runs the service until it is told to stop by SIGTERM, SIGINT or SIGHUP. Returns when the shutdown is over.
+/// Runs the service until SIGTERM, SIGINT or SIGHUP. Returns when the shutdown is complete.
 ///
-/// `listening` is called with the address once connections are accepted.
+/// Calls `listening` with the address once connections are accepted.
 ///
 /// # Errors
 ///
@@ -142,7 +142,8 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
         max_connections,
         header_read_timeout: config.intake.header_timeout,
     };
-    // Once before the loops start, so that they find a schema; if the database is not there, beside them.
+    // Migrates before the loops start, so that they find a schema. If the database is unreachable,
+    // the migration is retried while they run.
     let migrated = if config.migrate_on_start { migrated(&opened).await? } else { true };
     let mut migration =
         if migrated { Fuse::terminated() } else { migrate_when_reachable(&opened).boxed().fuse() };
@@ -172,7 +173,7 @@ pub async fn backup(config: Config, to: &Path) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// `surehook restore`: puts a backup in the place of the database.
+/// `surehook restore`: replaces the database by a backup.
 ///
 /// # Errors
 ///
@@ -181,13 +182,13 @@ pub async fn restore(config: Config, from: &Path) -> Result<(), ServeError> {
     let replaced = open(config.database.secret())?.restore(from).await?;
     tracing::info!(database = %config.database, file = %from.display(), "database restored");
     if let Some(old) = replaced {
-        tracing::info!(file = %old.display(), "the old database was kept");
+        tracing::info!(file = %old.display(), "old database kept");
     }
     Ok(())
 }
 
-/// How many connections each listener accepts, with the limit of open files raised as far as it goes. Says where the
-/// settings do not fit that limit.
+/// Returns how many connections each listener accepts. Raises the limit of open files to its
+/// maximum, and logs a warning if the settings exceed it.
 fn max_connections(config: &Config) -> Result<usize, TooFew> {
     let limit = descriptors::raise_limit();
     let concurrency =
@@ -218,8 +219,9 @@ fn max_connections(config: &Config) -> Result<usize, TooFew> {
     Ok(usize::try_from(connections).unwrap_or(usize::MAX))
 }
 
-/// `surehook migrate`: brings the database to this program's schema. Where other sessions hold locks that it needs, it
-/// gives way and tries again, `MIGRATE_TRIES` times in all; for a database that cannot be reached it does not wait.
+/// `surehook migrate`: migrates the database to the schema of this program. If other sessions hold
+/// locks that it needs, it gives way and retries, up to `MIGRATE_TRIES` times in total. If the
+/// database is unreachable, it fails without waiting.
 ///
 /// # Errors
 ///
@@ -232,16 +234,17 @@ pub async fn migrate(config: Config) -> Result<(), ServeError> {
         match opened.migrate().await {
             Ok(()) => break,
             Err(error @ MigrateError::GaveWay(_)) if tries_left > 0 => {
-                tracing::warn!(%error, "migration gave way; it is tried again");
+                tracing::warn!(%error, "migration gave way to other sessions; retrying");
             }
             Err(error) => return Err(ServeError::Migrate(error)),
         }
     }
-    tracing::info!(database = %config.database, "the database has this program's schema");
+    tracing::info!(database = %config.database, "database schema is up to date");
     Ok(())
 }
 
-/// A database that is not there yet is waited for: meanwhile the process answers, and is not ready.
+/// Retries the migration until the database is reachable. During this time the process answers
+/// requests, and is not ready.
 async fn migrate_when_reachable(opened: &OpenStore) -> Result<(), ServeError> {
     while !migrated(opened).await? {
         tokio::time::sleep(MIGRATE_AGAIN_AFTER).await;
@@ -249,16 +252,16 @@ async fn migrate_when_reachable(opened: &OpenStore) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Whether the database has this program's schema now; if not, it is worth another try.
+/// Migrates the database. Returns `false` if a retry can help.
 async fn migrated(opened: &OpenStore) -> Result<bool, ServeError> {
     match opened.migrate().await {
         Ok(()) => Ok(true),
         Err(error @ MigrateError::Unreachable(_)) => {
-            tracing::warn!(%error, "not ready; it is tried again");
+            tracing::warn!(%error, "not ready: the database cannot be migrated now; retrying");
             Ok(false)
         }
         Err(error @ MigrateError::GaveWay(_)) => {
-            tracing::warn!(%error, "migration gave way; it is tried again");
+            tracing::warn!(%error, "migration gave way to other sessions; retrying");
             Ok(false)
         }
         Err(error @ (MigrateError::Newer { .. } | MigrateError::Failed(_))) => {
@@ -267,17 +270,18 @@ async fn migrated(opened: &OpenStore) -> Result<bool, ServeError> {
     }
 }
 
-/// Like [`TcpListener::bind`], with a longer queue.
+/// Like [`TcpListener::bind`], with a longer accept queue.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A port that only ended connections still hold can be had; on Windows this would also be one that is in use.
+    // Allows a port that only closed connections still occupy. On Windows, the option would also
+    // allow a port that is in use.
     #[cfg(not(windows))]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// What an operator can do about an address that cannot be listened on.
+/// What an operator can do if the process cannot listen on an address.
 pub(crate) fn advice(error: &io::Error, setting: &str) -> String {
     use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
     match error.kind() {
@@ -285,7 +289,7 @@ pub(crate) fn advice(error: &io::Error, setting: &str) -> String {
             format!("another process listens there: stop it, or set `{setting}` to another address")
         }
         PermissionDenied => format!(
-            "this user may not listen on so low a port: set `{setting}` to a port from 1024 up, or grant CAP_NET_BIND_SERVICE \
+            "this user may not listen on a port below 1024: set `{setting}` to a port from 1024 up, or grant CAP_NET_BIND_SERVICE \
              (systemd: `AmbientCapabilities=CAP_NET_BIND_SERVICE`)"
         ),
         AddrNotAvailable => format!(
@@ -295,7 +299,8 @@ pub(crate) fn advice(error: &io::Error, setting: &str) -> String {
     }
 }
 
-/// SIGTERM, SIGINT and SIGHUP, each time they come. A SIGHUP that is ignored, as `nohup` makes it, stays ignored.
+/// A stream of SIGTERM, SIGINT and SIGHUP. If SIGHUP was ignored at the start (by `nohup`), it
+/// stays ignored.
 fn terminations() -> io::Result<impl futures::stream::FusedStream<Item = ()> + Unpin> {
     let mut signals = vec![signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     if !is_hangup_ignored() {
@@ -308,23 +313,23 @@ fn terminations() -> io::Result<impl futures::stream::FusedStream<Item = ()> + U
     Ok(any.fuse())
 }
 
-/// Whether whoever started this process had it ignore SIGHUP. Where the system does not tell, it is taken for no.
+/// Whether SIGHUP was ignored when this process started. `false` if the system does not report it.
 fn is_hangup_ignored() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
 }
 
-/// Reads the mask of ignored signals, of which SIGHUP is the lowest bit.
+/// Reads the mask of ignored signals. SIGHUP is its lowest bit.
 fn ignores_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .is_some_and(|mask| mask & 1 == 1)
 }
 
-/// tokio's tasks, and the listening sockets.
+/// Runs the service on tokio. Holds the listening sockets until they are served.
 struct Tokio {
-    /// For all, or for producers if there is another for operators.
+    /// One listener for all requests, or one for producers and one for operators.
     listeners: Mutex<Option<(TcpListener, Option<TcpListener>)>>,
-    /// The names by which operators come through a proxy.
+    /// The host names that operators use through a proxy.
     operator_hosts: BTreeSet<String>,
     max_connections: usize,
     header_read_timeout: Duration,
@@ -356,9 +361,10 @@ impl Host for Tokio {
         let operator_hosts = self.operator_hosts.clone();
         async move {
             let (listener, at_operators) = listeners
-                .ok_or_else(|| Broken("the listening sockets are served already".to_owned()))?;
+                .ok_or_else(|| Broken("the listening sockets are already served".to_owned()))?;
             let serve = |listener: TcpListener, face| {
-                // An address that the system does not tell is taken for a loopback one, to which the stricter rule applies.
+                // If the system does not report the address, it counts as loopback: the stricter
+                // rule applies.
                 let is_loopback = listener
                     .local_addr()
                     .map_or(true, |address| address.ip().to_canonical().is_loopback());
@@ -383,7 +389,7 @@ impl Host for Tokio {
     }
 }
 
-/// A task ends with whoever waits for it.
+/// Aborts the task when the future that waits for it is dropped.
 struct AbortOnDrop(tokio::task::AbortHandle);
 
 impl Drop for AbortOnDrop {
@@ -397,7 +403,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_cannot_be_listened_on_is_told_with_its_reason() {
+    fn a_listen_error_names_its_reason_and_setting() {
         let told = |kind: io::ErrorKind| {
             let address = SocketAddr::from(([127, 0, 0, 1], 80));
             ServeError::Listen { setting: "operator_listen", address, error: kind.into() }
@@ -420,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hangup_that_nohup_has_ignored_is_seen() {
+    fn an_ignored_hangup_is_detected() {
         let status = |mask: &str| {
             format!(
                 "Name:\tsurehook\nSigBlk:\t0000000000000001\nSigIgn:\t{mask}\nSigCgt:\t0000000000000001\n"

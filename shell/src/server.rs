@@ -1,15 +1,17 @@
-//! The server that carries the HTTP surface: HTTP/1.1 over TCP, within bounds.
+//! The HTTP server: HTTP/1.1 over TCP, with limits.
 //!
-//! What hyper answers by itself has no problem body: a bare 400 to what is not HTTP, 431 to too long a head (a target
-//! alone cannot get to where hyper answers 414). A sender whose header section does not arrive in time gets a 408 and is closed; a connection
-//! that sends nothing, at its start or between two requests, is closed without a word after the same time, so no
-//! connection can idle for longer. A peer that does not take its responses is cut off by the kernel.
+//! Responses that hyper sends by itself have no problem body: 400 to a request that is not HTTP,
+//! and 431 to a head that is too long. (A target alone cannot reach the length at which hyper
+//! answers 414.) A client whose header section does not arrive in time gets 408, and its connection
+//! is closed. A connection that sends nothing, at its start or between two requests, is closed
+//! without a response after the same time. So no connection is idle for longer. The kernel closes
+//! the connection of a peer that does not receive its responses.
 //!
-//! When [`ServerLimits::max_connections`] are open and one more comes, those that have been served before finish what
-//! they are at and close, and those that have had `GRACE` for their first request and not sent it are closed, so
-//! that neither kept nor silent connections can starve new ones. So do some of those whose request's body has been awaited for
-//! longest, if that is longer than `GRACE`: they are answered 503. The newcomer waits until there is room, and those behind
-//! it wait in the kernel's queue.
+//! At [`ServerLimits::max_connections`], a new connection waits, and later ones wait in the
+//! kernel's accept queue. To make room, keep-alive connections close after their current request,
+//! and connections that sent no request within `GRACE` are closed. Some of the requests whose body
+//! has been incomplete for longest, and for longer than `GRACE`, are answered 503. So idle and slow
+//! connections cannot starve new ones.
 //!
 //! Not here: routes (see [`crate::http`]).
 
@@ -36,39 +38,42 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
-/// The most bytes of a request's line and header section.
+/// Maximum bytes of a request line with its header section.
 const MAX_HEADER_BYTES: usize = 32 << 10;
-/// The most bytes that are buffered for one connection, in each direction.
+/// Maximum bytes that are buffered for one connection, in each direction.
 const MAX_BUFFER_BYTES: usize = 64 << 10;
 /// How long a peer may leave sent bytes unacknowledged, or its receive window closed.
 #[cfg(target_os = "linux")]
 const PEER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an ended connection is still read from, so that the peer gets to see the last answer: closing a socket
-/// with unread bytes makes the kernel reset the connection, which can destroy the answer on its way.
+/// How long the server still reads from a connection after its last response, so that the peer can
+/// receive that response. Closing a socket with unread bytes makes the kernel reset the connection,
+/// which can destroy the response in transit.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long a connection that has not sent its first request keeps its place when there are no others. Whoever connects
-/// to post does so at once.
+/// How long a connection without a first request is kept while all connections are in use. Clients
+/// that connect to post send their request immediately.
 const GRACE: Duration = Duration::from_millis(500);
-/// Of so many connections, one gives its place up when one more comes and the bodies of requests are late. More than one at
-/// a time, so that a flood of slow senders does not make each newcomer wait.
+/// When a new connection waits and request bodies are late, one in this number of connections is
+/// closed. Closing several at a time prevents that a flood of slow senders delays each new
+/// connection.
 const SHED_ONE_IN: usize = 16;
-/// How long a connection that gave its place up is still read from.
+/// As `LINGER`, for a connection that was closed to make room.
 const SHORT_LINGER: Duration = Duration::from_millis(200);
-/// How long accepting rests after it failed for want of a resource.
+/// Pause after an accept failed because a resource was exhausted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What bounds the server.
+/// The limits of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections open at once. At least 1.
+    /// Maximum number of open connections. At least 1.
     pub max_connections: usize,
-    /// How long a request's header section may take, and how long a connection may idle.
+    /// Timeout for the header section of a request, and for an idle connection.
     pub header_read_timeout: Duration,
-    /// How long requests in flight may take after the shutdown has begun; then they are cut off.
+    /// How long requests in flight may continue after the start of the shutdown. Then they are
+    /// aborted.
     pub drain_timeout: Duration,
 }
 
-/// How this server speaks HTTP/1.1, for any IO and timer.
+/// The HTTP/1.1 settings of this server, for any I/O and timer.
 pub fn protocol(
     timer: impl Timer + Send + Sync + 'static,
     header_read_timeout: Duration,
@@ -77,7 +82,8 @@ pub fn protocol(
     builder
         .timer(timer)
         .header_read_timeout(header_read_timeout)
-        // A client may close its sending side behind its request, as `nc -N` does, and wait for the answer.
+        // A client may close its sending side after its request, as `nc -N` does, and wait for the
+        // response.
         .half_close(true)
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
@@ -85,11 +91,11 @@ pub fn protocol(
     builder
 }
 
-/// Serves `service` on `listener` until `shutdown` completes, and then until the requests in flight are answered or
-/// [`ServerLimits::drain_timeout`] is over.
+/// Serves `service` on `listener` until `shutdown` completes, and then until the requests in flight
+/// are answered or [`ServerLimits::drain_timeout`] is over.
 ///
-/// For warp routes, `service` is `TowerToHyperService::new(warp::service(routes))`; for those of this program,
-/// [`crate::http::service`].
+/// For warp routes, `service` is `TowerToHyperService::new(warp::service(routes))`. For the routes
+/// of this program, it is [`crate::http::service`].
 pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
@@ -130,7 +136,7 @@ pub async fn serve<S, B>(
         while connections.len() >= limits.max_connections {
             tracing::debug!(
                 connections = connections.len(),
-                "no connection is free: asking the idle ones to close"
+                "connection limit reached; closing idle connections"
             );
             call.send_replace(Call::MakeRoom);
             progress.shed(limits.max_connections.div_ceil(SHED_ONE_IN), GRACE);
@@ -161,18 +167,19 @@ pub async fn serve<S, B>(
     if timeout(limits.drain_timeout, all_end).await.is_err() {
         tracing::warn!(
             connections = connections.len(),
-            "cutting off requests that are still in flight after the drain time-out"
+            "drain timeout reached; aborting requests in flight"
         );
         connections.shutdown().await;
     }
 }
 
-/// What the connections are told.
+/// A command to all connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
-    /// Whoever has been served before: finish and close. Whoever should have sent something by now: close.
+    /// A connection that has served a request finishes the current one and closes. One that is late
+    /// with its first request closes.
     MakeRoom,
-    /// All: finish and close.
+    /// Every connection finishes its current request and closes.
     ShutDown,
 }
 
@@ -180,24 +187,25 @@ fn reap(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!(%error, "a connection ended in a panic; its requests were not answered");
+        tracing::error!(%error, "connection task panicked; its requests were not answered");
     }
 }
 
-/// A connection that broke before it was accepted is nobody's fault. All else is a want of files or memory, which
-/// passes or does not, and trying again at once would only burn the processor.
+/// Pauses after an accept error, unless the connection was closed before it was accepted. Other
+/// errors mean that file descriptors or memory are exhausted. An immediate retry would only use
+/// processor time.
 async fn rest_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
     {
         return;
     }
-    tracing::warn!(%error, "cannot accept connections; trying again in {} ms", ACCEPT_PAUSE.as_millis());
+    tracing::warn!(%error, "cannot accept connections; retrying in {} ms", ACCEPT_PAUSE.as_millis());
     sleep(ACCEPT_PAUSE).await;
 }
 
 fn set_up(stream: &TcpStream) {
-    // Both only fail on a socket that is already dead, which reading then tells.
+    // Both calls fail only on a closed socket. Reading from it reports that.
     let _ = stream.set_nodelay(true);
     #[cfg(target_os = "linux")]
     let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(PEER_TIMEOUT));
@@ -251,13 +259,14 @@ async fn connection<S, B>(
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
     let late = match ended {
-        // Nothing was said on either side: there is no answer that lingering could save, and the place is wanted.
+        // No bytes were exchanged, so there is no response to wait for. The connection is closed at
+        // once to make room.
         None if parts.read_buf.is_empty() => return,
         None => true,
         Some(ended) => {
             let late = ended.as_ref().is_err_and(hyper::Error::is_timeout);
             if let Err(error) = ended {
-                tracing::debug!(%error, "a connection failed");
+                tracing::debug!(%error, "connection failed");
             }
             late
         }
@@ -275,7 +284,7 @@ async fn connection<S, B>(
     .await;
 }
 
-/// The answer to a header section that did not arrive in time, which hyper leaves unanswered.
+/// The response to a header section that did not arrive in time. hyper sends none.
 fn headers_too_slow() -> Vec<u8> {
     let problem =
         Kind::TooSlow.with("The request's header section did not arrive in time.").to_json();
@@ -294,7 +303,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_does_not_hold_answers_back_nor_wait_for_a_peer_that_takes_none() {
+    async fn connections_send_without_delay_and_time_out_on_a_stalled_peer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         set_up(&stream);

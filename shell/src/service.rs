@@ -46,10 +46,7 @@ pub enum Ended {
     /// A loop ended or panicked. The process must end too, because it must not answer `202` while
     /// its worker has stopped.
     #[error("the {} loop ended unexpectedly: {why}", .which.as_str())]
-    Loop {
-        which: Loop,
-        why: String,
-    },
+    Loop { which: Loop, why: String },
     /// The HTTP server stopped, so connections are no longer accepted.
     #[error("the HTTP server ended unexpectedly: {0}")]
     Server(String),

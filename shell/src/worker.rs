@@ -34,7 +34,7 @@ pub struct Drain {
 pub struct Ports {
     pub store: Arc<dyn Store>,
     pub downstream: Arc<dyn Downstream>,
-    /// The clock that created the times of `worker`.
+    /// The clock whose time `worker` was created with.
     pub clock: Arc<dyn Clock>,
     /// Signals the sources that have new events.
     pub doorbell: Arc<Doorbell>,
@@ -72,7 +72,10 @@ pub async fn run(
                     claim = store.claim(demands).fuse();
                 }
                 Action::Settle(batch) => {
-                    debug_assert!(settle.is_terminated(), "at most one batch of settlements is in flight");
+                    debug_assert!(
+                        settle.is_terminated(),
+                        "at most one batch of settlements is in flight"
+                    );
                     let written = store.settle(batch.clone());
                     settle = written.map(|result| (batch, result)).boxed().fuse();
                 }

@@ -1,9 +1,10 @@
-//! The HTTP client of the deliveries, and how it connects.
+//! The HTTP client of the deliveries, and its connection settings.
 //!
-//! A kept connection goes to the address that the destination's name had when it was made, and a pool keeps a busy
-//! connection for ever. So the client is replaced after [`Connecting::max_age`]: new deliveries look the name up again
-//! and connect anew, deliveries in flight finish on the old client, and its kept connections are closed. The new client
-//! has the TLS configuration of the old one, so that its handshakes resume the sessions.
+//! A pooled connection stays at the address that the destination's name had when it was opened, and
+//! the pool keeps a busy connection indefinitely. So the client is replaced after
+//! [`Connecting::max_age`]. New deliveries look up the name again and open new connections.
+//! Deliveries in flight finish on the old client, and its pooled connections are closed. The new
+//! client has the TLS configuration of the old one, so that its handshakes resume the TLS sessions.
 
 use super::DownstreamError;
 use crate::lookups;
@@ -15,33 +16,36 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a client is used for new deliveries: after this, a change of a destination's address is in effect.
+/// How long a client is used for new deliveries. After this time, a change of a destination's
+/// address is in effect.
 const MAX_AGE: Duration = Duration::from_secs(30);
-/// How long a connection is kept for the next delivery.
+/// How long an idle connection is kept for the next delivery.
 const KEEP_IDLE: Duration = Duration::from_secs(30);
-/// How many connections are kept idle for one host.
+/// Maximum number of idle connections for one host.
 const KEEP_IDLE_PER_HOST: usize = 64;
-/// The most headers of a response. hyper reserves 64 bytes for each of them whenever it reads a response's head.
+/// Maximum number of headers of a response. hyper reserves 64 bytes for each of them whenever it
+/// reads a response head.
 const MAX_RESPONSE_HEADERS: usize = 1024;
 
-/// How connections are made, and how long they may be used.
+/// How connections are made, and for how long they are used.
 #[derive(Clone)]
 pub struct Connecting {
-    /// How long connections are used for new deliveries, counted from when the first of them could be made.
+    /// How long connections are used for new deliveries, counted from the creation of their client.
     pub max_age: Duration,
-    /// Looks destinations' names up.
+    /// Looks up the names of destinations.
     pub resolver: Arc<dyn Resolve>,
-    /// For destinations with TLS. `None` if there are none.
+    /// For https destinations. `None` if there are none.
     pub tls: Option<ClientConfig>,
 }
 
 impl Connecting {
-    /// By the system's resolver. With `tls`, certificates are checked against the platform's roots, which are read now;
-    /// the process gets ring as its TLS provider if it has none.
+    /// Settings with the system's resolver. With `tls`, certificates are verified with the root
+    /// certificates of the platform, which are read now. The process gets ring as its TLS provider
+    /// if it has none.
     ///
     /// # Errors
     ///
-    /// The roots cannot be read.
+    /// The root certificates cannot be read.
     pub(super) fn by_the_system(tls: bool) -> Result<Self, rustls::Error> {
         provide_tls();
         let tls = if tls {
@@ -50,7 +54,8 @@ impl Connecting {
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
             Some(config)
         } else {
-            // A machine without CA certificates is no reason not to deliver within it.
+            // Without https destinations, a machine without CA certificates must be able to
+            // deliver.
             None
         };
         Ok(Self { max_age: MAX_AGE, resolver: Arc::new(lookups::system()), tls })
@@ -75,13 +80,14 @@ impl Connecting {
     }
 }
 
-/// reqwest asks for a TLS provider even if there is nothing to do for it.
+/// reqwest requires a TLS provider even if no destination uses TLS.
 fn provide_tls() {
-    // It only fails if a provider is there already, which is as good.
+    // Fails only if a provider is already installed, which is sufficient.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// The status of a response decides, so a malformed header is no reason to send its event again: the header is skipped.
+/// Skips malformed response headers. The status decides, so a malformed header must not cause
+/// another delivery of the event.
 fn lenient(builder: ClientBuilder) -> ClientBuilder {
     builder
         .http1_max_headers(MAX_RESPONSE_HEADERS)
@@ -90,7 +96,7 @@ fn lenient(builder: ClientBuilder) -> ClientBuilder {
         .http1_ignore_invalid_headers_in_responses(true)
 }
 
-/// One client at a time.
+/// The current client, which is replaced when it is too old.
 pub(super) struct Clients {
     connecting: Connecting,
     current: Mutex<Current>,
@@ -112,7 +118,7 @@ impl Clients {
         Ok(Self { connecting, current: Mutex::new(Current { client, since: Instant::now() }) })
     }
 
-    /// The client for a delivery that begins now.
+    /// Returns the client for a delivery that starts now.
     pub(super) fn get(&self) -> Client {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.since.elapsed() >= self.connecting.max_age {
@@ -120,7 +126,7 @@ impl Clients {
             match self.connecting.client() {
                 Ok(client) => current.client = client,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot replace the HTTP client; its connections are kept for longer")
+                    tracing::warn!(%error, "cannot replace the HTTP client; existing connections stay in use")
                 }
             }
         }

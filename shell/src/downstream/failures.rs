@@ -1,11 +1,11 @@
-//! What a failed exchange is called.
+//! Classifies the errors of failed deliveries.
 
 use crate::descriptors;
 use std::error::Error;
 use std::io;
 use surehook_core::verdict::{DeliveryError, Reply};
 
-/// Why an exchange failed: what it counts as, and the chain of errors for the log.
+/// Why a delivery failed: the reply for the core, and the chain of errors for the log.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) reply: Reply,
@@ -28,19 +28,21 @@ impl From<reqwest::Error> for Failure {
     }
 }
 
-/// Whether this process had no descriptor or no memory for a connection. Then nothing was sent.
+/// Whether this process had no file descriptor or no memory for a connection. In this case nothing
+/// was sent.
 fn lacks_a_resource(error: &reqwest::Error) -> bool {
     let says_so = || {
         causes(error)
             .filter_map(|cause| cause.downcast_ref::<io::Error>())
             .any(descriptors::is_shortage)
     };
-    // A name cannot be looked up without descriptors, and the C library then says that the name servers do not answer.
+    // A DNS lookup needs file descriptors. If there are none, the C library reports that the name
+    // servers do not answer.
     error.is_connect() && (says_so() || (error.is_dns() && descriptors::are_exhausted()))
 }
 
-/// The class of an error that reqwest gave. The innermost cause that says anything decides: a reset during a TLS
-/// handshake is a reset.
+/// The class of a reqwest error. The innermost cause that has a class decides: a connection reset
+/// during a TLS handshake is a connection reset.
 fn classify(error: &reqwest::Error) -> DeliveryError {
     if error.is_dns() {
         return DeliveryError::Dns;
@@ -66,7 +68,7 @@ fn classify(error: &reqwest::Error) -> DeliveryError {
         if error.is_connect() {
             DeliveryError::ConnectionFailed
         } else {
-            tracing::warn!(cause = ?causes, "a delivery failed in a way that has no class of its own; it counts as a connection reset");
+            tracing::warn!(cause = ?causes, "delivery failed with an unclassified error; treated as a connection reset");
             DeliveryError::ConnectionReset
         }
     })
@@ -90,7 +92,7 @@ fn of_io(kind: io::ErrorKind) -> Option<DeliveryError> {
     }
 }
 
-/// An error and what it came of, outermost first, with those that an `io::Error` hides.
+/// An error and its causes, outermost first. Includes the causes inside an `io::Error`.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error: &&'a (dyn Error + 'static)| {
         match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {

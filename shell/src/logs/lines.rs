@@ -1,8 +1,9 @@
 //! The queue between the log and its output.
 //!
-//! Only one thread writes to the output, and only that thread waits for it or sees its errors: a disk that is full, a
-//! pipe whose reader has ended, or a pipe that nobody reads must not stop the service. The queue is bounded by bytes. A
-//! line that does not fit, or that cannot be written, is dropped and counted.
+//! Only one thread writes to the output, and only that thread waits for it or sees its errors. So a
+//! full disk, a pipe whose reader has ended, or a pipe that is not read cannot stop the service.
+//! The queue is bounded by bytes. A line that does not fit, or that cannot be written, is dropped
+//! and counted.
 
 use prometheus::IntCounter;
 use std::collections::VecDeque;
@@ -11,10 +12,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The most bytes that wait to be written: some thousand lines.
+/// Maximum bytes that wait to be written: some thousand lines.
 const MAX_QUEUED_BYTES: usize = 1 << 20;
 
-/// How long to wait before a write is tried again on an output that does not block.
+/// Pause before a write to a non-blocking output is retried.
 const AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// The queue. Clones share it.
@@ -27,22 +28,21 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Notified when a line is added, and when the queue has become empty.
     changed: Condvar,
-    /// The lines that were dropped.
     lost: IntCounter,
 }
 
 #[derive(Default)]
 struct Queue {
     lines: VecDeque<Vec<u8>>,
-    /// The bytes of the lines above and of the one that is being written.
+    /// The bytes of these lines and of the line that is being written.
     bytes: usize,
 }
 
 impl Lines {
     /// Starts the thread that writes to `output`.
     ///
-    /// That thread calls `tell` with the number of lines that were dropped since the last call, once the output works
-    /// again and the queue is empty. `tell` may add a line to the queue.
+    /// That thread calls `tell` with the number of lines that were dropped since the last call,
+    /// once the output works again and the queue is empty. `tell` may add a line to the queue.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl Lines {
             shared: Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), lost }),
         };
         let shared = Arc::clone(&lines.shared);
-        // Read before the thread runs: lines may be lost until then, and are told as well.
+        // Read before the thread runs: lines that are lost before that are reported too.
         let told = shared.lost.get();
         std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             write_lines(&shared, Output { output, is_mid_line: false }, told, &tell)
@@ -76,7 +76,7 @@ impl Lines {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until every line has been written or dropped, but no longer than `patience`.
+    /// Waits until every line is written or dropped, but not longer than `patience`.
     pub(super) fn flush(&self, patience: Duration) {
         let queue = self.shared.queue();
         drop(self.shared.changed.wait_timeout_while(queue, patience, |queue| queue.bytes > 0));
@@ -99,7 +99,7 @@ impl Shared {
         }
     }
 
-    /// Gives back the room of a line. Returns whether the queue is empty.
+    /// Removes the bytes of a finished line. Returns whether the queue is empty.
     fn done(&self, bytes: usize) -> bool {
         let mut queue = self.queue();
         queue.bytes -= bytes;
@@ -111,7 +111,7 @@ impl Shared {
     }
 }
 
-/// Writes one line after another, for as long as the process lives.
+/// Writes one line after another, as long as the process runs.
 fn write_lines(
     shared: &Shared,
     mut output: Output<impl Write>,
@@ -125,7 +125,8 @@ fn write_lines(
             shared.lost.inc();
         }
         let is_empty = shared.done(line.len());
-        // Only after a success: otherwise the message about lost lines would be lost itself, and cause the next one.
+        // Only after a successful write: otherwise the message about lost lines would be lost
+        // itself, and cause the next message.
         let lost = shared.lost.get();
         if is_empty && written.is_ok() && lost > told {
             tell(lost - told);
@@ -136,12 +137,13 @@ fn write_lines(
 
 struct Output<W> {
     output: W,
-    /// A part of a line was written, and then an error came.
+    /// A part of a line was written before an error.
     is_mid_line: bool,
 }
 
 impl<W: Write> Output<W> {
-    /// One write for each line, where the output allows it: the lines of processes that share a pipe are not mixed.
+    /// Uses one write for each line where the output allows it, so that lines of processes that
+    /// share a pipe are not mixed.
     fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
         if self.is_mid_line {
             self.write(b"\n")?;
@@ -159,7 +161,8 @@ impl<W: Write> Output<W> {
                     self.is_mid_line = !bytes.is_empty();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The other end of a pipe or terminal can make it non-blocking for every process that has it.
+                // The process at the other end of a pipe or terminal can make it non-blocking for
+                // every process that uses it.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_a_little(),
                 Err(error) => return Err(error),
             }
@@ -170,7 +173,7 @@ impl<W: Write> Output<W> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the thread of the log is no part of a simulation, and cannot poll a pipe without unsafe code"
+    reason = "the log thread is not part of a simulation, and polling a pipe needs unsafe code"
 )]
 fn wait_a_little() {
     std::thread::sleep(AGAIN_AFTER);
@@ -184,7 +187,7 @@ impl<'w> MakeWriter<'w> for Lines {
     }
 }
 
-/// One line. It is added to the queue when this is dropped.
+/// One line. It is added to the queue when it is dropped.
 pub(super) struct Line {
     lines: Lines,
     bytes: Vec<u8>,

@@ -1,11 +1,11 @@
-//! The queue of log lines before an output that blocks, fails, and works again.
+//! The log queue with an output that blocks, fails, and works again.
 
 use super::*;
 use std::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An output that answers each write as the test says, and waits for that answer.
+/// An output whose writes wait for the result that the test sends.
 struct Scripted {
     asked: mpsc::Sender<Vec<u8>>,
     answers: mpsc::Receiver<io::Result<usize>>,
@@ -41,9 +41,9 @@ impl World {
         Self { lines, lost, told, asked, answers }
     }
 
-    /// The next write, which is answered with `answer`.
+    /// Receives the next write, and answers it with `answer`.
     fn write(&self, answer: io::Result<usize>) -> Vec<u8> {
-        let asked = self.asked.recv_timeout(PATIENCE).expect("a write");
+        let asked = self.asked.recv_timeout(PATIENCE).expect("no write arrived");
         self.answers.send(answer).unwrap();
         asked
     }
@@ -54,7 +54,7 @@ impl World {
 }
 
 #[test]
-fn an_output_that_blocks_holds_up_nobody() {
+fn a_blocked_output_does_not_block_logging() {
     let world = World::start();
     let line = vec![b'x'; MAX_QUEUED_BYTES / 8];
     for _ in 0..20 {
@@ -71,7 +71,7 @@ fn an_output_that_blocks_holds_up_nobody() {
 }
 
 #[test]
-fn lines_that_cannot_be_written_are_counted_and_told_once_writing_works_again() {
+fn lost_lines_are_counted_and_reported_when_writing_works_again() {
     let world = World::start();
     for _ in 0..3 {
         world.push(b"lost\n");
@@ -83,12 +83,12 @@ fn lines_that_cannot_be_written_are_counted_and_told_once_writing_works_again() 
     world.push(b"kept too\n");
     world.write(Ok(9));
     world.lines.flush(PATIENCE);
-    assert!(world.told.try_recv().is_err(), "each loss is told once");
+    assert!(world.told.try_recv().is_err(), "each lost line is reported once");
     assert_eq!(world.lost.get(), 3);
 }
 
 #[test]
-fn a_line_that_was_cut_does_not_run_into_the_next() {
+fn a_partial_line_does_not_run_into_the_next() {
     let world = World::start();
     world.push(b"a long line\n");
     assert_eq!(world.write(Ok(6)), b"a long line\n");
@@ -102,7 +102,7 @@ fn a_line_that_was_cut_does_not_run_into_the_next() {
 }
 
 #[test]
-fn a_short_write_and_an_interrupted_one_are_continued() {
+fn short_and_interrupted_writes_are_continued() {
     let world = World::start();
     world.push(b"one line\n");
     world.write(Ok(4));
@@ -126,5 +126,5 @@ fn flushing_waits_for_every_line() {
     assert_eq!(world.asked.recv_timeout(PATIENCE).unwrap(), b"last\n");
     assert!(is_done.try_recv().is_err(), "the line is not written yet");
     world.answers.send(Ok(5)).unwrap();
-    is_done.recv_timeout(PATIENCE).expect("every line is written");
+    is_done.recv_timeout(PATIENCE).expect("the flush did not end after the last line was written");
 }
