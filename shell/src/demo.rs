@@ -1,5 +1,6 @@
-//! `surehook demo`: the service with a database in a temporary folder and a downstream that can be told to fail, so
-//! that a person can see an event's life in the first five minutes. Nothing of it is meant to last.
+//! `surehook demo`: the service with a database in a temporary folder, and a downstream that can be
+//! switched to fail. A new user can see the life of an event within five minutes. All data is
+//! temporary.
 
 use crate::cli::DemoArgs;
 use crate::config::{Config, DatabaseUrl, Destination, Source};
@@ -20,31 +21,25 @@ use tokio::net::TcpListener;
 use warp::reply::with_status;
 use warp::{Filter, Reply};
 
-/// Why the demo does not run, or runs no more.
+/// Why the demo did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// There is no temporary folder for its database.
+    /// The temporary folder for the database cannot be created.
     #[error(
-        "cannot make a temporary folder for the database: {0}; set TMPDIR to one that can be written to"
+        "cannot create a temporary folder for the database: {0}; set TMPDIR to a writable folder"
     )]
     Folder(std::io::Error),
-    /// The downstream's address cannot be listened on.
+    /// The demo cannot listen on the address of its downstream.
     #[error(
         "cannot listen on {address} for the demo's downstream: {error}; {}",
         advice(error, "--sink")
     )]
-    Sink {
-        /// The address.
-        address: SocketAddr,
-        /// Why not.
-        error: std::io::Error,
-    },
-    /// The service.
+    Sink { address: SocketAddr, error: std::io::Error },
     #[error(transparent)]
     Serve(#[from] ServeError),
 }
 
-/// Runs the demo until it is told to stop. Its database goes with it.
+/// Runs the demo until a signal stops it, and deletes its database.
 ///
 /// # Errors
 ///
@@ -72,7 +67,8 @@ pub async fn run(args: &DemoArgs) -> Result<(), DemoError> {
     Ok(served?)
 }
 
-/// An impatient policy, so that a person need not wait.
+/// The configuration of the demo. Its policy has short delays, so that a person does not have to
+/// wait.
 fn config(listen: SocketAddr, sink: SocketAddr, folder: &Path) -> Config {
     let policy = Policy {
         timeout: Duration::from_secs(2),
@@ -84,13 +80,15 @@ fn config(listen: SocketAddr, sink: SocketAddr, folder: &Path) -> Config {
         },
         ..Policy::default()
     };
-    let destination = format!("http://{sink}/").parse().expect("an address makes a URL");
+    let destination =
+        format!("http://{sink}/").parse().expect("a URL with a socket address is valid");
     let source = Source { policy, ..Source::new(Destination::new(destination)) };
     Config {
         listen,
         database: DatabaseUrl::new(format!("sqlite:{}", folder.join("surehook.db").display())),
         drain_timeout: Duration::from_secs(5),
-        sources: [(SourceName::parse("demo").expect("a name"), source)].into(),
+        sources: [(SourceName::parse("demo").expect("`demo` is a valid source name"), source)]
+            .into(),
         ..Config::default()
     }
 }
@@ -128,7 +126,7 @@ fn downstream()
                 attempt,
                 bytes = body.len(),
                 answer = status.as_u16(),
-                "the demo's downstream got an event"
+                "the demo's downstream received an event"
             );
             with_status(format!("the demo's downstream says {status}\n"), status)
         });
@@ -138,13 +136,13 @@ fn downstream()
     mode.or(deliveries).unify().or(nothing).unify()
 }
 
-/// What to try, once the service listens.
+/// Prints what to try. Called when the service listens.
 fn invite(address: SocketAddr, sink: SocketAddr) {
     println!(
         "The demo runs on {address}, its downstream on {sink}. In another terminal:\n\n  \
          curl -i {address}/webhooks/demo -H 'Idempotency-Key: order-1' -d '{{\"order\": 1}}'\n  \
          curl -s {address}/events/EVENT_ID\n  \
          curl -X PUT {sink}/mode/fail      # or ok, or reject\n\n\
-         README.md has the whole walk. Ctrl-C ends the demo and removes its database."
+         README.md has the full walkthrough. Ctrl-C stops the demo and deletes its database."
     );
 }

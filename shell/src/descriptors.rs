@@ -1,54 +1,54 @@
-//! File descriptors: the limit of the process, and who may use how many.
+//! File descriptors: the limit of the process, and how it is divided.
 //!
-//! Each connection is a file descriptor, and so is each file of SQLite. When a process has none left, it can neither
-//! deliver nor reach its database. So the soft limit is raised to the hard limit at start, and where the settings ask for
-//! more than that, fewer connections are accepted than `max_connections` says: what deliveries and the database need is
-//! kept free, whatever comes in. What happens when a delivery finds no descriptor all the same is decided in `core`
-//! ([`Reply::NotSent`](surehook_core::verdict::Reply::NotSent)).
+//! Each connection uses a file descriptor, and so does each file of SQLite. A process without free
+//! descriptors can neither deliver nor reach its database. So the soft limit is raised to the hard
+//! limit at start. If the settings need more than that, fewer connections are accepted than
+//! `max_connections` says. This keeps the descriptors of deliveries and the database free, whatever
+//! the number of incoming connections is. If a delivery finds no descriptor nevertheless, `core`
+//! decides what happens ([`Reply::NotSent`](surehook_core::verdict::Reply::NotSent)).
 
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use std::fs::File;
 use std::io;
 
-/// The least limit with which the service starts.
+/// The lowest limit with which the service starts.
 pub const LEAST: u64 = 128;
-/// For the process itself: standard streams, listening sockets, the runtime, name lookups, accepted connections that
-/// wait for room.
+/// Reserved for the process itself: standard streams, listening sockets, the runtime, name lookups,
+/// and accepted connections that wait because `max_connections` is reached.
 const OWN: u64 = 32;
-/// For the database: 12 connections of PostgreSQL, and those that ask several servers which one to use; or 5 of SQLite
-/// with three files each.
+/// Reserved for the database. For PostgreSQL: 12 connections, and those that ask several servers
+/// which one to use. For SQLite: 5 connections with three files each.
 const DATABASE: u64 = 32;
 
-/// What would use descriptors, if there were enough.
+/// How many descriptors the settings need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Connections that each listener accepts.
     pub connections: u64,
-    /// Listeners.
     pub listeners: u64,
-    /// Deliveries at once, of all sources together.
+    /// Concurrent deliveries of all sources.
     pub deliveries: u64,
 }
 
-/// What may use descriptors.
+/// How many descriptors may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granted {
     /// Connections that each listener accepts. At least 1.
     pub connections: u64,
-    /// Deliveries for which descriptors are kept.
+    /// Deliveries for which descriptors are reserved.
     pub deliveries: u64,
 }
 
-/// The limit is too low for any service.
+/// The limit is too low to start the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the limit of open files is {0}, and at least {LEAST} are needed; raise it (`ulimit -n`, or `LimitNOFILE` of systemd)"
 )]
 pub struct TooFew(pub u64);
 
-/// Raises the soft limit of open files to the hard limit. Answers the limit that is in force then; `None` if there is
-/// none, or the system does not tell.
+/// Raises the soft limit of open files to the hard limit. Returns the limit that applies then, or
+/// `None` if there is none or the system does not report it.
 #[must_use]
 pub fn raise_limit() -> Option<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)
@@ -68,8 +68,8 @@ pub fn raise_limit() -> Option<u64> {
     (limit != RLIM_INFINITY).then_some(limit)
 }
 
-/// Divides the descriptors. Deliveries get what they want, or half of what is free, or what the connections leave,
-/// whichever is more; connections get the rest.
+/// Divides the descriptors. Deliveries get what they need, but at most half of the free descriptors
+/// or what the connections leave, whichever is more. Connections get the rest.
 ///
 /// # Errors
 ///
@@ -87,15 +87,16 @@ pub fn divide(limit: Option<u64>, wanted: Wanted) -> Result<Granted, TooFew> {
     Ok(Granted { connections: connections.min(each).max(1), deliveries: for_deliveries })
 }
 
-/// Whether an error says that this process or its machine lacks a resource: file descriptors, or memory for a socket.
+/// Whether an error means that this process or its machine lacks a resource: file descriptors, or
+/// memory for a socket.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
     let code = error.raw_os_error().map(Errno::from_raw);
     matches!(code, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS))
 }
 
-/// Whether there is no descriptor left at this moment. For calls that do not say so themselves, such as the lookup of a
-/// name.
+/// Whether the process has no free descriptor now. For calls that do not report this themselves,
+/// such as DNS lookups.
 #[must_use]
 pub fn are_exhausted() -> bool {
     File::open("/dev/null").is_err_and(|error| is_shortage(&error))
@@ -124,16 +125,16 @@ mod tests {
     }
 
     #[test]
-    fn connections_give_way_to_deliveries() {
+    fn deliveries_come_before_connections() {
         assert_eq!(granted(Some(1024), 1000, 1, 64), (1024 - OWN - DATABASE - 64, 64));
         assert_eq!(granted(Some(1024), 1000, 2, 64).0, (1024 - OWN - DATABASE - 64) / 2);
     }
 
     #[test]
-    fn deliveries_take_no_more_than_half_if_connections_want_the_rest() {
+    fn deliveries_get_at_most_half_if_connections_need_the_rest() {
         let free = 1024 - OWN - DATABASE;
         assert_eq!(granted(Some(1024), 1000, 1, 5000), (free / 2, free / 2));
-        assert_eq!(granted(Some(1024), 10, 1, 5000), (10, free - 10), "they want little");
+        assert_eq!(granted(Some(1024), 10, 1, 5000), (10, free - 10), "connections need little");
     }
 
     #[test]
@@ -154,18 +155,18 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_leaves_room_for_nothing_is_refused() {
+    fn a_limit_below_the_minimum_is_refused() {
         let wanted = Wanted { connections: 1, listeners: 1, deliveries: 1 };
         assert_eq!(divide(Some(LEAST - 1), wanted), Err(TooFew(LEAST - 1)));
         assert!(divide(Some(LEAST), wanted).is_ok());
     }
 
     #[test]
-    fn only_a_lack_of_resources_is_a_shortage() {
+    fn only_exhausted_resources_are_a_shortage() {
         for code in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS] {
             assert!(is_shortage(&io::Error::from(code)), "{code}");
         }
-        // An address that cannot be had depends on the destination: it may be wrong for ever.
+        // Whether an address is available depends on the destination. The error may be permanent.
         for code in [
             Errno::ECONNREFUSED,
             Errno::ENETUNREACH,
@@ -175,7 +176,7 @@ mod tests {
         ] {
             assert!(!is_shortage(&io::Error::from(code)), "{code}");
         }
-        assert!(!is_shortage(&io::Error::other("of its own")));
+        assert!(!is_shortage(&io::Error::other("unrelated")));
         assert!(!are_exhausted());
     }
 }

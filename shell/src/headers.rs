@@ -1,14 +1,15 @@
-//! How an event's headers are kept: as the header section of an HTTP/1.1 message, `name: value` lines, which a person
-//! can read in the database and a library can parse. Values are bytes, and come out as they went in.
+//! The stored form of an event's headers: the header section of an HTTP/1.1 message (`name: value`
+//! lines). A person can read it in the database, and a library can parse it. Values are bytes and
+//! are restored exactly.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use surehook_core::forwarding::Forwarding;
 
-/// The most headers that one event can have: what the server takes from one request.
+/// Maximum number of headers of one event: the number that the server accepts in one request.
 pub const MAX_HEADERS: usize = 100;
 
-/// The headers that go on to the downstream, encoded. Repeated headers keep their order.
+/// Encodes the headers that are forwarded to the downstream. Repeated headers keep their order.
 #[must_use]
 pub fn encode(headers: &HeaderMap, forwarding: &Forwarding) -> Bytes {
     let mut encoded = BytesMut::with_capacity(512);
@@ -22,11 +23,12 @@ pub fn encode(headers: &HeaderMap, forwarding: &Forwarding) -> Bytes {
     encoded.freeze()
 }
 
-/// Reads what [`encode`] wrote.
+/// Decodes the output of [`encode`].
 ///
 /// # Errors
 ///
-/// [`Unreadable`] if the bytes are not a header section: somebody changed the row by hand.
+/// [`Unreadable`] if the bytes are not a header section, because the row was changed outside of
+/// Surehook.
 pub fn decode(encoded: &[u8]) -> Result<HeaderMap, Unreadable> {
     let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(encoded, &mut slots)
@@ -56,12 +58,12 @@ mod tests {
     }
 
     #[test]
-    fn no_headers_are_an_empty_section() {
+    fn no_headers_encode_to_an_empty_section() {
         assert_eq!(decode(&encode(&HeaderMap::new(), &all())), Ok(HeaderMap::new()));
     }
 
     #[test]
-    fn what_is_not_forwarded_is_not_kept() {
+    fn headers_that_are_not_forwarded_are_not_stored() {
         let headers: HeaderMap = [("host", "h"), ("cookie", "c"), ("x-a", "1")]
             .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
             .into_iter()
@@ -73,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_by_hand_is_told() {
+    fn bytes_that_are_no_header_section_are_refused() {
         for bytes in [&b""[..], b"x-a: 1", b"no colon\r\n\r\n", b"x-a: \x01\r\n\r\n"] {
             assert_eq!(decode(bytes), Err(Unreadable), "{bytes:?}");
         }
@@ -81,7 +83,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_value_comes_out_as_it_went_in(
+        fn header_values_survive_encoding_and_decoding(
             entries in proptest::collection::vec(("[a-z][a-z0-9-]{0,20}", proptest::collection::vec(prop_oneof![0x21..=0x7eu8, 0x80..=0xffu8], 0..40)), 0..MAX_HEADERS)
         ) {
             let mut headers = HeaderMap::new();

@@ -1,11 +1,12 @@
-//! Looking destinations' names up, each once at a time.
+//! DNS lookups of destinations, at most one at a time for each name.
 //!
-//! The system's own lookup holds a thread until the name servers have answered or been given up, which can be long
-//! after the delivery that asked has reached its deadline; and the threads for such calls are few (tokio has 512) and
-//! everybody's. So the deliveries to one name share its lookup: a name whose servers are silent holds one thread,
-//! whatever its sources' concurrency and retries, and no other name waits for it.
+//! A DNS lookup by the system blocks a thread until the name servers answer or time out. This can
+//! be long after the delivery's deadline. The threads are shared by the whole process, and tokio
+//! has 512 of them. So the deliveries to one name share its lookup. A name whose servers do not
+//! answer uses one thread, whatever the concurrency and the retries of its sources are, and no
+//! other name waits for it.
 //!
-//! Not a cache: who asks after a lookup has ended begins another.
+//! This is not a cache: a request after the end of a lookup starts another one.
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -18,14 +19,15 @@ use tokio::sync::watch;
 
 type Found = Result<Vec<SocketAddr>, Arc<io::Error>>;
 
-/// The lookups that are under way, and how one is made.
+/// The lookups in progress, and the function that starts one.
 pub(crate) struct Lookups<F> {
     look_up: F,
-    /// One entry a name. It is of use for as long as its sender lives, which is as long as the lookup takes.
+    /// One entry for each name. It is valid while its sender exists, which is as long as the lookup
+    /// takes.
     under_way: Mutex<BTreeMap<String, watch::Receiver<Option<Found>>>>,
 }
 
-/// Lookups by the system's resolver.
+/// Lookups with the system's resolver.
 pub(crate) fn system() -> impl Resolve {
     Lookups::new(|name: String| {
         async move { tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect) }
@@ -38,8 +40,8 @@ impl<F: Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>> Lookups<F
         Self { look_up, under_way: Mutex::default() }
     }
 
-    /// What the lookup of this name will have found: one that is under way, or else a new one, which goes on even if
-    /// nobody waits for it any more.
+    /// The pending result for this name: of the lookup in progress, or of a new one. A lookup
+    /// continues even if no caller waits for it.
     fn join(&self, name: &str) -> watch::Receiver<Option<Found>> {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lookup) = under_way.get(name)
@@ -64,7 +66,7 @@ impl<F: Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + S
             match lookup.wait_for(Option::is_some).await.map(|found| found.clone()) {
                 Ok(Some(Ok(addresses))) => Ok(Box::new(addresses.into_iter()) as Addrs),
                 Ok(Some(Err(error))) => Err(error.into()),
-                Ok(None) | Err(_) => Err("the lookup of the name broke off".into()),
+                Ok(None) | Err(_) => Err("the DNS lookup ended without a result".into()),
             }
         }
         .boxed()
@@ -77,7 +79,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::sync::Semaphore;
 
-    /// Lookups that each wait for a permit, and how many were begun.
+    /// Lookups that each wait for a permit, and the number of started lookups.
     fn held() -> (Arc<Semaphore>, Arc<AtomicUsize>, impl Resolve) {
         let (permits, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
         let lookups = Lookups::new({
@@ -87,7 +89,7 @@ mod tests {
                 let permits = Arc::clone(&permits);
                 async move {
                     permits.acquire().await.unwrap().forget();
-                    assert_ne!(name, "breaks.test", "a lookup that breaks off");
+                    assert_ne!(name, "breaks.test", "this lookup panics on purpose");
                     if name == "unknown.test" {
                         Err(io::Error::other("no such name"))
                     } else {
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_who_ask_for_a_name_meanwhile_share_one_lookup_and_its_answer() {
+    async fn concurrent_requests_for_a_name_share_one_lookup() {
         let (permits, begun, lookups) = held();
         let asking: Vec<_> = (0..100).map(|_| resolve(&lookups, "slow.test")).collect();
         let other = resolve(&lookups, "unknown.test");
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_gave_up_leave_their_lookup_to_the_next() {
+    async fn a_lookup_continues_after_its_requests_are_cancelled() {
         let (permits, begun, lookups) = held();
         for _ in 0..100 {
             assert!(resolve(&lookups, "slow.test").now_or_never().is_none());
@@ -134,11 +136,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_after_a_lookup_begins_another_however_it_ended() {
+    async fn a_request_after_a_lookup_starts_another() {
         for (name, ended) in [
             ("well.test", Ok(1)),
             ("unknown.test", Err("no such name")),
-            ("breaks.test", Err("the lookup of the name broke off")),
+            ("breaks.test", Err("the DNS lookup ended without a result")),
         ] {
             let (permits, begun, lookups) = held();
             permits.add_permits(2);

@@ -1,8 +1,8 @@
-//! What a process counts and measures of itself, for `GET /metrics` and for the list of the sources.
+//! The metrics of one process, for `GET /metrics` and for the list of sources.
 //!
-//! The store is measured at its port, by [`Metered`], which stands between the loops and the database: the loops know
-//! nothing of it. Labels are the names of configured sources, or come from fixed lists, so that nobody outside can make
-//! more of them.
+//! [`Metered`] wraps the store and measures each call, so the loops contain no code for this.
+//! Labels are names of configured sources, or values of fixed lists. So requests cannot create new
+//! label values.
 
 use crate::http::problem::Kind;
 use crate::ports::{
@@ -30,17 +30,19 @@ use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 /// The media type of [`Metrics::text`].
 pub const MEDIA_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// The log lines of this process that were lost. Logging begins before anything else is counted.
+/// The counter of lost log lines. It is global, because logging starts before the other metrics
+/// exist.
 #[must_use]
 pub fn log_lines_lost() -> IntCounter {
     static LOST: LazyLock<IntCounter> = LazyLock::new(|| {
-        let help = "Log lines that were lost because the log's output did not take them.";
-        IntCounter::new("surehook_log_lines_lost_total", help).expect("a right name")
+        let help =
+            "Log lines that were dropped because the log could not be written or was not read.";
+        IntCounter::new("surehook_log_lines_lost_total", help).expect("the metric name is valid")
     });
     LOST.clone()
 }
 
-/// All figures of one process.
+/// All metrics of one process.
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
@@ -61,124 +63,157 @@ pub struct Metrics {
     loops: IntGaugeVec,
     connections: IntGaugeVec,
     connections_limit: IntGaugeVec,
-    /// The configured sources; others are of no account here.
+    /// The configured sources. Other sources are ignored.
     standings: Mutex<BTreeMap<SourceName, Standing>>,
-    /// Whoever reads the gauges of the database sets them first.
+    /// Held from setting the gauges until they are read, so that two callers do not mix.
     reading: Mutex<()>,
 }
 
-/// What this process knows of one source since it started.
+/// What this process knows of one source since the start of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Its breaker.
     pub breaker: Breaker,
-    /// When its downstream took an event last.
+    /// When the downstream last accepted an event.
     pub last_success: Option<Instant>,
-    /// When a delivery failed last.
+    /// When a delivery last failed.
     pub last_failure: Option<Instant>,
 }
 
 impl Metrics {
-    /// The figures of a process with these sources, all at zero.
+    /// Creates the metrics of a process with these sources, all at zero.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "what is expected cannot fail")]
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "the names, labels and buckets are constants and valid"
+    )]
     pub fn new(sources: impl IntoIterator<Item = SourceName>) -> Arc<Self> {
         let registry = Registry::new();
-        let seconds = || exponential_buckets(0.001, 2.0, 15).expect("buckets that rise");
+        let seconds = || exponential_buckets(0.001, 2.0, 15).expect("the buckets increase");
         let counter = |name: &str, help: &str, labels: &[&str]| {
             registered(
                 &registry,
-                IntCounterVec::new(Opts::new(name, help), labels).expect("a right name"),
+                IntCounterVec::new(Opts::new(name, help), labels)
+                    .expect("the metric name is valid"),
             )
         };
         let gauge = |name: &str, help: &str, labels: &[&str]| {
             registered(
                 &registry,
-                IntGaugeVec::new(Opts::new(name, help), labels).expect("a right name"),
+                IntGaugeVec::new(Opts::new(name, help), labels).expect("the metric name is valid"),
             )
         };
         let times = |name: &str, help: &str, labels: &[&str]| {
             registered(
                 &registry,
                 HistogramVec::new(HistogramOpts::new(name, help).buckets(seconds()), labels)
-                    .expect("a right name"),
+                    .expect("the metric name is valid"),
             )
         };
-        // From a millisecond to 70 minutes: an event may wait for as long as its downstream is down.
-        let hours = exponential_buckets(0.001, 4.0, 12).expect("buckets that rise");
+        // From a millisecond to 70 minutes, because an event waits while its downstream is down.
+        let hours = exponential_buckets(0.001, 4.0, 12).expect("the buckets increase");
         let batch = HistogramOpts::new(
             "surehook_commit_batch_events",
-            "Events that were handed to the database in one batch.",
+            "Events sent to the database in one batch.",
         );
-        let batch = batch.buckets(exponential_buckets(1.0, 2.0, 9).expect("buckets that rise"));
+        let batch = batch.buckets(exponential_buckets(1.0, 2.0, 9).expect("the buckets increase"));
         let behind = Opts::new(
             "surehook_backlog_age_seconds",
-            "For how long the event that has been due for longest has been; 0 if none is.",
+            "Age of the oldest due event in seconds; 0 if no event is due.",
         );
         registered(&registry, log_lines_lost());
         let standing = Standing { breaker: Breaker::NEW, last_success: None, last_failure: None };
         Arc::new(Self {
             requests: counter(
                 "surehook_webhooks_total",
-                "Webhooks that were answered 202: accepted for the first time, or replayed.",
+                "Webhooks answered with 202: new events, or replays.",
                 &["source", "outcome"],
             ),
             refused: counter(
                 "surehook_webhooks_refused_total",
-                "Webhooks that were not answered 202, by the problem's type.",
+                "Webhooks answered with an error, by problem type.",
                 &["source", "problem"],
             ),
-            batch: registered(&registry, Histogram::with_opts(batch).expect("a right name")),
-            calls: times("surehook_store_call_seconds", "Calls to the database that succeeded, each one transaction.", &["call"]),
+            batch: registered(
+                &registry,
+                Histogram::with_opts(batch).expect("the metric name is valid"),
+            ),
+            calls: times(
+                "surehook_store_call_seconds",
+                "Duration of successful calls to the database, each one transaction.",
+                &["call"],
+            ),
             failed_calls: counter(
                 "surehook_store_calls_failed_total",
-                "Calls to the database that failed, or whose outcome is unknown.",
+                "Calls to the database that failed or have an unknown outcome.",
                 &["call", "error"],
             ),
-            claimed: counter("surehook_claimed_events_total", "Events that were claimed for a delivery.", &["source"]),
+            claimed: counter(
+                "surehook_claimed_events_total",
+                "Events claimed for a delivery.",
+                &["source"],
+            ),
             buried: counter(
                 "surehook_buried_events_total",
-                "Events that a claim found without attempts left and dead-lettered.",
+                "Events that a claim dead-lettered because no attempts were left.",
                 &["source"],
             ),
             deliveries: counter(
                 "surehook_deliveries_total",
-                "Deliveries that ended and were written down, by verdict.",
+                "Finished and settled deliveries, by verdict.",
                 &["source", "verdict"],
             ),
             stale: counter(
                 "surehook_stale_settlements_total",
-                "Settlements that were refused because the event had moved on.",
+                "Settlements refused because of a stale fence.",
                 &["source"],
             ),
-            delivery: times("surehook_delivery_seconds", "Deliveries, from the connection to the last byte of the reply.", &["source"]),
+            delivery: times(
+                "surehook_delivery_seconds",
+                "Duration of deliveries, from the connection to the last byte of the response.",
+                &["source"],
+            ),
             accepted_to_delivered: registered(
                 &registry,
                 HistogramVec::new(
                     HistogramOpts::new(
                         "surehook_accepted_to_delivered_seconds",
-                        "From when an event was stored until its downstream had answered that it took it.",
+                        "Time from storing an event to the response that accepts it.",
                     )
                     .buckets(hours),
                     &["source"],
                 )
-                .expect("a right name"),
+                .expect("the metric name is valid"),
             ),
             backlog: gauge(
                 "surehook_backlog_events",
-                "Events in the database that have not been delivered, by status; counted to 1000.",
+                "Undelivered events in the database, by status, counted up to 1000.",
                 &["source", "status"],
             ),
-            behind: registered(&registry, prometheus::GaugeVec::new(behind, &["source"]).expect("a right name")),
-            paused: gauge("surehook_source_paused", "1 while an operator holds the source back.", &["source"]),
+            behind: registered(
+                &registry,
+                prometheus::GaugeVec::new(behind, &["source"]).expect("the metric name is valid"),
+            ),
+            paused: gauge("surehook_source_paused", "1 while the source is paused.", &["source"]),
             breaker: gauge(
                 "surehook_breaker_state",
-                "1 for the state in which this process's breaker of the source is.",
+                "1 for the current state of this process's circuit breaker of the source.",
                 &["source", "state"],
             ),
-            loops: gauge("surehook_loop_alive", "1 while a loop runs, 0 once it has ended and the process has to be restarted.", &["loop"]),
-            connections: gauge("surehook_database_connections_in_use", "Connections to the database that are in use.", &["lane"]),
-            connections_limit: gauge("surehook_database_connections_limit", "Connections to the database that there may be.", &["lane"]),
+            loops: gauge(
+                "surehook_loop_alive",
+                "1 while the loop runs; 0 after it has ended, and the process must be restarted.",
+                &["loop"],
+            ),
+            connections: gauge(
+                "surehook_database_connections_in_use",
+                "Database connections in use, by connection pool.",
+                &["lane"],
+            ),
+            connections_limit: gauge(
+                "surehook_database_connections_limit",
+                "Maximum number of database connections, by connection pool.",
+                &["lane"],
+            ),
             standings: Mutex::new(sources.into_iter().map(|source| (source, standing)).collect()),
             reading: Mutex::new(()),
             registry,
@@ -189,34 +224,36 @@ impl Metrics {
         self.standings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of a configured source.
+    /// The state of a source. `None` if the source is not configured.
     #[must_use]
     pub fn standing(&self, source: &str) -> Option<Standing> {
         self.standings().get(source).copied()
     }
 
-    /// A breaker has another state.
+    /// Records the new state of a circuit breaker.
     pub fn breaker(&self, source: &SourceName, breaker: Breaker) {
         if let Some(standing) = self.standings().get_mut(source) {
             standing.breaker = breaker;
         }
     }
 
-    /// A webhook was answered `202`.
+    /// Counts a webhook that was answered `202`.
     pub fn taken(&self, source: &SourceName, replayed: bool) {
         self.requests
             .with_label_values(&[source.as_str(), if replayed { "replayed" } else { "accepted" }])
             .inc();
     }
 
-    /// A webhook was not. `source` is what the path says; only a configured one is counted under its name.
+    /// Counts a webhook that was answered with an error. `source` is from the path, and is the
+    /// label only if it is configured.
     pub fn refused(&self, source: &str, kind: Kind) {
         let known = if self.standings().contains_key(source) { source } else { "" };
         self.refused.with_label_values(&[known, kind.slug()]).inc();
     }
 
-    /// The text of all figures, in Prometheus' text format. `work` is that of the sources, if the database tells; the
-    /// loops are those that this process has, with whether they run; the connections those that it has to the database.
+    /// All metrics in Prometheus' text format. `work` is the data of the sources, if the database
+    /// provides it. `loops` are the loops of this process, each with whether it runs. `connections`
+    /// are its connections to the database.
     pub fn text(
         &self,
         work: Option<&[SourceRecord]>,
@@ -262,7 +299,7 @@ impl Metrics {
             self.connections_limit.with_label_values(&[*lane]).set(number(*limit));
         }
         let mut text = Vec::new();
-        // Writing to memory does not fail, and the families are all well-formed.
+        // Writing to memory does not fail, and all metric families are valid.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         text
     }
@@ -318,11 +355,11 @@ fn registered<C: prometheus::core::Collector + Clone + 'static>(
     registry: &Registry,
     collector: C,
 ) -> C {
-    registry.register(Box::new(collector.clone())).expect("each name is there once");
+    registry.register(Box::new(collector.clone())).expect("each metric is registered once");
     collector
 }
 
-/// A delivery that a settlement writes down.
+/// A finished delivery that a settlement records.
 struct Ended {
     event: EventId,
     source: SourceName,
@@ -331,7 +368,7 @@ struct Ended {
     age: Duration,
 }
 
-/// A store that is measured.
+/// Measures the calls of a store.
 pub struct Metered {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
@@ -339,7 +376,6 @@ pub struct Metered {
 }
 
 impl Metered {
-    /// Measures a store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
         Self { store, metrics, clock }

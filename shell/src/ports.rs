@@ -1,5 +1,6 @@
-//! The four ports between the loops and the world. Whatever implements them, the loops are the same: PostgreSQL or
-//! SQLite, reqwest, tokio's clock and the system's entropy in production; a model of each in a simulation.
+//! The four ports (traits) between the loops and their environment. The loops are the same for each
+//! implementation. In production these are PostgreSQL or SQLite, reqwest, tokio's clock, and the
+//! system's entropy. In a simulation there is a model of each.
 
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use bytes::Bytes;
@@ -16,53 +17,62 @@ use surehook_core::time::Instant;
 use surehook_core::verdict::{Reply, Verdict};
 use surehook_core::worker::exchange::{Claim, Claims, Demand, Settlement};
 
-/// The database. Each method is one transaction, or a few that are each harmless alone; no connection and no
-/// transaction outlives a call, and dropping a call's future leaves none open.
+/// The database. Each method is one transaction, or a few that are each harmless alone. No
+/// connection and no transaction outlives a call, and dropping the future of a call leaves no
+/// transaction open.
 ///
-/// The database's clock is the only wall clock: durations are added to its time, and its time is what is shown.
+/// The database's clock is the only wall clock: durations are added to its time, and its time is
+/// what is shown.
 pub trait Store: Send + Sync {
-    /// How many batches of [`Self::accept`] it is to be given at once. One alone leaves a server idle between two commits,
-    /// many make the batches small; and where there is one writer, a second batch only waits and gathers nothing meanwhile.
+    /// Maximum number of concurrent [`Self::accept`] calls. With only one, a server is idle between
+    /// two commits. With many, the batches are small. If the database has only one writer, a second
+    /// batch would wait without collecting more events.
     fn accepts_at_once(&self) -> usize {
         2
     }
 
-    /// How many connections it has in use at this moment, of each kind of work that has its own.
+    /// The use of each connection pool.
     fn connections(&self) -> Vec<Connections> {
         Vec::new()
     }
 
-    /// Makes a batch of new events durable: when this answers, they are committed.
+    /// Commits a batch of new events. When this returns, they are durable.
     ///
-    /// Answers one [`Stored`] for each event, in the batch's order. The batch holds each (source, key) at most once
-    /// and may come in any order; the store locks rows in one order, so that two batches cannot deadlock. An event
-    /// whose (source, key) is there already changes nothing. After [`StoreError::Rejected`] nothing of the batch is
-    /// stored. A new event with a [lease](NewEvent::lease) starts as [`Self::claim`] would leave it, and its claim is the
-    /// [first](Claim::first) there can be; unless its source is paused, or the store leaves that to `claim`.
+    /// Returns one [`Stored`] for each event, in the order of the batch. The batch has each
+    /// (source, key) at most once, in any order. The store locks rows in one order, so that two
+    /// batches cannot deadlock. An event whose (source, key) is already stored changes nothing.
+    /// After [`StoreError::Rejected`], no event of the batch is stored.
+    ///
+    /// A new event with a [lease](NewEvent::lease) is stored as [`Self::claim`] would leave it, and
+    /// its claim is [`Claim::first`]. It is not claimed if its source is paused, or if the store
+    /// leaves this to `claim`.
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>>;
 
-    /// Claims events that are due, for each demand at most its limit, oldest due first as far as locks allow.
+    /// Claims due events: for each demand at most its limit, the oldest due first as far as locks
+    /// allow.
     ///
-    /// Rows that another claim is just taking are skipped, so fewer than wanted may come back although more are due.
-    /// Each row becomes *processing*, its attempt and fence go up by one, and it is due again at its lease's end. A
-    /// row whose lease ran out gets its lost attempt recorded. A row with no attempts left is dead-lettered instead.
-    /// Nothing of a paused source is claimed.
+    /// Rows that a concurrent claim is taking are skipped. So fewer events than requested can be
+    /// returned although more are due. Each row becomes *processing*, its attempt and fence
+    /// increase by one, and it is due again at the end of its lease. If the previous lease of a row
+    /// ended, the lost attempt is recorded. A row with no attempts left is dead-lettered instead.
+    /// Events of a paused source are not claimed.
     fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>>;
 
-    /// Settles claims. Answers the events whose settlement was refused because their row has moved on: claimed
-    /// again, or settled by an earlier try of this very settlement. Nothing is written for those, all else is.
+    /// Settles claims. Returns the events whose settlement was refused because of a stale fence:
+    /// the row was claimed again, or settled by an earlier try of the same settlement. Nothing is
+    /// written for those events. All other settlements are written.
     fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>>;
 
-    /// Everything that is known of one event.
+    /// All data of one event.
     fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>>;
 
-    /// Sends a dead-lettered event back to *queued* with a new budget.
+    /// Queues a dead-lettered event again, with a new retry budget.
     fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>>;
 
-    /// Sends a delivered event back to *queued* with a new budget, to be delivered once more.
+    /// Queues a delivered event again, with a new retry budget.
     fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>>;
 
-    /// A page of the events of a span that match, newest first.
+    /// One page of the events of `span` that match `filter`, newest first.
     fn list(
         &self,
         filter: EventFilter,
@@ -70,9 +80,10 @@ pub trait Store: Send + Sync {
         size: PageSize,
     ) -> BoxFuture<'_, Result<EventPage, StoreError>>;
 
-    /// Sends the dead letters of a span that match back to *queued*, the one of the least id first, as [`Self::redrive`]
-    /// does; of two calls at once that meet the same one, the later leaves it to the other. With `dry_run` it only
-    /// counts them. What status the filter names is of no account: dead letters are meant.
+    /// Queues the dead letters of `span` that match `filter` again, in the order of their ids, as
+    /// [`Self::redrive`] does. If two concurrent calls reach the same event, the later one skips
+    /// it. With `dry_run` it only counts them. The status in the filter is ignored, because the
+    /// call applies only to dead letters.
     fn redrive_all(
         &self,
         filter: EventFilter,
@@ -81,20 +92,22 @@ pub trait Store: Send + Sync {
         dry_run: bool,
     ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>>;
 
-    /// The work of each source that is named here, has work waiting, has dead letters or is paused, in the order of
-    /// their names. Of each at most `count_to` events that are due, that will be, and that are dead-lettered are counted.
+    /// The work of each source that is named here, has waiting events, has dead letters or is
+    /// paused, in the order of their names. For each source, the events that are due, that are due
+    /// later, and that are dead-lettered are each counted up to `count_to`.
     fn sources(
         &self,
         names: Vec<SourceName>,
         count_to: u32,
     ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>>;
 
-    /// From when this answers, nothing of the source is claimed, by any process, or it is again. Answers whether that
-    /// was otherwise before.
+    /// Pauses or resumes a source for all processes. The change is in effect when the call returns.
+    /// Returns whether the state changed.
     fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Looks at up to `limit` events in the order of their ids, behind `after`, and deletes those that ended longer
-    /// ago than `retention` allows, with their attempts. What is still owed is never deleted.
+    /// Examines up to `limit` events in the order of their ids, starting after `after`. Deletes
+    /// those that ended longer ago than `retention` allows, with their attempts. Events that have
+    /// not ended are never deleted.
     fn prune(
         &self,
         retention: Retention,
@@ -102,8 +115,9 @@ pub trait Store: Send + Sync {
         limit: u32,
     ) -> BoxFuture<'_, Result<Pruned, StoreError>>;
 
-    /// Looks at up to `limit` events in the order of their ids, behind `after`, and erases the headers and bodies of those
-    /// that were delivered longer ago than they are `kept`. Their record stays, and their keys are remembered.
+    /// Examines up to `limit` events in the order of their ids, starting after `after`. Erases the
+    /// headers and bodies of those that were delivered longer than `kept` ago. Their records and
+    /// their idempotency keys stay.
     fn erase(
         &self,
         kept: Duration,
@@ -111,175 +125,169 @@ pub trait Store: Send + Sync {
         limit: u32,
     ) -> BoxFuture<'_, Result<Erased, StoreError>>;
 
-    /// Whether the database answers, can be written to, and has the schema that this program needs.
+    /// Checks that the database answers, is writable, and has the schema that this program needs.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Whether new events can be stored: inserts this one as [`Self::accept`] does, takes it back, and commits. Nobody ever
-    /// sees it.
+    /// Checks that new events can be stored: inserts this event as [`Self::accept`] does, removes
+    /// it again, and commits. The event is never visible to other transactions.
     fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
-/// The way to the downstreams.
+/// Delivers events to downstreams.
 pub trait Downstream: Send + Sync {
-    /// Sends one claimed event to its source's destination and waits for the reply, at most until `timeout` has
-    /// passed. Never fails: what went wrong is part of the reply.
+    /// Sends one claimed event to the destination of its source and waits for the reply, at most
+    /// for `timeout`. It never fails: an error is a part of the reply.
     fn send(&self, claim: &Claim, timeout: Duration) -> BoxFuture<'static, Reply>;
 }
 
 /// A monotonic clock.
 pub trait Clock: Send + Sync {
-    /// The time now.
     fn now(&self) -> Instant;
 
-    /// Waits until `deadline`; at once if it has passed.
+    /// Waits until `deadline`. Returns at once if it has passed.
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()>;
 }
 
-/// A source of fresh identities.
+/// Generates event ids.
 pub trait Ids: Send + Sync {
-    /// A new event id, never given before by any process: a UUID of version 7.
+    /// A new event id that no process has generated before: a UUID of version 7.
     fn fresh(&self) -> EventId;
 }
 
-/// The connections to a database that one kind of work has.
+/// The use of one connection pool. Each kind of work has its own pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connections {
-    /// The kind of work: `intake`, `worker`, `operator`, `retention`, `readiness`; or `writer`, `reader`.
+    /// The kind of work: `intake`, `worker`, `operator`, `retention`, `readiness`; or `writer`,
+    /// `reader`.
     pub lane: &'static str,
-    /// So many are in use.
+    /// Number of connections in use.
     pub in_use: usize,
-    /// So many there may be; who needs one more waits.
+    /// Maximum number of connections. A call that needs another one waits.
     pub limit: usize,
 }
 
-/// An event on its way into the store.
+/// An event to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
-    /// Its id, fixed before the first try to store it.
+    /// Chosen before the first try to store the event, and the same for each retry.
     pub id: EventId,
-    /// Its source.
     pub source: SourceName,
-    /// The producer's key.
     pub key: IdempotencyKey,
-    /// The fingerprint of the body.
     pub fingerprint: Fingerprint,
     /// The headers to forward, encoded by [`crate::headers`].
     pub headers: Bytes,
-    /// The body, byte for byte.
+    /// The body, exactly as received.
     pub body: Bytes,
-    /// If it is new, it is to be claimed in the same moment, for so long.
+    /// If the event is new, it is also claimed, for this time.
     pub lease: Option<Duration>,
 }
 
 impl NewEvent {
-    /// The memory that this event's bytes take.
+    /// The bytes of the headers and the body.
     #[must_use]
     pub fn size(&self) -> usize {
         self.headers.len() + self.body.len()
     }
 }
 
-/// Everything that is known of one event, by the database's clock.
+/// All data of one event. Times are of the database's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRecord {
-    /// The event.
     pub id: EventId,
-    /// Its source. Kept as text: a source may have left the configuration since.
+    /// Text, because the source may have been removed from the configuration.
     pub source: String,
-    /// The producer's key.
     pub key: String,
-    /// When it was stored.
+    /// When the event was stored.
     pub received_at: Timestamp,
-    /// Where it stands.
     pub status: Status,
-    /// The newest attempt that was claimed; 0 before the first.
+    /// The newest claimed attempt; 0 before the first.
     pub attempt: Attempt,
-    /// The attempt after which the present budget counts; `None` once it is delivered.
+    /// The present retry budget counts the attempts after this one. `None` once the event is
+    /// delivered.
     pub budget_from: Option<Attempt>,
-    /// When it is next due; `None` while it is being processed and once it has ended.
+    /// When the event is due next; `None` while it is processed and after it has ended.
     pub next_attempt_at: Option<Timestamp>,
-    /// When it ended; `None` before that.
+    /// When the event ended; `None` before that.
     pub settled_at: Option<Timestamp>,
-    /// Why it was dead-lettered; `None` unless it is.
+    /// Why the event was dead-lettered; `None` in all other states.
     pub reason: Option<Reason>,
-    /// Its attempts, oldest first.
+    /// Oldest first.
     pub history: Vec<AttemptEntry>,
 }
 
-/// One attempt of an event's history.
+/// One attempt in the history of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptEntry {
-    /// Its number.
     pub attempt: Attempt,
-    /// When it ended, or was found to be lost.
+    /// When the attempt ended, or was found to be lost.
     pub ended_at: Timestamp,
-    /// How long it took; `None` if it was lost.
+    /// Duration of the attempt; `None` if it was lost.
     pub took: Option<Duration>,
-    /// The judgement on it.
     pub verdict: Verdict,
-    /// The response's status code, if a response came.
+    /// The status code of the response; `None` if there was no response.
     pub status_code: Option<u16>,
-    /// Why no complete reply came, in the words of [`surehook_core::verdict::DeliveryError`].
+    /// Why there was no complete reply, as text of [`surehook_core::verdict::DeliveryError`].
     pub error: Option<String>,
-    /// The first bytes of the response's body.
+    /// The first bytes of the response body.
     pub excerpt: Bytes,
 }
 
-/// What became of a redrive.
+/// The result of a redrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redriven {
     /// The event is queued again.
     Queued,
-    /// The event has not ended as it would have to have; this is where it stands.
+    /// The event is in another state than the redrive requires. This is its status.
     StandsElsewhere(Status),
-    /// The event was delivered, and its payload has been erased since.
+    /// The event was delivered, and its payload is erased.
     Erased,
-    /// There is no such event.
+    /// The event does not exist.
     NotFound,
 }
 
 /// How long events are kept after they ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Delivered events.
     pub delivered: Duration,
-    /// Dead-lettered events.
     pub dead_lettered: Duration,
 }
 
-/// What one step of pruning did.
+/// The result of one prune step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pruned {
-    /// So many events were deleted.
+    /// Number of deleted events.
     pub deleted: u64,
-    /// Where it ended.
+    /// Where the step ended.
     pub reached: Reached,
 }
 
-/// What one step of erasing did.
+/// The result of one erase step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Erased {
-    /// The payloads of so many events were erased.
+    /// Number of events whose payload was erased.
     pub erased: u64,
-    /// Where it ended.
+    /// Where the step ended.
     pub reached: Reached,
 }
 
-/// Why a call to the store did not do what was asked.
+/// Why a call to the store failed.
 ///
-/// Only [`StoreError::Unknown`] leaves open whether it was done; after every other error nothing was.
+/// Only after [`StoreError::Unknown`] the transaction may have been committed. After every other
+/// error, nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be reached, has no connection to spare, cannot write, or has another schema.
+    /// The database is unreachable, has no free connection, is not writable, or has another schema.
     #[error("the database is not available: {0}")]
     Unavailable(String),
-    /// The database gave up this transaction in favour of others (deadlock, serialization failure, lock time-out).
-    #[error("the database gave way to another transaction: {0}")]
+    /// The database aborted this transaction in favour of others (deadlock, serialization failure,
+    /// lock timeout).
+    #[error("the database aborted the transaction because of a conflict: {0}")]
     Conflict(String),
-    /// The database refuses what it was given; one row may be to blame for its whole batch.
-    #[error("the database refused the data: {0}")]
+    /// The database rejects the data. One row can cause this for its whole batch.
+    #[error("the database rejected the data: {0}")]
     Rejected(String),
-    /// The connection broke, or the time ran out, after the statement was sent: it may have been committed.
-    #[error("whether the database committed is unknown: {0}")]
+    /// The connection broke, or the timeout expired, after the statement was sent. The transaction
+    /// may have been committed.
+    #[error("the outcome of the transaction is unknown, it may have been committed: {0}")]
     Unknown(String),
 }

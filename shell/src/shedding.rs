@@ -1,7 +1,7 @@
-//! Which connections are closed when all places are taken: the body of a request is watched, so that a sender that lets the
-//! program wait for it can be told to give its place up.
+//! Chooses the connections to close when all are in use. The body of each request is watched, so
+//! that the connections of slow senders can be closed.
 //!
-//! Not here: memory for bodies, which is the intake's (see [`surehook_core::reading`]).
+//! Not here: memory for bodies. The intake manages it (see [`surehook_core::reading`]).
 
 use futures::task::AtomicWaker;
 use hyper::body::{Body, Frame, SizeHint};
@@ -14,17 +14,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How far one connection's present request has come.
+/// The progress of the current request of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// Since when a body is read that is not there in whole.
+    /// Start of the current body. `None` while no body is incomplete.
     reading_since: Mutex<Option<Instant>>,
     gives_way: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Progress {
-    /// Whether the connection was told to give its place up.
+    /// Whether the connection must close to make room.
     pub(crate) fn gives_way(&self) -> bool {
         self.gives_way.load(Ordering::Relaxed)
     }
@@ -38,12 +38,13 @@ impl Progress {
     }
 }
 
-/// The connections of one server. Bounded by their number: those that have ended are dropped when new ones come.
+/// The connections of one server. Bounded by their number: entries of closed connections are
+/// removed when new ones are added.
 #[derive(Debug, Default)]
 pub(crate) struct Connections(Vec<Weak<Progress>>);
 
 impl Connections {
-    /// A new connection, of at most so many at once.
+    /// Adds a connection. `most` is the maximum number of open connections.
     pub(crate) fn add(&mut self, most: usize) -> Arc<Progress> {
         if self.0.len() >= most.saturating_mul(2) {
             self.0.retain(|progress| progress.strong_count() > 0);
@@ -53,8 +54,8 @@ impl Connections {
         progress
     }
 
-    /// Tells those that have waited for the rest of a request's body for longest, and for at least `grace`, to give their
-    /// places up: at most so many.
+    /// Marks connections to close: at most `most` of those whose request body has been incomplete
+    /// for at least `grace`, the oldest first. Returns their number.
     pub(crate) fn shed(&mut self, most: usize, grace: Duration) -> usize {
         let reading =
             self.0.iter().filter_map(Weak::upgrade).filter(|progress| !progress.gives_way());
@@ -71,7 +72,7 @@ impl Connections {
     }
 }
 
-/// The connection's place is wanted for others, and the rest of the body did not come.
+/// The rest of the body did not arrive, and the connection is closed to make room for others.
 #[derive(Debug)]
 pub(crate) struct GaveWay;
 
@@ -95,7 +96,7 @@ pub(crate) fn is_gave_way(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// A request's body whose progress is watched.
+/// A request body whose progress is watched.
 #[derive(Debug)]
 pub struct Watched<B> {
     body: B,

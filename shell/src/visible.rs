@@ -1,14 +1,14 @@
-//! Text from outside, made safe to show on a terminal.
+//! Text from outside, made safe for a terminal.
 //!
-//! A response body, a header or an answer of a service may hold characters that a terminal obeys (control characters, C1
-//! among them) or that change how the text around them reads (bidirectional overrides, zero-width characters). They are
-//! shown as escapes.
+//! A response body, a header or a service's response can contain characters that control a terminal
+//! (control characters, including C1) or that change how the surrounding text reads (bidirectional
+//! overrides, zero-width characters). They are shown as escapes.
 
 use serde::Serialize;
 use std::fmt::Write;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-/// The text on one line: each character that must not reach a terminal is an escape such as `\n` or `\u{202e}`.
+/// The text on one line. Each unsafe character is an escape such as `\n` or `\u{202e}`.
 #[must_use]
 pub fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -18,22 +18,22 @@ pub fn escaped(text: &str) -> String {
     shown
 }
 
-/// As [`escaped`], but keeps the line feeds.
+/// As [`escaped`], but keeps line feeds.
 #[must_use]
 pub fn lines(text: &str) -> String {
     text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
 }
 
-/// A value as JSON in which each character that must not reach a terminal is an escape. To a parser it is the same.
+/// A value as JSON in which unsafe characters are escaped. It is the same value for a JSON parser.
 ///
 /// # Errors
 ///
-/// If the value has no JSON, which a map with keys that are no text has not.
+/// The value has no JSON form, for example a map whose keys are not text.
 pub fn json(value: &impl Serialize) -> Result<String, serde_json::Error> {
     serde_json::to_string(value).map(escaped_json)
 }
 
-/// As [`json`], for a person.
+/// As [`json`], with line breaks and indentation.
 ///
 /// # Errors
 ///
@@ -42,8 +42,8 @@ pub fn pretty_json(value: &impl Serialize) -> Result<String, serde_json::Error> 
     serde_json::to_string_pretty(value).map(escaped_json)
 }
 
-/// serde_json escapes what JSON says must be escaped: quotes, backslashes, and control characters below the space. What is
-/// harmful beyond that stands in strings only, where it has an escape.
+/// serde_json escapes only what JSON requires: quotes, backslashes, and control characters below
+/// the space. Other unsafe characters occur only in strings, where JSON has an escape for them.
 fn escaped_json(json: String) -> String {
     if json.bytes().all(|byte| matches!(byte, b'\n' | b' '..=b'~')) {
         return json;
@@ -81,7 +81,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// ESC, CSI as one character (C1), DEL, bidirectional overrides and isolates, zero-width characters, a tag.
+    /// ESC, CSI as one character (C1), DEL, bidirectional overrides and isolates, zero-width
+    /// characters, a tag.
     const HARMFUL: &str =
         "\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\u{2066}\u{200b}\u{feff}\u{2028}\u{e0041}";
 
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_the_same_to_a_parser_and_has_no_such_character() {
+    fn escaped_json_has_the_same_value_and_no_unsafe_characters() {
         let value = serde_json::json!({ HARMFUL: [HARMFUL, "東京"] });
         let shown = json(&value).unwrap();
         assert!(
@@ -112,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_text_is_nothing_harmful_is_left(text in any::<String>()) {
+        fn no_text_keeps_unsafe_characters(text in any::<String>()) {
             prop_assert!(escaped(&text).chars().all(is_harmless));
             prop_assert!(lines(&text).chars().all(|one| one == '\n' || is_harmless(one)));
             let shown = json(&text).unwrap();
