@@ -17,7 +17,7 @@ pub const LEAST: u64 = 128;
 /// Reserved for the process itself: standard streams, listening sockets, the runtime, name lookups,
 /// and accepted connections that wait because `max_connections` is reached.
 const OWN: u64 = 32;
-/// Reserved for the database. For PostgreSQL: 12 connections, and those that ask several servers
+/// Reserved for the database. For PostgreSQL: 14 connections, and those that ask several servers
 /// which one to use. For SQLite: 5 connections with three files each.
 const DATABASE: u64 = 32;
 
