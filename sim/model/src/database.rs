@@ -1,7 +1,9 @@
-//! The reference database: the three tables as maps, and each method of the store port as one atomic step over them.
+//! The reference database: the tables as maps, and each method of the store port as one atomic
+//! step.
 //!
-//! It follows `surehook_core::event` to the letter, so that it is the measure for the SQL of the real stores. Time is
-//! an argument. Not here: transactions that can be interrupted, locks, faults; those belong to whoever drives it.
+//! It uses `surehook_core::event` for every transition, so it is the reference for the SQL of the
+//! real stores. Time is an argument. Interruptible transactions, locks and faults are not part of
+//! it; its users add them.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -20,43 +22,40 @@ use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
 use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, HeldBack, Settlement};
 
-/// The longest duration that is added to a time, as in the real stores: a hundred years. Longer ones are cut to it.
+/// The longest duration that is added to a time, as in the real stores: 100 years. Longer durations
+/// are truncated to it.
 const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// An event as it came in. Never changes.
+/// An event as it was posted. It changes only when its payload is erased.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRow {
-    /// What was inserted.
     pub event: NewEvent,
-    /// When.
     pub received_at: Timestamp,
-    /// When its headers and body were erased; they are empty then.
+    /// When headers and body were erased; both are empty since then.
     pub erased_at: Option<Timestamp>,
 }
 
-/// What is owed for an event.
+/// The delivery state of an event that is not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeliveryRow {
-    /// The row apart from its time.
+    /// The row without its time.
     pub delivery: Delivery,
-    /// Both the schedule and the lease; `None` for a dead letter.
+    /// The schedule or the end of the lease; `None` for a dead letter.
     pub due_at: Option<Timestamp>,
 }
 
-/// The tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Database {
-    /// By id.
     pub events: BTreeMap<EventId, EventRow>,
-    /// The unique constraint.
+    /// The unique constraint on source and key.
     pub keys: BTreeMap<(SourceName, IdempotencyKey), EventId>,
-    /// One row until delivered.
+    /// One row for each event that is not delivered.
     pub deliveries: BTreeMap<EventId, DeliveryRow>,
-    /// When each dead letter was set aside.
+    /// When each dead letter was dead-lettered.
     pub ended: BTreeMap<EventId, Timestamp>,
-    /// Only ever appended to.
+    /// Append-only until an event is pruned.
     pub attempts: BTreeMap<(EventId, Attempt), AttemptEntry>,
-    /// The sources that are paused, and since when.
+    /// The paused sources, and since when each is paused.
     pub paused: BTreeMap<SourceName, Timestamp>,
 }
 
@@ -65,7 +64,7 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Rejected`] if a new event has the id of another event. Then nothing of the batch is stored.
+    /// [`StoreError::Rejected`] if a new event has the id of another event. Then nothing is stored.
     pub fn accept(
         &mut self,
         now: Timestamp,
@@ -96,18 +95,18 @@ impl Database {
         Ok(batch.into_iter().map(accept).collect())
     }
 
-    /// An event that was accepted just now is claimed in the same moment.
+    /// Claims an event that was accepted at the same time `now`.
     ///
     /// # Panics
     ///
-    /// Unless `event` is there and due.
+    /// If `event` does not exist or is not due.
     pub fn claim_new(&mut self, now: Timestamp, event: EventId, lease: Duration) {
         let claimed =
             self.deliveries[&event].delivery.claim(lease, 1).expect("a new row can be claimed");
         self.put(now, event, claimed.delivery, claimed.due);
     }
 
-    /// One row of an accept, without its claim; its id is not another event's.
+    /// Accepts one event without claiming it. Its id must not belong to another event.
     pub fn accept_one(&mut self, now: Timestamp, event: NewEvent) -> Stored {
         let key = (event.source.clone(), event.key.clone());
         if let Some(&id) = self.keys.get(&key) {
@@ -120,11 +119,11 @@ impl Database {
         Stored::Inserted
     }
 
-    /// What an accept answers for a key that belongs to this event.
+    /// The result of an accept for a key that belongs to this event.
     ///
     /// # Panics
     ///
-    /// Unless `event` is there.
+    /// If `event` does not exist.
     #[must_use]
     pub fn existing(&self, event: EventId) -> Stored {
         Stored::Existing {
@@ -134,7 +133,7 @@ impl Database {
         }
     }
 
-    /// Where an event stands; one without a row in `deliveries` is delivered.
+    /// The status of an event. An event without a row in `deliveries` is delivered.
     #[must_use]
     pub fn status(&self, event: EventId) -> Status {
         self.deliveries.get(&event).map_or(Status::Delivered, |row| row.delivery.status)
@@ -154,7 +153,8 @@ impl Database {
         claims
     }
 
-    /// Those of the events that are due which fit into the demand's bytes. The first that does not is noted in `claims`.
+    /// The due events that fit into the demand's bytes. The first one that does not fit is added to
+    /// `claims.held_back`.
     pub fn fitting(
         &self,
         demand: &Demand,
@@ -175,7 +175,7 @@ impl Database {
         fitting
     }
 
-    /// The bytes that an event takes if it is claimed; none if it is dead-lettered instead.
+    /// The bytes that an event takes if it is claimed; zero if the claim dead-letters it instead.
     #[must_use]
     pub fn size(&self, demand: &Demand, event: EventId) -> usize {
         let is_spent = self
@@ -185,7 +185,7 @@ impl Database {
         self.events.get(&event).filter(|_| !is_spent).map_or(0, |row| row.event.size())
     }
 
-    /// The events of a source that are due, oldest due first; none if it is paused.
+    /// The due events of a source, oldest due time first; none if the source is paused.
     #[must_use]
     pub fn due(&self, now: Timestamp, source: &SourceName) -> Vec<EventId> {
         if self.paused.contains_key(source) {
@@ -201,11 +201,11 @@ impl Database {
         due.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// One row of a claim.
+    /// Claims one event.
     ///
     /// # Panics
     ///
-    /// Unless `event` is there and due.
+    /// If `event` does not exist or is not due.
     pub fn claim_one(
         &mut self,
         now: Timestamp,
@@ -217,7 +217,7 @@ impl Database {
         let claimed = row
             .delivery
             .claim(demand.lease, demand.max_attempts)
-            .expect("a row that is due can be claimed");
+            .expect("a due row can be claimed");
         if let Some(attempt) = claimed.lost {
             let lost = AttemptEntry {
                 attempt,
@@ -243,7 +243,7 @@ impl Database {
             fence: claimed.delivery.fence,
             attempt,
             nth: claimed.delivery.used(),
-            // It is not negative, though the clock may have jumped back since.
+            // Never negative, although the clock may have jumped back.
             age: now.duration_since(*received_at).try_into().unwrap_or_default(),
             headers: stored.headers.clone(),
             body: stored.body.clone(),
@@ -259,7 +259,7 @@ impl Database {
             .collect()
     }
 
-    /// One row of a settlement; `false` if it was refused as stale.
+    /// Settles one event. Returns `false` if the settlement is refused as stale.
     pub fn settle_one(&mut self, now: Timestamp, settlement: &Settlement) -> bool {
         let Some(row) = self.deliveries.get(&settlement.event) else { return false };
         let Ok((delivery, due)) = row.delivery.settle(settlement.fence, settlement.outcome) else {
@@ -282,7 +282,7 @@ impl Database {
         true
     }
 
-    /// Writes a row as it is after its transition.
+    /// Writes a row after its transition.
     fn put(&mut self, now: Timestamp, event: EventId, delivery: Delivery, due: Due) {
         self.ended.remove(&event);
         match delivery.status {
@@ -401,7 +401,7 @@ impl Database {
         page
     }
 
-    /// The dead letters that [`Self::redrive_all`] means, and what it answers.
+    /// The dead letters that [`Self::redrive_all`] redrives, and its result.
     #[must_use]
     pub fn letters(
         &self,
@@ -409,7 +409,8 @@ impl Database {
         span: Span,
         size: PageSize,
     ) -> (Vec<EventId>, RedrivenPage) {
-        // The unique key also leads to what is not owed any more; only what is owed is looked at.
+        // The unique key also leads to delivered events. Only events that are not delivered count
+        // as looked at.
         let looked: Vec<EventId> = self
             .along(filter, span)
             .into_iter()
@@ -429,7 +430,7 @@ impl Database {
         (meant, page)
     }
 
-    /// The events of a span that lie on the filter's path, in the order of their ids.
+    /// The events of a span on the filter's path, in the order of their ids.
     fn along(&self, filter: &EventFilter, span: Span) -> Vec<EventId> {
         let is_of_source = |id: &EventId| {
             filter.source.as_ref().is_some_and(|source| self.events[id].event.source == *source)
@@ -451,7 +452,7 @@ impl Database {
             .collect()
     }
 
-    /// An event with its newest attempt.
+    /// An event with only its newest attempt.
     fn newest(&self, event: EventId) -> Option<EventRecord> {
         let mut found = self.find(event)?;
         found.history = found.history.pop().into_iter().collect();
@@ -551,7 +552,7 @@ impl Database {
         (looked_at.into_iter().filter(|id| self.is_over(now, retention, *id)).collect(), reached)
     }
 
-    /// Deletes an event with all that belongs to it.
+    /// Deletes an event with its key, its delivery row and its attempts.
     pub fn delete(&mut self, event: EventId) {
         if let Some(row) = self.events.remove(&event) {
             self.keys.remove(&(row.event.source, row.event.key));
@@ -599,7 +600,6 @@ impl Database {
         (looked_at.into_iter().filter(is_over).collect(), reached)
     }
 
-    /// Erases the payload of one event.
     pub fn erase_one(&mut self, now: Timestamp, event: EventId) {
         if let Some(row) = self.events.get_mut(&event) {
             (row.event.headers, row.event.body, row.erased_at) =
@@ -607,8 +607,8 @@ impl Database {
         }
     }
 
-    /// The events that a step of retention looks at, and where it ends. It changes nothing that was received in the last
-    /// `kept`.
+    /// The events that a step of retention looks at, and where the step ends. Events that were
+    /// received within the last `kept` stay unchanged.
     fn step(
         &self,
         now: Timestamp,
@@ -647,7 +647,7 @@ impl Database {
     }
 }
 
-/// Where the next page goes on, after one that shows these events and looked at those.
+/// Where the next page continues, after a page that shows `shown` and looked at `looked`.
 fn next(size: PageSize, shown: &[EventId], looked: &[EventId]) -> Option<EventId> {
     if shown.len() >= size.events as usize {
         shown.last().copied()
@@ -663,7 +663,7 @@ fn due_at(now: Timestamp, due: Due) -> Option<Timestamp> {
     }
 }
 
-/// A duration as the databases keep it: in microseconds, rounded up, and cut to the longest.
+/// A duration as the databases store it: in microseconds, rounded up, and at most [`LONGEST`].
 fn micros(duration: Duration) -> Duration {
     let micros = duration.as_nanos().div_ceil(1000);
     u64::try_from(micros).map_or(LONGEST, |micros| Duration::from_micros(micros).min(LONGEST))

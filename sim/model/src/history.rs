@@ -1,5 +1,5 @@
-//! What happened in a run, as it was seen from outside and (in a simulation) from inside the database: the one input
-//! of every oracle. Plain data, recorded in the order of time.
+//! The recorded history of a run, as seen from outside and (in a simulation) from inside the
+//! database. It is the only input of the oracles. Plain data, ordered by time.
 
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,251 +13,213 @@ use surehook_core::source::Policy;
 use crate::database::DeliveryRow;
 use crate::marks::Mark;
 
-/// Time since the run began, on one clock that sees everything.
+/// Time since the start of the run, on one clock for all participants.
 pub type At = Duration;
 
-/// A run: what was asked for, what happened, and what the database held at the end.
+/// A run: the configuration, the history, and the content of the database at the end.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
-    /// Each source's policy, by name.
+    /// The policy of each source, by name.
     pub policies: BTreeMap<String, Policy>,
     /// The sources that answer a reused key with the first event.
     pub first_wins: BTreeSet<String>,
-    /// How long events are kept after their end, where the run is judged by that.
+    /// The retention; `None` if the run is not judged by it.
     pub kept: Option<Kept>,
-    /// Whether the database acknowledges commits that a failover may take back: its standby is asynchronous.
+    /// Whether a failover may lose acknowledged commits, because the standby is asynchronous.
     pub failover_may_lose: bool,
-    /// A commit may be visible this much later than its recorded time; zero in a simulation. In a run of the real program the
-    /// time is that of the statement's start.
+    /// A commit may become visible up to this long after its recorded time. Zero in a simulation;
+    /// in a run of the real program the recorded time is the start of the statement.
     pub commits_within: Duration,
-    /// In the order of time.
+    /// Ordered by time.
     pub entries: Vec<Entry>,
-    /// Every event as it stood at the end, or when it was pruned.
+    /// Every event as it was at the end of the run, or when it was pruned.
     pub events: BTreeMap<EventId, EventRecord>,
-    /// From when on nothing was broken any more.
+    /// When the last fault ended.
     pub healed_at: At,
-    /// When the run ended.
     pub ended_at: At,
-    /// What each process was waiting for then, in words; empty where nobody could see.
+    /// What each process was waiting for at the end, as text; empty if that is not known.
     pub waits: BTreeMap<String, Vec<String>>,
 }
 
-/// How long events are kept after their end.
+/// How long events are kept after they end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// Delivered events.
     pub delivered: Duration,
-    /// Dead letters.
     pub dead_lettered: Duration,
-    /// The payloads of delivered events.
+    /// For the payloads of delivered events.
     pub payload: Duration,
 }
 
-/// One thing that happened.
+/// One entry of the history.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// When.
     pub at: At,
-    /// What.
     pub what: What,
 }
 
-/// What can happen.
+/// The kinds of entries.
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
-    /// A producer sends a request.
     Posted(Posted),
-    /// A producer has a complete answer to a request.
+    /// A producer received a complete response.
     Answered {
-        /// The request.
         post: PostId,
-        /// The status code.
         status_code: u16,
         /// The event's id, from a `202`.
         event: Option<EventId>,
         /// The event's status, from a `202`.
         status: Option<Status>,
-        /// Whether the answer says that the event was accepted before.
+        /// Whether the response says that the event was accepted before.
         replayed: bool,
-        /// The kind of problem that an error names: the last part of its URN.
+        /// The problem type of an error: the last part of its URN.
         problem: Option<String>,
     },
-    /// A producer has no complete answer to a request, and never will.
+    /// A producer got no complete response, and will not get one.
     Unanswered {
-        /// The request.
         post: PostId,
     },
-    /// `GET /events/{id}` was asked and answered.
+    /// A response to `GET /events/{id}`.
     Looked {
-        /// The event that was asked for.
         event: EventId,
-        /// When it was asked.
+        /// When the request was sent.
         asked_at: At,
-        /// The status it showed; `None` for a `404`.
+        /// The status in the response; `None` for a `404`.
         status: Option<Status>,
-        /// The number of attempts it showed.
+        /// The number of attempts in the response.
         attempts: u32,
     },
-    /// `GET /ready` was asked and answered.
+    /// A response to `GET /ready`.
     Ready {
-        /// The process.
         process: String,
-        /// When it was asked.
+        /// When the request was sent.
         asked_at: At,
-        /// Whether the process is ready.
         is_ready: bool,
     },
-    /// A process starts to deliver.
     Sending(Sending),
-    /// A process has done with a delivery, whatever came back.
+    /// A process has ended a delivery, with or without a response.
     Sent {
-        /// The process.
         process: String,
-        /// The event.
         event: EventId,
-        /// The attempt.
         attempt: Attempt,
-        /// The status code, if a reply came in time.
+        /// The status code, if a response arrived in time.
         status_code: Option<u16>,
     },
-    /// A downstream has a complete request.
+    /// A downstream received a complete request.
     Received(Received),
-    /// A downstream answers a request, as it sees it.
+    /// A downstream sent its response. It may not arrive.
     Replied {
-        /// The request.
         request: RequestId,
-        /// The status code.
         status_code: u16,
-        /// What `Retry-After` asks for.
+        /// The value of `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// The database committed something.
+    /// The database committed a change.
     Committed(Committed),
     /// The database refused a settlement as stale.
     StaleSettlement {
-        /// On whose behalf it was asked.
+        /// The process that sent it.
         process: String,
-        /// The event.
         event: EventId,
-        /// The attempt.
         attempt: Attempt,
     },
     /// A process's call to the store ended.
     Called {
-        /// The process.
         process: String,
-        /// Which call.
+        /// The name of the method.
         call: &'static str,
-        /// What the process learnt.
+        /// The result as the process saw it.
         result: CallResult,
-        /// The events it was about.
+        /// The events in the call.
         events: Vec<EventId>,
     },
-    /// Something was broken, or mended.
+    /// A fault began or ended.
     Fault(Fault),
-    /// The world got into a situation that only it can see.
+    /// The simulator reports a situation that only it can see.
     Reached(Mark),
 }
 
-/// Names one request of a producer.
+/// Identifies a request of a producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PostId(pub u64);
 
-/// Names one request to a downstream.
+/// Identifies a request to a downstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
-/// A producer's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Posted {
-    /// The request.
     pub post: PostId,
-    /// The producer.
     pub producer: String,
-    /// The process it was sent to.
+    /// The process that receives the request.
     pub process: String,
-    /// The source it was posted to.
+    /// The source in the request's path.
     pub source: String,
-    /// The idempotency key.
     pub key: String,
-    /// The body's fingerprint.
+    /// Fingerprint of the body.
     pub body: Fingerprint,
-    /// Whether the database takes this body. One that it refuses is turned away however often it comes.
+    /// Whether the database accepts this body. If not, the request is refused each time.
     pub storable: bool,
-    /// The values of the headers that must come out as they went in, by lower-case name.
+    /// The values of the headers that must be forwarded unchanged, by lower-case name.
     pub headers: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
-/// A process starts to deliver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sending {
-    /// The process.
     pub process: String,
-    /// The source.
     pub source: String,
-    /// The event.
     pub event: EventId,
-    /// The attempt.
     pub attempt: Attempt,
 }
 
-/// A request as its downstream saw it.
+/// A request as its downstream received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// The request.
     pub request: RequestId,
-    /// The source it claims to be for.
+    /// The source that the request names.
     pub source: String,
-    /// The event it claims to be.
+    /// The event that the request names.
     pub event: EventId,
-    /// The attempt it claims to be.
+    /// The attempt that the request names.
     pub attempt: Attempt,
-    /// The body's fingerprint.
+    /// Fingerprint of the body.
     pub body: Fingerprint,
-    /// The values of all its headers, by lower-case name.
+    /// The values of all headers, by lower-case name.
     pub headers: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
-/// A change to one event's row that the database committed.
+/// A committed change of one event's row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// The event.
     pub event: EventId,
     /// The database's time of the statement.
     pub db_time: Timestamp,
-    /// When the statement began, if that is known. It saw what had been committed until then.
+    /// When the statement started, if known. It saw all changes committed before.
     pub began: Option<At>,
-    /// On whose behalf.
+    /// The process that sent the statement.
     pub process: String,
-    /// What kind of change.
     pub change: Change,
     /// The row before; `None` if there was none.
     pub before: Option<DeliveryRow>,
-    /// The row after; `None` if it is gone.
+    /// The row after; `None` if it was deleted.
     pub after: Option<DeliveryRow>,
 }
 
-/// The kinds of change to an event's row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A new event.
     Accepted,
     /// A claim, or a dead letter in place of one.
     Claimed,
-    /// A settlement.
     Settled {
-        /// The fence that was presented.
+        /// The fence in the settlement.
         fence: Fence,
-        /// The attempt that was settled.
         attempt: Attempt,
-        /// What was asked for.
+        /// The requested outcome.
         outcome: Outcome,
     },
-    /// An operator's redrive.
     Redriven,
-    /// The end of its retention.
+    /// The event was deleted because its retention ended.
     Pruned,
-    /// The end of its payload's retention. The record stays.
+    /// The payload was erased because its retention ended. The record stays.
     Erased,
     /// A failover to a standby that did not have the newest changes of this event.
     RolledBack,
@@ -265,80 +227,72 @@ pub enum Change {
     Lost,
 }
 
-/// What a process learnt of a store call.
+/// The result of a store call as the process saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallResult {
-    /// It was done.
+    /// The call succeeded.
     Done,
-    /// Nothing was done.
+    /// The call failed and changed nothing.
     Refused,
-    /// It may have been done.
+    /// The call failed, but may have been committed.
     Unknown,
 }
 
-/// Something that was broken, or mended.
+/// A fault that began or ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A process was killed.
     Killed {
-        /// The process.
         process: String,
     },
     /// A process was started, for the first time or again.
     Started {
-        /// The process.
         process: String,
     },
-    /// A process was stopped for a while and goes on.
+    /// A process was stopped for a while; it continues afterwards.
     Paused {
-        /// The process.
         process: String,
-        /// For how long, from now.
+        /// How long, from now.
         duration: Duration,
     },
-    /// A process was told to shut down.
+    /// A process received the signal to shut down.
     Draining {
-        /// The process.
         process: String,
     },
-    /// A process ended its shutdown by itself.
+    /// A process completed its shutdown.
     Exited {
-        /// The process.
         process: String,
     },
-    /// The network between two nodes was cut or is bad, for a while.
+    /// The network between two nodes is cut, lossy or slow for a while.
     Network {
-        /// In words.
+        /// Description of the fault.
         what: String,
-        /// For how long, from now.
+        /// How long, from now.
         duration: Duration,
     },
-    /// The database was made to fail, for a while (zero: once).
+    /// A fault of the database for a while, or of one call (duration zero).
     Database {
-        /// In words.
+        /// Description of the fault. Oracles and marks look for words in it: `clock`, `Slow`,
+        /// `down`, `are locked`, `at this Prune`.
         what: String,
-        /// The process whose call it touches; `None`: all.
+        /// The process whose call is affected; `None`: all processes.
         process: Option<String>,
-        /// For how long, from now.
+        /// How long, from now.
         duration: Duration,
     },
-    /// A downstream behaves in another way from now on.
+    /// A downstream changed its behaviour.
     Downstream {
-        /// The source.
         source: String,
-        /// In words.
+        /// Description of the behaviour.
         what: String,
-        /// Whether it is broken: whether well-made requests may go unanswered or be refused.
+        /// Whether it may leave valid requests unanswered or refuse them.
         broken: bool,
     },
-    /// An operator paused or resumed a source.
     SourcePaused {
-        /// The source.
         source: String,
-        /// Whether nothing of it is to be claimed from now on.
+        /// Whether the source is paused from now on.
         paused: bool,
     },
-    /// Everything is mended.
+    /// All faults have ended.
     Healed,
 }
 
@@ -351,17 +305,17 @@ impl Run {
         self.entries.iter().filter_map(move |entry| Some((entry.at, pick(&entry.what)?)))
     }
 
-    /// Every request that was received by a downstream, with its time.
+    /// Every request that a downstream received, with its time.
     pub fn received(&self) -> impl Iterator<Item = (At, &Received)> {
         self.each(|what| if let What::Received(received) = what { Some(received) } else { None })
     }
 
-    /// Every row change that was committed, with its time.
+    /// Every committed row change, with its time.
     pub fn committed(&self) -> impl Iterator<Item = (At, &Committed)> {
         self.each(|what| if let What::Committed(committed) = what { Some(committed) } else { None })
     }
 
-    /// The events that are gone, and when: those that were pruned, and those that a failover took back.
+    /// The deleted events and when they were deleted: pruned, or lost in a failover.
     #[must_use]
     pub fn gone(&self) -> BTreeMap<EventId, At> {
         let gone = self
@@ -370,18 +324,18 @@ impl Run {
         gone.map(|(at, committed)| (committed.event, at)).collect()
     }
 
-    /// Every request of a producer, by its name.
+    /// Every request of a producer, by its id.
     #[must_use]
     pub fn posts(&self) -> BTreeMap<PostId, &Posted> {
         self.each_post().map(|(_, posted)| (posted.post, posted)).collect()
     }
 
-    /// Each request of a producer, with its time.
+    /// Every request of a producer, with its time.
     pub fn each_post(&self) -> impl Iterator<Item = (At, &Posted)> {
         self.each(|what| if let What::Posted(posted) = what { Some(posted) } else { None })
     }
 
-    /// The answer to each request of a producer that was answered: time, status code, and what a `202` said.
+    /// Every response that a producer received, with its time.
     pub fn answers(&self) -> impl Iterator<Item = (At, Answer)> + '_ {
         self.each(|what| match *what {
             What::Answered { post, status_code, event, status, replayed, .. } => {
@@ -392,17 +346,15 @@ impl Run {
     }
 }
 
-/// A producer's answer.
+/// A response to a producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The request.
     pub post: PostId,
-    /// The status code.
     pub status_code: u16,
     /// The event's id, from a `202`.
     pub event: Option<EventId>,
     /// The event's status, from a `202`.
     pub status: Option<Status>,
-    /// Whether the answer says that the event was accepted before.
+    /// Whether the response says that the event was accepted before.
     pub replayed: bool,
 }

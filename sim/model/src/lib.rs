@@ -1,4 +1,5 @@
-//! What tests of every kind share: a reference database that is plain code. No simulator runtime, no clock, no I/O.
+//! Shared by tests of all kinds: the reference database, histories, oracles, scenarios, marks,
+//! timelines and property tests. No simulator runtime, no clock, no I/O.
 
 pub mod database;
 pub mod history;

@@ -1,5 +1,5 @@
-//! Sometimes-marks: situations that a batch of runs must reach at least once. A simulator that never gets into them
-//! proves nothing about them.
+//! Marks: situations that a batch of runs must reach at least once. A situation that is never
+//! reached is not tested.
 
 use crate::history::{CallResult, Change, Fault, Run, Sending, What};
 use crate::oracles;
@@ -8,93 +8,91 @@ use std::time::Duration;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 
-/// A situation worth reaching.
+/// A situation that must be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mark {
-    /// A settlement was refused because the event had moved on.
+    /// A settlement was refused because the event had been claimed again.
     StaleSettlementRefused,
-    /// A claim took over a lease that had run out.
+    /// An event was claimed again after its lease had ended.
     LeaseTakenOver,
-    /// A claim took over a lease whose holder had been paused.
+    /// An event was claimed again after its lease had ended while the holder was stopped.
     LeaseTakenOverAfterPause,
-    /// A producer that had seen no answer came again and was told of its first event.
+    /// A producer that got no response tried again and got the id of the first event.
     ReplayAfterLostAnswer,
-    /// A batch whose commit was unknown was found to have landed.
+    /// The retry of a batch with an unknown outcome found that the batch had been committed.
     UnknownCommitFound,
-    /// A key was refused because its event has another body.
+    /// A key was refused because its event has a different body.
     KeyReuseRefused,
-    /// Two posts of one key were answered by one process within one batch's time.
+    /// One process answered two posts with the same key within the time of one batch.
     ConflictInsideOneBatch,
     /// An event was dead-lettered because its last attempt failed.
     DeadLetterExhausted,
-    /// An event was dead-lettered because its downstream refused it for good.
+    /// An event was dead-lettered because its downstream refused it permanently.
     DeadLetterPermanent,
     /// An event was dead-lettered because its last attempt was lost.
     DeadLetterLost,
-    /// An event was delivered after it had failed.
+    /// An event was delivered by a later attempt than its first.
     DeliveredAfterRetry,
-    /// A downstream took an event twice, and a fault explains it.
+    /// A downstream received an event again after it had answered 2xx.
     ExplainedDuplicate,
-    /// A process was told to shut down while it was delivering.
+    /// A process started its shutdown while it was delivering.
     DrainWithWorkInFlight,
-    /// A delivery was cut off by a shutdown.
+    /// A shutdown cut off a delivery.
     CutOffByShutdown,
-    /// An event was given back unsent.
+    /// An event was released unsent.
     ReleasedUnsent,
     /// An event whose settlement had failed was claimed again.
     ClaimedAgainAfterFailedSettlement,
-    /// A producer was turned away and came back.
+    /// A producer got a `503`, tried again and got a `202`.
     TurnedAwayAndBack,
-    /// A producer hung up, and its event was there all the same.
+    /// A producer hung up, but its event was stored.
     HungUpAndStored,
-    /// A downstream asked to be left alone for longer than the back-off.
+    /// A downstream asked by `Retry-After` for a longer wait than the back-off.
     RetryAfterHeeded,
-    /// A row was refused and its neighbours were stored.
+    /// A row was rejected and the other rows of its batch were stored.
     BadRowIsolated,
-    /// Every process was away at once.
+    /// All processes were down at the same time.
     AllProcessesDown,
-    /// A breaker that had been open let one event through.
+    /// A breaker that had been open admitted a probe.
     BreakerProbed,
-    /// A breaker that had been open came back to all slots, step by step.
+    /// A breaker that had been open returned to all slots, step by step.
     BreakerRecovered,
-    /// A delivery had to wait for its source's rate.
+    /// A delivery was delayed by its source's rate.
     RateHeld,
-    /// An event waited while its source was paused, and was claimed after that.
+    /// An event was stored while its source was paused, and was claimed after that.
     PausedWithWork,
-    /// An event was claimed in the moment in which it was stored.
+    /// An event was claimed on insert.
     ClaimedAsStored,
-    /// A dead letter was sent on its way again, and delivered.
+    /// A dead letter was redriven and delivered.
     DeadLetterRedriven,
-    /// What was delivered was sent once more, and delivered again.
+    /// A delivered event was redriven and delivered again.
     DeliveredOnceMore,
     /// A commit waited for the standby.
     CommitWaitedForStandby,
-    /// What the standby does not have became visible.
+    /// A change became visible before the standby had it.
     VisibleUnreplicated,
-    /// A failover lost an event that was committed.
+    /// A failover lost a committed event.
     LostInFailover,
-    /// A failover took a change of an event back.
+    /// A failover rolled back a change of an event.
     RolledBackInFailover,
-    /// An accept failed after a part of it was committed.
+    /// An accept failed after a part of it had been committed.
     PartCommitted,
-    /// An event was pruned.
     Pruned,
-    /// The payload of an event was erased.
     PayloadErased,
-    /// A key was used again after its event was pruned.
+    /// A key was used again after its event had been pruned.
     KeyUsedAgain,
-    /// An event that a process of the role `intake` stored was delivered by another.
+    /// An event was claimed by another process than the one that stored it.
     DeliveredElsewhere,
-    /// A process said that it is not ready.
+    /// A process reported that it is not ready.
     NotReady,
-    /// A step of pruning was refused or broke.
+    /// A step of pruning failed.
     PruningFailed,
-    /// A settlement gave way to somebody at the console.
+    /// A settlement failed while rows were locked from a console.
     GaveWayToConsole,
 }
 
 impl Mark {
-    /// All of them.
+    /// All marks.
     pub const ALL: [Self; 40] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
@@ -277,7 +275,7 @@ fn of_limits(run: &Run, marks: &mut BTreeSet<Mark>) {
             What::Sending(Sending { process, source, .. }) => {
                 let rate = run.policies.get(source).and_then(|policy| policy.rate);
                 let before = last_start.insert((process, source), entry.at);
-                // Starts that follow each other at the rate's interval to the millisecond were held to it.
+                // Starts exactly one rate interval apart (within 2 ms) were delayed by the rate.
                 if let (Some(rate), Some(before)) = (rate, before)
                     && (entry.at - before).abs_diff(Duration::from_secs(1) / rate.get())
                         < Duration::from_millis(2)
@@ -320,7 +318,7 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
                 refused_batches.push(events)
             }
             What::Called { call: "accept", result: CallResult::Done, events, .. } => {
-                // Only a batch that was halved comes again with the same ids after a refusal.
+                // After a refusal, only a batch that was halved is sent again with the same ids.
                 if refused_batches.iter().any(|batch| {
                     batch.len() > 1 && events.iter().any(|event| batch.contains(event))
                 }) {
@@ -344,7 +342,8 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
                     accepted_at.insert(committed.event, entry.at);
                 }
                 if committed.change == Change::Claimed {
-                    // No message is there and back in no time.
+                    // A separate claim takes at least one round trip, so an equal time means claim
+                    // on insert.
                     if accepted_at.get(&committed.event) == Some(&entry.at) {
                         marks.insert(Mark::ClaimedAsStored);
                     }

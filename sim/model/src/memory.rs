@@ -1,5 +1,6 @@
-//! The reference database as a store: a mutex over the tables, and a clock that stands still until it is moved. For
-//! tests and fuzzing. No runtime, no threads, no faults: each call is done when it is first polled.
+//! The reference database as a store: the tables behind a mutex, with a clock that the caller
+//! moves. For tests and fuzzing. It has no runtime, threads or faults: each call completes when it
+//! is first polled.
 
 use crate::database::Database;
 use futures::FutureExt;
@@ -16,7 +17,6 @@ use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 
-/// The store in memory.
 #[derive(Debug)]
 pub struct MemoryStore {
     state: Mutex<State>,
@@ -35,50 +35,53 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty store. Its clock stands at the start of 2026.
+    /// An empty store whose clock shows the start of 2026.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "what is expected cannot fail")]
+    #[expect(clippy::missing_panics_doc, reason = "the expected condition always holds")]
     pub fn new() -> Self {
         const START_SECONDS: i64 = 1_767_225_600;
-        Self::at(Timestamp::from_second(START_SECONDS).expect("within the calendar"))
+        Self::at(
+            Timestamp::from_second(START_SECONDS).expect("the start time is a valid timestamp"),
+        )
     }
 
-    /// An empty store whose clock stands at `now`.
+    /// An empty store whose clock shows `now`.
     #[must_use]
     pub fn at(now: Timestamp) -> Self {
         Self { state: Mutex::new(State { tables: Database::default(), now }) }
     }
 
-    /// The store's time.
+    /// The time that the store's clock shows.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.state().now
     }
 
-    /// Lets time pass.
+    /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         self.state().now += by;
     }
 
-    /// The tables as they are.
+    /// A copy of the tables.
     #[must_use]
     pub fn tables(&self) -> Database {
         self.state().tables.clone()
     }
 
-    /// Reads or changes the tables in one atomic step, past the port.
+    /// Reads or changes the tables in one atomic step, without the port.
     pub fn transact<T>(&self, work: impl FnOnce(&mut Database, Timestamp) -> T) -> T {
         let mut state = self.state();
         let now = state.now;
         work(&mut state.tables, now)
     }
 
-    // A step that panics may leave the tables half changed; the test that made it panic has failed by then.
+    // A panic inside a step can leave the tables half changed. The test that caused it has failed
+    // anyway.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Self::transact`], when it is first polled and not before.
+    /// Runs [`Self::transact`] at the first poll, not before.
     fn call<'a, T: Send + 'a>(
         &'a self,
         work: impl FnOnce(&mut Database, Timestamp) -> Result<T, StoreError> + Send + 'a,
@@ -202,13 +205,13 @@ mod tests {
         }]
     }
 
-    /// What a call answers when it is first polled.
+    /// The result of a call that is polled once.
     fn now<T>(call: BoxFuture<'_, Result<T, StoreError>>) -> Result<T, StoreError> {
-        call.now_or_never().expect("nothing is waited for")
+        call.now_or_never().expect("the call completes at its first poll")
     }
 
     #[test]
-    fn a_lease_runs_out_when_the_clock_is_moved_past_it() {
+    fn a_lease_ends_when_the_clock_moves_past_it() {
         let store = MemoryStore::new();
         assert_eq!(now(store.accept(vec![event()])), Ok(vec![Stored::Inserted]));
         assert_eq!(now(store.claim(demand())).unwrap().claimed.len(), 1);

@@ -1,5 +1,6 @@
-//! The oracles: each takes a run and says where a promise was broken. One file a promise; none knows how the run was
-//! made, so that a simulation and a real fault test are judged alike.
+//! The oracles. Each one checks a run against one promise and reports violations. There is one file
+//! for each promise. Oracles do not know how the run was made, so simulations and tests with real
+//! faults are judged by the same rules.
 
 mod attempts;
 mod availability;
@@ -30,13 +31,12 @@ use surehook_core::id::EventId;
 /// A promise that was broken, where, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The promise, by the name of its oracle.
+    /// The broken promise; it names the oracle.
     pub promise: Promise,
-    /// When it showed.
+    /// When the violation became visible.
     pub at: At,
     /// What happened, to which event, and what should have happened.
     pub what: String,
-    /// The events it is about.
     pub events: Vec<EventId>,
 }
 
@@ -49,101 +49,99 @@ impl fmt::Display for Violation {
 /// The promises, one for each oracle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Promise {
-    /// What was acknowledged is never lost.
+    /// Acknowledged events are never lost.
     Durability,
-    /// One key, one event.
+    /// One idempotency key names one event.
     Idempotency,
-    /// Only legal transitions.
+    /// Events make only legal transitions.
     Transitions,
-    /// One live lease for each event, and no settlement by a stale one.
+    /// An event has one live lease at a time, and a stale lease settles nothing.
     Lease,
-    /// Attempts stay within budget and are numbered without gap.
+    /// Attempts stay within their budget and are numbered without gaps.
     Attempts,
-    /// No attempt earlier than policy and downstream allow.
+    /// No attempt starts earlier than the policy and the downstream allow.
     Backoff,
-    /// No duplicate delivery without a fault that explains it.
+    /// A duplicate delivery has a fault that explains it.
     Duplicates,
-    /// One process at a time sends an event.
+    /// Only one process at a time sends an event.
     Overlap,
-    /// What has ended goes when its retention ends.
+    /// Ended events are deleted when their retention ends.
     Retention,
-    /// Readiness follows the database.
+    /// Readiness follows the state of the database.
     Readiness,
-    /// What an answer denies was not stored.
+    /// A response that denies the storing of an event is true.
     Refusal,
-    /// Bytes go out as they came in.
+    /// Bodies and headers are forwarded unchanged.
     Bytes,
-    /// A broken downstream harms nobody else.
+    /// A broken downstream does not affect other sources.
     Isolation,
-    /// Slots are never exceeded.
+    /// The slots of a source are never exceeded.
     Slots,
-    /// An open breaker lets nothing through but one event, and then more step by step.
+    /// An open circuit breaker admits one probe, then the concurrency increases step by step.
     Breaker,
-    /// No more deliveries begin than a source's rate allows.
+    /// A process starts deliveries no faster than the source's rate allows.
     Rate,
-    /// Nothing of a paused source is claimed.
+    /// Events of a paused source are not claimed.
     Pause,
-    /// `GET /events/{id}` and the status in a `202` never contradict what happened.
+    /// `GET /events/{id}` and the status in a `202` never contradict the history.
     Lookup,
-    /// Every accepted event ends.
+    /// Every accepted event is delivered or dead-lettered in time.
     Liveness,
-    /// Once everything is mended, every post is answered.
+    /// After all faults have ended, every post is answered.
     Availability,
-    /// No process panics or ends by itself. Judged by whoever runs the world.
+    /// No process panics or exits unexpectedly. The simulator judges this itself.
     NoPanic,
 }
 
 impl Promise {
-    /// The promise, as it is made.
+    /// The promise as one sentence, for reports.
     #[must_use]
     pub fn in_words(self) -> &'static str {
         match self {
-            Self::Durability => "what was acknowledged is never lost",
+            Self::Durability => "an acknowledged event is never lost",
             Self::Idempotency => {
-                "one idempotency key names one event, however often and wherever it is posted"
+                "an idempotency key names one event, across all requests and processes"
             }
             Self::Transitions => {
-                "an event changes only along the arrows of its life, and its fence goes up by one each time"
+                "an event makes only legal transitions, and each one increases its fence by one"
             }
             Self::Lease => {
-                "an event has one live lease at a time, and only the holder of the newest settles it"
+                "an event has one live lease at a time, and only its newest claim can settle it"
             }
-            Self::Attempts => "attempts stay within their budget and are numbered without a gap",
-            Self::Backoff => "no attempt comes earlier than the back-off and Retry-After allow",
-            Self::Duplicates => "an event that was taken comes again only if a fault explains it",
-            Self::Overlap => "an event is sent by one process at a time",
+            Self::Attempts => "attempts stay within their budget and are numbered without gaps",
+            Self::Backoff => "no attempt starts earlier than the back-off and Retry-After allow",
+            Self::Duplicates => {
+                "an event answered with 2xx is delivered again only if a fault explains it"
+            }
+            Self::Overlap => "only one process at a time sends an event",
             Self::Retention => {
                 "an event is deleted when its retention ends, not earlier and not much later"
             }
             Self::Readiness => {
                 "a process is ready while its database answers, and not ready while it does not"
             }
-            Self::Refusal => "an answer that says that nothing was stored is true",
-            Self::Bytes => "body and headers go out as they came in",
-            Self::Isolation => {
-                "one source's broken downstream delays neither the intake nor other sources"
-            }
+            Self::Refusal => "if a response says that nothing was stored, nothing was stored",
+            Self::Bytes => "bodies and headers are forwarded unchanged",
+            Self::Isolation => "a broken downstream delays neither the intake nor other sources",
             Self::Slots => {
                 "no process has more deliveries of a source in flight than its concurrency"
             }
             Self::Breaker => {
-                "while a breaker is open nothing is sent but one event after each wait, and after that more step by step"
+                "an open circuit breaker admits one probe after each wait; after a success, concurrency increases step by step"
             }
-            Self::Rate => "no process begins more deliveries of a source than its rate allows",
-            Self::Pause => "nothing of a paused source is claimed",
-            Self::Lookup => {
-                "GET /events/{id} and the status in a 202 never contradict what happened"
-            }
+            Self::Rate => "no process starts deliveries faster than the source's rate allows",
+            Self::Pause => "events of a paused source are not claimed",
+            Self::Lookup => "GET /events/{id} and the status in a 202 never contradict the history",
             Self::Liveness => "every accepted event is delivered or dead-lettered in time",
             Self::Availability => {
-                "once everything is mended, every post is answered and none is turned away"
+                "after all faults have ended, every post is answered and none is refused for lack of capacity"
             }
             Self::NoPanic => "no process panics or ends by itself",
         }
     }
 }
 
-/// Asks every oracle. In the order of time.
+/// Runs every oracle. The violations are sorted by time.
 #[must_use]
 pub fn judge(run: &Run) -> Vec<Violation> {
     let oracles = [

@@ -1,7 +1,7 @@
-//! A scenario: everything that a run is made of, as data that can be printed, kept in a file, and cut down.
+//! A scenario: everything that defines a run, as data that can be printed, saved and reduced.
 //!
-//! Faults are explicit events, not probabilities: "at 12.3 s kill process 1", "lose the reply of process 2's 7th
-//! settle". So a fault can be taken out and all the others stay what they were.
+//! Faults are explicit events, not probabilities: "at 12.3 s kill process 1", "lose the reply of
+//! process 2's 7th settle". So one fault can be removed without changing the others.
 
 mod expand;
 
@@ -15,82 +15,79 @@ use surehook_core::source::Policy;
 
 pub use expand::expand;
 
-/// One run's topology, settings, workload and faults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// Why it is kept.
+    /// Why the scenario is kept.
     #[serde(default)]
     pub why: String,
-    /// The planted bug, if any, with which it breaks a promise: so it goes on proving something.
+    /// The planted bug, if any, with which the scenario breaks a promise. A test checks that it
+    /// still does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catches: Option<String>,
-    /// Decides every order and delay that the scenario leaves open.
+    /// Determines every order and delay that the scenario does not fix.
     pub seed: u64,
-    /// Service processes.
+    /// The number of service processes.
     pub processes: usize,
-    /// How long a process may take to shut down.
+    /// The longest time that a process may take to shut down.
     pub drain_timeout_ms: u64,
-    /// The kind of database.
     #[serde(default, skip_serializing_if = "Kind::is_alone")]
     pub database: Kind,
-    /// What each process does, by index. All is done by those that are not named here.
+    /// The role of each process, by index. Processes that are not listed do everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<Role>,
-    /// How far the clock of each process is ahead of the true time, by index. It stands in the ids that the process gives.
+    /// How far the clock of each process is ahead of the true time, by index. The ids that a
+    /// process generates contain its time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clocks_ahead_ms: Vec<i64>,
-    /// How long events are kept; for months, if nothing is said.
+    /// The retention; by default so long that it does not matter in a run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Kept>,
-    /// Sources, each with a downstream of its own.
+    /// The sources, each with its own downstream.
     pub sources: Vec<Source>,
-    /// What is posted.
+    /// The requests of the producers.
     pub posts: Vec<Post>,
-    /// What is broken, in the order of time.
+    /// Sorted by time.
     #[serde(default)]
     pub faults: Vec<FaultAt>,
-    /// Everything is mended then at the latest.
+    /// The time at which all faults have ended.
     pub heal_at_ms: u64,
 }
 
-/// What a process does.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// It accepts and delivers.
+    /// Accepts and delivers.
     #[default]
     All,
-    /// It accepts.
+    /// Only accepts.
     Intake,
-    /// It delivers, and deletes what is over.
+    /// Delivers, and deletes events after their retention.
     Worker,
 }
 
-/// How long events are kept after their end.
+/// How long events are kept after they end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kept {
-    /// Delivered events.
     pub delivered_ms: u64,
-    /// Dead letters.
     pub dead_lettered_ms: u64,
-    /// The payloads of delivered events.
+    /// For the payloads of delivered events.
     pub payload_ms: u64,
 }
 
-/// A kind of database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// One server that many processes use. Its standby, if any, always has everything.
+    /// A server for many processes. A failover loses nothing.
     #[default]
     Alone,
     /// A commit waits until the standby has it.
     SynchronousStandby,
     /// A commit does not wait for the standby. A failover loses what the standby does not have.
     AsynchronousStandby,
-    /// One process uses it, and one transaction writes at a time, as on SQLite.
+    /// For one process only, with one write transaction at a time, as SQLite has.
     OneWriter,
 }
 
@@ -112,31 +109,24 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// Its name.
     pub name: String,
-    /// See [`Policy`].
     pub timeout_ms: u64,
-    /// See [`Policy`].
     pub concurrency: u32,
-    /// See [`Policy`].
     pub max_attempts: u32,
-    /// See [`Backoff`].
     pub initial_delay_ms: u64,
-    /// See [`Backoff`].
     pub max_delay_ms: u64,
-    /// Deliveries that may begin in a second; 0: any number.
+    /// Deliveries that may start per second; 0: no limit.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rate: u32,
-    /// So many failures in a row open the breaker; 0: there is none.
+    /// The number of failures in a row that opens the circuit breaker; 0: no breaker.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub breaker_failures: u32,
-    /// See [`BreakerPolicy`].
     #[serde(default, skip_serializing_if = "is_zero")]
     pub breaker_open_ms: u32,
     /// Whether a reused key is answered with the first event.
     #[serde(default)]
     pub first_wins: bool,
-    /// How its downstream behaves from when on. Well, before the first.
+    /// The behaviour of its downstream over time. It is healthy before the first entry.
     #[serde(default)]
     pub behaves: Vec<BehaviourAt>,
 }
@@ -147,7 +137,7 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl Scenario {
-    /// A world of one process in which nothing is broken, for five seconds.
+    /// One process without faults, for five seconds.
     #[must_use]
     pub fn of(sources: Vec<Source>, posts: Vec<Post>) -> Self {
         Self {
@@ -169,7 +159,6 @@ impl Scenario {
 }
 
 impl Scenario {
-    /// What a process does.
     #[must_use]
     pub fn role(&self, process: usize) -> Role {
         self.roles.get(process).copied().unwrap_or_default()
@@ -177,7 +166,7 @@ impl Scenario {
 }
 
 impl Source {
-    /// A source without a rate and a breaker, whose downstream is well.
+    /// A source without rate and breaker, with a healthy downstream.
     #[must_use]
     pub fn named(name: &str) -> Self {
         Self {
@@ -218,86 +207,83 @@ impl Source {
     }
 }
 
-/// From when on a downstream behaves how.
+/// A behaviour of a downstream, and its start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BehaviourAt {
-    /// Since the run began.
+    /// Since the start of the run.
     pub at_ms: u64,
-    /// How.
     pub how: Behaviour,
 }
 
-/// What a downstream does with a request.
+/// How a downstream handles a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Behaviour {
-    /// Takes it.
+    /// Answers `200`.
     Takes,
-    /// Answers with this status code.
     Answers {
-        /// The status code.
         status_code: u16,
         /// The seconds of a `Retry-After` header.
         retry_after_s: Option<u64>,
     },
-    /// Answers `503` to the first attempt of each event and takes the second.
+    /// Answers `503` to the first attempt of each event and `200` to later ones.
     FailsFirst,
-    /// Takes every other request and answers `500` to the rest.
+    /// Answers `500` and `200` alternately.
     Flaps,
-    /// Takes it, and answers after so long: perhaps after the caller gave up.
+    /// Answers `200` after a delay, possibly after the sender's timeout.
     TakesLate {
-        /// From the request to the answer.
+        /// From the request to the response.
         after_ms: u64,
     },
-    /// Reads it and never answers.
+    /// Reads the request and never answers.
     Hangs,
-    /// Takes it and breaks the connection without an answer.
+    /// Handles the request, but breaks the connection before the response.
     BreaksOff,
-    /// Takes it and sends a body that never ends.
+    /// Answers `200` with a body that never ends.
     NeverEnds,
-    /// Closes each connection at once.
+    /// Closes each connection immediately.
     Refuses,
 }
 
 impl Behaviour {
-    /// Whether a well-made request may go unanswered, be refused or be answered late.
+    /// Whether a valid request may be unanswered, refused or answered late.
     #[must_use]
     pub fn is_broken(self) -> bool {
         !matches!(self, Self::Takes)
     }
 }
 
-/// Something that producers post.
+/// A request of a producer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Post {
-    /// Since the run began.
+    /// Since the start of the run.
     pub at_ms: u64,
     /// The index of its source.
     pub source: usize,
     /// The index of the process that is tried first.
     #[serde(default)]
     pub process: usize,
-    /// The idempotency key.
     pub key: String,
-    /// Decides the body's bytes: two posts with one number have one body.
+    /// Determines the bytes of the body: equal numbers give equal bodies.
     pub body: u64,
-    /// The body's length.
+    /// The length of the body in bytes.
     pub size: usize,
-    /// So many producers send it at the same moment.
+    /// The number of producers that send it at the same moment.
     #[serde(default = "one")]
     pub copies: u32,
-    /// The producer breaks the connection so long after it began, once, and then tries again.
+    /// The producer breaks the connection once, after this time from its start, and then tries
+    /// again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hangs_up_ms: Option<u64>,
-    /// The database refuses the row.
+    /// Whether the database rejects the row.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub poison: bool,
 }
 
 impl Post {
-    /// The `n`th event, with a key and a body of its own, to the first source.
+    /// The `n`th event, with its own key and body, for the first source.
     #[must_use]
     pub fn nth(n: u64, at_ms: u64) -> Self {
         Self {
@@ -318,152 +304,154 @@ fn one() -> u32 {
     1
 }
 
-/// When something is broken.
+/// A fault and its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultAt {
-    /// Since the run began. Store faults count calls instead, and wait from this time on.
+    /// Since the start of the run. A store fault counts calls from this time on.
     pub at_ms: u64,
-    /// What.
     pub what: Fault,
 }
 
-/// What can be broken.
+/// The kinds of faults.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
-    /// A process dies between two steps and is started again.
+    /// A process is killed between two steps and started again.
     Kill {
-        /// Its index.
+        /// Index of the process.
         process: usize,
-        /// How long it is away.
+        /// Time until it is started again.
         down_ms: u64,
     },
-    /// The process that makes a certain effect dies, whenever that is.
+    /// The process that causes a given effect is killed at that effect.
     Crash {
-        /// The how-manyth effect of all processes that passes a port, from 1.
+        /// The number of the effect, from 1, among the effects of all processes that pass a port.
         effect: u64,
-        /// Whether it dies after the effect was made and before it learns of that, or before it was made.
+        /// Whether the process is killed after the effect, before it learns the result, or before
+        /// the effect.
         after: bool,
-        /// How long it is away.
+        /// Time until it is started again.
         down_ms: u64,
     },
-    /// All processes die at once.
+    /// All processes are killed at the same time.
     KillAll {
-        /// How long they are away.
+        /// Time until they are started again.
         down_ms: u64,
     },
-    /// A process stands still.
+    /// A process is stopped.
     Pause {
-        /// Its index.
+        /// Index of the process.
         process: usize,
-        /// For how long.
+        /// Duration of the stop.
         for_ms: u64,
     },
-    /// A process is told to shut down, and is started again when it has ended.
+    /// A process shuts down gracefully, and is started again after it has exited.
     Drain {
-        /// Its index.
+        /// Index of the process.
         process: usize,
-        /// How long it is away after its end.
+        /// Time from its exit until it is started again.
         down_ms: u64,
     },
-    /// Each process in turn is told to shut down, and the next once it is back.
+    /// The processes are shut down and restarted one after the other.
     RollingRestart {
-        /// How long each is away after its end.
+        /// Time from the exit of each until it is started again.
         down_ms: u64,
     },
-    /// One way or both between two nodes, nothing passes.
+    /// No packets pass between two nodes, in one or both directions.
     Cut {
-        /// The one.
+        /// Packets from this node are lost.
         from: Node,
-        /// The other.
+        /// They are lost on the way to this node.
         to: Node,
-        /// Whether the way back is cut too.
+        /// Whether packets in the other direction are lost too.
         both_ways: bool,
-        /// For how long.
+        /// Duration of the fault.
         for_ms: u64,
     },
-    /// Everywhere, so many of a thousand packets are lost.
+    /// A share of all packets is lost.
     Loss {
-        /// Of a thousand.
+        /// Lost packets per thousand.
         permille: u16,
-        /// For how long.
+        /// Duration of the fault.
         for_ms: u64,
     },
-    /// Everywhere, packets take up to so long.
+    /// All packets are delayed by a random time.
     Latency {
-        /// The longest.
+        /// The longest delay.
         max_ms: u64,
-        /// For how long.
+        /// Duration of the fault.
         for_ms: u64,
     },
-    /// One call of a process to the store goes wrong.
+    /// One call of a process to the store fails or is slow.
     Store {
-        /// The process's index.
+        /// Index of the process.
         process: usize,
-        /// Which kind of call.
+        /// The kind of call.
         call: Call,
-        /// The how-manyth from this fault's time on, from 1.
+        /// The number of the call from this fault's time on, from 1.
         nth: u32,
-        /// How.
+        /// How it fails.
         how: StoreFault,
     },
-    /// The database is not there; what it had begun is rolled back.
+    /// The database is down; open transactions are rolled back.
     DatabaseDown {
-        /// For how long.
+        /// Duration of the outage.
         for_ms: u64,
     },
-    /// The standby becomes the primary: connections break, and what the standby does not have is gone.
+    /// The standby becomes the primary: connections break, and changes that the standby does not
+    /// have are lost.
     DatabaseFailover,
-    /// The standby is cut off from the primary. It catches up when it is back.
+    /// The standby is disconnected from the primary. It catches up afterwards.
     StandbyAway {
-        /// For how long.
+        /// Duration of the disconnection.
         for_ms: u64,
     },
-    /// The primary crashes and recovers at once: connections break, and what waited for the standby becomes visible.
+    /// The primary crashes and recovers immediately: connections break, and commits that waited for
+    /// the standby become visible.
     PrimaryRestart,
-    /// An administrator cancels the commits that wait for the standby: they become visible.
+    /// An administrator cancels the wait of commits for the standby: they become visible.
     CancelCommits,
-    /// The database takes longer for everything.
+    /// Every step of the database takes longer.
     DatabaseSlow {
-        /// So much longer, each step.
+        /// Additional time of each step.
         by_ms: u64,
-        /// For how long.
+        /// Duration of the fault.
         for_ms: u64,
     },
-    /// Every claim takes longer, while it holds its locks. All other calls are as fast as before.
+    /// Every claim takes longer, while it holds its locks. Other calls are not slowed.
     ClaimsSlow {
-        /// How much longer.
+        /// Additional time of each claim.
         by_ms: u64,
-        /// For how long.
+        /// Duration of the fault.
         for_ms: u64,
     },
-    /// Somebody at the database's console locks the rows of a source.
+    /// An administrator locks the rows of a source from the database's console.
     RowsLocked {
-        /// The source's index.
+        /// Index of the source.
         source: usize,
-        /// For how long.
+        /// Duration of the lock.
         for_ms: u64,
     },
-    /// An operator asks a process something.
+    /// An operator sends a request to a process.
     Asked {
-        /// The process's index.
+        /// Index of the process.
         process: usize,
-        /// What.
+        /// The request.
         what: Question,
     },
-    /// An operator pauses a source, and resumes it.
+    /// An operator pauses a source and resumes it later.
     PauseSource {
-        /// The source's index.
+        /// Index of the source.
         source: usize,
-        /// For how long.
+        /// Duration of the pause.
         for_ms: u64,
     },
-    /// An operator sends on its way again what has ended of a source.
+    /// An operator redrives events of a source.
     Redrive {
-        /// The source's index.
+        /// Index of the source.
         source: usize,
-        /// What was delivered, and not its dead letters.
+        /// Whether its delivered events are redriven instead of its dead letters.
         delivered: bool,
     },
     /// The database's clock jumps.
@@ -473,41 +461,39 @@ pub enum Fault {
     },
 }
 
-/// What an operator can ask of a process.
+/// The requests of operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Question {
-    /// Whether it is ready.
+    /// Readiness.
     Ready,
     /// The list of events.
     List,
-    /// The work of each source.
+    /// The list of sources with their waiting events.
     Sources,
-    /// To send the dead letters of a source on their way again, by the source's index.
+    /// A redrive of the dead letters of a source, by the source's index.
     RedriveAll(usize),
 }
 
-/// A node of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Node {
     /// A service process, by index.
     Process(usize),
-    /// The database.
     Database,
     /// A source's downstream, by index.
     Downstream(usize),
-    /// The producers.
+    /// All producers.
     Producers,
 }
 
-/// A kind of call to the store.
+/// The kinds of calls to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Call {
-    /// [`surehook::ports::Store::accept`]; on a server, its insert.
+    /// [`surehook::ports::Store::accept`]; for a server, its insert.
     Accept,
-    /// The read of the keys that an insert found in its way.
+    /// The read of existing keys after an insert that conflicted with them.
     Look,
     /// [`surehook::ports::Store::claim`].
     Claim,
@@ -535,21 +521,22 @@ pub enum Call {
     Probe,
 }
 
-/// How one call to the store goes wrong.
+/// How a call to the store fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreFault {
-    /// Refused before anything was done.
+    /// Refused before any change.
     Refuse,
-    /// The connection breaks before the commit: rolled back, outcome unknown to the caller.
+    /// The connection breaks before the commit: rolled back, but the outcome is unknown to the
+    /// caller.
     FailBeforeCommit,
-    /// The connection breaks after the commit: done, outcome unknown to the caller.
+    /// The connection breaks after the commit: committed, but the outcome is unknown to the caller.
     FailAfterCommit,
-    /// Rolled back in favour of another transaction.
+    /// Rolled back because of a conflict with another transaction.
     Conflict,
-    /// The answer takes so long.
+    /// The response is delayed.
     Slow {
-        /// How long.
+        /// The delay.
         by_ms: u64,
     },
 }
@@ -559,7 +546,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scenario_is_the_same_after_a_file() {
+    fn a_scenario_survives_the_round_trip_through_toml() {
         for seed in (0..50).chain(u64::MAX - 50..=u64::MAX) {
             let scenario = expand(seed);
             let text = toml::to_string(&scenario).unwrap();

@@ -1,4 +1,5 @@
-//! Promise *Bounded*, for attempts: an event's history is numbered from 1 without gap, and a budget is never exceeded.
+//! Promise *Bounded*, for attempts: an event's attempts are numbered from 1 without gaps, and never
+//! exceed its budget.
 
 use super::{Promise, Violation, violation};
 use crate::history::{Change, Run};
@@ -9,7 +10,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut say =
         |at, what, event| violations.push(violation(Promise::Attempts, at, what, [event]));
-    // An event's budget is raised by a redrive, and by each attempt that a shutdown cut off.
+    // A redrive raises an event's budget, and so does each attempt that a shutdown cut off.
     let mut budgets: BTreeMap<_, u32> = BTreeMap::new();
     for (at, committed) in run.committed() {
         let Some(record) = run.events.get(&committed.event) else { continue };
@@ -36,7 +37,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             say(
                 at,
                 format!(
-                    "event {} was claimed for attempt {} and its budget ends at {budget}",
+                    "event {} was claimed for attempt {}, but its budget ends at {budget}",
                     committed.event, row.delivery.attempt
                 ),
                 committed.event,
@@ -49,7 +50,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 say(
                     run.ended_at,
                     format!(
-                        "event {}: attempt {expected} is missing from its history, which has {}",
+                        "event {}: attempt {expected} is missing from its history, which has {} there",
                         record.id, entry.attempt
                     ),
                     record.id,
@@ -63,7 +64,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             say(
                 run.ended_at,
                 format!(
-                    "event {} had {} attempts and {} are recorded",
+                    "event {} had {} attempts, but its history has {}",
                     record.id,
                     record.attempt,
                     record.history.len()

@@ -1,16 +1,16 @@
-//! Promise *Never stuck*, as producers see it: once the last fault is mended and every process has had time to notice, a
-//! post is answered, and not turned away. A service that takes nothing in loses nothing, repeats nothing and sends
-//! nothing too early: without this it would keep every other promise.
+//! Promise *Never stuck*, for producers: once the last fault has ended and every process has had
+//! time to notice, posts are answered and not refused for lack of capacity. Without this oracle, a
+//! service that accepts nothing would keep every other promise.
 
 use super::{Promise, Violation, violation};
 use crate::history::{Posted, Run};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long after the last fault a process may still turn producers away: its connections to the database come back, and
-/// what waited is taken in.
+/// How long after the last fault a process may still refuse requests: it reconnects to the database
+/// and stores what is queued.
 const GRACE: Duration = Duration::from_secs(30);
-/// How long an answer may take. Some producers give up after so long.
+/// Limit for a response. Some producers hang up after this time.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
@@ -22,7 +22,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let refused = asked.filter_map(|(at, posted)| {
         let became = match answers.get(&posted.post) {
             None => "was never answered".to_owned(),
-            Some((_, status_code @ 500..)) => format!("was answered {status_code}"),
+            Some((_, status_code @ 500..)) => format!("was answered with {status_code}"),
             Some((answered_at, _)) if *answered_at > at + ANSWERED_WITHIN => {
                 format!("was answered after {:?}", *answered_at - at)
             }
@@ -31,7 +31,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         let Posted { post, process, source, key, .. } = posted;
         let since = (at - run.healed_at).as_secs_f64();
         let what = format!(
-            "post {} of {key} to {source} by {process} {became}, {since:.1}s after the last fault",
+            "post {} of key {key} to source {source} at {process} {became}, {since:.1}s after the last fault ended",
             post.0
         );
         Some(violation(Promise::Availability, at, what, []))

@@ -1,6 +1,6 @@
-//! The policy of retries: no attempt starts earlier than the back-off allows, nor than `Retry-After` asked for.
+//! The retry policy: no attempt starts earlier than the back-off and `Retry-After` allow.
 //!
-//! Judged where it counts, at the downstream: between its answer to one attempt and the arrival of the next.
+//! Measured at the downstream: from its response to one attempt until the next attempt arrives.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Change, Fault, RequestId, Run, What};
@@ -15,7 +15,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut not_before: BTreeMap<EventId, (At, Attempt, String)> = BTreeMap::new();
     let mut asked: BTreeMap<(EventId, Attempt), (At, Duration)> = BTreeMap::new();
     let mut heard: BTreeSet<(EventId, Attempt)> = BTreeSet::new();
-    // Clocks that jump can make an event due early: the database's is the only one that counts.
+    // A jump of the database's clock can make an event due early. It is the only clock that matters
+    // here.
     let jumped: Vec<At> = run
         .each(|what| match what {
             What::Fault(Fault::Database { what, .. }) if what.contains("clock") => Some(()),
@@ -43,7 +44,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     if received.attempt > *after && entry.at < *earliest && !excused {
                         let early = (*earliest - entry.at).as_secs_f64();
                         let what = format!(
-                            "event {}: attempt {} came {early:.3}s too early: {why}",
+                            "event {}: attempt {} arrived {early:.3}s too early: {why}",
                             received.event, received.attempt
                         );
                         violations.push(violation(
@@ -59,7 +60,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 let Some(&(event, attempt)) = requests.get(request) else { continue };
                 asked.insert((event, attempt), (entry.at, *asked_for));
             }
-            // Only a reply that arrived can be heeded, and only what is written down binds the next attempt.
+            // `Retry-After` applies only if the response arrived, and it limits the next attempt
+            // only once it is written.
             What::Sent { event, attempt, status_code: Some(_), .. } => {
                 heard.insert((*event, *attempt));
             }
@@ -87,7 +89,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 let mut bound = (
                     committed.began.unwrap_or(entry.at) + least,
                     format!(
-                        "the back-off after attempt {attempt} is {:.3}s at the least",
+                        "the back-off after attempt {attempt} is at least {:.3}s",
                         least.as_secs_f64()
                     ),
                 );

@@ -1,8 +1,10 @@
-//! Promise *Isolated*, for what is sent to a downstream that fails: after so many failures in a row a process sends it
-//! nothing until the breaker's time is over, then one event, and once that succeeds one more for each success.
+//! Promise *Isolated*, for a failing downstream: after `breaker.failures` failures in a row, a
+//! process sends nothing until the breaker's open time is over. Then it sends one probe. After that
+//! one succeeds, each further success increases the allowed concurrency by one.
 //!
-//! The process learns of an end a little later than it is seen here, and a start is seen a little later than it was
-//! decided; and a failure takes slots back on the way up, which is not asked for here.
+//! The recorded times are not exactly those of the process: it learns of an end slightly later, and
+//! decides on a start slightly earlier. A failure during the ramp also reduces the concurrency,
+//! which this oracle does not check.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Fault, Run, Sending, What};
@@ -14,7 +16,7 @@ use surehook_core::id::{Attempt, EventId};
 use surehook_core::source::Policy;
 use surehook_core::verdict::{DeliveryError, Reply, judge as verdict};
 
-/// What lies between an end, or a start, and its being seen.
+/// Bound on the time between a start or an end and its record.
 const SEEN_WITHIN: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
@@ -36,12 +38,12 @@ impl Default for Phase {
     }
 }
 
-/// What breakers came to in a run.
+/// The stages that circuit breakers reached in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// One event was let through after a breaker had been open.
+    /// A breaker admitted a probe after it had been open.
     pub probed: bool,
-    /// After that, the flow came back to all slots.
+    /// After a probe, the concurrency returned to all slots.
     pub recovered: bool,
 }
 
@@ -49,7 +51,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     watch(run).0
 }
 
-/// What breakers came to.
+/// The stages that circuit breakers reached in `run`.
 #[must_use]
 pub fn seen(run: &Run) -> Seen {
     watch(run).1
@@ -75,7 +77,7 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
                     violations.push(violation(
                         Promise::Breaker,
                         entry.at,
-                        format!("{process} sends event {event} of {source}, {why}"),
+                        format!("{process} sends event {event} of source {source}, {why}"),
                         [*event],
                     ));
                 }
@@ -87,7 +89,7 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
                     continue;
                 };
                 watch.in_flight.remove(&(*event, *attempt));
-                // What a shutdown cuts off says nothing of the downstream.
+                // A delivery that a shutdown cut off says nothing about the downstream.
                 let policy =
                     run.policies.get(*source).filter(|_| !draining.contains(process.as_str()));
                 if let Some(policy) = policy {
@@ -122,7 +124,7 @@ fn healthy(status_code: Option<u16>, policy: &Policy) -> bool {
 }
 
 impl Watch {
-    /// A delivery begins. Says what is wrong with that, if anything.
+    /// Records the start of a delivery. Returns the reason if the breaker forbids it.
     fn begins(&mut self, at: At, policy: &Policy) -> Option<String> {
         let in_flight = self.in_flight.len();
         match self.phase {
@@ -130,7 +132,7 @@ impl Watch {
             Phase::Open { since } if at < since + SEEN_WITHIN => None,
             Phase::Open { since } if at + SEEN_WITHIN < since + policy.breaker.open_for => {
                 Some(format!(
-                    "although its breaker opened {:.3}s before, for {:?}",
+                    "although its circuit breaker opened {:.3}s before, for {:?}",
                     (at - since).as_secs_f64(),
                     policy.breaker.open_for
                 ))
@@ -139,7 +141,7 @@ impl Watch {
                 self.phase = Phase::Probing { since: at };
                 (in_flight > 1).then(|| {
                     format!(
-                        "and {} are in flight already, although its breaker is half open",
+                        "although its circuit breaker is half-open and {} are in flight already",
                         in_flight - 1
                     )
                 })
@@ -147,13 +149,13 @@ impl Watch {
             Phase::Probing { since } if at < since + SEEN_WITHIN && in_flight == 1 => None,
             Phase::Probing { .. } => (in_flight > 1).then(|| {
                 format!(
-                    "and {} are in flight already, although its breaker is half open",
+                    "although its circuit breaker is half-open and {} are in flight already",
                     in_flight - 1
                 )
             }),
             Phase::Ramping { allowed, .. } => (in_flight > allowed).then(|| {
                 format!(
-                    "and {} are in flight already, although {allowed} are allowed on the ramp",
+                    "although {} are in flight already and the ramp allows {allowed}",
                     in_flight - 1
                 )
             }),
@@ -169,7 +171,8 @@ impl Watch {
             (Phase::Closed { failures }, false) => {
                 counted(failures + 1, Phase::Closed { failures: failures + 1 })
             }
-            // It may have been half open by then, and have taken this for its answer.
+            // The breaker may have been half-open already, and may have treated this result as its
+            // probe's.
             (Phase::Open { since }, true)
                 if at + SEEN_WITHIN >= *since + policy.breaker.open_for =>
             {

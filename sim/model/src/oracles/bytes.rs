@@ -1,4 +1,5 @@
-//! Bytes are sacred: the body and each forwarded header's values reach the downstream as they came.
+//! Forwarding: the body and the values of each forwarded header reach the downstream as they were
+//! posted.
 
 use super::{Promise, Violation, violation};
 use crate::history::Run;
@@ -23,7 +24,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         };
         if record.source != received.source {
             say(format!(
-                "was sent to the downstream of {}, and belongs to {}",
+                "sent to the downstream of {}, but it belongs to {}",
                 received.source, record.source
             ));
             continue;
@@ -34,11 +35,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         let same_body: Vec<_> =
             candidates.iter().filter(|post| post.body == received.body).collect();
         if same_body.is_empty() {
-            say("arrived with a body that nobody posted".to_owned());
+            say("arrived with a body that was never posted".to_owned());
         } else if !same_body.iter().any(|post| {
             post.headers.iter().all(|(name, values)| received.headers.get(name) == Some(values))
         }) {
-            say("arrived with other header values than were posted".to_owned());
+            say("arrived with header values that differ from the posted ones".to_owned());
         }
     }
     violations

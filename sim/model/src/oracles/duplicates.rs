@@ -1,6 +1,7 @@
-//! Promise *No needless twice*: a downstream sees an event again after it took it only if a fault explains it, and the
-//! fault touched that very event: the process that delivered it died, was paused or was shut down, the reply was
-//! lost or late, or the settlement failed. Or an operator asked for it.
+//! Promise *No needless twice*: a downstream that answered an event with 2xx receives it again only
+//! if a fault explains it. The fault must have touched this event: the process that delivered it
+//! was killed, stopped or shut down, the response was lost or late, or the settlement failed. A
+//! redrive by an operator explains it too.
 
 use super::{Promise, Violation, violation};
 use crate::history::{
@@ -11,18 +12,20 @@ use std::time::Duration;
 use surehook_core::event::Outcome;
 use surehook_core::id::{Attempt, EventId};
 
-/// From the claim of an event to its delivery, at the most: what a lease allows for, and an answer that was late.
+/// Bound from the claim of an event to its delivery: what a lease allows, plus a late response of
+/// the database.
 const CLAIMED_BEFORE: Duration = Duration::from_secs(15);
-/// A fault of the way to the database is felt for so long after its end: a call that hung is given up, and tried again.
+/// After a fault on the way to the database ends, its effect lasts at most this long: a hanging
+/// call times out and is retried.
 const STILL_FELT: Duration = Duration::from_secs(8);
 
-/// What is known of one attempt that the downstream took.
+/// An attempt that the downstream answered with 2xx.
 struct Taken {
     at: At,
     attempt: Attempt,
 }
 
-/// What the judgement on a repetition looks at: each event's own entries, and everything that was broken.
+/// The input for judging a repetition: the entries of each event, and all faults.
 struct Index<'a> {
     of: BTreeMap<EventId, Vec<&'a Entry>>,
     faults: Vec<(At, &'a Fault)>,
@@ -63,7 +66,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     && !explained(&index, received.event, first, entry.at)
                 {
                     let what = format!(
-                        "event {} was taken by its downstream at {:.3}s (attempt {}), arrived again as attempt {}, and no fault explains it",
+                        "event {} was answered with 2xx at {:.3}s (attempt {}) and arrived again as attempt {}; no fault explains it",
                         received.event,
                         first.at.as_secs_f64(),
                         first.attempt,
@@ -89,12 +92,12 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     violations
 }
 
-/// Whether something between the taking of an event and its next arrival explains that it came again.
+/// Whether something explains that an event arrived again after a 2xx response.
 fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> bool {
     let mut sender = None;
     let mut reply_heard = false;
     let mut settled = false;
-    // What its sender learnt of each try to settle it.
+    // The results of the sender's calls to settle it.
     let mut settle_calls = Vec::new();
     let own = index.of.get(&event).map_or(&[][..], Vec::as_slice);
     for entry in own.iter().take_while(|entry| entry.at <= again) {
@@ -107,7 +110,8 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
             }
             What::Committed(committed) if entry.at >= first.at => {
                 match committed.change {
-                    // A shutdown took the delivery for cut off; the reply came too late to be written.
+                    // A shutdown recorded the delivery as cut off; the response came too late to be
+                    // written.
                     Change::Settled { attempt, outcome: Outcome::CutOff, .. }
                         if attempt == first.attempt =>
                     {
@@ -125,7 +129,7 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
             _ => {}
         }
     }
-    // A settlement that failed explains nothing by itself: it has to be tried again. If it was, its lease ran out.
+    // A failed settlement explains a repetition only if it was tried again until the lease ended.
     settle_calls.retain(|(process, _)| sender.is_some_and(|(sender, _)| sender == *process));
     let tried_again = settle_calls.len() > 1 && settle_calls[0].1 != CallResult::Done;
     let faults = || index.faults.iter().take_while(|(at, _)| *at <= again);
@@ -142,14 +146,14 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
             |fault: &Fault| matches!(fault, Fault::Database { what, .. } if what.contains("clock"));
         faults().any(|(at, fault)| jumped(fault) && *at + CLAIMED_BEFORE >= since)
     };
-    // The way from the process to the database was broken until the event came again: the settlement is still on it,
-    // or waits behind one that is.
+    // The way from the process to the database was broken until the event arrived again: the
+    // settlement is still in flight, or waits behind one that is.
     let way_is_broken = |since: At| {
         faults().any(|(at, fault)| match fault {
             Fault::Network { duration, .. } | Fault::Database { process: None, duration, .. } => {
                 *at + *duration + STILL_FELT >= since
             }
-            // One call that fails is tried again; one that hangs keeps all settlements behind it waiting.
+            // A call that fails is tried again. A call that hangs delays all settlements behind it.
             Fault::Database { what, duration, .. } => {
                 what.contains("Slow") && *at + *duration + STILL_FELT >= since
             }
@@ -157,15 +161,18 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
         })
     };
     match sender {
-        // The reply was lost or late: the process could not know that the event was taken.
+        // The response was lost or late: the process could not know that the downstream had
+        // answered 2xx.
         Some(_) if !reply_heard => true,
-        // The database's clock jumped, and with it the end of the lease.
+        // The database's clock jumped, and moved the end of the lease.
         Some((_, since)) if clock_jumped(since) => true,
-        // It knew, and died, was paused or ended before it could write it down. A pause may lie just before.
+        // The process knew the response, but was killed, stopped or shut down before it could write
+        // it. It may have been stopped just before.
         Some((process, since)) => {
             !settled && (tried_again || touched(process, since) || way_is_broken(since))
         }
-        // Seen from outside only: any fault of a process in the time between must do.
+        // The run has no record of the sender (it was seen only from outside): any recent fault of
+        // a process, the network or the database explains it.
         None => faults().any(|(at, fault)| {
             let may_explain = matches!(
                 fault,

@@ -1,11 +1,12 @@
-//! Promise *Durable*: an event whose `202` was sent is in the database from then on, until its retention ends.
+//! Promise *Durable*: after its `202`, an event is in the database until its retention ends.
 
 use super::{Promise, Violation, violation};
 use crate::history::{Change, Run};
 use std::collections::BTreeSet;
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
-    // What an operator let a failover take back was acknowledged as the database is set to.
+    // With an asynchronous standby, a failover may lose acknowledged events: the operator chose
+    // this.
     let may_go =
         |change| change == Change::Pruned || (change == Change::Lost && run.failover_may_lose);
     let gone: BTreeSet<_> = run
@@ -25,7 +26,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             violations.push(violation(
                 Promise::Durability,
                 at,
-                format!("the 202 to post {} names no event", answer.post.0),
+                format!("the 202 for post {} has no event id", answer.post.0),
                 [],
             ));
             continue;
@@ -34,7 +35,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             violations.push(violation(
                 Promise::Durability,
                 at,
-                format!("event {event} was acknowledged and is not in the database at the end"),
+                format!("event {event} was acknowledged, but is not in the database at the end"),
                 [event],
             ));
         } else if sees_commits && accepted.get(&event).is_none_or(|committed| *committed > at) {

@@ -1,5 +1,5 @@
-//! Promise *Idempotent*: one (source, key) names one event, whoever posts it how often, in every interleaving. A key
-//! that comes with another body than its event's is refused with `422`, and nothing else is.
+//! Promise *Idempotent*: a pair of source and key names one event, in every interleaving of
+//! requests. A key reused with a different body is refused with `422`, and nothing else is.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Change, Posted, Run};
@@ -12,7 +12,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         violations.push(violation(Promise::Idempotency, at, what, events.iter().copied()))
     };
 
-    // A key is free again when its event is gone.
+    // After its event is deleted, a key can be used again.
     let gone = run.gone();
     let mut rows = BTreeMap::new();
     for record in run.events.values().filter(|record| !gone.contains_key(&record.id)) {
@@ -32,9 +32,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     for post in posts.values() {
         by_key.entry((&post.source, &post.key)).or_default().push(post);
     }
-    // The first 202 of each key tells which event it names; the posts whose 202 named it tell which body it has.
+    // The event that each key names, by its first 202, and the event's body, by the post that
+    // received it.
     let mut named = BTreeMap::new();
-    // Each event that a 202 named: its key, its body, and since when it is there.
+    // For each event named by a 202: its key, its body, and when it was stored.
     let mut bodies = BTreeMap::new();
     let accepted: BTreeMap<_, _> = run
         .committed()
@@ -63,7 +64,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 say(
                     at,
                     format!(
-                        "key {} of source {} was answered with {event}, and with {first} before",
+                        "key {} of source {} was answered with event {event}, but earlier with {first}",
                         post.key, post.source
                     ),
                     &[*first, event],
@@ -72,7 +73,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 say(
                     at,
                     format!(
-                        "key {} of source {} was accepted with two bodies",
+                        "key {} of source {} was accepted with two different bodies",
                         post.key, post.source
                     ),
                     &[event],
@@ -82,7 +83,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 say(
                     at,
                     format!(
-                        "key {} of source {} was answered as a replay, and was posted once only",
+                        "key {} of source {} was answered as a replay, but was posted only once",
                         post.key, post.source
                     ),
                     &[event],
@@ -94,7 +95,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 say(
                     at,
                     format!(
-                        "key {} of source {} was answered as new twice: posts {} and {}",
+                        "key {} of source {} was answered as new for two posts: {} and {}",
                         post.key, post.source, before.0, answer.post.0
                     ),
                     &[event],
@@ -117,7 +118,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             say(
                 at,
                 format!(
-                    "key {} of source {} was refused as reused, and only one body was ever posted with it",
+                    "key {} of source {} was refused as reused, but was posted with only one body",
                     post.key, post.source
                 ),
                 &event,
@@ -136,7 +137,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             say(
                 at,
                 format!(
-                    "key {} of source {} was refused as reused with the very body of its event",
+                    "key {} of source {} was refused as reused, but the body is that of its event",
                     post.key, post.source
                 ),
                 &event,

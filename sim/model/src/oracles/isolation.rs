@@ -1,5 +1,5 @@
-//! Promise *Isolated*: while nothing but one source's downstream is broken, other sources' events are delivered and
-//! posts are answered within a bound.
+//! Promise *Isolated*: while only the downstream of one source is broken, other sources' events are
+//! delivered and posts are answered within a bound.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Fault, Run, What};
@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook_core::id::EventId;
 
-/// From accept to arrival at a healthy downstream, with the polling interval and the network in it.
+/// Bound from acceptance to arrival at a healthy downstream, including the polling interval and the
+/// network.
 const DELIVERED_WITHIN: Duration = Duration::from_secs(5);
-/// From a post to its answer.
+/// Bound from a post to its response.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
-/// So long after another fault, nothing is judged.
+/// For this long after any other fault, nothing is judged.
 const SETTLED_AFTER: Duration = Duration::from_secs(45);
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
@@ -26,7 +27,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 .get(source)
                 .is_some_and(|spans| spans.iter().any(|(start, end)| *start <= to && from <= *end))
         };
-        // What a rate holds back is late by an operator's will.
+        // A configured rate delays events intentionally.
         let is_rated = run.policies.get(source).is_some_and(|policy| policy.rate.is_some());
         !is_rated && !falls_into(&broken) && !falls_into(&paused)
     };
@@ -45,7 +46,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         }
     }
     let posts = run.posts();
-    // A row that the database refuses is turned away each time; its neighbours must not be.
+    // The database rejects such a row each time. Its neighbours in the batch must not be rejected.
     let stored: BTreeMap<_, EventId> = run
         .answers()
         .filter_map(|(_, answer)| {
@@ -72,13 +73,14 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 answer.event.or(stored),
             ));
         }
-        // A row that the database refuses can have had a `202`: from a batch in which another request had its key.
+        // A post whose row the database rejects can get a `202`, if another request in its batch
+        // had the same key.
         let storable = posts.get(&answer.post).is_some_and(|post| post.storable);
         if answer.status_code == 503 && storable && stored.is_some() && is_quiet(asked, at) {
             violations.push(violation(
                 Promise::Isolation,
                 at,
-                format!("post {} was turned away, and nothing was wrong", answer.post.0),
+                format!("post {} was answered with 503, but no fault was active", answer.post.0),
                 stored,
             ));
         }
@@ -99,7 +101,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             violations.push(violation(
                 Promise::Isolation,
                 by,
-                format!("event {event} of {source}, whose downstream is well, was not sent within {DELIVERED_WITHIN:?}"),
+                format!("event {event} of source {source} was not delivered within {DELIVERED_WITHIN:?}, although its downstream is healthy"),
                 [event],
             ));
         }
@@ -107,7 +109,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     violations
 }
 
-/// Spans in which nothing but downstreams may be broken.
+/// Spans in which at most downstreams are broken.
 pub(super) fn quiet_spans(run: &Run) -> Vec<(At, At)> {
     let mut noise: Vec<(At, At)> = Vec::new();
     let mut started = BTreeSet::new();
@@ -123,7 +125,7 @@ pub(super) fn quiet_spans(run: &Run) -> Vec<(At, At)> {
             Fault::Paused { duration, .. }
             | Fault::Network { duration, .. }
             | Fault::Database { duration, .. } => entry.at + *duration,
-            // It may be the only one that delivers.
+            // It may be the only process that delivers.
             Fault::Killed { process } | Fault::Exited { process, .. } => {
                 next_start(run, process, entry.at)
             }
@@ -143,7 +145,7 @@ pub(super) fn quiet_spans(run: &Run) -> Vec<(At, At)> {
     quiet
 }
 
-/// When a process starts again; the end of the run, if it does not.
+/// When a process starts again, or the end of the run if it does not.
 fn next_start(run: &Run, process: &str, after: At) -> At {
     let mut starts = run.each(|what| {
         matches!(what, What::Fault(Fault::Started { process: of }) if of == process).then_some(())
@@ -151,7 +153,7 @@ fn next_start(run: &Run, process: &str, after: At) -> At {
     starts.find(|(at, ())| *at >= after).map_or(run.ended_at, |(at, ())| at)
 }
 
-/// When each source's downstream was broken.
+/// The spans in which each source's downstream was broken.
 fn broken_spans(run: &Run) -> BTreeMap<&str, Vec<(At, At)>> {
     let mut spans: BTreeMap<&str, Vec<(At, At)>> = BTreeMap::new();
     for entry in &run.entries {

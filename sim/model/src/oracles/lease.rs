@@ -1,6 +1,6 @@
-//! Promise *At least once*, its core: an event has one live lease at a time, a claim is made only when it is due, and
-//! a settlement counts only if it bears the fence of the newest claim. What is delivered once more gets a fence beyond all
-//! that its event has had.
+//! Promise *At least once*, for leases: an event has one live lease at a time, is claimed only when
+//! it is due, and is settled only with the fence of its newest claim. A redrive of a delivered
+//! event sets a fence greater than all its earlier ones.
 
 use super::{Promise, Violation, violation};
 use crate::history::{Change, Run};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use surehook_core::event::Status;
 use surehook_core::id::{EventId, Fence};
 
-/// What times of a real database may be apart from what they were computed from.
+/// Tolerance for the times of a real database, which are rounded.
 const ROUNDING: Duration = Duration::from_millis(100);
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
@@ -25,7 +25,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 && let Some(before) = before.filter(|before| fence <= *before)
             {
                 let why = format!(
-                    "event {event} was queued once more under fence {}, and had {} before",
+                    "event {event} was redriven with fence {}, but had fence {} before",
                     fence.0, before.0
                 );
                 violations.push(violation(Promise::Lease, at, why, [event]));
@@ -36,16 +36,18 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 let due = committed.before.and_then(|row| row.due_at);
                 if due.is_none_or(|due| due > committed.db_time) {
                     let early = due.map_or_else(
-                        || "was never due".to_owned(),
+                        || "not due at all".to_owned(),
                         |due| {
                             format!(
-                                "was not due for another {:.3}s",
+                                "due {:.3}s later",
                                 due.duration_since(committed.db_time).as_secs_f64()
                             )
                         },
                     );
-                    let why =
-                        format!("event {event} was claimed by {} and {early}", committed.process);
+                    let why = format!(
+                        "event {event} was claimed by {} although it was {early}",
+                        committed.process
+                    );
                     violations.push(violation(Promise::Lease, at, why, [event]));
                 }
                 if let Some(after) =
@@ -62,7 +64,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                         let (leased, least) =
                             (lease_ends.duration_since(committed.db_time), policy.lease());
                         let what = format!(
-                            "event {event} was leased for {leased:#}, and timeout, grace and allowance are {least:?}"
+                            "event {event} was leased for {leased:#}, but timeout, grace and allowance add up to {least:?}"
                         );
                         violations.push(violation(Promise::Lease, at, what, [event]));
                     }
@@ -70,7 +72,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             }
             Change::Settled { fence, .. } if newest.get(&event) != Some(&fence) => {
                 let why = format!(
-                    "event {event} was settled by {} with fence {}, and the newest claim's is {}",
+                    "event {event} was settled by {} with fence {}, but the newest claim has {}",
                     committed.process,
                     fence.0,
                     newest
@@ -79,7 +81,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 );
                 violations.push(violation(Promise::Lease, at, why, [event]));
             }
-            // What is taken back is as if it had never been.
+            // A rolled-back change counts as if it had never been made.
             Change::RolledBack | Change::Lost => {
                 let row = committed.after.map(|row| row.delivery);
                 newest.remove(&event);

@@ -1,5 +1,6 @@
-//! Promise *Never stuck*: after the last fault is mended, every accepted event ends within a bound that follows from
-//! policy: a lease, then every back-off and time-out that its budget still allows, and the time to work off what waits.
+//! Promise *Never stuck*: after the last fault has ended, every accepted event ends within a bound.
+//! The bound follows from the policy: a lease, the back-offs and timeouts that the budget still
+//! allows, and the time to process the backlog.
 
 use super::{Promise, Violation, violation};
 use crate::history::{Committed, Run};
@@ -22,7 +23,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             run.policies.get(&record.source).is_some_and(|policy| run.ended_at >= run.healed_at + time_to_end(policy, run.events.len()))
         })
         .map(|record| {
-            let known = if acknowledged.contains(&record.id) { "acknowledged" } else { "stored and never acknowledged" };
+            let known = if acknowledged.contains(&record.id) { "acknowledged" } else { "stored, but never acknowledged" };
             let what = format!(
                 "event {} of {} ({known}) is still {:?} after {} attempts, long after the last fault; {}",
                 record.id,
@@ -53,22 +54,22 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         violations.push(violation(
             Promise::Liveness,
             run.ended_at,
-            "the run ended before the bound".to_owned(),
+            "the run ended before the longest bound was reached".to_owned(),
             [],
         ));
     }
     violations
 }
 
-/// An event's row as it was last committed.
+/// Describes an event's row as last committed.
 fn row(run: &Run, event: EventId) -> String {
     let last = run.committed().filter(|(_, committed)| committed.event == event).last();
     let Some((at, Committed { db_time, after: Some(row), .. })) = last else {
-        return "its row was never seen".to_owned();
+        return "no write of its row is recorded".to_owned();
     };
     let due = row.due_at.map_or_else(
-        || "never due".to_owned(),
-        |due| format!("due {:.3}s after that", due.duration_since(*db_time).as_secs_f64()),
+        || "no due time".to_owned(),
+        |due| format!("due {:.3}s later", due.duration_since(*db_time).as_secs_f64()),
     );
     format!(
         "its row was last written at {:.3}s, with fence {} and {due}",
@@ -77,8 +78,8 @@ fn row(run: &Run, event: EventId) -> String {
     )
 }
 
-/// How long after the last fault an event of this policy may take to end, if `events` are waiting with it. A database
-/// clock that jumped back is in it, by up to a minute.
+/// How long after the last fault an event with this policy may take to end, if `events` events are
+/// waiting. Includes up to a minute for a database clock that jumped back.
 #[must_use]
 pub fn time_to_end(policy: &Policy, events: usize) -> Duration {
     let retries: Duration =

@@ -1,5 +1,5 @@
-//! Promise *Explicit*, for readers: `GET /events/{id}` shows a state that the event had while it was asked, and a
-//! status once ended never changes back but by a redrive.
+//! Promise *Explicit*, for readers: `GET /events/{id}` shows a state that the event had during the
+//! request. After an event has ended, only a redrive changes its status.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Change, Run, What};
@@ -20,7 +20,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     for (at, committed) in run.committed() {
         match committed.change {
             Change::Pruned | Change::Lost => {
-                // A failover may bring it back, to be pruned again.
+                // A failover may restore it; then it is pruned again.
                 pruned.entry(committed.event).or_insert(at);
                 continue;
             }
@@ -47,7 +47,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             .filter(|possible| !possible.contains(&status))
         {
             let what = format!(
-                "post {} was answered that event {event} is {status:?}, and it was {possible:?} meanwhile",
+                "post {} was answered that event {event} is {status:?}, but during the request it was {possible:?}",
                 answer.post.0
             );
             violations.push(violation(Promise::Lookup, at, what, [event]));
@@ -67,26 +67,26 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             if acknowledged.get(event).is_some_and(|at| at <= asked_at)
                 && pruned.get(event).is_none_or(|at| *at > entry.at)
             {
-                say("404, and the event was acknowledged before".to_owned());
+                say("404, although the event was acknowledged before".to_owned());
             }
             continue;
         };
         if let Some(states) = states.get(event) {
             let possible = possible(states, *asked_at, entry.at);
             if !possible.contains(status) {
-                say(format!("{status:?}, and it was {possible:?} while it was asked"));
+                say(format!("{status:?}, but during the request it was {possible:?}"));
             }
         }
         if run.events.get(event).is_some_and(|record| *attempts > record.attempt)
             && !rolled_back.contains(event)
         {
-            say(format!("{attempts} attempts, more than it has at the end"));
+            say(format!("{attempts} attempts, more than the event has at the end of the run"));
         }
     }
     violations
 }
 
-/// The statuses that an event had while it was asked for.
+/// The statuses that an event had between request and response.
 fn possible(states: &[(At, Status)], asked_at: At, answered_at: At) -> BTreeSet<Status> {
     let before = states.iter().rev().find(|(at, _)| *at <= asked_at).map(|(_, status)| *status);
     let during = states

@@ -1,6 +1,6 @@
-//! Promise *No needless twice*, for deliveries under way: an event is sent by one process at a time. Two may send it at
-//! once only if the first was stopped for a while, if the database's clock moved its lease, or if a failover took its
-//! claim back.
+//! Promise *No needless twice*, for deliveries in flight: only one process at a time sends an
+//! event. Two may overlap only if the first was stopped for a while, if the database's clock moved
+//! the end of its lease, or if a failover rolled its claim back.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Change, Fault, Run, Sending, What};
@@ -9,7 +9,8 @@ use std::time::Duration;
 use surehook_core::event::Outcome;
 use surehook_core::id::{Attempt, EventId};
 
-/// From the claim of an event to its delivery, at the most: what a lease allows for, and an answer that was late.
+/// Bound from the claim of an event to its delivery: what a lease allows, plus a late response of
+/// the database.
 const CLAIMED_BEFORE: Duration = Duration::from_secs(15);
 
 struct UnderWay<'a> {
@@ -35,7 +36,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                         || jumped.iter().any(|at| *at + CLAIMED_BEFORE >= other.since);
                     if !may {
                         let what = format!(
-                            "{process} sends event {event} (attempt {attempt}) while {} is sending it (attempt {}, since {:.3}s)",
+                            "{process} sends event {event} (attempt {attempt}) while {} still sends it (attempt {}, since {:.3}s)",
                             other.process,
                             other.attempt,
                             other.since.as_secs_f64()
@@ -51,7 +52,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 });
             }
             What::Committed(committed) => match committed.change {
-                // A shutdown gives it back before it ends it.
+                // A shutdown releases the event before it ends the delivery.
                 Change::Settled { attempt, outcome: Outcome::CutOff, .. } => {
                     ended(&mut under_way, committed.event, |one| {
                         one.process == committed.process && one.attempt == attempt

@@ -1,11 +1,12 @@
-//! Promise *Paused*: while an operator holds a source back, nothing of it is claimed, by any process.
+//! Pausing: while an operator has paused a source, no process claims its events.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Change, Fault, Run, What};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Where it is not known when a claim began: one that had begun when the order was given may commit this much later.
+/// Where the start of a claim is not recorded: bound on the time from a claim's start to its
+/// commit.
 const BEGUN_BEFORE: Duration = Duration::from_secs(10);
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
@@ -17,7 +18,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             let began = committed.began.unwrap_or_else(|| at.saturating_sub(BEGUN_BEFORE));
             let span = spans.get(source)?.iter().find(|(from, to)| *from < began && began < *to)?;
             let what = format!(
-                "{} claimed event {} of {source}, which has been paused since {:.3}s",
+                "{} claimed event {} of source {source}, which has been paused since {:.3}s",
                 committed.process,
                 committed.event,
                 span.0.as_secs_f64()
@@ -27,7 +28,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         .collect()
 }
 
-/// When each source was paused.
+/// The spans in which each source was paused.
 pub(crate) fn spans(run: &Run) -> BTreeMap<&str, Vec<(At, At)>> {
     let mut spans: BTreeMap<&str, Vec<(At, At)>> = BTreeMap::new();
     for entry in &run.entries {

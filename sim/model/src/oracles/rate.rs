@@ -1,4 +1,5 @@
-//! Promise *Bounded*, for a source with a rate: in no span of time does a process begin more of its deliveries.
+//! Promise *Bounded*, for a source with a rate: no process starts its deliveries faster than the
+//! rate, in any span of time.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Fault, Run, Sending, What};
@@ -6,9 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use surehook_core::rate::BURST;
 
-/// The longest span that is looked at.
+/// The longest span that is checked.
 const SPAN: Duration = Duration::from_secs(5);
-/// What a start is seen later by than it was, at the most.
+/// Bound on the delay between a start and its record.
 const SEEN_LATE: Duration = Duration::from_millis(500);
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
@@ -32,7 +33,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 if let Some((from, count)) = over {
                     let span = (entry.at - *from).as_secs_f64();
                     let what = format!(
-                        "{process} began {count} deliveries of {source} within {span:.3}s, at a rate of {rate} a second"
+                        "{process} started {count} deliveries of source {source} within {span:.3}s, but its rate is {rate} per second"
                     );
                     violations.push(violation(Promise::Rate, entry.at, what, [*event]));
                     recent.clear();

@@ -1,11 +1,12 @@
-//! Promise *Explicit*, for readiness: a process is not ready while its database is down, and ready while nothing is wrong.
+//! Promise *Explicit*, for readiness: a process is not ready while its database is down, and is
+//! ready while there is no fault.
 
 use super::isolation::quiet_spans;
 use super::{Promise, Violation, violation};
 use crate::history::{At, Fault, Run, What};
 use std::time::Duration;
 
-/// What a process last learnt of its database is good for so long.
+/// How old a process's knowledge of its database may be.
 const LEARNT_WITHIN: Duration = Duration::from_millis(2_500);
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
@@ -18,7 +19,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         })
         .map(|(at, duration)| (at, at + duration))
         .collect();
-    // The first of two outages that overlap ends both.
+    // When two outages overlap, the earlier end ends both.
     let end = |from: At| {
         outages.iter().map(|(_, to)| *to).filter(|to| *to > from).min().unwrap_or_default()
     };
@@ -37,8 +38,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 .iter()
                 .any(|(from, to)| *from <= asked_at.saturating_sub(LEARNT_WITHIN) && at <= *to);
             let wrong = match is_ready {
-                true if is_down => "is ready, and its database is down",
-                false if is_quiet => "is not ready, and nothing is wrong",
+                true if is_down => "is ready, although its database is down",
+                false if is_quiet => "is not ready, although no fault is active",
                 _ => return None,
             };
             Some(violation(Promise::Readiness, at, format!("{process} {wrong}"), []))

@@ -1,14 +1,13 @@
-//! Promise *Explicit*, for refusals: where every answer to a request says that nothing was stored, nothing was. Only
-//! `database-timeout` leaves that open.
+//! Promise *Explicit*, for refusals: if every response for a request says that nothing was stored,
+//! nothing was stored. Only `database-timeout` and `internal` leave the outcome open.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Change, PostId, Run, What};
 use std::collections::BTreeMap;
 
-/// The problems after which an event may be stored all the same.
+/// The problems after which an event may have been stored.
 const OPEN: [&str; 2] = ["database-timeout", "internal"];
 
-/// The process, the source and the key of a request.
 type Asked<'a> = (&'a str, &'a str, &'a str);
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
@@ -36,7 +35,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 of_key.iter().filter(|(posted, _)| *posted <= at).map(|(_, post)| denied.get(post).copied()).collect();
             let problems = problems.filter(|problems| !problems.is_empty())?;
             let what = format!(
-                "event {} was stored by {}, and each request for it was answered that nothing was stored: {problems:?}",
+                "event {} was stored by {}, although every response for it said that nothing was stored: {problems:?}",
                 committed.event, committed.process
             );
             Some(violation(Promise::Refusal, at, what, [committed.event]))

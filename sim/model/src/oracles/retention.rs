@@ -1,5 +1,5 @@
-//! Promise *Bounded*, for what is stored: an event goes when its retention ends, and its payload when that of payloads
-//! ends: not earlier, and not much later.
+//! Promise *Bounded*, for storage: an event is deleted when its retention ends, and its payload is
+//! erased when the payload retention ends. Neither is early, and the deletion is not much later.
 
 use super::isolation::quiet_spans;
 use super::{Promise, Violation, violation};
@@ -10,7 +10,8 @@ use std::time::Duration;
 use surehook_core::event::Status;
 use surehook_core::id::EventId;
 
-/// From the end of a retention to the pruning: two pauses between passes, and the pass itself.
+/// Bound from the end of a retention to the pruning: two intervals between passes, and the pass
+/// itself.
 const PRUNED_WITHIN: Duration = Duration::from_secs(135);
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
@@ -18,9 +19,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut say =
         |at, what: String, event| violations.push(violation(Promise::Retention, at, what, [event]));
-    // When each event that has ended did so, by the run's time and by the database's.
+    // When each ended event ended, in the run's time and in the database's time, with its
+    // retention.
     let mut ended: BTreeMap<EventId, (At, Duration, Timestamp)> = BTreeMap::new();
-    // When each event's last delivery was done. Its end is that moment, however late it is written down.
+    // When the last delivery of each event ended. The event's end is that moment, however late it
+    // is written.
     let mut sent: BTreeMap<EventId, At> = BTreeMap::new();
     let mut jumped = false;
     for entry in &run.entries {
@@ -48,11 +51,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 };
                 let done = if is_pruned { "pruned" } else { "erased" };
                 if status != Status::Delivered && !(is_pruned && status == Status::DeadLettered) {
-                    say(
-                        entry.at,
-                        format!("event {event} was {done} while it was {status:?}"),
-                        event,
-                    );
+                    say(entry.at, format!("event {event} was {done} in status {status:?}"), event);
                 } else if let Some((_, _, settled_at)) = ended.get(&event) {
                     let age = Duration::try_from(committed.db_time.duration_since(*settled_at))
                         .unwrap_or_default();
@@ -60,7 +59,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                         say(
                             entry.at,
                             format!(
-                                "event {event} ({status:?}) was {done} {age:?} after its end, and is kept for {least:?}"
+                                "event {event} ({status:?}) was {done} {age:?} after its end, but its retention is {least:?}"
                             ),
                             event,
                         );
@@ -91,7 +90,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             }
         }
     }
-    // What is left was not pruned.
+    // The remaining events were not pruned.
     let quiet = quiet_spans(run);
     for (event, (at, kept, _)) in ended {
         let (from, by) = (at + kept, at + kept + PRUNED_WITHIN);
@@ -102,7 +101,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             say(
                 by,
                 format!(
-                    "event {event} ended at {:.3}s, is kept for {kept:?} and was not pruned",
+                    "event {event} ended at {:.3}s and was not pruned after its retention of {kept:?}",
                     at.as_secs_f64()
                 ),
                 event,

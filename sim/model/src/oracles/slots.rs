@@ -1,4 +1,5 @@
-//! Promise *Bounded*, for deliveries: no process has more of a source's deliveries in flight than its `concurrency`.
+//! Promise *Bounded*, for deliveries: no process has more of a source's deliveries in flight than
+//! its `concurrency`.
 
 use super::{Promise, Violation, violation};
 use crate::history::{Fault, Run, Sending, What};
@@ -23,7 +24,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     violations.push(violation(
                         Promise::Slots,
                         entry.at,
-                        format!("{process} has {count} deliveries of {source} in flight, and {limit} slots"),
+                        format!("{process} has {count} deliveries of source {source} in flight, but only {limit} slots"),
                         open.map(|(_, event, _)| *event),
                     ));
                 }

@@ -1,5 +1,6 @@
-//! Promise *Explicit*: an event's row changes only along the arrows of its life, and every change moves the fence by
-//! one. Written from the design's drawing, not from the code that decides.
+//! Promise *Explicit*: an event's row makes only the legal transitions, and each one increases the
+//! fence by one. This file follows the diagram in `docs/ARCHITECTURE.md`, not the code in `core`,
+//! so that it is an independent check.
 
 use super::{Promise, Violation, violation};
 use crate::history::{Change, Committed, Run};
@@ -31,20 +32,20 @@ fn wrong(committed: &Committed) -> Option<&'static str> {
     let (before, after) =
         (committed.before.map(|row| row.delivery), committed.after.map(|row| row.delivery));
     let (status, attempts) = match (before, after) {
-        // What was delivered has no row any more, and no fence to compare.
+        // A delivered event has no row, so there is no fence to compare.
         (None, Some(after)) if committed.change == Change::Redriven => {
             let is_queued =
                 after.status == Status::Queued && after.attempt > 0 && after.used() == 0;
-            return (!is_queued)
-                .then_some("what was delivered is not queued again with a new budget");
+            return (!is_queued).then_some("a delivered event was not queued with a new budget");
         }
         (None, Some(after)) => {
             return (after.status != Status::Queued || after.attempt != 0)
-                .then_some("a new event is not queued");
+                .then_some("a new event is not in status queued");
         }
-        // What was delivered has no row any more when its retention ends.
+        // A delivered event has no row when its retention ends.
         (None, None) => {
-            return (committed.change != Change::Pruned).then_some("a change to nothing");
+            return (committed.change != Change::Pruned)
+                .then_some("a change without a row before and after");
         }
         (Some(before), None) => {
             let ended =
@@ -52,14 +53,14 @@ fn wrong(committed: &Committed) -> Option<&'static str> {
                     && before.status == Status::Processing;
             let pruned =
                 committed.change == Change::Pruned && before.status == Status::DeadLettered;
-            return (!ended && !pruned).then_some("a row is gone that was owed");
+            return (!ended && !pruned).then_some("the row of an unfinished event was deleted");
         }
         (Some(before), Some(after)) => {
             ((before.status, after.status), i64::from(after.attempt) - i64::from(before.attempt))
         }
     };
     if after?.fence != before?.fence.next() {
-        return Some("the fence did not move by one");
+        return Some("the fence did not increase by one");
     }
     let legal = match (committed.change, status) {
         (
@@ -83,5 +84,5 @@ fn wrong(committed: &Committed) -> Option<&'static str> {
         }
         _ => false,
     };
-    (!legal).then_some("there is no such transition")
+    (!legal).then_some("the transition is not legal")
 }

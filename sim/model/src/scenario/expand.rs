@@ -1,5 +1,5 @@
-//! A seed made into a scenario, by swarm: each kind of workload and of fault is on or off for the whole run, so that
-//! rare combinations are not drowned by the ones that are always there.
+//! Expands a seed into a scenario by swarm testing: each kind of workload and of fault is on or off
+//! for the whole run. Otherwise frequent kinds would hide rare combinations.
 
 use super::{
     Behaviour, BehaviourAt, Call, Fault, FaultAt, Kept, Kind, Node, Post, Question, Role, Scenario,
@@ -9,7 +9,8 @@ use fastrand::Rng;
 
 const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
 
-/// The scenario of a seed. The same for ever in one version of this code; to keep one, keep the scenario.
+/// The scenario of a seed. A change of this code changes the scenarios of seeds; to keep a
+/// scenario, save it as a file.
 #[must_use]
 pub fn expand(seed: u64) -> Scenario {
     let mut rng = Rng::with_seed(seed ^ 0x5eed_0f5c_e9a2_1055);
@@ -21,7 +22,8 @@ pub fn expand(seed: u64) -> Scenario {
         (0..rng.usize(1..=3)).map(|n| source(&mut rng, &swarm, n, heal_at_ms)).collect();
     let posts = posts(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
     let mut faults = faults(&mut rng, &swarm, processes, sources.len(), heal_at_ms, &posts);
-    // Drawn apart, so that all else of a seed is what it was before these were there.
+    // Drawn from a separate generator, so that these faults do not change the rest of a seed's
+    // scenario.
     let mut rng = Rng::with_seed(seed ^ 0x0b2e_a4e2_0f1c_3d5a);
     for source in &mut sources {
         limits(&mut rng, source);
@@ -36,11 +38,11 @@ pub fn expand(seed: u64) -> Scenario {
         });
         faults.sort_by_key(|fault| fault.at_ms);
     }
-    // Apart for the same reason.
+    // A separate generator for the same reason.
     let mut rng = Rng::with_seed(seed ^ 0x7e3d_91b4_2c58_f06b);
     if rng.u8(..) < 70 {
         for _ in 0..rng.usize(1..=3) {
-            // Soon after something was posted, so that late settlements are still under way.
+            // Soon after a post, so that late settlements are still in flight.
             let near =
                 posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
             let at_ms = (near + rng.u64(0..60_000)).min(heal_at_ms - 1);
@@ -51,7 +53,7 @@ pub fn expand(seed: u64) -> Scenario {
         }
         faults.sort_by_key(|fault| fault.at_ms);
     }
-    // Apart for the same reason.
+    // A separate generator for the same reason.
     let mut rng = Rng::with_seed(seed ^ 0x41c6_4e6d_9d2c_5680);
     if rng.u8(..) < 30 {
         let at_ms = rng.u64(0..heal_at_ms - 60_000);
@@ -61,7 +63,7 @@ pub fn expand(seed: u64) -> Scenario {
         });
         faults.sort_by_key(|fault| fault.at_ms);
     }
-    // And these.
+    // Separate generators for the same reason.
     let mut rng = Rng::with_seed(seed ^ 0x51a9_d0c4_7be2_3f86);
     let database = match rng.u8(..) {
         0..80 => Kind::SynchronousStandby,
@@ -104,7 +106,7 @@ pub fn expand(seed: u64) -> Scenario {
     }
 }
 
-/// Roles that differ, in some runs: at least one process accepts and one delivers.
+/// Some runs have different roles: at least one process accepts and one delivers.
 fn roles(rng: &mut Rng, processes: usize) -> Vec<Role> {
     if processes < 2 || rng.u8(..) >= 70 {
         return Vec::new();
@@ -113,7 +115,7 @@ fn roles(rng: &mut Rng, processes: usize) -> Vec<Role> {
     [Role::Intake, Role::Worker, third][..processes].to_vec()
 }
 
-/// Which kinds of things happen in a run.
+/// The kinds of workload and faults that are on in a run.
 struct Swarm {
     bursts: bool,
     duplicates: bool,
@@ -134,7 +136,7 @@ struct Swarm {
 
 impl Swarm {
     fn draw(rng: &mut Rng) -> Self {
-        let calm = rng.u8(..) < 20; // some runs have no fault at all: nothing may then be lost, late or doubled
+        let calm = rng.u8(..) < 20; // without any fault, nothing may be lost, late or duplicated
         let mut on = |share: u8| rng.u8(..) < share;
         Self {
             bursts: on(128),
@@ -189,7 +191,8 @@ fn source(rng: &mut Rng, swarm: &Swarm, n: usize, heal_at_ms: u64) -> Source {
     source
 }
 
-/// What operators ask, what goes wrong with that and with retention, and rows that are locked from the console.
+/// Requests of operators, faults of the calls that they and retention make, and rows that are
+/// locked from a console.
 fn operators(
     rng: &mut Rng,
     posts: &[Post],
@@ -198,7 +201,7 @@ fn operators(
     heal_at_ms: u64,
     faults: &mut Vec<FaultAt>,
 ) {
-    // In calm runs nothing goes wrong, but operators ask all the same.
+    // Calm runs have no faults, but operators send requests in them too.
     let is_calm = faults.is_empty();
     for _ in 0..rng.usize(0..=6) {
         let what = match rng.u8(0..6) {
@@ -261,10 +264,11 @@ fn store_fault(rng: &mut Rng) -> StoreFault {
     }
 }
 
-/// The standby is away for a while, in which commits hang, become visible without it, or are gone with a failover.
+/// The standby is disconnected for a while. Commits then hang, become visible without it, or are
+/// lost in a failover.
 fn replication(rng: &mut Rng, posts: &[Post], faults: &mut Vec<FaultAt>) {
     for _ in 0..rng.usize(1..=2) {
-        // Just before something is posted, or soon after it, so that its claim and settlement are meant.
+        // Just before or soon after a post, so that its claim and settlement are affected.
         let post = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
         let at_ms = if rng.bool() {
             post.saturating_sub(rng.u64(0..200))
@@ -286,7 +290,7 @@ fn replication(rng: &mut Rng, posts: &[Post], faults: &mut Vec<FaultAt>) {
     }
 }
 
-/// Half of the sources have a breaker, and a sixth a rate.
+/// Half of the sources have a breaker, and a sixth have a rate.
 fn limits(rng: &mut Rng, source: &mut Source) {
     if rng.bool() {
         source.breaker_failures = rng.u32(1..=6);
@@ -352,7 +356,7 @@ fn posts(
             && rng.u8(..) < 50
             && let Some(earlier) = posts.get(rng.usize(0..posts.len().max(1)))
         {
-            post.key.clone_from(&earlier.key); // the same key, perhaps of another source, with another body
+            post.key.clone_from(&earlier.key); // the same key with a different body, possibly for another source
         }
         posts.push(post);
     }
@@ -370,7 +374,7 @@ fn faults(
     let mut faults = Vec::new();
     let mut some = |rng: &mut Rng, on: bool, most: usize, make: &dyn Fn(&mut Rng) -> Fault| {
         for _ in 0..if on { rng.usize(1..=most) } else { 0 } {
-            // Most faults fall where there is something to break: shortly after a post.
+            // Most faults start soon after a post, when there is work that they can affect.
             let (post, within) =
                 (rng.usize(0..posts.len().max(1)), if rng.bool() { 60 } else { 5_000 });
             let near = posts.get(post).map(|post| post.at_ms + rng.u64(0..within));
