@@ -1,7 +1,7 @@
-//! A failed run made readable: what was broken, and what happened to the events it was about, as text for a terminal
-//! and as one HTML file.
+//! The timeline of a run: its violations and the history of the events that they concern, as text
+//! for a terminal and as one HTML file.
 //!
-//! It only tells what the history and the oracles say. It judges nothing and reads no files.
+//! It shows the history and the results of the oracles. It judges nothing and reads no files.
 
 mod axis;
 mod draw;
@@ -20,29 +20,31 @@ use crate::history::Run;
 use crate::oracles::Violation;
 use story::{Scope, Story};
 
-/// Lines of a timeline in the terminal, around the violations.
+/// Limit of lines in the terminal, around the violations.
 const TEXT_LINES_MAX: usize = 200;
-/// Rows of the drawing.
+/// Limit of rows in the drawing.
 const ROWS_MAX: usize = 400;
 
-/// For the terminal: the broken promises in words, then the events they are about and every fault, one line each.
+/// For the terminal: the violations, then the entries of the events that they concern and all
+/// faults, one line each.
 ///
-/// At most some 200 entries, the ones nearest to the violations; it says how many are left out, and where.
+/// At most about 200 entries, those nearest to the violations. Lines state how many entries are
+/// left out, and where.
 #[must_use]
 pub fn text(run: &Run, violations: &[Violation]) -> String {
     text::render(&Story::of(run, violations, Scope::Essential), TEXT_LINES_MAX)
 }
 
-/// As [`text`], with every entry of the run, and without a bound.
+/// Like [`text`], but with every entry of the run and without a limit.
 #[must_use]
 pub fn text_of_everything(run: &Run, violations: &[Violation]) -> String {
     text::render(&Story::of(run, violations, Scope::Everything), usize::MAX)
 }
 
-/// One HTML page that needs nothing else: the broken promises in words, and a drawing of who did what when, in which
-/// the events of the violations are told in full and all others are dim.
+/// A self-contained HTML page: the violations, and a drawing of all lanes over time. Events that
+/// the violations concern are shown in full, all others are dimmed.
 ///
-/// `scenario_toml` is folded away in it; `rerun` is the line that runs it again.
+/// `scenario_toml` is in a collapsed section; `rerun` is the command that repeats the run.
 #[must_use]
 pub fn html(
     run: &Run,

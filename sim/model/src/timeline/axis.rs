@@ -1,18 +1,19 @@
-//! The time axis of the drawing: downwards, a line for each row, idle time squeezed into marked gaps.
+//! The time axis of the drawing. It runs downwards with one line for each row; idle time is
+//! compressed into marked gaps.
 
 use super::words::span;
 use crate::history::At;
 use std::time::Duration;
 
-/// From one line of text to the next.
+/// Distance between lines of text.
 pub(super) const LINE: f64 = 19.0;
-/// A silence that is marked, with its length, and drawn no longer however long it was.
+/// Idle time from this length on is drawn as a gap of fixed height, marked with its length.
 const SILENCE: Duration = Duration::from_secs(2);
 const GAP: f64 = 30.0;
-/// What a shorter pause may add between two rows.
+/// The most that a shorter idle time adds between two rows.
 const PAUSE: f64 = 12.0;
 
-/// Where each row and each time is, from the top.
+/// The position of each row and each time, from the top.
 pub(super) struct Axis {
     /// The middle of each row's first line.
     pub(super) rows: Vec<f64>,
@@ -21,17 +22,17 @@ pub(super) struct Axis {
     times: Vec<(At, f64)>,
 }
 
-/// A stretch in which time is squeezed.
+/// A compressed stretch of time.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Gap {
-    /// Its middle.
+    /// The middle of the gap.
     pub(super) y: f64,
     pub(super) text: String,
 }
 
-/// What the axis needs to know of a row.
+/// The input of the axis for one row.
 pub(super) struct Place {
-    /// `None` for one that stands for rows that are left out.
+    /// `None` for a row that replaces left-out rows.
     pub(super) at: Option<At>,
     pub(super) lines: usize,
 }
@@ -61,7 +62,8 @@ impl Axis {
         axis
     }
 
-    /// Where a time is: at the first row of that time, or in proportion between the rows around it.
+    /// The position of a time: that of the first row with this time, or interpolated between the
+    /// neighbouring rows.
     pub(super) fn at(&self, at: At) -> f64 {
         let next = self.times.partition_point(|(time, _)| *time < at);
         match (next.checked_sub(1).and_then(|before| self.times.get(before)), self.times.get(next))

@@ -1,4 +1,5 @@
-//! The drawing: an SVG with a column for each lane, time downwards, and the words of each row on the right.
+//! The drawing: an SVG with a column for each lane, time downwards, and the text of each row on the
+//! right.
 
 use super::axis::{Axis, LINE, Place};
 use super::links::Link;
@@ -15,22 +16,22 @@ const TIMES: f64 = 84.0;
 const WIDE: f64 = 104.0;
 const NARROW: f64 = 72.0;
 const WORDS: f64 = 700.0;
-/// Letters in a line of the words' column, so that they stay in it in any common font.
+/// Letters in a line of the text column; they fit into it in any common font.
 const LETTERS: usize = 94;
 const LETTERS_IN_BOLD: usize = 84;
-/// Pale arrows between the same lanes are no nearer to each other.
+/// Minimum distance between dimmed arrows of the same lanes.
 const PALE_APART: f64 = 4.0;
-/// Bars beside each other before they share a place.
+/// Bars that are drawn next to each other before they overlap.
 const SLOTS: usize = 5;
 
-/// The drawing and the names above its columns.
+/// The drawing and the headings of its columns.
 pub(super) struct Drawing {
     pub(super) svg: String,
     pub(super) heads: Vec<Head>,
     pub(super) width: f64,
 }
 
-/// A column's name and the middle of its place.
+/// A column's heading and its position.
 pub(super) struct Head {
     pub(super) lane: Lane,
     pub(super) x: f64,
@@ -98,7 +99,7 @@ fn row_lines(row: &Row<'_>) -> Vec<String> {
     }
 }
 
-/// Who did it, in front of what was done.
+/// The prefix that names the actor.
 fn row_head(moment: &Moment) -> String {
     match (moment.kind, &moment.lane) {
         (Kind::Broken(_), _) | (_, Lane::World) => String::new(),
@@ -106,11 +107,12 @@ fn row_head(moment: &Moment) -> String {
     }
 }
 
-/// Breaks a text at spaces into lines of at most so many letters; a longer word has a line of its own.
+/// Breaks a text at spaces into lines of at most `letters` letters; a longer word gets its own
+/// line.
 pub(super) fn wrapped(text: &str, letters: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
-        let line = lines.last_mut().expect("there is a line");
+        let line = lines.last_mut().expect("there is always a line");
         if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > letters {
             lines.push(word.to_owned());
         } else {
@@ -123,7 +125,7 @@ pub(super) fn wrapped(text: &str, letters: usize) -> Vec<String> {
     lines
 }
 
-/// A place for each lane; wide for those in which something is told.
+/// A column for each lane; lanes with entries that are shown get wide ones.
 fn columns(story: &Story<'_>, rows: &[Row<'_>], arrows: &[Link]) -> Vec<Head> {
     let mut busy: BTreeSet<Lane> = BTreeSet::new();
     let mut told: BTreeSet<usize> = BTreeSet::new();
@@ -156,7 +158,7 @@ fn columns(story: &Story<'_>, rows: &[Row<'_>], arrows: &[Link]) -> Vec<Head> {
 struct Canvas<'c, 'a> {
     story: &'c Story<'a>,
     axis: Axis,
-    /// Where the rows of entries are.
+    /// The vertical positions of the entries that have a row.
     of_entry: BTreeMap<usize, f64>,
     heads: Vec<Head>,
     right: f64,
@@ -165,7 +167,7 @@ struct Canvas<'c, 'a> {
 
 impl Canvas<'_, '_> {
     fn put(&mut self, text: std::fmt::Arguments<'_>) {
-        self.svg.write_fmt(text).expect("a string takes all");
+        self.svg.write_fmt(text).expect("writing to a string cannot fail");
         self.svg.push('\n');
     }
 
@@ -180,7 +182,7 @@ impl Canvas<'_, '_> {
             .unwrap_or_else(|| self.axis.at(self.story.run.entries[entry].at))
     }
 
-    /// Lines of the lanes and rows, gaps, and the red of what is broken.
+    /// Draws the lines of lanes and rows, the gaps, and the background of violations.
     fn ground(&mut self, rows: &[Row<'_>]) {
         let (right, bottom) = (self.right, self.axis.height);
         for place in self.heads.iter().map(|head| head.x).collect::<Vec<_>>() {
@@ -319,7 +321,7 @@ impl Canvas<'_, '_> {
             events.iter().map(|event| self.story.index.short(*event)).collect();
         let lost = if link.arrived { "" } else { " lost" };
         let class = if dim { "dim".to_owned() } else { self.class(&events) };
-        // An arrow that is broken off ends half-way, with a cross.
+        // An arrow that did not arrive ends half-way with a cross.
         let reach = if link.arrived { 1.0 } else { 0.55 };
         let (x, y) = (from + (to - from) * reach, top + (bottom - top) * reach);
         let tip = if link.arrived {
@@ -405,13 +407,13 @@ impl Canvas<'_, '_> {
         }
     }
 
-    /// The colour of an event that is told in full.
+    /// The CSS class with the colour of an event that is shown in full.
     fn class(&self, events: &[EventId]) -> String {
         self.story.colour(events).map_or_else(|| "c".to_owned(), |colour| format!("c c{colour}"))
     }
 }
 
-/// The tip of an arrow.
+/// The path of an arrow's head.
 fn head(from_x: f64, from_y: f64, x: f64, y: f64) -> String {
     let (dx, dy) = (x - from_x, y - from_y);
     let length = (dx * dx + dy * dy).sqrt().max(0.1);

@@ -1,17 +1,19 @@
-//! Which entry is about which event, and the short names of events: `e1` is the first that appears in the run.
+//! Which entry concerns which event, and the short names of events: `e1` is the first that appears
+//! in the run.
 
 use crate::history::{PostId, Posted, Received, RequestId, Run, What};
 use std::collections::{BTreeMap, BTreeSet};
 use surehook_core::id::EventId;
 
-/// Look-ups over one run.
+/// Lookups over one run.
 pub(super) struct Index<'a> {
-    /// In the order of their first appearance: the place is the short name.
+    /// In the order of their first appearance: the position is the short name.
     pub(super) events: Vec<EventId>,
     numbers: BTreeMap<EventId, usize>,
     pub(super) posts: BTreeMap<PostId, &'a Posted>,
     pub(super) requests: BTreeMap<RequestId, &'a Received>,
-    /// The events that a producer may mean by a (source, key). More than one where that promise is broken.
+    /// The events that a source and key may refer to. More than one only if the promise
+    /// *Idempotent* is broken.
     by_key: BTreeMap<(&'a str, &'a str), BTreeSet<EventId>>,
     answered: BTreeMap<PostId, EventId>,
 }
@@ -56,12 +58,12 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// `e7`; the id itself if the run never showed the event.
+    /// The short name, such as `e7`, or the id if the event does not appear in the run.
     pub(super) fn short(&self, event: EventId) -> String {
         self.numbers.get(&event).map_or_else(|| event.to_string(), |number| format!("e{number}"))
     }
 
-    /// The events that an entry is about, the surest first.
+    /// The events that an entry concerns, the most certain first.
     pub(super) fn touched(&self, what: &What) -> Vec<EventId> {
         let of_post = |post: &PostId| {
             let posted = self.posts.get(post);
@@ -90,7 +92,8 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// A text for one line: every known event's id in its short form, and nothing that could steer a terminal.
+    /// A text for one line: known event ids become short names, and characters that could control a
+    /// terminal are escaped.
     pub(super) fn plain(&self, text: &str) -> String {
         let mut plain = String::new();
         let mut skip_to = 0;
@@ -120,13 +123,13 @@ fn uuid_length() -> usize {
     "00000000-0000-0000-0000-000000000000".len()
 }
 
-/// Control characters, and those that turn the direction of the text.
+/// Control characters, and those that change the direction of text.
 fn steers(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// The events whose ids an entry bears.
+/// The events whose ids an entry contains.
 fn named(what: &What) -> Vec<EventId> {
     match what {
         What::Answered { event, .. } => event.iter().copied().collect(),

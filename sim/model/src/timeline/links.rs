@@ -1,4 +1,4 @@
-//! What went from one lane to another: requests, replies and commits, and whether they arrived.
+//! The messages between lanes: requests, responses and commits, and whether they arrived.
 
 use super::index::Index;
 use super::words::{Lane, lane};
@@ -6,18 +6,18 @@ use crate::history::{CallResult, Change, Fault, Run, What};
 use std::collections::BTreeMap;
 use surehook_core::id::{Attempt, EventId};
 
-/// One arrow. Its ends are entries of the history.
+/// An arrow of the drawing, between two entries of the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) from: (usize, Lane),
     pub(super) to: (usize, Lane),
-    /// Whether it arrived as far as anybody knows.
+    /// Whether it arrived, as far as the history shows.
     pub(super) arrived: bool,
-    /// A few letters.
+    /// A short label.
     pub(super) label: String,
 }
 
-/// A delivery that a process has begun and not ended.
+/// A delivery that has started and not ended.
 struct Open {
     sending: usize,
     process: String,
@@ -27,15 +27,15 @@ struct Open {
     replied: Option<(usize, u16)>,
 }
 
-/// What went between the lanes of a run.
+/// All arrows of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Links {
     pub(super) arrows: Vec<Link>,
-    /// The beginnings of deliveries that were still under way when the run ended.
+    /// The starts of deliveries that were in flight at the end of the run.
     pub(super) under_way: Vec<usize>,
 }
 
-/// Follows every request, reply and commit of a run.
+/// Follows every request, response and commit of a run.
 pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
     let mut links = Vec::new();
     let mut open: Vec<Open> = Vec::new();
@@ -76,7 +76,7 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
             }
             What::Called { result, call, .. } => match result {
                 CallResult::Done => {}
-                CallResult::Refused => link(Lane::Database, own, true, format!("no {call}")),
+                CallResult::Refused => link(Lane::Database, own, true, format!("{call} failed")),
                 CallResult::Unknown => link(Lane::Database, own, false, format!("{call}?")),
             },
             What::Sending(sending) => open.push(Open {
@@ -104,7 +104,7 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                 if let Some(delivery) = open.iter_mut().find(|of| Some(&of.sending) == sending) {
                     delivery.replied = Some((entry, *status_code));
                 } else if let Some(received) = index.requests.get(request) {
-                    // Whoever sent it is gone: the reply finds nobody.
+                    // The sender was killed or has exited, so the response is lost.
                     let sent = run.each(|what| {
                         if let What::Sending(sending) = what { Some(sending) } else { None }
                     });
@@ -144,7 +144,7 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
     Links { arrows: links, under_way: open.iter().map(|delivery| delivery.sending).collect() }
 }
 
-/// Draws what became of a delivery's request, if it never arrived, and of its reply.
+/// Adds the arrows of a delivery's response, and of its request if that never arrived.
 fn end(run: &Run, index: &Index<'_>, delivery: &Open, heard: Option<usize>, links: &mut Vec<Link>) {
     let process = Lane::process(&delivery.process);
     let What::Sending(sending) = &run.entries[delivery.sending].what else { return };

@@ -1,4 +1,4 @@
-// Pointing at something of an event lights up all of that event; a click keeps it lit.
+// Hovering over a part of an event highlights all parts of the event; a click keeps the highlight.
 (() => {
   let kept = null;
   const of = (target) => target.closest("[data-e]")?.dataset.e.split(" ")[0] || null;

@@ -1,4 +1,5 @@
-//! The HTML page around the drawing: the broken promises in words, who is who, and what is folded away.
+//! The HTML page around the drawing: the violations, the events, the legend, and collapsed
+//! sections.
 
 use super::ROWS_MAX;
 use super::draw::{Drawing, draw};
@@ -9,7 +10,7 @@ use surehook_core::id::EventId;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
-/// An explanation of the drawing's signs.
+/// The legend of the drawing.
 const SIGNS: &str = include_str!("signs.html");
 
 pub(super) fn render(
@@ -31,7 +32,7 @@ pub(super) fn render(
         escaped(&story.index.plain(title))
     ));
     put(broken(story));
-    put(format!("<p class=\"rerun\">Run it again: <code>{}</code></p>", escaped(rerun)));
+    put(format!("<p class=\"rerun\">Repeat this run: <code>{}</code></p>", escaped(rerun)));
     put(events(story));
     put(SIGNS.to_owned());
     put(format!("<div class=\"drawing\" style=\"width:{width:.0}px\">\n<div class=\"heads\">"));
@@ -54,14 +55,14 @@ pub(super) fn render(
         .map(|violation| story.index.plain(&violation.to_string()))
         .collect();
     put(folded(&format!("All broken promises ({})", all.len()), &all.join("\n")));
-    put(folded("Everything that happened, as text", everything));
+    put(folded("The whole history as text", everything));
     put(format!("<script>\n{SCRIPT}</script>\n</html>"));
     out
 }
 
 fn broken(story: &Story<'_>) -> String {
     let mut out = String::new();
-    let mut put = |text: String| writeln!(out, "{text}").expect("a string takes all");
+    let mut put = |text: String| writeln!(out, "{text}").expect("writing to a string cannot fail");
     if story.violations.is_empty() {
         put("<p>No promise was broken.</p>".to_owned());
     }
@@ -76,17 +77,17 @@ fn broken(story: &Story<'_>) -> String {
         put(format!("<p>At <a href=\"#v{number}\">{}</a>: {what}</p>", seconds(violation.at)));
         let wrong = story.wrong_at(violation.at);
         if !wrong.is_empty() {
-            put(format!("<p><small>Just then: {}</small></p>", escaped(&wrong.join("; "))));
+            put(format!("<p><small>Active faults: {}</small></p>", escaped(&wrong.join("; "))));
         }
         if more > 0 {
-            put(format!("<p><small>And {more} more times, see below.</small></p>"));
+            put(format!("<p><small>Broken {more} more times; see the list below.</small></p>"));
         }
         put("</section>".to_owned());
     }
     out
 }
 
-/// The events that are told in full, and the others folded away.
+/// The events that are shown in full, and a collapsed list of the others.
 fn events(story: &Story<'_>) -> String {
     let (full, others): (Vec<_>, Vec<_>) =
         story.index.events.iter().copied().partition(|event| story.is_in_full(&[*event]));
@@ -98,7 +99,7 @@ fn events(story: &Story<'_>) -> String {
             .map_or_else(String::new, |colour| format!(" class=\"c{colour}\""));
         let name = escaped(&story.index.short(*event));
         writeln!(out, "<li{colour} data-e=\"{name}\">{}</li>", escaped(&story.event_words(*event)))
-            .expect("a string takes all");
+            .expect("writing to a string cannot fail");
     }
     out.push_str("</ul>\n");
     let (stored, never): (Vec<EventId>, Vec<EventId>) =
@@ -106,7 +107,7 @@ fn events(story: &Story<'_>) -> String {
     let mut others: Vec<String> =
         stored.into_iter().map(|event| story.event_words(event)).collect();
     if !never.is_empty() {
-        others.push(format!("and {} that are not in the database at the end", never.len()));
+        others.push(format!("and {} that were not in the database at the end", never.len()));
     }
     if !others.is_empty() {
         out.push_str(&folded(&format!("The other events ({})", others.len()), &others.join("\n")));
@@ -118,7 +119,7 @@ fn folded(title: &str, text: &str) -> String {
     format!("<details><summary>{}</summary><pre>{}</pre></details>", escaped(title), escaped(text))
 }
 
-/// A text as HTML and XML show it, in an attribute too.
+/// Escapes a text for HTML and XML, including attributes.
 pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {

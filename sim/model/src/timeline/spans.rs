@@ -1,4 +1,5 @@
-//! What lasts: crashes, pauses, drains, bad networks and databases, broken downstreams, and leases.
+//! The states that last for a while: crashes, stops, shutdowns, faults of network and database,
+//! broken downstreams, and leases.
 
 use super::words::{Lane, between};
 use crate::history::{At, Change, Fault, Run, What};
@@ -7,7 +8,7 @@ use std::time::Duration;
 use surehook_core::event::Status;
 use surehook_core::id::{Attempt, EventId};
 
-/// Something that was wrong for a while, in one lane.
+/// A fault that lasts for a while, in one lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Band {
     pub(super) lane: Lane,
@@ -15,9 +16,9 @@ pub(super) struct Band {
     pub(super) what: String,
     pub(super) from: At,
     pub(super) to: At,
-    /// The entry that began it.
+    /// The entry at which it started.
     pub(super) entry: usize,
-    /// Whether nothing in the history tells its end, so that a line of its own must.
+    /// Whether no entry of the history shows its end. Then the timeline adds a line for it.
     pub(super) ends_silently: bool,
 }
 
@@ -46,12 +47,13 @@ impl BandKind {
     }
 }
 
-/// Every band of a run, in the order of their beginnings.
+/// Every band of a run, in the order of their starts.
 pub(super) fn bands(run: &Run) -> Vec<Band> {
     let mut bands: Vec<Band> = Vec::new();
     for (entry, (at, what)) in run.entries.iter().map(|entry| (entry.at, &entry.what)).enumerate() {
         let What::Fault(fault) = what else { continue };
-        // Whatever ends a band ends it early; what nobody ends lasts for its own time.
+        // An entry that ends a band ends it early. A band without such an entry lasts for its own
+        // duration.
         let mut end = |of: &dyn Fn(&Band) -> bool| {
             for band in bands.iter_mut().filter(|band| band.to > at && of(band)) {
                 band.to = at;
@@ -75,7 +77,7 @@ pub(super) fn bands(run: &Run) -> Vec<Band> {
                 (Lane::process(process), BandKind::Draining, "shutting down", None)
             }
             Fault::Paused { process, duration } => {
-                (Lane::process(process), BandKind::Paused, "stands still", Some(*duration))
+                (Lane::process(process), BandKind::Paused, "stopped", Some(*duration))
             }
             Fault::Network { what, duration } => {
                 (Lane::World, BandKind::Network, what.as_str(), Some(*duration))
@@ -125,7 +127,7 @@ pub(super) struct Lease {
     /// The commit of the claim.
     pub(super) entry: usize,
     pub(super) to: At,
-    /// The commit of its settlement; `None` if it ran out, or the run ended before.
+    /// The commit of its settlement; `None` if the lease ended unsettled, or the run ended before.
     pub(super) settled: Option<usize>,
 }
 
@@ -177,7 +179,8 @@ fn commits(run: &Run) -> impl Iterator<Item = (usize, At, &crate::history::Commi
     })
 }
 
-/// When the database's clock reached `due`. That clock can jump, so each commit after `from` tells anew how far it is.
+/// When the database's clock reached `due`. The clock can jump, so each commit after `from` gives a
+/// new estimate.
 fn reached(run: &Run, from: usize, due: Timestamp) -> At {
     let mut expected = run.ended_at;
     for (entry, at, committed) in commits(run).skip_while(|(entry, ..)| *entry < from) {

@@ -1,4 +1,5 @@
-//! What is told of a run: which violations, which events in full, and the moments in their order.
+//! The content of a timeline: the violations, the events that are shown in full, and the moments
+//! ordered by time.
 
 use super::index::Index;
 use super::links::{Links, links};
@@ -9,28 +10,26 @@ use crate::oracles::Violation;
 use std::collections::{BTreeMap, BTreeSet};
 use surehook_core::id::EventId;
 
-/// Events that are told in full, unless one violation alone is about more.
+/// The number of events that are shown in full, unless one violation alone concerns more.
 const EVENTS_IN_FULL: usize = 4;
 
-/// Colours of events.
 const COLOURS: usize = 4;
 
-/// How much is told.
+/// How much of the run is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// The violations' events and every fault.
+    /// The events of the violations, and every fault.
     Essential,
-    /// Every entry.
     Everything,
 }
 
-/// A run with what is to be told of it.
+/// A run and the content of its timeline.
 pub(super) struct Story<'a> {
     pub(super) run: &'a Run,
     pub(super) index: Index<'a>,
-    /// All of them, in the order of time.
+    /// All violations, ordered by time.
     pub(super) violations: &'a [Violation],
-    /// The events that are told in full. None: no violation names an event, and all are.
+    /// The events that are shown in full. Empty if no violation names an event; then all are.
     pub(super) in_full: BTreeSet<EventId>,
     pub(super) bands: Vec<Band>,
     pub(super) leases: Vec<Lease>,
@@ -38,14 +37,14 @@ pub(super) struct Story<'a> {
     pub(super) moments: Vec<Moment>,
 }
 
-/// One line of the story.
+/// One line of the timeline.
 pub(super) struct Moment {
     pub(super) at: At,
     pub(super) lane: Lane,
     pub(super) text: String,
     pub(super) kind: Kind,
     pub(super) events: Vec<EventId>,
-    /// The entry it tells; `None` for what follows from others.
+    /// The entry that the line describes; `None` for a line that is derived from other entries.
     pub(super) entry: Option<usize>,
 }
 
@@ -53,11 +52,11 @@ pub(super) struct Moment {
 pub(super) enum Kind {
     Step,
     Fault,
-    /// A violation, by its place among all.
+    /// A violation, by its index.
     Broken(usize),
 }
 
-/// What a renderer puts in its next line.
+/// The next line of a renderer.
 pub(super) enum Row<'s> {
     Moment(&'s Moment),
     LeftOut(usize),
@@ -74,12 +73,13 @@ impl<'a> Story<'a> {
         story
     }
 
-    /// Whether something about these events is told in full.
+    /// Whether something about these events is shown in full.
     pub(super) fn is_in_full(&self, events: &[EventId]) -> bool {
         self.in_full.is_empty() || events.iter().any(|event| self.in_full.contains(event))
     }
 
-    /// The number of the colour of the first of these events that is told in full; few events have one each.
+    /// The colour of the first of these events that is shown in full. Up to `COLOURS` events have
+    /// different colours.
     pub(super) fn colour(&self, events: &[EventId]) -> Option<usize> {
         let event = events.iter().find(|event| self.in_full.contains(event))?;
         let in_full = self.index.events.iter().filter(|event| self.in_full.contains(event));
@@ -94,9 +94,9 @@ impl<'a> Story<'a> {
             let events = self.index.touched(what);
             let fault = matches!(what, What::Fault(_));
             let noise = match what {
-                // That a call went well can be seen from its commit.
+                // The commit of a successful call is shown instead.
                 What::Called { result, .. } => *result == CallResult::Done,
-                // A look that shows what the last one showed is news only if it is wrong.
+                // A lookup with the same result as the one before is shown only if it is wrong.
                 What::Looked { event, status, attempts, .. } => {
                     let again =
                         seen.insert(*event, (*status, *attempts)) == Some((*status, *attempts));
@@ -115,7 +115,7 @@ impl<'a> Story<'a> {
                 | What::Reached(_)
                 | What::Ready { .. } => false,
             };
-            // These belong to no single event, and explain what follows.
+            // These concern no single event, and explain later entries.
             let always =
                 fault || matches!(what, What::Reached(_) | What::Ready { is_ready: false, .. });
             if scope == Scope::Everything || always || (!noise && self.is_in_full(&events)) {
@@ -135,9 +135,9 @@ impl<'a> Story<'a> {
             at: band.to,
             lane: band.lane.clone(),
             text: if band.kind == BandKind::Paused {
-                "goes on".to_owned()
+                "continues".to_owned()
             } else {
-                self.index.plain(&format!("over: {}", band.what))
+                self.index.plain(&format!("ended: {}", band.what))
             },
             kind: Kind::Fault,
             events: Vec::new(),
@@ -148,7 +148,7 @@ impl<'a> Story<'a> {
                 at: lease.to,
                 lane: Lane::Database,
                 text: format!(
-                    "the lease of {} on {} #{} runs out",
+                    "the lease of {} on {} #{} ends unsettled",
                     lease.process,
                     self.index.short(lease.event),
                     lease.attempt
@@ -192,11 +192,12 @@ impl<'a> Story<'a> {
             .filter(|moment| scope == Scope::Everything || self.is_in_full(&moment.events));
         let derived: Vec<Moment> = silent.chain(ran_out).chain(under_way).chain(broken).collect();
         moments.extend(derived);
-        moments.sort_by_key(|moment| moment.at); // stable: what follows from an entry comes after it
+        moments.sort_by_key(|moment| moment.at); // stable: derived lines come after their entry
         moments
     }
 
-    /// At most `most` moments, the ones nearest to the violations, and between them how many are left out.
+    /// At most `most` moments, those nearest to the violations, with the numbers of the moments
+    /// left out between them.
     pub(super) fn rows(&self, most: usize) -> Vec<Row<'_>> {
         let broken: Vec<usize> = (0..self.moments.len())
             .filter(|place| matches!(self.moments[*place].kind, Kind::Broken(_)))
@@ -224,7 +225,8 @@ impl<'a> Story<'a> {
         rows
     }
 
-    /// The first violation of each promise, by its place among all, and how many more there are of that promise.
+    /// The first violation of each promise with its index, and the number of further violations of
+    /// that promise.
     pub(super) fn first_of_each_promise(&self) -> Vec<(usize, &'a Violation, usize)> {
         let mut counts = BTreeMap::new();
         self.violations
@@ -239,7 +241,7 @@ impl<'a> Story<'a> {
         firsts
     }
 
-    /// What was wrong at a time, for a reader who asks what could have led to it.
+    /// The faults that were active at a time.
     pub(super) fn wrong_at(&self, at: At) -> Vec<String> {
         let in_force = self.bands.iter().filter(|band| band.from <= at && at < band.to);
         in_force
@@ -254,7 +256,7 @@ impl<'a> Story<'a> {
             .collect()
     }
 
-    /// One line about an event: its names, its producer's names, and its end.
+    /// One line about an event: its names, its source and key, and its final state.
     pub(super) fn event_words(&self, event: EventId) -> String {
         let Some(record) = self.run.events.get(&event) else {
             return format!("{} {event}: not in the database at the end", self.index.short(event));
@@ -264,7 +266,7 @@ impl<'a> Story<'a> {
         let (source, key) =
             (super::words::clipped(&record.source), super::words::clipped(&record.key));
         let attempts = counted(record.attempt, "attempt");
-        // The id goes in last: `plain` would make it short.
+        // The full id must not pass through `plain`, which would shorten it.
         let rest = self.index.plain(&format!(
             "{source}, key {key}: {}{reason} after {attempts}",
             record.status.as_str()

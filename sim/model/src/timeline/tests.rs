@@ -1,4 +1,4 @@
-//! Times, rows, words and pages of the timeline, over hand-made runs.
+//! Tests of the timeline's axis, rows, texts and pages with hand-made runs.
 
 use super::axis::{Axis, LINE, Place};
 use super::index::Index;
@@ -129,7 +129,7 @@ fn committed(
     })
 }
 
-/// A claim at that time, with a lease of twelve seconds.
+/// A claim at a given time, with a lease of twelve seconds.
 fn claim(event: EventId, at: Duration, fence: u64) -> What {
     let now = db_time(at);
     let lease = Some(now + SignedDuration::from_secs(12));
@@ -151,7 +151,7 @@ fn named(process: &str) -> String {
     process.to_owned()
 }
 
-/// Each kind of entry and of fault, with the words that tell it.
+/// Each kind of entry and of fault, with its expected text.
 fn one_of_each_kind() -> Vec<(What, &'static str)> {
     let (one, now) = (event(1), db_time(Duration::from_secs(3)));
     let process = || named("process 1");
@@ -167,14 +167,14 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
         (What::Fault(Fault::Started { process: process() }), "starts"),
         (posted(1, "k"), "p1 POST shop key k body 230d8358 to process 1"),
         (answered(1, one), "p1 answered 202: e1, queued, accepted before"),
-        (What::Unanswered { post: PostId(1) }, "p1 has no answer"),
+        (What::Unanswered { post: PostId(1) }, "p1 got no response"),
         (
             What::Looked { event: one, asked_at: second, status: None, attempts: 0 },
             "GET e1, asked at 1.000s: 404",
         ),
         (
             committed(one, now, Change::Accepted, None, Some(row(Status::Queued, 0, 0, Some(now)))),
-            "nothing → queued (fence 0) due now",
+            "no row → queued (fence 0) due now",
         ),
         (
             claim(one, Duration::from_secs(3), 1),
@@ -183,7 +183,7 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
         (sending("process 1", one, 1), "sends e1 #1"),
         (received(2, one, 1), "receives e1 #1"),
         (replied(2), "answers 200 to e1 #1, Retry-After 7.0s"),
-        (sent("process 1", one, 1, Some(200)), "hears 200 for e1 #1"),
+        (sent("process 1", one, 1, Some(200)), "gets 200 for e1 #1"),
         (
             committed(one, now, settled, Some(row(Status::Processing, 1, 1, None)), Some(retry)),
             "retrying #1 (fence 2) due +5.0s",
@@ -204,7 +204,7 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
         ),
         (
             committed(one, now, Change::Pruned, Some(dead), None),
-            "pruned by process 1: dead_lettered #1 (fence 3, lost) → gone",
+            "pruned by process 1: dead_lettered #1 (fence 3, lost) → deleted",
         ),
         (
             What::StaleSettlement { process: process(), event: one, attempt: 1 },
@@ -221,7 +221,7 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
         ),
         (
             What::Fault(Fault::Paused { process: process(), duration: second }),
-            "stands still for 1.0s",
+            "is stopped for 1.0s",
         ),
         (
             What::Fault(Fault::Network { what: "cut".to_owned(), duration: second }),
@@ -247,10 +247,10 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
             What::Fault(Fault::SourcePaused { source: SOURCE.to_owned(), paused: true }),
             "is paused by an operator",
         ),
-        (What::Fault(Fault::Draining { process: process() }), "is told to shut down"),
+        (What::Fault(Fault::Draining { process: process() }), "starts its shutdown"),
         (What::Fault(Fault::Exited { process: process() }), "has shut down"),
         (What::Fault(Fault::Killed { process: process() }), "is killed"),
-        (What::Fault(Fault::Healed), "everything is mended"),
+        (What::Fault(Fault::Healed), "all faults have ended"),
         (What::Reached(Mark::PartCommitted), "reaches PartCommitted"),
         (
             What::Ready { process: process(), asked_at: Duration::ZERO, is_ready: false },
@@ -259,7 +259,7 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
     ]
 }
 
-/// A new kind of entry must be told too: it belongs into [`one_of_each_kind`].
+/// A new kind of entry needs a text too: add it to [`one_of_each_kind`].
 fn kind(what: &What) -> &'static str {
     match what {
         What::Posted(_) => "posted",
@@ -289,7 +289,7 @@ fn kind(what: &What) -> &'static str {
 }
 
 #[test]
-fn every_kind_of_entry_has_its_line_in_the_text_and_its_row_in_the_drawing() {
+fn every_kind_of_entry_is_in_the_text_and_in_the_drawing() {
     let kinds = one_of_each_kind();
     assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 23);
     let run = run((0..).map(|n| n * 100).zip(kinds.iter().map(|(what, _)| what.clone())).collect());
@@ -297,7 +297,8 @@ fn every_kind_of_entry_has_its_line_in_the_text_and_its_row_in_the_drawing() {
     let text = text(&run, &violations);
     let page = html(&run, &violations, "title", "scenario", "rerun");
     let drawing = &page[page.find("<svg xmlns").unwrap()..page.find("<summary>Scenario").unwrap()];
-    // The drawing breaks long lines and marks who did it, so that it is compared word by word.
+    // The drawing breaks long lines and marks the actor in them, so the comparison ignores white
+    // space.
     let mut shown = String::new();
     for part in drawing.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text)) {
         shown.push_str(part);
@@ -313,7 +314,7 @@ fn every_kind_of_entry_has_its_line_in_the_text_and_its_row_in_the_drawing() {
 }
 
 #[test]
-fn nothing_that_comes_from_a_run_is_markup_or_steers_a_terminal() {
+fn text_of_a_run_cannot_inject_markup_or_terminal_codes() {
     let evil = "<script>alert('1')</script>&\"\u{1b}[2J\n\0\u{202e}";
     let mut run = run(vec![
         (0, posted(1, evil)),
@@ -351,7 +352,7 @@ fn nothing_that_comes_from_a_run_is_markup_or_steers_a_terminal() {
 }
 
 #[test]
-fn the_page_needs_nothing_from_elsewhere() {
+fn the_page_loads_no_external_resources() {
     let run = run((0..)
         .map(|n| n * 100)
         .zip(one_of_each_kind().into_iter().map(|(what, _)| what))
@@ -364,7 +365,7 @@ fn the_page_needs_nothing_from_elsewhere() {
 }
 
 #[test]
-fn an_event_has_one_short_name_wherever_it_is_told() {
+fn an_event_has_one_short_name_in_the_whole_timeline() {
     let run = run(vec![
         (1, sending("process 1", event(9), 1)),
         (2, sending("process 1", event(3), 1)),
@@ -387,7 +388,7 @@ fn an_event_has_one_short_name_wherever_it_is_told() {
 }
 
 #[test]
-fn other_events_are_told_only_in_the_timeline_of_everything() {
+fn unrelated_events_are_only_in_the_complete_timeline() {
     let run = run(vec![
         (1, posted(1, "mine")),
         (2, posted(2, "another")),
@@ -399,7 +400,7 @@ fn other_events_are_told_only_in_the_timeline_of_everything() {
     let few = text(&run, &violations);
     assert!(
         few.contains("key mine")
-            && few.contains("everything is mended")
+            && few.contains("all faults have ended")
             && !few.contains("key another"),
         "{few}"
     );
@@ -407,7 +408,7 @@ fn other_events_are_told_only_in_the_timeline_of_everything() {
 }
 
 #[test]
-fn a_long_run_is_told_around_its_violations_and_says_how_much_is_left_out() {
+fn a_long_run_is_cut_to_its_violations_and_counts_the_rest() {
     let run = run((0..5000).map(|n| (n * 10, sent("process 1", event(1), 1, None))).collect());
     let violations = [broken(25_000, "it broke", &[event(1)])];
     let text = text(&run, &violations);
@@ -424,7 +425,7 @@ fn a_long_run_is_told_around_its_violations_and_says_how_much_is_left_out() {
 }
 
 #[test]
-fn idle_time_takes_no_more_room_however_long_it_is() {
+fn the_height_of_a_gap_does_not_depend_on_its_length() {
     let place = |seconds| Place { at: Some(Duration::from_secs(seconds)), lines: 1 };
     let axis = |seconds| Axis::of(&[place(0), place(seconds)]);
     let (short, long) = (axis(10), axis(36_000));
@@ -435,12 +436,12 @@ fn idle_time_takes_no_more_room_however_long_it_is() {
     let middle = f64::midpoint(long.rows[0], long.rows[1]);
     assert!(
         (long.at(Duration::from_hours(5)) - middle).abs() < 0.1,
-        "in proportion between two rows"
+        "interpolated between two rows"
     );
 }
 
 #[test]
-fn a_reply_that_nobody_hears_is_broken_off() {
+fn a_response_that_does_not_arrive_is_drawn_as_lost() {
     let arrivals = |ending: Vec<(u64, What)>| -> Vec<(String, bool)> {
         let begin = vec![(1, sending("process 1", event(1), 1)), (2, received(7, event(1), 1))];
         let run = run(begin.into_iter().chain(ending).collect());
@@ -462,7 +463,7 @@ fn a_reply_that_nobody_hears_is_broken_off() {
 }
 
 #[test]
-fn a_request_that_never_arrives_is_broken_off() {
+fn a_request_that_never_arrives_is_drawn_as_lost() {
     let run = run(vec![
         (1, sending("process 1", event(1), 1)),
         (9, sent("process 1", event(1), 1, None)),
@@ -476,7 +477,7 @@ fn a_request_that_never_arrives_is_broken_off() {
 }
 
 #[test]
-fn a_delivery_that_never_ends_is_told_at_the_end() {
+fn a_delivery_that_never_ends_is_listed_at_the_end() {
     let entries = vec![
         (1, sending("process 1", event(1), 1)),
         (2, sending("process 2", event(2), 1)),
@@ -490,7 +491,7 @@ fn a_delivery_that_never_ends_is_told_at_the_end() {
 }
 
 #[test]
-fn a_look_that_shows_nothing_new_is_left_out_unless_it_is_wrong() {
+fn a_repeated_lookup_is_left_out_unless_it_is_wrong() {
     let look = |attempts| What::Looked {
         event: event(1),
         asked_at: Duration::ZERO,
@@ -510,7 +511,7 @@ fn a_look_that_shows_nothing_new_is_left_out_unless_it_is_wrong() {
 }
 
 #[test]
-fn a_lease_ends_at_its_settlement_or_runs_out_by_the_clock_of_the_database() {
+fn a_lease_ends_at_its_settlement_or_by_the_database_clock() {
     let (zero, second) = (Duration::ZERO, Duration::from_secs(1));
     let settled = run(vec![
         (0, claim(event(1), zero, 1)),
@@ -533,10 +534,12 @@ fn a_lease_ends_at_its_settlement_or_runs_out_by_the_clock_of_the_database() {
         "only its own settlement ends a lease"
     );
     assert!(
-        text_of_everything(&by_another, &[]).contains("the lease of process 1 on e1 #1 runs out")
+        text_of_everything(&by_another, &[])
+            .contains("the lease of process 1 on e1 #1 ends unsettled")
     );
 
-    // By another event's commit it is seen that the database's clock is ten seconds ahead by then.
+    // The commit of another event shows that the database's clock is ten seconds ahead at that
+    // time.
     let jumped = run(vec![
         (0, claim(event(1), zero, 1)),
         (1000, settlement(event(2), Duration::from_secs(11), 1)),
@@ -546,7 +549,7 @@ fn a_lease_ends_at_its_settlement_or_runs_out_by_the_clock_of_the_database() {
 }
 
 #[test]
-fn a_band_ends_with_what_ends_it() {
+fn a_band_ends_at_the_entry_that_ends_it() {
     let process = || named("process 1");
     let ends = |fault: Fault| -> Vec<(u64, bool)> {
         let paused =
@@ -575,7 +578,7 @@ fn a_band_ends_with_what_ends_it() {
 }
 
 #[test]
-fn an_empty_run_and_a_violation_that_names_no_event_are_told_too() {
+fn an_empty_run_and_a_violation_without_events_are_shown() {
     let none = text(&Run::default(), &[]);
     assert!(none.starts_with("No promise was broken."), "{none}");
     assert!(html(&Run::default(), &[], "title", "", "").contains("No promise was broken."));
@@ -600,7 +603,7 @@ fn an_empty_run_and_a_violation_that_names_no_event_are_told_too() {
 }
 
 #[test]
-fn the_first_violation_of_each_promise_comes_first_and_the_others_are_counted() {
+fn the_first_violation_of_each_promise_is_shown_and_others_counted() {
     let run = run(vec![(1, sending("process 1", event(1), 1))]);
     let of = |promise, ms, what: &str| Violation { promise, ..broken(ms, what, &[event(1)]) };
     let violations = [

@@ -1,16 +1,16 @@
-//! The story as text: one line a moment.
+//! The timeline as text: one line for each moment.
 
 use super::story::{Kind, Row, Story};
 use super::words::{seconds, span};
 use std::fmt::Write;
 use std::time::Duration;
 
-/// A silence that is worth a line.
+/// Idle time from this length on gets its own line.
 const SILENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn render(story: &Story<'_>, most: usize) -> String {
     let mut out = String::new();
-    let mut line = |text: String| writeln!(out, "{text}").expect("a string takes all");
+    let mut line = |text: String| writeln!(out, "{text}").expect("writing to a string cannot fail");
     if story.violations.is_empty() {
         line("No promise was broken.".to_owned());
     }
@@ -18,7 +18,7 @@ pub(super) fn render(story: &Story<'_>, most: usize) -> String {
         line(format!("BROKEN PROMISE [{:?}]: {}", violation.promise, violation.promise.in_words()));
         line(format!("  at {}: {}", seconds(violation.at), story.index.plain(&violation.what)));
         for wrong in story.wrong_at(violation.at) {
-            line(format!("  just then, {wrong}"));
+            line(format!("  active fault: {wrong}"));
         }
         if more > 0 {
             line(format!("  and {more} more times"));
@@ -36,7 +36,7 @@ pub(super) fn render(story: &Story<'_>, most: usize) -> String {
     if named.len() > EVENTS_MAX {
         line(format!("and {} more events", named.len() - EVENTS_MAX));
     }
-    line("#2 is an event's second attempt, p3 a producer's request; a GET that shows what the last one showed is left out".to_owned());
+    line("#2 is an event's second attempt, p3 is a producer's request; a GET with the same result as the one before is left out".to_owned());
     line(String::new());
 
     let rows = story.rows(most);
@@ -72,5 +72,5 @@ pub(super) fn render(story: &Story<'_>, most: usize) -> String {
     out
 }
 
-/// Events that are listed before the timeline.
+/// Limit of events that are listed before the timeline.
 const EVENTS_MAX: usize = 100;

@@ -1,4 +1,4 @@
-//! One sentence for each entry of a history, and the lane it belongs to.
+//! One sentence for each entry of a history, and the lane of each entry.
 
 use super::index::Index;
 use crate::database::DeliveryRow;
@@ -8,16 +8,16 @@ use std::fmt;
 use std::time::Duration;
 use surehook_core::event::{Outcome, Status};
 
-/// Whose doing something is. In the order of the drawing's columns.
+/// The lanes, in the order of the drawing's columns.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Lane {
-    /// The network and what is everywhere.
+    /// The network, and entries that concern all nodes.
     World,
     Producers,
-    /// By name; the length comes first so that process 10 follows process 9.
+    /// By name. The length comes first so that process 10 follows process 9.
     Process(usize, String),
     Database,
-    /// Of a source.
+    /// By the name of its source.
     Downstream(String),
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Lane {
     }
 }
 
-/// Where an entry is drawn and what its line begins with.
+/// The lane in which an entry is drawn; the line of the entry starts with it.
 pub(super) fn lane(index: &Index<'_>, what: &What) -> Lane {
     match what {
         What::Posted(_) | What::Answered { .. } | What::Unanswered { .. } | What::Looked { .. } => {
@@ -72,7 +72,7 @@ pub(super) fn lane(index: &Index<'_>, what: &What) -> Lane {
     }
 }
 
-/// What happened, in words that follow the lane's name.
+/// Describes an entry, to be read after the lane's name.
 pub(super) fn words(index: &Index<'_>, what: &What) -> String {
     let short = |event| index.short(event);
     match what {
@@ -92,7 +92,7 @@ pub(super) fn words(index: &Index<'_>, what: &What) -> String {
                 problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
             format!("p{} answered {status_code}{event}{status}{replayed}{problem}", post.0)
         }
-        What::Unanswered { post } => format!("p{} has no answer, and never will", post.0),
+        What::Unanswered { post } => format!("p{} got no response", post.0),
         What::Looked { event, asked_at, status, attempts } => {
             let seen = status.map_or_else(
                 || "404".to_owned(),
@@ -109,10 +109,10 @@ pub(super) fn words(index: &Index<'_>, what: &What) -> String {
         }
         What::Sending(sending) => format!("sends {} #{}", short(sending.event), sending.attempt),
         What::Sent { event, attempt, status_code: Some(code), .. } => {
-            format!("hears {code} for {} #{attempt}", short(*event))
+            format!("gets {code} for {} #{attempt}", short(*event))
         }
         What::Sent { event, attempt, status_code: None, .. } => {
-            format!("gets no reply for {} #{attempt}", short(*event))
+            format!("gets no response for {} #{attempt}", short(*event))
         }
         What::Received(received) => {
             format!("receives {} #{}", short(received.event), received.attempt)
@@ -134,9 +134,9 @@ pub(super) fn words(index: &Index<'_>, what: &What) -> String {
         }
         What::Called { process: _, call, result, events } => {
             let learnt = match result {
-                CallResult::Done => "done",
-                CallResult::Refused => "failed, nothing done",
-                CallResult::Unknown => "reply lost, it may have been done or not",
+                CallResult::Done => "succeeded",
+                CallResult::Refused => "failed, nothing changed",
+                CallResult::Unknown => "reply lost, outcome unknown",
             };
             let more = events.len().saturating_sub(4);
             let named: Vec<String> = events.iter().take(4).map(|event| short(*event)).collect();
@@ -172,7 +172,7 @@ fn change(index: &Index<'_>, committed: &Committed) -> String {
         Change::Lost => format!("lost in {process}"),
     };
     let was = before.map_or_else(
-        || "nothing".to_owned(),
+        || "no row".to_owned(),
         |row| {
             let lease = row.due_at.filter(|_| {
                 row.delivery.status == Status::Processing && committed.change == Change::Claimed
@@ -180,9 +180,9 @@ fn change(index: &Index<'_>, committed: &Committed) -> String {
             let lease = lease.map_or(String::new(), |due| {
                 let left = span(between(*db_time, due));
                 if due > *db_time {
-                    format!(", lease with {left} to go")
+                    format!(", lease ends in {left}")
                 } else {
-                    format!(", lease ran out {left} ago")
+                    format!(", lease ended {left} ago")
                 }
             });
             row_words(&row, &lease)
@@ -191,7 +191,7 @@ fn change(index: &Index<'_>, committed: &Committed) -> String {
     let becomes = match (after, committed.change) {
         (Some(row), _) => format!("{}{}", row_words(row, ""), due_words(row, *db_time)),
         (None, Change::Settled { outcome: Outcome::Delivered, .. }) => "delivered".to_owned(),
-        (None, _) => "gone".to_owned(),
+        (None, _) => "deleted".to_owned(),
     };
     format!("{} {how}: {was} → {becomes}", index.short(committed.event))
 }
@@ -224,7 +224,7 @@ fn due_words(row: &DeliveryRow, db_time: Timestamp) -> String {
     }
 }
 
-/// How far apart two times are, whichever is first.
+/// The absolute difference of two times.
 pub(super) fn between(one: Timestamp, other: Timestamp) -> Duration {
     one.duration_until(other).unsigned_abs()
 }
@@ -243,8 +243,8 @@ fn fault_words(fault: &Fault) -> String {
     match fault {
         Fault::Killed { .. } => "is killed".to_owned(),
         Fault::Started { .. } => "starts".to_owned(),
-        Fault::Paused { duration, .. } => format!("stands still for {}", span(*duration)),
-        Fault::Draining { .. } => "is told to shut down".to_owned(),
+        Fault::Paused { duration, .. } => format!("is stopped for {}", span(*duration)),
+        Fault::Draining { .. } => "starts its shutdown".to_owned(),
         Fault::Exited { .. } => "has shut down".to_owned(),
         Fault::Network { what, duration } => {
             format!("network: {}, for {}", clipped(what), span(*duration))
@@ -261,14 +261,14 @@ fn fault_words(fault: &Fault) -> String {
         Fault::Downstream { what, broken, .. } => {
             format!(
                 "{} from now on: {}",
-                if *broken { "is broken" } else { "is well" },
+                if *broken { "is broken" } else { "is healthy" },
                 clipped(what)
             )
         }
         Fault::SourcePaused { paused, .. } => {
             format!("is {} by an operator", if *paused { "paused" } else { "resumed" })
         }
-        Fault::Healed => "everything is mended".to_owned(),
+        Fault::Healed => "all faults have ended".to_owned(),
     }
 }
 
@@ -277,7 +277,7 @@ pub(super) fn seconds(at: Duration) -> String {
     format!("{:.3}s", at.as_secs_f64())
 }
 
-/// A length of time, no finer than it matters.
+/// A duration, rounded to a precision that fits its length.
 pub(super) fn span(length: Duration) -> String {
     match length.as_secs_f64() {
         short if short < 1.0 => format!("{:.0} ms", short * 1000.0),
@@ -291,7 +291,7 @@ pub(super) fn counted(count: impl Into<u64>, of: &str) -> String {
     format!("{count} {of}{}", if count == 1 { "" } else { "s" })
 }
 
-/// What came from outside may be of any length.
+/// Limits a text from outside, which can have any length.
 pub(super) fn clipped(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {
