@@ -1,10 +1,11 @@
-//! What the fuzzers run: for each target, a function that takes any bytes, makes a case of them, and panics if the
-//! program breaks a promise on it.
+//! The fuzz targets. Each one is a function that turns any bytes into a test case, and panics if
+//! the program breaks a promise in it.
 //!
-//! They are plain functions, so that each has three users: cargo-fuzz (`fuzz/`, which finds new bytes), the replay of
-//! the bytes that are kept (`sim/model/tests/corpora.rs`), and proptest (`sim/model/tests/machines.rs`).
+//! They are plain functions with three users: cargo-fuzz (`fuzz/`, which finds new inputs), the
+//! replay of the saved inputs (`sim/model/tests/corpora.rs`), and proptest
+//! (`sim/model/tests/machines.rs`).
 //!
-//! Not here: worlds with faults; those are the simulator's.
+//! Runs with faults are not among them; the simulator does those.
 
 pub mod configuration;
 pub mod event;
@@ -14,11 +15,11 @@ pub mod intake;
 pub mod retry_after;
 pub mod worker;
 
-/// A target's function.
+/// The function of a target.
 pub type Target = fn(&[u8]);
 
-/// Every target by its name: that of its module, of its corpus in `fuzz/corpus/`, and of its file in
-/// `fuzz/fuzz_targets/`.
+/// Every target by its name, which is that of its module, of its corpus in `fuzz/corpus/`, and of
+/// its file in `fuzz/fuzz_targets/`.
 pub const ALL: [(&str, Target); 7] = [
     ("configuration", configuration::run),
     ("event", event::run),

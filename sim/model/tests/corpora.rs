@@ -1,5 +1,5 @@
-//! Every input that is kept for a fuzz target is run, without a fuzzer. An input that once found a bug is kept, so that
-//! the bug stays found.
+//! Runs every saved input of the fuzz targets without a fuzzer. An input that once found a bug is
+//! kept as a regression test.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use surehook_model::targets;
 
 const FUZZ: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz");
 
-/// Fewer inputs than these are not a corpus.
+/// The minimum number of inputs of a corpus.
 const LEAST: usize = 10;
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -27,7 +27,8 @@ fn names(folder: &str) -> BTreeSet<String> {
 }
 
 fn replay(name: &str) {
-    let target = targets::ALL.into_iter().find(|(known, _)| *known == name).expect("a target").1;
+    let target =
+        targets::ALL.into_iter().find(|(known, _)| *known == name).expect("the target exists").1;
     let files = files(&Path::new(FUZZ).join("corpus").join(name));
     assert!(
         files.len() >= LEAST,
@@ -35,7 +36,7 @@ fn replay(name: &str) {
         files.len()
     );
     for file in files {
-        // Shown when the test fails: the last one is the culprit.
+        // Printed if the test fails; the last file is the one that failed.
         println!("{}", file.display());
         target(&fs::read(file).unwrap());
     }
@@ -51,11 +52,11 @@ macro_rules! replayed {
         )*
 
         #[test]
-        fn every_target_is_known_to_the_fuzzer_has_a_corpus_and_is_replayed() {
+        fn every_target_has_a_fuzzer_and_a_corpus_and_is_replayed() {
             let all: BTreeSet<String> = targets::ALL.into_iter().map(|(name, _)| name.to_owned()).collect();
-            assert_eq!(all, BTreeSet::from([$(stringify!($name).to_owned()),*]), "replayed here");
-            assert_eq!(all, names("fuzz_targets"), "in fuzz/fuzz_targets");
-            assert_eq!(all, names("corpus"), "in fuzz/corpus");
+            assert_eq!(all, BTreeSet::from([$(stringify!($name).to_owned()),*]), "the targets that this file replays");
+            assert_eq!(all, names("fuzz_targets"), "the targets in fuzz/fuzz_targets");
+            assert_eq!(all, names("corpus"), "the targets in fuzz/corpus");
         }
     };
 }

@@ -1,5 +1,5 @@
-//! The machines of the core under random inputs, on every run of the tests. What is checked is the fuzz targets';
-//! a failure shows the case as its steps, shrunk.
+//! Property tests of the state machines in `core`. The fuzz targets do the checks; a failure prints
+//! its shrunk case as steps.
 
 use proptest::prelude::*;
 use surehook_model::targets::{event, intake, worker};

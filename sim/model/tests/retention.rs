@@ -1,4 +1,4 @@
-//! The retention loop over the reference database, in virtual time: days pass in milliseconds.
+//! The retention loop on the reference database, in virtual time: days pass in milliseconds.
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -20,10 +20,10 @@ use uuid::Uuid;
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
-/// The time at which the store's clock starts, in milliseconds.
+/// The start of the store's clock, in milliseconds.
 const RIGHT: u128 = 1_767_225_600_000;
 
-/// The store's time, and who waits for which.
+/// The store's time, and the deadlines that are waited for.
 #[derive(Default)]
 struct Time {
     now: Duration,
@@ -52,7 +52,7 @@ impl Clock for Hourglass {
     }
 }
 
-/// The loop beside its database.
+/// The retention loop and its database.
 struct World {
     store: Arc<MemoryStore>,
     clock: Hourglass,
@@ -72,20 +72,20 @@ impl World {
         Self { store, clock, running }
     }
 
-    /// Lets the loop run until then.
+    /// Lets the loop run until `end`.
     fn run_until(&mut self, end: Duration) {
         loop {
             self.clock.0.lock().unwrap().waited_for.clear();
             assert!(
                 self.running.poll_unpin(&mut Context::from_waker(Waker::noop())).is_pending(),
-                "the loop never ends"
+                "the loop has ended"
             );
             let mut time = self.clock.0.lock().unwrap();
             let next = time
                 .waited_for
                 .iter()
                 .min()
-                .expect("the loop waits for something")
+                .expect("the loop waits for a time")
                 .since_origin()
                 .min(end);
             self.store.advance(next - time.now);
@@ -96,12 +96,12 @@ impl World {
         }
     }
 
-    /// Accepts events, and claims them.
+    /// Accepts events and claims them.
     fn claimed(&self, keys: std::ops::Range<u32>) -> Vec<Claim> {
         self.claimed_by(RIGHT, keys)
     }
 
-    /// The same, where the ids are made by a clock that shows this time, in milliseconds.
+    /// Like [`Self::claimed`], with ids from a clock that shows the given time in milliseconds.
     fn claimed_by(&self, clock: u128, keys: std::ops::Range<u32>) -> Vec<Claim> {
         let source = SourceName::parse("orders").unwrap();
         let event = |key: u32| NewEvent {
@@ -133,7 +133,7 @@ impl World {
         assert!(refused.is_empty());
     }
 
-    /// How many events there are with their payloads, and how many without.
+    /// The numbers of events with and without their payloads.
     fn kept(&self) -> (usize, usize) {
         let tables = self.store.tables();
         let erased = tables
@@ -146,9 +146,9 @@ impl World {
 }
 
 #[test]
-fn payloads_go_after_their_time_and_records_after_theirs() {
+fn payloads_are_erased_and_records_pruned_after_their_retention() {
     let mut world = World::start(Retention { delivered: DAY, dead_lettered: DAY }, HOUR);
-    // It has the least id of all, and is delivered last.
+    // It has the smallest id of all, and is delivered last.
     let late = world.claimed(0..1);
     let others = world.claimed(1..2_000);
     world.deliver(&others);
@@ -161,7 +161,7 @@ fn payloads_go_after_their_time_and_records_after_theirs() {
     world.run_until(HOUR * 3 - Duration::from_secs(61));
     assert_eq!(world.kept(), (1, 1_999));
     world.run_until(HOUR * 3 + Duration::from_secs(70));
-    assert_eq!(world.kept(), (0, 2_000), "each round looks at all");
+    assert_eq!(world.kept(), (0, 2_000), "each pass looks at all events");
     world.run_until(DAY - Duration::from_secs(61));
     assert_eq!(world.kept(), (0, 2_000));
     world.run_until(DAY + Duration::from_secs(70));
@@ -171,7 +171,7 @@ fn payloads_go_after_their_time_and_records_after_theirs() {
 }
 
 #[test]
-fn payloads_that_are_kept_for_as_long_as_their_records_are_never_erased() {
+fn payloads_with_the_retention_of_their_records_are_never_erased() {
     for kept in [DAY, DAY * 36_500] {
         let mut world = World::start(Retention { delivered: DAY, dead_lettered: DAY }, kept);
         let claims = world.claimed(0..700);
@@ -184,7 +184,7 @@ fn payloads_that_are_kept_for_as_long_as_their_records_are_never_erased() {
 }
 
 #[test]
-fn clocks_that_are_behind_or_ahead_delay_neither_pruning_nor_erasing() {
+fn wrong_clocks_delay_neither_pruning_nor_erasing() {
     for off in [DAY * 400, HOUR * 6] {
         let off = off.as_millis();
         let mut world = World::start(Retention { delivered: DAY, dead_lettered: DAY }, HOUR);
@@ -192,7 +192,8 @@ fn clocks_that_are_behind_or_ahead_delay_neither_pruning_nor_erasing() {
             let claims = world.claimed_by(clock, keys);
             world.deliver(&claims);
         }
-        // As many as in several steps, first and last in the order of their ids, and young when the others are over.
+        // Enough events for several steps, with the first and the last ids, and still within their
+        // retention when that of the others ends.
         let mut young = |at: Duration, keys: std::ops::Range<u32>| {
             world.run_until(at);
             let at = at.as_millis();

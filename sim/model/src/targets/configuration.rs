@@ -1,5 +1,5 @@
-//! A configuration file of any bytes: it is read or refused, never a panic; what is wrong has its place in the file, and
-//! what is taken is within the documented limits.
+//! A configuration file of any bytes is accepted or rejected, without a panic. Each problem has a
+//! place in the file, and accepted values are within the documented limits.
 
 use std::time::Duration;
 use surehook::config::{Config, ConfigError, Overrides, Place, Problems, Source, limits};
@@ -11,22 +11,23 @@ const NAME: &str = "surehook.toml";
 ///
 /// # Panics
 ///
-/// If it is taken and breaks a limit or shows a password, or refused without saying where and why.
+/// If an accepted configuration breaks a limit or shows a password, or if a rejection has no place
+/// or no reason.
 pub fn run(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     match Config::parse(NAME, data, &Overrides::default()) {
         Ok(config) => taken(&config, &text),
         Err(ConfigError::Wrong(problems)) => refused(&problems, &text),
-        Err(error) => panic!("a file's content cannot be at fault for this: {error}"),
+        Err(error) => panic!("this error cannot come from the content of a file: {error}"),
     }
 }
 
 fn taken(config: &Config, text: &str) {
     let within = |least: Duration, value: Duration, most: Duration| {
-        assert!(least <= value && value <= most, "{value:?} was taken")
+        assert!(least <= value && value <= most, "{value:?} was accepted")
     };
     let count = |value: usize, most: usize| {
-        assert!((1..=most).contains(&value), "{value} was taken, of at most {most}")
+        assert!((1..=most).contains(&value), "{value} was accepted, but the limit is {most}")
     };
     let (millisecond, second) = (Duration::from_millis(1), Duration::from_secs(1));
     within(Duration::ZERO, config.drain_timeout, limits::DRAIN_TIMEOUT);
@@ -40,11 +41,14 @@ fn taken(config: &Config, text: &str) {
     count(intake.max_queued_bytes, limits::MAX_QUEUED_BYTES);
     count(config.worker.max_held_bytes, limits::MAX_HELD_BYTES);
     count(intake.max_connections, limits::MAX_CONNECTIONS);
-    assert!(intake.max_body <= intake.max_queued_bytes, "a body that can never be taken");
+    assert!(
+        intake.max_body <= intake.max_queued_bytes,
+        "a body of the maximum size does not fit into the queue"
+    );
     let path = config.database.secret().split_once(':').map_or("", |(_, path)| path);
-    assert!(!path.contains(":memory:"), "a database that forgets: {path}");
+    assert!(!path.contains(":memory:"), "a database that is lost on exit was accepted: {path}");
     assert!(!config.database.to_string().is_empty());
-    assert!(!config.sources.is_empty(), "nothing to do");
+    assert!(!config.sources.is_empty(), "a configuration without sources was accepted");
     let shown = format!("{config:?}");
     for (name, source) in &config.sources {
         assert_eq!(SourceName::parse(name.as_str()).as_ref(), Ok(name));
@@ -54,17 +58,17 @@ fn taken(config: &Config, text: &str) {
         within(Duration::ZERO, policy.backoff.max_delay, limits::DELAY);
         assert!(
             (1.0..=limits::FACTOR).contains(&policy.backoff.factor),
-            "{} was taken",
+            "factor {} was accepted",
             policy.backoff.factor
         );
         assert!(
             (1..=limits::CONCURRENCY).contains(&policy.concurrency),
-            "{} was taken",
+            "concurrency {} was accepted",
             policy.concurrency
         );
         assert!(
             (1..=limits::MAX_ATTEMPTS).contains(&policy.max_attempts),
-            "{} was taken",
+            "max_attempts {} was accepted",
             policy.max_attempts
         );
         let url = destination.secret();
@@ -74,7 +78,8 @@ fn taken(config: &Config, text: &str) {
             matches!(url.scheme(), "http" | "https")
                 && url.host_str().is_some_and(|host| !host.is_empty())
         );
-        // A password that stands at one place in the file, and is long enough not to be there by chance, is not shown.
+        // A password must not be shown. It is checked only if it appears once in the file and is
+        // long enough not to match by chance.
         let hidden = url
             .password()
             .filter(|password| password.len() >= 6 && text.matches(password).count() == 1);
@@ -88,26 +93,28 @@ fn taken(config: &Config, text: &str) {
 }
 
 fn refused(problems: &Problems, text: &str) {
-    assert!(!problems.problems.is_empty(), "refused for no reason");
+    assert!(!problems.problems.is_empty(), "the configuration was rejected without a problem");
     let lines: Vec<&str> = text.strip_prefix('\u{feff}').unwrap_or(text).split('\n').collect();
     for problem in &problems.problems {
-        assert!(!problem.message.trim().is_empty(), "{problem:?} does not say what is wrong");
+        assert!(!problem.message.trim().is_empty(), "{problem:?} has no message");
         match problem.place {
             Place::At { line, column } => {
-                let found = line
-                    .checked_sub(1)
-                    .and_then(|line| lines.get(line))
-                    .unwrap_or_else(|| panic!("{problem:?} is after the end"));
+                let found =
+                    line.checked_sub(1).and_then(|line| lines.get(line)).unwrap_or_else(|| {
+                        panic!("the line of {problem:?} is after the end of the file")
+                    });
                 assert!(
                     (1..=found.chars().count() + 1).contains(&column),
-                    "{problem:?} is beside its line"
+                    "the column of {problem:?} is after the end of its line"
                 );
             }
             Place::File => assert_eq!(
                 problem.key, "sources",
-                "only a missing section has no place: {problem:?}"
+                "only a missing section may have no place: {problem:?}"
             ),
-            Place::Override { .. } => panic!("there are no overrides: {problem:?}"),
+            Place::Override { .. } => {
+                panic!("a problem of an override, but there are no overrides: {problem:?}")
+            }
         }
     }
     assert!(problems.to_string().lines().count() >= problems.problems.len());

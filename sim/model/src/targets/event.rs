@@ -1,4 +1,5 @@
-//! The life of one event under any sequence of claims, settlements and redrives, current and stale, beyond its delivery.
+//! One event's row under any sequence of claims, settlements and redrives, current and stale, also
+//! after its delivery.
 
 use arbitrary::{Result, Unstructured};
 use std::collections::BTreeSet;
@@ -6,27 +7,25 @@ use std::time::Duration;
 use surehook_core::event::{Delivery, Due, Illegal, Outcome, Reason, Status};
 use surehook_core::id::{Attempt, Fence};
 
-/// The longest case, in steps. A longer one shows nothing that this does not.
+/// Limit of the steps of a case. More steps reach no further states.
 const STEPS: usize = 300;
 
-/// One thing that is done to the event's row.
+/// An operation on the event's row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A worker takes the row. Whether it is due is not for the row to know.
+    /// A worker claims the row. The row does not know whether it is due.
     Claim {
-        /// How long it holds it.
         lease: Duration,
-        /// The budget of the source at that moment.
+        /// The source's `max_attempts` at that moment.
         max_attempts: u32,
     },
-    /// Somebody settles it.
+    /// A settlement, possibly with a stale fence.
     Settle {
-        /// How many transitions ago the fence was the row's; 0 is now.
+        /// How many transitions old its fence is; 0 is the current fence.
         stale_by: u64,
-        /// With this.
         outcome: Outcome,
     },
-    /// An operator sends it back, or has it sent once more if it is delivered.
+    /// An operator redrives it, as a dead letter or as a delivered event.
     Redrive,
 }
 
@@ -55,7 +54,7 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
         0..=3u8 => {
             Step::Claim { lease: duration(bytes)?, max_attempts: bytes.int_in_range(1..=6)? }
         }
-        // One in four comes late.
+        // One in four has a stale fence.
         4..=7 => Step::Settle {
             stale_by: bytes.int_in_range(0..=11u64)?.saturating_sub(8),
             outcome: outcome(bytes)?,
@@ -74,7 +73,7 @@ fn outcome(bytes: &mut Unstructured<'_>) -> Result<Outcome> {
     })
 }
 
-/// Mostly seconds; now and then as long as can be.
+/// Mostly seconds, sometimes the longest possible duration.
 fn duration(bytes: &mut Unstructured<'_>) -> Result<Duration> {
     Ok(if bytes.ratio(1, 8)? {
         Duration::MAX
@@ -83,11 +82,11 @@ fn duration(bytes: &mut Unstructured<'_>) -> Result<Duration> {
     })
 }
 
-/// Does all of it to a new event, and holds the row to its rules at each step.
+/// Applies all steps to a new event, and checks the rules of the row after each.
 ///
 /// # Panics
 ///
-/// If one is broken.
+/// If a rule is broken.
 pub fn check(steps: &[Step]) {
     let mut watched = Watched {
         row: Delivery::accepted(),
@@ -100,14 +99,14 @@ pub fn check(steps: &[Step]) {
     }
 }
 
-/// The row, and what its history rules out.
+/// The row, and the history that its rules refer to.
 struct Watched {
     row: Delivery,
-    /// The fences that claims were given.
+    /// The fences of all claims.
     claims: BTreeSet<Fence>,
     /// The attempts that have an entry in the event's history.
     recorded: BTreeSet<Attempt>,
-    /// The furthest fence that its rows have had.
+    /// The highest fence that the event has had.
     highest: Fence,
 }
 
@@ -124,18 +123,30 @@ impl Watched {
         let Some((after, due)) = done else { return };
         let ended = matches!(after.status, Status::Delivered | Status::DeadLettered);
         if before.status == Status::Delivered {
-            assert_eq!(step, Step::Redrive, "delivered is the end but for a redrive");
-            assert!(after.fence > self.highest, "{after:?} is not beyond {:?}", self.highest);
+            assert_eq!(step, Step::Redrive, "only a redrive changes a delivered event");
+            assert!(
+                after.fence > self.highest,
+                "the fence of {after:?} is not greater than {:?}",
+                self.highest
+            );
         } else {
-            assert_eq!(after.fence, before.fence.next(), "{step:?} does not move the fence by one");
+            assert_eq!(
+                after.fence,
+                before.fence.next(),
+                "{step:?} does not increase the fence by one"
+            );
         }
         self.highest = self.highest.max(after.fence);
-        assert_eq!(due == Due::Never, ended, "what has ended is never due, all else is: {after:?}");
+        assert_eq!(due == Due::Never, ended, "exactly the ended events are never due: {after:?}");
         assert_eq!(after.reason.is_some(), after.status == Status::DeadLettered, "{after:?}");
         assert!(after.budget_from <= after.attempt, "{after:?}");
         match after.status {
             Status::Queued => {
-                assert_eq!(after.used(), 0, "queued with a part of its budget used: {after:?}")
+                assert_eq!(
+                    after.used(),
+                    0,
+                    "a queued event has used a part of its budget: {after:?}"
+                )
             }
             Status::Processing | Status::Retrying => assert!(after.used() > 0, "{after:?}"),
             Status::Delivered | Status::DeadLettered => {}
@@ -153,18 +164,18 @@ impl Watched {
             }
             Ok(claimed) => claimed,
         };
-        assert!(!ended, "{before:?} was claimed");
+        assert!(!ended, "the ended event {before:?} was claimed");
         let held = before.status == Status::Processing;
         assert_eq!(
             claimed.lost,
             held.then_some(before.attempt),
-            "an attempt is lost if it was never settled"
+            "an attempt is lost exactly if it was not settled"
         );
         if let Some(lost) = claimed.lost {
             assert!(self.recorded.insert(lost), "attempt {lost} is recorded twice");
         }
         let after = claimed.delivery;
-        assert_eq!(after.budget_from, before.budget_from, "a claim leaves the budget as it is");
+        assert_eq!(after.budget_from, before.budget_from, "a claim changed the budget");
         if before.used() >= max_attempts {
             let reason = if held { Reason::Lost } else { Reason::Exhausted };
             assert_eq!(
@@ -178,7 +189,7 @@ impl Watched {
             );
             assert!(
                 !self.recorded.contains(&after.attempt),
-                "attempt {} is sent again under its number",
+                "the number of attempt {} is used again",
                 after.attempt
             );
             assert!(self.claims.insert(after.fence), "two claims share a fence");
@@ -189,18 +200,18 @@ impl Watched {
     fn settle(&mut self, fence: Fence, outcome: Outcome) -> Option<(Delivery, Due)> {
         let before = self.row;
         let holds = before.status == Status::Processing && fence == before.fence;
-        assert!(!holds || self.claims.contains(&fence), "only a claim makes an event processing");
+        assert!(!holds || self.claims.contains(&fence), "an event is processing without a claim");
         let (after, due) = match before.settle(fence, outcome) {
             Err(illegal) => {
                 assert!(
                     !holds && illegal == Illegal::Stale,
-                    "{illegal}, but {fence:?} holds {before:?}"
+                    "{illegal}, but {fence:?} is the fence of {before:?}"
                 );
                 return None;
             }
             Ok(settled) => settled,
         };
-        assert!(holds, "{fence:?} settled {before:?}");
+        assert!(holds, "the stale {fence:?} settled {before:?}");
         let at_once = Due::After(Duration::ZERO);
         let (status, attempt, budget_from, expected) = match outcome {
             Outcome::Delivered => {
@@ -248,7 +259,7 @@ impl Watched {
             }
             Ok(redriven) => redriven,
         };
-        assert!(dead, "{before:?} was redriven");
+        assert!(dead, "{before:?} is not a dead letter, but was redriven");
         assert_eq!(
             (after.status, after.attempt, due),
             (Status::Queued, before.attempt, Due::After(Duration::ZERO))

@@ -1,5 +1,6 @@
-//! One connection's bytes through hyper's HTTP/1 server into the production routes and the production intake, over a
-//! store in memory. No sockets, no threads, and a clock that stands still: nothing is ever too slow.
+//! Passes the bytes of one connection through hyper's HTTP/1 server to the production routes and
+//! the production intake, with a store in memory. There are no sockets and no threads, and time
+//! does not pass, so no timeout fires.
 
 mod answers;
 mod watched;
@@ -41,24 +42,26 @@ use uuid::Uuid;
 use crate::memory::MemoryStore;
 use watched::Requests;
 
-/// Small, so that a short input can go beyond it.
+/// Small, so that a short input can exceed it.
 const MAX_BODY: usize = 4096;
 const MAX_QUEUED_BYTES: usize = 8192;
-/// More than all the answers to one input.
+/// More bytes than all responses to one input.
 const PIPE: usize = 1 << 20;
 
-/// What the first byte of the data says of the connection; the others are what its peer sends.
+/// The connection's properties, from the first byte of the data. The other bytes are what the
+/// client sends.
 #[derive(Clone, Copy, Debug)]
 struct Manner {
-    /// The peer closes its side with its last byte, and not once it has seen the answers.
+    /// The client closes its side after its last byte, instead of waiting for the responses.
     hangs_up: bool,
     /// The process is shutting down.
     draining: bool,
-    /// The process takes no webhooks.
+    /// The process does not accept webhooks.
     only_delivers: bool,
-    /// So many bytes arrive at a time. The answers are taken at once: to a peer that does not, and sends what is not
-    /// HTTP behind a request, hyper 1.12 may write the refusal into the middle of the answer before it, and a build with
-    /// debug assertions panics (`can_write_head`). Only that peer is hurt.
+    /// The number of bytes that arrive at a time. The client always reads responses immediately. If
+    /// a client does not read, and sends bytes that are not HTTP after a request, hyper 1.12 may
+    /// write its refusal into the middle of the response before. A build with debug assertions
+    /// panics then (`can_write_head`). Only that client is affected.
     piece: usize,
 }
 
@@ -78,8 +81,8 @@ impl Manner {
 ///
 /// # Panics
 ///
-/// If the server does, hangs, answers what is not an answer or an error that is not a documented one, or says `202`
-/// to what is not in the store byte for byte.
+/// If the server panics or hangs, if a response is malformed or an error is undocumented, or if a
+/// `202` is sent for a webhook that is not stored byte for byte.
 pub fn run(data: &[u8]) {
     let Some((manner, sent)) = data.split_first() else { return };
     let manner = Manner::read(*manner);
@@ -91,7 +94,7 @@ pub fn run(data: &[u8]) {
     answers::check(manner, &received, &requests.take(), &store.tables(), before);
 }
 
-/// Serves one connection to its end, and answers what its peer received.
+/// Serves one connection to its end. Returns what the client received.
 fn converse(
     manner: Manner,
     sent: Vec<u8>,
@@ -146,7 +149,7 @@ fn converse(
     let spawned = [
         spawner.spawn_local({
             let served = Rc::clone(&served);
-            // A connection that the peer broke ends in an error, and that is right.
+            // The connection may end in an error if the client broke it; that is correct.
             connection.map(move |_| served.set(true))
         }),
         spawner.spawn_local({
@@ -163,12 +166,12 @@ fn converse(
             }
         }),
         spawner.spawn_local(async move {
-            // The server may have closed, having refused the rest.
+            // The server may have refused the rest and closed.
             for piece in sent.chunks(manner.piece) {
                 if to_server.write_all(piece).await.is_err() {
                     break;
                 }
-                // The server sees this piece before the next.
+                // The server must see this piece before the next one is sent.
                 give_way().await;
             }
             if !manner.hangs_up {
@@ -177,19 +180,19 @@ fn converse(
             let _ = to_server.shutdown().await;
         }),
     ];
-    assert!(spawned.iter().all(Result::is_ok), "the pool is there");
+    assert!(spawned.iter().all(Result::is_ok), "the pool accepts tasks");
     pool.run_until_stalled();
     let _ = close.send(());
     pool.run_until_stalled();
-    assert!(served.get(), "the peer has closed its side, and the server goes on");
     assert!(
-        stored.get(),
-        "the connection and its requests are gone, and the intake waits for them"
+        served.get(),
+        "the client has closed its side, but the server still serves the connection"
     );
+    assert!(stored.get(), "the connection has ended, but the intake does not end");
     received.take()
 }
 
-/// Lets every other task go on first.
+/// Lets every other task run first.
 async fn give_way() {
     let mut asked = false;
     futures::future::poll_fn(|context| {
@@ -203,7 +206,7 @@ async fn give_way() {
     .await;
 }
 
-/// Both ways of taking webhooks.
+/// A source with strict settings and one with lenient settings.
 fn sources() -> BTreeMap<SourceName, SourceIntake> {
     let strict = SourceIntake {
         idempotency_header: HeaderName::from_static("idempotency-key"),
@@ -226,16 +229,17 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
 }
 
 fn name_of(source: &str) -> SourceName {
-    SourceName::parse(source).expect("a name")
+    SourceName::parse(source).expect("the source name is valid")
 }
 
-/// The ids of the events that are there from the beginning: one dead-lettered, one delivered, whose source has gone.
+/// The ids of the events that exist at the start: a dead letter, and a delivered event of a source
+/// that is not configured any more.
 const DEAD: u128 = 0x019a_b000_0000_7000_8000_0000_0000_00dd;
 const GONE: u128 = 0x019a_b000_0000_7000_8000_0000_0000_00ee;
-/// The id before the first that is given to a new event.
+/// The id before the first id of a new event.
 const FIRST: u128 = 0x019a_b000_0000_7000_8000_0000_0000_0000;
 
-/// Lets two events live and end, so that there is something to show and to redrive.
+/// Stores two events that have ended, so that they can be looked up and redriven.
 fn ended_before(store: &MemoryStore) {
     let ends = [
         (DEAD, "strict", Outcome::DeadLetter(Reason::Permanent), Verdict::Permanent, 422),
@@ -246,7 +250,7 @@ fn ended_before(store: &MemoryStore) {
         let event = NewEvent {
             id: EventId::from_uuid(Uuid::from_u128(id)),
             source: name_of(source),
-            key: IdempotencyKey::parse(b"before").expect("a key"),
+            key: IdempotencyKey::parse(b"before").expect("the key is valid"),
             fingerprint: Fingerprint::of(&body),
             headers: Bytes::new(),
             body,
@@ -268,7 +272,7 @@ fn ended_before(store: &MemoryStore) {
             excerpt: Bytes::from_static(b"not \xff text \0 \" \\ \x1b"),
         };
         store.transact(|tables, now| {
-            tables.accept(now, vec![event]).expect("a new event");
+            tables.accept(now, vec![event]).expect("a new event can be accepted");
             let claim = tables.claim(now, &[demand]).claimed.remove(0);
             let (event, source, fence, attempt) =
                 (claim.event, claim.source, claim.fence, claim.attempt);
@@ -284,12 +288,12 @@ fn ended_before(store: &MemoryStore) {
                     record: Some(record),
                 }],
             );
-            assert!(refused.is_empty(), "the claim is the newest");
+            assert!(refused.is_empty(), "the newest claim can be settled");
         });
     }
 }
 
-/// Ids in a row, so that the data can name them.
+/// Sequential ids, so that the data can contain them.
 #[derive(Default)]
 struct Counted(AtomicU64);
 
@@ -301,7 +305,7 @@ impl Ids for Counted {
     }
 }
 
-/// A clock that stands still.
+/// A clock that does not advance.
 struct Still;
 
 impl Clock for Still {
@@ -318,7 +322,7 @@ impl Clock for Still {
     }
 }
 
-/// The same for hyper.
+/// A timer for hyper that never fires.
 struct Never;
 
 impl Timer for Never {

@@ -1,4 +1,5 @@
-//! An intake between producers, a store and a worker that do as they please, held to its promises at each action.
+//! An intake between arbitrary producers, a store and a worker. Its promises are checked at each
+//! action.
 
 use arbitrary::{Result, Unstructured};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,76 +17,73 @@ use surehook_core::time::Instant;
 use uuid::Uuid;
 
 const SOURCES: usize = 3;
-/// The longest case, in steps.
+/// Limit of the steps of a case.
 const STEPS: usize = 300;
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(1800);
 const LEASE: Duration = Duration::from_mins(1);
 
-/// An intake's settings, and what happens to it.
+/// The settings of an intake, and the steps that happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Case {
-    /// See [`Settings`].
     pub max_queued: usize,
-    /// See [`Settings`].
     pub batches_at_once: usize,
-    /// In this order.
     pub steps: Vec<Step>,
 }
 
-/// One thing that happens.
+/// An input to the intake, or a change of its environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Producers send this many requests.
     Submit {
-        /// How many.
+        /// The number of requests.
         count: usize,
-        /// The index of the source.
+        /// Index of the source.
         source: usize,
-        /// Idempotency keys are drawn from this many, beginning with the number of the request so far.
+        /// The number of different idempotency keys. The number of a request determines its key.
         keys: u8,
-        /// The bytes of each.
+        /// The size of each in bytes.
         size: usize,
-        /// The store rejects their rows.
+        /// Whether the store rejects their rows.
         poison: bool,
     },
     /// One of the open calls to the store ends.
     End {
-        /// Which of them.
+        /// Selects the call, modulo the number of open calls.
         which: usize,
-        /// How.
+        /// How it ends.
         how: End,
     },
-    /// The worker offers room.
+    /// The worker offers capacity.
     Offer {
-        /// The index of the source.
+        /// Index of the source.
         source: usize,
-        /// The room.
+        /// Events and bytes.
         capacity: (u32, usize),
     },
-    /// The worker takes over what was handed over.
+    /// The worker takes over all handed-over events.
     TakeOver,
     /// The worker ends.
     CloseHandover,
-    /// One release ends.
+    /// A release ends.
     EndRelease,
     /// Time passes.
     Pass(Duration),
-    /// The process is told to stop.
+    /// The process starts its shutdown.
     ShutDown,
 }
 
 /// How a call to the store ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// With a commit; or with a rejection, if a row is poison.
+    /// With a commit, or with a rejection if a row of the batch is poison.
     Commit,
     /// Nothing is stored.
     Unavailable,
     /// Nothing is stored.
     Conflict,
-    /// The caller does not learn whether it is stored, and it is or is not.
+    /// The outcome is unknown to the caller.
     Unknown {
-        /// Whether it is.
+        /// Whether the batch was committed.
         committed: bool,
     },
 }
@@ -157,14 +155,19 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
     })
 }
 
-/// Lets all of it happen to an intake, and then lets every call end. Each request has one answer. An acknowledged event is in
-/// the store under the id that the answer names. No batch exceeds its bounds or names a key twice. Only what the store
-/// claimed in its answer is handed over, and never more than the worker offered. Room is neither lost nor given back twice.
-/// And the intake comes to its end.
+/// Applies all steps to an intake, then lets every call end, and checks:
+///
+/// - Each request gets one answer.
+/// - An acknowledged event is in the store under the id in the answer.
+/// - No batch exceeds its limits or contains a key twice.
+/// - Only events that the store reported as claimed are handed over, and never more than the worker
+///   offered.
+/// - Capacity is neither lost nor returned twice.
+/// - The intake ends.
 ///
 /// # Panics
 ///
-/// If it does not.
+/// If a check fails.
 pub fn check(case: &Case) {
     let mut world = World::new(case);
     world.drain();
@@ -180,14 +183,14 @@ struct World {
     now: Instant,
     next_id: u128,
     requests: BTreeMap<Ticket, Sent>,
-    /// What is committed, by source and key.
+    /// The committed events by source and key.
     rows: BTreeMap<(SourceName, IdempotencyKey), Row>,
     open: BTreeMap<BatchId, Vec<(Ticket, Option<Duration>)>>,
-    /// What the store answered as claimed and the intake has neither handed over nor released.
+    /// Events that the store reported as claimed, and that are neither handed over nor released.
     claimed: BTreeSet<Ticket>,
-    /// What was handed over and not taken over.
+    /// Events that are handed over, but not taken over.
     handed: VecDeque<Ticket>,
-    /// The worker's room by source: the newest offer, less what it has taken over since.
+    /// The worker's capacity by source: the newest offer minus what it has taken over since.
     room: BTreeMap<SourceName, (u32, usize)>,
     handover_closed: bool,
     releases: u32,
@@ -202,7 +205,7 @@ struct Sent {
     answered: bool,
     forgotten: bool,
     store_calls: u32,
-    /// Whether a call may have stored it and the intake was not told.
+    /// Whether a call may have stored it with an outcome unknown to the intake.
     in_doubt: bool,
 }
 
@@ -274,7 +277,7 @@ impl World {
             key: IdempotencyKey::parse(
                 format!("key-{}", (self.next_id + n as u128) % u128::from(keys)).as_bytes(),
             )
-            .expect("a key"),
+            .expect("the key is valid"),
             fingerprint: Fingerprint::of(&body.to_be_bytes()),
             on_key_reuse: if source == 0 { OnKeyReuse::FirstWins } else { OnKeyReuse::Reject },
             size,
@@ -285,7 +288,7 @@ impl World {
             Ok(ticket) => {
                 assert!(
                     waiting < self.settings.max_queued && !self.is_shutting_down,
-                    "a request is admitted where none may be"
+                    "a request was admitted to a full or closed intake"
                 );
                 let sent = Sent {
                     request,
@@ -296,11 +299,11 @@ impl World {
                     store_calls: 0,
                     in_doubt: false,
                 };
-                assert!(self.requests.insert(ticket, sent).is_none(), "a ticket is used twice");
+                assert!(self.requests.insert(ticket, sent).is_none(), "a ticket was used twice");
             }
             Err(Refusal::Overloaded) => assert!(
                 waiting >= self.settings.max_queued,
-                "a request is refused although there is room"
+                "a request was refused although the queue has room"
             ),
             Err(refusal) => {
                 assert!(refusal == Refusal::ShuttingDown && self.is_shutting_down, "{refusal:?}")
@@ -309,7 +312,7 @@ impl World {
     }
 
     fn end(&mut self, batch: BatchId, how: End) {
-        let events = self.open.remove(&batch).expect("it is open");
+        let events = self.open.remove(&batch).expect("the batch is open");
         let poisoned = events.iter().any(|(ticket, _)| self.requests[ticket].poison);
         let result = match how {
             End::Unavailable => Err(StoreFailure::Unavailable),
@@ -324,7 +327,8 @@ impl World {
                     if committed {
                         self.commit(*ticket, *lease);
                     }
-                    self.requests.get_mut(ticket).expect("it was sent").in_doubt = true;
+                    self.requests.get_mut(ticket).expect("the request was submitted").in_doubt =
+                        true;
                 }
                 Err(StoreFailure::Unknown)
             }
@@ -366,7 +370,7 @@ impl World {
     fn take_over(&mut self) {
         while let Some(ticket) = self.handed.pop_front() {
             let Request { source, size, .. } = self.requests[&ticket].request.clone();
-            let room = self.room.get_mut(&source).expect("it was offered");
+            let room = self.room.get_mut(&source).expect("capacity was offered");
             *room = (room.0.saturating_sub(1), room.1.saturating_sub(size));
             self.intake.handle(Input::TakenOver { source, size });
         }
@@ -385,7 +389,7 @@ impl World {
         }
     }
 
-    /// Carries out all that the intake wants now.
+    /// Carries out all actions that are ready.
     fn drain(&mut self) {
         self.intake.invariants();
         while let Some(action) = self.intake.poll(self.now) {
@@ -395,25 +399,28 @@ impl World {
         let wake = self.intake.wake_at();
         assert!(
             wake.is_none_or(|at| at > self.now),
-            "it wants to be woken at {wake:?} and has nothing to do at {:?}",
+            "wake_at is {wake:?}, but no action is ready at {:?}",
             self.now
         );
     }
 
     fn act(&mut self, action: Action) {
-        assert!(!self.is_done, "{action:?} after the end");
+        assert!(!self.is_done, "{action:?} after Done");
         match action {
             Action::Store { batch, events } => self.store(batch, events),
             Action::HandOver { events, .. } => {
-                assert!(!self.handover_closed, "events are handed over to a worker that has ended");
+                assert!(
+                    !self.handover_closed,
+                    "events were handed over to a worker that has ended"
+                );
                 for ticket in events {
                     assert!(
                         self.claimed.remove(&ticket),
-                        "an event is handed over that the store did not claim"
+                        "an event was handed over that the store did not claim"
                     );
                     assert!(
                         !self.requests[&ticket].forgotten,
-                        "an event is handed over after its bytes are gone"
+                        "an event was handed over after its bytes were dropped"
                     );
                     self.handed.push_back(ticket);
                 }
@@ -422,29 +429,31 @@ impl World {
                 for ticket in events {
                     assert!(
                         self.claimed.remove(&ticket),
-                        "an event is released that the store did not claim"
+                        "an event was released that the store did not claim"
                     );
                 }
                 self.releases += 1;
             }
-            Action::Ring(sources) => assert!(!sources.is_empty(), "no source is named"),
+            Action::Ring(sources) => {
+                assert!(!sources.is_empty(), "the doorbell was rung without a source")
+            }
             Action::Answer { ticket, answer } => self.answer(ticket, answer),
             Action::Forget(ticket) => {
-                let sent = self.requests.get_mut(&ticket).expect("it was sent");
+                let sent = self.requests.get_mut(&ticket).expect("the request was submitted");
                 assert!(
                     sent.answered && !sent.forgotten,
-                    "a request is forgotten twice or before its answer"
+                    "a request was forgotten twice or before its answer"
                 );
                 sent.forgotten = true;
             }
             Action::Done => {
                 assert!(
                     self.is_shutting_down && self.open.is_empty() && self.releases == 0,
-                    "the end comes too early"
+                    "Done came before the shutdown or with open calls"
                 );
                 assert!(
                     self.requests.values().all(|sent| sent.answered && sent.forgotten),
-                    "a request is left without its answer"
+                    "Done came with an unanswered request"
                 );
                 self.is_done = true;
             }
@@ -457,7 +466,7 @@ impl World {
             "a batch of {} events",
             events.len()
         );
-        assert!(self.open.len() < self.settings.batches_at_once, "too many calls at once");
+        assert!(self.open.len() < self.settings.batches_at_once, "too many concurrent calls");
         let bytes: usize =
             events.iter().map(|(ticket, _)| self.requests[ticket].request.size).sum();
         assert!(bytes <= BATCH_BYTES || events.len() == 1, "a batch of {bytes} bytes");
@@ -469,31 +478,32 @@ impl World {
             .collect();
         assert!(
             keys.is_sorted_by(|one, other| one < other),
-            "a batch is not sorted, or has a key twice"
+            "a batch is not sorted or contains a key twice"
         );
         for (ticket, lease) in &events {
-            let sent = self.requests.get_mut(ticket).expect("it was sent");
+            let sent = self.requests.get_mut(ticket).expect("the request was submitted");
             sent.store_calls += 1;
             assert!(
                 !sent.in_doubt || lease.is_none() || sent.store_calls > STORE_ATTEMPTS,
-                "a lease after an unknown result"
+                "a claim on insert was requested after an unknown result"
             );
         }
-        assert!(self.open.insert(batch, events).is_none(), "a call's name is used twice");
-        // What is claimed on insert fits into what the worker offered last, unless it was taken before that offer.
+        assert!(self.open.insert(batch, events).is_none(), "a batch id was used twice");
+        // Events that are claimed on insert fit into the worker's last offer, except those claimed
+        // before that offer.
         let leased = self.open.values().flatten().filter(|(_, lease)| lease.is_some()).count()
             + self.claimed.len()
             + self.handed.len();
         assert!(
             self.intake.capacity_taken() as usize >= leased,
-            "room is given back that is in use"
+            "capacity was returned that is still in use"
         );
     }
 
     fn answer(&mut self, ticket: Ticket, answer: std::result::Result<Admission, Refusal>) {
         let (now, rows) = (self.now, &self.rows);
-        let sent = self.requests.get_mut(&ticket).expect("it was sent");
-        assert!(!sent.answered, "a request is answered twice");
+        let sent = self.requests.get_mut(&ticket).expect("the request was submitted");
+        assert!(!sent.answered, "a request was answered twice");
         sent.answered = true;
         let row = rows.get(&(sent.request.source.clone(), sent.request.key.clone()));
         match answer {
@@ -501,26 +511,26 @@ impl World {
                 assert_eq!(
                     (row.map(|row| row.id), id),
                     (Some(sent.request.event), sent.request.event),
-                    "an event is acknowledged that is not stored"
+                    "an event was acknowledged, but is not stored"
                 );
             }
             Ok(Admission::Replayed { id, .. }) => {
-                let row = row.expect("a replay is answered and there is no first event");
-                assert_eq!(
-                    row.id, id,
-                    "a replay is answered with another id than the first event's"
-                );
-                assert!(row.id != sent.request.event, "an event is a replay of itself");
+                let row = row.expect("a replay needs a stored event");
+                assert_eq!(row.id, id, "a replay has the id of the first event");
+                assert!(row.id != sent.request.event, "a new event was answered as a replay");
                 let same = row.fingerprint == sent.request.fingerprint
                     || sent.request.on_key_reuse == OnKeyReuse::FirstWins;
-                assert!(same, "another body is taken for a replay");
+                assert!(same, "a request with a different body was answered as a replay");
             }
             Ok(Admission::KeyReused) => {
-                let row = row.expect("a reused key is refused and there is no first event");
-                assert!(row.fingerprint != sent.request.fingerprint, "the same body is refused");
+                let row = row.expect("a reused key needs a stored event");
+                assert!(
+                    row.fingerprint != sent.request.fingerprint,
+                    "a request with the same body was refused"
+                );
             }
             Err(Refusal::TimedOut) => {
-                assert!(now >= sent.deadline, "a request times out too early");
+                assert!(now >= sent.deadline, "a request timed out too early");
                 return;
             }
             Err(Refusal::NotStored(NotStored::Unknown)) => {}
@@ -528,7 +538,7 @@ impl World {
                 let is_ours = row.is_some_and(|row| row.id == sent.request.event);
                 assert!(
                     !is_ours && !sent.in_doubt,
-                    "the producer is told that nothing is stored, and it may be"
+                    "the answer denies the storing of an event that may be stored"
                 );
             }
             Err(refusal @ (Refusal::Overloaded | Refusal::ShuttingDown)) => {
@@ -538,10 +548,11 @@ impl World {
         sent.forgotten = true;
     }
 
-    /// Everything ends, and the process shuts down.
+    /// Lets all calls end, and shuts the intake down.
     fn finish(&mut self) {
         self.step(&Step::ShutDown);
-        // A call splits in two at most once for each of its rows, and each part is tried a few times.
+        // A call splits in two at most once for each of its rows, and each part is tried a few
+        // times.
         for _ in 0..20_000 {
             if let Some(batch) = self.open.keys().next().copied() {
                 self.end(batch, End::Commit);
@@ -553,15 +564,15 @@ impl World {
                 break;
             }
         }
-        assert!(self.is_done, "the intake does not come to its end");
-        assert!(self.claimed.is_empty(), "claimed events are neither handed over nor released");
+        assert!(self.is_done, "the intake does not end");
+        assert!(self.claimed.is_empty(), "claimed events were neither handed over nor released");
         self.take_over();
         if !self.handover_closed {
-            assert_eq!(self.intake.capacity_taken(), 0, "room is lost");
+            assert_eq!(self.intake.capacity_taken(), 0, "capacity was lost");
         }
     }
 }
 
 fn source_name(index: usize) -> SourceName {
-    SourceName::parse(&format!("source-{index}")).expect("a name")
+    SourceName::parse(&format!("source-{index}")).expect("the source name is valid")
 }

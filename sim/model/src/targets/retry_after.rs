@@ -1,5 +1,5 @@
-//! `Retry-After` and `Date` as a downstream may send them: whatever they say, the delay stays between the back-off and
-//! its cap, and what is a number of seconds or a date is read as that.
+//! `Retry-After` and `Date` of a downstream with any values: the delay stays between the back-off
+//! and its cap, and valid numbers of seconds and dates are parsed correctly.
 
 use jiff::Timestamp;
 use jiff::tz::Offset;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 ///
 /// # Panics
 ///
-/// If a delay leaves its bounds, or a value is misread.
+/// If a delay exceeds its bounds, or a value is parsed incorrectly.
 pub fn run(data: &[u8]) {
     let mut lines = data.splitn(2, |byte| *byte == b'\n');
     let (value, date) = (lines.next().unwrap_or_default(), lines.next());
@@ -27,15 +27,18 @@ pub fn run(data: &[u8]) {
         });
         assert_eq!(asked, Some(Duration::from_secs(seconds)));
     } else if date.is_none() {
-        assert_eq!(asked, None, "there is no date to measure against");
+        assert_eq!(asked, None, "a date needs a `Date` header to be compared with");
     }
-    // A date against itself is no wait, or it is no date.
+    // The wait from a date to itself is zero, if the value is a date.
     if let Some(wait) = retry_after(value, Some(value)) {
-        assert!(wait.is_zero() || trimmed.iter().all(u8::is_ascii_digit), "{wait:?} until now");
+        assert!(
+            wait.is_zero() || trimmed.iter().all(u8::is_ascii_digit),
+            "the wait from a date to itself is {wait:?}"
+        );
     }
     if let Some(bytes) = data.first_chunk::<8>() {
         let [a, b] = [&bytes[..4], &bytes[4..]]
-            .map(|half| u32::from_le_bytes(half.try_into().expect("four bytes")));
+            .map(|half| u32::from_le_bytes(half.try_into().expect("each half has four bytes")));
         dates(i64::from(a), i64::from(b));
     }
 }
@@ -50,12 +53,13 @@ fn bounded(asked: Option<Duration>) {
         );
         assert!(
             asked.is_none_or(|asked| delay >= asked.min(backoff.max_delay)),
-            "{delay:?}, but {asked:?} was asked for"
+            "the delay is {delay:?}, but `Retry-After` is {asked:?}"
         );
     }
 }
 
-/// Two dates from 1970 to 2106, each written in the forms that have its century: the wait is their difference.
+/// Writes two dates from 1970 to 2106 in each format that includes the century. The wait must be
+/// their difference.
 fn dates(now: i64, then: i64) {
     let wait = u64::try_from(then - now).ok().map(Duration::from_secs);
     let date = written(now, "%a, %d %b %Y %H:%M:%S GMT");
@@ -64,14 +68,14 @@ fn dates(now: i64, then: i64) {
         assert_eq!(
             retry_after(value.as_bytes(), Some(date.as_bytes())),
             wait,
-            "{value} as seen at {date}"
+            "from {date} to {value}"
         );
     }
 }
 
 fn written(second: i64, form: &str) -> String {
     Offset::UTC
-        .to_datetime(Timestamp::from_second(second).expect("within the calendar"))
+        .to_datetime(Timestamp::from_second(second).expect("the date is a valid timestamp"))
         .strftime(form)
         .to_string()
 }

@@ -1,4 +1,5 @@
-//! A worker between a store and downstreams that answer as they please, held to its promises at each action.
+//! A worker between a store and downstreams with arbitrary answers. Its promises are checked at
+//! each action.
 
 mod world;
 
@@ -7,78 +8,78 @@ use std::time::Duration;
 use world::World;
 
 const SOURCES: usize = 3;
-/// The longest case, in steps.
+/// Limit of the steps of a case.
 const STEPS: usize = 300;
 
-/// A worker's surroundings, and what happens to it in them.
+/// The settings of a worker, and the steps that happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Case {
     /// The slots of each source.
     pub concurrency: [u32; SOURCES],
-    /// So many failures in a row open each source's breaker; 0: it has none.
+    /// The number of failures in a row that opens each source's breaker; 0: no breaker.
     pub breaker_failures: [u32; SOURCES],
-    /// So many deliveries of each source may begin in a second; 0: any number.
+    /// Deliveries of each source that may start per second; 0: no limit.
     pub rate: [u32; SOURCES],
-    /// The memory for events.
+    /// The memory limit for events.
     pub max_held_bytes: usize,
-    /// In this order.
     pub steps: Vec<Step>,
 }
 
-/// One thing that happens to the worker.
+/// An input to the worker, or a change of its environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Time passes, and the driver wakes the worker when it wants to be woken.
+    /// Time passes, and the driver polls the worker at its wake times.
     Pass(Duration),
-    /// The driver is late: time passes, and only then is the worker polled.
+    /// The driver is late: time passes, and the worker is polled only at the end.
     Late(Duration),
-    /// This source is named as having something new; the last number names one that the worker does not have.
+    /// This source is reported to have new events. The index after the last one is a source that
+    /// the worker does not have.
     Wake(usize),
-    /// The claim under way is answered.
+    /// The claim in flight succeeds.
     AnswerClaim {
-        /// With so many events of each source, as far as they were asked for.
+        /// The number of events of each source, limited by its demand.
         give: [u32; SOURCES],
-        /// One event in so many has no attempts left and comes as buried; 0: none.
+        /// Each n-th event has no attempts left and is reported as buried; 0: none.
         bury_every: u32,
         /// The bytes of each event's body.
         size: usize,
     },
-    /// The claim under way fails.
+    /// The claim in flight fails.
     FailClaim,
-    /// So many events of each source are stored, as far as there is room by the worker's offers.
+    /// Events are stored and claimed on insert, as far as the worker's offers allow.
     Store {
-        /// Of each source.
+        /// The number of events of each source.
         give: [u32; SOURCES],
         /// The bytes of each event's body.
         size: usize,
     },
-    /// What was stored is handed over.
+    /// The stored events are handed over.
     Hand,
     /// A delivery ends.
     Finish {
-        /// Which of those in flight.
+        /// Selects the delivery, modulo the number in flight.
         which: usize,
-        /// The response's; `None`: it ran into its time-out.
+        /// The status code of the response; `None`: the delivery timed out.
         status_code: Option<u16>,
-        /// What the response asked for.
+        /// The `Retry-After` of the response.
         retry_after: Option<Duration>,
     },
-    /// A delivery could not be sent, for want of a resource of the process.
+    /// A delivery could not be sent because the process lacks a resource.
     NotSent {
-        /// Which of those in flight.
+        /// Selects the delivery, modulo the number in flight.
         which: usize,
     },
-    /// An answer comes for a delivery that is not in flight any more.
+    /// A result arrives for a delivery that is not in flight any more.
     FinishAgain,
-    /// The settlement under way is written.
+    /// The settlement in flight succeeds.
     AnswerSettle,
-    /// The settlement under way fails.
+    /// The settlement in flight fails.
     FailSettle,
-    /// The process is told to stop.
+    /// The process starts its shutdown.
     ShutDown {
-        /// Deliveries are cut off then.
+        /// When deliveries are cut off.
         cut_off_in: Duration,
-        /// The end.
+        /// When the worker must end.
         give_up_in: Duration,
     },
 }
@@ -99,11 +100,11 @@ impl Case {
         let mut bytes = Unstructured::new(data);
         let slots = |bytes: &mut Unstructured<'_>| bytes.int_in_range(1..=5).unwrap_or(1);
         let concurrency = [slots(&mut bytes), slots(&mut bytes), slots(&mut bytes)];
-        // Half of the workers run short of memory.
+        // Half of the workers have little memory.
         let short = bytes.ratio(1, 2).unwrap_or(false);
         let max_held_bytes =
             if short { bytes.int_in_range(1..=5_000).unwrap_or(1) } else { 64 << 20 };
-        // Half of the sources have a breaker, and a quarter a rate.
+        // Half of the sources have a breaker, and a quarter have a rate.
         let mut one_in = |odds: u32, most: u32| match bytes.ratio(1, odds) {
             Ok(true) => bytes.int_in_range(1..=most).unwrap_or(0),
             Ok(false) | Err(_) => 0,
@@ -170,13 +171,20 @@ fn millis(bytes: &mut Unstructured<'_>, most: u64) -> Result<Duration> {
     Ok(Duration::from_millis(bytes.int_in_range(0..=most)?))
 }
 
-/// Lets all of it happen to a worker, and then lets the world heal. The worker never exceeds a source's slots, delivers
-/// a claim twice, settles what it does not hold, starts what its lease cannot cover, forgets a claim, sends past an open
-/// breaker or a rate or while deliveries are suspended, charges an event that was not sent, or disagrees with itself about when it is due; and it comes to its end.
+/// Applies all steps to a worker, then lets every call end. The worker must:
+///
+/// - not exceed a source's slots,
+/// - not deliver a claim twice or forget a claim,
+/// - not settle an event that it does not hold,
+/// - not start a delivery that the lease cannot cover,
+/// - not send despite an open breaker, a reached rate or suspended deliveries,
+/// - not count an attempt for an event that was not sent,
+/// - not disagree with itself about when it is due,
+/// - and end.
 ///
 /// # Panics
 ///
-/// If it does not.
+/// If a check fails.
 pub fn check(case: &Case) {
     let mut world = World::new(case);
     world.drain();

@@ -1,4 +1,5 @@
-//! What a connection's peer received, read as it would read it, and held against what it had sent and what is stored.
+//! Parses what a client received as a client would, and compares it with what the client sent and
+//! what is stored.
 
 use super::watched::Posted;
 use super::{MAX_BODY, MAX_QUEUED_BYTES, Manner};
@@ -15,14 +16,14 @@ use surehook::metrics;
 use surehook_core::event::Status;
 use surehook_core::key::IdempotencyKey;
 
-/// One answer.
+/// A parsed response.
 struct Answer<'d> {
     status: StatusCode,
     headers: Vec<(String, &'d [u8])>,
     body: &'d [u8],
 }
 
-/// Holds all of it to the promises of the surface. `before` is how many events there were at the beginning.
+/// Checks all responses. `before` is the number of events at the start.
 pub(super) fn check(
     manner: Manner,
     received: &[u8],
@@ -47,7 +48,7 @@ pub(super) fn check(
                 by_the_server_itself(&answer);
                 assert!(
                     rest.is_empty(),
-                    "an answer after the server gave up: {:?}",
+                    "a response after the server's last one: {:?}",
                     String::from_utf8_lossy(rest)
                 );
             }
@@ -55,38 +56,43 @@ pub(super) fn check(
         }
     }
     let unanswered = requests.get(answered..).unwrap_or_default();
-    assert!(unanswered.len() <= 1, "requests without an answer: {unanswered:?}");
-    // A peer that closes its side before its request is whole may have hung up. Behind a whole one it waits for the answer.
+    assert!(unanswered.len() <= 1, "several requests have no response: {unanswered:?}");
+    // A client that closes its side before its request is complete may have hung up. After a
+    // complete request it gets a response.
     assert!(
         unanswered.iter().all(|request| !request.whole),
-        "a request without an answer: {unanswered:?}"
+        "a complete request has no response: {unanswered:?}"
     );
     let new = tables.events.len() - before;
-    assert_eq!(new, accepted.len(), "an event was stored without an answer that says so");
+    assert_eq!(
+        new,
+        accepted.len(),
+        "the number of new events differs from that of responses for new events"
+    );
 }
 
-/// hyper refuses what is not HTTP by a bare answer.
+/// hyper answers input that is not HTTP with an empty response.
 fn by_the_server_itself(answer: &Answer<'_>) {
     assert!(
         matches!(answer.status.as_u16(), 400 | 414 | 431 | 501 | 505),
-        "{} to no request",
+        "status {} without a request",
         answer.status
     );
     assert!(answer.body.is_empty());
 }
 
 impl<'d> Answer<'d> {
-    /// The first answer, and what comes after it.
+    /// Parses the first response. Returns the remaining bytes too.
     fn read(received: &'d [u8], to_head: bool) -> (Self, &'d [u8]) {
         let shown = || String::from_utf8_lossy(received).into_owned();
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut response = httparse::Response::new(&mut headers);
         let length = match response.parse(received) {
             Ok(httparse::Status::Complete(length)) => length,
-            other => panic!("not an answer, {other:?}: {:?}", shown()),
+            other => panic!("not an HTTP response, {other:?}: {:?}", shown()),
         };
-        let status =
-            StatusCode::from_u16(response.code.expect("a whole head")).expect("a status code");
+        let status = StatusCode::from_u16(response.code.expect("the head is complete"))
+            .expect("the status code is valid");
         let headers = response
             .headers
             .iter()
@@ -100,25 +106,26 @@ impl<'d> Answer<'d> {
         let declared = answer
             .header("content-length")
             .and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
-        let declared: usize =
-            declared.unwrap_or_else(|| panic!("an answer without its length: {:?}", shown()));
-        let (body, after) = after
-            .split_at_checked(if to_head { 0 } else { declared })
-            .unwrap_or_else(|| panic!("cut short: {:?}", shown()));
+        let declared: usize = declared
+            .unwrap_or_else(|| panic!("a response without `content-length`: {:?}", shown()));
+        let (body, after) =
+            after.split_at_checked(if to_head { 0 } else { declared }).unwrap_or_else(|| {
+                panic!("the body is shorter than its `content-length`: {:?}", shown())
+            });
         answer.body = body;
         (answer, after)
     }
 
-    /// The header, which is there at most once.
+    /// The value of a header, which must not be repeated.
     fn header(&self, name: &str) -> Option<&'d [u8]> {
         let mut values =
             self.headers.iter().filter(|(other, _)| other == name).map(|(_, value)| *value);
         let value = values.next();
-        assert!(values.next().is_none(), "`{name}` is there twice");
+        assert!(values.next().is_none(), "the response has `{name}` twice");
         value
     }
 
-    /// The id of the event that this answer says is new, if it says so.
+    /// Checks a response to a request. Returns the event's id if the response says that it is new.
     fn check(&self, manner: Manner, request: &Posted, tables: &Database) -> Option<String> {
         let (status, head) = (self.status, &request.head);
         let refused_coding = status == StatusCode::NOT_IMPLEMENTED && coded(head);
@@ -126,20 +133,23 @@ impl<'d> Answer<'d> {
             !status.is_server_error()
                 || status == StatusCode::SERVICE_UNAVAILABLE
                 || refused_coding,
-            "{status} to {head:?}"
+            "status {status} for {head:?}"
         );
-        assert!(!manner.draining || status != StatusCode::ACCEPTED, "accepted while shutting down");
-        let kind = self.header("content-type").expect("every answer has a body");
+        assert!(
+            !manner.draining || status != StatusCode::ACCEPTED,
+            "a webhook was accepted during the shutdown"
+        );
+        let kind = self.header("content-type").expect("every response has a content type");
         if head.method == Method::HEAD {
             return None;
         }
-        // Of all routes one tells no JSON.
+        // `/metrics` is the only route whose response is not JSON.
         if kind == metrics::MEDIA_TYPE.as_bytes() {
             assert_eq!(
                 (status, head.uri.path().trim_end_matches('/')),
                 (StatusCode::OK, "/metrics")
             );
-            let text = std::str::from_utf8(self.body).expect("text");
+            let text = std::str::from_utf8(self.body).expect("metrics are UTF-8");
             assert!(
                 text.lines().all(|line| line.starts_with("surehook_") || line.starts_with("# ")),
                 "{text}"
@@ -158,20 +168,23 @@ impl<'d> Answer<'d> {
             turned_away(status, manner, request, tables);
             return None;
         }
-        let id = body["event_id"].as_str().expect("an event's id").to_owned();
+        let id = body["event_id"].as_str().expect("a `202` has an event id").to_owned();
         let replayed = self.header(REPLAYED_HEADER.as_str()).is_some();
         acknowledged(&id, replayed, request, tables);
-        assert!(Status::from_name(body["status"].as_str().expect("a status")).is_some(), "{body}");
+        assert!(
+            Status::from_name(body["status"].as_str().expect("a `202` has a status")).is_some(),
+            "{body}"
+        );
         (!replayed).then_some(id)
     }
 
-    /// RFC 9457, and one of the kinds that are documented.
+    /// The body must follow RFC 9457 and be of a documented kind.
     fn problem(&self, body: &Value) {
         let status = self.status;
         let kind = Kind::ALL
             .iter()
             .find(|kind| body["type"] == kind.urn())
-            .unwrap_or_else(|| panic!("an unknown kind: {body}"));
+            .unwrap_or_else(|| panic!("an undocumented problem type: {body}"));
         assert_eq!(
             (kind.status(), &body["title"], &body["status"]),
             (status, &Value::from(kind.title()), &Value::from(status.as_u16()))
@@ -182,7 +195,8 @@ impl<'d> Answer<'d> {
     }
 }
 
-/// A webhook is turned away only for what is wrong with it. Else a server that refuses all would keep every other promise.
+/// A refusal must have a cause in the request. Otherwise a server that refuses everything would
+/// keep every other promise.
 fn turned_away(status: StatusCode, manner: Manner, request: &Posted, tables: &Database) {
     let (head, body) = (&request.head, &request.body);
     let Some(source) = head
@@ -226,10 +240,10 @@ fn turned_away(status: StatusCode, manner: Manner, request: &Posted, tables: &Da
         StatusCode::SERVICE_UNAVAILABLE => headers + "\r\n".len() + MAX_BODY > MAX_QUEUED_BYTES,
         _ => false,
     };
-    assert!(right, "{status} to a webhook that does not deserve it: {request:?}");
+    assert!(right, "status {status} for a webhook without a cause for it: {request:?}");
 }
 
-/// Whether a request says plainly and once which host it is for, or need not.
+/// Whether a request has exactly one plain `host` header, or needs none.
 fn names_its_host(head: &Parts) -> bool {
     let hosts: Vec<_> = head.headers.get_all(HOST).iter().collect();
     let plain = |host: &[u8]| {
@@ -243,14 +257,14 @@ fn names_its_host(head: &Parts) -> bool {
     }
 }
 
-/// Whether a body has a transfer coding that is not simply `chunked`.
+/// Whether a body has a transfer coding other than `chunked`.
 fn coded(head: &Parts) -> bool {
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
     codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
         || codings.next().is_some()
 }
 
-/// The header that bears the key of a source, if there is such a source.
+/// The header with the key of a source, if that source exists.
 fn key_header(source: &str) -> Option<&'static str> {
     match source {
         "strict" => Some("idempotency-key"),
@@ -259,16 +273,16 @@ fn key_header(source: &str) -> Option<&'static str> {
     }
 }
 
-/// A `202` is only for a webhook that was posted whole and is stored as it came.
+/// A `202` is allowed only for a webhook that was posted completely and is stored unchanged.
 fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
     let head = &request.head;
     assert!(
         head.method == Method::POST && head.version <= Version::HTTP_11 && request.whole,
-        "accepted: {request:?}"
+        "accepted, but not a complete POST: {request:?}"
     );
     assert!(
         head.headers.get_all(HOST).iter().count() == 1 || head.version < Version::HTTP_11,
-        "accepted for no one host: {request:?}"
+        "accepted without exactly one host: {request:?}"
     );
     let codings = head
         .headers
@@ -278,33 +292,37 @@ fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
     let codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
     assert!(
         codings.filter(|coding| !coding.eq_ignore_ascii_case(b"chunked")).count() == 0,
-        "stored with a coding on it: {request:?}"
+        "stored with a transfer coding: {request:?}"
     );
     let stored = &tables
         .events
-        .get(&id.parse().expect("an event's id"))
+        .get(&id.parse().expect("the event id is valid"))
         .unwrap_or_else(|| panic!("{id} is not stored"))
         .event;
     let path = head
         .uri
         .path()
         .strip_prefix("/webhooks/")
-        .expect("the route for webhooks")
+        .expect("the route is that of webhooks")
         .trim_end_matches('/');
-    assert_eq!(stored.source.as_str(), path, "stored for another source");
+    assert_eq!(stored.source.as_str(), path, "the event is stored for a different source");
     let lenient = path == "lenient";
     let keys: Vec<_> =
-        head.headers.get_all(key_header(path).expect("one of the sources")).iter().collect();
+        head.headers.get_all(key_header(path).expect("the source exists")).iter().collect();
     assert!(
         matches!(keys[..], [key] if IdempotencyKey::parse(key.as_bytes()).as_ref() == Ok(&stored.key)),
-        "{keys:?} stored as {}",
+        "the key {keys:?} is stored as {}",
         stored.key
     );
     if !(replayed && lenient) {
-        assert_eq!(stored.body.as_ref(), request.body, "stored with other bytes than were posted");
+        assert_eq!(
+            stored.body.as_ref(),
+            request.body,
+            "the stored body differs from the posted one"
+        );
     }
     if !replayed {
-        let kept = decode(&stored.headers).expect("readable headers");
+        let kept = decode(&stored.headers).expect("stored headers are readable");
         for name in kept.keys() {
             assert!(
                 kept.get_all(name).iter().eq(head.headers.get_all(name)),
@@ -312,7 +330,7 @@ fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
                 kept.get_all(name)
             );
         }
-        // What is the producer's own goes on, unless `Connection` says that it was for this connection alone.
+        // The producer's own headers are stored, except those that `Connection` names.
         let hops: Vec<_> = head
             .headers
             .get_all(CONNECTION)
@@ -322,17 +340,21 @@ fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
         for name in head.headers.keys().filter(|name| name.as_str().starts_with("x-")) {
             let hop =
                 hops.iter().any(|hop| seen_as_one(hop.trim_ascii(), name.as_str().as_bytes()));
-            assert_ne!(kept.contains_key(name), hop, "`{name}` is not what is kept");
+            assert_ne!(
+                kept.contains_key(name),
+                hop,
+                "`{name}` must be stored exactly if `Connection` does not name it"
+            );
         }
         for name in [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE] {
-            assert!(!kept.contains_key(&name), "`{name}` is kept");
+            assert!(!kept.contains_key(&name), "`{name}` is stored");
         }
         let credentials = kept.contains_key("authorization") || kept.contains_key("cookie");
         assert!(lenient || !credentials, "credentials are stored");
     }
 }
 
-/// Whether a downstream may take two names for one: only their letters and digits count.
+/// Whether a downstream may treat two header names as equal. Some compare only letters and digits.
 fn seen_as_one(one: &[u8], other: &[u8]) -> bool {
     let equal = |(a, b): (&u8, &u8)| {
         a.eq_ignore_ascii_case(b) || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric())

@@ -1,5 +1,5 @@
-//! The requests as hyper hands them to the routes, written down before the routes see them: what was posted, by another
-//! witness than the code under test.
+//! Records the requests that hyper passes to the routes, before the routes see them. The record is
+//! independent of the code under test.
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -13,23 +13,22 @@ use std::task::{Context, Poll, ready};
 use surehook::http::{App, Face, service};
 use surehook_core::operators::Access;
 
-/// One request.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub(super) struct Posted {
-    /// Its head.
     pub(super) head: Parts,
-    /// As much of its body as was read.
+    /// The part of the body that was read.
     pub(super) body: Vec<u8>,
-    /// Whether that is all of it.
+    /// Whether the body was read completely.
     pub(super) whole: bool,
 }
 
-/// Every request of one connection, in their order.
+/// The requests of one connection, in their order.
 #[derive(Clone, Default)]
 pub(super) struct Requests(Arc<Mutex<Vec<Posted>>>);
 
 impl Requests {
-    /// The production routes, with every request written down.
+    /// The production routes, with a record of every request.
     pub(super) fn watch(
         self,
         app: App,
@@ -55,7 +54,7 @@ impl Requests {
     }
 }
 
-/// A body that is written down as it is read.
+/// A body that is recorded as it is read.
 struct Watched {
     body: Incoming,
     index: usize,

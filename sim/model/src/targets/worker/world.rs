@@ -1,4 +1,5 @@
-//! The store and the downstreams around one worker: they answer as they are told to, and watch what the worker asks.
+//! The store and the downstreams around one worker. They answer as the steps require, and check the
+//! worker's actions.
 
 use super::{Case, SOURCES, Step};
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 const OPEN_FOR: Duration = Duration::from_secs(2);
 
-/// Where a claim stands, as the world sees it.
+/// The state of a claim, as this world sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Given,
@@ -28,27 +29,28 @@ enum Place {
     Ended,
 }
 
-/// A claim that the worker was given.
+/// A claim that the worker received.
 struct Given {
     source: usize,
     lease_ends: Instant,
     place: Place,
     sent: bool,
-    /// Its bytes, and whether it was handed over as it was stored.
+    /// Its bytes, and whether it was claimed on insert and handed over.
     size: usize,
     handed: bool,
-    /// What the downstream said: the status code, if it is not a time-out, and the least delay that it asked for.
+    /// The downstream's response: the status code (`None` for a timeout) and the value of
+    /// `Retry-After`.
     reply: Option<(Option<u16>, Option<Duration>)>,
 }
 
-/// What is seen of one source's breaker and rate, from outside.
+/// One source's breaker and rate, as seen from outside.
 #[derive(Default)]
 struct Watched {
-    /// The breaker as the worker told it last; `None`: closed from the beginning.
+    /// The breaker's last reported state; `None`: closed since the start.
     told: Option<Breaker>,
-    /// Deliveries that failed in a row, as far as they count.
+    /// The number of failures in a row that count.
     failures: u32,
-    /// The breaker has to open now.
+    /// Whether the breaker must open now.
     must_open: bool,
     opened_at: Instant,
     starts: Vec<Instant>,
@@ -62,7 +64,7 @@ impl Watched {
     fn begins(&mut self, now: Instant, policy: &Policy, in_flight: usize) {
         assert!(
             in_flight <= self.breaker().slots(policy.concurrency) as usize,
-            "{in_flight} in flight, and the breaker is {:?}",
+            "{in_flight} deliveries are in flight, but the breaker is {:?}",
             self.breaker()
         );
         self.starts.push(now);
@@ -70,7 +72,11 @@ impl Watched {
             for (n, from) in self.starts.iter().rev().enumerate() {
                 let span = now.since(*from) + BURST;
                 let most = 1 + span.as_micros() * u128::from(rate.get()) / 1_000_000;
-                assert!(n as u128 <= most, "{} starts within {span:?} at {rate} a second", n + 1);
+                assert!(
+                    n as u128 <= most,
+                    "{} starts within {span:?} at a rate of {rate} per second",
+                    n + 1
+                );
             }
         }
     }
@@ -89,7 +95,8 @@ impl Watched {
         };
     }
 
-    /// How many are allowed on the ramp is told when it begins, and from then on follows from what ends.
+    /// The worker reports the allowed concurrency when a ramp starts. Later values follow from the
+    /// results.
     fn climbs(&mut self, healthy: bool, concurrency: u32) {
         if let Some(Breaker::Ramping { allowed, .. }) = &mut self.told {
             *allowed =
@@ -103,22 +110,27 @@ impl Watched {
                 Breaker::Closed { .. } | Breaker::Ramping { .. } | Breaker::HalfOpen,
                 Breaker::Open { until },
             ) => {
-                assert!(core::mem::take(&mut self.must_open), "it opens without a reason");
+                assert!(
+                    core::mem::take(&mut self.must_open),
+                    "the breaker opened without a reason"
+                );
                 assert_eq!(until, now + OPEN_FOR);
                 (self.opened_at, self.failures) = (now, 0);
             }
             (Breaker::Open { .. }, Breaker::HalfOpen) => {
-                assert!(now >= self.opened_at + OPEN_FOR, "it opens half too early")
+                assert!(now >= self.opened_at + OPEN_FOR, "the breaker became half-open too early")
             }
             (Breaker::HalfOpen, Breaker::Ramping { allowed: 2, .. }) => {}
             (Breaker::HalfOpen | Breaker::Ramping { .. }, Breaker::Closed { failures: 0 }) => {}
-            (before, after) => panic!("a breaker goes from {before:?} to {after:?}"),
+            (before, after) => {
+                panic!("illegal transition of a breaker from {before:?} to {after:?}")
+            }
         }
         self.told = Some(breaker);
     }
 }
 
-/// The world around one worker.
+/// The environment of one worker.
 pub(super) struct World {
     now: Instant,
     worker: Worker,
@@ -126,19 +138,19 @@ pub(super) struct World {
     watched: Vec<Watched>,
     claim: Option<(Instant, Vec<Demand>)>,
     settle: Option<Vec<Settlement>>,
-    /// What is left of each source's offer: events, and their bytes.
+    /// The rest of each source's offer: events and bytes.
     offers: [(u32, usize); SOURCES],
     max_held_bytes: usize,
-    /// The size of the largest event that there was.
+    /// The size of the largest event so far.
     largest: usize,
-    /// What was stored on an offer, and since when.
+    /// The events that were claimed on insert, with the time of the claim.
     stored: Vec<(Instant, Claim)>,
     deliveries: BTreeMap<Ticket, (EventId, Fence, Instant)>,
     last_answered: Option<Ticket>,
     given: BTreeMap<(EventId, Fence), Given>,
     next_event: u128,
     give_up_at: Option<Instant>,
-    /// Deliveries are suspended until then, as the worker told.
+    /// Until when deliveries are suspended, as the worker reported.
     suspended_until: Option<Instant>,
     done: bool,
 }
@@ -195,13 +207,13 @@ impl World {
 
     pub(super) fn drain(&mut self) {
         for polls in 0.. {
-            assert!(polls < 100_000, "poll never comes to an end");
+            assert!(polls < 100_000, "poll never returns None");
             let before = self.worker.wake_at();
             let Some(action) = self.worker.poll(self.now) else {
                 if let Some(wake) = self.worker.wake_at() {
                     assert!(
                         wake.at > self.now,
-                        "nothing is due and yet {wake:?} at {:?}",
+                        "no action is ready, but wake_at is {wake:?} at {:?}",
                         self.now
                     );
                 }
@@ -210,13 +222,13 @@ impl World {
             };
             assert!(
                 before.is_some_and(|wake| wake.at <= self.now),
-                "an action without a wake: {before:?}"
+                "an action was ready before wake_at: {before:?}"
             );
             self.act(action);
         }
     }
 
-    /// Nothing is forgotten and nothing is counted twice: what was given and has not ended is held.
+    /// The worker holds every claim that has not ended, and counts it once.
     fn count(&self) {
         if self.give_up_at.is_none_or(|at| at > self.now) {
             let open = self.given.values().filter(|given| given.place != Place::Ended).count();
@@ -226,7 +238,8 @@ impl World {
         }
     }
 
-    /// What each source has for itself, once for claims and once for what is handed over.
+    /// The bytes that are reserved for each source, separately for claims and for handed-over
+    /// events.
     fn own_share(&self) -> usize {
         self.max_held_bytes / 4 / SOURCES
     }
@@ -243,11 +256,11 @@ impl World {
     }
 
     fn act(&mut self, action: Action) {
-        assert!(!self.done, "{action:?} after the last action");
+        assert!(!self.done, "{action:?} after Done");
         match action {
             Action::Claim(demands) => {
-                assert!(self.claim.is_none(), "two claims at once");
-                assert!(self.give_up_at.is_none(), "a claim while shutting down");
+                assert!(self.claim.is_none(), "two concurrent claims");
+                assert!(self.give_up_at.is_none(), "a claim during the shutdown");
                 assert!(!self.is_suspended(), "a claim while deliveries are suspended");
                 assert!(!demands.is_empty());
                 assert!(demands.iter().map(|demand| demand.limit).sum::<u32>() <= BATCH_ROWS);
@@ -273,17 +286,17 @@ impl World {
                             .saturating_sub(self.held(|given| given.source == n && !given.handed));
                         assert!(
                             demand.bytes >= own,
-                            "less than what is left of its own share, {own}: {demand:?}"
+                            "the demand is below the rest of the source's share, {own}: {demand:?}"
                         );
                     }
                 }
-                // No source can take so much that another cannot have its own share.
+                // No source can take so much memory that another one loses its reserved share.
                 let promised = demands.iter().map(|demand| demand.bytes).sum::<usize>()
                     + self.offers.iter().map(|(_, bytes)| bytes).sum::<usize>();
                 let all = self.worker.load().held_bytes + promised;
                 assert!(
                     all <= self.max_held_bytes + self.largest,
-                    "{all} bytes held, asked for or offered"
+                    "{all} bytes are held, demanded or offered"
                 );
                 self.claim = Some((self.now, demands));
             }
@@ -291,17 +304,17 @@ impl World {
                 let source = (0..SOURCES).find(|&n| name(n) == source).unwrap();
                 let policy = &self.policies[source];
                 assert_eq!(lease, policy.lease());
-                assert!(room <= policy.concurrency * 5, "an offer of {room}");
-                assert!(self.give_up_at.is_none(), "an offer while shutting down");
+                assert!(room <= policy.concurrency * 5, "the offer of {room} events is too large");
+                assert!(self.give_up_at.is_none(), "an offer during the shutdown");
                 assert_ne!(
                     (room, bytes),
                     self.offers[source],
-                    "an offer that is no other than the last"
+                    "the offer is the same as the last one"
                 );
-                assert!(bytes <= self.own_share(), "an offer of {bytes} bytes");
+                assert!(bytes <= self.own_share(), "the offer of {bytes} bytes is too large");
                 assert!(
                     room == 0 || self.watched[source].breaker().is_closed(),
-                    "an offer past a breaker"
+                    "an offer while the breaker is not closed"
                 );
                 assert!(
                     room == 0 || !self.is_suspended(),
@@ -310,13 +323,13 @@ impl World {
                 self.offers[source] = (room, bytes);
             }
             Action::Deliver(Delivery { ticket, claim, deadline }) => {
-                assert!(self.give_up_at.is_none(), "a delivery while shutting down");
+                assert!(self.give_up_at.is_none(), "a delivery during the shutdown");
                 assert!(!self.is_suspended(), "a delivery while deliveries are suspended");
                 let given = self
                     .given
                     .get_mut(&(claim.event, claim.fence))
-                    .expect("only what was claimed is delivered");
-                assert_eq!(given.place, Place::Given, "a claim is delivered once");
+                    .expect("only claimed events are delivered");
+                assert_eq!(given.place, Place::Given, "a claim was delivered twice");
                 given.place = Place::Sent;
                 given.sent = true;
                 let policy = &self.policies[given.source];
@@ -328,7 +341,7 @@ impl World {
                 let source = given.source;
                 let fresh =
                     self.deliveries.insert(ticket, (claim.event, claim.fence, deadline)).is_none();
-                assert!(fresh, "a ticket is used twice");
+                assert!(fresh, "a ticket was used twice");
                 let in_flight = self
                     .given
                     .values()
@@ -336,24 +349,24 @@ impl World {
                     .count();
                 assert!(
                     in_flight <= self.policies[source].concurrency as usize,
-                    "more in flight than there are slots"
+                    "more deliveries in flight than slots"
                 );
                 self.watched[source].begins(self.now, &self.policies[source], in_flight);
             }
             Action::Settle(settlements) => {
-                assert!(self.settle.is_none(), "two settlements at once");
+                assert!(self.settle.is_none(), "two concurrent settlements");
                 assert!(!settlements.is_empty() && settlements.len() <= BATCH_ROWS as usize);
                 for settlement in &settlements {
                     let given = self
                         .given
                         .get_mut(&(settlement.event, settlement.fence))
-                        .expect("only what was claimed is settled");
+                        .expect("only claimed events are settled");
                     match settlement.outcome {
                         Outcome::Release => {
                             assert_eq!(
                                 (given.sent, settlement.record.is_some()),
                                 (false, false),
-                                "only the unsent is released"
+                                "only unsent events are released without a record"
                             );
                         }
                         Outcome::CutOff => {
@@ -368,16 +381,20 @@ impl World {
                             assert_eq!(
                                 given.place,
                                 Place::Answered,
-                                "only an answered delivery is settled"
+                                "only a delivery with a result is settled"
                             );
                             judged(
                                 settlement.outcome,
-                                given.reply.expect("answered"),
+                                given.reply.expect("the delivery has a result"),
                                 self.policies[given.source].backoff.max_delay,
                             );
                         }
                     }
-                    assert_ne!(given.place, Place::Ended, "a settled claim is settled again");
+                    assert_ne!(
+                        given.place,
+                        Place::Ended,
+                        "a claim was settled again after its end"
+                    );
                     given.place = Place::Settling;
                 }
                 self.settle = Some(settlements);
@@ -387,7 +404,7 @@ impl World {
                 self.watched[source].moves(self.now, breaker);
             }
             Action::Suspended { wait } => {
-                assert!(!self.is_suspended(), "a suspension is prolonged");
+                assert!(!self.is_suspended(), "a suspension was extended");
                 assert!(
                     wait > Duration::ZERO && wait <= Settings::default().shortage_max,
                     "suspended for {wait:?}"
@@ -399,12 +416,12 @@ impl World {
                     let given = self
                         .given
                         .get_mut(&(settlement.event, settlement.fence))
-                        .expect("only what was claimed is abandoned");
+                        .expect("only claimed events are abandoned");
                     assert_ne!(given.place, Place::Ended);
                     let gave_up = self.give_up_at.is_some_and(|at| at <= self.now);
                     assert!(
                         gave_up || given.lease_ends <= self.now,
-                        "a settlement is abandoned while its lease lasts"
+                        "a settlement was abandoned before the end of its lease"
                     );
                     given.place = Place::Ended;
                 }
@@ -414,11 +431,11 @@ impl World {
                 if self.give_up_at.is_none_or(|at| at > self.now) {
                     assert!(
                         self.claim.is_none() && self.settle.is_none(),
-                        "done with a call under way"
+                        "Done came with a call in flight"
                     );
                     assert!(
                         self.given.values().all(|given| given.place == Place::Ended),
-                        "done with something held"
+                        "Done came with claims that have not ended"
                     );
                 }
             }
@@ -429,7 +446,8 @@ impl World {
         self.suspended_until.is_some_and(|until| self.now < until)
     }
 
-    /// Time passes as it does for a driver: never past a wake without a poll, never past a deadline without an answer.
+    /// Lets time pass as a driver sees it: it polls at each wake time, and ends each delivery at
+    /// its deadline.
     fn pass(&mut self, duration: Duration) {
         let until = self.now + duration;
         loop {
@@ -456,7 +474,7 @@ impl World {
         let given = self.given.get_mut(&(event, fence)).unwrap();
         if given.place == Place::Sent {
             given.place = Place::Answered;
-            // A time-out asks for nothing.
+            // A timeout has no `Retry-After`.
             given.reply = Some((status_code, status_code.and(retry_after)));
         }
         let source = given.source;
@@ -469,14 +487,14 @@ impl World {
         self.last_answered = Some(ticket);
         let in_flight = self.worker.load().in_flight;
         self.worker.handle(self.now, Input::Finished { ticket, reply });
-        // What was cut off before is of no account.
+        // Results of deliveries that were cut off before are ignored.
         if self.worker.load().in_flight < in_flight {
             let healthy = matches!(status_code, Some(200 | 422));
             self.watched[source].ends(healthy, &self.policies[source]);
             self.watched[source].climbs(healthy, self.policies[source].concurrency);
         }
         self.drain();
-        assert!(self.watched.iter().all(|watched| !watched.must_open), "a breaker stays closed");
+        assert!(self.watched.iter().all(|watched| !watched.must_open), "a breaker did not open");
     }
 
     fn not_sent(&mut self, ticket: Ticket) {
@@ -484,7 +502,7 @@ impl World {
         self.last_answered = Some(ticket);
         let in_flight = self.worker.load().in_flight;
         self.worker.handle(self.now, Input::Finished { ticket, reply: Reply::NotSent });
-        // What was cut off before is settled as that.
+        // A delivery that was cut off before is settled as cut off.
         if self.worker.load().in_flight < in_flight {
             let given = self.given.get_mut(&(event, fence)).unwrap();
             assert_eq!(given.place, Place::Sent);
@@ -541,7 +559,7 @@ impl World {
         self.input(Input::Claimed(claims));
     }
 
-    /// Stores events of which the worker has to be told yet.
+    /// Stores events. The worker does not know of them yet.
     fn store(&mut self, give: [u32; SOURCES], size: usize) {
         if self.give_up_at.is_some() {
             return;
@@ -569,7 +587,7 @@ impl World {
         }
     }
 
-    /// Hands over what was stored. Without an offer the worker is told nothing.
+    /// Hands over the stored events. Without an offer there are none.
     fn hand(&mut self) {
         for (since, claim) in core::mem::take(&mut self.stored) {
             let source = (0..SOURCES).find(|&n| name(n) == claim.source).unwrap();
@@ -584,7 +602,7 @@ impl World {
                 reply: None,
             };
             self.given.insert((claim.event, claim.fence), given);
-            // What is handed over uses the offer up.
+            // Handed-over events reduce the offer.
             let (room, bytes) = &mut self.offers[source];
             (*room, *bytes) = (room.saturating_sub(1), bytes.saturating_sub(size));
             self.input(Input::Handed { since, claims: vec![claim] });
@@ -662,7 +680,7 @@ impl World {
         }
     }
 
-    /// A healed world answers everything; then the worker must come to its end by itself.
+    /// Answers everything successfully. The worker must then end.
     pub(super) fn finish_all(&mut self) {
         self.step(Step::ShutDown {
             cut_off_in: Duration::from_secs(30),
@@ -681,14 +699,15 @@ impl World {
         }
         assert!(
             self.done,
-            "the worker never ends: {:?} waits for {:?}",
+            "the worker does not end: its load is {:?}, its wake time is {:?}",
             self.worker.load(),
             self.worker.wake_at()
         );
     }
 }
 
-/// An outcome is what the reply means: the worker mixes up no two deliveries, and waits as long as it was asked to.
+/// Checks that an outcome matches the response: the worker does not mix up deliveries, and waits at
+/// least for `Retry-After`.
 fn judged(
     outcome: Outcome,
     (status_code, asked): (Option<u16>, Option<Duration>),
@@ -704,5 +723,5 @@ fn judged(
         Outcome::DeadLetter(Reason::Exhausted) => matches!(status_code, Some(503) | None),
         Outcome::DeadLetter(Reason::Lost) | Outcome::Release | Outcome::CutOff => false,
     };
-    assert!(right, "{outcome:?} after status {status_code:?} and a wish for {asked:?}");
+    assert!(right, "{outcome:?} after status {status_code:?} and Retry-After {asked:?}");
 }
