@@ -1,4 +1,4 @@
-//! Many seeds, one after another on every core.
+//! Runs many seeds in parallel, on all cores.
 
 use crate::bugs::Bug;
 use crate::world::{Outcome, run};
@@ -10,15 +10,14 @@ use surehook_model::scenario::expand;
 /// A seed whose run broke a promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The seed.
     pub seed: u64,
-    /// What was broken, in the order of time.
+    /// Sorted by time.
     pub violations: Vec<Violation>,
 }
 
-/// Runs seeds from `first` on, on all cores, until `count` are done or `each` answers `false`.
+/// Runs seeds from `first` on, on all cores, until `count` are done or `each` returns `false`.
 ///
-/// `each` is called for each run, in no certain order. The failures come back by seed.
+/// `each` is called once for each run, in no particular order. The failures are sorted by seed.
 pub fn batch(
     first: u64,
     count: u64,
@@ -44,14 +43,14 @@ pub fn batch(
                     if !outcome.violations.is_empty() {
                         failures
                             .lock()
-                            .expect("no run panics here")
+                            .expect("no run panics in this thread")
                             .push(Failure { seed, violations: outcome.violations });
                     }
                 }
             });
         }
     });
-    let mut failures = failures.into_inner().expect("no run panics here");
+    let mut failures = failures.into_inner().expect("no run panics in these threads");
     failures.sort_by_key(|failure: &Failure| failure.seed);
     failures
 }

@@ -1,72 +1,73 @@
-//! The catalogue of planted bugs: each breaks one promise in one place, to prove that an oracle sees it. A value, not
-//! a cfg: the code under test is the production code, and what surrounds it is bent.
+//! The planted bugs. Each one breaks one promise in one place, to prove that an oracle finds it. A
+//! bug is a run-time value, not a `cfg`: the code under test is the production code, and only the
+//! code around it changes.
 
-/// One planted bug.
+/// A planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
 pub enum Bug {
     /// The store answers an accept before it has committed it.
     AckBeforeCommit,
-    /// A settlement counts whatever its fence.
+    /// A settlement with any fence is accepted.
     ForgetFence,
-    /// A claim locks no row and looks at none again before it commits.
+    /// A claim locks no rows and does not check them again before it commits.
     ClaimWithoutLock,
-    /// A claim takes rows whose lease still lasts.
+    /// A claim takes rows whose lease has not ended.
     IgnoreLease,
-    /// A lease is shorter than the delivery it covers.
+    /// A lease is shorter than the delivery that it covers.
     ShortLease,
-    /// The unique constraint is gone.
+    /// The unique constraint is missing.
     NoUniqueness,
-    /// The unique constraint forgets the source.
+    /// The unique constraint ignores the source.
     DedupeWithoutSource,
     /// A claim does not count its attempt.
     RetryWithoutCounting,
-    /// A failed event is due again at once.
+    /// A failed event is due again immediately.
     RetryWithoutBackoff,
-    /// The jitter undercuts the fixed half of the back-off.
+    /// Jitter also reduces the fixed half of the back-off.
     JitterUndercuts,
-    /// `Retry-After` is not heeded.
+    /// `Retry-After` is ignored.
     IgnoreRetryAfter,
-    /// A settlement that failed is taken for written.
+    /// A failed settlement is treated as written.
     DropFailedSettlement,
-    /// An accept whose outcome is unknown is tried again as another event.
+    /// An accept with an unknown outcome is tried again under a new event id.
     UnknownTakenForFailed,
-    /// An event with no attempts left is dropped instead of dead-lettered.
+    /// An event without attempts left is deleted instead of dead-lettered.
     DropExhausted,
     /// One bad row fails its whole batch.
     BatchFailsAsAWhole,
-    /// After the database failed once, a process takes nothing in until it is started again.
+    /// After one failure of the database, a process accepts nothing until it is restarted.
     IntakeGivesUp,
-    /// A shutdown ends without writing down what came back.
+    /// A shutdown does not write the results of the last deliveries.
     ShutdownDropsInFlight,
-    /// A delivery that times out never gives its slot back.
+    /// A delivery that times out never frees its slot.
     SlotNeverFrees,
     /// A lost attempt is not recorded.
     LostAttemptForgotten,
-    /// The body is passed through a text type on its way.
+    /// The body passes through a text type.
     BodyThroughText,
-    /// Repeated headers are folded into one.
+    /// Repeated headers are merged into one.
     HeadersFolded,
     /// A source's breaker never opens.
     BreakerNeverOpens,
-    /// A breaker lets events through after a quarter of its time.
+    /// A breaker admits events after a quarter of its open time.
     BreakerClosesTooSoon,
-    /// A source's rate is forgotten.
+    /// A source's rate is ignored.
     RateForgotten,
     /// A claim takes events of a paused source.
     PauseIgnored,
-    /// A new event is said to be claimed, and is queued.
+    /// A new event is reported as claimed, but stays queued.
     ClaimedInWordsOnly,
-    /// What was delivered is queued once more under a fence that was given before.
+    /// A redriven delivered event is queued with a fence that it had before.
     RedeliveredUnderAnOldFence,
     /// A replay is answered before the standby has its event.
     ReplayWithoutWaiting,
-    /// A commit whose wait for the standby was cancelled is taken for done.
+    /// A commit whose wait for the standby was cancelled is treated as successful.
     CancelledCommitTakenForDone,
-    /// A delivery is not ended at its deadline.
+    /// A delivery does not end at its deadline.
     DeadlineForgotten,
-    /// A lease covers the time-out and nothing else.
+    /// A lease covers the timeout only, without grace and allowance.
     LeaseWithoutGrace,
-    /// A replay is answered that its event is queued, whatever it is.
+    /// A replay is always answered with the status queued.
     StatusGuessed,
     /// An operator's pause is answered before it is committed.
     PauseAnsweredEarly,
@@ -74,36 +75,41 @@ pub enum Bug {
     PruneTooEarly,
     /// Dead letters are never pruned.
     DeadLettersKeptForEver,
-    /// Pruning deletes events that wait for their retry.
+    /// Pruning also deletes events that wait for a retry.
     PruneOwed,
-    /// Erasing takes the payloads of events that wait for their retry.
+    /// Erasing also removes the payloads of events that wait for a retry.
     EraseOwed,
-    /// After a step of retention failed, a process prunes nothing until it is started again.
+    /// After a failed step of retention, a process prunes nothing until it is restarted.
     RetentionGivesUp,
-    /// A process says that its database answers, whether it does or not.
+    /// A process always reports that its database answers.
     ReadyWhatever,
-    /// `GET /events/{id}` is answered by the standby.
+    /// `GET /events/{id}` reads from the standby.
     FindReadsStandby,
-    /// Of a batch of settlements the second half is not written.
+    /// The second half of a batch of settlements is not written.
     SettlesHalfABatch,
     /// A paused source is never resumed.
     ResumeIgnored,
     /// A redrive gives no new budget.
     RedriveWithoutBudget,
-    /// An accept of which a part is committed fails as if nothing were.
+    /// A partly committed accept fails as if nothing were committed.
     PartTakenForNothing,
-    /// A process's waits depend on something that no seed decides. Breaks no promise, only the replay.
+    /// A process's waits depend on data that the seed does not determine. This breaks no promise,
+    /// only reproducibility.
     LeakedEntropy,
 }
 
 impl std::fmt::Display for Bug {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(clap::ValueEnum::to_possible_value(self).expect("no bug is hidden").get_name())
+        f.write_str(
+            clap::ValueEnum::to_possible_value(self)
+                .expect("every bug has a name on the command line")
+                .get_name(),
+        )
     }
 }
 
 impl Bug {
-    /// All that break a promise.
+    /// All bugs that break a promise.
     pub const ALL: [Self; 44] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,

@@ -6,19 +6,18 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use surehook_model::oracles::Promise;
 
-/// How soon one planted bug is found.
+/// The finds of one planted bug.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The bug.
     pub bug: Bug,
-    /// Seeds from the start, or from the last find, to each find.
+    /// The number of seeds before each find, from the start or from the find before.
     pub gaps: Vec<u64>,
-    /// How often each promise was the first to be seen broken.
+    /// For each promise, the number of runs in which its violation came first.
     pub by: BTreeMap<Promise, u64>,
 }
 
 impl Found {
-    /// The median number of seeds to a find.
+    /// The median number of seeds until a find.
     #[must_use]
     pub fn median(&self) -> Option<u64> {
         let mut gaps = self.gaps.clone();
@@ -27,12 +26,13 @@ impl Found {
     }
 }
 
-/// Runs seeds with a bug until it is found `times` times, or `most` seeds have been tried for each find.
+/// Runs seeds with a bug until it is found `times` times, or until `most` seeds for each of these
+/// finds have been tried.
 #[must_use]
 pub fn hunt(bug: Bug, times: usize, most: u64) -> Found {
     let seen = Mutex::new(0);
     let failures = batch(0, most * times as u64, Some(bug), |_, outcome| {
-        let mut seen = seen.lock().expect("no run panics here");
+        let mut seen = seen.lock().expect("no run panics in these threads");
         *seen += usize::from(!outcome.violations.is_empty());
         *seen < times
     });

@@ -1,4 +1,4 @@
-//! Virtual time and seeded identities: the world's side of the clock and id ports, and hyper's timer.
+//! Virtual time and seeded ids: the simulated clock and id ports, and hyper's timer.
 
 use crate::waits::{Wait, Waits};
 use futures::FutureExt;
@@ -14,7 +14,7 @@ use surehook::ports::{Clock, Ids};
 use surehook_core::id::EventId;
 use surehook_core::time::Instant;
 
-/// One process's monotonic clock. Each boot has an origin of its own, as on a real machine.
+/// The monotonic clock of one process. Each start has its own origin, as on a real machine.
 pub(crate) struct SimClock {
     ahead: Duration,
     process: usize,
@@ -41,7 +41,7 @@ impl Clock for SimClock {
         if wait.is_zero() {
             return futures::future::ready(()).boxed();
         }
-        // Nobody waits for centuries; a deadline out of reach must not overflow the simulated clock.
+        // A deadline centuries away must not overflow the simulated clock.
         let wait = wait.min(Duration::from_secs(1 << 32));
         let waiting =
             self.waits.begin(self.process, Wait::Until(TimeHandle::current().elapsed() + wait));
@@ -49,26 +49,25 @@ impl Clock for SimClock {
     }
 }
 
-/// The start of a run, by every clock that is right: 2026-01-01.
+/// The start of a run on every correct clock: 2026-01-01.
 pub(crate) const START_MILLIS: i64 = 1_767_225_600_000;
 
-/// Ids from the run's seed, with the time of the process's wall clock in front as a UUIDv7 has it.
+/// Ids from the run's seed. As in a UUIDv7, the time of the process's wall clock comes first.
 pub(crate) struct SimIds {
     pub(crate) ahead_ms: i64,
 }
 
 impl Ids for SimIds {
     fn fresh(&self) -> EventId {
-        let since =
-            i64::try_from(TimeHandle::current().elapsed().as_millis()).expect("runs are short");
+        let since = i64::try_from(TimeHandle::current().elapsed().as_millis())
+            .expect("the run is too short to overflow i64 milliseconds");
         let millis = u64::try_from(START_MILLIS + since + self.ahead_ms)
-            .expect("no clock is that far behind");
+            .expect("the clock does not show a time before 1970");
         let random: [u8; 10] = madsim::rand::thread_rng().r#gen();
         EventId::from_uuid(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 }
 
-/// hyper's timer on virtual time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SimTimer;
 
@@ -83,7 +82,8 @@ impl hyper::rt::Timer for SimTimer {
     }
 }
 
-/// hyper asks for `Sync`, which a future has no use for: it is only ever polled through `&mut`.
+/// hyper requires `Sync`. The mutex provides it without locking: the future is polled only through
+/// `&mut`.
 struct SimSleep(Mutex<BoxFuture<'static, ()>>);
 
 impl Future for SimSleep {

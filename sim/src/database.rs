@@ -1,8 +1,9 @@
 //! The simulated database: a node that runs transactions over the reference tables.
 //!
-//! A transaction takes steps, with time between them, so that a crash or another transaction can fall inside: it
-//! locks rows (a claim skips what is locked, a settlement and an accept wait for it), waits, and commits at one
-//! instant. What had not committed when the database went down is rolled back; what had stays.
+//! A transaction takes several steps with time between them, so that a crash or another transaction
+//! can come between. It locks rows (a claim skips locked rows, a settlement and an accept wait for
+//! them), waits, and commits at one instant. When the database goes down, uncommitted transactions
+//! are rolled back and committed changes stay.
 
 use crate::bugs::Bug;
 use crate::clock::START_MILLIS;
@@ -32,22 +33,23 @@ use surehook_model::marks::Mark;
 use surehook_model::scenario::{Call, Kind, StoreFault};
 use tokio::sync::Notify;
 
-/// A row that the database refuses has a body that begins so.
+/// The start of the bodies whose rows the database rejects.
 pub(crate) const POISON: &[u8] = b"\0poison";
 
-/// On whose behalf an operator's orders are committed.
+/// The process name of commits that an operator makes.
 const OPERATOR: &str = "the operator";
-/// Every request goes to this tag; each reply to one of its own.
+/// The tag of all requests. Each reply has its own tag.
 pub(crate) const REQUESTS: u64 = 1;
 
-/// What outlives every crash of the database's process, and the switches by which a world breaks it.
+/// The state that survives every crash of the database's process, and the switches for its faults.
 pub(crate) struct Disk {
     pub(crate) kind: Kind,
     state: Mutex<State>,
     pub(crate) unlocked: Notify,
-    /// The standby is back, or commits are to wait for it no longer.
+    /// Notified when the standby is back, or when commits no longer wait for it.
     standby_changed: Notify,
-    /// Where the next reply goes: never to a tag that an earlier caller at the same address may still be sent to.
+    /// The tag of the next reply. Tags are not reused: a reply to an earlier caller at the same
+    /// address may still be sent.
     pub(crate) next_tag: AtomicU64,
     pub(crate) recorder: Recorder,
     pub(crate) bug: Option<Bug>,
@@ -55,15 +57,16 @@ pub(crate) struct Disk {
 
 pub(crate) struct State {
     pub(crate) tables: Database,
-    /// What was pruned, as it stood then.
+    /// The pruned events as they were then.
     pub(crate) pruned: BTreeMap<EventId, EventRecord>,
-    /// What the standby has, while it does not have all.
+    /// The standby's content while it lags behind.
     pub(crate) lagging: Option<Database>,
-    /// Goes up whenever commits are to wait for the standby no longer.
+    /// Increases whenever commits stop waiting for the standby.
     releases: u64,
     pub(crate) locks: BTreeSet<Lock>,
     up: bool,
-    /// Goes up whenever all connections break: a transaction of an older one can no longer commit.
+    /// Increases whenever all connections break. A transaction of an older generation can no longer
+    /// commit.
     pub(crate) generation: u64,
     clock_offset_ms: i64,
     slow_by: Duration,
@@ -75,18 +78,18 @@ pub(crate) struct State {
 pub(crate) enum Lock {
     Row(EventId),
     Key(SourceName, IdempotencyKey),
-    /// Whoever writes, where there is one writer.
+    /// The single writer, for databases that have one.
     Writer,
 }
 
-/// How far a commit came.
+/// How far a commit was replicated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flushed {
-    /// To every server that it has to reach.
+    /// To every server that it must reach.
     Everywhere,
-    /// To the primary only: its wait for the standby was broken off.
+    /// Only to the primary: its wait for the standby was cancelled.
     Here,
-    /// It is gone, with the server that was to commit it.
+    /// Lost with the server on which it was made.
     Nowhere,
 }
 
@@ -106,7 +109,7 @@ struct Planned {
     how: StoreFault,
 }
 
-/// One call on its way.
+/// A call in transit.
 pub(crate) struct Request {
     pub(crate) process: String,
     pub(crate) reply_to: u64,
@@ -116,11 +119,11 @@ pub(crate) struct Request {
 
 #[derive(Clone)]
 pub(crate) enum Operation {
-    /// An accept as one transaction, where there is one writer.
+    /// An accept as one transaction, for databases with one writer.
     Accept(Vec<NewEvent>),
-    /// The insert of an accept: what has a key that is there changes nothing.
+    /// The insert of an accept. Events whose keys exist change nothing.
     Insert(Vec<NewEvent>),
-    /// The read of an accept: what stands under these keys.
+    /// The read of an accept: the events with these keys.
     Existing(Vec<(SourceName, IdempotencyKey)>),
     Claim(Vec<Demand>),
     Settle(Vec<Settlement>),
@@ -134,11 +137,11 @@ pub(crate) enum Operation {
     Prune(Retention, Option<EventId>, u32),
     Erase(Duration, Option<EventId>, u32),
     Ping,
-    /// An insert that is taken back.
+    /// An insert that is rolled back.
     Probe(NewEvent),
 }
 
-/// Its answer.
+/// The reply to an [`Operation`].
 #[derive(Debug)]
 pub(crate) enum Answer {
     Accepted(Vec<Stored>),
@@ -187,12 +190,12 @@ impl Disk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tables as they are.
+    /// A copy of the tables.
     pub(crate) fn tables(&self) -> Database {
         self.state().tables.clone()
     }
 
-    /// Every event that is there, and what was pruned as it stood then.
+    /// Every event in the database, and the pruned events as they were then.
     pub(crate) fn records(&self) -> BTreeMap<EventId, EventRecord> {
         let state = self.state();
         let mut records = state.pruned.clone();
@@ -202,7 +205,7 @@ impl Disk {
         records
     }
 
-    /// Whether nothing is owed.
+    /// Whether every event is delivered or dead-lettered.
     pub(crate) fn is_settled(&self) -> bool {
         self.state().tables.deliveries.values().all(|row| row.due_at.is_none())
     }
@@ -211,7 +214,7 @@ impl Disk {
         self.state().planned.push(Planned { process, call, calls_left: nth, how });
     }
 
-    /// Breaks all connections: what is under way is rolled back.
+    /// Breaks all connections: open transactions are rolled back.
     fn break_connections(&self) {
         let mut state = self.state();
         state.generation += 1;
@@ -228,13 +231,14 @@ impl Disk {
         }
     }
 
-    /// The primary crashes and recovers. What is in its log is committed, whether the standby has it or not.
+    /// The primary crashes and recovers. Changes in its log are committed, whether the standby has
+    /// them or not.
     pub(crate) fn restart(&self) {
         self.state().releases += 1;
         self.break_connections();
     }
 
-    /// Cancels the commits that wait for the standby. They are committed all the same.
+    /// Cancels the waits for the standby. The commits stay.
     pub(crate) fn cancel_commits(&self) {
         self.state().releases += 1;
         self.standby_changed.notify_waiters();
@@ -247,13 +251,14 @@ impl Disk {
         }
     }
 
-    /// The standby is back, and has everything.
+    /// The standby is back and up to date.
     pub(crate) fn reattach_standby(&self) {
         self.state().lagging = None;
         self.standby_changed.notify_waiters();
     }
 
-    /// The standby becomes the primary, with what it has. Another standby stands by it at once.
+    /// The standby becomes the primary with the changes that it has. A new standby is in sync
+    /// immediately.
     pub(crate) fn fail_over(&self) {
         let mut state = self.state();
         let now = state.now();
@@ -277,7 +282,7 @@ impl Disk {
         self.break_connections();
     }
 
-    /// Waits until the standby has what was just written, if that is waited for.
+    /// Waits until the standby has the changes just written, if the kind of database requires it.
     pub(crate) async fn flushed(&self, generation: u64) -> Flushed {
         let releases = self.state().releases;
         let mut waited = false;
@@ -314,9 +319,9 @@ impl Disk {
         self.state().claims_slow_by = by;
     }
 
-    /// An operator's order, which is repeated until it is done. Answers whether it was otherwise before.
+    /// An operator's pause or resume, retried until it succeeds. Returns whether the state changed.
     pub(crate) async fn pause(&self, source: &str, paused: bool) -> bool {
-        let source = SourceName::parse(source).expect("a source's name");
+        let source = SourceName::parse(source).expect("the scenario's source names are valid");
         if !paused && self.bug == Some(Bug::ResumeIgnored) {
             return true;
         }
@@ -334,8 +339,8 @@ impl Disk {
         }
     }
 
-    /// An operator's order: what has ended of a source is queued again, its dead letters or what was delivered. Nothing
-    /// happens while the database is down.
+    /// An operator's redrive of a source's dead letters or delivered events. It does nothing while
+    /// the database is down.
     pub(crate) async fn redrive(&self, source: &str, delivered: bool) {
         if !self.is_up() {
             return;
@@ -354,7 +359,7 @@ impl Disk {
         let ended: Vec<EventId> =
             ended.into_iter().filter(|event| transaction.try_lock(&Lock::Row(*event))).collect();
         self.step().await;
-        // What becomes of it, its events tell.
+        // The result is visible in the events.
         let _ = transaction
             .commit(AtCommit::Commit, |work| {
                 let now = work.now;
@@ -371,7 +376,7 @@ impl Disk {
             .await;
     }
 
-    /// Somebody at the console locks the rows of a source for a while.
+    /// An administrator locks the rows of a source from a console for a while.
     pub(crate) async fn lock_rows(&self, source: &str, duration: Duration) {
         let mut transaction = Transaction::begin(self, "the console".to_owned());
         let rows: Vec<EventId> = {
@@ -392,7 +397,7 @@ impl Disk {
         self.state().clock_offset_ms += by_ms;
     }
 
-    /// Forgets every fault that is in force or planned. A clock that jumped stays where it is.
+    /// Ends all active and planned faults. A clock that jumped keeps its offset.
     pub(crate) fn heal(&self) {
         let mut state = self.state();
         state.up = true;
@@ -407,7 +412,7 @@ impl Disk {
         self.state().up
     }
 
-    /// The fault, if any, that is planned for this call.
+    /// The fault that is planned for this call, if any.
     pub(crate) fn fault_for(&self, process: &str, operation: &Operation) -> Option<StoreFault> {
         let call = match operation {
             Operation::Accept(_) | Operation::Insert(_) => Call::Accept,
@@ -452,7 +457,7 @@ impl Disk {
         due
     }
 
-    /// Time passes inside a transaction.
+    /// Lets time pass inside a transaction.
     pub(crate) async fn step(&self) {
         let slow_by = self.state().slow_by;
         sleep(Duration::from_micros(madsim::rand::thread_rng().gen_range(1_000..4_000)) + slow_by)
@@ -461,11 +466,12 @@ impl Disk {
 }
 
 impl State {
-    /// The database's time, in microseconds as it keeps it.
+    /// The database's time, in microseconds as PostgreSQL stores it.
     pub(crate) fn now(&self) -> Timestamp {
-        let since = i64::try_from(elapsed().as_micros()).expect("runs are short");
+        let since = i64::try_from(elapsed().as_micros())
+            .expect("the run is too short to overflow i64 microseconds");
         Timestamp::from_microsecond(START_MILLIS * 1_000 + since + self.clock_offset_ms * 1_000)
-            .expect("within the calendar")
+            .expect("the time is a valid timestamp")
     }
 
     pub(crate) fn row(&self, event: EventId) -> Option<DeliveryRow> {
@@ -473,12 +479,13 @@ impl State {
     }
 }
 
-/// Runs the database's node: one task a transaction.
+/// Runs the database's node, with one task for each transaction.
 pub(crate) async fn serve(disk: Arc<Disk>) {
-    let endpoint = Endpoint::bind(DATABASE).await.expect("the database's address is its own");
+    let endpoint = Endpoint::bind(DATABASE).await.expect("the database's address is free");
     loop {
         let Ok((payload, from)) = endpoint.recv_from_raw(REQUESTS).await else { return };
-        let request = *payload.downcast::<Request>().expect("only requests come here");
+        let request =
+            *payload.downcast::<Request>().expect("every message with this tag is a request");
         let (endpoint, disk) = (endpoint.clone(), Arc::clone(&disk));
         madsim::task::spawn(async move {
             let reply_to = request.reply_to;
@@ -488,7 +495,7 @@ pub(crate) async fn serve(disk: Arc<Disk>) {
     }
 }
 
-/// One transaction, and the fault that is planned for it.
+/// Runs one transaction, with the fault that is planned for it.
 async fn transact(disk: &Disk, request: Request) -> Result<Answer, StoreError> {
     disk.step().await;
     let mut transaction = Transaction::begin(disk, request.process);
@@ -540,7 +547,8 @@ impl Operation {
 
 type RowChange = (EventId, Change, Option<DeliveryRow>, Option<DeliveryRow>);
 
-/// What a failover takes back: how each event of the old primary stands on the new one, where that differs.
+/// The changes that a failover rolls back: for each event that differs, its row on the old and on
+/// the new primary.
 fn taken_back(old: &Database, new: &Database) -> Vec<RowChange> {
     let row = |tables: &Database, event| tables.deliveries.get(event).copied();
     let differ = old.events.keys().filter_map(|event| {

@@ -1,4 +1,5 @@
-//! The downstreams: nodes that take, refuse, hang and break off as the scenario says; and the port that reaches them.
+//! The downstreams: nodes that accept, refuse, hang and break connections as the scenario requires,
+//! and the port that sends to them.
 
 use crate::bugs::Bug;
 use crate::effects::Effects;
@@ -30,19 +31,19 @@ use surehook_core::worker::exchange::Claim;
 use surehook_model::history::{Received, Sending, What};
 use surehook_model::scenario::{Behaviour, Source};
 
-/// A response's body is read so far.
+/// Limit for reading a response's body.
 const MAX_READ_BYTES: usize = 16 * 1024;
-/// A response's body is waited for so long.
+/// Limit for the time that a response's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Runs one source's downstream. From `healed_at` on it is well.
+/// Runs one source's downstream. It is healthy from `healed_at` on.
 pub(crate) async fn serve(at: SocketAddr, source: Source, healed_at: Duration, recorder: Recorder) {
     let listener = net::listen(at).await;
     let node = Arc::new(Node { source, healed_at, recorder, served: AtomicU64::new(0) });
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
         if node.behaviour() == Behaviour::Refuses {
-            continue; // the stream is dropped, and with it the connection
+            continue; // dropping the stream closes the connection
         }
         let node = Arc::clone(&node);
         madsim::task::spawn(async move {
@@ -59,13 +60,13 @@ struct Node {
     served: AtomicU64,
 }
 
-/// The connection is broken off without an answer.
+/// Ends the connection without a response.
 #[derive(Debug)]
 struct BrokenOff;
 
 impl std::fmt::Display for BrokenOff {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("broken off")
+        f.write_str("connection closed without a response")
     }
 }
 
@@ -101,12 +102,12 @@ impl Node {
                 .unwrap_or_default()
                 .to_owned()
         };
-        let attempt = text(ATTEMPT_HEADER).parse().expect("a delivery bears its attempt");
+        let attempt = text(ATTEMPT_HEADER).parse().expect("a delivery has an attempt header");
         let request = self.recorder.request_id();
         self.recorder.record(What::Received(Received {
             request,
             source: text(SOURCE_HEADER),
-            event: text(EVENT_ID_HEADER).parse().expect("a delivery bears its event's id"),
+            event: text(EVENT_ID_HEADER).parse().expect("a delivery has an event id header"),
             attempt,
             body: Fingerprint::of(&body),
             headers: values(&head.headers),
@@ -135,7 +136,7 @@ impl Node {
             Behaviour::NeverEnds => endless(),
             _ => Full::new(Bytes::from_static(b"said the downstream")).boxed_unsync(),
         };
-        Ok(response.body(body).expect("a valid response"))
+        Ok(response.body(body).expect("the response is valid"))
     }
 }
 
@@ -156,7 +157,6 @@ pub(crate) fn values(headers: &HeaderMap) -> BTreeMap<String, Vec<Vec<u8>>> {
     values
 }
 
-/// The downstream port of one process.
 pub(crate) struct SimDownstream {
     pub(crate) process: String,
     pub(crate) addresses: BTreeMap<String, SocketAddr>,
@@ -206,7 +206,7 @@ impl Downstream for SimDownstream {
 
 fn request(claim: &Claim, bug: Option<Bug>) -> Request<Full<Bytes>> {
     let mut headers =
-        surehook::headers::decode(&claim.headers).expect("headers come out as they went in");
+        surehook::headers::decode(&claim.headers).expect("stored headers can be decoded");
     if bug == Some(Bug::HeadersFolded) {
         headers = headers.keys().map(|name| (name.clone(), headers[name].clone())).collect();
     }
@@ -219,26 +219,28 @@ fn request(claim: &Claim, bug: Option<Bug>) -> Request<Full<Bytes>> {
     let mut request = Request::post("/")
         .header("host", "downstream")
         .body(Full::new(body))
-        .expect("a valid request");
+        .expect("the request is valid");
     let host = request.headers().clone();
     *request.headers_mut() = headers;
     request.headers_mut().extend(host);
-    request
-        .headers_mut()
-        .insert(EVENT_ID_HEADER, claim.event.to_string().parse().expect("a header value"));
-    request
-        .headers_mut()
-        .insert(SOURCE_HEADER, claim.source.as_str().parse().expect("a header value"));
+    request.headers_mut().insert(
+        EVENT_ID_HEADER,
+        claim.event.to_string().parse().expect("an id is a valid header value"),
+    );
+    request.headers_mut().insert(
+        SOURCE_HEADER,
+        claim.source.as_str().parse().expect("a source name is a valid header value"),
+    );
     request.headers_mut().insert(ATTEMPT_HEADER, claim.attempt.into());
     request
 }
 
-/// What comes before the deadline.
+/// Runs a future until the deadline.
 async fn timeout_at<T>(deadline: Duration, future: impl Future<Output = T>) -> Result<T, Elapsed> {
     timeout(deadline.saturating_sub(elapsed()), future).await
 }
 
-/// One request and its reply, within one deadline.
+/// Sends one request and reads its response, within one deadline.
 async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>, deadline: Duration) -> Reply {
     let (response, _connection) = match timeout_at(deadline, net::send(address, request)).await {
         Err(_) => return Reply::Failed(DeliveryError::Timeout),

@@ -1,5 +1,5 @@
-//! Numbers every effect that passes a port, over all processes of a world, so that a crash can be put just before or
-//! just after any one of them.
+//! Numbers the effects of all processes that pass a port, so that a crash can be placed just before
+//! or after any of them.
 
 use futures::StreamExt;
 use futures::channel::mpsc;
@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// The effects of a world.
+/// The effects of one simulated run.
 pub(crate) struct Effects {
     passed: AtomicU64,
     crashes: Mutex<Vec<(u64, Side)>>,
@@ -21,23 +21,24 @@ pub(crate) enum Side {
 }
 
 impl Effects {
-    /// The effects, and the indexes of the processes that are to crash, as they come to their places.
+    /// Returns the effects, and a stream of the processes that must crash now, by index.
     pub(crate) fn new() -> (Self, impl futures::Stream<Item = usize> + Unpin) {
         let (crashed, processes) = mpsc::unbounded();
         (Self { passed: AtomicU64::new(0), crashes: Mutex::default(), crashed }, processes.boxed())
     }
 
-    /// Plans a crash of whichever process makes the `effect`th effect, from 1.
+    /// Plans a crash of the process that causes effect number `effect`, counted from 1.
     pub(crate) fn plan(&self, effect: u64, side: Side) {
         self.crashes.lock().unwrap_or_else(PoisonError::into_inner).push((effect, side));
     }
 
-    /// How many effects there have been.
+    /// The number of effects so far.
     pub(crate) fn passed(&self) -> u64 {
         self.passed.load(Ordering::Relaxed)
     }
 
-    /// One effect of a process. Where its crash is planned the future goes no further: its process is about to die.
+    /// Passes one effect of a process. If its crash is planned, the future stays pending, because
+    /// the process is about to be killed.
     pub(crate) async fn pass<T>(&self, process: usize, effect: impl Future<Output = T>) -> T {
         let number = self.passed.fetch_add(1, Ordering::Relaxed) + 1;
         self.crash_if_planned(process, number, Side::Before).await;

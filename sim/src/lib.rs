@@ -1,18 +1,19 @@
-//! Deterministic worlds that run the production loops: the real routes, the real intake, the real worker and the real
-//! core, over a network, a clock, a database and downstreams that are simulated and can be broken at will.
+//! The deterministic simulator. It runs the production loops (routes, intake, worker, core) on a
+//! simulated network, clock and database with simulated downstreams, all of which can be made to
+//! fail.
 
 #![allow(
     clippy::missing_panics_doc,
-    reason = "a run that cannot be made is nothing that anybody would catch"
+    reason = "a run that cannot start is an error in the test, which no caller handles"
 )]
 
 #[cfg(not(madsim))]
 compile_error!(
-    "the simulator needs `--cfg madsim`, which .cargo/config.toml sets; a RUSTFLAGS variable in the environment \
-     replaces that setting: unset it, or add `--cfg madsim` to it"
+    "the simulator needs `--cfg madsim`, which .cargo/config.toml sets. The environment variable RUSTFLAGS \
+     overrides that setting: unset it, or add `--cfg madsim` to it"
 );
 
-/// Runs allocate much and in small pieces: this is a fifth of their time.
+/// Runs make many small allocations. This allocator saves a fifth of the time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

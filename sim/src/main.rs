@@ -1,4 +1,4 @@
-//! The simulator's command line: run, soak, minimise, and the table of planted bugs.
+//! The command line of the simulator: run, soak, minimise, and the table of planted bugs.
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 use surehook_model::scenario::{Scenario, expand};
 
-/// Runs the production loops in deterministic worlds
+/// Run the production service in deterministic simulations
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -19,46 +19,46 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run one scenario and say whether every promise was kept
+    /// Run one scenario and report whether every promise was kept
     Run {
         #[command(flatten)]
         what: What,
-        /// Write the timeline as a page
+        /// Write the timeline as an HTML page
         #[arg(long, value_name = "FILE")]
         html: Option<PathBuf>,
         /// Write the expanded scenario
         #[arg(long, value_name = "FILE")]
         save: Option<PathBuf>,
-        /// Print only the digest of all that happened
+        /// Print only a digest of the run
         #[arg(long)]
         trace: bool,
     },
-    /// Run seeds for so many minutes and stop at the first that breaks a promise
+    /// Run seeds for a given time, or until one breaks a promise
     Soak {
-        /// How long, in real time
+        /// Duration in minutes of real time
         #[arg(long)]
         minutes: f64,
         /// The first seed
         #[arg(long, default_value_t = 0)]
         from: u64,
     },
-    /// Cut a failing scenario down while the same promise is broken, and print what is left
+    /// Reduce a failing scenario while the same promise stays broken, and print the result
     Minimise {
         #[command(flatten)]
         what: What,
-        /// At most so many runs
+        /// Maximum number of runs
         #[arg(long, default_value_t = 3000)]
         runs: u32,
     },
-    /// Plant each bug and print how soon which oracle finds it
+    /// Plant each bug and print which oracle finds it, after how many seeds
     Mutants {
-        /// Only this one
+        /// Only this bug
         #[arg(long)]
         bug: Option<Bug>,
-        /// Finds of each bug
+        /// Number of finds for each bug
         #[arg(long, default_value_t = 5)]
         times: usize,
-        /// Seeds for each find, at the most
+        /// Maximum number of seeds for each find
         #[arg(long, default_value_t = 500)]
         most: u64,
     },
@@ -69,7 +69,7 @@ struct What {
     /// The seed that expands into the scenario
     #[arg(long, required_unless_present = "scenario", conflicts_with = "scenario")]
     seed: Option<u64>,
-    /// A file that holds the scenario
+    /// A TOML file with the scenario
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
     /// Plant this bug
@@ -82,7 +82,7 @@ impl What {
         match (&self.scenario, self.seed) {
             (Some(file), _) => Ok(toml::from_str(&std::fs::read_to_string(file)?)?),
             (None, Some(seed)) => Ok(expand(seed)),
-            (None, None) => Err("a seed or a scenario is needed".into()),
+            (None, None) => Err("no scenario selected: give --seed or --scenario".into()),
         }
     }
 }
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what was asked, and answers whether every promise was kept.
+/// Runs a command. Returns whether every promise was kept.
 fn done(command: Command) -> Result<bool, Box<dyn Error>> {
     match command {
         Command::Run { what, html, save, trace } => {
@@ -129,7 +129,8 @@ fn done(command: Command) -> Result<bool, Box<dyn Error>> {
             let scenario = what.load()?;
             let Some(violation) = run(&scenario, what.bug).violations.into_iter().next() else {
                 return Err(
-                    "this scenario keeps every promise: there is nothing to cut down".into()
+                    "the scenario keeps every promise; only a failing scenario can be reduced"
+                        .into(),
                 );
             };
             let bar = progress(u64::from(runs), "{spinner} {pos} runs, {msg}");
@@ -142,14 +143,14 @@ fn done(command: Command) -> Result<bool, Box<dyn Error>> {
                 bar.inc(1);
             });
             bar.finish_and_clear();
-            // As the smallest breaks it: its events and times are other ones.
+            // Run it again: its events and times differ from those of the original violation.
             let still = run(&smallest, what.bug)
                 .violations
                 .into_iter()
                 .find(|found| found.promise == violation.promise);
             println!(
                 "# breaks: {}\n{}",
-                still.expect("the same promise is broken"),
+                still.expect("the smallest scenario breaks the same promise"),
                 to_toml(&smallest)
             );
             Ok(true)
@@ -177,12 +178,12 @@ fn done(command: Command) -> Result<bool, Box<dyn Error>> {
 }
 
 fn soak(duration: Duration, from: u64) -> bool {
-    #[expect(clippy::disallowed_methods, reason = "a soak lasts for so long in the real world")]
+    #[expect(clippy::disallowed_methods, reason = "the duration of a soak is in real time")]
     let (began, now) = (std::time::Instant::now(), std::time::Instant::now);
     let bar = progress(duration.as_secs(), "{bar:40} {pos}/{len} s, {msg}");
     let tally = Mutex::new((0u64, Duration::ZERO));
     let failures = batch(from, u64::MAX - from, None, |_, outcome| {
-        let mut tally = tally.lock().expect("no run panics here");
+        let mut tally = tally.lock().expect("no run panics in these threads");
         tally.0 += 1;
         tally.1 += outcome.run.ended_at;
         bar.set_position((now() - began).as_secs());
@@ -190,10 +191,10 @@ fn soak(duration: Duration, from: u64) -> bool {
         outcome.violations.is_empty() && now() - began < duration
     });
     bar.finish_and_clear();
-    let (seeds, simulated) = *tally.lock().expect("no run panics here");
+    let (seeds, simulated) = *tally.lock().expect("no run panics in these threads");
     let real = (now() - began).as_secs_f64();
     println!(
-        "{seeds} seeds in {real:.1} s: {:.0} seeds a minute, {:.1} simulated hours a second",
+        "{seeds} seeds in {real:.1} s: {:.0} seeds per minute, {:.1} simulated hours per second",
         f64::from(u32::try_from(seeds).unwrap_or(u32::MAX)) * 60.0 / real,
         simulated.as_secs_f64() / 3600.0 / real
     );
@@ -206,5 +207,5 @@ fn soak(duration: Duration, from: u64) -> bool {
 
 fn progress(length: u64, template: &str) -> ProgressBar {
     ProgressBar::new(length)
-        .with_style(ProgressStyle::with_template(template).expect("a valid template"))
+        .with_style(ProgressStyle::with_template(template).expect("the template is valid"))
 }

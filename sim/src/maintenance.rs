@@ -1,4 +1,4 @@
-//! What operators and retention ask of the simulated database, as transactions that lock and take time.
+//! The database calls of operators and of retention, as transactions that lock rows and take time.
 
 use crate::bugs::Bug;
 use crate::database::{Answer, AtCommit, Lock, Operation};
@@ -12,7 +12,7 @@ use surehook_model::database::Database;
 use surehook_model::history::Change;
 
 impl Transaction<'_> {
-    /// One call of an operator or of retention that may write.
+    /// Runs one call of an operator or of retention that may write.
     pub(crate) async fn maintain(
         &mut self,
         operation: Operation,
@@ -46,12 +46,12 @@ impl Transaction<'_> {
             | Operation::List(..)
             | Operation::Sources(..)
             | Operation::Ping => {
-                unreachable!("this is no call of an operator or of retention that writes")
+                unreachable!("not a writing call of an operator or of retention")
             }
         }
     }
 
-    /// Inserts an event, takes it back, and commits as an insert does.
+    /// Inserts an event, rolls it back, and commits with the same waits as an insert.
     async fn probe(&mut self, event: NewEvent, at_commit: AtCommit) -> Result<Answer, StoreError> {
         self.lock(Lock::Key(event.source, event.key)).await?;
         self.disk.step().await;
@@ -108,7 +108,7 @@ impl Transaction<'_> {
         self.commit(at_commit, redrive).await
     }
 
-    /// Deletes what is over and is not locked by others.
+    /// Deletes the events whose retention has ended, except those with rows locked by others.
     async fn prune(
         &mut self,
         retention: Retention,
@@ -156,7 +156,7 @@ impl Transaction<'_> {
         self.commit(at_commit, delete).await
     }
 
-    /// Erases the payloads of what is over and is not locked by others.
+    /// Erases the payloads whose retention has ended, except those with rows locked by others.
     async fn erase(
         &mut self,
         kept: Duration,
@@ -188,7 +188,7 @@ impl Transaction<'_> {
     }
 }
 
-/// The events that wait for their retry.
+/// The events that wait for a retry.
 fn retrying(tables: &Database) -> Vec<EventId> {
     tables
         .deliveries

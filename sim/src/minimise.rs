@@ -1,12 +1,13 @@
-//! Cuts a failing scenario down: takes faults, posts, behaviours and processes away one by one, and then shortens what
-//! is left, as long as the *same* promise is broken.
+//! Reduces a failing scenario: removes faults, posts, behaviours and processes, then shortens the
+//! rest, while the *same* promise stays broken.
 
 use crate::bugs::Bug;
 use crate::world::run;
 use surehook_model::oracles::Promise;
 use surehook_model::scenario::{Fault, Node, Scenario};
 
-/// The smallest scenario that was found to break `promise`, within so many runs. `scenario` itself must break it.
+/// The smallest scenario found within `runs` runs that breaks `promise`. `scenario` itself must
+/// break it.
 #[must_use]
 pub fn minimise(
     scenario: &Scenario,
@@ -86,7 +87,7 @@ impl Candidates {
             });
             with(&|smaller| smaller.posts[post].size = 0);
         }
-        // The last source and the last process, where nothing speaks of them.
+        // The last source and the last process, if nothing refers to them.
         let last_source = scenario.sources.len() - 1;
         let speaks_of_source = scenario.faults.iter().any(|fault| {
             matches!(fault.what,
@@ -105,7 +106,7 @@ impl Candidates {
         {
             with(&|smaller| smaller.processes = last_process);
         }
-        // What comes after the last fault and post is only waiting.
+        // The time after the last fault and post adds nothing but waiting.
         let last = scenario
             .faults
             .iter()
@@ -139,7 +140,7 @@ fn speaks_of_process(scenario: &Scenario, index: usize) -> bool {
     })
 }
 
-/// Half, a quarter, … one.
+/// Half, a quarter, and so on down to one.
 fn chunks(len: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(len / 2), |size| (*size > 1).then_some(size / 2))
         .filter(|size| *size > 0)

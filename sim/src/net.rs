@@ -1,4 +1,5 @@
-//! HTTP over the simulated network: one request on one connection, and a server for any hyper service.
+//! HTTP over the simulated network: a client that sends one request on one connection, and a server
+//! for any hyper service.
 
 use crate::clock::SimTimer;
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Where everybody lives.
+/// The addresses of the nodes.
 pub(crate) const DATABASE: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 5432);
 
@@ -34,12 +35,15 @@ pub(crate) fn producers() -> IpAddr {
 }
 
 fn address(net: u8, index: usize, port: u16) -> SocketAddr {
-    let [high, low] = u16::try_from(index + 1).expect("few nodes of a kind").to_be_bytes();
+    let [high, low] = u16::try_from(index + 1)
+        .expect("there are fewer than 65,536 nodes of a kind")
+        .to_be_bytes();
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, high, net, low)), port)
 }
 
-/// A simulated stream that flushes only what was written. Its own flush sends an empty packet each time, which wakes
-/// the peer, whose hyper flushes in turn: two idle ends would keep each other awake for ever.
+/// A simulated stream that flushes only if something was written. The inner stream's flush always
+/// sends an empty packet. It wakes the peer, whose hyper flushes in turn, so two idle ends would
+/// wake each other endlessly.
 struct Stream {
     stream: TcpStream,
     unflushed: bool,
@@ -83,7 +87,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A connection that is closed when this is dropped, as when its process dies.
+/// Closes the connection on drop, as when its process is killed.
 pub(crate) struct Connection(JoinHandle<()>);
 
 impl Drop for Connection {
@@ -92,7 +96,7 @@ impl Drop for Connection {
     }
 }
 
-/// Sends one request on a connection of its own. The connection lives until the guard is dropped.
+/// Sends one request on its own connection. The connection stays open until the guard is dropped.
 pub(crate) async fn send(
     to: SocketAddr,
     request: Request<Full<Bytes>>,
@@ -102,7 +106,7 @@ pub(crate) async fn send(
         .await
         .map_err(|_| SendError::Http)?;
     let connection = Connection(madsim::task::spawn(async move {
-        // The sender learns of every error by itself.
+        // The sender gets every error from its request.
         let _ = connection.await;
     }));
     let response = sender.send_request(request).await.map_err(|_| SendError::Http)?;
@@ -119,7 +123,7 @@ pub(crate) enum SendError {
 /// How long a server waits for the headers of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Binds, trying again while a killed predecessor's socket is still there.
+/// Binds the address. Tries again while the socket of a killed predecessor still exists.
 pub(crate) async fn listen(at: SocketAddr) -> TcpListener {
     loop {
         match TcpListener::bind(at).await {
@@ -129,7 +133,8 @@ pub(crate) async fn listen(at: SocketAddr) -> TcpListener {
     }
 }
 
-/// Serves one accepted connection to its end; once `stop` completes, to the end of the request under way.
+/// Serves an accepted connection to its end or, after `stop` completes, to the end of the current
+/// request.
 pub(crate) async fn serve_until<S, B>(
     stream: TcpStream,
     service: S,

@@ -1,4 +1,4 @@
-//! A service process in the world: the production service over the world's ports.
+//! A simulated process: the production service on simulated ports.
 
 use crate::bugs::Bug;
 use crate::clock::{SimClock, SimIds};
@@ -31,13 +31,13 @@ use surehook_core::source::{SETTLE_GRACE, SourceName, WAIT_ALLOWANCE};
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::history::Fault;
 
-/// What a process is started with, each time.
+/// The configuration of a process, used at each start.
 pub(crate) struct Process {
     pub(crate) index: usize,
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) config: Config,
-    /// So far its wall clock is ahead.
+    /// How far its wall clock is ahead of the true time.
     pub(crate) clock_ahead_ms: i64,
     pub(crate) disk: Arc<Disk>,
     pub(crate) downstreams: BTreeMap<String, SocketAddr>,
@@ -47,12 +47,12 @@ pub(crate) struct Process {
     pub(crate) control: Mutex<Control>,
 }
 
-/// What the world knows of a process, and how it reaches it.
+/// The state of a process, and the channel that sends signals to it.
 #[derive(Default)]
 pub(crate) struct Control {
     /// Whether it runs.
     pub(crate) up: bool,
-    /// The way of its signals, while it runs.
+    /// The sender of its signals, while it runs.
     signals: Option<mpsc::Sender<()>>,
 }
 
@@ -61,14 +61,15 @@ impl Process {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
         if let Some(signals) = &mut self.control().signals {
             let _ = signals.try_send(());
         }
     }
 
-    /// The life of one process, from its start to the end of its shutdown. Killing its node drops this at any point.
+    /// Runs one process from its start to the end of its shutdown. Killing its node drops this
+    /// future at any point.
     pub(crate) async fn boot(self: Arc<Self>) {
         let (sender, mut signals) = mpsc::channel(4);
         *self.control() = Control { up: true, signals: Some(sender) };
@@ -116,19 +117,19 @@ impl Process {
             surehook::service::run(&self.config, ports, &host, signals).await
         };
         if let Err(ended) = ended {
-            panic!("{} ended by itself: {ended}", self.name);
+            panic!("{} exited unexpectedly: {ended}", self.name);
         }
         *self.control() = Control::default();
         self.recorder.fault(Fault::Exited { process: self.name.clone() });
     }
 }
 
-/// A number that no seed decides.
+/// A number that the seed does not determine.
 fn real_entropy() -> u64 {
     u64::from(std::process::id())
 }
 
-/// madsim's tasks, and a listening socket on its network.
+/// Spawns madsim tasks and listens on the simulated network.
 struct SimHost {
     address: SocketAddr,
 }
@@ -171,7 +172,7 @@ impl Host for SimHost {
     }
 }
 
-/// The store, bent by the bugs that lie between the loops and the database.
+/// The store with those planted bugs that are located between the loops and the database.
 struct BuggyStore {
     store: Arc<RemoteStore>,
     bug: Option<Bug>,
@@ -229,7 +230,9 @@ impl Store for BuggyStore {
             .boxed(),
             Some(Bug::IntakeGivesUp) => async move {
                 if self.gave_up.load(Relaxed) {
-                    return Err(StoreError::Unavailable("it failed before".to_owned()));
+                    return Err(StoreError::Unavailable(
+                        "an earlier call failed (planted bug)".to_owned(),
+                    ));
                 }
                 let answer = self.store.accept(batch).await;
                 if let Err(StoreError::Unavailable(_)) = answer {

@@ -1,5 +1,5 @@
-//! The producers: a node that posts what the scenario says, retries aggressively on everything but `202` and a refusal
-//! for good, and looks at what it was told.
+//! The producers: a node that sends the posts of the scenario. They retry aggressively after
+//! everything but `202` and a permanent refusal, and look up their accepted events.
 
 use crate::database::POISON;
 use crate::downstream::values;
@@ -19,12 +19,12 @@ use surehook_core::id::EventId;
 use surehook_model::history::{Posted, What};
 use surehook_model::scenario::{Post, Scenario};
 
-/// How long a producer waits for an answer.
+/// How long a producer waits for a response.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// A producer that has been told to come back tries at least so long after the world is healed.
+/// A refused producer keeps trying for at least this long after all faults have ended.
 const TRIES_AFTER_HEAL: Duration = Duration::from_mins(1);
 
-/// Where the service is, and what the producers need to know.
+/// The addresses of the service and the input of the producers.
 pub(crate) struct Producers {
     pub(crate) scenario: Scenario,
     pub(crate) processes: Vec<SocketAddr>,
@@ -33,7 +33,7 @@ pub(crate) struct Producers {
     pub(crate) recorder: Recorder,
 }
 
-/// Posts everything; returns when every producer has its answer or has given up.
+/// Sends all posts. Returns when every producer has its final response or has stopped trying.
 pub(crate) async fn run(producers: Arc<Producers>) {
     let mut tasks = Vec::new();
     for post in &producers.scenario.posts {
@@ -43,7 +43,7 @@ pub(crate) async fn run(producers: Arc<Producers>) {
         }
     }
     for task in tasks {
-        task.await.expect("no producer fails");
+        task.await.expect("a producer's task does not panic");
     }
 }
 
@@ -69,7 +69,7 @@ impl Producers {
         }
     }
 
-    /// One request. What it was answered with, and the event that a `202` names.
+    /// Sends one request. Returns the status code, and the event that a `202` names.
     async fn post(
         &self,
         post: &Post,
@@ -95,7 +95,7 @@ impl Producers {
             .header("host", "surehook")
             .header("idempotency-key", &post.key)
             .body(Full::new(body))
-            .expect("a valid request");
+            .expect("the request is valid");
         request.headers_mut().extend(headers);
         let exchange = async {
             let (response, _connection) = net::send(self.processes[process], request).await.ok()?;
@@ -126,7 +126,7 @@ impl Producers {
         Some((status_code, event))
     }
 
-    /// Looks at an event a few times in its life.
+    /// Looks up an event a few times.
     async fn look(&self, event: EventId) {
         for longest in [500, 20_000, 60_000] {
             sleep(Duration::from_millis(madsim::rand::thread_rng().gen_range(1..longest))).await;
@@ -135,7 +135,7 @@ impl Producers {
             let request = Request::get(format!("/events/{event}"))
                 .header("host", "surehook")
                 .body(Full::new(Bytes::new()))
-                .expect("a valid request");
+                .expect("the request is valid");
             let exchange = async {
                 let (response, _connection) =
                     net::send(self.processes[process], request).await.ok()?;
@@ -165,21 +165,22 @@ impl Producers {
     }
 }
 
-/// Headers that must come out as they went in: repeated, and with bytes that are no text.
+/// Headers that must be forwarded unchanged: repeated names, and bytes that are not text.
 fn headers(post: &Post) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let value = |text: String| HeaderValue::from_str(&text).expect("a header value");
+    let value =
+        |text: String| HeaderValue::from_str(&text).expect("the text is a valid header value");
     headers.append("content-type", HeaderValue::from_static("application/octet-stream"));
     headers.append("x-part", value(format!("first of {}", post.body)));
     headers.append("x-part", value(format!("second of {}", post.body)));
     headers.append(
         HeaderName::from_static("x-name"),
-        HeaderValue::from_bytes(b"caf\xe9").expect("obs-text is allowed"),
+        HeaderValue::from_bytes(b"caf\xe9").expect("a header value may contain obs-text"),
     );
     headers
 }
 
-/// Bytes that are no text, the same for the same number.
+/// Binary bytes that depend only on the post's number.
 fn body(post: &Post) -> Bytes {
     let mut rng = fastrand::Rng::with_seed(post.body);
     let mut body =

@@ -1,4 +1,4 @@
-//! Writes down what happens, in the order of time. Shared by all nodes of a world.
+//! Records the history of a run, ordered by time. All nodes of a run share it.
 
 use crate::waits::Waits;
 use madsim::time::TimeHandle;
@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use surehook_model::history::{Entry, Fault, PostId, RequestId, What};
 
-/// The history in the making.
 #[derive(Clone, Default)]
 pub(crate) struct Recorder {
     inner: Arc<Inner>,
@@ -50,7 +49,7 @@ impl Recorder {
     }
 }
 
-/// The time since the run began.
+/// The time since the start of the run.
 pub(crate) fn elapsed() -> Duration {
     TimeHandle::current().elapsed()
 }

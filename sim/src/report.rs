@@ -1,5 +1,5 @@
-//! What a person gets of a run that broke a promise: the promise in words, what happened, the line to run it again,
-//! and a page with the timeline.
+//! The report of a run that broke a promise: the scenario, the violations with their timeline, the
+//! command that repeats the run, and an HTML page.
 
 use crate::bugs::Bug;
 use crate::world::Outcome;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use surehook_model::scenario::Scenario;
 use surehook_model::timeline;
 
-/// How a run is run again.
+/// The command that repeats a run.
 #[must_use]
 pub fn rerun(scenario: &Scenario, from_seed: bool, bug: Option<Bug>) -> String {
     match (from_seed, bug) {
@@ -28,7 +28,7 @@ pub fn rerun(scenario: &Scenario, from_seed: bool, bug: Option<Bug>) -> String {
     }
 }
 
-/// The failure as text. The page with the timeline is written beside it, into the system's temporary folder.
+/// The failure as text. Also writes the page with the timeline to the system's temporary directory.
 #[must_use]
 pub fn report(scenario: &Scenario, outcome: &Outcome, rerun: &str) -> String {
     let text = to_toml(scenario);
@@ -36,23 +36,23 @@ pub fn report(scenario: &Scenario, outcome: &Outcome, rerun: &str) -> String {
         format!("The scenario:\n\n{text}\n{}\n", timeline::text(&outcome.run, &outcome.violations));
     let page = std::env::temp_dir().join(format!("surehook-seed-{}.html", scenario.seed));
     match write_page(&page, scenario, outcome, rerun) {
-        Ok(()) => writeln!(report, "The timeline as a page: {}", page.display()),
+        Ok(()) => writeln!(report, "The timeline as an HTML page: {}", page.display()),
         Err(error) => writeln!(
             report,
-            "The timeline's page could not be written to {}: {error}",
+            "The HTML page with the timeline could not be written to {}: {error}",
             page.display()
         ),
     }
-    .expect("a string takes all");
-    writeln!(report, "Run it again: {rerun}").expect("a string takes all");
+    .expect("writing to a string cannot fail");
+    writeln!(report, "Repeat this run: {rerun}").expect("writing to a string cannot fail");
     report
 }
 
-/// Writes the timeline of a run as one page.
+/// Writes the timeline of a run as an HTML page.
 ///
 /// # Errors
 ///
-/// Those of writing the file.
+/// If the file cannot be written.
 pub fn write_page(
     page: &PathBuf,
     scenario: &Scenario,
@@ -66,8 +66,8 @@ pub fn write_page(
     )
 }
 
-/// A scenario as a file holds it.
+/// A scenario as TOML.
 #[must_use]
 pub fn to_toml(scenario: &Scenario) -> String {
-    toml::to_string(scenario).expect("a scenario is plain data")
+    toml::to_string(scenario).expect("every scenario can be written as TOML")
 }

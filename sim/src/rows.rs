@@ -1,5 +1,5 @@
-//! What a transaction of the simulated database does to one row: what the reference database does, bent by the planted
-//! bugs that concern it.
+//! The row changes of the simulated database: those of the reference database, with the planted
+//! bugs that concern them.
 
 use crate::bugs::Bug;
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use surehook_core::id::{EventId, Fence};
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::database::{Database, DeliveryRow};
 
-/// One row of a redrive, with the bug that concerns it.
+/// Redrives one event, with the planted bugs of a redrive.
 pub(crate) fn redrive_one(
     tables: &mut Database,
     now: Timestamp,
@@ -37,7 +37,7 @@ pub(crate) fn redrive_one(
     }
 }
 
-/// One row of an accept, with the bugs that concern it.
+/// Accepts one event, with the planted bugs of an accept.
 pub(crate) fn accept_one(
     tables: &mut Database,
     now: Timestamp,
@@ -61,7 +61,7 @@ pub(crate) fn accept_one(
     tables.accept_one(now, event)
 }
 
-/// One row of a claim, with the bugs that concern it.
+/// Claims one event, with the planted bugs of a claim.
 pub(crate) fn claim_one(
     tables: &mut Database,
     now: Timestamp,
@@ -74,7 +74,7 @@ pub(crate) fn claim_one(
     tables.claim_one(now, demand, event, claims);
     match bug {
         Some(Bug::RetryWithoutCounting) if before.attempt > 0 => {
-            let row = tables.deliveries.get_mut(&event).expect("just claimed");
+            let row = tables.deliveries.get_mut(&event).expect("the row was just claimed");
             row.delivery.attempt = before.attempt;
             if let Some(claim) = claims.claimed.last_mut().filter(|claim| claim.event == event) {
                 claim.attempt = before.attempt;
@@ -91,7 +91,7 @@ pub(crate) fn claim_one(
     }
 }
 
-/// One row of a settlement, with the bugs that concern it.
+/// Settles one event, with the planted bugs of a settlement.
 pub(crate) fn settle_one(
     tables: &mut Database,
     now: Timestamp,

@@ -1,4 +1,5 @@
-//! The store port of a simulated process: one request over the network to the database's node for each call.
+//! The store port of a simulated process. Each call sends requests over the network to the
+//! database's node.
 
 use crate::bugs::Bug;
 use crate::database::{Answer, Disk, Operation, REQUESTS, Request};
@@ -24,16 +25,17 @@ use surehook_model::history::{CallResult, What};
 use surehook_model::marks::Mark;
 use surehook_model::scenario::{Kind, StoreFault};
 
-/// The time that a caller gives one call.
+/// The longest time that a caller waits for one request.
 const CALL_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// A step of retention looks at so few events, so that a pass has many steps.
+/// The most events of a step of retention. It is small, so that a pass has many steps.
 const STEP_EVENTS: u32 = 8;
 
-/// How often an accept starts over for events whose key was there and then was not.
+/// How often an accept is repeated for events whose key existed at the insert, but no longer at the
+/// read.
 const ACCEPT_ROUNDS: usize = 5;
 
-/// The store port of one process: one request over the network for each call.
+/// The store port of one process.
 pub(crate) struct RemoteStore {
     disk: Arc<Disk>,
     endpoint: Endpoint,
@@ -49,7 +51,7 @@ impl RemoteStore {
         effects: Arc<Effects>,
         index: usize,
     ) -> Self {
-        let endpoint = Endpoint::bind("0.0.0.0:0").await.expect("a free port");
+        let endpoint = Endpoint::bind("0.0.0.0:0").await.expect("a port is free");
         Self { disk, endpoint, process, effects, index }
     }
 
@@ -84,7 +86,8 @@ impl RemoteStore {
         self.effects.pass(self.index, self.exchange(operation)).await
     }
 
-    /// Accepts as the store on PostgreSQL does: inserts what is new, and reads what was in the way.
+    /// Accepts as the store on PostgreSQL does: inserts the new events, and reads those whose keys
+    /// existed.
     async fn insert_and_look(&self, batch: &[NewEvent]) -> Result<Vec<Stored>, StoreError> {
         let mut stored: Vec<Option<Stored>> = vec![None; batch.len()];
         let mut is_part_committed = false;
@@ -100,7 +103,7 @@ impl RemoteStore {
             let inserted =
                 match inserted.map_err(|error| self.in_doubt(error, is_part_committed))? {
                     Answer::Accepted(inserted) => inserted,
-                    other => unreachable!("an insert was answered with {other:?}"),
+                    other => unreachable!("the reply to an insert is {other:?}"),
                 };
             for (&index, inserted) in open.iter().zip(inserted) {
                 stored[index] =
@@ -124,7 +127,7 @@ impl RemoteStore {
                 .map_err(|error| self.in_doubt(error, is_part_committed))?
             {
                 Answer::Existing(existing) => existing,
-                other => unreachable!("a look was answered with {other:?}"),
+                other => unreachable!("the reply to a read of keys is {other:?}"),
             };
             for (index, existing) in in_the_way.into_iter().zip(existing) {
                 stored[index] = existing;
@@ -132,14 +135,16 @@ impl RemoteStore {
         }
         let conflict = || {
             self.in_doubt(
-                StoreError::Conflict("events with the same keys come and go".into()),
+                StoreError::Conflict(
+                    "events with the same keys are repeatedly stored and deleted".into(),
+                ),
                 is_part_committed,
             )
         };
         stored.into_iter().collect::<Option<Vec<Stored>>>().ok_or_else(conflict)
     }
 
-    /// An error of an accept of which a part may be committed.
+    /// The error of an accept of which a part may have been committed.
     fn in_doubt(&self, error: StoreError, is_part_committed: bool) -> StoreError {
         if !is_part_committed {
             return error;
@@ -166,9 +171,11 @@ impl RemoteStore {
             .map_err(|_| unknown("connection broken"))?;
         let reply = timeout(CALL_TIMEOUT, self.endpoint.recv_from_raw(reply_to))
             .await
-            .map_err(|_| unknown("no answer in time"))?;
+            .map_err(|_| unknown("no reply in time"))?;
         let (payload, _) = reply.map_err(|_| unknown("connection broken"))?;
-        *payload.downcast::<Result<Answer, StoreError>>().expect("only answers come here")
+        *payload
+            .downcast::<Result<Answer, StoreError>>()
+            .expect("every message with this tag is a reply")
     }
 }
 
@@ -196,13 +203,13 @@ fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
     }
 }
 
-/// Takes the answer that belongs to the call.
+/// Extracts the value of a reply, which has the variant of its call.
 macro_rules! answered {
     ($call:expr, $variant:ident) => {
         $call
             .map(|answer: Result<Answer, StoreError>| match answer? {
                 Answer::$variant(value) => Ok::<_, StoreError>(value),
-                other => unreachable!("{} was asked and {other:?} answered", stringify!($variant)),
+                other => unreachable!("expected the reply {}, got {other:?}", stringify!($variant)),
             })
             .boxed()
     };

@@ -1,8 +1,9 @@
-//! One transaction of the simulated database: what it locks, how long it takes, and what it does when it commits.
+//! A transaction of the simulated database: its locks, its duration, and its changes at the commit.
 //!
-//! It follows PostgreSQL: the statement's time is the time of its start, an insert waits for another insert of the same
-//! key, a claim skips locked rows, and a commit waits for a synchronous standby while its changes are invisible and its
-//! locks are held. Not here: the node, its faults and its switches (see [`crate::database`]).
+//! It follows PostgreSQL. The time of a statement is that of its start. An insert waits for another
+//! insert of the same key. A claim skips locked rows. While a commit waits for a synchronous
+//! standby, its changes are invisible and its locks are held. The node, its faults and its switches
+//! are in [`crate::database`].
 
 use crate::bugs::Bug;
 use crate::database::{Answer, AtCommit, Disk, Flushed, Lock, POISON, State};
@@ -27,13 +28,13 @@ use surehook_model::marks::Mark;
 /// How long a transaction waits for a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A transaction; its locks are free when it is dropped.
+/// A transaction. Dropping it releases its locks.
 pub(crate) struct Transaction<'a> {
     pub(crate) disk: &'a Disk,
     generation: u64,
     locks: Vec<Lock>,
     process: String,
-    /// The start of its statement: the run's time, and the database's.
+    /// The start of its statement, in the run's time and in the database's.
     began: At,
     pub(crate) now: Timestamp,
 }
@@ -51,7 +52,7 @@ impl Drop for Transaction<'_> {
     }
 }
 
-/// What a transaction does at the instant of its commit.
+/// The changes of a transaction at the instant of its commit.
 pub(crate) struct Work<'a> {
     pub(crate) state: MutexGuard<'a, State>,
     pub(crate) now: Timestamp,
@@ -81,7 +82,7 @@ pub(crate) fn broken() -> StoreError {
 }
 
 impl<'a> Transaction<'a> {
-    /// Begins a transaction whose one statement starts now.
+    /// Starts a transaction whose single statement starts now.
     pub(crate) fn begin(disk: &'a Disk, process: String) -> Self {
         let state = disk.state();
         let (generation, now) = (state.generation, state.now());
@@ -107,7 +108,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Commits, and answers when the standby has what was committed, if the database waits for that.
+    /// Commits. Returns when the standby has the changes, if the database waits for that.
     pub(crate) async fn commit(
         &self,
         at_commit: AtCommit,
@@ -167,7 +168,7 @@ impl<'a> Transaction<'a> {
 
     pub(crate) fn try_lock(&mut self, lock: &Lock) -> bool {
         let mut state = self.disk.state();
-        // A transaction whose connection broke holds nothing any more, and may take nothing.
+        // A transaction whose connection is broken holds no locks and must not take any.
         let fresh = state.generation == self.generation && state.locks.insert(lock.clone());
         drop(state);
         if fresh {
@@ -189,7 +190,7 @@ impl<'a> Transaction<'a> {
         waited.await.map_err(|_| StoreError::Conflict("lock timeout".to_owned()))
     }
 
-    /// Inserts what is new of a batch, and answers what became of each event.
+    /// Inserts the new events of a batch. Returns the outcome for each event.
     pub(crate) async fn insert(
         &mut self,
         batch: Vec<NewEvent>,
@@ -197,19 +198,19 @@ impl<'a> Transaction<'a> {
     ) -> Result<Vec<Stored>, StoreError> {
         let keys: BTreeSet<(SourceName, IdempotencyKey)> =
             batch.iter().map(|event| (event.source.clone(), event.key.clone())).collect();
-        assert_eq!(keys.len(), batch.len(), "a batch holds each key once");
+        assert_eq!(keys.len(), batch.len(), "a batch contains a key twice");
         let paused = self.disk.state().tables.paused.clone();
         for (source, key) in keys {
             self.lock(Lock::Key(source, key)).await?;
         }
         self.disk.step().await;
         if batch.iter().any(|event| event.body.starts_with(POISON)) {
-            return Err(StoreError::Rejected("a row is refused".to_owned()));
+            return Err(StoreError::Rejected("the database rejects a row of the batch".to_owned()));
         }
         let bug = self.disk.bug;
         if let (Some(existing), true) = (self.all_existing(&batch), bug != Some(Bug::NoUniqueness))
         {
-            // What writes nothing waits for no standby.
+            // A transaction that writes nothing does not wait for the standby.
             self.may_commit(at_commit)?;
             return Ok(existing);
         }
@@ -236,11 +237,11 @@ impl<'a> Transaction<'a> {
         };
         match self.commit(at_commit, accept).await? {
             Answer::Accepted(stored) => Ok(stored),
-            other => unreachable!("an insert answered {other:?}"),
+            other => unreachable!("the reply to an insert is {other:?}"),
         }
     }
 
-    /// What is there already of a batch, if that is all of it.
+    /// The stored events of a batch, if all of its keys exist.
     fn all_existing(&self, batch: &[NewEvent]) -> Option<Vec<Stored>> {
         let tables = &self.disk.state().tables;
         batch
@@ -251,7 +252,7 @@ impl<'a> Transaction<'a> {
             .collect()
     }
 
-    /// Reads what stands under these keys, and answers once the standby has it.
+    /// Reads the events with these keys. Returns when the standby has them.
     pub(crate) async fn existing(
         &mut self,
         keys: Vec<(SourceName, IdempotencyKey)>,

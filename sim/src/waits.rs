@@ -1,4 +1,4 @@
-//! What each process is waiting for at a port, so that a run that got stuck can say so.
+//! Records what each process is waiting for at a port, so that a stuck run can report it.
 
 use crate::recorder::elapsed;
 use std::collections::BTreeMap;
@@ -7,15 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use surehook_core::id::{Attempt, EventId};
 
-/// Timers told of each process; the others end later.
+/// The number of timers that are reported for each process, the next ones first.
 const TIMERS_TOLD: usize = 3;
 
-/// What can be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// The store's answer to a call.
+    /// The store's reply to a call.
     Call(&'static str),
-    /// A downstream's reply.
+    /// A downstream's response.
     Reply(EventId, Attempt),
     /// A time of the run.
     Until(Duration),
@@ -24,28 +23,28 @@ pub(crate) enum Wait {
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Call(call) => write!(f, "the database's answer to a {call}"),
+            Self::Call(call) => write!(f, "the database's reply to {call}"),
             Self::Reply(event, attempt) => {
-                write!(f, "the reply to attempt {attempt} of event {event}")
+                write!(f, "the response to attempt {attempt} of event {event}")
             }
-            Self::Until(at) => write!(f, "{:.3}s to come", at.as_secs_f64()),
+            Self::Until(at) => write!(f, "a timer at {:.3}s", at.as_secs_f64()),
         }
     }
 }
 
-/// Everything that the processes of a world wait for.
+/// All waits of the processes of a run.
 #[derive(Clone, Default)]
 pub(crate) struct Waits(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     next: u64,
-    /// In the order in which they began: the process, since when, and for what.
+    /// In the order of their starts: the process, the start, and the kind.
     waiting: BTreeMap<u64, (usize, Duration, Wait)>,
 }
 
 impl Waits {
-    /// Says that a process waits, until what this gives back is dropped.
+    /// Records that a process waits, until the returned guard is dropped.
     pub(crate) fn begin(&self, process: usize, wait: Wait) -> Waiting {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let number = state.next;
@@ -54,7 +53,8 @@ impl Waits {
         Waiting { waits: self.clone(), number }
     }
 
-    /// What a process waits for now, in words: every call and reply with the time since when, and the next timers.
+    /// The current waits of a process as text: every call and response with its start, and the next
+    /// timers.
     pub(crate) fn of(&self, process: usize) -> Vec<String> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mine: Vec<(Duration, Wait)> = state
@@ -74,7 +74,7 @@ impl Waits {
     }
 }
 
-/// A process waits for as long as this is there.
+/// A guard: the process waits until it is dropped.
 pub(crate) struct Waiting {
     waits: Waits,
     number: u64,

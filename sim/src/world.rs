@@ -1,4 +1,5 @@
-//! A world: all the nodes of one scenario, the faults at their times, and the judgement at the end.
+//! A simulated world: all nodes of one scenario, the faults at their times, and the judgement at
+//! the end.
 
 use crate::bugs::Bug;
 use crate::database::{self, Disk};
@@ -34,28 +35,29 @@ use surehook_model::history::{Fault as Recorded, Kept, Run, What};
 use surehook_model::oracles::{Promise, Violation, judge, time_to_end};
 use surehook_model::scenario::{Fault, Kind, Node, Question, Role as RoleOf, Scenario, Source};
 
-/// The network's delays when nothing is wrong.
+/// The network's delays without a fault.
 const LATENCY: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::from_millis(5);
 
-/// How long an operator waits for an answer.
+/// How long an operator waits for a response.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(8);
 
-/// What came of one run.
+/// The result of one run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// All that happened. Empty if the run ended in a panic.
+    /// The history. Empty if the run panicked.
     pub run: Run,
-    /// The promises that were broken, in the order of time.
+    /// The violations, sorted by time.
     pub violations: Vec<Violation>,
     /// The database at the end.
     pub tables: Database,
-    /// How many effects passed a port.
+    /// The number of effects that passed a port.
     pub effects: u64,
 }
 
 /// Runs a scenario, with or without a planted bug, and judges it.
 ///
-/// Each run has a thread of its own: the simulator keeps the order of hash maps and more by thread.
+/// Each run has its own thread, because the simulator keeps state by thread, such as the order of
+/// hash maps.
 #[must_use]
 pub fn run(scenario: &Scenario, bug: Option<Bug>) -> Outcome {
     let (scenario, seed) = (scenario.clone(), scenario.seed);
@@ -73,7 +75,7 @@ pub fn run(scenario: &Scenario, bug: Option<Bug>) -> Outcome {
                 .downcast_ref::<String>()
                 .cloned()
                 .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            let what = format!("panic: {}", text.unwrap_or_else(|| "without a message".to_owned()));
+            let what = format!("panic: {}", text.unwrap_or_else(|| "no message".to_owned()));
             let violation = Violation {
                 promise: Promise::NoPanic,
                 at: Duration::ZERO,
@@ -91,7 +93,7 @@ pub fn run(scenario: &Scenario, bug: Option<Bug>) -> Outcome {
 }
 
 impl Outcome {
-    /// A digest of everything that happened and of the database at the end: the same for the same seed.
+    /// A digest of the history and of the database at the end. The same seed gives the same digest.
     #[must_use]
     pub fn trace(&self) -> String {
         let mut digest = Sha256::new();
@@ -104,12 +106,12 @@ impl Outcome {
             .finalize()
             .iter()
             .take(16)
-            .for_each(|byte| write!(hex, "{byte:02x}").expect("a string takes all"));
+            .for_each(|byte| write!(hex, "{byte:02x}").expect("writing to a string cannot fail"));
         hex
     }
 }
 
-/// Everything of a world that faults can reach.
+/// The parts of a world that faults can affect.
 struct World {
     scenario: Scenario,
     recorder: Recorder,
@@ -120,7 +122,7 @@ struct World {
     producers: NodeId,
 }
 
-/// The life of a world, from the first node to the last look.
+/// Runs a world from its first node to its last entry.
 async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     let recorder = Recorder::default();
     let disk = Disk::new(scenario.database, recorder.clone(), bug);
@@ -280,7 +282,7 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     (run, tables, effects.passed())
 }
 
-/// The configuration that a process of a scenario runs with.
+/// The configuration of a process.
 fn config(scenario: &Scenario, process: usize, bug: Option<Bug>) -> Config {
     let source = |source: &Source| {
         let mut policy = source.policy();
@@ -291,7 +293,9 @@ fn config(scenario: &Scenario, process: usize, bug: Option<Bug>) -> Config {
             _ => {}
         }
         let config = SourceConfig {
-            destination: Destination::new("http://downstream.invalid/".parse().expect("a URL")),
+            destination: Destination::new(
+                "http://downstream.invalid/".parse().expect("the URL is valid"),
+            ),
             policy,
             idempotency_header: http::HeaderName::from_static("idempotency-key"),
             on_key_reuse: if source.first_wins {
@@ -301,7 +305,7 @@ fn config(scenario: &Scenario, process: usize, bug: Option<Bug>) -> Config {
             },
             forward_credentials: false,
         };
-        (SourceName::parse(&source.name).expect("a source's name"), config)
+        (SourceName::parse(&source.name).expect("the scenario's source names are valid"), config)
     };
     let kept = kept(scenario).unwrap_or(FOR_MONTHS);
     Config {
@@ -332,13 +336,13 @@ fn config(scenario: &Scenario, process: usize, bug: Option<Bug>) -> Config {
     }
 }
 
-/// How long events are kept where a scenario says nothing.
+/// The retention of scenarios that do not set one.
 const FOR_MONTHS: Kept = {
     let months = Duration::from_hours(90 * 24);
     Kept { delivered: months, dead_lettered: months, payload: months }
 };
 
-/// How long events are kept in a scenario that says so.
+/// The retention that a scenario sets, if any.
 fn kept(scenario: &Scenario) -> Option<Kept> {
     let millis = Duration::from_millis;
     let kept = scenario.kept?;
@@ -351,7 +355,7 @@ fn kept(scenario: &Scenario) -> Option<Kept> {
     })
 }
 
-/// Writes down when a downstream changes its behaviour.
+/// Records the changes of a downstream's behaviour.
 async fn tell_behaviour(source: Source, recorder: Recorder) {
     for behaves in source.behaves {
         sleep_until(Duration::from_millis(behaves.at_ms)).await;
@@ -364,7 +368,7 @@ async fn tell_behaviour(source: Source, recorder: Recorder) {
 }
 
 impl World {
-    /// Breaks something, and mends it when its time is over.
+    /// Starts a fault, and ends it after its duration.
     async fn apply(&self, fault: Fault) {
         let millis = Duration::from_millis;
         let net = NetSim::current();
@@ -374,7 +378,7 @@ impl World {
                 sleep(millis(down_ms)).await;
                 self.start(process).await;
             }
-            Fault::Crash { .. } => {} // planned from the start; it comes when its effect does
+            Fault::Crash { .. } => {} // planned at the start; it happens at its effect
             Fault::KillAll { down_ms } => {
                 (0..self.processes.len()).for_each(|process| self.kill(process));
                 sleep(millis(down_ms)).await;
@@ -436,7 +440,7 @@ impl World {
                 net.update_config(|config| config.send_latency = LATENCY);
             }
             Fault::Store { process, call, nth, how } => {
-                self.disk.plan(process_name(process), call, nth, how); // told when it comes to its call
+                self.disk.plan(process_name(process), call, nth, how); // recorded at its call
             }
             Fault::DatabaseDown { for_ms } => {
                 self.recorder.fault(database_fault("down".to_owned(), None, millis(for_ms)));
@@ -454,7 +458,7 @@ impl World {
             }
             Fault::StandbyAway { for_ms } => {
                 self.recorder.fault(database_fault(
-                    "the standby is cut off".to_owned(),
+                    "the standby is disconnected".to_owned(),
                     None,
                     millis(for_ms),
                 ));
@@ -537,7 +541,7 @@ impl World {
         }
     }
 
-    /// An operator asks a process something, from the producers' node.
+    /// Sends an operator's request to a process, from the producers' node.
     async fn ask(&self, process: usize, what: Question) {
         let (process, source) =
             (&self.processes[process].0, |index: usize| &self.scenario.sources[index].name);
@@ -556,10 +560,9 @@ impl World {
             .body(Full::default());
         let (asked_at, address) = (elapsed(), process.address);
         let exchange = async move {
-            Some(net::send(address, request.expect("a valid request")).await.ok()?.0.status())
+            Some(net::send(address, request.expect("the request is valid")).await.ok()?.0.status())
         };
-        let node =
-            Handle::current().get_node(self.producers).expect("the producers' node is there");
+        let node = Handle::current().get_node(self.producers).expect("the producers' node exists");
         let answered = node.spawn(timeout(OPERATOR_PATIENCE, exchange)).await;
         if let (Ok(Ok(Some(status))), Question::Ready) = (answered, what) {
             let (process, is_ready) = (process.name.clone(), status.is_success());
@@ -567,7 +570,7 @@ impl World {
         }
     }
 
-    /// Mends everything, whatever was under way.
+    /// Ends all faults, including those that are still active.
     async fn heal(&self) {
         let net = NetSim::current();
         let all: Vec<NodeId> = self
@@ -631,7 +634,7 @@ impl World {
         }
     }
 
-    /// Tells a process to shut down, waits for its end, and starts it again.
+    /// Shuts a process down, waits until it has exited, and starts it again.
     async fn drain(&self, index: usize, down_for: Duration) {
         let (process, node) = &self.processes[index];
         if !process.control().up {
@@ -642,15 +645,15 @@ impl World {
         while process.control().up {
             sleep(Duration::from_millis(20)).await;
         }
-        Handle::current().kill(node.id()); // what is left of it ends with it
+        Handle::current().kill(node.id()); // ends its remaining tasks
         sleep(down_for).await;
         self.start(index).await;
     }
 
-    /// Starts a process that is down. Two faults may want to.
+    /// Starts a process if it is down. Two faults may try to start the same one.
     async fn start(&self, index: usize) {
         let (process, node) = &self.processes[index];
-        sleep(Duration::from_millis(1)).await; // what was killed is gone by then
+        sleep(Duration::from_millis(1)).await; // lets a killed process disappear first
         if !process.control().up {
             process.control().up = true;
             Handle::current().kill(node.id());

@@ -1,14 +1,14 @@
-//! A crash just before and just after every effect that passes a port, one at a time and in pairs: all of them.
+//! A crash just before and just after every effect that passes a port, alone and in pairs.
 //!
-//! The world is small enough for that: two processes, two events, a duplicate post, and a downstream that fails each
-//! first attempt, so that there is a retry.
+//! The scenario is small enough to try all of them: two processes, two events, a duplicate post,
+//! and a downstream that fails each first attempt, so that there is a retry.
 
 use sim::{report, rerun, run};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use surehook_model::scenario::{Behaviour, BehaviourAt, Fault, FaultAt, Post, Scenario, Source};
 
-/// The second crash of a pair comes at most so many effects after the first.
+/// The second crash of a pair is at most this many effects after the first.
 const PAIR_DISTANCE: u64 = 4;
 
 fn small() -> Scenario {
@@ -36,7 +36,7 @@ fn crash(effect: u64, after: bool) -> FaultAt {
     FaultAt { at_ms: 0, what: Fault::Crash { effect, after, down_ms: 50 } }
 }
 
-/// Runs every scenario, on every core, and tells the first that breaks a promise.
+/// Runs every scenario, on all cores, and reports the first one that breaks a promise.
 fn all_keep_every_promise(scenarios: &[Scenario]) {
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(None);
@@ -60,7 +60,7 @@ fn all_keep_every_promise(scenarios: &[Scenario]) {
     }
 }
 
-/// Effects until the work is done. After that processes only poll, one as the other.
+/// The number of effects until all events are delivered. After that, processes only poll.
 fn effects() -> u64 {
     let outcome = run(&small(), None);
     assert_eq!(outcome.violations, []);

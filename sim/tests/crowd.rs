@@ -1,4 +1,4 @@
-//! Many sources in one process: each event is looked for in time.
+//! Many sources in one process: each event is claimed in time.
 
 use sim::run;
 use std::collections::BTreeMap;
@@ -8,10 +8,10 @@ use surehook_model::history::{Change, Committed};
 use surehook_model::scenario::{Post, Scenario, Source};
 
 const SOURCES: usize = 300;
-/// An event is claimed this soon after it was accepted: a few round trips, and no turn that comes late.
+/// Bound from acceptance to claim: a few round trips, without a delayed turn of the source.
 const IN_TIME: Duration = Duration::from_millis(250);
 
-/// How long after its acceptance each event was claimed, by its source.
+/// The time from acceptance to claim of each event, by source.
 fn waits(posts: Vec<Post>) -> BTreeMap<String, Vec<Duration>> {
     let sources = (0..SOURCES)
         .map(|n| Source { concurrency: 64, ..Source::named(&format!("source-{n}")) })
@@ -37,8 +37,9 @@ fn waits(posts: Vec<Post>) -> BTreeMap<String, Vec<Duration>> {
 }
 
 #[test]
-fn an_event_of_any_of_many_sources_is_looked_for_in_time() {
-    // Two a second: each finds the process idle, with all of its sources waiting for the next poll.
+fn an_event_of_any_of_many_sources_is_claimed_in_time() {
+    // Two per second: the process is idle at each post, and all of its sources wait for the next
+    // poll.
     let posts = (0..10)
         .zip((0..SOURCES).step_by(29))
         .map(|(n, source)| Post { source, ..Post::nth(n, 2_000 + n * 503) })
@@ -51,7 +52,7 @@ fn an_event_of_any_of_many_sources_is_looked_for_in_time() {
 }
 
 #[test]
-fn many_sources_that_all_have_work_are_all_served_in_time() {
+fn many_sources_with_work_are_all_served_in_time() {
     let posts = (0..SOURCES).map(|n| Post { source: n, ..Post::nth(n as u64, 3_000) }).collect();
     let waits = waits(posts);
     let longest = waits.values().flatten().max().unwrap();

@@ -1,8 +1,10 @@
-//! The same seed gives the same run, in another process too; and a leak of the real world is seen.
+//! The same seed gives the same run, even in another process, and a dependence on the real world is
+//! detected.
 
 use std::process::Command;
 
-/// The digest of a run in a process of its own: the number of entries, and a hash over them and the final database.
+/// The digest of a run in a separate process: the number of entries, and a hash of them and of the
+/// final database.
 fn trace(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_sim"))
         .args(["run", "--trace"])
@@ -23,7 +25,7 @@ fn a_seed_gives_the_same_run_in_every_process() {
 }
 
 #[test]
-fn a_leak_of_the_real_world_shows_in_the_digest() {
+fn real_entropy_in_a_run_changes_its_digest() {
     let leaky = ["--seed", "3", "--bug", "leaked-entropy"];
     assert_ne!(trace(&leaky), trace(&leaky));
 }

@@ -1,4 +1,4 @@
-//! The smallest world that proves the split: the production service over simulated ports, a crash and a restart.
+//! The smallest useful run: the production service on simulated ports, with a crash and a restart.
 
 use sim::run;
 use surehook_model::history::{Fault as Happened, What};

@@ -1,4 +1,4 @@
-//! The scenarios that are kept, each for a reason, are replayed for ever.
+//! Runs the saved scenarios, each of which is kept for a reason.
 
 use clap::ValueEnum;
 use sim::{Bug, report, rerun, run};
@@ -14,7 +14,7 @@ fn kept() -> Vec<(PathBuf, Scenario)> {
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert!(!files.is_empty(), "{folder} holds the kept scenarios");
+    assert!(!files.is_empty(), "no scenarios in {folder}");
     let read = |file: &PathBuf| {
         toml::from_str(&std::fs::read_to_string(file).unwrap())
             .unwrap_or_else(|error| panic!("{}: {error}", file.display()))
@@ -23,9 +23,9 @@ fn kept() -> Vec<(PathBuf, Scenario)> {
 }
 
 #[test]
-fn every_kept_scenario_says_why_and_keeps_every_promise() {
+fn every_kept_scenario_has_a_reason_and_keeps_every_promise() {
     for (file, scenario) in kept() {
-        assert!(!scenario.why.is_empty(), "{} does not say why it is kept", file.display());
+        assert!(!scenario.why.is_empty(), "{} has no reason in `why`", file.display());
         let outcome = run(&scenario, None);
         assert!(
             outcome.violations.is_empty(),
@@ -37,7 +37,7 @@ fn every_kept_scenario_says_why_and_keeps_every_promise() {
 }
 
 #[test]
-fn a_scenario_that_was_kept_for_a_bug_still_catches_it() {
+fn a_scenario_kept_for_a_bug_still_catches_it() {
     for (file, scenario) in kept() {
         if let Some(name) = &scenario.catches {
             let bug = Bug::from_str(name, false)
@@ -51,14 +51,14 @@ fn a_scenario_that_was_kept_for_a_bug_still_catches_it() {
     }
 }
 
-/// Two processes, of which each fails five times before its breaker opens, with four in flight, and then lets one event
-/// through in each of sixty minutes.
+/// Two processes. In each of them, five failures and up to four further deliveries in flight open
+/// the breaker, which then admits one probe in each of sixty minutes.
 #[test]
-fn an_outage_of_an_hour_costs_its_events_the_probes_and_none_of_them_its_budget() {
+fn an_outage_of_an_hour_uses_up_no_retry_budget() {
     let (_, scenario) = kept()
         .into_iter()
         .find(|(file, _)| file.ends_with("outage-of-an-hour.toml"))
-        .expect("it is kept");
+        .expect("the scenario exists");
     let outcome = run(&scenario, None);
     let (source, until) = (&scenario.sources[0], Duration::from_secs(3650));
     let mut tries: BTreeMap<_, usize> = BTreeMap::new();
@@ -70,11 +70,11 @@ fn an_outage_of_an_hour_costs_its_events_the_probes_and_none_of_them_its_budget(
         }
     }
     let (sent, most) = (tries.values().sum::<usize>(), tries.values().max().copied().unwrap_or(0));
-    println!("{sent} deliveries in the hour, at most {most} of one event");
+    println!("{sent} deliveries in the hour, at most {most} per event");
     let bound = scenario.processes * (source.breaker_failures + source.concurrency + 60) as usize;
     assert!(
         sent <= bound && most < source.max_attempts as usize,
-        "{sent} of {bound}, {most} of one event"
+        "{sent} deliveries (bound {bound}), {most} of one event"
     );
     let waiting: Vec<_> =
         outcome.run.events.values().filter(|event| event.source == source.name).collect();

@@ -1,6 +1,7 @@
-//! A batch of seeds: every promise is kept in each, and between them they get into every situation worth reaching.
+//! Runs a batch of seeds. Each run keeps every promise, and together they reach every mark.
 //!
-//! `MADSIM_TEST_SEED=7` replays one seed; `MADSIM_TEST_NUM=1000` runs so many, from that seed or from 0.
+//! `MADSIM_TEST_SEED=7` repeats one seed. `MADSIM_TEST_NUM=1000` sets the number of seeds, from
+//! that seed or from 0.
 
 use sim::{batch, report, rerun, run};
 use std::collections::BTreeMap;
@@ -8,12 +9,12 @@ use std::sync::Mutex;
 use surehook_model::marks::{Mark, marks};
 use surehook_model::scenario::expand;
 
-/// So many seeds reach every mark.
+/// The number of seeds that together reach every mark.
 const SEEDS: u64 = 300;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| {
-        text.parse().unwrap_or_else(|_| panic!("{variable} must be a number, and is {text}"))
+        text.parse().unwrap_or_else(|_| panic!("{variable} must be a number, but is {text}"))
     })
 }
 
@@ -41,6 +42,6 @@ fn every_seed_keeps_every_promise_and_together_they_reach_every_mark() {
     if seed.is_none() && count >= SEEDS {
         let missed: Vec<Mark> =
             Mark::ALL.into_iter().filter(|mark| !reached.contains_key(mark)).collect();
-        assert_eq!(missed, [], "{count} seeds never got into these situations");
+        assert_eq!(missed, [], "{count} seeds did not reach these marks");
     }
 }

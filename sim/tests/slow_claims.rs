@@ -1,4 +1,4 @@
-//! Claims take seconds for a minute, as with a bad plan, while the intake goes on.
+//! For a minute each claim takes seconds, as with a bad query plan, while the intake continues.
 
 use sim::run;
 use std::collections::BTreeMap;
@@ -8,13 +8,15 @@ use surehook_core::id::EventId;
 use surehook_model::history::{Change, What};
 use surehook_model::scenario::{Behaviour, BehaviourAt, Fault, FaultAt, Post, Scenario, Source};
 
-/// When the downstream of the first source comes back, and when claims become slow.
+/// When the downstream of the first source recovers, and claims become slow.
 const BACK_AT_MS: u64 = 60_000;
 const SLOW_FOR_MS: u64 = 60_000;
-/// How long one claim takes then: less than the store's call timeout, so that it ends.
+/// The additional time of each claim. It is shorter than the store's call timeout, so that claims
+/// end.
 const SLOW_BY_MS: u64 = 3_000;
 
-/// An outage of the first source leaves a backlog. When it ends, claims become slow. The second source is well all along.
+/// An outage of the first source leaves a backlog. When it ends, claims become slow. The second
+/// source stays healthy.
 fn scenario() -> Scenario {
     let down = [
         BehaviourAt { at_ms: 0, how: Behaviour::Answers { status_code: 503, retry_after_s: None } },
@@ -52,7 +54,8 @@ fn slow_claims_lose_nothing_and_the_source_recovers_in_time() {
         outcome.run.events.values().filter(|event| event.status != Status::Delivered).count();
     assert_eq!((outcome.run.events.len(), undelivered), (500, 0));
 
-    // The backlog is gone soon after claims are fast again: some seconds for the last slow claims and for back-off.
+    // The backlog is delivered soon after claims are fast again: a few seconds for the last slow
+    // claims and for back-off.
     let last = outcome
         .run
         .entries
@@ -66,7 +69,7 @@ fn slow_claims_lose_nothing_and_the_source_recovers_in_time() {
 }
 
 #[test]
-fn slow_claims_do_not_delay_another_source_whose_events_are_claimed_on_insert() {
+fn slow_claims_do_not_delay_events_that_are_claimed_on_insert() {
     let outcome = run(&scenario(), None);
     let mut accepted: BTreeMap<EventId, Duration> = BTreeMap::new();
     let mut waits = Vec::new();
@@ -86,20 +89,21 @@ fn slow_claims_do_not_delay_another_source_whose_events_are_claimed_on_insert() 
     }
     assert_eq!((waits.len(), accepted.len()), (200, 0));
     waits.sort_unstable();
-    // The first event may wait for one claim, which tells that nothing older is due.
+    // The first event may wait for one claim, which shows that no older event is due.
     let longest = waits[waits.len() - 1];
     assert!(
         waits[waits.len() * 9 / 10] < Duration::from_millis(100),
-        "nine of ten wait at most {:?}",
+        "the 90th percentile of the waits is {:?}",
         waits[waits.len() * 9 / 10]
     );
-    assert!(longest < Duration::from_millis(2 * SLOW_BY_MS), "one event waits {longest:?}");
+    assert!(longest < Duration::from_millis(2 * SLOW_BY_MS), "the longest wait is {longest:?}");
 }
 
 #[test]
 fn a_lease_that_ends_while_claims_are_slow_is_claimed_again() {
     let mut scenario = scenario();
-    // The process dies with deliveries in flight, so that their leases end during the slow minute.
+    // The process is killed with deliveries in flight, so that their leases end while claims are
+    // slow.
     scenario.faults.push(FaultAt {
         at_ms: BACK_AT_MS + 5_000,
         what: Fault::Kill { process: 0, down_ms: 1_000 },
