@@ -136,7 +136,7 @@ impl Promise {
             Self::Availability => {
                 "after all faults have ended, every post is answered and none is refused for lack of capacity"
             }
-            Self::NoPanic => "no process panics or ends by itself",
+            Self::NoPanic => "no process panics or exits unexpectedly",
         }
     }
 }

@@ -289,7 +289,7 @@ fn kind(what: &What) -> &'static str {
 }
 
 #[test]
-fn every_kind_of_entry_is_in_the_text_and_in_the_drawing() {
+fn every_kind_of_entry_is_in_text_and_drawing() {
     let kinds = one_of_each_kind();
     assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 23);
     let run = run((0..).map(|n| n * 100).zip(kinds.iter().map(|(what, _)| what.clone())).collect());
@@ -408,7 +408,7 @@ fn unrelated_events_are_only_in_the_complete_timeline() {
 }
 
 #[test]
-fn a_long_run_is_cut_to_its_violations_and_counts_the_rest() {
+fn a_long_run_is_cut_around_its_violations() {
     let run = run((0..5000).map(|n| (n * 10, sent("process 1", event(1), 1, None))).collect());
     let violations = [broken(25_000, "it broke", &[event(1)])];
     let text = text(&run, &violations);
@@ -425,7 +425,7 @@ fn a_long_run_is_cut_to_its_violations_and_counts_the_rest() {
 }
 
 #[test]
-fn the_height_of_a_gap_does_not_depend_on_its_length() {
+fn the_height_of_a_gap_is_fixed() {
     let place = |seconds| Place { at: Some(Duration::from_secs(seconds)), lines: 1 };
     let axis = |seconds| Axis::of(&[place(0), place(seconds)]);
     let (short, long) = (axis(10), axis(36_000));
@@ -593,7 +593,7 @@ fn an_empty_run_and_a_violation_without_events_are_shown() {
     assert!(panicked.contains("BROKEN [NoPanic] panic: index out of bounds"), "{panicked}");
     let page = html(&Run::default(), &[violation], "title", "", "");
     assert!(
-        page.contains("no process panics or ends by itself")
+        page.contains("no process panics or exits unexpectedly")
             && page.contains("index out of bounds"),
         "{page}"
     );
@@ -603,7 +603,7 @@ fn an_empty_run_and_a_violation_without_events_are_shown() {
 }
 
 #[test]
-fn the_first_violation_of_each_promise_is_shown_and_others_counted() {
+fn the_first_violation_of_each_promise_is_shown() {
     let run = run(vec![(1, sending("process 1", event(1), 1))]);
     let of = |promise, ms, what: &str| Violation { promise, ..broken(ms, what, &[event(1)]) };
     let violations = [
