@@ -1,4 +1,5 @@
-//! `surehook check`, run as a program: exit codes, and what stands over what.
+//! Runs `surehook check` as a program: exit codes, and the precedence of flags, environment and
+//! file.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -23,15 +24,15 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 fn folder_with(configuration: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("surehook.toml"), configuration).expect("a file");
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
+    std::fs::write(folder.path().join("surehook.toml"), configuration).expect("the file can be written");
     folder
 }
 
 const RIGHT: &str = "listen = \"127.0.0.1:1111\"\n[sources.s]\ndestination = \"http://u:hunter2@x/hooks\"\ntimeout = \"30s\"\n";
 
 #[test]
-fn a_right_file_is_summed_up_without_credentials() {
+fn check_prints_a_summary_of_a_valid_file_without_credentials() {
     let output = surehook(folder_with(RIGHT).path(), &["check"], &[]);
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
     let summary = text(&output.stdout);
@@ -48,7 +49,7 @@ fn a_right_file_is_summed_up_without_credentials() {
 }
 
 #[test]
-fn a_wrong_file_is_told_by_line_and_column_and_exits_2() {
+fn check_reports_errors_by_line_and_column_and_exits_2() {
     let output = surehook(
         folder_with("[sources.s]\ndestination = \"x\"\nconcurrency = 0\n").path(),
         &["check"],
@@ -57,14 +58,14 @@ fn a_wrong_file_is_told_by_line_and_column_and_exits_2() {
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""));
     let lines: Vec<&str> = text(&output.stderr)
         .lines()
-        .map(|line| line.split_once(": ").expect("a place").0)
+        .map(|line| line.split_once(": ").expect("each error starts with its position").0)
         .collect();
     assert_eq!(lines, ["surehook.toml:2:15", "surehook.toml:3:15"]);
 }
 
 #[test]
-fn a_file_that_is_not_there_is_told_with_how_to_begin() {
-    let empty = tempfile::tempdir().expect("a folder");
+fn a_missing_file_is_reported_with_an_example_configuration() {
+    let empty = tempfile::tempdir().expect("a temporary folder can be created");
     for arguments in [
         &["check"][..],
         &["check", "--config", "elsewhere.toml"],
@@ -81,7 +82,7 @@ fn a_file_that_is_not_there_is_told_with_how_to_begin() {
 }
 
 #[test]
-fn a_flag_stands_over_the_environment_and_that_over_the_file() {
+fn flags_override_environment_variables_which_override_the_file() {
     let folder = folder_with(RIGHT);
     let environment = [("SUREHOOK_LISTEN", "127.0.0.1:2222"), ("SUREHOOK_ROLE", "worker")];
     let by_environment = surehook(folder.path(), &["check"], &environment);
@@ -92,7 +93,7 @@ fn a_flag_stands_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
-fn a_wrong_flag_or_variable_exits_2_and_shows_no_password() {
+fn an_invalid_flag_or_variable_exits_2_and_shows_no_password() {
     let folder = folder_with(RIGHT);
     for (arguments, environment) in [
         (&["check", "--database", "mysql://u:hunter2@x"][..], &[][..]),
@@ -110,7 +111,7 @@ fn a_wrong_flag_or_variable_exits_2_and_shows_no_password() {
 }
 
 #[test]
-fn several_servers_are_shown_with_which_is_wanted_and_without_the_password() {
+fn check_shows_all_servers_and_session_attributes_without_the_password() {
     let folder = folder_with(RIGHT);
     let url = "postgres://u:hunter2@a:1,[::1]/db?sslmode=require&target_session_attrs=read-write";
     for (arguments, environment) in

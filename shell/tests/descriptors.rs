@@ -1,4 +1,5 @@
-//! A delivery for which this process has no file descriptor. Alone in its process, whose limit it lowers.
+//! A delivery for which the process has no free file descriptor. This test is the only one in its
+//! process, because it lowers the limit of the process.
 
 #![allow(clippy::disallowed_methods, reason = "this test runs in real time")]
 
@@ -15,12 +16,13 @@ use surehook_core::verdict::Reply;
 use surehook_core::worker::exchange::Claim;
 use tokio::net::TcpListener;
 
-/// Few, so that they are soon used up.
+/// A low limit, so that the test can use it up quickly.
 const LIMIT: u64 = 128;
 
 #[tokio::test]
 async fn a_delivery_without_a_descriptor_is_not_sent_and_not_failed() {
-    // The kernel completes connections that nobody accepts, so the deliveries below wait for their response.
+    // The kernel completes connections that no process accepts, so the deliveries below wait for
+    // their response until their timeout.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let source = |name: &str| SourceName::parse(name).unwrap();
@@ -49,7 +51,7 @@ async fn a_delivery_without_a_descriptor_is_not_sent_and_not_failed() {
         let reply = send(name, Duration::from_millis(300)).await;
         assert!(
             matches!(reply, Reply::Failed(_)),
-            "{name} was sent, and nobody answers: {reply:?}"
+            "{name} was sent and must fail, because the server never responds: {reply:?}"
         );
     }
 

@@ -1,5 +1,5 @@
-//! The intake by itself: how large a batch may be, how many are under way at once, how much may wait, and what becomes of
-//! a batch that the store does not take.
+//! The intake alone: the size of a batch, the number of concurrent batches, the limits of the
+//! queue, and the handling of a batch that the store does not accept.
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -24,13 +24,13 @@ use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use tokio::sync::Semaphore;
 
-/// What a store says to a batch: by default, that it took it.
+/// The answer of the store to a batch.
 type Answer = dyn Fn(&[NewEvent]) -> Result<Vec<Stored>, StoreError> + Send + Sync;
 
-/// A store that answers each batch once it is let go on.
+/// A store that answers each batch only when the test lets it through.
 struct Gated {
     answer: Box<Answer>,
-    /// One permit lets one batch through.
+    /// Each permit lets one batch through.
     gate: Semaphore,
     at_once: usize,
     seen: Mutex<Seen>,
@@ -44,7 +44,7 @@ struct Seen {
     batches: Vec<(usize, usize)>,
     /// The ids of each batch.
     ids: Vec<Vec<EventId>>,
-    /// For how long each event of each batch was to be claimed.
+    /// The lease that was requested for each event of each batch.
     leases: Vec<Vec<Option<Duration>>>,
     settled: Vec<Settlement>,
 }
@@ -83,21 +83,21 @@ impl Store for Gated {
         .boxed()
     }
     fn claim(&self, _: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
-        unreachable!("an intake only accepts")
+        unreachable!("the intake does not make this call")
     }
     fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
         self.seen().settled.extend(batch);
         async { Ok(Vec::new()) }.boxed()
     }
     fn find(&self, _: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
-        unreachable!("an intake only accepts")
+        unreachable!("the intake does not make this call")
     }
     fn redrive(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        unreachable!("an intake only accepts")
+        unreachable!("the intake does not make this call")
     }
 
     fn redrive_delivered(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        unreachable!("an intake only accepts")
+        unreachable!("the intake does not make this call")
     }
     fn list(
         &self,
@@ -105,7 +105,7 @@ impl Store for Gated {
         _: Span,
         _: PageSize,
     ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
-        unreachable!("an intake only accepts")
+        unreachable!("the intake does not make this call")
     }
     fn redrive_all(
         &self,
@@ -114,17 +114,17 @@ impl Store for Gated {
         _: PageSize,
         _: bool,
     ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
-        unreachable!("an intake only accepts")
+        unreachable!("the intake does not make this call")
     }
     fn sources(
         &self,
         _: Vec<SourceName>,
         _: u32,
     ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
-        unreachable!("an intake only accepts")
+        unreachable!("the intake does not make this call")
     }
     fn pause(&self, _: SourceName, _: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
-        unreachable!("an intake only accepts")
+        unreachable!("the intake does not make this call")
     }
     fn prune(
         &self,
@@ -132,7 +132,7 @@ impl Store for Gated {
         _: Option<EventId>,
         _: u32,
     ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
-        unreachable!("an intake only accepts")
+        unreachable!("the intake does not make this call")
     }
 
     fn erase(
@@ -141,14 +141,14 @@ impl Store for Gated {
         _: Option<EventId>,
         _: u32,
     ) -> BoxFuture<'_, Result<Erased, StoreError>> {
-        unreachable!("an intake only accepts")
+        unreachable!("the intake does not make this call")
     }
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        unreachable!("an intake only accepts")
+        unreachable!("the intake does not make this call")
     }
 
     fn probe(&self, _: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
-        unreachable!("an intake only accepts")
+        unreachable!("the intake does not make this call")
     }
 }
 
@@ -157,14 +157,15 @@ fn begin(limits: Limits) -> (Intake, Arc<Gated>) {
     begin_on(2, limits)
 }
 
-/// As [`begin`], on a store that takes so many batches at once.
+/// As [`begin`], on a store that accepts this number of batches at once.
 fn begin_on(at_once: usize, limits: Limits) -> (Intake, Arc<Gated>) {
     let (intake, store, ..) =
         begin_with(at_once, limits, Box::new(|batch| Ok(vec![Stored::Inserted; batch.len()])));
     (intake, store)
 }
 
-/// As [`begin_on`], on a store that gives these answers, and with the doorbell that is rung and the way to the worker.
+/// As [`begin_on`], on a store that gives these answers. Also returns the doorbell and the
+/// handover.
 fn begin_with(
     at_once: usize,
     limits: Limits,
@@ -188,7 +189,7 @@ fn begin_with(
 const ROOMY: Limits =
     Limits { max_queued: 4096, max_queued_bytes: 64 << 20, max_body: 1_000, sources: 1 };
 
-/// Submits an event of so many bytes, whose account was opened as the HTTP surface does it.
+/// Submits an event of `bytes` bytes. It reserves memory for it as the HTTP surface does.
 async fn submit(intake: &Intake, key: usize, bytes: usize) -> Result<Admission, IntakeError> {
     submit_body(intake, key, Bytes::from(vec![b'x'; bytes])).await
 }
@@ -208,7 +209,8 @@ async fn submit_body(intake: &Intake, key: usize, body: Bytes) -> Result<Admissi
     intake.submit(event, OnKeyReuse::Reject, reservation).await
 }
 
-/// Submits so many events at once while two batches hold the loop, and answers with the batches that they made.
+/// Submits `events` events at once while two batches are in flight. Returns the batches that they
+/// became.
 async fn batches_of(events: usize, bytes: usize) -> Vec<(usize, usize)> {
     let (intake, store) = begin(ROOMY);
     let first = tokio::spawn({
@@ -232,23 +234,23 @@ async fn batches_of(events: usize, bytes: usize) -> Vec<(usize, usize)> {
     }
     assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
     let seen = store.seen();
-    assert_eq!(seen.most_under_way, 2, "batches are stored two at a time");
+    assert_eq!(seen.most_under_way, 2, "at most two batches are stored at a time");
     seen.batches[2..].to_vec()
 }
 
 #[tokio::test]
-async fn what_gathers_is_stored_in_batches_of_at_most_256_events() {
+async fn a_batch_holds_at_most_256_events() {
     let batches = batches_of(600, 10).await;
     assert_eq!(batches.iter().map(|(rows, _)| rows).sum::<usize>(), 600);
     assert_eq!(batches.iter().map(|(rows, _)| *rows).max(), Some(256), "{batches:?}");
 }
 
 #[tokio::test]
-async fn a_batch_is_never_larger_than_four_mebibytes() {
+async fn a_batch_holds_at_most_four_mebibytes() {
     let batches = batches_of(20, 1 << 20).await;
     assert_eq!(batches.iter().map(|(_, bytes)| bytes).sum::<usize>(), 20 << 20);
     assert_eq!(batches.iter().map(|(_, bytes)| *bytes).max(), Some(4 << 20), "{batches:?}");
-    assert!(batches.len() <= 6, "full batches, and not one for each event: {batches:?}");
+    assert!(batches.len() <= 6, "the batches must be full, not one for each event: {batches:?}");
 }
 
 #[tokio::test]
@@ -258,7 +260,7 @@ async fn an_event_larger_than_a_batch_is_stored_alone() {
 }
 
 #[tokio::test]
-async fn more_requests_than_may_wait_are_turned_away_at_once_and_taken_when_others_have_their_answer()
+async fn requests_beyond_max_queued_are_refused_until_others_are_answered()
  {
     let (intake, store) = begin(Limits { max_queued: 3, ..ROOMY });
     let taken = tokio::spawn({
@@ -273,7 +275,7 @@ async fn more_requests_than_may_wait_are_turned_away_at_once_and_taken_when_othe
 }
 
 #[tokio::test]
-async fn more_bytes_than_may_wait_are_turned_away_at_once_and_taken_when_others_have_their_answer()
+async fn bytes_beyond_max_queued_bytes_are_refused_until_others_are_answered()
 {
     let (intake, store) = begin(Limits { max_queued_bytes: 1000, ..ROOMY });
     let taken = tokio::spawn({
@@ -287,12 +289,12 @@ async fn more_bytes_than_may_wait_are_turned_away_at_once_and_taken_when_others_
     assert!(submit(&intake, 4, 1000).await.is_ok());
     let mut reservation = intake.reservation(&SourceName::parse("orders").unwrap());
     assert_eq!(reservation.grow(600), Ok(()));
-    assert_eq!(reservation.grow(400), Ok(()), "an account grows as its request is read");
+    assert_eq!(reservation.grow(400), Ok(()), "a reservation grows as its request is read");
     assert_eq!(reservation.grow(1), Err(IntakeError::Overloaded));
 }
 
 #[tokio::test]
-async fn a_store_with_one_writer_is_given_one_batch_at_a_time_with_all_that_gathered_meanwhile() {
+async fn a_store_with_one_writer_gets_one_batch_at_a_time() {
     let (intake, store) = begin_on(1, ROOMY);
     let first = tokio::spawn({
         let intake = intake.clone();
@@ -302,7 +304,7 @@ async fn a_store_with_one_writer_is_given_one_batch_at_a_time_with_all_that_gath
     let others =
         tokio::spawn(async move { join_all((0..50).map(|key| submit(&intake, key, 1))).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(store.seen().batches.len(), 1, "the second waits until the first is done");
+    assert_eq!(store.seen().batches.len(), 1, "the second batch waits until the first is stored");
     store.gate.add_permits(1000);
     for answer in others.await.unwrap().into_iter().chain([first.await.unwrap()]) {
         assert!(matches!(answer, Ok(Admission::Accepted { .. })), "{answer:?}");
@@ -316,7 +318,7 @@ async fn a_store_with_one_writer_is_given_one_batch_at_a_time_with_all_that_gath
 
 const POISON: &[u8] = b"poison";
 
-/// A store that refuses each batch with poison in it.
+/// A store that rejects each batch that contains `POISON`.
 fn refusing() -> Box<Answer> {
     Box::new(|batch| {
         let is_poisoned = batch.iter().any(|event| event.body == POISON);
@@ -329,7 +331,7 @@ fn refusing() -> Box<Answer> {
 }
 
 #[tokio::test]
-async fn a_row_that_the_store_refuses_is_found_by_halves_and_all_others_are_stored() {
+async fn a_rejected_row_is_found_by_bisection_and_the_others_stored() {
     for (rows, poisoned) in [(32, 0), (32, 13), (33, 32)] {
         let (intake, store, ..) = begin_with(1, ROOMY, refusing());
         store.gate.add_permits(1000);
@@ -347,7 +349,7 @@ async fn a_row_that_the_store_refuses_is_found_by_halves_and_all_others_are_stor
 }
 
 #[tokio::test]
-async fn of_two_with_one_key_the_second_is_stored_if_the_first_is_refused() {
+async fn the_second_request_of_a_key_is_stored_if_the_first_is_rejected() {
     let (intake, store, ..) = begin_with(1, ROOMY, refusing());
     store.gate.add_permits(1000);
     let bodies = [POISON, b"well"].map(|body| submit_body(&intake, 1, Bytes::from_static(body)));
@@ -360,7 +362,7 @@ async fn of_two_with_one_key_the_second_is_stored_if_the_first_is_refused() {
 }
 
 #[tokio::test]
-async fn a_batch_is_tried_three_times_under_its_ids_if_that_can_help_and_once_if_not() {
+async fn only_retryable_errors_retry_a_batch_with_the_same_ids() {
     let failing = |error: StoreError| begin_with(1, ROOMY, Box::new(move |_| Err(error.clone())));
     for (error, tries, answer) in [
         (StoreError::Unknown(String::new()), 3, IntakeError::TimedOut),
@@ -380,7 +382,7 @@ async fn a_batch_is_tried_three_times_under_its_ids_if_that_can_help_and_once_if
     }
 }
 
-/// A store that fails in these ways, one after another, and then in the last of them.
+/// A store that fails with these errors in order, and then always with the last one.
 fn failing_in_turn(errors: Vec<StoreError>) -> Box<Answer> {
     let tries = AtomicUsize::new(0);
     Box::new(move |_| {
@@ -389,7 +391,7 @@ fn failing_in_turn(errors: Vec<StoreError>) -> Box<Answer> {
 }
 
 #[tokio::test]
-async fn after_an_unknown_try_no_later_failure_says_that_nothing_was_stored() {
+async fn after_an_unknown_outcome_no_later_failure_claims_that_nothing_was_stored() {
     let (unknown, conflict) =
         (|| StoreError::Unknown("reply lost".into()), || StoreError::Conflict("deadlock".into()));
     let (unavailable, rejected) =
@@ -399,7 +401,7 @@ async fn after_an_unknown_try_no_later_failure_says_that_nothing_was_stored() {
         vec![unknown(), conflict()],
         vec![unknown(), rejected()],
         vec![conflict(), unknown(), unavailable()],
-        // The halves of a batch share its doubt.
+        // Both halves of a split batch inherit its unknown outcome.
         vec![unknown(), rejected(), unavailable()],
         vec![unknown(), rejected(), rejected()],
     ] {
@@ -420,7 +422,7 @@ async fn after_an_unknown_try_no_later_failure_says_that_nothing_was_stored() {
 }
 
 #[tokio::test]
-async fn the_doorbell_rings_for_what_is_new_and_not_for_what_was_there() {
+async fn the_doorbell_rings_only_for_new_unclaimed_events() {
     let there = Stored::Existing {
         id: EventId::MIN,
         fingerprint: Fingerprint::of(b"x"),
@@ -431,7 +433,7 @@ async fn the_doorbell_rings_for_what_is_new_and_not_for_what_was_there() {
             begin_with(1, ROOMY, Box::new(move |_| Ok(vec![stored])));
         store.gate.add_permits(1000);
         assert!(submit(&intake, 1, 1).await.is_ok());
-        // It is rung before the answer.
+        // The doorbell rings before the answer is given.
         let rung = doorbell.heard().now_or_never().unwrap_or_default();
         assert_eq!(rung.len(), usize::from(rings), "{rung:?}");
     }
@@ -439,7 +441,7 @@ async fn the_doorbell_rings_for_what_is_new_and_not_for_what_was_there() {
 
 const LEASE: Duration = Duration::from_secs(20);
 
-/// A store that claims what it is asked to claim, but for events of one byte.
+/// A store that claims every event for which a claim was requested, except events of one byte.
 fn claims_all_but_the_small(batch: &[NewEvent]) -> Result<Vec<Stored>, StoreError> {
     let stored = |event: &NewEvent| {
         if event.lease.is_some() && event.body.len() > 1 {
@@ -451,27 +453,27 @@ fn claims_all_but_the_small(batch: &[NewEvent]) -> Result<Vec<Stored>, StoreErro
     Ok(batch.iter().map(stored).collect())
 }
 
-/// What was handed over, apart from when.
+/// The ids of the events that were handed over.
 async fn handed(handover: &Handover) -> Vec<EventId> {
     let all = tokio::time::timeout(Duration::from_secs(5), handover.handed())
         .await
-        .expect("something is handed over");
+        .expect("events are handed over in time");
     all.into_iter().flat_map(|handed| handed.claims).map(|claim| claim.event).collect()
 }
 
 #[tokio::test]
-async fn what_the_worker_has_room_for_is_claimed_as_it_is_stored_and_handed_over_and_nothing_else()
+async fn only_events_within_the_offer_are_claimed_on_insert_and_handed_over()
 {
     let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
     handover.offer(SourceName::parse("orders").unwrap(), 2, 1_000, LEASE);
     handover.offer(SourceName::parse("others").unwrap(), 5, 1_000, LEASE);
     store.gate.add_permits(1000);
     for (key, bytes, status, lease) in [
-        // The store leaves it to a claim: its room is free again.
+        // The store does not claim it, so its part of the offer is free again.
         (0, 1, Status::Queued, Some(LEASE)),
         (1, 2, Status::Processing, Some(LEASE)),
         (2, 2, Status::Processing, Some(LEASE)),
-        // There is no room until the worker has taken in what was handed over.
+        // The offer is used up until the worker has received the events.
         (3, 2, Status::Queued, None),
     ] {
         let answer = submit(&intake, key, bytes).await;
@@ -488,7 +490,7 @@ async fn what_the_worker_has_room_for_is_claimed_as_it_is_stored_and_handed_over
             submit(&intake, 5, 2).await,
             Ok(Admission::Accepted { status: Status::Queued, .. })
         ),
-        "the offer is used up"
+        "no event is claimed after the offer is used up"
     );
     handover.offer(SourceName::parse("orders").unwrap(), 2, 1_000, LEASE);
     assert!(matches!(
@@ -498,7 +500,7 @@ async fn what_the_worker_has_room_for_is_claimed_as_it_is_stored_and_handed_over
 }
 
 #[tokio::test]
-async fn no_more_bytes_are_handed_over_than_were_offered() {
+async fn the_handover_never_exceeds_the_offered_bytes() {
     let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
     handover.offer(SourceName::parse("orders").unwrap(), 9, 10, LEASE);
     store.gate.add_permits(1000);
@@ -513,7 +515,7 @@ async fn no_more_bytes_are_handed_over_than_were_offered() {
     assert_eq!(
         store.seen().leases[5],
         [None],
-        "the worker counts for itself what it was handed, and offers anew"
+        "received events stay counted until the worker makes a new offer"
     );
     handover.offer(SourceName::parse("orders").unwrap(), 9, 10, LEASE);
     assert!(submit(&intake, 6, 10).await.is_ok());
@@ -521,7 +523,7 @@ async fn no_more_bytes_are_handed_over_than_were_offered() {
 }
 
 #[tokio::test]
-async fn what_a_try_whose_end_is_unknown_may_have_claimed_is_not_handed_over() {
+async fn events_claimed_by_a_try_with_unknown_outcome_are_not_handed_over() {
     let tries = Mutex::new(0);
     let answer = move |batch: &[NewEvent]| {
         *tries.lock().unwrap() += 1;
@@ -543,14 +545,14 @@ async fn what_a_try_whose_end_is_unknown_may_have_claimed_is_not_handed_over() {
         submit(&intake, 1, 2).await,
         Ok(Admission::Accepted { status: Status::Processing, .. })
     ));
-    assert_eq!(store.seen().leases, [[Some(LEASE)], [None]], "another try asks for no claim");
+    assert_eq!(store.seen().leases, [[Some(LEASE)], [None]], "the retry requests no claim");
     assert!(handover.handed().now_or_never().is_none());
     assert!(submit(&intake, 2, 2).await.is_ok());
-    assert_eq!(store.seen().leases.last(), Some(&vec![Some(LEASE)]), "its room is free again");
+    assert_eq!(store.seen().leases.last(), Some(&vec![Some(LEASE)]), "its part of the offer is free again");
 }
 
 #[tokio::test]
-async fn what_was_claimed_for_a_worker_that_ended_meanwhile_is_given_back() {
+async fn events_claimed_for_a_worker_that_has_ended_are_released() {
     let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
     handover.offer(SourceName::parse("orders").unwrap(), 9, 1_000, LEASE);
     let submitted = tokio::spawn({
@@ -573,11 +575,11 @@ async fn what_was_claimed_for_a_worker_that_ended_meanwhile_is_given_back() {
         );
     }
     assert!(submit(&intake, 2, 2).await.is_ok());
-    assert_eq!(store.seen().leases[1], [None], "there are no offers any more");
+    assert_eq!(store.seen().leases[1], [None], "a closed handover offers nothing");
 }
 
 #[tokio::test]
-async fn what_was_handed_over_and_not_taken_in_comes_with_the_end() {
+async fn closing_the_handover_returns_the_events_not_yet_received() {
     let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
     handover.offer(SourceName::parse("orders").unwrap(), 9, 1_000, LEASE);
     store.gate.add_permits(1000);

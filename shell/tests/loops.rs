@@ -1,4 +1,5 @@
-//! A process whose loop has died must not live: it would go on answering `202` and deliver nothing.
+//! A process must end when one of its loops dies. Otherwise it would still answer `202` and deliver
+//! nothing.
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -21,10 +22,11 @@ use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Reply};
 use surehook_core::worker::exchange::{Claim, Claims, Demand, Settlement};
 
-/// A store that panics where it is told to, a moment after it was asked, and is out of reach otherwise.
+/// A store that panics in the calls of one loop, a moment after the call, and is unavailable for
+/// all others.
 struct Panics(Loop);
 
-/// Long enough for a shutdown that is told of at the start to have begun.
+/// Long enough that a shutdown requested at the start has begun.
 const MOMENT: Duration = Duration::from_millis(100);
 
 fn away<T>() -> Result<T, StoreError> {
@@ -134,7 +136,8 @@ impl Host for Tasks {
     }
 }
 
-/// How a process ends whose store panics in the calls of that loop, with these signals.
+/// The result of a process whose store panics in the calls of this loop, with these shutdown
+/// signals.
 async fn ended(which: Loop, signals: impl FusedStream<Item = ()> + Unpin) -> Result<(), Ended> {
     let source = Source::new(Destination::new("http://localhost/".parse().unwrap()));
     let name = surehook_core::source::SourceName::parse("orders").unwrap();
@@ -148,7 +151,7 @@ async fn ended(which: Loop, signals: impl FusedStream<Item = ()> + Unpin) -> Res
     };
     tokio::time::timeout(Duration::from_secs(20), run(&config, ports, &Tasks, signals))
         .await
-        .expect("the process ends by itself")
+        .expect("the process ends without being stopped")
 }
 
 #[tokio::test]
@@ -156,13 +159,13 @@ async fn a_worker_that_panics_ends_the_process_with_an_error() {
     let Err(Ended::Loop { which: Loop::Worker, why }) =
         ended(Loop::Worker, stream::pending()).await
     else {
-        panic!("the worker's end is not told")
+        panic!("the end of the worker is not reported")
     };
     assert!(why.contains("panic"), "{why}");
 }
 
 #[tokio::test]
-async fn a_pruning_that_panics_ends_the_process_with_an_error() {
+async fn a_retention_loop_that_panics_ends_the_process_with_an_error() {
     assert!(matches!(
         ended(Loop::Pruning, stream::pending()).await,
         Err(Ended::Loop { which: Loop::Pruning, .. })
@@ -170,7 +173,7 @@ async fn a_pruning_that_panics_ends_the_process_with_an_error() {
 }
 
 #[tokio::test]
-async fn a_worker_that_panics_during_the_shutdown_is_told_too() {
+async fn a_worker_that_panics_during_the_shutdown_is_reported() {
     let told_at_once = stream::iter([()]).chain(stream::pending()).fuse();
     assert!(matches!(
         ended(Loop::Worker, told_at_once).await,
@@ -179,7 +182,7 @@ async fn a_worker_that_panics_during_the_shutdown_is_told_too() {
 }
 
 #[tokio::test]
-async fn a_shutdown_in_which_nothing_breaks_is_no_error() {
+async fn an_orderly_shutdown_is_not_an_error() {
     let told_at_once = stream::iter([()]).chain(stream::pending()).fuse();
     assert!(ended(Loop::Intake, told_at_once).await.is_ok());
 }

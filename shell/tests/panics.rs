@@ -1,5 +1,5 @@
-//! A panic is logged where everything else is: standard error itself may be stuck. Alone in its file, because a process has
-//! one hook.
+//! A panic is logged like everything else, because writing to standard error directly may block.
+//! This test has its own file, because a process has one panic hook.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

@@ -1,7 +1,7 @@
-"""Runs schemathesis against the running program: what it answers, against what /openapi.json says of it.
+"""Runs schemathesis against the running program and checks its responses against /openapi.json.
 
-Not a test of delivery: the downstream is there so that events reach every status. Use: run.py PROGRAM FOLDER, with
-schemathesis installed for this Python. Exits non-zero if there is a finding. API_FUZZ_SEED chooses another seed.
+This does not test delivery. The downstream exists so that events reach every status. Usage: run.py PROGRAM FOLDER, with
+schemathesis installed for this Python. The exit code is not zero if there is a finding. API_FUZZ_SEED sets another seed.
 """
 
 import http.server
@@ -20,10 +20,11 @@ import urllib.request
 
 SEED = os.environ.get("API_FUZZ_SEED", "20261125")
 HERE = pathlib.Path(__file__).parent
-# The sources' downstream answers by their names; `slow` keeps an event in `processing` for a while.
+# The downstream's response status for each source. `slow` keeps an event in `processing` for a
+# while.
 STATUS_CODES = {"taken": 200, "refused": 422, "failing": 503, "slow": 200, "restamping": 200, "named": 200}
 OWN_HEADER = "X-Own-Key"
-# What the requests have to get as answers, for the run to be worth something.
+# The statuses that each route must have answered with, so that the run counts as a test.
 WANTED = {
     ("POST", "webhooks", ""): {202, 400, 404, 422},
     ("PUT", "webhooks", ""): {405},
@@ -100,7 +101,7 @@ def main():
         address=address, folder=folder, sink="http://127.0.0.1:%d" % sink.server_port, own_header=OWN_HEADER
     )
     (folder / "surehook.toml").write_text(text)
-    # A run that is told to end stops the program, as one does that is interrupted.
+    # On SIGTERM, stop the program too, as on an interrupt.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     with open(folder / "surehook.log", "wb") as log:
         service = subprocess.Popen([program, "serve", "--config", folder / "surehook.toml"], stderr=log, cwd=folder)
@@ -108,7 +109,8 @@ def main():
         base = f"http://{address}"
         document = wait_for(service, base, folder)
         found = schemathesis(base, document, folder, "every-operation", HERE / "schemathesis.toml", [])
-        # A source may take its key from another header. The document says to read that name in the default's place.
+        # A source may read its key from another header. The document tells its readers to put that
+        # name in place of the default.
         renamed = json.loads(json.dumps(document).replace('"name": "Idempotency-Key"', f'"name": "{OWN_HEADER}"'))
         assert renamed != document, "the document does not name the default header"
         only = ["--include-operation-id", "postWebhook"]
@@ -120,7 +122,7 @@ def main():
     finally:
         stopped = stop(service)
     if stopped != 0:
-        print(f"the program did not end well ({stopped}): see {folder}/surehook.log")
+        print(f"the program exited with {stopped}: see {folder}/surehook.log")
     if found or stopped != 0 or b"panicked" in (folder / "surehook.log").read_bytes():
         sys.exit(f"findings: the requests are in {folder}, the seed was {SEED}")
     print(f"no findings; the seed was {SEED}")
@@ -140,18 +142,18 @@ def wait_for(service, base, folder):
 
 
 def schemathesis(base, document, folder, name, configuration, more):
-    """Whether there are findings."""
+    """Runs schemathesis once. Returns whether there are findings."""
     described = folder / f"{name}.json"
     described.write_text(json.dumps(document))
     print(f"--- {name}: seed {SEED}", flush=True)
     command = [pathlib.Path(sys.executable).with_name("schemathesis"), "--config-file", configuration, "run", described]
     command += ["--url", base, "--seed", SEED, "--report-har-path", folder / f"{name}.har", *more]
-    # Bounded by the examples of the configuration; the time is for a program that hangs.
+    # The configuration bounds the number of examples. The timeout is for a program that hangs.
     return subprocess.run(command, cwd=folder, timeout=600).returncode != 0
 
 
 def unseen(folder, name):
-    """Whether the run missed an answer that it is for: requests that are all refused would find nothing either."""
+    """Whether the run missed a response of WANTED. Without this check, a run whose requests are all refused passes."""
     seen = {}
     for entry in json.loads((folder / f"{name}.har").read_text())["log"]["entries"]:
         segments = urllib.parse.urlsplit(entry["request"]["url"]).path.strip("/").split("/")

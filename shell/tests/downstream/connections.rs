@@ -1,4 +1,4 @@
-//! How connections are made, and how long they are used.
+//! How connections to downstreams are opened, kept alive and closed.
 
 use crate::sink::{Act, ENOUGH, Sink, sent, until, within};
 use bytes::Bytes;
@@ -27,7 +27,7 @@ use tokio_rustls::rustls::{
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// Each name's address is 127.0.0.N, and N can change.
+/// A resolver that answers 127.0.0.N for every name. The test can change N.
 #[derive(Clone)]
 struct Moving(Arc<AtomicU8>);
 
@@ -55,7 +55,7 @@ fn downstream(
 }
 
 #[tokio::test]
-async fn constant_deliveries_follow_a_name_that_moves() {
+async fn constant_deliveries_follow_a_changed_dns_record() {
     let before = Sink::answering(OK).await;
     let after = Sink::start_at(
         SocketAddr::from(([127, 0, 0, 2], before.address.port())),
@@ -74,7 +74,7 @@ async fn constant_deliveries_follow_a_name_that_moves() {
     assert_eq!(
         (before.requests().len(), before.connections.load(Ordering::SeqCst)),
         (5, 1),
-        "connections are kept"
+        "connections are kept alive"
     );
 
     name.0.store(2, Ordering::SeqCst);
@@ -92,14 +92,14 @@ async fn constant_deliveries_follow_a_name_that_moves() {
     assert_eq!(
         (before.requests().len(), after.requests().len()),
         (sent_before, 2),
-        "nothing goes to the old address any more"
+        "no more requests go to the old address"
     );
     until(|| before.closed.load(Ordering::SeqCst) == before.connections.load(Ordering::SeqCst))
         .await;
 }
 
 #[tokio::test]
-async fn a_delivery_in_flight_outlives_the_age_of_its_connection() {
+async fn a_delivery_in_flight_continues_after_its_connection_reaches_the_maximum_age() {
     let late = Act::AnswerLateAndHang(Duration::from_millis(500), OK.into());
     let sink = Sink::start(late).await;
     let url = format!("http://moves.test:{}/", sink.address.port());
@@ -118,7 +118,7 @@ async fn a_delivery_in_flight_outlives_the_age_of_its_connection() {
 }
 
 #[tokio::test]
-async fn a_tls_connection_that_ends_without_close_notify_does_not_change_the_status() {
+async fn a_missing_close_notify_does_not_change_the_status() {
     let cases: [(&[u8], Reply); 3] = [
         (b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello", response(b"hello")),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello", response(b"hello")),
@@ -145,7 +145,7 @@ fn response(excerpt: &'static [u8]) -> Reply {
     Reply::Response { status_code: 200, retry_after: None, excerpt: Bytes::from_static(excerpt) }
 }
 
-/// A server with TLS that answers and closes the socket under it.
+/// A TLS server that answers and then closes the socket without `close_notify`.
 async fn tls_that_breaks_off(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
@@ -170,7 +170,7 @@ async fn tls_that_breaks_off(answer: &'static [u8]) -> String {
     url
 }
 
-/// Takes whatever certificate comes: these tests are not about trust.
+/// Accepts every certificate: these tests do not cover trust.
 #[derive(Debug)]
 struct Trusting(CryptoProvider);
 

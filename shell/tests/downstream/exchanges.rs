@@ -1,4 +1,4 @@
-//! What is sent, and what is made of a reply that comes.
+//! The request that a delivery sends, and the reply that a response becomes.
 
 use crate::sink::{Act, ENOUGH, Sink, claim, downstream, sent, until, within};
 use bytes::Bytes;
@@ -24,7 +24,7 @@ fn response(reply: Reply) -> (u16, Option<Duration>, Bytes) {
     }
 }
 
-/// A request's line, its header lines in their order, and its body.
+/// The request line, the header lines in order, and the body of a request.
 fn parts(request: &[u8]) -> (&[u8], Vec<&[u8]>, &[u8]) {
     let end = request.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
     let mut lines = request[..end].split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii_end);
@@ -32,7 +32,7 @@ fn parts(request: &[u8]) -> (&[u8], Vec<&[u8]>, &[u8]) {
 }
 
 #[tokio::test]
-async fn an_event_is_sent_byte_for_byte_with_what_names_it() {
+async fn an_event_is_sent_byte_for_byte_with_the_surehook_headers() {
     let sink = Sink::answering(OK).await;
     let headers =
         b"x-sig: one\r\nx-bytes: caf\xc3\xa9 \xff\r\nx-sig: two\r\naccept-encoding: br\r\nx-empty: \r\nsurehook-attempt: 9\r\n\r\n";
@@ -64,13 +64,13 @@ async fn an_event_is_sent_byte_for_byte_with_what_names_it() {
     assert_eq!(
         headers.len(),
         11,
-        "these, and reqwest's own `accept`: {:?}",
+        "the headers above and reqwest's own `accept`: {:?}",
         String::from_utf8_lossy(&requests[0])
     );
 }
 
 #[tokio::test]
-async fn an_empty_body_is_declared_as_one_and_nothing_is_added() {
+async fn an_empty_body_has_content_length_0_and_no_added_headers() {
     let sink = Sink::answering(OK).await;
     within(downstream(&sink.url()).send(&claim(b"\r\n", b""), ENOUGH)).await;
     let requests = sink.requests();
@@ -90,7 +90,7 @@ async fn an_empty_body_is_declared_as_one_and_nothing_is_added() {
 }
 
 #[tokio::test]
-async fn user_and_password_of_a_destination_become_its_authorization_and_nobody_elses() {
+async fn credentials_in_a_url_become_the_authorization_of_that_destination_only() {
     let sink = Sink::answering(OK).await;
     let url = format!("http://user:p%40ss@{}/hook", sink.address);
     within(downstream(&url).send(&claim(b"authorization: Bearer producers\r\n\r\n", b""), ENOUGH))
@@ -114,7 +114,7 @@ async fn user_and_password_of_a_destination_become_its_authorization_and_nobody_
 }
 
 #[test]
-fn a_destination_that_cannot_be_sent_to_is_an_error_that_keeps_its_secrets() {
+fn an_unsupported_destination_is_an_error_that_shows_no_password() {
     let url = "http://user:hush@[::1]:99/".parse::<reqwest::Url>().unwrap();
     let source = || SourceName::parse("plain").unwrap();
     assert!(ReqwestDownstream::new(BTreeMap::from([(source(), url)])).is_ok());
@@ -130,7 +130,7 @@ fn a_destination_that_cannot_be_sent_to_is_an_error_that_keeps_its_secrets() {
 }
 
 #[tokio::test]
-async fn every_status_code_is_told_as_it_is() {
+async fn every_status_code_is_reported_unchanged() {
     for status_code in [200, 204, 304, 400, 429, 500, 599, 999] {
         let sink =
             Sink::answering(format!("HTTP/1.1 {status_code} x\r\ncontent-length: 0\r\n\r\n")).await;
@@ -156,7 +156,7 @@ async fn a_redirect_is_a_reply_and_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_compressed_response_is_kept_as_it_came() {
+async fn a_compressed_response_is_kept_compressed() {
     let sink = Sink::answering(
         b"HTTP/1.1 503 x\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00",
     )
@@ -168,7 +168,7 @@ async fn a_compressed_response_is_kept_as_it_came() {
 }
 
 #[tokio::test]
-async fn the_start_of_a_response_is_kept_and_its_connection_used_again() {
+async fn the_start_of_a_response_is_kept_and_its_connection_reused() {
     let body: Vec<u8> = (0..=255).cycle().take(5000).collect();
     let chunked = [
         &b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1388\r\n"[..],
@@ -188,7 +188,7 @@ async fn the_start_of_a_response_is_kept_and_its_connection_used_again() {
 }
 
 #[tokio::test]
-async fn a_response_that_is_too_long_costs_its_connection_and_nothing_else() {
+async fn a_response_that_is_too_long_only_closes_its_connection() {
     for head in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n"] {
         let sink = Sink::start(Act::Flood(head.into())).await;
         let downstream = downstream(&sink.url());
@@ -202,7 +202,7 @@ async fn a_response_that_is_too_long_costs_its_connection_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_the_downstream_has_closed_is_not_noticed() {
+async fn a_kept_connection_that_the_downstream_closed_fails_no_delivery() {
     let sink = Sink::start(Act::AnswerAndClose(OK.into())).await;
     let downstream = downstream(&sink.url());
     for sent_before in 0..20 {
@@ -213,7 +213,7 @@ async fn a_kept_connection_that_the_downstream_has_closed_is_not_noticed() {
 }
 
 #[tokio::test]
-async fn what_retry_after_asks_for_is_told() {
+async fn retry_after_is_parsed_as_seconds_or_as_a_date() {
     let in_a_minute = Timestamp::now().checked_add(Duration::from_mins(1)).unwrap();
     let in_a_minute = DateTimePrinter::new().timestamp_to_rfc9110_string(&in_a_minute).unwrap();
     let date = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
@@ -245,7 +245,7 @@ async fn what_retry_after_asks_for_is_told() {
 }
 
 #[tokio::test]
-async fn a_time_out_that_no_clock_can_name_is_no_time_out() {
+async fn a_timeout_beyond_the_range_of_the_clock_is_unlimited() {
     let sink = Sink::answering(OK).await;
     assert_eq!(response(sent(&downstream(&sink.url()), Duration::MAX).await).0, 200);
 }

@@ -1,4 +1,4 @@
-//! What is told of a delivery that got no complete reply.
+//! How a delivery without a complete response head is classified.
 
 use crate::sink::{Act, ENOUGH, Sink, claim, downstream, sent, within};
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ async fn failure(act: Act) -> DeliveryError {
     failure_at(&Sink::start(act).await.url(), ENOUGH).await
 }
 
-/// The failure of a delivery that takes its whole time-out, and no more.
+/// The failure of a delivery that must last until its timeout, and not much longer.
 async fn late_failure(url: &str) -> DeliveryError {
     let begun = Instant::now();
     let failure = failure_at(url, SHORT).await;
@@ -37,7 +37,7 @@ async fn late_failure(url: &str) -> DeliveryError {
 }
 
 #[tokio::test]
-async fn nobody_listens() {
+async fn a_closed_port_is_connection_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -48,7 +48,7 @@ async fn nobody_listens() {
 }
 
 #[tokio::test]
-async fn there_is_no_way_to_the_address() {
+async fn an_unroutable_address_is_connection_failed() {
     assert_eq!(
         failure_at("http://255.255.255.255/", ENOUGH).await,
         DeliveryError::ConnectionFailed
@@ -56,12 +56,12 @@ async fn there_is_no_way_to_the_address() {
 }
 
 #[tokio::test]
-async fn the_name_does_not_resolve() {
+async fn an_unknown_name_is_a_dns_error() {
     assert_eq!(failure_at("http://no-such-host.invalid/", ENOUGH).await, DeliveryError::Dns);
 }
 
 #[tokio::test]
-async fn the_connection_breaks_before_the_response_or_within_its_head() {
+async fn a_connection_that_closes_before_the_head_ends_is_connection_reset() {
     for act in [
         Act::Reset,
         Act::AnswerAndClose(b"".into()),
@@ -74,7 +74,7 @@ async fn the_connection_breaks_before_the_response_or_within_its_head() {
 }
 
 #[tokio::test]
-async fn what_comes_back_is_no_http() {
+async fn a_response_that_is_not_http_is_invalid() {
     let endless_head = format!("HTTP/1.1 200 OK\r\nx: {}", "v".repeat(1 << 20));
     for answer in [
         &b"SSH-2.0-OpenSSH_9.2\r\n\r\n"[..],
@@ -95,7 +95,7 @@ async fn what_comes_back_is_no_http() {
 }
 
 #[tokio::test]
-async fn no_response_begins_in_time() {
+async fn a_missing_response_head_is_a_timeout() {
     for answer in [&b""[..], b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"] {
         let sink = Sink::start(Act::AnswerAndHang(answer.into())).await;
         assert_eq!(late_failure(&sink.url()).await, DeliveryError::Timeout);
@@ -106,8 +106,8 @@ async fn no_response_begins_in_time() {
 }
 
 #[tokio::test]
-async fn the_other_side_speaks_no_tls() {
-    // What a server says that takes the handshake for a bad request.
+async fn a_server_without_tls_is_a_tls_error() {
+    // An HTTP server answers like this when it reads a TLS handshake as a request.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -121,7 +121,7 @@ async fn the_other_side_speaks_no_tls() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_nobody_vouches_for_is_refused_and_the_name_was_asked_for() {
+async fn an_untrusted_certificate_is_refused_and_sni_names_the_host() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
     let downstream = downstream(&url);
@@ -145,7 +145,7 @@ async fn a_certificate_that_nobody_vouches_for_is_refused_and_the_name_was_asked
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_fails_without_a_panic() {
+async fn an_event_that_cannot_be_sent_fails_without_a_panic() {
     let nowhere = ReqwestDownstream::new(BTreeMap::new()).unwrap();
     assert_eq!(sent(&nowhere, ENOUGH).await, Reply::Failed(DeliveryError::ConnectionFailed));
     let sink = Sink::answering("").await;

@@ -1,4 +1,5 @@
-//! A downstream made of a TCP socket: it keeps every request as it came, and does to each what the test says.
+//! A downstream made of a TCP socket. It records every request byte for byte, and reacts to each as
+//! the test chose.
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -20,29 +21,29 @@ use tokio::time::timeout;
 /// Longer than anything here takes.
 pub(crate) const ENOUGH: Duration = Duration::from_secs(20);
 
-/// What the sink does when a request has come in whole.
+/// The reaction of the sink to a complete request.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     /// Answers, and waits for the next request on this connection.
     Answer(Vec<u8>),
-    /// Answers, and ends the connection.
+    /// Answers, and closes the connection.
     AnswerAndClose(Vec<u8>),
-    /// Answers so much, and nothing after it.
+    /// Sends these bytes, and then nothing more.
     AnswerAndHang(Vec<u8>),
-    /// Waits so long, answers so much, and nothing after it.
+    /// Waits for this time, sends these bytes, and then nothing more.
     AnswerLateAndHang(Duration, Vec<u8>),
-    /// Answers so much, and then one byte every few milliseconds without end.
+    /// Sends these bytes, and then one byte every few milliseconds without end.
     Drip(Vec<u8>),
-    /// Answers so much, and then as fast as it can without end.
+    /// Sends these bytes, and then more as fast as possible without end.
     Flood(Vec<u8>),
-    /// Breaks the connection.
+    /// Resets the connection.
     Reset,
 }
 
 pub(crate) struct Sink {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
-    /// Connections that the sink has closed.
+    /// The number of connections that the sink has closed.
     pub(crate) closed: Arc<AtomicUsize>,
     requests: Arc<Mutex<Vec<Vec<u8>>>>,
 }
@@ -123,7 +124,7 @@ async fn serve(mut stream: TcpStream, act: Act, requests: &Mutex<Vec<Vec<u8>>>) 
     }
 }
 
-/// One request, whose length is declared; `None` at the end of the connection.
+/// Reads one request with a declared length. Returns `None` at the end of the connection.
 async fn read_request(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {
@@ -174,7 +175,7 @@ pub(crate) async fn sent(downstream: &ReqwestDownstream, limit: Duration) -> Rep
 }
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(ENOUGH, future).await.expect("it hangs")
+    timeout(ENOUGH, future).await.expect("the operation did not finish in time")
 }
 
 /// Polls until `condition` holds.

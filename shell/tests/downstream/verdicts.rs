@@ -1,4 +1,5 @@
-//! The status of a complete response head is the reply, whatever else is wrong with the response.
+//! The status of a complete response head decides the reply, even if the rest of the response is
+//! malformed.
 
 use crate::sink::{Act, ENOUGH, Sink, downstream, sent};
 use bytes::Bytes;
@@ -81,7 +82,7 @@ async fn interim_responses_are_not_the_reply() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_does_not_change_the_status() {
+async fn a_truncated_body_does_not_change_the_status() {
     let closed: [(&[u8], &[u8]); 5] = [
         (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello", b"hello"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n", b""),
@@ -96,11 +97,11 @@ async fn a_body_that_breaks_off_does_not_change_the_status() {
     }
 }
 
-/// More than the time for a body, and less than the time-out.
+/// More than the time limit for a body, and less than the timeout of the delivery.
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn a_body_that_does_not_end_is_waited_for_a_short_time() {
+async fn an_endless_body_is_read_for_a_short_time_only() {
     let acts: [(Act, &[u8]); 3] = [
         (
             Act::AnswerAndHang(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello".into()),
@@ -123,7 +124,7 @@ async fn a_body_that_does_not_end_is_waited_for_a_short_time() {
 }
 
 #[tokio::test]
-async fn a_body_is_not_waited_for_beyond_the_time_out() {
+async fn a_body_is_not_read_beyond_the_timeout() {
     let limit = Duration::from_millis(400);
     for act in [
         Act::AnswerAndHang(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n".into()),
@@ -132,13 +133,13 @@ async fn a_body_is_not_waited_for_beyond_the_time_out() {
         let sink = Sink::start(act.clone()).await;
         let begun = Instant::now();
         assert_eq!(sent(&downstream(&sink.url()), limit).await, ok(b""), "{act:?}");
-        // Less than the time for a body alone.
+        // Less than the time limit for a body.
         assert!(begun.elapsed() < limit * 2, "{act:?}: {:?}", begun.elapsed());
     }
 }
 
 #[tokio::test]
-async fn a_connection_whose_body_did_not_end_is_not_used_again() {
+async fn a_connection_with_an_unfinished_body_is_not_reused() {
     let sink = Sink::start(Act::AnswerAndHang(
         b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello".into(),
     ))
@@ -151,7 +152,7 @@ async fn a_connection_whose_body_did_not_end_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn a_response_that_comes_before_the_request_is_read_is_the_reply() {
+async fn a_response_sent_before_the_request_is_read_is_the_reply() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -160,7 +161,8 @@ async fn a_response_that_comes_before_the_request_is_read_is_the_reply() {
             let mut head = [0; 64];
             stream.read_exact(&mut head).await.unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
-            // What else comes is read, so that the kernel does not break the connection, and answered by nothing.
+            // Read the rest of the request without answering, so that the kernel does not reset the
+            // connection.
             tokio::spawn(async move {
                 while stream.read(&mut head).await.is_ok_and(|read| read > 0) {}
             });

@@ -1,4 +1,4 @@
-//! Requests that nobody would write.
+//! Random requests: every response is JSON, and none is a server error.
 
 use crate::world::{Setup, World, json};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ fn path() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn every_request_has_an_answer_that_is_json_and_no_fault_of_ours(
+    fn every_request_gets_a_json_response_and_no_server_error(
         method in "(GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|[A-Z]{1,10})", path in path(),
         key in proptest::collection::vec(prop_oneof![Just(b'\t'), 0x20..=0x7eu8, 0x80..=0xffu8], 0..300),
         keys in 0..3usize, body in proptest::collection::vec(any::<u8>(), 0..1200),
@@ -41,7 +41,7 @@ proptest! {
                 assert_eq!(response.headers()["content-type"], "application/problem+json");
                 assert_eq!(answer["status"], response.status().as_u16());
             }
-            assert_eq!(world.store.stored().len(), usize::from(response.status() == 202), "stored if and only if accepted");
+            assert_eq!(world.store.stored().len(), usize::from(response.status() == 202), "an event is stored if and only if it is accepted");
         });
     }
 }

@@ -1,5 +1,5 @@
-//! What a request's head has to say before its route is asked: its host, its framing, and that no page in a browser sent it
-//! to an operators' route by itself.
+//! Checks of a request's head that come before its route: its host, its framing, and that no web
+//! page in a browser sent it to an operators' route.
 
 use crate::sockets::{LIMITS, Server};
 use crate::world::{Setup, World, assert_problem};
@@ -27,7 +27,7 @@ async fn answered(
 }
 
 #[tokio::test]
-async fn a_page_of_another_site_uses_no_operators_route() {
+async fn a_page_of_another_site_cannot_use_operator_routes() {
     let mut world = World::start(Setup::default());
     for face in [Face::Everyone, Face::Operators] {
         world.face = face;
@@ -40,7 +40,7 @@ async fn a_page_of_another_site_uses_no_operators_route() {
             ] {
                 assert_problem(&answered(&world, method, path, &[header]).await, 403, "cross-site");
             }
-            // A page that this listener served, and whoever is no browser.
+            // A page that this listener served, and clients that are not browsers.
             for headers in [
                 &[("sec-fetch-site", "same-origin"), ("origin", "http://test")][..],
                 &[("sec-fetch-site", "none")],
@@ -57,12 +57,12 @@ async fn a_page_of_another_site_uses_no_operators_route() {
     let sources = answered(&world, "GET", "/sources", &[]).await;
     assert!(
         String::from_utf8_lossy(sources.body()).contains("\"paused_since\":null"),
-        "resumed at the end by whom it may"
+        "the last allowed request has resumed the source"
     );
 }
 
 #[tokio::test]
-async fn a_rebound_name_uses_no_operators_route_of_a_loopback_listener() {
+async fn dns_rebinding_cannot_reach_operator_routes_of_a_loopback_listener() {
     let mut world = World::start(Setup::default());
     world.access = Access::new(true, ["ops.example".to_owned()]);
     for (method, path) in OPERATORS {
@@ -88,7 +88,7 @@ async fn a_rebound_name_uses_no_operators_route_of_a_loopback_listener() {
 }
 
 #[tokio::test]
-async fn producers_and_load_balancers_come_by_any_host_and_from_anywhere() {
+async fn producers_and_load_balancers_may_use_any_host_and_origin() {
     let mut world = World::start(Setup::default());
     world.access = Access::new(true, []);
     let foreign = [
@@ -109,7 +109,7 @@ async fn producers_and_load_balancers_come_by_any_host_and_from_anywhere() {
 }
 
 #[tokio::test]
-async fn a_request_says_once_which_host_it_is_for() {
+async fn a_request_must_have_exactly_one_valid_host() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     let lines = [
@@ -139,12 +139,12 @@ async fn a_request_says_once_which_host_it_is_for() {
     client
         .send("POST /webhooks/plain HTTP/1.0\r\nIdempotency-Key: k\r\nContent-Length: 1\r\n\r\nx")
         .await;
-    assert_eq!(client.response().await.status(), 202, "HTTP/1.0 has no such header");
+    assert_eq!(client.response().await.status(), 202, "HTTP/1.0 does not require `Host`");
     assert_eq!(world.store.stored().len(), 1);
 }
 
 #[tokio::test]
-async fn a_transfer_coding_that_is_not_taken_off_is_not_accepted() {
+async fn unsupported_transfer_codings_are_refused() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     for codings in [

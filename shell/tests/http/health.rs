@@ -1,4 +1,4 @@
-//! What a process tells of itself.
+//! `/health` and `/ready`.
 
 use crate::world::{Mode, Setup, World, assert_problem, header, json};
 use futures::future::join_all;
@@ -9,7 +9,7 @@ use surehook::health::{Alive, Loop};
 use tokio::time::{Instant, sleep};
 
 #[tokio::test]
-async fn a_process_that_works_is_healthy_and_ready() {
+async fn a_working_process_is_healthy_and_ready() {
     let world = World::start(Setup::default());
     let _alive = world.app.health.watch(Loop::Worker);
     let (health, ready) = (world.get("/health").await, world.get("/ready").await);
@@ -18,7 +18,7 @@ async fn a_process_that_works_is_healthy_and_ready() {
 }
 
 #[tokio::test]
-async fn health_never_asks_the_database() {
+async fn health_never_uses_the_database() {
     let world = World::start(Setup::default());
     world.store.set(Mode::Hangs);
     assert_eq!(world.get("/health").await.status(), 200);
@@ -26,7 +26,7 @@ async fn health_never_asks_the_database() {
 }
 
 #[tokio::test]
-async fn a_process_whose_loop_has_ended_is_not_ready_and_names_it() {
+async fn a_process_with_a_dead_loop_is_not_ready_and_names_it() {
     let world = World::start(Setup::default());
     let health = world.app.health.clone();
     let died = tokio::spawn(async move {
@@ -41,7 +41,7 @@ async fn a_process_whose_loop_has_ended_is_not_ready_and_names_it() {
 }
 
 #[tokio::test]
-async fn a_process_that_drains_refuses_everything_but_to_tell_of_itself() {
+async fn a_draining_process_refuses_everything_except_health_and_its_api_description() {
     let world = World::start(Setup::default());
     let id = world.accepted("k1").await;
     world.app.health.drain();
@@ -62,7 +62,7 @@ async fn a_process_that_drains_refuses_everything_but_to_tell_of_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_database_that_fails_or_hangs_makes_the_process_not_ready_until_it_is_back() {
+async fn a_failing_or_hanging_database_makes_the_process_unready() {
     let world = World::start(Setup::default());
     for mode in [Mode::Unavailable, Mode::Hangs, Mode::Unknown] {
         world.store.set(mode);
@@ -78,7 +78,7 @@ async fn a_database_that_fails_or_hangs_makes_the_process_not_ready_until_it_is_
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_many_ask_the_database_is_asked_once_in_a_while() {
+async fn concurrent_readiness_checks_share_one_ping_of_the_database() {
     let world = World::start(Setup::default());
     world.store.set(Mode::Hangs);
     let asked = join_all((0..100).map(|_| world.get("/ready"))).await;
@@ -96,7 +96,7 @@ async fn however_many_ask_the_database_is_asked_once_in_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_outlives_the_one_who_asked_first() {
+async fn a_ping_continues_when_its_first_caller_is_gone() {
     let world = World::start(Setup::default());
     world.store.set(Mode::Hangs);
     {
@@ -108,7 +108,8 @@ async fn a_ping_outlives_the_one_who_asked_first() {
     assert_eq!(world.store.pings.load(Ordering::SeqCst), 1);
 }
 
-/// A process with an intake; one that has stored nothing yet is in doubt, which its first probe settles.
+/// A process whose intake is known to work. An intake that has stored nothing yet is in doubt; its
+/// first probe ends the doubt.
 async fn proven() -> (World, Alive) {
     let world = World::start(Setup::default());
     let alive = world.app.health.watch(Loop::Intake);
@@ -118,7 +119,7 @@ async fn proven() -> (World, Alive) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_cannot_store_is_not_ready_until_a_probe_succeeds() {
+async fn a_process_that_cannot_store_is_unready_until_a_probe_succeeds() {
     let (world, _alive) = proven().await;
     let probes = || world.store.probes.load(Ordering::SeqCst) - 1;
     for mode in [Mode::Unavailable, Mode::Unknown, Mode::Conflict] {
@@ -131,7 +132,7 @@ async fn a_process_that_cannot_store_is_not_ready_until_a_probe_succeeds() {
                 json(&response)["detail"].as_str().unwrap().contains("new events cannot be stored")
             );
         }
-        assert_eq!(probes() - before, 1, "all who ask share one probe");
+        assert_eq!(probes() - before, 1, "all callers share one probe");
         sleep(Duration::from_secs(2)).await;
         assert_problem(&world.get("/ready").await, 503, "database-unavailable");
 
@@ -140,13 +141,13 @@ async fn a_process_that_cannot_store_is_not_ready_until_a_probe_succeeds() {
         assert_eq!(world.get("/ready").await.status(), 200);
         assert_eq!(probes() - before, 3);
         assert_eq!(world.get("/ready").await.status(), 200);
-        assert_eq!(probes() - before, 3, "without a doubt nothing is written");
+        assert_eq!(probes() - before, 3, "no probe is written while the intake is known to work");
         sleep(Duration::from_secs(2)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_commit_that_hangs_makes_the_process_not_ready_and_probes_do_not_pile_up() {
+async fn a_hanging_commit_makes_the_process_unready_and_starts_one_probe() {
     let (world, _alive) = proven().await;
     world.store.set_storing(Mode::Hangs);
     assert_problem(&world.post("k", b"").await, 503, "database-timeout");
@@ -156,7 +157,7 @@ async fn a_commit_that_hangs_makes_the_process_not_ready_and_probes_do_not_pile_
         assert!(begun.elapsed() < Duration::from_secs(2));
         sleep(Duration::from_secs(1)).await;
     }
-    assert_eq!(world.store.probes.load(Ordering::SeqCst), 2, "one probe is under way");
+    assert_eq!(world.store.probes.load(Ordering::SeqCst), 2, "only one probe is in flight");
     world.store.set_storing(Mode::Works);
     sleep(Duration::from_secs(1)).await;
     assert_eq!(world.get("/ready").await.status(), 200);

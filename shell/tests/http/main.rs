@@ -1,11 +1,12 @@
-//! The HTTP surface: its real routes and its real server, over a store in memory whose faults can be switched.
+//! The HTTP surface: the real routes and the real server on a store in memory, whose faults the
+//! tests switch on and off.
 
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 
 #[path = "../../../tests/src/openapi.rs"]
 #[allow(
     unreachable_pub,
-    reason = "the end-to-end tests hold the program's answers against the document by the same file"
+    reason = "the end-to-end tests check the program's responses against the document with the same file"
 )]
 mod document;
 mod fuzz;

@@ -1,6 +1,7 @@
-//! The document at `/openapi.json` says what the program does: no more, no less, and the same as the README.
+//! The document at `/openapi.json` describes exactly what the program does, and agrees with the
+//! README.
 //!
-//! That each answer is as the document says is checked wherever an answer is got; see [`World::answer`].
+//! Every response that [`World::answer`] returns is checked against the document there.
 
 use crate::world::{Setup, World, document};
 use bytes::Bytes;
@@ -25,7 +26,7 @@ const METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "QUERY"];
 
 #[test]
-fn every_route_is_in_the_document_and_in_the_readme_and_no_other_is() {
+fn the_document_and_the_readme_list_exactly_the_served_routes() {
     let served: BTreeSet<String> = ROUTES
         .split("warp::path!(")
         .skip(1)
@@ -64,7 +65,7 @@ fn template(segments: &str) -> String {
         .collect()
 }
 
-/// A path template without its parameters' names.
+/// A path template without the names of its parameters.
 fn anonymous(path: &str) -> String {
     path.split('/')
         .skip(1)
@@ -77,7 +78,7 @@ fn anonymous(path: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_method_of_a_route_is_in_the_document_and_no_other_is() {
+async fn the_document_lists_exactly_the_allowed_methods_of_each_route() {
     let world = World::start(Setup::default());
     let id = world.accepted("k1").await.to_string();
     for (path, described) in document().paths() {
@@ -101,7 +102,7 @@ async fn every_method_of_a_route_is_in_the_document_and_no_other_is() {
 }
 
 #[tokio::test]
-async fn the_document_is_served_as_it_is_checked_in_whatever_the_role() {
+async fn every_role_serves_the_document_unchanged() {
     for takes_webhooks in [true, false] {
         let world = World::start(Setup { takes_webhooks, ..Setup::default() });
         let response = world.get("/openapi.json").await;
@@ -113,7 +114,7 @@ async fn the_document_is_served_as_it_is_checked_in_whatever_the_role() {
 }
 
 #[test]
-fn every_kind_of_problem_is_in_the_document_where_its_status_code_is() {
+fn the_document_has_every_problem_under_its_status_code() {
     let mut described = BTreeMap::new();
     for (name, schema) in document().at("/components/schemas").as_object().unwrap() {
         if let Some(slug) = name.strip_prefix("problem.") {
@@ -127,7 +128,8 @@ fn every_kind_of_problem_is_in_the_document_where_its_status_code_is() {
         .map(|kind| (kind.urn().to_owned(), (kind.status().as_u16().into(), kind.title().into())));
     assert_eq!(described, kinds.collect());
 
-    // By status code: of the operations' own responses, and of the shared ones.
+    // The pairs of problem and status code, in the operations' own responses and in the shared
+    // ones.
     let mut listed: BTreeSet<(String, u64)> = BTreeSet::new();
     let operations = document()
         .at("/paths")
@@ -159,7 +161,7 @@ fn every_kind_of_problem_is_in_the_document_where_its_status_code_is() {
 }
 
 #[test]
-fn every_kind_of_problem_is_in_the_readme_beside_its_status_code() {
+fn the_readme_lists_every_problem_with_its_status_code() {
     let table = README
         .split("`urn:surehook:problem:` and one of:")
         .nth(1)
@@ -186,17 +188,17 @@ fn every_kind_of_problem_is_in_the_readme_beside_its_status_code() {
 }
 
 #[test]
-fn the_event_that_the_readme_shows_is_one() {
+fn the_example_event_in_the_readme_matches_the_schema() {
     let block = README
         .split("```json\n")
         .nth(1)
         .and_then(|rest| rest.split("```").next())
         .expect("the README shows an event");
-    document().assert_is("Event", &serde_json::from_str(block).expect("it is JSON"));
+    document().assert_is("Event", &serde_json::from_str(block).expect("the example is JSON"));
 }
 
 #[test]
-fn every_name_that_an_event_can_bear_is_in_the_document() {
+fn the_document_lists_every_status_reason_verdict_and_delivery_error() {
     let names = |schema: &str| document().at(&format!("/components/schemas/{schema}/enum")).clone();
     assert_eq!(names("Status"), Value::from(Status::ALL.map(Status::as_str).to_vec()));
     assert_eq!(names("Reason"), Value::from(Reason::ALL.map(Reason::as_str).to_vec()));
@@ -208,7 +210,7 @@ fn every_name_that_an_event_can_bear_is_in_the_document() {
 }
 
 #[test]
-fn every_reference_leads_somewhere_and_every_part_is_referred_to() {
+fn every_reference_resolves_and_every_component_is_used() {
     let whole: Value = serde_json::from_slice(OPENAPI).unwrap();
     let referred: BTreeSet<String> = references(&whole).into_iter().collect();
     let components = document().at("/components").as_object().unwrap();
@@ -218,7 +220,7 @@ fn every_reference_leads_somewhere_and_every_part_is_referred_to() {
             parts.as_object().unwrap().keys().map(move |name| format!("#/components/{kind}/{name}"))
         })
         .collect();
-    // These two answer what is no operation; the document's description names them.
+    // No operation refers to these two responses. The document's description names them instead.
     let described = document().at("/info/description").as_str().unwrap();
     let unlisted =
         ["#/components/responses/MethodNotAllowed", "#/components/responses/UnknownRoute"];
@@ -238,7 +240,7 @@ fn every_reference_leads_somewhere_and_every_part_is_referred_to() {
         .flat_map(|path| path.as_object().unwrap().values())
     {
         if let Some(name) = operation["operationId"].as_str() {
-            assert!(operations.insert(name.to_owned()), "{name} is there twice");
+            assert!(operations.insert(name.to_owned()), "operation id {name} is used twice");
         }
         let responses =
             operation["responses"].as_object().into_iter().flatten().map(|(_, response)| response);
@@ -252,7 +254,7 @@ fn every_reference_leads_somewhere_and_every_part_is_referred_to() {
     assert!(!links.is_empty() && links.is_subset(&operations), "{links:?}");
 }
 
-/// Every reference in a part of the document.
+/// Every `$ref` in a part of the document.
 fn references(value: &Value) -> Vec<String> {
     match value {
         Value::Object(members) => members
@@ -268,7 +270,7 @@ fn references(value: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_event_of_each_status_with_each_kind_of_attempt_is_as_described() {
+async fn an_event_of_each_status_and_attempt_matches_the_document() {
     let world = World::start(Setup::default());
     for (number, status) in Status::ALL.into_iter().enumerate() {
         let id = world.accepted(&format!("k{number}")).await;
@@ -316,7 +318,7 @@ fn of_status(status: Status, record: EventRecord) -> EventRecord {
     }
 }
 
-/// Whether the document lets a parameter have this value.
+/// Whether the document's schema of a parameter accepts this value.
 fn takes(parameter: &'static str, value: &str) -> bool {
     static SCHEMAS: LazyLock<BTreeMap<&str, jsonschema::Validator>> = LazyLock::new(|| {
         let pointers = [
@@ -335,19 +337,19 @@ fn takes(parameter: &'static str, value: &str) -> bool {
 
 proptest! {
     #[test]
-    fn what_the_document_calls_a_key_is_one_and_nothing_else_is(
+    fn the_key_schema_accepts_exactly_the_valid_keys(
         key in prop_oneof![r"[ -~]{0,6}", r#""?[a"\\]{0,8}"?"#, "[!-~]{250,258}", r#""[a-z]{253,257}""#, r"\PC{0,4}"],
     ) {
         prop_assert_eq!(takes("key", &key), IdempotencyKey::parse(key.as_bytes()).is_ok());
     }
 
     #[test]
-    fn what_the_document_calls_a_source_can_be_one_and_nothing_else_can(name in prop_oneof!["[A-Za-z0-9_-]{0,66}", r"\PC{0,4}"]) {
+    fn the_source_schema_accepts_exactly_the_valid_names(name in prop_oneof!["[A-Za-z0-9_-]{0,66}", r"\PC{0,4}"]) {
         prop_assert_eq!(takes("source", &name), SourceName::parse(&name).is_ok());
     }
 
     #[test]
-    fn what_the_document_calls_an_event_id_is_one_and_nothing_else_is(
+    fn the_id_schema_accepts_exactly_the_valid_ids(
         id in prop_oneof!["[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}", "[0-9a-g]{8}(-[0-9a-f]{3,5}){3}-[0-9a-f]{12}", "[{}0-9a-f-]{32,38}"],
     ) {
         prop_assert_eq!(takes("id", &id), id.parse::<EventId>().is_ok());

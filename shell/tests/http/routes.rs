@@ -1,4 +1,4 @@
-//! What each route answers.
+//! The responses of each route.
 
 use crate::world::{Mode, Setup, World, assert_problem, header, json, name};
 use futures::FutureExt;
@@ -28,7 +28,7 @@ async fn a_new_event_is_stored_before_it_is_accepted() {
 }
 
 #[tokio::test]
-async fn the_same_key_and_body_is_a_replay_with_the_present_status() {
+async fn the_same_key_and_body_is_a_replay_with_the_current_status() {
     let world = World::start(Setup::default());
     let id = world.accepted("k1").await;
     world.store.change(id, |record| record.status = Status::Delivered);
@@ -40,7 +40,7 @@ async fn the_same_key_and_body_is_a_replay_with_the_present_status() {
 }
 
 #[tokio::test]
-async fn a_key_with_another_body_is_refused_unless_the_first_wins() {
+async fn a_reused_key_with_another_body_is_refused_unless_first_wins() {
     let world = World::start(Setup::default());
     world.accepted("k1").await;
     assert_problem(&world.post("k1", b"another").await, 422, "key-reused");
@@ -56,7 +56,7 @@ async fn a_key_with_another_body_is_refused_unless_the_first_wins() {
 }
 
 #[tokio::test]
-async fn a_key_is_the_same_raw_or_quoted_and_belongs_to_its_source() {
+async fn raw_and_quoted_keys_are_equal_and_scoped_to_their_source() {
     let world = World::start(Setup::default());
     world.accepted("k1").await;
     assert_eq!(
@@ -72,7 +72,7 @@ async fn a_key_is_the_same_raw_or_quoted_and_belongs_to_its_source() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_missing_or_bad_is_told_and_nothing_is_stored() {
+async fn a_missing_or_invalid_key_is_refused_and_nothing_is_stored() {
     let world = World::start(Setup::default());
     let missing =
         world.request("POST", "/webhooks/github", &[("idempotency-key", "k1")], b"").await;
@@ -97,7 +97,7 @@ async fn a_key_that_is_missing_or_bad_is_told_and_nothing_is_stored() {
 }
 
 #[tokio::test]
-async fn an_unknown_source_is_told_however_it_is_spelt() {
+async fn every_spelling_of_an_unknown_source_is_404() {
     let world = World::start(Setup::default());
     let long = "n".repeat(5000);
     for source in [
@@ -131,7 +131,7 @@ async fn an_unknown_source_is_told_however_it_is_spelt() {
 }
 
 #[tokio::test]
-async fn unknown_routes_are_told_whatever_the_method() {
+async fn unknown_routes_are_404_for_every_method() {
     let world = World::start(Setup::default());
     for path in [
         "/",
@@ -155,7 +155,7 @@ async fn unknown_routes_are_told_whatever_the_method() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_with_the_right_ones() {
+async fn a_wrong_method_is_405_and_lists_the_allowed_methods() {
     let world = World::start(Setup::default());
     let id = world.accepted("k1").await;
     let (event, redrive) = (format!("/events/{id}"), format!("/events/{id}/redrive"));
@@ -187,7 +187,7 @@ async fn a_wrong_method_is_told_with_the_right_ones() {
 }
 
 #[tokio::test]
-async fn what_is_checked_first_is_told_first() {
+async fn checks_of_a_request_have_a_fixed_order() {
     let world = World::start(Setup::default());
     let too_large = [("content-length", "9999")];
     assert_problem(
@@ -230,7 +230,7 @@ async fn what_is_checked_first_is_told_first() {
 }
 
 #[tokio::test]
-async fn the_largest_body_is_taken_and_one_byte_more_is_not() {
+async fn a_body_of_max_body_is_accepted_and_one_byte_more_refused() {
     let world = World::start(Setup::default());
     assert_eq!(world.post("k1", &[7; 1024]).await.status(), 202);
     assert_problem(&world.post("k2", &[7; 1025]).await, 413, "body-too-large");
@@ -242,14 +242,14 @@ async fn the_largest_body_is_taken_and_one_byte_more_is_not() {
 }
 
 #[tokio::test]
-async fn a_process_that_only_delivers_takes_no_webhooks() {
+async fn a_worker_process_accepts_no_webhooks() {
     let world = World::start(Setup { takes_webhooks: false, ..Setup::default() });
     assert_problem(&world.post("k1", b"").await, 404, "no-intake");
     assert_eq!(world.get("/ready").await.status(), 200);
 }
 
 #[tokio::test]
-async fn an_event_is_shown() {
+async fn get_event_shows_the_event() {
     let world = World::start(Setup::default());
     let id = world.accepted("k1").await;
     let response = world.get(&format!("/events/{id}")).await;
@@ -278,7 +278,7 @@ async fn an_event_is_shown() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_not_there_is_told_apart_from_what_is_no_id() {
+async fn an_unknown_event_is_404_and_an_invalid_id_400() {
     let world = World::start(Setup::default());
     let unknown = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e";
     for (method, suffix) in [("GET", ""), ("POST", "/redrive")] {
@@ -324,7 +324,7 @@ async fn a_redrive_queues_a_dead_letter_and_wakes_its_worker() {
 }
 
 #[tokio::test]
-async fn a_delivered_event_is_queued_once_more_if_that_is_asked_for() {
+async fn a_delivered_event_is_redriven_only_with_delivered_true() {
     let world = World::start(Setup::default());
     let (delivered, dead) = (world.delivered("k1").await, world.dead_lettered("k2").await);
     world.app.doorbell.heard().await;
@@ -349,7 +349,7 @@ async fn a_delivered_event_is_queued_once_more_if_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_store_that_fails_is_told_without_its_words_and_nothing_is_lost() {
+async fn a_store_error_becomes_a_problem_without_the_text_of_the_database() {
     let cases = [
         (Mode::Unavailable, 503, "database-unavailable", 503, "database-unavailable"),
         (Mode::Conflict, 503, "database-unavailable", 503, "database-unavailable"),
@@ -377,13 +377,13 @@ async fn a_store_that_fails_is_told_without_its_words_and_nothing_is_lost() {
         assert_eq!(
             world.post("k1", b"").await.status(),
             202,
-            "the producer comes back with the same key"
+            "the producer's retry with the same key is accepted"
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_hangs_is_not_waited_for_for_ever() {
+async fn a_hanging_store_is_answered_with_503_after_a_timeout() {
     let world = World::start(Setup::default());
     let id = world.accepted("before").await;
     world.store.set(Mode::Hangs);
@@ -397,12 +397,12 @@ async fn a_store_that_hangs_is_not_waited_for_for_ever() {
     assert_eq!(
         (again.status().as_u16(), header(again.headers(), "idempotent-replayed")),
         (202, Some("true")),
-        "it was stored after all"
+        "the first request was stored"
     );
 }
 
 #[tokio::test]
-async fn an_overloaded_process_says_so_at_once() {
+async fn an_overloaded_process_answers_503_immediately() {
     let world = World::start(Setup {
         limits: Limits { max_queued: 1, max_queued_bytes: 1 << 20, max_body: 1 << 20, sources: 3 },
         ..Setup::default()
@@ -417,7 +417,7 @@ async fn an_overloaded_process_says_so_at_once() {
 }
 
 #[tokio::test]
-async fn the_bytes_that_wait_are_bounded_headers_included() {
+async fn queued_bytes_are_bounded_and_include_headers() {
     let world = World::start(Setup {
         limits: Limits { max_queued: 100, max_queued_bytes: 1000, max_body: 1000, sources: 3 },
         ..Setup::default()
@@ -430,7 +430,7 @@ async fn the_bytes_that_wait_are_bounded_headers_included() {
         "overloaded",
     );
     assert_eq!(world.post("k3", &[0; 900]).await.status(), 202);
-    assert_eq!(world.post("k4", &[0; 900]).await.status(), 202, "what was taken is given back");
+    assert_eq!(world.post("k4", &[0; 900]).await.status(), 202, "the bytes of the first request are free again");
 }
 
 fn ids(page: &Value) -> Vec<&str> {
@@ -466,7 +466,7 @@ async fn events_are_listed_newest_first_page_by_page() {
 }
 
 #[tokio::test]
-async fn a_list_is_of_what_was_asked_for() {
+async fn the_list_returns_the_events_that_match_the_filter() {
     let world = World::start(Setup::default());
     let dead = world.dead_lettered("dead").await;
     let queued = world.accepted("queued").await;
@@ -496,12 +496,12 @@ async fn a_list_is_of_what_was_asked_for() {
     assert_eq!(
         world.store.asked.lock().unwrap().last().unwrap().2.looks,
         50,
-        "without a filter no more is looked at than is shown"
+        "without a filter, no more rows are read than are shown"
     );
 }
 
 #[tokio::test]
-async fn a_query_with_a_slip_is_refused_and_does_nothing() {
+async fn an_invalid_query_is_refused_and_changes_nothing() {
     let world = World::start(Setup::default());
     let id = world.dead_lettered("k1").await;
     for query in ["sorce=plain", "status=dead", "limit=501", "dry_run=true"] {
@@ -519,7 +519,7 @@ async fn a_query_with_a_slip_is_refused_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_redriven_by_the_page_and_their_workers_woken() {
+async fn dead_letters_are_redriven_in_pages_and_their_workers_woken() {
     let world = World::start(Setup::default());
     for n in 0..3 {
         world.dead_lettered(&format!("k{n}")).await;
@@ -538,12 +538,12 @@ async fn dead_letters_are_redriven_by_the_page_and_their_workers_woken() {
     assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
     let second = step(format!("limit=2&after={}", first["next"].as_str().unwrap())).await;
     assert_eq!((&second["redriven"], &second["next"]), (&json!(1), &json!(null)));
-    assert_eq!(world.app.doorbell.heard().await.len(), 3, "without a source, all are woken");
+    assert_eq!(world.app.doorbell.heard().await.len(), 3, "without a source, the workers of all sources are woken");
     assert_eq!(ids(&json(&world.get("/events?status=queued").await)).len(), 3);
 }
 
 #[tokio::test]
-async fn the_work_of_the_sources_is_shown() {
+async fn sources_shows_the_backlog_of_each_source() {
     let world = World::start(Setup::default());
     world.accepted("k1").await;
     world.dead_lettered("k2").await;
@@ -558,7 +558,7 @@ async fn the_work_of_the_sources_is_shown() {
 }
 
 #[tokio::test]
-async fn a_source_is_paused_and_resumed_and_its_worker_woken() {
+async fn a_source_is_paused_and_resumed_and_the_worker_woken() {
     let world = World::start(Setup::default());
     let ask = async |path: &str| world.request("POST", path, &[], b"").await;
     let paused = async || json(&world.get("/sources").await)["sources"][1]["paused_since"].clone();
@@ -569,7 +569,7 @@ async fn a_source_is_paused_and_resumed_and_its_worker_woken() {
         );
         assert_eq!(paused().await, "1970-01-01T00:00:00.000000Z");
     }
-    assert_eq!(world.post("k1", b"body").await.status(), 202, "it goes on accepting");
+    assert_eq!(world.post("k1", b"body").await.status(), 202, "a paused source still accepts webhooks");
     world.app.doorbell.heard().await;
     for _ in 0..2 {
         assert_eq!(
@@ -590,7 +590,7 @@ async fn a_source_is_paused_and_resumed_and_its_worker_woken() {
 }
 
 #[tokio::test]
-async fn a_paused_source_that_has_left_the_configuration_can_be_resumed() {
+async fn a_paused_source_removed_from_the_configuration_can_be_resumed() {
     let world = World::start(Setup::default());
     assert_eq!(world.store.pause(name("gone"), true).await, Ok(true));
     let shown = json(&world.get("/sources").await);
@@ -604,7 +604,7 @@ async fn a_paused_source_that_has_left_the_configuration_can_be_resumed() {
 }
 
 #[tokio::test]
-async fn what_is_counted_is_told_in_the_text_format_of_prometheus() {
+async fn metrics_are_served_in_the_prometheus_text_format() {
     let world = World::start(Setup::default());
     world.accepted("k1").await;
     world.post("k1", b"body").await;
@@ -639,7 +639,7 @@ async fn what_is_counted_is_told_in_the_text_format_of_prometheus() {
 }
 
 #[tokio::test]
-async fn an_address_for_producers_has_no_route_of_operators_and_the_other_way_round() {
+async fn separate_addresses_separate_producer_routes_from_operator_routes() {
     let mut world = World::start(Setup::default());
     let id = world.accepted("k1").await;
     let of_operators = [

@@ -1,4 +1,4 @@
-//! The real server over TCP: framing, slowness, disconnects, bounds and shutdown.
+//! The real server over TCP: framing, slow clients, disconnects, limits and shutdown.
 
 use crate::sockets::{LIMITS, Server, head, until, within};
 use crate::world::{Mode, Setup, World, assert_problem, header};
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 const SOON: Duration = Duration::from_millis(400);
 
 #[tokio::test]
-async fn every_framing_of_a_body_is_taken_on_one_connection() {
+async fn every_framing_of_a_body_is_accepted_on_one_connection() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     let mut client = server.client().await;
@@ -33,7 +33,7 @@ async fn every_framing_of_a_body_is_taken_on_one_connection() {
 }
 
 #[tokio::test]
-async fn a_body_in_many_pieces_is_put_together() {
+async fn a_body_in_many_chunks_is_reassembled() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     let mut client = server.client().await;
@@ -47,7 +47,7 @@ async fn a_body_in_many_pieces_is_put_together() {
 }
 
 #[tokio::test]
-async fn requests_that_are_sent_ahead_are_answered_in_their_order() {
+async fn pipelined_requests_are_answered_in_order() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     let mut client = server.client().await;
@@ -66,7 +66,7 @@ async fn requests_that_are_sent_ahead_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn too_large_a_body_is_refused_as_soon_as_it_is_known() {
+async fn a_body_above_the_limit_is_refused_as_soon_as_possible() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
 
@@ -86,7 +86,7 @@ async fn too_large_a_body_is_refused_as_soon_as_it_is_known() {
 }
 
 #[tokio::test]
-async fn who_is_still_sending_too_large_a_body_gets_to_read_the_answer() {
+async fn a_client_still_sending_a_refused_body_can_read_the_response() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     for framing in ["content-length: 8388608\r\n", "transfer-encoding: chunked\r\n"] {
@@ -94,14 +94,14 @@ async fn who_is_still_sending_too_large_a_body_gets_to_read_the_answer() {
         client.send(head("k1", framing)).await;
         client.send("800000\r\n").await;
         for _ in 0..128 {
-            client.try_send([7; 64 << 10]).await.expect("the server reads on after its answer");
+            client.try_send([7; 64 << 10]).await.expect("the server continues to read after its response");
         }
         assert_problem(&client.response().await, 413, "body-too-large");
     }
 }
 
 #[tokio::test]
-async fn who_expects_to_be_asked_for_the_body_is_asked() {
+async fn expect_100_continue_is_answered_with_100() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     let mut client = server.client().await;
@@ -112,7 +112,7 @@ async fn who_expects_to_be_asked_for_the_body_is_asked() {
 }
 
 #[tokio::test]
-async fn a_body_that_comes_too_slowly_is_told_and_not_stored() {
+async fn a_body_that_arrives_too_slowly_is_408_and_not_stored() {
     let world = World::start(Setup { body_timeout: SOON, ..Setup::default() });
     let server = Server::start(&world, LIMITS).await;
     let mut client = server.client().await;
@@ -123,7 +123,7 @@ async fn a_body_that_comes_too_slowly_is_told_and_not_stored() {
 }
 
 #[tokio::test]
-async fn a_header_section_that_comes_too_slowly_is_told() {
+async fn a_header_section_that_arrives_too_slowly_is_408() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, ServerLimits { header_read_timeout: SOON, ..LIMITS }).await;
     let mut client = server.client().await;
@@ -133,7 +133,7 @@ async fn a_header_section_that_comes_too_slowly_is_told() {
 }
 
 #[tokio::test]
-async fn a_connection_that_sends_nothing_is_closed_before_and_between_requests() {
+async fn an_idle_connection_is_closed_before_and_between_requests() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, ServerLimits { header_read_timeout: SOON, ..LIMITS }).await;
     let (mut silent, mut done) = (server.client().await, server.client().await);
@@ -144,7 +144,7 @@ async fn a_connection_that_sends_nothing_is_closed_before_and_between_requests()
 }
 
 #[tokio::test]
-async fn a_body_cut_short_stores_nothing_and_the_same_key_succeeds_later() {
+async fn a_truncated_body_stores_nothing_and_its_key_stays_usable() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     for (framing, body) in
@@ -165,7 +165,7 @@ async fn a_body_cut_short_stores_nothing_and_the_same_key_succeeds_later() {
 }
 
 #[tokio::test]
-async fn a_malformed_chunk_is_told_and_stores_nothing() {
+async fn a_malformed_chunk_is_400_and_stores_nothing() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     let mut client = server.client().await;
@@ -176,7 +176,7 @@ async fn a_malformed_chunk_is_told_and_stores_nothing() {
 }
 
 #[tokio::test]
-async fn a_producer_that_hangs_up_does_not_cancel_its_commit() {
+async fn a_disconnected_producer_does_not_cancel_its_commit() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     world.store.set(Mode::Hangs);
@@ -192,7 +192,7 @@ async fn a_producer_that_hangs_up_does_not_cancel_its_commit() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_sending_side_is_answered() {
+async fn a_half_closed_client_gets_its_response() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     world.store.set(Mode::Hangs);
@@ -200,17 +200,18 @@ async fn a_client_that_closes_its_sending_side_is_answered() {
     client.post("k1", b"body").await;
     client.finish_sending().await;
     until(|| world.store.batches.load(Ordering::SeqCst) == 1).await;
-    // The server has had the time to see the end of what the client sends: a later connection is served.
+    // A later connection is served, so the server has had time to see the end of this client's
+    // stream.
     let mut other = server.client().await;
     other.send("GET /health HTTP/1.1\r\nhost: t\r\n\r\n").await;
     assert_eq!(other.response().await.status(), 200);
     world.store.set(Mode::Works);
     assert_eq!(client.response().await.status(), 202);
-    assert!(client.closed().await, "there is nothing more to wait for");
+    assert!(client.closed().await, "the server closes the connection after the response");
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_sending_side_within_its_body_is_told() {
+async fn a_client_that_half_closes_within_its_body_gets_400() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     for (framing, body) in
@@ -226,7 +227,7 @@ async fn a_client_that_closes_its_sending_side_within_its_body_is_told() {
 }
 
 #[tokio::test]
-async fn memory_is_taken_as_bodies_arrive_and_given_back() {
+async fn memory_is_reserved_as_bodies_arrive_and_released_afterwards() {
     let limits =
         Limits { max_queued: 100, max_queued_bytes: 100_000, max_body: 80_000, sources: 1 };
     let world = World::start(Setup { limits, max_body: 80_000, ..Setup::default() });
@@ -260,7 +261,7 @@ async fn memory_is_taken_as_bodies_arrive_and_given_back() {
 }
 
 #[tokio::test]
-async fn what_is_forwarded_keeps_its_bytes_and_its_order() {
+async fn forwarded_headers_keep_their_bytes_and_order() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     let mut client = server.client().await;
@@ -280,7 +281,7 @@ async fn what_is_forwarded_keeps_its_bytes_and_its_order() {
             .await;
         assert_eq!(client.response().await.status(), 202);
     }
-    let [plain, github] = &world.store.stored()[..] else { panic!("two events") };
+    let [plain, github] = &world.store.stored()[..] else { panic!("there must be two events") };
     let of = |event: &surehook::ports::NewEvent| {
         let headers = decode(&event.headers).unwrap();
         headers
@@ -307,7 +308,7 @@ async fn what_is_forwarded_keeps_its_bytes_and_its_order() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_request_for_a_path_gets_an_answer_too() {
+async fn requests_without_a_valid_path_and_malformed_requests_are_answered() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     for line in [
@@ -351,9 +352,9 @@ async fn too_many_or_too_large_headers_are_refused() {
 }
 
 #[tokio::test]
-async fn kept_connections_make_room_for_new_ones() {
+async fn keep_alive_connections_close_to_make_room_for_new_ones() {
     let world = World::start(Setup::default());
-    // Longer than the test may take: they do not make room by idling.
+    // Longer than the test, so that no connection is closed because it is idle.
     let limits =
         ServerLimits { max_connections: 2, header_read_timeout: Duration::from_mins(10), ..LIMITS };
     let server = Server::start(&world, limits).await;
@@ -368,7 +369,7 @@ async fn kept_connections_make_room_for_new_ones() {
 }
 
 #[tokio::test]
-async fn connections_that_never_send_hold_their_places_only_for_the_header_time() {
+async fn silent_connections_are_closed_after_the_header_timeout() {
     let world = World::start(Setup::default());
     let server = Server::start(
         &world,
@@ -383,7 +384,7 @@ async fn connections_that_never_send_hold_their_places_only_for_the_header_time(
 }
 
 #[tokio::test]
-async fn silent_connections_make_room_for_new_ones_long_before_the_header_time() {
+async fn silent_connections_close_early_when_new_ones_wait() {
     let world = World::start(Setup::default());
     let limits =
         ServerLimits { max_connections: 2, header_read_timeout: Duration::from_mins(10), ..LIMITS };
@@ -394,11 +395,11 @@ async fn silent_connections_make_room_for_new_ones_long_before_the_header_time()
     client.post("k1", b"").await;
     assert_eq!(client.response().await.status(), 202);
     assert!(silent.closed().await);
-    assert_eq!(slow.response().await.status(), 408, "who has begun to speak is told");
+    assert_eq!(slow.response().await.status(), 408, "a client that has sent part of a request gets a response");
 }
 
 #[tokio::test]
-async fn a_request_in_flight_is_finished_by_a_shutdown() {
+async fn a_shutdown_finishes_a_request_in_flight() {
     let world = World::start(Setup::default());
     let mut server = Server::start(&world, LIMITS).await;
     let (mut idle, mut fresh, mut busy) =
@@ -412,7 +413,7 @@ async fn a_request_in_flight_is_finished_by_a_shutdown() {
     server.shut_down();
     assert!(idle.closed().await);
     assert!(fresh.closed().await);
-    assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(server.address).await.is_err(), "the listener is closed");
     world.store.set(Mode::Works);
     let response = busy.response().await;
     assert_eq!(
@@ -426,7 +427,7 @@ async fn a_request_in_flight_is_finished_by_a_shutdown() {
 }
 
 #[tokio::test]
-async fn a_shutdown_does_not_wait_for_ever() {
+async fn a_shutdown_ends_at_its_drain_timeout() {
     let world = World::start(Setup::default());
     let mut server = Server::start(&world, ServerLimits { drain_timeout: SOON, ..LIMITS }).await;
     let mut stalled = server.client().await;
@@ -440,7 +441,7 @@ async fn a_shutdown_does_not_wait_for_ever() {
 }
 
 #[tokio::test]
-async fn a_draining_process_turns_kept_connections_away() {
+async fn a_draining_process_refuses_requests_on_keep_alive_connections() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     let mut client = server.client().await;

@@ -1,4 +1,4 @@
-//! A server under test, and a client that sends bytes as they are told.
+//! A server under test, and a client that sends raw bytes.
 
 use crate::world::World;
 use bytes::Bytes;
@@ -43,7 +43,7 @@ impl Server {
     }
 
     pub(crate) fn shut_down(&mut self) {
-        self.shutdown.take().expect("once").send(()).unwrap();
+        self.shutdown.take().expect("the server is shut down only once").send(()).unwrap();
     }
 
     pub(crate) async fn ended(self) {
@@ -69,13 +69,13 @@ impl Client {
         within(self.stream.write_all(bytes.as_ref())).await
     }
 
-    /// Sends a whole post to `/webhooks/plain` with its length declared.
+    /// Sends a complete post to `/webhooks/plain` with its length declared.
     pub(crate) async fn post(&mut self, key: &str, body: &[u8]) {
         self.send(head(key, &format!("content-length: {}\r\n", body.len()))).await;
         self.send(body).await;
     }
 
-    /// Closes the sending side, and goes on reading.
+    /// Closes the sending side. The receiving side stays open.
     pub(crate) async fn finish_sending(&mut self) {
         within(self.stream.shutdown()).await.unwrap();
     }
@@ -96,7 +96,7 @@ impl Client {
         }
     }
 
-    /// Whether the server closed the connection without another word.
+    /// Whether the server closed the connection without sending anything else.
     pub(crate) async fn closed(&mut self) -> bool {
         assert_eq!(self.unread, b"", "unread bytes");
         matches!(self.read().await, Ok(0) | Err(_))
@@ -130,7 +130,7 @@ fn parse(bytes: &[u8]) -> Option<(Response<Bytes>, usize)> {
 }
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(DEADLINE, future).await.expect("it hangs")
+    timeout(DEADLINE, future).await.expect("the operation did not finish in time")
 }
 
 /// Polls until `condition` holds.

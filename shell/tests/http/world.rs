@@ -1,4 +1,5 @@
-//! What the tests of this folder share: a store in memory, the application on it, and checks of what was answered.
+//! Shared parts of the tests in this folder: a store in memory, the application on top of it, and
+//! checks of responses.
 
 use crate::document::Document;
 use bytes::Bytes;
@@ -33,11 +34,11 @@ use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use tokio::sync::watch;
 
-/// How a store answers.
+/// How the store answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Works,
-    /// Answers nothing until the mode changes.
+    /// Does not answer until the mode changes.
     Hangs,
     Unavailable,
     Conflict,
@@ -45,15 +46,15 @@ pub(crate) enum Mode {
     Rejects,
 }
 
-/// A store in memory. Only what the HTTP surface asks for is there.
+/// A store in memory, with only the calls that the HTTP surface makes.
 pub(crate) struct Memory {
     mode: watch::Sender<Mode>,
-    /// How it answers what stores new events, if it answers anything.
+    /// How the store answers calls that store new events, unless `mode` already fails or hangs.
     storing: watch::Sender<Mode>,
     events: Mutex<Vec<(NewEvent, EventRecord)>>,
     pub(crate) pings: AtomicUsize,
     pub(crate) probes: AtomicUsize,
-    /// Batches that were handed in.
+    /// The number of batches that were submitted.
     pub(crate) batches: AtomicUsize,
     /// The searches that were made.
     pub(crate) asked: Mutex<Vec<(EventFilter, Span, PageSize)>>,
@@ -78,17 +79,17 @@ impl Memory {
         self.mode.send_replace(mode);
     }
 
-    /// What was stored, in its order.
+    /// The stored events, in order.
     pub(crate) fn stored(&self) -> Vec<NewEvent> {
         self.events.lock().unwrap().iter().map(|(event, _)| event.clone()).collect()
     }
 
     pub(crate) fn change(&self, id: EventId, change: impl FnOnce(&mut EventRecord)) {
         let mut events = self.events.lock().unwrap();
-        change(&mut events.iter_mut().find(|(event, _)| event.id == id).expect("it was stored").1);
+        change(&mut events.iter_mut().find(|(event, _)| event.id == id).expect("the event is stored").1);
     }
 
-    /// From now on it answers like this what stores new events.
+    /// Sets how the store answers calls that store new events.
     pub(crate) fn set_storing(&self, mode: Mode) {
         self.storing.send_replace(mode);
     }
@@ -346,7 +347,7 @@ fn new_record(event: &NewEvent) -> EventRecord {
     }
 }
 
-/// What a test may choose.
+/// The settings that a test can choose.
 pub(crate) struct Setup {
     pub(crate) limits: Limits,
     pub(crate) max_body: usize,
@@ -370,8 +371,8 @@ impl Default for Setup {
     }
 }
 
-/// The application with three sources: `plain`, `github` (its own key header, credentials forwarded) and `restamp`
-/// (the first body wins).
+/// The application with three sources: `plain`, `github` (its own key header, credentials
+/// forwarded) and `restamp` (the first body wins).
 pub(crate) struct World {
     pub(crate) app: Arc<App>,
     pub(crate) store: Arc<Memory>,
@@ -438,14 +439,14 @@ impl World {
         self.answer(request.body(Full::new(Bytes::copy_from_slice(body))).unwrap()).await
     }
 
-    /// What the routes answer, without a server. It must be as the document says.
+    /// The response of the routes, without a server. It must match the document.
     pub(crate) async fn answer(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
         let service =
             surehook::http::service(Arc::clone(&self.app), self.face, self.access.clone());
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let (head, body) = service.call(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        // The server keeps a body back from `HEAD`.
+        // The server sends no body in response to `HEAD`.
         let sent = if method == "HEAD" { Bytes::new() } else { body.clone() };
         document().assert_describes(&method, &path, head.status.as_u16(), &head.headers, &sent);
         Response::from_parts(head, body)
@@ -460,7 +461,7 @@ impl World {
         self.request("POST", "/webhooks/plain", &[("idempotency-key", key)], body).await
     }
 
-    /// Stores one event and answers its id.
+    /// Stores one event and returns its id.
     pub(crate) async fn accepted(&self, key: &str) -> EventId {
         let response = self.post(key, b"body").await;
         assert_eq!(response.status(), 202);
@@ -486,7 +487,7 @@ impl World {
     }
 }
 
-/// What the HTTP surface says of itself.
+/// The description of the HTTP surface that the program serves.
 pub(crate) fn document() -> &'static Document {
     static DOCUMENT: LazyLock<Document> = LazyLock::new(|| Document::read(surehook::http::OPENAPI));
     &DOCUMENT
@@ -501,7 +502,8 @@ pub(crate) fn json(response: &Response<Bytes>) -> Value {
         .unwrap_or_else(|error| panic!("{error}: {:?}", response.body()))
 }
 
-/// Checks that a response is the problem `slug` with this status code, whole and in the right media type.
+/// Checks that a response is the complete problem `slug` with this status code and the right media
+/// type.
 #[track_caller]
 pub(crate) fn assert_problem(response: &Response<Bytes>, status: u16, slug: &str) {
     let what = format!("{response:?}");
