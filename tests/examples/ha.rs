@@ -1,6 +1,6 @@
-//! `make ha`: three PostgreSQL servers under Patroni, two processes of the program, and a load; the leader is killed ten
-//! times. Prints for how long no post was answered `202` each time, and what came of the events. Ends with an error if
-//! one that was acknowledged is missing, or another promise was broken.
+//! `make ha`: three PostgreSQL servers under Patroni, two processes of the program, and a load. The
+//! leader is killed ten times. Prints for each kill how long no post was answered with `202`, and
+//! the fate of the events. Fails if an acknowledged event is missing, or another promise is broken.
 //!
 //! `cargo run -p tests --example ha -- 3` kills three times.
 
@@ -45,7 +45,7 @@ async fn main() {
     let mut patroni = Patroni::start().await;
     let (mut leader, timeline) = patroni.whole().await;
     println!(
-        "three servers are one cluster after {:.1?}: {leader} leads on timeline {timeline}",
+        "the cluster of three servers is ready after {:.1?}: {leader} leads on timeline {timeline}",
         begun.elapsed()
     );
     let mut connection = database::connect(&patroni.url("postgres")).await;
@@ -70,15 +70,15 @@ async fn main() {
         let killing = async {
             let at = run.elapsed();
             tokio::task::block_in_place(|| patroni.kill(&killed, death));
-            assert!(progress.answered() < LOAD.posts, "the load was over before the kill");
-            producers.await.expect("every post is accepted at last");
+            assert!(progress.answered() < LOAD.posts, "the load ended before the kill");
+            producers.await.expect("every post is accepted in the end");
             let load_over = run.elapsed();
             let (leads_then, timeline) = patroni.heal().await;
             Kill { death, killed, leads_then, timeline, at, load_over, healed: run.elapsed() }
         };
         let kill = run.while_database_is("without its leader", killing).await;
         println!(
-            "kill {} after {:.0?}: {} was killed, {} leads",
+            "kill {} after {:.0?}: {} was killed, {} leads now",
             number + 1,
             begun.elapsed(),
             kill.killed,
@@ -108,7 +108,7 @@ fn report(run: &Run, sink: &Sink, kills: &[Kill], took: Duration) {
 
     println!();
     println!(
-        "| kill | of | led before | leads then | timeline | without a `202` | three again after |"
+        "| kill | target | old leader | new leader | timeline | without a `202` | three servers again after |"
     );
     println!("|---|---|---|---|---|---|---|");
     let mut gaps = Vec::new();
@@ -133,23 +133,23 @@ fn report(run: &Run, sink: &Sink, kills: &[Kill], took: Duration) {
     );
     if let [least, .., most] = gaps.as_slice() {
         println!(
-            "without a `202`: {least:.1?} to {most:.1?}, {:.1?} in the middle",
+            "without a `202`: {least:.1?} to {most:.1?}, median {:.1?}",
             gaps[gaps.len() / 2]
         );
     }
     println!(
-        "{} events acknowledged, {refused} posts answered 503, {took:.0?} in all",
+        "{} events acknowledged, {refused} posts answered 503, {took:.0?} in total",
         acknowledged.len()
     );
     println!(
-        "{} kills, {} events lost, {again} taken again and explained",
+        "{} kills, {} events lost, {again} delivered again with an explanation",
         kills.len(),
         lost.len()
     );
-    assert!(lost.is_empty(), "acknowledged, and never taken by the downstream: {lost:?}");
+    assert!(lost.is_empty(), "events were acknowledged but never accepted by the downstream: {lost:?}");
 }
 
-/// The longest time between two acceptances that falls, with some part of it, between `from` and `to`.
+/// The longest time between two acceptances that overlaps the time between `from` and `to`.
 fn longest_gap(accepted: &[At], from: At, to: At) -> Duration {
     let gaps = accepted
         .windows(2)

@@ -1,9 +1,9 @@
-//! What the database itself did: triggers write down every change to a delivery's row, in the very transaction that
-//! makes it. So a history from the real world says as much about rows as one from a simulation, and what was rolled
-//! back is not in it.
+//! What the database really did: triggers record every change to a delivery's row, in the
+//! transaction that makes it. So a history of the real program has as much detail about rows as one
+//! of a simulation, and changes that were rolled back are not in it.
 //!
-//! The time of a change is its statement's, which is also the time that the store's SQL goes by. It is committed a
-//! moment later.
+//! The time of a change is the time of its statement, which the store's SQL uses too. It is
+//! committed a moment later.
 
 use crate::database::Database;
 use jiff::Timestamp;
@@ -19,10 +19,10 @@ use uuid::Uuid;
 const POSTGRES: &str = include_str!("audit/postgres.sql");
 const SQLITE: &str = include_str!("audit/sqlite.sql");
 
-/// The name of the one process that a SQLite database has.
+/// The name of the only process that uses a SQLite database.
 pub const SQLITE_PROCESS: &str = "service-1";
 
-/// Puts the triggers into a database that has its schema.
+/// Installs the triggers in a database that has its schema.
 ///
 /// # Panics
 ///
@@ -35,8 +35,9 @@ pub async fn install(database: &Database) {
     database.execute(&script).await;
 }
 
-/// Every change that was committed, in the order in which the statements wrote it, with its time. The rows that a readiness
-/// probe inserts and deletes in one transaction are left out: they belong to no producer.
+/// Every committed change with its time, in the order in which the statements wrote them. The rows
+/// that a readiness probe inserts and deletes in one transaction are left out: they belong to no
+/// producer.
 ///
 /// # Panics
 ///
@@ -45,14 +46,14 @@ pub async fn read(database: &Database) -> Vec<(Timestamp, Committed)> {
     let rows: Vec<Row> =
         database.fetch("select * from audit where source <> 'probe' order by n").await;
     let mut pruned = BTreeSet::new();
-    // A dead letter's row and its event go together, and are one change.
+    // A dead letter's row and its event are deleted together, and are one change.
     let mut is_new = |committed: &Committed| {
         committed.change != Change::Pruned || pruned.insert(committed.event)
     };
     rows.into_iter().flat_map(Row::committed).filter(|(_, committed)| is_new(committed)).collect()
 }
 
-/// Where each event stands that has not ended.
+/// The status of each event that has not ended.
 ///
 /// # Panics
 ///
@@ -94,7 +95,7 @@ struct Row {
 }
 
 impl Row {
-    /// The change that it stands for; or two, if the event was claimed in the moment in which it was stored.
+    /// The change that this row records. Two changes if the event was claimed on insert.
     fn committed(self) -> Vec<(Timestamp, Committed)> {
         let db_time = time(self.at_us);
         let before = row(
@@ -176,13 +177,15 @@ fn row(
 }
 
 fn time(micros: i64) -> Timestamp {
-    Timestamp::from_microsecond(micros).expect("a time of this century")
+    Timestamp::from_microsecond(micros).expect("the time is in the range of `Timestamp`")
 }
 
-/// What kind of change it was. The rows do not say; the design's drawing of an event's life does.
+/// The kind of a change. The rows do not contain it, so it is derived from the state diagram of an
+/// event.
 fn change(at: Timestamp, before: Option<&DeliveryRow>, after: Option<&DeliveryRow>) -> Change {
     let Some(before) = before else {
-        // A new event has no attempts; what was delivered, and is sent once more, has, and is fenced off by them.
+        // A new event has no attempts. A delivered event that is redriven has attempts, and its
+        // fence is derived from them.
         let is_redriven = after.is_some_and(|row| {
             row.delivery.attempt > 0
                 && row.delivery == Delivery::redelivered(row.delivery.attempt).0

@@ -1,5 +1,5 @@
-//! A database of its own for each test: a SQLite file in a temporary folder, or a fresh database on the private
-//! PostgreSQL server that the tests of one process share.
+//! A separate database for each test: a SQLite file in a temporary folder, or a fresh database on
+//! the private PostgreSQL server that the tests of one process share.
 
 use crate::postgres;
 use sqlx::postgres::PgRow;
@@ -12,9 +12,10 @@ use tokio::time::timeout;
 /// A database that no other test uses.
 #[derive(Debug)]
 pub enum Database {
-    /// A file that is not there yet, in a folder that goes when this is dropped.
+    /// A file that does not exist yet, in a folder that is deleted when this is dropped.
     Sqlite(TempDir),
-    /// The URL of a database, which goes with its server. It may name several servers, as the program's may.
+    /// The URL of a database, which is deleted with its server. It can name several servers, as in
+    /// the program's configuration.
     Postgres(String),
 }
 
@@ -38,7 +39,7 @@ impl Database {
         Self::Postgres(postgres::shared().create_database().await)
     }
 
-    /// A new one of the same kind.
+    /// A new database of the same kind.
     ///
     /// # Panics
     ///
@@ -50,8 +51,8 @@ impl Database {
         }
     }
 
-    /// As the configuration's `database` has it, for a process of this name: PostgreSQL knows it by the role that it
-    /// logs in as.
+    /// The configuration's `database` for a process of this name. PostgreSQL identifies the process
+    /// by the role that it logs in as.
     ///
     /// # Panics
     ///
@@ -70,7 +71,7 @@ impl Database {
         }
     }
 
-    /// Executes statements, past the program.
+    /// Executes statements directly, without the program.
     ///
     /// # Panics
     ///
@@ -84,7 +85,7 @@ impl Database {
         done.unwrap_or_else(|error| panic!("{statements}: {error}"));
     }
 
-    /// Every row of a query's result, past the program.
+    /// Every row of a query's result, read directly, without the program.
     ///
     /// # Panics
     ///
@@ -110,7 +111,7 @@ impl Database {
             .expect("the file can be opened")
     }
 
-    /// As the configuration's `database` has it.
+    /// The value of the configuration's `database`.
     #[must_use]
     pub fn url(&self) -> String {
         match self {
@@ -122,15 +123,15 @@ impl Database {
     }
 }
 
-/// A server that takes longer to say what it is stays silent.
+/// A server that has not answered within this time is treated as silent.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Connects to the server that a URL names; of several to the primary, and of primaries to the one that was promoted
-/// last.
+/// Connects to the server that a URL names. If it names several, connects to the primary; if there
+/// are several primaries, to the one that was promoted last.
 ///
 /// # Panics
 ///
-/// If there is none.
+/// If there is no primary.
 pub async fn connect(url: &str) -> PgConnection {
     let (before, rest) = url.split_once('@').expect("a test's URL has a user");
     let (hosts, rest) = rest.split_once('/').expect("a test's URL has a database");
@@ -155,5 +156,5 @@ pub async fn connect(url: &str) -> PgConnection {
         }
     }
     let newest = primaries.into_iter().max_by(|(one, _), (other, _)| one.cmp(other));
-    newest.unwrap_or_else(|| panic!("no primary of the test's is reachable: {errors:?}")).1
+    newest.unwrap_or_else(|| panic!("no primary of the test is reachable: {errors:?}")).1
 }

@@ -1,5 +1,5 @@
-//! The traces of a run that failed: one folder with the history, its timeline as text and as a page, and the logs of
-//! every process. Made only when something is put into it.
+//! The traces of a failed run: one folder with the history, its timeline as text and as a page, and
+//! the logs of every process. The folder is created when the first file is written.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use surehook_model::history::Run;
 use surehook_model::oracles::Violation;
 use surehook_model::timeline;
 
-/// Where the traces of one run go.
+/// The folder for the traces of one run.
 #[derive(Debug)]
 pub struct Failure {
     name: String,
@@ -37,7 +37,7 @@ impl Default for Failure {
         let mut names =
             std::iter::once(folder.clone()).chain((2..).map(|n| format!("{folder}-{n}")));
         let folder =
-            names.find(|name| given.insert(name.clone())).expect("there is always another number");
+            names.find(|name| given.insert(name.clone())).expect("the numbers do not run out");
         let folder = target.join("failures").join(folder);
         Self { name, folder, has_run: AtomicBool::new(false) }
     }
@@ -50,7 +50,7 @@ impl Failure {
         self.has_run.load(Ordering::Relaxed)
     }
 
-    /// Keeps a run, and answers with the folder.
+    /// Keeps the traces of a run, and returns their folder.
     ///
     /// # Panics
     ///

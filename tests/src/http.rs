@@ -1,5 +1,5 @@
-//! Two ways to speak HTTP to the program: a client that behaves, and bytes on a socket for requests that no client
-//! would send.
+//! Two ways to send HTTP to the program: a well-behaved client, and raw bytes on a socket for
+//! requests that no client would send.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
@@ -13,21 +13,18 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A complete answer, or no answer, within this time.
+/// The time limit for a complete answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A client with keep-alive connections of its own.
+/// A client with its own keep-alive connections.
 #[derive(Clone, Debug)]
 pub struct Client(legacy::Client<HttpConnector, Full<Bytes>>);
 
 /// A complete answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Its status code.
     pub status_code: u16,
-    /// Its headers.
     pub headers: HeaderMap,
-    /// Its body.
     pub body: Bytes,
 }
 
@@ -42,7 +39,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Says in words what happened if there is no complete answer.
+    /// Describes what happened if there is no complete answer.
     pub async fn send(
         &self,
         method: Method,
@@ -106,14 +103,14 @@ impl Answer {
     ///
     /// # Panics
     ///
-    /// If it is not.
+    /// If it is not JSON.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
-    /// A header's value as text; empty if it is not there.
+    /// A header's value as text, or an empty string if the header is missing.
     ///
     /// # Panics
     ///
@@ -125,7 +122,7 @@ impl Answer {
             .map_or("", |value| value.to_str().expect("the program's own headers are ASCII"))
     }
 
-    /// The `type` of a problem, after making sure that the answer is one, whole and consistent.
+    /// The `type` of a problem. Checks that the answer is a complete and consistent problem.
     ///
     /// # Panics
     ///
@@ -145,20 +142,21 @@ impl Answer {
     }
 }
 
-/// Writes bytes to a new connection and reads what comes back until the other side closes it. The bytes must ask for
-/// that (`Connection: close`) or be bad enough to get it.
+/// Writes bytes to a new connection and reads until the server closes it. The bytes must request
+/// that (`Connection: close`) or be so invalid that the server closes.
 ///
 /// # Panics
 ///
 /// If there is no answer in time, or it is not HTTP.
 pub async fn exchange(address: SocketAddr, request: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).await.expect("the program listens");
-    // A server that has answered already may close while bytes are still on their way: what it said is what counts.
+    // A server that has already answered can close while bytes are still in transit. Only the
+    // answer matters.
     let written = stream.write_all(request).await;
     let mut answer = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
         .await
-        .expect("the program answers and closes in time");
+        .expect("the program answers and closes the connection in time");
     parse(&answer).unwrap_or_else(|| {
         panic!(
             "no answer: wrote {written:?}, read {read:?}: {:?}",
@@ -167,18 +165,20 @@ pub async fn exchange(address: SocketAddr, request: &[u8]) -> Answer {
     })
 }
 
-/// Writes bytes to a new connection, whatever they are, and reads every answer until the other side closes it.
+/// Writes any bytes to a new connection and reads every answer until the server closes it.
 ///
 /// # Panics
 ///
-/// If it is not closed in time, or an answer is not whole or not HTTP. Each must declare its length.
+/// If the server does not close in time, or an answer is incomplete, without a declared length, or
+/// not HTTP.
 pub async fn converse(address: SocketAddr, bytes: &[u8]) -> Vec<Answer> {
     let mut stream = TcpStream::connect(address).await.expect("the program listens");
     let (mut reading, mut writing) = stream.split();
     let mut read = Vec::new();
-    // Both may fail: the other side may close while bytes are on their way. What it said before counts.
+    // Both can fail, because the server can close while bytes are in transit. The answers before
+    // that count.
     let both = futures::future::join(writing.write_all(bytes), reading.read_to_end(&mut read));
-    let _ = tokio::time::timeout(PATIENCE, both).await.expect("the program closes in time");
+    let _ = tokio::time::timeout(PATIENCE, both).await.expect("the program closes the connection in time");
     let (mut answers, mut rest) = (Vec::new(), read.as_slice());
     while !rest.is_empty() {
         let whole = parse(rest).and_then(|mut answer| {
@@ -188,7 +188,7 @@ pub async fn converse(address: SocketAddr, bytes: &[u8]) -> Vec<Answer> {
             Some((answer, &rest[head + length..]))
         });
         let (answer, after) = whole
-            .unwrap_or_else(|| panic!("not a whole answer: {:?}", String::from_utf8_lossy(rest)));
+            .unwrap_or_else(|| panic!("incomplete answer: {:?}", String::from_utf8_lossy(rest)));
         answers.push(answer);
         rest = after;
     }

@@ -1,5 +1,5 @@
-//! The harness of the end-to-end tests: the real program as a child process, real databases, and both ends of its
-//! work (producers and downstreams) in the test process. No scenario is here; those are the files of `tests/tests`.
+//! The harness of the end-to-end tests: the real program as a child process, real databases, and
+//! producers and downstreams in the test process. The scenarios are in the files of `tests/tests`.
 
 pub mod address;
 pub mod audit;
@@ -20,7 +20,8 @@ pub mod soak;
 pub mod verdicts;
 pub mod wait;
 
-/// Makes of each scenario, an `async fn(Database)`, two tests: one on SQLite and one on PostgreSQL.
+/// Creates two tests from each scenario, an `async fn(Database)`: one on SQLite and one on
+/// PostgreSQL.
 #[macro_export]
 macro_rules! on_each_database {
     ($($scenario:ident),+ $(,)?) => {

@@ -1,6 +1,6 @@
-//! Load on the running program and the downstream that receives it, for benchmarks and for tests that need a high rate.
+//! A load generator and a downstream, for benchmarks and for tests that need a high rate.
 //!
-//! Both speak HTTP on bare sockets, so that they cost little beside what is measured. What is checked event by event uses
+//! Both use HTTP on plain sockets, so that their own cost is small. Tests that check each event use
 //! [`crate::producer`] and [`crate::sink`] instead.
 
 mod clock;

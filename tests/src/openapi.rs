@@ -1,19 +1,19 @@
-//! Holds answers of the HTTP surface against the document that describes it.
+//! Checks responses of the HTTP surface against the document that describes it.
 //!
-//! The document leaves its objects open, so that clients let pass what later versions add. Here they are closed: what
-//! this version answers is in the document to the last member.
+//! The document leaves its objects open, so that clients tolerate members that later versions add.
+//! Here the objects are closed, so every member that this version sends must be in the document.
 
 use http::HeaderMap;
 use jsonschema::{Draft, Validator};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
-/// The document.
+/// The OpenAPI document.
 #[derive(Clone, Debug)]
 pub struct Document(Value);
 
 impl Document {
-    /// Reads a document.
+    /// Parses a document.
     ///
     /// # Panics
     ///
@@ -25,21 +25,21 @@ impl Document {
         Self(document)
     }
 
-    /// What is at a JSON pointer, with its objects closed.
+    /// The value at a JSON pointer, with its objects closed.
     ///
     /// # Panics
     ///
-    /// If there is nothing.
+    /// If there is no value.
     #[must_use]
     pub fn at(&self, pointer: &str) -> &Value {
         self.0.pointer(pointer).unwrap_or_else(|| panic!("the document has no {pointer}"))
     }
 
     fn object(&self, pointer: &str) -> &Map<String, Value> {
-        self.at(pointer).as_object().unwrap_or_else(|| panic!("{pointer} is no object"))
+        self.at(pointer).as_object().unwrap_or_else(|| panic!("{pointer} is not an object"))
     }
 
-    /// Its path templates, with the methods that each has, in capitals.
+    /// The path templates, each with its methods in capitals.
     #[must_use]
     pub fn paths(&self) -> Vec<(&str, BTreeSet<String>)> {
         let methods = |path: &Value| {
@@ -52,11 +52,11 @@ impl Document {
             .collect()
     }
 
-    /// Makes sure that an answer is one that the document has for this request, with its headers and its body.
+    /// Checks that the document has this response for this request, with its headers and its body.
     ///
     /// # Panics
     ///
-    /// If it is not; says why.
+    /// If it does not. The message says why.
     #[track_caller]
     pub fn assert_describes(
         &self,
@@ -87,7 +87,8 @@ impl Document {
                 None => assert_ne!(header["required"], true, "no {name}: {}", what()),
             }
         }
-        // What the server refuses by itself before there is a request has neither a body nor these.
+        // Responses that the server sends before it has parsed a request have neither a body nor
+        // these headers.
         let by_the_routes = headers.contains_key("content-type");
         for (name, value) in [("cache-control", "no-store"), ("x-content-type-options", "nosniff")]
             .into_iter()
@@ -132,11 +133,11 @@ impl Document {
         }
     }
 
-    /// Makes sure that a value is one of `#/components/schemas/{name}`.
+    /// Checks that a value matches `#/components/schemas/{name}`.
     ///
     /// # Panics
     ///
-    /// If it is not; says why.
+    /// If it does not. The message says why.
     #[track_caller]
     pub fn assert_is(&self, name: &str, value: &Value) {
         if let Err(error) =
@@ -165,7 +166,7 @@ impl Document {
         status_code: u16,
     ) -> Option<(&Value, Vec<String>)> {
         let response = match self.template_of(path) {
-            // These are answered before the path is looked at.
+            // This response is sent before the path is examined.
             _ if status_code == 501 => self.at("/components/responses/TransferCoding"),
             None if status_code == 400 => self.at("/components/responses/NotHttp"),
             None if status_code == 404 => self.at("/components/responses/UnknownRoute"),
@@ -214,7 +215,7 @@ impl Document {
         }
     }
 
-    /// Of a schema of this document, whose references are looked up in it.
+    /// A validator for a schema of this document. Its references are resolved in the document.
     fn validator(&self, schema: &Value) -> Validator {
         let whole = serde_json::json!({"components": self.at("/components"), "allOf": [schema]});
         let options =
@@ -223,7 +224,7 @@ impl Document {
     }
 }
 
-/// Closes each object's schema that names members.
+/// Forbids unknown members in each object schema that names its members.
 fn close(value: &mut Value) {
     match value {
         Value::Object(members) => {

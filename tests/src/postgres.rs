@@ -1,10 +1,10 @@
-//! Private, throwaway PostgreSQL clusters: made in a temporary folder, listening on a free port of 127.0.0.1, gone
-//! when the process that started them is gone, however it ends.
+//! Private, temporary PostgreSQL clusters: created in a temporary folder, listening on a free port
+//! of 127.0.0.1, and removed when the process that started them ends, in whatever way it ends.
 //!
-//! A server is this process's child, and has a guardian: a small shell that waits on a pipe from this process. When
-//! the pipe closes without a word (an exit without destructors, an abort, `kill -9`), the shell stops the server by
-//! its pid. Another such shell then removes the folder. PostgreSQL refuses to run as root: then the `postgres` user
-//! runs it.
+//! A server is a child of this process, and has a guardian: a small shell that waits on a pipe from
+//! this process. If the pipe closes without a message (an exit without destructors, an abort, `kill
+//! -9`), the shell stops the server by its pid. A second shell then removes the folder. PostgreSQL
+//! refuses to run as root, so if this process is root, the `postgres` user runs the server.
 
 pub mod patroni;
 mod standby;
@@ -25,40 +25,42 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a server may take to start.
+/// The time limit for the start of a server.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Stops a server when its pipe closes before it was told that the server is gone.
+/// Stops a server if the pipe closes before the message that the server has ended.
 const GUARDIAN: &str =
     r#"read -r word; [ "$word" = gone ] || { kill -QUIT "$1"; kill -CONT "$1"; }"#;
 
-/// Removes the folder when its pipe closes; servers that are just stopping may still write to it for a moment.
+/// Removes the folder when its pipe closes. Retries, because servers that are stopping can still
+/// write to the folder for a moment.
 const REMOVER: &str = r#"
 read -r order
 tries=100
 until rm -rf "$1" || [ $tries -eq 0 ]; do tries=$((tries - 1)); sleep 0.1; done
 "#;
 
-/// How a server is set up.
+/// The setup of a server.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Whether commits reach the disk. Without, a test is faster, and proves nothing about a power cut.
+    /// Whether commits are flushed to the disk. Without it a test is faster, but proves nothing
+    /// about a power failure.
     pub fsync: bool,
-    /// Where the write-ahead log is kept, if not with the data.
+    /// The folder of the write-ahead log, if it is not with the data.
     pub wal: Option<PathBuf>,
-    /// More settings, as `postgres -c name=value` takes them.
+    /// Further settings, as in `postgres -c name=value`.
     pub more: Vec<(&'static str, String)>,
 }
 
-/// By which signal a server is stopped.
+/// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Fast: sessions are told, transactions rolled back, memory written.
+    /// Fast: sessions end, transactions are rolled back, memory is written.
     Fast,
-    /// Immediate: as after a crash, without the crash.
+    /// Immediate: the state afterwards is that of a crash, but the processes end in an orderly way.
     Immediate,
-    /// `kill -9` for the server and each of its processes: the crash. Left alone, a backend would go on serving its
-    /// session until it looks for its parent.
+    /// `kill -9` for the server and each of its processes: a crash. If only the server were killed,
+    /// a backend would continue to serve its session until it checks for its parent.
     Kill,
 }
 
@@ -77,14 +79,15 @@ struct Server {
     guardian: Child,
 }
 
-/// The one cluster that the tests of a process share, without fsync. Each test makes a database of its own in it.
+/// The cluster that the tests of a process share, without fsync. Each test creates its own database
+/// in it.
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| Cluster::start(Settings::default()))
 }
 
 impl Cluster {
-    /// Makes a cluster and starts its server.
+    /// Creates a cluster and starts its server.
     ///
     /// # Panics
     ///
@@ -101,11 +104,11 @@ impl Cluster {
         Self::started(data, settings)
     }
 
-    /// Starts a server on data that are there.
+    /// Starts a server on existing data.
     fn started(data: PathBuf, settings: Settings) -> Self {
         let mut cluster = Self { data, port: 0, settings, server: Mutex::new(None) };
         for _ in 0..5 {
-            // Another process may take the port before the server does.
+            // Another process can take the port before the server does.
             cluster.port = free_port();
             if cluster.launch() {
                 return cluster;
@@ -120,11 +123,11 @@ impl Cluster {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// The CPU time that the server and all its processes have taken, those that have ended among them.
+    /// The CPU time of the server and all its processes, including those that have ended.
     ///
     /// # Panics
     ///
-    /// If the server does not run.
+    /// If the server is not running.
     #[must_use]
     pub fn cpu(&self) -> Duration {
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,17 +139,17 @@ impl Cluster {
         children + cpu_of(server.as_raw().unsigned_abs(), true)
     }
 
-    /// The port on which the server listens, the same over restarts.
+    /// The port of the server. It stays the same over restarts.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Makes a fresh database and answers its URL.
+    /// Creates a database and returns its URL.
     ///
     /// # Panics
     ///
-    /// If it cannot be made.
+    /// If it cannot be created.
     pub async fn create_database(&self) -> String {
         static DATABASES: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
@@ -170,7 +173,7 @@ impl Cluster {
         connection.close().await.expect("the connection can be closed");
     }
 
-    /// Stops the server and waits until it is gone. Its data stays.
+    /// Stops the server and waits until it has ended. Its data is kept.
     ///
     /// # Panics
     ///
@@ -185,12 +188,12 @@ impl Cluster {
         {
             let children =
                 if stop == Stop::Kill { children_of(pid_of(&server.process)) } else { Vec::new() };
-            // The pid is the server's until it is waited for, even if it has ended.
+            // The pid stays reserved for the server until it is waited for, even if it has ended.
             kill(pid_of(&server.process), signal).expect("the server can be signalled");
             for &child in &children {
                 let _ = kill(child, signal);
             }
-            // One that was frozen has to wake up to hear it.
+            // A frozen process must be resumed to receive the signal.
             for child in
                 children_of(pid_of(&server.process)).into_iter().chain([pid_of(&server.process)])
             {
@@ -199,39 +202,39 @@ impl Cluster {
             server.process.wait().expect("the server can be waited for");
             let deadline = Instant::now() + START_TIMEOUT;
             while children.iter().any(|&child| is_running(child)) {
-                assert!(Instant::now() < deadline, "the server's processes do not end");
+                assert!(Instant::now() < deadline, "the server's processes did not end in time");
                 thread::sleep(Duration::from_millis(5));
             }
             dismiss(&mut server.guardian);
         }
     }
 
-    /// Stops the server and its processes where they stand, as a machine does that swaps or is moved: connections stay
-    /// open, new ones are taken by the kernel, and nobody answers.
+    /// Suspends the server and its processes, as on a machine that swaps or is migrated.
+    /// Connections stay open, and the kernel accepts new ones, but there are no responses.
     ///
     /// # Panics
     ///
-    /// If it does not run.
+    /// If the server is not running.
     pub fn freeze(&self) {
         self.signal_all(Signal::SIGSTOP);
     }
 
-    /// Lets a frozen server go on.
+    /// Resumes a frozen server.
     ///
     /// # Panics
     ///
-    /// If it does not run.
+    /// If the server is not running.
     pub fn thaw(&self) {
         self.signal_all(Signal::SIGCONT);
     }
 
-    /// The server first, so that it starts no further process meanwhile.
+    /// Signals the server first, so that it starts no further process in between.
     fn signal_all(&self, signal: Signal) {
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         let process = &server.as_ref().expect("the server runs").process;
         kill(pid_of(process), signal).expect("the server can be signalled");
         for child in children_of(pid_of(process)) {
-            // One that has just ended needs no signal.
+            // A process that has just ended needs no signal.
             let _ = kill(child, signal);
         }
     }
@@ -242,14 +245,15 @@ impl Cluster {
     ///
     /// If it does not start.
     pub fn resume(&self) {
-        // After a kill the orphaned backends may hold the shared memory for a moment.
+        // After a kill, the orphaned backends can hold the shared memory for a moment.
         let deadline = Instant::now() + START_TIMEOUT;
         while !self.launch() {
             assert!(Instant::now() < deadline, "the server does not start again:\n{}", self.log());
         }
     }
 
-    /// Starts the server and waits until it takes connections. `false` if it ended instead.
+    /// Starts the server and waits until it accepts connections. Returns `false` if it ended
+    /// instead.
     fn launch(&self) -> bool {
         let fsync = if self.settings.fsync { "on" } else { "off" };
         let fixed = [
@@ -272,7 +276,8 @@ impl Cluster {
         for (name, value) in fixed.iter().chain(&self.settings.more) {
             server.arg("-c").arg(format!("{name}={value}"));
         }
-        // A group of its own: an interrupt from the keyboard is for the tests, whose end then ends the server.
+        // A separate process group: an interrupt from the keyboard goes to the tests only, and
+        // their end then stops the server.
         server
             .process_group(0)
             .stdin(Stdio::null())
@@ -298,8 +303,8 @@ impl Cluster {
         false
     }
 
-    /// Whether the server's own file says that it takes connections, as a standby or not: its pid is the first line, its
-    /// state the eighth.
+    /// Whether the server's own file says that it accepts connections, as a standby or not. The
+    /// first line is its pid, the eighth its state.
     fn is_ready(&self, process: &Child) -> bool {
         let text = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -311,7 +316,7 @@ impl Cluster {
         self.data.with_extension("log")
     }
 
-    /// What the server has said.
+    /// The log of the server.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
@@ -330,26 +335,27 @@ fn pid_of(process: &Child) -> Pid {
 }
 
 fn children_of(pid: Pid) -> Vec<Pid> {
-    // Not there once the process has ended.
+    // The file does not exist after the process has ended.
     let children =
         fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     children.split_whitespace().filter_map(|child| child.parse().ok()).map(Pid::from_raw).collect()
 }
 
-/// Whether a process still runs. One that has ended and is not waited for by anyone is still listed, as a zombie.
+/// Whether a process still runs. A process that has ended and was not waited for is still listed,
+/// as a zombie.
 fn is_running(pid: Pid) -> bool {
     fs::read_to_string(format!("/proc/{pid}/status"))
         .is_ok_and(|status| !status.contains("State:\tZ"))
 }
 
-/// A shell that acts when its pipe closes.
+/// A shell that runs a script when its pipe closes.
 fn waiting_shell(script: &str, argument: impl AsRef<OsStr>) -> Child {
     let mut shell = as_server_user("sh");
     shell.args(["-c", script, "sh"]).arg(argument).process_group(0).stdin(Stdio::piped());
     shell.spawn().expect("`sh` can be run")
 }
 
-/// Tells a guardian that its server is gone.
+/// Tells a guardian that its server has ended.
 fn dismiss(guardian: &mut Child) {
     if let Some(mut pipe) = guardian.stdin.take() {
         writeln!(pipe, "gone").expect("the guardian listens");
@@ -359,24 +365,24 @@ fn dismiss(guardian: &mut Child) {
 
 struct Folder {
     root: PathBuf,
-    /// A cluster without a server, to be copied: faster than making each anew.
+    /// A cluster without a server. Copying it is faster than creating each cluster anew.
     template: PathBuf,
-    /// Its pipe closes with this process.
+    /// Its pipe closes when this process ends.
     _remover: Child,
 }
 
-/// This process's folder of clusters.
+/// The folder with all clusters of this process.
 fn folder() -> &'static Folder {
     static FOLDER: OnceLock<Folder> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let root = tempfile::Builder::new()
             .prefix("surehook-postgres-")
             .tempdir()
-            .expect("a temporary folder can be made")
+            .expect("a temporary folder can be created")
             .keep();
         if let Some(user) = server_user() {
             std::os::unix::fs::chown(&root, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-                .expect("root may give a folder away");
+                .expect("root can change the owner of a folder");
         }
         let remover = waiting_shell(REMOVER, &root);
         let template = root.join("template");
@@ -396,26 +402,26 @@ fn folder() -> &'static Folder {
     })
 }
 
-/// Where the next cluster's data go.
+/// The folder for the data of the next cluster.
 fn new_data_folder() -> PathBuf {
     static CLUSTERS: AtomicU32 = AtomicU32::new(0);
     folder().root.join(format!("cluster-{}", CLUSTERS.fetch_add(1, Ordering::Relaxed)))
 }
 
-/// Who runs the server, if this process may not.
+/// The user that runs the server, if this process must not run it itself.
 fn server_user() -> Option<User> {
     Uid::effective().is_root().then(|| {
         User::from_name("postgres")
             .expect("the users can be listed")
-            .expect("root needs a user `postgres` to run PostgreSQL as; Debian's package makes one")
+            .expect("root needs a user `postgres` that runs PostgreSQL; Debian's package creates one")
     })
 }
 
-/// Makes a folder that the server may write to.
+/// Creates a folder that the server can write to.
 ///
 /// # Panics
 ///
-/// If it cannot be made.
+/// If it cannot be created.
 #[must_use]
 pub fn folder_for_the_server(path: &Path) -> PathBuf {
     run(as_server_user("mkdir").arg("-p").arg(path));
@@ -446,7 +452,8 @@ fn free_port() -> u16 {
     listener.local_addr().expect("a listener has an address").port()
 }
 
-/// A program of the server's: on the path, or where `pg_config` says, or where Debian keeps it.
+/// The path of one of PostgreSQL's programs: on `PATH`, or where `pg_config` says, or where Debian
+/// keeps it.
 ///
 /// # Panics
 ///
@@ -478,7 +485,7 @@ pub fn program(name: &str) -> PathBuf {
         .find(|path| path.is_file());
     found.unwrap_or_else(|| {
         panic!(
-            "there is no `{name}`: install PostgreSQL's server (Debian: apt-get install postgresql)"
+            "`{name}` not found: install PostgreSQL's server (Debian: apt-get install postgresql)"
         )
     })
 }

@@ -1,5 +1,5 @@
-//! Producers that behave as the aggressive ones do: many connections, duplicates, and a retry after anything that is
-//! neither an acceptance nor a refusal.
+//! Producers that behave aggressively: many connections, duplicates, and a retry after everything
+//! that is neither an acceptance nor a refusal.
 
 use crate::http::{Answer, Client};
 use crate::program::Target;
@@ -22,32 +22,32 @@ use uuid::Uuid;
 /// What is posted.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Where each event goes, in turn.
+    /// The sources. Events use them in turn.
     pub sources: &'static [&'static str],
-    /// All posts, duplicates included.
+    /// The number of posts, duplicates included.
     pub posts: usize,
-    /// So many of them repeat the key and the body of another.
+    /// The number of posts that repeat the key and the body of another.
     pub duplicates: usize,
-    /// Keep-alive connections that post at once.
+    /// The number of keep-alive connections that post concurrently.
     pub connections: usize,
 }
 
 /// One event, as its producer knows it.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    /// Where it was posted.
+    /// The source that it was posted to.
     pub source: &'static str,
     /// Its idempotency key.
     pub key: String,
     /// The digest of its body.
     pub body_sha256: [u8; 32],
-    /// The event id of every `202`. One, if all is well.
+    /// The event ids of all `202` answers. There must be only one.
     pub ids: BTreeSet<Uuid>,
-    /// How many answers said that the event is new.
+    /// The number of answers that called the event new.
     pub new: usize,
-    /// How many answers said that it was known.
+    /// The number of answers that called it a replay.
     pub replayed: usize,
-    /// How many posts got no answer, or one that asks to come back.
+    /// The number of posts without an answer, or with one that asks for a retry.
     pub unanswered: usize,
 }
 
@@ -56,15 +56,15 @@ impl Sent {
     ///
     /// # Panics
     ///
-    /// If the answers to this key named none, or more than one.
+    /// If the answers to this key named no event, or more than one.
     #[must_use]
     pub fn event(&self) -> Uuid {
-        assert_eq!(self.ids.len(), 1, "one key is one event: {self:?}");
-        *self.ids.first().expect("there is one")
+        assert_eq!(self.ids.len(), 1, "one key must have one event: {self:?}");
+        *self.ids.first().expect("there is one id")
     }
 }
 
-/// How long a post may take to be accepted. A soak has longer outages.
+/// The time limit for the acceptance of a post. A soak has longer outages.
 fn patience() -> Duration {
     soak::either(Duration::from_mins(1), Duration::from_mins(4))
 }
@@ -72,29 +72,30 @@ fn patience() -> Duration {
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 const LAST_RETRY: Duration = Duration::from_millis(200);
 
-/// After each so-manyth acceptance the producer looks where its event stands.
+/// The producer reads the status of its event after every 16th acceptance.
 const LOOKS_EVERY: usize = 16;
 
-/// What each post bears beside its key, and must reach the downstream as it is.
+/// The headers of each post, besides its key. They must reach the downstream unchanged.
 const HEADERS: [(&str, &str); 2] =
     [("content-type", "application/json"), ("x-signature", "sha256=0f1e2d3c4b5a")];
 
-/// How many posts of a load have their `202`. Who wants to do something in the middle is woken by each.
+/// The number of posts with a `202`. Each one wakes the tasks that wait for a point in the middle
+/// of the load.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<watch::Sender<usize>>);
 
 impl Progress {
-    /// The posts that are answered by now.
+    /// The number of posts answered so far.
     #[must_use]
     pub fn answered(&self) -> usize {
         *self.0.borrow()
     }
 
-    /// Waits until so many posts are answered.
+    /// Waits until this number of posts is answered.
     ///
     /// # Panics
     ///
-    /// If they are not in time.
+    /// If they are not answered in time.
     pub async fn reaches(&self, posts: usize) {
         let mut progress = self.0.subscribe();
         let reached =
@@ -109,12 +110,12 @@ impl Progress {
     }
 }
 
-/// Posts the whole load to the targets, each post to the next of them, and gives back what each event's producer knows.
-/// A post that is not answered, or is asked to come back, goes to the target after that.
+/// Posts the whole load to the targets in turn, and returns what each event's producer knows. A
+/// post without an answer, or with one that asks for a retry, goes to the next target.
 ///
 /// # Panics
 ///
-/// If a post is refused, or has no `202` within a minute (in a soak: four).
+/// If a post is refused, or has no `202` within a minute (four minutes in a soak).
 pub async fn produce(
     recording: Recording,
     targets: Vec<Target>,
@@ -159,7 +160,7 @@ pub async fn produce(
         .expect("no connection has panicked")
 }
 
-/// What all connections share.
+/// The state that all connections share.
 struct Producer {
     recording: Recording,
     targets: Vec<Target>,
@@ -170,7 +171,7 @@ struct Producer {
 }
 
 impl Producer {
-    /// Posts what is next until nothing is left.
+    /// Posts the next event until all are posted.
     async fn connection(self: Arc<Self>, name: String) {
         let client = Client::default();
         loop {
@@ -199,7 +200,8 @@ impl Producer {
         }
     }
 
-    /// Posts one event until it is accepted. Gives back the answer, and how many tries had none.
+    /// Posts one event until it is accepted. Returns the answer, and the number of tries without
+    /// one.
     async fn post(&self, client: &Client, turn: usize, post: &Post<'_>) -> (Accepted, usize) {
         let begun = Instant::now();
         let mut wait = FIRST_RETRY;
@@ -220,10 +222,10 @@ impl Producer {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LAST_RETRY);
         }
-        unreachable!("there are more numbers than tries")
+        unreachable!("the loop ends only by returning or panicking")
     }
 
-    /// Looks where an event stands. No answer is no answer.
+    /// Records the status of an event. An unanswered request is ignored.
     async fn look(&self, client: &Client, turn: usize, event: EventId) {
         let asked_at = self.recording.elapsed();
         let target = &self.targets[turn % self.targets.len()];
@@ -252,36 +254,34 @@ impl Producer {
 /// One post of a producer.
 #[derive(Clone, Debug)]
 pub struct Post<'a> {
-    /// Who posts.
+    /// The name of the producer.
     pub producer: &'a str,
     /// The source it is posted to.
     pub source: &'a str,
-    /// The idempotency key.
     pub key: &'a str,
-    /// The body.
     pub body: Bytes,
 }
 
-/// What a `202` says.
+/// The content of a `202`.
 #[derive(Clone, Copy, Debug)]
 pub struct Accepted {
-    /// The event.
+    /// The event's id.
     pub event: EventId,
-    /// Where it stands.
+    /// The event's status.
     pub status: Status,
     /// Whether it was accepted before.
     pub replayed: bool,
 }
 
-/// Posts once and writes down what comes of it: an acceptance, or another answer.
+/// Posts once and records the result: an acceptance, or another answer.
 ///
 /// # Errors
 ///
-/// Says in words why there is no answer.
+/// Describes why there is no answer.
 ///
 /// # Panics
 ///
-/// If a `202` does not say which event it is about.
+/// If a `202` does not name its event.
 pub async fn try_once(
     recording: &Recording,
     client: &Client,
@@ -345,7 +345,7 @@ fn body(index: usize) -> Bytes {
     Bytes::from(format!(r#"{{"number":{index},"kind":"invoice.paid","filler":"{filler}"}}"#))
 }
 
-/// Every event once and so many of them twice, in an order that is mixed and always the same.
+/// Every event once and `duplicates` of them again, in a shuffled order that is always the same.
 fn order(events: usize, duplicates: usize) -> Vec<usize> {
     let mut order: Vec<usize> =
         (0..events).chain((0..duplicates).map(|n| scatter(n) % events)).collect();
@@ -355,7 +355,7 @@ fn order(events: usize, duplicates: usize) -> Vec<usize> {
     order
 }
 
-/// A number that looks random and is not.
+/// A deterministic number that looks random.
 fn scatter(n: usize) -> usize {
     (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_right(29)
 }

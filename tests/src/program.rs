@@ -1,5 +1,5 @@
-//! The real program as a child process: found or built, started on a free port with a configuration in a folder of
-//! its own, and never left behind.
+//! The real program as a child process. It is found or built, started on a free port with a
+//! configuration in its own folder, and always stopped when the test ends.
 
 pub use crate::address::free_address;
 use crate::http::Client;
@@ -18,26 +18,27 @@ use std::time::{Duration, Instant};
 use surehook_model::history::{Fault, What};
 use tempfile::TempDir;
 
-/// Names a program that is there already, instead of one that is built here.
+/// The environment variable that names an existing program to test, instead of one that is built
+/// here.
 const PROGRAM_VARIABLE: &str = "SUREHOOK_PROGRAM";
 
-/// How many ports are tried until the program gets one that no other process took meanwhile.
+/// The number of ports that are tried until the program gets one that no other process has taken.
 const PORTS_TRIED: u32 = 5;
 
-/// How much of the log a failed test shows.
+/// The size of the part of the log that a failed test shows.
 const LOG_SHOWN_BYTES: usize = 16 << 10;
 
-/// In an [`Environment`], this is no variable but the program's limit of open files: the soft one, a space, and the hard
-/// one.
+/// In an [`Environment`], this name stands for the program's limit of open files instead of a
+/// variable. The value is the soft limit, a space, and the hard limit.
 pub const OPEN_FILES: &str = "the limit of open files";
 
 /// Variables of the program's environment.
 pub type Environment = &'static [(&'static str, &'static str)];
 
-/// `surehook serve` with a configuration and a port of its own, which it keeps over restarts.
+/// `surehook serve` with its own configuration and port. It keeps the port over restarts.
 #[derive(Debug)]
 pub struct Service {
-    // Dropped first: its log, which a failed test shows, is in the folder.
+    // Dropped first, because its log, which a failed test shows, is in the folder.
     process: Option<Process>,
     address: SocketAddr,
     folder: TempDir,
@@ -46,12 +47,12 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the program and waits until it is ready. `configuration` is everything but the address, the database
-    /// and the log's form: top-level keys first, then tables.
+    /// Starts the program and waits until it is ready. `configuration` is everything except the
+    /// address, the database and the log format: top-level settings first, then tables.
     ///
     /// # Panics
     ///
-    /// If it does not become ready; its log is shown.
+    /// If it does not become ready. Its log is shown.
     pub async fn start(database: &str, configuration: &str) -> Self {
         let service = Self::begin(database, configuration).await;
         service.ready().await;
@@ -78,7 +79,7 @@ impl Service {
         }
     }
 
-    /// Where producers post to it, and what it is called.
+    /// The address for producers, and the name of the process.
     #[must_use]
     pub fn target(&self) -> Target {
         let name = self
@@ -92,7 +93,7 @@ impl Service {
     ///
     /// # Panics
     ///
-    /// If it does not become ready; its log is shown.
+    /// If it does not become ready. Its log is shown.
     pub async fn start_in(environment: Environment, database: &str, configuration: &str) -> Self {
         let service = Self::begin_in(environment, database, configuration).await;
         service.ready().await;
@@ -103,12 +104,12 @@ impl Service {
     ///
     /// # Panics
     ///
-    /// If it does not; its log is shown.
+    /// If it does not. Its log is shown.
     pub async fn begin(database: &str, configuration: &str) -> Self {
         Self::begin_in(&[], database, configuration).await
     }
 
-    /// Starts the program with its log going to `log`, and waits until it is ready.
+    /// Starts the program with its log written to `log`, and waits until it is ready.
     ///
     /// # Panics
     ///
@@ -158,7 +159,7 @@ impl Service {
         panic!("no free port found in {PORTS_TRIED} tries");
     }
 
-    /// Starts the program again where it was, after it has ended, and waits until it is ready.
+    /// Starts the program again in the same place, after it has ended, and waits until it is ready.
     ///
     /// # Panics
     ///
@@ -189,7 +190,7 @@ impl Service {
         self.ready().await;
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -201,35 +202,35 @@ impl Service {
         format!("http://{}{path}", self.address)
     }
 
-    /// What it takes of the machine now.
+    /// The resources that it uses now.
     ///
     /// # Panics
     ///
-    /// If it does not run, or the system does not tell.
+    /// If it is not running, or the system has no figures.
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage::of(self.process.as_ref().expect("the program runs").child.id())
     }
 
-    /// Its limits of open files: the soft one and the hard one.
+    /// Its limits of open files: soft and hard.
     ///
     /// # Panics
     ///
-    /// If it does not run, or the system does not tell.
+    /// If it is not running, or the system has no figures.
     #[must_use]
     pub fn open_files(&self) -> (u64, u64) {
         let pid = self.process.as_ref().expect("the program runs").child.id();
         let limits = fs::read_to_string(format!("/proc/{pid}/limits"))
-            .expect("the system tells of its processes");
+            .expect("the process has a folder in /proc");
         let line = limits
             .lines()
             .find_map(|line| line.strip_prefix("Max open files"))
             .expect("every process has this limit");
-        let mut figures = line.split_whitespace().map(|figure| figure.parse().expect("a figure"));
+        let mut figures = line.split_whitespace().map(|figure| figure.parse().expect("the field is a number"));
         (figures.next().expect("a soft limit"), figures.next().expect("a hard limit"))
     }
 
-    /// Whether it was started and not been killed since, nor waited for.
+    /// Whether it was started and since then neither killed nor waited for.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.process.is_some()
@@ -239,7 +240,7 @@ impl Service {
     ///
     /// # Panics
     ///
-    /// If it does not run.
+    /// If it is not running.
     pub fn signal(&self, signal: Signal) {
         if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP) {
             self.record(|process| Fault::Draining { process });
@@ -247,20 +248,20 @@ impl Service {
         self.process.as_ref().expect("the program runs").signal(signal);
     }
 
-    /// Stops it for a while, as a machine does that swaps or moves, and lets it go on.
+    /// Suspends it for a while, as a machine that swaps or is migrated does, and resumes it.
     ///
     /// # Panics
     ///
-    /// If it does not run.
+    /// If it is not running.
     pub async fn pause(&self, duration: Duration) {
         self.pause_while(tokio::time::sleep(duration)).await;
     }
 
-    /// As [`Self::pause`], for as long as `meanwhile` takes.
+    /// As [`Self::pause`], until the future `meanwhile` completes.
     ///
     /// # Panics
     ///
-    /// If it does not run.
+    /// If it is not running.
     pub async fn pause_while<T>(&self, meanwhile: impl Future<Output = T>) -> T {
         let begun = Instant::now();
         self.signal(Signal::SIGSTOP);
@@ -278,17 +279,17 @@ impl Service {
     ///
     /// # Panics
     ///
-    /// If it does not run.
+    /// If it is not running.
     pub fn kill(&mut self) {
         self.record(|process| Fault::Killed { process });
         self.process.take().expect("the program runs").kill();
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it exits.
     ///
     /// # Panics
     ///
-    /// If it does not run, or not end in time; its log is shown.
+    /// If it is not running, or does not exit in time. Its log is shown.
     pub async fn wait(&mut self, patience: Duration) -> ExitStatus {
         let status = self.process.as_mut().expect("the program runs").wait(patience).await;
         self.process = None;
@@ -296,11 +297,11 @@ impl Service {
         status
     }
 
-    /// Waits for so long whether it ends by itself.
+    /// Waits for at most `time` for it to exit.
     ///
     /// # Panics
     ///
-    /// If it does not run.
+    /// If it is not running.
     pub async fn ended_within(&mut self, time: Duration) -> Option<ExitStatus> {
         let process = self.process.as_mut().expect("the program runs");
         let deadline = Instant::now() + time;
@@ -317,7 +318,7 @@ impl Service {
         }
     }
 
-    /// Waits until `GET /ready` says `200`.
+    /// Waits until `GET /ready` answers `200`.
     ///
     /// # Panics
     ///
@@ -331,13 +332,14 @@ impl Service {
         .await;
     }
 
-    /// Everything it has logged so far, over all its lives.
+    /// Everything that it has logged so far, over all its starts.
     #[must_use]
     pub fn log(&self) -> String {
         read_log(self.folder.path())
     }
 
-    /// The lines of its log that tell of a mistake in it: panics, and errors of its own.
+    /// The lines of its log that show a defect of the program: panics, and errors that the program
+    /// itself logged.
     #[must_use]
     pub fn mishaps(&self) -> Vec<String> {
         let is_own_error = |line: &str| {
@@ -360,34 +362,32 @@ impl Drop for Service {
     }
 }
 
-/// What a process takes of its machine.
+/// The resources that a process uses.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
-    /// Memory that is resident, in bytes.
+    /// Resident memory, in bytes.
     pub resident_bytes: u64,
-    /// The most memory that ever was resident, in bytes.
+    /// The peak of resident memory, in bytes.
     pub peak_bytes: u64,
-    /// Open files and sockets.
     pub descriptors: usize,
-    /// Threads.
     pub threads: u64,
-    /// The CPU time that it has taken, of all cores together.
+    /// CPU time of all cores together.
     pub cpu: Duration,
 }
 
 impl Usage {
     fn of(pid: u32) -> Self {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))
-            .expect("the system tells of its processes");
+            .expect("the process has a folder in /proc");
         let figure = |name: &str| -> u64 {
             let line = status
                 .lines()
                 .find_map(|line| line.strip_prefix(name))
                 .expect("every process has these figures");
-            line.split_whitespace().next().and_then(|figure| figure.parse().ok()).expect("a figure")
+            line.split_whitespace().next().and_then(|figure| figure.parse().ok()).expect("the field is a number")
         };
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))
-            .expect("the system tells of its processes")
+            .expect("the process has a folder in /proc")
             .count();
         let (resident_bytes, peak_bytes) = (figure("VmRSS:") << 10, figure("VmHWM:") << 10);
         Self {
@@ -400,10 +400,11 @@ impl Usage {
     }
 }
 
-/// The CPU time that a process has taken, and if wished those of its children that have ended; zero once it is gone.
+/// The CPU time of a process, and optionally of its children that have ended. Zero once the process
+/// is gone.
 pub(crate) fn cpu_of(pid: u32, with_ended_children: bool) -> Duration {
-    // In the kernel's documentation the fields are counted from 1; the second is the name, which may hold anything. The
-    // unit is a hundredth of a second wherever Linux runs.
+    // The kernel's documentation counts the fields from 1. The second is the name, which can
+    // contain any characters. The unit is 1/100 s wherever Linux runs.
     const MILLIS: u64 = 10;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<u64> = stat
@@ -417,19 +418,19 @@ pub(crate) fn cpu_of(pid: u32, with_ended_children: bool) -> Duration {
     Duration::from_millis(ticks * MILLIS)
 }
 
-/// A shell's words for a limit of open files (`$0`), under which the rest of the command line runs.
+/// A shell script that runs the rest of the command line under a limit of open files (`$0`).
 const LIMITED: &str = "set -e; ulimit -Sn ${0% *}; ulimit -Hn ${0#* }; exec \"$@\"";
 
-/// Where producers post.
+/// An address for producers.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// What the process is called.
+    /// The name of the process.
     pub name: String,
     /// Its URL without a path.
     pub base: String,
 }
 
-/// Runs a command of the program to its end.
+/// Runs a command of the program until it exits.
 ///
 /// # Panics
 ///
@@ -457,7 +458,8 @@ pub fn run_in<S: AsRef<OsStr>>(
         .expect("the program starts")
 }
 
-/// One life of the program. Killed when dropped, and by the kernel when the test process ends in any other way.
+/// One run of the program. Killed when dropped, and by the kernel when the test process ends in any
+/// other way.
 #[derive(Debug)]
 pub struct Process {
     folder: PathBuf,
@@ -465,7 +467,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the program in a folder; its log goes to `log` there.
+    /// Starts the program in a folder. Its log is the file `log` there.
     ///
     /// # Panics
     ///
@@ -511,7 +513,8 @@ impl Process {
         read_log(&self.folder)
     }
 
-    /// Waits until the address takes connections; `false` if the program ends before that.
+    /// Waits until the address accepts connections. Returns `false` if the program ends before
+    /// that.
     ///
     /// # Panics
     ///
@@ -523,7 +526,7 @@ impl Process {
         wait::until("the program to listen", || async {
             if child
                 .lock()
-                .expect("nobody panics")
+                .expect("no thread panicked with the lock")
                 .try_wait()
                 .expect("a child can be waited for")
                 .is_some()
@@ -535,16 +538,16 @@ impl Process {
         .await
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it exits.
     ///
     /// # Panics
     ///
-    /// If it does not in time.
+    /// If it does not exit in time.
     pub async fn wait(&mut self, patience: Duration) -> ExitStatus {
         let child = std::sync::Mutex::new(&mut self.child);
         wait::within(patience, "the program to end", || async {
             let status =
-                child.lock().expect("nobody panics").try_wait().expect("a child can be waited for");
+                child.lock().expect("no thread panicked with the lock").try_wait().expect("a child can be waited for");
             status.ok_or_else(|| "it runs".to_owned())
         })
         .await
@@ -566,7 +569,7 @@ impl Process {
     }
 
     fn end(&mut self) {
-        // Both fail only if it has ended already.
+        // Both calls fail only if the process has already ended.
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -607,15 +610,15 @@ fn read_log(folder: &Path) -> String {
         .unwrap_or_default()
 }
 
-/// The program, to be run in `folder`, which is also where it puts what is temporary, and untouched by the environment
-/// of the tests. util-linux's `setpriv`, where it is there, has the kernel kill the program when the thread that
-/// started it ends, however it ends.
+/// The program, to be run in `folder`, which also holds its temporary files, and isolated from the
+/// environment of the tests. If util-linux's `setpriv` is installed, the kernel kills the program
+/// when the thread that started it ends, in whatever way.
 fn command(folder: &Path) -> Command {
     // A test run that was started by `nohup` ignores SIGHUP, and a child would inherit that.
     command_by(folder, &["env", "--default-signal=HUP"])
 }
 
-/// As [`command`], started by another program: the words before its own.
+/// As [`command`], but started by another program. `by` is that program and its arguments.
 fn command_by(folder: &Path, by: &[&str]) -> Command {
     let setpriv = "/usr/bin/setpriv";
     let kills: &[&str] =
@@ -633,9 +636,9 @@ fn command_by(folder: &Path, by: &[&str]) -> Command {
     command
 }
 
-/// The path of the program: the one that `SUREHOOK_PROGRAM` names, or else the workspace's own, brought up to date
-/// by cargo. Cargo does not build the program of another package for these tests, and no longer holds its lock when
-/// they run.
+/// The path of the program: the one that `SUREHOOK_PROGRAM` names, or the workspace's own, which
+/// cargo builds first. Cargo does not build the program of another package for these tests, and no
+/// longer holds its lock when they run.
 ///
 /// # Panics
 ///
@@ -657,7 +660,7 @@ fn build() -> PathBuf {
         "--locked",
         "--message-format=json-render-diagnostics",
     ]);
-    // `target/PROFILE/deps/TEST`: the program is built as the tests are.
+    // The test's path is `target/PROFILE/deps/TEST`. The program is built with the same profile.
     let test = std::env::current_exe().expect("a test knows its path");
     let profile = test
         .ancestors()
@@ -677,9 +680,9 @@ fn build() -> PathBuf {
         .expect("cargo names the program that it built")
 }
 
-/// Cargo, in the workspace: the one that runs these tests, or the one that is found. What cargo told these tests of
-/// their own package is taken out of its environment; some build scripts would take that for a change, and all would
-/// be compiled again, here and then there.
+/// Cargo, in the workspace: the one that runs these tests, or the one on `PATH`. The variables that
+/// cargo set for the package of these tests are removed. Some build scripts would treat them as a
+/// change, and everything would be compiled again, alternately here and there.
 #[must_use]
 #[expect(clippy::missing_panics_doc, reason = "what is expected cannot fail")]
 pub fn cargo() -> Command {

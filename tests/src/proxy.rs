@@ -1,10 +1,13 @@
-//! A way to PostgreSQL that can be cut in the moment that matters: it lets one statement reach the server, waits until
-//! the server has done and committed it, and breaks the connection instead of passing the answer on.
+//! A proxy to PostgreSQL that can cut a connection at the critical moment. It forwards one
+//! statement to the server, waits until the server has executed and committed it, and closes the
+//! connection instead of forwarding the response.
 //!
-//! Only an answer that holds a row is cut: a claim that found nothing due has done nothing that could be lost.
+//! Only a response with a row is cut: a claim that found nothing due has done nothing that could be
+//! lost.
 //!
-//! It knows as much of PostgreSQL's protocol as that takes: a message is a letter, a length and a body; `Parse` names a
-//! statement, `Bind` runs it, `DataRow` is a row of its answer, and `ReadyForQuery` says that it is committed.
+//! It knows the necessary part of PostgreSQL's protocol: a message is a letter, a length and a
+//! body. `Parse` names a statement, `Bind` runs it, `DataRow` is a row of its response, and
+//! `ReadyForQuery` means that it is committed.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// A proxy in front of one server. Gone when dropped.
+/// A proxy in front of one server. It stops when dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -25,16 +28,17 @@ pub struct Proxy {
     task: JoinHandle<()>,
 }
 
-/// What is to be cut, and what was.
+/// The response to cut, and the number of cuts so far.
 #[derive(Debug, Default)]
 struct Plan {
-    /// Cut the next answer with a row to a statement that holds this text.
+    /// Cut the next response with a row to a statement that contains this text.
     armed: Mutex<Option<String>>,
     cut: watch::Sender<usize>,
 }
 
 impl Proxy {
-    /// Listens on a free port and passes everything on to the server on `port` of the loopback interface.
+    /// Listens on a free port and forwards everything to the server on `port` of the loopback
+    /// interface.
     ///
     /// # Panics
     ///
@@ -51,7 +55,8 @@ impl Proxy {
         Self { address, plan, task }
     }
 
-    /// The URL that leads through this proxy instead of straight to the server. Without TLS, which it could not read.
+    /// The URL that leads through this proxy instead of directly to the server. Without TLS, which
+    /// the proxy cannot read.
     ///
     /// # Panics
     ///
@@ -63,8 +68,9 @@ impl Proxy {
         format!("{before}@{}/{database}?sslmode=disable", self.address)
     }
 
-    /// Cuts the next answer that holds a row and is to a statement whose text holds `text`. Waits until that has
-    /// happened; it is on the watch from the first time that this is polled.
+    /// Cuts the next response that contains a row, to a statement whose text contains `text`. Waits
+    /// until that has happened. The proxy watches for it from the first time that the future is
+    /// polled.
     ///
     /// # Panics
     ///
@@ -75,7 +81,7 @@ impl Proxy {
         *lock(&self.plan.armed) = Some(text.to_owned());
         let happened =
             tokio::time::timeout(Duration::from_secs(30), cut.wait_for(|cut| *cut > before)).await;
-        assert!(happened.is_ok(), "no answer with a row to a statement with {text:?} came by");
+        assert!(happened.is_ok(), "no response with a row to a statement with {text:?} in time");
     }
 }
 
@@ -90,18 +96,19 @@ async fn accept(listener: TcpListener, server: SocketAddr, plan: Arc<Plan>) {
         let Ok((client, _)) = listener.accept().await else { continue };
         let plan = Arc::clone(&plan);
         tokio::spawn(async move {
-            // A server that is down refuses the client by the end of its connection.
+            // If the server is down, the client's connection is closed.
             let Ok(server) = TcpStream::connect(server).await else { return };
             let (from_client, to_client) = client.into_split();
             let (from_server, to_server) = server.into_split();
             let wanted = Mutex::new(None);
-            // Whichever way ends first ends the other, and with it the connection.
+            // When one direction ends, the other ends too, and with it the connection.
             tokio::select! {
                 biased;
                 _ = answers(from_server, to_client, &plan, &wanted) => {}
                 _ = requests(from_client, to_server, &plan, &wanted) => {}
             }
-            // If it ends with the statement under way, the next one will do.
+            // If it ends while the statement is in flight, the next matching statement is cut
+            // instead.
             if let Some(text) = lock(&wanted).take() {
                 lock(&plan.armed).get_or_insert(text);
             }
@@ -109,8 +116,8 @@ async fn accept(listener: TcpListener, server: SocketAddr, plan: Arc<Plan>) {
     }
 }
 
-/// Passes messages on to the server. Where a statement runs whose answer is to be cut, its text goes from the plan into
-/// `wanted`.
+/// Forwards messages to the server. When a statement runs whose response is to be cut, its text
+/// moves from the plan to `wanted`.
 async fn requests(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -153,7 +160,8 @@ async fn requests(
     }
 }
 
-/// Passes messages back. An answer that may have to be cut is held back until it is complete.
+/// Forwards messages to the client. A response that may have to be cut is held back until it is
+/// complete.
 async fn answers(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -186,7 +194,7 @@ async fn answers(
     }
 }
 
-/// A message's body; its length counts itself.
+/// The body of a message. `length` includes its own four bytes.
 async fn body(from: &mut OwnedReadHalf, length: u32) -> io::Result<Vec<u8>> {
     let mut body = vec![0; usize::try_from(length).unwrap_or_default().saturating_sub(4)];
     from.read_exact(&mut body).await?;

@@ -1,12 +1,14 @@
-//! The history of a run of the real program, as the simulation's oracles read it: what producers and downstreams saw,
-//! what the database committed, and what was broken when. At the end the same oracles judge it.
+//! The history of a run of the real program, in the form that the simulation's oracles read: what
+//! producers and downstreams observed, what the database committed, and which faults occurred when.
+//! At the end the same oracles judge it.
 //!
-//! Three clocks meet here: the test's, the database's, and that of the triggers. All are this machine's.
+//! Three clocks are used here: the test's, the database's, and that of the triggers. All are this
+//! machine's.
 //!
-//! What nobody outside the program can see is told as far as it follows from what can be seen: a delivery is taken to
-//! begin when its request arrives and to end when it is answered, and is put down to the process that the database gave
-//! the claim to. A request may be read from its socket when its sender is dead: its answer is heard only by a process that
-//! has lived since it made the claim.
+//! Events inside the program are inferred from what is observable. A delivery is assumed to begin
+//! when its request arrives and to end when it is answered, and is attributed to the process of the
+//! claim in the database. A request can be read from its socket after its sender has died, so its
+//! response is assumed to arrive only if the process has lived since it made the claim.
 
 use crate::audit;
 use crate::database::Database;
@@ -30,22 +32,26 @@ use surehook_core::verdict::DeliveryError;
 use surehook_model::history::{At, Change, Entry, Fault, PostId, RequestId, Run, Sending, What};
 use surehook_model::oracles::{self, Violation};
 
-/// How long everything that was accepted may take to end once nothing is broken any more.
+/// The time limit until all accepted events have ended, after the last fault.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A commit is later than its statement by less than this; a look at an event may fall between the two.
+/// A commit is later than its statement by less than this. A read of an event can fall between the
+/// two.
 const COMMITS_WITHIN: Duration = Duration::from_secs(2);
 
-/// SQLite's store takes its time before the triggers take theirs, and theirs is rounded up. By less than this.
+/// SQLite's store reads the time before the triggers do, and theirs is rounded up. The difference
+/// is less than this.
 const SQLITE_IS_LATE_BY: Duration = Duration::from_millis(50);
 
-/// The run's time is this when it begins, so that nothing that is put earlier falls on its zero.
+/// The time of the run at its beginning, so that entries that are moved to an earlier time do not
+/// fall on zero.
 const LEAD: Duration = Duration::from_millis(500);
 
-/// As many as the store has connections for: more would wait for one, and for no longer than a producer would.
+/// The number of connections that the store has. More reads would wait for a connection, with a
+/// producer's timeout.
 const READS_AT_ONCE: usize = 2;
 
-/// A run in the making. Its clones are the same run.
+/// A run in progress. Its clones refer to the same run.
 #[derive(Clone, Debug)]
 pub struct Recording(Arc<Inner>);
 
@@ -61,7 +67,7 @@ struct Inner {
     failure: Failure,
 }
 
-/// What the services were told of their sources.
+/// The configuration of the sources, as passed to the services.
 #[derive(Clone, Debug, Default)]
 struct Told {
     policies: BTreeMap<String, Policy>,
@@ -69,11 +75,11 @@ struct Told {
 }
 
 impl Recording {
-    /// Brings a database to the program's schema and begins to write down what happens to it.
+    /// Migrates a database to the program's schema and begins to record its changes.
     ///
     /// # Panics
     ///
-    /// If the database is not there or holds something else.
+    /// If the database does not exist, or has another schema.
     pub async fn begin(database: Database) -> Self {
         surehook::store::open(&database.url())
             .expect("a test's own URL")
@@ -85,7 +91,7 @@ impl Recording {
             database,
             begun: Instant::now()
                 .checked_sub(LEAD)
-                .expect("the machine has run for longer than that"),
+                .expect("the machine has been up for longer than LEAD"),
             begun_at: Timestamp::now() - LEAD,
             entries: Mutex::default(),
             named: AtomicU64::new(0),
@@ -101,18 +107,18 @@ impl Recording {
         &self.0.database
     }
 
-    /// Where the traces of this run are put if it fails.
+    /// The folder for the traces of this run if it fails.
     #[must_use]
     pub fn failure(&self) -> &Failure {
         &self.0.failure
     }
 
-    /// Starts a process of the program on this run's database, and waits until it is ready. The first is called
-    /// `service-1`. See [`Service::start`].
+    /// Starts a process of the program on this run's database, and waits until it is ready. The
+    /// first is called `service-1`. See [`Service::start`].
     ///
     /// # Panics
     ///
-    /// If it does not become ready, or the configuration is wrong.
+    /// If it does not become ready, or the configuration is invalid.
     pub async fn service(&self, configuration: &str) -> Service {
         self.service_by(|url| url, configuration).await
     }
@@ -126,7 +132,7 @@ impl Recording {
         self.start(environment, |url| url, configuration).await
     }
 
-    /// As [`Self::service`], on the way to the database that `way` makes of its URL.
+    /// As [`Self::service`], with the database URL that `way` makes from the original.
     ///
     /// # Panics
     ///
@@ -159,7 +165,7 @@ impl Recording {
         Service::recorded(self, name, environment, &url, configuration).await
     }
 
-    /// Starts a downstream whose requests and answers are part of this run. See [`Sink::start`].
+    /// Starts a downstream whose requests and responses are part of this run. See [`Sink::start`].
     ///
     /// # Panics
     ///
@@ -177,22 +183,22 @@ impl Recording {
         self.0.begun.elapsed()
     }
 
-    /// Writes down what happens now.
+    /// Records something that happens now.
     pub fn record(&self, what: What) {
         self.record_at(self.elapsed(), what);
     }
 
-    /// Writes down what happened before, and is known only now.
+    /// Records something that happened earlier and is known only now.
     pub fn record_at(&self, at: At, what: What) {
         lock(&self.0.entries).push(Entry { at, what });
     }
 
-    /// Writes down that something is broken or mended now.
+    /// Records that a fault begins or ends now.
     pub fn fault(&self, fault: Fault) {
         self.record(What::Fault(fault));
     }
 
-    /// Writes down that the database is broken for as long as `broken` takes.
+    /// Records that the database is faulty until `broken` completes.
     pub async fn while_database_is<T>(&self, what: &str, broken: impl Future<Output = T>) -> T {
         let at = self.elapsed();
         let result = broken.await;
@@ -202,8 +208,8 @@ impl Recording {
         result
     }
 
-    /// Writes down that the way between processes, database, producers or downstreams is bad for as long as `bad`
-    /// takes; or that more is offered than can be handled at once.
+    /// Records that the network between processes, database, producers or downstreams is faulty
+    /// until `bad` completes, or that the load exceeds the capacity.
     pub async fn while_network_is<T>(&self, what: &str, bad: impl Future<Output = T>) -> T {
         let at = self.elapsed();
         let result = bad.await;
@@ -214,28 +220,29 @@ impl Recording {
         result
     }
 
-    /// A name for a producer's request.
+    /// A new id for a producer's request.
     #[must_use]
     pub fn post_id(&self) -> PostId {
         PostId(self.0.named.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A name for a request to a downstream.
+    /// A new id for a request to a downstream.
     #[must_use]
     pub fn request_id(&self) -> RequestId {
         RequestId(self.0.named.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Waits until every event has ended, and asks the oracles.
+    /// Waits until every event has ended, and runs the oracles.
     ///
     /// # Panics
     ///
-    /// If an event does not end in time, or a promise is broken. What happened is in the folder that it names.
+    /// If an event does not end in time, or a promise is broken. The message names the folder with
+    /// the history.
     pub async fn judge(&self) -> Run {
         self.judge_within(PATIENCE).await
     }
 
-    /// As [`Self::judge`], with a patience of its own.
+    /// As [`Self::judge`], with another time limit.
     ///
     /// # Panics
     ///
@@ -261,7 +268,7 @@ impl Recording {
     ///
     /// # Panics
     ///
-    /// If one does not in time.
+    /// If one does not end in time.
     pub async fn all_ended(&self) {
         self.all_ended_within(PATIENCE).await;
     }
@@ -278,8 +285,8 @@ impl Recording {
         .await;
     }
 
-    /// Everything that happened, in the order of time, and which promises were broken, whether or not every event has
-    /// ended. Nothing was broken any more from `healed_at` on.
+    /// Everything that happened, in order of time, and the broken promises, whether or not every
+    /// event has ended. There are no faults after `healed_at`.
     ///
     /// # Panics
     ///
@@ -290,8 +297,8 @@ impl Recording {
         (run, violations)
     }
 
-    /// Keeps what producers and downstreams saw of a run that comes to no judgement. One that did is kept already, and
-    /// whole.
+    /// Keeps what producers and downstreams observed in a run that was not judged. A judged run
+    /// with violations is already kept in full.
     pub fn keep(&self) {
         if self.0.failure.has_run() {
             return;
@@ -342,7 +349,7 @@ impl Recording {
         }
     }
 
-    /// Every event in the database, as the program itself would show it.
+    /// Every event in the database, as the program itself shows it.
     async fn events(&self) -> BTreeMap<EventId, EventRecord> {
         let store =
             surehook::store::open(&self.0.database.url()).expect("a test's own URL").store();
@@ -357,8 +364,8 @@ impl Recording {
     }
 }
 
-/// The attempts that are recorded as timed out, and did last for the time-out: the downstream's answer, if it wrote one,
-/// was not heard.
+/// The attempts that are recorded as timed out and did last for the timeout. A response that the
+/// downstream wrote did not arrive in time.
 fn timed_out(
     events: &BTreeMap<EventId, EventRecord>,
     policies: &BTreeMap<String, Policy>,
@@ -376,7 +383,7 @@ fn timed_out(
     timed_out
 }
 
-/// The entries, and with each request that a downstream received the delivery that it was part of.
+/// The entries, and for each request that a downstream received, the delivery that it belongs to.
 fn with_deliveries(
     entries: Vec<Entry>,
     claims: &BTreeMap<(EventId, Attempt), (String, At)>,
@@ -406,7 +413,7 @@ fn with_deliveries(
                     Some(process) if replied.contains(&request) => {
                         requests.insert(request, (process, event, attempt));
                     }
-                    // When the process gave it up, nobody outside knows.
+                    // The time at which the process gave up waiting is not observable.
                     Some(process) => all.push(Entry {
                         at,
                         what: What::Sent { process, event, attempt, status_code: None },
@@ -449,8 +456,8 @@ mod tests {
     use super::*;
     use surehook_core::admission::Fingerprint;
 
-    /// Whether the answer to a delivery that was claimed, asked for and answered at these milliseconds is heard, by a
-    /// process that was killed at one and started at another.
+    /// Whether the response to a delivery counts as received by a process that is killed and
+    /// started again. The arguments are times in milliseconds.
     fn is_heard(claimed: u64, asked: u64, answered: u64, killed: u64, started: u64) -> bool {
         let at = Duration::from_millis;
         let (event, process, request) =
@@ -482,11 +489,11 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_heard_only_by_a_process_that_has_lived_since_it_made_the_claim() {
-        assert!(is_heard(1, 2, 3, 10, 20), "killed afterwards");
-        assert!(!is_heard(1, 2, 11, 10, 20), "killed before the answer");
+    fn a_response_counts_only_for_a_process_alive_since_its_claim() {
+        assert!(is_heard(1, 2, 3, 10, 20), "killed after the response");
+        assert!(!is_heard(1, 2, 11, 10, 20), "killed before the response");
         assert!(!is_heard(1, 11, 12, 10, 20), "killed before the request was read");
-        assert!(!is_heard(1, 21, 22, 10, 20), "read when another has begun under this name");
-        assert!(is_heard(21, 22, 23, 10, 20), "claimed by the one that was started");
+        assert!(!is_heard(1, 21, 22, 10, 20), "read after another process started under this name");
+        assert!(is_heard(21, 22, 23, 10, 20), "claimed by the restarted process");
     }
 }

@@ -1,6 +1,7 @@
-//! A downstream that keeps to no protocol: it takes a request, and then does to the bare socket what a script says.
+//! A downstream that violates the protocol: it reads a request, and then follows a script on the
+//! raw socket.
 //!
-//! Not here: downstreams that speak HTTP (see [`crate::sink`]).
+//! For downstreams that speak HTTP, see [`crate::sink`].
 
 use crate::recording::Recording;
 use crate::sink::Received;
@@ -15,13 +16,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// So little waits in this side's kernel, so that what was written is about what the other side took.
+/// A small send buffer, so that the number of bytes written is close to the number that the other
+/// side read.
 const SEND_BUFFER_BYTES: u32 = 16 << 10;
 
-/// A flood that took no breath would drown the test that it is part of.
+/// The pause between the writes of a flood. Without it the flood would overload the test itself.
 const BREATH: Duration = Duration::from_millis(1);
 
-/// What is done, step by step; then the connection is closed.
+/// The steps to perform. Afterwards the connection is closed.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
     steps: Vec<Step>,
@@ -38,37 +40,38 @@ enum Step {
 }
 
 impl Script {
-    /// Says these bytes.
+    /// Sends these bytes.
     #[must_use]
     pub fn say(self, bytes: impl Into<Bytes>) -> Self {
         self.then(Step::Say(bytes.into()))
     }
 
-    /// Says these bytes one by one, each so long after the other.
+    /// Sends these bytes one by one, with this interval.
     #[must_use]
     pub fn drip(self, bytes: impl Into<Bytes>, every: Duration) -> Self {
         self.then(Step::Drip(bytes.into(), every))
     }
 
-    /// Says the same bytes so many times, a thousand times a second if they are taken as fast.
+    /// Sends the same bytes `times` times, at most 1000 times a second.
     #[must_use]
     pub fn flood(self, bytes: impl Into<Bytes>, times: u64) -> Self {
         self.then(Step::Flood(bytes.into(), times))
     }
 
-    /// Does nothing until the other side goes.
+    /// Does nothing until the other side closes.
     #[must_use]
     pub fn hang(self) -> Self {
         self.then(Step::Hang)
     }
 
-    /// Breaks the connection.
+    /// Resets the connection.
     #[must_use]
     pub fn reset(self) -> Self {
         self.then(Step::Reset)
     }
 
-    /// What a client has to take all this for: a status code, and a time to wait. Without it: for no complete reply.
+    /// The reply that a client must derive from all this: a status code, and a time to wait.
+    /// Without this call the client must see no complete reply.
     #[must_use]
     pub fn replies(self, status_code: u16, retry_after: Option<Duration>) -> Self {
         Self { reply: Some((status_code, retry_after)), ..self }
@@ -80,7 +83,8 @@ impl Script {
     }
 }
 
-/// A downstream that plays one script for each request, on a connection of its own, until it is dropped.
+/// A downstream that follows one script for each request, each on its own connection, until it is
+/// dropped.
 #[derive(Debug)]
 pub struct Rogue {
     address: SocketAddr,
@@ -95,8 +99,8 @@ struct Tally {
 }
 
 impl Rogue {
-    /// Starts to listen on a free port of the loopback interface. What it receives and how it replies is part of the
-    /// run.
+    /// Starts to listen on a free port of the loopback interface. Its requests and replies are part
+    /// of the run.
     ///
     /// # Panics
     ///
@@ -106,7 +110,7 @@ impl Rogue {
         script: impl Fn(&Received) -> Script + Send + Sync + 'static,
     ) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
-        // What the kernel accepts inherits it.
+        // Accepted connections inherit the buffer size.
         socket.set_send_buffer_size(SEND_BUFFER_BYTES).expect("a socket has a send buffer");
         socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
         let listener = socket.listen(1024).expect("a bound socket can listen");
@@ -117,19 +121,19 @@ impl Rogue {
         Self { address, tally, server }
     }
 
-    /// The address of a path here.
+    /// The URL of a path of this downstream.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// How many requests so far.
+    /// The number of requests so far.
     #[must_use]
     pub fn count(&self) -> usize {
         self.tally.requests.load(Ordering::Relaxed)
     }
 
-    /// The most bytes that one connection took of what it was sent, with what its kernel buffered.
+    /// The most bytes that one connection accepted, including those in kernel buffers.
     #[must_use]
     pub fn most_taken(&self) -> u64 {
         self.tally.most_taken.load(Ordering::Relaxed)
@@ -163,7 +167,7 @@ async fn connection(
     script: &impl Fn(&Received) -> Script,
     tally: &Tally,
 ) {
-    // Nothing is asked of a connection that ends before its request does.
+    // A connection that ends before its request is complete is ignored.
     let Ok((received, body)) = request(&mut stream).await else { return };
     tally.requests.fetch_add(1, Ordering::Relaxed);
     let request = received.record(recording, &body);
@@ -173,14 +177,14 @@ async fn connection(
     }
     let mut taken = Taken { bytes: 0, most: &tally.most_taken };
     for step in steps {
-        // The other side may go at any time; then the rest has nobody to be done to.
+        // The other side can close at any time. Then the remaining steps are skipped.
         if play(&mut stream, step, &mut taken).await.is_err() {
             break;
         }
     }
 }
 
-/// The bytes that one connection took, for the tally.
+/// The bytes that one connection accepted, for the tally.
 struct Taken<'a> {
     bytes: u64,
     most: &'a AtomicU64,
@@ -205,7 +209,7 @@ async fn request(stream: &mut TcpStream) -> io::Result<(Received, Vec<u8>)> {
     }
 }
 
-/// The request, once all of it is there. Every delivery declares its length.
+/// The request, once it is complete. Every delivery declares its length.
 fn parse(bytes: &[u8]) -> Option<(Received, Vec<u8>)> {
     let mut slots = [httparse::EMPTY_HEADER; 128];
     let mut request = httparse::Request::new(&mut slots);
@@ -233,7 +237,8 @@ async fn play(stream: &mut TcpStream, step: Step, taken: &mut Taken<'_>) -> io::
         Step::Drip(bytes, every) => {
             for byte in bytes.chunks(1) {
                 say(stream, byte, taken).await?;
-                // Whoever waits for the next byte sees at once that the other side has gone.
+                // Waiting for the next byte also detects immediately that the other side has
+                // closed.
                 if let Ok(gone) = tokio::time::timeout(every, until_gone(stream)).await {
                     return gone;
                 }

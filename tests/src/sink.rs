@@ -1,4 +1,4 @@
-//! A downstream in the test process: it answers as it is told to and remembers every request.
+//! A downstream in the test process. It answers as the test chooses, and records every request.
 
 use crate::recording::Recording;
 use crate::wait;
@@ -24,24 +24,24 @@ use uuid::Uuid;
 /// One request, as it was received.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// The path, which tells the source's destination.
+    /// The path, which identifies the source's destination.
     pub path: String,
-    /// The event it claims to be.
+    /// The event id in its headers.
     pub event: Uuid,
-    /// The source it claims to be for.
+    /// The source in its headers.
     pub source: String,
-    /// The attempt it claims to be.
+    /// The attempt in its headers.
     pub attempt: u32,
     /// The digest of the body.
     pub body_sha256: [u8; 32],
-    /// All headers in the order in which they came, names in lower case.
+    /// All headers in order, names in lower case.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// The status code of the answer; `None` if there is none (yet).
+    /// The status code of the response, or `None` if there is none (yet).
     pub answered: Option<u16>,
 }
 
 impl Received {
-    /// A request by its path, its headers and its body; unanswered.
+    /// An unanswered request with this path, headers and body.
     pub(crate) fn new(path: String, headers: Vec<(String, Vec<u8>)>, body: &[u8]) -> Self {
         let first = |name: &str| {
             headers
@@ -62,7 +62,7 @@ impl Received {
         }
     }
 
-    /// Writes it down.
+    /// Adds the request to the recording.
     pub(crate) fn record(&self, recording: &Recording, body: &[u8]) -> RequestId {
         let request = recording.request_id();
         recording.record(What::Received(history::Received {
@@ -95,14 +95,14 @@ impl Received {
         values
     }
 
-    /// Whether the answer took the event.
+    /// Whether the response accepted the event.
     #[must_use]
     pub fn taken(&self) -> bool {
         self.answered.is_some_and(|status_code| (200..300).contains(&status_code))
     }
 }
 
-/// What to answer.
+/// The response to a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
     status_code: u16,
@@ -111,7 +111,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// At once, with this status code.
+    /// Immediately, with this status code.
     #[must_use]
     pub const fn status(status_code: u16) -> Self {
         Self { status_code, after: Some(Duration::ZERO), body: "" }
@@ -130,13 +130,12 @@ impl Answer {
         Self { after: Some(delay), ..self }
     }
 
-    /// With this body.
     #[must_use]
     pub const fn body(self, body: &'static str) -> Self {
         Self { body, ..self }
     }
 
-    /// Not at all; the connection stays open.
+    /// No response. The connection stays open.
     #[must_use]
     pub const fn never() -> Self {
         Self { status_code: 200, after: None, body: "" }
@@ -171,7 +170,7 @@ impl Sink {
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// If there is no free port.
     pub async fn start(behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
         Self::recorded(None, behaviour).await
     }
@@ -192,7 +191,7 @@ impl Sink {
         Self { address, state, server }
     }
 
-    /// Behaves in another way from now on.
+    /// Changes the behaviour from now on.
     ///
     /// # Panics
     ///
@@ -201,7 +200,8 @@ impl Sink {
         *self.state.behaviour.lock().expect("no behaviour has panicked") = Arc::new(behaviour);
     }
 
-    /// The tables of three sources in a configuration, `github`, `stripe` and `shopify`, each with a path of its own here.
+    /// The configuration of three sources, `github`, `stripe` and `shopify`, each with its own path
+    /// here.
     #[must_use]
     pub fn three_sources(&self) -> String {
         ["github", "stripe", "shopify"]
@@ -211,15 +211,16 @@ impl Sink {
             .join("\n")
     }
 
-    /// As [`Self::three_sources`], and impatient: a delivery may take so long (its lease is that and 10 s, so what was in
-    /// flight comes back soon), and is tried again within 200 ms. `[defaults]` may have more keys.
+    /// As [`Self::three_sources`], with short timeouts. `timeout` limits a delivery. Its lease is
+    /// 10 s longer, so events in flight become claimable soon. Retries follow within 200 ms. `more`
+    /// adds settings to `[defaults]`.
     #[must_use]
     pub fn three_impatient_sources(&self, timeout: &str, more: &str) -> String {
         let defaults = "initial_delay = \"50ms\"\nmax_delay = \"200ms\"";
         format!("[defaults]\ntimeout = \"{timeout}\"\n{defaults}\n{more}\n{}", self.three_sources())
     }
 
-    /// The address of a path here.
+    /// The URL of a path of this downstream.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
@@ -235,13 +236,13 @@ impl Sink {
         self.state.received.lock().expect("no behaviour has panicked").clone()
     }
 
-    /// How many connections were made so far.
+    /// The number of connections so far.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.state.connections.load(Ordering::Relaxed)
     }
 
-    /// How many requests so far.
+    /// The number of requests so far.
     ///
     /// # Panics
     ///
@@ -251,11 +252,11 @@ impl Sink {
         self.state.received.lock().expect("no behaviour has panicked").len()
     }
 
-    /// Waits until there were so many requests.
+    /// Waits until there were this number of requests.
     ///
     /// # Panics
     ///
-    /// If there were not in time.
+    /// If there were fewer in time.
     pub async fn reaches(&self, requests: usize) {
         wait::until("requests to the downstream", || async {
             let count = self.count();
@@ -264,7 +265,7 @@ impl Sink {
         .await;
     }
 
-    /// How often each event was taken, by an answer of 200 to 299.
+    /// How often each event was accepted, with a status of 200 to 299.
     ///
     /// # Panics
     ///
@@ -309,7 +310,7 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
             .timer(TokioTimer::new())
             .max_headers(200)
             .serve_connection(TokioIo::new(stream), service);
-        // A connection that the program breaks is part of some tests, and what it was sent is recorded either way.
+        // In some tests the program resets connections. The requests are recorded in any case.
         connections.spawn(async move { drop(connection.await) });
         while connections.try_join_next().is_some() {}
     }
@@ -341,8 +342,8 @@ async fn answer(
         Some(delay) => tokio::time::sleep(delay).await,
         None => std::future::pending().await,
     }
-    // From here on the answer is on its way, and nothing awaits any more: a request whose connection breaks before
-    // is dropped above, unanswered.
+    // From here on the response is sent without another await. A request whose connection breaks
+    // earlier is dropped above, and stays unanswered.
     state.received.lock().expect("no behaviour has panicked")[index].answered =
         Some(answer.status_code);
     if let Some((recording, request)) = recorded {

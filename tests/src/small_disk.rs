@@ -1,26 +1,27 @@
-//! A disk that is easily filled: a file system in memory with a size. To mount one takes root.
+//! A small disk that a test can fill: a file system in memory with a size limit. Only root can
+//! mount it.
 
 use nix::unistd::Uid;
 use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
 
-/// A small file system, gone when this is dropped.
+/// A small file system, unmounted when this is dropped.
 #[derive(Debug)]
 pub struct SmallDisk {
     folder: TempDir,
 }
 
 impl SmallDisk {
-    /// Mounts one of so many mebibytes. `None`, and a word about it, where this process may not.
+    /// Mounts a disk of this size. Returns `None` and prints a message if this process is not root.
     ///
     /// # Panics
     ///
-    /// If it may and cannot.
+    /// If this process is root and the mount fails.
     #[must_use]
     pub fn mount(mebibytes: u32) -> Option<Self> {
         if !Uid::effective().is_root() {
-            eprintln!("NOT RUN: only root may mount the small disk that this test fills");
+            eprintln!("NOT RUN: only root can mount the small disk that this test fills");
             return None;
         }
         let disk = Self { folder: TempDir::new().expect("a temporary folder") };
@@ -29,17 +30,17 @@ impl SmallDisk {
         Some(disk)
     }
 
-    /// Where it is.
+    /// The mount point.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Makes room.
+    /// Increases the size.
     ///
     /// # Panics
     ///
-    /// If that fails.
+    /// If the remount fails.
     pub fn grow_to(&self, mebibytes: u32) {
         run(Command::new("mount")
             .args(["-o", &format!("remount,size={mebibytes}m")])
@@ -49,7 +50,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a process that is just ending may still have a file open there.
+        // Lazy, because a process that is just ending can still have a file open there.
         let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
     }
 }

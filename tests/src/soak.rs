@@ -1,15 +1,15 @@
-//! How long a scenario goes on: for seconds in `make test`, for longer where `SUREHOOK_SOAK` says so.
+//! The length of long scenarios: seconds in `make test`, or longer as set by `SUREHOOK_SOAK`.
 
 use std::time::{Duration, Instant};
 
-/// Names the time that scenarios with a long form take, as `10m`.
+/// The variable with the duration of scenarios that have a long form, such as `10m`.
 const VARIABLE: &str = "SUREHOOK_SOAK";
 
-/// The time that was asked for; `None` for the short form.
+/// The requested duration, or `None` for the short form.
 ///
 /// # Panics
 ///
-/// If the variable holds no duration.
+/// If the variable is not a duration.
 #[must_use]
 pub fn asked_for() -> Option<Duration> {
     let text = std::env::var(VARIABLE).ok()?;
@@ -19,13 +19,13 @@ pub fn asked_for() -> Option<Duration> {
     )
 }
 
-/// The long form of a figure if a soak was asked for, and else the short one.
+/// The long form of a value if a soak was requested, and otherwise the short one.
 #[must_use]
 pub fn either<T>(short: T, long: T) -> T {
     if asked_for().is_some() { long } else { short }
 }
 
-/// Rounds until the time that was asked for is over, and at least one.
+/// Rounds until the requested time has passed, but at least one.
 pub fn rounds() -> impl Iterator<Item = usize> {
     let begun = Instant::now();
     (0..).take_while(move |round| {

@@ -1,5 +1,5 @@
-//! What the end-to-end tests hold against each event once a run is over: it was taken, how often, and that its status
-//! is explained by its attempts and those by what the downstream answered.
+//! The checks of each event after a run: it was accepted by the downstream, how often, its status
+//! follows from its attempts, and these follow from the downstream's responses.
 
 use crate::http::Client;
 use crate::producer::Sent;
@@ -15,12 +15,12 @@ use uuid::Uuid;
 
 const LOOKS_AT_ONCE: usize = 32;
 
-/// Holds every post of a run in which no process ended to this: it was answered, in time, and with `202` or `503`. The
-/// slowest answer is printed.
+/// Checks a run in which no process ended: every post was answered in time, with `202` or `503`.
+/// Prints the slowest answer.
 ///
 /// # Panics
 ///
-/// If one was not.
+/// If a post was not.
 pub fn every_post_is_answered(run: &Run, within: Duration) {
     let posted: BTreeMap<PostId, Duration> = run
         .each(|what| if let What::Posted(post) = what { Some(post.post) } else { None })
@@ -35,11 +35,11 @@ pub fn every_post_is_answered(run: &Run, within: Duration) {
         slowest = slowest.max(took);
         answered += 1;
     }
-    assert_eq!(answered, posted.len(), "posts were left without an answer");
+    assert_eq!(answered, posted.len(), "some posts were not answered");
     println!("{answered} posts were answered, the slowest after {slowest:.3?}");
 }
 
-/// Waits until the downstream has taken every event of `sent`.
+/// Waits until the downstream has accepted every event of `sent`.
 ///
 /// # Panics
 ///
@@ -58,11 +58,11 @@ pub async fn all_taken(sink: &Sink, sent: &[Sent]) {
     .await;
 }
 
-/// What `GET /events/{id}` shows of one event.
+/// The response of `GET /events/{id}` for one event.
 ///
 /// # Panics
 ///
-/// If it is not shown.
+/// If the response is not `200`.
 pub async fn shown(client: &Client, service: &Service, event: Uuid) -> Value {
     let answer =
         client.get(&service.url(&format!("/events/{event}"))).await.expect("the program answers");
@@ -70,11 +70,11 @@ pub async fn shown(client: &Client, service: &Service, event: Uuid) -> Value {
     answer.json()
 }
 
-/// What `GET /events/{id}` shows of each event that was sent, in their order.
+/// The response of `GET /events/{id}` for each event that was sent, in order.
 ///
 /// # Panics
 ///
-/// If one is not shown.
+/// If a response is not `200`.
 pub async fn all_shown(service: &Service, sent: &[Sent]) -> Vec<Value> {
     let client = Client::default();
     stream::iter(sent)
@@ -84,11 +84,11 @@ pub async fn all_shown(service: &Service, sent: &[Sent]) -> Vec<Value> {
         .await
 }
 
-/// Waits until every event of `sent` is shown as delivered, and gives back what is shown of each, in their order.
+/// Waits until every event of `sent` is shown as delivered. Returns the shown events, in order.
 ///
 /// # Panics
 ///
-/// If one is not in time.
+/// If an event is not delivered in time.
 pub async fn until_delivered(service: &Service, sent: &[Sent]) -> Vec<Value> {
     let client = Client::default();
     let ended = |sent| {
@@ -104,12 +104,13 @@ pub async fn until_delivered(service: &Service, sent: &[Sent]) -> Vec<Value> {
     stream::iter(sent).map(ended).buffered(LOOKS_AT_ONCE).collect().await
 }
 
-/// Waits until every event of `sent` is shown as delivered, then holds each history to the events' life and to what
-/// the downstream saw. Gives back the events that have a lost attempt.
+/// Waits until every event of `sent` is shown as delivered. Then checks each history against the
+/// state machine and against what the downstream received. Returns the events that have a lost
+/// attempt.
 ///
 /// # Panics
 ///
-/// If an event is not shown as delivered in time, or is not explained.
+/// If an event is not shown as delivered in time, or its history is not explained.
 pub async fn all_delivered_and_explained(
     service: &Service,
     sink: &Sink,
@@ -132,18 +133,19 @@ pub async fn all_delivered_and_explained(
     let known: BTreeSet<Uuid> = sent.iter().map(Sent::event).collect();
     assert!(
         received.keys().all(|(event, _)| known.contains(event)),
-        "the downstream saw an event that nobody was told of"
+        "the downstream received an event that no producer knows"
     );
     lost
 }
 
-/// Whether the event has a lost attempt, after holding its history to what was received.
+/// Checks an event's history against the received requests. Returns whether the event has a lost
+/// attempt.
 fn explained(sent: &Sent, event: &Value, received: &BTreeMap<(Uuid, u64), Vec<Received>>) -> bool {
     let history = event["history"].as_array().unwrap_or_else(|| panic!("no history: {event}"));
     assert_eq!(event["attempts"], history.len(), "{event}");
     let mut lost = false;
     for (attempt, number) in history.iter().zip(1..) {
-        assert_eq!(attempt["attempt"], number, "attempts are numbered without a gap: {event}");
+        assert_eq!(attempt["attempt"], number, "attempts must be numbered without a gap: {event}");
         let requests = received.get(&(sent.event(), number)).map_or(&[][..], Vec::as_slice);
         assert!(requests.len() <= 1, "attempt {number} was sent more than once: {event}");
         for request in requests {
@@ -172,7 +174,7 @@ fn explained(sent: &Sent, event: &Value, received: &BTreeMap<(Uuid, u64), Vec<Re
         if attempt["status_code"].is_null() {
             assert!(
                 verdict == "lost" || attempt["error"].is_string(),
-                "an attempt with neither reply nor reason: {event}"
+                "an attempt has neither a reply nor an error: {event}"
             );
         } else {
             assert_eq!(
@@ -192,7 +194,7 @@ fn explained(sent: &Sent, event: &Value, received: &BTreeMap<(Uuid, u64), Vec<Re
         .map(|((_, number), _)| *number);
     assert!(
         numbers.max().unwrap_or_default() <= history.len() as u64,
-        "an attempt is not in the history: {event}"
+        "the history lacks an attempt: {event}"
     );
     assert!(
         event["next_attempt_at"].is_null()

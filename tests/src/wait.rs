@@ -1,18 +1,18 @@
-//! Waiting for something to become true: by asking again and again until a deadline, never by sleeping and hoping.
+//! Waiting for a condition: by polling until a deadline, never by a fixed sleep.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// How long anything in these tests may take that is not itself about time.
+/// The time limit for every step of these tests that is not itself about time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
-/// Asks until the answer is `Ok`, and gives back what it holds.
+/// Polls until the result is `Ok`, and returns its value.
 ///
 /// # Panics
 ///
-/// After [`PATIENCE`], with what was waited for and the last answer.
+/// After [`PATIENCE`], with a description of the condition and the last result.
 pub async fn until<T, F: Future<Output = Result<T, String>>>(
     what: &str,
     ask: impl FnMut() -> F,
@@ -20,11 +20,11 @@ pub async fn until<T, F: Future<Output = Result<T, String>>>(
     within(PATIENCE, what, ask).await
 }
 
-/// As [`until`], with a deadline of its own.
+/// As [`until`], with another time limit.
 ///
 /// # Panics
 ///
-/// After `patience`, with what was waited for and the last answer.
+/// After `patience`, with a description of the condition and the last result.
 pub async fn within<T, F: Future<Output = Result<T, String>>>(
     patience: Duration,
     what: &str,

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-/// Longer than anything here takes.
+/// Longer than any operation in these tests takes.
 pub(crate) const ENOUGH: Duration = Duration::from_secs(20);
 
 /// The reaction of the sink to a complete request.

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Longer than anything here takes.
+/// Longer than any operation in these tests takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) const LIMITS: ServerLimits = ServerLimits {

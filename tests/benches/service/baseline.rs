@@ -1,6 +1,6 @@
-//! What the database does without the service, in the same run: single-row inserts by pgbench, and inserts of a
-//! hundred rows at a time. Each inserts what the intake does, an event of the same size under the same keys, but no
-//! delivery.
+//! The baseline: what the database achieves without the service, in the same run. It measures
+//! single-row inserts by pgbench, and inserts of 100 rows at a time. Each inserts what the intake
+//! inserts, an event of the same size with the same keys, but no delivery.
 
 use std::io::Write;
 use std::process::Command;
@@ -15,10 +15,10 @@ const TABLE: &str = "
         received_at timestamptz not null, headers bytea not null, body bytea not null, unique (source, idempotency_key)
     )";
 
-/// About what the load generator's headers take.
+/// About the size of the load generator's headers, in bytes.
 const HEADERS: usize = 350;
 
-/// The same event in every transaction but for its key. The bytes are sent each time.
+/// Every transaction inserts the same event with another key. The bytes are sent each time.
 const SCRIPT: &str = r"
 \set a random(1, 1000000000000000)
 insert into bare values (
@@ -26,16 +26,16 @@ insert into bare values (
     convert_to(:headers, 'UTF8'), convert_to(:body, 'UTF8'));
 ";
 
-/// What pgbench says.
+/// The results of pgbench.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inserts {
     /// Rows a second.
     pub(crate) rate: f64,
-    /// The mean time of one, in milliseconds.
+    /// Mean time of an insert, in milliseconds.
     pub(crate) latency_ms: f64,
 }
 
-/// Single-row inserts by so many clients.
+/// Single-row inserts by this number of clients.
 pub(crate) async fn single_rows(
     cluster: &Cluster,
     url: &str,
@@ -74,7 +74,7 @@ pub(crate) async fn single_rows(
     Inserts { rate: figure("tps = "), latency_ms: figure("latency average = ") }
 }
 
-/// Rows a second, a hundred in each insert, on four connections.
+/// Rows a second, with 100 rows in each insert, on four connections.
 pub(crate) async fn hundreds(url: &str, time: Duration) -> f64 {
     const ROWS: usize = 100;
     prepare(url).await;

@@ -1,4 +1,4 @@
-//! The cells of the matrix: what each one sets up, offers and reads.
+//! The cells of the matrix: what each one sets up, offers and measures.
 
 use crate::baseline;
 use crate::endurance;
@@ -13,13 +13,15 @@ use tests::load::{Load, Manners, Offer, Received, Until, all_accepted};
 use tests::postgres::Cluster;
 use tokio::time::{Instant, sleep};
 
-/// Segments of its log that a server gets before anything is measured. Within `min_wal_size`, so that they are kept.
+/// The number of log segments that a server creates before anything is measured. They fit within
+/// `min_wal_size`, so the server keeps them.
 const SEGMENTS: u32 = 400;
-/// How many events a backlog has.
+/// The number of events in a backlog.
 const BACKLOG: u64 = 200_000;
-/// How long any backlog may take to be delivered.
+/// The time limit for the delivery of any backlog.
 const PATIENCE: Duration = Duration::from_mins(3);
-/// Connections at which the intake is measured, each with the clients of pgbench that it is held against.
+/// The numbers of connections at which the intake is measured, each with the number of pgbench
+/// clients that it is compared with.
 const CONNECTIONS: [(usize, usize); 4] = [(1, 1), (16, 16), (64, 64), (256, 64)];
 
 pub(crate) struct Bench {
@@ -70,7 +72,8 @@ impl Bench {
         self.report.print(group);
     }
 
-    /// Intake alone, beside single-row inserts at as many clients, one after the other in each run.
+    /// The intake alone, compared with single-row inserts by the same number of clients. Each run
+    /// measures both, one after the other.
     async fn intake(&mut self, group: &'static str, on: On) {
         let world =
             World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() }).await;
@@ -109,7 +112,8 @@ impl Bench {
         }
     }
 
-    /// A backlog that was taken in by a process that does not deliver, delivered by one that starts then.
+    /// A process that does not deliver accepts a backlog. Then a process that delivers starts and
+    /// drains it.
     async fn drain(&mut self, group: &'static str, on: On) {
         let mut world =
             World::start(&self.cluster, Plan { on, role: "intake", ..Plan::default() }).await;
@@ -142,7 +146,8 @@ impl Bench {
         }
     }
 
-    /// Intake and delivery together: what both can do for as long as one likes, and how they do at parts of that.
+    /// Intake and delivery together: the capacity that both can sustain, and their behaviour at
+    /// fractions of it.
     async fn sustained(&mut self, group: &'static str, on: On) {
         let world = World::start(&self.cluster, Plan { on, ..Plan::default() }).await;
         let mut capacities = Vec::new();
@@ -182,7 +187,8 @@ impl Bench {
             let offer =
                 Offer { rate: Some(rate), until: Until::Over(self.time), ..world.offer(64) };
             let load = all_accepted(&offer).await;
-            // What is not delivered when the last answer has come must be no more than what a moment brings.
+            // At the last response, the events not yet delivered must be no more than 0.1 s of
+            // posts.
             let behind = load.accepted.saturating_sub(world.sink.taken()) as f64;
             let kept_up = load.rate() > rate * 0.98 && behind < rate * 0.1;
             settle_down(world).await;
@@ -221,7 +227,7 @@ impl Bench {
             sleep(self.time * 4).await;
             let spent = world.gauge().since(before).await;
             let row = self.report.row(group, "nothing to do");
-            // A second more than the time went by for the statements' own counters.
+            // The statements' own counters arrive up to 1.1 s later, see `Gauge::since`.
             row.add(
                 "statements a minute",
                 spent.statements / (spent.time.as_secs_f64() + 1.1) * 60.0,
@@ -305,7 +311,8 @@ impl Bench {
         }
     }
 
-    /// A backlog delivered to a sink that takes 50 ms for each answer, so that slots are what is scarce.
+    /// A backlog for a sink that takes 50 ms for each response, so that worker slots are the
+    /// bottleneck.
     async fn processes(&mut self, group: &'static str) {
         for processes in [1, 3] {
             let manners = Manners { delay: Duration::from_millis(50), ..Manners::default() };
@@ -323,8 +330,8 @@ impl Bench {
         }
     }
 
-    /// The acknowledgements of a steady load with a million delivered events stored: while they are kept, and while they
-    /// are pruned, until they are gone.
+    /// Acknowledgements under a steady load with a million delivered events stored: first while
+    /// they are kept, then while they are pruned, until all are deleted.
     async fn pruning(&mut self, group: &'static str) {
         const STORED: u64 = 1_000_000;
         let url = self.cluster.create_database().await;
@@ -363,7 +370,7 @@ impl Bench {
                 let pruned = before - after;
                 before = after;
                 let is_over = if kept == "7d" { run + 1 >= self.runs } else { after == 0 };
-                // The last one, in which it comes to its end, is no measure.
+                // The last measurement is not counted, because pruning ends in the middle of it.
                 if kept == "7d" || !is_over {
                     let row = self.report.row(group, name);
                     row.add("flushes/s", flushes);
@@ -373,13 +380,13 @@ impl Bench {
                 if is_over {
                     break;
                 }
-                assert!(run < 100, "{after} are not pruned");
+                assert!(run < 100, "{after} events are not pruned after {run} runs");
             }
         }
     }
 
-    /// Half of the capacity offered to a server that has to make each segment of its log, and to one that has some to use
-    /// again, in turn.
+    /// Half of the capacity, offered alternately to a server that must create each segment of its
+    /// log, and to one that can recycle segments.
     async fn segments(&mut self, group: &'static str) {
         let new = start_server();
         let world_of_used = World::start(&self.cluster, Plan::default()).await;
@@ -403,7 +410,7 @@ impl Bench {
         }
     }
 
-    /// What the statements take with more and more events stored, at the same modest load.
+    /// The cost of the statements as more and more events are stored, at the same modest load.
     async fn growth(&mut self, group: &'static str) {
         let url = self.cluster.create_database().await;
         drop(
@@ -470,7 +477,7 @@ impl Bench {
     }
 }
 
-/// Where some 500 of the stored events are to be looked at.
+/// The paths of about 500 of the stored events.
 async fn some_events(url: &str) -> Vec<String> {
     let sample = "select id from events tablesample system (0.5) limit 500";
     for statement in [sample, "select id from events limit 500"] {
@@ -485,7 +492,7 @@ async fn some_events(url: &str) -> Vec<String> {
     panic!("no event is stored");
 }
 
-/// The mean time of so many looks at these places over HTTP, in turn, in milliseconds.
+/// The mean time of `looks` requests for these paths over HTTP, one after another, in milliseconds.
 async fn look_latency(world: &World<'_>, paths: &[String], looks: u32) -> f64 {
     let client = Client::default();
     let begun = Instant::now();
@@ -496,13 +503,15 @@ async fn look_latency(world: &World<'_>, paths: &[String], looks: u32) -> f64 {
     begun.elapsed().as_secs_f64() * 1000.0 / f64::from(looks)
 }
 
-/// Stores events past the program: delivered ones, or due ones of a source that this program knows.
+/// Stores events without the program: delivered ones, or due ones of a source that the program
+/// serves.
 async fn fill(url: &str, numbers: std::ops::Range<u64>, due: bool) {
     if numbers.is_empty() {
         return;
     }
     let (from, to) = (numbers.start, numbers.end);
-    // An id of version 7, a second ago for each event: old ones first, and all before what is posted now.
+    // An id of version 7, 10 ms apart for each event: in order, and all older than the events that
+    // the load posts.
     let id = "(lpad(to_hex(1700000000000 + n * 10), 12, '0') || '7000800000000000' || lpad(to_hex(n % 65536), 4, '0'))::uuid";
     let owed = if due {
         format!(
@@ -528,17 +537,19 @@ async fn fill(url: &str, numbers: std::ops::Range<u64>, due: bool) {
         .expect("events can be stored");
 }
 
-/// Leaves the tables as on a server that has run for a while. Neither may be in one transaction with anything else.
+/// Leaves the tables as on a server that has run for a while. Neither statement can run in a
+/// transaction with others.
 async fn clean_up(url: &str) {
     for statement in ["vacuum analyze", "checkpoint"] {
         sqlx::raw_sql(statement)
             .execute(&mut connect(url).await)
             .await
-            .expect("it can be cleaned up");
+            .expect("the tables can be vacuumed");
     }
 }
 
-/// Waits until everything that was posted has been delivered, and the sink has been silent for a while.
+/// Waits until everything that was posted is delivered, and the sink has received nothing for a
+/// while.
 async fn settle_down(world: &World<'_>) {
     let deadline = Instant::now() + PATIENCE;
     let mut before = world.sink.taken();
@@ -549,12 +560,12 @@ async fn settle_down(world: &World<'_>) {
             break;
         }
         before = now;
-        assert!(Instant::now() < deadline, "deliveries do not come to an end");
+        assert!(Instant::now() < deadline, "the deliveries did not finish in time");
     }
     world.sink.take();
 }
 
-/// A load, and the deliveries that it brought.
+/// A load, and the deliveries that it caused.
 struct Run {
     load: Load,
     received: Received,
@@ -603,8 +614,9 @@ fn took(row: &mut Row, spent: &Spent, events: u64, on: On) {
     row.add("service cores", spent.service_cores);
 }
 
-/// A server that has run for a while uses the segments of its log again. One that was just made fills a new one with zeros
-/// whenever it needs one, and whoever commits waits for that: a stall that belongs to the first hour of a server.
+/// A server that has run for a while recycles the segments of its log. A new server fills each new
+/// segment with zeros, and every commit waits for that. This stall occurs only in the first hour of
+/// a server.
 async fn break_in(cluster: &Cluster) {
     let fill = format!(
         "do $$ begin for n in 1..{SEGMENTS} loop perform pg_logical_emit_message(false, '', ''); perform pg_switch_wal(); end loop; end $$"

@@ -1,5 +1,5 @@
-//! What a stretch of work took of the machine: CPU time of the service and of the database, statements, commits,
-//! write-ahead log, memory; and how fast the disk is at that moment.
+//! The resources used by a piece of work: CPU time of the service and of the database, statements,
+//! commits, write-ahead log, memory. Also the speed of the disk at that moment.
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -19,24 +19,23 @@ pub(crate) struct Reading {
     wal_bytes: f64,
 }
 
-/// What has passed between two readings.
+/// The differences between two readings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spent {
-    /// How long it took.
+    /// The elapsed time.
     pub(crate) time: Duration,
-    /// Cores' worth of CPU time that the service took.
+    /// CPU time of the service divided by the elapsed time.
     pub(crate) service_cores: f64,
-    /// And the database, if it is a server.
+    /// CPU time of the database divided by the elapsed time; 0 if the database is not a server.
     pub(crate) database_cores: f64,
-    /// Statements, not counting these readings.
+    /// Statements, without those of the gauge itself.
     pub(crate) statements: f64,
-    /// Commits.
     pub(crate) commits: f64,
     /// Bytes of write-ahead log.
     pub(crate) wal_bytes: f64,
 }
 
-/// Where the counters are.
+/// The sources of the counters.
 pub(crate) struct Gauge<'a> {
     pub(crate) services: &'a [Service],
     pub(crate) postgres: Option<(&'a Cluster, &'a str)>,
@@ -64,9 +63,10 @@ impl Gauge<'_> {
         Reading { at: Instant::now(), service_cpu, database_cpu, statements, commits, wal_bytes }
     }
 
-    /// What has passed since a reading.
+    /// The use of resources since a reading.
     pub(crate) async fn since(&self, before: Reading) -> Spent {
-        // The server's sessions tell of what they did after at most a second, or when they are idle.
+        // The server's sessions report their statistics at most a second late, or when they become
+        // idle.
         let time = before.at.elapsed();
         if self.postgres.is_some() {
             tokio::time::sleep(Duration::from_millis(1100)).await;
@@ -84,7 +84,7 @@ impl Gauge<'_> {
         }
     }
 
-    /// The most memory that one process has resident, in MiB.
+    /// The resident memory of the process that has the most, in MiB.
     pub(crate) fn resident_mib(&self) -> f64 {
         let resident =
             self.services.iter().map(|service| service.usage().resident_bytes).max().unwrap_or(0);
@@ -92,7 +92,8 @@ impl Gauge<'_> {
     }
 }
 
-/// Flushes of 8 KiB a second, one after the other, on the file system of temporary files: where the databases are.
+/// Sequential flushes of 8 KiB a second, on the file system of temporary files, where the databases
+/// are.
 pub(crate) fn flushes() -> f64 {
     let mut file: File = tempfile::tempfile().expect("a temporary file");
     let (begun, mut count) = (Instant::now(), 0);

@@ -1,12 +1,13 @@
-//! `make bench`: how fast the program is over real sockets on a real database that flushes, beside what the database
-//! does without it, in the same run.
+//! `make bench`: the speed of the program over real sockets on a real database that flushes,
+//! compared with the speed of the database without it, in the same run.
 //!
-//! Everything shares this machine: the load generator and the downstream (this process, one thread), the service, and
-//! a private PostgreSQL server. `cargo bench -p tests --bench service -- intake drain` measures those groups only;
-//! without a name it measures all but `pruning`, `segments`, `endurance` and `growth`, which needs about 15 GB of disk.
-//! `--runs N` and `--seconds N` set how often and for how long each figure is measured (3 and 5). `--minutes N` sets how
-//! long each of the four long runs of `endurance` takes (10). What was measured is printed, and written to
-//! `target/bench/` as Markdown and JSON.
+//! Everything shares this machine: the load generator and the downstream (this process, one
+//! thread), the service, and a private PostgreSQL server. `cargo bench -p tests --bench service --
+//! intake drain` measures those groups only. Without a name it measures all groups except
+//! `pruning`, `segments`, `endurance` and `growth`, which needs about 15 GB of disk. `--runs N` and
+//! `--seconds N` set how often and for how long each figure is measured (3 and 5). `--minutes N`
+//! sets the length of each of the four long runs of `endurance` (10). The results are printed, and
+//! written to `target/bench/` as Markdown and JSON.
 
 mod baseline;
 mod cells;
@@ -23,7 +24,7 @@ use tests::program::program;
 
 type Group = (&'static str, bool);
 
-/// The groups, and whether they are measured unless others are asked for.
+/// The groups, and whether they are measured by default.
 const GROUPS: [Group; 15] = [
     ("intake", true),
     ("drain", true),
@@ -49,7 +50,7 @@ fn main() {
         let mut number =
             || arguments.next().and_then(|number| number.parse().ok()).expect("a number");
         match argument.as_str() {
-            // cargo says this to every benchmark.
+            // cargo passes this to every benchmark.
             "--bench" => {}
             "--runs" => runs = number(),
             "--seconds" => seconds = number(),
@@ -60,11 +61,11 @@ fn main() {
     for name in &wanted {
         assert!(
             GROUPS.iter().any(|group| group.0 == name),
-            "there is no group {name}; there are {GROUPS:?}"
+            "unknown group {name}; the groups are {GROUPS:?}"
         );
     }
     if cfg!(debug_assertions) {
-        panic!("a debug build says nothing about speed: run it by `cargo bench`");
+        panic!("the benchmark is built without optimizations: run it with `cargo bench`");
     }
     let head = head();
     println!("{head}");
@@ -96,7 +97,7 @@ fn main() {
     println!("written to {}", folder.display());
 }
 
-/// What was measured on what.
+/// The description of the machine, the commit and the settings.
 fn head() -> String {
     let said = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output().ok();

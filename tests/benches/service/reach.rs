@@ -1,9 +1,9 @@
-//! The figures that are goals, against their floors and goals.
+//! The measured figures that have a goal, compared with their floors and goals.
 
 use crate::report::Report;
 use std::fmt::Write as _;
 
-/// A goal: what it is, its floor and its goal, and whether more is better.
+/// A goal: its figure, its floor and its goal, and whether more is better.
 struct Goal {
     what: &'static str,
     floor: f64,
@@ -103,7 +103,7 @@ const GOALS: [Goal; 18] = [
     }),
 ];
 
-/// What was measured of the goals.
+/// The measured goals as a table.
 pub(crate) fn table(report: &Report) -> String {
     let mut text = "| what | floor | goal | measured | |\n|---|--:|--:|--:|---|\n".to_owned();
     for goal in GOALS {

@@ -1,4 +1,4 @@
-//! What was measured, as a table for people, as Markdown and as JSON.
+//! The results: as text, as Markdown and as JSON.
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -12,14 +12,14 @@ pub(crate) struct Row {
     figures: Vec<(&'static str, Vec<f64>)>,
 }
 
-/// All that was measured.
+/// All results.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
 }
 
 impl Row {
-    /// Adds one run's figure.
+    /// Adds the figure of one run.
     pub(crate) fn add(&mut self, name: &'static str, value: f64) {
         match self.figures.iter_mut().find(|figure| figure.0 == name) {
             Some(figure) => figure.1.push(value),
@@ -34,7 +34,7 @@ impl Row {
 }
 
 impl Report {
-    /// Begins a row; an empty one of the same name is there to be added to.
+    /// Returns the row of this name, and creates it if it does not exist.
     pub(crate) fn row(&mut self, group: &'static str, cell: impl Into<String>) -> &mut Row {
         let cell = cell.into();
         let at =
@@ -53,7 +53,7 @@ impl Report {
         row.figures.iter().find(|figure| figure.0 == name).map(|figure| median(&figure.1))
     }
 
-    /// Prints the rows of a group, once they are complete.
+    /// Prints the rows of a group when they are complete.
     pub(crate) fn print(&self, group: &str) {
         self.rows
             .iter()
@@ -128,7 +128,7 @@ fn shown(runs: &[f64]) -> String {
     if runs.len() < 2 { middle } else { format!("{middle} ({}–{})", figure(least), figure(most)) }
 }
 
-/// Three significant digits, or whole where there are more.
+/// Three significant digits, or an integer for values of 100 and more.
 fn figure(value: f64) -> String {
     let magnitude = value.abs();
     let decimals = if magnitude >= 100.0 || magnitude == 0.0 {

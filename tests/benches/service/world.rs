@@ -1,4 +1,4 @@
-//! What is measured: a database of its own, processes of the program, and a downstream.
+//! The measured system: its own database, processes of the program, and a downstream.
 
 use crate::gauge::Gauge;
 use std::net::SocketAddr;
@@ -10,9 +10,9 @@ use tests::postgres::{Cluster, Settings};
 use tests::program::Service;
 use tokio::time::sleep;
 
-/// The server's settings, besides its defaults. No checkpoint falls into a measurement, and after the first ones the log's
-/// segments are used again, as on a server that has run for a while: to make one takes tens of milliseconds, for which
-/// every commit waits.
+/// The server's settings that differ from the defaults. No checkpoint falls into a measurement.
+/// After the first checkpoints the segments of the log are recycled, as on a server that has run
+/// for a while. Creating a segment takes tens of milliseconds, for which every commit waits.
 pub(crate) const SETTINGS: [(&str, &str); 7] = [
     ("fsync", "on"),
     ("synchronous_commit", "on"),
@@ -33,7 +33,7 @@ pub(crate) fn start_server() -> Cluster {
     Cluster::start(Settings { fsync: true, more, ..Settings::default() })
 }
 
-/// Starts a server for runs of many minutes, with the autovacuum and the checkpoints that a server has by default.
+/// Starts a server for runs of many minutes, with the default autovacuum and checkpoints.
 pub(crate) fn start_enduring_server() -> Cluster {
     let more = [
         ("shared_buffers", "2GB"),
@@ -44,7 +44,7 @@ pub(crate) fn start_enduring_server() -> Cluster {
     Cluster::start(Settings { fsync: true, more, ..Settings::default() })
 }
 
-/// How a world is set up.
+/// The setup of a world.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) on: On,
@@ -52,7 +52,7 @@ pub(crate) struct Plan {
     pub(crate) sources: usize,
     pub(crate) role: &'static str,
     pub(crate) manners: Manners,
-    /// For how long what was delivered is kept.
+    /// How long delivered events are kept.
     pub(crate) kept: &'static str,
 }
 
@@ -105,7 +105,7 @@ impl<'a> World<'a> {
         for _ in 0..plan.processes {
             services.push(Service::start(&database.url(), &configuration(&plan, &sink)).await);
         }
-        // Connections are made and statements prepared before anything is measured.
+        // Connections are opened and statements prepared before anything is measured.
         let world = Self { cluster, database, services, sink, plan };
         let warm_up = Offer { until: Until::Posts(500), ..world.offer(16) };
         let warmed = warm_up.run().await;
@@ -118,7 +118,7 @@ impl<'a> World<'a> {
         world
     }
 
-    /// What is offered if nothing else is said: 1 KiB bodies, as fast as answers come.
+    /// The default offer: bodies of 1 KiB, as fast as responses arrive.
     pub(crate) fn offer(&self, connections: usize) -> Offer {
         Offer {
             targets: self.targets(),

@@ -1,5 +1,5 @@
--- Every change to a row of `deliveries`, and every event that is pruned, in the transaction that does it. The process
--- is told by the role that it logs in as.
+-- Records every change to a row of `deliveries`, and every event that is pruned, in the transaction
+-- that does it. The login role identifies the process.
 create table audit (
     n        bigserial primary key,
     at_us    bigint    not null default (extract(epoch from statement_timestamp()) * 1000000)::bigint,

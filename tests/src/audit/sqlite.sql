@@ -1,5 +1,6 @@
--- Every change to a row of `deliveries`, and every event that is pruned, in the transaction that does it. SQLite's
--- clock in SQL counts milliseconds: rounded up, so that nothing seems to be claimed before it was due.
+-- Records every change to a row of `deliveries`, and every event that is pruned, in the transaction
+-- that does it. SQLite's clock in SQL counts milliseconds. The time is rounded up, so that no event
+-- seems to be claimed before it was due.
 create table audit (
     n        integer primary key,
     at_us    integer not null default (cast(unixepoch('subsec') * 1000 as integer) * 1000 + 1000),

@@ -3,9 +3,9 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-/// Nanoseconds since this process first asked.
+/// Nanoseconds since the first call in this process.
 pub(super) fn nanos() -> u64 {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     u64::try_from(ORIGIN.get_or_init(Instant::now).elapsed().as_nanos())
-        .expect("a few centuries at most")
+        .expect("the elapsed nanoseconds fit in 64 bits")
 }

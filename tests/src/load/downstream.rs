@@ -1,5 +1,5 @@
-//! The downstream: it answers at once, or after a while, and notes how long each event has been on its way. It reads
-//! from sockets itself, for the same reason as the load generator.
+//! The downstream. It answers at once, or after a delay, and records how long each event was in
+//! transit. It reads from sockets directly, for the same reason as the load generator.
 
 use super::clock;
 use super::offer::{SENT, content_length, histogram};
@@ -13,25 +13,25 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-/// How it answers.
+/// How the downstream answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manners {
-    /// How long it takes to answer.
+    /// The delay before each answer.
     pub delay: Duration,
-    /// Of a hundred events it refuses so many the first time.
+    /// The percentage of events whose first attempt is refused.
     pub refused_at_first: u64,
 }
 
-/// What has come.
+/// What the downstream has received.
 #[derive(Debug)]
 pub struct Received {
-    /// Requests that were taken.
+    /// Requests that were accepted.
     pub taken: u64,
     /// Requests that were refused.
     pub refused: u64,
-    /// When the first came, and the last.
+    /// The times of the first and of the last request.
     pub span: Option<(Instant, Instant)>,
-    /// From the post to the request here, in nanoseconds, of those that were taken.
+    /// From the post to the request here, in nanoseconds, for accepted requests.
     pub latency: Histogram<u64>,
 }
 
@@ -46,7 +46,7 @@ impl Received {
         self.latency.value_at_quantile(quantile) as f64 / 1e6
     }
 
-    /// Taken a second, between the first and the last.
+    /// Accepted requests a second, between the first and the last.
     #[must_use]
     pub fn rate(&self) -> f64 {
         self.span.map_or(0.0, |(first, last)| self.taken as f64 / (last - first).as_secs_f64())
@@ -56,7 +56,6 @@ impl Received {
 /// A downstream that listens.
 #[derive(Debug)]
 pub struct Sink {
-    /// Where it listens.
     pub address: SocketAddr,
     received: Arc<Mutex<Received>>,
     is_down: Arc<AtomicBool>,
@@ -87,28 +86,28 @@ impl Sink {
         self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on every request is answered 503, or as the manners say again.
+    /// From now on every request is answered with 503, or again as the manners say.
     pub fn refuse_all(&self, is_down: bool) {
         self.is_down.store(is_down, Ordering::Relaxed);
     }
 
-    /// How many were taken since the last [`Self::take`].
+    /// The number of requests accepted since the last [`Self::take`].
     #[must_use]
     pub fn taken(&self) -> u64 {
         self.received().taken
     }
 
-    /// What has come since the last time.
+    /// Returns what was received since the last call, and starts counting anew.
     #[expect(clippy::must_use_candidate, reason = "callers also use it to start counting anew")]
     pub fn take(&self) -> Received {
         std::mem::replace(&mut *self.received(), Received::new())
     }
 
-    /// Waits until so many were taken since the last [`Self::take`].
+    /// Waits until this number of requests was accepted since the last [`Self::take`].
     ///
     /// # Panics
     ///
-    /// If they are not within `patience`.
+    /// If they are not accepted within `patience`.
     pub async fn until_taken(&self, count: u64, patience: Duration) {
         let deadline = Instant::now() + patience;
         while self.taken() < count {
@@ -167,11 +166,11 @@ async fn serve(
 struct Request {
     sent: u64,
     attempt: u64,
-    /// A few bits of the event's id.
+    /// The last 32 bits of the event's id.
     event: u64,
 }
 
-/// The next request on a connection; `None` once it is closed.
+/// The next request on a connection, or `None` once it is closed.
 async fn read_request(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Request> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 64];

@@ -1,6 +1,8 @@
-//! Many minutes under load, second by second: what was accepted, what was delivered, and what the database did meanwhile.
+//! A run of many minutes under load, second by second: accepted events, delivered events, and the
+//! activity of the database.
 //!
-//! A window of a few seconds contains no autovacuum and no checkpoint, and so cannot see what they do to deliveries.
+//! A window of a few seconds contains no autovacuum and no checkpoint, so it cannot show their
+//! effect on deliveries.
 
 use super::downstream::Sink;
 use super::offer::{Offer, Until, all_accepted};
@@ -14,10 +16,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// How long the last deliveries may take once nothing is posted any more.
+/// The time limit for the last deliveries after the last post.
 const DRAIN_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Over how many seconds the rate is averaged with which the backlog is compared.
+/// The number of seconds over which the rate is averaged that the backlog is compared with.
 const RATE_WINDOW: usize = 10;
 
 /// A run.
@@ -25,7 +27,7 @@ const RATE_WINDOW: usize = 10;
 pub struct Endurance {
     /// How long events are posted.
     pub time: Duration,
-    /// While the downstream answers 503, counted from the start.
+    /// When the downstream answers 503, relative to the start.
     pub outage: Option<Range<Duration>>,
 }
 
@@ -40,11 +42,11 @@ pub struct Second {
     pub delivered: u64,
     /// Events accepted and not yet delivered.
     pub owed: u64,
-    /// Claims that ended in this second.
+    /// Claims that finished in this second.
     pub claims: u64,
-    /// How long one of them took on average, in milliseconds.
+    /// The mean duration of these claims, in milliseconds.
     pub claim_ms: f64,
-    /// Vacuums that the server has run on `deliveries` by itself since the start; 0 on SQLite.
+    /// Autovacuums of `deliveries` since the start; 0 on SQLite.
     pub autovacuums: u64,
     /// Checkpoints since the start; 0 on SQLite.
     pub checkpoints: u64,
@@ -57,7 +59,8 @@ pub struct Second {
 pub struct Trace(pub Vec<Second>);
 
 impl Endurance {
-    /// Posts as `offer` says for the whole time, and waits until everything is delivered. `each` is called with each second.
+    /// Posts as `offer` specifies for the whole time, and waits until everything is delivered.
+    /// Calls `each` with each second.
     ///
     /// # Panics
     ///
@@ -89,7 +92,8 @@ impl Endurance {
                 sink.refuse_all(outage.contains(&begun.elapsed()));
             }
             let is_over = posting.is_finished();
-            // Read first: what is delivered meanwhile must not look as if it had never been accepted.
+            // Read `taken` first. Otherwise an event that is delivered between the two reads looks
+            // as if it had never been accepted.
             let delivered = sink.taken();
             let accepted = accepted_so_far.load(Ordering::Relaxed);
             let claims_now = claims(&client, &metrics).await;
@@ -135,7 +139,6 @@ impl Second {
     pub const HEADER: &str =
         "second accepted delivered     owed claims claim_ms autovacuums checkpoints log_mib";
 
-    /// One line of text.
     #[must_use]
     pub fn line(&self) -> String {
         let Self { at, accepted, delivered, owed, claims, claim_ms, .. } = self;
@@ -147,14 +150,16 @@ impl Second {
 }
 
 impl Trace {
-    /// The most events that were owed at the end of a second of a span, in seconds' worth of what was accepted by then.
+    /// The largest number of events owed at the end of a second in `span`, divided by the rate of
+    /// accepted events at that time.
     #[must_use]
     pub fn most_owed_in_seconds(&self, span: Range<u64>) -> f64 {
         let seconds = self.0.iter().enumerate().filter(|(_, second)| span.contains(&second.at));
         seconds.map(|(index, second)| second.owed as f64 / self.rate_at(index)).fold(0.0, f64::max)
     }
 
-    /// The second from which on no more is owed than a second's worth, counted from `from`.
+    /// The first second, from `from` on, at whose end no more is owed than one second's worth of
+    /// events.
     #[must_use]
     pub fn caught_up_at(&self, from: u64) -> Option<u64> {
         let caught_up = |(index, second): &(usize, &Second)| {
@@ -170,13 +175,13 @@ impl Trace {
         part.iter().map(|second| second.delivered).sum::<u64>() as f64 / part.len().max(1) as f64
     }
 
-    /// Vacuums of `deliveries` that the server ran by itself.
+    /// Autovacuums of `deliveries` during the run.
     #[must_use]
     pub fn autovacuums(&self) -> u64 {
         self.0.last().map_or(0, |second| second.autovacuums)
     }
 
-    /// The last lines.
+    /// The last lines, as text.
     #[must_use]
     pub fn tail(&self, lines: usize) -> String {
         let mut text = format!("{}\n", Second::HEADER);
@@ -186,7 +191,7 @@ impl Trace {
         text
     }
 
-    /// Accepted a second around one second, while something is accepted.
+    /// The rate of accepted events around one second, over seconds in which events were accepted.
     fn rate_at(&self, index: usize) -> f64 {
         let window =
             self.0[..=index].iter().rev().filter(|second| second.accepted > 0).take(RATE_WINDOW);
@@ -196,7 +201,7 @@ impl Trace {
     }
 }
 
-/// How many claims have ended, and the seconds that they took together.
+/// The number of claims that have finished, and the sum of their durations in seconds.
 async fn claims(client: &Client, metrics: &str) -> (u64, f64) {
     let answer = client.get(metrics).await.expect("the program answers");
     let text = String::from_utf8_lossy(&answer.body).into_owned();
@@ -209,7 +214,7 @@ async fn claims(client: &Client, metrics: &str) -> (u64, f64) {
     (count, value("surehook_store_call_seconds_sum").parse().expect("seconds"))
 }
 
-/// The database server's own counters; none on SQLite.
+/// The database server's own counters. SQLite has none.
 struct Server(Option<PgConnection>);
 
 /// All since the server's cluster was made.

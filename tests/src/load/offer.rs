@@ -1,7 +1,8 @@
-//! The load generator: producers on keep-alive connections, each with one request under way.
+//! The load generator: producers on keep-alive connections, each with one request in flight.
 //!
-//! It writes to sockets itself. A client of a library costs more for a request than PostgreSQL's own load generator
-//! does, on cores that the service needs; what would be measured is that client.
+//! It writes to sockets directly. An HTTP client library costs more for each request than
+//! PostgreSQL's own load generator, on cores that the service needs. The benchmark would then
+//! measure that client.
 
 use super::clock;
 use hdrhistogram::Histogram;
@@ -16,55 +17,54 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-/// The header by which the sink learns when a post was sent: nanoseconds on this process's clock.
+/// The header that carries the time of a post to the sink, in nanoseconds on this process's clock.
 pub(super) const SENT: &str = "x-sent";
 
-/// What is offered.
+/// The load to offer.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    /// The processes; connections take them in turn.
+    /// The addresses of the processes. Connections use them in turn.
     pub targets: Vec<SocketAddr>,
-    /// The sources `s0`, `s1`, …; posts take them in turn.
+    /// The number of sources, `s0`, `s1`, …. Posts use them in turn.
     pub sources: usize,
-    /// Connections, each with one post under way.
+    /// The number of connections, each with one post in flight.
     pub connections: usize,
-    /// The bytes of a body.
+    /// The size of a body, in bytes.
     pub body: usize,
-    /// Of a hundred posts so many repeat an earlier one.
+    /// The percentage of posts that repeat an earlier one.
     pub duplicates: u64,
-    /// When it ends.
+    /// When the load ends.
     pub until: Until,
-    /// Posts a second over all connections; as fast as answers come, if there is none.
+    /// Posts a second over all connections. If `None`, as fast as answers arrive.
     pub rate: Option<f64>,
-    /// Counts the accepted posts while they happen.
+    /// Counts the accepted posts during the run.
     pub accepted: Arc<AtomicU64>,
 }
 
 /// When a load ends.
 #[derive(Clone, Copy, Debug)]
 pub enum Until {
-    /// After so long.
+    /// After this time.
     Over(Duration),
-    /// After so many posts.
+    /// After this number of posts.
     Posts(u64),
 }
 
-/// What came of it.
+/// The result of a load.
 #[derive(Debug)]
 pub struct Load {
-    /// Answers `202`, replays among them.
+    /// Answers with `202`, including replays.
     pub accepted: u64,
     /// Other answers, by status code.
     pub others: BTreeMap<u16, u64>,
     /// From the first post to the last answer.
     pub took: Duration,
-    /// From a post to its answer, in nanoseconds. A post that had to wait for the answer before it counts from when it
-    /// was to be sent.
+    /// From a post to its answer, in nanoseconds. For a post that had to wait for the answer before
+    /// it, the time starts when the post was due.
     pub latency: Histogram<u64>,
 }
 
 impl Load {
-    /// Accepted posts a second.
     #[must_use]
     pub fn rate(&self) -> f64 {
         self.accepted as f64 / self.took.as_secs_f64()
@@ -78,11 +78,11 @@ impl Load {
 }
 
 pub(super) fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1_000, 600_000_000_000, 3).expect("sensible bounds")
+    Histogram::new_with_bounds(1_000, 600_000_000_000, 3).expect("the bounds are valid")
 }
 
 impl Offer {
-    /// Offers it all, and waits for the last answer.
+    /// Offers the whole load, and waits for the last answer.
     ///
     /// # Panics
     ///
@@ -113,11 +113,11 @@ impl Offer {
     }
 }
 
-/// A load in which every post is accepted.
+/// Runs a load and checks that every post is accepted.
 ///
 /// # Panics
 ///
-/// If one is not.
+/// If a post is not accepted.
 pub async fn all_accepted(offer: &Offer) -> Load {
     let load = offer.run().await;
     assert!(load.others.is_empty(), "{:?}", load.others);
@@ -153,7 +153,7 @@ async fn connection(offer: Offer, run: u32, number: usize, begun: Instant) -> Lo
             let late = Instant::now().saturating_duration_since(due);
             sleep_until(due).await;
             sent = clock::nanos()
-                .saturating_sub(u64::try_from(late.as_nanos()).expect("not that late"));
+                .saturating_sub(u64::try_from(late.as_nanos()).expect("the delay fits in 64 bits"));
         }
         let is_duplicate = unique > 0 && n % 100 < offer.duplicates;
         let key = if is_duplicate { fastrand::u64(0..unique) } else { unique };
@@ -181,7 +181,8 @@ async fn connection(offer: Offer, run: u32, number: usize, begun: Instant) -> Lo
     load
 }
 
-/// A request's head with eight headers as webhook producers send them, beside those that are HTTP's own.
+/// A request's head with eight headers as webhook producers send them, in addition to the headers
+/// of HTTP itself.
 fn head(
     request: &mut Vec<u8>,
     target: SocketAddr,
@@ -204,7 +205,7 @@ fn head(
     request.extend_from_slice(head.as_bytes());
 }
 
-/// Bytes that no compression makes smaller, the same each time.
+/// Incompressible bytes, the same each time.
 #[must_use]
 pub fn body(length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(1);
@@ -227,7 +228,7 @@ async fn read_answer(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
     }
 }
 
-/// What `Content-Length` says; 0 if there is none.
+/// The value of `Content-Length`, or 0 if it is missing.
 pub(super) fn content_length(headers: &[httparse::Header<'_>]) -> usize {
     let length = headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
     length.map_or(0, |header| {

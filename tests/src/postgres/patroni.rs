@@ -1,8 +1,9 @@
-//! Three PostgreSQL servers under Patroni, which promotes a standby when the leader dies, with one etcd to agree in. All
-//! of it is private: on free ports of 127.0.0.1, in a temporary folder, and gone with this process.
+//! Three PostgreSQL servers under Patroni, which promotes a standby when the leader fails, with one
+//! etcd for consensus. All of it is private: on free ports of 127.0.0.1, in a temporary folder, and
+//! removed with this process.
 //!
-//! Commits wait for one standby always (`synchronous_mode_strict`), so that a standby which may be promoted has
-//! everything that was acknowledged.
+//! Every commit waits for one standby (`synchronous_mode_strict`), so that a standby that can be
+//! promoted has everything that was acknowledged.
 
 use super::{
     as_server_user, children_of, dismiss, folder_for_the_server, free_port, is_running,
@@ -20,17 +21,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a leader's place is kept for it. Patroni takes no less.
+/// The time to live of the leader's key. Patroni accepts no smaller value.
 pub const TTL: Duration = Duration::from_secs(20);
-/// How often Patroni looks around.
+/// How often Patroni runs its control loop.
 pub const LOOP_WAIT: Duration = Duration::from_secs(5);
-/// How long it tries to reach etcd or PostgreSQL.
+/// How long Patroni retries a call to etcd or PostgreSQL.
 pub const RETRY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long it may take until each server follows the leader.
+/// The time limit until each server follows the leader.
 const PATIENCE: Duration = Duration::from_mins(3);
 
-/// Ends a program, and the server that it has started as a daemon, when its pipe closes without a word.
+/// Stops a program, and the server that it has started as a daemon, if its pipe closes without a
+/// message.
 const GUARDIAN: &str = r#"
 read -r word
 [ "$word" = gone ] && exit
@@ -39,12 +41,12 @@ data="${1#*:}"
 [ -f "$data/postmaster.pid" ] && kill -QUIT "$(head -n 1 "$data/postmaster.pid")"
 "#;
 
-/// How a leader is killed. All of it by `kill -9`.
+/// How a leader is killed, in both cases by `kill -9`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
-    /// The server, all of its processes, and its Patroni: what dies with a machine.
+    /// The server, all of its processes, and its Patroni: as when a machine fails.
     Machine,
-    /// The server and all of its processes. Its Patroni sees it.
+    /// The server and all of its processes. Its Patroni notices it.
     Server,
 }
 
@@ -52,7 +54,7 @@ pub enum Death {
 #[derive(Debug)]
 pub struct Patroni {
     nodes: Vec<Node>,
-    // Dropped last: without it the servers would give up their roles.
+    // Dropped last, because the servers give up their roles without it.
     _etcd: Guarded,
 }
 
@@ -67,7 +69,7 @@ struct Node {
     patroni: Option<Guarded>,
 }
 
-/// A program that ends with this process, and the server that it starts, if it does.
+/// A program that ends with this process, together with the server that it may have started.
 #[derive(Debug)]
 struct Guarded {
     process: Child,
@@ -80,7 +82,7 @@ impl Patroni {
     ///
     /// # Panics
     ///
-    /// If a program is not installed, or they do not come together.
+    /// If a program is not installed, or the servers do not become one cluster.
     pub async fn start() -> Self {
         let folder = folder_for_the_server(&new_data_folder());
         let (client_port, peer_port) = (free_port(), free_port());
@@ -113,18 +115,19 @@ impl Patroni {
         )
     }
 
-    /// Kills a node, of which [`Self::whole`] said that it leads.
+    /// Kills a node. [`Self::whole`] returns the name of the leader.
     ///
     /// # Panics
     ///
-    /// If there is no such node, or it does not die.
+    /// If there is no such node, or it does not end.
     pub fn kill(&mut self, name: &str, death: Death) {
         let node =
             self.nodes.iter_mut().find(|node| node.name == name).expect("a node of this name");
         if death == Death::Machine
             && let Some(mut patroni) = node.patroni.take()
         {
-            // First, or it would start the server again; and its server is not to be stopped but killed.
+            // Patroni is killed first, because it would start the server again. Its guard must not
+            // stop the server, because the server is to be killed.
             patroni.data = None;
             drop(patroni);
         }
@@ -135,7 +138,7 @@ impl Patroni {
     ///
     /// # Panics
     ///
-    /// If that does not happen in time.
+    /// If the cluster is not complete in time.
     pub async fn heal(&mut self) -> (String, u64) {
         for node in self.nodes.iter_mut().filter(|node| node.patroni.is_none()) {
             node.begin();
@@ -143,11 +146,12 @@ impl Patroni {
         self.whole().await
     }
 
-    /// Waits until one leads, two follow it, and commits wait for one of those: the leader's name, and its timeline.
+    /// Waits until one server leads, two follow it, and commits wait for one of these. Returns the
+    /// leader's name and its timeline.
     ///
     /// # Panics
     ///
-    /// If that does not happen in time.
+    /// If the cluster is not complete in time.
     pub async fn whole(&self) -> (String, u64) {
         let client = Client::default();
         let begun = Instant::now();
@@ -167,7 +171,7 @@ impl Patroni {
         }
     }
 
-    /// Asks each Patroni that runs: all of them have to see the same.
+    /// Queries each running Patroni. All of them must report the same leader and timeline.
     async fn look(&self, client: &Client) -> Result<(String, u64), String> {
         let mut seen = Err("no Patroni runs".to_owned());
         for node in self.nodes.iter().filter(|node| node.patroni.is_some()) {
@@ -182,7 +186,8 @@ impl Patroni {
     }
 }
 
-/// The leader and its timeline, if all three are running on it and commits wait for one of them.
+/// The leader and its timeline, if all three servers run on that timeline and commits wait for one
+/// of them.
 fn one_cluster(told: &Value) -> Result<(String, u64), String> {
     let members = told["members"].as_array().ok_or_else(|| format!("no members: {told}"))?;
     let running = members
@@ -210,7 +215,7 @@ impl Node {
         let address = |port: u16| format!("127.0.0.1:{port}");
         let server = program("postgres");
         let server = fs::canonicalize(&server).unwrap_or(server);
-        // JSON is YAML.
+        // JSON is valid YAML.
         let configuration = json!({
             "scope": "surehook",
             "name": name,
@@ -298,7 +303,8 @@ impl Drop for Guarded {
     }
 }
 
-/// Signals a server that is no child of this process, and all of its processes, and waits until they are gone.
+/// Signals a server that is not a child of this process, and all of its processes, and waits until
+/// they have ended.
 fn signal_server(data: &Path, signal: Signal) {
     let file = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
     let Some(server) =
@@ -306,19 +312,19 @@ fn signal_server(data: &Path, signal: Signal) {
     else {
         return;
     };
-    // The file may be older than the process of that number.
+    // The file can be out of date, and its pid can belong to another process.
     let line = fs::read_to_string(format!("/proc/{server}/cmdline")).unwrap_or_default();
     if !line.contains(&*data.to_string_lossy()) {
         return;
     }
     let processes: Vec<Pid> = iter::once(server).chain(children_of(server)).collect();
     for &process in &processes {
-        // One that has just ended needs no signal.
+        // A process that has just ended needs no signal.
         let _ = kill(process, signal);
     }
     let begun = Instant::now();
     while processes.iter().any(|&process| is_running(process)) {
-        assert!(begun.elapsed() < wait::PATIENCE, "the server's processes do not end");
+        assert!(begun.elapsed() < wait::PATIENCE, "the server's processes did not end in time");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,10 +1,10 @@
-//! Standbys: a copy of a server that follows it, and takes its place when it is promoted.
+//! Standbys: a copy of a server that follows it, and replaces it when it is promoted.
 
 use super::{Cluster, Settings, as_server_user, new_data_folder, program, run};
 
 impl Cluster {
-    /// Copies this server, and starts the copy as its standby. It takes readers, and says who it is by `name`, as
-    /// `synchronous_standby_names` has it.
+    /// Copies this server, and starts the copy as its standby. It accepts read-only sessions.
+    /// `name` is its name in `synchronous_standby_names`.
     ///
     /// # Panics
     ///
@@ -27,31 +27,31 @@ impl Cluster {
         Self::started(data, settings)
     }
 
-    /// Commits from now on wait until the standby of this name has them on its disk.
+    /// From now on, commits wait until the standby of this name has flushed them to its disk.
     ///
     /// # Panics
     ///
-    /// If the server cannot be told.
+    /// If the server cannot be configured.
     pub async fn commits_wait_for(&self, standby: &str) {
         self.execute(&format!("alter system set synchronous_standby_names = '{standby}'")).await;
         self.execute("select pg_reload_conf()").await;
     }
 
-    /// Commits wait for no standby any more.
+    /// From now on, commits wait for no standby.
     ///
     /// # Panics
     ///
-    /// If the server cannot be told.
+    /// If the server cannot be configured.
     pub async fn commits_wait_for_none(&self) {
         self.execute("alter system reset synchronous_standby_names").await;
         self.execute("select pg_reload_conf()").await;
     }
 
-    /// Makes a primary of this standby.
+    /// Promotes this standby to a primary.
     ///
     /// # Panics
     ///
-    /// If it is none, or does not become a primary.
+    /// If it is not a standby, or does not become a primary.
     pub async fn promote(&self) {
         self.execute("do $$ begin if not pg_promote(true, 60) then raise 'it was not promoted in time'; end if; end $$").await;
     }
