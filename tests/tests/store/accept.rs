@@ -1,4 +1,4 @@
-//! Accepting: one event for each key, whoever else accepts it at the same time.
+//! Accepting: one event for each key, even if other processes accept it at the same time.
 
 use crate::db::{Db, LEASE, demand, event, event_of, events, settlement, source};
 use futures::future::join_all;
@@ -10,7 +10,7 @@ use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::worker::exchange::Claim;
 
-/// The id under which an event is known after it was accepted.
+/// The id of an event after it was accepted: its own, or that of the existing event with its key.
 fn known_as(event: EventId, stored: Stored) -> EventId {
     match stored {
         Stored::Inserted | Stored::Claimed => event,
@@ -29,7 +29,7 @@ pub(crate) async fn a_new_event_is_inserted_and_queued(db: Db) {
     assert_eq!(found.next_attempt_at, Some(found.received_at));
 }
 
-pub(crate) async fn a_new_event_with_a_lease_starts_as_a_claim_would_leave_it(db: Db) {
+pub(crate) async fn a_new_event_with_a_lease_is_stored_as_claimed(db: Db) {
     let there = event("there");
     db.store.accept(vec![there.clone()]).await.unwrap();
     let leased = |event: NewEvent| NewEvent { lease: Some(LEASE), ..event };
@@ -61,7 +61,7 @@ pub(crate) async fn a_new_event_with_a_lease_starts_as_a_claim_would_leave_it(db
     assert_eq!(
         (second.event, second.attempt, second.nth, second.fence),
         (claimed.id, 2, 2, first.fence.next()),
-        "when its lease ended"
+        "claimed again after the lease ended"
     );
     assert_eq!(
         db.store.settle(vec![settlement(&first, Outcome::Delivered)]).await,
@@ -76,12 +76,12 @@ pub(crate) async fn a_new_event_with_a_lease_starts_as_a_claim_would_leave_it(db
     assert_eq!(db.found(more.id).await.status, Status::Delivered);
 }
 
-pub(crate) async fn a_new_event_of_a_paused_source_is_queued_whatever_its_lease(db: Db) {
+pub(crate) async fn a_new_event_of_a_paused_source_is_queued_despite_its_lease(db: Db) {
     db.store.pause(source("a"), true).await.unwrap();
     let leased = |name: &str, key: &str| NewEvent { lease: Some(LEASE), ..event_of(name, key) };
     let stored = db.store.accept(vec![leased("a", "k"), leased("b", "k")]).await;
     assert_eq!(stored, Ok(vec![Stored::Inserted, Stored::Claimed]));
-    // Beside an event that is there, others are stored in another way.
+    // If a batch contains an existing event, other statements store the rest.
     let stored = db
         .store
         .accept(vec![leased("a", "k2"), leased("b", "k"), leased("b", "k2")])
@@ -105,7 +105,7 @@ pub(crate) async fn a_new_event_of_a_paused_source_is_queued_whatever_its_lease(
     );
 }
 
-pub(crate) async fn what_was_answered_is_there_for_every_other_process(db: Db) {
+pub(crate) async fn an_accepted_event_is_visible_to_every_process(db: Db) {
     let (batch, other) = (events(0..3), db.another());
     db.store.accept(batch.clone()).await.unwrap();
     for event in &batch {
@@ -114,7 +114,7 @@ pub(crate) async fn what_was_answered_is_there_for_every_other_process(db: Db) {
     assert_eq!(db.another().claim(vec![demand("orders", 9)]).await.unwrap().claimed.len(), 3);
 }
 
-pub(crate) async fn a_hundred_concurrent_accepts_of_one_key_make_one_event(db: Db) {
+pub(crate) async fn concurrent_accepts_of_one_key_store_one_event(db: Db) {
     let accepts = (0..100).map(|_| {
         let (store, event) = (Arc::clone(&db.store), event("same"));
         tokio::spawn(async move { (event.id, store.accept(vec![event]).await.unwrap().remove(0)) })
@@ -128,12 +128,12 @@ pub(crate) async fn a_hundred_concurrent_accepts_of_one_key_make_one_event(db: D
     assert_eq!((db.count("events").await, db.count("deliveries").await), (1, 1));
 }
 
-pub(crate) async fn two_processes_accept_overlapping_keys_in_opposite_orders(db: Db) {
+pub(crate) async fn two_processes_accept_overlapping_keys_in_opposite_orders_without_deadlock(db: Db) {
     let (one, other) = (db.another(), db.another());
     for round in 0..30u32 {
         let keys = round * 100..round * 100 + 64;
         let forwards = events(keys.clone());
-        // Made in that order, so that no order of ids is the order of keys.
+        // Created in this order, so that the order of ids differs from the order of keys.
         let backwards: Vec<NewEvent> = keys.rev().flat_map(|key| events(key..key + 1)).collect();
         let (first, second) = tokio::join!(
             tokio::spawn({
@@ -157,13 +157,13 @@ pub(crate) async fn two_processes_accept_overlapping_keys_in_opposite_orders(db:
         }
         for (key, answers) in known {
             assert_eq!(answers[0].0, answers[1].0, "{key}");
-            assert!(answers[0].1 != answers[1].1, "{key} is new to exactly one");
+            assert!(answers[0].1 != answers[1].1, "{key} must be new for exactly one process");
         }
     }
     assert_eq!(db.count("events").await, 30 * 64);
 }
 
-pub(crate) async fn one_event_accepted_twice_at_once_is_stored_once_under_its_own_id(db: Db) {
+pub(crate) async fn concurrent_accepts_of_one_event_store_it_once_under_its_id(db: Db) {
     let other = db.another();
     for round in 0..30 {
         let batch = events(round * 10..round * 10 + 8);
@@ -179,7 +179,7 @@ pub(crate) async fn one_event_accepted_twice_at_once_is_stored_once_under_its_ow
     }
 }
 
-pub(crate) async fn one_key_twice_in_one_batch_makes_one_event(db: Db) {
+pub(crate) async fn one_key_twice_in_one_batch_stores_one_event(db: Db) {
     let (first, second) = (event("twice"), event("twice"));
     let existing =
         Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued };
@@ -188,7 +188,7 @@ pub(crate) async fn one_key_twice_in_one_batch_makes_one_event(db: Db) {
     assert_eq!((db.count("events").await, db.count("deliveries").await), (2, 2));
 }
 
-pub(crate) async fn a_duplicate_beside_sixty_three_new_events_changes_nothing_for_them(db: Db) {
+pub(crate) async fn a_duplicate_does_not_affect_the_other_events_of_its_batch(db: Db) {
     let first = event("key-00031");
     db.store.accept(vec![first.clone()]).await.unwrap();
     let answers = db.store.accept(events(0..64)).await.unwrap();
@@ -207,7 +207,7 @@ pub(crate) async fn a_duplicate_beside_sixty_three_new_events_changes_nothing_fo
     assert_eq!((db.count("events").await, db.count("deliveries").await), (64, 64));
 }
 
-pub(crate) async fn the_answers_come_in_the_batchs_order(db: Db) {
+pub(crate) async fn results_are_in_the_order_of_the_batch(db: Db) {
     let first = event("c");
     db.store.accept(vec![first.clone()]).await.unwrap();
     let existing =
@@ -219,7 +219,7 @@ pub(crate) async fn the_answers_come_in_the_batchs_order(db: Db) {
     );
 }
 
-pub(crate) async fn a_key_that_comes_again_with_another_body_changes_nothing(db: Db) {
+pub(crate) async fn a_repeated_key_with_another_body_changes_nothing(db: Db) {
     let first = event("k");
     db.store.accept(vec![first.clone()]).await.unwrap();
     let before = db.found(first.id).await;
@@ -234,12 +234,12 @@ pub(crate) async fn a_key_that_comes_again_with_another_body_changes_nothing(db:
     assert_eq!((claim.event, claim.headers, claim.body), (first.id, first.headers, first.body));
 }
 
-pub(crate) async fn one_key_in_two_sources_makes_two_events(db: Db) {
+pub(crate) async fn one_key_in_two_sources_stores_two_events(db: Db) {
     let answers = db.store.accept(vec![event_of("b", "k"), event_of("a", "k")]).await;
     assert_eq!(answers, Ok(vec![Stored::Inserted, Stored::Inserted]));
 }
 
-pub(crate) async fn a_commit_whose_reply_was_lost_is_found_under_its_own_id(db: Db) {
+pub(crate) async fn a_retry_after_a_lost_reply_finds_the_event_under_its_id(db: Db) {
     let batch = events(0..3);
     db.store.accept(batch.clone()).await.unwrap();
     let again = db.store.accept(batch.clone()).await.unwrap();
@@ -255,7 +255,7 @@ pub(crate) async fn a_commit_whose_reply_was_lost_is_found_under_its_own_id(db: 
     }
 }
 
-pub(crate) async fn a_key_that_is_there_is_answered_with_where_its_event_stands(db: Db) {
+pub(crate) async fn an_existing_key_is_answered_with_the_status_of_its_event(db: Db) {
     let first = event("k");
     db.store.accept(vec![first.clone()]).await.unwrap();
     let replay = async |expected: Status| {
@@ -279,7 +279,7 @@ pub(crate) async fn a_key_that_is_there_is_answered_with_where_its_event_stands(
     replay(Status::Delivered).await;
 }
 
-pub(crate) async fn a_row_that_the_database_refuses_leaves_nothing_of_its_batch(db: Db) {
+pub(crate) async fn a_rejected_row_rolls_back_its_whole_batch(db: Db) {
     let first = event("first");
     db.store.accept(vec![first.clone()]).await.unwrap();
     // An id that belongs to another event.
@@ -292,7 +292,7 @@ pub(crate) async fn a_row_that_the_database_refuses_leaves_nothing_of_its_batch(
     assert_eq!(db.store.accept(batch).await, Ok(vec![Stored::Inserted; 7]));
 }
 
-pub(crate) async fn a_batch_of_nothing_is_nothing(db: Db) {
+pub(crate) async fn an_empty_batch_does_nothing(db: Db) {
     assert_eq!(db.store.accept(vec![]).await, Ok(vec![]));
     assert_eq!(db.store.settle(vec![]).await, Ok(vec![]));
     assert!(db.store.claim(vec![]).await.unwrap().claimed.is_empty());

@@ -1,4 +1,4 @@
-//! Claiming: what is due, once, under a lease.
+//! Claiming: due events, each once, under a lease.
 
 use crate::db::{Db, LEASE, Raw, demand, event, event_of, events, settlement};
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use surehook_core::worker::exchange::{Buried, Demand, HeldBack};
 
 const HOUR: Duration = Duration::from_hours(1);
 
-pub(crate) async fn the_oldest_due_of_a_source_are_claimed_up_to_the_limit(db: Db) {
+pub(crate) async fn the_oldest_due_events_are_claimed_up_to_the_limit(db: Db) {
     let batch = events(0..10);
     db.store.accept(batch.clone()).await.unwrap();
     db.store.accept(vec![event_of("other", "k")]).await.unwrap();
@@ -36,14 +36,14 @@ pub(crate) async fn the_oldest_due_of_a_source_are_claimed_up_to_the_limit(db: D
     assert_eq!(db.found(batch[0].id).await.status, Status::Queued);
 }
 
-pub(crate) async fn a_claimed_row_is_processing_until_its_leases_end_with_its_attempt_and_fence_up_by_one(
+pub(crate) async fn a_claim_sets_processing_and_the_lease_and_increments_attempt_and_fence(
     db: Db,
 ) {
     let event = db.accepted("a").await;
     for round in 1..=3 {
         let demand = Demand { lease: HOUR, ..demand("a", 1) };
         let claim = db.store.claim(vec![demand]).await.unwrap().claimed.remove(0);
-        // Between two claims there is a settlement, which moves the fence too.
+        // The settlement between two claims also increases the fence.
         let fence = 2 * u64::from(round) - 1;
         assert_eq!((claim.fence, claim.attempt, claim.nth), (Fence(fence), round, round));
         let found = db.found(event).await;
@@ -80,12 +80,13 @@ pub(crate) async fn each_demand_has_its_own_limit_and_lease(db: Db) {
     assert!((990..=1000).contains(&db.fence_and_due(of("b")[0]).await.1.unwrap()));
 }
 
-/// Events of these sizes, a tenth of which are headers, the first of them due for longest.
+/// Events of these sizes, of which a tenth are headers. The first has been due for the longest
+/// time.
 async fn sized(db: &Db, source: &str, sizes: &[usize]) -> Vec<EventId> {
     let mut ids = Vec::new();
     for (n, size) in sizes.iter().enumerate() {
         let mut event = event_of(source, &format!("sized-{n}"));
-        // Bytes that do not compress, so that a database stores as many.
+        // Incompressible bytes, so that the database stores that many.
         let bytes: Vec<u8> = (0..*size as u64)
             .map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
             .collect();
@@ -109,20 +110,20 @@ pub(crate) async fn events_are_claimed_while_their_bytes_fit(db: Db) {
         assert!(claims.held_back.iter().all(|held_back| held_back.source.as_str() == "a"));
         (claimed, held_back)
     };
-    assert_eq!(claim(299_999).await, (vec![], vec![300_000]), "the headers are bytes, too");
+    assert_eq!(claim(299_999).await, (vec![], vec![300_000]), "headers count as bytes too");
     assert_eq!(db.found(ids[0]).await.status, Status::Queued);
-    assert_eq!(db.found(ids[0]).await.attempt, 0, "what stays is as it was");
+    assert_eq!(db.found(ids[0]).await.attempt, 0, "an event that is held back is unchanged");
     assert_eq!(claim(301_000).await, (ids[..3].to_vec(), vec![500_000]));
-    assert_eq!(claim(20).await, (vec![], vec![500_000]), "it is not overtaken by smaller ones");
+    assert_eq!(claim(20).await, (vec![], vec![500_000]), "smaller events do not overtake it");
     assert_eq!(claim(500_000).await, (vec![ids[3]], vec![10]));
-    assert_eq!(claim(10).await, (ids[4..].to_vec(), vec![]), "what fits exactly");
+    assert_eq!(claim(10).await, (ids[4..].to_vec(), vec![]), "an exact fit is claimed");
     let Ok(claims) = db.store.claim(vec![Demand { bytes: 0, ..demand("a", 6) }]).await else {
-        panic!("a claim")
+        panic!("the claim failed")
     };
     assert_eq!((claims.claimed.len(), claims.held_back.len()), (0, 0), "nothing is due");
 }
 
-pub(crate) async fn each_demand_has_its_own_bound_of_bytes(db: Db) {
+pub(crate) async fn each_demand_has_its_own_byte_limit(db: Db) {
     let (a, b) = (sized(&db, "a", &[10, 10, 10]).await, sized(&db, "b", &[10, 10, 10]).await);
     let demands = vec![
         Demand { bytes: 25, ..demand("a", 3) },
@@ -135,7 +136,7 @@ pub(crate) async fn each_demand_has_its_own_bound_of_bytes(db: Db) {
     assert_eq!(claims.held_back, [HeldBack { source: claims.claimed[0].source.clone(), size: 10 }]);
 }
 
-pub(crate) async fn what_is_buried_takes_no_bytes(db: Db) {
+pub(crate) async fn events_dead_lettered_by_a_claim_use_no_bytes(db: Db) {
     let ids = sized(&db, "a", &[1_000, 1_000]).await;
     let claim = db.store.claim(vec![demand("a", 1)]).await.unwrap().claimed.remove(0);
     db.settle(&claim, Outcome::Retry { after: Duration::ZERO }).await;
@@ -150,21 +151,21 @@ pub(crate) async fn what_is_buried_takes_no_bytes(db: Db) {
     assert_eq!(claims.held_back, []);
 }
 
-pub(crate) async fn what_is_not_due_is_not_claimed(db: Db) {
+pub(crate) async fn events_that_are_not_due_are_not_claimed(db: Db) {
     let claim = db.claimed("a").await;
-    assert!(db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(), "leased");
+    assert!(db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(), "the event is leased");
     db.settle(&claim, Outcome::Retry { after: HOUR }).await;
-    assert!(db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(), "backing off");
+    assert!(db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(), "the event is in back-off");
     db.make_due(claim.event, HOUR).await;
     let claim = db.claim_one("a").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
     assert!(
         db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(),
-        "dead-lettered"
+        "the event is dead-lettered"
     );
 }
 
-pub(crate) async fn a_lease_that_ran_out_is_claimed_again_and_its_attempt_recorded_as_lost(db: Db) {
+pub(crate) async fn after_its_lease_an_event_is_claimed_again_and_the_attempt_lost(db: Db) {
     let first = db.claimed("a").await;
     db.make_due(first.event, LEASE).await;
     let second = db.claim_one("a").await;
@@ -179,7 +180,7 @@ pub(crate) async fn a_lease_that_ran_out_is_claimed_again_and_its_attempt_record
     assert!(lost.ended_at >= found.received_at);
 }
 
-pub(crate) async fn an_event_with_no_attempts_left_is_dead_lettered_unsent(db: Db) {
+pub(crate) async fn an_event_without_attempts_left_is_dead_lettered_by_the_claim(db: Db) {
     let mut claim = db.claimed("a").await;
     for attempt in 2..=3 {
         db.make_due(claim.event, LEASE).await;
@@ -188,7 +189,7 @@ pub(crate) async fn an_event_with_no_attempts_left_is_dead_lettered_unsent(db: D
     }
     db.make_due(claim.event, LEASE).await;
     let claims = db.store.claim(vec![demand("a", 1)]).await.unwrap();
-    assert!(claims.claimed.is_empty(), "it is not sent");
+    assert!(claims.claimed.is_empty(), "the event must not be sent");
     assert_eq!(
         claims.buried,
         [Buried { event: claim.event, source: claim.source.clone(), attempt: 3 }]
@@ -205,7 +206,7 @@ pub(crate) async fn an_event_with_no_attempts_left_is_dead_lettered_unsent(db: D
     assert!(found.settled_at.is_some() && found.next_attempt_at.is_none());
 }
 
-pub(crate) async fn an_event_whose_budget_was_lowered_is_dead_lettered_as_exhausted(db: Db) {
+pub(crate) async fn lowering_max_attempts_dead_letters_an_event_as_exhausted(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Retry { after: HOUR }).await;
     db.make_due(claim.event, HOUR).await;
@@ -218,11 +219,11 @@ pub(crate) async fn an_event_whose_budget_was_lowered_is_dead_lettered_as_exhaus
     );
     assert!(
         found.settled_at >= Some(found.history[0].ended_at),
-        "it ended when it was given up, not when it was last tried"
+        "it ended at this claim, not at its last attempt"
     );
 }
 
-pub(crate) async fn what_is_buried_counts_against_the_limit(db: Db) {
+pub(crate) async fn events_dead_lettered_by_a_claim_count_against_the_limit(db: Db) {
     let batch = events(0..4);
     db.store.accept(batch).await.unwrap();
     let claims = db.store.claim(vec![demand("orders", 2)]).await.unwrap();
@@ -242,7 +243,8 @@ pub(crate) async fn concurrent_claimers_never_share_an_event(db: Db) {
         let store = Arc::clone(store);
         tokio::spawn(async move {
             let (mut claimed, mut nothing_in_a_row) = (Vec::new(), 0);
-            // What others are just taking is skipped: nothing once does not mean that nothing is left.
+            // Events that another claim is taking are skipped, so an empty claim does not mean that
+            // none are left.
             while nothing_in_a_row < 3 {
                 let claims = store.claim(vec![demand("orders", 17)]).await.unwrap();
                 nothing_in_a_row = if claims.claimed.is_empty() { nothing_in_a_row + 1 } else { 0 };
@@ -253,11 +255,11 @@ pub(crate) async fn concurrent_claimers_never_share_an_event(db: Db) {
     });
     let claimed: Vec<EventId> =
         join_all(claimers).await.into_iter().flat_map(Result::unwrap).collect();
-    assert_eq!(claimed.len(), 500, "each is claimed once");
+    assert_eq!(claimed.len(), 500, "each event is claimed once");
     assert_eq!(claimed.into_iter().collect::<BTreeSet<_>>().len(), 500);
 }
 
-pub(crate) async fn bytes_that_are_no_text_come_back_as_they_came(db: Db) {
+pub(crate) async fn binary_bodies_and_headers_are_returned_unchanged(db: Db) {
     let all_bytes: Vec<u8> = (0..=255).collect();
     let bodies: [Bytes; 5] = [
         Bytes::new(),
@@ -291,7 +293,7 @@ pub(crate) async fn bytes_that_are_no_text_come_back_as_they_came(db: Db) {
     assert_eq!(&db.found(batch[0].id).await.history[0].excerpt[..], b"try \0 later \xff");
 }
 
-pub(crate) async fn an_event_whose_bytes_are_gone_holds_up_no_other(db: Db) {
+pub(crate) async fn a_delivery_without_its_event_row_does_not_block_others(db: Db) {
     let batch = events(0..3);
     db.store.accept(batch.clone()).await.unwrap();
     db.execute(&format!("delete from events where id = {}", db.id(batch[1].id))).await;
@@ -300,7 +302,7 @@ pub(crate) async fn an_event_whose_bytes_are_gone_holds_up_no_other(db: Db) {
     assert_eq!(claimed, BTreeSet::from([batch[0].id, batch[2].id]));
 }
 
-pub(crate) async fn the_longest_lease_stays_within_the_calendar(db: Db) {
+pub(crate) async fn the_longest_lease_stays_within_the_range_of_timestamps(db: Db) {
     let event = db.accepted("a").await;
     let endless =
         Demand { lease: Duration::MAX, max_attempts: u32::MAX, limit: u32::MAX, ..demand("a", 1) };
@@ -310,7 +312,7 @@ pub(crate) async fn the_longest_lease_stays_within_the_calendar(db: Db) {
     assert!(next.to_string().starts_with("21"), "{next}");
 }
 
-pub(crate) async fn a_history_that_was_written_by_hand_holds_up_no_other(db: Db) {
+pub(crate) async fn a_manually_inserted_attempt_does_not_block_other_events(db: Db) {
     let (now, nothing) = if matches!(db.raw, Raw::Postgres(_)) {
         ("now()", "''")
     } else {
@@ -329,7 +331,7 @@ pub(crate) async fn a_history_that_was_written_by_hand_holds_up_no_other(db: Db)
     db.make_due(claim.event, LEASE * 2).await;
     db.accepted("b").await;
     let claimed = db.store.claim(vec![demand("a", 10), demand("b", 10)]).await.unwrap().claimed;
-    assert_eq!(claimed.len(), 2, "the lost attempt is recorded already");
+    assert_eq!(claimed.len(), 2, "the existing entry of the lost attempt does not block the claim");
     by_hand(claim.event, 2).await;
     let settled = claimed.iter().map(|claim| settlement(claim, Outcome::Delivered)).collect();
     assert_eq!(db.store.settle(settled).await, Ok(vec![]));
@@ -337,11 +339,11 @@ pub(crate) async fn a_history_that_was_written_by_hand_holds_up_no_other(db: Db)
     assert_eq!(found.status, Status::Delivered);
     assert!(
         found.history.iter().all(|entry| entry.error.as_deref() == Some("by hand")),
-        "what is recorded stays: {found:?}"
+        "existing entries must be kept: {found:?}"
     );
 }
 
-pub(crate) async fn a_claim_tells_how_long_ago_its_event_was_received(db: Db) {
+pub(crate) async fn a_claim_contains_the_age_of_its_event_since_reception(db: Db) {
     let event = db.accepted("a").await;
     assert!(db.claim_one("a").await.age < Duration::from_secs(30));
     let hour = Duration::from_hours(1);
@@ -350,7 +352,7 @@ pub(crate) async fn a_claim_tells_how_long_ago_its_event_was_received(db: Db) {
     let again = db.claim_one("a").await;
     assert!(
         (hour..hour + Duration::from_secs(30)).contains(&again.age),
-        "{:?}: since it was received, and not since it was due",
+        "{:?}: the age counts from reception, not from the due time",
         again.age
     );
 }

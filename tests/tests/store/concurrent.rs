@@ -1,8 +1,8 @@
-//! Several processes' stores on one database, each doing at random what producers, workers, operators and pruning do,
-//! all at once. What was answered and every row that was committed make one history, which the simulation's oracles
-//! judge.
+//! The stores of several processes use one database concurrently. Each randomly does what
+//! producers, workers, operators and pruning do. All answers and all committed row changes form one
+//! history, which the simulation's oracles judge.
 //!
-//! `STORE_SEED` repeats the choices of a run, though not how they interleave.
+//! `STORE_SEED` repeats the choices of a run, but not their interleaving.
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -33,13 +33,13 @@ const KEYS: u32 = 150;
 const PROCESSES: usize = 3;
 const BATCHES: u32 = 40;
 
-/// The lease of a worker that goes on in time, and of one that does not.
+/// The leases of a worker that settles in time, and of one that does not.
 const LEASE: Duration = Duration::from_secs(10);
 const SHORT_LEASE: Duration = Duration::from_millis(400);
 
-tests::on_each_database! { whatever_several_processes_do_at_once_keeps_every_promise }
+tests::on_each_database! { concurrent_processes_keep_every_promise }
 
-async fn whatever_several_processes_do_at_once_keeps_every_promise(database: Database) {
+async fn concurrent_processes_keep_every_promise(database: Database) {
     let seed = std::env::var("STORE_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok())
@@ -57,14 +57,15 @@ async fn whatever_several_processes_do_at_once_keeps_every_promise(database: Dat
     while let Some(done) = producers.join_next().await {
         done.unwrap();
     }
-    wait::within(Duration::from_secs(30), "enough to be redriven", || async {
+    wait::within(Duration::from_secs(30), "enough redriven events", || async {
         enough(&world.redriven, 10)
     })
     .await;
-    // A key that was pruned names another event when it is posted again: from here on nothing is posted.
+    // After a key was pruned, posting it again creates another event. So nothing is posted from
+    // here on.
     others.spawn(prune(Arc::clone(&world), 0));
     others.spawn(prune(Arc::clone(&world), 1));
-    wait::within(Duration::from_secs(30), "enough to be pruned", || async {
+    wait::within(Duration::from_secs(30), "enough pruned events", || async {
         enough(&world.pruned, 50)
     })
     .await;
@@ -118,11 +119,12 @@ impl World {
             let url = recording.database().url_of(&name).await;
             processes.push((name, store::open(&url).unwrap().store()));
         }
-        // Nobody promised that what is accepted is sent at once: these downstreams do as they like.
+        // An accepted event has no promise of immediate delivery here: these downstreams answer
+        // randomly.
         for source in SOURCES {
             recording.fault(Fault::Downstream {
                 source: source.to_owned(),
-                what: "as it likes".into(),
+                what: "random answers".into(),
                 broken: true,
             });
         }
@@ -155,8 +157,8 @@ impl World {
 
     async fn judge(&self) {
         let mut run = self.recording.judge().await;
-        // Once more, with what the recording was not told.
-        // These claims are leased for much less than the policy's lease, so that leases run out.
+        // Judge the run again, with facts that the recording does not know. These claims have
+        // leases much shorter than the policy's, so that leases expire.
         run.commits_within = self.policy.lease();
         run.policies = SOURCES.map(|source| (source.to_owned(), self.policy.clone())).into();
         let violations = oracles::judge(&run);
@@ -193,13 +195,13 @@ impl World {
             run.each(|what| matches!(what, What::StaleSettlement { .. }).then_some(())).count();
         println!("{seen:?}, {refused} settlements refused");
         for kind in ["accepted", "claimed", "taken over", "settled", "redriven", "pruned"] {
-            assert!(seen.contains_key(kind), "nothing was {kind}: {seen:?}");
+            assert!(seen.contains_key(kind), "no event was {kind}: {seen:?}");
         }
         assert!(refused > 0, "no settlement was stale");
     }
 }
 
-/// Posts batches, of keys that other processes post too, some of them with another body.
+/// Posts batches with keys that other processes post too, some of them with another body.
 async fn produce(world: Arc<World>, process: usize, mut random: Rng) {
     let (name, store) = &world.processes[process];
     for _ in 0..BATCHES {
@@ -274,7 +276,7 @@ async fn produce(world: Arc<World>, process: usize, mut random: Rng) {
     }
 }
 
-/// Claims, sends and settles; or gives back, or dies, or comes too late.
+/// Claims, sends and settles; or releases, or dies, or settles too late.
 async fn work(world: Arc<World>, process: usize, mut random: Rng) {
     let (name, store) = &world.processes[process];
     while !world.workers_stop.load(Ordering::Relaxed) {
@@ -294,7 +296,8 @@ async fn work(world: Arc<World>, process: usize, mut random: Rng) {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         }
-        // What its lease may not cover is not sent, and not settled: the lease runs out.
+        // An event that the lease may no longer cover is neither sent nor settled. Its lease
+        // expires.
         let mut batch: Vec<Settlement> = Vec::new();
         for claim in &claims.claimed {
             if started.elapsed() < lease / 4 {
@@ -310,7 +313,8 @@ async fn work(world: Arc<World>, process: usize, mut random: Rng) {
     }
 }
 
-/// Sends one event, or does not, and says how its claim is to be settled; nothing if its worker, a slow one, dies.
+/// Sends one event, or not, and returns its settlement. Returns `None` if its worker, a slow one,
+/// dies.
 fn send(world: &World, claim: &Claim, is_slow: bool, random: &mut Rng) -> Option<Settlement> {
     let is_last = claim.nth >= world.policy.max_attempts;
     let status_code = match random.u8(..20) {
@@ -348,7 +352,8 @@ fn send(world: &World, claim: &Claim, is_slow: bool, random: &mut Rng) -> Option
     Some(claim.settled(outcome, Some(record)))
 }
 
-/// Settles until it is known what became of it; now and then by two processes at once, of which one at most may.
+/// Settles until the outcome is known. Sometimes two processes settle concurrently, and at most one
+/// of them may succeed.
 async fn settle(world: &World, process: usize, batch: Vec<Settlement>, random: &mut Rng) {
     let events: Vec<EventId> = batch.iter().map(|settlement| settlement.event).collect();
     let (name, store) = &world.processes[process];
@@ -366,7 +371,7 @@ async fn settle(world: &World, process: usize, batch: Vec<Settlement>, random: &
                     );
                 }
             }
-            // What either did is done.
+            // What either process settled is settled.
             match (one, other) {
                 (Ok(one), Ok(other)) => {
                     Ok(one.into_iter().filter(|event| other.contains(event)).collect())
@@ -399,7 +404,7 @@ async fn settle(world: &World, process: usize, batch: Vec<Settlement>, random: &
     }
 }
 
-/// Looks at events, and redrives dead letters.
+/// Reads events, and redrives dead letters.
 async fn operate(world: Arc<World>, process: usize, mut random: Rng) {
     let (_, store) = &world.processes[process];
     while !world.operators_stop.load(Ordering::Relaxed) {
@@ -428,7 +433,8 @@ async fn operate(world: Arc<World>, process: usize, mut random: Rng) {
         };
         if let Some(event) = dead {
             let (_, other) = &world.processes[(process + 1) % PROCESSES];
-            // Of the two one counts, unless it is dead-lettered again in between: the oracles tell.
+            // One of the two redrives counts, unless the event is dead-lettered again in between.
+            // The oracles check this.
             let (one, other) = tokio::join!(store.redrive(event), other.redrive(event));
             for redriven in [one, other] {
                 world
@@ -447,7 +453,7 @@ async fn operate(world: Arc<World>, process: usize, mut random: Rng) {
     }
 }
 
-/// Deletes what has ended, from the first to the last, again and again.
+/// Repeatedly deletes ended events, from the first to the last.
 async fn prune(world: Arc<World>, process: usize) {
     let (_, store) = &world.processes[process];
     let everything = Retention {

@@ -1,5 +1,5 @@
-//! One database for one test: its store, more handles on it as other processes would have them, and a way past the
-//! store to move times back, count rows and break things.
+//! The database of one test: its store, further handles on it as other processes have them, and
+//! direct access that bypasses the store to move times back, count rows and break things.
 
 use crate::wrong::{Wrong, WrongDatabase};
 use bytes::Bytes;
@@ -26,11 +26,11 @@ pub(crate) const LEASE: Duration = Duration::from_mins(1);
 
 pub(crate) struct Db {
     pub(crate) store: Arc<dyn Store>,
-    /// Empty for the database in memory.
+    /// Empty for the in-memory model database.
     pub(crate) url: String,
     pub(crate) raw: Raw,
     pub(crate) folder: Option<TempDir>,
-    /// What the store does to the promises of the port; `None` for a store as it should be.
+    /// How the store breaks the port's contract; `None` for a correct store.
     broken: Option<Broken>,
 }
 
@@ -55,7 +55,7 @@ impl Db {
         db
     }
 
-    /// The database that a URL names, as it is.
+    /// The database that a URL names, without changes.
     pub(crate) fn postgres_at(url: String) -> Self {
         let raw =
             Raw::Postgres(PgPoolOptions::new().max_connections(4).connect_lazy(&url).unwrap());
@@ -74,7 +74,7 @@ impl Db {
     }
 
     /// The model database, empty.
-    #[expect(clippy::unused_async, reason = "it is made as the others are")]
+    #[expect(clippy::unused_async, reason = "it has the signature of the others")]
     pub(crate) async fn memory() -> Self {
         let memory = Arc::new(MemoryStore::new());
         Self {
@@ -98,7 +98,7 @@ impl Db {
         Self { store: db.another(), ..db }
     }
 
-    /// The store as another process would open it.
+    /// The store as another process opens it.
     pub(crate) fn open(&self) -> OpenStore {
         store::open(&self.url).unwrap()
     }
@@ -146,7 +146,7 @@ impl Db {
         self.number(&format!("select count(*) from {table}")).await
     }
 
-    /// An id as a literal.
+    /// An id as an SQL literal.
     pub(crate) fn id(&self, event: EventId) -> String {
         match self.raw {
             Raw::Postgres(_) => format!("'{event}'::uuid"),
@@ -155,7 +155,7 @@ impl Db {
         }
     }
 
-    /// A time column moved into the past.
+    /// An SQL expression for a time column moved into the past.
     fn earlier(&self, column: &str, by: Duration) -> String {
         match self.raw {
             Raw::Postgres(_) => format!("{column} - interval '{} microseconds'", by.as_micros()),
@@ -164,7 +164,7 @@ impl Db {
         }
     }
 
-    /// Moves the time at which an event's row is due.
+    /// Moves the due time of an event's row into the past.
     pub(crate) async fn make_due(&self, event: EventId, by: Duration) {
         if let Raw::Memory(memory) = &self.raw {
             return memory.transact(|tables, _| {
@@ -183,7 +183,7 @@ impl Db {
         .await;
     }
 
-    /// Moves all of an event into the past.
+    /// Moves all times of an event into the past.
     pub(crate) async fn age(&self, event: EventId, by: Duration) {
         if let Raw::Memory(memory) = &self.raw {
             return memory.transact(|tables, _| {
@@ -215,7 +215,7 @@ impl Db {
         }
     }
 
-    /// The fence of an event's row, and in how many seconds it is due.
+    /// The fence of an event's row, and the seconds until it is due.
     pub(crate) async fn fence_and_due(&self, event: EventId) -> (u64, Option<i64>) {
         let (due, id) = match self.raw {
             Raw::Postgres(_) => {
@@ -242,7 +242,7 @@ impl Db {
         (fence.try_into().unwrap(), due)
     }
 
-    /// Waits until nothing of the store is in a transaction. Panics if that takes long.
+    /// Waits until no connection of the store is in a transaction. Panics after 10 s.
     pub(crate) async fn wait_for_no_transaction(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -262,13 +262,13 @@ impl Db {
             if is_free {
                 return;
             }
-            assert!(Instant::now() < deadline, "a transaction stays open");
+            assert!(Instant::now() < deadline, "a transaction is still open after 10 s");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// A statement that stores so many events as they are once they are delivered, spread over the day that begins then,
-    /// in microseconds since 1970. Their keys come in no order.
+    /// A statement that stores `events` delivered events, spread over the day that begins at
+    /// `midnight`, in microseconds since 1970. Their keys are in random order.
     pub(crate) fn delivered_on(&self, midnight: i64, events: i64) -> String {
         let step = 24 * 3600 * 1_000_000 / events;
         let numbers = format!(
@@ -306,7 +306,7 @@ impl Db {
         )
     }
 
-    /// Lets the room of what was deleted be used again. SQLite does so by itself.
+    /// Makes the space of deleted rows reusable. SQLite does this automatically.
     pub(crate) async fn reuse_space(&self) {
         if matches!(self.raw, Raw::Postgres(_)) {
             self.execute("vacuum events").await;
@@ -314,7 +314,7 @@ impl Db {
         }
     }
 
-    /// The bytes that the tables and their indexes take on disk, free ones within them included.
+    /// The size of the tables and their indexes on disk in bytes, including free space within them.
     pub(crate) async fn size(&self) -> i64 {
         self.number(match self.raw {
             Raw::Postgres(_) => "select (pg_total_relation_size('events') + pg_total_relation_size('attempts'))::bigint",
@@ -324,13 +324,14 @@ impl Db {
         .await
     }
 
-    /// Accepts one event, claims it, and answers the claim.
+    /// Accepts one event, claims it, and returns the claim.
     pub(crate) async fn claimed(&self, key: &str) -> Claim {
         self.accepted(key).await;
         self.claim_one(key).await
     }
 
-    /// Accepts one new event of the source that is named as its key, so that it can be claimed alone.
+    /// Accepts one new event with its key as the name of its source, so that it can be claimed
+    /// alone.
     pub(crate) async fn accepted(&self, key: &str) -> EventId {
         let event = event_of(key, key);
         let id = event.id;
@@ -338,7 +339,7 @@ impl Db {
         id
     }
 
-    /// Claims the one event that is due of a source.
+    /// Claims the only due event of a source.
     pub(crate) async fn claim_one(&self, source: &str) -> Claim {
         let mut claims = self.store.claim(vec![demand(source, 10)]).await.unwrap();
         assert_eq!((claims.claimed.len(), claims.buried.len()), (1, 0));
@@ -350,11 +351,11 @@ impl Db {
     }
 
     pub(crate) async fn found(&self, event: EventId) -> EventRecord {
-        self.store.find(event).await.unwrap().expect("the event is there")
+        self.store.find(event).await.unwrap().expect("the event exists")
     }
 }
 
-const NO_SQL: &str = "the database in memory knows no SQL";
+const NO_SQL: &str = "the model database has no SQL";
 
 fn move_back(time: &mut Option<Timestamp>, by: Duration) {
     *time = time.map(|time| time - by);
@@ -400,7 +401,7 @@ pub(crate) fn record(verdict: Verdict) -> AttemptRecord {
     }
 }
 
-/// A settlement with the record that its outcome has in life.
+/// A settlement with the record that normally belongs to its outcome.
 pub(crate) fn settlement(claim: &Claim, outcome: Outcome) -> Settlement {
     let record = match outcome {
         Outcome::Delivered => Some(record(Verdict::Delivered)),

@@ -1,8 +1,10 @@
-//! The same operations on the model database, on PostgreSQL and on SQLite: equal answers and equal tables after each.
+//! Runs the same operations on the model database, on PostgreSQL and on SQLite, and expects equal
+//! answers and equal tables after each.
 //!
-//! Time is made equal by construction. The three run on one virtual clock, of which each database's own is so many
-//! microseconds ahead; after each operation every time that is stored is put where it belongs on the virtual clock,
-//! and when that clock moves, all stored times are moved back. See [`side`].
+//! Time is made equal by construction. All three use one virtual clock, and each database's own
+//! clock is ahead of it by a known number of microseconds. After each operation, every stored time
+//! is moved to its place on the virtual clock. When that clock advances, all stored times are moved
+//! back. See [`side`].
 //!
 //! A failing sequence is shrunk and printed. `PROPTEST_CASES` sets the number of sequences.
 
@@ -21,11 +23,11 @@ use tokio::runtime::Runtime;
 
 const CASES: u32 = 128;
 
-/// Some wrong stores are found by the first sequence, the rarest by one in a hundred.
+/// Some wrong stores fail in the first sequence, the rarest in about one of a hundred.
 const CASES_UNTIL_FOUND: u32 = 5_000;
 
 #[test]
-fn the_same_operations_leave_the_same_tables_on_all_three() {
+fn the_same_operations_give_the_same_results_on_all_stores() {
     let runtime = runtime();
     let databases = runtime.block_on(async {
         [Side::new("PostgreSQL", Db::postgres().await), Side::new("SQLite", Db::sqlite().await)]
@@ -49,14 +51,15 @@ fn the_same_operations_leave_the_same_tables_on_all_three() {
     for what in Tally::EXPECTED {
         assert!(
             cases < CASES || tally.0.contains_key(what),
-            "no sequence came to this: {what} ({tally:?})"
+            "no sequence reached this result: {what} ({tally:?})"
         );
     }
 }
 
-/// That sequences reach what they are to compare: each of these wrong stores differs from the model on one of them.
+/// The sequences must reach what they are meant to compare: each of these wrong stores must differ
+/// from the model in one of them.
 #[test]
-fn every_wrong_store_that_one_process_can_notice_is_found_by_sequences() {
+fn generated_sequences_find_every_wrong_store_visible_to_one_process() {
     let runtime = runtime();
     for wrong in FOUND_BY_SEQUENCES {
         let found = runner(CASES_UNTIL_FOUND, 0).run(&operation::sequences(), |operations| {
@@ -67,7 +70,7 @@ fn every_wrong_store_that_one_process_can_notice_is_found_by_sequences() {
         });
         assert!(
             matches!(found, Err(TestError::Fail(..))),
-            "no sequence tells `{wrong:?}` from the model: {found:?}"
+            "no sequence distinguishes `{wrong:?}` from the model: {found:?}"
         );
     }
 }
@@ -182,7 +185,7 @@ async fn compare(
             let answer = side.answer(&call).await;
             if answer != expected {
                 return Err(format!(
-                    "{} answers operation {number} otherwise:\n{call:#?}\n{answer:#?}\nthe model:\n{expected:#?}",
+                    "{} gives another answer to operation {number}:\n{call:#?}\n{answer:#?}\nthe model:\n{expected:#?}",
                     side.name
                 ));
             }
@@ -190,7 +193,7 @@ async fn compare(
             let other = side.picture().await;
             if other != picture {
                 return Err(format!(
-                    "{} has other tables after operation {number}:\n{call:#?}\n{other:#?}\nthe model:\n{picture:#?}",
+                    "{} has different tables after operation {number}:\n{call:#?}\n{other:#?}\nthe model:\n{picture:#?}",
                     side.name
                 ));
             }
@@ -201,7 +204,7 @@ async fn compare(
     Ok(())
 }
 
-/// What the sequences came to.
+/// How often the sequences reached each kind of result.
 #[derive(Debug, Default)]
 struct Tally(BTreeMap<&'static str, u32>);
 
@@ -209,7 +212,7 @@ impl Tally {
     const EXPECTED: &[&str] = &[
         "buried",
         "claimed",
-        "claimed as stored",
+        "claimed on insert",
         "existing",
         "found",
         "inserted",
@@ -217,7 +220,7 @@ impl Tally {
         "pruned",
         "redriven",
         "redriven by many",
-        "sent once more",
+        "redriven delivered",
         "erased",
         "listed",
         "refused",
@@ -237,7 +240,7 @@ impl Tally {
                 let inserted = stored.iter().filter(|stored| **stored == Stored::Inserted).count();
                 add("inserted", inserted);
                 let claimed = stored.iter().filter(|stored| **stored == Stored::Claimed).count();
-                add("claimed as stored", claimed);
+                add("claimed on insert", claimed);
                 add("existing", stored.len() - inserted - claimed);
             }
             Answer::Accepted(Err(_)) => add("rejected", 1),
@@ -252,7 +255,7 @@ impl Tally {
             }
             Answer::Erased(Ok(done)) => add("erased", usize::try_from(done.erased).unwrap()),
             Answer::Redelivered(Ok(redriven)) => {
-                add("sent once more", usize::from(*redriven == Redriven::Queued))
+                add("redriven delivered", usize::from(*redriven == Redriven::Queued))
             }
             Answer::Listed(Ok(page)) => add("listed", page.events.len()),
             Answer::AllRedriven(Ok(page)) => add("redriven by many", page.redriven as usize),

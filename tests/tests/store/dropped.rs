@@ -1,4 +1,4 @@
-//! Dropping a call's future, at any moment of it.
+//! Dropping the future of a call at any moment.
 
 use crate::db::{Db, demand, events, settlement};
 use std::time::Duration;
@@ -7,7 +7,8 @@ use tokio::time::timeout;
 
 pub(crate) async fn a_dropped_call_leaves_no_transaction_open(db: Db) {
     let mut was_dropped = false;
-    // The delays grow, so that calls are cut in all their stages; the first are too short for any of them.
+    // The delays grow, so that calls are cut in all their stages. The first delays are too short
+    // for any stage.
     for step in 0..60u32 {
         let patience = Duration::from_micros(u64::from(step) * 40);
         let batch = events(step * 10..step * 10 + 10);
@@ -21,6 +22,6 @@ pub(crate) async fn a_dropped_call_leaves_no_transaction_open(db: Db) {
         db.wait_for_no_transaction().await;
     }
     assert!(was_dropped);
-    assert_eq!(db.count("events").await, 600, "a call that was dropped did all or nothing");
+    assert_eq!(db.count("events").await, 600, "a dropped call must have stored all or nothing");
     db.store.ping().await.unwrap();
 }

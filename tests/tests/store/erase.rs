@@ -1,4 +1,4 @@
-//! Erasing payloads: those of what was delivered, after their time, and nothing else.
+//! Erasing payloads: only those of delivered events, after their retention.
 
 use crate::db::{Db, demand, event, events, settlement};
 use std::time::Duration;
@@ -13,7 +13,7 @@ async fn erase(db: &Db) -> Erased {
     db.store.erase(KEPT, None, 100).await.unwrap()
 }
 
-pub(crate) async fn the_payload_of_a_delivered_event_goes_after_its_time_and_its_record_stays(
+pub(crate) async fn retention_erases_the_payload_of_a_delivered_event_and_keeps_its_record(
     db: Db,
 ) {
     let new = event("k");
@@ -21,7 +21,7 @@ pub(crate) async fn the_payload_of_a_delivered_event_goes_after_its_time_and_its
     db.age(new.id, HOUR * 3).await;
     let claim = db.claim_one("orders").await;
     db.settle(&claim, Outcome::Delivered).await;
-    assert_eq!(erase(&db).await.erased, 0, "it came long ago, and was delivered just now");
+    assert_eq!(erase(&db).await.erased, 0, "the retention counts from the delivery, not from reception");
     db.age(new.id, HOUR * 3).await;
     let before = db.found(new.id).await;
     assert_eq!(erase(&db).await.erased, 1);
@@ -31,12 +31,12 @@ pub(crate) async fn the_payload_of_a_delivered_event_goes_after_its_time_and_its
     assert_eq!(
         db.store.accept(vec![event("k")]).await,
         Ok(vec![existing]),
-        "its key and its fingerprint are remembered"
+        "the key and the fingerprint are kept"
     );
-    assert_eq!(erase(&db).await.erased, 0, "once");
+    assert_eq!(erase(&db).await.erased, 0, "a payload is erased only once");
 }
 
-pub(crate) async fn what_is_not_delivered_keeps_its_payload(db: Db) {
+pub(crate) async fn events_that_are_not_delivered_keep_their_payload(db: Db) {
     let queued = db.accepted("queued").await;
     let processing = db.claimed("processing").await;
     let retrying = db.claimed("retrying").await;
@@ -52,7 +52,7 @@ pub(crate) async fn what_is_not_delivered_keeps_its_payload(db: Db) {
     assert_eq!((again.headers, again.body), (dead.headers, dead.body));
 }
 
-pub(crate) async fn an_erasing_goes_page_by_page_to_the_last_event(db: Db) {
+pub(crate) async fn erasing_advances_page_by_page_to_the_last_event(db: Db) {
     db.store.accept(events(0..6)).await.unwrap();
     let mut claimed = db.store.claim(vec![demand("orders", 6)]).await.unwrap().claimed;
     claimed.sort_by_key(|claim| claim.event);
@@ -85,7 +85,7 @@ pub(crate) async fn an_erasing_goes_page_by_page_to_the_last_event(db: Db) {
     assert_eq!((last.erased, last.reached.last), (1, Some(claimed[5].event)));
 }
 
-pub(crate) async fn what_was_erased_is_not_sent_once_more(db: Db) {
+pub(crate) async fn an_erased_event_cannot_be_redriven(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
     db.age(claim.event, HOUR * 3).await;

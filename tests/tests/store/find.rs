@@ -1,4 +1,4 @@
-//! Finding: everything that is known of one event.
+//! Finding: the whole record of one event.
 
 use crate::db::Db;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use uuid::Uuid;
 
-pub(crate) async fn an_event_is_shown_at_each_step_of_its_life(db: Db) {
+pub(crate) async fn find_shows_an_event_in_each_status(db: Db) {
     let event = db.accepted("a").await;
     let queued = db.found(event).await;
     assert_eq!(
@@ -50,11 +50,11 @@ pub(crate) async fn an_event_is_shown_at_each_step_of_its_life(db: Db) {
     assert_eq!(
         dead.history.iter().map(|entry| entry.attempt).collect::<Vec<_>>(),
         [1, 2],
-        "oldest first"
+        "the history is in order of attempts"
     );
     assert_eq!(dead.received_at, queued.received_at);
 }
 
-pub(crate) async fn an_unknown_event_is_nothing(db: Db) {
+pub(crate) async fn find_returns_nothing_for_an_unknown_event(db: Db) {
     assert_eq!(db.store.find(EventId::from_uuid(Uuid::now_v7())).await, Ok(None));
 }

@@ -1,4 +1,4 @@
-//! A database that is not there yet.
+//! A database that does not exist yet.
 
 use crate::db::{Db, Raw};
 use surehook::store::{self, OpenStore};
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 pub(crate) struct Later {
     url: String,
-    /// What has to be made for it to be there: a database of the shared server, or a folder.
+    /// What must be created so that it exists: a database of the shared server, or a folder.
     what: Missing,
     _beside: Db,
 }
@@ -17,7 +17,7 @@ enum Missing {
 }
 
 impl Later {
-    /// A database beside another one, of the same kind.
+    /// A missing database beside an existing one, of the same kind.
     pub(crate) fn beside(db: Db) -> Self {
         let (url, what) = match (&db.raw, &db.folder) {
             (Raw::Sqlite(_), Some(folder)) => {
@@ -39,7 +39,7 @@ impl Later {
         store::open(&self.url).unwrap()
     }
 
-    /// Makes it be there, without a schema.
+    /// Creates it, without a schema.
     pub(crate) async fn come(&self) {
         match &self.what {
             Missing::Database(name) => {

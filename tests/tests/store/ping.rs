@@ -1,10 +1,11 @@
-//! Asking whether the database is in order. When it is not: `schema`, and the tests of each database alone.
+//! Checking that the database works. For databases that do not work, see `schema` and the tests of
+//! each database.
 
 use crate::db::{Db, demand, event};
 use surehook::ports::NewEvent;
 use surehook_core::admission::Stored;
 
-pub(crate) async fn a_database_in_order_says_so(db: Db) {
+pub(crate) async fn a_working_database_answers_a_ping(db: Db) {
     assert_eq!(db.store.ping().await, Ok(()));
     db.store.accept(vec![event("a")]).await.unwrap();
     assert_eq!((db.store.ping().await, db.another().ping().await), (Ok(()), Ok(())));
@@ -20,6 +21,6 @@ pub(crate) async fn a_probe_leaves_nothing_behind(db: Db) {
     assert!(
         db.store.claim(vec![demand(probe.source.as_str(), 10)]).await.unwrap().claimed.is_empty()
     );
-    // Neither its id nor its key is taken.
+    // Neither the probe's id nor its key is taken.
     assert_eq!(db.store.accept(vec![probe]).await, Ok(vec![Stored::Inserted]));
 }

@@ -1,4 +1,4 @@
-//! What only PostgreSQL can show: its planner, its locks, its sessions, and its server going away.
+//! Tests for PostgreSQL only: its planner, its locks, its sessions, and restarts of its server.
 
 mod interleavings;
 mod plans;

@@ -1,4 +1,4 @@
-//! Pruning: what ended, after its retention, whole.
+//! Pruning: ended events are deleted completely after their retention.
 
 use crate::db::{Db, demand, event, events, settlement};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ const HOUR: Duration = Duration::from_hours(1);
 const RETENTION: Retention =
     Retention { delivered: Duration::from_hours(2), dead_lettered: Duration::from_hours(10) };
 
-/// Accepts events and ends them so.
+/// Accepts events and ends them with this outcome.
 async fn ended(db: &Db, keys: std::ops::Range<u32>, outcome: Outcome) -> Vec<EventId> {
     let count = keys.end - keys.start;
     db.store.accept(events(keys)).await.unwrap();
@@ -30,10 +30,10 @@ async fn prune(db: &Db) -> Pruned {
     db.store.prune(RETENTION, None, 100).await.unwrap()
 }
 
-pub(crate) async fn each_end_has_its_own_retention(db: Db) {
+pub(crate) async fn delivered_events_and_dead_letters_have_separate_retentions(db: Db) {
     let delivered = ended(&db, 0..1, Outcome::Delivered).await[0];
     let dead = ended(&db, 1..2, Outcome::DeadLetter(Reason::Permanent)).await[0];
-    assert_eq!(prune(&db).await.deleted, 0, "both are young");
+    assert_eq!(prune(&db).await.deleted, 0, "both are within their retention");
     db.age(delivered, HOUR * 3).await;
     db.age(dead, HOUR * 3).await;
     assert_eq!(prune(&db).await.deleted, 1);
@@ -47,7 +47,7 @@ pub(crate) async fn each_end_has_its_own_retention(db: Db) {
     );
 }
 
-pub(crate) async fn what_is_owed_is_never_deleted(db: Db) {
+pub(crate) async fn pruning_never_deletes_undelivered_events(db: Db) {
     let queued = db.accepted("queued").await;
     let processing = db.claimed("processing").await.event;
     let claim = db.claimed("retrying").await;
@@ -74,7 +74,7 @@ pub(crate) async fn what_is_owed_is_never_deleted(db: Db) {
     assert_eq!((db.count("events").await, db.count("attempts").await), (4, 2));
 }
 
-pub(crate) async fn a_pass_goes_page_by_page_to_the_last_event(db: Db) {
+pub(crate) async fn pruning_advances_page_by_page_to_the_last_event(db: Db) {
     let delivered = ended(&db, 0..25, Outcome::Delivered).await;
     for event in &delivered[..15] {
         db.age(*event, HOUR * 3).await;
@@ -85,16 +85,16 @@ pub(crate) async fn a_pass_goes_page_by_page_to_the_last_event(db: Db) {
     };
     assert_eq!(step(None).await, (10, Some(delivered[9])));
     assert_eq!(step(Some(delivered[9])).await, (5, Some(delivered[19])));
-    assert_eq!(step(Some(delivered[19])).await, (0, None), "there is no page behind");
+    assert_eq!(step(Some(delivered[19])).await, (0, None), "there is no next page");
     assert_eq!(db.count("events").await, 10);
-    assert_eq!(step(Some(delivered[24])).await, (0, None), "nothing comes after");
+    assert_eq!(step(Some(delivered[24])).await, (0, None), "there are no later events");
     for event in &delivered[15..] {
         db.age(*event, HOUR * 3).await;
     }
-    assert_eq!(step(Some(delivered[20])).await, (4, None), "what comes before is passed over");
+    assert_eq!(step(Some(delivered[20])).await, (4, None), "earlier events are skipped");
 }
 
-pub(crate) async fn ids_of_a_clock_that_is_behind_do_not_end_a_pass(db: Db) {
+pub(crate) async fn ids_from_a_slow_clock_do_not_end_a_pruning_pass(db: Db) {
     let behind = NewEvent { id: EventId::first_at(1_000), ..event("behind") };
     db.store.accept(vec![behind.clone()]).await.unwrap();
     let claimed = db.claim_one("orders").await;
@@ -124,7 +124,7 @@ pub(crate) async fn a_pruned_key_is_new_again(db: Db) {
     assert_eq!(db.store.accept(vec![event("key-00000")]).await, Ok(vec![Stored::Inserted]));
 }
 
-pub(crate) async fn a_redrive_and_a_pruning_at_once_leave_an_event_whole_or_gone(db: Db) {
+pub(crate) async fn a_redrive_during_pruning_leaves_an_event_whole_or_deleted(db: Db) {
     let other = db.another();
     for round in 0..20 {
         let dead = ended(&db, round..round + 1, Outcome::DeadLetter(Reason::Permanent)).await[0];
@@ -151,7 +151,7 @@ pub(crate) async fn a_redrive_and_a_pruning_at_once_leave_an_event_whole_or_gone
     }
 }
 
-pub(crate) async fn what_is_sent_once_more_beside_a_pruning_is_whole_or_gone(db: Db) {
+pub(crate) async fn a_delivered_event_redriven_during_pruning_is_whole_or_deleted(db: Db) {
     let other = db.another();
     for round in 0..20 {
         let delivered = ended(&db, round..round + 1, Outcome::Delivered).await[0];
@@ -178,7 +178,7 @@ pub(crate) async fn what_is_sent_once_more_beside_a_pruning_is_whole_or_gone(db:
     }
 }
 
-pub(crate) async fn two_prunings_at_once_delete_each_event_once(db: Db) {
+pub(crate) async fn concurrent_prunings_delete_each_event_once(db: Db) {
     let (one, other) = (db.another(), Arc::clone(&db.store));
     let everything = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
     for round in 0..5 {
@@ -189,7 +189,7 @@ pub(crate) async fn two_prunings_at_once_delete_each_event_once(db: Db) {
             tokio::join!(one.prune(everything, None, 200), other.prune(everything, None, 200));
         let both = first.unwrap().deleted + second.unwrap().deleted;
         let rest = db.store.prune(everything, None, 200).await.unwrap().deleted;
-        assert_eq!(both + rest, 100, "what one has locked the other skips");
+        assert_eq!(both + rest, 100, "each pruning skips rows that the other has locked");
         assert_eq!(
             (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),
             (0, 0, 0)
@@ -197,9 +197,9 @@ pub(crate) async fn two_prunings_at_once_delete_each_event_once(db: Db) {
     }
 }
 
-/// A month of days, each with as many events as the others, all of them delivered at once. Of each, those of the last
-/// seven days are kept.
-pub(crate) async fn a_month_of_steady_load_takes_no_more_room_than_its_first_days(db: Db) {
+/// A month of days, each with the same number of events, all delivered immediately. The events of
+/// the last seven days are kept.
+pub(crate) async fn disk_usage_is_constant_under_a_month_of_steady_load(db: Db) {
     const DAY_US: i64 = 24 * 3600 * 1_000_000;
     const EVENTS_A_DAY: i64 = 1_000;
     let now =
@@ -221,13 +221,13 @@ pub(crate) async fn a_month_of_steady_load_takes_no_more_room_than_its_first_day
                 break;
             }
         }
-        // What autovacuum does by itself, sooner or later.
+        // Autovacuum does this automatically.
         db.reuse_space().await;
         sizes.push(db.size().await);
     }
     assert!(
         (6 * EVENTS_A_DAY..=8 * EVENTS_A_DAY).contains(&db.count("events").await),
-        "a week is kept"
+        "the events of a week are kept"
     );
     let (early, late) = (sizes[9], sizes[29]);
     println!("after 10 days {early} bytes, after 30 days {late}");

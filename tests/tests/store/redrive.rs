@@ -1,4 +1,4 @@
-//! Redriving: a dead letter, and what was delivered if that is asked for; nothing else.
+//! Redriving: dead letters, and delivered events on request, but no others.
 
 use crate::db::{Db, LEASE, event_of, settlement};
 use std::time::Duration;
@@ -22,13 +22,13 @@ pub(crate) async fn a_dead_letter_is_queued_again_with_a_new_budget(db: Db) {
     assert_eq!(
         (again.attempt, again.nth),
         (2, 1),
-        "attempts keep counting, the budget starts anew"
+        "the attempt number continues, the budget starts anew"
     );
     db.settle(&again, Outcome::Delivered).await;
     assert_eq!(db.found(claim.event).await.history.len(), 2);
 }
 
-pub(crate) async fn what_is_not_dead_lettered_is_not_redriven(db: Db) {
+pub(crate) async fn only_dead_letters_are_redriven(db: Db) {
     let event = db.accepted("a").await;
     let refused = async |status: Status| {
         assert_eq!(db.store.redrive(event).await, Ok(Redriven::StandsElsewhere(status)))
@@ -43,11 +43,11 @@ pub(crate) async fn what_is_not_dead_lettered_is_not_redriven(db: Db) {
     refused(Status::Delivered).await;
 }
 
-pub(crate) async fn an_unknown_event_is_not_found(db: Db) {
+pub(crate) async fn redriving_an_unknown_event_is_not_found(db: Db) {
     assert_eq!(db.store.redrive(EventId::from_uuid(Uuid::now_v7())).await, Ok(Redriven::NotFound));
 }
 
-pub(crate) async fn what_was_delivered_is_sent_once_more_when_that_is_asked_for(db: Db) {
+pub(crate) async fn a_delivered_event_is_redriven_on_request(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
     for nth in 1..4 {
@@ -67,7 +67,7 @@ pub(crate) async fn what_was_delivered_is_sent_once_more_when_that_is_asked_for(
         assert_eq!(
             (again.event, again.attempt, again.nth),
             (claim.event, nth + 1, 1),
-            "attempts keep counting, the budget starts anew"
+            "the attempt number continues, the budget starts anew"
         );
         assert_eq!(
             (again.headers.clone(), again.body.clone()),
@@ -82,15 +82,15 @@ pub(crate) async fn what_was_delivered_is_sent_once_more_when_that_is_asked_for(
     }
 }
 
-pub(crate) async fn a_claim_of_before_settles_nothing_of_what_is_sent_once_more(db: Db) {
-    // Its lease ran out; another process delivered the event, and an operator wants it once more.
+pub(crate) async fn a_claim_before_a_redrive_cannot_settle_the_redriven_event(db: Db) {
+    // Its lease expired, another process delivered the event, and an operator redrives it.
     let early = db.claimed("a").await;
     db.make_due(early.event, LEASE).await;
     let claim = db.claim_one("a").await;
     db.settle(&claim, Outcome::Delivered).await;
     assert_eq!(db.store.redrive_delivered(claim.event).await, Ok(Redriven::Queued));
     let (fence, _) = db.fence_and_due(claim.event).await;
-    assert!(fence > claim.fence.0 + 1, "{fence} is not beyond the delivery's");
+    assert!(fence > claim.fence.0 + 1, "{fence} is not greater than the fence of the delivery");
     let again = db.claim_one("a").await;
     for stale in [&early, &claim] {
         assert_eq!(
@@ -102,7 +102,7 @@ pub(crate) async fn a_claim_of_before_settles_nothing_of_what_is_sent_once_more(
     db.settle(&again, Outcome::Delivered).await;
 }
 
-pub(crate) async fn what_is_not_delivered_is_not_sent_once_more(db: Db) {
+pub(crate) async fn redrive_delivered_refuses_events_in_another_status(db: Db) {
     assert_eq!(
         db.store.redrive_delivered(EventId::from_uuid(Uuid::now_v7())).await,
         Ok(Redriven::NotFound)
@@ -121,7 +121,7 @@ pub(crate) async fn what_is_not_delivered_is_not_sent_once_more(db: Db) {
     refused(Status::DeadLettered).await;
 }
 
-pub(crate) async fn of_many_who_send_an_event_once_more_at_the_same_time_one_does(db: Db) {
+pub(crate) async fn only_one_of_several_concurrent_redrives_of_a_delivered_event_counts(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
     let stores: Vec<_> = (0..4).map(|_| db.another()).collect();

@@ -1,4 +1,4 @@
-//! The schema: made once, whoever comes first, and refused if it is another.
+//! The schema: created once, by whichever process is first, and refused if it is another one.
 
 use crate::db::{Db, Raw, event};
 use crate::later::Later;
@@ -20,7 +20,7 @@ async fn drop_schema(db: &Db) {
     }
 }
 
-pub(crate) async fn a_database_without_a_schema_is_not_available(db: Db) {
+pub(crate) async fn a_database_without_a_schema_is_unavailable(db: Db) {
     drop_schema(&db).await;
     let store = db.another();
     unavailable(store.ping().await);
@@ -30,14 +30,14 @@ pub(crate) async fn a_database_without_a_schema_is_not_available(db: Db) {
     assert_eq!(
         store.accept(vec![event("a")]).await,
         Ok(vec![Stored::Inserted]),
-        "it is used as soon as it is there"
+        "the schema is used as soon as it exists"
     );
     db.execute("delete from _sqlx_migrations").await;
     let why = unavailable(store.ping().await);
     assert!(why.contains("surehook migrate"), "{why}");
 }
 
-pub(crate) async fn several_processes_migrate_at_once(db: Db) {
+pub(crate) async fn several_processes_can_migrate_concurrently(db: Db) {
     drop_schema(&db).await;
     let processes: Vec<OpenStore> = (0..8).map(|_| db.open()).collect();
     let migrations =
@@ -46,7 +46,7 @@ pub(crate) async fn several_processes_migrate_at_once(db: Db) {
         assert_eq!(migrated.unwrap(), Ok(()));
     }
     db.store.ping().await.unwrap();
-    assert_eq!(db.open().migrate().await, Ok(()), "once more is nothing");
+    assert_eq!(db.open().migrate().await, Ok(()), "a second migration does nothing");
 }
 
 pub(crate) async fn a_newer_schema_is_refused(db: Db) {
@@ -72,7 +72,7 @@ pub(crate) async fn a_foreign_schema_is_refused(db: Db) {
     unavailable(db.another().ping().await);
 }
 
-pub(crate) async fn a_database_that_comes_later_is_used_when_it_is_there(db: Db) {
+pub(crate) async fn a_database_created_later_is_used(db: Db) {
     let is_sqlite = matches!(db.raw, Raw::Sqlite(_));
     let later = Later::beside(db);
     let opened = later.open();
@@ -80,7 +80,7 @@ pub(crate) async fn a_database_that_comes_later_is_used_when_it_is_there(db: Db)
     unavailable(store.ping().await);
     unavailable(store.accept(vec![event("a")]).await);
     let migrated = opened.migrate().await;
-    // A folder that is missing is a mistake in the path, and a start does not wait for it.
+    // A missing folder is an error in the path, so a start does not wait for it.
     let is_right = if is_sqlite {
         matches!(migrated, Err(MigrateError::Failed(_)))
     } else {

@@ -1,4 +1,4 @@
-//! Searching: pages of events, redriving many, and the work of each source.
+//! Searching: pages of events, bulk redrives, and the backlog of each source.
 
 use crate::db::{Db, demand, event_of, settlement, source};
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn ids(page: &EventPage) -> Vec<EventId> {
 impl Db {
     async fn listed(&self, filter: EventFilter) -> Vec<EventId> {
         let page = self.store.list(filter, Span::ALL, ROOMY).await.unwrap();
-        assert_eq!(page.next, None, "the page has room for all");
+        assert_eq!(page.next, None, "one page must hold all events");
         ids(&page)
     }
 
@@ -33,7 +33,7 @@ impl Db {
     async fn one_of_each(&self, name: &str) -> Vec<EventId> {
         let mut events = Vec::new();
         for status in Status::ALL {
-            // The first is accepted last, so that it is not claimed on the way.
+            // The queued event is accepted last, so that the claims of the others do not take it.
             if status != Status::Queued {
                 events.push(self.standing(name, status).await);
             }
@@ -61,7 +61,7 @@ impl Db {
     }
 }
 
-pub(crate) async fn a_filter_lists_what_matches_newest_first(db: Db) {
+pub(crate) async fn a_filter_lists_matching_events_newest_first(db: Db) {
     let (a, b) = (db.one_of_each("a").await, db.one_of_each("b").await);
     let newest_first = |mut events: Vec<EventId>| {
         events.sort();
@@ -102,7 +102,7 @@ pub(crate) async fn a_filter_lists_what_matches_newest_first(db: Db) {
     );
 }
 
-pub(crate) async fn a_key_leads_to_its_sources_event(db: Db) {
+pub(crate) async fn a_key_and_source_find_one_event(db: Db) {
     for name in ["a", "b"] {
         db.store.accept(vec![event_of(name, "the-key"), event_of(name, "another")]).await.unwrap();
     }
@@ -121,7 +121,7 @@ pub(crate) async fn a_key_leads_to_its_sources_event(db: Db) {
     assert_eq!(db.listed(EventFilter { key, ..EventFilter::default() }).await.len(), 2);
 }
 
-pub(crate) async fn pages_follow_each_other_without_a_gap_or_a_repeat(db: Db) {
+pub(crate) async fn pages_have_no_gaps_and_no_repetitions(db: Db) {
     let mut events = Vec::new();
     for n in 0..7 {
         events.push(db.claimed(&format!("s{n}")).await.event);
@@ -152,7 +152,7 @@ pub(crate) async fn pages_follow_each_other_without_a_gap_or_a_repeat(db: Db) {
     );
 }
 
-pub(crate) async fn a_page_that_looked_at_enough_ends_short_and_says_where_it_came_to(db: Db) {
+pub(crate) async fn a_page_stops_at_its_scan_limit_and_says_where_to_continue(db: Db) {
     let rare = db.accepted("rare").await;
     let mut others = Vec::new();
     for n in 0..6 {
@@ -168,7 +168,7 @@ pub(crate) async fn a_page_that_looked_at_enough_ends_short_and_says_where_it_ca
     assert_eq!(db.store.list(owed, Span::ALL, size).await.unwrap().next, Some(others[2]));
 }
 
-pub(crate) async fn a_listed_event_is_shown_with_its_newest_attempt(db: Db) {
+pub(crate) async fn a_listed_event_has_its_newest_attempt(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Retry { after: Duration::ZERO }).await;
     let claim = db.claim_one("a").await;
@@ -179,7 +179,7 @@ pub(crate) async fn a_listed_event_is_shown_with_its_newest_attempt(db: Db) {
     assert_eq!((found.history[0].attempt, listed), (2, vec![found]));
 }
 
-pub(crate) async fn redriving_many_takes_the_dead_letters_that_match_and_no_others(db: Db) {
+pub(crate) async fn a_bulk_redrive_takes_only_matching_dead_letters(db: Db) {
     let (a, b) = (db.one_of_each("a").await, db.one_of_each("b").await);
     let lost = EventFilter { reason: Some(Reason::Lost), ..EventFilter::default() };
     for filter in [of("c"), lost, EventFilter { status_code: Some(500), ..of("a") }] {
@@ -192,7 +192,7 @@ pub(crate) async fn redriving_many_takes_the_dead_letters_that_match_and_no_othe
     for (index, status) in Status::ALL.into_iter().enumerate() {
         let now = if status == Status::DeadLettered { Status::Queued } else { status };
         assert_eq!(db.found(a[index]).await.status, now);
-        assert_eq!(db.found(b[index]).await.status, status, "of another source");
+        assert_eq!(db.found(b[index]).await.status, status, "events of another source must not change");
     }
     let again = db.found(a[4]).await;
     assert_eq!(
@@ -206,7 +206,7 @@ pub(crate) async fn redriving_many_takes_the_dead_letters_that_match_and_no_othe
             .unwrap()
             .redriven,
         1,
-        "that of the other source"
+        "only the other source has a dead letter left"
     );
     assert_eq!(
         db.store
@@ -218,7 +218,7 @@ pub(crate) async fn redriving_many_takes_the_dead_letters_that_match_and_no_othe
     );
 }
 
-pub(crate) async fn a_dry_run_counts_what_would_be_redriven_and_changes_nothing(db: Db) {
+pub(crate) async fn a_dry_run_counts_the_redrives_and_changes_nothing(db: Db) {
     let mut letters = Vec::new();
     for n in 0..5 {
         let claim = db.claimed(&format!("s{n}")).await;
@@ -242,7 +242,7 @@ pub(crate) async fn a_dry_run_counts_what_would_be_redriven_and_changes_nothing(
             let Some(next) = page.next else { break };
             span.from = next.successor();
         }
-        assert_eq!(redriven, [2, 2, 1], "oldest first, by twos");
+        assert_eq!(redriven, [2, 2, 1], "oldest first, two on each page");
         let status = if dry_run { Status::DeadLettered } else { Status::Queued };
         for letter in &letters {
             assert_eq!(db.found(*letter).await.status, status);
@@ -250,7 +250,7 @@ pub(crate) async fn a_dry_run_counts_what_would_be_redriven_and_changes_nothing(
     }
 }
 
-pub(crate) async fn two_redrives_of_many_at_once_queue_each_letter_once(db: Db) {
+pub(crate) async fn concurrent_bulk_redrives_queue_each_letter_once(db: Db) {
     for n in 0..40 {
         let claim = db.claimed(&format!("s{n}")).await;
         db.settle(&claim, Outcome::DeadLetter(Reason::Exhausted)).await;
@@ -264,7 +264,7 @@ pub(crate) async fn two_redrives_of_many_at_once_queue_each_letter_once(db: Db) 
     assert_eq!(db.listed(standing(Status::Queued)).await.len(), 40);
 }
 
-pub(crate) async fn the_work_of_each_source_is_counted_by_its_status(db: Db) {
+pub(crate) async fn the_backlog_of_each_source_is_counted_by_status(db: Db) {
     db.one_of_each("b").await;
     db.standing("a", Status::Retrying).await;
     db.standing("gone", Status::DeadLettered).await;
@@ -291,17 +291,17 @@ pub(crate) async fn the_work_of_each_source_is_counted_by_its_status(db: Db) {
     );
 }
 
-pub(crate) async fn a_source_is_behind_by_the_age_of_what_is_due(db: Db) {
+pub(crate) async fn the_delay_of_a_source_is_the_age_of_its_oldest_due_event(db: Db) {
     let old = db.accepted("a").await;
     db.make_due(old, Duration::from_secs(100)).await;
     db.store.accept(vec![event_of("a", "newer")]).await.unwrap();
     let behind = db.store.sources(vec![], 10).await.unwrap()[0].behind.unwrap();
     assert!((100..=110).contains(&behind.as_secs()), "{behind:?}");
     db.store.claim(vec![demand("a", 10)]).await.unwrap();
-    assert_eq!(db.store.sources(vec![], 10).await.unwrap()[0].behind, None, "claimed, so not due");
+    assert_eq!(db.store.sources(vec![], 10).await.unwrap()[0].behind, None, "a claimed event is not due");
 }
 
-pub(crate) async fn a_count_that_came_to_its_end_says_so(db: Db) {
+pub(crate) async fn a_count_that_reaches_its_limit_is_partial(db: Db) {
     for n in 0..5 {
         db.store.accept(vec![event_of("a", &format!("{n}"))]).await.unwrap();
     }
@@ -311,7 +311,7 @@ pub(crate) async fn a_count_that_came_to_its_end_says_so(db: Db) {
     assert_eq!((records[0].queued, records[0].is_partial), (5, false));
 }
 
-pub(crate) async fn nothing_of_a_paused_source_is_claimed_until_it_is_resumed(db: Db) {
+pub(crate) async fn events_of_a_paused_source_are_not_claimed_until_it_is_resumed(db: Db) {
     let held = db.claimed("a").await;
     assert_eq!(db.store.pause(source("a"), true).await, Ok(true));
     for name in ["a", "b"] {
@@ -322,13 +322,13 @@ pub(crate) async fn nothing_of_a_paused_source_is_claimed_until_it_is_resumed(db
     assert_eq!(
         db.store.settle(vec![settlement(&held, Outcome::Delivered)]).await,
         Ok(vec![]),
-        "what is in flight goes on"
+        "events in flight can be settled"
     );
     assert_eq!(db.another().pause(source("a"), false).await, Ok(true));
     assert_eq!(db.claim_one("a").await.source.as_str(), "a");
 }
 
-pub(crate) async fn a_pause_tells_whether_it_changed_anything_and_is_shown(db: Db) {
+pub(crate) async fn a_pause_reports_whether_it_changed_anything_and_is_listed(db: Db) {
     let since = async || db.store.sources(vec![source("a")], 10).await.unwrap()[0].paused_since;
     assert_eq!((db.store.pause(source("a"), false).await, since().await), (Ok(false), None));
     assert_eq!(db.store.pause(source("a"), true).await, Ok(true));
@@ -337,7 +337,7 @@ pub(crate) async fn a_pause_tells_whether_it_changed_anything_and_is_shown(db: D
     assert_eq!(
         (db.store.pause(source("a"), true).await, since().await),
         (Ok(false), paused_since),
-        "since the first order"
+        "a second pause must not change the time"
     );
     assert_eq!((db.store.pause(source("a"), false).await, since().await), (Ok(true), None));
     assert_eq!(db.store.pause(source("a"), false).await, Ok(false));
@@ -345,6 +345,6 @@ pub(crate) async fn a_pause_tells_whether_it_changed_anything_and_is_shown(db: D
     assert_eq!(
         db.store.sources(vec![], 10).await.unwrap()[0].source,
         "idle",
-        "a paused source is listed whether it is named or not"
+        "a paused source is listed even if it is not requested"
     );
 }

@@ -1,4 +1,4 @@
-//! Settling: by the holder of the newest claim alone, once.
+//! Settling: only by the holder of the newest claim, and only once.
 
 use crate::db::{Db, LEASE, demand, events, settlement};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 const LATER: Outcome = Outcome::Retry { after: Duration::from_hours(1) };
 
-pub(crate) async fn a_delivered_event_ends_with_its_attempt(db: Db) {
+pub(crate) async fn a_delivered_event_ends_with_an_attempt_in_its_history(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
     let found = db.found(claim.event).await;
@@ -28,10 +28,10 @@ pub(crate) async fn a_delivered_event_ends_with_its_attempt(db: Db) {
         (attempt.took, &attempt.excerpt[..]),
         (Some(Duration::from_micros(12_345)), &b"try \0 later \xff"[..])
     );
-    assert_eq!(db.count("deliveries").await, 0, "nothing is owed any more");
+    assert_eq!(db.count("deliveries").await, 0, "no delivery must be left");
 }
 
-pub(crate) async fn a_stale_settlement_is_refused_after_the_event_was_claimed_again(db: Db) {
+pub(crate) async fn a_settlement_is_refused_after_the_event_was_claimed_again(db: Db) {
     let slow = db.claimed("a").await;
     db.make_due(slow.event, LEASE).await;
     let newer = db.claim_one("a").await;
@@ -53,7 +53,7 @@ pub(crate) async fn a_stale_settlement_is_refused_after_the_event_was_claimed_ag
     db.settle(&newer, Outcome::Delivered).await;
 }
 
-pub(crate) async fn a_settlement_tried_again_is_refused_and_changes_nothing(db: Db) {
+pub(crate) async fn a_repeated_settlement_is_refused_and_changes_nothing(db: Db) {
     for (key, outcome) in [
         ("a", Outcome::Delivered),
         ("b", LATER),
@@ -73,7 +73,7 @@ pub(crate) async fn a_settlement_tried_again_is_refused_and_changes_nothing(db: 
     }
 }
 
-pub(crate) async fn a_stale_settlement_does_not_hold_up_its_batch(db: Db) {
+pub(crate) async fn a_stale_settlement_does_not_affect_its_batch(db: Db) {
     db.store.accept(events(0..20)).await.unwrap();
     let claimed = db.store.claim(vec![demand("orders", 20)]).await.unwrap().claimed;
     let stale = &claimed[7];
@@ -90,7 +90,7 @@ pub(crate) async fn two_settlements_of_one_claim_in_one_batch_settle_it_once(db:
     assert_eq!(db.found(claim.event).await.status, Status::Retrying);
 }
 
-pub(crate) async fn two_claims_of_one_event_in_one_batch_are_told_apart(db: Db) {
+pub(crate) async fn two_claims_of_one_event_in_one_batch_are_distinguished(db: Db) {
     let slow = db.claimed("a").await;
     db.make_due(slow.event, LEASE).await;
     let newer = db.claim_one("a").await;
@@ -99,7 +99,7 @@ pub(crate) async fn two_claims_of_one_event_in_one_batch_are_told_apart(db: Db) 
     assert_eq!(db.found(slow.event).await.status, Status::Retrying);
 }
 
-pub(crate) async fn an_event_that_is_not_there_is_refused(db: Db) {
+pub(crate) async fn settlements_of_unknown_events_and_fences_are_refused(db: Db) {
     let claim = db.claimed("a").await;
     let unknown = Settlement {
         event: EventId::from_uuid(Uuid::now_v7()),
@@ -120,7 +120,7 @@ pub(crate) async fn an_event_that_is_not_there_is_refused(db: Db) {
     assert_eq!(db.count("attempts").await, 0);
 }
 
-pub(crate) async fn a_delivery_without_a_record_still_tells_when_it_ended(db: Db) {
+pub(crate) async fn a_delivery_without_a_record_still_has_an_end_time(db: Db) {
     let claim = db.claimed("a").await;
     let bare = Settlement { record: None, ..settlement(&claim, Outcome::Delivered) };
     assert_eq!(db.store.settle(vec![bare]).await, Ok(vec![]));
@@ -132,7 +132,7 @@ pub(crate) async fn a_delivery_without_a_record_still_tells_when_it_ended(db: Db
     assert_eq!(found.settled_at, Some(found.history[0].ended_at));
 }
 
-pub(crate) async fn an_attempt_ended_before_it_was_settled(db: Db) {
+pub(crate) async fn an_attempt_has_the_time_of_its_end_not_of_its_settlement(db: Db) {
     let claim = db.claimed("a").await;
     let mut settlement = settlement(&claim, LATER);
     let record = settlement.record.as_mut().unwrap();

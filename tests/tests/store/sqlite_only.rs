@@ -1,4 +1,4 @@
-//! What only SQLite can show: its plans, and its file held by another process.
+//! Tests for SQLite only: its plans, and a database file that another process has locked.
 
 use crate::db::{Db, demand, event, events};
 use sqlx::sqlite::SqliteConnection;
@@ -14,7 +14,7 @@ async fn session(db: &Db) -> SqliteConnection {
 }
 
 #[tokio::test]
-async fn every_statement_is_made_of_index_probes() {
+async fn every_statement_uses_index_probes() {
     let db = Db::sqlite().await;
     let mut session = session(&db).await;
     for (name, statement) in [
@@ -40,7 +40,7 @@ async fn every_statement_is_made_of_index_probes() {
         let steps: Vec<(i64, i64, i64, String)> =
             sqlx::query_as(explain).fetch_all(&mut session).await.unwrap();
         let plan = steps.iter().map(|step| step.3.as_str()).collect::<Vec<_>>().join("\n");
-        // The one scan is that of the parameter.
+        // The only scan is that of the parameter.
         for step in plan.lines().filter(|step| step.starts_with("SCAN")) {
             assert!(step.contains("VIRTUAL TABLE"), "{name}:\n{plan}");
         }
@@ -51,7 +51,7 @@ async fn every_statement_is_made_of_index_probes() {
 }
 
 #[tokio::test]
-async fn commits_reach_the_disk_and_readers_do_not_wait() {
+async fn commits_are_flushed_and_readers_do_not_wait() {
     let db = Db::sqlite().await;
     let mut session = session(&db).await;
     let pragma = async |session: &mut SqliteConnection, name: &str| -> String {
@@ -63,7 +63,7 @@ async fn commits_reach_the_disk_and_readers_do_not_wait() {
     assert_eq!(
         pragma(&mut session, "temp_store").await,
         "2",
-        "memory: nothing is written beside the database and its log"
+        "memory: no files except the database and its log"
     );
     let event = event("a");
     db.store.accept(vec![event.clone()]).await.unwrap();
@@ -75,7 +75,7 @@ async fn commits_reach_the_disk_and_readers_do_not_wait() {
 }
 
 #[tokio::test]
-async fn a_file_that_another_process_holds_gives_way_in_time() {
+async fn a_locked_file_is_a_conflict_in_time() {
     let db = Db::sqlite().await;
     let mut other = session(&db).await;
     sqlx::raw_sql("begin immediate").execute(&mut other).await.unwrap();
@@ -87,21 +87,22 @@ async fn a_file_that_another_process_holds_gives_way_in_time() {
 }
 
 #[tokio::test]
-async fn an_answer_from_what_is_there_is_committed_with_a_page_of_its_own() {
+async fn a_replay_is_committed_with_a_page_of_its_own() {
     let db = Db::sqlite().await;
     let log = db.folder.as_ref().unwrap().path().join("surehook.db-wal");
     let size = || std::fs::metadata(&log).unwrap().len();
     let event = event("a");
     db.store.accept(vec![event.clone()]).await.unwrap();
     db.store.pause(event.source.clone(), true).await.unwrap();
-    // Each commit is flushed (`commits_reach_the_disk_and_readers_do_not_wait`), and one that writes nothing is none.
+    // Each commit is flushed (`commits_are_flushed_and_readers_do_not_wait`). A commit that
+    // writes nothing is not a commit.
     let before = size();
     assert!(matches!(
         db.store.accept(vec![event.clone()]).await.unwrap()[..],
         [Stored::Existing { .. }]
     ));
     let replayed = size();
-    assert!(replayed > before, "a replay wrote nothing, so that nothing was flushed");
+    assert!(replayed > before, "a replay must write, otherwise nothing is flushed");
     assert_eq!(db.store.pause(event.source.clone(), true).await, Ok(false));
-    assert!(size() > replayed, "a second pause wrote nothing, so that nothing was flushed");
+    assert!(size() > replayed, "a second pause must write, otherwise nothing is flushed");
 }

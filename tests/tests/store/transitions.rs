@@ -1,5 +1,5 @@
-//! Each store against the core: whatever is done to an event, in whatever order, its row is what
-//! `surehook_core::event::Delivery` says.
+//! Each store compared with the core: after any operations on an event, in any order, its row must
+//! be what `surehook_core::event::Delivery` computes.
 
 use crate::db::{Db, demand, event_of, settlement};
 use futures::future::join_all;
@@ -15,17 +15,17 @@ const SEQUENCES: u64 = 24;
 const STEPS: usize = 25;
 const LEASE: Duration = Duration::from_secs(500);
 const DELAYS: [Duration; 3] = [Duration::ZERO, Duration::from_micros(1), Duration::from_mins(50)];
-/// More than any lease or delay.
+/// Longer than any lease or delay.
 const LONG: Duration = Duration::from_secs(10_000);
 
-/// What is expected of one event.
+/// The expected state of one event.
 struct Expected {
     row: Delivery,
     due: Due,
     history: Vec<(u32, Verdict)>,
 }
 
-pub(crate) async fn every_transition_is_the_cores(db: Db) {
+pub(crate) async fn every_transition_matches_the_core(db: Db) {
     join_all((0..SEQUENCES).map(|seed| sequence(&db, seed))).await;
 }
 
@@ -99,7 +99,7 @@ async fn settle(
     expected: &mut Expected,
 ) -> String {
     let outcome = match random.below(12) {
-        // Rarely delivered, which is the end.
+        // Deliver rarely, because that ends the sequence.
         0 => Outcome::Delivered,
         1..5 => Outcome::Retry { after: DELAYS[random.below(3) as usize] },
         5..7 => Outcome::DeadLetter(Reason::ALL[random.below(3) as usize]),
@@ -173,7 +173,7 @@ async fn check(db: &Db, event: EventId, expected: &Expected, place: &str) {
     assert_eq!(fence, row.fence.0, "{place}");
     match (expected.due, due) {
         (Due::Never, None) => {}
-        // It may have been made due by moving it back.
+        // The row may have been made due by moving its time back.
         (Due::After(duration), Some(due)) if duration < Duration::from_secs(1) => {
             assert!(due <= 1, "{place}: due in {due} s")
         }
@@ -185,7 +185,7 @@ async fn check(db: &Db, event: EventId, expected: &Expected, place: &str) {
     }
 }
 
-/// A generator of sequences: the same from the same seed (SplitMix64).
+/// A deterministic random generator (SplitMix64).
 struct Random(u64);
 
 impl Random {

@@ -1,5 +1,5 @@
-//! Deliberately wrong stores: each breaks one promise of the port and keeps the others. A clause that holds on the
-//! store that breaks what it guards proves nothing.
+//! Deliberately wrong stores. Each breaks one promise of the port and keeps the others. A clause
+//! must fail on the store that breaks what it guards. Otherwise it proves nothing.
 
 mod accept;
 mod claim;
@@ -24,7 +24,7 @@ use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 use surehook_model::memory::MemoryStore;
 
-/// How a store over the model database is wrong.
+/// How a store on top of the model database is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wrong {
     // Accepting.
@@ -133,13 +133,13 @@ pub(crate) enum Wrong {
     PausesEverySource,
     PausesSettling,
     AlwaysSaysChanged,
-    // Asking.
+    // Pings and probes.
     NeverInOrder,
     ProbesStay,
 }
 
 impl Wrong {
-    /// One process's handle on a store that is wrong so.
+    /// One process's handle on a store that is wrong in this way.
     pub(crate) fn store(self, memory: Arc<MemoryStore>) -> Arc<dyn Store> {
         Arc::new(WrongStore {
             memory,
@@ -155,9 +155,9 @@ pub(crate) async fn assert_fails(clause: impl Future<Output = ()> + Send + 'stat
     let clause = tokio::time::timeout(Duration::from_mins(1), tokio::spawn(clause));
     match clause
         .await
-        .unwrap_or_else(|_| panic!("the clause comes to no end on the store `{wrong}`"))
+        .unwrap_or_else(|_| panic!("the clause does not finish on the wrong store `{wrong}`"))
     {
-        Ok(()) => panic!("the clause holds on the store `{wrong}`: it does not see what it guards"),
+        Ok(()) => panic!("the clause passes on the wrong store `{wrong}`: it does not check what it guards"),
         Err(failed) => assert!(failed.is_panic(), "{failed}"),
     }
 }
@@ -165,9 +165,9 @@ pub(crate) async fn assert_fails(clause: impl Future<Output = ()> + Send + 'stat
 struct WrongStore {
     memory: Arc<MemoryStore>,
     wrong: Wrong,
-    /// What was answered and not stored.
+    /// Events that were answered and not stored.
     unwritten: Mutex<Vec<NewEvent>>,
-    /// What was given out once and will be again.
+    /// Claims that were returned once and will be returned again.
     given_out: Mutex<Option<Claims>>,
 }
 

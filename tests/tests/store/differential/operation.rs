@@ -1,5 +1,5 @@
-//! Sequences of operations, as small numbers that shrink well, and the calls of the port that they stand for once it
-//! is known what came before.
+//! Sequences of operations, made of small numbers that shrink well, and their translation to calls
+//! of the port, which depends on the results of earlier calls.
 
 use super::side::{Answer, EPOCH, GRID};
 use bytes::Bytes;
@@ -36,18 +36,18 @@ pub(super) enum Operation {
         after: Option<Whose>,
         limit: u32,
     },
-    /// Kept for so many steps of the clock.
+    /// The retention in steps of the clock, the event to start after, and the limit.
     Erase(u32, Option<Whose>, u32),
     List(Search),
     RedriveAll(Search, bool),
-    /// Of a source.
+    /// The source, and whether to pause or to resume it.
     Pause(u8, bool),
     Sources(u32),
-    /// So many steps of the clock.
+    /// Lets this number of clock steps pass.
     Pass(u32),
 }
 
-/// What is looked for, and in pages of what size.
+/// The filter, and the size of a page.
 #[derive(Clone, Debug)]
 pub(super) struct Search {
     source: Option<u8>,
@@ -74,9 +74,9 @@ pub(super) struct New {
 #[derive(Clone, Debug)]
 enum Id {
     Fresh,
-    /// That of an earlier event, whatever else is said here.
+    /// The id of an earlier event, with the other fields as given here.
     Another(Index),
-    /// An earlier event once more.
+    /// An earlier event again.
     Again(Index),
 }
 
@@ -105,7 +105,7 @@ pub(super) struct End {
 
 #[derive(Clone, Debug)]
 enum Held {
-    /// One that was not settled yet.
+    /// A claim that is not yet settled.
     Open(Index),
     Any(Index),
     Unknown,
@@ -133,9 +133,9 @@ struct Record {
 #[derive(Clone, Debug)]
 pub(super) enum Whose {
     Known(Index),
-    /// One that is dead-lettered.
+    /// A dead-lettered event.
     Dead(Index),
-    /// One that is delivered.
+    /// A delivered event.
     Delivered(Index),
     Unknown,
 }
@@ -277,11 +277,11 @@ pub(super) enum Call {
     Pass,
 }
 
-/// What is known in the course of a sequence.
+/// The knowledge that accumulates during a sequence.
 pub(super) struct Run {
     /// The virtual time, in microseconds.
     pub(super) now: i64,
-    /// Every event that was ever offered, in the order of their ids.
+    /// Every event that was submitted, in the order of ids.
     offered: Vec<NewEvent>,
     claims: Vec<Claim>,
     open: Vec<Claim>,
@@ -351,7 +351,7 @@ impl Run {
         }
     }
 
-    /// Remembers what the model answered, and what it holds now.
+    /// Records the model's answer and its present tables.
     pub(super) fn learn(&mut self, answer: &Answer, tables: &Database) {
         if let Answer::Claimed(Ok(claims)) = answer {
             self.claims.extend(claims.claimed.iter().cloned());
@@ -386,7 +386,7 @@ impl Run {
             .collect();
     }
 
-    /// A batch holds each key once, and each id, of which no two events have the same.
+    /// A batch contains each key once, and each id once, because no two events have the same id.
     fn batch(&mut self, batch: &[New]) -> Vec<NewEvent> {
         let (mut keys, mut ids) = (BTreeSet::new(), BTreeSet::new());
         let mut events = Vec::new();
@@ -483,7 +483,7 @@ impl Run {
     }
 }
 
-/// The id that was given as the n-th; its last byte is the number. A sequence has fewer than 200.
+/// The n-th id. Its last byte is the number. A sequence has fewer than 200 events.
 fn number(n: usize) -> EventId {
     EventId::from_uuid(Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 + n as u128))
 }

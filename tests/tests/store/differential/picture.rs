@@ -1,4 +1,4 @@
-//! All three tables, every column, with virtual times.
+//! The contents of all three tables, every column, with virtual times.
 
 use crate::db::{Db, Raw};
 use sqlx::{AssertSqlSafe, FromRow, PgPool, SqlitePool};

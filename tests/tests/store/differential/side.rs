@@ -1,9 +1,10 @@
-//! One store among those that are compared, and its place on the virtual clock.
+//! One of the stores that are compared, and its offset to the virtual clock.
 //!
-//! The virtual clock stands still during an operation and moves in steps of [`GRID`]; all durations that are asked
-//! for are whole steps. So a time that a database has just stored is a whole step, plus what the operation took. It
-//! is put back on the step, less one millisecond for each event before this one: then no two events of a source are
-//! due at the same time, and "oldest first" leaves no choice.
+//! The virtual clock stands still during an operation and advances in steps of [`GRID`]. All
+//! durations in calls are whole steps. So a time that a database has just stored is a whole step
+//! plus the duration of the operation. It is moved back to the step, minus one millisecond for each
+//! event with a smaller number. Then no two events of a source are due at the same time, and
+//! "oldest first" is unambiguous.
 
 use super::operation::Call;
 use super::picture::Picture;
@@ -18,10 +19,10 @@ use surehook_core::retention::Reached;
 use surehook_core::worker::exchange::Claims;
 use surehook_model::database::Database;
 
-/// One step. No operation takes longer.
+/// One step. Every operation takes less time.
 pub(super) const GRID: Duration = Duration::from_mins(1);
 const GRID_US: i64 = 60_000_000;
-/// How far below its step a time may lie: a second is more than a millisecond for each of 255 events.
+/// The largest distance of a time below its step: more than a millisecond for each of 255 events.
 const BELOW_US: i64 = 1_000_000;
 
 /// The virtual time at the start of a sequence.
@@ -30,16 +31,16 @@ pub(super) const EPOCH: i64 = 1_000_000 * GRID_US;
 pub(super) struct Side {
     pub(super) name: &'static str,
     db: Db,
-    /// What the times that are stored are ahead of the virtual clock, in microseconds.
+    /// The difference between stored times and the virtual clock, in microseconds.
     ahead: i64,
 }
 
-/// An answer, in a form in which answers of two stores can be compared. What the port leaves open is put in order;
-/// of an error only the kind is kept.
+/// An answer in a form that allows comparing two stores. Where the port leaves the order open, it
+/// is sorted. Of an error only the kind is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Accepted(Result<Vec<Stored>, Kind>),
-    /// Which events were claimed is the port's promise; in which order they are listed is not.
+    /// The port guarantees which events are claimed, but not the order of the list.
     Claimed(Result<Claims, Kind>),
     Settled(Result<Vec<EventId>, Kind>),
     Redriven(Result<Redriven, Kind>),
@@ -52,7 +53,7 @@ pub(super) enum Answer {
     Listed(Result<EventPage, Kind>),
     AllRedriven(Result<RedrivenPage, Kind>),
     Paused(Result<bool, Kind>),
-    /// By how many steps a source is behind; whether it is paused, without since when.
+    /// The delay of a source in whole steps, and whether it is paused, but not since when.
     Sources(Result<Vec<(SourceRecord, bool)>, Kind>),
     Nothing,
 }
@@ -72,7 +73,7 @@ impl Side {
         side
     }
 
-    /// Empties the tables and sets the virtual clock back to its start.
+    /// Empties the tables and resets the virtual clock.
     pub(super) async fn clear(&mut self) {
         match &self.db.raw {
             Raw::Memory(memory) => memory.transact(|tables, _| *tables = Database::default()),
@@ -90,7 +91,7 @@ impl Side {
             Call::Claim(demands) => {
                 Answer::Claimed(store.claim(demands).await.map_err(kind).map(|mut claims| {
                     claims.claimed.sort_by_key(|claim| claim.event);
-                    // It has what the operations took in it, and a clause of its own.
+                    // The age includes the duration of the operations, and has its own clause.
                     claims.claimed.iter_mut().for_each(|claim| claim.age = Duration::ZERO);
                     claims.buried.sort_by_key(|buried| buried.event);
                     claims
@@ -148,7 +149,7 @@ impl Side {
         }
     }
 
-    /// Puts every time that is stored where it belongs, the virtual time being `now` from here on.
+    /// Moves every stored time to its place on the virtual clock, whose time is `now` from here on.
     pub(super) async fn settle_times(&mut self, now: i64) {
         let (before, after) = (self.ahead, self.now() - now);
         let of = |column: &str, id: &str| {
@@ -208,7 +209,7 @@ impl Side {
         Picture::of(&self.db, self.ahead).await
     }
 
-    /// The model's tables; of another side, none.
+    /// The model's tables. Empty for the other sides.
     pub(super) fn tables(&self) -> Database {
         match &self.db.raw {
             Raw::Memory(memory) => memory.tables(),
@@ -216,7 +217,7 @@ impl Side {
         }
     }
 
-    /// The database's time, in microseconds. PostgreSQL's is the machine's, as is SQLite's.
+    /// The database's time, in microseconds. PostgreSQL and SQLite use the machine's clock.
     fn now(&self) -> i64 {
         match &self.db.raw {
             Raw::Memory(memory) => memory.now().as_microsecond(),
@@ -239,8 +240,8 @@ impl Side {
     }
 }
 
-/// A source's work, behind by whole steps: what is due was put up to a second below its step, and an operation takes less
-/// than a step.
+/// A source's record with its delay in whole steps. Due times are up to a second below their step,
+/// and an operation takes less than a step.
 fn on_the_grid(mut record: SourceRecord) -> (SourceRecord, bool) {
     record.behind = record
         .behind
@@ -262,7 +263,8 @@ fn kind(error: StoreError) -> Kind {
     }
 }
 
-/// Ids are of the real time, and the stores' clocks differ: whether an id is old is no part of the answer.
+/// Ids use the real time, and the stores' clocks differ, so whether an id is old is not part of the
+/// answer.
 fn without_time(reached: Reached) -> Reached {
     Reached { is_before_kept: false, ..reached }
 }

@@ -1,5 +1,6 @@
-//! Two calls of the port at once, the first of which is stopped when its statement has done all and committed nothing.
-//! Then it goes on, or its session is cut. What the rows went through is judged by the simulation's oracles.
+//! Two concurrent calls of the port. The first is stopped when its statement has finished but not
+//! committed. Then it continues, or its session is terminated. The simulation's oracles judge the
+//! row changes.
 
 use super::races::wait_for_waiting;
 use crate::db::{Db, demand, event, events, settlement};
@@ -21,7 +22,7 @@ use tokio::task::JoinHandle;
 const EVERYTHING: Retention =
     Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
 
-/// The first call that writes to `deliveries` stops before its commit, and others pass.
+/// The first call that writes to `deliveries` stops before its commit. Later calls are not stopped.
 struct Gate<'a> {
     db: &'a Db,
     connection: PgConnection,
@@ -45,17 +46,17 @@ impl<'a> Gate<'a> {
         Self { db, connection }
     }
 
-    /// Waits until so many calls wait, the one that is stopped among them.
+    /// Waits until this number of calls wait, including the stopped one.
     async fn waiting(&self, calls: i64) {
         wait_for_waiting(self.db, calls).await;
     }
 
-    /// The stopped call goes on.
+    /// Lets the stopped call continue.
     async fn open(mut self) {
         sqlx::raw_sql("select pg_advisory_unlock(1)").execute(&mut self.connection).await.unwrap();
     }
 
-    /// The stopped call is rolled back.
+    /// Rolls the stopped call back.
     async fn cut(self) {
         let stopped = "select pg_terminate_backend(pid) from pg_locks
                        where locktype = 'advisory' and objid = 1 and not granted
@@ -65,19 +66,19 @@ impl<'a> Gate<'a> {
     }
 }
 
-/// A fresh database whose changes are written down.
+/// A fresh database whose changes are recorded.
 async fn recorded() -> Db {
     let db = Db::postgres().await;
     audit::install(&Database::Postgres(db.url.clone())).await;
     db
 }
 
-/// Asks the oracles about every change that was committed.
+/// Runs the oracles on every committed change.
 async fn judge(db: &Db) {
     let database = Database::Postgres(db.url.clone());
     let mut run = Run::default();
     let changes = audit::read(&database).await;
-    let begun_at = changes.iter().map(|(at, _)| *at).min().expect("something was committed");
+    let begun_at = changes.iter().map(|(at, _)| *at).min().expect("at least one change was committed");
     for (at, committed) in changes {
         let at = Duration::try_from(at.duration_since(begun_at)).unwrap();
         run.entries.push(Entry { at, what: What::Committed(committed) });
@@ -90,7 +91,7 @@ async fn judge(db: &Db) {
     assert_eq!(oracles::judge(&run), []);
 }
 
-// Each call is made on a store of its own, as by another process.
+// Each call uses its own store, as in another process.
 
 fn accept(db: &Db, batch: Vec<NewEvent>) -> JoinHandle<Result<Vec<Stored>, StoreError>> {
     let store = db.another();
@@ -121,7 +122,7 @@ fn redrive(db: &Db, event: EventId) -> JoinHandle<Result<Redriven, StoreError>> 
     tokio::spawn(async move { store.redrive(event).await })
 }
 
-/// Accepts one event and claims it under a lease that has run out.
+/// Accepts one event and claims it under a lease that has expired.
 async fn claimed_without_lease(db: &Db) -> Claim {
     db.accepted("a").await;
     let demand = Demand { lease: Duration::ZERO, ..demand("a", 1) };
@@ -137,7 +138,7 @@ fn ids(claims: &Claims) -> BTreeSet<EventId> {
 }
 
 #[tokio::test]
-async fn an_accept_that_waits_for_one_of_the_same_key_finds_its_event_if_that_commits() {
+async fn an_accept_finds_the_event_when_a_concurrent_accept_of_its_key_commits() {
     let db = recorded().await;
     let gate = Gate::closed(&db).await;
     let (one, other) = (event("k"), event("k"));
@@ -155,7 +156,7 @@ async fn an_accept_that_waits_for_one_of_the_same_key_finds_its_event_if_that_co
 }
 
 #[tokio::test]
-async fn an_accept_that_waits_for_one_of_the_same_key_is_new_if_that_is_rolled_back() {
+async fn an_accept_stores_when_a_concurrent_accept_of_its_key_rolls_back() {
     let db = recorded().await;
     let gate = Gate::closed(&db).await;
     let (one, other) = (event("k"), event("k"));
@@ -174,14 +175,14 @@ async fn an_accept_that_waits_for_one_of_the_same_key_is_new_if_that_is_rolled_b
 }
 
 #[tokio::test]
-async fn a_claim_passes_over_what_another_claim_is_taking() {
+async fn a_claim_skips_events_that_another_claim_is_taking() {
     let db = recorded().await;
     let batch = events(0..4);
     db.store.accept(batch.clone()).await.unwrap();
     let gate = Gate::closed(&db).await;
     let first = claim(&db, "orders", 2);
     gate.waiting(1).await;
-    // It does not wait.
+    // It must not wait.
     let second = claim(&db, "orders", 9).await.unwrap().unwrap();
     gate.open().await;
     let first = first.await.unwrap().unwrap();
@@ -191,7 +192,7 @@ async fn a_claim_passes_over_what_another_claim_is_taking() {
 }
 
 #[tokio::test]
-async fn what_a_claim_was_taking_is_claimable_again_if_that_is_rolled_back() {
+async fn events_of_a_rolled_back_claim_are_claimable_again() {
     let db = recorded().await;
     let batch = events(0..4);
     db.store.accept(batch.clone()).await.unwrap();
@@ -206,7 +207,7 @@ async fn what_a_claim_was_taking_is_claimable_again_if_that_is_rolled_back() {
 }
 
 #[tokio::test]
-async fn a_settlement_that_waits_for_a_claim_of_its_event_is_refused() {
+async fn a_settlement_is_refused_when_a_concurrent_claim_commits() {
     let db = recorded().await;
     let slow = claimed_without_lease(&db).await;
     let gate = Gate::closed(&db).await;
@@ -221,13 +222,13 @@ async fn a_settlement_that_waits_for_a_claim_of_its_event_is_refused() {
     assert_eq!(
         (found.status, found.history.len()),
         (Status::Processing, 1),
-        "the lost attempt alone"
+        "the history has only the lost attempt"
     );
     judge(&db).await;
 }
 
 #[tokio::test]
-async fn a_claim_passes_over_an_event_that_is_being_settled() {
+async fn a_claim_skips_an_event_that_is_being_settled() {
     let db = recorded().await;
     let slow = claimed_without_lease(&db).await;
     let gate = Gate::closed(&db).await;
@@ -245,7 +246,7 @@ async fn a_claim_passes_over_an_event_that_is_being_settled() {
 }
 
 #[tokio::test]
-async fn of_two_settlements_of_one_claim_at_once_the_second_is_refused_if_the_first_commits() {
+async fn a_settlement_is_refused_when_a_concurrent_settlement_commits() {
     let db = recorded().await;
     let held = db.claimed("a").await;
     for (first, second) in
@@ -267,7 +268,7 @@ async fn of_two_settlements_of_one_claim_at_once_the_second_is_refused_if_the_fi
 }
 
 #[tokio::test]
-async fn of_two_settlements_of_one_claim_at_once_the_second_counts_if_the_first_is_rolled_back() {
+async fn a_settlement_counts_when_a_concurrent_settlement_rolls_back() {
     let db = recorded().await;
     let held = db.claimed("a").await;
     let gate = Gate::closed(&db).await;
@@ -306,7 +307,7 @@ async fn two_batches_of_settlements_in_opposite_orders_do_not_deadlock() {
 }
 
 #[tokio::test]
-async fn an_accept_that_waits_for_the_pruning_of_its_key_is_new_if_that_commits_and_a_replay_if_not()
+async fn an_accept_during_pruning_of_its_key_follows_the_outcome()
  {
     let db = recorded().await;
     for is_committed in [false, true] {
@@ -340,7 +341,7 @@ async fn an_accept_that_waits_for_the_pruning_of_its_key_is_new_if_that_commits_
                 status: Status::Delivered,
             };
             assert_eq!(accepting.await.unwrap(), Ok(vec![existing]));
-            assert_eq!(db.found(old_id).await.history.len(), 1, "nothing of it was deleted");
+            assert_eq!(db.found(old_id).await.history.len(), 1, "the rolled-back pruning deleted nothing");
         }
         db.execute("drop function stop cascade").await;
     }
@@ -348,7 +349,7 @@ async fn an_accept_that_waits_for_the_pruning_of_its_key_is_new_if_that_commits_
 }
 
 #[tokio::test]
-async fn of_two_redrives_at_once_one_counts() {
+async fn only_one_of_two_concurrent_redrives_counts() {
     let db = recorded().await;
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
@@ -363,12 +364,12 @@ async fn of_two_redrives_at_once_one_counts() {
         (Ok(Redriven::Queued), Ok(Redriven::StandsElsewhere(Status::Queued)))
     );
     let (fence, _) = db.fence_and_due(claim.event).await;
-    assert_eq!(fence, claim.fence.0 + 2, "up by one for the settlement and one redrive");
+    assert_eq!(fence, claim.fence.0 + 2, "the settlement and one redrive increase the fence by one each");
     judge(&db).await;
 }
 
 #[tokio::test]
-async fn a_pruning_passes_over_a_dead_letter_that_is_being_redriven() {
+async fn pruning_skips_a_dead_letter_that_is_being_redriven() {
     let db = recorded().await;
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;

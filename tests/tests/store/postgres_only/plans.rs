@@ -1,6 +1,6 @@
-//! The plans of the statements on a large table, in the states in which statistics mislead: analysed when full,
-//! vacuumed while empty or nearly so and filled again, with and without its pages; and with every combination of
-//! misleading numbers for the tables and for their indexes.
+//! The plans of the statements on a large table, in states with misleading statistics: analysed
+//! when full; vacuumed while empty or nearly empty and filled again, with and without its pages;
+//! and with many combinations of misleading numbers for the tables and for their indexes.
 
 use crate::db::{Db, demand, source};
 use sqlx::postgres::PgArguments;
@@ -11,27 +11,29 @@ use surehook::search::Path;
 use surehook::store::postgres::{options, sql};
 use uuid::Uuid;
 
-/// A claim of 256 takes some milliseconds. A plan that reads the table takes seconds.
+/// A claim of 256 events takes a few milliseconds. A plan that reads the table takes seconds.
 const FAST: Duration = Duration::from_millis(400);
 
 const FILL_EVENTS: &str = "insert into events
     select ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'orders', 'key-' || n, sha256(''), now(), '', 'body'
     from generate_series(1, 600000) n";
 
-/// The first 300,000 are due, the others are not, and are half of a source of which nothing is due.
+/// The first 300,000 are due. The others are not, and half of them belong to a source without due
+/// events.
 const FILL_DELIVERIES: &str = "insert into deliveries (event_id, source, status, attempt, budget_from, fence, due_at)
     select ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, case when n <= 450000 then 'orders' else 'quiet' end, 'queued', 0, 0, 0,
         case when n <= 300000 then now() - n * interval '1 ms' else now() + interval '1 day' end
     from generate_series(1, 600000) n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plans_stay_index_probes_whatever_the_statistics_say() {
+async fn plans_stay_index_probes_with_misleading_statistics() {
     let db = Db::postgres().await;
-    // The states below are to last while they are looked at.
+    // Autovacuum would change the states below while they are tested.
     db.execute("alter table events set (autovacuum_enabled = off); alter table deliveries set (autovacuum_enabled = off)").await;
     let mut session = options(&db.url).unwrap().connect().await.unwrap();
 
-    // Some executions on the empty table first: a generic plan would be made of them, and stay.
+    // First some executions on the empty table, because a generic plan would be made and kept after
+    // them.
     db.execute("vacuum analyze events").await;
     db.execute("vacuum analyze deliveries").await;
     for _ in 0..6 {
@@ -51,7 +53,8 @@ async fn plans_stay_index_probes_whatever_the_statistics_say() {
     db.execute(FILL_DELIVERIES).await;
     assert_plans(&db, &mut session, "vacuumed while empty, with its pages").await;
 
-    // The queue was empty when it was vacuumed, so the index counts no entry either. Then an outage left 200,000 due.
+    // The queue was empty when it was vacuumed, so the index has a count of zero entries too. Then
+    // an outage left 200,000 due.
     db.execute("delete from deliveries").await;
     db.execute("vacuum (truncate false, index_cleanup on) deliveries").await;
     let counted = "select count(*) from pg_class where relname in ('deliveries', 'deliveries_pkey', 'deliveries_due') and reltuples = 0 and relpages > 0";
@@ -60,7 +63,8 @@ async fn plans_stay_index_probes_whatever_the_statistics_say() {
     assert_plans(&db, &mut session, "vacuumed while only dead rows were left, then 200,000 due")
         .await;
 
-    // Fewer rows than a batch has: to read them all looks cheaper than to look for each of the batch.
+    // Fewer rows than a batch has, so a full scan looks cheaper than an index probe for each row of
+    // the batch.
     db.execute("delete from deliveries where event_id > '00000000-0000-7000-8000-00000000001e'")
         .await;
     db.execute("vacuum (truncate false, analyze) deliveries").await;
@@ -73,7 +77,7 @@ async fn plans_stay_index_probes_whatever_the_statistics_say() {
     assert_plans(&db, &mut session, "vacuumed while nearly empty, with its pages").await;
 }
 
-/// What `reltuples` and `relpages` are set to.
+/// The values for `reltuples` and `relpages`.
 const NUMBERS: [u32; 5] = [0, 1, 2, 1000, 1_000_000];
 
 /// The tables with the indexes that statements read.
@@ -88,7 +92,8 @@ const RELATIONS: [&str; 8] = [
     "attempts_pkey",
 ];
 
-/// Drawn for each relation apart, beside the combinations in which all tables agree, and all indexes.
+/// The number of states drawn for each relation separately, in addition to the combinations in
+/// which all tables have the same numbers, and all indexes have the same.
 const DRAWN_STATES: usize = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,10 +158,10 @@ async fn assert_all_probes(session: &mut PgConnection, state: &str) {
 }
 
 async fn assert_plans(db: &Db, session: &mut PgConnection, state: &str) {
-    // The same prepared statement on one session, past the sixth execution.
+    // The same prepared statement in one session, beyond the sixth execution.
     for execution in 1..=8 {
         let (plan, took) = explain_claim(session).await;
-        // Both columns bound the scan: else it would read on through all that is not due.
+        // Both columns must bound the scan. Otherwise it would read all rows that are not due.
         let bounds = plan
             .lines()
             .skip_while(|line| !line.contains("Index Scan using deliveries_due"))
@@ -191,12 +196,12 @@ async fn assert_plans(db: &Db, session: &mut PgConnection, state: &str) {
 }
 
 fn assert_probes(plan: &str, state: &str) {
-    // The sources that are paused are a few rows, and are read as they come.
+    // The paused sources are a few rows, and may be read in full.
     let lines: Vec<&str> = plan.lines().filter(|line| !line.contains("paused_sources")).collect();
     for wrong in ["Seq Scan", "Hash Join", "Merge Join", "Bitmap", "JIT"] {
         assert!(!lines.iter().any(|line| line.contains(wrong)), "{state}: {wrong} in\n{plan}");
     }
-    // An index that is read without a condition is a scan of its table by another name.
+    // An index scan without a condition is a full scan of the table.
     for pair in lines
         .windows(2)
         .filter(|pair| pair[0].contains("Index Scan") || pair[0].contains("Index Only Scan"))
@@ -219,7 +224,8 @@ async fn plan(
     query.fetch_all(session).await.unwrap().join("\n")
 }
 
-/// The plan of each statement that looks rows up, by the statement's name. Nothing is executed.
+/// The plan of each statement that looks rows up, with the statement's name. No statement is
+/// executed.
 async fn plans(session: &mut PgConnection) -> Vec<(String, String)> {
     let mut plans = vec![
         ("accept".to_owned(), explain_accept(session).await),
@@ -282,7 +288,7 @@ async fn explain_accept(session: &mut PgConnection) -> String {
     plan(session, query).await
 }
 
-/// The plan of a claim that is executed, and how long it took.
+/// The plan of a claim that is executed, and its duration.
 async fn explain_claim(session: &mut PgConnection) -> (String, Duration) {
     let started = Instant::now();
     (plan(session, claim("analyze")).await, started.elapsed())

@@ -1,4 +1,4 @@
-//! Moments between two statements, provoked by triggers and by transactions that are held open.
+//! Races between two statements, provoked by triggers and by transactions that are held open.
 
 use crate::db::{Db, LEASE, demand, event, events, settlement};
 use sqlx::postgres::PgArguments;
@@ -14,7 +14,8 @@ use surehook_core::retention::Reached;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-/// From now on, the next statement that inserts into events (even none) deletes `key` at its end, once.
+/// From now on, the next statement that inserts into `events` (even zero rows) deletes `key` at its
+/// end, once.
 async fn prune_between_insert_and_look(db: &Db, key: &str) {
     db.execute(&format!(
         "create table provoke as select '{key}'::text as key;
@@ -44,17 +45,17 @@ async fn end(connection: &mut PgConnection, how: &'static str) {
     sqlx::raw_sql(how).execute(connection).await.unwrap();
 }
 
-/// Waits until so many of the store's sessions wait for a lock.
+/// Waits until this number of the store's sessions wait for a lock.
 pub(super) async fn wait_for_waiting(db: &Db, sessions: i64) {
     let waiting = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'surehook' and wait_event_type = 'Lock'";
     let deadline = Instant::now() + Duration::from_secs(2);
     while db.number(waiting).await < sessions {
-        assert!(Instant::now() < deadline, "no session comes to wait");
+        assert!(Instant::now() < deadline, "too few sessions wait for a lock");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// An uncommitted event under the key of another, which makes whoever inserts that key wait.
+/// Inserts an uncommitted event with the key of another, so that inserting that key waits.
 fn uncommitted(event: &NewEvent) -> String {
     let id = uuid::Uuid::now_v7();
     format!(
@@ -65,13 +66,13 @@ fn uncommitted(event: &NewEvent) -> String {
 }
 
 #[tokio::test]
-async fn a_row_found_in_the_way_and_pruned_before_it_is_read_is_inserted_anew() {
+async fn a_conflicting_row_pruned_before_it_is_read_is_inserted_anew() {
     let db = Db::postgres().await;
     let old = event("key-00002");
     db.store.accept(vec![old.clone()]).await.unwrap();
     prune_between_insert_and_look(&db, "key-00002").await;
     assert_eq!(db.store.accept(events(0..5)).await, Ok(vec![Stored::Inserted; 5]));
-    assert_eq!(db.count("provoke").await, 0, "it was provoked");
+    assert_eq!(db.count("provoke").await, 0, "the race was provoked");
     assert_eq!(
         (db.store.find(old.id).await, db.count("events").await, db.count("deliveries").await),
         (Ok(None), 5, 5)
@@ -79,12 +80,12 @@ async fn a_row_found_in_the_way_and_pruned_before_it_is_read_is_inserted_anew() 
 }
 
 #[tokio::test]
-async fn an_error_after_a_part_was_committed_leaves_the_outcome_open() {
+async fn an_error_after_a_partial_commit_is_unknown() {
     let db = Db::postgres().await;
     let (old, other) = (event("key-00002"), event("other"));
     db.store.accept(vec![old, other.clone()]).await.unwrap();
     prune_between_insert_and_look(&db, "key-00002").await;
-    // The key is in the way at first; when it is gone, the id turns out to be another event's.
+    // At first the key conflicts. When it is gone, the id conflicts with another event.
     let mut batch = events(0..5);
     batch[2].id = other.id;
     let answer = db.store.accept(batch).await;
@@ -103,7 +104,7 @@ async fn a_dead_letter_that_is_being_redriven_is_not_pruned() {
     assert_eq!(
         db.store.prune(everything, None, 10).await,
         Ok(Pruned { deleted: 0, reached: Reached::END }),
-        "it does not wait either"
+        "pruning must not wait"
     );
     end(&mut redriving, "commit").await;
     assert_eq!(
@@ -115,7 +116,7 @@ async fn a_dead_letter_that_is_being_redriven_is_not_pruned() {
 }
 
 #[tokio::test]
-async fn a_redrive_that_waits_for_a_pruning_finds_nothing() {
+async fn a_redrive_finds_nothing_after_a_concurrent_pruning() {
     let db = Db::postgres().await;
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
@@ -129,7 +130,7 @@ async fn a_redrive_that_waits_for_a_pruning_finds_nothing() {
 }
 
 #[tokio::test]
-async fn a_settlement_that_waits_for_a_new_claim_is_refused() {
+async fn a_settlement_is_refused_when_the_row_is_claimed_first() {
     let db = Db::postgres().await;
     let claim = db.claimed("a").await;
     let mut claiming = held_open(
@@ -147,7 +148,7 @@ async fn a_settlement_that_waits_for_a_new_claim_is_refused() {
 }
 
 #[tokio::test]
-async fn a_claim_skips_what_is_locked_and_does_not_wait() {
+async fn a_claim_skips_locked_rows_without_waiting() {
     let db = Db::postgres().await;
     let batch = events(0..4);
     db.store.accept(batch.clone()).await.unwrap();
@@ -162,7 +163,7 @@ async fn a_claim_skips_what_is_locked_and_does_not_wait() {
 }
 
 #[tokio::test]
-async fn a_lock_that_is_waited_for_too_long_gives_way_and_nothing_is_stored() {
+async fn a_lock_timeout_is_a_conflict_and_stores_nothing() {
     let db = Db::postgres().await;
     let batch = events(0..3);
     let mut inserting = held_open(&db, &uncommitted(&batch[1])).await;
@@ -174,7 +175,7 @@ async fn a_lock_that_is_waited_for_too_long_gives_way_and_nothing_is_stored() {
 }
 
 #[tokio::test]
-async fn an_intake_that_is_stuck_answers_in_time_and_leaves_the_worker_its_connections() {
+async fn a_blocked_intake_fails_in_time_and_leaves_the_worker_its_connections() {
     let db = Db::postgres().await;
     let claim = db.claimed("a").await;
     let batch = events(0..1);
@@ -203,7 +204,7 @@ async fn an_intake_that_is_stuck_answers_in_time_and_leaves_the_worker_its_conne
 }
 
 #[tokio::test]
-async fn a_call_dropped_while_it_waits_for_a_lock_ends_with_the_lock() {
+async fn a_call_dropped_while_waiting_for_a_lock_ends_with_it() {
     let db = Db::postgres().await;
     let batch = events(0..1);
     let mut inserting = held_open(&db, &uncommitted(&batch[0])).await;
@@ -219,7 +220,7 @@ async fn a_call_dropped_while_it_waits_for_a_lock_ends_with_the_lock() {
 }
 
 #[tokio::test]
-async fn a_call_whose_session_is_ended_leaves_the_outcome_open() {
+async fn a_call_with_a_terminated_session_is_unknown() {
     let db = Db::postgres().await;
     let batch = events(0..1);
     let mut inserting = held_open(&db, &uncommitted(&batch[0])).await;
@@ -236,12 +237,12 @@ async fn a_call_whose_session_is_ended_leaves_the_outcome_open() {
     assert_eq!(
         db.store.accept(batch).await,
         Ok(vec![Stored::Inserted]),
-        "the next call has a new session"
+        "the next call uses a new session"
     );
 }
 
 #[tokio::test]
-async fn a_row_that_is_changed_by_hand_under_a_settlement_is_settled_whole_or_not_at_all() {
+async fn a_manual_change_during_a_settlement_leaves_it_complete_or_refused() {
     for outcome in [
         Outcome::Delivered,
         Outcome::Retry { after: LEASE },
@@ -250,7 +251,7 @@ async fn a_row_that_is_changed_by_hand_under_a_settlement_is_settled_whole_or_no
     ] {
         let db = Db::postgres().await;
         let claim = db.claimed("a").await;
-        // Unlike every transition of the store, this leaves the fence as it is.
+        // Unlike every transition of the store, this leaves the fence unchanged.
         let mut hand =
             held_open(&db, "update deliveries set due_at = due_at - interval '1 hour'").await;
         let (store, batch) = (db.another(), vec![settlement(&claim, outcome)]);
@@ -267,19 +268,19 @@ async fn a_row_that_is_changed_by_hand_under_a_settlement_is_settled_whole_or_no
                 (vec![claim.event], Status::Processing, 0),
                 "{outcome:?}"
             );
-            assert_eq!(db.claim_one("a").await.attempt, 2, "it comes back when its lease ends");
+            assert_eq!(db.claim_one("a").await.attempt, 2, "it is claimable again after its lease");
         }
     }
 }
 
 #[tokio::test]
-async fn a_dead_letter_that_is_changed_by_hand_under_a_pruning_is_deleted_whole_or_not_at_all() {
+async fn a_manual_change_during_pruning_leaves_the_event_whole_or_deleted() {
     let db = Db::postgres().await;
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
     let mut hand = held_open(&db, "update deliveries set reason = 'lost'").await;
     let everything = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
-    assert_eq!(db.store.prune(everything, None, 100).await.unwrap().deleted, 0, "it is locked");
+    assert_eq!(db.store.prune(everything, None, 100).await.unwrap().deleted, 0, "the row is locked");
     end(&mut hand, "commit").await;
     assert_eq!((db.count("events").await, db.count("deliveries").await), (1, 1));
     assert_eq!(db.store.prune(everything, None, 100).await.unwrap().deleted, 1);
@@ -289,8 +290,8 @@ async fn a_dead_letter_that_is_changed_by_hand_under_a_pruning_is_deleted_whole_
     );
 }
 
-/// Begins a step of retention that sees what there is now, and takes a second before it does anything. It answers how
-/// many events it changed.
+/// Starts a retention step that sees the present rows, and waits a second before it acts. Returns
+/// the number of events that it changed.
 async fn slowly(
     db: &Db,
     statement: &'static str,
@@ -312,7 +313,7 @@ async fn slowly(
 }
 
 #[tokio::test]
-async fn an_erasing_that_judged_an_event_before_it_was_sent_once_more_leaves_it() {
+async fn erasing_skips_an_event_redriven_after_it_was_selected() {
     let db = Db::postgres().await;
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
@@ -320,13 +321,13 @@ async fn an_erasing_that_judged_an_event_before_it_was_sent_once_more_leaves_it(
     db.settle(&erased, Outcome::Delivered).await;
     let erasing = slowly(&db, sql::ERASE, |query| query.bind(0i64)).await;
     assert_eq!(db.store.redrive_delivered(claim.event).await, Ok(Redriven::Queued));
-    assert_eq!(erasing.await.unwrap(), 1, "the other event alone");
+    assert_eq!(erasing.await.unwrap(), 1, "only the other event is changed");
     assert_eq!(db.claim_one("a").await.body, claim.body);
     assert_eq!(db.store.redrive_delivered(erased.event).await, Ok(Redriven::Erased));
 }
 
 #[tokio::test]
-async fn a_pruning_that_judged_an_event_before_it_was_sent_once_more_leaves_it() {
+async fn pruning_skips_an_event_redriven_after_it_was_selected() {
     let db = Db::postgres().await;
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
@@ -334,7 +335,7 @@ async fn a_pruning_that_judged_an_event_before_it_was_sent_once_more_leaves_it()
     db.settle(&again, Outcome::Delivered).await;
     let pruning = slowly(&db, sql::PRUNE, |query| query.bind(0i64).bind(0i64)).await;
     assert_eq!(db.store.redrive_delivered(claim.event).await, Ok(Redriven::Queued));
-    assert_eq!(pruning.await.unwrap(), 1, "the other event alone");
+    assert_eq!(pruning.await.unwrap(), 1, "only the other event is changed");
     assert_eq!(
         (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),
         (1, 1, 1)
@@ -343,11 +344,12 @@ async fn a_pruning_that_judged_an_event_before_it_was_sent_once_more_leaves_it()
 }
 
 #[tokio::test]
-async fn of_two_who_send_an_event_once_more_the_one_that_waited_does_nothing() {
+async fn a_waiting_redrive_of_a_delivered_event_evaluates_the_row_again() {
     let db = Db::postgres().await;
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
-    // The other has queued it, and it was delivered again meanwhile: what was judged before is no longer so.
+    // The other operator has queued it, and it was delivered again. The waiting statement must
+    // evaluate the row again.
     let other = "update events set received_at = received_at; insert into attempts
                  select event_id, 2, ended_at, took_us, status_code, verdict, error, excerpt from attempts";
     let mut redriving = held_open(&db, other).await;
@@ -356,5 +358,5 @@ async fn of_two_who_send_an_event_once_more_the_one_that_waited_does_nothing() {
     wait_for_waiting(&db, 1).await;
     end(&mut redriving, "commit").await;
     assert_eq!(waiting.await.unwrap(), Ok(Redriven::Queued));
-    assert_eq!(db.claim_one("a").await.attempt, 3, "it has looked again");
+    assert_eq!(db.claim_one("a").await.attempt, 3, "the waiting redrive must see the new attempt");
 }

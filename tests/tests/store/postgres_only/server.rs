@@ -1,4 +1,4 @@
-//! The server going away and coming back.
+//! Restarts of the server.
 
 use crate::db::{Db, LEASE, demand, event, events};
 use futures::future::join_all;
@@ -14,7 +14,7 @@ async fn database(cluster: &Cluster) -> Db {
     db
 }
 
-/// Uses all of the intake's connections at once, so that each is there and rests.
+/// Uses all connections of the intake at once, so that each exists and is idle afterwards.
 async fn warm_up(store: &dyn Store, round: u32) {
     let accepts =
         (0..12).map(|n| store.accept(events(round * 1000 + n * 10..round * 1000 + n * 10 + 5)));
@@ -24,7 +24,7 @@ async fn warm_up(store: &dyn Store, round: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_was_restarted_costs_each_call_at_most_one_failure() {
+async fn a_stopped_server_fails_calls_fast_and_works_after_its_restart() {
     let cluster = Cluster::start(Settings::default());
     let db = database(&cluster).await;
     for (round, stop) in (1..).zip([Stop::Fast, Stop::Immediate, Stop::Kill]) {
@@ -39,7 +39,7 @@ async fn a_server_that_was_restarted_costs_each_call_at_most_one_failure() {
         let answer = db.store.accept(vec![event("while-it-is-away")]).await;
         assert!(
             matches!(answer, Err(StoreError::Unavailable(_))),
-            "the idle connections are forgotten: {answer:?}"
+            "the idle connections must be closed: {answer:?}"
         );
         assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
         cluster.resume();
@@ -51,7 +51,7 @@ async fn a_server_that_was_restarted_costs_each_call_at_most_one_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_that_nobody_noticed_costs_one_failure_and_no_more() {
+async fn an_unnoticed_restart_costs_at_most_one_failure() {
     let cluster = Cluster::start(Settings::default());
     let db = database(&cluster).await;
     warm_up(&*db.store, 1).await;
@@ -63,13 +63,13 @@ async fn a_restart_that_nobody_noticed_costs_one_failure_and_no_more() {
         assert_eq!(
             db.store.accept(vec![event(&format!("next-{key}"))]).await,
             Ok(vec![Stored::Inserted]),
-            "no other stale connection is met"
+            "no other stale connection is used"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_committed_outlives_a_server_that_is_killed() {
+async fn committed_events_and_claims_survive_a_killed_server() {
     let cluster = Cluster::start(Settings { fsync: true, ..Settings::default() });
     let db = database(&cluster).await;
     let batch = events(0..50);
@@ -89,6 +89,6 @@ async fn what_was_committed_outlives_a_server_that_is_killed() {
     assert_eq!(
         again.iter().filter(|claim| claim.attempt == 2).count(),
         10,
-        "the claims were committed too"
+        "the claims must be committed too"
     );
 }

@@ -1,4 +1,5 @@
-//! What holds in each session, whatever the database is set to, and what is told of a database that will not have us.
+//! Settings that hold in each session, regardless of the database's settings, and errors for
+//! databases that refuse connections or writes.
 
 use crate::db::{Db, demand, event};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
@@ -13,7 +14,7 @@ async fn setting(connection: &mut PgConnection, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_the_store_relies_on_holds_whatever_the_database_is_set_to() {
+async fn session_settings_override_the_settings_of_the_database() {
     let db = Db::postgres().await;
     let name = db.url.rsplit('/').next().unwrap();
     for set in [
@@ -47,7 +48,7 @@ async fn what_the_store_relies_on_holds_whatever_the_database_is_set_to() {
 }
 
 #[tokio::test]
-async fn a_session_bears_the_name_that_its_url_gives_it() {
+async fn a_session_has_the_application_name_of_its_url() {
     let db = Db::postgres().await;
     let mut session = store::postgres::options(&format!("{}?application_name=eu-1", db.url))
         .unwrap()
@@ -59,13 +60,13 @@ async fn a_session_bears_the_name_that_its_url_gives_it() {
 }
 
 #[tokio::test]
-async fn a_time_zone_changes_no_time() {
+async fn the_session_time_zone_changes_no_time() {
     let db = Db::postgres().await;
     let claim = db.claimed("a").await;
     let settlement =
         crate::db::settlement(&claim, Outcome::Retry { after: Duration::from_secs(1000) });
     db.store.settle(vec![settlement]).await.unwrap();
-    // The driver asks for UTC in each session. The statements do not rely on it.
+    // The driver requests UTC in each session. The statements do not rely on it.
     let mut session = PgConnection::connect(&db.url).await.unwrap();
     let mut found = BTreeSet::new();
     for zone in ["UTC", "Asia/Kathmandu", "Pacific/Apia"] {
@@ -82,7 +83,7 @@ async fn a_time_zone_changes_no_time() {
             .fetch_all(&mut session)
             .await
             .unwrap();
-        assert_eq!(rows.len(), 1, "one event and its one attempt");
+        assert_eq!(rows.len(), 1, "one row for the event and its only attempt");
         found.insert(rows);
     }
     assert_eq!(found.len(), 1, "{found:#?}");
@@ -90,7 +91,7 @@ async fn a_time_zone_changes_no_time() {
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_written_to_is_not_available() {
+async fn a_read_only_database_is_unavailable() {
     let db = Db::postgres().await;
     db.store.accept(vec![event("a")]).await.unwrap();
     let name = db.url.rsplit('/').next().unwrap();
@@ -112,12 +113,12 @@ async fn a_database_that_cannot_be_written_to_is_not_available() {
     assert_eq!(
         store.accept(vec![event("b")]).await.map(|stored| stored.len()),
         Ok(1),
-        "a session that could not write is not kept"
+        "a session that cannot write must not be reused"
     );
 }
 
 #[tokio::test]
-async fn a_password_is_in_no_error() {
+async fn no_error_contains_the_password() {
     let cluster = tests::postgres::shared();
     for url in [
         format!("postgres://postgres:hunter2@127.0.0.1:{}/nowhere", cluster.port()),

@@ -1,5 +1,5 @@
-//! A primary whose commits wait for a standby that is not there: every answer waits with them, a wait that is cut short is
-//! no success, and calls that are given up do not pile up sessions at the server.
+//! A primary whose commits wait for a missing standby: every answer waits for the standby too, a
+//! cancelled wait is not a success, and abandoned calls do not accumulate sessions at the server.
 
 use crate::db::{Db, demand, event, events, settlement, source};
 use sqlx::{Connection, PgConnection};
@@ -14,7 +14,7 @@ use tests::wait;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-/// What a process may have of sessions at the server, as the operators' page says.
+/// The maximum number of sessions of a process at the server, as documented for operators.
 const MOST_SESSIONS: i64 = 14;
 
 async fn database(cluster: &Cluster) -> Db {
@@ -23,7 +23,7 @@ async fn database(cluster: &Cluster) -> Db {
     db
 }
 
-/// The number that a query of the server's own state answers.
+/// The result of a query of the server's own state.
 async fn number(cluster: &Cluster, query: &'static str) -> i64 {
     let mut connection = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
     let number = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
@@ -34,8 +34,8 @@ async fn number(cluster: &Cluster, query: &'static str) -> i64 {
 const WAITING: &str = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
 const SESSIONS: &str = "select count(*) from pg_stat_activity where application_name = 'surehook'";
 
-/// From now on commits wait for a standby that is not there. The server takes up the setting some time after it was told, so
-/// a commit is tried until it waits, and then ended.
+/// From now on commits wait for a missing standby. The server applies the setting some time after
+/// the call, so a commit is tried until it waits, and then terminated.
 async fn commits_hang(cluster: &Cluster) {
     cluster.commits_wait_for("nobody").await;
     let mut watching = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
@@ -62,7 +62,7 @@ async fn commits_hang(cluster: &Cluster) {
     }
 }
 
-/// Makes a call, and cuts its commit's wait short once it waits.
+/// Makes a call, and cancels the wait of its commit as soon as it waits.
 async fn cancelled<T>(cluster: &Cluster, call: impl Future<Output = T>) -> T {
     let cancelling = async {
         wait::until("a commit to wait for the standby", || async {
@@ -95,7 +95,7 @@ async fn a_commit_whose_wait_for_the_standby_is_cancelled_is_unknown() {
     assert_unknown("accept", &cancelled(&cluster, db.store.accept(vec![new.clone()])).await);
     assert_unknown("replay", &cancelled(&cluster, db.store.accept(vec![replayed.clone()])).await);
     assert_unknown(
-        "replay of what was cut short",
+        "replay of the cancelled accept",
         &cancelled(&cluster, db.store.accept(vec![new.clone()])).await,
     );
     assert_unknown(
@@ -110,12 +110,12 @@ async fn a_commit_whose_wait_for_the_standby_is_cancelled_is_unknown() {
     let answers = db.store.accept(vec![new]).await.unwrap();
     assert!(
         matches!(answers[..], [Stored::Existing { .. }]),
-        "what was cut short is committed: {answers:?}"
+        "the cancelled accept must be committed: {answers:?}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_from_what_is_there_waits_for_the_standby_too() {
+async fn a_replay_waits_for_the_standby_too() {
     let cluster = Cluster::start(Settings::default());
     let db = database(&cluster).await;
     let there = event("there");
@@ -133,13 +133,13 @@ async fn an_answer_from_what_is_there_waits_for_the_standby_too() {
     assert_eq!(
         db.another().find(there.id).await.unwrap().map(|event| event.id),
         Some(there.id),
-        "who only looks does not wait"
+        "a read must not wait"
     );
     cluster.commits_wait_for_none().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_that_are_given_up_keep_their_place_until_the_server_has_ended_them() {
+async fn abandoned_calls_hold_their_connections_until_the_server_ends_them() {
     let cluster = Cluster::start(Settings::default());
     let db = database(&cluster).await;
     db.store.accept(events(0..20)).await.unwrap();
@@ -154,7 +154,7 @@ async fn calls_that_are_given_up_keep_their_place_until_the_server_has_ended_the
         let sessions = number(&cluster, SESSIONS).await;
         assert!(sessions <= MOST_SESSIONS, "{sessions} sessions after {} calls", (round + 1) * 3);
     }
-    wait::until("a call to be refused, with its reason", || async {
+    wait::until("a call that is refused with its reason", || async {
         match timeout(
             Duration::from_secs(3),
             db.store.accept(vec![event(&Uuid::new_v4().to_string())]),
@@ -170,24 +170,24 @@ async fn calls_that_are_given_up_keep_their_place_until_the_server_has_ended_the
     .await;
     let sessions = number(&cluster, SESSIONS).await;
     assert!(sessions <= MOST_SESSIONS, "{sessions} sessions");
-    assert!(number(&cluster, WAITING).await > 0, "nothing was cancelled");
+    assert!(number(&cluster, WAITING).await > 0, "the waits must not be cancelled");
 
     cluster.commits_wait_for_none().await;
-    wait::until("the places to be free again", || async {
+    wait::until("the connections to be free again", || async {
         let in_use: usize = db.store.connections().iter().map(|lane| lane.in_use).sum();
-        if in_use == 0 { Ok(()) } else { Err(format!("{in_use} are taken")) }
+        if in_use == 0 { Ok(()) } else { Err(format!("{in_use} are in use")) }
     })
     .await;
     assert_eq!(db.store.accept(vec![event("one-more")]).await, Ok(vec![Stored::Inserted]));
     assert_eq!(
         db.count("events").await,
         20 + 5 + 1,
-        "what each of the intake's five connections had sent was done, and no more"
+        "only the calls that the intake's five connections had sent must be stored"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_place_whose_connection_was_cut_is_free_when_its_session_has_ended() {
+async fn a_cut_connection_is_free_again_when_its_session_has_ended() {
     let cluster = Cluster::start(Settings::default());
     let db = database(&cluster).await;
     for round in 0..20 {
@@ -196,12 +196,12 @@ async fn a_place_whose_connection_was_cut_is_free_when_its_session_has_ended() {
         };
         let (_, ()) = tokio::join!(db.store.accept(vec![event(&format!("cut-{round}"))]), cut);
     }
-    wait::until("the places to be free again", || async {
+    wait::until("the connections to be free again", || async {
         let in_use: usize = db.store.connections().iter().map(|lane| lane.in_use).sum();
-        if in_use == 0 { Ok(()) } else { Err(format!("{in_use} are taken")) }
+        if in_use == 0 { Ok(()) } else { Err(format!("{in_use} are in use")) }
     })
     .await;
-    // The connection that rests may have been cut as well, which is found when it is used.
+    // The idle connection may have been cut too, which is detected when it is used.
     wait::until("an event to be stored", || async {
         db.store.accept(vec![event("after")]).await.map(drop).map_err(|error| error.to_string())
     })

@@ -1,4 +1,5 @@
-//! Stores that are wrong about connections and schemas: round the real one on SQLite, as the model has neither.
+//! Stores that handle connections and schemas wrongly. They wrap the real store on SQLite, because
+//! the model has neither.
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
@@ -16,7 +17,7 @@ use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::exchange::{Claims, Demand, Settlement};
 
-/// How a store round a real database is wrong.
+/// How a wrapper of a real store is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WrongDatabase {
     DroppedCallsStayOpen,
@@ -24,7 +25,7 @@ pub(crate) enum WrongDatabase {
 }
 
 impl WrongDatabase {
-    /// One process's handle on a store that is wrong so.
+    /// One process's handle on a store that is wrong in this way.
     pub(crate) fn store(self, inner: Arc<dyn Store>, url: &str) -> Arc<dyn Store> {
         Arc::new(WrongStore {
             inner,
@@ -40,7 +41,7 @@ struct WrongStore {
     inner: Arc<dyn Store>,
     url: String,
     wrong: WrongDatabase,
-    /// The connection that the last call gave back.
+    /// The connection that the last call released.
     free: Mutex<Option<SqliteConnection>>,
     /// Connections whose call was dropped.
     open: Mutex<Vec<SqliteConnection>>,
@@ -70,9 +71,9 @@ impl Store for WrongStore {
                 None => options(&self.url).unwrap().connect().await.unwrap(),
             };
             let mut transaction = Transaction { store: self, connection: Some(connection) };
-            let connection = transaction.connection.as_mut().expect("it is there until the end");
+            let connection = transaction.connection.as_mut().expect("the connection is taken only at the end");
             sqlx::raw_sql("begin immediate").execute(&mut *connection).await.unwrap();
-            // Longer than any patience of a caller who drops.
+            // Longer than any timeout of a caller that drops the call.
             tokio::time::sleep(Duration::from_millis(20)).await;
             sqlx::raw_sql("rollback").execute(connection).await.unwrap();
             *self.free.lock().unwrap() = transaction.connection.take();

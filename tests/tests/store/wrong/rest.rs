@@ -1,4 +1,4 @@
-//! Stores that find, redrive and prune wrongly.
+//! Stores that find, redrive, erase and prune wrongly.
 
 use super::{Wrong, WrongStore};
 use bytes::Bytes;
@@ -93,7 +93,7 @@ impl WrongStore {
                     let late: Vec<EventId> =
                         tables.events.keys().copied().filter(is_late).collect();
                     for id in late {
-                        let row = tables.events.get_mut(&id).expect("it is there");
+                        let row = tables.events.get_mut(&id).expect("the event exists");
                         if row.erased_at.is_none() && row.received_at + kept <= now {
                             (row.event.body, row.erased_at) = (Bytes::new(), Some(now));
                             erased.erased += 1;

@@ -1,4 +1,4 @@
-//! Stores that list, redrive many, count and pause wrongly.
+//! Stores that list, redrive in bulk, count and pause wrongly.
 
 use super::{Wrong, WrongStore};
 use surehook::ports::StoreError;
