@@ -25,7 +25,8 @@ fn text(bytes: &[u8]) -> &str {
 
 fn folder_with(configuration: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder can be created");
-    std::fs::write(folder.path().join("surehook.toml"), configuration).expect("the file can be written");
+    std::fs::write(folder.path().join("surehook.toml"), configuration)
+        .expect("the file can be written");
     folder
 }
 

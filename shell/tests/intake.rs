@@ -260,8 +260,7 @@ async fn an_event_larger_than_a_batch_is_stored_alone() {
 }
 
 #[tokio::test]
-async fn requests_beyond_max_queued_are_refused_until_others_are_answered()
- {
+async fn requests_beyond_max_queued_are_refused_until_others_are_answered() {
     let (intake, store) = begin(Limits { max_queued: 3, ..ROOMY });
     let taken = tokio::spawn({
         let intake = intake.clone();
@@ -275,8 +274,7 @@ async fn requests_beyond_max_queued_are_refused_until_others_are_answered()
 }
 
 #[tokio::test]
-async fn bytes_beyond_max_queued_bytes_are_refused_until_others_are_answered()
-{
+async fn bytes_beyond_max_queued_bytes_are_refused_until_others_are_answered() {
     let (intake, store) = begin(Limits { max_queued_bytes: 1000, ..ROOMY });
     let taken = tokio::spawn({
         let intake = intake.clone();
@@ -462,8 +460,7 @@ async fn handed(handover: &Handover) -> Vec<EventId> {
 }
 
 #[tokio::test]
-async fn only_events_within_the_offer_are_claimed_on_insert_and_handed_over()
-{
+async fn only_events_within_the_offer_are_claimed_on_insert_and_handed_over() {
     let (intake, store, _, handover) = begin_with(1, ROOMY, Box::new(claims_all_but_the_small));
     handover.offer(SourceName::parse("orders").unwrap(), 2, 1_000, LEASE);
     handover.offer(SourceName::parse("others").unwrap(), 5, 1_000, LEASE);
@@ -548,7 +545,11 @@ async fn events_claimed_by_a_try_with_unknown_outcome_are_not_handed_over() {
     assert_eq!(store.seen().leases, [[Some(LEASE)], [None]], "the retry requests no claim");
     assert!(handover.handed().now_or_never().is_none());
     assert!(submit(&intake, 2, 2).await.is_ok());
-    assert_eq!(store.seen().leases.last(), Some(&vec![Some(LEASE)]), "its part of the offer is free again");
+    assert_eq!(
+        store.seen().leases.last(),
+        Some(&vec![Some(LEASE)]),
+        "its part of the offer is free again"
+    );
 }
 
 #[tokio::test]

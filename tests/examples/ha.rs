@@ -132,10 +132,7 @@ fn report(run: &Run, sink: &Sink, kills: &[Kill], took: Duration) {
         "Patroni: ttl {TTL:?}, loop_wait {LOOP_WAIT:?}, retry_timeout {RETRY_TIMEOUT:?}, synchronous_mode_strict"
     );
     if let [least, .., most] = gaps.as_slice() {
-        println!(
-            "without a `202`: {least:.1?} to {most:.1?}, median {:.1?}",
-            gaps[gaps.len() / 2]
-        );
+        println!("without a `202`: {least:.1?} to {most:.1?}, median {:.1?}", gaps[gaps.len() / 2]);
     }
     println!(
         "{} events acknowledged, {refused} posts answered 503, {took:.0?} in total",
@@ -146,7 +143,10 @@ fn report(run: &Run, sink: &Sink, kills: &[Kill], took: Duration) {
         kills.len(),
         lost.len()
     );
-    assert!(lost.is_empty(), "events were acknowledged but never accepted by the downstream: {lost:?}");
+    assert!(
+        lost.is_empty(),
+        "events were acknowledged but never accepted by the downstream: {lost:?}"
+    );
 }
 
 /// The longest time between two acceptances that overlaps the time between `from` and `to`.

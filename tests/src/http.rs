@@ -178,7 +178,9 @@ pub async fn converse(address: SocketAddr, bytes: &[u8]) -> Vec<Answer> {
     // Both can fail, because the server can close while bytes are in transit. The answers before
     // that count.
     let both = futures::future::join(writing.write_all(bytes), reading.read_to_end(&mut read));
-    let _ = tokio::time::timeout(PATIENCE, both).await.expect("the program closes the connection in time");
+    let _ = tokio::time::timeout(PATIENCE, both)
+        .await
+        .expect("the program closes the connection in time");
     let (mut answers, mut rest) = (Vec::new(), read.as_slice());
     while !rest.is_empty() {
         let whole = parse(rest).and_then(|mut answer| {

@@ -411,9 +411,9 @@ fn new_data_folder() -> PathBuf {
 /// The user that runs the server, if this process must not run it itself.
 fn server_user() -> Option<User> {
     Uid::effective().is_root().then(|| {
-        User::from_name("postgres")
-            .expect("the users can be listed")
-            .expect("root needs a user `postgres` that runs PostgreSQL; Debian's package creates one")
+        User::from_name("postgres").expect("the users can be listed").expect(
+            "root needs a user `postgres` that runs PostgreSQL; Debian's package creates one",
+        )
     })
 }
 

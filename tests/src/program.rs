@@ -226,7 +226,8 @@ impl Service {
             .lines()
             .find_map(|line| line.strip_prefix("Max open files"))
             .expect("every process has this limit");
-        let mut figures = line.split_whitespace().map(|figure| figure.parse().expect("the field is a number"));
+        let mut figures =
+            line.split_whitespace().map(|figure| figure.parse().expect("the field is a number"));
         (figures.next().expect("a soft limit"), figures.next().expect("a hard limit"))
     }
 
@@ -384,7 +385,10 @@ impl Usage {
                 .lines()
                 .find_map(|line| line.strip_prefix(name))
                 .expect("every process has these figures");
-            line.split_whitespace().next().and_then(|figure| figure.parse().ok()).expect("the field is a number")
+            line.split_whitespace()
+                .next()
+                .and_then(|figure| figure.parse().ok())
+                .expect("the field is a number")
         };
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))
             .expect("the process has a folder in /proc")
@@ -546,8 +550,11 @@ impl Process {
     pub async fn wait(&mut self, patience: Duration) -> ExitStatus {
         let child = std::sync::Mutex::new(&mut self.child);
         wait::within(patience, "the program to end", || async {
-            let status =
-                child.lock().expect("no thread panicked with the lock").try_wait().expect("a child can be waited for");
+            let status = child
+                .lock()
+                .expect("no thread panicked with the lock")
+                .try_wait()
+                .expect("a child can be waited for");
             status.ok_or_else(|| "it runs".to_owned())
         })
         .await

@@ -430,7 +430,11 @@ async fn queued_bytes_are_bounded_and_include_headers() {
         "overloaded",
     );
     assert_eq!(world.post("k3", &[0; 900]).await.status(), 202);
-    assert_eq!(world.post("k4", &[0; 900]).await.status(), 202, "the bytes of the first request are free again");
+    assert_eq!(
+        world.post("k4", &[0; 900]).await.status(),
+        202,
+        "the bytes of the first request are free again"
+    );
 }
 
 fn ids(page: &Value) -> Vec<&str> {
@@ -538,7 +542,11 @@ async fn dead_letters_are_redriven_in_pages_and_their_workers_woken() {
     assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
     let second = step(format!("limit=2&after={}", first["next"].as_str().unwrap())).await;
     assert_eq!((&second["redriven"], &second["next"]), (&json!(1), &json!(null)));
-    assert_eq!(world.app.doorbell.heard().await.len(), 3, "without a source, the workers of all sources are woken");
+    assert_eq!(
+        world.app.doorbell.heard().await.len(),
+        3,
+        "without a source, the workers of all sources are woken"
+    );
     assert_eq!(ids(&json(&world.get("/events?status=queued").await)).len(), 3);
 }
 
@@ -569,7 +577,11 @@ async fn a_source_is_paused_and_resumed_and_the_worker_woken() {
         );
         assert_eq!(paused().await, "1970-01-01T00:00:00.000000Z");
     }
-    assert_eq!(world.post("k1", b"body").await.status(), 202, "a paused source still accepts webhooks");
+    assert_eq!(
+        world.post("k1", b"body").await.status(),
+        202,
+        "a paused source still accepts webhooks"
+    );
     world.app.doorbell.heard().await;
     for _ in 0..2 {
         assert_eq!(

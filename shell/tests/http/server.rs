@@ -94,7 +94,10 @@ async fn a_client_still_sending_a_refused_body_can_read_the_response() {
         client.send(head("k1", framing)).await;
         client.send("800000\r\n").await;
         for _ in 0..128 {
-            client.try_send([7; 64 << 10]).await.expect("the server continues to read after its response");
+            client
+                .try_send([7; 64 << 10])
+                .await
+                .expect("the server continues to read after its response");
         }
         assert_problem(&client.response().await, 413, "body-too-large");
     }
@@ -395,7 +398,11 @@ async fn silent_connections_close_early_when_new_ones_wait() {
     client.post("k1", b"").await;
     assert_eq!(client.response().await.status(), 202);
     assert!(silent.closed().await);
-    assert_eq!(slow.response().await.status(), 408, "a client that has sent part of a request gets a response");
+    assert_eq!(
+        slow.response().await.status(),
+        408,
+        "a client that has sent part of a request gets a response"
+    );
 }
 
 #[tokio::test]

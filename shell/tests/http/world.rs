@@ -86,7 +86,13 @@ impl Memory {
 
     pub(crate) fn change(&self, id: EventId, change: impl FnOnce(&mut EventRecord)) {
         let mut events = self.events.lock().unwrap();
-        change(&mut events.iter_mut().find(|(event, _)| event.id == id).expect("the event is stored").1);
+        change(
+            &mut events
+                .iter_mut()
+                .find(|(event, _)| event.id == id)
+                .expect("the event is stored")
+                .1,
+        );
     }
 
     /// Sets how the store answers calls that store new events.

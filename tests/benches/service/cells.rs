@@ -380,7 +380,7 @@ impl Bench {
                 if is_over {
                     break;
                 }
-                assert!(run < 100, "{after} events are not pruned after {run} runs");
+                assert!(run < 100, "{after} events are not pruned");
             }
         }
     }

@@ -128,7 +128,9 @@ pub(crate) async fn concurrent_accepts_of_one_key_store_one_event(db: Db) {
     assert_eq!((db.count("events").await, db.count("deliveries").await), (1, 1));
 }
 
-pub(crate) async fn two_processes_accept_overlapping_keys_in_opposite_orders_without_deadlock(db: Db) {
+pub(crate) async fn two_processes_accept_overlapping_keys_in_opposite_orders_without_deadlock(
+    db: Db,
+) {
     let (one, other) = (db.another(), db.another());
     for round in 0..30u32 {
         let keys = round * 100..round * 100 + 64;

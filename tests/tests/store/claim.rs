@@ -36,9 +36,7 @@ pub(crate) async fn the_oldest_due_events_are_claimed_up_to_the_limit(db: Db) {
     assert_eq!(db.found(batch[0].id).await.status, Status::Queued);
 }
 
-pub(crate) async fn a_claim_sets_processing_and_the_lease_and_increments_attempt_and_fence(
-    db: Db,
-) {
+pub(crate) async fn a_claim_sets_processing_and_the_lease_and_increments_attempt_and_fence(db: Db) {
     let event = db.accepted("a").await;
     for round in 1..=3 {
         let demand = Demand { lease: HOUR, ..demand("a", 1) };
@@ -153,9 +151,15 @@ pub(crate) async fn events_dead_lettered_by_a_claim_use_no_bytes(db: Db) {
 
 pub(crate) async fn events_that_are_not_due_are_not_claimed(db: Db) {
     let claim = db.claimed("a").await;
-    assert!(db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(), "the event is leased");
+    assert!(
+        db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(),
+        "the event is leased"
+    );
     db.settle(&claim, Outcome::Retry { after: HOUR }).await;
-    assert!(db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(), "the event is in back-off");
+    assert!(
+        db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(),
+        "the event is in back-off"
+    );
     db.make_due(claim.event, HOUR).await;
     let claim = db.claim_one("a").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;

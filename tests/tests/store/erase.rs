@@ -13,15 +13,17 @@ async fn erase(db: &Db) -> Erased {
     db.store.erase(KEPT, None, 100).await.unwrap()
 }
 
-pub(crate) async fn retention_erases_the_payload_of_a_delivered_event_and_keeps_its_record(
-    db: Db,
-) {
+pub(crate) async fn retention_erases_the_payload_of_a_delivered_event_and_keeps_its_record(db: Db) {
     let new = event("k");
     assert_eq!(db.store.accept(vec![new.clone()]).await, Ok(vec![Stored::Inserted]));
     db.age(new.id, HOUR * 3).await;
     let claim = db.claim_one("orders").await;
     db.settle(&claim, Outcome::Delivered).await;
-    assert_eq!(erase(&db).await.erased, 0, "the retention counts from the delivery, not from reception");
+    assert_eq!(
+        erase(&db).await.erased,
+        0,
+        "the retention counts from the delivery, not from reception"
+    );
     db.age(new.id, HOUR * 3).await;
     let before = db.found(new.id).await;
     assert_eq!(erase(&db).await.erased, 1);

@@ -192,7 +192,11 @@ pub(crate) async fn a_bulk_redrive_takes_only_matching_dead_letters(db: Db) {
     for (index, status) in Status::ALL.into_iter().enumerate() {
         let now = if status == Status::DeadLettered { Status::Queued } else { status };
         assert_eq!(db.found(a[index]).await.status, now);
-        assert_eq!(db.found(b[index]).await.status, status, "events of another source must not change");
+        assert_eq!(
+            db.found(b[index]).await.status,
+            status,
+            "events of another source must not change"
+        );
     }
     let again = db.found(a[4]).await;
     assert_eq!(
@@ -298,7 +302,11 @@ pub(crate) async fn the_delay_of_a_source_is_the_age_of_its_oldest_due_event(db:
     let behind = db.store.sources(vec![], 10).await.unwrap()[0].behind.unwrap();
     assert!((100..=110).contains(&behind.as_secs()), "{behind:?}");
     db.store.claim(vec![demand("a", 10)]).await.unwrap();
-    assert_eq!(db.store.sources(vec![], 10).await.unwrap()[0].behind, None, "a claimed event is not due");
+    assert_eq!(
+        db.store.sources(vec![], 10).await.unwrap()[0].behind,
+        None,
+        "a claimed event is not due"
+    );
 }
 
 pub(crate) async fn a_count_that_reaches_its_limit_is_partial(db: Db) {

@@ -157,7 +157,9 @@ pub(crate) async fn assert_fails(clause: impl Future<Output = ()> + Send + 'stat
         .await
         .unwrap_or_else(|_| panic!("the clause does not finish on the wrong store `{wrong}`"))
     {
-        Ok(()) => panic!("the clause passes on the wrong store `{wrong}`: it does not check what it guards"),
+        Ok(()) => panic!(
+            "the clause passes on the wrong store `{wrong}`: it does not check what it guards"
+        ),
         Err(failed) => assert!(failed.is_panic(), "{failed}"),
     }
 }

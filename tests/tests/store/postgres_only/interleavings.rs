@@ -78,7 +78,8 @@ async fn judge(db: &Db) {
     let database = Database::Postgres(db.url.clone());
     let mut run = Run::default();
     let changes = audit::read(&database).await;
-    let begun_at = changes.iter().map(|(at, _)| *at).min().expect("at least one change was committed");
+    let begun_at =
+        changes.iter().map(|(at, _)| *at).min().expect("at least one change was committed");
     for (at, committed) in changes {
         let at = Duration::try_from(at.duration_since(begun_at)).unwrap();
         run.entries.push(Entry { at, what: What::Committed(committed) });
@@ -307,8 +308,7 @@ async fn two_batches_of_settlements_in_opposite_orders_do_not_deadlock() {
 }
 
 #[tokio::test]
-async fn an_accept_during_pruning_of_its_key_follows_the_outcome()
- {
+async fn an_accept_during_pruning_of_its_key_follows_the_outcome() {
     let db = recorded().await;
     for is_committed in [false, true] {
         let old = event("k");
@@ -341,7 +341,11 @@ async fn an_accept_during_pruning_of_its_key_follows_the_outcome()
                 status: Status::Delivered,
             };
             assert_eq!(accepting.await.unwrap(), Ok(vec![existing]));
-            assert_eq!(db.found(old_id).await.history.len(), 1, "the rolled-back pruning deleted nothing");
+            assert_eq!(
+                db.found(old_id).await.history.len(),
+                1,
+                "the rolled-back pruning deleted nothing"
+            );
         }
         db.execute("drop function stop cascade").await;
     }
@@ -364,7 +368,11 @@ async fn only_one_of_two_concurrent_redrives_counts() {
         (Ok(Redriven::Queued), Ok(Redriven::StandsElsewhere(Status::Queued)))
     );
     let (fence, _) = db.fence_and_due(claim.event).await;
-    assert_eq!(fence, claim.fence.0 + 2, "the settlement and one redrive increase the fence by one each");
+    assert_eq!(
+        fence,
+        claim.fence.0 + 2,
+        "the settlement and one redrive increase the fence by one each"
+    );
     judge(&db).await;
 }
 

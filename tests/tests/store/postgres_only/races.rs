@@ -280,7 +280,11 @@ async fn a_manual_change_during_pruning_leaves_the_event_whole_or_deleted() {
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
     let mut hand = held_open(&db, "update deliveries set reason = 'lost'").await;
     let everything = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
-    assert_eq!(db.store.prune(everything, None, 100).await.unwrap().deleted, 0, "the row is locked");
+    assert_eq!(
+        db.store.prune(everything, None, 100).await.unwrap().deleted,
+        0,
+        "the row is locked"
+    );
     end(&mut hand, "commit").await;
     assert_eq!((db.count("events").await, db.count("deliveries").await), (1, 1));
     assert_eq!(db.store.prune(everything, None, 100).await.unwrap().deleted, 1);

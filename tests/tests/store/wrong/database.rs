@@ -71,7 +71,8 @@ impl Store for WrongStore {
                 None => options(&self.url).unwrap().connect().await.unwrap(),
             };
             let mut transaction = Transaction { store: self, connection: Some(connection) };
-            let connection = transaction.connection.as_mut().expect("the connection is taken only at the end");
+            let connection =
+                transaction.connection.as_mut().expect("the connection is taken only at the end");
             sqlx::raw_sql("begin immediate").execute(&mut *connection).await.unwrap();
             // Longer than any timeout of a caller that drops the call.
             tokio::time::sleep(Duration::from_millis(20)).await;
