@@ -360,7 +360,7 @@ async fn the_second_request_of_a_key_is_stored_if_the_first_is_rejected() {
 }
 
 #[tokio::test]
-async fn only_retryable_errors_retry_a_batch_with_the_same_ids() {
+async fn retryable_errors_try_a_batch_three_times_and_others_once() {
     let failing = |error: StoreError| begin_with(1, ROOMY, Box::new(move |_| Err(error.clone())));
     for (error, tries, answer) in [
         (StoreError::Unknown(String::new()), 3, IntakeError::TimedOut),

@@ -1,7 +1,8 @@
 """Runs schemathesis against the running program and checks its responses against /openapi.json.
 
-This does not test delivery. The downstream exists so that events reach every status. Usage: run.py PROGRAM FOLDER, with
-schemathesis installed for this Python. The exit code is not zero if there is a finding. API_FUZZ_SEED sets another seed.
+This does not test delivery. The downstream exists so that events reach every status.
+Usage: run.py PROGRAM FOLDER, with schemathesis installed for this Python. The exit code is not zero
+if there is a finding. API_FUZZ_SEED sets another seed.
 """
 
 import http.server
@@ -153,7 +154,10 @@ def schemathesis(base, document, folder, name, configuration, more):
 
 
 def unseen(folder, name):
-    """Whether the run missed a response of WANTED. Without this check, a run whose requests are all refused passes."""
+    """Whether the run missed a response of WANTED.
+
+    Without this check, a run whose requests are all refused would pass.
+    """
     seen = {}
     for entry in json.loads((folder / f"{name}.har").read_text())["log"]["entries"]:
         segments = urllib.parse.urlsplit(entry["request"]["url"]).path.strip("/").split("/")

@@ -57,7 +57,7 @@ pub struct Settings {
 pub enum Stop {
     /// Fast: sessions end, transactions are rolled back, memory is written.
     Fast,
-    /// Immediate: the state afterwards is that of a crash, but the processes end in an orderly way.
+    /// Immediate: without a checkpoint, so that the next start recovers as after a crash.
     Immediate,
     /// `kill -9` for the server and each of its processes: a crash. If only the server were killed,
     /// a backend would continue to serve its session until it checks for its parent.

@@ -19,7 +19,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-/// What is posted.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     /// The sources. Events use them in turn.
@@ -37,7 +36,6 @@ pub struct Load {
 pub struct Sent {
     /// The source that it was posted to.
     pub source: &'static str,
-    /// Its idempotency key.
     pub key: String,
     /// The digest of its body.
     pub body_sha256: [u8; 32],
@@ -72,7 +70,7 @@ fn patience() -> Duration {
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 const LAST_RETRY: Duration = Duration::from_millis(200);
 
-/// The producer reads the status of its event after every 16th acceptance.
+/// After each acceptance whose turn is a multiple of this, the producer reads the event's status.
 const LOOKS_EVERY: usize = 16;
 
 /// The headers of each post, besides its key. They must reach the downstream unchanged.

@@ -255,7 +255,7 @@ impl Recording {
             let folder = self.0.failure.keep_run(&run, &violations);
             let first: Vec<String> = violations.iter().take(5).map(ToString::to_string).collect();
             panic!(
-                "{} promises were broken; {} tells all of it:\n{}",
+                "{} promises were broken; the history is in {}:\n{}",
                 violations.len(),
                 folder.display(),
                 first.join("\n")
@@ -279,7 +279,7 @@ impl Recording {
             if outstanding.is_empty() {
                 Ok(())
             } else {
-                Err(format!("{} are outstanding", outstanding.len()))
+                Err(format!("{} events have not ended", outstanding.len()))
             }
         })
         .await;

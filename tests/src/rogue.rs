@@ -64,7 +64,6 @@ impl Script {
         self.then(Step::Hang)
     }
 
-    /// Resets the connection.
     #[must_use]
     pub fn reset(self) -> Self {
         self.then(Step::Reset)

@@ -46,7 +46,7 @@ pub fn every_post_is_answered(run: &Run, within: Duration) {
 /// If it has not in time.
 pub async fn all_taken(sink: &Sink, sent: &[Sent]) {
     let wanted: BTreeSet<Uuid> = sent.iter().map(Sent::event).collect();
-    wait::until("the downstream to have taken every event", || async {
+    wait::until("the downstream to accept every event", || async {
         let taken = sink.taken();
         let missing = wanted.iter().filter(|event| !taken.contains_key(event)).count();
         if missing == 0 {

@@ -125,7 +125,8 @@ async fn an_untrusted_certificate_is_refused_and_sni_names_the_host() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
     let downstream = downstream(&url);
-    // openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 36500 -subj /CN=localhost …
+    // openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 36500
+    //     -subj /CN=localhost …
     let certificate = CertificateDer::from(&include_bytes!("self-signed.der")[..]);
     let key = PrivateKeyDer::try_from(&include_bytes!("self-signed.key.der")[..]).unwrap();
     let config = Arc::new(

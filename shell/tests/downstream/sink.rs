@@ -36,7 +36,6 @@ pub(crate) enum Act {
     Drip(Vec<u8>),
     /// Sends these bytes, and then more as fast as possible without end.
     Flood(Vec<u8>),
-    /// Resets the connection.
     Reset,
 }
 

@@ -651,7 +651,7 @@ async fn metrics_are_served_in_the_prometheus_text_format() {
 }
 
 #[tokio::test]
-async fn separate_addresses_separate_producer_routes_from_operator_routes() {
+async fn producer_and_operator_addresses_serve_only_their_own_routes() {
     let mut world = World::start(Setup::default());
     let id = world.accepted("k1").await;
     let of_operators = [

@@ -80,7 +80,6 @@ impl Client {
         within(self.stream.shutdown()).await.unwrap();
     }
 
-    /// Reads one response.
     pub(crate) async fn response(&mut self) -> Response<Bytes> {
         loop {
             if let Some((response, length)) = parse(&self.unread) {

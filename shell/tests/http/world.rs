@@ -333,7 +333,7 @@ impl Store for Memory {
         _: Option<EventId>,
         _: u32,
     ) -> BoxFuture<'_, Result<Erased, StoreError>> {
-        unreachable!("the HTTP surface does not prune")
+        unreachable!("the HTTP surface does not erase")
     }
 }
 

@@ -227,7 +227,7 @@ impl Bench {
             sleep(self.time * 4).await;
             let spent = world.gauge().since(before).await;
             let row = self.report.row(group, "nothing to do");
-            // The statements' own counters arrive up to 1.1 s later, see `Gauge::since`.
+            // `Gauge::since` reads these counters 1.1 s after the measured time has ended.
             row.add(
                 "statements a minute",
                 spent.statements / (spent.time.as_secs_f64() + 1.1) * 60.0,
@@ -349,7 +349,7 @@ impl Bench {
                 .expect("events can be counted");
             left.unsigned_abs()
         };
-        for (name, kept) in [("1 M stored, kept", "7d"), ("1 M stored, pruned meanwhile", "1s")] {
+        for (name, kept) in [("1 M stored, kept", "7d"), ("1 M stored, being pruned", "1s")] {
             let world = World::start_on(
                 &self.cluster,
                 Database::Postgres(url.clone()),

@@ -22,7 +22,6 @@ pub(crate) struct Reading {
 /// The differences between two readings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spent {
-    /// The elapsed time.
     pub(crate) time: Duration,
     /// CPU time of the service divided by the elapsed time.
     pub(crate) service_cores: f64,
@@ -42,7 +41,6 @@ pub(crate) struct Gauge<'a> {
 }
 
 impl Gauge<'_> {
-    /// Reads the counters.
     pub(crate) async fn read(&self) -> Reading {
         let (mut statements, mut commits, mut wal_bytes, mut database_cpu) =
             (0.0, 0.0, 0.0, Duration::ZERO);

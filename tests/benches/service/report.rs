@@ -12,7 +12,6 @@ pub(crate) struct Row {
     figures: Vec<(&'static str, Vec<f64>)>,
 }
 
-/// All results.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
@@ -64,7 +63,7 @@ impl Report {
     /// As Markdown: one table for each group.
     pub(crate) fn markdown(&self, head: &str) -> String {
         let mut text = format!(
-            "{head}\nEach figure is the median of its runs, with the least and the most in brackets.\n"
+            "{head}\nEach figure is the median of its runs, with minimum and maximum in brackets.\n"
         );
         let mut groups: Vec<&'static str> = self.rows.iter().map(|row| row.group).collect();
         groups.dedup();

@@ -23,7 +23,6 @@ pub(crate) const SETTINGS: [(&str, &str); 7] = [
     ("shared_preload_libraries", "pg_stat_statements"),
 ];
 
-/// Starts the server.
 pub(crate) fn start_server() -> Cluster {
     let more = SETTINGS
         .iter()

@@ -53,7 +53,6 @@ impl Received {
     }
 }
 
-/// A downstream that listens.
 #[derive(Debug)]
 pub struct Sink {
     pub address: SocketAddr,

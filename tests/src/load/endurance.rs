@@ -22,7 +22,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_mins(3);
 /// The number of seconds over which the rate is averaged that the backlog is compared with.
 const RATE_WINDOW: usize = 10;
 
-/// A run.
 #[derive(Clone, Debug)]
 pub struct Endurance {
     /// How long events are posted.

@@ -20,7 +20,6 @@ use tokio::time::{Instant, sleep_until};
 /// The header that carries the time of a post to the sink, in nanoseconds on this process's clock.
 pub(super) const SENT: &str = "x-sent";
 
-/// The load to offer.
 #[derive(Clone, Debug)]
 pub struct Offer {
     /// The addresses of the processes. Connections use them in turn.
@@ -33,7 +32,6 @@ pub struct Offer {
     pub body: usize,
     /// The percentage of posts that repeat an earlier one.
     pub duplicates: u64,
-    /// When the load ends.
     pub until: Until,
     /// Posts a second over all connections. If `None`, as fast as answers arrive.
     pub rate: Option<f64>,

@@ -50,7 +50,6 @@ pub enum Death {
     Server,
 }
 
-/// The three servers.
 #[derive(Debug)]
 pub struct Patroni {
     nodes: Vec<Node>,

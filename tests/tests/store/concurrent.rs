@@ -78,7 +78,7 @@ async fn concurrent_processes_keep_every_promise(database: Database) {
         if outstanding.is_empty() {
             Ok(())
         } else {
-            Err(format!("{} are outstanding", outstanding.len()))
+            Err(format!("{} events have not ended", outstanding.len()))
         }
     })
     .await;

@@ -139,7 +139,7 @@ clauses! {
         delivered_events_and_dead_letters_have_separate_retentions => OneRetention | LeavesAttempts,
         pruning_never_deletes_undelivered_events => PrunesWhatIsOwed,
         pruning_advances_page_by_page_to_the_last_event => IgnoresThePage | PassNeverEnds | PassEndsAtWhatIsYoung,
-        ids_from_a_slow_clock_do_not_end_a_pruning_pass => PassEndsAtWhatIsYoung | FrontNeverEnds,
+        ids_from_a_clock_behind_do_not_end_a_pruning_pass => PassEndsAtWhatIsYoung | FrontNeverEnds,
         a_pruned_key_is_new_again => KeysOutliveTheirEvents,
         a_redrive_during_pruning_leaves_an_event_whole_or_deleted => LeavesAttempts,
         a_delivered_event_redriven_during_pruning_is_whole_or_deleted => LeavesAttempts,
@@ -162,7 +162,7 @@ clauses! {
         concurrent_bulk_redrives_queue_each_letter_once => CountsOnADryRunOnly,
         the_backlog_of_each_source_is_counted_by_status
             => CountsEveryStatusAsQueued | ForgetsSourcesWithoutConfiguration | BehindByWhatIsNotDue,
-        the_delay_of_a_source_is_the_age_of_its_oldest_due_event => BehindByWhatIsNotDue,
+        a_source_is_behind_by_the_age_of_its_oldest_due_event => BehindByWhatIsNotDue,
         a_count_that_reaches_its_limit_is_partial => CountsWithoutEnd,
         events_of_a_paused_source_are_not_claimed_until_it_is_resumed
             => ForgetsToPause | NeverResumes | PausesEverySource | PausesSettling,

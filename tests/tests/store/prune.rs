@@ -94,7 +94,7 @@ pub(crate) async fn pruning_advances_page_by_page_to_the_last_event(db: Db) {
     assert_eq!(step(Some(delivered[20])).await, (4, None), "earlier events are skipped");
 }
 
-pub(crate) async fn ids_from_a_slow_clock_do_not_end_a_pruning_pass(db: Db) {
+pub(crate) async fn ids_from_a_clock_behind_do_not_end_a_pruning_pass(db: Db) {
     let behind = NewEvent { id: EventId::first_at(1_000), ..event("behind") };
     db.store.accept(vec![behind.clone()]).await.unwrap();
     let claimed = db.claim_one("orders").await;

@@ -295,7 +295,7 @@ pub(crate) async fn the_backlog_of_each_source_is_counted_by_status(db: Db) {
     );
 }
 
-pub(crate) async fn the_delay_of_a_source_is_the_age_of_its_oldest_due_event(db: Db) {
+pub(crate) async fn a_source_is_behind_by_the_age_of_its_oldest_due_event(db: Db) {
     let old = db.accepted("a").await;
     db.make_due(old, Duration::from_secs(100)).await;
     db.store.accept(vec![event_of("a", "newer")]).await.unwrap();

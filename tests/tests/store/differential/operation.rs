@@ -61,7 +61,6 @@ pub(super) struct Search {
     looks: u32,
 }
 
-/// An event to accept.
 #[derive(Clone, Debug)]
 pub(super) struct New {
     source: u8,
@@ -135,7 +134,6 @@ pub(super) enum Whose {
     Known(Index),
     /// A dead-lettered event.
     Dead(Index),
-    /// A delivered event.
     Delivered(Index),
     Unknown,
 }
@@ -273,7 +271,6 @@ pub(super) enum Call {
     RedriveAll(EventFilter, Span, PageSize, bool),
     Pause(SourceName, bool),
     Sources(Vec<SourceName>, u32),
-    /// Time passes.
     Pass,
 }
 
