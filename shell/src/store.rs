@@ -1,10 +1,11 @@
-//! The stores behind [`Store`]: PostgreSQL and SQLite, and how one is opened from a database's URL.
+//! The stores behind [`Store`]: PostgreSQL and SQLite, and how a store is opened from a database
+//! URL.
 //!
-//! Both keep the transitions of [`surehook_core::event::Delivery`] and commit each of them whole. PostgreSQL does
-//! them in SQL, a batch in one statement, for several processes at once. SQLite has one writer, which reads the rows,
-//! asks the core, and writes what it answers.
+//! Both implement the transitions of [`surehook_core::event::Delivery`] and commit each of them
+//! atomically. PostgreSQL makes them in SQL, one statement for a batch, for several processes at
+//! once. SQLite has one writer, which reads the rows, calls `core`, and writes the result.
 //!
-//! Opening connects to nothing: a program may start before its database.
+//! Opening a store does not connect, so a program can start before its database.
 
 mod lane;
 pub mod postgres;
@@ -23,19 +24,19 @@ use std::sync::Arc;
 /// A store of either kind.
 #[derive(Clone)]
 pub enum OpenStore {
-    /// PostgreSQL.
     Postgres(Arc<PostgresStore>),
-    /// SQLite.
     Sqlite(Arc<SqliteStore>),
 }
 
-/// Opens the store that a URL names: `postgres://…`, `postgresql://…` or `sqlite:PATH`. Nothing is connected to.
+/// Opens the store that a URL names: `postgres://…`, `postgresql://…` or `sqlite:PATH`. Does not
+/// connect.
 ///
-/// Must be called, and the store be used, inside a tokio runtime.
+/// This function and the store must be used inside a tokio runtime.
 ///
 /// # Errors
 ///
-/// [`OpenError`] if the URL names no database that could be opened. It never holds the URL, which may have a password.
+/// [`OpenError`] if the URL does not name a supported database. It never contains the URL, which
+/// may have a password.
 pub fn open(url: &str) -> Result<OpenStore, OpenError> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("postgres" | "postgresql") => {
@@ -47,7 +48,7 @@ pub fn open(url: &str) -> Result<OpenStore, OpenError> {
 }
 
 impl OpenStore {
-    /// The store as the loops use it.
+    /// The store as a trait object, as the loops use it.
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         match self {
@@ -56,13 +57,14 @@ impl OpenStore {
         }
     }
 
-    /// Brings the database to the schema that this program needs. Several processes may do so at once.
+    /// Migrates the database to the schema that this program needs. Several processes may do so at
+    /// once.
     ///
-    /// A SQLite database that is not there is made; a PostgreSQL database has to be there.
+    /// A missing SQLite database is created. A PostgreSQL database must exist.
     ///
     /// # Errors
     ///
-    /// [`MigrateError`]. After [`MigrateError::Unreachable`] it is worth trying again.
+    /// [`MigrateError`]. After [`MigrateError::Unreachable`] a new try may succeed.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         match self {
             Self::Postgres(store) => store.migrate().await,
@@ -70,9 +72,9 @@ impl OpenStore {
         }
     }
 
-    /// Makes this process the one that serves the database, for as long as it lives. PostgreSQL is for many processes, and
-    /// this does nothing. Of a SQLite database it also finds what would keep the process from using the file. To be
-    /// called before anything else; with `create`, a SQLite file that is missing is created, empty.
+    /// Makes this process the only one that serves a SQLite database, until it ends. Also checks
+    /// that the process can use the file. Call this before anything else. With `create`, a missing
+    /// SQLite file is created, empty. Does nothing for PostgreSQL, which serves many processes.
     ///
     /// # Errors
     ///
@@ -84,8 +86,10 @@ impl OpenStore {
         }
     }
 
-    /// Completes once the database was found to be damaged, with what is known of that. A process that goes on would
-    /// answer every producer to come back later, for nothing. Never completes for PostgreSQL, which sees to its files.
+    /// Completes when SQLite has found its database to be damaged. Returns what is known about the
+    /// damage. The process should then end: otherwise it would answer every producer with a
+    /// temporary error, and retries could not succeed. Never completes for PostgreSQL, which
+    /// manages its own files.
     pub async fn damage(&self) -> String {
         match self {
             Self::Postgres(_) => std::future::pending().await,
@@ -93,7 +97,8 @@ impl OpenStore {
         }
     }
 
-    /// Leaves a SQLite database as one file, with no write-ahead log beside it. Nothing may use the store after this.
+    /// Closes a SQLite database so that it is one file, without a write-ahead log beside it. The
+    /// store must not be used afterwards.
     pub async fn close(&self) {
         match self {
             Self::Postgres(_) => {}
@@ -101,8 +106,8 @@ impl OpenStore {
         }
     }
 
-    /// Writes a copy of a SQLite database to a new file, whether a process serves the database or not. The copy is of one
-    /// moment, and is checked.
+    /// Writes a copy of a SQLite database to a new file, even while a process serves the database.
+    /// The copy is of one point in time, and is checked.
     ///
     /// # Errors
     ///
@@ -114,8 +119,8 @@ impl OpenStore {
         }
     }
 
-    /// Puts a copy of a SQLite database in the database's place, and answers where the database is now that was there
-    /// before, if there was one. No process may serve the database meanwhile.
+    /// Replaces a SQLite database with a copy of a backup. Returns the new path of the old
+    /// database, if there was one. No process may serve the database during this.
     ///
     /// # Errors
     ///
@@ -131,19 +136,19 @@ impl OpenStore {
 /// Why a database was not backed up or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// PostgreSQL has tools of its own.
+    /// PostgreSQL has its own tools.
     #[error(
         "surehook backs up and restores SQLite databases only; use pg_dump and pg_restore, or pg_basebackup, for PostgreSQL"
     )]
     Postgres,
-    /// The files of a SQLite database.
+    /// A SQLite database could not be copied.
     #[error(transparent)]
     Copy(#[from] CopyError),
 }
 
-/// A database's URL cannot be used.
+/// A database URL cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the database's URL cannot be used: {0}")]
+#[error("the database URL cannot be used: {0}")]
 pub struct OpenError(pub(crate) String);
 
 #[cfg(test)]
@@ -158,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_url_says_which_store_is_meant() {
+    async fn the_scheme_of_a_url_selects_the_store() {
         assert!(matches!(
             open("postgres://user:secret@localhost/surehook"),
             Ok(OpenStore::Postgres(_))
@@ -172,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn another_kind_of_database_is_refused() {
+    fn an_unsupported_database_is_refused() {
         for url in [
             "mysql://localhost/surehook",
             "surehook.db",
@@ -185,8 +190,8 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_forgets_is_refused() {
-        let in_memory = "a database in memory forgets";
+    fn a_sqlite_url_without_a_durable_file_is_refused() {
+        let in_memory = "an in-memory database loses";
         for (url, told) in [
             ("sqlite::memory:", in_memory),
             ("sqlite://:memory:", in_memory),
@@ -202,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_parameter_is_refused_by_its_name_alone() {
+    fn an_unknown_parameter_is_named_without_its_value() {
         let message = refusal("postgres://localhost/surehook?sslmod=require");
         assert!(message.contains("`sslmod`"), "{message}");
         assert!(!refusal("postgres://localhost/surehook?passwort=hunter2").contains("hunter2"));
     }
 
     #[test]
-    fn a_refused_url_does_not_tell_its_password() {
+    fn an_error_about_a_url_does_not_contain_its_password() {
         for url in [
             "postgres://user:hunter2@host:port/surehook",
             "postgres://user:hunter2@[::1/surehook",

@@ -99,7 +99,7 @@ async fn a_standby_takes_over_and_the_old_primary_is_never_used_again() {
         let log = service.log();
         assert!(
             log.contains(
-                "it has been replaced: its timeline is 1, and another server has reached 2"
+                "refused as an old primary: its timeline is 1, and another server has timeline 2"
             ),
             "{log}"
         );

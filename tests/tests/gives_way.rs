@@ -56,7 +56,7 @@ async fn a_migration_gives_way_to_a_backup_and_says_so() {
     }
     let log = service.log();
     assert!(
-        log.contains("it waits for `pg_dump` (server process"),
+        log.contains("blocked by `pg_dump` (server process"),
         "the log names what is waited for:\n{log}"
     );
 

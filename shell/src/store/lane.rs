@@ -1,12 +1,14 @@
-//! A lane: a bounded set of connections to one database, for one kind of work.
+//! A lane: a connection pool for one kind of work on one database.
 //!
-//! It stands in for sqlx's pool, which pings each connection when it comes back, one round trip for each call, and
-//! which keeps the idle connections of a server that has been restarted. Here a connection is kept only if its last
-//! call ended in good order: one whose call failed midway or was dropped is closed, so that no call can find another
-//! one's leavings. One that has been idle for a while is pinged before it is used again.
+//! It replaces sqlx's pool, which pings each connection on release (a round trip for each call),
+//! and keeps the idle connections of a server that has been restarted. Here a connection returns to
+//! the pool only if its last call completed. A connection whose call failed or was cancelled is
+//! closed, so that its state cannot affect the next call. A connection that was idle for a while is
+//! pinged before it is used again.
 //!
-//! The limit counts sessions at the server, and not only connections of this process. A connection whose call was given
-//! up keeps its place until the server has ended its session: a commit can hang there for as long as a standby is away.
+//! The limit counts sessions at the server, not only connections of this process. The connection of
+//! an abandoned call keeps its slot until the server has ended its session: a commit can hang at
+//! the server as long as a standby is away.
 
 use crate::ports::Connections;
 use futures::future::BoxFuture;
@@ -19,49 +21,49 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// How long a call waits for a connection, made or returned. Producers wait behind this: sooner a 503 than a hang.
+/// How long a call waits for a connection, new or returned. Producers wait behind this, and an
+/// early 503 is better than a long wait.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// A connection that has been idle for longer is pinged before it is used: the server may have been restarted. Under
-/// load no connection rests that long.
+/// A connection that was idle for longer is pinged before it is used, because the server may have
+/// been restarted. Under load no connection is idle for that long.
 const PING_AFTER: Duration = Duration::from_secs(1);
 
-/// A ping that takes longer finds the connection dead.
+/// A connection that does not answer a ping within this time counts as dead.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How a lane's connections are made.
+/// How a lane opens and closes its connections.
 pub(super) trait Connect: Send + Sync + 'static {
-    /// A connection.
     type Connection: Send + 'static;
 
-    /// Makes a connection, or says why not, at the deadline at the latest. With it comes its generation.
+    /// Opens a connection, or returns the reason why not, by the deadline. Also returns the
+    /// connection's generation.
     fn connect(
         &self,
         deadline: Instant,
     ) -> impl Future<Output = Result<(Self::Connection, u64), String>> + Send;
 
-    /// Whether the connection's other end answers.
+    /// Whether the other end of the connection answers.
     fn ping(connection: &mut Self::Connection) -> impl Future<Output = bool> + Send;
 
-    /// Closes a connection that is idle.
+    /// Closes an idle connection.
     fn close(connection: Self::Connection) -> impl Future<Output = ()> + Send;
 
-    /// Closes a connection whose call was given up. What is returned, if anything, waits until the server has ended
-    /// the session.
+    /// Closes the connection of an abandoned call. The returned future, if any, completes when the
+    /// server has ended the session.
     fn end(&self, connection: Self::Connection, generation: u64) -> Option<BoxFuture<'static, ()>>;
 
-    /// The generation now: a connection of an earlier one is not used again.
+    /// The current generation. Connections of an earlier one are not reused.
     fn generation(&self) -> u64;
 }
 
-/// The connections of one lane.
 pub(super) struct Lane<C: Connect> {
     connect: C,
     permits: Arc<Semaphore>,
     limit: usize,
-    /// Places of calls that were given up, and whose sessions the server has not ended.
+    /// Slots of abandoned calls whose sessions the server has not ended yet.
     given_up: AtomicUsize,
-    /// The last one used is the next one used, so that the others may rest.
+    /// Used as a stack: under light load the connections at the bottom stay idle.
     idle: Mutex<Vec<Idle<C::Connection>>>,
 }
 
@@ -71,22 +73,22 @@ struct Idle<C> {
     since: Instant,
 }
 
-/// Why a lane gave no connection. Nothing was sent.
+/// Why a lane returned no connection. Nothing was sent to the database.
 #[derive(Debug)]
 pub(super) enum TakeError {
     /// All connections were in use for [`ACQUIRE_TIMEOUT`].
     Busy {
-        /// How many there are.
+        /// The number of connections of this lane.
         limit: usize,
-        /// How many of them belong to calls that were given up, and whose sessions the server has not ended.
+        /// How many of them belong to abandoned calls whose sessions the server has not ended.
         given_up: usize,
     },
-    /// Connecting failed, or took longer than [`ACQUIRE_TIMEOUT`]: this is why.
+    /// Connecting failed or took longer than [`ACQUIRE_TIMEOUT`]. Holds the reason.
     Connect(String),
 }
 
 impl<C: Connect> Lane<C> {
-    /// A lane of at most `limit` connections, none of which is made yet.
+    /// A lane of at most `limit` connections. Each is opened when it is first needed.
     pub(super) fn new(connect: C, limit: usize) -> Arc<Self> {
         Arc::new(Self {
             connect,
@@ -97,8 +99,9 @@ impl<C: Connect> Lane<C> {
         })
     }
 
-    /// Takes a connection, waiting for it at most [`ACQUIRE_TIMEOUT`]. Unless it is [kept](Held::keep), it is closed
-    /// when it is dropped, and its place is free again once the server has ended its session.
+    /// Takes a connection. Waits for it for at most [`ACQUIRE_TIMEOUT`]. Unless it is
+    /// [kept](Held::keep), it is closed on drop, and its slot is free when the server has ended the
+    /// session.
     pub(super) async fn take(self: &Arc<Self>) -> Result<Held<C>, TakeError> {
         let deadline = Instant::now() + ACQUIRE_TIMEOUT;
         let busy = || TakeError::Busy {
@@ -119,7 +122,7 @@ impl<C: Connect> Lane<C> {
         })
     }
 
-    /// How many of its connections are in use.
+    /// Connections in use and their limit, under the name `lane`.
     pub(super) fn in_use(&self, lane: &'static str) -> Connections {
         Connections {
             lane,
@@ -128,17 +131,17 @@ impl<C: Connect> Lane<C> {
         }
     }
 
-    /// Closes the connections that rest. To be called after a connection broke: the others are likely to be broken
-    /// too, and each would cost a call its failure.
+    /// Closes the idle connections. Called after a connection broke: the others are probably broken
+    /// too, and each would fail one call.
     pub(super) fn forget_idle(&self) {
         let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
         drop(idle);
     }
 
-    /// Closes the connections that are not in use, and waits until they are closed.
+    /// Closes the idle connections and waits until they are closed.
     pub(super) async fn close(&self) {
         while let Some(idle) = self.newest_idle() {
-            // An error tells nothing that could still be acted upon.
+            // An error here needs no reaction.
             C::close(idle.connection).await;
         }
     }
@@ -162,22 +165,21 @@ impl<C: Connect> Lane<C> {
     }
 }
 
-/// A connection that is in use.
 pub(super) struct Held<C: Connect> {
     connection: Option<C::Connection>,
     generation: u64,
     lane: Arc<Lane<C>>,
-    // Declared last: the permit is given back after the connection is.
+    // Declared last, so that the permit is released after the connection is dropped.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<C: Connect> Held<C> {
-    /// Whether a later generation has begun since this connection was made.
+    /// Whether a later generation has begun since this connection was opened.
     pub(super) fn is_outdated(&self) -> bool {
         self.generation < self.lane.connect.generation()
     }
 
-    /// Gives the connection back, to be used again. Only after a call on it has ended in good order.
+    /// Returns the connection to the pool. Only allowed after its last call completed.
     pub(super) fn keep(mut self) {
         if let Some(connection) = self.connection.take() {
             let idle = Idle { connection, generation: self.generation, since: Instant::now() };
@@ -189,7 +191,7 @@ impl<C: Connect> Held<C> {
 impl<C: Connect> Drop for Held<C> {
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
-        // Without a runtime the process ends, and nobody needs the place.
+        // Without a runtime the process is ending, and no call needs the slot.
         let Ok(runtime) = Handle::try_current() else { return };
         let Some(ended) = self.lane.connect.end(connection, self.generation) else { return };
         let place = GivenUp::new(&self.lane, self.permit.take());
@@ -200,7 +202,7 @@ impl<C: Connect> Drop for Held<C> {
     }
 }
 
-/// The place of a call that was given up.
+/// The slot of an abandoned call.
 struct GivenUp<C: Connect> {
     lane: Arc<Lane<C>>,
     _permit: Option<OwnedSemaphorePermit>,
@@ -219,7 +221,7 @@ impl<C: Connect> Drop for GivenUp<C> {
     }
 }
 
-const GIVEN_BACK: &str = "a connection is given back only when its holder is consumed";
+const GIVEN_BACK: &str = "a `Held` has its connection until it is consumed";
 
 impl<C: Connect> Deref for Held<C> {
     type Target = C::Connection;
@@ -242,7 +244,7 @@ mod tests {
     use std::sync::atomic::AtomicU64;
     use tokio::sync::Notify;
 
-    /// Counts its connections, has a generation that is set from outside, and ends sessions when it is told to.
+    /// Counts its connections. The test sets its generation and ends its sessions.
     #[derive(Default)]
     struct Counted {
         made: AtomicU64,
@@ -275,13 +277,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_of_an_earlier_generation_is_not_used_again() {
+    async fn a_connection_of_an_earlier_generation_is_not_reused() {
         let connect = Arc::new(Counted::default());
         let lane = Lane::new(Arc::clone(&connect), 2);
         let made = || connect.made.load(Ordering::Relaxed);
         lane.take().await.unwrap().keep();
         let resting = lane.take().await.unwrap();
-        assert_eq!(made(), 1, "one that was kept is used again");
+        assert_eq!(made(), 1, "a kept connection is reused");
         let in_use = lane.take().await.unwrap();
         resting.keep();
 
@@ -291,11 +293,11 @@ mod tests {
         in_use.keep();
         let new = lane.take().await.unwrap();
         assert!(!new.is_outdated());
-        assert_eq!(made(), 3, "neither the one that rested nor the one that came back late");
+        assert_eq!(made(), 3, "neither the idle connection nor the one returned late is reused");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_is_given_up_keeps_its_place_until_its_session_has_ended() {
+    async fn an_abandoned_call_keeps_its_slot_until_its_session_has_ended() {
         let connect = Arc::new(Counted::default());
         let lane = Lane::new(Arc::clone(&connect), 2);
         drop(lane.take().await.unwrap());

@@ -1,8 +1,11 @@
-//! The store on PostgreSQL: any number of processes, each with any number of connections.
+//! The store on PostgreSQL, for any number of processes.
 //!
-//! Each call is one statement that commits by itself, so that a call which is dropped leaves no transaction open: the
-//! server ends the statement, one way or the other. Only accepting may take a second statement, to read what it found
-//! in its way. How the statements lock, and why they cannot deadlock, is in their files.
+//! Each call is one statement that commits by itself. So a dropped call leaves no transaction open:
+//! the server commits the statement or rolls it back. `accept` and the redrive of one event may
+//! need more statements, to read the rows that the first one did not change. A probe is one
+//! transaction of several statements.
+//!
+//! The SQL files say which locks each statement takes, and why they cannot deadlock.
 
 mod connect;
 mod errors;
@@ -45,21 +48,23 @@ use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, HeldBack, S
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-/// Connections for accepting events, for claiming and settling, for operators, for retention, and for readiness: no kind of
-/// work can use up what another needs. One more asks what has become of calls that were given up: that makes 14.
+/// Connections of each pool. Separate pools keep one kind of work from using up the connections of
+/// another. A separate connection queries the sessions of abandoned calls, so a process has at most
+/// 14.
 const INTAKE_CONNECTIONS: usize = 5;
 const WORKER_CONNECTIONS: usize = 4;
 const OPERATOR_CONNECTIONS: usize = 2;
 const RETENTION_CONNECTIONS: usize = 1;
 const READINESS_CONNECTIONS: usize = 1;
 
-/// How long a reply is waited for: longer than the session's statement time-out, which ends all but a lost connection.
+/// How long a call waits for the server's reply. This is longer than the session's statement
+/// timeout, so it ends only calls whose connection is lost or whose commit hangs.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How often accepting starts over for events whose key was there and then was not.
+/// How many rounds `accept` tries if a key existed at the insert and was deleted before the read. A
+/// redrive of one event has the same limit.
 const ACCEPT_ROUNDS: usize = 5;
 
-/// The store on PostgreSQL.
 pub struct PostgresStore {
     servers: Arc<Servers>,
     intake: Arc<Lane<Arc<Servers>>>,
@@ -71,11 +76,11 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// A store on the database that the URL names. It connects when it is used.
+    /// A store on the database that the URL names. It connects at first use.
     ///
     /// # Errors
     ///
-    /// [`OpenError`] if the URL cannot be read.
+    /// [`OpenError`] if the URL cannot be parsed.
     pub fn new(url: &str) -> Result<Self, OpenError> {
         let servers = Arc::new(Servers::parse(url)?);
         let lane = |limit| Lane::new(Arc::clone(&servers), limit);
@@ -94,7 +99,7 @@ impl PostgresStore {
         self.scans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
+    /// Migrates the database to this program's schema. See [`crate::store::OpenStore::migrate`].
     ///
     /// # Errors
     ///
@@ -103,7 +108,7 @@ impl PostgresStore {
         connect::migrate(&self.servers).await
     }
 
-    /// Each lane, with its name.
+    /// Each lane with its name in metrics.
     fn lanes(&self) -> [(&'static str, &Arc<Lane<Arc<Servers>>>); 5] {
         [
             ("intake", &self.intake),
@@ -114,7 +119,7 @@ impl PostgresStore {
         ]
     }
 
-    /// Executes one statement to its end, which is the end of its transaction.
+    /// Executes one statement to its end. Its transaction ends with it.
     async fn execute(
         &self,
         lane: &Arc<Lane<Arc<Servers>>>,
@@ -125,7 +130,8 @@ impl PostgresStore {
         Ok(rows)
     }
 
-    /// Like [`Self::execute`]. Each row is given away as it comes, so that its bytes need not be held twice.
+    /// Like [`Self::execute`], but passes on each row as it arrives, so that its bytes are not held
+    /// twice.
     async fn execute_by_row(
         &self,
         lane: &Arc<Lane<Arc<Servers>>>,
@@ -147,7 +153,7 @@ impl PostgresStore {
         if failure.usable {
             connection.keep();
         } else {
-            // What broke this connection has broken the others, if it was the server or the way to it.
+            // If the server or the network broke this connection, the others are broken too.
             self.servers.lost();
             for (_, lane) in self.lanes() {
                 lane.forget_idle();
@@ -188,12 +194,15 @@ impl PostgresStore {
             }
         }
         Err(in_doubt(
-            StoreError::Conflict("events with the same keys come and go".into()),
+            StoreError::Conflict(
+                "events with the same idempotency keys are inserted and deleted repeatedly".into(),
+            ),
             is_part_committed,
         ))
     }
 
-    /// Inserts what is new of the chosen events, and answers their ids, and what became of each.
+    /// Inserts the chosen events whose keys are new. Returns the id of each inserted event, and
+    /// whether it was claimed.
     async fn insert(
         &self,
         batch: &[NewEvent],
@@ -219,8 +228,9 @@ impl PostgresStore {
                         })
                         .collect());
                 }
-                // Either an id that belongs to another event, or this very event, which an earlier try is inserting
-                // at this moment and which now is there: then another look finds its key.
+                // Either another event has this id, or an earlier try of this same event was
+                // inserting it at this moment and has committed since. In the second case the next
+                // try finds the key.
                 Err(failure)
                     if failure.constraint.as_deref() == Some("events_pkey") && tries_left > 0 => {}
                 Err(failure) => return Err(failure.into()),
@@ -228,7 +238,7 @@ impl PostgresStore {
         }
     }
 
-    /// Reads those of the chosen events whose key is there.
+    /// Reads the stored events that have the keys of the chosen ones.
     async fn existing(
         &self,
         batch: &[NewEvent],
@@ -253,7 +263,7 @@ impl PostgresStore {
     async fn claim_due(&self, demands: &[Demand]) -> Result<Claims, StoreError> {
         let from: Vec<Micros> = {
             let (mut scans, now) = (self.scans(), Instant::now());
-            // Nothing is due before the epoch.
+            // No event is due before 1970.
             demands.iter().map(|demand| scans.begin(&demand.source, now).unwrap_or(0)).collect()
         };
         let query = sqlx::query(sql::CLAIM)
@@ -308,15 +318,17 @@ impl PostgresStore {
                     body,
                 });
             } else {
-                // Its lease runs out again and again, until it is dead-lettered as lost.
-                tracing::error!(event_id = %event, %source, attempt, "the event is owed, but its bytes are gone from the database: it cannot be delivered unless a backup brings them back");
+                // No delivery settles this claim. The event is claimed again after each lease,
+                // until it is dead-lettered as lost.
+                tracing::error!(event_id = %event, %source, attempt, "event not deliverable: its row in `events` is missing; restore it from a backup");
             }
         }
         Ok(claims)
     }
 
     async fn settle_batch(&self, mut batch: Vec<Settlement>) -> Result<Vec<EventId>, StoreError> {
-        // Of two settlements of one claim the first holds and the second finds the row moved on.
+        // If a batch settles one claim twice, the first settlement counts and the second is
+        // refused.
         batch.sort_by_key(|settlement| (settlement.event, settlement.fence));
         let mut refused = Vec::new();
         batch.dedup_by(|second, first| {
@@ -376,12 +388,13 @@ impl PostgresStore {
                     .collect::<Vec<_>>(),
             );
         let rows = self.execute(&self.worker, query).await?;
-        // An event may be in the batch under two fences, of which one at most is the row's.
+        // A batch can have an event under two fences. At most one of them is the row's fence.
         let mut held: HashSet<Uuid> = HashSet::with_capacity(rows.len());
         for row in &rows {
             held.insert(row.try_get(0).map_err(|error| errors::failed(&error).error)?);
         }
-        // Fences come in rising order, and a row never has a later fence than its newest claim.
+        // The batch is sorted by fence, and a row's fence is never greater than that of its newest
+        // claim. So the last settlement of a returned event is the one that counted.
         refused.extend(
             batch
                 .iter()
@@ -392,14 +405,14 @@ impl PostgresStore {
         Ok(refused)
     }
 
-    /// Queues an event again that stands at `end`, by the statement for that.
+    /// Redrives an event that must have the status `end`, with the statement for that status.
     async fn redrive_one(
         &self,
         event: EventId,
         end: Status,
         statement: &'static str,
     ) -> Result<Redriven, StoreError> {
-        // It may come there between the two statements: then another look is worth it.
+        // The event can reach that status between the two statements. Then another round succeeds.
         for _ in 0..ACCEPT_ROUNDS {
             let redriven =
                 self.execute(&self.operator, sqlx::query(statement).bind(event.as_uuid())).await?;
@@ -419,7 +432,7 @@ impl PostgresStore {
                 return Ok(Redriven::Erased);
             }
         }
-        Err(StoreError::Conflict("the event ends and is redriven again and again".into()))
+        Err(StoreError::Conflict("the event ends and is redriven repeatedly".into()))
     }
 
     async fn list_page(
@@ -509,8 +522,8 @@ impl PostgresStore {
         Ok(Pruned { deleted, reached })
     }
 
-    /// A step of retention, where nothing that came in the last `kept` is changed: how many events it changed, and where it
-    /// ended.
+    /// Runs one step of retention, which changes no event received within the last `kept`. Returns
+    /// how many events it changed, and where it ended.
     async fn step(
         &self,
         query: Query<'_, Postgres, PgArguments>,
@@ -625,7 +638,7 @@ impl Store for PostgresStore {
             schema::compare(&decode::<Applied>(&rows)?, &sql::migrator()).ready()?;
             let is_read_only = rows.iter().any(|row| row.try_get("read_only").unwrap_or(true));
             if is_read_only {
-                Err(StoreError::Unavailable("it cannot be written to".into()))
+                Err(StoreError::Unavailable("it is read-only".into()))
             } else {
                 Ok(())
             }
@@ -638,7 +651,7 @@ impl Store for PostgresStore {
     }
 }
 
-/// The statement that inserts what is new of the chosen events.
+/// The statement that inserts the chosen events whose keys are new.
 fn accepting<'q>(
     batch: &'q [NewEvent],
     chosen: &[usize],
@@ -656,8 +669,8 @@ fn accepting<'q>(
         .bind(leases)
 }
 
-/// Runs one statement to its end, and gives its rows away as they come. Answers whether the server warned after them: while
-/// it committed.
+/// Runs one statement to its end and passes on each row as it arrives. Returns whether the server
+/// sent a warning after the rows, that is, during the commit.
 async fn run(
     connection: &mut PgConnection,
     query: Query<'_, Postgres, PgArguments>,
@@ -666,7 +679,8 @@ async fn run(
     let mut steps = connection.fetch_many(query);
     let (mut is_executed, mut warned) = (false, false);
     loop {
-        // The step that ends the execution reads no further: what is warned of in a later one belongs to the commit.
+        // The poll that returns the end of the statement reads no further. So a warning in a later
+        // poll belongs to the commit.
         let step = poll_fn(|context| {
             let (polled, in_this_poll) = notices::watch(|| steps.poll_next_unpin(context));
             warned |= is_executed && in_this_poll;
@@ -681,7 +695,7 @@ async fn run(
     }
 }
 
-/// An error of a call of which a part is committed.
+/// Makes the outcome unknown if a part of the batch was committed before the error.
 fn in_doubt(error: StoreError, is_part_committed: bool) -> StoreError {
     if is_part_committed {
         StoreError::Unknown(format!("a part of the batch was committed; then {error}"))
@@ -698,7 +712,7 @@ fn column<'a, T>(
     chosen.iter().map(|&index| value(&batch[index])).collect()
 }
 
-/// An outcome as `settle.sql` knows it: its name, its delay in microseconds, its reason.
+/// An outcome as `settle.sql` expects it: name, delay in microseconds, reason.
 fn outcome(outcome: Outcome) -> (&'static str, i64, Option<&'static str>) {
     match outcome {
         Outcome::Delivered => ("delivered", 0, None),
@@ -709,7 +723,7 @@ fn outcome(outcome: Outcome) -> (&'static str, i64, Option<&'static str>) {
     }
 }
 
-/// A statement with the ten parameters of `list.sql`.
+/// A statement that takes the ten parameters of `list.sql`.
 fn searched<'q>(
     statement: &'static str,
     filter: &'q EventFilter,
@@ -729,7 +743,8 @@ fn searched<'q>(
         .bind(i64::from(size.looks))
 }
 
-/// Reads the rows of a statement that has ended. If they cannot be read, what it did is done all the same.
+/// Decodes the rows of a completed statement. If that fails, its changes are committed all the
+/// same.
 fn decode<'r, T: FromRow<'r, PgRow>>(rows: &'r [PgRow]) -> Result<Vec<T>, StoreError> {
     rows.iter().map(|row| T::from_row(row).map_err(|error| errors::failed(&error).error)).collect()
 }
@@ -746,7 +761,7 @@ struct ClaimedRow {
     headers: Option<Vec<u8>>,
     body: Option<Vec<u8>>,
     age_us: Option<Micros>,
-    /// The size of an event that was not claimed, because it did not fit.
+    /// Size in bytes of an event that was not claimed because it did not fit.
     held_back: Option<i64>,
 }
 

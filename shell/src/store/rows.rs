@@ -1,5 +1,5 @@
-//! Between the core's types and the columns that both databases have: durations, times, names, and the rows of one
-//! event's history.
+//! Converts between the types of `core` and the columns of both databases: durations, times, names,
+//! and the rows of an event's history.
 
 use crate::ports::{AttemptEntry, EventRecord, StoreError};
 use crate::search::{EventPage, PageSize, Path, SourceRecord};
@@ -11,53 +11,49 @@ use surehook_core::event::{Reason, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::verdict::Verdict;
 
-/// The longest duration that a store adds to a time: a hundred years. Longer ones are cut to it, so that no time
-/// leaves the calendar, nor the range in which a double counts microseconds.
+/// The longest duration that a store adds to a time: a hundred years. Longer ones are cut to it, so
+/// that no time leaves the calendar, or the range in which a double counts microseconds.
 const LONGEST_US: i64 = 100 * 365 * 24 * 3600 * 1_000_000;
 
-/// A duration in microseconds, rounded up: a lease or a delay is never shorter than asked for.
+/// A duration in microseconds. It is rounded up, so that a lease or a delay is never too short.
 pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos().div_ceil(1000))
         .map_or(LONGEST_US, |micros| micros.min(LONGEST_US))
 }
 
-/// What passed since then; nothing if the clock was put back.
+/// The elapsed time. Zero if the clock was set back.
 pub(super) fn age(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
-/// A count for a column of 64 bits; more than that is as good as the most.
+/// A count for a 64-bit column. Larger values are cut to the maximum.
 pub(super) fn count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// A row holds what this program cannot read. It was written by another program, or by hand. The statement that read
-/// it may have written as well, and is committed.
+/// A row has a value that this program cannot read: another program or a person wrote it. The
+/// outcome is unknown, because the statement that read the row may also have written, and is
+/// committed.
 pub(super) fn unreadable(what: &str) -> StoreError {
-    StoreError::Unknown(format!("it holds a {what} that this program does not know"))
+    StoreError::Unknown(format!("a row has a {what} that this program cannot read"))
 }
 
-/// The status of that name.
 pub(super) fn status(name: &str) -> Result<Status, StoreError> {
     Status::from_name(name).ok_or_else(|| unreadable("status"))
 }
 
-/// The reason of that name.
 pub(super) fn reason(name: &str) -> Result<Reason, StoreError> {
     Reason::from_name(name).ok_or_else(|| unreadable("reason"))
 }
 
-/// An attempt's number.
 pub(super) fn attempt(number: i64) -> Result<Attempt, StoreError> {
     Attempt::try_from(number).map_err(|_| unreadable("number of an attempt"))
 }
 
-/// A fence.
 pub(super) fn fence(number: i64) -> Result<u64, StoreError> {
     u64::try_from(number).map_err(|_| unreadable("fence"))
 }
 
-/// A fingerprint.
 pub(super) fn fingerprint(bytes: &[u8]) -> Result<Fingerprint, StoreError> {
     bytes.try_into().map(Fingerprint::from_bytes).map_err(|_| unreadable("fingerprint"))
 }
@@ -66,10 +62,10 @@ fn timestamp(micros: i64) -> Result<Timestamp, StoreError> {
     Timestamp::from_microsecond(micros).map_err(|_| unreadable("time"))
 }
 
-/// An event that was there when another with its key came.
+/// A stored event that has the key of a new one.
 #[derive(sqlx::FromRow)]
 pub(super) struct ExistingRow {
-    /// Which of those that were asked for.
+    /// Position of the new event in the lookup: from 1 on PostgreSQL, from 0 on SQLite.
     pub(super) position: i64,
     id: Uuid,
     fingerprint: Vec<u8>,
@@ -77,14 +73,14 @@ pub(super) struct ExistingRow {
 }
 
 impl ExistingRow {
-    /// What the intake is answered.
+    /// The answer for the intake.
     pub(super) fn stored(&self) -> Result<Stored, StoreError> {
         let (fingerprint, status) = (fingerprint(&self.fingerprint)?, status(&self.status)?);
         Ok(Stored::Existing { id: EventId::from_uuid(self.id), fingerprint, status })
     }
 }
 
-/// One row of `find.sql`: the event beside one of its attempts. Times are in microseconds since 1970.
+/// One row of `find.sql`: the event with one of its attempts. Times are in microseconds since 1970.
 #[derive(sqlx::FromRow)]
 pub(super) struct FoundRow {
     source: String,
@@ -106,13 +102,14 @@ pub(super) struct FoundRow {
 }
 
 impl FoundRow {
-    /// The row of an event whose due times are on a scale that the wall clock is so far ahead of.
+    /// Converts the due time to wall-clock time. The wall clock is `by` microseconds ahead of the
+    /// scale of due times.
     pub(super) fn due_later(self, by: i64) -> Self {
         Self { due_at: self.due_at.map(|due_at| due_at.saturating_add(by)), ..self }
     }
 }
 
-/// Puts the rows of one event together. `None` if there are none.
+/// Combines the rows of one event. `None` if there are none.
 pub(super) fn event_record(
     id: EventId,
     rows: Vec<FoundRow>,
@@ -150,7 +147,7 @@ pub(super) fn event_record(
     }))
 }
 
-/// The name of a path in `list.sql`.
+/// The name of a path, as `list.sql` expects it.
 pub(super) fn path(path: Path) -> &'static str {
     match path {
         Path::Key => "key",
@@ -160,8 +157,9 @@ pub(super) fn path(path: Path) -> &'static str {
     }
 }
 
-/// Where the next page goes on: behind the last event that was shown if the page is full, else behind the last one that
-/// was looked at if there may be more. `looked` is how many were looked at, and the last of them.
+/// The event after which the next page continues. If the page is full, it is the last event shown.
+/// Otherwise it is the last event that was looked at, if more may follow. `shown` and `looked` are
+/// each a count and the last event.
 pub(super) fn next(
     size: PageSize,
     shown: (usize, Option<EventId>),
@@ -171,7 +169,8 @@ pub(super) fn next(
     if is_full(shown.0) { shown.1 } else { looked.1.filter(|_| looked.0 >= i64::from(size.looks)) }
 }
 
-/// A page, from its rows of `list.sql` and from how many were looked at and the last of them.
+/// Builds a page from its rows of `list.sql`. `looked` is the number of events that were looked at,
+/// and the last of them.
 pub(super) fn event_page(
     size: PageSize,
     rows: Vec<(Uuid, FoundRow)>,
@@ -189,7 +188,7 @@ pub(super) fn event_page(
     Ok(EventPage { events, next })
 }
 
-/// One source's row of `sources.sql`.
+/// The row of one source, from `sources.sql` or `source_work.sql`.
 #[derive(sqlx::FromRow)]
 pub(super) struct SourceRow {
     queued: i64,
@@ -202,7 +201,6 @@ pub(super) struct SourceRow {
 }
 
 impl SourceRow {
-    /// The record of the source of that name.
     pub(super) fn record(&self, source: String) -> Result<SourceRecord, StoreError> {
         let number = |count: i64| u32::try_from(count).map_err(|_| unreadable("count"));
         Ok(SourceRecord {
@@ -250,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_rounded_up_and_cut_to_a_century() {
+    fn durations_are_rounded_up_and_limited_to_a_century() {
         assert_eq!(micros(Duration::ZERO), 0);
         assert_eq!(micros(Duration::from_nanos(1)), 1);
         assert_eq!(micros(Duration::from_micros(7)), 7);

@@ -1,23 +1,24 @@
-//! Whether a database has the schema that this program needs, and why bringing it there failed. The same for both
-//! kinds of database; how the migrations are run is not.
+//! Whether a database has the schema that this program needs, and why a migration failed. Both
+//! databases share this. How their migrations run is elsewhere.
 
 use crate::ports::StoreError;
 use sqlx::migrate::{Migrate, Migrator};
 
-/// The name of the table in which sqlx keeps what was applied.
+/// The table in which sqlx records the applied migrations.
 pub(super) const TABLE: &str = "_sqlx_migrations";
 
-/// Why a database could not be brought to this program's schema. Nothing is half done: each migration is committed
-/// whole or not at all.
+/// Why a database could not be migrated to this program's schema. No migration is half applied:
+/// each one is committed completely or not at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MigrateError {
-    /// The database cannot be reached now, or another process holds it. Trying again may help.
+    /// The database is unreachable, or another process holds it. A new try may succeed.
     #[error("the database cannot be migrated now: {0}")]
     Unreachable(String),
-    /// Other sessions hold locks that a migration needs. It gave way to them, and can be tried again.
-    #[error("the database cannot be migrated now, and the migration gave way: {0}")]
+    /// Other sessions hold locks that the migration needs. The migration was cancelled to let them
+    /// continue, and can be tried again.
+    #[error("the database cannot be migrated now, because other sessions hold locks: {0}")]
     GaveWay(String),
-    /// The database was migrated by a newer program.
+    /// A newer program has migrated the database.
     #[error(
         "the database has schema {found}, which is newer than this program's schema {known}: run a newer surehook"
     )]
@@ -27,12 +28,12 @@ pub enum MigrateError {
         /// The newest migration that this program knows.
         known: i64,
     },
-    /// The database's schema is not the work of this program, or a migration failed.
+    /// The schema was not created by this program, or a migration failed.
     #[error("the database cannot be migrated: {0}")]
     Failed(String),
 }
 
-/// One migration that was applied to a database.
+/// A migration that was applied to a database.
 #[derive(sqlx::FromRow)]
 pub(super) struct Applied {
     pub(super) version: i64,
@@ -40,20 +41,20 @@ pub(super) struct Applied {
     pub(super) success: bool,
 }
 
-/// How a database's schema compares with the one that this program needs.
+/// How the schema of a database compares with the one that this program needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Schema {
-    /// They are the same.
+    /// All known migrations are applied, and no others.
     Current,
     /// Migrations are missing.
     Older,
-    /// A newer program has migrated it.
+    /// A newer program has migrated the database.
     Newer { found: i64, known: i64 },
-    /// It is not the work of this program.
+    /// The schema was not created by this program.
     Foreign(String),
 }
 
-/// Compares what was applied with what this program knows.
+/// Compares the applied migrations with those that this program knows.
 pub(super) fn compare(applied: &[Applied], migrator: &Migrator) -> Schema {
     let known = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
     if let Some(found) =
@@ -65,16 +66,16 @@ pub(super) fn compare(applied: &[Applied], migrator: &Migrator) -> Schema {
         match migrator.iter().find(|migration| migration.version == done.version) {
             None => {
                 return Schema::Foreign(format!(
-                    "migration {} is not one of surehook's",
+                    "migration {} is unknown to this program",
                     done.version
                 ));
             }
             Some(_) if !done.success => {
-                return Schema::Foreign(format!("migration {} was not finished", done.version));
+                return Schema::Foreign(format!("migration {} is incomplete", done.version));
             }
             Some(migration) if *migration.checksum != *done.checksum => {
                 return Schema::Foreign(format!(
-                    "migration {} is not the one that this program has",
+                    "migration {} differs from this program's",
                     done.version
                 ));
             }
@@ -84,8 +85,8 @@ pub(super) fn compare(applied: &[Applied], migrator: &Migrator) -> Schema {
     if applied.len() < migrator.iter().count() { Schema::Older } else { Schema::Current }
 }
 
-/// Applies the migrations that are missing, on a connection that no other process's migration can get in the way of.
-/// `explain` tells what an error of the database means.
+/// Applies the missing migrations. The caller ensures that no other process can migrate at the same
+/// time. `explain` translates a database error.
 pub(super) async fn apply_missing<C: Migrate>(
     connection: &mut C,
     applied: &[Applied],
@@ -119,12 +120,12 @@ fn failed(
 }
 
 impl Schema {
-    /// Whether the store can work on it.
+    /// Checks that the store can work with this schema.
     pub(super) fn ready(self) -> Result<(), StoreError> {
         match self {
             Self::Current => Ok(()),
             Self::Older => Err(StoreError::Unavailable(
-                "its schema is older than this program's: run `surehook migrate`".into(),
+                "its schema is older than this program's; run `surehook migrate`".into(),
             )),
             Self::Newer { found, known } => {
                 Err(StoreError::Unavailable(MigrateError::Newer { found, known }.to_string()))
@@ -135,7 +136,7 @@ impl Schema {
         }
     }
 
-    /// Whether there is anything to migrate, if it may be migrated at all.
+    /// Whether migrations are missing. Fails if the database must not be migrated.
     pub(super) fn needs_migration(self) -> Result<bool, MigrateError> {
         match self {
             Self::Current => Ok(false),
@@ -166,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn all_migrations_and_no_other_are_current() {
+    fn a_schema_with_exactly_the_known_migrations_is_current() {
         let migrator = migrator();
         assert_eq!(compare(&applied(&migrator), &migrator), Schema::Current);
         assert_eq!(compare(&[], &migrator), Schema::Older);
     }
 
     #[test]
-    fn a_migration_that_is_not_known_is_newer_or_foreign() {
+    fn an_unknown_migration_makes_the_schema_newer_or_foreign() {
         let migrator = migrator();
         let with = |version| {
             let mut applied = applied(&migrator);
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_that_was_changed_or_not_finished_is_foreign() {
+    fn a_changed_or_incomplete_migration_makes_the_schema_foreign() {
         let migrator = migrator();
         let changed = |change: fn(&mut Applied)| {
             let mut applied = applied(&migrator);

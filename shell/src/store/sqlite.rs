@@ -1,10 +1,11 @@
-//! The store on SQLite: one file, one process.
+//! The store on SQLite: one file, for one process.
 //!
-//! There is one writer. A writing call takes it and does its work in an IMMEDIATE transaction, in a task of its own:
-//! if the call is dropped, the transaction still ends. Reading calls have connections of their own and, thanks to the
-//! write-ahead log, neither wait for the writer nor hold it up. `serve` refuses a file that another process serves.
+//! There is one writer. A call that writes takes it, and works in an IMMEDIATE transaction in a
+//! separate task: if the call is dropped, the transaction still ends. Calls that read have their
+//! own connections. With the write-ahead log they neither wait for the writer nor block it. `serve`
+//! refuses a file that another process serves.
 //!
-//! The time is this process's, taken once the writer is, on two scales: see `Now`.
+//! The time is this process's, read after the writer was taken, on two scales: see `Now`.
 
 mod connect;
 mod copy;
@@ -47,25 +48,25 @@ use transaction::Broken;
 
 const READERS: usize = 4;
 
-/// How long the end of the process waits for the write-ahead log to be emptied.
+/// How long a shutdown waits for the write-ahead log to be emptied.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The store on SQLite.
 pub struct SqliteStore {
     options: SqliteConnectOptions,
     file: Arc<DatabaseFile>,
     writer: Arc<Lane<Opener>>,
     readers: Arc<Lane<Opener>>,
-    /// Operators wait for the writer one at a time: its queue is fair, and they must not fill it.
+    /// Lets one operator request at a time wait for the writer. The writer's queue is fair, and
+    /// operators must not fill it.
     operator: Semaphore,
 }
 
 impl SqliteStore {
-    /// A store on the file that the URL names. It is opened when it is used.
+    /// A store on the file that the URL names. The file is opened at first use.
     ///
     /// # Errors
     ///
-    /// [`OpenError`] if the URL cannot be read or names no file.
+    /// [`OpenError`] if the URL cannot be parsed or names no file.
     pub fn new(url: &str) -> Result<Self, OpenError> {
         let options = options(url)?;
         let file = Arc::new(DatabaseFile::new(options.get_filename()));
@@ -80,7 +81,8 @@ impl SqliteStore {
         })
     }
 
-    /// Makes this process the one that serves the database. See [`crate::store::OpenStore::hold`].
+    /// Makes this process the only one that serves the database. See
+    /// [`crate::store::OpenStore::hold`].
     ///
     /// # Errors
     ///
@@ -89,15 +91,17 @@ impl SqliteStore {
         self.file.hold(create)
     }
 
-    /// Completes once SQLite has found the file to be damaged, with what it says.
+    /// Completes when SQLite has found the file to be damaged. Returns SQLite's message.
     pub async fn damage(&self) -> String {
         self.file.damage().await
     }
 
-    /// Empties the write-ahead log into the database file and closes the connections, so that the file alone is the
-    /// database. What takes longer than `CLOSE_PATIENCE` is left to the next start.
+    /// Empties the write-ahead log into the database file and closes the connections, so that the
+    /// file alone is the database. If this takes longer than `CLOSE_PATIENCE`, the rest is left to
+    /// the next start.
     pub async fn close(&self) {
-        // Closing the last connection deletes the log at the path, which may be another database's.
+        // Closing the last connection deletes the log at the path, which may belong to another
+        // database.
         if self.file.in_place().is_err() {
             return;
         }
@@ -107,19 +111,19 @@ impl SqliteStore {
             let checkpoint =
                 sqlx::query("pragma wal_checkpoint(truncate)").execute(&mut *writer).await;
             if let Err(error) = checkpoint {
-                tracing::warn!(%error, "the write-ahead log could not be emptied at the end; copy it along with the database file");
+                tracing::warn!(%error, "write-ahead log not emptied at shutdown; copy the `-wal` file together with the database file");
             }
             writer.keep();
             self.writer.close().await;
         };
         if timeout(CLOSE_PATIENCE, closing).await.is_err() {
             tracing::warn!(
-                "closing the database takes too long; copy its write-ahead log along with the file"
+                "closing the database timed out; copy the `-wal` file together with the database file"
             );
         }
     }
 
-    /// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
+    /// Migrates the database to this program's schema. See [`crate::store::OpenStore::migrate`].
     ///
     /// # Errors
     ///
@@ -137,7 +141,7 @@ impl SqliteStore {
         copy::backup(&self.options, to).await
     }
 
-    /// Puts a copy of the database in its place. See [`crate::store::OpenStore::restore`].
+    /// Replaces the database with a copy of a backup. See [`crate::store::OpenStore::restore`].
     ///
     /// # Errors
     ///
@@ -146,7 +150,7 @@ impl SqliteStore {
         copy::restore(&self.options, &self.file, from).await
     }
 
-    /// Reads, beside whatever is being written.
+    /// Runs `work` on a reader, which does not wait for the writer.
     async fn read<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Failure>>
@@ -163,7 +167,7 @@ impl SqliteStore {
         self.watched(read.await)
     }
 
-    /// Does `work` in a transaction, which ends even if this future is dropped.
+    /// Runs `work` in a transaction, which ends even if this future is dropped.
     async fn write<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -174,7 +178,7 @@ impl SqliteStore {
         self.with_writer(move |writer| transaction::whole(writer, work).boxed()).await
     }
 
-    /// As [`Self::write`], for an operator.
+    /// Like [`Self::write`], for an operator.
     async fn operate<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -184,13 +188,13 @@ impl SqliteStore {
     {
         let turn = timeout(ACQUIRE_TIMEOUT, self.operator.acquire()).await;
         let _turn = turn.map_err(|_| {
-            StoreError::Unavailable("its one writer is busy with other operators' requests".into())
+            StoreError::Unavailable("the writer is busy with other operators' requests".into())
         })?;
         self.write(work).await
     }
 
-    /// Does `work` with the writer, to its end, even if this future is dropped. The connection is kept for the next only
-    /// if all of the work's transactions have ended, one way or the other.
+    /// Runs `work` on the writer to its end, even if this future is dropped. The connection is
+    /// reused only if all transactions of `work` have ended, by commit or rollback.
     async fn with_writer<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -210,11 +214,11 @@ impl SqliteStore {
             result.map_err(|broken| broken.error)
         });
         self.watched(worked.await.unwrap_or_else(|error| {
-            Err(StoreError::Unknown(format!("its transaction came to no end: {error}")))
+            Err(StoreError::Unknown(format!("the task of the transaction failed: {error}")))
         }))
     }
 
-    /// Reports damage, if that is what a call failed of.
+    /// Reports damage of the file if the call failed because of it.
     fn watched<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         result.inspect_err(|error| {
             if errors::is_damage(error) {
@@ -224,7 +228,7 @@ impl SqliteStore {
     }
 }
 
-/// A statement with the ten parameters of `list.sql`.
+/// A statement that takes the ten parameters of `list.sql`.
 fn searched<'q>(
     statement: &'static str,
     filter: &'q EventFilter,
@@ -244,7 +248,7 @@ fn searched<'q>(
         .bind(i64::from(size.looks))
 }
 
-/// Why the work in a transaction was given up.
+/// Why the work in a transaction was abandoned.
 enum Failure {
     Statement(sqlx::Error),
     Store(StoreError),
@@ -271,19 +275,21 @@ impl Failure {
     }
 }
 
-/// Clocks that differ by less, in microseconds, are taken for the same.
+/// Clocks that differ by less than this, in microseconds, count as equal.
 const ONE_TIME_US: u64 = 1_000;
 
-/// The time now, in microseconds since 1970.
+/// The current time, in microseconds since 1970.
 ///
-/// A wall clock can be set. Whatever is waited for, a retry or the end of a lease, must not depend on that: it would come
-/// hours late, or twice at once. So due times are on a scale of their own. It begins at the wall clock's time when the
-/// process starts, and from then on follows the monotonic clock.
+/// A wall clock can be set. A retry or the end of a lease must not depend on it. If the clock is
+/// set back, they would come hours late. If it is set forward, all leases would end at once, and
+/// events would be sent twice. So due times have their own scale: it starts at the wall clock's
+/// time when the process starts, and then follows the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 struct Now {
-    /// By the clock of this machine, which is the database's: what is recorded, shown and kept.
+    /// By the wall clock of this machine, which is the database's clock. For times that are
+    /// recorded or shown, and for retention.
     wall: i64,
-    /// What due times are compared with and set from.
+    /// On the scale of due times.
     due: i64,
 }
 
@@ -295,18 +301,19 @@ impl Now {
         let (start, began) = START.get_or_init(|| (wall, Instant::now()));
         let passed = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
         let due = start.saturating_add(passed);
-        // Two readings of two clocks differ by some microseconds. Until the wall clock is set, both are one time.
+        // Readings of two clocks differ by some microseconds. Unless the wall clock was set, both
+        // values are equal.
         Self { wall: if wall.abs_diff(due) < ONE_TIME_US { due } else { wall }, due }
     }
 
-    /// By how much the wall clock is ahead of due times.
+    /// How far the wall clock is ahead of the scale of due times, in microseconds.
     fn ahead(self) -> i64 {
         self.wall.saturating_sub(self.due)
     }
 }
 
 impl Store for SqliteStore {
-    /// There is one writer.
+    /// There is one writer, so a second batch would only wait.
     fn accepts_at_once(&self) -> usize {
         1
     }
@@ -320,7 +327,7 @@ impl Store for SqliteStore {
             self.file.in_place().map_err(StoreError::Unavailable)?;
             let stored =
                 self.with_writer(move |writer| transitions::accept(writer, batch).boxed()).await?;
-            // Committed, but perhaps to a file that is gone with this process.
+            // The batch is committed, but possibly to a file that is lost when this process ends.
             self.file.in_place().map_err(StoreError::Unknown)?;
             Ok(stored)
         }
@@ -442,7 +449,7 @@ impl Store for SqliteStore {
                 };
                 let is_changed = query.execute(&mut *connection).await?.rows_affected() > 0;
                 if !is_changed {
-                    // The answer is from what is there, which may not be flushed.
+                    // The answer comes from existing rows, which may not be flushed to disk yet.
                     sqlx::query(sql::FLUSH).execute(connection).await?;
                 }
                 Ok(is_changed)
@@ -477,7 +484,7 @@ impl Store for SqliteStore {
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        // To begin an IMMEDIATE transaction is to be able to write.
+        // If an IMMEDIATE transaction can begin, the database is writable.
         let pinged = self.write(|connection, _| {
             async move {
                 let applied =

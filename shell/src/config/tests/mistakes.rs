@@ -360,7 +360,7 @@ fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
     ] {
         check(
             memory,
-            "a database in memory forgets what was acknowledged: write for example `sqlite:surehook.db`",
+            "an in-memory database loses acknowledged events: write for example `sqlite:surehook.db`",
         );
     }
     for uri in ["sqlite:file:x.db", "sqlite:file:x%3Fmode=memory", "sqlite:%66ile:x%3Fvfs=memdb"] {

@@ -1,4 +1,4 @@
-//! How this program connects to PostgreSQL, and how it brings a database to its schema.
+//! How this program connects to PostgreSQL, and how it migrates a database.
 
 use super::errors::{describe, is_lock_timeout, is_passing};
 use super::give_way::giving_way;
@@ -13,15 +13,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// What holds in each session, whatever the server, the database or the role is set to. Later ones win over what the
-/// URL says.
+/// Settings of each session. They override those of the server, the database and the role. They
+/// also follow the URL's own options, and the later value wins.
 ///
-/// Plans: every statement of the store is a bounded set of index probes. The planner would see that from good
-/// statistics, but a queue's are never good: the table was empty when it was analysed, or full. A generic plan made
-/// on an empty table stays for as long as its session, and an over-estimate compiles a plan for longer than it runs.
-/// So the plan is made for each execution, and made of probes.
+/// Plans: every statement of the store is a bounded set of index probes. With good statistics the
+/// planner would choose such a plan, but those of a queue are never good: the table was empty when
+/// it was analysed, or full. A generic plan made on an empty table stays until the session ends. If
+/// the planner overestimates the cost, the JIT compiles for longer than the plan runs. So each
+/// execution is planned anew, and plans without index probes are switched off.
 ///
-/// Warnings have to come: one of them says that the wait for a standby was cancelled. See [`super::notices`].
+/// Warnings must be sent: one of them says that the wait for a standby was cancelled. See
+/// [`super::notices`].
 const SESSION: [(&str, &str); 13] = [
     ("synchronous_commit", "on"),
     ("client_min_messages", "warning"),
@@ -38,11 +40,11 @@ const SESSION: [(&str, &str); 13] = [
     ("max_parallel_workers_per_gather", "0"),
 ];
 
-/// What differs while migrating: a migration may take its time, but waits for a lock only for a moment. See
-/// [`super::give_way`].
+/// Settings of a migration's session. A migration may run for long, but waits for a lock only
+/// briefly. See [`super::give_way`].
 const MIGRATION: &str = "set statement_timeout = 0; set lock_timeout = '200ms'; set idle_in_transaction_session_timeout = 0";
 
-/// The parameters of a URL that are understood. sqlx ignores others, and logs their values.
+/// The URL parameters that are accepted. sqlx ignores others, and logs their values.
 const PARAMETERS: [&str; 21] = [
     "sslmode",
     "ssl-mode",
@@ -67,24 +69,26 @@ const PARAMETERS: [&str; 21] = [
     "options%5b",
 ];
 
-/// The lock under which one process at a time migrates a database: "surehook" in ASCII.
+/// Key of the advisory lock that lets one process at a time migrate a database: "surehook" in
+/// ASCII.
 const MIGRATION_LOCK: i64 = 0x7375_7265_686f_6f6b;
 
-/// How long a process waits for another that is migrating.
+/// How long a process waits while another one migrates.
 const MIGRATION_PATIENCE: Duration = Duration::from_mins(1);
 
-/// How long a migration's connection may take to be made.
+/// Timeout for opening the connection of a migration.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a URL must look like.
+/// The required form of a URL, for error messages.
 pub(super) const FORM: &str =
     "it is not of the form `postgres://user:password@host:port/database?parameter=value`";
 
-/// The options of each session of the store with one server, as its URL has them and as the store needs them.
+/// The options of the store's sessions with one server: those of the URL, and the settings that the
+/// store needs.
 ///
 /// # Errors
 ///
-/// [`OpenError`] if the URL cannot be read.
+/// [`OpenError`] if the URL cannot be parsed.
 pub fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
     if let Some(unknown) = parameters(url).find(|name| !is_known(name)) {
         return Err(OpenError(format!("`{unknown}` is not a parameter of a PostgreSQL URL")));
@@ -116,13 +120,15 @@ fn is_known(name: &str) -> bool {
     })
 }
 
-/// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
+/// Migrates the database to this program's schema. See [`crate::store::OpenStore::migrate`].
 ///
-/// The lock is asked for and not waited for: a session that waits for it holds a snapshot, and a migration that
-/// builds an index concurrently would wait for that snapshot for ever. It is a session's lock: when the connection
-/// is closed, or dropped with this future, the server releases it and rolls back what was not committed.
+/// The migration lock is polled, because a session that waits for a lock holds a snapshot. A
+/// migration that builds an index concurrently would wait for that snapshot forever. The lock
+/// belongs to the session: when the connection is closed, or dropped with this future, the server
+/// releases it and rolls back uncommitted changes.
 pub(super) async fn migrate(servers: &Arc<Servers>) -> Result<(), MigrateError> {
-    // Whatever it is (no server, no database, no such role), somebody may be about to see to it.
+    // Every connection error counts as temporary (no server, no database, no such role): an
+    // operator may be about to correct it.
     let (mut connection, _) =
         servers.find(Instant::now() + CONNECT_TIMEOUT).await.map_err(MigrateError::Unreachable)?;
     let migrated = match sqlx::raw_sql(MIGRATION).execute(&mut connection).await {
@@ -132,25 +138,25 @@ pub(super) async fn migrate(servers: &Arc<Servers>) -> Result<(), MigrateError> 
     if migrated.is_err() {
         servers.lost();
     }
-    // The lock is gone with the connection, whether its end is heard or not.
+    // The server releases the lock when the connection ends, even if closing it fails here.
     let _ = connection.close().await;
     migrated
 }
 
 async fn migrate_on(servers: &Servers, connection: &mut PgConnection) -> Result<(), MigrateError> {
     let migrator = sql::migrator();
-    // A database that is current is not written to: this may be a role that could not.
+    // A current database is not written to, because this role may not be allowed to write.
     if !schema::compare(&applied(connection).await?, &migrator).needs_migration()? {
         return Ok(());
     }
     let deadline = Instant::now() + MIGRATION_PATIENCE;
     while !lock(connection).await? {
         if Instant::now() > deadline {
-            return Err(MigrateError::Unreachable("another process is migrating it".into()));
+            return Err(MigrateError::Unreachable("another process is still migrating it".into()));
         }
         sleep(Duration::from_millis(50)).await;
     }
-    // Another process may have done it meanwhile.
+    // Another process may have migrated it while this one waited for the lock.
     let applied = applied(connection).await?;
     if schema::compare(&applied, &migrator).needs_migration()? {
         let pid = sqlx::query_scalar("select pg_backend_pid()")

@@ -1,21 +1,20 @@
-//! What an error of PostgreSQL, or of the way to it, means for a call to the store.
+//! What an error of PostgreSQL, or of the connection to it, means for a store call.
 //!
-//! Every call is one statement in a transaction of its own. An ERROR that the server reports has therefore rolled it
-//! back. All else that goes wrong after the statement was sent (a FATAL error, a broken connection, a reply that
-//! cannot be read) leaves open whether it was committed.
+//! Each call is one statement in its own transaction. So if the server reports an ERROR, the
+//! transaction was rolled back. After every other failure of a sent statement (a FATAL error, a
+//! broken connection, an unreadable reply), it is unknown whether the transaction was committed.
 
 use crate::ports::StoreError;
 use crate::store::lane::TakeError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-/// A statement that failed.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// What it means for the caller.
+    /// What the failure means for the caller.
     pub(super) error: StoreError,
-    /// Whether the connection is good for another call.
+    /// Whether the connection can be used for another call.
     pub(super) usable: bool,
-    /// The constraint that was violated, if one was.
+    /// The violated constraint, if any.
     pub(super) constraint: Option<String>,
 }
 
@@ -25,21 +24,21 @@ impl From<Failure> for StoreError {
     }
 }
 
-/// Before a statement was sent: nothing was done.
+/// For an error before the statement was sent: nothing was done.
 pub(super) fn not_taken(error: &TakeError) -> Failure {
     let why = match error {
         TakeError::Busy { limit, given_up: 0 } => {
-            format!("all {limit} of its connections for this kind of work are in use")
+            format!("all {limit} connections of this pool are in use")
         }
         TakeError::Busy { limit, given_up } => format!(
-            "all {limit} of its connections for this kind of work are in use; in {given_up} of them the server is still busy with a call that was given up"
+            "all {limit} connections of this pool are in use, {given_up} of them by abandoned calls that the server has not ended"
         ),
         TakeError::Connect(why) => why.clone(),
     };
     Failure { error: StoreError::Unavailable(why), usable: false, constraint: None }
 }
 
-/// After a statement was sent, or while it was.
+/// For an error while the statement was sent, or after it.
 pub(super) fn failed(error: &sqlx::Error) -> Failure {
     let why = describe(error);
     if let sqlx::Error::Encode(_) = error {
@@ -54,20 +53,20 @@ pub(super) fn failed(error: &sqlx::Error) -> Failure {
     Failure { error: kind(why), usable, constraint: reported.constraint().map(Into::into) }
 }
 
-/// Done by a server that was no longer the one to do it.
+/// For a result from a server that was replaced by another one during the call.
 pub(super) fn outdated() -> Failure {
-    let why = "the server that did it has been replaced by another meanwhile";
+    let why = "the server was replaced by another one during the call";
     Failure { error: StoreError::Unknown(why.into()), usable: false, constraint: None }
 }
 
-/// Done, but the server warned while it committed. The transaction is committed on the primary; the wait for the standby
-/// may have been cancelled.
+/// For a statement that succeeded, while the server sent a warning during its commit. The
+/// transaction is committed on the primary, but the wait for the standby may have been cancelled.
 pub(super) fn warned_at_commit() -> Failure {
-    let why = "the server warned while it committed: the wait for a standby was probably cancelled";
+    let why = "the server sent a warning during the commit: the wait for a standby was probably cancelled";
     Failure { error: StoreError::Unknown(why.into()), usable: true, constraint: None }
 }
 
-/// No reply came in time.
+/// For a reply that did not arrive in time.
 pub(super) fn no_reply(within: std::time::Duration) -> Failure {
     Failure {
         error: StoreError::Unknown(format!("no reply within {within:?}")),
@@ -76,7 +75,8 @@ pub(super) fn no_reply(within: std::time::Duration) -> Failure {
     }
 }
 
-/// Whether trying to connect or to migrate again may help: the server is away, starting, full, or busy.
+/// Whether a new try to connect or to migrate may succeed: the server is unreachable, starting,
+/// full or busy.
 pub(super) fn is_passing(error: &sqlx::Error) -> bool {
     match reported(error) {
         Some(reported) => {
@@ -89,12 +89,13 @@ pub(super) fn is_passing(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether another session held a lock for longer than was to be waited.
+/// Whether the lock timeout ended the statement, because another session held the lock.
 pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
     reported(error).is_some_and(|reported| reported.code() == "55P03")
 }
 
-/// An error in words that hold neither a password nor a row: only the server's primary message, never its detail.
+/// Describes an error without passwords and row data: only by the server's primary message, never
+/// by its detail.
 pub(super) fn describe(error: &sqlx::Error) -> String {
     match reported(error) {
         Some(reported) => format!("{} (SQLSTATE {})", reported.message(), reported.code()),
@@ -108,22 +109,23 @@ fn reported(error: &sqlx::Error) -> Option<&PgDatabaseError> {
 
 type Kind = fn(String) -> StoreError;
 
-/// What an ERROR with this SQLSTATE means, and whether its connection is good for another call.
+/// What an ERROR with this SQLSTATE means, and whether the connection can be used for another call.
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn meaning(code: &str) -> (Kind, bool) {
     match code {
         // Serialization failure, deadlock, lock not available.
         "40001" | "40P01" | "55P03" => (StoreError::Conflict, true),
-        // Query canceled: the statement took too long.
+        // Query canceled: the statement timed out.
         "57014" => (StoreError::Unavailable, true),
-        // Read-only transaction: a standby, or a primary that has become one. A new connection may find the primary.
+        // Read-only transaction: the server is a standby, or a primary that has become one. A new
+        // connection may reach the primary.
         "25006" => (StoreError::Unavailable, false),
-        // Limits that the data ran into.
+        // The data exceeds a limit or violates a constraint.
         _ if matches!(code.get(..2), Some("22" | "23" | "54")) => (StoreError::Rejected, true),
         // Insufficient resources.
         _ if code.starts_with("53") => (StoreError::Unavailable, true),
-        // Another schema than the program's (a table or a column is missing, a prepared statement is stale, a
-        // privilege is missing). A new connection prepares its statements anew.
+        // The schema is not this program's (a table or a column is missing, a prepared statement is
+        // stale, a privilege is missing). A new connection prepares its statements anew.
         _ if matches!(code.get(..2), Some("0A" | "26" | "28" | "3D" | "3F" | "42")) => {
             (StoreError::Unavailable, false)
         }
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_error_says_what_the_caller_may_conclude() {
+    fn each_sqlstate_maps_to_its_store_error() {
         let text = String::new;
         for code in ["40001", "40P01", "55P03"] {
             assert_eq!(kind(code), StoreError::Conflict(text()), "{code}");
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_connection_leaves_the_outcome_open() {
+    fn a_broken_connection_leaves_the_outcome_unknown() {
         let broken = failed(&sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()));
         assert!(matches!(broken.error, StoreError::Unknown(_)) && !broken.usable);
         assert!(matches!(failed(&sqlx::Error::Protocol("?".into())).error, StoreError::Unknown(_)));

@@ -1,7 +1,9 @@
-//! Migrations give way. A migration that waits for a table's lock stands in a queue, and every statement that comes after
-//! it waits behind it: beside a backup, whose locks last for hours, it would stop the intake of the processes that still
-//! run. So it waits for a moment only, and pauses before the next try. What it waited for is told, for only whoever runs
-//! the other session can end it.
+//! Migrations give way to other sessions.
+//!
+//! A migration that waits for a table's lock blocks every later statement on that table. Beside a
+//! backup, which holds its locks for hours, it would stop the intake of the processes that still
+//! run. So it waits for a lock only briefly, and pauses before the next try. The error names the
+//! blocking sessions, because only whoever runs them can end them.
 
 use super::servers::Servers;
 use super::sql;
@@ -15,18 +17,18 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// The pause after a try that gave way. With [`super::connect`]'s lock time-out a migration holds others up for less than
-/// a tenth of the time. The pause is made under the lock that lets one process migrate at a time, so that several
-/// processes together do not try more often than one.
+/// The pause after a try that gave way. With the lock timeout of [`super::connect`], a migration
+/// blocks others for less than a tenth of the time. The migration lock is held during the pause, so
+/// several processes together try no more often than one.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// How long the connection on which the blockers are asked for may take to be made.
+/// Timeout for opening the connection that queries the blocking sessions.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often the server is asked for whom the migration waits.
+/// How often the blocking sessions are queried.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// A session that holds a lock that the migration needs.
+/// A session that holds a lock which the migration needs.
 #[derive(Debug, FromRow)]
 struct Blocker {
     pid: i64,
@@ -36,8 +38,8 @@ struct Blocker {
     open_for: Option<i64>,
 }
 
-/// Lets a migration try, which is run by the session of this process id. Where it gives way, the error says for whom, and
-/// comes after a pause.
+/// Runs one try of a migration. `pid` is the server process of its session. If the try gives way,
+/// this function pauses and then returns an error that names the blocking sessions.
 pub(super) async fn giving_way<T>(
     servers: &Servers,
     pid: i32,
@@ -65,7 +67,8 @@ pub(super) async fn giving_way<T>(
     }
 }
 
-/// Looks for whom the session waits, until it is dropped or cannot look any more. The last that were seen are kept.
+/// Queries the sessions that block the session `pid`, until this future is dropped or a query
+/// fails. `seen` keeps the last result that was not empty.
 async fn look(mut asking: PgConnection, pid: i32, seen: &mut Vec<Blocker>) {
     while let Ok(blockers) =
         sqlx::query_as::<_, Blocker>(sql::BLOCKERS).bind(pid).fetch_all(&mut asking).await
@@ -79,17 +82,17 @@ async fn look(mut asking: PgConnection, pid: i32, seen: &mut Vec<Blocker>) {
 
 fn told(blockers: &[Blocker]) -> String {
     if blockers.is_empty() {
-        return "who holds it could not be seen in that time".into();
+        return "the blocking session was not found in time".into();
     }
     let each = blockers.iter().map(|Blocker { pid, name, role, state, open_for }| {
         let (name, role) =
             (name.as_deref().unwrap_or("unnamed"), role.as_deref().unwrap_or("unknown"));
         let state = state.as_deref().unwrap_or("in an unknown state");
-        let open_for = open_for
-            .map_or(String::new(), |seconds| format!(", its transaction open for {seconds} s"));
+        let open_for =
+            open_for.map_or(String::new(), |seconds| format!(", transaction open for {seconds} s"));
         format!("`{name}` (server process {pid}, role `{role}`, {state}{open_for})")
     });
-    format!("it waits for {}", each.collect::<Vec<_>>().join(", "))
+    format!("blocked by {}", each.collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]
@@ -108,7 +111,7 @@ mod tests {
         let hidden = Blocker { pid: 8, name: None, role: None, state: None, open_for: None };
         assert_eq!(
             told(&[backup, hidden]),
-            "it waits for `pg_dump` (server process 7, role `backup`, active, its transaction open for 90 s), \
+            "blocked by `pg_dump` (server process 7, role `backup`, active, transaction open for 90 s), \
              `unnamed` (server process 8, role `unknown`, in an unknown state)"
         );
     }

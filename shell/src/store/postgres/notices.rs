@@ -1,12 +1,14 @@
-//! Whether the server warned while a statement was executed.
+//! Detects whether the server sent a warning during a statement.
 //!
-//! When the wait of a commit for a synchronous standby is ended by an operator (`pg_cancel_backend`), PostgreSQL reports
-//! success and a WARNING: the transaction is committed on the primary, and no standby may have it. sqlx has no interface
-//! for notices. It only logs them, by `tracing`, while the statement's future is polled. So each poll runs under a
-//! subscriber of our own, which notes such an event and passes everything on to the subscriber that was there.
+//! An operator can end a commit's wait for a synchronous standby (`pg_cancel_backend`). PostgreSQL
+//! then reports success and a WARNING: the transaction is committed on the primary, but possibly on
+//! no standby. sqlx has no interface for notices. It only logs them, by `tracing`, while the
+//! statement's future is polled. So each poll runs under our own subscriber, which records such an
+//! event and forwards everything to the previous subscriber.
 //!
-//! What the warning says is in the server's language and is not looked at. The caller knows whether it came before or
-//! after the statement's end, and after that only a commit can have caused it.
+//! The text of the warning is in the server's language, so it is not examined. The caller knows
+//! whether the warning came before or after the end of the statement. After it, only a commit can
+//! cause a warning.
 
 use std::cell::RefCell;
 use std::sync::LazyLock;
@@ -15,15 +17,16 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{Interest, NoSubscriber};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// The target under which sqlx logs what a server reports beside a statement's result.
+/// The target under which sqlx logs the notices of a server.
 const TARGET: &str = "sqlx::postgres::notice";
 
-/// The dispatcher of [`Watcher`]. It is registered once, because each registration invalidates the interest that every log
-/// statement of the process has cached.
+/// The dispatcher of [`Watcher`]. It is registered once, because each registration invalidates the
+/// interest that every log statement of the process has cached.
 ///
-/// The second dispatcher does nothing. While only one is registered, `tracing` asks only the current thread's default
-/// dispatcher when a log statement runs for the first time. If that thread does not watch, sqlx's statement would be
-/// switched off for the whole process, and a cancelled wait for a standby would pass for a commit.
+/// The second dispatcher does nothing. While only one is registered, `tracing` consults only the
+/// current thread's default dispatcher when a log statement runs for the first time. If that thread
+/// does not watch, sqlx's log statement would be disabled for the whole process. A cancelled wait
+/// for a standby would then look like a commit.
 static WATCHERS: LazyLock<[Dispatch; 2]> =
     LazyLock::new(|| [Dispatch::new(Watcher), Dispatch::new(NoSubscriber::default())]);
 
@@ -31,14 +34,14 @@ thread_local! {
     static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
 }
 
-/// What is watched on this thread at this moment.
+/// The step that is watched on this thread.
 struct Watch {
-    /// Where log events go.
+    /// Where log events are forwarded.
     outer: Dispatch,
     warned: bool,
 }
 
-/// Does a step of work, and tells whether the server warned in it.
+/// Runs a step, and returns whether the server sent a warning during it.
 pub(super) fn watch<T>(step: impl FnOnce() -> T) -> (T, bool) {
     let outer = dispatcher::get_default(Dispatch::clone);
     let before = WATCH.replace(Some(Watch { outer, warned: false }));
@@ -60,7 +63,7 @@ fn outer() -> Option<Dispatch> {
 
 impl Subscriber for Watcher {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        // `never` does not silence an event: it leaves the answer to the subscribers that do listen.
+        // `never` does not silence an event: the other subscribers still decide about it.
         if is_warning(metadata) { Interest::sometimes() } else { Interest::never() }
     }
 
@@ -69,7 +72,7 @@ impl Subscriber for Watcher {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Spans would outlive the step; sqlx has none.
+        // Spans would outlive the step, and sqlx has none.
         !metadata.is_span()
             && (is_warning(metadata) || outer().is_some_and(|outer| outer.enabled(metadata)))
     }
@@ -107,15 +110,15 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn a_warning_of_the_server_is_seen_without_a_logger() {
+    fn a_server_warning_is_detected_without_a_logger() {
         assert!(watch(|| tracing::warn!(target: TARGET, "cancelled")).1);
         assert!(!watch(|| tracing::info!(target: TARGET, "by the way")).1);
         assert!(!watch(|| tracing::warn!("of this program")).1);
-        assert!(!watch(|| ()).1, "an earlier warning is forgotten");
+        assert!(!watch(|| ()).1, "an earlier warning is not reported again");
     }
 
     #[test]
-    fn a_warning_is_seen_although_another_thread_logged_it_first() {
+    fn a_warning_is_detected_after_another_thread_logged_it_first() {
         let warn = || tracing::warn!(target: TARGET, "cancelled");
         watch(|| ());
         std::thread::scope(|scope| scope.spawn(warn).join()).unwrap();
@@ -123,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_logged_meanwhile_reaches_the_logger() {
+    fn log_events_of_a_watched_step_reach_the_logger() {
         struct Counts(Arc<AtomicUsize>);
         impl Subscriber for Counts {
             fn enabled(&self, _: &Metadata<'_>) -> bool {

@@ -1,40 +1,41 @@
-//! Where the next claim of a source begins to look.
+//! Where the next claim of a source starts in the index of due times.
 //!
-//! A claimed row leaves a dead entry in the index of what is due, at its old place, which is the front. PostgreSQL
-//! takes such entries away only once no transaction can still see them. While somebody leaves a transaction open, they
-//! gather, and each claim would read all of them again.
+//! A claimed row leaves a dead entry in that index, at the front. PostgreSQL removes dead entries
+//! only when no transaction can see them any more. While any transaction stays open, they
+//! accumulate, and each claim would read all of them again.
 //!
-//! Rows are claimed in the order in which they are due. So behind the last row that was claimed there is nothing left
-//! but rows that were not visible then: inserted by a transaction that had not committed, or locked by one that was
-//! rolled back. They lie close behind, and rarely farther than [`LAG`]. A busy source's claims therefore begin that
-//! far behind the last row, and at the front only once in each [`PERIOD`]. A source that is not busy leaves few dead
-//! entries: its claims always begin at the front.
+//! Rows are claimed in the order of their due times. So the only rows left before the last claimed
+//! row are those that were not visible then: their transaction had not committed, or a transaction
+//! that was later rolled back had locked them. They are rarely due more than [`LAG`] earlier than
+//! the last claimed row. So the claims of a busy source start [`LAG`] before that row, and at the
+//! front only once in each [`PERIOD`]. A source that is not busy leaves few dead entries, so its
+//! claims always start at the front.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 use surehook_core::source::SourceName;
 use tokio::time::Instant;
 
-/// Microseconds since 1970, as the database keeps time.
+/// Microseconds since 1970, as the database stores times.
 pub(super) type Micros = i64;
 
-/// How long a row that was not visible when its time came may stay behind.
+/// How much longer a row may wait that was not visible when it became due.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// A source is busy if so many of its rows were claimed in a period.
+/// A source is busy if at least this many of its rows were claimed in one period.
 const BUSY_ROWS: usize = 500;
 
-/// A statement's time is when it began. What it writes is visible when it commits, in all but bad cases sooner than
-/// this.
+/// How far before the last claimed row a claim of a busy source starts. A statement's time is its
+/// start, and its rows become visible when it commits, in all but bad cases sooner than this.
 const LAG: Micros = 1_000_000;
 
-/// The sources' claims.
+/// The scan state of each source.
 #[derive(Default)]
 pub(super) struct Scans(BTreeMap<SourceName, Scan>);
 
 struct Scan {
     period_began: Instant,
-    /// Rows claimed in this period.
+    /// Rows that were claimed in this period.
     rows: usize,
     was_busy: bool,
     /// The latest due time of a row that was claimed in this period.
@@ -42,7 +43,7 @@ struct Scan {
 }
 
 impl Scans {
-    /// From which due time on the next claim of a source is to look; `None`: from the front.
+    /// The due time from which the next claim of a source starts. `None` means the front.
     pub(super) fn begin(&mut self, source: &SourceName, now: Instant) -> Option<Micros> {
         let scan = self.0.get_mut(source)?;
         if now.duration_since(scan.period_began) >= PERIOD {
@@ -56,7 +57,7 @@ impl Scans {
         scan.reached.filter(|_| scan.was_busy).map(|reached| reached - LAG)
     }
 
-    /// A row of a source was claimed that was due since `due`.
+    /// Records that a row of a source with the due time `due` was claimed.
     pub(super) fn claimed(&mut self, source: &SourceName, due: Micros, now: Instant) {
         let begun = Scan { period_began: now, rows: 0, was_busy: false, reached: None };
         let scan = self.0.entry(source.clone()).or_insert(begun);
@@ -72,7 +73,7 @@ mod tests {
     const SECOND: Micros = 1_000_000;
 
     fn source() -> SourceName {
-        SourceName::parse("orders").expect("a name")
+        SourceName::parse("orders").expect("a valid name")
     }
 
     fn claim(scans: &mut Scans, rows: usize, due: Micros, now: Instant) {
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_that_is_not_busy_is_always_read_from_the_front() {
+    async fn claims_of_a_source_that_is_not_busy_start_at_the_front() {
         let (mut scans, begun) = (Scans::default(), Instant::now());
         for period in 0..4 {
             let now = begun + PERIOD * period;
@@ -93,21 +94,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_busy_source_is_read_from_the_front_once_in_a_period_and_else_from_just_behind_the_last_row()
-     {
+    async fn claims_of_a_busy_source_start_at_the_front_once_in_a_period() {
         let (mut scans, begun) = (Scans::default(), Instant::now());
         claim(&mut scans, BUSY_ROWS, 100 * SECOND, begun);
-        assert_eq!(scans.begin(&source(), begun), None, "whether it is busy shows after a period");
+        assert_eq!(
+            scans.begin(&source(), begun),
+            None,
+            "a source is busy only after a period with many rows"
+        );
         let later = begun + PERIOD;
-        assert_eq!(scans.begin(&source(), later), None, "a period begins at the front");
+        assert_eq!(scans.begin(&source(), later), None, "a period starts at the front");
         claim(&mut scans, 1, 200 * SECOND, later);
         claim(&mut scans, 1, 150 * SECOND, later);
         assert_eq!(scans.begin(&source(), later), Some(199 * SECOND));
-        assert_eq!(scans.begin(&source(), later + PERIOD), None, "and so does the next");
+        assert_eq!(
+            scans.begin(&source(), later + PERIOD),
+            None,
+            "the next period starts at the front, too"
+        );
     }
 
     #[tokio::test]
-    async fn a_claim_that_finds_nothing_at_the_front_leaves_the_next_to_look_there_too() {
+    async fn after_an_empty_claim_the_next_one_starts_at_the_front() {
         let (mut scans, begun) = (Scans::default(), Instant::now());
         claim(&mut scans, BUSY_ROWS, 100 * SECOND, begun);
         let later = begun + PERIOD;

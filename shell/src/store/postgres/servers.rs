@@ -1,10 +1,11 @@
-//! Which of the servers that a URL names is connected to: the one that takes writes now, and never one that it has
-//! replaced.
+//! Chooses the server to connect to among those that a URL names: the current primary, never an old
+//! primary.
 //!
-//! A server that comes back after a failover may still take itself for the primary. What gives it away is its
-//! timeline, which each promotion raises: a server is used only if none has named a higher one. So all servers are
-//! asked whenever the one that was used is lost, and the highest timeline is remembered for as long as the process
-//! lives. That is no fence: keeping an old primary from taking anybody's writes is the work of whatever promotes.
+//! A server that returns after a failover may still consider itself the primary. Its timeline
+//! reveals that it is not, because each promotion increases the timeline: a server is used only if
+//! no other has reported a higher one. So all servers are queried whenever the used one is lost,
+//! and the highest timeline is remembered until the process ends. This is no fence: the system that
+//! promotes a standby must keep an old primary from accepting writes.
 
 use super::errors::describe;
 use super::session::Session;
@@ -20,11 +21,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-/// The most servers that a URL may name. Each is connected to whenever the one in use is lost.
+/// Limit of servers in a URL. Each is connected to whenever the one in use is lost.
 const MOST_SERVERS: usize = 16;
 
-/// How long the other servers may still answer when one has been found that takes writes: one of them may be its
-/// successor.
+/// How long the other servers may still answer after one that accepts writes was found. One of them
+/// may be its successor.
 const GRACE: Duration = Duration::from_millis(300);
 
 /// The servers of one database, in the order in which the URL names them.
@@ -33,46 +34,47 @@ pub struct Servers {
     servers: Vec<Server>,
     wanted: Wanted,
     known: Mutex<Known>,
-    /// The connection on which a server is asked whether it still has a session; `None` until somebody asks.
+    /// The connection that queries whether a server still has a session. `None` before the first
+    /// query, and after one that failed.
     pub(super) asking: tokio::sync::Mutex<Option<PgConnection>>,
 }
 
 #[derive(Debug)]
 struct Server {
-    /// As messages call it: as it was written.
+    /// The server's name in messages, as written in the URL.
     name: String,
     options: PgConnectOptions,
 }
 
-/// Which servers are wanted: `target_session_attrs`, as libpq has it.
+/// Which servers are acceptable. These are values of libpq's `target_session_attrs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
-    /// The first that answers, unasked.
+    /// The first that answers. Its state is not queried.
     Any,
-    /// One whose sessions can write.
+    /// A server whose sessions can write.
     ReadWrite,
-    /// One that is not a standby.
+    /// A server that is not a standby.
     Primary,
 }
 
-/// What this process has learnt of the servers.
+/// What this process knows about the servers.
 #[derive(Debug, Default)]
 struct Known {
-    /// The server that was used last, unless it was lost since.
+    /// The server that was used last, unless it has been lost since.
     in_use: Option<usize>,
     lineage: Option<Lineage>,
-    /// Goes up with every change of the lineage.
+    /// Increases with each change of the lineage.
     generation: u64,
 }
 
-/// A cluster, and the highest timeline that one of its servers has named.
+/// A cluster, and the highest timeline that one of its servers has reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Lineage {
     system: i64,
     timeline: i64,
 }
 
-/// What a server says of itself, by `standing.sql`.
+/// What a server reports about itself, by `standing.sql`.
 #[derive(Clone, Copy, Debug, FromRow)]
 struct Standing {
     system: i64,
@@ -81,7 +83,7 @@ struct Standing {
     read_only: bool,
 }
 
-/// What speaks against each of the servers that answered.
+/// Servers that answered, each with the reason why it is not used.
 type Objections = Vec<(usize, String)>;
 
 struct Answer {
@@ -90,11 +92,13 @@ struct Answer {
 }
 
 impl Servers {
-    /// Reads a URL with one host or several, which stand between commas, each with a port of its own if it has one.
+    /// Parses a URL with one or more hosts. They are separated by commas, and each can have its own
+    /// port.
     ///
     /// # Errors
     ///
-    /// [`OpenError`] if it cannot be read. It never holds a part of the URL that could be a password.
+    /// [`OpenError`] if the URL cannot be parsed. It never contains a part of the URL that could be
+    /// a password.
     pub fn parse(url: &str) -> Result<Self, OpenError> {
         let parts = Parts::of(url)?;
         let hosts: Vec<&str> = parts.hosts.split(',').collect();
@@ -111,7 +115,9 @@ impl Servers {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             match name {
                 "target_session_attrs" if wanted.is_some() => {
-                    return Err(OpenError("`target_session_attrs` is there twice".into()));
+                    return Err(OpenError(
+                        "`target_session_attrs` is given twice; keep one of them".into(),
+                    ));
                 }
                 "target_session_attrs" => wanted = Some(Wanted::parse(value)?),
                 "host" | "hostaddr" | "port"
@@ -150,28 +156,30 @@ impl Servers {
             Ok(Server { name: (*host).to_owned(), options })
         };
         let servers = hosts.iter().enumerate().map(server).collect::<Result<_, _>>()?;
-        // One server is used as it is, behind a proxy as ever. Of several only one can be of use.
+        // A single server is used without a check, for example behind a proxy. Of several servers,
+        // only the one that accepts writes is useful.
         let wanted = wanted.unwrap_or(if several { Wanted::ReadWrite } else { Wanted::Any });
         Ok(Self { servers, wanted, known: Mutex::default(), asking: tokio::sync::Mutex::default() })
     }
 
-    /// The server that was used last is lost, or can no longer be written to: with the next connection all are asked.
+    /// Reports that the server used last is lost, or is read-only now. The next connection queries
+    /// all servers.
     pub(super) fn lost(&self) {
         self.known().in_use = None;
     }
 
-    /// Connects to the server that is to be used, by the deadline. With the connection comes its generation.
+    /// Connects to the right server by the deadline. Returns the connection and its generation.
     pub(super) async fn find(&self, deadline: Instant) -> Result<(PgConnection, u64), String> {
         if self.wanted == Wanted::Any && self.servers.len() == 1 {
             let connected = timeout_at(deadline, self.servers[0].options.connect()).await;
             let connection = connected
-                .map_err(|_| "connecting takes too long".to_owned())?
+                .map_err(|_| "connecting timed out".to_owned())?
                 .map_err(|error| describe(&error))?;
             return Ok((connection, 0));
         }
         let in_use = self.known().in_use;
         if let Some(server) = in_use.filter(|_| self.servers.len() > 1) {
-            // If it has gone silent, there has to be time left for the others.
+            // If this server does not answer, time must be left for the others.
             let soon = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 3;
             if let Ok(answer) = timeout_at(soon, self.ask(server)).await
                 && let Ok(found) = self.choose(vec![answer])
@@ -183,7 +191,7 @@ impl Servers {
         self.choose(self.ask_all(deadline).await)
     }
 
-    /// Asks all servers at once, so that one that stays silent takes no time from the others.
+    /// Queries all servers in parallel, so that a silent one does not delay the others.
     async fn ask_all(&self, deadline: Instant) -> Vec<Answer> {
         let mut asked: FuturesUnordered<_> =
             (0..self.servers.len()).map(|server| self.ask(server)).collect();
@@ -216,7 +224,7 @@ impl Servers {
         Answer { server, connected: connected.await.map_err(|error| describe(&error)) }
     }
 
-    /// The connection to be used of those that were made, and its generation. The others are closed.
+    /// Chooses one of the connections, and returns it with its generation. The others are closed.
     fn choose(&self, answers: Vec<Answer>) -> Result<(PgConnection, u64), String> {
         let mut known = self.known();
         let mut objections: Vec<String> = vec!["no answer in time".to_owned(); self.servers.len()];
@@ -248,14 +256,14 @@ impl Servers {
                     .zip(objections)
                     .map(|(server, objection)| format!("{}: {objection}", server.name));
                 return Err(format!(
-                    "none of its servers can be used: {}",
+                    "no server can be used: {}",
                     told.collect::<Vec<_>>().join("; ")
                 ));
             }
         };
         if known.in_use != Some(chosen) {
             let timeline = lineage.map(|lineage| lineage.timeline);
-            tracing::info!(server = %self.servers[chosen].name, timeline, "the database's server that takes writes");
+            tracing::info!(server = %self.servers[chosen].name, timeline, "database server selected");
         }
         known.in_use = Some(chosen);
         let connection = connections
@@ -276,7 +284,7 @@ impl Connect for Arc<Servers> {
         let (connection, generation) = self.find(deadline).await?;
         let session = timeout_at(deadline, Session::new(connection)).await;
         let session = session
-            .map_err(|_| "connecting takes too long".to_owned())?
+            .map_err(|_| "connecting timed out".to_owned())?
             .map_err(|error| describe(&error))?;
         Ok((session, generation))
     }
@@ -298,7 +306,8 @@ impl Connect for Arc<Servers> {
     }
 }
 
-/// Which of the servers that answered is to be used, or what speaks against each; and what is known afterwards.
+/// Decides which of the servers that answered is used, or why none is. Also returns the new
+/// lineage.
 fn judge(
     wanted: Wanted,
     known: Option<Lineage>,
@@ -309,7 +318,8 @@ fn judge(
         return (Ok(standings[0].0), known);
     }
     let able = standings.iter().filter(|(_, standing)| wanted.objection(*standing).is_none());
-    // The first of the highest. A cluster that took the place of the known one has timelines of its own.
+    // Reversed, so that the first of equal servers wins. A cluster that replaced the known one has
+    // its own timelines, which are not compared with the known one's.
     let rank = |standing: &Standing| {
         (known.is_some_and(|known| known.system == standing.system), standing.timeline)
     };
@@ -332,7 +342,7 @@ fn judge(
             let newest = lineage.map_or(0, |lineage| lineage.timeline);
             let objection = |standing: &Standing| {
                 wanted.objection(*standing).map_or_else(
-                    || format!("it has been replaced: its timeline is {}, and another server has reached {newest}", standing.timeline),
+                    || format!("refused as an old primary: its timeline is {}, and another server has timeline {newest}", standing.timeline),
                     str::to_owned,
                 )
             };
@@ -354,16 +364,16 @@ impl Wanted {
             "read-write" => Ok(Self::ReadWrite),
             "primary" => Ok(Self::Primary),
             "read-only" | "standby" | "prefer-standby" => Err(OpenError(format!(
-                "`target_session_attrs={value}` names a server that cannot be written to; write `read-write`"
+                "`target_session_attrs={value}` selects a read-only server; write `read-write`"
             ))),
-            // The value is not shown: what stands in the wrong place may be a password.
+            // The value is not shown, because a misplaced part of the URL may be a password.
             _ => Err(OpenError(
                 "`target_session_attrs` must be `any`, `read-write` or `primary`".into(),
             )),
         }
     }
 
-    /// Why a server that stands so is not wanted.
+    /// Why a server in this state is not acceptable.
     fn objection(self, standing: Standing) -> Option<&'static str> {
         match self {
             Self::ReadWrite | Self::Primary if standing.in_recovery => Some("it is a standby"),
@@ -373,10 +383,10 @@ impl Wanted {
     }
 }
 
-/// A URL taken apart, no more than is needed to put one together for each of its hosts.
+/// A URL, split only as far as needed to build one for each of its hosts.
 struct Parts<'a> {
     scheme: &'a str,
-    /// With its `@`; empty if there is none.
+    /// Includes the `@`. Empty if there is no user.
     user: &'a str,
     hosts: &'a str,
     path: &'a str,
@@ -388,7 +398,8 @@ impl<'a> Parts<'a> {
         let (scheme, rest) =
             url.split_once("://").ok_or_else(|| OpenError(connect::FORM.into()))?;
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        // Such a URL would be read, with a part of the password as the name of a database or a parameter, and shown.
+        // Such a URL could be parsed with a part of the password as the name of a database or a
+        // parameter, and that name would be shown.
         if rest.contains('@') {
             return Err(OpenError(
                 "it has an `@` after its host; write `@ / ? #` in a password as `%40 %2F %3F %23`"
@@ -402,8 +413,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// A URL as it may be shown: without its password, and of its parameters only which server is wanted. `None` if it
-/// cannot be taken apart.
+/// A URL for display: without its password, and without parameters except `target_session_attrs`.
+/// `None` if the URL cannot be parsed.
 #[must_use]
 pub fn shown(url: &str) -> Option<String> {
     let Parts { scheme, user, hosts, path, query } = Parts::of(url).ok()?;

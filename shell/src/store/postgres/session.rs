@@ -1,9 +1,10 @@
-//! A session with a server, and what becomes of it when its call is given up.
+//! A session at a server, and what happens to it when its call is abandoned.
 //!
-//! A commit that waits for a standby hangs for as long as the standby is away. Nobody may cancel it: that would make the
-//! row visible although no standby has it. So a call that is given up leaves its session behind, and the server has it
-//! until the commit is over, even if the connection is cut. Its place in the lane stays taken for so long; otherwise new
-//! sessions would pile up at the server. The server itself is asked which of them it still has.
+//! A commit that waits for a standby hangs as long as the standby is away. It must not be
+//! cancelled: that would make the row visible although no standby has it. So an abandoned call
+//! leaves its session behind, and the server keeps it until the commit ends, even if the connection
+//! is cut. Until then the session keeps its slot in the pool. Otherwise sessions would accumulate
+//! at the server. The server is queried for the sessions that it still has.
 
 use super::servers::Servers;
 use super::sql;
@@ -16,53 +17,55 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How soon the server is asked after a call was given up, and how often at last.
+/// Interval between the queries for an abandoned session: the first value at the start, then
+/// doubled up to the second.
 const FIRST_QUESTION_AFTER: Duration = Duration::from_millis(20);
 const QUESTION_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the answer to such a question is waited for, and for the connection on which it is asked.
+/// Timeout of such a query, including the time to open its connection.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// A connection, and which session of its server it is.
+/// A connection, and the identity of its session at the server.
 #[derive(Debug)]
 pub(in crate::store) struct Session {
     pub(super) connection: PgConnection,
-    /// `None` if the server does not tell.
+    /// `None` if the server does not report it.
     identity: Option<Identity>,
 }
 
-/// One session of a server: its server process, and when that was started, in microseconds since 1970.
+/// Identifies a session at a server: its server process, and the start of that process in
+/// microseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
 struct Identity {
     pid: i64,
     started: i64,
 }
 
-/// What a server knows of a session.
+/// Whether a server still has a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// It has it.
+    /// The server still has it.
     Lives,
-    /// It has it no more.
+    /// The server has ended it.
     Ended,
-    /// It cannot be asked.
+    /// The server could not be queried.
     Unknown,
 }
 
 impl Session {
-    /// The session behind a new connection.
+    /// Reads the identity of a new connection's session.
     pub(super) async fn new(mut connection: PgConnection) -> Result<Self, sqlx::Error> {
         let identity =
             sqlx::query_as(sql::SESSION).persistent(false).fetch_optional(&mut connection).await;
         let identity = match identity {
-            // It is not PostgreSQL itself, and has no such list.
+            // The server is not PostgreSQL itself, and has no list of sessions.
             Err(sqlx::Error::Database(_)) => None,
             other => other?,
         };
         Ok(Self { connection, identity })
     }
 
-    /// Waits until the server has ended this session, or another server has taken its place.
+    /// Waits until the server has ended this session, or another server has replaced it.
     pub(super) async fn ended(self, servers: Arc<Servers>, generation: u64) {
         let Self { connection, identity } = self;
         let mut closed = pin!(close(connection).fuse());
@@ -82,7 +85,7 @@ impl Session {
 }
 
 impl Servers {
-    /// What the server that is used now knows of a session. All who ask share one connection.
+    /// Queries the current server for a session. All callers share one connection.
     async fn fate(self: &Arc<Self>, session: Identity) -> Fate {
         let mut asking = self.asking.lock().await;
         let deadline = Instant::now() + ANSWER_TIMEOUT;
@@ -108,12 +111,13 @@ impl Servers {
     }
 }
 
-/// Waits for the server's reply to whatever was sent, for as long as it takes, and closes the connection.
+/// Waits for the server's reply to the abandoned call, without a time limit, and closes the
+/// connection.
 async fn close(mut connection: PgConnection) {
     loop {
         match connection.ping().await {
             Ok(()) => break,
-            // The reply to the call that was given up. What comes after it is still to be read.
+            // The reply to the abandoned call. What follows it has still to be read.
             Err(sqlx::Error::Database(_)) => {}
             // The connection is cut.
             Err(_) => return,

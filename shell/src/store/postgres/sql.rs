@@ -1,54 +1,50 @@
-//! The store's statements, each in a file that says what it is bounded by and what it locks. Public so that their
-//! plans can be checked.
+//! The statements of the store. The header of each file says what bounds the statement, which index
+//! it uses and what it locks. Public, so that tests can check the plans.
 
 use sqlx::migrate::Migrator;
 
-/// Inserts a batch of events.
+/// Inserts a batch of new events.
 pub const ACCEPT: &str = include_str!("accept.sql");
-/// Begins a probe.
 pub const PROBE_BEGIN: &str = include_str!("probe_begin.sql");
-/// Takes back what a probe inserted, and commits.
+/// Rolls back what a probe inserted, and commits.
 pub const PROBE_END: &str = include_str!("probe_end.sql");
-/// Reads the events that an insert found in its way.
+/// Reads the events that an insert conflicted with.
 pub const ACCEPT_EXISTING: &str = include_str!("accept_existing.sql");
-/// Claims due events.
 pub const CLAIM: &str = include_str!("claim.sql");
 /// Settles a batch of claims.
 pub const SETTLE: &str = include_str!("settle.sql");
 /// Reads one event and its attempts.
 pub const FIND: &str = include_str!("find.sql");
-/// Sends a dead letter back to queued.
+/// Queues one dead letter again.
 pub const REDRIVE: &str = include_str!("redrive.sql");
-/// Sends a delivered event back to queued.
+/// Queues one delivered event again.
 pub const REDRIVE_DELIVERED: &str = include_str!("redrive_delivered.sql");
-/// A page of events.
+/// Reads a page of events.
 pub const LIST: &str = include_str!("list.sql");
-/// Sends dead letters back to queued.
+/// Queues a page of dead letters again.
 pub const REDRIVE_ALL: &str = include_str!("redrive_all.sql");
-/// The work of each source.
+/// Reads the work of each source.
 pub const SOURCES: &str = include_str!("sources.sql");
-/// Pauses a source.
 pub const PAUSE: &str = include_str!("pause.sql");
-/// Resumes a source.
 pub const RESUME: &str = include_str!("resume.sql");
-/// Where one event stands.
+/// Reads the status of one event.
 pub const STATUS: &str = include_str!("status.sql");
-/// Deletes what ended before its retention.
+/// Deletes events whose retention has ended.
 pub const PRUNE: &str = include_str!("prune.sql");
-/// Erases the payloads of what was delivered before their retention.
+/// Erases the payloads of delivered events whose retention has ended.
 pub const ERASE: &str = include_str!("erase.sql");
-/// What a server is, and how far its history has come.
+/// Reads the role and the timeline of a server.
 pub const STANDING: &str = include_str!("standing.sql");
-/// Which session this is.
+/// Reads the identity of this session.
 pub const SESSION: &str = include_str!("session.sql");
 /// Whether the server still has a session.
 pub const SESSION_LIVES: &str = include_str!("session_lives.sql");
-/// For whom a session waits.
+/// Reads the sessions that block a session.
 pub const BLOCKERS: &str = include_str!("blockers.sql");
-/// The migrations that were applied.
+/// Reads the applied migrations.
 pub const SCHEMA: &str = include_str!("schema.sql");
 
-/// The migrations that make the schema that these statements need.
+/// The migrations that create the schema for these statements.
 #[must_use]
 pub fn migrator() -> Migrator {
     sqlx::migrate!("../migrations/postgres")

@@ -1,4 +1,4 @@
-//! How this program opens a SQLite database, and how it brings one to its schema.
+//! How this program opens a SQLite database, and how it migrates one.
 
 use super::errors::{self, is_passing};
 use super::file::DatabaseFile;
@@ -16,24 +16,26 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How long a statement waits for another process's transaction.
+/// How long a statement waits for a transaction of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// So many rows of an answer are buffered before a statement waits for its reader. A claim's answer has no more.
+/// How many rows of a result are buffered before the statement waits for its reader. The result of
+/// a claim has no more rows than this.
 const ROWS: usize = 1024;
 
-/// The log is cut back to this when a checkpoint has emptied it.
+/// A checkpoint that has emptied the log truncates it to this size.
 const JOURNAL_SIZE_LIMIT_BYTES: &str = "67108864";
 
-/// How long opening is tried again while another process holds the file: the step to the write-ahead log needs it
-/// alone, and does not wait for it.
+/// How long opening is retried while another process holds the file. The switch to the write-ahead
+/// log needs exclusive access, and does not wait for it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The options of each connection of the store. A database that is not there is not made: only migrating does that.
+/// The options of each connection of the store. They do not create a missing database: only `hold`
+/// and `migrate` do.
 ///
 /// # Errors
 ///
-/// [`OpenError`] if the URL cannot be read or names no file.
+/// [`OpenError`] if the URL cannot be parsed or names no file.
 pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
     let refused =
         |why: &str| Err(OpenError(format!("{why}: write for example `sqlite:surehook.db`")));
@@ -46,7 +48,7 @@ pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
         Ok(options) => options,
         Err(error) => return refused(&format!("not a SQLite database ({error})")),
     };
-    // As SQLite will understand it, and not as it is written: all of it may be percent-encoded.
+    // The path as SQLite reads it, not as it is written: all of it may be percent-encoded.
     let file = options.get_filename().to_string_lossy();
     let parameters = Url::parse(&format!("sqlite:?{}", parameters.replace('#', "%23")));
     let forgets = |(name, value): (Cow<'_, str>, Cow<'_, str>)| {
@@ -56,9 +58,9 @@ pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
         || file.contains(":memory:")
         || parameters.is_ok_and(|all| all.query_pairs().any(forgets))
     {
-        return refused("a database in memory forgets what was acknowledged");
+        return refused("an in-memory database loses acknowledged events");
     }
-    // Such a name is a URI to SQLite, with parameters of its own, among them those above.
+    // SQLite treats such a name as a URI with its own parameters, including those above.
     if file.starts_with("file:") {
         return refused("the SQLite database is named by a `file:` URI and not by its path");
     }
@@ -68,13 +70,14 @@ pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
         .synchronous(SqliteSynchronous::Full)
         .row_buffer_size(ROWS)
         .busy_timeout(BUSY_TIMEOUT)
-        // What would undo a statement that fails in its middle stays in memory: the pages that one batch changes. It would
-        // be a temporary file otherwise, made anew for each batch. So does what a statement sorts: all of them are bounded.
+        // SQLite keeps its statement journal in memory (the pages that one batch changes). By
+        // default it is a temporary file, created anew for each batch. Sorting uses memory, too.
+        // All of it is bounded.
         .pragma("temp_store", "memory")
         .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES))
 }
 
-/// How the connections of one lane are opened.
+/// Opens the connections of one lane.
 pub(super) struct Opener {
     pub(super) options: SqliteConnectOptions,
     pub(super) file: Arc<DatabaseFile>,
@@ -87,7 +90,7 @@ impl Connect for Opener {
         let opening = self.file.opening()?;
         let opened = timeout_at(deadline, ConnectOptions::connect(&self.options)).await;
         let connection = opened
-            .map_err(|_| "opening it takes too long".to_owned())?
+            .map_err(|_| "opening the file timed out".to_owned())?
             .map_err(|error| errors::message(&error))?;
         opening.done()?;
         Ok((connection, 0))
@@ -101,20 +104,21 @@ impl Connect for Opener {
         let _ = connection.close().await;
     }
 
-    /// A connection to a file has no session elsewhere.
+    /// A connection to a file has no session at a server.
     fn end(&self, _: SqliteConnection, _: u64) -> Option<BoxFuture<'static, ()>> {
         None
     }
 
-    /// The connections of a file that was replaced stay open: they hold what was acknowledged.
+    /// The connections to a replaced file stay open, because that file has the acknowledged events.
     fn generation(&self) -> u64 {
         0
     }
 }
 
-/// Brings the database to this program's schema. See [`crate::store::OpenStore::migrate`].
+/// Migrates the database to this program's schema. See [`crate::store::OpenStore::migrate`].
 ///
-/// All migrations run in one IMMEDIATE transaction: of several processes one migrates, and the others find it done.
+/// All migrations run in one IMMEDIATE transaction. If several processes try at once, one of them
+/// migrates, and the others find it done.
 pub(super) async fn migrate(
     options: &SqliteConnectOptions,
     file: &DatabaseFile,
@@ -122,12 +126,13 @@ pub(super) async fn migrate(
     file.create().map_err(|error| MigrateError::Failed(error.to_string()))?;
     let mut connection = open(options).await?;
     let migrated = migrate_on(&mut connection).await;
-    // Closing hands back the file's locks; a transaction that was not committed is rolled back.
+    // Closing releases the file's locks and rolls back an uncommitted transaction.
     let _ = connection.close().await;
     migrated
 }
 
-/// Opens a connection, waiting a while if another process holds the file.
+/// Opens a connection. Retries errors that may be temporary, for example while another process
+/// holds the file.
 pub(super) async fn open(options: &SqliteConnectOptions) -> Result<SqliteConnection, MigrateError> {
     let deadline = Instant::now() + OPEN_PATIENCE;
     loop {
@@ -158,7 +163,7 @@ async fn migrate_on(connection: &mut SqliteConnection) -> Result<(), MigrateErro
     };
     let migrator = sql::migrator();
     if schema::compare(&applied, &migrator).needs_migration()? {
-        // Nested in this transaction, each migration is a savepoint of it.
+        // Inside this transaction, each migration is a savepoint.
         schema::apply_missing(&mut *transaction, &applied, &migrator, explain).await?;
     }
     transaction.commit().await.map_err(|error| explain(&error))

@@ -1,8 +1,9 @@
-//! Backups of a SQLite database, and how one is put back.
+//! Backup and restore of a SQLite database.
 //!
-//! A database is its file, and whatever of its write-ahead log is not yet in it. A copy of the file alone may lack
-//! commits, and a file that is put beside the log of another is read as damaged. SQLite makes each copy here
-//! (`VACUUM INTO`): it is one whole file, of one moment.
+//! A database is its file, and the part of its write-ahead log that is not yet in the file. A copy
+//! of the file alone may lack commits. A file that is placed beside the log of another database is
+//! read as damaged. So SQLite makes each copy here (`VACUUM INTO`): one complete file, of one point
+//! in time.
 
 use super::connect;
 use super::errors;
@@ -16,52 +17,46 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What is appended to a copy's name until it is whole.
+/// Appended to a copy's name until the copy is complete.
 const PARTIAL: &str = "-partial";
-/// What is appended to the name of the database that a restore replaces.
+/// Appended to the name of the database that a restore replaces.
 const REPLACED: &str = "-replaced";
-/// The files that SQLite keeps beside a database while it is open.
+/// Suffixes of the files that SQLite keeps beside an open database.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
 
-/// Why there is no copy.
+/// Why a copy was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// The database's own file.
+    /// The database's own file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
     /// There is no database to copy.
     #[error("there is no database at {}; correct `database`, or the name of the backup", .0.display())]
     Missing(PathBuf),
-    /// Nothing is overwritten.
+    /// The target exists. Nothing is overwritten.
     #[error("{} exists; move it away, or choose another name", .0.display())]
     Exists(PathBuf),
     /// A file cannot be written, renamed or made durable.
     #[error("{}: {error}", .path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
+    Io { path: PathBuf, error: io::Error },
     /// SQLite cannot read or write a copy.
     #[error("{} cannot be copied: {why}", .path.display())]
     Sqlite {
-        /// What was to be copied.
+        /// The file that was to be copied.
         path: PathBuf,
-        /// What SQLite says.
+        /// SQLite's message.
         why: String,
     },
-    /// The backup is not one of a database that this program can serve.
+    /// The backup is not a database that this program can serve.
     #[error("{} cannot be restored: {why}", .path.display())]
     Unfit {
         /// The backup.
         path: PathBuf,
-        /// Why not.
         why: String,
     },
 }
 
-/// Copies the database to a new file, whether it is served or not.
+/// Copies the database to a new file, even while a process serves it.
 pub(super) async fn backup(options: &SqliteConnectOptions, to: &Path) -> Result<(), CopyError> {
     let from = options.get_filename();
     if !from.is_file() {
@@ -73,7 +68,8 @@ pub(super) async fn backup(options: &SqliteConnectOptions, to: &Path) -> Result<
     let mut connection =
         connect::open(options).await.map_err(|error| unread(from, error.to_string()))?;
     let copied = async {
-        // A copy of what this program cannot serve would be found out when it is needed.
+        // Without this check, a database that this program cannot serve would be noticed only at
+        // the restore.
         fit(from, &mut connection).await?;
         copy(from, &mut connection, to).await
     };
@@ -82,8 +78,8 @@ pub(super) async fn backup(options: &SqliteConnectOptions, to: &Path) -> Result<
     copied
 }
 
-/// Puts a copy of a backup in the place of the database, which no process may serve meanwhile. Answers where the database
-/// is now that was there before, if there was one.
+/// Replaces the database with a copy of a backup. No process may serve the database during this.
+/// Returns the new path of the old database, if there was one.
 pub(super) async fn restore(
     options: &SqliteConnectOptions,
     file: &DatabaseFile,
@@ -101,7 +97,7 @@ pub(super) async fn restore(
             return Err(CopyError::Exists(taken));
         }
     }
-    // A backup is read as it is. If it has a log beside it, that is part of it.
+    // The backup is opened as it is. A log beside it is part of it.
     let backup = SqliteConnectOptions::new()
         .filename(from)
         .create_if_missing(false)
@@ -121,11 +117,13 @@ pub(super) async fn restore(
 
     let had_one = database.exists();
     if had_one {
-        // What the log holds goes into the file, unless the database is damaged. Then its files stay together.
+        // Opening and closing moves the log into the file. This fails if the database is damaged,
+        // and then its files stay together.
         if let Ok(old) = connect::open(options).await {
             let _ = old.close().await;
         }
-        // The log first: a database without it has lost its last commits, a log without a database says nothing.
+        // The log is moved first: a database without its log lacks its last commits, and a log
+        // without its database contains nothing usable.
         for suffix in BESIDE.into_iter().rev().chain(std::iter::once("")) {
             let path = with_suffix(database, suffix);
             match fs::rename(&path, with_suffix(&replaced, suffix)) {
@@ -142,11 +140,12 @@ pub(super) async fn restore(
     Ok(had_one.then_some(replaced))
 }
 
-/// Copies what a connection is open to, to a file that is there only once it is whole and on the disk.
+/// Copies the database of a connection to a file. The file gets its name only when it is complete
+/// and flushed to disk.
 async fn copy(from: &Path, connection: &mut SqliteConnection, to: &Path) -> Result<(), CopyError> {
     let io = |error| CopyError::Io { path: to.to_owned(), error };
     let partial = with_suffix(to, PARTIAL);
-    // Empty, so that SQLite takes it, and with the mode that the copy is to have.
+    // The file is empty, so that SQLite accepts it, and has the mode that the copy must have.
     private(OpenOptions::new().write(true).create(true).truncate(true))
         .open(&partial)
         .map_err(io)?;
@@ -171,7 +170,7 @@ async fn copy(from: &Path, connection: &mut SqliteConnection, to: &Path) -> Resu
     copied
 }
 
-/// Whether SQLite finds a copy in order.
+/// Checks that SQLite finds no damage in a copy.
 async fn is_whole(copy: &Path) -> Result<(), CopyError> {
     let options =
         SqliteConnectOptions::new().filename(copy).read_only(true).create_if_missing(false);
@@ -188,7 +187,8 @@ async fn is_whole(copy: &Path) -> Result<(), CopyError> {
     }
 }
 
-/// Whether a connection is open to a database that this program can serve, perhaps after a migration.
+/// Checks that a connection is to a database that this program can serve, possibly after a
+/// migration.
 async fn fit(path: &Path, connection: &mut SqliteConnection) -> Result<(), CopyError> {
     let applied: Result<Vec<Applied>, _> = sqlx::query_as(sql::SCHEMA).fetch_all(connection).await;
     match applied {
@@ -214,7 +214,7 @@ fn unfit(path: &Path, why: String) -> CopyError {
     CopyError::Unfit { path: path.to_owned(), why }
 }
 
-/// Makes a new name durable.
+/// Flushes the folder of a file, which makes the file's new name durable.
 fn flush_folder(of: &Path) -> Result<(), CopyError> {
     let folder =
         of.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

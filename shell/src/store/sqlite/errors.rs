@@ -1,12 +1,13 @@
-//! What an error of SQLite means for a call to the store.
+//! What an error of SQLite means for a store call.
 //!
-//! Until COMMIT nothing is done: a statement's error rolls its transaction back, or closes the connection, which does
-//! the same. An error of COMMIT itself leaves it open, except where SQLite says that the transaction still stands.
+//! Nothing is done before COMMIT: a statement's error rolls the transaction back, or closes the
+//! connection, which has the same effect. After an error of COMMIT the outcome is unknown, unless
+//! SQLite says that the transaction is still open.
 
 use crate::ports::StoreError;
 use crate::store::lane::TakeError;
 
-/// The primary result codes that are told apart. <https://www.sqlite.org/rescode.html>
+/// The primary result codes that are distinguished. <https://www.sqlite.org/rescode.html>
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
 const IOERR: i32 = 10;
@@ -18,26 +19,27 @@ const MISMATCH: i32 = 20;
 const RANGE: i32 = 25;
 const NOTADB: i32 = 26;
 
-/// How the message of an error begins that says that the file is damaged. What SQLite reads from it is wrong, and waiting
-/// does not mend it.
+/// Start of a message that means damage of the file. What SQLite reads from such a file is wrong,
+/// and waiting does not help.
 const DAMAGED: &str = "the database file is damaged, or is not a SQLite database";
 
-/// The codes that belong to the database and not to what it was given: ERROR (a table is missing), PERM, NOMEM,
-/// READONLY, INTERRUPT, IOERR, CORRUPT, CANTOPEN, PROTOCOL, SCHEMA, NOLFS, AUTH, NOTADB.
+/// Codes that concern the database, and not the data that it was given: ERROR (a table is missing),
+/// PERM, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, CANTOPEN, PROTOCOL, SCHEMA, NOLFS, AUTH,
+/// NOTADB.
 const DATABASE: [i32; 13] = [1, 3, 7, 8, 9, 10, 11, 14, 15, 17, 22, 23, 26];
 
-/// Before anything was done.
+/// For an error before anything was done.
 pub(super) fn not_taken(error: &TakeError) -> StoreError {
     match error {
         TakeError::Busy { limit, .. } => StoreError::Unavailable(match limit {
-            1 => "its one writer is busy".into(),
-            limit => format!("all {limit} of its readers are in use"),
+            1 => "the writer is busy".into(),
+            limit => format!("all {limit} readers are in use"),
         }),
         TakeError::Connect(why) => StoreError::Unavailable(why.clone()),
     }
 }
 
-/// Before COMMIT.
+/// For an error before COMMIT.
 pub(super) fn statement(error: &sqlx::Error) -> StoreError {
     let why = message(error);
     match primary_code(error) {
@@ -48,7 +50,7 @@ pub(super) fn statement(error: &sqlx::Error) -> StoreError {
     }
 }
 
-/// At COMMIT.
+/// For an error of COMMIT.
 pub(super) fn commit(error: &sqlx::Error) -> StoreError {
     let why = message(error);
     match primary_code(error) {
@@ -57,12 +59,13 @@ pub(super) fn commit(error: &sqlx::Error) -> StoreError {
     }
 }
 
-/// Whether trying to open or to migrate again may help: another process holds the file, its disk is full or fails.
+/// Whether a new try to open or to migrate may succeed: another process holds the file, or its disk
+/// is full or fails.
 pub(super) fn is_passing(error: &sqlx::Error) -> bool {
     matches!(primary_code(error), Some(BUSY | LOCKED | FULL | IOERR))
 }
 
-/// What SQLite says, and whether that means damage.
+/// SQLite's message. It starts with [`DAMAGED`] if it means damage.
 pub(super) fn message(error: &sqlx::Error) -> String {
     if matches!(primary_code(error), Some(CORRUPT | NOTADB)) {
         format!("{DAMAGED} ({error})")

@@ -1,8 +1,10 @@
-//! The file of a SQLite database: which process serves it, who may read it, and whether it is still at its path.
+//! The file of a SQLite database: which process serves it, who may read it, and whether it is still
+//! at its path.
 //!
-//! Not for what is in the file. No descriptor of the database file itself is opened here once SQLite has it open: SQLite
-//! locks it by POSIX locks, and closing any descriptor of the file gives up those of the whole process
-//! (<https://www.sqlite.org/howtocorrupt.html>, 2.2). So the lock of the process is on a file of its own.
+//! The content of the file is handled elsewhere. No descriptor of the database file is opened here
+//! once SQLite has it open: SQLite uses POSIX locks, and closing any descriptor of the file
+//! releases all of the process's locks on it (<https://www.sqlite.org/howtocorrupt.html>, 2.2). So
+//! the lock of the process is on a separate file.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -12,65 +14,57 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use tokio::sync::watch;
 
-/// Only the user that runs the program may read the events. SQLite gives its log and its shared memory the same mode.
+/// Only the user that runs the program can read the events. SQLite gives its log and its shared
+/// memory the same mode.
 const MODE: u32 = 0o600;
 
-/// What is appended to the database's name for the file that is locked.
+/// Appended to the database's name, for the name of the lock file.
 const LOCK_SUFFIX: &str = "-lock";
 
 /// Why the file of a database cannot be used. Waiting does not help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
-    /// The folder is missing.
     #[error(
         "the database {path} cannot be opened: its folder does not exist; create the folder, or correct `database`"
     )]
-    NoFolder {
-        /// The path of the database.
-        path: String,
-    },
-    /// There is something else at the path.
+    NoFolder { path: String },
     #[error("the database {path} cannot be opened: it is not a file; correct `database`")]
-    NotAFile {
-        /// The path of the database.
-        path: String,
-    },
-    /// The user may not read and write it, or create files beside it.
+    NotAFile { path: String },
+    /// The user cannot read and write the file, or cannot create files beside it.
     #[error(
         "the database {path} cannot be opened: {error}; the user that runs surehook must be able to read and write the file and to create files in its folder"
     )]
     NotAllowed {
-        /// The path of the database.
         path: String,
-        /// What the system says.
+        /// The error of the operating system.
         error: String,
     },
-    /// Another process serves it.
+    /// Another process serves the database.
     #[error(
         "the database {path} is served by another process{holder}: a SQLite database is for one process; stop that process, or set `database` to another file"
     )]
     Served {
-        /// The path of the database.
         path: String,
-        /// The other process, if it is known.
+        /// The id of the other process as ` (ID)`, or empty if it is unknown.
         holder: String,
     },
 }
 
-/// A database's file, as this process knows it.
+/// The state of a database's file in this process.
 #[derive(Debug)]
 pub(super) struct DatabaseFile {
     path: PathBuf,
-    /// Locked while this process serves the database. The lock ends with the process, however that ends.
+    /// Locked while this process serves the database. The lock ends with the process, even after a
+    /// crash.
     lock: Mutex<Option<File>>,
-    /// Which file the connections have open.
+    /// The file that the connections have open.
     opened: OnceLock<Identity>,
-    /// Whether the file was missing from its path at the last look, so that only a change is logged.
+    /// Whether the last check did not find the file at its path. Only a change is logged.
     is_misplaced: AtomicBool,
     damage: watch::Sender<Option<String>>,
 }
 
-/// What tells a file from every other that exists.
+/// Distinguishes a file from all others that exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     device: u64,
@@ -92,8 +86,9 @@ impl DatabaseFile {
         &self.path
     }
 
-    /// Makes this process the one that serves the database, and finds what would keep it from that. To be called before
-    /// the first connection is opened. With `create`, a file that is missing is created, empty.
+    /// Makes this process the only one that serves the database, and checks that it can use the
+    /// file. Call this before the first connection is opened. With `create`, a missing file is
+    /// created, empty.
     pub(super) fn hold(&self, create: bool) -> Result<(), FileError> {
         self.in_its_folder()?;
         let lock = self.locked()?;
@@ -109,7 +104,7 @@ impl DatabaseFile {
     pub(super) fn create(&self) -> Result<(), FileError> {
         self.in_its_folder()?;
         match private(OpenOptions::new().write(true).create_new(true)).open(&self.path) {
-            // The umask may have taken bits away.
+            // The umask may have removed bits of the mode.
             Ok(file) => file
                 .set_permissions(Permissions::from_mode(MODE))
                 .map_err(|error| self.not_allowed(&error)),
@@ -118,8 +113,8 @@ impl DatabaseFile {
         }
     }
 
-    /// Whether the connections' file is still the one at the path. What is written to another is lost when the process
-    /// ends.
+    /// Checks that the file at the path is still the one that the connections have open. If it is
+    /// not, what is written to the open file is lost when the process ends.
     ///
     /// # Errors
     ///
@@ -140,20 +135,22 @@ impl DatabaseFile {
         if !self.is_misplaced.swap(true, Ordering::AcqRel) {
             tracing::error!(
                 path = %self.path.display(), why,
-                "the database file was moved, deleted or replaced; events are refused. Deliveries continue from the file that is open, which is lost when the process ends: move it back, or restart the process to use the file at the path"
+                "the database file was moved, deleted or replaced; new events are refused. Deliveries continue from the open file, which is lost when the process ends. Move it back, or restart the process to use the file at the path"
             );
         }
         Err(format!("the database file was moved, deleted or replaced while in use: {why}"))
     }
 
-    /// Notes which file a connection has open: the one at the path before and after it was opened.
+    /// Records the file at the path before a connection is opened. It must be the same file
+    /// afterwards.
     pub(super) fn opening(&self) -> Result<Opening<'_>, String> {
-        let before = Identity::at(&self.path)
-            .map_err(|error| format!("the database file {}: {error}", self.path.display()))?;
+        let before = Identity::at(&self.path).map_err(|error| {
+            format!("the database file {} cannot be accessed: {error}", self.path.display())
+        })?;
         Ok(Opening { file: self, before })
     }
 
-    /// Reports that the database is damaged.
+    /// Reports that the database is damaged. Only the first report is kept.
     pub(super) fn damaged(&self, why: &str) {
         self.damage.send_if_modified(|damage| {
             let is_first = damage.is_none();
@@ -162,14 +159,14 @@ impl DatabaseFile {
         });
     }
 
-    /// Completes once the database was found to be damaged, with what SQLite says.
+    /// Completes when the database was found to be damaged. Returns SQLite's message.
     pub(super) async fn damage(&self) -> String {
         let mut damage = self.damage.subscribe();
         loop {
             if let Some(why) = damage.borrow_and_update().clone() {
                 return why;
             }
-            // The sender lives as long as `self`.
+            // The sender exists as long as `self`.
             let _ = damage.changed().await;
         }
     }
@@ -196,7 +193,8 @@ impl DatabaseFile {
         }
     }
 
-    /// The file that is locked, locked. Its name follows from the database's own, whatever links lead there.
+    /// Opens the lock file and locks it. Its name follows from the resolved path of the database,
+    /// so that all links lead to the same lock.
     fn locked(&self) -> Result<File, FileError> {
         let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         let path = with_suffix(&path, LOCK_SUFFIX);
@@ -221,17 +219,18 @@ impl DatabaseFile {
             .set_len(0)
             .and_then(|()| lock.rewind())
             .and_then(|()| writeln!(lock, "{}", std::process::id()));
-        // A full disk: the lock holds without the process's number in it.
+        // On a full disk the lock holds, but the file does not contain the process id.
         let _ = named;
         Ok(lock)
     }
 
-    /// Opens the file as SQLite will, and closes it. Only before SQLite has it open.
+    /// Opens the file as SQLite will, and closes it. Must be called before SQLite has the file
+    /// open.
     fn is_accessible(&self) -> Result<(), FileError> {
         match OpenOptions::new().read(true).write(true).open(&self.path) {
             Ok(file) => {
                 if file.metadata().is_ok_and(|found| found.mode() & 0o007 != 0) {
-                    tracing::warn!(path = %self.path.display(), "other users may read the database file; take the permission away with chmod o= unless that is intended");
+                    tracing::warn!(path = %self.path.display(), "other users can read the database file; remove the permission with `chmod o=` unless it is intended");
                 }
                 Ok(())
             }
@@ -244,7 +243,7 @@ impl DatabaseFile {
         FileError::NotAllowed { path: self.shown(), error: error.to_string() }
     }
 
-    /// The whole path, wherever the process was started.
+    /// The absolute path, for messages.
     fn shown(&self) -> String {
         std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone()).display().to_string()
     }
@@ -257,11 +256,11 @@ pub(super) struct Opening<'f> {
 }
 
 impl Opening<'_> {
-    /// The connection is open.
+    /// To be called when the connection is open.
     ///
     /// # Errors
     ///
-    /// If it may be to another file than the connections before it.
+    /// If the connection may be to another file than the earlier ones.
     pub(super) fn done(self) -> Result<(), String> {
         self.file.opened.get_or_init(|| self.before);
         self.file.in_place()
@@ -274,12 +273,12 @@ impl Identity {
     }
 }
 
-/// A file that only this user may read.
+/// Only this user can read a file that is created with these options.
 pub(super) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     options.mode(MODE)
 }
 
-/// A path whose last name is longer by this.
+/// Appends a suffix to the last name of a path.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

@@ -1,79 +1,73 @@
-//! The store's statements, each in a file that says what it is bounded by. Public so that their plans can be checked.
+//! The statements of the store. The header of each file says what bounds the statement and which
+//! index it uses. Public, so that tests can check the plans.
 //!
-//! What makes a batch of the busy calls is run in one go: each errand to the connection's thread, and the way back, costs
-//! as much as many rows. The statements of one such script share their parameters; one that does not begin with the first
-//! writes `$3` and not `?3`, for SQLite takes the latter to have two more before it.
+//! The busy calls run the statements of a batch as one script: a round trip to the connection's
+//! thread costs as much as many rows. The statements of a script share their parameters. A
+//! statement that does not begin with the first parameter writes `$3` and not `?3`, because for
+//! `?3` SQLite assumes two parameters before it.
 
 use sqlx::migrate::Migrator;
 
-/// Reads the events that are there under the keys of a batch.
+/// Reads the stored events that have the keys of a batch.
 pub const ACCEPT_EXISTING: &str = include_str!("accept_existing.sql");
 /// Makes the commit of a transaction that only reads flush the log.
 pub const FLUSH: &str = include_str!("flush.sql");
-/// Inserts events.
+/// Inserts new events.
 pub const ACCEPT_EVENTS: &str = include_str!("accept_events.sql");
-/// The ids of events by their row numbers.
+/// Reads the ids of the events in a range of row numbers.
 pub const ACCEPT_INSERTED: &str = include_str!("accept_inserted.sql");
-/// Inserts the deliveries that are owed for them.
+/// Inserts the deliveries of new events.
 pub const ACCEPT_DELIVERIES: &str = include_str!("accept_deliveries.sql");
-/// The sources that are paused.
+/// Reads the paused sources.
 pub const PAUSED: &str = include_str!("paused.sql");
-/// Reads what is due.
+/// Reads the due rows of one source.
 pub const CLAIM_DUE: &str = include_str!("claim_due.sql");
-/// Reads the bytes of what was claimed.
+/// Reads the headers and bodies of claimed events.
 pub const CLAIM_BYTES: &str = include_str!("claim_bytes.sql");
-/// Reads rows of deliveries.
 pub const DELIVERIES_READ: &str = include_str!("deliveries_read.sql");
-/// Writes rows of deliveries.
 pub const DELIVERIES_WRITE: &str = include_str!("deliveries_write.sql");
-/// Deletes rows of deliveries.
 pub const DELIVERIES_DELETE: &str = include_str!("deliveries_delete.sql");
-/// Appends attempts.
 pub const ATTEMPTS_WRITE: &str = include_str!("attempts_write.sql");
-/// Queues a delivered event once more.
+/// Queues one delivered event again.
 pub const REDRIVE_DELIVERED: &str = include_str!("redrive_delivered.sql");
-/// The newest attempt of one event.
+/// Reads the number of an event's newest attempt.
 pub const LAST_ATTEMPT: &str = include_str!("last_attempt.sql");
 /// Reads one event and its attempts.
 pub const FIND: &str = include_str!("find.sql");
-/// A page of events.
+/// Reads a page of events.
 pub const LIST: &str = include_str!("list.sql");
-/// A page of dead letters.
+/// Reads a page of dead letters, to redrive them.
 pub const LETTERS: &str = include_str!("letters.sql");
-/// The sources that there are.
+/// Reads the names of the sources that are configured, have work or are paused.
 pub const SOURCES_NAMED: &str = include_str!("sources_named.sql");
-/// The work of one source.
+/// Reads the work of one source.
 pub const SOURCE_WORK: &str = include_str!("source_work.sql");
-/// Pauses a source.
 pub const PAUSE: &str = include_str!("pause.sql");
-/// Resumes a source.
 pub const RESUME: &str = include_str!("resume.sql");
-/// Where one event stands.
+/// Reads the status of one event.
 pub const STATUS: &str = include_str!("status.sql");
-/// Judges what may be pruned.
+/// Finds the events that can be deleted.
 pub const PRUNE_SCAN: &str = include_str!("prune_scan.sql");
-/// Deletes the attempts of events that are pruned.
+/// Deletes the attempts of events that are deleted.
 pub const PRUNE_ATTEMPTS: &str = include_str!("prune_attempts.sql");
-/// Deletes events that are pruned.
+/// Deletes events whose retention has ended.
 pub const PRUNE_EVENTS: &str = include_str!("prune_events.sql");
-/// Judges what may be erased.
+/// Finds the events whose payloads can be erased.
 pub const ERASE_SCAN: &str = include_str!("erase_scan.sql");
-/// Erases payloads.
 pub const ERASE_EVENTS: &str = include_str!("erase_events.sql");
-/// Several statements, run one after another in one go.
+/// Several statements that run in one round trip to the connection's thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Script {
-    /// The statements.
     pub text: &'static str,
-    /// So many statements come before its COMMIT, which is the last. Unless one is, nothing is known of the others.
+    /// How many statements come before COMMIT, which is the last one. If exactly this many
+    /// succeeded before an error, COMMIT has failed. Otherwise nothing was committed.
     pub before_commit: usize,
 }
 
-/// Begins a transaction.
 pub const BEGIN: &str = "begin immediate";
-/// Ends one.
 pub const COMMIT: Script = Script { text: "commit", before_commit: 0 };
-/// A whole transaction: inserts those events of a batch whose keys are new, and answers the sources that are paused.
+/// A complete transaction: inserts the events of a batch whose keys are new, and reads the paused
+/// sources.
 pub const ACCEPT_NEW: Script = Script {
     text: concat!(
         "begin immediate;\n",
@@ -86,8 +80,8 @@ pub const ACCEPT_NEW: Script = Script {
     ),
     before_commit: 4,
 };
-/// A whole transaction: inserts one event and takes it back. Its pages are written, so the commit needs as much room on the
-/// disk as that of an event.
+/// A complete transaction: inserts one event and deletes it. Its pages are written, so the commit
+/// needs as much disk space as that of an event.
 pub const PROBE: Script = Script {
     text: concat!(
         "begin immediate;\n",
@@ -102,9 +96,10 @@ pub const PROBE: Script = Script {
     ),
     before_commit: 5,
 };
-/// Begins a transaction with what is due of one source.
+/// Begins a transaction and reads the due rows of one source.
 pub const CLAIM_BEGIN: &str = concat!("begin immediate;\n", include_str!("claim_due.sql"));
-/// Writes what a claim made of its rows, answers the bytes of those that were claimed, and commits.
+/// Writes the changed rows of a claim, reads the headers and bodies of the claimed events, and
+/// commits.
 pub const CLAIM_END: Script = Script {
     text: concat!(
         include_str!("attempts_write.sql"),
@@ -116,9 +111,9 @@ pub const CLAIM_END: Script = Script {
     ),
     before_commit: 3,
 };
-/// Begins a transaction with the rows that are to be settled.
+/// Begins a transaction and reads the rows that are to be settled.
 pub const SETTLE_BEGIN: &str = concat!("begin immediate;\n", include_str!("deliveries_read.sql"));
-/// Writes rows as they are after their transitions, with their attempts, and deletes those of what was delivered.
+/// Writes rows and attempts after their transitions, and deletes the rows of delivered events.
 pub const TRANSITIONS: &str = concat!(
     include_str!("attempts_write.sql"),
     ";\n",
@@ -126,7 +121,7 @@ pub const TRANSITIONS: &str = concat!(
     ";\n",
     include_str!("deliveries_delete.sql")
 );
-/// The same, and commits.
+/// The statements of [`TRANSITIONS`], and COMMIT.
 pub const SETTLE_END: Script = Script {
     text: concat!(
         include_str!("attempts_write.sql"),
@@ -138,10 +133,10 @@ pub const SETTLE_END: Script = Script {
     ),
     before_commit: 3,
 };
-/// The migrations that were applied.
+/// Reads the applied migrations.
 pub const SCHEMA: &str = include_str!("schema.sql");
 
-/// The migrations that make the schema that these statements need.
+/// The migrations that create the schema for these statements.
 #[must_use]
 pub fn migrator() -> Migrator {
     sqlx::migrate!("../migrations/sqlite")

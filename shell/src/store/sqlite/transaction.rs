@@ -1,4 +1,4 @@
-//! Transactions of the writer. The busy ones are run in one or two scripts: see [`super::sql`].
+//! Transactions of the writer. The busy ones run as one or two scripts: see [`super::sql`].
 
 use super::sql::{self, Script};
 use super::{Failure, Now, errors};
@@ -8,23 +8,23 @@ use futures::future::BoxFuture;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteRow};
 use sqlx::{Either, Executor};
 
-/// Why a transaction came to nothing, or may have.
+/// Why a transaction failed, or may have failed.
 pub(super) struct Broken {
     pub(super) error: StoreError,
-    /// Whether it has ended. If not, its connection is to be closed, which rolls it back.
+    /// Whether it has ended. If not, its connection must be closed, which rolls it back.
     pub(super) has_ended: bool,
 }
 
-/// What a script came to.
+/// The results of a script.
 #[derive(Default)]
 pub(super) struct Done {
-    /// What each of its statements did, in their order.
+    /// The result of each statement, in their order.
     pub(super) statements: Vec<SqliteQueryResult>,
-    /// What they answered, one after another.
+    /// The rows of all statements, one statement after another.
     pub(super) rows: Vec<SqliteRow>,
 }
 
-/// Begins a transaction with the statements of a script, of which the first is BEGIN.
+/// Begins a transaction with a script whose first statement is BEGIN.
 pub(super) async fn begin(
     connection: &mut SqliteConnection,
     script: &'static str,
@@ -39,7 +39,7 @@ pub(super) async fn begin(
     }
 }
 
-/// Ends a transaction with the statements of a script, of which the last is COMMIT.
+/// Ends a transaction with a script whose last statement is COMMIT.
 pub(super) async fn commit(
     connection: &mut SqliteConnection,
     script: Script,
@@ -54,7 +54,7 @@ pub(super) async fn commit(
     }
 }
 
-/// A transaction of any work, step by step.
+/// Runs `work` in a transaction, one statement at a time.
 pub(super) async fn whole<T, W>(connection: &mut SqliteConnection, work: W) -> Result<T, Broken>
 where
     W: for<'c> FnOnce(&'c mut SqliteConnection, Now) -> BoxFuture<'c, Result<T, Failure>>,
@@ -69,12 +69,12 @@ where
     }
 }
 
-/// Rolls a transaction back for this reason.
+/// Rolls a transaction back because of `error`.
 pub(super) async fn rolled_back(connection: &mut SqliteConnection, error: StoreError) -> Broken {
     Broken { error, has_ended: connection.execute("rollback").await.is_ok() }
 }
 
-/// Runs the statements of a script, up to the first that fails.
+/// Runs the statements of a script until one fails.
 async fn run(
     connection: &mut SqliteConnection,
     script: &'static str,

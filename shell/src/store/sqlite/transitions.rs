@@ -1,5 +1,6 @@
-//! What each writing call does inside its transactions. Reads rows, asks the core, writes what it answers: the
-//! transitions are [`surehook_core::event::Delivery`]'s own, so there is nothing here that could differ from them.
+//! What each writing call does inside its transactions: it reads rows, calls `core`, and writes the
+//! result. The transitions are those of [`surehook_core::event::Delivery`], so this store cannot
+//! deviate from them.
 
 use super::transaction::{self, Broken};
 use super::{Failure, Now, searched, sql};
@@ -21,10 +22,11 @@ use surehook_core::verdict::Verdict;
 use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, HeldBack, Settlement};
 use uuid::Uuid;
 
-/// A time: microseconds since 1970.
+/// A time in microseconds since 1970.
 type Micros = i64;
 
-/// Inserts what is new in one go. What has a key that is there, if anything, is then seen to step by step.
+/// Inserts the events with new keys as one script. If keys exist already, their events are then
+/// handled in a second transaction.
 pub(super) async fn accept(
     writer: &mut SqliteConnection,
     batch: Vec<NewEvent>,
@@ -52,7 +54,7 @@ pub(super) async fn accept(
         .collect())
 }
 
-/// A part of the batch is committed.
+/// Makes the outcome unknown, because a part of the batch is committed.
 fn in_doubt(Broken { error, has_ended }: Broken) -> Broken {
     Broken {
         error: StoreError::Unknown(format!("a part of the batch was committed; then {error}")),
@@ -60,7 +62,8 @@ fn in_doubt(Broken { error, has_ended }: Broken) -> Broken {
     }
 }
 
-/// Inserts the events whose keys are new, and answers their ids, and what became of each.
+/// Inserts the events whose keys are new. Returns the id of each inserted event, and whether it was
+/// claimed.
 async fn insert_new(
     writer: &mut SqliteConnection,
     batch: &[NewEvent],
@@ -68,13 +71,14 @@ async fn insert_new(
     let arguments = new_rows(batch.iter(), Now::read()).map_err(untouched)?;
     let done = match transaction::commit(writer, sql::ACCEPT_NEW, arguments).await {
         Ok(done) => done,
-        // An id that is there: another event's, or this very event's from an earlier try. Nothing is stored.
+        // The id exists: another event has it, or this same event from an earlier try. Nothing is
+        // stored.
         Err(Broken { error: StoreError::Rejected(_), has_ended: true }) => {
             return Ok(HashMap::new());
         }
         Err(broken) => return Err(broken),
     };
-    // The first is BEGIN.
+    // The first statement is BEGIN.
     let inserted =
         done.statements.get(1).ok_or_else(|| untouched(rows::unreadable("result").into()))?;
     let (count, last) = (inserted.rows_affected(), inserted.last_insert_rowid());
@@ -101,13 +105,13 @@ async fn insert_new(
     Ok(all.filter(|(id, _)| ids.contains(id)).collect())
 }
 
-/// Inserts an event and takes it back, in one transaction.
+/// Inserts an event and deletes it, in one transaction.
 pub(super) async fn probe(writer: &mut SqliteConnection, event: NewEvent) -> Result<(), Broken> {
     let arguments = new_rows([&event].into_iter(), Now::read()).map_err(untouched)?;
     transaction::commit(writer, sql::PROBE, arguments).await.map(drop)
 }
 
-/// What becomes of an event that is new, where these sources are paused.
+/// The result for a new event, given the paused sources.
 fn new(event: &NewEvent, paused: &HashSet<String>) -> Stored {
     if event.lease.is_some() && !paused.contains(event.source.as_str()) {
         Stored::Claimed
@@ -116,7 +120,7 @@ fn new(event: &NewEvent, paused: &HashSet<String>) -> Stored {
     }
 }
 
-/// Whatever of these is there, or not.
+/// Handles events whose keys may exist: reads the existing ones, and inserts the others.
 async fn accept_others(
     connection: &mut SqliteConnection,
     now: Now,
@@ -143,7 +147,7 @@ async fn accept_others(
         .into_iter()
         .map(|(source,)| source)
         .collect();
-    // Of two events with one key the first is new, and the second finds it there.
+    // If two events have the same key, the first is new, and the second finds it stored.
     let mut firsts: HashMap<(&str, &str), &NewEvent> = HashMap::new();
     let mut missing = Vec::new();
     for ((event, key), slot) in
@@ -247,7 +251,7 @@ fn due_of(demand: &Demand, now: Micros) -> Result<SqliteArguments, Failure> {
     Ok(arguments)
 }
 
-/// What a claim makes of the rows that are due of one source.
+/// Applies a claim to the due rows of one source.
 fn take(
     demand: &Demand,
     due: &[SqliteRow],
@@ -308,8 +312,8 @@ fn take(
     Ok(())
 }
 
-/// Fills in the bytes of what was claimed, and how old it is. Each row goes once its bytes are copied: together they are not
-/// held twice.
+/// Adds headers, bodies and ages to the claims. Each row is dropped after its bytes are copied, so
+/// that they are not all held twice.
 fn with_bytes(
     found: Vec<SqliteRow>,
     now: Micros,
@@ -330,8 +334,9 @@ fn with_bytes(
         filled.push(Claim { age, headers: row.headers.into(), body: row.body.into(), ..claim });
     }
     for claim in claimed.into_iter().flatten() {
-        // Its lease runs out again and again, until it is dead-lettered as lost.
-        tracing::error!(event_id = %claim.event, source = %claim.source, attempt = claim.attempt, "the event is owed, but its bytes are gone from the database: it cannot be delivered unless a backup brings them back");
+        // No delivery settles this claim. The event is claimed again after each lease, until it is
+        // dead-lettered as lost.
+        tracing::error!(event_id = %claim.event, source = %claim.source, attempt = claim.attempt, "event not deliverable: its row in `events` is missing; restore it from a backup");
     }
     Ok(filled)
 }
@@ -357,7 +362,8 @@ pub(super) async fn settle(
     }
 }
 
-/// What a batch of settlements makes of its rows, and which it refuses.
+/// Applies a batch of settlements to their rows. Returns the refused events, and the changes to
+/// write.
 fn settled(
     batch: &[Settlement],
     read: &[SqliteRow],
@@ -397,7 +403,7 @@ fn settled(
     Ok((refused, changes))
 }
 
-/// Outside of a transaction.
+/// For an error outside of a transaction.
 fn untouched(failure: Failure) -> Broken {
     Broken { error: failure.before_commit(), has_ended: true }
 }
@@ -449,7 +455,7 @@ pub(super) async fn redrive_delivered(
     Ok(Redriven::Queued)
 }
 
-/// Where an event stands, and whether its payload was erased; `None` if it is not there.
+/// The status of an event, and whether its payload was erased. `None` if there is no such event.
 async fn standing(
     connection: &mut SqliteConnection,
     event: EventId,
@@ -550,7 +556,7 @@ pub(super) async fn erase(
     Ok(Erased { erased: over.len() as u64, reached: reached(&scanned, limit, now.wall, kept) })
 }
 
-/// Where a step of retention ended that changes nothing that was received in the last `kept`.
+/// Where a step of retention ended that changes no event received within the last `kept`.
 fn reached(scanned: &[ScannedRow], limit: u32, now: Micros, kept: Duration) -> Reached {
     let kept_since = now.saturating_sub(rows::micros(kept)).div_euclid(1000);
     Reached::new(
@@ -561,7 +567,7 @@ fn reached(scanned: &[ScannedRow], limit: u32, now: Micros, kept: Duration) -> R
     )
 }
 
-/// What a call has to write. An event that is put twice is written as it was put last.
+/// What a call has to write. If an event is put twice, the last version is written.
 #[derive(Default)]
 struct Changes {
     rows: Vec<serde_json::Value>,
@@ -570,7 +576,7 @@ struct Changes {
 }
 
 impl Changes {
-    /// The row of `event` is now `delivery`, and due so.
+    /// Sets the row of `event` to `delivery`, with the due time `due`.
     fn put(&mut self, event: EventId, delivery: Delivery, due: Due, now: Now) {
         if delivery.status == Status::Delivered {
             self.delivered.push(hex(event));
@@ -600,7 +606,8 @@ impl Changes {
         execute(connection, sqlx::query_with(sql::TRANSITIONS, self.parameters(&[])?)).await
     }
 
-    /// The parameters of the scripts that write it. `claimed` are the events whose bytes are wanted.
+    /// The parameters of the scripts that write these changes. `claimed` are the events whose
+    /// headers and bodies are read.
     fn parameters(&self, claimed: &[String]) -> Result<SqliteArguments, Failure> {
         let mut arguments = SqliteArguments::default();
         for list in
@@ -630,7 +637,7 @@ async fn execute(
     Ok(())
 }
 
-/// A parameter that stands for many rows.
+/// Encodes many rows as one parameter, a JSON array.
 pub(super) fn array(values: &(impl serde::Serialize + ?Sized)) -> Result<Arc<str>, Failure> {
     let text = serde_json::to_string(values).map_err(|error| sqlx::Error::Encode(error.into()))?;
     Ok(text.into())

@@ -1,4 +1,4 @@
-//! The form of a URL with several servers, and the rule by which one of them is chosen.
+//! Tests the form of a URL with several servers, and the rule that chooses one of them.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn names(url: &str) -> Vec<(String, u16)> {
 }
 
 #[test]
-fn each_host_may_have_a_port_of_its_own() {
+fn each_host_can_have_its_own_port() {
     assert_eq!(
         names("postgres://u:p@a:5433,b/db"),
         [("a".to_owned(), 5433), ("b".to_owned(), 5432)]
@@ -31,7 +31,7 @@ fn each_host_may_have_a_port_of_its_own() {
 }
 
 #[test]
-fn what_is_not_a_host_holds_for_each() {
+fn user_database_and_parameters_apply_to_each_host() {
     let servers = Servers::parse(
         "postgres://us%2Cer:pw@a,b:1/data?sslmode=require&target_session_attrs=primary",
     )
@@ -44,7 +44,7 @@ fn what_is_not_a_host_holds_for_each() {
 }
 
 #[test]
-fn of_several_servers_one_that_takes_writes_is_wanted_unless_it_is_said_otherwise() {
+fn with_several_servers_read_write_is_the_default() {
     for (url, wanted) in [
         ("postgres://a/db", Wanted::Any),
         ("postgres://a/db?target_session_attrs=read-write", Wanted::ReadWrite),
@@ -57,7 +57,7 @@ fn of_several_servers_one_that_takes_writes_is_wanted_unless_it_is_said_otherwis
 }
 
 #[test]
-fn a_wrong_form_is_refused_with_what_to_write_instead() {
+fn a_malformed_url_is_refused_with_a_correction() {
     for (url, told) in [
         ("postgres://a,,b/db", "host 2 of its 3 is empty"),
         ("postgres://u:p@a,/db", "host 2 of its 2 is empty"),
@@ -66,10 +66,10 @@ fn a_wrong_form_is_refused_with_what_to_write_instead() {
         ("postgres://[::1,b/db", "host 1: it is not of the form"),
         (
             "postgres://a,b/db?target_session_attrs=standby",
-            "cannot be written to; write `read-write`",
+            "selects a read-only server; write `read-write`",
         ),
         ("postgres://a/db?target_session_attrs=", "must be `any`, `read-write` or `primary`"),
-        ("postgres://a,b/db?target_session_attrs=any&target_session_attrs=any", "is there twice"),
+        ("postgres://a,b/db?target_session_attrs=any&target_session_attrs=any", "is given twice"),
         ("postgres://a,b/db?port=5433", "`port` cannot name several servers"),
         ("postgres:///db?host=a,b", "`host` cannot name several servers"),
         ("postgres:///db?host=a%2Cb", "`host` cannot name several servers"),
@@ -82,7 +82,7 @@ fn a_wrong_form_is_refused_with_what_to_write_instead() {
 }
 
 #[test]
-fn neither_a_refusal_nor_what_is_shown_tells_a_password() {
+fn errors_and_displayed_urls_contain_no_password() {
     for url in [
         "postgres://u:hunter2@a:x,b/db",
         "postgres://u:hunter2,a@b:x,c/db",
@@ -120,13 +120,13 @@ fn on(timeline: i64, standing: Standing) -> Standing {
 }
 
 #[test]
-fn a_server_that_cannot_be_written_to_is_passed_over() {
+fn a_read_only_server_is_skipped() {
     let read_only = Standing { read_only: true, ..PRIMARY };
     assert_eq!(
         judge(Wanted::ReadWrite, None, &[(0, STANDBY), (1, read_only), (2, PRIMARY)]),
         (Ok(2), known(7, 1))
     );
-    // A primary is one, even if its sessions are read-only unless they say otherwise.
+    // `primary` accepts a primary whose sessions are read-only by default.
     assert_eq!(judge(Wanted::Primary, None, &[(0, STANDBY), (1, read_only)]).0, Ok(1));
     let (refused, lineage) = judge(Wanted::ReadWrite, None, &[(0, STANDBY), (1, read_only)]);
     assert_eq!(
@@ -138,7 +138,7 @@ fn a_server_that_cannot_be_written_to_is_passed_over() {
 }
 
 #[test]
-fn of_two_that_can_be_written_to_the_one_that_was_promoted_last_is_used() {
+fn the_server_that_was_promoted_last_is_used() {
     assert_eq!(
         judge(Wanted::ReadWrite, None, &[(0, PRIMARY), (1, on(2, PRIMARY))]),
         (Ok(1), known(7, 2))
@@ -155,17 +155,18 @@ fn of_two_that_can_be_written_to_the_one_that_was_promoted_last_is_used() {
 }
 
 #[test]
-fn a_server_that_was_replaced_is_refused_even_if_its_successor_does_not_answer() {
+fn an_old_primary_is_refused_even_if_its_successor_is_silent() {
     let (refused, lineage) = judge(Wanted::ReadWrite, known(7, 2), &[(0, PRIMARY)]);
-    let objection = "it has been replaced: its timeline is 1, and another server has reached 2";
+    let objection =
+        "refused as an old primary: its timeline is 1, and another server has timeline 2";
     assert_eq!((refused, lineage), (Err(vec![(0, objection.to_owned())]), known(7, 2)));
-    // The successor's standby gives the old one away as well.
+    // A standby of the successor reveals the old primary, too.
     let (refused, lineage) = judge(Wanted::Primary, None, &[(0, PRIMARY), (2, on(2, STANDBY))]);
     assert_eq!((refused.unwrap_err()[0].1.as_str(), lineage), (objection, known(7, 2)));
 }
 
 #[test]
-fn another_cluster_in_its_place_is_not_measured_by_its_timelines() {
+fn timelines_of_different_clusters_are_not_compared() {
     let other = Standing { system: 8, ..PRIMARY };
     assert_eq!(judge(Wanted::ReadWrite, known(7, 5), &[(0, other)]), (Ok(0), known(8, 1)));
     assert_eq!(
