@@ -1,13 +1,16 @@
--- Inserts a batch of new events, each with the delivery that is owed for it, and answers those that were new with whether
--- they were claimed. A row whose (source, key) is there already changes nothing and is not answered.
+-- Inserts a batch of new events and their deliveries. Returns the new events, and whether each was
+-- claimed. A row whose (source, key) exists is not changed and not returned.
 --
--- $7 names events that are to be claimed in the same moment, and $8 for how long each: such a row starts as a claim would
--- leave it. Not of a paused source: of that nothing is claimed.
+-- $7: events to claim on insert. $8: their leases in microseconds. Such a row starts as claim.sql
+-- would leave it, unless its source is paused.
 --
--- Bounded by: the unique index events_key, one probe for each row of the batch; each of them is looked for in $7.
--- Locks: only new rows. A row waits for another transaction that is inserting or deleting the same key; the caller
--- passes the batch sorted by (source, key), so that all transactions wait in one order and cannot deadlock.
--- Only the key's index arbitrates: a row whose id belongs to another event fails the whole statement.
+-- Only events_key arbitrates conflicts: the id of another event fails the whole statement.
+--
+-- Bound: one probe of each index for each row. $7 is searched once for each new row.
+-- Index: events_key, paused_sources_pkey.
+-- Locks: only new rows. A row waits for a transaction that inserts or deletes the same key. The
+-- caller sorts the batch by (source, key), so all transactions wait in one order and cannot
+-- deadlock.
 with
 inserted as (
     insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)

@@ -1,16 +1,20 @@
--- Reads the events that an insert found in its way: position in the question (from 1), id, fingerprint, status.
--- A key that is not answered has been deleted since.
+-- Reads the stored events that an insert conflicted with: position in the parameters (from 1), id,
+-- fingerprint, status. A key without a result row has been deleted since.
 --
--- The answer is acknowledged, so it must be as durable as an insert. After a crash of the primary a row can be visible
--- that no standby has yet, and a transaction that only reads waits for no standby. So this one locks a row: its commit
--- then writes to the log, behind the commit of every row that its snapshot sees, and waits for the standby as an insert
--- does. One row is enough, the first that is still there; if all of them are gone, nothing is answered.
+-- The result is acknowledged, so it must be as durable as an insert. After a crash of the primary,
+-- a row can be visible that no standby has yet, and a transaction that only reads does not wait for
+-- a standby. So this statement locks one row. Its commit then writes to the write-ahead log, after
+-- the commit of every row that its snapshot sees, and waits for the standby as an insert does. One
+-- row is enough, the first that still exists. If none exists, nothing is returned.
 --
--- Bounded by: the unique index events_key and the primary key of deliveries, one probe each for each key.
--- The probes are lateral and limited, because joined by the key they may become a scan of a table that the planner
--- believes to be small.
--- Locks: one row of events, for key share. It may wait for a pruning that is deleting that row, and holds no other lock
--- meanwhile. It is a statement of its own, because the insert's snapshot may be older than the row it met.
+-- It is a separate statement, because the insert's snapshot may be older than the row that it
+-- conflicted with. The probes are lateral and limited, because the planner could turn joins by the
+-- key into a scan of a table that it believes to be small.
+--
+-- Bound: at most two probes of events and one of deliveries for each key.
+-- Index: events_key, deliveries_pkey.
+-- Locks: one row of events, for key share. It may wait for a prune that deletes this row, and holds
+-- no other lock while it waits.
 with held as materialized (
     select event.id
     from unnest($1::text[], $2::text[]) as asked (source, idempotency_key)

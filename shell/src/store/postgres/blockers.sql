@@ -1,8 +1,11 @@
--- The sessions for which a session waits that is about to lock a table: their server processes, names and states, and
--- for how many seconds their transactions have been open. What they execute is not read: it may hold data.
+-- Reads the sessions that block the session $1, which waits for the lock of a table: server
+-- process, name, role, state, and for how many seconds the transaction has been open. The statement
+-- of a session is not read, because it may contain data.
 --
--- Bounded by: the server's own list of its processes.
--- Locks: nothing. It looks into the server's list of locks, which stops lock requests for some microseconds.
+-- Bound: the server's list of processes. At most five rows are returned.
+-- Index: none.
+-- Locks: none. pg_blocking_pids reads the server's list of locks, which stops lock requests for
+-- some microseconds.
 select
     pid::bigint as pid,
     nullif(application_name, '') as name,

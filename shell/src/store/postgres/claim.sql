@@ -1,24 +1,30 @@
--- Claims due events, for each demand (source, limit, lease, most attempts, due from when on, bytes) the oldest due first,
--- while their headers and bodies fit into the demand's bytes. The first that does not fit stays as it is, and so do those
--- behind it; its size is answered. A
--- row with attempts left becomes processing and is due again at its lease's end; a row without is dead-lettered. A
--- row that was processing has lost its attempt, which is recorded. Rows of a paused source are not claimed.
+-- Claims due events. A demand has a source, a limit, a lease, a maximum of attempts, the due time
+-- to start from, and a limit in bytes. Times are in microseconds. For each demand, the oldest due
+-- events are claimed first, while their headers and bodies fit into its bytes. The first event that
+-- does not fit stays due, and so do those after it. Its size is returned.
 --
--- Bounded by: one range scan of deliveries_due for each demand, cut by its limit; then one probe of the primary key
--- of events for each row picked, and one of deliveries and of events for each row taken. The size of a long value is in
--- its row, so that bytes are read of rows that are taken only. statement_timestamp() is stable, so that the scan ends
--- where the future starts.
--- Locks: the rows taken, in the order in which they are due, skipping those that are locked. So it never waits, and
--- cannot deadlock.
+-- A row with attempts left becomes processing, and is due again when its lease ends. A row without
+-- attempts left is dead-lettered. If a row was processing, its attempt is lost, and is recorded as
+-- such. Rows of a paused source are not claimed.
 --
--- `pick` is materialized, because a plan that ran it twice would lock more rows than were asked for. Its rows are
--- locked in their newest version. They are written by an insert that conflicts with each of them: the primary key
--- finds the row, and the planner has no join to choose a plan for. An update that joins `pick` by the key may read
--- the whole index for each claim, once a vacuum has left the statistics of an empty table. The fence is compared
--- once more, and only what was written is answered.
+-- `pick` is materialized, because a plan that ran it twice would lock more rows than the limit. Its
+-- rows are locked in their newest version. They are written by an insert that conflicts with each
+-- of them: the primary key finds the row, and the planner has no join to choose a plan for. An
+-- update that joins `pick` by the key may read the whole index for each claim, after a vacuum has
+-- left the statistics of an empty table. The fence is compared again, and only rows that were
+-- written are returned.
 --
--- A lost attempt has no record yet, unless someone changed rows by hand. Then its record stays as it is: one row must
--- not keep all others from being claimed.
+-- A lost attempt has no record yet, unless someone changed rows by hand. In that case the record
+-- stays as it is: one row must not prevent the claim of all others.
+--
+-- Bound: one range scan for each demand, cut by its limit. Then one probe of events for each picked
+-- row, and one of deliveries and of events for each claimed row. The row stores the size of a long
+-- value, so only the bytes of claimed rows are read. statement_timestamp() is stable, so the scan
+-- ends at the current time.
+-- Index: deliveries_due for the scan; events_pkey, deliveries_pkey, attempts_pkey and
+-- paused_sources_pkey for the probes.
+-- Locks: the picked rows of deliveries, in the order of their due times, skipping locked rows. So
+-- it never waits, and cannot deadlock.
 with
 demand as materialized (
     select

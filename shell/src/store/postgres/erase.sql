@@ -1,11 +1,16 @@
--- Looks at the next events in the order of their ids and erases the headers and bodies of those that were delivered
--- before their retention. Answers one row: how many were looked at, the last one's id, the time now in microseconds, and
--- how many payloads were erased. What was received since the retention began is looked at no further.
+-- Looks at up to $2 events after $1 in the order of their ids. Erases the headers and bodies of
+-- those that were delivered before their retention of $3 microseconds. Returns one row: the number
+-- of events looked at, the last id, the current time in microseconds, and the number of erased
+-- payloads. Events that were received within the retention are not examined further.
 --
--- Bounded by: the primary key of events, cut by the limit; then probes of the other tables' primary keys.
--- Locks: events in the order of their ids, skipping what is locked. So it never waits, and cannot deadlock. An event that
--- was queued once more since this statement's snapshot is locked in a version that the snapshot does not see, and what is
--- locked is written where it stands: it is left.
+-- An event that was queued again since this statement's snapshot is locked in a version that the
+-- snapshot does not see. The update goes by ctid, so it does not write that version.
+--
+-- Bound: a range scan of events, cut by the limit. Then one probe of each other table for each
+-- event.
+-- Index: events_pkey, deliveries_pkey, attempts_pkey.
+-- Locks: rows of events in the order of their ids, skipping locked rows. So it never waits, and
+-- cannot deadlock.
 with
 scanned as materialized (
     select id, received_at, erased_at

@@ -1,7 +1,10 @@
--- Reads one event without its bytes: one row for each attempt, oldest first, or one row without an attempt.
+-- Reads one event without its headers and body: one row for each attempt, oldest first, or one row
+-- without an attempt. It is one statement with one snapshot, so an event without a row in
+-- deliveries is delivered.
 --
--- Bounded by: the primary keys of events, deliveries and attempts.
--- Locks: nothing. One statement, hence one snapshot: an event without a row in deliveries is delivered.
+-- Bound: one event and its attempts.
+-- Index: events_pkey, deliveries_pkey, attempts_pkey.
+-- Locks: none.
 select
     event.source,
     event.idempotency_key,

@@ -1,12 +1,19 @@
--- A page of the events that match a filter, newest first, each with its newest attempt. $1 is the path, $2 to $6 the
--- filter (source, key, status, reason, status code; null for any), $7 and $8 the span (from, until), $9 how many are
--- shown, $10 how many are looked at. Each row tells how many were looked at, and the last of them; a page without
--- events is one row without an id.
+-- Reads a page of the events that match a filter, newest first, each with its newest attempt.
 --
--- Bounded by: one range of one index (events_key, deliveries_dead, deliveries_pkey or events_pkey, by the path; the
--- others are one-time filters that are false), cut by $10; then, of each table that the filter needs, one probe for each
--- event looked at, and one of each table for each event shown.
--- Locks: nothing. One statement, hence one snapshot: an event without a row in deliveries is delivered.
+-- $1: the path. $2 to $6: the filter (source, key, status, reason, status code; null matches all).
+-- $7 and $8: the span (from, until). $9: the limit of events shown. $10: the limit of events looked
+-- at.
+--
+-- Each row has the number of events looked at, and the last of them. A page without events is one
+-- row without an id. It is one statement with one snapshot, so an event without a row in deliveries
+-- is delivered.
+--
+-- Bound: one range scan, cut by $10. For each event looked at, one probe of each table that the
+-- filter needs. For each event shown, one probe of each table.
+-- Index: for the scan events_key, deliveries_dead, deliveries_pkey or events_pkey, by the path. The
+-- scans of the other paths have a one-time filter that is false. For the probes events_pkey,
+-- deliveries_pkey and attempts_pkey.
+-- Locks: none.
 with
 looked as materialized (
     (

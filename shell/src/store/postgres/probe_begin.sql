@@ -1,5 +1,8 @@
--- Begins the transaction of a probe, in which accept.sql inserts one event that nobody is to see.
+-- Begins the transaction of a probe. accept.sql then inserts one event in it, which never becomes
+-- visible.
 --
--- Bounded by: nothing is read. Locks: nothing.
+-- Bound: reads nothing.
+-- Index: none.
+-- Locks: none.
 begin;
 savepoint probe

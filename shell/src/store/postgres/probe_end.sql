@@ -1,6 +1,9 @@
--- Takes back what a probe inserted, and commits. The insert has written to the log, so the commit is as durable as that of
--- an event, and waits for a standby if others do. It needs no privilege to delete.
+-- Rolls back what a probe inserted, and commits. The insert has written to the write-ahead log. So
+-- the commit is as durable as that of an event, and waits for a standby if other commits do. The
+-- rollback needs no privilege to delete.
 --
--- Bounded by: one event. Locks: nothing beyond what accept.sql locked.
+-- Bound: one event.
+-- Index: none.
+-- Locks: only those that accept.sql took.
 rollback to savepoint probe;
 commit

@@ -1,13 +1,18 @@
--- Looks at the next events in the order of their ids and deletes those that ended before their retention, with their
--- delivery and their attempts. Answers one row: how many were looked at, the last one's id, the time now in microseconds,
--- and how many were deleted. What was received since both retentions began is looked at no further.
+-- Looks at up to $2 events after $1 in the order of their ids. Deletes those that ended before
+-- their retention, with their delivery and their attempts. The retention is $3 microseconds for
+-- delivered events and $4 for dead letters. Returns one row: the number of events looked at, the
+-- last id, the current time in microseconds, and the number of deleted events. Events that were
+-- received within the shorter retention are not examined further.
 --
--- Bounded by: the primary key of events, cut by the limit; then probes of the other tables' primary keys.
--- Locks: dead letters' rows in the order of their ids, then events in the order of their ids, both skipping what is
--- locked. So it never waits, and cannot deadlock. A dead letter that is being redriven, or is another version of its row
--- by the time it is locked, is left for the next pass; an event goes only if its dead letter was locked or it has none.
--- So is a delivered event that was queued once more since, which makes another version of its row in events.
--- What is locked is deleted where it stands: see settle.sql.
+-- A dead letter is left for the next pass if another session redrives it, or if its row has another
+-- version when it is locked. An event is deleted only if its dead letter was locked, or if it has
+-- none. A delivered event that was queued again since the snapshot is left, too: its row in events
+-- has another version. The deletes go by ctid: see settle.sql.
+--
+-- Bound: a range scan of events, cut by the limit. Then probes of the other tables for each event.
+-- Index: events_pkey, deliveries_pkey, attempts_pkey.
+-- Locks: rows of dead letters in deliveries in the order of their ids, then rows of events in the
+-- order of their ids. Both skip locked rows. So it never waits, and cannot deadlock.
 with
 scanned as materialized (
     select id, received_at, ctid as place

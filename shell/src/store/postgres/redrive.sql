@@ -1,7 +1,10 @@
--- Sends a dead letter back to queued with a new budget. Answers its id, or nothing if it is not dead-lettered.
+-- Queues one dead letter again with a new retry budget. Returns its id, or nothing if the event is
+-- not dead-lettered.
 --
--- Bounded by: the primary key of deliveries.
--- Locks: the one row. It may wait for a pruning that is deleting it, and then answers nothing.
+-- Bound: one row.
+-- Index: deliveries_pkey.
+-- Locks: the row of deliveries. It may wait for a prune that deletes the row, and then returns
+-- nothing.
 update deliveries
 set status = 'queued',
     budget_from = attempt,

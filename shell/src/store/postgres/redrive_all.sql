@@ -1,10 +1,13 @@
--- Sends the dead letters that match a filter back to queued with a new budget, those of the least ids first. The
--- parameters are those of list.sql, in which $9 is how many are redriven, and $11: only count them.
+-- Queues the dead letters that match a filter again with a new retry budget, in the order of their
+-- ids. The parameters are those of list.sql, but $9 is the limit of redriven events. If $11 is
+-- true, they are only counted.
 --
--- Bounded by: one range of one index, as in list.sql, cut by $10; then one probe of each table for each letter looked
--- at. What is redriven is written where it stands: see settle.sql.
--- Locks: the rows that are redriven, in the order of their ids, skipping those that are locked: somebody else is just
--- redriving or deleting those. So it never waits, and cannot deadlock.
+-- Bound: one range scan as in list.sql, cut by $10. Then one probe of each table for each dead
+-- letter looked at. The update goes by ctid: see settle.sql.
+-- Index: for the scan events_key, deliveries_dead or deliveries_pkey, by the path. For the probes
+-- events_pkey, deliveries_pkey and attempts_pkey.
+-- Locks: the redriven rows of deliveries in the order of their ids, skipping locked rows, which
+-- another session redrives or deletes. So it never waits, and cannot deadlock.
 with
 looked as materialized (
     (

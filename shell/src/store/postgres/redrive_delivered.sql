@@ -1,12 +1,16 @@
--- Sends a delivered event back to queued with a new budget, to be delivered once more. Answers its id, or nothing if it
--- is not delivered, its payload was erased, or it is being queued or deleted by somebody else at this moment.
+-- Queues one delivered event again with a new retry budget. Returns its id. Returns nothing if the
+-- event is not delivered, if its payload was erased, or if another session is queueing or deleting
+-- it.
 --
--- Its row in deliveries is gone; the fence of the new one is beyond all that were given: see Delivery::redelivered.
+-- The old row in deliveries is deleted. The fence of the new row is greater than all earlier ones:
+-- see Delivery::redelivered.
 --
--- Bounded by: the primary keys of events, deliveries and attempts.
--- Locks: the event's row. It is written as it is and where it stands, which makes another version of it. A pruning that found it delivered
--- then leaves it. Of two redrives at once, the one that waited has locked a version that its snapshot does not see, writes
--- nothing, and looks again: the event may have been delivered once more in between.
+-- Bound: one event.
+-- Index: events_pkey, deliveries_pkey, attempts_pkey.
+-- Locks: the event's row of events. It is updated by ctid without a change, which makes another
+-- version of it. So a prune that found the event delivered leaves it. If two redrives run at once,
+-- the one that waited has locked a version that its snapshot does not see. It writes nothing, and
+-- the caller tries again: the event may have been delivered again in between.
 with
 judged as materialized (
     select id

@@ -1,11 +1,14 @@
--- Resumes a source, and answers the source if it was paused before. It answers a null if it locked an event instead.
+-- Resumes a source. Returns the source if it was paused before, and a null if an event was locked
+-- instead.
 --
--- A source that is not paused has no row to lock. Then one row of events is locked: that makes the commit wait for the
--- standby, as the first resume's commit did, which may have been cut short.
+-- A source that is not paused has no row to lock. In that case one row of events is locked, so that
+-- the commit waits for the standby, as the commit of the first resume did. That wait may have been
+-- interrupted.
 --
--- Bounded by: the primary keys of paused_sources and events.
--- Locks: the source's row, or the newest event's row for key share. It waits for another session that is resuming the
--- same source, or deleting that event.
+-- Bound: one row of each table.
+-- Index: paused_sources_pkey, events_pkey.
+-- Locks: the source's row of paused_sources, or the newest row of events for key share. It waits
+-- for another session that resumes the same source, or deletes that event.
 with
 resumed as (delete from paused_sources where source = $1 returning source),
 held as materialized (

@@ -1,7 +1,9 @@
--- Which session this is: its server process, and when that was started, in microseconds since 1970.
+-- Reads the identity of this session: its server process, and the start of that process in
+-- microseconds since 1970.
 --
--- Bounded by: the server's own list of its processes.
--- Locks: nothing.
+-- Bound: the server's list of processes.
+-- Index: none.
+-- Locks: none.
 select pid::bigint as pid, (extract(epoch from backend_start) * 1000000)::bigint as started
 from pg_stat_activity
 where pid = pg_backend_pid()

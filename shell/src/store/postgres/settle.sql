@@ -1,16 +1,22 @@
--- Settles a batch of claims and answers the events whose claim still held. Each of those is deleted (delivered),
--- rescheduled or dead-lettered, and its attempt is recorded if it has a verdict. For all others nothing is written.
+-- Settles a batch of claims. Returns the events whose claim was still valid. Each of them is
+-- deleted (delivered), rescheduled or dead-lettered, and its attempt is recorded if it has a
+-- verdict. For the others nothing is written.
 --
--- Bounded by: one probe of the primary key of deliveries for each settlement; what was found is then written where it
--- stands. The probes are lateral and lock, and the writes go by ctid, because neither leaves the planner a choice: joined
--- by the key, it reads the whole table once it believes that the table has fewer rows than the batch, as it does after a
--- vacuum of a queue that was nearly empty. A row that is locked under its fence is the one that this statement's snapshot
--- sees, since every transition moves the fence, so its ctid is the right one. Somebody who changes rows by hand may not
--- move it: then the row is locked in a version that this statement cannot write. So only what was written is answered
--- and recorded; the rest is refused, whole. An attempt that has a record keeps it: see claim.sql.
--- Locks: the rows that are settled, in the order of their ids. It may wait for a claim that is just taking over an
--- expired lease; a claim waits for nobody. What comes out of the wait is checked again: a row with another fence is
--- not held.
+-- The probes are lateral and lock, and the writes go by ctid, so that the planner has no choice. In
+-- a join by the key it reads the whole table when it believes that the table has fewer rows than
+-- the batch. It does so after a vacuum of a nearly empty queue.
+--
+-- A row that is locked under its fence is the version that this statement's snapshot sees, because
+-- each transition changes the fence. So its ctid is the right one. Someone who changes rows by hand
+-- may not change the fence. The row is then locked in a version that this statement cannot write.
+-- So only rows that were written are returned and recorded, and the others are refused completely.
+-- An attempt that has a record keeps it: see claim.sql.
+--
+-- Bound: one probe of deliveries for each settlement. One insert for each recorded attempt.
+-- Index: deliveries_pkey, attempts_pkey.
+-- Locks: the settled rows of deliveries, in the order of their ids. It may wait for a claim that
+-- takes over an expired lease, and a claim never waits. The row is checked again after the wait:
+-- with another fence, it is not settled.
 with
 input as materialized (
     select *

@@ -1,9 +1,13 @@
--- The work of the sources that are named ($1), have work, have dead letters or are paused: how many rows of each status,
--- of at most $2 that are due, $2 that will be and $2 that are dead, and for how long the first has been due.
+-- Reads the work of the sources that are named in $1, have work, have dead letters or are paused.
+-- For each of them it counts the rows of each status: at most $2 rows that are due, $2 that will be
+-- due and $2 dead letters. It also returns how long the oldest has been due, and since when the
+-- source is paused.
 --
--- Bounded by: the number of sources, each with three ranges of deliveries_due and deliveries_dead, cut by $2. The sources
--- that have rows are found by going from each to the next greater one in those indexes.
--- Locks: nothing.
+-- Sources with rows are found by stepping from each to the next greater one in both indexes.
+--
+-- Bound: the number of sources. Each has three range scans, cut by $2.
+-- Index: deliveries_due, deliveries_dead, paused_sources_pkey.
+-- Locks: none.
 with recursive
 working (source) as (
     (select source from deliveries where due_at is not null and source >= '' order by source, due_at limit 1)

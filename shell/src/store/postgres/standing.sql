@@ -1,11 +1,14 @@
--- What a server is: a standby or not, writable or not, and how far its cluster's history has come.
+-- Reads the state of a server: whether it is a standby, whether it is read-only, its cluster
+-- identifier and its timeline.
 --
--- A timeline is raised by each promotion. The one that is written to is in the name of its log file; the control file
--- of a server that was promoted just now still has the one before. A standby writes to none, and knows what its last
--- restart point had and what it has replayed.
+-- Each promotion increases the timeline. The name of the log file that a primary writes has the
+-- current timeline; shortly after a promotion the control file still has the previous one. A
+-- standby writes no log. It knows the timeline of its last restart point, and the one that it has
+-- replayed.
 --
--- Bounded by: nothing is read but the server's own state.
--- Locks: nothing.
+-- Bound: reads only the server's own state.
+-- Index: none.
+-- Locks: none.
 select
     pg_is_in_recovery() as in_recovery,
     current_setting('transaction_read_only') = 'on' as read_only,

@@ -1,11 +1,15 @@
--- Inserts the deliveries that are owed for the events that the statement before this one inserted. $1 is as it was there;
--- the last of each array is for how long the event is to be claimed in the same moment, or null: then its row starts as a
--- claim would leave it. Not of a paused source: of that nothing is claimed. $4 is the time now, as due times have it.
+-- Inserts the deliveries of the events that the previous statement inserted. $1 is the array of
+-- accept_events.sql. The last item of each event is its lease in microseconds, or null. With a
+-- lease its row starts as a claim would leave it, unless its source is paused. $4 is the current
+-- time on the scale of due times.
 --
--- They have the row numbers up to the last one that was given: each new row of events gets the number after the greatest
--- that is there, and a key that is there takes none. An id that was there before has a smaller one.
+-- New events are found by their row numbers, which end at the last one assigned. Each new row of
+-- events gets the number after the greatest existing one, and an existing key takes none. An id
+-- that existed before has a smaller number.
 --
--- Bounded by: one probe of events by its id for each event of the batch, and one insert for each that is new.
+-- Bound: one probe of events for each event of the batch, and one insert for each new one.
+-- Index: the primary key of events and of paused_sources.
+-- Locks: the database's write lock, which the transaction holds.
 insert into deliveries (event_id, source, status, attempt, budget_from, fence, due_at)
 select
     event.id, event.source,

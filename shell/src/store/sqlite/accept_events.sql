@@ -1,7 +1,10 @@
--- Inserts new events. ?1 is a JSON array of [id, source, key, offset, headers' length, body's length, lease], and ?2 holds
--- their bytes one after another: at the offset the fingerprint, then the headers, then the body. ?3 is the time now.
+-- Inserts new events. ?1 is a JSON array of [id, source, key, offset, length of headers, length of
+-- body, lease]. ?2 has their bytes: at the offset the fingerprint, then the headers, then the body.
+-- ?3 is the current time.
 --
--- Bounded by: one insert for each event.
+-- Bound: one insert for each event.
+-- Index: the primary key of events, and the unique index on (source, idempotency_key).
+-- Locks: the database's write lock, which the transaction holds.
 insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
 select
     unhex(value ->> 0),
@@ -12,4 +15,4 @@ select
     substr(?2, (value ->> 3) + 33, value ->> 4),
     substr(?2, (value ->> 3) + 33 + (value ->> 4), value ->> 5)
 from json_each(?1)
-where true -- without it, `on` would join
+where true -- otherwise SQLite parses `on` as the constraint of a join

@@ -1,4 +1,6 @@
--- The ids of the events whose row numbers are more than ?1 and at most ?2.
+-- Reads the ids of the events whose row numbers are greater than ?1 and at most ?2.
 --
--- Bounded by: one range of events.
+-- Bound: one range scan of events.
+-- Index: the row numbers of events.
+-- Locks: none. A reader does not block the writer.
 select id from events where rowid > ?1 and rowid <= ?2

@@ -1,7 +1,10 @@
--- The rows of one source (?1) that are due at ?2, oldest due first, at most ?3; none while the source is paused. Each with
--- the bytes of its event, of which only the length is read.
+-- Reads the rows of the source ?1 that are due at ?2, oldest due first, at most ?3. Returns none
+-- while the source is paused. Each row has the size of its event in bytes: only the lengths of
+-- headers and body are read.
 --
--- Bounded by: one range scan of deliveries_due, cut by the limit; one probe of the primary key of events for each row.
+-- Bound: one range scan, cut by the limit. One probe of events for each row.
+-- Index: deliveries_due, the primary key of events and of paused_sources.
+-- Locks: the database's write lock, which the transaction holds.
 select
     event_id, status, attempt, budget_from, fence, reason,
     (select length(headers) + length(body) from events where id = deliveries.event_id) as size

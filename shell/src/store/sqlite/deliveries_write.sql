@@ -1,7 +1,9 @@
--- Writes rows as they are after their transitions. $3 is a JSON array of
--- [event, status, attempt, budget from, fence, due, ended, reason].
+-- Writes rows after their transitions. $3 is a JSON array of [event, status, attempt, budget from,
+-- fence, due, ended, reason].
 --
--- Bounded by: the primary key of deliveries, one probe for each row.
+-- Bound: one probe for each row.
+-- Index: the primary key of deliveries.
+-- Locks: the database's write lock, which the transaction holds.
 update deliveries
 set status = new.value ->> 1,
     attempt = new.value ->> 2,

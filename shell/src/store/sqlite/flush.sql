@@ -1,9 +1,12 @@
--- Writes a page of the database as it is, so that the transaction's commit flushes the log.
+-- Writes a page of the database without a change of its content, so that the commit flushes the
+-- log.
 --
--- A replay is answered from a row that an earlier process may have written and not flushed: it died in between. The flush
--- of a later commit covers the whole log before it, but a transaction that changes nothing flushes nothing. An update to
--- the same values would change nothing either; the version number that SQLite keeps for applications, which is not used
--- here, is always written.
+-- A replay is answered from a row that an earlier process may have written and not flushed, because
+-- it died in between. The flush of a later commit covers the whole log before it, but a transaction
+-- that changes nothing flushes nothing. An update to the same values changes nothing either. SQLite
+-- always writes the version number that it keeps for applications. It is not used here.
 --
--- Bounded by: one page.
+-- Bound: one page.
+-- Index: none.
+-- Locks: the database's write lock, which the transaction holds.
 pragma user_version = 0

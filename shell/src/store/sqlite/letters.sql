@@ -1,8 +1,11 @@
--- The dead letters that match a filter, those of the least ids first. The parameters are those of list.sql. Each row
--- tells how many rows were looked at, and the last of them; if there is no letter, it is one row without an id.
+-- Reads the dead letters that match a filter, in the order of their ids. The parameters are those
+-- of list.sql. Each row has the number of rows looked at, and the last of them. Without a dead
+-- letter it is one row without an id.
 --
--- Bounded by: one range of one index, as in list.sql, cut by ?10; then one probe of each table for each letter looked
--- at.
+-- Bound: one range scan as in list.sql, cut by ?10. Then one probe of each table for each dead
+-- letter looked at.
+-- Index: as in list.sql.
+-- Locks: the database's write lock, which the transaction holds.
 with
 looked as materialized (
     select owed.event_id, owed.source, owed.status, owed.attempt, owed.budget_from, owed.fence, owed.reason

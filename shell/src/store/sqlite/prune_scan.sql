@@ -1,7 +1,11 @@
--- Looks at the next events after ?1 in the order of their ids, at most ?2: id, and whether it is over, that is, delivered
--- at ?3 or before, or dead-lettered at ?4 or before. What was received since both times is looked at no further.
+-- Looks at up to ?2 events after ?1 in the order of their ids. Returns each id, and whether the
+-- event can be deleted: it was delivered at ?3 or before, or dead-lettered at ?4 or before. Events
+-- that were received after both times are not examined further.
 --
--- Bounded by: the primary key of events, cut by the limit; then probes of the other tables' primary keys.
+-- Bound: a range scan of events, cut by the limit. Then one probe of each other table for each
+-- event.
+-- Index: the primary key of events, of deliveries and of attempts.
+-- Locks: the database's write lock, which the transaction holds.
 select
     event.id,
     case

@@ -1,4 +1,6 @@
--- Takes the order back that nothing of the source ?1 is claimed.
+-- Resumes the source ?1. Changes nothing if it is not paused.
 --
--- Bounded by: the primary key of paused_sources.
+-- Bound: one row.
+-- Index: the primary key of paused_sources.
+-- Locks: the database's write lock, which the transaction holds.
 delete from paused_sources where source = ?1

@@ -1,4 +1,6 @@
--- The migrations that were applied.
+-- Reads the applied migrations.
 --
--- Bounded by: the number of migrations.
+-- Bound: the number of migrations.
+-- Index: the primary key of _sqlx_migrations.
+-- Locks: none, except those of its transaction.
 select version, checksum, success from _sqlx_migrations order by version

@@ -1,7 +1,10 @@
--- The work of the source ?1 at the time ?2: how many rows of each status, of at most ?3 that are due, ?3 that will be
--- and ?3 that are dead, and when the first was due.
+-- Reads the work of the source ?1 at the time ?2. It counts the rows of each status: at most ?3
+-- rows that are due, ?3 that will be due and ?3 dead letters. It also returns how long the oldest
+-- has been due, and since when the source is paused.
 --
--- Bounded by: three ranges of deliveries_due and one of deliveries_dead, cut by ?3.
+-- Bound: three range scans of deliveries_due and one of deliveries_dead, cut by ?3.
+-- Index: deliveries_due, deliveries_dead, and the primary key of paused_sources.
+-- Locks: none. A reader does not block the writer.
 with
 due as materialized (
     select status from deliveries where source = ?1 and due_at <= ?2 order by due_at limit ?3

@@ -1,7 +1,10 @@
--- The sources that are in the JSON array ?1, have work, have dead letters or are paused.
+-- Reads the names of the sources that are in the JSON array ?1, have work, have dead letters or are
+-- paused. Sources with rows are found by stepping from each to the next greater one in both
+-- indexes.
 --
--- Bounded by: the number of sources. Those that have rows are found by going from each to the next greater one in
--- deliveries_due and deliveries_dead.
+-- Bound: the number of sources.
+-- Index: deliveries_due, deliveries_dead.
+-- Locks: none. A reader does not block the writer.
 with recursive
 working (source) as (
     select min(source) from deliveries where due_at is not null

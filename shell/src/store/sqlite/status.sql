@@ -1,6 +1,9 @@
--- Where one event stands, and whether its payload was erased; no row if there is no such event.
+-- Reads the status of one event, and whether its payload was erased. Returns no row if there is no
+-- such event.
 --
--- Bounded by: the primary keys of events and deliveries.
+-- Bound: one event.
+-- Index: the primary key of events and of deliveries.
+-- Locks: the database's write lock, which the transaction holds.
 select coalesce(owed.status, 'delivered') as status, event.erased_at is not null as erased
 from events event
 left join deliveries owed on owed.event_id = event.id
