@@ -6,6 +6,9 @@
 --
 -- Only events_key arbitrates conflicts: the id of another event fails the whole statement.
 --
+-- Keep this header short: pg_stat_activity shows only the first 1,024 bytes of a statement, and
+-- a test looks for the insert there.
+--
 -- Bound: one probe of each index for each row. $7 is searched once for each new row.
 -- Index: events_key, paused_sources_pkey.
 -- Locks: only new rows. A row waits for a transaction that inserts or deletes the same key. The

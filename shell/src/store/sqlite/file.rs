@@ -59,7 +59,7 @@ pub(super) struct DatabaseFile {
     lock: Mutex<Option<File>>,
     /// The file that the connections have open.
     opened: OnceLock<Identity>,
-    /// Whether the last check did not find the file at its path. Only a change is logged.
+    /// Whether the last check found the file missing or replaced. Only a change is logged.
     is_misplaced: AtomicBool,
     damage: watch::Sender<Option<String>>,
 }
