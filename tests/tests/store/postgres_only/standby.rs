@@ -161,9 +161,7 @@ async fn abandoned_calls_hold_their_connections_until_the_server_ends_them() {
         )
         .await
         {
-            Ok(Err(StoreError::Unavailable(why))) if why.contains("by abandoned calls") => {
-                Ok(())
-            }
+            Ok(Err(StoreError::Unavailable(why))) if why.contains("by abandoned calls") => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
