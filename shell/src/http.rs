@@ -1,31 +1,32 @@
-//! The HTTP surface: its routes, and what each answers.
+//! The HTTP interface: its routes and their responses.
 //!
-//! | route | answers |
+//! | route | response |
 //! |---|---|
-//! | `POST /webhooks/{source}` | `202` with the event's id and status; a replay bears `Idempotent-Replayed: true` |
+//! | `POST /webhooks/{source}` | `202` with the event's id and status; see [`REPLAYED_HEADER`] |
 //! | `GET /events/{id}` | `200` with the event, see [`view`] |
 //! | `GET /events` | `200` with a page of events, newest first, see [`query`] |
-//! | `POST /events/{id}/redrive` | `200` with the event's id and its new status; with `delivered=true`, of a delivered one |
-//! | `POST /redrive` | `200` with how many dead letters were queued again, see [`query`] |
+//! | `POST /events/{id}/redrive` | `200` with the event's id and new status, see [`query`] |
+//! | `POST /redrive` | `200` with the number of redriven dead letters, see [`query`] |
 //! | `GET /sources` | `200` with the work of each source |
-//! | `POST /sources/{source}/pause`, `…/resume` | `200`: nothing of the source is claimed from now on, or it is again |
-//! | `GET /health` | `200`: the process runs. Never touches the database |
-//! | `GET /ready` | `200`: the process should be sent requests; see [`crate::health`] |
-//! | `GET /metrics` | `200`: what [`crate::metrics`] counts, in Prometheus' text format |
-//! | `GET /openapi.json` | `200`: [`OPENAPI`], which describes all of this |
+//! | `POST /sources/{source}/pause`, `…/resume` | `200`: the source is paused or resumed |
+//! | `GET /health` | `200`: the process runs. Never accesses the database |
+//! | `GET /ready` | `200`: the process is ready for requests; see [`crate::health`] |
+//! | `GET /metrics` | `200` with [`crate::metrics`] in Prometheus' text format |
+//! | `GET /openapi.json` | `200` with [`OPENAPI`], the description of this interface |
 //!
-//! Every other answer is a [`problem`]. A request is checked in this order: its host and its framing, route, method, whether
-//! a browser sent it (operators' routes), shutting down, source or id, key, declared size, body, store. `GET` routes answer
-//! `HEAD` too.
+//! Every other response is a [`problem`]. The checks of a request run in this order: host and
+//! framing, route, method, browser origin (operator routes), shutdown, source or id, idempotency
+//! key, declared size, body, database. `GET` routes also answer `HEAD`.
 //!
-//! Path segments are compared as they are sent: source names and ids need no percent-encoding, so an encoded one is
-//! unknown. A slash at the end of a path does not matter.
+//! Path segments are compared as sent. Source names and ids need no percent-encoding, so an encoded
+//! one is unknown. A slash at the end of a path is ignored.
 //!
-//! A process that is draining answers `503` and closes the connection, except on `/health`, `/ready`,
-//! `/metrics` and `/openapi.json`: whoever sent the request finds another process, or this one after its restart.
+//! A draining process answers `503` and closes the connection, except on `/health`, `/ready`,
+//! `/metrics` and `/openapi.json`. The client then reaches another process, or this one after its
+//! restart.
 //!
-//! Not here: sockets (see [`crate::server`]), storing (see [`crate::intake`]). Nothing in this module asks for a
-//! certain async runtime.
+//! Not here: sockets (see [`crate::server`]) and storage (see [`crate::intake`]). This module works
+//! with any async runtime.
 
 mod body;
 mod gate;
@@ -70,77 +71,76 @@ use view::EventView;
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
-/// On the answer to a request whose event was accepted before.
+/// Response header of a replay: an earlier request stored the event. Its value is `true`.
 pub const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// The description of the HTTP surface, an OpenAPI 3.1 document. It is the same whatever the configuration.
+/// The OpenAPI 3.1 document of the HTTP interface. It does not depend on the configuration.
 pub const OPENAPI: &[u8] = include_bytes!("http/openapi.json");
 
-/// How long an operator's request waits for the database.
+/// Timeout of a database call for an operator's request.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
-/// That requests are being turned away is said at most once in so many milliseconds.
+/// The overload warning is logged at most once in this time.
 const OVERLOAD_SAID_EVERY_MS: u64 = 1000;
 
-/// Everything that the routes work with.
+/// The state that all routes share.
 pub struct App {
     /// The sources that webhooks can be posted to.
     pub sources: BTreeMap<SourceName, SourceIntake>,
-    /// Where events are handed in; `None` in a process that takes no webhooks.
+    /// Stores incoming events; `None` in a process that accepts no webhooks.
     pub intake: Option<Intake>,
-    /// The database, for what operators ask.
+    /// The database, for operator requests.
     pub store: Arc<dyn Store>,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Whether this process delivers.
+    /// Whether this process delivers events.
     pub delivers: bool,
-    /// The clock by which requests time out.
+    /// The clock for request timeouts.
     pub clock: Arc<dyn Clock>,
-    /// Where events get their ids.
+    /// Generates event ids.
     pub ids: Arc<dyn Ids>,
-    /// What `/ready` tells.
+    /// Decides the response of `/ready`.
     pub health: Arc<Health>,
-    /// The most bytes of one body.
+    /// Limit of one body, in bytes.
     pub max_body: usize,
-    /// How long one body may take to arrive, from its first byte that is waited for.
+    /// How long one body may take to arrive, counted from the start of reading it.
     pub body_timeout: Duration,
-    /// What a redrive rings.
+    /// Wakes the worker after a redrive or a resume.
     pub doorbell: Arc<Doorbell>,
 }
 
-/// How one source's requests are taken.
+/// The settings of one source that the routes need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceIntake {
-    /// The header that bears the idempotency key.
+    /// The header that carries the idempotency key.
     pub idempotency_header: HeaderName,
-    /// What happens to a key that comes again with another body.
+    /// The response to a known key with another body.
     pub on_key_reuse: OnKeyReuse,
-    /// Whether `Authorization` and `Cookie` are kept and sent on.
+    /// Whether `Authorization` and `Cookie` are stored and forwarded.
     pub forward_credentials: bool,
-    /// The attempts that the source's policy allows, to be shown.
+    /// The attempts that the source's policy allows. Only shown to operators.
     pub max_attempts: u32,
-    /// For how long an event of the source is claimed. A delivery of it ends within that time.
+    /// The duration of a lease. A delivery ends within it.
     pub lease: Duration,
 }
 
-/// Which routes an address carries. Those that it does not are answered as if they were not there.
+/// The routes that a listener serves. It answers all others as unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Face {
-    /// All of them.
+    /// All routes.
     Everyone,
     /// `POST /webhooks/{source}`, `/health` and `/ready`.
     Producers,
-    /// All but `POST /webhooks/{source}`.
+    /// All routes except `POST /webhooks/{source}`.
     Operators,
 }
 
-/// Who asks for a route.
+/// The kind of client that a route is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Audience {
-    /// Load balancers and whoever else wants to know whether the process is there.
+    /// Load balancers and other health checks.
     Everyone,
     Producers,
     Operators,
-    /// Operators, while the process shuts down too.
+    /// Operators. The route is also served during a shutdown.
     Monitoring,
 }
 
@@ -154,8 +154,8 @@ impl Face {
     }
 }
 
-/// The HTTP surface as a service that answers every request, under any hyper server. `access` says which requests for
-/// operators' routes its listener lets in.
+/// The HTTP interface as a service for any hyper server. It answers every request. `access` decides
+/// which requests for operator routes the listener admits.
 #[must_use]
 pub fn service<B>(
     app: Arc<App>,
@@ -174,13 +174,14 @@ where
     service_fn(move |mut request: Request<B>| {
         let line = Line::of(&request);
         request.extensions_mut().insert(line);
-        // Boxed: the type of warp's future is as deep as there are routes, and is not for callers to name.
+        // Boxed, because the type of warp's future nests one level for each route and callers
+        // cannot name it.
         routes.call(request).map_ok(guarded).boxed()
     })
 }
 
-/// An answer that no cache stores (each is true at its moment only, and some tell of events), and that no browser takes for
-/// another media type than it has.
+/// Adds `no-store`, because each response is true only when it is sent and some contain events.
+/// Adds `nosniff`, so that no browser guesses another media type.
 fn guarded(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -232,24 +233,23 @@ fn routes(
             let surface = Arc::clone(&surface);
             async move { surface.answer(route, method, line, headers, body).await }
         })
-        // The filters above have a place for every request; a rejection would be a mistake in them.
+        // The filters above match every request, so a rejection is a bug in them.
         .recover(|rejection: warp::Rejection| async move {
-            tracing::error!(
-                ?rejection,
-                "a request was rejected that every route should have taken"
-            );
+            tracing::error!(?rejection, "no route handled the request; answering 500");
             Ok::<_, Infallible>(
-                Kind::Internal.with("The request could not be answered. The log says why."),
+                Kind::Internal.with(
+                    "The request could not be answered. The log of the process has the cause.",
+                ),
             )
         })
 }
 
-/// The query as it was sent; empty if there is none.
+/// The raw query; empty if there is none.
 fn query() -> impl Filter<Extract = (String,), Error = Infallible> + Clone {
     warp::query::raw().or(warp::any().map(String::new)).unify()
 }
 
-/// A request's path, with its parameter or its query as it was sent.
+/// A request's path, with its parameter or its raw query.
 #[derive(Debug)]
 enum Route {
     Webhook(String),
@@ -309,15 +309,15 @@ impl Route {
 
 struct Surface {
     app: Arc<App>,
-    /// Which requests for operators' routes are let in.
+    /// Decides which requests for operator routes are admitted.
     access: Access,
-    /// When it was last said that requests are turned away, in milliseconds since the clock's origin.
+    /// When the overload warning was last logged, in milliseconds since the clock's origin.
     overload_said: AtomicU64,
 }
 
 impl Surface {
-    /// Answers one request and says so, at debug: there can be tens of thousands in a second. No body and no header's
-    /// value is ever logged.
+    /// Answers one request and logs it at debug level, because there can be tens of thousands per
+    /// second. Bodies and header values are never logged.
     async fn answer<B: Buf, E: std::error::Error + 'static>(
         &self,
         route: Route,
@@ -351,7 +351,7 @@ impl Surface {
         }
     }
 
-    /// What is checked of every request, whatever its route does.
+    /// The checks before any route runs.
     fn admit(
         &self,
         route: &Route,
@@ -377,13 +377,13 @@ impl Surface {
         };
         if self.overload_said.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
             tracing::warn!(
-                "turning requests away: as much is waiting to be stored as intake.max_queued or intake.max_queued_bytes allow; is the database slow, or the limit low?"
+                "intake queue full; answering 503: `intake.max_queued` or `intake.max_queued_bytes` is reached. Check the latency of the database, or raise the limit."
             );
         }
     }
 }
 
-/// An answer that is not a problem.
+/// A successful response.
 struct Answer {
     status: StatusCode,
     event_id: Option<EventId>,
@@ -397,13 +397,15 @@ impl Answer {
         body: &impl Serialize,
     ) -> Result<Self, Problem> {
         let body = visible::json(body).map_err(|error| {
-            tracing::error!(%error, event_id = event_id.map(tracing::field::display), "an answer is not JSON");
-            Kind::Internal.with("The answer could not be written. The log says why.")
+            tracing::error!(%error, event_id = event_id.map(tracing::field::display), "response could not be serialized; answering 500");
+            Kind::Internal.with(
+                "The response could not be serialized. The log of the process has the cause.",
+            )
         })?;
         Ok(Self::written(status, event_id, body))
     }
 
-    /// JSON that is there already.
+    /// A response with a body that is already serialized JSON.
     fn written(status: StatusCode, event_id: Option<EventId>, body: impl Into<Bytes>) -> Self {
         let mut response = Response::new(body.into().into());
         *response.status_mut() = status;
@@ -413,7 +415,7 @@ impl Answer {
         Self { status, event_id, response }
     }
 
-    /// Where one event stands.
+    /// The id and the status of one event.
     fn standing(answered: StatusCode, id: EventId, status: Status) -> Result<Self, Problem> {
         #[derive(Serialize)]
         struct Standing {
@@ -442,7 +444,7 @@ impl App {
         }
         match route {
             Route::Unknown => Err(Kind::UnknownRoute
-                .with("No route has this path; `GET /openapi.json` tells those that there are.")),
+                .with("No route has this path. `GET /openapi.json` lists all routes.")),
             Route::Webhook(source) => self.accept(source, headers, body).await,
             Route::Event(id) => self.show(id).await,
             Route::Redrive(id, query) => self.redrive(id, query).await,
@@ -470,11 +472,14 @@ impl App {
         body: impl Stream<Item = Result<B, E>>,
     ) -> Result<Answer, Problem> {
         let Some(intake) = &self.intake else {
-            return Err(Kind::NoIntake
-                .with("This process only delivers; post to one whose role is `all` or `intake`."));
+            return Err(Kind::NoIntake.with(
+                "This process only delivers. Post to a process with the role `all` or `intake`.",
+            ));
         };
         let Some((source, settings)) = self.sources.get_key_value(source) else {
-            return Err(Kind::UnknownSource.with("No source of this name is configured; a source's name is the last part of the path."));
+            return Err(Kind::UnknownSource.with(
+                "No source of this name is configured. The name is the last part of the path.",
+            ));
         };
         let keys = headers.get_all(&settings.idempotency_header);
         let key = idempotency_key(
@@ -482,7 +487,7 @@ impl App {
             keys.iter().map(HeaderValue::as_bytes),
         )
         .map_err(bad_key)?;
-        // hyper has checked the header, and takes it away from a request that is chunked as well.
+        // hyper validates this header, and removes it from a request that is also chunked.
         let declared =
             headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let mut reservation = intake.reservation(source);
@@ -517,7 +522,7 @@ impl App {
                 Ok(answer)
             }
             Admission::KeyReused => Err(Kind::KeyReused.with(
-                "An event with this idempotency key and another body was accepted before. Nothing was stored; give each event a key of its own.",
+                "An event with this idempotency key and another body was accepted before. Nothing was stored. Use a different idempotency key for each event.",
             )),
         }
     }
@@ -539,17 +544,17 @@ impl App {
             Redriven::NotFound => return Err(unknown_event(id)),
             Redriven::Erased => {
                 return Err(Kind::PayloadErased
-                    .with("The event's body and headers were erased after `retention.delivered_payload`: there is nothing to send."));
+                    .with("The event's headers and body were erased after `retention.delivered_payload`, so it cannot be sent again."));
             }
             Redriven::StandsElsewhere(status) => {
                 let status = status.as_str();
                 return Err(if is_of_delivered {
                     Kind::NotDelivered.with(format!(
-                        "The event is {status}; `delivered=true` is for events that were delivered."
+                        "The event is {status}. With `delivered=true`, only a delivered event is redriven."
                     ))
                 } else {
                     Kind::NotDeadLettered.with(format!(
-                        "The event is {status}; only a dead-lettered event is redriven, or with `delivered=true` one that was delivered."
+                        "The event is {status}. Only a dead letter is redriven, or a delivered event with `delivered=true`."
                     ))
                 });
             }
@@ -559,7 +564,8 @@ impl App {
         Answer::standing(StatusCode::OK, id, Status::Queued)
     }
 
-    /// Wakes the worker for one event's source. If that is not to be learned now, polling finds the event.
+    /// Wakes the worker for the event's source. If the source cannot be read now, polling finds the
+    /// event.
     async fn ring_for(&self, id: EventId) {
         if let Ok(Some(record)) = self.patiently(self.store.find(id)).await
             && let Some((source, _)) = self.sources.get_key_value(record.source.as_str())
@@ -568,7 +574,7 @@ impl App {
         }
     }
 
-    /// Waits for the store, but not for ever.
+    /// Waits for a database call, with a timeout of [`OPERATOR_PATIENCE`].
     async fn patiently<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send,
@@ -593,7 +599,7 @@ fn event_id(text: &str) -> Result<EventId, Problem> {
 
 fn unknown_event(id: EventId) -> Problem {
     Kind::UnknownEvent
-        .with(format!("There is no event {id}, or it ended longer ago than events are kept."))
+        .with(format!("There is no event {id}, or its retention has ended and it was deleted."))
 }
 
 fn bad_key(error: KeyError) -> Problem {
@@ -606,17 +612,17 @@ fn bad_key(error: KeyError) -> Problem {
 
 fn shutting_down() -> Problem {
     Kind::ShuttingDown
-        .with("The process is shutting down. Send the request again, on a new connection.")
+        .with("The process is shutting down. Send the request again on a new connection.")
 }
 
 fn database_unavailable() -> Problem {
     Kind::DatabaseUnavailable
-        .with("The database is not available; nothing was done. Send the request again.")
+        .with("The database is not available. The request had no effect. Send it again.")
 }
 
 fn database_timeout() -> Problem {
     Kind::DatabaseTimeout
-        .with("The database did not answer in time; what was asked may have been done. Send the same request again: it is safe.")
+        .with("The database did not respond in time. The request may have taken effect. Send the same request again: this is safe.")
 }
 
 fn not_ready(reason: NotReady) -> Problem {
@@ -633,15 +639,15 @@ impl From<IntakeError> for Problem {
     fn from(error: IntakeError) -> Self {
         match error {
             IntakeError::Overloaded => {
-                Kind::Overloaded.with("Too many requests are waiting to be stored. Nothing was stored; send the request again, later.")
+                Kind::Overloaded.with("Too many requests are waiting to be stored. Nothing was stored. Send the request again later.")
             }
             IntakeError::GaveWay => Kind::Overloaded
-                .with("The request arrived slowly, and its place was wanted for others. Nothing was stored; send the request again."),
+                .with("The request arrived slowly, and its memory or connection was needed for other requests. Nothing was stored. Send the request again."),
             IntakeError::ShuttingDown => shutting_down(),
             IntakeError::Unavailable => database_unavailable(),
             IntakeError::TimedOut => database_timeout(),
             IntakeError::Refused => {
-                Kind::NotStorable.with("The database refuses to store this event. Nothing was stored; the log says why.")
+                Kind::NotStorable.with("The database refuses to store this event. Nothing was stored. The log of the process has the cause.")
             }
         }
     }
@@ -652,9 +658,8 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Unavailable(_) | StoreError::Conflict(_) => database_unavailable(),
             StoreError::Unknown(_) => database_timeout(),
-            StoreError::Rejected(_) => {
-                Kind::Internal.with("The database refuses the request. The log says why.")
-            }
+            StoreError::Rejected(_) => Kind::Internal
+                .with("The database refused the request. The log of the process has the cause."),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Reading a request's body within its bounds: size, time, and the memory that all requests share.
+//! Reads a request's body within its limits: size, time, and the memory that all requests share.
 //!
-//! Every framing is fine (declared length, chunked, none at all). Memory is taken from the account as it is needed,
-//! and what is taken is what is allocated.
+//! Every framing is accepted (declared length, chunked, no body). Memory is reserved when it is
+//! needed, and exactly the reserved amount is allocated.
 
 use super::problem::{Kind, Problem};
 use crate::intake::{IntakeError, Reservation};
@@ -13,11 +13,13 @@ use std::error::Error;
 
 /// Reads `body` to its end.
 ///
-/// `declared` is what `Content-Length` says, `late` completes when the sender's time is up.
+/// `declared` is the value of `Content-Length`. `late` completes when the time for the body is
+/// over.
 ///
 /// # Errors
 ///
-/// Too large (at once, if it was declared), too slow, cut short, or no memory left for it.
+/// If the body is too large (at once, if its length was declared), too slow or incomplete, if no
+/// memory is left for it, or if the request has to give way to others.
 pub(super) async fn read<B: Buf, E: Error + 'static>(
     body: impl Stream<Item = Result<B, E>>,
     declared: Option<u64>,
@@ -35,16 +37,16 @@ pub(super) async fn read<B: Buf, E: Error + 'static>(
     loop {
         let mut chunk = select_biased! {
             chunk = body.next() => match chunk {
-                // What a growing buffer has too much would stay for as long as the event is held.
+                // Excess capacity would stay allocated for as long as the event is held.
                 None => return Ok(Bytes::from(read.into_boxed_slice())),
                 Some(Err(error)) if is_gave_way(&error) => return Err(IntakeError::GaveWay.into()),
                 Some(Err(_)) => return Err(Kind::BodyIncomplete.with(
-                    "The body ended before its end, or is malformed. Nothing was stored; send the request again."
+                    "The body is incomplete or malformed. Nothing was stored. Send the request again."
                 )),
                 Some(Ok(chunk)) => chunk,
             },
             () = gives_way => return Err(IntakeError::GaveWay.into()),
-            () = late => return Err(Kind::TooSlow.with("The body did not arrive in time. Nothing was stored; send the request again.")),
+            () = late => return Err(Kind::TooSlow.with("The body did not arrive in time. Nothing was stored. Send the request again.")),
         };
         let size = read.len().saturating_add(chunk.remaining());
         if size > max_body {
@@ -66,5 +68,6 @@ pub(super) async fn read<B: Buf, E: Error + 'static>(
 }
 
 fn too_large(max_body: usize) -> Problem {
-    Kind::BodyTooLarge.with(format!("The body is larger than {max_body} bytes, which is the most that is taken. Nothing was stored."))
+    Kind::BodyTooLarge
+        .with(format!("The body is larger than the limit of {max_body} bytes. Nothing was stored."))
 }

@@ -1,5 +1,6 @@
-//! What is checked of a request's head before its route is asked: that it says for which host it is and how its body is
-//! framed, and, on operators' routes, that no page in a browser sent it by itself.
+//! Checks of a request's head before its route runs: it names its host, and the framing of its body
+//! is supported. On operator routes, a page in a browser must not have sent it without the
+//! operator's intent.
 
 use super::problem::{Kind, Problem};
 use http::header::{HOST, HeaderName, ORIGIN, TRANSFER_ENCODING};
@@ -8,11 +9,11 @@ use surehook_core::operators::{Access, Authority, Refusal, Said};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// What the line of a request says beside its method and its path.
+/// What the request line says besides method and path.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     version: Version,
-    /// The host of a target in absolute form, which `Host` does not overrule (RFC 9112 §3.2.2).
+    /// The host of a target in absolute form. It takes precedence over `Host` (RFC 9112 §3.2.2).
     authority: Option<String>,
 }
 
@@ -23,10 +24,11 @@ impl Line {
     }
 }
 
-/// Refuses a request that does not say which host it is for, or whose body would be taken for another than it is.
+/// Refuses a request without exactly one valid host, and one whose transfer coding the server does
+/// not decode: the encoded bytes would be stored as the body.
 pub(super) fn well_framed(line: &Line, headers: &HeaderMap) -> Result<(), Problem> {
     let mut hosts = headers.get_all(HOST).iter();
-    // An empty one is right where the target has no host (RFC 9110 §7.2).
+    // An empty `Host` is valid if the target has no host (RFC 9110 §7.2).
     let is_host =
         |value: &HeaderValue| value.is_empty() || Authority::parse(value.as_bytes()).is_some();
     let is_right = match (hosts.next(), hosts.next()) {
@@ -35,8 +37,9 @@ pub(super) fn well_framed(line: &Line, headers: &HeaderMap) -> Result<(), Proble
         (Some(_), Some(_)) => false,
     };
     if !is_right {
-        return Err(Kind::HostInvalid
-            .with("A request has exactly one `Host` header, with a host and perhaps a port."));
+        return Err(Kind::HostInvalid.with(
+            "A request must have exactly one `Host` header, with a host and an optional port.",
+        ));
     }
     let codings = headers
         .get_all(TRANSFER_ENCODING)
@@ -44,18 +47,20 @@ pub(super) fn well_framed(line: &Line, headers: &HeaderMap) -> Result<(), Proble
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     let codings: Vec<&[u8]> =
         codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty()).collect();
-    // The server takes the chunks apart, and nothing else: the bytes below another coding would be taken for the body.
+    // The server decodes `chunked` and nothing else. The bytes of any other coding would be taken
+    // for the body.
     let is_known = matches!(codings[..], [])
         || matches!(codings[..], [coding] if coding.eq_ignore_ascii_case(b"chunked"));
     if is_known {
         Ok(())
     } else {
         Err(Kind::TransferCoding
-            .with("Of all transfer codings only `chunked` is supported, alone. Nothing was stored; send the body without the others."))
+            .with("The only supported transfer coding is `chunked`. Nothing was stored. Send the body without other transfer codings."))
     }
 }
 
-/// Lets an operators' request in, or refuses it for what a browser says of it.
+/// Admits a request for an operator route, or refuses it for what its host or the browser's headers
+/// say.
 pub(super) fn admitted(access: &Access, line: &Line, headers: &HeaderMap) -> Result<(), Problem> {
     let all = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     let (origins, sites) = (all(ORIGIN), all(SEC_FETCH_SITE));
@@ -66,10 +71,10 @@ pub(super) fn admitted(access: &Access, line: &Line, headers: &HeaderMap) -> Res
         .or_else(|| headers.get(HOST).map(HeaderValue::as_bytes));
     access.admit(&Said { host, origins: &origins, sites: &sites }).map_err(|refusal| match refusal {
         Refusal::Host => Kind::ForeignHost.with(
-            "Operators do not reach this listener by the host that the request names. If they do, through a proxy, add the name to `operator_hosts`.",
+            "Operator routes are not served for the host that the request names. If operators use this name through a proxy, add it to `operator_hosts`.",
         ),
         Refusal::CrossSite => Kind::CrossSite.with(
-            "A page of another site sent this request, and none may. If it is a page of yours, add its host to `operator_hosts`.",
+            "A page of another site sent this request, which is not allowed. If the page is yours, add its host to `operator_hosts`.",
         ),
     })
 }

@@ -1,4 +1,4 @@
-//! What the person on call asks for: which events there are, what is stuck, and to send it again or hold it back.
+//! The routes for operators: list events, show the work of each source, redrive, pause and resume.
 
 use super::query::{MAX_LOOKS, Query};
 use super::view::{ListedEvent, SourceView};
@@ -12,8 +12,7 @@ use std::collections::BTreeSet;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 
-/// Of one source's events, so many are counted at the most: of those that are due, of those that will be, and of its
-/// dead letters.
+/// Limit of each count of a source: due events, events that are due later, and dead letters.
 const COUNT_TO: u32 = 1000;
 
 #[derive(Serialize)]
@@ -48,9 +47,7 @@ impl App {
     pub(super) async fn list(&self, query: &str) -> Result<Answer, Problem> {
         let Query { filter, span, after, size, dry_run } = Query::parse(query)?;
         if dry_run.is_some() {
-            return Err(
-                Kind::BadQuery.with("The query is refused: `dry_run` belongs to a redrive.")
-            );
+            return Err(Kind::BadQuery.with("Invalid query: `dry_run` is only for a redrive."));
         }
         let span = Span { until: after.map_or(span.until, |after| span.until.min(after)), ..span };
         let page = self.patiently(self.store.list(filter, span, size)).await?;
@@ -65,11 +62,13 @@ impl App {
         Answer::json(StatusCode::OK, None, &page)
     }
 
-    /// One step of redriving all dead letters that match, oldest first.
+    /// One step of a redrive of all matching dead letters, oldest first.
     pub(super) async fn redrive_all(&self, query: &str) -> Result<Answer, Problem> {
         let Query { filter, span, after, size, dry_run } = Query::parse(query)?;
         if filter.status.is_some() {
-            return Err(Kind::BadQuery.with("The query is refused: `status` is not for a redrive, which concerns dead letters alone."));
+            return Err(Kind::BadQuery.with(
+                "Invalid query: a redrive has no `status`, because it selects dead letters only.",
+            ));
         }
         let dry_run = dry_run.unwrap_or(false);
         let sources: BTreeSet<SourceName> = match &filter.source {
@@ -120,7 +119,8 @@ impl App {
         Answer::json(StatusCode::OK, None, &Sources { sources: sources.collect() })
     }
 
-    /// What is counted. A database that does not tell, or not in time, leaves out what it would have told.
+    /// The metrics as text. If the database fails or does not respond in time, its metrics are left
+    /// out.
     pub(super) async fn metrics(&self) -> Answer {
         let names = self.sources.keys().cloned().collect();
         let work = self.patiently(self.store.sources(names, COUNT_TO)).await.ok();
@@ -134,11 +134,10 @@ impl App {
         answer
     }
 
-    /// Holds a source back, or lets it go on. A source that has left the configuration can only be let go on.
+    /// Pauses or resumes a source. A source that is no longer configured can only be resumed.
     pub(super) async fn pause(&self, source: &str, paused: bool) -> Result<Answer, Problem> {
-        let unknown = || {
-            Kind::UnknownSource.with("No source of this name is configured, and none is paused.")
-        };
+        let unknown =
+            || Kind::UnknownSource.with("No source of this name is configured or paused.");
         let name = SourceName::parse(source).map_err(|_| unknown())?;
         let is_configured = self.sources.contains_key(&name);
         if paused && !is_configured {

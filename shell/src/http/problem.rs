@@ -1,7 +1,7 @@
-//! Every error that the HTTP surface answers, as `application/problem+json` (RFC 9457).
+//! The error responses of the HTTP interface, as `application/problem+json` (RFC 9457).
 //!
-//! Not here: what hyper refuses before a request exists (a malformed one gets a bare 400, too large a header section
-//! a bare 431).
+//! Not here: the errors that hyper answers before a request exists. A malformed request gets a
+//! `400` without a body, and headers that are too large get a `431` without a body.
 
 use crate::visible;
 use serde::Serialize;
@@ -9,43 +9,41 @@ use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use warp::http::{HeaderValue, StatusCode};
 use warp::reply::{Reply, Response};
 
-/// The media type of every error.
+/// The media type of every error response.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
-/// When a producer that was turned away may come back, in seconds.
+/// How long clients should wait before they retry after a `503`, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $status:ident, $slug:literal, $title:literal;)*) => {
-        /// Every kind of problem that there is. Clients may rely on its type and status code.
+        /// The kinds of problems. Clients may rely on the type and the status code of each.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Kind {
             $($(#[$doc])* $kind,)*
         }
 
         impl Kind {
-            /// Every kind.
             pub const ALL: &[Self] = &[$(Self::$kind,)*];
 
-            /// Its status code.
             #[must_use]
             pub fn status(self) -> StatusCode {
                 match self { $(Self::$kind => StatusCode::$status,)* }
             }
 
-            /// Its name, the last part of its URN.
+            /// The last part of its URN.
             #[must_use]
             pub fn slug(self) -> &'static str {
                 match self { $(Self::$kind => $slug,)* }
             }
 
-            /// What a client compares: a stable URN. It is a name, and not an address to fetch.
+            /// The stable URN that clients compare. It is a name, not an address to fetch.
             #[must_use]
             pub fn urn(self) -> &'static str {
                 match self { $(Self::$kind => concat!("urn:surehook:problem:", $slug),)* }
             }
 
-            /// The kind in a few words, the same for each occurrence.
+            /// A short description, the same for each occurrence.
             #[must_use]
             pub fn title(self) -> &'static str {
                 match self { $(Self::$kind => $title,)* }
@@ -56,71 +54,71 @@ macro_rules! kinds {
 
 kinds! {
     /// No route has this path.
-    UnknownRoute = NOT_FOUND, "unknown-route", "There is nothing at this path";
-    /// The route has other methods; `Allow` names them.
-    MethodNotAllowed = METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here";
-    /// This process takes no webhooks: its role is `worker`.
-    NoIntake = NOT_FOUND, "no-intake", "This process takes no webhooks";
-    /// The request has no `Host`, more than one, or one that is none.
-    HostInvalid = BAD_REQUEST, "host-invalid", "The request does not say which host it is for";
+    UnknownRoute = NOT_FOUND, "unknown-route", "Unknown path";
+    /// The route exists, but not with this method; `Allow` lists its methods.
+    MethodNotAllowed = METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed";
+    /// This process accepts no webhooks: its role is `worker`.
+    NoIntake = NOT_FOUND, "no-intake", "This process accepts no webhooks";
+    /// The request has no `Host`, more than one, or an invalid one.
+    HostInvalid = BAD_REQUEST, "host-invalid", "The Host header is missing or invalid";
     /// The body has a transfer coding other than `chunked`.
     TransferCoding = NOT_IMPLEMENTED, "transfer-coding", "The transfer coding is not supported";
-    /// On an operators' route: the request is for a host by which operators do not reach this listener.
-    ForeignHost = FORBIDDEN, "foreign-host", "Operators do not come by this host";
-    /// On an operators' route: a page of another site sent the request.
+    /// On an operator route: the listener does not serve operators under the host of the request.
+    ForeignHost = FORBIDDEN, "foreign-host", "The host is not allowed on operator routes";
+    /// On an operator route: a page of another site sent the request.
     CrossSite = FORBIDDEN, "cross-site", "A page of another site sent the request";
     /// No source of this name is configured.
-    UnknownSource = NOT_FOUND, "unknown-source", "There is no such source";
-    /// The header with the idempotency key is not there.
+    UnknownSource = NOT_FOUND, "unknown-source", "Unknown source";
+    /// The header with the idempotency key is missing.
     KeyMissing = BAD_REQUEST, "key-missing", "The idempotency key is missing";
-    /// The header is there and is not one idempotency key.
+    /// The header does not contain exactly one valid idempotency key.
     KeyInvalid = BAD_REQUEST, "key-invalid", "The idempotency key is not valid";
     /// The key belongs to an event with another body.
     KeyReused = UNPROCESSABLE_ENTITY, "key-reused", "The idempotency key was used for another body";
     /// The body is larger than `max_body`, whether its length was declared or not.
     BodyTooLarge = PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large";
     /// The request did not arrive in time.
-    TooSlow = REQUEST_TIMEOUT, "too-slow", "The request came too slowly";
-    /// The body ended before its end, or its chunks are malformed. Nothing was stored.
-    BodyIncomplete = BAD_REQUEST, "body-incomplete", "The body could not be read to its end";
-    /// The database refuses this very event. A `503` although coming back helps only once an operator has seen to it:
-    /// until then the event is safest with its producer.
+    TooSlow = REQUEST_TIMEOUT, "too-slow", "The request did not arrive in time";
+    /// The body ended early, or its chunks are malformed. Nothing was stored.
+    BodyIncomplete = BAD_REQUEST, "body-incomplete", "The body is incomplete or malformed";
+    /// The database refuses to store this event. The status is `503`, although a retry helps only
+    /// after an operator has fixed the cause: until then the event is safest with its producer.
     NotStorable = SERVICE_UNAVAILABLE, "not-storable", "The event could not be stored";
-    /// As many requests, or bytes, are waiting as the configuration allows.
+    /// The limit of waiting requests, or of their bytes, is reached.
     Overloaded = SERVICE_UNAVAILABLE, "overloaded", "Too many requests are waiting";
     /// The process is shutting down.
     ShuttingDown = SERVICE_UNAVAILABLE, "shutting-down", "The process is shutting down";
-    /// The database did nothing.
+    /// The database is not available. The request had no effect.
     DatabaseUnavailable = SERVICE_UNAVAILABLE, "database-unavailable", "The database is not available";
-    /// The database did not answer in time; what was asked may have been done.
-    DatabaseTimeout = SERVICE_UNAVAILABLE, "database-timeout", "The database did not answer in time";
+    /// The database did not respond in time. The request may have taken effect.
+    DatabaseTimeout = SERVICE_UNAVAILABLE, "database-timeout", "The database did not respond in time";
     /// A loop of this process has ended.
-    LoopEnded = SERVICE_UNAVAILABLE, "loop-ended", "The process does not work";
-    /// The path's id is not an event id.
-    BadEventId = BAD_REQUEST, "bad-event-id", "This is not an event id";
-    /// A parameter of the query is unknown, or has a value that it cannot have.
-    BadQuery = BAD_REQUEST, "bad-query", "The query cannot be answered";
-    /// There is no event of this id, or it was pruned.
-    UnknownEvent = NOT_FOUND, "unknown-event", "There is no such event";
+    LoopEnded = SERVICE_UNAVAILABLE, "loop-ended", "A loop of the process has ended";
+    /// The id in the path is not an event id.
+    BadEventId = BAD_REQUEST, "bad-event-id", "The event id is not valid";
+    /// A query parameter is unknown or has an invalid value.
+    BadQuery = BAD_REQUEST, "bad-query", "The query is not valid";
+    /// No event has this id, or it was pruned.
+    UnknownEvent = NOT_FOUND, "unknown-event", "Unknown event";
     /// Only a dead-lettered event can be redriven.
     NotDeadLettered = CONFLICT, "not-dead-lettered", "The event is not dead-lettered";
-    /// Only a delivered event can be delivered once more.
+    /// Only a delivered event can be redriven with `delivered=true`.
     NotDelivered = CONFLICT, "not-delivered", "The event is not delivered";
-    /// The body and the headers of the event are not there any more.
-    PayloadErased = CONFLICT, "payload-erased", "The event's payload was erased";
-    /// A fault of this program.
-    Internal = INTERNAL_SERVER_ERROR, "internal", "The request could not be answered";
+    /// The headers and the body of the event were erased.
+    PayloadErased = CONFLICT, "payload-erased", "The headers and body of the event were erased";
+    /// A bug or an unexpected error in this program.
+    Internal = INTERNAL_SERVER_ERROR, "internal", "Internal error";
 }
 
 impl Kind {
-    /// A problem of this kind. `detail` tells the client what happened and what to do; it never quotes a body, a
-    /// header's value, SQL or a stack.
+    /// A problem of this kind. `detail` tells the client what happened and what to do. It never
+    /// contains a body, a header value, SQL or a stack trace.
     pub fn with(self, detail: impl Into<String>) -> Problem {
         Problem { kind: self, detail: detail.into(), allow: None }
     }
 
-    /// Whether the connection cannot serve another request: the rest of this one's body is not going to be read, or
-    /// the process wants to be rid of it.
+    /// Whether the connection closes after the response: the rest of the request's body will not be
+    /// read, or the process is shutting down.
     fn ends_connection(self) -> bool {
         matches!(
             self,
@@ -134,10 +132,9 @@ impl Kind {
     }
 }
 
-/// One problem, ready to be answered.
+/// One error response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What kind of problem.
     pub kind: Kind,
     /// What happened to this request, and what to do.
     pub detail: String,
@@ -145,17 +142,17 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The route is there, the method is not; `allow` names those that are.
+    /// The route exists, but not with this method. `allow` lists its methods.
     #[must_use]
     pub fn method_not_allowed(allow: &'static str) -> Self {
-        let mut problem = Kind::MethodNotAllowed.with(format!("This path answers {allow}."));
+        let mut problem = Kind::MethodNotAllowed.with(format!("This path supports {allow}."));
         problem.allow = Some(allow);
         problem
     }
 
-    /// The problem as it is sent.
+    /// The JSON body of the response.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "what is expected cannot fail")]
+    #[expect(clippy::missing_panics_doc, reason = "serializing text and numbers cannot fail")]
     pub fn to_json(&self) -> Vec<u8> {
         let document = Document {
             r#type: self.kind.urn(),
@@ -163,7 +160,7 @@ impl Problem {
             status: self.kind.status().as_u16(),
             detail: &self.detail,
         };
-        visible::json(&document).expect("a problem is text and numbers").into_bytes()
+        visible::json(&document).expect("text and numbers can be serialized").into_bytes()
     }
 }
 
@@ -211,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_turned_away_for_a_while_is_told_when_to_come_back() {
+    fn only_503_responses_have_retry_after() {
         for kind in Kind::ALL {
             let response = kind.with("…").into_response();
             assert_eq!(

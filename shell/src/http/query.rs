@@ -1,5 +1,5 @@
-//! The query of a request that looks for events, read strictly: what is not known is refused, so that a filter with a
-//! slip of the pen never means more events than were meant.
+//! The query parameters of requests that select events. Unknown parameters are refused, so that a
+//! misspelt filter never selects more events than intended.
 
 use super::problem::{Kind, Problem};
 use crate::search::{EventFilter, PageSize, Span};
@@ -10,14 +10,14 @@ use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 
-/// So many events are on a page unless the query says otherwise.
+/// The number of events on a page if the query sets no `limit`.
 pub const DEFAULT_LIMIT: u32 = 50;
-/// So many events are on a page at the most.
+/// The largest `limit`.
 pub const MAX_LIMIT: u32 = 500;
-/// So many events are looked at for a page at the most.
+/// The most events that one page examines.
 pub const MAX_LOOKS: u32 = 5_000;
 
-/// The query as it is written. Each parameter may be given once.
+/// The parameters as text. Each may be given once.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -33,27 +33,25 @@ struct Written {
     dry_run: Option<bool>,
 }
 
-/// What a query asks for.
+/// A parsed query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// Which events.
     pub filter: EventFilter,
-    /// The times between which they were received, by their ids.
+    /// The time range in which they were received, as ids.
     pub span: Span,
-    /// The last event that the page before looked at.
+    /// The last event that the previous page examined.
     pub after: Option<EventId>,
-    /// The page's bounds.
     pub size: PageSize,
-    /// Whether nothing is to be changed; `None` if nothing was said of it.
+    /// Whether to count only; `None` if the query does not say.
     pub dry_run: Option<bool>,
 }
 
 impl Query {
-    /// Reads a query.
+    /// Parses a query.
     ///
     /// # Errors
     ///
-    /// [`Kind::BadQuery`], which names the parameter.
+    /// [`Kind::BadQuery`], with the name of the parameter.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         let written: Written =
             serde_urlencoded::from_str(text).map_err(|error| refused(&error.to_string()))?;
@@ -84,7 +82,7 @@ impl Query {
         };
         let limit = written.limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(refused(&format!("`limit` is from 1 to {MAX_LIMIT}")));
+            return Err(refused(&format!("`limit` must be from 1 to {MAX_LIMIT}")));
         }
         let looks = if filter.is_the_path_alone() { limit } else { MAX_LOOKS };
         let span = Span {
@@ -106,7 +104,8 @@ impl Query {
     }
 }
 
-/// The query of one event's redrive: whether a delivered event is meant, and not a dead letter.
+/// Parses the query of a redrive of one event: whether it redrives a delivered event instead of a
+/// dead letter.
 pub(super) fn delivered(text: &str) -> Result<bool, Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -128,19 +127,19 @@ fn one_of<T>(
     let Some(written) = written else { return Ok(None) };
     read(&written)
         .map(Some)
-        .ok_or_else(|| refused(&format!("`{name}` is one of {}", all.join(", "))))
+        .ok_or_else(|| refused(&format!("`{name}` must be one of {}", all.join(", "))))
 }
 
-/// The least id of a time.
+/// The smallest id of this time.
 fn first_at(name: &str, written: &str) -> Result<EventId, Problem> {
     let time: Timestamp = written.parse().map_err(|_| {
-        refused(&format!("`{name}` is a time in RFC 3339, like 2026-11-25T00:00:00Z"))
+        refused(&format!("`{name}` must be a time in RFC 3339, such as 2026-11-25T00:00:00Z"))
     })?;
     Ok(EventId::first_at(u64::try_from(time.as_millisecond()).unwrap_or(0)))
 }
 
 fn refused(why: &str) -> Problem {
-    Kind::BadQuery.with(format!("The query is refused: {why}."))
+    Kind::BadQuery.with(format!("Invalid query: {why}."))
 }
 
 #[cfg(test)]
@@ -148,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_says_which_events_and_how_many() {
+    fn every_parameter_of_a_query_is_parsed() {
         let id: EventId = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e".parse().unwrap();
         let text = "source=github&key=a%20b%2Bc&status=retrying&reason=lost&status_code=503&since=2026-11-25T00:00:00Z\
                     &until=2026-11-26T00:00:00%2B01:00&after=0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e&limit=7&dry_run=true";
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redrive_means_what_was_delivered_only_if_it_says_so() {
+    fn a_redrive_selects_a_delivered_event_only_on_request() {
         assert_eq!(delivered(""), Ok(false));
         assert_eq!(delivered("delivered=false"), Ok(false));
         assert_eq!(delivered("delivered=true"), Ok(true));
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_query_asks_for_the_first_page_of_all() {
+    fn an_empty_query_selects_the_first_page_of_all_events() {
         let query = Query::parse("").unwrap();
         assert_eq!(
             (query.filter, query.span, query.after),
@@ -196,22 +195,22 @@ mod tests {
     }
 
     #[test]
-    fn a_query_with_a_mistake_is_refused_by_the_parameters_name() {
+    fn an_invalid_query_is_refused_with_the_parameters_name() {
         for (text, told) in [
             ("sorce=github", "unknown field `sorce`"),
             ("source=git%20hub", "`source`: `git hub` cannot name a source"),
             ("source=a&source=b", "duplicate field `source`"),
             (
                 "status=done",
-                "`status` is one of queued, processing, retrying, delivered, dead_lettered",
+                "`status` must be one of queued, processing, retrying, delivered, dead_lettered",
             ),
-            ("reason=why", "`reason` is one of permanent, exhausted, lost"),
+            ("reason=why", "`reason` must be one of permanent, exhausted, lost"),
             ("status_code=teapot", "invalid digit"),
-            ("since=yesterday", "`since` is a time in RFC 3339"),
-            ("until=2026-11-25", "`until` is a time in RFC 3339"),
+            ("since=yesterday", "`since` must be a time in RFC 3339"),
+            ("until=2026-11-25", "`until` must be a time in RFC 3339"),
             ("after=0199", "`after`: an event id is a UUID"),
-            ("limit=0", "`limit` is from 1 to 500"),
-            ("limit=501", "`limit` is from 1 to 500"),
+            ("limit=0", "`limit` must be from 1 to 500"),
+            ("limit=501", "`limit` must be from 1 to 500"),
             ("dry_run=perhaps", "provided string was not `true` or `false`"),
             ("key=", "`key`: "),
         ] {

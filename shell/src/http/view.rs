@@ -1,6 +1,6 @@
-//! What is shown of an event, alone and in a list, and of a source.
+//! The JSON representation of events (single and in lists) and of sources.
 //!
-//! Times are RFC 3339 in UTC with microseconds, by the database's clock; null where there is none.
+//! Times are RFC 3339 in UTC with microseconds, by the database's clock; null if there is none.
 
 use crate::metrics::Standing;
 use crate::ports::{AttemptEntry, EventRecord};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use surehook_core::time::Instant;
 use surehook_core::verdict::MAX_EXCERPT_BYTES;
 
-/// One event with all its attempts, as JSON.
+/// One event with all its attempts.
 #[derive(Debug, Serialize)]
 pub struct EventView {
     #[serde(flatten)]
@@ -21,7 +21,7 @@ pub struct EventView {
     history: Vec<AttemptView>,
 }
 
-/// One event among others, with its newest attempt, as JSON.
+/// One event in a list, with its newest attempt.
 #[derive(Debug, Serialize)]
 pub struct ListedEvent {
     #[serde(flatten)]
@@ -43,7 +43,7 @@ struct Event {
     reason: Option<&'static str>,
 }
 
-/// The work of one source, as JSON.
+/// The work of one source.
 #[derive(Debug, Serialize)]
 pub struct SourceView {
     source: String,
@@ -54,12 +54,12 @@ pub struct SourceView {
     processing: u32,
     retrying: u32,
     dead_lettered: u32,
-    /// Whether there is more than was counted.
+    /// Whether the counts are lower bounds.
     at_least: bool,
     this_process: Option<Here>,
 }
 
-/// What this process knows of a source since it started.
+/// What this process knows about a source since the process started.
 #[derive(Debug, Serialize)]
 struct Here {
     breaker: &'static str,
@@ -68,8 +68,8 @@ struct Here {
 }
 
 impl SourceView {
-    /// The view of a source that is in this process's configuration, or is not; with what this process knows of it now,
-    /// if it delivers it.
+    /// The view of a source. `is_configured` refers to this process's configuration. `here` is what
+    /// this process knows of the source now; `None` if it does not deliver it.
     #[must_use]
     pub fn new(
         record: SourceRecord,
@@ -106,13 +106,14 @@ struct AttemptView {
     status_code: Option<u16>,
     error: Option<String>,
     excerpt: String,
-    /// There, and true, only where `excerpt` is base64 because the response was not text.
+    /// Present, and true, only if `excerpt` is base64 because the response was not text.
     #[serde(skip_serializing_if = "is_false")]
     excerpt_base64: bool,
 }
 
 impl EventView {
-    /// The view of an event whose source now allows `policy_max_attempts`; `None` if the source is not configured.
+    /// The view of an event whose source now allows `policy_max_attempts`; `None` if the source is
+    /// not configured.
     #[must_use]
     pub fn new(mut record: EventRecord, policy_max_attempts: Option<u32>) -> Self {
         let history = std::mem::take(&mut record.history);
@@ -124,7 +125,8 @@ impl EventView {
 }
 
 impl ListedEvent {
-    /// The view of an event whose history holds its newest attempt alone; as in [`EventView::new`].
+    /// The view of an event whose history contains only its newest attempt; `policy_max_attempts`
+    /// as in [`EventView::new`].
     #[must_use]
     pub fn new(mut record: EventRecord, policy_max_attempts: Option<u32>) -> Self {
         let last_attempt = record.history.pop().map(AttemptView::new);
@@ -173,12 +175,13 @@ fn rfc3339(time: Timestamp) -> String {
     format!("{time:.6}")
 }
 
-/// Milliseconds to the microsecond.
+/// Milliseconds with a resolution of one microsecond.
 fn milliseconds(took: Duration) -> f64 {
     took.as_micros() as f64 / 1000.0
 }
 
-/// Text as it is; anything else in base64. An excerpt that was cut in the middle of a character is text up to there.
+/// Text unchanged, anything else in base64. An excerpt that was truncated inside a character is the
+/// text before that character.
 fn text_or_base64(excerpt: &[u8]) -> (String, bool) {
     match std::str::from_utf8(excerpt) {
         Ok(text) => (text.to_owned(), false),
@@ -269,18 +272,22 @@ mod tests {
     }
 
     #[test]
-    fn the_last_attempt_is_that_of_the_present_budget() {
+    fn max_attempts_counts_the_current_retry_budget() {
         let with = |budget_from, policy| {
             shown(EventRecord { budget_from, ..record() }, policy)["max_attempts"].clone()
         };
         assert_eq!(with(Some(7), Some(20)), 27);
         assert_eq!(with(Some(u32::MAX), Some(20)), u32::MAX);
-        assert_eq!(with(None, Some(20)), 20, "delivered");
-        assert_eq!(with(Some(7), None), serde_json::Value::Null, "not configured any more");
+        assert_eq!(with(None, Some(20)), 20, "a delivered event has no budget");
+        assert_eq!(
+            with(Some(7), None),
+            serde_json::Value::Null,
+            "the source is no longer configured"
+        );
     }
 
     #[test]
-    fn an_excerpt_is_text_or_says_that_it_is_base64() {
+    fn an_excerpt_that_is_not_text_is_marked_as_base64() {
         let mut cut = "é".repeat(600).into_bytes();
         cut.insert(0, b'a');
         cut.truncate(MAX_EXCERPT_BYTES);
@@ -288,12 +295,12 @@ mod tests {
         assert_eq!(
             text_or_base64(&cut),
             (format!("a{}", "é".repeat(511)), false),
-            "cut inside a character"
+            "truncated inside a character"
         );
         assert_eq!(
             text_or_base64(b"caf\xc3"),
             ("Y2Fmww==".into(), true),
-            "short, so not cut by us"
+            "too short to be truncated by surehook"
         );
         assert_eq!(text_or_base64(&[0xff, 0x00]), ("/wA=".into(), true));
 
