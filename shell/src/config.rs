@@ -1,8 +1,9 @@
-//! What an operator may set: the TOML file, the flags and the environment, checked and turned into values that are
-//! right by construction. A mistake is told with its key, its line and column, and what to do; all of them at once.
+//! The configuration of one process: the TOML file, flags and environment variables, parsed into
+//! types that only hold valid values. All errors are reported together, each with its setting, line
+//! and column, and with what to do.
 //!
-//! Precedence: flag, environment, file, default. Nothing here opens a database or a socket; whether a right
-//! configuration also *works* is found out by whoever uses it.
+//! Precedence: flag, environment, file, default. Nothing here opens a database or a socket. Whether
+//! a valid configuration also works shows when it is used.
 
 mod error;
 mod overrides;
@@ -27,65 +28,67 @@ use std::time::Duration;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::source::{Policy, SourceName};
 
-/// The file that is read when none is named.
+/// The file that is read if none is given.
 pub const DEFAULT_FILE: &str = "surehook.toml";
 
-/// Everything that one process is told. Shown without passwords, tokens and queries.
+/// The configuration of one process. Displayed without passwords, tokens and query strings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Where HTTP is served. Loopback unless told otherwise, since nothing here authenticates.
+    /// The address of the HTTP listener. The default is loopback, because Surehook does not
+    /// authenticate requests.
     pub listen: SocketAddr,
-    /// Where what operators ask is served instead, if it is to be apart.
+    /// A separate address for the operator routes, if set.
     pub operator_listen: Option<SocketAddr>,
-    /// The names by which operators reach the listener through a proxy, in lower case and without ports.
+    /// The host names by which operators reach the listener through a proxy, in lower case and
+    /// without ports.
     pub operator_hosts: BTreeSet<String>,
-    /// The database; never one in memory.
+    /// The URL of the database, which is never in memory.
     pub database: DatabaseUrl,
-    /// What this process does.
     pub role: Role,
-    /// How log lines are written.
+    /// The format of log lines.
     pub log: LogFormat,
-    /// How long a shutdown waits for deliveries in flight, at most [`limits::DRAIN_TIMEOUT`]. Zero: not at all.
+    /// How long a shutdown waits for deliveries in flight, at most [`limits::DRAIN_TIMEOUT`]. Zero:
+    /// it does not wait.
     pub drain_timeout: Duration,
-    /// Whether `serve` brings the database to this program's schema before it starts.
+    /// Whether `serve` migrates the database schema before it starts.
     pub migrate_on_start: bool,
-    /// The bounds of the intake.
     pub intake: IntakeConfig,
-    /// The bounds of the worker.
+    /// Limits of the worker.
     pub worker: WorkerConfig,
-    /// How long events are kept after they ended. At least a second each.
+    /// How long events are kept after they have ended. At least one second each.
     pub retention: Retention,
-    /// How long the headers and the body of a delivered event are kept, if that is less than the event is.
+    /// How long the headers and the body of a delivered event are kept, if that is shorter than the
+    /// retention of the event.
     pub delivered_payload: Duration,
-    /// The sources, by name. Not empty where [`Config::load`] or [`Config::parse`] gave it.
+    /// The sources, by name. Not empty if the configuration comes from [`Config::load`] or
+    /// [`Config::parse`].
     pub sources: BTreeMap<SourceName, Source>,
 }
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Takes events in and delivers them.
+    /// Accepts and delivers events.
     All,
-    /// Takes events in; delivers none.
+    /// Accepts events and delivers none.
     Intake,
-    /// Delivers; serves the health and operator routes only.
+    /// Delivers events. Serves only the health and operator routes.
     Worker,
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For a person at a terminal.
+    /// Text for a terminal.
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl Role {
-    /// Every role.
     pub const ALL: [Self; 3] = [Self::All, Self::Intake, Self::Worker];
 
-    /// The role as it is written.
+    /// The value of the setting.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -97,10 +100,9 @@ impl Role {
 }
 
 impl LogFormat {
-    /// Every format.
     pub const ALL: [Self; 2] = [Self::Human, Self::Json];
 
-    /// The format as it is written.
+    /// The value of the setting.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -110,77 +112,78 @@ impl LogFormat {
     }
 }
 
-/// The bounds of the intake. Each is at least 1, or 1 ms.
+/// Limits of the intake. Each is at least 1, or 1 ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IntakeConfig {
-    /// The longest body, in bytes. At most `max_queued_bytes`.
+    /// Limit of a body, in bytes. At most `max_queued_bytes`.
     pub max_body: usize,
-    /// Requests that may wait for their commit; the next is refused with `503`.
+    /// Limit of requests that wait for their commit. Further requests are refused with `503`.
     pub max_queued: usize,
-    /// Bytes of headers and bodies that may wait for their commit; what goes beyond is refused with `503`.
+    /// Limit of the headers and bodies that wait for their commit, in bytes. Further requests are
+    /// refused with `503`.
     pub max_queued_bytes: usize,
-    /// Connections that may be open; the next waits in the system's backlog. Fewer if the process's limit of open files
-    /// leaves room for fewer.
+    /// Limit of open connections. Further ones wait in the kernel's accept queue. The limit is
+    /// lower if the process's limit of open files is too low for it.
     pub max_connections: usize,
-    /// The time a request's head may take. Ends idle connections too.
+    /// Time limit for a request's head. It also closes idle connections.
     pub header_timeout: Duration,
-    /// The time a request's body may take once its head is there; a slower one is answered `408`.
+    /// Time limit for a request's body after its head. A slower request is answered with `408`.
     pub body_timeout: Duration,
 }
 
-/// The bounds of the worker.
+/// Limits of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerConfig {
-    /// Bytes of headers and bodies of events that are being delivered or wait for a slot, at least 1. The sources share them.
+    /// Limit of the headers and bodies of events that are being delivered or wait for a slot, in
+    /// bytes. At least 1. The sources share it.
     pub max_held_bytes: usize,
 }
 
-/// One source: where its events go, and how.
+/// One source: its destination and its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
-    /// The downstream.
     pub destination: Destination,
     /// How its events are delivered.
     pub policy: Policy,
-    /// The header that bears the idempotency key.
+    /// The header that carries the idempotency key.
     pub idempotency_header: HeaderName,
-    /// What happens to a key that comes again with another body.
+    /// The response to a known key with another body.
     pub on_key_reuse: OnKeyReuse,
     /// Whether `Authorization` and `Cookie` are stored and forwarded.
     pub forward_credentials: bool,
 }
 
-/// The largest values that may be set. None is a recommendation; each keeps a typing mistake from being taken.
+/// The largest allowed values. They are not recommendations: they catch typing errors.
 pub mod limits {
     use std::time::Duration;
 
-    /// The longest delivery. An event is under its lease at least so long, and no other worker takes it meanwhile.
+    /// The longest delivery. The lease of an event lasts at least this long, and no other worker
+    /// claims it during that time.
     pub const TIMEOUT: Duration = Duration::from_hours(1);
-    /// The most deliveries in flight for one source and process.
+    /// The most deliveries in flight for one source in one process.
     pub const CONCURRENCY: u32 = 10_000;
-    /// The most deliveries that may be allowed to begin in a second.
+    /// The most deliveries that may start per second, for one source in one process.
     pub const RATE: u32 = 1_000_000;
-    /// The most failures in a row that a breaker waits for.
+    /// The most consecutive failures before a circuit breaker opens.
     pub const BREAKER_FAILURES: u32 = 1_000_000;
-    /// The most attempts in one budget.
+    /// The most attempts in one retry budget.
     pub const MAX_ATTEMPTS: u32 = 1_000_000;
-    /// The steepest back-off.
+    /// The largest back-off factor.
     pub const FACTOR: f64 = 100.0;
     /// The longest wait between two attempts: 366 days.
     pub const DELAY: Duration = Duration::from_hours(366 * 24);
-    /// The longest drain: no delivery in flight can take longer.
+    /// The longest drain. It equals the longest delivery, so no delivery in flight needs more.
     pub const DRAIN_TIMEOUT: Duration = TIMEOUT;
-    /// The longest time for which ended events are kept: 36,500 days.
+    /// The longest retention of ended events: 36,500 days.
     pub const RETENTION: Duration = Duration::from_hours(36_500 * 24);
-    /// The longest body, in bytes: 256 MiB, within what a row of either database can hold.
+    /// The largest body, in bytes: 256 MiB. A row of either database can hold it.
     pub const MAX_BODY: usize = 256 << 20;
     /// The longest queue, in requests.
     pub const MAX_QUEUED: usize = 1_000_000;
-    /// The largest queue, in bytes: what this machine can address, at most 64 GiB.
+    /// The largest queue, in bytes: 64 GiB, or less if the machine cannot address that.
     pub const MAX_QUEUED_BYTES: usize = if usize::BITS > 36 { 1 << 36 } else { usize::MAX };
-    /// The most memory for events that are being delivered, in bytes: like the largest queue.
+    /// The most memory for events that are being delivered, in bytes: the same as for the queue.
     pub const MAX_HELD_BYTES: usize = MAX_QUEUED_BYTES;
-    /// The most connections.
     pub const MAX_CONNECTIONS: usize = 1_000_000;
     /// The longest time for a request's head or body.
     pub const REQUEST_TIMEOUT: Duration = Duration::from_hours(1);
@@ -189,31 +192,31 @@ pub mod limits {
 }
 
 impl Config {
-    /// Reads a file, lays the overrides over it, and checks all of it.
+    /// Reads a file, applies the overrides, and validates the result.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if the file cannot be read or anything in it or in the overrides is wrong, or no source is
-    /// named.
+    /// [`ConfigError`] if the file cannot be read, if a setting or an override is not valid, or if
+    /// no source is configured.
     pub fn load(file: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         Self::parse(&file.display().to_string(), &reader::read(file)?, overrides)
     }
 
-    /// Like [`Self::load`], from a file's content. `name` is what messages call it.
+    /// Like [`Self::load`], from the content of a file. `name` is the name of the file in messages.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Wrong`] with everything that is wrong.
+    /// [`ConfigError::Wrong`] with all errors.
     pub fn parse(name: &str, content: &[u8], overrides: &Overrides) -> Result<Self, ConfigError> {
         parse(name, content, overrides, Sources::Required)
     }
 
-    /// Like [`Self::load`], for work that concerns no source: `sources` may be empty. With no file named, one that is
-    /// not there is an empty one.
+    /// Like [`Self::load`], for commands that need no source: `sources` may be empty. If no file is
+    /// given and the default file does not exist, the defaults apply.
     ///
     /// # Errors
     ///
-    /// Like [`Self::load`], but for the lack of sources.
+    /// Like [`Self::load`], except that a missing source is no error.
     pub fn load_without_sources(
         file: Option<&Path>,
         overrides: &Overrides,
@@ -228,7 +231,7 @@ impl Config {
 }
 
 impl Default for Config {
-    /// The documented defaults, and no source.
+    /// The documented defaults, without sources.
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
@@ -271,14 +274,14 @@ impl Source {
     }
 }
 
-/// Whether a configuration without sources is right.
+/// Whether a configuration must have a source.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sources {
     Required,
     Optional,
 }
 
-/// What `[defaults]` sets, and what each source may set for itself.
+/// The settings of `[defaults]`, which each source can override.
 #[derive(Clone)]
 struct Settings {
     policy: Policy,
@@ -351,12 +354,15 @@ fn read(root: &mut Section<'_>, config: &mut Config, sources: Sources) {
                 match (known, source) {
                     (Ok(known), Some(source)) => drop(config.sources.insert(known, source)),
                     (Ok(_), None) => {}
-                    (Err(_), _) => section.wrong("this cannot name a source: use 1 to 64 letters, digits, `-` or `_`"),
+                    (Err(_), _) => section
+                        .wrong("not a valid source name: use 1 to 64 letters, digits, `-` or `_`"),
                 }
             });
         }
         if section.is_empty() && sources == Sources::Required {
-            section.wrong("there is no source, so there is nothing to do: add `[sources.NAME]` with `destination = \"https://…\"`");
+            section.wrong(
+                "no source is configured: add `[sources.NAME]` with `destination = \"https://…\"`",
+            );
         }
     });
 }
@@ -372,7 +378,7 @@ fn intake(section: &mut Section<'_>, intake: &mut IntakeConfig) {
         section.conflict(
             ["max_body", "max_queued_bytes"],
             format!(
-                "the longest body, {} bytes, does not fit into the queue of {} bytes: raise `max_queued_bytes` or lower `max_body`",
+                "`max_body` ({} bytes) is larger than `max_queued_bytes` ({} bytes): raise `max_queued_bytes` or lower `max_body`",
                 intake.max_body, intake.max_queued_bytes
             ),
         );
@@ -411,13 +417,13 @@ fn settings(section: &mut Section<'_>, settings: &mut Settings) {
     );
     section.text("on_key_reuse", &mut settings.on_key_reuse, values::on_key_reuse);
     section.boolean("forward_credentials", &mut settings.forward_credentials);
-    section.refuse("lease", "a lease is not set but derived, so that it outlives its delivery: `timeout` + 10s; set `timeout` instead");
+    section.refuse("lease", "the lease cannot be set. It is always `timeout` + 10s, so that it outlasts the delivery: set `timeout` instead");
     let backoff = settings.policy.backoff;
     if backoff.initial_delay > backoff.max_delay {
         section.conflict(
             ["initial_delay", "max_delay"],
             format!(
-                "the first delay, {}, is longer than the longest, {}: raise `max_delay` or lower `initial_delay`",
+                "`initial_delay` ({}) is longer than `max_delay` ({}): raise `max_delay` or lower `initial_delay`",
                 humantime::format_duration(backoff.initial_delay),
                 humantime::format_duration(backoff.max_delay)
             ),
@@ -430,7 +436,7 @@ fn source(section: &mut Section<'_>, mut inherited: Settings) -> Option<Source> 
     section.text("destination", &mut destination, |text| values::destination(text).map(Some));
     settings(section, &mut inherited);
     if !section.has("destination") {
-        section.wrong("the source has no `destination`: add `destination = \"https://…\"`, where its events are to be delivered");
+        section.wrong("the source has no `destination`: add `destination = \"https://…\"`, the URL that receives its events");
     }
     destination.map(|destination| inherited.source(destination))
 }

@@ -1,77 +1,59 @@
-//! What is wrong with a configuration, and where.
+//! Errors in a configuration, and their places.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Why there is no configuration.
+/// Why a configuration could not be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The file is not there.
+    /// The file does not exist.
     #[error(
-        "there is no configuration at `{}`: name another with `--config`, or begin with a file that says\n\n    \
+        "the configuration file `{}` does not exist: give another one with `--config`, or create it with\n\n    \
          [sources.example]\n    destination = \"http://127.0.0.1:9000/hooks\"\n\n\
-         `surehook demo` needs none",
+         `surehook demo` needs no configuration",
         path.display()
     )]
-    NotFound {
-        /// Where it was looked for.
-        path: PathBuf,
-    },
-    /// The file is there and cannot be read.
-    #[error("the configuration `{}` cannot be read: {source}", path.display())]
-    Unreadable {
-        /// Where it is.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The file, or a flag or variable over it, is wrong.
+    NotFound { path: PathBuf },
+    /// The file exists but cannot be read.
+    #[error("the configuration file `{}` cannot be read: {source}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    /// A setting in the file, a flag or an environment variable is not valid.
     #[error("{0}")]
     Wrong(Problems),
 }
 
-/// Everything that is wrong with one configuration: the file's problems in their order, then the overrides'. Displayed
-/// as one line each.
+/// All errors of one configuration: those of the file in file order, then those of the overrides.
+/// Displayed as one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
-    /// What the file is called.
+    /// The name of the file in messages.
     pub file: String,
-    /// At least one.
+    /// Never empty.
     pub problems: Vec<Problem>,
 }
 
-/// One mistake.
+/// One error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it is.
     pub place: Place,
-    /// The full name of the key, such as `sources.github.timeout`; empty where no key is to blame.
+    /// The full name of the setting, such as `sources.github.timeout`; empty if the error concerns
+    /// no setting.
     pub key: String,
     /// What is wrong and what to do.
     pub message: String,
 }
 
-/// Where a mistake is.
+/// Where an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// In the file as a whole: something is missing.
+    /// The file as a whole: something is missing.
     File,
-    /// At a place in the file; both count from 1, columns in characters.
-    At {
-        /// The line.
-        line: usize,
-        /// The column.
-        column: usize,
-    },
-    /// In a flag or its variable in the environment.
-    Override {
-        /// The flag.
-        flag: &'static str,
-        /// The variable.
-        variable: &'static str,
-    },
+    /// A position in the file. Line and column count from 1; columns count characters.
+    At { line: usize, column: usize },
+    /// A flag or its environment variable.
+    Override { flag: &'static str, variable: &'static str },
 }
 
 impl fmt::Display for Problems {

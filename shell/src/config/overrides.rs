@@ -1,42 +1,45 @@
-//! What stands over the file: a flag for each top-level value, and a variable in the environment under the flag.
+//! The settings that override the file: each top-level setting has a flag and an environment
+//! variable. A flag takes precedence over its variable.
 
 use super::{Config, Place, Problem, values};
 
-/// The top-level values that a flag or the environment may set. Text, so that a mistake is told in the same words as
-/// one in the file, and so that no parser of flags ever prints a database's password.
+/// The top-level settings that a flag or an environment variable can set. They are text, so that
+/// errors have the same wording as errors in the file, and so that no parser of flags prints the
+/// password of a database.
 #[derive(Clone, Default, clap::Args)]
 pub struct Overrides {
-    /// Where to serve HTTP, such as `127.0.0.1:8080`
+    /// Address of the HTTP listener, such as `127.0.0.1:8080`
     #[arg(long, value_name = "ADDR", env = "SUREHOOK_LISTEN", hide_env_values = true)]
     pub listen: Option<String>,
-    /// Where to serve what operators ask, apart from the webhooks, such as `127.0.0.1:9090`
+    /// Separate address for the operator routes, such as `127.0.0.1:9090`
     #[arg(long, value_name = "ADDR", env = "SUREHOOK_OPERATOR_LISTEN", hide_env_values = true)]
     pub operator_listen: Option<String>,
-    /// The names by which operators reach the listener through a proxy, such as `surehook.example.com,surehook`
+    /// Host names by which operators reach the listener through a proxy, such as
+    /// `surehook.example.com,surehook`
     #[arg(long, value_name = "HOSTS", env = "SUREHOOK_OPERATOR_HOSTS", hide_env_values = true)]
     pub operator_hosts: Option<String>,
-    /// The database: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`
+    /// Database URL: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`
     ///
-    /// Several servers as `HOST:PORT,HOST:PORT`: the one that takes writes is used.
-    /// A password is better given in the environment: other users of the machine can see flags.
+    /// Several servers: `HOST:PORT,HOST:PORT`. The one that accepts writes is used. Set passwords
+    /// in the environment: other users of the machine can see flags.
     #[arg(long, value_name = "URL", env = "SUREHOOK_DATABASE", hide_env_values = true)]
     pub database: Option<String>,
     /// What this process does: `all`, `intake` or `worker`
     #[arg(long, value_name = "ROLE", env = "SUREHOOK_ROLE", hide_env_values = true)]
     pub role: Option<String>,
-    /// How log lines are written: `human` or `json`
+    /// Format of log lines: `human` or `json`
     #[arg(long, value_name = "FORMAT", env = "SUREHOOK_LOG", hide_env_values = true)]
     pub log: Option<String>,
     /// How long a shutdown waits for deliveries in flight, such as `30s`
     #[arg(long, value_name = "TIME", env = "SUREHOOK_DRAIN_TIMEOUT", hide_env_values = true)]
     pub drain_timeout: Option<String>,
-    /// Whether to bring the database to this program's schema first: `true` or `false`
+    /// Whether to migrate the database schema at start: `true` or `false`
     #[arg(long, value_name = "BOOL", env = "SUREHOOK_MIGRATE_ON_START", hide_env_values = true)]
     pub migrate_on_start: Option<String>,
 }
 
 impl Overrides {
-    /// Lays what is given over a configuration, and answers what is wrong with it.
+    /// Applies the overrides to a configuration and returns their errors.
     pub(super) fn apply(&self, config: &mut Config) -> Vec<Problem> {
         let Self {
             listen,

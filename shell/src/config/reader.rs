@@ -1,5 +1,6 @@
-//! Reads a TOML document value by value, and gathers every mistake with its place. What a section was never asked
-//! for, nobody knows: those keys are the unknown ones. Which keys there are, and their bounds, is not for here.
+//! Reads a TOML document setting by setting, and collects all errors with their places. A key that
+//! no caller asked for is unknown. Which settings exist, and their bounds, is defined in the parent
+//! module.
 
 use super::error::{ConfigError, Place, Problem};
 use super::{limits, values};
@@ -12,7 +13,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// The content of a configuration file.
+/// Reads the content of a configuration file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let mut content = Vec::new();
     match File::open(path).and_then(|file| file.take(limits::FILE + 1).read_to_end(&mut content)) {
@@ -20,7 +21,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
             path: path.to_owned(),
             source: io::Error::new(
                 io::ErrorKind::FileTooLarge,
-                "it is longer than 4 MiB, so it is hardly a configuration",
+                "it is longer than 4 MiB, the limit of a configuration file",
             ),
         }),
         Ok(_) => Ok(content),
@@ -31,7 +32,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
     }
 }
 
-/// A file that is TOML, whatever its keys.
+/// A parsed TOML file, whatever its keys are.
 pub(super) struct Document<'i> {
     text: &'i str,
     root: DeTable<'i>,
@@ -46,21 +47,21 @@ impl<'i> Document<'i> {
             Problem {
                 place,
                 key: String::new(),
-                message: "the file is not UTF-8 from here on: save it as UTF-8".to_owned(),
+                message: "the file is not valid UTF-8 from here: save it as UTF-8".to_owned(),
             }
         })?;
         let root = DeTable::parse(text).map_err(|error| {
             let at = error.span().unwrap_or(text.len()..text.len());
             let message = match (error.message(), text.get(at.clone())) {
-                ("duplicate key", Some(key)) => format!("`{key}` is there twice: keep one of them"),
-                (message, _) => format!("this is not TOML: {message}"),
+                ("duplicate key", Some(key)) => format!("`{key}` is set twice: keep one of them"),
+                (message, _) => format!("invalid TOML: {message}"),
             };
             Problem { place: place(text, at.start), key: String::new(), message }
         })?;
         Ok(Self { text, root: root.into_inner() })
     }
 
-    /// Has the document read, and answers what is wrong with it, in its order.
+    /// Runs `read` on the document and returns all errors, in file order.
     pub(super) fn read(self, read: impl FnOnce(&mut Section<'_>)) -> Vec<Problem> {
         let mut report = Report::default();
         let mut root = Section {
@@ -76,10 +77,10 @@ impl<'i> Document<'i> {
     }
 }
 
-/// One table of the document, and what it was asked for.
+/// One table of the document, and the keys that were read from it.
 pub(super) struct Section<'d> {
     name: String,
-    /// Where it begins; `None` for the whole file and for a section that is not there.
+    /// Where it starts; `None` for the whole file and for a missing section.
     at: Option<usize>,
     table: &'d DeTable<'d>,
     asked: BTreeSet<&'static str>,
@@ -87,7 +88,7 @@ pub(super) struct Section<'d> {
 }
 
 impl Section<'_> {
-    /// Sets `value` from text, if the key is there and right.
+    /// Sets `value` from text, if the key is present and valid.
     pub(super) fn text<T>(
         &mut self,
         key: &'static str,
@@ -121,7 +122,7 @@ impl Section<'_> {
         });
     }
 
-    /// Sets a number that need not be whole.
+    /// Sets an integer or decimal number.
     pub(super) fn number(&mut self, key: &'static str, value: &mut f64, least: f64, most: f64) {
         self.value(key, value, |found| {
             let text = found
@@ -131,7 +132,7 @@ impl Section<'_> {
             let number: f64 = text
                 .and_then(|text| text.parse().ok())
                 .ok_or_else(|| kind("a number, without quotes", found))?;
-            // Not a number is in no range.
+            // NaN is outside every range.
             if (least..=most).contains(&number) {
                 Ok(number)
             } else {
@@ -205,13 +206,13 @@ impl Section<'_> {
         }
     }
 
-    /// Reads a section within this one, as an empty one if it is not there.
+    /// Reads a subsection. A missing one is read as empty.
     pub(super) fn section(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>)) {
         self.ask(key);
         self.named(key, read);
     }
 
-    /// Reads a section whose name is the user's.
+    /// Reads a subsection whose name the user chose.
     pub(super) fn named(&mut self, key: &str, read: impl FnOnce(&mut Section<'_>)) {
         let empty = DeTable::new();
         let found = self.table.get_key_value(key);
@@ -238,7 +239,7 @@ impl Section<'_> {
         section.finish();
     }
 
-    /// The keys that are there, where they are the user's names and so all known.
+    /// The keys of a section whose keys are names that the user chose, so none of them is unknown.
     pub(super) fn names(&self) -> Vec<String> {
         self.table.keys().map(|name| name.get_ref().to_string()).collect()
     }
@@ -251,7 +252,7 @@ impl Section<'_> {
         self.table.contains_key(key)
     }
 
-    /// Refuses a key that people may expect, and says why it is not one.
+    /// Refuses a key that users may expect, and explains why it is no setting.
     pub(super) fn refuse(&mut self, key: &'static str, message: &str) {
         if let Some((name, _)) = self.table.get_key_value(key) {
             let at = name.span();
@@ -260,13 +261,14 @@ impl Section<'_> {
         }
     }
 
-    /// Reports that this section's name is wrong, or that something in it is missing.
+    /// Reports that this section's name is not valid, or that something in it is missing.
     pub(super) fn wrong(&mut self, message: &str) {
         self.report.add(self.at, self.name.clone(), message.to_owned());
     }
 
-    /// Reports two values that do not go together, at the first of them that is set here. Where none is, the mistake
-    /// was inherited and has been reported; where either is wrong by itself, that is enough.
+    /// Reports two values that contradict each other, at the first one that is set in this section.
+    /// If neither is set here, the error was inherited and has been reported. If one of them is not
+    /// valid by itself, that error is enough.
     pub(super) fn conflict(&mut self, keys: [&'static str; 2], message: String) {
         let wrong = keys.iter().any(|key| self.report.blames(&self.full(key)));
         let set =
@@ -305,7 +307,8 @@ impl<'d> Section<'d> {
         self.report.add(Some(at.start), key, message);
     }
 
-    /// Hands over what was not asked for. A section that was asked for nothing holds the user's own names.
+    /// Reports the keys that were not read. A section from which nothing was read contains names
+    /// that the user chose.
     fn finish(self) {
         if self.asked.is_empty() {
             return;
@@ -378,16 +381,16 @@ impl Report {
         if let Some((distance, known)) = nearest
             && distance <= known.len() / 3
         {
-            return format!("there is no such key; is `{known}` meant?");
+            return format!("unknown setting; did you mean `{known}`?");
         }
         match self.known.iter().find(|known| known.keys.contains(key.as_str())) {
             Some(Known { section, .. }) if section.is_empty() => {
                 format!(
-                    "there is no such key here: `{key}` belongs at the top of the file, before the first `[section]`"
+                    "unknown setting here: `{key}` belongs at the top of the file, before the first `[section]`"
                 )
             }
             Some(Known { section, .. }) => {
-                format!("there is no such key here: `{key}` belongs in `[{section}]`")
+                format!("unknown setting here: `{key}` belongs in `[{section}]`")
             }
             None => {
                 let known = self.known.iter().find(|known| known.section == *section);
@@ -396,7 +399,7 @@ impl Report {
                     .flat_map(|known| &known.keys)
                     .map(|key| format!("`{key}`"))
                     .collect();
-                format!("there is no such key; the keys here are {}", keys.join(", "))
+                format!("unknown setting; the settings here are {}", keys.join(", "))
             }
         }
     }
@@ -421,7 +424,7 @@ fn kind(wanted: &str, found: &DeValue<'_>) -> String {
     format!("this is {found}: write {wanted}")
 }
 
-/// The line and column, from 1, of a position in bytes.
+/// The line and column of a byte position, both counted from 1.
 fn place(text: &str, at: usize) -> Place {
     let before = text.get(..at).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);

@@ -1,4 +1,5 @@
-//! A configuration as it may be shown: in logs, in `check`, in a panic's message. Without passwords and tokens.
+//! How a configuration is displayed, for example in logs, by `check` and in panic messages: without
+//! passwords and tokens.
 
 use super::values::on_key_reuse_name;
 use super::{Config, IntakeConfig, Source};
@@ -7,19 +8,20 @@ use reqwest::Url;
 use std::fmt;
 use surehook_core::breaker::BreakerPolicy;
 
-/// A database's URL: `sqlite:PATH`, `postgres://…` or `postgresql://…`. Shown without its password and without its
-/// parameters, which can hold one too, but for the choice of a server.
+/// A database URL: `sqlite:PATH`, `postgres://…` or `postgresql://…`. Displayed without its
+/// password and without its parameters, because these can contain a password too. Only the choice
+/// of a server (`target_session_attrs`) is displayed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl(String);
 
 impl DatabaseUrl {
-    /// The URL of that text. One that names no database is refused by whoever opens it.
+    /// Wraps a URL. It is not validated here: opening an invalid one fails.
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         Self(url.into())
     }
 
-    /// The whole URL, which is not to be shown.
+    /// The whole URL. Never display it: it can contain secrets.
     #[must_use]
     pub fn secret(&self) -> &str {
         &self.0
@@ -41,19 +43,18 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// Where a source's events go: an `http` or `https` URL with a host. Shown without its credentials, and without its
-/// query, where tokens are often put: `?…` stands for it.
+/// The URL that receives a source's events: `http` or `https`, with a host. Displayed without its
+/// credentials, and with `?…` instead of its query, because queries often contain tokens.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Destination(Url);
 
 impl Destination {
-    /// The destination of that URL.
     #[must_use]
     pub fn new(url: Url) -> Self {
         Self(url)
     }
 
-    /// The whole URL, which is not to be shown.
+    /// The whole URL. Never display it: it can contain secrets.
     #[must_use]
     pub fn secret(&self) -> &Url {
         &self.0
@@ -77,7 +78,7 @@ impl fmt::Debug for Destination {
     }
 }
 
-/// What `surehook serve` would run, for a person.
+/// The summary that `surehook check` prints.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -111,29 +112,29 @@ impl fmt::Display for Config {
         }
         if !operator_hosts.is_empty() {
             let hosts: Vec<&str> = operator_hosts.iter().map(String::as_str).collect();
-            writeln!(f, "            operators come by {}", hosts.join(", "))?;
+            writeln!(f, "            host names for operators: {}", hosts.join(", "))?;
         }
         writeln!(
             f,
             "database    {database}{}",
-            if *migrate_on_start { ", migrated at the start" } else { "" }
+            if *migrate_on_start { ", migrated at start" } else { "" }
         )?;
         writeln!(f, "role        {}", role.as_str())?;
         writeln!(f, "log         {}", log.as_str())?;
         writeln!(f, "shutdown    drains for at most {}", time(*drain_timeout))?;
         writeln!(
             f,
-            "intake      bodies to {}, {max_queued} requests or {} queued",
+            "intake      bodies up to {}, queue up to {max_queued} requests or {}",
             size(*max_body),
             size(*max_queued_bytes)
         )?;
         writeln!(
             f,
-            "            {max_connections} connections, head in {}, body in {}",
+            "            {max_connections} connections, request head within {}, body within {}",
             time(*header_timeout),
             time(*body_timeout)
         )?;
-        writeln!(f, "worker      {} of events held", size(worker.max_held_bytes))?;
+        writeln!(f, "worker      holds events of up to {}", size(worker.max_held_bytes))?;
         writeln!(
             f,
             "retention   delivered {}, dead-lettered {}",
@@ -143,7 +144,7 @@ impl fmt::Display for Config {
         if *delivered_payload < retention.delivered {
             writeln!(
                 f,
-                "            the payload of what was delivered {}",
+                "            headers and body of delivered events {}",
                 time(*delivered_payload)
             )?;
         }
@@ -168,32 +169,32 @@ impl fmt::Display for Source {
         )?;
         writeln!(
             f,
-            "  delivery    {} at once, each in {} under a lease of {}",
+            "  delivery    {} in flight, timeout {}, lease {}",
             policy.concurrency,
             time(policy.timeout),
             time(policy.lease())
         )?;
         if let Some(rate) = policy.rate {
-            writeln!(f, "  rate        {rate} a second")?;
+            writeln!(f, "  rate        {rate} per second")?;
         }
         match policy.breaker {
             BreakerPolicy { failures: 0, .. } => writeln!(f, "  breaker     none")?,
             BreakerPolicy { failures, open_for } => {
                 writeln!(
                     f,
-                    "  breaker     opens for {} after {failures} failures in a row",
+                    "  breaker     opens for {} after {failures} consecutive failures",
                     time(open_for)
                 )?;
             }
         }
         write!(
             f,
-            "  attempts    {}, after {} × {}",
+            "  attempts    {}, initial delay {}, factor {}",
             policy.max_attempts,
             time(backoff.initial_delay),
             backoff.factor
         )?;
-        write!(f, " up to {}", time(backoff.max_delay))?;
+        write!(f, ", maximum delay {}", time(backoff.max_delay))?;
         for (what, codes) in
             [("retried", &policy.retry_on), ("dead-lettered", &policy.dead_letter_on)]
         {

@@ -1,4 +1,4 @@
-//! The documented defaults, what stands over what, and what holds for every file.
+//! The documented defaults, precedence, and rules for every file.
 
 mod documents;
 mod mistakes;
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use surehook_core::backoff::Backoff;
 use surehook_core::breaker::BreakerPolicy;
 
-/// A right file, to which a test adds its mistake.
+/// A valid file, to which a test adds its error.
 const SOURCE: &str = "[sources.github]\ndestination = \"https://hooks.internal/github\"\n";
 
 fn parsed(text: &str) -> Result<Config, Problems> {
@@ -167,7 +167,7 @@ fn every_value_can_be_set() {
 }
 
 #[test]
-fn a_source_takes_what_it_does_not_set_from_the_defaults() {
+fn a_source_inherits_unset_values_from_the_defaults() {
     let text = format!(
         "{SOURCE}timeout = \"1s\"\nretry_on = []\n[defaults]\ntimeout = \"2s\"\nconcurrency = 3\nretry_on = [404]\ndead_letter_on = [409]\n"
     );
@@ -178,7 +178,7 @@ fn a_source_takes_what_it_does_not_set_from_the_defaults() {
 }
 
 #[test]
-fn an_override_stands_over_the_file_and_the_file_over_the_default() {
+fn an_override_precedes_the_file_and_the_file_precedes_the_default() {
     let text = format!("listen = \"127.0.0.1:1\"\nrole = \"worker\"\n{SOURCE}");
     let overrides = Overrides {
         listen: Some("127.0.0.1:2".to_owned()),
@@ -193,7 +193,7 @@ fn an_override_stands_over_the_file_and_the_file_over_the_default() {
 }
 
 #[test]
-fn every_wrong_override_is_told_by_flag_and_variable_and_without_its_password() {
+fn an_invalid_override_is_reported_with_flag_and_variable_but_no_password() {
     let wrong = |text: &str| Some(text.to_owned());
     let overrides = Overrides {
         listen: wrong("localhost"),
@@ -210,17 +210,17 @@ fn every_wrong_override_is_told_by_flag_and_variable_and_without_its_password() 
         told,
         "--listen (or SUREHOOK_LISTEN in the environment): `localhost` is not an IP address with a port: write for example `127.0.0.1:8080`, or `0.0.0.0:8080` for every interface
 --operator-listen (or SUREHOOK_OPERATOR_LISTEN in the environment): `9090` is not an IP address with a port: write for example `127.0.0.1:8080`, or `0.0.0.0:8080` for every interface
---operator-hosts (or SUREHOOK_OPERATOR_HOSTS in the environment): `https://ops.example` is not the name of a host: write for example `surehook.example.com`, without a scheme or a port
---database (or SUREHOOK_DATABASE in the environment): not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`
---role (or SUREHOOK_ROLE in the environment): `boss` is not known here: write `all` or `intake` or `worker`
---log (or SUREHOOK_LOG in the environment): `` is not known here: write `human` or `json`
+--operator-hosts (or SUREHOOK_OPERATOR_HOSTS in the environment): `https://ops.example` is not a host name: write for example `surehook.example.com`, without a scheme or a port
+--database (or SUREHOOK_DATABASE in the environment): not a database URL: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`
+--role (or SUREHOOK_ROLE in the environment): `boss` is not a valid value: write `all` or `intake` or `worker`
+--log (or SUREHOOK_LOG in the environment): `` is not a valid value: write `human` or `json`
 --drain-timeout (or SUREHOOK_DRAIN_TIMEOUT in the environment): `2h` is out of range: write a duration from 0s to 1h
---migrate-on-start (or SUREHOOK_MIGRATE_ON_START in the environment): `yes` is not known here: write `true` or `false`"
+--migrate-on-start (or SUREHOOK_MIGRATE_ON_START in the environment): `yes` is not a valid value: write `true` or `false`"
     );
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_in_the_order_of_the_file() {
+fn all_errors_are_reported_together_in_file_order() {
     let text =
         "rolle = \"all\"\n[sources.b]\ndestination = \"ftp://x\"\n[sources.a]\nconcurrency = 0\n";
     let lines: Vec<(Place, String)> = parsed(text)
@@ -242,7 +242,7 @@ fn all_mistakes_are_told_at_once_in_the_order_of_the_file() {
 }
 
 #[test]
-fn no_secret_is_shown() {
+fn no_secret_is_displayed() {
     let text = "database = \"postgres://user:hunter2@db/x?password=hunter3&sslkey=hunter4\"\n\
                 [sources.s]\ndestination = \"https://hunter5:hunter6@x/p?token=hunter7#hunter8\"\n";
     let config = parsed(text).unwrap();
@@ -256,7 +256,7 @@ fn no_secret_is_shown() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_told_apart() {
+fn missing_files_and_unreadable_files_are_different_errors() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing.toml");
     let overrides = Overrides { database: Some("sqlite:x.db".to_owned()), ..Overrides::default() };
@@ -275,7 +275,7 @@ fn a_file_that_cannot_be_read_is_told_apart() {
     assert!(endless.contains("longer than 4 MiB"), "{endless}");
 }
 
-/// Texts that come near to a right file: each of its lines whole, cut, doubled, or with another value.
+/// Texts similar to a valid file: random lines of known settings, values and section headers.
 fn near_a_file() -> impl Strategy<Value = String> {
     let key = prop_oneof![
         proptest::sample::select(vec![
@@ -351,7 +351,7 @@ fn near_a_file() -> impl Strategy<Value = String> {
     proptest::collection::vec(line, 0..12).prop_map(|lines| lines.join("\n"))
 }
 
-/// Whatever is read, each mistake has a sentence, and each place is one in the file.
+/// Every error has a message with advice, and its place is inside the file.
 fn told_well(content: &[u8]) -> Result<(), TestCaseError> {
     let lines = content.iter().filter(|byte| **byte == b'\n').count() + 1;
     let Err(error) = Config::parse("x", content, &Overrides::default()) else { return Ok(()) };
@@ -363,8 +363,8 @@ fn told_well(content: &[u8]) -> Result<(), TestCaseError> {
             Place::At { line, column } => prop_assert!(
                 (1..=lines).contains(&line) && (1..=content.len() + 1).contains(&column)
             ),
-            Place::File => prop_assert!(message.contains("there is no source")),
-            Place::Override { .. } => prop_assert!(false, "there is no override"),
+            Place::File => prop_assert!(message.contains("no source is configured")),
+            Place::Override { .. } => prop_assert!(false, "no override is set"),
         }
     }
     Ok(())
@@ -372,17 +372,17 @@ fn told_well(content: &[u8]) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_or_told_what_is_wrong_with_them(content in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes_are_accepted_or_reported_with_a_place(content in proptest::collection::vec(any::<u8>(), 0..200)) {
         told_well(&content)?;
     }
 
     #[test]
-    fn anything_near_a_file_is_read_or_told_what_is_wrong_with_it(text in near_a_file()) {
+    fn almost_valid_files_are_accepted_or_reported_with_a_place(text in near_a_file()) {
         told_well(text.as_bytes())?;
     }
 
     #[test]
-    fn every_duration_and_size_in_range_is_taken(millis in 1..=3_600_000u64, bytes in 1..=(64usize << 20)) {
+    fn every_duration_and_size_in_range_is_accepted(millis in 1..=3_600_000u64, bytes in 1..=(64usize << 20)) {
         let config = parsed(&format!("[intake]\nmax_body = {bytes}\n{SOURCE}timeout = \"{millis}ms\"")).unwrap();
         prop_assert_eq!(config.intake.max_body, bytes);
         prop_assert_eq!(github(&config).policy.timeout, Duration::from_millis(millis));

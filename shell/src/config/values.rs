@@ -1,5 +1,6 @@
-//! One function for each kind of text that can be set: it takes the text or says what is wrong and what to do.
-//! A message never repeats a database or a destination, which may hold a password.
+//! One function for each kind of text setting. It parses the text, or says what is wrong and what
+//! to do. A message never contains a database URL or a destination, because these can contain a
+//! password.
 
 use super::limits;
 use super::{DatabaseUrl, Destination, LogFormat, Role};
@@ -26,14 +27,14 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// An address, or none.
+/// An address; empty text means none.
 pub(super) fn operator_listen(text: &str) -> Result<Option<SocketAddr>, String> {
     if text.is_empty() { Ok(None) } else { listen(text).map(Some) }
 }
 
-/// A host's name or address, without a port.
+/// A host name or an IP address, without a port.
 pub(super) fn operator_host(text: &str) -> Result<String, String> {
-    // An IPv6 address is written in brackets, as in a URL, or without.
+    // An IPv6 address can be written in brackets, as in a URL, or without.
     let bracketed = text
         .parse::<std::net::Ipv6Addr>()
         .map_or_else(|_| text.to_owned(), |address| format!("[{address}]"));
@@ -42,13 +43,13 @@ pub(super) fn operator_host(text: &str) -> Result<String, String> {
             Ok(authority.host().to_owned())
         }
         _ => Err(format!(
-            "{} is not the name of a host: write for example `surehook.example.com`, without a scheme or a port",
+            "{} is not a host name: write for example `surehook.example.com`, without a scheme or a port",
             quoted(text)
         )),
     }
 }
 
-/// Hosts between commas, or none.
+/// A comma-separated list of hosts; empty text means none.
 pub(super) fn operator_hosts(text: &str) -> Result<BTreeSet<String>, String> {
     if text.is_empty() {
         Ok(BTreeSet::new())
@@ -66,7 +67,7 @@ pub(super) fn database(text: &str) -> Result<DatabaseUrl, String> {
         }
         _ => {
             return Err(
-                "not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`"
+                "not a database URL: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`"
                     .to_owned(),
             );
         }
@@ -116,7 +117,8 @@ pub(super) fn request_timeout(text: &str) -> Result<Duration, String> {
     duration(text, MILLISECOND, limits::REQUEST_TIMEOUT)
 }
 
-/// Not zero: the event's key would be forgotten with it, and the producer's next retry be a new event.
+/// Not zero: the idempotency key would be deleted with the event, and the producer's next retry
+/// would be a new event.
 pub(super) fn retention(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_secs(1), limits::RETENTION)
 }
@@ -137,7 +139,7 @@ fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, Str
     Ok(duration)
 }
 
-/// Humantime would count in years of 365.25 days.
+/// In days, because humantime would count in years of 365.25 days.
 fn in_days(duration: Duration) -> String {
     match duration.as_secs() / (24 * 3600) {
         0 => humantime::format_duration(duration).to_string(),
@@ -164,36 +166,38 @@ pub(super) fn destination(text: &str) -> Result<Destination, String> {
     let url = Url::parse(text).map_err(|error| format!("not a URL ({error}): {WRITE}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!(
-            "a URL of `{}` cannot be delivered to, only `http` and `https`: {WRITE}",
+            "the scheme `{}` is not supported, only `http` and `https` are: {WRITE}",
             url.scheme()
         ));
     }
-    // The URL standard gives every http URL a host: text without one does not parse.
+    // The URL standard requires a host in every http URL: text without one does not parse.
     if url.host_str().is_none_or(str::is_empty) {
         return Err(format!("the URL has no host: {WRITE}"));
     }
     Ok(Destination::new(url))
 }
 
-/// The header that bears the key must come with every request, and what it bears is stored and shown.
+/// The header that carries the idempotency key. It must be present in every request, and its value
+/// is stored and shown.
 pub(super) fn idempotency_header(text: &str) -> Result<HeaderName, String> {
     let name: HeaderName = text.parse().map_err(|_| {
-        format!("{} is not a header's name: write for example `Idempotency-Key`", quoted(text))
+        format!("{} is not a header name: write for example `Idempotency-Key`", quoted(text))
     })?;
-    // An event that another Surehook delivers bears its id: the best of keys, though it is never forwarded as it came.
+    // Another Surehook sends its event id in this header. It is a very good key, although the
+    // header itself is not forwarded.
     if Forwarding::new(std::iter::empty(), false).allows(name.as_str())
         || name.as_str() == EVENT_ID_HEADER
     {
         Ok(name)
     } else {
         Err(format!(
-            "`{text}` cannot bear a key: it speaks of the connection or is a credential, and a key is stored and shown; \
-             name the header with the producer's event id, such as `Idempotency-Key`"
+            "`{text}` cannot carry the idempotency key: it is a credential, belongs to the connection or is reserved (keys are stored and shown). \
+             Write the name of the header with the producer's event id, such as `Idempotency-Key`"
         ))
     }
 }
 
-/// The value as it was written, cut where it is too long for a message.
+/// The value as written, truncated if it is too long for a message.
 pub(super) fn quoted(text: &str) -> String {
     const MOST: usize = 60;
     match text.char_indices().nth(MOST) {
@@ -205,6 +209,6 @@ pub(super) fn quoted(text: &str) -> String {
 fn one_of<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
     known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
         let names: Vec<String> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
-        format!("{} is not known here: write {}", quoted(text), names.join(" or "))
+        format!("{} is not a valid value: write {}", quoted(text), names.join(" or "))
     })
 }

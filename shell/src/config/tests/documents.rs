@@ -1,4 +1,4 @@
-//! What the README and the example say about the configuration is so.
+//! The README and the example describe the configuration correctly.
 
 use super::*;
 use std::collections::BTreeSet;
@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 const README: &str = include_str!("../../../../README.md");
 const EXAMPLE: &str = include_str!("../../../../surehook.example.toml");
 
-/// The keys of a document, as `section.key`; those of `[sources.…]` as `sources.key`.
+/// The settings of a document, as `section.setting`; those of `[sources.…]` as `sources.setting`.
 fn keys(text: &str) -> BTreeSet<String> {
     let mut section = String::new();
     let mut keys = BTreeSet::new();
@@ -20,7 +20,7 @@ fn keys(text: &str) -> BTreeSet<String> {
     keys
 }
 
-/// The README's tables of keys and their defaults, as a document.
+/// The README's tables of settings and their defaults, as a document.
 fn reference() -> String {
     let (_, reference) = README.split_once("\n## Configuration\n").unwrap();
     let (reference, _) = reference.split_once("\n## ").unwrap();
@@ -45,7 +45,7 @@ fn reference() -> String {
 }
 
 #[test]
-fn the_readme_lists_every_key_with_its_default() {
+fn the_readme_lists_every_setting_with_its_default() {
     assert_eq!(parsed(&reference()).unwrap(), parsed(SOURCE).unwrap());
     let mut known = keys(EXAMPLE);
     known.retain(|key| !key.starts_with("sources.") || key == "sources.destination");
@@ -60,9 +60,9 @@ fn the_example_shows_every_default() {
     assert_eq!(config.sources.len(), 2);
 }
 
-/// The reader knows a key when it asks for it: the advice on an unknown one lists them all.
+/// The message for an unknown setting lists all settings that the reader asked for.
 #[test]
-fn the_example_shows_every_key() {
+fn the_example_shows_every_setting() {
     let shown = keys(EXAMPLE);
     let asked = |section: &str| {
         let told = parsed(&format!(
@@ -70,7 +70,7 @@ fn the_example_shows_every_key() {
         ))
         .unwrap_err()
         .to_string();
-        let list = told.split_once("the keys here are ").unwrap().1;
+        let list = told.split_once("the settings here are ").unwrap().1;
         list.split(", ").map(|key| key.trim_matches('`').to_owned()).collect::<BTreeSet<String>>()
     };
     for section in ["intake", "worker", "retention", "defaults"] {
@@ -83,7 +83,7 @@ fn the_example_shows_every_key() {
     }
     let told = parsed(&format!("nonsense-nonsense = 1\n{SOURCE}")).unwrap_err().to_string();
     for key in told
-        .split_once("the keys here are ")
+        .split_once("the settings here are ")
         .unwrap()
         .1
         .split(", ")
@@ -95,7 +95,7 @@ fn the_example_shows_every_key() {
 }
 
 #[test]
-fn every_configuration_in_the_readme_is_right() {
+fn every_configuration_in_the_readme_is_valid() {
     let blocks: Vec<&str> =
         README.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
     assert!(!blocks.is_empty());

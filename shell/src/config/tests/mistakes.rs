@@ -1,56 +1,56 @@
-//! Each kind of mistake, told in exact words and at its place.
+//! The exact message and place of each kind of error.
 
 use super::*;
 
-/// Asserts that `text` has exactly one mistake, told in exactly these words.
+/// Asserts that `text` has exactly one error, with exactly this message.
 #[track_caller]
 fn check(text: &str, expected: &str) {
     assert_eq!(
-        parsed(text).expect_err("a mistake").to_string(),
+        parsed(text).expect_err("an error").to_string(),
         format!("surehook.toml:{expected}")
     );
 }
 
-/// The same for one line in `[sources.github]`; it is line 3.
+/// The same for one line in `[sources.github]`. It is line 3.
 #[track_caller]
 fn check_source(line: &str, expected: &str) {
     check(&format!("{SOURCE}{line}\n"), expected);
 }
 
 #[test]
-fn an_unknown_key_is_told_with_what_was_probably_meant() {
+fn an_unknown_setting_is_reported_with_a_suggestion() {
     check_source(
         "timout = \"1s\"",
-        "3:1: `sources.github.timout`: there is no such key; is `timeout` meant?",
+        "3:1: `sources.github.timout`: unknown setting; did you mean `timeout`?",
     );
     check(
         &format!("\n  databse = \"\"\n{SOURCE}"),
-        "2:3: `databse`: there is no such key; is `database` meant?",
+        "2:3: `databse`: unknown setting; did you mean `database`?",
     );
     check(
         &format!("[source.x]\n{SOURCE}"),
-        "1:2: `source`: there is no such key; is `sources` meant?",
+        "1:2: `source`: unknown setting; did you mean `sources`?",
     );
     check_source(
         "log = \"json\"",
-        "3:1: `sources.github.log`: there is no such key here: `log` belongs at the top of the file, before the first `[section]`",
+        "3:1: `sources.github.log`: unknown setting here: `log` belongs at the top of the file, before the first `[section]`",
     );
     check(
         &format!("timeout = \"1s\"\n{SOURCE}"),
-        "1:1: `timeout`: there is no such key here: `timeout` belongs in `[defaults]`",
+        "1:1: `timeout`: unknown setting here: `timeout` belongs in `[defaults]`",
     );
     check(
         &format!("{SOURCE}[retention]\nqueued = \"1d\""),
-        "4:1: `retention.queued`: there is no such key; the keys here are `dead_lettered`, `delivered`, `delivered_payload`",
+        "4:1: `retention.queued`: unknown setting; the settings here are `dead_lettered`, `delivered`, `delivered_payload`",
     );
     check_source(
         "\"a\\nb\" = 1",
-        "3:1: `sources.github.a\\nb`: there is no such key; the keys here are `breaker_failures`, `breaker_open`, `concurrency`, `dead_letter_on`, `destination`, `factor`, `forward_credentials`, `idempotency_header`, `initial_delay`, `max_attempts`, `max_delay`, `on_key_reuse`, `rate`, `retry_on`, `timeout`",
+        "3:1: `sources.github.a\\nb`: unknown setting; the settings here are `breaker_failures`, `breaker_open`, `concurrency`, `dead_letter_on`, `destination`, `factor`, `forward_credentials`, `idempotency_header`, `initial_delay`, `max_attempts`, `max_delay`, `on_key_reuse`, `rate`, `retry_on`, `timeout`",
     );
 }
 
 #[test]
-fn a_host_for_operators_has_neither_a_scheme_nor_a_port() {
+fn operator_hosts_have_neither_a_scheme_nor_a_port() {
     for (written, shown) in [
         ("ops.example:8080", "ops.example:8080"),
         ("http://ops", "http://ops"),
@@ -61,7 +61,7 @@ fn a_host_for_operators_has_neither_a_scheme_nor_a_port() {
         check(
             &format!("operator_hosts = [\"ok\", \"{written}\"]\n{SOURCE}"),
             &format!(
-                "1:25: `operator_hosts`: `{shown}` is not the name of a host: write for example `surehook.example.com`, without a scheme or a port"
+                "1:25: `operator_hosts`: `{shown}` is not a host name: write for example `surehook.example.com`, without a scheme or a port"
             ),
         );
     }
@@ -76,17 +76,21 @@ fn a_host_for_operators_has_neither_a_scheme_nor_a_port() {
 }
 
 #[test]
-fn a_lease_is_not_for_setting() {
+fn the_lease_cannot_be_set() {
     check_source(
         "lease = \"1s\"",
-        "3:1: `sources.github.lease`: a lease is not set but derived, so that it outlives its delivery: `timeout` + 10s; set `timeout` instead",
+        "3:1: `sources.github.lease`: the lease cannot be set. It is always `timeout` + 10s, so that it outlasts the delivery: set `timeout` instead",
     );
     let policy = Policy::default();
-    assert_eq!(policy.lease() - policy.timeout, Duration::from_secs(10), "the message says so");
+    assert_eq!(
+        policy.lease() - policy.timeout,
+        Duration::from_secs(10),
+        "the message contains the difference"
+    );
 }
 
 #[test]
-fn a_duration_must_be_one_and_in_range() {
+fn durations_are_parsed_and_range_checked() {
     const WRITE: &str = "write a number and a unit, such as `500ms`, `10s` or `1h 30m`";
     check_source(
         "timeout = \"10\"",
@@ -125,8 +129,8 @@ fn a_duration_must_be_one_and_in_range() {
 }
 
 #[test]
-fn the_first_delay_is_not_longer_than_the_longest() {
-    let first = "the first delay, 2h, is longer than the longest, 1h: raise `max_delay` or lower `initial_delay`";
+fn initial_delay_is_at_most_max_delay() {
+    let first = "`initial_delay` (2h) is longer than `max_delay` (1h): raise `max_delay` or lower `initial_delay`";
     check_source(
         "initial_delay = \"2h\"",
         &format!("3:17: `sources.github.initial_delay`: {first}"),
@@ -137,7 +141,7 @@ fn the_first_delay_is_not_longer_than_the_longest() {
     );
     check_source(
         "max_delay = \"1s\"",
-        "3:13: `sources.github.max_delay`: the first delay, 5s, is longer than the longest, 1s: raise `max_delay` or lower `initial_delay`",
+        "3:13: `sources.github.max_delay`: `initial_delay` (5s) is longer than `max_delay` (1s): raise `max_delay` or lower `initial_delay`",
     );
     check_source(
         "initial_delay = \"2h\"\nmax_delay = \"400d\"",
@@ -146,7 +150,7 @@ fn the_first_delay_is_not_longer_than_the_longest() {
 }
 
 #[test]
-fn numbers_have_their_ranges() {
+fn numbers_are_range_checked() {
     check_source(
         "concurrency = 0",
         "3:15: `sources.github.concurrency`: 0 is out of range: write a whole number from 1 to 10000",
@@ -226,7 +230,7 @@ fn status_codes_are_three_digits() {
 }
 
 #[test]
-fn a_destination_is_an_http_url_with_a_host_and_is_never_repeated() {
+fn a_destination_is_an_http_url_and_never_shown_in_errors() {
     const WRITE: &str = "write for example `https://example.com/hooks`";
     let check = |destination: &str, expected: &str| {
         check(
@@ -234,23 +238,23 @@ fn a_destination_is_an_http_url_with_a_host_and_is_never_repeated() {
             &format!("2:15: `sources.s.destination`: {expected}: {WRITE}"),
         );
     };
-    check("ftp://u:hunter2@x/", "a URL of `ftp` cannot be delivered to, only `http` and `https`");
+    check("ftp://u:hunter2@x/", "the scheme `ftp` is not supported, only `http` and `https` are");
     check("/hooks", "not a URL (relative URL without a base)");
-    check("localhost:9000", "a URL of `localhost` cannot be delivered to, only `http` and `https`");
+    check("localhost:9000", "the scheme `localhost` is not supported, only `http` and `https` are");
     check("http://", "not a URL (empty host)");
     check("https://u:hunter2@:80/", "not a URL (empty host)");
     check("https://u:hunter2@x:99999/", "not a URL (invalid port number)");
 }
 
 #[test]
-fn a_source_needs_a_name_that_fits_a_path_and_a_destination() {
+fn a_source_needs_a_valid_name_and_a_destination() {
     check(
         "[sources.\"a b\"]\ndestination = \"http://x\"",
-        "1:10: `sources.a b`: this cannot name a source: use 1 to 64 letters, digits, `-` or `_`",
+        "1:10: `sources.a b`: not a valid source name: use 1 to 64 letters, digits, `-` or `_`",
     );
     check(
         "[sources.s]\ntimeout = \"1s\"",
-        "1:10: `sources.s`: the source has no `destination`: add `destination = \"https://…\"`, where its events are to be delivered",
+        "1:10: `sources.s`: the source has no `destination`: add `destination = \"https://…\"`, the URL that receives its events",
     );
     check(
         "[sources]\ns = \"http://x\"",
@@ -264,8 +268,8 @@ fn a_source_needs_a_name_that_fits_a_path_and_a_destination() {
 }
 
 #[test]
-fn without_a_source_there_is_nothing_to_serve_but_a_database_to_migrate() {
-    const MISSING: &str = "`sources`: there is no source, so there is nothing to do: add `[sources.NAME]` with `destination = \"https://…\"`";
+fn serving_needs_a_source_and_migrating_does_not() {
+    const MISSING: &str = "`sources`: no source is configured: add `[sources.NAME]` with `destination = \"https://…\"`";
     check("", &format!(" {MISSING}"));
     check("\n[sources]\n", &format!("2:2: {MISSING}"));
     let migrated = parse(
@@ -279,32 +283,32 @@ fn without_a_source_there_is_nothing_to_serve_but_a_database_to_migrate() {
 }
 
 #[test]
-fn a_key_is_never_read_from_a_header_that_is_a_credential_or_of_the_connection() {
+fn the_idempotency_header_is_no_credential_or_connection_header() {
     for header in ["authorization", "Cookie", "Content-Length", "Connection", "Surehook-Attempt"] {
         let told =
             parsed(&format!("{SOURCE}idempotency_header = \"{header}\"")).unwrap_err().to_string();
         assert!(
-            told.starts_with(&format!("surehook.toml:3:22: `sources.github.idempotency_header`: `{header}` cannot bear a key")),
+            told.starts_with(&format!("surehook.toml:3:22: `sources.github.idempotency_header`: `{header}` cannot carry the idempotency key")),
             "{told}"
         );
     }
     check_source(
         "idempotency_header = \"no name\"",
-        "3:22: `sources.github.idempotency_header`: `no name` is not a header's name: write for example `Idempotency-Key`",
+        "3:22: `sources.github.idempotency_header`: `no name` is not a header name: write for example `Idempotency-Key`",
     );
     let chained = parsed(&format!("{SOURCE}idempotency_header = \"Surehook-Event-Id\"")).unwrap();
     assert_eq!(github(&chained).idempotency_header, "surehook-event-id");
 }
 
 #[test]
-fn a_body_must_fit_into_the_queue() {
+fn max_body_is_at_most_max_queued_bytes() {
     check(
         &format!("{SOURCE}[intake]\nmax_body = \"65MiB\""),
-        "4:12: `intake.max_body`: the longest body, 68157440 bytes, does not fit into the queue of 67108864 bytes: raise `max_queued_bytes` or lower `max_body`",
+        "4:12: `intake.max_body`: `max_body` (68157440 bytes) is larger than `max_queued_bytes` (67108864 bytes): raise `max_queued_bytes` or lower `max_body`",
     );
     check(
         &format!("{SOURCE}[intake]\nmax_queued_bytes = \"1kB\""),
-        "4:20: `intake.max_queued_bytes`: the longest body, 1048576 bytes, does not fit into the queue of 1000 bytes: raise `max_queued_bytes` or lower `max_body`",
+        "4:20: `intake.max_queued_bytes`: `max_body` (1048576 bytes) is larger than `max_queued_bytes` (1000 bytes): raise `max_queued_bytes` or lower `max_body`",
     );
     check(
         &format!("{SOURCE}[intake]\nmax_body = \"1GiB\""),
@@ -321,7 +325,7 @@ fn a_body_must_fit_into_the_queue() {
 }
 
 #[test]
-fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
+fn the_database_is_not_in_memory_and_never_shown_in_errors() {
     let check = |database: &str, expected: &str| {
         check(
             &format!("database = \"{database}\"\n{SOURCE}"),
@@ -330,11 +334,11 @@ fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
     };
     check(
         "mysql://root:hunter2@db",
-        "not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`",
+        "not a database URL: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`",
     );
     check(
         "surehook.db",
-        "not a database: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`",
+        "not a database URL: write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`",
     );
     check(
         "postgres://u:hunter2#@db/x",
@@ -388,35 +392,35 @@ fn a_database_is_on_a_disk_or_a_server_and_is_never_repeated() {
 }
 
 #[test]
-fn what_is_not_toml_is_told_at_its_place_without_its_text() {
-    check(&format!("{SOURCE}{SOURCE}"), "3:10: `github` is there twice: keep one of them");
-    check("role = \"all\"\nrole = \"all\"", "2:1: `role` is there twice: keep one of them");
+fn invalid_toml_is_reported_with_its_place_but_not_its_text() {
+    check(&format!("{SOURCE}{SOURCE}"), "3:10: `github` is set twice: keep one of them");
+    check("role = \"all\"\nrole = \"all\"", "2:1: `role` is set twice: keep one of them");
     let told = parsed("ü = 1 x\n").unwrap_err().to_string();
-    assert!(told.starts_with("surehook.toml:1:1: this is not TOML: "), "{told}");
+    assert!(told.starts_with("surehook.toml:1:1: invalid TOML: "), "{told}");
     let told = parsed("\ndatabase = \"postgres://u:hunter2@db").unwrap_err().to_string();
     assert!(told.starts_with("surehook.toml:2:") && !told.contains("hunter2"), "{told}");
     let latin = problems(
         Config::parse("x", b"log = \"json\"\n# caf\xe9", &Overrides::default()).unwrap_err(),
     );
-    assert_eq!(latin.to_string(), "x:2:6: the file is not UTF-8 from here on: save it as UTF-8");
+    assert_eq!(latin.to_string(), "x:2:6: the file is not valid UTF-8 from here: save it as UTF-8");
 }
 
 #[test]
-fn columns_count_characters_and_a_byte_order_mark_is_none() {
+fn columns_count_characters_but_no_byte_order_mark() {
     check(
         "sources.s = { destination = \"http://ü/\", concurrency = 0 }",
         "1:56: `sources.s.concurrency`: 0 is out of range: write a whole number from 1 to 10000",
     );
     check_source(
         "on_key_reuse = \"ü\" # ü",
-        "3:16: `sources.github.on_key_reuse`: `ü` is not known here: write `reject` or `first_wins`",
+        "3:16: `sources.github.on_key_reuse`: `ü` is not a valid value: write `reject` or `first_wins`",
     );
     check(
         &format!("\u{feff}\"ü\" = 1\n{SOURCE}"),
-        "1:1: `ü`: there is no such key; the keys here are `database`, `defaults`, `drain_timeout`, `intake`, `listen`, `log`, `migrate_on_start`, `operator_hosts`, `operator_listen`, `retention`, `role`, `sources`, `worker`",
+        "1:1: `ü`: unknown setting; the settings here are `database`, `defaults`, `drain_timeout`, `intake`, `listen`, `log`, `migrate_on_start`, `operator_hosts`, `operator_listen`, `retention`, `role`, `sources`, `worker`",
     );
     check(
         "\r\nrole = \"x\"\r\n[sources.s]\r\ndestination = \"http://x\"",
-        "2:8: `role`: `x` is not known here: write `all` or `intake` or `worker`",
+        "2:8: `role`: `x` is not a valid value: write `all` or `intake` or `worker`",
     );
 }
