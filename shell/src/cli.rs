@@ -1,76 +1,76 @@
-//! The command line: what can be asked of the program, and the exit codes it answers with. `check` is answered here;
-//! the others are only described, and done by the modules that they are named after.
+//! The command line: commands, options and exit codes. `check` runs here. The other commands run in
+//! the modules that have their names.
 
 use crate::config::{Config, ConfigError, DEFAULT_FILE, Overrides};
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// The exit code when what was asked is done; `serve` has drained.
+/// Exit code of success; `serve` has drained.
 pub const DONE: u8 = 0;
-/// The exit code when it could not be done, or a part of the service has ended that must not.
+/// Exit code of a failure: the command failed, or an essential part of the service has ended.
 pub const FAILED: u8 = 1;
-/// The exit code when the command line or the configuration is wrong. Nothing was begun.
+/// Exit code of an invalid command line or configuration. Nothing was started.
 pub const MISTAKE: u8 = 2;
 
 const EXIT_CODES: &str = "Exit codes:\n  \
-    0  done; `serve` was told to stop and has drained\n  \
-    1  failed: while running, or because the service that was asked refuses or does not answer\n  \
-    2  the command line or the configuration is wrong, and nothing was begun\n\n\
-    Each option stands over its variable in the environment, which stands over the configuration file.\n\
-    SUREHOOK_LOG_FILTER, or else RUST_LOG, tells what is logged; by default `warn,surehook=info,surehook_core=info`.";
+    0  success; `serve` has drained after a signal\n  \
+    1  failure at run time, or the service refused the request or did not respond\n  \
+    2  invalid command line or configuration; nothing was started\n\n\
+    Precedence: flag, environment variable, configuration file, default.\n\
+    SUREHOOK_LOG_FILTER, or else RUST_LOG, filters the log. Default: `warn,surehook=info,surehook_core=info`.";
 
-/// Takes webhooks in, makes each one durable before it answers, and delivers it until the downstream takes it
+/// Accepts webhooks, stores each one durably before it responds, and delivers it until the
+/// downstream accepts it
 #[derive(Parser)]
 #[command(name = "surehook", version, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// What is asked.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What can be asked of the program.
+/// The commands of the program.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run the service until it is told to stop by SIGTERM, SIGINT or SIGHUP
+    /// Run the service until SIGTERM, SIGINT or SIGHUP
     Serve(ConfigArgs),
-    /// Try it: a service with a database in a temporary folder and a downstream that can be told to fail
+    /// Try surehook: a service with a temporary database and a built-in downstream that fails on
+    /// request
     Demo(DemoArgs),
-    /// Say what is wrong with a configuration, by line and column, or what would run
+    /// Check a configuration: print all errors by line and column, or what would run
     Check(ConfigArgs),
-    /// Bring a database to this program's schema
+    /// Migrate a database to the schema of this program
     Migrate(ConfigArgs),
-    /// Copy a SQLite database to a new file, whether it is served or not
+    /// Copy a SQLite database to a new file, whether or not it is being served
     Backup(CopyArgs),
-    /// Put a backup in the place of a SQLite database that is not served; the old database is kept beside it
+    /// Replace a SQLite database that is not being served with a backup; the old database is kept
+    /// beside it
     Restore(CopyArgs),
-    /// Look for events, at one event, or send dead letters again
+    /// List events, show one event, or redrive events
     Events {
-        /// Which service.
         #[command(flatten)]
         service: ServiceArgs,
-        /// What to do.
         #[command(subcommand)]
         command: EventsCommand,
     },
-    /// Show of each source what is waiting, how far it is behind, and whether it is paused
+    /// Show each source: waiting events, delay, and whether it is paused
     Sources(ServiceArgs),
-    /// Whether a service runs, or with `--ready` whether it should be sent requests; for a container's health check
+    /// Check whether a service runs, or with `--ready` whether it is ready for requests; for the
+    /// health check of a container
     Health {
-        /// Which service.
         #[command(flatten)]
         service: ServiceArgs,
-        /// Ask `/ready` and not `/health`
+        /// Check `/ready` instead of `/health`
         #[arg(long)]
         ready: bool,
     },
-    /// Hold a source back: it goes on accepting, and nothing of it is delivered until it is resumed
+    /// Pause a source: it accepts webhooks, but its events are not delivered until it is resumed
     Pause(SourceArgs),
-    /// Let a paused source go on
+    /// Resume a paused source
     Resume(SourceArgs),
 }
 
-/// What can be done with events.
+/// The commands for events.
 #[derive(Subcommand)]
 pub enum EventsCommand {
     /// List events, newest first
@@ -80,14 +80,15 @@ pub enum EventsCommand {
         /// The event's id
         id: String,
     },
-    /// Send one dead letter again, or all that match, oldest first; may be broken off and run again
+    /// Redrive (send again) one dead letter, or all that match, oldest first; can be interrupted
+    /// and run again
     Redrive(RedriveArgs),
 }
 
-/// Which service is asked, and how it is told.
+/// The service that a command calls, and its output format.
 #[derive(Args)]
 pub struct ServiceArgs {
-    /// The service's address
+    /// Address of the service
     #[arg(
         long,
         value_name = "URL",
@@ -102,17 +103,16 @@ pub struct ServiceArgs {
     pub json: bool,
 }
 
-/// A source, and which service is asked.
+/// A source, and the service that a command calls.
 #[derive(Args)]
 pub struct SourceArgs {
     /// The source's name
     pub source: String,
-    /// Which service.
     #[command(flatten)]
     pub service: ServiceArgs,
 }
 
-/// Which events are meant: those for which everything that is given holds.
+/// Filters for events. An event must match all of them.
 #[derive(Args)]
 pub struct Filters {
     /// Of this source
@@ -124,91 +124,88 @@ pub struct Filters {
     /// Dead-lettered for this reason: `permanent`, `exhausted` or `lost`
     #[arg(long, value_name = "REASON")]
     pub reason: Option<String>,
-    /// Whose last attempt was answered with this status code
+    /// With this status code in the last attempt
     #[arg(long, value_name = "CODE")]
     pub status_code: Option<u16>,
-    /// Received then or later: a time in RFC 3339, or how long ago, such as `2h`
+    /// Received at this time or later: a time in RFC 3339, or an age such as `2h`
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
-    /// Received before then
+    /// Received before this time
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
 }
 
-/// What is listed.
+/// The options of `events list`.
 #[derive(Args)]
 pub struct ListArgs {
-    /// Which events.
     #[command(flatten)]
     pub filters: Filters,
-    /// That stand here: `queued`, `processing`, `retrying`, `delivered` or `dead_lettered`
+    /// With this status: `queued`, `processing`, `retrying`, `delivered` or `dead_lettered`
     #[arg(long, value_name = "STATUS")]
     pub status: Option<String>,
-    /// So many at the most
+    /// Maximum number of events
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
 }
 
-/// What is redriven.
+/// The options of `events redrive`.
 #[derive(Args)]
 pub struct RedriveArgs {
     /// The event's id
     #[arg(conflicts_with_all = ["source", "key", "reason", "status_code", "since", "until", "all", "dry_run", "rate"])]
     pub id: Option<String>,
-    /// Which events.
     #[command(flatten)]
     pub filters: Filters,
-    /// Not dead letters, but events that were delivered: they are sent once more, newest first
+    /// Redrive delivered events instead of dead letters, newest first: their downstreams receive
+    /// them again
     #[arg(long, conflicts_with = "reason")]
     pub delivered: bool,
-    /// Go on behind this event, as a run with `--delivered` said that was broken off
+    /// Continue after this event, which an interrupted run with `--delivered` printed
     #[arg(long, value_name = "ID", requires = "delivered", conflicts_with = "id")]
     pub after: Option<String>,
-    /// All of all sources
+    /// Select all events of all sources
     #[arg(long, conflicts_with_all = ["source", "key", "reason", "status_code", "since", "until"])]
     pub all: bool,
-    /// Only say how many there are
+    /// Only count the events
     #[arg(long)]
     pub dry_run: bool,
-    /// So many a second at the most, so that the downstream is not overrun again
+    /// Maximum number of events per second, so that the downstream is not overloaded again
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
 }
 
-/// Where the configuration comes from.
+/// The file and the overrides of a configuration.
 #[derive(Args, Default)]
 pub struct ConfigArgs {
     /// The configuration file [default: surehook.toml]
     #[arg(long, value_name = "FILE", env = "SUREHOOK_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
-    /// What stands over the file.
     #[command(flatten)]
     pub overrides: Overrides,
 }
 
-/// A copy of a database.
+/// The options of `backup` and `restore`.
 #[derive(Args)]
 pub struct CopyArgs {
-    /// The file of the copy
+    /// The backup file
     pub file: PathBuf,
-    /// Which database.
     #[command(flatten)]
     pub config: ConfigArgs,
 }
 
-/// What the demo can be told.
+/// The options of `demo`.
 #[derive(Args)]
 pub struct DemoArgs {
-    /// Where to serve HTTP
+    /// Address of the HTTP listener
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// Where the built-in downstream listens
+    /// Address of the built-in downstream
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
     pub sink: SocketAddr,
 }
 
 impl ConfigArgs {
-    /// The configuration of a service.
+    /// Loads the configuration of a service.
     ///
     /// # Errors
     ///
@@ -217,7 +214,7 @@ impl ConfigArgs {
         Config::load(self.file(), &self.overrides)
     }
 
-    /// The configuration for work that concerns no source.
+    /// Loads the configuration of a command that needs no source.
     ///
     /// # Errors
     ///
@@ -231,14 +228,14 @@ impl ConfigArgs {
     }
 }
 
-/// What `serve` would run with these arguments, for a person.
+/// Returns a summary of what `serve` would run with these arguments.
 ///
 /// # Errors
 ///
-/// Everything that is wrong with the configuration.
+/// If the configuration is not valid; with all errors.
 pub fn check(args: &ConfigArgs) -> Result<String, ConfigError> {
     let config = args.load()?;
-    Ok(format!("{} is right; `surehook serve` would run:\n\n{config}", args.file().display()))
+    Ok(format!("{} is valid; `surehook serve` would run:\n\n{config}", args.file().display()))
 }
 
 #[cfg(test)]
@@ -252,10 +249,10 @@ mod tests {
     }
 
     #[test]
-    fn the_demo_listens_where_its_walk_says() {
+    fn the_demo_listens_on_the_documented_addresses() {
         let cli = Cli::try_parse_from(["surehook", "demo"]).unwrap();
         let Command::Demo(DemoArgs { listen, sink }) = cli.command else {
-            panic!("another command")
+            panic!("parsed as another command")
         };
         assert_eq!(
             (listen.to_string(), sink.to_string()),
@@ -266,7 +263,7 @@ mod tests {
     const DOCUMENTS: [&str; 2] =
         [include_str!("../../README.md"), include_str!("../../docs/operations.md")];
 
-    /// What the documents call the program with: as code within a line, at a prompt, and on a line of its own.
+    /// The commands in the documents: inline code, lines at a prompt, and lines of code blocks.
     fn documented() -> Vec<&'static str> {
         let code = DOCUMENTS
             .iter()
@@ -284,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_documents_call_can_be_called() {
+    fn every_documented_command_line_is_valid() {
         let documented = documented();
         assert!(documented.len() > 20, "{documented:?}");
         for command in documented {
@@ -304,7 +301,7 @@ mod tests {
                 .filter_map(clap::Arg::get_long)
                 .filter(|flag| !matches!(*flag, "help" | "version"))
             {
-                // What a flag sets that the file may set too is documented as a key.
+                // A flag that overrides a setting of the file is documented as that setting.
                 let is_there = documents.contains(&format!("--{flag}"))
                     || documents.contains(&format!("`{}`", flag.replace('-', "_")));
                 assert!(is_there, "`{called}` has `--{flag}`");
@@ -317,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_help_names_each_variable_and_no_value_of_one() {
+    fn the_help_shows_each_environment_variable_without_its_value() {
         for name in ["serve", "check", "migrate"] {
             let help =
                 Cli::command().find_subcommand_mut(name).unwrap().render_long_help().to_string();

@@ -1,7 +1,8 @@
-//! What the person on call does to a running service, over HTTP: find, understand, redrive, pause.
+//! The commands for operators: list, show, redrive, pause. Each is one or more HTTP requests to a
+//! running service.
 //!
-//! Nothing here touches the database. Whatever is asked for many events is asked page by page, so it can be broken off
-//! at any moment and asked again: what was done is done, and is not done twice.
+//! Nothing here accesses the database. A command for many events works page by page, so it can be
+//! interrupted at any time and run again. It does not redrive a dead letter twice.
 
 mod client;
 mod delivered;
@@ -19,12 +20,12 @@ use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// The most that a service shows on one page.
+/// The most events that a service returns on one page.
 const PAGE: u32 = 500;
-/// So many dead letters are redriven in one step, if the rate allows: each step is one transaction.
+/// The dead letters that one step redrives, if the rate allows. Each step is one transaction.
 const STEP: u32 = 200;
 
-/// Does what `surehook events …` was asked for, and answers what to print.
+/// Runs `surehook events …` and returns the text to print.
 ///
 /// # Errors
 ///
@@ -72,7 +73,7 @@ pub async fn events(
     }
 }
 
-/// What `surehook sources` prints.
+/// Runs `surehook sources` and returns the text to print.
 ///
 /// # Errors
 ///
@@ -82,11 +83,11 @@ pub async fn sources(service: &ServiceArgs) -> Result<String, OperateError> {
     Ok(if service.json { pretty(&shown) } else { render::sources(&shown) })
 }
 
-/// Whether a service runs, or should be sent requests.
+/// Checks whether a service runs, or with `ready` whether it is ready for requests.
 ///
 /// # Errors
 ///
-/// [`OperateError`] if it does not, or should not.
+/// [`OperateError`] if it does not run or is not ready.
 pub async fn health(ready: bool, service: &ServiceArgs) -> Result<String, OperateError> {
     let answer =
         Service::new(&service.url)?.get(&[if ready { "ready" } else { "health" }], &[]).await?;
@@ -97,7 +98,7 @@ pub async fn health(ready: bool, service: &ServiceArgs) -> Result<String, Operat
     })
 }
 
-/// Holds a source back, or lets it go on.
+/// Pauses or resumes a source and returns the text to print.
 ///
 /// # Errors
 ///
@@ -117,17 +118,17 @@ pub async fn pause(
                 .map(Duration::from_millis)
                 .map_or(String::new(), |within| {
                     let within = humantime::format_duration(within);
-                    format!("; deliveries of events that were claimed before end within {within}")
+                    format!("; deliveries of events claimed before end within {within}")
                 });
             format!(
-                "{source} is paused: it goes on accepting, and nothing of it is claimed until `surehook resume {source}`{rest}"
+                "{source} is paused: it accepts webhooks, but its events are not claimed until `surehook resume {source}`{rest}"
             )
         }
-        (false, false) => format!("{source} goes on"),
+        (false, false) => format!("{source} is resumed"),
     })
 }
 
-/// Follows the pages until as many events are there as were asked for.
+/// Follows the pages until the requested number of events is reached.
 async fn list(service: &Service, args: &ListArgs, json: bool) -> Result<String, OperateError> {
     let filters = query(&args.filters, Timestamp::now())?;
     let mut events = Vec::new();
@@ -158,14 +159,15 @@ struct Step {
     next: Option<String>,
 }
 
-/// Redrives step by step, no faster than the rate.
+/// Redrives in steps, no faster than the rate.
 async fn redrive_all(
     service: &Service,
     args: &RedriveArgs,
     filters: &[(&'static str, String)],
     json: bool,
 ) -> Result<String, OperateError> {
-    // A step a tenth of a second at the most, so that a low rate is an even one.
+    // A step has at most the events of a tenth of a second (at least one), so that a low rate is
+    // spread evenly.
     let step = args.rate.map_or(STEP, |rate| STEP.min(rate.div_ceil(10)).max(1));
     let pace = args.rate.map_or(Duration::ZERO, |rate| {
         Duration::from_secs_f64(f64::from(step) / f64::from(rate.max(1)))
@@ -197,18 +199,18 @@ async fn redrive_all(
     Ok(match (json, args.dry_run) {
         (true, dry_run) => pretty(&json!({"redriven": redriven, "dry_run": dry_run})),
         (false, true) => format!(
-            "{redriven} {letters} would be redriven. What was delivered is sent again only with --delivered."
+            "{redriven} {letters} would be redriven. Delivered events are redriven only with --delivered."
         ),
         (false, false) => format!("{redriven} {letters} redriven"),
     })
 }
 
-/// An error in the middle, with what was done before.
+/// Adds to an error the number of events that were redriven before it.
 fn after(error: OperateError, redriven: u64, dry_run: bool) -> OperateError {
     match error {
         error if redriven == 0 || dry_run => error,
         error => OperateError::Refused(format!(
-            "{error}\n{redriven} dead letters were redriven before; run the same again for the rest"
+            "{error}\n{redriven} dead letters were redriven before this error; run the same command again for the rest"
         )),
     }
 }
@@ -224,7 +226,7 @@ fn progress(json: bool, of: &str) -> ProgressBar {
     bar
 }
 
-/// The filters as the parameters of a query.
+/// The filters as query parameters.
 fn query(filters: &Filters, now: Timestamp) -> Result<Vec<(&'static str, String)>, OperateError> {
     let mut query = Vec::new();
     let mut add = |name, value: &Option<String>| {
@@ -239,7 +241,7 @@ fn query(filters: &Filters, now: Timestamp) -> Result<Vec<(&'static str, String)
     Ok(query)
 }
 
-/// A time as it is, or so long before now.
+/// A time as given, or the time that is this long before now.
 fn time(text: &str, now: Timestamp) -> Result<String, OperateError> {
     let wrong = || OperateError::Time(text.to_owned());
     if text.parse::<Timestamp>().is_ok() {
@@ -258,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_told_as_such_or_by_how_long_ago_it_was() {
+    fn a_time_is_a_timestamp_or_an_age() {
         let now: Timestamp = "2026-11-25T12:00:00Z".parse().unwrap();
         assert_eq!(time("2026-11-25T10:00:00+01:00", now).unwrap(), "2026-11-25T10:00:00+01:00");
         assert_eq!(time("2h 30m", now).unwrap(), "2026-11-25T09:30:00Z");
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_done_before_a_failure_is_told() {
+    fn an_error_includes_the_number_of_events_redriven_before() {
         let error = || OperateError::Refused("The database is not available".to_owned());
         assert!(
             after(error(), 400, false)
@@ -278,7 +280,7 @@ mod tests {
         assert_eq!(
             after(error(), 400, true).to_string(),
             "The database is not available",
-            "nothing was done"
+            "a dry run changes nothing"
         );
         assert_eq!(after(error(), 0, false).to_string(), "The database is not available");
     }

@@ -1,8 +1,9 @@
-//! What an operator looks for among the events, and how the answer is cut into pages.
+//! The search for events by operators, and its pages.
 //!
-//! No question may cost more on a large database than on a small one. A page therefore has two bounds: how many events
-//! it shows, and how many it looks at to find them. One that came to the second bound may be short, or empty, and
-//! still says where the next goes on. No index exists for questions alone: each would be written at every accept.
+//! No query may cost more on a large database than on a small one. A page therefore has two limits:
+//! the events that it returns, and the events that it examines to find them. A page that reaches
+//! the second limit can be short or empty, and still says where the next page continues. There are
+//! no indexes for these queries alone, because each accept would have to update them.
 
 use crate::ports::EventRecord;
 use jiff::Timestamp;
@@ -12,36 +13,37 @@ use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 
-/// Which events are meant: those for which everything that is given holds.
+/// Filters for events. An event must match all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
-    /// Of this source, whether it is configured or not.
+    /// Of this source, configured or not.
     pub source: Option<SourceName>,
     /// With this idempotency key.
     pub key: Option<IdempotencyKey>,
-    /// That stand here.
+    /// With this status.
     pub status: Option<Status>,
-    /// That were dead-lettered for this reason.
+    /// Dead-lettered for this reason.
     pub reason: Option<Reason>,
-    /// Whose newest attempt was answered with this status code.
+    /// With this status code in the newest attempt.
     pub status_code: Option<u16>,
 }
 
-/// Where events that match a filter can be found, in the order of their ids.
+/// How a store reaches the events that match a filter, in the order of their ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
-    /// By the unique key of events: one at the most.
+    /// By the unique index of source and idempotency key: at most one event.
     Key,
-    /// Among the dead letters of one source.
+    /// Through the dead letters of one source.
     DeadLetters,
-    /// Among all that is owed, dead letters included.
+    /// Through all events that are not delivered, dead letters included.
     Owed,
-    /// Among all events.
+    /// Through all events.
     Events,
 }
 
 impl EventFilter {
-    /// The shortest way to what matches. It fixes what a page looks at, so all stores go by it.
+    /// The shortest path to the matching events. It determines which events a page examines, so all
+    /// stores use it.
     #[must_use]
     pub fn path(&self) -> Path {
         let only_dead = self.reason.is_some() || self.status == Some(Status::DeadLettered);
@@ -55,7 +57,8 @@ impl EventFilter {
         }
     }
 
-    /// Whether everything on the path matches, so that a page need not look at more than it shows.
+    /// Whether every event on the path matches, so that a page examines no more events than it
+    /// returns.
     #[must_use]
     pub fn is_the_path_alone(&self) -> bool {
         let Self { source, key, status, reason, status_code } = self;
@@ -67,13 +70,13 @@ impl EventFilter {
         }
     }
 
-    /// The same, of dead letters alone.
+    /// The same filter, for dead letters only.
     #[must_use]
     pub fn of_dead_letters(self) -> Self {
         Self { status: Some(Status::DeadLettered), ..self }
     }
 
-    /// Whether an event matches. `event.history` holds its newest attempt, if it has one.
+    /// Whether an event matches. `event.history` contains its newest attempt, if there is one.
     #[must_use]
     pub fn matches(&self, event: &EventRecord) -> bool {
         self.source.as_ref().is_none_or(|source| source.as_str() == event.source)
@@ -86,51 +89,53 @@ impl EventFilter {
     }
 }
 
-/// A stretch of events in the order of their ids, which is about the order in which they came.
+/// A range of events in the order of their ids, which is roughly the order in which they were
+/// received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Not before this one.
+    /// The first event of the range (inclusive).
     pub from: EventId,
-    /// Before this one.
+    /// The end of the range (exclusive).
     pub until: EventId,
 }
 
 impl Span {
-    /// All events.
     pub const ALL: Self = Self { from: EventId::MIN, until: EventId::MAX };
 }
 
-/// The bounds of one page. Each is at least 1.
+/// The limits of one page. Each is at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageSize {
-    /// So many events at most are shown, or changed.
+    /// The most events that are returned or changed.
     pub events: u32,
-    /// So many are looked at, at most, to find them.
+    /// The most events that are examined.
     pub looks: u32,
 }
 
 /// One page of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventPage {
-    /// Newest first. The history of each holds its newest attempt alone.
+    /// Newest first. The history of each contains only its newest attempt.
     pub events: Vec<EventRecord>,
-    /// The last event that was looked at: the next page is the span until there. `None` if this page came to the end.
+    /// The last event that was examined. The next page is the span before it. `None` on the last
+    /// page.
     pub next: Option<EventId>,
 }
 
-/// What one step of redriving many did.
+/// The result of one step of a redrive of many events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RedrivenPage {
-    /// So many dead letters were queued again, or would have been.
+    /// The number of dead letters that were queued again, or would be in a dry run.
     pub redriven: u32,
-    /// The last event that was looked at: the next step goes on behind it. `None` if this one came to the end.
+    /// The last event that was examined. The next step continues after it. `None` after the last
+    /// step.
     pub next: Option<EventId>,
 }
 
 /// The work of one source, by the database's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceRecord {
-    /// Its name. Kept as text: it may have left the configuration since.
+    /// Its name, as text: the source may no longer be configured.
     pub source: String,
     /// Events that wait for their first attempt.
     pub queued: u32,
@@ -138,12 +143,12 @@ pub struct SourceRecord {
     pub processing: u32,
     /// Events that wait for another attempt.
     pub retrying: u32,
-    /// Events that were set aside.
+    /// Dead letters.
     pub dead_lettered: u32,
-    /// Whether there is more than was counted: then the numbers above are lower bounds.
+    /// Whether the counts above are lower bounds.
     pub is_partial: bool,
-    /// For how long the event that has been due for longest has been; `None` if none is due.
+    /// How long the oldest due event has been due; `None` if none is due.
     pub behind: Option<Duration>,
-    /// Since when nothing of it is claimed, by an operator's order.
+    /// When an operator paused it; `None` if it is not paused.
     pub paused_since: Option<Timestamp>,
 }

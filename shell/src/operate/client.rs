@@ -1,4 +1,4 @@
-//! A client of a running service.
+//! The HTTP client of a running service.
 
 use crate::visible::escaped;
 use reqwest::{Client, Method, StatusCode, Url};
@@ -7,54 +7,54 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::time::Duration;
 
-/// The service itself gives up on its database after 5 s.
+/// Request timeout. The service itself stops waiting for its database after 5 s.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The way to one service.
+/// A running service, known by its base URL.
 pub(super) struct Service {
     client: Client,
     base: Url,
 }
 
-/// Why a command came to nothing.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OperateError {
-    /// The URL of the service is none.
+    /// The URL of the service is not valid.
     #[error(
-        "`{0}` is not the http or https URL of a service; write for example `http://127.0.0.1:8080`"
+        "`{0}` is not an http or https URL of a service: write for example `http://127.0.0.1:8080`"
     )]
     Url(String),
-    /// There is no HTTP client.
-    #[error("the HTTP client could not be set up: {0}")]
+    /// The HTTP client could not be created.
+    #[error("the HTTP client could not be created: {0}")]
     Client(String),
-    /// Nothing answered.
+    /// The service did not respond.
     #[error(
-        "no answer from {url}: {why}. Does the service run, and is --url (or SUREHOOK_URL) its address?"
+        "no response from {url}: {why}. Check that the service runs, and that --url (or SUREHOOK_URL) is its address"
     )]
     Unreachable {
-        /// What was asked.
+        /// The requested URL.
         url: String,
-        /// What went wrong.
+        /// The cause.
         why: String,
     },
-    /// The service refused.
+    /// The service refused the request.
     #[error("{0}")]
     Refused(String),
-    /// The event is not there, or not where it would have to be.
+    /// The event does not exist, or its status does not allow the request.
     #[error("{0}")]
     Elsewhere(String),
-    /// Something answered that is not a service of this kind.
+    /// The response is not one of this program.
     #[error(
-        "{0} answered what surehook does not answer: is --url (or SUREHOOK_URL) the address of a surehook of this version?"
+        "unexpected response from {0}: check that --url (or SUREHOOK_URL) is the address of a surehook service of this version"
     )]
     Foreign(String),
-    /// A time is none.
+    /// The time is not valid.
     #[error(
-        "`{0}` is neither a time in RFC 3339, like 2026-11-25T00:00:00Z, nor how long ago it was, like 2h"
+        "`{0}` is not a valid time: write a time in RFC 3339, such as 2026-11-25T00:00:00Z, or an age, such as 2h"
     )]
     Time(String),
-    /// Everything would be meant.
-    #[error("say which events are meant: an event's id, filters such as --source, or --all")]
+    /// The command selects no events.
+    #[error("no events selected: give an event id, a filter such as --source, or --all")]
     WithoutFilter,
 }
 
@@ -65,28 +65,28 @@ struct ProblemBody {
 
 impl Service {
     pub(super) fn new(url: &str) -> Result<Self, OperateError> {
-        // It only fails if a provider is there already, which is as good.
+        // This fails only if another provider is installed already, which works as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let whole = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let base: Url = whole.parse().map_err(|_| OperateError::Url(url.to_owned()))?;
         if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
             return Err(OperateError::Url(url.to_owned()));
         }
-        // An order to a service goes to that service: not by a proxy of the environment, and nowhere else.
+        // Requests go directly to the given service: no proxy of the environment, no redirects.
         let mut builder = Client::builder()
             .timeout(PATIENCE)
             .user_agent(concat!("surehook/", env!("CARGO_PKG_VERSION")))
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none());
         if base.scheme() == "http" {
-            // A machine without CA certificates is no reason not to ask within it.
+            // Plain HTTP needs no CA certificates, so the command works on machines without any.
             builder = builder.tls_certs_only([]);
         }
         let client = builder.build().map_err(|error| OperateError::Client(error.to_string()))?;
         Ok(Self { client, base })
     }
 
-    /// The URL of a path, which is put behind the service's own.
+    /// The URL of a path below the base URL.
     pub(super) fn url(&self, path: &[&str], query: &[(&str, String)]) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -121,7 +121,7 @@ impl Service {
         query: &[(&str, String)],
     ) -> Result<T, OperateError> {
         let url = self.url(path, query);
-        // What a URL holds of user and password is not shown.
+        // The user and the password in a URL are not shown.
         let mut shown = url.clone();
         let _ = (shown.set_username(""), shown.set_password(None));
         let shown = shown.to_string();
@@ -145,7 +145,7 @@ impl Service {
     }
 }
 
-/// The innermost reason, which is what tells a person something.
+/// The innermost error. It is the most useful one for a person.
 fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_put_behind_the_services_own_and_escaped() {
+    fn a_path_is_appended_to_the_base_url_and_escaped() {
         for base in ["127.0.0.1:8080", "http://127.0.0.1:8080/"] {
             let service = Service::new(base).unwrap();
             let url = service.url(&["events"], &[("key", "a+b &c".to_owned())]);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_service_is_refused() {
+    fn an_invalid_service_url_is_refused() {
         for url in ["", "ftp://host/", "http://", "a b"] {
             assert!(matches!(Service::new(url), Err(OperateError::Url(_))), "{url}");
         }

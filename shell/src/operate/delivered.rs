@@ -1,7 +1,9 @@
-//! Sends what was delivered once more, event by event: each is asked for under its id, so nothing else can be meant.
+//! Redrives delivered events, one request for each event. Each request has the event's id, so it
+//! cannot affect other events.
 //!
-//! Unlike a dead letter, an event that is sent once more ends as it was before. So nothing in the database tells a run
-//! that was broken off what it has done, and the run itself says where the next is to go on.
+//! A redriven dead letter is no longer a dead letter, but a redriven delivered event ends as
+//! delivered again. So the database does not show which events an interrupted run has redriven. The
+//! run itself prints where to continue.
 
 use super::client::{OperateError, Service};
 use super::{PAGE, pretty, progress};
@@ -14,7 +16,8 @@ pub(super) async fn one(service: &Service, id: &str) -> Result<Value, OperateErr
     service.post(&["events", id, "redrive"], &[("delivered", "true".to_owned())]).await
 }
 
-/// Queues all delivered events that match, newest first, no faster than the rate; or only counts them.
+/// Queues all matching delivered events again, newest first, no faster than the rate. A dry run
+/// only counts them.
 pub(super) async fn all(
     service: &Service,
     args: &RedriveArgs,
@@ -22,7 +25,7 @@ pub(super) async fn all(
     json: bool,
 ) -> Result<String, OperateError> {
     let pace = args.rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.max(1));
-    let progress = progress(json, "delivered events queued once more");
+    let progress = progress(json, "delivered events queued again");
     let (mut redriven, mut after) = (0u64, args.after.clone());
     loop {
         let mut query = filters.to_vec();
@@ -43,7 +46,7 @@ pub(super) async fn all(
                         redriven += 1;
                         tokio::time::sleep_until(begun + pace).await;
                     }
-                    // Somebody else has queued it, or it was pruned, since it was listed.
+                    // Another client has redriven it, or it was pruned, since it was listed.
                     Err(OperateError::Elsewhere(_)) => {}
                     Err(error) => {
                         progress.abandon();
@@ -64,17 +67,17 @@ pub(super) async fn all(
             pretty(&json!({"redriven": redriven, "dry_run": dry_run, "delivered": true}))
         }
         (false, true) => format!(
-            "{redriven} {events} would be sent once more; their downstreams have taken them before"
+            "{redriven} {events} would be sent again; their downstreams have accepted them before"
         ),
-        (false, false) => format!("{redriven} {events} queued once more"),
+        (false, false) => format!("{redriven} {events} queued again"),
     })
 }
 
-/// An error in the middle, with where to go on.
+/// Adds to an error where the next run has to continue.
 fn broken_off(error: OperateError, redriven: u64, after: Option<&str>) -> OperateError {
     match after {
         Some(after) if redriven > 0 => OperateError::Refused(format!(
-            "{error}\n{redriven} delivered events were queued once more before; run the same again with --after {after} for the rest"
+            "{error}\n{redriven} delivered events were queued again before this error; run the same command with --after {after} for the rest"
         )),
         _ => error,
     }
@@ -85,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_that_is_broken_off_says_where_to_go_on() {
+    fn an_interrupted_run_prints_where_to_continue() {
         let error = || OperateError::Refused("The database is not available".to_owned());
         let told =
             broken_off(error(), 12, Some("0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e")).to_string();
@@ -97,7 +100,7 @@ mod tests {
         assert_eq!(
             broken_off(error(), 0, None).to_string(),
             "The database is not available",
-            "nothing was done"
+            "no event was redriven before"
         );
     }
 }

@@ -1,7 +1,7 @@
-//! Answers of a service as a person reads them.
+//! Responses of a service as text for a terminal.
 //!
-//! What came from outside (keys, excerpts, every text of an answer) is shown as [`escaped`] has it, so that nobody's bytes
-//! reach the terminal as orders.
+//! All text from outside (keys, excerpts, every string of a response) passes through [`escaped`],
+//! so that it cannot control the terminal.
 
 use crate::visible::escaped;
 use base64::Engine;
@@ -11,7 +11,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde_json::Value;
 use std::fmt::Write;
 
-/// So much of an excerpt or a key is shown in one line.
+/// The characters of an excerpt or a key that are shown.
 const SHORT: usize = 40;
 
 fn table(header: &[&str]) -> Table {
@@ -27,7 +27,7 @@ fn written(table: &Table) -> String {
     table.lines().map(|line| line.trim().to_owned() + "\n").collect()
 }
 
-/// Events in a list, newest first.
+/// A list of events, newest first.
 pub(super) fn events(events: &[Value], next: Option<&str>) -> String {
     if events.is_empty() && next.is_none() {
         return "no event matches".to_owned();
@@ -61,16 +61,13 @@ pub(super) fn events(events: &[Value], next: Option<&str>) -> String {
     }
     let mut out = written(&table);
     if let Some(next) = next {
-        let _ = write!(
-            out,
-            "\nthere may be more, before {}: give --limit a larger number",
-            escaped(next)
-        );
+        let _ =
+            write!(out, "\nthere may be more events before {}: increase --limit", escaped(next));
     }
     out
 }
 
-/// One event: what it is, and what was tried when.
+/// One event and its attempts.
 pub(super) fn event(event: &Value, redrive_url: &str) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
@@ -154,7 +151,7 @@ pub(super) fn sources(shown: &Value) -> String {
             notes.push(format!("breaker {}", escaped(&state.replace('_', " "))));
         }
         if source["configured"] == false {
-            notes.push("not configured: what waits stays until it is again".to_owned());
+            notes.push("not configured: waiting events are kept until it is configured".to_owned());
         }
         table.add_row([
             text(&source["source"]),
@@ -181,7 +178,7 @@ fn standing(event: &Value) -> String {
 
 fn attempts(event: &Value) -> String {
     match event["max_attempts"].as_u64() {
-        // Of what was delivered after a redrive, the budget is not known any more.
+        // The retry budget of an event that was delivered after a redrive is no longer known.
         Some(most) if event["attempts"].as_u64() <= Some(most) => {
             format!("{} of {most}", text(&event["attempts"]))
         }
@@ -189,7 +186,7 @@ fn attempts(event: &Value) -> String {
     }
 }
 
-/// What became of an attempt: its status code or its error, and the verdict where that does not say it.
+/// The result of an attempt: its verdict, with the status code or the error.
 fn result(attempt: &Value) -> String {
     let verdict = text(&attempt["verdict"]);
     match (attempt["status_code"].as_u64(), attempt["error"].as_str()) {
@@ -204,7 +201,7 @@ fn excerpt(attempt: &Value) -> String {
     let shown = attempt["excerpt"].as_str().unwrap_or_default();
     if attempt["excerpt_base64"] == true {
         return match STANDARD.decode(shown) {
-            Ok(bytes) => format!("({} bytes that are no text)", bytes.len()),
+            Ok(bytes) => format!("({} bytes, not text)", bytes.len()),
             Err(_) => String::new(),
         };
     }
@@ -226,7 +223,7 @@ fn short(text: &str) -> String {
     }
 }
 
-/// A time to the millisecond.
+/// A time with milliseconds.
 fn time(value: &Value) -> String {
     value
         .as_str()
@@ -250,7 +247,7 @@ fn seconds(behind: f64) -> String {
     humantime::format_duration(whole).to_string()
 }
 
-/// A word for a shell.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
@@ -261,7 +258,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn an_event_is_told_as_a_timeline() {
+    fn an_event_is_shown_as_a_timeline() {
         let shown = event(
             &json!({
                 "event_id": "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e", "source": "github", "idempotency_key": "k\u{1b}[2J",
@@ -293,7 +290,7 @@ send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
     }
 
     #[test]
-    fn no_text_of_an_answer_commands_the_terminal() {
+    fn no_text_of_a_response_controls_the_terminal() {
         let evil = "\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\u{2066}\u{200f}\u{2028}";
         let attempt = json!({"attempt": 1, "started_at": evil, "verdict": evil, "error": evil, "excerpt": evil});
         let one = json!({
@@ -316,7 +313,7 @@ send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
     }
 
     #[test]
-    fn a_delivered_event_tells_how_it_is_sent_once_more() {
+    fn a_delivered_event_is_shown_with_its_redrive_command() {
         let shown = event(
             &json!({"event_id": "0199c2f0", "status": "delivered", "history": []}),
             "http://[::1]:8080/events/0199c2f0/redrive",
@@ -333,7 +330,7 @@ send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
     }
 
     #[test]
-    fn events_are_told_in_a_table() {
+    fn events_are_shown_in_a_table() {
         let shown = events(
             &[json!({
                 "event_id": "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e", "source": "github", "idempotency_key": "k".repeat(70),
@@ -350,7 +347,7 @@ send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
     }
 
     #[test]
-    fn sources_are_told_in_a_table() {
+    fn sources_are_shown_in_a_table() {
         let source = |name: &str, configured: bool| {
             json!({
                 "source": name, "configured": configured, "paused_since": (!configured).then_some("2026-11-25T00:00:00.000000Z"),
@@ -363,16 +360,16 @@ send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
         let expected = "\
 SOURCE  QUEUED  PROCESSING  RETRYING  DEAD  BEHIND
 github   1000+         16+         0    3+  10m 5s  breaker half open
-gone      1000          16         0     3       -  paused since 2026-11-25 00:00:00; not configured: what waits stays until it is again
+gone      1000          16         0     3       -  paused since 2026-11-25 00:00:00; not configured: waiting events are kept until it is configured
 ";
         assert_eq!(shown, expected, "\n{shown}");
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_counted_and_not_shown() {
+    fn an_excerpt_that_is_not_text_shows_only_its_size() {
         assert_eq!(
             excerpt(&json!({"excerpt": "/wA=", "excerpt_base64": true})),
-            "(2 bytes that are no text)"
+            "(2 bytes, not text)"
         );
         assert_eq!(quoted("it's"), "'it'\\''s'");
     }
