@@ -24,8 +24,8 @@ use tests::postgres::{Cluster, Settings};
 use tests::{on_each_database, soak};
 
 on_each_database!(
-    a_claim_from_a_deep_backlog_takes_as_long_as_from_a_shallow_one,
-    redriving_and_pruning_beside_the_work_deadlock_with_nothing,
+    claim_time_does_not_grow_with_the_backlog,
+    redriving_and_pruning_do_not_deadlock_with_other_work,
 );
 
 /// Rows of one claim.
@@ -34,7 +34,7 @@ const LEASE: Duration = Duration::from_hours(1);
 /// Each the median of so many claims.
 const CLAIMS: usize = 60;
 
-async fn a_claim_from_a_deep_backlog_takes_as_long_as_from_a_shallow_one(database: Database) {
+async fn claim_time_does_not_grow_with_the_backlog(database: Database) {
     let rows = soak::either(100_000, 1_000_000);
     let shallow = match database {
         Database::Sqlite(_) => Database::sqlite(),
@@ -62,7 +62,7 @@ async fn a_claim_from_a_deep_backlog_takes_as_long_as_from_a_shallow_one(databas
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_that_somebody_left_open_costs_less_than_a_fifth() {
+async fn a_forgotten_open_transaction_slows_work_by_less_than_a_fifth() {
     let cluster = Cluster::start(Settings::default());
     let (kept, left) = (
         Database::Postgres(cluster.create_database().await),
@@ -98,7 +98,7 @@ async fn a_transaction_that_somebody_left_open_costs_less_than_a_fifth() {
     );
 }
 
-async fn redriving_and_pruning_beside_the_work_deadlock_with_nothing(database: Database) {
+async fn redriving_and_pruning_do_not_deadlock_with_other_work(database: Database) {
     let time = soak::either(Duration::from_secs(4), Duration::from_mins(1));
     let store = migrated(&database).await;
     let over = Arc::new(AtomicBool::new(false));

@@ -11,20 +11,20 @@ use tokio::net::TcpStream;
 use uuid::Uuid;
 
 on_each_database!(
-    a_key_that_is_none_is_refused,
-    quoted_and_raw_spell_the_same_key,
+    a_missing_or_invalid_key_is_refused,
+    quoted_and_unquoted_keys_are_the_same,
     a_key_with_another_body_is_refused_and_changes_nothing,
     a_body_over_the_limit_is_refused_declared_or_not,
-    a_path_or_method_that_is_not_there_is_told,
+    an_unknown_path_or_method_gets_its_problem,
     a_body_that_is_cut_short_or_malformed_stores_nothing,
-    a_client_that_closes_its_sending_side_behind_its_request_is_answered,
-    a_body_that_does_not_come_is_not_waited_for,
-    what_is_not_http_is_refused,
+    a_client_that_half_closes_after_its_request_gets_a_response,
+    a_body_that_does_not_arrive_in_time_is_refused,
+    malformed_http_is_refused,
 );
 
 const MAX_BODY: usize = 64 << 10;
 
-async fn a_key_that_is_none_is_refused(database: Database) {
+async fn a_missing_or_invalid_key_is_refused(database: Database) {
     let bench = Bench::start(&database).await;
     let overlong = format!("Idempotency-Key: {}", "k".repeat(256));
     let cases: [(&[&[u8]], &str); 9] = [
@@ -47,7 +47,7 @@ async fn a_key_that_is_none_is_refused(database: Database) {
     bench.delivers_only(1).await;
 }
 
-async fn quoted_and_raw_spell_the_same_key(database: Database) {
+async fn quoted_and_unquoted_keys_are_the_same(database: Database) {
     let bench = Bench::start(&database).await;
     let raw = bench.post("orders", &[b"Idempotency-Key: same"], b"{}").await;
     assert_new(&raw);
@@ -106,7 +106,7 @@ async fn a_body_over_the_limit_is_refused_declared_or_not(database: Database) {
     bench.delivers_only(2).await;
 }
 
-async fn a_path_or_method_that_is_not_there_is_told(database: Database) {
+async fn an_unknown_path_or_method_gets_its_problem(database: Database) {
     let bench = Bench::start(&database).await;
     let unknown_event = format!("/events/{}", Uuid::now_v7());
     let cases = [
@@ -187,7 +187,7 @@ async fn a_body_that_is_cut_short_or_malformed_stores_nothing(database: Database
 }
 
 /// As `nc -N` and embedded stacks do.
-async fn a_client_that_closes_its_sending_side_behind_its_request_is_answered(database: Database) {
+async fn a_client_that_half_closes_after_its_request_gets_a_response(database: Database) {
     let bench = Bench::start(&database).await;
     for n in 0..10 {
         let key = format!("Idempotency-Key: half-{n}");
@@ -205,7 +205,7 @@ async fn a_client_that_closes_its_sending_side_behind_its_request_is_answered(da
     bench.delivers_only(10).await;
 }
 
-async fn a_body_that_does_not_come_is_not_waited_for(database: Database) {
+async fn a_body_that_does_not_arrive_in_time_is_refused(database: Database) {
     let bench = Bench::start(&database).await;
     let stalled = [
         head("POST", "/webhooks/orders", &[b"Idempotency-Key: k", b"Content-Length: 100"]),
@@ -220,7 +220,7 @@ async fn a_body_that_does_not_come_is_not_waited_for(database: Database) {
     bench.delivers_only(1).await;
 }
 
-async fn what_is_not_http_is_refused(database: Database) {
+async fn malformed_http_is_refused(database: Database) {
     let bench = Bench::start(&database).await;
     let header = [b"X-Long: ", vec![b'x'; 64 << 10].as_slice()].concat();
     let many: Vec<&[u8]> = vec![b"X-Many: 1"; 200];

@@ -12,12 +12,12 @@ use tests::sink::{Answer, Sink};
 use tests::{on_each_database, soak};
 use uuid::Uuid;
 
-on_each_database!(an_outage_costs_its_events_the_probes_and_nobody_else_anything);
+on_each_database!(an_outage_uses_up_few_attempts_and_affects_no_other_source);
 
 const FAILURES: usize = 10;
 const CONCURRENCY: usize = 16;
 
-async fn an_outage_costs_its_events_the_probes_and_nobody_else_anything(database: Database) {
+async fn an_outage_uses_up_few_attempts_and_affects_no_other_source(database: Database) {
     let waiting: usize = soak::either(500, 5_000);
     let (down, open) = soak::either(
         (Duration::from_secs(4), Duration::from_millis(500)),

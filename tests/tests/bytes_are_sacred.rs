@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 on_each_database!(
     any_bytes_arrive_with_every_value_of_every_header_in_order,
-    an_empty_body_and_a_chunked_body_arrive_as_they_are,
-    connection_headers_and_credentials_stay_behind,
-    credentials_go_on_where_the_source_says_so,
+    empty_and_chunked_bodies_arrive_unchanged,
+    connection_headers_and_credentials_are_not_forwarded,
+    credentials_are_forwarded_if_the_source_allows_it,
 );
 
 async fn any_bytes_arrive_with_every_value_of_every_header_in_order(database: Database) {
@@ -78,7 +78,7 @@ fn is_expected(name: &str) -> bool {
     sent.contains(&name) || ours.contains(&name) || transport.contains(&name)
 }
 
-async fn an_empty_body_and_a_chunked_body_arrive_as_they_are(database: Database) {
+async fn empty_and_chunked_bodies_arrive_unchanged(database: Database) {
     let (sink, service) = start(&database).await;
     let empty = delivered(&sink, &service, "plain", &[], b"").await;
     assert_eq!(empty.body_sha256, <[u8; 32]>::from(Sha256::digest(b"")));
@@ -96,7 +96,7 @@ async fn an_empty_body_and_a_chunked_body_arrive_as_they_are(database: Database)
     assert!(chunked.values("transfer-encoding").is_empty(), "the length is known by now");
 }
 
-async fn connection_headers_and_credentials_stay_behind(database: Database) {
+async fn connection_headers_and_credentials_are_not_forwarded(database: Database) {
     let (sink, service) = start(&database).await;
     let headers: [&[u8]; 10] = [
         b"Connection: X-Hop, keep-alive",
@@ -130,7 +130,7 @@ async fn connection_headers_and_credentials_stay_behind(database: Database) {
     assert!(!received.event.is_nil());
 }
 
-async fn credentials_go_on_where_the_source_says_so(database: Database) {
+async fn credentials_are_forwarded_if_the_source_allows_it(database: Database) {
     let (sink, service) = start(&database).await;
     let headers: [&[u8]; 3] =
         [b"Authorization: Bearer secret", b"Cookie: a=1", b"Proxy-Authorization: Basic c2VjcmV0"];

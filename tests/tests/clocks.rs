@@ -15,12 +15,12 @@ use tests::sink::{Answer, Sink};
 use tests::{on_each_database, verdicts, wait};
 use uuid::Uuid;
 
-on_each_database!(a_process_in_another_time_zone_shows_utc_and_keeps_its_schedule);
+on_each_database!(a_process_in_another_time_zone_changes_nothing);
 
 const LOAD: Load =
     Load { sources: &["github", "stripe", "shopify"], posts: 300, duplicates: 30, connections: 8 };
 
-async fn a_process_in_another_time_zone_shows_utc_and_keeps_its_schedule(database: Database) {
+async fn a_process_in_another_time_zone_changes_nothing(database: Database) {
     let run = Recording::begin(database).await;
     let sink = run.sink(refuses_a_third).await;
     let service = run.service_in(&[("TZ", "Asia/Kathmandu")], &configuration(&sink)).await;
@@ -41,12 +41,12 @@ async fn a_database_in_another_time_zone_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_whose_clock_is_five_minutes_fast_keeps_leases_and_schedules() {
+async fn a_process_clock_five_minutes_fast_keeps_leases_and_schedules() {
     with_a_wrong_clock("+5m").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_whose_clock_is_five_minutes_slow_keeps_leases_and_schedules() {
+async fn a_process_clock_five_minutes_slow_keeps_leases_and_schedules() {
     with_a_wrong_clock("-5m").await;
 }
 
@@ -133,7 +133,7 @@ async fn a_clock_that_steps_back_delays_no_retry_on_sqlite() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_steps_forward_sends_nothing_twice_at_once_on_sqlite() {
+async fn a_clock_that_steps_forward_repeats_no_delivery_on_sqlite() {
     let world = Stepped::start(|_| Answer::status(200).after(Duration::from_secs(4))).await;
     let event = world.post().await;
     wait::until("the delivery", || async { world.was_tried(event, 1) }).await;

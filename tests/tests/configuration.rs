@@ -22,7 +22,7 @@ on_each_database!(
 const SOURCE: &str = "[sources.github]\ndestination = \"http://127.0.0.1:9/hooks\"\n";
 
 #[test]
-fn check_names_the_line_of_each_mistake_and_serve_refuses_to_start_with_it() {
+fn check_and_serve_refuse_a_mistake_and_name_its_line() {
     let cases = [
         (format!("{SOURCE}timout = \"1s\"\n"), "surehook.toml:3:1: `sources.github.timout`"),
         (format!("{SOURCE}timeout = \"soon\"\n"), "surehook.toml:3:11: `sources.github.timeout`"),
@@ -57,7 +57,7 @@ fn check_names_the_line_of_each_mistake_and_serve_refuses_to_start_with_it() {
 }
 
 #[test]
-fn an_address_that_cannot_be_listened_on_is_told_with_its_own_reason() {
+fn an_unusable_listen_address_is_reported_with_its_reason() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = taken.local_addr().expect("it listens").to_string();
     // The second is kept for documentation (RFC 5737): no interface has it.
@@ -79,7 +79,7 @@ fn an_address_that_cannot_be_listened_on_is_told_with_its_own_reason() {
 }
 
 #[test]
-fn check_tells_every_mistake_at_once_and_passes_what_is_right() {
+fn check_reports_all_mistakes_at_once_and_accepts_valid_files() {
     let folder = folder_with(
         "listen = 8080\n[sources.github]\ndestination = \"mailto:me\"\nconcurrency = 0\n",
     );
@@ -102,7 +102,7 @@ fn check_tells_every_mistake_at_once_and_passes_what_is_right() {
 }
 
 #[test]
-fn the_example_configuration_is_right() {
+fn the_example_configuration_is_valid() {
     let folder = folder_with(include_str!("../../surehook.example.toml"));
     let output = run(folder.path(), ["check"]);
     assert!(output.status.success(), "{output:?}");
@@ -150,7 +150,7 @@ async fn without_migrate_on_start_the_program_waits_for_the_migration(database: 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgresql_server_that_is_not_there_is_waited_for() {
+async fn the_program_waits_for_a_stopped_postgresql_server() {
     let cluster = Cluster::start(Settings::default());
     let url = cluster.create_database().await;
     cluster.stop(Stop::Fast);
@@ -171,7 +171,7 @@ async fn a_postgresql_server_that_is_not_there_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgresql_database_that_is_not_there_is_waited_for() {
+async fn the_program_waits_for_a_missing_postgresql_database() {
     let cluster = tests::postgres::shared();
     let sink = Sink::start(|_| Answer::status(200)).await;
     let service = Service::begin(&cluster.url("made_later"), &source(&sink)).await;

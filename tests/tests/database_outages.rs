@@ -27,7 +27,7 @@ const LOAD: Load = Load {
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_server_is_answered_with_503_and_work_resumes_when_it_is_back() {
+async fn a_stopped_server_causes_503_and_work_resumes_afterwards() {
     let cluster = Cluster::start(Settings::default());
     for seconds in soak::either(vec![4], vec![10, 60]) {
         let away = Away {
@@ -40,7 +40,7 @@ async fn a_stopped_server_is_answered_with_503_and_work_resumes_when_it_is_back(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stands_still_is_answered_with_503_and_work_resumes_when_it_goes_on() {
+async fn a_frozen_server_causes_503_and_work_resumes_afterwards() {
     // Connections to it stay open, and new ones are taken: nothing tells that it is away but its silence.
     let cluster = Cluster::start(Settings::default());
     for seconds in soak::either(vec![5], vec![10, 60]) {
@@ -100,7 +100,7 @@ async fn while_away(cluster: &Cluster, away: &Away<'_>, time: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_are_cut_at_random_cost_nothing() {
+async fn database_connections_cut_at_random_break_no_promise() {
     let cluster = Cluster::start(Settings::default());
     let run = Recording::begin(Database::Postgres(cluster.create_database().await)).await;
     let sink = run.sink(Answer::refusing_a_third_at_first).await;
@@ -133,7 +133,7 @@ async fn connections_that_are_cut_at_random_cost_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_answer_to_an_accept_makes_one_event_and_says_so() {
+async fn a_lost_accept_response_leaves_exactly_one_event() {
     let (run, sink, service, proxy, _cluster) = behind_a_proxy().await;
     let client = Client::default();
     let mut at_once = 0;
@@ -172,7 +172,7 @@ async fn a_lost_answer_to_an_accept_makes_one_event_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_answer_to_a_settlement_does_not_deliver_again() {
+async fn a_lost_settlement_response_repeats_no_delivery() {
     let (run, sink, service, proxy, _cluster) = behind_a_proxy().await;
     // Some are settled as delivered, which leaves no row behind, and some as to be tried again, which leaves one.
     sink.behave(Answer::refusing_a_third_at_first);
@@ -205,7 +205,7 @@ async fn a_lost_answer_to_a_settlement_does_not_deliver_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_answer_to_a_claim_costs_one_lease_and_its_attempt() {
+async fn a_lost_claim_response_costs_one_lease_and_one_attempt() {
     let (run, sink, service, proxy, _cluster) = behind_a_proxy().await;
     // What is tried again is claimed, even if it was claimed as it was stored at first.
     sink.behave(Answer::refusing_a_third_at_first);
@@ -241,7 +241,7 @@ async fn a_lost_answer_to_a_claim_costs_one_lease_and_its_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn somebodys_lock_on_the_tables_is_answered_with_503_in_time() {
+async fn table_locks_of_another_session_cause_503_in_time() {
     let run = Recording::begin(Database::postgres().await).await;
     let sink = run.sink(Answer::refusing_a_third_at_first).await;
     let service = run.service(&sink.three_impatient_sources("2s", "")).await;
@@ -278,7 +278,7 @@ async fn somebodys_lock_on_the_tables_is_answered_with_503_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn somebodys_lock_on_rows_delays_what_it_touches_and_repeats_nothing() {
+async fn row_locks_of_another_session_delay_only_their_own_events() {
     let run = Recording::begin(Database::postgres().await).await;
     let sink = run.sink(|_| Answer::status(200).after(Duration::from_millis(100))).await;
     // A busy machine must not make a time-out of it, which would repeat an event for a reason of its own.
@@ -346,7 +346,7 @@ async fn somebodys_lock_on_rows_delays_what_it_touches_and_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sqlite_file_that_another_process_holds_is_answered_with_503_in_time() {
+async fn a_locked_sqlite_file_causes_503_in_time() {
     let run = Recording::begin(Database::sqlite()).await;
     let sink = run.sink(Answer::refusing_a_third_at_first).await;
     let service = run.service(&sink.three_impatient_sources("2s", "")).await;

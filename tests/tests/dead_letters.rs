@@ -10,14 +10,14 @@ use tests::{on_each_database, verdicts, wait};
 use uuid::Uuid;
 
 on_each_database!(
-    a_refusal_for_good_ends_in_a_dead_letter_at_once,
+    a_permanent_refusal_is_dead_lettered_at_once,
     exhausted_attempts_end_in_a_dead_letter,
-    a_source_can_judge_status_codes_in_its_own_way,
+    a_source_can_override_the_verdicts_of_status_codes,
     a_redrive_delivers_with_a_new_budget_and_keeps_the_history,
     only_a_dead_letter_can_be_redriven,
 );
 
-async fn a_refusal_for_good_ends_in_a_dead_letter_at_once(database: Database) {
+async fn a_permanent_refusal_is_dead_lettered_at_once(database: Database) {
     let (sink, service) = start(&database).await;
     sink.behave(|_| Answer::status(422).body("unknown currency"));
 
@@ -75,7 +75,7 @@ async fn exhausted_attempts_end_in_a_dead_letter(database: Database) {
     );
 }
 
-async fn a_source_can_judge_status_codes_in_its_own_way(database: Database) {
+async fn a_source_can_override_the_verdicts_of_status_codes(database: Database) {
     let (sink, service) = start(&database).await;
     sink.behave(|received| Answer::status(if received.path == "/picky" { 404 } else { 422 }));
 

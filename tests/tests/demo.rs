@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tests::program::{Process, free_address};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_walk_of_the_readme_works_as_pasted() {
+async fn the_readme_walkthrough_works_as_pasted() {
     let folder = TempDir::new().expect("a temporary folder");
     let (service, downstream) = (free_address(), free_address());
     let arguments = ["demo", "--listen", &service.to_string(), "--sink", &downstream.to_string()];

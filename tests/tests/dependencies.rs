@@ -8,7 +8,7 @@ use std::process::Output;
 use tests::program::cargo;
 
 #[test]
-fn the_core_depends_on_nothing_that_touches_the_world() {
+fn the_core_depends_on_no_clock_entropy_or_io() {
     let output = run(&[
         "tree",
         "--package",
@@ -44,7 +44,7 @@ fn the_core_depends_on_nothing_that_touches_the_world() {
 }
 
 #[test]
-fn the_program_has_no_simulator_in_it() {
+fn the_program_contains_no_simulator() {
     let with = |package| {
         run(&["tree", "--package", package, "--edges", "normal,build", "--invert", "madsim"])
     };
@@ -80,7 +80,7 @@ fn the_core_builds_without_the_standard_library() {
 }
 
 #[test]
-fn the_front_page_names_the_licences_of_what_the_program_is_made_of() {
+fn the_readme_names_the_licences_of_all_packages() {
     let (_, section) = include_str!("../../README.md")
         .split_once("\n## Licence\n")
         .expect("a section on licences");
@@ -120,7 +120,7 @@ fn the_front_page_names_the_licences_of_what_the_program_is_made_of() {
 }
 
 #[test]
-fn every_package_is_under_a_licence_that_is_accepted() {
+fn every_package_has_an_accepted_licence() {
     // The program's packages are held to the front page by the test above. These are used by tests and tools as well.
     const ACCEPTED: [&str; 8] = [
         "MIT",
@@ -159,7 +159,7 @@ fn every_package_comes_from_the_registry_with_a_checksum() {
 }
 
 #[test]
-fn a_package_from_elsewhere_is_seen() {
+fn a_package_of_another_origin_is_detected() {
     let package = |rest: &str| {
         format!("version = 4\n\n[[package]]\nname = \"odd\"\nversion = \"1.0.0\"\n{rest}")
     };

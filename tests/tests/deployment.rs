@@ -25,7 +25,7 @@ fn image() -> BTreeMap<&'static str, &'static str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_port_that_the_image_publishes_has_no_operators_routes() {
+async fn the_published_port_of_the_image_has_no_operators_routes() {
     let image = image();
     let documented =
         DOCKERFILE.lines().filter(|line| line.starts_with("#     docker run ")).collect::<Vec<_>>();
@@ -100,7 +100,7 @@ fn compose_publishes_the_operators_routes_on_loopback_only() {
 }
 
 #[test]
-fn the_unit_is_started_again_however_often_it_ends() {
+fn systemd_always_restarts_the_unit() {
     let unit = UNIT.split("\n[Service]").next().expect("a first part");
     assert!(
         unit.lines().any(|line| line == "StartLimitIntervalSec=0"),

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 on_each_database!(
-    an_inbound_flood_at_the_limit_of_open_files_fails_no_delivery,
+    an_inbound_flood_at_the_file_limit_fails_no_delivery,
     the_soft_limit_of_open_files_is_raised_at_start,
 );
 
@@ -27,7 +27,7 @@ const FLOOD: usize = 400;
 const FLOODED: usize = 190;
 const EVENTS: usize = 60;
 
-async fn an_inbound_flood_at_the_limit_of_open_files_fails_no_delivery(database: Database) {
+async fn an_inbound_flood_at_the_file_limit_fails_no_delivery(database: Database) {
     let run = Recording::begin(database).await;
     let takes = Arc::new(AtomicBool::new(false));
     // Each delivery needs a connection of its own.

@@ -22,7 +22,7 @@ const MEBIBYTES_THAT_ARE_ENOUGH: u32 = 512;
 const ANSWERED_WITHIN: Duration = Duration::from_millis(2_500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sqlite_file_on_a_full_disk() {
+async fn a_full_sqlite_disk_causes_503_until_there_is_space() {
     let Some(disk) = SmallDisk::mount(8) else { return };
     let run = Recording::begin(Database::Sqlite(
         TempDir::new_in(disk.path()).expect("an empty disk has room"),
@@ -39,7 +39,7 @@ async fn a_sqlite_file_on_a_full_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgresql_with_no_room_for_its_tables() {
+async fn a_full_postgresql_table_disk_causes_503_until_there_is_space() {
     let Some(disk) = SmallDisk::mount(24) else { return };
     let cluster = Cluster::start(Settings::default());
     let place = tests::postgres::folder_for_the_server(&disk.path().join("tables"));
@@ -57,7 +57,7 @@ async fn postgresql_with_no_room_for_its_tables() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgresql_with_no_room_for_its_log() {
+async fn a_full_postgresql_wal_disk_causes_503_until_there_is_space() {
     let Some(disk) = SmallDisk::mount(56) else { return };
     let wal = Some(tests::postgres::folder_for_the_server(&disk.path().join("log")));
     let cluster = Cluster::start(Settings { wal, ..Settings::default() });

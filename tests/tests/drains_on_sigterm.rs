@@ -17,17 +17,17 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 on_each_database!(
-    sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing,
-    sigint_is_the_same,
-    sighup_is_the_same,
-    slow_downstreams_are_waited_for,
-    a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_restart,
+    sigterm_under_load_loses_and_repeats_nothing,
+    sigint_drains_like_sigterm,
+    sighup_drains_like_sigterm,
+    the_drain_waits_for_slow_downstreams,
+    a_delivery_that_outlasts_the_drain_is_cut_off_and_retried,
     a_second_signal_ends_the_drain_at_once,
-    the_other_signal_is_a_second_one_too,
+    a_different_second_signal_also_ends_the_drain,
     more_signals_do_not_prolong_a_drain,
 );
 
-async fn sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing(database: Database) {
+async fn sigterm_under_load_loses_and_repeats_nothing(database: Database) {
     let load = Load {
         sources: &["github", "stripe", "shopify"],
         posts: 3_000,
@@ -38,7 +38,7 @@ async fn sigterm_in_the_middle_of_a_load_loses_nothing_and_repeats_nothing(datab
     stopped_in_the_middle(database, Signal::SIGTERM, load, Duration::from_millis(20)).await;
 }
 
-async fn sigint_is_the_same(database: Database) {
+async fn sigint_drains_like_sigterm(database: Database) {
     let load = Load {
         sources: &["github", "stripe", "shopify"],
         posts: 900,
@@ -48,7 +48,7 @@ async fn sigint_is_the_same(database: Database) {
     stopped_in_the_middle(database, Signal::SIGINT, load, Duration::from_millis(20)).await;
 }
 
-async fn sighup_is_the_same(database: Database) {
+async fn sighup_drains_like_sigterm(database: Database) {
     let load = Load {
         sources: &["github", "stripe", "shopify"],
         posts: 900,
@@ -59,7 +59,7 @@ async fn sighup_is_the_same(database: Database) {
 }
 
 /// All slots are taken when the signal comes, and what waits for one is given back unsent.
-async fn slow_downstreams_are_waited_for(database: Database) {
+async fn the_drain_waits_for_slow_downstreams(database: Database) {
     let load = Load {
         sources: &["github", "stripe", "shopify"],
         posts: 400,
@@ -110,9 +110,7 @@ async fn stopped_in_the_middle(
     assert_eq!(sent, sink.count(), "an attempt was burnt without a request");
 }
 
-async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_delivered_after_the_restart(
-    database: Database,
-) {
+async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_retried(database: Database) {
     let run = Recording::begin(database).await;
     let sink = run.sink(|_| Answer::never()).await;
     let mut service = run.service(&configuration(&sink, "400ms")).await;
@@ -161,7 +159,7 @@ async fn a_second_signal_ends_the_drain_at_once(database: Database) {
     signalled_again(database, Signal::SIGTERM, Signal::SIGTERM).await;
 }
 
-async fn the_other_signal_is_a_second_one_too(database: Database) {
+async fn a_different_second_signal_also_ends_the_drain(database: Database) {
     signalled_again(database, Signal::SIGINT, Signal::SIGTERM).await;
 }
 
@@ -238,7 +236,7 @@ async fn signalled_again(database: Database, first: Signal, second: Signal) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rolling_restart_of_three_processes_fails_no_post_and_delivers_nothing_twice() {
+async fn a_rolling_restart_fails_no_post_and_repeats_no_delivery() {
     let run = Recording::begin(Database::postgres().await).await;
     let sink = run.sink(|_| Answer::status(200).after(Duration::from_millis(20))).await;
     let configuration = configuration(&sink, "10s");
@@ -272,7 +270,7 @@ async fn a_rolling_restart_of_three_processes_fails_no_post_and_delivers_nothing
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hangup_that_nohup_has_ignored_changes_nothing() {
+async fn sighup_is_ignored_under_nohup() {
     let folder = tempfile::TempDir::new().expect("a temporary folder");
     let address = free_address();
     let text = format!(

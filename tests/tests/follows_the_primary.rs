@@ -24,7 +24,7 @@ const LOAD: Load = Load {
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standby_takes_over_and_the_old_primary_is_never_used_again() {
+async fn after_a_failover_the_old_primary_is_never_used_again() {
     let old = Cluster::start(Settings::default());
     let new = old.standby("standby", Settings::default());
     old.commits_wait_for("standby").await;
@@ -109,7 +109,7 @@ async fn a_standby_takes_over_and_the_old_primary_is_never_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_that_are_silent_or_cannot_be_written_to_are_passed_over() {
+async fn silent_and_read_only_servers_are_skipped() {
     let primary = Cluster::start(Settings::default());
     let standby = primary.standby("standby", Settings::default());
     // The kernel takes its connections, and nobody ever answers.

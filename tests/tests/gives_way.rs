@@ -16,7 +16,7 @@ const OLD_INSERT: &str =
     values (gen_random_uuid(), 'orders', gen_random_uuid()::text, sha256(''), now(), '', '')";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_migration_gives_way_to_a_backup_and_says_so() {
+async fn a_migration_gives_way_to_a_backup_and_logs_it() {
     let database = Database::postgres().await;
     database.execute(FIRST_SCHEMA).await;
     let url = database.url();

@@ -19,9 +19,9 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 on_each_database!(
-    a_healthy_source_is_delivered_in_time_beside_five_hung_sources_with_large_bodies,
-    a_healthy_source_is_delivered_in_time_beside_hundreds_of_hung_sources_with_large_bodies,
-    producers_that_send_slowly_keep_no_other_source_from_being_heard,
+    five_hung_sources_with_large_bodies_delay_no_healthy_source,
+    hundreds_of_hung_sources_with_large_bodies_delay_no_healthy_source,
+    slow_producers_do_not_block_other_sources,
 );
 
 /// A body of the largest size that is taken by default.
@@ -38,15 +38,11 @@ const EVERY: Duration = Duration::from_millis(10);
 /// for seconds.
 const FLOOR: Duration = Duration::from_millis(400);
 
-async fn a_healthy_source_is_delivered_in_time_beside_five_hung_sources_with_large_bodies(
-    database: Database,
-) {
+async fn five_hung_sources_with_large_bodies_delay_no_healthy_source(database: Database) {
     beside_hung(database, 5, 40).await;
 }
 
-async fn a_healthy_source_is_delivered_in_time_beside_hundreds_of_hung_sources_with_large_bodies(
-    database: Database,
-) {
+async fn hundreds_of_hung_sources_with_large_bodies_delay_no_healthy_source(database: Database) {
     beside_hung(database, hung_sources(), 1).await;
 }
 
@@ -229,7 +225,7 @@ impl Drop for Hangs {
     }
 }
 
-async fn producers_that_send_slowly_keep_no_other_source_from_being_heard(database: Database) {
+async fn slow_producers_do_not_block_other_sources(database: Database) {
     let sink = Sink::start(|_| Answer::status(200)).await;
     // Room for 16 of the largest bodies.
     let configuration = format!("[intake]\nmax_queued_bytes = \"16MiB\"\n{}", sink.three_sources());
@@ -268,7 +264,7 @@ async fn producers_that_send_slowly_keep_no_other_source_from_being_heard(databa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_is_answered_although_every_connection_waits_for_a_body() {
+async fn health_is_answered_while_all_connections_wait_for_bodies() {
     let sink = Sink::start(|_| Answer::status(200)).await;
     let configuration = format!("[intake]\nmax_connections = 100\n{}", sink.three_sources());
     let database = Database::sqlite();

@@ -11,7 +11,7 @@ use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, soak, wait};
 
-on_each_database!(many_deliveries_leave_nothing_behind);
+on_each_database!(many_deliveries_leak_no_memory_descriptors_or_threads);
 
 const CONCURRENCY: usize = 16;
 const SOURCES: usize = 3;
@@ -25,7 +25,7 @@ const LOAD: Load = Load {
 /// Allocators keep some of what they got, and SQLite's page cache fills up once.
 const GROWTH_BYTES: u64 = 24 << 20;
 
-async fn many_deliveries_leave_nothing_behind(database: Database) {
+async fn many_deliveries_leak_no_memory_descriptors_or_threads(database: Database) {
     let run = Recording::begin(database).await;
     let after = |time| move |_: &_| Answer::status(200).after(time);
     // So slow that in the first round all slots are used at once, and all connections made.

@@ -107,7 +107,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_pipe_that_nobody_reads_holds_up_neither_deliveries_nor_the_end() {
+async fn an_unread_log_pipe_delays_neither_deliveries_nor_shutdown() {
     let (_reader, log) = pipe().expect("a pipe");
     let world = World::start(log, VERBOSE).await;
     world.loses_lines().await;
@@ -116,7 +116,7 @@ async fn a_log_pipe_that_nobody_reads_holds_up_neither_deliveries_nor_the_end() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_is_read_again_says_how_much_was_lost() {
+async fn the_log_reports_how_many_lines_were_lost() {
     let (reader, log) = pipe().expect("a pipe");
     let world = World::start(log, VERBOSE).await;
     world.loses_lines().await;
@@ -140,7 +140,7 @@ async fn a_log_that_is_read_again_says_how_much_was_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_last_lines_are_written_before_an_orderly_end() {
+async fn the_last_log_lines_are_written_before_a_clean_exit() {
     let (reader, log) = pipe().expect("a pipe");
     let mut world = World::start(log, VERBOSE).await;
     // More than a pipe takes, and less than what may wait.
@@ -158,7 +158,7 @@ async fn the_last_lines_are_written_before_an_orderly_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_whose_reader_has_gone_ends_nothing() {
+async fn a_closed_log_pipe_does_not_stop_the_process() {
     for gone_at_the_start in [true, false] {
         let (reader, log) = pipe().expect("a pipe");
         let mut reader = Some(reader);
@@ -174,7 +174,7 @@ async fn a_log_whose_reader_has_gone_ends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_device_that_is_full_ends_nothing() {
+async fn a_full_log_device_does_not_stop_the_process() {
     let full = File::options().write(true).open("/dev/full").expect("the device");
     let world = World::start(full, &[]).await;
     world.loses_lines().await;
@@ -183,7 +183,7 @@ async fn a_log_device_that_is_full_ends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_under_the_log_is_survived_and_told_when_there_is_room() {
+async fn a_full_log_disk_is_survived_and_lost_lines_are_reported() {
     let Some(disk) = SmallDisk::mount(1) else { return };
     let path = disk.path().join("surehook.log");
     let file =

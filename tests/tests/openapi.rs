@@ -10,12 +10,15 @@ use tests::program::Service;
 use tests::sink::{self, Sink};
 use tests::{on_each_database, wait};
 
-on_each_database!(an_event_of_each_status_is_as_the_document_says, every_role_serves_the_document);
+on_each_database!(
+    responses_match_the_openapi_document_for_each_event_status,
+    every_role_serves_the_openapi_document
+);
 
 /// What a source's downstream makes of its events; `queued` is what no worker has taken yet.
 const STATUSES: [&str; 4] = ["processing", "retrying", "delivered", "dead_lettered"];
 
-async fn an_event_of_each_status_is_as_the_document_says(database: Database) {
+async fn responses_match_the_openapi_document_for_each_event_status(database: Database) {
     // What becomes of an event is for its source's downstream to say.
     let sink = Sink::start(|received| match received.path.as_str() {
         "/delivered" => sink::Answer::status(204),
@@ -81,7 +84,7 @@ async fn an_event_of_each_status_is_as_the_document_says(database: Database) {
     }
 }
 
-async fn every_role_serves_the_document(database: Database) {
+async fn every_role_serves_the_openapi_document(database: Database) {
     let configuration =
         "drain_timeout = \"0s\"\n[sources.orders]\ndestination = \"http://127.0.0.1:9/\"\n";
     let mut service = Service::start(&database.url(), configuration).await;

@@ -17,10 +17,10 @@ use tests::{on_each_database, soak, wait};
 use uuid::Uuid;
 
 on_each_database!(
-    what_is_stuck_is_found_understood_and_sent_again,
-    a_paused_source_accepts_and_delivers_nothing_until_it_is_resumed,
-    a_redrive_that_is_broken_off_and_run_again_delivers_each_letter_once,
-    no_byte_of_a_response_commands_the_terminal,
+    dead_letters_are_found_inspected_and_redriven_by_commands,
+    a_paused_source_accepts_events_and_delivers_them_once_resumed,
+    an_interrupted_redrive_can_be_run_again,
+    downstream_responses_cannot_control_the_terminal,
 );
 
 /// The program's command line against a service.
@@ -59,7 +59,7 @@ impl Desk {
     }
 }
 
-async fn what_is_stuck_is_found_understood_and_sent_again(database: Database) {
+async fn dead_letters_are_found_inspected_and_redriven_by_commands(database: Database) {
     let sink = Sink::start(|_| Answer::status(503).body("down for maintenance")).await;
     let configuration = format!(
         "[defaults]\nmax_attempts = 2\ninitial_delay = \"10ms\"\nmax_delay = \"20ms\"\nbreaker_failures = 0\n
@@ -212,7 +212,7 @@ async fn what_is_stuck_is_found_understood_and_sent_again(database: Database) {
     );
 }
 
-async fn no_byte_of_a_response_commands_the_terminal(database: Database) {
+async fn downstream_responses_cannot_control_the_terminal(database: Database) {
     const EVIL: &str = "\u{9b}31m\u{7f}\u{202e}\u{2066}\u{200b}\u{2028}";
     let sink = Sink::start(|_| Answer::status(422).body(EVIL)).await;
     let configuration = format!("[sources.orders]\ndestination = \"{}\"\n", sink.url("/orders"));
@@ -243,7 +243,7 @@ async fn no_byte_of_a_response_commands_the_terminal(database: Database) {
     );
 }
 
-async fn a_paused_source_accepts_and_delivers_nothing_until_it_is_resumed(database: Database) {
+async fn a_paused_source_accepts_events_and_delivers_them_once_resumed(database: Database) {
     let sink = Sink::start(|_| Answer::status(200)).await;
     let configuration = format!(
         "[sources.held]\ndestination = \"{}\"\n[sources.other]\ndestination = \"{}\"\n",
@@ -278,7 +278,7 @@ async fn a_paused_source_accepts_and_delivers_nothing_until_it_is_resumed(databa
     assert!(code == Some(1) && why.contains("No source of this name"), "{code:?}: {why}");
 }
 
-async fn a_redrive_that_is_broken_off_and_run_again_delivers_each_letter_once(database: Database) {
+async fn an_interrupted_redrive_can_be_run_again(database: Database) {
     let letters: usize = soak::either(2_000, 100_000);
     let run = Recording::begin(database).await;
     let sink = run.sink(|_| Answer::status(422)).await;
@@ -347,7 +347,7 @@ async fn until_all_are(desk: &Desk, events: usize, status: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn operators_are_served_at_an_address_of_their_own_where_one_is_set() {
+async fn operator_listen_moves_the_operators_routes_to_its_address() {
     let sink = Sink::start(|_| Answer::status(200)).await;
     let operators = free_address();
     let configuration = format!(
@@ -378,7 +378,7 @@ async fn operators_are_served_at_an_address_of_their_own_where_one_is_set() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_in_a_browser_uses_no_operators_route() {
+async fn a_browser_page_cannot_use_operators_routes() {
     let sink = Sink::start(|_| Answer::status(200)).await;
     let configuration = format!(
         "operator_hosts = [\"ops.example\"]\n[sources.orders]\ndestination = \"{}\"\n",

@@ -11,22 +11,22 @@ use tests::sink::{Answer, Received, Sink};
 use tests::{audit, on_each_database, wait};
 
 on_each_database!(
-    a_run_without_mischief_breaks_nothing,
-    an_event_that_disappears_breaks_durability,
-    an_event_that_is_owed_again_for_no_reason_is_a_needless_duplicate,
-    a_body_that_changes_on_the_way_breaks_the_sanctity_of_bytes,
-    a_lease_that_is_cut_short_breaks_the_life_of_an_event,
+    a_run_without_interference_breaks_no_promise,
+    a_deleted_event_breaks_the_durability_promise,
+    an_event_made_due_again_breaks_the_duplicates_promise,
+    a_changed_body_breaks_the_bytes_promise,
+    a_shortened_lease_breaks_the_transitions_promise,
 );
 
 const EVENTS: usize = 20;
 
-async fn a_run_without_mischief_breaks_nothing(database: Database) {
+async fn a_run_without_interference_breaks_no_promise(database: Database) {
     let broken =
         broken_by(database, |_| Answer::status(200), |_| true, "select 1", "select 1").await;
     assert_eq!(broken, BTreeSet::new());
 }
 
-async fn an_event_that_disappears_breaks_durability(database: Database) {
+async fn a_deleted_event_breaks_the_durability_promise(database: Database) {
     // Without the trigger it is not a retention's end either.
     let delete = "delete from events where id = (select id from events order by id limit 1)";
     let postgres = format!("drop trigger audit_pruned on events; {delete}");
@@ -35,14 +35,14 @@ async fn an_event_that_disappears_breaks_durability(database: Database) {
     assert_eq!(broken, BTreeSet::from([Promise::Durability]));
 }
 
-async fn an_event_that_is_owed_again_for_no_reason_is_a_needless_duplicate(database: Database) {
+async fn an_event_made_due_again_breaks_the_duplicates_promise(database: Database) {
     let insert = "insert into deliveries (event_id, due_at, attempt, budget_from, fence, source, status)
                   select id, received_at, 1, 0, 2, source, 'retrying' from events order by id limit 1";
     let broken = broken_by(database, |_| Answer::status(200), |_| true, insert, insert).await;
     assert!(broken.contains(&Promise::Duplicates), "{broken:?}");
 }
 
-async fn a_body_that_changes_on_the_way_breaks_the_sanctity_of_bytes(database: Database) {
+async fn a_changed_body_breaks_the_bytes_promise(database: Database) {
     let (postgres, sqlite) =
         ("update events set body = 'changed'::bytea", "update events set body = x'00'");
     let broken =
@@ -51,7 +51,7 @@ async fn a_body_that_changes_on_the_way_breaks_the_sanctity_of_bytes(database: D
     assert_eq!(broken, BTreeSet::from([Promise::Bytes]));
 }
 
-async fn a_lease_that_is_cut_short_breaks_the_life_of_an_event(database: Database) {
+async fn a_shortened_lease_breaks_the_transitions_promise(database: Database) {
     let (postgres, sqlite) = (
         "update deliveries set due_at = due_at - interval '1 hour'",
         "update deliveries set due_at = due_at - 3600000000",

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(15);
 const EVENTS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_stopped_process_holds_is_delivered_by_another_and_its_late_settlement_is_refused() {
+async fn a_stopped_process_is_taken_over_and_its_settlements_are_refused() {
     let run = Recording::begin(Database::postgres().await).await;
     let sink = run.sink(behaviour).await;
     let stopped = run.service(&configuration(&sink)).await;
@@ -78,9 +78,9 @@ async fn what_a_stopped_process_holds_is_delivered_by_another_and_its_late_settl
     }
 }
 
-on_each_database!(a_reply_that_came_during_a_pause_is_heard_after_it);
+on_each_database!(a_response_received_during_a_pause_is_used_after_it);
 
-async fn a_reply_that_came_during_a_pause_is_heard_after_it(database: Database) {
+async fn a_response_received_during_a_pause_is_used_after_it(database: Database) {
     let run = Recording::begin(database).await;
     let sink = run.sink(behaviour).await;
     let service = run.service(&configuration(&sink)).await;
@@ -95,7 +95,7 @@ async fn a_reply_that_came_during_a_pause_is_heard_after_it(database: Database) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_is_alone_goes_on_with_what_it_held() {
+async fn a_single_process_continues_with_its_events_after_a_pause() {
     let run = Recording::begin(Database::sqlite()).await;
     let sink = run.sink(behaviour).await;
     let service = run.service(&configuration(&sink)).await;

@@ -11,7 +11,7 @@ use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, soak};
 
-on_each_database!(what_cannot_wait_is_told_to_come_back_and_nothing_acknowledged_is_missing);
+on_each_database!(overload_is_answered_with_503_and_loses_no_acknowledged_event);
 
 const CONNECTIONS: usize = 96;
 const MAX_QUEUED: usize = 16;
@@ -29,9 +29,7 @@ const GROWTH_BYTES: u64 = 4 * MAX_QUEUED_BYTES + CONNECTIONS as u64 * (64 << 10)
 
 const ACCEPTED_WITHIN: Duration = Duration::from_millis(500);
 
-async fn what_cannot_wait_is_told_to_come_back_and_nothing_acknowledged_is_missing(
-    database: Database,
-) {
+async fn overload_is_answered_with_503_and_loses_no_acknowledged_event(database: Database) {
     // Two overloads at once would measure each other.
     static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _alone = ALONE.lock().await;

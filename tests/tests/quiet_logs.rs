@@ -11,9 +11,9 @@ use tests::sink::{Answer, Received};
 /// The word.
 const CANARY: &str = "canary7f3a";
 
-on_each_database!(no_log_line_tells_what_came_in_or_how_to_get_in);
+on_each_database!(no_log_line_contains_a_body_header_or_credential);
 
-async fn no_log_line_tells_what_came_in_or_how_to_get_in(database: Database) {
+async fn no_log_line_contains_a_body_header_or_credential(database: Database) {
     let run = Recording::begin(database).await;
     let sink = run.sink(behaviour).await;
     let destination = sink.url("/orders").replace("http://", &format!("http://user:{CANARY}@"))

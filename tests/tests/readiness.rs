@@ -11,12 +11,12 @@ use tests::program::Service;
 use tests::small_disk::SmallDisk;
 use tests::{on_each_database, wait};
 
-on_each_database!(operators_that_ask_much_leave_a_healthy_process_ready);
+on_each_database!(many_operator_queries_leave_the_process_ready);
 
 /// Nothing is delivered there.
 const SOURCE: &str = "[sources.github]\ndestination = \"http://127.0.0.1:9/hooks\"\n";
 
-async fn operators_that_ask_much_leave_a_healthy_process_ready(database: Database) {
+async fn many_operator_queries_leave_the_process_ready(database: Database) {
     const OPERATORS: usize = 300;
     let service = Service::start(&database.url(), SOURCE).await;
     database.execute(many_events(&database)).await;
@@ -67,14 +67,14 @@ fn many_events(database: &Database) -> &'static str {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_under_sqlite_makes_the_process_unready_until_there_is_room() {
+async fn a_full_sqlite_disk_makes_the_process_unready() {
     let Some(disk) = SmallDisk::mount(8) else { return };
     let database = Database::Sqlite(TempDir::new_in(disk.path()).expect("an empty disk has room"));
     unready_until_there_is_room(&disk, &database).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_under_postgresql_makes_the_process_unready_until_there_is_room() {
+async fn a_full_postgresql_disk_makes_the_process_unready() {
     let Some(disk) = SmallDisk::mount(24) else { return };
     let cluster = Cluster::start(Settings::default());
     let place = folder_for_the_server(&disk.path().join("tables"));
@@ -102,7 +102,7 @@ async fn unready_until_there_is_room(disk: &SmallDisk, database: &Database) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_that_may_not_insert_makes_the_process_unready() {
+async fn a_missing_insert_privilege_makes_the_process_unready() {
     let database = Database::postgres().await;
     drop(Service::start(&database.url(), SOURCE).await);
     database.execute("create role clerk login; grant select, insert, update, delete on all tables in schema public to clerk").await;
@@ -136,7 +136,7 @@ async fn a_role_that_may_not_insert_makes_the_process_unready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commits_that_wait_for_a_lost_standby_make_the_process_unready() {
+async fn commits_waiting_for_a_lost_standby_make_the_process_unready() {
     let cluster = Cluster::start(Settings::default());
     let database = Database::Postgres(cluster.create_database().await);
     let (service, client) = (Service::start(&database.url(), SOURCE).await, Client::default());
@@ -154,7 +154,7 @@ async fn commits_that_wait_for_a_lost_standby_make_the_process_unready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_or_a_key_that_cannot_be_stored_leaves_the_process_ready() {
+async fn one_rejected_row_or_locked_key_leaves_the_process_ready() {
     let database = Database::postgres().await;
     let (service, client) = (Service::start(&database.url(), SOURCE).await, Client::default());
     database

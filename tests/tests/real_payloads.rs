@@ -14,11 +14,11 @@ use tests::sink::{Answer, Sink};
 use tests::{on_each_database, wait};
 use uuid::Uuid;
 
-on_each_database!(every_payload_of_github_arrives_once_with_its_bytes_and_its_signature);
+on_each_database!(every_github_payload_arrives_once_unchanged_with_its_signature);
 
 const SECRET: &[u8] = b"It's a Secret to Everybody";
 
-async fn every_payload_of_github_arrives_once_with_its_bytes_and_its_signature(database: Database) {
+async fn every_github_payload_arrives_once_unchanged_with_its_signature(database: Database) {
     let sink = Sink::start(|_| Answer::status(200)).await;
     let configuration = format!(
         "[sources.github]\ndestination = \"{}\"\nidempotency_header = \"X-GitHub-Delivery\"\n",

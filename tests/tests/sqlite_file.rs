@@ -115,7 +115,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_its_user_may_read_the_database_and_its_log() {
+async fn only_the_owner_can_read_the_database_and_its_wal() {
     let world = World::new().await;
     let service = world.service().await;
     accepted(&service, "a", false).await;
@@ -125,7 +125,7 @@ async fn only_its_user_may_read_the_database_and_its_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_umask_changes_nothing_about_the_database_files_mode() {
+async fn the_umask_does_not_change_the_database_file_mode() {
     for umask in ["000", "022", "277"] {
         let world = World::new().await;
         let configuration = world.configured(&world.url());
@@ -168,7 +168,7 @@ async fn a_second_process_on_one_file_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_path_that_waiting_does_not_mend_ends_the_start() {
+async fn an_unusable_database_path_fails_the_start() {
     let world = World::new().await;
     fs::create_dir(world.path("a-folder")).expect("the folder can be written to");
     for (name, why) in
@@ -182,7 +182,7 @@ async fn a_path_that_waiting_does_not_mend_ends_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_may_not_be_written_ends_the_start() {
+async fn a_file_without_write_permission_fails_the_start() {
     const NOBODY: u32 = 65_534;
     let world = World::new().await;
     let migrated = world.run(&["migrate"]);
@@ -224,7 +224,7 @@ async fn a_file_that_may_not_be_written_ends_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_clean_end_the_file_alone_is_the_database() {
+async fn after_a_clean_shutdown_the_file_alone_is_the_database() {
     let world = World::new().await;
     let mut service = world.service().await;
     accepted(&service, "a", false).await;
@@ -242,7 +242,7 @@ async fn after_a_clean_end_the_file_alone_is_the_database() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_of_a_served_database_is_restored_when_it_is_stopped() {
+async fn a_backup_taken_while_serving_can_be_restored_after_a_stop() {
     let world = World::new().await;
     let mut service = world.service().await;
     accepted(&service, "before", false).await;
@@ -292,7 +292,7 @@ async fn a_backup_of_a_served_database_is_restored_when_it_is_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_backup_is_not_restored() {
+async fn a_file_that_is_no_backup_is_not_restored() {
     let world = World::new().await;
     let mut service = world.service().await;
     accepted(&service, "a", false).await;
@@ -328,7 +328,7 @@ async fn what_is_no_backup_is_not_restored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn for_postgresql_backup_and_restore_name_its_own_tools() {
+async fn on_postgresql_backup_and_restore_refer_to_pg_dump() {
     let world = World::new().await;
     let configuration = world.configured("postgres://127.0.0.1:9/surehook");
     for command in ["backup", "restore"] {
@@ -381,7 +381,7 @@ async fn a_damaged_database_ends_the_process() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_acknowledged_while_another_file_is_in_the_databases_place() {
+async fn nothing_is_acknowledged_while_the_database_file_is_replaced() {
     let world = World::new().await;
     let mut service = world.service().await;
     accepted(&service, "a", false).await;

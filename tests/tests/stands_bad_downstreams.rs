@@ -29,8 +29,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use uuid::Uuid;
 
 on_each_database!(
-    each_misbehaviour_has_its_verdict_and_the_healthy_source_does_not_feel_it,
-    no_retry_after_brings_an_attempt_before_the_back_off_or_after_the_cap,
+    each_misbehaviour_gets_its_verdict_and_slows_no_healthy_source,
+    retry_after_is_bounded_by_the_back_off_and_the_cap,
 );
 
 /// The time-out of each source whose downstream misbehaves.
@@ -313,9 +313,7 @@ fn bytes_in_values() -> Script {
     Script::default().say(parts.concat())
 }
 
-async fn each_misbehaviour_has_its_verdict_and_the_healthy_source_does_not_feel_it(
-    database: Database,
-) {
+async fn each_misbehaviour_gets_its_verdict_and_slows_no_healthy_source(database: Database) {
     let run = Recording::begin(database).await;
     let (trap, healthy) =
         (Sink::start(|_| Answer::status(200)).await, run.sink(|_| Answer::status(200)).await);
@@ -581,7 +579,7 @@ const CAP: Duration = Duration::from_millis(2500);
 /// How far the database's note of a wait may be from what was decided: SQLite counts milliseconds in the tests' triggers.
 const ABOUT: Duration = Duration::from_millis(60);
 
-async fn no_retry_after_brings_an_attempt_before_the_back_off_or_after_the_cap(database: Database) {
+async fn retry_after_is_bounded_by_the_back_off_and_the_cap(database: Database) {
     use Waits::{BackOff, Cap, Seconds};
     let long = "9".repeat(60 << 10);
     let cases: Vec<(&[u8], Waits)> = vec![

@@ -28,10 +28,10 @@ use uuid::Uuid;
 
 on_each_database!(
     a_burst_of_connections_waits_in_the_queue,
-    idle_connections_take_nobodys_place,
-    what_dribbles_is_given_up_in_time,
-    no_bytes_make_it_fail,
-    requests_that_are_sent_ahead_are_answered_in_their_order,
+    idle_connections_do_not_block_other_producers,
+    a_request_sent_too_slowly_gets_408_in_time,
+    no_bytes_from_producers_break_the_program,
+    pipelined_requests_are_answered_in_order,
     producers_that_hang_up_leave_whole_events_or_none,
 );
 
@@ -71,7 +71,7 @@ async fn a_burst_of_connections_waits_in_the_queue(database: Database) {
     siege.run.judge().await;
 }
 
-async fn idle_connections_take_nobodys_place(database: Database) {
+async fn idle_connections_do_not_block_other_producers(database: Database) {
     let siege = Siege::begin(database, Duration::from_secs(10)).await;
     let connections = 1_000 + 200;
     let lifted = siege
@@ -92,7 +92,7 @@ async fn idle_connections_take_nobodys_place(database: Database) {
     println!("{} good posts had to come again", lifted.again);
 }
 
-async fn what_dribbles_is_given_up_in_time(database: Database) {
+async fn a_request_sent_too_slowly_gets_408_in_time(database: Database) {
     let siege = Siege::begin(database, TIMEOUT).await;
     let head = b"POST /webhooks/orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: dribbled\r\nContent-Length: 1000\r\n".to_vec();
     let body = [head.as_slice(), b"\r\n"].concat();
@@ -131,7 +131,7 @@ async fn dribble(service: &Service, begin: &[u8]) -> (String, Duration) {
     (answer, begun.elapsed())
 }
 
-async fn no_bytes_make_it_fail(database: Database) {
+async fn no_bytes_from_producers_break_the_program(database: Database) {
     let siege = Siege::begin(database, Duration::from_secs(1)).await;
     siege
         .beside_good_posts(async {
@@ -309,7 +309,7 @@ fn keys() -> Vec<(Vec<u8>, u16)> {
     keys
 }
 
-async fn requests_that_are_sent_ahead_are_answered_in_their_order(database: Database) {
+async fn pipelined_requests_are_answered_in_order(database: Database) {
     const AHEAD: usize = 100;
     let siege = Siege::begin(database, TIMEOUT).await;
     let request = |key: &str, body: &str| {

@@ -12,14 +12,12 @@ use tests::sink::{Answer, Received, Sink};
 use tests::{on_each_database, verdicts};
 use uuid::Uuid;
 
-on_each_database!(what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice);
+on_each_database!(a_kill_loses_nothing_and_repeats_only_deliveries_in_flight);
 
 const SOURCES: usize = 3;
 const CONCURRENCY: usize = 16;
 
-async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice(
-    database: Database,
-) {
+async fn a_kill_loses_nothing_and_repeats_only_deliveries_in_flight(database: Database) {
     let run = Recording::begin(database).await;
     let answer_after =
         |wait| move |received: &Received| Answer::refusing_a_third_at_first(received).after(wait);
@@ -89,7 +87,7 @@ async fn what_was_acknowledged_arrives_and_only_what_was_in_flight_arrives_twice
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_postgresql_server_costs_nothing_but_time() {
+async fn a_killed_postgresql_server_loses_and_repeats_nothing() {
     let cluster = Cluster::start(Settings::default());
     let run = Recording::begin(Database::Postgres(cluster.create_database().await)).await;
     let sink = run.sink(Answer::refusing_a_third_at_first).await;
