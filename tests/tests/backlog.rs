@@ -1,8 +1,8 @@
-//! A deep backlog, a transaction that somebody forgot to end, and operators who redrive and prune in the middle of it:
-//! none of them makes the work much dearer, and none of them deadlocks.
+//! The cost of a deep backlog, of a transaction that is left open, and of operators who redrive and
+//! prune during the work. None of them slows the work much, and none of them deadlocks.
 //!
-//! `SUREHOOK_SOAK` of any length takes a million rows due and a million in the future, and holds the transaction open for
-//! a minute.
+//! With `SUREHOOK_SOAK` set to any duration, a million rows are due, a million are in the future,
+//! and the transaction stays open for a minute.
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -31,7 +31,7 @@ on_each_database!(
 /// Rows of one claim.
 const BATCH: u32 = 100;
 const LEASE: Duration = Duration::from_hours(1);
-/// Each the median of so many claims.
+/// Claims measured for each median.
 const CLAIMS: usize = 60;
 
 async fn claim_time_does_not_grow_with_the_backlog(database: Database) {
@@ -44,7 +44,7 @@ async fn claim_time_does_not_grow_with_the_backlog(database: Database) {
     fill(&database, rows, rows).await;
     let (shallow_store, deep_store) = (open(&shallow), open(&database));
     let (mut shallow_times, mut deep_times) = (Vec::new(), Vec::new());
-    // One and the other in turn, so that both meet the same machine.
+    // Alternate, so that both are measured under the same load of the machine.
     for _ in 0..CLAIMS {
         shallow_times.push(timed_claim(&*shallow_store).await);
         deep_times.push(timed_claim(&*deep_store).await);
@@ -53,7 +53,7 @@ async fn claim_time_does_not_grow_with_the_backlog(database: Database) {
     println!(
         "claiming {BATCH}: {shallow:?} from a shallow backlog, {deep:?} with {rows} due and {rows} in the future"
     );
-    // Half as much again, and what a busy machine adds to so short a time.
+    // 1.5 times the shallow figure, plus the jitter of a busy machine.
     let most = shallow * 3 / 2 + Duration::from_millis(2);
     assert!(
         deep < most,
@@ -69,12 +69,12 @@ async fn a_forgotten_open_transaction_slows_work_by_less_than_a_fifth() {
         Database::Postgres(cluster.create_database().await),
     );
     let (kept_store, left_store) = (migrated(&kept).await, migrated(&left).await);
-    let Database::Postgres(url) = &left else { unreachable!("it was asked for") };
+    let Database::Postgres(url) = &left else { unreachable!("the database is PostgreSQL") };
     let mut idle = PgConnection::connect(url).await.expect("the test's server is reachable");
     sqlx::raw_sql("begin isolation level repeatable read; select count(*) from events")
         .execute(&mut idle)
         .await
-        .expect("a snapshot");
+        .expect("the transaction takes a snapshot");
 
     let time = soak::either(Duration::from_secs(16), Duration::from_mins(1));
     let (mut kept_times, mut left_times, begun) = (Vec::new(), Vec::new(), Instant::now());
@@ -83,13 +83,13 @@ async fn a_forgotten_open_transaction_slows_work_by_less_than_a_fifth() {
         left_times.push(timed_life(&*left_store).await);
     }
     let rounds = kept_times.len();
-    // The last quarter is when the most dead rows have gathered.
+    // Dead rows accumulate, so their effect is greatest in the last quarter.
     let (kept, left) = (
         median(&mut kept_times.split_off(rounds * 3 / 4)),
         median(&mut left_times.split_off(rounds * 3 / 4)),
     );
     println!(
-        "the life of {BATCH} events: {kept:?}, and {left:?} after a transaction was open for {rounds} rounds, {time:?}"
+        "accepting, claiming and settling {BATCH} events: {kept:?}, and {left:?} after a transaction was open for {rounds} rounds, {time:?}"
     );
     drop(idle);
     assert!(
@@ -103,7 +103,8 @@ async fn redriving_and_pruning_do_not_deadlock_with_other_work(database: Databas
     let store = migrated(&database).await;
     let over = Arc::new(AtomicBool::new(false));
     let goes_on = || !over.load(Ordering::Relaxed);
-    // Two that work, and dead-letter every other batch; two that redrive what was dead-lettered; two that prune.
+    // Two tasks work and dead-letter every other batch, two redrive these dead letters, and two
+    // prune.
     let dead: tokio::sync::Mutex<Vec<EventId>> = tokio::sync::Mutex::default();
     let work = async |number: usize| {
         let mut lives = 0;
@@ -159,10 +160,10 @@ async fn redriving_and_pruning_do_not_deadlock_with_other_work(database: Databas
         stop
     );
     println!("{lives:?} batches, {redriven:?} redriven, {pruned:?} pruned");
-    assert!(lives.iter().all(|lives| *lives > 2), "the work came to a halt: {lives:?}");
+    assert!(lives.iter().all(|lives| *lives > 2), "the work stopped: {lives:?}");
     assert!(
         redriven.iter().sum::<usize>() > 0 && pruned.iter().sum::<u64>() > 0,
-        "nobody was in anybody's way"
+        "nothing was redriven, or nothing was pruned"
     );
     if let Database::Postgres(url) = &database {
         let mut connection =
@@ -177,7 +178,8 @@ async fn redriving_and_pruning_do_not_deadlock_with_other_work(database: Databas
     }
 }
 
-/// Many events with their deliveries, their ids in the order of time as a UUIDv7 has it, as many due for long as in the future.
+/// Inserts events and their deliveries: `due` of them have been due for an hour, `future` are due
+/// in an hour. The ids are in the order of time, as UUIDv7 are.
 async fn fill(database: &Database, due: usize, future: usize) {
     migrated(database).await;
     match database {
@@ -214,26 +216,26 @@ async fn fill(database: &Database, due: usize, future: usize) {
 
 async fn migrated(database: &Database) -> Arc<dyn Store> {
     surehook::store::open(&database.url())
-        .expect("a test's own URL")
+        .expect("the test's URL is valid")
         .migrate()
         .await
-        .expect("an empty database takes the schema");
+        .expect("an empty database can be migrated");
     open(database)
 }
 
 fn open(database: &Database) -> Arc<dyn Store> {
-    surehook::store::open(&database.url()).expect("a test's own URL").store()
+    surehook::store::open(&database.url()).expect("the test's URL is valid").store()
 }
 
 async fn timed_claim(store: &dyn Store) -> Duration {
     let begun = Instant::now();
     let claimed = claim(store).await;
     let took = begun.elapsed();
-    assert_eq!(claimed.len(), BATCH as usize, "there is more due than is asked for");
+    assert_eq!(claimed.len(), BATCH as usize, "more events are due than one claim takes");
     took
 }
 
-/// One batch of events from their acceptance to their settlement.
+/// Accepts, claims and settles one batch of events.
 async fn timed_life(store: &dyn Store) -> Duration {
     let begun = Instant::now();
     accept(store).await;
@@ -243,13 +245,13 @@ async fn timed_life(store: &dyn Store) -> Duration {
 }
 
 async fn accept(store: &dyn Store) {
-    let source = SourceName::parse("orders").expect("a name");
+    let source = SourceName::parse("orders").expect("a valid source name");
     let event = |_| {
         let id = SystemIds.fresh();
         NewEvent {
             id,
             source: source.clone(),
-            key: IdempotencyKey::parse(id.to_string().as_bytes()).expect("a key"),
+            key: IdempotencyKey::parse(id.to_string().as_bytes()).expect("a valid key"),
             fingerprint: Fingerprint::of(b"body"),
             headers: Bytes::new(),
             body: Bytes::from_static(b"body"),
@@ -257,14 +259,14 @@ async fn accept(store: &dyn Store) {
         }
     };
     let stored =
-        store.accept((0..BATCH).map(event).collect()).await.expect("the database is there");
+        store.accept((0..BATCH).map(event).collect()).await.expect("the database is reachable");
     assert!(stored.iter().all(|stored| *stored == Stored::Inserted));
 }
 
 async fn claim(store: &dyn Store) -> Vec<Claim> {
-    let source = SourceName::parse("orders").expect("a name");
+    let source = SourceName::parse("orders").expect("a valid source name");
     let demand = Demand { source, limit: BATCH, bytes: usize::MAX, lease: LEASE, max_attempts: 5 };
-    store.claim(vec![demand]).await.expect("the database is there").claimed
+    store.claim(vec![demand]).await.expect("the database is reachable").claimed
 }
 
 async fn settle(store: &dyn Store, claims: Vec<Claim>, outcome: Outcome) {
@@ -280,8 +282,11 @@ async fn settle(store: &dyn Store, claims: Vec<Claim>, outcome: Outcome) {
     };
     let settlements =
         claims.iter().map(|claim| claim.settled(outcome, Some(record.clone()))).collect();
-    let refused = store.settle(settlements).await.expect("the database is there");
-    assert!(refused.is_empty(), "nobody else settles them");
+    let refused = store.settle(settlements).await.expect("the database is reachable");
+    assert!(
+        refused.is_empty(),
+        "a settlement was refused, although no other worker has these claims"
+    );
 }
 
 fn median(times: &mut [Duration]) -> Duration {

@@ -1,4 +1,5 @@
-//! Requests that are wrong in one way each, over real sockets: a clear answer, and nothing stored of any of them.
+//! Invalid requests over real sockets, each with one defect: the response names the problem, and
+//! nothing is stored.
 
 use std::time::Duration;
 use tests::database::Database;
@@ -72,7 +73,7 @@ async fn a_key_with_another_body_is_refused_and_changes_nothing(database: Databa
     assert_eq!(
         (restamped.status_code, restamped.header("idempotent-replayed")),
         (202, "true"),
-        "its source says `first_wins`"
+        "`on_key_reuse` of this source is `first_wins`"
     );
     bench.delivers_only(2).await;
 }
@@ -86,7 +87,7 @@ async fn a_body_over_the_limit_is_refused_declared_or_not(database: Database) {
         assert_eq!((answer.status_code, answer.problem()), (413, urn("body-too-large")), "{key}");
         assert_new(&bench.post_framed("orders", &[key.as_bytes()], &fits, framing).await);
     }
-    // Refused for what it declares, before any of it comes.
+    // Refused by its declared length, before any of the body arrives.
     let answer = exchange(
         bench.service.address(),
         &head(
@@ -97,7 +98,7 @@ async fn a_body_over_the_limit_is_refused_declared_or_not(database: Database) {
     )
     .await;
     assert_eq!((answer.status_code, answer.problem()), (413, urn("body-too-large")));
-    // Refused for what has come, without waiting for an end that may never come.
+    // Refused by the bytes received so far, without waiting for the end of the body.
     let endless = vec![b'x'; 8 << 20];
     let answer = bench
         .post_framed("orders", &[b"Idempotency-Key: endless"], &endless, Framing::ChunkedWithoutEnd)
@@ -161,13 +162,16 @@ async fn a_body_that_is_cut_short_or_malformed_stores_nothing(database: Database
     ]
     .concat();
 
-    // The sender ends, and listens: it is told.
+    // The sender closes its sending side and still reads, so it gets a response.
     for request in [&cut_short, &unfinished] {
         let mut stream = TcpStream::connect(address).await.expect("the program listens");
         stream.write_all(request).await.expect("the program reads");
         stream.shutdown().await.expect("the sending side can be closed");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("the program answers and closes");
+        stream
+            .read_to_string(&mut answer)
+            .await
+            .expect("the program responds and closes the connection");
         assert!(
             answer.starts_with("HTTP/1.1 400 ") && answer.contains("body-incomplete"),
             "{answer}"
@@ -175,7 +179,7 @@ async fn a_body_that_is_cut_short_or_malformed_stores_nothing(database: Database
     }
     let answer = exchange(address, &malformed).await;
     assert_eq!((answer.status_code, answer.problem()), (400, urn("body-incomplete")));
-    // The sender is gone.
+    // The sender closes the connection.
     for request in [&cut_short, &unfinished] {
         let mut stream = TcpStream::connect(address).await.expect("the program listens");
         stream.write_all(request).await.expect("the program reads");
@@ -186,7 +190,7 @@ async fn a_body_that_is_cut_short_or_malformed_stores_nothing(database: Database
     bench.delivers_only(1).await;
 }
 
-/// As `nc -N` and embedded stacks do.
+/// `nc -N` and embedded HTTP stacks close their sending side after the request.
 async fn a_client_that_half_closes_after_its_request_gets_a_response(database: Database) {
     let bench = Bench::start(&database).await;
     for n in 0..10 {
@@ -199,7 +203,10 @@ async fn a_client_that_half_closes_after_its_request_gets_a_response(database: D
         stream.write_all(head.as_bytes()).await.expect("the program reads");
         stream.shutdown().await.expect("the sending side can be closed");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("the program answers and closes");
+        stream
+            .read_to_string(&mut answer)
+            .await
+            .expect("the program responds and closes the connection");
         assert!(answer.starts_with("HTTP/1.1 202 "), "{answer:?}");
     }
     bench.delivers_only(10).await;
@@ -215,7 +222,10 @@ async fn a_body_that_does_not_arrive_in_time_is_refused(database: Database) {
     let begun = std::time::Instant::now();
     let answer = exchange(bench.service.address(), &stalled).await;
     assert_eq!((answer.status_code, answer.problem()), (408, urn("too-slow")));
-    assert!(begun.elapsed() >= Duration::from_millis(400), "it was given its time");
+    assert!(
+        begun.elapsed() >= Duration::from_millis(400),
+        "the response came before the body timeout"
+    );
     assert_new(&bench.post("orders", &[b"Idempotency-Key: k"], b"{}").await);
     bench.delivers_only(1).await;
 }
@@ -265,7 +275,7 @@ async fn malformed_http_is_refused(database: Database) {
     bench.delivers_only(1).await;
 }
 
-/// A service with three sources and a downstream that takes everything.
+/// A service with three sources and a downstream that accepts everything.
 struct Bench {
     sink: Sink,
     service: Service,
@@ -336,8 +346,9 @@ impl Bench {
         exchange(self.service.address(), &request).await
     }
 
-    /// So many events were stored, and no more: after one more event of the same source has come through, which is
-    /// later than all others, the downstream has seen just these.
+    /// Asserts that exactly this number of events was stored. It posts one last event to each
+    /// source and waits for its delivery; the downstream has then received all earlier events as
+    /// well.
     async fn delivers_only(&self, events: usize) {
         for source in ["orders", "invoices", "restamping"] {
             let last = self.post(source, &[b"Idempotency-Key: the-last-of-all"], b"last").await;
@@ -346,18 +357,14 @@ impl Bench {
                 .as_str()
                 .and_then(|id| id.parse().ok())
                 .expect("an event id");
-            wait::until("the last event", || async {
-                if self.sink.of(event).is_empty() { Err("not there".to_owned()) } else { Ok(()) }
+            wait::until("the delivery of the last event", || async {
+                if self.sink.of(event).is_empty() { Err("not received".to_owned()) } else { Ok(()) }
             })
             .await;
         }
         self.sink.reaches(events + 3).await;
         let received = self.sink.received();
-        assert_eq!(
-            received.len(),
-            events + 3,
-            "something was stored that was refused: {received:?}"
-        );
+        assert_eq!(received.len(), events + 3, "a refused request was stored: {received:?}");
     }
 }
 
@@ -369,7 +376,7 @@ fn urn(problem: &str) -> String {
     format!("urn:surehook:problem:{problem}")
 }
 
-/// The head of a request, which asks for the connection's end.
+/// The head of a request with `Connection: close`.
 fn head(method: &str, path: &str, headers: &[&[u8]]) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n")
         .into_bytes();

@@ -1,4 +1,5 @@
-//! A downstream is down for a while with much waiting for it: what that costs its events, and nobody else.
+//! What an outage of a downstream with a backlog costs: a few attempts of its events, and nothing
+//! for other sources.
 
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -50,22 +51,23 @@ async fn an_outage_uses_up_few_attempts_and_affects_no_other_source(database: Da
     };
     let (sent, (beside, _)) = tokio::join!(outage, trickle(&run, &service, &well, down));
     let burnt = broken.received().len();
-    let shown = Client::default().get(&service.url("/sources")).await.expect("an answer").json();
+    let shown = Client::default().get(&service.url("/sources")).await.expect("a response").json();
     let back = Instant::now();
     told(false);
     broken.behave(|_| Answer::status(200).after(Duration::from_millis(5)));
     run.all_ended().await;
     let drained = back.elapsed();
 
-    // The failures in a row that open it, those that were in flight by then, and a probe for each time it was open.
+    // The failures in a row that open the breaker, the deliveries in flight at that time, and one
+    // probe for each period in which it was open.
     let probes = usize::try_from(down.as_millis() / open.as_millis()).expect("a number") + 1;
     println!(
-        "{waiting} events, down for {down:?}: {burnt} attempts burnt, of which at most {probes} probes; drained {drained:?} after it was back; \
-         the other source took {at_rest:?} (p99) at rest and {beside:?} beside the outage"
+        "{waiting} events, down for {down:?}: {burnt} attempts used up, of which at most {probes} probes; backlog delivered {drained:?} after the recovery; \
+         the other source took {at_rest:?} (p99) before the outage and {beside:?} during it"
     );
     assert!(
         burnt >= FAILURES && burnt <= FAILURES + CONCURRENCY + probes,
-        "{burnt} attempts burnt, {probes} probes"
+        "{burnt} attempts used up, {probes} probes"
     );
     let here = &shown["sources"][0]["this_process"];
     assert!(
@@ -76,15 +78,15 @@ async fn an_outage_uses_up_few_attempts_and_affects_no_other_source(database: Da
     let taken = broken.taken();
     assert!(
         sent.iter().map(Sent::event).all(|event| taken.get(&event) == Some(&1)),
-        "each is delivered, once"
+        "an event was not delivered exactly once"
     );
     assert!(beside < Duration::from_millis(500), "the other source took {beside:?}");
-    // The ramp, and that nothing was sent while it was open, is for the oracles.
+    // The oracles check the ramp, and that nothing was sent while the breaker was open.
     run.judge().await;
 }
 
-/// Posts to the source that is well every 20 ms, and answers the 99th percentile of the times from its reception to the
-/// end of its delivery, by the database's clock.
+/// Posts to the healthy source every 20 ms. Returns the 99th percentile of the time from an event's
+/// receipt to its settlement, by the database's clock, and the events.
 async fn trickle(
     run: &Recording,
     service: &Service,
@@ -105,15 +107,16 @@ async fn trickle(
     let mut took = Vec::new();
     for event in &events {
         let shown =
-            client.get(&service.url(&format!("/events/{event}"))).await.expect("an answer").json();
+            client.get(&service.url(&format!("/events/{event}"))).await.expect("a response").json();
         let time =
             |name: &str| shown[name].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
         let (received, settled) = (
-            time("received_at").expect("a time"),
+            time("received_at").expect("a timestamp"),
             time("settled_at").unwrap_or_else(|| panic!("{shown}")),
         );
         took.push(
-            Duration::try_from(settled.duration_since(received)).expect("it ended after it began"),
+            Duration::try_from(settled.duration_since(received))
+                .expect("the settlement is later than the receipt"),
         );
     }
     took.sort_unstable();

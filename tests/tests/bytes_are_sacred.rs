@@ -1,5 +1,6 @@
-//! What a producer sends is what its downstream gets: every byte of the body and every value of every header that
-//! speaks of the event; and nothing of what speaks of the connection or lets its bearer in.
+//! The downstream receives what the producer sent: every byte of the body, and every value of every
+//! header that describes the event. Headers that describe the connection are not forwarded, and
+//! neither are credentials.
 
 use sha2::{Digest, Sha256};
 use tests::database::Database;
@@ -47,7 +48,7 @@ async fn any_bytes_arrive_with_every_value_of_every_header_in_order(database: Da
     assert_eq!(
         received.values("content-encoding"),
         [&b"gzip"[..]],
-        "a body that only claims to be compressed is left alone"
+        "a body with a content encoding is forwarded unchanged"
     );
     assert_eq!(received.values("content-length"), [body.len().to_string().as_bytes()]);
     assert_eq!(received.values("accept"), [b"*/*"]);
@@ -57,10 +58,10 @@ async fn any_bytes_arrive_with_every_value_of_every_header_in_order(database: Da
         .map(|(name, _)| name.as_str())
         .filter(|name| !is_expected(name))
         .collect();
-    assert!(added.is_empty(), "headers that nobody sent: {added:?}");
+    assert!(added.is_empty(), "headers were added: {added:?}");
 }
 
-/// What was sent above, what every delivery bears, and what HTTP itself needs.
+/// Whether the test sends this header, every delivery has it, or HTTP itself needs it.
 fn is_expected(name: &str) -> bool {
     let sent = [
         "x-trace",
@@ -73,7 +74,7 @@ fn is_expected(name: &str) -> bool {
         "idempotency-key",
     ];
     let ours = ["surehook-event-id", "surehook-source", "surehook-attempt"];
-    // `Accept: */*` says what an absent one says; the downstream's client adds it.
+    // `Accept: */*` means the same as no `Accept`. The HTTP client of the program adds it.
     let transport = ["host", "content-length", "accept"];
     sent.contains(&name) || ours.contains(&name) || transport.contains(&name)
 }
@@ -93,7 +94,10 @@ async fn empty_and_chunked_bodies_arrive_unchanged(database: Database) {
     request.extend_from_slice(b"0\r\n\r\n");
     let chunked = accepted(&sink, &service, &request).await;
     assert_eq!(chunked.body_sha256, <[u8; 32]>::from(Sha256::digest(&body)));
-    assert!(chunked.values("transfer-encoding").is_empty(), "the length is known by now");
+    assert!(
+        chunked.values("transfer-encoding").is_empty(),
+        "the delivery declares its length instead"
+    );
 }
 
 async fn connection_headers_and_credentials_are_not_forwarded(database: Database) {
@@ -113,19 +117,15 @@ async fn connection_headers_and_credentials_are_not_forwarded(database: Database
     let received = delivered(&sink, &service, "plain", &headers, b"{}").await;
 
     for name in ["x-hop", "keep-alive", "te", "proxy-authorization", "authorization", "cookie"] {
-        assert!(received.values(name).is_empty(), "{name} was sent on");
+        assert!(received.values(name).is_empty(), "{name} was forwarded");
     }
     assert_eq!(received.values("x-kept"), [b"yes"]);
     assert_eq!(
         received.values("host"),
         [sink.url("").trim_start_matches("http://").as_bytes()],
-        "the downstream's own"
+        "the host is that of the downstream"
     );
-    assert_eq!(
-        received.values("surehook-attempt"),
-        [b"1"],
-        "what a producer claims does not count"
-    );
+    assert_eq!(received.values("surehook-attempt"), [b"1"], "the producer's value is replaced");
     assert_eq!(received.values("surehook-event-id").len(), 1);
     assert!(!received.event.is_nil());
 }
@@ -139,7 +139,7 @@ async fn credentials_are_forwarded_if_the_source_allows_it(database: Database) {
     assert_eq!(received.values("cookie"), [b"a=1"]);
     assert!(
         received.values("proxy-authorization").is_empty(),
-        "that one is for the proxy, whoever trusts whom"
+        "credentials for a proxy are never forwarded"
     );
 }
 
@@ -154,7 +154,7 @@ async fn start(database: &Database) -> (Sink, Service) {
     (sink, service)
 }
 
-/// Posts a body with these header lines, and gives back what the downstream got.
+/// Posts a body with these header lines. Returns what the downstream received.
 async fn delivered(
     sink: &Sink,
     service: &Service,
@@ -187,12 +187,12 @@ async fn accepted(sink: &Sink, service: &Service, request: &[u8]) -> Received {
     let event: Uuid =
         answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id");
     wait::until("the delivery", || async {
-        sink.of(event).pop().ok_or_else(|| "nothing".to_owned())
+        sink.of(event).pop().ok_or_else(|| "not received".to_owned())
     })
     .await
 }
 
-/// Bytes without a pattern, the same each time.
+/// Pseudo-random bytes, the same in each run.
 fn random_bytes(count: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     std::iter::repeat_with(|| {

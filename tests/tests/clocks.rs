@@ -1,5 +1,6 @@
-//! Time zones that are not UTC, and a process whose clock is wrong: PostgreSQL's clock is the only one that counts, and
-//! it is told in UTC.
+//! Time zones other than UTC, and processes whose clock is wrong. With PostgreSQL, only the
+//! database's clock counts, and times are shown in UTC. With SQLite, the wall clock may step
+//! without an effect on due times.
 
 use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
@@ -50,7 +51,8 @@ async fn a_process_clock_five_minutes_slow_keeps_leases_and_schedules() {
     with_a_wrong_clock("-5m").await;
 }
 
-/// The library that makes a process's wall clock wrong, where the packages of Debian, Fedora and Alpine put it.
+/// The path of libfaketime, which changes the wall clock of a process, as the packages of Debian,
+/// Fedora and Alpine install it.
 fn faketime() -> PathBuf {
     let places = ["/usr/lib64/faketime", "/usr/lib/faketime"].map(PathBuf::from);
     let of_debian = std::fs::read_dir("/usr/lib")
@@ -63,10 +65,10 @@ fn faketime() -> PathBuf {
         .chain(of_debian)
         .map(|folder| folder.join("libfaketime.so.1"))
         .find(|path| path.is_file());
-    found.expect("libfaketime is not here: `make tools` installs it")
+    found.expect("libfaketime is not installed; `make tools` installs it")
 }
 
-/// Two processes, one of which is wrong about the time, share the work.
+/// Two processes share the work. The wall clock of one of them is wrong.
 async fn with_a_wrong_clock(by: &'static str) {
     let library: &'static str = String::leak(faketime().display().to_string());
     let variables = Box::new([
@@ -84,15 +86,15 @@ async fn with_a_wrong_clock(by: &'static str) {
         .lines()
         .next()
         .and_then(|line| serde_json::from_str(line).ok())
-        .expect("it logs as JSON");
+        .expect("the log is JSON");
     let logged: Timestamp = line["timestamp"]
         .as_str()
         .and_then(|text| text.parse().ok())
-        .expect("a log line bears its time");
+        .expect("a log line has a timestamp");
     let off = logged.duration_since(Timestamp::now()).abs();
     assert!(
         off > SignedDuration::from_secs(280),
-        "its clock was to be {by} wrong, and is {off:?} off"
+        "the clock must be {by} wrong, but is {off:?} off"
     );
 
     let targets = vec![right.target(), wrong.target()];
@@ -103,11 +105,11 @@ async fn with_a_wrong_clock(by: &'static str) {
     let judged = run.judge().await;
     let processes: std::collections::BTreeSet<&str> =
         judged.committed().map(|(_, committed)| committed.process.as_str()).collect();
-    assert_eq!(processes.len(), 2, "both took part");
+    assert_eq!(processes.len(), 2, "not exactly two processes took part in the work");
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
 }
 
-/// Runs a load, and holds every time that is shown and every delivery to what they would be anywhere.
+/// Runs a load, and asserts that timestamps and deliveries are the same as without the change.
 async fn changes_nothing(run: &Recording, sink: &Sink, service: &Service) {
     let sent = produce(run.clone(), vec![service.target()], LOAD, Progress::default()).await;
     for shown in verdicts::until_delivered(service, &sent).await {
@@ -176,7 +178,7 @@ impl Stepped {
         Self { service, sink, clock }
     }
 
-    /// Sets the clock so far off the right time.
+    /// Sets the offset of the clock.
     fn step(&self, off: &str) {
         std::fs::write(self.clock.path().join("offset"), off)
             .expect("the folder can be written to");
@@ -187,7 +189,7 @@ impl Stepped {
         let answer = Client::default()
             .post(&self.service.url("/webhooks/github"), &[("idempotency-key", &key)], "{}")
             .await;
-        let answer = answer.expect("an answer");
+        let answer = answer.expect("a response");
         assert_eq!(answer.status_code, 202, "{answer:?}");
         answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id")
     }
@@ -208,7 +210,7 @@ impl Stepped {
     }
 }
 
-/// Holds each time that is shown of an event to the right one, and to be written in UTC.
+/// Asserts that each timestamp of an event is in UTC and less than a minute away from now.
 fn are_times_of_now(shown: &serde_json::Value) {
     let attempts = shown["history"].as_array().expect("a history");
     let times = [&shown["received_at"], &shown["settled_at"]]

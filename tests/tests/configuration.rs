@@ -1,5 +1,5 @@
-//! What an operator can get wrong, or have wrong around: the configuration, a database that is not there, and a
-//! database of another time.
+//! Mistakes of operators and problems of their environment: an invalid configuration, a database
+//! that is unavailable, and a database with a different schema version.
 
 use sqlx::{Connection, PgConnection, SqliteConnection};
 use std::fs;
@@ -41,17 +41,17 @@ fn check_and_serve_refuse_a_mistake_and_name_its_line() {
         for command in ["check", "serve"] {
             let output = run(folder.path(), [command, "--config", "surehook.toml"]);
             let error = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert_eq!(output.status.code(), Some(2), "{command} of:\n{text}");
+            assert_eq!(output.status.code(), Some(2), "{command} with:\n{text}");
             assert!(
                 error.contains(message),
-                "{command} does not say {message:?} of\n{text}but:\n{error}"
+                "{command} does not report {message:?} for\n{text}but:\n{error}"
             );
             assert!(!error.contains("panicked"), "{error}");
         }
         assert_eq!(
-            fs::read_dir(folder.path()).expect("the folder is there").count(),
+            fs::read_dir(folder.path()).expect("the folder exists").count(),
             1,
-            "a file was made: {text}"
+            "a file was created: {text}"
         );
     }
 }
@@ -60,7 +60,7 @@ fn check_and_serve_refuse_a_mistake_and_name_its_line() {
 fn an_unusable_listen_address_is_reported_with_its_reason() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = taken.local_addr().expect("it listens").to_string();
-    // The second is kept for documentation (RFC 5737): no interface has it.
+    // 192.0.2.1 is reserved for documentation (RFC 5737), so no interface has it.
     for (address, reason) in [
         (taken.as_str(), "another process listens there"),
         ("192.0.2.1:8080", "no interface of this machine"),
@@ -92,7 +92,7 @@ fn check_reports_all_mistakes_at_once_and_accepts_valid_files() {
     let folder = folder_with(SOURCE);
     let output = run(folder.path(), ["check"]);
     assert!(output.status.success(), "{output:?}");
-    assert!(!folder.path().join("surehook.db").exists(), "checking makes no database");
+    assert!(!folder.path().join("surehook.db").exists(), "`check` created a database");
     let output = run(folder.path(), ["check", "--config", "elsewhere.toml"]);
     assert!(
         !output.status.success()
@@ -162,7 +162,7 @@ async fn the_program_waits_for_a_stopped_postgresql_server() {
     service.ready().await;
     delivers(&service, &sink, "k").await;
 
-    // Gone again, while the program runs.
+    // The server fails again, while the program runs.
     cluster.stop(Stop::Kill);
     is_alive_and_takes_nothing(&service).await;
     cluster.resume();
@@ -183,10 +183,11 @@ async fn the_program_waits_for_a_missing_postgresql_database() {
     delivers(&service, &sink, "k").await;
 }
 
-/// Without its database the program lives, says that it is not ready, and sends producers away for a while.
+/// Asserts that the program without its database is alive and not ready, and answers producers with
+/// 503 and `Retry-After`.
 async fn is_alive_and_takes_nothing(service: &Service) {
     let client = Client::default();
-    let answer = client.get(&service.url("/health")).await.expect("the program answers");
+    let answer = client.get(&service.url("/health")).await.expect("the program responds");
     assert_eq!(answer.status_code, 200, "{answer:?}");
     wait::until("the program not to be ready", || async {
         let answer = client.get(&service.url("/ready")).await?;
@@ -196,7 +197,7 @@ async fn is_alive_and_takes_nothing(service: &Service) {
     let answer = client
         .post(&service.url("/webhooks/github"), &[("idempotency-key", "too-early")], "{}")
         .await
-        .expect("an answer");
+        .expect("a response");
     assert_eq!(answer.status_code, 503, "{answer:?}");
     assert!(answer.problem().starts_with("urn:surehook:problem:database-"), "{answer:?}");
     assert!(
@@ -205,17 +206,17 @@ async fn is_alive_and_takes_nothing(service: &Service) {
     );
 }
 
-/// A post is taken, as new, and delivered.
+/// Asserts that a post is accepted as a new event and delivered.
 async fn delivers(service: &Service, sink: &Sink, key: &str) {
     let answer = Client::default()
         .post(&service.url("/webhooks/github"), &[("idempotency-key", key)], "{}")
         .await
-        .expect("an answer");
+        .expect("a response");
     assert_eq!((answer.status_code, answer.header("idempotent-replayed")), (202, ""), "{answer:?}");
     let event =
         answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id");
     wait::until("the delivery", || async {
-        if sink.of(event).len() == 1 { Ok(()) } else { Err("not there".to_owned()) }
+        if sink.of(event).len() == 1 { Ok(()) } else { Err("not received".to_owned()) }
     })
     .await;
 }
@@ -243,22 +244,24 @@ async fn pretend_a_newer_migration(database: &Database) {
     const INSERT: &str = "insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (99999999, 'later', true, $1, 0)";
     match database {
         Database::Sqlite(_) => {
-            let mut connection =
-                SqliteConnection::connect(&database.url()).await.expect("the database is there");
+            let mut connection = SqliteConnection::connect(&database.url())
+                .await
+                .expect("the database is reachable");
             sqlx::query(INSERT)
                 .bind(&b"later"[..])
                 .execute(&mut connection)
                 .await
-                .expect("the migrations' table is there");
+                .expect("the table of migrations exists");
             connection.close().await.expect("the connection can be closed");
         }
         Database::Postgres(url) => {
-            let mut connection = PgConnection::connect(url).await.expect("the database is there");
+            let mut connection =
+                PgConnection::connect(url).await.expect("the database is reachable");
             sqlx::query(INSERT)
                 .bind(&b"later"[..])
                 .execute(&mut connection)
                 .await
-                .expect("the migrations' table is there");
+                .expect("the table of migrations exists");
             connection.close().await.expect("the connection can be closed");
         }
     }

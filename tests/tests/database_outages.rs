@@ -1,6 +1,7 @@
-//! The database goes away, cuts connections, loses the answer to a commit, or is held up by somebody's lock. Meanwhile
-//! the intake answers `503` in time and never hangs, refuses nothing for good, and acknowledges nothing that is not
-//! stored. Afterwards everything resumes by itself.
+//! Database outages: the server is down or frozen, cuts connections, loses the response to a
+//! commit, or is blocked by a lock of another session. During the outage the intake answers `503`
+//! in time and never hangs, refuses nothing permanently, and acknowledges nothing that is not
+//! stored. Afterwards the work resumes without intervention.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use std::time::{Duration, Instant};
@@ -23,7 +24,8 @@ const LOAD: Load = Load {
     connections: 32,
 };
 
-/// A post is answered within this time, whatever the database does: two seconds, and one for what a busy machine adds.
+/// The longest time to a response, whatever the database does: two seconds, plus one for a busy
+/// machine.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,19 +43,17 @@ async fn a_stopped_server_causes_503_and_work_resumes_afterwards() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_server_causes_503_and_work_resumes_afterwards() {
-    // Connections to it stay open, and new ones are taken: nothing tells that it is away but its silence.
+    // Connections stay open and new ones are accepted, so only the missing responses show that the
+    // server is frozen.
     let cluster = Cluster::start(Settings::default());
     for seconds in soak::either(vec![5], vec![10, 60]) {
-        let away = Away {
-            is: "standing still",
-            goes: &|| cluster.freeze(),
-            comes_back: &|| cluster.thaw(),
-        };
+        let away =
+            Away { is: "frozen", goes: &|| cluster.freeze(), comes_back: &|| cluster.thaw() };
         while_away(&cluster, &away, Duration::from_secs(seconds)).await;
     }
 }
 
-/// A way for a server to be away, and to come back.
+/// A kind of outage: how it starts and how it ends.
 struct Away<'a> {
     is: &'a str,
     goes: &'a dyn Fn(),
@@ -79,9 +79,9 @@ async fn while_away(cluster: &Cluster, away: &Away<'_>, time: Duration) {
         );
         let health =
             Client::default().get(&service.url("/health")).await.expect("the process runs");
-        assert_eq!(health.status_code, 200, "a process without its database lives");
+        assert_eq!(health.status_code, 200, "a process without its database stays alive");
         let ready =
-            Client::default().get(&service.url("/ready")).await.expect("the process answers");
+            Client::default().get(&service.url("/ready")).await.expect("the process responds");
         assert_eq!(ready.status_code, 503, "a process without its database is not ready");
         tokio::task::block_in_place(away.comes_back);
     };
@@ -94,7 +94,7 @@ async fn while_away(cluster: &Cluster, away: &Away<'_>, time: Duration) {
         "ready {:?} after the database was back",
         back.elapsed()
     );
-    producers.await.expect("every post is accepted at last");
+    producers.await.expect("every post is accepted eventually");
     let judged = run.judge().await;
     verdicts::every_post_is_answered(&judged, ANSWERED_WITHIN);
 }
@@ -126,8 +126,8 @@ async fn database_connections_cut_at_random_break_no_promise() {
         cuts
     };
     let cuts = run.while_database_is("cutting connections", cuts).await;
-    assert!(cuts >= 5, "the load was over after {cuts} cuts");
-    producers.await.expect("every post is accepted at last");
+    assert!(cuts >= 5, "the load ended after only {cuts} cuts");
+    producers.await.expect("every post is accepted eventually");
     let judged = run.judge().await;
     verdicts::every_post_is_answered(&judged, ANSWERED_WITHIN);
 }
@@ -142,17 +142,18 @@ async fn a_lost_accept_response_leaves_exactly_one_event() {
         let post =
             Post { producer: "producer", source: "github", key: &key, body: key.clone().into() };
         let cut = run.while_database_is(
-            "losing the answer to an accept",
+            "losing the response to an accept",
             proxy.cut_the_answer_to("insert into events"),
         );
         let ((), answer) = futures::join!(cut, try_once(&run, &client, &target, &post));
-        // The batch is asked for again, and is found to be there under its own id.
-        match answer.expect("an answer") {
+        // The intake retries the batch, and finds the event stored under its own id.
+        match answer.expect("a response") {
             Ok(accepted) => {
-                assert!(!accepted.replayed, "{key}: nobody posted it before");
+                assert!(!accepted.replayed, "{key}: the first post of a key is not a replay");
                 at_once += 1;
             }
-            // Too busy a machine to ask again in time: then the producer does, and hears that it is known.
+            // On a busy machine the retry may not finish in time. Then the producer retries, and
+            // the response says that the event is known.
             Err(answer) => {
                 assert_eq!(answer.status_code, 503, "{key}: {answer:?}");
                 let again = wait::until("the event to be accepted", || async {
@@ -160,7 +161,7 @@ async fn a_lost_accept_response_leaves_exactly_one_event() {
                         .await?
                         .map_err(|answer| format!("{answer:?}"))
                 });
-                assert!(again.await.replayed, "{key}: it was stored by the first");
+                assert!(again.await.replayed, "{key}: the first post had stored the event");
             }
         }
     }
@@ -174,12 +175,12 @@ async fn a_lost_accept_response_leaves_exactly_one_event() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_settlement_response_repeats_no_delivery() {
     let (run, sink, service, proxy, _cluster) = behind_a_proxy().await;
-    // Some are settled as delivered, which leaves no row behind, and some as to be tried again, which leaves one.
+    // Settling as delivered deletes the row, and settling as a retry keeps it. This load has both.
     sink.behave(Answer::refusing_a_third_at_first);
     for round in 0..5 {
         let load = Load { posts: 60, duplicates: 0, connections: 8, ..LOAD };
         let cut = run.while_database_is(
-            "losing the answer to a settlement",
+            "losing the response to a settlement",
             proxy.cut_the_answer_to("-- Settles"),
         );
         let ((), _) = futures::join!(
@@ -189,14 +190,17 @@ async fn a_lost_settlement_response_repeats_no_delivery() {
         run.all_ended().await;
         assert_eq!(sink.taken().len(), 60 * (round + 1));
     }
-    wait::until("the process to have asked again, and to have heard that it was done", || async {
-        let log = service.log();
-        if log.contains("settling failed") && log.contains("settlement refused") {
-            Ok(())
-        } else {
-            Err(log)
-        }
-    })
+    wait::until(
+        "the process to retry a settlement and to log that the retry was refused",
+        || async {
+            let log = service.log();
+            if log.contains("settling failed") && log.contains("settlement refused") {
+                Ok(())
+            } else {
+                Err(log)
+            }
+        },
+    )
     .await;
     let judged = run.judge().await;
     let attempts: usize = judged.events.values().map(|event| event.history.len()).sum();
@@ -207,35 +211,32 @@ async fn a_lost_settlement_response_repeats_no_delivery() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_claim_response_costs_one_lease_and_one_attempt() {
     let (run, sink, service, proxy, _cluster) = behind_a_proxy().await;
-    // What is tried again is claimed, even if it was claimed as it was stored at first.
+    // Retries need a claim, even if the event was claimed on insert at first.
     sink.behave(Answer::refusing_a_third_at_first);
     let load = Load { posts: 30, duplicates: 0, connections: 4, ..LOAD };
-    let cut =
-        run.while_database_is("losing the answer to a claim", proxy.cut_the_answer_to("-- Claims"));
+    let cut = run
+        .while_database_is("losing the response to a claim", proxy.cut_the_answer_to("-- Claims"));
     let ((), sent) = futures::join!(
         cut,
         produce(run.clone(), vec![service.target()], load, Progress::default())
     );
     let judged = run.judge().await;
     assert_eq!(sink.taken().len(), sent.len());
-    assert!(
-        sink.taken().values().all(|&times| times == 1),
-        "what was claimed and not heard of was never sent"
-    );
+    assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
     let is_lost = |entry: &AttemptEntry| entry.verdict == Verdict::Lost;
     let lost: Vec<_> =
         judged.events.values().filter(|event| event.history.iter().any(is_lost)).collect();
-    assert!(!lost.is_empty(), "the claim took nothing");
+    assert!(!lost.is_empty(), "the claim whose response was lost claimed no event");
     for event in lost {
         assert_eq!(
             event.history.iter().filter(|entry| is_lost(entry)).count(),
             1,
-            "one lease and one attempt: {event:?}"
+            "not exactly one attempt was lost: {event:?}"
         );
         assert_eq!(
             sink.of(event.id.as_uuid()).len(),
             event.history.len() - 1,
-            "the lost attempt was never sent: {event:?}"
+            "the lost attempt was sent: {event:?}"
         );
     }
 }
@@ -245,7 +246,9 @@ async fn table_locks_of_another_session_cause_503_in_time() {
     let run = Recording::begin(Database::postgres().await).await;
     let sink = run.sink(Answer::refusing_a_third_at_first).await;
     let service = run.service(&sink.three_impatient_sources("2s", "")).await;
-    let Database::Postgres(url) = run.database() else { unreachable!("it was asked for") };
+    let Database::Postgres(url) = run.database() else {
+        unreachable!("the database is PostgreSQL")
+    };
     for table in ["events", "deliveries"] {
         let progress = Progress::default();
         let load = Load { posts: 600, duplicates: 60, ..LOAD };
@@ -257,7 +260,7 @@ async fn table_locks_of_another_session_cause_503_in_time() {
                 PgConnection::connect(url).await.expect("the test's server is reachable");
             let mut transaction = connection.begin().await.expect("a transaction begins");
             let lock = AssertSqlSafe(format!("lock table {table} in access exclusive mode"));
-            sqlx::raw_sql(lock).execute(&mut *transaction).await.expect("the lock is given");
+            sqlx::raw_sql(lock).execute(&mut *transaction).await.expect("the lock is acquired");
             let answers = posts_during(
                 &run,
                 &service,
@@ -268,10 +271,10 @@ async fn table_locks_of_another_session_cause_503_in_time() {
                 answers.iter().all(|answer| *answer == 503),
                 "{table} was locked, and posts were answered {answers:?}"
             );
-            transaction.rollback().await.expect("the lock is given back");
+            transaction.rollback().await.expect("the lock is released");
         };
         run.while_database_is(&format!("locked: {table}"), locked).await;
-        producers.await.expect("every post is accepted at last");
+        producers.await.expect("every post is accepted eventually");
     }
     let judged = run.judge().await;
     verdicts::every_post_is_answered(&judged, ANSWERED_WITHIN);
@@ -281,38 +284,43 @@ async fn table_locks_of_another_session_cause_503_in_time() {
 async fn row_locks_of_another_session_delay_only_their_own_events() {
     let run = Recording::begin(Database::postgres().await).await;
     let sink = run.sink(|_| Answer::status(200).after(Duration::from_millis(100))).await;
-    // A busy machine must not make a time-out of it, which would repeat an event for a reason of its own.
+    // A delivery must not time out on a busy machine: that would repeat an event for another
+    // reason.
     let service =
         run.service(&sink.three_impatient_sources("2s", "").replace("\"2s\"", "\"5s\"")).await;
-    let Database::Postgres(url) = run.database() else { unreachable!("it was asked for") };
+    let Database::Postgres(url) = run.database() else {
+        unreachable!("the database is PostgreSQL")
+    };
     let progress = Progress::default();
     let producers =
         tokio::spawn(produce(run.clone(), vec![service.target()], LOAD, progress.clone()));
     progress.reaches(LOAD.posts / 4).await;
 
-    // Every delivery that is owed: none can be settled, new ones come in and are delivered.
+    // Locks the row of every unfinished event. None of these can be settled; new events arrive and
+    // are delivered.
     let mut connection = PgConnection::connect(url).await.expect("the test's server is reachable");
     let owed = async {
         let mut transaction = connection.begin().await.expect("a transaction begins");
         let locked = sqlx::query("select 1 from deliveries for update")
             .execute(&mut *transaction)
             .await
-            .expect("the locks are given");
-        assert!(locked.rows_affected() > 0, "nothing was owed");
-        // Shorter than the lease, so that what was delivered can still be written down.
+            .expect("the locks are acquired");
+        assert!(locked.rows_affected() > 0, "no event was unfinished");
+        // Shorter than the lease, so that deliveries made before can still be settled.
         let answers = posts_during(&run, &service, Duration::from_secs(4)).await;
         assert!(
             answers.iter().all(|answer| *answer == 202),
-            "the intake needs no row that is locked, and answered {answers:?}"
+            "the intake needs none of the locked rows, but answered {answers:?}"
         );
-        transaction.rollback().await.expect("the locks are given back");
+        transaction.rollback().await.expect("the locks are released");
     };
-    run.while_database_is("locked: the rows of what is owed", owed).await;
-    producers.await.expect("every post is accepted at last");
+    run.while_database_is("locked: the rows of unfinished events", owed).await;
+    producers.await.expect("every post is accepted eventually");
     run.all_ended().await;
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
 
-    // A key that somebody inserts and does not commit: whether it is new is not known until then.
+    // Another session inserts a key and does not commit, so it is not yet known whether the key is
+    // new.
     let client = Client::default();
     let target = service.target();
     let post = Post { producer: "producer", source: "github", key: "held", body: "held".into() };
@@ -320,17 +328,19 @@ async fn row_locks_of_another_session_delay_only_their_own_events() {
         let mut transaction = connection.begin().await.expect("a transaction begins");
         let insert = "insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
                       select gen_random_uuid(), 'github', 'held', fingerprint, now(), headers, body from events limit 1";
-        sqlx::query(insert).execute(&mut *transaction).await.expect("a row like others");
+        sqlx::query(insert).execute(&mut *transaction).await.expect("the row can be inserted");
         let held_for = Instant::now();
         while held_for.elapsed() < Duration::from_secs(4) {
             let answer =
                 try_once(&run, &client, &target, &post).await.expect("the intake never hangs");
             assert_eq!(
-                answer.expect_err("nobody knows yet whether the key is new").status_code,
+                answer
+                    .expect_err("a post is refused while another session inserts its key")
+                    .status_code,
                 503
             );
         }
-        transaction.rollback().await.expect("the row is taken back");
+        transaction.rollback().await.expect("the insert is rolled back");
     };
     run.while_database_is("locked: a key", held).await;
     let accepted = wait::until("the key to be free", || async {
@@ -339,7 +349,7 @@ async fn row_locks_of_another_session_delay_only_their_own_events() {
     .await;
     assert!(
         !sink.of(accepted.event.as_uuid()).iter().any(|received| received.attempt > 1),
-        "one key, one event"
+        "the event of the key needed a second attempt"
     );
     let judged = run.judge().await;
     verdicts::every_post_is_answered(&judged, ANSWERED_WITHIN);
@@ -358,7 +368,7 @@ async fn a_locked_sqlite_file_causes_503_in_time() {
         let mut connection =
             SqliteConnection::connect(&run.database().url()).await.expect("the file can be opened");
         let mut transaction =
-            connection.begin_with("begin immediate").await.expect("the lock is given");
+            connection.begin_with("begin immediate").await.expect("the lock is acquired");
         let answers = posts_during(
             &run,
             &service,
@@ -372,16 +382,17 @@ async fn a_locked_sqlite_file_causes_503_in_time() {
         sqlx::raw_sql("select 1")
             .execute(&mut *transaction)
             .await
-            .expect("the transaction is still there");
-        transaction.rollback().await.expect("the lock is given back");
+            .expect("the transaction is still open");
+        transaction.rollback().await.expect("the lock is released");
     };
     run.while_database_is("locked", locked).await;
-    producers.await.expect("every post is accepted at last");
+    producers.await.expect("every post is accepted eventually");
     let judged = run.judge().await;
     verdicts::every_post_is_answered(&judged, ANSWERED_WITHIN);
 }
 
-/// Posts new events one by one for so long. The status codes; each came in time, and each asks to come back.
+/// Posts new events one after another for this time, and returns the status codes. Asserts that
+/// each response came in time, and that each refusal has `Retry-After`.
 async fn posts_during(run: &Recording, service: &Service, time: Duration) -> Vec<u16> {
     let client = Client::default();
     let begun = Instant::now();
@@ -406,7 +417,7 @@ async fn posts_during(run: &Recording, service: &Service, time: Duration) -> Vec
     answers
 }
 
-/// A process whose way to the database can be cut.
+/// A process that reaches its database through a proxy, which can cut connections.
 async fn behind_a_proxy() -> (Recording, Sink, Service, Proxy, Cluster) {
     let cluster = Cluster::start(Settings::default());
     let run = Recording::begin(Database::Postgres(cluster.create_database().await)).await;

@@ -1,5 +1,5 @@
-//! Events that end without being taken: set aside with a reason and a whole history, and sent again when an operator
-//! says so.
+//! Events that end without a successful delivery: they are dead-lettered with a reason and a
+//! complete history, and sent again if an operator redrives them.
 
 use serde_json::Value;
 use tests::database::Database;
@@ -99,7 +99,7 @@ async fn a_redrive_delivers_with_a_new_budget_and_keeps_the_history(database: Da
     sink.behave(|_| Answer::status(503));
     let event = post(&service, "orders").await;
     until_status(&service, event, "dead_lettered").await;
-    // The new budget is as large as the first: two more refusals do not use it up.
+    // The new retry budget is as large as the first, so two more refusals do not use it up.
     sink.behave(|received| Answer::status(if received.attempt < 6 { 503 } else { 200 }));
 
     let answer = redrive(&service, &event.to_string()).await;
@@ -180,7 +180,7 @@ async fn post(service: &Service, source: &str) -> Uuid {
     let answer = Client::default()
         .post(&service.url(&format!("/webhooks/{source}")), &[("idempotency-key", &key)], "{}")
         .await
-        .expect("an answer");
+        .expect("a response");
     assert_eq!(answer.status_code, 202, "{answer:?}");
     answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id")
 }
@@ -189,7 +189,7 @@ async fn redrive(service: &Service, event: &str) -> tests::http::Answer {
     Client::default()
         .post(&service.url(&format!("/events/{event}/redrive")), &[], "")
         .await
-        .expect("an answer")
+        .expect("a response")
 }
 
 async fn until_status(service: &Service, event: Uuid, status: &str) -> Value {

@@ -1,5 +1,5 @@
-//! A busy, healthy service: many producers, duplicates, and a downstream that refuses a third of what it sees for the
-//! first time. Everything arrives, once, and every status is explained.
+//! A busy, healthy service: many producers, duplicates, and a downstream that refuses a third of
+//! the first attempts. Every event is delivered once, and its history explains its status.
 
 use tests::database::Database;
 use tests::producer::{Load, Progress, produce};
@@ -31,20 +31,23 @@ async fn every_event_is_delivered_once_and_its_status_is_explained(database: Dat
     for sent in &sent {
         assert!(
             sent.new == 1 || (sent.new == 0 && sent.unanswered > 0),
-            "a key is new once, if its answer came through: {sent:?}"
+            "a key must be new exactly once, unless a response was lost: {sent:?}"
         );
     }
     verdicts::all_taken(&sink, &sent).await;
     let lost = verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
-    assert!(lost.is_empty(), "nothing was broken, and yet attempts were lost: {lost:?}");
+    assert!(lost.is_empty(), "attempts were lost without a fault: {lost:?}");
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
     let refused = sink.received().iter().filter(|received| !received.taken()).count();
     assert_eq!(
         sink.count(),
         4_500 + refused,
-        "one request for each event and one more for each refusal"
+        "the number of requests is not that of events and refusals"
     );
-    assert!((1_200..1_800).contains(&refused), "about a third was refused at first, not {refused}");
+    assert!(
+        (1_200..1_800).contains(&refused),
+        "about a third must be refused at first, not {refused}"
+    );
     run.judge().await;
 }
 

@@ -1,5 +1,5 @@
-//! `surehook demo`, and the walk that the README takes through it: its lines are pasted into a shell, and must answer
-//! as the README says.
+//! `surehook demo` and its walkthrough in the README: the commands are pasted into a shell, and
+//! must have the output that the README describes.
 
 use nix::sys::signal::Signal;
 use std::fs;
@@ -18,7 +18,7 @@ async fn the_readme_walkthrough_works_as_pasted() {
     let blocks = walk(include_str!("../../README.md"));
     let script: String =
         blocks.iter().map(|block| format!("{block}\necho '{SEPARATOR}'\n")).collect();
-    // The README's ports are the demo's own; here they may be taken.
+    // The README uses the demo's default ports, which may be in use here.
     let script = script
         .replace("127.0.0.1:8080", &service.to_string())
         .replace("127.0.0.1:8081", &downstream.to_string());
@@ -29,10 +29,10 @@ async fn the_readme_walkthrough_works_as_pasted() {
             .args(["-euo", "pipefail", "-c", &script])
             .stdin(Stdio::null())
             .output()
-            .expect("there is a bash")
+            .expect("bash is installed")
     })
     .await
-    .expect("the shell was run");
+    .expect("the shell ran");
 
     let (told, error) = (
         String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -56,14 +56,14 @@ async fn the_readme_walkthrough_works_as_pasted() {
     assert_eq!(
         told.len(),
         expected.len() + 1,
-        "the README's walk has other steps than this test: {told:#?}"
+        "the steps of the README differ from those of this test: {told:#?}"
     );
     for (told, expected) in told.iter().zip(expected) {
         let mut rest = *told;
         for words in expected {
-            let at = rest
-                .find(words)
-                .unwrap_or_else(|| panic!("{words} does not follow in:\n{told}\n{error}"));
+            let at = rest.find(words).unwrap_or_else(|| {
+                panic!("{words} is missing or out of order in:\n{told}\n{error}")
+            });
             rest = &rest[at + words.len()..];
         }
     }
@@ -72,10 +72,10 @@ async fn the_readme_walkthrough_works_as_pasted() {
     let status = demo.wait(Duration::from_secs(10)).await;
     assert_eq!(status.code(), Some(0), "{status}\n{}", demo.log());
     let left: Vec<_> = fs::read_dir(folder.path())
-        .expect("the folder is there")
-        .map(|entry| entry.expect("it can be read").file_name())
+        .expect("the folder exists")
+        .map(|entry| entry.expect("the entry can be read").file_name())
         .collect();
-    assert_eq!(left, ["log"], "the demo leaves something behind");
+    assert_eq!(left, ["log"], "the demo left files behind");
 }
 
 const SEPARATOR: &str = "-- the next block --";
@@ -84,10 +84,10 @@ const SEPARATOR: &str = "-- the next block --";
 fn walk(readme: &str) -> Vec<&str> {
     let (_, section) =
         readme.split_once("\n## Try it\n").expect("the README has a section `Try it`");
-    let (section, _) = section.split_once("\n## ").expect("and sections after it");
+    let (section, _) = section.split_once("\n## ").expect("the section `Try it` is not the last");
     section
         .split("\n```sh\n")
         .skip(1)
-        .map(|block| block.split_once("\n```").expect("a block ends").0)
+        .map(|block| block.split_once("\n```").expect("the block has an end").0)
         .collect()
 }

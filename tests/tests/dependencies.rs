@@ -1,7 +1,9 @@
-//! What the packages may not depend on: the decisions on nothing that touches the world, the program on no simulator, and
-//! nothing on packages of unknown origin or under other licences. New duplicates in the program need a reason.
+//! Limits on dependencies. The core has none that reach a clock, entropy or I/O. The program does
+//! not contain the simulator. Every package comes from the registry, and its licence is accepted. A
+//! package that is in the program twice needs a reason.
 //!
-//! Not here: known vulnerabilities. Their database is not part of this repository; `docs/CONTRIBUTING.md` says how to check them.
+//! Known vulnerabilities are not checked here, because their database is not part of this
+//! repository. `docs/CONTRIBUTING.md` says how to check them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
@@ -50,7 +52,7 @@ fn the_program_contains_no_simulator() {
     };
     assert!(
         with("sim").status.success(),
-        "the simulator itself does depend on it, or this test looks for the wrong name"
+        "`sim` does not depend on madsim, so this test looks for the wrong name"
     );
     let output = with("surehook");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -62,8 +64,8 @@ fn the_program_contains_no_simulator() {
 
 #[test]
 fn the_core_builds_without_the_standard_library() {
-    // The strongest target that is installed: one that has no `std` at all, or else this one, where `#![no_std]` and
-    // `--no-default-features` are what keeps `std` out.
+    // An installed target that has no `std` at all is the strongest check. Without one, the host is
+    // the target, and only `#![no_std]` and `--no-default-features` exclude `std`.
     let target = bare_target();
     let mut arguments = vec!["build", "--package", "surehook-core", "--no-default-features"];
     if let Some(target) = &target {
@@ -76,7 +78,7 @@ fn the_core_builds_without_the_standard_library() {
         String::from_utf8_lossy(&output.stderr)
     );
     let root = include_str!("../../core/src/lib.rs");
-    assert!(root.contains("#![no_std]"), "without that, the build above proves nothing");
+    assert!(root.contains("#![no_std]"), "without `#![no_std]`, the build above proves nothing");
 }
 
 #[test]
@@ -113,15 +115,22 @@ fn the_readme_names_the_licences_of_all_packages() {
             .collect()
     };
     let unnamed = without(None);
-    assert!(unnamed.is_empty(), "under other licences: {unnamed:#?}");
+    assert!(
+        unnamed.is_empty(),
+        "packages under licences that the README does not name: {unnamed:#?}"
+    );
     for licence in &named {
-        assert!(!without(Some(licence)).is_empty(), "nothing is under {licence} alone");
+        assert!(
+            !without(Some(licence)).is_empty(),
+            "the README names {licence}, but no package needs it"
+        );
     }
 }
 
 #[test]
 fn every_package_has_an_accepted_licence() {
-    // The program's packages are held to the front page by the test above. These are used by tests and tools as well.
+    // The test above compares the program's packages with the README. This one includes those of
+    // tests and tools.
     const ACCEPTED: [&str; 8] = [
         "MIT",
         "Apache-2.0",
@@ -139,10 +148,10 @@ fn every_package_has_an_accepted_licence() {
     assert!(packages.len() > 200, "{} packages", packages.len());
     for package in packages {
         let (name, licence) = (&package["name"], package["license"].as_str().unwrap_or("NONE"));
-        assert!(licence != "NONE", "{name} names no licence");
+        assert!(licence != "NONE", "{name} has no licence");
         assert!(
             is_under(licence, |licence| ACCEPTED.contains(&licence)),
-            "{name} is under {licence}"
+            "the licence of {name} is not accepted: {licence}"
         );
     }
 }
@@ -154,7 +163,10 @@ fn every_package_comes_from_the_registry_with_a_checksum() {
         ("fuzz/Cargo.lock", include_str!("../../fuzz/Cargo.lock")),
     ] {
         let foreign = foreign(lock);
-        assert!(foreign.is_empty(), "{file} takes from elsewhere: {foreign:#?}");
+        assert!(
+            foreign.is_empty(),
+            "{file} has packages of another origin, or without a checksum: {foreign:#?}"
+        );
     }
 }
 
@@ -177,7 +189,8 @@ fn a_package_of_another_origin_is_detected() {
 
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// The packages of a lock file that are neither this project's own nor from the registry with a checksum.
+/// The packages of a lock file that are neither part of this project nor from the registry with a
+/// checksum.
 fn foreign(lock: &str) -> Vec<&str> {
     const OWN: [&str; 6] = ["surehook", "surehook-core", "surehook-model", "sim", "tests", "fuzz"];
     let packages = lock.split("[[package]]").skip(1);
@@ -196,7 +209,7 @@ fn foreign(lock: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Packages that are in the program in two versions, with what keeps the older one there.
+/// Packages of which the program contains two versions, with the reason for the older one.
 const TWICE: [(&str, &str); 9] = [
     ("base64", "sqlx and headers use 0.22"),
     ("block-buffer", "digest 0.10"),
@@ -243,14 +256,14 @@ fn no_package_is_in_the_program_twice_without_a_reason() {
     let gone: Vec<_> = known.difference(&twice).collect();
     assert!(
         gone.is_empty(),
-        "no longer in the program more than once; take it out of this file: {gone:?}"
+        "no longer in the program more than once; remove it from this file: {gone:?}"
     );
 }
 
-/// Whether somebody who accepts these licences may use what is under this expression of them.
+/// Whether these licences satisfy the SPDX expression.
 fn is_under(expression: &str, is_accepted: impl Fn(&str) -> bool) -> bool {
     let expression = spdx::Expression::parse_mode(expression, spdx::ParseMode::LAX)
-        .expect("the name of a licence");
+        .expect("the licence is an SPDX expression");
     expression.evaluate(|required| {
         required.addition.is_none() && required.license.id().is_some_and(|id| is_accepted(id.name))
     })

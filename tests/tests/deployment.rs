@@ -1,5 +1,5 @@
-//! The files in `deploy/`: as they stand, they publish to producers what is for producers, and start the program again however
-//! often it ends.
+//! The files in `deploy/`: unchanged, they publish only the routes for producers, and restart the
+//! program whenever it ends.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -53,7 +53,7 @@ async fn the_published_port_of_the_image_has_no_operators_routes() {
     assert_eq!(
         environment.len(),
         image.len(),
-        "a variable of the image is not tried here: {image:?}"
+        "this test does not set every variable of the image: {image:?}"
     );
     let mut process = Process::start_in(environment, folder.path(), ["serve"]);
     assert!(process.listens(published).await, "{}", process.log());
@@ -61,7 +61,7 @@ async fn the_published_port_of_the_image_has_no_operators_routes() {
     for (path, status_code) in
         [("/health", 200), ("/ready", 200), ("/events", 404), ("/sources", 404), ("/metrics", 404)]
     {
-        let answer = client.get(&format!("http://{published}{path}")).await.expect("an answer");
+        let answer = client.get(&format!("http://{published}{path}")).await.expect("a response");
         assert_eq!(answer.status_code, status_code, "{path}");
     }
     // `docker exec … surehook sources` and the health check.
@@ -72,9 +72,11 @@ async fn the_published_port_of_the_image_has_no_operators_routes() {
         "{sources:?}"
     );
     let (_, check) = DOCKERFILE.split_once("CMD [\"surehook\", ").expect("a health check");
-    let check: Vec<String> =
-        serde_json::from_str(&format!("[{}", check.lines().next().expect("a line")))
-            .expect("a list of words");
+    let check: Vec<String> = serde_json::from_str(&format!(
+        "[{}",
+        check.lines().next().expect("the health check has a line")
+    ))
+    .expect("the health check is a list of strings");
     let check =
         check.iter().map(|word| word.replace("127.0.0.1:8080", &published.to_string())).collect();
     let health = told(check);
@@ -101,10 +103,10 @@ fn compose_publishes_the_operators_routes_on_loopback_only() {
 
 #[test]
 fn systemd_always_restarts_the_unit() {
-    let unit = UNIT.split("\n[Service]").next().expect("a first part");
+    let unit = UNIT.split("\n[Service]").next().expect("the unit has a first section");
     assert!(
         unit.lines().any(|line| line == "StartLimitIntervalSec=0"),
-        "systemd reads it in [Unit] only"
+        "systemd reads `StartLimitIntervalSec` only in [Unit]"
     );
     assert!(UNIT.lines().any(|line| line == "Restart=always"));
 }
@@ -112,7 +114,7 @@ fn systemd_always_restarts_the_unit() {
 #[test]
 fn no_documented_command_serves_the_operators_routes_to_the_network() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"))
-        .expect("it is there");
+        .expect("the file exists");
     let open: Vec<&str> = readme
         .lines()
         .filter(|line| line.starts_with("surehook ") && line.contains("--listen 0.0.0.0"))
@@ -128,9 +130,9 @@ fn the_documents_say_how_postgresqls_certificate_is_checked() {
     for document in ["README.md", "docs/SECURITY.md"] {
         let text =
             fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document))
-                .expect("it is there");
+                .expect("the file exists");
         for word in ["sslmode=verify-full", "sslrootcert=", "prefer"] {
-            assert!(text.contains(word), "{document} does not say `{word}`");
+            assert!(text.contains(word), "{document} does not contain `{word}`");
         }
     }
     let url = "postgres://user@host/name?sslmode=verify-full&sslrootcert=/path/to/ca.pem";
@@ -147,7 +149,7 @@ fn folder() -> TempDir {
     folder
 }
 
-/// Variables that live as long as the test process, as the harness wants them.
+/// Leaks the variables, because an `Environment` is `'static`.
 fn leaked(variables: &[(&'static str, String)]) -> Environment {
     let leaked = variables
         .iter()

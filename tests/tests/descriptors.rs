@@ -1,5 +1,5 @@
-//! The limit of open files: it is raised as far as it goes, and an inbound flood does not take from deliveries what they
-//! need.
+//! The limit of open files: the program raises it to the hard limit, and an inbound flood does not
+//! take the descriptors that deliveries need.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ on_each_database!(
     the_soft_limit_of_open_files_is_raised_at_start,
 );
 
-/// More than the limit of open files, so that the flood takes whatever it can get.
+/// More than the limit of open files, so that the flood takes every descriptor that it can get.
 const FLOOD: usize = 400;
-/// The flood is there when the program holds so many descriptors, of 256.
+/// The flood has arrived when the program holds this number of its 256 descriptors.
 const FLOODED: usize = 190;
 const EVENTS: usize = 60;
 
 async fn an_inbound_flood_at_the_file_limit_fails_no_delivery(database: Database) {
     let run = Recording::begin(database).await;
     let takes = Arc::new(AtomicBool::new(false));
-    // Each delivery needs a connection of its own.
+    // The downstream closes each connection, so that each delivery needs a new one.
     let rogue = Rogue::start(&run, {
         let takes = Arc::clone(&takes);
         move |_| {
@@ -51,7 +51,7 @@ async fn an_inbound_flood_at_the_file_limit_fails_no_delivery(database: Database
     produce(run.clone(), vec![service.target()], load, Progress::default()).await;
 
     let flood = flood(service.address());
-    wait::until("the flood to be there", || async {
+    wait::until("the flood to arrive", || async {
         let descriptors = service.usage().descriptors;
         if descriptors >= FLOODED {
             Ok(())
@@ -60,7 +60,7 @@ async fn an_inbound_flood_at_the_file_limit_fails_no_delivery(database: Database
         }
     })
     .await;
-    // Each event is tried during the flood, and again.
+    // On average, each event is tried three times during the flood.
     let tried = rogue.count() + 3 * EVENTS;
     wait::until("deliveries during the flood", || async {
         let count = rogue.count();
@@ -84,7 +84,8 @@ async fn an_inbound_flood_at_the_file_limit_fails_no_delivery(database: Database
     assert_eq!(service.mishaps(), [""; 0]);
 }
 
-/// Connections that send nothing, each made again when it is closed. They end when this is dropped.
+/// Opens connections that send nothing, and opens each again when it is closed. They end when the
+/// result is dropped.
 fn flood(address: SocketAddr) -> JoinSet<()> {
     let mut connections = JoinSet::new();
     for _ in 0..FLOOD {
@@ -108,8 +109,11 @@ async fn the_soft_limit_of_open_files_is_raised_at_start(database: Database) {
     let configuration = format!("[sources.a]\ndestination = \"{}\"\n", sink.url("/"));
     let service = run.service_in(&[(OPEN_FILES, "256 3000")], &configuration).await;
     assert_eq!(service.open_files(), (3000, 3000));
-    assert!(!service.log().contains("limit of open files"), "the settings fit");
-    // SQLite is for one process.
+    assert!(
+        !service.log().contains("limit of open files"),
+        "the settings fit the limit, but the program warns"
+    );
+    // Only one process can use a SQLite database.
     drop(service);
     let tight = run.service_in(&[(OPEN_FILES, "256 300")], &configuration).await;
     assert_eq!(tight.open_files(), (300, 300));

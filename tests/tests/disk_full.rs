@@ -1,7 +1,7 @@
-//! The database's disk is full: posts are told to come back, the process lives, and when there is room again all goes
-//! on. Nothing that was acknowledged is missing.
+//! The database's disk is full: posts are answered with `503`, and the process stays alive. When
+//! there is space again, the work resumes, and no acknowledged event is missing.
 //!
-//! Only root may mount the small disks that are filled here.
+//! Only root can mount the small disks that these tests fill.
 
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -18,14 +18,15 @@ use tests::wait;
 const BODY_BYTES: usize = 100 << 10;
 const MEBIBYTES_THAT_ARE_ENOUGH: u32 = 512;
 
-/// A write to a full disk is tried by the database, and perhaps by its recovery: it is refused later than at other times.
+/// Refusals take longer than usual: the database tries to write to the full disk, and its recovery
+/// may try again.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(2_500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_sqlite_disk_causes_503_until_there_is_space() {
     let Some(disk) = SmallDisk::mount(8) else { return };
     let run = Recording::begin(Database::Sqlite(
-        TempDir::new_in(disk.path()).expect("an empty disk has room"),
+        TempDir::new_in(disk.path()).expect("an empty disk has space"),
     ))
     .await;
     let sink = run.sink(|_| Answer::status(200)).await;
@@ -64,7 +65,7 @@ async fn a_full_postgresql_wal_disk_causes_503_until_there_is_space() {
     let run = Recording::begin(Database::Postgres(cluster.create_database().await)).await;
     let sink = run.sink(|_| Answer::status(200)).await;
     let service = run.service(&sink.three_impatient_sources("500ms", "")).await;
-    // Without room for its log, PostgreSQL itself goes down.
+    // Without space for its WAL, PostgreSQL itself stops.
     let make_room = || {
         disk.grow_to(MEBIBYTES_THAT_ARE_ENOUGH);
         cluster.stop(Stop::Kill);
@@ -74,28 +75,28 @@ async fn a_full_postgresql_wal_disk_causes_503_until_there_is_space() {
     goes_on(&run, &service).await;
 }
 
-/// Posts until there is no more room, and some more; then makes room.
+/// Posts until the disk is full and ten posts were refused. Then makes space.
 async fn fill_and_grow(run: &Recording, service: &Service, make_room: impl FnOnce()) {
     const REFUSALS: usize = 10;
     let (mut accepted, mut refused, begun) = (0, 0, Instant::now());
     while refused < REFUSALS {
         assert!(
             begun.elapsed() < Duration::from_mins(1),
-            "the disk does not get full: {accepted} accepted, {refused} refused"
+            "the disk does not fill up: {accepted} accepted, {refused} refused"
         );
         match post(run, service, &format!("key-{accepted}-{refused}")).await {
             202 => accepted += 1,
             503 => refused += 1,
-            other => panic!("a full disk was answered with {other}"),
+            other => panic!("the response on a full disk was {other}"),
         }
     }
     assert!(accepted > 10, "the disk was full from the start");
     let health = Client::default().get(&service.url("/health")).await.expect("the process runs");
-    assert_eq!(health.status_code, 200, "a process whose database has no room lives");
+    assert_eq!(health.status_code, 200, "a process whose database has no space stays alive");
     make_room();
 }
 
-/// A post is accepted soon, and everything that was accepted ends.
+/// Asserts that a post is accepted within ten seconds, and that every accepted event ends.
 async fn goes_on(run: &Recording, service: &Service) {
     wait::within(Duration::from_secs(10), "a post to be accepted", || async {
         let number = run.elapsed().as_nanos();
@@ -110,7 +111,7 @@ async fn goes_on(run: &Recording, service: &Service) {
 
 async fn post(run: &Recording, service: &Service, key: &str) -> u16 {
     let mut body = key.as_bytes().to_vec();
-    // Nothing that a database could make small.
+    // Pseudo-random bytes, which the database cannot compress.
     let mut state = key
         .bytes()
         .fold(0x9e37_79b9_7f4a_7c15_u64, |state, byte| state.rotate_left(7) ^ u64::from(byte));
@@ -123,7 +124,7 @@ async fn post(run: &Recording, service: &Service, key: &str) -> u16 {
     let asked = Instant::now();
     let answer = try_once(run, &Client::default(), &service.target(), &post)
         .await
-        .expect("nobody is left without an answer");
+        .expect("every post gets a response");
     assert!(asked.elapsed() < ANSWERED_WITHIN, "answered after {:?}", asked.elapsed());
     answer.map_or_else(|answer| answer.status_code, |_| 202)
 }

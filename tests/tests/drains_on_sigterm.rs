@@ -1,5 +1,5 @@
-//! An orderly end: the program finishes what it has begun, gives back the rest, exits with 0, and goes on where it was
-//! when it is started again.
+//! Graceful shutdown: the program finishes the deliveries in flight, releases the other events,
+//! exits with 0, and continues its work after a restart.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -34,7 +34,7 @@ async fn sigterm_under_load_loses_and_repeats_nothing(database: Database) {
         duplicates: 300,
         connections: 64,
     };
-    // Slow enough that there are deliveries in flight at any moment.
+    // Slow enough that some deliveries are always in flight.
     stopped_in_the_middle(database, Signal::SIGTERM, load, Duration::from_millis(20)).await;
 }
 
@@ -58,7 +58,8 @@ async fn sighup_drains_like_sigterm(database: Database) {
     stopped_in_the_middle(database, Signal::SIGHUP, load, Duration::from_millis(20)).await;
 }
 
-/// All slots are taken when the signal comes, and what waits for one is given back unsent.
+/// All slots are in use when the signal arrives, and events that wait for a slot are released
+/// unsent.
 async fn the_drain_waits_for_slow_downstreams(database: Database) {
     let load = Load {
         sources: &["github", "stripe", "shopify"],
@@ -92,22 +93,22 @@ async fn stopped_in_the_middle(
 
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(begun.elapsed() < Duration::from_secs(10), "it drained for {:?}", begun.elapsed());
-    assert!(progress.answered() < load.posts, "the load was over before the signal came");
+    assert!(progress.answered() < load.posts, "the load ended before the signal");
     let received = sink.received();
     assert!(
         received.iter().all(|received| received.answered.is_some()),
-        "a delivery in flight was broken off"
+        "a delivery in flight was aborted"
     );
 
     service.restart().await;
-    let sent = producers.await.expect("every post is accepted at last");
+    let sent = producers.await.expect("every post is accepted eventually");
     verdicts::all_taken(&sink, &sent).await;
     let lost = verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
-    assert!(lost.is_empty(), "an orderly end loses no attempt: {lost:?}");
+    assert!(lost.is_empty(), "a graceful shutdown lost attempts: {lost:?}");
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
     let judged = run.judge().await;
     let sent: usize = judged.events.values().map(|event| event.history.len()).sum();
-    assert_eq!(sent, sink.count(), "an attempt was burnt without a request");
+    assert_eq!(sent, sink.count(), "an attempt was counted without a request");
 }
 
 async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_retried(database: Database) {
@@ -116,8 +117,10 @@ async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_retried(database: Dat
     let mut service = run.service(&configuration(&sink, "400ms")).await;
     let client = Client::default();
     let post = Post { producer: "producer", source: "github", key: "slow", body: "{}".into() };
-    let accepted =
-        try_once(&run, &client, &service.target(), &post).await.expect("an answer").expect("a 202");
+    let accepted = try_once(&run, &client, &service.target(), &post)
+        .await
+        .expect("a response")
+        .expect("a 202");
     let event = accepted.event.as_uuid();
     sink.reaches(1).await;
 
@@ -146,12 +149,13 @@ async fn a_delivery_that_outlasts_the_drain_is_cut_off_and_retried(database: Dat
     let cut_off = judged.committed().find(|(_, committed)| {
         matches!(committed.change, Change::Settled { outcome: Outcome::CutOff, .. })
     });
-    let (_, cut_off) = cut_off.expect("it was written down that the delivery was cut off");
-    let due_at = cut_off.after.and_then(|row| row.due_at).expect("the event is owed");
-    // What writes the change down may read its clock a little before or after; a lease lasts for more than ten seconds.
+    let (_, cut_off) = cut_off.expect("the delivery was settled as cut off");
+    let due_at = cut_off.after.and_then(|row| row.due_at).expect("the event is due again");
+    // The trigger that records the change may read the clock slightly earlier or later. A lease
+    // lasts more than ten seconds.
     assert!(
         due_at < cut_off.db_time + Duration::from_secs(1),
-        "the event is claimable at once, and not when its lease has run out"
+        "the event is claimable only when its lease ends, not at once"
     );
 }
 
@@ -163,7 +167,7 @@ async fn a_different_second_signal_also_ends_the_drain(database: Database) {
     signalled_again(database, Signal::SIGINT, Signal::SIGTERM).await;
 }
 
-/// A request that never becomes complete is all that holds the process up.
+/// Only one incomplete request keeps the process from ending.
 async fn more_signals_do_not_prolong_a_drain(database: Database) {
     let run = Recording::begin(database).await;
     let sink = run.sink(|_| Answer::status(200)).await;
@@ -171,7 +175,8 @@ async fn more_signals_do_not_prolong_a_drain(database: Database) {
     let mut stream = TcpStream::connect(service.address()).await.expect("the process listens");
     let head = "POST /webhooks/github HTTP/1.1\r\nHost: a\r\nIdempotency-Key: half\r\nContent-Length: 100\r\n\r\nhalf of";
     stream.write_all(head.as_bytes()).await.expect("the process reads");
-    // Answered on another connection after it, so the process has had the time to read it.
+    // The process answers this on a later connection, so it has had time to read the incomplete
+    // request.
     service.ready().await;
 
     let begun = Instant::now();
@@ -180,7 +185,7 @@ async fn more_signals_do_not_prolong_a_drain(database: Database) {
         if let Some(status) = service.ended_within(Duration::from_millis(200)).await {
             break status;
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "each signal let it go on for longer");
+        assert!(begun.elapsed() < Duration::from_secs(10), "each signal prolonged the drain");
     };
     assert_eq!(ended.code(), Some(0), "{ended}");
     let took = begun.elapsed();
@@ -198,12 +203,12 @@ async fn signalled_again(database: Database, first: Signal, second: Signal) {
     let post = Post { producer: "producer", source: "github", key: "slow", body: "{}".into() };
     try_once(&run, &Client::default(), &service.target(), &post)
         .await
-        .expect("an answer")
+        .expect("a response")
         .expect("a 202");
     sink.reaches(1).await;
 
     service.signal(first);
-    wait::until("the process to say that it drains", || async {
+    wait::until("the process to log its shutdown", || async {
         let log = service.log();
         if log.contains("shutting down") { Ok(()) } else { Err(log) }
     })
@@ -215,7 +220,7 @@ async fn signalled_again(database: Database, first: Signal, second: Signal) {
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(
         begun.elapsed() < Duration::from_secs(3),
-        "it went on draining for {:?}",
+        "it continued to drain for {:?}",
         begun.elapsed()
     );
     sink.behave(|_| Answer::status(200));
@@ -224,13 +229,13 @@ async fn signalled_again(database: Database, first: Signal, second: Signal) {
     let judged = run.judge().await;
     assert!(
         begun.elapsed() < Duration::from_secs(8),
-        "the event was claimable at once, and not when its lease had run out"
+        "the event became claimable only when its lease ended, not at once"
     );
-    let event = judged.events.values().next().expect("there is one");
+    let event = judged.events.values().next().expect("one event was posted");
     assert_eq!(
         event.history[0].error.as_deref(),
         Some("cut off by shutdown"),
-        "what was in flight was written down as cut off"
+        "the delivery in flight was not settled as cut off"
     );
     assert_eq!(event.history.len(), 2);
 }
@@ -261,10 +266,13 @@ async fn a_rolling_restart_fails_no_post_and_repeats_no_delivery() {
         service.restart().await;
     }
 
-    let sent = producers.await.expect("no post is refused, and each is accepted at last");
+    let sent = producers.await.expect("no post is refused, and each is accepted eventually");
     let judged = run.judge().await;
     assert_eq!(judged.events.len(), sent.len());
-    assert!(judged.events.values().all(|event| event.history.len() == 1), "an attempt was burnt");
+    assert!(
+        judged.events.values().all(|event| event.history.len() == 1),
+        "an event needed more than one attempt"
+    );
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
     assert_eq!(sink.count(), sent.len(), "an event was sent twice");
 }
@@ -285,19 +293,21 @@ async fn sighup_is_ignored_under_nohup() {
         .stderr(std::process::Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .expect("there is a shell");
-    let pid = Pid::from_raw(child.id().and_then(|id| i32::try_from(id).ok()).expect("it runs"));
+        .expect("a shell is installed");
+    let pid =
+        Pid::from_raw(child.id().and_then(|id| i32::try_from(id).ok()).expect("the program runs"));
     let client = Client::default();
     let url = format!("http://{address}/health");
     wait::until("the program to listen", || client.get(&url)).await;
 
     kill(pid, Signal::SIGHUP).expect("the program runs");
-    // Signals reach a process in the order of their numbers at the latest, and it answers on a new connection after it.
+    // Of two pending signals, the one with the lower number (SIGHUP) is delivered first, and the
+    // program has answered on a new connection after it.
     let answered = Client::default().get(&url).await;
-    kill(pid, Signal::SIGTERM).expect("the program runs, it was not ended by the hangup");
+    kill(pid, Signal::SIGTERM).expect("the program still runs after SIGHUP");
     let status = tokio::time::timeout(wait::PATIENCE, child.wait())
         .await
-        .expect("it ends")
+        .expect("the program ends")
         .expect("a child can be waited for");
     assert_eq!(
         (answered.map(|answer| answer.status_code), status.code()),

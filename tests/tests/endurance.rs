@@ -1,5 +1,6 @@
-//! Ninety seconds at full rate, across several autovacuums, with a downstream outage in the middle: deliveries keep up with
-//! the intake before the outage, and catch up after it. `make bench BENCH=endurance` is the long form.
+//! Ninety seconds at full rate, across several autovacuums, with a downstream outage in the middle.
+//! Deliveries keep up with the intake before the outage, and catch up after it. For the long form,
+//! run `make bench BENCH=endurance`.
 
 use std::time::Duration;
 use tests::database::Database;
@@ -10,9 +11,11 @@ use tests::program::Service;
 use tests::soak;
 
 const OUTAGE: std::ops::Range<Duration> = Duration::from_secs(50)..Duration::from_mins(1);
-/// Posts a second: less than a debug build delivers on a busy machine, so that the backlog of the outage can be worked off.
+/// Posts per second: less than a debug build delivers on a busy machine, so that it can work off
+/// the backlog of the outage.
 const RATE: f64 = 300.0;
-/// The backlog of ten seconds is gone this soon after the outage: the circuit breaker closes, and deliveries ramp up.
+/// Seconds after the outage until its ten seconds of backlog are delivered. They include the time
+/// in which the circuit breaker closes and deliveries ramp up.
 const CAUGHT_UP_WITHIN: u64 = 30;
 
 async fn run(database: Database) -> Trace {
@@ -40,7 +43,7 @@ async fn run(database: Database) -> Trace {
     let owed = trace.most_owed_in_seconds(0..start);
     assert!(
         owed <= 1.0,
-        "up to {owed:.1} seconds' worth of events were owed before the outage\n{}",
+        "the backlog reached {owed:.1} seconds of events before the outage\n{}",
         trace.tail(100)
     );
     let caught_up = trace.caught_up_at(end + 1).expect("everything is delivered in the end");
@@ -52,7 +55,7 @@ async fn run(database: Database) -> Trace {
     let owed = trace.most_owed_in_seconds(end + CAUGHT_UP_WITHIN..u64::MAX);
     assert!(
         owed <= 1.0,
-        "up to {owed:.1} seconds' worth of events were owed after the outage\n{}",
+        "the backlog reached {owed:.1} seconds of events after the outage\n{}",
         trace.tail(100)
     );
     trace

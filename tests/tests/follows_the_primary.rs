@@ -1,6 +1,6 @@
-//! Where one database machine is not enough: a URL with several servers. The one that takes writes is used, the standby
-//! takes over when it dies, and nothing that was acknowledged is missing. Servers that cannot be written to, that do not
-//! answer, or that have been replaced are passed over.
+//! A URL with several PostgreSQL servers. The program uses the one that accepts writes. When it
+//! fails, the standby takes over, and no acknowledged event is missing. Servers are skipped if they
+//! are read-only, do not respond, or have been replaced.
 
 use sqlx::{Connection, PgConnection};
 use std::time::{Duration, Instant};
@@ -20,7 +20,8 @@ const LOAD: Load = Load {
     connections: 32,
 };
 
-/// A post is answered within this time, whatever the database does: two seconds, and one for what a busy machine adds.
+/// The longest time to a response, whatever the database does: two seconds, plus one for a busy
+/// machine.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,30 +46,33 @@ async fn after_a_failover_the_old_primary_is_never_used_again() {
     let failover = async {
         tokio::task::block_in_place(|| old.stop(Stop::Kill));
         new.promote().await;
-        assert!(progress.answered() < LOAD.posts / 2, "the load was half over before the failover");
+        assert!(
+            progress.answered() < LOAD.posts / 2,
+            "half of the load was answered before the failover"
+        );
         let promoted = Instant::now();
         progress.reaches(progress.answered() + 1).await;
         assert!(
             promoted.elapsed() < Duration::from_secs(10),
-            "the first event after {:?}",
+            "the first event was accepted {:?} after the promotion",
             promoted.elapsed()
         );
     };
     run.while_database_is("failing over", failover).await;
     progress.reaches(LOAD.posts / 3).await;
 
-    // The old primary comes back where it was, and knows nothing of its successor.
+    // The old primary starts again at its old address, and does not know that it was replaced.
     tokio::task::block_in_place(|| old.resume());
     old.commits_wait_for_none().await;
     old.execute("create table it_can_be_written_to ()").await;
     let changes = changes(&old.url(name)).await;
-    assert!(changes > 0, "the old primary had done nothing");
+    assert!(changes > 0, "the old primary had no changes");
     let losing_connections = async {
         while progress.answered() < LOAD.posts * 2 / 3 {
             new.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename like 'service-%'").await;
             progress.reaches(progress.answered() + LOAD.posts / 20).await;
         }
-        // Now it is the only one that could be written to.
+        // Now the old primary is the only server that would accept writes.
         tokio::task::block_in_place(|| new.stop(Stop::Fast));
         for service in &services {
             not_ready(service).await;
@@ -77,22 +81,19 @@ async fn after_a_failover_the_old_primary_is_never_used_again() {
         let posts = posts_during(&run, &services[0], Duration::from_secs(2)).await;
         assert!(
             posts.iter().all(|status| *status == 503),
-            "only the old primary was there, and posts were answered {posts:?}"
+            "only the old primary was running, and posts were answered {posts:?}"
         );
-        assert!(answered < LOAD.posts, "the load was over before the new primary was away");
+        assert!(answered < LOAD.posts, "the load ended before the new primary was stopped");
         tokio::task::block_in_place(|| new.resume());
     };
-    run.while_database_is(
-        "losing its connections, with the old primary beside it",
-        losing_connections,
-    )
-    .await;
+    run.while_database_is("losing its connections while the old primary runs", losing_connections)
+        .await;
 
-    let sent = producers.await.expect("every post is accepted at last");
+    let sent = producers.await.expect("every post is accepted eventually");
     assert_eq!(
         self::changes(&old.url(name)).await,
         changes,
-        "something was done on the old primary after it was replaced"
+        "the old primary was changed after it was replaced"
     );
     verdicts::all_taken(&sink, &sent).await;
     for service in &services {
@@ -112,7 +113,7 @@ async fn after_a_failover_the_old_primary_is_never_used_again() {
 async fn silent_and_read_only_servers_are_skipped() {
     let primary = Cluster::start(Settings::default());
     let standby = primary.standby("standby", Settings::default());
-    // The kernel takes its connections, and nobody ever answers.
+    // The kernel accepts its connections, but no server responds.
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     let silent_port = silent.local_addr().expect("a listener has an address").port();
     let created = primary.create_database().await;
@@ -128,11 +129,11 @@ async fn silent_and_read_only_servers_are_skipped() {
         let posts = posts_during(&run, &service, Duration::from_secs(1)).await;
         assert!(
             posts.iter().all(|status| *status == 503),
-            "only a standby was there, and posts were answered {posts:?}"
+            "only a standby was running, and posts were answered {posts:?}"
         );
         tokio::task::block_in_place(|| primary.resume());
     };
-    run.while_database_is("away but for a standby", away).await;
+    run.while_database_is("away except for a standby", away).await;
     service.ready().await;
     assert_eq!(post(&run, &service, "after-the-outage").await, 202);
     let told = format!(
@@ -141,11 +142,11 @@ async fn silent_and_read_only_servers_are_skipped() {
     );
     assert!(
         service.log().contains(&told),
-        "each server is named with its reason: {told}\n{}",
+        "the log does not name each server with its reason: {told}\n{}",
         service.log()
     );
 
-    // Its sessions live on, and find it read-only from one statement to the next.
+    // Its sessions stay connected, and the server becomes read-only from one statement to the next.
     let read_only = async {
         primary.execute("alter system set default_transaction_read_only = on").await;
         primary.execute("select pg_reload_conf()").await;
@@ -177,9 +178,9 @@ fn several<const N: usize>(ports: [u16; N], database: &str) -> Database {
     ))
 }
 
-/// How often a delivery's row was changed on this server.
+/// The number of changes of delivery rows on this server.
 async fn changes(url: &str) -> i64 {
-    let mut connection = PgConnection::connect(url).await.expect("the old primary is there");
+    let mut connection = PgConnection::connect(url).await.expect("the old primary is reachable");
     sqlx::query_scalar("select count(*) from audit")
         .fetch_one(&mut connection)
         .await
@@ -204,10 +205,10 @@ async fn posts_during(run: &Recording, service: &Service, time: Duration) -> Vec
     answers
 }
 
-/// The status of the answer to one post.
+/// The status code of the response to one post.
 async fn post(run: &Recording, service: &Service, key: &str) -> u16 {
     let post = Post { producer: "producer", source: "github", key, body: key.to_owned().into() };
-    match try_once(run, &Client::default(), &service.target(), &post).await.expect("an answer") {
+    match try_once(run, &Client::default(), &service.target(), &post).await.expect("a response") {
         Ok(_) => 202,
         Err(answer) => answer.status_code,
     }

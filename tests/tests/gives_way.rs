@@ -1,5 +1,6 @@
-//! A rolling upgrade beside a backup: the new program's migration needs a lock that the backup's locks keep from it for
-//! hours. The processes of the old version go on working meanwhile, and the log says what the migration waits for.
+//! A rolling upgrade during a backup. The migration of the new version needs a lock that conflicts
+//! with the locks of the backup, which can last for hours. Processes of the old version continue to
+//! work, and the log says what the migration waits for.
 
 use sqlx::{Connection, PgConnection, raw_sql};
 use std::time::{Duration, Instant};
@@ -9,7 +10,8 @@ use tests::sink::{Answer, Sink};
 
 const FIRST_SCHEMA: &str = include_str!("../fixtures/first_schema/postgres.sql");
 
-/// As a process of the first version stores an event: with its lock time-out, after which producers are refused.
+/// How a process of the first version stores an event. After its lock timeout it refuses the
+/// producer.
 const OLD_SESSION: &str = "set lock_timeout = '2s'; set statement_timeout = '5s'";
 const OLD_INSERT: &str =
     "insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
@@ -26,29 +28,32 @@ async fn a_migration_gives_way_to_a_backup_and_logs_it() {
     raw_sql("begin; lock table events, deliveries, attempts in access share mode")
         .execute(&mut backup)
         .await
-        .expect("a backup begins");
+        .expect("the backup takes its locks");
     let sink = Sink::start(|_| Answer::status(200)).await;
-    // Whatever the fixture holds is older than any default retention, and is delivered to nowhere.
+    // The fixture's events are older than the default retention, and none of them is delivered.
     let configuration = format!("[sources.orders]\ndestination = \"{}\"\n", sink.url("/orders"));
 
     let service = Service::begin(&url, &configuration).await;
 
     let mut old = PgConnection::connect(&url).await.expect("the server runs");
-    raw_sql(OLD_SESSION).execute(&mut old).await.expect("an old process's session");
+    raw_sql(OLD_SESSION)
+        .execute(&mut old)
+        .await
+        .expect("the session of an old process is configured");
     let (begun, mut stored) = (Instant::now(), 0);
-    // Long enough for the migration to be tried again.
+    // Long enough for a retry of the migration.
     while begun.elapsed() < Duration::from_secs(10)
         || service.log().matches("migration gave way").count() < 2
     {
         assert!(
             begun.elapsed() < Duration::from_mins(1),
-            "the migration was not tried again:\n{}",
+            "the migration was not retried:\n{}",
             service.log()
         );
         let refused = raw_sql(OLD_INSERT).execute(&mut old).await.err();
         assert!(
             refused.is_none(),
-            "after {:?} and {stored} events an old process is refused: {refused:?}",
+            "after {:?} and {stored} events, an insert of an old process failed: {refused:?}",
             begun.elapsed()
         );
         stored += 1;
@@ -57,15 +62,15 @@ async fn a_migration_gives_way_to_a_backup_and_logs_it() {
     let log = service.log();
     assert!(
         log.contains("blocked by `pg_dump` (server process"),
-        "the log names what is waited for:\n{log}"
+        "the log does not name the session that the migration waits for:\n{log}"
     );
 
-    // The command gives way, too, for a while.
+    // The command gives way, too, until the backup ends.
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().to_owned();
     let command = tokio::task::spawn_blocking(move || run(&path, ["migrate", "--database", &url]));
     raw_sql("commit").execute(&mut backup).await.expect("the backup ends");
     service.ready().await;
-    let output = command.await.expect("the command is run");
+    let output = command.await.expect("the command ran");
     assert!(output.status.success(), "{output:?}");
 }

@@ -1,5 +1,5 @@
-//! No source and no producer takes memory or connections from another: destinations that hang with large bodies, and
-//! producers that send slowly.
+//! No source and no producer takes memory or connections from another. The tests use destinations
+//! that hang with large events, and producers that send slowly.
 
 use bytes::Bytes;
 use nix::sys::signal::Signal;
@@ -24,18 +24,18 @@ on_each_database!(
     slow_producers_do_not_block_other_sources,
 );
 
-/// A body of the largest size that is taken by default.
+/// The largest body that is accepted by default.
 const LARGE: usize = 1 << 20;
-/// What the worker may hold by default.
+/// The memory that the worker may use for events by default.
 const MAX_HELD_BYTES: u64 = 64 << 20;
-/// What the process takes besides: its code, connections and their buffers, one event that is on its way from the database
-/// for each connection, and what an allocator keeps.
+/// Other memory of the process: code, connections and their buffers, one event in transit from the
+/// database for each connection, and memory that the allocator keeps.
 const BESIDES: u64 = 80 << 20;
 
 const POSTS: usize = 200;
 const EVERY: Duration = Duration::from_millis(10);
-/// A 99th percentile under this is as good as at rest: what is measured there is the machine. A source that is held up waits
-/// for seconds.
+/// A 99th percentile below this counts as undisturbed, because it mostly measures the machine. The
+/// events of a delayed source wait for seconds.
 const FLOOR: Duration = Duration::from_millis(400);
 
 async fn five_hung_sources_with_large_bodies_delay_no_healthy_source(database: Database) {
@@ -46,13 +46,13 @@ async fn hundreds_of_hung_sources_with_large_bodies_delay_no_healthy_source(data
     beside_hung(database, hung_sources(), 1).await;
 }
 
-/// Five hundred, or fewer where there is little time: each has an event of a mebibyte.
+/// 500 in the long form, and 150 otherwise. Each has one event of a mebibyte.
 fn hung_sources() -> usize {
     tests::soak::either(150, 500)
 }
 
 async fn beside_hung(database: Database, hung: usize, events: usize) {
-    // Two such worlds at once would measure each other.
+    // Two of these tests at the same time would affect each other's measurements.
     static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _alone = ALONE.lock().await;
     let hangs = Hangs::start().await;
@@ -71,7 +71,8 @@ async fn beside_hung(database: Database, hung: usize, events: usize) {
         Service::start(&database.url(), &format!("role = \"intake\"\n{configuration}")).await;
     let client = Client::default();
 
-    // What hangs is stored first, by a process that delivers nothing, so that another one's memory can be looked at.
+    // An intake-only process stores the events that hang, so that they do not count in the memory
+    // of the process that is measured.
     let body = Bytes::from(vec![b'x'; LARGE]);
     for n in 0..hung * events {
         let answer =
@@ -82,7 +83,7 @@ async fn beside_hung(database: Database, hung: usize, events: usize) {
     service.signal(Signal::SIGTERM);
     service.wait(Duration::from_secs(30)).await;
 
-    // Alone: the hung sources have nothing that is due for a while.
+    // Measures the healthy source alone: the hung sources have no due events for now.
     database.execute(&later(&database)).await;
     service.restart_as("all").await;
     let (small_alone, large_alone) = (
@@ -104,15 +105,18 @@ async fn beside_hung(database: Database, hung: usize, events: usize) {
         "beside {hung} hung sources: p99 from stored to delivered {small:?} (alone {small_alone:?}), with {LARGE} bytes {large:?} (alone {large_alone:?}); at most {} MiB resident",
         peak >> 20
     );
-    assert!(small < FLOOR.max(small_alone * 2), "{small:?}, and alone {small_alone:?}");
+    assert!(
+        small < FLOOR.max(small_alone * 2),
+        "p99 of small bodies: {small:?}, alone {small_alone:?}"
+    );
     assert!(
         large < FLOOR.max(large_alone * 2),
-        "{large:?} with large bodies, and alone {large_alone:?}"
+        "p99 of large bodies: {large:?}, alone {large_alone:?}"
     );
     assert!(peak < MAX_HELD_BYTES + BESIDES, "{} MiB resident", peak >> 20);
 }
 
-/// Puts what is due of all sources off, and back.
+/// Postpones all due events by a day. `due` reverses this.
 fn later(database: &Database) -> String {
     match database {
         Database::Postgres(_) => {
@@ -141,7 +145,7 @@ async fn post(
     body: Bytes,
 ) -> (u16, Option<Uuid>) {
     let url = service.url(&format!("/webhooks/{source}"));
-    let answer = client.post(&url, &[("idempotency-key", key)], body).await.expect("an answer");
+    let answer = client.post(&url, &[("idempotency-key", key)], body).await.expect("a response");
     let event = (answer.status_code == 202)
         .then(|| answer.json()["event_id"].as_str().expect("an id").parse().expect("an id"));
     (answer.status_code, event)
@@ -161,7 +165,8 @@ impl Arrivals {
         .await
     }
 
-    /// The 99th percentile of the time from the answer to a post until its arrival, of posts at a steady pace.
+    /// Posts at a steady pace. Returns the 99th percentile of the time from the response to a post
+    /// until the event arrives.
     async fn percentile(&self, client: &Client, service: &Service, size: usize) -> Duration {
         let mut stored = Vec::new();
         let posts = if size > 1_000 { POSTS / 4 } else { POSTS };
@@ -173,7 +178,7 @@ impl Arrivals {
             stored.push((event.expect("an id"), Instant::now()));
             tokio::time::sleep(EVERY).await;
         }
-        wait::until("everything to arrive", || {
+        wait::until("every event to arrive", || {
             let missing = stored
                 .iter()
                 .filter(|(event, _)| !self.0.lock().unwrap().contains_key(event))
@@ -191,7 +196,7 @@ impl Arrivals {
     }
 }
 
-/// A downstream that takes connections, and neither reads nor answers.
+/// A downstream that accepts connections, and neither reads nor responds.
 struct Hangs {
     address: SocketAddr,
     open: Arc<Mutex<Vec<TcpStream>>>,
@@ -227,7 +232,7 @@ impl Drop for Hangs {
 
 async fn slow_producers_do_not_block_other_sources(database: Database) {
     let sink = Sink::start(|_| Answer::status(200)).await;
-    // Room for 16 of the largest bodies.
+    // Space for 16 of the largest bodies.
     let configuration = format!("[intake]\nmax_queued_bytes = \"16MiB\"\n{}", sink.three_sources());
     let service = Service::start(&database.url(), &configuration).await;
     let client = Client::default();
@@ -237,22 +242,29 @@ async fn slow_producers_do_not_block_other_sources(database: Database) {
         let head = format!(
             "POST /webhooks/github HTTP/1.1\r\nhost: a\r\nidempotency-key: slow-{n}\r\ncontent-length: {LARGE}\r\n\r\n"
         );
-        stream.write_all(head.as_bytes()).await.expect("it is read");
-        // The last are refused while they send.
+        stream.write_all(head.as_bytes()).await.expect("the program reads");
+        // The program refuses the last requests while they are sent.
         let _ = stream.write_all(&vec![b's'; LARGE - 1]).await;
         slow.push(stream);
     }
     let (status_code, _) =
         post(&client, &service, "stripe", "other", Bytes::from(vec![b'o'; 100_000])).await;
-    assert_eq!(status_code, 202, "another source has memory of its own");
-    wait::within(Duration::from_secs(10), "the source itself to be heard", || async {
-        match post(&client, &service, "github", "itself", Bytes::from(vec![b'o'; LARGE])).await.0 {
-            202 => Ok(()),
-            other => Err(format!("{other}")),
-        }
-    })
+    assert_eq!(status_code, 202, "a slow source took the memory of another source");
+    wait::within(
+        Duration::from_secs(10),
+        "a post to the slow source itself to be accepted",
+        || async {
+            match post(&client, &service, "github", "itself", Bytes::from(vec![b'o'; LARGE]))
+                .await
+                .0
+            {
+                202 => Ok(()),
+                other => Err(format!("{other}")),
+            }
+        },
+    )
     .await;
-    // Those that made room for that are told.
+    // Requests that were closed to make space got a 503.
     for mut stream in slow {
         let mut answer = [0; 12];
         if let Ok(Ok(_)) =
@@ -275,7 +287,7 @@ async fn health_is_answered_while_all_connections_wait_for_bodies() {
         let head = format!(
             "POST /webhooks/github HTTP/1.1\r\nhost: a\r\nidempotency-key: silent-{n}\r\ncontent-length: 10\r\n\r\n"
         );
-        stream.write_all(head.as_bytes()).await.expect("it is buffered at least");
+        stream.write_all(head.as_bytes()).await.expect("the kernel buffers the head");
         silent.push(stream);
     }
     let asked = Instant::now();
@@ -285,10 +297,10 @@ async fn health_is_answered_while_all_connections_wait_for_bodies() {
             Client::default().get(&service.url(path)),
         )
         .await;
-        assert_eq!(answer.expect("an answer").expect("an answer").status_code, 200, "{path}");
+        assert_eq!(answer.expect("a response").expect("a response").status_code, 200, "{path}");
     }
     assert!(asked.elapsed() < Duration::from_secs(9), "answered after {:?}", asked.elapsed());
     let mut told = [0; 12];
-    silent[0].read_exact(&mut told).await.expect("the one that was there for longest is told");
+    silent[0].read_exact(&mut told).await.expect("the oldest connection gets a response");
     assert_eq!(&told, b"HTTP/1.1 503");
 }

@@ -1,7 +1,7 @@
-//! Many deliveries leave nothing behind: neither memory nor file descriptors nor threads grow with their number, and the
-//! connections to a downstream are few and used again.
+//! Many deliveries leak nothing: memory, file descriptors and threads do not grow with their
+//! number, and a few connections to the downstream are reused.
 //!
-//! `SUREHOOK_SOAK` of any length delivers 200,000 events instead of 12,000.
+//! With `SUREHOOK_SOAK` set to any duration, it delivers 200,000 events instead of 12,000.
 
 use std::time::Duration;
 use tests::database::Database;
@@ -22,13 +22,13 @@ const LOAD: Load = Load {
     connections: 16,
 };
 
-/// Allocators keep some of what they got, and SQLite's page cache fills up once.
+/// The allocator keeps some memory, and the page cache of SQLite fills up once.
 const GROWTH_BYTES: u64 = 24 << 20;
 
 async fn many_deliveries_leak_no_memory_descriptors_or_threads(database: Database) {
     let run = Recording::begin(database).await;
     let after = |time| move |_: &_| Answer::status(200).after(time);
-    // So slow that in the first round all slots are used at once, and all connections made.
+    // So slow that the first round uses all slots at the same time, and opens all connections.
     let sink = run.sink(after(Duration::from_millis(100))).await;
     let service = run.service(&configuration(&sink)).await;
     let rounds = soak::either(4, 67);
@@ -42,17 +42,18 @@ async fn many_deliveries_leak_no_memory_descriptors_or_threads(database: Databas
             sink.behave(after(Duration::from_millis(1)));
         }
     };
-    run.while_network_is("bursts that are more than can be delivered at once", work).await;
+    run.while_network_is("bursts above the delivery capacity", work).await;
 
-    // The first round opens what is opened once: the database's connections, as they are first wanted.
+    // Growth is measured from the second round, because the first one opens what is opened only
+    // once, such as the connections to the database.
     let (first, last) = (usages[1], usages[usages.len() - 1]);
     println!("{usages:?}, {} connections", sink.connections());
-    // Connections of the last round may be closing, on either side.
+    // Connections of the last round may still be closing, at either end.
     assert!(last.descriptors <= first.descriptors + 8, "file descriptors grow: {usages:?}");
     assert!(last.threads <= first.threads + 2, "threads grow: {usages:?}");
     let growth = last.resident_bytes.saturating_sub(first.resident_bytes);
     assert!(growth < GROWTH_BYTES, "memory grew by {growth} bytes: {usages:?}");
-    // One for each slot and source; a few may have been closed while idle, and made anew.
+    // One for each slot of each source. A few may have been closed while idle, and opened again.
     let most = CONCURRENCY * SOURCES * 3 / 2;
     assert!(
         sink.connections() <= most,
@@ -62,10 +63,10 @@ async fn many_deliveries_leak_no_memory_descriptors_or_threads(database: Databas
     run.judge().await;
 }
 
-/// What the process takes once its producers have hung up.
+/// The usage of the process after its producers have disconnected.
 async fn at_rest(service: &tests::program::Service) -> Usage {
     let mut last = service.usage();
-    wait::until("the process to be at rest", || {
+    wait::until("the process to be idle", || {
         let now = service.usage();
         let rests = now.descriptors >= last.descriptors;
         last = now;

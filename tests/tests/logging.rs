@@ -1,5 +1,6 @@
-//! Logging never fails and never blocks the service, whatever becomes of the log's output: a pipe that nobody reads, a
-//! pipe whose reader has ended, a full disk. Lost lines are counted, and the log says so once it can be written again.
+//! Logging never fails and never blocks the service, whatever happens to the output: a pipe that is
+//! not read, a pipe whose reader has ended, a full disk. Lost lines are counted, and the log
+//! reports them when it can be written again.
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -16,10 +17,10 @@ use tests::sink::{Answer, Sink};
 use tests::small_disk::SmallDisk;
 use tests::wait;
 
-/// Every library logs at its finest level, so that a few requests fill any buffer.
+/// All libraries log at the level `trace`, so that a few requests fill any buffer.
 const VERBOSE: Environment = &[("SUREHOOK_LOG_FILTER", "trace")];
 
-/// From the signal to the end of a process that has nothing left to do, on a busy machine.
+/// The longest time from the signal to the end of an idle process, on a busy machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 struct World {
@@ -48,7 +49,7 @@ impl World {
         }
     }
 
-    /// Posts one event, which has to be accepted and delivered.
+    /// Posts one event, and asserts that it is accepted and delivered.
     async fn delivers(&self) {
         let posted = self.posted.fetch_add(1, Ordering::Relaxed) + 1;
         let key = format!("key-{posted}");
@@ -56,7 +57,7 @@ impl World {
             .client
             .post(&self.service.url("/webhooks/orders"), &[("idempotency-key", &key)], "{}")
             .await
-            .expect("an answer");
+            .expect("a response");
         assert_eq!(answer.status_code, 202, "post {posted}: {answer:?}");
         wait::until("the event to be delivered", || async {
             let received = self.sink.count();
@@ -66,7 +67,7 @@ impl World {
     }
 
     async fn lines_lost(&self) -> u64 {
-        let answer = self.client.get(&self.service.url("/metrics")).await.expect("an answer");
+        let answer = self.client.get(&self.service.url("/metrics")).await.expect("a response");
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         let value =
             text.lines().find_map(|line| line.strip_prefix("surehook_log_lines_lost_total "));
@@ -92,7 +93,7 @@ impl World {
         self.delivers().await;
         for path in ["/health", "/ready"] {
             assert_eq!(
-                self.client.get(&self.service.url(path)).await.expect("an answer").status_code,
+                self.client.get(&self.service.url(path)).await.expect("a response").status_code,
                 200,
                 "{path}"
             );
@@ -123,7 +124,7 @@ async fn the_log_reports_how_many_lines_were_lost() {
     let log = read_to_its_end(reader);
     wait::until("the loss to be logged", || async {
         let lost = world.lines_lost().await;
-        // Each of these lines tells what was lost since the one before.
+        // Each report counts the lines that were lost since the report before.
         world.delivers().await;
         let told: u64 = lines(&log.text())
             .iter()
@@ -143,17 +144,25 @@ async fn the_log_reports_how_many_lines_were_lost() {
 async fn the_last_log_lines_are_written_before_a_clean_exit() {
     let (reader, log) = pipe().expect("a pipe");
     let mut world = World::start(log, VERBOSE).await;
-    // More than a pipe takes, and less than what may wait.
+    // More than a pipe holds, and less than the buffer of the program holds.
     for _ in 0..20 {
         world.delivers().await;
     }
-    assert_eq!(world.lines_lost().await, 0, "the lines still fit");
+    assert_eq!(
+        world.lines_lost().await,
+        0,
+        "log lines were lost, although they fit into the buffer"
+    );
     world.service.signal(Signal::SIGTERM);
     let log = read_to_its_end(reader);
     assert_eq!(world.service.wait(ENDS_WITHIN).await.code(), Some(0));
     log.ends().await;
     let (text, lines) = (log.text(), lines(&log.text()));
-    assert!(text.len() > 64 << 10, "{} bytes of log fit into the pipe", text.len());
+    assert!(
+        text.len() > 64 << 10,
+        "the log has only {} bytes, which fit into the pipe",
+        text.len()
+    );
     assert!(lines.iter().any(|line| line["message"] == "shut down"), "{:?}", lines.last());
 }
 
@@ -175,7 +184,7 @@ async fn a_closed_log_pipe_does_not_stop_the_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_log_device_does_not_stop_the_process() {
-    let full = File::options().write(true).open("/dev/full").expect("the device");
+    let full = File::options().write(true).open("/dev/full").expect("/dev/full can be opened");
     let world = World::start(full, &[]).await;
     world.loses_lines().await;
     world.is_well().await;
@@ -187,23 +196,24 @@ async fn a_full_log_disk_is_survived_and_lost_lines_are_reported() {
     let Some(disk) = SmallDisk::mount(1) else { return };
     let path = disk.path().join("surehook.log");
     let file =
-        File::options().create(true).append(true).open(&path).expect("an empty disk has room");
+        File::options().create(true).append(true).open(&path).expect("an empty disk has space");
     let world = World::start(file, VERBOSE).await;
     world.loses_lines().await;
     world.is_well().await;
     disk.grow_to(64);
     let text = wait::until("the loss to be logged", || async {
-        // Logs something.
+        // This request logs a line.
         world.client.get(&world.service.url("/health")).await?;
-        let text = String::from_utf8_lossy(&std::fs::read(&path).expect("the log")).into_owned();
+        let text = String::from_utf8_lossy(&std::fs::read(&path).expect("the log can be read"))
+            .into_owned();
         let is_told = text
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .any(|line: Value| is_about_loss(&line));
-        if is_told { Ok(text) } else { Err("not told".to_owned()) }
+        if is_told { Ok(text) } else { Err("not logged".to_owned()) }
     })
     .await;
-    // The write that met the end of the disk may have written a part of its line.
+    // The write that filled the disk may have written only a part of its line.
     let cut = text.lines().filter(|line| serde_json::from_str::<Value>(line).is_err()).count();
     assert!(cut <= 1, "{cut} lines are not JSON");
     world.ends_in_order().await;
@@ -214,7 +224,7 @@ fn is_about_loss(line: &Value) -> bool {
         && line["lost"].as_u64() > Some(0)
 }
 
-/// The lines of a log of which every line is whole.
+/// The complete lines of a log, each of which must be JSON.
 fn lines(text: &str) -> Vec<Value> {
     let whole = &text[..text.rfind('\n').map_or(0, |at| at + 1)];
     whole
@@ -223,7 +233,7 @@ fn lines(text: &str) -> Vec<Value> {
         .collect()
 }
 
-/// What a thread reads of a pipe until it is closed.
+/// A thread that reads a pipe until it is closed, and the text that it has read.
 struct ReadLog {
     text: Arc<Mutex<Vec<u8>>>,
     thread: JoinHandle<()>,
@@ -235,7 +245,7 @@ fn read_to_its_end(mut reader: PipeReader) -> ReadLog {
     let thread = std::thread::spawn(move || {
         let mut buffer = [0; 64 << 10];
         while let Ok(read @ 1..) = reader.read(&mut buffer) {
-            into.lock().expect("nobody panics").extend_from_slice(&buffer[..read]);
+            into.lock().expect("the lock is not poisoned").extend_from_slice(&buffer[..read]);
         }
     });
     ReadLog { text, thread }
@@ -243,12 +253,12 @@ fn read_to_its_end(mut reader: PipeReader) -> ReadLog {
 
 impl ReadLog {
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.text.lock().expect("nobody panics")).into_owned()
+        String::from_utf8_lossy(&self.text.lock().expect("the lock is not poisoned")).into_owned()
     }
 
     async fn ends(&self) {
-        wait::until("the log to end", || async {
-            if self.thread.is_finished() { Ok(()) } else { Err("it is open".to_owned()) }
+        wait::until("the log to be closed", || async {
+            if self.thread.is_finished() { Ok(()) } else { Err("it is still open".to_owned()) }
         })
         .await;
     }

@@ -1,4 +1,5 @@
-//! The program answers as the document says that it serves, in each role and of each status of an event.
+//! Every response matches the OpenAPI document that the program serves, in each role and for events
+//! of each status.
 
 use bytes::Bytes;
 use std::time::Duration;
@@ -15,11 +16,12 @@ on_each_database!(
     every_role_serves_the_openapi_document
 );
 
-/// What a source's downstream makes of its events; `queued` is what no worker has taken yet.
+/// The status in which the downstream of each source leaves its events. `queued` needs a process
+/// without a worker.
 const STATUSES: [&str; 4] = ["processing", "retrying", "delivered", "dead_lettered"];
 
 async fn responses_match_the_openapi_document_for_each_event_status(database: Database) {
-    // What becomes of an event is for its source's downstream to say.
+    // The downstream of each source determines the status of its events.
     let sink = Sink::start(|received| match received.path.as_str() {
         "/delivered" => sink::Answer::status(204),
         "/retrying" => sink::Answer::status(503),
@@ -107,11 +109,12 @@ async fn every_role_serves_the_openapi_document(database: Database) {
             assert_eq!(
                 caller.call("GET", &event, &[], "").await.json()["status"],
                 "queued",
-                "nobody delivers it"
+                "no worker delivers the event"
             );
         }
     }
-    // A head that is too large is told by the server itself, which the document says has no body.
+    // The server itself refuses a head that is too large. By the document, this response has no
+    // body.
     let head = format!(
         "GET /health HTTP/1.1\r\nHost: surehook\r\nX-Long: {}\r\n\r\n",
         "x".repeat(64 << 10)
@@ -127,11 +130,11 @@ async fn every_role_serves_the_openapi_document(database: Database) {
     assert_eq!(
         (answer.status_code, &answer.body[..]),
         (431, &b""[..]),
-        "a target that is too long is no other case"
+        "a target that is too long gets the same response"
     );
 }
 
-/// A client each of whose answers has to be as the document says.
+/// A client that compares each response with the OpenAPI document.
 struct Caller {
     client: Client,
     document: Document,
@@ -160,7 +163,7 @@ impl Caller {
                 Bytes::from_static(body.as_bytes()),
             )
             .await;
-        let answer = answer.expect("the program answers");
+        let answer = answer.expect("the program responds");
         self.document.assert_describes(
             method,
             path,

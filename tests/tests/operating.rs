@@ -1,5 +1,5 @@
-//! The person on call, at the command line: what is stuck and why, send it again, hold it back. Every line goes through
-//! the real program on both ends.
+//! The commands for operators: find dead letters and their causes, redrive them, pause a source.
+//! Every command runs the real program against a real service.
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -23,7 +23,7 @@ on_each_database!(
     downstream_responses_cannot_control_the_terminal,
 );
 
-/// The program's command line against a service.
+/// Runs commands of the program against a service.
 struct Desk {
     folder: TempDir,
     url: String,
@@ -37,10 +37,10 @@ impl Desk {
     async fn run(&self, line: &str) -> Output {
         let (folder, line) = (self.folder.path().to_owned(), format!("{line} --url {}", self.url));
         let run = move || run(&folder, line.split_whitespace());
-        tokio::task::spawn_blocking(run).await.expect("the program was run")
+        tokio::task::spawn_blocking(run).await.expect("the program ran")
     }
 
-    /// What a command prints that is done.
+    /// The output of a command, which must succeed.
     async fn told(&self, line: &str) -> String {
         let output = self.run(line).await;
         assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
@@ -51,7 +51,7 @@ impl Desk {
         serde_json::from_str(&self.told(&format!("{line} --json")).await).expect("JSON")
     }
 
-    /// How a command fails: its exit code, and what it says.
+    /// The exit code and the error output of a command, which must fail.
     async fn refused(&self, line: &str) -> (Option<i32>, String) {
         let output = self.run(line).await;
         assert!(output.stdout.is_empty(), "{output:?}");
@@ -139,10 +139,10 @@ async fn dead_letters_are_found_inspected_and_redriven_by_commands(database: Dat
     until_all_are(&desk, 30, "delivered").await;
     assert!(
         sink.received().iter().filter(|received| received.taken()).count() == 30,
-        "each is delivered once"
+        "an event was not delivered exactly once"
     );
 
-    // What was delivered is sent once more, but only by name.
+    // Delivered events are sent again, but only with `--delivered`.
     assert!(desk.told("events redrive --all").await.starts_with("0 dead letters"));
     assert!(desk.told(&format!("events show {}", events[3])).await.contains("--delivered"));
     assert!(
@@ -176,8 +176,11 @@ async fn dead_letters_are_found_inspected_and_redriven_by_commands(database: Dat
         .collect();
     let wanted: Vec<usize> =
         (0..30).map(|n| 1 + usize::from(n < 20) + usize::from(n == 3)).collect();
-    assert_eq!(taken, wanted, "the oldest twenty once more");
-    let metrics = Client::default().get(&service.url("/metrics")).await.expect("an answer");
+    assert_eq!(
+        taken, wanted,
+        "not exactly the twenty oldest events and the event with index 3 were sent again"
+    );
+    let metrics = Client::default().get(&service.url("/metrics")).await.expect("a response");
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
     for told in [
         "surehook_accepted_to_delivered_seconds_count{source=\"orders\"} 51",
@@ -232,14 +235,14 @@ async fn downstream_responses_cannot_control_the_terminal(database: Database) {
     assert_eq!(
         desk.json(&format!("events show {event}")).await["history"][0]["excerpt"],
         EVIL,
-        "JSON says the same to a parser"
+        "the escaped JSON does not decode to the response"
     );
     let raw =
-        Client::default().get(&service.url(&format!("/events/{event}"))).await.expect("an answer");
+        Client::default().get(&service.url(&format!("/events/{event}"))).await.expect("a response");
     let raw = String::from_utf8(raw.body.to_vec()).expect("text");
     assert!(
         raw.contains("\\u202e") && !raw.contains(is_harmful),
-        "for whoever asks by curl: {raw:?}"
+        "HTTP clients such as curl print control characters of the response: {raw:?}"
     );
 }
 
@@ -253,7 +256,7 @@ async fn a_paused_source_accepts_events_and_delivers_them_once_resumed(database:
     let mut service = Service::start(&database.url(), &configuration).await;
     let desk = Desk::of(&service);
     assert!(desk.told("pause held").await.starts_with("held is paused"));
-    // The order is in the database: it outlives the process.
+    // The pause is stored in the database, so it survives a restart.
     service.signal(Signal::SIGTERM);
     service.wait(Duration::from_secs(10)).await;
     service.restart().await;
@@ -262,7 +265,7 @@ async fn a_paused_source_accepts_events_and_delivers_them_once_resumed(database:
     let other = post(&service, "other", "k").await;
     sink.reaches(1).await;
     assert_eq!(sink.of(other).len(), 1);
-    // Longer than any poll of an idle source.
+    // Longer than the poll interval of an idle source.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(sink.of(held).len(), 0);
     let shown = desk.told("sources").await;
@@ -274,7 +277,7 @@ async fn a_paused_source_accepts_events_and_delivers_them_once_resumed(database:
     assert!(desk.told("resume held").await.starts_with("held is resumed"));
     sink.reaches(2).await;
     assert_eq!(sink.of(held).len(), 1);
-    let (code, why) = desk.refused("pause nobody").await;
+    let (code, why) = desk.refused("pause unknown").await;
     assert!(code == Some(1) && why.contains("No source of this name"), "{code:?}: {why}");
 }
 
@@ -309,29 +312,30 @@ async fn an_interrupted_redrive_can_be_run_again(database: Database) {
 
     assert!(
         desk.told("events redrive --all --dry-run").await.starts_with("0 dead letters"),
-        "none is left"
+        "dead letters are left"
     );
     let taken = sink.taken();
     let wanted: BTreeMap<Uuid, usize> =
         sent.iter().map(Sent::event).map(|event| (event, 1)).collect();
     let again = taken.iter().filter(|(_, times)| **times > 1).count();
     println!(
-        "{letters} dead letters, broken off and run again: {} delivered, {again} of them twice",
+        "{letters} dead letters, redrive interrupted and run again: {} delivered, {again} of them twice",
         taken.len()
     );
     assert_eq!(
         taken.keys().collect::<Vec<_>>(),
         wanted.keys().collect::<Vec<_>>(),
-        "each is delivered"
+        "not exactly the posted events were delivered"
     );
-    // What was in flight when the service was killed may come twice, and the oracles say whether it was that.
+    // Deliveries in flight at the kill may be repeated. The oracles check that these are the only
+    // repetitions.
     run.judge().await;
 }
 
 async fn post(service: &Service, source: &str, key: &str) -> Uuid {
     let url = service.url(&format!("/webhooks/{source}"));
     let answer =
-        Client::default().post(&url, &[("idempotency-key", key)], "{}").await.expect("an answer");
+        Client::default().post(&url, &[("idempotency-key", key)], "{}").await.expect("a response");
     assert_eq!(answer.status_code, 202, "{answer:?}");
     answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id")
 }
@@ -358,7 +362,7 @@ async fn operator_listen_moves_the_operators_routes_to_its_address() {
     let service = Service::start(&database.url(), &configuration).await;
     let event = post(&service, "orders", "k").await;
     let client = Client::default();
-    let status_code = async |url: String| client.get(&url).await.expect("an answer").status_code;
+    let status_code = async |url: String| client.get(&url).await.expect("a response").status_code;
     for path in ["/sources", "/events", "/metrics", "/openapi.json", &format!("/events/{event}")] {
         assert_eq!(status_code(service.url(path)).await, 404, "{path}");
         assert_eq!(status_code(format!("http://{operators}{path}")).await, 200, "{path}");
@@ -373,7 +377,7 @@ async fn operator_listen_moves_the_operators_routes_to_its_address() {
     let posted = client
         .post(&format!("http://{operators}/webhooks/orders"), &[("idempotency-key", "k2")], "{}")
         .await
-        .expect("an answer");
+        .expect("a response");
     assert_eq!(posted.status_code, 404);
 }
 
@@ -395,7 +399,7 @@ async fn a_browser_page_cannot_use_operators_routes() {
     ];
     let forged = [("origin", "http://evil.example"), ("sec-fetch-site", "cross-site")];
     for (headers, problem) in [(&rebound[..], "foreign-host"), (&forged[..], "cross-site")] {
-        let answer = client.post(&pause, headers, "").await.expect("an answer");
+        let answer = client.post(&pause, headers, "").await.expect("a response");
         assert_eq!(
             (answer.status_code, answer.problem()),
             (403, format!("urn:surehook:problem:{problem}")),
@@ -404,16 +408,16 @@ async fn a_browser_page_cannot_use_operators_routes() {
         let answer = client
             .send(http::Method::GET, &service.url("/events"), headers, bytes::Bytes::new())
             .await
-            .expect("an answer");
+            .expect("a response");
         assert_eq!(answer.status_code, 403, "{headers:?}");
     }
-    let sources = client.get(&service.url("/sources")).await.expect("an answer").json();
+    let sources = client.get(&service.url("/sources")).await.expect("a response").json();
     assert_eq!(sources["sources"][0]["paused_since"], Value::Null, "{sources}");
-    // By the proxy's name, and by a page that the proxy serves.
+    // Requests under the host name of the proxy, from a page that the proxy serves, are allowed.
     let proxied = [
         ("host", "ops.example"),
         ("origin", "https://ops.example"),
         ("sec-fetch-site", "same-origin"),
     ];
-    assert_eq!(client.post(&pause, &proxied, "").await.expect("an answer").status_code, 200);
+    assert_eq!(client.post(&pause, &proxied, "").await.expect("a response").status_code, 200);
 }

@@ -1,5 +1,5 @@
-//! The oracles see in the real world as they do in simulations: what is done to a database behind the program's back
-//! shows as the promise that it breaks.
+//! The oracles find faults in recorded runs of the real program, as in simulations: a change made
+//! directly in the database is reported as the promise that it breaks.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,7 +27,7 @@ async fn a_run_without_interference_breaks_no_promise(database: Database) {
 }
 
 async fn a_deleted_event_breaks_the_durability_promise(database: Database) {
-    // Without the trigger it is not a retention's end either.
+    // Without the trigger, the deletion is not recorded as that of retention.
     let delete = "delete from events where id = (select id from events order by id limit 1)";
     let postgres = format!("drop trigger audit_pruned on events; {delete}");
     let sqlite = format!("drop trigger audit_pruned; {delete}");
@@ -69,8 +69,8 @@ fn slow() -> Answer {
     Answer::status(200).after(Duration::from_secs(1))
 }
 
-/// Runs a small load, waits until every event that is still owed has a status, does the mischief, and lets the rest
-/// of the run go its way.
+/// Runs a small load, waits until every unfinished event has an expected status, makes the change
+/// in the database, and lets the run end. Returns the broken promises.
 async fn broken_by(
     database: Database,
     behaviour: fn(&Received) -> Answer,
@@ -84,7 +84,7 @@ async fn broken_by(
     let load = Load { sources: &["github"], posts: EVENTS, duplicates: 0, connections: 4 };
     produce(run.clone(), vec![service.target()], load, Progress::default()).await;
     sink.reaches(EVENTS).await;
-    wait::until("the moment for mischief", || async {
+    wait::until("every unfinished event to have an expected status", || async {
         let owed = audit::statuses(run.database()).await;
         if owed.iter().all(|owed| status(owed)) { Ok(()) } else { Err(format!("{owed:?}")) }
     })

@@ -1,4 +1,4 @@
-//! A process that stands still for longer than its leases last, and then goes on as if nothing had happened.
+//! A process that is stopped for longer than its leases last, and then continues.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tests::recording::Recording;
 use tests::sink::{Answer, Received, Sink};
 use tests::{on_each_database, wait};
 
-/// A lease lasts for the time-out and 10 s.
+/// The timeout of a delivery. A lease lasts 10 s longer.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Longer than a lease.
@@ -28,9 +28,9 @@ async fn a_stopped_process_is_taken_over_and_its_settlements_are_refused() {
     let stopped = run.service(&configuration(&sink)).await;
     accept(&run, &stopped).await;
     sink.reaches(EVENTS).await;
-    // The other one starts when the first stands still already: so nothing is its own from the beginning. The first goes
-    // on in the middle of the other's deliveries: so its late settlements find the rows as it left them, but for the
-    // fence.
+    // The other process starts after the first one is stopped, so that it has no events yet. The
+    // first one continues during the other's deliveries, so that its late settlements find the rows
+    // as it left them, except for the fence.
     let taken_over = async {
         let other = run.service(&configuration(&sink)).await;
         wait::until("the other process to take an event over", || async {
@@ -60,13 +60,13 @@ async fn a_stopped_process_is_taken_over_and_its_settlements_are_refused() {
         assert_eq!(
             settled_by,
             ["service-2"],
-            "event {event} was settled by whom it no longer belonged to"
+            "event {event} was settled by a process that no longer held it"
         );
         let verdicts: Vec<Verdict> =
             judged.events[&event].history.iter().map(|attempt| attempt.verdict).collect();
         assert_eq!(verdicts, [Verdict::Lost, Verdict::Delivered], "event {event}");
         let (number, refused) = (event.to_string(), "settlement refused");
-        wait::until("the stopped process to hear that its settlement is refused", || async {
+        wait::until("the stopped process to log that its settlement was refused", || async {
             let log = stopped.log();
             if log.lines().any(|line| line.contains(refused) && line.contains(&number)) {
                 Ok(())
@@ -86,12 +86,15 @@ async fn a_response_received_during_a_pause_is_used_after_it(database: Database)
     let service = run.service(&configuration(&sink)).await;
     accept(&run, &service).await;
     sink.reaches(EVENTS).await;
-    // Past the time-out of each delivery, and well within its lease.
+    // Longer than the timeout of each delivery, and well within its lease.
     service.pause(TIMEOUT + Duration::from_secs(1)).await;
     run.all_ended().await;
     let judged = run.judge().await;
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
-    assert!(judged.events.values().all(|event| event.history.len() == 1), "an attempt was burnt");
+    assert!(
+        judged.events.values().all(|event| event.history.len() == 1),
+        "an event needed more than one attempt"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,8 +108,8 @@ async fn a_single_process_continues_with_its_events_after_a_pause() {
     run.all_ended().await;
 
     let judged = run.judge().await;
-    // Whether it first hears the late answers or finds the leases to be over is chance; each event is delivered, and at
-    // most once more.
+    // It depends on timing whether the process first reads the late responses or notices the ended
+    // leases. Each event is delivered, at most twice.
     for (event, record) in &judged.events {
         let verdicts: Vec<Verdict> = record.history.iter().map(|attempt| attempt.verdict).collect();
         let expected: [&[Verdict]; 2] =
@@ -116,7 +119,7 @@ async fn a_single_process_continues_with_its_events_after_a_pause() {
     assert_eq!(sink.taken().len(), EVENTS);
 }
 
-/// Slow enough that a process can be stopped, and go on, in the middle of it.
+/// Slow enough that a process can be stopped, and can continue, during a delivery.
 fn behaviour(received: &Received) -> Answer {
     let slowly = if received.attempt == 1 {
         Duration::from_millis(600)
@@ -133,11 +136,11 @@ async fn accept(run: &Recording, service: &Service) {
         let key = format!("key-{number}");
         let post =
             Post { producer: "producer", source: "github", key: &key, body: key.clone().into() };
-        try_once(run, &client, &service.target(), &post).await.expect("an answer").expect("a 202");
+        try_once(run, &client, &service.target(), &post).await.expect("a response").expect("a 202");
     }
 }
 
-/// The changes of a kind: which event, and by which process.
+/// The changes of one kind: the event and the process of each.
 fn changes(run: &Run, of_kind: impl Fn(Change) -> bool) -> impl Iterator<Item = (EventId, &str)> {
     run.committed()
         .filter(move |(_, committed)| of_kind(committed.change))

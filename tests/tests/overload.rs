@@ -1,5 +1,6 @@
-//! Far more is offered than can be taken: what cannot wait is told to come back, what is accepted is accepted soon, and
-//! memory stays within its bound. Afterwards all is as before.
+//! Far more load than the service can take: requests that cannot wait are answered with `503`,
+//! accepted ones are accepted quickly, and memory stays within its limit. Afterwards the service
+//! works as before.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,21 +17,21 @@ on_each_database!(overload_is_answered_with_503_and_loses_no_acknowledged_event)
 const CONNECTIONS: usize = 96;
 const MAX_QUEUED: usize = 16;
 
-/// Producers that are told to come back do so after this time, however much longer they were asked to wait.
+/// Refused producers retry after this time, however long `Retry-After` asks them to wait.
 const COMES_BACK_AFTER: Duration = Duration::from_millis(20);
 
 const BODY_BYTES: usize = 16 << 10;
 const MAX_QUEUED_BYTES: u64 = 1 << 20;
 
-/// What the process may grow by: the bodies that wait, as often as they are held at once (as they came, and as the
-/// database's client sends them), and for each connection what hyper may buffer of it and the program hold of its
-/// request.
+/// The memory by which the process may grow: the queued bodies, several times because they are held
+/// as received and as the client of the database sends them; and for each connection, hyper's
+/// buffer and the program's data of the request.
 const GROWTH_BYTES: u64 = 4 * MAX_QUEUED_BYTES + CONNECTIONS as u64 * (64 << 10) + (16 << 20);
 
 const ACCEPTED_WITHIN: Duration = Duration::from_millis(500);
 
 async fn overload_is_answered_with_503_and_loses_no_acknowledged_event(database: Database) {
-    // Two overloads at once would measure each other.
+    // Two overloads at the same time would affect each other's measurements.
     static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _alone = ALONE.lock().await;
     let run = Recording::begin(database).await;
@@ -66,7 +67,7 @@ async fn overload_is_answered_with_503_and_loses_no_acknowledged_event(database:
             service.usage(),
         )
     };
-    let (answers, during) = run.while_network_is("more offered than can be taken", offered).await;
+    let (answers, during) = run.while_network_is("more load than can be accepted", offered).await;
 
     let mut accepted: Vec<Duration> =
         answers.iter().filter(|answer| answer.0 == 202).map(|answer| answer.1).collect();
@@ -75,18 +76,21 @@ async fn overload_is_answered_with_503_and_loses_no_acknowledged_event(database:
     assert_eq!(
         accepted.len() + turned_away,
         answers.len(),
-        "every post was accepted or told to come back"
+        "a post was answered with neither 202 nor 503"
     );
     assert!(
         turned_away > answers.len() / 10,
-        "{turned_away} of {} were turned away: this was no overload",
+        "only {turned_away} of {} were refused: this was no overload",
         answers.len()
     );
     assert!(accepted.len() > 100, "only {} were accepted", accepted.len());
     let p99 = accepted[accepted.len() * 99 / 100];
-    assert!(p99 < ACCEPTED_WITHIN, "the p99 of what was accepted is {p99:?}");
+    assert!(p99 < ACCEPTED_WITHIN, "the p99 of accepted posts is {p99:?}");
     let growth = during.resident_bytes.saturating_sub(before.resident_bytes);
-    assert!(growth < GROWTH_BYTES, "grew by {growth} bytes, and may by {GROWTH_BYTES}");
+    assert!(
+        growth < GROWTH_BYTES,
+        "memory grew by {growth} bytes, and the limit is {GROWTH_BYTES}"
+    );
     println!(
         "{} offered, {} accepted, p99 {p99:?}, grown by {} KiB",
         answers.len(),
@@ -102,7 +106,7 @@ async fn overload_is_answered_with_503_and_loses_no_acknowledged_event(database:
     run.judge().await;
 }
 
-/// Posts once. The status code, and how long it took.
+/// Posts once. Returns the status code and the time to the response.
 async fn post(
     run: &Recording,
     client: &Client,
@@ -115,8 +119,7 @@ async fn post(
     body.resize(BODY_BYTES, b'.');
     let post = Post { producer, source: "github", key: &key, body: body.into() };
     let asked = Instant::now();
-    let answer =
-        try_once(run, client, target, &post).await.expect("nobody is left without an answer");
+    let answer = try_once(run, client, target, &post).await.expect("every post gets a response");
     let took = asked.elapsed();
     match answer {
         Ok(_) => (202, took),

@@ -1,5 +1,5 @@
-//! What the operators' commands and the deliveries ask goes to where they were told, and nowhere else: not by a proxy that
-//! the environment names for other programs, and not to where an answer points.
+//! Operator commands and deliveries connect only to the configured address. They use no proxy from
+//! the environment, and commands follow no redirect.
 
 use std::net::SocketAddr;
 use std::process::Output;
@@ -12,7 +12,7 @@ use tests::sink::{Answer, Sink};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// Proxies that are not there, in every spelling that programs know.
+/// Proxies that do not exist, in every spelling that programs read.
 const PROXIES: Environment = &[
     ("HTTP_PROXY", "http://127.0.0.1:9"),
     ("http_proxy", "http://127.0.0.1:9"),
@@ -49,7 +49,7 @@ async fn commands_do_not_follow_redirects() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.contains("307"), "{line}: {said}");
     }
-    let sources = Client::default().get(&service.url("/sources")).await.expect("an answer").json();
+    let sources = Client::default().get(&service.url("/sources")).await.expect("a response").json();
     assert_eq!(sources["sources"][0]["paused_since"], serde_json::Value::Null, "{sources}");
 }
 
@@ -61,7 +61,7 @@ async fn deliveries_do_not_use_a_proxy_of_the_environment() {
     let answer = Client::default()
         .post(&service.url("/webhooks/orders"), &[("idempotency-key", "k")], "{}")
         .await
-        .expect("an answer");
+        .expect("a response");
     assert_eq!(answer.status_code, 202, "{answer:?}");
     run.all_ended().await;
     assert!(sink.count() == 1 && sink.received()[0].taken(), "{:?}", sink.received());
@@ -77,10 +77,10 @@ async fn run(environment: Environment, line: &str, url: &str) -> Output {
         let folder = TempDir::new().expect("a temporary folder");
         run_in(environment, folder.path(), line.split_whitespace())
     };
-    tokio::task::spawn_blocking(run).await.expect("the program was run")
+    tokio::task::spawn_blocking(run).await.expect("the program ran")
 }
 
-/// A server that answers every request by the same request's place below `base`.
+/// A server that redirects every request to the same path below `base`.
 async fn redirecting(base: String) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it listens");
@@ -95,7 +95,8 @@ async fn redirecting(base: String) -> SocketAddr {
             let answer = format!(
                 "HTTP/1.1 307 Temporary Redirect\r\nlocation: {base}{path}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             );
-            // It fails if the client is gone, which the client's side of the test tells.
+            // This fails if the client has disconnected. The client's side of the test reports
+            // that.
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });

@@ -1,5 +1,5 @@
-//! No log line, at the finest level of the program's own, tells a body, a header's value or a credential: a word that is
-//! in all of them is looked for in everything that the program wrote.
+//! No log line contains a body, a header value or a credential, even at the finest level of the
+//! program. All of them contain one word, which the test searches for in the whole log.
 
 use std::time::Duration;
 use tests::database::Database;
@@ -8,7 +8,7 @@ use tests::on_each_database;
 use tests::recording::Recording;
 use tests::sink::{Answer, Received};
 
-/// The word.
+/// The word that must not be logged.
 const CANARY: &str = "canary7f3a";
 
 on_each_database!(no_log_line_contains_a_body_header_or_credential);
@@ -40,10 +40,11 @@ async fn no_log_line_contains_a_body_header_or_credential(database: Database) {
         let answer = client
             .post(&service.url("/webhooks/orders"), &headers, body.clone())
             .await
-            .expect("an answer");
+            .expect("a response");
         assert_eq!(answer.status_code, 202, "{answer:?}");
     }
-    // What is turned away is not told either: a key that is none, a source that is not there, another body.
+    // Refused requests must not be logged either: an invalid key, an unknown source, a different
+    // body.
     let bad = format!("{CANARY} is no key");
     for (path, key) in [
         ("/webhooks/orders", bad.as_str()),
@@ -53,17 +54,17 @@ async fn no_log_line_contains_a_body_header_or_credential(database: Database) {
         let answer = client
             .post(&service.url(path), &[("idempotency-key", key)], format!("{CANARY}!"))
             .await
-            .expect("an answer");
+            .expect("a response");
         assert!((400..500).contains(&answer.status_code), "{answer:?}");
     }
     run.all_ended().await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(sink.received().len() >= 3, "the events were sent");
+    assert!(sink.received().len() >= 3, "not every event was sent");
 
     let log = service.log();
     assert!(
         log.contains("answered") && log.contains("dead-lettered"),
-        "the finest level is on:\n{log}"
+        "the log lacks lines of the finest level:\n{log}"
     );
     let told: Vec<&str> = log.lines().filter(|line| line.contains(CANARY)).collect();
     assert!(told.is_empty(), "{told:#?}");

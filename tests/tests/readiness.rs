@@ -1,4 +1,5 @@
-//! `/ready` follows what the intake last learned about the database, and nothing that operators ask gets in its way.
+//! `/ready` reports what the intake last learned about the database. Queries of operators do not
+//! affect it.
 
 use bytes::Bytes;
 use sqlx::Connection;
@@ -13,7 +14,7 @@ use tests::{on_each_database, wait};
 
 on_each_database!(many_operator_queries_leave_the_process_ready);
 
-/// Nothing is delivered there.
+/// No server listens at this destination.
 const SOURCE: &str = "[sources.github]\ndestination = \"http://127.0.0.1:9/hooks\"\n";
 
 async fn many_operator_queries_leave_the_process_ready(database: Database) {
@@ -26,7 +27,7 @@ async fn many_operator_queries_leave_the_process_ready(database: Database) {
         let (client, url) = (client.clone(), service.url("/events?status_code=599&limit=100"));
         tokio::spawn(async move {
             while begun.elapsed() < Duration::from_secs(8) {
-                // Whether it is answered in time is not the question.
+                // The response does not matter here.
                 drop(client.get(&url).await);
             }
         })
@@ -36,7 +37,7 @@ async fn many_operator_queries_leave_the_process_ready(database: Database) {
     let watch = async {
         loop {
             let (status_code, detail) = ready(&client, &service).await;
-            assert_eq!(status_code, 200, "after {asked} answers: {detail}");
+            assert_eq!(status_code, 200, "after {asked} responses: {detail}");
             asked += 1;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -46,10 +47,10 @@ async fn many_operator_queries_leave_the_process_ready(database: Database) {
         _ = lists => {}
         () = watch => {}
     }
-    assert!(asked > 5, "the lists took no time");
+    assert!(asked > 5, "the queries ended too soon");
 }
 
-/// Inserts events for which a search looks in vain.
+/// SQL that inserts events. None of them matches the search.
 fn many_events(database: &Database) -> &'static str {
     match database {
         Database::Postgres(_) => {
@@ -69,7 +70,7 @@ fn many_events(database: &Database) -> &'static str {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_sqlite_disk_makes_the_process_unready() {
     let Some(disk) = SmallDisk::mount(8) else { return };
-    let database = Database::Sqlite(TempDir::new_in(disk.path()).expect("an empty disk has room"));
+    let database = Database::Sqlite(TempDir::new_in(disk.path()).expect("an empty disk has space"));
     unready_until_there_is_room(&disk, &database).await;
 }
 
@@ -87,7 +88,7 @@ async fn unready_until_there_is_room(disk: &SmallDisk, database: &Database) {
     let service = Service::start(&database.url(), SOURCE).await;
     let (client, begun) = (Client::default(), Instant::now());
     while post(&client, &service, 100 << 10).await == 202 {
-        assert!(begun.elapsed() < Duration::from_mins(1), "the disk does not get full");
+        assert!(begun.elapsed() < Duration::from_mins(1), "the disk does not fill up");
     }
     for _ in 0..5 {
         assert_eq!(post(&client, &service, 100 << 10).await, 503);
@@ -96,7 +97,7 @@ async fn unready_until_there_is_room(disk: &SmallDisk, database: &Database) {
     }
     assert!(service.log().contains("not ready: new events cannot be stored"), "{}", service.log());
     disk.grow_to(512);
-    // No post is sent, as by a load balancer.
+    // No post is sent while the process is not ready, because a load balancer follows `/ready`.
     service.ready().await;
     assert_eq!(post(&client, &service, 100 << 10).await, 202);
 }
@@ -117,7 +118,7 @@ async fn a_missing_insert_privilege_makes_the_process_unready() {
     assert_eq!(
         ready(&client, &another).await,
         (503, CANNOT_STORE.to_owned()),
-        "a process that has stored nothing yet"
+        "the state of a process that has stored nothing yet"
     );
 
     database.execute("grant insert on events to clerk").await;
@@ -127,10 +128,10 @@ async fn a_missing_insert_privilege_makes_the_process_unready() {
     assert_eq!(
         database.fetch::<(i64,)>("select count(*) from events").await,
         [(2,)],
-        "probes leave nothing behind"
+        "the probes left rows behind"
     );
     assert_eq!(database.fetch::<(i64,)>("select count(*) from deliveries").await, [(2,)]);
-    // Only the webhooks' intake needs to insert.
+    // Only the intake needs to insert, so a worker starts.
     database.execute("revoke insert on events from clerk").await;
     Service::start(&url, &format!("role = \"worker\"\n{SOURCE}")).await;
 }
@@ -141,7 +142,7 @@ async fn commits_waiting_for_a_lost_standby_make_the_process_unready() {
     let database = Database::Postgres(cluster.create_database().await);
     let (service, client) = (Service::start(&database.url(), SOURCE).await, Client::default());
     assert_eq!(post(&client, &service, 1).await, 202);
-    cluster.commits_wait_for("nobody").await;
+    cluster.commits_wait_for("unknown").await;
     wait::until("a commit to wait", || async {
         let status_code = post(&client, &service, 1).await;
         if status_code == 503 { Ok(()) } else { Err(status_code.to_string()) }
@@ -170,20 +171,20 @@ async fn one_rejected_row_or_locked_key_leaves_the_process_ready() {
     let mut transaction = connection.begin().await.expect("a transaction begins");
     let insert = "insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
                   select gen_random_uuid(), 'github', 'held', decode(repeat('ab', 32), 'hex'), now(), '', ''";
-    sqlx::query(insert).execute(&mut *transaction).await.expect("a new key");
+    sqlx::query(insert).execute(&mut *transaction).await.expect("the row can be inserted");
     for _ in 0..3 {
         assert_eq!(post_as(&client, &service, "held", 1).await, 503);
         assert_eq!(ready(&client, &service).await.0, 200);
     }
-    transaction.rollback().await.expect("the row is taken back");
+    transaction.rollback().await.expect("the insert is rolled back");
     assert_eq!(post_as(&client, &service, "held", 1).await, 202);
 }
 
 const CANNOT_STORE: &str = "Not ready: new events cannot be stored; the log says why.";
 
-/// The status code of `/ready`, and what it says.
+/// The status code and the detail of `/ready`.
 async fn ready(client: &Client, service: &Service) -> (u16, String) {
-    let answer = client.get(&service.url("/ready")).await.expect("an answer");
+    let answer = client.get(&service.url("/ready")).await.expect("a response");
     let body: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
     (answer.status_code, body["detail"].as_str().unwrap_or_default().to_owned())
 }
@@ -194,7 +195,7 @@ async fn post(client: &Client, service: &Service, bytes: usize) -> u16 {
 }
 
 async fn post_as(client: &Client, service: &Service, key: &str, bytes: usize) -> u16 {
-    // Nothing that a database could make small.
+    // Pseudo-random bytes, which the database cannot compress.
     let mut random = fastrand::Rng::with_seed(
         key.bytes().fold(7, |seed, byte| seed.rotate_left(5) ^ u64::from(byte)),
     );
@@ -202,6 +203,6 @@ async fn post_as(client: &Client, service: &Service, key: &str, bytes: usize) ->
     let answer = client
         .post(&service.url("/webhooks/github"), &[("idempotency-key", key)], body)
         .await
-        .expect("an answer");
+        .expect("a response");
     answer.status_code
 }

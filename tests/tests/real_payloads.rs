@@ -1,5 +1,5 @@
-//! What GitHub sends, as GitHub sends it, each delivery twice: 329 events come out, each once and byte for byte, with
-//! the headers that a receiver checks the signature by.
+//! Webhooks of GitHub, sent as GitHub sends them and each of them twice: 329 events arrive, each
+//! once and unchanged, with the headers that a receiver needs to check the signature.
 
 use flate2::read::GzDecoder;
 use futures::{StreamExt, stream};
@@ -43,7 +43,7 @@ async fn every_github_payload_arrives_once_unchanged_with_its_signature(database
                 ("x-github-hook-id", "292430182"),
                 ("x-hub-signature-256", &payload.signature),
             ];
-            let answer = client.post(&url, &headers, payload.body).await.expect("an answer");
+            let answer = client.post(&url, &headers, payload.body).await.expect("a response");
             assert_eq!(answer.status_code, 202, "{answer:?}");
             let event: Uuid = answer.json()["event_id"]
                 .as_str()
@@ -64,15 +64,15 @@ async fn every_github_payload_arrives_once_unchanged_with_its_signature(database
     );
     let events: BTreeMap<Uuid, &Payload> =
         first.iter().map(|(event, _)| *event).zip(&payloads).collect();
-    assert_eq!(events.len(), 329, "each delivery is an event of its own");
+    assert_eq!(events.len(), 329, "two payloads have the same event");
     let status = |event: &Uuid| {
         let (client, url) = (client.clone(), service.url(&format!("/events/{event}")));
-        async move { client.get(&url).await.expect("an answer").json()["status"].clone() }
+        async move { client.get(&url).await.expect("a response").json()["status"].clone() }
     };
     wait::until("every event to be delivered", || async {
         let statuses: Vec<_> = stream::iter(events.keys()).map(status).buffered(16).collect().await;
         let missing = statuses.iter().filter(|status| *status != "delivered").count();
-        if missing == 0 { Ok(()) } else { Err(format!("{missing} are not")) }
+        if missing == 0 { Ok(()) } else { Err(format!("{missing} are not delivered")) }
     })
     .await;
 
@@ -98,7 +98,7 @@ async fn every_github_payload_arrives_once_unchanged_with_its_signature(database
     }
 }
 
-/// One webhook of GitHub's.
+/// One webhook of GitHub.
 #[derive(Clone)]
 struct Payload {
     event: String,
@@ -124,9 +124,9 @@ fn payloads() -> Vec<Payload> {
         .collect()
 }
 
-/// As `X-Hub-Signature-256` has it.
+/// The value of `X-Hub-Signature-256`.
 fn signature(body: &[u8]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).expect("any key will do");
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).expect("HMAC accepts keys of any length");
     mac.update(body);
     let hex: String =
         mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -1,4 +1,5 @@
-//! Several processes on one PostgreSQL database share the work, and no event is delivered by two of them.
+//! Several processes on one PostgreSQL database share the work, and no event is delivered by two of
+//! them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,10 +17,11 @@ async fn three_processes_on_one_database_deliver_each_event_once() {
     let sinks = [run.sink(behaviour).await, run.sink(behaviour).await, run.sink(behaviour).await];
     let mut services = Vec::new();
     for sink in &sinks {
-        // Each process has a downstream of its own for the same sources, which tells who delivered what.
+        // Each process has its own downstream for the same sources, which shows what each process
+        // delivered.
         services.push(run.service(&configuration(sink)).await);
     }
-    // All of it is accepted by whichever process is asked, and waits for a while: a backlog is what is shared.
+    // All processes accept events, faster than they deliver them. They share the resulting backlog.
     let load =
         Load { sources: &["github", "stripe"], posts: EVENTS, duplicates: 0, connections: 32 };
     let targets = services.iter().map(Service::target).collect();
@@ -28,8 +30,7 @@ async fn three_processes_on_one_database_deliver_each_event_once() {
         run.all_ended().await;
         sent
     };
-    let sent =
-        run.while_network_is("a burst that is more than can be delivered at once", burst).await;
+    let sent = run.while_network_is("a burst above the delivery capacity", burst).await;
 
     let wanted: BTreeSet<_> = sent.iter().map(Sent::event).collect();
     assert_eq!(wanted.len(), EVENTS);
@@ -50,7 +51,7 @@ async fn three_processes_on_one_database_deliver_each_event_once() {
     let shares: Vec<usize> = taken.iter().map(std::collections::BTreeMap::len).collect();
     assert!(
         shares.iter().all(|&share| share > EVENTS / 5),
-        "a process did less than a fifth: {shares:?}"
+        "a process delivered less than a fifth: {shares:?}"
     );
     run.judge().await;
 }

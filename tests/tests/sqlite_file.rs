@@ -1,5 +1,5 @@
-//! The file of a SQLite database: who may read it, which process serves it, what a backup is, and what happens when it is
-//! damaged, missing or replaced.
+//! The file of a SQLite database: who can read it, which process can serve it, backups, and what
+//! happens when it is damaged, missing or replaced.
 
 use nix::sys::signal::Signal;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
@@ -48,7 +48,7 @@ impl World {
         Service::start(&self.url(), &self.source()).await
     }
 
-    /// A configuration for a command, in the folder.
+    /// Writes a configuration for a command into the folder. Returns its name.
     fn configured(&self, database: &str) -> String {
         let text = format!(
             "listen = \"{}\"\ndatabase = \"{database}\"\n{}",
@@ -64,7 +64,7 @@ impl World {
         run(self.folder.path(), arguments.iter().copied().chain(["--config", &configuration]))
     }
 
-    /// `serve`, which has to end by itself. Its exit code, and what it said.
+    /// Runs `serve`, which must end by itself. Returns its exit code and its log.
     async fn refused(&self, database: &str) -> (Option<i32>, String) {
         let configuration = self.configured(database);
         let mut process = Process::start(self.folder.path(), ["serve", "--config", &configuration]);
@@ -77,7 +77,7 @@ async fn post(service: &Service, key: &str) -> Answer {
     Client::default()
         .post(&service.url("/webhooks/github"), &[("idempotency-key", key)], "{}")
         .await
-        .expect("an answer")
+        .expect("a response")
 }
 
 async fn accepted(service: &Service, key: &str, replayed: bool) {
@@ -90,7 +90,7 @@ async fn accepted(service: &Service, key: &str, replayed: bool) {
 }
 
 async fn ready_is(service: &Service, status_code: u16) {
-    wait::until("readiness to follow", || async {
+    wait::until("the expected response of `/ready`", || async {
         let answer = Client::default().get(&service.url("/ready")).await?;
         if answer.status_code == status_code { Ok(()) } else { Err(format!("{answer:?}")) }
     })
@@ -146,7 +146,7 @@ async fn a_second_process_on_one_file_is_refused() {
     let world = World::new().await;
     let mut service = world.service().await;
     accepted(&service, "a", false).await;
-    symlink(world.folder.path(), world.path("elsewhere")).expect("a link can be made");
+    symlink(world.folder.path(), world.path("elsewhere")).expect("a link can be created");
     for database in
         [world.url(), format!("sqlite:{}", world.path("elsewhere/surehook.db").display())]
     {
@@ -188,13 +188,13 @@ async fn a_file_without_write_permission_fails_the_start() {
     let migrated = world.run(&["migrate"]);
     assert!(migrated.status.success(), "{}", said(&migrated));
     fs::set_permissions(world.path("surehook.db"), Permissions::from_mode(0o444))
-        .expect("the owner may");
-    // To root, every file can be written.
+        .expect("the owner can change the mode");
+    // Root can write to every file, so another user runs the program.
     let is_root = nix::unistd::Uid::effective().is_root();
     let copy = world.path("program");
     let program = if is_root {
-        fs::copy(program(), &copy).expect("there is room");
-        chown(world.folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
+        fs::copy(program(), &copy).expect("the disk has space");
+        chown(world.folder.path(), Some(NOBODY), Some(NOBODY)).expect("root can change the owner");
         &copy
     } else {
         program()
@@ -210,11 +210,11 @@ async fn a_file_without_write_permission_fails_the_start() {
         let ended = child
             .try_wait()
             .expect("a child can be waited for")
-            .ok_or_else(|| "it runs".to_owned());
+            .ok_or_else(|| "it still runs".to_owned());
         async { ended }
     });
     let status = ended.await;
-    let output = child.wait_with_output().expect("it has ended");
+    let output = child.wait_with_output().expect("the program has ended");
     assert_eq!(status.code(), Some(CANNOT_WAIT), "{}", said(&output));
     assert!(
         said(&output).contains("surehook.db cannot be opened: Permission denied"),
@@ -266,7 +266,7 @@ async fn a_backup_taken_while_serving_can_be_restored_after_a_stop() {
     );
     accepted(&service, "after", true).await;
 
-    // Killed: what is in the log is not in the file.
+    // After a kill, the WAL contains changes that are not in the file.
     service.kill();
     let restored = world.run(&["restore", "backup.db"]);
     assert!(restored.status.success(), "{}", said(&restored));
@@ -275,16 +275,15 @@ async fn a_backup_taken_while_serving_can_be_restored_after_a_stop() {
     accepted(&service, "after", false).await;
     stop(&mut service).await;
 
-    // The database that was replaced is whole, too.
-    fs::remove_file(world.path("surehook.db")).expect("the file is there");
+    // The replaced database is complete, too.
+    fs::remove_file(world.path("surehook.db")).expect("the file exists");
     let kept = world.run(&["restore", "surehook.db-replaced"]);
     assert!(
         !kept.status.success() && said(&kept).contains("surehook.db-replaced exists"),
         "{}",
         said(&kept)
     );
-    fs::rename(world.path("surehook.db-replaced"), world.path("old.db"))
-        .expect("the file is there");
+    fs::rename(world.path("surehook.db-replaced"), world.path("old.db")).expect("the file exists");
     let kept = world.run(&["restore", "old.db"]);
     assert!(kept.status.success(), "{}", said(&kept));
     service.restart().await;
@@ -305,12 +304,12 @@ async fn a_file_that_is_no_backup_is_not_restored() {
     let mut other =
         SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", world.path("other.db").display()))
             .await
-            .expect("a new file");
+            .expect("a database can be created");
     sqlx::raw_sql("create table things (name text)")
         .execute(&mut other)
         .await
-        .expect("an empty database");
-    other.close().await.expect("it can be closed");
+        .expect("a table can be created");
+    other.close().await.expect("the connection can be closed");
     for (name, why) in [
         ("text.db", "is damaged, or is not a SQLite database"),
         ("other.db", "not a database of surehook"),
@@ -355,17 +354,19 @@ async fn a_damaged_database_ends_the_process() {
     accepted(&service, "a", false).await;
     stop(&mut service).await;
     let mut connection =
-        SqliteConnection::connect(&world.url()).await.expect("the database is there");
+        SqliteConnection::connect(&world.url()).await.expect("the database exists");
     let pages = "select rootpage from sqlite_schema where tbl_name in ('events', 'deliveries') and rootpage > 0";
     let pages: Vec<u32> = sqlx::query_scalar(AssertSqlSafe(pages))
         .fetch_all(&mut connection)
         .await
-        .expect("the tables are there");
-    let size: u32 =
-        sqlx::query_scalar("pragma page_size").fetch_one(&mut connection).await.expect("a size");
-    connection.close().await.expect("it can be closed");
+        .expect("the tables exist");
+    let size: u32 = sqlx::query_scalar("pragma page_size")
+        .fetch_one(&mut connection)
+        .await
+        .expect("the page size can be read");
+    connection.close().await.expect("the connection can be closed");
     let file =
-        File::options().write(true).open(world.path("surehook.db")).expect("the database is there");
+        File::options().write(true).open(world.path("surehook.db")).expect("the database exists");
     for page in pages {
         file.write_all_at(&vec![0xA5; size as usize], u64::from(page - 1) * u64::from(size))
             .expect("the file can be written to");
@@ -387,7 +388,7 @@ async fn nothing_is_acknowledged_while_the_database_file_is_replaced() {
     accepted(&service, "a", false).await;
     let (path, aside) = (world.path("surehook.db"), world.path("aside.db"));
 
-    fs::rename(&path, &aside).expect("the file is there");
+    fs::rename(&path, &aside).expect("the file exists");
 
     let answer = post(&service, "b").await;
     assert_eq!(answer.status_code, 503, "{answer:?}");
@@ -401,7 +402,7 @@ async fn nothing_is_acknowledged_while_the_database_file_is_replaced() {
         service.log()
     );
 
-    fs::rename(&aside, &path).expect("the file is there");
+    fs::rename(&aside, &path).expect("the file exists");
 
     ready_is(&service, 200).await;
     accepted(&service, "d", false).await;
@@ -418,7 +419,7 @@ async fn a_deleted_file_is_noticed_before_the_next_acknowledgement() {
     let service = world.service().await;
     accepted(&service, "a", false).await;
     for name in ["surehook.db", "surehook.db-wal", "surehook.db-shm"] {
-        fs::remove_file(world.path(name)).expect("the file is there");
+        fs::remove_file(world.path(name)).expect("the file exists");
     }
     let answer = post(&service, "b").await;
     assert_eq!(answer.status_code, 503, "{answer:?}");

@@ -1,5 +1,5 @@
-//! Downstreams that misbehave in every way that a socket allows: each has its written verdict, costs no more time and
-//! memory than it may, and is not felt by the source beside it.
+//! Downstreams that misbehave in every way that a socket allows. Each attempt gets its documented
+//! verdict, within its limits of time and memory, and a healthy source is not affected.
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -33,39 +33,40 @@ on_each_database!(
     retry_after_is_bounded_by_the_back_off_and_the_cap,
 );
 
-/// The time-out of each source whose downstream misbehaves.
+/// The timeout of each source whose downstream misbehaves.
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// What an attempt that waits for nothing may take on a busy machine.
+/// The longest time of an attempt that ends without its timeout, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(3);
-/// How much later than its time-out an attempt may be told to have ended, on a busy machine.
+/// How long after its timeout an attempt may end, on a busy machine.
 const LATE: Duration = Duration::from_secs(2);
 
-/// More than the slots of one source, so that each of them stays taken for a while.
+/// More than the slots of one source, so that every slot stays in use for a while.
 const EVENTS_EACH: usize = 4;
 const CONCURRENCY: usize = 2;
 
-/// The most bytes of one response that leave its downstream. The program reads 16 KiB of a body and 400 KiB of a head;
-/// the rest is what two kernels buffer.
+/// The most bytes of one response that its downstream can send. The program reads 16 KiB of a body
+/// and 400 KiB of a head. The buffers of two kernels take the rest.
 const TAKEN_AT_MOST: u64 = 2 << 20;
-/// Interim responses are read and forgotten one by one, for as long as the time-out lasts: only their memory is bounded,
-/// not their number. Here it is a thousand a second on each connection.
+/// Interim responses are read and discarded one by one until the timeout. Their memory is bounded,
+/// but not their number: here it is a thousand per second on each connection.
 const WITHOUT_BOUND: &str = "says-continue-for-ever";
-/// The most that the program's memory grows by while all of this goes on: each connection's read buffer at its largest,
-/// and what an allocator keeps.
+/// The limit for the growth of the program's memory: the largest read buffer of each connection,
+/// and memory that the allocator keeps.
 const GROWS_AT_MOST: u64 = 32 << 20;
 
-/// The steady load of which percentiles are taken: so many posts, one every so often.
+/// The steady load for the percentiles: the number of posts before and during the misbehaviour, and
+/// the interval between two posts.
 const POSTS_AT_REST: usize = 300;
 const POSTS: usize = 600;
 const EVERY: Duration = Duration::from_millis(10);
-/// The 99th percentile of each so many posts in turn, and of those the median: a machine that stands still for a moment
-/// spoils a few of them, a source that is held up spoils all.
+/// Posts in one window. A figure is the median of the 99th percentiles of all windows: a short
+/// stall of the machine affects a few windows, and a delayed source affects all.
 const WINDOW: usize = 100;
-/// A 99th percentile under this is as good as at rest: what is measured there is the machine. Each misbehaviour that
-/// holds something up does so for seconds.
+/// A 99th percentile below this counts as undisturbed, because it mostly measures the machine. A
+/// misbehaviour that delays something delays it for seconds.
 const FLOOR: Duration = Duration::from_millis(200);
 
-/// How one downstream behaves, and what has to be written down of an attempt to deliver to it.
+/// How one downstream behaves, and the expected record of an attempt.
 struct Case {
     /// The name of its source.
     name: &'static str,
@@ -117,9 +118,9 @@ fn cases(trap: &Sink, tls: &str, nobody: SocketAddr) -> Vec<Case> {
         // No connection.
         at("refuses", format!("http://{nobody}/"), "connection refused"),
         at("has-no-name", "http://no-such-host.invalid/".into(), "dns"),
-        at("has-a-certificate-that-nobody-vouches-for", format!("https://localhost:{tls}/"), "tls"),
+        at("has-an-untrusted-certificate", format!("https://localhost:{tls}/"), "tls"),
         at("speaks-no-tls", trap.url("/").replacen("http", "https", 1), "tls"),
-        // No reply, or half of one.
+        // No response, or an incomplete one.
         fails("hangs", Script::default().hang(), "timeout", ItsTimeout),
         fails("hangs-up", Script::default(), "connection reset", AtOnce),
         fails("resets", Script::default().reset(), "connection reset", AtOnce),
@@ -141,7 +142,7 @@ fn cases(trap: &Sink, tls: &str, nobody: SocketAddr) -> Vec<Case> {
             "timeout",
             ItsTimeout,
         ),
-        // No HTTP.
+        // Not HTTP.
         fails(
             "has-an-endless-head",
             say("HTTP/1.1 200 OK\r\n").flood(filler.clone(), u64::MAX),
@@ -167,7 +168,7 @@ fn cases(trap: &Sink, tls: &str, nobody: SocketAddr) -> Vec<Case> {
             "invalid response",
             AtOnce,
         ),
-        // A reply that has to be taken for what its status says, however its head is malformed and its body ends.
+        // The status decides, even if the head is malformed or the body is incomplete.
         answers(
             "has-bytes-in-names",
             say("HTTP/1.1 200 OK\r\nX-\u{ff}: 1\r\n\r\n").hang(),
@@ -285,12 +286,12 @@ fn cases(trap: &Sink, tls: &str, nobody: SocketAddr) -> Vec<Case> {
     cases
 }
 
-/// 64 MiB of zeros, packed into 64 KiB.
+/// 64 MiB of zeros, compressed to 64 KiB.
 fn gzip_bomb() -> Script {
     let mut packed = GzEncoder::new(Vec::new(), Compression::best());
     let zeros = vec![0; 1 << 20];
-    (0..64).for_each(|_| packed.write_all(&zeros).expect("memory takes all"));
-    let packed = packed.finish().expect("memory takes all");
+    (0..64).for_each(|_| packed.write_all(&zeros).expect("writing to memory does not fail"));
+    let packed = packed.finish().expect("writing to memory does not fail");
     let head = format!(
         "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         packed.len()
@@ -298,7 +299,7 @@ fn gzip_bomb() -> Script {
     Script::default().say(head.into_bytes()).say(packed)
 }
 
-/// Every byte from 0x80 on in a header's value, in the reason and in the body.
+/// Every byte from 0x80 to 0xff, in a header value, in the reason phrase and in the body.
 fn bytes_in_values() -> Script {
     let bytes: Vec<u8> = (0x80..=0xff).collect();
     let parts: [&[u8]; 7] = [
@@ -318,7 +319,7 @@ async fn each_misbehaviour_gets_its_verdict_and_slows_no_healthy_source(database
     let (trap, healthy) =
         (Sink::start(|_| Answer::status(200)).await, run.sink(|_| Answer::status(200)).await);
     let (tls, _server) = tls_with_its_own_certificate().await;
-    // A port that is taken, so that no other test can come to listen there, and that nobody listens on.
+    // A bound port on which no server listens. It stays bound, so that no other test can use it.
     let taken = TcpSocket::new_v4().expect("a socket");
     taken.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let cases = cases(&trap, &tls, taken.local_addr().expect("a bound socket has an address"));
@@ -335,7 +336,8 @@ async fn each_misbehaviour_gets_its_verdict_and_slows_no_healthy_source(database
             Downstream::At(url) => url.clone(),
         }))
         .await;
-    // The same load at the same time with downstreams that are all well: what both feel is the machine's doing.
+    // A control run: the same load at the same time with healthy downstreams. A delay in both runs
+    // is caused by the machine.
     let control = Recording::begin(run.database().another().await).await;
     let well = control.sink(|_| Answer::status(200)).await;
     let beside = control.service(&configuration(&cases, &well, |_| well.url("/"))).await;
@@ -369,23 +371,23 @@ async fn each_misbehaviour_gets_its_verdict_and_slows_no_healthy_source(database
     }
     assert!(
         wrong.is_empty(),
-        "{} things are not as the table has them:\n{}",
+        "{} results differ from the table:\n{}",
         wrong.len(),
         wrong.join("\n")
     );
     assert_eq!(trap.count(), 0, "a redirect was followed");
     for (name, rogue) in &rogues {
-        assert_eq!(rogue.count(), EVENTS_EACH, "{name}: one request an event");
+        assert_eq!(rogue.count(), EVENTS_EACH, "{name}: not one request for each event");
         assert!(
             rogue.most_taken() <= TAKEN_AT_MOST || *name == WITHOUT_BOUND,
-            "{name}: {} bytes of a response were taken",
+            "{name}: {} bytes of a response were sent",
             rogue.most_taken()
         );
     }
     let peak = service.usage().peak_bytes;
     assert!(peak <= before.resident_bytes + GROWS_AT_MOST, "{before:?} grew to {peak} bytes");
     assert_eq!(service.mishaps(), [""; 0]);
-    assert!(!service.log().contains("unclassified error"), "each of these failures has a class");
+    assert!(!service.log().contains("unclassified error"), "a failure has no error class");
 
     let (at_rest, meanwhile) = (Figures::of(&told, rest), Figures::of(&told, storm));
     let beside = Figures::of(&control.judge().await, calm);
@@ -393,21 +395,21 @@ async fn each_misbehaviour_gets_its_verdict_and_slows_no_healthy_source(database
         meanwhile > (at_rest.max(beside) * 2).max(FLOOR)
     };
     let figures = format!(
-        "meanwhile {meanwhile:?}; at rest {at_rest:?}; a process whose downstreams are all well {beside:?}"
+        "during the misbehaviour {meanwhile:?}; before it {at_rest:?}; control run {beside:?}"
     );
     println!("{figures}; {before:?} grew to {peak} bytes");
     assert!(
         !felt(meanwhile.intake, at_rest.intake, beside.intake),
-        "the intake feels it: {figures}"
+        "the misbehaviour slows the intake: {figures}"
     );
     assert!(
         !felt(meanwhile.delivery, at_rest.delivery, beside.delivery),
-        "the healthy source feels it: {figures}"
+        "the misbehaviour slows the healthy source: {figures}"
     );
 }
 
 impl Case {
-    /// What is shown of an event that is not as this table has it.
+    /// A description of the event, if it differs from this case.
     fn wrong(&self, event: &Value) -> Option<String> {
         let (status, reason) = match self.verdict {
             "delivered" => ("delivered", Value::Null),
@@ -416,7 +418,7 @@ impl Case {
         };
         let attempt = &event["history"][0];
         let took = Duration::from_secs_f64(
-            attempt["duration_ms"].as_f64().expect("an attempt took some time") / 1000.0,
+            attempt["duration_ms"].as_f64().expect("an attempt has a duration") / 1000.0,
         );
         let (least, most) = match self.took {
             Took::AtOnce => (Duration::ZERO, AT_ONCE),
@@ -430,7 +432,7 @@ impl Case {
             && attempt["status_code"] == self.status_code.map_or(Value::Null, Value::from)
             && attempt["error"] == self.error.map_or(Value::Null, Value::from)
             && (least..=most).contains(&took)
-            // As text or in base64.
+            // The excerpt is text or base64.
             && excerpt.len() <= MAX_EXCERPT_BYTES.div_ceil(3) * 4;
         let Self { name, verdict, status_code, error, .. } = self;
         (!right).then(|| format!("{name}: expected {verdict} {status_code:?} {error:?} in {least:?} to {most:?}, not {event}"))
@@ -454,14 +456,15 @@ fn configuration(cases: &[Case], healthy: &Sink, destination: impl Fn(&Case) -> 
     )
 }
 
-/// Posts to the healthy source, and what the others are to get beside that. Tells from when to when the former took.
+/// Posts to the healthy source and, at the same time, to all others. Returns the start and the end
+/// of the posts to the healthy source.
 async fn everything(run: &Recording, service: &Service, cases: &[Case]) -> (At, At) {
     let others = cases.iter().map(|case| steady(run, service, case.name, EVENTS_EACH, EVERY * 20));
     futures::join!(steady(run, service, "healthy", POSTS, EVERY), futures::future::join_all(others))
         .0
 }
 
-/// A server whose certificate is its own word only, and the port that it listens on.
+/// A server with a self-signed certificate. Returns its port and its task.
 async fn tls_with_its_own_certificate() -> (String, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("a bound socket has an address").port().to_string();
@@ -474,18 +477,21 @@ async fn tls_with_its_own_certificate() -> (String, JoinHandle<()>) {
     let config = ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)
-        .expect("they belong together");
+        .expect("the key belongs to the certificate");
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let server = tokio::spawn(async move {
         loop {
             let Ok((stream, _)) = listener.accept().await else { continue };
-            assert!(acceptor.accept(stream).await.is_err(), "the program trusts anybody");
+            assert!(
+                acceptor.accept(stream).await.is_err(),
+                "the program accepted a self-signed certificate"
+            );
         }
     });
     (port, server)
 }
 
-/// Posts at a steady pace, whatever the answers take, and tells from when to when.
+/// Posts at a steady pace, independent of the response times. Returns the start and the end.
 async fn steady(
     run: &Recording,
     service: &Service,
@@ -515,12 +521,12 @@ async fn post(run: &Recording, client: &Client, target: &Target, source: &str) {
     }
 }
 
-/// 99th percentiles of what was posted in a span of a run.
+/// 99th percentiles of the posts in a period of a run.
 #[derive(Debug)]
 struct Figures {
-    /// From a post to its answer, whatever its source.
+    /// From a post to its response, for all sources.
     intake: Duration,
-    /// From the answer to the arrival at the healthy downstream.
+    /// From the response to the arrival at the healthy downstream.
     delivery: Duration,
 }
 
@@ -541,7 +547,7 @@ impl Figures {
                 accepted.insert(answer.event.expect("a 202 names its event"), at);
             }
         }
-        // An event can arrive before its producer has read the answer.
+        // An event can arrive before its producer has read the response.
         let delivery: Vec<_> = run
             .received()
             .filter_map(|(at, received)| Some(at.saturating_sub(*accepted.get(&received.event)?)))
@@ -564,19 +570,20 @@ fn p99(figures: &[Duration]) -> Duration {
     of_each[of_each.len() / 2]
 }
 
-/// What a downstream asks for, and what it gets.
+/// The wait that a response leads to.
 #[derive(Clone, Copy)]
 enum Waits {
-    /// The back-off: what it said says nothing.
+    /// The back-off, because the header is invalid or asks for less.
     BackOff,
     Seconds(u64),
-    /// As long as the policy allows.
+    /// The longest wait that the retry policy allows.
     Cap,
 }
 
 const BACK_OFF: Duration = Duration::from_millis(200);
 const CAP: Duration = Duration::from_millis(2500);
-/// How far the database's note of a wait may be from what was decided: SQLite counts milliseconds in the tests' triggers.
+/// The tolerance between a decided wait and its record: on SQLite, the triggers of the tests count
+/// milliseconds.
 const ABOUT: Duration = Duration::from_millis(60);
 
 async fn retry_after_is_bounded_by_the_back_off_and_the_cap(database: Database) {
@@ -680,7 +687,7 @@ async fn retry_after_is_bounded_by_the_back_off_and_the_cap(database: Database) 
             Cap => (CAP, CAP),
         };
         if attempts != [Some(503), Some(204)] || waited + ABOUT < least || waited > most + ABOUT {
-            wrong.push(format!("{header}: waited {waited:?}, and {least:?} to {most:?} is right; answers {attempts:?}"));
+            wrong.push(format!("{header}: waited {waited:?}, expected {least:?} to {most:?}; responses {attempts:?}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

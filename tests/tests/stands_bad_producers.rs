@@ -1,6 +1,6 @@
-//! Producers that misbehave on the bare socket: each gets an answer that says so, or none, and in time; the program
-//! keeps its memory and its temper, and good producers do not feel it. What is wrong in one request alone is in
-//! `bad_input.rs`.
+//! Producers that misbehave on raw sockets. Each gets an error response, or none, in time. The
+//! program's memory stays bounded, and well-behaved producers are not affected. `bad_input.rs`
+//! tests single invalid requests.
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -35,27 +35,28 @@ on_each_database!(
     producers_that_hang_up_leave_whole_events_or_none,
 );
 
-/// What a good post may take while all this goes on. A place that is held for as long as the time-outs allow is held
-/// for longer.
+/// The longest time of a good post during an attack. It is shorter than the timeouts, so that the
+/// test fails if a good post waits for a connection of an attacker.
 const UNHARMED: Duration = Duration::from_secs(2);
-/// How long the head and the body of a request may take.
+/// The timeout of the head and of the body of a request.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The memory that the program may keep of an attack, and may need for it: 1,000 connections with a read buffer each.
+/// The limits for the growth of memory, after an attack and during it: 1,000 connections with a
+/// read buffer each.
 const KEEPS_AT_MOST: u64 = 20 << 20;
 const NEEDS_AT_MOST: u64 = 32 << 20;
 
-/// A kernel that finds no room in a listener's queue tries again after a second.
+/// Less than the second after which a client's kernel retries, if the listener's queue is full.
 const BEFORE_SYN_IS_SENT_AGAIN: Duration = Duration::from_millis(900);
 
-/// Good posts before the attack, so that its memory is not that of the first requests.
+/// Good posts before the attack, so that the memory for the first requests does not count.
 const WARM_UP: usize = 200;
-/// The pace of good posts during the attack.
+/// The interval between good posts during the attack.
 const EVERY: Duration = Duration::from_millis(20);
 
 async fn a_burst_of_connections_waits_in_the_queue(database: Database) {
     let siege = Siege::begin(database, TIMEOUT).await;
     let room = fs::read_to_string("/proc/sys/net/core/somaxconn")
-        .expect("Linux tells how long a queue may be");
+        .expect("Linux has a limit for the length of a queue");
     let connections = room.trim().parse::<usize>().expect("a number").min(1_000);
     siege.service.signal(Signal::SIGSTOP);
     let connect = |_| {
@@ -65,7 +66,7 @@ async fn a_burst_of_connections_waits_in_the_queue(database: Database) {
         stream::iter(0..connections).map(connect).buffer_unordered(50).collect().await;
     siege.service.signal(Signal::SIGCONT);
     let waiting = burst.iter().filter(|connected| matches!(connected, Ok(Ok(_)))).count();
-    assert_eq!(waiting, connections, "so many found room in the queue");
+    assert_eq!(waiting, connections, "not every connection fits into the queue");
     drop(burst);
     siege.good(&Client::default(), "good", "after-the-burst", Bytes::from_static(b"good")).await;
     siege.run.judge().await;
@@ -80,16 +81,18 @@ async fn idle_connections_do_not_block_other_producers(database: Database) {
                 .map(|_| TcpStream::connect(siege.service.address()))
                 .buffer_unordered(50);
             let silent: Vec<_> = open
-                .map(|stream| stream.expect("the program's socket takes connections"))
+                .map(|stream| stream.expect("the program's socket accepts connections"))
                 .collect()
                 .await;
-            // Longer than a good post may take, and shorter than the program's own patience with the silent.
+            // Longer than a good post may take, and shorter than the program's timeout for silent
+            // connections.
             tokio::time::sleep(UNHARMED * 2).await;
             drop(silent);
         })
         .await;
-    // A kept connection that has to make room can do so in the very moment in which its producer posts on it.
-    println!("{} good posts had to come again", lifted.again);
+    // The program may close a keep-alive connection to make space, just when its producer posts on
+    // it.
+    println!("{} good posts were retried", lifted.again);
 }
 
 async fn a_request_sent_too_slowly_gets_408_in_time(database: Database) {
@@ -102,14 +105,15 @@ async fn a_request_sent_too_slowly_gets_408_in_time(database: Database) {
         .beside_good_posts(async {
             for (answer, took) in futures::future::join_all(dribbles).await {
                 assert!(answer.starts_with("HTTP/1.1 408 "), "{answer:?}");
-                assert!((TIMEOUT / 2..TIMEOUT * 2).contains(&took), "given up after {took:?}");
+                assert!((TIMEOUT / 2..TIMEOUT * 2).contains(&took), "timed out after {took:?}");
             }
         })
         .await
         .all_at_once();
 }
 
-/// Sends this at once and then a byte every so often, until the program has had enough: what it says, and when.
+/// Sends `begin` at once, and then a byte every 100 ms until the program closes the connection.
+/// Returns the response and the time.
 async fn dribble(service: &Service, begin: &[u8]) -> (String, Duration) {
     let mut stream = TcpStream::connect(service.address()).await.expect("the program listens");
     let begun = Instant::now();
@@ -125,7 +129,8 @@ async fn dribble(service: &Service, begin: &[u8]) -> (String, Duration) {
         }
     });
     let mut answer = String::new();
-    // The program may close while the next byte is on its way; what it said is read all the same.
+    // The program may close the connection while a byte is in transit. The response can still be
+    // read.
     let _ = reading.read_to_string(&mut answer).await;
     dribbling.abort();
     (answer, begun.elapsed())
@@ -160,7 +165,7 @@ async fn no_bytes_from_producers_break_the_program(database: Database) {
         .all_at_once();
 }
 
-/// Requests, each with the statuses of its answers. `@` stands for a key of its own.
+/// Requests, each with the status codes of the responses. `@` is replaced by a unique key.
 fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
     let post = |path: &str, more: &str| {
         format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nIdempotency-Key: @\r\n{more}\r\n").into_bytes()
@@ -232,7 +237,7 @@ fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
         ),
         (bare("POST /webhooks/orders\r\n\r\n"), &[400]),
         (bare("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"), &[]),
-        // Names in any case, repeated.
+        // Header names in any case, and repeated.
         (
             bare(
                 "POST /webhooks/orders HTTP/1.1\r\nHOST: a\r\nCONNECTION: CLOSE\r\nIDEMPOTENCY-KEY: @\r\nCONTENT-LENGTH: 2\r\n\r\n{}",
@@ -240,7 +245,7 @@ fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
             &[202],
         ),
         (with("X-Same: 1\r\nx-same: 2\r\nX-SAME: 3\r\nContent-Length: 2\r\n", "{}"), &[202]),
-        // Which host it is for has to be said, once.
+        // Exactly one `Host` header is required.
         (with("host: a\r\nContent-Length: 2\r\n", "{}"), &[400]),
         (
             bare(
@@ -254,7 +259,7 @@ fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
             ),
             &[405],
         ),
-        // Headers that are none, or too many bytes of them.
+        // Invalid headers, and too many bytes of headers.
         (with("X-Folded: a\r\n b\r\nContent-Length: 2\r\n", "{}"), &[400]),
         (with("X-Space : a\r\nContent-Length: 2\r\n", "{}"), &[400]),
         (with("X-Nul: a\0b\r\nContent-Length: 2\r\n", "{}"), &[400]),
@@ -276,7 +281,7 @@ fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
         (at("/webhooks/or ders"), &[400]),
         (at(""), &[400]),
         (at(&format!("/webhooks/{}", "o".repeat(64 << 10))), &[431]),
-        // Nothing that was ever a request.
+        // Bytes that are no request at all.
         (vec![0; 64 << 10], &[400]),
         (vec![0xff; 64 << 10], &[400]),
         (vec![b'\n'; 200 << 10], &[431]),
@@ -284,7 +289,7 @@ fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
     ]
 }
 
-/// Keys of 255 and 256 bytes that look random and are not: any bytes, and visible ones.
+/// Pseudo-random keys of 255 and 256 bytes: lower-case letters, or any bytes.
 fn keys() -> Vec<(Vec<u8>, u16)> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = |length: usize, visible: bool| -> Vec<u8> {
@@ -330,7 +335,7 @@ async fn pipelined_requests_are_answered_in_order(database: Database) {
                 bytes.extend_from_slice(b"and nothing that follows\r\n\r\n");
                 let mut answers = converse(siege.service.address(), &bytes).await;
                 assert_eq!(answers.pop().map(|last| last.status_code), Some(400));
-                assert_eq!(answers.len(), AHEAD, "each has its answer");
+                assert_eq!(answers.len(), AHEAD, "not every request has a response");
                 for (((key, _), post), answer) in posts.into_iter().zip(named).zip(&answers) {
                     answered.push((
                         key,
@@ -343,7 +348,7 @@ async fn pipelined_requests_are_answered_in_order(database: Database) {
         .await
         .all_at_once();
     for (key, event) in answered.out {
-        assert_eq!(answered.run.events[&event].key, key, "an answer went to another request");
+        assert_eq!(answered.run.events[&event].key, key, "a response went to another request");
     }
 }
 
@@ -364,11 +369,11 @@ async fn producers_that_hang_up_leave_whole_events_or_none(database: Database) {
             stream.write_all(&[head.as_bytes(), body].concat()).await.expect("the program reads");
             tokio::time::sleep(Duration::from_millis(1)).await;
             if index.is_multiple_of(2) {
-                stream.set_zero_linger().expect("a socket can be broken");
+                stream.set_zero_linger().expect("the connection can be reset");
             }
             drop(stream);
             siege.run.record(What::Unanswered { post });
-            // Some come back later, as producers do.
+            // Some retry later, as producers do.
             if index.is_multiple_of(10) {
                 siege.good(&Client::default(), "orders", &key, Bytes::copy_from_slice(body)).await;
             }
@@ -382,10 +387,7 @@ async fn producers_that_hang_up_leave_whole_events_or_none(database: Database) {
         .all_at_once();
     let stored =
         answered.run.events.values().filter(|event| event.key.starts_with("gone-")).count();
-    assert!(
-        stored >= 100,
-        "{stored} of 1,000 were stored: those that came back, and those whose hanging up came late"
-    );
+    assert!(stored >= 100, "only {stored} of 1,000 were stored, although 100 were retried");
 }
 
 /// The program under attack, with a source for attackers and one for good producers.
@@ -395,16 +397,16 @@ struct Siege {
     service: Service,
 }
 
-/// What is left of a siege.
+/// The result of a siege.
 struct Lifted<T> {
     out: T,
     run: Run,
-    /// How many good posts had no answer and came again.
+    /// The number of retries of good posts that got no response.
     again: usize,
 }
 
 impl<T> Lifted<T> {
-    /// Each good post was answered at its first try.
+    /// Asserts that each good post was answered at its first try.
     fn all_at_once(self) -> Self {
         assert_eq!(self.again, 0, "good posts were not answered");
         self
@@ -415,7 +417,8 @@ impl Siege {
     async fn begin(database: Database, timeout: Duration) -> Self {
         let (_, most) =
             getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of open files can be read");
-        setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("it can be raised as far as it goes");
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)
+            .expect("the soft limit can be raised to the hard limit");
         let run = Recording::begin(database).await;
         let sink = run.sink(|_| sink::Answer::status(200)).await;
         let configuration = format!(
@@ -436,8 +439,9 @@ impl Siege {
         Self { run, sink, service }
     }
 
-    /// Attacks while good producers post, on kept connections and on new ones. None of them feels it, the program
-    /// keeps its memory, and no promise is broken.
+    /// Runs an attack while good producers post, on keep-alive connections and on new ones. Asserts
+    /// that none of them is slowed, that the memory of the program stays bounded, and that no
+    /// promise is broken.
     async fn beside_good_posts<T>(&self, attack: impl Future<Output = T>) -> Lifted<T> {
         let client = Client::default();
         for _ in 0..WARM_UP {
@@ -481,11 +485,15 @@ impl Siege {
         );
         assert_eq!(self.service.mishaps(), [""; 0]);
         let run = self.run.judge().await;
-        assert_eq!(self.sink.taken().len(), run.events.len(), "what is stored is delivered");
+        assert_eq!(
+            self.sink.taken().len(),
+            run.events.len(),
+            "not exactly the stored events were delivered"
+        );
         Lifted { out, run, again }
     }
 
-    /// A post that has to be accepted, by a producer that comes again if it is not answered; how often it did.
+    /// Posts until there is a response, which must be an acceptance. Returns the number of retries.
     async fn good(&self, client: &Client, source: &str, key: &str, body: Bytes) -> usize {
         let post = Post { producer: "good", source, key, body };
         let mut again = 0;
@@ -498,7 +506,7 @@ impl Siege {
         }
     }
 
-    /// Sends bytes that may be a post to `orders`; the statuses of what is answered.
+    /// Sends bytes that may be a post to `orders`. Returns the status codes of the responses.
     async fn post_raw(&self, key: &str, body: &[u8], bytes: &[u8]) -> Vec<u16> {
         let post = self.posted(key, body);
         let answers = converse(self.service.address(), bytes).await;
@@ -524,7 +532,7 @@ impl Siege {
         post
     }
 
-    /// Writes an answer down; the event that it names, if it is an acceptance.
+    /// Records a response. Returns the event that it names, if it is an acceptance.
     fn answered(&self, post: PostId, answer: &Answer) -> Option<EventId> {
         let accepted = (answer.status_code == 202).then(|| answer.json());
         let event = accepted.as_ref().and_then(|said| said["event_id"].as_str()?.parse().ok());

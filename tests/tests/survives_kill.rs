@@ -1,5 +1,5 @@
-//! A sudden end, of the program or of its database: `kill -9` in the middle of a load. Everything that was acknowledged
-//! arrives; what arrives twice is what was in flight, and says so.
+//! `kill -9` of the program or of its database during a load. Every acknowledged event arrives.
+//! Only events that were in flight arrive twice, and their history shows it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,23 +34,25 @@ async fn a_kill_loses_nothing_and_repeats_only_deliveries_in_flight(database: Da
         tokio::spawn(produce(run.clone(), vec![service.target()], load, progress.clone()));
     sink.reaches(100).await;
     progress.reaches(load.posts / 4).await;
-    // However little the machine lets through: what the downstream gets from here on is in flight when the kill comes.
+    // From here on responses take longer, so that deliveries are in flight at the kill, even on a
+    // busy machine.
     sink.behave(answer_after(Duration::from_millis(300)));
     sink.reaches(sink.count() + 1).await;
 
     service.kill();
 
     sink.behave(answer_after(Duration::from_millis(20)));
-    // Processes that only take events in, killed as well: they answer the rest of the load and touch no delivery, so
-    // what the last of them shows as being processed is what the first had in flight.
+    // Intake-only processes answer the rest of the load, and are killed as well. They change no
+    // delivery, so the events that the last of them shows as `processing` are those that the first
+    // process had in flight.
     for quarter in [2, 3] {
         service.restart_as("intake").await;
         progress.reaches(load.posts / 4 * quarter).await;
         service.kill();
-        assert!(progress.answered() < load.posts, "the load was over before the kill");
+        assert!(progress.answered() < load.posts, "the load ended before the kill");
     }
     service.restart_as("intake").await;
-    let sent = producers.await.expect("every post is accepted at last");
+    let sent = producers.await.expect("every post is accepted eventually");
     let in_flight: BTreeSet<Uuid> = verdicts::all_shown(&service, &sent)
         .await
         .iter()
@@ -59,7 +61,7 @@ async fn a_kill_loses_nothing_and_repeats_only_deliveries_in_flight(database: Da
             event["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an event id")
         })
         .collect();
-    assert!(!in_flight.is_empty(), "the process was killed in the middle of nothing");
+    assert!(!in_flight.is_empty(), "nothing was in flight at the kill");
     service.kill();
     service.restart().await;
 
@@ -67,15 +69,19 @@ async fn a_kill_loses_nothing_and_repeats_only_deliveries_in_flight(database: Da
     let lost = verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
     let twice: BTreeSet<Uuid> =
         sink.taken().into_iter().filter(|(_, times)| *times > 1).map(|(event, _)| event).collect();
-    assert!(sink.taken().values().all(|&times| times <= 2), "one kill explains one repetition");
-    assert_eq!(lost, in_flight, "what was in flight lost its attempt, and nothing else did");
+    assert!(
+        sink.taken().values().all(|&times| times <= 2),
+        "one kill explains at most one repetition"
+    );
+    assert_eq!(lost, in_flight, "not exactly the events in flight have a lost attempt");
     assert!(
         twice.is_subset(&in_flight),
         "delivered twice without having been in flight: {:?}",
         twice.difference(&in_flight)
     );
-    // What a process can hold at once, by source: its slots, and four times as many claimed ahead. Beside those, the
-    // batch of settlements that is being written, and as many that wait before it claims no more.
+    // The most events that a process can hold: for each source its slots, and four times that
+    // number claimed ahead; in addition the batch of settlements that is being written, and another
+    // one that waits before claims stop.
     let bound =
         5 * CONCURRENCY * SOURCES + 2 * usize::try_from(BATCH_ROWS).expect("a small number");
     assert!(
@@ -106,15 +112,16 @@ async fn a_killed_postgresql_server_loses_and_repeats_nothing() {
 
     let killed = async {
         cluster.stop(Stop::Kill);
-        assert!(progress.answered() < load.posts, "the load was over before the kill");
+        assert!(progress.answered() < load.posts, "the load ended before the kill");
         cluster.resume();
     };
     run.while_database_is("killed", killed).await;
 
-    let sent = producers.await.expect("every post is accepted at last");
+    let sent = producers.await.expect("every post is accepted eventually");
     verdicts::all_taken(&sink, &sent).await;
-    // A claim whose answer was cut off is lost, and nobody was sent what it claimed; a settlement whose answer was
-    // cut off is written again, or refused because it had been written. So nothing is delivered twice.
+    // If the response to a claim was lost, the claimed events were not sent. If the response to a
+    // settlement was lost, the settlement is written again, or refused because it was committed. So
+    // nothing is delivered twice.
     verdicts::all_delivered_and_explained(&service, &sink, &sent).await;
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
     run.judge().await;

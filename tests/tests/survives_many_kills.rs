@@ -1,9 +1,10 @@
-//! Kills in a loop: processes of the program, the database, and both together, by `kill -9` and as after a crash, under
-//! load. However often, nothing that was acknowledged is missing, and every repetition is explained.
+//! Repeated kills under load: processes of the program, the database, and both together. They are
+//! killed with `kill -9`, or the database stops as after a crash. No acknowledged event is missing,
+//! and every repetition is explained.
 //!
-//! `SUREHOOK_SOAK=10m` goes on for so long, in rounds, each with a database of its own: so it needs no more memory the
-//! longer it takes. While one round is judged the load of the next is on, so that there are producers all the time. What
-//! it came to is printed after each round.
+//! `SUREHOOK_SOAK=10m` repeats rounds for this time. Each round has its own database, so that a
+//! longer run needs no more memory. While one round is judged, the load of the next one runs, so
+//! that there are always producers. The totals are printed after each round.
 
 use futures::future::join_all;
 use nix::sys::signal::Signal;
@@ -21,7 +22,7 @@ use tests::sink::{Answer, Received, Sink};
 use tests::soak;
 use uuid::Uuid;
 
-/// Kills in one round. All but the last fall into the load, the last into what is left of the deliveries.
+/// Kills in one round. The last one comes after the load, during the remaining deliveries.
 const KILLS: usize = 8;
 const LOAD: Load = Load {
     sources: &["github", "stripe", "shopify"],
@@ -54,12 +55,12 @@ async fn kills_of_the_process_on_sqlite_lose_nothing() {
 /// All rounds together.
 struct Soak {
     begun: Instant,
-    /// Held by the round whose load is on.
+    /// Held by the round whose load runs.
     load: tokio::sync::Mutex<()>,
     tally: Mutex<Tally>,
 }
 
-/// What the rounds came to.
+/// The totals of all rounds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     rounds: usize,
@@ -71,7 +72,8 @@ struct Tally {
 }
 
 impl Soak {
-    /// In the long form there are two lanes of rounds: the load of one is on while the other is judged.
+    /// In the long form there are two lanes of rounds: the load of one runs while the other is
+    /// judged.
     async fn lanes<Lane: Future<Output = ()>>(lane: impl Fn(Arc<Self>) -> Lane) {
         let soak = Arc::new(Self {
             begun: Instant::now(),
@@ -92,7 +94,7 @@ impl Soak {
         let progress = Progress::default();
         let targets = services.iter().map(Service::target).collect();
         let producers = tokio::spawn(produce(run.clone(), targets, LOAD, progress.clone()));
-        // Each kind comes up, and chance says when and to whom.
+        // Each kind of kill occurs. The first kind, the times and the victims are random.
         let first = draw(4);
         for kill in 0..KILLS {
             progress.reaches(LOAD.posts * (kill + 1) / KILLS).await;
@@ -107,7 +109,8 @@ impl Soak {
             services[victims.clone()].iter_mut().for_each(Service::kill);
             of_processes += victims.len();
             of_databases += usize::from(database.is_some());
-            // A process that was killed with its database starts before that is back, and waits for it.
+            // A process that was killed with its database starts before the database is back, and
+            // waits for it.
             let database = async {
                 if let Some(how) = database {
                     stop(&run, cluster, how).await;
@@ -120,7 +123,7 @@ impl Soak {
             };
             futures::join!(database, processes);
         }
-        producers.await.expect("every post is accepted at last");
+        producers.await.expect("every post is accepted eventually");
         drop(load);
         self.add(&run.judge().await, &sink, of_processes, of_databases);
         drop(services);
@@ -142,14 +145,14 @@ impl Soak {
             service.kill();
             service.restart().await;
         }
-        producers.await.expect("every post is accepted at last");
+        producers.await.expect("every post is accepted eventually");
         drop(load);
         self.add(&run.judge().await, &sink, KILLS, 0);
         service.signal(Signal::SIGTERM);
         assert!(service.wait(Duration::from_secs(30)).await.success());
     }
 
-    /// Adds a round that the oracles have judged: what was taken again is explained.
+    /// Adds a round that the oracles have judged, so that its repetitions are explained.
     fn add(&self, run: &Run, sink: &Sink, kills_of_processes: usize, kills_of_databases: usize) {
         let taken = sink.taken();
         let acknowledged: BTreeSet<Uuid> =
@@ -164,13 +167,13 @@ impl Soak {
         tally.taken_again += taken.values().map(|times| times - 1).sum::<usize>();
         tally.lost += lost.len();
         println!("after {:.0?}: {tally:?}", self.begun.elapsed());
-        assert!(lost.is_empty(), "acknowledged, and never taken by the downstream: {lost:?}");
+        assert!(lost.is_empty(), "acknowledged, but never delivered: {lost:?}");
     }
 }
 
 async fn stop(run: &Recording, cluster: &Arc<Cluster>, how: Stop) {
     let cluster = Arc::clone(cluster);
-    // Elsewhere, because it waits for the server and must not hold up the other lane.
+    // On a blocking thread, because it waits for the server and must not delay the other lane.
     let stopped = async {
         let stopped = tokio::task::spawn_blocking(move || {
             cluster.stop(how);
@@ -181,9 +184,9 @@ async fn stop(run: &Recording, cluster: &Arc<Cluster>, how: Stop) {
     run.while_database_is("killed", stopped).await;
 }
 
-/// A number below `bound`, by chance.
+/// A random number below `bound`.
 fn draw(bound: u64) -> u64 {
-    // The last eight bytes of a random UUID, of which the first bits are not random.
+    // From the last eight bytes of a random UUID, without their first bits, which are not random.
     (Uuid::new_v4().as_u64_pair().1 & 0xffff_ffff) % bound
 }
 

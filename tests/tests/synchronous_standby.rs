@@ -1,6 +1,7 @@
-//! A primary whose commits wait for a standby, and the standby is away. However the wait is ended (a restart of the
-//! primary, an operator who cancels or terminates the session), the event is then on the primary alone. No post of it is
-//! answered with 202 before the standby has it, so that nothing that was acknowledged is missing after a failover.
+//! Commits of the primary wait for a standby that is away. The wait can end without the standby:
+//! the primary restarts, or an operator cancels or terminates the session. The event is then on the
+//! primary only. Its posts must not be answered with 202 before the standby has it, so that a
+//! failover loses no acknowledged event.
 
 use sqlx::{Connection, PgConnection};
 use std::collections::BTreeMap;
@@ -12,10 +13,10 @@ use tests::sink::{Answer, Sink};
 use tests::wait;
 use uuid::Uuid;
 
-/// How long a post is sent again and again before it is believed that it is not acknowledged.
+/// How long a post is retried before it counts as not acknowledged.
 const INSISTS_FOR: Duration = Duration::from_secs(3);
 
-/// How the wait for the standby is ended, without the standby.
+/// How the wait ends without the standby.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Restarted,
@@ -50,7 +51,8 @@ async fn nothing_is_acknowledged_while(
     primary.commits_wait_for("standby").await;
     let sink = Sink::start(|_| Answer::status(200)).await;
     let configuration = format!("[sources.orders]\ndestination = \"{}\"\n", sink.url("/orders"));
-    // One process for each ending, so that none waits behind what another left hanging.
+    // One process for each ending, so that none waits for a call that hangs because of another
+    // ending.
     let mut services = BTreeMap::new();
     for ending in ENDINGS {
         let service =
@@ -59,8 +61,9 @@ async fn nothing_is_acknowledged_while(
     }
     let service = |ending: Ending| &services[&format!("{ending:?}")];
     let mut acknowledged: Vec<(String, Uuid)> = Vec::new();
-    let before =
-        post(service(Ending::Restarted), "before").await.expect("a post while all is well");
+    let before = post(service(Ending::Restarted), "before")
+        .await
+        .expect("a post is accepted while the standby runs");
     acknowledged.push(("before".into(), before));
 
     tokio::task::block_in_place(|| goes_away(&standby));
@@ -86,7 +89,11 @@ async fn nothing_is_acknowledged_while(
         });
         acknowledged.extend(first.ok().map(|event| (key.clone(), event)));
         wait::until("the event to be visible on the primary", || async {
-            if is_there(&primary, &name, &key).await { Ok(()) } else { Err("it is not".to_owned()) }
+            if is_there(&primary, &name, &key).await {
+                Ok(())
+            } else {
+                Err("it is not visible".to_owned())
+            }
         })
         .await;
         let begun = Instant::now();
@@ -97,7 +104,7 @@ async fn nothing_is_acknowledged_while(
     }
     assert_eq!(acknowledged.len(), 1, "acknowledged while no standby had it: {acknowledged:?}");
 
-    // The standby comes back, and all that hung is acknowledged.
+    // The standby comes back, and all pending events are acknowledged.
     tokio::task::block_in_place(|| comes_back(&standby));
     for ending in ENDINGS {
         let key = format!("{ending:?}");
@@ -118,12 +125,12 @@ async fn nothing_is_acknowledged_while(
         assert_eq!(
             found.expect("events can be counted"),
             1,
-            "{key} was acknowledged, and is gone after the failover"
+            "{key} was acknowledged, but is missing after the failover"
         );
     }
 }
 
-/// The id under which a post was acknowledged, or what it was answered instead: a `503` that may be true.
+/// The id of the acknowledged event, or the response if it is a `503`.
 async fn post(service: &Service, key: &str) -> Result<Uuid, String> {
     let answer = Client::default()
         .post(&service.url("/webhooks/orders"), &[("idempotency-key", key)], "{}")

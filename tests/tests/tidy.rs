@@ -1,4 +1,4 @@
-//! Rules of the house that neither the compiler nor clippy can hold.
+//! Rules of this project that neither the compiler nor clippy can check.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -80,7 +80,7 @@ fn the_metrics_that_are_documented_are_those_that_there_are() {
         .collect();
     let there = named(&read("shell/src/metrics.rs"), "\"");
     assert!(there.len() > 15, "{there:?}");
-    // Rows of other tables name metrics with a label, and none that is not in this one.
+    // Other tables name metrics with a label. This table has all of those, too.
     assert_eq!(named(&table, "`"), there);
 }
 
@@ -113,7 +113,7 @@ fn the_log_messages_that_are_documented_are_those_that_there_are() {
     }
 }
 
-/// What a file logs at the default level, outside of its tests.
+/// The messages that a file logs at the default level, without those of its tests.
 fn messages_in(text: &str) -> impl Iterator<Item = &str> {
     let program = text.split("#[cfg(test)]").next().unwrap_or(text);
     let calls = ["tracing::error!(", "tracing::warn!(", "tracing::info!("]
@@ -155,7 +155,8 @@ fn every_test_that_a_document_names_is_there() {
     }
 }
 
-/// A name in a document is that of a test if it is one of lower-case words, and that of a file if it has a slash.
+/// In a document, a name of lower-case words is that of a test, and a name with a slash is that of
+/// a file.
 fn names_what_is_there(document: &str, least: usize, sources: &str) {
     let text = fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
     let named: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
@@ -226,7 +227,7 @@ fn every_link_from_a_document_to_a_file_is_live() {
     assert!(links > 20, "{links} links");
 }
 
-/// What a heading is called in a link.
+/// The anchor of a heading in a link.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     text.chars()

@@ -1,8 +1,8 @@
-//! A database that the first migration made, and the first program filled, is served by this program: what was owed is
-//! delivered, what had ended stays as it was and can still be seen, and keys are still known.
+//! This program serves a database that the first version created and filled. Unfinished events are
+//! delivered, finished ones are unchanged and can still be queried, and keys are still known.
 //!
-//! The fixtures hold one event in each status, named by its source: `queued`, `processing` (its process was killed),
-//! `retrying`, `delivered`, and a dead letter for each reason.
+//! The fixtures hold one event in each status, named by its source: `queued`, `processing` (its
+//! process was killed), `retrying`, `delivered`, and a dead letter for each reason.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -16,7 +16,8 @@ use uuid::Uuid;
 const POSTGRES: &str = include_str!("../fixtures/first_schema/postgres.sql");
 const SQLITE: &str = include_str!("../fixtures/first_schema/sqlite.sql");
 
-/// The sources of what is still owed, each with the attempts that its event will have had when it is delivered.
+/// The sources of unfinished events, each with the attempts that its event has when it is
+/// delivered.
 const OWED: [(&str, u64); 3] = [("processing", 2), ("queued", 1), ("retrying", 2)];
 const REASONS: [&str; 3] = ["exhausted", "lost", "permanent"];
 
@@ -50,7 +51,7 @@ async fn a_database_of_the_first_schema_is_served(database: Database) {
             [attempts],
             "{shown}"
         );
-        assert_eq!(received[0].values("x-name"), [b"Caf\xE9"], "bytes are as they came");
+        assert_eq!(received[0].values("x-name"), [b"Caf\xE9"], "header bytes are unchanged");
     }
     let retried = shown(&service, events["retrying"]).await;
     let first = &retried["history"][0];
@@ -62,7 +63,7 @@ async fn a_database_of_the_first_schema_is_served(database: Database) {
 
     what_had_ended_is_shown_and_known(&service, &events).await;
     for source in ["delivered"].iter().chain(&REASONS) {
-        assert!(sink.of(events[*source]).is_empty(), "{source} had ended");
+        assert!(sink.of(events[*source]).is_empty(), "{source}: a finished event was sent again");
     }
 
     for reason in REASONS {
@@ -70,7 +71,7 @@ async fn a_database_of_the_first_schema_is_served(database: Database) {
         let answer = Client::default()
             .post(&service.url(&format!("/events/{event}/redrive")), &[], "")
             .await
-            .expect("an answer");
+            .expect("a response");
         assert_eq!(answer.status_code, 200, "{answer:?}");
         assert_eq!(until_delivered(&service, event).await["attempts"], 2, "{reason}");
     }
@@ -98,7 +99,7 @@ async fn what_had_ended_is_shown_and_known(service: &Service, events: &BTreeMap<
         let answer = Client::default()
             .post(&service.url("/webhooks/delivered"), &[("idempotency-key", "delivered-1")], body)
             .await
-            .expect("an answer");
+            .expect("a response");
         assert_eq!(answer.status_code, status_code, "{answer:?}");
         assert_eq!(
             answer.json()["event_id"] == events["delivered"].to_string(),
