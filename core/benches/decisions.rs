@@ -12,7 +12,7 @@ use surehook_core::retry_after::retry_after;
 use surehook_core::source::{Policy, SourceName};
 use surehook_core::time::Instant;
 use surehook_core::verdict::{Reply, decide};
-use surehook_core::worker::exchange::{Claim, Claims};
+use surehook_core::worker::claims::{Claim, Claims};
 use surehook_core::worker::{Action, Input, Settings, Worker};
 use uuid::Uuid;
 

@@ -7,10 +7,10 @@
 //!
 //! ```
 //! use core::time::Duration;
-//! use surehook_core::event::{Delivery, Illegal, Outcome, Status};
+//! use surehook_core::event::{DeliveryState, Illegal, Outcome, Status};
 //!
 //! let lease = Duration::from_secs(20);
-//! let slow = Delivery::accepted().claim(lease, 5)?.delivery;
+//! let slow = DeliveryState::accepted().claim(lease, 5)?.delivery;
 //! // Its worker hangs, the lease ends, and another worker claims the event.
 //! let taken_over = slow.claim(lease, 5)?;
 //! assert_eq!((taken_over.lost, taken_over.delivery.attempt), (Some(1), 2));
@@ -124,7 +124,7 @@ pub enum Outcome {
 /// The column `due` is both the schedule and the lease. The store keeps it by its own clock.
 /// Transitions return only its change, as [`Due`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delivery {
+pub struct DeliveryState {
     /// The present status.
     pub status: Status,
     /// The number of the newest claimed attempt. 0 before the first.
@@ -151,7 +151,7 @@ pub enum Due {
 #[must_use]
 pub struct Claimed {
     /// The row after the claim.
-    pub delivery: Delivery,
+    pub delivery: DeliveryState,
     /// When the row becomes claimable again: at the end of the lease, or never if it was
     /// dead-lettered.
     pub due: Due,
@@ -173,7 +173,7 @@ pub enum Illegal {
     NotDeadLettered,
 }
 
-impl Delivery {
+impl DeliveryState {
     /// A new event: queued and due now.
     #[must_use]
     pub fn accepted() -> Self {
@@ -182,7 +182,7 @@ impl Delivery {
 
     /// The number of attempts of the present budget that are used up.
     #[must_use]
-    pub fn used(&self) -> u32 {
+    pub fn attempts_used(&self) -> u32 {
         self.attempt.saturating_sub(self.budget_from)
     }
 
@@ -202,7 +202,7 @@ impl Delivery {
             Status::Delivered | Status::DeadLettered => return Err(Illegal::Ended),
         };
         let fence = self.fence.next();
-        if self.used() >= max_attempts {
+        if self.attempts_used() >= max_attempts {
             let reason = Some(if lost.is_some() { Reason::Lost } else { Reason::Exhausted });
             let delivery = Self { status: Status::DeadLettered, fence, reason, ..self };
             return Ok(Claimed { delivery, due: Due::Never, lost });
@@ -286,7 +286,7 @@ impl Delivery {
 
     /// The row as it waits for a claim: *queued* if its budget is unused, *retrying* if not.
     fn waiting(self) -> Self {
-        let status = if self.used() == 0 { Status::Queued } else { Status::Retrying };
+        let status = if self.attempts_used() == 0 { Status::Queued } else { Status::Retrying };
         Self { status, ..self }
     }
 }
@@ -299,11 +299,11 @@ mod tests {
 
     const LEASE: Duration = Duration::from_secs(20);
 
-    fn claimed(delivery: Delivery) -> Delivery {
+    fn claimed(delivery: DeliveryState) -> DeliveryState {
         delivery.claim(LEASE, 3).unwrap().delivery
     }
 
-    fn settled(delivery: Delivery, outcome: Outcome) -> Delivery {
+    fn settled(delivery: DeliveryState, outcome: Outcome) -> DeliveryState {
         delivery.settle(delivery.fence, outcome).unwrap().0
     }
 
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn an_event_is_claimed_retried_and_delivered() {
-        let first = claimed(Delivery::accepted());
+        let first = claimed(DeliveryState::accepted());
         assert_eq!((first.status, first.attempt, first.fence), (Status::Processing, 1, Fence(1)));
         let (retrying, due) =
             first.settle(first.fence, Outcome::Retry { after: Duration::from_secs(3) }).unwrap();
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn an_expired_lease_counts_its_attempt_and_fences_the_late_holder() {
-        let slow = claimed(Delivery::accepted());
+        let slow = claimed(DeliveryState::accepted());
         let taken_over = slow.claim(LEASE, 3).unwrap();
         assert_eq!((taken_over.lost, taken_over.delivery.attempt), (Some(1), 2));
         assert_eq!(taken_over.delivery.settle(slow.fence, Outcome::Delivered), Err(Illegal::Stale));
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn an_event_that_crashes_every_worker_is_dead_lettered_unsent() {
-        let mut row = Delivery::accepted();
+        let mut row = DeliveryState::accepted();
         for _ in 0..3 {
             row = claimed(row);
         }
@@ -374,14 +374,14 @@ mod tests {
 
     #[test]
     fn a_budget_lowered_below_used_attempts_dead_letters_as_exhausted() {
-        let retrying = settled(claimed(Delivery::accepted()), Outcome::Retry { after: LEASE });
+        let retrying = settled(claimed(DeliveryState::accepted()), Outcome::Retry { after: LEASE });
         let ended = retrying.claim(LEASE, 1).unwrap();
         assert_eq!((ended.delivery.reason, ended.lost), (Some(Reason::Exhausted), None));
     }
 
     #[test]
     fn a_release_returns_the_attempt_and_increases_the_fence() {
-        let first = claimed(Delivery::accepted());
+        let first = claimed(DeliveryState::accepted());
         let released = settled(first, Outcome::Release);
         assert_eq!((released.status, released.attempt), (Status::Queued, 0));
         assert_eq!(released.settle(first.fence, Outcome::Delivered), Err(Illegal::Stale));
@@ -392,22 +392,23 @@ mod tests {
 
     #[test]
     fn a_dead_letter_has_a_reason() {
-        let row = settled(claimed(Delivery::accepted()), Outcome::DeadLetter(Reason::Permanent));
+        let row =
+            settled(claimed(DeliveryState::accepted()), Outcome::DeadLetter(Reason::Permanent));
         assert_eq!((row.status, row.reason), (Status::DeadLettered, Some(Reason::Permanent)));
     }
 
     #[test]
     fn a_cut_off_attempt_is_recorded_but_not_charged() {
-        let row = settled(claimed(Delivery::accepted()), Outcome::CutOff);
-        assert_eq!((row.status, row.attempt, row.used()), (Status::Queued, 1, 0));
+        let row = settled(claimed(DeliveryState::accepted()), Outcome::CutOff);
+        assert_eq!((row.status, row.attempt, row.attempts_used()), (Status::Queued, 1, 0));
     }
 
     #[test]
     fn redriving_a_delivered_event_exceeds_every_earlier_fence() {
-        let first = claimed(Delivery::accepted());
-        let (again, due) = Delivery::redelivered(settled(first, Outcome::Delivered).attempt);
+        let first = claimed(DeliveryState::accepted());
+        let (again, due) = DeliveryState::redelivered(settled(first, Outcome::Delivered).attempt);
         assert_eq!(
-            (again.status, again.used(), due),
+            (again.status, again.attempts_used(), due),
             (Status::Queued, 0, Due::After(Duration::ZERO))
         );
         assert!(again.fence > first.fence.next());
@@ -420,18 +421,19 @@ mod tests {
         );
         let released = settled(second, Outcome::Release);
         let third = claimed(released);
-        let (last, _) = Delivery::redelivered(settled(third, Outcome::Delivered).attempt);
+        let (last, _) = DeliveryState::redelivered(settled(third, Outcome::Delivered).attempt);
         assert!(last.fence > third.fence.next());
-        let latest = Delivery::redelivered(Attempt::MAX).0.fence.0;
+        let latest = DeliveryState::redelivered(Attempt::MAX).0.fence.0;
         assert!(i64::try_from(latest).is_ok(), "a fence fits into a signed 64-bit column");
     }
 
     #[test]
     fn a_redrive_renews_the_budget_and_continues_attempt_numbers() {
-        let dead = settled(claimed(Delivery::accepted()), Outcome::DeadLetter(Reason::Permanent));
+        let dead =
+            settled(claimed(DeliveryState::accepted()), Outcome::DeadLetter(Reason::Permanent));
         let (redriven, due) = dead.redrive().unwrap();
         assert_eq!(
-            (redriven.status, redriven.used(), redriven.reason, due),
+            (redriven.status, redriven.attempts_used(), redriven.reason, due),
             (Status::Queued, 0, None, Due::After(Duration::ZERO))
         );
         assert_eq!(claimed(redriven).attempt, 2);

@@ -17,8 +17,8 @@
 //! use core::time::Duration;
 //! use surehook_core::source::{Policy, SourceName};
 //! use surehook_core::time::Instant;
-//! use surehook_core::worker::exchange::Claims;
-//! use surehook_core::worker::{Action, Input, Settings, WakeReason, Worker};
+//! use surehook_core::worker::claims::Claims;
+//! use surehook_core::worker::{Action, Input, Settings, Step, Worker};
 //!
 //! let at = |milliseconds| Instant::from_origin(Duration::from_millis(milliseconds));
 //! let sources = [(SourceName::parse("orders").unwrap(), Policy::default())];
@@ -31,15 +31,15 @@
 //! assert!(matches!(worker.poll(at(1)), Some(Action::Offer { room: 16, .. })));
 //! // It claims again when it is woken for new events, or at the next poll.
 //! assert_eq!(worker.poll(at(1)), None);
-//! assert_eq!(worker.wake_at().map(|wake| wake.reason), Some(WakeReason::Poll));
+//! assert_eq!(worker.wake_at().map(|wake| wake.reason), Some(Step::Poll));
 //! ```
 
 mod agenda;
 mod claiming;
-pub mod exchange;
+pub mod claims;
 mod interface;
-mod lane;
 mod memory;
+mod queue;
 mod shortage;
 #[cfg(test)]
 mod tests;
@@ -53,22 +53,22 @@ use crate::verdict::{DeliveryError, Reply, decide};
 use agenda::Agenda;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
+use claims::{AttemptRecord, Claim, Settlement};
 use core::time::Duration;
-use exchange::{AttemptRecord, Claim, Settlement};
 use interface::{BATCH, FULL};
-use lane::{Expects, Held, Lane, Offered};
 use memory::{Memory, Origin};
+use queue::{Expects, Held, Offered, SourceQueue};
 use shortage::Shortage;
 
 pub use interface::{
-    Action, BATCH_ROWS, Delivery, FULL_ROWS, Input, Load, Settings, Ticket, Wake, WakeReason,
+    Action, BATCH_ROWS, Dispatch, FULL_ROWS, Input, Load, Settings, Step, Ticket, Wake,
 };
 
 /// The worker of one process. See the [module](self).
 #[derive(Debug)]
 pub struct Worker {
     settings: Settings,
-    lanes: Vec<Lane>,
+    queues: Vec<SourceQueue>,
     by_source: BTreeMap<SourceName, usize>,
     phase: Phase,
     next_ticket: u64,
@@ -80,7 +80,7 @@ pub struct Worker {
     /// The earliest times of the next claim and of the next batch of settlements.
     claim_after: Instant,
     settle_after: Instant,
-    /// Where the next claim starts, among the lanes with work (`claim_from`) and among those that
+    /// Where the next claim starts, among the queues with work (`claim_from`) and among those that
     /// may have some (`probe_from`). So a full claim starves no source. `seats` counts the seats of
     /// all claims so far.
     claim_from: usize,
@@ -90,7 +90,7 @@ pub struct Worker {
     shortage: Shortage,
     polling: Polling,
     memory: Memory,
-    /// Sets of lanes, derived from their states by [`Self::refresh`]. `deliverable`: can start a
+    /// Sets of queues, derived from their states by [`Self::refresh`]. `deliverable`: can start a
     /// delivery, in turn. `askable`: have capacity and work. `probable`: have capacity and may have
     /// work. `dormant`: have capacity but no work, and wait for the next poll. `expiring`: hold an
     /// event that must start by that time.
@@ -99,11 +99,11 @@ pub struct Worker {
     probable: BTreeSet<usize>,
     dormant: BTreeSet<usize>,
     expiring: Agenda,
-    /// The lanes whose offer differs from the last one reported, and whether offers are made at
+    /// The queues whose offer differs from the last one reported, and whether offers are made at
     /// all.
     offering: BTreeSet<usize>,
     makes_offers: bool,
-    /// When the rate limit of a lane allows its next delivery, and when its open breaker becomes
+    /// When the rate limit of a queue allows its next delivery, and when its open breaker becomes
     /// half-open.
     rated: Agenda,
     opening_half: Agenda,
@@ -121,7 +121,7 @@ enum Phase {
 /// A delivery that the driver carries out.
 #[derive(Debug)]
 struct InFlight {
-    lane: usize,
+    queue: usize,
     started_at: Instant,
     lease_ends: Instant,
     size: usize,
@@ -167,17 +167,17 @@ impl Worker {
         settings: Settings,
         sources: impl IntoIterator<Item = (SourceName, Policy)>,
     ) -> Self {
-        let lanes: Vec<Lane> =
-            sources.into_iter().map(|(source, policy)| Lane::new(source, policy)).collect();
-        let count = lanes.len();
+        let queues: Vec<SourceQueue> =
+            sources.into_iter().map(|(source, policy)| SourceQueue::new(source, policy)).collect();
+        let count = queues.len();
         let mut worker = Self {
             settings,
-            by_source: lanes
+            by_source: queues
                 .iter()
                 .enumerate()
-                .map(|(index, lane)| (lane.source.clone(), index))
+                .map(|(index, queue)| (queue.source.clone(), index))
                 .collect(),
-            lanes,
+            queues,
             phase: Phase::Running,
             next_ticket: 0,
             in_flight: BTreeMap::new(),
@@ -263,14 +263,14 @@ impl Worker {
     pub fn load(&self) -> Load {
         Load {
             in_flight: self.in_flight.len(),
-            ahead: self.lanes.iter().map(|lane| lane.ahead.len()).sum(),
+            ahead: self.queues.iter().map(|queue| queue.ahead.len()).sum(),
             unsettled: self.unsettled.len() + self.settling.as_ref().map_or(0, Vec::len),
             held_bytes: self.memory.held(),
         }
     }
 
     /// The earliest step. Of steps that are due at the same time, the first of this list.
-    fn next_step(&self) -> Option<(Instant, WakeReason)> {
+    fn next_step(&self) -> Option<(Instant, Step)> {
         const READY: Instant = Instant::ZERO;
         let running = self.phase == Phase::Running;
         let sending = running && self.shortage.until.is_none();
@@ -290,12 +290,12 @@ impl Worker {
         [
             (
                 when(!self.moved_breakers.is_empty() || self.shortage.untold.is_some(), READY),
-                WakeReason::Tell,
+                Step::Tell,
             ),
-            (when(!self.abandoned.is_empty(), READY), WakeReason::Settle),
-            (when(self.is_finished(), READY), WakeReason::Done),
-            (give_up, WakeReason::GiveUp),
-            (cut_off, WakeReason::CutOff),
+            (when(!self.abandoned.is_empty(), READY), Step::Settle),
+            (when(self.is_finished(), READY), Step::Done),
+            (give_up, Step::GiveUp),
+            (cut_off, Step::CutOff),
             (
                 when(
                     self.settling.is_none()
@@ -303,26 +303,23 @@ impl Worker {
                         && self.phase != Phase::Done,
                     settle_at,
                 ),
-                WakeReason::Settle,
+                Step::Settle,
             ),
-            (self.expiring.first().map(|(start_by, _)| start_by), WakeReason::Release),
-            (self.rated.first().filter(|_| running).map(|(at, _)| at), WakeReason::Rate),
-            (self.opening_half.first().filter(|_| running).map(|(at, _)| at), WakeReason::HalfOpen),
-            (self.shortage.until.filter(|_| running), WakeReason::Resume),
-            (when(sending && !self.deliverable.is_empty(), READY), WakeReason::Deliver),
-            (
-                when(sending && self.may_claim(), store_ready.max(self.claim_after)),
-                WakeReason::Claim,
-            ),
+            (self.expiring.first().map(|(start_by, _)| start_by), Step::Release),
+            (self.rated.first().filter(|_| running).map(|(at, _)| at), Step::Rate),
+            (self.opening_half.first().filter(|_| running).map(|(at, _)| at), Step::HalfOpen),
+            (self.shortage.until.filter(|_| running), Step::Resume),
+            (when(sending && !self.deliverable.is_empty(), READY), Step::Deliver),
+            (when(sending && self.may_claim(), store_ready.max(self.claim_after)), Step::Claim),
             // The last of the immediate steps, so that one offer includes the effects of all
             // others.
-            (when(running && !self.offering.is_empty(), READY), WakeReason::Offer),
+            (when(running && !self.offering.is_empty(), READY), Step::Offer),
             (
                 when(
                     running && (self.memory.is_short() || !self.dormant.is_empty()),
                     self.polling.at,
                 ),
-                WakeReason::Poll,
+                Step::Poll,
             ),
         ]
         .into_iter()
@@ -332,83 +329,83 @@ impl Worker {
 
     /// Carries out a due step. Not every step results in an action, but each one changes what is
     /// due next.
-    fn take(&mut self, now: Instant, step: WakeReason) -> Option<Action> {
+    fn take(&mut self, now: Instant, step: Step) -> Option<Action> {
         match step {
-            WakeReason::Settle if !self.abandoned.is_empty() => {
+            Step::Settle if !self.abandoned.is_empty() => {
                 Some(Action::Abandoned(core::mem::take(&mut self.abandoned)))
             }
-            WakeReason::Settle => Some(self.settle(now)),
-            WakeReason::Deliver => self.deliver(now),
-            WakeReason::Claim => Some(self.claim(now)),
-            WakeReason::Done => {
+            Step::Settle => Some(self.settle(now)),
+            Step::Deliver => self.deliver(now),
+            Step::Claim => Some(self.claim(now)),
+            Step::Done => {
                 self.phase = Phase::Done;
                 Some(Action::Done)
             }
-            WakeReason::Release => {
-                let index = self.expiring.first().expect("a lane expires").1;
+            Step::Release => {
+                let index = self.expiring.first().expect("a queue expires").1;
                 let held =
-                    self.lanes[index].ahead.pop_front().expect("an expiring lane holds an event");
+                    self.queues[index].ahead.pop_front().expect("an expiring queue holds an event");
                 self.release(now, index, held);
                 self.refresh(index);
                 None
             }
-            WakeReason::Tell if self.shortage.untold.is_some() => {
+            Step::Tell if self.shortage.untold.is_some() => {
                 self.shortage.untold.take().map(|wait| Action::Suspended { wait })
             }
-            WakeReason::Resume => {
+            Step::Resume => {
                 self.shortage.until = None;
                 self.refresh_offers();
                 None
             }
-            WakeReason::Tell => self
+            Step::Tell => self
                 .moved_breakers
                 .pop_front()
                 .map(|(source, breaker)| Action::Breaker(source, breaker)),
-            WakeReason::Offer => {
+            Step::Offer => {
                 let index = self.offering.pop_first().expect("an offer has changed");
                 let offered = self.offer(index);
-                let lane = &mut self.lanes[index];
-                lane.offered = offered;
+                let queue = &mut self.queues[index];
+                queue.offered = offered;
                 let Offered { room, bytes } = offered;
                 Some(Action::Offer {
-                    source: lane.source.clone(),
+                    source: queue.source.clone(),
                     room,
                     bytes,
-                    lease: lane.policy.lease(),
+                    lease: queue.policy.lease(),
                 })
             }
-            WakeReason::Rate => {
-                let index = self.rated.first().expect("a rate-limited lane is due").1;
+            Step::Rate => {
+                let index = self.rated.first().expect("a rate-limited queue is due").1;
                 self.rated.set(index, None);
-                self.lanes[index].is_ahead_of_its_rate = false;
+                self.queues[index].is_ahead_of_its_rate = false;
                 self.refresh(index);
                 None
             }
-            WakeReason::HalfOpen => {
+            Step::HalfOpen => {
                 let index = self.opening_half.first().expect("a breaker is open").1;
-                self.lanes[index].breaker = Breaker::HalfOpen;
+                self.queues[index].breaker = Breaker::HalfOpen;
                 // Nothing was claimed while the breaker was open, so events may be due.
-                self.lanes[index].expects = Expects::Work;
+                self.queues[index].expects = Expects::Work;
                 self.breaker_moved(index);
                 None
             }
-            WakeReason::Poll => {
+            Step::Poll => {
                 self.polling.count += 1;
                 self.polling.at = now + self.jittered(self.polling.interval, self.polling.count);
                 for index in core::mem::take(&mut self.dormant) {
-                    self.lanes[index].expects = Expects::Perhaps;
+                    self.queues[index].expects = Expects::Unknown;
                     self.refresh(index);
                 }
                 self.look_again();
                 None
             }
-            WakeReason::CutOff => {
+            Step::CutOff => {
                 for ticket in self.in_flight.keys().copied().collect::<Vec<_>>() {
                     self.end(now, ticket, Reply::Failed(DeliveryError::CutOff), true);
                 }
                 None
             }
-            WakeReason::GiveUp => {
+            Step::GiveUp => {
                 self.abandoned.extend(
                     self.settling
                         .take()
@@ -418,7 +415,7 @@ impl Worker {
                         .map(|unsettled| unsettled.settlement),
                 );
                 for (_, in_flight) in core::mem::take(&mut self.in_flight) {
-                    self.memory.free(in_flight.lane, in_flight.origin, in_flight.size);
+                    self.memory.free(in_flight.queue, in_flight.origin, in_flight.size);
                 }
                 self.claiming = None;
                 self.phase = Phase::Draining { cut_off_at: Instant::MAX, give_up_at: Instant::MAX };
@@ -441,28 +438,29 @@ impl Worker {
         let Some(&index) = self.by_source.get(&claim.source) else {
             return self.owe(now, sent_at, &claim, Outcome::Release, None);
         };
-        let lane = &mut self.lanes[index];
-        lane.weighed(claim.size());
+        let queue = &mut self.queues[index];
+        queue.weighed(claim.size());
         self.memory.take(index, origin, claim.size());
-        let lease_ends = sent_at + lane.policy.lease();
+        let lease_ends = sent_at + queue.policy.lease();
         let held =
-            Held { lease_ends, start_by: lease_ends.before(lane.policy.cover()), claim, origin };
+            Held { lease_ends, start_by: lease_ends.before(queue.policy.cover()), claim, origin };
         // If the breaker opened after the claim was sent, the event is released, like those that
         // were waiting.
-        if self.phase == Phase::Running && !matches!(lane.breaker, Breaker::Open { .. }) {
-            lane.ahead.push_back(held);
+        if self.phase == Phase::Running && !matches!(queue.breaker, Breaker::Open { .. }) {
+            queue.ahead.push_back(held);
         } else {
             self.release(now, index, held);
         }
         self.refresh(index);
     }
 
-    /// Starts the next event of the lane whose turn it is. `None` if the event's lease no longer
+    /// Starts the next event of the queue whose turn it is. `None` if the event's lease no longer
     /// covers a delivery.
     fn deliver(&mut self, now: Instant) -> Option<Action> {
         let index = self.deliverable.pop_front()?;
-        self.lanes[index].in_turn = false;
-        let held = self.lanes[index].ahead.pop_front().expect("a deliverable lane holds an event");
+        self.queues[index].in_turn = false;
+        let held =
+            self.queues[index].ahead.pop_front().expect("a deliverable queue holds an event");
         if now > held.start_by {
             self.release(now, index, held);
             self.refresh(index);
@@ -470,23 +468,23 @@ impl Worker {
         }
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        let lane = &mut self.lanes[index];
-        self.rated.set(index, lane.begins(now));
+        let queue = &mut self.queues[index];
+        self.rated.set(index, queue.begins(now));
         let without_bytes =
             Claim { headers: bytes::Bytes::new(), body: bytes::Bytes::new(), ..held.claim.clone() };
         let Held { lease_ends, origin, .. } = held;
         let in_flight = InFlight {
-            lane: index,
+            queue: index,
             started_at: now,
             lease_ends,
             size: held.claim.size(),
             origin,
             claim: without_bytes,
         };
-        let deadline = now + lane.policy.timeout;
+        let deadline = now + queue.policy.timeout;
         self.in_flight.insert(ticket, in_flight);
         self.refresh(index);
-        Some(Action::Deliver(Delivery { ticket, claim: held.claim, deadline }))
+        Some(Action::Deliver(Dispatch { ticket, claim: held.claim, deadline }))
     }
 
     fn finished(&mut self, now: Instant, ticket: Ticket, reply: Reply) {
@@ -496,7 +494,7 @@ impl Worker {
     /// Ends a delivery: frees its slot and queues its settlement. Unknown tickets are ignored,
     /// because a delivery may have been cut off before.
     fn end(&mut self, now: Instant, ticket: Ticket, reply: Reply, cut_off: bool) {
-        let Some(InFlight { lane: index, started_at, lease_ends, size, origin, claim }) =
+        let Some(InFlight { queue: index, started_at, lease_ends, size, origin, claim }) =
             self.in_flight.remove(&ticket)
         else {
             return;
@@ -505,14 +503,14 @@ impl Worker {
         if !cut_off && reply != Reply::NotSent {
             self.memory.learn(index, memory::Pace::of(now.since(started_at)));
         }
-        let lane = &mut self.lanes[index];
-        lane.in_flight -= 1;
-        lane.completed += u32::from(self.claiming.is_some());
+        let queue = &mut self.queues[index];
+        queue.in_flight -= 1;
+        queue.completed += u32::from(self.claiming.is_some());
         let (verdict, decided) =
-            decide(&reply, &lane.policy, claim.event, claim.attempt, claim.nth);
+            decide(&reply, &queue.policy, claim.event, claim.attempt, claim.nth);
         let outcome = if cut_off { Outcome::CutOff } else { decided };
         let healthy = verdict.and_then(|verdict| is_healthy(&reply, verdict));
-        let has_moved = healthy.is_some_and(|healthy| lane.learned(now, healthy));
+        let has_moved = healthy.is_some_and(|healthy| queue.learned(now, healthy));
         match (&reply, cut_off) {
             (_, true) => {}
             (Reply::NotSent, false) => self.suspend(now),
@@ -534,8 +532,8 @@ impl Worker {
         });
         self.owe(now, lease_ends, &claim, outcome, record);
         if has_moved {
-            if matches!(self.lanes[index].breaker, Breaker::Open { .. }) {
-                for held in core::mem::take(&mut self.lanes[index].ahead) {
+            if matches!(self.queues[index].breaker, Breaker::Open { .. }) {
+                for held in core::mem::take(&mut self.queues[index].ahead) {
                     self.release(now, index, held);
                 }
             }
@@ -547,8 +545,8 @@ impl Worker {
 
     /// Reports a breaker's new state.
     fn breaker_moved(&mut self, index: usize) {
-        let lane = &self.lanes[index];
-        self.moved_breakers.push_back((lane.source.clone(), lane.breaker));
+        let queue = &self.queues[index];
+        self.moved_breakers.push_back((queue.source.clone(), queue.breaker));
         self.refresh(index);
     }
 
@@ -569,7 +567,7 @@ impl Worker {
         let lease = self
             .by_source
             .get(&claim.source)
-            .map_or(Duration::ZERO, |&index| self.lanes[index].policy.lease());
+            .map_or(Duration::ZERO, |&index| self.queues[index].policy.lease());
         let age = claim.age.saturating_add(now.since(lease_ends.before(lease)));
         let settlement = Settlement { age, ..claim.settled(outcome, record) };
         self.unsettled.push_back(Unsettled { settlement, ended_at: now, lease_ends });
@@ -606,8 +604,8 @@ impl Worker {
             },
             Phase::Done => return,
         };
-        for index in 0..self.lanes.len() {
-            for held in core::mem::take(&mut self.lanes[index].ahead) {
+        for index in 0..self.queues.len() {
+            for held in core::mem::take(&mut self.queues[index].ahead) {
                 self.release(now, index, held);
             }
             self.refresh(index);
@@ -617,7 +615,7 @@ impl Worker {
     fn woken(&mut self, sources: &[SourceName]) {
         for source in sources {
             if let Some(&index) = self.by_source.get(source) {
-                self.lanes[index].ring();
+                self.queues[index].ring();
                 self.refresh(index);
             }
         }
@@ -641,29 +639,29 @@ impl Worker {
         half + share(wait - half, mix(self.settings.seed ^ mix(count)))
     }
 
-    /// Updates everything that is derived from a lane. Must be called after every change to it.
+    /// Updates everything that is derived from a queue. Must be called after every change to it.
     fn refresh(&mut self, index: usize) {
-        let lane = &mut self.lanes[index];
-        if lane.can_deliver() && !lane.in_turn {
-            lane.in_turn = true;
+        let queue = &mut self.queues[index];
+        if queue.can_deliver() && !queue.in_turn {
+            queue.in_turn = true;
             self.deliverable.push_back(index);
-        } else if !lane.can_deliver() && lane.in_turn {
-            lane.in_turn = false;
+        } else if !queue.can_deliver() && queue.in_turn {
+            queue.in_turn = false;
             self.deliverable.retain(|&other| other != index);
         }
-        let wants = lane.demand() > 0;
-        let expects = lane.expects;
+        let wants = queue.demand() > 0;
+        let expects = queue.expects;
         let asks = wants && expects != Expects::Nothing;
-        let has_memory = self.memory.may_claim(index, lane.next_size);
-        let is_askable = asks && (has_memory || lane.looks_again);
+        let has_memory = self.memory.may_claim(index, queue.next_size);
+        let is_askable = asks && (has_memory || queue.looks_again);
         let member = |set: &mut BTreeSet<usize>, is: bool| {
             if is { set.insert(index) } else { set.remove(&index) }
         };
         member(&mut self.askable, is_askable && expects == Expects::Work);
-        member(&mut self.probable, is_askable && expects == Expects::Perhaps);
+        member(&mut self.probable, is_askable && expects == Expects::Unknown);
         member(&mut self.dormant, wants && expects == Expects::Nothing);
-        self.expiring.set(index, lane.ahead.front().map(|held| held.start_by));
-        self.opening_half.set(index, lane.breaker.opens_half_at());
+        self.expiring.set(index, queue.ahead.front().map(|held| held.start_by));
+        self.opening_half.set(index, queue.breaker.opens_half_at());
         self.refresh_memory(index, asks, has_memory);
         self.refresh_offer(index);
     }

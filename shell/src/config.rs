@@ -13,7 +13,7 @@ mod shown;
 mod tests;
 mod values;
 
-pub use error::{ConfigError, Place, Problem, Problems};
+pub use error::{ConfigError, Place, SettingError, SettingErrors};
 pub use overrides::Overrides;
 pub use shown::{DatabaseUrl, Destination};
 
@@ -323,7 +323,7 @@ fn parse(
     if problems.is_empty() {
         Ok(config)
     } else {
-        Err(ConfigError::Wrong(Problems { file: name.to_owned(), problems }))
+        Err(ConfigError::Wrong(SettingErrors { file: name.to_owned(), problems }))
     }
 }
 

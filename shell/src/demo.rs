@@ -4,8 +4,8 @@
 
 use crate::cli::DemoArgs;
 use crate::config::{Config, DatabaseUrl, Destination, Source};
+use crate::http_server::{self, ServerLimits};
 use crate::serve::{ServeError, advice, serve};
-use crate::server::{self, ServerLimits};
 use http::StatusCode;
 use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
@@ -58,7 +58,8 @@ pub async fn run(args: &DemoArgs) -> Result<(), DemoError> {
         drain_timeout: Duration::from_secs(1),
     };
     let downstream = TowerToHyperService::new(warp::service(downstream()));
-    let serving = tokio::spawn(server::serve(sink, downstream, limits, std::future::pending()));
+    let serving =
+        tokio::spawn(http_server::serve(sink, downstream, limits, std::future::pending()));
     let served = serve(config(args.listen, sink_address, folder.path()), |address| {
         invite(address, sink_address)
     })

@@ -10,7 +10,7 @@ use std::time::Duration;
 use surehook_core::intake::{Capacity, Input};
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
-use surehook_core::worker::exchange::Claim;
+use surehook_core::worker::claims::Claim;
 use tokio::sync::Notify;
 
 /// The channel. It holds at most one offer for each source between two events that were taken over.

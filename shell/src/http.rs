@@ -25,7 +25,7 @@
 //! `/metrics` and `/openapi.json`. The client then reaches another process, or this one after its
 //! restart.
 //!
-//! Not here: sockets (see [`crate::server`]) and storage (see [`crate::intake`]). This module works
+//! Not here: sockets (see [`crate::http_server`]) and storage (see [`crate::intake`]). This module works
 //! with any async runtime.
 
 mod body;
@@ -51,7 +51,7 @@ use hyper::Request;
 use hyper::body::Body;
 use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
-use problem::{Kind, Problem};
+use problem::{Problem, ProblemKind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -78,7 +78,7 @@ pub const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-repl
 pub const OPENAPI: &[u8] = include_bytes!("http/openapi.json");
 
 /// Timeout of a database call for an operator's request.
-const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
+const OPERATOR_TIMEOUT: Duration = Duration::from_secs(5);
 /// The overload warning is logged at most once in this time.
 const OVERLOAD_SAID_EVERY_MS: u64 = 1000;
 
@@ -124,7 +124,7 @@ pub struct SourceIntake {
 
 /// The routes that a listener serves. It answers all others as unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Face {
+pub enum RouteSet {
     /// All routes.
     Everyone,
     /// `POST /webhooks/{source}`, `/health` and `/ready`.
@@ -144,7 +144,7 @@ enum Audience {
     Monitoring,
 }
 
-impl Face {
+impl RouteSet {
     fn has(self, route: &Route) -> bool {
         match route.audience() {
             Audience::Everyone => true,
@@ -159,7 +159,7 @@ impl Face {
 #[must_use]
 pub fn service<B>(
     app: Arc<App>,
-    face: Face,
+    route_set: RouteSet,
     access: Access,
 ) -> impl Service<Request<B>, Response = Response, Error = Infallible, Future: Send>
 + Clone
@@ -170,7 +170,7 @@ where
     B: Body + Send + Sync + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let routes = TowerToHyperService::new(warp::service(routes(app, face, access)));
+    let routes = TowerToHyperService::new(warp::service(routes(app, route_set, access)));
     service_fn(move |mut request: Request<B>| {
         let line = Line::of(&request);
         request.extensions_mut().insert(line);
@@ -192,7 +192,7 @@ fn guarded(mut response: Response) -> Response {
 /// The routes, as a filter that answers every request.
 fn routes(
     app: Arc<App>,
-    face: Face,
+    route_set: RouteSet,
     access: Access,
 ) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
     let surface = Arc::new(Surface { app, access, overload_said: AtomicU64::new(0) });
@@ -224,7 +224,7 @@ fn routes(
         .unify()
         // Without a box, the type of everything below is deeper than the compiler's recursion limit in release builds.
         .boxed()
-        .map(move |route| if face.has(&route) { route } else { Route::Unknown })
+        .map(move |route| if route_set.has(&route) { route } else { Route::Unknown })
         .and(warp::method())
         .and(warp::ext::get::<Line>())
         .and(warp::header::headers_cloned())
@@ -237,7 +237,7 @@ fn routes(
         .recover(|rejection: warp::Rejection| async move {
             tracing::error!(?rejection, "no route handled the request; answering 500");
             Ok::<_, Infallible>(
-                Kind::Internal.with(
+                ProblemKind::Internal.with(
                     "The request could not be answered. The log of the process has the cause.",
                 ),
             )
@@ -343,7 +343,7 @@ impl Surface {
                 }
                 let (status, kind) = (problem.kind.status().as_u16(), problem.kind.urn());
                 tracing::debug!(?route, %method, status, kind, detail = problem.detail, took_ms, "answered with a problem");
-                if problem.kind == Kind::Overloaded {
+                if problem.kind == ProblemKind::Overloaded {
                     self.say_overload();
                 }
                 problem.into_response()
@@ -398,7 +398,7 @@ impl Answer {
     ) -> Result<Self, Problem> {
         let body = visible::json(body).map_err(|error| {
             tracing::error!(%error, event_id = event_id.map(tracing::field::display), "response could not be serialized; answering 500");
-            Kind::Internal.with(
+            ProblemKind::Internal.with(
                 "The response could not be serialized. The log of the process has the cause.",
             )
         })?;
@@ -443,7 +443,7 @@ impl App {
             return Err(shutting_down());
         }
         match route {
-            Route::Unknown => Err(Kind::UnknownRoute
+            Route::Unknown => Err(ProblemKind::UnknownRoute
                 .with("No route has this path. `GET /openapi.json` lists all routes.")),
             Route::Webhook(source) => self.accept(source, headers, body).await,
             Route::Event(id) => self.show(id).await,
@@ -472,12 +472,12 @@ impl App {
         body: impl Stream<Item = Result<B, E>>,
     ) -> Result<Answer, Problem> {
         let Some(intake) = &self.intake else {
-            return Err(Kind::NoIntake.with(
+            return Err(ProblemKind::NoIntake.with(
                 "This process only delivers. Post to a process with the role `all` or `intake`.",
             ));
         };
         let Some((source, settings)) = self.sources.get_key_value(source) else {
-            return Err(Kind::UnknownSource.with(
+            return Err(ProblemKind::UnknownSource.with(
                 "No source of this name is configured. The name is the last part of the path.",
             ));
         };
@@ -521,7 +521,7 @@ impl App {
                 answer.response.headers_mut().insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
                 Ok(answer)
             }
-            Admission::KeyReused => Err(Kind::KeyReused.with(
+            Admission::KeyReused => Err(ProblemKind::KeyReused.with(
                 "An event with this idempotency key and another body was accepted before. Nothing was stored. Use a different idempotency key for each event.",
             )),
         }
@@ -543,17 +543,17 @@ impl App {
             Redriven::Queued => {}
             Redriven::NotFound => return Err(unknown_event(id)),
             Redriven::Erased => {
-                return Err(Kind::PayloadErased
+                return Err(ProblemKind::PayloadErased
                     .with("The event's headers and body were erased after `retention.delivered_payload`, so it cannot be sent again."));
             }
-            Redriven::StandsElsewhere(status) => {
+            Redriven::WrongStatus(status) => {
                 let status = status.as_str();
                 return Err(if is_of_delivered {
-                    Kind::NotDelivered.with(format!(
+                    ProblemKind::NotDelivered.with(format!(
                         "The event is {status}. With `delivered=true`, only a delivered event is redriven."
                     ))
                 } else {
-                    Kind::NotDeadLettered.with(format!(
+                    ProblemKind::NotDeadLettered.with(format!(
                         "The event is {status}. Only a dead letter is redriven, or a delivered event with `delivered=true`."
                     ))
                 });
@@ -574,12 +574,12 @@ impl App {
         }
     }
 
-    /// Waits for a database call, with a timeout of [`OPERATOR_PATIENCE`].
+    /// Waits for a database call, with a timeout of [`OPERATOR_TIMEOUT`].
     async fn patiently<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, Problem> {
-        let late = self.clock.sleep_until(self.clock.now() + OPERATOR_PATIENCE);
+        let late = self.clock.sleep_until(self.clock.now() + OPERATOR_TIMEOUT);
         let mut call = std::pin::pin!(call.fuse());
         select_biased! {
             answer = call => answer.map_err(|error| {
@@ -593,44 +593,47 @@ impl App {
 
 fn event_id(text: &str) -> Result<EventId, Problem> {
     text.parse().map_err(|error: surehook_core::id::NotAnEventId| {
-        Kind::BadEventId.with(format!("{error}."))
+        ProblemKind::BadEventId.with(format!("{error}."))
     })
 }
 
 fn unknown_event(id: EventId) -> Problem {
-    Kind::UnknownEvent
+    ProblemKind::UnknownEvent
         .with(format!("There is no event {id}, or its retention has ended and it was deleted."))
 }
 
 fn bad_key(error: KeyError) -> Problem {
-    let kind =
-        if matches!(error, KeyError::Missing { .. }) { Kind::KeyMissing } else { Kind::KeyInvalid };
+    let kind = if matches!(error, KeyError::Missing { .. }) {
+        ProblemKind::KeyMissing
+    } else {
+        ProblemKind::KeyInvalid
+    };
     let mut detail = error.to_string();
     detail[..1].make_ascii_uppercase();
     kind.with(format!("{detail}."))
 }
 
 fn shutting_down() -> Problem {
-    Kind::ShuttingDown
+    ProblemKind::ShuttingDown
         .with("The process is shutting down. Send the request again on a new connection.")
 }
 
 fn database_unavailable() -> Problem {
-    Kind::DatabaseUnavailable
+    ProblemKind::DatabaseUnavailable
         .with("The database is not available. The request had no effect. Send it again.")
 }
 
 fn database_timeout() -> Problem {
-    Kind::DatabaseTimeout
+    ProblemKind::DatabaseTimeout
         .with("The database did not respond in time. The request may have taken effect. Send the same request again: this is safe.")
 }
 
 fn not_ready(reason: NotReady) -> Problem {
     match reason {
         NotReady::Draining => shutting_down(),
-        NotReady::LoopEnded(_) => Kind::LoopEnded.with(format!("Not ready: {reason}.")),
+        NotReady::LoopEnded(_) => ProblemKind::LoopEnded.with(format!("Not ready: {reason}.")),
         NotReady::Database | NotReady::Intake => {
-            Kind::DatabaseUnavailable.with(format!("Not ready: {reason}."))
+            ProblemKind::DatabaseUnavailable.with(format!("Not ready: {reason}."))
         }
     }
 }
@@ -639,15 +642,15 @@ impl From<IntakeError> for Problem {
     fn from(error: IntakeError) -> Self {
         match error {
             IntakeError::Overloaded => {
-                Kind::Overloaded.with("Too many requests are waiting to be stored. Nothing was stored. Send the request again later.")
+                ProblemKind::Overloaded.with("Too many requests are waiting to be stored. Nothing was stored. Send the request again later.")
             }
-            IntakeError::GaveWay => Kind::Overloaded
+            IntakeError::GaveWay => ProblemKind::Overloaded
                 .with("The request arrived slowly, and its memory or connection was needed for other requests. Nothing was stored. Send the request again."),
             IntakeError::ShuttingDown => shutting_down(),
             IntakeError::Unavailable => database_unavailable(),
             IntakeError::TimedOut => database_timeout(),
             IntakeError::Refused => {
-                Kind::NotStorable.with("The database refuses to store this event. Nothing was stored. The log of the process has the cause.")
+                ProblemKind::NotStorable.with("The database refuses to store this event. Nothing was stored. The log of the process has the cause.")
             }
         }
     }
@@ -658,7 +661,7 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Unavailable(_) | StoreError::Conflict(_) => database_unavailable(),
             StoreError::Unknown(_) => database_timeout(),
-            StoreError::Rejected(_) => Kind::Internal
+            StoreError::Rejected(_) => ProblemKind::Internal
                 .with("The database refused the request. The log of the process has the cause."),
         }
     }

@@ -27,7 +27,7 @@ use surehook_core::intake::{
 use surehook_core::reading::{Account, Growth, RequestId};
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
-use surehook_core::worker::exchange::Claim;
+use surehook_core::worker::claims::Claim;
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a request waits for its commit. After that, it is answered with an error, and its
@@ -80,7 +80,7 @@ pub struct Intake {
 }
 
 /// The dependencies of the intake loop.
-pub struct Ports {
+pub struct IntakePorts {
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
     /// Signals the sources whose new events wait for a claim.
@@ -96,7 +96,7 @@ pub struct Ports {
 /// The loop ends when `shutdown` has completed and every queued request is answered.
 pub fn intake(
     limits: Limits,
-    ports: Ports,
+    ports: IntakePorts,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> (Intake, impl Future<Output = ()> + Send) {
     let (queue, requests) = mpsc::channel(limits.max_queued);
@@ -254,11 +254,11 @@ struct Held {
 /// Performs the actions of the [machine](machine::Intake).
 async fn run(
     mut requests: mpsc::Receiver<Waiting>,
-    ports: Ports,
+    ports: IntakePorts,
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    let Ports { store, clock, doorbell, handover, health } = ports;
+    let IntakePorts { store, clock, doorbell, handover, health } = ports;
     let mut intake = machine::Intake::new(settings);
     let mut held: BTreeMap<Ticket, Held> = BTreeMap::new();
     let mut calls: FuturesUnordered<BoxFuture<'_, Ended>> = FuturesUnordered::new();

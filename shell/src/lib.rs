@@ -13,6 +13,7 @@ pub mod handover;
 pub mod headers;
 pub mod health;
 pub mod http;
+pub mod http_server;
 #[expect(clippy::disallowed_methods, reason = "these ids use the real clock and entropy")]
 pub mod ids;
 pub mod intake;
@@ -22,11 +23,10 @@ pub mod metrics;
 #[expect(clippy::disallowed_methods, reason = "operator commands run only in the real world")]
 pub mod operate;
 pub mod ports;
+pub mod process;
 pub mod retention;
 pub mod search;
 pub mod serve;
-pub mod server;
-pub mod service;
 #[expect(
     clippy::disallowed_methods,
     reason = "only the real server closes slow connections, and it uses the real clock"

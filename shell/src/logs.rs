@@ -24,7 +24,7 @@ pub const DEFAULT_FILTER: &str = "warn,surehook=info,surehook_core=info";
 pub const FILTER_VARIABLES: [&str; 2] = ["SUREHOOK_LOG_FILTER", "RUST_LOG"];
 
 /// Timeout for writing the last lines when the process ends.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The log of this process. Keep it until the end, and call [`Logs::close`] then.
 #[must_use]
@@ -41,7 +41,7 @@ impl Logs {
     /// Waits until the last lines are written, but at most one second, because the output may be
     /// blocked.
     pub fn close(self) {
-        self.lines.flush(FLUSH_PATIENCE);
+        self.lines.flush(FLUSH_TIMEOUT);
     }
 }
 

@@ -4,7 +4,7 @@
 //! Labels are names of configured sources, or values of fixed lists. So requests cannot create new
 //! label values.
 
-use crate::http::problem::Kind;
+use crate::http::problem::ProblemKind;
 use crate::ports::{
     Clock, Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store,
     StoreError,
@@ -25,7 +25,7 @@ use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claims, Demand, Settlement};
 
 /// The media type of [`Metrics::text`].
 pub const MEDIA_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -51,7 +51,7 @@ pub struct Metrics {
     calls: HistogramVec,
     failed_calls: IntCounterVec,
     claimed: IntCounterVec,
-    buried: IntCounterVec,
+    dead_lettered: IntCounterVec,
     deliveries: IntCounterVec,
     stale: IntCounterVec,
     delivery: HistogramVec,
@@ -152,8 +152,8 @@ impl Metrics {
                 "Events claimed for a delivery.",
                 &["source"],
             ),
-            buried: counter(
-                "surehook_buried_events_total",
+            dead_lettered: counter(
+                "surehook_claims_dead_lettered_total",
                 "Events that a claim dead-lettered because no attempts were left.",
                 &["source"],
             ),
@@ -207,12 +207,12 @@ impl Metrics {
             connections: gauge(
                 "surehook_database_connections_in_use",
                 "Database connections in use, by connection pool.",
-                &["lane"],
+                &["pool"],
             ),
             connections_limit: gauge(
                 "surehook_database_connections_limit",
                 "Maximum number of database connections, by connection pool.",
-                &["lane"],
+                &["pool"],
             ),
             standings: Mutex::new(sources.into_iter().map(|source| (source, standing)).collect()),
             reading: Mutex::new(()),
@@ -246,7 +246,7 @@ impl Metrics {
 
     /// Counts a webhook that was answered with an error. `source` is from the path, and is the
     /// label only if it is configured.
-    pub fn refused(&self, source: &str, kind: Kind) {
+    pub fn refused(&self, source: &str, kind: ProblemKind) {
         let known = if self.standings().contains_key(source) { source } else { "" };
         self.refused.with_label_values(&[known, kind.slug()]).inc();
     }
@@ -293,10 +293,10 @@ impl Metrics {
         for (name, alive) in loops {
             self.loops.with_label_values(&[*name]).set(i64::from(*alive));
         }
-        for Connections { lane, in_use, limit } in connections {
+        for Connections { pool, in_use, limit } in connections {
             let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-            self.connections.with_label_values(&[*lane]).set(number(*in_use));
-            self.connections_limit.with_label_values(&[*lane]).set(number(*limit));
+            self.connections.with_label_values(&[*pool]).set(number(*in_use));
+            self.connections_limit.with_label_values(&[*pool]).set(number(*limit));
         }
         let mut text = Vec::new();
         // Writing to memory does not fail, and all metric families are valid.
@@ -431,8 +431,8 @@ impl Store for Metered {
             for claim in &claims.claimed {
                 metrics.claimed.with_label_values(&[claim.source.as_str()]).inc();
             }
-            for buried in &claims.buried {
-                metrics.buried.with_label_values(&[buried.source.as_str()]).inc();
+            for dead_lettered in &claims.dead_lettered {
+                metrics.dead_lettered.with_label_values(&[dead_lettered.source.as_str()]).inc();
             }
         })
     }

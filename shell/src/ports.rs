@@ -15,7 +15,7 @@ use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::verdict::{Reply, Verdict};
-use surehook_core::worker::exchange::{Claim, Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claim, Claims, Demand, Settlement};
 
 /// The database. Each method is one transaction, or a few that are each harmless alone. No
 /// connection and no transaction outlives a call, and dropping the future of a call leaves no
@@ -159,7 +159,7 @@ pub trait Ids: Send + Sync {
 pub struct Connections {
     /// The kind of work: `intake`, `worker`, `operator`, `retention`, `readiness`; or `writer`,
     /// `reader`.
-    pub lane: &'static str,
+    pub pool: &'static str,
     /// Number of connections in use.
     pub in_use: usize,
     /// Maximum number of connections. A call that needs another one waits.
@@ -238,7 +238,7 @@ pub enum Redriven {
     /// The event is queued again.
     Queued,
     /// The event is in another state than the redrive requires. This is its status.
-    StandsElsewhere(Status),
+    WrongStatus(Status),
     /// The event was delivered, and its payload is erased.
     Erased,
     /// The event does not exist.

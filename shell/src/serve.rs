@@ -4,10 +4,10 @@ use crate::clock::TokioClock;
 use crate::config::{Config, Role};
 use crate::descriptors::{self, Granted, TooFew, Wanted};
 use crate::downstream::ReqwestDownstream;
-use crate::http::{App, Face, service};
+use crate::http::{App, RouteSet, service};
+use crate::http_server::{self, ServerLimits};
 use crate::ids::SystemIds;
-use crate::server::{self, ServerLimits};
-use crate::service::{Broken, Ended, Host, Ports, Task, run};
+use crate::process::{Broken, Ended, Host, ProcessPorts, Task, run};
 use crate::store::{BackupError, FileError, MigrateError, OpenError, OpenStore, open};
 use futures::future::{BoxFuture, Fuse, Shared, join};
 use futures::{FutureExt, StreamExt, select_biased, stream};
@@ -129,7 +129,7 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     tracing::info!(%address, database = %config.database, role = config.role.as_str(), sources = config.sources.len(), "listening");
     listening(address);
 
-    let ports = Ports {
+    let ports = ProcessPorts {
         store: opened.store(),
         downstream: Arc::new(downstream),
         clock: Arc::new(TokioClock::new()),
@@ -362,25 +362,28 @@ impl Host for Tokio {
         async move {
             let (listener, at_operators) = listeners
                 .ok_or_else(|| Broken("the listening sockets are already served".to_owned()))?;
-            let serve = |listener: TcpListener, face| {
+            let serve = |listener: TcpListener, route_set| {
                 // If the system does not report the address, it counts as loopback: the stricter
                 // rule applies.
                 let is_loopback = listener
                     .local_addr()
                     .map_or(true, |address| address.ip().to_canonical().is_loopback());
                 let access = Access::new(is_loopback, operator_hosts.iter().cloned());
-                server::serve(
+                http_server::serve(
                     listener,
-                    service(Arc::clone(&app), face, access),
+                    service(Arc::clone(&app), route_set, access),
                     limits,
                     stop.clone(),
                 )
             };
             match at_operators {
-                None => serve(listener, Face::Everyone).await,
+                None => serve(listener, RouteSet::Everyone).await,
                 Some(at_operators) => drop(
-                    join(serve(listener, Face::Producers), serve(at_operators, Face::Operators))
-                        .await,
+                    join(
+                        serve(listener, RouteSet::Producers),
+                        serve(at_operators, RouteSet::Operators),
+                    )
+                    .await,
                 ),
             }
             Ok(())

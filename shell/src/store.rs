@@ -7,7 +7,7 @@
 //!
 //! Opening a store does not connect, so a program can start before its database.
 
-mod lane;
+mod pool;
 pub mod postgres;
 mod rows;
 mod schema;

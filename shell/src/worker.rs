@@ -18,8 +18,8 @@ use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::verdict::Reply;
-use surehook_core::worker::exchange::{Claims, Settlement};
-use surehook_core::worker::{Action, Delivery, Input, Ticket, Worker};
+use surehook_core::worker::claims::{Claims, Settlement};
+use surehook_core::worker::{Action, Dispatch, Input, Ticket, Worker};
 
 /// The deadlines of a shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Drain {
 }
 
 /// The dependencies of the worker loop.
-pub struct Ports {
+pub struct WorkerPorts {
     pub store: Arc<dyn Store>,
     pub downstream: Arc<dyn Downstream>,
     /// The clock whose time `worker` was created with.
@@ -53,10 +53,10 @@ type SettleResult = Result<Vec<EventId>, StoreError>;
 /// leases end.
 pub async fn run(
     mut worker: Worker,
-    ports: Ports,
+    ports: WorkerPorts,
     drains: impl FusedStream<Item = Drain> + Unpin + Send,
 ) {
-    let Ports { store, downstream, clock, doorbell, handover, metrics } = ports;
+    let WorkerPorts { store, downstream, clock, doorbell, handover, metrics } = ports;
     let mut drains = drains;
     let mut deliveries: FuturesUnordered<BoxFuture<'_, (Ticket, Reply)>> = FuturesUnordered::new();
     let mut claim: Fuse<BoxFuture<'_, Result<Claims, StoreError>>> = Fuse::terminated();
@@ -129,9 +129,9 @@ pub async fn run(
 fn deliver<'a>(
     downstream: &'a dyn Downstream,
     clock: &'a dyn Clock,
-    delivery: Delivery,
+    delivery: Dispatch,
 ) -> BoxFuture<'a, (Ticket, Reply)> {
-    let Delivery { ticket, claim, deadline } = delivery;
+    let Dispatch { ticket, claim, deadline } = delivery;
     let timeout = deadline.since(clock.now());
     downstream.send(&claim, timeout).map(move |reply| (ticket, reply)).boxed()
 }
@@ -143,8 +143,9 @@ fn handed(all: Vec<Handed>) -> Vec<Input> {
 fn claimed(result: Result<Claims, StoreError>) -> Input {
     match result {
         Ok(claims) => {
-            for buried in &claims.buried {
-                let (event_id, source, attempt) = (buried.event, &buried.source, buried.attempt);
+            for dead_lettered in &claims.dead_lettered {
+                let (event_id, source, attempt) =
+                    (dead_lettered.event, &dead_lettered.source, dead_lettered.attempt);
                 tracing::warn!(%event_id, %source, attempt, "dead-lettered by a claim: no attempts left");
             }
             Input::Claimed(claims)

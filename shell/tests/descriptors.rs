@@ -13,7 +13,7 @@ use surehook::downstream::ReqwestDownstream;
 use surehook::ports::Downstream;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Reply;
-use surehook_core::worker::exchange::Claim;
+use surehook_core::worker::claims::Claim;
 use tokio::net::TcpListener;
 
 /// A low limit, so that the test can use it up quickly.

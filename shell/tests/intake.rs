@@ -11,7 +11,7 @@ use surehook::clock::TokioClock;
 use surehook::doorbell::Doorbell;
 use surehook::handover::{Handed, Handover};
 use surehook::ids::SystemIds;
-use surehook::intake::{Intake, IntakeError, Limits, Ports, intake};
+use surehook::intake::{Intake, IntakeError, IntakePorts, Limits, intake};
 use surehook::ports::{
     Erased, EventRecord, Ids, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
 };
@@ -21,7 +21,7 @@ use surehook_core::event::{Outcome, Status};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
-use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use tokio::sync::Semaphore;
 
 /// The answer of the store to a batch.
@@ -174,7 +174,7 @@ fn begin_with(
     let store =
         Arc::new(Gated { answer, gate: Semaphore::new(0), at_once, seen: Mutex::default() });
     let (doorbell, handover) = (Arc::new(Doorbell::default()), Arc::new(Handover::default()));
-    let ports = Ports {
+    let ports = IntakePorts {
         store: Arc::clone(&store) as Arc<dyn Store>,
         clock: Arc::new(TokioClock::new()),
         doorbell: Arc::clone(&doorbell),

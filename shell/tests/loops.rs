@@ -14,13 +14,13 @@ use surehook::ids::SystemIds;
 use surehook::ports::{
     Downstream, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
 };
+use surehook::process::{Broken, Ended, Host, ProcessPorts, Task, run};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
-use surehook::service::{Broken, Ended, Host, Ports, Task, run};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Reply};
-use surehook_core::worker::exchange::{Claim, Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claim, Claims, Demand, Settlement};
 
 /// A store that panics in the calls of one loop, a moment after the call, and is unavailable for
 /// all others.
@@ -142,7 +142,7 @@ async fn ended(which: Loop, signals: impl FusedStream<Item = ()> + Unpin) -> Res
     let source = Source::new(Destination::new("http://localhost/".parse().unwrap()));
     let name = surehook_core::source::SourceName::parse("orders").unwrap();
     let config = Config { sources: [(name, source)].into(), ..Config::default() };
-    let ports = Ports {
+    let ports = ProcessPorts {
         store: Arc::new(Panics(which)),
         downstream: Arc::new(Nowhere),
         clock: Arc::new(TokioClock::new()),

@@ -26,11 +26,11 @@ use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
-use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::database::{Database, DeliveryRow};
 use surehook_model::history::{Change, Committed, Fault, What};
 use surehook_model::marks::Mark;
-use surehook_model::scenario::{Call, Kind, StoreFault};
+use surehook_model::scenario::{Call, DatabaseKind, StoreFault};
 use tokio::sync::Notify;
 
 /// The start of the bodies whose rows the database rejects.
@@ -43,7 +43,7 @@ pub(crate) const REQUESTS: u64 = 1;
 
 /// The state that survives every crash of the database's process, and the switches for its faults.
 pub(crate) struct Disk {
-    pub(crate) kind: Kind,
+    pub(crate) kind: DatabaseKind,
     state: Mutex<State>,
     pub(crate) unlocked: Notify,
     /// Notified when the standby is back, or when commits no longer wait for it.
@@ -160,7 +160,7 @@ pub(crate) enum Answer {
 }
 
 impl Disk {
-    pub(crate) fn new(kind: Kind, recorder: Recorder, bug: Option<Bug>) -> Arc<Self> {
+    pub(crate) fn new(kind: DatabaseKind, recorder: Recorder, bug: Option<Bug>) -> Arc<Self> {
         let state = State {
             tables: Database::default(),
             pruned: BTreeMap::new(),
@@ -296,7 +296,7 @@ impl Disk {
                 if state.generation != generation {
                     return Flushed::Nowhere;
                 }
-                if self.kind != Kind::SynchronousStandby || state.lagging.is_none() {
+                if self.kind != DatabaseKind::SynchronousStandby || state.lagging.is_none() {
                     return Flushed::Everywhere;
                 }
             }
@@ -504,7 +504,7 @@ async fn transact(disk: &Disk, request: Request) -> Result<Answer, StoreError> {
         Some(StoreFault::Conflict) => AtCommit::GiveWay,
         _ => AtCommit::Commit,
     };
-    if disk.kind == Kind::OneWriter && request.operation.writes() {
+    if disk.kind == DatabaseKind::OneWriter && request.operation.writes() {
         transaction.lock(Lock::Writer).await?;
     }
     let answer = match request.operation {

@@ -27,7 +27,7 @@ use surehook_core::admission::Fingerprint;
 use surehook_core::forwarding::{ATTEMPT_HEADER, EVENT_ID_HEADER, SOURCE_HEADER};
 use surehook_core::retry_after::retry_after;
 use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
-use surehook_core::worker::exchange::Claim;
+use surehook_core::worker::claims::Claim;
 use surehook_model::history::{Received, Sending, What};
 use surehook_model::scenario::{Behaviour, Source};
 

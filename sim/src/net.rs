@@ -145,7 +145,7 @@ pub(crate) async fn serve_until<S, B>(
     B: hyper::body::Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let builder = surehook::server::protocol(SimTimer, HEADER_TIMEOUT);
+    let builder = surehook::http_server::protocol(SimTimer, HEADER_TIMEOUT);
     let mut connection = std::pin::pin!(builder.serve_connection(Stream::io(stream), service));
     let mut stop = stop;
     let ended = select_biased! {

@@ -20,15 +20,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use surehook::config::Config;
-use surehook::http::{App, Face, service};
+use surehook::http::{App, RouteSet, service};
 use surehook::ports::{Clock, NewEvent, Store, StoreError};
+use surehook::process::{Broken, Host, ProcessPorts, Task};
 use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
-use surehook::service::{Broken, Host, Ports, Task};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::operators::Access;
 use surehook_core::source::{SETTLE_GRACE, SourceName, WAIT_ALLOWANCE};
-use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::history::Fault;
 
 /// The configuration of a process, used at each start.
@@ -91,7 +91,7 @@ impl Process {
             index: self.index,
             bug: self.bug,
         };
-        let ports = Ports {
+        let ports = ProcessPorts {
             store: Arc::new(BuggyStore {
                 store: Arc::new(store),
                 bug: self.bug,
@@ -110,11 +110,11 @@ impl Process {
         let ended = if self.bug == Some(Bug::ShutdownDropsInFlight) {
             let (_keep, never) = mpsc::channel(1);
             select_biased! {
-                ended = Box::pin(surehook::service::run(&self.config, ports, &host, never)).fuse() => ended,
+                ended = Box::pin(surehook::process::run(&self.config, ports, &host, never)).fuse() => ended,
                 () = signals.select_next_some() => Ok(()),
             }
         } else {
-            surehook::service::run(&self.config, ports, &host, signals).await
+            surehook::process::run(&self.config, ports, &host, signals).await
         };
         if let Err(ended) = ended {
             panic!("{} exited unexpectedly: {ended}", self.name);
@@ -147,7 +147,7 @@ impl Host for SimHost {
         patience: Duration,
     ) -> Task {
         let address = self.address;
-        let service = service(app, Face::Everyone, Access::default());
+        let service = service(app, RouteSet::Everyone, Access::default());
         async move {
             let listener = net::listen(address).await;
             let mut connections = FuturesUnordered::new();

@@ -20,7 +20,7 @@ use surehook_model::history::{Posted, What};
 use surehook_model::scenario::{Post, Scenario};
 
 /// How long a producer waits for a response.
-const PATIENCE: Duration = Duration::from_secs(4);
+const TIMEOUT: Duration = Duration::from_secs(4);
 /// A refused producer keeps trying for at least this long after all faults have ended.
 const TRIES_AFTER_HEAL: Duration = Duration::from_mins(1);
 
@@ -105,7 +105,7 @@ impl Producers {
             Some((status_code, replayed, body))
         };
         let Ok(Some((status_code, replayed, body))) =
-            timeout(hangs_up.unwrap_or(PATIENCE), exchange).await
+            timeout(hangs_up.unwrap_or(TIMEOUT), exchange).await
         else {
             self.recorder.record(What::Unanswered { post: id });
             return None;
@@ -142,7 +142,7 @@ impl Producers {
                 let status_code = response.status().as_u16();
                 Some((status_code, response.into_body().collect().await.ok()?.to_bytes()))
             };
-            let Ok(Some((status_code, body))) = timeout(PATIENCE, exchange).await else { continue };
+            let Ok(Some((status_code, body))) = timeout(TIMEOUT, exchange).await else { continue };
             let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             let attempts = json["attempts"]
                 .as_u64()

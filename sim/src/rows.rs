@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use std::time::Duration;
 use surehook::ports::NewEvent;
 use surehook_core::admission::Stored;
-use surehook_core::event::{Delivery, Outcome};
+use surehook_core::event::{DeliveryState, Outcome};
 use surehook_core::id::{EventId, Fence};
-use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::database::{Database, DeliveryRow};
 
 /// Redrives one event, with the planted bugs of a redrive.
@@ -78,10 +78,10 @@ pub(crate) fn claim_one(
             row.delivery.attempt = before.attempt;
             if let Some(claim) = claims.claimed.last_mut().filter(|claim| claim.event == event) {
                 claim.attempt = before.attempt;
-                claim.nth = before.used();
+                claim.nth = before.attempts_used();
             }
         }
-        Some(Bug::DropExhausted) if before.used() >= demand.max_attempts => {
+        Some(Bug::DropExhausted) if before.attempts_used() >= demand.max_attempts => {
             tables.deliveries.remove(&event);
         }
         Some(Bug::LostAttemptForgotten) => {
@@ -99,7 +99,7 @@ pub(crate) fn settle_one(
     bug: Option<Bug>,
 ) -> bool {
     if bug == Some(Bug::ForgetFence)
-        && let Some(DeliveryRow { delivery: Delivery { fence, .. }, .. }) =
+        && let Some(DeliveryRow { delivery: DeliveryState { fence, .. }, .. }) =
             tables.deliveries.get(&settlement.event)
     {
         settlement.fence = Fence(fence.0);

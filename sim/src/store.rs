@@ -20,10 +20,10 @@ use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRec
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
-use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::history::{CallResult, What};
 use surehook_model::marks::Mark;
-use surehook_model::scenario::{Kind, StoreFault};
+use surehook_model::scenario::{DatabaseKind, StoreFault};
 
 /// The longest time that a caller waits for one request.
 const CALL_TIMEOUT: Duration = Duration::from_secs(6);
@@ -217,11 +217,11 @@ macro_rules! answered {
 
 impl Store for RemoteStore {
     fn accepts_at_once(&self) -> usize {
-        if self.disk.kind == Kind::OneWriter { 1 } else { 2 }
+        if self.disk.kind == DatabaseKind::OneWriter { 1 } else { 2 }
     }
 
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
-        if self.disk.kind == Kind::OneWriter {
+        if self.disk.kind == DatabaseKind::OneWriter {
             return answered!(self.call(Operation::Accept(batch)), Accepted);
         }
         async move {

@@ -20,7 +20,7 @@ use surehook_core::event::Status;
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
-use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::database::{Database, DeliveryRow};
 use surehook_model::history::{At, Change, Committed, What};
 use surehook_model::marks::Mark;

@@ -33,13 +33,15 @@ use surehook_core::source::SourceName;
 use surehook_model::database::Database;
 use surehook_model::history::{Fault as Recorded, Kept, Run, What};
 use surehook_model::oracles::{Promise, Violation, judge, time_to_end};
-use surehook_model::scenario::{Fault, Kind, Node, Question, Role as RoleOf, Scenario, Source};
+use surehook_model::scenario::{
+    DatabaseKind, Fault, Node, Question, Role as RoleOf, Scenario, Source,
+};
 
 /// The network's delays without a fault.
 const LATENCY: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::from_millis(5);
 
 /// How long an operator waits for a response.
-const OPERATOR_PATIENCE: Duration = Duration::from_secs(8);
+const OPERATOR_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The result of one run.
 #[derive(Debug)]
@@ -269,7 +271,7 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
             .map(|source| source.name.clone())
             .collect(),
         kept: kept(&world.scenario),
-        failover_may_lose: world.scenario.database == Kind::AsynchronousStandby,
+        failover_may_lose: world.scenario.database == DatabaseKind::AsynchronousStandby,
         commits_within: Duration::ZERO,
         entries: recorder.take(),
         events: disk.records(),
@@ -563,7 +565,7 @@ impl World {
             Some(net::send(address, request.expect("the request is valid")).await.ok()?.0.status())
         };
         let node = Handle::current().get_node(self.producers).expect("the producers' node exists");
-        let answered = node.spawn(timeout(OPERATOR_PATIENCE, exchange)).await;
+        let answered = node.spawn(timeout(OPERATOR_TIMEOUT, exchange)).await;
         if let (Ok(Ok(Some(status))), Question::Ready) = (answered, what) {
             let (process, is_ready) = (process.name.clone(), status.is_success());
             self.recorder.record(What::Ready { process, asked_at, is_ready });

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sqlx::FromRow;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use surehook_core::event::{Delivery, Outcome, Reason, Status};
+use surehook_core::event::{DeliveryState, Outcome, Reason, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_model::database::DeliveryRow;
 use surehook_model::history::{Change, Committed};
@@ -139,8 +139,10 @@ impl Row {
             Some(claimed)
                 if change == Change::Accepted && claimed.delivery.status == Status::Processing =>
             {
-                let accepted =
-                    Some(DeliveryRow { delivery: Delivery::accepted(), due_at: Some(db_time) });
+                let accepted = Some(DeliveryRow {
+                    delivery: DeliveryState::accepted(),
+                    due_at: Some(db_time),
+                });
                 vec![
                     committed(Change::Accepted, None, accepted),
                     committed(Change::Claimed, accepted, after),
@@ -163,7 +165,7 @@ fn row(
         u32::try_from(value.expect("a row has all of its columns")).expect("attempts are small")
     };
     let status = Status::from_name(&status?).expect("the table holds known statuses only");
-    let delivery = Delivery {
+    let delivery = DeliveryState {
         status,
         attempt: number(attempt),
         budget_from: number(budget_from),
@@ -188,7 +190,7 @@ fn change(at: Timestamp, before: Option<&DeliveryRow>, after: Option<&DeliveryRo
         // fence is derived from them.
         let is_redriven = after.is_some_and(|row| {
             row.delivery.attempt > 0
-                && row.delivery == Delivery::redelivered(row.delivery.attempt).0
+                && row.delivery == DeliveryState::redelivered(row.delivery.attempt).0
         });
         return if is_redriven { Change::Redriven } else { Change::Accepted };
     };

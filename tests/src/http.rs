@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// The time limit for a complete answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client with its own keep-alive connections.
 #[derive(Clone, Debug)]
@@ -69,9 +69,9 @@ impl Client {
             let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
             Ok(Answer { status_code: head.status.as_u16(), headers: head.headers, body })
         };
-        tokio::time::timeout(PATIENCE, answer)
+        tokio::time::timeout(TIMEOUT, answer)
             .await
-            .map_err(|_| format!("no answer from {url} within {PATIENCE:?}"))?
+            .map_err(|_| format!("no answer from {url} within {TIMEOUT:?}"))?
     }
 
     /// Sends a `GET`.
@@ -154,7 +154,7 @@ pub async fn exchange(address: SocketAddr, request: &[u8]) -> Answer {
     // answer matters.
     let written = stream.write_all(request).await;
     let mut answer = Vec::new();
-    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
+    let read = tokio::time::timeout(TIMEOUT, stream.read_to_end(&mut answer))
         .await
         .expect("the program answers and closes the connection in time");
     parse(&answer).unwrap_or_else(|| {
@@ -178,7 +178,7 @@ pub async fn converse(address: SocketAddr, bytes: &[u8]) -> Vec<Answer> {
     // Both can fail, because the server can close while bytes are in transit. The answers before
     // that count.
     let both = futures::future::join(writing.write_all(bytes), reading.read_to_end(&mut read));
-    let _ = tokio::time::timeout(PATIENCE, both)
+    let _ = tokio::time::timeout(TIMEOUT, both)
         .await
         .expect("the program closes the connection in time");
     let (mut answers, mut rest) = (Vec::new(), read.as_slice());

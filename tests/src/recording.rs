@@ -33,7 +33,7 @@ use surehook_model::history::{At, Change, Entry, Fault, PostId, RequestId, Run, 
 use surehook_model::oracles::{self, Violation};
 
 /// The time limit until all accepted events have ended, after the last fault.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A commit is later than its statement by less than this. A read of an event can fall between the
 /// two.
@@ -239,7 +239,7 @@ impl Recording {
     /// If an event does not end in time, or a promise is broken. The message names the folder with
     /// the history.
     pub async fn judge(&self) -> Run {
-        self.judge_within(PATIENCE).await
+        self.judge_within(TIMEOUT).await
     }
 
     /// As [`Self::judge`], with another time limit.
@@ -270,7 +270,7 @@ impl Recording {
     ///
     /// If one does not end in time.
     pub async fn all_ended(&self) {
-        self.all_ended_within(PATIENCE).await;
+        self.all_ended_within(TIMEOUT).await;
     }
 
     async fn all_ended_within(&self, patience: Duration) {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// The time limit for every step of these tests that is not itself about time.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
@@ -12,12 +12,12 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 ///
 /// # Panics
 ///
-/// After [`PATIENCE`], with a description of the condition and the last result.
+/// After [`TIMEOUT`], with a description of the condition and the last result.
 pub async fn until<T, F: Future<Output = Result<T, String>>>(
     what: &str,
     ask: impl FnMut() -> F,
 ) -> T {
-    within(PATIENCE, what, ask).await
+    within(TIMEOUT, what, ask).await
 }
 
 /// As [`until`], with another time limit.

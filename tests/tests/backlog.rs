@@ -18,7 +18,7 @@ use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{AttemptRecord, Claim, Demand};
+use surehook_core::worker::claims::{AttemptRecord, Claim, Demand};
 use tests::database::Database;
 use tests::postgres::{Cluster, Settings};
 use tests::{on_each_database, soak};

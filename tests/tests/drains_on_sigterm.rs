@@ -305,7 +305,7 @@ async fn sighup_is_ignored_under_nohup() {
     // program has answered on a new connection after it.
     let answered = Client::default().get(&url).await;
     kill(pid, Signal::SIGTERM).expect("the program still runs after SIGHUP");
-    let status = tokio::time::timeout(wait::PATIENCE, child.wait())
+    let status = tokio::time::timeout(wait::TIMEOUT, child.wait())
         .await
         .expect("the program ends")
         .expect("a child can be waited for");

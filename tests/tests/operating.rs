@@ -184,7 +184,7 @@ async fn dead_letters_are_found_inspected_and_redriven_by_commands(database: Dat
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
     for told in [
         "surehook_accepted_to_delivered_seconds_count{source=\"orders\"} 51",
-        "surehook_database_connections_limit{lane=",
+        "surehook_database_connections_limit{pool=",
     ] {
         assert!(metrics.contains(told), "{told} is not in\n{metrics}");
     }

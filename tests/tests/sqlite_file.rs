@@ -16,7 +16,7 @@ use tests::program::{Process, Service, free_address, program, run};
 use tests::sink::{self, Sink};
 use tests::wait;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const CANNOT_WAIT: i32 = 2;
 
 struct World {
@@ -68,7 +68,7 @@ impl World {
     async fn refused(&self, database: &str) -> (Option<i32>, String) {
         let configuration = self.configured(database);
         let mut process = Process::start(self.folder.path(), ["serve", "--config", &configuration]);
-        let status = process.wait(PATIENCE).await;
+        let status = process.wait(TIMEOUT).await;
         (status.code(), process.log())
     }
 }
@@ -99,7 +99,7 @@ async fn ready_is(service: &Service, status_code: u16) {
 
 async fn stop(service: &mut Service) {
     service.signal(Signal::SIGTERM);
-    assert!(service.wait(PATIENCE).await.success());
+    assert!(service.wait(TIMEOUT).await.success());
 }
 
 fn said(output: &Output) -> String {
@@ -206,7 +206,7 @@ async fn a_file_without_write_permission_fails_the_start() {
     }
     let mut child =
         command.stderr(std::process::Stdio::piped()).spawn().expect("the program starts");
-    let ended = wait::within(PATIENCE, "the program to end", || {
+    let ended = wait::within(TIMEOUT, "the program to end", || {
         let ended = child
             .try_wait()
             .expect("a child can be waited for")

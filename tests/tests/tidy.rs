@@ -46,7 +46,7 @@ fn the_loops_ask_for_no_runtime() {
         "intake.rs",
         "worker.rs",
         "retention.rs",
-        "service.rs",
+        "process.rs",
         "health.rs",
         "doorbell.rs",
         "handover.rs",

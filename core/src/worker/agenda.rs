@@ -1,4 +1,4 @@
-//! The next due time of each lane, and the earliest of all.
+//! The next due time of each queue, and the earliest of all.
 
 use crate::time::Instant;
 use alloc::collections::BTreeSet;
@@ -11,26 +11,26 @@ pub(super) struct Agenda {
 }
 
 impl Agenda {
-    /// An agenda in which no lane has a due time.
-    pub(super) fn new(lanes: usize) -> Self {
-        Self { at: alloc::vec![None; lanes], in_order: BTreeSet::new() }
+    /// An agenda in which no queue has a due time.
+    pub(super) fn new(queues: usize) -> Self {
+        Self { at: alloc::vec![None; queues], in_order: BTreeSet::new() }
     }
 
-    /// Replaces the due time of a lane. `None` removes it.
-    pub(super) fn set(&mut self, lane: usize, at: Option<Instant>) {
-        let before = core::mem::replace(&mut self.at[lane], at);
+    /// Replaces the due time of a queue. `None` removes it.
+    pub(super) fn set(&mut self, queue: usize, at: Option<Instant>) {
+        let before = core::mem::replace(&mut self.at[queue], at);
         if before == at {
             return;
         }
         if let Some(before) = before {
-            self.in_order.remove(&(before, lane));
+            self.in_order.remove(&(before, queue));
         }
         if let Some(at) = at {
-            self.in_order.insert((at, lane));
+            self.in_order.insert((at, queue));
         }
     }
 
-    /// The earliest due time and its lane. If several lanes are due then, the first of them.
+    /// The earliest due time and its queue. If several queues are due then, the first of them.
     pub(super) fn first(&self) -> Option<(Instant, usize)> {
         self.in_order.first().copied()
     }
@@ -42,7 +42,7 @@ mod tests {
     use core::time::Duration;
 
     #[test]
-    fn a_lane_is_due_at_its_last_set_time() {
+    fn a_queue_is_due_at_its_last_set_time() {
         let at = |secs| Instant::from_origin(Duration::from_secs(secs));
         let mut agenda = Agenda::new(3);
         assert_eq!(agenda.first(), None);
@@ -54,7 +54,7 @@ mod tests {
         assert_eq!(
             agenda.first(),
             Some((at(7), 0)),
-            "the first of two lanes that are due together"
+            "the first of two queues that are due together"
         );
         agenda.set(0, None);
         agenda.set(1, None);

@@ -1,21 +1,21 @@
 //! The two ways in which a worker gets events: its own claims, and offers, on which new events are
 //! claimed for it on insert.
 
-use super::exchange::{Claim, Claims, Demand};
+use super::claims::{Claim, Claims, Demand};
 use super::interface::{Action, BATCH, BATCH_ROWS};
-use super::lane::Offered;
 use super::memory::Origin;
+use super::queue::Offered;
 use super::{Claiming, Phase, Worker};
 use crate::time::Instant;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
-/// While some lanes are known to have work, one seat of this number in a claim goes to a lane that
+/// While some queues are known to have work, one seat of this number in a claim goes to a queue that
 /// only may have some.
 const CHANCE: u32 = 4;
 
 impl Worker {
-    /// At most one claim is in flight. There is no claim while no lane has capacity and memory,
+    /// At most one claim is in flight. There is no claim while no queue has capacity and memory,
     /// while a full batch waits to be settled, or while the store fails and settlements are
     /// pending.
     pub(super) fn may_claim(&self) -> bool {
@@ -35,38 +35,44 @@ impl Worker {
         let mut room = BATCH_ROWS;
         let mut asked = self.take_seats(room);
         let is_crowded =
-            asked.iter().map(|&index| self.lanes[index].demand()).fold(0, u32::saturating_add)
+            asked.iter().map(|&index| self.queues[index].demand()).fold(0, u32::saturating_add)
                 > room;
-        let lanes = u32::try_from(asked.len()).expect("at most `room` lanes");
-        let half_of_a_share = room.div_ceil(2 * lanes.max(1));
+        let queues = u32::try_from(asked.len()).expect("at most `room` queues");
+        let half_of_a_share = room.div_ceil(2 * queues.max(1));
         if is_crowded {
-            asked.sort_by_key(|&index| self.lanes[index].appetite());
+            asked.sort_by_key(|&index| self.queues[index].appetite());
         }
         let mut demands = Vec::with_capacity(asked.len());
-        for (&index, waiting) in asked.iter().zip((1..=lanes).rev()) {
-            let lane = &mut self.lanes[index];
-            let limit = lane.demand().min(if is_crowded && waiting > 1 {
-                lane.appetite().max(half_of_a_share).min(room / waiting)
+        for (&index, waiting) in asked.iter().zip((1..=queues).rev()) {
+            let queue = &mut self.queues[index];
+            let limit = queue.demand().min(if is_crowded && waiting > 1 {
+                queue.appetite().max(half_of_a_share).min(room / waiting)
             } else {
                 room
             });
             self.memory.widen(
                 index,
-                usize::try_from(limit).unwrap_or(usize::MAX).saturating_mul(lane.typical_size),
+                usize::try_from(limit).unwrap_or(usize::MAX).saturating_mul(queue.typical_size),
             );
             let bytes = self.memory.room(index);
-            let limit = limit.min(lane.fit_into(bytes));
+            let limit = limit.min(queue.fit_into(bytes));
             room -= limit;
-            let (lease, max_attempts) = (lane.policy.lease(), lane.policy.max_attempts);
-            demands.push(Demand { source: lane.source.clone(), limit, bytes, lease, max_attempts });
-            lane.asked(limit);
+            let (lease, max_attempts) = (queue.policy.lease(), queue.policy.max_attempts);
+            demands.push(Demand {
+                source: queue.source.clone(),
+                limit,
+                bytes,
+                lease,
+                max_attempts,
+            });
+            queue.asked(limit);
         }
         self.claim_after = now + self.settings.claim_pace;
         self.claiming = Some(Claiming { sent_at: now, asked });
         Action::Claim(demands)
     }
 
-    /// The lanes of the next claim, at most `room`, in turn from where the last claim ended. While
+    /// The queues of the next claim, at most `room`, in turn from where the last claim ended. While
     /// some have work, only every [`CHANCE`]th seat, and the same part of `room`, is for those that
     /// may have some. Most of these have no events, and a thousand of them must not displace a busy
     /// one.
@@ -99,7 +105,7 @@ impl Worker {
     pub(super) fn claimed(&mut self, now: Instant, claims: Claims) {
         let Some(Claiming { sent_at, asked }) = self.claiming.take() else { return };
         self.store.failures = 0;
-        if claims.claimed.is_empty() && claims.buried.is_empty() {
+        if claims.claimed.is_empty() && claims.dead_lettered.is_empty() {
             self.polling.interval =
                 self.polling.interval.saturating_mul(2).min(self.settings.poll_idle);
         } else {
@@ -109,18 +115,18 @@ impl Worker {
             .claimed
             .iter()
             .map(|claim| &claim.source)
-            .chain(claims.buried.iter().map(|buried| &buried.source));
+            .chain(claims.dead_lettered.iter().map(|dead_lettered| &dead_lettered.source));
         for source in came {
             if let Some(&index) = self.by_source.get(source) {
-                self.lanes[index].came += 1;
+                self.queues[index].came += 1;
             }
         }
         for &index in &asked {
-            self.lanes[index].next_size = None;
+            self.queues[index].next_size = None;
         }
         for held_back in claims.held_back {
             if let Some(&index) = self.by_source.get(&held_back.source) {
-                self.lanes[index].next_size = Some(held_back.size);
+                self.queues[index].next_size = Some(held_back.size);
             }
         }
         for claim in claims.claimed {
@@ -128,7 +134,7 @@ impl Worker {
         }
         for index in asked {
             self.memory.withdraw(index);
-            self.lanes[index].answered(now.since(sent_at), self.settings.claim_pace);
+            self.queues[index].answered(now.since(sent_at), self.settings.claim_pace);
             self.refresh(index);
         }
     }
@@ -138,7 +144,7 @@ impl Worker {
         self.something_came(now);
         for claim in claims {
             if let Some(&index) = self.by_source.get(&claim.source) {
-                let Offered { room, bytes } = &mut self.lanes[index].offered;
+                let Offered { room, bytes } = &mut self.queues[index].offered;
                 (*room, *bytes) = (room.saturating_sub(1), bytes.saturating_sub(claim.size()));
             }
             self.hold(now, since, Origin::Offer, claim);
@@ -148,37 +154,37 @@ impl Worker {
     /// The claim failed, or its outcome is unknown.
     pub(super) fn claim_failed(&mut self, now: Instant) {
         for index in self.claiming.take().into_iter().flat_map(|claiming| claiming.asked) {
-            self.lanes[index].is_asked = false;
+            self.queues[index].is_asked = false;
             self.memory.withdraw(index);
             self.refresh(index);
         }
         self.store_failed(now);
     }
 
-    /// Updates whether a lane waits for memory: it would be claimed for if it had some.
+    /// Updates whether a queue waits for memory: it would be claimed for if it had some.
     pub(super) fn refresh_memory(&mut self, index: usize, asks: bool, has_memory: bool) {
         if asks && !has_memory {
             return self.memory.wait(index);
         }
         self.memory.wait_no_more(index);
-        if !asks && !self.lanes[index].is_asked {
+        if !asks && !self.queues[index].is_asked {
             self.memory.withdraw(index);
         }
     }
 
-    /// Lets lanes claim that waited for memory and got some.
+    /// Lets queues claim that waited for memory and got some.
     pub(super) fn grant_memory(&mut self) {
-        for index in self.memory.grant(&self.lanes) {
+        for index in self.memory.grant(&self.queues) {
             self.refresh(index);
         }
     }
 
-    /// At a poll, lanes that wait for memory claim with what is left of their own shares. The event
+    /// At a poll, queues that wait for memory claim with what is left of their own shares. The event
     /// that did not fit may be gone, or another one may be due before it.
     pub(super) fn look_again(&mut self) {
         for index in self.memory.waiting() {
             if self.memory.room(index) > 0 {
-                self.lanes[index].looks_again = true;
+                self.queues[index].looks_again = true;
                 self.refresh(index);
             }
         }
@@ -197,24 +203,24 @@ impl Worker {
             && self.shortage.until.is_none();
         if makes_offers != self.makes_offers {
             self.makes_offers = makes_offers;
-            for index in 0..self.lanes.len() {
+            for index in 0..self.queues.len() {
                 self.refresh_offer(index);
             }
         }
     }
 
     pub(super) fn refresh_offer(&mut self, index: usize) {
-        if self.offer(index) == self.lanes[index].offered {
+        if self.offer(index) == self.queues[index].offered {
             self.offering.remove(&index)
         } else {
             self.offering.insert(index)
         };
     }
 
-    /// The offer of a lane: how many new events may be claimed for it on insert, and their total
+    /// The offer of a queue: how many new events may be claimed for it on insert, and their total
     /// size.
     pub(super) fn offer(&self, index: usize) -> Offered {
-        let room = if self.makes_offers { self.lanes[index].offer() } else { 0 };
+        let room = if self.makes_offers { self.queues[index].offer() } else { 0 };
         if room == 0 {
             Offered::default()
         } else {

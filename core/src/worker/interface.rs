@@ -1,7 +1,7 @@
 //! The inputs, actions and settings of a worker. Plain data; the decisions are in the parent
 //! module.
 
-use super::exchange::{Claim, Claims, Demand, Settlement};
+use super::claims::{Claim, Claims, Demand, Settlement};
 use crate::breaker::Breaker;
 use crate::source::SourceName;
 use crate::time::Instant;
@@ -127,7 +127,7 @@ pub enum Action {
         lease: Duration,
     },
     /// Send one event. Report the result with [`Input::Finished`] by its deadline.
-    Deliver(Delivery),
+    Deliver(Dispatch),
     /// Write these settlements. Report the result with [`Input::Settled`] or
     /// [`Input::SettleFailed`].
     Settle(Vec<Settlement>),
@@ -148,7 +148,7 @@ pub enum Action {
 
 /// An event to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
+pub struct Dispatch {
     /// Identifies the delivery in [`Input::Finished`].
     pub ticket: Ticket,
     /// The claimed event.
@@ -160,7 +160,7 @@ pub struct Delivery {
 
 /// Why a worker has a step at the time of [`Worker::wake_at`](super::Worker::wake_at).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum WakeReason {
+pub enum Step {
     /// There is an event to deliver and a free slot.
     Deliver,
     /// A batch can be settled.
@@ -195,7 +195,7 @@ pub struct Wake {
     /// Poll at this time or earlier. In the past if an action is ready.
     pub at: Instant,
     /// The step that is due then.
-    pub reason: WakeReason,
+    pub reason: Step,
 }
 
 /// What a worker holds.

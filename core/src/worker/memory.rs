@@ -18,7 +18,7 @@
 //! common part and the other group holds no such event. So the total never exceeds the limit by
 //! more than one event.
 
-use super::lane::Lane;
+use super::queue::SourceQueue;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -84,7 +84,7 @@ pub(super) struct Memory {
     /// What does not count in `used`: the rest of an event that is larger than its group's part.
     beyond: usize,
     accounts: Vec<Account>,
-    /// Sources that wait for memory in the common part: pace, place, lane.
+    /// Sources that wait for memory in the common part: pace, place, queue.
     waiting: BTreeSet<(Pace, u64, usize)>,
     next_place: u64,
     /// Whether there may be memory for a waiting source.
@@ -119,44 +119,44 @@ impl Memory {
     }
 
     /// The bytes that may be claimed on insert for a source, in addition to those that it holds.
-    pub(super) fn offer(&self, lane: usize) -> usize {
-        self.own.saturating_sub(self.accounts[lane].offered)
+    pub(super) fn offer(&self, queue: usize) -> usize {
+        self.own.saturating_sub(self.accounts[queue].offered)
     }
 
     /// The bytes that a claim may bring for a source now.
-    pub(super) fn room(&self, lane: usize) -> usize {
-        let account = &self.accounts[lane];
+    pub(super) fn room(&self, queue: usize) -> usize {
+        let account = &self.accounts[queue];
         self.own.saturating_sub(account.claimed) + account.promised
     }
 
     /// Whether a source may claim: its next event fits, or there is some memory if that event's
     /// size is unknown.
-    pub(super) fn may_claim(&self, lane: usize, next: Option<usize>) -> bool {
-        self.room(lane) >= next.unwrap_or(1)
+    pub(super) fn may_claim(&self, queue: usize, next: Option<usize>) -> bool {
+        self.room(queue) >= next.unwrap_or(1)
     }
 
     /// Adds a source that wants to claim to those that wait for memory.
-    pub(super) fn wait(&mut self, lane: usize) {
-        let account = &mut self.accounts[lane];
+    pub(super) fn wait(&mut self, queue: usize) {
+        let account = &mut self.accounts[queue];
         let since = *account.since.get_or_insert_with(|| {
             self.next_place += 1;
             self.next_place
         });
-        self.has_changed |= self.waiting.insert((account.pace, since, lane));
+        self.has_changed |= self.waiting.insert((account.pace, since, queue));
     }
 
     /// Removes a source from those that wait. It keeps its place for the next time, unless it got
     /// the memory.
-    pub(super) fn wait_no_more(&mut self, lane: usize) {
-        let account = &self.accounts[lane];
+    pub(super) fn wait_no_more(&mut self, queue: usize) {
+        let account = &self.accounts[queue];
         if let Some(since) = account.since {
-            self.has_changed |= self.waiting.remove(&(account.pace, since, lane));
+            self.has_changed |= self.waiting.remove(&(account.pace, since, queue));
         }
     }
 
     /// The sources that wait. Their order has no meaning.
     pub(super) fn waiting(&self) -> Vec<usize> {
-        self.waiting.iter().map(|(_, _, lane)| *lane).collect()
+        self.waiting.iter().map(|(_, _, queue)| *queue).collect()
     }
 
     /// Whether any source waits.
@@ -165,13 +165,13 @@ impl Memory {
     }
 
     /// Reserves memory for the sources that wait, in turn. Returns those that got some.
-    pub(super) fn grant(&mut self, lanes: &[Lane]) -> Vec<usize> {
+    pub(super) fn grant(&mut self, queues: &[SourceQueue]) -> Vec<usize> {
         let mut granted = Vec::new();
         if !core::mem::take(&mut self.has_changed) {
             return granted;
         }
         let mut is_closed = [false; 2];
-        for (pace, since, lane) in self.waiting.iter().copied().collect::<Vec<_>>() {
+        for (pace, since, queue) in self.waiting.iter().copied().collect::<Vec<_>>() {
             let group = pace.group();
             if is_closed[group] {
                 if is_closed == [true; 2] {
@@ -179,13 +179,13 @@ impl Memory {
                 }
                 continue;
             }
-            let Lane { next_size, typical_size, .. } = &lanes[lane];
-            let need = next_size.unwrap_or(*typical_size).max(1).saturating_sub(self.room(lane));
-            let has_some = self.part(lane) > 0;
-            if if has_some { need <= self.growth(lane) } else { self.fits(group, need) } {
-                self.promise(lane, need);
-                self.waiting.remove(&(pace, since, lane));
-                granted.push(lane);
+            let SourceQueue { next_size, typical_size, .. } = &queues[queue];
+            let need = next_size.unwrap_or(*typical_size).max(1).saturating_sub(self.room(queue));
+            let has_some = self.part(queue) > 0;
+            if if has_some { need <= self.growth(queue) } else { self.fits(group, need) } {
+                self.promise(queue, need);
+                self.waiting.remove(&(pace, since, queue));
+                granted.push(queue);
             } else {
                 // Keeps free what the first in turn needs. A source that already has common memory
                 // blocks no other.
@@ -198,30 +198,30 @@ impl Memory {
     /// Reserves more memory for a source that is about to claim, so that it gets about `wanted`
     /// bytes in all. It gets less if it may not grow as far, and no more if a source of its group
     /// waits.
-    pub(super) fn widen(&mut self, lane: usize, wanted: usize) {
+    pub(super) fn widen(&mut self, queue: usize, wanted: usize) {
         // The waiting sources are sorted by pace, and so by group.
-        let somebody_waits = match self.accounts[lane].pace {
+        let somebody_waits = match self.accounts[queue].pace {
             Pace::Prompt => self.waiting.first().is_some_and(|(pace, _, _)| *pace == Pace::Prompt),
             Pace::Unknown | Pace::Slow => {
                 self.waiting.last().is_some_and(|(pace, _, _)| *pace != Pace::Prompt)
             }
         };
         if !somebody_waits {
-            let more = wanted.saturating_sub(self.room(lane)).min(self.growth(lane));
-            self.promise(lane, more);
+            let more = wanted.saturating_sub(self.room(queue)).min(self.growth(queue));
+            self.promise(queue, more);
         }
     }
 
     /// Frees what was reserved for a source and not used by its claim.
-    pub(super) fn withdraw(&mut self, lane: usize) {
-        self.has_changed |= self.accounts[lane].promised > 0;
-        self.change(lane, |account, _| account.promised = 0);
+    pub(super) fn withdraw(&mut self, queue: usize) {
+        self.has_changed |= self.accounts[queue].promised > 0;
+        self.change(queue, |account, _| account.promised = 0);
     }
 
     /// A source now holds an event of this size.
-    pub(super) fn take(&mut self, lane: usize, origin: Origin, size: usize) {
+    pub(super) fn take(&mut self, queue: usize, origin: Origin, size: usize) {
         self.held += size;
-        self.change(lane, |account, own| match origin {
+        self.change(queue, |account, own| match origin {
             Origin::Offer => account.offered += size,
             Origin::Claim => {
                 let before = account.claimed.saturating_sub(own);
@@ -234,48 +234,48 @@ impl Memory {
     }
 
     /// A source no longer holds an event.
-    pub(super) fn free(&mut self, lane: usize, origin: Origin, size: usize) {
+    pub(super) fn free(&mut self, queue: usize, origin: Origin, size: usize) {
         self.held -= size;
         self.has_changed |= origin == Origin::Claim;
-        self.change(lane, |account, _| match origin {
+        self.change(queue, |account, _| match origin {
             Origin::Offer => account.offered -= size,
             Origin::Claim => account.claimed -= size,
         });
     }
 
     /// A delivery showed the pace of its source.
-    pub(super) fn learn(&mut self, lane: usize, pace: Pace) {
-        let Account { pace: before, since, .. } = self.accounts[lane];
+    pub(super) fn learn(&mut self, queue: usize, pace: Pace) {
+        let Account { pace: before, since, .. } = self.accounts[queue];
         if before == pace {
             return;
         }
         self.has_changed = true;
-        self.change(lane, |account, _| account.pace = pace);
+        self.change(queue, |account, _| account.pace = pace);
         if let Some(since) = since
-            && self.waiting.remove(&(before, since, lane))
+            && self.waiting.remove(&(before, since, queue))
         {
-            self.waiting.insert((pace, since, lane));
+            self.waiting.insert((pace, since, queue));
         }
     }
 
-    fn promise(&mut self, lane: usize, bytes: usize) {
-        self.change(lane, |account, _| account.promised += bytes);
+    fn promise(&mut self, queue: usize, bytes: usize) {
+        self.change(queue, |account, _| account.promised += bytes);
     }
 
     /// Changes a source's account, and updates what its group uses.
-    fn change(&mut self, lane: usize, change: impl FnOnce(&mut Account, usize)) {
-        let part = self.part(lane);
-        self.used[self.accounts[lane].pace.group()] -= part.min(self.of_one_group);
+    fn change(&mut self, queue: usize, change: impl FnOnce(&mut Account, usize)) {
+        let part = self.part(queue);
+        self.used[self.accounts[queue].pace.group()] -= part.min(self.of_one_group);
         self.beyond -= part.saturating_sub(self.of_one_group);
-        change(&mut self.accounts[lane], self.own);
-        let part = self.part(lane);
-        self.used[self.accounts[lane].pace.group()] += part.min(self.of_one_group);
+        change(&mut self.accounts[queue], self.own);
+        let part = self.part(queue);
+        self.used[self.accounts[queue].pace.group()] += part.min(self.of_one_group);
         self.beyond += part.saturating_sub(self.of_one_group);
     }
 
     /// What a source holds or has reserved of the common part.
-    fn part(&self, lane: usize) -> usize {
-        let account = &self.accounts[lane];
+    fn part(&self, queue: usize) -> usize {
+        let account = &self.accounts[queue];
         account.claimed.saturating_sub(self.own) + account.promised
     }
 
@@ -294,7 +294,7 @@ impl Memory {
 
     /// The bytes by which a source may grow in the common part and still leave free what it holds
     /// there.
-    fn growth(&self, lane: usize) -> usize {
-        self.free_for(self.accounts[lane].pace.group()).saturating_sub(self.part(lane)) / 2
+    fn growth(&self, queue: usize) -> usize {
+        self.free_for(self.accounts[queue].pace.group()).saturating_sub(self.part(queue)) / 2
     }
 }

@@ -12,7 +12,7 @@ use crate::id::{EventId, Fence};
 use crate::source::WAIT_ALLOWANCE;
 use alloc::vec;
 use bytes::Bytes;
-use exchange::{Buried, Claims};
+use claims::{Claims, DeadLettered};
 use uuid::Uuid;
 
 const START: Instant = Instant::ZERO;
@@ -180,14 +180,14 @@ fn events_are_claimed_ahead_only_for_a_fast_downstream() {
         events += 20;
         let _ = actions(&mut fast, at(round));
     }
-    let wanted = fast.lanes[0].demand() as usize + fast.load().ahead + fast.load().in_flight;
+    let wanted = fast.queues[0].demand() as usize + fast.load().ahead + fast.load().in_flight;
     assert_eq!(wanted, 20, "the slots and four times their number ahead");
 
     let mut slow = worker(4);
     let _ = actions(&mut slow, START);
     slow.handle(START, claims(0..4));
     let _ = actions(&mut slow, START);
-    assert_eq!(slow.lanes[0].demand(), 0);
+    assert_eq!(slow.queues[0].demand(), 0);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn an_empty_source_is_polled_less_often_until_woken() {
         worker.handle(now, claims(0..0));
         assert_eq!(actions(&mut worker, now), []);
         let wake = worker.wake_at().unwrap();
-        assert_eq!(wake.reason, WakeReason::Poll);
+        assert_eq!(wake.reason, Step::Poll);
         waits.push(wake.at.since(now));
         now = wake.at;
     }
@@ -226,7 +226,7 @@ fn an_event_that_waited_too_long_is_released_unsent() {
     worker.handle(START, claims(0..2));
     assert_eq!(tickets(&actions(&mut worker, START)).len(), 1);
     let wake = worker.wake_at().unwrap();
-    assert_eq!((wake.at, wake.reason), (START + WAIT_ALLOWANCE, WakeReason::Release));
+    assert_eq!((wake.at, wake.reason), (START + WAIT_ALLOWANCE, Step::Release));
     assert_eq!(outcomes(&actions(&mut worker, wake.at)), [Outcome::Release]);
 }
 
@@ -339,10 +339,7 @@ fn deliveries_in_flight_after_the_drain_are_cut_off_uncharged() {
     let ticket = tickets(&actions(&mut worker, START))[0];
     worker.handle(START, claims(0..0));
     worker.handle(START, Input::ShutDown { cut_off_at: at(100), give_up_at: at(200) });
-    assert_eq!(
-        worker.wake_at().map(|wake| (wake.at, wake.reason)),
-        Some((at(100), WakeReason::CutOff))
-    );
+    assert_eq!(worker.wake_at().map(|wake| (wake.at, wake.reason)), Some((at(100), Step::CutOff)));
     let cut = actions(&mut worker, at(100));
     assert_eq!(outcomes(&cut), [Outcome::CutOff]);
     worker.handle(at(101), Input::Finished { ticket, reply: ok() });
@@ -391,11 +388,12 @@ fn a_failed_last_attempt_is_dead_lettered() {
 }
 
 #[test]
-fn a_claim_with_only_buried_events_is_followed_by_another() {
+fn a_claim_with_only_dead_lettered_events_is_followed_by_another() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
-    let buried = vec![Buried { event: claim(0).event, source: source("a"), attempt: 2 }];
-    worker.handle(START, Input::Claimed(Claims { buried, ..Claims::default() }));
+    let dead_lettered =
+        vec![DeadLettered { event: claim(0).event, source: source("a"), attempt: 2 }];
+    worker.handle(START, Input::Claimed(Claims { dead_lettered, ..Claims::default() }));
     assert_eq!(limits(&actions(&mut worker, START)), [1]);
 }
 
@@ -427,7 +425,7 @@ fn claims_and_settlements_keep_their_minimum_interval() {
     worker.handle(START, claims(0..FULL as u128 + 2));
     let delivering = actions(&mut worker, START);
     assert_eq!(limits(&delivering), [], "the next claim waits");
-    assert_eq!(worker.wake_at(), Some(Wake { at: START + claim_pace, reason: WakeReason::Claim }));
+    assert_eq!(worker.wake_at(), Some(Wake { at: START + claim_pace, reason: Step::Claim }));
     let tickets = tickets(&delivering);
 
     worker.handle(START, Input::Finished { ticket: tickets[0], reply: ok() });
@@ -437,10 +435,7 @@ fn claims_and_settlements_keep_their_minimum_interval() {
     assert_eq!(outcomes(&actions(&mut worker, START + claim_pace)), [], "the second batch waits");
     worker.handle(START + claim_pace, claims(0..0));
     let _ = actions(&mut worker, START + claim_pace);
-    assert_eq!(
-        worker.wake_at(),
-        Some(Wake { at: START + settle_pace, reason: WakeReason::Settle })
-    );
+    assert_eq!(worker.wake_at(), Some(Wake { at: START + settle_pace, reason: Step::Settle }));
     assert_eq!(outcomes(&actions(&mut worker, START + settle_pace)).len(), 1);
 
     worker.handle(START + settle_pace, Input::Settled);
@@ -516,7 +511,7 @@ fn an_open_breaker_releases_waiting_events_and_stops_claims() {
     worker.handle(at(2), Input::Settled);
     worker.handle(at(3), Input::Woken(vec![source("a")]));
     assert_eq!(actions(&mut worker, at(3)), []);
-    assert_eq!(worker.wake_at(), Some(Wake { at: at(10_001), reason: WakeReason::HalfOpen }));
+    assert_eq!(worker.wake_at(), Some(Wake { at: at(10_001), reason: Step::HalfOpen }));
 
     let acted = actions(&mut worker, at(10_001));
     assert_eq!((breakers(&acted), limits(&acted)), (vec!["half_open"], vec![1]));
@@ -557,7 +552,7 @@ fn concurrency_ramps_up_with_each_success_after_recovery() {
         now += 2;
     }
     assert_eq!(in_flight, [1, 2, 4, 4]);
-    assert!(worker.lanes[0].breaker.is_closed());
+    assert!(worker.queues[0].breaker.is_closed());
 }
 
 #[test]
@@ -571,7 +566,7 @@ fn a_rate_limit_spaces_deliveries_and_limits_claims() {
     let mut starts = vec![0];
     while starts.len() < 6 {
         let wake = worker.wake_at().unwrap();
-        assert_eq!(wake.reason, WakeReason::Rate);
+        assert_eq!(wake.reason, Step::Rate);
         let began = tickets(&actions(&mut worker, wake.at)).len();
         starts.extend(core::iter::repeat_n(wake.at.since_origin().as_millis(), began));
     }

@@ -21,22 +21,22 @@ pub enum ConfigError {
     Unreadable { path: PathBuf, source: io::Error },
     /// A setting in the file, a flag or an environment variable is not valid.
     #[error("{0}")]
-    Wrong(Problems),
+    Wrong(SettingErrors),
 }
 
 /// All errors of one configuration: those of the file in file order, then those of the overrides.
 /// Displayed as one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problems {
+pub struct SettingErrors {
     /// The name of the file in messages.
     pub file: String,
     /// Never empty.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<SettingError>,
 }
 
 /// One error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct SettingError {
     pub place: Place,
     /// The full name of the setting, such as `sources.github.timeout`; empty if the error concerns
     /// no setting.
@@ -56,7 +56,7 @@ pub enum Place {
     Override { flag: &'static str, variable: &'static str },
 }
 
-impl fmt::Display for Problems {
+impl fmt::Display for SettingErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, problem) in self.problems.iter().enumerate() {
             if n > 0 {

@@ -1,7 +1,7 @@
 //! The settings that override the file: each top-level setting has a flag and an environment
 //! variable. A flag takes precedence over its variable.
 
-use super::{Config, Place, Problem, values};
+use super::{Config, Place, SettingError, values};
 
 /// The top-level settings that a flag or an environment variable can set. They are text, so that
 /// errors have the same wording as errors in the file, and so that no parser of flags prints the
@@ -40,7 +40,7 @@ pub struct Overrides {
 
 impl Overrides {
     /// Applies the overrides to a configuration and returns their errors.
-    pub(super) fn apply(&self, config: &mut Config) -> Vec<Problem> {
+    pub(super) fn apply(&self, config: &mut Config) -> Vec<SettingError> {
         let Self {
             listen,
             operator_listen,
@@ -101,9 +101,9 @@ fn set<T>(
     read: impl FnOnce(&str) -> Result<T, String>,
     flag: &'static str,
     variable: &'static str,
-) -> Result<(), Problem> {
+) -> Result<(), SettingError> {
     let Some(text) = given else { return Ok(()) };
-    *value = read(text).map_err(|message| Problem {
+    *value = read(text).map_err(|message| SettingError {
         place: Place::Override { flag, variable },
         key: String::new(),
         message,

@@ -2,7 +2,7 @@
 //! no caller asked for is unknown. Which settings exist, and their bounds, is defined in the parent
 //! module.
 
-use super::error::{ConfigError, Place, Problem};
+use super::error::{ConfigError, Place, SettingError};
 use super::{limits, values};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -39,12 +39,12 @@ pub(super) struct Document<'i> {
 }
 
 impl<'i> Document<'i> {
-    pub(super) fn parse(content: &'i [u8]) -> Result<Self, Problem> {
+    pub(super) fn parse(content: &'i [u8]) -> Result<Self, SettingError> {
         let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
         let text = std::str::from_utf8(content).map_err(|error| {
             let valid = &content[..error.valid_up_to()];
             let place = place(&String::from_utf8_lossy(valid), valid.len());
-            Problem {
+            SettingError {
                 place,
                 key: String::new(),
                 message: "the file is not valid UTF-8 from here: save it as UTF-8".to_owned(),
@@ -56,13 +56,13 @@ impl<'i> Document<'i> {
                 ("duplicate key", Some(key)) => format!("`{key}` is set twice: keep one of them"),
                 (message, _) => format!("invalid TOML: {message}"),
             };
-            Problem { place: place(text, at.start), key: String::new(), message }
+            SettingError { place: place(text, at.start), key: String::new(), message }
         })?;
         Ok(Self { text, root: root.into_inner() })
     }
 
     /// Runs `read` on the document and returns all errors, in file order.
-    pub(super) fn read(self, read: impl FnOnce(&mut Section<'_>)) -> Vec<Problem> {
+    pub(super) fn read(self, read: impl FnOnce(&mut Section<'_>)) -> Vec<SettingError> {
         let mut report = Report::default();
         let mut root = Section {
             name: String::new(),
@@ -354,7 +354,7 @@ impl Report {
         self.found.iter().any(|(_, key, _)| key == full_key)
     }
 
-    fn problems(mut self, text: &str) -> Vec<Problem> {
+    fn problems(mut self, text: &str) -> Vec<SettingError> {
         for unknown in std::mem::take(&mut self.unknown) {
             if !self.refused.contains(&unknown.at) {
                 let message = self.advice(&unknown);
@@ -366,7 +366,7 @@ impl Report {
         self.found.sort_by_key(|(at, _, _)| *at);
         let problem = |(at, key, message): (Option<usize>, String, String)| {
             let place = at.map_or(Place::File, |at| place(text, at));
-            Problem { place, key, message }
+            SettingError { place, key, message }
         };
         self.found.into_iter().map(problem).collect()
     }

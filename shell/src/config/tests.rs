@@ -11,15 +11,15 @@ use surehook_core::breaker::BreakerPolicy;
 /// A valid file, to which a test adds its error.
 const SOURCE: &str = "[sources.github]\ndestination = \"https://hooks.internal/github\"\n";
 
-fn parsed(text: &str) -> Result<Config, Problems> {
+fn parsed(text: &str) -> Result<Config, SettingErrors> {
     parsed_over(text, &Overrides::default())
 }
 
-fn parsed_over(text: &str, overrides: &Overrides) -> Result<Config, Problems> {
+fn parsed_over(text: &str, overrides: &Overrides) -> Result<Config, SettingErrors> {
     Config::parse("surehook.toml", text.as_bytes(), overrides).map_err(problems)
 }
 
-fn problems(error: ConfigError) -> Problems {
+fn problems(error: ConfigError) -> SettingErrors {
     let ConfigError::Wrong(problems) = error else { panic!("{error}") };
     problems
 }
@@ -357,7 +357,7 @@ fn told_well(content: &[u8]) -> Result<(), TestCaseError> {
     let Err(error) = Config::parse("x", content, &Overrides::default()) else { return Ok(()) };
     let problems = problems(error).problems;
     prop_assert!(!problems.is_empty());
-    for Problem { place, message, .. } in problems {
+    for SettingError { place, message, .. } in problems {
         prop_assert!(message.contains(": ") || message.contains("; "), "{message}");
         match place {
             Place::At { line, column } => prop_assert!(

@@ -3,7 +3,7 @@
 //! Every framing is accepted (declared length, chunked, no body). Memory is reserved when it is
 //! needed, and exactly the reserved amount is allocated.
 
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 use crate::intake::{IntakeError, Reservation};
 use crate::shedding::is_gave_way;
 use bytes::{Buf, Bytes};
@@ -40,13 +40,13 @@ pub(super) async fn read<B: Buf, E: Error + 'static>(
                 // Excess capacity would stay allocated for as long as the event is held.
                 None => return Ok(Bytes::from(read.into_boxed_slice())),
                 Some(Err(error)) if is_gave_way(&error) => return Err(IntakeError::GaveWay.into()),
-                Some(Err(_)) => return Err(Kind::BodyIncomplete.with(
+                Some(Err(_)) => return Err(ProblemKind::BodyIncomplete.with(
                     "The body is incomplete or malformed. Nothing was stored. Send the request again."
                 )),
                 Some(Ok(chunk)) => chunk,
             },
             () = gives_way => return Err(IntakeError::GaveWay.into()),
-            () = late => return Err(Kind::TooSlow.with("The body did not arrive in time. Nothing was stored. Send the request again.")),
+            () = late => return Err(ProblemKind::TooSlow.with("The body did not arrive in time. Nothing was stored. Send the request again.")),
         };
         let size = read.len().saturating_add(chunk.remaining());
         if size > max_body {
@@ -68,6 +68,6 @@ pub(super) async fn read<B: Buf, E: Error + 'static>(
 }
 
 fn too_large(max_body: usize) -> Problem {
-    Kind::BodyTooLarge
+    ProblemKind::BodyTooLarge
         .with(format!("The body is larger than the limit of {max_body} bytes. Nothing was stored."))
 }

@@ -2,7 +2,7 @@
 //! is supported. On operator routes, a page in a browser must not have sent it without the
 //! operator's intent.
 
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 use http::header::{HOST, HeaderName, ORIGIN, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Version};
 use surehook_core::operators::{Access, Authority, Refusal, Said};
@@ -37,7 +37,7 @@ pub(super) fn well_framed(line: &Line, headers: &HeaderMap) -> Result<(), Proble
         (Some(_), Some(_)) => false,
     };
     if !is_right {
-        return Err(Kind::HostInvalid.with(
+        return Err(ProblemKind::HostInvalid.with(
             "A request must have exactly one `Host` header, with a host and an optional port.",
         ));
     }
@@ -54,7 +54,7 @@ pub(super) fn well_framed(line: &Line, headers: &HeaderMap) -> Result<(), Proble
     if is_known {
         Ok(())
     } else {
-        Err(Kind::TransferCoding
+        Err(ProblemKind::TransferCoding
             .with("The only supported transfer coding is `chunked`. Nothing was stored. Send the body without other transfer codings."))
     }
 }
@@ -70,10 +70,10 @@ pub(super) fn admitted(access: &Access, line: &Line, headers: &HeaderMap) -> Res
         .map(str::as_bytes)
         .or_else(|| headers.get(HOST).map(HeaderValue::as_bytes));
     access.admit(&Said { host, origins: &origins, sites: &sites }).map_err(|refusal| match refusal {
-        Refusal::Host => Kind::ForeignHost.with(
+        Refusal::Host => ProblemKind::ForeignHost.with(
             "Operator routes are not served for the host that the request names. If operators use this name through a proxy, add it to `operator_hosts`.",
         ),
-        Refusal::CrossSite => Kind::CrossSite.with(
+        Refusal::CrossSite => ProblemKind::CrossSite.with(
             "A page of another site sent this request, which is not allowed. If the page is yours, add its host to `operator_hosts`.",
         ),
     })

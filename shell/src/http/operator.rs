@@ -3,7 +3,7 @@
 use super::query::{MAX_LOOKS, Query};
 use super::view::{ListedEvent, SourceView};
 use super::{Answer, App};
-use crate::http::problem::{Kind, Problem};
+use crate::http::problem::{Problem, ProblemKind};
 use crate::metrics;
 use crate::search::{PageSize, Span};
 use http::{HeaderValue, StatusCode};
@@ -47,7 +47,9 @@ impl App {
     pub(super) async fn list(&self, query: &str) -> Result<Answer, Problem> {
         let Query { filter, span, after, size, dry_run } = Query::parse(query)?;
         if dry_run.is_some() {
-            return Err(Kind::BadQuery.with("Invalid query: `dry_run` is only for a redrive."));
+            return Err(
+                ProblemKind::BadQuery.with("Invalid query: `dry_run` is only for a redrive.")
+            );
         }
         let span = Span { until: after.map_or(span.until, |after| span.until.min(after)), ..span };
         let page = self.patiently(self.store.list(filter, span, size)).await?;
@@ -66,7 +68,7 @@ impl App {
     pub(super) async fn redrive_all(&self, query: &str) -> Result<Answer, Problem> {
         let Query { filter, span, after, size, dry_run } = Query::parse(query)?;
         if filter.status.is_some() {
-            return Err(Kind::BadQuery.with(
+            return Err(ProblemKind::BadQuery.with(
                 "Invalid query: a redrive has no `status`, because it selects dead letters only.",
             ));
         }
@@ -137,7 +139,7 @@ impl App {
     /// Pauses or resumes a source. A source that is no longer configured can only be resumed.
     pub(super) async fn pause(&self, source: &str, paused: bool) -> Result<Answer, Problem> {
         let unknown =
-            || Kind::UnknownSource.with("No source of this name is configured or paused.");
+            || ProblemKind::UnknownSource.with("No source of this name is configured or paused.");
         let name = SourceName::parse(source).map_err(|_| unknown())?;
         let is_configured = self.sources.contains_key(&name);
         if paused && !is_configured {

@@ -19,11 +19,11 @@ macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $status:ident, $slug:literal, $title:literal;)*) => {
         /// The kinds of problems. Clients may rely on the type and the status code of each.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Kind {
+        pub enum ProblemKind {
             $($(#[$doc])* $kind,)*
         }
 
-        impl Kind {
+        impl ProblemKind {
             pub const ALL: &[Self] = &[$(Self::$kind,)*];
 
             #[must_use]
@@ -110,7 +110,7 @@ kinds! {
     Internal = INTERNAL_SERVER_ERROR, "internal", "Internal error";
 }
 
-impl Kind {
+impl ProblemKind {
     /// A problem of this kind. `detail` tells the client what happened and what to do. It never
     /// contains a body, a header value, SQL or a stack trace.
     pub fn with(self, detail: impl Into<String>) -> Problem {
@@ -135,7 +135,7 @@ impl Kind {
 /// One error response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    pub kind: Kind,
+    pub kind: ProblemKind,
     /// What happened to this request, and what to do.
     pub detail: String,
     allow: Option<&'static str>,
@@ -145,7 +145,8 @@ impl Problem {
     /// The route exists, but not with this method. `allow` lists its methods.
     #[must_use]
     pub fn method_not_allowed(allow: &'static str) -> Self {
-        let mut problem = Kind::MethodNotAllowed.with(format!("This path supports {allow}."));
+        let mut problem =
+            ProblemKind::MethodNotAllowed.with(format!("This path supports {allow}."));
         problem.allow = Some(allow);
         problem
     }
@@ -198,8 +199,8 @@ mod tests {
 
     #[test]
     fn no_two_kinds_share_a_type() {
-        let urns: BTreeSet<&str> = Kind::ALL.iter().map(|kind| kind.urn()).collect();
-        assert_eq!(urns.len(), Kind::ALL.len());
+        let urns: BTreeSet<&str> = ProblemKind::ALL.iter().map(|kind| kind.urn()).collect();
+        assert_eq!(urns.len(), ProblemKind::ALL.len());
         assert!(
             urns.iter()
                 .all(|urn| urn.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'-' | b':'))),
@@ -209,7 +210,7 @@ mod tests {
 
     #[test]
     fn only_503_responses_have_retry_after() {
-        for kind in Kind::ALL {
+        for kind in ProblemKind::ALL {
             let response = kind.with("…").into_response();
             assert_eq!(
                 response.headers().contains_key(RETRY_AFTER),

@@ -1,7 +1,7 @@
 //! The query parameters of requests that select events. Unknown parameters are refused, so that a
 //! misspelt filter never selects more events than intended.
 
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 use crate::search::{EventFilter, PageSize, Span};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -51,7 +51,7 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// [`Kind::BadQuery`], with the name of the parameter.
+    /// [`ProblemKind::BadQuery`], with the name of the parameter.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         let written: Written =
             serde_urlencoded::from_str(text).map_err(|error| refused(&error.to_string()))?;
@@ -139,7 +139,7 @@ fn first_at(name: &str, written: &str) -> Result<EventId, Problem> {
 }
 
 fn refused(why: &str) -> Problem {
-    Kind::BadQuery.with(format!("Invalid query: {why}."))
+    ProblemKind::BadQuery.with(format!("Invalid query: {why}."))
 }
 
 #[cfg(test)]
@@ -179,7 +179,7 @@ mod tests {
             ("delivered=true&delivered=true", "duplicate"),
         ] {
             let problem = delivered(text).unwrap_err();
-            assert_eq!(problem.kind, Kind::BadQuery);
+            assert_eq!(problem.kind, ProblemKind::BadQuery);
             assert!(problem.detail.contains(told), "{text}: {}", problem.detail);
         }
     }
@@ -215,7 +215,7 @@ mod tests {
             ("key=", "`key`: "),
         ] {
             let problem = Query::parse(text).unwrap_err();
-            assert_eq!(problem.kind, Kind::BadQuery);
+            assert_eq!(problem.kind, ProblemKind::BadQuery);
             assert!(problem.detail.contains(told), "{text}: {}", problem.detail);
         }
     }

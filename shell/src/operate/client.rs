@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// Request timeout. The service itself stops waiting for its database after 5 s.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A running service, known by its base URL.
 pub(super) struct Service {
@@ -74,7 +74,7 @@ impl Service {
         }
         // Requests go directly to the given service: no proxy of the environment, no redirects.
         let mut builder = Client::builder()
-            .timeout(PATIENCE)
+            .timeout(TIMEOUT)
             .user_agent(concat!("surehook/", env!("CARGO_PKG_VERSION")))
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none());

@@ -25,7 +25,7 @@ use crate::ports::{
 };
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
-use crate::store::lane::Lane;
+use crate::store::pool::Pool;
 use crate::store::rows::{self, FoundRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use bytes::Bytes;
@@ -44,7 +44,7 @@ use surehook_core::event::{Outcome, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
-use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, HeldBack, Settlement};
+use surehook_core::worker::claims::{Claim, Claims, DeadLettered, Demand, HeldBack, Settlement};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
@@ -67,11 +67,11 @@ const ACCEPT_ROUNDS: usize = 5;
 
 pub struct PostgresStore {
     servers: Arc<Servers>,
-    intake: Arc<Lane<Arc<Servers>>>,
-    worker: Arc<Lane<Arc<Servers>>>,
-    operator: Arc<Lane<Arc<Servers>>>,
-    retention: Arc<Lane<Arc<Servers>>>,
-    readiness: Arc<Lane<Arc<Servers>>>,
+    intake: Arc<Pool<Arc<Servers>>>,
+    worker: Arc<Pool<Arc<Servers>>>,
+    operator: Arc<Pool<Arc<Servers>>>,
+    retention: Arc<Pool<Arc<Servers>>>,
+    readiness: Arc<Pool<Arc<Servers>>>,
     scans: Mutex<Scans>,
 }
 
@@ -83,13 +83,13 @@ impl PostgresStore {
     /// [`OpenError`] if the URL cannot be parsed.
     pub fn new(url: &str) -> Result<Self, OpenError> {
         let servers = Arc::new(Servers::parse(url)?);
-        let lane = |limit| Lane::new(Arc::clone(&servers), limit);
+        let pool = |limit| Pool::new(Arc::clone(&servers), limit);
         Ok(Self {
-            intake: lane(INTAKE_CONNECTIONS),
-            worker: lane(WORKER_CONNECTIONS),
-            operator: lane(OPERATOR_CONNECTIONS),
-            retention: lane(RETENTION_CONNECTIONS),
-            readiness: lane(READINESS_CONNECTIONS),
+            intake: pool(INTAKE_CONNECTIONS),
+            worker: pool(WORKER_CONNECTIONS),
+            operator: pool(OPERATOR_CONNECTIONS),
+            retention: pool(RETENTION_CONNECTIONS),
+            readiness: pool(READINESS_CONNECTIONS),
             scans: Mutex::default(),
             servers,
         })
@@ -108,8 +108,8 @@ impl PostgresStore {
         connect::migrate(&self.servers).await
     }
 
-    /// Each lane with its name in metrics.
-    fn lanes(&self) -> [(&'static str, &Arc<Lane<Arc<Servers>>>); 5] {
+    /// Each pool with its name in metrics.
+    fn pools(&self) -> [(&'static str, &Arc<Pool<Arc<Servers>>>); 5] {
         [
             ("intake", &self.intake),
             ("worker", &self.worker),
@@ -122,11 +122,11 @@ impl PostgresStore {
     /// Executes one statement to its end. Its transaction ends with it.
     async fn execute(
         &self,
-        lane: &Arc<Lane<Arc<Servers>>>,
+        pool: &Arc<Pool<Arc<Servers>>>,
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, Failure> {
         let mut rows = Vec::new();
-        self.execute_by_row(lane, query, |row| rows.push(row)).await?;
+        self.execute_by_row(pool, query, |row| rows.push(row)).await?;
         Ok(rows)
     }
 
@@ -134,11 +134,11 @@ impl PostgresStore {
     /// twice.
     async fn execute_by_row(
         &self,
-        lane: &Arc<Lane<Arc<Servers>>>,
+        pool: &Arc<Pool<Arc<Servers>>>,
         query: Query<'_, Postgres, PgArguments>,
         mut each: impl FnMut(PgRow) + Send,
     ) -> Result<(), Failure> {
-        let mut connection = lane.take().await.map_err(|error| errors::not_taken(&error))?;
+        let mut connection = pool.take().await.map_err(|error| errors::not_taken(&error))?;
         let failure =
             match timeout(REPLY_TIMEOUT, run(&mut connection.connection, query, &mut each)).await {
                 Ok(Ok(_)) if connection.is_outdated() => errors::outdated(),
@@ -155,8 +155,8 @@ impl PostgresStore {
         } else {
             // If the server or the network broke this connection, the others are broken too.
             self.servers.lost();
-            for (_, lane) in self.lanes() {
-                lane.forget_idle();
+            for (_, pool) in self.pools() {
+                pool.forget_idle();
             }
         }
         Err(failure)
@@ -300,7 +300,7 @@ impl PostgresStore {
                 (rows::attempt(row.attempt)?, rows::attempt(row.budget_from)?);
             let fence = Fence(rows::fence(row.fence)?);
             if row.spent {
-                claims.buried.push(Buried { event, source, attempt });
+                claims.dead_lettered.push(DeadLettered { event, source, attempt });
             } else if let (Some(headers), Some(body)) = (row.headers, row.body) {
                 let (headers, body, age) = (
                     Bytes::from(headers),
@@ -426,7 +426,7 @@ impl PostgresStore {
             let name: String = row.try_get(0).map_err(|error| errors::failed(&error).error)?;
             let status = rows::status(&name)?;
             if status != end {
-                return Ok(Redriven::StandsElsewhere(status));
+                return Ok(Redriven::WrongStatus(status));
             }
             if row.try_get("erased").map_err(|error| errors::failed(&error).error)? {
                 return Ok(Redriven::Erased);
@@ -541,7 +541,7 @@ impl PostgresStore {
 
 impl Store for PostgresStore {
     fn connections(&self) -> Vec<Connections> {
-        self.lanes().map(|(name, lane)| lane.in_use(name)).into()
+        self.pools().map(|(name, pool)| pool.in_use(name)).into()
     }
 
     fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {

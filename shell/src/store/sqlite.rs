@@ -24,7 +24,7 @@ use crate::ports::{
 };
 use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
-use crate::store::lane::{ACQUIRE_TIMEOUT, Lane};
+use crate::store::pool::{ACQUIRE_TIMEOUT, Pool};
 use crate::store::rows::{self, FoundRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use connect::Opener;
@@ -41,7 +41,7 @@ use surehook_core::admission::Stored;
 use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
-use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use transaction::Broken;
@@ -49,13 +49,13 @@ use transaction::Broken;
 const READERS: usize = 4;
 
 /// How long a shutdown waits for the write-ahead log to be emptied.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct SqliteStore {
     options: SqliteConnectOptions,
     file: Arc<DatabaseFile>,
-    writer: Arc<Lane<Opener>>,
-    readers: Arc<Lane<Opener>>,
+    writer: Arc<Pool<Opener>>,
+    readers: Arc<Pool<Opener>>,
     /// Lets one operator request at a time wait for the writer. The writer's queue is fair, and
     /// operators must not fill it.
     operator: Semaphore,
@@ -71,9 +71,9 @@ impl SqliteStore {
         let options = options(url)?;
         let file = Arc::new(DatabaseFile::new(options.get_filename()));
         let opener = |options| Opener { options, file: Arc::clone(&file) };
-        let readers = Lane::new(opener(options.clone().pragma("query_only", "on")), READERS);
+        let readers = Pool::new(opener(options.clone().pragma("query_only", "on")), READERS);
         Ok(Self {
-            writer: Lane::new(opener(options.clone()), 1),
+            writer: Pool::new(opener(options.clone()), 1),
             readers,
             operator: Semaphore::new(1),
             options,
@@ -97,7 +97,7 @@ impl SqliteStore {
     }
 
     /// Empties the write-ahead log into the database file and closes the connections, so that the
-    /// file alone is the database. If this takes longer than `CLOSE_PATIENCE`, the rest is left to
+    /// file alone is the database. If this takes longer than `CLOSE_TIMEOUT`, the rest is left to
     /// the next start.
     pub async fn close(&self) {
         // Closing the last connection deletes the log at the path, which may belong to another
@@ -116,7 +116,7 @@ impl SqliteStore {
             writer.keep();
             self.writer.close().await;
         };
-        if timeout(CLOSE_PATIENCE, closing).await.is_err() {
+        if timeout(CLOSE_TIMEOUT, closing).await.is_err() {
             tracing::warn!(
                 "closing the database timed out; copy the `-wal` file together with the database file"
             );

@@ -13,7 +13,7 @@ use surehook::ports::Downstream;
 use surehook_core::id::{EventId, Fence};
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Reply;
-use surehook_core::worker::exchange::Claim;
+use surehook_core::worker::claims::Claim;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;

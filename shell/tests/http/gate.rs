@@ -3,7 +3,7 @@
 
 use crate::sockets::{LIMITS, Server};
 use crate::world::{Setup, World, assert_problem};
-use surehook::http::Face;
+use surehook::http::RouteSet;
 use surehook_core::operators::Access;
 
 const OPERATORS: [(&str, &str); 8] = [
@@ -29,8 +29,8 @@ async fn answered(
 #[tokio::test]
 async fn a_page_of_another_site_cannot_use_operator_routes() {
     let mut world = World::start(Setup::default());
-    for face in [Face::Everyone, Face::Operators] {
-        world.face = face;
+    for route_set in [RouteSet::Everyone, RouteSet::Operators] {
+        world.route_set = route_set;
         for (method, path) in OPERATORS {
             for header in [
                 ("sec-fetch-site", "cross-site"),

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 use surehook::http::OPENAPI;
-use surehook::http::problem::Kind;
+use surehook::http::problem::ProblemKind;
 use surehook::ports::{AttemptEntry, EventRecord};
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::EventId;
@@ -123,7 +123,7 @@ fn the_document_has_every_problem_under_its_status_code() {
             described.insert(of("type").as_str().unwrap().to_owned(), (of("status"), of("title")));
         }
     }
-    let kinds = Kind::ALL
+    let kinds = ProblemKind::ALL
         .iter()
         .map(|kind| (kind.urn().to_owned(), (kind.status().as_u16().into(), kind.title().into())));
     assert_eq!(described, kinds.collect());
@@ -151,7 +151,7 @@ fn the_document_has_every_problem_under_its_status_code() {
             listed.insert((name, status_code));
         }
     }
-    let expected = Kind::ALL.iter().map(|kind| {
+    let expected = ProblemKind::ALL.iter().map(|kind| {
         (
             kind.urn().replace("urn:surehook:problem:", "#/components/schemas/problem."),
             u64::from(kind.status().as_u16()),
@@ -181,7 +181,7 @@ fn the_readme_lists_every_problem_with_its_status_code() {
                 .map(|slug| (slug.trim_matches('`').to_owned(), cells[0].parse::<u16>().unwrap())),
         );
     }
-    let kinds = Kind::ALL
+    let kinds = ProblemKind::ALL
         .iter()
         .map(|kind| (kind.urn().replace("urn:surehook:problem:", ""), kind.status().as_u16()));
     assert_eq!(told, kinds.collect());

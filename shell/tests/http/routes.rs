@@ -4,7 +4,7 @@ use crate::world::{Mode, Setup, World, assert_problem, header, json, name};
 use futures::FutureExt;
 use serde_json::{Value, json};
 use std::time::Duration;
-use surehook::http::Face;
+use surehook::http::RouteSet;
 use surehook::intake::Limits;
 use surehook::ports::Store;
 use surehook_core::breaker::Breaker;
@@ -661,7 +661,7 @@ async fn producer_and_operator_addresses_serve_only_their_own_routes() {
         "/metrics".into(),
         "/openapi.json".into(),
     ];
-    world.face = Face::Producers;
+    world.route_set = RouteSet::Producers;
     for path in &of_operators {
         assert_problem(&world.get(path).await, 404, "unknown-route");
     }
@@ -681,7 +681,7 @@ async fn producer_and_operator_addresses_serve_only_their_own_routes() {
         (202, 200)
     );
 
-    world.face = Face::Operators;
+    world.route_set = RouteSet::Operators;
     assert_problem(&world.post("k3", b"").await, 404, "unknown-route");
     for path in of_operators.iter().map(String::as_str).chain(["/health", "/ready"]) {
         assert_eq!(world.get(path).await.status(), 200, "{path}");

@@ -5,8 +5,8 @@ use crate::world::{Mode, Setup, World, assert_problem, header};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use surehook::headers::decode;
+use surehook::http_server::ServerLimits;
 use surehook::intake::Limits;
-use surehook::server::ServerLimits;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use surehook::server::{ServerLimits, serve};
+use surehook::http_server::{ServerLimits, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -34,7 +34,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let service =
-            surehook::http::service(Arc::clone(&world.app), world.face, world.access.clone());
+            surehook::http::service(Arc::clone(&world.app), world.route_set, world.access.clone());
         let (shutdown, told) = oneshot::channel();
         let running = tokio::spawn(serve(listener, service, limits, async move {
             let _ = told.await;

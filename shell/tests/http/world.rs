@@ -18,9 +18,9 @@ use std::time::Duration;
 use surehook::clock::TokioClock;
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
-use surehook::http::{App, Face, SourceIntake};
+use surehook::http::{App, RouteSet, SourceIntake};
 use surehook::ids::SystemIds;
-use surehook::intake::{Limits, Ports, intake};
+use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
 use surehook::ports::{
     Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
@@ -31,7 +31,7 @@ use surehook_core::event::{Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::operators::Access;
 use surehook_core::source::SourceName;
-use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use tokio::sync::watch;
 
 /// How the store answers.
@@ -174,7 +174,7 @@ impl Store for Memory {
                 return Ok(Redriven::NotFound);
             };
             if record.status != Status::DeadLettered {
-                return Ok(Redriven::StandsElsewhere(record.status));
+                return Ok(Redriven::WrongStatus(record.status));
             }
             (record.status, record.reason) = (Status::Queued, None);
             (record.next_attempt_at, record.settled_at) = (Some(Timestamp::UNIX_EPOCH), None);
@@ -191,7 +191,7 @@ impl Store for Memory {
                 return Ok(Redriven::NotFound);
             };
             if record.status != Status::Delivered {
-                return Ok(Redriven::StandsElsewhere(record.status));
+                return Ok(Redriven::WrongStatus(record.status));
             }
             (record.status, record.next_attempt_at, record.settled_at) =
                 (Status::Queued, Some(Timestamp::UNIX_EPOCH), None);
@@ -382,7 +382,7 @@ impl Default for Setup {
 pub(crate) struct World {
     pub(crate) app: Arc<App>,
     pub(crate) store: Arc<Memory>,
-    pub(crate) face: Face,
+    pub(crate) route_set: RouteSet,
     pub(crate) access: Access,
 }
 
@@ -392,7 +392,7 @@ impl World {
         let clock = Arc::new(TokioClock::new());
         let doorbell = Arc::new(Doorbell::default());
         let health: Arc<Health> = Arc::default();
-        let ports = Ports {
+        let ports = IntakePorts {
             store: Arc::clone(&store) as _,
             clock: Arc::clone(&clock) as _,
             doorbell: Arc::clone(&doorbell),
@@ -426,7 +426,7 @@ impl World {
             body_timeout: setup.body_timeout,
             doorbell,
         });
-        Self { app, store, face: Face::Everyone, access: Access::default() }
+        Self { app, store, route_set: RouteSet::Everyone, access: Access::default() }
     }
 
     pub(crate) async fn request(
@@ -448,7 +448,7 @@ impl World {
     /// The response of the routes, without a server. It must match the document.
     pub(crate) async fn answer(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
         let service =
-            surehook::http::service(Arc::clone(&self.app), self.face, self.access.clone());
+            surehook::http::service(Arc::clone(&self.app), self.route_set, self.access.clone());
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let (head, body) = service.call(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();

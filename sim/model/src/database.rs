@@ -14,13 +14,13 @@ use surehook::ports::{
 };
 use surehook::search::{EventFilter, EventPage, PageSize, Path, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
-use surehook_core::event::{Delivery, Due, Status};
+use surehook_core::event::{DeliveryState, Due, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, HeldBack, Settlement};
+use surehook_core::worker::claims::{Claim, Claims, DeadLettered, Demand, HeldBack, Settlement};
 
 /// The longest duration that is added to a time, as in the real stores: 100 years. Longer durations
 /// are truncated to it.
@@ -39,7 +39,7 @@ pub struct EventRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeliveryRow {
     /// The row without its time.
-    pub delivery: Delivery,
+    pub delivery: DeliveryState,
     /// The schedule or the end of the lease; `None` for a dead letter.
     pub due_at: Option<Timestamp>,
 }
@@ -113,8 +113,10 @@ impl Database {
             return self.existing(id);
         }
         self.keys.insert(key, event.id);
-        self.deliveries
-            .insert(event.id, DeliveryRow { delivery: Delivery::accepted(), due_at: Some(now) });
+        self.deliveries.insert(
+            event.id,
+            DeliveryRow { delivery: DeliveryState::accepted(), due_at: Some(now) },
+        );
         self.events.insert(event.id, EventRow { event, received_at: now, erased_at: None });
         Stored::Inserted
     }
@@ -181,7 +183,7 @@ impl Database {
         let is_spent = self
             .deliveries
             .get(&event)
-            .is_some_and(|row| row.delivery.used() >= demand.max_attempts);
+            .is_some_and(|row| row.delivery.attempts_used() >= demand.max_attempts);
         self.events.get(&event).filter(|_| !is_spent).map_or(0, |row| row.event.size())
     }
 
@@ -233,7 +235,7 @@ impl Database {
         self.put(now, event, claimed.delivery, claimed.due);
         let (source, attempt) = (demand.source.clone(), claimed.delivery.attempt);
         if claimed.delivery.status == Status::DeadLettered {
-            claims.buried.push(Buried { event, source, attempt });
+            claims.dead_lettered.push(DeadLettered { event, source, attempt });
             return;
         }
         let EventRow { event: stored, received_at, .. } = &self.events[&event];
@@ -242,7 +244,7 @@ impl Database {
             source,
             fence: claimed.delivery.fence,
             attempt,
-            nth: claimed.delivery.used(),
+            nth: claimed.delivery.attempts_used(),
             // Never negative, although the clock may have jumped back.
             age: now.duration_since(*received_at).try_into().unwrap_or_default(),
             headers: stored.headers.clone(),
@@ -283,7 +285,7 @@ impl Database {
     }
 
     /// Writes a row after its transition.
-    fn put(&mut self, now: Timestamp, event: EventId, delivery: Delivery, due: Due) {
+    fn put(&mut self, now: Timestamp, event: EventId, delivery: DeliveryState, due: Due) {
         self.ended.remove(&event);
         match delivery.status {
             Status::Delivered => {
@@ -342,7 +344,7 @@ impl Database {
                 self.put(now, event, delivery, due);
                 Redriven::Queued
             }
-            Some(Err(_)) | None => Redriven::StandsElsewhere(self.status(event)),
+            Some(Err(_)) | None => Redriven::WrongStatus(self.status(event)),
         }
     }
 
@@ -353,7 +355,7 @@ impl Database {
         }
         let status = self.status(event);
         if status != Status::Delivered {
-            return Redriven::StandsElsewhere(status);
+            return Redriven::WrongStatus(status);
         }
         if self.events[&event].erased_at.is_some() {
             return Redriven::Erased;
@@ -363,7 +365,7 @@ impl Database {
             .range((event, 0)..=(event, Attempt::MAX))
             .next_back()
             .map_or(0, |((_, attempt), _)| *attempt);
-        let (delivery, due) = Delivery::redelivered(last);
+        let (delivery, due) = DeliveryState::redelivered(last);
         self.put(now, event, delivery, due);
         Redriven::Queued
     }

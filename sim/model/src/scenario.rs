@@ -31,8 +31,8 @@ pub struct Scenario {
     pub processes: usize,
     /// The longest time that a process may take to shut down.
     pub drain_timeout_ms: u64,
-    #[serde(default, skip_serializing_if = "Kind::is_alone")]
-    pub database: Kind,
+    #[serde(default, skip_serializing_if = "DatabaseKind::is_alone")]
+    pub database: DatabaseKind,
     /// The role of each process, by index. Processes that are not listed do everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<Role>,
@@ -79,7 +79,7 @@ pub struct Kept {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum DatabaseKind {
     /// A server for many processes. A failover loses nothing.
     #[default]
     Alone,
@@ -91,7 +91,7 @@ pub enum Kind {
     OneWriter,
 }
 
-impl Kind {
+impl DatabaseKind {
     /// Whether this is the default kind.
     #[must_use]
     pub fn is_alone(&self) -> bool {
@@ -146,7 +146,7 @@ impl Scenario {
             seed: 1,
             processes: 1,
             drain_timeout_ms: 5_000,
-            database: Kind::Alone,
+            database: DatabaseKind::Alone,
             roles: Vec::new(),
             clocks_ahead_ms: Vec::new(),
             kept: None,

@@ -14,7 +14,7 @@ use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
-use surehook_core::worker::exchange::{Claim, Demand};
+use surehook_core::worker::claims::{Claim, Demand};
 use surehook_model::memory::MemoryStore;
 use uuid::Uuid;
 

@@ -19,7 +19,7 @@ const SEGMENTS: u32 = 400;
 /// The number of events in a backlog.
 const BACKLOG: u64 = 200_000;
 /// The time limit for the delivery of any backlog.
-const PATIENCE: Duration = Duration::from_mins(3);
+const TIMEOUT: Duration = Duration::from_mins(3);
 /// The numbers of connections at which the intake is measured, each with the number of pgbench
 /// clients that it is compared with.
 const CONNECTIONS: [(usize, usize); 4] = [(1, 1), (16, 16), (64, 64), (256, 64)];
@@ -128,7 +128,7 @@ impl Bench {
             world.services[0].restart_as("all").await;
             let before = world.gauge().read().await;
             let warmed_up = if run == 0 { 500 } else { 0 };
-            world.sink.until_taken(BACKLOG + warmed_up, PATIENCE).await;
+            world.sink.until_taken(BACKLOG + warmed_up, TIMEOUT).await;
             let spent = world.gauge().since(before).await;
             let resident = world.gauge().resident_mib();
             let received = world.sink.take();
@@ -321,7 +321,7 @@ impl Bench {
             for _ in 0..self.runs {
                 let posts = 10_000 * processes as u64;
                 all_accepted(&Offer { until: Until::Posts(posts), ..world.offer(64) }).await;
-                world.sink.until_taken(posts, PATIENCE).await;
+                world.sink.until_taken(posts, TIMEOUT).await;
                 let row = self
                     .report
                     .row(group, format!("{processes} processes, a sink that takes 50 ms"));
@@ -551,7 +551,7 @@ async fn clean_up(url: &str) {
 /// Waits until everything that was posted is delivered, and the sink has received nothing for a
 /// while.
 async fn settle_down(world: &World<'_>) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut before = world.sink.taken();
     loop {
         sleep(Duration::from_millis(700)).await;
@@ -578,7 +578,7 @@ async fn end_to_end(world: &World<'_>, offer: &Offer) -> Run {
     let before = world.gauge().read().await;
     let load = all_accepted(offer).await;
     let resident_mib = world.gauge().resident_mib();
-    world.sink.until_taken(load.accepted, PATIENCE).await;
+    world.sink.until_taken(load.accepted, TIMEOUT).await;
     let spent = world.gauge().since(before).await;
     Run { load, received: world.sink.take(), spent, resident_mib }
 }

@@ -29,7 +29,7 @@ pub const LOOP_WAIT: Duration = Duration::from_secs(5);
 pub const RETRY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time limit until each server follows the leader.
-const PATIENCE: Duration = Duration::from_mins(3);
+const TIMEOUT: Duration = Duration::from_mins(3);
 
 /// Stops a program, and the server that it has started as a daemon, if its pipe closes without a
 /// message.
@@ -159,10 +159,10 @@ impl Patroni {
                 Ok(found) => return found,
                 Err(last) => last,
             };
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > TIMEOUT {
                 let logs: Vec<String> = self.nodes.iter().map(Node::log_end).collect();
                 panic!(
-                    "waited {PATIENCE:?} for three servers to be one cluster; last seen: {last}\n{}",
+                    "waited {TIMEOUT:?} for three servers to be one cluster; last seen: {last}\n{}",
                     logs.join("\n")
                 );
             }
@@ -323,7 +323,7 @@ fn signal_server(data: &Path, signal: Signal) {
     }
     let begun = Instant::now();
     while processes.iter().any(|&process| is_running(process)) {
-        assert!(begun.elapsed() < wait::PATIENCE, "the server's processes did not end in time");
+        assert!(begun.elapsed() < wait::TIMEOUT, "the server's processes did not end in time");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

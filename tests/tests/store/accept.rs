@@ -8,7 +8,7 @@ use surehook::ports::{NewEvent, StoreError};
 use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
-use surehook_core::worker::exchange::Claim;
+use surehook_core::worker::claims::Claim;
 
 /// The id of an event after it was accepted: its own, or that of the existing event with its key.
 fn known_as(event: EventId, stored: Stored) -> EventId {

@@ -10,7 +10,7 @@ use surehook_core::admission::Fingerprint;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{Buried, Demand, HeldBack};
+use surehook_core::worker::claims::{DeadLettered, Demand, HeldBack};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -31,7 +31,7 @@ pub(crate) async fn the_oldest_due_events_are_claimed_up_to_the_limit(db: Db) {
         ("orders", Fence(1), 1, 1)
     );
     assert_eq!((&claim.headers, &claim.body), (&batch[9].headers, &batch[9].body));
-    assert!(claims.buried.is_empty());
+    assert!(claims.dead_lettered.is_empty());
     assert_eq!(db.found(batch[9].id).await.status, Status::Processing);
     assert_eq!(db.found(batch[0].id).await.status, Status::Queued);
 }
@@ -144,7 +144,10 @@ pub(crate) async fn events_dead_lettered_by_a_claim_use_no_bytes(db: Db) {
         .claim(vec![Demand { bytes: 1_000, max_attempts: 1, ..demand("a", 2) }])
         .await
         .unwrap();
-    assert_eq!(claims.buried.iter().map(|buried| buried.event).collect::<Vec<_>>(), ids[..1]);
+    assert_eq!(
+        claims.dead_lettered.iter().map(|dead_lettered| dead_lettered.event).collect::<Vec<_>>(),
+        ids[..1]
+    );
     assert_eq!(claims.claimed.iter().map(|claim| claim.event).collect::<Vec<_>>(), ids[1..]);
     assert_eq!(claims.held_back, []);
 }
@@ -195,8 +198,8 @@ pub(crate) async fn an_event_without_attempts_left_is_dead_lettered_by_the_claim
     let claims = db.store.claim(vec![demand("a", 1)]).await.unwrap();
     assert!(claims.claimed.is_empty(), "the event must not be sent");
     assert_eq!(
-        claims.buried,
-        [Buried { event: claim.event, source: claim.source.clone(), attempt: 3 }]
+        claims.dead_lettered,
+        [DeadLettered { event: claim.event, source: claim.source.clone(), attempt: 3 }]
     );
     let found = db.found(claim.event).await;
     assert_eq!(
@@ -215,7 +218,7 @@ pub(crate) async fn lowering_max_attempts_dead_letters_an_event_as_exhausted(db:
     db.settle(&claim, Outcome::Retry { after: HOUR }).await;
     db.make_due(claim.event, HOUR).await;
     let claims = db.store.claim(vec![Demand { max_attempts: 1, ..demand("a", 1) }]).await.unwrap();
-    assert_eq!((claims.claimed.len(), claims.buried.len()), (0, 1));
+    assert_eq!((claims.claimed.len(), claims.dead_lettered.len()), (0, 1));
     let found = db.found(claim.event).await;
     assert_eq!(
         (found.status, found.reason, found.history.len()),
@@ -237,7 +240,7 @@ pub(crate) async fn events_dead_lettered_by_a_claim_count_against_the_limit(db: 
     }
     let claims =
         db.store.claim(vec![Demand { max_attempts: 1, ..demand("orders", 3) }]).await.unwrap();
-    assert_eq!((claims.claimed.len(), claims.buried.len()), (1, 2));
+    assert_eq!((claims.claimed.len(), claims.dead_lettered.len()), (1, 2));
 }
 
 pub(crate) async fn concurrent_claimers_never_share_an_event(db: Db) {

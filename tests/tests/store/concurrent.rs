@@ -19,7 +19,7 @@ use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::{Policy, SourceName};
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{AttemptRecord, Claim, Demand, Settlement};
+use surehook_core::worker::claims::{AttemptRecord, Claim, Demand, Settlement};
 use surehook_model::history::{CallResult, Change, Fault, Posted, Received, What};
 use surehook_model::oracles;
 use tests::database::Database;
@@ -291,7 +291,11 @@ async fn work(world: Arc<World>, process: usize, mut random: Rng) {
         });
         let started = Instant::now();
         let Ok(claims) = store.claim(demands.to_vec()).await else { continue };
-        world.dead.lock().unwrap().extend(claims.buried.iter().map(|buried| buried.event));
+        world
+            .dead
+            .lock()
+            .unwrap()
+            .extend(claims.dead_lettered.iter().map(|dead_lettered| dead_lettered.event));
         if claims.claimed.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;

@@ -17,7 +17,7 @@ use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{AttemptRecord, Claim, Demand, Settlement};
+use surehook_core::worker::claims::{AttemptRecord, Claim, Demand, Settlement};
 use surehook_model::memory::MemoryStore;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -342,7 +342,7 @@ impl Db {
     /// Claims the only due event of a source.
     pub(crate) async fn claim_one(&self, source: &str) -> Claim {
         let mut claims = self.store.claim(vec![demand(source, 10)]).await.unwrap();
-        assert_eq!((claims.claimed.len(), claims.buried.len()), (1, 0));
+        assert_eq!((claims.claimed.len(), claims.dead_lettered.len()), (1, 0));
         claims.claimed.remove(0)
     }
 

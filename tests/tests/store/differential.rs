@@ -96,10 +96,10 @@ const FOUND_BY_SEQUENCES: &[Wrong] = &[
     Wrong::ClaimsWhatIsNotDue,
     Wrong::ForgetsLostAttempts,
     Wrong::KeepsLeasesForEver,
-    Wrong::NeverBuries,
-    Wrong::SendsWhatItBuries,
-    Wrong::BuriesAlwaysAsLost,
-    Wrong::BuriedDoNotCount,
+    Wrong::NeverDeadLetters,
+    Wrong::SendsDeadLetters,
+    Wrong::DeadLettersAlwaysAsLost,
+    Wrong::DeadLettersDoNotCount,
     Wrong::HandsOutTwice,
     Wrong::BytesAsText,
     Wrong::LongLeasesAreRejected,
@@ -210,7 +210,7 @@ struct Tally(BTreeMap<&'static str, u32>);
 
 impl Tally {
     const EXPECTED: &[&str] = &[
-        "buried",
+        "dead_lettered",
         "claimed",
         "claimed on insert",
         "existing",
@@ -246,7 +246,7 @@ impl Tally {
             Answer::Accepted(Err(_)) => add("rejected", 1),
             Answer::Claimed(Ok(claims)) => {
                 add("claimed", claims.claimed.len());
-                add("buried", claims.buried.len());
+                add("dead_lettered", claims.dead_lettered.len());
             }
             Answer::Settled(Ok(refused)) => add("refused", refused.len()),
             Answer::Found(Ok(found)) => add("found", usize::from(found.is_some())),

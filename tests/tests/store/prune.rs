@@ -142,7 +142,7 @@ pub(crate) async fn a_redrive_during_pruning_leaves_an_event_whole_or_deleted(db
                 prune(&db).await;
             }
             Redriven::NotFound => assert_eq!(pruned.unwrap().deleted, 1),
-            other @ (Redriven::StandsElsewhere(_) | Redriven::Erased) => panic!("{other:?}"),
+            other @ (Redriven::WrongStatus(_) | Redriven::Erased) => panic!("{other:?}"),
         }
         assert_eq!(
             (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),
@@ -169,7 +169,7 @@ pub(crate) async fn a_delivered_event_redriven_during_pruning_is_whole_or_delete
                 prune(&db).await;
             }
             Redriven::NotFound => assert_eq!(pruned.unwrap().deleted, 1),
-            other @ (Redriven::StandsElsewhere(_) | Redriven::Erased) => panic!("{other:?}"),
+            other @ (Redriven::WrongStatus(_) | Redriven::Erased) => panic!("{other:?}"),
         }
         assert_eq!(
             (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),

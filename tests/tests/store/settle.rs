@@ -5,7 +5,7 @@ use std::time::Duration;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::verdict::{DeliveryError, Verdict};
-use surehook_core::worker::exchange::Settlement;
+use surehook_core::worker::claims::Settlement;
 use uuid::Uuid;
 
 const LATER: Outcome = Outcome::Retry { after: Duration::from_hours(1) };

@@ -5,11 +5,11 @@ use crate::db::{Db, demand, event_of, settlement};
 use futures::future::join_all;
 use std::time::Duration;
 use surehook::ports::Redriven;
-use surehook_core::event::{Delivery, Due, Outcome, Reason, Status};
+use surehook_core::event::{DeliveryState, Due, Outcome, Reason, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{Claim, Demand};
+use surehook_core::worker::claims::{Claim, Demand};
 
 const SEQUENCES: u64 = 24;
 const STEPS: usize = 25;
@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(10_000);
 
 /// The expected state of one event.
 struct Expected {
-    row: Delivery,
+    row: DeliveryState,
     due: Due,
     history: Vec<(u32, Verdict)>,
 }
@@ -35,8 +35,11 @@ async fn sequence(db: &Db, seed: u64) {
     let new = event_of(&name, "k");
     let (event, source) = (new.id, new.source.clone());
     db.store.accept(vec![new]).await.unwrap();
-    let mut expected =
-        Expected { row: Delivery::accepted(), due: Due::After(Duration::ZERO), history: vec![] };
+    let mut expected = Expected {
+        row: DeliveryState::accepted(),
+        due: Due::After(Duration::ZERO),
+        history: vec![],
+    };
     check(db, event, &expected, "accepted").await;
     for step in 0..STEPS {
         let place = match random.below(10) {
@@ -73,20 +76,32 @@ async fn claim(
                 .iter()
                 .map(|claim| (claim.event, claim.fence, claim.attempt, claim.nth))
                 .collect();
-            let buried: Vec<_> =
-                claims.buried.iter().map(|buried| (buried.event, buried.attempt)).collect();
+            let dead_lettered: Vec<_> = claims
+                .dead_lettered
+                .iter()
+                .map(|dead_lettered| (dead_lettered.event, dead_lettered.attempt))
+                .collect();
             if claimed.delivery.status == Status::Processing {
                 assert_eq!(
                     given,
-                    [(event, expected.row.fence, expected.row.attempt, expected.row.used())]
+                    [(
+                        event,
+                        expected.row.fence,
+                        expected.row.attempt,
+                        expected.row.attempts_used()
+                    )]
                 );
-                assert!(buried.is_empty());
+                assert!(dead_lettered.is_empty());
             } else {
-                assert_eq!(buried, [(event, expected.row.attempt)]);
+                assert_eq!(dead_lettered, [(event, expected.row.attempt)]);
                 assert!(given.is_empty());
             }
         }
-        _ => assert!(claims.claimed.is_empty() && claims.buried.is_empty(), "{:?}", expected.row),
+        _ => assert!(
+            claims.claimed.is_empty() && claims.dead_lettered.is_empty(),
+            "{:?}",
+            expected.row
+        ),
     }
     format!("claim with {max_attempts} attempts")
 }
@@ -142,7 +157,7 @@ async fn redrive(db: &Db, event: EventId, expected: &mut Expected) -> String {
             assert_eq!(answer, Redriven::Queued);
             (expected.row, expected.due) = (row, due);
         }
-        Err(_) => assert_eq!(answer, Redriven::StandsElsewhere(expected.row.status)),
+        Err(_) => assert_eq!(answer, Redriven::WrongStatus(expected.row.status)),
     }
     "redrive".into()
 }

@@ -21,7 +21,7 @@ use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRec
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
-use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::memory::MemoryStore;
 
 /// How a store on top of the model database is wrong.
@@ -50,7 +50,7 @@ pub(crate) enum Wrong {
     OneBoundOfBytesForAll,
     WeighsEachAlone,
     WeighsBodiesAlone,
-    WeighsWhatItBuries,
+    WeighsDeadLetters,
     SkipsWhatDoesNotFit,
     SaysNothingOfWhatDoesNotFit,
     FenceStaysAtAClaim,
@@ -61,10 +61,10 @@ pub(crate) enum Wrong {
     ClaimsWhatIsNotDue,
     ForgetsLostAttempts,
     KeepsLeasesForEver,
-    NeverBuries,
-    SendsWhatItBuries,
-    BuriesAlwaysAsLost,
-    BuriedDoNotCount,
+    NeverDeadLetters,
+    SendsDeadLetters,
+    DeadLettersAlwaysAsLost,
+    DeadLettersDoNotCount,
     HandsOutTwice,
     BytesAsText,
     LongLeasesAreRejected,

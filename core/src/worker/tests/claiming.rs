@@ -41,10 +41,10 @@ fn asked(actions: &[Action]) -> Vec<(String, u32)> {
 /// Answers the claim in flight with `count` events of `busy` and none of others. The claim has
 /// dead-lettered them, so they use no slots.
 fn bring(worker: &mut Worker, busy: &str, count: u32) {
-    let buried = (0..count)
-        .map(|n| Buried { event: claim(n.into()).event, source: source(busy), attempt: 2 })
+    let dead_lettered = (0..count)
+        .map(|n| DeadLettered { event: claim(n.into()).event, source: source(busy), attempt: 2 })
         .collect();
-    worker.handle(START, Input::Claimed(Claims { buried, ..Claims::default() }));
+    worker.handle(START, Input::Claimed(Claims { dead_lettered, ..Claims::default() }));
 }
 
 /// A worker of `count` sources.
@@ -130,13 +130,13 @@ fn events_claimed_ahead_match_consumption_between_claims() {
         now = now + pace;
     }
     let asked_in_all =
-        worker.lanes[0].demand() as usize + worker.load().ahead + worker.load().in_flight;
+        worker.queues[0].demand() as usize + worker.load().ahead + worker.load().in_flight;
     assert!((16 + 10..=16 + 12).contains(&asked_in_all), "{asked_in_all}");
 }
 
 #[test]
-fn claimed_and_buried_events_reset_the_poll_interval() {
-    for buried in [false, true] {
+fn claimed_and_dead_lettered_events_reset_the_poll_interval() {
+    for dead_lettered in [false, true] {
         let mut worker = worker(1);
         let mut now = START;
         // After a long idle time, the polls are far apart.
@@ -147,9 +147,13 @@ fn claimed_and_buried_events_reset_the_poll_interval() {
             now = worker.wake_at().unwrap().at;
         }
         let _ = actions(&mut worker, now);
-        let came = if buried {
+        let came = if dead_lettered {
             Claims {
-                buried: vec![Buried { event: claim(0).event, source: source("a"), attempt: 2 }],
+                dead_lettered: vec![DeadLettered {
+                    event: claim(0).event,
+                    source: source("a"),
+                    attempt: 2,
+                }],
                 ..Claims::default()
             }
         } else {
@@ -160,7 +164,7 @@ fn claimed_and_buried_events_reset_the_poll_interval() {
         };
         worker.handle(now, Input::Claimed(came));
         assert_eq!(worker.polling.interval, worker.settings.poll_busy);
-        assert!(worker.polling.at <= now + worker.settings.poll_busy, "{buried}");
+        assert!(worker.polling.at <= now + worker.settings.poll_busy, "{dead_lettered}");
     }
 }
 

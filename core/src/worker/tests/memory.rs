@@ -2,7 +2,7 @@
 
 use super::*;
 use alloc::format;
-use exchange::{Demand, HeldBack};
+use claims::{Demand, HeldBack};
 
 const LIMIT: usize = 64_000;
 /// A quarter of the memory is for claims, a quarter for offers, and half is common.
@@ -56,7 +56,7 @@ impl Events {
                     let claims = self.claims(&demands);
                     self.worker.handle(self.now, Input::Claimed(claims));
                 }
-                Action::Deliver(Delivery { ticket, claim, .. }) => {
+                Action::Deliver(Dispatch { ticket, claim, .. }) => {
                     if self.hung.contains(&claim.source) {
                         self.in_flight.push((ticket, claim.source, claim.body.len()));
                     } else {

@@ -142,5 +142,5 @@ fn handed_over_events_reset_the_poll_interval() {
     worker.handle(now, handed(now, 0..1));
     actions(&mut worker, now);
     let wake = worker.wake_at().unwrap();
-    assert!(wake.reason == WakeReason::Poll && wake.at <= now + unpaced().poll_busy, "{wake:?}");
+    assert!(wake.reason == Step::Poll && wake.at <= now + unpaced().poll_busy, "{wake:?}");
 }

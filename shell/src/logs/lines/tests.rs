@@ -3,7 +3,7 @@
 use super::*;
 use std::sync::mpsc;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An output whose writes wait for the result that the test sends.
 struct Scripted {
@@ -43,7 +43,7 @@ impl World {
 
     /// Receives the next write, and answers it with `answer`.
     fn write(&self, answer: io::Result<usize>) -> Vec<u8> {
-        let asked = self.asked.recv_timeout(PATIENCE).expect("no write arrived");
+        let asked = self.asked.recv_timeout(TIMEOUT).expect("no write arrived");
         self.answers.send(answer).unwrap();
         asked
     }
@@ -65,7 +65,7 @@ fn a_blocked_output_does_not_block_logging() {
     for _ in 0..8 {
         assert_eq!(world.write(Ok(line.len())), line);
     }
-    assert_eq!(world.told.recv_timeout(PATIENCE), Ok(12));
+    assert_eq!(world.told.recv_timeout(TIMEOUT), Ok(12));
     world.push(b"after\n");
     assert_eq!(world.write(Ok(6)), b"after\n");
 }
@@ -79,10 +79,10 @@ fn lost_lines_are_counted_and_reported_when_writing_works_again() {
     }
     world.push(b"kept\n");
     assert_eq!(world.write(Ok(5)), b"kept\n");
-    assert_eq!(world.told.recv_timeout(PATIENCE), Ok(3));
+    assert_eq!(world.told.recv_timeout(TIMEOUT), Ok(3));
     world.push(b"kept too\n");
     world.write(Ok(9));
-    world.lines.flush(PATIENCE);
+    world.lines.flush(TIMEOUT);
     assert!(world.told.try_recv().is_err(), "each lost line is reported once");
     assert_eq!(world.lost.get(), 3);
 }
@@ -98,7 +98,7 @@ fn a_partial_line_does_not_run_into_the_next() {
     world.push(b"third\n");
     assert_eq!(world.write(Ok(1)), b"\n");
     assert_eq!(world.write(Ok(6)), b"third\n");
-    assert_eq!(world.told.recv_timeout(PATIENCE), Ok(2));
+    assert_eq!(world.told.recv_timeout(TIMEOUT), Ok(2));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn short_and_interrupted_writes_are_continued() {
     world.write(Err(io::ErrorKind::Interrupted.into()));
     world.write(Err(io::ErrorKind::WouldBlock.into()));
     assert_eq!(world.write(Ok(5)), b"line\n");
-    world.lines.flush(PATIENCE);
+    world.lines.flush(TIMEOUT);
     assert_eq!(world.lost.get(), 0);
 }
 
@@ -120,11 +120,11 @@ fn flushing_waits_for_every_line() {
     let lines = world.lines.clone();
     let (done, is_done) = mpsc::channel();
     std::thread::spawn(move || {
-        lines.flush(PATIENCE);
+        lines.flush(TIMEOUT);
         done.send(()).unwrap();
     });
-    assert_eq!(world.asked.recv_timeout(PATIENCE).unwrap(), b"last\n");
+    assert_eq!(world.asked.recv_timeout(TIMEOUT).unwrap(), b"last\n");
     assert!(is_done.try_recv().is_err(), "the line is not written yet");
     world.answers.send(Ok(5)).unwrap();
-    is_done.recv_timeout(PATIENCE).expect("the flush did not end after the last line was written");
+    is_done.recv_timeout(TIMEOUT).expect("the flush did not end after the last line was written");
 }

@@ -74,7 +74,7 @@ const PARAMETERS: [&str; 21] = [
 const MIGRATION_LOCK: i64 = 0x7375_7265_686f_6f6b;
 
 /// How long a process waits while another one migrates.
-const MIGRATION_PATIENCE: Duration = Duration::from_mins(1);
+const MIGRATION_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Timeout for opening the connection of a migration.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -149,7 +149,7 @@ async fn migrate_on(servers: &Servers, connection: &mut PgConnection) -> Result<
     if !schema::compare(&applied(connection).await?, &migrator).needs_migration()? {
         return Ok(());
     }
-    let deadline = Instant::now() + MIGRATION_PATIENCE;
+    let deadline = Instant::now() + MIGRATION_TIMEOUT;
     while !lock(connection).await? {
         if Instant::now() > deadline {
             return Err(MigrateError::Unreachable("another process is still migrating it".into()));

@@ -5,7 +5,7 @@
 //! broken connection, an unreadable reply), it is unknown whether the transaction was committed.
 
 use crate::ports::StoreError;
-use crate::store::lane::TakeError;
+use crate::store::pool::TakeError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(super) fn failed(error: &sqlx::Error) -> Failure {
     };
     let aborted = matches!(reported.severity(), PgSeverity::Error);
     let (kind, usable) =
-        if aborted { meaning(reported.code()) } else { (StoreError::Unknown as Kind, false) };
+        if aborted { meaning(reported.code()) } else { (StoreError::Unknown as MakeError, false) };
     Failure { error: kind(why), usable, constraint: reported.constraint().map(Into::into) }
 }
 
@@ -107,11 +107,11 @@ fn reported(error: &sqlx::Error) -> Option<&PgDatabaseError> {
     error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
 }
 
-type Kind = fn(String) -> StoreError;
+type MakeError = fn(String) -> StoreError;
 
 /// What an ERROR with this SQLSTATE means, and whether the connection can be used for another call.
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-fn meaning(code: &str) -> (Kind, bool) {
+fn meaning(code: &str) -> (MakeError, bool) {
     match code {
         // Serialization failure, deadlock, lock not available.
         "40001" | "40P01" | "55P03" => (StoreError::Conflict, true),

@@ -11,7 +11,7 @@ use super::errors::describe;
 use super::session::Session;
 use super::{connect, sql};
 use crate::store::OpenError;
-use crate::store::lane::Connect;
+use crate::store::pool::Connect;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};

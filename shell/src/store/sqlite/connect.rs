@@ -4,7 +4,7 @@ use super::errors::{self, is_passing};
 use super::file::DatabaseFile;
 use super::sql;
 use crate::store::OpenError;
-use crate::store::lane::{ACQUIRE_TIMEOUT, Connect};
+use crate::store::pool::{ACQUIRE_TIMEOUT, Connect};
 use crate::store::schema::{self, Applied, MigrateError};
 use futures::future::BoxFuture;
 use reqwest::Url;
@@ -28,7 +28,7 @@ const JOURNAL_SIZE_LIMIT_BYTES: &str = "67108864";
 
 /// How long opening is retried while another process holds the file. The switch to the write-ahead
 /// log needs exclusive access, and does not wait for it.
-const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The options of each connection of the store. They do not create a missing database: only `hold`
 /// and `migrate` do.
@@ -77,7 +77,7 @@ pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
         .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES))
 }
 
-/// Opens the connections of one lane.
+/// Opens the connections of one pool.
 pub(super) struct Opener {
     pub(super) options: SqliteConnectOptions,
     pub(super) file: Arc<DatabaseFile>,
@@ -134,7 +134,7 @@ pub(super) async fn migrate(
 /// Opens a connection. Retries errors that may be temporary, for example while another process
 /// holds the file.
 pub(super) async fn open(options: &SqliteConnectOptions) -> Result<SqliteConnection, MigrateError> {
-    let deadline = Instant::now() + OPEN_PATIENCE;
+    let deadline = Instant::now() + OPEN_TIMEOUT;
     loop {
         match ConnectOptions::connect(options).await {
             Ok(connection) => return Ok(connection),

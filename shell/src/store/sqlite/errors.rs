@@ -5,7 +5,7 @@
 //! SQLite says that the transaction is still open.
 
 use crate::ports::StoreError;
-use crate::store::lane::TakeError;
+use crate::store::pool::TakeError;
 
 /// The primary result codes that are distinguished. <https://www.sqlite.org/rescode.html>
 const BUSY: i32 = 5;

@@ -15,11 +15,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use surehook_core::admission::Stored;
-use surehook_core::event::{Delivery, Due, Illegal, Status};
+use surehook_core::event::{DeliveryState, Due, Illegal, Status};
 use surehook_core::id::{Attempt, EventId, Fence};
 use surehook_core::retention::Reached;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, HeldBack, Settlement};
+use surehook_core::worker::claims::{Claim, Claims, DeadLettered, Demand, HeldBack, Settlement};
 use uuid::Uuid;
 
 /// A time in microseconds since 1970.
@@ -293,9 +293,9 @@ fn take(
         changes.put(event, delivery, claimed.due, now);
         let (source, attempt) = (demand.source.clone(), delivery.attempt);
         if delivery.status == Status::DeadLettered {
-            claims.buried.push(Buried { event, source, attempt });
+            claims.dead_lettered.push(DeadLettered { event, source, attempt });
         } else {
-            let (fence, nth) = (delivery.fence, delivery.used());
+            let (fence, nth) = (delivery.fence, delivery.attempts_used());
             let (headers, body) = Default::default();
             claims.claimed.push(Claim {
                 event,
@@ -418,11 +418,11 @@ pub(super) async fn redrive(
     let Some(row) = read.first() else {
         return Ok(standing(connection, event)
             .await?
-            .map_or(Redriven::NotFound, |(status, _)| Redriven::StandsElsewhere(status)));
+            .map_or(Redriven::NotFound, |(status, _)| Redriven::WrongStatus(status)));
     };
     let before = row.delivery()?;
     let Ok((delivery, due)) = before.redrive() else {
-        return Ok(Redriven::StandsElsewhere(before.status));
+        return Ok(Redriven::WrongStatus(before.status));
     };
     let mut changes = Changes::default();
     changes.put(event, delivery, due, now);
@@ -439,12 +439,12 @@ pub(super) async fn redrive_delivered(
         None => return Ok(Redriven::NotFound),
         Some((Status::Delivered, false)) => {}
         Some((Status::Delivered, true)) => return Ok(Redriven::Erased),
-        Some((other, _)) => return Ok(Redriven::StandsElsewhere(other)),
+        Some((other, _)) => return Ok(Redriven::WrongStatus(other)),
     }
     let last: Vec<(Option<i64>,)> =
         fetch(connection, sqlx::query_as(sql::LAST_ATTEMPT).bind(event.as_uuid())).await?;
     let last = last.first().and_then(|(attempt,)| *attempt).map_or(Ok(0), rows::attempt)?;
-    let (delivery, _) = Delivery::redelivered(last);
+    let (delivery, _) = DeliveryState::redelivered(last);
     let (attempt, fence) = (i64::from(delivery.attempt), rows::count(delivery.fence.0));
     let insert = sqlx::query(sql::REDRIVE_DELIVERED)
         .bind(event.as_uuid())
@@ -577,7 +577,7 @@ struct Changes {
 
 impl Changes {
     /// Sets the row of `event` to `delivery`, with the due time `due`.
-    fn put(&mut self, event: EventId, delivery: Delivery, due: Due, now: Now) {
+    fn put(&mut self, event: EventId, delivery: DeliveryState, due: Due, now: Now) {
         if delivery.status == Status::Delivered {
             self.delivered.push(hex(event));
             return;
@@ -681,9 +681,9 @@ struct DeliveryRow {
 }
 
 impl DeliveryRow {
-    fn delivery(&self) -> Result<Delivery, Failure> {
+    fn delivery(&self) -> Result<DeliveryState, Failure> {
         let attempt: Attempt = rows::attempt(self.attempt)?;
-        Ok(Delivery {
+        Ok(DeliveryState {
             status: rows::status(&self.status)?,
             attempt,
             budget_from: rows::attempt(self.budget_from)?,

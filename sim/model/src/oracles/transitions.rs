@@ -35,7 +35,7 @@ fn wrong(committed: &Committed) -> Option<&'static str> {
         // A delivered event has no row, so there is no fence to compare.
         (None, Some(after)) if committed.change == Change::Redriven => {
             let is_queued =
-                after.status == Status::Queued && after.attempt > 0 && after.used() == 0;
+                after.status == Status::Queued && after.attempt > 0 && after.attempts_used() == 0;
             return (!is_queued).then_some("a delivered event was not queued with a new budget");
         }
         (None, Some(after)) => {
@@ -80,7 +80,7 @@ fn wrong(committed: &Committed) -> Option<&'static str> {
             (Status::Processing, Status::Queued | Status::Retrying | Status::DeadLettered),
         ) => attempts == 0,
         (Change::Redriven, (Status::DeadLettered, Status::Queued)) => {
-            attempts == 0 && after.is_some_and(|after| after.used() == 0)
+            attempts == 0 && after.is_some_and(|after| after.attempts_used() == 0)
         }
         _ => false,
     };

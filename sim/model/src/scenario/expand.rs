@@ -2,8 +2,8 @@
 //! for the whole run. Otherwise frequent kinds would hide rare combinations.
 
 use super::{
-    Behaviour, BehaviourAt, Call, Fault, FaultAt, Kept, Kind, Node, Post, Question, Role, Scenario,
-    Source, StoreFault,
+    Behaviour, BehaviourAt, Call, DatabaseKind, Fault, FaultAt, Kept, Node, Post, Question, Role,
+    Scenario, Source, StoreFault,
 };
 use fastrand::Rng;
 
@@ -66,10 +66,10 @@ pub fn expand(seed: u64) -> Scenario {
     // Separate generators for the same reason.
     let mut rng = Rng::with_seed(seed ^ 0x51a9_d0c4_7be2_3f86);
     let database = match rng.u8(..) {
-        0..80 => Kind::SynchronousStandby,
-        80..96 => Kind::AsynchronousStandby,
-        96..120 if processes == 1 => Kind::OneWriter,
-        _ => Kind::Alone,
+        0..80 => DatabaseKind::SynchronousStandby,
+        80..96 => DatabaseKind::AsynchronousStandby,
+        96..120 if processes == 1 => DatabaseKind::OneWriter,
+        _ => DatabaseKind::Alone,
     };
     if database.has_standby() {
         replication(&mut rng, &posts, &mut faults);

@@ -2,7 +2,7 @@
 //! place in the file, and accepted values are within the documented limits.
 
 use std::time::Duration;
-use surehook::config::{Config, ConfigError, Overrides, Place, Problems, Source, limits};
+use surehook::config::{Config, ConfigError, Overrides, Place, SettingErrors, Source, limits};
 use surehook_core::source::SourceName;
 
 const NAME: &str = "surehook.toml";
@@ -92,7 +92,7 @@ fn taken(config: &Config, text: &str) {
     }
 }
 
-fn refused(problems: &Problems, text: &str) {
+fn refused(problems: &SettingErrors, text: &str) {
     assert!(!problems.problems.is_empty(), "the configuration was rejected without a problem");
     let lines: Vec<&str> = text.strip_prefix('\u{feff}').unwrap_or(text).split('\n').collect();
     for problem in &problems.problems {

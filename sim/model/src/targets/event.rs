@@ -4,7 +4,7 @@
 use arbitrary::{Result, Unstructured};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use surehook_core::event::{Delivery, Due, Illegal, Outcome, Reason, Status};
+use surehook_core::event::{DeliveryState, Due, Illegal, Outcome, Reason, Status};
 use surehook_core::id::{Attempt, Fence};
 
 /// Limit of the steps of a case. More steps reach no further states.
@@ -89,7 +89,7 @@ fn duration(bytes: &mut Unstructured<'_>) -> Result<Duration> {
 /// If a rule is broken.
 pub fn check(steps: &[Step]) {
     let mut watched = Watched {
-        row: Delivery::accepted(),
+        row: DeliveryState::accepted(),
         claims: BTreeSet::new(),
         recorded: BTreeSet::new(),
         highest: Fence(0),
@@ -101,7 +101,7 @@ pub fn check(steps: &[Step]) {
 
 /// The row, and the history that its rules refer to.
 struct Watched {
-    row: Delivery,
+    row: DeliveryState,
     /// The fences of all claims.
     claims: BTreeSet<Fence>,
     /// The attempts that have an entry in the event's history.
@@ -143,18 +143,20 @@ impl Watched {
         match after.status {
             Status::Queued => {
                 assert_eq!(
-                    after.used(),
+                    after.attempts_used(),
                     0,
                     "a queued event has used a part of its budget: {after:?}"
                 )
             }
-            Status::Processing | Status::Retrying => assert!(after.used() > 0, "{after:?}"),
+            Status::Processing | Status::Retrying => {
+                assert!(after.attempts_used() > 0, "{after:?}")
+            }
             Status::Delivered | Status::DeadLettered => {}
         }
         self.row = after;
     }
 
-    fn claim(&mut self, lease: Duration, max_attempts: u32) -> Option<(Delivery, Due)> {
+    fn claim(&mut self, lease: Duration, max_attempts: u32) -> Option<(DeliveryState, Due)> {
         let before = self.row;
         let ended = matches!(before.status, Status::Delivered | Status::DeadLettered);
         let claimed = match before.claim(lease, max_attempts) {
@@ -176,7 +178,7 @@ impl Watched {
         }
         let after = claimed.delivery;
         assert_eq!(after.budget_from, before.budget_from, "a claim changed the budget");
-        if before.used() >= max_attempts {
+        if before.attempts_used() >= max_attempts {
             let reason = if held { Reason::Lost } else { Reason::Exhausted };
             assert_eq!(
                 (after.status, after.reason, after.attempt),
@@ -197,7 +199,7 @@ impl Watched {
         Some((after, claimed.due))
     }
 
-    fn settle(&mut self, fence: Fence, outcome: Outcome) -> Option<(Delivery, Due)> {
+    fn settle(&mut self, fence: Fence, outcome: Outcome) -> Option<(DeliveryState, Due)> {
         let before = self.row;
         let holds = before.status == Status::Processing && fence == before.fence;
         assert!(!holds || self.claims.contains(&fence), "an event is processing without a claim");
@@ -241,12 +243,12 @@ impl Watched {
         Some((after, due))
     }
 
-    fn redrive(&mut self) -> Option<(Delivery, Due)> {
+    fn redrive(&mut self) -> Option<(DeliveryState, Due)> {
         let before = self.row;
         if before.status == Status::Delivered {
-            let (after, due) = Delivery::redelivered(before.attempt);
+            let (after, due) = DeliveryState::redelivered(before.attempt);
             assert_eq!(
-                (after.status, after.attempt, after.used()),
+                (after.status, after.attempt, after.attempts_used()),
                 (Status::Queued, before.attempt, 0)
             );
             return Some((after, due));

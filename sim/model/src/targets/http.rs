@@ -24,10 +24,10 @@ use std::time::{Duration, Instant as StdInstant};
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
 use surehook::http::{App, SourceIntake};
-use surehook::intake::{Limits, Ports, intake};
+use surehook::http_server::protocol;
+use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
 use surehook::ports::{Clock, Ids, NewEvent, Store};
-use surehook::server::protocol;
 use surehook_core::admission::{Fingerprint, OnKeyReuse};
 use surehook_core::event::{Outcome, Reason};
 use surehook_core::id::EventId;
@@ -35,7 +35,7 @@ use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{AttemptRecord, Demand, Settlement};
+use surehook_core::worker::claims::{AttemptRecord, Demand, Settlement};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
@@ -110,7 +110,7 @@ fn converse(
     };
     let doorbell = Arc::new(Doorbell::default());
     let shared: Arc<dyn Store> = store.clone();
-    let ports = Ports {
+    let ports = IntakePorts {
         store: Arc::clone(&shared),
         clock: Arc::clone(&clock),
         doorbell: Arc::clone(&doorbell),

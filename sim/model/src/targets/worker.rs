@@ -39,8 +39,8 @@ pub enum Step {
     AnswerClaim {
         /// The number of events of each source, limited by its demand.
         give: [u32; SOURCES],
-        /// Each n-th event has no attempts left and is reported as buried; 0: none.
-        bury_every: u32,
+        /// Each n-th event has no attempts left and is reported as dead_lettered; 0: none.
+        dead_letter_every: u32,
         /// The bytes of each event's body.
         size: usize,
     },
@@ -132,7 +132,7 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
             ];
             Step::AnswerClaim {
                 give,
-                bury_every: bytes.int_in_range(0..=7)?,
+                dead_letter_every: bytes.int_in_range(0..=7)?,
                 size: bytes.int_in_range(0..=2_000)?,
             }
         }

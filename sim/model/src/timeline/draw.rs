@@ -5,7 +5,7 @@ use super::axis::{Axis, LINE, Place};
 use super::links::Link;
 use super::page::escaped;
 use super::spans::{Band, BandKind, Lease};
-use super::story::{Kind, Moment, Row, Story};
+use super::story::{Moment, MomentKind, Row, Story};
 use super::words::{Lane, seconds, words};
 use crate::history::{Fault, What};
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,8 +92,11 @@ fn row_lines(row: &Row<'_>) -> Vec<String> {
     match row {
         Row::LeftOut(count) => vec![format!("··· {count} left out ···")],
         Row::Moment(moment) => {
-            let letters =
-                if matches!(moment.kind, Kind::Broken(_)) { LETTERS_IN_BOLD } else { LETTERS };
+            let letters = if matches!(moment.kind, MomentKind::Broken(_)) {
+                LETTERS_IN_BOLD
+            } else {
+                LETTERS
+            };
             wrapped(&format!("{}{}", row_head(moment), moment.text), letters)
         }
     }
@@ -102,8 +105,8 @@ fn row_lines(row: &Row<'_>) -> Vec<String> {
 /// The prefix that names the actor.
 fn row_head(moment: &Moment) -> String {
     match (moment.kind, &moment.lane) {
-        (Kind::Broken(_), _) | (_, Lane::World) => String::new(),
-        (Kind::Step | Kind::Fault, lane) => format!("{lane}: "),
+        (MomentKind::Broken(_), _) | (_, Lane::World) => String::new(),
+        (MomentKind::Step | MomentKind::Fault, lane) => format!("{lane}: "),
     }
 }
 
@@ -131,7 +134,7 @@ fn columns(story: &Story<'_>, rows: &[Row<'_>], arrows: &[Link]) -> Vec<Head> {
     let mut told: BTreeSet<usize> = BTreeSet::new();
     for row in rows {
         if let Row::Moment(moment) = row
-            && moment.kind == Kind::Step
+            && moment.kind == MomentKind::Step
         {
             busy.insert(moment.lane.clone());
             told.extend(moment.entry);
@@ -202,7 +205,7 @@ impl Canvas<'_, '_> {
         }
         for (row, y) in rows.iter().zip(self.axis.rows.clone()) {
             match row {
-                Row::Moment(moment) if matches!(moment.kind, Kind::Broken(_)) => {
+                Row::Moment(moment) if matches!(moment.kind, MomentKind::Broken(_)) => {
                     let bottom = LINE * f64::from(u32::try_from(row_lines(row).len()).unwrap_or(1));
                     let top = y - LINE / 2.0;
                     self.put(format_args!(
@@ -357,13 +360,16 @@ impl Canvas<'_, '_> {
                         y + 4.0,
                         seconds(moment.at)
                     ));
-                    if moment.kind != (Kind::Step) || moment.entry.is_none() {
+                    if moment.kind != (MomentKind::Step) || moment.entry.is_none() {
                         let (x, kind) = (
                             self.x(&moment.lane),
-                            if moment.kind == Kind::Step { "mark" } else { "mark fault" },
+                            if moment.kind == MomentKind::Step { "mark" } else { "mark fault" },
                         );
-                        let kind =
-                            if matches!(moment.kind, Kind::Broken(_)) { "mark red" } else { kind };
+                        let kind = if matches!(moment.kind, MomentKind::Broken(_)) {
+                            "mark red"
+                        } else {
+                            kind
+                        };
                         self.put(format_args!(
                             "<path class=\"{kind}\" d=\"M{:.1} {y:.1}l5 -5 5 5 -5 5z\"/>",
                             x - 5.0
@@ -377,11 +383,11 @@ impl Canvas<'_, '_> {
                     let names =
                         moment.events.iter().map(|event| self.story.index.short(*event)).collect();
                     match moment.kind {
-                        Kind::Broken(number) => {
+                        MomentKind::Broken(number) => {
                             ("words red".to_owned(), names, format!(" id=\"v{number}\""))
                         }
-                        Kind::Fault => ("words fault".to_owned(), names, String::new()),
-                        Kind::Step => {
+                        MomentKind::Fault => ("words fault".to_owned(), names, String::new()),
+                        MomentKind::Step => {
                             (format!("words {}", self.class(&moment.events)), names, String::new())
                         }
                     }

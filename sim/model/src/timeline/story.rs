@@ -42,14 +42,14 @@ pub(super) struct Moment {
     pub(super) at: At,
     pub(super) lane: Lane,
     pub(super) text: String,
-    pub(super) kind: Kind,
+    pub(super) kind: MomentKind,
     pub(super) events: Vec<EventId>,
     /// The entry that the line describes; `None` for a line that is derived from other entries.
     pub(super) entry: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum MomentKind {
     Step,
     Fault,
     /// A violation, by its index.
@@ -119,7 +119,7 @@ impl<'a> Story<'a> {
             let always =
                 fault || matches!(what, What::Reached(_) | What::Ready { is_ready: false, .. });
             if scope == Scope::Everything || always || (!noise && self.is_in_full(&events)) {
-                let kind = if fault { Kind::Fault } else { Kind::Step };
+                let kind = if fault { MomentKind::Fault } else { MomentKind::Step };
                 let text = self.index.plain(&words(&self.index, what));
                 moments.push(Moment {
                     at,
@@ -139,7 +139,7 @@ impl<'a> Story<'a> {
             } else {
                 self.index.plain(&format!("ended: {}", band.what))
             },
-            kind: Kind::Fault,
+            kind: MomentKind::Fault,
             events: Vec::new(),
             entry: None,
         });
@@ -153,7 +153,7 @@ impl<'a> Story<'a> {
                     self.index.short(lease.event),
                     lease.attempt
                 ),
-                kind: Kind::Step,
+                kind: MomentKind::Step,
                 events: vec![lease.event],
                 entry: None,
             });
@@ -163,7 +163,7 @@ impl<'a> Story<'a> {
             at: violation.at,
             lane: Lane::World,
             text: format!("BROKEN [{:?}] {}", violation.promise, self.index.plain(&violation.what)),
-            kind: Kind::Broken(number),
+            kind: MomentKind::Broken(number),
             events: violation.events.clone(),
             entry: None,
         });
@@ -183,7 +183,7 @@ impl<'a> Story<'a> {
                     self.index.short(sending.event),
                     sending.attempt
                 ),
-                kind: Kind::Step,
+                kind: MomentKind::Step,
                 events: vec![sending.event],
                 entry: None,
             })
@@ -200,7 +200,7 @@ impl<'a> Story<'a> {
     /// left out between them.
     pub(super) fn rows(&self, most: usize) -> Vec<Row<'_>> {
         let broken: Vec<usize> = (0..self.moments.len())
-            .filter(|place| matches!(self.moments[*place].kind, Kind::Broken(_)))
+            .filter(|place| matches!(self.moments[*place].kind, MomentKind::Broken(_)))
             .collect();
         let mut by_distance: Vec<usize> = (0..self.moments.len()).collect();
         by_distance.sort_by_key(|place| {

@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook_core::admission::Fingerprint;
-use surehook_core::event::{Delivery, Outcome, Reason, Status};
+use surehook_core::event::{DeliveryState, Outcome, Reason, Status};
 use surehook_core::id::{EventId, Fence};
 
 const SOURCE: &str = "shop";
@@ -106,7 +106,7 @@ fn sent(process: &str, event: EventId, attempt: u32, status_code: Option<u16>) -
 fn row(status: Status, attempt: u32, fence: u64, due_at: Option<Timestamp>) -> DeliveryRow {
     let reason = (status == Status::DeadLettered).then_some(Reason::Lost);
     DeliveryRow {
-        delivery: Delivery { status, attempt, budget_from: 0, fence: Fence(fence), reason },
+        delivery: DeliveryState { status, attempt, budget_from: 0, fence: Fence(fence), reason },
         due_at,
     }
 }

@@ -1,6 +1,6 @@
 //! The timeline as text: one line for each moment.
 
-use super::story::{Kind, Row, Story};
+use super::story::{MomentKind, Row, Story};
 use super::words::{seconds, span};
 use std::fmt::Write;
 use std::time::Duration;
@@ -56,9 +56,9 @@ pub(super) fn render(story: &Story<'_>, most: usize) -> String {
                 }
                 last = Some(moment.at);
                 let (mark, lane) = match moment.kind {
-                    Kind::Broken(_) => (">>>", String::new()),
-                    Kind::Fault => (" ! ", moment.lane.to_string()),
-                    Kind::Step => ("   ", moment.lane.to_string()),
+                    MomentKind::Broken(_) => (">>>", String::new()),
+                    MomentKind::Fault => (" ! ", moment.lane.to_string()),
+                    MomentKind::Step => ("   ", moment.lane.to_string()),
                 };
                 let lane = if lane.is_empty() {
                     lane

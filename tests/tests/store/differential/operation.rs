@@ -17,7 +17,7 @@ use surehook_core::id::{EventId, Fence};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Verdict};
-use surehook_core::worker::exchange::{AttemptRecord, Claim, Demand, Settlement};
+use surehook_core::worker::claims::{AttemptRecord, Claim, Demand, Settlement};
 use surehook_model::database::Database;
 use uuid::Uuid;
 

@@ -16,7 +16,7 @@ use surehook::search::{EventPage, RedrivenPage, SourceRecord};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::retention::Reached;
-use surehook_core::worker::exchange::Claims;
+use surehook_core::worker::claims::Claims;
 use surehook_model::database::Database;
 
 /// One step. Every operation takes less time.
@@ -39,27 +39,27 @@ pub(super) struct Side {
 /// is sorted. Of an error only the kind is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    Accepted(Result<Vec<Stored>, Kind>),
+    Accepted(Result<Vec<Stored>, ErrorKind>),
     /// The port guarantees which events are claimed, but not the order of the list.
-    Claimed(Result<Claims, Kind>),
-    Settled(Result<Vec<EventId>, Kind>),
-    Redriven(Result<Redriven, Kind>),
-    Redelivered(Result<Redriven, Kind>),
-    Erased(Result<Erased, Kind>),
+    Claimed(Result<Claims, ErrorKind>),
+    Settled(Result<Vec<EventId>, ErrorKind>),
+    Redriven(Result<Redriven, ErrorKind>),
+    Redelivered(Result<Redriven, ErrorKind>),
+    Erased(Result<Erased, ErrorKind>),
     /// With virtual times.
-    Found(Result<Option<EventRecord>, Kind>),
-    Pruned(Result<Pruned, Kind>),
+    Found(Result<Option<EventRecord>, ErrorKind>),
+    Pruned(Result<Pruned, ErrorKind>),
     /// With virtual times.
-    Listed(Result<EventPage, Kind>),
-    AllRedriven(Result<RedrivenPage, Kind>),
-    Paused(Result<bool, Kind>),
+    Listed(Result<EventPage, ErrorKind>),
+    AllRedriven(Result<RedrivenPage, ErrorKind>),
+    Paused(Result<bool, ErrorKind>),
     /// The delay of a source in whole steps, and whether it is paused, but not since when.
-    Sources(Result<Vec<(SourceRecord, bool)>, Kind>),
+    Sources(Result<Vec<(SourceRecord, bool)>, ErrorKind>),
     Nothing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ErrorKind {
     Unavailable,
     Conflict,
     Rejected,
@@ -93,7 +93,7 @@ impl Side {
                     claims.claimed.sort_by_key(|claim| claim.event);
                     // The age includes the duration of the operations, and has its own clause.
                     claims.claimed.iter_mut().for_each(|claim| claim.age = Duration::ZERO);
-                    claims.buried.sort_by_key(|buried| buried.event);
+                    claims.dead_lettered.sort_by_key(|dead_lettered| dead_lettered.event);
                     claims
                 }))
             }
@@ -254,12 +254,12 @@ fn micros(micros: i64) -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap()
 }
 
-fn kind(error: StoreError) -> Kind {
+fn kind(error: StoreError) -> ErrorKind {
     match error {
-        StoreError::Unavailable(_) => Kind::Unavailable,
-        StoreError::Conflict(_) => Kind::Conflict,
-        StoreError::Rejected(_) => Kind::Rejected,
-        StoreError::Unknown(_) => Kind::Unknown,
+        StoreError::Unavailable(_) => ErrorKind::Unavailable,
+        StoreError::Conflict(_) => ErrorKind::Conflict,
+        StoreError::Rejected(_) => ErrorKind::Rejected,
+        StoreError::Unknown(_) => ErrorKind::Unknown,
     }
 }
 

@@ -12,7 +12,7 @@ use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::retention::Reached;
-use surehook_core::worker::exchange::{Claim, Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claim, Claims, Demand, Settlement};
 use surehook_model::history::{Entry, Run, What};
 use surehook_model::oracles;
 use tests::audit;
@@ -365,7 +365,7 @@ async fn only_one_of_two_concurrent_redrives_counts() {
     gate.open().await;
     assert_eq!(
         (first.await.unwrap(), second.await.unwrap()),
-        (Ok(Redriven::Queued), Ok(Redriven::StandsElsewhere(Status::Queued)))
+        (Ok(Redriven::Queued), Ok(Redriven::WrongStatus(Status::Queued)))
     );
     let (fence, _) = db.fence_and_due(claim.event).await;
     assert_eq!(

@@ -172,7 +172,7 @@ async fn abandoned_calls_hold_their_connections_until_the_server_ends_them() {
 
     cluster.commits_wait_for_none().await;
     wait::until("the connections to be free again", || async {
-        let in_use: usize = db.store.connections().iter().map(|lane| lane.in_use).sum();
+        let in_use: usize = db.store.connections().iter().map(|pool| pool.in_use).sum();
         if in_use == 0 { Ok(()) } else { Err(format!("{in_use} are in use")) }
     })
     .await;
@@ -195,7 +195,7 @@ async fn a_cut_connection_is_free_again_when_its_session_has_ended() {
         let (_, ()) = tokio::join!(db.store.accept(vec![event(&format!("cut-{round}"))]), cut);
     }
     wait::until("the connections to be free again", || async {
-        let in_use: usize = db.store.connections().iter().map(|lane| lane.in_use).sum();
+        let in_use: usize = db.store.connections().iter().map(|pool| pool.in_use).sum();
         if in_use == 0 { Ok(()) } else { Err(format!("{in_use} are in use")) }
     })
     .await;

@@ -7,7 +7,7 @@ use surehook::ports::StoreError;
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::Fence;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::{Claim, Claims, Demand, HeldBack};
+use surehook_core::worker::claims::{Claim, Claims, Demand, HeldBack};
 use surehook_model::database::Database;
 
 const CENTURY: Duration = Duration::from_hours(100 * 365 * 24);
@@ -46,7 +46,7 @@ impl WrongStore {
                 Wrong::OneLimitForAll => demand.limit = first.limit,
                 Wrong::OneLeaseForAll => demand.lease = first.lease,
                 Wrong::NoLease => demand.lease = Duration::ZERO,
-                Wrong::NeverBuries => demand.max_attempts = u32::MAX,
+                Wrong::NeverDeadLetters => demand.max_attempts = u32::MAX,
                 _ => {}
             }
         }
@@ -79,7 +79,7 @@ impl WrongStore {
             } else {
                 tables.size(demand, event)
             };
-            let size = if self.wrong == Wrong::WeighsWhatItBuries {
+            let size = if self.wrong == Wrong::WeighsDeadLetters {
                 tables.events[&event].event.size()
             } else {
                 size
@@ -95,10 +95,10 @@ impl WrongStore {
             }
             bytes -= if self.wrong == Wrong::WeighsEachAlone { 0 } else { size };
             let before = tables.deliveries[&event].delivery;
-            let buried_before = claims.buried.len();
+            let dead_lettered_before = claims.dead_lettered.len();
             tables.claim_one(now, demand, event, claims);
-            let is_buried = claims.buried.len() > buried_before;
-            if !(is_buried && self.wrong == Wrong::BuriedDoNotCount) {
+            let is_dead_lettered = claims.dead_lettered.len() > dead_lettered_before;
+            if !(is_dead_lettered && self.wrong == Wrong::DeadLettersDoNotCount) {
                 left -= 1;
             }
             let row = &mut tables.deliveries.get_mut(&event).expect("just claimed").delivery;
@@ -111,21 +111,21 @@ impl WrongStore {
                 (Wrong::AttemptStaysAtAClaim, Some(claim)) => {
                     row.attempt = before.attempt;
                     claim.attempt = before.attempt;
-                    claim.nth = before.used();
+                    claim.nth = before.attempts_used();
                 }
                 (Wrong::AgesFromTheClaim, Some(claim)) => claim.age = Duration::ZERO,
                 (Wrong::BytesAsText, Some(claim)) => {
                     claim.body = String::from_utf8_lossy(&claim.body).into_owned().into()
                 }
-                (Wrong::BuriesAlwaysAsLost, None) => row.reason = Some(Reason::Lost),
-                (Wrong::SendsWhatItBuries, None) => {
+                (Wrong::DeadLettersAlwaysAsLost, None) => row.reason = Some(Reason::Lost),
+                (Wrong::SendsDeadLetters, None) => {
                     let stored = &tables.events[&event].event;
                     claims.claimed.push(Claim {
                         event,
                         source: demand.source.clone(),
                         fence: Fence(row.fence.0),
                         attempt: row.attempt,
-                        nth: row.used(),
+                        nth: row.attempts_used(),
                         age: Duration::ZERO,
                         headers: stored.headers.clone(),
                         body: stored.body.clone(),

@@ -15,7 +15,7 @@ use surehook::store::sqlite::options;
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
-use surehook_core::worker::exchange::{Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claims, Demand, Settlement};
 
 /// How a wrapper of a real store is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use surehook::ports::{Erased, EventRecord, Pruned, Redriven, Retention, StoreError};
 use surehook_core::admission::Fingerprint;
-use surehook_core::event::{Delivery, Reason, Status};
+use surehook_core::event::{DeliveryState, Reason, Status};
 use surehook_core::id::{EventId, Fence};
 
 impl WrongStore {
@@ -27,7 +27,7 @@ impl WrongStore {
             if let (Wrong::RedrivesWhatIsAlive, Some(row)) =
                 (self.wrong, tables.deliveries.get_mut(&event))
             {
-                row.delivery = Delivery {
+                row.delivery = DeliveryState {
                     status: Status::DeadLettered,
                     reason: Some(Reason::Permanent),
                     ..row.delivery
@@ -61,7 +61,7 @@ impl WrongStore {
             let redriven = tables.redrive_delivered(now, event);
             if let (Redriven::Queued, Some(row)) = (redriven, tables.deliveries.get_mut(&event)) {
                 match self.wrong {
-                    Wrong::RedrivesDeliveredAsNew => row.delivery = Delivery::accepted(),
+                    Wrong::RedrivesDeliveredAsNew => row.delivery = DeliveryState::accepted(),
                     Wrong::RedrivesDeliveredUnderAnOldFence => row.delivery.fence = Fence(0),
                     _ => {}
                 }

@@ -7,7 +7,7 @@ use surehook::ports::{AttemptEntry, StoreError};
 use surehook_core::event::Outcome;
 use surehook_core::id::EventId;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::exchange::Settlement;
+use surehook_core::worker::claims::Settlement;
 
 impl WrongStore {
     pub(super) fn wrong_settle(

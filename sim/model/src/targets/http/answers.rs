@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use surehook::headers::{MAX_HEADERS, decode};
 use surehook::http::REPLAYED_HEADER;
-use surehook::http::problem::{Kind, MEDIA_TYPE};
+use surehook::http::problem::{MEDIA_TYPE, ProblemKind};
 use surehook::metrics;
 use surehook_core::event::Status;
 use surehook_core::key::IdempotencyKey;
@@ -181,7 +181,7 @@ impl<'d> Answer<'d> {
     /// The body must follow RFC 9457 and be of a documented kind.
     fn problem(&self, body: &Value) {
         let status = self.status;
-        let kind = Kind::ALL
+        let kind = ProblemKind::ALL
             .iter()
             .find(|kind| body["type"] == kind.urn())
             .unwrap_or_else(|| panic!("an undocumented problem type: {body}"));

@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use surehook::http::{App, Face, service};
+use surehook::http::{App, RouteSet, service};
 use surehook_core::operators::Access;
 
 /// A recorded request.
@@ -33,7 +33,7 @@ impl Requests {
         self,
         app: App,
     ) -> impl Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible> {
-        let service = service(Arc::new(app), Face::Everyone, Access::default());
+        let service = service(Arc::new(app), RouteSet::Everyone, Access::default());
         hyper::service::service_fn(move |request: Request<Incoming>| {
             let (head, body) = request.into_parts();
             let whole = body.is_end_stream();

@@ -13,8 +13,8 @@ use surehook_core::rate::BURST;
 use surehook_core::source::{Policy, SETTLE_GRACE, SourceName};
 use surehook_core::time::Instant;
 use surehook_core::verdict::{DeliveryError, Reply};
-use surehook_core::worker::exchange::{Buried, Claim, Claims, Demand, HeldBack, Settlement};
-use surehook_core::worker::{Action, BATCH_ROWS, Delivery, Input, Settings, Ticket, Worker};
+use surehook_core::worker::claims::{Claim, Claims, DeadLettered, Demand, HeldBack, Settlement};
+use surehook_core::worker::{Action, BATCH_ROWS, Dispatch, Input, Settings, Ticket, Worker};
 use uuid::Uuid;
 
 const OPEN_FOR: Duration = Duration::from_secs(2);
@@ -322,7 +322,7 @@ impl World {
                 );
                 self.offers[source] = (room, bytes);
             }
-            Action::Deliver(Delivery { ticket, claim, deadline }) => {
+            Action::Deliver(Dispatch { ticket, claim, deadline }) => {
                 assert!(self.give_up_at.is_none(), "a delivery during the shutdown");
                 assert!(!self.is_suspended(), "a delivery while deliveries are suspended");
                 let given = self
@@ -511,7 +511,7 @@ impl World {
         self.drain();
     }
 
-    fn answer_claim(&mut self, give: [u32; SOURCES], bury_every: u32, size: usize) {
+    fn answer_claim(&mut self, give: [u32; SOURCES], dead_letter_every: u32, size: usize) {
         let Some((sent_at, demands)) = self.claim.take() else { return };
         let mut claims = Claims::default();
         for demand in demands {
@@ -521,8 +521,12 @@ impl World {
                 self.next_event += 1;
                 let (event, fence) =
                     (EventId::from_uuid(Uuid::from_u128(self.next_event)), Fence(1));
-                if bury_every > 0 && nth % bury_every == 0 {
-                    claims.buried.push(Buried { event, source: name(source), attempt: 3 });
+                if dead_letter_every > 0 && nth % dead_letter_every == 0 {
+                    claims.dead_lettered.push(DeadLettered {
+                        event,
+                        source: name(source),
+                        attempt: 3,
+                    });
                     continue;
                 }
                 self.largest = self.largest.max(size);
@@ -623,8 +627,8 @@ impl World {
         match step {
             Step::Pass(duration) => self.pass(duration),
             Step::Wake(source) => self.input(Input::Woken(vec![name(source)])),
-            Step::AnswerClaim { give, bury_every, size } => {
-                self.answer_claim(give, bury_every, size)
+            Step::AnswerClaim { give, dead_letter_every, size } => {
+                self.answer_claim(give, dead_letter_every, size)
             }
             Step::Store { give, size } => self.store(give, size),
             Step::Hand => self.hand(),

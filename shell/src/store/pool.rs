@@ -1,4 +1,4 @@
-//! A lane: a connection pool for one kind of work on one database.
+//! A pool: a connection pool for one kind of work on one database.
 //!
 //! It replaces sqlx's pool, which pings each connection on release (a round trip for each call),
 //! and keeps the idle connections of a server that has been restarted. Here a connection returns to
@@ -32,7 +32,7 @@ const PING_AFTER: Duration = Duration::from_secs(1);
 /// A connection that does not answer a ping within this time counts as dead.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How a lane opens and closes its connections.
+/// How a pool opens and closes its connections.
 pub(super) trait Connect: Send + Sync + 'static {
     type Connection: Send + 'static;
 
@@ -57,7 +57,7 @@ pub(super) trait Connect: Send + Sync + 'static {
     fn generation(&self) -> u64;
 }
 
-pub(super) struct Lane<C: Connect> {
+pub(super) struct Pool<C: Connect> {
     connect: C,
     permits: Arc<Semaphore>,
     limit: usize,
@@ -73,12 +73,12 @@ struct Idle<C> {
     since: Instant,
 }
 
-/// Why a lane returned no connection. Nothing was sent to the database.
+/// Why a pool returned no connection. Nothing was sent to the database.
 #[derive(Debug)]
 pub(super) enum TakeError {
     /// All connections were in use for [`ACQUIRE_TIMEOUT`].
     Busy {
-        /// The number of connections of this lane.
+        /// The number of connections of this pool.
         limit: usize,
         /// How many of them belong to abandoned calls whose sessions the server has not ended.
         given_up: usize,
@@ -87,8 +87,8 @@ pub(super) enum TakeError {
     Connect(String),
 }
 
-impl<C: Connect> Lane<C> {
-    /// A lane of at most `limit` connections. Each is opened when it is first needed.
+impl<C: Connect> Pool<C> {
+    /// A pool of at most `limit` connections. Each is opened when it is first needed.
     pub(super) fn new(connect: C, limit: usize) -> Arc<Self> {
         Arc::new(Self {
             connect,
@@ -100,9 +100,9 @@ impl<C: Connect> Lane<C> {
     }
 
     /// Takes a connection. Waits for it for at most [`ACQUIRE_TIMEOUT`]. Unless it is
-    /// [kept](Held::keep), it is closed on drop, and its slot is free when the server has ended the
+    /// [kept](PooledConnection::keep), it is closed on drop, and its slot is free when the server has ended the
     /// session.
-    pub(super) async fn take(self: &Arc<Self>) -> Result<Held<C>, TakeError> {
+    pub(super) async fn take(self: &Arc<Self>) -> Result<PooledConnection<C>, TakeError> {
         let deadline = Instant::now() + ACQUIRE_TIMEOUT;
         let busy = || TakeError::Busy {
             limit: self.limit,
@@ -114,18 +114,18 @@ impl<C: Connect> Lane<C> {
             .map_err(|_| busy())?;
         let (connection, generation) =
             self.connection(deadline).await.map_err(TakeError::Connect)?;
-        Ok(Held {
+        Ok(PooledConnection {
             connection: Some(connection),
             generation,
-            lane: Arc::clone(self),
+            pool: Arc::clone(self),
             permit: Some(permit),
         })
     }
 
-    /// Connections in use and their limit, under the name `lane`.
-    pub(super) fn in_use(&self, lane: &'static str) -> Connections {
+    /// Connections in use and their limit, under the name `pool`.
+    pub(super) fn in_use(&self, pool: &'static str) -> Connections {
         Connections {
-            lane,
+            pool,
             in_use: self.limit - self.permits.available_permits(),
             limit: self.limit,
         }
@@ -165,36 +165,36 @@ impl<C: Connect> Lane<C> {
     }
 }
 
-pub(super) struct Held<C: Connect> {
+pub(super) struct PooledConnection<C: Connect> {
     connection: Option<C::Connection>,
     generation: u64,
-    lane: Arc<Lane<C>>,
+    pool: Arc<Pool<C>>,
     // Declared last, so that the permit is released after the connection is dropped.
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl<C: Connect> Held<C> {
+impl<C: Connect> PooledConnection<C> {
     /// Whether a later generation has begun since this connection was opened.
     pub(super) fn is_outdated(&self) -> bool {
-        self.generation < self.lane.connect.generation()
+        self.generation < self.pool.connect.generation()
     }
 
     /// Returns the connection to the pool. Only allowed after its last call completed.
     pub(super) fn keep(mut self) {
         if let Some(connection) = self.connection.take() {
             let idle = Idle { connection, generation: self.generation, since: Instant::now() };
-            self.lane.idle.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
+            self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
         }
     }
 }
 
-impl<C: Connect> Drop for Held<C> {
+impl<C: Connect> Drop for PooledConnection<C> {
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         // Without a runtime the process is ending, and no call needs the slot.
         let Ok(runtime) = Handle::try_current() else { return };
-        let Some(ended) = self.lane.connect.end(connection, self.generation) else { return };
-        let place = GivenUp::new(&self.lane, self.permit.take());
+        let Some(ended) = self.pool.connect.end(connection, self.generation) else { return };
+        let place = AbandonedSession::new(&self.pool, self.permit.take());
         runtime.spawn(async move {
             ended.await;
             drop(place);
@@ -203,27 +203,27 @@ impl<C: Connect> Drop for Held<C> {
 }
 
 /// The slot of an abandoned call.
-struct GivenUp<C: Connect> {
-    lane: Arc<Lane<C>>,
+struct AbandonedSession<C: Connect> {
+    pool: Arc<Pool<C>>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl<C: Connect> GivenUp<C> {
-    fn new(lane: &Arc<Lane<C>>, permit: Option<OwnedSemaphorePermit>) -> Self {
-        lane.given_up.fetch_add(1, Ordering::Relaxed);
-        Self { lane: Arc::clone(lane), _permit: permit }
+impl<C: Connect> AbandonedSession<C> {
+    fn new(pool: &Arc<Pool<C>>, permit: Option<OwnedSemaphorePermit>) -> Self {
+        pool.given_up.fetch_add(1, Ordering::Relaxed);
+        Self { pool: Arc::clone(pool), _permit: permit }
     }
 }
 
-impl<C: Connect> Drop for GivenUp<C> {
+impl<C: Connect> Drop for AbandonedSession<C> {
     fn drop(&mut self) {
-        self.lane.given_up.fetch_sub(1, Ordering::Relaxed);
+        self.pool.given_up.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-const GIVEN_BACK: &str = "a `Held` has its connection until it is consumed";
+const GIVEN_BACK: &str = "a `PooledConnection` has its connection until it is consumed";
 
-impl<C: Connect> Deref for Held<C> {
+impl<C: Connect> Deref for PooledConnection<C> {
     type Target = C::Connection;
 
     fn deref(&self) -> &C::Connection {
@@ -231,7 +231,7 @@ impl<C: Connect> Deref for Held<C> {
     }
 }
 
-impl<C: Connect> DerefMut for Held<C> {
+impl<C: Connect> DerefMut for PooledConnection<C> {
     fn deref_mut(&mut self) -> &mut C::Connection {
         self.connection.as_mut().expect(GIVEN_BACK)
     }
@@ -279,19 +279,19 @@ mod tests {
     #[tokio::test]
     async fn a_connection_of_an_earlier_generation_is_not_reused() {
         let connect = Arc::new(Counted::default());
-        let lane = Lane::new(Arc::clone(&connect), 2);
+        let pool = Pool::new(Arc::clone(&connect), 2);
         let made = || connect.made.load(Ordering::Relaxed);
-        lane.take().await.unwrap().keep();
-        let resting = lane.take().await.unwrap();
+        pool.take().await.unwrap().keep();
+        let resting = pool.take().await.unwrap();
         assert_eq!(made(), 1, "a kept connection is reused");
-        let in_use = lane.take().await.unwrap();
+        let in_use = pool.take().await.unwrap();
         resting.keep();
 
         connect.generation.store(1, Ordering::Relaxed);
 
         assert!(in_use.is_outdated());
         in_use.keep();
-        let new = lane.take().await.unwrap();
+        let new = pool.take().await.unwrap();
         assert!(!new.is_outdated());
         assert_eq!(made(), 3, "neither the idle connection nor the one returned late is reused");
     }
@@ -299,18 +299,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_abandoned_call_keeps_its_slot_until_its_session_has_ended() {
         let connect = Arc::new(Counted::default());
-        let lane = Lane::new(Arc::clone(&connect), 2);
-        drop(lane.take().await.unwrap());
-        let in_use = lane.take().await.unwrap();
-        let refused = lane.take().await.err();
+        let pool = Pool::new(Arc::clone(&connect), 2);
+        drop(pool.take().await.unwrap());
+        let in_use = pool.take().await.unwrap();
+        let refused = pool.take().await.err();
         assert!(matches!(refused, Some(TakeError::Busy { limit: 2, given_up: 1 })), "{refused:?}");
-        assert_eq!(lane.in_use("test").in_use, 2);
+        assert_eq!(pool.in_use("test").in_use, 2);
 
         connect.ended.notify_one();
 
-        let after = lane.take().await.unwrap();
+        let after = pool.take().await.unwrap();
         in_use.keep();
         after.keep();
-        assert_eq!((lane.in_use("test").in_use, lane.given_up.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((pool.in_use("test").in_use, pool.given_up.load(Ordering::Relaxed)), (0, 0));
     }
 }

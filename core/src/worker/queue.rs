@@ -1,7 +1,7 @@
-//! One source within a worker (a lane): its slots, the events that wait for a slot, and how many
+//! One source within a worker (a queue): its slots, the events that wait for a slot, and how many
 //! events to claim.
 
-use super::exchange::Claim;
+use super::claims::Claim;
 use super::memory::Origin;
 use crate::breaker::Breaker;
 use crate::rate::Pace;
@@ -13,10 +13,10 @@ use core::time::Duration;
 /// Events claimed ahead are at most this many times the concurrency.
 const AHEAD_FACTOR: u32 = 4;
 
-/// The minimum appetite of a lane with work, when a claim cannot serve all lanes in full.
+/// The minimum appetite of a queue with work, when a claim cannot serve all queues in full.
 const LEAST_APPETITE: u32 = 4;
 
-/// With a rate limit, a lane holds at most the events that can start within this time. It must be
+/// With a rate limit, a queue holds at most the events that can start within this time. It must be
 /// shorter than [`crate::source::WAIT_ALLOWANCE`].
 const RATED_AHEAD_SECONDS: u32 = 2;
 
@@ -26,14 +26,14 @@ pub(super) enum Expects {
     /// The last claim returned none, and no new events were signalled since.
     Nothing,
     /// There was no claim for a while: a poll is due, or the worker has just started.
-    Perhaps,
+    Unknown,
     /// The last claim returned some, or new events were signalled since.
     Work,
 }
 
 /// One source within a worker.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct SourceQueue {
     pub(super) source: SourceName,
     pub(super) policy: Policy,
     /// Claimed events that wait for a slot. The one whose lease ends first is in front.
@@ -60,7 +60,7 @@ pub(super) struct Lane {
     pub(super) is_asked: bool,
     /// The approximate size of one of its events in bytes.
     pub(super) typical_size: usize,
-    /// Whether the lane is in the worker's queue `deliverable`.
+    /// Whether the queue is in the worker's queue `deliverable`.
     pub(super) in_turn: bool,
     /// The circuit breaker of the downstream.
     pub(super) breaker: Breaker,
@@ -92,14 +92,14 @@ pub(super) struct Held {
     pub(super) start_by: Instant,
 }
 
-impl Lane {
+impl SourceQueue {
     pub(super) fn new(source: SourceName, policy: Policy) -> Self {
         Self {
             source,
             policy,
             ahead: VecDeque::new(),
             in_flight: 0,
-            expects: Expects::Perhaps,
+            expects: Expects::Unknown,
             completed: 0,
             wanted: 0,
             came: 0,
@@ -155,7 +155,7 @@ impl Lane {
     pub(super) fn appetite(&self) -> u32 {
         match self.expects {
             Expects::Work => self.came.saturating_mul(2).max(LEAST_APPETITE),
-            Expects::Nothing | Expects::Perhaps => 1,
+            Expects::Nothing | Expects::Unknown => 1,
         }
     }
 

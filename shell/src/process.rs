@@ -7,10 +7,10 @@ use crate::doorbell::Doorbell;
 use crate::handover::Handover;
 use crate::health::{Health, Loop};
 use crate::http::{App, SourceIntake};
-use crate::intake::{Limits, Ports as IntakePorts, intake};
+use crate::intake::{IntakePorts, Limits, intake};
 use crate::metrics::{Metered, Metrics};
 use crate::ports::{Clock, Downstream, Ids, Store};
-use crate::worker::{Drain, Ports as WorkerPorts};
+use crate::worker::{Drain, WorkerPorts};
 use crate::{retention, worker};
 use futures::channel::mpsc;
 use futures::future::{BoxFuture, Fuse, FusedFuture, Shared};
@@ -22,7 +22,7 @@ use surehook_core::worker::{Settings, Worker};
 use tokio::sync::oneshot;
 
 /// Connects one process to its environment.
-pub struct Ports {
+pub struct ProcessPorts {
     pub store: Arc<dyn Store>,
     pub downstream: Arc<dyn Downstream>,
     pub clock: Arc<dyn Clock>,
@@ -79,7 +79,7 @@ pub trait Host {
 /// [`Ended`] if a part of the process stopped by itself.
 pub async fn run(
     config: &Config,
-    ports: Ports,
+    ports: ProcessPorts,
     host: &impl Host,
     mut signals: impl FusedStream<Item = ()> + Unpin,
 ) -> Result<(), Ended> {

@@ -79,7 +79,7 @@ impl Claim {
 
 /// An event that a claim dead-lettered without a delivery, because it had no attempts left.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Buried {
+pub struct DeadLettered {
     /// The id of the event.
     pub event: EventId,
     /// The source of the event.
@@ -94,7 +94,7 @@ pub struct Claims {
     /// Events to deliver. For each source, at most the requested number.
     pub claimed: Vec<Claim>,
     /// Events that were dead-lettered instead, for the log. They count against the limit.
-    pub buried: Vec<Buried>,
+    pub dead_lettered: Vec<DeadLettered>,
     /// For each source with an event that did not fit: the first such event.
     pub held_back: Vec<HeldBack>,
 }
@@ -172,7 +172,7 @@ pub struct AttemptRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Delivery;
+    use crate::event::DeliveryState;
     use uuid::Uuid;
 
     fn claim() -> Claim {
@@ -193,10 +193,13 @@ mod tests {
 
     #[test]
     fn a_claim_on_insert_equals_the_first_claim_of_a_new_row() {
-        let new = Delivery::accepted().claim(Duration::from_secs(1), 1).unwrap().delivery;
+        let new = DeliveryState::accepted().claim(Duration::from_secs(1), 1).unwrap().delivery;
         let Claim { event, source, headers, body, .. } = claim();
         let first = Claim::first(event, source, headers, body);
-        assert_eq!((first.fence, first.attempt, first.nth), (new.fence, new.attempt, new.used()));
+        assert_eq!(
+            (first.fence, first.attempt, first.nth),
+            (new.fence, new.attempt, new.attempts_used())
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! Not here: routes (see [`crate::http`]).
 
 use crate::headers::MAX_HEADERS;
-use crate::http::problem::{Kind, MEDIA_TYPE};
+use crate::http::problem::{MEDIA_TYPE, ProblemKind};
 use crate::shedding::{Connections, Progress, Watched};
 use hyper::body::{Body, Incoming};
 use hyper::rt::Timer;
@@ -287,7 +287,7 @@ async fn connection<S, B>(
 /// The response to a header section that did not arrive in time. hyper sends none.
 fn headers_too_slow() -> Vec<u8> {
     let problem =
-        Kind::TooSlow.with("The request's header section did not arrive in time.").to_json();
+        ProblemKind::TooSlow.with("The request's header section did not arrive in time.").to_json();
     let mut response = format!(
         "HTTP/1.1 408 Request Timeout\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {}\r\n\
          cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n",
