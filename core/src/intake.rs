@@ -158,7 +158,7 @@ impl Intake {
         match input {
             Input::Stored { batch, result } => self.stored(batch, result),
             Input::Offered { source, capacity, lease } => {
-                self.offers.offer(source, capacity, lease)
+                self.offers.offer(source, capacity, lease);
             }
             Input::TakenOver { source, size } => self.offers.taken_over(&source, size),
             Input::HandoverClosed => self.offers.close(),
@@ -366,7 +366,7 @@ impl Intake {
         part.is_in_doubt |= failure == StoreFailure::Unknown;
         match failure {
             StoreFailure::Conflict | StoreFailure::Unknown if part.attempts < STORE_ATTEMPTS => {
-                self.again.push_back(part)
+                self.again.push_back(part);
             }
             StoreFailure::Rejected if part.groups.len() > 1 => {
                 let second = part.groups.split_off(part.groups.len() / 2);

@@ -229,7 +229,7 @@ impl Worker {
             }
             Input::SettleFailed => self.settle_failed(now),
             Input::ShutDown { cut_off_at, give_up_at } => {
-                self.shut_down(now, cut_off_at, give_up_at)
+                self.shut_down(now, cut_off_at, give_up_at);
             }
         }
         self.refresh_offers();

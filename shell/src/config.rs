@@ -338,10 +338,10 @@ fn read(root: &mut Section<'_>, config: &mut Config, sources: Sources) {
     root.boolean("migrate_on_start", &mut config.migrate_on_start);
     root.section("intake", |section| intake(section, &mut config.intake));
     root.section("worker", |section| {
-        section.size("max_held_bytes", &mut config.worker.max_held_bytes, limits::MAX_HELD_BYTES)
+        section.size("max_held_bytes", &mut config.worker.max_held_bytes, limits::MAX_HELD_BYTES);
     });
     root.section("retention", |section| {
-        retention(section, &mut config.retention, &mut config.delivered_payload)
+        retention(section, &mut config.retention, &mut config.delivered_payload);
     });
 
     let mut defaults = Settings::default();

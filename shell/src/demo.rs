@@ -61,7 +61,7 @@ pub async fn run(args: &DemoArgs) -> Result<(), DemoError> {
     let serving =
         tokio::spawn(http_server::serve(sink, downstream, limits, std::future::pending()));
     let served = serve(config(args.listen, sink_address, folder.path()), |address| {
-        invite(address, sink_address)
+        invite(address, sink_address);
     })
     .await;
     serving.abort();

@@ -297,7 +297,7 @@ async fn run(
                     }
                 }
                 Action::Release(events) => {
-                    releases.push(release(store.as_ref(), claims(&held, &events)).boxed())
+                    releases.push(release(store.as_ref(), claims(&held, &events)).boxed());
                 }
                 Action::Ring(sources) => doorbell.ring(sources),
                 Action::Answer { ticket, answer: Err(Refusal::TimedOut) } => {

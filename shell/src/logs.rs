@@ -59,7 +59,7 @@ pub fn init(format: LogFormat) -> Result<Logs, LogsError> {
     let colour = io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let tell = |lost| {
-        tracing::warn!(lost, "log lines were lost; the log could not be written or was not read")
+        tracing::warn!(lost, "log lines were lost; the log could not be written or was not read");
     };
     let lines =
         Lines::start(io::stderr(), metrics::log_lines_lost(), tell).map_err(LogsError::Thread)?;

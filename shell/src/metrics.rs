@@ -343,7 +343,7 @@ impl Metrics {
                 match verdict {
                     Verdict::Delivered => standing.last_success = Some(now),
                     Verdict::Transient | Verdict::Permanent | Verdict::Lost => {
-                        standing.last_failure = Some(now)
+                        standing.last_failure = Some(now);
                     }
                 }
             }

@@ -230,7 +230,7 @@ fn progress(json: bool, of: &str) -> ProgressBar {
 fn query(filters: &Filters, now: Timestamp) -> Result<Vec<(&'static str, String)>, OperateError> {
     let mut query = Vec::new();
     let mut add = |name, value: &Option<String>| {
-        query.extend(value.iter().map(|value| (name, value.clone())))
+        query.extend(value.iter().map(|value| (name, value.clone())));
     };
     add("source", &filters.source);
     add("key", &filters.key);

@@ -65,7 +65,7 @@ pub async fn run(
         while let Some(action) = worker.poll(clock.now()) {
             match action {
                 Action::Deliver(delivery) => {
-                    deliveries.push(deliver(downstream.as_ref(), clock.as_ref(), delivery))
+                    deliveries.push(deliver(downstream.as_ref(), clock.as_ref(), delivery));
                 }
                 Action::Claim(demands) => {
                     debug_assert!(claim.is_terminated(), "at most one claim is in flight");
@@ -80,7 +80,7 @@ pub async fn run(
                     settle = written.map(|result| (batch, result)).boxed().fuse();
                 }
                 Action::Offer { source, room, bytes, lease } => {
-                    handover.offer(source, room, bytes, lease)
+                    handover.offer(source, room, bytes, lease);
                 }
                 Action::Abandoned(settlements) => settlements.iter().for_each(log_abandoned),
                 Action::Suspended { wait } => {
@@ -223,13 +223,13 @@ fn log_breaker(source: &SourceName, breaker: Breaker) {
             tracing::warn!(%source, breaker = state, "circuit breaker opened; deliveries suspended");
         }
         Breaker::HalfOpen => {
-            tracing::info!(%source, breaker = state, "circuit breaker half-open; sending one probe")
+            tracing::info!(%source, breaker = state, "circuit breaker half-open; sending one probe");
         }
         Breaker::Ramping { .. } => {
-            tracing::info!(%source, breaker = state, "circuit breaker recovering; increasing concurrency")
+            tracing::info!(%source, breaker = state, "circuit breaker recovering; increasing concurrency");
         }
         Breaker::Closed { .. } => {
-            tracing::info!(%source, breaker = state, "circuit breaker closed")
+            tracing::info!(%source, breaker = state, "circuit breaker closed");
         }
     }
 }

@@ -367,7 +367,7 @@ impl Disk {
                     let tables = &work.state.tables;
                     if tables.events.contains_key(&event) && tables.status(event) == wanted {
                         work.change(event, Change::Redriven, |tables| {
-                            redrive_one(tables, now, event, delivered, self.bug)
+                            redrive_one(tables, now, event, delivered, self.bug);
                         });
                     }
                 }

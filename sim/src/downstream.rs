@@ -265,7 +265,7 @@ async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>, deadline: 
         match timeout_at(deadline, body.frame()).await {
             Err(_) | Ok(None | Some(Err(_))) => break,
             Ok(Some(Ok(frame))) => {
-                read.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..]))
+                read.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..]));
             }
         }
     }

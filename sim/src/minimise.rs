@@ -60,14 +60,14 @@ impl Candidates {
         for size in chunks(scenario.faults.len()) {
             for from in (0..scenario.faults.len()).step_by(size) {
                 with(&|smaller| {
-                    drop(smaller.faults.drain(from..(from + size).min(scenario.faults.len())))
+                    drop(smaller.faults.drain(from..(from + size).min(scenario.faults.len())));
                 });
             }
         }
         for size in chunks(scenario.posts.len()) {
             for from in (0..scenario.posts.len()).step_by(size) {
                 with(&|smaller| {
-                    drop(smaller.posts.drain(from..(from + size).min(scenario.posts.len())))
+                    drop(smaller.posts.drain(from..(from + size).min(scenario.posts.len())));
                 });
             }
         }

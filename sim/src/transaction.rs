@@ -225,7 +225,7 @@ impl<'a> Transaction<'a> {
                     (Stored::Inserted, Some(lease)) => {
                         if bug != Some(Bug::ClaimedInWordsOnly) {
                             work.change(id, Change::Claimed, |tables| {
-                                tables.claim_new(now, id, lease)
+                                tables.claim_new(now, id, lease);
                             });
                         }
                         Stored::Claimed
@@ -328,7 +328,7 @@ impl<'a> Transaction<'a> {
                 let still_there = work.state.row(event).is_some_and(|row| row.due_at.is_some());
                 if still_there && (unchanged || bug == Some(Bug::ClaimWithoutLock)) {
                     work.change(event, Change::Claimed, |tables| {
-                        claim_one(tables, now, &demand, event, &mut claims, bug)
+                        claim_one(tables, now, &demand, event, &mut claims, bug);
                     });
                 }
             }

@@ -507,7 +507,7 @@ impl World {
             Fault::PauseSource { source, for_ms } => {
                 let name = &self.scenario.sources[source].name;
                 let answered = |paused| {
-                    self.recorder.fault(Recorded::SourcePaused { source: name.clone(), paused })
+                    self.recorder.fault(Recorded::SourcePaused { source: name.clone(), paused });
                 };
                 if self.disk.bug == Some(Bug::PauseAnsweredEarly) {
                     answered(true);
@@ -520,7 +520,7 @@ impl World {
                 }
             }
             Fault::Redrive { source, delivered } => {
-                self.disk.redrive(&self.scenario.sources[source].name, delivered).await
+                self.disk.redrive(&self.scenario.sources[source].name, delivered).await;
             }
             Fault::RowsLocked { source, for_ms } => {
                 let name = &self.scenario.sources[source].name;

@@ -66,7 +66,7 @@ impl fmt::Display for SettingErrors {
                 Place::File => write!(f, "{}: ", self.file)?,
                 Place::At { line, column } => write!(f, "{}:{line}:{column}: ", self.file)?,
                 Place::Override { flag, variable } => {
-                    write!(f, "{flag} (or {variable} in the environment): ")?
+                    write!(f, "{flag} (or {variable} in the environment): ")?;
                 }
             }
             if !problem.key.is_empty() {

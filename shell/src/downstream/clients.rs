@@ -126,7 +126,7 @@ impl Clients {
             match self.connecting.client() {
                 Ok(client) => current.client = client,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot replace the HTTP client; existing connections stay in use")
+                    tracing::warn!(%error, "cannot replace the HTTP client; existing connections stay in use");
                 }
             }
         }

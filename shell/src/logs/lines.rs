@@ -59,7 +59,7 @@ impl Lines {
         // Read before the thread runs: lines that are lost before that are reported too.
         let told = shared.lost.get();
         std::thread::Builder::new().name("log".to_owned()).spawn(move || {
-            write_lines(&shared, Output { output, is_mid_line: false }, told, &tell)
+            write_lines(&shared, Output { output, is_mid_line: false }, told, &tell);
         })?;
         Ok(lines)
     }

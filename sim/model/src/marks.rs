@@ -187,7 +187,7 @@ fn of_retention(run: &Run, marks: &mut BTreeSet<Mark>) {
                 }
             }
             What::Fault(Fault::Database { what, duration, .. }) if what.ends_with("are locked") => {
-                locked_until = entry.at + *duration
+                locked_until = entry.at + *duration;
             }
             What::Called { call: "settle", result: CallResult::Refused, .. }
                 if entry.at < locked_until =>
@@ -219,7 +219,7 @@ fn of_redrives(run: &Run, marks: &mut BTreeSet<Mark>) {
                 );
             }
             Change::Settled { outcome: Outcome::Delivered, .. } => {
-                marks.extend(redriven.remove(&committed.event))
+                marks.extend(redriven.remove(&committed.event));
             }
             Change::Lost => {
                 marks.insert(Mark::LostInFailover);
@@ -312,10 +312,10 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
                 failed_settlements.extend(events);
             }
             What::Called { call: "accept", result: CallResult::Unknown, events, .. } => {
-                unknown_accepts.extend(events)
+                unknown_accepts.extend(events);
             }
             What::Called { call: "accept", result: CallResult::Refused, events, .. } => {
-                refused_batches.push(events)
+                refused_batches.push(events);
             }
             What::Called { call: "accept", result: CallResult::Done, events, .. } => {
                 // After a refusal, only a batch that was halved is sent again with the same ids.

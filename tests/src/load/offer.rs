@@ -102,7 +102,7 @@ impl Offer {
             let part = ended.expect("a connection does not panic");
             load.accepted += part.accepted;
             part.others.into_iter().for_each(|(status_code, count)| {
-                *load.others.entry(status_code).or_default() += count
+                *load.others.entry(status_code).or_default() += count;
             });
             load.latency.add(part.latency).expect("the same bounds");
         }

@@ -172,7 +172,7 @@ impl Db {
                     .deliveries
                     .get_mut(&event)
                     .into_iter()
-                    .for_each(|row| move_back(&mut row.due_at, by))
+                    .for_each(|row| move_back(&mut row.due_at, by));
             });
         }
         let due_at = self.earlier("due_at", by);

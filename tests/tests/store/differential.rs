@@ -251,11 +251,11 @@ impl Tally {
             Answer::Settled(Ok(refused)) => add("refused", refused.len()),
             Answer::Found(Ok(found)) => add("found", usize::from(found.is_some())),
             Answer::Redriven(Ok(redriven)) => {
-                add(if *redriven == Redriven::Queued { "redriven" } else { "not redriven" }, 1)
+                add(if *redriven == Redriven::Queued { "redriven" } else { "not redriven" }, 1);
             }
             Answer::Erased(Ok(done)) => add("erased", usize::try_from(done.erased).unwrap()),
             Answer::Redelivered(Ok(redriven)) => {
-                add("redriven delivered", usize::from(*redriven == Redriven::Queued))
+                add("redriven delivered", usize::from(*redriven == Redriven::Queued));
             }
             Answer::Listed(Ok(page)) => add("listed", page.events.len()),
             Answer::AllRedriven(Ok(page)) => add("redriven by many", page.redriven as usize),

@@ -43,7 +43,7 @@ impl Later {
     pub(crate) async fn come(&self) {
         match &self.what {
             Missing::Database(name) => {
-                tests::postgres::shared().execute(&format!("create database {name}")).await
+                tests::postgres::shared().execute(&format!("create database {name}")).await;
             }
             Missing::Folder(folder) => std::fs::create_dir(folder).unwrap(),
         }

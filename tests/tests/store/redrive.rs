@@ -31,7 +31,7 @@ pub(crate) async fn a_dead_letter_is_queued_again_with_a_new_budget(db: Db) {
 pub(crate) async fn only_dead_letters_are_redriven(db: Db) {
     let event = db.accepted("a").await;
     let refused = async |status: Status| {
-        assert_eq!(db.store.redrive(event).await, Ok(Redriven::WrongStatus(status)))
+        assert_eq!(db.store.redrive(event).await, Ok(Redriven::WrongStatus(status)));
     };
     refused(Status::Queued).await;
     let claim = db.claim_one("a").await;
@@ -109,7 +109,7 @@ pub(crate) async fn redrive_delivered_refuses_events_in_another_status(db: Db) {
     );
     let event = db.accepted("a").await;
     let refused = async |status: Status| {
-        assert_eq!(db.store.redrive_delivered(event).await, Ok(Redriven::WrongStatus(status)))
+        assert_eq!(db.store.redrive_delivered(event).await, Ok(Redriven::WrongStatus(status)));
     };
     refused(Status::Queued).await;
     let claim = db.claim_one("a").await;

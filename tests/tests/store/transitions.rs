@@ -190,7 +190,7 @@ async fn check(db: &Db, event: EventId, expected: &Expected, place: &str) {
         (Due::Never, None) => {}
         // The row may have been made due by moving its time back.
         (Due::After(duration), Some(due)) if duration < Duration::from_secs(1) => {
-            assert!(due <= 1, "{place}: due in {due} s")
+            assert!(due <= 1, "{place}: due in {due} s");
         }
         (Due::After(duration), Some(due)) => {
             let expected = i64::try_from(duration.as_secs()).unwrap();

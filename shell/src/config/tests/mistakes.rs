@@ -330,7 +330,7 @@ fn the_database_is_not_in_memory_and_never_shown_in_errors() {
         check(
             &format!("database = \"{database}\"\n{SOURCE}"),
             &format!("1:12: `database`: {expected}"),
-        )
+        );
     };
     check(
         "mysql://root:hunter2@db",

@@ -139,7 +139,7 @@ pub(super) async fn open(options: &SqliteConnectOptions) -> Result<SqliteConnect
         match ConnectOptions::connect(options).await {
             Ok(connection) => return Ok(connection),
             Err(error) if is_passing(&error) && Instant::now() < deadline => {
-                sleep(ACQUIRE_TIMEOUT / 50).await
+                sleep(ACQUIRE_TIMEOUT / 50).await;
             }
             Err(error) => return Err(explain(&error)),
         }

@@ -19,7 +19,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         match committed.change {
             Change::Redriven => {
                 *budget =
-                    committed.after.map_or(0, |row| row.delivery.attempt) + policy.max_attempts
+                    committed.after.map_or(0, |row| row.delivery.attempt) + policy.max_attempts;
             }
             Change::Settled { outcome: Outcome::CutOff, .. } => *budget += 1,
             Change::RolledBack | Change::Lost => {

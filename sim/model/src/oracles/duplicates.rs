@@ -103,7 +103,7 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
     for entry in own.iter().take_while(|entry| entry.at <= again) {
         match &entry.what {
             What::Sending(sending) if sending.attempt == first.attempt => {
-                sender = Some((sending.process.as_str(), entry.at))
+                sender = Some((sending.process.as_str(), entry.at));
             }
             What::Sent { attempt, status_code, .. } if *attempt == first.attempt => {
                 reply_heard |= status_code.is_some_and(|code| (200..300).contains(&code));
@@ -124,7 +124,7 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
                 }
             }
             What::Called { process, result, .. } if entry.at >= first.at => {
-                settle_calls.push((process.as_str(), *result))
+                settle_calls.push((process.as_str(), *result));
             }
             _ => {}
         }

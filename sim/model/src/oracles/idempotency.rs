@@ -9,7 +9,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let posts = run.posts();
     let mut violations = Vec::new();
     let mut say = |at, what, events: &[_]| {
-        violations.push(violation(Promise::Idempotency, at, what, events.iter().copied()))
+        violations.push(violation(Promise::Idempotency, at, what, events.iter().copied()));
     };
 
     // After its event is deleted, a key can be used again.

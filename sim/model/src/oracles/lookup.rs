@@ -61,7 +61,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 entry.at,
                 format!("GET /events/{event}: {what}"),
                 [*event],
-            ))
+            ));
         };
         let Some(status) = status else {
             if acknowledged.get(event).is_some_and(|at| at <= asked_at)

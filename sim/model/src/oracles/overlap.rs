@@ -59,7 +59,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     });
                 }
                 Change::RolledBack | Change::Lost => {
-                    ended(&mut under_way, committed.event, |_| true)
+                    ended(&mut under_way, committed.event, |_| true);
                 }
                 _ => {}
             },
@@ -69,10 +69,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 }
             }
             What::Fault(Fault::Paused { process, duration }) => {
-                stopped.push((process, entry.at, entry.at + *duration))
+                stopped.push((process, entry.at, entry.at + *duration));
             }
             What::Fault(Fault::Database { what, .. }) if what.contains("clock") => {
-                jumped.push(entry.at)
+                jumped.push(entry.at);
             }
             _ => {}
         }

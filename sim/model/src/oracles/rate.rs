@@ -40,7 +40,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 }
             }
             What::Fault(Fault::Killed { process } | Fault::Exited { process }) => {
-                starts.retain(|(of, _), _| of != process)
+                starts.retain(|(of, _), _| of != process);
             }
             _ => {}
         }

@@ -24,10 +24,10 @@ pub fn run(data: &[u8]) {
 
 fn taken(config: &Config, text: &str) {
     let within = |least: Duration, value: Duration, most: Duration| {
-        assert!(least <= value && value <= most, "{value:?} was accepted")
+        assert!(least <= value && value <= most, "{value:?} was accepted");
     };
     let count = |value: usize, most: usize| {
-        assert!((1..=most).contains(&value), "{value} was accepted, but the limit is {most}")
+        assert!((1..=most).contains(&value), "{value} was accepted, but the limit is {most}");
     };
     let (millisecond, second) = (Duration::from_millis(1), Duration::from_secs(1));
     within(Duration::ZERO, config.drain_timeout, limits::DRAIN_TIMEOUT);

@@ -146,10 +146,10 @@ impl Watched {
                     after.attempts_used(),
                     0,
                     "a queued event has used a part of its budget: {after:?}"
-                )
+                );
             }
             Status::Processing | Status::Retrying => {
-                assert!(after.attempts_used() > 0, "{after:?}")
+                assert!(after.attempts_used() > 0, "{after:?}");
             }
             Status::Delivered | Status::DeadLettered => {}
         }

@@ -306,7 +306,7 @@ impl World {
                 "a request was refused although the queue has room"
             ),
             Err(refusal) => {
-                assert!(refusal == Refusal::ShuttingDown && self.is_shutting_down, "{refusal:?}")
+                assert!(refusal == Refusal::ShuttingDown && self.is_shutting_down, "{refusal:?}");
             }
         }
     }
@@ -435,7 +435,7 @@ impl World {
                 self.releases += 1;
             }
             Action::Ring(sources) => {
-                assert!(!sources.is_empty(), "the doorbell was rung without a source")
+                assert!(!sources.is_empty(), "the doorbell was rung without a source");
             }
             Action::Answer { ticket, answer } => self.answer(ticket, answer),
             Action::Forget(ticket) => {

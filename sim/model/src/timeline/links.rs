@@ -47,7 +47,7 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
         };
         match what {
             What::Posted(posted) => {
-                link(own, Lane::process(&posted.process), true, format!("p{}", posted.post.0))
+                link(own, Lane::process(&posted.process), true, format!("p{}", posted.post.0));
             }
             What::Answered { post, status_code, .. } => {
                 if let Some(posted) = index.posts.get(post) {
@@ -72,7 +72,7 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                 link(Lane::process(&committed.process), own, true, label.to_owned());
             }
             What::StaleSettlement { process, .. } => {
-                link(Lane::process(process), own, true, "stale".to_owned())
+                link(Lane::process(process), own, true, "stale".to_owned());
             }
             What::Called { result, call, .. } => match result {
                 CallResult::Done => {}

@@ -65,7 +65,7 @@ impl WrongStore {
         match self.wrong {
             Wrong::NewestFirst => due.reverse(),
             Wrong::KeepsLeasesForEver => {
-                due.retain(|event| tables.status(*event) != Status::Processing)
+                due.retain(|event| tables.status(*event) != Status::Processing);
             }
             _ => {}
         }
@@ -115,7 +115,7 @@ impl WrongStore {
                 }
                 (Wrong::AgesFromTheClaim, Some(claim)) => claim.age = Duration::ZERO,
                 (Wrong::BytesAsText, Some(claim)) => {
-                    claim.body = String::from_utf8_lossy(&claim.body).into_owned().into()
+                    claim.body = String::from_utf8_lossy(&claim.body).into_owned().into();
                 }
                 (Wrong::DeadLettersAlwaysAsLost, None) => row.reason = Some(Reason::Lost),
                 (Wrong::SendsDeadLetters, None) => {

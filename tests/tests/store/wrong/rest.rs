@@ -36,7 +36,7 @@ impl WrongStore {
             let mut redriven = tables.redrive(now, event);
             match (self.wrong, tables.deliveries.get_mut(&event), before) {
                 (Wrong::RedriveKeepsTheBudget, Some(row), Some(before)) => {
-                    row.delivery.budget_from = before.delivery.budget_from
+                    row.delivery.budget_from = before.delivery.budget_from;
                 }
                 (Wrong::RedriveForgetsAttempts, Some(row), _) => row.delivery.attempt = 0,
                 (Wrong::RedrivesWhatIsNot, None, _) => redriven = Redriven::Queued,

@@ -81,7 +81,7 @@ impl WrongStore {
         let mut records = self.memory.transact(|tables, now| tables.sources(now, &names, count_to));
         match self.wrong {
             Wrong::ForgetsSourcesWithoutConfiguration => {
-                records.retain(|record| names.iter().any(|name| name.as_str() == record.source))
+                records.retain(|record| names.iter().any(|name| name.as_str() == record.source));
             }
             Wrong::CountsEveryStatusAsQueued => records.iter_mut().for_each(|record| {
                 record.queued += record.processing + record.retrying;

@@ -95,11 +95,11 @@ impl WrongStore {
         match (self.wrong, &mut settlement.outcome) {
             (Wrong::ForgetsRecords, _) => settlement.record = None,
             (Wrong::EndsWhenItIsSettled, _) => {
-                settlement.record.iter_mut().for_each(|record| record.ended_ago = Duration::ZERO)
+                settlement.record.iter_mut().for_each(|record| record.ended_ago = Duration::ZERO);
             }
             (Wrong::RetriesAtOnce, Outcome::Retry { after }) => *after = Duration::ZERO,
             (Wrong::ReleaseBurnsItsAttempt, outcome @ Outcome::Release) => {
-                *outcome = Outcome::CutOff
+                *outcome = Outcome::CutOff;
             }
             _ => {}
         }

@@ -73,7 +73,7 @@ impl Body for Watched {
         let index = self.index;
         self.requests.with(|all| match &frame {
             Some(Ok(frame)) => {
-                all[index].body.extend_from_slice(frame.data_ref().map_or(&[], |data| data))
+                all[index].body.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
             }
             Some(Err(_)) => {}
             None => all[index].whole = true,

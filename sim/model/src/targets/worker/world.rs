@@ -118,7 +118,7 @@ impl Watched {
                 (self.opened_at, self.failures) = (now, 0);
             }
             (Breaker::Open { .. }, Breaker::HalfOpen) => {
-                assert!(now >= self.opened_at + OPEN_FOR, "the breaker became half-open too early")
+                assert!(now >= self.opened_at + OPEN_FOR, "the breaker became half-open too early");
             }
             (Breaker::HalfOpen, Breaker::Ramping { allowed: 2, .. }) => {}
             (Breaker::HalfOpen | Breaker::Ramping { .. }, Breaker::Closed { failures: 0 }) => {}
@@ -628,7 +628,7 @@ impl World {
             Step::Pass(duration) => self.pass(duration),
             Step::Wake(source) => self.input(Input::Woken(vec![name(source)])),
             Step::AnswerClaim { give, dead_letter_every, size } => {
-                self.answer_claim(give, dead_letter_every, size)
+                self.answer_claim(give, dead_letter_every, size);
             }
             Step::Store { give, size } => self.store(give, size),
             Step::Hand => self.hand(),
