@@ -390,7 +390,7 @@ async fn producers_that_hang_up_leave_whole_events_or_none(database: Database) {
     assert!(stored >= 100, "only {stored} of 1,000 were stored, although 100 were retried");
 }
 
-/// The program under attack, with a source for attackers and one for good producers.
+/// The program under attack, with a source for attackers and one for well-behaved producers.
 struct Siege {
     run: Recording,
     sink: Sink,

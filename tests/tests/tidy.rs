@@ -140,7 +140,7 @@ fn every_file_says_what_it_is_for() {
     ]) {
         assert!(
             text.starts_with("//!"),
-            "{} begins without a word on what it is for",
+            "{} does not say in its first line what it is for",
             file.display()
         );
     }

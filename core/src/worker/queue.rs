@@ -214,7 +214,7 @@ impl SourceQueue {
     }
 
     /// The claim returned after `round_trip`; claims are at least `pace` apart. If no events came,
-    /// the source is claimed again at the next poll. Even if fewer came than were asked for, there
+    /// the source is claimed again at the next poll. Even if fewer came than requested, there
     /// may be others, because the claim skips rows that are locked at the moment. An event that did
     /// not fit is known to be due.
     pub(super) fn answered(&mut self, round_trip: Duration, pace: Duration) {

@@ -104,7 +104,7 @@ impl Bench {
                 let hundreds = baseline::hundreds(&self.bare, self.time).await;
                 let row = self
                     .report
-                    .row(group, "without the service: rows by the hundred, 4 connections");
+                    .row(group, "without the service: 100 rows per insert, 4 connections");
                 row.add("flushes/s", flushes());
                 row.add("inserts/s", inserts.rate);
                 row.add("rows/s", hundreds);

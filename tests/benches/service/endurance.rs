@@ -26,7 +26,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 pub(crate) async fn measure(report: &mut Report, group: &'static str, time: Duration) {
     for on in [On::Postgres, On::Sqlite] {
         let plan = Plan { on, ..Plan::default() };
-        // Each run has a server of its own: nothing is left of the run before.
+        // Each run has a new server, so that no run affects the next.
         let cluster = start_enduring_server();
         let world = World::start(&cluster, plan).await;
         let cell = format!("{on:?}, {CONNECTIONS} connections as fast as answers come");

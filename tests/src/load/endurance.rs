@@ -157,7 +157,7 @@ impl Trace {
         seconds.map(|(index, second)| second.owed as f64 / self.rate_at(index)).fold(0.0, f64::max)
     }
 
-    /// The first second, from `from` on, at whose end no more is owed than one second's worth of
+    /// The first second, from `from` on, at whose end the backlog is at most one second of
     /// events.
     #[must_use]
     pub fn caught_up_at(&self, from: u64) -> Option<u64> {

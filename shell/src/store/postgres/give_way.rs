@@ -3,7 +3,7 @@
 //! A migration that waits for a table's lock blocks every later statement on that table. Beside a
 //! backup, which holds its locks for hours, it would stop the intake of the processes that still
 //! run. So it waits for a lock only briefly, and pauses before the next try. The error names the
-//! blocking sessions, because only whoever runs them can end them.
+//! blocking sessions, because only their owner can end them.
 
 use super::servers::Servers;
 use super::sql;

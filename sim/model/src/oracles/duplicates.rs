@@ -1,4 +1,4 @@
-//! Promise *No needless twice*: a downstream that answered an event with 2xx receives it again only
+//! Promise *No needless duplicates*: a downstream that answered an event with 2xx receives it again only
 //! if a fault explains it. The fault must have touched this event: the process that delivered it
 //! was killed, stopped or shut down, the response was lost or late, or the settlement failed. A
 //! redrive by an operator explains it too.

@@ -1,4 +1,4 @@
-//! Promise *No needless twice*, for deliveries in flight: only one process at a time sends an
+//! Promise *No needless duplicates*, for deliveries in flight: only one process at a time sends an
 //! event. Two may overlap only if the first was stopped for a while, if the database's clock moved
 //! the end of its lease, or if a failover rolled its claim back.
 
