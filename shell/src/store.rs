@@ -1,7 +1,7 @@
 //! The stores behind [`Store`]: PostgreSQL and SQLite, and how a store is opened from a database
 //! URL.
 //!
-//! Both implement the transitions of [`surehook_core::event::Delivery`] and commit each of them
+//! Both implement the transitions of [`surehook_core::event::DeliveryState`] and commit each of them
 //! atomically. PostgreSQL makes them in SQL, one statement for a batch, for several processes at
 //! once. SQLite has one writer, which reads the rows, calls `core`, and writes the result.
 //!

@@ -38,7 +38,11 @@ async fn an_outage_uses_up_few_attempts_and_affects_no_other_source(database: Da
     let (at_rest, _) = trickle(&run, &service, &well, Duration::from_secs(1)).await;
 
     let told = |broken: bool| {
-        run.fault(Fault::Downstream { source: "broken".to_owned(), what: "503".to_owned(), broken });
+        run.fault(Fault::Downstream {
+            source: "broken".to_owned(),
+            what: "503".to_owned(),
+            broken,
+        });
     };
     told(true);
     let began = Instant::now();

@@ -1,5 +1,5 @@
 //! Each store compared with the core: after any operations on an event, in any order, its row must
-//! be what `surehook_core::event::Delivery` computes.
+//! be what `surehook_core::event::DeliveryState` computes.
 
 use crate::db::{Db, demand, event_of, settlement};
 use futures::future::join_all;

@@ -3,7 +3,7 @@
 -- it.
 --
 -- The old row in deliveries is deleted. The fence of the new row is greater than all earlier ones:
--- see Delivery::redelivered.
+-- see DeliveryState::redelivered.
 --
 -- Bound: one event.
 -- Index: events_pkey, deliveries_pkey, attempts_pkey.

@@ -1,5 +1,5 @@
 //! What each writing call does inside its transactions: it reads rows, calls `core`, and writes the
-//! result. The transitions are those of [`surehook_core::event::Delivery`], so this store cannot
+//! result. The transitions are those of [`surehook_core::event::DeliveryState`], so this store cannot
 //! deviate from them.
 
 use super::transaction::{self, Broken};
