@@ -27,8 +27,8 @@ use core::time::Duration;
 /// The status of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
-    /// Accepted, redriven, or released unsent. Due now. No attempt of the present budget is used
-    /// up.
+    /// Accepted, redriven, released unsent, or cut off by a shutdown. Due now. No attempt of the
+    /// present retry budget is used up.
     Queued,
     /// Claimed by a worker under a lease.
     Processing,

@@ -1,9 +1,10 @@
-//! What the reply to a delivery means, and what happens next.
+//! What the reply to a delivery means, and what happens to its event. One case is decided elsewhere:
+//! the worker settles a delivery that a shutdown cut off as [`Outcome::CutOff`], whatever its verdict.
 //!
 //! | reply | verdict |
 //! |---|---|
 //! | a complete response head with a status of 200 to 299 | delivered |
-//! | a complete response head with one of the statuses that [`judge`] lists | permanent |
+//! | a complete response head with the status 400, 405, 410, 411, 413, 414, 415, 422, 431, 501 or 505 | permanent |
 //! | a complete response head with any other status | transient |
 //! | no complete response head, for whatever reason | transient |
 //! | the request was not sent (this process lacks a resource) | none: the event is released uncharged |
@@ -110,7 +111,7 @@ pub enum Verdict {
     /// The downstream can never accept this request.
     Permanent,
     /// The lease ended without a settlement: the process crashed, hung, or could not reach the
-    /// database.
+    /// database. A claim records it; [`judge`] never returns it.
     Lost,
 }
 
