@@ -7,7 +7,7 @@ use divan::{AllocProfiler, Bencher, black_box};
 use std::time::Duration;
 use surehook_core::admission::Fingerprint;
 use surehook_core::event::Outcome;
-use surehook_core::id::{EventId, Fence};
+use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::retry_after::retry_after;
 use surehook_core::source::{Policy, SourceName};
 use surehook_core::time::Instant;
@@ -57,7 +57,7 @@ fn a_batch_through_the_worker(bencher: Bencher, sources: usize) {
             source: source(n as usize % sources),
             fence: Fence(1),
             attempt: 1,
-            nth: 1,
+            in_budget: BudgetAttempt(1),
             age: Duration::ZERO,
             headers: Bytes::new(),
             body: Bytes::from_static(b"body"),
@@ -102,7 +102,7 @@ fn a_verdict_with_its_back_off(bencher: Bencher, status_code: u16) {
 }
 
 fn judged(policy: &Policy, event: EventId, reply: &Reply) -> Outcome {
-    decide(reply, black_box(policy), event, 3, 3).1
+    decide(reply, black_box(policy), event, 3, BudgetAttempt(3)).1
 }
 
 #[divan::bench]

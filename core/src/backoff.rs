@@ -1,7 +1,7 @@
 //! How long a failed event waits before its next attempt: exponential back-off with a maximum. Half
 //! of each delay is jitter, computed by a pure hash.
 
-use crate::id::{Attempt, EventId};
+use crate::id::{Attempt, BudgetAttempt, EventId};
 use core::time::Duration;
 
 /// The back-off policy of a source.
@@ -9,9 +9,10 @@ use core::time::Duration;
 /// ```
 /// use core::time::Duration;
 /// use surehook_core::backoff::Backoff;
+/// use surehook_core::id::BudgetAttempt;
 ///
 /// let backoff = Backoff { initial_delay: Duration::from_secs(5), factor: 2.0, max_delay: Duration::from_secs(60) };
-/// assert_eq!([1, 2, 3, 9].map(|n| backoff.ceiling(n).as_secs()), [5, 10, 20, 60]);
+/// assert_eq!([1, 2, 3, 9].map(|n| backoff.ceiling(BudgetAttempt(n)).as_secs()), [5, 10, 20, 60]);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
@@ -35,9 +36,10 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The delay before jitter after attempt `n` of the present budget: `min(max_delay, initial × factor^(n-1))`.
+    /// The delay before jitter after the n-th attempt of the present retry budget:
+    /// `min(max_delay, initial × factor^(n-1))`.
     #[must_use]
-    pub fn ceiling(&self, n: Attempt) -> Duration {
+    pub fn ceiling(&self, BudgetAttempt(n): BudgetAttempt) -> Duration {
         if self.initial_delay.is_zero() {
             return Duration::ZERO; // zero times infinity would be NaN
         }
@@ -46,14 +48,14 @@ impl Backoff {
             .map_or(self.max_delay, |delay| delay.min(self.max_delay))
     }
 
-    /// The delay after attempt `n` of the present budget: half of [`Self::ceiling`] is fixed, half
+    /// The delay after an attempt: half of [`Self::ceiling`] is fixed, half
     /// is jitter.
     ///
     /// The jitter is a hash of the event's id and the attempt. So events that fail together are
     /// retried at different times, and a replay of a run produces the same delays.
     #[must_use]
-    pub fn delay(&self, event: EventId, attempt: Attempt, n: Attempt) -> Duration {
-        let ceiling = self.ceiling(n);
+    pub fn delay(&self, event: EventId, attempt: Attempt, in_budget: BudgetAttempt) -> Duration {
+        let ceiling = self.ceiling(in_budget);
         let half = ceiling / 2;
         half + share(ceiling - half, hash(event, attempt))
     }
@@ -113,7 +115,7 @@ mod tests {
         let backoff = Backoff::default();
         let ceilings: alloc::vec::Vec<u64> = [1, 2, 3, 4, 10, 11, 20, u32::MAX]
             .iter()
-            .map(|&n| backoff.ceiling(n).as_secs())
+            .map(|&n| backoff.ceiling(BudgetAttempt(n)).as_secs())
             .collect();
         assert_eq!(ceilings, [5, 10, 20, 40, 2560, 3600, 3600, 3600]);
     }
@@ -121,14 +123,15 @@ mod tests {
     #[test]
     fn a_zero_initial_delay_stays_zero() {
         let backoff = Backoff { initial_delay: Duration::ZERO, ..Backoff::default() };
-        assert_eq!(backoff.ceiling(u32::MAX), Duration::ZERO);
+        assert_eq!(backoff.ceiling(BudgetAttempt(u32::MAX)), Duration::ZERO);
     }
 
     #[test]
     fn jitter_spreads_events_that_fail_together() {
         let backoff = Backoff::default();
-        let delays: alloc::collections::BTreeSet<Duration> =
-            (0..100).map(|n| backoff.delay(EventId::from_uuid(Uuid::from_u128(n)), 1, 1)).collect();
+        let delays: alloc::collections::BTreeSet<Duration> = (0..100)
+            .map(|n| backoff.delay(EventId::from_uuid(Uuid::from_u128(n)), 1, BudgetAttempt(1)))
+            .collect();
         assert!(delays.len() > 95);
         let (first, last) = (delays.first().unwrap(), delays.last().unwrap());
         assert!(*last - *first > Duration::from_secs(2), "{first:?}..{last:?}");
@@ -177,8 +180,8 @@ mod tests {
             event in any::<u128>(), attempt in any::<u32>(), n in any::<u32>(),
         ) {
             let backoff = Backoff { initial_delay: initial, factor, max_delay };
-            let ceiling = backoff.ceiling(n);
-            let delay = backoff.delay(EventId::from_uuid(Uuid::from_u128(event)), attempt, n);
+            let ceiling = backoff.ceiling(BudgetAttempt(n));
+            let delay = backoff.delay(EventId::from_uuid(Uuid::from_u128(event)), attempt, BudgetAttempt(n));
             prop_assert!(ceiling <= max_delay);
             prop_assert!(delay <= ceiling);
             prop_assert!(delay >= ceiling / 2);
@@ -189,7 +192,7 @@ mod tests {
             initial in any_duration(), max_delay in any_duration(), factor in 1.0..1000.0f64, n in any::<u32>(),
         ) {
             let backoff = Backoff { initial_delay: initial, factor, max_delay };
-            prop_assert!(backoff.ceiling(n) <= backoff.ceiling(n.saturating_add(1)));
+            prop_assert!(backoff.ceiling(BudgetAttempt(n)) <= backoff.ceiling(BudgetAttempt(n.saturating_add(1))));
         }
     }
 }

@@ -21,7 +21,7 @@
 //! # Ok::<(), Illegal>(())
 //! ```
 
-use crate::id::{Attempt, Fence};
+use crate::id::{Attempt, BudgetAttempt, Fence};
 use core::time::Duration;
 
 /// The status of an event.
@@ -184,6 +184,12 @@ impl DeliveryState {
     #[must_use]
     pub fn attempts_used(&self) -> u32 {
         self.attempt.saturating_sub(self.budget_from)
+    }
+
+    /// The number of the newest attempt within the present budget.
+    #[must_use]
+    pub fn in_budget(&self) -> BudgetAttempt {
+        BudgetAttempt(self.attempts_used())
     }
 
     /// A worker claims a row. The caller has checked that the row is due.

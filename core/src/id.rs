@@ -73,6 +73,12 @@ pub struct NotAnEventId;
 /// because nothing was sent then.
 pub type Attempt = u32;
 
+/// The number of an attempt within the present retry budget of its event, from 1. It differs from
+/// [`Attempt`] once the event was redriven, or a shutdown cut an attempt off. A type, so that the
+/// two cannot be swapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BudgetAttempt(pub u32);
+
 /// A number that increases by one with every transition of an event's row (fencing token).
 ///
 /// A claim gets the fence that it created. A settlement is refused unless it carries the row's

@@ -49,8 +49,9 @@ fn http_date(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backoff::Backoff;
+    use crate::id::{BudgetAttempt, EventId};
     use crate::verdict::next_delay;
-    use crate::{backoff::Backoff, id::EventId};
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -143,8 +144,8 @@ mod tests {
     ) -> Result<(), TestCaseError> {
         let (backoff, event) = (Backoff::default(), EventId::from_uuid(Uuid::from_u128(event)));
         let asked = retry_after(value, date);
-        let delay = next_delay(&backoff, event, n, n, asked);
-        prop_assert!(delay >= backoff.delay(event, n, n));
+        let delay = next_delay(&backoff, event, n, BudgetAttempt(n), asked);
+        prop_assert!(delay >= backoff.delay(event, n, BudgetAttempt(n)));
         prop_assert!(delay <= backoff.max_delay);
         if let Some(asked) = asked {
             prop_assert!(delay >= asked.min(backoff.max_delay));

@@ -16,7 +16,7 @@
 
 use crate::backoff::Backoff;
 use crate::event::{Outcome, Reason};
-use crate::id::{Attempt, EventId};
+use crate::id::{Attempt, BudgetAttempt, EventId};
 use crate::source::Policy;
 use bytes::Bytes;
 use core::fmt;
@@ -164,35 +164,36 @@ fn judge_status(status_code: u16, policy: &Policy) -> Verdict {
     }
 }
 
-/// The verdict on the reply to `attempt`, and what happens to the event. The attempt is number `n`
-/// of the present budget. Without a verdict, there was no attempt.
+/// The verdict on the reply to `attempt`, and what happens to the event. `in_budget` is its
+/// number in the present retry budget. Without a verdict, there was no attempt.
 ///
 /// ```
 /// use surehook_core::event::{Outcome, Reason};
-/// use surehook_core::id::EventId;
+/// use surehook_core::id::{BudgetAttempt, EventId};
 /// use surehook_core::source::Policy;
 /// use surehook_core::verdict::{DeliveryError, Reply, Verdict, decide};
 ///
 /// let (policy, event) = (Policy::default(), EventId::from_uuid(uuid::Uuid::nil()));
 /// let timeout = Reply::Failed(DeliveryError::Timeout);
-/// let (verdict, outcome) = decide(&timeout, &policy, event, 1, 1);
+/// let (verdict, outcome) = decide(&timeout, &policy, event, 1, BudgetAttempt(1));
 /// assert!(verdict == Some(Verdict::Transient) && matches!(outcome, Outcome::Retry { .. }));
 /// // The last attempt of the budget.
 /// let last = policy.max_attempts;
-/// assert_eq!(decide(&timeout, &policy, event, last, last).1, Outcome::DeadLetter(Reason::Exhausted));
+/// let (_, outcome) = decide(&timeout, &policy, event, last, BudgetAttempt(last));
+/// assert_eq!(outcome, Outcome::DeadLetter(Reason::Exhausted));
 /// ```
 pub fn decide(
     reply: &Reply,
     policy: &Policy,
     event: EventId,
     attempt: Attempt,
-    n: Attempt,
+    in_budget: BudgetAttempt,
 ) -> (Option<Verdict>, Outcome) {
     let Some(verdict) = judge(reply, policy) else { return (None, Outcome::Release) };
     let outcome = match verdict {
         Verdict::Delivered => Outcome::Delivered,
         Verdict::Permanent => Outcome::DeadLetter(Reason::Permanent),
-        Verdict::Transient | Verdict::Lost if n >= policy.max_attempts => {
+        Verdict::Transient | Verdict::Lost if in_budget.0 >= policy.max_attempts => {
             Outcome::DeadLetter(Reason::Exhausted)
         }
         Verdict::Transient | Verdict::Lost => {
@@ -200,7 +201,7 @@ pub fn decide(
                 Reply::Response { retry_after, .. } => *retry_after,
                 Reply::Failed(_) | Reply::NotSent => None,
             };
-            Outcome::Retry { after: next_delay(&policy.backoff, event, attempt, n, asked) }
+            Outcome::Retry { after: next_delay(&policy.backoff, event, attempt, in_budget, asked) }
         }
     };
     (Some(verdict), outcome)
@@ -213,10 +214,10 @@ pub fn next_delay(
     backoff: &Backoff,
     event: EventId,
     attempt: Attempt,
-    n: Attempt,
+    in_budget: BudgetAttempt,
     asked: Option<Duration>,
 ) -> Duration {
-    backoff.delay(event, attempt, n).max(asked.unwrap_or_default().min(backoff.max_delay))
+    backoff.delay(event, attempt, in_budget).max(asked.unwrap_or_default().min(backoff.max_delay))
 }
 
 #[cfg(test)]
@@ -275,7 +276,10 @@ mod tests {
         let (policy, event) =
             (Policy { max_attempts: 3, ..Policy::default() }, EventId::from_uuid(Uuid::nil()));
         for n in 1..=3 {
-            assert_eq!(decide(&Reply::NotSent, &policy, event, n, n), (None, Outcome::Release));
+            assert_eq!(
+                decide(&Reply::NotSent, &policy, event, n, BudgetAttempt(n)),
+                (None, Outcome::Release)
+            );
         }
     }
 
@@ -295,12 +299,15 @@ mod tests {
     fn a_failed_last_attempt_dead_letters_the_event() {
         let (policy, event) =
             (Policy { max_attempts: 3, ..Policy::default() }, EventId::from_uuid(Uuid::nil()));
-        let outcome = |n| decide(&response(503), &policy, event, 7 + n, n).1;
+        let outcome = |n| decide(&response(503), &policy, event, 7 + n, BudgetAttempt(n)).1;
         assert!(matches!(outcome(2), Outcome::Retry { .. }));
         assert_eq!(outcome(3), Outcome::DeadLetter(Reason::Exhausted));
-        assert_eq!(decide(&response(200), &policy, event, 10, 3).1, Outcome::Delivered);
         assert_eq!(
-            decide(&response(422), &policy, event, 8, 1).1,
+            decide(&response(200), &policy, event, 10, BudgetAttempt(3)).1,
+            Outcome::Delivered
+        );
+        assert_eq!(
+            decide(&response(422), &policy, event, 8, BudgetAttempt(1)).1,
             Outcome::DeadLetter(Reason::Permanent)
         );
     }
@@ -314,13 +321,14 @@ mod tests {
                 retry_after: Some(asked),
                 excerpt: Bytes::new(),
             };
-            let (_, Outcome::Retry { after }) = decide(&reply, &policy, event, 1, 1) else {
+            let (_, Outcome::Retry { after }) = decide(&reply, &policy, event, 1, BudgetAttempt(1))
+            else {
                 panic!("429 must be transient")
             };
             after
         };
         assert_eq!(after(Duration::from_secs(90)), Duration::from_secs(90));
         assert_eq!(after(Duration::from_secs(u64::MAX)), policy.backoff.max_delay);
-        assert_eq!(after(Duration::ZERO), policy.backoff.delay(event, 1, 1));
+        assert_eq!(after(Duration::ZERO), policy.backoff.delay(event, 1, BudgetAttempt(1)));
     }
 }

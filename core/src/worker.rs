@@ -507,7 +507,7 @@ impl Worker {
         queue.in_flight -= 1;
         queue.completed += u32::from(self.claiming.is_some());
         let (verdict, decided) =
-            decide(&reply, &queue.policy, claim.event, claim.attempt, claim.nth);
+            decide(&reply, &queue.policy, claim.event, claim.attempt, claim.in_budget);
         let outcome = if cut_off { Outcome::CutOff } else { decided };
         let healthy = verdict.and_then(|verdict| is_healthy(&reply, verdict));
         let has_moved = healthy.is_some_and(|healthy| queue.learned(now, healthy));

@@ -78,7 +78,7 @@ pub(crate) fn claim_one(
             row.delivery.attempt = before.attempt;
             if let Some(claim) = claims.claimed.last_mut().filter(|claim| claim.event == event) {
                 claim.attempt = before.attempt;
-                claim.nth = before.attempts_used();
+                claim.in_budget = before.in_budget();
             }
         }
         Some(Bug::DropExhausted) if before.attempts_used() >= demand.max_attempts => {

@@ -1,7 +1,7 @@
 //! What a worker and its store exchange: demands, claims and settlements. Plain data.
 
 use crate::event::Outcome;
-use crate::id::{Attempt, EventId, Fence};
+use crate::id::{Attempt, BudgetAttempt, EventId, Fence};
 use crate::source::SourceName;
 use crate::verdict::{DeliveryError, Verdict};
 use alloc::borrow::Cow;
@@ -38,7 +38,7 @@ pub struct Claim {
     /// The number of the attempt that this claim is for, from 1.
     pub attempt: Attempt,
     /// The number of the attempt within the present budget, from 1.
-    pub nth: u32,
+    pub in_budget: BudgetAttempt,
     /// The time from storing the event to this claim, by the store's clock.
     pub age: Duration,
     /// The headers to forward, as encoded by the intake.
@@ -56,7 +56,7 @@ impl Claim {
             source,
             fence: Fence::default().next(),
             attempt: 1,
-            nth: 1,
+            in_budget: BudgetAttempt(1),
             age: Duration::ZERO,
             headers,
             body,
@@ -184,7 +184,7 @@ mod tests {
             source,
             fence: Fence(1),
             attempt: 1,
-            nth: 1,
+            in_budget: BudgetAttempt(1),
             age: Duration::ZERO,
             headers,
             body,
@@ -197,8 +197,8 @@ mod tests {
         let Claim { event, source, headers, body, .. } = claim();
         let first = Claim::first(event, source, headers, body);
         assert_eq!(
-            (first.fence, first.attempt, first.nth),
-            (new.fence, new.attempt, new.attempts_used())
+            (first.fence, first.attempt, first.in_budget),
+            (new.fence, new.attempt, new.in_budget())
         );
     }
 

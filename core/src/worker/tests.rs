@@ -8,7 +8,7 @@ mod shortage;
 
 use super::*;
 use crate::event::Reason;
-use crate::id::{EventId, Fence};
+use crate::id::{BudgetAttempt, EventId, Fence};
 use crate::source::WAIT_ALLOWANCE;
 use alloc::vec;
 use bytes::Bytes;
@@ -46,7 +46,7 @@ fn claim(n: u128) -> Claim {
         source: source("a"),
         fence: Fence(1),
         attempt: 1,
-        nth: 1,
+        in_budget: BudgetAttempt(1),
         age: Duration::ZERO,
         headers: Bytes::new(),
         body: Bytes::from_static(b"body"),
@@ -371,7 +371,7 @@ fn a_failed_last_attempt_is_dead_lettered() {
     worker.handle(
         START,
         Input::Claimed(Claims {
-            claimed: vec![Claim { attempt: 5, nth: 2, ..claim(0) }],
+            claimed: vec![Claim { attempt: 5, in_budget: BudgetAttempt(2), ..claim(0) }],
             ..Claims::default()
         }),
     );

@@ -41,7 +41,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Status};
-use surehook_core::id::{EventId, Fence};
+use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claim, Claims, DeadLettered, Demand, HeldBack, Settlement};
@@ -312,7 +312,7 @@ impl PostgresStore {
                     source,
                     fence,
                     attempt,
-                    nth: attempt.saturating_sub(budget_from),
+                    in_budget: BudgetAttempt(attempt.saturating_sub(budget_from)),
                     age,
                     headers,
                     body,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use surehook::downstream::ReqwestDownstream;
 use surehook::ports::Downstream;
-use surehook_core::id::{EventId, Fence};
+use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Reply;
 use surehook_core::worker::claims::Claim;
@@ -153,7 +153,7 @@ pub(crate) fn claim(headers: &[u8], body: &[u8]) -> Claim {
         source: SourceName::parse("plain").unwrap(),
         fence: Fence(1),
         attempt: 3,
-        nth: 1,
+        in_budget: BudgetAttempt(1),
         age: Duration::ZERO,
         headers: Bytes::copy_from_slice(headers),
         body: Bytes::copy_from_slice(body),

@@ -244,7 +244,7 @@ impl Database {
             source,
             fence: claimed.delivery.fence,
             attempt,
-            nth: claimed.delivery.attempts_used(),
+            in_budget: claimed.delivery.in_budget(),
             // Never negative, although the clock may have jumped back.
             age: now.duration_since(*received_at).try_into().unwrap_or_default(),
             headers: stored.headers.clone(),

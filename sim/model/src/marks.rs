@@ -6,7 +6,7 @@ use crate::oracles;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook_core::event::{Outcome, Reason, Status};
-use surehook_core::id::EventId;
+use surehook_core::id::{BudgetAttempt, EventId};
 
 /// A situation that must be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -487,8 +487,10 @@ fn of_downstreams(run: &Run, marks: &mut BTreeSet<Mark>) {
                 let Some(record) = run.events.get(&committed.event) else { continue };
                 let used = attempt
                     .saturating_sub(committed.before.map_or(0, |row| row.delivery.budget_from));
-                let ceiling =
-                    run.policies.get(&record.source).map(|policy| policy.backoff.ceiling(used));
+                let ceiling = run
+                    .policies
+                    .get(&record.source)
+                    .map(|policy| policy.backoff.ceiling(BudgetAttempt(used)));
                 if asked.get(&(committed.event, attempt)).is_some_and(|asked| after >= *asked)
                     && ceiling.is_some_and(|ceiling| after > ceiling)
                 {

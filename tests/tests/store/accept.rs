@@ -59,7 +59,7 @@ pub(crate) async fn a_new_event_with_a_lease_is_stored_as_claimed(db: Db) {
     db.make_due(claimed.id, LEASE).await;
     let second = db.claim_one("orders").await;
     assert_eq!(
-        (second.event, second.attempt, second.nth, second.fence),
+        (second.event, second.attempt, second.in_budget.0, second.fence),
         (claimed.id, 2, 2, first.fence.next()),
         "claimed again after the lease ended"
     );

@@ -27,7 +27,7 @@ pub(crate) async fn the_oldest_due_events_are_claimed_up_to_the_limit(db: Db) {
     assert_eq!(claimed, oldest);
     let claim = &claims.claimed[0];
     assert_eq!(
-        (claim.source.as_str(), claim.fence, claim.attempt, claim.nth),
+        (claim.source.as_str(), claim.fence, claim.attempt, claim.in_budget.0),
         ("orders", Fence(1), 1, 1)
     );
     assert_eq!((&claim.headers, &claim.body), (&batch[9].headers, &batch[9].body));
@@ -43,7 +43,7 @@ pub(crate) async fn a_claim_sets_processing_and_the_lease_and_increments_attempt
         let claim = db.store.claim(vec![demand]).await.unwrap().claimed.remove(0);
         // The settlement between two claims also increases the fence.
         let fence = 2 * u64::from(round) - 1;
-        assert_eq!((claim.fence, claim.attempt, claim.nth), (Fence(fence), round, round));
+        assert_eq!((claim.fence, claim.attempt, claim.in_budget.0), (Fence(fence), round, round));
         let found = db.found(event).await;
         assert_eq!(
             (found.status, found.attempt, found.next_attempt_at),
@@ -176,7 +176,7 @@ pub(crate) async fn after_its_lease_an_event_is_claimed_again_and_the_attempt_lo
     let first = db.claimed("a").await;
     db.make_due(first.event, LEASE).await;
     let second = db.claim_one("a").await;
-    assert_eq!((second.attempt, second.nth, second.fence), (2, 2, Fence(2)));
+    assert_eq!((second.attempt, second.in_budget.0, second.fence), (2, 2, Fence(2)));
     let found = db.found(first.event).await;
     assert_eq!((found.status, found.history.len()), (Status::Processing, 1));
     let lost = &found.history[0];

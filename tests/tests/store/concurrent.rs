@@ -320,7 +320,7 @@ async fn work(world: Arc<World>, process: usize, mut random: Rng) {
 /// Sends one event, or not, and returns its settlement. Returns `None` if its worker, a slow one,
 /// dies.
 fn send(world: &World, claim: &Claim, is_slow: bool, random: &mut Rng) -> Option<Settlement> {
-    let is_last = claim.nth >= world.policy.max_attempts;
+    let is_last = claim.in_budget.0 >= world.policy.max_attempts;
     let status_code = match random.u8(..20) {
         0 if is_slow => return None,
         1..3 => return Some(claim.settled(Outcome::Release, None)),
@@ -345,9 +345,10 @@ fn send(world: &World, claim: &Claim, is_slow: bool, random: &mut Rng) -> Option
         Some(200) => (Outcome::Delivered, Verdict::Delivered),
         Some(400) => (Outcome::DeadLetter(Reason::Permanent), Verdict::Permanent),
         Some(_) if is_last => (Outcome::DeadLetter(Reason::Exhausted), Verdict::Transient),
-        Some(_) => {
-            (Outcome::Retry { after: world.policy.backoff.ceiling(claim.nth) }, Verdict::Transient)
-        }
+        Some(_) => (
+            Outcome::Retry { after: world.policy.backoff.ceiling(claim.in_budget) },
+            Verdict::Transient,
+        ),
         None => (Outcome::CutOff, Verdict::Transient),
     };
     let (ended_ago, took) = (Duration::ZERO, Duration::from_millis(1));

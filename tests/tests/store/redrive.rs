@@ -20,7 +20,7 @@ pub(crate) async fn a_dead_letter_is_queued_again_with_a_new_budget(db: Db) {
     assert!(found.next_attempt_at.is_some());
     let again = db.claim_one("a").await;
     assert_eq!(
-        (again.attempt, again.nth),
+        (again.attempt, again.in_budget.0),
         (2, 1),
         "the attempt number continues, the budget starts anew"
     );
@@ -65,7 +65,7 @@ pub(crate) async fn a_delivered_event_is_redriven_on_request(db: Db) {
         );
         let again = db.claim_one("a").await;
         assert_eq!(
-            (again.event, again.attempt, again.nth),
+            (again.event, again.attempt, again.in_budget.0),
             (claim.event, nth + 1, 1),
             "the attempt number continues, the budget starts anew"
         );

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use std::time::Duration;
 use surehook::ports::Redriven;
 use surehook_core::event::{DeliveryState, Due, Outcome, Reason, Status};
-use surehook_core::id::{EventId, Fence};
+use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
 use surehook_core::worker::claims::{Claim, Demand};
@@ -74,7 +74,7 @@ async fn claim(
             let given: Vec<_> = claims
                 .claimed
                 .iter()
-                .map(|claim| (claim.event, claim.fence, claim.attempt, claim.nth))
+                .map(|claim| (claim.event, claim.fence, claim.attempt, claim.in_budget.0))
                 .collect();
             let dead_lettered: Vec<_> = claims
                 .dead_lettered
@@ -130,7 +130,7 @@ async fn settle(
         source: source.clone(),
         fence,
         attempt: expected.row.attempt,
-        nth: 1,
+        in_budget: BudgetAttempt(1),
         age: Duration::ZERO,
         headers,
         body,

@@ -295,14 +295,14 @@ fn take(
         if delivery.status == Status::DeadLettered {
             claims.dead_lettered.push(DeadLettered { event, source, attempt });
         } else {
-            let (fence, nth) = (delivery.fence, delivery.attempts_used());
+            let (fence, in_budget) = (delivery.fence, delivery.in_budget());
             let (headers, body) = Default::default();
             claims.claimed.push(Claim {
                 event,
                 source,
                 fence,
                 attempt,
-                nth,
+                in_budget,
                 age: Duration::ZERO,
                 headers,
                 body,

@@ -7,7 +7,7 @@ use crate::history::{At, Change, Fault, RequestId, Run, What};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook_core::event::Outcome;
-use surehook_core::id::{Attempt, EventId};
+use surehook_core::id::{Attempt, BudgetAttempt, EventId};
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
@@ -85,7 +85,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 };
                 let used = attempt
                     .saturating_sub(committed.before.map_or(0, |row| row.delivery.budget_from));
-                let least = policy.backoff.ceiling(used) / 2;
+                let least = policy.backoff.ceiling(BudgetAttempt(used)) / 2;
                 let mut bound = (
                     committed.began.unwrap_or(entry.at) + least,
                     format!(

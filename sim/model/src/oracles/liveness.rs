@@ -6,7 +6,7 @@ use super::{Promise, Violation, violation};
 use crate::history::{Committed, Run};
 use std::time::Duration;
 use surehook_core::event::Status;
-use surehook_core::id::EventId;
+use surehook_core::id::{BudgetAttempt, EventId};
 use surehook_core::source::Policy;
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
@@ -82,8 +82,9 @@ fn row(run: &Run, event: EventId) -> String {
 /// waiting. Includes up to a minute for a database clock that jumped back.
 #[must_use]
 pub fn time_to_end(policy: &Policy, events: usize) -> Duration {
-    let retries: Duration =
-        (1..=policy.max_attempts).map(|n| policy.backoff.ceiling(n) + policy.timeout).sum();
+    let retries: Duration = (1..=policy.max_attempts)
+        .map(|n| policy.backoff.ceiling(BudgetAttempt(n)) + policy.timeout)
+        .sum();
     let turns = u32::try_from(events).unwrap_or(u32::MAX) / policy.concurrency.max(1) + 1;
     let rated = policy.rate.map_or(Duration::ZERO, |rate| {
         Duration::from_secs(1) * u32::try_from(events).unwrap_or(u32::MAX) / rate.get()

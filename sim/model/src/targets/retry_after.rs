@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jiff::tz::Offset;
 use std::time::Duration;
 use surehook_core::backoff::Backoff;
-use surehook_core::id::EventId;
+use surehook_core::id::{BudgetAttempt, EventId};
 use surehook_core::retry_after::retry_after;
 use surehook_core::verdict::next_delay;
 use uuid::Uuid;
@@ -46,9 +46,9 @@ pub fn run(data: &[u8]) {
 fn bounded(asked: Option<Duration>) {
     let (backoff, event) = (Backoff::default(), EventId::from_uuid(Uuid::from_u128(7)));
     for n in [1, 2, 20, u32::MAX] {
-        let delay = next_delay(&backoff, event, n, n, asked);
+        let delay = next_delay(&backoff, event, n, BudgetAttempt(n), asked);
         assert!(
-            delay >= backoff.delay(event, n, n) && delay <= backoff.max_delay,
+            delay >= backoff.delay(event, n, BudgetAttempt(n)) && delay <= backoff.max_delay,
             "{delay:?} after attempt {n}"
         );
         assert!(

@@ -13,7 +13,7 @@ use surehook::ports::{NewEvent, Retention};
 use surehook::search::{EventFilter, PageSize, Span};
 use surehook_core::admission::Fingerprint;
 use surehook_core::event::{Outcome, Reason, Status};
-use surehook_core::id::{EventId, Fence};
+use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Verdict};
@@ -427,7 +427,7 @@ impl Run {
                 source: source_name(0),
                 fence: Fence(1),
                 attempt: 1,
-                nth: 1,
+                in_budget: BudgetAttempt(1),
                 age: Duration::ZERO,
                 headers: Bytes::new(),
                 body: Bytes::new(),

@@ -111,7 +111,7 @@ impl WrongStore {
                 (Wrong::AttemptStaysAtAClaim, Some(claim)) => {
                     row.attempt = before.attempt;
                     claim.attempt = before.attempt;
-                    claim.nth = before.attempts_used();
+                    claim.in_budget = before.in_budget();
                 }
                 (Wrong::AgesFromTheClaim, Some(claim)) => claim.age = Duration::ZERO,
                 (Wrong::BytesAsText, Some(claim)) => {
@@ -125,7 +125,7 @@ impl WrongStore {
                         source: demand.source.clone(),
                         fence: Fence(row.fence.0),
                         attempt: row.attempt,
-                        nth: row.attempts_used(),
+                        in_budget: row.in_budget(),
                         age: Duration::ZERO,
                         headers: stored.headers.clone(),
                         body: stored.body.clone(),

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 use surehook_core::breaker::{Breaker, BreakerPolicy};
 use surehook_core::event::{Outcome, Reason};
-use surehook_core::id::{EventId, Fence};
+use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::rate::BURST;
 use surehook_core::source::{Policy, SETTLE_GRACE, SourceName};
 use surehook_core::time::Instant;
@@ -540,7 +540,7 @@ impl World {
                     source: name(source),
                     fence,
                     attempt: 1,
-                    nth: 1,
+                    in_budget: BudgetAttempt(1),
                     age: Duration::ZERO,
                     headers: Bytes::new(),
                     body: Bytes::from(vec![0; size]),
