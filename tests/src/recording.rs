@@ -383,6 +383,9 @@ fn timed_out(
     timed_out
 }
 
+/// How long before its process was killed a delivery is recorded whose request was read later.
+const BEFORE_A_KILL: Duration = Duration::from_nanos(1);
+
 /// The entries, and for each request that a downstream received, the delivery that it belongs to.
 fn with_deliveries(
     entries: Vec<Entry>,
@@ -402,14 +405,25 @@ fn with_deliveries(
             What::Received(received) => {
                 let (request, event, attempt) =
                     (received.request, received.event, received.attempt);
-                let process = claims.get(&(event, attempt)).map(|(process, _)| process.clone());
+                let claim = claims.get(&(event, attempt));
+                let process = claim.map(|(process, _)| process.clone());
+                // A request can be read from the socket after its process was killed, and even
+                // after another one was started under the same name. It was sent before the kill.
+                let killed_at = claim.and_then(|(process, claimed_at)| {
+                    killed.get(process).filter(|killed_at| *killed_at >= claimed_at)
+                });
+                let sent_at = killed_at.map_or(at, |at| at.saturating_sub(BEFORE_A_KILL));
                 if let Some(process) = process.clone() {
                     let sending =
                         Sending { process, source: received.source.clone(), event, attempt };
-                    all.push(Entry { at, what: What::Sending(sending) });
+                    all.push(Entry { at: sent_at, what: What::Sending(sending) });
                 }
                 all.push(entry);
                 match process {
+                    Some(process) if killed_at.is_some() => all.push(Entry {
+                        at: sent_at,
+                        what: What::Sent { process, event, attempt, status_code: None },
+                    }),
                     Some(process) if replied.contains(&request) => {
                         requests.insert(request, (process, event, attempt));
                     }
@@ -444,6 +458,7 @@ fn with_deliveries(
             _ => all.push(entry),
         }
     }
+    all.sort_by_key(|entry| entry.at);
     all
 }
 
@@ -456,9 +471,9 @@ mod tests {
     use super::*;
     use surehook_core::admission::Fingerprint;
 
-    /// Whether the response to a delivery counts as received by a process that is killed and
-    /// started again. The arguments are times in milliseconds.
-    fn is_heard(claimed: u64, asked: u64, answered: u64, killed: u64, started: u64) -> bool {
+    /// The entries of a delivery by a process that is killed and started again. The arguments are
+    /// times in milliseconds.
+    fn recorded(claimed: u64, asked: u64, answered: u64, killed: u64, started: u64) -> Vec<Entry> {
         let at = Duration::from_millis;
         let (event, process, request) =
             (EventId::from_uuid(uuid::Uuid::nil()), "service-1".to_owned(), RequestId(1));
@@ -484,7 +499,12 @@ mod tests {
         ];
         entries.sort_by_key(|entry| entry.at);
         let claims = BTreeMap::from([((event, 1), (process, at(claimed)))]);
-        let all = with_deliveries(entries, &claims, &BTreeSet::new());
+        with_deliveries(entries, &claims, &BTreeSet::new())
+    }
+
+    /// Whether the response counts as received by the process.
+    fn is_heard(claimed: u64, asked: u64, answered: u64, killed: u64, started: u64) -> bool {
+        let all = recorded(claimed, asked, answered, killed, started);
         all.iter().any(|entry| matches!(entry.what, What::Sent { status_code: Some(200), .. }))
     }
 
@@ -495,5 +515,18 @@ mod tests {
         assert!(!is_heard(1, 11, 12, 10, 20), "killed before the request was read");
         assert!(!is_heard(1, 21, 22, 10, 20), "read after another process started under this name");
         assert!(is_heard(21, 22, 23, 10, 20), "claimed by the restarted process");
+    }
+    #[test]
+    fn a_request_read_after_the_kill_of_its_process_was_sent_before_it() {
+        for (asked, answered) in [(11, 12), (21, 22)] {
+            let all = recorded(1, asked, answered, 10, 20);
+            let position = |is: fn(&What) -> bool| all.iter().position(|entry| is(&entry.what));
+            let sending = position(|what| matches!(what, What::Sending(_))).unwrap();
+            let sent = position(|what| matches!(what, What::Sent { .. })).unwrap();
+            let killed =
+                position(|what| matches!(what, What::Fault(Fault::Killed { .. }))).unwrap();
+            let received = position(|what| matches!(what, What::Received(_))).unwrap();
+            assert!(sending < sent && sent < killed && killed < received, "{all:#?}");
+        }
     }
 }
