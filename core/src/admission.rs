@@ -142,7 +142,7 @@ pub fn resolve(
 /// Why an event was not stored, after all tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotStored {
-    /// Nothing was stored: the store is unavailable.
+    /// Nothing was stored: the store is unavailable, or every try was aborted by a conflict.
     Unavailable,
     /// Nothing was stored: the store rejects this event.
     Refused,

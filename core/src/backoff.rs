@@ -48,8 +48,7 @@ impl Backoff {
             .map_or(self.max_delay, |delay| delay.min(self.max_delay))
     }
 
-    /// The delay after an attempt: half of [`Self::ceiling`] is fixed, half
-    /// is jitter.
+    /// The delay after an attempt: half of [`Self::ceiling`] is fixed, half is jitter.
     ///
     /// The jitter is a hash of the event's id and the attempt. So events that fail together are
     /// retried at different times, and a replay of a run produces the same delays.

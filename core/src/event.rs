@@ -129,7 +129,8 @@ pub struct DeliveryState {
     pub status: Status,
     /// The number of the newest claimed attempt. 0 before the first.
     pub attempt: Attempt,
-    /// The number of the last attempt before the present budget.
+    /// The attempt number from which the present budget counts: `attempt - budget_from` attempts
+    /// are used up. A redrive sets it to `attempt`; a cut-off attempt increases it by one.
     pub budget_from: Attempt,
     /// Increases by one with every transition.
     pub fence: Fence,

@@ -1,5 +1,5 @@
-//! Which of a producer's headers are forwarded to the downstream. Header values are neither read
-//! nor changed.
+//! Which of a producer's headers are forwarded to the downstream. The values of forwarded headers
+//! are neither read nor changed. Only the values of `Connection` are read.
 //!
 //! Names are compared in the form that the downstream may see. CGI, WSGI and Rack map both
 //! `Surehook-Source` and `Surehook_Source` to the variable `HTTP_SUREHOOK_SOURCE`. Some servers do

@@ -10,7 +10,7 @@
 //!
 //! - [`event`]: one event, from *queued* to *delivered* or *dead-lettered*. Its state is stored.
 //! - [`intake`]: one process's intake. Its state is in memory.
-//! - [`worker`]: one process's dispatcher. Its state is in memory and may be lost at any time.
+//! - [`worker`]: one process's worker. Its state is in memory and may be lost at any time.
 //!
 //! The other modules are rules: [`key`], [`source`], [`admission`], [`reading`], [`forwarding`],
 //! [`verdict`], [`retry_after`], [`backoff`], [`breaker`], [`rate`], [`readiness`], [`retention`],

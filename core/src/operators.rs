@@ -89,7 +89,8 @@ impl Authority {
 /// The headers by which a browser describes the origin of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Said<'a> {
-    /// The value of `Host`. `None` if the request has none; browsers always send it.
+    /// The host that the request names, in its target or in `Host`. `None` if it names none;
+    /// browsers always name one.
     pub host: Option<&'a [u8]>,
     /// The values of all `Origin` headers.
     pub origins: &'a [&'a [u8]],

@@ -1,6 +1,6 @@
 //! A rate limit for the deliveries of one source, in one process. It is the generic cell rate
 //! algorithm: each start moves a theoretical time forward by the interval. A start may be earlier
-//! than that time by a fixed tolerance.
+//! than that time by at most a fixed tolerance.
 
 use crate::time::Instant;
 use core::num::NonZeroU32;

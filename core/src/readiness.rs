@@ -13,7 +13,7 @@ use core::time::Duration;
 /// commits.
 pub const SLOW_COMMIT: Duration = Duration::from_millis(1500);
 
-/// The maximum size of a probe's event.
+/// The maximum size of a probe's event in bytes.
 pub const MAX_PROBE_BYTES: usize = 1 << 20;
 
 /// What a call that stored a batch showed about the database.

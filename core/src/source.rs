@@ -83,7 +83,7 @@ pub struct Policy {
     pub dead_letter_on: BTreeSet<u16>,
 }
 
-/// The part of a lease that is left when a delivery times out: the time to settle it.
+/// The minimum part of a lease that is left when a delivery times out: the time to settle it.
 pub const SETTLE_GRACE: Duration = Duration::from_secs(5);
 
 /// The part of a lease that a claimed event may wait in memory for a free slot.

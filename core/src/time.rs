@@ -1,5 +1,5 @@
-//! A point on one process's monotonic clock. It is not a wall-clock time: only the database has a
-//! wall clock.
+//! A point on one process's monotonic clock. It is not a wall-clock time: the database's clock is
+//! the only wall clock for due times and leases.
 
 use core::time::Duration;
 

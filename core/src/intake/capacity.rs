@@ -62,8 +62,8 @@ impl Offers {
         taken.bytes = taken.bytes.saturating_sub(size);
     }
 
-    /// The worker knows of another event. From now on the worker counts it, but its newest offer
-    /// does not include it yet.
+    /// The worker knows of another event. From now on the worker counts it itself, but the newest
+    /// offer was made without it. So the offer is reduced by the event.
     pub(super) fn taken_over(&mut self, source: &SourceName, size: usize) {
         self.give_back(source, size);
         let capacity =

@@ -14,8 +14,8 @@ use core::time::Duration;
 pub const BATCH_ROWS: usize = 256;
 /// The maximum size of one batch in bytes. A single event may exceed it.
 pub const BATCH_BYTES: usize = 4 << 20;
-/// How often a part is handed to the store after conflicts and unknown outcomes. Then its requests
-/// are answered as not stored, or as possibly stored.
+/// How often a part is handed to the store in all, if each call ends in a conflict or an unknown
+/// outcome. Then its requests are answered as not stored, or as possibly stored.
 pub const STORE_ATTEMPTS: u32 = 3;
 
 /// The limits of an intake.

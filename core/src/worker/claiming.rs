@@ -10,8 +10,8 @@ use crate::time::Instant;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
-/// While some queues are known to have work, one seat of this number in a claim goes to a queue that
-/// only may have some.
+/// While some queues are known to have work, one seat of this number in a claim goes to a queue
+/// that only may have some.
 const CHANCE: u32 = 4;
 
 impl Worker {

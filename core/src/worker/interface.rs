@@ -13,7 +13,8 @@ use core::time::Duration;
 pub const BATCH_ROWS: u32 = 512;
 pub(super) const BATCH: usize = BATCH_ROWS as usize;
 
-/// The number of settlements that are written at once, without waiting for `settle_pace`.
+/// If at least this number of settlements waits, a batch is written without waiting for
+/// `settle_pace`.
 pub const FULL_ROWS: u32 = 128;
 pub(super) const FULL: usize = FULL_ROWS as usize;
 
@@ -26,8 +27,8 @@ pub struct Settings {
     pub poll_idle: Duration,
     /// The minimum interval between two claims. Under load it makes each claim larger.
     pub claim_pace: Duration,
-    /// The minimum interval between two batches of settlements. It does not apply to a batch of
-    /// [`FULL_ROWS`], or during a shutdown. It delays no delivery.
+    /// The minimum interval between two batches of settlements. It does not apply if at least
+    /// [`FULL_ROWS`] settlements wait, or during a shutdown. It delays no delivery.
     pub settle_pace: Duration,
     /// The first wait after a failure of the store. Doubled with each further failure.
     pub store_retry_initial: Duration,
@@ -100,7 +101,7 @@ pub enum Input {
     ShutDown {
         /// When deliveries in flight are cut off.
         cut_off_at: Instant,
-        /// When the worker finishes, even if settlements are not written.
+        /// The worker finishes by this time, even if settlements are not written.
         give_up_at: Instant,
     },
 }
@@ -118,7 +119,7 @@ pub enum Action {
         /// The source of the offer.
         source: SourceName,
         /// The maximum number of events. Events that are handed over use up the offer. The next
-        /// offer is computed without events that were handed over before it and are not reported
+        /// offer does not account for events that were handed over before it and are not reported
         /// yet.
         room: u32,
         /// The maximum total size of the events in bytes.
@@ -139,8 +140,9 @@ pub enum Action {
     },
     /// A circuit breaker changed its state. For the log and the metrics.
     Breaker(SourceName, Breaker),
-    /// These settlements were abandoned: their leases ended before they could be written. The
-    /// events are claimable again and may be delivered twice. For the log.
+    /// These settlements were abandoned: their leases ended, or the time for the shutdown was over,
+    /// before they could be written. The events are claimable when their leases have ended, and may
+    /// be delivered twice. For the log.
     Abandoned(Vec<Settlement>),
     /// The worker holds nothing any more, or the time for the shutdown is over. The last action.
     Done,

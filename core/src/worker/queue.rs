@@ -48,7 +48,8 @@ pub(super) struct SourceQueue {
     wanted: u32,
     /// The number of events that the present or last claim returned.
     pub(super) came: u32,
-    /// The last claim returned fewer events than it asked for, so no others were due.
+    /// The last claim returned fewer events than it asked for and held none back. So no others were
+    /// due, except rows that were locked at that moment.
     is_drained: bool,
     /// What is left of the last reported offer.
     pub(super) offered: Offered,
@@ -149,9 +150,10 @@ impl SourceQueue {
             .saturating_sub(held)
     }
 
-    /// The demand of a source when one claim cannot serve all sources in full: twice what its last
-    /// claim returned, and at least four. So a busy source gets most of the claim, and the demand
-    /// doubles while there is a backlog.
+    /// The demand of a source when one claim cannot serve all sources in full. For a source with
+    /// work, it is twice what the last claim returned, and at least [`LEAST_APPETITE`]. So a busy
+    /// source gets most of the claim, and its share doubles with each claim while there is a
+    /// backlog. For a source that only may have work, it is 1.
     pub(super) fn appetite(&self) -> u32 {
         match self.expects {
             Expects::Work => self.came.saturating_mul(2).max(LEAST_APPETITE),
@@ -160,9 +162,11 @@ impl SourceQueue {
     }
 
     /// The number of events to offer for claim on insert: the free capacity, or zero if the
-    /// downstream fails or older events are known to wait. A claim in flight does not stop offers,
-    /// because it mostly collects events that were stored without one. So until it returns, up to
-    /// twice the capacity can arrive.
+    /// downstream fails or older events are known to wait.
+    ///
+    /// A claim in flight does not stop offers. It was sent for the few events that were stored
+    /// without an offer. If offers stopped until it returned, the same number of new events would
+    /// be stored without an offer again. So until it returns, up to twice the capacity can arrive.
     pub(super) fn offer(&self) -> u32 {
         if self.is_drained && self.breaker.is_closed() { self.demand() } else { 0 }
     }

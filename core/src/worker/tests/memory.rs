@@ -134,7 +134,7 @@ fn hung_sources_with_large_events_leave_memory_to_the_others() {
     events.run();
     assert!(
         (1..6).all(|source| events.held_by(source) >= 2_000),
-        "each hung source holds two events"
+        "each hung source holds at least two events"
     );
     events.due(0, 200, 1_000);
     events.run();
@@ -144,7 +144,7 @@ fn hung_sources_with_large_events_leave_memory_to_the_others() {
 #[test]
 fn many_hung_sources_with_large_events_take_turns() {
     let mut events = Events::new(201, 16);
-    // The source has had a delivery, and is known to be prompt.
+    // Source 0 has had a delivery, and is known to be prompt.
     events.due(0, 1, 1_000);
     events.run();
     for source in 1..201 {
