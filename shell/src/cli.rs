@@ -43,8 +43,8 @@ pub enum Command {
     Migrate(ConfigArgs),
     /// Copy a SQLite database to a new file, whether or not it is being served
     Backup(CopyArgs),
-    /// Replace a SQLite database that is not being served with a backup; the old database is kept
-    /// beside it
+    /// Replace a SQLite database with a backup, while no process serves it; the old database is
+    /// kept beside it
     Restore(CopyArgs),
     /// List events, show one event, or redrive events
     Events {
@@ -53,7 +53,7 @@ pub enum Command {
         #[command(subcommand)]
         command: EventsCommand,
     },
-    /// Show each source: waiting events, delay, and whether it is paused
+    /// Show each source: waiting events, age of the oldest due event, and whether it is paused
     Sources(ServiceArgs),
     /// Check whether a service runs, or with `--ready` whether it is ready for requests; for the
     /// health check of a container

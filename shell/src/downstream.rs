@@ -43,8 +43,8 @@ const MAX_RESPONSE_BYTES: usize = 16 << 10;
 /// How long a response body may take after the head. At the timeout, the rest of the excerpt and
 /// the connection are lost.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
-/// A timer that fires later than this shows that the process was stopped: its machine was suspended
-/// or moved, or had no processor time for it.
+/// A timer that fires more than this after its deadline shows that the process was stopped: its
+/// machine was suspended or moved, or had no processor time for it.
 const STOOD_STILL: Duration = Duration::from_millis(100);
 /// Extra time, after such a stop, to read what has arrived in the socket buffers.
 const TO_CATCH_UP: Duration = Duration::from_millis(100);

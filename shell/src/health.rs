@@ -183,7 +183,7 @@ impl Health {
         let was_unstorable = self.unstorable.swap(failed.is_some(), Ordering::AcqRel);
         match &failed {
             Some(error) if !was_unstorable => {
-                tracing::warn!(%error, "not ready: new events cannot be stored; probing until a probe succeeds");
+                tracing::warn!(%error, "not ready: new events cannot be stored; probing again at the next readiness request");
             }
             None if was_unstorable => tracing::info!("new events can be stored again"),
             _ => {}
@@ -286,7 +286,7 @@ async fn ping(
     let was_unreachable = unreachable.swap(failed.is_some(), Ordering::AcqRel);
     match &failed {
         Some(error) if !was_unreachable => {
-            tracing::warn!(%error, "not ready: the database cannot be used; checking again periodically");
+            tracing::warn!(%error, "not ready: the database cannot be used; checking again at the next readiness request");
         }
         None if was_unreachable => tracing::info!("the database can be used again"),
         _ => {}

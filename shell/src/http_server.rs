@@ -52,8 +52,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long a connection without a first request is kept while all connections are in use. Clients
 /// that connect to post send their request immediately.
 const GRACE: Duration = Duration::from_millis(500);
-/// When a new connection waits and request bodies are late, one in this number of connections is
-/// closed. Closing several at a time prevents that a flood of slow senders delays each new
+/// When a new connection waits and request bodies are late, up to one in this number of connections
+/// is closed. Several are closed at a time, so that a flood of slow senders does not delay each new
 /// connection.
 const SHED_ONE_IN: usize = 16;
 /// As `LINGER`, for a connection that was closed to make room.

@@ -55,8 +55,8 @@ pub enum IntakeError {
     /// A limit of [`Limits`] is reached.
     #[error("too many requests are waiting to be stored")]
     Overloaded,
-    /// The request arrived slowly, and another request needed its memory.
-    #[error("the request arrived too slowly while memory was short")]
+    /// The request arrived slowly, and other requests needed its memory or its connection.
+    #[error("the request arrived too slowly while memory or connections were short")]
     GaveWay,
     #[error("the service is shutting down")]
     ShuttingDown,

@@ -173,7 +173,7 @@ pub async fn backup(config: Config, to: &Path) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// `surehook restore`: replaces the database by a backup.
+/// `surehook restore`: replaces the database with a backup.
 ///
 /// # Errors
 ///

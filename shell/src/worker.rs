@@ -36,7 +36,7 @@ pub struct WorkerPorts {
     pub downstream: Arc<dyn Downstream>,
     /// The clock whose time `worker` was created with.
     pub clock: Arc<dyn Clock>,
-    /// Signals the sources that have new events.
+    /// Signals the sources that have events to claim: new, redriven, or of a resumed source.
     pub doorbell: Arc<Doorbell>,
     /// Passes events that this process claimed on insert.
     pub handover: Arc<Handover>,
@@ -248,5 +248,5 @@ fn reason_in_words(reason: Reason) -> &'static str {
 
 fn log_abandoned(settlement: &Settlement) {
     let Settlement { event, source, attempt, .. } = settlement;
-    tracing::warn!(event_id = %event, %source, attempt, "settlement abandoned: the lease ended before it could be written; the event may be delivered twice");
+    tracing::warn!(event_id = %event, %source, attempt, "settlement abandoned: the lease or the shutdown ended before it could be written; the event may be delivered twice");
 }
