@@ -1,6 +1,6 @@
 //! What the reply to a delivery means, and what happens to its event. One case is decided
-//! elsewhere: the worker settles a delivery that a shutdown cut off as [`Outcome::CutOff`], whatever
-//! its verdict.
+//! elsewhere: the worker settles a delivery that a shutdown cut off as [`Outcome::CutOff`],
+//! whatever its verdict.
 //!
 //! | reply | verdict |
 //! |---|---|
