@@ -393,8 +393,8 @@ impl PostgresStore {
         for row in &rows {
             held.insert(row.try_get(0).map_err(|error| errors::failed(&error).error)?);
         }
-        // The batch is sorted by fence, and a row's fence is never greater than that of its newest
-        // claim. So the last settlement of a returned event is the one that counted.
+        // The batch is sorted by fence, and no claim of an event has a greater fence than its row.
+        // So the last settlement of a returned event is the one that counted.
         refused.extend(
             batch
                 .iter()
@@ -412,7 +412,7 @@ impl PostgresStore {
         end: Status,
         statement: &'static str,
     ) -> Result<Redriven, StoreError> {
-        // The event can reach that status between the two statements. Then another round succeeds.
+        // The event can reach that status between the two statements. Then another round can succeed.
         for _ in 0..ACCEPT_ROUNDS {
             let redriven =
                 self.execute(&self.operator, sqlx::query(statement).bind(event.as_uuid())).await?;

@@ -4,7 +4,8 @@
 -- $7: events to claim on insert. $8: their leases in microseconds. Such a row starts as claim.sql
 -- would leave it, unless its source is paused.
 --
--- Only events_key arbitrates conflicts: the id of another event fails the whole statement.
+-- Only events_key arbitrates conflicts: a new event with the id of another event fails the whole
+-- statement.
 --
 -- Keep this header short: pg_stat_activity shows only the first 1,024 bytes of a statement, and
 -- a test looks for the insert there.

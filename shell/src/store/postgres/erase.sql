@@ -4,7 +4,8 @@
 -- payloads. Events that were received within the retention are not examined further.
 --
 -- An event that was queued again since this statement's snapshot is locked in a version that the
--- snapshot does not see. The update goes by ctid, so it does not write that version.
+-- snapshot does not see. The update goes by ctid, so it does not write that version: the event
+-- keeps its payload.
 --
 -- Bound: a range scan of events, cut by the limit. Then one probe of each other table for each
 -- event.

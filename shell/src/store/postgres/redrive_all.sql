@@ -2,8 +2,8 @@
 -- ids. The parameters are those of list.sql, but $9 is the limit of redriven events. If $11 is
 -- true, they are only counted.
 --
--- Bound: one range scan as in list.sql, cut by $10. Then one probe of each table for each dead
--- letter looked at. The update goes by ctid: see settle.sql.
+-- Bound: one range scan as in list.sql, cut by $10. Then one probe of each table that is needed for
+-- each row looked at. The update goes by ctid: see settle.sql.
 -- Index: for the scan events_key, deliveries_dead or deliveries_pkey, by the path. For the probes
 -- events_pkey, deliveries_pkey and attempts_pkey.
 -- Locks: the redriven rows of deliveries in the order of their ids, skipping locked rows, which

@@ -3,8 +3,9 @@
 --
 -- A replay is answered from a row that an earlier process may have written and not flushed, because
 -- it died in between. The flush of a later commit covers the whole log before it, but a transaction
--- that changes nothing flushes nothing. An update to the same values changes nothing either. SQLite
--- always writes the version number that it keeps for applications. It is not used here.
+-- that changes nothing flushes nothing. An update to the same values changes nothing either. But
+-- SQLite always writes `user_version`, the number that it keeps for applications. Surehook does not
+-- use that number for anything else.
 --
 -- Bound: one page.
 -- Index: none.

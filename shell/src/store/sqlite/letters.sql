@@ -2,8 +2,8 @@
 -- of list.sql. Each row has the number of rows looked at, and the last of them. Without a dead
 -- letter it is one row without an id.
 --
--- Bound: one range scan as in list.sql, cut by ?10. Then one probe of each table for each dead
--- letter looked at.
+-- Bound: one range scan as in list.sql, cut by ?10. Then one probe of each table that is needed for
+-- each row looked at.
 -- Index: as in list.sql.
 -- Locks: the database's write lock, which the transaction holds.
 with

@@ -3,7 +3,7 @@
 -- indexes.
 --
 -- Bound: the number of sources.
--- Index: deliveries_due, deliveries_dead.
+-- Index: deliveries_due, deliveries_dead, and the primary key of paused_sources.
 -- Locks: none. A reader does not block the writer.
 with recursive
 working (source) as (
