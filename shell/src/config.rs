@@ -157,8 +157,8 @@ pub struct Source {
 pub mod limits {
     use std::time::Duration;
 
-    /// The longest delivery. The lease of an event lasts at least this long, and no other worker
-    /// claims it during that time.
+    /// The longest `timeout` of a delivery. The event's lease lasts longer than the timeout, and no
+    /// other worker claims the event during the lease.
     pub const TIMEOUT: Duration = Duration::from_hours(1);
     /// The most deliveries in flight for one source in one process.
     pub const CONCURRENCY: u32 = 10_000;

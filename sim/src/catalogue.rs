@@ -10,7 +10,7 @@ use surehook_model::oracles::Promise;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     pub bug: Bug,
-    /// The number of seeds before each find, from the start or from the find before.
+    /// The number of seeds that each find took, counted from the start or from the find before.
     pub gaps: Vec<u64>,
     /// For each promise, the number of runs in which its violation came first.
     pub by: BTreeMap<Promise, u64>,

@@ -134,7 +134,7 @@ impl fmt::Display for Config {
             time(*header_timeout),
             time(*body_timeout)
         )?;
-        writeln!(f, "worker      holds events of up to {}", size(worker.max_held_bytes))?;
+        writeln!(f, "worker      holds up to {} of events", size(worker.max_held_bytes))?;
         writeln!(
             f,
             "retention   delivered {}, dead-lettered {}",
