@@ -100,8 +100,8 @@ impl<C: Connect> Pool<C> {
     }
 
     /// Takes a connection. Waits for it for at most [`ACQUIRE_TIMEOUT`]. Unless it is
-    /// [kept](PooledConnection::keep), it is closed on drop, and its slot is free when the server has ended the
-    /// session.
+    /// [kept](PooledConnection::keep), it is closed on drop, and its slot is free when the server
+    /// has ended the session.
     pub(super) async fn take(self: &Arc<Self>) -> Result<PooledConnection<C>, TakeError> {
         let deadline = Instant::now() + ACQUIRE_TIMEOUT;
         let busy = || TakeError::Busy {

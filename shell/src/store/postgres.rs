@@ -412,7 +412,8 @@ impl PostgresStore {
         end: Status,
         statement: &'static str,
     ) -> Result<Redriven, StoreError> {
-        // The event can reach that status between the two statements. Then another round can succeed.
+        // The event can reach that status between the two statements. Then another round can
+        // succeed.
         for _ in 0..ACCEPT_ROUNDS {
             let redriven =
                 self.execute(&self.operator, sqlx::query(statement).bind(event.as_uuid())).await?;
