@@ -160,7 +160,7 @@ pub struct RedriveArgs {
     /// them again
     #[arg(long, conflicts_with = "reason")]
     pub delivered: bool,
-    /// Continue after this event, which an interrupted run with `--delivered` printed
+    /// Continue after this event, which a failed run with `--delivered` printed
     #[arg(long, value_name = "ID", requires = "delivered", conflicts_with = "id")]
     pub after: Option<String>,
     /// Select all events of all sources

@@ -2,8 +2,8 @@
 //! cannot affect other events.
 //!
 //! A redriven dead letter is no longer a dead letter, but a redriven delivered event ends as
-//! delivered again. So the database does not show which events an interrupted run has redriven. The
-//! run itself prints where to continue.
+//! delivered again. So the database does not show which events an interrupted run has redriven. A
+//! run that fails prints where to continue. A run that a signal ends prints nothing.
 
 use super::client::{OperateError, Service};
 use super::{PAGE, pretty, progress};
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interrupted_run_prints_where_to_continue() {
+    fn a_failed_run_prints_where_to_continue() {
         let error = || OperateError::Refused("The database is not available".to_owned());
         let told =
             broken_off(error(), 12, Some("0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e")).to_string();
