@@ -16,11 +16,9 @@
 //!      └──────────────────────── Ramping ◀───────────────────────────────┘
 //! ```
 //!
-//! A failure is a transient verdict, or `410 Gone`. Any other response shows that the downstream
-//! processes requests. It counts as a success here, even if it refuses the event permanently.
+//! [`crate::verdict::is_healthy`] decides which replies count as failures.
 
 use crate::time::Instant;
-use crate::verdict::{DeliveryError, Reply, Verdict};
 use core::time::Duration;
 
 /// When a source's breaker opens, and for how long.
@@ -163,24 +161,9 @@ impl Breaker {
     }
 }
 
-/// Whether a reply shows that the downstream is healthy. `None` if it shows nothing: the request
-/// was not sent, or this process cut it off.
-#[must_use]
-pub fn is_healthy(reply: &Reply, verdict: Verdict) -> Option<bool> {
-    const GONE: u16 = 410;
-    match reply {
-        Reply::Failed(DeliveryError::CutOff) | Reply::NotSent => None,
-        Reply::Response { status_code: GONE, .. } => Some(false),
-        Reply::Response { .. } | Reply::Failed(_) => {
-            Some(!matches!(verdict, Verdict::Transient | Verdict::Lost))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
 
     const POLICY: BreakerPolicy = BreakerPolicy { failures: 3, open_for: Duration::from_secs(10) };
 
@@ -250,21 +233,5 @@ mod tests {
             breaker = breaker.after(at(1), false, BreakerPolicy::OFF, 4);
         }
         assert_eq!((breaker.slots(4), breaker.is_closed()), (4, true));
-    }
-
-    #[test]
-    fn a_downstream_that_refuses_single_events_is_healthy() {
-        let response =
-            |status_code| Reply::Response { status_code, retry_after: None, excerpt: Bytes::new() };
-        assert_eq!(is_healthy(&response(200), Verdict::Delivered), Some(true));
-        assert_eq!(is_healthy(&response(422), Verdict::Permanent), Some(true));
-        assert_eq!(is_healthy(&response(410), Verdict::Permanent), Some(false));
-        assert_eq!(is_healthy(&response(503), Verdict::Transient), Some(false));
-        assert_eq!(
-            is_healthy(&Reply::Failed(DeliveryError::Timeout), Verdict::Transient),
-            Some(false)
-        );
-        assert_eq!(is_healthy(&Reply::Failed(DeliveryError::CutOff), Verdict::Transient), None);
-        assert_eq!(is_healthy(&Reply::NotSent, Verdict::Transient), None);
     }
 }

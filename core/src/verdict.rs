@@ -165,6 +165,24 @@ fn judge_status(status_code: u16, policy: &Policy) -> Verdict {
     }
 }
 
+/// Whether a reply shows that the downstream is healthy, for the source's
+/// [circuit breaker](crate::breaker). `None` if it shows nothing: the request was not sent, or this
+/// process cut it off.
+///
+/// A transient verdict and `410 Gone` are failures. Any other response shows that the downstream
+/// processes requests, even if it refuses the event permanently.
+#[must_use]
+pub fn is_healthy(reply: &Reply, verdict: Verdict) -> Option<bool> {
+    const GONE: u16 = 410;
+    match reply {
+        Reply::Failed(DeliveryError::CutOff) | Reply::NotSent => None,
+        Reply::Response { status_code: GONE, .. } => Some(false),
+        Reply::Response { .. } | Reply::Failed(_) => {
+            Some(!matches!(verdict, Verdict::Transient | Verdict::Lost))
+        }
+    }
+}
+
 /// The verdict on the reply to `attempt`, and what happens to the event. `in_budget` is its
 /// number in the present retry budget. Without a verdict, there was no attempt.
 ///
@@ -331,5 +349,19 @@ mod tests {
         assert_eq!(after(Duration::from_secs(90)), Duration::from_secs(90));
         assert_eq!(after(Duration::from_secs(u64::MAX)), policy.backoff.max_delay);
         assert_eq!(after(Duration::ZERO), policy.backoff.delay(event, 1, BudgetAttempt(1)));
+    }
+
+    #[test]
+    fn a_downstream_that_refuses_single_events_is_healthy() {
+        assert_eq!(is_healthy(&response(200), Verdict::Delivered), Some(true));
+        assert_eq!(is_healthy(&response(422), Verdict::Permanent), Some(true));
+        assert_eq!(is_healthy(&response(410), Verdict::Permanent), Some(false));
+        assert_eq!(is_healthy(&response(503), Verdict::Transient), Some(false));
+        assert_eq!(
+            is_healthy(&Reply::Failed(DeliveryError::Timeout), Verdict::Transient),
+            Some(false)
+        );
+        assert_eq!(is_healthy(&Reply::Failed(DeliveryError::CutOff), Verdict::Transient), None);
+        assert_eq!(is_healthy(&Reply::NotSent, Verdict::Transient), None);
     }
 }

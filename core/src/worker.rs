@@ -45,11 +45,11 @@ mod shortage;
 mod tests;
 
 use crate::backoff::{mix, share};
-use crate::breaker::{Breaker, is_healthy};
+use crate::breaker::Breaker;
 use crate::event::Outcome;
 use crate::source::{Policy, SourceName};
 use crate::time::Instant;
-use crate::verdict::{DeliveryError, Reply, decide};
+use crate::verdict::{DeliveryError, Reply, decide, is_healthy};
 use agenda::Agenda;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;

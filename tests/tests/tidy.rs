@@ -1,6 +1,6 @@
 //! Rules of this project that neither the compiler nor clippy can check.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -125,6 +125,44 @@ fn messages_in(text: &str) -> impl Iterator<Item = &str> {
         level.starts_with("warn,") || level.starts_with("info,")
     });
     calls.chain(lines).filter_map(|rest| rest.split('"').nth(1))
+}
+
+/// For each top-level module of these files, the other modules of its crate that it imports.
+fn imports(root: &str, files: &[(PathBuf, String)]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (file, text) in files {
+        let inside = file.strip_prefix(Path::new(ROOT).join(root)).unwrap().with_extension("");
+        let names: Vec<_> = inside.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
+        if names.iter().any(|name| name == "tests") {
+            continue;
+        }
+        let program = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
+        let lines = program.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let named = lines.flat_map(|line| line.split("crate::").skip(1)).map(|rest| {
+            rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect::<String>()
+        });
+        let module = &names[0];
+        imports.entry(module.clone()).or_default().extend(named.filter(|other| other != module));
+    }
+    imports
+}
+
+/// The modules that import each other, directly or through others, and those that import them.
+fn cyclic(mut imports: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
+    loop {
+        let left: BTreeSet<String> = imports.keys().cloned().collect();
+        imports.retain(|_, imported| !imported.is_disjoint(&left));
+        if imports.len() == left.len() {
+            return imports;
+        }
+    }
+}
+
+#[test]
+fn modules_of_the_core_do_not_import_each_other() {
+    let imports = imports("core/src", &read(&["core/src"]));
+    assert!(imports["worker"].contains("verdict") && imports.len() > 15, "{imports:?}");
+    assert_eq!(cyclic(imports), BTreeMap::new());
 }
 
 #[test]

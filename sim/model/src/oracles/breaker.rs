@@ -11,10 +11,9 @@ use crate::history::{At, Fault, Run, Sending, What};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use surehook_core::breaker::is_healthy;
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::source::Policy;
-use surehook_core::verdict::{DeliveryError, Reply, judge as verdict};
+use surehook_core::verdict::{DeliveryError, Reply, is_healthy, judge as verdict};
 
 /// Bound on the time between a start or an end and its record.
 const SEEN_WITHIN: Duration = Duration::from_millis(500);
