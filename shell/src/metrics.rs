@@ -6,10 +6,11 @@
 
 use crate::http::problem::ProblemKind;
 use crate::ports::{
-    Clock, Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store,
-    StoreError,
+    Clock, Connections, Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
 };
-use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
+use crate::search::{
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
+};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use prometheus::{

@@ -2,19 +2,20 @@
 //! implementation. In production these are PostgreSQL or SQLite, reqwest, tokio's clock, and the
 //! system's entropy. In a simulation there is a model of each.
 
-use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
+use crate::search::{
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
+};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use std::time::Duration;
 use surehook_core::admission::{Fingerprint, Stored};
-use surehook_core::event::{Reason, Status};
-use surehook_core::id::{Attempt, EventId};
+use surehook_core::event::Status;
+use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
-use surehook_core::verdict::{Reply, Verdict};
+use surehook_core::verdict::Reply;
 use surehook_core::worker::claims::{Claim, Claims, Demand, Settlement};
 
 /// The database. Each method is one transaction, or a few that are each harmless alone. No
@@ -188,48 +189,6 @@ impl NewEvent {
     pub fn size(&self) -> usize {
         self.headers.len() + self.body.len()
     }
-}
-
-/// All data of one event. Times are of the database's clock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventRecord {
-    pub id: EventId,
-    /// Text, because the source may have been removed from the configuration.
-    pub source: String,
-    pub key: String,
-    /// When the event was stored.
-    pub received_at: Timestamp,
-    pub status: Status,
-    /// The newest claimed attempt; 0 before the first.
-    pub attempt: Attempt,
-    /// The present retry budget counts the attempts after this one. `None` once the event is
-    /// delivered.
-    pub budget_from: Option<Attempt>,
-    /// When the event is due next; `None` while it is processed and after it has ended.
-    pub next_attempt_at: Option<Timestamp>,
-    /// When the event ended; `None` before that.
-    pub settled_at: Option<Timestamp>,
-    /// Why the event was dead-lettered; `None` in all other states.
-    pub reason: Option<Reason>,
-    /// Oldest first.
-    pub history: Vec<AttemptEntry>,
-}
-
-/// One attempt in the history of an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AttemptEntry {
-    pub attempt: Attempt,
-    /// When the attempt ended, or was found to be lost.
-    pub ended_at: Timestamp,
-    /// Duration of the attempt; `None` if it was lost.
-    pub took: Option<Duration>,
-    pub verdict: Verdict,
-    /// The status code of the response; `None` if there was no response.
-    pub status_code: Option<u16>,
-    /// Why there was no complete reply, as text of [`surehook_core::verdict::DeliveryError`].
-    pub error: Option<String>,
-    /// The first bytes of the response body.
-    pub excerpt: Bytes,
 }
 
 /// The result of a redrive.

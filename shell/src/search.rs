@@ -1,17 +1,61 @@
-//! The search for events by operators, and its pages.
+//! What operators read: one event, the events that match a filter page by page, and the work of
+//! each source.
 //!
 //! No query may cost more on a large database than on a small one. A page therefore has two limits:
 //! the events that it returns, and the events that it examines to find them. A page that reaches
 //! the second limit can be short or empty, and still says where the next page continues. There are
 //! no indexes for these queries alone, because each accept would have to update them.
 
-use crate::ports::EventRecord;
+use bytes::Bytes;
 use jiff::Timestamp;
 use std::time::Duration;
 use surehook_core::event::{Reason, Status};
-use surehook_core::id::EventId;
+use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
+use surehook_core::verdict::Verdict;
+
+/// All data of one event. Times are of the database's clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRecord {
+    pub id: EventId,
+    /// Text, because the source may have been removed from the configuration.
+    pub source: String,
+    pub key: String,
+    /// When the event was stored.
+    pub received_at: Timestamp,
+    pub status: Status,
+    /// The newest claimed attempt; 0 before the first.
+    pub attempt: Attempt,
+    /// The present retry budget counts the attempts after this one. `None` once the event is
+    /// delivered.
+    pub budget_from: Option<Attempt>,
+    /// When the event is due next; `None` while it is processed and after it has ended.
+    pub next_attempt_at: Option<Timestamp>,
+    /// When the event ended; `None` before that.
+    pub settled_at: Option<Timestamp>,
+    /// Why the event was dead-lettered; `None` in all other states.
+    pub reason: Option<Reason>,
+    /// Oldest first.
+    pub history: Vec<AttemptEntry>,
+}
+
+/// One attempt in the history of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptEntry {
+    pub attempt: Attempt,
+    /// When the attempt ended, or was found to be lost.
+    pub ended_at: Timestamp,
+    /// Duration of the attempt; `None` if it was lost.
+    pub took: Option<Duration>,
+    pub verdict: Verdict,
+    /// The status code of the response; `None` if there was no response.
+    pub status_code: Option<u16>,
+    /// Why there was no complete reply, as text of [`surehook_core::verdict::DeliveryError`].
+    pub error: Option<String>,
+    /// The first bytes of the response body.
+    pub excerpt: Bytes,
+}
 
 /// Filters for events. An event must match all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,10 +12,10 @@ use surehook::doorbell::Doorbell;
 use surehook::handover::{Handed, Handover};
 use surehook::ids::SystemIds;
 use surehook::intake::{Intake, IntakeError, IntakePorts, Limits, intake};
-use surehook::ports::{
-    Erased, EventRecord, Ids, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+use surehook::ports::{Erased, Ids, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::search::{
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
 };
-use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, Stored};
 use surehook_core::event::{Outcome, Status};
 use surehook_core::id::EventId;

@@ -12,10 +12,12 @@ use surehook::health::Loop;
 use surehook::http::App;
 use surehook::ids::SystemIds;
 use surehook::ports::{
-    Downstream, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+    Downstream, Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
 };
 use surehook::process::{Broken, Ended, Host, ProcessPorts, Task, run};
-use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
+use surehook::search::{
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
+};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;

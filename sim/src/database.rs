@@ -19,8 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use surehook::ports::{Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError};
-use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
+use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::search::{
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
+};
 use surehook_core::admission::Stored;
 use surehook_core::event::Status;
 use surehook_core::id::EventId;

@@ -268,7 +268,7 @@ impl Store for BuggyStore {
     fn find(
         &self,
         event: EventId,
-    ) -> BoxFuture<'_, Result<Option<surehook::ports::EventRecord>, StoreError>> {
+    ) -> BoxFuture<'_, Result<Option<surehook::search::EventRecord>, StoreError>> {
         self.store.find(event)
     }
 

@@ -13,10 +13,10 @@ use madsim::time::{sleep, timeout};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use surehook::ports::{
-    Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::search::{
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
 };
-use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use surehook::config::{Config, Overrides};
-use surehook::ports::EventRecord;
+use surehook::search::EventRecord;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::source::Policy;

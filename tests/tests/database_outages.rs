@@ -5,7 +5,7 @@
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use std::time::{Duration, Instant};
-use surehook::ports::AttemptEntry;
+use surehook::search::AttemptEntry;
 use surehook_core::verdict::Verdict;
 use tests::database::Database;
 use tests::http::Client;

@@ -166,6 +166,14 @@ fn modules_of_the_core_do_not_import_each_other() {
 }
 
 #[test]
+fn the_ports_import_what_they_carry_and_not_the_other_way_round() {
+    let mut imports = imports("shell/src", &read(&["shell/src"]));
+    imports.retain(|module, _| ["ports", "search"].contains(&module.as_str()));
+    assert!(imports["ports"].contains("search"), "{imports:?}");
+    assert_eq!(cyclic(imports), BTreeMap::new());
+}
+
+#[test]
 fn every_file_says_what_it_is_for() {
     for (file, text) in read(&[
         "core/src",

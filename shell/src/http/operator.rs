@@ -5,7 +5,7 @@ use super::view::{ListedEvent, SourceView};
 use super::{Answer, App};
 use crate::http::problem::{Problem, ProblemKind};
 use crate::metrics;
-use crate::search::{PageSize, Span};
+use crate::search::{EventRecord, PageSize, Span};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -53,7 +53,7 @@ impl App {
         }
         let span = Span { until: after.map_or(span.until, |after| span.until.min(after)), ..span };
         let page = self.patiently(self.store.list(filter, span, size)).await?;
-        let shown = |event: crate::ports::EventRecord| {
+        let shown = |event: EventRecord| {
             let policy = self.sources.get(event.source.as_str()).map(|source| source.max_attempts);
             ListedEvent::new(event, policy)
         };

@@ -3,8 +3,7 @@
 //! Times are RFC 3339 in UTC with microseconds, by the database's clock; null if there is none.
 
 use crate::metrics::Standing;
-use crate::ports::{AttemptEntry, EventRecord};
-use crate::search::SourceRecord;
+use crate::search::{AttemptEntry, EventRecord, SourceRecord};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;

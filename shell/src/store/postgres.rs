@@ -20,10 +20,10 @@ pub mod sql;
 pub use connect::options;
 pub use servers::{Servers, shown};
 
-use crate::ports::{
-    Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+use crate::ports::{Connections, Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::search::{
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
 };
-use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
 use crate::store::pool::Pool;
 use crate::store::rows::{self, FoundRow, SourceRow};

@@ -1,8 +1,8 @@
 //! Converts between the types of `core` and the columns of both databases: durations, times, names,
 //! and the rows of an event's history.
 
-use crate::ports::{AttemptEntry, EventRecord, StoreError};
-use crate::search::{EventPage, PageSize, Path, SourceRecord};
+use crate::ports::StoreError;
+use crate::search::{AttemptEntry, EventPage, EventRecord, PageSize, Path, SourceRecord};
 use jiff::Timestamp;
 use sqlx::types::Uuid;
 use std::time::Duration;

@@ -19,10 +19,10 @@ pub use connect::options;
 pub use copy::CopyError;
 pub use file::FileError;
 
-use crate::ports::{
-    Connections, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+use crate::ports::{Connections, Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::search::{
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
 };
-use crate::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use crate::store::OpenError;
 use crate::store::pool::{ACQUIRE_TIMEOUT, Pool};
 use crate::store::rows::{self, FoundRow, SourceRow};

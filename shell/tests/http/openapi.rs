@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 use surehook::http::OPENAPI;
 use surehook::http::problem::ProblemKind;
-use surehook::ports::{AttemptEntry, EventRecord};
+use surehook::search::{AttemptEntry, EventRecord};
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;

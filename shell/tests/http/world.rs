@@ -22,10 +22,10 @@ use surehook::http::{App, RouteSet, SourceIntake};
 use surehook::ids::SystemIds;
 use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
-use surehook::ports::{
-    Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::search::{
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
 };
-use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::{OnKeyReuse, Stored};
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::EventId;

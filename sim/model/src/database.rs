@@ -9,10 +9,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use surehook::ports::{
-    AttemptEntry, Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, StoreError,
+use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::search::{
+    AttemptEntry, EventFilter, EventPage, EventRecord, PageSize, Path, RedrivenPage, SourceRecord,
+    Span,
 };
-use surehook::search::{EventFilter, EventPage, PageSize, Path, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::event::{DeliveryState, Due, Status};
 use surehook_core::id::{Attempt, EventId};

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use surehook::ports::EventRecord;
+use surehook::search::EventRecord;
 use surehook_core::admission::Fingerprint;
 use surehook_core::event::{Outcome, Status};
 use surehook_core::id::{Attempt, EventId, Fence};

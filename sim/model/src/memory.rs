@@ -8,10 +8,10 @@ use futures::future::{BoxFuture, ready};
 use jiff::Timestamp;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use surehook::ports::{
-    Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::search::{
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
 };
-use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;

@@ -7,10 +7,10 @@ use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnection;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use surehook::ports::{
-    Erased, EventRecord, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::search::{
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
 };
-use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook::store::sqlite::options;
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;

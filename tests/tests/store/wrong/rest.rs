@@ -3,7 +3,8 @@
 use super::{Wrong, WrongStore};
 use bytes::Bytes;
 use std::time::Duration;
-use surehook::ports::{Erased, EventRecord, Pruned, Redriven, Retention, StoreError};
+use surehook::ports::{Erased, Pruned, Redriven, Retention, StoreError};
+use surehook::search::EventRecord;
 use surehook_core::admission::Fingerprint;
 use surehook_core::event::{DeliveryState, Reason, Status};
 use surehook_core::id::{EventId, Fence};

@@ -3,7 +3,8 @@
 use super::{Wrong, WrongStore};
 use bytes::Bytes;
 use std::time::Duration;
-use surehook::ports::{AttemptEntry, StoreError};
+use surehook::ports::StoreError;
+use surehook::search::AttemptEntry;
 use surehook_core::event::Outcome;
 use surehook_core::id::EventId;
 use surehook_core::verdict::Verdict;
