@@ -3,7 +3,7 @@
 //!
 //! [`surehook_core::readiness`] decides whether there is a doubt about the last of these.
 
-use crate::ports::{Clock, Ids, NewEvent, Store, StoreError};
+use crate::ports::{Clock, Ids, MaintenanceStore, NewEvent, StoreError};
 use bytes::Bytes;
 use futures::future::{BoxFuture, Shared};
 use futures::{FutureExt, select_biased};
@@ -134,7 +134,7 @@ impl Health {
     /// [`NotReady`] with the reason, after at most 1.5 seconds.
     pub async fn ready(
         &self,
-        store: &Arc<dyn Store>,
+        store: &Arc<dyn MaintenanceStore>,
         clock: &Arc<dyn Clock>,
         ids: &Arc<dyn Ids>,
     ) -> Result<(), NotReady> {
@@ -160,7 +160,7 @@ impl Health {
 
     /// The result of the newest ping, or of a new one if that is too old. Concurrent callers share
     /// one ping. If the caller that started it disconnects, the next caller continues it.
-    fn ping(&self, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>) -> Answer {
+    fn ping(&self, store: &Arc<dyn MaintenanceStore>, clock: &Arc<dyn Clock>) -> Answer {
         shared(&self.ping, clock, PING_TIMEOUT, PING_FRESH, || {
             let (store, late, unreachable) = (
                 Arc::clone(store),
@@ -174,7 +174,7 @@ impl Health {
     /// Whether new events can be stored. A probe is sent only if there is a doubt.
     async fn can_store(
         &self,
-        store: &Arc<dyn Store>,
+        store: &Arc<dyn MaintenanceStore>,
         clock: &Arc<dyn Clock>,
         ids: &Arc<dyn Ids>,
         deadline: Instant,
@@ -194,7 +194,7 @@ impl Health {
     /// Probes until there is no doubt. A failure after the start of a probe requires another probe.
     async fn settle_doubts(
         &self,
-        store: &Arc<dyn Store>,
+        store: &Arc<dyn MaintenanceStore>,
         clock: &Arc<dyn Clock>,
         ids: &Arc<dyn Ids>,
         deadline: Instant,
@@ -214,7 +214,7 @@ impl Health {
     /// one probe.
     fn probe(
         &self,
-        store: &Arc<dyn Store>,
+        store: &Arc<dyn MaintenanceStore>,
         clock: &Arc<dyn Clock>,
         ids: &Arc<dyn Ids>,
         bytes: usize,
@@ -275,7 +275,7 @@ fn shared(
 }
 
 async fn ping(
-    store: Arc<dyn Store>,
+    store: Arc<dyn MaintenanceStore>,
     late: BoxFuture<'static, ()>,
     unreachable: &AtomicBool,
 ) -> Result<(), Arc<str>> {

@@ -40,7 +40,9 @@ use crate::headers;
 use crate::health::{Health, NotReady};
 use crate::intake::{Intake, IntakeError};
 use crate::metrics::Metrics;
-use crate::ports::{Clock, Ids, NewEvent, Redriven, Store, StoreError};
+use crate::ports::{
+    Clock, Ids, MaintenanceStore, NewEvent, OperatorStore, Redriven, StoreCall, StoreError,
+};
 use crate::visible;
 use bytes::{Buf, Bytes};
 use futures::{FutureExt, Stream, TryFutureExt, select_biased};
@@ -56,7 +58,6 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -88,8 +89,10 @@ pub struct App {
     pub sources: BTreeMap<SourceName, SourceIntake>,
     /// Stores incoming events; `None` in a process that accepts no webhooks.
     pub intake: Option<Intake>,
-    /// The database, for operator requests.
-    pub store: Arc<dyn Store>,
+    /// The database, for operators' requests.
+    pub operators: Arc<dyn OperatorStore>,
+    /// The database, for `/ready` and `/metrics`.
+    pub maintenance: Arc<dyn MaintenanceStore>,
     pub metrics: Arc<Metrics>,
     /// Whether this process delivers events.
     pub delivers: bool,
@@ -457,7 +460,10 @@ impl App {
                 Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ok"}))
             }
             Route::Ready => {
-                self.health.ready(&self.store, &self.clock, &self.ids).await.map_err(not_ready)?;
+                self.health
+                    .ready(&self.maintenance, &self.clock, &self.ids)
+                    .await
+                    .map_err(not_ready)?;
                 Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ready"}))
             }
             Route::Metrics => Ok(self.metrics().await),
@@ -529,7 +535,8 @@ impl App {
 
     async fn show(&self, id: &str) -> Result<Answer, Problem> {
         let id = event_id(id)?;
-        let record = self.patiently(self.store.find(id)).await?.ok_or_else(|| unknown_event(id))?;
+        let found = self.patiently("find", self.operators.find(id)).await?;
+        let record = found.ok_or_else(|| unknown_event(id))?;
         let policy = self.sources.get(record.source.as_str()).map(|source| source.max_attempts);
         Answer::json(StatusCode::OK, Some(id), &EventView::new(record, policy))
     }
@@ -537,9 +544,12 @@ impl App {
     async fn redrive(&self, id: &str, query: &str) -> Result<Answer, Problem> {
         let id = event_id(id)?;
         let is_of_delivered = query::delivered(query)?;
-        let redriven =
-            if is_of_delivered { self.store.redrive_delivered(id) } else { self.store.redrive(id) };
-        match self.patiently(redriven).await? {
+        let (name, call) = if is_of_delivered {
+            ("redrive_delivered", self.operators.redrive_delivered(id))
+        } else {
+            ("redrive", self.operators.redrive(id))
+        };
+        match self.patiently(name, call).await? {
             Redriven::Queued => {}
             Redriven::NotFound => return Err(unknown_event(id)),
             Redriven::Erased => {
@@ -567,19 +577,18 @@ impl App {
     /// Wakes the worker for the event's source. If the source cannot be read now, polling finds the
     /// event.
     async fn ring_for(&self, id: EventId) {
-        if let Ok(Some(record)) = self.patiently(self.store.find(id)).await
+        if let Ok(Some(record)) = self.patiently("find", self.operators.find(id)).await
             && let Some((source, _)) = self.sources.get_key_value(record.source.as_str())
         {
             self.doorbell.ring([source.clone()]);
         }
     }
 
-    /// Waits for a database call, with a timeout of [`OPERATOR_TIMEOUT`].
-    async fn patiently<T>(
-        &self,
-        call: impl Future<Output = Result<T, StoreError>> + Send,
-    ) -> Result<T, Problem> {
+    /// Waits for a database call, with a timeout of [`OPERATOR_TIMEOUT`], and measures it. `name`
+    /// is its label in the metrics.
+    async fn patiently<T>(&self, name: &'static str, call: StoreCall<'_, T>) -> Result<T, Problem> {
         let late = self.clock.sleep_until(self.clock.now() + OPERATOR_TIMEOUT);
+        let call = self.metrics.measured(&*self.clock, name, call);
         let mut call = std::pin::pin!(call.fuse());
         select_biased! {
             answer = call => answer.map_err(|error| {

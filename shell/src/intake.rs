@@ -8,7 +8,7 @@
 use crate::doorbell::Doorbell;
 use crate::handover::{Handed, Handover};
 use crate::health::Health;
-use crate::ports::{Clock, NewEvent, Store, StoreError};
+use crate::ports::{Clock, EventStore, NewEvent, StoreError};
 use futures::future::{BoxFuture, Fuse};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, select_biased};
@@ -81,7 +81,7 @@ pub struct Intake {
 
 /// The dependencies of the intake loop.
 pub struct IntakePorts {
-    pub store: Arc<dyn Store>,
+    pub store: Arc<dyn EventStore>,
     pub clock: Arc<dyn Clock>,
     /// Signals the sources whose new events wait for a claim.
     pub doorbell: Arc<Doorbell>,
@@ -400,7 +400,7 @@ fn claims(held: &BTreeMap<Ticket, Held>, events: &[Ticket]) -> Vec<Claim> {
 
 /// Releases claims whose worker has ended, so that another worker does not wait for the end of
 /// their leases.
-async fn release(store: &dyn Store, claims: Vec<Claim>) {
+async fn release(store: &dyn EventStore, claims: Vec<Claim>) {
     let batch = claims.iter().map(|claim| claim.settled(Outcome::Release, None)).collect();
     if let Err(error) = store.settle(batch).await {
         let first = &claims[0];

@@ -1,18 +1,17 @@
 //! The metrics of one process, for `GET /metrics` and for the list of sources.
 //!
-//! [`Metered`] wraps the store and measures each call, so the loops contain no code for this.
+//! [`Metered`] wraps the ports to the database that the loops use, and measures each call, so the
+//! loops contain no code for this. The routes for operators measure a call where they wait for it.
 //! Labels are names of configured sources, or values of fixed lists. So requests cannot create new
 //! label values.
 
 use crate::http::problem::ProblemKind;
 use crate::ports::{
-    Clock, Connections, Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
+    Clock, Connections, Erased, EventStore, MaintenanceStore, NewEvent, Pruned, Retention,
+    StoreCall, StoreError,
 };
-use crate::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
-};
+use crate::search::SourceRecord;
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
     Registry, TextEncoder, exponential_buckets,
@@ -26,7 +25,7 @@ use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::verdict::Verdict;
-use surehook_core::worker::claims::{Claims, Demand, Settlement};
+use surehook_core::worker::claims::{Claim, Claims, DeadLettered, Demand, Settlement};
 
 /// The media type of [`Metrics::text`].
 pub const MEDIA_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -305,15 +304,19 @@ impl Metrics {
         text
     }
 
-    fn called<T>(
+    /// Waits for a call to the database, and records its duration or its failure. `name` is its
+    /// label.
+    pub(crate) async fn measured<T>(
         &self,
-        call: &'static str,
-        began: Instant,
-        now: Instant,
-        result: &Result<T, StoreError>,
-    ) {
-        match result {
-            Ok(_) => self.calls.with_label_values(&[call]).observe(now.since(began).as_secs_f64()),
+        clock: &dyn Clock,
+        name: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let began = clock.now();
+        let result = call.await;
+        let took = clock.now().since(began);
+        match &result {
+            Ok(_) => self.calls.with_label_values(&[name]).observe(took.as_secs_f64()),
             Err(error) => {
                 let class = match error {
                     StoreError::Unavailable(_) => "unavailable",
@@ -321,9 +324,10 @@ impl Metrics {
                     StoreError::Rejected(_) => "rejected",
                     StoreError::Unknown(_) => "unknown",
                 };
-                self.failed_calls.with_label_values(&[call, class]).inc();
+                self.failed_calls.with_label_values(&[name, class]).inc();
             }
         }
+        result
     }
 
     fn settled(&self, ended: &[Ended], stale: &BTreeSet<EventId>, now: Instant) {
@@ -369,76 +373,57 @@ struct Ended {
     age: Duration,
 }
 
-/// Measures the calls of a store.
-pub struct Metered {
-    store: Arc<dyn Store>,
+/// Measures the calls of a port to the database.
+pub struct Metered<P: ?Sized> {
+    port: Arc<P>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
 }
 
-impl Metered {
+impl<P: ?Sized> Metered<P> {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, metrics, clock }
-    }
-
-    fn measured<'a, T: Send + 'a>(
-        &'a self,
-        call: &'static str,
-        asked: BoxFuture<'a, Result<T, StoreError>>,
-        learn: impl FnOnce(&Metrics, &T, Instant) + Send + 'a,
-    ) -> BoxFuture<'a, Result<T, StoreError>> {
-        async move {
-            let began = self.clock.now();
-            let result = asked.await;
-            let now = self.clock.now();
-            self.metrics.called(call, began, now, &result);
-            if let Ok(done) = &result {
-                learn(&self.metrics, done, now);
-            }
-            result
-        }
-        .boxed()
+    pub fn new(port: Arc<P>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
+        Self { port, metrics, clock }
     }
 }
 
-impl Store for Metered {
-    fn connections(&self) -> Vec<Connections> {
-        self.store.connections()
-    }
-
+impl EventStore for Metered<dyn EventStore> {
     fn accepts_at_once(&self) -> usize {
-        self.store.accepts_at_once()
+        self.port.accepts_at_once()
     }
 
-    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+    fn accept(&self, batch: Vec<NewEvent>) -> StoreCall<'_, Vec<Stored>> {
         self.metrics.batch.observe(batch.len() as f64);
         let sources: Vec<SourceName> = batch.iter().map(|event| event.source.clone()).collect();
-        self.measured(
-            "accept",
-            self.store.accept(batch),
-            move |metrics, stored: &Vec<Stored>, _| {
-                for (source, _) in
-                    sources.iter().zip(stored).filter(|(_, stored)| **stored == Stored::Claimed)
-                {
-                    metrics.claimed.with_label_values(&[source.as_str()]).inc();
-                }
-            },
-        )
+        let call = self.metrics.measured(&*self.clock, "accept", self.port.accept(batch));
+        async move {
+            let stored = call.await?;
+            for (source, _) in
+                sources.iter().zip(&stored).filter(|(_, stored)| **stored == Stored::Claimed)
+            {
+                self.metrics.claimed.with_label_values(&[source.as_str()]).inc();
+            }
+            Ok(stored)
+        }
+        .boxed()
     }
 
-    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
-        self.measured("claim", self.store.claim(demands), |metrics, claims: &Claims, _| {
-            for claim in &claims.claimed {
-                metrics.claimed.with_label_values(&[claim.source.as_str()]).inc();
+    fn claim(&self, demands: Vec<Demand>) -> StoreCall<'_, Claims> {
+        let call = self.metrics.measured(&*self.clock, "claim", self.port.claim(demands));
+        async move {
+            let claims = call.await?;
+            for Claim { source, .. } in &claims.claimed {
+                self.metrics.claimed.with_label_values(&[source.as_str()]).inc();
             }
-            for dead_lettered in &claims.dead_lettered {
-                metrics.dead_lettered.with_label_values(&[dead_lettered.source.as_str()]).inc();
+            for DeadLettered { source, .. } in &claims.dead_lettered {
+                self.metrics.dead_lettered.with_label_values(&[source.as_str()]).inc();
             }
-        })
+            Ok(claims)
+        }
+        .boxed()
     }
 
-    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+    fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>> {
         let ended = batch.iter().filter_map(|settlement| {
             let record = settlement.record.as_ref()?;
             Some(Ended {
@@ -450,85 +435,41 @@ impl Store for Metered {
             })
         });
         let ended: Vec<Ended> = ended.collect();
-        self.measured(
-            "settle",
-            self.store.settle(batch),
-            move |metrics, stale: &Vec<EventId>, now| {
-                metrics.settled(&ended, &stale.iter().copied().collect(), now);
-            },
-        )
+        let call = self.metrics.measured(&*self.clock, "settle", self.port.settle(batch));
+        async move {
+            let stale = call.await?;
+            self.metrics.settled(&ended, &stale.iter().copied().collect(), self.clock.now());
+            Ok(stale)
+        }
+        .boxed()
     }
+}
 
-    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
-        self.measured("find", self.store.find(event), |_, _, _| {})
-    }
-
-    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        self.measured("redrive", self.store.redrive(event), |_, _, _| {})
-    }
-
-    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        self.measured("redrive_delivered", self.store.redrive_delivered(event), |_, _, _| {})
-    }
-
-    fn list(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
-        self.measured("list", self.store.list(filter, span, size), |_, _, _| {})
-    }
-
-    fn redrive_all(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-        dry_run: bool,
-    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
-        self.measured(
-            "redrive_all",
-            self.store.redrive_all(filter, span, size, dry_run),
-            |_, _, _| {},
-        )
-    }
-
-    fn sources(
-        &self,
-        names: Vec<SourceName>,
-        count_to: u32,
-    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
-        self.measured("sources", self.store.sources(names, count_to), |_, _, _| {})
-    }
-
-    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.measured("pause", self.store.pause(source, paused), |_, _, _| {})
-    }
-
+impl MaintenanceStore for Metered<dyn MaintenanceStore> {
     fn prune(
         &self,
         retention: Retention,
         after: Option<EventId>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
-        self.measured("prune", self.store.prune(retention, after, limit), |_, _, _| {})
+    ) -> StoreCall<'_, Pruned> {
+        let call = self.port.prune(retention, after, limit);
+        self.metrics.measured(&*self.clock, "prune", call).boxed()
     }
 
-    fn erase(
-        &self,
-        kept: Duration,
-        after: Option<EventId>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
-        self.measured("erase", self.store.erase(kept, after, limit), |_, _, _| {})
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
+        let call = self.port.erase(kept, after, limit);
+        self.metrics.measured(&*self.clock, "erase", call).boxed()
     }
 
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.measured("ping", self.store.ping(), |_, (): &(), _| {})
+    fn ping(&self) -> StoreCall<'_, ()> {
+        self.metrics.measured(&*self.clock, "ping", self.port.ping()).boxed()
     }
 
-    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.measured("probe", self.store.probe(event), |_, (): &(), _| {})
+    fn probe(&self, event: NewEvent) -> StoreCall<'_, ()> {
+        self.metrics.measured(&*self.clock, "probe", self.port.probe(event)).boxed()
+    }
+
+    fn connections(&self) -> Vec<Connections> {
+        self.port.connections()
     }
 }

@@ -1,6 +1,16 @@
-//! The four ports (traits) between the loops and their environment. The loops are the same for each
-//! implementation. In production these are PostgreSQL or SQLite, reqwest, tokio's clock, and the
-//! system's entropy. In a simulation there is a model of each.
+//! The six ports (traits) between the program and its environment: three to the database, and one
+//! each to the downstreams, the clock, and the event ids. The loops and the routes are the same for
+//! each implementation. In production these are PostgreSQL or SQLite, reqwest, tokio's clock, and
+//! the system's entropy. In a simulation there is a model of each.
+//!
+//! The database has three ports, because no user needs all of its methods: the loops for events use
+//! [`EventStore`], the operators' routes [`OperatorStore`], and retention and readiness
+//! [`MaintenanceStore`]. For all three, each method is one transaction, or a few that are each
+//! harmless alone. No connection and no transaction outlives a call, and dropping the future of a
+//! call leaves no transaction open.
+//!
+//! The database's clock is the only wall clock: durations are added to its time, and its time is
+//! what is shown.
 
 use crate::search::{
     EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
@@ -18,23 +28,16 @@ use surehook_core::time::Instant;
 use surehook_core::verdict::Reply;
 use surehook_core::worker::claims::{Claim, Claims, Demand, Settlement};
 
-/// The database. Each method is one transaction, or a few that are each harmless alone. No
-/// connection and no transaction outlives a call, and dropping the future of a call leaves no
-/// transaction open.
-///
-/// The database's clock is the only wall clock: durations are added to its time, and its time is
-/// what is shown.
-pub trait Store: Send + Sync {
+/// A call to the database in progress.
+pub type StoreCall<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// The database for the intake and the worker: accepts events, claims them, and settles them.
+pub trait EventStore: Send + Sync {
     /// Maximum number of concurrent [`Self::accept`] calls. With only one, a server is idle between
     /// two commits. With many, the batches are small. If the database has only one writer, a second
     /// batch would wait without collecting more events.
     fn accepts_at_once(&self) -> usize {
         2
-    }
-
-    /// The use of each connection pool.
-    fn connections(&self) -> Vec<Connections> {
-        Vec::new()
     }
 
     /// Commits a batch of new events. When this returns, they are durable.
@@ -47,7 +50,7 @@ pub trait Store: Send + Sync {
     /// A new event with a [lease](NewEvent::lease) is stored as [`Self::claim`] would leave it, and
     /// its claim is [`Claim::first`]. It is not claimed if its source is paused, or if the store
     /// leaves this to `claim`.
-    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>>;
+    fn accept(&self, batch: Vec<NewEvent>) -> StoreCall<'_, Vec<Stored>>;
 
     /// Claims due events: for each demand at most its limit, the oldest due first as far as locks
     /// allow.
@@ -57,29 +60,27 @@ pub trait Store: Send + Sync {
     /// increase by one, and it is due again at the end of its lease. If the previous lease of a row
     /// ended, the lost attempt is recorded. A row with no attempts left is dead-lettered instead.
     /// Events of a paused source are not claimed.
-    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>>;
+    fn claim(&self, demands: Vec<Demand>) -> StoreCall<'_, Claims>;
 
     /// Settles claims. Returns the events whose settlement was refused because of a stale fence:
     /// the row was claimed again, or settled by an earlier try of the same settlement. Nothing is
     /// written for those events. All other settlements are written.
-    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>>;
+    fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>>;
+}
 
+/// The database for operators: finds events, shows the work of each source, redrives, and pauses.
+pub trait OperatorStore: Send + Sync {
     /// All data of one event.
-    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>>;
+    fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>>;
 
     /// Queues a dead-lettered event again, with a new retry budget.
-    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>>;
+    fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven>;
 
     /// Queues a delivered event again, with a new retry budget.
-    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>>;
+    fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven>;
 
     /// One page of the events of `span` that match `filter`, newest first.
-    fn list(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-    ) -> BoxFuture<'_, Result<EventPage, StoreError>>;
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> StoreCall<'_, EventPage>;
 
     /// Queues the dead letters of `span` that match `filter` again, in the order of their ids, as
     /// [`Self::redrive`] does. If two concurrent calls reach the same event, the later one skips
@@ -91,21 +92,21 @@ pub trait Store: Send + Sync {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>>;
+    ) -> StoreCall<'_, RedrivenPage>;
 
     /// The work of each source that is named here, has waiting events, has dead letters or is
     /// paused, in the order of their names. For each source, the events that are due, that are due
     /// later, and that are dead-lettered are each counted up to `count_to`.
-    fn sources(
-        &self,
-        names: Vec<SourceName>,
-        count_to: u32,
-    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>>;
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> StoreCall<'_, Vec<SourceRecord>>;
 
     /// Pauses or resumes a source for all processes. The change is in effect when the call returns.
     /// Returns whether the state changed.
-    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>>;
+    fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool>;
+}
 
+/// The database for retention and for checks of the process: prunes, erases, and says whether the
+/// database can be used.
+pub trait MaintenanceStore: Send + Sync {
     /// Examines up to `limit` events in the order of their ids, starting after `after`. Deletes
     /// those that ended longer ago than `retention` allows, with their attempts. Events that have
     /// not ended are never deleted.
@@ -114,25 +115,30 @@ pub trait Store: Send + Sync {
         retention: Retention,
         after: Option<EventId>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Pruned, StoreError>>;
+    ) -> StoreCall<'_, Pruned>;
 
     /// Examines up to `limit` events in the order of their ids, starting after `after`. Erases the
     /// headers and bodies of those that were delivered longer than `kept` ago. Their records and
     /// their idempotency keys stay.
-    fn erase(
-        &self,
-        kept: Duration,
-        after: Option<EventId>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Erased, StoreError>>;
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased>;
 
     /// Checks that the database answers, is writable, and has the schema that this program needs.
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn ping(&self) -> StoreCall<'_, ()>;
 
-    /// Checks that new events can be stored: inserts this event as [`Self::accept`] does, removes
-    /// it again, and commits. The event is never visible to other transactions.
-    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Checks that new events can be stored: inserts this event as [`EventStore::accept`] does,
+    /// removes it again, and commits. The event is never visible to other transactions.
+    fn probe(&self, event: NewEvent) -> StoreCall<'_, ()>;
+
+    /// The use of each connection pool.
+    fn connections(&self) -> Vec<Connections> {
+        Vec::new()
+    }
 }
+
+/// All three ports to one database.
+pub trait Store: EventStore + OperatorStore + MaintenanceStore {}
+
+impl<S: EventStore + OperatorStore + MaintenanceStore> Store for S {}
 
 /// Delivers events to downstreams.
 pub trait Downstream: Send + Sync {

@@ -9,7 +9,7 @@ use crate::health::{Health, Loop};
 use crate::http::{App, SourceIntake};
 use crate::intake::{IntakePorts, Limits, intake};
 use crate::metrics::{Metered, Metrics};
-use crate::ports::{Clock, Downstream, Ids, Store};
+use crate::ports::{Clock, Downstream, EventStore, Ids, MaintenanceStore, OperatorStore};
 use crate::worker::{Drain, WorkerPorts};
 use crate::{retention, worker};
 use futures::channel::mpsc;
@@ -23,7 +23,9 @@ use tokio::sync::oneshot;
 
 /// Connects one process to its environment.
 pub struct ProcessPorts {
-    pub store: Arc<dyn Store>,
+    pub events: Arc<dyn EventStore>,
+    pub operators: Arc<dyn OperatorStore>,
+    pub maintenance: Arc<dyn MaintenanceStore>,
     pub downstream: Arc<dyn Downstream>,
     pub clock: Arc<dyn Clock>,
     /// Generates the ids of events.
@@ -88,8 +90,10 @@ pub async fn run(
     let doorbell = Arc::new(Doorbell::default());
     let handover = Arc::new(Handover::default());
     let metrics = Metrics::new(config.sources.keys().cloned());
-    let store: Arc<dyn Store> =
-        Arc::new(Metered::new(ports.store, Arc::clone(&metrics), Arc::clone(&clock)));
+    let events: Arc<dyn EventStore> =
+        Arc::new(Metered::new(ports.events, Arc::clone(&metrics), Arc::clone(&clock)));
+    let maintenance: Arc<dyn MaintenanceStore> =
+        Arc::new(Metered::new(ports.maintenance, Arc::clone(&metrics), Arc::clone(&clock)));
     let (stop_intake, intake_stopped) = oneshot::channel::<()>();
     let (mut drain, drains) = mpsc::channel(4);
 
@@ -100,7 +104,7 @@ pub async fn run(
         sources: config.sources.len(),
     };
     let intake_ports = IntakePorts {
-        store: Arc::clone(&store),
+        store: Arc::clone(&events),
         clock: Arc::clone(&clock),
         doorbell: Arc::clone(&doorbell),
         handover: Arc::clone(&handover),
@@ -113,7 +117,8 @@ pub async fn run(
     let app = Arc::new(App {
         sources: sources(config),
         intake: takes_events.then_some(handle),
-        store: Arc::clone(&store),
+        operators: ports.operators,
+        maintenance: Arc::clone(&maintenance),
         metrics: Arc::clone(&metrics),
         delivers,
         clock: Arc::clone(&clock),
@@ -143,7 +148,7 @@ pub async fn run(
             config.sources.iter().map(|(name, source)| (name.clone(), source.policy.clone()));
         let worker = Worker::new(clock.now(), settings, policies);
         let ports = WorkerPorts {
-            store: Arc::clone(&store),
+            store: events,
             downstream: ports.downstream,
             clock: Arc::clone(&clock),
             doorbell,
@@ -157,8 +162,13 @@ pub async fn run(
     let mut pruning_task = if delivers {
         spawn(
             Loop::Pruning,
-            retention::run(store, Arc::clone(&clock), config.retention, config.delivered_payload)
-                .boxed(),
+            retention::run(
+                maintenance,
+                Arc::clone(&clock),
+                config.retention,
+                config.delivered_payload,
+            )
+            .boxed(),
         )
     } else {
         Fuse::terminated()

@@ -2,9 +2,8 @@
 //! are kept for a shorter time. It works in small steps with pauses between them.
 //! [`surehook_core::retention`] decides where and when the next step starts.
 
-use crate::ports::{Clock, Retention, Store, StoreError};
+use crate::ports::{Clock, MaintenanceStore, Retention, StoreCall};
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
 use surehook_core::id::EventId;
@@ -18,7 +17,7 @@ const STEP_EVENTS: u32 = 100;
 /// `delivered_payload`, if that is shorter than the retention of the events. Dropping this future
 /// at any point is harmless.
 pub async fn run(
-    store: Arc<dyn Store>,
+    store: Arc<dyn MaintenanceStore>,
     clock: Arc<dyn Clock>,
     retention: Retention,
     delivered_payload: Duration,
@@ -58,7 +57,7 @@ pub async fn run(
 /// Runs steps in an endless loop. A step returns where it ended, and whether it changed anything.
 async fn passes<'s>(
     clock: &dyn Clock,
-    step: impl Fn(Option<EventId>) -> BoxFuture<'s, Result<(Reached, bool), StoreError>>,
+    step: impl Fn(Option<EventId>) -> StoreCall<'s, (Reached, bool)>,
 ) {
     let mut passes = Passes::new(clock.now());
     loop {

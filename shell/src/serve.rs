@@ -130,7 +130,9 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     listening(address);
 
     let ports = ProcessPorts {
-        store: opened.store(),
+        events: opened.store(),
+        operators: opened.store(),
+        maintenance: opened.store(),
         downstream: Arc::new(downstream),
         clock: Arc::new(TokioClock::new()),
         ids: Arc::new(SystemIds),

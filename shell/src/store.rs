@@ -1,5 +1,5 @@
-//! The stores behind [`Store`]: PostgreSQL and SQLite, and how a store is opened from a database
-//! URL.
+//! The stores behind the ports of [`Store`]: PostgreSQL and SQLite, and how a store is opened from a
+//! database URL.
 //!
 //! Both implement the transitions of [`surehook_core::event::DeliveryState`] and commit each of them
 //! atomically. PostgreSQL makes them in SQL, one statement for a batch, for several processes at

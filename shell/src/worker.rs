@@ -5,7 +5,7 @@
 use crate::doorbell::Doorbell;
 use crate::handover::{Handed, Handover};
 use crate::metrics::Metrics;
-use crate::ports::{Clock, Downstream, Store, StoreError};
+use crate::ports::{Clock, Downstream, EventStore, StoreCall, StoreError};
 use futures::future::{BoxFuture, Fuse, FusedFuture};
 use futures::stream::{FusedStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt, select_biased};
@@ -32,7 +32,7 @@ pub struct Drain {
 
 /// The dependencies of the worker loop.
 pub struct WorkerPorts {
-    pub store: Arc<dyn Store>,
+    pub store: Arc<dyn EventStore>,
     pub downstream: Arc<dyn Downstream>,
     /// The clock whose time `worker` was created with.
     pub clock: Arc<dyn Clock>,
@@ -59,7 +59,7 @@ pub async fn run(
     let WorkerPorts { store, downstream, clock, doorbell, handover, metrics } = ports;
     let mut drains = drains;
     let mut deliveries: FuturesUnordered<BoxFuture<'_, (Ticket, Reply)>> = FuturesUnordered::new();
-    let mut claim: Fuse<BoxFuture<'_, Result<Claims, StoreError>>> = Fuse::terminated();
+    let mut claim: Fuse<StoreCall<'_, Claims>> = Fuse::terminated();
     let mut settle: Fuse<BoxFuture<'_, (Vec<Settlement>, SettleResult)>> = Fuse::terminated();
     loop {
         while let Some(action) = worker.poll(clock.now()) {

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::{BoxFuture, join_all};
+use futures::future::{join_all, ready};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,10 +12,7 @@ use surehook::doorbell::Doorbell;
 use surehook::handover::{Handed, Handover};
 use surehook::ids::SystemIds;
 use surehook::intake::{Intake, IntakeError, IntakePorts, Limits, intake};
-use surehook::ports::{Erased, Ids, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
-use surehook::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
-};
+use surehook::ports::{EventStore, Ids, NewEvent, StoreCall, StoreError};
 use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, Stored};
 use surehook_core::event::{Outcome, Status};
 use surehook_core::id::EventId;
@@ -61,12 +58,12 @@ impl Gated {
     }
 }
 
-impl Store for Gated {
+impl EventStore for Gated {
     fn accepts_at_once(&self) -> usize {
         self.at_once
     }
 
-    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+    fn accept(&self, batch: Vec<NewEvent>) -> StoreCall<'_, Vec<Stored>> {
         async move {
             {
                 let mut seen = self.seen();
@@ -82,73 +79,14 @@ impl Store for Gated {
         }
         .boxed()
     }
-    fn claim(&self, _: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
-        unreachable!("the intake does not make this call")
+
+    fn claim(&self, _: Vec<Demand>) -> StoreCall<'_, Claims> {
+        ready(Ok(Claims::default())).boxed()
     }
-    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+
+    fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>> {
         self.seen().settled.extend(batch);
-        async { Ok(Vec::new()) }.boxed()
-    }
-    fn find(&self, _: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
-        unreachable!("the intake does not make this call")
-    }
-    fn redrive(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        unreachable!("the intake does not make this call")
-    }
-
-    fn redrive_delivered(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        unreachable!("the intake does not make this call")
-    }
-    fn list(
-        &self,
-        _: EventFilter,
-        _: Span,
-        _: PageSize,
-    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
-        unreachable!("the intake does not make this call")
-    }
-    fn redrive_all(
-        &self,
-        _: EventFilter,
-        _: Span,
-        _: PageSize,
-        _: bool,
-    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
-        unreachable!("the intake does not make this call")
-    }
-    fn sources(
-        &self,
-        _: Vec<SourceName>,
-        _: u32,
-    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
-        unreachable!("the intake does not make this call")
-    }
-    fn pause(&self, _: SourceName, _: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
-        unreachable!("the intake does not make this call")
-    }
-    fn prune(
-        &self,
-        _: Retention,
-        _: Option<EventId>,
-        _: u32,
-    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
-        unreachable!("the intake does not make this call")
-    }
-
-    fn erase(
-        &self,
-        _: Duration,
-        _: Option<EventId>,
-        _: u32,
-    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
-        unreachable!("the intake does not make this call")
-    }
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        unreachable!("the intake does not make this call")
-    }
-
-    fn probe(&self, _: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
-        unreachable!("the intake does not make this call")
+        ready(Ok(Vec::new())).boxed()
     }
 }
 
@@ -175,7 +113,7 @@ fn begin_with(
         Arc::new(Gated { answer, gate: Semaphore::new(0), at_once, seen: Mutex::default() });
     let (doorbell, handover) = (Arc::new(Doorbell::default()), Arc::new(Handover::default()));
     let ports = IntakePorts {
-        store: Arc::clone(&store) as Arc<dyn Store>,
+        store: store.clone(),
         clock: Arc::new(TokioClock::new()),
         doorbell: Arc::clone(&doorbell),
         handover: Arc::clone(&handover),

@@ -11,105 +11,33 @@ use surehook::config::{Config, Destination, Source};
 use surehook::health::Loop;
 use surehook::http::App;
 use surehook::ids::SystemIds;
-use surehook::ports::{
-    Downstream, Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError,
-};
+use surehook::ports::{Downstream, StoreError};
 use surehook::process::{Broken, Ended, Host, ProcessPorts, Task, run};
-use surehook::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
-};
-use surehook_core::admission::Stored;
-use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Reply};
-use surehook_core::worker::claims::{Claim, Claims, Demand, Settlement};
-
-/// A store that panics in the calls of one loop, a moment after the call, and is unavailable for
-/// all others.
-struct Panics(Loop);
+use surehook_core::worker::claims::Claim;
+use surehook_model::memory::MemoryStore;
+use surehook_model::scenario::Call;
 
 /// Long enough that a shutdown requested at the start has begun.
 const MOMENT: Duration = Duration::from_millis(100);
 
-fn away<T>() -> Result<T, StoreError> {
-    Err(StoreError::Unavailable("not here".to_owned()))
-}
-
-impl Store for Panics {
-    fn accept(&self, _: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
-        async { away() }.boxed()
-    }
-    fn claim(&self, _: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
-        async {
-            tokio::time::sleep(MOMENT).await;
-            if self.0 == Loop::Worker { panic!("the claim breaks") } else { away() }
+/// A store that panics in the calls of one loop, a moment after the call, and is unavailable for
+/// all others.
+fn panics(which: Loop) -> MemoryStore {
+    MemoryStore::new().before_each(move |call| {
+        async move {
+            if call == Call::Claim {
+                tokio::time::sleep(MOMENT).await;
+            }
+            match (which, call) {
+                (Loop::Worker, Call::Claim) => panic!("the claim breaks"),
+                (Loop::Pruning, Call::Prune) => panic!("the pruning breaks"),
+                _ => Err(StoreError::Unavailable("not here".to_owned())),
+            }
         }
         .boxed()
-    }
-    fn settle(&self, _: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
-        async { away() }.boxed()
-    }
-    fn find(&self, _: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
-        async { away() }.boxed()
-    }
-    fn redrive(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        async { away() }.boxed()
-    }
-
-    fn redrive_delivered(&self, _: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        async { away() }.boxed()
-    }
-    fn list(
-        &self,
-        _: EventFilter,
-        _: Span,
-        _: PageSize,
-    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
-        async { away() }.boxed()
-    }
-    fn redrive_all(
-        &self,
-        _: EventFilter,
-        _: Span,
-        _: PageSize,
-        _: bool,
-    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
-        async { away() }.boxed()
-    }
-    fn sources(
-        &self,
-        _: Vec<SourceName>,
-        _: u32,
-    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
-        async { away() }.boxed()
-    }
-    fn pause(&self, _: SourceName, _: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
-        async { away() }.boxed()
-    }
-    fn prune(
-        &self,
-        _: Retention,
-        _: Option<EventId>,
-        _: u32,
-    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
-        async { if self.0 == Loop::Pruning { panic!("the pruning breaks") } else { away() } }
-            .boxed()
-    }
-    fn erase(
-        &self,
-        _: Duration,
-        _: Option<EventId>,
-        _: u32,
-    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
-        async { away() }.boxed()
-    }
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        async { away() }.boxed()
-    }
-
-    fn probe(&self, _: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
-        async { away() }.boxed()
-    }
+    })
 }
 
 struct Nowhere;
@@ -142,10 +70,13 @@ impl Host for Tasks {
 /// signals.
 async fn ended(which: Loop, signals: impl FusedStream<Item = ()> + Unpin) -> Result<(), Ended> {
     let source = Source::new(Destination::new("http://localhost/".parse().unwrap()));
-    let name = surehook_core::source::SourceName::parse("orders").unwrap();
+    let name = SourceName::parse("orders").unwrap();
     let config = Config { sources: [(name, source)].into(), ..Config::default() };
+    let store = Arc::new(panics(which));
     let ports = ProcessPorts {
-        store: Arc::new(Panics(which)),
+        events: store.clone(),
+        operators: store.clone(),
+        maintenance: store,
         downstream: Arc::new(Nowhere),
         clock: Arc::new(TokioClock::new()),
         ids: Arc::new(SystemIds),

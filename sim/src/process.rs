@@ -21,13 +21,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use surehook::config::Config;
 use surehook::http::{App, RouteSet, service};
-use surehook::ports::{Clock, NewEvent, Store, StoreError};
+use surehook::ports::{
+    Clock, Erased, EventStore, MaintenanceStore, NewEvent, Pruned, Retention, StoreCall, StoreError,
+};
 use surehook::process::{Broken, Host, ProcessPorts, Task};
-use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::operators::Access;
-use surehook_core::source::{SETTLE_GRACE, SourceName, WAIT_ALLOWANCE};
+use surehook_core::source::{SETTLE_GRACE, WAIT_ALLOWANCE};
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::history::Fault;
 
@@ -81,8 +82,10 @@ impl Process {
             self.name.clone(),
             Arc::clone(&self.effects),
             self.index,
-        )
-        .await;
+        );
+        let store = Arc::new(store.await);
+        let (bug, gave_up) = (self.bug, AtomicBool::new(false));
+        let buggy = Arc::new(BuggyStore { store: Arc::clone(&store), bug, gave_up });
         let downstream = SimDownstream {
             process: self.name.clone(),
             addresses: self.downstreams.clone(),
@@ -92,11 +95,9 @@ impl Process {
             bug: self.bug,
         };
         let ports = ProcessPorts {
-            store: Arc::new(BuggyStore {
-                store: Arc::new(store),
-                bug: self.bug,
-                gave_up: AtomicBool::new(false),
-            }),
+            events: buggy.clone(),
+            operators: store,
+            maintenance: buggy,
             downstream: Arc::new(downstream),
             clock,
             ids: Arc::new(SimIds { ahead_ms: self.clock_ahead_ms }),
@@ -172,7 +173,8 @@ impl Host for SimHost {
     }
 }
 
-/// The store with those planted bugs that are located between the loops and the database.
+/// The ports to the database that the loops use, with those planted bugs that are located between
+/// the loops and the database.
 struct BuggyStore {
     store: Arc<RemoteStore>,
     bug: Option<Bug>,
@@ -189,12 +191,12 @@ impl BuggyStore {
     }
 }
 
-impl Store for BuggyStore {
+impl EventStore for BuggyStore {
     fn accepts_at_once(&self) -> usize {
         self.store.accepts_at_once()
     }
 
-    fn accept(&self, mut batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+    fn accept(&self, mut batch: Vec<NewEvent>) -> StoreCall<'_, Vec<Stored>> {
         for lease in batch.iter_mut().filter_map(|event| event.lease.as_mut()) {
             *lease = self.lease(*lease);
         }
@@ -245,17 +247,14 @@ impl Store for BuggyStore {
         }
     }
 
-    fn claim(&self, mut demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+    fn claim(&self, mut demands: Vec<Demand>) -> StoreCall<'_, Claims> {
         for demand in &mut demands {
             demand.lease = self.lease(demand.lease);
         }
         self.store.claim(demands)
     }
 
-    fn settle(
-        &self,
-        mut batch: Vec<Settlement>,
-    ) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+    fn settle(&self, mut batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>> {
         if self.bug == Some(Bug::DropFailedSettlement) {
             return async move { Ok(self.store.settle(batch).await.unwrap_or_default()) }.boxed();
         }
@@ -264,65 +263,15 @@ impl Store for BuggyStore {
         }
         self.store.settle(batch)
     }
+}
 
-    fn find(
-        &self,
-        event: EventId,
-    ) -> BoxFuture<'_, Result<Option<surehook::search::EventRecord>, StoreError>> {
-        self.store.find(event)
-    }
-
-    fn redrive(
-        &self,
-        event: EventId,
-    ) -> BoxFuture<'_, Result<surehook::ports::Redriven, StoreError>> {
-        self.store.redrive(event)
-    }
-
-    fn redrive_delivered(
-        &self,
-        event: EventId,
-    ) -> BoxFuture<'_, Result<surehook::ports::Redriven, StoreError>> {
-        self.store.redrive_delivered(event)
-    }
-
-    fn list(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
-        self.store.list(filter, span, size)
-    }
-
-    fn redrive_all(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-        dry_run: bool,
-    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
-        self.store.redrive_all(filter, span, size, dry_run)
-    }
-
-    fn sources(
-        &self,
-        names: Vec<SourceName>,
-        count_to: u32,
-    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
-        self.store.sources(names, count_to)
-    }
-
-    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.store.pause(source, paused)
-    }
-
+impl MaintenanceStore for BuggyStore {
     fn prune(
         &self,
-        mut retention: surehook::ports::Retention,
+        mut retention: Retention,
         after: Option<EventId>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<surehook::ports::Pruned, StoreError>> {
+    ) -> StoreCall<'_, Pruned> {
         match self.bug {
             Some(Bug::PruneTooEarly) => {
                 (retention.delivered, retention.dead_lettered) =
@@ -333,10 +282,7 @@ impl Store for BuggyStore {
         }
         async move {
             if self.bug == Some(Bug::RetentionGivesUp) && self.gave_up.load(Relaxed) {
-                return Ok(surehook::ports::Pruned {
-                    deleted: 0,
-                    reached: surehook_core::retention::Reached::END,
-                });
+                return Ok(Pruned { deleted: 0, reached: surehook_core::retention::Reached::END });
             }
             let pruned = self.store.prune(retention, after, limit).await;
             if self.bug == Some(Bug::RetentionGivesUp) && pruned.is_err() {
@@ -347,23 +293,18 @@ impl Store for BuggyStore {
         .boxed()
     }
 
-    fn erase(
-        &self,
-        kept: Duration,
-        after: Option<EventId>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<surehook::ports::Erased, StoreError>> {
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
         self.store.erase(kept, after, limit)
     }
 
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn ping(&self) -> StoreCall<'_, ()> {
         if self.bug == Some(Bug::ReadyWhatever) {
             return futures::future::ready(Ok(())).boxed();
         }
         self.store.ping()
     }
 
-    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn probe(&self, event: NewEvent) -> StoreCall<'_, ()> {
         if self.bug == Some(Bug::ReadyWhatever) {
             return futures::future::ready(Ok(())).boxed();
         }

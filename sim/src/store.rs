@@ -7,13 +7,15 @@ use crate::effects::Effects;
 use crate::net::DATABASE;
 use crate::waits::Wait;
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use madsim::net::Endpoint;
 use madsim::time::{sleep, timeout};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{
+    Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven, Retention,
+    StoreCall, StoreError,
+};
 use surehook::search::{
     EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
 };
@@ -215,12 +217,12 @@ macro_rules! answered {
     };
 }
 
-impl Store for RemoteStore {
+impl EventStore for RemoteStore {
     fn accepts_at_once(&self) -> usize {
         if self.disk.kind == DatabaseKind::OneWriter { 1 } else { 2 }
     }
 
-    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+    fn accept(&self, batch: Vec<NewEvent>) -> StoreCall<'_, Vec<Stored>> {
         if self.disk.kind == DatabaseKind::OneWriter {
             return answered!(self.call(Operation::Accept(batch)), Accepted);
         }
@@ -232,34 +234,31 @@ impl Store for RemoteStore {
         .boxed()
     }
 
-    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+    fn claim(&self, demands: Vec<Demand>) -> StoreCall<'_, Claims> {
         answered!(self.call(Operation::Claim(demands)), Claimed)
     }
 
-    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+    fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>> {
         answered!(self.call(Operation::Settle(batch)), Settled)
     }
+}
 
-    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
+impl OperatorStore for RemoteStore {
+    fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>> {
         answered!(self.call(Operation::Find(event)), Found)
             .map(|found| Ok(found?.map(|record: Box<EventRecord>| *record)))
             .boxed()
     }
 
-    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+    fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
         answered!(self.call(Operation::Redrive(event)), Redriven)
     }
 
-    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+    fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven> {
         answered!(self.call(Operation::RedriveDelivered(event)), Redriven)
     }
 
-    fn list(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> StoreCall<'_, EventPage> {
         answered!(self.call(Operation::List(filter, span, size)), Listed)
     }
 
@@ -269,45 +268,38 @@ impl Store for RemoteStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+    ) -> StoreCall<'_, RedrivenPage> {
         answered!(self.call(Operation::RedriveAll(filter, span, size, dry_run)), AllRedriven)
     }
 
-    fn sources(
-        &self,
-        names: Vec<SourceName>,
-        count_to: u32,
-    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> StoreCall<'_, Vec<SourceRecord>> {
         answered!(self.call(Operation::Sources(names, count_to)), Sources)
     }
 
-    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
+    fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool> {
         answered!(self.call(Operation::Pause(source, paused)), Paused)
     }
+}
 
+impl MaintenanceStore for RemoteStore {
     fn prune(
         &self,
         retention: Retention,
         after: Option<EventId>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+    ) -> StoreCall<'_, Pruned> {
         answered!(self.call(Operation::Prune(retention, after, limit.min(STEP_EVENTS))), Pruned)
     }
 
-    fn erase(
-        &self,
-        kept: Duration,
-        after: Option<EventId>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
         answered!(self.call(Operation::Erase(kept, after, limit.min(STEP_EVENTS))), Erased)
     }
 
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn ping(&self) -> StoreCall<'_, ()> {
         self.call(Operation::Ping).map(|answer| answer.map(|_| ())).boxed()
     }
 
-    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn probe(&self, event: NewEvent) -> StoreCall<'_, ()> {
         self.call(Operation::Probe(event)).map(|answer| answer.map(|_| ())).boxed()
     }
 }

@@ -174,6 +174,24 @@ fn the_ports_import_what_they_carry_and_not_the_other_way_round() {
 }
 
 #[test]
+fn the_architecture_names_every_port() {
+    let read = |path: &str| fs::read_to_string(Path::new(ROOT).join(path)).unwrap();
+    let (ports, architecture) = (read("shell/src/ports.rs"), read("docs/ARCHITECTURE.md"));
+    // `Store` is all three ports to the database as one type.
+    let names: Vec<&str> = ports
+        .split("\npub trait ")
+        .skip(1)
+        .filter_map(|rest| rest.split(':').next())
+        .filter(|name| *name != "Store")
+        .collect();
+    let number = ["four", "five", "six", "seven", "eight"][names.len() - 4];
+    assert!(architecture.contains(&format!("behind {number} ports")), "{number}: {names:?}");
+    for name in names {
+        assert!(architecture.contains(&format!("`{name}`")), "{name} is not named");
+    }
+}
+
+#[test]
 fn every_file_says_what_it_is_for() {
     for (file, text) in read(&[
         "core/src",

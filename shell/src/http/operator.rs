@@ -52,7 +52,7 @@ impl App {
             );
         }
         let span = Span { until: after.map_or(span.until, |after| span.until.min(after)), ..span };
-        let page = self.patiently(self.store.list(filter, span, size)).await?;
+        let page = self.patiently("list", self.operators.list(filter, span, size)).await?;
         let shown = |event: EventRecord| {
             let policy = self.sources.get(event.source.as_str()).map(|source| source.max_attempts);
             ListedEvent::new(event, policy)
@@ -89,8 +89,8 @@ impl App {
         let filter = filter.of_dead_letters();
         let looks = if filter.is_the_path_alone() { size.events } else { MAX_LOOKS };
         let size = PageSize { looks, ..size };
-        let page =
-            self.patiently(self.store.redrive_all(filter.clone(), span, size, dry_run)).await?;
+        let redriven = self.operators.redrive_all(filter.clone(), span, size, dry_run);
+        let page = self.patiently("redrive_all", redriven).await?;
         if page.redriven > 0 && !dry_run {
             let source = filter.source.as_ref().map(tracing::field::display);
             tracing::info!(
@@ -108,7 +108,7 @@ impl App {
     /// The work of every source.
     pub(super) async fn source_list(&self) -> Result<Answer, Problem> {
         let names = self.sources.keys().cloned().collect();
-        let records = self.patiently(self.store.sources(names, COUNT_TO)).await?;
+        let records = self.patiently("sources", self.operators.sources(names, COUNT_TO)).await?;
         let sources = records.into_iter().map(|record| {
             let is_configured = self.sources.contains_key(record.source.as_str());
             let standing = self.metrics.standing(&record.source).filter(|_| self.delivers);
@@ -125,9 +125,12 @@ impl App {
     /// out.
     pub(super) async fn metrics(&self) -> Answer {
         let names = self.sources.keys().cloned().collect();
-        let work = self.patiently(self.store.sources(names, COUNT_TO)).await.ok();
-        let text =
-            self.metrics.text(work.as_deref(), &self.health.loops(), &self.store.connections());
+        let work = self.patiently("sources", self.operators.sources(names, COUNT_TO)).await.ok();
+        let text = self.metrics.text(
+            work.as_deref(),
+            &self.health.loops(),
+            &self.maintenance.connections(),
+        );
         let mut answer = Answer::written(StatusCode::OK, None, text);
         answer
             .response
@@ -145,7 +148,8 @@ impl App {
         if paused && !is_configured {
             return Err(unknown());
         }
-        let is_changed = self.patiently(self.store.pause(name.clone(), paused)).await?;
+        let is_changed =
+            self.patiently("pause", self.operators.pause(name.clone(), paused)).await?;
         if !is_changed && !is_configured {
             return Err(unknown());
         }

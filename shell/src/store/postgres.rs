@@ -20,7 +20,10 @@ pub mod sql;
 pub use connect::options;
 pub use servers::{Servers, shown};
 
-use crate::ports::{Connections, Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::ports::{
+    Connections, Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven,
+    Retention, StoreCall, StoreError,
+};
 use crate::search::{
     EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
 };
@@ -30,7 +33,7 @@ use crate::store::rows::{self, FoundRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use bytes::Bytes;
 use errors::Failure;
-use futures::future::{BoxFuture, poll_fn};
+use futures::future::poll_fn;
 use futures::{FutureExt, StreamExt};
 use scan::{Micros, Scans};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
@@ -540,27 +543,25 @@ impl PostgresStore {
     }
 }
 
-impl Store for PostgresStore {
-    fn connections(&self) -> Vec<Connections> {
-        self.pools().map(|(name, pool)| pool.in_use(name)).into()
-    }
-
-    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+impl EventStore for PostgresStore {
+    fn accept(&self, batch: Vec<NewEvent>) -> StoreCall<'_, Vec<Stored>> {
         async move { if batch.is_empty() { Ok(Vec::new()) } else { self.accept_batch(&batch).await } }.boxed()
     }
 
-    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+    fn claim(&self, demands: Vec<Demand>) -> StoreCall<'_, Claims> {
         async move {
             if demands.is_empty() { Ok(Claims::default()) } else { self.claim_due(&demands).await }
         }
         .boxed()
     }
 
-    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+    fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>> {
         async move { if batch.is_empty() { Ok(Vec::new()) } else { self.settle_batch(batch).await } }.boxed()
     }
+}
 
-    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
+impl OperatorStore for PostgresStore {
+    fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>> {
         async move {
             let rows =
                 self.execute(&self.operator, sqlx::query(sql::FIND).bind(event.as_uuid())).await?;
@@ -569,20 +570,15 @@ impl Store for PostgresStore {
         .boxed()
     }
 
-    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+    fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
         self.redrive_one(event, Status::DeadLettered, sql::REDRIVE).boxed()
     }
 
-    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+    fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven> {
         self.redrive_one(event, Status::Delivered, sql::REDRIVE_DELIVERED).boxed()
     }
 
-    fn list(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> StoreCall<'_, EventPage> {
         async move { self.list_page(&filter, span, size).await }.boxed()
     }
 
@@ -592,20 +588,16 @@ impl Store for PostgresStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+    ) -> StoreCall<'_, RedrivenPage> {
         async move { self.redrive_page(&filter.of_dead_letters(), span, size, dry_run).await }
             .boxed()
     }
 
-    fn sources(
-        &self,
-        names: Vec<SourceName>,
-        count_to: u32,
-    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> StoreCall<'_, Vec<SourceRecord>> {
         async move { self.source_records(&names, count_to).await }.boxed()
     }
 
-    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
+    fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool> {
         async move {
             let statement = if paused { sql::PAUSE } else { sql::RESUME };
             let changed =
@@ -614,26 +606,23 @@ impl Store for PostgresStore {
         }
         .boxed()
     }
+}
 
+impl MaintenanceStore for PostgresStore {
     fn prune(
         &self,
         retention: Retention,
         after: Option<EventId>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+    ) -> StoreCall<'_, Pruned> {
         self.prune_step(retention, after, limit).boxed()
     }
 
-    fn erase(
-        &self,
-        kept: Duration,
-        after: Option<EventId>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
         self.erase_step(kept, after, limit).boxed()
     }
 
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn ping(&self) -> StoreCall<'_, ()> {
         async move {
             let rows = self.execute(&self.readiness, sqlx::query(sql::SCHEMA)).await?;
             schema::compare(&decode::<Applied>(&rows)?, &sql::migrator()).ready()?;
@@ -647,8 +636,12 @@ impl Store for PostgresStore {
         .boxed()
     }
 
-    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn probe(&self, event: NewEvent) -> StoreCall<'_, ()> {
         async move { self.insert_and_take_back(&event).await }.boxed()
+    }
+
+    fn connections(&self) -> Vec<Connections> {
+        self.pools().map(|(name, pool)| pool.in_use(name)).into()
     }
 }
 

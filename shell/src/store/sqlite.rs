@@ -19,7 +19,10 @@ pub use connect::options;
 pub use copy::CopyError;
 pub use file::FileError;
 
-use crate::ports::{Connections, Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use crate::ports::{
+    Connections, Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven,
+    Retention, StoreCall, StoreError,
+};
 use crate::search::{
     EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
 };
@@ -312,17 +315,13 @@ impl Now {
     }
 }
 
-impl Store for SqliteStore {
+impl EventStore for SqliteStore {
     /// There is one writer, so a second batch would only wait.
     fn accepts_at_once(&self) -> usize {
         1
     }
 
-    fn connections(&self) -> Vec<Connections> {
-        vec![self.writer.in_use("writer"), self.readers.in_use("reader")]
-    }
-
-    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+    fn accept(&self, batch: Vec<NewEvent>) -> StoreCall<'_, Vec<Stored>> {
         async move {
             self.file.in_place().map_err(StoreError::Unavailable)?;
             let stored =
@@ -334,15 +333,17 @@ impl Store for SqliteStore {
         .boxed()
     }
 
-    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+    fn claim(&self, demands: Vec<Demand>) -> StoreCall<'_, Claims> {
         self.with_writer(move |writer| transitions::claim(writer, demands).boxed()).boxed()
     }
 
-    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+    fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>> {
         self.with_writer(move |writer| transitions::settle(writer, batch).boxed()).boxed()
     }
+}
 
-    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
+impl OperatorStore for SqliteStore {
+    fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>> {
         self.read(move |connection| {
             async move {
                 let query = sqlx::query_as::<_, FoundRow>(sql::FIND).bind(event.as_uuid());
@@ -359,24 +360,19 @@ impl Store for SqliteStore {
         .boxed()
     }
 
-    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+    fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
         self.operate(move |connection, now| transitions::redrive(connection, now, event).boxed())
             .boxed()
     }
 
-    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
+    fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven> {
         self.operate(move |connection, now| {
             transitions::redrive_delivered(connection, now, event).boxed()
         })
         .boxed()
     }
 
-    fn list(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> StoreCall<'_, EventPage> {
         self.read(move |connection| {
             async move {
                 let rows = searched(sql::LIST, &filter, span, size).fetch_all(connection).await?;
@@ -401,7 +397,7 @@ impl Store for SqliteStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
+    ) -> StoreCall<'_, RedrivenPage> {
         self.operate(move |connection, now| {
             transitions::redrive_all(connection, now, filter.of_dead_letters(), span, size, dry_run)
                 .boxed()
@@ -409,11 +405,7 @@ impl Store for SqliteStore {
         .boxed()
     }
 
-    fn sources(
-        &self,
-        names: Vec<SourceName>,
-        count_to: u32,
-    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> StoreCall<'_, Vec<SourceRecord>> {
         self.read(move |connection| {
             async move {
                 let names =
@@ -439,7 +431,7 @@ impl Store for SqliteStore {
         .boxed()
     }
 
-    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
+    fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool> {
         self.operate(move |connection, now| {
             async move {
                 let query = if paused {
@@ -458,32 +450,29 @@ impl Store for SqliteStore {
         })
         .boxed()
     }
+}
 
+impl MaintenanceStore for SqliteStore {
     fn prune(
         &self,
         retention: Retention,
         after: Option<EventId>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
+    ) -> StoreCall<'_, Pruned> {
         self.write(move |connection, now| {
             transitions::prune(connection, now, retention, after, limit).boxed()
         })
         .boxed()
     }
 
-    fn erase(
-        &self,
-        kept: Duration,
-        after: Option<EventId>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
         self.write(move |connection, now| {
             transitions::erase(connection, now, kept, after, limit).boxed()
         })
         .boxed()
     }
 
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn ping(&self) -> StoreCall<'_, ()> {
         // If an IMMEDIATE transaction can begin, the database is writable.
         let pinged = self.write(|connection, _| {
             async move {
@@ -500,7 +489,11 @@ impl Store for SqliteStore {
         .boxed()
     }
 
-    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn probe(&self, event: NewEvent) -> StoreCall<'_, ()> {
         self.with_writer(move |writer| transitions::probe(writer, event).boxed()).boxed()
+    }
+
+    fn connections(&self) -> Vec<Connections> {
+        vec![self.writer.in_use("writer"), self.readers.in_use("reader")]
     }
 }

@@ -3,9 +3,9 @@
 use crate::world::{Mode, Setup, World, assert_problem, header, json};
 use futures::future::join_all;
 use serde_json::json;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use surehook::health::{Alive, Loop};
+use surehook_model::scenario::Call;
 use tokio::time::{Instant, sleep};
 
 #[tokio::test]
@@ -22,7 +22,7 @@ async fn health_never_uses_the_database() {
     let world = World::start(Setup::default());
     world.store.set(Mode::Hangs);
     assert_eq!(world.get("/health").await.status(), 200);
-    assert_eq!(world.store.pings.load(Ordering::SeqCst), 0);
+    assert_eq!(world.store.calls(Call::Ping), 0);
 }
 
 #[tokio::test]
@@ -85,14 +85,14 @@ async fn concurrent_readiness_checks_share_one_ping_of_the_database() {
     for response in &asked {
         assert_problem(response, 503, "database-unavailable");
     }
-    assert_eq!(world.store.pings.load(Ordering::SeqCst), 1);
+    assert_eq!(world.store.calls(Call::Ping), 1);
 
     world.store.set(Mode::Works);
     sleep(Duration::from_secs(2)).await;
     for _ in 0..100 {
         assert_eq!(world.get("/ready").await.status(), 200);
     }
-    assert_eq!(world.store.pings.load(Ordering::SeqCst), 2);
+    assert_eq!(world.store.calls(Call::Ping), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,7 +105,7 @@ async fn a_ping_continues_when_its_first_caller_is_gone() {
     }
     world.store.set(Mode::Works);
     assert_eq!(world.get("/ready").await.status(), 200);
-    assert_eq!(world.store.pings.load(Ordering::SeqCst), 1);
+    assert_eq!(world.store.calls(Call::Ping), 1);
 }
 
 /// A process whose intake is known to work. An intake that has stored nothing yet is in doubt; its
@@ -114,14 +114,14 @@ async fn proven() -> (World, Alive) {
     let world = World::start(Setup::default());
     let alive = world.app.health.watch(Loop::Intake);
     assert_eq!(world.get("/ready").await.status(), 200);
-    assert_eq!(world.store.probes.load(Ordering::SeqCst), 1);
+    assert_eq!(world.store.calls(Call::Probe), 1);
     (world, alive)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_cannot_store_is_unready_until_a_probe_succeeds() {
     let (world, _alive) = proven().await;
-    let probes = || world.store.probes.load(Ordering::SeqCst) - 1;
+    let probes = || world.store.calls(Call::Probe) - 1;
     for mode in [Mode::Unavailable, Mode::Unknown, Mode::Conflict] {
         let before = probes();
         world.store.set_storing(mode);
@@ -157,7 +157,7 @@ async fn a_hanging_commit_makes_the_process_unready_and_starts_one_probe() {
         assert!(begun.elapsed() < Duration::from_secs(2));
         sleep(Duration::from_secs(1)).await;
     }
-    assert_eq!(world.store.probes.load(Ordering::SeqCst), 2, "only one probe is in flight");
+    assert_eq!(world.store.calls(Call::Probe), 2, "only one probe is in flight");
     world.store.set_storing(Mode::Works);
     sleep(Duration::from_secs(1)).await;
     assert_eq!(world.get("/ready").await.status(), 200);
@@ -169,5 +169,5 @@ async fn an_event_that_the_database_refuses_leaves_the_process_ready() {
     world.store.set_storing(Mode::Rejects);
     assert_problem(&world.post("k", b"").await, 503, "not-storable");
     assert_eq!(world.get("/ready").await.status(), 200);
-    assert_eq!(world.store.probes.load(Ordering::SeqCst), 1);
+    assert_eq!(world.store.calls(Call::Probe), 1);
 }

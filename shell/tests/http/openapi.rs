@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 use surehook::http::OPENAPI;
 use surehook::http::problem::ProblemKind;
-use surehook::search::{AttemptEntry, EventRecord};
+use surehook::search::AttemptEntry;
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
@@ -274,7 +274,7 @@ async fn an_event_of_each_status_and_attempt_matches_the_document() {
     let world = World::start(Setup::default());
     for (number, status) in Status::ALL.into_iter().enumerate() {
         let id = world.accepted(&format!("k{number}")).await;
-        world.store.change(id, |record| *record = of_status(status, record.clone()));
+        world.store.put(id, status, attempts());
         let response = world.get(&format!("/events/{id}")).await;
         assert_eq!(response.status(), 200);
         let again = world.post(&format!("k{number}"), b"body").await;
@@ -282,8 +282,8 @@ async fn an_event_of_each_status_and_attempt_matches_the_document() {
     }
 }
 
-fn of_status(status: Status, record: EventRecord) -> EventRecord {
-    let ended = matches!(status, Status::Delivered | Status::DeadLettered);
+/// Attempts with every verdict and every error.
+fn attempts() -> Vec<AttemptEntry> {
     let attempt =
         |attempt, verdict, status_code, error: Option<DeliveryError>, excerpt: &'static [u8]| {
             AttemptEntry {
@@ -296,26 +296,16 @@ fn of_status(status: Status, record: EventRecord) -> EventRecord {
                 excerpt: Bytes::from_static(excerpt),
             }
         };
-    let mut history = vec![
+    let mut attempts = vec![
         attempt(1, Verdict::Lost, None, None, b""),
         attempt(2, Verdict::Transient, Some(503), None, b"try later"),
         attempt(3, Verdict::Permanent, Some(422), None, b"\xff\x00"),
         attempt(4, Verdict::Delivered, Some(999), None, b""),
     ];
-    history.extend(
-        DeliveryError::ALL.map(|error| attempt(5, Verdict::Transient, None, Some(error), b"")),
-    );
-    EventRecord {
-        status,
-        attempt: 5,
-        next_attempt_at: matches!(status, Status::Queued | Status::Retrying)
-            .then_some(Timestamp::UNIX_EPOCH),
-        settled_at: ended.then_some(Timestamp::UNIX_EPOCH),
-        reason: (status == Status::DeadLettered).then_some(Reason::Permanent),
-        budget_from: (status != Status::Delivered).then_some(0),
-        history,
-        ..record
-    }
+    let errors = (5..).zip(DeliveryError::ALL);
+    attempts
+        .extend(errors.map(|(n, error)| attempt(n, Verdict::Transient, None, Some(error), b"")));
+    attempts
 }
 
 /// Whether the document's schema of a parameter accepts this value.

@@ -5,10 +5,12 @@ use futures::FutureExt;
 use serde_json::{Value, json};
 use std::time::Duration;
 use surehook::http::RouteSet;
+use surehook::http::query::MAX_LOOKS;
+use surehook::ids::SystemIds;
 use surehook::intake::Limits;
-use surehook::ports::Store;
+use surehook::ports::{Ids, NewEvent, OperatorStore};
 use surehook_core::breaker::Breaker;
-use surehook_core::event::Status;
+use surehook_core::key::IdempotencyKey;
 use tokio::time::Instant;
 
 #[tokio::test]
@@ -30,8 +32,7 @@ async fn a_new_event_is_stored_before_it_is_accepted() {
 #[tokio::test]
 async fn the_same_key_and_body_is_a_replay_with_the_current_status() {
     let world = World::start(Setup::default());
-    let id = world.accepted("k1").await;
-    world.store.change(id, |record| record.status = Status::Delivered);
+    let id = world.delivered("k1").await;
     let again = world.post("k1", b"body").await;
     assert_eq!(again.status(), 202);
     assert_eq!(header(again.headers(), "idempotent-replayed"), Some("true"));
@@ -273,7 +274,9 @@ async fn get_event_shows_the_event() {
         200
     );
 
-    world.store.change(id, |record| record.source = "gone".into());
+    world.store.database.transact(|tables, _| {
+        tables.events.get_mut(&id).unwrap().event.source = name("gone");
+    });
     assert_eq!(json(&world.get(&format!("/events/{id}")).await)["max_attempts"], json!(null));
 }
 
@@ -487,21 +490,24 @@ async fn the_list_returns_the_events_that_match_the_filter() {
         let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
         assert_eq!(ids(&json(&world.get(&format!("/events?{query}")).await)), expected, "{query}");
     }
-    let looks: Vec<(u32, u32)> = world
-        .store
-        .asked
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(_, _, size)| (size.events, size.looks))
-        .collect();
-    assert_eq!((looks[0], looks[1]), ((50, 5_000), (50, 5_000)));
-    world.get("/events").await;
-    assert_eq!(
-        world.store.asked.lock().unwrap().last().unwrap().2.looks,
-        50,
-        "without a filter, no more rows are read than are shown"
-    );
+}
+
+#[tokio::test]
+async fn a_page_of_events_ends_at_its_scan_limit() {
+    let world = World::start(Setup::default());
+    world.accepted("oldest").await;
+    let first = world.store.stored().remove(0);
+    world.store.database.transact(|tables, now| {
+        for n in 0..MAX_LOOKS {
+            let key = IdempotencyKey::parse(n.to_string().as_bytes()).unwrap();
+            tables.accept_one(now, NewEvent { id: SystemIds.fresh(), key, ..first.clone() });
+        }
+    });
+    let last = world.store.stored()[1].id.to_string();
+    let page = json(&world.get("/events?source=github").await);
+    assert_eq!((ids(&page).len(), page["next"].as_str()), (0, Some(&*last)));
+    let page = json(&world.get(&format!("/events?source=plain&after={last}")).await);
+    assert_eq!((ids(&page), &page["next"]), (vec![&*first.id.to_string()], &json!(null)));
 }
 
 #[tokio::test]
@@ -555,6 +561,7 @@ async fn sources_shows_the_backlog_of_each_source() {
     let world = World::start(Setup::default());
     world.accepted("k1").await;
     world.dead_lettered("k2").await;
+    world.store.database.advance(Duration::from_millis(1500));
     let shown = json(&world.get("/sources").await);
     let plain = json!({
         "source": "plain", "configured": true, "paused_since": null, "behind_seconds": 1.5,
@@ -604,7 +611,7 @@ async fn a_source_is_paused_and_resumed_and_the_worker_woken() {
 #[tokio::test]
 async fn a_paused_source_removed_from_the_configuration_can_be_resumed() {
     let world = World::start(Setup::default());
-    assert_eq!(world.store.pause(name("gone"), true).await, Ok(true));
+    assert_eq!(world.store.database.pause(name("gone"), true).await, Ok(true));
     let shown = json(&world.get("/sources").await);
     assert_eq!(
         (&shown["sources"][1]["source"], &shown["sources"][1]["configured"]),
@@ -623,6 +630,7 @@ async fn metrics_are_served_in_the_prometheus_text_format() {
     world.post("k1", b"another").await;
     world.request("POST", "/webhooks/no%22body", &[("idempotency-key", "k")], b"").await;
     world.app.metrics.breaker(&name("plain"), Breaker::HalfOpen);
+    world.store.database.advance(Duration::from_millis(1500));
     let response = world.get("/metrics").await;
     assert_eq!(header(response.headers(), "content-type"), Some("text/plain; version=0.0.4"));
     let text = String::from_utf8(response.body().to_vec()).unwrap();
@@ -635,6 +643,7 @@ async fn metrics_are_served_in_the_prometheus_text_format() {
         "surehook_backlog_age_seconds{source=\"plain\"} 1.5",
         "surehook_breaker_state{source=\"plain\",state=\"half_open\"} 1",
         "surehook_breaker_state{source=\"plain\",state=\"closed\"} 0",
+        "surehook_store_call_seconds_count{call=\"sources\"} 1",
     ] {
         assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
     }
@@ -644,6 +653,8 @@ async fn metrics_are_served_in_the_prometheus_text_format() {
     world.store.set(Mode::Unavailable);
     world.app.health.drain();
     let text = String::from_utf8(world.get("/metrics").await.body().to_vec()).unwrap();
+    let failed = "surehook_store_calls_failed_total{call=\"sources\",error=\"unavailable\"} 1";
+    assert!(text.lines().any(|line| line == failed), "{text}");
     assert!(
         text.contains("surehook_webhooks_total") && !text.contains("surehook_backlog_events{"),
         "{text}"

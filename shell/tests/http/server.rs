@@ -2,11 +2,11 @@
 
 use crate::sockets::{LIMITS, Server, head, until, within};
 use crate::world::{Mode, Setup, World, assert_problem, header};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use surehook::headers::decode;
 use surehook::http_server::ServerLimits;
 use surehook::intake::Limits;
+use surehook_model::scenario::Call;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -185,7 +185,7 @@ async fn a_disconnected_producer_does_not_cancel_its_commit() {
     world.store.set(Mode::Hangs);
     let mut client = server.client().await;
     client.post("k1", b"body").await;
-    until(|| world.store.batches.load(Ordering::SeqCst) == 1).await;
+    until(|| world.store.calls(Call::Accept) == 1).await;
     drop(client);
     world.store.set(Mode::Works);
     until(|| world.store.stored().len() == 1).await;
@@ -202,7 +202,7 @@ async fn a_half_closed_client_gets_its_response() {
     let mut client = server.client().await;
     client.post("k1", b"body").await;
     client.finish_sending().await;
-    until(|| world.store.batches.load(Ordering::SeqCst) == 1).await;
+    until(|| world.store.calls(Call::Accept) == 1).await;
     // A later connection is served, so the server has had time to see the end of this client's
     // stream.
     let mut other = server.client().await;
@@ -415,7 +415,7 @@ async fn a_shutdown_finishes_a_request_in_flight() {
     idle.response().await;
     world.store.set(Mode::Hangs);
     busy.post("k1", b"").await;
-    until(|| world.store.batches.load(Ordering::SeqCst) == 2).await;
+    until(|| world.store.calls(Call::Accept) == 2).await;
 
     server.shut_down();
     assert!(idle.closed().await);

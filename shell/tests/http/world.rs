@@ -1,18 +1,15 @@
-//! Shared parts of the tests in this folder: a store in memory, the application on top of it, and
-//! checks of responses.
+//! Shared parts of the tests in this folder: the reference database with faults, the application on
+//! top of it, and checks of responses.
 
 use crate::document::Document;
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::service::Service;
 use jiff::Timestamp;
 use serde_json::Value;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 use surehook::clock::TokioClock;
@@ -22,16 +19,16 @@ use surehook::http::{App, RouteSet, SourceIntake};
 use surehook::ids::SystemIds;
 use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
-use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
-use surehook::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
-};
-use surehook_core::admission::{OnKeyReuse, Stored};
-use surehook_core::event::{Reason, Status};
+use surehook::ports::{NewEvent, StoreError};
+use surehook::search::AttemptEntry;
+use surehook_core::admission::OnKeyReuse;
+use surehook_core::event::{DeliveryState, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::operators::Access;
 use surehook_core::source::SourceName;
-use surehook_core::worker::claims::{Claims, Demand, Settlement};
+use surehook_model::database::DeliveryRow;
+use surehook_model::memory::MemoryStore;
+use surehook_model::scenario::Call;
 use tokio::sync::watch;
 
 /// How the store answers.
@@ -46,67 +43,81 @@ pub(crate) enum Mode {
     Rejects,
 }
 
-/// A store in memory, with only the calls that the HTTP surface makes.
+/// The reference database, with faults.
 pub(crate) struct Memory {
+    pub(crate) database: Arc<MemoryStore>,
+    faults: Arc<Faults>,
+}
+
+struct Faults {
     mode: watch::Sender<Mode>,
     /// How the store answers calls that store new events, unless `mode` already fails or hangs.
     storing: watch::Sender<Mode>,
-    events: Mutex<Vec<(NewEvent, EventRecord)>>,
-    pub(crate) pings: AtomicUsize,
-    pub(crate) probes: AtomicUsize,
-    /// The number of batches that were submitted.
-    pub(crate) batches: AtomicUsize,
-    /// The searches that were made.
-    pub(crate) asked: Mutex<Vec<(EventFilter, Span, PageSize)>>,
-    paused: Mutex<BTreeSet<SourceName>>,
+    /// The number of calls of each kind.
+    calls: Mutex<BTreeMap<Call, usize>>,
 }
 
 impl Memory {
-    pub(crate) fn new() -> Self {
-        Self {
+    fn new() -> Self {
+        let faults = Arc::new(Faults {
             mode: watch::channel(Mode::Works).0,
             storing: watch::channel(Mode::Works).0,
-            events: Mutex::default(),
-            pings: AtomicUsize::new(0),
-            probes: AtomicUsize::new(0),
-            batches: AtomicUsize::new(0),
-            asked: Mutex::default(),
-            paused: Mutex::default(),
-        }
+            calls: Mutex::default(),
+        });
+        let before = Arc::clone(&faults);
+        let database = MemoryStore::at(Timestamp::UNIX_EPOCH).before_each(move |call| {
+            let faults = Arc::clone(&before);
+            async move { faults.obey(call).await }.boxed()
+        });
+        Self { database: Arc::new(database), faults }
     }
 
     pub(crate) fn set(&self, mode: Mode) {
-        self.mode.send_replace(mode);
-    }
-
-    /// The stored events, in order.
-    pub(crate) fn stored(&self) -> Vec<NewEvent> {
-        self.events.lock().unwrap().iter().map(|(event, _)| event.clone()).collect()
-    }
-
-    pub(crate) fn change(&self, id: EventId, change: impl FnOnce(&mut EventRecord)) {
-        let mut events = self.events.lock().unwrap();
-        change(
-            &mut events
-                .iter_mut()
-                .find(|(event, _)| event.id == id)
-                .expect("the event is stored")
-                .1,
-        );
+        self.faults.mode.send_replace(mode);
     }
 
     /// Sets how the store answers calls that store new events.
     pub(crate) fn set_storing(&self, mode: Mode) {
-        self.storing.send_replace(mode);
+        self.faults.storing.send_replace(mode);
     }
 
-    async fn obey(&self) -> Result<(), StoreError> {
-        Self::answer(&self.mode).await
+    /// The number of calls of one kind.
+    pub(crate) fn calls(&self, call: Call) -> usize {
+        self.faults.calls.lock().unwrap().get(&call).copied().unwrap_or(0)
     }
 
-    async fn obey_storing(&self) -> Result<(), StoreError> {
-        self.obey().await?;
-        Self::answer(&self.storing).await
+    /// The stored events, in order.
+    pub(crate) fn stored(&self) -> Vec<NewEvent> {
+        self.database.tables().events.into_values().map(|row| row.event).collect()
+    }
+
+    /// Gives an event this status, and its attempts.
+    pub(crate) fn put(&self, id: EventId, status: Status, history: Vec<AttemptEntry>) {
+        let reason = (status == Status::DeadLettered).then_some(Reason::Exhausted);
+        let attempt = history.last().map_or(0, |entry| entry.attempt);
+        let delivery = DeliveryState { status, reason, attempt, ..DeliveryState::accepted() };
+        self.database.transact(|tables, now| {
+            tables.attempts.extend(history.into_iter().map(|entry| ((id, entry.attempt), entry)));
+            tables.deliveries.remove(&id);
+            let due_at = (status != Status::DeadLettered).then_some(now);
+            if status != Status::Delivered {
+                tables.deliveries.insert(id, DeliveryRow { delivery, due_at });
+            }
+            if status == Status::DeadLettered {
+                tables.ended.insert(id, now);
+            }
+        });
+    }
+}
+
+impl Faults {
+    async fn obey(&self, call: Call) -> Result<(), StoreError> {
+        *self.calls.lock().unwrap().entry(call).or_default() += 1;
+        Self::answer(&self.mode).await?;
+        if matches!(call, Call::Accept | Call::Probe) {
+            Self::answer(&self.storing).await?;
+        }
+        Ok(())
     }
 
     async fn answer(mode: &watch::Sender<Mode>) -> Result<(), StoreError> {
@@ -120,236 +131,6 @@ impl Memory {
             Mode::Unknown => Err(StoreError::Unknown(detail())),
             Mode::Rejects => Err(StoreError::Rejected(detail())),
         }
-    }
-}
-
-impl Store for Memory {
-    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
-        self.batches.fetch_add(1, Ordering::SeqCst);
-        async move {
-            self.obey_storing().await?;
-            let mut events = self.events.lock().unwrap();
-            let mut answers = Vec::new();
-            for event in batch {
-                let there = events
-                    .iter()
-                    .find(|(there, _)| (&there.source, &there.key) == (&event.source, &event.key));
-                answers.push(match there {
-                    Some((there, record)) => Stored::Existing {
-                        id: there.id,
-                        fingerprint: there.fingerprint,
-                        status: record.status,
-                    },
-                    None => {
-                        let record = new_record(&event);
-                        events.push((event, record));
-                        Stored::Inserted
-                    }
-                });
-            }
-            Ok(answers)
-        }
-        .boxed()
-    }
-
-    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
-        async move {
-            self.obey().await?;
-            Ok(self
-                .events
-                .lock()
-                .unwrap()
-                .iter()
-                .find(|(there, _)| there.id == event)
-                .map(|(_, record)| record.clone()))
-        }
-        .boxed()
-    }
-
-    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        async move {
-            self.obey().await?;
-            let mut events = self.events.lock().unwrap();
-            let Some((_, record)) = events.iter_mut().find(|(there, _)| there.id == event) else {
-                return Ok(Redriven::NotFound);
-            };
-            if record.status != Status::DeadLettered {
-                return Ok(Redriven::WrongStatus(record.status));
-            }
-            (record.status, record.reason) = (Status::Queued, None);
-            (record.next_attempt_at, record.settled_at) = (Some(Timestamp::UNIX_EPOCH), None);
-            Ok(Redriven::Queued)
-        }
-        .boxed()
-    }
-
-    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        async move {
-            self.obey().await?;
-            let mut events = self.events.lock().unwrap();
-            let Some((_, record)) = events.iter_mut().find(|(there, _)| there.id == event) else {
-                return Ok(Redriven::NotFound);
-            };
-            if record.status != Status::Delivered {
-                return Ok(Redriven::WrongStatus(record.status));
-            }
-            (record.status, record.next_attempt_at, record.settled_at) =
-                (Status::Queued, Some(Timestamp::UNIX_EPOCH), None);
-            Ok(Redriven::Queued)
-        }
-        .boxed()
-    }
-
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.pings.fetch_add(1, Ordering::SeqCst);
-        self.obey().boxed()
-    }
-
-    fn probe(&self, _: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.probes.fetch_add(1, Ordering::SeqCst);
-        self.obey_storing().boxed()
-    }
-
-    fn claim(&self, _: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
-        unreachable!("the HTTP surface does not claim")
-    }
-
-    fn settle(&self, _: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
-        unreachable!("the HTTP surface does not settle")
-    }
-
-    fn list(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
-        async move {
-            self.obey().await?;
-            let mut events: Vec<EventRecord> =
-                self.events.lock().unwrap().iter().map(|(_, record)| record.clone()).collect();
-            events.retain(|event| {
-                span.from <= event.id && event.id < span.until && filter.matches(event)
-            });
-            events.sort_by_key(|event| Reverse(event.id));
-            events.truncate(size.events as usize);
-            let next = events
-                .last()
-                .map(|event| event.id)
-                .filter(|_| events.len() == size.events as usize);
-            self.asked.lock().unwrap().push((filter, span, size));
-            Ok(EventPage { events, next })
-        }
-        .boxed()
-    }
-
-    fn redrive_all(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-        dry_run: bool,
-    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
-        async move {
-            self.obey().await?;
-            let mut events = self.events.lock().unwrap();
-            let is_meant =
-                |event: &EventRecord| event.status == Status::DeadLettered && filter.matches(event);
-            let mut letters: Vec<&mut EventRecord> =
-                events.iter_mut().map(|(_, record)| record).collect();
-            letters
-                .retain(|event| span.from <= event.id && event.id < span.until && is_meant(event));
-            letters.sort_by_key(|event| event.id);
-            letters.truncate(size.events as usize);
-            let next = letters
-                .last()
-                .map(|event| event.id)
-                .filter(|_| letters.len() == size.events as usize);
-            let redriven = u32::try_from(letters.len()).unwrap();
-            for letter in letters.into_iter().filter(|_| !dry_run) {
-                (letter.status, letter.reason, letter.settled_at) = (Status::Queued, None, None);
-                letter.next_attempt_at = Some(Timestamp::UNIX_EPOCH);
-            }
-            Ok(RedrivenPage { redriven, next })
-        }
-        .boxed()
-    }
-
-    fn sources(
-        &self,
-        names: Vec<SourceName>,
-        count_to: u32,
-    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
-        async move {
-            self.obey().await?;
-            let paused = self.paused.lock().unwrap();
-            let events = self.events.lock().unwrap();
-            let all: BTreeSet<SourceName> =
-                names.into_iter().chain(paused.iter().cloned()).collect();
-            let record = |source: SourceName| {
-                let count = |status| {
-                    let of_source = events.iter().filter(|(event, record)| {
-                        event.source == source && record.status == status
-                    });
-                    u32::try_from(of_source.count()).unwrap()
-                };
-                SourceRecord {
-                    source: source.to_string(),
-                    queued: count(Status::Queued),
-                    processing: count(Status::Processing),
-                    retrying: count(Status::Retrying),
-                    dead_lettered: count(Status::DeadLettered),
-                    is_partial: count(Status::Queued) >= count_to,
-                    behind: (count(Status::Queued) > 0).then_some(Duration::from_millis(1500)),
-                    paused_since: paused.contains(&source).then_some(Timestamp::UNIX_EPOCH),
-                }
-            };
-            Ok(all.into_iter().map(record).collect())
-        }
-        .boxed()
-    }
-
-    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
-        async move {
-            self.obey().await?;
-            let mut all = self.paused.lock().unwrap();
-            Ok(if paused { all.insert(source) } else { all.remove(&source) })
-        }
-        .boxed()
-    }
-
-    fn prune(
-        &self,
-        _: Retention,
-        _: Option<EventId>,
-        _: u32,
-    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
-        unreachable!("the HTTP surface does not prune")
-    }
-
-    fn erase(
-        &self,
-        _: Duration,
-        _: Option<EventId>,
-        _: u32,
-    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
-        unreachable!("the HTTP surface does not erase")
-    }
-}
-
-fn new_record(event: &NewEvent) -> EventRecord {
-    EventRecord {
-        id: event.id,
-        source: event.source.to_string(),
-        key: event.key.to_string(),
-        received_at: Timestamp::UNIX_EPOCH,
-        status: Status::Queued,
-        attempt: 0,
-        budget_from: Some(0),
-        next_attempt_at: Some(Timestamp::UNIX_EPOCH),
-        settled_at: None,
-        reason: None,
-        history: vec![],
     }
 }
 
@@ -381,19 +162,19 @@ impl Default for Setup {
 /// forwarded) and `restamp` (the first body wins).
 pub(crate) struct World {
     pub(crate) app: Arc<App>,
-    pub(crate) store: Arc<Memory>,
+    pub(crate) store: Memory,
     pub(crate) route_set: RouteSet,
     pub(crate) access: Access,
 }
 
 impl World {
     pub(crate) fn start(setup: Setup) -> Self {
-        let store = Arc::new(Memory::new());
+        let store = Memory::new();
         let clock = Arc::new(TokioClock::new());
         let doorbell = Arc::new(Doorbell::default());
         let health: Arc<Health> = Arc::default();
         let ports = IntakePorts {
-            store: Arc::clone(&store) as _,
+            store: store.database.clone(),
             clock: Arc::clone(&clock) as _,
             doorbell: Arc::clone(&doorbell),
             handover: Arc::default(),
@@ -416,7 +197,8 @@ impl World {
         let app = Arc::new(App {
             sources,
             intake: setup.takes_webhooks.then_some(handle),
-            store: Arc::clone(&store) as _,
+            operators: store.database.clone(),
+            maintenance: store.database.clone(),
             metrics: Metrics::new(["plain", "github", "restamp"].map(name)),
             delivers: true,
             clock,
@@ -476,19 +258,13 @@ impl World {
 
     pub(crate) async fn delivered(&self, key: &str) -> EventId {
         let id = self.accepted(key).await;
-        self.store.change(id, |record| {
-            (record.status, record.next_attempt_at, record.settled_at) =
-                (Status::Delivered, None, Some(Timestamp::UNIX_EPOCH));
-        });
+        self.store.put(id, Status::Delivered, vec![]);
         id
     }
 
     pub(crate) async fn dead_lettered(&self, key: &str) -> EventId {
         let id = self.accepted(key).await;
-        self.store.change(id, |record| {
-            (record.status, record.reason) = (Status::DeadLettered, Some(Reason::Exhausted));
-            (record.next_attempt_at, record.settled_at) = (None, Some(Timestamp::UNIX_EPOCH));
-        });
+        self.store.put(id, Status::DeadLettered, vec![]);
         id
     }
 }

@@ -1,4 +1,4 @@
-//! The reference database: the tables as maps, and each method of the store port as one atomic
+//! The reference database: the tables as maps, and each method of the store's ports as one atomic
 //! step.
 //!
 //! It uses `surehook_core::event` for every transition, so it is the reference for the SQL of the
@@ -61,7 +61,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// [`surehook::ports::Store::accept`].
+    /// [`surehook::ports::EventStore::accept`].
     ///
     /// # Errors
     ///
@@ -142,7 +142,7 @@ impl Database {
         self.deliveries.get(&event).map_or(Status::Delivered, |row| row.delivery.status)
     }
 
-    /// [`surehook::ports::Store::claim`].
+    /// [`surehook::ports::EventStore::claim`].
     pub fn claim(&mut self, now: Timestamp, demands: &[Demand]) -> Claims {
         let mut claims = Claims::default();
         for demand in demands {
@@ -253,7 +253,7 @@ impl Database {
         });
     }
 
-    /// [`surehook::ports::Store::settle`].
+    /// [`surehook::ports::EventStore::settle`].
     pub fn settle(&mut self, now: Timestamp, batch: &[Settlement]) -> Vec<EventId> {
         batch
             .iter()
@@ -301,7 +301,7 @@ impl Database {
         self.deliveries.insert(event, DeliveryRow { delivery, due_at: due_at(now, due) });
     }
 
-    /// [`surehook::ports::Store::find`].
+    /// [`surehook::ports::OperatorStore::find`].
     #[must_use]
     pub fn find(&self, event: EventId) -> Option<EventRecord> {
         let EventRow { event: stored, received_at, .. } = self.events.get(&event)?;
@@ -335,7 +335,7 @@ impl Database {
         })
     }
 
-    /// [`surehook::ports::Store::redrive`].
+    /// [`surehook::ports::OperatorStore::redrive`].
     pub fn redrive(&mut self, now: Timestamp, event: EventId) -> Redriven {
         if !self.events.contains_key(&event) {
             return Redriven::NotFound;
@@ -349,7 +349,7 @@ impl Database {
         }
     }
 
-    /// [`surehook::ports::Store::redrive_delivered`].
+    /// [`surehook::ports::OperatorStore::redrive_delivered`].
     pub fn redrive_delivered(&mut self, now: Timestamp, event: EventId) -> Redriven {
         if !self.events.contains_key(&event) {
             return Redriven::NotFound;
@@ -371,7 +371,7 @@ impl Database {
         Redriven::Queued
     }
 
-    /// [`surehook::ports::Store::list`].
+    /// [`surehook::ports::OperatorStore::list`].
     #[must_use]
     pub fn list(&self, filter: &EventFilter, span: Span, size: PageSize) -> EventPage {
         let looked: Vec<EventId> =
@@ -386,7 +386,7 @@ impl Database {
         EventPage { events, next: next(size, &shown, &looked) }
     }
 
-    /// [`surehook::ports::Store::redrive_all`].
+    /// [`surehook::ports::OperatorStore::redrive_all`].
     pub fn redrive_all(
         &mut self,
         now: Timestamp,
@@ -462,7 +462,7 @@ impl Database {
         Some(found)
     }
 
-    /// [`surehook::ports::Store::sources`].
+    /// [`surehook::ports::OperatorStore::sources`].
     #[must_use]
     pub fn sources(
         &self,
@@ -515,7 +515,7 @@ impl Database {
             .collect()
     }
 
-    /// [`surehook::ports::Store::pause`].
+    /// [`surehook::ports::OperatorStore::pause`].
     pub fn pause(&mut self, now: Timestamp, source: SourceName, paused: bool) -> bool {
         let was_paused = self.paused.contains_key(&source);
         if paused {
@@ -526,7 +526,7 @@ impl Database {
         was_paused != paused
     }
 
-    /// [`surehook::ports::Store::prune`].
+    /// [`surehook::ports::MaintenanceStore::prune`].
     pub fn prune(
         &mut self,
         now: Timestamp,
@@ -565,7 +565,7 @@ impl Database {
         self.attempts.retain(|(of, _), _| *of != event);
     }
 
-    /// [`surehook::ports::Store::erase`].
+    /// [`surehook::ports::MaintenanceStore::erase`].
     pub fn erase(
         &mut self,
         now: Timestamp,

@@ -1,14 +1,18 @@
 //! The reference database as a store: the tables behind a mutex, with a clock that the caller
-//! moves. For tests and fuzzing. It has no runtime, threads or faults: each call completes when it
-//! is first polled.
+//! moves. For tests and fuzzing. It has no runtime and no threads: each call completes when it is
+//! first polled, unless the test delays it or lets it fail (see [`MemoryStore::before_each`]).
 
 use crate::database::Database;
+use crate::scenario::Call;
 use futures::FutureExt;
-use futures::future::{BoxFuture, ready};
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
+use surehook::ports::{
+    Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven, Retention,
+    StoreCall, StoreError,
+};
 use surehook::search::{
     EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
 };
@@ -17,12 +21,14 @@ use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
 
-#[derive(Debug)]
+/// Runs before each call of a store.
+type Before = dyn Fn(Call) -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync;
+
 pub struct MemoryStore {
     state: Mutex<State>,
+    before: Option<Box<Before>>,
 }
 
-#[derive(Debug)]
 struct State {
     tables: Database,
     now: Timestamp,
@@ -48,7 +54,17 @@ impl MemoryStore {
     /// An empty store whose clock shows `now`.
     #[must_use]
     pub fn at(now: Timestamp) -> Self {
-        Self { state: Mutex::new(State { tables: Database::default(), now }) }
+        Self { state: Mutex::new(State { tables: Database::default(), now }), before: None }
+    }
+
+    /// The same store, on which each call first waits for `before`. If `before` fails, the call
+    /// fails with its error and changes nothing.
+    #[must_use]
+    pub fn before_each(
+        self,
+        before: impl Fn(Call) -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { before: Some(Box::new(before)), ..self }
     }
 
     /// The time that the store's clock shows.
@@ -81,47 +97,51 @@ impl MemoryStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs [`Self::transact`] at the first poll, not before.
+    /// One atomic step, after what the test wants before it. Nothing happens before the first poll.
     fn call<'a, T: Send + 'a>(
         &'a self,
+        call: Call,
         work: impl FnOnce(&mut Database, Timestamp) -> Result<T, StoreError> + Send + 'a,
-    ) -> BoxFuture<'a, Result<T, StoreError>> {
-        ready(()).map(move |()| self.transact(work)).boxed()
+    ) -> StoreCall<'a, T> {
+        async move {
+            if let Some(before) = &self.before {
+                before(call).await?;
+            }
+            self.transact(work)
+        }
+        .boxed()
     }
 }
 
-impl Store for MemoryStore {
-    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
-        self.call(move |tables, now| tables.accept(now, batch))
+impl EventStore for MemoryStore {
+    fn accept(&self, batch: Vec<NewEvent>) -> StoreCall<'_, Vec<Stored>> {
+        self.call(Call::Accept, move |tables, now| tables.accept(now, batch))
     }
 
-    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
-        self.call(move |tables, now| Ok(tables.claim(now, &demands)))
+    fn claim(&self, demands: Vec<Demand>) -> StoreCall<'_, Claims> {
+        self.call(Call::Claim, move |tables, now| Ok(tables.claim(now, &demands)))
     }
 
-    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
-        self.call(move |tables, now| Ok(tables.settle(now, &batch)))
+    fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>> {
+        self.call(Call::Settle, move |tables, now| Ok(tables.settle(now, &batch)))
+    }
+}
+
+impl OperatorStore for MemoryStore {
+    fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>> {
+        self.call(Call::Find, move |tables, _| Ok(tables.find(event)))
     }
 
-    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
-        self.call(move |tables, _| Ok(tables.find(event)))
+    fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
+        self.call(Call::Redrive, move |tables, now| Ok(tables.redrive(now, event)))
     }
 
-    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        self.call(move |tables, now| Ok(tables.redrive(now, event)))
+    fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven> {
+        self.call(Call::Redrive, move |tables, now| Ok(tables.redrive_delivered(now, event)))
     }
 
-    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        self.call(move |tables, now| Ok(tables.redrive_delivered(now, event)))
-    }
-
-    fn list(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
-        self.call(move |tables, _| Ok(tables.list(&filter, span, size)))
+    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> StoreCall<'_, EventPage> {
+        self.call(Call::List, move |tables, _| Ok(tables.list(&filter, span, size)))
     }
 
     fn redrive_all(
@@ -130,46 +150,41 @@ impl Store for MemoryStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
-        self.call(move |tables, now| Ok(tables.redrive_all(now, &filter, span, size, dry_run)))
+    ) -> StoreCall<'_, RedrivenPage> {
+        self.call(Call::RedriveAll, move |tables, now| {
+            Ok(tables.redrive_all(now, &filter, span, size, dry_run))
+        })
     }
 
-    fn sources(
-        &self,
-        names: Vec<SourceName>,
-        count_to: u32,
-    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
-        self.call(move |tables, now| Ok(tables.sources(now, &names, count_to)))
+    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> StoreCall<'_, Vec<SourceRecord>> {
+        self.call(Call::Sources, move |tables, now| Ok(tables.sources(now, &names, count_to)))
     }
 
-    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.call(move |tables, now| Ok(tables.pause(now, source, paused)))
+    fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool> {
+        self.call(Call::Pause, move |tables, now| Ok(tables.pause(now, source, paused)))
     }
+}
 
+impl MaintenanceStore for MemoryStore {
     fn prune(
         &self,
         retention: Retention,
         after: Option<EventId>,
         limit: u32,
-    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
-        self.call(move |tables, now| Ok(tables.prune(now, retention, after, limit)))
+    ) -> StoreCall<'_, Pruned> {
+        self.call(Call::Prune, move |tables, now| Ok(tables.prune(now, retention, after, limit)))
     }
 
-    fn erase(
-        &self,
-        kept: Duration,
-        after: Option<EventId>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
-        self.call(move |tables, now| Ok(tables.erase(now, kept, after, limit)))
+    fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
+        self.call(Call::Erase, move |tables, now| Ok(tables.erase(now, kept, after, limit)))
     }
 
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.call(|_, _| Ok(()))
+    fn ping(&self) -> StoreCall<'_, ()> {
+        self.call(Call::Ping, |_, _| Ok(()))
     }
 
-    fn probe(&self, _: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.call(|_, _| Ok(()))
+    fn probe(&self, _: NewEvent) -> StoreCall<'_, ()> {
+        self.call(Call::Probe, |_, _| Ok(()))
     }
 }
 
@@ -206,7 +221,7 @@ mod tests {
     }
 
     /// The result of a call that is polled once.
-    fn now<T>(call: BoxFuture<'_, Result<T, StoreError>>) -> Result<T, StoreError> {
+    fn now<T>(call: StoreCall<'_, T>) -> Result<T, StoreError> {
         call.now_or_never().expect("the call completes at its first poll")
     }
 
@@ -219,6 +234,20 @@ mod tests {
         assert!(now(store.claim(demand())).unwrap().claimed.is_empty());
         store.advance(Duration::from_micros(1));
         assert_eq!(now(store.claim(demand())).unwrap().claimed[0].attempt, 2);
+    }
+
+    #[test]
+    fn a_call_that_fails_before_its_step_changes_nothing() {
+        let store = MemoryStore::new().before_each(|call| {
+            let is_broken = call == Call::Accept;
+            async move {
+                if is_broken { Err(StoreError::Conflict("test".to_owned())) } else { Ok(()) }
+            }
+            .boxed()
+        });
+        assert_eq!(now(store.accept(vec![event()])), Err(StoreError::Conflict("test".to_owned())));
+        assert_eq!(store.tables(), Database::default());
+        assert_eq!(now(store.pause(event().source, true)), Ok(true), "only accepting is broken");
     }
 
     #[test]

@@ -491,33 +491,33 @@ pub enum Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Call {
-    /// [`surehook::ports::Store::accept`]; for a server, its insert.
+    /// [`surehook::ports::EventStore::accept`]; for a server, its insert.
     Accept,
     /// The read of existing keys after an insert that conflicted with them.
     Look,
-    /// [`surehook::ports::Store::claim`].
+    /// [`surehook::ports::EventStore::claim`].
     Claim,
-    /// [`surehook::ports::Store::settle`].
+    /// [`surehook::ports::EventStore::settle`].
     Settle,
-    /// [`surehook::ports::Store::find`].
+    /// [`surehook::ports::OperatorStore::find`].
     Find,
-    /// [`surehook::ports::Store::list`].
+    /// [`surehook::ports::OperatorStore::list`].
     List,
-    /// [`surehook::ports::Store::redrive`] and [`surehook::ports::Store::redrive_delivered`].
+    /// [`surehook::ports::OperatorStore::redrive`] and [`surehook::ports::OperatorStore::redrive_delivered`].
     Redrive,
-    /// [`surehook::ports::Store::redrive_all`].
+    /// [`surehook::ports::OperatorStore::redrive_all`].
     RedriveAll,
-    /// [`surehook::ports::Store::sources`].
+    /// [`surehook::ports::OperatorStore::sources`].
     Sources,
-    /// [`surehook::ports::Store::pause`].
+    /// [`surehook::ports::OperatorStore::pause`].
     Pause,
-    /// [`surehook::ports::Store::prune`].
+    /// [`surehook::ports::MaintenanceStore::prune`].
     Prune,
-    /// [`surehook::ports::Store::erase`].
+    /// [`surehook::ports::MaintenanceStore::erase`].
     Erase,
-    /// [`surehook::ports::Store::ping`].
+    /// [`surehook::ports::MaintenanceStore::ping`].
     Ping,
-    /// [`surehook::ports::Store::probe`].
+    /// [`surehook::ports::MaintenanceStore::probe`].
     Probe,
 }
 

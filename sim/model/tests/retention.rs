@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use surehook::ports::{Clock, NewEvent, Retention, Store};
+use surehook::ports::{Clock, EventStore, NewEvent, Retention};
 use surehook::retention;
 use surehook_core::admission::Fingerprint;
 use surehook_core::event::Outcome;
@@ -62,13 +62,9 @@ struct World {
 impl World {
     fn start(retention: Retention, delivered_payload: Duration) -> Self {
         let (store, clock) = (Arc::new(MemoryStore::new()), Hourglass::default());
-        let running = retention::run(
-            Arc::clone(&store) as Arc<dyn Store>,
-            Arc::new(clock.clone()),
-            retention,
-            delivered_payload,
-        )
-        .boxed();
+        let running =
+            retention::run(store.clone(), Arc::new(clock.clone()), retention, delivered_payload)
+                .boxed();
         Self { store, clock, running }
     }
 

@@ -1,7 +1,7 @@
 //! The database of one test: its store, further handles on it as other processes have them, and
 //! direct access that bypasses the store to move times back, count rows and break things.
 
-use crate::wrong::{Wrong, WrongDatabase};
+use crate::wrong::{LeakyStore, Wrong, WrongDatabase};
 use bytes::Bytes;
 use jiff::Timestamp;
 use sqlx::postgres::PgPoolOptions;
@@ -9,7 +9,7 @@ use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use surehook::ports::{NewEvent, Store};
+use surehook::ports::{EventStore, MaintenanceStore, NewEvent, Store};
 use surehook::search::EventRecord;
 use surehook::store::{self, OpenStore};
 use surehook_core::admission::{Fingerprint, Stored};
@@ -93,10 +93,10 @@ impl Db {
         Self { store: db.another(), ..db }
     }
 
-    /// A SQLite database behind a store that breaks a promise.
+    /// A SQLite database of which one port breaks a promise: see [`Self::events`] and
+    /// [`Self::maintenance`].
     pub(crate) async fn wrong_database(wrong: WrongDatabase) -> Self {
-        let db = Self { broken: Some(Broken::Database(wrong)), ..Self::sqlite().await };
-        Self { store: db.another(), ..db }
+        Self { broken: Some(Broken::Database(wrong)), ..Self::sqlite().await }
     }
 
     /// The store as another process opens it.
@@ -108,8 +108,26 @@ impl Db {
         match (&self.raw, &self.broken) {
             (Raw::Memory(memory), Some(Broken::Memory(wrong))) => wrong.store(Arc::clone(memory)),
             (Raw::Memory(memory), _) => Arc::clone(memory) as _,
-            (_, Some(Broken::Database(wrong))) => wrong.store(self.open().store(), &self.url),
             _ => self.open().store(),
+        }
+    }
+
+    /// The port of the store for events. It breaks a promise on a database that is made for this.
+    pub(crate) fn events(&self) -> Arc<dyn EventStore> {
+        let store = self.store.clone();
+        match self.broken {
+            Some(Broken::Database(WrongDatabase::DroppedCallsStayOpen)) => {
+                Arc::new(LeakyStore::new(store, &self.url))
+            }
+            _ => store,
+        }
+    }
+
+    /// A handle's port for maintenance. It breaks a promise on a database that is made for this.
+    pub(crate) fn maintenance(&self, store: &Arc<dyn Store>) -> Arc<dyn MaintenanceStore> {
+        match self.broken {
+            Some(Broken::Database(WrongDatabase::AlwaysInOrder)) => Arc::new(MemoryStore::new()),
+            _ => store.clone(),
         }
     }
 

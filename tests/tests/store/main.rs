@@ -1,4 +1,4 @@
-//! One list of tests for every store. Each clause of the port [`surehook::ports::Store`] is a
+//! One list of tests for every store. Each clause of the ports of [`surehook::ports::Store`] is a
 //! function over a database. It must hold on the model database, on PostgreSQL and on SQLite. It
 //! must fail on each wrong store that is listed after it, which breaks what the clause guards.
 //! Tests for one database only (a planner's choice, a restart) are in separate modules.

@@ -23,17 +23,18 @@ async fn drop_schema(db: &Db) {
 pub(crate) async fn a_database_without_a_schema_is_unavailable(db: Db) {
     drop_schema(&db).await;
     let store = db.another();
-    unavailable(store.ping().await);
+    let maintenance = db.maintenance(&store);
+    unavailable(maintenance.ping().await);
     unavailable(store.accept(vec![event("a")]).await);
     db.open().migrate().await.unwrap();
-    store.ping().await.unwrap();
+    maintenance.ping().await.unwrap();
     assert_eq!(
         store.accept(vec![event("a")]).await,
         Ok(vec![Stored::Inserted]),
         "the schema is used as soon as it exists"
     );
     db.execute("delete from _sqlx_migrations").await;
-    let why = unavailable(store.ping().await);
+    let why = unavailable(maintenance.ping().await);
     assert!(why.contains("surehook migrate"), "{why}");
 }
 
@@ -58,18 +59,18 @@ pub(crate) async fn a_newer_schema_is_refused(db: Db) {
     let refused = db.open().migrate().await.unwrap_err();
     assert!(matches!(refused, MigrateError::Newer { found: 9999, .. }), "{refused:?}");
     assert!(refused.to_string().contains("run a newer surehook"), "{refused}");
-    let why = unavailable(db.store.ping().await);
+    let why = unavailable(db.maintenance(&db.store).ping().await);
     assert!(why.contains("run a newer surehook"), "{why}");
 }
 
 pub(crate) async fn a_foreign_schema_is_refused(db: Db) {
     db.execute("update _sqlx_migrations set success = false").await;
     assert!(matches!(db.open().migrate().await, Err(MigrateError::Failed(_))));
-    unavailable(db.store.ping().await);
+    unavailable(db.maintenance(&db.store).ping().await);
     drop_schema(&db).await;
     db.execute("create table events (unrelated integer)").await;
     assert!(matches!(db.open().migrate().await, Err(MigrateError::Failed(_))));
-    unavailable(db.another().ping().await);
+    unavailable(db.maintenance(&db.another()).ping().await);
 }
 
 pub(crate) async fn a_database_created_later_is_used(db: Db) {

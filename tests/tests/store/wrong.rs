@@ -4,23 +4,19 @@
 mod accept;
 mod claim;
 mod database;
-mod rest;
-mod search;
+mod maintenance;
+mod operators;
 mod settle;
 
-pub(crate) use database::WrongDatabase;
+pub(crate) use database::{LeakyStore, WrongDatabase};
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, ready};
+use futures::future::ready;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
-use surehook::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
-};
+use surehook::ports::{EventStore, NewEvent, Store, StoreCall};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
-use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::memory::MemoryStore;
 
@@ -173,94 +169,16 @@ struct WrongStore {
     given_out: Mutex<Option<Claims>>,
 }
 
-impl Store for WrongStore {
-    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
+impl EventStore for WrongStore {
+    fn accept(&self, batch: Vec<NewEvent>) -> StoreCall<'_, Vec<Stored>> {
         ready(self.wrong_accept(batch)).boxed()
     }
 
-    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+    fn claim(&self, demands: Vec<Demand>) -> StoreCall<'_, Claims> {
         ready(self.wrong_claim(demands)).boxed()
     }
 
-    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+    fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>> {
         ready(self.wrong_settle(batch)).boxed()
-    }
-
-    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
-        ready(self.wrong_find(event)).boxed()
-    }
-
-    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        ready(self.wrong_redrive(event)).boxed()
-    }
-
-    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        ready(self.wrong_redrive_delivered(event)).boxed()
-    }
-
-    fn list(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
-        ready(self.wrong_list(filter, span, size)).boxed()
-    }
-
-    fn redrive_all(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-        dry_run: bool,
-    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
-        ready(self.wrong_redrive_all(filter, span, size, dry_run)).boxed()
-    }
-
-    fn sources(
-        &self,
-        names: Vec<SourceName>,
-        count_to: u32,
-    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
-        ready(self.wrong_sources(names, count_to)).boxed()
-    }
-
-    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
-        ready(self.wrong_pause(source, paused)).boxed()
-    }
-
-    fn prune(
-        &self,
-        retention: Retention,
-        after: Option<EventId>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
-        ready(self.wrong_prune(retention, after, limit)).boxed()
-    }
-
-    fn erase(
-        &self,
-        kept: Duration,
-        after: Option<EventId>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
-        ready(self.wrong_erase(kept, after, limit)).boxed()
-    }
-
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        let is_in_order = self.wrong != Wrong::NeverInOrder;
-        ready(if is_in_order {
-            Ok(())
-        } else {
-            Err(StoreError::Unavailable("never in order".into()))
-        })
-        .boxed()
-    }
-
-    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
-        if self.wrong == Wrong::ProbesStay {
-            return self.accept(vec![event]).map(|stored| stored.map(drop)).boxed();
-        }
-        self.memory.probe(event)
     }
 }

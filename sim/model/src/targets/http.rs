@@ -27,7 +27,7 @@ use surehook::http::{App, SourceIntake};
 use surehook::http_server::protocol;
 use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
-use surehook::ports::{Clock, Ids, NewEvent, Store};
+use surehook::ports::{Clock, Ids, NewEvent};
 use surehook_core::admission::{Fingerprint, OnKeyReuse};
 use surehook_core::event::{Outcome, Reason};
 use surehook_core::id::EventId;
@@ -109,9 +109,8 @@ fn converse(
         sources: 1,
     };
     let doorbell = Arc::new(Doorbell::default());
-    let shared: Arc<dyn Store> = store.clone();
     let ports = IntakePorts {
-        store: Arc::clone(&shared),
+        store: store.clone(),
         clock: Arc::clone(&clock),
         doorbell: Arc::clone(&doorbell),
         handover: Arc::default(),
@@ -125,7 +124,8 @@ fn converse(
     let app = App {
         sources: sources(),
         intake: (!manner.only_delivers).then_some(handle),
-        store: shared,
+        operators: store.clone(),
+        maintenance: store.clone(),
         metrics: Metrics::new([]),
         delivers: false,
         clock,

@@ -1,55 +1,45 @@
-//! Stores that handle connections and schemas wrongly. They wrap the real store on SQLite, because
-//! the model has neither.
+//! Databases that break what a clause about connections or schemas guards. They are made of the
+//! real store on SQLite, because the model has neither.
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, ready};
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnection;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, Store, StoreError};
-use surehook::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
-};
+use surehook::ports::{EventStore, NewEvent, StoreCall};
 use surehook::store::sqlite::options;
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
-use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
 
-/// How a wrapper of a real store is wrong.
+/// How one port of a real store is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WrongDatabase {
+    /// A [`LeakyStore`] takes the place of the port for events.
     DroppedCallsStayOpen,
+    /// The port for maintenance is that of another database, which is in order.
     AlwaysInOrder,
 }
 
-impl WrongDatabase {
-    /// One process's handle on a store that is wrong in this way.
-    pub(crate) fn store(self, inner: Arc<dyn Store>, url: &str) -> Arc<dyn Store> {
-        Arc::new(WrongStore {
-            inner,
-            url: url.to_owned(),
-            wrong: self,
-            free: Mutex::default(),
-            open: Mutex::default(),
-        })
-    }
-}
-
-struct WrongStore {
-    inner: Arc<dyn Store>,
+/// A store that leaves a transaction open if the future of an accept is dropped.
+pub(crate) struct LeakyStore {
+    inner: Arc<dyn EventStore>,
     url: String,
-    wrong: WrongDatabase,
     /// The connection that the last call released.
     free: Mutex<Option<SqliteConnection>>,
     /// Connections whose call was dropped.
     open: Mutex<Vec<SqliteConnection>>,
 }
 
+impl LeakyStore {
+    pub(crate) fn new(inner: Arc<dyn EventStore>, url: &str) -> Self {
+        Self { inner, url: url.to_owned(), free: Mutex::default(), open: Mutex::default() }
+    }
+}
+
 /// Keeps a transaction open if it is dropped before its end.
 struct Transaction<'a> {
-    store: &'a WrongStore,
+    store: &'a LeakyStore,
     connection: Option<SqliteConnection>,
 }
 
@@ -59,11 +49,8 @@ impl Drop for Transaction<'_> {
     }
 }
 
-impl Store for WrongStore {
-    fn accept(&self, batch: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>> {
-        if self.wrong != WrongDatabase::DroppedCallsStayOpen {
-            return self.inner.accept(batch);
-        }
+impl EventStore for LeakyStore {
+    fn accept(&self, batch: Vec<NewEvent>) -> StoreCall<'_, Vec<Stored>> {
         async move {
             let free = self.free.lock().unwrap().take();
             let connection = match free {
@@ -83,83 +70,11 @@ impl Store for WrongStore {
         .boxed()
     }
 
-    fn claim(&self, demands: Vec<Demand>) -> BoxFuture<'_, Result<Claims, StoreError>> {
+    fn claim(&self, demands: Vec<Demand>) -> StoreCall<'_, Claims> {
         self.inner.claim(demands)
     }
 
-    fn settle(&self, batch: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<EventId>, StoreError>> {
+    fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>> {
         self.inner.settle(batch)
-    }
-
-    fn find(&self, event: EventId) -> BoxFuture<'_, Result<Option<EventRecord>, StoreError>> {
-        self.inner.find(event)
-    }
-
-    fn redrive(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        self.inner.redrive(event)
-    }
-
-    fn redrive_delivered(&self, event: EventId) -> BoxFuture<'_, Result<Redriven, StoreError>> {
-        self.inner.redrive_delivered(event)
-    }
-
-    fn list(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
-        self.inner.list(filter, span, size)
-    }
-
-    fn redrive_all(
-        &self,
-        filter: EventFilter,
-        span: Span,
-        size: PageSize,
-        dry_run: bool,
-    ) -> BoxFuture<'_, Result<RedrivenPage, StoreError>> {
-        self.inner.redrive_all(filter, span, size, dry_run)
-    }
-
-    fn sources(
-        &self,
-        names: Vec<SourceName>,
-        count_to: u32,
-    ) -> BoxFuture<'_, Result<Vec<SourceRecord>, StoreError>> {
-        self.inner.sources(names, count_to)
-    }
-
-    fn pause(&self, source: SourceName, paused: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.inner.pause(source, paused)
-    }
-
-    fn prune(
-        &self,
-        retention: Retention,
-        after: Option<EventId>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Pruned, StoreError>> {
-        self.inner.prune(retention, after, limit)
-    }
-
-    fn erase(
-        &self,
-        kept: Duration,
-        after: Option<EventId>,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Erased, StoreError>> {
-        self.inner.erase(kept, after, limit)
-    }
-
-    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        match self.wrong {
-            WrongDatabase::AlwaysInOrder => ready(Ok(())).boxed(),
-            WrongDatabase::DroppedCallsStayOpen => self.inner.ping(),
-        }
-    }
-
-    fn probe(&self, event: NewEvent) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.inner.probe(event)
     }
 }

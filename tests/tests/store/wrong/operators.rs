@@ -1,19 +1,86 @@
-//! Stores that list, redrive in bulk, count and pause wrongly.
+//! Stores that find, redrive, list, count and pause wrongly.
 
 use super::{Wrong, WrongStore};
-use surehook::ports::StoreError;
-use surehook::search::{EventFilter, EventPage, PageSize, RedrivenPage, SourceRecord, Span};
-use surehook_core::event::Status;
-use surehook_core::id::EventId;
+use futures::FutureExt;
+use futures::future::ready;
+use surehook::ports::{OperatorStore, Redriven, StoreCall, StoreError};
+use surehook::search::{
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
+};
+use surehook_core::event::{DeliveryState, Reason, Status};
+use surehook_core::id::{EventId, Fence};
 use surehook_core::source::SourceName;
 
-impl WrongStore {
-    pub(super) fn wrong_list(
+impl OperatorStore for WrongStore {
+    fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>> {
+        let mut found = self.memory.transact(|tables, _| tables.find(event));
+        match (self.wrong, &mut found) {
+            (Wrong::HistoryNewestFirst, Some(found)) => found.history.reverse(),
+            (Wrong::UnknownIsAnError, None) => {
+                return ready(Err(StoreError::Rejected("there is no such event".into()))).boxed();
+            }
+            _ => {}
+        }
+        ready(Ok(found)).boxed()
+    }
+
+    fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
+        let done = self.memory.transact(|tables, now| {
+            let before = tables.deliveries.get(&event).copied();
+            if let (Wrong::RedrivesWhatIsAlive, Some(row)) =
+                (self.wrong, tables.deliveries.get_mut(&event))
+            {
+                row.delivery = DeliveryState {
+                    status: Status::DeadLettered,
+                    reason: Some(Reason::Permanent),
+                    ..row.delivery
+                };
+            }
+            let mut redriven = tables.redrive(now, event);
+            match (self.wrong, tables.deliveries.get_mut(&event), before) {
+                (Wrong::RedriveKeepsTheBudget, Some(row), Some(before)) => {
+                    row.delivery.budget_from = before.delivery.budget_from;
+                }
+                (Wrong::RedriveForgetsAttempts, Some(row), _) => row.delivery.attempt = 0,
+                (Wrong::RedrivesWhatIsNot, None, _) => redriven = Redriven::Queued,
+                _ => {}
+            }
+            Ok(redriven)
+        });
+        ready(done).boxed()
+    }
+
+    fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven> {
+        let done = self.memory.transact(|tables, now| {
+            if let (Wrong::SendsNothingOnceMore, Some(row)) =
+                (self.wrong, tables.events.get_mut(&event))
+            {
+                row.erased_at = None;
+            }
+            if self.wrong == Wrong::DeliversAgainWhateverItIs && tables.events.contains_key(&event)
+            {
+                tables.deliveries.remove(&event);
+                tables.ended.remove(&event);
+            }
+            let redriven = tables.redrive_delivered(now, event);
+            if let (Redriven::Queued, Some(row)) = (redriven, tables.deliveries.get_mut(&event)) {
+                match self.wrong {
+                    Wrong::RedrivesDeliveredAsNew => row.delivery = DeliveryState::accepted(),
+                    Wrong::RedrivesDeliveredUnderAnOldFence => row.delivery.fence = Fence(0),
+                    _ => {}
+                }
+            }
+            Ok(redriven)
+        });
+        ready(done).boxed()
+    }
+
+    fn list(
         &self,
         mut filter: EventFilter,
         mut span: Span,
         mut size: PageSize,
-    ) -> Result<EventPage, StoreError> {
+    ) -> StoreCall<'_, EventPage> {
         match self.wrong {
             Wrong::ListsEverySource => filter.source = None,
             Wrong::KeyWithoutItsSource if filter.key.is_some() => filter.source = None,
@@ -37,16 +104,16 @@ impl WrongStore {
             }
             _ => {}
         }
-        Ok(page)
+        ready(Ok(page)).boxed()
     }
 
-    pub(super) fn wrong_redrive_all(
+    fn redrive_all(
         &self,
         mut filter: EventFilter,
         span: Span,
         size: PageSize,
         mut dry_run: bool,
-    ) -> Result<RedrivenPage, StoreError> {
+    ) -> StoreCall<'_, RedrivenPage> {
         let is_counted_only = dry_run;
         match self.wrong {
             Wrong::RedrivesOnADryRun => dry_run = false,
@@ -55,7 +122,7 @@ impl WrongStore {
             Wrong::CountsOnADryRunOnly => dry_run = true,
             _ => {}
         }
-        self.memory.transact(|tables, now| {
+        let done = self.memory.transact(|tables, now| {
             let before = tables.clone();
             let mut page = tables.redrive_all(now, &filter, span, size, dry_run);
             if self.wrong == Wrong::CountsOnADryRunOnly && !is_counted_only {
@@ -67,14 +134,15 @@ impl WrongStore {
                 }
             }
             Ok(page)
-        })
+        });
+        ready(done).boxed()
     }
 
-    pub(super) fn wrong_sources(
+    fn sources(
         &self,
         names: Vec<SourceName>,
         mut count_to: u32,
-    ) -> Result<Vec<SourceRecord>, StoreError> {
+    ) -> StoreCall<'_, Vec<SourceRecord>> {
         if self.wrong == Wrong::CountsWithoutEnd {
             count_to = u32::MAX;
         }
@@ -92,11 +160,11 @@ impl WrongStore {
             }),
             _ => {}
         }
-        Ok(records)
+        ready(Ok(records)).boxed()
     }
 
-    pub(super) fn wrong_pause(&self, source: SourceName, paused: bool) -> Result<bool, StoreError> {
-        self.memory.transact(|tables, now| {
+    fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool> {
+        let done = self.memory.transact(|tables, now| {
             let is_ignored = match self.wrong {
                 Wrong::ForgetsToPause => paused,
                 Wrong::NeverResumes => !paused,
@@ -121,6 +189,7 @@ impl WrongStore {
             }
             let is_changed = tables.pause(now, source, paused);
             Ok(is_changed || self.wrong == Wrong::AlwaysSaysChanged)
-        })
+        });
+        ready(done).boxed()
     }
 }
