@@ -11,24 +11,22 @@ use crate::net::DATABASE;
 use crate::recorder::{Recorder, elapsed};
 use crate::rows::redrive_one;
 use crate::transaction::{Transaction, Work, broken};
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use madsim::net::Endpoint;
 use madsim::rand::Rng;
 use madsim::time::sleep;
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
-use surehook::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
-};
-use surehook_core::admission::Stored;
+use surehook::ports::StoreError;
+use surehook::search::EventRecord;
 use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
-use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::database::{Database, DeliveryRow};
 use surehook_model::history::{Change, Committed, Fault, What};
 use surehook_model::marks::Mark;
@@ -115,51 +113,23 @@ struct Planned {
 pub(crate) struct Request {
     pub(crate) process: String,
     pub(crate) reply_to: u64,
-    pub(crate) operation: Operation,
+    pub(crate) call: Call,
+    pub(crate) steps: Steps,
     pub(crate) fault: Option<StoreFault>,
 }
 
-#[derive(Clone)]
-pub(crate) enum Operation {
-    /// An accept as one transaction, for databases with one writer.
-    Accept(Vec<NewEvent>),
-    /// The insert of an accept. Events whose keys exist change nothing.
-    Insert(Vec<NewEvent>),
-    /// The read of an accept: the events with these keys.
-    Existing(Vec<(SourceName, IdempotencyKey)>),
-    Claim(Vec<Demand>),
-    Settle(Vec<Settlement>),
-    Find(EventId),
-    Redrive(EventId),
-    RedriveDelivered(EventId),
-    RedriveAll(EventFilter, Span, PageSize, bool),
-    List(EventFilter, Span, PageSize),
-    Sources(Vec<SourceName>, u32),
-    Pause(SourceName, bool),
-    Prune(Retention, Option<EventId>, u32),
-    Erase(Duration, Option<EventId>, u32),
-    Ping,
-    /// An insert that is rolled back.
-    Probe(NewEvent),
-}
+/// What a call does in its transaction.
+pub(crate) type Steps = Box<
+    dyn for<'t> FnOnce(
+            &'t mut Transaction<'_>,
+            AtCommit,
+        ) -> BoxFuture<'t, Result<Reply, StoreError>>
+        + Send
+        + Sync,
+>;
 
-/// The reply to an [`Operation`].
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Accepted(Vec<Stored>),
-    Existing(Vec<Option<Stored>>),
-    Claimed(Claims),
-    Settled(Vec<EventId>),
-    Found(Option<Box<EventRecord>>),
-    Redriven(Redriven),
-    AllRedriven(RedrivenPage),
-    Listed(EventPage),
-    Sources(Vec<SourceRecord>),
-    Paused(bool),
-    Pruned(Pruned),
-    Erased(Erased),
-    Pong,
-}
+/// The result of a call. It has the type that the caller expects.
+pub(crate) type Reply = Box<dyn Any + Send + Sync>;
 
 impl Disk {
     pub(crate) fn new(kind: DatabaseKind, recorder: Recorder, bug: Option<Bug>) -> Arc<Self> {
@@ -331,9 +301,9 @@ impl Disk {
             let transaction = Transaction::begin(self, OPERATOR.to_owned());
             let order = |work: &mut Work<'_>| {
                 let now = work.now;
-                Answer::Paused(work.state.tables.pause(now, source.clone(), paused))
+                work.state.tables.pause(now, source.clone(), paused)
             };
-            if let Ok(Answer::Paused(changed)) = transaction.commit(AtCommit::Commit, order).await {
+            if let Ok(changed) = transaction.commit(AtCommit::Commit, order).await {
                 return changed;
             }
             drop(transaction);
@@ -373,7 +343,6 @@ impl Disk {
                         });
                     }
                 }
-                Answer::Pong
             })
             .await;
     }
@@ -415,23 +384,7 @@ impl Disk {
     }
 
     /// The fault that is planned for this call, if any.
-    pub(crate) fn fault_for(&self, process: &str, operation: &Operation) -> Option<StoreFault> {
-        let call = match operation {
-            Operation::Accept(_) | Operation::Insert(_) => Call::Accept,
-            Operation::Existing(_) => Call::Look,
-            Operation::Claim(_) => Call::Claim,
-            Operation::Settle(_) => Call::Settle,
-            Operation::Find(_) => Call::Find,
-            Operation::Redrive(_) | Operation::RedriveDelivered(_) => Call::Redrive,
-            Operation::RedriveAll(..) => Call::RedriveAll,
-            Operation::List(..) => Call::List,
-            Operation::Sources(..) => Call::Sources,
-            Operation::Pause(..) => Call::Pause,
-            Operation::Prune(..) => Call::Prune,
-            Operation::Erase(..) => Call::Erase,
-            Operation::Ping => Call::Ping,
-            Operation::Probe(_) => Call::Probe,
-        };
+    pub(crate) fn fault_for(&self, process: &str, call: Call) -> Option<StoreFault> {
         let mut due = None;
         self.state().planned.retain_mut(|planned| {
             if planned.process != process || planned.call != call {
@@ -491,14 +444,14 @@ pub(crate) async fn serve(disk: Arc<Disk>) {
         let (endpoint, disk) = (endpoint.clone(), Arc::clone(&disk));
         madsim::task::spawn(async move {
             let reply_to = request.reply_to;
-            let answer = transact(&disk, request).await;
-            let _ = endpoint.send_to_raw(from, reply_to, Box::new(answer)).await;
+            let reply = transact(&disk, request).await;
+            let _ = endpoint.send_to_raw(from, reply_to, Box::new(reply)).await;
         });
     }
 }
 
 /// Runs one transaction, with the fault that is planned for it.
-async fn transact(disk: &Disk, request: Request) -> Result<Answer, StoreError> {
+async fn transact(disk: &Disk, request: Request) -> Result<Reply, StoreError> {
     disk.step().await;
     let mut transaction = Transaction::begin(disk, request.process);
     let at_commit = match request.fault {
@@ -506,45 +459,18 @@ async fn transact(disk: &Disk, request: Request) -> Result<Answer, StoreError> {
         Some(StoreFault::Conflict) => AtCommit::GiveWay,
         _ => AtCommit::Commit,
     };
-    if disk.kind == DatabaseKind::OneWriter && request.operation.writes() {
+    if disk.kind == DatabaseKind::OneWriter && request.call.writes() {
         transaction.lock(Lock::Writer).await?;
     }
-    let answer = match request.operation {
-        Operation::Accept(batch) | Operation::Insert(batch) => {
-            transaction.insert(batch, at_commit).await.map(Answer::Accepted)
-        }
-        Operation::Existing(keys) => transaction.existing(keys).await,
-        Operation::Claim(demands) => transaction.claim(demands, at_commit).await,
-        Operation::Settle(batch) => transaction.settle(batch, at_commit).await,
-        Operation::Find(event) => {
-            transaction.read(|tables, _| Answer::Found(tables.find(event).map(Box::new)))
-        }
-        Operation::Ping => transaction.read(|_, _| Answer::Pong),
-        Operation::List(filter, span, size) => {
-            transaction.read(|tables, _| Answer::Listed(tables.list(&filter, span, size)))
-        }
-        Operation::Sources(names, count_to) => {
-            transaction.read(|tables, now| Answer::Sources(tables.sources(now, &names, count_to)))
-        }
-        other => transaction.maintain(other, at_commit).await,
-    };
+    let reply = (request.steps)(&mut transaction, at_commit).await;
     drop(transaction);
     match request.fault {
-        Some(StoreFault::FailAfterCommit) if answer.is_ok() => return Err(broken()),
+        Some(StoreFault::FailAfterCommit) if reply.is_ok() => return Err(broken()),
         Some(StoreFault::Slow { by_ms }) => sleep(Duration::from_millis(by_ms)).await,
         _ => {}
     }
     disk.step().await;
-    answer
-}
-
-impl Operation {
-    fn writes(&self) -> bool {
-        !matches!(
-            self,
-            Self::Existing(_) | Self::Find(_) | Self::List(..) | Self::Sources(..) | Self::Ping
-        )
-    }
+    reply
 }
 
 type RowChange = (EventId, Change, Option<DeliveryRow>, Option<DeliveryRow>);

@@ -1,97 +1,76 @@
 //! The database calls of operators and of retention, as transactions that lock rows and take time.
 
 use crate::bugs::Bug;
-use crate::database::{Answer, AtCommit, Lock, Operation};
+use crate::database::{AtCommit, Lock};
 use crate::transaction::{Transaction, Work};
 use std::time::Duration;
 use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
-use surehook::search::{EventFilter, PageSize, Span};
+use surehook::search::{EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::event::Status;
 use surehook_core::id::EventId;
+use surehook_core::source::SourceName;
 use surehook_model::database::Database;
 use surehook_model::history::Change;
 
 impl Transaction<'_> {
-    /// Runs one call of an operator or of retention that may write.
-    pub(crate) async fn maintain(
+    pub(crate) async fn pause(
         &mut self,
-        operation: Operation,
+        source: SourceName,
+        paused: bool,
         at_commit: AtCommit,
-    ) -> Result<Answer, StoreError> {
-        match operation {
-            Operation::Redrive(event) => self.redrive(event, false, at_commit).await,
-            Operation::RedriveDelivered(event) => self.redrive(event, true, at_commit).await,
-            Operation::RedriveAll(filter, span, size, dry_run) => {
-                self.redrive_all(&filter, span, size, dry_run, at_commit).await
-            }
-            Operation::Pause(source, paused) => {
-                self.disk.step().await;
-                let pause = |work: &mut Work<'_>| {
-                    let now = work.now;
-                    Answer::Paused(work.state.tables.pause(now, source, paused))
-                };
-                self.commit(at_commit, pause).await
-            }
-            Operation::Prune(retention, after, limit) => {
-                self.prune(retention, after, limit, at_commit).await
-            }
-            Operation::Erase(kept, after, limit) => self.erase(kept, after, limit, at_commit).await,
-            Operation::Probe(event) => self.probe(event, at_commit).await,
-            Operation::Accept(_)
-            | Operation::Insert(_)
-            | Operation::Existing(_)
-            | Operation::Claim(_)
-            | Operation::Settle(_)
-            | Operation::Find(_)
-            | Operation::List(..)
-            | Operation::Sources(..)
-            | Operation::Ping => {
-                unreachable!("not a writing call of an operator or of retention")
-            }
-        }
+    ) -> Result<bool, StoreError> {
+        self.disk.step().await;
+        let pause = |work: &mut Work<'_>| {
+            let now = work.now;
+            work.state.tables.pause(now, source, paused)
+        };
+        self.commit(at_commit, pause).await
     }
 
     /// Inserts an event, rolls it back, and commits with the same waits as an insert.
-    async fn probe(&mut self, event: NewEvent, at_commit: AtCommit) -> Result<Answer, StoreError> {
+    pub(crate) async fn probe(
+        &mut self,
+        event: NewEvent,
+        at_commit: AtCommit,
+    ) -> Result<(), StoreError> {
         self.lock(Lock::Key(event.source, event.key)).await?;
         self.disk.step().await;
-        self.commit(at_commit, |_| Answer::Pong).await
+        self.commit(at_commit, |_| ()).await
     }
 
-    async fn redrive(
+    pub(crate) async fn redrive(
         &mut self,
         event: EventId,
         delivered: bool,
         at_commit: AtCommit,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<Redriven, StoreError> {
         self.lock(Lock::Row(event)).await?;
         self.disk.step().await;
         let redrive = |work: &mut Work<'_>| {
             let now = work.now;
-            let redriven = work.change(event, Change::Redriven, |tables| {
+            work.change(event, Change::Redriven, |tables| {
                 if delivered {
                     tables.redrive_delivered(now, event)
                 } else {
                     tables.redrive(now, event)
                 }
-            });
-            Answer::Redriven(redriven)
+            })
         };
         self.commit(at_commit, redrive).await
     }
 
-    async fn redrive_all(
+    pub(crate) async fn redrive_all(
         &mut self,
-        filter: &EventFilter,
+        filter: EventFilter,
         span: Span,
         size: PageSize,
         dry_run: bool,
         at_commit: AtCommit,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<RedrivenPage, StoreError> {
         let (letters, mut page) =
-            self.disk.state().tables.letters(&filter.clone().of_dead_letters(), span, size);
+            self.disk.state().tables.letters(&filter.of_dead_letters(), span, size);
         if dry_run {
-            return self.read(|_, _| Answer::AllRedriven(page));
+            return self.read(|_, _| page);
         }
         let held: Vec<EventId> =
             letters.into_iter().filter(|letter| self.try_lock(&Lock::Row(*letter))).collect();
@@ -103,19 +82,19 @@ impl Transaction<'_> {
                     == Redriven::Queued
             });
             page.redriven = u32::try_from(queued.count()).unwrap_or(u32::MAX);
-            Answer::AllRedriven(page)
+            page
         };
         self.commit(at_commit, redrive).await
     }
 
     /// Deletes the events whose retention has ended, except those with rows locked by others.
-    async fn prune(
+    pub(crate) async fn prune(
         &mut self,
         retention: Retention,
         after: Option<EventId>,
         limit: u32,
         at_commit: AtCommit,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<Pruned, StoreError> {
         let (over, reached) = {
             let state = self.disk.state();
             let (mut over, reached) = state.tables.to_prune(self.now, retention, after, limit);
@@ -151,19 +130,19 @@ impl Transaction<'_> {
                 work.committed.push((event, Change::Pruned, row, None));
                 deleted += 1;
             }
-            Answer::Pruned(Pruned { deleted, reached })
+            Pruned { deleted, reached }
         };
         self.commit(at_commit, delete).await
     }
 
     /// Erases the payloads whose retention has ended, except those with rows locked by others.
-    async fn erase(
+    pub(crate) async fn erase(
         &mut self,
         kept: Duration,
         after: Option<EventId>,
         limit: u32,
         at_commit: AtCommit,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<Erased, StoreError> {
         let (mut over, reached) = self.disk.state().tables.to_erase(self.now, kept, after, limit);
         if self.disk.bug == Some(Bug::EraseOwed) {
             over.extend(retrying(&self.disk.state().tables));
@@ -182,7 +161,7 @@ impl Transaction<'_> {
                     erased += 1;
                 }
             }
-            Answer::Erased(Erased { erased, reached })
+            Erased { erased, reached }
         };
         self.commit(at_commit, erase).await
     }

@@ -2,11 +2,14 @@
 //! database's node.
 
 use crate::bugs::Bug;
-use crate::database::{Answer, Disk, Operation, REQUESTS, Request};
+use crate::database::{AtCommit, Disk, REQUESTS, Reply, Request, Steps};
 use crate::effects::Effects;
 use crate::net::DATABASE;
+use crate::transaction::Transaction;
 use crate::waits::Wait;
 use futures::FutureExt;
+use futures::future::ready;
+use jiff::Timestamp;
 use madsim::net::Endpoint;
 use madsim::time::{sleep, timeout};
 use std::sync::Arc;
@@ -21,11 +24,13 @@ use surehook::search::{
 };
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
+use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
+use surehook_model::database::Database;
 use surehook_model::history::{CallResult, What};
 use surehook_model::marks::Mark;
-use surehook_model::scenario::{DatabaseKind, StoreFault};
+use surehook_model::scenario::{Call, DatabaseKind, StoreFault};
 
 /// The longest time that a caller waits for one request.
 const CALL_TIMEOUT: Duration = Duration::from_secs(6);
@@ -57,14 +62,30 @@ impl RemoteStore {
         Self { disk, endpoint, process, effects, index }
     }
 
-    async fn call(&self, operation: Operation) -> Result<Answer, StoreError> {
-        let (call, events) = described(&operation);
-        let result = self.send(operation).await;
+    /// Sends a call that concerns these events to the database, and records its result.
+    async fn call<T, S>(&self, call: Call, events: Vec<EventId>, steps: S) -> Result<T, StoreError>
+    where
+        T: Send + Sync + 'static,
+        S: for<'t> FnOnce(&'t mut Transaction<'_>, AtCommit) -> StoreCall<'t, T>
+            + Send
+            + Sync
+            + 'static,
+    {
+        let result = self.send(call, steps).await;
         self.record(call, events, &result);
         result
     }
 
-    fn record<T>(&self, call: &'static str, events: Vec<EventId>, result: &Result<T, StoreError>) {
+    /// Sends a call to the database that only reads.
+    async fn read<T: Send + Sync + 'static>(
+        &self,
+        call: Call,
+        read: impl FnOnce(&Database, Timestamp) -> T + Send + Sync + 'static,
+    ) -> Result<T, StoreError> {
+        self.send(call, |transaction, _| ready(transaction.read(read)).boxed()).await
+    }
+
+    fn record<T>(&self, call: Call, events: Vec<EventId>, result: &Result<T, StoreError>) {
         let result = match result {
             Ok(_) => CallResult::Done,
             Err(StoreError::Unknown(_)) => CallResult::Unknown,
@@ -75,17 +96,29 @@ impl RemoteStore {
         if !events.is_empty() {
             self.disk.recorder.record(What::Called {
                 process: self.process.clone(),
-                call,
+                call: call.as_str(),
                 result,
                 events,
             });
         }
     }
 
-    async fn send(&self, operation: Operation) -> Result<Answer, StoreError> {
-        let _waiting =
-            self.disk.recorder.waits().begin(self.index, Wait::Call(described(&operation).0));
-        self.effects.pass(self.index, self.exchange(operation)).await
+    async fn send<T, S>(&self, call: Call, steps: S) -> Result<T, StoreError>
+    where
+        T: Send + Sync + 'static,
+        S: for<'t> FnOnce(&'t mut Transaction<'_>, AtCommit) -> StoreCall<'t, T>
+            + Send
+            + Sync
+            + 'static,
+    {
+        let steps: Steps = Box::new(|transaction, at_commit| {
+            steps(transaction, at_commit)
+                .map(|done| done.map(|value| Box::new(value) as Reply))
+                .boxed()
+        });
+        let _waiting = self.disk.recorder.waits().begin(self.index, Wait::Call(call.as_str()));
+        let reply = self.effects.pass(self.index, self.exchange(call, steps)).await?;
+        Ok(*reply.downcast().expect("the reply has the type that its caller expects"))
     }
 
     /// Accepts as the store on PostgreSQL does: inserts the new events, and reads those whose keys
@@ -99,14 +132,11 @@ impl RemoteStore {
             if open.is_empty() {
                 break;
             }
+            let events: Vec<NewEvent> = open.iter().map(|&index| batch[index].clone()).collect();
             let inserted = self
-                .send(Operation::Insert(open.iter().map(|&index| batch[index].clone()).collect()))
-                .await;
-            let inserted =
-                match inserted.map_err(|error| self.in_doubt(error, is_part_committed))? {
-                    Answer::Accepted(inserted) => inserted,
-                    other => unreachable!("the reply to an insert is {other:?}"),
-                };
+                .send(Call::Accept, move |transaction, at| transaction.insert(events, at).boxed())
+                .await
+                .map_err(|error| self.in_doubt(error, is_part_committed))?;
             for (&index, inserted) in open.iter().zip(inserted) {
                 stored[index] =
                     Some(inserted).filter(|inserted| !matches!(inserted, Stored::Existing { .. }));
@@ -119,18 +149,14 @@ impl RemoteStore {
             if in_the_way.is_empty() {
                 break;
             }
-            let keys = in_the_way
+            let keys: Vec<(SourceName, IdempotencyKey)> = in_the_way
                 .iter()
                 .map(|&index| (batch[index].source.clone(), batch[index].key.clone()))
                 .collect();
-            let existing = match self
-                .send(Operation::Existing(keys))
+            let existing = self
+                .send(Call::Look, move |transaction, _| transaction.existing(keys).boxed())
                 .await
-                .map_err(|error| self.in_doubt(error, is_part_committed))?
-            {
-                Answer::Existing(existing) => existing,
-                other => unreachable!("the reply to a read of keys is {other:?}"),
-            };
+                .map_err(|error| self.in_doubt(error, is_part_committed))?;
             for (index, existing) in in_the_way.into_iter().zip(existing) {
                 stored[index] = existing;
             }
@@ -158,14 +184,14 @@ impl RemoteStore {
         StoreError::Unknown(error.to_string())
     }
 
-    async fn exchange(&self, operation: Operation) -> Result<Answer, StoreError> {
-        let fault = self.disk.fault_for(&self.process, &operation);
+    async fn exchange(&self, call: Call, steps: Steps) -> Result<Reply, StoreError> {
+        let fault = self.disk.fault_for(&self.process, call);
         if fault == Some(StoreFault::Refuse) || !self.disk.is_up() {
             sleep(Duration::from_millis(1)).await;
             return Err(StoreError::Unavailable("connection refused".to_owned()));
         }
         let reply_to = self.disk.next_tag.fetch_add(1, Ordering::Relaxed);
-        let request = Request { process: self.process.clone(), reply_to, operation, fault };
+        let request = Request { process: self.process.clone(), reply_to, call, steps, fault };
         let unknown = |what: &str| StoreError::Unknown(what.to_owned());
         self.endpoint
             .send_to_raw(DATABASE, REQUESTS, Box::new(request))
@@ -176,45 +202,9 @@ impl RemoteStore {
             .map_err(|_| unknown("no reply in time"))?;
         let (payload, _) = reply.map_err(|_| unknown("connection broken"))?;
         *payload
-            .downcast::<Result<Answer, StoreError>>()
+            .downcast::<Result<Reply, StoreError>>()
             .expect("every message with this tag is a reply")
     }
-}
-
-fn described(operation: &Operation) -> (&'static str, Vec<EventId>) {
-    match operation {
-        Operation::Accept(batch) | Operation::Insert(batch) => {
-            ("accept", batch.iter().map(|event| event.id).collect())
-        }
-        Operation::Existing(_) => ("look", vec![]),
-        Operation::Settle(batch) => {
-            ("settle", batch.iter().map(|settlement| settlement.event).collect())
-        }
-        Operation::Redrive(event) => ("redrive", vec![*event]),
-        Operation::RedriveDelivered(event) => ("redrive delivered", vec![*event]),
-        Operation::Claim(_) => ("claim", vec![]),
-        Operation::Find(_) => ("find", vec![]),
-        Operation::RedriveAll(..) => ("redrive all", vec![]),
-        Operation::List(..) => ("list", vec![]),
-        Operation::Sources(..) => ("sources", vec![]),
-        Operation::Pause(..) => ("pause", vec![]),
-        Operation::Prune(..) => ("prune", vec![]),
-        Operation::Erase(..) => ("erase", vec![]),
-        Operation::Ping => ("ping", vec![]),
-        Operation::Probe(_) => ("probe", vec![]),
-    }
-}
-
-/// Extracts the value of a reply, which has the variant of its call.
-macro_rules! answered {
-    ($call:expr, $variant:ident) => {
-        $call
-            .map(|answer: Result<Answer, StoreError>| match answer? {
-                Answer::$variant(value) => Ok::<_, StoreError>(value),
-                other => unreachable!("expected the reply {}, got {other:?}", stringify!($variant)),
-            })
-            .boxed()
-    };
 }
 
 impl EventStore for RemoteStore {
@@ -223,43 +213,52 @@ impl EventStore for RemoteStore {
     }
 
     fn accept(&self, batch: Vec<NewEvent>) -> StoreCall<'_, Vec<Stored>> {
+        let events = batch.iter().map(|event| event.id).collect();
         if self.disk.kind == DatabaseKind::OneWriter {
-            return answered!(self.call(Operation::Accept(batch)), Accepted);
+            return self
+                .call(Call::Accept, events, |transaction, at| transaction.insert(batch, at).boxed())
+                .boxed();
         }
         async move {
             let stored = self.insert_and_look(&batch).await;
-            self.record("accept", batch.iter().map(|event| event.id).collect(), &stored);
+            self.record(Call::Accept, events, &stored);
             stored
         }
         .boxed()
     }
 
     fn claim(&self, demands: Vec<Demand>) -> StoreCall<'_, Claims> {
-        answered!(self.call(Operation::Claim(demands)), Claimed)
+        self.send(Call::Claim, |transaction, at| transaction.claim(demands, at).boxed()).boxed()
     }
 
     fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>> {
-        answered!(self.call(Operation::Settle(batch)), Settled)
+        let events = batch.iter().map(|settlement| settlement.event).collect();
+        self.call(Call::Settle, events, |transaction, at| transaction.settle(batch, at).boxed())
+            .boxed()
     }
 }
 
 impl OperatorStore for RemoteStore {
     fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>> {
-        answered!(self.call(Operation::Find(event)), Found)
-            .map(|found| Ok(found?.map(|record: Box<EventRecord>| *record)))
-            .boxed()
+        self.read(Call::Find, move |tables, _| tables.find(event)).boxed()
     }
 
     fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
-        answered!(self.call(Operation::Redrive(event)), Redriven)
+        self.call(Call::Redrive, vec![event], move |transaction, at| {
+            transaction.redrive(event, false, at).boxed()
+        })
+        .boxed()
     }
 
     fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven> {
-        answered!(self.call(Operation::RedriveDelivered(event)), Redriven)
+        self.call(Call::Redrive, vec![event], move |transaction, at| {
+            transaction.redrive(event, true, at).boxed()
+        })
+        .boxed()
     }
 
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> StoreCall<'_, EventPage> {
-        answered!(self.call(Operation::List(filter, span, size)), Listed)
+        self.read(Call::List, move |tables, _| tables.list(&filter, span, size)).boxed()
     }
 
     fn redrive_all(
@@ -269,15 +268,19 @@ impl OperatorStore for RemoteStore {
         size: PageSize,
         dry_run: bool,
     ) -> StoreCall<'_, RedrivenPage> {
-        answered!(self.call(Operation::RedriveAll(filter, span, size, dry_run)), AllRedriven)
+        self.send(Call::RedriveAll, move |transaction, at| {
+            transaction.redrive_all(filter, span, size, dry_run, at).boxed()
+        })
+        .boxed()
     }
 
     fn sources(&self, names: Vec<SourceName>, count_to: u32) -> StoreCall<'_, Vec<SourceRecord>> {
-        answered!(self.call(Operation::Sources(names, count_to)), Sources)
+        self.read(Call::Sources, move |tables, now| tables.sources(now, &names, count_to)).boxed()
     }
 
     fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool> {
-        answered!(self.call(Operation::Pause(source, paused)), Paused)
+        self.send(Call::Pause, move |transaction, at| transaction.pause(source, paused, at).boxed())
+            .boxed()
     }
 }
 
@@ -288,18 +291,26 @@ impl MaintenanceStore for RemoteStore {
         after: Option<EventId>,
         limit: u32,
     ) -> StoreCall<'_, Pruned> {
-        answered!(self.call(Operation::Prune(retention, after, limit.min(STEP_EVENTS))), Pruned)
+        let limit = limit.min(STEP_EVENTS);
+        self.send(Call::Prune, move |transaction, at| {
+            transaction.prune(retention, after, limit, at).boxed()
+        })
+        .boxed()
     }
 
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
-        answered!(self.call(Operation::Erase(kept, after, limit.min(STEP_EVENTS))), Erased)
+        let limit = limit.min(STEP_EVENTS);
+        self.send(Call::Erase, move |transaction, at| {
+            transaction.erase(kept, after, limit, at).boxed()
+        })
+        .boxed()
     }
 
     fn ping(&self) -> StoreCall<'_, ()> {
-        self.call(Operation::Ping).map(|answer| answer.map(|_| ())).boxed()
+        self.read(Call::Ping, |_, _| ()).boxed()
     }
 
     fn probe(&self, event: NewEvent) -> StoreCall<'_, ()> {
-        self.call(Operation::Probe(event)).map(|answer| answer.map(|_| ())).boxed()
+        self.send(Call::Probe, |transaction, at| transaction.probe(event, at).boxed()).boxed()
     }
 }

@@ -6,7 +6,7 @@
 //! are in [`crate::database`].
 
 use crate::bugs::Bug;
-use crate::database::{Answer, AtCommit, Disk, Flushed, Lock, POISON, State};
+use crate::database::{AtCommit, Disk, Flushed, Lock, POISON, State};
 use crate::recorder::elapsed;
 use crate::rows::{accept_one, claim_one, settle_one};
 use jiff::Timestamp;
@@ -94,10 +94,10 @@ impl<'a> Transaction<'a> {
         self.disk.state().generation != self.generation
     }
 
-    pub(crate) fn read(
+    pub(crate) fn read<T>(
         &self,
-        read: impl FnOnce(&Database, Timestamp) -> Answer,
-    ) -> Result<Answer, StoreError> {
+        read: impl FnOnce(&Database, Timestamp) -> T,
+    ) -> Result<T, StoreError> {
         let state = self.disk.state();
         let standby =
             state.lagging.as_ref().filter(|_| self.disk.bug == Some(Bug::FindReadsStandby));
@@ -109,11 +109,11 @@ impl<'a> Transaction<'a> {
     }
 
     /// Commits. Returns when the standby has the changes, if the database waits for that.
-    pub(crate) async fn commit(
+    pub(crate) async fn commit<T>(
         &self,
         at_commit: AtCommit,
-        work: impl FnOnce(&mut Work<'_>) -> Answer,
-    ) -> Result<Answer, StoreError> {
+        work: impl FnOnce(&mut Work<'_>) -> T,
+    ) -> Result<T, StoreError> {
         self.may_commit(at_commit)?;
         let flushed = self.disk.flushed(self.generation).await;
         if flushed == Flushed::Nowhere {
@@ -233,12 +233,9 @@ impl<'a> Transaction<'a> {
                     (stored, _) => stored,
                 }
             });
-            Answer::Accepted(stored.collect())
+            stored.collect()
         };
-        match self.commit(at_commit, accept).await? {
-            Answer::Accepted(stored) => Ok(stored),
-            other => unreachable!("the reply to an insert is {other:?}"),
-        }
+        self.commit(at_commit, accept).await
     }
 
     /// The stored events of a batch, if all of its keys exist.
@@ -256,7 +253,7 @@ impl<'a> Transaction<'a> {
     pub(crate) async fn existing(
         &mut self,
         keys: Vec<(SourceName, IdempotencyKey)>,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<Vec<Option<Stored>>, StoreError> {
         let found: Vec<Option<Stored>> = {
             let state = self.disk.state();
             let existing =
@@ -275,14 +272,14 @@ impl<'a> Transaction<'a> {
                 Flushed::Here | Flushed::Nowhere => return Err(broken()),
             }
         }
-        Ok(Answer::Existing(found))
+        Ok(found)
     }
 
     pub(crate) async fn claim(
         &mut self,
         demands: Vec<Demand>,
         at_commit: AtCommit,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<Claims, StoreError> {
         let (bug, now) = (self.disk.bug, self.now);
         let (mut picked, mut claims) = (Vec::new(), Claims::default());
         for demand in demands {
@@ -320,7 +317,7 @@ impl<'a> Transaction<'a> {
         }
         if picked.is_empty() {
             self.may_commit(at_commit)?;
-            return Ok(Answer::Claimed(claims));
+            return Ok(claims);
         }
         self.commit(at_commit, |work| {
             for (demand, event, fence) in picked {
@@ -332,7 +329,7 @@ impl<'a> Transaction<'a> {
                     });
                 }
             }
-            Answer::Claimed(claims)
+            claims
         })
         .await
     }
@@ -341,7 +338,7 @@ impl<'a> Transaction<'a> {
         &mut self,
         batch: Vec<Settlement>,
         at_commit: AtCommit,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<Vec<EventId>, StoreError> {
         let events: BTreeSet<EventId> = batch.iter().map(|settlement| settlement.event).collect();
         for event in events {
             self.lock(Lock::Row(event)).await?;
@@ -359,7 +356,7 @@ impl<'a> Transaction<'a> {
                     work.stale.push((event, attempt));
                 }
             }
-            Answer::Settled(stale)
+            stale
         })
         .await
     }

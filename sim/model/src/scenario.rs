@@ -521,6 +521,35 @@ pub enum Call {
     Probe,
 }
 
+impl Call {
+    /// Its name in histories and reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Look => "look",
+            Self::Claim => "claim",
+            Self::Settle => "settle",
+            Self::Find => "find",
+            Self::List => "list",
+            Self::Redrive => "redrive",
+            Self::RedriveAll => "redrive all",
+            Self::Sources => "sources",
+            Self::Pause => "pause",
+            Self::Prune => "prune",
+            Self::Erase => "erase",
+            Self::Ping => "ping",
+            Self::Probe => "probe",
+        }
+    }
+
+    /// Whether its transaction changes rows.
+    #[must_use]
+    pub fn writes(self) -> bool {
+        !matches!(self, Self::Look | Self::Find | Self::List | Self::Sources | Self::Ping)
+    }
+}
+
 /// How a call to the store fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
