@@ -245,7 +245,7 @@ fn prose_of_rust(text: &str) -> String {
 
 /// Adds a line of a comment without the code between backticks.
 fn push_comment(comment: &str, prose: &mut String) {
-    let has_whole_spans = comment.matches('`').count() % 2 == 0;
+    let has_whole_spans = comment.matches('`').count().is_multiple_of(2);
     for (index, part) in comment.split('`').enumerate() {
         if index > 0 {
             prose.push(BREAK);
