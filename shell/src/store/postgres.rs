@@ -156,13 +156,18 @@ impl PostgresStore {
         if failure.usable {
             connection.keep();
         } else {
-            // If the server or the network broke this connection, the others are broken too.
-            self.servers.lost();
-            for (_, pool) in self.pools() {
-                pool.forget_idle();
-            }
+            self.server_is_lost();
         }
         Err(failure)
+    }
+
+    /// The server or the network broke a connection, or the server accepts no writes any more. The
+    /// other connections are useless too, and the next call looks for the right server again.
+    fn server_is_lost(&self) {
+        self.servers.lost();
+        for (_, pool) in self.pools() {
+            pool.forget_idle();
+        }
     }
 
     async fn accept_batch(&self, batch: &[NewEvent]) -> Result<Vec<Stored>, StoreError> {
@@ -628,6 +633,7 @@ impl MaintenanceStore for PostgresStore {
             schema::compare(&decode::<Applied>(&rows)?, &sql::migrator()).ready()?;
             let is_read_only = rows.iter().any(|row| row.try_get("read_only").unwrap_or(true));
             if is_read_only {
+                self.server_is_lost();
                 Err(StoreError::Unavailable("it is read-only".into()))
             } else {
                 Ok(())

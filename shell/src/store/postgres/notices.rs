@@ -11,6 +11,8 @@
 //! cause a warning.
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::LazyLock;
 use tracing::dispatcher::{self, Dispatch};
 use tracing::span::{Attributes, Id, Record};
@@ -49,6 +51,17 @@ pub(super) fn watch<T>(step: impl FnOnce() -> T) -> (T, bool) {
     let done = dispatcher::with_default(watcher, step);
     let watched = WATCH.replace(before);
     (done, watched.is_some_and(|watch| watch.warned))
+}
+
+/// Runs work to its end. Returns its result and whether the server sent a warning during it.
+pub(super) async fn watched<T>(work: impl Future<Output = T>) -> (T, bool) {
+    let (mut work, mut warned) = (pin!(work), false);
+    let done = poll_fn(|context| {
+        let (polled, in_this_poll) = watch(|| work.as_mut().poll(context));
+        warned |= in_this_poll;
+        polled
+    });
+    (done.await, warned)
 }
 
 struct Watcher;

@@ -1,5 +1,6 @@
 //! The probe on PostgreSQL: whether a new event could be stored now.
 
+use super::notices::watched;
 use super::{PostgresStore, REPLY_TIMEOUT, accepting, errors, sql};
 use crate::ports::{NewEvent, StoreError};
 use tokio::time::timeout;
@@ -17,17 +18,24 @@ impl PostgresStore {
             accepting(std::slice::from_ref(event), &[0], &[], &[])
                 .execute(&mut connection.connection)
                 .await?;
-            sqlx::raw_sql(sql::PROBE_END).execute(&mut connection.connection).await
+            let end = sqlx::raw_sql(sql::PROBE_END).execute(&mut connection.connection);
+            let (ended, warned) = watched(end).await;
+            ended.map(|_| warned)
         };
-        // After a failure the connection is closed, because its transaction may still be open.
-        match timeout(REPLY_TIMEOUT, probe).await {
-            Ok(Ok(_)) if connection.is_outdated() => Err(errors::outdated().into()),
-            Ok(Ok(_)) => {
+        let failure = match timeout(REPLY_TIMEOUT, probe).await {
+            Ok(Ok(_)) if connection.is_outdated() => errors::outdated(),
+            Ok(Ok(true)) => errors::warned_at_commit(),
+            Ok(Ok(false)) => {
                 connection.keep();
-                Ok(())
+                return Ok(());
             }
-            Ok(Err(error)) => Err(errors::failed(&error).into()),
-            Err(_) => Err(errors::no_reply(REPLY_TIMEOUT).into()),
+            Ok(Err(error)) => errors::failed(&error),
+            Err(_) => errors::no_reply(REPLY_TIMEOUT),
+        };
+        // The connection is closed, because its transaction may still be open.
+        if !failure.usable {
+            self.server_is_lost();
         }
+        Err(failure.into())
     }
 }

@@ -7,6 +7,7 @@ use surehook::ports::{Store, StoreError};
 use surehook_core::admission::Stored;
 use surehook_core::event::Status;
 use tests::postgres::{Cluster, Settings, Stop};
+use tests::wait;
 
 async fn database(cluster: &Cluster) -> Db {
     let db = Db::postgres_at(cluster.create_database().await);
@@ -91,4 +92,29 @@ async fn committed_events_and_claims_survive_a_killed_server() {
         10,
         "the claims must be committed too"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pings_alone_find_the_server_that_accepts_writes() {
+    let old = Cluster::start(Settings::default());
+    let new = old.standby("standby", Settings::default());
+    // So the standby has the schema when it is promoted.
+    old.commits_wait_for("standby").await;
+    let created = old.create_database().await;
+    let name = created.rsplit_once('/').unwrap().1;
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", old.port(), new.port());
+    let opened = surehook::store::open(&format!("postgres://postgres@{hosts}/{name}")).unwrap();
+    opened.migrate().await.unwrap();
+    let store = opened.store();
+    assert_eq!(store.ping().await, Ok(()));
+
+    // The old primary keeps its connections, and accepts no more writes.
+    old.execute("alter system set default_transaction_read_only = on").await;
+    old.execute("select pg_reload_conf()").await;
+    new.promote().await;
+
+    wait::until("a ping to reach the new primary", || async {
+        store.ping().await.map_err(|error| error.to_string())
+    })
+    .await;
 }

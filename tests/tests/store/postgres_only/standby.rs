@@ -105,6 +105,7 @@ async fn a_commit_whose_wait_for_the_standby_is_cancelled_is_unknown() {
     assert_unknown("claim", &cancelled(&cluster, db.store.claim(vec![demand("orders", 1)])).await);
     assert_unknown("pause", &cancelled(&cluster, db.store.pause(source("orders"), true)).await);
     assert_unknown("resume", &cancelled(&cluster, db.store.pause(source("orders"), false)).await);
+    assert_unknown("probe", &cancelled(&cluster, db.store.probe(event("probe"))).await);
 
     cluster.commits_wait_for_none().await;
     let answers = db.store.accept(vec![new]).await.unwrap();
