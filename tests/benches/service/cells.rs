@@ -27,18 +27,18 @@ const CONNECTIONS: [(usize, usize); 4] = [(1, 1), (16, 16), (64, 64), (256, 64)]
 pub(crate) struct Bench {
     runs: u32,
     time: Duration,
-    endurance_time: Duration,
+    endurance: endurance::Wanted,
     cluster: Cluster,
     bare: String,
     report: Report,
 }
 
 impl Bench {
-    pub(crate) async fn new(runs: u32, time: Duration, endurance_time: Duration) -> Self {
+    pub(crate) async fn new(runs: u32, time: Duration, endurance: endurance::Wanted) -> Self {
         let cluster = start_server();
         break_in(&cluster).await;
         let bare = cluster.create_database().await;
-        Self { runs, time, endurance_time, cluster, bare, report: Report::default() }
+        Self { runs, time, endurance, cluster, bare, report: Report::default() }
     }
 
     pub(crate) fn into_report(self) -> Report {
@@ -66,7 +66,7 @@ impl Bench {
             "pruning" => self.pruning(group).await,
             "segments" => self.segments(group).await,
             "growth" => self.growth(group).await,
-            "endurance" => endurance::measure(&mut self.report, group, self.endurance_time).await,
+            "endurance" => endurance::measure(&mut self.report, group, &self.endurance).await,
             other => panic!("no group {other}"),
         }
         self.report.print(group);

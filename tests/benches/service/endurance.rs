@@ -22,55 +22,89 @@ const CAPACITY_SECONDS: usize = 300;
 const WINDOWS: usize = 4;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Prints each second, and writes the seconds of each run to a file in `target/bench/`.
-pub(crate) async fn measure(report: &mut Report, group: &'static str, time: Duration) {
-    for on in [On::Postgres, On::Sqlite] {
-        let plan = Plan { on, ..Plan::default() };
-        // Each run has a new server, so that no run affects the next.
-        let cluster = start_enduring_server();
-        let world = World::start(&cluster, plan).await;
-        let cell = format!("{on:?}, {CONNECTIONS} connections as fast as answers come");
-        let run = Endurance { time, outage: None };
-        let trace = traced(&run, &world, &world.offer(CONNECTIONS), &cell).await;
-        let capacity = trace.delivered_rate(CAPACITY_SECONDS);
-        let seconds = usize::try_from(time.as_secs()).expect("not that long");
-        let row = report.row(group, cell);
-        row.add("delivered/s in the first 5 min", capacity);
-        row.add("delivered/s", trace.delivered_rate(seconds));
-        row.add("most owed, s", trace.most_owed_in_seconds(0..u64::MAX));
-        row.add("autovacuums", trace.autovacuums() as f64);
-        row.add("resident MiB", world.gauge().resident_mib());
+/// Which runs are wanted.
+pub(crate) struct Wanted {
+    pub(crate) time: Duration,
+    pub(crate) databases: Vec<On>,
+    /// If set, only the outage is measured, at this many posts a second.
+    pub(crate) outage_at_rate: Option<u32>,
+}
 
-        let other_cluster = start_enduring_server();
-        let empty = World::start(&other_cluster, plan).await;
-        let row = report.row(group, format!("{on:?}, filled by the run above, and empty"));
-        for _ in 0..WINDOWS {
-            for (name, world) in [("filled, events/s", &world), ("empty, events/s", &empty)] {
-                let offer = Offer { until: Until::Over(WINDOW), ..world.offer(CONNECTIONS) };
-                row.add(name, all_accepted(&offer).await.rate());
-                sleep(Duration::from_secs(1)).await;
-            }
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            time: Duration::from_mins(10),
+            databases: vec![On::Postgres, On::Sqlite],
+            outage_at_rate: None,
         }
-        drop((world, empty));
-
-        let cluster = start_enduring_server();
-        let world = World::start(&cluster, plan).await;
-        let cell = format!("{on:?}, {SHARE} of the capacity, downstream down for 30 s");
-        let outage = time / 2..time / 2 + OUTAGE;
-        let (start, end) = (outage.start.as_secs(), outage.end.as_secs());
-        let run = Endurance { time, outage: Some(outage) };
-        let offer = Offer { rate: Some(capacity * SHARE), ..world.offer(CONNECTIONS) };
-        let trace = traced(&run, &world, &offer, &cell).await;
-        let row = report.row(group, cell);
-        row.add("delivered/s", trace.delivered_rate(seconds));
-        row.add("most owed before the outage, s", trace.most_owed_in_seconds(0..start));
-        let caught_up = trace.caught_up_at(end + 1);
-        row.add("caught up after, s", caught_up.map_or(f64::INFINITY, |at| (at - end) as f64));
-        let later = caught_up.unwrap_or(u64::MAX);
-        row.add("most owed after that, s", trace.most_owed_in_seconds(later..u64::MAX));
-        row.add("autovacuums", trace.autovacuums() as f64);
-        row.add("resident MiB", world.gauge().resident_mib());
     }
+}
+
+/// Prints each second, and writes the seconds of each run to a file in `target/bench/`.
+pub(crate) async fn measure(report: &mut Report, group: &'static str, wanted: &Wanted) {
+    for &on in &wanted.databases {
+        let rate = match wanted.outage_at_rate {
+            Some(rate) => f64::from(rate),
+            None => SHARE * capacity(report, group, wanted.time, on).await,
+        };
+        outage(report, group, wanted.time, on, rate).await;
+    }
+}
+
+/// Measures the capacity, and then compares the filled database with an empty one. Returns the
+/// capacity in events a second.
+async fn capacity(report: &mut Report, group: &'static str, time: Duration, on: On) -> f64 {
+    let plan = Plan { on, ..Plan::default() };
+    let cluster = start_enduring_server();
+    let world = World::start(&cluster, plan).await;
+    let cell = format!("{on:?}, {CONNECTIONS} connections as fast as answers come");
+    let run = Endurance { time, outage: None };
+    let trace = traced(&run, &world, &world.offer(CONNECTIONS), &cell).await;
+    let capacity = trace.delivered_rate(CAPACITY_SECONDS);
+    let row = report.row(group, cell);
+    row.add("delivered/s in the first 5 min", capacity);
+    row.add("delivered/s", trace.delivered_rate(seconds(time)));
+    row.add("most owed, s", trace.most_owed_in_seconds(0..u64::MAX));
+    row.add("autovacuums", trace.autovacuums() as f64);
+    row.add("resident MiB", world.gauge().resident_mib());
+
+    let other_cluster = start_enduring_server();
+    let empty = World::start(&other_cluster, plan).await;
+    let row = report.row(group, format!("{on:?}, filled by the run above, and empty"));
+    for _ in 0..WINDOWS {
+        for (name, world) in [("filled, events/s", &world), ("empty, events/s", &empty)] {
+            let offer = Offer { until: Until::Over(WINDOW), ..world.offer(CONNECTIONS) };
+            row.add(name, all_accepted(&offer).await.rate());
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+    capacity
+}
+
+/// Posts at a rate, while the downstream is down for 30 seconds in the middle.
+async fn outage(report: &mut Report, group: &'static str, time: Duration, on: On, rate: f64) {
+    // A new server, so that nothing is left of the run before.
+    let cluster = start_enduring_server();
+    let world = World::start(&cluster, Plan { on, ..Plan::default() }).await;
+    let cell = format!("{on:?}, {rate:.0} posts/s, downstream down for 30 s");
+    let outage = time / 2..time / 2 + OUTAGE;
+    let (start, end) = (outage.start.as_secs(), outage.end.as_secs());
+    let run = Endurance { time, outage: Some(outage) };
+    let offer = Offer { rate: Some(rate), ..world.offer(CONNECTIONS) };
+    let trace = traced(&run, &world, &offer, &cell).await;
+    let row = report.row(group, cell);
+    row.add("delivered/s", trace.delivered_rate(seconds(time)));
+    row.add("most owed before the outage, s", trace.most_owed_in_seconds(0..start));
+    let caught_up = trace.caught_up_at(end + 1);
+    row.add("caught up after, s", caught_up.map_or(f64::INFINITY, |at| (at - end) as f64));
+    let later = caught_up.unwrap_or(u64::MAX);
+    row.add("most owed after that, s", trace.most_owed_in_seconds(later..u64::MAX));
+    row.add("autovacuums", trace.autovacuums() as f64);
+    row.add("resident MiB", world.gauge().resident_mib());
+}
+
+fn seconds(time: Duration) -> usize {
+    usize::try_from(time.as_secs()).expect("not that long")
 }
 
 async fn traced(run: &Endurance, world: &World<'_>, offer: &Offer, cell: &str) -> Trace {

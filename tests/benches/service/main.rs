@@ -6,8 +6,9 @@
 //! intake drain` measures those groups only. Without a name it measures all groups except
 //! `pruning`, `segments`, `endurance` and `growth`, which needs about 15 GB of disk. `--runs N` and
 //! `--seconds N` set how often and for how long each figure is measured (3 and 5). `--minutes N`
-//! sets the length of each of the four long runs of `endurance` (10). The results are printed, and
-//! written to `target/bench/` as Markdown and JSON.
+//! sets the length of each of the four long runs of `endurance` (10). `--only-postgres` and
+//! `--only-sqlite` leave one database out, and `--outage-at-rate N` measures only the outage, at N
+//! posts a second. The results are printed, and written to `target/bench/` as Markdown and JSON.
 
 mod baseline;
 mod cells;
@@ -44,7 +45,8 @@ const GROUPS: [Group; 15] = [
 ];
 
 fn main() {
-    let (mut wanted, mut runs, mut seconds, mut minutes) = (Vec::new(), 3_u32, 5_u32, 10_u32);
+    let (mut wanted, mut runs, mut seconds) = (Vec::new(), 3_u32, 5_u32);
+    let mut endurance = endurance::Wanted::default();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number =
@@ -54,7 +56,10 @@ fn main() {
             "--bench" => {}
             "--runs" => runs = number(),
             "--seconds" => seconds = number(),
-            "--minutes" => minutes = number(),
+            "--minutes" => endurance.time = Duration::from_mins(number().into()),
+            "--outage-at-rate" => endurance.outage_at_rate = Some(number()),
+            "--only-postgres" => endurance.databases.retain(|on| *on == world::On::Postgres),
+            "--only-sqlite" => endurance.databases.retain(|on| *on == world::On::Sqlite),
             name => wanted.push(name.to_owned()),
         }
     }
@@ -72,12 +77,7 @@ fn main() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let report = runtime.block_on(async {
-        let mut bench = Bench::new(
-            runs,
-            Duration::from_secs(seconds.into()),
-            Duration::from_mins(minutes.into()),
-        )
-        .await;
+        let mut bench = Bench::new(runs, Duration::from_secs(seconds.into()), endurance).await;
         for (name, by_default) in GROUPS {
             if wanted.iter().any(|wanted| wanted == name) || (wanted.is_empty() && by_default) {
                 bench.measure(name).await;
