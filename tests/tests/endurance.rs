@@ -40,6 +40,7 @@ async fn run(database: Database) -> Trace {
         .run(&offer, &sink, &database, |second| println!("{}", second.line()))
         .await;
     let (start, end) = (OUTAGE.start.as_secs(), OUTAGE.end.as_secs());
+    assert_eq!(trace.refused, 0, "posts were not accepted\n{}", trace.tail(100));
     let owed = trace.most_owed_in_seconds(0..start);
     assert!(
         owed <= 1.0,

@@ -66,6 +66,7 @@ async fn capacity(report: &mut Report, group: &'static str, time: Duration, on: 
     row.add("delivered/s", trace.delivered_rate(seconds(time)));
     row.add("most owed, s", trace.most_owed_in_seconds(0..u64::MAX));
     row.add("autovacuums", trace.autovacuums() as f64);
+    row.add("posts refused", trace.refused as f64);
     row.add("resident MiB", world.gauge().resident_mib());
 
     let other_cluster = start_enduring_server();
@@ -100,6 +101,7 @@ async fn outage(report: &mut Report, group: &'static str, time: Duration, on: On
     let later = caught_up.unwrap_or(u64::MAX);
     row.add("most owed after that, s", trace.most_owed_in_seconds(later..u64::MAX));
     row.add("autovacuums", trace.autovacuums() as f64);
+    row.add("posts refused", trace.refused as f64);
     row.add("resident MiB", world.gauge().resident_mib());
 }
 

@@ -5,7 +5,7 @@
 //! effect on deliveries.
 
 use super::downstream::Sink;
-use super::offer::{Offer, Until, all_accepted};
+use super::offer::{Offer, Until};
 use crate::database::{Database, connect};
 use crate::http::Client;
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -55,7 +55,11 @@ pub struct Second {
 
 /// All seconds of a run.
 #[derive(Clone, Debug, Default)]
-pub struct Trace(pub Vec<Second>);
+pub struct Trace {
+    pub seconds: Vec<Second>,
+    /// Posts that were not answered with `202`.
+    pub refused: u64,
+}
 
 impl Endurance {
     /// Posts as `offer` specifies for the whole time, and waits until everything is delivered.
@@ -63,7 +67,7 @@ impl Endurance {
     ///
     /// # Panics
     ///
-    /// If a post is refused, or deliveries do not end in time.
+    /// If deliveries do not end in time.
     pub async fn run(
         &self,
         offer: &Offer,
@@ -81,7 +85,7 @@ impl Endurance {
         let first = server.counters().await;
         let mut log_before = first.log_bytes;
         let mut claims_before = claims(&client, &metrics).await;
-        let posting = tokio::spawn(async move { all_accepted(&offer).await });
+        let posting = tokio::spawn(async move { offer.run().await });
         let begun = Instant::now();
         let mut trace = Trace::default();
         let (mut accepted_before, mut delivered_before) = (0, 0);
@@ -115,7 +119,7 @@ impl Endurance {
             };
             log_before = counters.log_bytes;
             each(&second);
-            trace.0.push(second);
+            trace.seconds.push(second);
             (accepted_before, delivered_before, claims_before) = (accepted, delivered, claims_now);
             if is_over && delivered >= accepted {
                 break;
@@ -129,6 +133,7 @@ impl Endurance {
         }
         let load = posting.await.expect("the load generator does not panic");
         assert_eq!(load.accepted, accepted_before);
+        trace.refused = load.others.values().sum();
         trace
     }
 }
@@ -153,7 +158,8 @@ impl Trace {
     /// accepted events at that time.
     #[must_use]
     pub fn most_owed_in_seconds(&self, span: Range<u64>) -> f64 {
-        let seconds = self.0.iter().enumerate().filter(|(_, second)| span.contains(&second.at));
+        let seconds =
+            self.seconds.iter().enumerate().filter(|(_, second)| span.contains(&second.at));
         seconds.map(|(index, second)| second.owed as f64 / self.rate_at(index)).fold(0.0, f64::max)
     }
 
@@ -164,27 +170,27 @@ impl Trace {
         let caught_up = |(index, second): &(usize, &Second)| {
             second.at >= from && second.owed as f64 <= self.rate_at(*index)
         };
-        self.0.iter().enumerate().find(caught_up).map(|(_, second)| second.at)
+        self.seconds.iter().enumerate().find(caught_up).map(|(_, second)| second.at)
     }
 
     /// Events delivered a second, on average over the first `seconds`.
     #[must_use]
     pub fn delivered_rate(&self, seconds: usize) -> f64 {
-        let part = &self.0[..seconds.min(self.0.len())];
+        let part = &self.seconds[..seconds.min(self.seconds.len())];
         part.iter().map(|second| second.delivered).sum::<u64>() as f64 / part.len().max(1) as f64
     }
 
     /// Autovacuums of `deliveries` during the run.
     #[must_use]
     pub fn autovacuums(&self) -> u64 {
-        self.0.last().map_or(0, |second| second.autovacuums)
+        self.seconds.last().map_or(0, |second| second.autovacuums)
     }
 
     /// The last lines, as text.
     #[must_use]
     pub fn tail(&self, lines: usize) -> String {
         let mut text = format!("{}\n", Second::HEADER);
-        for second in &self.0[self.0.len().saturating_sub(lines)..] {
+        for second in &self.seconds[self.seconds.len().saturating_sub(lines)..] {
             writeln!(text, "{}", second.line()).expect("memory");
         }
         text
@@ -192,8 +198,11 @@ impl Trace {
 
     /// The rate of accepted events around one second, over seconds in which events were accepted.
     fn rate_at(&self, index: usize) -> f64 {
-        let window =
-            self.0[..=index].iter().rev().filter(|second| second.accepted > 0).take(RATE_WINDOW);
+        let window = self.seconds[..=index]
+            .iter()
+            .rev()
+            .filter(|second| second.accepted > 0)
+            .take(RATE_WINDOW);
         let (count, sum) =
             window.fold((0_u64, 0), |(count, sum), second| (count + 1, sum + second.accepted));
         (sum as f64 / count.max(1) as f64).max(1.0)
