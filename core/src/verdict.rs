@@ -177,9 +177,10 @@ pub fn is_healthy(reply: &Reply, verdict: Verdict) -> Option<bool> {
     match reply {
         Reply::Failed(DeliveryError::CutOff) | Reply::NotSent => None,
         Reply::Response { status_code: GONE, .. } => Some(false),
-        Reply::Response { .. } | Reply::Failed(_) => {
-            Some(!matches!(verdict, Verdict::Transient | Verdict::Lost))
-        }
+        Reply::Response { .. } | Reply::Failed(_) => Some(match verdict {
+            Verdict::Delivered | Verdict::Permanent => true,
+            Verdict::Transient | Verdict::Lost => false,
+        }),
     }
 }
 

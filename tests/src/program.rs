@@ -249,7 +249,7 @@ impl Service {
         self.process.as_ref().expect("the program runs").signal(signal);
     }
 
-    /// Suspends it for a while, as a machine that swaps or is migrated does, and resumes it.
+    /// Suspends the process, as a machine that swaps or is migrated does, and resumes it.
     ///
     /// # Panics
     ///

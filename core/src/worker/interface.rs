@@ -23,7 +23,7 @@ pub(super) const FULL: usize = FULL_ROWS as usize;
 pub struct Settings {
     /// The poll interval for idle sources while there is or recently was work in other sources.
     pub poll_busy: Duration,
-    /// The longest poll interval, which is reached when there was no work for a while.
+    /// The longest poll interval, which is reached after repeated polls that found no work.
     pub poll_idle: Duration,
     /// The minimum interval between two claims. Under load it makes each claim larger.
     pub claim_pace: Duration,

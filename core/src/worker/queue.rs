@@ -25,7 +25,7 @@ const RATED_AHEAD_SECONDS: u32 = 2;
 pub(super) enum Expects {
     /// The last claim returned none, and no new events were signalled since.
     Nothing,
-    /// There was no claim for a while: a poll is due, or the worker has just started.
+    /// A poll of the source is due, or the worker has just started.
     Unknown,
     /// The last claim returned some, or new events were signalled since.
     Work,

@@ -1,10 +1,10 @@
-//! A pool: a connection pool for one kind of work on one database.
+//! A connection pool for one kind of work on one database.
 //!
 //! It replaces sqlx's pool, which pings each connection on release (a round trip for each call),
 //! and keeps the idle connections of a server that has been restarted. Here a connection returns to
 //! the pool only if its last call completed. A connection whose call failed or was cancelled is
-//! closed, so that its state cannot affect the next call. A connection that was idle for a while is
-//! pinged before it is used again.
+//! closed, so that its state cannot affect the next call. A connection that was idle for longer than
+//! `PING_AFTER` is pinged before it is used again.
 //!
 //! The limit counts sessions at the server, not only connections of this process. The connection of
 //! an abandoned call keeps its slot until the server has ended its session: a commit can hang at

@@ -537,7 +537,7 @@ async fn fill(url: &str, numbers: std::ops::Range<u64>, due: bool) {
         .expect("events can be stored");
 }
 
-/// Leaves the tables as on a server that has run for a while. Neither statement can run in a
+/// Leaves the tables as an autovacuum and a checkpoint do. Neither statement can run in a
 /// transaction with others.
 async fn clean_up(url: &str) {
     for statement in ["vacuum analyze", "checkpoint"] {
@@ -614,7 +614,7 @@ fn took(row: &mut Row, spent: &Spent, events: u64, on: On) {
     row.add("service cores", spent.service_cores);
 }
 
-/// A server that has run for a while recycles the segments of its log. A new server fills each new
+/// A server in production recycles the segments of its log. A new server fills each new
 /// segment with zeros, and every commit waits for that. This stall occurs only in the first hour of
 /// a server.
 async fn break_in(cluster: &Cluster) {

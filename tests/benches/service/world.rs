@@ -11,8 +11,8 @@ use tests::program::Service;
 use tokio::time::sleep;
 
 /// The server's settings that differ from the defaults. No checkpoint falls into a measurement.
-/// After the first checkpoints the segments of the log are recycled, as on a server that has run
-/// for a while. Creating a segment takes tens of milliseconds, for which every commit waits.
+/// After the first checkpoints the segments of the log are recycled, as on a server in production.
+/// Creating a segment takes tens of milliseconds, for which every commit waits.
 pub(crate) const SETTINGS: [(&str, &str); 7] = [
     ("fsync", "on"),
     ("synchronous_commit", "on"),
