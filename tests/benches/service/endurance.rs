@@ -121,7 +121,7 @@ async fn traced(run: &Endurance, world: &World<'_>, offer: &Offer, cell: &str) -
     let target = program().ancestors().nth(2).expect("the program is in a target folder");
     let folder = target.join("bench");
     std::fs::create_dir_all(&folder).expect("a folder");
-    let file = cell.to_lowercase().replace([' ', ','], "-");
+    let file = cell.to_lowercase().replace([' ', ',', '/'], "-");
     std::fs::write(folder.join(format!("endurance-{file}.txt")), text).expect("a file");
     trace
 }
