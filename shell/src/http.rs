@@ -30,24 +30,25 @@
 
 mod body;
 mod gate;
+mod monitoring;
 mod operator;
 pub mod problem;
 pub mod query;
 pub mod view;
+mod webhook;
+
+pub use webhook::REPLAYED_HEADER;
 
 use crate::doorbell::Doorbell;
-use crate::headers;
-use crate::health::{Health, NotReady};
-use crate::intake::{Intake, IntakeError};
+use crate::health::Health;
+use crate::intake::Intake;
 use crate::metrics::Metrics;
-use crate::ports::{
-    Clock, Ids, MaintenanceStore, NewEvent, OperatorStore, Redriven, StoreCall, StoreError,
-};
+use crate::ports::{Clock, Ids, MaintenanceStore, OperatorStore};
 use crate::visible;
 use bytes::{Buf, Bytes};
-use futures::{FutureExt, Stream, TryFutureExt, select_biased};
+use futures::{FutureExt, Stream, TryFutureExt};
 use gate::Line;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use hyper::Request;
 use hyper::body::Body;
@@ -61,25 +62,17 @@ use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, idempotency_key};
+use surehook_core::admission::OnKeyReuse;
 use surehook_core::event::Status;
-use surehook_core::forwarding::Forwarding;
 use surehook_core::id::EventId;
-use surehook_core::key::KeyError;
 use surehook_core::operators::Access;
 use surehook_core::source::SourceName;
-use view::EventView;
 use warp::reply::Response;
 use warp::{Filter, Reply};
-
-/// Response header of a replay: an earlier request stored the event. Its value is `true`.
-pub const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The OpenAPI 3.1 document of the HTTP interface. It does not depend on the configuration.
 pub const OPENAPI: &[u8] = include_bytes!("http/openapi.json");
 
-/// Timeout of a database call for an operator's request.
-const OPERATOR_TIMEOUT: Duration = Duration::from_secs(5);
 /// The overload warning is logged at most once in this time.
 const OVERLOAD_SAID_EVERY_MS: u64 = 1000;
 
@@ -456,170 +449,12 @@ impl App {
             Route::Sources => self.source_list().await,
             Route::Pause(source) => self.pause(source, true).await,
             Route::Resume(source) => self.pause(source, false).await,
-            Route::Health => {
-                Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ok"}))
-            }
-            Route::Ready => {
-                self.health
-                    .ready(&self.maintenance, &self.clock, &self.ids)
-                    .await
-                    .map_err(not_ready)?;
-                Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ready"}))
-            }
-            Route::Metrics => Ok(self.metrics().await),
-            Route::OpenApi => Ok(Answer::written(StatusCode::OK, None, OPENAPI)),
+            Route::Health => monitoring::health(),
+            Route::Ready => self.ready().await,
+            Route::Metrics => self.metrics().await,
+            Route::OpenApi => Ok(monitoring::openapi()),
         }
     }
-
-    async fn accept<B: Buf, E: std::error::Error + 'static>(
-        &self,
-        source: &str,
-        headers: HeaderMap,
-        body: impl Stream<Item = Result<B, E>>,
-    ) -> Result<Answer, Problem> {
-        let Some(intake) = &self.intake else {
-            return Err(ProblemKind::NoIntake.with(
-                "This process only delivers. Post to a process with the role `all` or `intake`.",
-            ));
-        };
-        let Some((source, settings)) = self.sources.get_key_value(source) else {
-            return Err(ProblemKind::UnknownSource.with(
-                "No source of this name is configured. The name is the last part of the path.",
-            ));
-        };
-        let keys = headers.get_all(&settings.idempotency_header);
-        let key = idempotency_key(
-            settings.idempotency_header.as_str(),
-            keys.iter().map(HeaderValue::as_bytes),
-        )
-        .map_err(bad_key)?;
-        // hyper validates this header, and removes it from a request that is also chunked.
-        let declared =
-            headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let mut reservation = intake.reservation(source);
-        let late = self.clock.sleep_until(self.clock.now() + self.body_timeout);
-        let body = body::read(body, declared, self.max_body, late, &mut reservation).await?;
-
-        let connection = headers.get_all(CONNECTION);
-        let forwarding = Forwarding::new(
-            connection.iter().map(HeaderValue::as_bytes),
-            settings.forward_credentials,
-        );
-        let headers = headers::encode(&headers, &forwarding);
-        reservation.grow(headers.len())?;
-        let event = NewEvent {
-            id: self.ids.fresh(),
-            source: source.clone(),
-            key,
-            fingerprint: Fingerprint::of(&body),
-            headers,
-            body,
-            lease: None,
-        };
-        match intake.submit(event, settings.on_key_reuse, reservation).await? {
-            Admission::Accepted { id, status } => {
-                self.metrics.taken(source, false);
-                Answer::standing(StatusCode::ACCEPTED, id, status)
-            }
-            Admission::Replayed { id, status } => {
-                self.metrics.taken(source, true);
-                let mut answer = Answer::standing(StatusCode::ACCEPTED, id, status)?;
-                answer.response.headers_mut().insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
-                Ok(answer)
-            }
-            Admission::KeyReused => Err(ProblemKind::KeyReused.with(
-                "An event with this idempotency key and another body was accepted before. Nothing was stored. Use a different idempotency key for each event.",
-            )),
-        }
-    }
-
-    async fn show(&self, id: &str) -> Result<Answer, Problem> {
-        let id = event_id(id)?;
-        let found = self.patiently("find", self.operators.find(id)).await?;
-        let record = found.ok_or_else(|| unknown_event(id))?;
-        let policy = self.sources.get(record.source.as_str()).map(|source| source.max_attempts);
-        Answer::json(StatusCode::OK, Some(id), &EventView::new(record, policy))
-    }
-
-    async fn redrive(&self, id: &str, query: &str) -> Result<Answer, Problem> {
-        let id = event_id(id)?;
-        let is_of_delivered = query::delivered(query)?;
-        let (name, call) = if is_of_delivered {
-            ("redrive_delivered", self.operators.redrive_delivered(id))
-        } else {
-            ("redrive", self.operators.redrive(id))
-        };
-        match self.patiently(name, call).await? {
-            Redriven::Queued => {}
-            Redriven::NotFound => return Err(unknown_event(id)),
-            Redriven::Erased => {
-                return Err(ProblemKind::PayloadErased
-                    .with("The event's headers and body were erased after `retention.delivered_payload`, so it cannot be sent again."));
-            }
-            Redriven::WrongStatus(status) => {
-                let status = status.as_str();
-                return Err(if is_of_delivered {
-                    ProblemKind::NotDelivered.with(format!(
-                        "The event is {status}. With `delivered=true`, only a delivered event is redriven."
-                    ))
-                } else {
-                    ProblemKind::NotDeadLettered.with(format!(
-                        "The event is {status}. Only a dead letter is redriven, or a delivered event with `delivered=true`."
-                    ))
-                });
-            }
-        }
-        tracing::info!(event_id = %id, delivered = is_of_delivered, "redriven by an operator");
-        self.ring_for(id).await;
-        Answer::standing(StatusCode::OK, id, Status::Queued)
-    }
-
-    /// Wakes the worker for the event's source. If the source cannot be read now, polling finds the
-    /// event.
-    async fn ring_for(&self, id: EventId) {
-        if let Ok(Some(record)) = self.patiently("find", self.operators.find(id)).await
-            && let Some((source, _)) = self.sources.get_key_value(record.source.as_str())
-        {
-            self.doorbell.ring([source.clone()]);
-        }
-    }
-
-    /// Waits for a database call, with a timeout of [`OPERATOR_TIMEOUT`], and measures it. `name`
-    /// is its label in the metrics.
-    async fn patiently<T>(&self, name: &'static str, call: StoreCall<'_, T>) -> Result<T, Problem> {
-        let late = self.clock.sleep_until(self.clock.now() + OPERATOR_TIMEOUT);
-        let call = self.metrics.measured(&*self.clock, name, call);
-        let mut call = std::pin::pin!(call.fuse());
-        select_biased! {
-            answer = call => answer.map_err(|error| {
-                tracing::warn!(%error, "an operator's request failed");
-                Problem::from(error)
-            }),
-            () = late.fuse() => Err(database_timeout()),
-        }
-    }
-}
-
-fn event_id(text: &str) -> Result<EventId, Problem> {
-    text.parse().map_err(|error: surehook_core::id::NotAnEventId| {
-        ProblemKind::BadEventId.with(format!("{error}."))
-    })
-}
-
-fn unknown_event(id: EventId) -> Problem {
-    ProblemKind::UnknownEvent
-        .with(format!("There is no event {id}, or its retention has ended and it was deleted."))
-}
-
-fn bad_key(error: KeyError) -> Problem {
-    let kind = if matches!(error, KeyError::Missing { .. }) {
-        ProblemKind::KeyMissing
-    } else {
-        ProblemKind::KeyInvalid
-    };
-    let mut detail = error.to_string();
-    detail[..1].make_ascii_uppercase();
-    kind.with(format!("{detail}."))
 }
 
 fn shutting_down() -> Problem {
@@ -635,43 +470,4 @@ fn database_unavailable() -> Problem {
 fn database_timeout() -> Problem {
     ProblemKind::DatabaseTimeout
         .with("The database did not respond in time. The request may have taken effect. Send the same request again: this is safe.")
-}
-
-fn not_ready(reason: NotReady) -> Problem {
-    match reason {
-        NotReady::Draining => shutting_down(),
-        NotReady::LoopEnded(_) => ProblemKind::LoopEnded.with(format!("Not ready: {reason}.")),
-        NotReady::Database | NotReady::Intake => {
-            ProblemKind::DatabaseUnavailable.with(format!("Not ready: {reason}."))
-        }
-    }
-}
-
-impl From<IntakeError> for Problem {
-    fn from(error: IntakeError) -> Self {
-        match error {
-            IntakeError::Overloaded => {
-                ProblemKind::Overloaded.with("Too many requests are waiting to be stored. Nothing was stored. Send the request again later.")
-            }
-            IntakeError::GaveWay => ProblemKind::Overloaded
-                .with("The request arrived slowly, and its memory or connection was needed for other requests. Nothing was stored. Send the request again."),
-            IntakeError::ShuttingDown => shutting_down(),
-            IntakeError::Unavailable => database_unavailable(),
-            IntakeError::TimedOut => database_timeout(),
-            IntakeError::Refused => {
-                ProblemKind::NotStorable.with("The database refuses to store this event. Nothing was stored. The log of the process has the cause.")
-            }
-        }
-    }
-}
-
-impl From<StoreError> for Problem {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Unavailable(_) | StoreError::Conflict(_) => database_unavailable(),
-            StoreError::Unknown(_) => database_timeout(),
-            StoreError::Rejected(_) => ProblemKind::Internal
-                .with("The database refused the request. The log of the process has the cause."),
-        }
-    }
 }

@@ -1,19 +1,25 @@
-//! The routes for operators: list events, show the work of each source, redrive, pause and resume.
+//! The routes for operators: list and show events, show the work of each source, redrive, pause and
+//! resume.
 
-use super::query::{MAX_LOOKS, Query};
-use super::view::{ListedEvent, SourceView};
-use super::{Answer, App};
+use super::query::{self, MAX_LOOKS, Query};
+use super::view::{EventView, ListedEvent, SourceView};
+use super::{Answer, App, database_timeout, database_unavailable};
 use crate::http::problem::{Problem, ProblemKind};
-use crate::metrics;
+use crate::ports::{Redriven, StoreCall, StoreError};
 use crate::search::{EventRecord, PageSize, Span};
-use http::{HeaderValue, StatusCode};
+use futures::{FutureExt, select_biased};
+use http::StatusCode;
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::time::Duration;
+use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 
+/// Timeout of a database call for an operator's request.
+const OPERATOR_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limit of each count of a source: due events, events that are due later, and dead letters.
-const COUNT_TO: u32 = 1000;
+pub(super) const COUNT_TO: u32 = 1000;
 
 #[derive(Serialize)]
 struct Page {
@@ -22,7 +28,7 @@ struct Page {
 }
 
 #[derive(Serialize)]
-struct Redriven {
+struct RedrivenMany {
     redriven: u32,
     dry_run: bool,
     next: Option<String>,
@@ -52,7 +58,7 @@ impl App {
             );
         }
         let span = Span { until: after.map_or(span.until, |after| span.until.min(after)), ..span };
-        let page = self.patiently("list", self.operators.list(filter, span, size)).await?;
+        let page = self.with_timeout("list", self.operators.list(filter, span, size)).await?;
         let shown = |event: EventRecord| {
             let policy = self.sources.get(event.source.as_str()).map(|source| source.max_attempts);
             ListedEvent::new(event, policy)
@@ -62,6 +68,61 @@ impl App {
             next: page.next.as_ref().map(EventId::to_string),
         };
         Answer::json(StatusCode::OK, None, &page)
+    }
+
+    /// One event.
+    pub(super) async fn show(&self, id: &str) -> Result<Answer, Problem> {
+        let id = event_id(id)?;
+        let record = self
+            .with_timeout("find", self.operators.find(id))
+            .await?
+            .ok_or_else(|| unknown_event(id))?;
+        let policy = self.sources.get(record.source.as_str()).map(|source| source.max_attempts);
+        Answer::json(StatusCode::OK, Some(id), &EventView::new(record, policy))
+    }
+
+    /// Queues one event again.
+    pub(super) async fn redrive(&self, id: &str, query: &str) -> Result<Answer, Problem> {
+        let id = event_id(id)?;
+        let is_of_delivered = query::delivered(query)?;
+        let (name, call) = if is_of_delivered {
+            ("redrive_delivered", self.operators.redrive_delivered(id))
+        } else {
+            ("redrive", self.operators.redrive(id))
+        };
+        match self.with_timeout(name, call).await? {
+            Redriven::Queued => {}
+            Redriven::NotFound => return Err(unknown_event(id)),
+            Redriven::Erased => {
+                return Err(ProblemKind::PayloadErased
+                    .with("The event's headers and body were erased after `retention.delivered_payload`, so it cannot be sent again."));
+            }
+            Redriven::WrongStatus(status) => {
+                let status = status.as_str();
+                return Err(if is_of_delivered {
+                    ProblemKind::NotDelivered.with(format!(
+                        "The event is {status}. With `delivered=true`, only a delivered event is redriven."
+                    ))
+                } else {
+                    ProblemKind::NotDeadLettered.with(format!(
+                        "The event is {status}. Only a dead letter is redriven, or a delivered event with `delivered=true`."
+                    ))
+                });
+            }
+        }
+        tracing::info!(event_id = %id, delivered = is_of_delivered, "redriven by an operator");
+        self.ring_for(id).await;
+        Answer::standing(StatusCode::OK, id, Status::Queued)
+    }
+
+    /// Wakes the worker for the event's source. If the source cannot be read now, polling finds the
+    /// event.
+    async fn ring_for(&self, id: EventId) {
+        if let Ok(Some(record)) = self.with_timeout("find", self.operators.find(id)).await
+            && let Some((source, _)) = self.sources.get_key_value(record.source.as_str())
+        {
+            self.doorbell.ring([source.clone()]);
+        }
     }
 
     /// One step of a redrive of all matching dead letters, oldest first.
@@ -90,7 +151,7 @@ impl App {
         let looks = if filter.is_the_path_alone() { size.events } else { MAX_LOOKS };
         let size = PageSize { looks, ..size };
         let redriven = self.operators.redrive_all(filter.clone(), span, size, dry_run);
-        let page = self.patiently("redrive_all", redriven).await?;
+        let page = self.with_timeout("redrive_all", redriven).await?;
         if page.redriven > 0 && !dry_run {
             let source = filter.source.as_ref().map(tracing::field::display);
             tracing::info!(
@@ -102,13 +163,13 @@ impl App {
             self.doorbell.ring(sources);
         }
         let next = page.next.as_ref().map(EventId::to_string);
-        Answer::json(StatusCode::OK, None, &Redriven { redriven: page.redriven, dry_run, next })
+        Answer::json(StatusCode::OK, None, &RedrivenMany { redriven: page.redriven, dry_run, next })
     }
 
     /// The work of every source.
     pub(super) async fn source_list(&self) -> Result<Answer, Problem> {
         let names = self.sources.keys().cloned().collect();
-        let records = self.patiently("sources", self.operators.sources(names, COUNT_TO)).await?;
+        let records = self.with_timeout("sources", self.operators.sources(names, COUNT_TO)).await?;
         let sources = records.into_iter().map(|record| {
             let is_configured = self.sources.contains_key(record.source.as_str());
             let standing = self.metrics.standing(&record.source).filter(|_| self.delivers);
@@ -121,24 +182,6 @@ impl App {
         Answer::json(StatusCode::OK, None, &Sources { sources: sources.collect() })
     }
 
-    /// The metrics as text. If the database fails or does not respond in time, its metrics are left
-    /// out.
-    pub(super) async fn metrics(&self) -> Answer {
-        let names = self.sources.keys().cloned().collect();
-        let work = self.patiently("sources", self.operators.sources(names, COUNT_TO)).await.ok();
-        let text = self.metrics.text(
-            work.as_deref(),
-            &self.health.loops(),
-            &self.maintenance.connections(),
-        );
-        let mut answer = Answer::written(StatusCode::OK, None, text);
-        answer
-            .response
-            .headers_mut()
-            .insert(http::header::CONTENT_TYPE, HeaderValue::from_static(metrics::MEDIA_TYPE));
-        answer
-    }
-
     /// Pauses or resumes a source. A source that is no longer configured can only be resumed.
     pub(super) async fn pause(&self, source: &str, paused: bool) -> Result<Answer, Problem> {
         let unknown =
@@ -149,7 +192,7 @@ impl App {
             return Err(unknown());
         }
         let is_changed =
-            self.patiently("pause", self.operators.pause(name.clone(), paused)).await?;
+            self.with_timeout("pause", self.operators.pause(name.clone(), paused)).await?;
         if !is_changed && !is_configured {
             return Err(unknown());
         }
@@ -167,5 +210,46 @@ impl App {
             None,
             &Paused { source: name.as_str(), paused, deliveries_end_within_ms },
         )
+    }
+
+    /// Waits for a database call, with a timeout of [`OPERATOR_TIMEOUT`], and measures it. `name`
+    /// is its label in the metrics.
+    pub(super) async fn with_timeout<T>(
+        &self,
+        name: &'static str,
+        call: StoreCall<'_, T>,
+    ) -> Result<T, Problem> {
+        let late = self.clock.sleep_until(self.clock.now() + OPERATOR_TIMEOUT);
+        let call = self.metrics.measured(&*self.clock, name, call);
+        let mut call = std::pin::pin!(call.fuse());
+        select_biased! {
+            answer = call => answer.map_err(|error| {
+                tracing::warn!(%error, "an operator's request failed");
+                Problem::from(error)
+            }),
+            () = late.fuse() => Err(database_timeout()),
+        }
+    }
+}
+
+fn event_id(text: &str) -> Result<EventId, Problem> {
+    text.parse().map_err(|error: surehook_core::id::NotAnEventId| {
+        ProblemKind::BadEventId.with(format!("{error}."))
+    })
+}
+
+fn unknown_event(id: EventId) -> Problem {
+    ProblemKind::UnknownEvent
+        .with(format!("There is no event {id}, or its retention has ended and it was deleted."))
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) | StoreError::Conflict(_) => database_unavailable(),
+            StoreError::Unknown(_) => database_timeout(),
+            StoreError::Rejected(_) => ProblemKind::Internal
+                .with("The database refused the request. The log of the process has the cause."),
+        }
     }
 }
