@@ -1,25 +1,8 @@
 //! The HTTP interface: its routes and their responses.
 //!
-//! | route | response |
-//! |---|---|
-//! | `POST /webhooks/{source}` | `202` with the event's id and status; see [`REPLAYED_HEADER`] |
-//! | `GET /events/{id}` | `200` with the event, see [`view`] |
-//! | `GET /events` | `200` with a page of events, newest first, see [`query`] |
-//! | `POST /events/{id}/redrive` | `200` with the event's id and new status, see [`query`] |
-//! | `POST /redrive` | `200` with the number of redriven dead letters, see [`query`] |
-//! | `GET /sources` | `200` with the work of each source |
-//! | `POST /sources/{source}/pause`, `…/resume` | `200`: the source is paused or resumed |
-//! | `GET /health` | `200`: the process runs. Never accesses the database |
-//! | `GET /ready` | `200`: the process is ready for requests; see [`crate::health`] |
-//! | `GET /metrics` | `200` with [`crate::metrics`] in Prometheus' text format |
-//! | `GET /openapi.json` | `200` with [`OPENAPI`], the description of this interface |
-//!
-//! Every other response is a [`problem`]. The checks of a request run in this order: host and
-//! framing, route, method, browser origin (operator routes), shutdown, source or id, idempotency
-//! key, declared size, body, database. `GET` routes also answer `HEAD`.
-//!
-//! Path segments are compared as sent. Source names and ids need no percent-encoding, so an encoded
-//! one is unknown. A slash at the end of a path is ignored.
+//! [`Route`] is the table of routes, with the successful response of each. Every other response is a
+//! [`problem`]. The checks of a request run in this order: host and framing, route, method, browser
+//! origin (operator routes), shutdown, source or id, idempotency key, declared size, body, database.
 //!
 //! A draining process answers `503` and closes the connection, except on `/health`, `/ready`,
 //! `/metrics` and `/openapi.json`. The client then reaches another process, or this one after its
@@ -34,9 +17,11 @@ mod monitoring;
 mod operator;
 pub mod problem;
 pub mod query;
+mod routes;
 pub mod view;
 mod webhook;
 
+pub use routes::{Route, RouteSet};
 pub use webhook::REPLAYED_HEADER;
 
 use crate::doorbell::Doorbell;
@@ -55,6 +40,7 @@ use hyper::body::Body;
 use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
 use problem::{Problem, ProblemKind};
+use routes::{Audience, Call};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -118,38 +104,6 @@ pub struct SourceIntake {
     pub lease: Duration,
 }
 
-/// The routes that a listener serves. It answers all others as unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteSet {
-    /// All routes.
-    Everyone,
-    /// `POST /webhooks/{source}`, `/health` and `/ready`.
-    Producers,
-    /// All routes except `POST /webhooks/{source}`.
-    Operators,
-}
-
-/// The kind of client that a route is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Audience {
-    /// Load balancers and other health checks.
-    Everyone,
-    Producers,
-    Operators,
-    /// Operators. The route is also served during a shutdown.
-    Monitoring,
-}
-
-impl RouteSet {
-    fn has(self, route: &Route) -> bool {
-        match route.audience() {
-            Audience::Everyone => true,
-            Audience::Producers => self != Self::Operators,
-            Audience::Operators | Audience::Monitoring => self != Self::Producers,
-        }
-    }
-}
-
 /// The HTTP interface as a service for any hyper server. It answers every request. `access` decides
 /// which requests for operator routes the listener admits.
 #[must_use]
@@ -166,13 +120,12 @@ where
     B: Body + Send + Sync + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let routes = TowerToHyperService::new(warp::service(routes(app, route_set, access)));
+    let filter = TowerToHyperService::new(warp::service(filter(app, route_set, access)));
     service_fn(move |mut request: Request<B>| {
         let line = Line::of(&request);
         request.extensions_mut().insert(line);
-        // Boxed, because the type of warp's future nests one level for each route and callers
-        // cannot name it.
-        routes.call(request).map_ok(guarded).boxed()
+        // Boxed, because callers cannot name the type of warp's future.
+        filter.call(request).map_ok(guarded).boxed()
     })
 }
 
@@ -185,49 +138,26 @@ fn guarded(mut response: Response) -> Response {
     response
 }
 
-/// The routes, as a filter that answers every request.
-fn routes(
+/// One filter for all routes, which answers every request.
+fn filter(
     app: Arc<App>,
     route_set: RouteSet,
     access: Access,
 ) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
-    let surface = Arc::new(Surface { app, access, overload_said: AtomicU64::new(0) });
-    warp::path!("webhooks" / String)
-        .map(Route::Webhook)
-        .or(warp::path!("events" / String).map(Route::Event))
-        .unify()
-        .or(warp::path!("events" / String / "redrive").and(query()).map(Route::Redrive))
-        .unify()
-        .or(warp::path!("events").and(query()).map(Route::Events))
-        .unify()
-        .or(warp::path!("redrive").and(query()).map(Route::RedriveAll))
-        .unify()
-        .or(warp::path!("sources").map(|| Route::Sources))
-        .unify()
-        .or(warp::path!("sources" / String / "pause").map(Route::Pause))
-        .unify()
-        .or(warp::path!("sources" / String / "resume").map(Route::Resume))
-        .unify()
-        .or(warp::path!("health").map(|| Route::Health))
-        .unify()
-        .or(warp::path!("ready").map(|| Route::Ready))
-        .unify()
-        .or(warp::path!("metrics").map(|| Route::Metrics))
-        .unify()
-        .or(warp::path!("openapi.json").map(|| Route::OpenApi))
-        .unify()
-        .or(warp::any().map(|| Route::Unknown))
-        .unify()
-        // Without a box, the type of everything below is deeper than the compiler's recursion limit in release builds.
-        .boxed()
-        .map(move |route| if route_set.has(&route) { route } else { Route::Unknown })
+    let surface = Arc::new(Surface { app, route_set, access, overload_said: AtomicU64::new(0) });
+    // Not `warp::path::full`: it panics for a target without a path, such as that of `CONNECT`.
+    warp::ext::get::<Line>()
         .and(warp::method())
-        .and(warp::ext::get::<Line>())
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
-        .then(move |route, method, line, headers, body| {
+        .then(move |line: Line, method, headers, body| {
             let surface = Arc::clone(&surface);
-            async move { surface.answer(route, method, line, headers, body).await }
+            async move {
+                let (route, parameter) = surface.route_set.find(line.path()).unzip();
+                let parameter = parameter.unwrap_or_default();
+                let call = Call { parameter, query: line.query(), headers, body };
+                surface.answer(route, method, &line, call).await
+            }
         })
         // The filters above match every request, so a rejection is a bug in them.
         .recover(|rejection: warp::Rejection| async move {
@@ -240,71 +170,9 @@ fn routes(
         })
 }
 
-/// The raw query; empty if there is none.
-fn query() -> impl Filter<Extract = (String,), Error = Infallible> + Clone {
-    warp::query::raw().or(warp::any().map(String::new)).unify()
-}
-
-/// A request's path, with its parameter or its raw query.
-#[derive(Debug)]
-enum Route {
-    Webhook(String),
-    Event(String),
-    Events(String),
-    Redrive(String, String),
-    RedriveAll(String),
-    Sources,
-    Pause(String),
-    Resume(String),
-    Health,
-    Ready,
-    Metrics,
-    OpenApi,
-    Unknown,
-}
-
-impl Route {
-    fn audience(&self) -> Audience {
-        match self {
-            Self::Health | Self::Ready | Self::Unknown => Audience::Everyone,
-            Self::Webhook(_) => Audience::Producers,
-            Self::Event(_)
-            | Self::Events(_)
-            | Self::Redrive(..)
-            | Self::RedriveAll(_)
-            | Self::Sources
-            | Self::Pause(_)
-            | Self::Resume(_) => Audience::Operators,
-            Self::Metrics | Self::OpenApi => Audience::Monitoring,
-        }
-    }
-
-    fn allows(&self, method: &Method) -> Result<(), Problem> {
-        let allowed = match self {
-            Self::Unknown => return Ok(()),
-            Self::Webhook(_)
-            | Self::Redrive(..)
-            | Self::RedriveAll(_)
-            | Self::Pause(_)
-            | Self::Resume(_) => "POST",
-            Self::Event(_)
-            | Self::Events(_)
-            | Self::Sources
-            | Self::Health
-            | Self::Ready
-            | Self::Metrics
-            | Self::OpenApi => "GET, HEAD",
-        };
-        if allowed.split(", ").any(|allowed| allowed == method.as_str()) {
-            Ok(())
-        } else {
-            Err(Problem::method_not_allowed(allowed))
-        }
-    }
-}
-
 struct Surface {
     app: Arc<App>,
+    route_set: RouteSet,
     /// Decides which requests for operator routes are admitted.
     access: Access,
     /// When the overload warning was last logged, in milliseconds since the clock's origin.
@@ -314,31 +182,32 @@ struct Surface {
 impl Surface {
     /// Answers one request and logs it at debug level, because there can be tens of thousands per
     /// second. Bodies and header values are never logged.
-    async fn answer<B: Buf, E: std::error::Error + 'static>(
+    async fn answer<B: Buf, E: Error + 'static>(
         &self,
-        route: Route,
+        route: Option<Route>,
         method: Method,
-        line: Line,
-        headers: HeaderMap,
-        body: impl Stream<Item = Result<B, E>>,
+        line: &Line,
+        call: Call<'_, impl Stream<Item = Result<B, E>>>,
     ) -> Response {
         let begun = self.app.clock.now();
-        let answer = match self.admit(&route, &method, &line, &headers) {
-            Ok(()) => self.app.dispatch(&route, headers, body).await,
+        let (parameter, query) = (call.parameter, logged_query(route, call.query));
+        let answer = match self.admit(route, &method, line, &call.headers) {
+            Ok(route) => route.answer(&self.app, call).await,
             Err(problem) => Err(problem),
         };
         let took_ms = self.app.clock.now().since(begun).as_millis();
+        let path = route.map_or("unknown", Route::path);
         match answer {
             Ok(Answer { status, event_id, response }) => {
-                tracing::debug!(?route, %method, status = status.as_u16(), event_id = event_id.map(tracing::field::display), took_ms, "answered");
+                tracing::debug!(route = path, parameter, query, %method, status = status.as_u16(), event_id = event_id.map(tracing::field::display), took_ms, "answered");
                 response
             }
             Err(problem) => {
-                if let Route::Webhook(source) = &route {
-                    self.app.metrics.refused(source, problem.kind);
+                if route == Some(Route::Webhook) {
+                    self.app.metrics.refused(parameter, problem.kind);
                 }
                 let (status, kind) = (problem.kind.status().as_u16(), problem.kind.urn());
-                tracing::debug!(?route, %method, status, kind, detail = problem.detail, took_ms, "answered with a problem");
+                tracing::debug!(route = path, parameter, query, %method, status, kind, detail = problem.detail, took_ms, "answered with a problem");
                 if problem.kind == ProblemKind::Overloaded {
                     self.say_overload();
                 }
@@ -347,22 +216,30 @@ impl Surface {
         }
     }
 
-    /// The checks before any route runs.
+    /// The checks before a handler runs.
     fn admit(
         &self,
-        route: &Route,
+        route: Option<Route>,
         method: &Method,
         line: &Line,
         headers: &HeaderMap,
-    ) -> Result<(), Problem> {
+    ) -> Result<Route, Problem> {
         gate::well_framed(line, headers)?;
+        let route = route.ok_or_else(unknown_route)?;
         route.allows(method)?;
-        match route.audience() {
-            Audience::Operators | Audience::Monitoring => {
-                gate::admitted(&self.access, line, headers)
-            }
-            Audience::Everyone | Audience::Producers => Ok(()),
+        let (is_guarded, ends_at_shutdown) = match route.audience() {
+            Audience::Everyone => (false, false),
+            Audience::Producers => (false, true),
+            Audience::Operators => (true, true),
+            Audience::Monitoring => (true, false),
+        };
+        if is_guarded {
+            gate::admitted(&self.access, line, headers)?;
         }
+        if ends_at_shutdown && self.app.health.is_draining() {
+            return Err(shutting_down());
+        }
+        Ok(route)
     }
 
     fn say_overload(&self) {
@@ -426,35 +303,13 @@ impl Answer {
     }
 }
 
-impl App {
-    async fn dispatch<B: Buf, E: std::error::Error + 'static>(
-        &self,
-        route: &Route,
-        headers: HeaderMap,
-        body: impl Stream<Item = Result<B, E>>,
-    ) -> Result<Answer, Problem> {
-        if !matches!(route.audience(), Audience::Everyone | Audience::Monitoring)
-            && self.health.is_draining()
-        {
-            return Err(shutting_down());
-        }
-        match route {
-            Route::Unknown => Err(ProblemKind::UnknownRoute
-                .with("No route has this path. `GET /openapi.json` lists all routes.")),
-            Route::Webhook(source) => self.accept(source, headers, body).await,
-            Route::Event(id) => self.show(id).await,
-            Route::Redrive(id, query) => self.redrive(id, query).await,
-            Route::Events(query) => self.list(query).await,
-            Route::RedriveAll(query) => self.redrive_all(query).await,
-            Route::Sources => self.source_list().await,
-            Route::Pause(source) => self.pause(source, true).await,
-            Route::Resume(source) => self.pause(source, false).await,
-            Route::Health => monitoring::health(),
-            Route::Ready => self.ready().await,
-            Route::Metrics => self.metrics().await,
-            Route::OpenApi => Ok(monitoring::openapi()),
-        }
-    }
+/// The query, if it may be logged. That of a webhook may contain a credential of its producer.
+fn logged_query(route: Option<Route>, query: &str) -> Option<&str> {
+    route.filter(|route| route.audience() == Audience::Operators).map(|_| query)
+}
+
+fn unknown_route() -> Problem {
+    ProblemKind::UnknownRoute.with("No route has this path. `GET /openapi.json` lists all routes.")
 }
 
 fn shutting_down() -> Problem {

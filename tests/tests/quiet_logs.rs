@@ -44,15 +44,16 @@ async fn no_log_line_contains_a_body_header_or_credential(database: Database) {
         assert_eq!(answer.status_code, 202, "{answer:?}");
     }
     // Refused requests must not be logged either: an invalid key, an unknown source, a different
-    // body.
+    // body. Some producers put their credential into the query.
     let bad = format!("{CANARY} is no key");
     for (path, key) in [
         ("/webhooks/orders", bad.as_str()),
         ("/webhooks/nowhere", CANARY),
         ("/webhooks/orders", "taken"),
     ] {
+        let path = format!("{path}?token={CANARY}");
         let answer = client
-            .post(&service.url(path), &[("idempotency-key", key)], format!("{CANARY}!"))
+            .post(&service.url(&path), &[("idempotency-key", key)], format!("{CANARY}!"))
             .await
             .expect("a response");
         assert!((400..500).contains(&answer.status_code), "{answer:?}");

@@ -4,23 +4,31 @@
 
 use super::problem::{Problem, ProblemKind};
 use http::header::{HOST, HeaderName, ORIGIN, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Request, Version};
+use http::{HeaderMap, HeaderValue, Request, Uri, Version};
 use surehook_core::operators::{Access, Authority, Refusal, Said};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// What the request line says besides method and path.
+/// What the request line says besides the method.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     version: Version,
-    /// The host of a target in absolute form. It takes precedence over `Host` (RFC 9112 §3.2.2).
-    authority: Option<String>,
+    target: Uri,
 }
 
 impl Line {
     pub(super) fn of<B>(request: &Request<B>) -> Self {
-        let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
-        Self { version: request.version(), authority }
+        Self { version: request.version(), target: request.uri().clone() }
+    }
+
+    /// The path; empty if the target has none, as that of `CONNECT`.
+    pub(super) fn path(&self) -> &str {
+        self.target.path()
+    }
+
+    /// The raw query; empty if there is none.
+    pub(super) fn query(&self) -> &str {
+        self.target.query().unwrap_or_default()
     }
 }
 
@@ -64,10 +72,11 @@ pub(super) fn well_framed(line: &Line, headers: &HeaderMap) -> Result<(), Proble
 pub(super) fn admitted(access: &Access, line: &Line, headers: &HeaderMap) -> Result<(), Problem> {
     let all = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     let (origins, sites) = (all(ORIGIN), all(SEC_FETCH_SITE));
+    // The host of a target in absolute form takes precedence over `Host` (RFC 9112 §3.2.2).
     let host = line
-        .authority
-        .as_deref()
-        .map(str::as_bytes)
+        .target
+        .authority()
+        .map(|authority| authority.as_str().as_bytes())
         .or_else(|| headers.get(HOST).map(HeaderValue::as_bytes));
     access.admit(&Said { host, origins: &origins, sites: &sites }).map_err(|refusal| match refusal {
         Refusal::Host => ProblemKind::ForeignHost.with(

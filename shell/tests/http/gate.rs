@@ -2,20 +2,15 @@
 //! page in a browser sent it to an operators' route.
 
 use crate::sockets::{LIMITS, Server};
-use crate::world::{Setup, World, assert_problem};
-use surehook::http::RouteSet;
+use crate::world::{NOT_FOR_OPERATORS, Setup, World, assert_problem, request_for};
+use surehook::http::{Route, RouteSet};
 use surehook_core::operators::Access;
 
-const OPERATORS: [(&str, &str); 8] = [
-    ("GET", "/events"),
-    ("GET", "/events/0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e"),
-    ("POST", "/events/0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e/redrive"),
-    ("POST", "/redrive"),
-    ("GET", "/sources"),
-    ("POST", "/sources/plain/pause"),
-    ("POST", "/sources/plain/resume"),
-    ("GET", "/metrics"),
-];
+/// A request for each operator route.
+fn operator_requests() -> impl Iterator<Item = (&'static str, String)> {
+    let routes = Route::ALL.iter().filter(|route| !NOT_FOR_OPERATORS.contains(&route.path()));
+    routes.map(|route| request_for(*route))
+}
 
 async fn answered(
     world: &World,
@@ -31,14 +26,18 @@ async fn a_page_of_another_site_cannot_use_operator_routes() {
     let mut world = World::start(Setup::default());
     for route_set in [RouteSet::Everyone, RouteSet::Operators] {
         world.route_set = route_set;
-        for (method, path) in OPERATORS {
+        for (method, path) in operator_requests() {
             for header in [
                 ("sec-fetch-site", "cross-site"),
                 ("sec-fetch-site", "same-site"),
                 ("origin", "http://evil.example"),
                 ("origin", "null"),
             ] {
-                assert_problem(&answered(&world, method, path, &[header]).await, 403, "cross-site");
+                assert_problem(
+                    &answered(&world, method, &path, &[header]).await,
+                    403,
+                    "cross-site",
+                );
             }
             // A page that this listener served, and clients that are not browsers.
             for headers in [
@@ -47,7 +46,7 @@ async fn a_page_of_another_site_cannot_use_operator_routes() {
                 &[],
             ] {
                 assert_ne!(
-                    answered(&world, method, path, headers).await.status(),
+                    answered(&world, method, &path, headers).await.status(),
                     403,
                     "{method} {path} {headers:?}"
                 );
@@ -65,16 +64,16 @@ async fn a_page_of_another_site_cannot_use_operator_routes() {
 async fn dns_rebinding_cannot_reach_operator_routes_of_a_loopback_listener() {
     let mut world = World::start(Setup::default());
     world.access = Access::new(true, ["ops.example".to_owned()]);
-    for (method, path) in OPERATORS {
+    for (method, path) in operator_requests() {
         let rebound = [
             ("host", "evil.example:8080"),
             ("origin", "http://evil.example:8080"),
             ("sec-fetch-site", "same-origin"),
         ];
-        assert_problem(&answered(&world, method, path, &rebound).await, 403, "foreign-host");
+        assert_problem(&answered(&world, method, &path, &rebound).await, 403, "foreign-host");
         for host in ["localhost:8080", "127.0.0.1:8080", "[::1]:8080", "ops.example"] {
             assert_ne!(
-                answered(&world, method, path, &[("host", host)]).await.status(),
+                answered(&world, method, &path, &[("host", host)]).await.status(),
                 403,
                 "{method} {path} {host}"
             );

@@ -11,8 +11,8 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
-use surehook::http::OPENAPI;
 use surehook::http::problem::ProblemKind;
+use surehook::http::{OPENAPI, Route};
 use surehook::search::AttemptEntry;
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::EventId;
@@ -21,21 +21,17 @@ use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Verdict};
 
 const README: &str = include_str!("../../../README.md");
-const ROUTES: &str = include_str!("../../src/http.rs");
 const METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "QUERY"];
 
 #[test]
 fn the_document_and_the_readme_list_exactly_the_served_routes() {
-    let served: BTreeSet<String> = ROUTES
-        .split("warp::path!(")
-        .skip(1)
-        .map(|rest| template(&rest[..rest.find(')').unwrap()]))
-        .collect();
-    let described: BTreeSet<String> =
-        document().paths().iter().map(|(path, _)| anonymous(path)).collect();
-    assert!(served.len() >= 6, "{served:?}");
-    assert_eq!(served, described);
+    let methods = |route: &Route| -> BTreeSet<String> {
+        route.methods().split(", ").map(str::to_owned).collect()
+    };
+    let served: BTreeMap<&str, BTreeSet<String>> =
+        Route::ALL.iter().map(|route| (route.path(), methods(route))).collect();
+    assert_eq!(served, document().paths().into_iter().collect());
 
     let rows = README
         .lines()
@@ -49,32 +45,6 @@ fn the_document_and_the_readme_list_exactly_the_served_routes() {
         methods.map(move |method| format!("{method} {path}")).collect::<Vec<_>>()
     });
     assert_eq!(told, operations.collect());
-}
-
-/// A route as the filters write it, `"events" / String`, as a path.
-fn template(segments: &str) -> String {
-    segments
-        .split(" / ")
-        .map(|segment| {
-            if segment == "String" {
-                "/{}".to_owned()
-            } else {
-                format!("/{}", segment.trim_matches('"'))
-            }
-        })
-        .collect()
-}
-
-/// A path template without the names of its parameters.
-fn anonymous(path: &str) -> String {
-    path.split('/')
-        .skip(1)
-        .map(
-            |segment| {
-                if segment.starts_with('{') { "/{}".to_owned() } else { format!("/{segment}") }
-            },
-        )
-        .collect()
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! The responses of each route.
 
-use crate::world::{Mode, Setup, World, assert_problem, header, json, name};
+use crate::world::{
+    Mode, NOT_FOR_OPERATORS, Setup, World, assert_problem, header, json, name, request_for,
+};
 use futures::FutureExt;
 use serde_json::{Value, json};
 use std::time::Duration;
-use surehook::http::RouteSet;
 use surehook::http::query::MAX_LOOKS;
+use surehook::http::{Route, RouteSet};
 use surehook::ids::SystemIds;
 use surehook::intake::Limits;
 use surehook::ports::{Ids, NewEvent, OperatorStore};
@@ -140,6 +142,9 @@ async fn unknown_routes_are_404_for_every_method() {
         "/webhooks/",
         "/webhooks/plain/x",
         "//webhooks/plain",
+        "/events//",
+        "/events//redrive",
+        "/events/x//",
         "/events/x/y",
         "/redrive/x",
         "/sources/plain",
@@ -158,32 +163,31 @@ async fn unknown_routes_are_404_for_every_method() {
 #[tokio::test]
 async fn a_wrong_method_is_405_and_lists_the_allowed_methods() {
     let world = World::start(Setup::default());
-    let id = world.accepted("k1").await;
-    let (event, redrive) = (format!("/events/{id}"), format!("/events/{id}/redrive"));
-    let cases = [
-        ("/webhooks/plain", "POST"),
-        (&redrive, "POST"),
-        (&event, "GET, HEAD"),
-        ("/events?limit=nonsense", "GET, HEAD"),
-        ("/redrive?limit=nonsense", "POST"),
-        ("/sources", "GET, HEAD"),
-        ("/metrics", "GET, HEAD"),
-        ("/sources/nobody/pause", "POST"),
-        ("/sources/nobody/resume", "POST"),
-        ("/health", "GET, HEAD"),
-        ("/ready", "GET, HEAD"),
-        ("/openapi.json", "GET, HEAD"),
-        ("/webhooks/nobody", "POST"),
-        ("/events/nonsense", "GET, HEAD"),
-    ];
-    for (path, allow) in cases {
-        for method in
-            ["PUT", "DELETE", "OPTIONS", "TRACE", if allow == "POST" { "GET" } else { "POST" }]
-        {
-            let response = world.request(method, path, &[], b"").await;
-            assert_problem(&response, 405, "method-not-allowed");
-            assert_eq!(header(response.headers(), "allow"), Some(allow), "{method} {path}");
+    for route in Route::ALL {
+        let allow = route.methods();
+        // The method is checked before the parameter and the query.
+        let nonsense = route.path().replace("{source}", "nobody").replace("{id}", "nonsense");
+        for path in [request_for(*route).1, format!("{nonsense}/?limit=nonsense")] {
+            for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE"] {
+                if allow.split(", ").any(|allowed| allowed == method) {
+                    continue;
+                }
+                let response = world.request(method, &path, &[], b"").await;
+                assert_problem(&response, 405, "method-not-allowed");
+                assert_eq!(header(response.headers(), "allow"), Some(allow), "{method} {path}");
+            }
         }
+    }
+}
+
+#[tokio::test]
+async fn get_routes_answer_head_like_get() {
+    let world = World::start(Setup::default());
+    for (_, path) in
+        Route::ALL.iter().map(|route| request_for(*route)).filter(|(method, _)| *method == "GET")
+    {
+        let (get, head) = (world.get(&path).await, world.request("HEAD", &path, &[], b"").await);
+        assert_eq!((get.status(), get.headers()), (head.status(), head.headers()), "{path}");
     }
 }
 
@@ -664,37 +668,23 @@ async fn metrics_are_served_in_the_prometheus_text_format() {
 #[tokio::test]
 async fn producer_and_operator_addresses_serve_only_their_own_routes() {
     let mut world = World::start(Setup::default());
-    let id = world.accepted("k1").await;
-    let of_operators = [
-        format!("/events/{id}"),
-        "/events".into(),
-        "/sources".into(),
-        "/metrics".into(),
-        "/openapi.json".into(),
-    ];
-    world.route_set = RouteSet::Producers;
-    for path in &of_operators {
-        assert_problem(&world.get(path).await, 404, "unknown-route");
-    }
-    for path in [
-        &format!("/events/{id}/redrive"),
-        "/redrive",
-        "/sources/plain/pause",
-        "/sources/plain/resume",
-    ] {
-        assert_problem(&world.request("POST", path, &[], b"").await, 404, "unknown-route");
-    }
-    assert_eq!(
-        (
-            world.post("k2", b"").await.status().as_u16(),
-            world.get("/ready").await.status().as_u16()
-        ),
-        (202, 200)
-    );
-
-    world.route_set = RouteSet::Operators;
-    assert_problem(&world.post("k3", b"").await, 404, "unknown-route");
-    for path in of_operators.iter().map(String::as_str).chain(["/health", "/ready"]) {
-        assert_eq!(world.get(path).await.status(), 200, "{path}");
+    for route_set in [RouteSet::Everyone, RouteSet::Producers, RouteSet::Operators] {
+        world.route_set = route_set;
+        for route in Route::ALL {
+            let is_served = match route_set {
+                RouteSet::Everyone => true,
+                RouteSet::Producers => NOT_FOR_OPERATORS.contains(&route.path()),
+                RouteSet::Operators => route.path() != "/webhooks/{source}",
+            };
+            let (method, path) = request_for(*route);
+            let response = world.request(method, &path, &[], b"").await;
+            if is_served {
+                let is_unknown = response.status() == 404
+                    && json(&response)["type"] == "urn:surehook:problem:unknown-route";
+                assert!(!is_unknown, "{route_set:?} {route:?}: {response:?}");
+            } else {
+                assert_problem(&response, 404, "unknown-route");
+            }
+        }
     }
 }

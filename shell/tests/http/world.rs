@@ -15,7 +15,7 @@ use std::time::Duration;
 use surehook::clock::TokioClock;
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
-use surehook::http::{App, RouteSet, SourceIntake};
+use surehook::http::{App, Route, RouteSet, SourceIntake};
 use surehook::ids::SystemIds;
 use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
@@ -267,6 +267,17 @@ impl World {
         self.store.put(id, Status::DeadLettered, vec![]);
         id
     }
+}
+
+/// The paths that are not for operators: webhooks, and the health checks of load balancers.
+pub(crate) const NOT_FOR_OPERATORS: [&str; 3] = ["/webhooks/{source}", "/health", "/ready"];
+
+/// A request for this route: the first of its methods, and its path, with the source `plain` or the
+/// id of an unknown event.
+pub(crate) fn request_for(route: Route) -> (&'static str, String) {
+    let method = route.methods().split(", ").next().unwrap();
+    let path = route.path().replace("{source}", "plain");
+    (method, path.replace("{id}", "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e"))
 }
 
 /// The description of the HTTP surface that the program serves.
