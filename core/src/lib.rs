@@ -13,8 +13,8 @@
 //! - [`worker`]: one process's worker. Its state is in memory and may be lost at any time.
 //!
 //! The other modules are rules: [`key`], [`source`], [`admission`], [`reading`], [`forwarding`],
-//! [`verdict`], [`retry_after`], [`backoff`], [`breaker`], [`rate`], [`readiness`], [`retention`],
-//! [`operators`]. [`id`] and [`time`] have common types.
+//! [`verdict`], [`retry_after`], [`backoff`], [`breaker`], [`rate`], [`cursor`], [`readiness`],
+//! [`retention`], [`operators`]. [`id`] and [`time`] have common types.
 
 #![no_std]
 #![deny(missing_docs)]
@@ -27,6 +27,7 @@ extern crate std;
 pub mod admission;
 pub mod backoff;
 pub mod breaker;
+pub mod cursor;
 pub mod event;
 pub mod forwarding;
 pub mod id;

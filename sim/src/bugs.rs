@@ -53,6 +53,8 @@ pub enum Bug {
     BreakerClosesTooSoon,
     /// A source's rate is ignored.
     RateForgotten,
+    /// Claims start at the last claimed row, and never at the front again.
+    CursorNeverReturns,
     /// A claim takes events of a paused source.
     PauseIgnored,
     /// A new event is reported as claimed, but stays queued.
@@ -110,7 +112,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -135,6 +137,7 @@ impl Bug {
         Self::BreakerNeverOpens,
         Self::BreakerClosesTooSoon,
         Self::RateForgotten,
+        Self::CursorNeverReturns,
         Self::PauseIgnored,
         Self::ClaimedInWordsOnly,
         Self::RedeliveredUnderAnOldFence,

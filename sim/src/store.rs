@@ -2,18 +2,19 @@
 //! database's node.
 
 use crate::bugs::Bug;
+use crate::cursor::ClaimCursors;
 use crate::database::{AtCommit, Disk, REQUESTS, Reply, Request, Steps};
 use crate::effects::Effects;
 use crate::net::DATABASE;
-use crate::transaction::Transaction;
+use crate::transaction::{Claimed, Transaction};
 use crate::waits::Wait;
 use futures::FutureExt;
 use futures::future::ready;
 use jiff::Timestamp;
 use madsim::net::Endpoint;
 use madsim::time::{sleep, timeout};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook::ports::{
     Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven, Retention,
@@ -23,6 +24,7 @@ use surehook::search::{
     EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
 };
 use surehook_core::admission::Stored;
+use surehook_core::cursor::DueTime;
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -49,6 +51,10 @@ pub(crate) struct RemoteStore {
     process: String,
     effects: Arc<Effects>,
     index: usize,
+    /// Where the claims of each source start.
+    cursors: Mutex<ClaimCursors>,
+    /// Whether a claim has started behind the front.
+    has_started_behind: AtomicBool,
 }
 
 impl RemoteStore {
@@ -59,7 +65,22 @@ impl RemoteStore {
         index: usize,
     ) -> Self {
         let endpoint = Endpoint::bind("0.0.0.0:0").await.expect("a port is free");
-        Self { disk, endpoint, process, effects, index }
+        let cursors = Mutex::new(ClaimCursors::new(disk.kind, disk.bug));
+        let has_started_behind = AtomicBool::new(false);
+        Self { disk, endpoint, process, effects, index, cursors, has_started_behind }
+    }
+
+    fn cursors(&self) -> MutexGuard<'_, ClaimCursors> {
+        self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a claim of this source starts; `None` means the front.
+    fn start_of(&self, source: &SourceName) -> Option<DueTime> {
+        let from = self.cursors().start(source);
+        if from.is_some() && !self.has_started_behind.swap(true, Ordering::Relaxed) {
+            self.disk.reached(Mark::ClaimStartedBehindFront);
+        }
+        from
     }
 
     /// Sends a call that concerns these events to the database, and records its result.
@@ -228,7 +249,18 @@ impl EventStore for RemoteStore {
     }
 
     fn claim(&self, demands: Vec<Demand>) -> StoreCall<'_, Claims> {
-        self.send(Call::Claim, |transaction, at| transaction.claim(demands, at).boxed()).boxed()
+        async move {
+            let from = |demand: Demand| (self.start_of(&demand.source), demand);
+            let demands: Vec<_> = demands.into_iter().map(from).collect();
+            let claim =
+                self.send(Call::Claim, |transaction, at| transaction.claim(demands, at).boxed());
+            let Claimed { claims, due } = claim.await?;
+            for (source, due) in due {
+                self.cursors().claimed(&source, due);
+            }
+            Ok(claims)
+        }
+        .boxed()
     }
 
     fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>> {

@@ -16,6 +16,7 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 use surehook::ports::{NewEvent, StoreError};
 use surehook_core::admission::Stored;
+use surehook_core::cursor::DueTime;
 use surehook_core::event::Status;
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
@@ -52,6 +53,14 @@ impl Drop for Transaction<'_> {
     }
 }
 
+/// The result of a claim.
+#[derive(Default)]
+pub(crate) struct Claimed {
+    pub(crate) claims: Claims,
+    /// The source of each claimed row, and when the row was due.
+    pub(crate) due: Vec<(SourceName, DueTime)>,
+}
+
 /// The changes of a transaction at the instant of its commit.
 pub(crate) struct Work<'a> {
     pub(crate) state: MutexGuard<'a, State>,
@@ -75,6 +84,11 @@ impl Work<'_> {
         }
         result
     }
+}
+
+/// When a row is due; `None` if there is no row, or if it is a dead letter.
+fn due_time(row: Option<DeliveryRow>) -> Option<DueTime> {
+    Some(DueTime::from_micros(row?.due_at?.as_microsecond()))
 }
 
 pub(crate) fn broken() -> StoreError {
@@ -275,25 +289,31 @@ impl<'a> Transaction<'a> {
         Ok(found)
     }
 
+    /// Claims due events. Each demand has the due time from which its claim starts; `None` means
+    /// the front.
     pub(crate) async fn claim(
         &mut self,
-        demands: Vec<Demand>,
+        demands: Vec<(Option<DueTime>, Demand)>,
         at_commit: AtCommit,
-    ) -> Result<Claims, StoreError> {
+    ) -> Result<Claimed, StoreError> {
         let (bug, now) = (self.disk.bug, self.now);
-        let (mut picked, mut claims) = (Vec::new(), Claims::default());
-        for demand in demands {
+        let (mut picked, mut claimed) = (Vec::new(), Claimed::default());
+        for (from, demand) in demands {
             let due = {
                 let state = self.disk.state();
                 let look_from =
                     if bug == Some(Bug::IgnoreLease) { now + Duration::from_hours(1) } else { now };
-                if bug == Some(Bug::PauseIgnored) {
+                let due = if bug == Some(Bug::PauseIgnored) {
                     let mut tables = state.tables.clone();
                     tables.paused.clear();
                     tables.due(look_from, &demand.source)
                 } else {
                     state.tables.due(look_from, &demand.source)
-                }
+                };
+                let is_after_start = |event: &EventId| {
+                    from.is_none_or(|from| due_time(state.row(*event)) >= Some(from))
+                };
+                due.into_iter().filter(is_after_start).collect::<Vec<_>>()
             };
             let mut locked = Vec::new();
             for event in due {
@@ -305,7 +325,7 @@ impl<'a> Transaction<'a> {
                 }
             }
             let state = self.disk.state();
-            for event in state.tables.fitting(&demand, locked, &mut claims) {
+            for event in state.tables.fitting(&demand, locked, &mut claimed.claims) {
                 let fence = state.row(event).map(|row| row.delivery.fence);
                 picked.push((demand.clone(), event, fence));
             }
@@ -317,19 +337,20 @@ impl<'a> Transaction<'a> {
         }
         if picked.is_empty() {
             self.may_commit(at_commit)?;
-            return Ok(claims);
+            return Ok(claimed);
         }
         self.commit(at_commit, |work| {
             for (demand, event, fence) in picked {
                 let unchanged = work.state.row(event).map(|row| row.delivery.fence) == fence;
-                let still_there = work.state.row(event).is_some_and(|row| row.due_at.is_some());
-                if still_there && (unchanged || bug == Some(Bug::ClaimWithoutLock)) {
+                let Some(due) = due_time(work.state.row(event)) else { continue };
+                if unchanged || bug == Some(Bug::ClaimWithoutLock) {
+                    claimed.due.push((demand.source.clone(), due));
                     work.change(event, Change::Claimed, |tables| {
-                        claim_one(tables, now, &demand, event, &mut claims, bug);
+                        claim_one(tables, now, &demand, event, &mut claimed.claims, bug);
                     });
                 }
             }
-            claims
+            claimed
         })
         .await
     }

@@ -12,7 +12,6 @@ mod errors;
 mod give_way;
 mod notices;
 mod probe;
-mod scan;
 mod servers;
 mod session;
 pub mod sql;
@@ -20,9 +19,10 @@ pub mod sql;
 pub use connect::options;
 pub use servers::{Servers, shown};
 
+use crate::clock::TokioClock;
 use crate::ports::{
-    Connections, Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven,
-    Retention, StoreCall, StoreError,
+    Clock, Connections, Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned,
+    Redriven, Retention, StoreCall, StoreError,
 };
 use crate::search::{
     EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
@@ -35,7 +35,6 @@ use bytes::Bytes;
 use errors::Failure;
 use futures::future::poll_fn;
 use futures::{FutureExt, StreamExt};
-use scan::{Micros, Scans};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{Either, Executor, FromRow, Postgres, Row};
@@ -43,12 +42,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook_core::admission::Stored;
+use surehook_core::cursor::{Cursors, DueTime};
 use surehook_core::event::{Outcome, Status};
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claim, Claims, DeadLettered, Demand, HeldBack, Settlement};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 /// Connections of each pool. Separate pools keep one kind of work from using up the connections of
@@ -68,6 +68,9 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
 /// redrive of one event has the same limit.
 const ACCEPT_ROUNDS: usize = 5;
 
+/// Microseconds since 1970, or a number of microseconds, as the database stores them.
+type Micros = i64;
+
 pub struct PostgresStore {
     servers: Arc<Servers>,
     intake: Arc<Pool<Arc<Servers>>>,
@@ -75,7 +78,9 @@ pub struct PostgresStore {
     operator: Arc<Pool<Arc<Servers>>>,
     retention: Arc<Pool<Arc<Servers>>>,
     readiness: Arc<Pool<Arc<Servers>>>,
-    scans: Mutex<Scans>,
+    /// Where the claims of each source start, and the clock that they are counted with.
+    cursors: Mutex<Cursors>,
+    clock: TokioClock,
 }
 
 impl PostgresStore {
@@ -93,13 +98,14 @@ impl PostgresStore {
             operator: pool(OPERATOR_CONNECTIONS),
             retention: pool(RETENTION_CONNECTIONS),
             readiness: pool(READINESS_CONNECTIONS),
-            scans: Mutex::default(),
+            cursors: Mutex::default(),
+            clock: TokioClock::new(),
             servers,
         })
     }
 
-    fn scans(&self) -> MutexGuard<'_, Scans> {
-        self.scans.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cursors(&self) -> MutexGuard<'_, Cursors> {
+        self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Migrates the database to this program's schema. See [`crate::store::OpenStore::migrate`].
@@ -270,9 +276,12 @@ impl PostgresStore {
 
     async fn claim_due(&self, demands: &[Demand]) -> Result<Claims, StoreError> {
         let from: Vec<Micros> = {
-            let (mut scans, now) = (self.scans(), Instant::now());
-            // No event is due before 1970.
-            demands.iter().map(|demand| scans.begin(&demand.source, now).unwrap_or(0)).collect()
+            let (mut cursors, now) = (self.cursors(), self.clock.now());
+            demands
+                .iter()
+                // No event is due before 1970.
+                .map(|demand| cursors.start(now, &demand.source).map_or(0, DueTime::micros))
+                .collect()
         };
         let query = sqlx::query(sql::CLAIM)
             .bind(demands.iter().map(|demand| demand.source.as_str()).collect::<Vec<_>>())
@@ -290,7 +299,7 @@ impl PostgresStore {
         self.execute_by_row(&self.worker, query, |row| rows.push(ClaimedRow::from_row(&row)))
             .await?;
         let mut claims = Claims::default();
-        let (mut scans, now) = (self.scans(), Instant::now());
+        let (mut cursors, now) = (self.cursors(), self.clock.now());
         for row in rows {
             let row = row.map_err(|error| errors::failed(&error).error)?;
             let demand = usize::try_from(row.position - 1)
@@ -302,7 +311,7 @@ impl PostgresStore {
                 claims.held_back.push(HeldBack { source: demand.source.clone(), size });
                 continue;
             }
-            scans.claimed(&demand.source, row.due_us, now);
+            cursors.claimed(now, &demand.source, DueTime::from_micros(row.due_us));
             let (event, source) = (EventId::from_uuid(row.event_id), demand.source.clone());
             let (attempt, budget_from) =
                 (rows::attempt(row.attempt)?, rows::attempt(row.budget_from)?);

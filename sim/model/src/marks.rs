@@ -89,11 +89,13 @@ pub enum Mark {
     PruningFailed,
     /// A settlement failed while rows were locked from a console.
     GaveWayToConsole,
+    /// A claim of a busy source started behind the front of the due rows.
+    ClaimStartedBehindFront,
 }
 
 impl Mark {
     /// All marks.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
         Self::LeaseTakenOverAfterPause,
@@ -134,6 +136,7 @@ impl Mark {
         Self::NotReady,
         Self::PruningFailed,
         Self::GaveWayToConsole,
+        Self::ClaimStartedBehindFront,
     ];
 }
 

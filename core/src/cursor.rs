@@ -1,0 +1,370 @@
+//! Where the next claim of a source starts in the index of due times.
+//!
+//! A claimed row leaves a dead entry at the front of that index. A database that keeps dead entries
+//! as long as any transaction is open would read all of them again in each claim.
+//!
+//! Rows are claimed in the order of their due times. So the only rows left before the last claimed
+//! row are those that were not visible then: their transaction had not committed, or a transaction
+//! that was later rolled back had locked them. They are rarely due more than
+//! [`lag`](CursorSettings::lag) earlier than the last claimed row. So the claims of a busy source
+//! start that far before that row, and at the front only once in each
+//! [`period`](CursorSettings::period). A source that is not busy leaves few dead entries, so its
+//! claims always start at the front.
+//!
+//! There are two rules for all inputs. A claim from the cursor takes the same rows as a claim from
+//! the front would, if each row becomes visible within the lag after its due time. And a row that
+//! becomes visible later is passed over for at most one period, even if the database's clock jumps.
+
+use crate::source::SourceName;
+use crate::time::Instant;
+use alloc::collections::BTreeMap;
+use core::time::Duration;
+
+/// A due time, in microseconds since 1970 by the database's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DueTime(i64);
+
+impl DueTime {
+    /// The due time that the database stores as this number of microseconds.
+    #[must_use]
+    pub fn from_micros(since_1970: i64) -> Self {
+        Self(since_1970)
+    }
+
+    /// The microseconds since 1970.
+    #[must_use]
+    pub fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// The due time `duration` earlier than this one.
+    fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+}
+
+/// When a source is busy, and where the claims of a busy source start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CursorSettings {
+    /// How much longer a row may wait that was not visible when it became due.
+    pub period: Duration,
+    /// A source is busy if at least this many of its rows were claimed in the previous period.
+    pub busy_rows: usize,
+    /// How far before the last claimed row a claim of a busy source starts. The due time of a new
+    /// row is the start of its statement, and the row becomes visible when the statement commits:
+    /// almost always sooner than this.
+    pub lag: Duration,
+}
+
+impl Default for CursorSettings {
+    fn default() -> Self {
+        Self { period: Duration::from_secs(5), busy_rows: 500, lag: Duration::from_secs(1) }
+    }
+}
+
+/// The cursor of each source, for the claims of one process. At most one claim is in flight, as the
+/// [worker](crate::worker) guarantees.
+#[derive(Clone, Debug, Default)]
+pub struct Cursors {
+    settings: CursorSettings,
+    by_source: BTreeMap<SourceName, Cursor>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cursor {
+    period_began: Instant,
+    /// The rows that were claimed in this period.
+    rows: usize,
+    was_busy: bool,
+    /// The latest due time of a row that was claimed in this period. `None` until the claim that
+    /// started at the front has returned a row.
+    reached: Option<DueTime>,
+}
+
+impl Cursor {
+    fn begin(now: Instant, was_busy: bool) -> Self {
+        Self { period_began: now, rows: 0, was_busy, reached: None }
+    }
+}
+
+impl Cursors {
+    /// Creates cursors of which each is at the front.
+    #[must_use]
+    pub fn new(settings: CursorSettings) -> Self {
+        Self { settings, by_source: BTreeMap::new() }
+    }
+
+    /// The due time from which a claim of this source starts, if it is sent at `now`. `None` means
+    /// the front.
+    pub fn start(&mut self, now: Instant, source: &SourceName) -> Option<DueTime> {
+        let CursorSettings { period, busy_rows, lag } = self.settings;
+        let cursor = self.by_source.get_mut(source)?;
+        if now.since(cursor.period_began) >= period {
+            *cursor = Cursor::begin(now, cursor.rows >= busy_rows);
+        }
+        cursor.reached.filter(|_| cursor.was_busy).map(|reached| reached.before(lag))
+    }
+
+    /// A claim that returned at `now` has claimed a row of this source. `due` is the row's due time
+    /// before the claim.
+    pub fn claimed(&mut self, now: Instant, source: &SourceName, due: DueTime) {
+        let cursor =
+            self.by_source.entry(source.clone()).or_insert_with(|| Cursor::begin(now, false));
+        cursor.rows = cursor.rows.saturating_add(1);
+        cursor.reached = cursor.reached.max(Some(due));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    const SECOND: i64 = 1_000_000;
+    const SETTINGS: CursorSettings = CursorSettings {
+        period: Duration::from_secs(5),
+        busy_rows: 500,
+        lag: Duration::from_secs(1),
+    };
+
+    fn source() -> SourceName {
+        SourceName::parse("orders").unwrap()
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_origin(Duration::from_secs(seconds))
+    }
+
+    fn due(micros: i64) -> DueTime {
+        DueTime::from_micros(micros)
+    }
+
+    fn claim(cursors: &mut Cursors, rows: usize, due: DueTime, now: Instant) {
+        for _ in 0..rows {
+            cursors.claimed(now, &source(), due);
+        }
+    }
+
+    #[test]
+    fn claims_of_a_source_that_is_not_busy_start_at_the_front() {
+        let mut cursors = Cursors::new(SETTINGS);
+        for now in [0, 5, 10, 15].map(at) {
+            assert_eq!(cursors.start(now, &source()), None);
+            claim(&mut cursors, SETTINGS.busy_rows - 1, due(100 * SECOND), now);
+            assert_eq!(cursors.start(now, &source()), None);
+        }
+    }
+
+    #[test]
+    fn claims_of_a_busy_source_start_at_the_front_once_in_a_period() {
+        let mut cursors = Cursors::new(SETTINGS);
+        claim(&mut cursors, SETTINGS.busy_rows, due(100 * SECOND), at(0));
+        assert_eq!(
+            cursors.start(at(0), &source()),
+            None,
+            "a source is busy only after a period with many rows"
+        );
+        assert_eq!(cursors.start(at(5), &source()), None, "a period starts at the front");
+        claim(&mut cursors, 1, due(200 * SECOND), at(5));
+        claim(&mut cursors, 1, due(150 * SECOND), at(5));
+        assert_eq!(cursors.start(at(5), &source()), Some(due(199 * SECOND)));
+        assert_eq!(cursors.start(at(9), &source()), Some(due(199 * SECOND)));
+        assert_eq!(
+            cursors.start(at(10), &source()),
+            None,
+            "the next period starts at the front, too"
+        );
+    }
+
+    #[test]
+    fn after_an_empty_claim_the_next_one_starts_at_the_front() {
+        let mut cursors = Cursors::new(SETTINGS);
+        claim(&mut cursors, SETTINGS.busy_rows, due(100 * SECOND), at(0));
+        assert_eq!(cursors.start(at(5), &source()), None);
+        assert_eq!(cursors.start(at(5), &source()), None);
+    }
+
+    #[test]
+    fn the_rows_of_one_source_do_not_move_the_cursor_of_another() {
+        let (mut cursors, other) = (Cursors::new(SETTINGS), SourceName::parse("other").unwrap());
+        for now in [at(0), at(5)] {
+            assert_eq!(cursors.start(now, &source()), None);
+            claim(&mut cursors, SETTINGS.busy_rows, due(100 * SECOND), now);
+        }
+        assert_eq!(cursors.start(at(6), &source()), Some(due(99 * SECOND)));
+        assert_eq!(cursors.start(at(6), &other), None);
+    }
+
+    #[test]
+    fn the_earliest_and_the_latest_due_times_do_not_overflow() {
+        let settings = CursorSettings { busy_rows: 1, lag: Duration::MAX, ..SETTINGS };
+        let mut cursors = Cursors::new(settings);
+        for now in [at(0), at(5)] {
+            assert_eq!(cursors.start(now, &source()), None);
+            claim(&mut cursors, 1, due(i64::MIN), now);
+        }
+        assert_eq!(cursors.start(at(6), &source()), Some(due(i64::MIN)));
+    }
+
+    /// A row of the model table. It can be claimed from the later of its two times.
+    #[derive(Clone, Copy, Debug)]
+    struct Row {
+        due: i64,
+        visible_at: i64,
+    }
+
+    /// One source's rows, the time, and the cursor. Times are in microseconds.
+    struct Table {
+        now: i64,
+        /// How far the database's clock is ahead of the process's clock.
+        ahead: i64,
+        rows: Vec<Row>,
+        cursors: Cursors,
+    }
+
+    /// What happens next.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// Rows are inserted. For each: how long ago its statement started, and how long its
+        /// transaction still takes.
+        Insert(Vec<(i64, i64)>),
+        Pass(i64),
+        Claim {
+            limit: usize,
+        },
+        /// The claim fails: it claims nothing.
+        FailedClaim,
+        /// The database's clock jumps.
+        Jump(i64),
+    }
+
+    impl Table {
+        fn new() -> Self {
+            let settings = CursorSettings { busy_rows: 2, ..SETTINGS };
+            Self { now: 100 * SECOND, ahead: 0, rows: Vec::new(), cursors: Cursors::new(settings) }
+        }
+
+        fn process_time(&self) -> Instant {
+            Instant::from_origin(Duration::from_micros(u64::try_from(self.now).unwrap()))
+        }
+
+        /// The rows that can be claimed now, in the order of their due times.
+        fn claimable(&self, from: Option<DueTime>) -> Vec<Row> {
+            let mut rows: Vec<Row> = self
+                .rows
+                .iter()
+                .copied()
+                .filter(|row| row.due <= self.now + self.ahead && row.visible_at <= self.now)
+                .filter(|row| from.is_none_or(|from| row.due >= from.micros()))
+                .collect();
+            rows.sort_by_key(|row| row.due);
+            rows
+        }
+
+        /// Runs a step. Returns the due times that a claim took and those that it would have taken
+        /// from the front.
+        fn step(&mut self, step: &Step) -> Option<(Vec<i64>, Vec<i64>)> {
+            match step {
+                Step::Insert(rows) => {
+                    let (now, ahead) = (self.now, self.ahead);
+                    self.rows.extend(rows.iter().map(|(ago, still)| Row {
+                        due: now + ahead - ago,
+                        visible_at: now + still,
+                    }));
+                }
+                Step::Pass(duration) => self.now += duration,
+                Step::FailedClaim => {
+                    let _ = self.cursors.start(self.process_time(), &source());
+                }
+                Step::Jump(by) => self.ahead += by,
+                Step::Claim { limit } => {
+                    let from = self.cursors.start(self.process_time(), &source());
+                    let dues = |rows: Vec<Row>| -> Vec<i64> {
+                        rows.iter().take(*limit).map(|row| row.due).collect()
+                    };
+                    let (taken, from_front) =
+                        (dues(self.claimable(from)), dues(self.claimable(None)));
+                    for due in &taken {
+                        let index = self
+                            .rows
+                            .iter()
+                            .position(|row| row.due == *due && row.visible_at <= self.now)
+                            .unwrap();
+                        self.rows.swap_remove(index);
+                        self.cursors.claimed(
+                            self.process_time(),
+                            &source(),
+                            DueTime::from_micros(*due),
+                        );
+                    }
+                    return Some((taken, from_front));
+                }
+            }
+            None
+        }
+    }
+
+    /// Steps with transactions of at most `longest` microseconds, and with clock jumps if
+    /// `jumps` is set.
+    fn steps(longest: i64, jumps: bool) -> impl Strategy<Value = Vec<Step>> {
+        let row = (0..=longest)
+            .prop_flat_map(move |took| (0..=took).prop_map(move |still| (took - still, still)));
+        let jump = if jumps { -600 * SECOND..600 * SECOND } else { 0..1 };
+        let step = prop_oneof![
+            3 => proptest::collection::vec(row, 1..4).prop_map(Step::Insert),
+            4 => (0..2 * SECOND).prop_map(Step::Pass),
+            6 => (1usize..5).prop_map(|limit| Step::Claim { limit }),
+            1 => Just(Step::FailedClaim),
+            1 => jump.prop_map(Step::Jump),
+        ];
+        proptest::collection::vec(step, 1..80)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        // If no transaction takes longer than the lag, the cursor passes over no row.
+        #[test]
+        fn a_claim_from_the_cursor_takes_what_a_claim_from_the_front_would(steps in steps(SECOND, false)) {
+            let mut table = Table::new();
+            for step in &steps {
+                if let Some((taken, from_front)) = table.step(step) {
+                    prop_assert_eq!(taken, from_front);
+                }
+            }
+        }
+
+        // However long transactions take, and whatever the database's clock does, no due row is
+        // passed over for longer than a period.
+        #[test]
+        fn no_due_row_is_passed_over_for_longer_than_a_period(steps in steps(60 * SECOND, true)) {
+            let mut table = Table::new();
+            for step in &steps {
+                table.step(step);
+            }
+            table.step(&Step::Pass(5 * SECOND));
+            table.step(&Step::Claim { limit: usize::MAX });
+            prop_assert!(table.claimable(None).is_empty());
+        }
+    }
+
+    #[test]
+    fn the_properties_reach_claims_that_start_behind_the_front() {
+        // Two rows in each period make this source busy, so the third claim uses the cursor. It
+        // passes over a row whose transaction took longer than the lag.
+        let mut table = Table::new();
+        let row = |ago, still| Step::Insert(alloc::vec![(ago, still)]);
+        let claim = Step::Claim { limit: 9 };
+        for _ in 0..2 {
+            table.step(&Step::Insert(alloc::vec![(0, 0), (0, 0)]));
+            table.step(&claim);
+            table.step(&Step::Pass(5 * SECOND));
+        }
+        table.step(&Step::Insert(alloc::vec![(0, 0)]));
+        table.step(&claim);
+        table.step(&row(2 * SECOND, 0));
+        let (taken, from_front) = table.step(&claim).unwrap();
+        assert_eq!((taken.len(), from_front.len()), (0, 1));
+    }
+}
