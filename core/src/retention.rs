@@ -1,4 +1,8 @@
-//! The passes of retention over the events: where the next step continues, and when a pass ends.
+//! The steps of retention: which step is due next, where it continues, how long to wait after it,
+//! and when a pass over the events ends.
+//!
+//! There are two kinds of [`Work`]. Each has its own passes, and at most one step in flight.
+//! Neither waits for the other.
 //!
 //! A store visits events in the order of their ids. An id starts with its time of creation, by the
 //! clock of the machine that created it. Ids from a clock that is behind come first, and ids from a
@@ -6,7 +10,7 @@
 //! nothing about its neighbours. Only the store's own clock tells which range of ids has probably
 //! expired.
 //!
-//! Therefore there are two cursors:
+//! Therefore a pass has two cursors:
 //!
 //! - A *round* visits all ids slowly, from first to last. It finds every expired event, whatever
 //!   its id, within one round.
@@ -15,8 +19,12 @@
 
 use crate::id::EventId;
 use crate::time::Instant;
+use alloc::vec::Vec;
 use core::time::Duration;
 
+/// Maximum number of events that one step examines. It is small, because a step occupies SQLite's
+/// only writer, or one processor of the PostgreSQL server, until it ends.
+pub const STEP_EVENTS: u32 = 100;
 /// The pause after a step that changed something, and between the steps of the front. It leaves the
 /// database to intake and delivery most of the time.
 pub const FAST_PAUSE: Duration = Duration::from_millis(10);
@@ -51,9 +59,98 @@ impl Reached {
     }
 }
 
-/// The cursors of one kind of retention.
+/// The result of a step that succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Where it ended.
+    pub reached: Reached,
+    /// Whether it deleted or erased something.
+    pub has_changed: bool,
+}
+
+/// What a step does with the events whose retention is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// It deletes them.
+    Prune,
+    /// It erases their headers and bodies.
+    Erase,
+}
+
+/// A step to carry out. Report its result with [`Schedule::handle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Step {
+    /// What it does.
+    pub work: Work,
+    /// It examines events with greater ids. `None`: it starts with the first event.
+    pub after: Option<EventId>,
+    /// The maximum number of events that it examines.
+    pub limit: u32,
+    is_of_front: bool,
+}
+
+/// The steps of retention in one process. Call [`Self::poll`] until it returns `None`, then wait
+/// for the result of a step, at most until [`Self::wake_at`].
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    tracks: Vec<Track>,
+}
+
+/// One kind of work.
 #[derive(Clone, Copy, Debug)]
-pub struct Passes {
+struct Track {
+    work: Work,
+    passes: Passes,
+    in_flight: Option<Step>,
+}
+
+impl Schedule {
+    /// Starts at `now`. Delivered events are kept for `delivered`, and their payloads for
+    /// `delivered_payload`. There is nothing to erase if payloads are kept as long as their events.
+    #[must_use]
+    pub fn new(now: Instant, delivered: Duration, delivered_payload: Duration) -> Self {
+        let erase = (delivered_payload < delivered).then_some(Work::Erase);
+        let track = |work| Track { work, passes: Passes::new(now), in_flight: None };
+        Self { tracks: [Work::Prune].into_iter().chain(erase).map(track).collect() }
+    }
+
+    /// The next step to carry out. `None` until [`Self::wake_at`] or the next result.
+    pub fn poll(&mut self, now: Instant) -> Option<Step> {
+        let track = self
+            .tracks
+            .iter_mut()
+            .find(|track| track.in_flight.is_none() && track.passes.wake_at() <= now)?;
+        let Visit { after, is_of_front } = track.passes.poll(now)?;
+        let step = Step { work: track.work, after, limit: STEP_EVENTS, is_of_front };
+        track.in_flight = Some(step);
+        Some(step)
+    }
+
+    /// Processes the result of a step. `None` if it failed.
+    pub fn handle(&mut self, now: Instant, step: Step, done: Option<Done>) {
+        let in_flight = self.tracks.iter_mut().find(|track| track.in_flight == Some(step));
+        let Some(track) = in_flight else {
+            debug_assert!(false, "the result of a step that is not in flight: {step:?}");
+            return;
+        };
+        track.in_flight = None;
+        let Step { after, is_of_front, .. } = step;
+        track.passes.handle(now, Visit { after, is_of_front }, done);
+    }
+
+    /// When to poll again if there is no result before. It is in the past if a step is due, and
+    /// `None` if only a result can lead to a step.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Instant> {
+        let waiting = self.tracks.iter().filter(|track| track.in_flight.is_none());
+        waiting.map(|track| track.passes.wake_at()).min()
+    }
+}
+
+/// The cursors of one kind of work.
+#[derive(Clone, Copy, Debug)]
+struct Passes {
     round: Cursor,
     front: Cursor,
 }
@@ -64,46 +161,41 @@ struct Cursor {
     due: Instant,
 }
 
-/// A step to carry out.
+/// Where a step of a pass starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// The step visits events with greater ids. `None`: it starts with the first event.
-    pub after: Option<EventId>,
+struct Visit {
+    after: Option<EventId>,
     is_of_front: bool,
 }
 
 impl Passes {
     /// Starts the first round at `now`.
-    #[must_use]
-    pub fn new(now: Instant) -> Self {
+    fn new(now: Instant) -> Self {
         let cursor = Cursor { after: None, due: now };
         Self { round: cursor, front: cursor }
     }
 
     /// The step that is due. `None` until [`Self::wake_at`].
-    #[must_use]
-    pub fn poll(&self, now: Instant) -> Option<Step> {
+    fn poll(&self, now: Instant) -> Option<Visit> {
         if self.is_round_under_way() && now >= self.front.due {
-            return Some(Step { after: self.front.after, is_of_front: true });
+            return Some(Visit { after: self.front.after, is_of_front: true });
         }
-        (now >= self.round.due).then_some(Step { after: self.round.after, is_of_front: false })
+        (now >= self.round.due).then_some(Visit { after: self.round.after, is_of_front: false })
     }
 
     /// When the next step is due.
-    #[must_use]
-    pub fn wake_at(&self) -> Instant {
+    fn wake_at(&self) -> Instant {
         if self.is_round_under_way() { self.round.due.min(self.front.due) } else { self.round.due }
     }
 
-    /// Processes the result of a step: where it ended, and whether it changed something. `None` if
-    /// it failed.
-    pub fn handle(&mut self, now: Instant, step: Step, done: Option<(Reached, bool)>) {
-        let Some((reached, has_changed)) = done else {
+    /// Processes the result of a step. `None` if it failed.
+    fn handle(&mut self, now: Instant, visit: Visit, done: Option<Done>) {
+        let Some(Done { reached, has_changed }) = done else {
             let later = now + PASS_PAUSE;
             (self.round.due, self.front.due) = (later, later);
             return;
         };
-        if step.is_of_front {
+        if visit.is_of_front {
             if reached.is_before_kept {
                 self.front = Cursor { after: reached.last, due: now + FAST_PAUSE };
             } else {
@@ -130,7 +222,6 @@ impl Passes {
 mod tests {
     use super::*;
     use alloc::collections::BTreeSet;
-    use alloc::vec::Vec;
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -152,7 +243,7 @@ mod tests {
     }
 
     impl Store {
-        fn step(&mut self, after: Option<EventId>) -> (Reached, bool) {
+        fn step(&mut self, after: Option<EventId>) -> Done {
             let all: BTreeSet<EventId> = self.over.union(&self.kept).copied().collect();
             let looked: Vec<EventId> = all
                 .into_iter()
@@ -161,10 +252,11 @@ mod tests {
                 .collect();
             let before = self.over.len();
             self.over.retain(|id| !looked.contains(id));
-            (
-                Reached::new(looked.last().copied(), looked.len(), self.limit, NOW_MS - KEPT_MS),
-                self.over.len() < before,
-            )
+            let last = looked.last().copied();
+            Done {
+                reached: Reached::new(last, looked.len(), self.limit, NOW_MS - KEPT_MS),
+                has_changed: self.over.len() < before,
+            }
         }
 
         /// Runs until no expired ids are left, or until `end`. Returns the time that this took.
@@ -233,6 +325,45 @@ mod tests {
         assert_eq!(steps, 10);
     }
 
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn of(step: Option<Step>) -> Option<Work> {
+        step.map(|step| step.work)
+    }
+
+    #[test]
+    fn payloads_are_erased_only_if_they_are_kept_for_a_shorter_time() {
+        let now = Instant::ZERO;
+        let mut both = Schedule::new(now, DAY, DAY - Duration::from_secs(1));
+        assert_eq!(
+            [both.poll(now), both.poll(now), both.poll(now)].map(of),
+            [Some(Work::Prune), Some(Work::Erase), None]
+        );
+        let mut prunes = Schedule::new(now, DAY, DAY);
+        assert_eq!([prunes.poll(now), prunes.poll(now)].map(of), [Some(Work::Prune), None]);
+        assert_eq!(prunes.wake_at(), None, "only the result of the step leads to another one");
+    }
+
+    #[test]
+    fn a_failure_of_one_kind_of_work_does_not_delay_the_other() {
+        let now = Instant::ZERO;
+        let mut schedule = Schedule::new(now, DAY, Duration::ZERO);
+        let (prune, erase) = (schedule.poll(now).unwrap(), schedule.poll(now).unwrap());
+        schedule.handle(now, prune, None);
+        let last = Some(id(NOW_MS, 1));
+        let reached = Reached { last, is_before_kept: false };
+        schedule.handle(now, erase, Some(Done { reached, has_changed: false }));
+        assert_eq!(schedule.wake_at(), Some(now), "the front of the erasing");
+        let next = schedule.poll(now).unwrap();
+        assert_eq!((next.work, next.after, next.limit), (Work::Erase, None, STEP_EVENTS));
+        schedule.handle(now, next, Some(Done { reached, has_changed: false }));
+        assert_eq!(schedule.wake_at(), Some(now + SLOW_PAUSE));
+        let next = schedule.poll(now + SLOW_PAUSE).unwrap();
+        assert_eq!((next.work, next.after), (Work::Erase, last));
+        assert_eq!(schedule.wake_at(), Some(now + PASS_PAUSE), "the failed step");
+        assert_eq!(schedule.poll(now + PASS_PAUSE), Some(prune));
+    }
+
     #[test]
     fn an_error_is_followed_by_a_pause_and_the_same_step() {
         let mut passes = Passes::new(Instant::ZERO);
@@ -243,6 +374,97 @@ mod tests {
             (None, Instant::ZERO + PASS_PAUSE)
         );
         assert_eq!(passes.poll(passes.wake_at()), Some(step));
+    }
+
+    /// What happens to a schedule.
+    #[derive(Clone, Debug)]
+    enum Event {
+        Pass(u64),
+        /// The step in flight of this kind ends, at this id, or fails.
+        End {
+            erase: bool,
+            last: Option<u8>,
+            is_before_kept: bool,
+            has_changed: bool,
+        },
+        Fail {
+            erase: bool,
+        },
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let end = (any::<bool>(), any::<Option<u8>>(), any::<bool>(), any::<bool>()).prop_map(
+            |(erase, last, is_before_kept, has_changed)| Event::End {
+                erase,
+                last,
+                is_before_kept,
+                has_changed,
+            },
+        );
+        let event = prop_oneof![
+            1 => (0u64..70_000).prop_map(Event::Pass),
+            1 => (0u64..30).prop_map(Event::Pass),
+            4 => end,
+            1 => any::<bool>().prop_map(|erase| Event::Fail { erase }),
+        ];
+        proptest::collection::vec(event, 1..60)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        // Whenever steps end, and however: no kind of work has two steps in flight or waits for the
+        // other, none waits longer than the longest pause, and a round continues where its last step
+        // ended.
+        #[test]
+        fn steps_of_each_kind_follow_each_other_without_a_gap(events in events()) {
+            let mut now = Instant::ZERO;
+            let mut schedule = Schedule::new(now, DAY, Duration::ZERO);
+            let mut in_flight: Vec<Step> = Vec::new();
+            // By kind: where the round continues, and since when there is no step in flight.
+            let mut rounds = [None; 2];
+            let mut idle_since = [now; 2];
+            for event in events {
+                while let Some(step) = schedule.poll(now) {
+                    prop_assert!(in_flight.iter().all(|other| other.work != step.work));
+                    if !step.is_of_front {
+                        prop_assert_eq!(step.after, rounds[step.work as usize]);
+                    }
+                    in_flight.push(step);
+                }
+                prop_assert!(schedule.wake_at().is_none_or(|at| at > now), "a step is due and not polled");
+                if let Some(at) = schedule.wake_at() {
+                    let sooner = at.before(Duration::from_nanos(1));
+                    prop_assert!(schedule.clone().poll(sooner).is_none());
+                    prop_assert!(schedule.clone().poll(at).is_some());
+                }
+                for work in [Work::Prune, Work::Erase] {
+                    let is_idle = in_flight.iter().all(|step| step.work != work);
+                    prop_assert!(!is_idle || now.since(idle_since[work as usize]) < PASS_PAUSE);
+                }
+                let (erase, done) = match event {
+                    Event::Pass(milliseconds) => {
+                        now = now + Duration::from_millis(milliseconds);
+                        continue;
+                    }
+                    Event::Fail { erase } => (erase, None),
+                    Event::End { erase, last, is_before_kept, has_changed } => {
+                        let last = last.map(|rest| id(NOW_MS, rest.into()));
+                        let reached = Reached { last, is_before_kept: is_before_kept && last.is_some() };
+                        (erase, Some(Done { reached, has_changed }))
+                    }
+                };
+                let work = if erase { Work::Erase } else { Work::Prune };
+                if let Some(index) = in_flight.iter().position(|step| step.work == work) {
+                    let step = in_flight.remove(index);
+                    schedule.handle(now, step, done);
+                    if let (false, Some(done)) = (step.is_of_front, done) {
+                        rounds[work as usize] = done.reached.last;
+                    }
+                    idle_since[work as usize] = now;
+                }
+            }
+        }
     }
 
     proptest! {
