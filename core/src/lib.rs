@@ -14,7 +14,7 @@
 //!
 //! The other modules are rules: [`key`], [`source`], [`admission`], [`reading`], [`forwarding`],
 //! [`verdict`], [`retry_after`], [`backoff`], [`breaker`], [`rate`], [`cursor`], [`readiness`],
-//! [`retention`], [`operators`]. [`id`] and [`time`] have common types.
+//! [`retention`], [`shutdown`], [`operators`]. [`id`] and [`time`] have common types.
 
 #![no_std]
 #![deny(missing_docs)]
@@ -39,6 +39,7 @@ pub mod readiness;
 pub mod reading;
 pub mod retention;
 pub mod retry_after;
+pub mod shutdown;
 pub mod source;
 pub mod time;
 pub mod verdict;

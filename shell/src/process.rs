@@ -10,14 +10,16 @@ use crate::http::{App, SourceIntake};
 use crate::intake::{IntakePorts, Limits, intake};
 use crate::metrics::{Metered, Metrics};
 use crate::ports::{Clock, Downstream, EventStore, Ids, MaintenanceStore, OperatorStore};
-use crate::worker::{Drain, WorkerPorts};
+use crate::worker::WorkerPorts;
 use crate::{retention, worker};
 use futures::channel::mpsc;
 use futures::future::{BoxFuture, Fuse, FusedFuture, Shared};
-use futures::stream::{FusedStream, StreamExt};
+use futures::stream::{FusedStream, FuturesUnordered, StreamExt};
 use futures::{FutureExt, select_biased};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use surehook_core::shutdown::{Action, Division, End, Input, Part, Shutdown};
 use surehook_core::worker::{Settings, Worker};
 use tokio::sync::oneshot;
 
@@ -174,8 +176,8 @@ pub async fn run(
         Fuse::terminated()
     };
     let (stop, stopped) = oneshot::channel::<()>();
-    let time = Shutdown::of(config.drain_timeout);
-    let mut server = host.serve(app, stopped.map(|_| ()).boxed().shared(), time.cut_off).fuse();
+    let patience = Division::of(config.drain_timeout).cut_off;
+    let mut server = host.serve(app, stopped.map(|_| ()).boxed().shared(), patience).fuse();
 
     select_biased! {
         ended = intake_task => return Err(unexpected(ended)),
@@ -190,74 +192,79 @@ pub async fn run(
         drain_timeout_ms = config.drain_timeout.as_millis(),
         "shutting down: no new requests; finishing requests and deliveries in flight"
     );
-    health.drain();
-    let mut order = Drain { cut_off_at: began + time.cut_off, give_up_at: began + time.give_up };
-    let _ = drain.try_send(order);
-    let _ = stop.send(());
-    let finish = async {
-        join(&mut server).await.transpose().map_err(|broken| Ended::Server(broken.0))?;
-        let _ = stop_intake.send(());
-        for task in [&mut intake_task, &mut worker_task] {
-            if let Some((which, Err(broken))) = join(task).await {
-                return Err(Ended::Loop { which, why: broken.0 });
+    let mut parts: FuturesUnordered<BoxFuture<'_, (Part, Option<Ended>)>> = FuturesUnordered::new();
+    let failed = |ended: Result<(), Broken>| ended.err().map(|broken| Ended::Server(broken.0));
+    parts.push(server.map(move |ended| (Part::Server, failed(ended))).boxed());
+    for (part, task) in [(Part::Intake, intake_task), (Part::Worker, worker_task)] {
+        let failed = |(which, ended): (Loop, Result<(), Broken>)| {
+            ended.err().map(|broken| Ended::Loop { which, why: broken.0 })
+        };
+        if !task.is_terminated() {
+            parts.push(task.map(move |ended| (part, failed(ended))).boxed());
+        }
+    }
+    let running = [
+        Some(Part::Server),
+        takes_events.then_some(Part::Intake),
+        delivers.then_some(Part::Worker),
+    ];
+    let (mut shutdown, mut actions) =
+        Shutdown::begin(began, config.drain_timeout, running.into_iter().flatten());
+    let (mut stop, mut stop_intake) = (Some(stop), Some(stop_intake));
+    let mut failures: BTreeMap<Part, Ended> = BTreeMap::new();
+    let end = 'shutdown: loop {
+        for action in actions {
+            match action {
+                Action::BecomeUnready => health.drain(),
+                Action::Drain(deadlines) => {
+                    let _ = drain.try_send(deadlines);
+                }
+                Action::StopServer => {
+                    let _ = stop.take().map(|stop| stop.send(()));
+                }
+                Action::StopIntake => {
+                    let _ = stop_intake.take().map(|stop| stop.send(()));
+                }
+                Action::Done(end) => break 'shutdown end,
             }
         }
-        Ok(())
-    };
-    let mut finish = std::pin::pin!(finish.fuse());
-    loop {
+        let (mut ended, mut is_signalled) = (Vec::new(), false);
         select_biased! {
-            finished = finish => {
-                finished?;
-                break;
-            }
+            part = parts.select_next_some() => ended.push(part),
             () = signals.select_next_some() => {
                 tracing::warn!("second shutdown signal; aborting deliveries in flight");
-                let now = clock.now();
-                // Never later than before: further signals do not extend the shutdown.
-                let give_up_at = order.give_up_at.min(now + AFTER_SECOND_SIGNAL);
-                order = Drain { cut_off_at: now, give_up_at };
-                let _ = drain.try_send(order);
+                is_signalled = true;
             }
-            () = clock.sleep_until(order.give_up_at).fuse() => {
-                tracing::warn!("drain timeout reached; unfinished events become claimable when their leases end");
-                break;
-            }
+            () = clock.sleep_until(shutdown.wake_at()).fuse() => {}
+        }
+        // Reports all other parts that have ended in the same step.
+        while let Some(Some(part)) = parts.next().now_or_never() {
+            ended.push(part);
+        }
+        let now = clock.now();
+        for (part, failure) in ended {
+            shutdown.handle(now, Input::Ended { part, is_broken: failure.is_some() });
+            failures.extend(failure.map(|failure| (part, failure)));
+        }
+        if is_signalled {
+            shutdown.handle(now, Input::Signal);
+        }
+        actions = std::iter::from_fn(|| shutdown.poll(now)).collect();
+    };
+    match end {
+        End::Complete => {}
+        End::Broken(part) => return failures.remove(&part).map_or(Ok(()), Err),
+        End::TimedOut => {
+            tracing::warn!(
+                "drain timeout reached; unfinished events become claimable when their leases end"
+            );
         }
     }
     tracing::info!(took_ms = clock.now().since(began).as_millis(), "shut down");
     Ok(())
 }
 
-/// Waits for a part of the process that is shutting down. Returns its result, or `None` if it was
-/// never started.
-async fn join<T>(task: &mut Fuse<BoxFuture<'static, T>>) -> Option<T> {
-    if task.is_terminated() { None } else { Some(task.await) }
-}
-
-/// After a second signal, the time to settle the deliveries that were cut off.
-const AFTER_SECOND_SIGNAL: Duration = Duration::from_secs(1);
-
-/// How the time of a shutdown is divided. Both durations are counted from its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shutdown {
-    /// Requests and deliveries may finish until then.
-    cut_off: Duration,
-    /// Results are settled until then. It is a little before the end of the drain timeout, so that
-    /// the process ends in time.
-    give_up: Duration,
-}
-
-impl Shutdown {
-    fn of(drain_timeout: Duration) -> Self {
-        let reserve = (drain_timeout / 4).min(Duration::from_secs(3));
-        Self { cut_off: drain_timeout - reserve, give_up: drain_timeout - reserve / 8 }
-    }
-}
-
-fn sources(
-    config: &Config,
-) -> std::collections::BTreeMap<surehook_core::source::SourceName, SourceIntake> {
+fn sources(config: &Config) -> BTreeMap<surehook_core::source::SourceName, SourceIntake> {
     let intake = |source: &crate::config::Source| SourceIntake {
         idempotency_header: source.idempotency_header.clone(),
         on_key_reuse: source.on_key_reuse,
@@ -270,24 +277,4 @@ fn sources(
 
 fn unexpected((which, result): (Loop, Result<(), Broken>)) -> Ended {
     Ended::Loop { which, why: result.map_or_else(|broken| broken.0, |()| "it returned".to_owned()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shutdown_leaves_time_to_settle_results() {
-        for drain_timeout in [
-            Duration::ZERO,
-            Duration::from_millis(10),
-            Duration::from_secs(1),
-            Duration::from_secs(30),
-            Duration::from_hours(1),
-        ] {
-            let Shutdown { cut_off, give_up } = Shutdown::of(drain_timeout);
-            assert!(cut_off <= give_up && give_up <= drain_timeout, "{drain_timeout:?}");
-        }
-        assert_eq!(Shutdown::of(Duration::from_secs(30)).cut_off, Duration::from_secs(27));
-    }
 }

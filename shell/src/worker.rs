@@ -15,20 +15,11 @@ use std::time::Duration;
 use surehook_core::breaker::Breaker;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
+use surehook_core::shutdown::Deadlines;
 use surehook_core::source::SourceName;
-use surehook_core::time::Instant;
 use surehook_core::verdict::Reply;
 use surehook_core::worker::claims::{Claims, Settlement};
 use surehook_core::worker::{Action, Dispatch, Input, Ticket, Worker};
-
-/// The deadlines of a shutdown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Drain {
-    /// Deliveries that are still in flight at this time are cut off.
-    pub cut_off_at: Instant,
-    /// The loop ends by this time.
-    pub give_up_at: Instant,
-}
 
 /// The dependencies of the worker loop.
 pub struct WorkerPorts {
@@ -54,7 +45,7 @@ type SettleResult = Result<Vec<EventId>, StoreError>;
 pub async fn run(
     mut worker: Worker,
     ports: WorkerPorts,
-    drains: impl FusedStream<Item = Drain> + Unpin + Send,
+    drains: impl FusedStream<Item = Deadlines> + Unpin + Send,
 ) {
     let WorkerPorts { store, downstream, clock, doorbell, handover, metrics } = ports;
     let mut drains = drains;
@@ -103,9 +94,9 @@ pub async fn run(
         // Branches are polled in this order. Rare inputs come first, so that a stream of replies
         // cannot starve them.
         let inputs = select_biased! {
-            drain = drains.select_next_some() => {
+            Deadlines { cut_off_at, give_up_at } = drains.select_next_some() => {
                 let mut inputs = handed(handover.close());
-                inputs.push(Input::ShutDown { cut_off_at: drain.cut_off_at, give_up_at: drain.give_up_at });
+                inputs.push(Input::ShutDown { cut_off_at, give_up_at });
                 inputs
             }
             (batch, result) = settle => vec![settled(&batch, result)],
