@@ -73,6 +73,8 @@ pub struct Worker {
     phase: Phase,
     next_ticket: u64,
     in_flight: BTreeMap<Ticket, InFlight>,
+    /// Deliveries that were cut off and whose results have not arrived.
+    cut_off: BTreeSet<Ticket>,
     unsettled: VecDeque<Unsettled>,
     settling: Option<Vec<Unsettled>>,
     abandoned: Vec<Settlement>,
@@ -114,7 +116,12 @@ pub struct Worker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Running,
-    Draining { cut_off_at: Instant, give_up_at: Instant },
+    Draining {
+        cut_off_at: Instant,
+        give_up_at: Instant,
+    },
+    /// The time for the shutdown is over. Calls in flight are abandoned.
+    Over,
     Done,
 }
 
@@ -123,7 +130,7 @@ enum Phase {
 struct InFlight {
     queue: usize,
     started_at: Instant,
-    lease_ends: Instant,
+    lease: Lease,
     size: usize,
     origin: Origin,
     /// The claim without its bytes, which the driver holds.
@@ -136,6 +143,14 @@ struct Unsettled {
     settlement: Settlement,
     ended_at: Instant,
     lease_ends: Instant,
+}
+
+/// The lease of a claimed event, by this process's clock.
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    /// The time before the claim was sent.
+    claimed_at: Instant,
+    ends: Instant,
 }
 
 #[derive(Debug)]
@@ -181,6 +196,7 @@ impl Worker {
             phase: Phase::Running,
             next_ticket: 0,
             in_flight: BTreeMap::new(),
+            cut_off: BTreeSet::new(),
             unsettled: VecDeque::new(),
             settling: None,
             abandoned: Vec::new(),
@@ -224,7 +240,11 @@ impl Worker {
             Input::Handed { since, claims } => self.handed(now, since, claims),
             Input::Finished { ticket, reply } => self.finished(now, ticket, reply),
             Input::Settled => {
-                self.settling = None;
+                let batch = self.settling.take();
+                debug_assert!(
+                    batch.is_some() || self.is_over(),
+                    "settlements were written that are not in flight"
+                );
                 self.store.failures = 0;
             }
             Input::SettleFailed => self.settle_failed(now),
@@ -279,7 +299,7 @@ impl Worker {
             Phase::Draining { cut_off_at, give_up_at } => {
                 (when(!self.in_flight.is_empty(), cut_off_at), Some(give_up_at))
             }
-            Phase::Running | Phase::Done => (None, None),
+            Phase::Running | Phase::Over | Phase::Done => (None, None),
         };
         let store_ready = if self.store.failures == 0 { READY } else { self.store.retry_at };
         let settle_at = if running && self.unsettled.len() < FULL {
@@ -401,6 +421,7 @@ impl Worker {
             }
             Step::CutOff => {
                 for ticket in self.in_flight.keys().copied().collect::<Vec<_>>() {
+                    self.cut_off.insert(ticket);
                     self.end(now, ticket, Reply::Failed(DeliveryError::CutOff), true);
                 }
                 None
@@ -414,18 +435,24 @@ impl Worker {
                         .chain(self.unsettled.drain(..))
                         .map(|unsettled| unsettled.settlement),
                 );
-                for (_, in_flight) in core::mem::take(&mut self.in_flight) {
+                for (ticket, in_flight) in core::mem::take(&mut self.in_flight) {
                     self.memory.free(in_flight.queue, in_flight.origin, in_flight.size);
+                    self.cut_off.insert(ticket);
                 }
                 self.claiming = None;
-                self.phase = Phase::Draining { cut_off_at: Instant::MAX, give_up_at: Instant::MAX };
+                self.phase = Phase::Over;
                 None
             }
         }
     }
 
+    /// Whether calls in flight are abandoned. Their results may still arrive, and are ignored.
+    fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over | Phase::Done)
+    }
+
     fn is_finished(&self) -> bool {
-        let draining = matches!(self.phase, Phase::Draining { .. });
+        let draining = matches!(self.phase, Phase::Draining { .. } | Phase::Over);
         draining
             && self.in_flight.is_empty()
             && self.unsettled.is_empty()
@@ -434,16 +461,16 @@ impl Worker {
     }
 
     /// Holds a claimed event, or releases it if it can no longer be delivered here.
-    fn hold(&mut self, now: Instant, sent_at: Instant, origin: Origin, claim: Claim) {
+    fn hold(&mut self, now: Instant, claimed_at: Instant, origin: Origin, claim: Claim) {
         let Some(&index) = self.by_source.get(&claim.source) else {
-            return self.owe(now, sent_at, &claim, Outcome::Release, None);
+            let lease = Lease { claimed_at, ends: claimed_at };
+            return self.owe(now, lease, &claim, Outcome::Release, None);
         };
         let queue = &mut self.queues[index];
         queue.weighed(claim.size());
         self.memory.take(index, origin, claim.size());
-        let lease_ends = sent_at + queue.policy.lease();
-        let held =
-            Held { lease_ends, start_by: lease_ends.before(queue.policy.cover()), claim, origin };
+        let lease = Lease { claimed_at, ends: claimed_at + queue.policy.lease() };
+        let held = Held { lease, start_by: lease.ends.before(queue.policy.cover()), claim, origin };
         // If the breaker opened after the claim was sent, the event is released, like those that
         // were waiting.
         if self.phase == Phase::Running && !matches!(queue.breaker, Breaker::Open { .. }) {
@@ -472,11 +499,11 @@ impl Worker {
         self.rated.set(index, queue.begins(now));
         let without_bytes =
             Claim { headers: bytes::Bytes::new(), body: bytes::Bytes::new(), ..held.claim.clone() };
-        let Held { lease_ends, origin, .. } = held;
+        let Held { lease, origin, .. } = held;
         let in_flight = InFlight {
             queue: index,
             started_at: now,
-            lease_ends,
+            lease,
             size: held.claim.size(),
             origin,
             claim: without_bytes,
@@ -487,16 +514,19 @@ impl Worker {
         Some(Action::Deliver(Dispatch { ticket, claim: held.claim, deadline }))
     }
 
+    /// The result of a delivery that was cut off before is ignored.
     fn finished(&mut self, now: Instant, ticket: Ticket, reply: Reply) {
-        self.end(now, ticket, reply, false);
+        if !self.cut_off.remove(&ticket) {
+            self.end(now, ticket, reply, false);
+        }
     }
 
-    /// Ends a delivery: frees its slot and queues its settlement. Unknown tickets are ignored,
-    /// because a delivery may have been cut off before.
+    /// Ends a delivery: frees its slot and queues its settlement.
     fn end(&mut self, now: Instant, ticket: Ticket, reply: Reply, cut_off: bool) {
-        let Some(InFlight { queue: index, started_at, lease_ends, size, origin, claim }) =
+        let Some(InFlight { queue: index, started_at, lease, size, origin, claim }) =
             self.in_flight.remove(&ticket)
         else {
+            debug_assert!(false, "the result of a delivery that is not in flight: {ticket:?}");
             return;
         };
         self.memory.free(index, origin, size);
@@ -530,7 +560,7 @@ impl Worker {
             error,
             excerpt,
         });
-        self.owe(now, lease_ends, &claim, outcome, record);
+        self.owe(now, lease, &claim, outcome, record);
         if has_moved {
             if matches!(self.queues[index].breaker, Breaker::Open { .. }) {
                 for held in core::mem::take(&mut self.queues[index].ahead) {
@@ -553,24 +583,20 @@ impl Worker {
     /// Releases an event that was not sent.
     fn release(&mut self, now: Instant, index: usize, held: Held) {
         self.memory.free(index, held.origin, held.claim.size());
-        self.owe(now, held.lease_ends, &held.claim, Outcome::Release, None);
+        self.owe(now, held.lease, &held.claim, Outcome::Release, None);
     }
 
     fn owe(
         &mut self,
         now: Instant,
-        lease_ends: Instant,
+        lease: Lease,
         claim: &Claim,
         outcome: Outcome,
         record: Option<AttemptRecord>,
     ) {
-        let lease = self
-            .by_source
-            .get(&claim.source)
-            .map_or(Duration::ZERO, |&index| self.queues[index].policy.lease());
-        let age = claim.age.saturating_add(now.since(lease_ends.before(lease)));
+        let age = claim.age.saturating_add(now.since(lease.claimed_at));
         let settlement = Settlement { age, ..claim.settled(outcome, record) };
-        self.unsettled.push_back(Unsettled { settlement, ended_at: now, lease_ends });
+        self.unsettled.push_back(Unsettled { settlement, ended_at: now, lease_ends: lease.ends });
     }
 
     fn settle(&mut self, now: Instant) -> Action {
@@ -585,7 +611,12 @@ impl Worker {
     /// Failed settlements are retried until their leases end. After that, another worker may hold
     /// the event.
     fn settle_failed(&mut self, now: Instant) {
-        for unsettled in self.settling.take().into_iter().flatten().rev() {
+        let batch = self.settling.take();
+        debug_assert!(
+            batch.is_some() || self.is_over(),
+            "settlements failed that are not in flight"
+        );
+        for unsettled in batch.into_iter().flatten().rev() {
             if now >= unsettled.lease_ends {
                 self.abandoned.push(unsettled.settlement);
             } else {
@@ -602,7 +633,8 @@ impl Worker {
                 cut_off_at: cut_off_at.min(cut_off),
                 give_up_at: give_up_at.min(give_up),
             },
-            Phase::Done => return,
+            // A further signal may arrive while the worker ends.
+            Phase::Over | Phase::Done => return,
         };
         for index in 0..self.queues.len() {
             for held in core::mem::take(&mut self.queues[index].ahead) {

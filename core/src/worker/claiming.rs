@@ -103,7 +103,10 @@ impl Worker {
     }
 
     pub(super) fn claimed(&mut self, now: Instant, claims: Claims) {
-        let Some(Claiming { sent_at, asked }) = self.claiming.take() else { return };
+        let Some(Claiming { sent_at, asked }) = self.claiming.take() else {
+            debug_assert!(self.is_over(), "a claim returned that is not in flight");
+            return;
+        };
         self.store.failures = 0;
         if claims.claimed.is_empty() && claims.dead_lettered.is_empty() {
             self.polling.interval =
@@ -153,7 +156,9 @@ impl Worker {
 
     /// The claim failed, or its outcome is unknown.
     pub(super) fn claim_failed(&mut self, now: Instant) {
-        for index in self.claiming.take().into_iter().flat_map(|claiming| claiming.asked) {
+        let claiming = self.claiming.take();
+        debug_assert!(claiming.is_some() || self.is_over(), "a claim failed that is not in flight");
+        for index in claiming.into_iter().flat_map(|claiming| claiming.asked) {
             self.queues[index].is_asked = false;
             self.memory.withdraw(index);
             self.refresh(index);

@@ -68,7 +68,8 @@ impl Default for Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub(super) u64);
 
-/// What happened.
+/// What happened. Each result is reported once, for an action that asked for it. Results that arrive
+/// after the worker has cut off a delivery or is over are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// These sources may have new events.

@@ -1,6 +1,7 @@
 //! One source within a worker (a queue): its slots, the events that wait for a slot, and how many
 //! events to claim.
 
+use super::Lease;
 use super::claims::Claim;
 use super::memory::Origin;
 use crate::breaker::Breaker;
@@ -88,7 +89,7 @@ pub(super) struct Offered {
 pub(super) struct Held {
     pub(super) claim: Claim,
     pub(super) origin: Origin,
-    pub(super) lease_ends: Instant,
+    pub(super) lease: Lease,
     /// A delivery that starts later could outlive the lease.
     pub(super) start_by: Instant,
 }

@@ -166,6 +166,7 @@ fn events_are_claimed_ahead_only_for_a_fast_downstream() {
     let mut fast = worker(4);
     let _ = actions(&mut fast, START);
     fast.handle(START, claims(0..4));
+    let _ = actions(&mut fast, START);
     let mut events = 4;
     for round in 1..20 {
         // While a claim is in flight, everything that the worker holds is consumed.
@@ -205,6 +206,7 @@ fn an_empty_source_is_polled_less_often_until_woken() {
     }
     assert!(waits[0] <= Duration::from_millis(100), "{waits:?}");
     assert!(waits[6] > Duration::from_millis(500) && waits[6] <= secs(1), "{waits:?}");
+    assert_eq!(limits(&actions(&mut worker, now)), [1]);
     worker.handle(now, claims(0..0));
     worker.handle(now, Input::Woken(vec![source("a"), source("unknown")]));
     assert_eq!(limits(&actions(&mut worker, now)), [1]);
@@ -246,10 +248,13 @@ fn a_settlement_is_retried_until_its_lease_ends_then_abandoned() {
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..1));
     let ticket = tickets(&actions(&mut worker, START))[0];
-    worker.handle(at(1), Input::ClaimFailed);
     worker.handle(at(1), Input::Finished { ticket, reply: ok() });
+    let first = actions(&mut worker, at(1));
+    assert_eq!((outcomes(&first), limits(&first)), (vec![Outcome::Delivered], vec![1]));
+    worker.handle(at(1), Input::ClaimFailed);
+    worker.handle(at(1), Input::SettleFailed);
     let lease_ends = START + Policy::default().lease();
-    let (mut now, mut tries) = (at(1), 0);
+    let (mut now, mut tries) = (at(1), 1);
     loop {
         let due = actions(&mut worker, now);
         if let [Action::Abandoned(settlements), rest @ ..] = &due[..] {
@@ -309,7 +314,6 @@ fn a_shutdown_releases_waiting_events_and_finishes_deliveries() {
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..3));
     let ticket = tickets(&actions(&mut worker, START))[0];
-    worker.handle(at(1), Input::ClaimFailed);
     worker.handle(at(1), Input::ShutDown { cut_off_at: at(9_000), give_up_at: at(10_000) });
     let later = at(200);
     assert_eq!(outcomes(&actions(&mut worker, later)), [Outcome::Release, Outcome::Release]);
@@ -337,7 +341,6 @@ fn deliveries_in_flight_after_the_drain_are_cut_off_uncharged() {
     let _ = actions(&mut worker, START);
     worker.handle(START, claims(0..1));
     let ticket = tickets(&actions(&mut worker, START))[0];
-    worker.handle(START, claims(0..0));
     worker.handle(START, Input::ShutDown { cut_off_at: at(100), give_up_at: at(200) });
     assert_eq!(worker.wake_at().map(|wake| (wake.at, wake.reason)), Some((at(100), Step::CutOff)));
     let cut = actions(&mut worker, at(100));
@@ -345,6 +348,57 @@ fn deliveries_in_flight_after_the_drain_are_cut_off_uncharged() {
     worker.handle(at(101), Input::Finished { ticket, reply: ok() });
     worker.handle(at(101), Input::Settled);
     assert_eq!(actions(&mut worker, at(101)), [Action::Done]);
+}
+
+#[test]
+fn results_that_arrive_after_the_end_are_ignored() {
+    // The delivery is cut off before the end, or by the end.
+    for cut_off_at in [at(100), at(200)] {
+        let mut worker = worker(2);
+        let _ = actions(&mut worker, START);
+        worker.handle(START, claims(0..1));
+        let delivering = actions(&mut worker, START);
+        let ticket = tickets(&delivering)[0];
+        assert_eq!(limits(&delivering), [1], "a claim is in flight");
+        worker.handle(at(1), Input::ShutDown { cut_off_at, give_up_at: at(200) });
+        assert_eq!(actions(&mut worker, at(300)).last(), Some(&Action::Done));
+        worker.handle(at(301), Input::Finished { ticket, reply: ok() });
+        worker.handle(at(301), Input::Settled);
+        worker.handle(at(301), claims(1..2));
+        worker.handle(at(301), Input::ShutDown { cut_off_at: at(400), give_up_at: at(500) });
+        assert_eq!(actions(&mut worker, at(600)), []);
+        assert_eq!(worker.load(), Load::default());
+    }
+}
+
+#[cfg(debug_assertions)]
+#[test]
+#[should_panic(expected = "the result of a delivery that is not in flight")]
+fn a_delivery_is_reported_once() {
+    let mut worker = worker(1);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..1));
+    let ticket = tickets(&actions(&mut worker, START))[0];
+    worker.handle(at(1), Input::Finished { ticket, reply: ok() });
+    worker.handle(at(1), Input::Finished { ticket, reply: ok() });
+}
+
+#[cfg(debug_assertions)]
+#[test]
+#[should_panic(expected = "a claim returned that is not in flight")]
+fn a_claim_is_reported_once() {
+    let mut worker = worker(1);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..0));
+    worker.handle(START, claims(0..0));
+}
+
+#[cfg(debug_assertions)]
+#[test]
+#[should_panic(expected = "settlements were written that are not in flight")]
+fn a_batch_of_settlements_is_reported_once() {
+    let mut worker = worker(1);
+    worker.handle(START, Input::Settled);
 }
 
 #[test]

@@ -146,7 +146,6 @@ pub(super) struct World {
     /// The events that were claimed on insert, with the time of the claim.
     stored: Vec<(Instant, Claim)>,
     deliveries: BTreeMap<Ticket, (EventId, Fence, Instant)>,
-    last_answered: Option<Ticket>,
     given: BTreeMap<(EventId, Fence), Given>,
     next_event: u128,
     give_up_at: Option<Instant>,
@@ -191,7 +190,6 @@ impl World {
             largest: 0,
             stored: Vec::new(),
             deliveries: BTreeMap::new(),
-            last_answered: None,
             given: BTreeMap::new(),
             next_event: 0,
             give_up_at: None,
@@ -484,7 +482,6 @@ impl World {
             }
             None => Reply::Failed(DeliveryError::Timeout),
         };
-        self.last_answered = Some(ticket);
         let in_flight = self.worker.load().in_flight;
         self.worker.handle(self.now, Input::Finished { ticket, reply });
         // Results of deliveries that were cut off before are ignored.
@@ -499,7 +496,6 @@ impl World {
 
     fn not_sent(&mut self, ticket: Ticket) {
         let (event, fence, _) = self.deliveries.remove(&ticket).unwrap();
-        self.last_answered = Some(ticket);
         let in_flight = self.worker.load().in_flight;
         self.worker.handle(self.now, Input::Finished { ticket, reply: Reply::NotSent });
         // A delivery that was cut off before is settled as cut off.
@@ -649,14 +645,6 @@ impl World {
                     self.deliveries.keys().copied().nth(which % self.deliveries.len().max(1))
                 {
                     self.not_sent(ticket);
-                }
-            }
-            Step::FinishAgain => {
-                if let Some(ticket) = self.last_answered {
-                    self.input(Input::Finished {
-                        ticket,
-                        reply: Reply::Failed(DeliveryError::Timeout),
-                    });
                 }
             }
             Step::AnswerSettle => self.answer_settle(),
