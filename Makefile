@@ -51,7 +51,7 @@ target/api-fuzz/installed: tests/api-fuzz/requirements.txt
 # the run. New inputs are stored in fuzz/target/corpus/. The checked-in inputs are the seeds of a
 # run, and do not change.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= event intake worker retry_after idempotency_key configuration http
+FUZZ_TARGETS ?= event intake worker retry_after idempotency_key key_places configuration http
 # No sanitizer: sanitizers find bugs in unsafe code, and this project has none. They halve the
 # speed.
 FUZZ_RUN = cargo +nightly fuzz run --fuzz-dir fuzz --sanitizer none

@@ -8,6 +8,7 @@ use std::time::Duration;
 use surehook_core::admission::Fingerprint;
 use surehook_core::event::Outcome;
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
+use surehook_core::key::places::{Entry, Head, KeyPlaces, Received};
 use surehook_core::retry_after::retry_after;
 use surehook_core::source::{Policy, SourceName};
 use surehook_core::time::Instant;
@@ -119,4 +120,31 @@ fn a_fingerprint(bencher: Bencher, length: usize) {
     bencher
         .counter(divan::counter::BytesCount::new(length))
         .bench(|| Fingerprint::of(black_box(&body)));
+}
+
+/// A key in a header is found without the body.
+#[divan::bench]
+fn a_key_in_a_header(bencher: Bencher) {
+    let places = KeyPlaces::default();
+    let head = Head { header: |_: &str| [&b"evt_1"[..]].into_iter(), query: "" };
+    bencher.bench(|| black_box(&places).find_in_head(&head));
+}
+
+/// A key in a JSON body. Its allocations do not grow with the body.
+#[divan::bench(args = [1 << 10, 256 << 10])]
+fn a_key_in_a_json_body(bencher: Bencher, length: usize) {
+    let entry = Entry::parse("json:/id").expect("a valid place");
+    let places = KeyPlaces::new(vec![entry]).expect("a valid list");
+    let item = r#"{"amount": 100, "currency": "eur", "note": "a \"quoted\" word", "tags": [1, 2]}"#;
+    let items = vec![item; length / item.len()].join(",");
+    let body = format!(r#"{{"object": "event", "items": [{items}], "id": "evt_1"}}"#);
+    let head = Head { header: |_: &str| std::iter::empty::<&[u8]>(), query: "" };
+    let received = Received {
+        body: body.as_bytes(),
+        fingerprint: Fingerprint::of(body.as_bytes()),
+        id: EventId::MIN,
+    };
+    bencher
+        .counter(divan::counter::BytesCount::new(body.len()))
+        .bench(|| black_box(&places).find(&head, black_box(received)));
 }

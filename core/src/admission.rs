@@ -1,9 +1,7 @@
-//! Decides whether a request is admitted, and what the store's result for it means.
+//! The fingerprint of a request, and what the store's result for it means.
 
 use crate::event::Status;
 use crate::id::EventId;
-use crate::key::{IdempotencyKey, KeyError};
-use alloc::string::String;
 use core::fmt;
 use sha2::{Digest, Sha256};
 
@@ -35,6 +33,13 @@ impl Fingerprint {
     }
 }
 
+impl fmt::Display for Fingerprint {
+    /// All bytes in hexadecimal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Fingerprint(")?;
@@ -43,24 +48,6 @@ impl fmt::Debug for Fingerprint {
         }
         f.write_str("…)")
     }
-}
-
-/// Reads the idempotency key of a request from the values of the header that its source names.
-///
-/// # Errors
-///
-/// [`KeyError`] if there is no such header, more than one, or one that is not a key.
-pub fn idempotency_key<'a>(
-    header: &str,
-    mut values: impl Iterator<Item = &'a [u8]>,
-) -> Result<IdempotencyKey, KeyError> {
-    let Some(value) = values.next() else {
-        return Err(KeyError::Missing { header: String::from(header) });
-    };
-    if values.next().is_some() {
-        return Err(KeyError::Repeated { header: String::from(header) });
-    }
-    IdempotencyKey::parse(value)
 }
 
 /// What a source does when an idempotency key is used again with a different body.
@@ -142,7 +129,7 @@ pub fn resolve(
 /// Why an event was not stored, after all tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotStored {
-    /// Nothing was stored: the store is unavailable, or every try was aborted by a conflict.
+    /// Nothing was stored: the store is unavailable.
     Unavailable,
     /// Nothing was stored: the store rejects this event.
     Refused,
@@ -180,14 +167,6 @@ mod tests {
 
     fn resolved(policy: OnKeyReuse, stored: Stored) -> Admission {
         resolve(OURS, Fingerprint::of(b"body"), policy, stored)
-    }
-
-    #[test]
-    fn exactly_one_idempotency_key_header_is_required() {
-        let read = |values: &[&'static [u8]]| idempotency_key("X-Id", values.iter().copied());
-        assert_eq!(read(&[b"k"]).unwrap().as_str(), "k");
-        assert_eq!(read(&[]), Err(KeyError::Missing { header: "X-Id".into() }));
-        assert_eq!(read(&[b"k", b"k"]), Err(KeyError::Repeated { header: "X-Id".into() }));
     }
 
     #[test]

@@ -1,6 +1,9 @@
-//! The idempotency key: the producer's identifier of an event, by which a retry is recognised.
+//! The idempotency key: the producer's identifier of an event, by which a retry is recognised. Where
+//! it is in a request is in [`places`].
 
-use alloc::string::String;
+pub mod places;
+pub mod pointer;
+
 use alloc::sync::Arc;
 use core::fmt;
 
@@ -36,6 +39,7 @@ impl IdempotencyKey {
         }
     }
 
+    /// A value without quotes.
     fn checked(key: &[u8]) -> Result<Self, KeyError> {
         if key.is_empty() {
             return Err(KeyError::Empty);
@@ -84,24 +88,10 @@ fn unquoted(value: &[u8]) -> Result<alloc::vec::Vec<u8>, KeyError> {
     Err(KeyError::NoClosingQuote)
 }
 
-/// Why a header's value is not an idempotency key.
+/// Why a value is not an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// The request has no idempotency key.
-    #[error("the header `{header}` with the idempotency key is missing")]
-    Missing {
-        /// The header that the source is configured to read.
-        header: String,
-    },
-    /// The request has more than one idempotency key.
-    #[error(
-        "the header `{header}` with the idempotency key occurs more than once; send exactly one"
-    )]
-    Repeated {
-        /// The header that the source is configured to read.
-        header: String,
-    },
     /// The value is empty, or there is nothing between the quotes.
     #[error("the idempotency key is empty; send 1 to 255 visible ASCII characters")]
     Empty,

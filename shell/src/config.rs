@@ -18,7 +18,6 @@ pub use overrides::Overrides;
 pub use shown::{DatabaseUrl, Destination};
 
 use crate::ports::Retention;
-use http::HeaderName;
 use reader::{Document, Section};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,6 +25,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 use surehook_core::admission::OnKeyReuse;
+use surehook_core::key::places::KeyPlaces;
 use surehook_core::source::{Policy, SourceName};
 
 /// The file that is read if none is given.
@@ -145,8 +145,8 @@ pub struct Source {
     pub destination: Destination,
     /// How its events are delivered.
     pub policy: Policy,
-    /// The header that carries the idempotency key.
-    pub idempotency_header: HeaderName,
+    /// Where a request has its idempotency key.
+    pub idempotency_key: KeyPlaces,
     /// The response to a known key with another body.
     pub on_key_reuse: OnKeyReuse,
     /// Whether `Authorization` and `Cookie` are stored and forwarded.
@@ -282,29 +282,18 @@ enum Sources {
 }
 
 /// The settings of `[defaults]`, which each source can override.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Settings {
     policy: Policy,
-    idempotency_header: HeaderName,
+    idempotency_key: KeyPlaces,
     on_key_reuse: OnKeyReuse,
     forward_credentials: bool,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            policy: Policy::default(),
-            idempotency_header: HeaderName::from_static("idempotency-key"),
-            on_key_reuse: OnKeyReuse::default(),
-            forward_credentials: false,
-        }
-    }
-}
-
 impl Settings {
     fn source(self, destination: Destination) -> Source {
-        let Self { policy, idempotency_header, on_key_reuse, forward_credentials } = self;
-        Source { destination, policy, idempotency_header, on_key_reuse, forward_credentials }
+        let Self { policy, idempotency_key, on_key_reuse, forward_credentials } = self;
+        Source { destination, policy, idempotency_key, on_key_reuse, forward_credentials }
     }
 }
 
@@ -410,10 +399,11 @@ fn settings(section: &mut Section<'_>, settings: &mut Settings) {
     section.text("max_delay", &mut policy.backoff.max_delay, values::delay);
     section.status_codes("retry_on", &mut policy.retry_on);
     section.status_codes("dead_letter_on", &mut policy.dead_letter_on);
-    section.text(
-        "idempotency_header",
-        &mut settings.idempotency_header,
-        values::idempotency_header,
+    section.text_or_list(
+        "idempotency_key",
+        &mut settings.idempotency_key,
+        values::key_place,
+        values::key_places,
     );
     section.text("on_key_reuse", &mut settings.on_key_reuse, values::on_key_reuse);
     section.boolean("forward_credentials", &mut settings.forward_credentials);

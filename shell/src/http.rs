@@ -3,6 +3,7 @@
 //! [`Route`] is the table of routes, with the successful response of each. Every other response is a
 //! [`problem`]. The checks of a request run in this order: host and framing, route, method, browser
 //! origin (operator routes), shutdown, source or id, idempotency key, declared size, body, database.
+//! An idempotency key that is in the body is looked up after the body was read.
 //!
 //! A draining process answers `503` and closes the connection, except on `/health`, `/ready`,
 //! `/metrics` and `/openapi.json`. The client then reaches another process, or this one after its
@@ -34,7 +35,7 @@ use bytes::{Buf, Bytes};
 use futures::{FutureExt, Stream, TryFutureExt};
 use gate::Line;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::Request;
 use hyper::body::Body;
 use hyper::service::{Service, service_fn};
@@ -51,6 +52,7 @@ use std::time::Duration;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::event::Status;
 use surehook_core::id::EventId;
+use surehook_core::key::places::KeyPlaces;
 use surehook_core::operators::Access;
 use surehook_core::source::SourceName;
 use warp::reply::Response;
@@ -92,8 +94,8 @@ pub struct App {
 /// The settings of one source that the routes need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceIntake {
-    /// The header that carries the idempotency key.
-    pub idempotency_header: HeaderName,
+    /// Where a request has its idempotency key.
+    pub idempotency_key: KeyPlaces,
     /// The response to a known key with another body.
     pub on_key_reuse: OnKeyReuse,
     /// Whether `Authorization` and `Cookie` are stored and forwarded.

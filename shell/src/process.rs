@@ -266,7 +266,7 @@ pub async fn run(
 
 fn sources(config: &Config) -> BTreeMap<surehook_core::source::SourceName, SourceIntake> {
     let intake = |source: &crate::config::Source| SourceIntake {
-        idempotency_header: source.idempotency_header.clone(),
+        idempotency_key: source.idempotency_key.clone(),
         on_key_reuse: source.on_key_reuse,
         forward_credentials: source.forward_credentials,
         max_attempts: source.policy.max_attempts,

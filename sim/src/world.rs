@@ -29,6 +29,7 @@ use surehook::config::{
 use surehook::ports::Retention;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::breaker::BreakerPolicy;
+use surehook_core::key::places::KeyPlaces;
 use surehook_core::source::SourceName;
 use surehook_model::database::Database;
 use surehook_model::history::{Fault as Recorded, Kept, Run, What};
@@ -299,7 +300,7 @@ fn config(scenario: &Scenario, process: usize, bug: Option<Bug>) -> Config {
                 "http://downstream.invalid/".parse().expect("the URL is valid"),
             ),
             policy,
-            idempotency_header: http::HeaderName::from_static("idempotency-key"),
+            idempotency_key: KeyPlaces::default(),
             on_key_reuse: if source.first_wins {
                 OnKeyReuse::FirstWins
             } else {

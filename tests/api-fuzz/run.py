@@ -66,7 +66,7 @@ destination = "{sink}/restamping"
 on_key_reuse = "first_wins"
 [sources.named]
 destination = "{sink}/named"
-idempotency_header = "{own_header}"
+idempotency_key = "header:{own_header}"
 """
 
 

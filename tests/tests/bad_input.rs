@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 on_each_database!(
     a_missing_or_invalid_key_is_refused,
+    a_missing_or_invalid_key_in_a_body_is_refused,
     quoted_and_unquoted_keys_are_the_same,
     a_key_with_another_body_is_refused_and_changes_nothing,
     a_body_over_the_limit_is_refused_declared_or_not,
@@ -46,6 +47,47 @@ async fn a_missing_or_invalid_key_is_refused(database: Database) {
     let longest = format!("Idempotency-Key: {}", "k".repeat(255));
     assert_new(&bench.post("orders", &[longest.as_bytes()], b"{}").await);
     bench.delivers_only(1).await;
+}
+
+/// Each body has one defect.
+async fn a_missing_or_invalid_key_in_a_body_is_refused(database: Database) {
+    let bench = Bench::start(&database).await;
+    let id = |value: &str| format!("{{\"id\": {value}}}").into_bytes();
+    let utf_16: Vec<u8> = "{\"id\": 1}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let cases: [(Vec<u8>, &str); 21] = [
+        (b"".to_vec(), "key-missing"),
+        (b"{}".to_vec(), "key-missing"),
+        (b"no JSON".to_vec(), "key-missing"),
+        (b"{\"id\": \"a\"".to_vec(), "key-missing"),
+        (b"\xef\xbb\xbf{\"id\": \"a\"}".to_vec(), "key-missing"),
+        (utf_16, "key-missing"),
+        (b"{\"id\": \"\xff\"}".to_vec(), "key-missing"),
+        (b"{\"id\": \"a\", \"text\": \"\xff\"}".to_vec(), "key-missing"),
+        (b"[".repeat(MAX_BODY), "key-missing"),
+        // A pointer into a string.
+        (b"\"id\"".to_vec(), "key-missing"),
+        // A form, although the requests say that they are JSON.
+        (b"a=1".to_vec(), "key-missing"),
+        (b"id=a&id=a".to_vec(), "key-invalid"),
+        (b"id=".to_vec(), "key-invalid"),
+        (id("null"), "key-invalid"),
+        (id("true"), "key-invalid"),
+        (id("1.5"), "key-invalid"),
+        (id("{}"), "key-invalid"),
+        (id("[1]"), "key-invalid"),
+        (id("\"\""), "key-invalid"),
+        (id(&format!("\"{}\"", "k".repeat(256))), "key-invalid"),
+        (id("\"caf\u{e9}\""), "key-invalid"),
+    ];
+    for (body, problem) in cases {
+        let answer = bench.post("charges", &[b"Content-Type: application/json"], &body).await;
+        let shown = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
+        assert_eq!((answer.status_code, answer.problem()), (400, urn(problem)), "{shown}");
+    }
+    let long = id(&"9".repeat(200));
+    assert_new(&bench.post("charges", &[b"Content-Type: text/plain"], &long).await);
+    assert_new(&bench.post("charges", &[b"Content-Type: application/json"], b"id=a").await);
+    bench.delivers_only(2).await;
 }
 
 async fn quoted_and_unquoted_keys_are_the_same(database: Database) {
@@ -275,7 +317,8 @@ async fn malformed_http_is_refused(database: Database) {
     bench.delivers_only(1).await;
 }
 
-/// A service with three sources and a downstream that accepts everything.
+/// A service with four sources and a downstream that accepts everything. The source `charges` has its
+/// keys in the body.
 struct Bench {
     sink: Sink,
     service: Service,
@@ -303,10 +346,14 @@ impl Bench {
             [sources.restamping]
             destination = "{}"
             on_key_reuse = "first_wins"
+            [sources.charges]
+            destination = "{}"
+            idempotency_key = ["json:/id", "form:id"]
             "#,
             sink.url("/orders"),
             sink.url("/invoices"),
-            sink.url("/restamping")
+            sink.url("/restamping"),
+            sink.url("/charges")
         );
         Self { service: Service::start(&database.url(), &configuration).await, sink }
     }
@@ -347,7 +394,7 @@ impl Bench {
     }
 
     /// Asserts that exactly this number of events was stored. It posts one last event to each
-    /// source and waits for its delivery; the downstream has then received all earlier events as
+    /// source with keys in a header and waits for its delivery; the downstream has then received all earlier events as
     /// well.
     async fn delivers_only(&self, events: usize) {
         for source in ["orders", "invoices", "restamping"] {

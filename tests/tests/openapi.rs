@@ -33,7 +33,7 @@ async fn responses_match_the_openapi_document_for_each_event_status(database: Da
         String::from("drain_timeout = \"0s\"\n[defaults]\ninitial_delay = \"10m\"\n");
     for status in STATUSES {
         configuration += &format!(
-            "[sources.{status}]\ndestination = \"{}\"\nidempotency_header = \"X-Key\"\n",
+            "[sources.{status}]\ndestination = \"{}\"\nidempotency_key = \"header:X-Key\"\n",
             sink.url(&format!("/{status}"))
         );
     }

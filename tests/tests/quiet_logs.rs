@@ -20,7 +20,8 @@ async fn no_log_line_contains_a_body_header_or_credential(database: Database) {
         + &format!("?token={CANARY}");
     let configuration = format!(
         "[defaults]\nmax_attempts = 2\ninitial_delay = \"10ms\"\nmax_delay = \"20ms\"\nforward_credentials = true\n
-         [sources.orders]\ndestination = \"{destination}\"\n"
+         [sources.orders]\ndestination = \"{destination}\"\n
+         [sources.charges]\ndestination = \"{destination}\"\nidempotency_key = \"json:/secret\"\n"
     );
     let service = run
         .service_in(
@@ -38,7 +39,7 @@ async fn no_log_line_contains_a_body_header_or_credential(database: Database) {
             ("x-secret", CANARY),
         ];
         let answer = client
-            .post(&service.url("/webhooks/orders"), &headers, body.clone())
+            .post(&service.url(&format!("/webhooks/orders?token={CANARY}")), &headers, body.clone())
             .await
             .expect("a response");
         assert_eq!(answer.status_code, 202, "{answer:?}");
@@ -58,6 +59,10 @@ async fn no_log_line_contains_a_body_header_or_credential(database: Database) {
             .expect("a response");
         assert!((400..500).contains(&answer.status_code), "{answer:?}");
     }
+    let invalid = format!("{{\"secret\": \"{CANARY} is no key\"}}");
+    let answer =
+        client.post(&service.url("/webhooks/charges"), &[], invalid).await.expect("a response");
+    assert_eq!(answer.status_code, 400, "{answer:?}");
     run.all_ended().await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(sink.received().len() >= 3, "not every event was sent");

@@ -263,7 +263,7 @@ fn a_settlement_is_retried_until_its_lease_ends_then_abandoned() {
             break;
         }
         if outcomes(&due) == [Outcome::Delivered] {
-            assert_eq!(limits(&due), [], "no claims while a settlement fails");
+            assert_eq!(limits(&due), [0_u32; 0], "no claims while a settlement fails");
             tries += 1;
             worker.handle(now, Input::SettleFailed);
         }
@@ -295,7 +295,7 @@ fn a_failing_store_is_called_less_and_less_often() {
     for _ in 0..12 {
         assert_eq!(limits(&actions(&mut worker, now)), [1]);
         worker.handle(now, Input::ClaimFailed);
-        assert_eq!(limits(&actions(&mut worker, now)), []);
+        assert_eq!(limits(&actions(&mut worker, now)), [0_u32; 0]);
         let wake = worker.wake_at().unwrap();
         waits.push(wake.at.since(now));
         now = wake.at;
@@ -478,7 +478,7 @@ fn claims_and_settlements_keep_their_minimum_interval() {
     assert_eq!(limits(&actions(&mut worker, START)), [concurrency]);
     worker.handle(START, claims(0..FULL as u128 + 2));
     let delivering = actions(&mut worker, START);
-    assert_eq!(limits(&delivering), [], "the next claim waits");
+    assert_eq!(limits(&delivering), [0_u32; 0], "the next claim waits");
     assert_eq!(worker.wake_at(), Some(Wake { at: START + claim_pace, reason: Step::Claim }));
     let tickets = tickets(&delivering);
 

@@ -181,6 +181,43 @@ impl Section<'_> {
         }
     }
 
+    /// Sets a value from one text or from a list of texts. `read` parses each text, and `combine`
+    /// makes the value of them.
+    pub(super) fn text_or_list<T, E>(
+        &mut self,
+        key: &'static str,
+        value: &mut T,
+        read: impl Fn(&str) -> Result<E, String>,
+        combine: impl FnOnce(Vec<E>) -> Result<T, String>,
+    ) {
+        let Some(found) = self.ask(key) else { return };
+        let texts = match found.get_ref().as_array() {
+            Some(array) => array.iter().collect(),
+            None => vec![found],
+        };
+        let (mut entries, mut all_valid) = (Vec::new(), true);
+        for text in texts {
+            match text
+                .get_ref()
+                .as_str()
+                .ok_or_else(|| kind("text in quotes, or a list of texts", text.get_ref()))
+                .and_then(&read)
+            {
+                Ok(entry) => entries.push(entry),
+                Err(message) => {
+                    all_valid = false;
+                    self.report(text.span(), key, message);
+                }
+            }
+        }
+        if all_valid {
+            match combine(entries) {
+                Ok(combined) => *value = combined,
+                Err(message) => self.report(found.span(), key, message),
+            }
+        }
+    }
+
     pub(super) fn status_codes(&mut self, key: &'static str, value: &mut BTreeSet<u16>) {
         let Some(found) = self.ask(key) else { return };
         let Some(array) = found.get_ref().as_array() else {

@@ -7,6 +7,7 @@ use crate::store::postgres;
 use reqwest::Url;
 use std::fmt;
 use surehook_core::breaker::BreakerPolicy;
+use surehook_core::key::places::{KeyPlaces, Place};
 
 /// A database URL: `sqlite:PATH`, `postgres://…` or `postgresql://…`. Displayed without its
 /// password and without its parameters, because these can contain a password too. Only the choice
@@ -157,16 +158,20 @@ impl fmt::Display for Config {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { destination, policy, idempotency_header, on_key_reuse, forward_credentials } =
-            self;
+        let Self { destination, policy, idempotency_key, on_key_reuse, forward_credentials } = self;
         let time = humantime::format_duration;
         let backoff = policy.backoff;
         writeln!(f, "  delivers to {destination}")?;
-        writeln!(
-            f,
-            "  key         {idempotency_header}, on reuse: {}",
-            on_key_reuse_name(*on_key_reuse)
-        )?;
+        write!(f, "  key         {idempotency_key}")?;
+        let note = note(idempotency_key);
+        // A key that was made of the body or of the event's id is never reused for another body.
+        if idempotency_key.entries().len() > 1 || note.is_none() {
+            write!(f, ", on reuse: {}", on_key_reuse_name(*on_key_reuse))?;
+        }
+        writeln!(f)?;
+        if let Some(note) = note {
+            writeln!(f, "              {note}")?;
+        }
         writeln!(
             f,
             "  delivery    {} in flight, timeout {}, lease {}",
@@ -206,5 +211,23 @@ impl fmt::Display for Source {
             write!(f, "\n  credentials are stored and forwarded")?;
         }
         Ok(())
+    }
+}
+
+/// What an operator must know of a key that the producer did not send.
+fn note(places: &KeyPlaces) -> Option<&'static str> {
+    let (last, before) = places.entries().split_last()?;
+    match (last.places(), before.is_empty()) {
+        ([Place::Body], true) => Some("requests with the same body are one event"),
+        ([Place::Body], false) => {
+            Some("requests without the other places and with the same body are one event")
+        }
+        ([Place::Request], true) => Some(
+            "no deduplication: every request is a new event, and so is a retry of the producer",
+        ),
+        ([Place::Request], false) => Some(
+            "no deduplication without the other places: such a request is a new event, and so is its retry",
+        ),
+        _ => None,
     }
 }

@@ -7,6 +7,7 @@ use super::*;
 use proptest::prelude::*;
 use surehook_core::backoff::Backoff;
 use surehook_core::breaker::BreakerPolicy;
+use surehook_core::key::places::Entry;
 
 /// A valid file, to which a test adds its error.
 const SOURCE: &str = "[sources.github]\ndestination = \"https://hooks.internal/github\"\n";
@@ -63,7 +64,7 @@ fn the_defaults_are_the_documented_ones() {
         max_delay = "1h"
         retry_on = []
         dead_letter_on = []
-        idempotency_header = "Idempotency-Key"
+        idempotency_key = "header:Idempotency-Key"
         on_key_reuse = "reject"
         forward_credentials = false
         [sources.github]
@@ -112,7 +113,7 @@ fn every_value_can_be_set() {
         max_delay = "366d"
         retry_on = [404, 400]
         dead_letter_on = [999]
-        idempotency_header = "X-GitHub-Delivery"
+        idempotency_key = ["header:X-GitHub-Delivery", "json:/a+json:/b/0"]
         on_key_reuse = "first_wins"
         forward_credentials = true
         "#,
@@ -134,7 +135,12 @@ fn every_value_can_be_set() {
             retry_on: [400, 404].into(),
             dead_letter_on: [999].into(),
         },
-        idempotency_header: HeaderName::from_static("x-github-delivery"),
+        idempotency_key: KeyPlaces::new(
+            ["header:X-GitHub-Delivery", "json:/a+json:/b/0"]
+                .map(|entry| Entry::parse(entry).unwrap())
+                .into(),
+        )
+        .unwrap(),
         on_key_reuse: OnKeyReuse::FirstWins,
         forward_credentials: true,
     };
@@ -301,7 +307,7 @@ fn near_a_file() -> impl Strategy<Value = String> {
             "initial_delay",
             "max_delay",
             "retry_on",
-            "idempotency_header",
+            "idempotency_key",
             "on_key_reuse",
             "destination",
             "lease",
@@ -386,5 +392,33 @@ proptest! {
         let config = parsed(&format!("[intake]\nmax_body = {bytes}\n{SOURCE}timeout = \"{millis}ms\"")).unwrap();
         prop_assert_eq!(config.intake.max_body, bytes);
         prop_assert_eq!(github(&config).policy.timeout, Duration::from_millis(millis));
+    }
+}
+
+#[test]
+fn the_summary_says_where_the_key_of_each_source_is() {
+    for (written, shown) in [
+        ("\"header:X-Id\"", "header:X-Id, on reuse: reject\n"),
+        (
+            "[\"header:X-Id\", \"json:/a+json:/b\"]",
+            "header:X-Id, else json:/a+json:/b, on reuse: reject\n",
+        ),
+        ("\"header:X-Id+body\"", "header:X-Id+body, on reuse: reject\n"),
+        ("\"body\"", "body\n              requests with the same body are one event\n"),
+        (
+            "\"request\"",
+            "request\n              no deduplication: every request is a new event, and so is a retry of the producer\n",
+        ),
+        (
+            "[\"json:/id\", \"body\"]",
+            "json:/id, else body, on reuse: reject\n              requests without the other places and with the same body are one event\n",
+        ),
+        (
+            "[\"json:/id\", \"request\"]",
+            "json:/id, else request, on reuse: reject\n              no deduplication without the other places: such a request is a new event, and so is its retry\n",
+        ),
+    ] {
+        let config = parsed(&format!("{SOURCE}idempotency_key = {written}")).unwrap().to_string();
+        assert!(config.contains(&format!("\n  key         {shown}  delivery")), "{config}");
     }
 }

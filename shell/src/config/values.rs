@@ -7,13 +7,12 @@ use super::{DatabaseUrl, Destination, LogFormat, Role};
 use crate::store::postgres::Servers;
 use crate::store::sqlite;
 use bytesize::ByteSize;
-use http::HeaderName;
 use reqwest::Url;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 use surehook_core::admission::OnKeyReuse;
-use surehook_core::forwarding::{EVENT_ID_HEADER, Forwarding};
+use surehook_core::key::places::{Entry, KeyPlaces};
 use surehook_core::operators::Authority;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -177,24 +176,13 @@ pub(super) fn destination(text: &str) -> Result<Destination, String> {
     Ok(Destination::new(url))
 }
 
-/// The header that carries the idempotency key. It must be present in every request, and its value
-/// is stored and shown.
-pub(super) fn idempotency_header(text: &str) -> Result<HeaderName, String> {
-    let name: HeaderName = text.parse().map_err(|_| {
-        format!("{} is not a header name: write for example `Idempotency-Key`", quoted(text))
-    })?;
-    // Another Surehook sends its event id in this header. It is a very good key, although the
-    // header itself is not forwarded.
-    if Forwarding::new(std::iter::empty(), false).allows(name.as_str())
-        || name.as_str() == EVENT_ID_HEADER
-    {
-        Ok(name)
-    } else {
-        Err(format!(
-            "`{text}` cannot carry the idempotency key: it is a credential, belongs to the connection or is reserved (keys are stored and shown). \
-             Write the name of the header with the producer's event id, such as `Idempotency-Key`"
-        ))
-    }
+/// One entry of the places of the idempotency key.
+pub(super) fn key_place(text: &str) -> Result<Entry, String> {
+    Entry::parse(text).map_err(|error| format!("{} {}", quoted(&error.part), error.fault))
+}
+
+pub(super) fn key_places(entries: Vec<Entry>) -> Result<KeyPlaces, String> {
+    KeyPlaces::new(entries).map_err(|error| error.to_string())
 }
 
 /// The value as written, truncated if it is too long for a message.

@@ -69,9 +69,9 @@ kinds! {
     CrossSite = FORBIDDEN, "cross-site", "A page of another site sent the request";
     /// No source of this name is configured.
     UnknownSource = NOT_FOUND, "unknown-source", "Unknown source";
-    /// The header with the idempotency key is missing.
+    /// No place of the source's idempotency key is present.
     KeyMissing = BAD_REQUEST, "key-missing", "The idempotency key is missing";
-    /// The header does not contain exactly one valid idempotency key.
+    /// A place of the idempotency key is present, and does not contain exactly one valid key.
     KeyInvalid = BAD_REQUEST, "key-invalid", "The idempotency key is not valid";
     /// The key belongs to an event with another body.
     KeyReused = UNPROCESSABLE_ENTITY, "key-reused", "The idempotency key was used for another body";

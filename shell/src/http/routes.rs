@@ -97,7 +97,7 @@ macro_rules! routes {
 
 routes! {
     /// `202` with the event's id and status; see [`REPLAYED_HEADER`](super::REPLAYED_HEADER).
-    Webhook = POST "/webhooks/{source}" for Producers, |app, call| app.accept(call.parameter, call.headers, call.body);
+    Webhook = POST "/webhooks/{source}" for Producers, |app, call| app.accept(call.parameter, call.query, call.headers, call.body);
     /// `200` with a page of events, newest first; see [`query`](super::query).
     Events = GET "/events" for Operators, |app, call| app.list(call.query);
     /// `200` with the event; see [`view`](super::view).

@@ -10,9 +10,9 @@ use futures::Stream;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::error::Error;
-use surehook_core::admission::{Admission, Fingerprint, idempotency_key};
+use surehook_core::admission::{Admission, Fingerprint};
 use surehook_core::forwarding::Forwarding;
-use surehook_core::key::KeyError;
+use surehook_core::key::places::{Head, LookupError, Received};
 
 /// Response header of a replay: an earlier request stored the event. Its value is `true`.
 pub const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -22,6 +22,7 @@ impl App {
     pub(super) async fn accept<B: Buf, E: Error + 'static>(
         &self,
         source: &str,
+        query: &str,
         headers: HeaderMap,
         body: impl Stream<Item = Result<B, E>>,
     ) -> Result<Answer, Problem> {
@@ -35,12 +36,11 @@ impl App {
                 "No source of this name is configured. The name is the last part of the path.",
             ));
         };
-        let keys = headers.get_all(&settings.idempotency_header);
-        let key = idempotency_key(
-            settings.idempotency_header.as_str(),
-            keys.iter().map(HeaderValue::as_bytes),
-        )
-        .map_err(bad_key)?;
+        let head = Head {
+            header: |name: &str| headers.get_all(name).iter().map(HeaderValue::as_bytes),
+            query,
+        };
+        let key_of_head = settings.idempotency_key.find_in_head(&head).map_err(bad_key)?;
         // hyper validates this header, and removes it from a request that is also chunked.
         let declared =
             headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -53,14 +53,21 @@ impl App {
             connection.iter().map(HeaderValue::as_bytes),
             settings.forward_credentials,
         );
-        let headers = headers::encode(&headers, &forwarding);
-        reservation.grow(headers.len())?;
+        let encoded = headers::encode(&headers, &forwarding);
+        reservation.grow(encoded.len())?;
+        let received =
+            Received { body: &body, fingerprint: Fingerprint::of(&body), id: self.ids.fresh() };
+        let key = match key_of_head {
+            Some(key) => key,
+            None => settings.idempotency_key.find(&head, received).map_err(bad_key)?,
+        };
+        let Received { fingerprint, id, .. } = received;
         let event = NewEvent {
-            id: self.ids.fresh(),
+            id,
             source: source.clone(),
             key,
-            fingerprint: Fingerprint::of(&body),
-            headers,
+            fingerprint,
+            headers: encoded,
             body,
             lease: None,
         };
@@ -82,11 +89,10 @@ impl App {
     }
 }
 
-fn bad_key(error: KeyError) -> Problem {
-    let kind = if matches!(error, KeyError::Missing { .. }) {
-        ProblemKind::KeyMissing
-    } else {
-        ProblemKind::KeyInvalid
+fn bad_key(error: LookupError) -> Problem {
+    let kind = match error {
+        LookupError::Missing(_) => ProblemKind::KeyMissing,
+        LookupError::Invalid { .. } => ProblemKind::KeyInvalid,
     };
     let mut detail = error.to_string();
     detail[..1].make_ascii_uppercase();

@@ -12,6 +12,7 @@ mod document;
 mod fuzz;
 mod gate;
 mod health;
+mod keys;
 mod openapi;
 mod routes;
 mod server;

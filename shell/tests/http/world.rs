@@ -24,6 +24,7 @@ use surehook::search::AttemptEntry;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::event::{DeliveryState, Reason, Status};
 use surehook_core::id::EventId;
+use surehook_core::key::places::{Entry, KeyPlaces};
 use surehook_core::operators::Access;
 use surehook_core::source::SourceName;
 use surehook_model::database::DeliveryRow;
@@ -140,6 +141,8 @@ pub(crate) struct Setup {
     pub(crate) max_body: usize,
     pub(crate) body_timeout: Duration,
     pub(crate) takes_webhooks: bool,
+    /// Where the source `plain` has its idempotency keys.
+    pub(crate) idempotency_key: &'static [&'static str],
 }
 
 impl Default for Setup {
@@ -154,6 +157,7 @@ impl Default for Setup {
             max_body: 1024,
             body_timeout: Duration::from_secs(10),
             takes_webhooks: true,
+            idempotency_key: &["header:idempotency-key"],
         }
     }
 }
@@ -182,17 +186,17 @@ impl World {
         };
         let (handle, run) = intake(setup.limits, ports, futures::future::pending());
         tokio::spawn(run);
-        let source = |key_header: &'static str, on_key_reuse, forward_credentials| SourceIntake {
-            idempotency_header: http::HeaderName::from_static(key_header),
+        let source = |key: &[&str], on_key_reuse, forward_credentials| SourceIntake {
+            idempotency_key: places(key),
             on_key_reuse,
             forward_credentials,
             max_attempts: 20,
             lease: Duration::from_secs(20),
         };
         let sources = BTreeMap::from([
-            (name("plain"), source("idempotency-key", OnKeyReuse::Reject, false)),
-            (name("github"), source("x-github-delivery", OnKeyReuse::Reject, true)),
-            (name("restamp"), source("idempotency-key", OnKeyReuse::FirstWins, false)),
+            (name("plain"), source(setup.idempotency_key, OnKeyReuse::Reject, false)),
+            (name("github"), source(&["header:x-github-delivery"], OnKeyReuse::Reject, true)),
+            (name("restamp"), source(&["header:idempotency-key"], OnKeyReuse::FirstWins, false)),
         ]);
         let app = Arc::new(App {
             sources,
@@ -284,6 +288,11 @@ pub(crate) fn request_for(route: Route) -> (&'static str, String) {
 pub(crate) fn document() -> &'static Document {
     static DOCUMENT: LazyLock<Document> = LazyLock::new(|| Document::read(surehook::http::OPENAPI));
     &DOCUMENT
+}
+
+/// The places of an idempotency key, as in the setting.
+fn places(entries: &[&str]) -> KeyPlaces {
+    KeyPlaces::new(entries.iter().map(|entry| Entry::parse(entry).unwrap()).collect()).unwrap()
 }
 
 pub(crate) fn name(text: &str) -> SourceName {

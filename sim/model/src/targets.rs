@@ -12,6 +12,7 @@ pub mod event;
 pub mod http;
 pub mod idempotency_key;
 pub mod intake;
+pub mod key_places;
 pub mod retry_after;
 pub mod worker;
 
@@ -20,12 +21,13 @@ pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its module, of its corpus in `fuzz/corpus/`, and of
 /// its file in `fuzz/fuzz_targets/`.
-pub const ALL: [(&str, Target); 7] = [
+pub const ALL: [(&str, Target); 8] = [
     ("configuration", configuration::run),
     ("event", event::run),
     ("http", http::run),
     ("idempotency_key", idempotency_key::run),
     ("intake", intake::run),
+    ("key_places", key_places::run),
     ("retry_after", retry_after::run),
     ("worker", worker::run),
 ];

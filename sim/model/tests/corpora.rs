@@ -61,4 +61,4 @@ macro_rules! replayed {
     };
 }
 
-replayed! { configuration event http idempotency_key intake retry_after worker }
+replayed! { configuration event http idempotency_key intake key_places retry_after worker }

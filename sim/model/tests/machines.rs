@@ -2,7 +2,7 @@
 //! its shrunk case as steps.
 
 use proptest::prelude::*;
-use surehook_model::targets::{event, intake, worker};
+use surehook_model::targets::{event, intake, key_places, worker};
 
 fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(any::<u8>(), 0..most)
@@ -19,6 +19,11 @@ proptest! {
     #[test]
     fn an_intake_keeps_its_promises_whatever_happens(case in bytes(800).prop_map(|bytes| intake::Case::read(&bytes))) {
         intake::check(&case);
+    }
+
+    #[test]
+    fn a_key_is_the_one_that_a_second_lookup_finds(data in bytes(200)) {
+        key_places::run(&data);
     }
 
     #[test]

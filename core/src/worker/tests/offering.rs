@@ -17,7 +17,11 @@ fn handed(since: Instant, events: core::ops::Range<u128>) -> Input {
 /// A worker with two slots, whose first claim returned no events.
 fn drained(settings: Settings, policy: Policy) -> Worker {
     let mut worker = Worker::new(START, settings, [(source("a"), policy)]);
-    assert_eq!(offers(&mut worker, START), [], "no offer before the first claim has returned");
+    assert_eq!(
+        offers(&mut worker, START),
+        [0_u32; 0],
+        "no offer before the first claim has returned"
+    );
     worker.handle(at(1), claims(0..0));
     assert_eq!(offers(&mut worker, at(1)), [2]);
     worker
@@ -60,12 +64,16 @@ fn nothing_is_offered_while_older_events_wait() {
     let mut worker = drained(unpaced(), of_two());
     worker.handle(at(2), Input::Woken(vec![source("a")]));
     assert_eq!(limits(&actions(&mut worker, at(2))), [2]);
-    assert_eq!(offers(&mut worker, at(2)), [], "the offer is unchanged while a claim is in flight");
+    assert_eq!(
+        offers(&mut worker, at(2)),
+        [0_u32; 0],
+        "the offer is unchanged while a claim is in flight"
+    );
     worker.handle(at(3), claims(0..2));
     assert_eq!(offers(&mut worker, at(3)), [0], "the claim was filled, so others may be due");
     for (ticket, now) in [(Ticket(0), at(4)), (Ticket(1), at(5))] {
         worker.handle(now, Input::Finished { ticket, reply: ok() });
-        assert_eq!(offers(&mut worker, now), [], "the slots are for due events");
+        assert_eq!(offers(&mut worker, now), [0_u32; 0], "the slots are for due events");
     }
     worker.handle(at(6), claims(2..2));
     assert_eq!(offers(&mut worker, at(6)), [2], "no others are due");
@@ -79,7 +87,7 @@ fn an_open_breaker_and_a_failing_store_withdraw_the_offer() {
     let ticket = tickets(&actions(&mut worker, at(2)))[0];
     worker.handle(at(3), Input::Finished { ticket, reply: Reply::Failed(DeliveryError::Timeout) });
     assert_eq!(offers(&mut worker, at(3)), [0]);
-    assert_eq!(offers(&mut worker, at(10_003)), [], "the probe is a claimed event");
+    assert_eq!(offers(&mut worker, at(10_003)), [0_u32; 0], "the probe is a claimed event");
 
     let mut worker = drained(unpaced(), of_two());
     worker.handle(at(2), handed(at(2), 0..1));

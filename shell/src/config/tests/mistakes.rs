@@ -45,7 +45,7 @@ fn an_unknown_setting_is_reported_with_a_suggestion() {
     );
     check_source(
         "\"a\\nb\" = 1",
-        "3:1: `sources.github.a\\nb`: unknown setting; the settings here are `breaker_failures`, `breaker_open`, `concurrency`, `dead_letter_on`, `destination`, `factor`, `forward_credentials`, `idempotency_header`, `initial_delay`, `max_attempts`, `max_delay`, `on_key_reuse`, `rate`, `retry_on`, `timeout`",
+        "3:1: `sources.github.a\\nb`: unknown setting; the settings here are `breaker_failures`, `breaker_open`, `concurrency`, `dead_letter_on`, `destination`, `factor`, `forward_credentials`, `idempotency_key`, `initial_delay`, `max_attempts`, `max_delay`, `on_key_reuse`, `rate`, `retry_on`, `timeout`",
     );
 }
 
@@ -283,21 +283,59 @@ fn serving_needs_a_source_and_migrating_does_not() {
 }
 
 #[test]
-fn the_idempotency_header_is_no_credential_or_connection_header() {
+fn the_idempotency_key_is_in_no_credential_or_connection_header() {
     for header in ["authorization", "Cookie", "Content-Length", "Connection", "Surehook-Attempt"] {
-        let told =
-            parsed(&format!("{SOURCE}idempotency_header = \"{header}\"")).unwrap_err().to_string();
+        let told = parsed(&format!("{SOURCE}idempotency_key = \"header:{header}\""))
+            .unwrap_err()
+            .to_string();
         assert!(
-            told.starts_with(&format!("surehook.toml:3:22: `sources.github.idempotency_header`: `{header}` cannot carry the idempotency key")),
+            told.starts_with(&format!("surehook.toml:3:19: `sources.github.idempotency_key`: `header:{header}` cannot carry the idempotency key")),
             "{told}"
         );
     }
+    let chained =
+        parsed(&format!("{SOURCE}idempotency_key = \"header:Surehook-Event-Id\"")).unwrap();
+    assert_eq!(github(&chained).idempotency_key.to_string(), "header:Surehook-Event-Id");
+}
+
+#[test]
+fn each_place_of_the_idempotency_key_is_checked() {
+    const PLACES: &str = "is not a place for an idempotency key: write `header:NAME`, `json:/POINTER`, `form:FIELD`, `query:NAME`, `body` or `request`";
+    for (written, told) in [
+        ("\"X-GitHub-Delivery\"", format!("3:19: `sources.github.idempotency_key`: `X-GitHub-Delivery` {PLACES}")),
+        ("\"json:/id+/a\"", format!("3:19: `sources.github.idempotency_key`: `/a` {PLACES}")),
+        ("[\"json:/id\", \"\"]", format!("3:32: `sources.github.idempotency_key`: `` {PLACES}")),
+        (
+            "\"header:no name\"",
+            "3:19: `sources.github.idempotency_key`: `header:no name` does not name a header: write for example `header:Idempotency-Key`".to_owned(),
+        ),
+        (
+            "\"json:id\"",
+            "3:19: `sources.github.idempotency_key`: `json:id` is not a JSON pointer: begin it with `/`, such as `json:/id`".to_owned(),
+        ),
+        (
+            "[]",
+            "3:19: `sources.github.idempotency_key`: the list is empty: write at least one place, such as \"header:Idempotency-Key\"".to_owned(),
+        ),
+        (
+            "[\"body\", \"json:/id\"]",
+            "3:19: `sources.github.idempotency_key`: every request has a `body`, so the places after it are never used: write it last".to_owned(),
+        ),
+        (
+            "[\"json:/id\", 1]",
+            "3:32: `sources.github.idempotency_key`: this is a whole number: write text in quotes, or a list of texts".to_owned(),
+        ),
+        (
+            "true",
+            "3:19: `sources.github.idempotency_key`: this is true or false: write text in quotes, or a list of texts".to_owned(),
+        ),
+    ] {
+        check_source(&format!("idempotency_key = {written}"), &told);
+    }
     check_source(
-        "idempotency_header = \"no name\"",
-        "3:22: `sources.github.idempotency_header`: `no name` is not a header name: write for example `Idempotency-Key`",
+        "idempotency_header = \"X\"",
+        "3:1: `sources.github.idempotency_header`: unknown setting; did you mean `idempotency_key`?",
     );
-    let chained = parsed(&format!("{SOURCE}idempotency_header = \"Surehook-Event-Id\"")).unwrap();
-    assert_eq!(github(&chained).idempotency_header, "surehook-event-id");
 }
 
 #[test]

@@ -10,7 +10,6 @@ use futures::FutureExt;
 use futures::executor::LocalPool;
 use futures::future::BoxFuture;
 use futures::task::LocalSpawnExt;
-use http::HeaderName;
 use hyper::rt::{Sleep, Timer};
 use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
@@ -32,6 +31,7 @@ use surehook_core::admission::{Fingerprint, OnKeyReuse};
 use surehook_core::event::{Outcome, Reason};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
+use surehook_core::key::places::{Entry, KeyPlaces};
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::verdict::Verdict;
@@ -209,14 +209,17 @@ async fn give_way() {
 /// A source with strict settings and one with lenient settings.
 fn sources() -> BTreeMap<SourceName, SourceIntake> {
     let strict = SourceIntake {
-        idempotency_header: HeaderName::from_static("idempotency-key"),
+        idempotency_key: KeyPlaces::default(),
         on_key_reuse: OnKeyReuse::Reject,
         forward_credentials: false,
         max_attempts: 20,
         lease: Duration::from_secs(20),
     };
     let lenient = SourceIntake {
-        idempotency_header: HeaderName::from_static("x-github-delivery"),
+        idempotency_key: KeyPlaces::new(vec![
+            Entry::parse("header:X-GitHub-Delivery").expect("the place is valid"),
+        ])
+        .expect("the list is valid"),
         on_key_reuse: OnKeyReuse::FirstWins,
         forward_credentials: true,
         max_attempts: 3,
