@@ -114,16 +114,16 @@ impl Intake {
     /// Starts to account for the memory of one request of this source. It reserves no bytes yet.
     #[must_use]
     pub fn reservation(&self, source: &SourceName) -> Reservation {
-        let (gives_way, given_up) = oneshot::channel();
+        let (shed, is_shed) = oneshot::channel();
         let mut state = self.memory.state();
         let id = state.account.open(self.clock.now(), source);
-        state.reading.insert(id, gives_way);
+        state.reading.insert(id, shed);
         drop(state);
         Reservation {
             memory: Arc::clone(&self.memory),
             clock: Arc::clone(&self.clock),
             id,
-            given_up: Some(given_up),
+            is_shed: Some(is_shed),
         }
     }
 
@@ -177,7 +177,8 @@ pub struct Reservation {
     memory: Arc<Memory>,
     clock: Arc<dyn Clock>,
     id: RequestId,
-    given_up: Option<oneshot::Receiver<()>>,
+    /// Completes when a faster request needs the memory. `None` once it is awaited.
+    is_shed: Option<oneshot::Receiver<()>>,
 }
 
 impl Reservation {
@@ -192,8 +193,8 @@ impl Reservation {
             return Err(IntakeError::Overloaded);
         };
         for id in gave_way {
-            if let Some(gives_way) = state.reading.remove(&id) {
-                let _ = gives_way.send(());
+            if let Some(shed) = state.reading.remove(&id) {
+                let _ = shed.send(());
             }
         }
         Ok(())
@@ -202,13 +203,13 @@ impl Reservation {
     /// Completes when the request must free its memory for another one. It completes at most once,
     /// and never after the whole request was read.
     pub fn gives_way(&mut self) -> impl Future<Output = ()> + Send + use<> {
-        let given_up = self.given_up.take();
+        let is_shed = self.is_shed.take();
         async move {
-            let is_given_up = match given_up {
-                Some(given_up) => given_up.await.is_ok(),
+            let is_shed = match is_shed {
+                Some(is_shed) => is_shed.await.is_ok(),
                 None => false,
             };
-            if !is_given_up {
+            if !is_shed {
                 std::future::pending::<()>().await;
             }
         }

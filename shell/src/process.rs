@@ -63,12 +63,12 @@ pub trait Host {
     fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) -> Task;
 
     /// Accepts connections and serves the routes on them. When `stop` completes, it accepts no more
-    /// connections, lets requests in flight continue for about `patience`, and ends.
+    /// connections, lets requests in flight continue for about `drain_timeout`, and ends.
     fn serve(
         &self,
         app: Arc<App>,
         stop: Shared<BoxFuture<'static, ()>>,
-        patience: Duration,
+        drain_timeout: Duration,
     ) -> Task;
 }
 
@@ -176,8 +176,8 @@ pub async fn run(
         Fuse::terminated()
     };
     let (stop, stopped) = oneshot::channel::<()>();
-    let patience = Division::of(config.drain_timeout).cut_off;
-    let mut server = host.serve(app, stopped.map(|_| ()).boxed().shared(), patience).fuse();
+    let cut_off = Division::of(config.drain_timeout).cut_off;
+    let mut server = host.serve(app, stopped.map(|_| ()).boxed().shared(), cut_off).fuse();
 
     select_biased! {
         ended = intake_task => return Err(unexpected(ended)),

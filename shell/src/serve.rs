@@ -352,13 +352,13 @@ impl Host for Tokio {
         &self,
         app: Arc<App>,
         stop: Shared<BoxFuture<'static, ()>>,
-        patience: Duration,
+        drain_timeout: Duration,
     ) -> Task {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).take();
         let limits = ServerLimits {
             max_connections: self.max_connections,
             header_read_timeout: self.header_read_timeout,
-            drain_timeout: patience,
+            drain_timeout,
         };
         let operator_hosts = self.operator_hosts.clone();
         async move {

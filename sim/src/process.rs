@@ -145,7 +145,7 @@ impl Host for SimHost {
         &self,
         app: Arc<App>,
         stop: Shared<BoxFuture<'static, ()>>,
-        patience: Duration,
+        time_limit: Duration,
     ) -> Task {
         let address = self.address;
         let service = service(app, RouteSet::Everyone, Access::default());
@@ -166,7 +166,7 @@ impl Host for SimHost {
             }
             drop(listener);
             let all_ended = async { while connections.next().await.is_some() {} };
-            let _ = madsim::time::timeout(patience, all_ended).await;
+            let _ = madsim::time::timeout(time_limit, all_ended).await;
             Ok(())
         }
         .boxed()

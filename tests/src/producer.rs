@@ -63,7 +63,7 @@ impl Sent {
 }
 
 /// The time limit for the acceptance of a post. A soak has longer outages.
-fn patience() -> Duration {
+fn time_limit() -> Duration {
     soak::either(Duration::from_mins(1), Duration::from_mins(4))
 }
 
@@ -97,12 +97,12 @@ impl Progress {
     pub async fn reaches(&self, posts: usize) {
         let mut progress = self.0.subscribe();
         let reached =
-            tokio::time::timeout(patience(), progress.wait_for(|&answered| answered >= posts))
+            tokio::time::timeout(time_limit(), progress.wait_for(|&answered| answered >= posts))
                 .await;
         assert!(
             reached.is_ok(),
             "waited {:?} for {posts} posts; {} are answered",
-            patience(),
+            time_limit(),
             self.answered()
         );
     }
@@ -211,10 +211,10 @@ impl Producer {
                     panic!("{} was refused: {refused:?}", post.key)
                 }
                 last => assert!(
-                    begun.elapsed() < patience(),
+                    begun.elapsed() < time_limit(),
                     "{} was not accepted within {:?}: {last:?}",
                     post.key,
-                    patience()
+                    time_limit()
                 ),
             }
             tokio::time::sleep(wait).await;

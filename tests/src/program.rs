@@ -291,8 +291,8 @@ impl Service {
     /// # Panics
     ///
     /// If it is not running, or does not exit in time. Its log is shown.
-    pub async fn wait(&mut self, patience: Duration) -> ExitStatus {
-        let status = self.process.as_mut().expect("the program runs").wait(patience).await;
+    pub async fn wait(&mut self, time_limit: Duration) -> ExitStatus {
+        let status = self.process.as_mut().expect("the program runs").wait(time_limit).await;
         self.process = None;
         self.record(|process| Fault::Exited { process });
         status
@@ -547,9 +547,9 @@ impl Process {
     /// # Panics
     ///
     /// If it does not exit in time.
-    pub async fn wait(&mut self, patience: Duration) -> ExitStatus {
+    pub async fn wait(&mut self, time_limit: Duration) -> ExitStatus {
         let child = std::sync::Mutex::new(&mut self.child);
-        wait::within(patience, "the program to end", || async {
+        wait::within(time_limit, "the program to end", || async {
             let status = child
                 .lock()
                 .expect("no thread panicked with the lock")

@@ -247,9 +247,9 @@ impl Recording {
     /// # Panics
     ///
     /// As [`Self::judge`].
-    pub async fn judge_within(&self, patience: Duration) -> Run {
+    pub async fn judge_within(&self, time_limit: Duration) -> Run {
         let healed_at = self.elapsed();
-        self.all_ended_within(patience).await;
+        self.all_ended_within(time_limit).await;
         let (run, violations) = self.violations(healed_at).await;
         if !violations.is_empty() {
             let folder = self.0.failure.keep_run(&run, &violations);
@@ -273,8 +273,8 @@ impl Recording {
         self.all_ended_within(TIMEOUT).await;
     }
 
-    async fn all_ended_within(&self, patience: Duration) {
-        wait::within(patience, "every event to end", || async {
+    async fn all_ended_within(&self, time_limit: Duration) {
+        wait::within(time_limit, "every event to end", || async {
             let outstanding = audit::statuses(&self.0.database).await;
             if outstanding.is_empty() {
                 Ok(())

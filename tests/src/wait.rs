@@ -24,9 +24,9 @@ pub async fn until<T, F: Future<Output = Result<T, String>>>(
 ///
 /// # Panics
 ///
-/// After `patience`, with a description of the condition and the last result.
+/// After `time_limit`, with a description of the condition and the last result.
 pub async fn within<T, F: Future<Output = Result<T, String>>>(
-    patience: Duration,
+    time_limit: Duration,
     what: &str,
     mut ask: impl FnMut() -> F,
 ) -> T {
@@ -34,8 +34,8 @@ pub async fn within<T, F: Future<Output = Result<T, String>>>(
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(last) if begun.elapsed() > patience => {
-                panic!("waited {patience:?} for {what}; last seen: {last}")
+            Err(last) if begun.elapsed() > time_limit => {
+                panic!("waited {time_limit:?} for {what}; last seen: {last}")
             }
             Err(_) => tokio::time::sleep(BETWEEN_LOOKS).await,
         }

@@ -81,21 +81,21 @@ impl Worker {
             set.range(from..).chain(set.range(..from)).copied().collect::<VecDeque<_>>()
         };
         let mut with_work = in_turn(&self.askable, self.claim_from);
-        let mut perhaps = in_turn(&self.probable, self.probe_from);
+        let mut by_chance = in_turn(&self.probable, self.probe_from);
         if !with_work.is_empty() {
-            perhaps.truncate(usize::try_from(room.div_ceil(CHANCE)).unwrap_or(usize::MAX));
+            by_chance.truncate(usize::try_from(room.div_ceil(CHANCE)).unwrap_or(usize::MAX));
         }
         let mut asked = Vec::new();
         for _ in 0..room {
             self.seats = self.seats.wrapping_add(1);
             let is_by_chance = self.seats.is_multiple_of(CHANCE) || with_work.is_empty();
-            if let Some(index) = if is_by_chance { perhaps.pop_front() } else { None } {
+            if let Some(index) = if is_by_chance { by_chance.pop_front() } else { None } {
                 self.probe_from = index + 1;
                 asked.push(index);
             } else if let Some(index) = with_work.pop_front() {
                 self.claim_from = index + 1;
                 asked.push(index);
-            } else if perhaps.is_empty() {
+            } else if by_chance.is_empty() {
                 break;
             }
         }

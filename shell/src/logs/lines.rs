@@ -76,10 +76,10 @@ impl Lines {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until every line is written or dropped, but not longer than `patience`.
-    pub(super) fn flush(&self, patience: Duration) {
+    /// Waits until every line is written or dropped, but not longer than `timeout`.
+    pub(super) fn flush(&self, timeout: Duration) {
         let queue = self.shared.queue();
-        drop(self.shared.changed.wait_timeout_while(queue, patience, |queue| queue.bytes > 0));
+        drop(self.shared.changed.wait_timeout_while(queue, timeout, |queue| queue.bytes > 0));
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) struct Pool<C: Connect> {
     permits: Arc<Semaphore>,
     limit: usize,
     /// Slots of abandoned calls whose sessions the server has not ended yet.
-    given_up: AtomicUsize,
+    abandoned: AtomicUsize,
     /// Used as a stack: under light load the connections at the bottom stay idle.
     idle: Mutex<Vec<Idle<C::Connection>>>,
 }
@@ -81,7 +81,7 @@ pub(super) enum TakeError {
         /// The number of connections of this pool.
         limit: usize,
         /// How many of them belong to abandoned calls whose sessions the server has not ended.
-        given_up: usize,
+        abandoned: usize,
     },
     /// Connecting failed or took longer than [`ACQUIRE_TIMEOUT`]. Holds the reason.
     Connect(String),
@@ -94,7 +94,7 @@ impl<C: Connect> Pool<C> {
             connect,
             permits: Arc::new(Semaphore::new(limit)),
             limit,
-            given_up: AtomicUsize::new(0),
+            abandoned: AtomicUsize::new(0),
             idle: Mutex::new(Vec::with_capacity(limit)),
         })
     }
@@ -106,7 +106,7 @@ impl<C: Connect> Pool<C> {
         let deadline = Instant::now() + ACQUIRE_TIMEOUT;
         let busy = || TakeError::Busy {
             limit: self.limit,
-            given_up: self.given_up.load(Ordering::Relaxed),
+            abandoned: self.abandoned.load(Ordering::Relaxed),
         };
         let permit = timeout_at(deadline, Arc::clone(&self.permits).acquire_owned())
             .await
@@ -210,14 +210,14 @@ struct AbandonedSession<C: Connect> {
 
 impl<C: Connect> AbandonedSession<C> {
     fn new(pool: &Arc<Pool<C>>, permit: Option<OwnedSemaphorePermit>) -> Self {
-        pool.given_up.fetch_add(1, Ordering::Relaxed);
+        pool.abandoned.fetch_add(1, Ordering::Relaxed);
         Self { pool: Arc::clone(pool), _permit: permit }
     }
 }
 
 impl<C: Connect> Drop for AbandonedSession<C> {
     fn drop(&mut self) {
-        self.pool.given_up.fetch_sub(1, Ordering::Relaxed);
+        self.pool.abandoned.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -303,7 +303,7 @@ mod tests {
         drop(pool.take().await.unwrap());
         let in_use = pool.take().await.unwrap();
         let refused = pool.take().await.err();
-        assert!(matches!(refused, Some(TakeError::Busy { limit: 2, given_up: 1 })), "{refused:?}");
+        assert!(matches!(refused, Some(TakeError::Busy { limit: 2, abandoned: 1 })), "{refused:?}");
         assert_eq!(pool.in_use("test").in_use, 2);
 
         connect.ended.notify_one();
@@ -311,6 +311,6 @@ mod tests {
         let after = pool.take().await.unwrap();
         in_use.keep();
         after.keep();
-        assert_eq!((pool.in_use("test").in_use, pool.given_up.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((pool.in_use("test").in_use, pool.abandoned.load(Ordering::Relaxed)), (0, 0));
     }
 }

@@ -106,13 +106,13 @@ impl Sink {
     ///
     /// # Panics
     ///
-    /// If they are not accepted within `patience`.
-    pub async fn until_taken(&self, count: u64, patience: Duration) {
-        let deadline = Instant::now() + patience;
+    /// If they are not accepted within `time_limit`.
+    pub async fn until_taken(&self, count: u64, time_limit: Duration) {
+        let deadline = Instant::now() + time_limit;
         while self.taken() < count {
             assert!(
                 Instant::now() < deadline,
-                "{} of {count} were delivered within {patience:?}",
+                "{} of {count} were delivered within {time_limit:?}",
                 self.taken()
             );
             sleep(Duration::from_millis(5)).await;

@@ -27,11 +27,11 @@ impl From<Failure> for StoreError {
 /// For an error before the statement was sent: nothing was done.
 pub(super) fn not_taken(error: &TakeError) -> Failure {
     let why = match error {
-        TakeError::Busy { limit, given_up: 0 } => {
+        TakeError::Busy { limit, abandoned: 0 } => {
             format!("all {limit} connections of this pool are in use")
         }
-        TakeError::Busy { limit, given_up } => format!(
-            "all {limit} connections of this pool are in use, {given_up} of them by abandoned calls that the server has not ended"
+        TakeError::Busy { limit, abandoned } => format!(
+            "all {limit} connections of this pool are in use, {abandoned} of them by abandoned calls that the server has not ended"
         ),
         TakeError::Connect(why) => why.clone(),
     };

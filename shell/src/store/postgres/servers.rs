@@ -139,10 +139,10 @@ impl Servers {
             format!("?{}", parameters.join("&"))
         };
         let server = |(index, host): (usize, &&str)| {
-            let nth = index + 1;
+            let position = index + 1;
             if several && host.is_empty() {
                 return Err(OpenError(format!(
-                    "host {nth} of its {} is empty; write `HOST:PORT` between the commas",
+                    "host {position} of its {} is empty; write `HOST:PORT` between the commas",
                     hosts.len()
                 )));
             }
@@ -151,7 +151,7 @@ impl Servers {
                 parts.scheme, parts.user, parts.path
             ));
             let options = options.map_err(|error| {
-                if several { OpenError(format!("host {nth}: {}", error.0)) } else { error }
+                if several { OpenError(format!("host {position}: {}", error.0)) } else { error }
             })?;
             Ok(Server { name: (*host).to_owned(), options })
         };

@@ -18,19 +18,19 @@ working (source) as (
         select source from deliveries where due_at is not null and source > working.source order by source, due_at limit 1
     ) as next
 ),
-mourning (source) as (
+with_dead_letters (source) as (
     (select source from deliveries where due_at is null and source >= '' order by source, event_id limit 1)
     union all
     select next.source
-    from mourning
+    from with_dead_letters
     cross join lateral (
-        select source from deliveries where due_at is null and source > mourning.source order by source, event_id limit 1
+        select source from deliveries where due_at is null and source > with_dead_letters.source order by source, event_id limit 1
     ) as next
 ),
 named (source) as (
     select unnest($1::text[])
     union select source from working
-    union select source from mourning
+    union select source from with_dead_letters
     union select source from paused_sources
 )
 select

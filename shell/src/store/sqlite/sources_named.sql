@@ -13,14 +13,14 @@ working (source) as (
     from working
     where working.source is not null
 ),
-mourning (source) as (
+with_dead_letters (source) as (
     select min(source) from deliveries where due_at is null
     union all
-    select (select min(source) from deliveries where due_at is null and source > mourning.source)
-    from mourning
-    where mourning.source is not null
+    select (select min(source) from deliveries where due_at is null and source > with_dead_letters.source)
+    from with_dead_letters
+    where with_dead_letters.source is not null
 )
 select value as source from json_each(?1)
 union select source from working where source is not null
-union select source from mourning where source is not null
+union select source from with_dead_letters where source is not null
 union select source from paused_sources

@@ -146,12 +146,12 @@ async fn abandoned_calls_hold_their_connections_until_the_server_ends_them() {
     db.store.accept(events(0..20)).await.unwrap();
     commits_hang(&cluster).await;
     for round in 0..20 {
-        let patience = Duration::from_millis(100);
+        let time_limit = Duration::from_millis(100);
         let accepted =
-            timeout(patience, db.store.accept(vec![event(&format!("given-up-{round}"))])).await;
+            timeout(time_limit, db.store.accept(vec![event(&format!("given-up-{round}"))])).await;
         assert!(!matches!(accepted, Ok(Ok(_))), "{accepted:?}");
-        let _ = timeout(patience, db.store.claim(vec![demand("orders", 1)])).await;
-        let _ = timeout(patience, db.store.pause(source(&format!("source-{round}")), true)).await;
+        let _ = timeout(time_limit, db.store.claim(vec![demand("orders", 1)])).await;
+        let _ = timeout(time_limit, db.store.pause(source(&format!("source-{round}")), true)).await;
         let sessions = number(&cluster, SESSIONS).await;
         assert!(sessions <= MOST_SESSIONS, "{sessions} sessions after {} calls", (round + 1) * 3);
     }
