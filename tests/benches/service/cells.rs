@@ -146,31 +146,32 @@ impl Bench {
         }
     }
 
-    /// Intake and delivery together: the capacity that both can sustain, and their behaviour at
+    /// Intake and delivery together: the peak rate that both can sustain, and their behaviour at
     /// fractions of it.
     async fn sustained(&mut self, group: &'static str, on: On) {
         let world = World::start(&self.cluster, Plan { on, ..Plan::default() }).await;
-        let mut capacities = Vec::new();
+        let mut peak_rates = Vec::new();
         for _ in 0..self.runs {
             let flushes = flushes();
-            let capacity = self.capacity(&world).await;
-            capacities.push(capacity);
-            let row = self.report.row(group, "end to end, capacity");
+            let peak_rate = self.peak_rate(&world).await;
+            peak_rates.push(peak_rate);
+            let row = self.report.row(group, "end to end, peak rate");
             row.add("flushes/s", flushes);
-            row.add("posts/s", capacity);
+            row.add("posts/s", peak_rate);
         }
-        capacities.sort_by(f64::total_cmp);
-        let capacity = capacities[capacities.len() / 2];
+        peak_rates.sort_by(f64::total_cmp);
+        let peak_rate = peak_rates[peak_rates.len() / 2];
         for percent in [25, 50, 90] {
             for _ in 0..self.runs {
                 let flushes = flushes();
                 let offer = Offer {
-                    rate: Some(capacity * f64::from(percent) / 100.0),
+                    rate: Some(peak_rate * f64::from(percent) / 100.0),
                     until: Until::Over(self.time * 2),
                     ..world.offer(64)
                 };
                 let run = end_to_end(&world, &offer).await;
-                let row = self.report.row(group, format!("end to end, {percent} % of capacity"));
+                let row =
+                    self.report.row(group, format!("end to end, {percent} % of the peak rate"));
                 row.add("flushes/s", flushes);
                 run.add_to(row, on);
             }
@@ -178,7 +179,7 @@ impl Bench {
     }
 
     /// The highest rate of posts at which the deliveries keep up, to within 3 %.
-    async fn capacity(&self, world: &World<'_>) -> f64 {
+    async fn peak_rate(&self, world: &World<'_>) -> f64 {
         let flat_out = Offer { until: Until::Over(self.time), ..world.offer(64) };
         let (mut low, mut high) = (0.0, all_accepted(&flat_out).await.rate() * 1.1);
         settle_down(world).await;
@@ -265,10 +266,10 @@ impl Bench {
             let world = World::start(&self.cluster, Plan { on, manners, ..Plan::default() }).await;
             for _ in 0..self.runs {
                 let flushes = flushes();
-                let capacity = self.capacity(&world).await;
+                let peak_rate = self.peak_rate(&world).await;
                 let row = self.report.row(group, format!("30 % refused at first, {on:?}"));
                 row.add("flushes/s", flushes);
-                row.add("posts/s", capacity);
+                row.add("posts/s", peak_rate);
             }
         }
     }
@@ -302,10 +303,10 @@ impl Bench {
             let world = World::start(&self.cluster, Plan { sources, ..Plan::default() }).await;
             for _ in 0..self.runs {
                 let flushes = flushes();
-                let capacity = self.capacity(&world).await;
+                let peak_rate = self.peak_rate(&world).await;
                 let row = self.report.row(group, format!("{sources} sources, end to end"));
                 row.add("flushes/s", flushes);
-                row.add("posts/s", capacity);
+                row.add("posts/s", peak_rate);
                 row.add("resident MiB", world.gauge().resident_mib());
             }
         }
@@ -385,13 +386,13 @@ impl Bench {
         }
     }
 
-    /// Half of the capacity, offered alternately to a server that must create each segment of its
+    /// Half of the peak rate, offered alternately to a server that must create each segment of its
     /// log, and to one that can recycle segments.
     async fn segments(&mut self, group: &'static str) {
         let new = start_server();
         let world_of_used = World::start(&self.cluster, Plan::default()).await;
         let world_of_new = World::start(&new, Plan::default()).await;
-        let half = self.capacity(&world_of_used).await / 2.0;
+        let half = self.peak_rate(&world_of_used).await / 2.0;
         for _ in 0..self.runs {
             for (name, world) in
                 [("segments to use again", &world_of_used), ("each segment is new", &world_of_new)]
@@ -403,7 +404,8 @@ impl Bench {
                     ..world.offer(64)
                 };
                 let run = end_to_end(world, &offer).await;
-                let row = self.report.row(group, format!("end to end, 50 % of capacity, {name}"));
+                let row =
+                    self.report.row(group, format!("end to end, 50 % of the peak rate, {name}"));
                 row.add("flushes/s", flushes);
                 run.add_to(row, On::Postgres);
             }
