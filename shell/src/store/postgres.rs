@@ -16,7 +16,7 @@ mod servers;
 mod session;
 pub mod sql;
 
-pub use connect::options;
+pub use connect::{Plans, options};
 pub use servers::{Servers, shown};
 
 use crate::clock::TokioClock;
@@ -35,6 +35,7 @@ use bytes::Bytes;
 use errors::Failure;
 use futures::future::poll_fn;
 use futures::{FutureExt, StreamExt};
+use servers::Sessions;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{Either, Executor, FromRow, Postgres, Row};
@@ -73,11 +74,11 @@ type Micros = i64;
 
 pub struct PostgresStore {
     servers: Arc<Servers>,
-    intake: Arc<Pool<Arc<Servers>>>,
-    worker: Arc<Pool<Arc<Servers>>>,
-    operator: Arc<Pool<Arc<Servers>>>,
-    retention: Arc<Pool<Arc<Servers>>>,
-    readiness: Arc<Pool<Arc<Servers>>>,
+    intake: Arc<Pool<Sessions>>,
+    worker: Arc<Pool<Sessions>>,
+    operator: Arc<Pool<Sessions>>,
+    retention: Arc<Pool<Sessions>>,
+    readiness: Arc<Pool<Sessions>>,
     /// Where the claims of each source start, and the clock that they are counted with.
     cursors: Mutex<Cursors>,
     clock: TokioClock,
@@ -91,13 +92,13 @@ impl PostgresStore {
     /// [`OpenError`] if the URL cannot be parsed.
     pub fn new(url: &str) -> Result<Self, OpenError> {
         let servers = Arc::new(Servers::parse(url)?);
-        let pool = |limit| Pool::new(Arc::clone(&servers), limit);
+        let pool = |limit, plans| Pool::new(Sessions::new(&servers, plans), limit);
         Ok(Self {
-            intake: pool(INTAKE_CONNECTIONS),
-            worker: pool(WORKER_CONNECTIONS),
-            operator: pool(OPERATOR_CONNECTIONS),
-            retention: pool(RETENTION_CONNECTIONS),
-            readiness: pool(READINESS_CONNECTIONS),
+            intake: pool(INTAKE_CONNECTIONS, Plans::Generic),
+            worker: pool(WORKER_CONNECTIONS, Plans::Generic),
+            operator: pool(OPERATOR_CONNECTIONS, Plans::Custom),
+            retention: pool(RETENTION_CONNECTIONS, Plans::Custom),
+            readiness: pool(READINESS_CONNECTIONS, Plans::Custom),
             cursors: Mutex::default(),
             clock: TokioClock::new(),
             servers,
@@ -118,7 +119,7 @@ impl PostgresStore {
     }
 
     /// Each pool with its name in metrics.
-    fn pools(&self) -> [(&'static str, &Arc<Pool<Arc<Servers>>>); 5] {
+    fn pools(&self) -> [(&'static str, &Arc<Pool<Sessions>>); 5] {
         [
             ("intake", &self.intake),
             ("worker", &self.worker),
@@ -131,7 +132,7 @@ impl PostgresStore {
     /// Executes one statement to its end. Its transaction ends with it.
     async fn execute(
         &self,
-        pool: &Arc<Pool<Arc<Servers>>>,
+        pool: &Arc<Pool<Sessions>>,
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, Failure> {
         let mut rows = Vec::new();
@@ -143,7 +144,7 @@ impl PostgresStore {
     /// twice.
     async fn execute_by_row(
         &self,
-        pool: &Arc<Pool<Arc<Servers>>>,
+        pool: &Arc<Pool<Sessions>>,
         query: Query<'_, Postgres, PgArguments>,
         mut each: impl FnMut(PgRow) + Send,
     ) -> Result<(), Failure> {

@@ -18,9 +18,8 @@ use tokio::time::{Instant, sleep};
 ///
 /// Plans: every statement of the store is a bounded set of index probes. With good statistics the
 /// planner would choose such a plan, but those of a queue are never good: the table was empty when
-/// it was analysed, or full. A generic plan made on an empty table stays until the session ends. If
-/// the planner overestimates the cost, the JIT compiles for longer than the plan runs. So each
-/// execution is planned anew, and plans without index probes are switched off.
+/// it was analysed, or full. So plans without index probes are switched off. If the planner
+/// overestimates the cost, the JIT compiles for longer than the plan runs. See also [`Plans`].
 ///
 /// Warnings must be sent: one of them says that the wait for a standby was cancelled. See
 /// [`super::notices`].
@@ -82,6 +81,35 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The required form of a URL, for error messages.
 pub(super) const FORM: &str =
     "it is not of the form `postgres://user:password@host:port/database?parameter=value`";
+
+/// How the statements of a session are planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plans {
+    /// Anew for each execution. The statements of operators and of retention choose an index by
+    /// their parameters.
+    Custom,
+    /// Once, without the parameters. PostgreSQL makes a new plan when it learns new statistics or
+    /// the schema changes. The form of the statements of the intake and of the worker leaves no
+    /// choice to the planner, and planning them would take longer than a third of their time.
+    Generic,
+}
+
+impl Plans {
+    /// Sets a new session, which was opened with [`options`].
+    ///
+    /// # Errors
+    ///
+    /// The server refused, or the connection is lost.
+    pub async fn apply(self, session: &mut PgConnection) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Custom => Ok(()),
+            Self::Generic => {
+                let set = sqlx::raw_sql("set plan_cache_mode = force_generic_plan");
+                set.execute(session).await.map(|_| ())
+            }
+        }
+    }
+}
 
 /// The options of the store's sessions with one server: those of the URL, and the settings that the
 /// store needs.

@@ -7,6 +7,7 @@
 //! and the highest timeline is remembered until the process ends. This is no fence: the system that
 //! promotes a standby must keep an old primary from accepting writes.
 
+use super::connect::Plans;
 use super::errors::describe;
 use super::session::Session;
 use super::{connect, sql};
@@ -168,6 +169,11 @@ impl Servers {
         self.known().in_use = None;
     }
 
+    /// The current generation. It increases when another server replaces the one in use.
+    pub(super) fn generation(&self) -> u64 {
+        self.known().generation
+    }
+
     /// Connects to the right server by the deadline. Returns the connection and its generation.
     pub(super) async fn find(&self, deadline: Instant) -> Result<(PgConnection, u64), String> {
         if self.wanted == Wanted::Any && self.servers.len() == 1 {
@@ -277,12 +283,28 @@ impl Servers {
     }
 }
 
-impl Connect for Arc<Servers> {
+/// The sessions of one pool.
+pub(super) struct Sessions {
+    servers: Arc<Servers>,
+    plans: Plans,
+}
+
+impl Sessions {
+    pub(super) fn new(servers: &Arc<Servers>, plans: Plans) -> Self {
+        Self { servers: Arc::clone(servers), plans }
+    }
+}
+
+impl Connect for Sessions {
     type Connection = Session;
 
     async fn connect(&self, deadline: Instant) -> Result<(Session, u64), String> {
-        let (connection, generation) = self.find(deadline).await?;
-        let session = timeout_at(deadline, Session::new(connection)).await;
+        let (mut connection, generation) = self.servers.find(deadline).await?;
+        let session = async {
+            self.plans.apply(&mut connection).await?;
+            Session::new(connection).await
+        };
+        let session = timeout_at(deadline, session).await;
         let session = session
             .map_err(|_| "connecting timed out".to_owned())?
             .map_err(|error| describe(&error))?;
@@ -298,11 +320,11 @@ impl Connect for Arc<Servers> {
     }
 
     fn end(&self, session: Session, generation: u64) -> Option<BoxFuture<'static, ()>> {
-        Some(session.ended(Arc::clone(self), generation).boxed())
+        Some(session.ended(Arc::clone(&self.servers), generation).boxed())
     }
 
     fn generation(&self) -> u64 {
-        self.known().generation
+        self.servers.generation()
     }
 }
 

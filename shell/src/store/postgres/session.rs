@@ -8,7 +8,6 @@
 
 use super::servers::Servers;
 use super::sql;
-use crate::store::pool::Connect;
 use futures::{FutureExt, select_biased};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, FromRow};

@@ -5,10 +5,10 @@
 use crate::db::{Db, demand, source};
 use sqlx::postgres::PgArguments;
 use sqlx::query::QueryScalar;
-use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection, Postgres};
 use std::time::{Duration, Instant};
 use surehook::search::Path;
-use surehook::store::postgres::{options, sql};
+use surehook::store::postgres::{Plans, options, sql};
 use uuid::Uuid;
 
 /// A claim of 256 events takes a few milliseconds. A plan that reads the table takes seconds.
@@ -30,7 +30,7 @@ async fn plans_stay_index_probes_with_misleading_statistics() {
     let db = Db::postgres().await;
     // Autovacuum would change the states below while they are tested.
     db.execute("alter table events set (autovacuum_enabled = off); alter table deliveries set (autovacuum_enabled = off)").await;
-    let mut session = options(&db.url).unwrap().connect().await.unwrap();
+    let mut session = session(&db).await;
 
     // First some executions on the empty table, because a generic plan would be made and kept after
     // them.
@@ -46,6 +46,11 @@ async fn plans_stay_index_probes_with_misleading_statistics() {
 
     db.execute("analyze events, deliveries").await;
     assert_plans(&db, &mut session, "analysed when full").await;
+
+    db.execute("reindex table deliveries").await;
+    db.execute("alter table deliveries add column extra bigint").await;
+    assert_plans(&db, &mut session, "with rebuilt indexes and a new column").await;
+    db.execute("alter table deliveries drop column extra").await;
 
     db.execute("delete from deliveries").await;
     db.execute("vacuum (truncate false, analyze) deliveries").await;
@@ -75,6 +80,13 @@ async fn plans_stay_index_probes_with_misleading_statistics() {
     db.execute("delete from deliveries").await;
     db.execute(FILL_DELIVERIES).await;
     assert_plans(&db, &mut session, "vacuumed while nearly empty, with its pages").await;
+}
+
+/// A session as the store opens it for the statements that are planned once.
+async fn session(db: &Db) -> PgConnection {
+    let mut session = options(&db.url).unwrap().connect().await.unwrap();
+    Plans::Generic.apply(&mut session).await.unwrap();
+    session
 }
 
 /// The values for `reltuples` and `relpages`.
@@ -108,7 +120,7 @@ async fn plans_stay_index_probes_with_any_numbers_in_the_catalog() {
             .replace("300000", "30000"),
     )
     .await;
-    let mut session = options(&db.url).unwrap().connect().await.unwrap();
+    let mut session = session(&db).await;
 
     for tuples in NUMBERS {
         for pages in NUMBERS {
@@ -253,6 +265,14 @@ async fn plans(session: &mut PgConnection) -> Vec<(String, String)> {
         ),
         ("sources".to_owned(), explain_sources(session).await),
     ];
+    for (name, statement) in [
+        ("accept", sql::ACCEPT),
+        ("existing", sql::ACCEPT_EXISTING),
+        ("claim", sql::CLAIM),
+        ("settle", sql::SETTLE),
+    ] {
+        plans.push((format!("{name}, generic plan"), generic_plan(session, statement).await));
+    }
     for path in [Path::Key, Path::DeadLetters, Path::Owed, Path::Events] {
         plans.push((format!("list, {path:?}"), explain_search(session, sql::LIST, path).await));
         if path != Path::Events {
@@ -263,6 +283,19 @@ async fn plans(session: &mut PgConnection) -> Vec<(String, String)> {
         }
     }
     plans
+}
+
+/// The plan without parameters. It does not depend on the values, so all of them are null.
+async fn generic_plan(session: &mut PgConnection, statement: &str) -> String {
+    let parameters = (1..=32).take_while(|n| statement.contains(&format!("${n}"))).count();
+    let nulls = vec!["null"; parameters].join(", ");
+    session.execute(AssertSqlSafe(format!("prepare planned_once as {statement}"))).await.unwrap();
+    let explained =
+        sqlx::query_scalar(AssertSqlSafe(format!("explain (costs) execute planned_once({nulls})")))
+            .persistent(false);
+    let plan: Vec<String> = explained.fetch_all(&mut *session).await.unwrap();
+    session.execute("deallocate planned_once").await.unwrap();
+    plan.join("\n")
 }
 
 fn claim(options: &str) -> QueryScalar<'static, Postgres, String, PgArguments> {
