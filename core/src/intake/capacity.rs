@@ -86,3 +86,22 @@ impl Offers {
         self.by_source.values().map(|offer| offer.taken.events).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn returned_capacity_can_be_taken_again() {
+        let source = SourceName::parse("orders").unwrap();
+        let mut offers = Offers::default();
+        let capacity = Capacity { events: 1, bytes: 100 };
+        offers.offer(source.clone(), capacity, Duration::from_secs(1));
+        for _ in 0..3 {
+            assert!(offers.take(&source, 101).is_none());
+            assert!(offers.take(&source, 100).is_some());
+            assert!(offers.take(&source, 0).is_none());
+            offers.give_back(&source, 100);
+        }
+    }
+}
