@@ -282,8 +282,11 @@ impl Service {
     ///
     /// If it is not running.
     pub fn kill(&mut self) {
-        self.record(|process| Fault::Killed { process });
-        self.process.take().expect("the program runs").kill();
+        let process = self.process.take().expect("the program runs");
+        match &self.recorded {
+            Some((recording, name)) => recording.while_killed(name, || process.kill()),
+            None => process.kill(),
+        }
     }
 
     /// Waits until it exits.

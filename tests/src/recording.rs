@@ -7,8 +7,9 @@
 //!
 //! Events inside the program are inferred from what is observable. A delivery is assumed to begin
 //! when its request arrives and to end when it is answered, and is attributed to the process of the
-//! claim in the database. A request can be read from its socket after its sender has died, so its
-//! response is assumed to arrive only if the process has lived since it made the claim.
+//! claim in the database. A kill takes some time, during which the process may still send and
+//! settle, so it is recorded when the process is gone. A request can be read from its socket after
+//! its sender has died. Its response is assumed to arrive only if no kill had begun since the claim.
 
 use crate::audit;
 use crate::database::Database;
@@ -43,6 +44,9 @@ const COMMITS_WITHIN: Duration = Duration::from_secs(2);
 /// is less than this.
 const SQLITE_IS_LATE_BY: Duration = Duration::from_millis(50);
 
+/// The triggers of SQLite round the time up by less than this.
+const SQLITE_ROUNDS_BY: Duration = Duration::from_millis(1);
+
 /// The time of the run at its beginning, so that entries that are moved to an earlier time do not
 /// fall on zero.
 const LEAD: Duration = Duration::from_millis(500);
@@ -61,10 +65,19 @@ struct Inner {
     begun: Instant,
     begun_at: Timestamp,
     entries: Mutex<Vec<Entry>>,
+    kills: Mutex<Vec<Kill>>,
     named: AtomicU64,
     services: AtomicUsize,
     told: Mutex<Told>,
     failure: Failure,
+}
+
+/// The kill of a process. It happens between the two times.
+#[derive(Clone, Debug)]
+struct Kill {
+    process: String,
+    begun_at: At,
+    ended_at: At,
 }
 
 /// The configuration of the sources, as passed to the services.
@@ -94,6 +107,7 @@ impl Recording {
                 .expect("the machine has been up for longer than LEAD"),
             begun_at: Timestamp::now() - LEAD,
             entries: Mutex::default(),
+            kills: Mutex::default(),
             named: AtomicU64::new(0),
             services: AtomicUsize::new(0),
             told: Mutex::default(),
@@ -196,6 +210,16 @@ impl Recording {
     /// Records that a fault begins or ends now.
     pub fn fault(&self, fault: Fault) {
         self.record(What::Fault(fault));
+    }
+
+    /// Records that `kill` kills the process.
+    pub fn while_killed(&self, process: &str, kill: impl FnOnce()) {
+        let begun_at = self.elapsed();
+        kill();
+        let ended_at = self.elapsed();
+        let process = process.to_owned();
+        lock(&self.0.kills).push(Kill { process: process.clone(), begun_at, ended_at });
+        self.record_at(ended_at, What::Fault(Fault::Killed { process }));
     }
 
     /// Records that the database is faulty until `broken` completes.
@@ -309,21 +333,23 @@ impl Recording {
     }
 
     async fn run(&self, healed_at: At) -> Run {
-        let late = if matches!(self.0.database, Database::Sqlite(_)) {
-            SQLITE_IS_LATE_BY
+        let (late, rounded) = if matches!(self.0.database, Database::Sqlite(_)) {
+            (SQLITE_IS_LATE_BY, SQLITE_ROUNDS_BY)
         } else {
-            Duration::ZERO
+            (Duration::ZERO, Duration::ZERO)
         };
         let mut claims = BTreeMap::new();
         let mut entries = lock(&self.0.entries).clone();
         for (at, committed) in audit::read(&self.0.database).await {
-            let at = Duration::try_from(at.duration_since(self.0.begun_at))
-                .unwrap_or_default()
-                .saturating_sub(late);
+            let at = Duration::try_from(at.duration_since(self.0.begun_at)).unwrap_or_default();
+            // Not the time of the statement, which can be that of a process before this one, under
+            // the same name.
+            let claimed_at = at.saturating_sub(rounded);
+            let at = at.saturating_sub(late);
             if let (Change::Claimed, Some(row)) = (committed.change, committed.after) {
                 claims.insert(
                     (committed.event, row.delivery.attempt),
-                    (committed.process.clone(), at),
+                    (committed.process.clone(), claimed_at),
                 );
             }
             entries.push(Entry { at, what: What::Committed(committed) });
@@ -336,7 +362,8 @@ impl Recording {
         entries.sort_by_key(|entry| entry.at);
         let events = self.events().await;
         let Told { policies, first_wins } = lock(&self.0.told).clone();
-        let entries = with_deliveries(entries, &claims, &timed_out(&events, &policies));
+        let kills = lock(&self.0.kills).clone();
+        let entries = with_deliveries(entries, &claims, &timed_out(&events, &policies), &kills);
         Run {
             policies,
             first_wins,
@@ -391,13 +418,13 @@ fn with_deliveries(
     entries: Vec<Entry>,
     claims: &BTreeMap<(EventId, Attempt), (String, At)>,
     timed_out: &BTreeSet<(EventId, Attempt)>,
+    kills: &[Kill],
 ) -> Vec<Entry> {
     let is_replied =
         |what: &What| if let What::Replied { request, .. } = what { Some(*request) } else { None };
     let replied: BTreeSet<RequestId> =
         entries.iter().filter_map(|entry| is_replied(&entry.what)).collect();
     let mut requests: BTreeMap<RequestId, (String, EventId, Attempt)> = BTreeMap::new();
-    let mut killed: BTreeMap<String, At> = BTreeMap::new();
     let mut all = Vec::with_capacity(entries.len() * 2);
     for entry in entries {
         let at = entry.at;
@@ -410,7 +437,8 @@ fn with_deliveries(
                 // A request can be read from the socket after its process was killed, and even
                 // after another one was started under the same name. It was sent before the kill.
                 let killed_at = claim.and_then(|(process, claimed_at)| {
-                    killed.get(process).filter(|killed_at| *killed_at >= claimed_at)
+                    let ends = kills_since(kills, process, *claimed_at).map(|kill| kill.ended_at);
+                    ends.min().filter(|ended_at| *ended_at <= at)
                 });
                 let sent_at = killed_at.map_or(at, |at| at.saturating_sub(BEFORE_A_KILL));
                 if let Some(process) = process.clone() {
@@ -441,9 +469,9 @@ fn with_deliveries(
                 all.push(entry);
                 if let Some((process, event, attempt)) = delivery {
                     let claimed_at = claims[&(event, attempt)].1;
-                    let has_died =
-                        killed.get(&process).is_some_and(|killed_at| *killed_at >= claimed_at);
-                    let is_heard = !has_died && !timed_out.contains(&(event, attempt));
+                    let is_dying =
+                        kills_since(kills, &process, claimed_at).any(|kill| kill.begun_at <= at);
+                    let is_heard = !is_dying && !timed_out.contains(&(event, attempt));
                     let status_code = is_heard.then_some(status_code);
                     all.push(Entry {
                         at,
@@ -451,15 +479,20 @@ fn with_deliveries(
                     });
                 }
             }
-            What::Fault(Fault::Killed { process }) => {
-                killed.insert(process.clone(), at);
-                all.push(entry);
-            }
             _ => all.push(entry),
         }
     }
     all.sort_by_key(|entry| entry.at);
     all
+}
+
+/// The kills of a process that ended at this time or later.
+fn kills_since<'a>(
+    kills: &'a [Kill],
+    process: &'a str,
+    since: At,
+) -> impl Iterator<Item = &'a Kill> {
+    kills.iter().filter(move |kill| kill.process == process && kill.ended_at >= since)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -471,8 +504,11 @@ mod tests {
     use super::*;
     use surehook_core::admission::Fingerprint;
 
+    /// How long each kill takes.
+    const DYING: u64 = 2;
+
     /// The entries of a delivery by a process that is killed and started again. The arguments are
-    /// times in milliseconds.
+    /// times in milliseconds. The kill ends at `killed`.
     fn recorded(claimed: u64, asked: u64, answered: u64, killed: u64, started: u64) -> Vec<Entry> {
         let at = Duration::from_millis;
         let (event, process, request) =
@@ -498,8 +534,10 @@ mod tests {
             },
         ];
         entries.sort_by_key(|entry| entry.at);
+        let kill =
+            Kill { process: process.clone(), begun_at: at(killed - DYING), ended_at: at(killed) };
         let claims = BTreeMap::from([((event, 1), (process, at(claimed)))]);
-        with_deliveries(entries, &claims, &BTreeSet::new())
+        with_deliveries(entries, &claims, &BTreeSet::new(), &[kill])
     }
 
     /// Whether the response counts as received by the process.
@@ -511,11 +549,22 @@ mod tests {
     #[test]
     fn a_response_counts_only_for_a_process_alive_since_its_claim() {
         assert!(is_heard(1, 2, 3, 10, 20), "killed after the response");
+        assert!(!is_heard(1, 2, 9, 10, 20), "its kill had begun before the response");
         assert!(!is_heard(1, 2, 11, 10, 20), "killed before the response");
         assert!(!is_heard(1, 11, 12, 10, 20), "killed before the request was read");
         assert!(!is_heard(1, 21, 22, 10, 20), "read after another process started under this name");
         assert!(is_heard(21, 22, 23, 10, 20), "claimed by the restarted process");
     }
+
+    #[test]
+    fn a_response_during_a_kill_ends_its_delivery_before_the_process_is_gone() {
+        let all = recorded(1, 2, 9, 10, 20);
+        let position = |is: fn(&What) -> bool| all.iter().position(|entry| is(&entry.what));
+        let sent = position(|what| matches!(what, What::Sent { .. })).unwrap();
+        let killed = position(|what| matches!(what, What::Fault(Fault::Killed { .. }))).unwrap();
+        assert!(sent < killed, "the process may have sent another request in its slot: {all:#?}");
+    }
+
     #[test]
     fn a_request_read_after_the_kill_of_its_process_was_sent_before_it() {
         for (asked, answered) in [(11, 12), (21, 22)] {
