@@ -14,6 +14,7 @@ mod failures;
 
 pub use clients::Connecting;
 
+use crate::config::Source;
 use crate::headers;
 use crate::ports::Downstream;
 use bytes::Bytes;
@@ -66,7 +67,7 @@ struct Destination {
 }
 
 impl ReqwestDownstream {
-    /// Creates a client for these destinations, which are http or https URLs.
+    /// Creates a client for the destinations of these sources, which are http or https URLs.
     ///
     /// Certificates are verified with the root certificates of the platform, which are read only if
     /// there is an https URL. The process gets ring as its TLS provider if it has none.
@@ -74,12 +75,9 @@ impl ReqwestDownstream {
     /// # Errors
     ///
     /// A URL is not usable for requests, or the root certificates cannot be read.
-    pub fn new(destinations: BTreeMap<SourceName, Url>) -> Result<Self, DownstreamError> {
-        let tls = destinations.values().any(|url| url.scheme() == "https");
-        Self::connecting(
-            destinations,
-            Connecting::by_the_system(tls).map_err(DownstreamError::Tls)?,
-        )
+    pub fn new(sources: &BTreeMap<SourceName, Source>) -> Result<Self, DownstreamError> {
+        let tls = sources.values().any(|source| source.destination.secret().scheme() == "https");
+        Self::connecting(sources, Connecting::by_the_system(tls).map_err(DownstreamError::Tls)?)
     }
 
     /// As [`Self::new`], with other connection settings.
@@ -88,16 +86,16 @@ impl ReqwestDownstream {
     ///
     /// A URL is not usable for requests.
     pub fn connecting(
-        destinations: BTreeMap<SourceName, Url>,
+        sources: &BTreeMap<SourceName, Source>,
         connecting: Connecting,
     ) -> Result<Self, DownstreamError> {
         let clients = Clients::new(connecting)?;
         let client = clients.get();
-        let destinations = destinations
-            .into_iter()
-            .map(|(source, url)| match Destination::new(&client, url) {
-                Some(destination) => Ok((source, destination)),
-                None => Err(DownstreamError::Destination(source)),
+        let destinations = sources
+            .iter()
+            .map(|(name, source)| match Destination::new(&client, source) {
+                Some(destination) => Ok((name.clone(), destination)),
+                None => Err(DownstreamError::Destination(name.clone())),
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { clients, destinations })
@@ -117,9 +115,9 @@ pub enum DownstreamError {
 }
 
 impl Destination {
-    fn new(client: &Client, url: Url) -> Option<Self> {
+    fn new(client: &Client, source: &Source) -> Option<Self> {
         // reqwest moves user and password from the URL into a header.
-        let mut request = client.post(url).build().ok()?;
+        let mut request = client.post(source.destination.secret().clone()).build().ok()?;
         let url = request.url().clone();
         let sendable =
             matches!(url.scheme(), "http" | "https") && url.as_str().parse::<http::Uri>().is_ok();

@@ -97,12 +97,7 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     let max_connections = max_connections(&config)?;
     let opened = open(config.database.secret())?;
     opened.hold(config.migrate_on_start)?;
-    let destinations = config
-        .sources
-        .iter()
-        .map(|(name, source)| (name.clone(), source.destination.secret().clone()))
-        .collect();
-    let downstream = ReqwestDownstream::new(destinations)
+    let downstream = ReqwestDownstream::new(&config.sources)
         .map_err(|error| ServeError::Downstream(error.to_string()))?;
     let signals = terminations().map_err(ServeError::Signals)?;
     let listener = listen(config.listen).map_err(|error| ServeError::Listen {

@@ -8,6 +8,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::Duration;
+use surehook::config::{Destination, Source};
 use surehook::descriptors;
 use surehook::downstream::ReqwestDownstream;
 use surehook::ports::Downstream;
@@ -26,9 +27,11 @@ async fn a_delivery_without_a_descriptor_is_not_sent_and_not_failed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let source = |name: &str| SourceName::parse(name).unwrap();
-    let destinations = [("by-address", "127.0.0.1"), ("by-name", "localhost")]
-        .map(|(name, host)| (source(name), format!("http://{host}:{port}/").parse().unwrap()));
-    let downstream = ReqwestDownstream::new(BTreeMap::from(destinations)).unwrap();
+    let sources = [("by-address", "127.0.0.1"), ("by-name", "localhost")].map(|(name, host)| {
+        let destination = Destination::new(format!("http://{host}:{port}/").parse().unwrap());
+        (source(name), Source::new(destination))
+    });
+    let downstream = ReqwestDownstream::new(&BTreeMap::from(sources)).unwrap();
     let send = |name: &str, limit| {
         let event = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e".parse().unwrap();
         downstream.send(

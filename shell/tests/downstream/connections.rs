@@ -1,15 +1,13 @@
 //! How connections to downstreams are opened, kept alive and closed.
 
-use crate::sink::{Act, ENOUGH, Sink, sent, until, within};
+use crate::sink::{Act, ENOUGH, Sink, sent, source, until, within};
 use bytes::Bytes;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use surehook::downstream::{Connecting, ReqwestDownstream};
-use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -45,10 +43,8 @@ fn downstream(
     resolver: Moving,
     tls: Option<ClientConfig>,
 ) -> ReqwestDownstream {
-    let destinations =
-        BTreeMap::from([(SourceName::parse("plain").unwrap(), url.parse().unwrap())]);
     ReqwestDownstream::connecting(
-        destinations,
+        &source(url),
         Connecting { max_age, resolver: Arc::new(resolver), tls },
     )
     .unwrap()

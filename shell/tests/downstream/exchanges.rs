@@ -1,15 +1,13 @@
 //! The request that a delivery sends, and the reply that a response becomes.
 
-use crate::sink::{Act, ENOUGH, Sink, claim, downstream, sent, until, within};
+use crate::sink::{Act, ENOUGH, Sink, claim, downstream, sent, source, until, within};
 use bytes::Bytes;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use surehook::downstream::ReqwestDownstream;
 use surehook::ports::Downstream;
-use surehook_core::source::SourceName;
 use surehook_core::verdict::{MAX_EXCERPT_BYTES, Reply};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -115,13 +113,9 @@ async fn credentials_in_a_url_become_the_authorization_of_that_destination_only(
 
 #[test]
 fn an_unsupported_destination_is_an_error_that_shows_no_password() {
-    let url = "http://user:hush@[::1]:99/".parse::<reqwest::Url>().unwrap();
-    let source = || SourceName::parse("plain").unwrap();
-    assert!(ReqwestDownstream::new(BTreeMap::from([(source(), url)])).is_ok());
+    assert!(ReqwestDownstream::new(&source("http://user:hush@[::1]:99/")).is_ok());
     for url in ["ftp://user:hush@host/", "mailto:user@host"] {
-        let error = ReqwestDownstream::new(BTreeMap::from([(source(), url.parse().unwrap())]))
-            .err()
-            .expect(url);
+        let error = ReqwestDownstream::new(&source(url)).err().expect(url);
         assert!(
             error.to_string().contains("`plain`") && !format!("{error:?}").contains("hush"),
             "{error:?}"

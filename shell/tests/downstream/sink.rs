@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use surehook::config::{Destination, Source};
 use surehook::downstream::ReqwestDownstream;
 use surehook::ports::Downstream;
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
@@ -160,12 +161,14 @@ pub(crate) fn claim(headers: &[u8], body: &[u8]) -> Claim {
     }
 }
 
+/// The source of [`claim`], with this destination.
+pub(crate) fn source(url: &str) -> BTreeMap<SourceName, Source> {
+    let destination = Destination::new(url.parse().unwrap());
+    BTreeMap::from([(SourceName::parse("plain").unwrap(), Source::new(destination))])
+}
+
 pub(crate) fn downstream(url: &str) -> ReqwestDownstream {
-    ReqwestDownstream::new(BTreeMap::from([(
-        SourceName::parse("plain").unwrap(),
-        url.parse().unwrap(),
-    )]))
-    .unwrap()
+    ReqwestDownstream::new(&source(url)).unwrap()
 }
 
 /// Delivers one small event.
