@@ -20,6 +20,7 @@ mod schema;
 mod search;
 mod settle;
 mod sqlite_only;
+mod statements;
 mod transitions;
 mod wrong;
 
