@@ -2,6 +2,8 @@
 
 use crate::db::Db;
 use std::time::Duration;
+use surehook::ports::{OperatorStore, StoreError};
+use surehook::search::EventRecord;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use uuid::Uuid;
@@ -57,4 +59,18 @@ pub(crate) async fn find_shows_an_event_in_each_status(db: Db) {
 
 pub(crate) async fn find_returns_nothing_for_an_unknown_event(db: Db) {
     assert_eq!(db.store.find(EventId::from_uuid(Uuid::now_v7())).await, Ok(None));
+}
+
+/// What operators can read of one event. All stores must show the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Readable {
+    pub(crate) record: Option<EventRecord>,
+}
+
+/// Makes each call that reads one event.
+pub(crate) async fn read(
+    store: &(impl OperatorStore + ?Sized),
+    event: EventId,
+) -> Result<Readable, StoreError> {
+    Ok(Readable { record: store.find(event).await? })
 }

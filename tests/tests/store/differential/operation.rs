@@ -29,7 +29,6 @@ pub(super) enum Operation {
     Settle(Vec<End>),
     Redrive(Whose),
     RedriveDelivered(Whose),
-    Find(Whose),
     Prune {
         delivered: u32,
         dead_lettered: u32,
@@ -152,7 +151,6 @@ fn operation() -> impl Strategy<Value = Operation> {
         6 => vec(end(), 1..6).prop_map(Operation::Settle),
         2 => redriven.prop_map(Operation::Redrive),
         2 => redriven_delivered.prop_map(Operation::RedriveDelivered),
-        1 => whose().prop_map(Operation::Find),
         2 => (0..3u32, 0..3u32, proptest::option::weighted(0.2, whose()), 1..20u32)
             .prop_map(|(delivered, dead_lettered, after, limit)| Operation::Prune { delivered, dead_lettered, after, limit }),
         2 => (0..3u32, proptest::option::weighted(0.2, whose()), 1..20u32)
@@ -264,7 +262,6 @@ pub(super) enum Call {
     Settle(Vec<Settlement>),
     Redrive(EventId),
     RedriveDelivered(EventId),
-    Find(EventId),
     Prune(Retention, Option<EventId>, u32),
     Erase(Duration, Option<EventId>, u32),
     List(EventFilter, Span, PageSize),
@@ -318,7 +315,6 @@ impl Run {
             }
             Operation::Redrive(whose) => Call::Redrive(self.event(whose)),
             Operation::RedriveDelivered(whose) => Call::RedriveDelivered(self.event(whose)),
-            Operation::Find(whose) => Call::Find(self.event(whose)),
             Operation::Prune { delivered, dead_lettered, after, limit } => {
                 let retention = Retention {
                     delivered: GRID * *delivered,
@@ -346,6 +342,11 @@ impl Run {
                 Call::Pass
             }
         }
+    }
+
+    /// Every event that was submitted, stored or not, and one that was not.
+    pub(super) fn events(&self) -> BTreeSet<EventId> {
+        self.offered.iter().map(|event| event.id).chain([number(UNKNOWN)]).collect()
     }
 
     /// Records the model's answer and its present tables.
@@ -475,10 +476,13 @@ impl Run {
             Whose::Dead(index) if !self.dead.is_empty() => *index.get(&self.dead),
             Whose::Delivered(index) if !self.delivered.is_empty() => *index.get(&self.delivered),
             Whose::Known(index) if !self.offered.is_empty() => index.get(&self.offered).id,
-            _ => number(255),
+            _ => number(UNKNOWN),
         }
     }
 }
+
+/// The number of an event that is never submitted.
+const UNKNOWN: usize = 255;
 
 /// The n-th id. Its last byte is the number. A sequence has fewer than 200 events.
 fn number(n: usize) -> EventId {

@@ -9,6 +9,7 @@
 use super::operation::Call;
 use super::picture::Picture;
 use crate::db::{Db, Raw};
+use crate::find::{self, Readable};
 use jiff::Timestamp;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook::ports::{Erased, Pruned, Redriven, StoreError};
@@ -46,8 +47,6 @@ pub(super) enum Answer {
     Redriven(Result<Redriven, ErrorKind>),
     Redelivered(Result<Redriven, ErrorKind>),
     Erased(Result<Erased, ErrorKind>),
-    /// With virtual times.
-    Found(Result<Option<EventRecord>, ErrorKind>),
     Pruned(Result<Pruned, ErrorKind>),
     /// With virtual times.
     Listed(Result<EventPage, ErrorKind>),
@@ -107,13 +106,6 @@ impl Side {
             Call::RedriveDelivered(event) => {
                 Answer::Redelivered(store.redrive_delivered(event).await.map_err(kind))
             }
-            Call::Find(event) => Answer::Found(
-                store
-                    .find(event)
-                    .await
-                    .map_err(kind)
-                    .map(|found| found.map(|found| self.on_the_clock(found))),
-            ),
             Call::Prune(retention, after, limit) => {
                 let pruned = store.prune(retention, after, limit).await.map_err(kind);
                 Answer::Pruned(
@@ -147,6 +139,13 @@ impl Side {
             }
             Call::Pass => Answer::Nothing,
         }
+    }
+
+    /// What operators can read of an event, with virtual times.
+    pub(super) async fn read(&self, event: EventId) -> Result<Readable, ErrorKind> {
+        let mut read = find::read(&*self.db.store, event).await.map_err(kind)?;
+        read.record = read.record.map(|found| self.on_the_clock(found));
+        Ok(read)
     }
 
     /// Moves every stored time to its place on the virtual clock, whose time is `now` from here on.
