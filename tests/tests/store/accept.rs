@@ -10,6 +10,25 @@ use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::worker::claims::Claim;
 
+clauses! {
+    a_new_event_is_inserted_and_queued => NewIsDueLater,
+    a_new_event_with_a_lease_is_stored_as_claimed => SaysClaimedAndQueues | ClaimsTheWholeBatch,
+    a_new_event_of_a_paused_source_is_queued_despite_its_lease => ClaimsWhatIsNewOfAPausedSource,
+    an_accepted_event_is_visible_to_every_process => AnswersBeforeItStores,
+    concurrent_accepts_of_one_key_store_one_event => NoUniqueness,
+    two_processes_accept_overlapping_keys_in_opposite_orders_without_deadlock => DeadlocksUnlessSorted,
+    concurrent_accepts_of_one_event_store_it_once_under_its_id => OwnIdIsRejected,
+    one_key_twice_in_one_batch_stores_one_event => NoUniqueness,
+    a_duplicate_does_not_affect_the_other_events_of_its_batch => DuplicateFailsItsBatch,
+    results_are_in_the_order_of_the_batch => AnswersInTheOrderOfKeys,
+    one_key_in_two_sources_stores_two_events => DedupesWithoutSource,
+    a_retry_after_a_lost_reply_finds_the_event_under_its_id => OwnIdIsRejected,
+    an_existing_key_is_answered_with_the_status_of_its_event => ExistingIsAlwaysQueued,
+    a_repeated_key_with_another_body_changes_nothing => KeepsTheNewestBody,
+    a_rejected_row_rolls_back_its_whole_batch => PartOfARejectedBatchStays,
+    an_empty_batch_does_nothing => NothingIsRejected,
+}
+
 /// The id of an event after it was accepted: its own, or that of the existing event with its key.
 fn known_as(event: EventId, stored: Stored) -> EventId {
     match stored {
@@ -18,7 +37,7 @@ fn known_as(event: EventId, stored: Stored) -> EventId {
     }
 }
 
-pub(crate) async fn a_new_event_is_inserted_and_queued(db: Db) {
+async fn a_new_event_is_inserted_and_queued(db: Db) {
     let event = event("a");
     assert_eq!(db.store.accept(vec![event.clone()]).await, Ok(vec![Stored::Inserted]));
     let found = db.found(event.id).await;
@@ -29,7 +48,7 @@ pub(crate) async fn a_new_event_is_inserted_and_queued(db: Db) {
     assert_eq!(found.next_attempt_at, Some(found.received_at));
 }
 
-pub(crate) async fn a_new_event_with_a_lease_is_stored_as_claimed(db: Db) {
+async fn a_new_event_with_a_lease_is_stored_as_claimed(db: Db) {
     let there = event("there");
     db.store.accept(vec![there.clone()]).await.unwrap();
     let leased = |event: NewEvent| NewEvent { lease: Some(LEASE), ..event };
@@ -76,7 +95,7 @@ pub(crate) async fn a_new_event_with_a_lease_is_stored_as_claimed(db: Db) {
     assert_eq!(db.found(more.id).await.status, Status::Delivered);
 }
 
-pub(crate) async fn a_new_event_of_a_paused_source_is_queued_despite_its_lease(db: Db) {
+async fn a_new_event_of_a_paused_source_is_queued_despite_its_lease(db: Db) {
     db.store.pause(source("a"), true).await.unwrap();
     let leased = |name: &str, key: &str| NewEvent { lease: Some(LEASE), ..event_of(name, key) };
     let stored = db.store.accept(vec![leased("a", "k"), leased("b", "k")]).await;
@@ -105,7 +124,7 @@ pub(crate) async fn a_new_event_of_a_paused_source_is_queued_despite_its_lease(d
     );
 }
 
-pub(crate) async fn an_accepted_event_is_visible_to_every_process(db: Db) {
+async fn an_accepted_event_is_visible_to_every_process(db: Db) {
     let (batch, other) = (events(0..3), db.another());
     db.store.accept(batch.clone()).await.unwrap();
     for event in &batch {
@@ -114,7 +133,7 @@ pub(crate) async fn an_accepted_event_is_visible_to_every_process(db: Db) {
     assert_eq!(db.another().claim(vec![demand("orders", 9)]).await.unwrap().claimed.len(), 3);
 }
 
-pub(crate) async fn concurrent_accepts_of_one_key_store_one_event(db: Db) {
+async fn concurrent_accepts_of_one_key_store_one_event(db: Db) {
     let accepts = (0..100).map(|_| {
         let (store, event) = (Arc::clone(&db.store), event("same"));
         tokio::spawn(async move { (event.id, store.accept(vec![event]).await.unwrap().remove(0)) })
@@ -128,9 +147,7 @@ pub(crate) async fn concurrent_accepts_of_one_key_store_one_event(db: Db) {
     assert_eq!((db.count("events").await, db.count("deliveries").await), (1, 1));
 }
 
-pub(crate) async fn two_processes_accept_overlapping_keys_in_opposite_orders_without_deadlock(
-    db: Db,
-) {
+async fn two_processes_accept_overlapping_keys_in_opposite_orders_without_deadlock(db: Db) {
     let (one, other) = (db.another(), db.another());
     for round in 0..30u32 {
         let keys = round * 100..round * 100 + 64;
@@ -165,7 +182,7 @@ pub(crate) async fn two_processes_accept_overlapping_keys_in_opposite_orders_wit
     assert_eq!(db.count("events").await, 30 * 64);
 }
 
-pub(crate) async fn concurrent_accepts_of_one_event_store_it_once_under_its_id(db: Db) {
+async fn concurrent_accepts_of_one_event_store_it_once_under_its_id(db: Db) {
     let other = db.another();
     for round in 0..30 {
         let batch = events(round * 10..round * 10 + 8);
@@ -181,7 +198,7 @@ pub(crate) async fn concurrent_accepts_of_one_event_store_it_once_under_its_id(d
     }
 }
 
-pub(crate) async fn one_key_twice_in_one_batch_stores_one_event(db: Db) {
+async fn one_key_twice_in_one_batch_stores_one_event(db: Db) {
     let (first, second) = (event("twice"), event("twice"));
     let existing =
         Stored::Existing { id: first.id, fingerprint: first.fingerprint, status: Status::Queued };
@@ -190,7 +207,7 @@ pub(crate) async fn one_key_twice_in_one_batch_stores_one_event(db: Db) {
     assert_eq!((db.count("events").await, db.count("deliveries").await), (2, 2));
 }
 
-pub(crate) async fn a_duplicate_does_not_affect_the_other_events_of_its_batch(db: Db) {
+async fn a_duplicate_does_not_affect_the_other_events_of_its_batch(db: Db) {
     let first = event("key-00031");
     db.store.accept(vec![first.clone()]).await.unwrap();
     let answers = db.store.accept(events(0..64)).await.unwrap();
@@ -209,7 +226,7 @@ pub(crate) async fn a_duplicate_does_not_affect_the_other_events_of_its_batch(db
     assert_eq!((db.count("events").await, db.count("deliveries").await), (64, 64));
 }
 
-pub(crate) async fn results_are_in_the_order_of_the_batch(db: Db) {
+async fn results_are_in_the_order_of_the_batch(db: Db) {
     let first = event("c");
     db.store.accept(vec![first.clone()]).await.unwrap();
     let existing =
@@ -221,7 +238,7 @@ pub(crate) async fn results_are_in_the_order_of_the_batch(db: Db) {
     );
 }
 
-pub(crate) async fn a_repeated_key_with_another_body_changes_nothing(db: Db) {
+async fn a_repeated_key_with_another_body_changes_nothing(db: Db) {
     let first = event("k");
     db.store.accept(vec![first.clone()]).await.unwrap();
     let before = db.found(first.id).await;
@@ -236,12 +253,12 @@ pub(crate) async fn a_repeated_key_with_another_body_changes_nothing(db: Db) {
     assert_eq!((claim.event, claim.headers, claim.body), (first.id, first.headers, first.body));
 }
 
-pub(crate) async fn one_key_in_two_sources_stores_two_events(db: Db) {
+async fn one_key_in_two_sources_stores_two_events(db: Db) {
     let answers = db.store.accept(vec![event_of("b", "k"), event_of("a", "k")]).await;
     assert_eq!(answers, Ok(vec![Stored::Inserted, Stored::Inserted]));
 }
 
-pub(crate) async fn a_retry_after_a_lost_reply_finds_the_event_under_its_id(db: Db) {
+async fn a_retry_after_a_lost_reply_finds_the_event_under_its_id(db: Db) {
     let batch = events(0..3);
     db.store.accept(batch.clone()).await.unwrap();
     let again = db.store.accept(batch.clone()).await.unwrap();
@@ -257,7 +274,7 @@ pub(crate) async fn a_retry_after_a_lost_reply_finds_the_event_under_its_id(db: 
     }
 }
 
-pub(crate) async fn an_existing_key_is_answered_with_the_status_of_its_event(db: Db) {
+async fn an_existing_key_is_answered_with_the_status_of_its_event(db: Db) {
     let first = event("k");
     db.store.accept(vec![first.clone()]).await.unwrap();
     let replay = async |expected: Status| {
@@ -281,7 +298,7 @@ pub(crate) async fn an_existing_key_is_answered_with_the_status_of_its_event(db:
     replay(Status::Delivered).await;
 }
 
-pub(crate) async fn a_rejected_row_rolls_back_its_whole_batch(db: Db) {
+async fn a_rejected_row_rolls_back_its_whole_batch(db: Db) {
     let first = event("first");
     db.store.accept(vec![first.clone()]).await.unwrap();
     // An id that belongs to another event.
@@ -294,7 +311,7 @@ pub(crate) async fn a_rejected_row_rolls_back_its_whole_batch(db: Db) {
     assert_eq!(db.store.accept(batch).await, Ok(vec![Stored::Inserted; 7]));
 }
 
-pub(crate) async fn an_empty_batch_does_nothing(db: Db) {
+async fn an_empty_batch_does_nothing(db: Db) {
     assert_eq!(db.store.accept(vec![]).await, Ok(vec![]));
     assert_eq!(db.store.settle(vec![]).await, Ok(vec![]));
     assert!(db.store.claim(vec![]).await.unwrap().claimed.is_empty());

@@ -12,9 +12,34 @@ use surehook_core::id::{EventId, Fence};
 use surehook_core::verdict::Verdict;
 use surehook_core::worker::claims::{DeadLettered, Demand, HeldBack};
 
+clauses! {
+    the_oldest_due_events_are_claimed_up_to_the_limit => NewestFirst | IgnoresLimits,
+    a_claim_sets_processing_and_the_lease_and_increments_attempt_and_fence
+        => FenceStaysAtAClaim | AttemptStaysAtAClaim | NoLease,
+    each_demand_has_its_own_limit_and_lease => OneLeaseForAll | OneLimitForAll,
+    events_are_claimed_while_their_bytes_fit
+        => IgnoresBytes | WeighsEachAlone | WeighsBodiesAlone | SkipsWhatDoesNotFit | SaysNothingOfWhatDoesNotFit,
+    each_demand_has_its_own_byte_limit => OneBoundOfBytesForAll,
+    events_dead_lettered_by_a_claim_use_no_bytes => WeighsDeadLetters,
+    events_that_are_not_due_are_not_claimed => ClaimsWhatIsNotDue,
+    after_its_lease_an_event_is_claimed_again_and_the_attempt_lost => ForgetsLostAttempts | KeepsLeasesForEver,
+    an_event_without_attempts_left_is_dead_lettered_by_the_claim => NeverDeadLetters | SendsDeadLetters,
+    lowering_max_attempts_dead_letters_an_event_as_exhausted => DeadLettersAlwaysAsLost,
+    events_dead_lettered_by_a_claim_count_against_the_limit => DeadLettersDoNotCount,
+    concurrent_claimers_never_share_an_event => HandsOutTwice,
+    binary_bodies_and_headers_are_returned_unchanged => BytesAsText,
+    a_claim_contains_the_age_of_its_event_since_reception => AgesFromTheClaim,
+    the_longest_lease_stays_within_the_range_of_timestamps => LongLeasesAreRejected,
+}
+
+beyond_the_port! {
+    a_delivery_without_its_event_row_does_not_block_others,
+    a_manually_inserted_attempt_does_not_block_other_events,
+}
+
 const HOUR: Duration = Duration::from_hours(1);
 
-pub(crate) async fn the_oldest_due_events_are_claimed_up_to_the_limit(db: Db) {
+async fn the_oldest_due_events_are_claimed_up_to_the_limit(db: Db) {
     let batch = events(0..10);
     db.store.accept(batch.clone()).await.unwrap();
     db.store.accept(vec![event_of("other", "k")]).await.unwrap();
@@ -36,7 +61,7 @@ pub(crate) async fn the_oldest_due_events_are_claimed_up_to_the_limit(db: Db) {
     assert_eq!(db.found(batch[0].id).await.status, Status::Queued);
 }
 
-pub(crate) async fn a_claim_sets_processing_and_the_lease_and_increments_attempt_and_fence(db: Db) {
+async fn a_claim_sets_processing_and_the_lease_and_increments_attempt_and_fence(db: Db) {
     let event = db.accepted("a").await;
     for round in 1..=3 {
         let demand = Demand { lease: HOUR, ..demand("a", 1) };
@@ -56,7 +81,7 @@ pub(crate) async fn a_claim_sets_processing_and_the_lease_and_increments_attempt
     }
 }
 
-pub(crate) async fn each_demand_has_its_own_limit_and_lease(db: Db) {
+async fn each_demand_has_its_own_limit_and_lease(db: Db) {
     let batch = (0..30).map(|n| event_of(["a", "b", "c"][n % 3], &format!("k{n}"))).collect();
     db.store.accept(batch).await.unwrap();
     let demands = vec![
@@ -98,7 +123,7 @@ async fn sized(db: &Db, source: &str, sizes: &[usize]) -> Vec<EventId> {
     ids
 }
 
-pub(crate) async fn events_are_claimed_while_their_bytes_fit(db: Db) {
+async fn events_are_claimed_while_their_bytes_fit(db: Db) {
     let ids = sized(&db, "a", &[300_000, 1_000, 0, 500_000, 10, 0]).await;
     let claim = async |bytes: usize| {
         let claims = db.store.claim(vec![Demand { bytes, ..demand("a", 6) }]).await.unwrap();
@@ -121,7 +146,7 @@ pub(crate) async fn events_are_claimed_while_their_bytes_fit(db: Db) {
     assert_eq!((claims.claimed.len(), claims.held_back.len()), (0, 0), "nothing is due");
 }
 
-pub(crate) async fn each_demand_has_its_own_byte_limit(db: Db) {
+async fn each_demand_has_its_own_byte_limit(db: Db) {
     let (a, b) = (sized(&db, "a", &[10, 10, 10]).await, sized(&db, "b", &[10, 10, 10]).await);
     let demands = vec![
         Demand { bytes: 25, ..demand("a", 3) },
@@ -134,7 +159,7 @@ pub(crate) async fn each_demand_has_its_own_byte_limit(db: Db) {
     assert_eq!(claims.held_back, [HeldBack { source: claims.claimed[0].source.clone(), size: 10 }]);
 }
 
-pub(crate) async fn events_dead_lettered_by_a_claim_use_no_bytes(db: Db) {
+async fn events_dead_lettered_by_a_claim_use_no_bytes(db: Db) {
     let ids = sized(&db, "a", &[1_000, 1_000]).await;
     let claim = db.store.claim(vec![demand("a", 1)]).await.unwrap().claimed.remove(0);
     db.settle(&claim, Outcome::Retry { after: Duration::ZERO }).await;
@@ -152,7 +177,7 @@ pub(crate) async fn events_dead_lettered_by_a_claim_use_no_bytes(db: Db) {
     assert_eq!(claims.held_back, []);
 }
 
-pub(crate) async fn events_that_are_not_due_are_not_claimed(db: Db) {
+async fn events_that_are_not_due_are_not_claimed(db: Db) {
     let claim = db.claimed("a").await;
     assert!(
         db.store.claim(vec![demand("a", 9)]).await.unwrap().claimed.is_empty(),
@@ -172,7 +197,7 @@ pub(crate) async fn events_that_are_not_due_are_not_claimed(db: Db) {
     );
 }
 
-pub(crate) async fn after_its_lease_an_event_is_claimed_again_and_the_attempt_lost(db: Db) {
+async fn after_its_lease_an_event_is_claimed_again_and_the_attempt_lost(db: Db) {
     let first = db.claimed("a").await;
     db.make_due(first.event, LEASE).await;
     let second = db.claim_one("a").await;
@@ -187,7 +212,7 @@ pub(crate) async fn after_its_lease_an_event_is_claimed_again_and_the_attempt_lo
     assert!(lost.ended_at >= found.received_at);
 }
 
-pub(crate) async fn an_event_without_attempts_left_is_dead_lettered_by_the_claim(db: Db) {
+async fn an_event_without_attempts_left_is_dead_lettered_by_the_claim(db: Db) {
     let mut claim = db.claimed("a").await;
     for attempt in 2..=3 {
         db.make_due(claim.event, LEASE).await;
@@ -213,7 +238,7 @@ pub(crate) async fn an_event_without_attempts_left_is_dead_lettered_by_the_claim
     assert!(found.settled_at.is_some() && found.next_attempt_at.is_none());
 }
 
-pub(crate) async fn lowering_max_attempts_dead_letters_an_event_as_exhausted(db: Db) {
+async fn lowering_max_attempts_dead_letters_an_event_as_exhausted(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Retry { after: HOUR }).await;
     db.make_due(claim.event, HOUR).await;
@@ -230,7 +255,7 @@ pub(crate) async fn lowering_max_attempts_dead_letters_an_event_as_exhausted(db:
     );
 }
 
-pub(crate) async fn events_dead_lettered_by_a_claim_count_against_the_limit(db: Db) {
+async fn events_dead_lettered_by_a_claim_count_against_the_limit(db: Db) {
     let batch = events(0..4);
     db.store.accept(batch).await.unwrap();
     let claims = db.store.claim(vec![demand("orders", 2)]).await.unwrap();
@@ -243,7 +268,7 @@ pub(crate) async fn events_dead_lettered_by_a_claim_count_against_the_limit(db: 
     assert_eq!((claims.claimed.len(), claims.dead_lettered.len()), (1, 2));
 }
 
-pub(crate) async fn concurrent_claimers_never_share_an_event(db: Db) {
+async fn concurrent_claimers_never_share_an_event(db: Db) {
     db.store.accept(events(0..500)).await.unwrap();
     let stores = [db.another(), db.another(), Arc::clone(&db.store)];
     let claimers = stores.iter().cycle().take(9).map(|store| {
@@ -266,7 +291,7 @@ pub(crate) async fn concurrent_claimers_never_share_an_event(db: Db) {
     assert_eq!(claimed.into_iter().collect::<BTreeSet<_>>().len(), 500);
 }
 
-pub(crate) async fn binary_bodies_and_headers_are_returned_unchanged(db: Db) {
+async fn binary_bodies_and_headers_are_returned_unchanged(db: Db) {
     let all_bytes: Vec<u8> = (0..=255).collect();
     let bodies: [Bytes; 5] = [
         Bytes::new(),
@@ -300,7 +325,7 @@ pub(crate) async fn binary_bodies_and_headers_are_returned_unchanged(db: Db) {
     assert_eq!(&db.found(batch[0].id).await.history[0].excerpt[..], b"try \0 later \xff");
 }
 
-pub(crate) async fn a_delivery_without_its_event_row_does_not_block_others(db: Db) {
+async fn a_delivery_without_its_event_row_does_not_block_others(db: Db) {
     let batch = events(0..3);
     db.store.accept(batch.clone()).await.unwrap();
     db.execute(&format!("delete from events where id = {}", db.id(batch[1].id))).await;
@@ -309,7 +334,7 @@ pub(crate) async fn a_delivery_without_its_event_row_does_not_block_others(db: D
     assert_eq!(claimed, BTreeSet::from([batch[0].id, batch[2].id]));
 }
 
-pub(crate) async fn the_longest_lease_stays_within_the_range_of_timestamps(db: Db) {
+async fn the_longest_lease_stays_within_the_range_of_timestamps(db: Db) {
     let event = db.accepted("a").await;
     let endless =
         Demand { lease: Duration::MAX, max_attempts: u32::MAX, limit: u32::MAX, ..demand("a", 1) };
@@ -319,7 +344,7 @@ pub(crate) async fn the_longest_lease_stays_within_the_range_of_timestamps(db: D
     assert!(next.to_string().starts_with("21"), "{next}");
 }
 
-pub(crate) async fn a_manually_inserted_attempt_does_not_block_other_events(db: Db) {
+async fn a_manually_inserted_attempt_does_not_block_other_events(db: Db) {
     let (now, nothing) = if matches!(db.raw, Raw::Postgres(_)) {
         ("now()", "''")
     } else {
@@ -350,7 +375,7 @@ pub(crate) async fn a_manually_inserted_attempt_does_not_block_other_events(db: 
     );
 }
 
-pub(crate) async fn a_claim_contains_the_age_of_its_event_since_reception(db: Db) {
+async fn a_claim_contains_the_age_of_its_event_since_reception(db: Db) {
     let event = db.accepted("a").await;
     assert!(db.claim_one("a").await.age < Duration::from_secs(30));
     let hour = Duration::from_hours(1);

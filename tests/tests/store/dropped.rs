@@ -5,7 +5,11 @@ use std::time::Duration;
 use surehook_core::event::Outcome;
 use tokio::time::timeout;
 
-pub(crate) async fn a_dropped_call_leaves_no_transaction_open(db: Db) {
+clauses_of_databases! {
+    a_dropped_call_leaves_no_transaction_open => DroppedCallsStayOpen,
+}
+
+async fn a_dropped_call_leaves_no_transaction_open(db: Db) {
     let (store, mut was_dropped) = (db.events(), false);
     // The delays grow, so that calls are cut in all their stages. The first delays are too short
     // for any stage.

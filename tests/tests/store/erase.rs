@@ -6,6 +6,14 @@ use surehook::ports::{Erased, Redriven};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
 
+clauses! {
+    retention_erases_the_payload_of_a_delivered_event_and_keeps_its_record
+        => SaysErasedAndKeeps | ErasesTheFingerprint | ErasesByReception,
+    events_that_are_not_delivered_keep_their_payload => ErasesDeadLetters,
+    erasing_advances_page_by_page_to_the_last_event => ErasesWithoutThePage,
+    an_erased_event_cannot_be_redriven => SendsNothingOnceMore,
+}
+
 const HOUR: Duration = Duration::from_hours(1);
 const KEPT: Duration = Duration::from_hours(2);
 
@@ -13,7 +21,7 @@ async fn erase(db: &Db) -> Erased {
     db.store.erase(KEPT, None, 100).await.unwrap()
 }
 
-pub(crate) async fn retention_erases_the_payload_of_a_delivered_event_and_keeps_its_record(db: Db) {
+async fn retention_erases_the_payload_of_a_delivered_event_and_keeps_its_record(db: Db) {
     let new = event("k");
     assert_eq!(db.store.accept(vec![new.clone()]).await, Ok(vec![Stored::Inserted]));
     db.age(new.id, HOUR * 3).await;
@@ -38,7 +46,7 @@ pub(crate) async fn retention_erases_the_payload_of_a_delivered_event_and_keeps_
     assert_eq!(erase(&db).await.erased, 0, "a payload is erased only once");
 }
 
-pub(crate) async fn events_that_are_not_delivered_keep_their_payload(db: Db) {
+async fn events_that_are_not_delivered_keep_their_payload(db: Db) {
     let queued = db.accepted("queued").await;
     let processing = db.claimed("processing").await;
     let retrying = db.claimed("retrying").await;
@@ -54,7 +62,7 @@ pub(crate) async fn events_that_are_not_delivered_keep_their_payload(db: Db) {
     assert_eq!((again.headers, again.body), (dead.headers, dead.body));
 }
 
-pub(crate) async fn erasing_advances_page_by_page_to_the_last_event(db: Db) {
+async fn erasing_advances_page_by_page_to_the_last_event(db: Db) {
     db.store.accept(events(0..6)).await.unwrap();
     let mut claimed = db.store.claim(vec![demand("orders", 6)]).await.unwrap().claimed;
     claimed.sort_by_key(|claim| claim.event);
@@ -87,7 +95,7 @@ pub(crate) async fn erasing_advances_page_by_page_to_the_last_event(db: Db) {
     assert_eq!((last.erased, last.reached.last), (1, Some(claimed[5].event)));
 }
 
-pub(crate) async fn an_erased_event_cannot_be_redriven(db: Db) {
+async fn an_erased_event_cannot_be_redriven(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
     db.age(claim.event, HOUR * 3).await;

@@ -8,7 +8,12 @@ use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use uuid::Uuid;
 
-pub(crate) async fn find_shows_an_event_in_each_status(db: Db) {
+clauses! {
+    find_shows_an_event_in_each_status => HistoryNewestFirst | RetriesAtOnce,
+    find_returns_nothing_for_an_unknown_event => UnknownIsAnError,
+}
+
+async fn find_shows_an_event_in_each_status(db: Db) {
     let event = db.accepted("a").await;
     let queued = db.found(event).await;
     assert_eq!(
@@ -57,7 +62,7 @@ pub(crate) async fn find_shows_an_event_in_each_status(db: Db) {
     assert_eq!(dead.received_at, queued.received_at);
 }
 
-pub(crate) async fn find_returns_nothing_for_an_unknown_event(db: Db) {
+async fn find_returns_nothing_for_an_unknown_event(db: Db) {
     assert_eq!(db.store.find(EventId::from_uuid(Uuid::now_v7())).await, Ok(None));
 }
 

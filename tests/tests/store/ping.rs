@@ -5,13 +5,18 @@ use crate::db::{Db, demand, event};
 use surehook::ports::NewEvent;
 use surehook_core::admission::Stored;
 
-pub(crate) async fn a_working_database_answers_a_ping(db: Db) {
+clauses! {
+    a_working_database_answers_a_ping => NeverInOrder,
+    a_probe_leaves_nothing_behind => ProbesStay,
+}
+
+async fn a_working_database_answers_a_ping(db: Db) {
     assert_eq!(db.store.ping().await, Ok(()));
     db.store.accept(vec![event("a")]).await.unwrap();
     assert_eq!((db.store.ping().await, db.another().ping().await), (Ok(()), Ok(())));
 }
 
-pub(crate) async fn a_probe_leaves_nothing_behind(db: Db) {
+async fn a_probe_leaves_nothing_behind(db: Db) {
     let probe = event("probe");
     for body in [0, 1, 100_000] {
         let probe = NewEvent { body: vec![b'x'; body].into(), ..probe.clone() };

@@ -9,6 +9,21 @@ use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::retention::Reached;
 
+clauses! {
+    delivered_events_and_dead_letters_have_separate_retentions => OneRetention | LeavesAttempts,
+    pruning_never_deletes_undelivered_events => PrunesWhatIsOwed,
+    pruning_advances_page_by_page_to_the_last_event => IgnoresThePage | PassNeverEnds | PassEndsAtWhatIsYoung,
+    ids_from_a_clock_behind_do_not_end_a_pruning_pass => PassEndsAtWhatIsYoung | FrontNeverEnds,
+    a_pruned_key_is_new_again => KeysOutliveTheirEvents,
+    a_redrive_during_pruning_leaves_an_event_whole_or_deleted => LeavesAttempts,
+    a_delivered_event_redriven_during_pruning_is_whole_or_deleted => LeavesAttempts,
+    concurrent_prunings_delete_each_event_once => SaysTwiceAsMany,
+}
+
+beyond_the_port! {
+    disk_usage_is_constant_under_a_month_of_steady_load,
+}
+
 const HOUR: Duration = Duration::from_hours(1);
 const RETENTION: Retention =
     Retention { delivered: Duration::from_hours(2), dead_lettered: Duration::from_hours(10) };
@@ -30,7 +45,7 @@ async fn prune(db: &Db) -> Pruned {
     db.store.prune(RETENTION, None, 100).await.unwrap()
 }
 
-pub(crate) async fn delivered_events_and_dead_letters_have_separate_retentions(db: Db) {
+async fn delivered_events_and_dead_letters_have_separate_retentions(db: Db) {
     let delivered = ended(&db, 0..1, Outcome::Delivered).await[0];
     let dead = ended(&db, 1..2, Outcome::DeadLetter(Reason::Permanent)).await[0];
     assert_eq!(prune(&db).await.deleted, 0, "both are within their retention");
@@ -47,7 +62,7 @@ pub(crate) async fn delivered_events_and_dead_letters_have_separate_retentions(d
     );
 }
 
-pub(crate) async fn pruning_never_deletes_undelivered_events(db: Db) {
+async fn pruning_never_deletes_undelivered_events(db: Db) {
     let queued = db.accepted("queued").await;
     let processing = db.claimed("processing").await.event;
     let claim = db.claimed("retrying").await;
@@ -74,7 +89,7 @@ pub(crate) async fn pruning_never_deletes_undelivered_events(db: Db) {
     assert_eq!((db.count("events").await, db.count("attempts").await), (4, 2));
 }
 
-pub(crate) async fn pruning_advances_page_by_page_to_the_last_event(db: Db) {
+async fn pruning_advances_page_by_page_to_the_last_event(db: Db) {
     let delivered = ended(&db, 0..25, Outcome::Delivered).await;
     for event in &delivered[..15] {
         db.age(*event, HOUR * 3).await;
@@ -94,7 +109,7 @@ pub(crate) async fn pruning_advances_page_by_page_to_the_last_event(db: Db) {
     assert_eq!(step(Some(delivered[20])).await, (4, None), "earlier events are skipped");
 }
 
-pub(crate) async fn ids_from_a_clock_behind_do_not_end_a_pruning_pass(db: Db) {
+async fn ids_from_a_clock_behind_do_not_end_a_pruning_pass(db: Db) {
     let behind = NewEvent { id: EventId::first_at(1_000), ..event("behind") };
     db.store.accept(vec![behind.clone()]).await.unwrap();
     let claimed = db.claim_one("orders").await;
@@ -114,7 +129,7 @@ pub(crate) async fn ids_from_a_clock_behind_do_not_end_a_pruning_pass(db: Db) {
     );
 }
 
-pub(crate) async fn a_pruned_key_is_new_again(db: Db) {
+async fn a_pruned_key_is_new_again(db: Db) {
     let delivered = ended(&db, 0..1, Outcome::Delivered).await[0];
     assert!(
         matches!(db.store.accept(events(0..1)).await.unwrap()[0], Stored::Existing { id, .. } if id == delivered)
@@ -124,7 +139,7 @@ pub(crate) async fn a_pruned_key_is_new_again(db: Db) {
     assert_eq!(db.store.accept(vec![event("key-00000")]).await, Ok(vec![Stored::Inserted]));
 }
 
-pub(crate) async fn a_redrive_during_pruning_leaves_an_event_whole_or_deleted(db: Db) {
+async fn a_redrive_during_pruning_leaves_an_event_whole_or_deleted(db: Db) {
     let other = db.another();
     for round in 0..20 {
         let dead = ended(&db, round..round + 1, Outcome::DeadLetter(Reason::Permanent)).await[0];
@@ -151,7 +166,7 @@ pub(crate) async fn a_redrive_during_pruning_leaves_an_event_whole_or_deleted(db
     }
 }
 
-pub(crate) async fn a_delivered_event_redriven_during_pruning_is_whole_or_deleted(db: Db) {
+async fn a_delivered_event_redriven_during_pruning_is_whole_or_deleted(db: Db) {
     let other = db.another();
     for round in 0..20 {
         let delivered = ended(&db, round..round + 1, Outcome::Delivered).await[0];
@@ -178,7 +193,7 @@ pub(crate) async fn a_delivered_event_redriven_during_pruning_is_whole_or_delete
     }
 }
 
-pub(crate) async fn concurrent_prunings_delete_each_event_once(db: Db) {
+async fn concurrent_prunings_delete_each_event_once(db: Db) {
     let (one, other) = (db.another(), Arc::clone(&db.store));
     let everything = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
     for round in 0..5 {
@@ -199,7 +214,7 @@ pub(crate) async fn concurrent_prunings_delete_each_event_once(db: Db) {
 
 /// A month of days, each with the same number of events, all delivered immediately. The events of
 /// the last seven days are kept.
-pub(crate) async fn disk_usage_is_constant_under_a_month_of_steady_load(db: Db) {
+async fn disk_usage_is_constant_under_a_month_of_steady_load(db: Db) {
     const DAY_US: i64 = 24 * 3600 * 1_000_000;
     const EVENTS_A_DAY: i64 = 1_000;
     let now =

@@ -8,7 +8,17 @@ use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use uuid::Uuid;
 
-pub(crate) async fn a_dead_letter_is_queued_again_with_a_new_budget(db: Db) {
+clauses! {
+    a_dead_letter_is_queued_again_with_a_new_budget => RedriveKeepsTheBudget | RedriveForgetsAttempts,
+    only_dead_letters_are_redriven => RedrivesWhatIsAlive,
+    redriving_an_unknown_event_is_not_found => RedrivesWhatIsNot,
+    a_delivered_event_is_redriven_on_request => RedrivesDeliveredAsNew,
+    a_claim_before_a_redrive_cannot_settle_the_redriven_event => RedrivesDeliveredUnderAnOldFence,
+    redrive_delivered_refuses_events_in_another_status => DeliversAgainWhateverItIs,
+    only_one_of_several_concurrent_redrives_of_a_delivered_event_counts => DeliversAgainWhateverItIs,
+}
+
+async fn a_dead_letter_is_queued_again_with_a_new_budget(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
     assert_eq!(db.store.redrive(claim.event).await, Ok(Redriven::Queued));
@@ -28,7 +38,7 @@ pub(crate) async fn a_dead_letter_is_queued_again_with_a_new_budget(db: Db) {
     assert_eq!(db.found(claim.event).await.history.len(), 2);
 }
 
-pub(crate) async fn only_dead_letters_are_redriven(db: Db) {
+async fn only_dead_letters_are_redriven(db: Db) {
     let event = db.accepted("a").await;
     let refused = async |status: Status| {
         assert_eq!(db.store.redrive(event).await, Ok(Redriven::WrongStatus(status)));
@@ -43,11 +53,11 @@ pub(crate) async fn only_dead_letters_are_redriven(db: Db) {
     refused(Status::Delivered).await;
 }
 
-pub(crate) async fn redriving_an_unknown_event_is_not_found(db: Db) {
+async fn redriving_an_unknown_event_is_not_found(db: Db) {
     assert_eq!(db.store.redrive(EventId::from_uuid(Uuid::now_v7())).await, Ok(Redriven::NotFound));
 }
 
-pub(crate) async fn a_delivered_event_is_redriven_on_request(db: Db) {
+async fn a_delivered_event_is_redriven_on_request(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
     for nth in 1..4 {
@@ -82,7 +92,7 @@ pub(crate) async fn a_delivered_event_is_redriven_on_request(db: Db) {
     }
 }
 
-pub(crate) async fn a_claim_before_a_redrive_cannot_settle_the_redriven_event(db: Db) {
+async fn a_claim_before_a_redrive_cannot_settle_the_redriven_event(db: Db) {
     // Its lease expired, another process delivered the event, and an operator redrives it.
     let early = db.claimed("a").await;
     db.make_due(early.event, LEASE).await;
@@ -102,7 +112,7 @@ pub(crate) async fn a_claim_before_a_redrive_cannot_settle_the_redriven_event(db
     db.settle(&again, Outcome::Delivered).await;
 }
 
-pub(crate) async fn redrive_delivered_refuses_events_in_another_status(db: Db) {
+async fn redrive_delivered_refuses_events_in_another_status(db: Db) {
     assert_eq!(
         db.store.redrive_delivered(EventId::from_uuid(Uuid::now_v7())).await,
         Ok(Redriven::NotFound)
@@ -121,7 +131,7 @@ pub(crate) async fn redrive_delivered_refuses_events_in_another_status(db: Db) {
     refused(Status::DeadLettered).await;
 }
 
-pub(crate) async fn only_one_of_several_concurrent_redrives_of_a_delivered_event_counts(db: Db) {
+async fn only_one_of_several_concurrent_redrives_of_a_delivered_event_counts(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
     let stores: Vec<_> = (0..4).map(|_| db.another()).collect();

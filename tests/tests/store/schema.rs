@@ -7,6 +7,17 @@ use surehook::ports::StoreError;
 use surehook::store::{MigrateError, OpenStore};
 use surehook_core::admission::Stored;
 
+clauses_of_databases! {
+    a_database_without_a_schema_is_unavailable => AlwaysInOrder,
+    a_newer_schema_is_refused => AlwaysInOrder,
+    a_foreign_schema_is_refused => AlwaysInOrder,
+}
+
+beyond_the_port! {
+    several_processes_can_migrate_concurrently,
+    a_database_created_later_is_used,
+}
+
 fn unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
     match answer {
         Err(StoreError::Unavailable(why)) => why,
@@ -20,7 +31,7 @@ async fn drop_schema(db: &Db) {
     }
 }
 
-pub(crate) async fn a_database_without_a_schema_is_unavailable(db: Db) {
+async fn a_database_without_a_schema_is_unavailable(db: Db) {
     drop_schema(&db).await;
     let store = db.another();
     let maintenance = db.maintenance(&store);
@@ -38,7 +49,7 @@ pub(crate) async fn a_database_without_a_schema_is_unavailable(db: Db) {
     assert!(why.contains("surehook migrate"), "{why}");
 }
 
-pub(crate) async fn several_processes_can_migrate_concurrently(db: Db) {
+async fn several_processes_can_migrate_concurrently(db: Db) {
     drop_schema(&db).await;
     let processes: Vec<OpenStore> = (0..8).map(|_| db.open()).collect();
     let migrations =
@@ -50,7 +61,7 @@ pub(crate) async fn several_processes_can_migrate_concurrently(db: Db) {
     assert_eq!(db.open().migrate().await, Ok(()), "a second migration does nothing");
 }
 
-pub(crate) async fn a_newer_schema_is_refused(db: Db) {
+async fn a_newer_schema_is_refused(db: Db) {
     db.execute(
         "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
          select 9999, description, success, checksum, execution_time from _sqlx_migrations where version = 1",
@@ -63,7 +74,7 @@ pub(crate) async fn a_newer_schema_is_refused(db: Db) {
     assert!(why.contains("run a newer surehook"), "{why}");
 }
 
-pub(crate) async fn a_foreign_schema_is_refused(db: Db) {
+async fn a_foreign_schema_is_refused(db: Db) {
     db.execute("update _sqlx_migrations set success = false").await;
     assert!(matches!(db.open().migrate().await, Err(MigrateError::Failed(_))));
     unavailable(db.maintenance(&db.store).ping().await);
@@ -73,7 +84,7 @@ pub(crate) async fn a_foreign_schema_is_refused(db: Db) {
     unavailable(db.maintenance(&db.another()).ping().await);
 }
 
-pub(crate) async fn a_database_created_later_is_used(db: Db) {
+async fn a_database_created_later_is_used(db: Db) {
     let is_sqlite = matches!(db.raw, Raw::Sqlite(_));
     let later = Later::beside(db);
     let opened = later.open();

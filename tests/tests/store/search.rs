@@ -8,6 +8,25 @@ use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 
+clauses! {
+    a_filter_lists_matching_events_newest_first => OldestFirst | ListsEverySource | ListsOneTooFew,
+    a_key_and_source_find_one_event => KeyWithoutItsSource,
+    pages_have_no_gaps_and_no_repetitions => ListsWithoutThePage | ListsOnePageTooMany,
+    a_page_stops_at_its_scan_limit_and_says_where_to_continue => LooksAtAll,
+    a_listed_event_has_its_newest_attempt => ListsTheFirstAttempt,
+    a_bulk_redrive_takes_only_matching_dead_letters
+        => RedrivesWhatDoesNotMatch | RedrivesEverySource | RedriveOfAllKeepsTheBudget,
+    a_dry_run_counts_the_redrives_and_changes_nothing => RedrivesOnADryRun,
+    concurrent_bulk_redrives_queue_each_letter_once => CountsOnADryRunOnly,
+    the_backlog_of_each_source_is_counted_by_status
+        => CountsEveryStatusAsQueued | ForgetsSourcesWithoutConfiguration | BehindByWhatIsNotDue,
+    a_source_is_behind_by_the_age_of_its_oldest_due_event => BehindByWhatIsNotDue,
+    a_count_that_reaches_its_limit_is_partial => CountsWithoutEnd,
+    events_of_a_paused_source_are_not_claimed_until_it_is_resumed
+        => ForgetsToPause | NeverResumes | PausesEverySource | PausesSettling,
+    a_pause_reports_whether_it_changed_anything_and_is_listed => AlwaysSaysChanged | NeverResumes,
+}
+
 const ROOMY: PageSize = PageSize { events: 100, looks: 1000 };
 
 fn of(name: &str) -> EventFilter {
@@ -61,7 +80,7 @@ impl Db {
     }
 }
 
-pub(crate) async fn a_filter_lists_matching_events_newest_first(db: Db) {
+async fn a_filter_lists_matching_events_newest_first(db: Db) {
     let (a, b) = (db.one_of_each("a").await, db.one_of_each("b").await);
     let newest_first = |mut events: Vec<EventId>| {
         events.sort();
@@ -102,7 +121,7 @@ pub(crate) async fn a_filter_lists_matching_events_newest_first(db: Db) {
     );
 }
 
-pub(crate) async fn a_key_and_source_find_one_event(db: Db) {
+async fn a_key_and_source_find_one_event(db: Db) {
     for name in ["a", "b"] {
         db.store.accept(vec![event_of(name, "the-key"), event_of(name, "another")]).await.unwrap();
     }
@@ -121,7 +140,7 @@ pub(crate) async fn a_key_and_source_find_one_event(db: Db) {
     assert_eq!(db.listed(EventFilter { key, ..EventFilter::default() }).await.len(), 2);
 }
 
-pub(crate) async fn pages_have_no_gaps_and_no_repetitions(db: Db) {
+async fn pages_have_no_gaps_and_no_repetitions(db: Db) {
     let mut events = Vec::new();
     for n in 0..7 {
         events.push(db.claimed(&format!("s{n}")).await.event);
@@ -152,7 +171,7 @@ pub(crate) async fn pages_have_no_gaps_and_no_repetitions(db: Db) {
     );
 }
 
-pub(crate) async fn a_page_stops_at_its_scan_limit_and_says_where_to_continue(db: Db) {
+async fn a_page_stops_at_its_scan_limit_and_says_where_to_continue(db: Db) {
     let rare = db.accepted("rare").await;
     let mut others = Vec::new();
     for n in 0..6 {
@@ -168,7 +187,7 @@ pub(crate) async fn a_page_stops_at_its_scan_limit_and_says_where_to_continue(db
     assert_eq!(db.store.list(owed, Span::ALL, size).await.unwrap().next, Some(others[2]));
 }
 
-pub(crate) async fn a_listed_event_has_its_newest_attempt(db: Db) {
+async fn a_listed_event_has_its_newest_attempt(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Retry { after: Duration::ZERO }).await;
     let claim = db.claim_one("a").await;
@@ -179,7 +198,7 @@ pub(crate) async fn a_listed_event_has_its_newest_attempt(db: Db) {
     assert_eq!((found.history[0].attempt, listed), (2, vec![found]));
 }
 
-pub(crate) async fn a_bulk_redrive_takes_only_matching_dead_letters(db: Db) {
+async fn a_bulk_redrive_takes_only_matching_dead_letters(db: Db) {
     let (a, b) = (db.one_of_each("a").await, db.one_of_each("b").await);
     let lost = EventFilter { reason: Some(Reason::Lost), ..EventFilter::default() };
     for filter in [of("c"), lost, EventFilter { status_code: Some(500), ..of("a") }] {
@@ -222,7 +241,7 @@ pub(crate) async fn a_bulk_redrive_takes_only_matching_dead_letters(db: Db) {
     );
 }
 
-pub(crate) async fn a_dry_run_counts_the_redrives_and_changes_nothing(db: Db) {
+async fn a_dry_run_counts_the_redrives_and_changes_nothing(db: Db) {
     let mut letters = Vec::new();
     for n in 0..5 {
         let claim = db.claimed(&format!("s{n}")).await;
@@ -254,7 +273,7 @@ pub(crate) async fn a_dry_run_counts_the_redrives_and_changes_nothing(db: Db) {
     }
 }
 
-pub(crate) async fn concurrent_bulk_redrives_queue_each_letter_once(db: Db) {
+async fn concurrent_bulk_redrives_queue_each_letter_once(db: Db) {
     for n in 0..40 {
         let claim = db.claimed(&format!("s{n}")).await;
         db.settle(&claim, Outcome::DeadLetter(Reason::Exhausted)).await;
@@ -268,7 +287,7 @@ pub(crate) async fn concurrent_bulk_redrives_queue_each_letter_once(db: Db) {
     assert_eq!(db.listed(standing(Status::Queued)).await.len(), 40);
 }
 
-pub(crate) async fn the_backlog_of_each_source_is_counted_by_status(db: Db) {
+async fn the_backlog_of_each_source_is_counted_by_status(db: Db) {
     db.one_of_each("b").await;
     db.standing("a", Status::Retrying).await;
     db.standing("gone", Status::DeadLettered).await;
@@ -295,7 +314,7 @@ pub(crate) async fn the_backlog_of_each_source_is_counted_by_status(db: Db) {
     );
 }
 
-pub(crate) async fn a_source_is_behind_by_the_age_of_its_oldest_due_event(db: Db) {
+async fn a_source_is_behind_by_the_age_of_its_oldest_due_event(db: Db) {
     let old = db.accepted("a").await;
     db.make_due(old, Duration::from_secs(100)).await;
     db.store.accept(vec![event_of("a", "newer")]).await.unwrap();
@@ -309,7 +328,7 @@ pub(crate) async fn a_source_is_behind_by_the_age_of_its_oldest_due_event(db: Db
     );
 }
 
-pub(crate) async fn a_count_that_reaches_its_limit_is_partial(db: Db) {
+async fn a_count_that_reaches_its_limit_is_partial(db: Db) {
     for n in 0..5 {
         db.store.accept(vec![event_of("a", &format!("{n}"))]).await.unwrap();
     }
@@ -319,7 +338,7 @@ pub(crate) async fn a_count_that_reaches_its_limit_is_partial(db: Db) {
     assert_eq!((records[0].queued, records[0].is_partial), (5, false));
 }
 
-pub(crate) async fn events_of_a_paused_source_are_not_claimed_until_it_is_resumed(db: Db) {
+async fn events_of_a_paused_source_are_not_claimed_until_it_is_resumed(db: Db) {
     let held = db.claimed("a").await;
     assert_eq!(db.store.pause(source("a"), true).await, Ok(true));
     for name in ["a", "b"] {
@@ -336,7 +355,7 @@ pub(crate) async fn events_of_a_paused_source_are_not_claimed_until_it_is_resume
     assert_eq!(db.claim_one("a").await.source.as_str(), "a");
 }
 
-pub(crate) async fn a_pause_reports_whether_it_changed_anything_and_is_listed(db: Db) {
+async fn a_pause_reports_whether_it_changed_anything_and_is_listed(db: Db) {
     let since = async || db.store.sources(vec![source("a")], 10).await.unwrap()[0].paused_since;
     assert_eq!((db.store.pause(source("a"), false).await, since().await), (Ok(false), None));
     assert_eq!(db.store.pause(source("a"), true).await, Ok(true));

@@ -8,9 +8,21 @@ use surehook_core::verdict::{DeliveryError, Verdict};
 use surehook_core::worker::claims::Settlement;
 use uuid::Uuid;
 
+clauses! {
+    a_delivered_event_ends_with_an_attempt_in_its_history => ForgetsRecords | DeliveredStaysOwed,
+    a_settlement_is_refused_after_the_event_was_claimed_again => ForgetsTheFence | NeverRefuses,
+    a_repeated_settlement_is_refused_and_changes_nothing => NeverRefuses | RecordsWhatItRefuses,
+    a_stale_settlement_does_not_affect_its_batch => StaleFailsItsBatch,
+    two_settlements_of_one_claim_in_one_batch_settle_it_once => LastOfABatchWins,
+    two_claims_of_one_event_in_one_batch_are_distinguished => RefusesByEventAlone,
+    settlements_of_unknown_events_and_fences_are_refused => NeverRefuses,
+    a_delivery_without_a_record_still_has_an_end_time => BareDeliveryHasNoEntry,
+    an_attempt_has_the_time_of_its_end_not_of_its_settlement => EndsWhenItIsSettled,
+}
+
 const LATER: Outcome = Outcome::Retry { after: Duration::from_hours(1) };
 
-pub(crate) async fn a_delivered_event_ends_with_an_attempt_in_its_history(db: Db) {
+async fn a_delivered_event_ends_with_an_attempt_in_its_history(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
     let found = db.found(claim.event).await;
@@ -31,7 +43,7 @@ pub(crate) async fn a_delivered_event_ends_with_an_attempt_in_its_history(db: Db
     assert_eq!(db.count("deliveries").await, 0, "no delivery must be left");
 }
 
-pub(crate) async fn a_settlement_is_refused_after_the_event_was_claimed_again(db: Db) {
+async fn a_settlement_is_refused_after_the_event_was_claimed_again(db: Db) {
     let slow = db.claimed("a").await;
     db.make_due(slow.event, LEASE).await;
     let newer = db.claim_one("a").await;
@@ -53,7 +65,7 @@ pub(crate) async fn a_settlement_is_refused_after_the_event_was_claimed_again(db
     db.settle(&newer, Outcome::Delivered).await;
 }
 
-pub(crate) async fn a_repeated_settlement_is_refused_and_changes_nothing(db: Db) {
+async fn a_repeated_settlement_is_refused_and_changes_nothing(db: Db) {
     for (key, outcome) in [
         ("a", Outcome::Delivered),
         ("b", LATER),
@@ -73,7 +85,7 @@ pub(crate) async fn a_repeated_settlement_is_refused_and_changes_nothing(db: Db)
     }
 }
 
-pub(crate) async fn a_stale_settlement_does_not_affect_its_batch(db: Db) {
+async fn a_stale_settlement_does_not_affect_its_batch(db: Db) {
     db.store.accept(events(0..20)).await.unwrap();
     let claimed = db.store.claim(vec![demand("orders", 20)]).await.unwrap().claimed;
     let stale = &claimed[7];
@@ -83,14 +95,14 @@ pub(crate) async fn a_stale_settlement_does_not_affect_its_batch(db: Db) {
     assert_eq!((db.count("deliveries").await, db.count("attempts").await), (1, 19));
 }
 
-pub(crate) async fn two_settlements_of_one_claim_in_one_batch_settle_it_once(db: Db) {
+async fn two_settlements_of_one_claim_in_one_batch_settle_it_once(db: Db) {
     let claim = db.claimed("a").await;
     let batch = vec![settlement(&claim, LATER), settlement(&claim, Outcome::Delivered)];
     assert_eq!(db.store.settle(batch).await, Ok(vec![claim.event]));
     assert_eq!(db.found(claim.event).await.status, Status::Retrying);
 }
 
-pub(crate) async fn two_claims_of_one_event_in_one_batch_are_distinguished(db: Db) {
+async fn two_claims_of_one_event_in_one_batch_are_distinguished(db: Db) {
     let slow = db.claimed("a").await;
     db.make_due(slow.event, LEASE).await;
     let newer = db.claim_one("a").await;
@@ -99,7 +111,7 @@ pub(crate) async fn two_claims_of_one_event_in_one_batch_are_distinguished(db: D
     assert_eq!(db.found(slow.event).await.status, Status::Retrying);
 }
 
-pub(crate) async fn settlements_of_unknown_events_and_fences_are_refused(db: Db) {
+async fn settlements_of_unknown_events_and_fences_are_refused(db: Db) {
     let claim = db.claimed("a").await;
     let unknown = Settlement {
         event: EventId::from_uuid(Uuid::now_v7()),
@@ -120,7 +132,7 @@ pub(crate) async fn settlements_of_unknown_events_and_fences_are_refused(db: Db)
     assert_eq!(db.count("attempts").await, 0);
 }
 
-pub(crate) async fn a_delivery_without_a_record_still_has_an_end_time(db: Db) {
+async fn a_delivery_without_a_record_still_has_an_end_time(db: Db) {
     let claim = db.claimed("a").await;
     let bare = Settlement { record: None, ..settlement(&claim, Outcome::Delivered) };
     assert_eq!(db.store.settle(vec![bare]).await, Ok(vec![]));
@@ -132,7 +144,7 @@ pub(crate) async fn a_delivery_without_a_record_still_has_an_end_time(db: Db) {
     assert_eq!(found.settled_at, Some(found.history[0].ended_at));
 }
 
-pub(crate) async fn an_attempt_has_the_time_of_its_end_not_of_its_settlement(db: Db) {
+async fn an_attempt_has_the_time_of_its_end_not_of_its_settlement(db: Db) {
     let claim = db.claimed("a").await;
     let mut settlement = settlement(&claim, LATER);
     let record = settlement.record.as_mut().unwrap();

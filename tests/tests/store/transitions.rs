@@ -11,6 +11,10 @@ use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
 use surehook_core::worker::claims::{Claim, Demand};
 
+clauses! {
+    every_transition_matches_the_core => ForgetsTheFence | RetriesAtOnce | ReleaseBurnsItsAttempt,
+}
+
 const SEQUENCES: u64 = 24;
 const STEPS: usize = 25;
 const LEASE: Duration = Duration::from_secs(500);
@@ -25,7 +29,7 @@ struct Expected {
     history: Vec<(u32, Verdict)>,
 }
 
-pub(crate) async fn every_transition_matches_the_core(db: Db) {
+async fn every_transition_matches_the_core(db: Db) {
     join_all((0..SEQUENCES).map(|seed| sequence(&db, seed))).await;
 }
 
