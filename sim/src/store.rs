@@ -20,9 +20,7 @@ use surehook::ports::{
     Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven, Retention,
     StoreCall, StoreError,
 };
-use surehook::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
-};
+use surehook::search::{EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::admission::Stored;
 use surehook_core::cursor::DueTime;
 use surehook_core::id::EventId;
@@ -32,6 +30,7 @@ use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::database::Database;
 use surehook_model::history::{CallResult, What};
 use surehook_model::marks::Mark;
+use surehook_model::operator_reads;
 use surehook_model::scenario::{Call, DatabaseKind, StoreFault};
 
 /// The longest time that a caller waits for one request.
@@ -98,12 +97,12 @@ impl RemoteStore {
     }
 
     /// Sends a call to the database that only reads.
-    async fn read<T: Send + Sync + 'static>(
+    fn read<T: Send + Sync + 'static>(
         &self,
         call: Call,
         read: impl FnOnce(&Database, Timestamp) -> T + Send + Sync + 'static,
-    ) -> Result<T, StoreError> {
-        self.send(call, |transaction, _| ready(transaction.read(read)).boxed()).await
+    ) -> StoreCall<'_, T> {
+        self.send(call, |transaction, _| ready(transaction.read(read)).boxed()).boxed()
     }
 
     fn record<T>(&self, call: Call, events: Vec<EventId>, result: &Result<T, StoreError>) {
@@ -271,9 +270,7 @@ impl EventStore for RemoteStore {
 }
 
 impl OperatorStore for RemoteStore {
-    fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>> {
-        self.read(Call::Find, move |tables, _| tables.find(event)).boxed()
-    }
+    operator_reads!();
 
     fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
         self.call(Call::Redrive, vec![event], move |transaction, at| {
@@ -289,10 +286,6 @@ impl OperatorStore for RemoteStore {
         .boxed()
     }
 
-    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> StoreCall<'_, EventPage> {
-        self.read(Call::List, move |tables, _| tables.list(&filter, span, size)).boxed()
-    }
-
     fn redrive_all(
         &self,
         filter: EventFilter,
@@ -304,10 +297,6 @@ impl OperatorStore for RemoteStore {
             transaction.redrive_all(filter, span, size, dry_run, at).boxed()
         })
         .boxed()
-    }
-
-    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> StoreCall<'_, Vec<SourceRecord>> {
-        self.read(Call::Sources, move |tables, now| tables.sources(now, &names, count_to)).boxed()
     }
 
     fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool> {
@@ -339,7 +328,7 @@ impl MaintenanceStore for RemoteStore {
     }
 
     fn ping(&self) -> StoreCall<'_, ()> {
-        self.read(Call::Ping, |_, _| ()).boxed()
+        self.read(Call::Ping, |_, _| ())
     }
 
     fn probe(&self, event: NewEvent) -> StoreCall<'_, ()> {

@@ -650,6 +650,41 @@ impl Database {
     }
 }
 
+/// The calls of [`surehook::ports::OperatorStore`] that only read, for a store on these tables. The
+/// store has a method `read(call, work)`, which runs `work` on the tables in one atomic step.
+#[macro_export]
+macro_rules! operator_reads {
+    () => {
+        fn find(
+            &self,
+            event: surehook_core::id::EventId,
+        ) -> surehook::ports::StoreCall<'_, Option<surehook::search::EventRecord>> {
+            self.read($crate::scenario::Call::Find, move |tables, _| tables.find(event))
+        }
+
+        fn list(
+            &self,
+            filter: surehook::search::EventFilter,
+            span: surehook::search::Span,
+            size: surehook::search::PageSize,
+        ) -> surehook::ports::StoreCall<'_, surehook::search::EventPage> {
+            self.read($crate::scenario::Call::List, move |tables, _| {
+                tables.list(&filter, span, size)
+            })
+        }
+
+        fn sources(
+            &self,
+            names: Vec<surehook_core::source::SourceName>,
+            count_to: u32,
+        ) -> surehook::ports::StoreCall<'_, Vec<surehook::search::SourceRecord>> {
+            self.read($crate::scenario::Call::Sources, move |tables, now| {
+                tables.sources(now, &names, count_to)
+            })
+        }
+    };
+}
+
 /// Where the next page continues, after a page that shows `shown` and looked at `looked`.
 fn next(size: PageSize, shown: &[EventId], looked: &[EventId]) -> Option<EventId> {
     if shown.len() >= size.events as usize {

@@ -3,6 +3,7 @@
 //! first polled, unless the test delays it or lets it fail (see [`MemoryStore::before_each`]).
 
 use crate::database::Database;
+use crate::operator_reads;
 use crate::scenario::Call;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -13,9 +14,7 @@ use surehook::ports::{
     Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven, Retention,
     StoreCall, StoreError,
 };
-use surehook::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
-};
+use surehook::search::{EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
@@ -111,6 +110,15 @@ impl MemoryStore {
         }
         .boxed()
     }
+
+    /// A step that only reads.
+    fn read<'a, T: Send + 'a>(
+        &'a self,
+        call: Call,
+        work: impl FnOnce(&Database, Timestamp) -> T + Send + 'a,
+    ) -> StoreCall<'a, T> {
+        self.call(call, move |tables, now| Ok(work(tables, now)))
+    }
 }
 
 impl EventStore for MemoryStore {
@@ -128,9 +136,7 @@ impl EventStore for MemoryStore {
 }
 
 impl OperatorStore for MemoryStore {
-    fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>> {
-        self.call(Call::Find, move |tables, _| Ok(tables.find(event)))
-    }
+    operator_reads!();
 
     fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
         self.call(Call::Redrive, move |tables, now| Ok(tables.redrive(now, event)))
@@ -138,10 +144,6 @@ impl OperatorStore for MemoryStore {
 
     fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven> {
         self.call(Call::Redrive, move |tables, now| Ok(tables.redrive_delivered(now, event)))
-    }
-
-    fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> StoreCall<'_, EventPage> {
-        self.call(Call::List, move |tables, _| Ok(tables.list(&filter, span, size)))
     }
 
     fn redrive_all(
@@ -154,10 +156,6 @@ impl OperatorStore for MemoryStore {
         self.call(Call::RedriveAll, move |tables, now| {
             Ok(tables.redrive_all(now, &filter, span, size, dry_run))
         })
-    }
-
-    fn sources(&self, names: Vec<SourceName>, count_to: u32) -> StoreCall<'_, Vec<SourceRecord>> {
-        self.call(Call::Sources, move |tables, now| Ok(tables.sources(now, &names, count_to)))
     }
 
     fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool> {
@@ -180,7 +178,7 @@ impl MaintenanceStore for MemoryStore {
     }
 
     fn ping(&self) -> StoreCall<'_, ()> {
-        self.call(Call::Ping, |_, _| Ok(()))
+        self.read(Call::Ping, |_, _| ())
     }
 
     fn probe(&self, _: NewEvent) -> StoreCall<'_, ()> {

@@ -499,7 +499,7 @@ pub enum Call {
     Claim,
     /// [`surehook::ports::EventStore::settle`].
     Settle,
-    /// [`surehook::ports::OperatorStore::find`].
+    /// A read of one event: [`surehook::ports::OperatorStore::find`].
     Find,
     /// [`surehook::ports::OperatorStore::list`].
     List,
