@@ -25,21 +25,16 @@ HERE = pathlib.Path(__file__).parent
 # while.
 STATUS_CODES = {"taken": 200, "refused": 422, "failing": 503, "slow": 200, "restamping": 200, "named": 200}
 OWN_HEADER = "X-Own-Key"
-# The statuses that each route must have answered with, so that the run counts as a test.
+# The statuses that an operation must have answered with, so that the run counts as a test, beyond
+# those of every operation: success, and 404 if its path has a parameter.
 WANTED = {
-    ("POST", "webhooks", ""): {202, 400, 404, 422},
-    ("PUT", "webhooks", ""): {405},
-    ("GET", "events", ""): {200, 400, 404},
-    ("HEAD", "events", ""): {200, 400, 404},
-    ("POST", "events", "redrive"): {200, 400, 404, 409},
-    ("POST", "redrive", ""): {200, 400},
-    ("GET", "sources", ""): {200},
-    ("POST", "sources", "pause"): {200, 404},
-    ("POST", "sources", "resume"): {200, 404},
-    ("GET", "metrics", ""): {200},
-    ("GET", "health", ""): {200},
-    ("GET", "ready", ""): {200},
-    ("GET", "openapi.json", ""): {200},
+    ("POST", "/webhooks/{source}"): {400, 422},
+    ("PUT", "/webhooks/{source}"): {405},
+    ("GET", "/events"): {400},
+    ("GET", "/events/{id}"): {400},
+    ("HEAD", "/events/{id}"): {400},
+    ("POST", "/events/{id}/redrive"): {400, 409},
+    ("POST", "/redrive"): {400},
 }
 
 CONFIGURATION = """
@@ -116,7 +111,7 @@ def main():
         assert renamed != document, "the document does not name the default header"
         only = ["--include-operation-id", "postWebhook"]
         found |= schemathesis(base, renamed, folder, "own-header", HERE / "own-header.toml", only)
-        found |= unseen(folder, "every-operation")
+        found |= unseen(document, folder, "every-operation")
         if service.poll() is not None:
             print(f"the program ended with {service.returncode}: see {folder}/surehook.log")
             found = True
@@ -153,21 +148,44 @@ def schemathesis(base, document, folder, name, configuration, more):
     return subprocess.run(command, cwd=folder, timeout=600).returncode != 0
 
 
-def unseen(folder, name):
-    """Whether the run missed a response of WANTED.
+def wanted(document):
+    """The statuses that each operation of the document must have answered with."""
+    wanted = {operation: set(statuses) for operation, statuses in WANTED.items()}
+    for path, item in document["paths"].items():
+        for method in item.keys() - {"parameters"}:
+            success = {int(status) for status in item[method]["responses"] if status.startswith("2")}
+            unknown = {404} if "{" in path else set()
+            wanted.setdefault((method.upper(), path), set()).update(success | unknown)
+    return wanted
+
+
+def template(document, path):
+    """The path of the document that a requested path has, or the requested path if there is none."""
+    segments = path.rstrip("/").split("/")
+    for known in document["paths"]:
+        parts = known.split("/")
+        if len(parts) == len(segments) and all(p == s or p.startswith("{") for p, s in zip(parts, segments)):
+            return known
+    return path
+
+
+def unseen(document, folder, name):
+    """Whether the run missed a response that it must have seen.
 
     Without this check, a run whose requests are all refused would pass.
     """
     seen = {}
     for entry in json.loads((folder / f"{name}.har").read_text())["log"]["entries"]:
-        segments = urllib.parse.urlsplit(entry["request"]["url"]).path.strip("/").split("/")
-        route = entry["request"]["method"], segments[0], segments[-1] if len(segments) == 3 else ""
-        seen.setdefault(route, set()).add(entry["response"]["status"])
-    for route, wanted in WANTED.items():
-        print(*route, "answered", *sorted(seen.get(route, set())))
-        if missing := wanted - seen.get(route, set()):
-            print(*route, "was never answered", *missing)
-    return any(wanted - seen.get(route, set()) for route, wanted in WANTED.items())
+        path = template(document, urllib.parse.urlsplit(entry["request"]["url"]).path)
+        seen.setdefault((entry["request"]["method"], path), set()).add(entry["response"]["status"])
+    missed = False
+    for operation, statuses in sorted(wanted(document).items()):
+        answered = seen.get(operation, set())
+        print(*operation, "answered", *sorted(answered))
+        if missing := statuses - answered:
+            print(*operation, "was never answered", *sorted(missing))
+            missed = True
+    return missed
 
 
 def stop(service):
