@@ -29,7 +29,6 @@ use surehook::config::{
 use surehook::ports::Retention;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::breaker::BreakerPolicy;
-use surehook_core::key::places::KeyPlaces;
 use surehook_core::source::SourceName;
 use surehook_model::database::Database;
 use surehook_model::history::{Fault as Recorded, Kept, Run, What};
@@ -295,18 +294,15 @@ fn config(scenario: &Scenario, process: usize, bug: Option<Bug>) -> Config {
             Some(Bug::RateForgotten) => policy.rate = None,
             _ => {}
         }
+        let destination = "http://downstream.invalid/".parse().expect("the URL is valid");
         let config = SourceConfig {
-            destination: Destination::new(
-                "http://downstream.invalid/".parse().expect("the URL is valid"),
-            ),
             policy,
-            idempotency_key: KeyPlaces::default(),
             on_key_reuse: if source.first_wins {
                 OnKeyReuse::FirstWins
             } else {
                 OnKeyReuse::Reject
             },
-            forward_credentials: false,
+            ..SourceConfig::new(Destination::new(destination))
         };
         (SourceName::parse(&source.name).expect("the scenario's source names are valid"), config)
     };
