@@ -4,10 +4,10 @@ use super::*;
 use std::collections::BTreeSet;
 
 const README: &str = include_str!("../../../../README.md");
-const EXAMPLE: &str = include_str!("../../../../surehook.example.toml");
+pub(super) const EXAMPLE: &str = include_str!("../../../../surehook.example.toml");
 
 /// The settings of a document, as `section.setting`; those of `[sources.…]` as `sources.setting`.
-fn keys(text: &str) -> BTreeSet<String> {
+pub(super) fn keys(text: &str) -> BTreeSet<String> {
     let mut section = String::new();
     let mut keys = BTreeSet::new();
     for line in text.lines().map(str::trim) {

@@ -43,9 +43,9 @@ fn an_unknown_setting_is_reported_with_a_suggestion() {
         &format!("{SOURCE}[retention]\nqueued = \"1d\""),
         "4:1: `retention.queued`: unknown setting; the settings here are `dead_lettered`, `delivered`, `delivered_payload`",
     );
-    check_source(
-        "\"a\\nb\" = 1",
-        "3:1: `sources.github.a\\nb`: unknown setting; the settings here are `breaker_failures`, `breaker_open`, `concurrency`, `dead_letter_on`, `destination`, `factor`, `forward_credentials`, `idempotency_key`, `initial_delay`, `max_attempts`, `max_delay`, `on_key_reuse`, `rate`, `retry_on`, `timeout`",
+    check(
+        &format!("{SOURCE}[worker]\n\"a\\nb\" = 1"),
+        "4:1: `worker.a\\nb`: unknown setting; the settings here are `max_held_bytes`",
     );
 }
 
@@ -454,8 +454,8 @@ fn columns_count_characters_but_no_byte_order_mark() {
         "3:16: `sources.github.on_key_reuse`: `ü` is not a valid value: write `reject` or `first_wins`",
     );
     check(
-        &format!("\u{feff}\"ü\" = 1\n{SOURCE}"),
-        "1:1: `ü`: unknown setting; the settings here are `database`, `defaults`, `drain_timeout`, `intake`, `listen`, `log`, `migrate_on_start`, `operator_hosts`, `operator_listen`, `retention`, `role`, `sources`, `worker`",
+        &format!("\u{feff}worker = {{ \"ü\" = 1 }}\n{SOURCE}"),
+        "1:12: `worker.ü`: unknown setting; the settings here are `max_held_bytes`",
     );
     check(
         "\r\nrole = \"x\"\r\n[sources.s]\r\ndestination = \"http://x\"",
