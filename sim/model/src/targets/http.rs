@@ -255,7 +255,7 @@ fn ended_before(store: &MemoryStore) {
             source: name_of(source),
             key: IdempotencyKey::parse(b"before").expect("the key is valid"),
             fingerprint: Fingerprint::of(&body),
-            headers: Bytes::new(),
+            headers: Bytes::from_static(b"\r\n"),
             body,
             lease: None,
         };
