@@ -13,8 +13,8 @@
 //! - [`worker`]: one process's worker. Its state is in memory and may be lost at any time.
 //!
 //! The other modules are rules: [`key`], [`source`], [`admission`], [`reading`], [`forwarding`],
-//! [`verdict`], [`retry_after`], [`backoff`], [`breaker`], [`rate`], [`cursor`], [`readiness`],
-//! [`retention`], [`shutdown`], [`operators`]. [`id`] and [`time`] have common types.
+//! [`verdict`], [`retry_after`], [`backoff`], [`due`], [`breaker`], [`rate`], [`cursor`],
+//! [`readiness`], [`retention`], [`shutdown`], [`operators`]. [`id`] and [`time`] have common types.
 
 #![no_std]
 #![deny(missing_docs)]
@@ -28,6 +28,7 @@ pub mod admission;
 pub mod backoff;
 pub mod breaker;
 pub mod cursor;
+pub mod due;
 pub mod event;
 pub mod forwarding;
 pub mod id;

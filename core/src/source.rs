@@ -89,6 +89,14 @@ pub const SETTLE_GRACE: Duration = Duration::from_secs(5);
 /// The part of a lease that a claimed event may wait in memory for a free slot.
 pub const WAIT_ALLOWANCE: Duration = Duration::from_secs(5);
 
+/// The longest timeout that a configuration can set. So processes know the longest lease that a
+/// process with other settings can have set: see [`Policy::horizon`].
+pub const MAX_TIMEOUT: Duration = Duration::from_hours(1);
+
+/// By how much the clock of a database can differ between two servers, of which one replaces the
+/// other, or be corrected, without an effect on due times.
+pub const CLOCK_SKEW: Duration = Duration::from_mins(1);
+
 impl Policy {
     /// How long a claim holds an event: the timeout, [`SETTLE_GRACE`], and [`WAIT_ALLOWANCE`].
     ///
@@ -96,7 +104,20 @@ impl Policy {
     /// short.
     #[must_use]
     pub fn lease(&self) -> Duration {
-        self.timeout.saturating_add(SETTLE_GRACE).saturating_add(WAIT_ALLOWANCE)
+        lease(self.timeout)
+    }
+
+    /// How far ahead a due time can be, unless the database's clock was set back: the longest wait
+    /// for a retry, which `Retry-After` cannot exceed either, or the longest lease, and
+    /// [`CLOCK_SKEW`]. See [`crate::due`].
+    ///
+    /// A lease may have been set by a process with another timeout. It must not be broken, so the
+    /// longest possible lease counts. A retry that was scheduled with a longer `max_delay` than the
+    /// present one may come early.
+    #[must_use]
+    pub fn horizon(&self) -> Duration {
+        let longest_lease = lease(self.timeout.max(MAX_TIMEOUT));
+        self.backoff.max_delay.max(longest_lease).saturating_add(CLOCK_SKEW)
     }
 
     /// The remaining lease that a delivery needs to start.
@@ -104,6 +125,10 @@ impl Policy {
     pub fn cover(&self) -> Duration {
         self.timeout.saturating_add(SETTLE_GRACE)
     }
+}
+
+fn lease(timeout: Duration) -> Duration {
+    timeout.saturating_add(SETTLE_GRACE).saturating_add(WAIT_ALLOWANCE)
 }
 
 impl Default for Policy {
@@ -147,6 +172,15 @@ mod tests {
         assert_eq!(policy.lease(), policy.cover() + WAIT_ALLOWANCE);
         assert!(policy.cover() > policy.timeout);
         let endless = Policy { timeout: Duration::MAX, ..Policy::default() };
-        assert_eq!(endless.lease(), Duration::MAX);
+        assert_eq!((endless.lease(), endless.horizon()), (Duration::MAX, Duration::MAX));
+    }
+
+    #[test]
+    fn the_horizon_is_the_longest_lease_or_the_longest_wait() {
+        let short = Policy::default();
+        assert_eq!(short.horizon(), MAX_TIMEOUT + SETTLE_GRACE + WAIT_ALLOWANCE + CLOCK_SKEW);
+        let max_delay = Duration::from_hours(24);
+        let long = Policy { backoff: Backoff { max_delay, ..short.backoff }, ..short };
+        assert_eq!(long.horizon(), max_delay + CLOCK_SKEW);
     }
 }

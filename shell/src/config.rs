@@ -159,7 +159,7 @@ pub mod limits {
 
     /// The longest `timeout` of a delivery. The event's lease lasts longer than the timeout, and no
     /// other worker claims the event during the lease.
-    pub const TIMEOUT: Duration = Duration::from_hours(1);
+    pub const TIMEOUT: Duration = surehook_core::source::MAX_TIMEOUT;
     /// The most deliveries in flight for one source in one process.
     pub const CONCURRENCY: u32 = 10_000;
     /// The most deliveries that may start per second, for one source in one process.

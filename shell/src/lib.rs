@@ -9,6 +9,7 @@ pub mod descriptors;
 pub mod doorbell;
 #[expect(clippy::disallowed_methods, reason = "deadlines of deliveries use the real clock")]
 pub mod downstream;
+pub mod due_times;
 pub mod handover;
 pub mod headers;
 pub mod health;

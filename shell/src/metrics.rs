@@ -21,6 +21,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::breaker::Breaker;
+use surehook_core::due::Bound;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
@@ -459,6 +460,11 @@ impl MaintenanceStore for Metered<dyn MaintenanceStore> {
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
         let call = self.port.erase(kept, after, limit);
         self.metrics.measured(&*self.clock, "erase", call).boxed()
+    }
+
+    fn cap_due_times(&self, bounds: Vec<Bound>, limit: u32) -> StoreCall<'_, u64> {
+        let call = self.port.cap_due_times(bounds, limit);
+        self.metrics.measured(&*self.clock, "cap_due_times", call).boxed()
     }
 
     fn ping(&self) -> StoreCall<'_, ()> {

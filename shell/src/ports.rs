@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::time::Duration;
 use surehook_core::admission::{Fingerprint, Stored};
+use surehook_core::due::Bound;
 use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
@@ -104,8 +105,8 @@ pub trait OperatorStore: Send + Sync {
     fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool>;
 }
 
-/// The database for retention and for checks of the process: prunes, erases, and says whether the
-/// database can be used.
+/// The database for maintenance and for checks of the process: prunes, erases, caps due times, and
+/// says whether the database can be used.
 pub trait MaintenanceStore: Send + Sync {
     /// Examines up to `limit` events in the order of their ids, starting after `after`. Deletes
     /// those that ended longer ago than `retention` allows, with their attempts. Events that have
@@ -121,6 +122,12 @@ pub trait MaintenanceStore: Send + Sync {
     /// headers and bodies of those that were delivered longer than `kept` ago. Their records and
     /// their idempotency keys stay.
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased>;
+
+    /// Caps up to `limit` due times that are beyond the horizon of their source, the earliest of a
+    /// source first: such an event is due when the lease in its bound has passed from now. Its
+    /// fence stays, so its holder can still settle it. Rows that another transaction has locked are
+    /// skipped. Returns the number of capped due times.
+    fn cap_due_times(&self, bounds: Vec<Bound>, limit: u32) -> StoreCall<'_, u64>;
 
     /// Checks that the database answers, is writable, and has the schema that this program needs.
     fn ping(&self) -> StoreCall<'_, ()>;

@@ -11,14 +11,15 @@ use crate::intake::{IntakePorts, Limits, intake};
 use crate::metrics::{Metered, Metrics};
 use crate::ports::{Clock, Downstream, EventStore, Ids, MaintenanceStore, OperatorStore};
 use crate::worker::WorkerPorts;
-use crate::{retention, worker};
+use crate::{due_times, retention, worker};
 use futures::channel::mpsc;
-use futures::future::{BoxFuture, Fuse, FusedFuture, Shared};
+use futures::future::{BoxFuture, Fuse, FusedFuture, Shared, join};
 use futures::stream::{FusedStream, FuturesUnordered, StreamExt};
 use futures::{FutureExt, select_biased};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use surehook_core::due::Bound;
 use surehook_core::shutdown::{Action, Division, End, Input, Part, Shutdown};
 use surehook_core::worker::{Settings, Worker};
 use tokio::sync::oneshot;
@@ -161,17 +162,17 @@ pub async fn run(
     } else {
         Fuse::terminated()
     };
-    let mut pruning_task = if delivers {
-        spawn(
-            Loop::Pruning,
-            retention::run(
-                maintenance,
-                Arc::clone(&clock),
-                config.retention,
-                config.delivered_payload,
-            )
-            .boxed(),
-        )
+    let mut maintenance_task = if delivers {
+        let pruning = retention::run(
+            Arc::clone(&maintenance),
+            Arc::clone(&clock),
+            config.retention,
+            config.delivered_payload,
+        );
+        let bounds =
+            config.sources.iter().map(|(name, source)| Bound::new(name.clone(), &source.policy));
+        let capping = due_times::run(maintenance, Arc::clone(&clock), bounds.collect());
+        spawn(Loop::Pruning, join(pruning, capping).map(drop).boxed())
     } else {
         Fuse::terminated()
     };
@@ -182,7 +183,7 @@ pub async fn run(
     select_biased! {
         ended = intake_task => return Err(unexpected(ended)),
         ended = worker_task => return Err(unexpected(ended)),
-        ended = pruning_task => return Err(unexpected(ended)),
+        ended = maintenance_task => return Err(unexpected(ended)),
         ended = server => return Err(Ended::Server(ended.map_or_else(|broken| broken.0, |()| "it stopped".to_owned()))),
         () = signals.select_next_some() => {}
     }

@@ -1,4 +1,4 @@
-//! The database calls of operators and of retention, as transactions that lock rows and take time.
+//! The database calls of operators and of maintenance, as transactions that lock rows and take time.
 
 use crate::bugs::Bug;
 use crate::database::{AtCommit, Lock};
@@ -6,6 +6,7 @@ use crate::transaction::{Transaction, Work};
 use std::time::Duration;
 use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::search::{EventFilter, PageSize, RedrivenPage, Span};
+use surehook_core::due::Bound;
 use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
@@ -164,6 +165,41 @@ impl Transaction<'_> {
             Erased { erased, reached }
         };
         self.commit(at_commit, erase).await
+    }
+
+    /// Caps due times that are beyond the horizon, except those of rows locked by others.
+    pub(crate) async fn cap_due_times(
+        &mut self,
+        bounds: Vec<Bound>,
+        limit: u32,
+        at_commit: AtCommit,
+    ) -> Result<u64, StoreError> {
+        let beyond = self.disk.state().tables.beyond(self.now, &bounds, limit);
+        let mut held = Vec::new();
+        for (event, lease) in beyond {
+            if self.try_lock(&Lock::Row(event)) {
+                held.push((event, lease, self.disk.state().row(event)));
+            }
+        }
+        self.disk.step().await;
+        if held.is_empty() {
+            // A transaction that writes nothing does not wait for the standby.
+            self.may_commit(at_commit)?;
+            return Ok(0);
+        }
+        let cap = |work: &mut Work<'_>| {
+            let (now, mut capped) = (work.now, 0);
+            for (event, lease, row) in held {
+                if work.state.row(event) == row {
+                    work.change(event, Change::Capped, |tables| {
+                        tables.cap_due_time(now, event, lease);
+                    });
+                    capped += 1;
+                }
+            }
+            capped
+        };
+        self.commit(at_commit, cap).await
     }
 }
 

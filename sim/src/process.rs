@@ -26,6 +26,7 @@ use surehook::ports::{
 };
 use surehook::process::{Broken, Host, ProcessPorts, Task};
 use surehook_core::admission::Stored;
+use surehook_core::due::Bound;
 use surehook_core::id::EventId;
 use surehook_core::operators::Access;
 use surehook_core::source::{SETTLE_GRACE, WAIT_ALLOWANCE};
@@ -295,6 +296,10 @@ impl MaintenanceStore for BuggyStore {
 
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
         self.store.erase(kept, after, limit)
+    }
+
+    fn cap_due_times(&self, bounds: Vec<Bound>, limit: u32) -> StoreCall<'_, u64> {
+        self.store.cap_due_times(bounds, limit)
     }
 
     fn ping(&self) -> StoreCall<'_, ()> {

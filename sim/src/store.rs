@@ -23,6 +23,7 @@ use surehook::ports::{
 use surehook::search::{EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::admission::Stored;
 use surehook_core::cursor::DueTime;
+use surehook_core::due::Bound;
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -323,6 +324,13 @@ impl MaintenanceStore for RemoteStore {
         let limit = limit.min(STEP_EVENTS);
         self.send(Call::Erase, move |transaction, at| {
             transaction.erase(kept, after, limit, at).boxed()
+        })
+        .boxed()
+    }
+
+    fn cap_due_times(&self, bounds: Vec<Bound>, limit: u32) -> StoreCall<'_, u64> {
+        self.send(Call::CapDueTimes, move |transaction, at| {
+            transaction.cap_due_times(bounds, limit, at).boxed()
         })
         .boxed()
     }

@@ -170,7 +170,7 @@ impl<'a> Transaction<'a> {
         Ok(answer)
     }
 
-    fn may_commit(&self, at_commit: AtCommit) -> Result<(), StoreError> {
+    pub(crate) fn may_commit(&self, at_commit: AtCommit) -> Result<(), StoreError> {
         if self.is_cut_off() || at_commit == AtCommit::Break {
             return Err(broken());
         }

@@ -205,6 +205,7 @@ fn change(at: Timestamp, before: Option<&DeliveryRow>, after: Option<&DeliveryRo
     };
     let is = after.delivery.status;
     match (was, is, after.delivery.reason) {
+        _ if after.delivery == row => Change::Capped,
         (_, Status::Processing, _) | (_, Status::DeadLettered, Some(Reason::Lost)) => {
             Change::Claimed
         }

@@ -1,10 +1,13 @@
 //! Time zones other than UTC, and processes whose clock is wrong. With PostgreSQL, only the
 //! database's clock counts, and times are shown in UTC. With SQLite, the wall clock may step
-//! without an effect on due times.
+//! without an effect on due times. A database's clock that is set back by hours neither delays
+//! retries nor keeps leases.
 
 use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use surehook_core::due::PASS_PAUSE;
 use tempfile::TempDir;
 use tests::database::Database;
 use tests::http::Client;
@@ -15,6 +18,9 @@ use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, verdicts, wait};
 use uuid::Uuid;
+
+/// The lease of a source with a timeout of 5 s.
+const LEASE: Duration = Duration::from_secs(15);
 
 on_each_database!(a_process_in_another_time_zone_changes_nothing);
 
@@ -147,7 +153,68 @@ async fn a_clock_that_steps_forward_repeats_no_delivery_on_sqlite() {
     assert_eq!((world.sink.of(event).len(), world.sink.of(again).len()), (1, 1));
 }
 
-/// A process on SQLite whose wall clock can be set.
+/// Due times on SQLite continue from the wall clock's time when a process starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_set_back_across_a_restart_delays_no_retry_on_sqlite() {
+    let mut world = Stepped::start(hangs_once_then_fails_once()).await;
+    let held = world.post().await;
+    wait::until("the delivery", || async { world.was_tried(held, 1) }).await;
+    let failed = world.post().await;
+    world.is(failed, "retrying").await;
+    world.service.kill();
+
+    world.step("-2h");
+    world.service.restart().await;
+
+    world.is_tried_after_a_pass(failed).await;
+    world.is_tried_after_a_pass(held).await;
+    world.warned_once();
+}
+
+/// Moving all due times ahead has the effect of setting the server's clock back. The delivery in
+/// flight lasts longer than a pause between two passes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_clock_that_is_set_back_delays_and_repeats_nothing() {
+    let database = Database::postgres().await;
+    let (url, clock) = (database.url(), TempDir::new().expect("a temporary folder"));
+    let world = Stepped::on(&url, clock, &[], |received| match received.attempt {
+        1 if received.source == "slow" => Answer::status(200).after(Duration::from_secs(35)),
+        1 => Answer::status(503),
+        _ => Answer::status(200),
+    })
+    .await;
+    let held = world.post_to("slow").await;
+    wait::until("the delivery", || async { world.was_tried(held, 1) }).await;
+    let failed = world.post().await;
+    world.is(failed, "retrying").await;
+
+    database
+        .execute(
+            "update deliveries set due_at = due_at + interval '2 hours' where due_at is not null",
+        )
+        .await;
+
+    world.is_tried_after_a_pass(failed).await;
+    world.is(held, "delivered").await;
+    assert_eq!(world.sink.of(held).len(), 1, "an event in flight was sent again");
+    world.warned_once();
+}
+
+/// The first event hangs at its first attempt, and the others fail.
+fn hangs_once_then_fails_once() -> impl Fn(&tests::sink::Received) -> Answer + Send + Sync {
+    let hangs = AtomicBool::new(true);
+    move |received| {
+        if received.attempt > 1 {
+            Answer::status(200)
+        } else if hangs.swap(false, Ordering::Relaxed) {
+            Answer::never()
+        } else {
+            Answer::status(503)
+        }
+    }
+}
+
+/// A process whose wall clock can be set.
 struct Stepped {
     service: Service,
     sink: Sink,
@@ -155,6 +222,7 @@ struct Stepped {
 }
 
 impl Stepped {
+    /// On SQLite.
     async fn start(
         behaviour: impl Fn(&tests::sink::Received) -> Answer + Send + Sync + 'static,
     ) -> Self {
@@ -168,13 +236,26 @@ impl Stepped {
             ("LD_PRELOAD", library),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ]);
-        let sink = Sink::start(behaviour).await;
-        let configuration = format!(
-            "[sources.github]\ndestination = \"{}\"\ninitial_delay = \"5s\"\nmax_delay = \"5s\"\n",
-            sink.url("/github")
-        );
         let database = format!("sqlite:{}", clock.path().join("surehook.db").display());
-        let service = Service::start_in(Box::leak(variables), &database, &configuration).await;
+        Self::on(&database, clock, Box::leak(variables), behaviour).await
+    }
+
+    async fn on(
+        database: &str,
+        clock: TempDir,
+        environment: Environment,
+        behaviour: impl Fn(&tests::sink::Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let sink = Sink::start(behaviour).await;
+        let mut configuration =
+            String::from("[defaults]\ninitial_delay = \"5s\"\nmax_delay = \"5s\"\n");
+        for (source, timeout) in [("github", "5s"), ("slow", "40s")] {
+            let destination = sink.url(&format!("/{source}"));
+            configuration += &format!(
+                "[sources.{source}]\ndestination = \"{destination}\"\ntimeout = \"{timeout}\"\n"
+            );
+        }
+        let service = Service::start_in(environment, database, &configuration).await;
         Self { service, sink, clock }
     }
 
@@ -184,10 +265,33 @@ impl Stepped {
             .expect("the folder can be written to");
     }
 
+    /// The log names the clock, once.
+    fn warned_once(&self) {
+        let log = self.service.log();
+        let warned = log
+            .matches("due times were too far ahead: the clock of the database was set back")
+            .count();
+        assert_eq!(warned, 1, "{log}");
+    }
+
+    /// Waits for the second attempt: for a pass over the due times, and a lease.
+    async fn is_tried_after_a_pass(&self, event: Uuid) {
+        let longest = PASS_PAUSE + LEASE + Duration::from_secs(5);
+        wait::within(longest, "the next attempt", || async { self.was_tried(event, 2) }).await;
+    }
+
     async fn post(&self) -> Uuid {
+        self.post_to("github").await
+    }
+
+    async fn post_to(&self, source: &str) -> Uuid {
         let key = Uuid::now_v7().to_string();
         let answer = Client::default()
-            .post(&self.service.url("/webhooks/github"), &[("idempotency-key", &key)], "{}")
+            .post(
+                &self.service.url(&format!("/webhooks/{source}")),
+                &[("idempotency-key", &key)],
+                "{}",
+            )
             .await;
         let answer = answer.expect("a response");
         assert_eq!(answer.status_code, 202, "{answer:?}");

@@ -15,7 +15,7 @@ on_each_database!(
     a_deleted_event_breaks_the_durability_promise,
     an_event_made_due_again_breaks_the_duplicates_promise,
     a_changed_body_breaks_the_bytes_promise,
-    a_shortened_lease_breaks_the_transitions_promise,
+    a_shortened_lease_breaks_the_lease_promise,
 );
 
 const EVENTS: usize = 20;
@@ -51,14 +51,14 @@ async fn a_changed_body_breaks_the_bytes_promise(database: Database) {
     assert_eq!(broken, BTreeSet::from([Promise::Bytes]));
 }
 
-async fn a_shortened_lease_breaks_the_transitions_promise(database: Database) {
+async fn a_shortened_lease_breaks_the_lease_promise(database: Database) {
     let (postgres, sqlite) = (
         "update deliveries set due_at = due_at - interval '1 hour'",
         "update deliveries set due_at = due_at - 3600000000",
     );
     let broken =
         broken_by(database, |_| slow(), |status| status == "processing", postgres, sqlite).await;
-    assert!(broken.contains(&Promise::Transitions), "{broken:?}");
+    assert!(broken.contains(&Promise::Lease), "{broken:?}");
 }
 
 fn refuses_at_first(received: &Received) -> Answer {

@@ -46,6 +46,7 @@ fn the_loops_ask_for_no_runtime() {
         "intake.rs",
         "worker.rs",
         "retention.rs",
+        "due_times.rs",
         "process.rs",
         "health.rs",
         "doorbell.rs",

@@ -44,6 +44,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::cursor::{Cursors, DueTime};
+use surehook_core::due::Bound;
 use surehook_core::event::{Outcome, Status};
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::retention::Reached;
@@ -344,6 +345,8 @@ impl PostgresStore {
         Ok(claims)
     }
 
+    /// Settles a batch, and then settles again what was refused: see `settle.sql`. Returns the
+    /// events whose settlement was refused both times.
     async fn settle_batch(&self, mut batch: Vec<Settlement>) -> Result<Vec<EventId>, StoreError> {
         // If a batch settles one claim twice, the first settlement counts and the second is
         // refused.
@@ -356,6 +359,19 @@ impl PostgresStore {
             }
             is_again
         });
+        let again = self.settle_once(&batch).await?;
+        if !again.is_empty() {
+            let is_part_committed = again.len() < batch.len();
+            let stale = self.settle_once(&again).await;
+            let stale = stale.map_err(|error| in_doubt(error, is_part_committed))?;
+            refused.extend(stale.iter().map(|settlement| settlement.event));
+        }
+        Ok(refused)
+    }
+
+    /// Runs [`sql::SETTLE`] for a batch in the order of events and fences, and returns the refused
+    /// settlements in that order.
+    async fn settle_once(&self, batch: &[Settlement]) -> Result<Vec<Settlement>, StoreError> {
         let records: Vec<_> = batch.iter().map(Settlement::entry).collect();
         let query = sqlx::query(sql::SETTLE)
             .bind(batch.iter().map(|settlement| settlement.event.as_uuid()).collect::<Vec<_>>())
@@ -413,13 +429,9 @@ impl PostgresStore {
         }
         // The batch is sorted by fence, and no claim of an event has a greater fence than its row.
         // So the last settlement of a returned event is the one that counted.
-        refused.extend(
-            batch
-                .iter()
-                .rev()
-                .map(|settlement| settlement.event)
-                .filter(|event| !held.remove(&event.as_uuid())),
-        );
+        let is_refused = |settlement: &&Settlement| !held.remove(&settlement.event.as_uuid());
+        let mut refused: Vec<Settlement> = batch.iter().rev().filter(is_refused).cloned().collect();
+        refused.reverse();
         Ok(refused)
     }
 
@@ -541,6 +553,20 @@ impl PostgresStore {
         Ok(Pruned { deleted, reached })
     }
 
+    async fn cap_step(&self, bounds: &[Bound], limit: u32) -> Result<u64, StoreError> {
+        let micros = |of: fn(&Bound) -> Duration| -> Vec<Micros> {
+            bounds.iter().map(|bound| rows::micros(of(bound))).collect()
+        };
+        let query = sqlx::query(sql::CAP_DUE_TIMES)
+            .bind(bounds.iter().map(|bound| bound.source.as_str()).collect::<Vec<_>>())
+            .bind(micros(|bound| bound.horizon))
+            .bind(micros(|bound| bound.lease))
+            .bind(i64::from(limit));
+        let rows: Vec<(i64,)> = decode(&self.execute(&self.retention, query).await?)?;
+        let (capped,) = rows.first().ok_or_else(|| rows::unreadable("result"))?;
+        u64::try_from(*capped).map_err(|_| rows::unreadable("count"))
+    }
+
     /// Runs one step of retention, which changes no event received within the last `kept`. Returns
     /// how many events it changed, and where it ended.
     async fn step(
@@ -635,6 +661,10 @@ impl MaintenanceStore for PostgresStore {
 
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
         self.erase_step(kept, after, limit).boxed()
+    }
+
+    fn cap_due_times(&self, bounds: Vec<Bound>, limit: u32) -> StoreCall<'_, u64> {
+        async move { self.cap_step(&bounds, limit).await }.boxed()
     }
 
     fn ping(&self) -> StoreCall<'_, ()> {

@@ -41,6 +41,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook_core::admission::Stored;
+use surehook_core::due::Bound;
 use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
@@ -468,6 +469,13 @@ impl MaintenanceStore for SqliteStore {
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
         self.write(move |connection, now| {
             transitions::erase(connection, now, kept, after, limit).boxed()
+        })
+        .boxed()
+    }
+
+    fn cap_due_times(&self, bounds: Vec<Bound>, limit: u32) -> StoreCall<'_, u64> {
+        self.write(move |connection, now| {
+            transitions::cap_due_times(connection, now, bounds, limit).boxed()
         })
         .boxed()
     }

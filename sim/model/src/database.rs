@@ -15,6 +15,7 @@ use surehook::search::{
     Span,
 };
 use surehook_core::admission::Stored;
+use surehook_core::due::Bound;
 use surehook_core::event::{DeliveryState, Due, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
@@ -607,6 +608,41 @@ impl Database {
         if let Some(row) = self.events.get_mut(&event) {
             (row.event.headers, row.event.body, row.erased_at) =
                 (Bytes::new(), Bytes::new(), Some(now));
+        }
+    }
+
+    /// [`surehook::ports::MaintenanceStore::cap_due_times`].
+    pub fn cap_due_times(&mut self, now: Timestamp, bounds: &[Bound], limit: u32) -> u64 {
+        let beyond = self.beyond(now, bounds, limit);
+        for (event, lease) in &beyond {
+            self.cap_due_time(now, *event, *lease);
+        }
+        beyond.len() as u64
+    }
+
+    /// The events whose due times are beyond the horizon, with the lease of their source: at most
+    /// `limit`, the earliest of a source first.
+    #[must_use]
+    pub fn beyond(&self, now: Timestamp, bounds: &[Bound], limit: u32) -> Vec<(EventId, Duration)> {
+        let of_source = |bound: &Bound| {
+            let mut beyond: Vec<(Timestamp, EventId)> = self
+                .deliveries
+                .iter()
+                .filter(|(id, _)| self.events[id].event.source == bound.source)
+                .filter_map(|(id, row)| Some((row.due_at?, *id)))
+                .filter(|(due_at, _)| bound.excludes(*due_at, now))
+                .collect();
+            beyond.sort_unstable();
+            let lease = bound.lease;
+            beyond.into_iter().map(move |(_, event)| (event, lease))
+        };
+        bounds.iter().flat_map(of_source).take(limit as usize).collect()
+    }
+
+    /// Makes an event due after a lease.
+    pub fn cap_due_time(&mut self, now: Timestamp, event: EventId, lease: Duration) {
+        if let Some(row) = self.deliveries.get_mut(&event) {
+            row.due_at = Some(now + micros(lease));
         }
     }
 

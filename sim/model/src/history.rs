@@ -221,6 +221,8 @@ pub enum Change {
     Pruned,
     /// The payload was erased because its retention ended. The record stays.
     Erased,
+    /// The due time was too far ahead, and was capped.
+    Capped,
     /// A failover to a standby that did not have the newest changes of this event.
     RolledBack,
     /// A failover to a standby that did not have this event.

@@ -234,6 +234,7 @@ fn of_redrives(run: &Run, marks: &mut BTreeSet<Mark>) {
             | Change::Claimed
             | Change::Settled { .. }
             | Change::Pruned
+            | Change::Capped
             | Change::Erased => {}
         }
     }
@@ -271,6 +272,7 @@ fn of_limits(run: &Run, marks: &mut BTreeSet<Mark>) {
                     | Change::Redriven
                     | Change::Pruned
                     | Change::Erased
+                    | Change::Capped
                     | Change::RolledBack
                     | Change::Lost => {}
                 }

@@ -16,6 +16,7 @@ use surehook::ports::{
 };
 use surehook::search::{EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::admission::Stored;
+use surehook_core::due::Bound;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
@@ -175,6 +176,12 @@ impl MaintenanceStore for MemoryStore {
 
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
         self.call(Call::Erase, move |tables, now| Ok(tables.erase(now, kept, after, limit)))
+    }
+
+    fn cap_due_times(&self, bounds: Vec<Bound>, limit: u32) -> StoreCall<'_, u64> {
+        self.call(Call::CapDueTimes, move |tables, now| {
+            Ok(tables.cap_due_times(now, &bounds, limit))
+        })
     }
 
     fn ping(&self) -> StoreCall<'_, ()> {

@@ -515,6 +515,8 @@ pub enum Call {
     Prune,
     /// [`surehook::ports::MaintenanceStore::erase`].
     Erase,
+    /// [`surehook::ports::MaintenanceStore::cap_due_times`].
+    CapDueTimes,
     /// [`surehook::ports::MaintenanceStore::ping`].
     Ping,
     /// [`surehook::ports::MaintenanceStore::probe`].
@@ -538,6 +540,7 @@ impl Call {
             Self::Pause => "pause",
             Self::Prune => "prune",
             Self::Erase => "erase",
+            Self::CapDueTimes => "cap due times",
             Self::Ping => "ping",
             Self::Probe => "probe",
         }

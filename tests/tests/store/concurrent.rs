@@ -200,6 +200,7 @@ impl World {
                 Change::Redriven => "redriven",
                 Change::Pruned => "pruned",
                 Change::Erased => "erased",
+                Change::Capped => "capped",
                 Change::RolledBack | Change::Lost => "taken back",
             };
             *seen.entry(kind).or_insert(0) += 1;

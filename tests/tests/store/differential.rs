@@ -128,6 +128,15 @@ const FOUND_BY_SEQUENCES: &[Wrong] = &[
     Wrong::PassNeverEnds,
     Wrong::KeysOutliveTheirEvents,
     Wrong::SaysTwiceAsMany,
+    Wrong::CapsNothing,
+    Wrong::CapsWithinTheHorizon,
+    Wrong::CapsToNow,
+    Wrong::CapsEverySource,
+    Wrong::CapChangesTheFence,
+    Wrong::OneHorizonForAll,
+    Wrong::OneLeaseForAllCaps,
+    Wrong::CapsTheLatestFirst,
+    Wrong::CapsWithoutLimit,
     Wrong::OldestFirst,
     Wrong::ListsEverySource,
     Wrong::ListsWithoutThePage,
@@ -230,6 +239,7 @@ impl Tally {
         "not redriven",
         "pruned",
         "redriven",
+        "due times capped",
         "redriven by many",
         "redriven delivered",
         "erased",
@@ -262,6 +272,9 @@ impl Tally {
             Answer::Settled(Ok(refused)) => add("refused", refused.len()),
             Answer::Redriven(Ok(redriven)) => {
                 add(if *redriven == Redriven::Queued { "redriven" } else { "not redriven" }, 1);
+            }
+            Answer::Capped(Ok(capped)) => {
+                add("due times capped", usize::try_from(*capped).unwrap());
             }
             Answer::Erased(Ok(done)) => add("erased", usize::try_from(done.erased).unwrap()),
             Answer::Redelivered(Ok(redriven)) => {

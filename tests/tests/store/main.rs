@@ -66,6 +66,7 @@ mod concurrent;
 mod db;
 mod differential;
 mod dropped;
+mod due;
 mod erase;
 mod find;
 mod later;

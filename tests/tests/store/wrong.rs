@@ -105,6 +105,16 @@ pub(crate) enum Wrong {
     ErasesByReception,
     ErasesWithoutThePage,
     SendsNothingOnceMore,
+    // Capping due times.
+    CapsNothing,
+    CapsWithinTheHorizon,
+    CapsToNow,
+    CapsEverySource,
+    CapChangesTheFence,
+    OneHorizonForAll,
+    OneLeaseForAllCaps,
+    CapsTheLatestFirst,
+    CapsWithoutLimit,
     // Searching.
     OldestFirst,
     ListsEverySource,

@@ -7,9 +7,11 @@
 -- the batch. It does so after a vacuum of a nearly empty queue.
 --
 -- A row that is locked under its fence is the version that this statement's snapshot sees, because
--- each transition changes the fence. So its ctid is the right one. Someone who changes rows by hand
--- may not change the fence. The row is then locked in a version that this statement cannot write.
--- So only rows that were written are returned and recorded, and the others are refused completely.
+-- each transition changes the fence. So its ctid is the right one. cap_due_times.sql does not change
+-- the fence, and someone who changes rows by hand may not. The row is then locked in a version that
+-- this statement cannot write. So only rows that were written are returned and recorded, and the
+-- others are refused completely. The store runs this statement again for what was refused: its new
+-- snapshot sees that version.
 -- An attempt that has a record keeps it: see claim.sql.
 --
 -- Bound: one probe of deliveries for each settlement. One insert for each recorded attempt.

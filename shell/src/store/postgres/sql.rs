@@ -33,6 +33,8 @@ pub const STATUS: &str = include_str!("status.sql");
 pub const PRUNE: &str = include_str!("prune.sql");
 /// Erases the payloads of delivered events whose retention has ended.
 pub const ERASE: &str = include_str!("erase.sql");
+/// Caps due times that are beyond their horizon.
+pub const CAP_DUE_TIMES: &str = include_str!("cap_due_times.sql");
 /// Reads the role and the timeline of a server.
 pub const STANDING: &str = include_str!("standing.sql");
 /// Reads the identity of this session.

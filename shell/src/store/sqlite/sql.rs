@@ -55,6 +55,8 @@ pub const PRUNE_EVENTS: &str = include_str!("prune_events.sql");
 /// Finds the events whose payloads can be erased.
 pub const ERASE_SCAN: &str = include_str!("erase_scan.sql");
 pub const ERASE_EVENTS: &str = include_str!("erase_events.sql");
+/// Caps due times that are beyond their horizon.
+pub const CAP_DUE_TIMES: &str = include_str!("cap_due_times.sql");
 /// Several statements that run in one round trip to the connection's thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Script {

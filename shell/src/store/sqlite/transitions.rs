@@ -15,6 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use surehook_core::admission::Stored;
+use surehook_core::due::Bound;
 use surehook_core::event::{DeliveryState, Due, Illegal, Status};
 use surehook_core::id::{Attempt, EventId, Fence};
 use surehook_core::retention::Reached;
@@ -554,6 +555,21 @@ pub(super) async fn erase(
             .await?;
     }
     Ok(Erased { erased: over.len() as u64, reached: reached(&scanned, limit, now.wall, kept) })
+}
+
+pub(super) async fn cap_due_times(
+    connection: &mut SqliteConnection,
+    now: Now,
+    bounds: Vec<Bound>,
+    limit: u32,
+) -> Result<u64, Failure> {
+    let later = |duration| now.due.saturating_add(rows::micros(duration));
+    let bounds: Vec<_> = bounds
+        .iter()
+        .map(|bound| json!([bound.source.as_str(), later(bound.horizon), later(bound.lease)]))
+        .collect();
+    let query = sqlx::query(sql::CAP_DUE_TIMES).bind(array(&bounds)?).bind(i64::from(limit));
+    Ok(query.execute(connection).await?.rows_affected())
 }
 
 /// Where a step of retention ended that changes no event received within the last `kept`.

@@ -1,9 +1,11 @@
 //! Promise *At least once*, for leases: an event has one live lease at a time, is claimed only when
 //! it is due, and is settled only with the fence of its newest claim. A redrive of a delivered
-//! event sets a fence greater than all its earlier ones.
+//! event sets a fence greater than all its earlier ones. A due time is capped only if it is beyond
+//! the horizon, and not to less than a lease.
 
 use super::{Promise, Violation, violation};
 use crate::history::{Change, Run};
+use jiff::SignedDuration;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use surehook_core::event::Status;
@@ -93,6 +95,24 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     newest.insert(event, row.fence);
                 }
             }
+            Change::Capped => {
+                let record = run.events.get(&event);
+                let policy = record.and_then(|record| run.policies.get(&record.source));
+                if let (Some(policy), Some(was), Some(is)) = (
+                    policy,
+                    committed.before.and_then(|row| row.due_at),
+                    committed.after.and_then(|row| row.due_at),
+                ) {
+                    let [was, is] = [was, is].map(|due| due.duration_since(committed.db_time));
+                    let (horizon, lease) = (policy.horizon(), policy.lease());
+                    if was <= signed(horizon) || is + signed(ROUNDING) < signed(lease) {
+                        let what = format!(
+                            "the due time of event {event} was {was:#} ahead and was capped to {is:#}, but the horizon is {horizon:?} and a lease {lease:?}"
+                        );
+                        violations.push(violation(Promise::Lease, at, what, [event]));
+                    }
+                }
+            }
             Change::Accepted
             | Change::Settled { .. }
             | Change::Redriven
@@ -101,4 +121,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         }
     }
     violations
+}
+
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
 }

@@ -24,7 +24,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 pruned.entry(committed.event).or_insert(at);
                 continue;
             }
-            Change::Erased => continue,
+            Change::Erased | Change::Capped => continue,
             Change::RolledBack => {
                 rolled_back.insert(committed.event);
             }

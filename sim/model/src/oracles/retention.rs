@@ -72,6 +72,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             Change::Lost => {
                 ended.remove(&event);
             }
+            Change::Capped => {}
             Change::Accepted
             | Change::Claimed
             | Change::Settled { .. }

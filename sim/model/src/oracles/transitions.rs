@@ -1,6 +1,7 @@
 //! Promise *Explicit*: an event's row makes only the legal transitions, and each one increases the
-//! fence by one. This file follows the diagram in `docs/ARCHITECTURE.md`, not the code in `core`,
-//! so that it is an independent check.
+//! fence by one. Capping a due time is no transition, and changes nothing else. This file follows
+//! the diagram in `docs/ARCHITECTURE.md`, not the code in `core`, so that it is an independent
+//! check.
 
 use super::{Promise, Violation, violation};
 use crate::history::{Change, Committed, Run};
@@ -59,6 +60,9 @@ fn wrong(committed: &Committed) -> Option<&'static str> {
             ((before.status, after.status), i64::from(after.attempt) - i64::from(before.attempt))
         }
     };
+    if committed.change == Change::Capped {
+        return (before != after).then_some("more than the due time was capped");
+    }
     if after?.fence != before?.fence.next() {
         return Some("the fence did not increase by one");
     }

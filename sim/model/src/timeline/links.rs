@@ -67,6 +67,7 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                     Change::Redriven => "redrive",
                     Change::Pruned => "prune",
                     Change::Erased => "erase",
+                    Change::Capped => "cap",
                     Change::RolledBack | Change::Lost => "failover",
                 };
                 link(Lane::process(&committed.process), own, true, label.to_owned());

@@ -168,6 +168,7 @@ fn change(index: &Index<'_>, committed: &Committed) -> String {
         Change::Redriven => format!("redriven through {process}"),
         Change::Pruned => format!("pruned by {process}"),
         Change::Erased => format!("payload erased by {process}"),
+        Change::Capped => format!("due time capped by {process}"),
         Change::RolledBack => format!("rolled back by {process}"),
         Change::Lost => format!("lost in {process}"),
     };

@@ -12,6 +12,7 @@ use std::time::Duration;
 use surehook::ports::{NewEvent, Retention};
 use surehook::search::{EventFilter, PageSize, Span};
 use surehook_core::admission::Fingerprint;
+use surehook_core::due::Bound;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::key::IdempotencyKey;
@@ -37,6 +38,8 @@ pub(super) enum Operation {
     },
     /// The retention in steps of the clock, the event to start after, and the limit.
     Erase(u32, Option<Whose>, u32),
+    /// The horizon and the lease of each source, and the limit.
+    CapDueTimes(BTreeMap<u8, (Length, Length)>, u32),
     List(Search),
     RedriveAll(Search, bool),
     /// The source, and whether to pause or to resume it.
@@ -88,7 +91,7 @@ pub(super) struct Want {
 
 /// A duration in steps of the clock.
 #[derive(Clone, Debug)]
-enum Length {
+pub(super) enum Length {
     Steps(u32),
     Endless,
 }
@@ -155,6 +158,8 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(delivered, dead_lettered, after, limit)| Operation::Prune { delivered, dead_lettered, after, limit }),
         2 => (0..3u32, proptest::option::weighted(0.2, whose()), 1..20u32)
             .prop_map(|(kept, after, limit)| Operation::Erase(kept, after, limit)),
+        2 => (btree_map(0..3u8, (length(), length()), 1..4), 1..6u32)
+            .prop_map(|(bounds, limit)| Operation::CapDueTimes(bounds, limit)),
         2 => search().prop_map(Operation::List),
         2 => (search(), any::<bool>()).prop_map(|(search, dry_run)| Operation::RedriveAll(search, dry_run)),
         1 => (0..3u8, any::<bool>()).prop_map(|(source, paused)| Operation::Pause(source, paused)),
@@ -264,6 +269,7 @@ pub(super) enum Call {
     RedriveDelivered(EventId),
     Prune(Retention, Option<EventId>, u32),
     Erase(Duration, Option<EventId>, u32),
+    CapDueTimes(Vec<Bound>, u32),
     List(EventFilter, Span, PageSize),
     RedriveAll(EventFilter, Span, PageSize, bool),
     Pause(SourceName, bool),
@@ -324,6 +330,14 @@ impl Run {
             }
             Operation::Erase(kept, after, limit) => {
                 Call::Erase(GRID * *kept, after.as_ref().map(|whose| self.event(whose)), *limit)
+            }
+            Operation::CapDueTimes(bounds, limit) => {
+                let bound = |(source, (horizon, lease)): (&u8, &(Length, Length))| Bound {
+                    source: source_name(*source),
+                    horizon: duration(horizon),
+                    lease: duration(lease),
+                };
+                Call::CapDueTimes(bounds.iter().map(bound).collect(), *limit)
             }
             Operation::List(search) => {
                 let (filter, span, size) = self.search(search);

@@ -47,6 +47,7 @@ pub(super) enum Answer {
     Redriven(Result<Redriven, ErrorKind>),
     Redelivered(Result<Redriven, ErrorKind>),
     Erased(Result<Erased, ErrorKind>),
+    Capped(Result<u64, ErrorKind>),
     Pruned(Result<Pruned, ErrorKind>),
     /// With virtual times.
     Listed(Result<EventPage, ErrorKind>),
@@ -117,6 +118,9 @@ impl Side {
                 Answer::Erased(
                     erased.map(|erased| Erased { reached: without_time(erased.reached), ..erased }),
                 )
+            }
+            Call::CapDueTimes(bounds, limit) => {
+                Answer::Capped(store.cap_due_times(bounds, limit).await.map_err(kind))
             }
             Call::List(filter, span, size) => Answer::Listed(
                 store.list(filter, span, size).await.map_err(kind).map(|mut page| {

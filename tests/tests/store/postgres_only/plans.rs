@@ -279,6 +279,9 @@ async fn plans(session: &mut PgConnection) -> Vec<(String, String)> {
             plans.push((format!("{name}, generic plan"), plan));
         }
         let plan = explain(session, &statement).await;
+        if name == "cap_due_times" {
+            assert_both_columns_bound(&plan);
+        }
         plans.push((name, plan));
     }
     plans
@@ -317,6 +320,20 @@ async fn explain(session: &mut PgConnection, statement: &str) -> String {
         };
     }
     plan(session, query).await
+}
+
+/// Both columns of the index must bound the scan of capped due times. Otherwise it would read all
+/// rows of the source.
+fn assert_both_columns_bound(plan: &str) {
+    let lines: Vec<&str> = plan.lines().map(str::trim).collect();
+    let both = ".source) AND (due_at > (statement_timestamp()";
+    let is_bounded = |pair: &[&str]| {
+        pair[0].contains("Index Scan using deliveries_due")
+            && pair[1].starts_with("Index Cond: ((source = bound")
+            && pair[1].contains(both)
+    };
+    assert!(lines.windows(2).any(is_bounded), "{plan}");
+    assert!(!plan.contains("Sort"), "the index has the order of due times:\n{plan}");
 }
 
 fn claim(options: &str) -> QueryScalar<'static, Postgres, String, PgArguments> {

@@ -1,6 +1,6 @@
 //! Races between two statements, provoked by triggers and by transactions that are held open.
 
-use crate::db::{Db, LEASE, demand, event, events, settlement};
+use crate::db::{Db, LEASE, demand, event, events, settlement, source};
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::store::postgres::sql;
 use surehook_core::admission::Stored;
+use surehook_core::due::Bound;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::retention::Reached;
 use tokio::task::JoinHandle;
@@ -271,6 +272,50 @@ async fn a_manual_change_during_a_settlement_leaves_it_complete_or_refused() {
             assert_eq!(db.claim_one("a").await.attempt, 2, "it is claimable again after its lease");
         }
     }
+}
+
+#[tokio::test]
+async fn a_due_time_capped_during_a_settlement_does_not_refuse_it() {
+    for outcome in [Outcome::Delivered, Outcome::Retry { after: LEASE }, Outcome::Release] {
+        let db = Db::postgres().await;
+        let claim = db.claimed("a").await;
+        let mut capping = held_open(&db, "").await;
+        let capped: i64 = sqlx::query_scalar(sql::CAP_DUE_TIMES)
+            .bind(vec!["a"])
+            .bind(vec![0i64])
+            .bind(vec![1_000_000i64])
+            .bind(100i64)
+            .fetch_one(&mut capping)
+            .await
+            .unwrap();
+        assert_eq!(capped, 1);
+        let stale = db.claimed("b").await;
+        let again = db.another();
+        db.make_due(stale.event, LEASE).await;
+        assert_eq!(again.claim(vec![demand("b", 1)]).await.unwrap().claimed.len(), 1);
+        let batch = vec![settlement(&claim, outcome), settlement(&stale, outcome)];
+        let settling = tokio::spawn(async move { again.settle(batch).await });
+        wait_for_waiting(&db, 1).await;
+        end(&mut capping, "commit").await;
+        assert_eq!(settling.await.unwrap(), Ok(vec![stale.event]), "{outcome:?}");
+        assert_ne!(db.found(claim.event).await.status, Status::Processing, "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn capping_skips_locked_rows_without_waiting() {
+    let db = Db::postgres().await;
+    let claims = [db.claimed("a").await, db.claimed("b").await];
+    let bounds = ["a", "b"].map(|name| Bound {
+        source: source(name),
+        horizon: Duration::ZERO,
+        lease: Duration::from_secs(1),
+    });
+    let mut settling = held_open(&db, "update deliveries set fence = 2 where source = 'a'").await;
+    assert_eq!(db.store.cap_due_times(bounds.to_vec(), 100).await, Ok(1), "one row is locked");
+    end(&mut settling, "rollback").await;
+    assert!(db.fence_and_due(claims[0].event).await.1.unwrap() > 30);
+    assert!(db.fence_and_due(claims[1].event).await.1.unwrap() <= 1);
 }
 
 #[tokio::test]

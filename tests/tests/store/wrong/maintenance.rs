@@ -1,16 +1,19 @@
-//! Stores that prune, erase, and check themselves wrongly.
+//! Stores that prune, erase, cap due times, and check themselves wrongly.
 
 use super::{Wrong, WrongStore};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::ready;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use surehook::ports::{
     Erased, EventStore, MaintenanceStore, NewEvent, Pruned, Retention, StoreCall, StoreError,
 };
 use surehook_core::admission::Fingerprint;
+use surehook_core::due::Bound;
 use surehook_core::event::Status;
 use surehook_core::id::EventId;
+use surehook_core::source::SourceName;
 
 impl MaintenanceStore for WrongStore {
     fn prune(
@@ -103,6 +106,47 @@ impl MaintenanceStore for WrongStore {
             Ok(erased)
         });
         ready(done).boxed()
+    }
+
+    fn cap_due_times(&self, mut bounds: Vec<Bound>, mut limit: u32) -> StoreCall<'_, u64> {
+        let capped = self.memory.transact(|tables, now| {
+            let first = bounds.first().cloned();
+            for bound in &mut bounds {
+                let Some(first) = &first else { break };
+                match self.wrong {
+                    Wrong::CapsWithinTheHorizon => bound.horizon = Duration::ZERO,
+                    Wrong::CapsToNow => bound.lease = Duration::ZERO,
+                    Wrong::OneHorizonForAll => bound.horizon = first.horizon,
+                    Wrong::OneLeaseForAllCaps => bound.lease = first.lease,
+                    _ => {}
+                }
+            }
+            if let (Wrong::CapsEverySource, Some(first)) = (self.wrong, first) {
+                let sources: BTreeSet<SourceName> =
+                    tables.events.values().map(|row| row.event.source.clone()).collect();
+                bounds =
+                    sources.into_iter().map(|source| Bound { source, ..first.clone() }).collect();
+            }
+            if self.wrong == Wrong::CapsWithoutLimit {
+                limit = u32::MAX;
+            }
+            let mut beyond = tables.beyond(now, &bounds, u32::MAX);
+            match self.wrong {
+                Wrong::CapsNothing => beyond.clear(),
+                Wrong::CapsTheLatestFirst => beyond.reverse(),
+                _ => {}
+            }
+            beyond.truncate(limit as usize);
+            for (event, lease) in &beyond {
+                tables.cap_due_time(now, *event, *lease);
+                if self.wrong == Wrong::CapChangesTheFence {
+                    let delivery = &mut tables.deliveries.get_mut(event).expect("a row").delivery;
+                    delivery.fence = delivery.fence.next();
+                }
+            }
+            beyond.len() as u64
+        });
+        ready(Ok(capped)).boxed()
     }
 
     fn ping(&self) -> StoreCall<'_, ()> {

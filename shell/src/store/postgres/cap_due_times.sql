@@ -1,0 +1,42 @@
+-- Caps up to $4 due times that are beyond the horizon of their source: each row is due when a lease
+-- has passed. $1 has the sources, $2 their horizons and $3 their leases, in microseconds. Returns
+-- the number of capped rows.
+--
+-- The fence stays, so the holder of a row can still settle it. A settlement that began before this
+-- statement committed is refused, because it locks a version that it cannot write: see settle.sql.
+-- The store then settles it again.
+--
+-- A row is written only in the version that this statement's snapshot sees: the update goes by
+-- ctid, and the locked version of a row that was changed since then has another one.
+--
+-- Bound: for each source one range scan, and $4 rows in total, because the outer limit stops the
+-- scans. Usually no row is beyond a horizon.
+-- Index: deliveries_due.
+-- Locks: the capped rows of deliveries, source by source in the order of their due times, skipping
+-- locked rows. So it never waits, and cannot deadlock.
+with
+bound as materialized (
+    select source, horizon_us, lease_us
+    from unnest($1::text[], $2::bigint[], $3::bigint[]) as bound (source, horizon_us, lease_us)
+),
+beyond as materialized (
+    select row.place, bound.lease_us
+    from bound
+    cross join lateral (
+        select ctid as place
+        from deliveries
+        where source = bound.source and due_at > statement_timestamp() + bound.horizon_us * interval '1 microsecond'
+        order by due_at
+        limit $4
+        for update skip locked
+    ) as row
+    limit $4
+),
+capped as (
+    update deliveries as row
+    set due_at = statement_timestamp() + beyond.lease_us * interval '1 microsecond'
+    from beyond
+    where row.ctid = any (array(select place from beyond)) and row.ctid = beyond.place
+    returning row.event_id
+)
+select count(*) as capped from capped
