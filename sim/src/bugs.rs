@@ -95,6 +95,10 @@ pub enum Bug {
     RedriveWithoutBudget,
     /// A partly committed accept fails as if nothing were committed.
     PartTakenForNothing,
+    /// Due times beyond the horizon are never capped.
+    DueTimesNotCapped,
+    /// A capped event is due at once, although it may be in flight.
+    CappedToNow,
     /// A process's waits depend on data that the seed does not determine. This breaks no promise,
     /// only reproducibility.
     LeakedEntropy,
@@ -112,7 +116,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 47] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -158,5 +162,7 @@ impl Bug {
         Self::ResumeIgnored,
         Self::RedriveWithoutBudget,
         Self::PartTakenForNothing,
+        Self::DueTimesNotCapped,
+        Self::CappedToNow,
     ];
 }

@@ -298,7 +298,16 @@ impl MaintenanceStore for BuggyStore {
         self.store.erase(kept, after, limit)
     }
 
-    fn cap_due_times(&self, bounds: Vec<Bound>, limit: u32) -> StoreCall<'_, u64> {
+    fn cap_due_times(&self, mut bounds: Vec<Bound>, limit: u32) -> StoreCall<'_, u64> {
+        match self.bug {
+            Some(Bug::DueTimesNotCapped) => bounds.clear(),
+            Some(Bug::CappedToNow) => {
+                for bound in &mut bounds {
+                    bound.lease = Duration::ZERO;
+                }
+            }
+            _ => {}
+        }
         self.store.cap_due_times(bounds, limit)
     }
 

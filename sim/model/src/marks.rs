@@ -91,11 +91,13 @@ pub enum Mark {
     GaveWayToConsole,
     /// A claim of a busy source started behind the front of the due rows.
     ClaimStartedBehindFront,
+    /// A due time was capped after the database's clock had been set back.
+    DueTimeCapped,
 }
 
 impl Mark {
     /// All marks.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
         Self::LeaseTakenOverAfterPause,
@@ -137,6 +139,7 @@ impl Mark {
         Self::PruningFailed,
         Self::GaveWayToConsole,
         Self::ClaimStartedBehindFront,
+        Self::DueTimeCapped,
     ];
 }
 
@@ -230,11 +233,13 @@ fn of_redrives(run: &Run, marks: &mut BTreeSet<Mark>) {
             Change::RolledBack => {
                 marks.insert(Mark::RolledBackInFailover);
             }
+            Change::Capped => {
+                marks.insert(Mark::DueTimeCapped);
+            }
             Change::Accepted
             | Change::Claimed
             | Change::Settled { .. }
             | Change::Pruned
-            | Change::Capped
             | Change::Erased => {}
         }
     }

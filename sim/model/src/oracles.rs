@@ -23,7 +23,7 @@ mod retention;
 mod slots;
 mod transitions;
 
-use crate::history::{At, Run};
+use crate::history::{At, Fault, Run};
 pub use liveness::time_to_end;
 use std::fmt;
 use surehook_core::id::EventId;
@@ -169,6 +169,11 @@ pub fn judge(run: &Run) -> Vec<Violation> {
     let mut violations: Vec<Violation> = oracles.iter().flat_map(|oracle| oracle(run)).collect();
     violations.sort_by_key(|violation| violation.at);
     violations
+}
+
+/// Whether a fault sets the database's clock forward, which ends leases and waits early.
+fn sets_clock_forward(fault: &Fault) -> bool {
+    matches!(fault, Fault::Database { what, .. } if what.contains("clock") && !what.contains("by -"))
 }
 
 fn violation(

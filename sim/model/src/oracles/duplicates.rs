@@ -3,7 +3,7 @@
 //! was killed, stopped or shut down, the response was lost or late, or the settlement failed. A
 //! redrive by an operator explains it too.
 
-use super::{Promise, Violation, violation};
+use super::{Promise, Violation, sets_clock_forward, violation};
 use crate::history::{
     At, CallResult, Change, Committed, Entry, Fault, RequestId, Run, Sending, What,
 };
@@ -142,9 +142,7 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
         })
     };
     let clock_jumped = |since: At| {
-        let jumped =
-            |fault: &Fault| matches!(fault, Fault::Database { what, .. } if what.contains("clock"));
-        faults().any(|(at, fault)| jumped(fault) && *at + CLAIMED_BEFORE >= since)
+        faults().any(|(at, fault)| sets_clock_forward(fault) && *at + CLAIMED_BEFORE >= since)
     };
     // The way from the process to the database was broken until the event arrived again: the
     // settlement is still in flight, or waits behind one that is.
@@ -164,7 +162,7 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
         // The response was lost or late: the process could not know that the downstream had
         // answered 2xx.
         Some(_) if !reply_heard => true,
-        // The database's clock jumped, and moved the end of the lease.
+        // The database's clock was set forward, and the lease ended early.
         Some((_, since)) if clock_jumped(since) => true,
         // The process knew the response, but was killed, stopped or shut down before it could write
         // it. It may have been stopped just before.

@@ -5,6 +5,7 @@
 use super::{Promise, Violation, violation};
 use crate::history::{Committed, Run};
 use std::time::Duration;
+use surehook_core::due::PASS_PAUSE;
 use surehook_core::event::Status;
 use surehook_core::id::{BudgetAttempt, EventId};
 use surehook_core::source::Policy;
@@ -79,7 +80,8 @@ fn row(run: &Run, event: EventId) -> String {
 }
 
 /// How long after the last fault an event with this policy may take to end, if `events` events are
-/// waiting. Includes up to a minute for a database clock that jumped back.
+/// waiting. Includes up to a minute for a database clock that jumped back, and the time until a due
+/// time is capped and a lease has passed, if a first step fails.
 #[must_use]
 pub fn time_to_end(policy: &Policy, events: usize) -> Duration {
     let retries: Duration = (1..=policy.max_attempts)
@@ -89,7 +91,8 @@ pub fn time_to_end(policy: &Policy, events: usize) -> Duration {
     let rated = policy.rate.map_or(Duration::ZERO, |rate| {
         Duration::from_secs(1) * u32::try_from(events).unwrap_or(u32::MAX) / rate.get()
     });
-    policy.lease() * 2
+    policy.lease() * 3
+        + PASS_PAUSE * 2
         + retries
         + policy.timeout * turns
         + policy.breaker.open_for * 2

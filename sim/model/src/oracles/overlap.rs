@@ -1,8 +1,8 @@
 //! Promise *No needless duplicates*, for deliveries in flight: only one process at a time sends an
-//! event. Two may overlap only if the first was stopped for a while, if the database's clock moved
-//! the end of its lease, or if a failover rolled its claim back.
+//! event. Two may overlap only if the first was stopped for a while, if the database's clock was set
+//! forward, so that its lease ended early, or if a failover rolled its claim back.
 
-use super::{Promise, Violation, violation};
+use super::{Promise, Violation, sets_clock_forward, violation};
 use crate::history::{At, Change, Fault, Run, Sending, What};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -71,9 +71,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             What::Fault(Fault::Paused { process, duration }) => {
                 stopped.push((process, entry.at, entry.at + *duration));
             }
-            What::Fault(Fault::Database { what, .. }) if what.contains("clock") => {
-                jumped.push(entry.at);
-            }
+            What::Fault(fault) if sets_clock_forward(fault) => jumped.push(entry.at),
             _ => {}
         }
     }

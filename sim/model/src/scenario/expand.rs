@@ -88,6 +88,12 @@ pub fn expand(seed: u64) -> Scenario {
     } else {
         Vec::new()
     };
+    // A separate generator for the same reason.
+    let mut rng = Rng::with_seed(seed ^ 0x6d15_03f8_b27c_94ea);
+    if !faults.is_empty() && rng.u8(..) < 60 {
+        clock_steps(&mut rng, &posts, processes, heal_at_ms, &mut faults);
+        faults.sort_by_key(|fault| fault.at_ms);
+    }
     let (why, catches, kept) = (String::new(), None, Some(kept));
     Scenario {
         why,
@@ -287,6 +293,39 @@ fn replication(rng: &mut Rng, posts: &[Post], faults: &mut Vec<FaultAt>) {
                 what: Fault::DatabaseFailover,
             });
         }
+    }
+}
+
+/// The database's clock is set back by hours or forward by minutes to hours; or it is set back and
+/// corrected, or set forward and then back. A step that caps due times may fail.
+///
+/// A due time that was set before a step back stays ahead by the step. No step is so small that
+/// such a time lies just within the horizon, some 62 minutes: the event would wait for it.
+fn clock_steps(
+    rng: &mut Rng,
+    posts: &[Post],
+    processes: usize,
+    heal_at_ms: u64,
+    faults: &mut Vec<FaultAt>,
+) {
+    const MINUTE_MS: i64 = 60_000;
+    let post = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
+    let within = if rng.bool() { 60 } else { 5_000 };
+    let first = (post + rng.u64(0..within)).min(heal_at_ms - 1);
+    let second = (first + rng.u64(1_000..60_000)).min(heal_at_ms - 1);
+    let back = rng.i64(-360 * MINUTE_MS..-120 * MINUTE_MS);
+    let steps = match rng.u8(0..6) {
+        0..3 => vec![(first, back)],
+        3 => vec![(first, rng.i64(MINUTE_MS..360 * MINUTE_MS))],
+        4 => vec![(first, back), (second, -back)],
+        _ => vec![(first, rng.i64(MINUTE_MS..45 * MINUTE_MS)), (second, back)],
+    };
+    let step = |(at_ms, by_ms)| FaultAt { at_ms, what: Fault::DatabaseClock { by_ms } };
+    faults.extend(steps.into_iter().map(step));
+    if rng.u8(..) < 80 {
+        let (process, how) = (rng.usize(0..processes), store_fault(rng));
+        let what = Fault::Store { process, call: Call::CapDueTimes, nth: 1, how };
+        faults.push(FaultAt { at_ms: first, what });
     }
 }
 
