@@ -24,6 +24,7 @@ clauses! {
     one_key_in_two_sources_stores_two_events => DedupesWithoutSource,
     a_retry_after_a_lost_reply_finds_the_event_under_its_id => OwnIdIsRejected,
     an_existing_key_is_answered_with_the_status_of_its_event => ExistingIsAlwaysQueued,
+    a_delivered_event_repeated_beside_a_new_one_stays_delivered => ExistingIsAlwaysQueued,
     a_repeated_key_with_another_body_changes_nothing => KeepsTheNewestBody,
     a_rejected_row_rolls_back_its_whole_batch => PartOfARejectedBatchStays,
     an_empty_batch_does_nothing => NothingIsRejected,
@@ -254,8 +255,18 @@ async fn a_repeated_key_with_another_body_changes_nothing(db: Db) {
 }
 
 async fn one_key_in_two_sources_stores_two_events(db: Db) {
-    let answers = db.store.accept(vec![event_of("b", "k"), event_of("a", "k")]).await;
+    let both = ["b", "a"].map(|name| event_of(name, "k"));
+    let answers = db.store.accept(both.to_vec()).await;
     assert_eq!(answers, Ok(vec![Stored::Inserted, Stored::Inserted]));
+    for event in both {
+        let again = event_of(event.source.as_str(), "k");
+        let existing = Stored::Existing {
+            id: event.id,
+            fingerprint: event.fingerprint,
+            status: Status::Queued,
+        };
+        assert_eq!(db.store.accept(vec![again]).await, Ok(vec![existing]));
+    }
 }
 
 async fn a_retry_after_a_lost_reply_finds_the_event_under_its_id(db: Db) {
@@ -272,6 +283,22 @@ async fn a_retry_after_a_lost_reply_finds_the_event_under_its_id(db: Db) {
             }
         );
     }
+}
+
+async fn a_delivered_event_repeated_beside_a_new_one_stays_delivered(db: Db) {
+    let old = event("old");
+    db.store.accept(vec![old.clone()]).await.unwrap();
+    let claim = db.claim_one("orders").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    let existing =
+        Stored::Existing { id: old.id, fingerprint: old.fingerprint, status: Status::Delivered };
+    // The producer's retry, first under a new id, then under the same one.
+    for (again, new) in [(event("old"), event("new")), (old.clone(), event("newer"))] {
+        let answers = db.store.accept(vec![again, new]).await;
+        assert_eq!(answers, Ok(vec![existing, Stored::Inserted]));
+    }
+    assert_eq!((db.count("events").await, db.count("deliveries").await), (3, 2));
+    assert_eq!(db.found(old.id).await.status, Status::Delivered);
 }
 
 async fn an_existing_key_is_answered_with_the_status_of_its_event(db: Db) {

@@ -142,6 +142,21 @@ impl Db {
         result.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
+    /// Whether a check of a table refuses a statement.
+    pub(crate) async fn is_refused_by_a_check(&self, sql: &str) -> bool {
+        let statement = sqlx::raw_sql(AssertSqlSafe(sql));
+        let result = match &self.raw {
+            Raw::Postgres(pool) => statement.execute(pool).await.map(drop),
+            Raw::Sqlite(pool) => statement.execute(pool).await.map(drop),
+            Raw::Memory(_) => panic!("{NO_SQL}"),
+        };
+        match result {
+            Ok(()) => false,
+            Err(sqlx::Error::Database(error)) if error.is_check_violation() => true,
+            Err(error) => panic!("{sql}: {error}"),
+        }
+    }
+
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         let sql = AssertSqlSafe(sql);
         match &self.raw {

@@ -6,6 +6,7 @@ use futures::future::join_all;
 use surehook::ports::StoreError;
 use surehook::store::{MigrateError, OpenStore};
 use surehook_core::admission::Stored;
+use surehook_core::event::{Outcome, Reason};
 
 clauses_of_databases! {
     a_database_without_a_schema_is_unavailable => AlwaysInOrder,
@@ -15,6 +16,7 @@ clauses_of_databases! {
 
 beyond_the_port! {
     several_processes_can_migrate_concurrently,
+    the_schema_refuses_rows_that_no_transition_writes,
     a_database_created_later_is_used,
 }
 
@@ -59,6 +61,40 @@ async fn several_processes_can_migrate_concurrently(db: Db) {
     }
     db.store.ping().await.unwrap();
     assert_eq!(db.open().migrate().await, Ok(()), "a second migration does nothing");
+}
+
+async fn the_schema_refuses_rows_that_no_transition_writes(db: Db) {
+    let queued = db.id(db.accepted("queued").await);
+    let claim = db.claimed("dead").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    let dead = db.id(claim.event);
+    let is_sqlite = matches!(db.raw, Raw::Sqlite(_));
+    let empty = if is_sqlite { "x''" } else { "''" };
+    let mut changes = vec![
+        format!("events set fingerprint = {empty}"),
+        format!("deliveries set due_at = null where event_id = {queued}"),
+        format!("deliveries set due_at = ended_at where event_id = {dead}"),
+        format!("deliveries set ended_at = due_at where event_id = {queued}"),
+        format!("deliveries set ended_at = null where event_id = {dead}"),
+        format!("deliveries set reason = 'lost' where event_id = {queued}"),
+        format!("deliveries set reason = null where event_id = {dead}"),
+        format!("deliveries set reason = 'another' where event_id = {dead}"),
+        format!("deliveries set status = 'another' where event_id = {queued}"),
+        "deliveries set attempt = -1".to_owned(),
+        "deliveries set budget_from = -1".to_owned(),
+        "attempts set attempt = -1".to_owned(),
+        "attempts set took_us = -1".to_owned(),
+        "attempts set verdict = 'another'".to_owned(),
+    ];
+    if is_sqlite {
+        // PostgreSQL has a type for ids.
+        for column in ["events set id", "deliveries set event_id", "attempts set event_id"] {
+            changes.push(format!("{column} = x'00'"));
+        }
+    }
+    for change in changes {
+        assert!(db.is_refused_by_a_check(&format!("update {change}")).await, "{change}");
+    }
 }
 
 async fn a_newer_schema_is_refused(db: Db) {

@@ -79,6 +79,21 @@ async fn a_locked_file_is_a_conflict_in_time() {
 }
 
 #[tokio::test]
+async fn a_failed_statement_rolls_back_its_whole_transaction() {
+    let db = Db::sqlite().await;
+    // The deliveries of a batch are inserted after its events.
+    db.execute(
+        "create trigger refuse before insert on deliveries begin select raise(abort, 'refused'); end",
+    )
+    .await;
+    let answer = db.store.accept(events(0..3)).await;
+    assert!(matches!(answer, Err(StoreError::Rejected(_))), "{answer:?}");
+    assert_eq!(db.count("events").await, 0);
+    db.execute("drop trigger refuse").await;
+    assert_eq!(db.store.accept(events(0..3)).await, Ok(vec![Stored::Inserted; 3]));
+}
+
+#[tokio::test]
 async fn a_replay_is_committed_with_a_page_of_its_own() {
     let db = Db::sqlite().await;
     let log = db.folder.as_ref().unwrap().path().join("surehook.db-wal");

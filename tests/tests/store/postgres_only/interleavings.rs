@@ -8,6 +8,7 @@ use sqlx::{Connection, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::search::{EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
@@ -116,6 +117,13 @@ fn settle(
 fn prune(db: &Db) -> JoinHandle<Result<Pruned, StoreError>> {
     let store = db.another();
     tokio::spawn(async move { store.prune(EVERYTHING, None, 100).await })
+}
+
+fn redrive_all(db: &Db) -> JoinHandle<Result<RedrivenPage, StoreError>> {
+    let (store, size) = (db.another(), PageSize { events: 100, looks: 1000 });
+    tokio::spawn(
+        async move { store.redrive_all(EventFilter::default(), Span::ALL, size, false).await },
+    )
 }
 
 fn redrive(db: &Db, event: EventId) -> JoinHandle<Result<Redriven, StoreError>> {
@@ -367,6 +375,27 @@ async fn only_one_of_two_concurrent_redrives_counts() {
         (first.await.unwrap(), second.await.unwrap()),
         (Ok(Redriven::Queued), Ok(Redriven::WrongStatus(Status::Queued)))
     );
+    let (fence, _) = db.fence_and_due(claim.event).await;
+    assert_eq!(
+        fence,
+        claim.fence.0 + 2,
+        "the settlement and one redrive increase the fence by one each"
+    );
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn a_bulk_redrive_skips_letters_that_another_is_redriving() {
+    let db = recorded().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    let gate = Gate::closed(&db).await;
+    let first = redrive_all(&db);
+    gate.waiting(1).await;
+    // It must not wait.
+    assert_eq!(redrive_all(&db).await.unwrap().unwrap().redriven, 0);
+    gate.open().await;
+    assert_eq!(first.await.unwrap().unwrap().redriven, 1);
     let (fence, _) = db.fence_and_due(claim.event).await;
     assert_eq!(
         fence,

@@ -164,6 +164,31 @@ async fn a_claim_skips_locked_rows_without_waiting() {
 }
 
 #[tokio::test]
+async fn settlements_lock_their_rows_in_the_order_of_ids() {
+    let db = Db::postgres().await;
+    db.store.accept(events(0..21)).await.unwrap();
+    let mut claimed = db.store.claim(vec![demand("orders", 21)]).await.unwrap().claimed;
+    claimed.sort_by_key(|claim| claim.event);
+    let middle = claimed[10].event;
+    let lock = format!("select from deliveries where event_id = '{middle}' for update");
+    let mut holding = held_open(&db, &lock).await;
+    let (store, batch) = (
+        db.another(),
+        claimed.iter().rev().map(|claim| settlement(claim, Outcome::Delivered)).collect(),
+    );
+    let settling = tokio::spawn(async move { store.settle(batch).await });
+    wait_for_waiting(&db, 1).await;
+    for (side, unlocked) in [("<", 0), (">", 10)] {
+        let free = format!(
+            "select count(*) from (select from deliveries where event_id {side} '{middle}' for update skip locked) as free"
+        );
+        assert_eq!(db.number(&free).await, unlocked, "rows {side} the locked one");
+    }
+    end(&mut holding, "rollback").await;
+    assert_eq!(settling.await.unwrap(), Ok(vec![]));
+}
+
+#[tokio::test]
 async fn a_lock_timeout_is_a_conflict_and_stores_nothing() {
     let db = Db::postgres().await;
     let batch = events(0..3);
@@ -390,6 +415,44 @@ async fn pruning_skips_an_event_redriven_after_it_was_selected() {
         (1, 1, 1)
     );
     assert_eq!(db.claim_one("a").await.body, claim.body);
+}
+
+#[tokio::test]
+async fn pruning_skips_a_letter_dead_lettered_again_after_it_was_selected() {
+    let db = Db::postgres().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    let pruned = db.claimed("b").await;
+    db.settle(&pruned, Outcome::DeadLetter(Reason::Permanent)).await;
+    let pruning = slowly(&db, sql::PRUNE, |query| query.bind(0i64).bind(0i64)).await;
+    assert_eq!(db.store.redrive(claim.event).await, Ok(Redriven::Queued));
+    let again = db.claim_one("a").await;
+    db.settle(&again, Outcome::DeadLetter(Reason::Permanent)).await;
+    assert_eq!(pruning.await.unwrap(), 1, "only the other event is deleted");
+    assert_eq!(
+        (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),
+        (1, 1, 2)
+    );
+    assert_eq!(db.found(claim.event).await.status, Status::DeadLettered);
+}
+
+#[tokio::test]
+async fn retention_skips_locked_events_without_waiting() {
+    let db = Db::postgres().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    let other = db.claimed("b").await;
+    db.settle(&other, Outcome::Delivered).await;
+    // As a replay of the event's key locks it.
+    let lock = format!("select from events where id = '{}' for key share", claim.event);
+    let mut replaying = held_open(&db, &lock).await;
+    let everything = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
+    assert_eq!(db.store.erase(Duration::ZERO, None, 10).await.unwrap().erased, 1);
+    assert_eq!(db.store.prune(everything, None, 10).await.unwrap().deleted, 1);
+    assert!(db.store.find(claim.event).await.unwrap().is_some());
+    end(&mut replaying, "rollback").await;
+    assert_eq!(db.store.erase(Duration::ZERO, None, 10).await.unwrap().erased, 1);
+    assert_eq!(db.store.prune(everything, None, 10).await.unwrap().deleted, 1);
 }
 
 #[tokio::test]

@@ -6,8 +6,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use surehook::ports::StoreError;
+use surehook::store::postgres::sql;
 use surehook::store::{self, MigrateError};
 use surehook_core::event::Outcome;
+use tests::wait;
 
 async fn setting(connection: &mut PgConnection, name: &str) -> String {
     sqlx::query_scalar("select current_setting($1)").bind(name).fetch_one(connection).await.unwrap()
@@ -57,6 +59,82 @@ async fn a_session_has_the_application_name_of_its_url() {
         .unwrap();
     assert_eq!(setting(&mut session, "application_name").await, "eu-1");
     session.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_is_identified_by_its_process_and_its_start() {
+    let db = Db::postgres().await;
+    let mut session = PgConnection::connect(&db.url).await.unwrap();
+    let (pid, started): (i64, i64) =
+        sqlx::query_as(sql::SESSION).fetch_one(&mut session).await.unwrap();
+    // The system reuses process ids.
+    for (pid, started, lives) in
+        [(pid, started, true), (pid, started - 1, false), (i64::from(i32::MAX), started, false)]
+    {
+        let question = sqlx::query_scalar::<_, bool>(sql::SESSION_LIVES).bind(pid).bind(started);
+        assert_eq!(question.fetch_one(&mut session).await.unwrap(), lives, "{pid}, {started}");
+    }
+}
+
+#[tokio::test]
+async fn blocking_sessions_are_listed_with_the_longest_transaction_first() {
+    let db = Db::postgres().await;
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        let mut session = PgConnection::connect(&db.url).await.unwrap();
+        let pid: i32 =
+            sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut session).await.unwrap();
+        sessions.push((pid, session));
+    }
+    let (waiting, mut waiter) = sessions.pop().unwrap();
+    // In both orders, because the server lists its sessions in its own order.
+    for order in [[0, 1], [1, 0]] {
+        let mut expected = Vec::new();
+        for index in order {
+            let (pid, session) = &mut sessions[index];
+            sqlx::raw_sql("begin; lock table events in access share mode")
+                .execute(session)
+                .await
+                .unwrap();
+            expected.push(i64::from(*pid));
+        }
+        let lock = tokio::spawn(async move {
+            sqlx::raw_sql("begin; lock table events; rollback").execute(&mut waiter).await.unwrap();
+            waiter
+        });
+        let waits = format!(
+            "select count(*) from pg_stat_activity where pid = {waiting} and wait_event_type = 'Lock'"
+        );
+        wait::until("a session to wait for the table", || async {
+            if db.number(&waits).await == 1 { Ok(()) } else { Err("it does not wait".to_owned()) }
+        })
+        .await;
+        let mut asking = PgConnection::connect(&db.url).await.unwrap();
+        let blockers: Vec<i64> =
+            sqlx::query_scalar(sql::BLOCKERS).bind(waiting).fetch_all(&mut asking).await.unwrap();
+        assert_eq!(blockers, expected);
+        for (_, session) in &mut sessions {
+            sqlx::raw_sql("commit").execute(session).await.unwrap();
+        }
+        waiter = lock.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_migration_may_take_longer_than_the_statements_of_the_store() {
+    let db = Db::postgres_at(tests::postgres::shared().create_database().await);
+    db.execute(
+        "create function nap() returns event_trigger language plpgsql as $$
+         begin
+             if to_regclass('deliveries_dead') is null then
+                 perform pg_sleep(5.5);
+             end if;
+         end $$;
+         create event trigger nap on ddl_command_end when tag in ('CREATE INDEX') execute function nap()",
+    )
+    .await;
+    db.open().migrate().await.unwrap();
+    db.store.ping().await.unwrap();
 }
 
 #[tokio::test]
