@@ -39,6 +39,8 @@ pub enum Bug {
     IntakeGivesUp,
     /// A shutdown does not write the results of the last deliveries.
     ShutdownDropsInFlight,
+    /// A shutdown cuts off deliveries in flight after an eighth of their time.
+    ShutdownGivesUpEarly,
     /// A delivery that times out never frees its slot.
     SlotNeverFrees,
     /// A lost attempt is not recorded.
@@ -116,7 +118,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -134,6 +136,7 @@ impl Bug {
         Self::BatchFailsAsAWhole,
         Self::IntakeGivesUp,
         Self::ShutdownDropsInFlight,
+        Self::ShutdownGivesUpEarly,
         Self::SlotNeverFrees,
         Self::LostAttemptForgotten,
         Self::BodyThroughText,

@@ -109,14 +109,18 @@ impl Process {
             },
         };
         let host = SimHost { address: self.address };
+        let mut config = self.config.clone();
+        if self.bug == Some(Bug::ShutdownGivesUpEarly) {
+            config.drain_timeout /= 8;
+        }
         let ended = if self.bug == Some(Bug::ShutdownDropsInFlight) {
             let (_keep, never) = mpsc::channel(1);
             select_biased! {
-                ended = Box::pin(surehook::process::run(&self.config, ports, &host, never)).fuse() => ended,
+                ended = Box::pin(surehook::process::run(&config, ports, &host, never)).fuse() => ended,
                 () = signals.select_next_some() => Ok(()),
             }
         } else {
-            surehook::process::run(&self.config, ports, &host, signals).await
+            surehook::process::run(&config, ports, &host, signals).await
         };
         if let Err(ended) = ended {
             panic!("{} exited unexpectedly: {ended}", self.name);

@@ -273,6 +273,7 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
         kept: kept(&world.scenario),
         failover_may_lose: world.scenario.database == DatabaseKind::AsynchronousStandby,
         commits_within: Duration::ZERO,
+        drain_timeout: Some(Duration::from_millis(world.scenario.drain_timeout_ms)),
         entries: recorder.take(),
         events: disk.records(),
         healed_at,

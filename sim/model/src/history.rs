@@ -30,6 +30,8 @@ pub struct Run {
     /// A commit may become visible up to this long after its recorded time. Zero in a simulation;
     /// in a run of the real program the recorded time is the start of the statement.
     pub commits_within: Duration,
+    /// The drain timeout of every process, if the shutdowns are to be judged.
+    pub drain_timeout: Option<Duration>,
     /// Ordered by time.
     pub entries: Vec<Entry>,
     /// Every event as it was at the end of the run, or when it was pruned.

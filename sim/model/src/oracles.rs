@@ -20,6 +20,7 @@ mod rate;
 mod readiness;
 mod refusal;
 mod retention;
+mod shutdown;
 mod slots;
 mod transitions;
 
@@ -83,6 +84,8 @@ pub enum Promise {
     Rate,
     /// Events of a paused source are not claimed.
     Pause,
+    /// A shutdown gives deliveries in flight the time that is set for it.
+    Shutdown,
     /// `GET /events/{id}` and the status in a `202` never contradict the history.
     Lookup,
     /// Every accepted event is delivered or dead-lettered in time.
@@ -131,6 +134,7 @@ impl Promise {
             }
             Self::Rate => "no process starts deliveries faster than the source's rate allows",
             Self::Pause => "events of a paused source are not claimed",
+            Self::Shutdown => "a shutdown does not cut off deliveries early",
             Self::Lookup => "GET /events/{id} and the status in a 202 never contradict the history",
             Self::Liveness => "every accepted event is delivered or dead-lettered in time",
             Self::Availability => {
@@ -162,6 +166,7 @@ pub fn judge(run: &Run) -> Vec<Violation> {
         breaker::judge,
         rate::judge,
         pause::judge,
+        shutdown::judge,
         lookup::judge,
         liveness::judge,
         availability::judge,
