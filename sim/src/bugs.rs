@@ -101,6 +101,8 @@ pub enum Bug {
     DueTimesNotCapped,
     /// A capped event is due at once, although it may be in flight.
     CappedToNow,
+    /// A restarted process keeps the settings of its first start.
+    RestartKeepsSettings,
     /// A process's waits depend on data that the seed does not determine. This breaks no promise,
     /// only reproducibility.
     LeakedEntropy,
@@ -118,7 +120,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -167,5 +169,6 @@ impl Bug {
         Self::PartTakenForNothing,
         Self::DueTimesNotCapped,
         Self::CappedToNow,
+        Self::RestartKeepsSettings,
     ];
 }

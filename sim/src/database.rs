@@ -28,7 +28,7 @@ use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_model::database::{Database, DeliveryRow};
-use surehook_model::history::{Change, Committed, Fault, What};
+use surehook_model::history::{At, Change, Committed, Fault, What};
 use surehook_model::marks::Mark;
 use surehook_model::scenario::{Call, DatabaseKind, StoreFault};
 use tokio::sync::Notify;
@@ -112,6 +112,7 @@ struct Planned {
 /// A call in transit.
 pub(crate) struct Request {
     pub(crate) process: String,
+    pub(crate) sent_at: At,
     pub(crate) reply_to: u64,
     pub(crate) call: Call,
     pub(crate) steps: Steps,
@@ -244,6 +245,7 @@ impl Disk {
             self.recorder.record(What::Committed(Committed {
                 event,
                 db_time: now,
+                sent: None,
                 began: None,
                 process,
                 change,
@@ -298,7 +300,7 @@ impl Disk {
             return true;
         }
         loop {
-            let transaction = Transaction::begin(self, OPERATOR.to_owned());
+            let transaction = Transaction::begin(self, OPERATOR.to_owned(), elapsed());
             let order = |work: &mut Work<'_>| {
                 let now = work.now;
                 work.state.tables.pause(now, source.clone(), paused)
@@ -318,7 +320,7 @@ impl Disk {
             return;
         }
         let wanted = if delivered { Status::Delivered } else { Status::DeadLettered };
-        let mut transaction = Transaction::begin(self, OPERATOR.to_owned());
+        let mut transaction = Transaction::begin(self, OPERATOR.to_owned(), elapsed());
         let ended: Vec<EventId> = {
             let tables = &self.state().tables;
             let of_source = tables
@@ -349,7 +351,7 @@ impl Disk {
 
     /// An administrator locks the rows of a source from a console for a while.
     pub(crate) async fn lock_rows(&self, source: &str, duration: Duration) {
-        let mut transaction = Transaction::begin(self, "the console".to_owned());
+        let mut transaction = Transaction::begin(self, "the console".to_owned(), elapsed());
         let rows: Vec<EventId> = {
             let tables = &self.state().tables;
             let of_source = tables
@@ -453,7 +455,7 @@ pub(crate) async fn serve(disk: Arc<Disk>) {
 /// Runs one transaction, with the fault that is planned for it.
 async fn transact(disk: &Disk, request: Request) -> Result<Reply, StoreError> {
     disk.step().await;
-    let mut transaction = Transaction::begin(disk, request.process);
+    let mut transaction = Transaction::begin(disk, request.process, request.sent_at);
     let at_commit = match request.fault {
         Some(StoreFault::FailBeforeCommit) => AtCommit::Break,
         Some(StoreFault::Conflict) => AtCommit::GiveWay,

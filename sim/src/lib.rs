@@ -21,6 +21,7 @@ mod batch;
 mod bugs;
 mod catalogue;
 mod clock;
+mod configuration;
 mod cursor;
 mod database;
 mod downstream;

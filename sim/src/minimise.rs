@@ -71,6 +71,11 @@ impl Candidates {
                 });
             }
         }
+        for variant in 0..scenario.variants.len() {
+            with(&|smaller| {
+                smaller.variants.remove(variant);
+            });
+        }
         for source in 0..scenario.sources.len() {
             with(&|smaller| smaller.sources[source].behaves.clear());
             for behaves in 0..scenario.sources[source].behaves.len() {
@@ -95,6 +100,7 @@ impl Candidates {
         });
         if last_source > 0
             && !speaks_of_source
+            && scenario.variants.iter().all(|variant| variant.source != last_source)
             && scenario.posts.iter().all(|post| post.source != last_source)
         {
             with(&|smaller| smaller.sources.truncate(last_source));
@@ -102,6 +108,7 @@ impl Candidates {
         let last_process = scenario.processes - 1;
         if last_process > 0
             && scenario.posts.iter().all(|post| post.process != last_process)
+            && scenario.variants.iter().all(|variant| variant.process != last_process)
             && !speaks_of_process(scenario, last_process)
         {
             with(&|smaller| smaller.processes = last_process);

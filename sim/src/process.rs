@@ -2,11 +2,12 @@
 
 use crate::bugs::Bug;
 use crate::clock::{SimClock, SimIds};
+use crate::configuration::{config, policies};
 use crate::database::Disk;
 use crate::downstream::SimDownstream;
 use crate::effects::Effects;
 use crate::net;
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, elapsed};
 use crate::store::RemoteStore;
 use futures::channel::mpsc;
 use futures::future::{BoxFuture, Shared};
@@ -19,7 +20,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use surehook::config::Config;
 use surehook::http::{App, RouteSet, service};
 use surehook::ports::{
     Clock, Erased, EventStore, MaintenanceStore, NewEvent, Pruned, Retention, StoreCall, StoreError,
@@ -32,13 +32,14 @@ use surehook_core::operators::Access;
 use surehook_core::source::{SETTLE_GRACE, WAIT_ALLOWANCE};
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::history::Fault;
+use surehook_model::scenario::Scenario;
 
-/// The configuration of a process, used at each start.
+/// A process, which can be started again and again.
 pub(crate) struct Process {
     pub(crate) index: usize,
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
-    pub(crate) config: Config,
+    pub(crate) scenario: Arc<Scenario>,
     /// How far its wall clock is ahead of the true time.
     pub(crate) clock_ahead_ms: i64,
     pub(crate) disk: Arc<Disk>,
@@ -75,7 +76,10 @@ impl Process {
     pub(crate) async fn boot(self: Arc<Self>) {
         let (sender, mut signals) = mpsc::channel(4);
         *self.control() = Control { up: true, signals: Some(sender) };
-        self.recorder.fault(Fault::Started { process: self.name.clone() });
+        let now = elapsed();
+        let since = if self.bug == Some(Bug::RestartKeepsSettings) { Duration::ZERO } else { now };
+        let mut config = config(&self.scenario, self.index, since, self.bug);
+        self.recorder.started(&self.name, policies(&self.scenario, self.index, now));
         let clock: Arc<dyn Clock> =
             Arc::new(SimClock::boot(self.index, self.recorder.waits().clone()));
         let store = RemoteStore::connect(
@@ -109,7 +113,6 @@ impl Process {
             },
         };
         let host = SimHost { address: self.address };
-        let mut config = self.config.clone();
         if self.bug == Some(Bug::ShutdownGivesUpEarly) {
             config.drain_timeout /= 8;
         }

@@ -58,6 +58,7 @@ impl Producers {
             let answer = self.post(post, copy, process, hangs_up).await;
             match answer {
                 Some((202, Some(event))) => return self.look(event).await,
+                Some((404, _)) => {} // another process may have the source
                 Some((400..=499, _)) => return,
                 _ => {}
             }

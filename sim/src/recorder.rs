@@ -3,9 +3,12 @@
 use crate::waits::Waits;
 use madsim::time::TimeHandle;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use surehook_core::source::Policy;
 use surehook_model::history::{Entry, Fault, PostId, RequestId, What};
+use surehook_model::policies::Policies;
+use surehook_model::scenario::Scenario;
 
 #[derive(Clone, Default)]
 pub(crate) struct Recorder {
@@ -15,11 +18,19 @@ pub(crate) struct Recorder {
 #[derive(Default)]
 struct Inner {
     entries: Mutex<Vec<Entry>>,
+    policies: Mutex<Policies>,
     next: AtomicU64,
     waits: Waits,
 }
 
 impl Recorder {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
+        let recorder = Self::default();
+        *recorder.policies() =
+            scenario.sources.iter().map(|source| (source.name.clone(), source.policy())).collect();
+        recorder
+    }
+
     pub(crate) fn record(&self, what: What) {
         self.inner
             .entries
@@ -30,6 +41,20 @@ impl Recorder {
 
     pub(crate) fn fault(&self, fault: Fault) {
         self.record(What::Fault(fault));
+    }
+
+    /// A process starts with these sources.
+    pub(crate) fn started(
+        &self,
+        process: &str,
+        sources: impl IntoIterator<Item = (String, Policy)>,
+    ) {
+        self.policies().started(process, elapsed(), sources);
+        self.fault(Fault::Started { process: process.to_owned() });
+    }
+
+    pub(crate) fn policies(&self) -> MutexGuard<'_, Policies> {
+        self.inner.policies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn post_id(&self) -> PostId {

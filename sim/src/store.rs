@@ -6,6 +6,7 @@ use crate::cursor::ClaimCursors;
 use crate::database::{AtCommit, Disk, REQUESTS, Reply, Request, Steps};
 use crate::effects::Effects;
 use crate::net::DATABASE;
+use crate::recorder::elapsed;
 use crate::transaction::{Claimed, Transaction};
 use crate::waits::Wait;
 use futures::FutureExt;
@@ -212,7 +213,8 @@ impl RemoteStore {
             return Err(StoreError::Unavailable("connection refused".to_owned()));
         }
         let reply_to = self.disk.next_tag.fetch_add(1, Ordering::Relaxed);
-        let request = Request { process: self.process.clone(), reply_to, call, steps, fault };
+        let (process, sent_at) = (self.process.clone(), elapsed());
+        let request = Request { process, sent_at, reply_to, call, steps, fault };
         let unknown = |what: &str| StoreError::Unknown(what.to_owned());
         self.endpoint
             .send_to_raw(DATABASE, REQUESTS, Box::new(request))

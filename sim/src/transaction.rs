@@ -35,6 +35,8 @@ pub(crate) struct Transaction<'a> {
     generation: u64,
     locks: Vec<Lock>,
     process: String,
+    /// When the process sent its statement.
+    sent: At,
     /// The start of its statement, in the run's time and in the database's.
     began: At,
     pub(crate) now: Timestamp,
@@ -97,11 +99,11 @@ pub(crate) fn broken() -> StoreError {
 
 impl<'a> Transaction<'a> {
     /// Starts a transaction whose single statement starts now.
-    pub(crate) fn begin(disk: &'a Disk, process: String) -> Self {
+    pub(crate) fn begin(disk: &'a Disk, process: String, sent: At) -> Self {
         let state = disk.state();
         let (generation, now) = (state.generation, state.now());
         drop(state);
-        Self { disk, generation, locks: Vec::new(), process, began: elapsed(), now }
+        Self { disk, generation, locks: Vec::new(), process, sent, began: elapsed(), now }
     }
 
     fn is_cut_off(&self) -> bool {
@@ -143,11 +145,12 @@ impl<'a> Transaction<'a> {
         let Work { state, now, committed, stale } = at_work;
         drop(state);
         for (event, change, before, after) in committed {
-            let (process, began) = (self.process.clone(), Some(self.began));
+            let process = self.process.clone();
             self.disk.recorder.record(What::Committed(Committed {
                 event,
                 db_time: now,
-                began,
+                sent: Some(self.sent),
+                began: Some(self.began),
                 process,
                 change,
                 before,

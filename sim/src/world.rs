@@ -2,6 +2,7 @@
 //! the end.
 
 use crate::bugs::Bug;
+use crate::configuration::kept;
 use crate::database::{self, Disk};
 use crate::effects::{Effects, Side};
 use crate::process::{Control, Process};
@@ -17,25 +18,13 @@ use madsim::runtime::{Handle, NodeHandle, Runtime};
 use madsim::task::NodeId;
 use madsim::time::{sleep, timeout};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use surehook::config::{
-    Config, DatabaseUrl, Destination, IntakeConfig, LogFormat, Role, Source as SourceConfig,
-    WorkerConfig,
-};
-use surehook::ports::Retention;
-use surehook_core::admission::OnKeyReuse;
-use surehook_core::breaker::BreakerPolicy;
-use surehook_core::source::SourceName;
 use surehook_model::database::Database;
-use surehook_model::history::{Fault as Recorded, Kept, Run, What};
+use surehook_model::history::{Fault as Recorded, Run, What};
 use surehook_model::oracles::{Promise, Violation, judge, time_to_end};
-use surehook_model::scenario::{
-    DatabaseKind, Fault, Node, Question, Role as RoleOf, Scenario, Source,
-};
+use surehook_model::scenario::{DatabaseKind, Fault, Node, Question, Role, Scenario, Source};
 
 /// The network's delays without a fault.
 const LATENCY: std::ops::Range<Duration> = Duration::from_micros(200)..Duration::from_millis(5);
@@ -126,7 +115,7 @@ struct World {
 
 /// Runs a world from its first node to its last entry.
 async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
-    let recorder = Recorder::default();
+    let recorder = Recorder::new(&scenario);
     let disk = Disk::new(scenario.database, recorder.clone(), bug);
     let healed_at = Duration::from_millis(scenario.heal_at_ms);
     let handle = Handle::current();
@@ -164,13 +153,14 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
                 .build()
         })
         .collect();
+    let for_processes = Arc::new(scenario.clone());
     let processes: Vec<(Arc<Process>, NodeHandle)> = (0..scenario.processes)
         .map(|n| {
             let process = Arc::new(Process {
                 index: n,
                 name: process_name(n),
                 address: net::process(n),
-                config: config(&scenario, n, bug),
+                scenario: Arc::clone(&for_processes),
                 clock_ahead_ms: scenario.clocks_ahead_ms.get(n).copied().unwrap_or_default(),
                 disk: Arc::clone(&disk),
                 downstreams: scenario
@@ -199,7 +189,7 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
         scenario: scenario.clone(),
         processes: processes.iter().map(|(process, _)| process.address).collect(),
         intakes: (0..scenario.processes)
-            .filter(|process| scenario.role(*process) != RoleOf::Worker)
+            .filter(|process| scenario.role(*process) != Role::Worker)
             .collect(),
         recorder: recorder.clone(),
     });
@@ -242,11 +232,11 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     world.heal().await;
 
     let events = world.scenario.posts.len();
-    let longest = world
-        .scenario
-        .sources
-        .iter()
-        .map(|source| time_to_end(&source.policy(), events))
+    let longest = recorder
+        .policies()
+        .slowest()
+        .values()
+        .map(|policy| time_to_end(policy, events))
         .max()
         .unwrap_or_default();
     let end_by = healed_at + longest + Duration::from_secs(5);
@@ -257,12 +247,7 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
 
     let tables = disk.tables();
     let run = Run {
-        policies: world
-            .scenario
-            .sources
-            .iter()
-            .map(|source| (source.name.clone(), source.policy()))
-            .collect(),
+        policies: recorder.policies().clone(),
         first_wins: world
             .scenario
             .sources
@@ -283,76 +268,6 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
             .collect(),
     };
     (run, tables, effects.passed())
-}
-
-/// The configuration of a process.
-fn config(scenario: &Scenario, process: usize, bug: Option<Bug>) -> Config {
-    let source = |source: &Source| {
-        let mut policy = source.policy();
-        match bug {
-            Some(Bug::BreakerNeverOpens) => policy.breaker = BreakerPolicy::OFF,
-            Some(Bug::BreakerClosesTooSoon) => policy.breaker.open_for /= 4,
-            Some(Bug::RateForgotten) => policy.rate = None,
-            _ => {}
-        }
-        let destination = "http://downstream.invalid/".parse().expect("the URL is valid");
-        let config = SourceConfig {
-            policy,
-            on_key_reuse: if source.first_wins {
-                OnKeyReuse::FirstWins
-            } else {
-                OnKeyReuse::Reject
-            },
-            ..SourceConfig::new(Destination::new(destination))
-        };
-        (SourceName::parse(&source.name).expect("the scenario's source names are valid"), config)
-    };
-    let kept = kept(scenario).unwrap_or(FOR_MONTHS);
-    Config {
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        operator_listen: None,
-        operator_hosts: BTreeSet::new(),
-        database: DatabaseUrl::new("sqlite:simulated"),
-        role: match scenario.role(process) {
-            RoleOf::All => Role::All,
-            RoleOf::Intake => Role::Intake,
-            RoleOf::Worker => Role::Worker,
-        },
-        log: LogFormat::Human,
-        drain_timeout: Duration::from_millis(scenario.drain_timeout_ms),
-        migrate_on_start: false,
-        intake: IntakeConfig {
-            max_body: 64 << 10,
-            max_queued: 512,
-            max_queued_bytes: 1 << 20,
-            max_connections: 256,
-            header_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(10),
-        },
-        worker: WorkerConfig { max_held_bytes: 1 << 20 },
-        retention: Retention { delivered: kept.delivered, dead_lettered: kept.dead_lettered },
-        delivered_payload: kept.payload,
-        sources: scenario.sources.iter().map(source).collect::<BTreeMap<_, _>>(),
-    }
-}
-
-/// The retention of scenarios that do not set one.
-const FOR_MONTHS: Kept = {
-    let months = Duration::from_hours(90 * 24);
-    Kept { delivered: months, dead_lettered: months, payload: months }
-};
-
-/// The retention that a scenario sets, if any.
-fn kept(scenario: &Scenario) -> Option<Kept> {
-    let millis = Duration::from_millis;
-    let kept = scenario.kept?;
-    let (delivered, dead_lettered, payload) =
-        (kept.delivered_ms, kept.dead_lettered_ms, kept.payload_ms);
-    Some(Kept {
-        delivered: millis(delivered),
-        dead_lettered: millis(dead_lettered),
-        payload: millis(payload),
-    })
 }
 
 /// Records the changes of a downstream's behaviour.

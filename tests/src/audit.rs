@@ -127,6 +127,7 @@ impl Row {
                 Committed {
                     event,
                     db_time,
+                    sent: None,
                     began: None,
                     process: process.clone(),
                     change,

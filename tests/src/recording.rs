@@ -365,7 +365,7 @@ impl Recording {
         let kills = lock(&self.0.kills).clone();
         let entries = with_deliveries(entries, &claims, &timed_out(&events, &policies), &kills);
         Run {
-            policies,
+            policies: policies.into_iter().collect(),
             first_wins,
             commits_within: COMMITS_WITHIN,
             entries,

@@ -8,10 +8,10 @@ use surehook::search::EventRecord;
 use surehook_core::admission::Fingerprint;
 use surehook_core::event::{Outcome, Status};
 use surehook_core::id::{Attempt, EventId, Fence};
-use surehook_core::source::Policy;
 
 use crate::database::DeliveryRow;
 use crate::marks::Mark;
+use crate::policies::Policies;
 
 /// Time since the start of the run, on one clock for all participants.
 pub type At = Duration;
@@ -19,8 +19,7 @@ pub type At = Duration;
 /// A run: the configuration, the history, and the content of the database at the end.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
-    /// The policy of each source, by name.
-    pub policies: BTreeMap<String, Policy>,
+    pub policies: Policies,
     /// The sources that answer a reused key with the first event.
     pub first_wins: BTreeSet<String>,
     /// The retention; `None` if the run is not judged by it.
@@ -195,6 +194,8 @@ pub struct Committed {
     pub event: EventId,
     /// The database's time of the statement.
     pub db_time: Timestamp,
+    /// When the process sent the statement, if known. It had the settings of that moment.
+    pub sent: Option<At>,
     /// When the statement started, if known. It saw all changes committed before.
     pub began: Option<At>,
     /// The process that sent the statement.

@@ -6,6 +6,7 @@ pub mod history;
 pub mod marks;
 pub mod memory;
 pub mod oracles;
+pub mod policies;
 pub mod scenario;
 pub mod targets;
 pub mod timeline;

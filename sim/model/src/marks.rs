@@ -1,12 +1,13 @@
 //! Marks: situations that a batch of runs must reach at least once. A situation that is never
 //! reached is not tested.
 
-use crate::history::{CallResult, Change, Fault, Run, Sending, What};
+use crate::history::{CallResult, Change, Committed, Fault, Run, Sending, What};
 use crate::oracles;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::{BudgetAttempt, EventId};
+use surehook_core::source::Policy;
 
 /// A situation that must be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,11 +94,17 @@ pub enum Mark {
     ClaimStartedBehindFront,
     /// A due time was capped after the database's clock had been set back.
     DueTimeCapped,
+    /// A post was refused by a process that lacks its source, and then accepted by another.
+    RefusedByOneProcess,
+    /// An event was dead-lettered by a process that allows fewer attempts than the one before.
+    DeadLetteredByFewerAttempts,
+    /// A process sent an event of a source whose settings had changed at its restart.
+    SettingsChanged,
 }
 
 impl Mark {
     /// All marks.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 45] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
         Self::LeaseTakenOverAfterPause,
@@ -140,6 +147,9 @@ impl Mark {
         Self::GaveWayToConsole,
         Self::ClaimStartedBehindFront,
         Self::DueTimeCapped,
+        Self::RefusedByOneProcess,
+        Self::DeadLetteredByFewerAttempts,
+        Self::SettingsChanged,
     ];
 }
 
@@ -157,6 +167,7 @@ pub fn marks(run: &Run) -> BTreeSet<Mark> {
     of_producers(run, &mut marks);
     of_downstreams(run, &mut marks);
     of_limits(run, &mut marks);
+    of_configurations(run, &mut marks);
     marks
 }
 
@@ -207,6 +218,40 @@ fn of_retention(run: &Run, marks: &mut BTreeSet<Mark>) {
                 if what.ends_with("at this Prune") && !what.starts_with("Slow") =>
             {
                 marks.insert(Mark::PruningFailed);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn of_configurations(run: &Run, marks: &mut BTreeSet<Mark>) {
+    let posts = run.posts();
+    let mut refused = BTreeSet::new();
+    let mut last_policy: BTreeMap<(&str, &str), &Policy> = BTreeMap::new();
+    for entry in &run.entries {
+        match &entry.what {
+            What::Answered { post, status_code, .. } => {
+                let Some(post) = posts.get(post) else { continue };
+                let producer = (&post.producer, &post.source, &post.key);
+                if *status_code == 404 {
+                    refused.insert(producer);
+                } else if *status_code == 202 && refused.contains(&producer) {
+                    marks.insert(Mark::RefusedByOneProcess);
+                }
+            }
+            What::Committed(Committed { change: Change::Claimed, before, after, .. }) => {
+                let statuses =
+                    (before.map(|row| row.delivery.status), after.map(|row| row.delivery.status));
+                if statuses == (Some(Status::Retrying), Some(Status::DeadLettered)) {
+                    marks.insert(Mark::DeadLetteredByFewerAttempts);
+                }
+            }
+            What::Sending(Sending { process, source, .. }) => {
+                let Some(policy) = run.policies.of(process, source, entry.at) else { continue };
+                if last_policy.insert((process, source), policy).is_some_and(|last| last != policy)
+                {
+                    marks.insert(Mark::SettingsChanged);
+                }
             }
             _ => {}
         }
@@ -283,7 +328,8 @@ fn of_limits(run: &Run, marks: &mut BTreeSet<Mark>) {
                 }
             }
             What::Sending(Sending { process, source, .. }) => {
-                let rate = run.policies.get(source).and_then(|policy| policy.rate);
+                let policy = run.policies.of(process, source, entry.at);
+                let rate = policy.and_then(|policy| policy.rate);
                 let before = last_start.insert((process, source), entry.at);
                 // Starts exactly one rate interval apart (within 2 ms) were delayed by the rate.
                 if let (Some(rate), Some(before)) = (rate, before)
@@ -497,10 +543,8 @@ fn of_downstreams(run: &Run, marks: &mut BTreeSet<Mark>) {
                 let Some(record) = run.events.get(&committed.event) else { continue };
                 let used = attempt
                     .saturating_sub(committed.before.map_or(0, |row| row.delivery.budget_from));
-                let ceiling = run
-                    .policies
-                    .get(&record.source)
-                    .map(|policy| policy.backoff.ceiling(BudgetAttempt(used)));
+                let backoff = run.policies.backoff(&record.source);
+                let ceiling = backoff.map(|backoff| backoff.ceiling(BudgetAttempt(used)));
                 if asked.get(&(committed.event, attempt)).is_some_and(|asked| after >= *asked)
                     && ceiling.is_some_and(|ceiling| after > ceiling)
                 {

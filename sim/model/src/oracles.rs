@@ -7,6 +7,7 @@ mod availability;
 mod backoff;
 pub mod breaker;
 mod bytes;
+mod configuration;
 mod duplicates;
 mod durability;
 mod idempotency;
@@ -68,6 +69,8 @@ pub enum Promise {
     Overlap,
     /// Ended events are deleted when their retention ends.
     Retention,
+    /// A process serves the sources of its configuration, and no others.
+    Configuration,
     /// Readiness follows the state of the database.
     Readiness,
     /// A response that denies the storing of an event is true.
@@ -123,6 +126,9 @@ impl Promise {
             Self::Readiness => {
                 "a process is ready while its database answers, and not ready while it does not"
             }
+            Self::Configuration => {
+                "a process serves the sources that it was started with, and no others"
+            }
             Self::Refusal => "if a response says that nothing was stored, nothing was stored",
             Self::Bytes => "bodies and headers are forwarded unchanged",
             Self::Isolation => "a broken downstream delays neither the intake nor other sources",
@@ -161,6 +167,7 @@ pub fn judge(run: &Run) -> Vec<Violation> {
         readiness::judge,
         refusal::judge,
         bytes::judge,
+        configuration::judge,
         isolation::judge,
         slots::judge,
         breaker::judge,

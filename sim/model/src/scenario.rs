@@ -45,6 +45,10 @@ pub struct Scenario {
     pub kept: Option<Kept>,
     /// The sources, each with its own downstream.
     pub sources: Vec<Source>,
+    /// Where the configurations of processes differ. At any time, one process that accepts and one
+    /// that delivers must have each source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<Variant>,
     /// The requests of the producers.
     pub posts: Vec<Post>,
     /// Sorted by time.
@@ -151,6 +155,7 @@ impl Scenario {
             clocks_ahead_ms: Vec::new(),
             kept: None,
             sources,
+            variants: Vec::new(),
             posts,
             faults: Vec::new(),
             heal_at_ms: 5_000,
@@ -163,6 +168,46 @@ impl Scenario {
     pub fn role(&self, process: usize) -> Role {
         self.roles.get(process).copied().unwrap_or_default()
     }
+
+    /// The sources of a process that starts at `at`, with its settings.
+    pub fn sources_of(&self, process: usize, at: Duration) -> impl Iterator<Item = Source> {
+        self.sources.iter().enumerate().filter_map(move |(index, source)| {
+            let is_meant = |variant: &&Variant| {
+                variant.process == process
+                    && variant.source == index
+                    && Duration::from_millis(variant.from_ms) <= at
+            };
+            match self.variants.iter().rfind(is_meant).map(|variant| variant.settings) {
+                None => Some(source.clone()),
+                Some(Settings::Absent) => None,
+                Some(Settings::Own { timeout_ms, concurrency, max_attempts }) => {
+                    Some(Source { timeout_ms, concurrency, max_attempts, ..source.clone() })
+                }
+            }
+        })
+    }
+}
+
+/// A source in the configuration of one process that differs from [`Scenario::sources`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// Index of the process.
+    pub process: usize,
+    /// Index of the source.
+    pub source: usize,
+    /// Applies to the starts of the process from this time on, until a later variant.
+    pub from_ms: u64,
+    pub settings: Settings,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Settings {
+    /// The process does not have the source.
+    Absent,
+    /// The process has the source with these settings.
+    Own { timeout_ms: u64, concurrency: u32, max_attempts: u32 },
 }
 
 impl Source {

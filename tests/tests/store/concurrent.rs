@@ -161,7 +161,8 @@ impl World {
         let mut run = self.recording.judge().await;
         // Judge the run again, with facts that the recording does not know. The length of the
         // leases is judged below: it is not the policy's, so that leases expire.
-        run.policies = SOURCES.map(|source| (source.to_owned(), self.policy.clone())).into();
+        let policies = SOURCES.map(|source| (source.to_owned(), self.policy.clone()));
+        run.policies = policies.into_iter().collect();
         let mut violations = oracles::judge(&run);
         violations.retain(|violation| !violation.what.contains(" was leased for "));
         for (_, committed) in run.committed() {

@@ -1,5 +1,5 @@
 //! Promise *Bounded*, for attempts: an event's attempts are numbered from 1 without gaps, and never
-//! exceed its budget.
+//! exceed its budget: the `max_attempts` of the process that claims it.
 
 use super::{Promise, Violation, violation};
 use crate::history::{Change, Run};
@@ -10,35 +10,38 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut say =
         |at, what, event| violations.push(violation(Promise::Attempts, at, what, [event]));
-    // A redrive raises an event's budget, and so does each attempt that a shutdown cut off.
-    let mut budgets: BTreeMap<_, u32> = BTreeMap::new();
+    // The attempts of each event that do not count: those before a redrive, and those that a
+    // shutdown cut off.
+    let mut uncounted: BTreeMap<_, u32> = BTreeMap::new();
     for (at, committed) in run.committed() {
         let Some(record) = run.events.get(&committed.event) else { continue };
-        let Some(policy) = run.policies.get(&record.source) else { continue };
-        let budget = budgets.entry(committed.event).or_insert(policy.max_attempts);
+        let uncounted = uncounted.entry(committed.event).or_default();
         match committed.change {
             Change::Redriven => {
-                *budget =
-                    committed.after.map_or(0, |row| row.delivery.attempt) + policy.max_attempts;
+                *uncounted = committed.after.map_or(0, |row| row.delivery.attempt);
             }
-            Change::Settled { outcome: Outcome::CutOff, .. } => *budget += 1,
+            Change::Settled { outcome: Outcome::CutOff, .. } => *uncounted += 1,
             Change::RolledBack | Change::Lost => {
-                *budget =
-                    committed.after.map_or(0, |row| row.delivery.budget_from) + policy.max_attempts;
+                *uncounted = committed.after.map_or(0, |row| row.delivery.budget_from);
             }
             _ => {}
         }
+        let sent = committed.sent.unwrap_or(at);
+        let Some(policy) = run.policies.of(&committed.process, &record.source, sent) else {
+            continue;
+        };
+        let budget = *uncounted + policy.max_attempts;
         let claimed = committed.after.filter(|row| {
             row.delivery.status == Status::Processing && committed.change == Change::Claimed
         });
         if let Some(row) = claimed
-            && row.delivery.attempt > *budget
+            && row.delivery.attempt > budget
         {
             say(
                 at,
                 format!(
-                    "event {} was claimed for attempt {}, but its budget ends at {budget}",
-                    committed.event, row.delivery.attempt
+                    "event {} was claimed by {} for attempt {}, but its budget ends at {budget}",
+                    committed.event, committed.process, row.delivery.attempt
                 ),
                 committed.event,
             );

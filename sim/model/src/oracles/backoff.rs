@@ -76,16 +76,16 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 else {
                     continue;
                 };
-                let Some(policy) = run
+                let Some(backoff) = run
                     .events
                     .get(&committed.event)
-                    .and_then(|record| run.policies.get(&record.source))
+                    .and_then(|record| run.policies.backoff(&record.source))
                 else {
                     continue;
                 };
                 let used = attempt
                     .saturating_sub(committed.before.map_or(0, |row| row.delivery.budget_from));
-                let least = policy.backoff.ceiling(BudgetAttempt(used)) / 2;
+                let least = backoff.ceiling(BudgetAttempt(used)) / 2;
                 let mut bound = (
                     committed.began.unwrap_or(entry.at) + least,
                     format!(
@@ -96,7 +96,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 if let Some((at, asked_for)) = asked.get(&(committed.event, attempt))
                     && heard.contains(&(committed.event, attempt))
                 {
-                    let asked_for = (*asked_for).min(policy.backoff.max_delay);
+                    let asked_for = (*asked_for).min(backoff.max_delay);
                     bound = bound.max((
                         *at + asked_for,
                         format!("Retry-After asked for {:.3}s", asked_for.as_secs_f64()),

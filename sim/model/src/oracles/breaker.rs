@@ -63,9 +63,8 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
     for entry in &run.entries {
         match &entry.what {
             What::Sending(Sending { process, source, event, attempt }) => {
-                let Some(policy) =
-                    run.policies.get(source).filter(|policy| policy.breaker.failures > 0)
-                else {
+                let policy = run.policies.of(process, source, entry.at);
+                let Some(policy) = policy.filter(|policy| policy.breaker.failures > 0) else {
                     continue;
                 };
                 let watch = watches.entry((process, source)).or_default();
@@ -89,9 +88,8 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
                 };
                 watch.in_flight.remove(&(*event, *attempt));
                 // A delivery that a shutdown cut off says nothing about the downstream.
-                let policy =
-                    run.policies.get(*source).filter(|_| !draining.contains(process.as_str()));
-                if let Some(policy) = policy {
+                let policy = run.policies.of(process, source, entry.at);
+                if let Some(policy) = policy.filter(|_| !draining.contains(process.as_str())) {
                     let was_ramping = matches!(watch.phase, Phase::Ramping { .. });
                     watch.ends(entry.at, healthy(*status_code, policy), policy);
                     seen.recovered |= was_ramping && matches!(watch.phase, Phase::Closed { .. });

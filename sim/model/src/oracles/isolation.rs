@@ -28,8 +28,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 .is_some_and(|spans| spans.iter().any(|(start, end)| *start <= to && from <= *end))
         };
         // A configured rate delays events intentionally.
-        let is_rated = run.policies.get(source).is_some_and(|policy| policy.rate.is_some());
-        !is_rated && !falls_into(&broken) && !falls_into(&paused)
+        !run.policies.is_rated(source) && !falls_into(&broken) && !falls_into(&paused)
     };
 
     let mut posted = BTreeMap::new();

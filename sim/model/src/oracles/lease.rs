@@ -57,8 +57,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 {
                     newest.insert(event, after.delivery.fence);
                     let lease_ends = after.due_at.unwrap_or(committed.db_time);
-                    let policy =
-                        run.events.get(&event).and_then(|record| run.policies.get(&record.source));
+                    let sent = committed.sent.unwrap_or(at);
+                    let policy = run.events.get(&event).and_then(|record| {
+                        run.policies.of(&committed.process, &record.source, sent)
+                    });
                     if let Some(policy) = policy.filter(|policy| {
                         lease_ends + ROUNDING + run.commits_within
                             < committed.db_time + policy.lease()
@@ -97,7 +99,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             }
             Change::Capped => {
                 let record = run.events.get(&event);
-                let policy = record.and_then(|record| run.policies.get(&record.source));
+                let policy = record
+                    .and_then(|record| run.policies.of(&committed.process, &record.source, at));
                 if let (Some(policy), Some(was), Some(is)) = (
                     policy,
                     committed.before.and_then(|row| row.due_at),

@@ -1,5 +1,5 @@
 //! Promise *Never stuck*: after the last fault has ended, every accepted event ends within a bound.
-//! The bound follows from the policy: a lease, the back-offs and timeouts that the budget still
+//! The bound follows from the slowest policy of its source: a lease, the back-offs and timeouts that the budget still
 //! allows, and the time to process the backlog.
 
 use super::{Promise, Violation, violation};
@@ -15,13 +15,14 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         .answers()
         .filter_map(|(_, answer)| answer.event)
         .collect::<std::collections::BTreeSet<_>>();
+    let slowest = run.policies.slowest();
     let stuck = run
         .events
         .values()
         .filter(|record| !matches!(record.status, Status::Delivered | Status::DeadLettered));
     let mut violations: Vec<Violation> = stuck
         .filter(|record| {
-            run.policies.get(&record.source).is_some_and(|policy| run.ended_at >= run.healed_at + time_to_end(policy, run.events.len()))
+            slowest.get(record.source.as_str()).is_some_and(|policy| run.ended_at >= run.healed_at + time_to_end(policy, run.events.len()))
         })
         .map(|record| {
             let known = if acknowledged.contains(&record.id) { "acknowledged" } else { "stored, but never acknowledged" };
@@ -48,7 +49,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         }
     }
     if let Some(longest) =
-        run.policies.values().map(|policy| time_to_end(policy, run.events.len())).max()
+        slowest.values().map(|policy| time_to_end(policy, run.events.len())).max()
         && run.ended_at < run.healed_at + longest
         && !violations.is_empty()
     {

@@ -18,9 +18,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     for entry in &run.entries {
         match &entry.what {
             What::Sending(Sending { process, source, event, .. }) => {
-                let Some(rate) = run.policies.get(source).and_then(|policy| policy.rate) else {
-                    continue;
-                };
+                let policy = run.policies.of(process, source, entry.at);
+                let Some(rate) = policy.and_then(|policy| policy.rate) else { continue };
                 let recent = starts.entry((process, source)).or_default();
                 recent.push_back(entry.at);
                 while recent.front().is_some_and(|at| *at + SPAN < entry.at) {

@@ -15,7 +15,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 source_of.insert((process.as_str(), *event, *attempt), source.as_str());
                 let count = in_flight.entry((process, source)).or_default();
                 *count += 1;
-                let limit = run.policies.get(source).map_or(u32::MAX, |policy| policy.concurrency);
+                let policy = run.policies.of(process, source, entry.at);
+                let limit = policy.map_or(u32::MAX, |policy| policy.concurrency);
                 if *count > limit {
                     let open = source_of
                         .iter()

@@ -3,9 +3,10 @@
 
 use super::{
     Behaviour, BehaviourAt, Call, DatabaseKind, Fault, FaultAt, Kept, Node, Post, Question, Role,
-    Scenario, Source, StoreFault,
+    Scenario, Settings, Source, StoreFault, Variant,
 };
 use fastrand::Rng;
+use std::ops::Range;
 
 const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
 
@@ -94,6 +95,15 @@ pub fn expand(seed: u64) -> Scenario {
         clock_steps(&mut rng, &posts, processes, heal_at_ms, &mut faults);
         faults.sort_by_key(|fault| fault.at_ms);
     }
+    // A separate generator for the same reason.
+    let mut rng = Rng::with_seed(seed ^ 0x39f4_c81e_05ad_72b3);
+    let mut variants = Vec::new();
+    if rng.u8(..) < 90 {
+        let may_lack = usize::from(!roles.is_empty()) + 1..processes;
+        variants =
+            different_settings(&mut rng, &posts, processes, may_lack, sources.len(), &mut faults);
+        faults.sort_by_key(|fault| fault.at_ms);
+    }
     let (why, catches, kept) = (String::new(), None, Some(kept));
     Scenario {
         why,
@@ -106,6 +116,7 @@ pub fn expand(seed: u64) -> Scenario {
         clocks_ahead_ms,
         kept,
         sources,
+        variants,
         posts,
         faults,
         heal_at_ms,
@@ -327,6 +338,49 @@ fn clock_steps(
         let what = Fault::Store { process, call: Call::CapDueTimes, nth: 1, how };
         faults.push(FaultAt { at_ms: first, what });
     }
+}
+
+/// Some processes have other settings of a source than the others, or lack it. Others change their
+/// settings at a restart. The processes in `may_lack` are not the only ones of their role.
+fn different_settings(
+    rng: &mut Rng,
+    posts: &[Post],
+    processes: usize,
+    may_lack: Range<usize>,
+    sources: usize,
+    faults: &mut Vec<FaultAt>,
+) -> Vec<Variant> {
+    let is_calm = faults.iter().all(|fault| matches!(fault.what, Fault::Asked { .. }));
+    let mut variants = Vec::new();
+    for _ in 0..rng.usize(1..=4) {
+        let (process, source) = (rng.usize(0..processes), rng.usize(0..sources));
+        let mut from_ms = 0;
+        if !is_calm && rng.bool() {
+            // A restart before or soon after a post, while there is work.
+            let near =
+                posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
+            from_ms = near + rng.u64(0..5_000);
+            let down_ms = rng.u64(10..3_000);
+            let what = if rng.bool() {
+                Fault::Drain { process, down_ms }
+            } else {
+                Fault::Kill { process, down_ms }
+            };
+            faults.push(FaultAt { at_ms: from_ms, what });
+        }
+        let settings = if may_lack.contains(&process) && rng.u8(..) < 100 {
+            Settings::Absent
+        } else {
+            Settings::Own {
+                timeout_ms: rng.u64(500..8_000),
+                concurrency: rng.u32(1..=8),
+                max_attempts: rng.u32(1..=8),
+            }
+        };
+        variants.push(Variant { process, source, from_ms, settings });
+    }
+    variants.sort_by_key(|variant| variant.from_ms);
+    variants
 }
 
 /// Half of the sources have a breaker, and a sixth have a rate.

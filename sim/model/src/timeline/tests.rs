@@ -121,6 +121,7 @@ fn committed(
     What::Committed(Committed {
         event,
         db_time,
+        sent: None,
         began: None,
         process: "process 1".to_owned(),
         change,

@@ -1,0 +1,100 @@
+//! The configuration with which a simulated process starts.
+
+use crate::bugs::Bug;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+use surehook::config::{
+    Config, DatabaseUrl, Destination, IntakeConfig, LogFormat, Role, Source as SourceConfig,
+    WorkerConfig,
+};
+use surehook::ports::Retention;
+use surehook_core::admission::OnKeyReuse;
+use surehook_core::breaker::BreakerPolicy;
+use surehook_core::source::{Policy, SourceName};
+use surehook_model::history::Kept;
+use surehook_model::scenario::{Role as RoleOf, Scenario, Source};
+
+/// The configuration of a process that starts at `at`.
+pub(crate) fn config(
+    scenario: &Scenario,
+    process: usize,
+    at: Duration,
+    bug: Option<Bug>,
+) -> Config {
+    let source = |source: Source| {
+        let mut policy = source.policy();
+        match bug {
+            Some(Bug::BreakerNeverOpens) => policy.breaker = BreakerPolicy::OFF,
+            Some(Bug::BreakerClosesTooSoon) => policy.breaker.open_for /= 4,
+            Some(Bug::RateForgotten) => policy.rate = None,
+            _ => {}
+        }
+        let destination = "http://downstream.invalid/".parse().expect("the URL is valid");
+        let config = SourceConfig {
+            policy,
+            on_key_reuse: if source.first_wins {
+                OnKeyReuse::FirstWins
+            } else {
+                OnKeyReuse::Reject
+            },
+            ..SourceConfig::new(Destination::new(destination))
+        };
+        (SourceName::parse(&source.name).expect("the scenario's source names are valid"), config)
+    };
+    let kept = kept(scenario).unwrap_or(FOR_MONTHS);
+    Config {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        operator_listen: None,
+        operator_hosts: BTreeSet::new(),
+        database: DatabaseUrl::new("sqlite:simulated"),
+        role: match scenario.role(process) {
+            RoleOf::All => Role::All,
+            RoleOf::Intake => Role::Intake,
+            RoleOf::Worker => Role::Worker,
+        },
+        log: LogFormat::Human,
+        drain_timeout: Duration::from_millis(scenario.drain_timeout_ms),
+        migrate_on_start: false,
+        intake: IntakeConfig {
+            max_body: 64 << 10,
+            max_queued: 512,
+            max_queued_bytes: 1 << 20,
+            max_connections: 256,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+        },
+        worker: WorkerConfig { max_held_bytes: 1 << 20 },
+        retention: Retention { delivered: kept.delivered, dead_lettered: kept.dead_lettered },
+        delivered_payload: kept.payload,
+        sources: scenario.sources_of(process, at).map(source).collect(),
+    }
+}
+
+/// The policies of all sources in a process that starts at `at`.
+pub(crate) fn policies(
+    scenario: &Scenario,
+    process: usize,
+    at: Duration,
+) -> impl Iterator<Item = (String, Policy)> {
+    scenario.sources_of(process, at).map(|source| (source.name.clone(), source.policy()))
+}
+
+/// The retention of scenarios that do not set one.
+const FOR_MONTHS: Kept = {
+    let months = Duration::from_hours(90 * 24);
+    Kept { delivered: months, dead_lettered: months, payload: months }
+};
+
+/// The retention that a scenario sets, if any.
+pub(crate) fn kept(scenario: &Scenario) -> Option<Kept> {
+    let millis = Duration::from_millis;
+    let kept = scenario.kept?;
+    let (delivered, dead_lettered, payload) =
+        (kept.delivered_ms, kept.dead_lettered_ms, kept.payload_ms);
+    Some(Kept {
+        delivered: millis(delivered),
+        dead_lettered: millis(dead_lettered),
+        payload: millis(payload),
+    })
+}
