@@ -24,7 +24,7 @@ use std::time::Duration;
 use surehook::ports::StoreError;
 use surehook::search::EventRecord;
 use surehook_core::event::Status;
-use surehook_core::id::EventId;
+use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_model::database::{Database, DeliveryRow};
@@ -477,16 +477,24 @@ async fn transact(disk: &Disk, request: Request) -> Result<Reply, StoreError> {
 
 type RowChange = (EventId, Change, Option<DeliveryRow>, Option<DeliveryRow>);
 
-/// The changes that a failover rolls back: for each event that differs, its row on the old and on
-/// the new primary.
+/// The changes that a failover rolls back: for each event whose row or attempts differ, its row on
+/// the old and on the new primary.
 fn taken_back(old: &Database, new: &Database) -> Vec<RowChange> {
     let row = |tables: &Database, event| tables.deliveries.get(event).copied();
+    let attempts = |tables: &Database, event: EventId| {
+        tables.attempts.range((event, Attempt::MIN)..=(event, Attempt::MAX)).count()
+    };
     let differ = old.events.keys().filter_map(|event| {
         let (before, after) = (row(old, event), row(new, event));
         if !new.events.contains_key(event) {
             return Some((*event, Change::Lost, before, None));
         }
-        (before != after).then_some((*event, Change::RolledBack, before, after))
+        (before != after || attempts(old, *event) != attempts(new, *event)).then_some((
+            *event,
+            Change::RolledBack,
+            before,
+            after,
+        ))
     });
     let pruned = new.events.keys().filter(|event| !old.events.contains_key(event));
     differ.chain(pruned.map(|event| (*event, Change::RolledBack, None, row(new, event)))).collect()

@@ -426,11 +426,13 @@ impl World {
                     answered(true);
                     sleep(millis(1_000)).await;
                 }
-                for (paused, for_ms) in [(true, for_ms), (false, 0)] {
-                    self.disk.pause(name, paused).await;
-                    answered(paused);
-                    sleep(millis(for_ms)).await;
-                }
+                self.disk.pause(name, true).await;
+                answered(true);
+                sleep(millis(for_ms)).await;
+                // A resume can take effect long before it is answered, for example when its commit
+                // waits for a standby, and the primary restarts.
+                answered(false);
+                self.disk.pause(name, false).await;
             }
             Fault::Redrive { source, delivered } => {
                 self.disk.redrive(&self.scenario.sources[source].name, delivered).await;

@@ -1,4 +1,5 @@
-//! Pausing: while an operator has paused a source, no process claims its events.
+//! Pausing: while an operator has paused a source, no process claims its events. A failover to an
+//! asynchronous standby may lose the pause, as it may lose other commits.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Change, Fault, Run, What};
@@ -11,12 +12,22 @@ const BEGUN_BEFORE: Duration = Duration::from_secs(10);
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let spans = spans(run);
+    let may_be_lost = |from: At, to: At| {
+        run.failover_may_lose
+            && run.entries.iter().any(|entry| {
+                let is_failover = matches!(&entry.what, What::Fault(Fault::Database { what, .. }) if what.starts_with("failover"));
+                is_failover && from < entry.at && entry.at < to
+            })
+    };
     let claimed = run.committed().filter(|(_, committed)| committed.change == Change::Claimed);
     claimed
         .filter_map(|(at, committed)| {
             let source = run.events.get(&committed.event)?.source.as_str();
             let began = committed.began.unwrap_or_else(|| at.saturating_sub(BEGUN_BEFORE));
             let span = spans.get(source)?.iter().find(|(from, to)| *from < began && began < *to)?;
+            if may_be_lost(span.0, began) {
+                return None;
+            }
             let what = format!(
                 "{} claimed event {} of source {source}, which has been paused since {:.3}s",
                 committed.process,

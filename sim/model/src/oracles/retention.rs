@@ -25,6 +25,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     // When the last delivery of each event ended. The event's end is that moment, however late it
     // is written.
     let mut sent: BTreeMap<EventId, At> = BTreeMap::new();
+    // When each event ended for the first time, in the database's time.
+    let mut first_settled: BTreeMap<EventId, Timestamp> = BTreeMap::new();
     let mut jumped = false;
     for entry in &run.entries {
         let committed = match &entry.what {
@@ -87,7 +89,12 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     }
                 };
                 let since = sent.get(&event).map_or(Duration::ZERO, |sent| entry.at - *sent);
-                ended.insert(event, (entry.at, kept, committed.db_time - since));
+                let settled_at = committed.db_time - since;
+                let first = *first_settled.entry(event).or_insert(settled_at);
+                // A rollback restores an earlier end, and the clock may have jumped since then.
+                let settled_at =
+                    if committed.change == Change::RolledBack { first } else { settled_at };
+                ended.insert(event, (entry.at, kept, settled_at));
             }
         }
     }
