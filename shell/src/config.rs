@@ -17,7 +17,10 @@ pub use error::{ConfigError, Place, SettingError, SettingErrors};
 pub use overrides::Overrides;
 pub use shown::{DatabaseUrl, Destination};
 
+use crate::http::{Acknowledgement, Content};
 use crate::ports::Retention;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
 use reader::{Document, Section};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -149,6 +152,8 @@ pub struct Source {
     pub idempotency_key: KeyPlaces,
     /// The response to a known key with another body.
     pub on_key_reuse: OnKeyReuse,
+    /// The response to a webhook that is stored.
+    pub acknowledgement: Acknowledgement,
     /// Whether `Authorization` and `Cookie` are stored and forwarded.
     pub forward_credentials: bool,
 }
@@ -187,6 +192,8 @@ pub mod limits {
     pub const MAX_CONNECTIONS: usize = 1_000_000;
     /// The longest time for a request's head or body.
     pub const REQUEST_TIMEOUT: Duration = Duration::from_hours(1);
+    /// The longest body of an acknowledgement, in bytes: 4 KiB. Each request gets it.
+    pub const ANSWER_BODY: usize = 4 << 10;
     /// The longest configuration file, in bytes: 4 MiB.
     pub const FILE: u64 = 4 << 20;
 }
@@ -287,13 +294,22 @@ struct Settings {
     policy: Policy,
     idempotency_key: KeyPlaces,
     on_key_reuse: OnKeyReuse,
+    acknowledgement: Acknowledgement,
     forward_credentials: bool,
 }
 
 impl Settings {
     fn source(self, destination: Destination) -> Source {
-        let Self { policy, idempotency_key, on_key_reuse, forward_credentials } = self;
-        Source { destination, policy, idempotency_key, on_key_reuse, forward_credentials }
+        let Self { policy, idempotency_key, on_key_reuse, acknowledgement, forward_credentials } =
+            self;
+        Source {
+            destination,
+            policy,
+            idempotency_key,
+            on_key_reuse,
+            acknowledgement,
+            forward_credentials,
+        }
     }
 }
 
@@ -406,6 +422,7 @@ fn settings(section: &mut Section<'_>, settings: &mut Settings) {
         values::key_places,
     );
     section.text("on_key_reuse", &mut settings.on_key_reuse, values::on_key_reuse);
+    section.section_if_set("answer", |section| answer(section, &mut settings.acknowledgement));
     section.boolean("forward_credentials", &mut settings.forward_credentials);
     section.refuse("lease", "the lease cannot be set. It is always `timeout` + 10s, so that it outlasts the delivery: set `timeout` instead");
     let backoff = settings.policy.backoff;
@@ -419,6 +436,42 @@ fn settings(section: &mut Section<'_>, settings: &mut Settings) {
             ),
         );
     }
+}
+
+/// Reads `answer`. It replaces an inherited one completely.
+fn answer(section: &mut Section<'_>, acknowledgement: &mut Acknowledgement) {
+    let mut status = StatusCode::ACCEPTED.as_u16();
+    let (mut content_type, mut body): (Option<HeaderValue>, Option<Bytes>) = (None, None);
+    section.integer("status", &mut status, 200, 299);
+    section.text("content_type", &mut content_type, |text| values::content_type(text).map(Some));
+    section.text("body", &mut body, |text| values::answer_body(text).map(Some));
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::ACCEPTED);
+    let is_without_body = Acknowledgement::is_without_body(status);
+    if content_type.is_some() && body.is_none() {
+        section.conflict(
+            ["content_type", "body"],
+            "`content_type` needs a `body`: set `body`, or remove `content_type`, because the default body is JSON".to_owned(),
+        );
+    }
+    if is_without_body && body.as_ref().is_some_and(|body| !body.is_empty()) {
+        section.conflict(
+            ["body", "status"],
+            format!(
+                "a response with the status {} has no body: remove `body`, or set another `status`",
+                status.as_u16()
+            ),
+        );
+    }
+    let content = match body {
+        None if !is_without_body => Content::Standing,
+        body => {
+            let body = body.unwrap_or_default();
+            let plain = || HeaderValue::from_static("text/plain; charset=utf-8");
+            let content_type = content_type.or_else(|| (!body.is_empty()).then(plain));
+            Content::Fixed { content_type, body }
+        }
+    };
+    *acknowledgement = Acknowledgement { status, content };
 }
 
 fn source(section: &mut Section<'_>, mut inherited: Settings) -> Option<Source> {

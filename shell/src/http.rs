@@ -12,6 +12,7 @@
 //! Not here: sockets (see [`crate::http_server`]) and storage (see [`crate::intake`]). This module works
 //! with any async runtime.
 
+mod acknowledgement;
 mod body;
 mod gate;
 mod monitoring;
@@ -22,6 +23,7 @@ mod routes;
 pub mod view;
 mod webhook;
 
+pub use acknowledgement::{Acknowledgement, Content};
 pub use routes::{Route, RouteSet};
 pub use webhook::REPLAYED_HEADER;
 
@@ -98,6 +100,8 @@ pub struct SourceIntake {
     pub idempotency_key: KeyPlaces,
     /// The response to a known key with another body.
     pub on_key_reuse: OnKeyReuse,
+    /// The response to a webhook that is stored.
+    pub acknowledgement: Acknowledgement,
     /// Whether `Authorization` and `Cookie` are stored and forwarded.
     pub forward_credentials: bool,
     /// The attempts that the source's policy allows. Only shown to operators.

@@ -126,7 +126,7 @@ impl Metrics {
         Arc::new(Self {
             requests: counter(
                 "surehook_webhooks_total",
-                "Webhooks answered with 202: new events, or replays.",
+                "Webhooks that were acknowledged: new events, or replays.",
                 &["source", "outcome"],
             ),
             refused: counter(
@@ -238,7 +238,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a webhook that was answered `202`.
+    /// Counts a webhook that was acknowledged.
     pub fn taken(&self, source: &SourceName, replayed: bool) {
         self.requests
             .with_label_values(&[source.as_str(), if replayed { "replayed" } else { "accepted" }])

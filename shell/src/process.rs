@@ -269,6 +269,7 @@ fn sources(config: &Config) -> BTreeMap<surehook_core::source::SourceName, Sourc
     let intake = |source: &crate::config::Source| SourceIntake {
         idempotency_key: source.idempotency_key.clone(),
         on_key_reuse: source.on_key_reuse,
+        acknowledgement: source.acknowledgement.clone(),
         forward_credentials: source.forward_credentials,
         max_attempts: source.policy.max_attempts,
         lease: source.policy.lease(),

@@ -249,6 +249,17 @@ impl Section<'_> {
         self.named(key, read);
     }
 
+    /// Reads a subsection, if it is present.
+    pub(super) fn section_if_set(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Section<'_>),
+    ) {
+        if self.ask(key).is_some() {
+            self.named(key, read);
+        }
+    }
+
     /// Reads a subsection whose name the user chose.
     pub(super) fn named(&mut self, key: &str, read: impl FnOnce(&mut Section<'_>)) {
         let empty = DeTable::new();

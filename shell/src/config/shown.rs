@@ -3,7 +3,9 @@
 
 use super::values::on_key_reuse_name;
 use super::{Config, IntakeConfig, Source};
+use crate::http::{Acknowledgement, Content};
 use crate::store::postgres;
+use http::HeaderValue;
 use reqwest::Url;
 use std::fmt;
 use surehook_core::breaker::BreakerPolicy;
@@ -158,7 +160,14 @@ impl fmt::Display for Config {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { destination, policy, idempotency_key, on_key_reuse, forward_credentials } = self;
+        let Self {
+            destination,
+            policy,
+            idempotency_key,
+            on_key_reuse,
+            acknowledgement,
+            forward_credentials,
+        } = self;
         let time = humantime::format_duration;
         let backoff = policy.backoff;
         writeln!(f, "  delivers to {destination}")?;
@@ -171,6 +180,22 @@ impl fmt::Display for Source {
         writeln!(f)?;
         if let Some(note) = note {
             writeln!(f, "              {note}")?;
+        }
+        if *acknowledgement != Acknowledgement::default() {
+            let Acknowledgement { status, content } = acknowledgement;
+            write!(f, "  answer      {}", status.as_u16())?;
+            match content {
+                Content::Standing => writeln!(f, ", JSON")?,
+                Content::Fixed { content_type, body } => {
+                    if let Some(Ok(content_type)) = content_type.as_ref().map(HeaderValue::to_str) {
+                        write!(f, ", {content_type}")?;
+                    }
+                    match body.len() {
+                        0 => writeln!(f, ", no body")?,
+                        length => writeln!(f, ", a body of {length} bytes")?,
+                    }
+                }
+            }
         }
         writeln!(
             f,

@@ -74,6 +74,7 @@ fn every_value_can_be_set() {
         dead_letter_on = [999]
         idempotency_key = ["header:X-GitHub-Delivery", "json:/a+json:/b/0"]
         on_key_reuse = "first_wins"
+        answer = { status = 299, content_type = "text/xml; charset=utf-8", body = "<é/>" }
         forward_credentials = true
         "#,
     )
@@ -101,6 +102,13 @@ fn every_value_can_be_set() {
         )
         .unwrap(),
         on_key_reuse: OnKeyReuse::FirstWins,
+        acknowledgement: Acknowledgement {
+            status: StatusCode::from_u16(299).unwrap(),
+            content: Content::Fixed {
+                content_type: Some(HeaderValue::from_static("text/xml; charset=utf-8")),
+                body: Bytes::from_static("<é/>".as_bytes()),
+            },
+        },
         forward_credentials: true,
     };
     let expected = Config {
@@ -140,6 +148,37 @@ fn a_source_inherits_unset_values_from_the_defaults() {
     let policy = &github(&config).policy;
     assert_eq!((policy.timeout, policy.concurrency), (Duration::from_secs(1), 3));
     assert_eq!((policy.retry_on.len(), policy.dead_letter_on.contains(&409)), (0, true));
+}
+
+#[test]
+fn an_answer_of_a_source_replaces_that_of_the_defaults_completely() {
+    let defaults = "[defaults]\nanswer = { status = 200, body = \"ok\" }\n";
+    let answer = |line: &str| {
+        let config = parsed(&format!("{SOURCE}{line}\n{defaults}")).unwrap();
+        let Acknowledgement { status, content } = &github(&config).acknowledgement;
+        let content = match content {
+            Content::Standing => None,
+            Content::Fixed { content_type, body } => {
+                let content_type =
+                    content_type.as_ref().map(|kind| kind.to_str().unwrap().to_owned());
+                Some((content_type, String::from_utf8(body.to_vec()).unwrap()))
+            }
+        };
+        (status.as_u16(), content)
+    };
+    let plain = Some("text/plain; charset=utf-8".to_owned());
+    assert_eq!(answer(""), (200, Some((plain.clone(), "ok".to_owned()))));
+    assert_eq!(answer("answer = {}"), (202, None));
+    assert_eq!(answer("answer = { status = 201 }"), (201, None));
+    assert_eq!(answer("answer = { body = \"\" }"), (202, Some((None, String::new()))));
+    assert_eq!(answer("answer.body = \"a\""), (202, Some((plain, "a".to_owned()))));
+    for status in [204, 205] {
+        let line = format!("answer = {{ status = {status} }}");
+        assert_eq!(answer(&line), (status, Some((None, String::new()))));
+    }
+    let longest = "x".repeat(limits::ANSWER_BODY);
+    let (_, content) = answer(&format!("answer = {{ body = \"{longest}\" }}"));
+    assert_eq!(content.unwrap().1, longest);
 }
 
 #[test]
@@ -245,7 +284,14 @@ fn near_a_file() -> impl Strategy<Value = String> {
     let settings = documents::keys(documents::EXAMPLE).into_iter();
     let mut settings: Vec<String> =
         settings.map(|key| key.rsplit('.').next().unwrap().to_owned()).collect();
-    let others = ["lease", "sources", "intake", "defaults.timeout", "sources.x.destination"];
+    let others = [
+        "answer.status",
+        "lease",
+        "sources",
+        "intake",
+        "defaults.timeout",
+        "sources.x.destination",
+    ];
     settings.extend(others.map(str::to_owned));
     let key = prop_oneof![proptest::sample::select(settings), "[a-z\"'. ü]{0,12}"];
     let value = prop_oneof![
@@ -261,6 +307,7 @@ fn near_a_file() -> impl Strategy<Value = String> {
             "[1, [2]]",
             "{}",
             "{a = 1}",
+            "{status = 204, body = \"\"}",
             "\"http://x\"",
             "\"sqlite:x\"",
             "\"\"\"",
@@ -349,5 +396,19 @@ fn the_summary_says_where_the_key_of_each_source_is() {
     ] {
         let config = parsed(&format!("{SOURCE}idempotency_key = {written}")).unwrap().to_string();
         assert!(config.contains(&format!("\n  key         {shown}  delivery")), "{config}");
+    }
+}
+
+#[test]
+fn the_summary_shows_an_answer_that_differs_from_the_default() {
+    for (written, shown) in [
+        ("{ status = 202 }", None),
+        ("{ status = 200 }", Some("200, JSON")),
+        ("{ status = 204 }", Some("204, no body")),
+        ("{ content_type = \"text/xml\", body = \"é\" }", Some("202, text/xml, a body of 2 bytes")),
+    ] {
+        let config = parsed(&format!("{SOURCE}answer = {written}")).unwrap().to_string();
+        let line = config.lines().find_map(|line| line.strip_prefix("  answer      "));
+        assert_eq!(line, shown, "{config}");
     }
 }

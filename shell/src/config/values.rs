@@ -6,7 +6,9 @@ use super::limits;
 use super::{DatabaseUrl, Destination, LogFormat, Role};
 use crate::store::postgres::Servers;
 use crate::store::sqlite;
+use bytes::Bytes;
 use bytesize::ByteSize;
+use http::HeaderValue;
 use reqwest::Url;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -183,6 +185,38 @@ pub(super) fn key_place(text: &str) -> Result<Entry, String> {
 
 pub(super) fn key_places(entries: Vec<Entry>) -> Result<KeyPlaces, String> {
     KeyPlaces::new(entries).map_err(|error| error.to_string())
+}
+
+/// The value of a `Content-Type` header.
+pub(super) fn content_type(text: &str) -> Result<HeaderValue, String> {
+    const MOST: usize = 255;
+    let is_token = |text: &str| {
+        let is_allowed =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        !text.is_empty() && text.bytes().all(is_allowed)
+    };
+    let media_type = text.split(';').next().unwrap_or_default().trim_end();
+    let is_media_type = text.len() <= MOST
+        && media_type
+            .split_once('/')
+            .is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype));
+    HeaderValue::from_str(text).ok().filter(|_| is_media_type).ok_or_else(|| {
+        format!(
+            "{} is not a media type: write for example `text/plain` or `text/xml; charset=utf-8`",
+            quoted(text)
+        )
+    })
+}
+
+/// The body of an acknowledgement.
+pub(super) fn answer_body(text: &str) -> Result<Bytes, String> {
+    if text.len() > limits::ANSWER_BODY {
+        return Err(format!(
+            "the body is longer than {}: shorten it",
+            ByteSize(limits::ANSWER_BODY as u64).display().iec()
+        ));
+    }
+    Ok(Bytes::copy_from_slice(text.as_bytes()))
 }
 
 /// The value as written, truncated if it is too long for a message.

@@ -96,7 +96,8 @@ macro_rules! routes {
 }
 
 routes! {
-    /// `202` with the event's id and status; see [`REPLAYED_HEADER`](super::REPLAYED_HEADER).
+    /// `202` with the event's id and status, or the [`Acknowledgement`](super::Acknowledgement) of
+    /// the source; see [`REPLAYED_HEADER`](super::REPLAYED_HEADER).
     Webhook = POST "/webhooks/{source}" for Producers, |app, call| app.accept(call.parameter, call.query, call.headers, call.body);
     /// `200` with a page of events, newest first; see [`query`](super::query).
     Events = GET "/events" for Operators, |app, call| app.list(call.query);

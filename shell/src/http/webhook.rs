@@ -8,7 +8,7 @@ use crate::ports::NewEvent;
 use bytes::Buf;
 use futures::Stream;
 use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::error::Error;
 use surehook_core::admission::{Admission, Fingerprint};
 use surehook_core::forwarding::Forwarding;
@@ -74,11 +74,11 @@ impl App {
         match intake.submit(event, settings.on_key_reuse, reservation).await? {
             Admission::Accepted { id, status } => {
                 self.metrics.taken(source, false);
-                Answer::standing(StatusCode::ACCEPTED, id, status)
+                settings.acknowledgement.answer(id, status)
             }
             Admission::Replayed { id, status } => {
                 self.metrics.taken(source, true);
-                let mut answer = Answer::standing(StatusCode::ACCEPTED, id, status)?;
+                let mut answer = settings.acknowledgement.answer(id, status)?;
                 answer.response.headers_mut().insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
                 Ok(answer)
             }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 
+mod acknowledgements;
 #[path = "../../../tests/src/openapi.rs"]
 #[allow(
     unreachable_pub,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use surehook::clock::TokioClock;
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
-use surehook::http::{App, Route, RouteSet, SourceIntake};
+use surehook::http::{Acknowledgement, App, Route, RouteSet, SourceIntake};
 use surehook::ids::SystemIds;
 use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
@@ -143,6 +143,8 @@ pub(crate) struct Setup {
     pub(crate) takes_webhooks: bool,
     /// Where the source `plain` has its idempotency keys.
     pub(crate) idempotency_key: &'static [&'static str],
+    /// What the source `plain` answers to events that are stored.
+    pub(crate) acknowledgement: Acknowledgement,
 }
 
 impl Default for Setup {
@@ -158,6 +160,7 @@ impl Default for Setup {
             body_timeout: Duration::from_secs(10),
             takes_webhooks: true,
             idempotency_key: &["header:idempotency-key"],
+            acknowledgement: Acknowledgement::default(),
         }
     }
 }
@@ -189,12 +192,19 @@ impl World {
         let source = |key: &[&str], on_key_reuse, forward_credentials| SourceIntake {
             idempotency_key: places(key),
             on_key_reuse,
+            acknowledgement: Acknowledgement::default(),
             forward_credentials,
             max_attempts: 20,
             lease: Duration::from_secs(20),
         };
         let sources = BTreeMap::from([
-            (name("plain"), source(setup.idempotency_key, OnKeyReuse::Reject, false)),
+            (
+                name("plain"),
+                SourceIntake {
+                    acknowledgement: setup.acknowledgement,
+                    ..source(setup.idempotency_key, OnKeyReuse::Reject, false)
+                },
+            ),
             (name("github"), source(&["header:x-github-delivery"], OnKeyReuse::Reject, true)),
             (name("restamp"), source(&["header:idempotency-key"], OnKeyReuse::FirstWins, false)),
         ]);

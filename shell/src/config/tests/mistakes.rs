@@ -339,6 +339,46 @@ fn each_place_of_the_idempotency_key_is_checked() {
 }
 
 #[test]
+fn an_answer_is_a_2xx_response_with_a_bounded_body() {
+    for (written, told) in [
+        (
+            "{ status = 301 }",
+            "3:21: `sources.github.answer.status`: 301 is out of range: write a whole number from 200 to 299".to_owned(),
+        ),
+        (
+            "{ code = 200 }",
+            "3:12: `sources.github.answer.code`: unknown setting; the settings here are `body`, `content_type`, `status`".to_owned(),
+        ),
+        (
+            "200",
+            "3:10: `sources.github.answer`: this is a whole number: write a section, `[sources.github.answer]`".to_owned(),
+        ),
+        (
+            "{ content_type = \"text/plain\" }",
+            "3:27: `sources.github.answer.content_type`: `content_type` needs a `body`: set `body`, or remove `content_type`, because the default body is JSON".to_owned(),
+        ),
+        (
+            "{ content_type = \"text\", body = \"\" }",
+            "3:27: `sources.github.answer.content_type`: `text` is not a media type: write for example `text/plain` or `text/xml; charset=utf-8`".to_owned(),
+        ),
+        (
+            "{ content_type = \"text/plain\\r\\nx: y\", body = \"\" }",
+            "3:27: `sources.github.answer.content_type`: `text/plain\\r\\nx: y` is not a media type: write for example `text/plain` or `text/xml; charset=utf-8`".to_owned(),
+        ),
+        (
+            "{ status = 204, body = \"ok\" }",
+            "3:33: `sources.github.answer.body`: a response with the status 204 has no body: remove `body`, or set another `status`".to_owned(),
+        ),
+        (
+            &format!("{{ body = \"{}\" }}", "x".repeat(limits::ANSWER_BODY + 1)),
+            "3:19: `sources.github.answer.body`: the body is longer than 4.0 KiB: shorten it".to_owned(),
+        ),
+    ] {
+        check_source(&format!("answer = {written}"), &told);
+    }
+}
+
+#[test]
 fn max_body_is_at_most_max_queued_bytes() {
     check(
         &format!("{SOURCE}[intake]\nmax_body = \"65MiB\""),

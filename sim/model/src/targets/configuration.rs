@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 use surehook::config::{Config, ConfigError, Overrides, Place, SettingErrors, Source, limits};
+use surehook::http::{Acknowledgement, Content};
 use surehook_core::source::SourceName;
 
 const NAME: &str = "surehook.toml";
@@ -52,7 +53,16 @@ fn taken(config: &Config, text: &str) {
     let shown = format!("{config:?}");
     for (name, source) in &config.sources {
         assert_eq!(SourceName::parse(name.as_str()).as_ref(), Ok(name));
-        let Source { destination, policy, .. } = source;
+        let Source { destination, policy, acknowledgement, .. } = source;
+        assert!(acknowledgement.status.is_success(), "{acknowledgement:?} was accepted");
+        if let Content::Fixed { body, .. } = &acknowledgement.content {
+            let most = if Acknowledgement::is_without_body(acknowledgement.status) {
+                0
+            } else {
+                limits::ANSWER_BODY
+            };
+            assert!(body.len() <= most, "an answer of {} bytes was accepted", body.len());
+        }
         within(millisecond, policy.timeout, limits::TIMEOUT);
         within(Duration::ZERO, policy.backoff.initial_delay, policy.backoff.max_delay);
         within(Duration::ZERO, policy.backoff.max_delay, limits::DELAY);

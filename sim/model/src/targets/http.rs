@@ -10,6 +10,7 @@ use futures::FutureExt;
 use futures::executor::LocalPool;
 use futures::future::BoxFuture;
 use futures::task::LocalSpawnExt;
+use http::{HeaderValue, StatusCode};
 use hyper::rt::{Sleep, Timer};
 use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
@@ -22,7 +23,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant as StdInstant};
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
-use surehook::http::{App, SourceIntake};
+use surehook::http::{Acknowledgement, App, Content, SourceIntake};
 use surehook::http_server::protocol;
 use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
@@ -45,6 +46,9 @@ use watched::Requests;
 /// Small, so that a short input can exceed it.
 const MAX_BODY: usize = 4096;
 const MAX_QUEUED_BYTES: usize = 8192;
+/// What the lenient source answers to every event.
+const LENIENT_MEDIA_TYPE: &str = "text/plain";
+const LENIENT_BODY: &[u8] = b"[accepted]";
 /// More bytes than all responses to one input.
 const PIPE: usize = 1 << 20;
 
@@ -81,8 +85,8 @@ impl Manner {
 ///
 /// # Panics
 ///
-/// If the server panics or hangs, if a response is malformed or an error is undocumented, or if a
-/// `202` is sent for a webhook that is not stored byte for byte.
+/// If the server panics or hangs, if a response is malformed or an error is undocumented, or if an
+/// acknowledgement is sent for a webhook that is not stored byte for byte.
 pub fn run(data: &[u8]) {
     let Some((manner, sent)) = data.split_first() else { return };
     let manner = Manner::read(*manner);
@@ -211,6 +215,7 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
     let strict = SourceIntake {
         idempotency_key: KeyPlaces::default(),
         on_key_reuse: OnKeyReuse::Reject,
+        acknowledgement: Acknowledgement::default(),
         forward_credentials: false,
         max_attempts: 20,
         lease: Duration::from_secs(20),
@@ -221,6 +226,13 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
         ])
         .expect("the list is valid"),
         on_key_reuse: OnKeyReuse::FirstWins,
+        acknowledgement: Acknowledgement {
+            status: StatusCode::OK,
+            content: Content::Fixed {
+                content_type: Some(HeaderValue::from_static(LENIENT_MEDIA_TYPE)),
+                body: Bytes::from_static(LENIENT_BODY),
+            },
+        },
         forward_credentials: true,
         max_attempts: 3,
         lease: Duration::from_secs(11),

@@ -2,7 +2,7 @@
 //! what is stored.
 
 use super::watched::Posted;
-use super::{MAX_BODY, MAX_QUEUED_BYTES, Manner};
+use super::{LENIENT_BODY, LENIENT_MEDIA_TYPE, MAX_BODY, MAX_QUEUED_BYTES, Manner};
 use crate::database::Database;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -14,6 +14,7 @@ use surehook::http::REPLAYED_HEADER;
 use surehook::http::problem::{MEDIA_TYPE, ProblemKind};
 use surehook::metrics;
 use surehook_core::event::Status;
+use surehook_core::forwarding::EVENT_ID_HEADER;
 use surehook_core::key::IdempotencyKey;
 
 /// A parsed response.
@@ -135,8 +136,11 @@ impl<'d> Answer<'d> {
                 || refused_coding,
             "status {status} for {head:?}"
         );
+        let acknowledged_id = self.header(EVENT_ID_HEADER).map(|id| {
+            std::str::from_utf8(id).expect("the id in an acknowledgement is text").to_owned()
+        });
         assert!(
-            !manner.draining || status != StatusCode::ACCEPTED,
+            !manner.draining || acknowledged_id.is_none(),
             "a webhook was accepted during the shutdown"
         );
         let kind = self.header("content-type").expect("every response has a content type");
@@ -156,6 +160,14 @@ impl<'d> Answer<'d> {
             );
             return None;
         }
+        let is_lenient = path_of_webhook(head) == Some("lenient");
+        if let Some(id) = acknowledged_id.as_ref().filter(|_| is_lenient) {
+            assert_eq!(
+                (status, kind, self.body),
+                (StatusCode::OK, LENIENT_MEDIA_TYPE.as_bytes(), LENIENT_BODY)
+            );
+            return self.new_event(id, request, tables);
+        }
         let body: Value =
             serde_json::from_slice(self.body).unwrap_or_else(|error| panic!("not JSON: {error}"));
         if status.is_success() {
@@ -164,18 +176,24 @@ impl<'d> Answer<'d> {
             assert_eq!(kind, MEDIA_TYPE.as_bytes());
             self.problem(&body);
         }
-        if status != StatusCode::ACCEPTED {
+        assert_eq!(status == StatusCode::ACCEPTED, acknowledged_id.is_some());
+        let Some(id) = acknowledged_id else {
             turned_away(status, manner, request, tables);
             return None;
-        }
-        let id = body["event_id"].as_str().expect("a `202` has an event id").to_owned();
-        let replayed = self.header(REPLAYED_HEADER.as_str()).is_some();
-        acknowledged(&id, replayed, request, tables);
+        };
+        assert_eq!(body["event_id"].as_str(), Some(&*id));
         assert!(
             Status::from_name(body["status"].as_str().expect("a `202` has a status")).is_some(),
             "{body}"
         );
-        (!replayed).then_some(id)
+        self.new_event(&id, request, tables)
+    }
+
+    /// Checks an acknowledgement. Returns the event's id if it says that the event is new.
+    fn new_event(&self, id: &str, request: &Posted, tables: &Database) -> Option<String> {
+        let replayed = self.header(REPLAYED_HEADER.as_str()).is_some();
+        acknowledged(id, replayed, request, tables);
+        (!replayed).then(|| id.to_owned())
     }
 
     /// The body must follow RFC 9457 and be of a documented kind.
@@ -199,14 +217,7 @@ impl<'d> Answer<'d> {
 /// keep every other promise.
 fn turned_away(status: StatusCode, manner: Manner, request: &Posted, tables: &Database) {
     let (head, body) = (&request.head, &request.body);
-    let Some(source) = head
-        .uri
-        .path()
-        .strip_prefix("/webhooks/")
-        .map(|path| path.strip_suffix('/').unwrap_or(path))
-    else {
-        return;
-    };
+    let Some(source) = path_of_webhook(head) else { return };
     let Some(header) = key_header(source) else { return };
     let mut keys = head.headers.get_all(header).iter();
     let (Some(Ok(key)), None) =
@@ -243,6 +254,12 @@ fn turned_away(status: StatusCode, manner: Manner, request: &Posted, tables: &Da
     assert!(right, "status {status} for a webhook without a cause for it: {request:?}");
 }
 
+/// The source in the path of a webhook.
+fn path_of_webhook(head: &Parts) -> Option<&str> {
+    let path = head.uri.path().strip_prefix("/webhooks/")?;
+    Some(path.strip_suffix('/').unwrap_or(path))
+}
+
 /// Whether a request has exactly one plain `host` header, or needs none.
 fn names_its_host(head: &Parts) -> bool {
     let hosts: Vec<_> = head.headers.get_all(HOST).iter().collect();
@@ -273,7 +290,7 @@ fn key_header(source: &str) -> Option<&'static str> {
     }
 }
 
-/// A `202` is allowed only for a webhook that was posted completely and is stored unchanged.
+/// An acknowledgement is allowed only for a webhook that was posted completely and is stored unchanged.
 fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
     let head = &request.head;
     assert!(
