@@ -118,7 +118,8 @@ impl LogFormat {
 /// Limits of the intake. Each is at least 1, or 1 ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IntakeConfig {
-    /// Limit of a body, in bytes. At most `max_queued_bytes`.
+    /// Limit of a body, in bytes, for sources that have no limit of their own. At most
+    /// `max_queued_bytes`.
     pub max_body: usize,
     /// Limit of requests that wait for their commit. Further requests are refused with `503`.
     pub max_queued: usize,
@@ -146,6 +147,8 @@ pub struct WorkerConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     pub destination: Destination,
+    /// Limit of a body, in bytes. At least 1, and at most `max_queued_bytes` of the intake.
+    pub max_body: usize,
     /// How its events are delivered.
     pub policy: Policy,
     /// Where a request has its idempotency key.
@@ -237,6 +240,15 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The largest body that any source accepts, in bytes.
+    #[must_use]
+    pub fn largest_body(&self) -> usize {
+        let limits = self.sources.values().map(|source| source.max_body);
+        limits.max().unwrap_or(self.intake.max_body)
+    }
+}
+
 impl Default for Config {
     /// The documented defaults, without sources.
     fn default() -> Self {
@@ -277,7 +289,7 @@ impl Source {
     /// A source with the documented defaults.
     #[must_use]
     pub fn new(destination: Destination) -> Self {
-        Settings::default().source(destination)
+        Settings::default().source(destination, IntakeConfig::default().max_body)
     }
 }
 
@@ -299,11 +311,12 @@ struct Settings {
 }
 
 impl Settings {
-    fn source(self, destination: Destination) -> Source {
+    fn source(self, destination: Destination, max_body: usize) -> Source {
         let Self { policy, idempotency_key, on_key_reuse, acknowledgement, forward_credentials } =
             self;
         Source {
             destination,
+            max_body,
             policy,
             idempotency_key,
             on_key_reuse,
@@ -355,7 +368,7 @@ fn read(root: &mut Section<'_>, config: &mut Config, sources: Sources) {
         for name in section.names() {
             section.named(&name, |section| {
                 let known = SourceName::parse(&name);
-                let source = source(section, defaults.clone());
+                let source = source(section, defaults.clone(), &config.intake);
                 match (known, source) {
                     (Ok(known), Some(source)) => drop(config.sources.insert(known, source)),
                     (Ok(_), None) => {}
@@ -381,7 +394,7 @@ fn intake(section: &mut Section<'_>, intake: &mut IntakeConfig) {
     section.text("body_timeout", &mut intake.body_timeout, values::request_timeout);
     if intake.max_body > intake.max_queued_bytes {
         section.conflict(
-            ["max_body", "max_queued_bytes"],
+            &["max_body", "max_queued_bytes"],
             format!(
                 "`max_body` ({} bytes) is larger than `max_queued_bytes` ({} bytes): raise `max_queued_bytes` or lower `max_body`",
                 intake.max_body, intake.max_queued_bytes
@@ -428,7 +441,7 @@ fn settings(section: &mut Section<'_>, settings: &mut Settings) {
     let backoff = settings.policy.backoff;
     if backoff.initial_delay > backoff.max_delay {
         section.conflict(
-            ["initial_delay", "max_delay"],
+            &["initial_delay", "max_delay"],
             format!(
                 "`initial_delay` ({}) is longer than `max_delay` ({}): raise `max_delay` or lower `initial_delay`",
                 humantime::format_duration(backoff.initial_delay),
@@ -449,13 +462,13 @@ fn answer(section: &mut Section<'_>, acknowledgement: &mut Acknowledgement) {
     let is_without_body = Acknowledgement::is_without_body(status);
     if content_type.is_some() && body.is_none() {
         section.conflict(
-            ["content_type", "body"],
+            &["content_type", "body"],
             "`content_type` needs a `body`: set `body`, or remove `content_type`, because the default body is JSON".to_owned(),
         );
     }
     if is_without_body && body.as_ref().is_some_and(|body| !body.is_empty()) {
         section.conflict(
-            ["body", "status"],
+            &["body", "status"],
             format!(
                 "a response with the status {} has no body: remove `body`, or set another `status`",
                 status.as_u16()
@@ -474,14 +487,29 @@ fn answer(section: &mut Section<'_>, acknowledgement: &mut Acknowledgement) {
     *acknowledgement = Acknowledgement { status, content };
 }
 
-fn source(section: &mut Section<'_>, mut inherited: Settings) -> Option<Source> {
+fn source(
+    section: &mut Section<'_>,
+    mut inherited: Settings,
+    intake: &IntakeConfig,
+) -> Option<Source> {
     let mut destination = None;
     section.text("destination", &mut destination, |text| values::destination(text).map(Some));
     settings(section, &mut inherited);
+    let mut max_body = intake.max_body;
+    section.size("max_body", &mut max_body, limits::MAX_BODY);
+    if max_body > intake.max_queued_bytes {
+        section.conflict(
+            &["max_body"],
+            format!(
+                "`max_body` ({max_body} bytes) is larger than `max_queued_bytes` of `[intake]` ({} bytes): raise `max_queued_bytes` or lower `max_body`",
+                intake.max_queued_bytes
+            ),
+        );
+    }
     if !section.has("destination") {
         section.wrong("the source has no `destination`: add `destination = \"https://…\"`, the URL that receives its events");
     }
-    destination.map(|destination| inherited.source(destination))
+    destination.map(|destination| inherited.source(destination, max_body))
 }
 
 const fn days(days: u64) -> Duration {

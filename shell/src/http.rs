@@ -85,8 +85,6 @@ pub struct App {
     pub ids: Arc<dyn Ids>,
     /// Decides the response of `/ready`.
     pub health: Arc<Health>,
-    /// Limit of one body, in bytes.
-    pub max_body: usize,
     /// How long one body may take to arrive, counted from the start of reading it.
     pub body_timeout: Duration,
     /// Wakes the worker after a redrive or a resume.
@@ -96,6 +94,8 @@ pub struct App {
 /// The settings of one source that the routes need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceIntake {
+    /// Limit of one body, in bytes.
+    pub max_body: usize,
     /// Where a request has its idempotency key.
     pub idempotency_key: KeyPlaces,
     /// The response to a known key with another body.

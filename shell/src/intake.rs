@@ -42,7 +42,7 @@ pub struct Limits {
     /// Maximum bytes of all requests that are being read or wait for their commit. Sources share
     /// them, see [`surehook_core::reading`].
     pub max_queued_bytes: usize,
-    /// Maximum bytes of one request.
+    /// Maximum bytes of one body, of whatever source.
     pub max_body: usize,
     /// Number of configured sources.
     pub sources: usize,

@@ -103,7 +103,7 @@ pub async fn run(
     let limits = Limits {
         max_queued: config.intake.max_queued,
         max_queued_bytes: config.intake.max_queued_bytes,
-        max_body: config.intake.max_body,
+        max_body: config.largest_body(),
         sources: config.sources.len(),
     };
     let intake_ports = IntakePorts {
@@ -127,7 +127,6 @@ pub async fn run(
         clock: Arc::clone(&clock),
         ids: ports.ids,
         health: Arc::clone(&health),
-        max_body: config.intake.max_body,
         body_timeout: config.intake.body_timeout,
         doorbell: Arc::clone(&doorbell),
     });
@@ -267,6 +266,7 @@ pub async fn run(
 
 fn sources(config: &Config) -> BTreeMap<surehook_core::source::SourceName, SourceIntake> {
     let intake = |source: &crate::config::Source| SourceIntake {
+        max_body: source.max_body,
         idempotency_key: source.idempotency_key.clone(),
         on_key_reuse: source.on_key_reuse,
         acknowledgement: source.acknowledgement.clone(),

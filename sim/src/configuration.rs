@@ -15,6 +15,9 @@ use surehook_core::source::{Policy, SourceName};
 use surehook_model::history::Kept;
 use surehook_model::scenario::{Role as RoleOf, Scenario, Source};
 
+/// The limit of a body, of each source.
+const MAX_BODY: usize = 64 << 10;
+
 /// The configuration of a process that starts at `at`.
 pub(crate) fn config(
     scenario: &Scenario,
@@ -32,6 +35,7 @@ pub(crate) fn config(
         }
         let destination = "http://downstream.invalid/".parse().expect("the URL is valid");
         let config = SourceConfig {
+            max_body: MAX_BODY,
             policy,
             on_key_reuse: if source.first_wins {
                 OnKeyReuse::FirstWins
@@ -57,7 +61,7 @@ pub(crate) fn config(
         drain_timeout: Duration::from_millis(scenario.drain_timeout_ms),
         migrate_on_start: false,
         intake: IntakeConfig {
-            max_body: 64 << 10,
+            max_body: MAX_BODY,
             max_queued: 512,
             max_queued_bytes: 1 << 20,
             max_connections: 256,

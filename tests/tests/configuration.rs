@@ -5,6 +5,7 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use std::fs;
 use std::path::Path;
 use std::process::Output;
+use surehook_core::admission::Fingerprint;
 use tempfile::TempDir;
 use tests::database::Database;
 use tests::http::Client;
@@ -17,6 +18,7 @@ on_each_database!(
     migrating_twice_changes_nothing,
     a_database_with_a_newer_schema_is_refused,
     without_migrate_on_start_the_program_waits_for_the_migration,
+    the_largest_body_of_one_source_fits_beside_other_sources,
 );
 
 const SOURCE: &str = "[sources.github]\ndestination = \"http://127.0.0.1:9/hooks\"\n";
@@ -147,6 +149,42 @@ async fn without_migrate_on_start_the_program_waits_for_the_migration(database: 
 
     service.ready().await;
     delivers(&service, &sink, "k").await;
+}
+
+/// Each source has a reserved part of the memory for requests. The rest must have room for the
+/// largest body that any source accepts.
+async fn the_largest_body_of_one_source_fits_beside_other_sources(database: Database) {
+    const LARGEST: usize = 4_000_000;
+    let sink = Sink::start(|_| Answer::status(200)).await;
+    let sources: String = ["a", "b", "c", "github"]
+        .map(|name| format!("[sources.{name}]\ndestination = \"{}\"\n", sink.url("/")))
+        .concat();
+    let configuration = format!(
+        "[intake]\nmax_body = \"1KiB\"\nmax_queued_bytes = {}\n{sources}max_body = {LARGEST}\n",
+        LARGEST + 2_000
+    );
+    let service = Service::start(&database.url(), &configuration).await;
+    let post = async |source: &str, length: usize| {
+        let url = service.url(&format!("/webhooks/{source}"));
+        let headers = [("idempotency-key", "k")];
+        Client::default().post(&url, &headers, "x".repeat(length)).await.expect("a response")
+    };
+    let sent = Fingerprint::of("x".repeat(LARGEST).as_bytes());
+    let answer = post("github", LARGEST).await;
+    assert_eq!(answer.status_code, 202, "{answer:?}");
+    let event = answer.json()["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+    wait::until("the delivery", || async {
+        match &sink.of(event)[..] {
+            [delivery] if delivery.body_sha256 == *sent.as_bytes() => Ok(()),
+            other => Err(format!("{} deliveries", other.len())),
+        }
+    })
+    .await;
+    for (source, length, status) in
+        [("github", LARGEST + 1, 413), ("a", 1025, 413), ("a", 1024, 202)]
+    {
+        assert_eq!(post(source, length).await.status_code, status, "{length} bytes to {source}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -314,10 +314,10 @@ impl Section<'_> {
         self.report.add(self.at, self.name.clone(), message.to_owned());
     }
 
-    /// Reports two values that contradict each other, at the first one that is set in this section.
-    /// If neither is set here, the error was inherited and has been reported. If one of them is not
-    /// valid by itself, that error is enough.
-    pub(super) fn conflict(&mut self, keys: [&'static str; 2], message: String) {
+    /// Reports values that contradict each other or another section, at the first one that is set in
+    /// this section. If none is set here, the error was inherited and has been reported. If one of
+    /// them is not valid by itself, that error is enough.
+    pub(super) fn conflict(&mut self, keys: &[&'static str], message: String) {
         let wrong = keys.iter().any(|key| self.report.blames(&self.full(key)));
         let set =
             keys.iter().find_map(|key| self.table.get(*key).map(|value| (*key, value.span())));

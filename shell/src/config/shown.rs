@@ -153,6 +153,9 @@ impl fmt::Display for Config {
         }
         for (name, source) in sources {
             writeln!(f, "\nsource {name}\n{source}")?;
+            if source.max_body != *max_body {
+                writeln!(f, "  bodies      up to {}", size(source.max_body))?;
+            }
         }
         Ok(())
     }
@@ -162,6 +165,8 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             destination,
+            // Shown by the configuration, if it differs from that of the intake.
+            max_body: _,
             policy,
             idempotency_key,
             on_key_reuse,

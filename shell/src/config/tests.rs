@@ -61,6 +61,7 @@ fn every_value_can_be_set() {
         dead_lettered = "36500d"
         [sources.github]
         destination = "http://u:p@[::1]:9000/x?token=t"
+        max_body = "1kB"
         timeout = "1h"
         concurrency = 10_000
         rate = 1_000_000
@@ -81,6 +82,7 @@ fn every_value_can_be_set() {
     .unwrap();
     let source = Source {
         destination: Destination::new("http://u:p@[::1]:9000/x?token=t".parse().unwrap()),
+        max_body: 1000,
         policy: Policy {
             timeout: limits::TIMEOUT,
             concurrency: limits::CONCURRENCY,
@@ -179,6 +181,23 @@ fn an_answer_of_a_source_replaces_that_of_the_defaults_completely() {
     let longest = "x".repeat(limits::ANSWER_BODY);
     let (_, content) = answer(&format!("answer = {{ body = \"{longest}\" }}"));
     assert_eq!(content.unwrap().1, longest);
+}
+
+#[test]
+fn a_source_without_max_body_has_that_of_the_intake() {
+    let config = parsed(
+        "[sources.small]\ndestination = \"http://x\"\n\
+         [sources.large]\ndestination = \"http://x\"\nmax_body = \"25MiB\"\n\
+         [intake]\nmax_body = \"2MiB\"\n",
+    )
+    .unwrap();
+    let limits = ["small", "large"].map(|name| config.sources[name].max_body);
+    assert_eq!((limits, config.intake.max_body), ([2 << 20, 25 << 20], 2 << 20));
+    assert_eq!(config.largest_body(), 25 << 20);
+    let shown = config.to_string();
+    let (large, small) = shown.split_once("source small").unwrap();
+    assert!(large.contains("\n  bodies      up to 25.0 MiB\n"), "{shown}");
+    assert!(!small.contains("bodies"), "{shown}");
 }
 
 #[test]

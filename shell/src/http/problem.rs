@@ -75,7 +75,7 @@ kinds! {
     KeyInvalid = BAD_REQUEST, "key-invalid", "The idempotency key is not valid";
     /// The key belongs to an event with another body.
     KeyReused = UNPROCESSABLE_ENTITY, "key-reused", "The idempotency key was used for another body";
-    /// The body is larger than `max_body`, whether its length was declared or not.
+    /// The body is larger than `max_body` of the source, whether its length was declared or not.
     BodyTooLarge = PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large";
     /// The request did not arrive in time.
     TooSlow = REQUEST_TIMEOUT, "too-slow", "The request did not arrive in time";

@@ -46,7 +46,7 @@ impl App {
             headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let mut reservation = intake.reservation(source);
         let late = self.clock.sleep_until(self.clock.now() + self.body_timeout);
-        let body = body::read(body, declared, self.max_body, late, &mut reservation).await?;
+        let body = body::read(body, declared, settings.max_body, late, &mut reservation).await?;
 
         let connection = headers.get_all(CONNECTION);
         let forwarding = Forwarding::new(

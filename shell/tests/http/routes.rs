@@ -247,6 +247,27 @@ async fn a_body_of_max_body_is_accepted_and_one_byte_more_refused() {
 }
 
 #[tokio::test]
+async fn each_source_has_its_own_limit_of_a_body() {
+    let world = World::start(Setup::default());
+    for (source, length, status) in [
+        ("github", 2048, 202),
+        ("github", 2049, 413),
+        ("restamp", 1024, 202),
+        ("restamp", 1025, 413),
+    ] {
+        let key = length.to_string();
+        let headers = [("x-github-delivery", &*key), ("idempotency-key", &*key)];
+        let path = format!("/webhooks/{source}");
+        let response = world.request("POST", &path, &headers, &vec![7; length]).await;
+        assert_eq!(response.status(), status, "{length} bytes to {source}");
+        if status == 413 {
+            let limit = format!("larger than the limit of {} bytes", length - 1);
+            assert!(json(&response)["detail"].as_str().unwrap().contains(&limit), "{response:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_worker_process_accepts_no_webhooks() {
     let world = World::start(Setup { takes_webhooks: false, ..Setup::default() });
     assert_problem(&world.post("k1", b"").await, 404, "no-intake");

@@ -138,6 +138,7 @@ impl Faults {
 /// The settings that a test can choose.
 pub(crate) struct Setup {
     pub(crate) limits: Limits,
+    /// The limit of a body, for each source but `github`, which accepts twice as much.
     pub(crate) max_body: usize,
     pub(crate) body_timeout: Duration,
     pub(crate) takes_webhooks: bool,
@@ -190,6 +191,7 @@ impl World {
         let (handle, run) = intake(setup.limits, ports, futures::future::pending());
         tokio::spawn(run);
         let source = |key: &[&str], on_key_reuse, forward_credentials| SourceIntake {
+            max_body: setup.max_body,
             idempotency_key: places(key),
             on_key_reuse,
             acknowledgement: Acknowledgement::default(),
@@ -205,7 +207,13 @@ impl World {
                     ..source(setup.idempotency_key, OnKeyReuse::Reject, false)
                 },
             ),
-            (name("github"), source(&["header:x-github-delivery"], OnKeyReuse::Reject, true)),
+            (
+                name("github"),
+                SourceIntake {
+                    max_body: 2 * setup.max_body,
+                    ..source(&["header:x-github-delivery"], OnKeyReuse::Reject, true)
+                },
+            ),
             (name("restamp"), source(&["header:idempotency-key"], OnKeyReuse::FirstWins, false)),
         ]);
         let app = Arc::new(App {
@@ -218,7 +226,6 @@ impl World {
             clock,
             ids: Arc::new(SystemIds),
             health,
-            max_body: setup.max_body,
             body_timeout: setup.body_timeout,
             doorbell,
         });

@@ -33,10 +33,10 @@ fn reference() -> String {
         } else if let Some(row) = line.strip_prefix("| `") {
             let (key, rest) = row.split_once("` | ").unwrap();
             let (default, _) = rest.split_once(" | ").unwrap();
-            let value = if key == "destination" {
-                "\"https://hooks.internal/github\""
-            } else {
-                default.trim_matches('`')
+            let value = match (key, default) {
+                ("destination", _) => "\"https://hooks.internal/github\"",
+                ("max_body", "that of `[intake]`") => "\"1MiB\"",
+                (_, default) => default.trim_matches('`'),
             };
             document += &format!("{key} = {value}\n");
         }
@@ -48,7 +48,8 @@ fn reference() -> String {
 fn the_readme_lists_every_setting_with_its_default() {
     assert_eq!(parsed(&reference()).unwrap(), parsed(SOURCE).unwrap());
     let mut known = keys(EXAMPLE);
-    known.retain(|key| !key.starts_with("sources.") || key == "sources.destination");
+    let only_for_sources = ["sources.destination", "sources.max_body"];
+    known.retain(|key| !key.starts_with("sources.") || only_for_sources.contains(&&**key));
     assert_eq!(keys(&reference()), known);
 }
 

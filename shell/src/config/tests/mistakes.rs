@@ -400,6 +400,19 @@ fn max_body_is_at_most_max_queued_bytes() {
         &format!("{SOURCE}[intake]\nmax_body = \"big\""),
         "4:12: `intake.max_body`: `big` is not a size: write a number of bytes and a unit, such as `64KiB`, `1MiB` or `2GB`",
     );
+    check_source(
+        "max_body = \"65MiB\"",
+        "3:12: `sources.github.max_body`: `max_body` (68157440 bytes) is larger than `max_queued_bytes` of `[intake]` (67108864 bytes): raise `max_queued_bytes` or lower `max_body`",
+    );
+    check_source(
+        "max_body = \"257MiB\"",
+        "3:12: `sources.github.max_body`: `257MiB` is out of range: write a size from 1B to 256.0 MiB",
+    );
+    // The error of the intake is reported once, and not for each source.
+    check(
+        &format!("{SOURCE}[intake]\nmax_body = \"3MiB\"\nmax_queued_bytes = \"2MiB\""),
+        "4:12: `intake.max_body`: `max_body` (3145728 bytes) is larger than `max_queued_bytes` (2097152 bytes): raise `max_queued_bytes` or lower `max_body`",
+    );
 }
 
 #[test]

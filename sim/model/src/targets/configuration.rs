@@ -53,7 +53,8 @@ fn taken(config: &Config, text: &str) {
     let shown = format!("{config:?}");
     for (name, source) in &config.sources {
         assert_eq!(SourceName::parse(name.as_str()).as_ref(), Ok(name));
-        let Source { destination, policy, acknowledgement, .. } = source;
+        let Source { destination, max_body, policy, acknowledgement, .. } = source;
+        count(*max_body, limits::MAX_BODY.min(intake.max_queued_bytes));
         assert!(acknowledgement.status.is_success(), "{acknowledgement:?} was accepted");
         if let Content::Fixed { body, .. } = &acknowledgement.content {
             let most = if Acknowledgement::is_without_body(acknowledgement.status) {

@@ -135,7 +135,6 @@ fn converse(
         clock,
         ids: Arc::new(Counted::default()),
         health,
-        max_body: MAX_BODY,
         body_timeout: Duration::from_secs(30),
         doorbell,
     };
@@ -213,6 +212,7 @@ async fn give_way() {
 /// A source with strict settings and one with lenient settings.
 fn sources() -> BTreeMap<SourceName, SourceIntake> {
     let strict = SourceIntake {
+        max_body: MAX_BODY,
         idempotency_key: KeyPlaces::default(),
         on_key_reuse: OnKeyReuse::Reject,
         acknowledgement: Acknowledgement::default(),
@@ -221,6 +221,7 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
         lease: Duration::from_secs(20),
     };
     let lenient = SourceIntake {
+        max_body: MAX_BODY,
         idempotency_key: KeyPlaces::new(vec![
             Entry::parse("header:X-GitHub-Delivery").expect("the place is valid"),
         ])
