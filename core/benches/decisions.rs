@@ -60,6 +60,7 @@ fn a_batch_through_the_worker(bencher: Bencher, sources: usize) {
             attempt: 1,
             in_budget: BudgetAttempt(1),
             age: Duration::ZERO,
+            received_at: jiff::Timestamp::UNIX_EPOCH,
             headers: Bytes::new(),
             body: Bytes::from_static(b"body"),
         });

@@ -3,6 +3,7 @@
 use crate::event::Status;
 use crate::id::EventId;
 use core::fmt;
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 /// SHA-256 of a body. Two requests with the same idempotency key are the same request if their
@@ -66,7 +67,10 @@ pub enum Stored {
     /// The row is new and committed, and due at once.
     Inserted,
     /// The row is new and committed, and was claimed on insert for the worker of this process.
-    Claimed,
+    Claimed {
+        /// When the event was stored, by the store's clock.
+        received_at: Timestamp,
+    },
     /// The store already has a row with this source and key.
     Existing {
         /// That row's id.
@@ -76,6 +80,14 @@ pub enum Stored {
         /// The present status of that event.
         status: Status,
     },
+}
+
+impl Stored {
+    /// Whether the row is new and was claimed on insert.
+    #[must_use]
+    pub const fn is_claimed(self) -> bool {
+        matches!(self, Self::Claimed { .. })
+    }
 }
 
 /// The answer to the producer.
@@ -112,7 +124,7 @@ pub fn resolve(
 ) -> Admission {
     match stored {
         Stored::Inserted => Admission::Accepted { id, status: Status::Queued },
-        Stored::Claimed => Admission::Accepted { id, status: Status::Processing },
+        Stored::Claimed { .. } => Admission::Accepted { id, status: Status::Processing },
         Stored::Existing { id: existing, status, .. } if existing == id => {
             Admission::Accepted { id, status }
         }
@@ -184,7 +196,7 @@ mod tests {
             Admission::Accepted { id: OURS, status: Status::Queued }
         );
         assert_eq!(
-            resolved(OnKeyReuse::Reject, Stored::Claimed),
+            resolved(OnKeyReuse::Reject, Stored::Claimed { received_at: Timestamp::UNIX_EPOCH }),
             Admission::Accepted { id: OURS, status: Status::Processing }
         );
     }

@@ -45,6 +45,10 @@ pub const SOURCE_HEADER: &str = "surehook-source";
 /// Carries the number of the attempt in every delivery, from 1.
 pub const ATTEMPT_HEADER: &str = "surehook-attempt";
 
+/// Carries the time at which the event was stored in every delivery, as RFC 3339. It is the same at
+/// each attempt.
+pub const RECEIVED_AT_HEADER: &str = "surehook-received-at";
+
 /// Decides which headers of one request are forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarding {
@@ -122,7 +126,7 @@ mod tests {
             EVENT_ID_HEADER,
             SOURCE_HEADER,
             ATTEMPT_HEADER,
-            "surehook-received-at",
+            RECEIVED_AT_HEADER,
             "surehook-",
             "content-length",
             "proxy",

@@ -33,8 +33,8 @@ use capacity::Offers;
 
 pub use capacity::Capacity;
 pub use interface::{
-    Action, BATCH_BYTES, BATCH_ROWS, BatchId, Input, Refusal, Request, STORE_ATTEMPTS, Settings,
-    StoreFailure, Ticket,
+    Action, BATCH_BYTES, BATCH_ROWS, BatchId, ClaimedOnInsert, Input, Refusal, Request,
+    STORE_ATTEMPTS, Settings, StoreFailure, Ticket,
 };
 
 /// The intake of one process. See the [module](self).
@@ -327,13 +327,13 @@ impl Intake {
         for ((group, stored), is_leased) in part.groups.iter().zip(stored).zip(is_leased) {
             let Request { source, size, .. } = &self.requests[&group.first].request;
             match stored {
-                Stored::Claimed => claimed.push(group.first),
+                Stored::Claimed { received_at } => claimed.push((group.first, *received_at)),
                 Stored::Inserted => {
                     to_ring.insert(source.clone());
                 }
                 Stored::Existing { .. } => {}
             }
-            if *is_leased && *stored != Stored::Claimed {
+            if *is_leased && !stored.is_claimed() {
                 self.offers.give_back(source, *size);
             }
         }
@@ -487,7 +487,7 @@ impl Intake {
 fn existing(id: EventId, fingerprint: Fingerprint, stored: Stored) -> Stored {
     match stored {
         Stored::Inserted => Stored::Existing { id, fingerprint, status: Status::Queued },
-        Stored::Claimed => Stored::Existing { id, fingerprint, status: Status::Processing },
+        Stored::Claimed { .. } => Stored::Existing { id, fingerprint, status: Status::Processing },
         existing @ Stored::Existing { .. } => existing,
     }
 }

@@ -23,14 +23,13 @@ use failures::Failure;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use reqwest::{Client, Request, Response, Url};
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
-use surehook_core::forwarding::{ATTEMPT_HEADER, EVENT_ID_HEADER, SOURCE_HEADER};
 use surehook_core::retry_after::retry_after;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
@@ -131,15 +130,8 @@ impl Destination {
         if let Some(authorization) = &self.authorization {
             forwarded.insert(AUTHORIZATION, authorization.clone());
         }
-        let own = [
-            (EVENT_ID_HEADER, claim.event.to_string()),
-            (SOURCE_HEADER, claim.source.to_string()),
-            (ATTEMPT_HEADER, claim.attempt.to_string()),
-        ];
-        for (name, value) in own {
-            let value = HeaderValue::from_str(&value)
-                .expect("ids, source names and numbers are visible ASCII");
-            forwarded.insert(HeaderName::from_static(name), value);
+        for (name, value) in headers::own(claim) {
+            forwarded.insert(name, value);
         }
         if claim.body.is_empty() {
             // hyper omits it for an empty body, and a downstream may answer 411 to a POST without a

@@ -1,10 +1,15 @@
-//! The stored form of an event's headers: the header section of an HTTP/1.1 message (`name: value`
-//! lines). A person can read it in the database, and a library can parse it. Values are bytes and
-//! are restored exactly.
+//! The headers of a delivery: the forwarded ones in their stored form, and Surehook's own.
+//!
+//! The stored form is the header section of an HTTP/1.1 message (`name: value` lines). A person can
+//! read it in the database, and a library can parse it. Values are bytes and are restored exactly.
 
+use crate::http::view::rfc3339;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use surehook_core::forwarding::Forwarding;
+use surehook_core::forwarding::{
+    ATTEMPT_HEADER, EVENT_ID_HEADER, Forwarding, RECEIVED_AT_HEADER, SOURCE_HEADER,
+};
+use surehook_core::worker::claims::Claim;
 
 /// Maximum number of headers of one event: the number that the server accepts in one request.
 pub const MAX_HEADERS: usize = 100;
@@ -41,6 +46,23 @@ pub fn decode(encoded: &[u8]) -> Result<HeaderMap, Unreadable> {
         headers.append(name, HeaderValue::from_bytes(header.value).map_err(|_| Unreadable)?);
     }
     Ok(headers)
+}
+
+/// The headers that every delivery of this claim carries in addition.
+#[must_use]
+#[expect(clippy::missing_panics_doc, reason = "these values are always valid in a header")]
+pub fn own(claim: &Claim) -> [(HeaderName, HeaderValue); 4] {
+    [
+        (EVENT_ID_HEADER, claim.event.to_string()),
+        (SOURCE_HEADER, claim.source.to_string()),
+        (ATTEMPT_HEADER, claim.attempt.to_string()),
+        (RECEIVED_AT_HEADER, rfc3339(claim.received_at)),
+    ]
+    .map(|(name, value)| {
+        let value = HeaderValue::from_str(&value)
+            .expect("ids, source names, numbers and times are visible ASCII");
+        (HeaderName::from_static(name), value)
+    })
 }
 
 /// The stored headers of an event are not a header section.

@@ -21,8 +21,8 @@ use surehook_core::admission::{Admission, NotStored, OnKeyReuse, Stored};
 use surehook_core::event::Outcome;
 use surehook_core::id::EventId;
 use surehook_core::intake::{
-    self as machine, Action, BATCH_ROWS, BatchId, Input, Refusal, Request, Settings, StoreFailure,
-    Ticket,
+    self as machine, Action, BATCH_ROWS, BatchId, ClaimedOnInsert, Input, Refusal, Request,
+    Settings, StoreFailure, Ticket,
 };
 use surehook_core::reading::{Account, Growth, RequestId};
 use surehook_core::source::SourceName;
@@ -394,9 +394,11 @@ fn answer(reply: Option<Reply>, answer: Result<Admission, IntakeError>) {
 }
 
 /// The claims of events that the store claimed on insert.
-fn claims(held: &BTreeMap<Ticket, Held>, events: &[Ticket]) -> Vec<Claim> {
-    let first = |event: NewEvent| Claim::first(event.id, event.source, event.headers, event.body);
-    events.iter().map(|ticket| first(held[ticket].event.clone())).collect()
+fn claims(held: &BTreeMap<Ticket, Held>, events: &[ClaimedOnInsert]) -> Vec<Claim> {
+    events
+        .iter()
+        .map(|(ticket, received_at)| held[ticket].event.clone().claimed(*received_at))
+        .collect()
 }
 
 /// Releases claims whose worker has ended, so that another worker does not wait for the end of

@@ -399,8 +399,7 @@ impl EventStore for Metered<dyn EventStore> {
         let call = self.metrics.measured(&*self.clock, "accept", self.port.accept(batch));
         async move {
             let stored = call.await?;
-            for (source, _) in
-                sources.iter().zip(&stored).filter(|(_, stored)| **stored == Stored::Claimed)
+            for (source, _) in sources.iter().zip(&stored).filter(|(_, stored)| stored.is_claimed())
             {
                 self.metrics.claimed.with_label_values(&[source.as_str()]).inc();
             }

@@ -17,6 +17,7 @@ use crate::search::{
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use std::time::Duration;
 use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::due::Bound;
@@ -49,7 +50,7 @@ pub trait EventStore: Send + Sync {
     /// After [`StoreError::Rejected`], no event of the batch is stored.
     ///
     /// A new event with a [lease](NewEvent::lease) is stored as [`Self::claim`] would leave it, and
-    /// its claim is [`Claim::first`]. It is not claimed if its source is paused, or if the store
+    /// its claim is [`NewEvent::claimed`]. It is not claimed if its source is paused, or if the store
     /// leaves this to `claim`.
     fn accept(&self, batch: Vec<NewEvent>) -> StoreCall<'_, Vec<Stored>>;
 
@@ -201,6 +202,13 @@ impl NewEvent {
     #[must_use]
     pub fn size(&self) -> usize {
         self.headers.len() + self.body.len()
+    }
+
+    /// The claim of this event after it was claimed on insert.
+    #[must_use]
+    pub fn claimed(self, received_at: Timestamp) -> Claim {
+        let Self { id, source, headers, body, .. } = self;
+        Claim::first(id, source, received_at, headers, body)
     }
 }
 

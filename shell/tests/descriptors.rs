@@ -35,7 +35,13 @@ async fn a_delivery_without_a_descriptor_is_not_sent_and_not_failed() {
     let send = |name: &str, limit| {
         let event = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e".parse().unwrap();
         downstream.send(
-            &Claim::first(event, source(name), Bytes::from_static(b"\r\n"), Bytes::new()),
+            &Claim::first(
+                event,
+                source(name),
+                jiff::Timestamp::UNIX_EPOCH,
+                Bytes::from_static(b"\r\n"),
+                Bytes::new(),
+            ),
             limit,
         )
     };

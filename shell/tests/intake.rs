@@ -364,7 +364,7 @@ async fn the_doorbell_rings_only_for_new_unclaimed_events() {
         fingerprint: Fingerprint::of(b"x"),
         status: Status::Queued,
     };
-    for (stored, rings) in [(Stored::Inserted, true), (Stored::Claimed, false), (there, false)] {
+    for (stored, rings) in [(Stored::Inserted, true), (CLAIMED, false), (there, false)] {
         let (intake, store, doorbell, _) =
             begin_with(1, ROOMY, Box::new(move |_| Ok(vec![stored])));
         store.gate.add_permits(1000);
@@ -376,15 +376,12 @@ async fn the_doorbell_rings_only_for_new_unclaimed_events() {
 }
 
 const LEASE: Duration = Duration::from_secs(20);
+const CLAIMED: Stored = Stored::Claimed { received_at: jiff::Timestamp::UNIX_EPOCH };
 
 /// A store that claims every event for which a claim was requested, except events of one byte.
 fn claims_all_but_the_small(batch: &[NewEvent]) -> Result<Vec<Stored>, StoreError> {
     let stored = |event: &NewEvent| {
-        if event.lease.is_some() && event.body.len() > 1 {
-            Stored::Claimed
-        } else {
-            Stored::Inserted
-        }
+        if event.lease.is_some() && event.body.len() > 1 { CLAIMED } else { Stored::Inserted }
     };
     Ok(batch.iter().map(stored).collect())
 }

@@ -49,6 +49,8 @@ pub enum Bug {
     BodyThroughText,
     /// Repeated headers are merged into one.
     HeadersFolded,
+    /// A delivery carries the time of its claim instead of that of its event.
+    ReceivedAtTheClaim,
     /// A source's breaker never opens.
     BreakerNeverOpens,
     /// A breaker admits events after a quarter of its open time.
@@ -120,7 +122,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -143,6 +145,7 @@ impl Bug {
         Self::LostAttemptForgotten,
         Self::BodyThroughText,
         Self::HeadersFolded,
+        Self::ReceivedAtTheClaim,
         Self::BreakerNeverOpens,
         Self::BreakerClosesTooSoon,
         Self::RateForgotten,

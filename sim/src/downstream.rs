@@ -223,15 +223,9 @@ fn request(claim: &Claim, bug: Option<Bug>) -> Request<Full<Bytes>> {
     let host = request.headers().clone();
     *request.headers_mut() = headers;
     request.headers_mut().extend(host);
-    request.headers_mut().insert(
-        EVENT_ID_HEADER,
-        claim.event.to_string().parse().expect("an id is a valid header value"),
-    );
-    request.headers_mut().insert(
-        SOURCE_HEADER,
-        claim.source.as_str().parse().expect("a source name is a valid header value"),
-    );
-    request.headers_mut().insert(ATTEMPT_HEADER, claim.attempt.into());
+    for (name, value) in surehook::headers::own(claim) {
+        request.headers_mut().insert(name, value);
+    }
     request
 }
 

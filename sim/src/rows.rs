@@ -84,6 +84,11 @@ pub(crate) fn claim_one(
         Some(Bug::DropExhausted) if before.attempts_used() >= demand.max_attempts => {
             tables.deliveries.remove(&event);
         }
+        Some(Bug::ReceivedAtTheClaim) => {
+            if let Some(claim) = claims.claimed.last_mut().filter(|claim| claim.event == event) {
+                claim.received_at = now;
+            }
+        }
         Some(Bug::LostAttemptForgotten) => {
             tables.attempts.retain(|(of, _), entry| *of != event || entry.took.is_some());
         }

@@ -165,7 +165,7 @@ impl RemoteStore {
             }
             is_part_committed |= stored
                 .iter()
-                .any(|stored| matches!(stored, Some(Stored::Inserted | Stored::Claimed)));
+                .any(|stored| matches!(stored, Some(Stored::Inserted | Stored::Claimed { .. })));
             let in_the_way: Vec<usize> =
                 open.into_iter().filter(|&index| stored[index].is_none()).collect();
             if in_the_way.is_empty() {

@@ -245,7 +245,7 @@ impl<'a> Transaction<'a> {
                                 tables.claim_new(now, id, lease);
                             });
                         }
-                        Stored::Claimed
+                        Stored::Claimed { received_at: now }
                     }
                     (stored, _) => stored,
                 }

@@ -73,7 +73,7 @@ fn is_expected(name: &str) -> bool {
         "content-encoding",
         "idempotency-key",
     ];
-    let ours = ["surehook-event-id", "surehook-source", "surehook-attempt"];
+    let ours = ["surehook-event-id", "surehook-source", "surehook-attempt", "surehook-received-at"];
     // `Accept: */*` means the same as no `Accept`. The HTTP client of the program adds it.
     let transport = ["host", "content-length", "accept"];
     sent.contains(&name) || ours.contains(&name) || transport.contains(&name)
@@ -102,7 +102,7 @@ async fn empty_and_chunked_bodies_arrive_unchanged(database: Database) {
 
 async fn connection_headers_and_credentials_are_not_forwarded(database: Database) {
     let (sink, service) = start(&database).await;
-    let headers: [&[u8]; 10] = [
+    let headers: [&[u8]; 11] = [
         b"Connection: X-Hop, keep-alive",
         b"X-Hop: one connection only",
         b"Keep-Alive: timeout=5",
@@ -112,6 +112,7 @@ async fn connection_headers_and_credentials_are_not_forwarded(database: Database
         b"Cookie: session=secret",
         b"Surehook-Event-Id: 00000000-0000-0000-0000-000000000000",
         b"Surehook-Attempt: 99",
+        b"Surehook_Received_At: 1970-01-01T00:00:00Z",
         b"X-Kept: yes",
     ];
     let received = delivered(&sink, &service, "plain", &headers, b"{}").await;
@@ -127,6 +128,8 @@ async fn connection_headers_and_credentials_are_not_forwarded(database: Database
     );
     assert_eq!(received.values("surehook-attempt"), [b"1"], "the producer's value is replaced");
     assert_eq!(received.values("surehook-event-id").len(), 1);
+    assert_eq!(received.values("surehook-received-at").len(), 1);
+    assert!(received.values("surehook_received_at").is_empty());
     assert!(!received.event.is_nil());
 }
 

@@ -15,6 +15,7 @@ on_each_database!(
     a_source_can_override_the_verdicts_of_status_codes,
     a_redrive_delivers_with_a_new_budget_and_keeps_the_history,
     only_a_dead_letter_can_be_redriven,
+    every_delivery_carries_the_time_at_which_its_event_was_received,
 );
 
 async fn a_permanent_refusal_is_dead_lettered_at_once(database: Database) {
@@ -148,6 +149,33 @@ async fn only_a_dead_letter_can_be_redriven(database: Database) {
 
     assert_eq!(until_status(&service, event, "delivered").await["attempts"], 1);
     assert_eq!(sink.of(event).len(), 1);
+}
+
+async fn every_delivery_carries_the_time_at_which_its_event_was_received(database: Database) {
+    let (sink, service) = start(&database).await;
+    sink.behave(|_| Answer::status(503));
+    let event = post(&service, "orders").await;
+    until_status(&service, event, "dead_lettered").await;
+    sink.behave(|_| Answer::status(200));
+    assert_eq!(redrive(&service, &event.to_string()).await.status_code, 200);
+    until_status(&service, event, "delivered").await;
+    let again = format!("/events/{event}/redrive?delivered=true");
+    let answer = Client::default().post(&service.url(&again), &[], "").await.expect("a response");
+    assert_eq!(answer.status_code, 200, "{answer:?}");
+    let shown = wait::until("the fifth delivery", || async {
+        let shown = verdicts::shown(&Client::default(), &service, event).await;
+        let is_last = shown["status"] == "delivered" && shown["attempts"] == 5;
+        if is_last { Ok(shown) } else { Err(shown.to_string()) }
+    })
+    .await;
+    let received_at = shown["received_at"].as_str().expect("a time");
+    let told: Vec<Vec<u8>> = sink
+        .of(event)
+        .iter()
+        .flat_map(|delivery| delivery.values("surehook-received-at"))
+        .map(<[u8]>::to_vec)
+        .collect();
+    assert_eq!(told, vec![received_at.as_bytes().to_vec(); 5]);
 }
 
 async fn start(database: &Database) -> (Sink, Service) {

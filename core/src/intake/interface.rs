@@ -9,6 +9,7 @@ use crate::time::Instant;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
+use jiff::Timestamp;
 
 /// The maximum number of requests in one batch.
 pub const BATCH_ROWS: usize = 256;
@@ -37,6 +38,10 @@ pub struct Ticket(pub(super) u64);
 /// Identifies one call to the store. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId(pub(super) u64);
+
+/// An event that the store has claimed on insert: its request, and when it was stored, by the
+/// store's clock.
+pub type ClaimedOnInsert = (Ticket, Timestamp);
 
 /// A request that was read and can be stored. The driver holds its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +90,7 @@ pub enum Input {
     /// The worker accepts no more events.
     HandoverClosed,
     /// The worker ended before it could take over these events of an [`Action::HandOver`].
-    NotHandedOver(Vec<Ticket>),
+    NotHandedOver(Vec<ClaimedOnInsert>),
     /// The call of one [`Action::Release`] ended, successfully or not.
     Released,
     /// The process shuts down: waiting requests are still stored, new ones are refused.
@@ -122,11 +127,11 @@ pub enum Action {
         /// When the call began. The leases are counted from here.
         since: Instant,
         /// The claimed events.
-        events: Vec<Ticket>,
+        events: Vec<ClaimedOnInsert>,
     },
     /// The worker accepts no more events: release these claims in the store. Like
     /// [`Action::HandOver`], it comes before the answers.
-    Release(Vec<Ticket>),
+    Release(Vec<ClaimedOnInsert>),
     /// Signal new events of these sources that were not claimed on insert.
     Ring(BTreeSet<SourceName>),
     /// Answer a request and drop it. If it timed out, keep its bytes until [`Action::Forget`].

@@ -4,10 +4,14 @@ use super::*;
 use crate::admission::{Fingerprint, OnKeyReuse};
 use alloc::format;
 use core::time::Duration;
+use jiff::Timestamp;
 use uuid::Uuid;
 
 const SETTINGS: Settings =
     Settings { max_queued: 1000, batches_at_once: 2, request_timeout: Duration::from_millis(1800) };
+
+const RECEIVED_AT: Timestamp = Timestamp::UNIX_EPOCH;
+const CLAIMED: Stored = Stored::Claimed { received_at: RECEIVED_AT };
 
 fn at(milliseconds: u64) -> Instant {
     Instant::from_origin(Duration::from_millis(milliseconds))
@@ -270,9 +274,9 @@ fn events_claimed_on_insert_are_handed_over_before_their_answers() {
         [(tickets[0], Some(LEASE)), (tickets[1], None)],
         "the offer has capacity for one"
     );
-    stored(&mut intake, batch, Ok(vec![Stored::Claimed, Stored::Inserted]));
+    stored(&mut intake, batch, Ok(vec![CLAIMED, Stored::Inserted]));
     let all = actions(&mut intake, at(5));
-    assert_eq!(all[0], Action::HandOver { since: at(0), events: vec![tickets[0]] });
+    assert_eq!(all[0], Action::HandOver { since: at(0), events: vec![(tickets[0], RECEIVED_AT)] });
     assert_eq!(answers(&all).len(), 2);
 
     submit(&mut intake, [request(3)]);
@@ -303,9 +307,9 @@ fn claims_for_an_ended_worker_are_released_before_shutdown_completes() {
     let (batch, _) = call(&mut intake);
     intake.handle(Input::HandoverClosed);
     intake.handle(Input::ShutDown);
-    stored(&mut intake, batch, Ok(vec![Stored::Claimed]));
+    stored(&mut intake, batch, Ok(vec![CLAIMED]));
     let all = actions(&mut intake, at(0));
-    assert_eq!(all[0], Action::Release(vec![tickets[0]]));
+    assert_eq!(all[0], Action::Release(vec![(tickets[0], RECEIVED_AT)]));
     assert_eq!((answers(&all).len(), intake.wake_at()), (1, None));
     intake.handle(Input::Released);
     assert_eq!(actions(&mut intake, at(0)), [Action::Done]);

@@ -8,6 +8,7 @@ use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::time::Duration;
+use jiff::Timestamp;
 
 /// The part of a claim for one source: the number of due events, and the terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct Claim {
     pub in_budget: BudgetAttempt,
     /// The time from storing the event to this claim, by the store's clock.
     pub age: Duration,
+    /// When the event was stored, by the store's clock. The same at each claim.
+    pub received_at: Timestamp,
     /// The headers to forward, as encoded by the intake.
     pub headers: Bytes,
     /// The body, exactly as received.
@@ -50,7 +53,13 @@ pub struct Claim {
 impl Claim {
     /// The claim of an event that was claimed on insert.
     #[must_use]
-    pub fn first(event: EventId, source: SourceName, headers: Bytes, body: Bytes) -> Self {
+    pub fn first(
+        event: EventId,
+        source: SourceName,
+        received_at: Timestamp,
+        headers: Bytes,
+        body: Bytes,
+    ) -> Self {
         Self {
             event,
             source,
@@ -58,6 +67,7 @@ impl Claim {
             attempt: 1,
             in_budget: BudgetAttempt(1),
             age: Duration::ZERO,
+            received_at,
             headers,
             body,
         }
@@ -186,6 +196,7 @@ mod tests {
             attempt: 1,
             in_budget: BudgetAttempt(1),
             age: Duration::ZERO,
+            received_at: Timestamp::UNIX_EPOCH,
             headers,
             body,
         }
@@ -194,8 +205,8 @@ mod tests {
     #[test]
     fn a_claim_on_insert_equals_the_first_claim_of_a_new_row() {
         let new = DeliveryState::accepted().claim(Duration::from_secs(1), 1).unwrap().delivery;
-        let Claim { event, source, headers, body, .. } = claim();
-        let first = Claim::first(event, source, headers, body);
+        let Claim { event, source, received_at, headers, body, .. } = claim();
+        let first = Claim::first(event, source, received_at, headers, body);
         assert_eq!(
             (first.fence, first.attempt, first.in_budget),
             (new.fence, new.attempt, new.in_budget())

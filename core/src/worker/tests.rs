@@ -48,6 +48,7 @@ fn claim(n: u128) -> Claim {
         attempt: 1,
         in_budget: BudgetAttempt(1),
         age: Duration::ZERO,
+        received_at: jiff::Timestamp::UNIX_EPOCH,
         headers: Bytes::new(),
         body: Bytes::from_static(b"body"),
     }

@@ -170,7 +170,9 @@ impl AttemptView {
     }
 }
 
-fn rfc3339(time: Timestamp) -> String {
+/// A time as it is shown and sent: RFC 3339 in UTC, with microseconds.
+#[must_use]
+pub fn rfc3339(time: Timestamp) -> String {
     format!("{time:.6}")
 }
 

@@ -236,13 +236,19 @@ impl PostgresStore {
             let query = accepting(batch, chosen, &to_claim, &leases);
             match self.execute(&self.intake, query).await {
                 Ok(rows) => {
-                    let new: Vec<(Uuid, bool)> = decode(&rows)?;
-                    return Ok(new
+                    let new: Vec<(Uuid, bool, Micros)> = decode(&rows)?;
+                    return new
                         .into_iter()
-                        .map(|(id, claimed)| {
-                            (id, if claimed { Stored::Claimed } else { Stored::Inserted })
+                        .map(|(id, claimed, received_us)| {
+                            let received_at = rows::timestamp(received_us)?;
+                            let stored = if claimed {
+                                Stored::Claimed { received_at }
+                            } else {
+                                Stored::Inserted
+                            };
+                            Ok((id, stored))
                         })
-                        .collect());
+                        .collect();
                 }
                 // Either another event has this id, or an earlier try of this same event was
                 // inserting it at this moment and has committed since. In the second case the next
@@ -320,7 +326,9 @@ impl PostgresStore {
             let fence = Fence(rows::fence(row.fence)?);
             if row.spent {
                 claims.dead_lettered.push(DeadLettered { event, source, attempt });
-            } else if let (Some(headers), Some(body)) = (row.headers, row.body) {
+            } else if let (Some(headers), Some(body), Some(received_us)) =
+                (row.headers, row.body, row.received_us)
+            {
                 let (headers, body, age) = (
                     Bytes::from(headers),
                     Bytes::from(body),
@@ -333,6 +341,7 @@ impl PostgresStore {
                     attempt,
                     in_budget: BudgetAttempt(attempt.saturating_sub(budget_from)),
                     age,
+                    received_at: rows::timestamp(received_us)?,
                     headers,
                     body,
                 });
@@ -801,6 +810,7 @@ struct ClaimedRow {
     headers: Option<Vec<u8>>,
     body: Option<Vec<u8>>,
     age_us: Option<Micros>,
+    received_us: Option<Micros>,
     /// Size in bytes of an event that was not claimed because it did not fit.
     held_back: Option<i64>,
 }

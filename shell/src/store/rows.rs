@@ -58,7 +58,8 @@ pub(super) fn fingerprint(bytes: &[u8]) -> Result<Fingerprint, StoreError> {
     bytes.try_into().map(Fingerprint::from_bytes).map_err(|_| unreadable("fingerprint"))
 }
 
-fn timestamp(micros: i64) -> Result<Timestamp, StoreError> {
+/// A time in microseconds since 1970.
+pub(super) fn timestamp(micros: i64) -> Result<Timestamp, StoreError> {
     Timestamp::from_microsecond(micros).map_err(|_| unreadable("time"))
 }
 

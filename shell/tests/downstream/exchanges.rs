@@ -59,9 +59,10 @@ async fn an_event_is_sent_byte_for_byte_with_the_surehook_headers() {
         (of(b"surehook-source: "), of(b"surehook-attempt: ")),
         (vec![&b"plain"[..]], vec![&b"3"[..]])
     );
+    assert_eq!(of(b"surehook-received-at: "), [b"2026-11-29T08:00:00.012345Z"]);
     assert_eq!(
         headers.len(),
-        11,
+        12,
         "the headers above and reqwest's own `accept`: {:?}",
         String::from_utf8_lossy(&requests[0])
     );

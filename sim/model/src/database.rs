@@ -89,7 +89,7 @@ impl Database {
             match (self.accept_one(now, event), lease) {
                 (Stored::Inserted, Some(lease)) if !self.paused.contains_key(&source) => {
                     self.claim_new(now, id, lease);
-                    Stored::Claimed
+                    Stored::Claimed { received_at: now }
                 }
                 (stored, _) => stored,
             }
@@ -249,6 +249,7 @@ impl Database {
             in_budget: claimed.delivery.in_budget(),
             // Never negative, although the clock may have jumped back.
             age: now.duration_since(*received_at).try_into().unwrap_or_default(),
+            received_at: *received_at,
             headers: stored.headers.clone(),
             body: stored.body.clone(),
         });

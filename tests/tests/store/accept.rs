@@ -8,11 +8,10 @@ use surehook::ports::{NewEvent, StoreError};
 use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
-use surehook_core::worker::claims::Claim;
 
 clauses! {
     a_new_event_is_inserted_and_queued => NewIsDueLater,
-    a_new_event_with_a_lease_is_stored_as_claimed => SaysClaimedAndQueues | ClaimsTheWholeBatch,
+    a_new_event_with_a_lease_is_stored_as_claimed => SaysClaimedAndQueues | ClaimsTheWholeBatch | SaysClaimedAtAnotherTime,
     a_new_event_of_a_paused_source_is_queued_despite_its_lease => ClaimsWhatIsNewOfAPausedSource,
     an_accepted_event_is_visible_to_every_process => AnswersBeforeItStores,
     concurrent_accepts_of_one_key_store_one_event => NoUniqueness,
@@ -33,7 +32,7 @@ clauses! {
 /// The id of an event after it was accepted: its own, or that of the existing event with its key.
 fn known_as(event: EventId, stored: Stored) -> EventId {
     match stored {
-        Stored::Inserted | Stored::Claimed => event,
+        Stored::Inserted | Stored::Claimed { .. } => event,
         Stored::Existing { id, .. } => id,
     }
 }
@@ -57,9 +56,10 @@ async fn a_new_event_with_a_lease_is_stored_as_claimed(db: Db) {
     let again = leased(NewEvent { id: event("there").id, ..there.clone() });
     let existing =
         Stored::Existing { id: there.id, fingerprint: there.fingerprint, status: Status::Queued };
-    let stored = db.store.accept(vec![claimed.clone(), other.clone(), again]).await;
-    assert_eq!(stored, Ok(vec![Stored::Claimed, Stored::Inserted, existing]));
+    let stored = db.store.accept(vec![claimed.clone(), other.clone(), again]).await.unwrap();
     let found = db.found(claimed.id).await;
+    let received_at = found.received_at;
+    assert_eq!(stored, [Stored::Claimed { received_at }, Stored::Inserted, existing]);
     assert_eq!(
         (found.status, found.attempt, found.next_attempt_at, found.history.len()),
         (Status::Processing, 1, None, 0)
@@ -70,12 +70,7 @@ async fn a_new_event_with_a_lease_is_stored_as_claimed(db: Db) {
         claims.claimed.iter().map(|claim| claim.event).collect::<BTreeSet<_>>(),
         BTreeSet::from([there.id, other.id])
     );
-    let first = Claim::first(
-        claimed.id,
-        claimed.source.clone(),
-        claimed.headers.clone(),
-        claimed.body.clone(),
-    );
+    let first = claimed.clone().claimed(received_at);
     db.make_due(claimed.id, LEASE).await;
     let second = db.claim_one("orders").await;
     assert_eq!(
@@ -90,17 +85,18 @@ async fn a_new_event_with_a_lease_is_stored_as_claimed(db: Db) {
     );
 
     let more = leased(event("more"));
-    assert_eq!(db.store.accept(vec![more.clone()]).await, Ok(vec![Stored::Claimed]));
-    db.settle(&Claim::first(more.id, more.source, more.headers, more.body), Outcome::Delivered)
-        .await;
+    let stored = db.store.accept(vec![more.clone()]).await.unwrap();
+    let received_at = db.found(more.id).await.received_at;
+    assert_eq!(stored, [Stored::Claimed { received_at }]);
+    db.settle(&more.clone().claimed(received_at), Outcome::Delivered).await;
     assert_eq!(db.found(more.id).await.status, Status::Delivered);
 }
 
 async fn a_new_event_of_a_paused_source_is_queued_despite_its_lease(db: Db) {
     db.store.pause(source("a"), true).await.unwrap();
     let leased = |name: &str, key: &str| NewEvent { lease: Some(LEASE), ..event_of(name, key) };
-    let stored = db.store.accept(vec![leased("a", "k"), leased("b", "k")]).await;
-    assert_eq!(stored, Ok(vec![Stored::Inserted, Stored::Claimed]));
+    let stored = db.store.accept(vec![leased("a", "k"), leased("b", "k")]).await.unwrap();
+    assert!(matches!(stored[..], [Stored::Inserted, Stored::Claimed { .. }]), "{stored:?}");
     // If a batch contains an existing event, other statements store the rest.
     let stored = db
         .store
@@ -113,7 +109,7 @@ async fn a_new_event_of_a_paused_source_is_queued_despite_its_lease(db: Db) {
             [
                 Stored::Inserted,
                 Stored::Existing { status: Status::Processing, .. },
-                Stored::Claimed
+                Stored::Claimed { .. }
             ]
         ),
         "{stored:?}"

@@ -6,6 +6,7 @@ use futures::future::join_all;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use surehook::ports::Redriven;
 use surehook_core::admission::Fingerprint;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::{EventId, Fence};
@@ -29,6 +30,7 @@ clauses! {
     concurrent_claimers_never_share_an_event => HandsOutTwice,
     binary_bodies_and_headers_are_returned_unchanged => BytesAsText,
     a_claim_contains_the_age_of_its_event_since_reception => AgesFromTheClaim,
+    every_claim_contains_the_time_at_which_its_event_was_stored => ReceivedAtTheClaim | ReceivedAtTheRedrive,
     the_longest_lease_stays_within_the_range_of_timestamps => LongLeasesAreRejected,
 }
 
@@ -373,6 +375,29 @@ async fn a_manually_inserted_attempt_does_not_block_other_events(db: Db) {
         found.history.iter().all(|entry| entry.error.as_deref() == Some("by hand")),
         "existing entries must be kept: {found:?}"
     );
+}
+
+async fn every_claim_contains_the_time_at_which_its_event_was_stored(db: Db) {
+    let event = db.accepted("a").await;
+    // So that a store with a clock that stands still cannot take the present time for it.
+    db.age(event, HOUR).await;
+    let received_at = db.found(event).await.received_at;
+    let claim = async || {
+        let claim = db.claim_one("a").await;
+        assert_eq!(claim.received_at, received_at, "attempt {}", claim.attempt);
+        claim
+    };
+    let retried = claim().await;
+    db.settle(&retried, Outcome::Retry { after: Duration::ZERO }).await;
+    claim().await;
+    db.make_due(event, LEASE).await;
+    let after_the_lease = claim().await;
+    db.settle(&after_the_lease, Outcome::DeadLetter(Reason::Permanent)).await;
+    assert_eq!(db.store.redrive(event).await, Ok(Redriven::Queued));
+    let redriven = claim().await;
+    db.settle(&redriven, Outcome::Delivered).await;
+    assert_eq!(db.store.redrive_delivered(event).await, Ok(Redriven::Queued));
+    claim().await;
 }
 
 async fn a_claim_contains_the_age_of_its_event_since_reception(db: Db) {

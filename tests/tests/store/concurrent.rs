@@ -351,7 +351,10 @@ fn send(world: &World, claim: &Claim, is_slow: bool, random: &mut Rng) -> Option
         event: claim.event,
         attempt: claim.attempt,
         body: Fingerprint::of(&claim.body),
-        headers: BTreeMap::new(),
+        headers: surehook::headers::own(claim)
+            .into_iter()
+            .map(|(name, value)| (name.to_string(), vec![value.as_bytes().to_vec()]))
+            .collect(),
     }));
     if let Some(status_code) = status_code {
         world.recording.record(What::Replied { request, status_code, retry_after: None });

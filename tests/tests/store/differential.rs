@@ -102,6 +102,7 @@ const FOUND_BY_SEQUENCES: &[Wrong] = &[
     Wrong::DeadLettersDoNotCount,
     Wrong::HandsOutTwice,
     Wrong::BytesAsText,
+    Wrong::ReceivedAtTheClaim,
     Wrong::LongLeasesAreRejected,
     Wrong::ForgetsRecords,
     Wrong::DeliveredStaysOwed,
@@ -260,7 +261,7 @@ impl Tally {
             Answer::Accepted(Ok(stored)) => {
                 let inserted = stored.iter().filter(|stored| **stored == Stored::Inserted).count();
                 add("inserted", inserted);
-                let claimed = stored.iter().filter(|stored| **stored == Stored::Claimed).count();
+                let claimed = stored.iter().filter(|stored| stored.is_claimed()).count();
                 add("claimed on insert", claimed);
                 add("existing", stored.len() - inserted - claimed);
             }

@@ -136,6 +136,7 @@ async fn settle(
         attempt: expected.row.attempt,
         in_budget: BudgetAttempt(1),
         age: Duration::ZERO,
+        received_at: jiff::Timestamp::UNIX_EPOCH,
         headers,
         body,
     };

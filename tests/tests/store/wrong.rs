@@ -27,6 +27,7 @@ pub(crate) enum Wrong {
     NewIsDueLater,
     SaysClaimedAndQueues,
     ClaimsTheWholeBatch,
+    SaysClaimedAtAnotherTime,
     ClaimsWhatIsNewOfAPausedSource,
     AnswersBeforeItStores,
     NoUniqueness,
@@ -65,6 +66,8 @@ pub(crate) enum Wrong {
     BytesAsText,
     LongLeasesAreRejected,
     AgesFromTheClaim,
+    ReceivedAtTheClaim,
+    ReceivedAtTheRedrive,
     // Settling.
     ForgetsRecords,
     DeliveredStaysOwed,

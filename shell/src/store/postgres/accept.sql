@@ -1,5 +1,5 @@
--- Inserts a batch of new events and their deliveries. Returns the new events, and whether each was
--- claimed. A row whose (source, key) exists is not changed and not returned.
+-- Inserts a batch of new events and their deliveries. Returns the new events, whether each was
+-- claimed, and the time. A row whose (source, key) exists is not changed and not returned.
 --
 -- $7: events to claim on insert. $8: their leases in microseconds. Such a row starts as claim.sql
 -- would leave it, unless its source is paused.
@@ -40,4 +40,4 @@ owed as (
     from started
     returning event_id, status = 'processing' as claimed
 )
-select event_id, claimed from owed
+select event_id, claimed, (extract(epoch from statement_timestamp()) * 1000000)::bigint as received_us from owed

@@ -104,11 +104,11 @@ select
     claimed.event_id, (extract(epoch from claimed.due_at) * 1000000)::bigint as due_us, claimed.position,
     claimed.next_attempt as attempt, claimed.budget_from, claimed.next_fence as fence, claimed.spent, event.headers, event.body,
     (extract(epoch from statement_timestamp() - event.received_at) * 1000000)::bigint as age_us,
-    null::bigint as held_back
+    (extract(epoch from event.received_at) * 1000000)::bigint as received_us, null::bigint as held_back
 from claimed
 left join lateral (
     select headers, body, received_at from events where id = claimed.event_id and not claimed.spent limit 1
 ) as event on true
 where (claimed.event_id in (select event_id from moved)) is true
 union all
-select event_id, 0, position, 0, 0, 0, false, null, null, null, size from weighed where total > bytes and total - size <= bytes
+select event_id, 0, position, 0, 0, 0, false, null, null, null, null, size from weighed where total > bytes and total - size <= bytes

@@ -8,6 +8,7 @@ use crate::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
 use crate::search::{EventFilter, PageSize, RedrivenPage, Span};
 use crate::store::rows;
 use futures::FutureExt;
+use jiff::Timestamp;
 use serde_json::json;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments, FromRow, Row, Sqlite};
@@ -69,7 +70,9 @@ async fn insert_new(
     writer: &mut SqliteConnection,
     batch: &[NewEvent],
 ) -> Result<HashMap<EventId, Stored>, Broken> {
-    let arguments = new_rows(batch.iter(), Now::read()).map_err(untouched)?;
+    let now = Now::read();
+    let received_at = rows::timestamp(now.wall).map_err(|error| untouched(error.into()))?;
+    let arguments = new_rows(batch.iter(), now).map_err(untouched)?;
     let done = match transaction::commit(writer, sql::ACCEPT_NEW, arguments).await {
         Ok(done) => done,
         // The id exists: another event has it, or this same event from an earlier try. Nothing is
@@ -89,7 +92,7 @@ async fn insert_new(
         .map(|row| row.try_get(0))
         .collect::<Result<_, _>>()
         .map_err(|error| in_doubt(untouched(error.into())))?;
-    let all = batch.iter().map(|event| (event.id, new(event, &paused)));
+    let all = batch.iter().map(|event| (event.id, new(event, &paused, received_at)));
     if count == batch.len() as u64 {
         return Ok(all.collect());
     }
@@ -112,10 +115,10 @@ pub(super) async fn probe(writer: &mut SqliteConnection, event: NewEvent) -> Res
     transaction::commit(writer, sql::PROBE, arguments).await.map(drop)
 }
 
-/// The result for a new event, given the paused sources.
-fn new(event: &NewEvent, paused: &HashSet<String>) -> Stored {
+/// The result for a new event that was stored at `received_at`, given the paused sources.
+fn new(event: &NewEvent, paused: &HashSet<String>, received_at: Timestamp) -> Stored {
     if event.lease.is_some() && !paused.contains(event.source.as_str()) {
-        Stored::Claimed
+        Stored::Claimed { received_at }
     } else {
         Stored::Inserted
     }
@@ -148,6 +151,7 @@ async fn accept_others(
         .into_iter()
         .map(|(source,)| source)
         .collect();
+    let received_at = rows::timestamp(now.wall)?;
     // If two events have the same key, the first is new, and the second finds it stored.
     let mut firsts: HashMap<(&str, &str), &NewEvent> = HashMap::new();
     let mut missing = Vec::new();
@@ -156,7 +160,7 @@ async fn accept_others(
     {
         let first = *firsts.entry(*key).or_insert(event);
         if !std::ptr::eq(first, event) {
-            let status = if new(first, &paused) == Stored::Claimed {
+            let status = if new(first, &paused, received_at).is_claimed() {
                 Status::Processing
             } else {
                 Status::Queued
@@ -165,7 +169,7 @@ async fn accept_others(
             continue;
         }
         missing.push(event);
-        *slot = Some(new(event, &paused));
+        *slot = Some(new(event, &paused, received_at));
     }
     if !missing.is_empty() {
         let arguments = new_rows(missing.into_iter(), now)?;
@@ -305,6 +309,7 @@ fn take(
                 attempt,
                 in_budget,
                 age: Duration::ZERO,
+                received_at: Timestamp::UNIX_EPOCH,
                 headers,
                 body,
             });
@@ -313,7 +318,7 @@ fn take(
     Ok(())
 }
 
-/// Adds headers, bodies and ages to the claims. Each row is dropped after its bytes are copied, so
+/// Adds headers, bodies, ages and times of receipt to the claims. Each row is dropped after its bytes are copied, so
 /// that they are not all held twice.
 fn with_bytes(
     found: Vec<SqliteRow>,
@@ -332,7 +337,13 @@ fn with_bytes(
             .and_then(Option::take);
         let claim = claim.ok_or_else(|| rows::unreadable("position"))?;
         let age = rows::age(now.saturating_sub(row.received_at));
-        filled.push(Claim { age, headers: row.headers.into(), body: row.body.into(), ..claim });
+        filled.push(Claim {
+            age,
+            received_at: rows::timestamp(row.received_at)?,
+            headers: row.headers.into(),
+            body: row.body.into(),
+            ..claim
+        });
     }
     for claim in claimed.into_iter().flatten() {
         // No delivery settles this claim. The event is claimed again after each lease, until it is

@@ -1,9 +1,12 @@
 //! Forwarding: the body and the values of each forwarded header reach the downstream as they were
-//! posted.
+//! posted, with the time at which the event was stored.
 
 use super::{Promise, Violation, violation};
-use crate::history::Run;
-use std::collections::BTreeMap;
+use crate::history::{Change, Run};
+use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+use surehook_core::forwarding::RECEIVED_AT_HEADER;
+use surehook_core::id::EventId;
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let posts = run.posts();
@@ -12,6 +15,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     for post in posts.values() {
         by_key.entry((&post.source, &post.key)).or_default().push(*post);
     }
+    let stored_at = stored_at(run);
     for (at, received) in run.received() {
         let Some(record) = run.events.get(&received.event) else { continue };
         let mut say = |what| {
@@ -41,6 +45,33 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         }) {
             say("arrived with header values that differ from the posted ones".to_owned());
         }
+        let values = received.headers.get(RECEIVED_AT_HEADER).map_or(&[][..], Vec::as_slice);
+        let told = match values {
+            [value] => std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()),
+            _ => None,
+        };
+        let is_true = |told: Timestamp| {
+            told == record.received_at
+                || stored_at.get(&received.event).is_some_and(|times| times.contains(&told))
+        };
+        if !run.failover_may_lose && !told.is_some_and(is_true) {
+            say(format!(
+                "arrived with the time of receipt {told:?}, but it was received at {}",
+                record.received_at
+            ));
+        }
     }
     violations
+}
+
+/// The times at which each event was stored. An event is stored again under its id if its first
+/// commit was lost in a failover.
+fn stored_at(run: &Run) -> BTreeMap<EventId, BTreeSet<Timestamp>> {
+    let mut times: BTreeMap<EventId, BTreeSet<Timestamp>> = BTreeMap::new();
+    for (_, committed) in run.committed() {
+        if committed.change == Change::Accepted {
+            times.entry(committed.event).or_default().insert(committed.db_time);
+        }
+    }
+    times
 }

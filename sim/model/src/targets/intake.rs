@@ -2,6 +2,7 @@
 //! action.
 
 use arbitrary::{Result, Unstructured};
+use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use surehook_core::admission::{Admission, Fingerprint, NotStored, OnKeyReuse, Stored};
@@ -334,8 +335,7 @@ impl World {
             }
         };
         if let Ok(stored) = &result {
-            let claimed =
-                events.iter().zip(stored).filter(|(_, stored)| **stored == Stored::Claimed);
+            let claimed = events.iter().zip(stored).filter(|(_, stored)| stored.is_claimed());
             self.claimed.extend(claimed.map(|((ticket, _), _)| *ticket));
         }
         self.intake.handle(Input::Stored { batch, result });
@@ -351,7 +351,11 @@ impl World {
         }
         let status = if lease.is_some() { Status::Processing } else { Status::Queued };
         self.rows.insert((source, key), Row { id: event, fingerprint, status });
-        if lease.is_some() { Stored::Claimed } else { Stored::Inserted }
+        if lease.is_some() {
+            Stored::Claimed { received_at: received_at(event) }
+        } else {
+            Stored::Inserted
+        }
     }
 
     fn offer(&mut self, source: usize, events: u32, bytes: usize) {
@@ -413,7 +417,12 @@ impl World {
                     !self.handover_closed,
                     "events were handed over to a worker that has ended"
                 );
-                for ticket in events {
+                for (ticket, at) in events {
+                    assert_eq!(
+                        at,
+                        received_at(self.requests[&ticket].request.event),
+                        "an event was handed over with the time of another"
+                    );
                     assert!(
                         self.claimed.remove(&ticket),
                         "an event was handed over that the store did not claim"
@@ -426,7 +435,7 @@ impl World {
                 }
             }
             Action::Release(events) => {
-                for ticket in events {
+                for (ticket, _) in events {
                     assert!(
                         self.claimed.remove(&ticket),
                         "an event was released that the store did not claim"
@@ -575,4 +584,10 @@ impl World {
 
 fn source_name(index: usize) -> SourceName {
     SourceName::parse(&format!("source-{index}")).expect("the source name is valid")
+}
+
+/// When the store has stored an event: a different time for each.
+fn received_at(event: EventId) -> Timestamp {
+    let [.., a, b, c, d] = *event.as_uuid().as_bytes();
+    Timestamp::from_second(u32::from_be_bytes([a, b, c, d]).into()).expect("the time is in range")
 }

@@ -19,7 +19,7 @@ use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Verdict};
 use surehook_core::worker::claims::{AttemptRecord, Claim, Demand, Settlement};
-use surehook_model::database::Database;
+use surehook_model::database::{Database, EventRow};
 use uuid::Uuid;
 
 #[derive(Clone, Debug)]
@@ -369,13 +369,8 @@ impl Run {
             self.claims.extend(claims.claimed.iter().cloned());
         }
         let claimed_as_stored = tables.deliveries.iter().filter_map(|(event, row)| {
-            let event = &tables.events.get(event)?.event;
-            let claim = Claim::first(
-                event.id,
-                event.source.clone(),
-                event.headers.clone(),
-                event.body.clone(),
-            );
+            let EventRow { event, received_at, .. } = tables.events.get(event)?;
+            let claim = event.clone().claimed(*received_at);
             let is_first =
                 row.delivery.status == Status::Processing && row.delivery.fence == claim.fence;
             is_first.then_some(claim)
@@ -444,6 +439,7 @@ impl Run {
                 attempt: 1,
                 in_budget: BudgetAttempt(1),
                 age: Duration::ZERO,
+                received_at: jiff::Timestamp::UNIX_EPOCH,
                 headers: Bytes::new(),
                 body: Bytes::new(),
             },

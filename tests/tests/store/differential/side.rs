@@ -87,12 +87,25 @@ impl Side {
     pub(super) async fn answer(&self, call: &Call) -> Answer {
         let store = &self.db.store;
         match call.clone() {
-            Call::Accept(batch) => Answer::Accepted(store.accept(batch).await.map_err(kind)),
+            Call::Accept(batch) => {
+                Answer::Accepted(store.accept(batch).await.map_err(kind).map(|mut stored| {
+                    for stored in &mut stored {
+                        // The time within the operation has its own clause.
+                        if let Stored::Claimed { received_at } = stored {
+                            *received_at = Timestamp::UNIX_EPOCH;
+                        }
+                    }
+                    stored
+                }))
+            }
             Call::Claim(demands) => {
                 Answer::Claimed(store.claim(demands).await.map_err(kind).map(|mut claims| {
                     claims.claimed.sort_by_key(|claim| claim.event);
                     // The age includes the duration of the operations, and has its own clause.
-                    claims.claimed.iter_mut().for_each(|claim| claim.age = Duration::ZERO);
+                    for claim in &mut claims.claimed {
+                        claim.age = Duration::ZERO;
+                        claim.received_at = self.virtual_time(claim.received_at);
+                    }
                     claims.dead_lettered.sort_by_key(|dead_lettered| dead_lettered.event);
                     claims
                 }))
@@ -233,8 +246,12 @@ impl Side {
         }
     }
 
+    fn virtual_time(&self, at: Timestamp) -> Timestamp {
+        micros(at.as_microsecond() - self.ahead)
+    }
+
     fn on_the_clock(&self, mut found: EventRecord) -> EventRecord {
-        let put = |at: &mut Timestamp| *at = micros(at.as_microsecond() - self.ahead);
+        let put = |at: &mut Timestamp| *at = self.virtual_time(*at);
         put(&mut found.received_at);
         found.next_attempt_at.iter_mut().for_each(put);
         found.settled_at.iter_mut().for_each(put);

@@ -36,7 +36,16 @@ impl WrongStore {
                     .zip(leases)
                     .filter(|(stored, lease)| **stored == Stored::Inserted && lease.is_some())
                 {
-                    *stored = Stored::Claimed;
+                    *stored = Stored::Claimed { received_at: now };
+                }
+                Ok(stored)
+            }
+            Wrong::SaysClaimedAtAnotherTime => {
+                let mut stored = tables.accept(now, batch)?;
+                for stored in &mut stored {
+                    if let Stored::Claimed { received_at } = stored {
+                        *received_at += Duration::from_micros(1);
+                    }
                 }
                 Ok(stored)
             }

@@ -114,6 +114,7 @@ impl WrongStore {
                     claim.in_budget = before.in_budget();
                 }
                 (Wrong::AgesFromTheClaim, Some(claim)) => claim.age = Duration::ZERO,
+                (Wrong::ReceivedAtTheClaim, Some(claim)) => claim.received_at = now,
                 (Wrong::BytesAsText, Some(claim)) => {
                     claim.body = String::from_utf8_lossy(&claim.body).into_owned().into();
                 }
@@ -127,6 +128,7 @@ impl WrongStore {
                         attempt: row.attempt,
                         in_budget: row.in_budget(),
                         age: Duration::ZERO,
+                        received_at: now,
                         headers: stored.headers.clone(),
                         body: stored.body.clone(),
                     });

@@ -45,6 +45,11 @@ impl OperatorStore for WrongStore {
                 (Wrong::RedrivesWhatIsNot, None, _) => redriven = Redriven::Queued,
                 _ => {}
             }
+            if let (Wrong::ReceivedAtTheRedrive, Some(row)) =
+                (self.wrong, tables.events.get_mut(&event))
+            {
+                row.received_at = now;
+            }
             Ok(redriven)
         });
         ready(done).boxed()

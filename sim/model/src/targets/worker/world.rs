@@ -538,6 +538,7 @@ impl World {
                     attempt: 1,
                     in_budget: BudgetAttempt(1),
                     age: Duration::ZERO,
+                    received_at: jiff::Timestamp::UNIX_EPOCH,
                     headers: Bytes::new(),
                     body: Bytes::from(vec![0; size]),
                 };
@@ -580,8 +581,13 @@ impl World {
                 self.largest = self.largest.max(size);
                 self.next_event += 1;
                 let event = EventId::from_uuid(Uuid::from_u128(self.next_event));
-                let claim =
-                    Claim::first(event, name(source), Bytes::new(), Bytes::from(vec![0; size]));
+                let claim = Claim::first(
+                    event,
+                    name(source),
+                    jiff::Timestamp::UNIX_EPOCH,
+                    Bytes::new(),
+                    Bytes::from(vec![0; size]),
+                );
                 self.stored.push((self.now, claim));
             }
         }
