@@ -61,6 +61,7 @@ fn a_batch_through_the_worker(bencher: Bencher, sources: usize) {
             in_budget: BudgetAttempt(1),
             age: Duration::ZERO,
             received_at: jiff::Timestamp::UNIX_EPOCH,
+            query: Bytes::new(),
             headers: Bytes::new(),
             body: Bytes::from_static(b"body"),
         });

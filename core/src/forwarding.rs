@@ -1,10 +1,13 @@
 //! Which of a producer's headers are forwarded to the downstream. The values of forwarded headers
-//! are neither read nor changed. Only the values of `Connection` are read.
+//! are neither read nor changed. Only the values of `Connection` are read. [`query`] is the same
+//! for its query.
 //!
 //! Names are compared in the form that the downstream may see. CGI, WSGI and Rack map both
 //! `Surehook-Source` and `Surehook_Source` to the variable `HTTP_SUREHOOK_SOURCE`. Some servers do
 //! the same with every character that is neither a letter nor a digit. So all such characters are
 //! equal here.
+
+pub mod query;
 
 use alloc::borrow::Cow;
 use alloc::collections::BTreeSet;

@@ -73,7 +73,7 @@ pub struct Done {
 pub enum Work {
     /// It deletes them.
     Prune,
-    /// It erases their headers and bodies.
+    /// It erases their queries, headers and bodies.
     Erase,
 }
 

@@ -497,8 +497,12 @@ impl Worker {
         self.next_ticket += 1;
         let queue = &mut self.queues[index];
         self.rated.set(index, queue.begins(now));
-        let without_bytes =
-            Claim { headers: bytes::Bytes::new(), body: bytes::Bytes::new(), ..held.claim.clone() };
+        let without_bytes = Claim {
+            query: bytes::Bytes::new(),
+            headers: bytes::Bytes::new(),
+            body: bytes::Bytes::new(),
+            ..held.claim.clone()
+        };
         let Held { lease, origin, .. } = held;
         let in_flight = InFlight {
             queue: index,

@@ -60,7 +60,7 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// How long events are kept after they have ended. At least one second each.
     pub retention: Retention,
-    /// How long the headers and the body of a delivered event are kept, if that is shorter than the
+    /// How long the query, the headers and the body of a delivered event are kept, if that is shorter than the
     /// retention of the event.
     pub delivered_payload: Duration,
     /// The sources, by name. Not empty if the configuration comes from [`Config::load`] or
@@ -123,7 +123,7 @@ pub struct IntakeConfig {
     pub max_body: usize,
     /// Limit of requests that wait for their commit. Further requests are refused with `503`.
     pub max_queued: usize,
-    /// Limit of the headers and bodies that wait for their commit, in bytes. Further requests are
+    /// Limit of the queries, headers and bodies that wait for their commit, in bytes. Further requests are
     /// refused with `503`.
     pub max_queued_bytes: usize,
     /// Limit of open connections. Further ones wait in the kernel's accept queue. The limit is
@@ -138,7 +138,7 @@ pub struct IntakeConfig {
 /// Limits of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerConfig {
-    /// Limit of the headers and bodies of events that are being delivered or wait for a slot, in
+    /// Limit of the queries, headers and bodies of events that are being delivered or wait for a slot, in
     /// bytes. At least 1. The sources share it.
     pub max_held_bytes: usize,
 }
@@ -159,6 +159,8 @@ pub struct Source {
     pub acknowledgement: Acknowledgement,
     /// Whether `Authorization` and `Cookie` are stored and forwarded.
     pub forward_credentials: bool,
+    /// Whether the query of the posted URL is stored, and appended to that of the destination.
+    pub forward_query: bool,
 }
 
 /// The largest allowed values. They are not recommendations: they catch typing errors.
@@ -301,19 +303,39 @@ enum Sources {
 }
 
 /// The settings of `[defaults]`, which each source can override.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Settings {
     policy: Policy,
     idempotency_key: KeyPlaces,
     on_key_reuse: OnKeyReuse,
     acknowledgement: Acknowledgement,
     forward_credentials: bool,
+    forward_query: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            idempotency_key: KeyPlaces::default(),
+            on_key_reuse: OnKeyReuse::default(),
+            acknowledgement: Acknowledgement::default(),
+            forward_credentials: false,
+            forward_query: true,
+        }
+    }
 }
 
 impl Settings {
     fn source(self, destination: Destination, max_body: usize) -> Source {
-        let Self { policy, idempotency_key, on_key_reuse, acknowledgement, forward_credentials } =
-            self;
+        let Self {
+            policy,
+            idempotency_key,
+            on_key_reuse,
+            acknowledgement,
+            forward_credentials,
+            forward_query,
+        } = self;
         Source {
             destination,
             max_body,
@@ -322,6 +344,7 @@ impl Settings {
             on_key_reuse,
             acknowledgement,
             forward_credentials,
+            forward_query,
         }
     }
 }
@@ -437,6 +460,7 @@ fn settings(section: &mut Section<'_>, settings: &mut Settings) {
     section.text("on_key_reuse", &mut settings.on_key_reuse, values::on_key_reuse);
     section.section_if_set("answer", |section| answer(section, &mut settings.acknowledgement));
     section.boolean("forward_credentials", &mut settings.forward_credentials);
+    section.boolean("forward_query", &mut settings.forward_query);
     section.refuse("lease", "the lease cannot be set. It is always `timeout` + 10s, so that it outlasts the delivery: set `timeout` instead");
     let backoff = settings.policy.backoff;
     if backoff.initial_delay > backoff.max_delay {

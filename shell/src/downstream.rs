@@ -1,9 +1,10 @@
 //! Delivers events to the downstreams with one pooled reqwest client.
 //!
-//! A delivery is one request with the body exactly as received. This module follows no redirects,
-//! does not retry or decompress, and uses no proxy. It reports each outcome unchanged, and the core
-//! judges it. (If a pooled connection closes before the first byte of a request is written, the
-//! request is sent on another connection. On the first one it was never sent.)
+//! A delivery is one request with the query, the headers and the body as they were received. This
+//! module follows no redirects, does not retry or decompress, and uses no proxy. It reports each
+//! outcome unchanged, and the core judges it. (If a pooled connection closes before the first byte
+//! of a request is written, the request is sent on another connection. On the first one it was
+//! never sent.)
 //!
 //! The status of a complete response head is the reply. Malformed headers are skipped. A body that
 //! ends early, hangs or has wrong framing changes nothing: otherwise an event whose response says
@@ -30,6 +31,7 @@ use reqwest::{Client, Request, Response, Url};
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
+use surehook_core::forwarding::query::joined;
 use surehook_core::retry_after::retry_after;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
@@ -40,6 +42,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// Maximum bytes of a response body that are read. A longer body costs its connection, and nothing
 /// else.
 const MAX_RESPONSE_BYTES: usize = 16 << 10;
+/// The longest URL that the HTTP client can send.
+const MAX_URL_BYTES: usize = 65_534;
 /// How long a response body may take after the head. At the timeout, the rest of the excerpt and
 /// the connection are lost.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -101,6 +105,19 @@ impl ReqwestDownstream {
     }
 }
 
+/// Why the request of a delivery cannot be built. Contains neither a header nor the query.
+#[derive(Debug, thiserror::Error)]
+enum Unsendable {
+    #[error("{0} (changed outside of Surehook)")]
+    Headers(#[from] headers::Unreadable),
+    #[error("the stored query is not text (changed outside of Surehook)")]
+    Query,
+    #[error(
+        "the URL of the destination with the query of the event is longer than {MAX_URL_BYTES} bytes"
+    )]
+    TooLong,
+}
+
 /// Why the client cannot be created. Contains no URL, and so no user and no password.
 #[derive(Debug, thiserror::Error)]
 pub enum DownstreamError {
@@ -124,8 +141,18 @@ impl Destination {
     }
 
     /// The request of one delivery.
-    fn request(&self, claim: &Claim) -> Result<Request, headers::Unreadable> {
-        let mut request = Request::new(reqwest::Method::POST, self.url.clone());
+    fn request(&self, claim: &Claim) -> Result<Request, Unsendable> {
+        let mut url = self.url.clone();
+        if !claim.query.is_empty() {
+            let posted = std::str::from_utf8(&claim.query).map_err(|_| Unsendable::Query)?;
+            let query = joined(url.query().unwrap_or_default(), posted);
+            // Encodes `'` and bytes outside ASCII, and nothing else that a request can have.
+            url.set_query(Some(&query));
+            if url.as_str().len() > MAX_URL_BYTES {
+                return Err(Unsendable::TooLong);
+            }
+        }
+        let mut request = Request::new(reqwest::Method::POST, url);
         let mut forwarded = headers::decode(&claim.headers)?;
         if let Some(authorization) = &self.authorization {
             forwarded.insert(AUTHORIZATION, authorization.clone());
@@ -154,7 +181,7 @@ impl Downstream for ReqwestDownstream {
         let request = match destination.request(claim) {
             Ok(request) => request,
             Err(error) => {
-                tracing::error!(%event_id, %source, attempt, %error, "event not sent: its stored headers are not readable (changed outside of Surehook)");
+                tracing::error!(%event_id, %source, attempt, %error, "event not sent: its request cannot be built");
                 return futures::future::ready(Reply::Failed(DeliveryError::ConnectionFailed))
                     .boxed();
             }

@@ -307,6 +307,7 @@ fn probe_event(ids: &Arc<dyn Ids>, bytes: usize) -> NewEvent {
         source: SourceName::parse("probe").expect("`probe` is a valid source name"),
         key: IdempotencyKey::parse(id.to_string().as_bytes()).expect("an id is a valid key"),
         fingerprint: Fingerprint::of(&body),
+        query: Bytes::new(),
         headers: Bytes::new(),
         body,
         lease: None,

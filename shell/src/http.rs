@@ -104,6 +104,8 @@ pub struct SourceIntake {
     pub acknowledgement: Acknowledgement,
     /// Whether `Authorization` and `Cookie` are stored and forwarded.
     pub forward_credentials: bool,
+    /// Whether the query of the posted URL is stored and forwarded.
+    pub forward_query: bool,
     /// The attempts that the source's policy allows. Only shown to operators.
     pub max_attempts: u32,
     /// The duration of a lease. A delivery ends within it.

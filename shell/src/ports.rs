@@ -120,7 +120,7 @@ pub trait MaintenanceStore: Send + Sync {
     ) -> StoreCall<'_, Pruned>;
 
     /// Examines up to `limit` events in the order of their ids, starting after `after`. Erases the
-    /// headers and bodies of those that were delivered longer than `kept` ago. Their records and
+    /// queries, headers and bodies of those that were delivered longer than `kept` ago. Their records and
     /// their idempotency keys stay.
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased>;
 
@@ -189,6 +189,8 @@ pub struct NewEvent {
     pub source: SourceName,
     pub key: IdempotencyKey,
     pub fingerprint: Fingerprint,
+    /// The query of the posted URL, without `?`. Empty if there is none, or if it is not forwarded.
+    pub query: Bytes,
     /// The headers to forward, encoded by [`crate::headers`].
     pub headers: Bytes,
     /// The body, exactly as received.
@@ -198,17 +200,17 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// The bytes of the headers and the body.
+    /// The bytes of the query, the headers and the body.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.headers.len() + self.body.len()
+        self.query.len() + self.headers.len() + self.body.len()
     }
 
     /// The claim of this event after it was claimed on insert.
     #[must_use]
     pub fn claimed(self, received_at: Timestamp) -> Claim {
-        let Self { id, source, headers, body, .. } = self;
-        Claim::first(id, source, received_at, headers, body)
+        let Self { id, source, query, headers, body, .. } = self;
+        Claim::first(id, source, received_at, query, headers, body)
     }
 }
 

@@ -271,6 +271,7 @@ fn sources(config: &Config) -> BTreeMap<surehook_core::source::SourceName, Sourc
         on_key_reuse: source.on_key_reuse,
         acknowledgement: source.acknowledgement.clone(),
         forward_credentials: source.forward_credentials,
+        forward_query: source.forward_query,
         max_attempts: source.policy.max_attempts,
         lease: source.policy.lease(),
     };

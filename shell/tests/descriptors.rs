@@ -39,6 +39,7 @@ async fn a_delivery_without_a_descriptor_is_not_sent_and_not_failed() {
                 event,
                 source(name),
                 jiff::Timestamp::UNIX_EPOCH,
+                Bytes::new(),
                 Bytes::from_static(b"\r\n"),
                 Bytes::new(),
             ),

@@ -140,6 +140,7 @@ async fn submit_body(intake: &Intake, key: usize, body: Bytes) -> Result<Admissi
         source: SourceName::parse("orders").unwrap(),
         key: IdempotencyKey::parse(format!("key-{key}").as_bytes()).unwrap(),
         fingerprint: Fingerprint::of(&body),
+        query: Bytes::new(),
         headers: Bytes::new(),
         body,
         lease: None,

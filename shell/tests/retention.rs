@@ -107,6 +107,7 @@ impl World {
             source: source.clone(),
             key: IdempotencyKey::parse(key.to_string().as_bytes()).unwrap(),
             fingerprint: Fingerprint::of(b"body"),
+            query: Bytes::new(),
             headers: Bytes::from_static(b"a: b"),
             body: Bytes::from_static(b"body"),
             lease: None,

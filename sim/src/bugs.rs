@@ -49,6 +49,8 @@ pub enum Bug {
     BodyThroughText,
     /// Repeated headers are merged into one.
     HeadersFolded,
+    /// The query of a request is not forwarded.
+    QueryDropped,
     /// A delivery carries the time of its claim instead of that of its event.
     ReceivedAtTheClaim,
     /// A source's breaker never opens.
@@ -122,7 +124,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -145,6 +147,7 @@ impl Bug {
         Self::LostAttemptForgotten,
         Self::BodyThroughText,
         Self::HeadersFolded,
+        Self::QueryDropped,
         Self::ReceivedAtTheClaim,
         Self::BreakerNeverOpens,
         Self::BreakerClosesTooSoon,

@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use surehook::ports::Downstream;
 use surehook_core::admission::Fingerprint;
+use surehook_core::forwarding::query::joined;
 use surehook_core::forwarding::{ATTEMPT_HEADER, EVENT_ID_HEADER, SOURCE_HEADER};
 use surehook_core::retry_after::retry_after;
 use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
@@ -110,6 +111,7 @@ impl Node {
             event: text(EVENT_ID_HEADER).parse().expect("a delivery has an event id header"),
             attempt,
             body: Fingerprint::of(&body),
+            query: head.uri.query().unwrap_or_default().to_owned(),
             headers: values(&head.headers),
         }));
         let behaviour = self.behaviour();
@@ -216,7 +218,11 @@ fn request(claim: &Claim, bug: Option<Bug>) -> Request<Full<Bytes>> {
         }
         _ => claim.body.clone(),
     };
-    let mut request = Request::post("/")
+    let query = match bug {
+        Some(Bug::QueryDropped) => "",
+        _ => std::str::from_utf8(&claim.query).expect("a stored query is text"),
+    };
+    let mut request = Request::post(format!("/?{}", joined("", query)))
         .header("host", "downstream")
         .body(Full::new(body))
         .expect("the request is valid");

@@ -81,6 +81,7 @@ impl Producers {
         let source = &self.scenario.sources[post.source].name;
         let headers = headers(post);
         let body = body(post);
+        let query = format!("part={}&sig=a%2Bb", post.body);
         let id = self.recorder.post_id();
         self.recorder.record(What::Posted(Posted {
             post: id,
@@ -90,9 +91,10 @@ impl Producers {
             key: post.key.clone(),
             body: Fingerprint::of(&body),
             storable: !post.poison,
+            query: query.clone(),
             headers: values(&headers),
         }));
-        let mut request = Request::post(format!("/webhooks/{source}"))
+        let mut request = Request::post(format!("/webhooks/{source}?{query}"))
             .header("host", "surehook")
             .header("idempotency-key", &post.key)
             .body(Full::new(body))

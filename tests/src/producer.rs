@@ -287,6 +287,7 @@ pub async fn try_once(
     post: &Post<'_>,
 ) -> Result<Result<Accepted, Answer>, String> {
     let id = recording.post_id();
+    let query = format!("bytes={}&sig=a%2Bb", post.body.len());
     recording.record(What::Posted(Posted {
         post: id,
         producer: post.producer.to_owned(),
@@ -295,12 +296,13 @@ pub async fn try_once(
         key: post.key.to_owned(),
         body: Fingerprint::of(&post.body),
         storable: true,
+        query: query.clone(),
         headers: HEADERS
             .iter()
             .map(|(name, value)| ((*name).to_owned(), vec![value.as_bytes().to_vec()]))
             .collect(),
     }));
-    let url = format!("{}/webhooks/{}", target.base, post.source);
+    let url = format!("{}/webhooks/{}?{query}", target.base, post.source);
     let headers: Vec<(&str, &str)> =
         HEADERS.into_iter().chain([("idempotency-key", post.key)]).collect();
     let answer = match client.post(&url, &headers, post.body.clone()).await {

@@ -519,6 +519,7 @@ mod tests {
             event,
             attempt: 1,
             body: Fingerprint::of(b""),
+            query: String::new(),
             headers: BTreeMap::new(),
         };
         let mut entries = vec![

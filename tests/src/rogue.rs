@@ -6,6 +6,7 @@
 use crate::recording::Recording;
 use crate::sink::Received;
 use bytes::Bytes;
+use http::Uri;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -227,7 +228,8 @@ fn parse(bytes: &[u8]) -> Option<(Received, Vec<u8>)> {
         .expect("the program declares its bodies' length");
     let length: usize = String::from_utf8_lossy(&length.1).parse().expect("a length is a number");
     let body = bytes.get(head..head + length)?.to_vec();
-    Some((Received::new(request.path.unwrap_or_default().to_owned(), headers, &body), body))
+    let target: Uri = request.path.and_then(|path| path.parse().ok()).unwrap_or_default();
+    Some((Received::new(&target, headers, &body), body))
 }
 
 async fn play(stream: &mut TcpStream, step: Step, taken: &mut Taken<'_>) -> io::Result<()> {

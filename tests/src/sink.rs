@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -26,6 +26,8 @@ use uuid::Uuid;
 pub struct Received {
     /// The path, which identifies the source's destination.
     pub path: String,
+    /// The query; empty if there is none.
+    pub query: String,
     /// The event id in its headers.
     pub event: Uuid,
     /// The source in its headers.
@@ -41,8 +43,8 @@ pub struct Received {
 }
 
 impl Received {
-    /// An unanswered request with this path, headers and body.
-    pub(crate) fn new(path: String, headers: Vec<(String, Vec<u8>)>, body: &[u8]) -> Self {
+    /// An unanswered request with this target, these headers and this body.
+    pub(crate) fn new(target: &Uri, headers: Vec<(String, Vec<u8>)>, body: &[u8]) -> Self {
         let first = |name: &str| {
             headers
                 .iter()
@@ -56,7 +58,8 @@ impl Received {
                 .and_then(|attempt| attempt.parse().ok())
                 .unwrap_or_default(),
             body_sha256: Sha256::digest(body).into(),
-            path,
+            path: target.path().to_owned(),
+            query: target.query().unwrap_or_default().to_owned(),
             headers,
             answered: None,
         }
@@ -71,6 +74,7 @@ impl Received {
             event: EventId::from_uuid(self.event),
             attempt: self.attempt,
             body: Fingerprint::of(body),
+            query: self.query.clone(),
             headers: self.headers_by_name(),
         }));
         request
@@ -327,7 +331,7 @@ async fn answer(
         .iter()
         .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
         .collect();
-    let received = Received::new(head.uri.path().to_owned(), headers, &body);
+    let received = Received::new(&head.uri, headers, &body);
     let recorded =
         state.recording.as_ref().map(|recording| (recording, received.record(recording, &body)));
     let behaviour = Arc::clone(&state.behaviour.lock().expect("no behaviour has panicked"));

@@ -253,6 +253,7 @@ async fn accept(store: &dyn Store) {
             source: source.clone(),
             key: IdempotencyKey::parse(id.to_string().as_bytes()).expect("a valid key"),
             fingerprint: Fingerprint::of(b"body"),
+            query: Bytes::new(),
             headers: Bytes::new(),
             body: Bytes::from_static(b"body"),
             lease: None,

@@ -15,6 +15,7 @@ on_each_database!(
     empty_and_chunked_bodies_arrive_unchanged,
     connection_headers_and_credentials_are_not_forwarded,
     credentials_are_forwarded_if_the_source_allows_it,
+    a_query_arrives_after_that_of_the_destination,
 );
 
 async fn any_bytes_arrive_with_every_value_of_every_header_in_order(database: Database) {
@@ -146,12 +147,32 @@ async fn credentials_are_forwarded_if_the_source_allows_it(database: Database) {
     );
 }
 
+async fn a_query_arrives_after_that_of_the_destination(database: Database) {
+    let (sink, service) = start(&database).await;
+    for (source, query, expected) in [
+        ("plain", "", ""),
+        ("plain", "?", ""),
+        ("plain", "?a=1&a=%2f+x&&;=b", "a=1&a=%2f+x&&;=b"),
+        ("plain", "?q='x'", "q=%27x%27"),
+        ("tenant", "?a=1", "tenant=acme&a=1"),
+        ("tenant", "?Tenant=other&a=1&%74enant[]=x", "tenant=acme&a=1"),
+        ("private", "?token=secret", ""),
+    ] {
+        let target = format!("{source}{query}");
+        let received = delivered(&sink, &service, &target, &[], b"{}").await;
+        assert_eq!(received.query, expected, "posted to {target}");
+        assert_eq!(received.path, format!("/{source}"));
+    }
+}
+
 async fn start(database: &Database) -> (Sink, Service) {
     let sink = Sink::start(|_| Answer::status(200)).await;
     let configuration = format!(
-        "[sources.plain]\ndestination = \"{}\"\n[sources.trusted]\ndestination = \"{}\"\nforward_credentials = true\n",
+        "[sources.plain]\ndestination = \"{}\"\n[sources.trusted]\ndestination = \"{}\"\nforward_credentials = true\n[sources.tenant]\ndestination = \"{}\"\n[sources.private]\ndestination = \"{}\"\nforward_query = false\n",
         sink.url("/plain"),
-        sink.url("/trusted")
+        sink.url("/trusted"),
+        sink.url("/tenant?tenant=acme"),
+        sink.url("/private")
     );
     let service = Service::start(&database.url(), &configuration).await;
     (sink, service)

@@ -165,6 +165,14 @@ async fn no_bytes_from_producers_break_the_program(database: Database) {
         .all_at_once();
 }
 
+/// The query in the request line.
+fn query_of(request: &[u8]) -> String {
+    let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let target = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let query = target.splitn(2, |byte| *byte == b'?').nth(1).unwrap_or_default();
+    String::from_utf8_lossy(query).into_owned()
+}
+
 /// Requests, each with the status codes of the responses. `@` is replaced by a unique key.
 fn requests() -> Vec<(Vec<u8>, &'static [u16])> {
     let post = |path: &str, more: &str| {
@@ -508,7 +516,7 @@ impl Siege {
 
     /// Sends bytes that may be a post to `orders`. Returns the status codes of the responses.
     async fn post_raw(&self, key: &str, body: &[u8], bytes: &[u8]) -> Vec<u16> {
-        let post = self.posted(key, body);
+        let post = self.posted_with_query(key, body, query_of(bytes));
         let answers = converse(self.service.address(), bytes).await;
         match answers.first() {
             Some(first) => drop(self.answered(post, first)),
@@ -518,6 +526,10 @@ impl Siege {
     }
 
     fn posted(&self, key: &str, body: &[u8]) -> PostId {
+        self.posted_with_query(key, body, String::new())
+    }
+
+    fn posted_with_query(&self, key: &str, body: &[u8], query: String) -> PostId {
         let post = self.run.post_id();
         self.run.record(What::Posted(Posted {
             post,
@@ -527,6 +539,7 @@ impl Siege {
             key: key.to_owned(),
             body: Fingerprint::of(body),
             storable: true,
+            query,
             headers: BTreeMap::new(),
         }));
         post

@@ -14,7 +14,7 @@ use core::time::Duration;
 pub struct Capacity {
     /// The number of events.
     pub events: u32,
-    /// The bytes of their headers and bodies.
+    /// The bytes of their queries, headers and bodies.
     pub bytes: usize,
 }
 

@@ -56,7 +56,7 @@ pub struct Request {
     pub fingerprint: Fingerprint,
     /// What the source does with a reused idempotency key.
     pub on_key_reuse: OnKeyReuse,
-    /// The bytes of its headers and its body.
+    /// The bytes of its query, its headers and its body.
     pub size: usize,
 }
 

@@ -44,6 +44,8 @@ pub struct Claim {
     pub age: Duration,
     /// When the event was stored, by the store's clock. The same at each claim.
     pub received_at: Timestamp,
+    /// The query of the producer's request, as it was posted. Empty if there is none.
+    pub query: Bytes,
     /// The headers to forward, as encoded by the intake.
     pub headers: Bytes,
     /// The body, exactly as received.
@@ -57,6 +59,7 @@ impl Claim {
         event: EventId,
         source: SourceName,
         received_at: Timestamp,
+        query: Bytes,
         headers: Bytes,
         body: Bytes,
     ) -> Self {
@@ -68,15 +71,16 @@ impl Claim {
             in_budget: BudgetAttempt(1),
             age: Duration::ZERO,
             received_at,
+            query,
             headers,
             body,
         }
     }
 
-    /// The size of its headers and body in bytes.
+    /// The size of its query, headers and body in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.headers.len() + self.body.len()
+        self.query.len() + self.headers.len() + self.body.len()
     }
 
     /// Creates the settlement of this claim. Its age is the age at the time of the claim.
@@ -197,6 +201,7 @@ mod tests {
             in_budget: BudgetAttempt(1),
             age: Duration::ZERO,
             received_at: Timestamp::UNIX_EPOCH,
+            query: Bytes::from_static(b"q=1"),
             headers,
             body,
         }
@@ -205,8 +210,8 @@ mod tests {
     #[test]
     fn a_claim_on_insert_equals_the_first_claim_of_a_new_row() {
         let new = DeliveryState::accepted().claim(Duration::from_secs(1), 1).unwrap().delivery;
-        let Claim { event, source, received_at, headers, body, .. } = claim();
-        let first = Claim::first(event, source, received_at, headers, body);
+        let Claim { event, source, received_at, query, headers, body, .. } = claim();
+        let first = Claim::first(event, source, received_at, query, headers, body);
         assert_eq!(
             (first.fence, first.attempt, first.in_budget),
             (new.fence, new.attempt, new.in_budget())
@@ -214,8 +219,8 @@ mod tests {
     }
 
     #[test]
-    fn the_size_of_a_claim_is_its_headers_and_body() {
-        assert_eq!(claim().size(), 10);
+    fn the_size_of_a_claim_is_that_of_its_query_headers_and_body() {
+        assert_eq!(claim().size(), 13);
     }
 
     #[test]

@@ -49,6 +49,7 @@ fn claim(n: u128) -> Claim {
         in_budget: BudgetAttempt(1),
         age: Duration::ZERO,
         received_at: jiff::Timestamp::UNIX_EPOCH,
+        query: Bytes::new(),
         headers: Bytes::new(),
         body: Bytes::from_static(b"body"),
     }

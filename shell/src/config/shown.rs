@@ -147,7 +147,7 @@ impl fmt::Display for Config {
         if *delivered_payload < retention.delivered {
             writeln!(
                 f,
-                "            headers and body of delivered events {}",
+                "            query, headers and body of delivered events {}",
                 time(*delivered_payload)
             )?;
         }
@@ -172,6 +172,7 @@ impl fmt::Display for Source {
             on_key_reuse,
             acknowledgement,
             forward_credentials,
+            forward_query,
         } = self;
         let time = humantime::format_duration;
         let backoff = policy.backoff;
@@ -239,6 +240,9 @@ impl fmt::Display for Source {
         }
         if *forward_credentials {
             write!(f, "\n  credentials are stored and forwarded")?;
+        }
+        if !*forward_query {
+            write!(f, "\n  the query of a request is neither stored nor forwarded")?;
         }
         Ok(())
     }

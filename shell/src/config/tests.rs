@@ -77,6 +77,7 @@ fn every_value_can_be_set() {
         on_key_reuse = "first_wins"
         answer = { status = 299, content_type = "text/xml; charset=utf-8", body = "<é/>" }
         forward_credentials = true
+        forward_query = false
         "#,
     )
     .unwrap();
@@ -112,6 +113,7 @@ fn every_value_can_be_set() {
             },
         },
         forward_credentials: true,
+        forward_query: false,
     };
     let expected = Config {
         listen: "[::]:80".parse().unwrap(),

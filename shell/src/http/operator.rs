@@ -95,7 +95,7 @@ impl App {
             Redriven::NotFound => return Err(unknown_event(id)),
             Redriven::Erased => {
                 return Err(ProblemKind::PayloadErased
-                    .with("The event's headers and body were erased after `retention.delivered_payload`, so it cannot be sent again."));
+                    .with("The event's payload was erased after `retention.delivered_payload`, so it cannot be sent again."));
             }
             Redriven::WrongStatus(status) => {
                 let status = status.as_str();

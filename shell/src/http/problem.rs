@@ -104,7 +104,7 @@ kinds! {
     NotDeadLettered = CONFLICT, "not-dead-lettered", "The event is not dead-lettered";
     /// Only a delivered event can be redriven with `delivered=true`.
     NotDelivered = CONFLICT, "not-delivered", "The event is not delivered";
-    /// The headers and the body of the event were erased.
+    /// The query, the headers and the body of the event were erased.
     PayloadErased = CONFLICT, "payload-erased", "The headers and body of the event were erased";
     /// A bug or an unexpected error in this program.
     Internal = INTERNAL_SERVER_ERROR, "internal", "Internal error";

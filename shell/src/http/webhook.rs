@@ -5,7 +5,7 @@ use crate::headers;
 use crate::http::problem::{Problem, ProblemKind};
 use crate::intake::IntakeError;
 use crate::ports::NewEvent;
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use futures::Stream;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -54,7 +54,8 @@ impl App {
             settings.forward_credentials,
         );
         let encoded = headers::encode(&headers, &forwarding);
-        reservation.grow(encoded.len())?;
+        let forwarded_query = if settings.forward_query { query } else { "" };
+        reservation.grow(forwarded_query.len() + encoded.len())?;
         let received =
             Received { body: &body, fingerprint: Fingerprint::of(&body), id: self.ids.fresh() };
         let key = match key_of_head {
@@ -67,6 +68,7 @@ impl App {
             source: source.clone(),
             key,
             fingerprint,
+            query: Bytes::copy_from_slice(forwarded_query.as_bytes()),
             headers: encoded,
             body,
             lease: None,

@@ -31,7 +31,6 @@ use crate::store::OpenError;
 use crate::store::pool::Pool;
 use crate::store::rows::{self, FoundRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
-use bytes::Bytes;
 use errors::Failure;
 use futures::future::poll_fn;
 use futures::{FutureExt, StreamExt};
@@ -326,14 +325,10 @@ impl PostgresStore {
             let fence = Fence(rows::fence(row.fence)?);
             if row.spent {
                 claims.dead_lettered.push(DeadLettered { event, source, attempt });
-            } else if let (Some(headers), Some(body), Some(received_us)) =
-                (row.headers, row.body, row.received_us)
+            } else if let (Some(query), Some(headers), Some(body), Some(received_us)) =
+                (row.query, row.headers, row.body, row.received_us)
             {
-                let (headers, body, age) = (
-                    Bytes::from(headers),
-                    Bytes::from(body),
-                    rows::age(row.age_us.unwrap_or_default()),
-                );
+                let age = rows::age(row.age_us.unwrap_or_default());
                 claims.claimed.push(Claim {
                     event,
                     source,
@@ -342,8 +337,9 @@ impl PostgresStore {
                     in_budget: BudgetAttempt(attempt.saturating_sub(budget_from)),
                     age,
                     received_at: rows::timestamp(received_us)?,
-                    headers,
-                    body,
+                    query: query.into(),
+                    headers: headers.into(),
+                    body: body.into(),
                 });
             } else {
                 // No delivery settles this claim. The event is claimed again after each lease,
@@ -712,6 +708,7 @@ fn accepting<'q>(
         .bind(column(batch, chosen, |event| event.source.as_str()))
         .bind(column(batch, chosen, |event| event.key.as_str()))
         .bind(column(batch, chosen, |event| event.fingerprint.as_bytes().as_slice()))
+        .bind(column(batch, chosen, |event| event.query.as_ref()))
         .bind(column(batch, chosen, |event| event.headers.as_ref()))
         .bind(column(batch, chosen, |event| event.body.as_ref()))
         .bind(to_claim)
@@ -807,6 +804,7 @@ struct ClaimedRow {
     budget_from: i64,
     fence: i64,
     spent: bool,
+    query: Option<Vec<u8>>,
     headers: Option<Vec<u8>>,
     body: Option<Vec<u8>>,
     age_us: Option<Micros>,

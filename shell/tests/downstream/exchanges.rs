@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use surehook::downstream::ReqwestDownstream;
 use surehook::ports::Downstream;
-use surehook_core::verdict::{MAX_EXCERPT_BYTES, Reply};
+use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
+use surehook_core::worker::claims::Claim;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -66,6 +67,49 @@ async fn an_event_is_sent_byte_for_byte_with_the_surehook_headers() {
         "the headers above and reqwest's own `accept`: {:?}",
         String::from_utf8_lossy(&requests[0])
     );
+}
+
+/// The target of the request to this path of a destination, for an event with this query.
+async fn target(path: &str, query: &'static [u8]) -> String {
+    let sink = Sink::answering(OK).await;
+    let url = format!("http://{}{path}", sink.address);
+    let claim = Claim { query: Bytes::from_static(query), ..claim(b"\r\n", b"") };
+    assert_eq!(response(within(downstream(&url).send(&claim, ENOUGH)).await).0, 200);
+    let requests = sink.requests();
+    let line = String::from_utf8(parts(&requests[0]).0.to_vec()).unwrap();
+    line.strip_prefix("POST ").unwrap().strip_suffix(" HTTP/1.1").unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_query_of_an_event_is_appended_to_that_of_the_destination() {
+    assert_eq!(target("/hook", b"").await, "/hook");
+    assert_eq!(target("/hook", b"a=1&a=%2f+x&&;=b").await, "/hook?a=1&a=%2f+x&&;=b");
+    assert_eq!(target("/hook?token=t", b"").await, "/hook?token=t");
+    assert_eq!(target("/hook?token=t", b"a=1&Token=other&b").await, "/hook?token=t&a=1&b");
+    assert_eq!(target("/hook?token=t", b"%74oken=other").await, "/hook?token=t");
+    assert_eq!(target("/hook?", b"a").await, "/hook?a");
+}
+
+#[tokio::test]
+async fn only_apostrophes_and_bytes_outside_ascii_of_a_query_are_encoded() {
+    let all: &[u8] = b"!$%&()*+,-./0123456789:;=?@ABCXYZ[\\]^_`abcxyz{|}~";
+    assert_eq!(target("/", all).await.as_bytes(), [b"/?", all].concat());
+    assert_eq!(target("/", "q='caf\u{e9}'".as_bytes()).await, "/?q=%27caf%C3%A9%27");
+}
+
+#[tokio::test]
+async fn an_event_whose_url_is_too_long_is_not_sent() {
+    let sink = Sink::answering(OK).await;
+    for (query, is_sent) in [("q".repeat(60_000), true), ("\u{e9}".repeat(11_000), false)] {
+        let claim = Claim { query: query.into(), ..claim(b"\r\n", b"") };
+        let reply = within(downstream(&sink.url()).send(&claim, ENOUGH)).await;
+        let expected = Reply::Failed(DeliveryError::ConnectionFailed);
+        assert_eq!(reply != expected, is_sent, "{reply:?}");
+    }
+    let claim = Claim { query: Bytes::from_static(b"\xff"), ..claim(b"\r\n", b"") };
+    let reply = within(downstream(&sink.url()).send(&claim, ENOUGH)).await;
+    assert_eq!(reply, Reply::Failed(DeliveryError::ConnectionFailed));
+    assert_eq!(sink.requests().len(), 1);
 }
 
 #[tokio::test]

@@ -157,6 +157,7 @@ pub(crate) fn claim(headers: &[u8], body: &[u8]) -> Claim {
         in_budget: BudgetAttempt(1),
         age: Duration::ZERO,
         received_at: "2026-11-29T08:00:00.012345Z".parse().unwrap(),
+        query: Bytes::new(),
         headers: Bytes::copy_from_slice(headers),
         body: Bytes::copy_from_slice(body),
     }

@@ -247,6 +247,26 @@ async fn a_body_of_max_body_is_accepted_and_one_byte_more_refused() {
 }
 
 #[tokio::test]
+async fn the_query_is_stored_as_it_was_posted() {
+    for query in ["a=1&a=2", "&&=&b", "sig=a%2Bb%2f+c", "q='x'", "%00%ff", "a?b/c", "caf\u{e9}"] {
+        let path = format!("/webhooks/plain?{query}");
+        for forward_query in [true, false] {
+            let world = World::start(Setup { forward_query, ..Setup::default() });
+            let headers = [("idempotency-key", "k")];
+            let response = world.request("POST", &path, &headers, b"").await;
+            assert_eq!(response.status(), 202, "{query}");
+            let expected = if forward_query { query } else { "" };
+            assert_eq!(world.store.stored()[0].query, expected);
+        }
+    }
+    let world = World::start(Setup::default());
+    for path in ["/webhooks/plain", "/webhooks/plain?", "/webhooks/plain/?"] {
+        world.request("POST", path, &[("idempotency-key", path)], b"").await;
+    }
+    assert!(world.store.stored().iter().all(|event| event.query.is_empty()));
+}
+
+#[tokio::test]
 async fn each_source_has_its_own_limit_of_a_body() {
     let world = World::start(Setup::default());
     for (source, length, status) in [
@@ -445,7 +465,7 @@ async fn an_overloaded_process_answers_503_immediately() {
 }
 
 #[tokio::test]
-async fn queued_bytes_are_bounded_and_include_headers() {
+async fn queued_bytes_are_bounded_and_include_headers_and_query() {
     let world = World::start(Setup {
         limits: Limits { max_queued: 100, max_queued_bytes: 1000, max_body: 1000, sources: 3 },
         ..Setup::default()
@@ -454,6 +474,12 @@ async fn queued_bytes_are_bounded_and_include_headers() {
     let headers = [("idempotency-key", "k2"), ("x-long", &*"v".repeat(900))];
     assert_problem(
         &world.request("POST", "/webhooks/plain", &headers, &[0; 200]).await,
+        503,
+        "overloaded",
+    );
+    let path = format!("/webhooks/plain?{}", "q".repeat(900));
+    assert_problem(
+        &world.request("POST", &path, &[("idempotency-key", "k2")], &[0; 200]).await,
         503,
         "overloaded",
     );

@@ -144,6 +144,8 @@ pub(crate) struct Setup {
     pub(crate) takes_webhooks: bool,
     /// Where the source `plain` has its idempotency keys.
     pub(crate) idempotency_key: &'static [&'static str],
+    /// Whether queries are stored and forwarded.
+    pub(crate) forward_query: bool,
     /// What the source `plain` answers to events that are stored.
     pub(crate) acknowledgement: Acknowledgement,
 }
@@ -161,6 +163,7 @@ impl Default for Setup {
             body_timeout: Duration::from_secs(10),
             takes_webhooks: true,
             idempotency_key: &["header:idempotency-key"],
+            forward_query: true,
             acknowledgement: Acknowledgement::default(),
         }
     }
@@ -196,6 +199,7 @@ impl World {
             on_key_reuse,
             acknowledgement: Acknowledgement::default(),
             forward_credentials,
+            forward_query: setup.forward_query,
             max_attempts: 20,
             lease: Duration::from_secs(20),
         };

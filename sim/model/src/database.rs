@@ -33,7 +33,7 @@ const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 pub struct EventRow {
     pub event: NewEvent,
     pub received_at: Timestamp,
-    /// When headers and body were erased; both are empty since then.
+    /// When query, headers and body were erased; all are empty since then.
     pub erased_at: Option<Timestamp>,
 }
 
@@ -250,6 +250,7 @@ impl Database {
             // Never negative, although the clock may have jumped back.
             age: now.duration_since(*received_at).try_into().unwrap_or_default(),
             received_at: *received_at,
+            query: stored.query.clone(),
             headers: stored.headers.clone(),
             body: stored.body.clone(),
         });
@@ -607,8 +608,8 @@ impl Database {
 
     pub fn erase_one(&mut self, now: Timestamp, event: EventId) {
         if let Some(row) = self.events.get_mut(&event) {
-            (row.event.headers, row.event.body, row.erased_at) =
-                (Bytes::new(), Bytes::new(), Some(now));
+            (row.event.query, row.event.headers, row.event.body) = Default::default();
+            row.erased_at = Some(now);
         }
     }
 

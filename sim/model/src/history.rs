@@ -160,6 +160,8 @@ pub struct Posted {
     pub body: Fingerprint,
     /// Whether the database accepts this body. If not, the request is refused each time.
     pub storable: bool,
+    /// The query of the request; empty if there is none. It must be forwarded unchanged.
+    pub query: String,
     /// The values of the headers that must be forwarded unchanged, by lower-case name.
     pub headers: BTreeMap<String, Vec<Vec<u8>>>,
 }
@@ -184,6 +186,8 @@ pub struct Received {
     pub attempt: Attempt,
     /// Fingerprint of the body.
     pub body: Fingerprint,
+    /// The query of the request; empty if there is none.
+    pub query: String,
     /// The values of all headers, by lower-case name.
     pub headers: BTreeMap<String, Vec<Vec<u8>>>,
 }

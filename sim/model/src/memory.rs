@@ -209,6 +209,7 @@ mod tests {
             source: SourceName::parse("orders").unwrap(),
             key: IdempotencyKey::parse(b"k").unwrap(),
             fingerprint: Fingerprint::of(b"body"),
+            query: Bytes::new(),
             headers: Bytes::new(),
             body: Bytes::from_static(b"body"),
             lease: None,

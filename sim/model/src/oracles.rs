@@ -75,7 +75,7 @@ pub enum Promise {
     Readiness,
     /// A response that denies the storing of an event is true.
     Refusal,
-    /// Bodies and headers are forwarded unchanged, with the time of receipt.
+    /// Bodies, queries and headers are forwarded unchanged, with the time of receipt.
     Bytes,
     /// A broken downstream does not affect other sources.
     Isolation,
@@ -130,7 +130,9 @@ impl Promise {
                 "a process serves the sources that it was started with, and no others"
             }
             Self::Refusal => "if a response says that nothing was stored, nothing was stored",
-            Self::Bytes => "bodies and headers are forwarded unchanged, with the time of receipt",
+            Self::Bytes => {
+                "bodies, queries and headers are forwarded unchanged, with the time of receipt"
+            }
             Self::Isolation => "a broken downstream delays neither the intake nor other sources",
             Self::Slots => {
                 "no process has more deliveries of a source in flight than its concurrency"

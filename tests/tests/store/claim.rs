@@ -6,7 +6,7 @@ use futures::future::join_all;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use surehook::ports::Redriven;
+use surehook::ports::{NewEvent, Redriven};
 use surehook_core::admission::Fingerprint;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::{EventId, Fence};
@@ -19,7 +19,7 @@ clauses! {
         => FenceStaysAtAClaim | AttemptStaysAtAClaim | NoLease,
     each_demand_has_its_own_limit_and_lease => OneLeaseForAll | OneLimitForAll,
     events_are_claimed_while_their_bytes_fit
-        => IgnoresBytes | WeighsEachAlone | WeighsBodiesAlone | SkipsWhatDoesNotFit | SaysNothingOfWhatDoesNotFit,
+        => IgnoresBytes | WeighsEachAlone | WeighsBodiesAlone | WeighsNoQueries | SkipsWhatDoesNotFit | SaysNothingOfWhatDoesNotFit,
     each_demand_has_its_own_byte_limit => OneBoundOfBytesForAll,
     events_dead_lettered_by_a_claim_use_no_bytes => WeighsDeadLetters,
     events_that_are_not_due_are_not_claimed => ClaimsWhatIsNotDue,
@@ -28,7 +28,7 @@ clauses! {
     lowering_max_attempts_dead_letters_an_event_as_exhausted => DeadLettersAlwaysAsLost,
     events_dead_lettered_by_a_claim_count_against_the_limit => DeadLettersDoNotCount,
     concurrent_claimers_never_share_an_event => HandsOutTwice,
-    binary_bodies_and_headers_are_returned_unchanged => BytesAsText,
+    binary_bodies_headers_and_queries_are_returned_unchanged => BytesAsText | ForgetsQueries,
     a_claim_contains_the_age_of_its_event_since_reception => AgesFromTheClaim,
     every_claim_contains_the_time_at_which_its_event_was_stored => ReceivedAtTheClaim | ReceivedAtTheRedrive,
     the_longest_lease_stays_within_the_range_of_timestamps => LongLeasesAreRejected,
@@ -57,7 +57,8 @@ async fn the_oldest_due_events_are_claimed_up_to_the_limit(db: Db) {
         (claim.source.as_str(), claim.fence, claim.attempt, claim.in_budget.0),
         ("orders", Fence(1), 1, 1)
     );
-    assert_eq!((&claim.headers, &claim.body), (&batch[9].headers, &batch[9].body));
+    let NewEvent { query, headers, body, .. } = &batch[9];
+    assert_eq!((&claim.query, &claim.headers, &claim.body), (query, headers, body));
     assert!(claims.dead_lettered.is_empty());
     assert_eq!(db.found(batch[9].id).await.status, Status::Processing);
     assert_eq!(db.found(batch[0].id).await.status, Status::Queued);
@@ -105,7 +106,7 @@ async fn each_demand_has_its_own_limit_and_lease(db: Db) {
     assert!((990..=1000).contains(&db.fence_and_due(of("b")[0]).await.1.unwrap()));
 }
 
-/// Events of these sizes, of which a tenth are headers. The first has been due for the longest
+/// Events of these sizes, of which a tenth are headers, and a tenth the query. The first has been due for the longest
 /// time.
 async fn sized(db: &Db, source: &str, sizes: &[usize]) -> Vec<EventId> {
     let mut ids = Vec::new();
@@ -116,7 +117,9 @@ async fn sized(db: &Db, source: &str, sizes: &[usize]) -> Vec<EventId> {
             .map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
             .collect();
         let bytes = Bytes::from(bytes);
-        (event.headers, event.body) = (bytes.slice(..size / 10), bytes.slice(size / 10..));
+        let (tenth, rest) = (size / 10, size / 10 * 2);
+        event.query = bytes.slice(..tenth);
+        (event.headers, event.body) = (bytes.slice(tenth..rest), bytes.slice(rest..));
         event.fingerprint = Fingerprint::of(&event.body);
         db.store.accept(vec![event.clone()]).await.unwrap();
         db.make_due(event.id, HOUR * (100 - u32::try_from(n).unwrap())).await;
@@ -135,7 +138,11 @@ async fn events_are_claimed_while_their_bytes_fit(db: Db) {
         assert!(claims.held_back.iter().all(|held_back| held_back.source.as_str() == "a"));
         (claimed, held_back)
     };
-    assert_eq!(claim(299_999).await, (vec![], vec![300_000]), "headers count as bytes too");
+    assert_eq!(
+        claim(299_999).await,
+        (vec![], vec![300_000]),
+        "headers and query count as bytes too"
+    );
     assert_eq!(db.found(ids[0]).await.status, Status::Queued);
     assert_eq!(db.found(ids[0]).await.attempt, 0, "an event that is held back is unchanged");
     assert_eq!(claim(301_000).await, (ids[..3].to_vec(), vec![500_000]));
@@ -293,7 +300,7 @@ async fn concurrent_claimers_never_share_an_event(db: Db) {
     assert_eq!(claimed.into_iter().collect::<BTreeSet<_>>().len(), 500);
 }
 
-async fn binary_bodies_and_headers_are_returned_unchanged(db: Db) {
+async fn binary_bodies_headers_and_queries_are_returned_unchanged(db: Db) {
     let all_bytes: Vec<u8> = (0..=255).collect();
     let bodies: [Bytes; 5] = [
         Bytes::new(),
@@ -309,6 +316,7 @@ async fn binary_bodies_and_headers_are_returned_unchanged(db: Db) {
             let mut event = event(&format!("!#$%&'()*+,-./:;<=>?@[\\]^_`{{|}}~{n}"));
             (event.body, event.headers, event.fingerprint) =
                 (body.clone(), body.slice(..body.len().min(300)), Fingerprint::of(body));
+            event.query = body.slice(body.len().saturating_sub(300)..);
             event
         })
         .collect();
@@ -318,6 +326,7 @@ async fn binary_bodies_and_headers_are_returned_unchanged(db: Db) {
     for claim in &claims.claimed {
         let event = batch.iter().find(|event| event.id == claim.event).unwrap();
         assert!(claim.body == event.body && claim.headers == event.headers);
+        assert_eq!(claim.query, event.query);
         assert_eq!(db.found(event.id).await.key, event.key.as_str());
     }
     db.store

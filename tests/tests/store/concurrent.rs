@@ -233,6 +233,7 @@ async fn produce(world: Arc<World>, process: usize, mut random: Rng) {
                 source: SourceName::parse(source).unwrap(),
                 key: IdempotencyKey::parse(key.as_bytes()).unwrap(),
                 fingerprint: Fingerprint::of(&body),
+                query: Bytes::new(),
                 headers: Bytes::new(),
                 body,
                 lease: None,
@@ -249,6 +250,7 @@ async fn produce(world: Arc<World>, process: usize, mut random: Rng) {
                 key: event.key.to_string(),
                 body: event.fingerprint,
                 storable: true,
+                query: String::new(),
                 headers: BTreeMap::new(),
             }));
         }
@@ -351,6 +353,7 @@ fn send(world: &World, claim: &Claim, is_slow: bool, random: &mut Rng) -> Option
         event: claim.event,
         attempt: claim.attempt,
         body: Fingerprint::of(&claim.body),
+        query: String::new(),
         headers: surehook::headers::own(claim)
             .into_iter()
             .map(|(name, value)| (name.to_string(), vec![value.as_bytes().to_vec()]))

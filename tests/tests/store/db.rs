@@ -180,6 +180,24 @@ impl Db {
         self.number(&format!("select count(*) from {table}")).await
     }
 
+    /// The bytes of the stored query, headers and body of an event.
+    pub(crate) async fn payload_size(&self, event: EventId) -> i64 {
+        let length = match &self.raw {
+            Raw::Postgres(_) => "octet_length",
+            Raw::Sqlite(_) => "length",
+            Raw::Memory(memory) => {
+                return memory.tables().events[&event].event.size().try_into().unwrap();
+            }
+        };
+        let size = ["query", "headers", "body"].map(|column| format!("{length}({column})"));
+        let id = self.id(event);
+        self.number(&format!(
+            "select cast({} as bigint) from events where id = {id}",
+            size.join(" + ")
+        ))
+        .await
+    }
+
     /// An id as an SQL literal.
     pub(crate) fn id(&self, event: EventId) -> String {
         match self.raw {
@@ -406,6 +424,7 @@ pub(crate) fn event_of(source_name: &str, key: &str) -> NewEvent {
         source: source(source_name),
         key: IdempotencyKey::parse(key.as_bytes()).unwrap(),
         fingerprint: Fingerprint::of(&body),
+        query: Bytes::from_static(b"sig=a%2Bb&n='1'"),
         headers: Bytes::from_static(b"content-type: application/json"),
         body,
         lease: None,

@@ -8,7 +8,7 @@ use surehook_core::event::{Outcome, Reason, Status};
 
 clauses! {
     retention_erases_the_payload_of_a_delivered_event_and_keeps_its_record
-        => SaysErasedAndKeeps | ErasesTheFingerprint | ErasesByReception,
+        => SaysErasedAndKeeps | ErasesTheFingerprint | ErasesByReception | ErasesAllButTheQuery,
     events_that_are_not_delivered_keep_their_payload => ErasesDeadLetters,
     erasing_advances_page_by_page_to_the_last_event => ErasesWithoutThePage,
     an_erased_event_cannot_be_redriven => SendsNothingOnceMore,
@@ -34,7 +34,9 @@ async fn retention_erases_the_payload_of_a_delivered_event_and_keeps_its_record(
     );
     db.age(new.id, HOUR * 3).await;
     let before = db.found(new.id).await;
+    assert_eq!(db.payload_size(new.id).await, i64::try_from(new.size()).unwrap());
     assert_eq!(erase(&db).await.erased, 1);
+    assert_eq!(db.payload_size(new.id).await, 0);
     assert_eq!(db.found(new.id).await, before);
     let existing =
         Stored::Existing { id: new.id, fingerprint: new.fingerprint, status: Status::Delivered };
@@ -59,7 +61,7 @@ async fn events_that_are_not_delivered_keep_their_payload(db: Db) {
     assert_eq!(db.store.erase(Duration::ZERO, None, 100).await.unwrap().erased, 0);
     assert_eq!(db.store.redrive(dead.event).await, Ok(Redriven::Queued));
     let again = db.claim_one("dead").await;
-    assert_eq!((again.headers, again.body), (dead.headers, dead.body));
+    assert_eq!((again.query, again.headers, again.body), (dead.query, dead.headers, dead.body));
 }
 
 async fn erasing_advances_page_by_page_to_the_last_event(db: Db) {

@@ -80,8 +80,8 @@ async fn a_delivered_event_is_redriven_on_request(db: Db) {
             "the attempt number continues, the budget starts anew"
         );
         assert_eq!(
-            (again.headers.clone(), again.body.clone()),
-            (claim.headers.clone(), claim.body.clone())
+            (again.query.clone(), again.headers.clone(), again.body.clone()),
+            (claim.query.clone(), claim.headers.clone(), claim.body.clone())
         );
         db.settle(&again, Outcome::Delivered).await;
         let found = db.found(claim.event).await;

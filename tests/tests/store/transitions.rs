@@ -128,7 +128,7 @@ async fn settle(
     let fence = Fence(
         (expected.row.fence.0 + 1).saturating_sub([1, 1, 1, 1, 0, 2][random.below(6) as usize]),
     );
-    let (headers, body) = Default::default();
+    let (query, headers, body) = Default::default();
     let held = Claim {
         event,
         source: source.clone(),
@@ -137,6 +137,7 @@ async fn settle(
         in_budget: BudgetAttempt(1),
         age: Duration::ZERO,
         received_at: jiff::Timestamp::UNIX_EPOCH,
+        query,
         headers,
         body,
     };

@@ -47,6 +47,7 @@ pub(crate) enum Wrong {
     OneBoundOfBytesForAll,
     WeighsEachAlone,
     WeighsBodiesAlone,
+    WeighsNoQueries,
     WeighsDeadLetters,
     SkipsWhatDoesNotFit,
     SaysNothingOfWhatDoesNotFit,
@@ -64,6 +65,7 @@ pub(crate) enum Wrong {
     DeadLettersDoNotCount,
     HandsOutTwice,
     BytesAsText,
+    ForgetsQueries,
     LongLeasesAreRejected,
     AgesFromTheClaim,
     ReceivedAtTheClaim,
@@ -106,6 +108,7 @@ pub(crate) enum Wrong {
     ErasesTheFingerprint,
     SaysErasedAndKeeps,
     ErasesByReception,
+    ErasesAllButTheQuery,
     ErasesWithoutThePage,
     SendsNothingOnceMore,
     // Capping due times.

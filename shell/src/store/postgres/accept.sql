@@ -1,7 +1,7 @@
 -- Inserts a batch of new events and their deliveries. Returns the new events, whether each was
 -- claimed, and the time. A row whose (source, key) exists is not changed and not returned.
 --
--- $7: events to claim on insert. $8: their leases in microseconds. Such a row starts as claim.sql
+-- $8: events to claim on insert. $9: their leases in microseconds. Such a row starts as claim.sql
 -- would leave it, unless its source is paused.
 --
 -- Only events_key arbitrates conflicts: a new event with the id of another event fails the whole
@@ -10,24 +10,24 @@
 -- Keep this header short: pg_stat_activity shows only the first 1,024 bytes of a statement, and
 -- a test looks for the insert there.
 --
--- Bound: one probe of each index for each row. $7 is searched once for each new row.
+-- Bound: one probe of each index for each row. $8 is searched once for each new row.
 -- Index: events_key, paused_sources_pkey.
 -- Locks: only new rows. A row waits for a transaction that inserts or deletes the same key. The
 -- caller sorts the batch by (source, key), so all transactions wait in one order and cannot
 -- deadlock.
 with
 inserted as (
-    insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
-    select new.id, new.source, new.idempotency_key, new.fingerprint, statement_timestamp(), new.headers, new.body
-    from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[])
-        as new (id, source, idempotency_key, fingerprint, headers, body)
+    insert into events (id, source, idempotency_key, fingerprint, received_at, query, headers, body)
+    select new.id, new.source, new.idempotency_key, new.fingerprint, statement_timestamp(), new.query, new.headers, new.body
+    from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[])
+        as new (id, source, idempotency_key, fingerprint, query, headers, body)
     on conflict (source, idempotency_key) do nothing
     returning id, source
 ),
 started as (
     select inserted.id, inserted.source, paused.is_so is null and lease.us is not null as claimed, lease.us * interval '1 microsecond' as lease
     from inserted
-    cross join lateral (select ($8::bigint[])[array_position($7::uuid[], inserted.id)] as us) as lease
+    cross join lateral (select ($9::bigint[])[array_position($8::uuid[], inserted.id)] as us) as lease
     left join lateral (select true as is_so from paused_sources where source = inserted.source limit 1) as paused on true
 ),
 owed as (

@@ -1,7 +1,7 @@
 -- Claims due events. A demand has a source, a limit, a lease, a maximum of attempts, the due time
 -- to start from, and a limit in bytes. Times are in microseconds. For each demand, the oldest due
--- events are claimed first, while their headers and bodies fit into its bytes. The first event that
--- does not fit stays due, and so do those after it. Its size is returned.
+-- events are claimed first, while their queries, headers and bodies fit into its bytes. The first
+-- event that does not fit stays due, and so do those after it. Its size is returned.
 --
 -- A row with attempts left becomes processing, and is due again when its lease ends. A row without
 -- attempts left is dead-lettered. If a row was processing, its attempt is lost, and is recorded as
@@ -65,7 +65,7 @@ weighed as materialized (
         sum(coalesce(event.size, 0)) over (partition by position order by due_at, event_id rows unbounded preceding) as total
     from pick
     left join lateral (
-        select octet_length(headers) + octet_length(body) as size from events where id = pick.event_id and not pick.spent limit 1
+        select octet_length(query) + octet_length(headers) + octet_length(body) as size from events where id = pick.event_id and not pick.spent limit 1
     ) as event on true
 ),
 claimed as materialized (
@@ -102,13 +102,13 @@ recorded as (
 )
 select
     claimed.event_id, (extract(epoch from claimed.due_at) * 1000000)::bigint as due_us, claimed.position,
-    claimed.next_attempt as attempt, claimed.budget_from, claimed.next_fence as fence, claimed.spent, event.headers, event.body,
+    claimed.next_attempt as attempt, claimed.budget_from, claimed.next_fence as fence, claimed.spent, event.query, event.headers, event.body,
     (extract(epoch from statement_timestamp() - event.received_at) * 1000000)::bigint as age_us,
     (extract(epoch from event.received_at) * 1000000)::bigint as received_us, null::bigint as held_back
 from claimed
 left join lateral (
-    select headers, body, received_at from events where id = claimed.event_id and not claimed.spent limit 1
+    select query, headers, body, received_at from events where id = claimed.event_id and not claimed.spent limit 1
 ) as event on true
 where (claimed.event_id in (select event_id from moved)) is true
 union all
-select event_id, 0, position, 0, 0, 0, false, null, null, null, null, size from weighed where total > bytes and total - size <= bytes
+select event_id, 0, position, 0, 0, 0, false, null, null, null, null, null, size from weighed where total > bytes and total - size <= bytes

@@ -1,7 +1,7 @@
--- Looks at up to $2 events after $1 in the order of their ids. Erases the headers and bodies of
--- those that were delivered before their retention of $3 microseconds. Returns one row: the number
--- of events looked at, the last id, the current time in microseconds, and the number of erased
--- payloads. Events that were received within the retention are not examined further.
+-- Looks at up to $2 events after $1 in the order of their ids. Erases the queries, headers and
+-- bodies of those that were delivered before their retention of $3 microseconds. Returns one row:
+-- the number of events looked at, the last id, the current time in microseconds, and the number of
+-- erased payloads. Events that were received within the retention are not examined further.
 --
 -- An event that was queued again since this statement's snapshot is locked in a version that the
 -- snapshot does not see. The update goes by ctid, so it does not write that version: the event
@@ -41,7 +41,7 @@ locked as materialized (
 ),
 erased as (
     update events
-    set headers = '', body = '', erased_at = statement_timestamp()
+    set query = '', headers = '', body = '', erased_at = statement_timestamp()
     where ctid = any (array(select place from locked))
     returning id
 )

@@ -1,4 +1,4 @@
--- Reads one event without its headers and body: one row for each attempt, oldest first, or one row
+-- Reads one event without its payload: one row for each attempt, oldest first, or one row
 -- without an attempt. It is one statement with one snapshot, so an event without a row in
 -- deliveries is delivered.
 --

@@ -1,7 +1,7 @@
 -- Inserts the deliveries of the events that the previous statement inserted. $1 is the array of
--- accept_events.sql. The last item of each event is its lease in microseconds, or null. With a
--- lease its row starts as a claim would leave it, unless its source is paused. $4 is the current
--- time on the scale of due times.
+-- accept_events.sql. The item at 6 of each event is its lease in microseconds, or null. With a lease
+-- its row starts as a claim would leave it, unless its source is paused. $4 is the current time on
+-- the scale of due times.
 --
 -- New events are found by their row numbers, which end at the last one assigned. Each new row of
 -- events gets the number after the greatest existing one, and an existing key takes none. An id

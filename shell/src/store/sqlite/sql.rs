@@ -22,7 +22,7 @@ pub const ACCEPT_DELIVERIES: &str = include_str!("accept_deliveries.sql");
 pub const PAUSED: &str = include_str!("paused.sql");
 /// Reads the due rows of one source.
 pub const CLAIM_DUE: &str = include_str!("claim_due.sql");
-/// Reads the headers and bodies of claimed events.
+/// Reads the queries, headers and bodies of claimed events.
 pub const CLAIM_BYTES: &str = include_str!("claim_bytes.sql");
 pub const DELIVERIES_READ: &str = include_str!("deliveries_read.sql");
 pub const DELIVERIES_WRITE: &str = include_str!("deliveries_write.sql");
@@ -100,8 +100,8 @@ pub const PROBE: Script = Script {
 };
 /// Begins a transaction and reads the due rows of one source.
 pub const CLAIM_BEGIN: &str = concat!("begin immediate;\n", include_str!("claim_due.sql"));
-/// Writes the changed rows of a claim, reads the headers and bodies of the claimed events, and
-/// commits.
+/// Writes the changed rows of a claim, reads the queries, headers and bodies of the claimed events,
+/// and commits.
 pub const CLAIM_END: Script = Script {
     text: concat!(
         include_str!("attempts_write.sql"),

@@ -196,10 +196,12 @@ fn new_rows<'a>(
             headers,
             body,
             lease,
+            event.query.len(),
         ));
         bytes.extend_from_slice(event.fingerprint.as_bytes());
         bytes.extend_from_slice(&event.headers);
         bytes.extend_from_slice(&event.body);
+        bytes.extend_from_slice(&event.query);
     }
     let mut arguments = SqliteArguments::default();
     arguments.add(array(&rows)?).map_err(sqlx::Error::Encode)?;
@@ -301,7 +303,7 @@ fn take(
             claims.dead_lettered.push(DeadLettered { event, source, attempt });
         } else {
             let (fence, in_budget) = (delivery.fence, delivery.in_budget());
-            let (headers, body) = Default::default();
+            let (query, headers, body) = Default::default();
             claims.claimed.push(Claim {
                 event,
                 source,
@@ -310,6 +312,7 @@ fn take(
                 in_budget,
                 age: Duration::ZERO,
                 received_at: Timestamp::UNIX_EPOCH,
+                query,
                 headers,
                 body,
             });
@@ -318,7 +321,7 @@ fn take(
     Ok(())
 }
 
-/// Adds headers, bodies, ages and times of receipt to the claims. Each row is dropped after its bytes are copied, so
+/// Adds queries, headers, bodies, ages and times of receipt to the claims. Each row is dropped after its bytes are copied, so
 /// that they are not all held twice.
 fn with_bytes(
     found: Vec<SqliteRow>,
@@ -340,6 +343,7 @@ fn with_bytes(
         filled.push(Claim {
             age,
             received_at: rows::timestamp(row.received_at)?,
+            query: row.query.into(),
             headers: row.headers.into(),
             body: row.body.into(),
             ..claim
@@ -634,7 +638,7 @@ impl Changes {
     }
 
     /// The parameters of the scripts that write these changes. `claimed` are the events whose
-    /// headers and bodies are read.
+    /// queries, headers and bodies are read.
     fn parameters(&self, claimed: &[String]) -> Result<SqliteArguments, Failure> {
         let mut arguments = SqliteArguments::default();
         for list in
@@ -686,6 +690,7 @@ fn hex_bytes(bytes: &[u8]) -> String {
 #[derive(FromRow)]
 struct BytesRow {
     position: i64,
+    query: Vec<u8>,
     headers: Vec<u8>,
     body: Vec<u8>,
     received_at: Micros,

@@ -1,4 +1,4 @@
-//! Forwarding: the body and the values of each forwarded header reach the downstream as they were
+//! Forwarding: the body, the query and the values of each forwarded header reach the downstream as they were
 //! posted, with the time at which the event was stored.
 
 use super::{Promise, Violation, violation};
@@ -40,6 +40,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             candidates.iter().filter(|post| post.body == received.body).collect();
         if same_body.is_empty() {
             say("arrived with a body that was never posted".to_owned());
+        } else if !same_body.iter().any(|post| post.query == received.query) {
+            say(format!("arrived with a query that was never posted: {:?}", received.query));
         } else if !same_body.iter().any(|post| {
             post.headers.iter().all(|(name, values)| received.headers.get(name) == Some(values))
         }) {

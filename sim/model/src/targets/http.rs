@@ -217,6 +217,7 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
         on_key_reuse: OnKeyReuse::Reject,
         acknowledgement: Acknowledgement::default(),
         forward_credentials: false,
+        forward_query: true,
         max_attempts: 20,
         lease: Duration::from_secs(20),
     };
@@ -235,6 +236,7 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
             },
         },
         forward_credentials: true,
+        forward_query: false,
         max_attempts: 3,
         lease: Duration::from_secs(11),
     };
@@ -268,6 +270,7 @@ fn ended_before(store: &MemoryStore) {
             source: name_of(source),
             key: IdempotencyKey::parse(b"before").expect("the key is valid"),
             fingerprint: Fingerprint::of(&body),
+            query: Bytes::new(),
             headers: Bytes::from_static(b"\r\n"),
             body,
             lease: None,

@@ -55,6 +55,7 @@ fn posted(post: u64, key: &str) -> What {
         key: key.to_owned(),
         body: Fingerprint::of(b"body"),
         storable: true,
+        query: String::new(),
         headers: BTreeMap::new(),
     })
 }
@@ -87,6 +88,7 @@ fn received(request: u64, event: EventId, attempt: u32) -> What {
         event,
         attempt,
         body,
+        query: String::new(),
         headers: BTreeMap::new(),
     })
 }

@@ -19,6 +19,7 @@ struct EventRow {
     idempotency_key: String,
     fingerprint: Vec<u8>,
     received_at: i64,
+    query: Vec<u8>,
     headers: Vec<u8>,
     body: Vec<u8>,
     erased_at: Option<i64>,
@@ -58,7 +59,7 @@ impl Picture {
             Raw::Sqlite(_) | Raw::Memory(_) => format!("{column} - {ahead} as {column}"),
         };
         let events = format!(
-            "select id, source, idempotency_key, fingerprint, {}, headers, body, {} from events order by id",
+            "select id, source, idempotency_key, fingerprint, {}, query, headers, body, {} from events order by id",
             time("received_at"),
             time("erased_at")
         );
@@ -112,6 +113,7 @@ impl Picture {
             idempotency_key: row.event.key.to_string(),
             fingerprint: row.event.fingerprint.as_bytes().to_vec(),
             received_at: row.received_at.as_microsecond() - ahead,
+            query: row.event.query.to_vec(),
             headers: row.event.headers.to_vec(),
             body: row.event.body.to_vec(),
             erased_at: row.erased_at.map(|at| at.as_microsecond() - ahead),

@@ -1,6 +1,7 @@
 //! Stores that claim wrongly.
 
 use super::{Wrong, WrongStore};
+use bytes::Bytes;
 use jiff::Timestamp;
 use std::time::Duration;
 use surehook::ports::StoreError;
@@ -79,6 +80,11 @@ impl WrongStore {
             } else {
                 tables.size(demand, event)
             };
+            let size = if self.wrong == Wrong::WeighsNoQueries {
+                size - tables.events[&event].event.query.len().min(size)
+            } else {
+                size
+            };
             let size = if self.wrong == Wrong::WeighsDeadLetters {
                 tables.events[&event].event.size()
             } else {
@@ -118,6 +124,7 @@ impl WrongStore {
                 (Wrong::BytesAsText, Some(claim)) => {
                     claim.body = String::from_utf8_lossy(&claim.body).into_owned().into();
                 }
+                (Wrong::ForgetsQueries, Some(claim)) => claim.query = Bytes::new(),
                 (Wrong::DeadLettersAlwaysAsLost, None) => row.reason = Some(Reason::Lost),
                 (Wrong::SendsDeadLetters, None) => {
                     let stored = &tables.events[&event].event;
@@ -129,6 +136,7 @@ impl WrongStore {
                         in_budget: row.in_budget(),
                         age: Duration::ZERO,
                         received_at: now,
+                        query: stored.query.clone(),
                         headers: stored.headers.clone(),
                         body: stored.body.clone(),
                     });

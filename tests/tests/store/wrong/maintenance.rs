@@ -80,6 +80,11 @@ impl MaintenanceStore for WrongStore {
             let mut erased = tables.erase(now, kept, after, limit);
             match self.wrong {
                 Wrong::SaysErasedAndKeeps => *tables = before,
+                Wrong::ErasesAllButTheQuery => {
+                    for (id, row) in &mut tables.events {
+                        row.event.query = before.events[id].event.query.clone();
+                    }
+                }
                 Wrong::ErasesDeadLetters | Wrong::ErasesByReception => {
                     let is_late = |id: &EventId| match tables.status(*id) {
                         Status::DeadLettered => self.wrong == Wrong::ErasesDeadLetters,

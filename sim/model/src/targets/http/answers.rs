@@ -248,7 +248,10 @@ fn turned_away(status: StatusCode, manner: Manner, request: &Posted, tables: &Da
         StatusCode::UNPROCESSABLE_ENTITY => {
             source == "strict" && first.is_some_and(|first| first.body != body)
         }
-        StatusCode::SERVICE_UNAVAILABLE => headers + "\r\n".len() + MAX_BODY > MAX_QUEUED_BYTES,
+        StatusCode::SERVICE_UNAVAILABLE => {
+            let query = head.uri.query().unwrap_or_default().len();
+            query + headers + "\r\n".len() + MAX_BODY > MAX_QUEUED_BYTES
+        }
         _ => false,
     };
     assert!(right, "status {status} for a webhook without a cause for it: {request:?}");
@@ -339,6 +342,8 @@ fn acknowledged(id: &str, replayed: bool, request: &Posted, tables: &Database) {
         );
     }
     if !replayed {
+        let posted = head.uri.query().filter(|_| !lenient).unwrap_or_default();
+        assert_eq!(stored.query, posted, "the stored query differs from the posted one");
         let kept = decode(&stored.headers).expect("stored headers are readable");
         for name in kept.keys() {
             assert!(

@@ -539,6 +539,7 @@ impl World {
                     in_budget: BudgetAttempt(1),
                     age: Duration::ZERO,
                     received_at: jiff::Timestamp::UNIX_EPOCH,
+                    query: Bytes::new(),
                     headers: Bytes::new(),
                     body: Bytes::from(vec![0; size]),
                 };
@@ -585,6 +586,7 @@ impl World {
                     event,
                     name(source),
                     jiff::Timestamp::UNIX_EPOCH,
+                    Bytes::new(),
                     Bytes::new(),
                     Bytes::from(vec![0; size]),
                 );
