@@ -112,6 +112,29 @@ pub enum Admission {
     KeyReused,
 }
 
+impl Admission {
+    /// The dead letter that is redriven because its producer has sent it again.
+    /// `redrive_on_replay` is a setting of the source.
+    ///
+    /// ```
+    /// use surehook_core::admission::Admission;
+    /// use surehook_core::event::Status;
+    /// use surehook_core::id::EventId;
+    ///
+    /// let replayed = |status| Admission::Replayed { id: EventId::MIN, status };
+    /// assert_eq!(replayed(Status::DeadLettered).redrives(true), Some(EventId::MIN));
+    /// assert_eq!(replayed(Status::DeadLettered).redrives(false), None);
+    /// assert_eq!(replayed(Status::Retrying).redrives(true), None);
+    /// ```
+    #[must_use]
+    pub fn redrives(self, redrive_on_replay: bool) -> Option<EventId> {
+        match self {
+            Self::Replayed { id, status: Status::DeadLettered } => redrive_on_replay.then_some(id),
+            Self::Accepted { .. } | Self::Replayed { .. } | Self::KeyReused => None,
+        }
+    }
+}
+
 /// Decides the answer to the request with this `id` and `fingerprint` from the store's result.
 ///
 /// If the existing row has the request's own id, an earlier try of this request was committed and
@@ -199,6 +222,26 @@ mod tests {
             resolved(OnKeyReuse::Reject, Stored::Claimed { received_at: Timestamp::UNIX_EPOCH }),
             Admission::Accepted { id: OURS, status: Status::Processing }
         );
+    }
+
+    #[test]
+    fn only_a_replay_of_a_dead_letter_redrives_it() {
+        let fingerprint = Fingerprint::of(b"body");
+        for status in Status::ALL {
+            for (id, redriven) in [
+                (THEIRS, (status == Status::DeadLettered).then_some(THEIRS)),
+                // An earlier try of this request was committed and dead-lettered since.
+                (OURS, None),
+            ] {
+                let stored = Stored::Existing { id, fingerprint, status };
+                let admission = resolved(OnKeyReuse::Reject, stored);
+                assert_eq!(admission.redrives(true), redriven, "{status:?}");
+                assert_eq!(admission.redrives(false), None);
+            }
+        }
+        let reused = resolved(OnKeyReuse::Reject, existing(THEIRS, b"other"));
+        let new = resolved(OnKeyReuse::Reject, Stored::Inserted);
+        assert_eq!((reused.redrives(true), new.redrives(true)), (None, None));
     }
 
     #[test]

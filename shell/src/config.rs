@@ -157,6 +157,8 @@ pub struct Source {
     pub on_key_reuse: OnKeyReuse,
     /// The response to a webhook that is stored.
     pub acknowledgement: Acknowledgement,
+    /// Whether a replay of a dead letter queues it again.
+    pub redrive_on_replay: bool,
     /// Whether `Authorization` and `Cookie` are stored and forwarded.
     pub forward_credentials: bool,
     /// Whether the query of the posted URL is stored, and appended to that of the destination.
@@ -309,6 +311,7 @@ struct Settings {
     idempotency_key: KeyPlaces,
     on_key_reuse: OnKeyReuse,
     acknowledgement: Acknowledgement,
+    redrive_on_replay: bool,
     forward_credentials: bool,
     forward_query: bool,
 }
@@ -320,6 +323,7 @@ impl Default for Settings {
             idempotency_key: KeyPlaces::default(),
             on_key_reuse: OnKeyReuse::default(),
             acknowledgement: Acknowledgement::default(),
+            redrive_on_replay: false,
             forward_credentials: false,
             forward_query: true,
         }
@@ -333,6 +337,7 @@ impl Settings {
             idempotency_key,
             on_key_reuse,
             acknowledgement,
+            redrive_on_replay,
             forward_credentials,
             forward_query,
         } = self;
@@ -343,6 +348,7 @@ impl Settings {
             idempotency_key,
             on_key_reuse,
             acknowledgement,
+            redrive_on_replay,
             forward_credentials,
             forward_query,
         }
@@ -459,6 +465,7 @@ fn settings(section: &mut Section<'_>, settings: &mut Settings) {
     );
     section.text("on_key_reuse", &mut settings.on_key_reuse, values::on_key_reuse);
     section.section_if_set("answer", |section| answer(section, &mut settings.acknowledgement));
+    section.boolean("redrive_on_replay", &mut settings.redrive_on_replay);
     section.boolean("forward_credentials", &mut settings.forward_credentials);
     section.boolean("forward_query", &mut settings.forward_query);
     section.refuse("lease", "the lease cannot be set. It is always `timeout` + 10s, so that it outlasts the delivery: set `timeout` instead");

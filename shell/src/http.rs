@@ -102,6 +102,8 @@ pub struct SourceIntake {
     pub on_key_reuse: OnKeyReuse,
     /// The response to a webhook that is stored.
     pub acknowledgement: Acknowledgement,
+    /// Whether a replay of a dead letter queues it again.
+    pub redrive_on_replay: bool,
     /// Whether `Authorization` and `Cookie` are stored and forwarded.
     pub forward_credentials: bool,
     /// Whether the query of the posted URL is stored and forwarded.

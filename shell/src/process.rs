@@ -270,6 +270,7 @@ fn sources(config: &Config) -> BTreeMap<surehook_core::source::SourceName, Sourc
         idempotency_key: source.idempotency_key.clone(),
         on_key_reuse: source.on_key_reuse,
         acknowledgement: source.acknowledgement.clone(),
+        redrive_on_replay: source.redrive_on_replay,
         forward_credentials: source.forward_credentials,
         forward_query: source.forward_query,
         max_attempts: source.policy.max_attempts,

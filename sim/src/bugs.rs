@@ -99,6 +99,8 @@ pub enum Bug {
     ResumeIgnored,
     /// A redrive gives no new budget.
     RedriveWithoutBudget,
+    /// A replay of a dead letter does not queue it again, although its source is configured to.
+    ReplayRedrivesNothing,
     /// A partly committed accept fails as if nothing were committed.
     PartTakenForNothing,
     /// Due times beyond the horizon are never capped.
@@ -124,7 +126,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 52] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -172,6 +174,7 @@ impl Bug {
         Self::SettlesHalfABatch,
         Self::ResumeIgnored,
         Self::RedriveWithoutBudget,
+        Self::ReplayRedrivesNothing,
         Self::PartTakenForNothing,
         Self::DueTimesNotCapped,
         Self::CappedToNow,

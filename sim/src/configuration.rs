@@ -42,6 +42,7 @@ pub(crate) fn config(
             } else {
                 OnKeyReuse::Reject
             },
+            redrive_on_replay: source.redrive_on_replay && bug != Some(Bug::ReplayRedrivesNothing),
             ..SourceConfig::new(Destination::new(destination))
         };
         (SourceName::parse(&source.name).expect("the scenario's source names are valid"), config)

@@ -255,6 +255,13 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
             .filter(|source| source.first_wins)
             .map(|source| source.name.clone())
             .collect(),
+        redrives_on_replay: world
+            .scenario
+            .sources
+            .iter()
+            .filter(|source| source.redrive_on_replay)
+            .map(|source| source.name.clone())
+            .collect(),
         kept: kept(&world.scenario),
         failover_may_lose: world.scenario.database == DatabaseKind::AsynchronousStandby,
         commits_within: Duration::ZERO,

@@ -85,6 +85,7 @@ struct Kill {
 struct Told {
     policies: BTreeMap<String, Policy>,
     first_wins: BTreeSet<String>,
+    redrives_on_replay: BTreeSet<String>,
 }
 
 impl Recording {
@@ -173,6 +174,9 @@ impl Recording {
             let mut told = lock(&self.0.told);
             if settings.on_key_reuse == OnKeyReuse::FirstWins {
                 told.first_wins.insert(source.to_string());
+            }
+            if settings.redrive_on_replay {
+                told.redrives_on_replay.insert(source.to_string());
             }
             told.policies.insert(source.to_string(), settings.policy);
         }
@@ -361,12 +365,13 @@ impl Recording {
         }
         entries.sort_by_key(|entry| entry.at);
         let events = self.events().await;
-        let Told { policies, first_wins } = lock(&self.0.told).clone();
+        let Told { policies, first_wins, redrives_on_replay } = lock(&self.0.told).clone();
         let kills = lock(&self.0.kills).clone();
         let entries = with_deliveries(entries, &claims, &timed_out(&events, &policies), &kills);
         Run {
             policies: policies.into_iter().collect(),
             first_wins,
+            redrives_on_replay,
             commits_within: COMMITS_WITHIN,
             entries,
             events,

@@ -15,6 +15,7 @@ on_each_database!(
     a_source_can_override_the_verdicts_of_status_codes,
     a_redrive_delivers_with_a_new_budget_and_keeps_the_history,
     only_a_dead_letter_can_be_redriven,
+    a_replay_of_a_dead_letter_redrives_it_if_the_source_allows_it,
     every_delivery_carries_the_time_at_which_its_event_was_received,
 );
 
@@ -151,6 +152,33 @@ async fn only_a_dead_letter_can_be_redriven(database: Database) {
     assert_eq!(sink.of(event).len(), 1);
 }
 
+async fn a_replay_of_a_dead_letter_redrives_it_if_the_source_allows_it(database: Database) {
+    let (sink, service) = start(&database).await;
+    let post = async |source: &str| {
+        let url = service.url(&format!("/webhooks/{source}"));
+        let headers = [("idempotency-key", "same")];
+        let answer = Client::default().post(&url, &headers, "{}").await.expect("a response");
+        assert_eq!(answer.status_code, 202, "{answer:?}");
+        let event: Uuid = answer.header("surehook-event-id").parse().expect("an event id");
+        let replayed = answer.header("idempotent-replayed") == "true";
+        (event, answer.json()["status"].as_str().expect("a status").to_owned(), replayed)
+    };
+    for (source, status) in [("orders", "dead_lettered"), ("redelivered", "queued")] {
+        sink.behave(|_| Answer::status(422));
+        let (event, ..) = post(source).await;
+        until_status(&service, event, "dead_lettered").await;
+        sink.behave(|_| Answer::status(200));
+        assert_eq!(post(source).await, (event, status.to_owned(), true));
+        if status == "queued" {
+            let shown = until_status(&service, event, "delivered").await;
+            assert_eq!(shown["attempts"], 2, "{shown}");
+            assert_eq!(post(source).await, (event, "delivered".to_owned(), true));
+        }
+        let expected = if status == "queued" { 2 } else { 1 };
+        assert_eq!(sink.of(event).len(), expected, "{source}");
+    }
+}
+
 async fn every_delivery_carries_the_time_at_which_its_event_was_received(database: Database) {
     let (sink, service) = start(&database).await;
     sink.behave(|_| Answer::status(503));
@@ -194,10 +222,14 @@ async fn start(database: &Database) -> (Sink, Service) {
         [sources.lenient]
         destination = "{}"
         retry_on = [422]
+        [sources.redelivered]
+        destination = "{}"
+        redrive_on_replay = true
         "#,
         sink.url("/orders"),
         sink.url("/picky"),
-        sink.url("/lenient")
+        sink.url("/lenient"),
+        sink.url("/redelivered")
     );
     let service = Service::start(&database.url(), &configuration).await;
     (sink, service)

@@ -171,6 +171,7 @@ impl fmt::Display for Source {
             idempotency_key,
             on_key_reuse,
             acknowledgement,
+            redrive_on_replay,
             forward_credentials,
             forward_query,
         } = self;
@@ -237,6 +238,9 @@ impl fmt::Display for Source {
             if !codes.is_empty() {
                 write!(f, "\n  {what:<11} {codes:?}")?;
             }
+        }
+        if *redrive_on_replay {
+            write!(f, "\n  a replay of a dead letter redrives it")?;
         }
         if *forward_credentials {
             write!(f, "\n  credentials are stored and forwarded")?;

@@ -76,6 +76,7 @@ fn every_value_can_be_set() {
         idempotency_key = ["header:X-GitHub-Delivery", "json:/a+json:/b/0"]
         on_key_reuse = "first_wins"
         answer = { status = 299, content_type = "text/xml; charset=utf-8", body = "<é/>" }
+        redrive_on_replay = true
         forward_credentials = true
         forward_query = false
         "#,
@@ -112,6 +113,7 @@ fn every_value_can_be_set() {
                 body: Bytes::from_static("<é/>".as_bytes()),
             },
         },
+        redrive_on_replay: true,
         forward_credentials: true,
         forward_query: false,
     };

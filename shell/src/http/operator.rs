@@ -212,24 +212,43 @@ impl App {
         )
     }
 
-    /// Waits for a database call, with a timeout of [`OPERATOR_TIMEOUT`], and measures it. `name`
-    /// is its label in the metrics.
+    /// Waits for a database call of an operator's request, as [`Self::timed`] does.
     pub(super) async fn with_timeout<T>(
         &self,
         name: &'static str,
         call: StoreCall<'_, T>,
     ) -> Result<T, Problem> {
+        self.timed(name, call).await.map_err(|error| match error {
+            CallError::Failed(error) => {
+                tracing::warn!(%error, "an operator's request failed");
+                Problem::from(error)
+            }
+            CallError::TimedOut => database_timeout(),
+        })
+    }
+
+    /// Waits for a database call, with a timeout of [`OPERATOR_TIMEOUT`], and measures it. `name`
+    /// is its label in the metrics.
+    pub(super) async fn timed<T>(
+        &self,
+        name: &'static str,
+        call: StoreCall<'_, T>,
+    ) -> Result<T, CallError> {
         let late = self.clock.sleep_until(self.clock.now() + OPERATOR_TIMEOUT);
         let call = self.metrics.measured(&*self.clock, name, call);
         let mut call = std::pin::pin!(call.fuse());
         select_biased! {
-            answer = call => answer.map_err(|error| {
-                tracing::warn!(%error, "an operator's request failed");
-                Problem::from(error)
-            }),
-            () = late.fuse() => Err(database_timeout()),
+            answer = call => answer.map_err(CallError::Failed),
+            () = late.fuse() => Err(CallError::TimedOut),
         }
     }
+}
+
+/// Why a database call has no result.
+pub(super) enum CallError {
+    Failed(StoreError),
+    /// No result arrived in time. The transaction may have been committed.
+    TimedOut,
 }
 
 fn event_id(text: &str) -> Result<EventId, Problem> {

@@ -1,18 +1,22 @@
 //! `POST /webhooks/{source}`: accepts an event.
 
+use super::operator::CallError;
 use super::{Answer, App, body, database_timeout, database_unavailable, shutting_down};
 use crate::headers;
 use crate::http::problem::{Problem, ProblemKind};
 use crate::intake::IntakeError;
-use crate::ports::NewEvent;
+use crate::ports::{NewEvent, Redriven};
 use bytes::{Buf, Bytes};
 use futures::Stream;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::error::Error;
 use surehook_core::admission::{Admission, Fingerprint};
+use surehook_core::event::Status;
 use surehook_core::forwarding::Forwarding;
+use surehook_core::id::EventId;
 use surehook_core::key::places::{Head, LookupError, Received};
+use surehook_core::source::SourceName;
 
 /// Response header of a replay: an earlier request stored the event. Its value is `true`.
 pub const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -73,7 +77,12 @@ impl App {
             body,
             lease: None,
         };
-        match intake.submit(event, settings.on_key_reuse, reservation).await? {
+        let admission = intake.submit(event, settings.on_key_reuse, reservation).await?;
+        let admission = match admission.redrives(settings.redrive_on_replay) {
+            Some(id) => Admission::Replayed { id, status: self.sent_again(source, id).await? },
+            None => admission,
+        };
+        match admission {
             Admission::Accepted { id, status } => {
                 self.metrics.taken(source, false);
                 settings.acknowledgement.answer(id, status)
@@ -87,6 +96,30 @@ impl App {
             Admission::KeyReused => Err(ProblemKind::KeyReused.with(
                 "An event with this idempotency key and another body was accepted before. Nothing was stored. Use a different idempotency key for each event.",
             )),
+        }
+    }
+}
+
+impl App {
+    /// Queues a dead letter that its producer has sent again. Returns its status after that. If
+    /// this fails, the producer must not take the event for queued, so the failure is the answer.
+    async fn sent_again(&self, source: &SourceName, id: EventId) -> Result<Status, Problem> {
+        match self.timed("redrive", self.operators.redrive(id)).await {
+            Ok(Redriven::Queued) => {
+                tracing::info!(event_id = %id, %source, "redriven by a replay");
+                self.doorbell.ring([source.clone()]);
+                Ok(Status::Queued)
+            }
+            // Another request has redriven it.
+            Ok(Redriven::WrongStatus(status)) => Ok(status),
+            // The next request with its key is a new event.
+            Ok(Redriven::NotFound | Redriven::Erased) => Err(ProblemKind::DatabaseUnavailable
+                .with("The retention of the event has ended during the request. Send it again.")),
+            Err(CallError::Failed(error)) => {
+                tracing::warn!(%error, event_id = %id, %source, "redrive by a replay failed; answering with a problem");
+                Err(error.into())
+            }
+            Err(CallError::TimedOut) => Err(database_timeout()),
         }
     }
 }

@@ -54,6 +54,8 @@ struct Faults {
     mode: watch::Sender<Mode>,
     /// How the store answers calls that store new events, unless `mode` already fails or hangs.
     storing: watch::Sender<Mode>,
+    /// How the store answers redrives, unless `mode` already fails or hangs.
+    redriving: watch::Sender<Mode>,
     /// The number of calls of each kind.
     calls: Mutex<BTreeMap<Call, usize>>,
 }
@@ -63,6 +65,7 @@ impl Memory {
         let faults = Arc::new(Faults {
             mode: watch::channel(Mode::Works).0,
             storing: watch::channel(Mode::Works).0,
+            redriving: watch::channel(Mode::Works).0,
             calls: Mutex::default(),
         });
         let before = Arc::clone(&faults);
@@ -80,6 +83,11 @@ impl Memory {
     /// Sets how the store answers calls that store new events.
     pub(crate) fn set_storing(&self, mode: Mode) {
         self.faults.storing.send_replace(mode);
+    }
+
+    /// Sets how the store answers redrives.
+    pub(crate) fn set_redriving(&self, mode: Mode) {
+        self.faults.redriving.send_replace(mode);
     }
 
     /// The number of calls of one kind.
@@ -118,6 +126,9 @@ impl Faults {
         if matches!(call, Call::Accept | Call::Probe) {
             Self::answer(&self.storing).await?;
         }
+        if call == Call::Redrive {
+            Self::answer(&self.redriving).await?;
+        }
         Ok(())
     }
 
@@ -144,6 +155,7 @@ pub(crate) struct Setup {
     pub(crate) takes_webhooks: bool,
     /// Where the source `plain` has its idempotency keys.
     pub(crate) idempotency_key: &'static [&'static str],
+    pub(crate) redrive_on_replay: bool,
     /// Whether queries are stored and forwarded.
     pub(crate) forward_query: bool,
     /// What the source `plain` answers to events that are stored.
@@ -163,6 +175,7 @@ impl Default for Setup {
             body_timeout: Duration::from_secs(10),
             takes_webhooks: true,
             idempotency_key: &["header:idempotency-key"],
+            redrive_on_replay: false,
             forward_query: true,
             acknowledgement: Acknowledgement::default(),
         }
@@ -198,6 +211,7 @@ impl World {
             idempotency_key: places(key),
             on_key_reuse,
             acknowledgement: Acknowledgement::default(),
+            redrive_on_replay: setup.redrive_on_replay,
             forward_credentials,
             forward_query: setup.forward_query,
             max_attempts: 20,

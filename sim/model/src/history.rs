@@ -22,6 +22,8 @@ pub struct Run {
     pub policies: Policies,
     /// The sources that answer a reused key with the first event.
     pub first_wins: BTreeSet<String>,
+    /// The sources of which a replay of a dead letter queues it again.
+    pub redrives_on_replay: BTreeSet<String>,
     /// The retention; `None` if the run is not judged by it.
     pub kept: Option<Kept>,
     /// Whether a failover may lose acknowledged commits, because the standby is asynchronous.

@@ -130,6 +130,9 @@ pub struct Source {
     /// Whether a reused key is answered with the first event.
     #[serde(default)]
     pub first_wins: bool,
+    /// Whether a replay of a dead letter queues it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redrive_on_replay: bool,
     /// The behaviour of its downstream over time. It is healthy before the first entry.
     #[serde(default)]
     pub behaves: Vec<BehaviourAt>,
@@ -225,6 +228,7 @@ impl Source {
             breaker_failures: 0,
             breaker_open_ms: 0,
             first_wins: false,
+            redrive_on_replay: false,
             behaves: Vec::new(),
         }
     }

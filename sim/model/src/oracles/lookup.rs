@@ -1,5 +1,6 @@
 //! Promise *Explicit*, for readers: `GET /events/{id}` shows a state that the event had during the
-//! request. After an event has ended, only a redrive changes its status.
+//! request. After an event has ended, only a redrive changes its status. A replay of a dead letter is
+//! a redrive if its source says so.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Change, Run, What};
@@ -34,12 +35,24 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         states.entry(committed.event).or_default().push((at, status));
     }
     let posted: BTreeMap<_, _> = run.each_post().map(|(at, post)| (post.post, at)).collect();
+    let posts = run.posts();
     for (at, answer) in run.answers() {
         let (Some(event), Some(status), Some(asked_at)) =
             (answer.event, answer.status, posted.get(&answer.post))
         else {
             continue;
         };
+        let is_redriven = answer.replayed
+            && posts
+                .get(&answer.post)
+                .is_some_and(|post| run.redrives_on_replay.contains(&post.source));
+        if is_redriven && status == Status::DeadLettered {
+            let what = format!(
+                "post {} was answered that event {event} is dead-lettered, but a replay redrives it",
+                answer.post.0
+            );
+            violations.push(violation(Promise::Lookup, at, what, [event]));
+        }
         let asked_at = asked_at.saturating_sub(run.commits_within);
         if let Some(possible) = states
             .get(&event)

@@ -104,6 +104,11 @@ pub fn expand(seed: u64) -> Scenario {
             different_settings(&mut rng, &posts, processes, may_lack, sources.len(), &mut faults);
         faults.sort_by_key(|fault| fault.at_ms);
     }
+    // A separate generator for the same reason.
+    let mut rng = Rng::with_seed(seed ^ 0x3fb8_6a71_c05e_d249);
+    for source in &mut sources {
+        source.redrive_on_replay = rng.bool();
+    }
     let (why, catches, kept) = (String::new(), None, Some(kept));
     Scenario {
         why,
@@ -188,6 +193,7 @@ fn source(rng: &mut Rng, swarm: &Swarm, n: usize, heal_at_ms: u64) -> Source {
         breaker_failures: 0,
         breaker_open_ms: 0,
         first_wins: rng.u8(..) < 40,
+        redrive_on_replay: false,
         behaves: Vec::new(),
     };
     if swarm.slow_downstreams && rng.u8(..) < 200 {

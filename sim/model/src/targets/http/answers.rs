@@ -182,8 +182,10 @@ impl<'d> Answer<'d> {
             return None;
         };
         assert_eq!(body["event_id"].as_str(), Some(&*id));
+        let told = body["status"].as_str().expect("a `202` has a status");
+        // The strict source redrives on a replay, and new events do not end in this test.
         assert!(
-            Status::from_name(body["status"].as_str().expect("a `202` has a status")).is_some(),
+            Status::from_name(told).is_some_and(|status| status != Status::DeadLettered),
             "{body}"
         );
         self.new_event(&id, request, tables)
