@@ -18,6 +18,7 @@ on_each_database!(
     migrating_twice_changes_nothing,
     a_database_with_a_newer_schema_is_refused,
     without_migrate_on_start_the_program_waits_for_the_migration,
+    each_source_acknowledges_as_it_is_configured,
     the_largest_body_of_one_source_fits_beside_other_sources,
 );
 
@@ -149,6 +150,53 @@ async fn without_migrate_on_start_the_program_waits_for_the_migration(database: 
 
     service.ready().await;
     delivers(&service, &sink, "k").await;
+}
+
+async fn each_source_acknowledges_as_it_is_configured(database: Database) {
+    let sink = Sink::start(|_| Answer::status(200)).await;
+    let sources = [
+        ("plain", "", 202, "application/json", None),
+        ("linear", "answer = { status = 200 }", 200, "application/json", None),
+        (
+            "adyen",
+            "answer = { status = 200, content_type = \"text/html\", body = \"[accepted]\" }",
+            200,
+            "text/html",
+            Some("[accepted]"),
+        ),
+        ("silent", "answer = { status = 204 }", 204, "", Some("")),
+    ];
+    let configuration: String = sources
+        .iter()
+        .map(|(name, line, ..)| {
+            format!("[sources.{name}]\ndestination = \"{}\"\n{line}\n", sink.url("/"))
+        })
+        .collect();
+    let service = Service::start(&database.url(), &configuration).await;
+    for (name, _, status, content_type, body) in sources {
+        let mut ids = Vec::new();
+        for replayed in ["", "true"] {
+            let url = service.url(&format!("/webhooks/{name}"));
+            let headers = [("idempotency-key", "k")];
+            let answer = Client::default().post(&url, &headers, "event").await.expect("a response");
+            assert_eq!(answer.status_code, status, "{name}: {answer:?}");
+            assert_eq!(answer.header("content-type"), content_type, "{name}");
+            assert_eq!(answer.header("idempotent-replayed"), replayed, "{name}");
+            let id = answer.header("surehook-event-id").to_owned();
+            match body {
+                Some(body) => assert_eq!(answer.body, body, "{name}"),
+                None => assert_eq!(answer.json()["event_id"], id, "{name}"),
+            }
+            ids.push(id);
+        }
+        assert_eq!(ids[0], ids[1], "{name}");
+        let event = ids[0].parse().expect("an event id");
+        wait::until("the delivery", || async {
+            sink.of(event).pop().ok_or_else(|| "not received".to_owned())
+        })
+        .await;
+    }
+    assert_eq!(sink.count(), sources.len());
 }
 
 /// Each source has a reserved part of the memory for requests. The rest must have room for the
