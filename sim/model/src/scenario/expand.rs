@@ -21,7 +21,7 @@ pub fn expand(seed: u64) -> Scenario {
     let heal_at_ms = rng.u64(600_000..640_000);
     let mut sources: Vec<Source> =
         (0..rng.usize(1..=3)).map(|n| source(&mut rng, &swarm, n, heal_at_ms)).collect();
-    let posts = posts(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
+    let mut posts = posts(&mut rng, &swarm, processes, sources.len(), heal_at_ms);
     let mut faults = faults(&mut rng, &swarm, processes, sources.len(), heal_at_ms, &posts);
     // Drawn from a separate generator, so that these faults do not change the rest of a seed's
     // scenario.
@@ -102,6 +102,12 @@ pub fn expand(seed: u64) -> Scenario {
         let may_lack = usize::from(!roles.is_empty()) + 1..processes;
         variants =
             different_settings(&mut rng, &posts, processes, may_lack, sources.len(), &mut faults);
+        faults.sort_by_key(|fault| fault.at_ms);
+    }
+    // A separate generator for the same reason.
+    let mut rng = Rng::with_seed(seed ^ 0x5d90_27be_1c64_a3f8);
+    if !faults.is_empty() && rng.u8(..) < 50 {
+        partly_accepted(&mut rng, &mut posts, heal_at_ms, &mut faults);
         faults.sort_by_key(|fault| fault.at_ms);
     }
     // A separate generator for the same reason.
@@ -344,6 +350,29 @@ fn clock_steps(
         let what = Fault::Store { process, call: Call::CapDueTimes, nth: 1, how };
         faults.push(FaultAt { at_ms: first, what });
     }
+}
+
+/// A burst of new keys and repetitions of an earlier key goes to one process, whose reads of
+/// existing keys fail. So a batch inserts its new events, and the rest of its accept fails.
+fn partly_accepted(
+    rng: &mut Rng,
+    posts: &mut Vec<Post>,
+    heal_at_ms: u64,
+    faults: &mut Vec<FaultAt>,
+) {
+    let healthy: Vec<&Post> = posts.iter().filter(|post| !post.poison).collect();
+    let Some(earlier) = healthy.get(rng.usize(0..healthy.len().max(1))) else { return };
+    let at_ms = (earlier.at_ms + rng.u64(1_000..10_000)).min(heal_at_ms - 1);
+    let repeated = Post { at_ms, copies: 1, hangs_up_ms: None, ..(*earlier).clone() };
+    for n in 0..rng.u64(4..10) {
+        posts.push(Post { key: format!("burst-{n}"), body: 1_000 + n, ..repeated.clone() });
+        posts.push(repeated.clone());
+    }
+    posts.sort_by_key(|post| post.at_ms);
+    faults.extend((1..=4).map(|nth| {
+        let (process, call, how) = (repeated.process, Call::Look, StoreFault::Refuse);
+        FaultAt { at_ms: at_ms - 1, what: Fault::Store { process, call, nth, how } }
+    }));
 }
 
 /// Some processes have other settings of a source than the others, or lack it. Others change their
