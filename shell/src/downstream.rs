@@ -1,4 +1,4 @@
-//! Delivers events to the downstreams with one pooled reqwest client.
+//! Delivers events to the downstreams with one pooled HTTP client.
 //!
 //! A delivery is one request with the query, the headers and the body as they were received. This
 //! module follows no redirects, does not retry or decompress, and uses no proxy. It reports each
@@ -11,27 +11,28 @@
 //! `200` would be retried until it is dead-lettered.
 
 mod clients;
+mod destination;
 mod failures;
 
 pub use clients::Connecting;
 
 use crate::config::Source;
-use crate::headers;
 use crate::ports::Downstream;
 use bytes::Bytes;
-use clients::Clients;
+use clients::{Client, Clients};
+use destination::Destination;
 use failures::Failure;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue};
+use http::header::{DATE, RETRY_AFTER};
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
-use reqwest::{Client, Request, Response, Url};
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
-use surehook_core::forwarding::query::joined;
 use surehook_core::retry_after::retry_after;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
@@ -42,8 +43,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// Maximum bytes of a response body that are read. A longer body costs its connection, and nothing
 /// else.
 const MAX_RESPONSE_BYTES: usize = 16 << 10;
-/// The longest URL that the HTTP client can send.
-const MAX_URL_BYTES: usize = 65_534;
 /// How long a response body may take after the head. At the timeout, the rest of the excerpt and
 /// the connection are lost.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -55,21 +54,13 @@ const TO_CATCH_UP: Duration = Duration::from_millis(100);
 /// The deadline of a timeout that is beyond the range of the clock.
 const FAR_AWAY: Duration = Duration::from_hours(365 * 24);
 
-/// Delivers over HTTP/1.1 with reqwest, to one destination for each source.
-pub struct ReqwestDownstream {
+/// Delivers over HTTP/1.1, to one destination for each source.
+pub struct HttpDownstream {
     clients: Clients,
     destinations: BTreeMap<SourceName, Destination>,
 }
 
-/// The destination of one source. User and password of the URL are stored as a header, so that no
-/// error and no log can show them.
-#[derive(Clone)]
-struct Destination {
-    url: Url,
-    authorization: Option<HeaderValue>,
-}
-
-impl ReqwestDownstream {
+impl HttpDownstream {
     /// Creates a client for the destinations of these sources, which are http or https URLs.
     ///
     /// Certificates are verified with the root certificates of the platform, which are read only if
@@ -92,30 +83,15 @@ impl ReqwestDownstream {
         sources: &BTreeMap<SourceName, Source>,
         connecting: Connecting,
     ) -> Result<Self, DownstreamError> {
-        let clients = Clients::new(connecting)?;
-        let client = clients.get();
         let destinations = sources
             .iter()
-            .map(|(name, source)| match Destination::new(&client, source) {
+            .map(|(name, source)| match Destination::new(source) {
                 Some(destination) => Ok((name.clone(), destination)),
                 None => Err(DownstreamError::Destination(name.clone())),
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { clients, destinations })
+        Ok(Self { clients: Clients::new(connecting), destinations })
     }
-}
-
-/// Why the request of a delivery cannot be built. Contains neither a header nor the query.
-#[derive(Debug, thiserror::Error)]
-enum Unsendable {
-    #[error("{0} (changed outside of Surehook)")]
-    Headers(#[from] headers::Unreadable),
-    #[error("the stored query is not text (changed outside of Surehook)")]
-    Query,
-    #[error(
-        "the URL of the destination with the query of the event is longer than {MAX_URL_BYTES} bytes"
-    )]
-    TooLong,
 }
 
 /// Why the client cannot be created. Contains no URL, and so no user and no password.
@@ -126,52 +102,9 @@ pub enum DownstreamError {
     Destination(SourceName),
     #[error("cannot set up TLS; check that the system's CA certificates are readable")]
     Tls(#[source] rustls::Error),
-    #[error("cannot set up the HTTP client")]
-    Client(#[source] reqwest::Error),
 }
 
-impl Destination {
-    fn new(client: &Client, source: &Source) -> Option<Self> {
-        // reqwest moves user and password from the URL into a header.
-        let mut request = client.post(source.destination.secret().clone()).build().ok()?;
-        let url = request.url().clone();
-        let sendable =
-            matches!(url.scheme(), "http" | "https") && url.as_str().parse::<http::Uri>().is_ok();
-        sendable.then(|| Self { url, authorization: request.headers_mut().remove(AUTHORIZATION) })
-    }
-
-    /// The request of one delivery.
-    fn request(&self, claim: &Claim) -> Result<Request, Unsendable> {
-        let mut url = self.url.clone();
-        if !claim.query.is_empty() {
-            let posted = std::str::from_utf8(&claim.query).map_err(|_| Unsendable::Query)?;
-            let query = joined(url.query().unwrap_or_default(), posted);
-            // Encodes `'` and bytes outside ASCII, and nothing else that a request can have.
-            url.set_query(Some(&query));
-            if url.as_str().len() > MAX_URL_BYTES {
-                return Err(Unsendable::TooLong);
-            }
-        }
-        let mut request = Request::new(reqwest::Method::POST, url);
-        let mut forwarded = headers::decode(&claim.headers)?;
-        if let Some(authorization) = &self.authorization {
-            forwarded.insert(AUTHORIZATION, authorization.clone());
-        }
-        for (name, value) in headers::own(claim) {
-            forwarded.insert(name, value);
-        }
-        if claim.body.is_empty() {
-            // hyper omits it for an empty body, and a downstream may answer 411 to a POST without a
-            // length (RFC 9110 §8.6).
-            forwarded.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        *request.headers_mut() = forwarded;
-        *request.body_mut() = Some(claim.body.clone().into());
-        Ok(request)
-    }
-}
-
-impl Downstream for ReqwestDownstream {
+impl Downstream for HttpDownstream {
     fn send(&self, claim: &Claim, timeout: Duration) -> BoxFuture<'static, Reply> {
         let (event_id, source, attempt) = (claim.event, claim.source.clone(), claim.attempt);
         let Some(destination) = self.destinations.get(&claim.source) else {
@@ -203,13 +136,17 @@ impl Downstream for ReqwestDownstream {
 
 /// Sends one request and reads its response, until `deadline`. Once the response head is complete,
 /// its status is the reply. The body only provides the excerpt.
-async fn exchange(client: &Client, request: Request, deadline: Instant) -> Result<Reply, Failure> {
-    let mut response = match until(deadline, client.execute(request)).await {
+async fn exchange(
+    client: &Client,
+    request: Request<Full<Bytes>>,
+    deadline: Instant,
+) -> Result<Reply, Failure> {
+    let mut response = match until(deadline, client.request(request)).await {
         Ok(answer) => answer?,
         Err(_) => return Err(Failure::of(DeliveryError::Timeout)),
     };
     let (status_code, retry_after) = (response.status().as_u16(), asked_delay(response.headers()));
-    let excerpt = excerpt(&mut response, deadline.min(Instant::now() + BODY_TIMEOUT)).await;
+    let excerpt = excerpt(response.body_mut(), deadline.min(Instant::now() + BODY_TIMEOUT)).await;
     Ok(Reply::Response { status_code, retry_after, excerpt })
 }
 
@@ -226,17 +163,18 @@ async fn until<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T,
 
 /// The first bytes of a response body, as far as they arrive before `deadline` and before the body
 /// ends early. The rest is read up to [`MAX_RESPONSE_BYTES`], so that the connection can be reused.
-async fn excerpt(response: &mut Response, deadline: Instant) -> Bytes {
+async fn excerpt(body: &mut Incoming, deadline: Instant) -> Bytes {
     let (mut kept, mut read) = (Vec::new(), 0);
     while read <= MAX_RESPONSE_BYTES {
-        match timeout_at(deadline, response.chunk()).await {
-            Ok(Ok(Some(chunk))) => {
+        match timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                let chunk = frame.into_data().unwrap_or_default();
                 kept.extend_from_slice(&chunk[..chunk.len().min(MAX_EXCERPT_BYTES - kept.len())]);
                 read += chunk.len();
             }
-            Ok(Ok(None)) => break,
-            Ok(Err(error)) => {
-                tracing::debug!(error = %error.without_url(), "response body ended early; its status is used");
+            Ok(None) => break,
+            Ok(Some(Err(error))) => {
+                tracing::debug!(%error, "response body ended early; its status is used");
                 break;
             }
             Err(_) => {

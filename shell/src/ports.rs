@@ -1,6 +1,6 @@
 //! The six ports (traits) between the program and its environment: three to the database, and one
 //! each to the downstreams, the clock, and the event ids. The loops and the routes are the same for
-//! each implementation. In production these are PostgreSQL or SQLite, reqwest, tokio's clock, and
+//! each implementation. In production these are PostgreSQL or SQLite, an HTTP client, tokio's clock, and
 //! the system's entropy. In a simulation there is a model of each.
 //!
 //! The database has three ports, because no user needs all of its methods: the loops for events use

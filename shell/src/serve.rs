@@ -3,7 +3,7 @@
 use crate::clock::TokioClock;
 use crate::config::{Config, Role};
 use crate::descriptors::{self, Granted, TooFew, Wanted};
-use crate::downstream::ReqwestDownstream;
+use crate::downstream::HttpDownstream;
 use crate::http::{App, RouteSet, service};
 use crate::http_server::{self, ServerLimits};
 use crate::ids::SystemIds;
@@ -97,7 +97,7 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     let max_connections = max_connections(&config)?;
     let opened = open(config.database.secret())?;
     opened.hold(config.migrate_on_start)?;
-    let downstream = ReqwestDownstream::new(&config.sources)
+    let downstream = HttpDownstream::new(&config.sources)
         .map_err(|error| ServeError::Downstream(error.to_string()))?;
     let signals = terminations().map_err(ServeError::Signals)?;
     let listener = listen(config.listen).map_err(|error| ServeError::Listen {

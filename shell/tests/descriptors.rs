@@ -10,7 +10,7 @@ use std::fs::File;
 use std::time::Duration;
 use surehook::config::{Destination, Source};
 use surehook::descriptors;
-use surehook::downstream::ReqwestDownstream;
+use surehook::downstream::HttpDownstream;
 use surehook::ports::Downstream;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Reply;
@@ -31,7 +31,7 @@ async fn a_delivery_without_a_descriptor_is_not_sent_and_not_failed() {
         let destination = Destination::new(format!("http://{host}:{port}/").parse().unwrap());
         (source(name), Source::new(destination))
     });
-    let downstream = ReqwestDownstream::new(&BTreeMap::from(sources)).unwrap();
+    let downstream = HttpDownstream::new(&BTreeMap::from(sources)).unwrap();
     let send = |name: &str, limit| {
         let event = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e".parse().unwrap();
         downstream.send(

@@ -6,15 +6,27 @@
 //! Deliveries in flight finish on the old client, and its pooled connections are closed. The new
 //! client has the TLS configuration of the old one, so that its handshakes resume the TLS sessions.
 
-use super::DownstreamError;
 use crate::lookups;
-use reqwest::dns::Resolve;
-use reqwest::{Client, ClientBuilder};
-use rustls::ClientConfig;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
+use http_body_util::Full;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use reqwest::dns::{Addrs, Resolve};
+use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt;
+use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
+use tower_service::Service;
+
+pub(super) type Client = legacy::Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>;
 
 /// How long a client is used for new deliveries. After this time, a change of a destination's
 /// address is in effect.
@@ -23,6 +35,12 @@ const MAX_AGE: Duration = Duration::from_secs(30);
 const KEEP_IDLE: Duration = Duration::from_secs(30);
 /// Maximum number of idle connections for one host.
 const KEEP_IDLE_PER_HOST: usize = 64;
+/// After this time without traffic, a connection is probed.
+const PROBE_AFTER: Duration = Duration::from_secs(15);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBES: u32 = 3;
+/// How long sent bytes may stay unacknowledged before the connection is closed.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// Maximum number of headers of a response. hyper reserves 64 bytes for each of them whenever it
 /// reads a response head.
 const MAX_RESPONSE_HEADERS: usize = 1024;
@@ -61,26 +79,34 @@ impl Connecting {
         Ok(Self { max_age: MAX_AGE, resolver: Arc::new(lookups::system()), tls })
     }
 
-    fn client(&self) -> Result<Client, reqwest::Error> {
-        let builder = Client::builder()
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .dns_resolver(Arc::clone(&self.resolver))
-            .referer(false)
-            .tcp_nodelay(true)
+    fn client(&self) -> Client {
+        let mut tcp = HttpConnector::new_with_resolver(Names(Arc::clone(&self.resolver)));
+        // Otherwise it refuses the connections under TLS.
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(PROBE_AFTER));
+        tcp.set_keepalive_interval(Some(PROBE_EVERY));
+        tcp.set_keepalive_retries(Some(PROBES));
+        #[cfg(target_os = "linux")]
+        tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        let tls = self.tls.clone().unwrap_or_else(without_roots);
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
             .pool_idle_timeout(KEEP_IDLE)
             .pool_max_idle_per_host(KEEP_IDLE_PER_HOST);
-        let builder = match &self.tls {
-            Some(tls) => builder.tls_backend_preconfigured(tls.clone()),
-            None => builder.tls_certs_only([]),
-        };
-        lenient(builder).build()
+        lenient(&mut builder);
+        builder.build(HttpsConnector::from((tcp, tls)))
     }
 }
 
-/// reqwest requires a TLS provider even if no destination uses TLS.
+/// Trusts no certificate.
+fn without_roots() -> ClientConfig {
+    ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
+}
+
+/// The client requires a TLS provider even if no destination uses TLS.
 fn provide_tls() {
     // Fails only if a provider is already installed, which is sufficient.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -88,13 +114,39 @@ fn provide_tls() {
 
 /// Skips malformed response headers. The status decides, so a malformed header must not cause
 /// another delivery of the event.
-fn lenient(builder: ClientBuilder) -> ClientBuilder {
+fn lenient(builder: &mut legacy::Builder) {
     builder
         .http1_max_headers(MAX_RESPONSE_HEADERS)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
-        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_ignore_invalid_headers_in_responses(true);
 }
+
+/// Looks up names for the client's connections.
+#[derive(Clone)]
+pub(super) struct Names(Arc<dyn Resolve>);
+
+impl Service<Name> for Names {
+    type Response = Addrs;
+    type Error = LookupFailed;
+    type Future = BoxFuture<'static, Result<Addrs, LookupFailed>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LookupFailed>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        match name.as_str().parse() {
+            Ok(name) => self.0.resolve(name).map_err(LookupFailed).boxed(),
+            Err(_) => futures::future::ready(Err(LookupFailed("not a host name".into()))).boxed(),
+        }
+    }
+}
+
+/// The name of a destination was not found.
+#[derive(Debug, thiserror::Error)]
+#[error("DNS lookup failed")]
+pub(super) struct LookupFailed(#[source] Box<dyn Error + Send + Sync>);
 
 /// The current client, which is replaced when it is too old.
 pub(super) struct Clients {
@@ -108,27 +160,17 @@ struct Current {
 }
 
 impl Clients {
-    /// # Errors
-    ///
-    /// The client cannot be set up.
-    pub(super) fn new(connecting: Connecting) -> Result<Self, DownstreamError> {
+    pub(super) fn new(connecting: Connecting) -> Self {
         provide_tls();
-        let client =
-            connecting.client().map_err(|error| DownstreamError::Client(error.without_url()))?;
-        Ok(Self { connecting, current: Mutex::new(Current { client, since: Instant::now() }) })
+        let client = connecting.client();
+        Self { connecting, current: Mutex::new(Current { client, since: Instant::now() }) }
     }
 
     /// Returns the client for a delivery that starts now.
     pub(super) fn get(&self) -> Client {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.since.elapsed() >= self.connecting.max_age {
-            current.since = Instant::now();
-            match self.connecting.client() {
-                Ok(client) => current.client = client,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot replace the HTTP client; existing connections stay in use");
-                }
-            }
+            *current = Current { client: self.connecting.client(), since: Instant::now() };
         }
         current.client.clone()
     }

@@ -1,6 +1,8 @@
 //! Classifies the errors of failed deliveries.
 
+use super::clients::LookupFailed;
 use crate::descriptors;
+use hyper_util::client::legacy;
 use std::error::Error;
 use std::io;
 use surehook_core::verdict::{DeliveryError, Reply};
@@ -18,9 +20,8 @@ impl Failure {
     }
 }
 
-impl From<reqwest::Error> for Failure {
-    fn from(error: reqwest::Error) -> Self {
-        let error = error.without_url();
+impl From<legacy::Error> for Failure {
+    fn from(error: legacy::Error) -> Self {
         let chain: Vec<String> = causes(&error).map(ToString::to_string).collect();
         let reply =
             if lacks_a_resource(&error) { Reply::NotSent } else { Reply::Failed(classify(&error)) };
@@ -30,7 +31,7 @@ impl From<reqwest::Error> for Failure {
 
 /// Whether this process had no file descriptor or no memory for a connection. In this case nothing
 /// was sent.
-fn lacks_a_resource(error: &reqwest::Error) -> bool {
+fn lacks_a_resource(error: &legacy::Error) -> bool {
     let says_so = || {
         causes(error)
             .filter_map(|cause| cause.downcast_ref::<io::Error>())
@@ -38,13 +39,17 @@ fn lacks_a_resource(error: &reqwest::Error) -> bool {
     };
     // A DNS lookup needs file descriptors. If there are none, the C library reports that the name
     // servers do not answer.
-    error.is_connect() && (says_so() || (error.is_dns() && descriptors::are_exhausted()))
+    error.is_connect() && (says_so() || (is_dns(error) && descriptors::are_exhausted()))
 }
 
-/// The class of a reqwest error. The innermost cause that has a class decides: a connection reset
+fn is_dns(error: &legacy::Error) -> bool {
+    causes(error).any(<dyn Error>::is::<LookupFailed>)
+}
+
+/// The class of a client error. The innermost cause that has a class decides: a connection reset
 /// during a TLS handshake is a connection reset.
-fn classify(error: &reqwest::Error) -> DeliveryError {
-    if error.is_dns() {
+fn classify(error: &legacy::Error) -> DeliveryError {
+    if is_dns(error) {
         return DeliveryError::Dns;
     }
     let causes: Vec<_> = causes(error).collect();

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
-use surehook::downstream::{Connecting, ReqwestDownstream};
+use surehook::downstream::{Connecting, HttpDownstream};
 use surehook_core::verdict::{DeliveryError, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -42,8 +42,8 @@ fn downstream(
     max_age: Duration,
     resolver: Moving,
     tls: Option<ClientConfig>,
-) -> ReqwestDownstream {
-    ReqwestDownstream::connecting(
+) -> HttpDownstream {
+    HttpDownstream::connecting(
         &source(url),
         Connecting { max_age, resolver: Arc::new(resolver), tls },
     )

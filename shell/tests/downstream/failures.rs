@@ -4,7 +4,7 @@ use crate::sink::{Act, ENOUGH, Sink, claim, downstream, sent, within};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use surehook::downstream::ReqwestDownstream;
+use surehook::downstream::HttpDownstream;
 use surehook::ports::Downstream;
 use surehook_core::verdict::{DeliveryError, Reply};
 use tokio::net::TcpListener;
@@ -147,7 +147,7 @@ async fn an_untrusted_certificate_is_refused_and_sni_names_the_host() {
 
 #[tokio::test]
 async fn an_event_that_cannot_be_sent_fails_without_a_panic() {
-    let nowhere = ReqwestDownstream::new(&BTreeMap::new()).unwrap();
+    let nowhere = HttpDownstream::new(&BTreeMap::new()).unwrap();
     assert_eq!(sent(&nowhere, ENOUGH).await, Reply::Failed(DeliveryError::ConnectionFailed));
     let sink = Sink::answering("").await;
     let changed_by_hand = claim(b"no header section", b"");

@@ -1,4 +1,4 @@
-//! Deliveries by reqwest, against servers whose behaviour each test chooses.
+//! Deliveries over HTTP, against servers whose behaviour each test chooses.
 
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 

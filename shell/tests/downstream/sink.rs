@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use surehook::config::{Destination, Source};
-use surehook::downstream::ReqwestDownstream;
+use surehook::downstream::HttpDownstream;
 use surehook::ports::Downstream;
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::source::SourceName;
@@ -169,12 +169,12 @@ pub(crate) fn source(url: &str) -> BTreeMap<SourceName, Source> {
     BTreeMap::from([(SourceName::parse("plain").unwrap(), Source::new(destination))])
 }
 
-pub(crate) fn downstream(url: &str) -> ReqwestDownstream {
-    ReqwestDownstream::new(&source(url)).unwrap()
+pub(crate) fn downstream(url: &str) -> HttpDownstream {
+    HttpDownstream::new(&source(url)).unwrap()
 }
 
 /// Delivers one small event.
-pub(crate) async fn sent(downstream: &ReqwestDownstream, limit: Duration) -> Reply {
+pub(crate) async fn sent(downstream: &HttpDownstream, limit: Duration) -> Reply {
     within(downstream.send(&claim(b"\r\n", b"body"), limit)).await
 }
 
