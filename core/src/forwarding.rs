@@ -1,6 +1,6 @@
-//! Which of a producer's headers are forwarded to the downstream. The values of forwarded headers
-//! are neither read nor changed. Only the values of `Connection` are read. [`query`] is the same
-//! for its query.
+//! Which of a producer's headers are forwarded to the downstream, and which headers of a downstream's
+//! response to a relayed request go back. The values of forwarded headers are neither read nor
+//! changed. Only the values of `Connection` are read. [`query`] is the same for the query.
 //!
 //! Names are compared in the form that the downstream may see. CGI, WSGI and Rack map both
 //! `Surehook-Source` and `Surehook_Source` to the variable `HTTP_SUREHOOK_SOURCE`. Some servers do
@@ -52,7 +52,7 @@ pub const ATTEMPT_HEADER: &str = "surehook-attempt";
 /// each attempt.
 pub const RECEIVED_AT_HEADER: &str = "surehook-received-at";
 
-/// Decides which headers of one request are forwarded.
+/// Decides which headers of one request or response are forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarding {
     named_by_connection: BTreeSet<String>,
@@ -70,6 +70,12 @@ impl Forwarding {
             .map(|token| as_seen(&token.to_ascii_lowercase()).into_owned())
             .collect();
         Self { named_by_connection, forward_credentials }
+    }
+
+    /// The rule for a response with these values of `Connection`, which goes back to a producer.
+    #[must_use]
+    pub fn of_response<'a>(connection: impl Iterator<Item = &'a [u8]>) -> Self {
+        Self::new(connection, true)
     }
 
     /// Whether the header `name` is forwarded. `name` must be in lower case.

@@ -12,9 +12,10 @@
 //! - [`intake`]: one process's intake. Its state is in memory.
 //! - [`worker`]: one process's worker. Its state is in memory and may be lost at any time.
 //!
-//! The other modules are rules: [`key`], [`source`], [`admission`], [`reading`], [`forwarding`],
-//! [`verdict`], [`retry_after`], [`backoff`], [`due`], [`breaker`], [`rate`], [`cursor`],
-//! [`readiness`], [`retention`], [`shutdown`], [`operators`]. [`id`] and [`time`] have common types.
+//! The other modules are rules: [`key`], [`source`], [`admission`], [`relay`], [`reading`],
+//! [`forwarding`], [`verdict`], [`retry_after`], [`backoff`], [`due`], [`breaker`], [`rate`],
+//! [`cursor`], [`readiness`], [`retention`], [`shutdown`], [`operators`]. [`id`] and [`time`] have
+//! common types.
 
 #![no_std]
 #![deny(missing_docs)]
@@ -38,6 +39,7 @@ pub mod operators;
 pub mod rate;
 pub mod readiness;
 pub mod reading;
+pub mod relay;
 pub mod retention;
 pub mod retry_after;
 pub mod shutdown;

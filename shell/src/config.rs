@@ -29,6 +29,7 @@ use std::path::Path;
 use std::time::Duration;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::key::places::KeyPlaces;
+use surehook_core::relay::{Part, RelayRules, Rule};
 use surehook_core::source::{Policy, SourceName};
 
 /// The file that is read if none is given.
@@ -163,6 +164,10 @@ pub struct Source {
     pub forward_credentials: bool,
     /// Whether the query of the posted URL is stored, and appended to that of the destination.
     pub forward_query: bool,
+    /// Which requests are relayed.
+    pub relay: RelayRules,
+    /// How long a relayed request waits for its response.
+    pub relay_timeout: Duration,
 }
 
 /// The largest allowed values. They are not recommendations: they catch typing errors.
@@ -188,6 +193,8 @@ pub mod limits {
     pub const DRAIN_TIMEOUT: Duration = TIMEOUT;
     /// The longest retention of ended events: 36,500 days.
     pub const RETENTION: Duration = Duration::from_hours(36_500 * 24);
+    /// The longest wait for the response to a relayed request. No producer waits longer.
+    pub const RELAY_TIMEOUT: Duration = Duration::from_mins(1);
     /// The largest body, in bytes: 256 MiB. A row of either database can hold it.
     pub const MAX_BODY: usize = 256 << 20;
     /// The longest queue, in requests.
@@ -314,6 +321,8 @@ struct Settings {
     redrive_on_replay: bool,
     forward_credentials: bool,
     forward_query: bool,
+    relay: RelayRules,
+    relay_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -326,6 +335,8 @@ impl Default for Settings {
             redrive_on_replay: false,
             forward_credentials: false,
             forward_query: true,
+            relay: RelayRules::default(),
+            relay_timeout: Duration::from_secs(3),
         }
     }
 }
@@ -340,6 +351,8 @@ impl Settings {
             redrive_on_replay,
             forward_credentials,
             forward_query,
+            relay,
+            relay_timeout,
         } = self;
         Source {
             destination,
@@ -351,6 +364,8 @@ impl Settings {
             redrive_on_replay,
             forward_credentials,
             forward_query,
+            relay,
+            relay_timeout,
         }
     }
 }
@@ -468,6 +483,14 @@ fn settings(section: &mut Section<'_>, settings: &mut Settings) {
     section.boolean("redrive_on_replay", &mut settings.redrive_on_replay);
     section.boolean("forward_credentials", &mut settings.forward_credentials);
     section.boolean("forward_query", &mut settings.forward_query);
+    section.texts_or_sections(
+        "relay",
+        &mut settings.relay,
+        values::relayed_method,
+        relayed_part,
+        values::relay_rules,
+    );
+    section.text("relay_timeout", &mut settings.relay_timeout, values::relay_timeout);
     section.refuse("lease", "the lease cannot be set. It is always `timeout` + 10s, so that it outlasts the delivery: set `timeout` instead");
     let backoff = settings.policy.backoff;
     if backoff.initial_delay > backoff.max_delay {
@@ -480,6 +503,28 @@ fn settings(section: &mut Section<'_>, settings: &mut Settings) {
             ),
         );
     }
+}
+
+/// Reads one rule of `relay`: the part of a `POST`.
+fn relayed_part(section: &mut Section<'_>) -> Option<Rule> {
+    let (mut header, mut json, mut query, mut equals) = (None, None, None, None);
+    let text = |text: &str| Ok(Some(text.to_owned()));
+    section.text("header", &mut header, text);
+    section.text("json", &mut json, |text| values::pointer(text).map(Some));
+    section.text("query", &mut query, text);
+    section.text("equals", &mut equals, text);
+    let named = ["header", "json", "query"].iter().filter(|key| section.has(key)).count();
+    if named != 1 {
+        section.wrong("a rule needs exactly one of `header`, `json` and `query`: write for example { json = \"/type\", equals = \"url_verification\" }");
+        return None;
+    }
+    let part = header.map(Part::Header).or(json.map(Part::Json)).or(query.map(Part::Query))?;
+    let rule = Rule::Part { part, equals };
+    if let Err(error) = RelayRules::new(vec![rule.clone()]) {
+        section.wrong(&error.to_string());
+        return None;
+    }
+    Some(rule)
 }
 
 /// Reads `answer`. It replaces an inherited one completely.

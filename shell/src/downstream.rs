@@ -17,22 +17,24 @@ mod failures;
 pub use clients::Connecting;
 
 use crate::config::Source;
-use crate::ports::Downstream;
+use crate::headers;
+use crate::ports::{Downstream, MAX_RELAYED_BODY, Relay, RelayFailed, Relayed};
 use bytes::Bytes;
 use clients::{Client, Clients};
 use destination::Destination;
 use failures::Failure;
 use futures::FutureExt;
-use futures::future::BoxFuture;
-use http::header::{DATE, RETRY_AFTER};
-use http::{HeaderMap, Request};
-use http_body_util::{BodyExt, Full};
+use futures::future::{BoxFuture, ready};
+use http::header::{CONNECTION, DATE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
+use surehook_core::forwarding::Forwarding;
 use surehook_core::retry_after::retry_after;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
@@ -109,14 +111,13 @@ impl Downstream for HttpDownstream {
         let (event_id, source, attempt) = (claim.event, claim.source.clone(), claim.attempt);
         let Some(destination) = self.destinations.get(&claim.source) else {
             tracing::error!(%event_id, %source, attempt, "event not sent: its source has no destination");
-            return futures::future::ready(Reply::Failed(DeliveryError::ConnectionFailed)).boxed();
+            return ready(Reply::Failed(DeliveryError::ConnectionFailed)).boxed();
         };
         let request = match destination.request(claim) {
             Ok(request) => request,
             Err(error) => {
                 tracing::error!(%event_id, %source, attempt, %error, "event not sent: its request cannot be built");
-                return futures::future::ready(Reply::Failed(DeliveryError::ConnectionFailed))
-                    .boxed();
+                return ready(Reply::Failed(DeliveryError::ConnectionFailed)).boxed();
             }
         };
         let client = self.clients.get();
@@ -132,6 +133,67 @@ impl Downstream for HttpDownstream {
         }
         .boxed()
     }
+}
+
+impl Relay for HttpDownstream {
+    fn relay(
+        &self,
+        source: &SourceName,
+        request: Relayed,
+    ) -> BoxFuture<'static, Result<Response<Bytes>, RelayFailed>> {
+        let unsendable = || ready(Err(RelayFailed::Unsendable)).boxed();
+        let Some(destination) = self.destinations.get(source) else {
+            tracing::error!(%source, "request not relayed: its source has no destination");
+            return unsendable();
+        };
+        let request = match destination.relayed(source, request) {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::error!(%source, %error, "request not relayed: it cannot be built");
+                return unsendable();
+            }
+        };
+        let (client, source) = (self.clients.get(), source.clone());
+        async move {
+            relayed(&client, request).await.map_err(|(error, cause)| {
+                tracing::debug!(%source, %error, cause, "no response to a relayed request");
+                error
+            })
+        }
+        .boxed()
+    }
+}
+
+/// Sends one request and reads its response. A failure has its cause, for the log.
+async fn relayed(
+    client: &Client,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Bytes>, (RelayFailed, String)> {
+    let failed = |Failure { reply, cause }| match reply {
+        Reply::Failed(class) => (RelayFailed::NoResponse(class), cause),
+        Reply::NotSent | Reply::Response { .. } => (RelayFailed::NoResource, cause),
+    };
+    let (head, body) =
+        client.request(request).await.map_err(|error| failed(error.into()))?.into_parts();
+    if head.status.is_informational() {
+        // `101`: this connection speaks another protocol now, although the request has no `Upgrade`.
+        return Err((RelayFailed::NoResponse(DeliveryError::InvalidResponse), String::new()));
+    }
+    let body = match Limited::new(body, MAX_RELAYED_BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => {
+            return Err(match error.downcast::<hyper::Error>() {
+                Ok(error) => failed((*error).into()),
+                Err(_) => (RelayFailed::TooLarge, String::new()),
+            });
+        }
+    };
+    let connection = head.headers.get_all(CONNECTION);
+    let forwarding = Forwarding::of_response(connection.iter().map(HeaderValue::as_bytes));
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = headers::forwarded(&head.headers, &forwarding);
+    Ok(response)
 }
 
 /// Sends one request and reads its response, until `deadline`. Once the response head is complete,

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use surehook_core::forwarding::{
     ATTEMPT_HEADER, EVENT_ID_HEADER, Forwarding, RECEIVED_AT_HEADER, SOURCE_HEADER,
 };
+use surehook_core::source::SourceName;
 use surehook_core::worker::claims::Claim;
 
 /// Maximum number of headers of one event: the number that the server accepts in one request.
@@ -26,6 +27,13 @@ pub fn encode(headers: &HeaderMap, forwarding: &Forwarding) -> Bytes {
     }
     encoded.put_slice(b"\r\n");
     encoded.freeze()
+}
+
+/// The headers that are forwarded. Repeated headers keep their order.
+#[must_use]
+pub fn forwarded(headers: &HeaderMap, forwarding: &Forwarding) -> HeaderMap {
+    let allowed = headers.iter().filter(|(name, _)| forwarding.allows(name.as_str()));
+    allowed.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Decodes the output of [`encode`].
@@ -63,6 +71,14 @@ pub fn own(claim: &Claim) -> [(HeaderName, HeaderValue); 4] {
             .expect("ids, source names, numbers and times are visible ASCII");
         (HeaderName::from_static(name), value)
     })
+}
+
+/// The header with the name of the source.
+#[must_use]
+#[expect(clippy::missing_panics_doc, reason = "a source name is always valid in a header")]
+pub fn source(source: &SourceName) -> (HeaderName, HeaderValue) {
+    let value = HeaderValue::from_str(source.as_str()).expect("source names are visible ASCII");
+    (HeaderName::from_static(SOURCE_HEADER), value)
 }
 
 /// The stored headers of an event are not a header section.

@@ -3,7 +3,8 @@
 //! [`Route`] is the table of routes, with the successful response of each. Every other response is a
 //! [`problem`]. The checks of a request run in this order: host and framing, route, method, browser
 //! origin (operator routes), shutdown, source or id, idempotency key, declared size, body, database.
-//! An idempotency key that is in the body is looked up after the body was read.
+//! An idempotency key that is in the body is looked up after the body was read. A request that its
+//! source relays needs none, so this is decided first, by the head or by the body.
 //!
 //! A draining process answers `503` and closes the connection, except on `/health`, `/ready`,
 //! `/metrics` and `/openapi.json`. The client then reaches another process, or this one after its
@@ -19,11 +20,13 @@ mod monitoring;
 mod operator;
 pub mod problem;
 pub mod query;
+mod relay;
 mod routes;
 pub mod view;
 mod webhook;
 
 pub use acknowledgement::{Acknowledgement, Content};
+pub use relay::{RELAYED_AT_ONCE, Relays};
 pub use routes::{Route, RouteSet};
 pub use webhook::REPLAYED_HEADER;
 
@@ -37,7 +40,7 @@ use bytes::{Buf, Bytes};
 use futures::{FutureExt, Stream, TryFutureExt};
 use gate::Line;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, StatusCode};
 use hyper::Request;
 use hyper::body::Body;
 use hyper::service::{Service, service_fn};
@@ -56,6 +59,7 @@ use surehook_core::event::Status;
 use surehook_core::id::EventId;
 use surehook_core::key::places::KeyPlaces;
 use surehook_core::operators::Access;
+use surehook_core::relay::{self as relaying, RelayRules};
 use surehook_core::source::SourceName;
 use warp::reply::Response;
 use warp::{Filter, Reply};
@@ -89,6 +93,8 @@ pub struct App {
     pub body_timeout: Duration,
     /// Wakes the worker after a redrive or a resume.
     pub doorbell: Arc<Doorbell>,
+    /// Passes requests on to destinations.
+    pub relays: Relays,
 }
 
 /// The settings of one source that the routes need.
@@ -108,6 +114,10 @@ pub struct SourceIntake {
     pub forward_credentials: bool,
     /// Whether the query of the posted URL is stored and forwarded.
     pub forward_query: bool,
+    /// Which requests are relayed.
+    pub relay: RelayRules,
+    /// How long a relayed request waits for its response.
+    pub relay_timeout: Duration,
     /// The attempts that the source's policy allows. Only shown to operators.
     pub max_attempts: u32,
     /// The duration of a lease. A delivery ends within it.
@@ -165,8 +175,8 @@ fn filter(
             async move {
                 let (route, parameter) = surface.route_set.find(line.path()).unzip();
                 let parameter = parameter.unwrap_or_default();
-                let call = Call { parameter, query: line.query(), headers, body };
-                surface.answer(route, method, &line, call).await
+                let call = Call { method, parameter, query: line.query(), headers, body };
+                surface.answer(route, &line, call).await
             }
         })
         // The filters above match every request, so a rejection is a bug in them.
@@ -195,13 +205,13 @@ impl Surface {
     async fn answer<B: Buf, E: Error + 'static>(
         &self,
         route: Option<Route>,
-        method: Method,
         line: &Line,
         call: Call<'_, impl Stream<Item = Result<B, E>>>,
     ) -> Response {
         let begun = self.app.clock.now();
-        let (parameter, query) = (call.parameter, logged_query(route, call.query));
-        let answer = match self.admit(route, &method, line, &call.headers) {
+        let (method, parameter) = (call.method.clone(), call.parameter);
+        let query = logged_query(route, call.query);
+        let answer = match self.admit(route, line, &call) {
             Ok(route) => route.answer(&self.app, call).await,
             Err(problem) => Err(problem),
         };
@@ -227,16 +237,16 @@ impl Surface {
     }
 
     /// The checks before a handler runs.
-    fn admit(
+    fn admit<S>(
         &self,
         route: Option<Route>,
-        method: &Method,
         line: &Line,
-        headers: &HeaderMap,
+        call: &Call<'_, S>,
     ) -> Result<Route, Problem> {
+        let Call { method, parameter, headers, .. } = call;
         gate::well_framed(line, headers)?;
         let route = route.ok_or_else(unknown_route)?;
-        route.allows(method)?;
+        route.allows(method, &self.relayed_methods(route, parameter))?;
         let (is_guarded, ends_at_shutdown) = match route.audience() {
             Audience::Everyone => (false, false),
             Audience::Producers => (false, true),
@@ -250,6 +260,16 @@ impl Surface {
             return Err(shutting_down());
         }
         Ok(route)
+    }
+
+    /// The methods besides `POST` that the source of a webhook relays.
+    fn relayed_methods(&self, route: Route, parameter: &str) -> Vec<&'static str> {
+        let source = self.app.sources.get(parameter).filter(|_| route == Route::Webhook);
+        let relays = |method: &relaying::Method| {
+            *method != relaying::Method::Post
+                && source.is_some_and(|source| source.relay.accepts(*method))
+        };
+        relaying::Method::ALL.into_iter().filter(relays).map(relaying::Method::as_str).collect()
     }
 
     fn say_overload(&self) {

@@ -12,6 +12,7 @@ use crate::ports::{
 };
 use crate::search::SourceRecord;
 use futures::FutureExt;
+use http::StatusCode;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
     Registry, TextEncoder, exponential_buckets,
@@ -48,6 +49,7 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     refused: IntCounterVec,
+    relayed: IntCounterVec,
     batch: Histogram,
     calls: HistogramVec,
     failed_calls: IntCounterVec,
@@ -133,6 +135,11 @@ impl Metrics {
                 "surehook_webhooks_refused_total",
                 "Webhooks answered with an error, by problem type.",
                 &["source", "problem"],
+            ),
+            relayed: counter(
+                "surehook_relayed_total",
+                "Relayed requests, by the status code of the response.",
+                &["source", "status"],
             ),
             batch: registered(
                 &registry,
@@ -250,6 +257,11 @@ impl Metrics {
     pub fn refused(&self, source: &str, kind: ProblemKind) {
         let known = if self.standings().contains_key(source) { source } else { "" };
         self.refused.with_label_values(&[known, kind.slug()]).inc();
+    }
+
+    /// Counts a relayed request. `status` is that of the response to the producer.
+    pub fn relayed(&self, source: &SourceName, status: StatusCode) {
+        self.relayed.with_label_values(&[source.as_str(), status.as_str()]).inc();
     }
 
     /// All metrics in Prometheus' text format. `work` is the data of the sources, if the database

@@ -1,4 +1,4 @@
-//! The six ports (traits) between the program and its environment: three to the database, and one
+//! The seven ports (traits) between the program and its environment: three to the database, and one
 //! each to the downstreams, the clock, and the event ids. The loops and the routes are the same for
 //! each implementation. In production these are PostgreSQL or SQLite, an HTTP client, tokio's clock, and
 //! the system's entropy. In a simulation there is a model of each.
@@ -17,6 +17,7 @@ use crate::search::{
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use http::{HeaderMap, Method, Response};
 use jiff::Timestamp;
 use std::time::Duration;
 use surehook_core::admission::{Fingerprint, Stored};
@@ -27,7 +28,7 @@ use surehook_core::key::IdempotencyKey;
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
-use surehook_core::verdict::Reply;
+use surehook_core::verdict::{DeliveryError, Reply};
 use surehook_core::worker::claims::{Claim, Claims, Demand, Settlement};
 
 /// A call to the database in progress.
@@ -154,6 +155,48 @@ pub trait Downstream: Send + Sync {
     /// for `timeout`. It never fails: an error is a part of the reply.
     fn send(&self, claim: &Claim, timeout: Duration) -> BoxFuture<'static, Reply>;
 }
+
+/// Passes producers' requests on to destinations.
+pub trait Relay: Send + Sync {
+    /// Sends one request to the destination of a source, once, and returns its complete response. It
+    /// is stored nowhere. The caller limits the time: it drops the future.
+    fn relay(
+        &self,
+        source: &SourceName,
+        request: Relayed,
+    ) -> BoxFuture<'static, Result<Response<Bytes>, RelayFailed>>;
+}
+
+/// A request that is relayed.
+#[derive(Clone, Debug)]
+pub struct Relayed {
+    pub method: Method,
+    /// The query of the producer's request. Empty if there is none.
+    pub query: Bytes,
+    /// The headers to forward.
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Why a relayed request has no response that can go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RelayFailed {
+    /// There was no complete response.
+    #[error("{}", .0.as_str())]
+    NoResponse(DeliveryError),
+    /// The process has no file descriptor or no memory for a connection.
+    #[error("no file descriptor or no memory for a connection")]
+    NoResource,
+    /// The request cannot be built. The log has the reason.
+    #[error("the request cannot be built")]
+    Unsendable,
+    /// The body of the response is larger than [`MAX_RELAYED_BODY`].
+    #[error("the body of the response is larger than 64 KiB")]
+    TooLarge,
+}
+
+/// The largest body of a response to a relayed request, in bytes: 64 KiB. Handshakes need less.
+pub const MAX_RELAYED_BODY: usize = 64 << 10;
 
 /// A monotonic clock.
 pub trait Clock: Send + Sync {

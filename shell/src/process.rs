@@ -6,10 +6,10 @@ use crate::config::{Config, Role};
 use crate::doorbell::Doorbell;
 use crate::handover::Handover;
 use crate::health::{Health, Loop};
-use crate::http::{App, SourceIntake};
+use crate::http::{App, Relays, SourceIntake};
 use crate::intake::{IntakePorts, Limits, intake};
 use crate::metrics::{Metered, Metrics};
-use crate::ports::{Clock, Downstream, EventStore, Ids, MaintenanceStore, OperatorStore};
+use crate::ports::{Clock, Downstream, EventStore, Ids, MaintenanceStore, OperatorStore, Relay};
 use crate::worker::WorkerPorts;
 use crate::{due_times, retention, worker};
 use futures::channel::mpsc;
@@ -30,6 +30,7 @@ pub struct ProcessPorts {
     pub operators: Arc<dyn OperatorStore>,
     pub maintenance: Arc<dyn MaintenanceStore>,
     pub downstream: Arc<dyn Downstream>,
+    pub relay: Arc<dyn Relay>,
     pub clock: Arc<dyn Clock>,
     /// Generates the ids of events.
     pub ids: Arc<dyn Ids>,
@@ -129,6 +130,7 @@ pub async fn run(
         health: Arc::clone(&health),
         body_timeout: config.intake.body_timeout,
         doorbell: Arc::clone(&doorbell),
+        relays: Relays::new(ports.relay, config.sources.keys().cloned()),
     });
     let spawn = |which: Loop, task: BoxFuture<'static, ()>| {
         let alive = health.watch(which);
@@ -273,6 +275,8 @@ fn sources(config: &Config) -> BTreeMap<surehook_core::source::SourceName, Sourc
         redrive_on_replay: source.redrive_on_replay,
         forward_credentials: source.forward_credentials,
         forward_query: source.forward_query,
+        relay: source.relay.clone(),
+        relay_timeout: source.relay_timeout,
         max_attempts: source.policy.max_attempts,
         lease: source.policy.lease(),
     };

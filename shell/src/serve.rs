@@ -7,6 +7,7 @@ use crate::downstream::HttpDownstream;
 use crate::http::{App, RouteSet, service};
 use crate::http_server::{self, ServerLimits};
 use crate::ids::SystemIds;
+use crate::ports::Relay;
 use crate::process::{Broken, Ended, Host, ProcessPorts, Task, run};
 use crate::store::{BackupError, FileError, MigrateError, OpenError, OpenStore, open};
 use futures::future::{BoxFuture, Fuse, Shared, join};
@@ -124,11 +125,13 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     tracing::info!(%address, database = %config.database, role = config.role.as_str(), sources = config.sources.len(), "listening");
     listening(address);
 
+    let downstream = Arc::new(downstream);
     let ports = ProcessPorts {
         events: opened.store(),
         operators: opened.store(),
         maintenance: opened.store(),
-        downstream: Arc::new(downstream),
+        relay: Arc::clone(&downstream) as Arc<dyn Relay>,
+        downstream,
         clock: Arc::new(TokioClock::new()),
         ids: Arc::new(SystemIds),
         seed: u64::from(std::process::id()),

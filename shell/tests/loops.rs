@@ -1,6 +1,7 @@
 //! A process must end when one of its loops dies. Otherwise it would still answer `202` and deliver
 //! nothing.
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use futures::stream::{self, FusedStream, StreamExt};
@@ -11,7 +12,7 @@ use surehook::config::{Config, Destination, Source};
 use surehook::health::Loop;
 use surehook::http::App;
 use surehook::ids::SystemIds;
-use surehook::ports::{Downstream, StoreError};
+use surehook::ports::{Downstream, Relay, RelayFailed, Relayed, StoreError};
 use surehook::process::{Broken, Ended, Host, ProcessPorts, Task, run};
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Reply};
@@ -41,6 +42,16 @@ fn panics(which: Loop) -> MemoryStore {
 }
 
 struct Nowhere;
+
+impl Relay for Nowhere {
+    fn relay(
+        &self,
+        _: &SourceName,
+        _: Relayed,
+    ) -> BoxFuture<'static, Result<http::Response<Bytes>, RelayFailed>> {
+        async { Err(RelayFailed::NoResponse(DeliveryError::ConnectionRefused)) }.boxed()
+    }
+}
 
 impl Downstream for Nowhere {
     fn send(&self, _: &Claim, _: Duration) -> BoxFuture<'static, Reply> {
@@ -78,6 +89,7 @@ async fn ended(which: Loop, signals: impl FusedStream<Item = ()> + Unpin) -> Res
         operators: store.clone(),
         maintenance: store,
         downstream: Arc::new(Nowhere),
+        relay: Arc::new(Nowhere),
         clock: Arc::new(TokioClock::new()),
         ids: Arc::new(SystemIds),
         seed: 1,

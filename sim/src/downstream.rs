@@ -9,9 +9,9 @@ use crate::waits::Wait;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use madsim::time::error::Elapsed;
 use madsim::time::{sleep, timeout};
@@ -22,11 +22,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use surehook::ports::Downstream;
+use surehook::ports::{Downstream, MAX_RELAYED_BODY, Relay, RelayFailed, Relayed};
 use surehook_core::admission::Fingerprint;
 use surehook_core::forwarding::query::joined;
 use surehook_core::forwarding::{ATTEMPT_HEADER, EVENT_ID_HEADER, SOURCE_HEADER};
 use surehook_core::retry_after::retry_after;
+use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
 use surehook_core::worker::claims::Claim;
 use surehook_model::history::{Received, Sending, What};
@@ -204,6 +205,42 @@ impl Downstream for SimDownstream {
         }
         .boxed()
     }
+}
+
+impl Relay for SimDownstream {
+    fn relay(
+        &self,
+        source: &SourceName,
+        request: Relayed,
+    ) -> BoxFuture<'static, Result<Response<Bytes>, RelayFailed>> {
+        let address = self.addresses[source.as_str()];
+        let (effects, index) = (Arc::clone(&self.effects), self.index);
+        let exchange = relayed(address, request);
+        async move { effects.pass(index, exchange).await }.boxed()
+    }
+}
+
+/// Sends one relayed request and reads its response.
+async fn relayed(address: SocketAddr, request: Relayed) -> Result<Response<Bytes>, RelayFailed> {
+    let Relayed { method, query, headers, body } = request;
+    let query = std::str::from_utf8(&query).expect("a query is text");
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = format!("/?{query}").parse().expect("the query is that of a request");
+    *request.headers_mut() = headers;
+    request.headers_mut().insert("host", HeaderValue::from_static("downstream"));
+    let failed = |class| RelayFailed::NoResponse(class);
+    let (response, _connection) =
+        net::send(address, request).await.map_err(|error| match error {
+            net::SendError::Connect(_) => failed(DeliveryError::ConnectionFailed),
+            net::SendError::Http => failed(DeliveryError::ConnectionReset),
+        })?;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, MAX_RELAYED_BODY).collect().await;
+    let body = body.map_err(|_| failed(DeliveryError::ConnectionReset))?.to_bytes();
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    Ok(response)
 }
 
 fn request(claim: &Claim, bug: Option<Bug>) -> Request<Full<Bytes>> {

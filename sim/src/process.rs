@@ -22,7 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use surehook::http::{App, RouteSet, service};
 use surehook::ports::{
-    Clock, Erased, EventStore, MaintenanceStore, NewEvent, Pruned, Retention, StoreCall, StoreError,
+    Clock, Erased, EventStore, MaintenanceStore, NewEvent, Pruned, Relay, Retention, StoreCall,
+    StoreError,
 };
 use surehook::process::{Broken, Host, ProcessPorts, Task};
 use surehook_core::admission::Stored;
@@ -99,11 +100,13 @@ impl Process {
             index: self.index,
             bug: self.bug,
         };
+        let downstream = Arc::new(downstream);
         let ports = ProcessPorts {
             events: buggy.clone(),
             operators: store,
             maintenance: buggy,
-            downstream: Arc::new(downstream),
+            relay: Arc::clone(&downstream) as Arc<dyn Relay>,
+            downstream,
             clock,
             ids: Arc::new(SimIds { ahead_ms: self.clock_ahead_ms }),
             seed: if self.bug == Some(Bug::LeakedEntropy) {

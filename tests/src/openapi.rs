@@ -174,7 +174,12 @@ impl Document {
             None if status_code == 404 => self.at("/components/responses/UnknownRoute"),
             None => return None,
             Some(template) => {
-                let operation = &self.at("/paths")[template][method.to_lowercase()];
+                let path = &self.at("/paths")[template];
+                let operation = match &path[method.to_lowercase()] {
+                    // The errors of relayed requests are those of `POST`.
+                    Value::Null if status_code != 405 => &path["post"],
+                    operation => operation,
+                };
                 if operation.is_null() && status_code == 405 {
                     self.at("/components/responses/MethodNotAllowed")
                 } else {

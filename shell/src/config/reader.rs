@@ -218,6 +218,54 @@ impl Section<'_> {
         }
     }
 
+    /// Sets a value from a list whose items are texts or tables. `combine` makes the value of them.
+    pub(super) fn texts_or_sections<T, E>(
+        &mut self,
+        key: &'static str,
+        value: &mut T,
+        read_text: impl Fn(&str) -> Result<E, String>,
+        read_section: impl Fn(&mut Section<'_>) -> Option<E>,
+        combine: impl FnOnce(Vec<E>) -> Result<T, String>,
+    ) {
+        let Some(found) = self.ask(key) else { return };
+        let Some(array) = found.get_ref().as_array() else {
+            return self.report(found.span(), key, kind("a list in brackets", found.get_ref()));
+        };
+        let mut entries = Vec::new();
+        for item in array {
+            let table = item.get_ref().as_table();
+            let entry = match (item.get_ref().as_str(), table) {
+                (Some(text), _) => {
+                    read_text(text).map_err(|message| self.report(item.span(), key, message)).ok()
+                }
+                (None, Some(table)) => {
+                    let mut section = Section {
+                        name: self.full(key),
+                        at: Some(item.span().start),
+                        table,
+                        asked: BTreeSet::new(),
+                        report: &mut *self.report,
+                    };
+                    let entry = read_section(&mut section);
+                    section.finish();
+                    entry
+                }
+                (None, None) => {
+                    let wanted = "text in quotes or a table in braces";
+                    self.report(item.span(), key, kind(wanted, item.get_ref()));
+                    None
+                }
+            };
+            entries.extend(entry);
+        }
+        if entries.len() == array.len() {
+            match combine(entries) {
+                Ok(combined) => *value = combined,
+                Err(message) => self.report(found.span(), key, message),
+            }
+        }
+    }
+
     pub(super) fn status_codes(&mut self, key: &'static str, value: &mut BTreeSet<u16>) {
         let Some(found) = self.ask(key) else { return };
         let Some(array) = found.get_ref().as_array() else {

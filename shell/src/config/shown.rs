@@ -174,6 +174,8 @@ impl fmt::Display for Source {
             redrive_on_replay,
             forward_credentials,
             forward_query,
+            relay,
+            relay_timeout,
         } = self;
         let time = humantime::format_duration;
         let backoff = policy.backoff;
@@ -238,6 +240,9 @@ impl fmt::Display for Source {
             if !codes.is_empty() {
                 write!(f, "\n  {what:<11} {codes:?}")?;
             }
+        }
+        if !relay.rules().is_empty() {
+            write!(f, "\n  relayed     {relay} (timeout {})", time(*relay_timeout))?;
         }
         if *redrive_on_replay {
             write!(f, "\n  a replay of a dead letter redrives it")?;

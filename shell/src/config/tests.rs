@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use surehook_core::backoff::Backoff;
 use surehook_core::breaker::BreakerPolicy;
 use surehook_core::key::places::Entry;
+use surehook_core::key::pointer::Pointer;
 
 /// A valid file, to which a test adds its error.
 const SOURCE: &str = "[sources.github]\ndestination = \"https://hooks.internal/github\"\n";
@@ -73,6 +74,8 @@ fn every_value_can_be_set() {
         max_delay = "366d"
         retry_on = [404, 400]
         dead_letter_on = [999]
+        relay = ["GET", { header = "X-Check" }, { json = "/type", equals = "ping" }, { query = "token" }]
+        relay_timeout = "1m"
         idempotency_key = ["header:X-GitHub-Delivery", "json:/a+json:/b/0"]
         on_key_reuse = "first_wins"
         answer = { status = 299, content_type = "text/xml; charset=utf-8", body = "<é/>" }
@@ -115,6 +118,17 @@ fn every_value_can_be_set() {
         },
         redrive_on_replay: true,
         forward_credentials: true,
+        relay: RelayRules::new(vec![
+            Rule::Method(surehook_core::relay::Method::Get),
+            Rule::Part { part: Part::Header("X-Check".to_owned()), equals: None },
+            Rule::Part {
+                part: Part::Json(Pointer::parse("/type").unwrap()),
+                equals: Some("ping".to_owned()),
+            },
+            Rule::Part { part: Part::Query("token".to_owned()), equals: None },
+        ])
+        .unwrap(),
+        relay_timeout: limits::RELAY_TIMEOUT,
         forward_query: false,
     };
     let expected = Config {
@@ -202,6 +216,23 @@ fn a_source_without_max_body_has_that_of_the_intake() {
     let (large, small) = shown.split_once("source small").unwrap();
     assert!(large.contains("\n  bodies      up to 25.0 MiB\n"), "{shown}");
     assert!(!small.contains("bodies"), "{shown}");
+}
+
+#[test]
+fn relayed_requests_of_a_source_replace_those_of_the_defaults() {
+    let defaults = "[defaults]\nrelay = [\"GET\"]\n";
+    for (line, shown) in [
+        ("", Some("GET (timeout 3s)")),
+        ("relay = []", None),
+        (
+            "relay = [\"OPTIONS\", { query = \"t\", equals = \"1\" }]",
+            Some("OPTIONS, query:t=1 (timeout 3s)"),
+        ),
+    ] {
+        let config = parsed(&format!("{SOURCE}{line}\n{defaults}")).unwrap().to_string();
+        let found = config.lines().find_map(|line| line.strip_prefix("  relayed     "));
+        assert_eq!(found, shown, "{config}");
+    }
 }
 
 #[test]
@@ -331,6 +362,8 @@ fn near_a_file() -> impl Strategy<Value = String> {
             "{}",
             "{a = 1}",
             "{status = 204, body = \"\"}",
+            "[\"GET\", {query = \"t\"}]",
+            "[{json = \"/a\", equals = \"b\"}, {}]",
             "\"http://x\"",
             "\"sqlite:x\"",
             "\"\"\"",

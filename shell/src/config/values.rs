@@ -15,7 +15,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::key::places::{Entry, KeyPlaces};
+use surehook_core::key::pointer::{Pointer, PointerError};
 use surehook_core::operators::Authority;
+use surehook_core::relay::{Method, RelayRules, Rule};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -106,6 +108,10 @@ pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     duration(text, MILLISECOND, limits::TIMEOUT)
 }
 
+pub(super) fn relay_timeout(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_millis(1), limits::RELAY_TIMEOUT)
+}
+
 pub(super) fn delay(text: &str) -> Result<Duration, String> {
     duration(text, Duration::ZERO, limits::DELAY)
 }
@@ -188,6 +194,35 @@ pub(super) fn key_places(entries: Vec<Entry>) -> Result<KeyPlaces, String> {
 }
 
 /// The value of a `Content-Type` header.
+pub(super) fn relayed_method(text: &str) -> Result<Rule, String> {
+    let Some(method) = Method::from_name(text) else {
+        return Err(format!(
+            "{} is not a method: write \"GET\", \"HEAD\" or \"OPTIONS\", or which requests are relayed, such as {{ query = \"validationToken\" }}",
+            quoted(text)
+        ));
+    };
+    let rule = Rule::Method(method);
+    RelayRules::new(vec![rule.clone()]).map_err(|error| error.to_string())?;
+    Ok(rule)
+}
+
+pub(super) fn relay_rules(rules: Vec<Rule>) -> Result<RelayRules, String> {
+    RelayRules::new(rules).map_err(|error| error.to_string())
+}
+
+pub(super) fn pointer(text: &str) -> Result<Pointer, String> {
+    Pointer::parse(text).map_err(|error| {
+        let text = quoted(text);
+        match error {
+            PointerError::NoSlash => {
+                format!("{text} is not a JSON pointer: begin it with `/`, such as \"/type\"")
+            }
+            PointerError::BadEscape => format!("{text} {error}"),
+            PointerError::TooDeep => format!("{text} {error}: write a shorter pointer"),
+        }
+    })
+}
+
 pub(super) fn content_type(text: &str) -> Result<HeaderValue, String> {
     const MOST: usize = 255;
     let is_token = |text: &str| {

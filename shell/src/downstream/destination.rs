@@ -1,10 +1,11 @@
-//! The request of a delivery to one destination.
+//! The requests to one destination: deliveries, and relayed requests.
 //!
 //! It is not built from a `Url`, because that would encode characters of the producer's query. Some
 //! producers sign it.
 
 use crate::config::Source;
 use crate::headers;
+use crate::ports::Relayed;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use percent_encoding::percent_decode_str;
 use reqwest::Url;
 use std::str::Utf8Error;
 use surehook_core::forwarding::query::joined;
+use surehook_core::source::SourceName;
 use surehook_core::worker::claims::Claim;
 
 /// The longest path with its query that the HTTP client can send.
@@ -73,6 +75,18 @@ impl Destination {
             forwarded.insert(name, value);
         }
         self.build(Method::POST, &claim.query, forwarded, claim.body.clone())
+    }
+
+    /// A request that is relayed.
+    pub(super) fn relayed(
+        &self,
+        source: &SourceName,
+        request: Relayed,
+    ) -> Result<Request<Full<Bytes>>, Unsendable> {
+        let Relayed { method, query, mut headers, body } = request;
+        let (name, value) = headers::source(source);
+        headers.insert(name, value);
+        self.build(method, &query, headers, body)
     }
 
     /// A request with this query in addition to that of the destination.

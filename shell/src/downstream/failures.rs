@@ -29,6 +29,23 @@ impl From<legacy::Error> for Failure {
     }
 }
 
+impl From<hyper::Error> for Failure {
+    /// The error of a response's body.
+    fn from(error: hyper::Error) -> Self {
+        let chain: Vec<String> = causes(&error).map(ToString::to_string).collect();
+        let is_malformed =
+            causes(&error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| {
+                matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+            });
+        let class = told(&error).unwrap_or(if is_malformed {
+            DeliveryError::InvalidResponse
+        } else {
+            DeliveryError::ConnectionReset
+        });
+        Self { reply: Reply::Failed(class), cause: chain.join(": ") }
+    }
+}
+
 /// Whether this process had no file descriptor or no memory for a connection. In this case nothing
 /// was sent.
 fn lacks_a_resource(error: &legacy::Error) -> bool {
@@ -52,8 +69,20 @@ fn classify(error: &legacy::Error) -> DeliveryError {
     if is_dns(error) {
         return DeliveryError::Dns;
     }
+    told(error).unwrap_or_else(|| {
+        if error.is_connect() {
+            DeliveryError::ConnectionFailed
+        } else {
+            tracing::warn!(cause = ?causes(error).collect::<Vec<_>>(), "delivery failed with an unclassified error; treated as a connection reset");
+            DeliveryError::ConnectionReset
+        }
+    })
+}
+
+/// The class of the innermost cause that has one.
+fn told(error: &(dyn Error + 'static)) -> Option<DeliveryError> {
     let causes: Vec<_> = causes(error).collect();
-    let told = causes.iter().rev().find_map(|cause| {
+    causes.iter().rev().find_map(|cause| {
         if cause.is::<rustls::Error>() {
             return Some(DeliveryError::Tls);
         }
@@ -67,14 +96,6 @@ fn classify(error: &legacy::Error) -> DeliveryError {
             Some(DeliveryError::ConnectionReset)
         } else {
             None
-        }
-    });
-    told.unwrap_or_else(|| {
-        if error.is_connect() {
-            DeliveryError::ConnectionFailed
-        } else {
-            tracing::warn!(cause = ?causes, "delivery failed with an unclassified error; treated as a connection reset");
-            DeliveryError::ConnectionReset
         }
     })
 }

@@ -92,6 +92,11 @@ kinds! {
     DatabaseUnavailable = SERVICE_UNAVAILABLE, "database-unavailable", "The database is not available";
     /// The database did not respond in time. The request may have taken effect.
     DatabaseTimeout = SERVICE_UNAVAILABLE, "database-timeout", "The database did not respond in time";
+    /// A relayed request got no complete response from the destination, or one that cannot be passed
+    /// back. It may have reached the destination.
+    RelayFailed = BAD_GATEWAY, "relay-failed", "The request could not be relayed";
+    /// The destination did not respond to a relayed request in time.
+    RelayTimeout = GATEWAY_TIMEOUT, "relay-timeout", "The destination did not respond in time";
     /// A loop of this process has ended.
     LoopEnded = SERVICE_UNAVAILABLE, "loop-ended", "A loop of the process has ended";
     /// The id in the path is not an event id.
@@ -138,13 +143,13 @@ pub struct Problem {
     pub kind: ProblemKind,
     /// What happened to this request, and what to do.
     pub detail: String,
-    allow: Option<&'static str>,
+    allow: Option<String>,
 }
 
 impl Problem {
     /// The route exists, but not with this method. `allow` lists its methods.
     #[must_use]
-    pub fn method_not_allowed(allow: &'static str) -> Self {
+    pub fn method_not_allowed(allow: String) -> Self {
         let mut problem =
             ProblemKind::MethodNotAllowed.with(format!("This path supports {allow}."));
         problem.allow = Some(allow);
@@ -179,8 +184,8 @@ impl Reply for Problem {
         *response.status_mut() = self.kind.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-        if let Some(allow) = self.allow {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        if let Some(Ok(allow)) = self.allow.map(HeaderValue::try_from) {
+            headers.insert(ALLOW, allow);
         }
         if self.kind.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);

@@ -41,6 +41,7 @@ pub(super) enum Audience {
 
 /// What a handler receives of a request.
 pub(super) struct Call<'a, S> {
+    pub(super) method: Method,
     /// The value of the path's parameter; empty if the path has none.
     pub(super) parameter: &'a str,
     /// The raw query; empty if there is none.
@@ -97,8 +98,9 @@ macro_rules! routes {
 
 routes! {
     /// `202` with the event's id and status, or the [`Acknowledgement`](super::Acknowledgement) of
-    /// the source; see [`REPLAYED_HEADER`](super::REPLAYED_HEADER).
-    Webhook = POST "/webhooks/{source}" for Producers, |app, call| app.accept(call.parameter, call.query, call.headers, call.body);
+    /// the source; see [`REPLAYED_HEADER`](super::REPLAYED_HEADER). Or the response of the destination
+    /// to a relayed request, which can have other methods too.
+    Webhook = POST "/webhooks/{source}" for Producers, |app, call| app.accept(call);
     /// `200` with a page of events, newest first; see [`query`](super::query).
     Events = GET "/events" for Operators, |app, call| app.list(call.query);
     /// `200` with the event; see [`view`](super::view).
@@ -142,12 +144,14 @@ impl RouteSet {
 }
 
 impl Route {
-    /// Refuses a method that the route does not have.
-    pub(super) fn allows(self, method: &Method) -> Result<(), Problem> {
-        if self.methods().split(", ").any(|allowed| allowed == method.as_str()) {
+    /// Refuses a method that the route does not have. `others` are methods that it has in addition
+    /// for this request.
+    pub(super) fn allows(self, method: &Method, others: &[&'static str]) -> Result<(), Problem> {
+        let mut methods = self.methods().split(", ").chain(others.iter().copied());
+        if methods.any(|allowed| allowed == method.as_str()) {
             Ok(())
         } else {
-            Err(Problem::method_not_allowed(self.methods()))
+            Err(Problem::method_not_allowed([&[self.methods()], others].concat().join(", ")))
         }
     }
 

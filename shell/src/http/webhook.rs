@@ -1,6 +1,7 @@
-//! `POST /webhooks/{source}`: accepts an event.
+//! `POST /webhooks/{source}`: accepts an event. If the source says so, relays the request instead.
 
 use super::operator::CallError;
+use super::routes::Call;
 use super::{Answer, App, body, database_timeout, database_unavailable, shutting_down};
 use crate::headers;
 use crate::http::problem::{Problem, ProblemKind};
@@ -16,20 +17,20 @@ use surehook_core::event::Status;
 use surehook_core::forwarding::Forwarding;
 use surehook_core::id::EventId;
 use surehook_core::key::places::{Head, LookupError, Received};
+use surehook_core::relay;
 use surehook_core::source::SourceName;
 
 /// Response header of a replay: an earlier request stored the event. Its value is `true`.
 pub const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 impl App {
-    /// Stores the event. The response is sent after the commit.
+    /// Stores the event. The response is sent after the commit. A request that the source relays is
+    /// passed to the destination instead.
     pub(super) async fn accept<B: Buf, E: Error + 'static>(
         &self,
-        source: &str,
-        query: &str,
-        headers: HeaderMap,
-        body: impl Stream<Item = Result<B, E>>,
+        call: Call<'_, impl Stream<Item = Result<B, E>>>,
     ) -> Result<Answer, Problem> {
+        let Call { method, parameter: source, query, headers, body } = call;
         let Some(intake) = &self.intake else {
             return Err(ProblemKind::NoIntake.with(
                 "This process only delivers. Post to a process with the role `all` or `intake`.",
@@ -44,7 +45,14 @@ impl App {
             header: |name: &str| headers.get_all(name).iter().map(HeaderValue::as_bytes),
             query,
         };
-        let key_of_head = settings.idempotency_key.find_in_head(&head).map_err(bad_key)?;
+        // The route admits only the methods of the source.
+        let known = relay::Method::from_name(method.as_str()).unwrap_or(relay::Method::Post);
+        let relayed_by_head = settings.relay.matches_head(known, &head);
+        // A request that may be relayed needs no key.
+        let key_of_head = match relayed_by_head {
+            Some(false) => settings.idempotency_key.find_in_head(&head).map_err(bad_key)?,
+            Some(true) | None => None,
+        };
         // hyper validates this header, and removes it from a request that is also chunked.
         let declared =
             headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -52,12 +60,11 @@ impl App {
         let late = self.clock.sleep_until(self.clock.now() + self.body_timeout);
         let body = body::read(body, declared, settings.max_body, late, &mut reservation).await?;
 
-        let connection = headers.get_all(CONNECTION);
-        let forwarding = Forwarding::new(
-            connection.iter().map(HeaderValue::as_bytes),
-            settings.forward_credentials,
-        );
-        let encoded = headers::encode(&headers, &forwarding);
+        if relayed_by_head.unwrap_or_else(|| settings.relay.matches_body(&body)) {
+            return self.relay(source, settings, method, query, &headers, body).await;
+        }
+        let encoded =
+            headers::encode(&headers, &forwarding(&headers, settings.forward_credentials));
         let forwarded_query = if settings.forward_query { query } else { "" };
         reservation.grow(forwarded_query.len() + encoded.len())?;
         let received =
@@ -122,6 +129,12 @@ impl App {
             Err(CallError::TimedOut) => Err(database_timeout()),
         }
     }
+}
+
+/// The rule for the headers of a request.
+pub(super) fn forwarding(headers: &HeaderMap, forward_credentials: bool) -> Forwarding {
+    let connection = headers.get_all(CONNECTION);
+    Forwarding::new(connection.iter().map(HeaderValue::as_bytes), forward_credentials)
 }
 
 fn bad_key(error: LookupError) -> Problem {

@@ -5,5 +5,6 @@
 mod connections;
 mod exchanges;
 mod failures;
+mod relays;
 mod sink;
 mod verdicts;

@@ -15,6 +15,7 @@ mod gate;
 mod health;
 mod keys;
 mod openapi;
+mod relays;
 mod replays;
 mod routes;
 mod server;

@@ -4,6 +4,7 @@
 use crate::document::Document;
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::service::Service;
@@ -15,17 +16,18 @@ use std::time::Duration;
 use surehook::clock::TokioClock;
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
-use surehook::http::{Acknowledgement, App, Route, RouteSet, SourceIntake};
+use surehook::http::{Acknowledgement, App, Relays, Route, RouteSet, SourceIntake};
 use surehook::ids::SystemIds;
 use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
-use surehook::ports::{NewEvent, StoreError};
+use surehook::ports::{NewEvent, Relay, RelayFailed, Relayed, StoreError};
 use surehook::search::AttemptEntry;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::event::{DeliveryState, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::key::places::{Entry, KeyPlaces};
 use surehook_core::operators::Access;
+use surehook_core::relay::{RelayRules, Rule};
 use surehook_core::source::SourceName;
 use surehook_model::database::DeliveryRow;
 use surehook_model::memory::MemoryStore;
@@ -146,6 +148,40 @@ impl Faults {
     }
 }
 
+/// The destination of relayed requests.
+#[derive(Default)]
+pub(crate) struct Destination {
+    answer: Mutex<Option<Result<Response<Bytes>, RelayFailed>>>,
+    /// The requests so far.
+    requests: Mutex<Vec<(String, Relayed)>>,
+}
+
+impl Destination {
+    /// Sets the answer to further requests. Before the first one is set, it does not answer.
+    pub(crate) fn answers(&self, answer: Result<Response<Bytes>, RelayFailed>) {
+        *self.answer.lock().unwrap() = Some(answer);
+    }
+
+    /// The requests so far, each with its source.
+    pub(crate) fn requests(&self) -> Vec<(String, Relayed)> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+impl Relay for Destination {
+    fn relay(
+        &self,
+        source: &SourceName,
+        request: Relayed,
+    ) -> BoxFuture<'static, Result<Response<Bytes>, RelayFailed>> {
+        self.requests.lock().unwrap().push((source.to_string(), request));
+        match self.answer.lock().unwrap().clone() {
+            Some(answer) => futures::future::ready(answer).boxed(),
+            None => futures::future::pending().boxed(),
+        }
+    }
+}
+
 /// The settings that a test can choose.
 pub(crate) struct Setup {
     pub(crate) limits: Limits,
@@ -158,6 +194,9 @@ pub(crate) struct Setup {
     pub(crate) redrive_on_replay: bool,
     /// Whether queries are stored and forwarded.
     pub(crate) forward_query: bool,
+    /// Which requests the source `plain` relays.
+    pub(crate) relay: Vec<Rule>,
+    pub(crate) relay_timeout: Duration,
     /// What the source `plain` answers to events that are stored.
     pub(crate) acknowledgement: Acknowledgement,
 }
@@ -177,6 +216,8 @@ impl Default for Setup {
             idempotency_key: &["header:idempotency-key"],
             redrive_on_replay: false,
             forward_query: true,
+            relay: Vec::new(),
+            relay_timeout: Duration::from_secs(10),
             acknowledgement: Acknowledgement::default(),
         }
     }
@@ -187,6 +228,7 @@ impl Default for Setup {
 pub(crate) struct World {
     pub(crate) app: Arc<App>,
     pub(crate) store: Memory,
+    pub(crate) destination: Arc<Destination>,
     pub(crate) route_set: RouteSet,
     pub(crate) access: Access,
 }
@@ -214,6 +256,8 @@ impl World {
             redrive_on_replay: setup.redrive_on_replay,
             forward_credentials,
             forward_query: setup.forward_query,
+            relay: RelayRules::default(),
+            relay_timeout: setup.relay_timeout,
             max_attempts: 20,
             lease: Duration::from_secs(20),
         };
@@ -222,6 +266,7 @@ impl World {
                 name("plain"),
                 SourceIntake {
                     acknowledgement: setup.acknowledgement,
+                    relay: RelayRules::new(setup.relay).unwrap(),
                     ..source(setup.idempotency_key, OnKeyReuse::Reject, false)
                 },
             ),
@@ -234,6 +279,8 @@ impl World {
             ),
             (name("restamp"), source(&["header:idempotency-key"], OnKeyReuse::FirstWins, false)),
         ]);
+        let destination = Arc::new(Destination::default());
+        let port: Arc<dyn Relay> = destination.clone();
         let app = Arc::new(App {
             sources,
             intake: setup.takes_webhooks.then_some(handle),
@@ -246,8 +293,9 @@ impl World {
             health,
             body_timeout: setup.body_timeout,
             doorbell,
+            relays: Relays::new(port, ["plain", "github", "restamp"].map(name)),
         });
-        Self { app, store, route_set: RouteSet::Everyone, access: Access::default() }
+        Self { app, store, destination, route_set: RouteSet::Everyone, access: Access::default() }
     }
 
     pub(crate) async fn request(
@@ -273,6 +321,10 @@ impl World {
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let (head, body) = service.call(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
+        // Only responses of destinations have this header. The document does not describe them.
+        if head.headers.contains_key("content-security-policy") {
+            return Response::from_parts(head, body);
+        }
         // The server sends no body in response to `HEAD`.
         let sent = if method == "HEAD" { Bytes::new() } else { body.clone() };
         document().assert_describes(&method, &path, head.status.as_u16(), &head.headers, &sent);

@@ -515,3 +515,56 @@ fn columns_count_characters_but_no_byte_order_mark() {
         "2:8: `role`: `x` is not a valid value: write `all` or `intake` or `worker`",
     );
 }
+
+#[test]
+fn rules_of_relayed_requests_that_are_not_valid_are_refused() {
+    let part = "a rule needs exactly one of `header`, `json` and `query`: write for example { json = \"/type\", equals = \"url_verification\" }";
+    for (written, place, message) in [
+        ("\"GET\"", "3:9", "this is text: write a list in brackets"),
+        (
+            "[\"get\"]",
+            "3:10",
+            "`get` is not a method: write \"GET\", \"HEAD\" or \"OPTIONS\", or which requests are relayed, such as { query = \"validationToken\" }",
+        ),
+        (
+            "[\"POST\"]",
+            "3:10",
+            "`POST` is the method of events: write which of them are relayed, such as { json = \"/type\", equals = \"url_verification\" }",
+        ),
+        ("[1]", "3:10", "this is a whole number: write text in quotes or a table in braces"),
+        ("[{}]", "3:10", part),
+        ("[\"GET\", { header = \"a\", query = \"b\" }]", "3:17", part),
+        (
+            "[{ header = \"a b\" }]",
+            "3:10",
+            "not the name of a header: write for example { header = \"X-Hook-Secret\" }",
+        ),
+        (
+            "[{ query = \"\" }]",
+            "3:10",
+            "the parameter has no name: write for example { query = \"validationToken\" }",
+        ),
+    ] {
+        check_source(
+            &format!("relay = {written}"),
+            &format!("{place}: `sources.github.relay`: {message}"),
+        );
+    }
+    check_source(
+        "relay = [{ json = \"type\" }]",
+        "3:19: `sources.github.relay.json`: `type` is not a JSON pointer: begin it with `/`, such as \"/type\"",
+    );
+    check_source(
+        "relay = [{ query = \"a\", equal = \"b\" }]",
+        "3:25: `sources.github.relay.equal`: unknown setting; did you mean `equals`?",
+    );
+    check_source(
+        "relay_timeout = \"2m\"",
+        "3:17: `sources.github.relay_timeout`: `2m` is out of range: write a duration from 1ms to 1m",
+    );
+    let many = vec!["\"GET\""; 17].join(", ");
+    check_source(
+        &format!("relay = [{many}]"),
+        "3:9: `sources.github.relay`: more than 16 rules: remove some",
+    );
+}

@@ -23,16 +23,17 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant as StdInstant};
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
-use surehook::http::{Acknowledgement, App, Content, SourceIntake};
+use surehook::http::{Acknowledgement, App, Content, Relays, SourceIntake};
 use surehook::http_server::protocol;
 use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
-use surehook::ports::{Clock, Ids, NewEvent};
+use surehook::ports::{Clock, Ids, NewEvent, Relay, RelayFailed, Relayed};
 use surehook_core::admission::{Fingerprint, OnKeyReuse};
 use surehook_core::event::{Outcome, Reason};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::key::places::{Entry, KeyPlaces};
+use surehook_core::relay::RelayRules;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::verdict::Verdict;
@@ -137,6 +138,7 @@ fn converse(
         health,
         body_timeout: Duration::from_secs(30),
         doorbell,
+        relays: Relays::new(Arc::new(NoDestination), []),
     };
 
     let mut pool = LocalPool::new();
@@ -195,6 +197,19 @@ fn converse(
     received.take()
 }
 
+/// The sources relay nothing.
+struct NoDestination;
+
+impl Relay for NoDestination {
+    fn relay(
+        &self,
+        source: &SourceName,
+        _: Relayed,
+    ) -> BoxFuture<'static, Result<http::Response<Bytes>, RelayFailed>> {
+        panic!("a request of the source {source} was relayed")
+    }
+}
+
 /// Lets every other task run first.
 async fn give_way() {
     let mut asked = false;
@@ -219,6 +234,8 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
         redrive_on_replay: true,
         forward_credentials: false,
         forward_query: true,
+        relay: RelayRules::default(),
+        relay_timeout: Duration::from_secs(3),
         max_attempts: 20,
         lease: Duration::from_secs(20),
     };
@@ -239,6 +256,8 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
         redrive_on_replay: false,
         forward_credentials: true,
         forward_query: false,
+        relay: RelayRules::default(),
+        relay_timeout: Duration::from_secs(3),
         max_attempts: 3,
         lease: Duration::from_secs(11),
     };
