@@ -51,6 +51,10 @@ pub enum Bug {
     HeadersFolded,
     /// The query of a request is not forwarded.
     QueryDropped,
+    /// A handshake is stored as an event.
+    HandshakeStored,
+    /// Events are relayed.
+    EventsRelayed,
     /// A delivery carries the time of its claim instead of that of its event.
     ReceivedAtTheClaim,
     /// A source's breaker never opens.
@@ -126,7 +130,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 54] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -150,6 +154,8 @@ impl Bug {
         Self::BodyThroughText,
         Self::HeadersFolded,
         Self::QueryDropped,
+        Self::HandshakeStored,
+        Self::EventsRelayed,
         Self::ReceivedAtTheClaim,
         Self::BreakerNeverOpens,
         Self::BreakerClosesTooSoon,

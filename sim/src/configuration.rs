@@ -1,6 +1,7 @@
 //! The configuration with which a simulated process starts.
 
 use crate::bugs::Bug;
+use crate::downstream::HANDSHAKE_HEADER;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -11,12 +12,24 @@ use surehook::config::{
 use surehook::ports::Retention;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::breaker::BreakerPolicy;
+use surehook_core::relay::{Part, RelayRules, Rule};
 use surehook_core::source::{Policy, SourceName};
 use surehook_model::history::Kept;
 use surehook_model::scenario::{Role as RoleOf, Scenario, Source};
 
 /// The limit of a body, of each source.
 const MAX_BODY: usize = 64 << 10;
+
+/// Every source relays handshakes.
+fn relay(bug: Option<Bug>) -> RelayRules {
+    let with = |header: &str| Rule::Part { part: Part::Header(header.to_owned()), equals: None };
+    let rules = match bug {
+        Some(Bug::HandshakeStored) => Vec::new(),
+        Some(Bug::EventsRelayed) => vec![with("idempotency-key")],
+        _ => vec![with(HANDSHAKE_HEADER)],
+    };
+    RelayRules::new(rules).expect("the rules are valid")
+}
 
 /// The configuration of a process that starts at `at`.
 pub(crate) fn config(
@@ -42,6 +55,7 @@ pub(crate) fn config(
             } else {
                 OnKeyReuse::Reject
             },
+            relay: relay(bug),
             redrive_on_replay: source.redrive_on_replay && bug != Some(Bug::ReplayRedrivesNothing),
             ..SourceConfig::new(Destination::new(destination))
         };

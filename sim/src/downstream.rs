@@ -30,9 +30,11 @@ use surehook_core::retry_after::retry_after;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
 use surehook_core::worker::claims::Claim;
-use surehook_model::history::{Received, Sending, What};
+use surehook_model::history::{Handshake, PostId, Received, Sending, What};
 use surehook_model::scenario::{Behaviour, Source};
 
+/// Names a handshake, by the id of its request.
+pub(crate) const HANDSHAKE_HEADER: &str = "x-handshake";
 /// Limit for reading a response's body.
 const MAX_READ_BYTES: usize = 16 * 1024;
 /// Limit for the time that a response's body may take.
@@ -91,6 +93,18 @@ impl Node {
         in_force.map_or(Behaviour::Takes, |behaves| behaves.how)
     }
 
+    /// Answers a relayed request.
+    async fn shake(&self) -> Result<Response<Body>, BrokenOff> {
+        let status_code = match self.behaviour() {
+            Behaviour::Answers { status_code, .. } => status_code,
+            Behaviour::Hangs => return futures::future::pending().await,
+            Behaviour::BreaksOff => return Err(BrokenOff),
+            _ => 200,
+        };
+        let body = Full::new(Bytes::from_static(b"challenge")).boxed_unsync();
+        Ok(Response::builder().status(status_code).body(body).expect("the response is valid"))
+    }
+
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -104,6 +118,12 @@ impl Node {
                 .unwrap_or_default()
                 .to_owned()
         };
+        if !head.headers.contains_key(EVENT_ID_HEADER) {
+            let post = text(HANDSHAKE_HEADER).parse().ok().map(PostId);
+            let source = text(SOURCE_HEADER);
+            self.recorder.record(What::Handshake(Handshake::Relayed { source, post }));
+            return self.shake().await;
+        }
         let attempt = text(ATTEMPT_HEADER).parse().expect("a delivery has an attempt header");
         let request = self.recorder.request_id();
         self.recorder.record(What::Received(Received {
@@ -215,6 +235,9 @@ impl Relay for SimDownstream {
     ) -> BoxFuture<'static, Result<Response<Bytes>, RelayFailed>> {
         let address = self.addresses[source.as_str()];
         let (effects, index) = (Arc::clone(&self.effects), self.index);
+        let mut request = request;
+        let (name, value) = surehook::headers::source(source);
+        request.headers.insert(name, value);
         let exchange = relayed(address, request);
         async move { effects.pass(index, exchange).await }.boxed()
     }

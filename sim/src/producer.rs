@@ -2,7 +2,7 @@
 //! everything but `202` and a permanent refusal, and look up their accepted events.
 
 use crate::database::POISON;
-use crate::downstream::values;
+use crate::downstream::{HANDSHAKE_HEADER, values};
 use crate::net;
 use crate::recorder::{Recorder, elapsed};
 use bytes::Bytes;
@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use surehook_core::admission::Fingerprint;
 use surehook_core::event::Status;
+use surehook_core::forwarding::EVENT_ID_HEADER;
 use surehook_core::id::EventId;
-use surehook_model::history::{Posted, What};
-use surehook_model::scenario::{Post, Scenario};
+use surehook_model::history::{Handshake, Posted, What};
+use surehook_model::scenario::{HandshakeAt, Post, Scenario};
 
 /// How long a producer waits for a response.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -41,6 +42,10 @@ pub(crate) async fn run(producers: Arc<Producers>) {
             let (producers, post) = (Arc::clone(&producers), post.clone());
             tasks.push(madsim::task::spawn(async move { producers.deliver(&post, copy).await }));
         }
+    }
+    for handshake in producers.scenario.handshakes.clone() {
+        let producers = Arc::clone(&producers);
+        tasks.push(madsim::task::spawn(async move { producers.shake(&handshake).await }));
     }
     for task in tasks {
         task.await.expect("a producer's task does not panic");
@@ -127,6 +132,37 @@ impl Producers {
             problem,
         });
         Some((status_code, event))
+    }
+
+    /// Sends a handshake, once.
+    async fn shake(&self, handshake: &HandshakeAt) {
+        sleep_until(Duration::from_millis(handshake.at_ms)).await;
+        let source = &self.scenario.sources[handshake.source].name;
+        let process = self.intakes[handshake.process % self.intakes.len()];
+        let post = self.recorder.post_id();
+        let key = format!("handshake-{}", post.0);
+        self.recorder.record(What::Handshake(Handshake::Sent {
+            post,
+            process: process_name(process),
+            source: source.clone(),
+            key: key.clone(),
+        }));
+        let request = Request::post(format!("/webhooks/{source}?challenge={}", post.0))
+            .header("host", "surehook")
+            .header("idempotency-key", key)
+            .header(HANDSHAKE_HEADER, post.0)
+            .body(Full::new(Bytes::from_static(b"challenge")))
+            .expect("the request is valid");
+        let exchange = async {
+            let (response, _connection) = net::send(self.processes[process], request).await.ok()?;
+            let (head, body) = response.into_parts();
+            body.collect().await.ok()?;
+            Some(head)
+        };
+        let Ok(Some(head)) = timeout(TIMEOUT, exchange).await else { return };
+        let event = head.headers.get(EVENT_ID_HEADER).and_then(|id| id.to_str().ok()?.parse().ok());
+        let status_code = head.status.as_u16();
+        self.recorder.record(What::Handshake(Handshake::Answered { post, status_code, event }));
     }
 
     /// Looks up an event a few times.

@@ -4,11 +4,12 @@
 use crate::bugs::Bug;
 use crate::configuration::kept;
 use crate::database::{self, Disk};
+use crate::downstream;
 use crate::effects::{Effects, Side};
+use crate::net;
 use crate::process::{Control, Process};
 use crate::producer::{self, Producers, process_name, sleep_until};
 use crate::recorder::{Recorder, elapsed};
-use crate::{downstream, net};
 use futures::StreamExt;
 use http::{Method, Request};
 use http_body_util::Full;

@@ -135,6 +135,7 @@ pub enum What {
         /// The events in the call.
         events: Vec<EventId>,
     },
+    Handshake(Handshake),
     /// A fault began or ended.
     Fault(Fault),
     /// The simulator reports a situation that only it can see.
@@ -166,6 +167,26 @@ pub struct Posted {
     pub query: String,
     /// The values of the headers that must be forwarded unchanged, by lower-case name.
     pub headers: BTreeMap<String, Vec<Vec<u8>>>,
+}
+
+/// A step of a handshake: a request that its source relays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// A producer sent it. It has a key too, which must never become that of an event.
+    Sent { post: PostId, process: String, source: String, key: String },
+    /// The producer received a complete response.
+    Answered {
+        post: PostId,
+        status_code: u16,
+        /// The event's id, if the response acknowledges one.
+        event: Option<EventId>,
+    },
+    /// The downstream of a source received a request that is not a delivery.
+    Relayed {
+        source: String,
+        /// The handshake that the request names.
+        post: Option<PostId>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,6 +20,7 @@ pub(crate) mod pause;
 mod rate;
 mod readiness;
 mod refusal;
+mod relay;
 mod retention;
 mod shutdown;
 mod slots;
@@ -75,6 +76,8 @@ pub enum Promise {
     Readiness,
     /// A response that denies the storing of an event is true.
     Refusal,
+    /// A relayed request is never acknowledged as an event, and an event is never relayed.
+    Relay,
     /// Bodies, queries and headers are forwarded unchanged, with the time of receipt.
     Bytes,
     /// A broken downstream does not affect other sources.
@@ -130,6 +133,9 @@ impl Promise {
                 "a process serves the sources that it was started with, and no others"
             }
             Self::Refusal => "if a response says that nothing was stored, nothing was stored",
+            Self::Relay => {
+                "a relayed request is never stored or acknowledged as an event, and an event is never relayed"
+            }
             Self::Bytes => {
                 "bodies, queries and headers are forwarded unchanged, with the time of receipt"
             }
@@ -168,6 +174,7 @@ pub fn judge(run: &Run) -> Vec<Violation> {
         retention::judge,
         readiness::judge,
         refusal::judge,
+        relay::judge,
         bytes::judge,
         configuration::judge,
         isolation::judge,

@@ -51,6 +51,9 @@ pub struct Scenario {
     pub variants: Vec<Variant>,
     /// The requests of the producers.
     pub posts: Vec<Post>,
+    /// The handshakes of the producers, which the sources relay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handshakes: Vec<HandshakeAt>,
     /// Sorted by time.
     #[serde(default)]
     pub faults: Vec<FaultAt>,
@@ -160,6 +163,7 @@ impl Scenario {
             sources,
             variants: Vec::new(),
             posts,
+            handshakes: Vec::new(),
             faults: Vec::new(),
             heal_at_ms: 5_000,
         }
@@ -254,6 +258,18 @@ impl Source {
             dead_letter_on: BTreeSet::new(),
         }
     }
+}
+
+/// A handshake of a producer. It is sent once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandshakeAt {
+    /// Since the start of the run.
+    pub at_ms: u64,
+    /// The index of its source.
+    pub source: usize,
+    /// The index of the process that receives it, among those that accept.
+    pub process: usize,
 }
 
 /// A behaviour of a downstream, and its start.

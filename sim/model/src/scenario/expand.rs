@@ -2,8 +2,8 @@
 //! for the whole run. Otherwise frequent kinds would hide rare combinations.
 
 use super::{
-    Behaviour, BehaviourAt, Call, DatabaseKind, Fault, FaultAt, Kept, Node, Post, Question, Role,
-    Scenario, Settings, Source, StoreFault, Variant,
+    Behaviour, BehaviourAt, Call, DatabaseKind, Fault, FaultAt, HandshakeAt, Kept, Node, Post,
+    Question, Role, Scenario, Settings, Source, StoreFault, Variant,
 };
 use fastrand::Rng;
 use std::ops::Range;
@@ -115,6 +115,8 @@ pub fn expand(seed: u64) -> Scenario {
     for source in &mut sources {
         source.redrive_on_replay = rng.bool();
     }
+    let mut rng = Rng::with_seed(seed ^ 0x74c1_19f6_ae35_0d8b);
+    let handshakes = handshakes(&mut rng, processes, sources.len(), heal_at_ms);
     let (why, catches, kept) = (String::new(), None, Some(kept));
     Scenario {
         why,
@@ -129,6 +131,7 @@ pub fn expand(seed: u64) -> Scenario {
         sources,
         variants,
         posts,
+        handshakes,
         faults,
         heal_at_ms,
     }
@@ -565,4 +568,20 @@ fn faults(
     });
     faults.sort_by_key(|fault| fault.at_ms);
     faults
+}
+
+/// In half of the runs, up to four handshakes.
+fn handshakes(
+    rng: &mut Rng,
+    processes: usize,
+    sources: usize,
+    heal_at_ms: u64,
+) -> Vec<HandshakeAt> {
+    let count = if rng.bool() { rng.usize(1..=4) } else { 0 };
+    let mut handshake = || HandshakeAt {
+        at_ms: rng.u64(..heal_at_ms),
+        source: rng.usize(..sources),
+        process: rng.usize(..processes),
+    };
+    (0..count).map(|_| handshake()).collect()
 }

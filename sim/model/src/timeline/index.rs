@@ -1,7 +1,7 @@
 //! Which entry concerns which event, and the short names of events: `e1` is the first that appears
 //! in the run.
 
-use crate::history::{PostId, Posted, Received, RequestId, Run, What};
+use crate::history::{Handshake, PostId, Posted, Received, RequestId, Run, What};
 use std::collections::{BTreeMap, BTreeSet};
 use surehook_core::id::EventId;
 
@@ -80,6 +80,7 @@ impl<'a> Index<'a> {
                 self.requests.get(request).map(|received| received.event).into_iter().collect()
             }
             What::Looked { .. }
+            | What::Handshake(_)
             | What::Sending(_)
             | What::Sent { .. }
             | What::Received(_)
@@ -132,7 +133,9 @@ fn steers(character: char) -> bool {
 /// The events whose ids an entry contains.
 fn named(what: &What) -> Vec<EventId> {
     match what {
-        What::Answered { event, .. } => event.iter().copied().collect(),
+        What::Answered { event, .. } | What::Handshake(Handshake::Answered { event, .. }) => {
+            event.iter().copied().collect()
+        }
         What::Sending(sending) => vec![sending.event],
         What::Received(received) => vec![received.event],
         What::Committed(committed) => vec![committed.event],
@@ -141,6 +144,7 @@ fn named(what: &What) -> Vec<EventId> {
         | What::StaleSettlement { event, .. } => vec![*event],
         What::Called { events, .. } => events.clone(),
         What::Posted(_)
+        | What::Handshake(Handshake::Sent { .. } | Handshake::Relayed { .. })
         | What::Unanswered { .. }
         | What::Replied { .. }
         | What::Fault(_)

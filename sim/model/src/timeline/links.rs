@@ -2,7 +2,7 @@
 
 use super::index::Index;
 use super::words::{Lane, lane};
-use crate::history::{CallResult, Change, Fault, Run, What};
+use crate::history::{CallResult, Change, Fault, Handshake, Run, What};
 use std::collections::BTreeMap;
 use surehook_core::id::{Attempt, EventId};
 
@@ -48,6 +48,9 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
         match what {
             What::Posted(posted) => {
                 link(own, Lane::process(&posted.process), true, format!("p{}", posted.post.0));
+            }
+            What::Handshake(Handshake::Sent { post, process, .. }) => {
+                link(own, Lane::process(process), true, format!("p{}", post.0));
             }
             What::Answered { post, status_code, .. } => {
                 if let Some(posted) = index.posts.get(post) {
@@ -136,7 +139,11 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                     end(run, index, delivery, None, &mut links);
                 }
             }
-            What::Looked { .. } | What::Fault(_) | What::Reached(_) | What::Ready { .. } => {}
+            What::Handshake(Handshake::Answered { .. } | Handshake::Relayed { .. })
+            | What::Looked { .. }
+            | What::Fault(_)
+            | What::Reached(_)
+            | What::Ready { .. } => {}
         }
     }
     for delivery in &open {

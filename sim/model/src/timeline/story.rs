@@ -103,6 +103,7 @@ impl<'a> Story<'a> {
                     again && self.violations.iter().all(|violation| violation.at != at)
                 }
                 What::Posted(_)
+                | What::Handshake(_)
                 | What::Answered { .. }
                 | What::Unanswered { .. }
                 | What::Sending(_)
@@ -116,8 +117,11 @@ impl<'a> Story<'a> {
                 | What::Ready { .. } => false,
             };
             // These concern no single event, and explain later entries.
-            let always =
-                fault || matches!(what, What::Reached(_) | What::Ready { is_ready: false, .. });
+            let always = fault
+                || matches!(
+                    what,
+                    What::Reached(_) | What::Handshake(_) | What::Ready { is_ready: false, .. }
+                );
             if scope == Scope::Everything || always || (!noise && self.is_in_full(&events)) {
                 let kind = if fault { MomentKind::Fault } else { MomentKind::Step };
                 let text = self.index.plain(&words(&self.index, what));

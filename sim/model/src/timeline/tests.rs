@@ -7,7 +7,8 @@ use super::spans::{bands, leases};
 use super::*;
 use crate::database::DeliveryRow;
 use crate::history::{
-    CallResult, Change, Committed, Entry, Fault, PostId, Posted, Received, RequestId, Sending, What,
+    CallResult, Change, Committed, Entry, Fault, Handshake, PostId, Posted, Received, RequestId,
+    Sending, What,
 };
 use crate::marks::Mark;
 use crate::oracles::Promise;
@@ -253,6 +254,26 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
         (What::Fault(Fault::Draining { process: process() }), "starts its shutdown"),
         (What::Fault(Fault::Exited { process: process() }), "has shut down"),
         (What::Fault(Fault::Killed { process: process() }), "is killed"),
+        (
+            What::Handshake(Handshake::Sent {
+                post: PostId(7),
+                process: process(),
+                source: "shop".to_owned(),
+                key: "h".to_owned(),
+            }),
+            "p7 sends a handshake to shop key h to process 1",
+        ),
+        (
+            What::Handshake(Handshake::Answered { post: PostId(7), status_code: 200, event: None }),
+            "p7 answered 200",
+        ),
+        (
+            What::Handshake(Handshake::Relayed {
+                source: "shop".to_owned(),
+                post: Some(PostId(7)),
+            }),
+            "receives the relayed handshake p7",
+        ),
         (What::Fault(Fault::Healed), "all faults have ended"),
         (What::Reached(Mark::PartCommitted), "reaches PartCommitted"),
         (
@@ -276,6 +297,9 @@ fn kind(what: &What) -> &'static str {
         What::Committed(_) => "committed",
         What::StaleSettlement { .. } => "stale",
         What::Called { .. } => "called",
+        What::Handshake(Handshake::Sent { .. }) => "handshake sent",
+        What::Handshake(Handshake::Answered { .. }) => "handshake answered",
+        What::Handshake(Handshake::Relayed { .. }) => "handshake relayed",
         What::Fault(Fault::Killed { .. }) => "killed",
         What::Fault(Fault::Started { .. }) => "started",
         What::Fault(Fault::Paused { .. }) => "paused",
@@ -294,7 +318,7 @@ fn kind(what: &What) -> &'static str {
 #[test]
 fn every_kind_of_entry_is_in_text_and_drawing() {
     let kinds = one_of_each_kind();
-    assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 23);
+    assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 26);
     let run = run((0..).map(|n| n * 100).zip(kinds.iter().map(|(what, _)| what.clone())).collect());
     let violations = [broken(1500, "it broke", &[event(1)])];
     let text = text(&run, &violations);

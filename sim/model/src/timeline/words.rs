@@ -2,7 +2,7 @@
 
 use super::index::Index;
 use crate::database::DeliveryRow;
-use crate::history::{CallResult, Change, Committed, Fault, What};
+use crate::history::{CallResult, Change, Committed, Fault, Handshake, What};
 use jiff::Timestamp;
 use std::fmt;
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub(super) fn lane(index: &Index<'_>, what: &What) -> Lane {
         What::Posted(_) | What::Answered { .. } | What::Unanswered { .. } | What::Looked { .. } => {
             Lane::Producers
         }
+        What::Handshake(Handshake::Sent { .. } | Handshake::Answered { .. }) => Lane::Producers,
+        What::Handshake(Handshake::Relayed { source, .. }) => Lane::Downstream(source.clone()),
         What::Sending(sending) => Lane::process(&sending.process),
         What::Sent { process, .. } | What::Called { process, .. } | What::Ready { process, .. } => {
             Lane::process(process)
@@ -107,6 +109,20 @@ pub(super) fn words(index: &Index<'_>, what: &What) -> String {
                 seconds(*asked_at)
             )
         }
+        What::Handshake(Handshake::Sent { post, process, source, key }) => format!(
+            "p{} sends a handshake to {} key {} to {process}",
+            post.0,
+            clipped(source),
+            clipped(key)
+        ),
+        What::Handshake(Handshake::Answered { post, status_code, event }) => {
+            let event = event.map(|event| format!(": {}", short(event))).unwrap_or_default();
+            format!("p{} answered {status_code}{event}", post.0)
+        }
+        What::Handshake(Handshake::Relayed { post, .. }) => match post {
+            Some(post) => format!("receives the relayed handshake p{}", post.0),
+            None => "receives a relayed request that is no handshake".to_owned(),
+        },
         What::Sending(sending) => format!("sends {} #{}", short(sending.event), sending.attempt),
         What::Sent { event, attempt, status_code: Some(code), .. } => {
             format!("gets {code} for {} #{attempt}", short(*event))
