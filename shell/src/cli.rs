@@ -1,6 +1,7 @@
 //! The command line: commands, options and exit codes. `check` runs here. The other commands run in
 //! the modules that have their names.
 
+use crate::config::producers::{self, UnknownProducer};
 use crate::config::{Config, ConfigError, DEFAULT_FILE, Overrides};
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -39,6 +40,12 @@ pub enum Command {
     Demo(DemoArgs),
     /// Check a configuration: print all errors by line and column, or what would run
     Check(ConfigArgs),
+    /// List the producers that a source can name, or print the settings of one of them and what is
+    /// known of it
+    Producers {
+        /// The producer's name
+        name: Option<String>,
+    },
     /// Migrate a database to the schema of this program
     Migrate(ConfigArgs),
     /// Copy a SQLite database to a new file, whether or not it is being served
@@ -236,6 +243,18 @@ impl ConfigArgs {
 pub fn check(args: &ConfigArgs) -> Result<String, ConfigError> {
     let config = args.load()?;
     Ok(format!("{} is valid; `surehook serve` would run:\n\n{config}", args.file().display()))
+}
+
+/// Returns the list of all producers, or the settings of one and what is known of it.
+///
+/// # Errors
+///
+/// [`UnknownProducer`] if there is no producer of this name.
+pub fn producers(name: Option<&str>) -> Result<String, UnknownProducer> {
+    match name {
+        None => Ok(producers::list()),
+        Some(name) => producers::find(name).map(ToString::to_string),
+    }
 }
 
 #[cfg(test)]

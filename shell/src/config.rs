@@ -7,6 +7,7 @@
 
 mod error;
 mod overrides;
+pub mod producers;
 mod reader;
 mod shown;
 #[cfg(test)]
@@ -147,6 +148,8 @@ pub struct WorkerConfig {
 /// One source: its destination and its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
+    /// The name of its producer, if it has one. The other fields have the producer's settings already.
+    pub producer: Option<&'static str>,
     pub destination: Destination,
     /// Limit of a body, in bytes. At least 1, and at most `max_queued_bytes` of the intake.
     pub max_body: usize,
@@ -355,6 +358,7 @@ impl Settings {
             relay_timeout,
         } = self;
         Source {
+            producer: None,
             destination,
             max_body,
             policy,
@@ -568,16 +572,26 @@ fn source(
     mut inherited: Settings,
     intake: &IntakeConfig,
 ) -> Option<Source> {
-    let mut destination = None;
+    let (mut destination, mut producer) = (None, None);
     section.text("destination", &mut destination, |text| values::destination(text).map(Some));
-    settings(section, &mut inherited);
+    section.text("producer", &mut producer, |name| values::producer(name).map(Some));
     let mut max_body = intake.max_body;
+    if let Some(producer) = producer {
+        producer.apply(&mut inherited, &mut max_body);
+    }
+    settings(section, &mut inherited);
     section.size("max_body", &mut max_body, limits::MAX_BODY);
     if max_body > intake.max_queued_bytes {
+        let is_of_producer = max_body != intake.max_body && !section.has("max_body");
+        let (key, whose, lower) = if is_of_producer {
+            ("producer", "of this producer ", "set a lower")
+        } else {
+            ("max_body", "", "lower")
+        };
         section.conflict(
-            &["max_body"],
+            &[key],
             format!(
-                "`max_body` ({max_body} bytes) is larger than `max_queued_bytes` of `[intake]` ({} bytes): raise `max_queued_bytes` or lower `max_body`",
+                "`max_body` {whose}({max_body} bytes) is larger than `max_queued_bytes` of `[intake]` ({} bytes): raise `max_queued_bytes` or {lower} `max_body`",
                 intake.max_queued_bytes
             ),
         );
@@ -585,7 +599,8 @@ fn source(
     if !section.has("destination") {
         section.wrong("the source has no `destination`: add `destination = \"https://…\"`, the URL that receives its events");
     }
-    destination.map(|destination| inherited.source(destination, max_body))
+    let producer = producer.map(|producer| producer.name.as_str());
+    destination.map(|destination| Source { producer, ..inherited.source(destination, max_body) })
 }
 
 const fn days(days: u64) -> Duration {

@@ -17,6 +17,10 @@ fn main() -> ExitCode {
             Ok(summary) => say(std::io::stdout(), &summary, cli::DONE),
             Err(error) => mistake(&error),
         },
+        Command::Producers { name } => match cli::producers(name.as_deref()) {
+            Ok(text) => say(std::io::stdout(), &text, cli::DONE),
+            Err(error) => mistake(&error),
+        },
         Command::Serve(args) => match args.load() {
             Ok(config) => run(config.log, serve::serve(config, |_| {}), ServeError::is_mistake),
             Err(error) => mistake(&error),

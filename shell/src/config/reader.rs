@@ -62,7 +62,7 @@ impl<'i> Document<'i> {
     }
 
     /// Runs `read` on the document and returns all errors, in file order.
-    pub(super) fn read(self, read: impl FnOnce(&mut Section<'_>)) -> Vec<SettingError> {
+    pub(super) fn read(&self, read: impl FnOnce(&mut Section<'_>)) -> Vec<SettingError> {
         let mut report = Report::default();
         let mut root = Section {
             name: String::new(),

@@ -164,6 +164,7 @@ impl fmt::Display for Config {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
+            producer,
             destination,
             // Shown by the configuration, if it differs from that of the intake.
             max_body: _,
@@ -179,6 +180,9 @@ impl fmt::Display for Source {
         } = self;
         let time = humantime::format_duration;
         let backoff = policy.backoff;
+        if let Some(producer) = producer {
+            writeln!(f, "  producer    {producer}")?;
+        }
         writeln!(f, "  delivers to {destination}")?;
         write!(f, "  key         {idempotency_key}")?;
         let note = note(idempotency_key);

@@ -2,6 +2,7 @@
 
 mod documents;
 mod mistakes;
+mod producers;
 
 use super::*;
 use proptest::prelude::*;
@@ -61,6 +62,7 @@ fn every_value_can_be_set() {
         delivered_payload = "2s"
         dead_lettered = "36500d"
         [sources.github]
+        producer = "stripe"
         destination = "http://u:p@[::1]:9000/x?token=t"
         max_body = "1kB"
         timeout = "1h"
@@ -86,6 +88,7 @@ fn every_value_can_be_set() {
     )
     .unwrap();
     let source = Source {
+        producer: Some("stripe"),
         destination: Destination::new("http://u:p@[::1]:9000/x?token=t".parse().unwrap()),
         max_body: 1000,
         policy: Policy {

@@ -3,6 +3,7 @@
 //! password.
 
 use super::limits;
+use super::producers::{self, Producer};
 use super::{DatabaseUrl, Destination, LogFormat, Role};
 use crate::store::postgres::Servers;
 use crate::store::sqlite;
@@ -182,6 +183,17 @@ pub(super) fn destination(text: &str) -> Result<Destination, String> {
         return Err(format!("the URL has no host: {WRITE}"));
     }
     Ok(Destination::new(url))
+}
+
+/// A producer that a source can have.
+pub(super) fn producer(name: &str) -> Result<&'static Producer, String> {
+    let producer = producers::find(name).map_err(|error| error.to_string())?;
+    match &producer.refused {
+        None => Ok(producer),
+        Some(reason) => {
+            Err(format!("{} cannot be the producer of a source: {reason}", quoted(name)))
+        }
+    }
 }
 
 /// One entry of the places of the idempotency key.
