@@ -21,7 +21,7 @@ const SECRET: &[u8] = b"It's a Secret to Everybody";
 async fn every_github_payload_arrives_once_unchanged_with_its_signature(database: Database) {
     let sink = Sink::start(|_| Answer::status(200)).await;
     let configuration = format!(
-        "[sources.github]\ndestination = \"{}\"\nidempotency_key = \"header:X-GitHub-Delivery\"\n",
+        "[sources.github]\ndestination = \"{}\"\nproducer = \"github\"\n",
         sink.url("/github")
     );
     let service = Service::start(&database.url(), &configuration).await;
