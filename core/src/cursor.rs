@@ -178,6 +178,19 @@ mod tests {
     }
 
     #[test]
+    fn constant_claims_do_not_prolong_a_period() {
+        let mut cursors = Cursors::new(SETTINGS);
+        let mut at_the_front = Vec::new();
+        for second in 0..30 {
+            if cursors.start(at(second), &source()).is_none() {
+                at_the_front.push(second);
+            }
+            claim(&mut cursors, SETTINGS.busy_rows, due(100 * SECOND), at(second));
+        }
+        assert_eq!(at_the_front, [0, 1, 2, 3, 4, 5, 10, 15, 20, 25]);
+    }
+
+    #[test]
     fn after_an_empty_claim_the_next_one_starts_at_the_front() {
         let mut cursors = Cursors::new(SETTINGS);
         claim(&mut cursors, SETTINGS.busy_rows, due(100 * SECOND), at(0));

@@ -376,6 +376,20 @@ mod tests {
         assert_eq!(passes.poll(passes.wake_at()), Some(step));
     }
 
+    #[test]
+    fn an_error_of_the_front_is_followed_by_a_pause_too() {
+        let (now, last) = (Instant::ZERO, Some(id(NOW_MS, 1)));
+        let mut passes = Passes::new(now);
+        let round = passes.poll(now).unwrap();
+        let reached = Reached { last, is_before_kept: false };
+        passes.handle(now, round, Some(Done { reached, has_changed: false }));
+        let front = passes.poll(now).unwrap();
+        assert!(front.is_of_front);
+        passes.handle(now, front, None);
+        assert_eq!((passes.poll(now), passes.wake_at()), (None, now + PASS_PAUSE));
+        assert_eq!(passes.poll(now + PASS_PAUSE), Some(front));
+    }
+
     /// What happens to a schedule.
     #[derive(Clone, Debug)]
     enum Event {

@@ -353,6 +353,16 @@ mod tests {
     }
 
     #[test]
+    fn the_back_off_of_a_new_retry_budget_starts_again() {
+        let (policy, event) = (Policy::default(), EventId::from_uuid(Uuid::nil()));
+        for attempt in [1, 7, 1_000] {
+            let (_, outcome) = decide(&response(503), &policy, event, attempt, BudgetAttempt(1));
+            let Outcome::Retry { after } = outcome else { panic!("{outcome:?}") };
+            assert!(after <= policy.backoff.initial_delay, "{after:?} after attempt {attempt}");
+        }
+    }
+
+    #[test]
     fn a_downstream_that_refuses_single_events_is_healthy() {
         assert_eq!(is_healthy(&response(200), Verdict::Delivered), Some(true));
         assert_eq!(is_healthy(&response(422), Verdict::Permanent), Some(true));

@@ -310,4 +310,14 @@ mod tests {
         assert!(stream.nodelay().unwrap());
         assert_eq!(socket2::SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(PEER_TIMEOUT));
     }
+
+    #[tokio::test(start_paused = true)]
+    #[expect(clippy::disallowed_methods, reason = "the time of the test is virtual")]
+    async fn accepting_pauses_only_while_a_resource_is_exhausted() {
+        let begun = tokio::time::Instant::now();
+        rest_after(&io::ErrorKind::ConnectionAborted.into()).await;
+        assert!(begun.elapsed().is_zero());
+        rest_after(&nix::errno::Errno::EMFILE.into()).await;
+        assert_eq!(begun.elapsed(), ACCEPT_PAUSE);
+    }
 }

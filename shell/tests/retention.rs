@@ -3,15 +3,20 @@
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use surehook::ports::{Clock, EventStore, NewEvent, Retention};
+use surehook::ports::{
+    Clock, Erased, EventStore, MaintenanceStore, NewEvent, Pruned, Retention, StoreCall, StoreError,
+};
 use surehook::retention;
 use surehook_core::admission::Fingerprint;
+use surehook_core::due::Bound;
 use surehook_core::event::Outcome;
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
+use surehook_core::retention::{PASS_PAUSE, Reached};
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::worker::claims::{Claim, Demand};
@@ -214,4 +219,107 @@ fn wrong_clocks_delay_neither_pruning_nor_erasing() {
         world.run_until(DAY + Duration::from_secs(90));
         assert_eq!(world.kept(), (300, 600), "{off} ms off");
     }
+}
+
+/// A store whose steps take time and fail as the test says.
+struct Scripted {
+    clock: Hourglass,
+    /// How long each prune takes, and where it ends. Further ones never end.
+    prunes: Mutex<VecDeque<(Duration, Result<Reached, StoreError>)>>,
+    /// When each step started, and where.
+    pruned: Mutex<Vec<(Duration, Option<EventId>)>>,
+    erased: Mutex<Vec<Duration>>,
+}
+
+impl Scripted {
+    fn new(
+        clock: &Hourglass,
+        prunes: impl IntoIterator<Item = (Duration, Result<Reached, StoreError>)>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            clock: clock.clone(),
+            prunes: Mutex::new(prunes.into_iter().collect()),
+            pruned: Mutex::default(),
+            erased: Mutex::default(),
+        })
+    }
+
+    /// The waits from the end of each prune to the start of the next one, and where that starts.
+    fn pauses(&self, took: &[Duration]) -> Vec<(Duration, Option<EventId>)> {
+        let pruned = self.pruned.lock().unwrap();
+        let pairs = pruned.iter().zip(pruned.iter().skip(1));
+        pairs.zip(took).map(|((one, next), took)| (next.0 - one.0 - *took, next.1)).collect()
+    }
+}
+
+impl MaintenanceStore for Scripted {
+    fn prune(&self, _: Retention, after: Option<EventId>, _: u32) -> StoreCall<'_, Pruned> {
+        let now = self.clock.now();
+        self.pruned.lock().unwrap().push((now.since_origin(), after));
+        let next = self.prunes.lock().unwrap().pop_front();
+        async move {
+            let Some((takes, ends)) = next else { return std::future::pending().await };
+            self.clock.sleep_until(now + takes).await;
+            ends.map(|reached| Pruned { deleted: 0, reached })
+        }
+        .boxed()
+    }
+
+    fn erase(&self, _: Duration, _: Option<EventId>, _: u32) -> StoreCall<'_, Erased> {
+        self.erased.lock().unwrap().push(self.clock.now().since_origin());
+        std::future::ready(Ok(Erased { erased: 0, reached: Reached::END })).boxed()
+    }
+
+    fn cap_due_times(&self, _: Vec<Bound>, _: u32) -> StoreCall<'_, u64> {
+        std::future::ready(Ok(0)).boxed()
+    }
+
+    fn ping(&self) -> StoreCall<'_, ()> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn probe(&self, _: NewEvent) -> StoreCall<'_, ()> {
+        std::future::ready(Ok(())).boxed()
+    }
+}
+
+/// Runs the loop on a scripted store until `end`.
+fn run_on(store: &Arc<Scripted>, clock: Hourglass, end: Duration) {
+    let retention = Retention { delivered: DAY, dead_lettered: DAY };
+    let running = retention::run(store.clone(), Arc::new(clock.clone()), retention, HOUR).boxed();
+    World { store: Arc::new(MemoryStore::new()), clock, running }.run_until(end);
+}
+
+#[test]
+fn a_prune_that_hangs_delays_no_erasing() {
+    let clock = Hourglass::default();
+    let store = Scripted::new(&clock, []);
+    run_on(&store, clock, HOUR);
+    assert_eq!(store.pruned.lock().unwrap().len(), 1);
+    let minutes: Vec<Duration> = (0..60).map(|n| PASS_PAUSE * n).collect();
+    assert_eq!(*store.erased.lock().unwrap(), minutes);
+}
+
+#[test]
+fn the_pause_after_a_step_starts_when_it_ends_and_a_failed_step_is_repeated() {
+    let clock = Hourglass::default();
+    let middle = Some(EventId::from_uuid(Uuid::from_u128(7)));
+    let took = [1, 90, 600, 120].map(Duration::from_secs);
+    let ends = [
+        Ok(Reached { last: middle, is_before_kept: false }),
+        Err(StoreError::Unavailable("as the test wants it".into())),
+        Ok(Reached::END),
+        Ok(Reached::END),
+    ];
+    let store = Scripted::new(&clock, took.into_iter().zip(ends));
+    run_on(&store, clock, HOUR);
+    assert_eq!(
+        store.pauses(&took),
+        [
+            (Duration::ZERO, None),   // the front
+            (PASS_PAUSE, None),       // the front again, because it failed
+            (Duration::ZERO, middle), // the round
+            (PASS_PAUSE, None),       // the next round
+        ],
+    );
 }

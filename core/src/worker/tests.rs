@@ -1,9 +1,11 @@
 //! Tests of a worker's decisions, one situation each. The invariants over all sequences of inputs
 //! are checked in `sim/model/src/targets/worker/`, by proptest and by the fuzzer.
 
+mod accounts;
 mod claiming;
 mod memory;
 mod offering;
+mod recovery;
 mod shortage;
 
 use super::*;

@@ -241,32 +241,50 @@ impl<C: Connect> DerefMut for PooledConnection<C> {
 mod tests {
     use super::*;
     use futures::FutureExt;
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
     use tokio::sync::Notify;
 
-    /// Counts its connections. The test sets its generation and ends its sessions.
+    /// Counts its connections. The test sets its generation, ends its sessions, and decides how
+    /// long connecting takes and whether a connection answers a ping.
     #[derive(Default)]
     struct Counted {
         made: AtomicU64,
         generation: AtomicU64,
         ended: Arc<Notify>,
+        connecting_takes: Mutex<Duration>,
+        deadline: Mutex<Option<Instant>>,
+        pings: Arc<AtomicU64>,
+        is_silent: Arc<AtomicBool>,
+    }
+
+    struct Connection {
+        pings: Arc<AtomicU64>,
+        is_silent: Arc<AtomicBool>,
     }
 
     impl Connect for Arc<Counted> {
-        type Connection = ();
+        type Connection = Connection;
 
-        async fn connect(&self, _: Instant) -> Result<((), u64), String> {
+        async fn connect(&self, deadline: Instant) -> Result<(Connection, u64), String> {
             self.made.fetch_add(1, Ordering::Relaxed);
-            Ok(((), self.generation()))
+            *self.deadline.lock().unwrap() = Some(deadline);
+            let takes = *self.connecting_takes.lock().unwrap();
+            tokio::time::sleep(takes).await;
+            let (pings, is_silent) = (Arc::clone(&self.pings), Arc::clone(&self.is_silent));
+            Ok((Connection { pings, is_silent }, self.generation()))
         }
 
-        async fn ping((): &mut ()) -> bool {
+        async fn ping(connection: &mut Connection) -> bool {
+            connection.pings.fetch_add(1, Ordering::Relaxed);
+            if connection.is_silent.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
             true
         }
 
-        async fn close((): ()) {}
+        async fn close(_: Connection) {}
 
-        fn end(&self, (): (), _: u64) -> Option<BoxFuture<'static, ()>> {
+        fn end(&self, _: Connection, _: u64) -> Option<BoxFuture<'static, ()>> {
             let ended = Arc::clone(&self.ended);
             Some(async move { ended.notified().await }.boxed())
         }
@@ -274,6 +292,62 @@ mod tests {
         fn generation(&self) -> u64 {
             self.generation.load(Ordering::Relaxed)
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_a_slot_is_bounded_and_counts_for_connecting() {
+        let connect = Arc::new(Counted::default());
+        let pool = Pool::new(Arc::clone(&connect), 1);
+        let in_use = pool.take().await.unwrap();
+        let begun = Instant::now();
+        assert!(matches!(pool.take().await.err(), Some(TakeError::Busy { abandoned: 0, .. })));
+        assert_eq!(begun.elapsed().as_millis(), ACQUIRE_TIMEOUT.as_millis());
+
+        let begun = Instant::now();
+        let waiting = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.take().await.map(drop) }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        connect.generation.store(1, Ordering::Relaxed);
+        in_use.keep();
+        connect.ended.notify_one();
+        assert!(waiting.await.unwrap().is_ok());
+        assert_eq!(
+            *connect.deadline.lock().unwrap(),
+            Some(begun + ACQUIRE_TIMEOUT),
+            "connecting gets the rest of the time"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_was_idle_for_long_is_pinged_before_its_use() {
+        let connect = Arc::new(Counted::default());
+        let pool = Pool::new(Arc::clone(&connect), 3);
+        let pings = || connect.pings.load(Ordering::Relaxed);
+        pool.take().await.unwrap().keep();
+        pool.take().await.unwrap().keep();
+        assert_eq!(pings(), 0, "it was in use a moment ago");
+        tokio::time::sleep(PING_AFTER).await;
+        pool.take().await.unwrap().keep();
+        assert_eq!(pings(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dead_idle_connections_together_cost_one_short_wait() {
+        let connect = Arc::new(Counted::default());
+        let pool = Pool::new(Arc::clone(&connect), 3);
+        let in_use = [pool.take().await, pool.take().await, pool.take().await];
+        for taken in in_use {
+            taken.unwrap().keep();
+        }
+        tokio::time::sleep(PING_AFTER).await;
+        connect.is_silent.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
+        pool.take().await.unwrap().keep();
+        assert_eq!(begun.elapsed().as_millis(), PING_TIMEOUT.as_millis());
+        let (pings, made) = (&connect.pings, &connect.made);
+        assert_eq!((pings.load(Ordering::Relaxed), made.load(Ordering::Relaxed)), (1, 4));
     }
 
     #[tokio::test]

@@ -95,6 +95,22 @@ async fn constant_deliveries_follow_a_changed_dns_record() {
 }
 
 #[tokio::test]
+async fn deliveries_after_the_maximum_age_share_one_new_connection() {
+    let max_age = Duration::from_secs(2);
+    let sink = Sink::answering(OK).await;
+    let url = format!("http://moves.test:{}/", sink.address.port());
+    let downstream = downstream(&url, max_age, Moving(Arc::new(AtomicU8::new(1))), None);
+    for pause in [Duration::ZERO, max_age, Duration::ZERO, Duration::ZERO, Duration::ZERO] {
+        tokio::time::sleep(pause).await;
+        assert!(matches!(
+            sent(&downstream, ENOUGH).await,
+            Reply::Response { status_code: 200, .. }
+        ));
+    }
+    assert_eq!(sink.connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn a_delivery_in_flight_continues_after_its_connection_reaches_the_maximum_age() {
     let late = Act::AnswerLateAndHang(Duration::from_millis(500), OK.into());
     let sink = Sink::start(late).await;

@@ -242,6 +242,22 @@ async fn a_response_that_is_too_long_only_closes_its_connection() {
 }
 
 #[tokio::test]
+async fn a_long_response_is_not_read_to_its_end() {
+    let body = vec![b'x'; 4 << 20];
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+    let sink = Sink::answering([head.as_bytes(), &body].concat()).await;
+    let downstream = downstream(&sink.url());
+    for connections in 1..=2 {
+        assert_eq!(response(sent(&downstream, ENOUGH).await).2, body[..MAX_EXCERPT_BYTES]);
+        assert_eq!(
+            sink.connections.load(Ordering::SeqCst),
+            connections,
+            "a connection with unread bytes is not reused"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_kept_connection_that_the_downstream_closed_fails_no_delivery() {
     let sink = Sink::start(Act::AnswerAndClose(OK.into())).await;
     let downstream = downstream(&sink.url());

@@ -6,6 +6,7 @@ use serde_json::json;
 use std::time::Duration;
 use surehook::health::{Alive, Loop};
 use surehook::http::Route;
+use surehook::ports::StoreError;
 use surehook_model::scenario::Call;
 use tokio::time::{Instant, sleep};
 
@@ -169,4 +170,60 @@ async fn an_event_that_the_database_refuses_leaves_the_process_ready() {
     assert_problem(&world.post("k", b"").await, 503, "not-storable");
     assert_eq!(world.get("/ready").await.status(), 200);
     assert_eq!(world.store.calls(Call::Probe), 1);
+}
+
+/// A commit of the intake failed.
+fn a_commit_failed(world: &World) {
+    let now = || world.app.clock.now();
+    let failed = Err::<(), _>(StoreError::Unavailable("as the test wants it".into()));
+    world.app.health.storing(now(), 10).ended(now(), &failed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_during_a_probe_starts_another_probe() {
+    let (world, _alive) = proven().await;
+    a_commit_failed(&world);
+    world.store.set_storing(Mode::Hangs);
+    let meanwhile = async {
+        sleep(Duration::from_millis(500)).await;
+        a_commit_failed(&world);
+        sleep(Duration::from_millis(1)).await;
+        world.store.set_storing(Mode::Works);
+    };
+    let (ready, ()) = futures::join!(world.get("/ready"), meanwhile);
+    assert_eq!(ready.status(), 200);
+    assert_eq!(world.store.calls(Call::Probe), 3, "one at the start, and two for two failures");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_probe_leaves_a_doubt_when_the_commit_that_caused_it_is_cancelled() {
+    let (world, _alive) = proven().await;
+    let commit = world.app.health.storing(world.app.clock.now(), 10);
+    sleep(Duration::from_secs(2)).await;
+    world.store.set_storing(Mode::Unavailable);
+    assert_problem(&world.get("/ready").await, 503, "database-unavailable");
+    drop(commit);
+    sleep(Duration::from_secs(2)).await;
+    assert_problem(&world.get("/ready").await, 503, "database-unavailable");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_commit_leaves_no_doubt() {
+    let (world, _alive) = proven().await;
+    drop(world.app.health.storing(world.app.clock.now(), 10));
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.get("/ready").await.status(), 200);
+    assert_eq!(world.store.calls(Call::Probe), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_hangs_is_followed_by_another_after_its_limit() {
+    let (world, _alive) = proven().await;
+    a_commit_failed(&world);
+    world.store.set_storing(Mode::Hangs);
+    for (pause, probes) in [(0, 1), (5, 1), (7, 2)] {
+        sleep(Duration::from_secs(pause)).await;
+        assert_problem(&world.get("/ready").await, 503, "database-unavailable");
+        assert_eq!(world.store.calls(Call::Probe) - 1, probes, "after {pause} s more");
+    }
 }

@@ -406,6 +406,38 @@ async fn silent_connections_close_early_when_new_ones_wait() {
 }
 
 #[tokio::test]
+async fn a_request_that_just_began_is_not_cancelled_for_a_new_connection() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, ServerLimits { max_connections: 1, ..LIMITS }).await;
+    let mut begun = server.client().await;
+    begun.begins("k1", "hell").await;
+    let mut new = server.client().await;
+    new.post("k2", b"").await;
+    tokio::time::sleep(SOON / 4).await;
+    begun.send("o").await;
+    assert_eq!(begun.response().await.status(), 202);
+    assert_eq!(new.response().await.status(), 202);
+}
+
+#[tokio::test]
+async fn connections_that_have_ended_do_not_count_towards_the_limit() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, ServerLimits { max_connections: 4, ..LIMITS }).await;
+    let mut kept = server.client().await;
+    kept.post("k", b"").await;
+    kept.response().await;
+    for n in 0..8 {
+        let mut other = server.client().await;
+        other.post(&format!("k{n}"), b"").await;
+        assert_eq!(other.response().await.status(), 202);
+        drop(other);
+        tokio::time::sleep(SOON / 8).await;
+    }
+    kept.post("k", b"").await;
+    assert_eq!(header(kept.response().await.headers(), "connection"), None, "no room is needed");
+}
+
+#[tokio::test]
 async fn a_shutdown_finishes_a_request_in_flight() {
     let world = World::start(Setup::default());
     let mut server = Server::start(&world, LIMITS).await;
@@ -438,7 +470,7 @@ async fn a_shutdown_ends_at_its_drain_timeout() {
     let world = World::start(Setup::default());
     let mut server = Server::start(&world, ServerLimits { drain_timeout: SOON, ..LIMITS }).await;
     let mut stalled = server.client().await;
-    stalled.send(head("k1", "content-length: 5\r\n") + "hell").await;
+    stalled.begins("k1", "hell").await;
     let begun = Instant::now();
     server.shut_down();
     server.ended().await;

@@ -75,6 +75,13 @@ impl Client {
         self.send(body).await;
     }
 
+    /// Sends a part of a body of five bytes, once the server waits for it.
+    pub(crate) async fn begins(&mut self, key: &str, part: &str) {
+        self.send(head(key, "content-length: 5\r\nexpect: 100-continue\r\n")).await;
+        assert_eq!(self.response().await.status(), 100);
+        self.send(part).await;
+    }
+
     /// Closes the sending side. The receiving side stays open.
     pub(crate) async fn finish_sending(&mut self) {
         within(self.stream.shutdown()).await.unwrap();

@@ -4,7 +4,7 @@ use super::*;
 use alloc::format;
 use claims::{Demand, HeldBack};
 
-const LIMIT: usize = 64_000;
+pub(super) const LIMIT: usize = 64_000;
 /// A quarter of the memory is for claims, a quarter for offers, and half is common.
 const COMMON: usize = LIMIT / 2;
 

@@ -120,11 +120,13 @@ fn flushing_waits_for_every_line() {
     let lines = world.lines.clone();
     let (done, is_done) = mpsc::channel();
     std::thread::spawn(move || {
-        lines.flush(TIMEOUT);
+        // Longer than the test waits: the end of the queue must end the wait.
+        lines.flush(TIMEOUT * 2);
         done.send(()).unwrap();
     });
     assert_eq!(world.asked.recv_timeout(TIMEOUT).unwrap(), b"last\n");
-    assert!(is_done.try_recv().is_err(), "the line is not written yet");
+    let soon = Duration::from_millis(100);
+    assert!(is_done.recv_timeout(soon).is_err(), "the line is not written yet");
     world.answers.send(Ok(5)).unwrap();
     is_done.recv_timeout(TIMEOUT).expect("the flush did not end after the last line was written");
 }
