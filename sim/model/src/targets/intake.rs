@@ -20,6 +20,8 @@ use uuid::Uuid;
 const SOURCES: usize = 3;
 /// Limit of the steps of a case.
 const STEPS: usize = 300;
+/// Limit of the requests of a case. All requests are looked at after each action.
+const REQUESTS: usize = 2_000;
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(1800);
 const LEASE: Duration = Duration::from_mins(1);
 
@@ -110,8 +112,16 @@ impl Case {
         };
         let batches_at_once = bytes.int_in_range(1..=3).unwrap_or(1);
         let mut steps = Vec::new();
+        let mut requests = 0;
         while !bytes.is_empty() && steps.len() < STEPS {
-            steps.extend(step(&mut bytes));
+            let Ok(step) = step(&mut bytes) else { continue };
+            if let Step::Submit { count, .. } = step {
+                requests += count;
+                if requests > REQUESTS {
+                    break;
+                }
+            }
+            steps.push(step);
         }
         Self { max_queued, batches_at_once, steps }
     }
