@@ -35,7 +35,7 @@ use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::history::Fault;
 use surehook_model::scenario::Scenario;
 
-/// A process, which can be started again and again.
+/// A process, which can be restarted any number of times.
 pub(crate) struct Process {
     pub(crate) index: usize,
     pub(crate) name: String,

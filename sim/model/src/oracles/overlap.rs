@@ -1,5 +1,5 @@
 //! Promise *No needless duplicates*, for deliveries in flight: only one process at a time sends an
-//! event. Two may overlap only if the first was stopped for a while, if the database's clock was set
+//! event. Two may overlap only if the first was suspended, if the database's clock was set
 //! forward, so that its lease ended early, or if a failover rolled its claim back.
 
 use super::{Promise, Violation, sets_clock_forward, violation};
