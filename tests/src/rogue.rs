@@ -25,6 +25,9 @@ const SEND_BUFFER_BYTES: u32 = 16 << 10;
 const BREATH: Duration = Duration::from_millis(1);
 
 /// The steps to perform. Afterwards the connection is closed.
+///
+/// A script with a complete response says `Connection: close`. Otherwise a client can take the
+/// connection for its next request before it sees that it is closed, and that request fails.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
     steps: Vec<Step>,

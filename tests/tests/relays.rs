@@ -104,7 +104,9 @@ const CASES: [(&str, u16, &str); 8] = [
 
 fn script(name: &str) -> Script {
     let script = Script::default();
-    let ok = |length: u32| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+    let ok = |length: u32| {
+        format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")
+    };
     match name {
         "hangs" => script.hang(),
         "hangs-in-the-body" => script.say(ok(5)).say("hal").hang(),
@@ -112,9 +114,9 @@ fn script(name: &str) -> Script {
         "closes-half-way" => script.say(ok(5)).say("hal"),
         "resets" => script.say(ok(5)).reset(),
         "nonsense" => script.say("nonsense\r\n\r\n"),
-        "redirects" => {
-            script.say("HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n")
-        }
+        "redirects" => script.say(
+            "HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        ),
         "interim-first" => script
             .say("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
             .say(ok(2))

@@ -178,7 +178,7 @@ fn cases(trap: &Sink, tls: &str, nobody: SocketAddr) -> Vec<Case> {
         answers(
             "warns-in-its-head",
             say(
-                "HTTP/1.1 200 OK\r\nPHP Warning:  Undefined variable\r\nX Name : a\r\n b\r\nContent-Length: 0\r\n\r\n",
+                "HTTP/1.1 200 OK\r\nPHP Warning:  Undefined variable\r\nX Name : a\r\n b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
             ),
             "delivered",
             200,
@@ -186,7 +186,7 @@ fn cases(trap: &Sink, tls: &str, nobody: SocketAddr) -> Vec<Case> {
         answers(
             "has-200-headers",
             say(&format!(
-                "HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n",
+                "HTTP/1.1 200 OK\r\n{}Connection: close\r\nContent-Length: 0\r\n\r\n",
                 "X-Many: 1\r\n".repeat(200)
             )),
             "delivered",
