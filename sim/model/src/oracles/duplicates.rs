@@ -92,11 +92,20 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     violations
 }
 
+/// Whether a process was stopped between an accept whose result it did not learn, and its next try.
+/// If the event was deleted after its retention in that time, the next try stores it again.
+fn stopped(index: &Index<'_>, process: &str, since: At, until: At) -> bool {
+    let mut faults = index.faults.iter().skip_while(|(at, _)| *at < since);
+    faults.any(|(at, fault)| matches!(fault, Fault::Paused { process: of, .. } if of == process && *at <= until))
+}
+
 /// Whether something explains that an event arrived again after a 2xx response.
 fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> bool {
     let mut sender = None;
     let mut reply_heard = false;
     let mut settled = false;
+    // The time of its accepts, and whether it was pruned after the last one.
+    let (mut accepted_at, mut pruned) = (None, false);
     // The results of the sender's calls to settle it.
     let mut settle_calls = Vec::new();
     let own = index.of.get(&event).map_or(&[][..], Vec::as_slice);
@@ -108,7 +117,23 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
             What::Sent { attempt, status_code, .. } if *attempt == first.attempt => {
                 reply_heard |= status_code.is_some_and(|code| (200..300).contains(&code));
             }
+            What::Committed(Committed { process, change: Change::Accepted, .. }) => {
+                if let Some(since) = accepted_at.replace(entry.at)
+                    && pruned
+                    && stopped(index, process, since, entry.at)
+                {
+                    return true;
+                }
+            }
+            // A claim was taken back by a failover, and its event claimed again. Both claims may have
+            // reached their processes.
+            What::Committed(Committed { change: Change::RolledBack | Change::Lost, .. })
+                if entry.at + CLAIMED_BEFORE >= first.at =>
+            {
+                return true;
+            }
             What::Committed(committed) if entry.at >= first.at => {
+                pruned |= committed.change == Change::Pruned;
                 match committed.change {
                     // A shutdown recorded the delivery as cut off; the response came too late to be
                     // written.
@@ -119,7 +144,6 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
                     }
                     Change::Settled { attempt, .. } if attempt == first.attempt => settled = true,
                     Change::Redriven if committed.before.is_none() => return true,
-                    Change::RolledBack | Change::Lost => return true,
                     _ => {}
                 }
             }
