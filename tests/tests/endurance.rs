@@ -30,6 +30,7 @@ async fn run(database: Database) -> Trace {
         sources: 1,
         connections: 16,
         body: 1024,
+        is_json: false,
         duplicates: 0,
         until: Until::Posts(0),
         rate: Some(RATE),

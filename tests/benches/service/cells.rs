@@ -56,6 +56,7 @@ impl Bench {
             "duplicates" => self.duplicates(group).await,
             "failures" => self.failures(group).await,
             "bodies" => self.bodies(group).await,
+            "keys" => self.keys(group).await,
             "sources" => self.sources(group).await,
             "processes" => self.processes(group).await,
             "sqlite" => {
@@ -294,6 +295,39 @@ impl Bench {
                     row.add("MB/s", load.rate() * body as f64 / 1e6);
                     row.add("resident MiB", world.gauge().resident_mib());
                 }
+            }
+        }
+    }
+
+    /// The intake of the same JSON bodies with the idempotency key in a header, and in the body. The
+    /// runs alternate.
+    async fn keys(&mut self, group: &'static str) {
+        for (body, connections) in [(1 << 10, 64), (256 << 10, 64)] {
+            let plan = |key| Plan { key, role: "intake", ..Plan::default() };
+            let in_header = World::start(&self.cluster, plan("header:Idempotency-Key")).await;
+            let in_body = World::start(&self.cluster, plan("json:/id")).await;
+            for run in 0..self.runs {
+                let flushes = flushes();
+                let mut rates = [0.0; 2];
+                // The first of two runs finds a database with less in its log.
+                let mut order = [(0, &in_header), (1, &in_body)];
+                order.rotate_left(run as usize % 2);
+                for (which, world) in order {
+                    let offer = Offer {
+                        body,
+                        is_json: true,
+                        until: Until::Over(self.time),
+                        ..world.offer(connections)
+                    };
+                    rates[which] = all_accepted(&offer).await.rate();
+                }
+                let row = self.report.row(group, format!("JSON bodies of {body} bytes"));
+                row.add("flushes/s", flushes);
+                row.add("key in a header, posts/s", rates[0]);
+                row.add("key in the body, posts/s", rates[1]);
+                row.add("body ÷ header", rates[1] / rates[0]);
+                row.add("key in a header, resident MiB", in_header.gauge().resident_mib());
+                row.add("key in the body, resident MiB", in_body.gauge().resident_mib());
             }
         }
     }

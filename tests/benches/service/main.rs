@@ -26,7 +26,7 @@ use tests::program::program;
 type Group = (&'static str, bool);
 
 /// The groups, and whether they are measured by default.
-const GROUPS: [Group; 15] = [
+const GROUPS: [Group; 16] = [
     ("intake", true),
     ("drain", true),
     ("sustained", true),
@@ -35,6 +35,7 @@ const GROUPS: [Group; 15] = [
     ("duplicates", true),
     ("failures", true),
     ("bodies", true),
+    ("keys", true),
     ("sources", true),
     ("processes", true),
     ("sqlite", true),

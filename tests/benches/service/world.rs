@@ -53,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) manners: Manners,
     /// How long delivered events are kept.
     pub(crate) kept: &'static str,
+    /// Where the idempotency key is.
+    pub(crate) key: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,7 @@ impl Default for Plan {
             role: "all",
             manners: Manners::default(),
             kept: "7d",
+            key: "header:Idempotency-Key",
         }
     }
 }
@@ -106,7 +109,7 @@ impl<'a> World<'a> {
         }
         // Connections are opened and statements prepared before anything is measured.
         let world = Self { cluster, database, services, sink, plan };
-        let warm_up = Offer { until: Until::Posts(500), ..world.offer(16) };
+        let warm_up = Offer { until: Until::Posts(500), is_json: true, ..world.offer(16) };
         let warmed = warm_up.run().await;
         assert_eq!(warmed.accepted, 500, "{:?}", warmed.others);
         if plan.role == "all" {
@@ -124,6 +127,7 @@ impl<'a> World<'a> {
             sources: self.plan.sources,
             connections,
             body: 1024,
+            is_json: false,
             duplicates: 0,
             until: Until::Over(Duration::from_secs(1)),
             rate: None,
@@ -146,8 +150,8 @@ impl<'a> World<'a> {
 
 fn configuration(plan: &Plan, sink: &Sink) -> String {
     let mut text = format!(
-        "role = \"{}\"\n[retention]\ndelivered = \"{}\"\n[defaults]\nconcurrency = 64\ninitial_delay = \"100ms\"\n",
-        plan.role, plan.kept
+        "role = \"{}\"\n[retention]\ndelivered = \"{}\"\n[defaults]\nconcurrency = 64\ninitial_delay = \"100ms\"\nidempotency_key = \"{}\"\n",
+        plan.role, plan.kept, plan.key
     );
     for source in 0..plan.sources {
         text +=

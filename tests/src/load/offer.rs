@@ -30,6 +30,8 @@ pub struct Offer {
     pub connections: usize,
     /// The size of a body, in bytes.
     pub body: usize,
+    /// Whether a body is a JSON document with the idempotency key as its member `id`.
+    pub is_json: bool,
     /// The percentage of posts that repeat an earlier one.
     pub duplicates: u64,
     pub until: Until,
@@ -126,7 +128,7 @@ async fn connection(offer: Offer, run: u32, number: usize, begun: Instant) -> Lo
     let target = offer.targets[number % offer.targets.len()];
     let mut socket = TcpStream::connect(target).await.expect("the service listens");
     socket.set_nodelay(true).expect("a socket option");
-    let body = body(offer.body);
+    let mut body = if offer.is_json { document(offer.body) } else { body(offer.body) };
     let mut load =
         Load { accepted: 0, others: BTreeMap::new(), took: Duration::ZERO, latency: histogram() };
     let (mut request, mut answer) =
@@ -157,14 +159,11 @@ async fn connection(offer: Offer, run: u32, number: usize, begun: Instant) -> Lo
         let key = if is_duplicate { fastrand::u64(0..unique) } else { unique };
         unique += u64::from(!is_duplicate);
         let source = (key + number as u64) % offer.sources as u64;
-        head(
-            &mut request,
-            target,
-            source,
-            &format!("{run:08x}-{number:04x}-4000-8000-{key:012x}"),
-            sent,
-            body.len(),
-        );
+        let key = format!("{run:08x}-{number:04x}-4000-8000-{key:012x}");
+        head(&mut request, target, source, &key, sent, body.len());
+        if offer.is_json {
+            body[BEFORE_ID.len()..][..key.len()].copy_from_slice(key.as_bytes());
+        }
         request.extend_from_slice(&body);
         socket.write_all(&request).await.expect("the service takes the request");
         let status_code = read_answer(&mut socket, &mut answer).await;
@@ -208,6 +207,15 @@ fn head(
 pub fn body(length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(1);
     std::iter::repeat_with(|| random.alphanumeric() as u8).take(length).collect()
+}
+
+const BEFORE_ID: &str = "{\"id\":\"";
+
+/// A JSON document of about this length, with a member `id` of 36 characters and many small items.
+fn document(length: usize) -> Vec<u8> {
+    let item = r#"{"amount":100,"currency":"eur","note":"a \"quoted\" word","tags":[1,2]}"#;
+    let items = vec![item; (length.saturating_sub(80) / (item.len() + 1)).max(1)].join(",");
+    format!("{BEFORE_ID}{:36}\",\"object\":\"event\",\"items\":[{items}]}}", "").into_bytes()
 }
 
 async fn read_answer(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
