@@ -6,7 +6,7 @@
 unexport RUSTFLAGS
 unexport CARGO_ENCODED_RUSTFLAGS
 
-.PHONY: test tools demo ha bench fuzz api-fuzz
+.PHONY: test tools demo ha bench fuzz api-fuzz producers
 
 test: tools
 	cargo fmt --all --check
@@ -45,6 +45,20 @@ api-fuzz: target/api-fuzz/installed
 target/api-fuzz/installed: tests/api-fuzz/requirements.txt
 	python3 -m venv --clear target/api-fuzz/venv
 	target/api-fuzz/venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+# Tests with the libraries of producers, and with real servers as producers, on SQLite and on PostgreSQL.
+# Needs Node 20 and npm, and the network in the first run. The servers are Debian's Alertmanager and
+# Docker registry. Without apt-get, their tests are skipped.
+# PRODUCERS="stripe.test.js" runs only these files.
+producers: tools target/producers/installed
+	cargo build --locked --package surehook
+	rm -rf target/producers/tests
+	cp -R tests/producers target/producers/tests
+	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' node target/producers/tests/run.js $(PRODUCERS)
+
+target/producers/installed: tests/producers/package.json tests/producers/package-lock.json tests/producers/install.sh
+	tests/producers/install.sh
 	touch $@
 
 # Runs each target of fuzz/ for FUZZ_SECONDS. A failing input is stored in fuzz/artifacts/ and ends
