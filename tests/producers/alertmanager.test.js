@@ -2,40 +2,31 @@
 
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
-import { needs, root } from "./debian.js";
+import { alertmanager, needs, root } from "./debian.js";
 import { startDownstream, startLossyProxy } from "./downstream.js";
 import { start, until } from "./processes.js";
 import { get, newFolder, onEachDatabase, post } from "./surehook.js";
 
 /** Starts an Alertmanager that sends its notifications to `url`, and repeats them. */
 async function startAlertmanager(t, url, repetition) {
-  const folder = newFolder(root);
+  const folder = newFolder();
   writeFileSync(
     `${folder}/alertmanager.yml`,
     `route: {receiver: surehook, group_wait: 0s, group_interval: ${repetition}, repeat_interval: ${repetition}}
 receivers: [{name: surehook, webhook_configs: [{url: "${url}/webhooks/alerts"}]}]`,
   );
-  // Debian's build reads /usr/share/prometheus, so the folder of the unpacked packages is its root.
-  const unshare = ["unshare", ...(process.getuid() === 0 ? [] : ["--map-root-user"]), `--root=${root}`];
   const inside = folder.slice(root.length);
-  const program = await start(
-    [
-      ...unshare,
-      "/usr/bin/prometheus-alertmanager",
-      `--config.file=${inside}/alertmanager.yml`,
-      `--storage.path=${inside}/data`,
-      "--web.listen-address=127.0.0.1:0",
-      "--cluster.listen-address=",
-    ],
-    { ready: /msg="Listening on" address=(?<address>\S+)/ },
-  );
+  const options = [`--config.file=${inside}/alertmanager.yml`, `--storage.path=${inside}/data`];
+  const listen = ["--web.listen-address=127.0.0.1:0", "--cluster.listen-address="];
+  const ready = /msg="Listening on" address=(?<address>\S+)/;
+  const program = await start([...alertmanager, ...options, ...listen], { ready });
   t.after(() => program.stop());
   return `http://${program.ready.groups.address}`;
 }
 
-const fire = async (alertmanager, alert) => {
+const fire = async (url, alert) => {
   const alerts = JSON.stringify([{ labels: { alertname: "DiskFull", instance: "db-1" }, ...alert }]);
-  const answer = await post(`${alertmanager}/api/v2/alerts`, { "content-type": "application/json" }, alerts);
+  const answer = await post(`${url}/api/v2/alerts`, { "content-type": "application/json" }, alerts);
   assert.equal(answer.status, 200, answer.body);
 };
 
@@ -43,16 +34,14 @@ const sources = (url) => `[sources.alerts]\nproducer = "alertmanager"\ndestinati
 
 const accept = (_, response) => response.writeHead(204).end();
 
-const name = "prometheus-alertmanager";
-
 onEachDatabase(
   "Alertmanager: each notification of an alert arrives, also with the bytes of an earlier one",
   async (t, surehook) => {
     const downstream = await startDownstream(t, accept);
     const service = await surehook(sources(downstream.url));
-    const alertmanager = await startAlertmanager(t, service.url, "1s");
+    const server = await startAlertmanager(t, service.url, "1s");
 
-    await fire(alertmanager, {});
+    await fire(server, {});
 
     await until("three notifications", () => downstream.received.length >= 3);
     const [first, ...others] = downstream.received;
@@ -64,14 +53,14 @@ onEachDatabase(
     const ids = downstream.received.map(({ headers }) => headers["surehook-event-id"]);
     assert.equal(new Set(ids).size, ids.length, "each notification is an event");
 
-    await fire(alertmanager, { endsAt: new Date().toISOString() });
+    await fire(server, { endsAt: new Date().toISOString() });
 
     const isResolved = ({ rawBody }) => JSON.parse(rawBody).status === "resolved";
     await until("the end of the alert", () => downstream.received.some(isResolved));
-    const metrics = (await get(`${alertmanager}/metrics`)).body;
+    const metrics = (await get(`${server}/metrics`)).body;
     assert.match(metrics, /^alertmanager_notifications_failed_total\{integration="webhook"\} 0$/m);
   },
-  needs(name),
+  needs(alertmanager),
 );
 
 onEachDatabase(
@@ -80,9 +69,9 @@ onEachDatabase(
     const downstream = await startDownstream(t, accept);
     const service = await surehook(sources(downstream.url));
     const proxy = await startLossyProxy(t, service.url);
-    const alertmanager = await startAlertmanager(t, proxy.url, "1h");
+    const server = await startAlertmanager(t, proxy.url, "1h");
 
-    await fire(alertmanager, {});
+    await fire(server, {});
 
     await until("both notifications", () => proxy.passed.length === 2 && downstream.received.length === 2);
     const [lost, retry] = proxy.passed;
@@ -90,5 +79,5 @@ onEachDatabase(
     assert.equal(retry.body, lost.body);
     assert.notEqual(retry.answer.headers["surehook-event-id"], lost.answer.headers["surehook-event-id"]);
   },
-  needs(name),
+  needs(alertmanager),
 );

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { writeFileSync } from "node:fs";
-import { needs, root } from "./debian.js";
+import { needs, registry } from "./debian.js";
 import { startDownstream, startLossyProxy } from "./downstream.js";
 import { start, until } from "./processes.js";
 import { newFolder, onEachDatabase, post, send } from "./surehook.js";
@@ -19,7 +19,7 @@ http: {addr: "127.0.0.1:0"}
 notifications:
   endpoints: [{name: surehook, url: "${url}/webhooks/registry", timeout: 1s, threshold: 3, backoff: 1s}]`,
   );
-  const program = await start([`${root}/usr/bin/docker-registry`, "serve", `${folder}/registry.yml`], {
+  const program = await start([...registry, "serve", `${folder}/registry.yml`], {
     ready: /listening on (?<address>127[^"]+)/,
   });
   t.after(() => program.stop());
@@ -29,10 +29,10 @@ notifications:
 const digestOf = (content) => `sha256:${createHash("sha256").update(content).digest("hex")}`;
 
 /** Pushes an image as Docker does. Returns the digests of its parts, in order. */
-async function pushImage(registry) {
+async function pushImage(url) {
   const descriptors = [];
   for (const content of ['{"architecture":"amd64","os":"linux"}', "not really a layer"]) {
-    const upload = await post(`${registry}/v2/tiny/blobs/uploads/`, {}, "");
+    const upload = await post(`${url}/v2/tiny/blobs/uploads/`, {}, "");
     const stored = await send("PUT", `${upload.headers.location}&digest=${digestOf(content)}`, {}, content);
     assert.equal(stored.status, 201, stored.body);
     descriptors.push({ size: content.length, digest: digestOf(content) });
@@ -45,7 +45,7 @@ async function pushImage(registry) {
     config: { mediaType: "application/vnd.docker.container.image.v1+json", ...config },
     layers: [{ mediaType: "application/vnd.docker.image.rootfs.diff.tar.gzip", ...layer }],
   });
-  const stored = await send("PUT", `${registry}/v2/tiny/manifests/latest`, { "content-type": mediaType }, manifest);
+  const stored = await send("PUT", `${url}/v2/tiny/manifests/latest`, { "content-type": mediaType }, manifest);
   assert.equal(stored.status, 201, stored.body);
   return [config.digest, layer.digest, digestOf(manifest)].sort();
 }
@@ -68,9 +68,9 @@ onEachDatabase(
   async (t, surehook) => {
     const downstream = await startDownstream(t, accept);
     const service = await surehook(sources(downstream.url));
-    const registry = await startRegistry(t, service.url);
+    const server = await startRegistry(t, service.url);
 
-    const digests = await pushImage(registry);
+    const digests = await pushImage(server);
 
     await until("the notifications", () => pushed(downstream).length === 3);
     assert.deepEqual(pushed(downstream), digests);
@@ -78,7 +78,7 @@ onEachDatabase(
       assert.equal(headers["content-type"], "application/vnd.docker.distribution.events.v1+json");
     }
   },
-  needs("docker-registry"),
+  needs(registry),
 );
 
 onEachDatabase(
@@ -87,9 +87,9 @@ onEachDatabase(
     const downstream = await startDownstream(t, accept);
     const service = await surehook(sources(downstream.url));
     const proxy = await startLossyProxy(t, service.url);
-    const registry = await startRegistry(t, proxy.url);
+    const server = await startRegistry(t, proxy.url);
 
-    const digests = await pushImage(registry);
+    const digests = await pushImage(server);
 
     await until("the notifications", () => proxy.passed.length === 4 && pushed(downstream).length === 3);
     const [lost, retry] = proxy.passed;
@@ -99,5 +99,5 @@ onEachDatabase(
     assert.equal(retry.answer.headers["surehook-event-id"], lost.answer.headers["surehook-event-id"]);
     assert.deepEqual(pushed(downstream), digests);
   },
-  needs("docker-registry"),
+  needs(registry),
 );

@@ -8,7 +8,7 @@ import { startDownstream } from "./downstream.js";
 import { until } from "./processes.js";
 import { onEachDatabase } from "./surehook.js";
 
-const SECRET = "It's a Secret to Everybody";
+const SECRET = "a long secret";
 const examples = createRequire(import.meta.url)("@octokit/webhooks-examples").flatMap(({ name, examples }) =>
   examples.map((payload) => ({ name, body: JSON.stringify(payload) })),
 );

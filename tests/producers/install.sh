@@ -14,7 +14,7 @@ fi
 cp "$here/package.json" "$here/package-lock.json" "$target"
 npm ci --prefix "$target" --ignore-scripts --no-audit --no-fund
 
-root="$target/debian"
+root="$target/root"
 rm -rf "$root"
 mkdir -p "$root"
 cd "$root"

@@ -6,13 +6,13 @@ import { setTimeout } from "node:timers/promises";
 
 const TIME_LIMIT_MS = 30_000;
 
-/** Waits until `check` returns something, and returns that. */
-export async function until(what, check) {
+/** Waits until `check` returns something, and returns that. `state` says in an error what was seen instead. */
+export async function until(what, check, state = () => "") {
   const deadline = Date.now() + TIME_LIMIT_MS;
   for (;;) {
     const found = await check();
     if (found) return found;
-    assert.ok(Date.now() < deadline, `${what}: did not happen within ${TIME_LIMIT_MS / 1000} seconds`);
+    assert.ok(Date.now() < deadline, `${what}: not within ${TIME_LIMIT_MS / 1000} seconds ${state()}`);
     await setTimeout(20);
   }
 }
@@ -39,16 +39,11 @@ export async function start(command, { ready, folder, environment = {}, user, si
     child.kill(signal);
     return ended;
   };
-  try {
-    program.ready = await until(`${command[0]} to start`, () => {
-      assert.ok(!program.hasEnded, `${command[0]} has ended`);
-      return program.output.match(ready);
-    });
-  } catch (error) {
-    child.kill("SIGKILL");
-    error.message += `. Its output:\n${program.output}`;
-    throw error;
-  }
+  const isReady = () => {
+    assert.ok(!program.hasEnded, `${command[0]} has ended:\n${program.output}`);
+    return program.output.match(ready);
+  };
+  program.ready = await until(`${command[0]} to start`, isReady, () => program.output);
   return program;
 }
 

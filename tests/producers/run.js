@@ -8,9 +8,10 @@ import { fileURLToPath } from "node:url";
 import { runAs, start } from "./processes.js";
 
 const here = path.dirname(fileURLToPath(import.meta.url));
-const runFolder = path.join(here, "..", "run");
+// In the root folder of Alertmanager, which reads its configuration from there.
+const runFolder = path.join(here, "../root/run");
 rmSync(runFolder, { recursive: true, force: true });
-mkdirSync(runFolder);
+mkdirSync(runFolder, { recursive: true });
 
 // Where Debian has the server's programs.
 process.env.PATH += `:${execSync("ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -1 || true").toString().trim()}`;

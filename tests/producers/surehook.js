@@ -25,8 +25,8 @@ export function onEachDatabase(name, run, options = {}) {
 }
 
 /** A new folder for the files of one test. They are kept until the next run. */
-export function newFolder(under = process.env.RUN_FOLDER) {
-  return mkdtempSync(path.join(under, "test-"));
+export function newFolder() {
+  return mkdtempSync(path.join(process.env.RUN_FOLDER, "test-"));
 }
 
 /** Starts the program with these sources, and waits until it is ready. It is stopped at the end of the test. */
@@ -47,7 +47,6 @@ async function startSurehook(t, database, sources) {
   t.after(stop);
   const url = `http://${program.ready.groups.address}`;
   await until("the program to be ready", async () => (await get(`${url}/ready`)).status === 200);
-  const event = async (id) => JSON.parse((await get(`${url}/events/${id}`)).body);
   return {
     url,
     /** Stops the program. It must end without an error. */
@@ -56,11 +55,15 @@ async function startSurehook(t, database, sources) {
     /** The newest 50 events of a source. */
     events: async (source) => JSON.parse((await get(`${url}/events?source=${source}`)).body).events,
     /** Waits until an event has this status, and returns it. */
-    eventWhen: (status, id) =>
-      until(`event ${id} to be ${status}`, async () => {
-        const now = await event(id);
-        return now.status === status && now;
-      }),
+    eventWhen: async (status, id) => {
+      let event;
+      const isInStatus = async () => {
+        event = JSON.parse((await get(`${url}/events/${id}`)).body);
+        return event.status === status;
+      };
+      await until(`the event to be ${status}`, isInStatus, () => JSON.stringify(event));
+      return event;
+    },
   };
 }
 

@@ -1,7 +1,8 @@
 // Twilio: the downstream validates status callbacks with `twilio`.
 //
 // Twilio signs the URL to which it posts, with its query. This is the public URL of the source. So the downstream joins that
-// URL and the query of the request.
+// URL and the query of the request. Twilio's middleware for Express does this if it has the public host, and the
+// destination has the path of the public URL.
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -10,16 +11,26 @@ import { startDownstream } from "./downstream.js";
 import { onEachDatabase } from "./surehook.js";
 
 const AUTH_TOKEN = "12345678901234567890123456789012";
+const PUBLIC_HOST = { protocol: "https", host: "hooks.example.com" };
 const PUBLIC_URL = "https://hooks.example.com/webhooks/twilio";
 const QUERY = "?order=1001&tenant=acme%20inc&note=a%2Bb+c&order=2&empty=&flag&name=%C3%A9";
 
-function twilioService({ url, headers, body }, response) {
+function twilioService({ url, headers, rawBody, body }, response) {
   const signature = headers["x-twilio-signature"];
   const signedUrl = PUBLIC_URL + url.slice(url.indexOf("?"));
+  const parameters = Object.fromEntries(new URLSearchParams(body));
   const isValid = url.includes("bodySHA256=")
     ? twilio.validateRequestWithBody(AUTH_TOKEN, signature, signedUrl, body)
-    : twilio.validateRequest(AUTH_TOKEN, signature, signedUrl, Object.fromEntries(new URLSearchParams(body)));
-  response.writeHead(isValid ? 204 : 400).end();
+    : twilio.validateRequest(AUTH_TOKEN, signature, signedUrl, parameters);
+  const request = {
+    originalUrl: url,
+    headers,
+    header: (name) => headers[name.toLowerCase()],
+    body: parameters,
+    rawBody,
+  };
+  const isValidForExpress = twilio.validateExpressRequest(request, AUTH_TOKEN, PUBLIC_HOST);
+  response.writeHead(isValid && isValidForExpress ? 204 : 400).end();
 }
 
 /** The headers of a status callback. Twilio signs the parameters of a form, and of a body in JSON the hash in the query. */
@@ -41,7 +52,7 @@ const FORM = new URLSearchParams(PARAMETERS).toString();
 
 onEachDatabase("Twilio: a status callback validates with its query, and a retry is a replay", async (t, surehook) => {
   const { url } = await startDownstream(t, twilioService);
-  const service = await surehook(`[sources.twilio]\nproducer = "twilio"\ndestination = "${url}/twilio"\n`);
+  const service = await surehook(`[sources.twilio]\nproducer = "twilio"\ndestination = "${url}/webhooks/twilio"\n`);
   const post = () => service.post(`/webhooks/twilio${QUERY}`, headersOf("97e4b1ee", QUERY, PARAMETERS), FORM);
 
   const answer = await post();
@@ -55,7 +66,7 @@ onEachDatabase("Twilio: a status callback validates with its query, and a retry 
 
 onEachDatabase("Twilio: a body in JSON validates with its hash in the query", async (t, surehook) => {
   const { url } = await startDownstream(t, twilioService);
-  const service = await surehook(`[sources.twilio]\nproducer = "twilio"\ndestination = "${url}/twilio"\n`);
+  const service = await surehook(`[sources.twilio]\nproducer = "twilio"\ndestination = "${url}/webhooks/twilio"\n`);
   const body = '{"CallSid":"CA0","CallStatus":"completed"}';
   const query = `?order=1001&bodySHA256=${createHash("sha256").update(body).digest("hex")}`;
 
@@ -66,7 +77,7 @@ onEachDatabase("Twilio: a body in JSON validates with its hash in the query", as
 
 onEachDatabase("Twilio: another query than the signed one is refused", async (t, surehook) => {
   const { url } = await startDownstream(t, twilioService);
-  const service = await surehook(`[sources.twilio]\nproducer = "twilio"\ndestination = "${url}/twilio"\n`);
+  const service = await surehook(`[sources.twilio]\nproducer = "twilio"\ndestination = "${url}/webhooks/twilio"\n`);
 
   const answer = await service.post("/webhooks/twilio?order=1002", headersOf("d", "?order=1001", PARAMETERS), FORM);
 
