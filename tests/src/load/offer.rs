@@ -211,9 +211,10 @@ pub fn body(length: usize) -> Vec<u8> {
 
 const BEFORE_ID: &str = "{\"id\":\"";
 
-/// A JSON document of about this length, with a member `id` of 36 characters and many small items.
+/// A JSON document of about this length, with a member `id` of 36 characters and items as those of a
+/// webhook of GitHub.
 fn document(length: usize) -> Vec<u8> {
-    let item = r#"{"amount":100,"currency":"eur","note":"a \"quoted\" word","tags":[1,2]}"#;
+    let item = r#"{"id":186853002,"name":"Hello-World","full_name":"Codertocat/Hello-World","private":false,"owner":{"login":"Codertocat","id":21031067,"site_admin":false},"html_url":"https://git.example.com/Codertocat/Hello-World","description":null,"keys_url":"https://api.git.example.com/repos/Codertocat/Hello-World/keys{/key_id}","size":0,"created_at":"2019-05-15T15:19:25Z"}"#;
     let items = vec![item; (length.saturating_sub(80) / (item.len() + 1)).max(1)].join(",");
     format!("{BEFORE_ID}{:36}\",\"object\":\"event\",\"items\":[{items}]}}", "").into_bytes()
 }
