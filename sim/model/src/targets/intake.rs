@@ -21,7 +21,7 @@ const SOURCES: usize = 3;
 /// Limit of the steps of a case.
 const STEPS: usize = 300;
 /// Limit of the requests of a case. All requests are looked at after each action.
-const REQUESTS: usize = 2_000;
+const REQUESTS: usize = 600;
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(1800);
 const LEASE: Duration = Duration::from_mins(1);
 
