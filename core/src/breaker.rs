@@ -16,29 +16,48 @@
 //!      └──────────────────────── Ramping ◀───────────────────────────────┘
 //! ```
 //!
-//! [`crate::verdict::is_healthy`] decides which replies count as failures.
+//! A downstream that refuses an event permanently (`422`) processes requests, so a refusal counts
+//! as a success. But a faulty release of a downstream can refuse every event, and each refusal
+//! dead-letters its event. With [`BreakerPolicy::refusals`], refusals without an accepted event
+//! between them open the breaker too, and a refused probe opens it again.
+//!
+//! [`crate::verdict::health`] decides what a reply counts as.
 
 use crate::time::Instant;
 use core::time::Duration;
 
+/// What the end of a delivery shows about the downstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It accepts events.
+    Accepted,
+    /// It processes requests, but refuses this event permanently.
+    Refused,
+    /// It processes no requests.
+    Failed,
+}
+
 /// When a source's breaker opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerPolicy {
-    /// The number of failures in a row that opens the breaker. 0 disables it.
+    /// The number of failures in a row that opens the breaker. 0: failures never open it.
     pub failures: u32,
+    /// The number of permanent refusals without an accepted event between them that opens the
+    /// breaker. 0: refusals never open it.
+    pub refusals: u32,
     /// How long deliveries are suspended before a probe is sent.
     pub open_for: Duration,
 }
 
 impl BreakerPolicy {
     /// The policy of a source without a breaker.
-    pub const OFF: Self = Self { failures: 0, open_for: Duration::ZERO };
+    pub const OFF: Self = Self { failures: 0, refusals: 0, open_for: Duration::ZERO };
 }
 
 impl Default for BreakerPolicy {
-    /// The documented defaults: 20 failures in a row, 10 s.
+    /// The documented defaults: 20 failures in a row, any number of refusals, 10 s.
     fn default() -> Self {
-        Self { failures: 20, open_for: Duration::from_secs(10) }
+        Self { failures: 20, refusals: 0, open_for: Duration::from_secs(10) }
     }
 }
 
@@ -46,14 +65,14 @@ impl Default for BreakerPolicy {
 ///
 /// ```
 /// use core::time::Duration;
-/// use surehook_core::breaker::{Breaker, BreakerPolicy};
+/// use surehook_core::breaker::{Breaker, BreakerPolicy, Health};
 /// use surehook_core::time::Instant;
 ///
-/// let policy = BreakerPolicy { failures: 2, open_for: Duration::from_secs(10) };
+/// let policy = BreakerPolicy { failures: 2, refusals: 0, open_for: Duration::from_secs(10) };
 /// let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
-/// let failed = Breaker::NEW.after(at(1), false, policy, 16);
+/// let failed = Breaker::NEW.after(at(1), Health::Failed, policy, 16);
 /// assert_eq!(failed.slots(16), 16);
-/// let open = failed.after(at(2), false, policy, 16);
+/// let open = failed.after(at(2), Health::Failed, policy, 16);
 /// assert_eq!((open.slots(16), open.opens_half_at()), (0, Some(at(12))));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +81,8 @@ pub enum Breaker {
     Closed {
         /// The number of failures in a row.
         failures: u32,
+        /// The number of refusals since the last accepted event, if the policy counts them.
+        refusals: u32,
     },
     /// No deliveries.
     Open {
@@ -76,12 +97,14 @@ pub enum Breaker {
         allowed: u32,
         /// The number of failures in a row.
         failures: u32,
+        /// The number of refusals since the last accepted event, if the policy counts them.
+        refusals: u32,
     },
 }
 
 impl Breaker {
     /// The initial state.
-    pub const NEW: Self = Self::Closed { failures: 0 };
+    pub const NEW: Self = Self::Closed { failures: 0, refusals: 0 };
 
     /// The name of the state, as it is shown and logged.
     #[must_use]
@@ -120,98 +143,123 @@ impl Breaker {
         }
     }
 
-    /// The state after a delivery ended at `now`, successfully or not. While the breaker is open,
-    /// results of deliveries that started before are ignored.
+    /// The state after a delivery ended at `now`. While the breaker is open, results of deliveries
+    /// that started before are ignored.
     #[must_use]
     pub fn after(
         self,
         now: Instant,
-        healthy: bool,
+        health: Health,
         policy: BreakerPolicy,
         concurrency: u32,
     ) -> Self {
-        let opens =
-            |failures: u32| policy.failures > 0 && failures.saturating_add(1) >= policy.failures;
         let opened = Self::Open { until: now + policy.open_for };
-        match (self, healthy) {
-            (Self::Open { .. }, _) => self,
-            (Self::Closed { .. }, true) => Self::NEW,
-            (Self::HalfOpen, true) => Self::ramping(2, concurrency),
-            (Self::Ramping { allowed, .. }, true) => {
-                Self::ramping(allowed.saturating_add(1), concurrency)
+        let (failures, refusals) = match self {
+            Self::Open { .. } => return self,
+            Self::HalfOpen => (0, 0),
+            Self::Closed { failures, refusals } | Self::Ramping { failures, refusals, .. } => {
+                (failures, refusals)
             }
-            (Self::HalfOpen, false) => opened,
-            (Self::Closed { failures } | Self::Ramping { failures, .. }, false)
-                if opens(failures) =>
-            {
-                opened
+        };
+        let (failures, refusals) = match health {
+            Health::Accepted => (0, 0),
+            Health::Refused => (0, refusals.saturating_add(u32::from(policy.refusals > 0))),
+            Health::Failed => (failures.saturating_add(1), refusals),
+        };
+        if reached(failures, policy.failures) || reached(refusals, policy.refusals) {
+            return opened;
+        }
+        match (self, health) {
+            (Self::HalfOpen, Health::Failed) => opened,
+            // Whatever opened the breaker, a refused probe would dead-letter the next event too.
+            (Self::HalfOpen, Health::Refused) if policy.refusals > 0 => opened,
+            (Self::Open { .. } | Self::Closed { .. }, _) => Self::Closed { failures, refusals },
+            (Self::HalfOpen, Health::Accepted | Health::Refused) => {
+                Self::ramping(2, concurrency, refusals)
             }
-            (Self::Closed { failures }, false) => {
-                Self::Closed { failures: failures.saturating_add(1) }
+            (Self::Ramping { allowed, .. }, Health::Accepted | Health::Refused) => {
+                Self::ramping(allowed.saturating_add(1), concurrency, refusals)
             }
-            (Self::Ramping { allowed, failures }, false) => Self::Ramping {
-                allowed: (allowed / 2).max(1),
-                failures: failures.saturating_add(1),
-            },
+            (Self::Ramping { allowed, .. }, Health::Failed) => {
+                Self::Ramping { allowed: (allowed / 2).max(1), failures, refusals }
+            }
         }
     }
 
-    fn ramping(allowed: u32, concurrency: u32) -> Self {
-        if allowed > concurrency { Self::NEW } else { Self::Ramping { allowed, failures: 0 } }
+    fn ramping(allowed: u32, concurrency: u32, refusals: u32) -> Self {
+        if allowed > concurrency {
+            Self::Closed { failures: 0, refusals }
+        } else {
+            Self::Ramping { allowed, failures: 0, refusals }
+        }
     }
+}
+
+/// Whether a count has reached its limit. 0: no limit.
+fn reached(count: u32, limit: u32) -> bool {
+    limit > 0 && count >= limit
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const POLICY: BreakerPolicy = BreakerPolicy { failures: 3, open_for: Duration::from_secs(10) };
+    use Health::{Accepted, Failed, Refused};
+
+    const POLICY: BreakerPolicy =
+        BreakerPolicy { failures: 3, refusals: 0, open_for: Duration::from_secs(10) };
 
     fn at(seconds: u64) -> Instant {
         Instant::from_origin(Duration::from_secs(seconds))
     }
 
-    fn after(breaker: Breaker, ends: &[bool]) -> Breaker {
-        ends.iter().fold(breaker, |breaker, healthy| breaker.after(at(1), *healthy, POLICY, 4))
+    fn after(breaker: Breaker, ends: &[Health]) -> Breaker {
+        by(POLICY, breaker, ends)
+    }
+
+    /// Opened by a result at [`after`]'s time.
+    fn open() -> Breaker {
+        Breaker::Open { until: at(11) }
+    }
+
+    fn by(policy: BreakerPolicy, breaker: Breaker, ends: &[Health]) -> Breaker {
+        ends.iter().fold(breaker, |breaker, health| breaker.after(at(1), *health, policy, 4))
+    }
+
+    fn closed(failures: u32, refusals: u32) -> Breaker {
+        Breaker::Closed { failures, refusals }
+    }
+
+    fn ramping(allowed: u32, failures: u32) -> Breaker {
+        Breaker::Ramping { allowed, failures, refusals: 0 }
     }
 
     #[test]
     fn only_consecutive_failures_open_the_breaker() {
-        let open = Breaker::Open { until: at(11) };
-        assert_eq!(after(Breaker::NEW, &[false, false, false]), open);
+        assert_eq!(after(Breaker::NEW, &[Failed, Failed, Failed]), open());
+        assert_eq!(after(Breaker::NEW, &[Failed, Failed, Accepted, Failed, Failed]), closed(2, 0));
         assert_eq!(
-            after(Breaker::NEW, &[false, false, true, false, false]),
-            Breaker::Closed { failures: 2 }
-        );
-        assert_eq!(
-            (open.slots(4), open.opens_half_at(), open.is_closed()),
+            (open().slots(4), open().opens_half_at(), open().is_closed()),
             (0, Some(at(11)), false)
         );
     }
 
     #[test]
     fn results_are_ignored_while_the_breaker_is_open() {
-        let open = Breaker::Open { until: at(11) };
-        assert_eq!(after(open, &[true, false, true]), open);
+        assert_eq!(after(open(), &[Accepted, Failed, Accepted]), open());
     }
 
     #[test]
     fn the_probe_decides_between_reopening_and_ramping_up() {
         assert_eq!(Breaker::HalfOpen.slots(4), 1);
-        assert_eq!(after(Breaker::HalfOpen, &[false]), Breaker::Open { until: at(11) });
-        let ramping = after(Breaker::HalfOpen, &[true]);
+        assert_eq!(after(Breaker::HalfOpen, &[Failed]), open());
+        let ramped = after(Breaker::HalfOpen, &[Accepted]);
+        assert_eq!((ramped, ramped.slots(4), ramped.is_closed()), (ramping(2, 0), 2, false));
+        assert_eq!(after(Breaker::HalfOpen, &[Accepted, Accepted]).slots(4), 3);
+        assert_eq!(after(Breaker::HalfOpen, &[Accepted; 3]), ramping(4, 0));
+        assert_eq!(after(Breaker::HalfOpen, &[Accepted; 4]), Breaker::NEW);
         assert_eq!(
-            (ramping, ramping.slots(4), ramping.is_closed()),
-            (Breaker::Ramping { allowed: 2, failures: 0 }, 2, false)
-        );
-        assert_eq!(after(Breaker::HalfOpen, &[true, true]).slots(4), 3);
-        assert_eq!(
-            after(Breaker::HalfOpen, &[true; 3]),
-            Breaker::Ramping { allowed: 4, failures: 0 }
-        );
-        assert_eq!(after(Breaker::HalfOpen, &[true; 4]), Breaker::NEW);
-        assert_eq!(
-            Breaker::HalfOpen.after(at(1), true, POLICY, 1),
+            Breaker::HalfOpen.after(at(1), Accepted, POLICY, 1),
             Breaker::NEW,
             "with one slot there is no ramp"
         );
@@ -219,18 +267,54 @@ mod tests {
 
     #[test]
     fn failures_while_ramping_halve_the_slots_then_open_the_breaker() {
-        let ramping = Breaker::Ramping { allowed: 4, failures: 0 };
-        assert_eq!(after(ramping, &[false]), Breaker::Ramping { allowed: 2, failures: 1 });
-        assert_eq!(after(ramping, &[false, false]), Breaker::Ramping { allowed: 1, failures: 2 });
-        assert_eq!(after(ramping, &[false, true]), Breaker::Ramping { allowed: 3, failures: 0 });
-        assert_eq!(after(ramping, &[false; 3]), Breaker::Open { until: at(11) });
+        let ramped = ramping(4, 0);
+        assert_eq!(after(ramped, &[Failed]), ramping(2, 1));
+        assert_eq!(after(ramped, &[Failed, Failed]), ramping(1, 2));
+        assert_eq!(after(ramped, &[Failed, Accepted]), ramping(3, 0));
+        assert_eq!(after(ramped, &[Failed; 3]), open());
+    }
+
+    #[test]
+    fn refusals_count_as_successes_unless_the_policy_counts_them() {
+        assert_eq!(after(Breaker::NEW, &[Failed, Failed, Refused, Failed, Failed]), closed(2, 0));
+        assert_eq!(after(Breaker::NEW, &[Refused; 1000]), Breaker::NEW);
+        assert_eq!(after(Breaker::HalfOpen, &[Refused, Refused]), ramping(3, 0));
+    }
+
+    #[test]
+    fn refusals_without_an_accepted_event_between_them_open_the_breaker() {
+        let policy = BreakerPolicy { refusals: 3, ..POLICY };
+        let after = |breaker, ends: &[Health]| by(policy, breaker, ends);
+        assert_eq!(after(Breaker::NEW, &[Refused, Refused]), closed(0, 2));
+        assert_eq!(after(Breaker::NEW, &[Refused, Refused, Accepted, Refused]), closed(0, 1));
+        assert_eq!(after(Breaker::NEW, &[Refused; 3]), open());
+        assert_eq!(after(Breaker::NEW, &[Refused, Failed, Refused, Failed]), closed(1, 2));
+        assert_eq!(after(Breaker::NEW, &[Refused, Failed, Refused, Failed, Refused]), open());
+        let ramped = after(Breaker::HalfOpen, &[Accepted, Refused]);
+        assert_eq!(ramped, Breaker::Ramping { allowed: 3, failures: 0, refusals: 1 });
+        assert_eq!(after(ramped, &[Refused, Refused]), open());
+        assert_eq!(
+            after(ramped, &[Refused, Failed]),
+            Breaker::Ramping { allowed: 2, failures: 1, refusals: 2 }
+        );
+        let only_refusals = BreakerPolicy { failures: 0, ..policy };
+        assert_eq!(by(only_refusals, Breaker::NEW, &[Failed; 100]), closed(100, 0));
+        assert_eq!(by(only_refusals, Breaker::NEW, &[Refused; 3]), open());
+    }
+
+    #[test]
+    fn a_refused_probe_opens_the_breaker_again_if_refusals_count() {
+        let policy = BreakerPolicy { refusals: 3, ..POLICY };
+        assert_eq!(by(policy, Breaker::HalfOpen, &[Refused]), open());
+        assert_eq!(by(policy, Breaker::HalfOpen, &[Accepted]), ramping(2, 0));
     }
 
     #[test]
     fn a_source_without_a_breaker_never_opens() {
         let mut breaker = Breaker::NEW;
         for _ in 0..1000 {
-            breaker = breaker.after(at(1), false, BreakerPolicy::OFF, 4);
+            breaker = breaker.after(at(1), Failed, BreakerPolicy::OFF, 4);
+            breaker = breaker.after(at(1), Refused, BreakerPolicy::OFF, 4);
         }
         assert_eq!((breaker.slots(4), breaker.is_closed()), (4, true));
     }

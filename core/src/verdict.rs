@@ -16,6 +16,7 @@
 //! override the table.
 
 use crate::backoff::Backoff;
+use crate::breaker::Health;
 use crate::event::{Outcome, Reason};
 use crate::id::{Attempt, BudgetAttempt, EventId};
 use crate::source::Policy;
@@ -165,21 +166,21 @@ fn judge_status(status_code: u16, policy: &Policy) -> Verdict {
     }
 }
 
-/// Whether a reply shows that the downstream is healthy, for the source's
-/// [circuit breaker](crate::breaker). `None` if it shows nothing: the request was not sent, or this
-/// process cut it off.
+/// What a reply shows about the downstream, for the source's
+/// [circuit breaker](crate::breaker). `None` if it shows nothing: the request was not sent, or
+/// this process cut it off.
 ///
-/// A transient verdict and `410 Gone` are failures. Any other response shows that the downstream
-/// processes requests, even if it refuses the event permanently.
+/// A transient verdict and `410 Gone` are failures.
 #[must_use]
-pub fn is_healthy(reply: &Reply, verdict: Verdict) -> Option<bool> {
+pub fn health(reply: &Reply, verdict: Verdict) -> Option<Health> {
     const GONE: u16 = 410;
     match reply {
         Reply::Failed(DeliveryError::CutOff) | Reply::NotSent => None,
-        Reply::Response { status_code: GONE, .. } => Some(false),
+        Reply::Response { status_code: GONE, .. } => Some(Health::Failed),
         Reply::Response { .. } | Reply::Failed(_) => Some(match verdict {
-            Verdict::Delivered | Verdict::Permanent => true,
-            Verdict::Transient | Verdict::Lost => false,
+            Verdict::Delivered => Health::Accepted,
+            Verdict::Permanent => Health::Refused,
+            Verdict::Transient | Verdict::Lost => Health::Failed,
         }),
     }
 }
@@ -363,16 +364,16 @@ mod tests {
     }
 
     #[test]
-    fn a_downstream_that_refuses_single_events_is_healthy() {
-        assert_eq!(is_healthy(&response(200), Verdict::Delivered), Some(true));
-        assert_eq!(is_healthy(&response(422), Verdict::Permanent), Some(true));
-        assert_eq!(is_healthy(&response(410), Verdict::Permanent), Some(false));
-        assert_eq!(is_healthy(&response(503), Verdict::Transient), Some(false));
+    fn each_reply_shows_whether_the_downstream_accepts_refuses_or_fails() {
+        assert_eq!(health(&response(200), Verdict::Delivered), Some(Health::Accepted));
+        assert_eq!(health(&response(422), Verdict::Permanent), Some(Health::Refused));
+        assert_eq!(health(&response(410), Verdict::Permanent), Some(Health::Failed));
+        assert_eq!(health(&response(503), Verdict::Transient), Some(Health::Failed));
         assert_eq!(
-            is_healthy(&Reply::Failed(DeliveryError::Timeout), Verdict::Transient),
-            Some(false)
+            health(&Reply::Failed(DeliveryError::Timeout), Verdict::Transient),
+            Some(Health::Failed)
         );
-        assert_eq!(is_healthy(&Reply::Failed(DeliveryError::CutOff), Verdict::Transient), None);
-        assert_eq!(is_healthy(&Reply::NotSent, Verdict::Transient), None);
+        assert_eq!(health(&Reply::Failed(DeliveryError::CutOff), Verdict::Transient), None);
+        assert_eq!(health(&Reply::NotSent, Verdict::Transient), None);
     }
 }

@@ -49,7 +49,7 @@ use crate::breaker::Breaker;
 use crate::event::Outcome;
 use crate::source::{Policy, SourceName};
 use crate::time::Instant;
-use crate::verdict::{DeliveryError, Reply, decide, is_healthy};
+use crate::verdict::{DeliveryError, Reply, decide, health};
 use agenda::Agenda;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -543,8 +543,8 @@ impl Worker {
         let (verdict, decided) =
             decide(&reply, &queue.policy, claim.event, claim.attempt, claim.in_budget);
         let outcome = if cut_off { Outcome::CutOff } else { decided };
-        let healthy = verdict.and_then(|verdict| is_healthy(&reply, verdict));
-        let has_moved = healthy.is_some_and(|healthy| queue.learned(now, healthy));
+        let health = verdict.and_then(|verdict| health(&reply, verdict));
+        let has_moved = health.is_some_and(|health| queue.learned(now, health));
         match (&reply, cut_off) {
             (_, true) => {}
             (Reply::NotSent, false) => self.suspend(now),

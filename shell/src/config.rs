@@ -469,6 +469,7 @@ fn settings(section: &mut Section<'_>, settings: &mut Settings) {
     section.integer("rate", &mut rate, 0, limits::RATE);
     policy.rate = NonZeroU32::new(rate);
     section.integer("breaker_failures", &mut policy.breaker.failures, 0, limits::BREAKER_FAILURES);
+    section.integer("breaker_refusals", &mut policy.breaker.refusals, 0, limits::BREAKER_FAILURES);
     section.text("breaker_open", &mut policy.breaker.open_for, values::timeout);
     section.integer("max_attempts", &mut policy.max_attempts, 1, limits::MAX_ATTEMPTS);
     section.text("initial_delay", &mut policy.backoff.initial_delay, values::delay);

@@ -59,6 +59,10 @@ pub enum Bug {
     ReceivedAtTheClaim,
     /// A source's breaker never opens.
     BreakerNeverOpens,
+    /// Refusals never open a breaker.
+    RefusalsNeverOpen,
+    /// Twice as many refusals as configured open a breaker.
+    RefusalsOpenLate,
     /// A breaker admits events after a quarter of its open time.
     BreakerClosesTooSoon,
     /// A source's rate is ignored.
@@ -130,7 +134,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 56] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -158,6 +162,8 @@ impl Bug {
         Self::EventsRelayed,
         Self::ReceivedAtTheClaim,
         Self::BreakerNeverOpens,
+        Self::RefusalsNeverOpen,
+        Self::RefusalsOpenLate,
         Self::BreakerClosesTooSoon,
         Self::RateForgotten,
         Self::CursorNeverReturns,

@@ -42,6 +42,8 @@ pub(crate) fn config(
         let mut policy = source.policy();
         match bug {
             Some(Bug::BreakerNeverOpens) => policy.breaker = BreakerPolicy::OFF,
+            Some(Bug::RefusalsNeverOpen) => policy.breaker.refusals = 0,
+            Some(Bug::RefusalsOpenLate) => policy.breaker.refusals *= 2,
             Some(Bug::BreakerClosesTooSoon) => policy.breaker.open_for /= 4,
             Some(Bug::RateForgotten) => policy.rate = None,
             _ => {}

@@ -30,7 +30,7 @@ fn source() -> impl Strategy<Value = Source> {
         (0..HEAL_AT_MS, behaviour()).prop_map(|(at_ms, how)| BehaviourAt { at_ms, how }),
         0..4,
     );
-    let limits = (0..4u32, 500..5_000u32, 0..10u32, any::<bool>());
+    let limits = (0..4u32, 0..4u32, 500..5_000u32, 0..10u32, any::<bool>());
     (300..3_000u64, 1..4u32, 1..6u32, 50..1_000u64, any::<bool>(), behaves, limits).prop_map(
         |(
             timeout_ms,
@@ -39,7 +39,7 @@ fn source() -> impl Strategy<Value = Source> {
             initial_delay_ms,
             first_wins,
             mut behaves,
-            (breaker_failures, breaker_open_ms, rate, redrive_on_replay),
+            (breaker_failures, breaker_refusals, breaker_open_ms, rate, redrive_on_replay),
         )| {
             behaves.sort_by_key(|behaves| behaves.at_ms);
             let max_delay_ms = initial_delay_ms * 8;
@@ -52,6 +52,7 @@ fn source() -> impl Strategy<Value = Source> {
                 max_delay_ms,
                 rate,
                 breaker_failures,
+                breaker_refusals,
                 breaker_open_ms,
                 first_wins,
                 redrive_on_replay,

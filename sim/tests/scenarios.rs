@@ -83,3 +83,21 @@ fn an_outage_of_an_hour_uses_up_no_retry_budget() {
         (40, 40)
     );
 }
+
+/// Two processes. In each of them, five refusals and up to four further deliveries in flight open
+/// the breaker, which then admits one probe in each of ten minutes.
+#[test]
+fn a_downstream_that_refuses_everything_for_ten_minutes_costs_few_events() {
+    let (_, scenario) = kept()
+        .into_iter()
+        .find(|(file, _)| file.ends_with("refusals-open-the-breaker.toml"))
+        .expect("the scenario exists");
+    let outcome = run(&scenario, None);
+    let source = &scenario.sources[0];
+    let with = |status| outcome.run.events.values().filter(|event| event.status == status).count();
+    let (dead, delivered) = (with(Status::DeadLettered), with(Status::Delivered));
+    println!("{dead} dead-lettered, {delivered} delivered");
+    let bound = scenario.processes * (source.breaker_refusals + source.concurrency + 10) as usize;
+    assert!(dead <= bound, "{dead} dead-lettered (bound {bound})");
+    assert_eq!(dead + delivered, scenario.posts.len());
+}

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 use std::time::{Duration, Instant};
+use surehook_core::event::Status;
 use surehook_model::history::Fault;
 use tests::database::Database;
 use tests::http::Client;
@@ -13,7 +14,10 @@ use tests::sink::{Answer, Sink};
 use tests::{on_each_database, soak};
 use uuid::Uuid;
 
-on_each_database!(an_outage_uses_up_few_attempts_and_affects_no_other_source);
+on_each_database!(
+    an_outage_uses_up_few_attempts_and_affects_no_other_source,
+    a_downstream_that_refuses_everything_costs_few_events,
+);
 
 const FAILURES: usize = 10;
 const CONCURRENCY: usize = 16;
@@ -87,6 +91,47 @@ async fn an_outage_uses_up_few_attempts_and_affects_no_other_source(database: Da
     assert!(beside < Duration::from_millis(500), "the other source took {beside:?}");
     // The oracles check the ramp, and that nothing was sent while the breaker was open.
     run.judge().await;
+}
+
+/// A faulty release of a downstream refuses every event. Then it is replaced.
+async fn a_downstream_that_refuses_everything_costs_few_events(database: Database) {
+    const REFUSALS: usize = 20;
+    const EVENTS: usize = 600;
+    let (down, open) = (Duration::from_secs(4), Duration::from_millis(500));
+    let run = Recording::begin(database).await;
+    let faulty = run.sink(|_| Answer::status(422).body("unknown currency")).await;
+    let configuration = format!(
+        "[sources.faulty]\ndestination = \"{}\"\nconcurrency = {CONCURRENCY}\nbreaker_refusals = {REFUSALS}\nbreaker_open = \"{}\"\n",
+        faulty.url("/faulty"),
+        humantime::format_duration(open),
+    );
+    let service = run.service(&configuration).await;
+    let told = |broken: bool| {
+        run.fault(Fault::Downstream {
+            source: "faulty".to_owned(),
+            what: "422".to_owned(),
+            broken,
+        });
+    };
+    told(true);
+    let began = Instant::now();
+    let load = Load { sources: &["faulty"], posts: EVENTS, duplicates: 0, connections: 16 };
+    produce(run.clone(), vec![service.target()], load, Progress::default()).await;
+    tokio::time::sleep(down.saturating_sub(began.elapsed())).await;
+    let lasted = began.elapsed();
+    told(false);
+    faulty.behave(|_| Answer::status(200));
+    run.all_ended().await;
+
+    let judged = run.judge().await;
+    let with = |status| judged.events.values().filter(|event| event.status == status).count();
+    let (dead, delivered) = (with(Status::DeadLettered), with(Status::Delivered));
+    let probes = usize::try_from(lasted.as_millis() / open.as_millis()).expect("a number") + 1;
+    println!(
+        "{EVENTS} events, refused for {lasted:?}: {dead} dead-lettered, of which at most {probes} probes"
+    );
+    assert!((REFUSALS..=REFUSALS + CONCURRENCY + probes).contains(&dead), "{dead} dead-lettered");
+    assert_eq!(dead + delivered, EVENTS);
 }
 
 /// Posts to the healthy source every 20 ms. Returns the 99th percentile of the time from an event's

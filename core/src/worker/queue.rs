@@ -4,7 +4,7 @@
 use super::Lease;
 use super::claims::Claim;
 use super::memory::Origin;
-use crate::breaker::Breaker;
+use crate::breaker::{Breaker, Health};
 use crate::rate::Pace;
 use crate::source::{Policy, SourceName};
 use crate::time::Instant;
@@ -180,11 +180,11 @@ impl SourceQueue {
         self.is_ahead_of_its_rate.then_some(next)
     }
 
-    /// A delivery showed whether the downstream is healthy. Returns whether the breaker changed its
-    /// state.
-    pub(super) fn learned(&mut self, now: Instant, healthy: bool) -> bool {
+    /// The end of a delivery showed the health of the downstream. Returns whether the breaker changed
+    /// its state.
+    pub(super) fn learned(&mut self, now: Instant, health: Health) -> bool {
         let before = self.breaker;
-        self.breaker = before.after(now, healthy, self.policy.breaker, self.policy.concurrency);
+        self.breaker = before.after(now, health, self.policy.breaker, self.policy.concurrency);
         before.as_str() != self.breaker.as_str()
     }
 

@@ -542,7 +542,7 @@ fn end(worker: &mut Worker, now: Instant, reply: &Reply, deliveries: usize) {
 }
 
 fn breaking(concurrency: u32) -> Worker {
-    let breaker = crate::breaker::BreakerPolicy { failures: 2, open_for: secs(10) };
+    let breaker = crate::breaker::BreakerPolicy { failures: 2, refusals: 0, open_for: secs(10) };
     Worker::new(
         START,
         unpaced(),

@@ -220,15 +220,16 @@ impl fmt::Display for Source {
         if let Some(rate) = policy.rate {
             writeln!(f, "  rate        {rate} per second")?;
         }
-        match policy.breaker {
-            BreakerPolicy { failures: 0, .. } => writeln!(f, "  breaker     none")?,
-            BreakerPolicy { failures, open_for } => {
-                writeln!(
-                    f,
-                    "  breaker     opens for {} after {failures} consecutive failures",
-                    time(open_for)
-                )?;
-            }
+        let BreakerPolicy { failures, refusals, open_for } = policy.breaker;
+        let opens_after = [
+            (failures > 0).then(|| format!("{failures} consecutive failures")),
+            (refusals > 0).then(|| format!("{refusals} consecutive refusals")),
+        ];
+        let opens_after = opens_after.into_iter().flatten().collect::<Vec<_>>().join(" or ");
+        if opens_after.is_empty() {
+            writeln!(f, "  breaker     none")?;
+        } else {
+            writeln!(f, "  breaker     opens for {} after {opens_after}", time(open_for))?;
         }
         write!(
             f,

@@ -69,6 +69,7 @@ fn every_value_can_be_set() {
         concurrency = 10_000
         rate = 1_000_000
         breaker_failures = 0
+        breaker_refusals = 1_000_000
         breaker_open = "1h"
         max_attempts = 0xF4240
         initial_delay = "0s"
@@ -95,7 +96,11 @@ fn every_value_can_be_set() {
             timeout: limits::TIMEOUT,
             concurrency: limits::CONCURRENCY,
             rate: NonZeroU32::new(limits::RATE),
-            breaker: BreakerPolicy { failures: 0, open_for: limits::TIMEOUT },
+            breaker: BreakerPolicy {
+                failures: 0,
+                refusals: limits::BREAKER_FAILURES,
+                open_for: limits::TIMEOUT,
+            },
             max_attempts: limits::MAX_ATTEMPTS,
             backoff: Backoff {
                 initial_delay: Duration::ZERO,

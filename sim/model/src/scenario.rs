@@ -128,6 +128,10 @@ pub struct Source {
     /// The number of failures in a row that opens the circuit breaker; 0: no breaker.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub breaker_failures: u32,
+    /// The number of refusals without an accepted event between them that opens the circuit breaker;
+    /// 0: refusals never open it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub breaker_refusals: u32,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub breaker_open_ms: u32,
     /// Whether a reused key is answered with the first event.
@@ -230,6 +234,7 @@ impl Source {
             max_delay_ms: 2_000,
             rate: 0,
             breaker_failures: 0,
+            breaker_refusals: 0,
             breaker_open_ms: 0,
             first_wins: false,
             redrive_on_replay: false,
@@ -246,6 +251,7 @@ impl Source {
             rate: NonZeroU32::new(self.rate),
             breaker: BreakerPolicy {
                 failures: self.breaker_failures,
+                refusals: self.breaker_refusals,
                 open_for: Duration::from_millis(u64::from(self.breaker_open_ms)),
             },
             max_attempts: self.max_attempts,

@@ -81,7 +81,7 @@ fn nothing_is_offered_while_older_events_wait() {
 
 #[test]
 fn an_open_breaker_and_a_failing_store_withdraw_the_offer() {
-    let breaker = BreakerPolicy { failures: 1, open_for: secs(10) };
+    let breaker = BreakerPolicy { failures: 1, refusals: 0, open_for: secs(10) };
     let mut worker = drained(unpaced(), Policy { breaker, ..of_two() });
     worker.handle(at(2), handed(at(2), 0..1));
     let ticket = tickets(&actions(&mut worker, at(2)))[0];

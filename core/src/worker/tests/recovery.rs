@@ -38,7 +38,7 @@ fn a_delivery_has_its_timeout_however_much_of_the_lease_is_left() {
 
 #[test]
 fn a_half_open_breaker_claims_its_probe_without_waiting_for_a_poll() {
-    let breaker = crate::breaker::BreakerPolicy { failures: 2, open_for: secs(10) };
+    let breaker = crate::breaker::BreakerPolicy { failures: 2, refusals: 0, open_for: secs(10) };
     let policy = Policy { concurrency: 3, breaker, ..Policy::default() };
     let sources = [(source("a"), policy), (source("b"), Policy::default())];
     let mut worker = Worker::new(START, unpaced(), sources);

@@ -138,7 +138,7 @@ fn suspensions_grow_to_a_limit_until_a_delivery_is_sent() {
 fn an_unsent_event_does_not_affect_the_breaker() {
     let policy = Policy {
         concurrency: 4,
-        breaker: crate::breaker::BreakerPolicy { failures: 1, open_for: secs(10) },
+        breaker: crate::breaker::BreakerPolicy { failures: 1, refusals: 0, open_for: secs(10) },
         ..Policy::default()
     };
     let mut worker = Worker::new(START, unpaced(), [(source("a"), policy)]);

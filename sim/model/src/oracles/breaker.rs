@@ -1,6 +1,7 @@
-//! Promise *Isolated*, for a failing downstream: after `breaker.failures` failures in a row, a
-//! process sends nothing until the breaker's open time is over. Then it sends one probe. After that
-//! one succeeds, each further success increases the allowed concurrency by one.
+//! Promise *Isolated*, for a failing downstream: after `breaker.failures` failures in a row, or
+//! `breaker.refusals` refusals without an accepted event between them, a process sends nothing until
+//! the breaker's open time is over. Then it sends one probe. After that one succeeds, each further
+//! success increases the allowed concurrency by one.
 //!
 //! The recorded times are not exactly those of the process: it learns of an end slightly later, and
 //! decides on a start slightly earlier. A failure during the ramp also reduces the concurrency,
@@ -11,9 +12,10 @@ use crate::history::{At, Fault, Run, Sending, What};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use surehook_core::breaker::Health;
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::source::Policy;
-use surehook_core::verdict::{DeliveryError, Reply, is_healthy, judge as verdict};
+use surehook_core::verdict::{DeliveryError, Reply, health, judge as verdict};
 
 /// Bound on the time between a start or an end and its record.
 const SEEN_WITHIN: Duration = Duration::from_millis(500);
@@ -25,15 +27,15 @@ struct Watch {
 }
 
 enum Phase {
-    Closed { failures: u32 },
+    Closed { failures: u32, refusals: u32 },
     Open { since: At },
     Probing { since: At },
-    Ramping { allowed: usize, failures: u32 },
+    Ramping { allowed: usize, failures: u32, refusals: u32 },
 }
 
 impl Default for Phase {
     fn default() -> Self {
-        Self::Closed { failures: 0 }
+        Self::Closed { failures: 0, refusals: 0 }
     }
 }
 
@@ -64,9 +66,7 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
         match &entry.what {
             What::Sending(Sending { process, source, event, attempt }) => {
                 let policy = run.policies.of(process, source, entry.at);
-                let Some(policy) = policy.filter(|policy| policy.breaker.failures > 0) else {
-                    continue;
-                };
+                let Some(policy) = policy.filter(|policy| opens(policy)) else { continue };
                 let watch = watches.entry((process, source)).or_default();
                 watch.in_flight.insert((*event, *attempt));
                 let why = watch.begins(entry.at, policy);
@@ -91,7 +91,7 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
                 let policy = run.policies.of(process, source, entry.at);
                 if let Some(policy) = policy.filter(|_| !draining.contains(process.as_str())) {
                     let was_ramping = matches!(watch.phase, Phase::Ramping { .. });
-                    watch.ends(entry.at, healthy(*status_code, policy), policy);
+                    watch.ends(entry.at, shown(*status_code, policy), policy);
                     seen.recovered |= was_ramping && matches!(watch.phase, Phase::Closed { .. });
                 }
             }
@@ -110,14 +110,18 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
     (violations, seen)
 }
 
-fn healthy(status_code: Option<u16>, policy: &Policy) -> bool {
+fn opens(policy: &Policy) -> bool {
+    policy.breaker.failures > 0 || policy.breaker.refusals > 0
+}
+
+fn shown(status_code: Option<u16>, policy: &Policy) -> Health {
     let reply = match status_code {
         Some(status_code) => {
             Reply::Response { status_code, retry_after: None, excerpt: Bytes::new() }
         }
         None => Reply::Failed(DeliveryError::Timeout),
     };
-    verdict(&reply, policy).and_then(|verdict| is_healthy(&reply, verdict)) == Some(true)
+    verdict(&reply, policy).and_then(|verdict| health(&reply, verdict)).unwrap_or(Health::Failed)
 }
 
 impl Watch {
@@ -159,35 +163,43 @@ impl Watch {
         }
     }
 
-    fn ends(&mut self, at: At, healthy: bool, policy: &Policy) {
-        let counted = |failures: u32, otherwise: Phase| {
-            if failures >= policy.breaker.failures { Phase::Open { since: at } } else { otherwise }
-        };
-        self.phase = match (&self.phase, healthy) {
-            (Phase::Closed { .. }, true) => Phase::default(),
-            (Phase::Closed { failures }, false) => {
-                counted(failures + 1, Phase::Closed { failures: failures + 1 })
+    fn ends(&mut self, at: At, health: Health, policy: &Policy) {
+        let limits = policy.breaker;
+        let (failures, refusals) = match self.phase {
+            Phase::Closed { failures, refusals } | Phase::Ramping { failures, refusals, .. } => {
+                (failures, refusals)
             }
+            Phase::Open { .. } | Phase::Probing { .. } => (0, 0),
+        };
+        let (failures, refusals) = match health {
+            Health::Accepted => (0, 0),
+            Health::Refused => (0, refusals + 1),
+            Health::Failed => (failures + 1, refusals),
+        };
+        let reached = |count: u32, limit: u32| limit > 0 && count >= limit;
+        let must_open = reached(failures, limits.failures) || reached(refusals, limits.refusals);
+        let fails = health == Health::Failed || (health == Health::Refused && limits.refusals > 0);
+        self.phase = match self.phase {
             // The breaker may have been half-open already, and may have treated this result as its
             // probe's.
-            (Phase::Open { since }, true)
-                if at + SEEN_WITHIN >= *since + policy.breaker.open_for =>
-            {
-                Phase::Ramping { allowed: 2, failures: 0 }
+            Phase::Open { since } if !fails && at + SEEN_WITHIN >= since + limits.open_for => {
+                Phase::Ramping { allowed: 2, failures: 0, refusals: 0 }
             }
-            (Phase::Open { since }, _) => Phase::Open { since: *since },
-            (Phase::Probing { .. }, true) => Phase::Ramping { allowed: 2, failures: 0 },
-            (Phase::Probing { .. }, false) => Phase::Open { since: at },
-            (Phase::Ramping { allowed, .. }, true)
-                if *allowed + 1 > policy.concurrency as usize =>
-            {
-                Phase::default()
+            Phase::Open { since } => Phase::Open { since },
+            Phase::Probing { .. } if !fails => {
+                Phase::Ramping { allowed: 2, failures: 0, refusals: 0 }
             }
-            (Phase::Ramping { allowed, .. }, true) => {
-                Phase::Ramping { allowed: allowed + 1, failures: 0 }
+            Phase::Probing { .. } => Phase::Open { since: at },
+            Phase::Closed { .. } | Phase::Ramping { .. } if must_open => Phase::Open { since: at },
+            Phase::Closed { .. } => Phase::Closed { failures, refusals },
+            Phase::Ramping { allowed, .. } if health == Health::Failed => {
+                Phase::Ramping { allowed, failures, refusals }
             }
-            (Phase::Ramping { allowed, failures }, false) => {
-                counted(failures + 1, Phase::Ramping { allowed: *allowed, failures: failures + 1 })
+            Phase::Ramping { allowed, .. } if allowed + 1 > policy.concurrency as usize => {
+                Phase::Closed { failures: 0, refusals }
+            }
+            Phase::Ramping { allowed, .. } => {
+                Phase::Ramping { allowed: allowed + 1, failures: 0, refusals }
             }
         };
     }

@@ -27,7 +27,7 @@ pub fn expand(seed: u64) -> Scenario {
     // scenario.
     let mut rng = Rng::with_seed(seed ^ 0x0b2e_a4e2_0f1c_3d5a);
     for source in &mut sources {
-        limits(&mut rng, source);
+        limits(&mut rng, source, heal_at_ms);
     }
     if rng.u8(..) < 60 {
         let source = rng.usize(0..sources.len());
@@ -200,6 +200,7 @@ fn source(rng: &mut Rng, swarm: &Swarm, n: usize, heal_at_ms: u64) -> Source {
         max_delay_ms: initial_delay_ms * rng.u64(1..=16),
         rate: 0,
         breaker_failures: 0,
+        breaker_refusals: 0,
         breaker_open_ms: 0,
         first_wins: rng.u8(..) < 40,
         redrive_on_replay: false,
@@ -421,11 +422,23 @@ fn different_settings(
     variants
 }
 
-/// Half of the sources have a breaker, and a sixth have a rate.
-fn limits(rng: &mut Rng, source: &mut Source) {
+/// Half of the sources have a breaker that failures open, a sixth have one that refusals open, and a
+/// sixth have a rate.
+fn limits(rng: &mut Rng, source: &mut Source, heal_at_ms: u64) {
     if rng.bool() {
         source.breaker_failures = rng.u32(1..=6);
         source.breaker_open_ms = rng.u32(1_000..30_000);
+    }
+    if rng.u8(..) < 40 {
+        source.breaker_refusals = rng.u32(1..=4);
+        source.breaker_open_ms = rng.u32(1_000..30_000);
+        // A faulty release refuses everything, and is replaced by another.
+        let at_ms = rng.u64(0..heal_at_ms / 2);
+        let how = Behaviour::Answers { status_code: 422, retry_after_s: None };
+        source.behaves.push(BehaviourAt { at_ms, how });
+        let at_ms = at_ms + rng.u64(2_000..60_000);
+        source.behaves.push(BehaviourAt { at_ms, how: Behaviour::Takes });
+        source.behaves.sort_by_key(|behaves| behaves.at_ms);
     }
     if rng.u8(..) < 40 {
         source.rate = rng.u32(1..=20);

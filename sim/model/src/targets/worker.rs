@@ -18,6 +18,7 @@ pub struct Case {
     pub concurrency: [u32; SOURCES],
     /// The number of failures in a row that opens each source's breaker; 0: no breaker.
     pub breaker_failures: [u32; SOURCES],
+    pub breaker_refusals: [u32; SOURCES],
     /// Deliveries of each source that may start per second; 0: no limit.
     pub rate: [u32; SOURCES],
     /// The memory limit for events.
@@ -102,18 +103,20 @@ impl Case {
         let short = bytes.ratio(1, 2).unwrap_or(false);
         let max_held_bytes =
             if short { bytes.int_in_range(1..=5_000).unwrap_or(1) } else { 64 << 20 };
-        // Half of the sources have a breaker, and a quarter have a rate.
+        // Half of the sources have a breaker that failures open, half one that refusals open, and a
+        // quarter have a rate.
         let mut one_in = |odds: u32, most: u32| match bytes.ratio(1, odds) {
             Ok(true) => bytes.int_in_range(1..=most).unwrap_or(0),
             Ok(false) | Err(_) => 0,
         };
         let breaker_failures = [one_in(2, 4), one_in(2, 4), one_in(2, 4)];
         let rate = [one_in(4, 20), one_in(4, 20), one_in(4, 20)];
+        let breaker_refusals = [one_in(2, 4), one_in(2, 4), one_in(2, 4)];
         let mut steps = Vec::new();
         while !bytes.is_empty() && steps.len() < STEPS {
             steps.extend(step(&mut bytes));
         }
-        Self { concurrency, breaker_failures, rate, max_held_bytes, steps }
+        Self { concurrency, breaker_failures, breaker_refusals, rate, max_held_bytes, steps }
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
-use surehook_core::breaker::{Breaker, BreakerPolicy};
+use surehook_core::breaker::{Breaker, BreakerPolicy, Health};
 use surehook_core::event::{Outcome, Reason};
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::rate::BURST;
@@ -50,6 +50,8 @@ struct Watched {
     told: Option<Breaker>,
     /// The number of failures in a row that count.
     failures: u32,
+    /// The number of refusals that count, since the last accepted event.
+    refusals: u32,
     /// Whether the breaker must open now.
     must_open: bool,
     opened_at: Instant,
@@ -81,15 +83,23 @@ impl Watched {
         }
     }
 
-    fn ends(&mut self, healthy: bool, policy: &Policy) {
-        self.failures = if healthy { 0 } else { self.failures + 1 };
+    fn ends(&mut self, health: Health, policy: &Policy) {
+        (self.failures, self.refusals) = match health {
+            Health::Accepted => (0, 0),
+            Health::Refused => (0, self.refusals + 1),
+            Health::Failed => (self.failures + 1, self.refusals),
+        };
+        let limits = policy.breaker;
+        let reached = |count: u32, limit: u32| limit > 0 && count >= limit;
         self.must_open = match self.breaker() {
             Breaker::Closed { .. } | Breaker::Ramping { .. } => {
-                policy.breaker.failures > 0 && self.failures >= policy.breaker.failures
+                reached(self.failures, limits.failures) || reached(self.refusals, limits.refusals)
             }
-            Breaker::HalfOpen => !healthy,
+            Breaker::HalfOpen => {
+                health == Health::Failed || (health == Health::Refused && limits.refusals > 0)
+            }
             Breaker::Open { .. } => {
-                self.failures = 0;
+                (self.failures, self.refusals) = (0, 0);
                 false
             }
         };
@@ -97,10 +107,12 @@ impl Watched {
 
     /// The worker reports the allowed concurrency when a ramp starts. Later values follow from the
     /// results.
-    fn climbs(&mut self, healthy: bool, concurrency: u32) {
+    fn climbs(&mut self, health: Health, concurrency: u32) {
         if let Some(Breaker::Ramping { allowed, .. }) = &mut self.told {
-            *allowed =
-                if healthy { (*allowed + 1).min(concurrency) } else { (*allowed / 2).max(1) };
+            *allowed = match health {
+                Health::Accepted | Health::Refused => (*allowed + 1).min(concurrency),
+                Health::Failed => (*allowed / 2).max(1),
+            };
         }
     }
 
@@ -115,13 +127,13 @@ impl Watched {
                     "the breaker opened without a reason"
                 );
                 assert_eq!(until, now + OPEN_FOR);
-                (self.opened_at, self.failures) = (now, 0);
+                (self.opened_at, self.failures, self.refusals) = (now, 0, 0);
             }
             (Breaker::Open { .. }, Breaker::HalfOpen) => {
                 assert!(now >= self.opened_at + OPEN_FOR, "the breaker became half-open too early");
             }
             (Breaker::HalfOpen, Breaker::Ramping { allowed: 2, .. }) => {}
-            (Breaker::HalfOpen | Breaker::Ramping { .. }, Breaker::Closed { failures: 0 }) => {}
+            (Breaker::HalfOpen | Breaker::Ramping { .. }, Breaker::Closed { failures: 0, .. }) => {}
             (before, after) => {
                 panic!("illegal transition of a breaker from {before:?} to {after:?}")
             }
@@ -166,7 +178,11 @@ impl World {
                 concurrency: case.concurrency[n],
                 timeout: Duration::from_secs(1 + 4 * n as u64),
                 rate: NonZeroU32::new(case.rate[n]),
-                breaker: BreakerPolicy { failures: case.breaker_failures[n], open_for: OPEN_FOR },
+                breaker: BreakerPolicy {
+                    failures: case.breaker_failures[n],
+                    refusals: case.breaker_refusals[n],
+                    open_for: OPEN_FOR,
+                },
                 max_attempts: 3,
                 ..Policy::default()
             })
@@ -486,9 +502,13 @@ impl World {
         self.worker.handle(self.now, Input::Finished { ticket, reply });
         // Results of deliveries that were cut off before are ignored.
         if self.worker.load().in_flight < in_flight {
-            let healthy = matches!(status_code, Some(200 | 422));
-            self.watched[source].ends(healthy, &self.policies[source]);
-            self.watched[source].climbs(healthy, self.policies[source].concurrency);
+            let health = match status_code {
+                Some(200) => Health::Accepted,
+                Some(422) => Health::Refused,
+                _ => Health::Failed,
+            };
+            self.watched[source].ends(health, &self.policies[source]);
+            self.watched[source].climbs(health, self.policies[source].concurrency);
         }
         self.drain();
         assert!(self.watched.iter().all(|watched| !watched.must_open), "a breaker did not open");
