@@ -6,7 +6,7 @@
 unexport RUSTFLAGS
 unexport CARGO_ENCODED_RUSTFLAGS
 
-.PHONY: test tools demo ha bench fuzz api-fuzz producers
+.PHONY: test tools demo ha bench alerts fuzz api-fuzz producers
 
 test: tools
 	cargo fmt --all --check
@@ -60,6 +60,20 @@ producers: tools target/producers/installed
 target/producers/installed: tests/producers/package.json tests/producers/package-lock.json tests/producers/install.sh
 	tests/producers/install.sh
 	touch $@
+
+# Checks the alert rules with Prometheus' own tool. Needs Debian's archive in the first run, if
+# promtool is not installed.
+alerts: target/promtool
+	target/promtool check rules deploy/alerts.yaml
+	target/promtool test rules tests/alerts/test.yaml
+
+# Only the tool is taken from the package: the package itself starts a server.
+target/promtool:
+	mkdir -p target
+	@if command -v promtool >/dev/null; then ln -s "$$(command -v promtool)" $@; else \
+	    folder=$$(mktemp -d) && cd "$$folder" && apt-get download prometheus && dpkg-deb -x prometheus_*.deb . && cd '$(CURDIR)' \
+	        && mv "$$folder/usr/bin/promtool" $@ && rm -r "$$folder"; \
+	fi
 
 # Runs each target of fuzz/ for FUZZ_SECONDS. A failing input is stored in fuzz/artifacts/ and ends
 # the run. New inputs are stored in fuzz/target/corpus/. The checked-in inputs are the seeds of a

@@ -48,6 +48,27 @@ impl Backoff {
             .map_or(self.max_delay, |delay| delay.min(self.max_delay))
     }
 
+    /// The shortest and the longest sum of the delays between `attempts` attempts. A downstream that
+    /// is back before the shortest one has passed still gets each event.
+    ///
+    /// ```
+    /// use core::time::Duration;
+    /// use surehook_core::backoff::Backoff;
+    ///
+    /// let backoff = Backoff { initial_delay: Duration::from_secs(4), factor: 2.0, max_delay: Duration::from_secs(8) };
+    /// assert_eq!(backoff.span(4), (Duration::from_secs(10), Duration::from_secs(20)));
+    /// assert_eq!(backoff.span(1), (Duration::ZERO, Duration::ZERO));
+    /// ```
+    #[must_use]
+    pub fn span(&self, attempts: u32) -> (Duration, Duration) {
+        let ceilings = (1..attempts).map(|n| self.ceiling(BudgetAttempt(n)));
+        let (shortest, longest) = ceilings
+            .fold((Duration::ZERO, Duration::ZERO), |sum, ceiling| {
+                (sum.0.saturating_add(ceiling / 2), sum.1.saturating_add(ceiling))
+            });
+        (shortest, longest)
+    }
+
     /// The delay after an attempt: half of [`Self::ceiling`] is fixed, half is jitter.
     ///
     /// The jitter is a hash of the event's id and the attempt. So events that fail together are

@@ -127,16 +127,17 @@ impl Schedule {
         Some(step)
     }
 
-    /// Processes the result of a step. `None` if it failed.
-    pub fn handle(&mut self, now: Instant, step: Step, done: Option<Done>) {
+    /// Processes the result of a step. `None` if it failed. Returns whether the step ended a round
+    /// or a pass of the front.
+    pub fn handle(&mut self, now: Instant, step: Step, done: Option<Done>) -> bool {
         let in_flight = self.tracks.iter_mut().find(|track| track.in_flight == Some(step));
         let Some(track) = in_flight else {
             debug_assert!(false, "the result of a step that is not in flight: {step:?}");
-            return;
+            return false;
         };
         track.in_flight = None;
         let Step { after, is_of_front, .. } = step;
-        track.passes.handle(now, Visit { after, is_of_front }, done);
+        track.passes.handle(now, Visit { after, is_of_front }, done)
     }
 
     /// When to poll again if there is no result before. It is in the past if a step is due, and
@@ -188,12 +189,12 @@ impl Passes {
         if self.is_round_under_way() { self.round.due.min(self.front.due) } else { self.round.due }
     }
 
-    /// Processes the result of a step. `None` if it failed.
-    fn handle(&mut self, now: Instant, visit: Visit, done: Option<Done>) {
+    /// Processes the result of a step. `None` if it failed. Returns whether the step ended a pass.
+    fn handle(&mut self, now: Instant, visit: Visit, done: Option<Done>) -> bool {
         let Some(Done { reached, has_changed }) = done else {
             let later = now + PASS_PAUSE;
             (self.round.due, self.front.due) = (later, later);
-            return;
+            return false;
         };
         if visit.is_of_front {
             if reached.is_before_kept {
@@ -201,7 +202,7 @@ impl Passes {
             } else {
                 self.front.due = now + PASS_PAUSE;
             }
-            return;
+            return !reached.is_before_kept;
         }
         self.round.after = reached.last;
         self.round.due = now
@@ -210,6 +211,7 @@ impl Passes {
                 Some(_) if has_changed => FAST_PAUSE,
                 Some(_) => SLOW_PAUSE,
             };
+        reached.last.is_none()
     }
 
     /// If a round takes only one step, there is nothing to do for the front.

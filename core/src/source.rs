@@ -132,7 +132,7 @@ fn lease(timeout: Duration) -> Duration {
 }
 
 impl Default for Policy {
-    /// The documented defaults: 10 s timeout, 16 deliveries in flight, no rate limit, 20 attempts,
+    /// The documented defaults: 10 s timeout, 16 deliveries in flight, no rate limit, 150 attempts,
     /// and the default breaker.
     fn default() -> Self {
         Self {
@@ -140,7 +140,7 @@ impl Default for Policy {
             concurrency: 16,
             rate: None,
             breaker: BreakerPolicy::default(),
-            max_attempts: 20,
+            max_attempts: 150,
             backoff: Backoff::default(),
             retry_on: BTreeSet::new(),
             dead_letter_on: BTreeSet::new(),

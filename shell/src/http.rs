@@ -20,6 +20,7 @@ mod monitoring;
 mod operator;
 pub mod problem;
 pub mod query;
+mod refusals;
 mod relay;
 mod routes;
 pub mod view;
@@ -46,13 +47,13 @@ use hyper::body::Body;
 use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
 use problem::{Problem, ProblemKind};
+use refusals::Refusals;
 use routes::{Audience, Call};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::event::Status;
@@ -66,9 +67,6 @@ use warp::{Filter, Reply};
 
 /// The OpenAPI 3.1 document of the HTTP interface. It does not depend on the configuration.
 pub const OPENAPI: &[u8] = include_bytes!("http/openapi.json");
-
-/// The overload warning is logged at most once in this time.
-const OVERLOAD_SAID_EVERY_MS: u64 = 1000;
 
 /// The state that all routes share.
 pub struct App {
@@ -164,7 +162,7 @@ fn filter(
     route_set: RouteSet,
     access: Access,
 ) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
-    let surface = Arc::new(Surface { app, route_set, access, overload_said: AtomicU64::new(0) });
+    let surface = Arc::new(Surface { app, route_set, access, refusals: Refusals::new() });
     // Not `warp::path::full`: it panics for a target without a path, such as that of `CONNECT`.
     warp::ext::get::<Line>()
         .and(warp::method())
@@ -195,8 +193,7 @@ struct Surface {
     route_set: RouteSet,
     /// Decides which requests for operator routes are admitted.
     access: Access,
-    /// When the overload warning was last logged, in milliseconds since the clock's origin.
-    overload_said: AtomicU64,
+    refusals: Refusals,
 }
 
 impl Surface {
@@ -209,6 +206,7 @@ impl Surface {
         call: Call<'_, impl Stream<Item = Result<B, E>>>,
     ) -> Response {
         let begun = self.app.clock.now();
+        self.refusals.log_due(begun);
         let (method, parameter) = (call.method.clone(), call.parameter);
         let query = logged_query(route, call.query);
         let answer = match self.admit(route, line, &call) {
@@ -224,13 +222,11 @@ impl Surface {
             }
             Err(problem) => {
                 if route == Some(Route::Webhook) {
-                    self.app.metrics.refused(parameter, problem.kind);
+                    let source = self.app.metrics.refused(parameter, problem.kind);
+                    self.refusals.refused(begun, source, &problem);
                 }
                 let (status, kind) = (problem.kind.status().as_u16(), problem.kind.urn());
                 tracing::debug!(route = path, parameter, query, %method, status, kind, detail = problem.detail, took_ms, "answered with a problem");
-                if problem.kind == ProblemKind::Overloaded {
-                    self.say_overload();
-                }
                 problem.into_response()
             }
         }
@@ -270,19 +266,6 @@ impl Surface {
                 && source.is_some_and(|source| source.relay.accepts(*method))
         };
         relaying::Method::ALL.into_iter().filter(relays).map(relaying::Method::as_str).collect()
-    }
-
-    fn say_overload(&self) {
-        let now =
-            u64::try_from(self.app.clock.now().since_origin().as_millis()).unwrap_or(u64::MAX);
-        let due = |said: u64| {
-            (said == 0 || now >= said.saturating_add(OVERLOAD_SAID_EVERY_MS)).then_some(now.max(1))
-        };
-        if self.overload_said.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
-            tracing::warn!(
-                "intake queue full; answering 503: `intake.max_queued` or `intake.max_queued_bytes` is reached. Check the latency of the database, or raise the limit."
-            );
-        }
     }
 }
 

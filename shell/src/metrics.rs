@@ -14,8 +14,8 @@ use crate::search::SourceRecord;
 use futures::FutureExt;
 use http::StatusCode;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder, exponential_buckets,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, exponential_buckets,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -23,6 +23,7 @@ use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::breaker::Breaker;
 use surehook_core::due::Bound;
+use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
@@ -44,6 +45,9 @@ pub fn log_lines_lost() -> IntCounter {
     LOST.clone()
 }
 
+/// The values of the label `outcome`.
+const OUTCOMES: [&str; 2] = ["accepted", "replayed"];
+
 /// All metrics of one process.
 pub struct Metrics {
     registry: Registry,
@@ -55,6 +59,8 @@ pub struct Metrics {
     failed_calls: IntCounterVec,
     claimed: IntCounterVec,
     dead_lettered: IntCounterVec,
+    pruned: IntCounterVec,
+    last_received: IntGaugeVec,
     deliveries: IntCounterVec,
     stale: IntCounterVec,
     delivery: HistogramVec,
@@ -124,8 +130,12 @@ impl Metrics {
             "Age of the oldest due event in seconds; 0 if no event is due.",
         );
         registered(&registry, log_lines_lost());
+        register_process(&registry);
+        let build = Opts::new("surehook_build_info", "1, with the version of this program.");
+        let build = build.const_label("version", env!("CARGO_PKG_VERSION"));
+        registered(&registry, IntGauge::with_opts(build).expect("the metric name is valid")).set(1);
         let standing = Standing { breaker: Breaker::NEW, last_success: None, last_failure: None };
-        Arc::new(Self {
+        let metrics = Self {
             requests: counter(
                 "surehook_webhooks_total",
                 "Webhooks that were acknowledged: new events, or replays.",
@@ -161,8 +171,18 @@ impl Metrics {
                 &["source"],
             ),
             dead_lettered: counter(
-                "surehook_claims_dead_lettered_total",
-                "Events that a claim dead-lettered because no attempts were left.",
+                "surehook_dead_lettered_total",
+                "Events that were dead-lettered, by reason.",
+                &["source", "reason"],
+            ),
+            pruned: counter(
+                "surehook_pruned_events_total",
+                "Events that were deleted after their retention, by status.",
+                &["status"],
+            ),
+            last_received: gauge(
+                "surehook_last_received_timestamp_seconds",
+                "When this process last acknowledged a webhook of the source, as a Unix time; 0: not since its start.",
                 &["source"],
             ),
             deliveries: counter(
@@ -225,7 +245,38 @@ impl Metrics {
             standings: Mutex::new(sources.into_iter().map(|source| (source, standing)).collect()),
             reading: Mutex::new(()),
             registry,
-        })
+        };
+        metrics.start_at_zero();
+        Arc::new(metrics)
+    }
+
+    /// Creates each series of each source, so that an alert sees the first increase of a counter.
+    /// Only the status codes of relayed requests are not known before.
+    fn start_at_zero(&self) {
+        for source in self.standings().keys().map(SourceName::as_str) {
+            for outcome in OUTCOMES {
+                self.requests.with_label_values(&[source, outcome]);
+            }
+            for kind in ProblemKind::ALL.iter().filter(|kind| kind.is_of_webhooks()) {
+                self.refused.with_label_values(&[source, kind.slug()]);
+            }
+            for reason in Reason::ALL {
+                self.dead_lettered.with_label_values(&[source, reason.as_str()]);
+            }
+            for verdict in [Verdict::Delivered, Verdict::Transient, Verdict::Permanent] {
+                self.deliveries.with_label_values(&[source, verdict.as_str()]);
+            }
+            for counter in [&self.claimed, &self.stale] {
+                counter.with_label_values(&[source]);
+            }
+            for histogram in [&self.delivery, &self.accepted_to_delivered] {
+                histogram.with_label_values(&[source]);
+            }
+            self.last_received.with_label_values(&[source]);
+        }
+        for status in [Status::Delivered, Status::DeadLettered] {
+            self.pruned.with_label_values(&[status.as_str()]);
+        }
     }
 
     fn standings(&self) -> MutexGuard<'_, BTreeMap<SourceName, Standing>> {
@@ -247,16 +298,18 @@ impl Metrics {
 
     /// Counts a webhook that was acknowledged.
     pub fn taken(&self, source: &SourceName, replayed: bool) {
-        self.requests
-            .with_label_values(&[source.as_str(), if replayed { "replayed" } else { "accepted" }])
-            .inc();
+        let outcome = OUTCOMES[usize::from(replayed)];
+        self.requests.with_label_values(&[source.as_str(), outcome]).inc();
+        let now = jiff::Timestamp::now().as_second();
+        self.last_received.with_label_values(&[source.as_str()]).set(now);
     }
 
     /// Counts a webhook that was answered with an error. `source` is from the path, and is the
-    /// label only if it is configured.
-    pub fn refused(&self, source: &str, kind: ProblemKind) {
+    /// label only if it is configured. Returns the label.
+    pub fn refused<'a>(&self, source: &'a str, kind: ProblemKind) -> &'a str {
         let known = if self.standings().contains_key(source) { source } else { "" };
         self.refused.with_label_values(&[known, kind.slug()]).inc();
+        known
     }
 
     /// Counts a relayed request. `status` is that of the response to the producer.
@@ -343,12 +396,19 @@ impl Metrics {
         result
     }
 
+    fn dead_lettered(&self, source: &SourceName, reason: Reason) {
+        self.dead_lettered.with_label_values(&[source.as_str(), reason.as_str()]).inc();
+    }
+
     fn settled(&self, ended: &[Ended], stale: &BTreeSet<EventId>, now: Instant) {
         let mut standings = self.standings();
-        for Ended { event, source, verdict, took, age } in ended {
+        for Ended { event, reason, source, verdict, took, age } in ended {
             if stale.contains(event) {
                 self.stale.with_label_values(&[source.as_str()]).inc();
                 continue;
+            }
+            if let Some(reason) = reason {
+                self.dead_lettered(source, *reason);
             }
             self.deliveries.with_label_values(&[source.as_str(), verdict.as_str()]).inc();
             self.delivery.with_label_values(&[source.as_str()]).observe(took.as_secs_f64());
@@ -369,6 +429,16 @@ impl Metrics {
     }
 }
 
+/// The metrics of the process itself: memory, processor time and file descriptors.
+fn register_process(registry: &Registry) {
+    #[cfg(target_os = "linux")]
+    registry
+        .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+        .expect("each metric is registered once");
+    #[cfg(not(target_os = "linux"))]
+    let _ = registry;
+}
+
 fn registered<C: prometheus::core::Collector + Clone + 'static>(
     registry: &Registry,
     collector: C,
@@ -380,6 +450,8 @@ fn registered<C: prometheus::core::Collector + Clone + 'static>(
 /// A finished delivery that a settlement records.
 struct Ended {
     event: EventId,
+    /// Why the event is dead-lettered now, if it is.
+    reason: Option<Reason>,
     source: SourceName,
     verdict: Verdict,
     took: Duration,
@@ -427,8 +499,8 @@ impl EventStore for Metered<dyn EventStore> {
             for Claim { source, .. } in &claims.claimed {
                 self.metrics.claimed.with_label_values(&[source.as_str()]).inc();
             }
-            for DeadLettered { source, .. } in &claims.dead_lettered {
-                self.metrics.dead_lettered.with_label_values(&[source.as_str()]).inc();
+            for DeadLettered { source, reason, .. } in &claims.dead_lettered {
+                self.metrics.dead_lettered(source, *reason);
             }
             Ok(claims)
         }
@@ -438,7 +510,14 @@ impl EventStore for Metered<dyn EventStore> {
     fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>> {
         let ended = batch.iter().filter_map(|settlement| {
             let record = settlement.record.as_ref()?;
+            let reason = match settlement.outcome {
+                Outcome::DeadLetter(reason) => Some(reason),
+                Outcome::Delivered | Outcome::Retry { .. } | Outcome::Release | Outcome::CutOff => {
+                    None
+                }
+            };
             Some(Ended {
+                reason,
                 event: settlement.event,
                 source: settlement.source.clone(),
                 verdict: record.verdict,
@@ -465,7 +544,18 @@ impl MaintenanceStore for Metered<dyn MaintenanceStore> {
         limit: u32,
     ) -> StoreCall<'_, Pruned> {
         let call = self.port.prune(retention, after, limit);
-        self.metrics.measured(&*self.clock, "prune", call).boxed()
+        let call = self.metrics.measured(&*self.clock, "prune", call);
+        async move {
+            let pruned = call.await?;
+            let delivered = pruned.deleted.saturating_sub(pruned.dead_lettered);
+            for (status, count) in
+                [(Status::Delivered, delivered), (Status::DeadLettered, pruned.dead_lettered)]
+            {
+                self.metrics.pruned.with_label_values(&[status.as_str()]).inc_by(count);
+            }
+            Ok(pruned)
+        }
+        .boxed()
     }
 
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {

@@ -282,6 +282,8 @@ pub struct Retention {
 pub struct Pruned {
     /// Number of deleted events.
     pub deleted: u64,
+    /// How many of them were dead letters.
+    pub dead_lettered: u64,
     /// Where the step ended.
     pub reached: Reached,
 }

@@ -19,8 +19,10 @@ pub async fn run(
 ) {
     let store = store.as_ref();
     let mut schedule = Schedule::new(clock.now(), retention.delivered, delivered_payload);
-    let mut pruning: Fuse<BoxFuture<'_, (Step, Option<Done>)>> = Fuse::terminated();
-    let mut erasing: Fuse<BoxFuture<'_, (Step, Option<Done>)>> = Fuse::terminated();
+    let mut pruning: Fuse<BoxFuture<'_, (Step, Option<Ended>)>> = Fuse::terminated();
+    let mut erasing: Fuse<BoxFuture<'_, (Step, Option<Ended>)>> = Fuse::terminated();
+    // Dead letters deleted in the present pass.
+    let mut dead_letters = 0;
     loop {
         while let Some(step) = schedule.poll(clock.now()) {
             let running = match step.work {
@@ -28,47 +30,66 @@ pub async fn run(
                 Work::Erase => &mut erasing,
             };
             debug_assert!(running.is_terminated(), "at most one step of a kind is in flight");
-            let done = match step.work {
+            let ended = match step.work {
                 Work::Prune => prune(store, retention, step).boxed(),
                 Work::Erase => erase(store, delivered_payload, step).boxed(),
             };
-            *running = done.map(move |done| (step, done.ok())).boxed().fuse();
+            *running = ended.map(move |ended| (step, ended.ok())).boxed().fuse();
         }
         let mut wake = match schedule.wake_at() {
             Some(at) => clock.sleep_until(at).fuse(),
             None => Fuse::terminated(),
         };
-        select_biased! {
-            (step, done) = pruning => schedule.handle(clock.now(), step, done),
-            (step, done) = erasing => schedule.handle(clock.now(), step, done),
-            () = wake => {}
+        let (step, ended) = select_biased! {
+            ended = pruning => ended,
+            ended = erasing => ended,
+            () = wake => continue,
+        };
+        dead_letters += ended.map_or(0, |ended| ended.dead_letters);
+        let ends_pass = schedule.handle(clock.now(), step, ended.map(|ended| ended.done));
+        if ends_pass && step.work == Work::Prune && dead_letters > 0 {
+            tracing::warn!(
+                events = dead_letters,
+                "dead letters deleted: their retention is over and they were not redriven"
+            );
+            dead_letters = 0;
         }
     }
+}
+
+/// A step that succeeded.
+#[derive(Clone, Copy)]
+struct Ended {
+    done: Done,
+    /// The number of dead letters that it deleted.
+    dead_letters: u64,
 }
 
 async fn prune(
     store: &dyn MaintenanceStore,
     retention: Retention,
     step: Step,
-) -> Result<Done, StoreError> {
+) -> Result<Ended, StoreError> {
     let pruned = store.prune(retention, step.after, step.limit).await;
     let pruned = pruned.inspect_err(|error| tracing::warn!(%error, "pruning failed; retrying"))?;
     if pruned.deleted > 0 {
         tracing::debug!(events = pruned.deleted, "pruned");
     }
-    Ok(Done { reached: pruned.reached, has_changed: pruned.deleted > 0 })
+    let done = Done { reached: pruned.reached, has_changed: pruned.deleted > 0 };
+    Ok(Ended { done, dead_letters: pruned.dead_lettered })
 }
 
 async fn erase(
     store: &dyn MaintenanceStore,
     kept: Duration,
     step: Step,
-) -> Result<Done, StoreError> {
+) -> Result<Ended, StoreError> {
     let erased = store.erase(kept, step.after, step.limit).await;
     let erased =
         erased.inspect_err(|error| tracing::warn!(%error, "erasing payloads failed; retrying"))?;
     if erased.erased > 0 {
         tracing::debug!(events = erased.erased, "payloads erased");
     }
-    Ok(Done { reached: erased.reached, has_changed: erased.erased > 0 })
+    let done = Done { reached: erased.reached, has_changed: erased.erased > 0 };
+    Ok(Ended { done, dead_letters: 0 })
 }

@@ -18,7 +18,7 @@ use surehook_core::id::EventId;
 use surehook_core::shutdown::Deadlines;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Reply;
-use surehook_core::worker::claims::{Claims, Settlement};
+use surehook_core::worker::claims::{Claims, DeadLettered, Settlement};
 use surehook_core::worker::{Action, Dispatch, Input, Ticket, Worker};
 
 /// The dependencies of the worker loop.
@@ -135,9 +135,9 @@ fn claimed(result: Result<Claims, StoreError>) -> Input {
     match result {
         Ok(claims) => {
             for dead_lettered in &claims.dead_lettered {
-                let (event_id, source, attempt) =
-                    (dead_lettered.event, &dead_lettered.source, dead_lettered.attempt);
-                tracing::warn!(%event_id, %source, attempt, "dead-lettered by a claim: no attempts left");
+                let DeadLettered { event: event_id, source, attempt, reason } = dead_lettered;
+                let reason = reason.as_str();
+                tracing::warn!(%event_id, %source, attempt, reason, "dead-lettered by a claim: no attempts left");
             }
             Input::Claimed(claims)
         }

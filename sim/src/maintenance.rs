@@ -119,19 +119,20 @@ impl Transaction<'_> {
         }
         self.disk.step().await;
         let delete = |work: &mut Work<'_>| {
-            let mut deleted = 0;
+            let (mut deleted, mut dead_lettered) = (0, 0);
             for (event, row) in doomed {
                 let Some(record) =
                     work.state.tables.find(event).filter(|_| work.state.row(event) == row)
                 else {
                     continue;
                 };
+                dead_lettered += u64::from(record.status == Status::DeadLettered);
                 work.state.pruned.insert(event, record);
                 work.state.tables.delete(event);
                 work.committed.push((event, Change::Pruned, row, None));
                 deleted += 1;
             }
-            Pruned { deleted, reached }
+            Pruned { deleted, dead_lettered, reached }
         };
         self.commit(at_commit, delete).await
     }

@@ -293,7 +293,11 @@ impl MaintenanceStore for BuggyStore {
         }
         async move {
             if self.bug == Some(Bug::RetentionGivesUp) && self.gave_up.load(Relaxed) {
-                return Ok(Pruned { deleted: 0, reached: surehook_core::retention::Reached::END });
+                return Ok(Pruned {
+                    deleted: 0,
+                    dead_lettered: 0,
+                    reached: surehook_core::retention::Reached::END,
+                });
             }
             let pruned = self.store.prune(retention, after, limit).await;
             if self.bug == Some(Bug::RetentionGivesUp) && pruned.is_err() {

@@ -1,6 +1,6 @@
 //! What a worker and its store exchange: demands, claims and settlements. Plain data.
 
-use crate::event::Outcome;
+use crate::event::{Outcome, Reason};
 use crate::id::{Attempt, BudgetAttempt, EventId, Fence};
 use crate::source::SourceName;
 use crate::verdict::{DeliveryError, Verdict};
@@ -100,6 +100,8 @@ pub struct DeadLettered {
     pub source: SourceName,
     /// The number of its last attempt.
     pub attempt: Attempt,
+    /// Why it had none left.
+    pub reason: Reason,
 }
 
 /// The store's answer to a claim.

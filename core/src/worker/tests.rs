@@ -449,8 +449,12 @@ fn a_failed_last_attempt_is_dead_lettered() {
 fn a_claim_with_only_dead_lettered_events_is_followed_by_another() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
-    let dead_lettered =
-        vec![DeadLettered { event: claim(0).event, source: source("a"), attempt: 2 }];
+    let dead_lettered = vec![DeadLettered {
+        event: claim(0).event,
+        source: source("a"),
+        attempt: 2,
+        reason: Reason::Lost,
+    }];
     worker.handle(START, Input::Claimed(Claims { dead_lettered, ..Claims::default() }));
     assert_eq!(limits(&actions(&mut worker, START)), [1]);
 }

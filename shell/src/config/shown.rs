@@ -8,6 +8,7 @@ use crate::store::postgres;
 use http::HeaderValue;
 use reqwest::Url;
 use std::fmt;
+use std::time::Duration;
 use surehook_core::breaker::BreakerPolicy;
 use surehook_core::key::places::{KeyPlaces, Place};
 
@@ -239,6 +240,10 @@ impl fmt::Display for Source {
             backoff.factor
         )?;
         write!(f, ", maximum delay {}", time(backoff.max_delay))?;
+        let (shortest, longest) = backoff.span(policy.max_attempts);
+        if longest > Duration::ZERO {
+            write!(f, "\n  retries     last {} to {}", coarse(shortest), coarse(longest))?;
+        }
         for (what, codes) in
             [("retried", &policy.retry_on), ("dead-lettered", &policy.dead_letter_on)]
         {
@@ -278,4 +283,14 @@ fn note(places: &KeyPlaces) -> Option<&'static str> {
         ),
         _ => None,
     }
+}
+
+/// A duration in its two largest units.
+fn coarse(duration: Duration) -> humantime::FormattedDuration {
+    let unit = match duration.as_secs() {
+        0..3600 => 1,
+        3600..86_400 => 60,
+        _ => 3600,
+    };
+    humantime::format_duration(Duration::from_secs(duration.as_secs() / unit * unit))
 }

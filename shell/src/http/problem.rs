@@ -122,6 +122,41 @@ impl ProblemKind {
         Problem { kind: self, detail: detail.into(), allow: None }
     }
 
+    /// Whether a post to the route of a configured source can have this problem.
+    pub(crate) fn is_of_webhooks(self) -> bool {
+        match self {
+            Self::KeyMissing
+            | Self::KeyInvalid
+            | Self::KeyReused
+            | Self::BodyTooLarge
+            | Self::TooSlow
+            | Self::BodyIncomplete
+            | Self::NotStorable
+            | Self::Overloaded
+            | Self::ShuttingDown
+            | Self::DatabaseUnavailable
+            | Self::DatabaseTimeout
+            | Self::RelayFailed
+            | Self::RelayTimeout
+            | Self::LoopEnded
+            | Self::MethodNotAllowed
+            | Self::HostInvalid
+            | Self::TransferCoding
+            | Self::Internal => true,
+            Self::UnknownRoute
+            | Self::NoIntake
+            | Self::ForeignHost
+            | Self::CrossSite
+            | Self::UnknownSource
+            | Self::BadEventId
+            | Self::BadQuery
+            | Self::UnknownEvent
+            | Self::NotDeadLettered
+            | Self::NotDelivered
+            | Self::PayloadErased => false,
+        }
+    }
+
     /// Whether the connection closes after the response: the rest of the request's body will not be
     /// read, or the process is shutting down.
     fn ends_connection(self) -> bool {

@@ -57,10 +57,7 @@ impl App {
         let answer = self.relayed(source, settings, method, query, headers, body).await;
         let status = match &answer {
             Ok(answer) => answer.status,
-            Err(problem) => {
-                tracing::warn!(%source, error = problem.detail, "relayed request failed; answering with a problem");
-                problem.kind.status()
-            }
+            Err(problem) => problem.kind.status(),
         };
         self.metrics.relayed(source, status);
         answer

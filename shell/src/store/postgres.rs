@@ -323,8 +323,9 @@ impl PostgresStore {
             let (attempt, budget_from) =
                 (rows::attempt(row.attempt)?, rows::attempt(row.budget_from)?);
             let fence = Fence(rows::fence(row.fence)?);
-            if row.spent {
-                claims.dead_lettered.push(DeadLettered { event, source, attempt });
+            if let Some(reason) = row.reason {
+                let reason = rows::reason(&reason)?;
+                claims.dead_lettered.push(DeadLettered { event, source, attempt, reason });
             } else if let (Some(query), Some(headers), Some(body), Some(received_us)) =
                 (row.query, row.headers, row.body, row.received_us)
             {
@@ -538,8 +539,8 @@ impl PostgresStore {
             .bind(after.map(EventId::as_uuid))
             .bind(i64::from(limit))
             .bind(rows::micros(kept));
-        let (erased, reached) = self.step(query, limit, kept).await?;
-        Ok(Erased { erased, reached })
+        let (row, reached) = self.step(query, limit, kept).await?;
+        Ok(Erased { erased: rows::unsigned(row.changed), reached })
     }
 
     async fn prune_step(
@@ -553,9 +554,13 @@ impl PostgresStore {
             .bind(i64::from(limit))
             .bind(rows::micros(retention.delivered))
             .bind(rows::micros(retention.dead_lettered));
-        let (deleted, reached) =
-            self.step(query, limit, retention.delivered.min(retention.dead_lettered)).await?;
-        Ok(Pruned { deleted, reached })
+        let kept = retention.delivered.min(retention.dead_lettered);
+        let (row, reached) = self.step(query, limit, kept).await?;
+        Ok(Pruned {
+            deleted: rows::unsigned(row.changed),
+            dead_lettered: rows::unsigned(row.dead_lettered),
+            reached,
+        })
     }
 
     async fn cap_step(&self, bounds: &[Bound], limit: u32) -> Result<u64, StoreError> {
@@ -573,19 +578,19 @@ impl PostgresStore {
     }
 
     /// Runs one step of retention, which changes no event received within the last `kept`. Returns
-    /// how many events it changed, and where it ended.
+    /// its row, and where it ended.
     async fn step(
         &self,
         query: Query<'_, Postgres, PgArguments>,
         limit: u32,
         kept: Duration,
-    ) -> Result<(u64, Reached), StoreError> {
-        let rows: Vec<StepRow> = decode(&self.execute(&self.retention, query).await?)?;
-        let row = rows.first().ok_or_else(|| rows::unreadable("result"))?;
+    ) -> Result<(StepRow, Reached), StoreError> {
+        let mut rows: Vec<StepRow> = decode(&self.execute(&self.retention, query).await?)?;
+        let row = rows.pop().ok_or_else(|| rows::unreadable("result"))?;
         let scanned = usize::try_from(row.scanned).unwrap_or(0);
         let kept_since = row.now_us.saturating_sub(rows::micros(kept)).div_euclid(1000);
         let reached = Reached::new(row.last.map(EventId::from_uuid), scanned, limit, kept_since);
-        Ok((u64::try_from(row.changed).unwrap_or(0), reached))
+        Ok((row, reached))
     }
 }
 
@@ -803,7 +808,8 @@ struct ClaimedRow {
     attempt: i64,
     budget_from: i64,
     fence: i64,
-    spent: bool,
+    /// Why the event was dead-lettered; `None` if it was claimed.
+    reason: Option<String>,
     query: Option<Vec<u8>>,
     headers: Option<Vec<u8>>,
     body: Option<Vec<u8>>,
@@ -828,4 +834,7 @@ struct StepRow {
     last: Option<Uuid>,
     now_us: i64,
     changed: i64,
+    /// How many of the changed events were dead letters. Erasing changes none.
+    #[sqlx(default)]
+    dead_lettered: i64,
 }

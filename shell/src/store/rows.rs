@@ -31,6 +31,11 @@ pub(super) fn count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
+/// A count that a statement returned.
+pub(super) fn unsigned(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
+
 /// A row has a value that this program cannot read: another program or a person wrote it. The
 /// outcome is unknown, because the statement that read the row may also have written, and is
 /// committed.

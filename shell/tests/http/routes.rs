@@ -5,7 +5,9 @@ use crate::world::{
 };
 use futures::FutureExt;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::Duration;
+use surehook::http::problem::ProblemKind;
 use surehook::http::query::MAX_LOOKS;
 use surehook::http::{Route, RouteSet};
 use surehook::ids::SystemIds;
@@ -710,6 +712,59 @@ async fn metrics_are_served_in_the_prometheus_text_format() {
         text.contains("surehook_webhooks_total") && !text.contains("surehook_backlog_events{"),
         "{text}"
     );
+}
+
+#[test]
+fn alerts_use_metrics_that_exist() {
+    let alerts = include_str!("../../../deploy/alerts.yaml");
+    let words = alerts.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let names: BTreeSet<&str> = words.filter(|word| word.starts_with("surehook_")).collect();
+    assert!(names.len() > 5, "{names:?}");
+    let metrics = include_str!("../../src/metrics.rs");
+    for name in names {
+        assert!(metrics.contains(&format!("\"{name}\"")), "no metric {name}, but an alert uses it");
+    }
+}
+
+/// A counter that does not exist before its first increase hides that increase from alerts.
+#[tokio::test]
+async fn a_quiet_source_has_every_counter_at_zero() {
+    let world = World::start(Setup::default());
+    let text = String::from_utf8(world.get("/metrics").await.body().to_vec()).unwrap();
+    let of_quiet: Vec<&str> =
+        text.lines().filter(|line| line.contains("source=\"plain\"")).collect();
+    for name in [
+        "surehook_webhooks_total",
+        "surehook_webhooks_refused_total",
+        "surehook_claimed_events_total",
+        "surehook_dead_lettered_total",
+        "surehook_deliveries_total",
+        "surehook_stale_settlements_total",
+        "surehook_last_received_timestamp_seconds",
+        "surehook_delivery_seconds_count",
+        "surehook_accepted_to_delivered_seconds_count",
+    ] {
+        let series: Vec<&&str> =
+            of_quiet.iter().filter(|line| line.starts_with(&format!("{name}{{"))).collect();
+        assert!(!series.is_empty(), "{name} is missing in\n{text}");
+        assert!(series.iter().all(|line| line.ends_with(" 0")), "{series:?}");
+    }
+    for kind in ProblemKind::ALL.iter().filter(|kind| kind.status().is_server_error()) {
+        let line = format!(
+            "surehook_webhooks_refused_total{{problem=\"{}\",source=\"plain\"}} 0",
+            kind.slug()
+        );
+        assert!(of_quiet.contains(&line.as_str()), "{line} is missing");
+    }
+    for line in [
+        "surehook_pruned_events_total{status=\"dead_lettered\"} 0",
+        "surehook_pruned_events_total{status=\"delivered\"} 0",
+        concat!("surehook_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
+    }
+    #[cfg(target_os = "linux")]
+    assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
 }
 
 #[tokio::test]

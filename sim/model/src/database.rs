@@ -236,8 +236,8 @@ impl Database {
         }
         self.put(now, event, claimed.delivery, claimed.due);
         let (source, attempt) = (demand.source.clone(), claimed.delivery.attempt);
-        if claimed.delivery.status == Status::DeadLettered {
-            claims.dead_lettered.push(DeadLettered { event, source, attempt });
+        if let Some(reason) = claimed.delivery.reason {
+            claims.dead_lettered.push(DeadLettered { event, source, attempt, reason });
             return;
         }
         let EventRow { event: stored, received_at, .. } = &self.events[&event];
@@ -538,10 +538,11 @@ impl Database {
         limit: u32,
     ) -> Pruned {
         let (over, reached) = self.to_prune(now, retention, after, limit);
+        let letters = over.iter().filter(|event| self.deliveries.contains_key(event)).count();
         for event in &over {
             self.delete(*event);
         }
-        Pruned { deleted: over.len() as u64, reached }
+        Pruned { deleted: over.len() as u64, dead_lettered: letters as u64, reached }
     }
 
     /// The events that a step of pruning deletes, and where the step ends.

@@ -233,7 +233,12 @@ async fn an_event_without_attempts_left_is_dead_lettered_by_the_claim(db: Db) {
     assert!(claims.claimed.is_empty(), "the event must not be sent");
     assert_eq!(
         claims.dead_lettered,
-        [DeadLettered { event: claim.event, source: claim.source.clone(), attempt: 3 }]
+        [DeadLettered {
+            event: claim.event,
+            source: claim.source.clone(),
+            attempt: 3,
+            reason: Reason::Lost
+        }]
     );
     let found = db.found(claim.event).await;
     assert_eq!(

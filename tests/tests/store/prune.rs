@@ -51,11 +51,13 @@ async fn delivered_events_and_dead_letters_have_separate_retentions(db: Db) {
     assert_eq!(prune(&db).await.deleted, 0, "both are within their retention");
     db.age(delivered, HOUR * 3).await;
     db.age(dead, HOUR * 3).await;
-    assert_eq!(prune(&db).await.deleted, 1);
+    let pruned = prune(&db).await;
+    assert_eq!((pruned.deleted, pruned.dead_lettered), (1, 0));
     assert_eq!(db.store.find(delivered).await, Ok(None));
     assert_eq!(db.found(dead).await.status, Status::DeadLettered);
     db.age(dead, HOUR * 8).await;
-    assert_eq!(prune(&db).await.deleted, 1);
+    let pruned = prune(&db).await;
+    assert_eq!((pruned.deleted, pruned.dead_lettered), (1, 1));
     assert_eq!(
         (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),
         (0, 0, 0)
@@ -120,12 +122,20 @@ async fn ids_from_a_clock_behind_do_not_end_a_pruning_pass(db: Db) {
     let first = db.store.prune(RETENTION, None, 1).await;
     assert_eq!(
         first,
-        Ok(Pruned { deleted: 0, reached: Reached { last: Some(behind.id), is_before_kept: true } })
+        Ok(Pruned {
+            deleted: 0,
+            dead_lettered: 0,
+            reached: Reached { last: Some(behind.id), is_before_kept: true }
+        })
     );
     let second = db.store.prune(RETENTION, Some(behind.id), 1).await;
     assert_eq!(
         second,
-        Ok(Pruned { deleted: 1, reached: Reached { last: Some(right), is_before_kept: false } })
+        Ok(Pruned {
+            deleted: 1,
+            dead_lettered: 0,
+            reached: Reached { last: Some(right), is_before_kept: false }
+        })
     );
 }
 

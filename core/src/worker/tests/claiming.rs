@@ -42,7 +42,12 @@ fn asked(actions: &[Action]) -> Vec<(String, u32)> {
 /// dead-lettered them, so they use no slots.
 fn bring(worker: &mut Worker, busy: &str, count: u32) {
     let dead_lettered = (0..count)
-        .map(|n| DeadLettered { event: claim(n.into()).event, source: source(busy), attempt: 2 })
+        .map(|n| DeadLettered {
+            event: claim(n.into()).event,
+            source: source(busy),
+            attempt: 2,
+            reason: Reason::Lost,
+        })
         .collect();
     worker.handle(START, Input::Claimed(Claims { dead_lettered, ..Claims::default() }));
 }
@@ -153,6 +158,7 @@ fn claimed_and_dead_lettered_events_reset_the_poll_interval() {
                     event: claim(0).event,
                     source: source("a"),
                     attempt: 2,
+                    reason: Reason::Lost,
                 }],
                 ..Claims::default()
             }

@@ -69,7 +69,9 @@ weighed as materialized (
     ) as event on true
 ),
 claimed as materialized (
-    select *, attempt + case when spent then 0 else 1 end as next_attempt, fence + 1 as next_fence
+    select
+        *, attempt + case when spent then 0 else 1 end as next_attempt, fence + 1 as next_fence,
+        case when spent then case when lost then 'lost' else 'exhausted' end end as reason
     from weighed
     where total <= bytes
 ),
@@ -81,7 +83,7 @@ moved as (
         next_attempt, budget_from, next_fence,
         case when not spent then statement_timestamp() + lease end,
         case when spent then statement_timestamp() end,
-        case when spent then case when lost then 'lost' else 'exhausted' end end
+        claimed.reason
     from claimed
     on conflict (event_id) do update
     set status = excluded.status,
@@ -102,7 +104,7 @@ recorded as (
 )
 select
     claimed.event_id, (extract(epoch from claimed.due_at) * 1000000)::bigint as due_us, claimed.position,
-    claimed.next_attempt as attempt, claimed.budget_from, claimed.next_fence as fence, claimed.spent, event.query, event.headers, event.body,
+    claimed.next_attempt as attempt, claimed.budget_from, claimed.next_fence as fence, claimed.reason, event.query, event.headers, event.body,
     (extract(epoch from statement_timestamp() - event.received_at) * 1000000)::bigint as age_us,
     (extract(epoch from event.received_at) * 1000000)::bigint as received_us, null::bigint as held_back
 from claimed
@@ -111,4 +113,4 @@ left join lateral (
 ) as event on true
 where (claimed.event_id in (select event_id from moved)) is true
 union all
-select event_id, 0, position, 0, 0, 0, false, null, null, null, null, null, size from weighed where total > bytes and total - size <= bytes
+select event_id, 0, position, 0, 0, 0, null, null, null, null, null, null, size from weighed where total > bytes and total - size <= bytes

@@ -1,8 +1,8 @@
 -- Looks at up to $2 events after $1 in the order of their ids. Deletes those that ended before
 -- their retention, with their delivery and their attempts. The retention is $3 microseconds for
 -- delivered events and $4 for dead letters. Returns one row: the number of events looked at, the
--- last id, the current time in microseconds, and the number of deleted events. Events that were
--- received within the shorter retention are not examined further.
+-- last id, the current time in microseconds, the number of deleted events, and how many of these were
+-- dead letters. Events that were received within the shorter retention are not examined further.
 --
 -- A dead letter is left for the next pass if another session redrives it, or if its row has another
 -- version when it is locked. An event is deleted only if its dead letter was locked, or if it has
@@ -72,4 +72,5 @@ select
     (select count(*) from scanned) as scanned,
     (select id from scanned order by id desc limit 1) as last,
     floor(extract(epoch from statement_timestamp()) * 1000000)::bigint as now_us,
-    (select count(*) from doomed) as changed
+    (select count(*) from doomed) as changed,
+    (select count(*) from doomed where letter is not null) as dead_lettered

@@ -1,6 +1,6 @@
--- Looks at up to ?2 events after ?1 in the order of their ids. Returns each id, and whether the
--- event can be deleted: it was delivered at ?3 or before, or dead-lettered at ?4 or before. Events
--- that were received after both times are not examined further.
+-- Looks at up to ?2 events after ?1 in the order of their ids. Returns each id, whether the event
+-- can be deleted (it was delivered at ?3 or before, or dead-lettered at ?4 or before), and whether it
+-- is not delivered. Events that were received after both times are not examined further.
 --
 -- Bound: a range scan of events, cut by the limit. Then one probe of each other table for each
 -- event.
@@ -15,7 +15,8 @@ select
             event.received_at
         ) <= ?3
         else coalesce(owed.ended_at <= ?4, false)
-    end as over
+    end as over,
+    owed.event_id is not null as owed
 from events event
 left join deliveries owed on owed.event_id = event.id
 where event.id > coalesce(?1, x'')

@@ -299,8 +299,8 @@ fn take(
         }
         changes.put(event, delivery, claimed.due, now);
         let (source, attempt) = (demand.source.clone(), delivery.attempt);
-        if delivery.status == Status::DeadLettered {
-            claims.dead_lettered.push(DeadLettered { event, source, attempt });
+        if let Some(reason) = delivery.reason {
+            claims.dead_lettered.push(DeadLettered { event, source, attempt, reason });
         } else {
             let (fence, in_budget) = (delivery.fence, delivery.in_budget());
             let (query, headers, body) = Default::default();
@@ -542,6 +542,7 @@ pub(super) async fn prune(
     }
     Ok(Pruned {
         deleted: over.len() as u64,
+        dead_lettered: scanned.iter().filter(|row| row.over && row.owed).count() as u64,
         reached: reached(
             &scanned,
             limit,
@@ -700,6 +701,9 @@ struct BytesRow {
 struct ScannedRow {
     id: Uuid,
     over: bool,
+    /// Whether the event is not delivered. Erasing does not ask.
+    #[sqlx(default)]
+    owed: bool,
 }
 
 #[derive(FromRow)]

@@ -334,7 +334,10 @@ async fn an_accept_during_pruning_of_its_key_follows_the_outcome() {
         gate.waiting(2).await;
         if is_committed {
             gate.open().await;
-            assert_eq!(pruning.await.unwrap(), Ok(Pruned { deleted: 1, reached: Reached::END }));
+            assert_eq!(
+                pruning.await.unwrap(),
+                Ok(Pruned { deleted: 1, dead_lettered: 0, reached: Reached::END })
+            );
             assert_eq!(accepting.await.unwrap(), Ok(vec![Stored::Inserted]));
             assert_eq!(
                 (db.store.find(old_id).await, db.found(new.id).await.status),
@@ -413,7 +416,10 @@ async fn pruning_skips_a_dead_letter_that_is_being_redriven() {
     let gate = Gate::closed(&db).await;
     let redriving = redrive(&db, claim.event);
     gate.waiting(1).await;
-    assert_eq!(prune(&db).await.unwrap(), Ok(Pruned { deleted: 0, reached: Reached::END }));
+    assert_eq!(
+        prune(&db).await.unwrap(),
+        Ok(Pruned { deleted: 0, dead_lettered: 0, reached: Reached::END })
+    );
     gate.open().await;
     assert_eq!(redriving.await.unwrap(), Ok(Redriven::Queued));
     assert_eq!(db.found(claim.event).await.history.len(), 1);

@@ -104,13 +104,13 @@ async fn a_dead_letter_that_is_being_redriven_is_not_pruned() {
     let mut redriving = held_open(&db, redrive).await;
     assert_eq!(
         db.store.prune(everything, None, 10).await,
-        Ok(Pruned { deleted: 0, reached: Reached::END }),
+        Ok(Pruned { deleted: 0, dead_lettered: 0, reached: Reached::END }),
         "pruning must not wait"
     );
     end(&mut redriving, "commit").await;
     assert_eq!(
         db.store.prune(everything, None, 10).await,
-        Ok(Pruned { deleted: 0, reached: Reached::END })
+        Ok(Pruned { deleted: 0, dead_lettered: 0, reached: Reached::END })
     );
     let found = db.found(claim.event).await;
     assert_eq!((found.status, found.history.len()), (Status::Queued, 1));

@@ -542,6 +542,7 @@ impl World {
                         event,
                         source: name(source),
                         attempt: 3,
+                        reason: Reason::Lost,
                     });
                     continue;
                 }
