@@ -97,3 +97,30 @@ fn a_further_shutdown_input_never_extends_the_shutdown() {
     let _ = actions(&mut worker, at(2_000));
     assert_eq!(worker.wake_at(), Some(Wake { at: at(2_500), reason: Step::GiveUp }));
 }
+
+#[test]
+fn a_batch_of_settlements_is_bounded_however_many_wait() {
+    let mut worker = worker(BATCH_ROWS + 100);
+    let (mut claimed, mut acted) = (0, actions(&mut worker, START));
+    while worker.load().in_flight < BATCH + 10 {
+        let limit = u128::from(limits(&acted)[0]);
+        worker.handle(START, claims(claimed..claimed + limit));
+        claimed += limit;
+        acted = actions(&mut worker, START);
+    }
+    let mut batches = Vec::new();
+    let mut settle = |worker: &mut Worker, now| {
+        batches.extend(actions(worker, now).iter().filter_map(|action| {
+            if let Action::Settle(batch) = action { Some(batch.len()) } else { None }
+        }));
+    };
+    // While the first settlement is in flight, all others are owed.
+    end(&mut worker, at(1), &ok(), 1);
+    settle(&mut worker, at(1));
+    end(&mut worker, at(2), &ok(), BATCH + 5);
+    worker.handle(at(3), Input::Settled);
+    settle(&mut worker, at(3));
+    worker.handle(at(4), Input::Settled);
+    settle(&mut worker, at(4));
+    assert_eq!(batches, [1, BATCH, 5]);
+}
