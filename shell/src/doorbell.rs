@@ -30,3 +30,19 @@ impl Doorbell {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sources_named_before_and_during_a_wait_are_heard() {
+        let (bell, name) = (Doorbell::default(), |name| SourceName::parse(name).unwrap());
+        bell.ring([name("a"), name("b")]);
+        assert_eq!(bell.heard().await, ["a", "b"].map(name));
+        let mut waiting = std::pin::pin!(bell.heard());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        bell.ring([name("c")]);
+        assert_eq!(waiting.await, [name("c")]);
+    }
+}

@@ -107,3 +107,32 @@ impl State {
         handed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use jiff::Timestamp;
+    use surehook_core::id::EventId;
+
+    #[tokio::test]
+    async fn an_offer_replaces_only_an_unread_one_after_the_last_events_taken_over() {
+        let (handover, orders) = (Handover::default(), SourceName::parse("orders").unwrap());
+        let lease = Duration::from_secs(20);
+        let offered = |events| Input::Offered {
+            source: orders.clone(),
+            capacity: Capacity { events, bytes: 100 },
+            lease,
+        };
+        let (at, empty) = (Timestamp::UNIX_EPOCH, Bytes::new);
+        let claim = Claim::first(EventId::MIN, orders.clone(), at, empty(), empty(), empty());
+        handover.offer(orders.clone(), 5, 100, lease);
+        handover.offer(orders.clone(), 4, 100, lease);
+        handover.hand(Handed { since: Instant::ZERO, claims: vec![claim] }).unwrap();
+        assert_eq!(handover.handed().await.len(), 1);
+        handover.offer(orders.clone(), 3, 100, lease);
+        handover.offer(orders.clone(), 2, 100, lease);
+        let taken_over = Input::TakenOver { source: orders.clone(), size: 0 };
+        assert_eq!(handover.inputs(), [offered(4), taken_over, offered(2)]);
+    }
+}
