@@ -17,6 +17,7 @@ use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, Stored};
 use surehook_core::event::{Outcome, Status};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
+use surehook_core::reading::SLOW;
 use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use tokio::sync::Semaphore;
@@ -527,4 +528,33 @@ async fn closing_the_handover_returns_the_events_not_yet_received() {
         store.seen().ids.concat()
     );
     assert!(rest[0].claims[0].body == "xx" && store.seen().settled.is_empty());
+}
+
+/// Limits with room for one request of 750 bytes, besides the separate share of its source.
+const SCARCE: Limits = Limits { max_queued_bytes: 1000, max_body: 750, ..ROOMY };
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_request_is_told_to_give_its_memory_to_another() {
+    let (intake, _store) = begin(SCARCE);
+    let source = SourceName::parse("orders").unwrap();
+    let mut slow = intake.reservation(&source);
+    slow.grow(750).unwrap();
+    let mut gives_way = std::pin::pin!(slow.gives_way());
+    tokio::time::sleep(SLOW).await;
+    assert!(futures::poll!(&mut gives_way).is_pending());
+    intake.reservation(&source).grow(750).unwrap();
+    assert!(futures::poll!(&mut gives_way).is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_its_commit_keeps_its_memory() {
+    let (intake, store) = begin(SCARCE);
+    let _waiting = tokio::spawn({
+        let intake = intake.clone();
+        async move { submit(&intake, 1, 750).await }
+    });
+    store.has_begun(1).await;
+    tokio::time::sleep(SLOW).await;
+    let mut other = intake.reservation(&SourceName::parse("orders").unwrap());
+    assert_eq!(other.grow(750), Err(IntakeError::Overloaded));
 }
