@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use futures::stream::{self, FusedStream, StreamExt};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use surehook::clock::TokioClock;
 use surehook::config::{Config, Destination, Source};
@@ -19,9 +19,13 @@ use surehook_core::verdict::{DeliveryError, Reply};
 use surehook_core::worker::claims::Claim;
 use surehook_model::memory::MemoryStore;
 use surehook_model::scenario::Call;
+use tokio::time::Instant;
 
 /// Long enough that a shutdown requested at the start has begun.
 const MOMENT: Duration = Duration::from_millis(100);
+
+/// The longest time until a process ends.
+const LONGEST: Duration = Duration::from_secs(20);
 
 /// A store that panics in the calls of one loop, a moment after the call, and is unavailable for
 /// all others.
@@ -80,9 +84,15 @@ impl Host for Tasks {
 /// The result of a process whose store panics in the calls of this loop, with these shutdown
 /// signals.
 async fn ended(which: Loop, signals: impl FusedStream<Item = ()> + Unpin) -> Result<(), Ended> {
-    let source = Source::new(Destination::new("http://localhost/".parse().unwrap()));
-    let name = SourceName::parse("orders").unwrap();
-    let config = Config { sources: [(name, source)].into(), ..Config::default() };
+    ended_on(&Tasks, which, signals).await
+}
+
+/// As [`ended`], on this host.
+async fn ended_on(
+    host: &impl Host,
+    which: Loop,
+    signals: impl FusedStream<Item = ()> + Unpin,
+) -> Result<(), Ended> {
     let store = Arc::new(panics(which));
     let ports = ProcessPorts {
         events: store.clone(),
@@ -94,9 +104,16 @@ async fn ended(which: Loop, signals: impl FusedStream<Item = ()> + Unpin) -> Res
         ids: Arc::new(SystemIds),
         seed: 1,
     };
-    tokio::time::timeout(Duration::from_secs(20), run(&config, ports, &Tasks, signals))
+    tokio::time::timeout(LONGEST, run(&config(), ports, host, signals))
         .await
         .expect("the process ends without being stopped")
+}
+
+fn config() -> Config {
+    let source = Source::new(Destination::new("http://localhost/".parse().unwrap()));
+    let name = SourceName::parse("orders").unwrap();
+    let drain_timeout = Duration::from_secs(12);
+    Config { sources: [(name, source)].into(), drain_timeout, ..Config::default() }
 }
 
 #[tokio::test]
@@ -130,4 +147,38 @@ async fn a_worker_that_panics_during_the_shutdown_is_reported() {
 async fn an_orderly_shutdown_is_not_an_error() {
     let told_at_once = stream::iter([()]).chain(stream::pending()).fuse();
     assert!(ended(Loop::Intake, told_at_once).await.is_ok());
+}
+
+/// A server that never ends. It records how long it may drain, and whether the process was draining
+/// when it was stopped.
+#[derive(Default)]
+struct HangingServer(Arc<Mutex<Option<(Duration, bool)>>>);
+
+impl Host for HangingServer {
+    fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) -> Task {
+        Tasks.spawn(name, task)
+    }
+
+    fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, drain: Duration) -> Task {
+        let seen = Arc::clone(&self.0);
+        async move {
+            stop.await;
+            *seen.lock().unwrap() = Some((drain, app.health.is_draining()));
+            std::future::pending().await
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "the time of the test is virtual")]
+async fn a_server_that_hangs_is_not_waited_for_beyond_the_drain_timeout() {
+    let told_at_once = stream::iter([()]).chain(stream::pending()).fuse();
+    let (host, begun) = (HangingServer::default(), Instant::now());
+    assert!(ended_on(&host, Loop::Intake, told_at_once).await.is_ok());
+    let (took, longest) = (begun.elapsed(), config().drain_timeout);
+    assert!(took <= longest && took >= longest / 2, "{took:?}");
+    let (drain, is_draining) = host.0.lock().unwrap().expect("the server was stopped");
+    assert!(is_draining, "the process is not ready before its server stops");
+    assert!(drain < took, "after {drain:?}, time is left for the intake and the worker");
 }
