@@ -5,6 +5,7 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use std::fs;
 use std::path::Path;
 use std::process::Output;
+use std::time::Instant;
 use surehook_core::admission::Fingerprint;
 use tempfile::TempDir;
 use tests::database::Database;
@@ -254,6 +255,19 @@ async fn the_program_waits_for_a_stopped_postgresql_server() {
     cluster.resume();
     service.ready().await;
     delivers(&service, &sink, "k2").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_of_an_unreachable_database_is_tried_once_a_second() {
+    let begun = Instant::now();
+    // No server listens on this port.
+    let service = Service::begin("postgres://nobody@127.0.0.1:1/none", SOURCE).await;
+    let tries = || service.log().matches("cannot be migrated now").count() as u64;
+    wait::until("three tries", || async { if tries() >= 3 { Ok(()) } else { Err(service.log()) } })
+        .await;
+    // One at the start, and one after each second.
+    let (made, passed) = (tries(), begun.elapsed());
+    assert!(made <= 1 + passed.as_secs(), "{made} tries in {passed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
