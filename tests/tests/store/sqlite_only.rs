@@ -94,6 +94,33 @@ async fn a_failed_statement_rolls_back_its_whole_transaction() {
 }
 
 #[tokio::test]
+async fn an_event_in_a_file_that_was_moved_before_its_commit_is_not_acknowledged() {
+    let db = Db::sqlite().await;
+    db.store.accept(events(0..1)).await.unwrap();
+    let folder = db.folder.as_ref().unwrap().path();
+    // The call has checked the place of the file, and then waits for its transaction.
+    let moves =
+        async { std::fs::rename(folder.join("surehook.db"), folder.join("moved.db")).unwrap() };
+    let (answer, ()) = futures::join!(db.store.accept(events(1..2)), moves);
+    assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_error_of_the_commit_leaves_the_outcome_unknown() {
+    let db = Db::sqlite().await;
+    let mut other = session(&db).await;
+    // A constraint that SQLite checks at the commit.
+    let script = "create table others (id integer primary key);
+        create table refers (id integer references others (id) deferrable initially deferred);
+        create trigger refers after insert on events begin insert into refers values (1); end";
+    sqlx::raw_sql(script).execute(&mut other).await.unwrap();
+    let answer = db.store.accept(events(0..1)).await;
+    assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
+    sqlx::raw_sql("drop trigger refers").execute(&mut other).await.unwrap();
+    assert_eq!(db.store.accept(events(0..1)).await, Ok(vec![Stored::Inserted]));
+}
+
+#[tokio::test]
 async fn a_replay_is_committed_with_a_page_of_its_own() {
     let db = Db::sqlite().await;
     let log = db.folder.as_ref().unwrap().path().join("surehook.db-wal");
