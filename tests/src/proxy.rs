@@ -1,9 +1,10 @@
-//! A proxy to PostgreSQL that can cut a connection at the critical moment. It forwards one
-//! statement to the server, waits until the server has executed and committed it, and closes the
-//! connection instead of forwarding the response.
+//! A proxy to PostgreSQL that can cut or silence a connection at the critical moment. It forwards
+//! one statement to the server, waits until the server has executed and committed it, and then
+//! closes the connection or holds the response back, instead of forwarding the response. It can
+//! also refuse or ignore new connections.
 //!
-//! Only a response with a row is cut: a claim that found nothing due has done nothing that could be
-//! lost.
+//! Only a response with a row is cut or held: a claim that found nothing due has done nothing that
+//! could be lost.
 //!
 //! It knows the necessary part of PostgreSQL's protocol: a message is a letter, a length and a
 //! body. `Parse` names a statement, `Bind` runs it, `DataRow` is a row of its response, and
@@ -12,6 +13,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,12 +30,41 @@ pub struct Proxy {
     task: JoinHandle<()>,
 }
 
-/// The response to cut, and the number of cuts so far.
+/// The response to lose, and the number of those that were lost so far.
 #[derive(Debug, Default)]
 struct Plan {
-    /// Cut the next response with a row to a statement that contains this text.
-    armed: Mutex<Option<String>>,
-    cut: watch::Sender<usize>,
+    armed: Mutex<Option<Wanted>>,
+    lost: watch::Sender<usize>,
+    /// Whether responses that are held back are forwarded.
+    released: watch::Sender<bool>,
+    newcomers: Mutex<Newcomers>,
+    refused: AtomicUsize,
+}
+
+/// The next response with a row to a statement that contains this text, and how it is lost.
+#[derive(Debug)]
+struct Wanted {
+    text: String,
+    loss: Loss,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    /// The connection is closed.
+    Cut,
+    /// The connection stays open and silent.
+    Held,
+}
+
+/// What happens to new connections.
+#[derive(Clone, Copy, Debug, Default)]
+enum Newcomers {
+    #[default]
+    Forwarded,
+    /// Closed at once.
+    Refused,
+    /// Kept open, without any response.
+    Ignored,
 }
 
 impl Proxy {
@@ -76,12 +107,53 @@ impl Proxy {
     ///
     /// If there is no such statement within half a minute.
     pub async fn cut_the_answer_to(&self, text: &str) {
-        let mut cut = self.plan.cut.subscribe();
-        let before = *cut.borrow_and_update();
-        *lock(&self.plan.armed) = Some(text.to_owned());
+        self.lose(text, Loss::Cut).await;
+    }
+
+    /// As [`Self::cut_the_answer_to`], but the connection stays open, and nothing more arrives at
+    /// the client until [`Self::release`]. So a network behaves that swallows a connection.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such statement within half a minute.
+    pub async fn hold_the_answer_to(&self, text: &str) {
+        self.lose(text, Loss::Held).await;
+    }
+
+    async fn lose(&self, text: &str, loss: Loss) {
+        let mut lost = self.plan.lost.subscribe();
+        let before = *lost.borrow_and_update();
+        *lock(&self.plan.armed) = Some(Wanted { text: text.to_owned(), loss });
         let happened =
-            tokio::time::timeout(Duration::from_secs(30), cut.wait_for(|cut| *cut > before)).await;
+            tokio::time::timeout(Duration::from_secs(30), lost.wait_for(|lost| *lost > before))
+                .await;
         assert!(happened.is_ok(), "no response with a row to a statement with {text:?} in time");
+    }
+
+    /// Forwards all responses that are held back, now and later.
+    pub fn release(&self) {
+        self.plan.released.send_replace(true);
+    }
+
+    /// From now on, forwards new connections.
+    pub fn forward_new_connections(&self) {
+        *lock(&self.plan.newcomers) = Newcomers::Forwarded;
+    }
+
+    /// From now on, closes new connections at once. Existing ones stay.
+    pub fn refuse_new_connections(&self) {
+        *lock(&self.plan.newcomers) = Newcomers::Refused;
+    }
+
+    /// From now on, accepts new connections and never responds on them. Existing ones stay.
+    pub fn ignore_new_connections(&self) {
+        *lock(&self.plan.newcomers) = Newcomers::Ignored;
+    }
+
+    /// The number of connections that were refused.
+    #[must_use]
+    pub fn refused(&self) -> usize {
+        self.plan.refused.load(Ordering::Relaxed)
     }
 }
 
@@ -92,8 +164,21 @@ impl Drop for Proxy {
 }
 
 async fn accept(listener: TcpListener, server: SocketAddr, plan: Arc<Plan>) {
+    let mut ignored = Vec::new();
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
+        let newcomers = *lock(&plan.newcomers);
+        match newcomers {
+            Newcomers::Forwarded => {}
+            Newcomers::Refused => {
+                plan.refused.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            Newcomers::Ignored => {
+                ignored.push(client);
+                continue;
+            }
+        }
         let plan = Arc::clone(&plan);
         tokio::spawn(async move {
             // If the server is down, the client's connection is closed.
@@ -107,22 +192,23 @@ async fn accept(listener: TcpListener, server: SocketAddr, plan: Arc<Plan>) {
                 _ = answers(from_server, to_client, &plan, &wanted) => {}
                 _ = requests(from_client, to_server, &plan, &wanted) => {}
             }
-            // If it ends while the statement is in flight, the next matching statement is cut
-            // instead.
-            if let Some(text) = lock(&wanted).take() {
-                lock(&plan.armed).get_or_insert(text);
+            // If it ends while the statement is in flight, the response to the next matching
+            // statement is lost instead.
+            let unmet = lock(&wanted).take();
+            if let Some(unmet) = unmet {
+                lock(&plan.armed).get_or_insert(unmet);
             }
         });
     }
 }
 
-/// Forwards messages to the server. When a statement runs whose response is to be cut, its text
-/// moves from the plan to `wanted`.
+/// Forwards messages to the server. When a statement runs whose response is to be lost, that moves
+/// from the plan to `wanted`.
 async fn requests(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     plan: &Plan,
-    wanted: &Mutex<Option<String>>,
+    wanted: &Mutex<Option<Wanted>>,
 ) -> io::Result<()> {
     let mut texts: HashMap<Vec<u8>, String> = HashMap::new();
     // The first message has no letter.
@@ -147,7 +233,7 @@ async fn requests(
                 let _portal = strings.next();
                 let text = texts.get(strings.next().unwrap_or_default());
                 let armed = lock(&plan.armed)
-                    .take_if(|armed| text.is_some_and(|text| text.contains(armed.as_str())));
+                    .take_if(|armed| text.is_some_and(|text| text.contains(&armed.text)));
                 if armed.is_some() {
                     *lock(wanted) = armed;
                 }
@@ -160,13 +246,13 @@ async fn requests(
     }
 }
 
-/// Forwards messages to the client. A response that may have to be cut is held back until it is
+/// Forwards messages to the client. A response that may have to be lost is held back until it is
 /// complete.
 async fn answers(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     plan: &Plan,
-    wanted: &Mutex<Option<String>>,
+    wanted: &Mutex<Option<Wanted>>,
 ) -> io::Result<()> {
     let (mut held, mut holds_row) = (Vec::new(), false);
     loop {
@@ -180,13 +266,22 @@ async fn answers(
         if is_wanted && letter != b'Z' {
             continue;
         }
-        if is_wanted && holds_row {
-            *lock(wanted) = None;
-            plan.cut.send_modify(|cut| *cut += 1);
-            return Ok(());
-        }
-        if let Some(text) = lock(wanted).take() {
-            lock(&plan.armed).get_or_insert(text);
+        let met = lock(wanted).take();
+        match met {
+            Some(met) if holds_row => {
+                let mut released = plan.released.subscribe();
+                plan.lost.send_modify(|lost| *lost += 1);
+                match met.loss {
+                    Loss::Cut => return Ok(()),
+                    Loss::Held => {
+                        let _ = released.wait_for(|released| *released).await;
+                    }
+                }
+            }
+            Some(unmet) => {
+                lock(&plan.armed).get_or_insert(unmet);
+            }
+            None => {}
         }
         to.write_all(&held).await?;
         held.clear();

@@ -1,6 +1,7 @@
 //! Tests for PostgreSQL only: its planner, its locks, its sessions, and restarts of its server.
 
 mod interleavings;
+mod network;
 mod plans;
 mod races;
 mod server;
