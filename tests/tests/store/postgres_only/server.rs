@@ -70,6 +70,26 @@ async fn an_unnoticed_restart_costs_at_most_one_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_that_the_server_ended_cost_at_most_one_failure() {
+    let db = Db::postgres().await;
+    for round in 0..3 {
+        warm_up(&*db.store, round).await;
+        let ended = db
+            .number(
+                "select count(pg_terminate_backend(pid, 30000)) from pg_stat_activity
+                 where application_name = 'surehook' and datname = current_database()",
+            )
+            .await;
+        assert!(ended > 1, "{ended} connections were idle");
+        let mut failed = Vec::new();
+        for n in 0..7 {
+            failed.extend(db.store.accept(vec![event(&format!("{round}-{n}"))]).await.err());
+        }
+        assert!(failed.len() <= 1, "{failed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn committed_events_and_claims_survive_a_killed_server() {
     let cluster = Cluster::start(Settings { fsync: true, ..Settings::default() });
     let db = database(&cluster).await;
