@@ -10,6 +10,10 @@ use tests::sink::{Answer, Sink};
 
 const FIRST_SCHEMA: &str = include_str!("../fixtures/first_schema/postgres.sql");
 
+/// The pauses between two tries of a migration. A try blocks inserts for 200 ms, so these are less
+/// than a tenth of the time.
+const BETWEEN_TRIES: Duration = Duration::from_secs(3);
+
 /// How a process of the first version stores an event. After its lock timeout it refuses the
 /// producer.
 const OLD_SESSION: &str = "set lock_timeout = '2s'; set statement_timeout = '5s'";
@@ -33,18 +37,18 @@ async fn a_migration_gives_way_to_a_backup_and_logs_it() {
     // The fixture's events are older than the default retention, and none of them is delivered.
     let configuration = format!("[sources.orders]\ndestination = \"{}\"\n", sink.url("/orders"));
 
+    let begun = Instant::now();
     let service = Service::begin(&url, &configuration).await;
+    let tries = || u32::try_from(service.log().matches("migration gave way").count()).unwrap_or(0);
 
     let mut old = PgConnection::connect(&url).await.expect("the server runs");
     raw_sql(OLD_SESSION)
         .execute(&mut old)
         .await
         .expect("the session of an old process is configured");
-    let (begun, mut stored) = (Instant::now(), 0);
+    let mut stored = 0;
     // Long enough for a retry of the migration.
-    while begun.elapsed() < Duration::from_secs(10)
-        || service.log().matches("migration gave way").count() < 2
-    {
+    while begun.elapsed() < Duration::from_secs(10) || tries() < 2 {
         assert!(
             begun.elapsed() < Duration::from_mins(1),
             "the migration was not retried:\n{}",
@@ -59,6 +63,8 @@ async fn a_migration_gives_way_to_a_backup_and_logs_it() {
         stored += 1;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    let (tries, passed) = (tries(), begun.elapsed());
+    assert!(tries * BETWEEN_TRIES <= passed, "{tries} tries in {passed:?}");
     let log = service.log();
     assert!(
         log.contains("blocked by `pg_dump` (server process"),

@@ -4,12 +4,15 @@
 use crate::db::{Db, demand, event};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use surehook::ports::StoreError;
 use surehook::store::postgres::sql;
 use surehook::store::{self, MigrateError};
 use surehook_core::event::Outcome;
 use tests::wait;
+
+/// The schema of the first version, which must be migrated.
+const FIRST_SCHEMA: &str = include_str!("../../../fixtures/first_schema/postgres.sql");
 
 async fn setting(connection: &mut PgConnection, name: &str) -> String {
     sqlx::query_scalar("select current_setting($1)").bind(name).fetch_one(connection).await.unwrap()
@@ -135,6 +138,20 @@ async fn a_migration_may_take_longer_than_the_statements_of_the_store() {
     .await;
     db.open().migrate().await.unwrap();
     db.store.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_migration_that_gave_way_pauses_before_its_next_try() {
+    let db = Db::postgres_at(tests::postgres::shared().create_database().await);
+    db.execute(FIRST_SCHEMA).await;
+    let mut backup = PgConnection::connect(&db.url).await.unwrap();
+    let locks = "begin; lock table events, deliveries, attempts in access share mode";
+    sqlx::raw_sql(locks).execute(&mut backup).await.unwrap();
+    let begun = Instant::now();
+    let answer = db.open().migrate().await;
+    let took = begun.elapsed();
+    assert!(matches!(answer, Err(MigrateError::GaveWay(_))), "{answer:?}");
+    assert!(took >= Duration::from_secs(2), "the next try could begin after {took:?}");
 }
 
 #[tokio::test]
