@@ -23,6 +23,9 @@ const VERBOSE: Environment = &[("SUREHOOK_LOG_FILTER", "trace")];
 /// The longest time from the signal to the end of an idle process, on a busy machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long a process waits at its end until its last log lines are written.
+const WAITS_FOR_THE_LOG: Duration = Duration::from_secs(1);
+
 struct World {
     service: Service,
     sink: Sink,
@@ -113,7 +116,10 @@ async fn an_unread_log_pipe_delays_neither_deliveries_nor_shutdown() {
     let world = World::start(log, VERBOSE).await;
     world.loses_lines().await;
     world.is_well().await;
+    let signalled = Instant::now();
     world.ends_in_order().await;
+    let ended = signalled.elapsed();
+    assert!(ended >= WAITS_FOR_THE_LOG, "it ended after {ended:?}, with lines that it could write");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
