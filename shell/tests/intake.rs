@@ -10,17 +10,22 @@ use std::time::Duration;
 use surehook::clock::TokioClock;
 use surehook::doorbell::Doorbell;
 use surehook::handover::{Handed, Handover};
+use surehook::health::{Health, Loop};
 use surehook::ids::SystemIds;
 use surehook::intake::{Intake, IntakeError, IntakePorts, Limits, intake};
-use surehook::ports::{EventStore, Ids, NewEvent, StoreCall, StoreError};
+use surehook::ports::{Clock, EventStore, Ids, MaintenanceStore, NewEvent, StoreCall, StoreError};
 use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, Stored};
 use surehook_core::event::{Outcome, Status};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
+use surehook_core::readiness::SLOW_COMMIT;
 use surehook_core::reading::SLOW;
 use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
+use surehook_model::memory::MemoryStore;
+use surehook_model::scenario::Call;
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 /// The answer of the store to a batch.
 type Answer = dyn Fn(&[NewEvent]) -> Result<Vec<Stored>, StoreError> + Send + Sync;
@@ -110,6 +115,16 @@ fn begin_with(
     limits: Limits,
     answer: Box<Answer>,
 ) -> (Intake, Arc<Gated>, Arc<Doorbell>, Arc<Handover>) {
+    begin_watched(at_once, limits, answer, Arc::default())
+}
+
+/// As [`begin_with`]. `health` records what the commits show about the store.
+fn begin_watched(
+    at_once: usize,
+    limits: Limits,
+    answer: Box<Answer>,
+    health: Arc<Health>,
+) -> (Intake, Arc<Gated>, Arc<Doorbell>, Arc<Handover>) {
     let store =
         Arc::new(Gated { answer, gate: Semaphore::new(0), at_once, seen: Mutex::default() });
     let (doorbell, handover) = (Arc::new(Doorbell::default()), Arc::new(Handover::default()));
@@ -118,7 +133,7 @@ fn begin_with(
         clock: Arc::new(TokioClock::new()),
         doorbell: Arc::clone(&doorbell),
         handover: Arc::clone(&handover),
-        health: Arc::default(),
+        health,
     };
     let (intake, run) = intake(limits, ports, futures::future::pending());
     tokio::spawn(run);
@@ -540,7 +555,7 @@ async fn a_slow_request_is_told_to_give_its_memory_to_another() {
     let mut slow = intake.reservation(&source);
     slow.grow(750).unwrap();
     let mut gives_way = std::pin::pin!(slow.gives_way());
-    tokio::time::sleep(SLOW).await;
+    sleep(SLOW).await;
     assert!(futures::poll!(&mut gives_way).is_pending());
     intake.reservation(&source).grow(750).unwrap();
     assert!(futures::poll!(&mut gives_way).is_ready());
@@ -554,7 +569,33 @@ async fn a_request_that_waits_for_its_commit_keeps_its_memory() {
         async move { submit(&intake, 1, 750).await }
     });
     store.has_begun(1).await;
-    tokio::time::sleep(SLOW).await;
+    sleep(SLOW).await;
     let mut other = intake.reservation(&SourceName::parse("orders").unwrap());
     assert_eq!(other.grow(750), Err(IntakeError::Overloaded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hanging_commit_raises_no_doubt_if_another_one_ended_after_its_start() {
+    let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) =
+        (Arc::new(TokioClock::new()), Arc::new(SystemIds));
+    let health = Arc::<Health>::default();
+    let _alive = health.watch(Loop::Intake);
+    let inserted: Box<Answer> = Box::new(|batch| Ok(vec![Stored::Inserted; batch.len()]));
+    let (intake, store, ..) = begin_watched(2, ROOMY, inserted, Arc::clone(&health));
+    let mut calls = Vec::new();
+    for begun in 1..=2 {
+        let intake = intake.clone();
+        calls.push(tokio::spawn(async move { submit(&intake, begun, 1).await }));
+        store.has_begun(begun).await;
+        sleep(Duration::from_millis(1)).await;
+    }
+    store.gate.add_permits(1);
+    assert!(calls.remove(0).await.unwrap().is_ok());
+    sleep(SLOW_COMMIT).await;
+    let refuses_probes = MemoryStore::new().before_each(|call| {
+        let failed = Err(StoreError::Unavailable("a probe was sent".into()));
+        ready(if call == Call::Probe { failed } else { Ok(()) }).boxed()
+    });
+    let refuses_probes: Arc<dyn MaintenanceStore> = Arc::new(refuses_probes);
+    assert_eq!(health.ready(&refuses_probes, &clock, &ids).await, Ok(()));
 }
