@@ -117,6 +117,10 @@ pub enum Bug {
     CappedToNow,
     /// A restarted process keeps the settings of its first start.
     RestartKeepsSettings,
+    /// A claim ignores how many bytes the process can take.
+    ClaimIgnoresBytes,
+    /// A process's memory for deliveries has room for one event only.
+    OneEventInMemory,
     /// A process's waits depend on data that the seed does not determine. This breaks no promise,
     /// only reproducibility.
     LeakedEntropy,
@@ -191,5 +195,7 @@ impl Bug {
         Self::DueTimesNotCapped,
         Self::CappedToNow,
         Self::RestartKeepsSettings,
+        Self::ClaimIgnoresBytes,
+        Self::OneEventInMemory,
     ];
 }

@@ -15,10 +15,7 @@ use surehook_core::breaker::BreakerPolicy;
 use surehook_core::relay::{Part, RelayRules, Rule};
 use surehook_core::source::{Policy, SourceName};
 use surehook_model::history::Kept;
-use surehook_model::scenario::{Role as RoleOf, Scenario, Source};
-
-/// The limit of a body, of each source.
-const MAX_BODY: usize = 64 << 10;
+use surehook_model::scenario::{MAX_BODY_BYTES, Role as RoleOf, Scenario, Source};
 
 /// Every source relays handshakes.
 fn relay(bug: Option<Bug>) -> RelayRules {
@@ -50,7 +47,7 @@ pub(crate) fn config(
         }
         let destination = "http://downstream.invalid/".parse().expect("the URL is valid");
         let config = SourceConfig {
-            max_body: MAX_BODY,
+            max_body: MAX_BODY_BYTES,
             policy,
             on_key_reuse: if source.first_wins {
                 OnKeyReuse::FirstWins
@@ -78,14 +75,20 @@ pub(crate) fn config(
         drain_timeout: Duration::from_millis(scenario.drain_timeout_ms),
         migrate_on_start: false,
         intake: IntakeConfig {
-            max_body: MAX_BODY,
+            max_body: MAX_BODY_BYTES,
             max_queued: 512,
-            max_queued_bytes: 1 << 20,
+            max_queued_bytes: 256 << 10,
             max_connections: 256,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
         },
-        worker: WorkerConfig { max_held_bytes: 1 << 20 },
+        worker: WorkerConfig {
+            max_held_bytes: if bug == Some(Bug::OneEventInMemory) {
+                1
+            } else {
+                max_held_bytes(scenario)
+            },
+        },
         retention: Retention { delivered: kept.delivered, dead_lettered: kept.dead_lettered },
         delivered_payload: kept.payload,
         sources: scenario.sources_of(process, at).map(source).collect(),
@@ -99,6 +102,12 @@ pub(crate) fn policies(
     at: Duration,
 ) -> impl Iterator<Item = (String, Policy)> {
     scenario.sources_of(process, at).map(|source| (source.name.clone(), source.policy()))
+}
+
+/// The size of the memory for deliveries. The part that is reserved for each source has room for
+/// its small events, but not for one of the largest.
+pub(crate) fn max_held_bytes(scenario: &Scenario) -> usize {
+    2 * MAX_BODY_BYTES * scenario.sources.len()
 }
 
 /// The retention of scenarios that do not set one.

@@ -3,6 +3,7 @@
 
 use crate::bugs::Bug;
 use crate::effects::Effects;
+use crate::held::HeldBytes;
 use crate::net;
 use crate::recorder::{Recorder, elapsed};
 use crate::waits::Wait;
@@ -186,6 +187,7 @@ pub(crate) struct SimDownstream {
     pub(crate) recorder: Recorder,
     pub(crate) effects: Arc<Effects>,
     pub(crate) index: usize,
+    pub(crate) held: Arc<HeldBytes>,
     pub(crate) bug: Option<Bug>,
 }
 
@@ -194,8 +196,9 @@ impl Downstream for SimDownstream {
         let address = self.addresses[claim.source.as_str()];
         let (process, recorder, bug) = (self.process.clone(), self.recorder.clone(), self.bug);
         let (effects, index) = (Arc::clone(&self.effects), self.index);
-        let claim = claim.clone();
+        let (claim, holding) = (claim.clone(), self.held.hold(claim));
         async move {
+            let _holding = holding;
             let deadline =
                 elapsed() + if bug == Some(Bug::DeadlineForgotten) { timeout * 8 } else { timeout };
             let (source, event, attempt) = (claim.source.to_string(), claim.event, claim.attempt);

@@ -26,6 +26,7 @@ mod cursor;
 mod database;
 mod downstream;
 mod effects;
+mod held;
 mod maintenance;
 mod minimise;
 mod net;

@@ -6,6 +6,7 @@ use crate::configuration::{config, policies};
 use crate::database::Disk;
 use crate::downstream::SimDownstream;
 use crate::effects::Effects;
+use crate::held::HeldBytes;
 use crate::net;
 use crate::recorder::{Recorder, elapsed};
 use crate::store::RemoteStore;
@@ -83,11 +84,13 @@ impl Process {
         self.recorder.started(&self.name, policies(&self.scenario, self.index, now));
         let clock: Arc<dyn Clock> =
             Arc::new(SimClock::boot(self.index, self.recorder.waits().clone()));
+        let held = HeldBytes::new(self.name.clone(), self.recorder.clone());
         let store = RemoteStore::connect(
             Arc::clone(&self.disk),
             self.name.clone(),
             Arc::clone(&self.effects),
             self.index,
+            Arc::clone(&held),
         );
         let store = Arc::new(store.await);
         let (bug, gave_up) = (self.bug, AtomicBool::new(false));
@@ -98,6 +101,7 @@ impl Process {
             recorder: self.recorder.clone(),
             effects: Arc::clone(&self.effects),
             index: self.index,
+            held,
             bug: self.bug,
         };
         let downstream = Arc::new(downstream);

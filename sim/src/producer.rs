@@ -18,7 +18,7 @@ use surehook_core::event::Status;
 use surehook_core::forwarding::EVENT_ID_HEADER;
 use surehook_core::id::EventId;
 use surehook_model::history::{Handshake, Posted, What};
-use surehook_model::scenario::{HandshakeAt, Post, Scenario};
+use surehook_model::scenario::{HandshakeAt, MAX_BODY_BYTES, Post, Scenario};
 
 /// How long a producer waits for a response.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -225,6 +225,7 @@ fn body(post: &Post) -> Bytes {
     let mut body =
         if post.poison { POISON.to_vec() } else { format!("{}:", post.body).into_bytes() };
     body.extend(std::iter::repeat_with(|| rng.u8(..)).take(post.size));
+    body.truncate(MAX_BODY_BYTES);
     Bytes::from(body)
 }
 

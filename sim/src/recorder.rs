@@ -2,11 +2,12 @@
 
 use crate::waits::Waits;
 use madsim::time::TimeHandle;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook_core::source::Policy;
-use surehook_model::history::{Entry, Fault, PostId, RequestId, What};
+use surehook_model::history::{Entry, Fault, Held, PostId, RequestId, What};
 use surehook_model::policies::Policies;
 use surehook_model::scenario::Scenario;
 
@@ -19,6 +20,7 @@ pub(crate) struct Recorder {
 struct Inner {
     entries: Mutex<Vec<Entry>>,
     policies: Mutex<Policies>,
+    held: Mutex<BTreeMap<String, Held>>,
     next: AtomicU64,
     waits: Waits,
 }
@@ -55,6 +57,21 @@ impl Recorder {
 
     pub(crate) fn policies(&self) -> MutexGuard<'_, Policies> {
         self.inner.policies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A process holds events of this size now.
+    pub(crate) fn held(&self, process: &str, bytes: usize, largest: usize) {
+        let now = Held { at: elapsed(), bytes, largest };
+        let mut held = self.inner.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = held.entry(process.to_owned()).or_insert(now);
+        if bytes - largest > most.bytes - most.largest {
+            *most = now;
+        }
+    }
+
+    /// The moment at which each process held most.
+    pub(crate) fn most_held(&self) -> BTreeMap<String, Held> {
+        self.inner.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn post_id(&self) -> PostId {

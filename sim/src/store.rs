@@ -5,6 +5,7 @@ use crate::bugs::Bug;
 use crate::cursor::ClaimCursors;
 use crate::database::{AtCommit, Disk, REQUESTS, Reply, Request, Steps};
 use crate::effects::Effects;
+use crate::held::HeldBytes;
 use crate::net::DATABASE;
 use crate::recorder::elapsed;
 use crate::transaction::{Claimed, Transaction};
@@ -14,7 +15,8 @@ use futures::future::ready;
 use jiff::Timestamp;
 use madsim::net::Endpoint;
 use madsim::time::{sleep, timeout};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook::ports::{
@@ -54,8 +56,9 @@ pub(crate) struct RemoteStore {
     index: usize,
     /// Where the claims of each source start.
     cursors: Mutex<ClaimCursors>,
-    /// Whether a claim has started behind the front.
-    has_started_behind: AtomicBool,
+    held: Arc<HeldBytes>,
+    /// The situations that were reported.
+    reached: Mutex<BTreeSet<Mark>>,
 }
 
 impl RemoteStore {
@@ -64,11 +67,12 @@ impl RemoteStore {
         process: String,
         effects: Arc<Effects>,
         index: usize,
+        held: Arc<HeldBytes>,
     ) -> Self {
         let endpoint = Endpoint::bind("0.0.0.0:0").await.expect("a port is free");
         let cursors = Mutex::new(ClaimCursors::new(disk.kind, disk.bug));
-        let has_started_behind = AtomicBool::new(false);
-        Self { disk, endpoint, process, effects, index, cursors, has_started_behind }
+        let reached = Mutex::default();
+        Self { disk, endpoint, process, effects, index, cursors, held, reached }
     }
 
     fn cursors(&self) -> MutexGuard<'_, ClaimCursors> {
@@ -78,10 +82,17 @@ impl RemoteStore {
     /// Where a claim of this source starts; `None` means the front.
     fn start_of(&self, source: &SourceName) -> Option<DueTime> {
         let from = self.cursors().start(source);
-        if from.is_some() && !self.has_started_behind.swap(true, Ordering::Relaxed) {
-            self.disk.reached(Mark::ClaimStartedBehindFront);
+        if from.is_some() {
+            self.reached(Mark::ClaimStartedBehindFront);
         }
         from
+    }
+
+    /// Reports a situation once.
+    fn reached(&self, mark: Mark) {
+        if self.reached.lock().unwrap_or_else(PoisonError::into_inner).insert(mark) {
+            self.disk.reached(mark);
+        }
     }
 
     /// Sends a call that concerns these events to the database, and records its result.
@@ -260,7 +271,11 @@ impl EventStore for RemoteStore {
             for (source, due) in due {
                 self.cursors().claimed(&source, due);
             }
-            Ok(claims)
+            if !claims.held_back.is_empty() {
+                self.reached(Mark::EventHeldBack);
+            }
+            let claimed = claims.claimed.into_iter().map(|claim| self.held.watch(claim)).collect();
+            Ok(Claims { claimed, ..claims })
         }
         .boxed()
     }

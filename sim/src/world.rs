@@ -2,7 +2,7 @@
 //! the end.
 
 use crate::bugs::Bug;
-use crate::configuration::kept;
+use crate::configuration::{kept, max_held_bytes};
 use crate::database::{self, Disk};
 use crate::downstream;
 use crate::effects::{Effects, Side};
@@ -264,6 +264,8 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
             .map(|source| source.name.clone())
             .collect(),
         kept: kept(&world.scenario),
+        max_held_bytes: max_held_bytes(&world.scenario),
+        held: recorder.most_held(),
         failover_may_lose: world.scenario.database == DatabaseKind::AsynchronousStandby,
         commits_within: Duration::ZERO,
         drain_timeout: Some(Duration::from_millis(world.scenario.drain_timeout_ms)),

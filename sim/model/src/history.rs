@@ -33,6 +33,11 @@ pub struct Run {
     pub commits_within: Duration,
     /// The drain timeout of every process, if the shutdowns are to be judged.
     pub drain_timeout: Option<Duration>,
+    /// The setting `max_held_bytes` of the processes.
+    pub max_held_bytes: usize,
+    /// The most bytes of events that each process held for its deliveries, apart from the largest
+    /// of these events; empty if that is not known.
+    pub held: BTreeMap<String, Held>,
     /// Ordered by time.
     pub entries: Vec<Entry>,
     /// Every event as it was at the end of the run, or when it was pruned.
@@ -42,6 +47,16 @@ pub struct Run {
     pub ended_at: At,
     /// What each process was waiting for at the end, as text; empty if that is not known.
     pub waits: BTreeMap<String, Vec<String>>,
+}
+
+/// The events that a process held for its deliveries at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub at: At,
+    /// The size of all of them.
+    pub bytes: usize,
+    /// The size of the largest one.
+    pub largest: usize,
 }
 
 /// How long events are kept after they end.

@@ -100,6 +100,8 @@ pub enum Mark {
     DeadLetteredByFewerAttempts,
     /// A process sent an event of a source whose settings had changed at its restart.
     SettingsChanged,
+    /// A claim left an event due because it did not fit into the memory of the process.
+    EventHeldBack,
 }
 
 impl Mark {
@@ -150,6 +152,7 @@ impl Mark {
         Self::RefusedByOneProcess,
         Self::DeadLetteredByFewerAttempts,
         Self::SettingsChanged,
+        Self::EventHeldBack,
     ];
 }
 

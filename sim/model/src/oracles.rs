@@ -15,6 +15,7 @@ mod isolation;
 mod lease;
 mod liveness;
 mod lookup;
+mod memory;
 mod overlap;
 pub(crate) mod pause;
 mod rate;
@@ -82,6 +83,8 @@ pub enum Promise {
     Bytes,
     /// A broken downstream does not affect other sources.
     Isolation,
+    /// The bytes of the events that a process holds are bounded.
+    Memory,
     /// The slots of a source are never exceeded.
     Slots,
     /// An open circuit breaker admits one probe, then the concurrency increases step by step.
@@ -140,6 +143,9 @@ impl Promise {
                 "bodies, queries and headers are forwarded unchanged, with the time of receipt"
             }
             Self::Isolation => "a broken downstream delays neither the intake nor other sources",
+            Self::Memory => {
+                "the events that a process holds never have more bytes than max_held_bytes and one event"
+            }
             Self::Slots => {
                 "no process has more deliveries of a source in flight than its concurrency"
             }
@@ -178,6 +184,7 @@ pub fn judge(run: &Run) -> Vec<Violation> {
         bytes::judge,
         configuration::judge,
         isolation::judge,
+        memory::judge,
         slots::judge,
         breaker::judge,
         rate::judge,

@@ -15,6 +15,9 @@ use surehook_core::source::Policy;
 
 pub use expand::expand;
 
+/// The size of the largest body that the processes accept. A few of these fill their memory.
+pub const MAX_BODY_BYTES: usize = 12 << 10;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
@@ -339,7 +342,7 @@ pub struct Post {
     pub key: String,
     /// Determines the bytes of the body: equal numbers give equal bodies.
     pub body: u64,
-    /// The length of the body in bytes.
+    /// The length of the body in bytes, apart from a short prefix. It is cut to [`MAX_BODY_BYTES`].
     pub size: usize,
     /// The number of producers that send it at the same moment.
     #[serde(default = "one")]

@@ -2,8 +2,8 @@
 //! for the whole run. Otherwise frequent kinds would hide rare combinations.
 
 use super::{
-    Behaviour, BehaviourAt, Call, DatabaseKind, Fault, FaultAt, HandshakeAt, Kept, Node, Post,
-    Question, Role, Scenario, Settings, Source, StoreFault, Variant,
+    Behaviour, BehaviourAt, Call, DatabaseKind, Fault, FaultAt, HandshakeAt, Kept, MAX_BODY_BYTES,
+    Node, Post, Question, Role, Scenario, Settings, Source, StoreFault, Variant,
 };
 use fastrand::Rng;
 use std::ops::Range;
@@ -117,6 +117,13 @@ pub fn expand(seed: u64) -> Scenario {
     }
     let mut rng = Rng::with_seed(seed ^ 0x74c1_19f6_ae35_0d8b);
     let handshakes = handshakes(&mut rng, processes, sources.len(), heal_at_ms);
+    // A separate generator for the same reason.
+    let mut rng = Rng::with_seed(seed ^ 0x1f7b_60d9_a4c3_e852);
+    if rng.u8(..) < 70 {
+        large_bodies(&mut rng, &mut sources, processes, heal_at_ms, &mut posts, &mut faults);
+        posts.sort_by_key(|post| post.at_ms);
+        faults.sort_by_key(|fault| fault.at_ms);
+    }
     let (why, catches, kept) = (String::new(), None, Some(kept));
     Scenario {
         why,
@@ -377,6 +384,76 @@ fn partly_accepted(
         let (process, call, how) = (repeated.process, Call::Look, StoreFault::Refuse);
         FaultAt { at_ms: at_ms - 1, what: Fault::Store { process, call, nth, how } }
     }));
+}
+
+/// A moment without faults for a while before and after it, if there is one. The oracle for
+/// isolation judges only such times.
+fn quiet_moment(rng: &mut Rng, faults: &[FaultAt], heal_at_ms: u64) -> Option<u64> {
+    const BEFORE_MS: u64 = 100_000;
+    const AFTER_MS: u64 = 40_000;
+    let is_noise = |fault: &&FaultAt| {
+        !matches!(
+            fault.what,
+            Fault::Asked { .. } | Fault::Redrive { .. } | Fault::PauseSource { .. }
+        )
+    };
+    let (mut quiet, mut from) = (Vec::new(), 2_000);
+    let starts = faults.iter().filter(is_noise).map(|fault| fault.at_ms);
+    for start in starts.chain([heal_at_ms]) {
+        let until = start.saturating_sub(AFTER_MS);
+        if from < until {
+            quiet.push(from..until);
+        }
+        from = from.max(start + BEFORE_MS);
+    }
+    rng.choice(quiet).map(|span| rng.u64(span))
+}
+
+/// When a burst begins: in most runs at a quiet moment, otherwise near a post.
+fn burst_at(rng: &mut Rng, posts: &[Post], faults: &[FaultAt], heal_at_ms: u64) -> u64 {
+    let near = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post| post.at_ms);
+    let is_near = rng.u8(..) < 60;
+    quiet_moment(rng, faults, heal_at_ms).filter(|_| !is_near).unwrap_or(near)
+}
+
+/// A burst of large bodies for one source. Either the source is paused during the burst, so that
+/// all of them are due at once, or its downstream hangs while small bodies come for the other
+/// sources. These fit into the memory that is reserved for each source. The whole burst fits into
+/// the memory for requests.
+fn large_bodies(
+    rng: &mut Rng,
+    sources: &mut [Source],
+    processes: usize,
+    heal_at_ms: u64,
+    posts: &mut Vec<Post>,
+    faults: &mut Vec<FaultAt>,
+) {
+    let source = rng.usize(0..sources.len());
+    let process = rng.usize(0..processes);
+    let begins = burst_at(rng, posts, faults, heal_at_ms);
+    for n in 0..rng.u64(8..16) {
+        let at_ms = (begins + rng.u64(0..500)).min(heal_at_ms - 1);
+        let size = rng.usize(MAX_BODY_BYTES / 4..MAX_BODY_BYTES);
+        posts.push(Post { source, process, size, ..Post::nth(1_000 + n, at_ms) });
+    }
+    let large = &mut sources[source];
+    large.concurrency = rng.u32(6..=12);
+    if rng.bool() {
+        let what = Fault::PauseSource { source, for_ms: rng.u64(1_000..5_000) };
+        faults.push(FaultAt { at_ms: begins.saturating_sub(rng.u64(0..100)), what });
+        return;
+    }
+    (large.timeout_ms, large.breaker_failures) = (rng.u64(6_000..8_000), 0);
+    let ends = begins + rng.u64(15_000..30_000);
+    large.behaves.push(BehaviourAt { at_ms: begins, how: Behaviour::Hangs });
+    large.behaves.push(BehaviourAt { at_ms: ends, how: Behaviour::Takes });
+    large.behaves.sort_by_key(|behaves| behaves.at_ms);
+    for n in 0..if sources.len() > 1 { rng.u64(6..12) } else { 0 } {
+        let at_ms = rng.u64(begins..ends).min(heal_at_ms - 1);
+        let source = (source + rng.usize(1..sources.len())) % sources.len();
+        let process = rng.usize(0..processes);
+        posts.push(Post { source, process, ..Post::nth(1_500 + n, at_ms) });
+    }
 }
 
 /// Some processes have other settings of a source than the others, or lack it. Others change their
