@@ -121,6 +121,10 @@ pub enum Bug {
     ClaimIgnoresBytes,
     /// A process's memory for deliveries has room for one event only.
     OneEventInMemory,
+    /// A process reads its requests one after the other.
+    OneRequestAtATime,
+    /// The memory for requests has no part that is reserved for each source.
+    NoReservedMemory,
     /// A process's waits depend on data that the seed does not determine. This breaks no promise,
     /// only reproducibility.
     LeakedEntropy,
@@ -138,7 +142,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 56] = [
+    pub const ALL: [Self; 60] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -197,5 +201,7 @@ impl Bug {
         Self::RestartKeepsSettings,
         Self::ClaimIgnoresBytes,
         Self::OneEventInMemory,
+        Self::OneRequestAtATime,
+        Self::NoReservedMemory,
     ];
 }

@@ -17,6 +17,9 @@ use surehook_core::source::{Policy, SourceName};
 use surehook_model::history::Kept;
 use surehook_model::scenario::{MAX_BODY_BYTES, Role as RoleOf, Scenario, Source};
 
+/// The size of the memory for requests. Twenty slow producers fill it.
+const MAX_QUEUED_BYTES: usize = 20 * MAX_BODY_BYTES;
+
 /// Every source relays handshakes.
 fn relay(bug: Option<Bug>) -> RelayRules {
     let with = |header: &str| Rule::Part { part: Part::Header(header.to_owned()), equals: None };
@@ -35,6 +38,9 @@ pub(crate) fn config(
     at: Duration,
     bug: Option<Bug>,
 ) -> Config {
+    // If the largest body takes all memory, there is nothing left to reserve.
+    let max_body =
+        if bug == Some(Bug::NoReservedMemory) { MAX_QUEUED_BYTES } else { MAX_BODY_BYTES };
     let source = |source: Source| {
         let mut policy = source.policy();
         match bug {
@@ -47,7 +53,7 @@ pub(crate) fn config(
         }
         let destination = "http://downstream.invalid/".parse().expect("the URL is valid");
         let config = SourceConfig {
-            max_body: MAX_BODY_BYTES,
+            max_body,
             policy,
             on_key_reuse: if source.first_wins {
                 OnKeyReuse::FirstWins
@@ -75,9 +81,9 @@ pub(crate) fn config(
         drain_timeout: Duration::from_millis(scenario.drain_timeout_ms),
         migrate_on_start: false,
         intake: IntakeConfig {
-            max_body: MAX_BODY_BYTES,
+            max_body,
             max_queued: 512,
-            max_queued_bytes: 256 << 10,
+            max_queued_bytes: MAX_QUEUED_BYTES,
             max_connections: 256,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),

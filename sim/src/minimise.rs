@@ -88,6 +88,7 @@ impl Candidates {
             with(&|smaller| {
                 smaller.posts[post].copies = 1;
                 smaller.posts[post].hangs_up_ms = None;
+                smaller.posts[post].trickles_ms = None;
                 smaller.posts[post].poison = false;
             });
             with(&|smaller| smaller.posts[post].size = 0);

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, Shared};
 use futures::{FutureExt, select_biased};
 use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use madsim::net::{TcpListener, TcpStream};
 use madsim::task::JoinHandle;
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -99,7 +99,7 @@ impl Drop for Connection {
 /// Sends one request on its own connection. The connection stays open until the guard is dropped.
 pub(crate) async fn send(
     to: SocketAddr,
-    request: Request<Full<Bytes>>,
+    request: Request<impl Body<Data = Bytes, Error = Infallible> + Send + 'static>,
 ) -> Result<(Response<Incoming>, Connection), SendError> {
     let stream = TcpStream::connect(to).await.map_err(SendError::Connect)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(Stream::io(stream))

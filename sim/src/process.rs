@@ -119,7 +119,7 @@ impl Process {
                 madsim::rand::thread_rng().r#gen()
             },
         };
-        let host = SimHost { address: self.address };
+        let host = SimHost { address: self.address, bug: self.bug };
         if self.bug == Some(Bug::ShutdownGivesUpEarly) {
             config.drain_timeout /= 8;
         }
@@ -148,6 +148,7 @@ fn real_entropy() -> u64 {
 /// Spawns madsim tasks and listens on the simulated network.
 struct SimHost {
     address: SocketAddr,
+    bug: Option<Bug>,
 }
 
 impl Host for SimHost {
@@ -162,7 +163,7 @@ impl Host for SimHost {
         stop: Shared<BoxFuture<'static, ()>>,
         time_limit: Duration,
     ) -> Task {
-        let address = self.address;
+        let (address, bug) = (self.address, self.bug);
         let service = service(app, RouteSet::Everyone, Access::default());
         async move {
             let listener = net::listen(address).await;
@@ -175,8 +176,13 @@ impl Host for SimHost {
                     accepted = listener.accept().fuse() => accepted,
                 };
                 if let Ok((stream, _)) = accepted {
-                    connections
-                        .push(net::serve_until(stream, service.clone(), stop.clone()).boxed());
+                    let mut served =
+                        net::serve_until(stream, service.clone(), stop.clone()).boxed();
+                    if bug == Some(Bug::OneRequestAtATime) {
+                        served.as_mut().await;
+                    } else {
+                        connections.push(served);
+                    }
                 }
             }
             drop(listener);

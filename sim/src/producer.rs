@@ -6,10 +6,15 @@ use crate::downstream::{HANDSHAKE_HEADER, values};
 use crate::net;
 use crate::recorder::{Recorder, elapsed};
 use bytes::Bytes;
+use futures::future::ready;
+use futures::{StreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
-use http_body_util::{BodyExt, Full};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use madsim::rand::Rng;
 use madsim::time::{sleep, timeout};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +27,8 @@ use surehook_model::scenario::{HandshakeAt, MAX_BODY_BYTES, Post, Scenario};
 
 /// How long a producer waits for a response.
 const TIMEOUT: Duration = Duration::from_secs(4);
+/// The number of bytes that a slow producer sends one by one, at the end of a body.
+const TRICKLED_BYTES: u32 = 8;
 /// A refused producer keeps trying for at least this long after all faults have ended.
 const TRIES_AFTER_HEAL: Duration = Duration::from_mins(1);
 
@@ -87,6 +94,7 @@ impl Producers {
         let headers = headers(post);
         let body = body(post);
         let query = format!("part={}&sig=a%2Bb", post.body);
+        let takes = Duration::from_millis(post.trickles_ms.unwrap_or_default());
         let id = self.recorder.post_id();
         self.recorder.record(What::Posted(Posted {
             post: id,
@@ -97,12 +105,14 @@ impl Producers {
             body: Fingerprint::of(&body),
             storable: !post.poison,
             query: query.clone(),
+            takes: Some(takes),
             headers: values(&headers),
         }));
         let mut request = Request::post(format!("/webhooks/{source}?{query}"))
             .header("host", "surehook")
             .header("idempotency-key", &post.key)
-            .body(Full::new(body))
+            .header("content-length", body.len())
+            .body(in_pieces(body, takes))
             .expect("the request is valid");
         request.headers_mut().extend(headers);
         let exchange = async {
@@ -113,7 +123,7 @@ impl Producers {
             Some((status_code, replayed, body))
         };
         let Ok(Some((status_code, replayed, body))) =
-            timeout(hangs_up.unwrap_or(TIMEOUT), exchange).await
+            timeout(hangs_up.unwrap_or(TIMEOUT + takes), exchange).await
         else {
             self.recorder.record(What::Unanswered { post: id });
             return None;
@@ -202,6 +212,21 @@ impl Producers {
             }
         }
     }
+}
+
+/// A body that is sent at once, except for its last bytes if they take their time.
+fn in_pieces(mut body: Bytes, takes: Duration) -> UnsyncBoxBody<Bytes, Infallible> {
+    if takes.is_zero() {
+        return Full::new(body).boxed_unsync();
+    }
+    let first = body.split_to(body.len().saturating_sub(TRICKLED_BYTES as usize));
+    let pause = takes / TRICKLED_BYTES;
+    let last = stream::iter(body).then(move |byte| async move {
+        sleep(pause).await;
+        Bytes::from(vec![byte])
+    });
+    let pieces = stream::once(ready(first)).chain(last).map(|piece| Ok(Frame::data(piece)));
+    StreamBody::new(pieces).boxed_unsync()
 }
 
 /// Headers that must be forwarded unchanged: repeated names, and bytes that are not text.

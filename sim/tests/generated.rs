@@ -82,6 +82,7 @@ fn post() -> impl Strategy<Value = Post> {
             size,
             copies,
             hangs_up_ms,
+            trickles_ms: None,
             poison,
         })
 }

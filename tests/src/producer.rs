@@ -297,6 +297,7 @@ pub async fn try_once(
         body: Fingerprint::of(&post.body),
         storable: true,
         query: query.clone(),
+        takes: None,
         headers: HEADERS
             .iter()
             .map(|(name, value)| ((*name).to_owned(), vec![value.as_bytes().to_vec()]))

@@ -540,6 +540,7 @@ impl Siege {
             body: Fingerprint::of(body),
             storable: true,
             query,
+            takes: None,
             headers: BTreeMap::new(),
         }));
         post

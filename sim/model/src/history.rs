@@ -180,6 +180,9 @@ pub struct Posted {
     pub storable: bool,
     /// The query of the request; empty if there is none. It must be forwarded unchanged.
     pub query: String,
+    /// How long its producer takes to send it, if known. A slow one may be refused while the
+    /// process is short of memory.
+    pub takes: Option<Duration>,
     /// The values of the headers that must be forwarded unchanged, by lower-case name.
     pub headers: BTreeMap<String, Vec<Vec<u8>>>,
 }
@@ -341,6 +344,13 @@ pub enum Fault {
     },
     /// All faults have ended.
     Healed,
+}
+
+impl Posted {
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.takes.is_some_and(|takes| !takes.is_zero())
+    }
 }
 
 impl Run {

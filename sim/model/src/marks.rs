@@ -1,12 +1,13 @@
 //! Marks: situations that a batch of runs must reach at least once. A situation that is never
 //! reached is not tested.
 
-use crate::history::{CallResult, Change, Committed, Fault, Run, Sending, What};
+use crate::history::{At, CallResult, Change, Committed, Fault, Run, Sending, What};
 use crate::oracles;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::{BudgetAttempt, EventId};
+use surehook_core::reading::SLOW;
 use surehook_core::source::Policy;
 
 /// A situation that must be reached.
@@ -102,11 +103,16 @@ pub enum Mark {
     SettingsChanged,
     /// A claim left an event due because it did not fit into the memory of the process.
     EventHeldBack,
+    /// A slow request gave way to others.
+    SlowRequestGaveWay,
+    /// A post was accepted just after a slow request of another source was refused for lack of
+    /// memory.
+    AcceptedBesideSlow,
 }
 
 impl Mark {
     /// All marks.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 48] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
         Self::LeaseTakenOverAfterPause,
@@ -153,6 +159,8 @@ impl Mark {
         Self::DeadLetteredByFewerAttempts,
         Self::SettingsChanged,
         Self::EventHeldBack,
+        Self::SlowRequestGaveWay,
+        Self::AcceptedBesideSlow,
     ];
 }
 
@@ -171,6 +179,7 @@ pub fn marks(run: &Run) -> BTreeSet<Mark> {
     of_downstreams(run, &mut marks);
     of_limits(run, &mut marks);
     of_configurations(run, &mut marks);
+    of_slow_producers(run, &mut marks);
     marks
 }
 
@@ -257,6 +266,28 @@ fn of_configurations(run: &Run, marks: &mut BTreeSet<Mark>) {
                 }
             }
             _ => {}
+        }
+    }
+}
+
+fn of_slow_producers(run: &Run, marks: &mut BTreeSet<Mark>) {
+    let posted: BTreeMap<_, _> =
+        run.each_post().map(|(at, post)| (post.post, (at, post))).collect();
+    let mut refused: BTreeMap<&str, (At, &str)> = BTreeMap::new();
+    for (at, answer) in run.answers() {
+        let Some(&(asked_at, post)) = posted.get(&answer.post) else { continue };
+        if answer.status_code == 503 && post.is_slow() {
+            if at - asked_at >= SLOW {
+                marks.insert(Mark::SlowRequestGaveWay);
+            }
+            refused.insert(&post.process, (at, &post.source));
+        }
+        if answer.status_code == 202
+            && refused.get(post.process.as_str()).is_some_and(|(refused_at, source)| {
+                *source != post.source && *refused_at <= at && at <= *refused_at + SLOW / 2
+            })
+        {
+            marks.insert(Mark::AcceptedBesideSlow);
         }
     }
 }

@@ -351,6 +351,9 @@ pub struct Post {
     /// again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hangs_up_ms: Option<u64>,
+    /// The producer sends the last bytes of the body one by one, and takes this long for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trickles_ms: Option<u64>,
     /// Whether the database rejects the row.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub poison: bool,
@@ -369,6 +372,7 @@ impl Post {
             size: 10,
             copies: 1,
             hangs_up_ms: None,
+            trickles_ms: None,
             poison: false,
         }
     }

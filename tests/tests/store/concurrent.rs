@@ -251,6 +251,7 @@ async fn produce(world: Arc<World>, process: usize, mut random: Rng) {
                 body: event.fingerprint,
                 storable: true,
                 query: String::new(),
+                takes: None,
                 headers: BTreeMap::new(),
             }));
         }

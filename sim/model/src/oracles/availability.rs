@@ -17,7 +17,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let answers: BTreeMap<_, _> =
         run.answers().map(|(at, answer)| (answer.post, (at, answer.status_code))).collect();
     let asked = run.each_post().filter(|(at, posted)| {
-        posted.storable && *at >= run.healed_at + GRACE && *at + ANSWERED_WITHIN <= run.ended_at
+        posted.storable
+            && !posted.is_slow()
+            && *at >= run.healed_at + GRACE
+            && *at + ANSWERED_WITHIN <= run.ended_at
     });
     let refused = asked.filter_map(|(at, posted)| {
         let became = match answers.get(&posted.post) {

@@ -1,5 +1,6 @@
 //! Promise *Isolated*: while only the downstream of one source is broken, other sources' events are
-//! delivered and posts are answered within a bound.
+//! delivered and posts are answered within a bound. While some producers are slow, only they and
+//! other producers of their source may be refused.
 
 use super::{Promise, Violation, violation};
 use crate::history::{At, Fault, Run, What};
@@ -10,7 +11,7 @@ use surehook_core::id::EventId;
 /// Bound from acceptance to arrival at a healthy downstream, including the polling interval and the
 /// network.
 const DELIVERED_WITHIN: Duration = Duration::from_secs(5);
-/// Bound from a post to its response.
+/// Bound from the end of a post to its response.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 /// For this long after any other fault, nothing is judged.
 const SETTLED_AFTER: Duration = Duration::from_secs(45);
@@ -22,14 +23,12 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let broken = broken_spans(run);
     let paused = super::pause::spans(run);
     let healthy = |source: &str, from: At, to: At| {
-        let falls_into = |spans: &BTreeMap<&str, Vec<(At, At)>>| {
-            spans
-                .get(source)
-                .is_some_and(|spans| spans.iter().any(|(start, end)| *start <= to && from <= *end))
-        };
         // A configured rate delays events intentionally.
-        !run.policies.is_rated(source) && !falls_into(&broken) && !falls_into(&paused)
+        !run.policies.is_rated(source)
+            && !overlaps(&broken, source, from, to)
+            && !overlaps(&paused, source, from, to)
     };
+    let slow = slow_spans(run);
 
     let mut posted = BTreeMap::new();
     let mut arrived = BTreeMap::new();
@@ -55,12 +54,13 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         .collect();
     let mut accepted = BTreeMap::new();
     for (at, answer) in run.answers() {
-        let Some(&asked) = posted.get(&answer.post) else { continue };
-        let stored = posts
-            .get(&answer.post)
-            .and_then(|post| stored.get(&(post.source.as_str(), post.key.as_str(), post.body)))
-            .copied();
-        if at - asked > ANSWERED_WITHIN && is_quiet(asked, at) {
+        let (Some(&asked), Some(&post)) = (posted.get(&answer.post), posts.get(&answer.post))
+        else {
+            continue;
+        };
+        let stored = stored.get(&(post.source.as_str(), post.key.as_str(), post.body)).copied();
+        let takes = post.takes.unwrap_or_default();
+        if at - asked > takes + ANSWERED_WITHIN && is_quiet(asked, at) {
             violations.push(violation(
                 Promise::Isolation,
                 at,
@@ -74,8 +74,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         }
         // A post whose row the database rejects can get a `202`, if another request in its batch
         // had the same key.
-        let storable = posts.get(&answer.post).is_some_and(|post| post.storable);
-        if answer.status_code == 503 && storable && stored.is_some() && is_quiet(asked, at) {
+        let may_be_refused = !post.storable || overlaps(&slow, &post.source, asked, at);
+        if answer.status_code == 503 && !may_be_refused && stored.is_some() && is_quiet(asked, at) {
             violations.push(violation(
                 Promise::Isolation,
                 at,
@@ -83,10 +83,19 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 stored,
             ));
         }
-        if let (202, Some(event), Some(post)) =
-            (answer.status_code, answer.event, posts.get(&answer.post))
-        {
+        if let (202, Some(event)) = (answer.status_code, answer.event) {
             accepted.entry(event).or_insert((at, post.source.as_str()));
+        }
+    }
+    let unanswered =
+        run.each(|what| if let What::Unanswered { post } = what { posts.get(post) } else { None });
+    for (at, post) in unanswered {
+        let asked = posted[&post.post];
+        let is_late = post.takes.is_some_and(|takes| at - asked > takes + ANSWERED_WITHIN);
+        if is_late && is_quiet(asked, at) {
+            let waited = (at - asked).as_secs_f64();
+            let what = format!("post {} was not answered within {waited:.3}s", post.post.0);
+            violations.push(violation(Promise::Isolation, at, what, []));
         }
     }
     for (event, (at, source)) in accepted {
@@ -106,6 +115,22 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         }
     }
     violations
+}
+
+/// Whether a span of a source overlaps with this one.
+fn overlaps(spans: &BTreeMap<&str, Vec<(At, At)>>, source: &str, from: At, to: At) -> bool {
+    let of_source = spans.get(source);
+    of_source.is_some_and(|spans| spans.iter().any(|(start, end)| *start <= to && from <= *end))
+}
+
+/// The spans in which producers of each source are slow.
+fn slow_spans(run: &Run) -> BTreeMap<&str, Vec<(At, At)>> {
+    let mut spans: BTreeMap<&str, Vec<(At, At)>> = BTreeMap::new();
+    for (at, post) in run.each_post().filter(|(_, post)| post.is_slow()) {
+        let until = at + post.takes.unwrap_or_default() + ANSWERED_WITHIN;
+        spans.entry(&post.source).or_default().push((at, until));
+    }
+    spans
 }
 
 /// Spans in which at most downstreams are broken.

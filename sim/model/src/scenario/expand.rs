@@ -119,11 +119,17 @@ pub fn expand(seed: u64) -> Scenario {
     let handshakes = handshakes(&mut rng, processes, sources.len(), heal_at_ms);
     // A separate generator for the same reason.
     let mut rng = Rng::with_seed(seed ^ 0x1f7b_60d9_a4c3_e852);
-    if rng.u8(..) < 70 {
-        large_bodies(&mut rng, &mut sources, processes, heal_at_ms, &mut posts, &mut faults);
-        posts.sort_by_key(|post| post.at_ms);
-        faults.sort_by_key(|fault| fault.at_ms);
+    match rng.u8(..) {
+        0..70 => {
+            large_bodies(&mut rng, &mut sources, processes, heal_at_ms, &mut posts, &mut faults);
+        }
+        70..130 if sources.len() > 1 => {
+            slow_producers(&mut rng, sources.len(), processes, heal_at_ms, &mut posts, &faults);
+        }
+        _ => {}
     }
+    posts.sort_by_key(|post| post.at_ms);
+    faults.sort_by_key(|fault| fault.at_ms);
     let (why, catches, kept) = (String::new(), None, Some(kept));
     Scenario {
         why,
@@ -456,6 +462,31 @@ fn large_bodies(
     }
 }
 
+/// Slow producers of one source send more than fits into a process's memory for requests, while
+/// fast producers of other sources send small bodies to the same process.
+fn slow_producers(
+    rng: &mut Rng,
+    sources: usize,
+    processes: usize,
+    heal_at_ms: u64,
+    posts: &mut Vec<Post>,
+    faults: &[FaultAt],
+) {
+    let (source, process) = (rng.usize(0..sources), rng.usize(0..processes));
+    let begins = burst_at(rng, posts, faults, heal_at_ms);
+    for n in 0..rng.u64(20..32) {
+        let at_ms = (begins + rng.u64(0..1_500)).min(heal_at_ms - 1);
+        let trickles_ms = Some(rng.u64(2_500..8_000));
+        let slow = Post::nth(2_000 + n, at_ms);
+        posts.push(Post { source, process, size: MAX_BODY_BYTES, trickles_ms, ..slow });
+    }
+    for n in 0..rng.u64(10..20) {
+        let at_ms = (begins + rng.u64(0..6_000)).min(heal_at_ms - 1);
+        let source = (source + rng.usize(1..sources)) % sources;
+        posts.push(Post { source, process, ..Post::nth(3_000 + n, at_ms) });
+    }
+}
+
 /// Some processes have other settings of a source than the others, or lack it. Others change their
 /// settings at a restart. The processes in `may_lack` are not the only ones of their role.
 fn different_settings(
@@ -565,6 +596,7 @@ fn posts(
             size: rng.usize(0..400),
             copies: if swarm.duplicates && rng.u8(..) < 80 { rng.u32(2..=4) } else { 1 },
             hangs_up_ms: (swarm.hang_ups && rng.u8(..) < 60).then(|| rng.u64(0..40)),
+            trickles_ms: None,
             poison: swarm.poison && rng.u8(..) < 50,
         };
         if swarm.duplicates

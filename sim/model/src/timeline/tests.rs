@@ -57,6 +57,7 @@ fn posted(post: u64, key: &str) -> What {
         body: Fingerprint::of(b"body"),
         storable: true,
         query: String::new(),
+        takes: None,
         headers: BTreeMap::new(),
     })
 }
