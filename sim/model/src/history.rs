@@ -314,7 +314,7 @@ pub enum Fault {
     },
     /// The network between two nodes is cut, lossy or slow for a while.
     Network {
-        /// Description of the fault.
+        /// Description of the fault. Oracles look for `cut from A to B` in it.
         what: String,
         /// How long, from now.
         duration: Duration,

@@ -170,16 +170,26 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
     };
     // The way from the process to the database was broken until the event arrived again: the
     // settlement is still in flight, or waits behind one that is.
-    let way_is_broken = |since: At| {
-        faults().any(|(at, fault)| match fault {
-            Fault::Network { duration, .. } | Fault::Database { process: None, duration, .. } => {
-                *at + *duration + STILL_FELT >= since
-            }
-            // A call that fails is tried again. A call that hangs delays all settlements behind it.
-            Fault::Database { what, duration, .. } => {
-                what.contains("Slow") && *at + *duration + STILL_FELT >= since
-            }
-            _ => false,
+    let way_is_broken = |sender: &str, since: At| {
+        faults().any(|(at, fault)| {
+            let (is_meant, duration) = match fault {
+                // A cut concerns only the nodes that it names.
+                Fault::Network { what, duration } => {
+                    let names = |node| what.contains(node);
+                    let is_cut = what.starts_with("cut from ");
+                    (!is_cut || (names(sender) && names("the database")), duration)
+                }
+                Fault::Database { process: None, what, duration } => {
+                    (!what.contains("clock"), duration)
+                }
+                // A call that fails is tried again. A call that hangs delays all settlements behind
+                // it.
+                Fault::Database { process: Some(process), what, duration } => {
+                    (process == sender && what.contains("Slow"), duration)
+                }
+                _ => return false,
+            };
+            is_meant && *at + *duration + STILL_FELT >= since
         })
     };
     match sender {
@@ -191,7 +201,7 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
         // The process knew the response, but was killed, stopped or shut down before it could write
         // it. It may have been stopped just before.
         Some((process, since)) => {
-            !settled && (tried_again || touched(process, since) || way_is_broken(since))
+            !settled && (tried_again || touched(process, since) || way_is_broken(process, since))
         }
         // The run has no record of the sender (it was seen only from outside): any recent fault of
         // a process, the network or the database explains it.
