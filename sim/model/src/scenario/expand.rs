@@ -128,6 +128,11 @@ pub fn expand(seed: u64) -> Scenario {
         }
         _ => {}
     }
+    // A separate generator for the same reason.
+    let mut rng = Rng::with_seed(seed ^ 0x62e8_4b0d_f719_3ca5);
+    if rng.u8(..) < 50 {
+        bad_rows(&mut rng, sources.len(), processes, heal_at_ms, &mut posts, &faults);
+    }
     posts.sort_by_key(|post| post.at_ms);
     faults.sort_by_key(|fault| fault.at_ms);
     let (why, catches, kept) = (String::new(), None, Some(kept));
@@ -484,6 +489,24 @@ fn slow_producers(
         let at_ms = (begins + rng.u64(0..6_000)).min(heal_at_ms - 1);
         let source = (source + rng.usize(1..sources)) % sources;
         posts.push(Post { source, process, ..Post::nth(3_000 + n, at_ms) });
+    }
+}
+
+/// The posts of a few sources arrive at one process at the same moment, and the database rejects
+/// some of their rows. So bad rows are in a batch with good ones.
+fn bad_rows(
+    rng: &mut Rng,
+    sources: usize,
+    processes: usize,
+    heal_at_ms: u64,
+    posts: &mut Vec<Post>,
+    faults: &[FaultAt],
+) {
+    let process = rng.usize(0..processes);
+    let at_ms = burst_at(rng, posts, faults, heal_at_ms).min(heal_at_ms - 1);
+    for n in 0..rng.u64(5..12) {
+        let (source, poison) = (rng.usize(0..sources), n % 4 == 2);
+        posts.push(Post { source, process, poison, ..Post::nth(4_000 + n, at_ms) });
     }
 }
 
