@@ -2,7 +2,7 @@
 //! the modules that have their names.
 
 use crate::config::producers::{self, UnknownProducer};
-use crate::config::{Config, ConfigError, DEFAULT_FILE, Overrides};
+use crate::config::{Config, ConfigError, DEFAULT_FILE, Destination, Overrides};
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ pub enum Command {
     /// Replace a SQLite database with a backup, while no process serves it; the old database is
     /// kept beside it
     Restore(CopyArgs),
-    /// List events, show one event, or redrive events
+    /// List events, show one event and its request, send one elsewhere, or redrive events
     Events {
         #[command(flatten)]
         service: ServiceArgs,
@@ -82,11 +82,22 @@ pub enum Command {
 pub enum EventsCommand {
     /// List events, newest first
     List(ListArgs),
-    /// Show one event and its attempts
+    /// Show one event, its attempts and their responses
     Show {
         /// The event's id
         id: String,
+        /// Show the stored request too, without its body; with `--json`, only the request
+        #[arg(long)]
+        request: bool,
     },
+    /// Print the body of one event, byte for byte; on a terminal, control characters are escaped
+    Body {
+        /// The event's id
+        id: String,
+    },
+    /// Send the stored request of one event from this machine to another URL, for example a service
+    /// under repair, and print the response; changes nothing in Surehook
+    Send(SendArgs),
     /// Redrive (send again) one dead letter, or all that match, oldest first; can be interrupted
     /// and run again
     Redrive(RedriveArgs),
@@ -153,6 +164,19 @@ pub struct ListArgs {
     /// Maximum number of events
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
+}
+
+/// The options of `events send`.
+#[derive(Args)]
+pub struct SendArgs {
+    /// The event's id
+    pub id: String,
+    /// The URL to send it to, as a worker sends it to a destination
+    #[arg(long, value_name = "URL")]
+    pub to: Destination,
+    /// How long to wait for the response
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub timeout: humantime::Duration,
 }
 
 /// The options of `events redrive`.

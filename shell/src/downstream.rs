@@ -13,8 +13,10 @@
 mod clients;
 mod destination;
 mod failures;
+mod once;
 
 pub use clients::Connecting;
+pub use once::{Exchange, NotSent, send_once};
 
 use crate::config::Source;
 use crate::headers;
@@ -87,7 +89,7 @@ impl HttpDownstream {
     ) -> Result<Self, DownstreamError> {
         let destinations = sources
             .iter()
-            .map(|(name, source)| match Destination::new(source) {
+            .map(|(name, source)| match Destination::new(source.destination.secret()) {
                 Some(destination) => Ok((name.clone(), destination)),
                 None => Err(DownstreamError::Destination(name.clone())),
             })
@@ -124,7 +126,7 @@ impl Downstream for HttpDownstream {
         async move {
             let now = Instant::now();
             let deadline = now.checked_add(timeout).unwrap_or(now + FAR_AWAY);
-            exchange(&client, request, deadline).await.unwrap_or_else(|failure| {
+            exchange(&client, request, deadline, MAX_EXCERPT_BYTES).await.unwrap_or_else(|failure| {
                 let Failure { reply, cause } = failure;
                 let error = if let Reply::Failed(class) = &reply { class.as_str() } else { "not sent" };
                 tracing::debug!(%event_id, %source, attempt, error, cause, "no complete response head");
@@ -197,18 +199,20 @@ async fn relayed(
 }
 
 /// Sends one request and reads its response, until `deadline`. Once the response head is complete,
-/// its status is the reply. The body only provides the excerpt.
+/// its status is the reply. The body only provides the excerpt, of at most `kept` bytes.
 async fn exchange(
     client: &Client,
     request: Request<Full<Bytes>>,
     deadline: Instant,
+    kept: usize,
 ) -> Result<Reply, Failure> {
     let mut response = match until(deadline, client.request(request)).await {
         Ok(answer) => answer?,
         Err(_) => return Err(Failure::of(DeliveryError::Timeout)),
     };
     let (status_code, retry_after) = (response.status().as_u16(), asked_delay(response.headers()));
-    let excerpt = excerpt(response.body_mut(), deadline.min(Instant::now() + BODY_TIMEOUT)).await;
+    let deadline = deadline.min(Instant::now() + BODY_TIMEOUT);
+    let excerpt = excerpt(response.body_mut(), deadline, kept).await;
     Ok(Reply::Response { status_code, retry_after, excerpt })
 }
 
@@ -223,15 +227,16 @@ async fn until<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T,
     }
 }
 
-/// The first bytes of a response body, as far as they arrive before `deadline` and before the body
-/// ends early. The rest is read up to [`MAX_RESPONSE_BYTES`], so that the connection can be reused.
-async fn excerpt(body: &mut Incoming, deadline: Instant) -> Bytes {
+/// The first `most` bytes of a response body, as far as they arrive before `deadline` and before the
+/// body ends early. The rest is read up to [`MAX_RESPONSE_BYTES`], so that the connection can be
+/// reused.
+async fn excerpt(body: &mut Incoming, deadline: Instant, most: usize) -> Bytes {
     let (mut kept, mut read) = (Vec::new(), 0);
     while read <= MAX_RESPONSE_BYTES {
         match timeout_at(deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => {
                 let chunk = frame.into_data().unwrap_or_default();
-                kept.extend_from_slice(&chunk[..chunk.len().min(MAX_EXCERPT_BYTES - kept.len())]);
+                kept.extend_from_slice(&chunk[..chunk.len().min(most - kept.len())]);
                 read += chunk.len();
             }
             Ok(None) => break,

@@ -23,12 +23,14 @@ pub mod query;
 mod refusals;
 mod relay;
 mod routes;
+mod stored;
 pub mod view;
 mod webhook;
 
 pub use acknowledgement::{Acknowledgement, Content};
 pub use relay::{RELAYED_AT_ONCE, Relays};
 pub use routes::{Route, RouteSet};
+pub use stored::Bodies;
 pub use webhook::REPLAYED_HEADER;
 
 use crate::doorbell::Doorbell;
@@ -93,6 +95,8 @@ pub struct App {
     pub doorbell: Arc<Doorbell>,
     /// Passes requests on to destinations.
     pub relays: Relays,
+    /// Bounds the stored bodies that are in memory for operators.
+    pub bodies: Bodies,
 }
 
 /// The settings of one source that the routes need.
@@ -116,6 +120,8 @@ pub struct SourceIntake {
     pub relay: RelayRules,
     /// How long a relayed request waits for its response.
     pub relay_timeout: Duration,
+    /// The URL of its destination, without secrets. Only shown to operators.
+    pub destination: String,
     /// The attempts that the source's policy allows. Only shown to operators.
     pub max_attempts: u32,
     /// The duration of a lease. A delivery ends within it.

@@ -3,11 +3,11 @@
 use clap::Parser;
 use std::error::Error;
 use std::future::Future;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use surehook::cli::{self, Cli, Command, CopyArgs};
 use surehook::config::LogFormat;
-use surehook::operate::{self, OperateError};
+use surehook::operate::{self, OperateError, Output};
 use surehook::serve::ServeError;
 use surehook::{demo, logs, serve, visible};
 
@@ -58,20 +58,40 @@ fn main() -> ExitCode {
 }
 
 /// Runs a command that calls a running service, prints the result, and returns the exit code.
-fn ask(asked: impl Future<Output = Result<String, OperateError>>) -> u8 {
+fn ask(asked: impl Future<Output = Result<impl Into<Output>, OperateError>>) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             return say(std::io::stderr(), &format!("cannot start: {error}"), cli::FAILED);
         }
     };
-    match runtime.block_on(asked) {
-        Ok(answer) => say(std::io::stdout(), &answer, cli::DONE),
+    match runtime.block_on(asked).map(Into::into).and_then(print) {
+        Ok(code) => code,
         Err(
             error @ (OperateError::Url(_) | OperateError::Time(_) | OperateError::WithoutFilter),
         ) => mistake(&error),
         Err(error) => say(std::io::stderr(), &format!("surehook: {error}"), cli::FAILED),
     }
+}
+
+/// Prints the result of a command and returns the exit code. Bytes are escaped only on a terminal.
+fn print(output: Output) -> Result<u8, OperateError> {
+    let mut out = std::io::stdout();
+    Ok(match output {
+        Output::Text(text) => say(out, &text, cli::DONE),
+        Output::Failed(text) => say(out, &text, cli::FAILED),
+        Output::Bytes(bytes) if out.is_terminal() => {
+            say(out, operate::for_terminal(&bytes)?, cli::DONE)
+        }
+        Output::Bytes(bytes) => match out.write_all(&bytes).and_then(|()| out.flush()) {
+            Ok(()) => cli::DONE,
+            Err(error) => say(
+                std::io::stderr(),
+                &format!("surehook: the body was not written: {error}"),
+                cli::FAILED,
+            ),
+        },
+    })
 }
 
 /// Runs a command to its end, with logging, and returns the exit code.

@@ -1,5 +1,5 @@
-//! The commands for operators: list, show, redrive, pause. Each is one or more HTTP requests to a
-//! running service.
+//! The commands for operators: list, show, send, redrive, pause. Each is one or more HTTP requests to
+//! a running service.
 //!
 //! Nothing here accesses the database. A command for many events works page by page, so it can be
 //! interrupted at any time and run again. It does not redrive a dead letter twice.
@@ -7,11 +7,13 @@
 mod client;
 mod delivered;
 mod render;
+mod stored;
 
 pub use client::OperateError;
 
 use crate::cli::{EventsCommand, Filters, ListArgs, RedriveArgs, ServiceArgs};
 use crate::visible::pretty_json;
+use bytes::Bytes;
 use client::Service;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -25,7 +27,32 @@ const PAGE: u32 = 500;
 /// The dead letters that one step redrives, if the rate allows. Each step is one transaction.
 const STEP: u32 = 200;
 
-/// Runs `surehook events …` and returns the text to print.
+/// What a command prints on standard output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    Text(String),
+    /// The text of a command whose purpose failed.
+    Failed(String),
+    /// Bytes that must reach a file unchanged.
+    Bytes(Bytes),
+}
+
+impl From<String> for Output {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+/// Bytes as text for a terminal, which [`crate::visible`] makes safe.
+///
+/// # Errors
+///
+/// [`OperateError::NotText`].
+pub fn for_terminal(bytes: &[u8]) -> Result<&str, OperateError> {
+    std::str::from_utf8(bytes).map_err(|_| OperateError::NotText)
+}
+
+/// Runs `surehook events …` and returns what to print.
 ///
 /// # Errors
 ///
@@ -33,43 +60,45 @@ const STEP: u32 = 200;
 pub async fn events(
     command: &EventsCommand,
     service: &ServiceArgs,
-) -> Result<String, OperateError> {
+) -> Result<Output, OperateError> {
     let to = Service::new(&service.url)?;
     match command {
-        EventsCommand::List(args) => list(&to, args, service.json).await,
-        EventsCommand::Show { id } => {
-            let event = to.get(&["events", id], &[]).await?;
-            Ok(if service.json {
-                pretty(&event)
+        EventsCommand::List(args) => list(&to, args, service.json).await.map(Output::Text),
+        EventsCommand::Show { id, request } => {
+            stored::show(&to, id, *request, service.json).await.map(Output::Text)
+        }
+        EventsCommand::Body { id } => stored::body(&to, id, service.json).await,
+        EventsCommand::Send(args) => stored::send(&to, args, service.json).await,
+        EventsCommand::Redrive(args) => redrive(&to, args, service.json).await.map(Output::Text),
+    }
+}
+
+/// Redrives one event, or all that match.
+async fn redrive(to: &Service, args: &RedriveArgs, json: bool) -> Result<String, OperateError> {
+    match &args.id {
+        Some(id) => {
+            let standing = if args.delivered {
+                delivered::one(to, id).await?
             } else {
-                render::event(&event, to.url(&["events", id, "redrive"], &[]).as_str())
+                to.post(&["events", id, "redrive"], &[]).await?
+            };
+            Ok(if json {
+                pretty(&standing)
+            } else {
+                format!("{id} is queued again, with new attempts")
             })
         }
-        EventsCommand::Redrive(args) => match &args.id {
-            Some(id) => {
-                let standing = if args.delivered {
-                    delivered::one(&to, id).await?
-                } else {
-                    to.post(&["events", id, "redrive"], &[]).await?
-                };
-                Ok(if service.json {
-                    pretty(&standing)
-                } else {
-                    format!("{id} is queued again, with new attempts")
-                })
+        None => {
+            let filters = query(&args.filters, Timestamp::now())?;
+            if filters.is_empty() && !args.all {
+                return Err(OperateError::WithoutFilter);
             }
-            None => {
-                let filters = query(&args.filters, Timestamp::now())?;
-                if filters.is_empty() && !args.all {
-                    return Err(OperateError::WithoutFilter);
-                }
-                if args.delivered {
-                    delivered::all(&to, args, &filters, service.json).await
-                } else {
-                    redrive_all(&to, args, &filters, service.json).await
-                }
+            if args.delivered {
+                delivered::all(to, args, &filters, json).await
+            } else {
+                redrive_all(to, args, &filters, json).await
             }
-        },
+        }
     }
 }
 

@@ -13,7 +13,7 @@
 //! what is shown.
 
 use crate::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, RequestRecord, SourceRecord, Span,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -73,8 +73,14 @@ pub trait EventStore: Send + Sync {
 
 /// The database for operators: finds events, shows the work of each source, redrives, and pauses.
 pub trait OperatorStore: Send + Sync {
-    /// All data of one event.
+    /// All data of one event, without its request.
     fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>>;
+
+    /// The request of one event, without its body.
+    fn request(&self, event: EventId) -> StoreCall<'_, Option<RequestRecord>>;
+
+    /// The body of one event.
+    fn body(&self, event: EventId) -> StoreCall<'_, FoundBody>;
 
     /// Queues a dead-lettered event again, with a new retry budget.
     fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven>;
@@ -265,6 +271,17 @@ pub enum Redriven {
     /// The event is in another state than the redrive requires. This is its status.
     WrongStatus(Status),
     /// The event was delivered, and its payload is erased.
+    Erased,
+    /// The event does not exist.
+    NotFound,
+}
+
+/// The stored body of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FoundBody {
+    /// The body, exactly as received.
+    Found(Bytes),
+    /// The event's payload is erased.
     Erased,
     /// The event does not exist.
     NotFound,

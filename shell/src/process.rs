@@ -6,7 +6,7 @@ use crate::config::{Config, Role};
 use crate::doorbell::Doorbell;
 use crate::handover::Handover;
 use crate::health::{Health, Loop};
-use crate::http::{App, Relays, SourceIntake};
+use crate::http::{App, Bodies, Relays, SourceIntake};
 use crate::intake::{IntakePorts, Limits, intake};
 use crate::metrics::{Metered, Metrics};
 use crate::ports::{Clock, Downstream, EventStore, Ids, MaintenanceStore, OperatorStore, Relay};
@@ -131,6 +131,7 @@ pub async fn run(
         body_timeout: config.intake.body_timeout,
         doorbell: Arc::clone(&doorbell),
         relays: Relays::new(ports.relay, config.sources.keys().cloned()),
+        bodies: Bodies::default(),
     });
     let spawn = |which: Loop, task: BoxFuture<'static, ()>| {
         let alive = health.watch(which);
@@ -277,6 +278,7 @@ fn sources(config: &Config) -> BTreeMap<surehook_core::source::SourceName, Sourc
         forward_query: source.forward_query,
         relay: source.relay.clone(),
         relay_timeout: source.relay_timeout,
+        destination: source.destination.to_string(),
         max_attempts: source.policy.max_attempts,
         lease: source.policy.lease(),
     };

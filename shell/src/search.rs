@@ -1,5 +1,5 @@
-//! What operators read: one event, the events that match a filter page by page, and the work of
-//! each source.
+//! What operators read: one event and its request, the events that match a filter page by page, and
+//! the work of each source.
 //!
 //! No query may cost more on a large database than on a small one. A page therefore has two limits:
 //! the events that it returns, and the events that it examines to find them. A page that reaches
@@ -9,6 +9,7 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 use std::time::Duration;
+use surehook_core::admission::Fingerprint;
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
@@ -55,6 +56,25 @@ pub struct AttemptEntry {
     pub error: Option<String>,
     /// The first bytes of the response body.
     pub excerpt: Bytes,
+}
+
+/// The request that an event was stored from, without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestRecord {
+    /// As in [`EventRecord`].
+    pub source: String,
+    /// When the event was stored.
+    pub received_at: Timestamp,
+    /// When retention erased the query, the headers and the body. All three are empty since then.
+    pub erased_at: Option<Timestamp>,
+    /// The fingerprint of the body. It is not erased.
+    pub fingerprint: Fingerprint,
+    /// The query to forward, without `?`.
+    pub query: Bytes,
+    /// The headers to forward, encoded by [`crate::headers`].
+    pub headers: Bytes,
+    /// The size of the stored body.
+    pub body_bytes: u64,
 }
 
 /// Filters for events. An event must match all of them.

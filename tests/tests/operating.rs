@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::Output;
 use std::time::Duration;
+use surehook_core::admission::Fingerprint;
 use tempfile::TempDir;
 use tests::database::Database;
 use tests::http::Client;
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 on_each_database!(
     dead_letters_are_found_inspected_and_redriven_by_commands,
+    a_stored_request_is_shown_saved_and_sent_to_another_service,
     a_paused_source_accepts_events_and_delivers_them_once_resumed,
     an_interrupted_redrive_can_be_run_again,
     downstream_responses_cannot_control_the_terminal,
@@ -213,6 +215,60 @@ async fn dead_letters_are_found_inspected_and_redriven_by_commands(database: Dat
         code == Some(1) && why.contains("no response from") && why.contains("--url"),
         "{code:?}: {why}"
     );
+}
+
+async fn a_stored_request_is_shown_saved_and_sent_to_another_service(database: Database) {
+    const BODY: &[u8] = b"\0\xff {\"amount\": 1}\r\n\x1b[2J\n";
+    let broken = Sink::start(|_| Answer::status(422).body("no amount")).await;
+    let configuration = format!("[sources.orders]\ndestination = \"{}\"\n", broken.url("/orders"));
+    let service = Service::start(&database.url(), &configuration).await;
+    let desk = Desk::of(&service);
+    let headers =
+        [("idempotency-key", "k"), ("content-type", "application/json"), ("x-sig", "s=1")];
+    let url = service.url("/webhooks/orders?shop=7");
+    let posted = Client::default()
+        .send(http::Method::POST, &url, &headers, bytes::Bytes::from_static(BODY))
+        .await
+        .expect("a response");
+    let event = posted.json()["event_id"].as_str().expect("an id").to_owned();
+    until_all_are(&desk, 1, "dead_lettered").await;
+
+    let shown = desk.told(&format!("events show {event} --request")).await;
+    for told in [
+        &*format!("destination   {}", broken.url("/orders")),
+        &format!("body          {} bytes, application/json", BODY.len()),
+        "query         shop=7",
+        "header        x-sig: s=1",
+        "no amount",
+    ] {
+        assert!(shown.contains(told), "{told} is not in\n{shown}");
+    }
+    let output = desk.run(&format!("events body {event}")).await;
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), BODY), "{output:?}");
+
+    let mended = Sink::start(|_| Answer::status(200).body("fine\x1b[2J")).await;
+    let before = desk.json(&format!("events show {event}")).await;
+    let line = format!("events send {event} --to {}", mended.url("/mended?own=1"));
+    let told = desk.told(&line).await;
+    assert!(told.starts_with("200 delivered") && told.contains("fine\\u{1b}[2J"), "{told:?}");
+    let sent = mended.received().pop().expect("a request");
+    assert_eq!((&*sent.path, &*sent.query), ("/mended", "own=1&shop=7"));
+    let expected = Fingerprint::of(BODY);
+    assert_eq!((&sent.body_sha256, sent.attempt), (expected.as_bytes(), 2));
+    assert!(sent.headers.contains(&("x-sig".to_owned(), b"s=1".to_vec())), "{sent:?}");
+    assert_eq!(desk.json(&format!("events show {event}")).await, before, "the event has changed");
+
+    let output = desk.run(&format!("events send {event} --to {}", broken.url("/orders"))).await;
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("422 permanent") && told.contains("no amount"), "{told}");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let (code, why) = desk.refused(&format!("events send {event} --to nowhere")).await;
+    assert!(code == Some(2) && why.contains("--to"), "{code:?}: {why}");
+    let unknown = Uuid::now_v7();
+    for line in ["events body", "events show --request", "events send --to http://localhost:1/"] {
+        let (code, why) = desk.refused(&format!("{line} {unknown}")).await;
+        assert!(code == Some(1) && why.contains("There is no event"), "{line}: {code:?}: {why}");
+    }
 }
 
 async fn downstream_responses_cannot_control_the_terminal(database: Database) {

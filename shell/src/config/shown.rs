@@ -1,13 +1,14 @@
 //! How a configuration is displayed, for example in logs, by `check` and in panic messages: without
 //! passwords and tokens.
 
-use super::values::on_key_reuse_name;
+use super::values::{destination, on_key_reuse_name};
 use super::{Config, IntakeConfig, Source};
 use crate::http::{Acknowledgement, Content};
 use crate::store::postgres;
 use http::HeaderValue;
 use reqwest::Url;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 use surehook_core::breaker::BreakerPolicy;
 use surehook_core::key::places::{KeyPlaces, Place};
@@ -62,6 +63,14 @@ impl Destination {
     #[must_use]
     pub fn secret(&self) -> &Url {
         &self.0
+    }
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        destination(text)
     }
 }
 

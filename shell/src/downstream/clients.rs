@@ -79,7 +79,7 @@ impl Connecting {
         Ok(Self { max_age: MAX_AGE, resolver: Arc::new(lookups::system()), tls })
     }
 
-    fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         let mut tcp = HttpConnector::new_with_resolver(Names(Arc::clone(&self.resolver)));
         // Otherwise it refuses the connections under TLS.
         tcp.enforce_http(false);

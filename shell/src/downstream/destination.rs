@@ -3,7 +3,6 @@
 //! It is not built from a `Url`, because that would encode characters of the producer's query. Some
 //! producers sign it.
 
-use crate::config::Source;
 use crate::headers;
 use crate::ports::Relayed;
 use base64::Engine;
@@ -23,7 +22,7 @@ use surehook_core::worker::claims::Claim;
 /// The longest path with its query that the HTTP client can send.
 const MAX_TARGET_BYTES: usize = 65_534;
 
-/// The destination of one source. User and password of the URL are stored as a header, so that no
+/// The destination of one source, or of one event that is sent by hand. User and password of the URL are stored as a header, so that no
 /// error and no log can show them.
 #[derive(Clone)]
 pub(super) struct Destination {
@@ -50,8 +49,8 @@ pub(super) enum Unsendable {
 
 impl Destination {
     /// `None`: the URL is not usable for requests.
-    pub(super) fn new(source: &Source) -> Option<Self> {
-        let mut url = source.destination.secret().clone();
+    pub(super) fn new(url: &Url) -> Option<Self> {
+        let mut url = url.clone();
         if !matches!(url.scheme(), "http" | "https") {
             return None;
         }

@@ -251,13 +251,13 @@ pub(super) enum CallError {
     TimedOut,
 }
 
-fn event_id(text: &str) -> Result<EventId, Problem> {
+pub(super) fn event_id(text: &str) -> Result<EventId, Problem> {
     text.parse().map_err(|error: surehook_core::id::NotAnEventId| {
         ProblemKind::BadEventId.with(format!("{error}."))
     })
 }
 
-fn unknown_event(id: EventId) -> Problem {
+pub(super) fn unknown_event(id: EventId) -> Problem {
     ProblemKind::UnknownEvent
         .with(format!("There is no event {id}, or its retention has ended and it was deleted."))
 }

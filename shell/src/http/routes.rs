@@ -105,6 +105,10 @@ routes! {
     Events = GET "/events" for Operators, |app, call| app.list(call.query);
     /// `200` with the event; see [`view`](super::view).
     Event = GET "/events/{id}" for Operators, |app, call| app.show(call.parameter);
+    /// `200` with the stored request of the event, without its body; see [`view`](super::view).
+    Request = GET "/events/{id}/request" for Operators, |app, call| app.stored_request(call.parameter);
+    /// `200` with the body of the event, byte for byte.
+    Body = GET "/events/{id}/body" for Operators, |app, call| app.stored_body(call.parameter);
     /// `200` with the event's id and new status; see [`query`](super::query).
     Redrive = POST "/events/{id}/redrive" for Operators, |app, call| app.redrive(call.parameter, call.query);
     /// `200` with the number of redriven dead letters; see [`query`](super::query).

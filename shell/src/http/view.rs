@@ -1,14 +1,18 @@
-//! The JSON representation of events (single and in lists) and of sources.
+//! The JSON representation of events (single and in lists), of their requests and of sources.
 //!
 //! Times are RFC 3339 in UTC with microseconds, by the database's clock; null if there is none.
 
+use crate::headers::{self, Unreadable};
 use crate::metrics::Standing;
-use crate::search::{AttemptEntry, EventRecord, SourceRecord};
+use crate::search::{AttemptEntry, EventRecord, RequestRecord, SourceRecord};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 use serde::Serialize;
 use std::time::Duration;
+use surehook_core::id::EventId;
 use surehook_core::time::Instant;
 use surehook_core::verdict::MAX_EXCERPT_BYTES;
 
@@ -40,6 +44,96 @@ struct Event {
     next_attempt_at: Option<String>,
     settled_at: Option<String>,
     reason: Option<&'static str>,
+}
+
+/// The stored request of one event, without its body.
+#[derive(Debug, Serialize)]
+pub struct RequestView {
+    event_id: String,
+    source: String,
+    /// Of the source, without secrets; null if the source is not configured.
+    destination: Option<String>,
+    received_at: String,
+    /// SHA-256 of the body, in hexadecimal.
+    sha256: String,
+    /// When retention erased the rest of this view; null if it is stored.
+    erased_at: Option<String>,
+    #[serde(flatten)]
+    payload: Option<PayloadView>,
+}
+
+/// What retention can erase.
+#[derive(Debug, Serialize)]
+struct PayloadView {
+    method: &'static str,
+    query: String,
+    /// In their order, also repeated ones.
+    headers: Vec<HeaderView>,
+    content_type: Option<String>,
+    size: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct HeaderView {
+    name: String,
+    value: String,
+    /// Present, and true, only if `value` is base64 because it is not text.
+    #[serde(skip_serializing_if = "is_false")]
+    value_base64: bool,
+}
+
+impl RequestView {
+    /// The view of the request of an event. `destination` is that of its source, if the source is
+    /// configured.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreadable`].
+    pub fn new(
+        id: EventId,
+        record: RequestRecord,
+        destination: Option<String>,
+    ) -> Result<Self, Unreadable> {
+        let payload = match record.erased_at {
+            Some(_) => None,
+            None => Some(PayloadView::new(&record)?),
+        };
+        Ok(Self {
+            event_id: id.to_string(),
+            source: record.source,
+            destination,
+            received_at: rfc3339(record.received_at),
+            sha256: record.fingerprint.to_string(),
+            erased_at: record.erased_at.map(rfc3339),
+            payload,
+        })
+    }
+}
+
+impl PayloadView {
+    fn new(record: &RequestRecord) -> Result<Self, Unreadable> {
+        let headers = headers::decode(&record.headers)?;
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        Ok(Self {
+            // Requests with other methods are relayed, and not stored.
+            method: "POST",
+            // The query of a request is text. Only another program can have stored anything else.
+            query: String::from_utf8_lossy(&record.query).into_owned(),
+            content_type: headers.get(CONTENT_TYPE).map(text),
+            headers: headers.iter().map(HeaderView::new).collect(),
+            size: record.body_bytes,
+        })
+    }
+}
+
+impl HeaderView {
+    fn new((name, value): (&HeaderName, &HeaderValue)) -> Self {
+        let (value, value_base64) = match std::str::from_utf8(value.as_bytes()) {
+            Ok(text) => (text.to_owned(), false),
+            Err(_) => (STANDARD.encode(value.as_bytes()), true),
+        };
+        Self { name: name.to_string(), value, value_base64 }
+    }
 }
 
 /// The work of one source.
@@ -202,8 +296,8 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use serde_json::json;
+    use surehook_core::admission::Fingerprint;
     use surehook_core::event::{Reason, Status};
-    use surehook_core::id::EventId;
     use surehook_core::verdict::Verdict;
 
     fn record() -> EventRecord {
@@ -249,6 +343,58 @@ mod tests {
                 }],
             })
         );
+    }
+
+    fn request() -> RequestRecord {
+        RequestRecord {
+            source: "github".into(),
+            received_at: "2026-11-25T00:00:00.123456Z".parse().unwrap(),
+            erased_at: None,
+            fingerprint: Fingerprint::of(b"{}"),
+            query: Bytes::from_static(b"a=1&a='2'"),
+            headers: Bytes::from_static(
+                b"content-type: application/json\r\nx-b: 2\r\nx-b: \xff\r\nx-a: \xc3\xa9\r\n\r\n",
+            ),
+            body_bytes: 2,
+        }
+    }
+
+    fn shown_request(record: RequestRecord) -> serde_json::Value {
+        let destination = Some("https://app.example/".to_owned());
+        let id = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e".parse().unwrap();
+        serde_json::to_value(RequestView::new(id, record, destination).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_shown_with_each_header_in_its_order() {
+        let mut expected = json!({
+            "event_id": "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e", "source": "github",
+            "destination": "https://app.example/", "received_at": "2026-11-25T00:00:00.123456Z",
+            "sha256": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+            "erased_at": null, "method": "POST", "query": "a=1&a='2'", "content_type": "application/json", "size": 2,
+            "headers": [
+                {"name": "content-type", "value": "application/json"},
+                {"name": "x-b", "value": "2"},
+                {"name": "x-b", "value": "/w==", "value_base64": true},
+                {"name": "x-a", "value": "é"},
+            ],
+        });
+        assert_eq!(shown_request(request()), expected);
+
+        let erased_at = Some("2026-11-26T00:00:00Z".parse().unwrap());
+        let erased = RequestRecord { erased_at, query: Bytes::new(), ..request() };
+        expected["erased_at"] = json!("2026-11-26T00:00:00.000000Z");
+        for erased in ["method", "query", "content_type", "size", "headers"] {
+            expected.as_object_mut().unwrap().remove(erased);
+        }
+        assert_eq!(shown_request(erased), expected);
+    }
+
+    #[test]
+    fn headers_that_another_program_changed_are_not_shown() {
+        let record = RequestRecord { headers: Bytes::from_static(b"no colon"), ..request() };
+        let id = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e".parse().unwrap();
+        assert!(RequestView::new(id, record, None).is_err());
     }
 
     #[test]

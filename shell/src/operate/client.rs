@@ -1,7 +1,8 @@
 //! The HTTP client of a running service.
 
 use crate::visible::escaped;
-use reqwest::{Client, Method, StatusCode, Url};
+use bytes::Bytes;
+use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -9,6 +10,8 @@ use std::time::Duration;
 
 /// Request timeout. The service itself stops waiting for its database after 5 s.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// Timeout of a request for a body, which can have 256 MiB.
+const BODY_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// A running service, known by its base URL.
 pub(super) struct Service {
@@ -43,6 +46,11 @@ pub enum OperateError {
     /// The event does not exist, or its status does not allow the request.
     #[error("{0}")]
     Elsewhere(String),
+    /// The bytes of a body cannot be shown on a terminal.
+    #[error(
+        "the body is not text: write it to a file, for example with `surehook events body ID > body`"
+    )]
+    NotText,
     /// The response is not one of this program.
     #[error(
         "unexpected response from {0}: check that --url (or SUREHOOK_URL) is the address of a surehook service of this version"
@@ -114,6 +122,12 @@ impl Service {
         self.ask(Method::POST, path, query).await
     }
 
+    /// The bytes of a response that is not JSON.
+    pub(super) async fn bytes(&self, path: &[&str]) -> Result<Bytes, OperateError> {
+        let url = self.url(path, &[]);
+        self.exchange(self.client.get(url.clone()).timeout(BODY_TIMEOUT), &url).await
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -121,19 +135,27 @@ impl Service {
         query: &[(&str, String)],
     ) -> Result<T, OperateError> {
         let url = self.url(path, query);
-        // The user and the password in a URL are not shown.
-        let mut shown = url.clone();
-        let _ = (shown.set_username(""), shown.set_password(None));
-        let shown = shown.to_string();
+        let body = self.exchange(self.client.request(method, url.clone()), &url).await?;
+        serde_json::from_slice(&body).map_err(|_| OperateError::Foreign(without_user(&url)))
+    }
+
+    /// The URL of a path, as it can be shown.
+    pub(super) fn shown(&self, path: &[&str]) -> String {
+        without_user(&self.url(path, &[]))
+    }
+
+    /// Sends a request and returns the body of the response, if that is a success.
+    async fn exchange(&self, request: RequestBuilder, url: &Url) -> Result<Bytes, OperateError> {
+        let shown = without_user(url);
         let unreachable = |error: reqwest::Error| OperateError::Unreachable {
             url: shown.clone(),
             why: root_cause(&error),
         };
-        let response = self.client.request(method, url).send().await.map_err(unreachable)?;
+        let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let body = response.bytes().await.map_err(unreachable)?;
         if status == StatusCode::OK {
-            return serde_json::from_slice(&body).map_err(|_| OperateError::Foreign(shown));
+            return Ok(body);
         }
         match serde_json::from_slice::<ProblemBody>(&body) {
             Ok(problem) if matches!(status, StatusCode::NOT_FOUND | StatusCode::CONFLICT) => {
@@ -143,6 +165,13 @@ impl Service {
             Err(_) => Err(OperateError::Foreign(format!("{shown} ({status})"))),
         }
     }
+}
+
+/// A URL without its user and its password.
+fn without_user(url: &Url) -> String {
+    let mut shown = url.clone();
+    let _ = (shown.set_username(""), shown.set_password(None));
+    shown.to_string()
 }
 
 /// The innermost error. It is the most useful one for a person.

@@ -67,19 +67,42 @@ pub(super) fn events(events: &[Value], next: Option<&str>) -> String {
     out
 }
 
-/// One event and its attempts.
-pub(super) fn event(event: &Value, redrive_url: &str) -> String {
+/// One event and its attempts. Of its request, if there is one, the destination and the size, and with
+/// `with_request` all but the body.
+pub(super) fn event(
+    event: &Value,
+    request: Option<&Value>,
+    with_request: bool,
+    redrive_url: &str,
+) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(out, "{name:<14}{value}");
     };
     line("event", text(&event["event_id"]));
     line("source", text(&event["source"]));
+    if let Some(request) = request {
+        line(
+            "destination",
+            match request["destination"].as_str() {
+                Some(url) => escaped(url),
+                None => "unknown: the source is not configured".to_owned(),
+            },
+        );
+    }
     line("key", text(&event["idempotency_key"]));
     line("status", standing(event));
     line("attempts", attempts(event));
     if !event["next_attempt_at"].is_null() {
         line("next attempt", time(&event["next_attempt_at"]));
+    }
+    if let Some(request) = request {
+        line("body", body(request));
+        if with_request {
+            for (name, value) in parts(request) {
+                line(name, value);
+            }
+        }
     }
     let mut table = table(&["WHEN", "", "TOOK", "", ""]);
     table.add_row([
@@ -129,6 +152,36 @@ pub(super) fn event(event: &Value, redrive_url: &str) -> String {
         );
     }
     out
+}
+
+/// The size and the media type of a stored body.
+fn body(request: &Value) -> String {
+    if !request["erased_at"].is_null() {
+        return format!("erased at {}", time(&request["erased_at"]));
+    }
+    let size = format!("{} bytes", text(&request["size"]));
+    match request["content_type"].as_str() {
+        Some(kind) => format!("{size}, {}", escaped(kind)),
+        None => size,
+    }
+}
+
+/// The parts of a stored request without its body, each with its name.
+fn parts(request: &Value) -> Vec<(&'static str, String)> {
+    let mut parts = vec![("sha256", text(&request["sha256"]))];
+    if !request["erased_at"].is_null() {
+        return parts;
+    }
+    parts.push(("method", text(&request["method"])));
+    if request["query"] != "" {
+        parts.push(("query", text(&request["query"])));
+    }
+    for header in request["headers"].as_array().into_iter().flatten() {
+        let coding = if header["value_base64"] == true { " (base64)" } else { "" };
+        let (name, value) = (text(&header["name"]), text(&header["value"]));
+        parts.push(("header", format!("{name}: {value}{coding}")));
+    }
+    parts
 }
 
 /// The work of every source.
@@ -235,7 +288,7 @@ fn to_the_second(time: &str) -> String {
     escaped(&time.get(..19).unwrap_or(time).replace('T', " "))
 }
 
-fn milliseconds(took: f64) -> String {
+pub(super) fn milliseconds(took: f64) -> String {
     if took < 1000.0 { format!("{took:.1} ms") } else { format!("{:.1} s", took / 1000.0) }
 }
 
@@ -269,6 +322,8 @@ mod tests {
                     {"attempt": 2, "started_at": null, "duration_ms": null, "verdict": "lost", "status_code": null, "error": null, "excerpt": ""},
                 ],
             }),
+            None,
+            false,
             "http://127.0.0.1:8080/events/0199c2f0/redrive",
         );
         let expected = "\
@@ -290,6 +345,39 @@ send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
     }
 
     #[test]
+    fn an_event_is_shown_with_its_request() {
+        let one = json!({"event_id": "0199c2f0", "source": "github", "idempotency_key": "k", "status": "queued", "attempts": 0});
+        let mut request = json!({
+            "destination": "https://app.example/?…", "sha256": "44136f", "erased_at": null, "method": "POST", "query": "a=1",
+            "content_type": "application/json", "size": 2,
+            "headers": [{"name": "x-a", "value": "1"}, {"name": "x-b", "value": "/w==", "value_base64": true}],
+        });
+        let shown = |request: &Value, whole| {
+            let shown = event(&one, Some(request), whole, "");
+            shown.split("\n\n").next().unwrap().to_owned()
+        };
+        let brief = "\
+event         0199c2f0
+source        github
+destination   https://app.example/?…
+key           k
+status        queued
+attempts      0
+body          2 bytes, application/json";
+        assert_eq!(shown(&request, false), brief);
+        let whole = "\nsha256        44136f\nmethod        POST\nquery         a=1\nheader        x-a: 1\nheader        x-b: /w== (base64)";
+        assert_eq!(shown(&request, true), format!("{brief}{whole}"));
+
+        request["erased_at"] = json!("2026-11-26T00:00:00.000000Z");
+        request["destination"] = json!(null);
+        let erased = shown(&request, true);
+        for told in ["unknown: the source is not configured", "erased at 2026-11-26 00:00:00.000"] {
+            assert!(erased.contains(told), "{told} is not in\n{erased}");
+        }
+        assert!(!erased.contains("header"), "{erased}");
+    }
+
+    #[test]
     fn no_text_of_a_response_controls_the_terminal() {
         let evil = "\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\u{2066}\u{200f}\u{2028}";
         let attempt = json!({"attempt": 1, "started_at": evil, "verdict": evil, "error": evil, "excerpt": evil});
@@ -298,8 +386,12 @@ send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
             "next_attempt_at": evil, "settled_at": evil, "history": [attempt], "last_attempt": attempt, "attempts": evil,
             "configured": false, "paused_since": evil, "this_process": {"breaker": evil},
         });
+        let stored = json!({
+            "destination": evil, "sha256": evil, "erased_at": null, "method": evil, "query": evil, "content_type": evil,
+            "size": evil, "headers": [{"name": evil, "value": evil}],
+        });
         let shown = [
-            event(&one, "http://[::1]/"),
+            event(&one, Some(&stored), true, "http://[::1]/"),
             events(std::slice::from_ref(&one), Some(evil)),
             sources(&json!({"sources": [one]})),
         ];
@@ -316,6 +408,8 @@ send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
     fn a_delivered_event_is_shown_with_its_redrive_command() {
         let shown = event(
             &json!({"event_id": "0199c2f0", "status": "delivered", "history": []}),
+            None,
+            false,
             "http://[::1]:8080/events/0199c2f0/redrive",
         );
         assert!(shown.contains("surehook events redrive 0199c2f0 --delivered\n"), "{shown}");
@@ -325,7 +419,12 @@ send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
             ),
             "{shown}"
         );
-        let waits = event(&json!({"event_id": "0199c2f0", "status": "queued", "history": []}), "");
+        let waits = event(
+            &json!({"event_id": "0199c2f0", "status": "queued", "history": []}),
+            None,
+            false,
+            "",
+        );
         assert!(!waits.contains("send it again"), "{waits}");
     }
 

@@ -21,15 +21,15 @@ pub use servers::{Servers, shown};
 
 use crate::clock::TokioClock;
 use crate::ports::{
-    Clock, Connections, Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned,
-    Redriven, Retention, StoreCall, StoreError,
+    Clock, Connections, Erased, EventStore, FoundBody, MaintenanceStore, NewEvent, OperatorStore,
+    Pruned, Redriven, Retention, StoreCall, StoreError,
 };
 use crate::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, RequestRecord, SourceRecord, Span,
 };
 use crate::store::OpenError;
 use crate::store::pool::Pool;
-use crate::store::rows::{self, FoundRow, SourceRow};
+use crate::store::rows::{self, BodyRow, FoundRow, RequestRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use errors::Failure;
 use futures::future::poll_fn;
@@ -617,6 +617,27 @@ impl OperatorStore for PostgresStore {
             let rows =
                 self.execute(&self.operator, sqlx::query(sql::FIND).bind(event.as_uuid())).await?;
             rows::event_record(event, decode::<FoundRow>(&rows)?)
+        }
+        .boxed()
+    }
+
+    fn request(&self, event: EventId) -> StoreCall<'_, Option<RequestRecord>> {
+        async move {
+            let query = sqlx::query(sql::REQUEST).bind(event.as_uuid());
+            let rows: Vec<RequestRow> = decode(&self.execute(&self.operator, query).await?)?;
+            rows.into_iter().next().map(RequestRow::record).transpose()
+        }
+        .boxed()
+    }
+
+    fn body(&self, event: EventId) -> StoreCall<'_, FoundBody> {
+        async move {
+            let query = sqlx::query(sql::BODY).bind(event.as_uuid());
+            let mut found = None;
+            self.execute_by_row(&self.operator, query, |row| found = Some(BodyRow::from_row(&row)))
+                .await?;
+            let row = found.transpose().map_err(|error| errors::failed(&error).error)?;
+            Ok(rows::found_body(row))
         }
         .boxed()
     }

@@ -1,8 +1,10 @@
 //! Converts between the types of `core` and the columns of both databases: durations, times, names,
 //! and the rows of an event's history.
 
-use crate::ports::StoreError;
-use crate::search::{AttemptEntry, EventPage, EventRecord, PageSize, Path, SourceRecord};
+use crate::ports::{FoundBody, StoreError};
+use crate::search::{
+    AttemptEntry, EventPage, EventRecord, PageSize, Path, RequestRecord, SourceRecord,
+};
 use jiff::Timestamp;
 use sqlx::types::Uuid;
 use std::time::Duration;
@@ -192,6 +194,48 @@ pub(super) fn event_page(
         (looked.0, looked.1.map(EventId::from_uuid)),
     );
     Ok(EventPage { events, next })
+}
+
+/// The row of `request.sql`. Times are in microseconds since 1970.
+#[derive(sqlx::FromRow)]
+pub(super) struct RequestRow {
+    source: String,
+    received_at: i64,
+    erased_at: Option<i64>,
+    fingerprint: Vec<u8>,
+    query: Vec<u8>,
+    headers: Vec<u8>,
+    body_bytes: i64,
+}
+
+impl RequestRow {
+    pub(super) fn record(self) -> Result<RequestRecord, StoreError> {
+        Ok(RequestRecord {
+            source: self.source,
+            received_at: timestamp(self.received_at)?,
+            erased_at: self.erased_at.map(timestamp).transpose()?,
+            fingerprint: fingerprint(&self.fingerprint)?,
+            query: self.query.into(),
+            headers: self.headers.into(),
+            body_bytes: u64::try_from(self.body_bytes).map_err(|_| unreadable("size"))?,
+        })
+    }
+}
+
+/// The row of `body.sql`.
+#[derive(sqlx::FromRow)]
+pub(super) struct BodyRow {
+    body: Vec<u8>,
+    is_erased: bool,
+}
+
+/// The body in the row of an event, if there is a row.
+pub(super) fn found_body(row: Option<BodyRow>) -> FoundBody {
+    match row {
+        None => FoundBody::NotFound,
+        Some(BodyRow { is_erased: true, .. }) => FoundBody::Erased,
+        Some(BodyRow { body, is_erased: false }) => FoundBody::Found(body.into()),
+    }
 }
 
 /// The row of one source, from `sources.sql` or `source_work.sql`.

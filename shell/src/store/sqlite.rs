@@ -20,15 +20,15 @@ pub use copy::CopyError;
 pub use file::FileError;
 
 use crate::ports::{
-    Connections, Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven,
-    Retention, StoreCall, StoreError,
+    Connections, Erased, EventStore, FoundBody, MaintenanceStore, NewEvent, OperatorStore, Pruned,
+    Redriven, Retention, StoreCall, StoreError,
 };
 use crate::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, RequestRecord, SourceRecord, Span,
 };
 use crate::store::OpenError;
 use crate::store::pool::{ACQUIRE_TIMEOUT, Pool};
-use crate::store::rows::{self, FoundRow, SourceRow};
+use crate::store::rows::{self, BodyRow, FoundRow, RequestRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use connect::Opener;
 use file::DatabaseFile;
@@ -355,6 +355,29 @@ impl OperatorStore for SqliteStore {
                     .map(|row| row.due_later(Now::read().ahead()))
                     .collect();
                 Ok(rows::event_record(event, found)?)
+            }
+            .boxed()
+        })
+        .boxed()
+    }
+
+    fn request(&self, event: EventId) -> StoreCall<'_, Option<RequestRecord>> {
+        self.read(move |connection| {
+            async move {
+                let query = sqlx::query_as::<_, RequestRow>(sql::REQUEST).bind(event.as_uuid());
+                let row = query.fetch_optional(connection).await?;
+                Ok(row.map(RequestRow::record).transpose()?)
+            }
+            .boxed()
+        })
+        .boxed()
+    }
+
+    fn body(&self, event: EventId) -> StoreCall<'_, FoundBody> {
+        self.read(move |connection| {
+            async move {
+                let query = sqlx::query_as::<_, BodyRow>(sql::BODY).bind(event.as_uuid());
+                Ok(rows::found_body(query.fetch_optional(connection).await?))
             }
             .boxed()
         })

@@ -4,9 +4,10 @@ use crate::sink::{Act, ENOUGH, Sink, claim, downstream, sent, source, until, wit
 use bytes::Bytes;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
+use reqwest::Url;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use surehook::downstream::HttpDownstream;
+use surehook::downstream::{HttpDownstream, send_once};
 use surehook::ports::Downstream;
 use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
 use surehook_core::worker::claims::Claim;
@@ -304,4 +305,33 @@ async fn retry_after_is_parsed_as_seconds_or_as_a_date() {
 async fn a_timeout_beyond_the_range_of_the_clock_is_unlimited() {
     let sink = Sink::answering(OK).await;
     assert_eq!(response(sent(&downstream(&sink.url()), Duration::MAX).await).0, 200);
+}
+
+#[tokio::test]
+async fn an_event_is_sent_once_to_another_url_as_a_delivery() {
+    let body = "b".repeat(3000);
+    let answer = format!("HTTP/1.1 422 No\r\ncontent-length: 3000\r\n\r\n{body}");
+    let sink = Sink::answering(answer).await;
+    let mut delivered = claim(b"x-sig: one\r\n\r\n", b"\0\xff");
+    delivered.query = Bytes::from_static(b"a='1'");
+    let url: Url = format!("http://user:pass@{}/hook?own=1", sink.address).parse().unwrap();
+    let sent = within(send_once(&url, &delivered, ENOUGH)).await.unwrap();
+    let Reply::Response { status_code, excerpt, .. } = sent.reply else { panic!("{sent:?}") };
+    assert_eq!((status_code, &excerpt[..]), (422, body.as_bytes()), "more than a stored excerpt");
+
+    within(downstream(url.as_str()).send(&delivered, ENOUGH)).await;
+    let requests = sink.requests();
+    assert_eq!(requests[0], requests[1], "the request differs from that of a delivery");
+}
+
+#[tokio::test]
+async fn an_event_that_is_sent_once_to_no_service_has_its_cause() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url: Url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+    drop(listener);
+    let sent = within(send_once(&url, &claim(b"\r\n", b""), ENOUGH)).await.unwrap();
+    assert_eq!(sent.reply, Reply::Failed(DeliveryError::ConnectionRefused));
+    assert!(sent.cause.contains("refused"), "{sent:?}");
+    let claim = Claim { headers: Bytes::from_static(b"no colon"), ..claim(b"\r\n", b"") };
+    assert!(within(send_once(&url, &claim, ENOUGH)).await.is_err());
 }

@@ -20,4 +20,5 @@ mod replays;
 mod routes;
 mod server;
 mod sockets;
+mod stored;
 mod world;

@@ -331,7 +331,9 @@ async fn get_event_shows_the_event() {
 async fn an_unknown_event_is_404_and_an_invalid_id_400() {
     let world = World::start(Setup::default());
     let unknown = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e";
-    for (method, suffix) in [("GET", ""), ("POST", "/redrive")] {
+    for (method, suffix) in
+        [("GET", ""), ("GET", "/request"), ("GET", "/body"), ("POST", "/redrive")]
+    {
         assert_problem(
             &world.request(method, &format!("/events/{unknown}{suffix}"), &[], b"").await,
             404,
@@ -411,7 +413,10 @@ async fn a_store_error_becomes_a_problem_without_the_text_of_the_database() {
         let id = world.dead_lettered("before").await;
         world.store.set(mode);
         assert_problem(&world.post("k1", b"").await, posted, posted_slug);
-        assert_problem(&world.get(&format!("/events/{id}")).await, asked, asked_slug);
+        for suffix in ["", "/request", "/body"] {
+            let response = world.get(&format!("/events/{id}{suffix}")).await;
+            assert_problem(&response, asked, asked_slug);
+        }
         for path in [
             format!("/events/{id}/redrive"),
             "/redrive".into(),

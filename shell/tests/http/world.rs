@@ -16,7 +16,7 @@ use std::time::Duration;
 use surehook::clock::TokioClock;
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
-use surehook::http::{Acknowledgement, App, Relays, Route, RouteSet, SourceIntake};
+use surehook::http::{Acknowledgement, App, Bodies, Relays, Route, RouteSet, SourceIntake};
 use surehook::ids::SystemIds;
 use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
@@ -223,6 +223,9 @@ impl Default for Setup {
     }
 }
 
+/// The destination of each source, as operators see it.
+pub(crate) const DESTINATION: &str = "https://app.example/hooks?…";
+
 /// The application with three sources: `plain`, `github` (its own key header, credentials
 /// forwarded) and `restamp` (the first body wins).
 pub(crate) struct World {
@@ -258,6 +261,7 @@ impl World {
             forward_query: setup.forward_query,
             relay: RelayRules::default(),
             relay_timeout: setup.relay_timeout,
+            destination: DESTINATION.to_owned(),
             max_attempts: 20,
             lease: Duration::from_secs(20),
         };
@@ -294,6 +298,7 @@ impl World {
             body_timeout: setup.body_timeout,
             doorbell,
             relays: Relays::new(port, ["plain", "github", "restamp"].map(name)),
+            bodies: Bodies::default(),
         });
         Self { app, store, destination, route_set: RouteSet::Everyone, access: Access::default() }
     }

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::ports::{Erased, FoundBody, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::search::{
-    AttemptEntry, EventFilter, EventPage, EventRecord, PageSize, Path, RedrivenPage, SourceRecord,
-    Span,
+    AttemptEntry, EventFilter, EventPage, EventRecord, PageSize, Path, RedrivenPage, RequestRecord,
+    SourceRecord, Span,
 };
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
@@ -336,6 +336,31 @@ impl Database {
             reason: row.and_then(|row| row.delivery.reason),
             history,
         })
+    }
+
+    /// [`surehook::ports::OperatorStore::request`].
+    #[must_use]
+    pub fn request(&self, event: EventId) -> Option<RequestRecord> {
+        let EventRow { event: stored, received_at, erased_at } = self.events.get(&event)?;
+        Some(RequestRecord {
+            source: stored.source.to_string(),
+            received_at: *received_at,
+            erased_at: *erased_at,
+            fingerprint: stored.fingerprint,
+            query: stored.query.clone(),
+            headers: stored.headers.clone(),
+            body_bytes: stored.body.len() as u64,
+        })
+    }
+
+    /// [`surehook::ports::OperatorStore::body`].
+    #[must_use]
+    pub fn body(&self, event: EventId) -> FoundBody {
+        match self.events.get(&event) {
+            None => FoundBody::NotFound,
+            Some(EventRow { erased_at: Some(_), .. }) => FoundBody::Erased,
+            Some(EventRow { event: stored, .. }) => FoundBody::Found(stored.body.clone()),
+        }
     }
 
     /// [`surehook::ports::OperatorStore::redrive`].
@@ -699,6 +724,20 @@ macro_rules! operator_reads {
             event: surehook_core::id::EventId,
         ) -> surehook::ports::StoreCall<'_, Option<surehook::search::EventRecord>> {
             self.read($crate::scenario::Call::Find, move |tables, _| tables.find(event))
+        }
+
+        fn request(
+            &self,
+            event: surehook_core::id::EventId,
+        ) -> surehook::ports::StoreCall<'_, Option<surehook::search::RequestRecord>> {
+            self.read($crate::scenario::Call::Find, move |tables, _| tables.request(event))
+        }
+
+        fn body(
+            &self,
+            event: surehook_core::id::EventId,
+        ) -> surehook::ports::StoreCall<'_, surehook::ports::FoundBody> {
+            self.read($crate::scenario::Call::Find, move |tables, _| tables.body(event))
         }
 
         fn list(

@@ -577,7 +577,8 @@ pub enum Call {
     Claim,
     /// [`surehook::ports::EventStore::settle`].
     Settle,
-    /// A read of one event: [`surehook::ports::OperatorStore::find`].
+    /// A read of one event: [`surehook::ports::OperatorStore::find`],
+    /// [`surehook::ports::OperatorStore::request`] and [`surehook::ports::OperatorStore::body`].
     Find,
     /// [`surehook::ports::OperatorStore::list`].
     List,

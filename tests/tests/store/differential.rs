@@ -123,6 +123,8 @@ const FOUND_BY_SEQUENCES: &[Wrong] = &[
     Wrong::RedrivesWhatIsNot,
     Wrong::HistoryNewestFirst,
     Wrong::UnknownIsAnError,
+    Wrong::ShowsNoQuery,
+    Wrong::ShowsErasedAsEmpty,
     Wrong::OneRetention,
     Wrong::LeavesAttempts,
     Wrong::PrunesWhatIsOwed,

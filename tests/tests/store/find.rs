@@ -1,9 +1,11 @@
-//! Finding: the whole record of one event.
+//! Finding: the whole record of one event, its request and its body.
 
-use crate::db::Db;
+use crate::db::{Db, event, event_of};
+use bytes::Bytes;
 use std::time::Duration;
-use surehook::ports::{OperatorStore, StoreError};
-use surehook::search::EventRecord;
+use surehook::ports::{FoundBody, NewEvent, OperatorStore, StoreError};
+use surehook::search::{EventRecord, RequestRecord};
+use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use uuid::Uuid;
@@ -11,6 +13,9 @@ use uuid::Uuid;
 clauses! {
     find_shows_an_event_in_each_status => HistoryNewestFirst | RetriesAtOnce,
     find_returns_nothing_for_an_unknown_event => UnknownIsAnError,
+    the_request_and_the_body_are_those_that_were_accepted
+        => ShowsNoQuery | ShowsTheBodyAsText | ReceivedWhenItIsShown,
+    an_erased_payload_is_not_an_empty_one => ShowsErasedAsEmpty,
 }
 
 async fn find_shows_an_event_in_each_status(db: Db) {
@@ -63,13 +68,54 @@ async fn find_shows_an_event_in_each_status(db: Db) {
 }
 
 async fn find_returns_nothing_for_an_unknown_event(db: Db) {
-    assert_eq!(db.store.find(EventId::from_uuid(Uuid::now_v7())).await, Ok(None));
+    let unknown = EventId::from_uuid(Uuid::now_v7());
+    assert_eq!(db.store.find(unknown).await, Ok(None));
+    assert_eq!(db.store.request(unknown).await, Ok(None));
+    assert_eq!(db.store.body(unknown).await, Ok(FoundBody::NotFound));
+}
+
+async fn the_request_and_the_body_are_those_that_were_accepted(db: Db) {
+    let body = Bytes::from_static(b"\0\xff'{}\xc3");
+    let event = NewEvent { fingerprint: Fingerprint::of(&body), body, ..event("a") };
+    assert_eq!(db.store.accept(vec![event.clone()]).await, Ok(vec![Stored::Inserted]));
+    db.age(event.id, Duration::from_secs(100)).await;
+    let expected = RequestRecord {
+        source: event.source.to_string(),
+        received_at: db.found(event.id).await.received_at,
+        erased_at: None,
+        fingerprint: event.fingerprint,
+        query: event.query,
+        headers: event.headers,
+        body_bytes: 6,
+    };
+    assert_eq!(db.store.request(event.id).await, Ok(Some(expected)));
+    assert_eq!(db.store.body(event.id).await, Ok(FoundBody::Found(event.body)));
+}
+
+async fn an_erased_payload_is_not_an_empty_one(db: Db) {
+    let empty = NewEvent { body: Bytes::new(), ..event_of("b", "b") };
+    assert_eq!(db.store.accept(vec![empty.clone()]).await, Ok(vec![Stored::Inserted]));
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    db.age(claim.event, Duration::from_hours(3)).await;
+    let before = db.store.request(claim.event).await.unwrap().unwrap();
+    let erased = db.store.erase(Duration::from_hours(2), None, 100).await.unwrap();
+    assert_eq!(erased.erased, 1);
+    assert_eq!(db.store.body(claim.event).await, Ok(FoundBody::Erased));
+    let request = db.store.request(claim.event).await.unwrap().unwrap();
+    assert!(request.erased_at.is_some_and(|at| at > before.received_at), "{request:?}");
+    assert_eq!(request.fingerprint, before.fingerprint);
+    assert_eq!((request.query.len(), request.headers.len(), request.body_bytes), (0, 0, 0));
+    assert_eq!(db.store.body(empty.id).await, Ok(FoundBody::Found(Bytes::new())));
+    assert_eq!(db.store.request(empty.id).await.unwrap().unwrap().erased_at, None);
 }
 
 /// What operators can read of one event. All stores must show the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Readable {
     pub(crate) record: Option<EventRecord>,
+    pub(crate) request: Option<RequestRecord>,
+    pub(crate) body: FoundBody,
 }
 
 /// Makes each call that reads one event.
@@ -77,5 +123,9 @@ pub(crate) async fn read(
     store: &(impl OperatorStore + ?Sized),
     event: EventId,
 ) -> Result<Readable, StoreError> {
-    Ok(Readable { record: store.find(event).await? })
+    Ok(Readable {
+        record: store.find(event).await?,
+        request: store.request(event).await?,
+        body: store.body(event).await?,
+    })
 }

@@ -94,6 +94,10 @@ pub(crate) enum Wrong {
     // Finding.
     HistoryNewestFirst,
     UnknownIsAnError,
+    ShowsNoQuery,
+    ShowsTheBodyAsText,
+    ReceivedWhenItIsShown,
+    ShowsErasedAsEmpty,
     // Pruning.
     OneRetention,
     LeavesAttempts,

@@ -15,6 +15,10 @@ pub const CLAIM: &str = include_str!("claim.sql");
 pub const SETTLE: &str = include_str!("settle.sql");
 /// Reads one event and its attempts.
 pub const FIND: &str = include_str!("find.sql");
+/// Reads the request of one event, without its body.
+pub const REQUEST: &str = include_str!("request.sql");
+/// Reads the body of one event.
+pub const BODY: &str = include_str!("body.sql");
 /// Queues one dead letter again.
 pub const REDRIVE: &str = include_str!("redrive.sql");
 /// Queues one delivered event again.

@@ -34,6 +34,10 @@ pub const REDRIVE_DELIVERED: &str = include_str!("redrive_delivered.sql");
 pub const LAST_ATTEMPT: &str = include_str!("last_attempt.sql");
 /// Reads one event and its attempts.
 pub const FIND: &str = include_str!("find.sql");
+/// Reads the request of one event, without its body.
+pub const REQUEST: &str = include_str!("request.sql");
+/// Reads the body of one event.
+pub const BODY: &str = include_str!("body.sql");
 /// Reads a page of events.
 pub const LIST: &str = include_str!("list.sql");
 /// Reads a page of dead letters, to redrive them.

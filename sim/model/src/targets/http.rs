@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant as StdInstant};
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
-use surehook::http::{Acknowledgement, App, Content, Relays, SourceIntake};
+use surehook::http::{Acknowledgement, App, Bodies, Content, Relays, SourceIntake};
 use surehook::http_server::protocol;
 use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
@@ -139,6 +139,7 @@ fn converse(
         body_timeout: Duration::from_secs(30),
         doorbell,
         relays: Relays::new(Arc::new(NoDestination), []),
+        bodies: Bodies::default(),
     };
 
     let mut pool = LocalPool::new();
@@ -236,6 +237,7 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
         forward_query: true,
         relay: RelayRules::default(),
         relay_timeout: Duration::from_secs(3),
+        destination: "http://strict.example/".to_owned(),
         max_attempts: 20,
         lease: Duration::from_secs(20),
     };
@@ -258,6 +260,7 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
         forward_query: false,
         relay: RelayRules::default(),
         relay_timeout: Duration::from_secs(3),
+        destination: "http://lenient.example/".to_owned(),
         max_attempts: 3,
         lease: Duration::from_secs(11),
     };

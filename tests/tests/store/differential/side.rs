@@ -162,6 +162,10 @@ impl Side {
     pub(super) async fn read(&self, event: EventId) -> Result<Readable, ErrorKind> {
         let mut read = find::read(&*self.db.store, event).await.map_err(kind)?;
         read.record = read.record.map(|found| self.on_the_clock(found));
+        if let Some(request) = &mut read.request {
+            request.received_at = self.virtual_time(request.received_at);
+            request.erased_at = request.erased_at.map(|at| self.virtual_time(at));
+        }
         Ok(read)
     }
 

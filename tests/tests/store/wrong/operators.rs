@@ -1,11 +1,12 @@
 //! Stores that find, redrive, list, count and pause wrongly.
 
 use super::{Wrong, WrongStore};
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::ready;
-use surehook::ports::{OperatorStore, Redriven, StoreCall, StoreError};
+use surehook::ports::{FoundBody, OperatorStore, Redriven, StoreCall, StoreError};
 use surehook::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, SourceRecord, Span,
+    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, RequestRecord, SourceRecord, Span,
 };
 use surehook_core::event::{DeliveryState, Reason, Status};
 use surehook_core::id::{EventId, Fence};
@@ -21,6 +22,28 @@ impl OperatorStore for WrongStore {
             }
             _ => {}
         }
+        ready(Ok(found)).boxed()
+    }
+
+    fn request(&self, event: EventId) -> StoreCall<'_, Option<RequestRecord>> {
+        let (mut found, now) = self.memory.transact(|tables, now| (tables.request(event), now));
+        match (self.wrong, &mut found) {
+            (Wrong::ShowsNoQuery, Some(found)) => found.query = Bytes::new(),
+            (Wrong::ReceivedWhenItIsShown, Some(found)) => found.received_at = now,
+            (Wrong::ShowsErasedAsEmpty, Some(found)) => found.erased_at = None,
+            _ => {}
+        }
+        ready(Ok(found)).boxed()
+    }
+
+    fn body(&self, event: EventId) -> StoreCall<'_, FoundBody> {
+        let found = match (self.wrong, self.memory.transact(|tables, _| tables.body(event))) {
+            (Wrong::ShowsTheBodyAsText, FoundBody::Found(body)) => {
+                FoundBody::Found(String::from_utf8_lossy(&body).into_owned().into())
+            }
+            (Wrong::ShowsErasedAsEmpty, FoundBody::Erased) => FoundBody::Found(Bytes::new()),
+            (_, found) => found,
+        };
         ready(Ok(found)).boxed()
     }
 

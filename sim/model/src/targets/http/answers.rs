@@ -147,7 +147,7 @@ impl<'d> Answer<'d> {
         if head.method == Method::HEAD {
             return None;
         }
-        // `/metrics` is the only route whose response is not JSON.
+        // The responses of `/metrics` and of the route for bodies are not JSON.
         if kind == metrics::MEDIA_TYPE.as_bytes() {
             assert_eq!(
                 (status, head.uri.path().trim_end_matches('/')),
@@ -158,6 +158,10 @@ impl<'d> Answer<'d> {
                 text.lines().all(|line| line.starts_with("surehook_") || line.starts_with("# ")),
                 "{text}"
             );
+            return None;
+        }
+        if kind == b"application/octet-stream" {
+            self.stored_body(head, tables);
             return None;
         }
         let is_lenient = path_of_webhook(head) == Some("lenient");
@@ -189,6 +193,15 @@ impl<'d> Answer<'d> {
             "{body}"
         );
         self.new_event(&id, request, tables)
+    }
+
+    /// A body is sent as it is stored.
+    fn stored_body(&self, head: &Parts, tables: &Database) {
+        let path = head.uri.path().trim_end_matches('/');
+        let id = path.strip_prefix("/events/").and_then(|rest| rest.strip_suffix("/body"));
+        let id = id.unwrap_or_else(|| panic!("{path} is not the route of a body"));
+        let stored = &tables.events[&id.parse().expect("the event id is valid")];
+        assert_eq!((self.status, self.body), (StatusCode::OK, &stored.event.body[..]));
     }
 
     /// Checks an acknowledgement. Returns the event's id if it says that the event is new.
