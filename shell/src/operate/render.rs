@@ -3,7 +3,7 @@
 //! All text from outside (keys, excerpts, every string of a response) passes through [`escaped`],
 //! so that it cannot control the terminal.
 
-use crate::visible::escaped;
+use crate::visible::{escaped, lines};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use comfy_table::presets::NOTHING;
@@ -137,7 +137,7 @@ pub(super) fn event(
     if let Some(took) = table.column_mut(2) {
         took.set_cell_alignment(CellAlignment::Right);
     }
-    let _ = write!(out, "\n{}", written(&table));
+    let _ = write!(out, "\n{}{}", written(&table), responses(event));
     let delivered = match event["status"].as_str() {
         Some("dead_lettered") => Some(("", "")),
         Some("delivered") => Some((" --delivered", "?delivered=true")),
@@ -152,6 +152,30 @@ pub(super) fn event(
         );
     }
     out
+}
+
+/// The kept part of each response that the timeline cuts off. Equal responses to consecutive attempts
+/// are shown once.
+fn responses(event: &Value) -> String {
+    let attempts = event["history"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut shown = String::new();
+    for same in attempts.chunk_by(|one, next| one["excerpt"] == next["excerpt"]) {
+        let (first, last) = (&same[0], &same[same.len() - 1]);
+        let whole = first["excerpt"].as_str().unwrap_or_default();
+        if first["excerpt_base64"] == true || escaped(whole).chars().count() <= SHORT {
+            continue;
+        }
+        let first = text(&first["attempt"]);
+        let of = match same.len() {
+            1 => format!("attempt {first}"),
+            _ => format!("attempts {first} to {}", text(&last["attempt"])),
+        };
+        let _ = writeln!(shown, "\nresponse to {of}:");
+        for line in lines(whole.trim_end()).split('\n') {
+            let _ = writeln!(shown, "{}", format!("  {line}").trim_end());
+        }
+    }
+    shown
 }
 
 /// The size and the media type of a stored body.
@@ -342,6 +366,24 @@ WHEN                                                   TOOK
 send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
            or:  curl -X POST 'http://127.0.0.1:8080/events/0199c2f0/redrive'";
         assert_eq!(shown, expected, "\n{shown}");
+    }
+
+    #[test]
+    fn a_response_that_the_timeline_cuts_off_is_shown_completely() {
+        let attempt = |attempt: u32, excerpt: &str| json!({"attempt": attempt, "verdict": "transient", "excerpt": excerpt});
+        let long = format!("line 1\r\n\n  line 3 \u{1b}[2J {}", "x".repeat(1000));
+        let mut other = attempt(5, &"/".repeat(60));
+        other["excerpt_base64"] = json!(true);
+        let one = json!({
+            "event_id": "0199c2f0", "status": "queued",
+            "history": [attempt(1, &long), attempt(2, &long), attempt(3, "short"), attempt(4, &long), other],
+        });
+        let shown = event(&one, None, false, "");
+        let whole = format!("  line 1\\r\n\n    line 3 \\u{{1b}}[2J {}\n", "x".repeat(1000));
+        let expected =
+            format!("\nresponse to attempts 1 to 2:\n{whole}\nresponse to attempt 4:\n{whole}");
+        assert!(shown.ends_with(&expected), "{shown}");
+        assert_eq!(shown.matches("response to").count(), 2, "{shown}");
     }
 
     #[test]
