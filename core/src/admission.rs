@@ -109,7 +109,10 @@ pub enum Admission {
         status: Status,
     },
     /// The key belongs to an event with a different body. Nothing was stored.
-    KeyReused,
+    KeyReused {
+        /// The id of that event.
+        first: EventId,
+    },
 }
 
 impl Admission {
@@ -130,7 +133,7 @@ impl Admission {
     pub fn redrives(self, redrive_on_replay: bool) -> Option<EventId> {
         match self {
             Self::Replayed { id, status: Status::DeadLettered } => redrive_on_replay.then_some(id),
-            Self::Accepted { .. } | Self::Replayed { .. } | Self::KeyReused => None,
+            Self::Accepted { .. } | Self::Replayed { .. } | Self::KeyReused { .. } => None,
         }
     }
 }
@@ -155,7 +158,7 @@ pub fn resolve(
             if first == fingerprint || on_key_reuse == OnKeyReuse::FirstWins {
                 Admission::Replayed { id, status }
             } else {
-                Admission::KeyReused
+                Admission::KeyReused { first: id }
             }
         }
     }
@@ -256,7 +259,8 @@ mod tests {
     fn the_same_body_is_a_replay_and_a_different_one_is_refused() {
         let replayed = Admission::Replayed { id: THEIRS, status: Status::Retrying };
         assert_eq!(resolved(OnKeyReuse::Reject, existing(THEIRS, b"body")), replayed);
-        assert_eq!(resolved(OnKeyReuse::Reject, existing(THEIRS, b"other")), Admission::KeyReused);
+        let refused = Admission::KeyReused { first: THEIRS };
+        assert_eq!(resolved(OnKeyReuse::Reject, existing(THEIRS, b"other")), refused);
         assert_eq!(resolved(OnKeyReuse::FirstWins, existing(THEIRS, b"other")), replayed);
     }
 }

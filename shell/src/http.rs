@@ -232,7 +232,8 @@ impl Surface {
                     self.refusals.refused(begun, source, &problem);
                 }
                 let (status, kind) = (problem.kind.status().as_u16(), problem.kind.urn());
-                tracing::debug!(route = path, parameter, query, %method, status, kind, detail = problem.detail, took_ms, "answered with a problem");
+                let event_id = problem.event_id.map(tracing::field::display);
+                tracing::debug!(route = path, parameter, query, %method, status, kind, event_id, detail = problem.detail, took_ms, "answered with a problem");
                 problem.into_response()
             }
         }

@@ -107,6 +107,20 @@ async fn a_key_with_another_body_is_refused_and_changes_nothing(database: Databa
     assert_new(&first);
     let other = bench.post("orders", &[b"Idempotency-Key: k"], b"another").await;
     assert_eq!((other.status_code, other.problem()), (422, urn("key-reused")));
+    assert_eq!(other.json()["event_id"], first.json()["event_id"]);
+    let third = bench.post("orders", &[b"Idempotency-Key: k"], b"a third").await;
+    assert_eq!(third.status_code, 422);
+    let warned = "webhooks refused";
+    wait::until("the warning in the log", || async {
+        let log = bench.service.log();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains(warned)).collect();
+        let id = first.json()["event_id"].as_str().expect("an id").to_owned();
+        match lines[..] {
+            [line] if line.contains("orders") && line.contains(&id) => Ok(()),
+            _ => Err(format!("not one warning with the id {id} in a minute: {lines:?}")),
+        }
+    })
+    .await;
     let again = bench.post("orders", &[b"Idempotency-Key: k"], b"one").await;
     assert_eq!(again.json()["event_id"], first.json()["event_id"]);
 

@@ -64,6 +64,17 @@ async fn no_log_line_contains_a_body_header_or_credential(database: Database) {
         client.post(&service.url("/webhooks/charges"), &[], invalid).await.expect("a response");
     assert_eq!(answer.status_code, 400, "{answer:?}");
     run.all_ended().await;
+    // What an operator reads of a request is not logged either.
+    let listed = client.get(&service.url("/events")).await.expect("a response").json();
+    for event in listed["events"].as_array().expect("events") {
+        for part in ["request", "body"] {
+            let id = event["event_id"].as_str().expect("an id");
+            let path = service.url(&format!("/events/{id}/{part}"));
+            let answer = client.get(&path).await.expect("a response");
+            let read = String::from_utf8_lossy(&answer.body).into_owned();
+            assert!(answer.status_code == 200 && read.contains(CANARY), "{answer:?}");
+        }
+    }
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(sink.received().len() >= 3, "not every event was sent");
 

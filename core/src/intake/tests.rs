@@ -139,7 +139,7 @@ fn requests_with_the_same_key_share_one_row() {
         [
             (tickets[0], Ok(Admission::Accepted { id, status })),
             (tickets[1], Ok(Admission::Replayed { id, status })),
-            (tickets[2], Ok(Admission::KeyReused)),
+            (tickets[2], Ok(Admission::KeyReused { first: id })),
         ]
     );
 }

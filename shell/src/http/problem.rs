@@ -5,6 +5,7 @@
 
 use crate::visible;
 use serde::Serialize;
+use surehook_core::id::EventId;
 use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use warp::http::{HeaderValue, StatusCode};
 use warp::reply::{Reply, Response};
@@ -119,7 +120,7 @@ impl ProblemKind {
     /// A problem of this kind. `detail` tells the client what happened and what to do. It never
     /// contains a body, a header value, SQL or a stack trace.
     pub fn with(self, detail: impl Into<String>) -> Problem {
-        Problem { kind: self, detail: detail.into(), allow: None }
+        Problem { kind: self, detail: detail.into(), event_id: None, allow: None }
     }
 
     /// Whether a post to the route of a configured source can have this problem.
@@ -178,6 +179,8 @@ pub struct Problem {
     pub kind: ProblemKind,
     /// What happened to this request, and what to do.
     pub detail: String,
+    /// The event that the problem is about, if the request does not name it.
+    pub event_id: Option<EventId>,
     allow: Option<String>,
 }
 
@@ -191,6 +194,12 @@ impl Problem {
         problem
     }
 
+    /// The same problem, with the event that it is about.
+    #[must_use]
+    pub fn about(self, event: EventId) -> Self {
+        Self { event_id: Some(event), ..self }
+    }
+
     /// The JSON body of the response.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "serializing text and numbers cannot fail")]
@@ -200,6 +209,7 @@ impl Problem {
             title: self.kind.title(),
             status: self.kind.status().as_u16(),
             detail: &self.detail,
+            event_id: self.event_id.as_ref().map(ToString::to_string),
         };
         visible::json(&document).expect("text and numbers can be serialized").into_bytes()
     }
@@ -211,6 +221,8 @@ struct Document<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<String>,
 }
 
 impl Reply for Problem {

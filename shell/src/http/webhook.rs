@@ -100,9 +100,11 @@ impl App {
                 answer.response.headers_mut().insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
                 Ok(answer)
             }
-            Admission::KeyReused => Err(ProblemKind::KeyReused.with(
-                "An event with this idempotency key and another body was accepted before. Nothing was stored. Use a different idempotency key for each event.",
-            )),
+            Admission::KeyReused { first } => Err(ProblemKind::KeyReused
+                .with(format!(
+                    "The event {first} with this idempotency key and another body was accepted before. Nothing was stored. Use a different idempotency key for each event."
+                ))
+                .about(first)),
         }
     }
 }

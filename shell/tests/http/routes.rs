@@ -47,8 +47,12 @@ async fn the_same_key_and_body_is_a_replay_with_the_current_status() {
 #[tokio::test]
 async fn a_reused_key_with_another_body_is_refused_unless_first_wins() {
     let world = World::start(Setup::default());
-    world.accepted("k1").await;
-    assert_problem(&world.post("k1", b"another").await, 422, "key-reused");
+    let first = world.accepted("k1").await.to_string();
+    let refused = world.post("k1", b"another").await;
+    assert_problem(&refused, 422, "key-reused");
+    let problem = json(&refused);
+    assert_eq!(problem["event_id"], first);
+    assert!(problem["detail"].as_str().unwrap().contains(&first), "{problem}");
     for (body, replayed) in [(&b"first"[..], None), (b"second", Some("true"))] {
         let response =
             world.request("POST", "/webhooks/restamp", &[("idempotency-key", "k1")], body).await;

@@ -269,7 +269,7 @@ async fn produce(world: Arc<World>, process: usize, mut random: Rng) {
                 match resolve(event.id, event.fingerprint, OnKeyReuse::Reject, stored[index]) {
                     Admission::Accepted { id, status } => (id, status, false),
                     Admission::Replayed { id, status } => (id, status, true),
-                    Admission::KeyReused => {
+                    Admission::KeyReused { .. } => {
                         world.recording.record(What::Answered {
                             post,
                             status_code: 422,

@@ -541,8 +541,9 @@ impl World {
                     || sent.request.on_key_reuse == OnKeyReuse::FirstWins;
                 assert!(same, "a request with a different body was answered as a replay");
             }
-            Ok(Admission::KeyReused) => {
+            Ok(Admission::KeyReused { first }) => {
                 let row = row.expect("a reused key needs a stored event");
+                assert_eq!(row.id, first, "a refusal names the first event");
                 assert!(
                     row.fingerprint != sent.request.fingerprint,
                     "a request with the same body was refused"
