@@ -60,6 +60,9 @@ pub enum Command {
         #[command(subcommand)]
         command: EventsCommand,
     },
+    /// Group the failures of events that are not delivered: by source, result and beginning of the
+    /// response
+    Summary(SummaryArgs),
     /// Show each source: waiting events, age of the oldest due event, and whether it is paused
     Sources(ServiceArgs),
     /// Check whether a service runs, or with `--ready` whether it is ready for requests; for the
@@ -119,6 +122,19 @@ pub struct ServiceArgs {
     /// Print JSON
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+/// The options of `summary`, and the service that it calls.
+#[derive(Args)]
+pub struct SummaryArgs {
+    /// Of this source
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
+    /// Failed at this time or later: a time in RFC 3339, or an age such as `2h`
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    #[command(flatten)]
+    pub service: ServiceArgs,
 }
 
 /// A source, and the service that a command calls.

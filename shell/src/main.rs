@@ -46,6 +46,7 @@ fn main() -> ExitCode {
             Err(error) => mistake(&error),
         },
         Command::Events { service, command } => ask(operate::events(&command, &service)),
+        Command::Summary(args) => ask(operate::summary(&args)),
         Command::Sources(service) => ask(operate::sources(&service)),
         Command::Health { service, ready } => ask(operate::health(ready, &service)),
         Command::Pause(args) => ask(operate::pause(&args.source, true, &args.service)),

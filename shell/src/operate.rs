@@ -1,4 +1,4 @@
-//! The commands for operators: list, show, send, redrive, pause. Each is one or more HTTP requests to
+//! The commands for operators: list, show, send, summarize, redrive, pause. Each is one or more HTTP requests to
 //! a running service.
 //!
 //! Nothing here accesses the database. A command for many events works page by page, so it can be
@@ -8,10 +8,11 @@ mod client;
 mod delivered;
 mod render;
 mod stored;
+mod table;
 
 pub use client::OperateError;
 
-use crate::cli::{EventsCommand, Filters, ListArgs, RedriveArgs, ServiceArgs};
+use crate::cli::{EventsCommand, Filters, ListArgs, RedriveArgs, ServiceArgs, SummaryArgs};
 use crate::visible::pretty_json;
 use bytes::Bytes;
 use client::Service;
@@ -110,6 +111,25 @@ async fn redrive(to: &Service, args: &RedriveArgs, json: bool) -> Result<String,
 pub async fn sources(service: &ServiceArgs) -> Result<String, OperateError> {
     let shown = Service::new(&service.url)?.get(&["sources"], &[]).await?;
     Ok(if service.json { pretty(&shown) } else { render::sources(&shown) })
+}
+
+/// Runs `surehook summary` and returns the text to print.
+///
+/// # Errors
+///
+/// [`OperateError`].
+pub async fn summary(args: &SummaryArgs) -> Result<String, OperateError> {
+    let now = Timestamp::now();
+    let mut query = Vec::new();
+    query.extend(args.source.iter().map(|source| ("source", source.clone())));
+    let since = args.since.as_deref().map(|text| time(text, now)).transpose()?;
+    query.extend(since.map(|since| ("since", since)));
+    let shown = Service::new(&args.service.url)?.get(&["summary"], &query).await?;
+    Ok(if args.service.json {
+        pretty(&shown)
+    } else {
+        render::summary(&shown, table::terminal_width())
+    })
 }
 
 /// Checks whether a service runs, or with `ready` whether it is ready for requests.

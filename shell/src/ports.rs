@@ -13,7 +13,8 @@
 //! what is shown.
 
 use crate::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, RequestRecord, SourceRecord, Span,
+    EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage, RequestRecord,
+    SourceRecord, Span, SummaryFilter, SummarySize,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -90,6 +91,11 @@ pub trait OperatorStore: Send + Sync {
 
     /// One page of the events of `span` that match `filter`, newest first.
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> StoreCall<'_, EventPage>;
+
+    /// The failures of events that are not delivered, in groups by source, and by verdict, status
+    /// code, error and the beginning of the excerpt of the newest attempt. Events that are waiting
+    /// without a failed attempt are examined, but in no group.
+    fn summary(&self, filter: SummaryFilter, size: SummarySize) -> StoreCall<'_, FailureSummary>;
 
     /// Queues the dead letters of `span` that match `filter` again, in the order of their ids, as
     /// [`Self::redrive`] does. If two concurrent calls reach the same event, the later one skips

@@ -1,5 +1,5 @@
-//! What operators read: one event and its request, the events that match a filter page by page, and
-//! the work of each source.
+//! What operators read: one event and its request, the events that match a filter page by page, the
+//! failures in groups, and the work of each source.
 //!
 //! No query may cost more on a large database than on a small one. A page therefore has two limits:
 //! the events that it returns, and the events that it examines to find them. A page that reaches
@@ -8,6 +8,7 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use std::cmp::Reverse;
 use std::time::Duration;
 use surehook_core::admission::Fingerprint;
 use surehook_core::event::{Reason, Status};
@@ -194,6 +195,73 @@ pub struct RedrivenPage {
     /// The last event that was examined. The next step continues after it. `None` after the last
     /// step.
     pub next: Option<EventId>,
+}
+
+/// The bytes of a response by which failures are grouped: the beginning of its excerpt.
+pub const BEGINNING_BYTES: usize = 40;
+
+/// Which events a summary groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SummaryFilter {
+    /// Of this source, configured or not; `None` for all.
+    pub source: Option<SourceName>,
+    /// Whose newest attempt ended at this time or later; `None` for all.
+    pub since: Option<Timestamp>,
+}
+
+/// The limits of a summary. Each is at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SummarySize {
+    /// The most events of each source that are examined in each of three places: the newest dead
+    /// letters, the waiting events that are due first, and those that are due last.
+    pub looks: u32,
+    /// The most groups that are returned.
+    pub groups: u32,
+}
+
+/// The failures of events that are not delivered, in groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FailureSummary {
+    /// Largest first; of equal ones, that with the newest example first.
+    pub groups: Vec<FailureGroup>,
+    /// Whether there are more groups, all of them smaller.
+    pub has_more: bool,
+    /// The sources of which not all events were examined, sorted. Counts of their groups are lower
+    /// bounds.
+    pub partial: Vec<String>,
+}
+
+/// The events of one source whose newest attempt failed in the same way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailureGroup {
+    pub source: String,
+    pub verdict: Verdict,
+    pub status_code: Option<u16>,
+    pub error: Option<String>,
+    /// The first [`BEGINNING_BYTES`] of the excerpt.
+    pub beginning: Bytes,
+    /// The number of events.
+    pub events: u32,
+    /// How many of them are dead letters.
+    pub dead_lettered: u32,
+    /// When the first of these attempts ended.
+    pub first: Timestamp,
+    /// When the last of these attempts ended.
+    pub last: Timestamp,
+    /// The newest of the events.
+    pub example: EventId,
+}
+
+impl FailureSummary {
+    /// A summary of these groups, in any order, cut to `groups` of them.
+    #[must_use]
+    pub fn new(mut all: Vec<FailureGroup>, mut partial: Vec<String>, groups: u32) -> Self {
+        all.sort_by_key(|group| Reverse((group.events, group.example)));
+        let has_more = all.len() > groups as usize;
+        all.truncate(groups as usize);
+        partial.sort();
+        Self { groups: all, has_more, partial }
+    }
 }
 
 /// The work of one source, by the database's clock.

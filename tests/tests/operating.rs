@@ -109,6 +109,21 @@ async fn dead_letters_are_found_inspected_and_redriven_by_commands(database: Dat
         (&Value::from(events[7].to_string()), Some(1))
     );
 
+    let summary = desk.told("summary --since 1h").await;
+    let line = summary.lines().nth(1).unwrap_or_default();
+    assert!(
+        line.trim_start().starts_with("30    30  orders  503 transient  down for maintenance"),
+        "{summary}"
+    );
+    let summary = desk.json("summary --source orders").await;
+    assert_eq!(
+        (&summary["groups"][0]["example"], summary["groups"].as_array().map(Vec::len)),
+        (&Value::from(events[29].to_string()), Some(1)),
+        "{summary}"
+    );
+    let told = desk.told("summary --source quiet").await;
+    assert_eq!(told.trim(), "no undelivered event has failed");
+
     let timeline = desk.told(&format!("events show {}", events[7])).await;
     for told in [
         "orders",
@@ -419,7 +434,11 @@ async fn operator_listen_moves_the_operators_routes_to_its_address() {
     let event = post(&service, "orders", "k").await;
     let client = Client::default();
     let status_code = async |url: String| client.get(&url).await.expect("a response").status_code;
-    for path in ["/sources", "/events", "/metrics", "/openapi.json", &format!("/events/{event}")] {
+    let [shown, request, body] =
+        ["", "/request", "/body"].map(|part| format!("/events/{event}{part}"));
+    for path in
+        ["/sources", "/events", "/summary", "/metrics", "/openapi.json", &shown, &request, &body]
+    {
         assert_eq!(status_code(service.url(path)).await, 404, "{path}");
         assert_eq!(status_code(format!("http://{operators}{path}")).await, 200, "{path}");
     }

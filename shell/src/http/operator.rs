@@ -1,12 +1,12 @@
-//! The routes for operators: list and show events, show the work of each source, redrive, pause and
-//! resume.
+//! The routes for operators: list and show events, group failures, show the work of each source,
+//! redrive, pause and resume.
 
 use super::query::{self, MAX_LOOKS, Query};
-use super::view::{EventView, ListedEvent, SourceView};
+use super::view::{EventView, ListedEvent, SourceView, SummaryView};
 use super::{Answer, App, database_timeout, database_unavailable};
 use crate::http::problem::{Problem, ProblemKind};
 use crate::ports::{Redriven, StoreCall, StoreError};
-use crate::search::{EventRecord, PageSize, Span};
+use crate::search::{EventRecord, PageSize, Span, SummarySize};
 use futures::{FutureExt, select_biased};
 use http::StatusCode;
 use serde::Serialize;
@@ -20,6 +20,11 @@ use surehook_core::source::SourceName;
 const OPERATOR_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limit of each count of a source: due events, events that are due later, and dead letters.
 pub(super) const COUNT_TO: u32 = 1000;
+
+/// The most events that a summary examines, unless there are more sources than a third of it.
+const SUMMARY_LOOKS: u32 = 6000;
+/// The most groups of a summary.
+const SUMMARY_GROUPS: u32 = 100;
 
 #[derive(Serialize)]
 struct Page {
@@ -68,6 +73,20 @@ impl App {
             next: page.next.as_ref().map(EventId::to_string),
         };
         Answer::json(StatusCode::OK, None, &page)
+    }
+
+    /// The failures of undelivered events, in groups.
+    pub(super) async fn summary(&self, query: &str) -> Result<Answer, Problem> {
+        let filter = query::summary(query)?;
+        let sources = match &filter.source {
+            Some(_) => 1,
+            None => u32::try_from(self.sources.len()).unwrap_or(u32::MAX).max(1),
+        };
+        // A store looks in three places for each source.
+        let looks = (SUMMARY_LOOKS / 3 / sources).max(1);
+        let size = SummarySize { looks, groups: SUMMARY_GROUPS };
+        let summary = self.with_timeout("summary", self.operators.summary(filter, size)).await?;
+        Answer::json(StatusCode::OK, None, &SummaryView::new(summary))
     }
 
     /// One event.

@@ -2,7 +2,7 @@
 //! misspelt filter never selects more events than intended.
 
 use super::problem::{Problem, ProblemKind};
-use crate::search::{EventFilter, PageSize, Span};
+use crate::search::{EventFilter, PageSize, Span, SummaryFilter};
 use jiff::Timestamp;
 use serde::Deserialize;
 use surehook_core::event::{Reason, Status};
@@ -56,11 +56,7 @@ impl Query {
         let written: Written =
             serde_urlencoded::from_str(text).map_err(|error| refused(&error.to_string()))?;
         let filter = EventFilter {
-            source: written
-                .source
-                .map(|name| SourceName::parse(&name))
-                .transpose()
-                .map_err(|error| refused(&format!("`source`: {error}")))?,
+            source: source(written.source)?,
             key: written
                 .key
                 .map(|key| IdempotencyKey::parse(key.as_bytes()))
@@ -118,6 +114,27 @@ pub(super) fn delivered(text: &str) -> Result<bool, Problem> {
     Ok(written.delivered)
 }
 
+/// Parses the query of a summary.
+pub(super) fn summary(text: &str) -> Result<SummaryFilter, Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Written {
+        source: Option<String>,
+        since: Option<String>,
+    }
+    let written: Written =
+        serde_urlencoded::from_str(text).map_err(|error| refused(&error.to_string()))?;
+    Ok(SummaryFilter {
+        source: source(written.source)?,
+        since: written.since.map(|text| time("since", &text)).transpose()?,
+    })
+}
+
+fn source(written: Option<String>) -> Result<Option<SourceName>, Problem> {
+    let parsed = written.map(|name| SourceName::parse(&name)).transpose();
+    parsed.map_err(|error| refused(&format!("`source`: {error}")))
+}
+
 fn one_of<T>(
     name: &str,
     written: Option<String>,
@@ -132,10 +149,14 @@ fn one_of<T>(
 
 /// The smallest id of this time.
 fn first_at(name: &str, written: &str) -> Result<EventId, Problem> {
-    let time: Timestamp = written.parse().map_err(|_| {
-        refused(&format!("`{name}` must be a time in RFC 3339, such as 2026-11-25T00:00:00Z"))
-    })?;
+    let time = time(name, written)?;
     Ok(EventId::first_at(u64::try_from(time.as_millisecond()).unwrap_or(0)))
+}
+
+fn time(name: &str, written: &str) -> Result<Timestamp, Problem> {
+    written.parse().map_err(|_| {
+        refused(&format!("`{name}` must be a time in RFC 3339, such as 2026-11-25T00:00:00Z"))
+    })
 }
 
 fn refused(why: &str) -> Problem {
@@ -179,6 +200,26 @@ mod tests {
             ("delivered=true&delivered=true", "duplicate"),
         ] {
             let problem = delivered(text).unwrap_err();
+            assert_eq!(problem.kind, ProblemKind::BadQuery);
+            assert!(problem.detail.contains(told), "{text}: {}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn the_query_of_a_summary_has_a_source_and_a_time() {
+        let all = SummaryFilter { source: None, since: None };
+        assert_eq!(summary(""), Ok(all));
+        let some = SummaryFilter {
+            source: Some(SourceName::parse("github").unwrap()),
+            since: Some("2026-11-25T00:00:00Z".parse().unwrap()),
+        };
+        assert_eq!(summary("source=github&since=2026-11-25T01:00:00%2B01:00"), Ok(some));
+        for (text, told) in [
+            ("sorce=github", "unknown field `sorce`"),
+            ("source=git%20hub", "`source`: "),
+            ("since=yesterday", "`since` must be a time in RFC 3339"),
+        ] {
+            let problem = summary(text).unwrap_err();
             assert_eq!(problem.kind, ProblemKind::BadQuery);
             assert!(problem.detail.contains(told), "{text}: {}", problem.detail);
         }

@@ -109,6 +109,8 @@ routes! {
     Request = GET "/events/{id}/request" for Operators, |app, call| app.stored_request(call.parameter);
     /// `200` with the body of the event, byte for byte.
     Body = GET "/events/{id}/body" for Operators, |app, call| app.stored_body(call.parameter);
+    /// `200` with the failures of undelivered events, in groups; see [`query`](super::query).
+    Summary = GET "/summary" for Operators, |app, call| app.summary(call.query);
     /// `200` with the event's id and new status; see [`query`](super::query).
     Redrive = POST "/events/{id}/redrive" for Operators, |app, call| app.redrive(call.parameter, call.query);
     /// `200` with the number of redriven dead letters; see [`query`](super::query).

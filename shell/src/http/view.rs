@@ -4,7 +4,10 @@
 
 use crate::headers::{self, Unreadable};
 use crate::metrics::Standing;
-use crate::search::{AttemptEntry, EventRecord, RequestRecord, SourceRecord};
+use crate::search::{
+    AttemptEntry, BEGINNING_BYTES, EventRecord, FailureGroup, FailureSummary, RequestRecord,
+    SourceRecord,
+};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::CONTENT_TYPE;
@@ -136,6 +139,64 @@ impl HeaderView {
     }
 }
 
+/// The failures of undelivered events, in groups.
+#[derive(Debug, Serialize)]
+pub struct SummaryView {
+    groups: Vec<GroupView>,
+    more_groups: bool,
+    /// The sources of which not all events were examined.
+    partial: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct GroupView {
+    source: String,
+    verdict: &'static str,
+    status_code: Option<u16>,
+    error: Option<String>,
+    /// The beginning of the excerpt.
+    excerpt: String,
+    /// Present, and true, only if `excerpt` is base64 because the response was not text.
+    #[serde(skip_serializing_if = "is_false")]
+    excerpt_base64: bool,
+    events: u32,
+    dead_lettered: u32,
+    /// Whether the counts are lower bounds.
+    at_least: bool,
+    first_at: String,
+    last_at: String,
+    example: String,
+}
+
+impl SummaryView {
+    #[must_use]
+    pub fn new(summary: FailureSummary) -> Self {
+        let FailureSummary { groups, has_more, partial } = summary;
+        let groups = groups.into_iter().map(|group| GroupView::new(group, &partial)).collect();
+        Self { groups, more_groups: has_more, partial }
+    }
+}
+
+impl GroupView {
+    fn new(group: FailureGroup, partial: &[String]) -> Self {
+        let (excerpt, excerpt_base64) = text_or_base64(&group.beginning, BEGINNING_BYTES);
+        Self {
+            at_least: partial.contains(&group.source),
+            source: group.source,
+            verdict: group.verdict.as_str(),
+            status_code: group.status_code,
+            error: group.error,
+            excerpt,
+            excerpt_base64,
+            events: group.events,
+            dead_lettered: group.dead_lettered,
+            first_at: rfc3339(group.first),
+            last_at: rfc3339(group.last),
+            example: group.example.to_string(),
+        }
+    }
+}
+
 /// The work of one source.
 #[derive(Debug, Serialize)]
 pub struct SourceView {
@@ -247,7 +308,7 @@ impl Event {
 
 impl AttemptView {
     fn new(entry: AttemptEntry) -> Self {
-        let (excerpt, excerpt_base64) = text_or_base64(&entry.excerpt);
+        let (excerpt, excerpt_base64) = text_or_base64(&entry.excerpt, MAX_EXCERPT_BYTES);
         Self {
             attempt: entry.attempt,
             started_at: entry
@@ -275,12 +336,12 @@ fn milliseconds(took: Duration) -> f64 {
     took.as_micros() as f64 / 1000.0
 }
 
-/// Text unchanged, anything else in base64. An excerpt that was truncated inside a character is the
-/// text before that character.
-fn text_or_base64(excerpt: &[u8]) -> (String, bool) {
+/// Text unchanged, anything else in base64. An excerpt that was truncated after `most` bytes, inside a
+/// character, is the text before that character.
+fn text_or_base64(excerpt: &[u8], most: usize) -> (String, bool) {
     match std::str::from_utf8(excerpt) {
         Ok(text) => (text.to_owned(), false),
-        Err(error) if error.error_len().is_none() && excerpt.len() >= MAX_EXCERPT_BYTES => {
+        Err(error) if error.error_len().is_none() && excerpt.len() >= most => {
             (String::from_utf8_lossy(&excerpt[..error.valid_up_to()]).into_owned(), false)
         }
         Err(_) => (STANDARD.encode(excerpt), true),
@@ -391,6 +452,44 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_failures_are_shown_with_the_sources_that_were_not_examined_completely() {
+        let group = |source: &str, beginning: &'static [u8]| FailureGroup {
+            source: source.to_owned(),
+            verdict: Verdict::Permanent,
+            status_code: Some(422),
+            error: None,
+            beginning: Bytes::from_static(beginning),
+            events: 600,
+            dead_lettered: 599,
+            first: "2026-11-25T00:00:00.5Z".parse().unwrap(),
+            last: "2026-11-25T00:10:00.5Z".parse().unwrap(),
+            example: "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e".parse().unwrap(),
+        };
+        // Cut after 40 bytes, inside a character.
+        let cut = "unknown field `größe`, line 1, offseté".as_bytes();
+        let groups = vec![group("orders", &cut[..BEGINNING_BYTES]), group("github", b"\xff")];
+        let partial = vec!["orders".to_owned(), "quiet".to_owned()];
+        let summary = FailureSummary { groups, has_more: true, partial };
+        let shown = serde_json::to_value(SummaryView::new(summary)).unwrap();
+        assert_eq!(
+            (&shown["more_groups"], &shown["partial"]),
+            (&json!(true), &json!(["orders", "quiet"]))
+        );
+        assert_eq!(
+            shown["groups"][0],
+            json!({
+                "source": "orders", "verdict": "permanent", "status_code": 422, "error": null,
+                "excerpt": "unknown field `größe`, line 1, offset", "events": 600, "dead_lettered": 599, "at_least": true,
+                "first_at": "2026-11-25T00:00:00.500000Z", "last_at": "2026-11-25T00:10:00.500000Z",
+                "example": "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e",
+            })
+        );
+        let other = &shown["groups"][1];
+        assert_eq!((&other["excerpt"], &other["excerpt_base64"]), (&json!("/w=="), &json!(true)));
+        assert_eq!(other["at_least"], false);
+    }
+
+    #[test]
     fn headers_that_another_program_changed_are_not_shown() {
         let record = RequestRecord { headers: Bytes::from_static(b"no colon"), ..request() };
         let id = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e".parse().unwrap();
@@ -438,18 +537,18 @@ mod tests {
         let mut cut = "é".repeat(600).into_bytes();
         cut.insert(0, b'a');
         cut.truncate(MAX_EXCERPT_BYTES);
-        assert_eq!(text_or_base64(b"caf\xc3\xa9"), ("café".into(), false));
+        assert_eq!(text_or_base64(b"caf\xc3\xa9", MAX_EXCERPT_BYTES), ("café".into(), false));
         assert_eq!(
-            text_or_base64(&cut),
+            text_or_base64(&cut, MAX_EXCERPT_BYTES),
             (format!("a{}", "é".repeat(511)), false),
             "truncated inside a character"
         );
         assert_eq!(
-            text_or_base64(b"caf\xc3"),
+            text_or_base64(b"caf\xc3", MAX_EXCERPT_BYTES),
             ("Y2Fmww==".into(), true),
             "too short to be truncated by surehook"
         );
-        assert_eq!(text_or_base64(&[0xff, 0x00]), ("/wA=".into(), true));
+        assert_eq!(text_or_base64(&[0xff, 0x00], MAX_EXCERPT_BYTES), ("/wA=".into(), true));
 
         let mut record = record();
         record.history[0].excerpt = Bytes::from_static(&[0xff, 0x00]);

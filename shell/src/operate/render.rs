@@ -3,36 +3,23 @@
 //! All text from outside (keys, excerpts, every string of a response) passes through [`escaped`],
 //! so that it cannot control the terminal.
 
+use super::table::{Column, fitted, plain, written};
 use crate::visible::{escaped, lines};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::CellAlignment;
 use serde_json::Value;
 use std::fmt::Write;
 
 /// The characters of an excerpt or a key that are shown.
 const SHORT: usize = 40;
 
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_preset(NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(header.iter().copied());
-    table
-}
-
-fn written(table: &Table) -> String {
-    table.lines().map(|line| line.trim().to_owned() + "\n").collect()
-}
-
 /// A list of events, newest first.
 pub(super) fn events(events: &[Value], next: Option<&str>) -> String {
     if events.is_empty() && next.is_none() {
         return "no event matches".to_owned();
     }
-    let mut table = table(&[
+    let mut table = plain(&[
         "EVENT",
         "SOURCE",
         "KEY",
@@ -104,7 +91,7 @@ pub(super) fn event(
             }
         }
     }
-    let mut table = table(&["WHEN", "", "TOOK", "", ""]);
+    let mut table = plain(&["WHEN", "", "TOOK", "", ""]);
     table.add_row([
         time(&event["received_at"]),
         "received".to_owned(),
@@ -178,6 +165,44 @@ fn responses(event: &Value) -> String {
     shown
 }
 
+/// The failures of undelivered events, in groups.
+pub(super) fn summary(shown: &Value, width: Option<usize>) -> String {
+    let groups = shown["groups"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut out = if groups.is_empty() {
+        "no undelivered event has failed\n".to_owned()
+    } else {
+        let count = |group: &Value, name: &str| {
+            let more = if group["at_least"] == true { "+" } else { "" };
+            format!("{}{more}", text(&group[name]))
+        };
+        let column =
+            |header, cell: &dyn Fn(&Value) -> String| Column::new(header, groups.iter().map(cell));
+        let time = |value: &Value| value.as_str().map_or_else(|| text(value), to_the_second);
+        let columns = vec![
+            column("EVENTS", &|group| count(group, "events")).of_numbers(),
+            column("DEAD", &|group| count(group, "dead_lettered")).of_numbers().ranked(3),
+            column("SOURCE", &|group| text(&group["source"])).at_least(12),
+            column("FAILURE", &result).at_least(14),
+            column("RESPONSE", &excerpt).ranked(4).at_least(10),
+            column("FIRST", &|group| time(&group["first_at"])).ranked(1),
+            column("LAST", &|group| time(&group["last_at"])).ranked(2),
+            column("EXAMPLE", &|group| text(&group["example"])),
+        ];
+        fitted(columns, width)
+    };
+    if shown["more_groups"] == true {
+        out.push_str("\nthere are more groups, all of them smaller\n");
+    }
+    for source in shown["partial"].as_array().into_iter().flatten() {
+        let source = text(source);
+        let _ = write!(
+            out,
+            "\n{source} has more undelivered events than were examined. `surehook summary --source {source}` examines more of them, `surehook sources` counts them\n"
+        );
+    }
+    out
+}
+
 /// The size and the media type of a stored body.
 fn body(request: &Value) -> String {
     if !request["erased_at"].is_null() {
@@ -211,7 +236,7 @@ fn parts(request: &Value) -> Vec<(&'static str, String)> {
 /// The work of every source.
 pub(super) fn sources(shown: &Value) -> String {
     let sources = shown["sources"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut table = table(&["SOURCE", "QUEUED", "PROCESSING", "RETRYING", "DEAD", "BEHIND", ""]);
+    let mut table = plain(&["SOURCE", "QUEUED", "PROCESSING", "RETRYING", "DEAD", "BEHIND", ""]);
     for source in sources {
         let is_more = source["at_least"] == true;
         let count = |name: &str| {
@@ -436,6 +461,13 @@ body          2 bytes, application/json";
             event(&one, Some(&stored), true, "http://[::1]/"),
             events(std::slice::from_ref(&one), Some(evil)),
             sources(&json!({"sources": [one]})),
+            summary(
+                &json!({"groups": [{
+                    "source": evil, "verdict": evil, "error": evil, "excerpt": evil, "events": evil, "dead_lettered": evil,
+                    "first_at": evil, "last_at": evil, "example": evil,
+                }], "partial": [evil]}),
+                None,
+            ),
         ];
         for shown in shown {
             let harmful: Vec<char> = shown
@@ -485,6 +517,32 @@ body          2 bytes, application/json";
         assert_eq!(shown.lines().nth(1), Some(expected), "\n{shown}");
         assert!(shown.contains("there may be more"));
         assert_eq!(events(&[], None), "no event matches");
+    }
+
+    #[test]
+    fn groups_of_failures_are_shown_in_a_table() {
+        let group = |source: &str, excerpt: &str, is_partial: bool| {
+            json!({
+                "source": source, "verdict": "permanent", "status_code": 422, "error": null, "excerpt": excerpt,
+                "events": 600, "dead_lettered": 599, "at_least": is_partial, "first_at": "2026-11-25T00:00:00.123456Z",
+                "last_at": "2026-11-25T00:10:00.123456Z", "example": "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e",
+            })
+        };
+        let groups = json!([group("orders", "unknown\nfield", true), group("github", "", false)]);
+        let shown =
+            summary(&json!({"groups": groups, "more_groups": true, "partial": ["orders"]}), None);
+        let expected = "\
+EVENTS  DEAD  SOURCE  FAILURE        RESPONSE        FIRST                LAST                 EXAMPLE
+  600+  599+  orders  422 permanent  unknown\\nfield  2026-11-25 00:00:00  2026-11-25 00:10:00  0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
+   600   599  github  422 permanent                  2026-11-25 00:00:00  2026-11-25 00:10:00  0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
+
+there are more groups, all of them smaller
+
+orders has more undelivered events than were examined. `surehook summary --source orders` examines more of them, `surehook sources` counts them
+";
+        assert_eq!(shown, expected, "\n{shown}");
+        let none = json!({"groups": [], "more_groups": false, "partial": []});
+        assert_eq!(summary(&none, None), "no undelivered event has failed\n");
     }
 
     #[test]

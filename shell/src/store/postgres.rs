@@ -25,11 +25,12 @@ use crate::ports::{
     Pruned, Redriven, Retention, StoreCall, StoreError,
 };
 use crate::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, RequestRecord, SourceRecord, Span,
+    EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage, RequestRecord,
+    SourceRecord, Span, SummaryFilter, SummarySize,
 };
 use crate::store::OpenError;
 use crate::store::pool::Pool;
-use crate::store::rows::{self, BodyRow, FoundRow, RequestRow, SourceRow};
+use crate::store::rows::{self, BodyRow, FoundRow, GroupRow, RequestRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use errors::Failure;
 use futures::future::poll_fn;
@@ -492,6 +493,29 @@ impl PostgresStore {
         rows::event_page(size, found, looked)
     }
 
+    async fn failure_summary(
+        &self,
+        filter: &SummaryFilter,
+        size: SummarySize,
+    ) -> Result<FailureSummary, StoreError> {
+        let query = sqlx::query(sql::SUMMARY)
+            .bind(filter.source.as_ref().map(SourceName::as_str))
+            .bind(rows::since(filter))
+            .bind(i64::from(size.looks))
+            .bind(i64::from(size.groups) + 1);
+        let rows = self.execute(&self.operator, query).await?;
+        let broken = |error: sqlx::Error| errors::failed(&error).error;
+        let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
+        let partial: Vec<String> = first.try_get("partial").map_err(broken)?;
+        let mut groups = Vec::with_capacity(rows.len());
+        for row in &rows {
+            if row.try_get::<Option<Uuid>, _>("example").map_err(broken)?.is_some() {
+                groups.push(GroupRow::from_row(row).map_err(broken)?.group()?);
+            }
+        }
+        Ok(FailureSummary::new(groups, partial, size.groups))
+    }
+
     async fn redrive_page(
         &self,
         filter: &EventFilter,
@@ -652,6 +676,10 @@ impl OperatorStore for PostgresStore {
 
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> StoreCall<'_, EventPage> {
         async move { self.list_page(&filter, span, size).await }.boxed()
+    }
+
+    fn summary(&self, filter: SummaryFilter, size: SummarySize) -> StoreCall<'_, FailureSummary> {
+        async move { self.failure_summary(&filter, size).await }.boxed()
     }
 
     fn redrive_all(

@@ -3,7 +3,8 @@
 
 use crate::ports::{FoundBody, StoreError};
 use crate::search::{
-    AttemptEntry, EventPage, EventRecord, PageSize, Path, RequestRecord, SourceRecord,
+    AttemptEntry, EventPage, EventRecord, FailureGroup, PageSize, Path, RequestRecord,
+    SourceRecord, SummaryFilter,
 };
 use jiff::Timestamp;
 use sqlx::types::Uuid;
@@ -63,6 +64,15 @@ pub(super) fn fence(number: i64) -> Result<u64, StoreError> {
 
 pub(super) fn fingerprint(bytes: &[u8]) -> Result<Fingerprint, StoreError> {
     bytes.try_into().map(Fingerprint::from_bytes).map_err(|_| unreadable("fingerprint"))
+}
+
+fn status_code(number: Option<i64>) -> Result<Option<u16>, StoreError> {
+    number.map(u16::try_from).transpose().map_err(|_| unreadable("status code"))
+}
+
+/// The earliest time of a summary, in microseconds since 1970. No attempt ended before that.
+pub(super) fn since(filter: &SummaryFilter) -> Option<i64> {
+    filter.since.map(|since| since.as_microsecond().max(0))
 }
 
 /// A time in microseconds since 1970.
@@ -238,6 +248,39 @@ pub(super) fn found_body(row: Option<BodyRow>) -> FoundBody {
     }
 }
 
+/// One row of `summary.sql`. Times are in microseconds since 1970.
+#[derive(sqlx::FromRow)]
+pub(super) struct GroupRow {
+    source: String,
+    verdict: String,
+    status_code: Option<i64>,
+    error: Option<String>,
+    beginning: Vec<u8>,
+    events: i64,
+    dead_lettered: i64,
+    first_at: i64,
+    last_at: i64,
+    example: Uuid,
+}
+
+impl GroupRow {
+    pub(super) fn group(self) -> Result<FailureGroup, StoreError> {
+        let number = |count: i64| u32::try_from(count).map_err(|_| unreadable("count"));
+        Ok(FailureGroup {
+            verdict: Verdict::from_name(&self.verdict).ok_or_else(|| unreadable("verdict"))?,
+            status_code: status_code(self.status_code)?,
+            events: number(self.events)?,
+            dead_lettered: number(self.dead_lettered)?,
+            first: timestamp(self.first_at)?,
+            last: timestamp(self.last_at)?,
+            example: EventId::from_uuid(self.example),
+            source: self.source,
+            error: self.error,
+            beginning: self.beginning.into(),
+        })
+    }
+}
+
 /// The row of one source, from `sources.sql` or `source_work.sql`.
 #[derive(sqlx::FromRow)]
 pub(super) struct SourceRow {
@@ -282,11 +325,7 @@ impl FoundRow {
                 .transpose()
                 .map_err(|_| unreadable("duration"))?,
             verdict: Verdict::from_name(verdict).ok_or_else(|| unreadable("verdict"))?,
-            status_code: self
-                .tried_status_code
-                .map(u16::try_from)
-                .transpose()
-                .map_err(|_| unreadable("status code"))?,
+            status_code: status_code(self.tried_status_code)?,
             error: self.tried_error.clone(),
             excerpt: self.tried_excerpt.clone().unwrap_or_default().into(),
         }))

@@ -24,11 +24,12 @@ use crate::ports::{
     Redriven, Retention, StoreCall, StoreError,
 };
 use crate::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, RequestRecord, SourceRecord, Span,
+    EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage, RequestRecord,
+    SourceRecord, Span, SummaryFilter, SummarySize,
 };
 use crate::store::OpenError;
 use crate::store::pool::{ACQUIRE_TIMEOUT, Pool};
-use crate::store::rows::{self, BodyRow, FoundRow, RequestRow, SourceRow};
+use crate::store::rows::{self, BodyRow, FoundRow, GroupRow, RequestRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use connect::Opener;
 use file::DatabaseFile;
@@ -36,6 +37,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection};
+use sqlx::types::Uuid;
 use sqlx::{FromRow, Row, Sqlite};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -409,6 +411,41 @@ impl OperatorStore for SqliteStore {
                     }
                 }
                 Ok(rows::event_page(size, found, looked)?)
+            }
+            .boxed()
+        })
+        .boxed()
+    }
+
+    fn summary(&self, filter: SummaryFilter, size: SummarySize) -> StoreCall<'_, FailureSummary> {
+        self.read(move |connection| {
+            async move {
+                let names: Vec<String> = match &filter.source {
+                    Some(source) => vec![source.to_string()],
+                    None => {
+                        let named = sqlx::query_scalar(sql::SOURCES_NAMED).bind("[]");
+                        named.fetch_all(&mut *connection).await?
+                    }
+                };
+                let (mut groups, mut partial) = (Vec::new(), Vec::new());
+                for name in names {
+                    let query = sqlx::query(sql::SUMMARY)
+                        .bind(&name)
+                        .bind(rows::since(&filter))
+                        .bind(i64::from(size.looks))
+                        .bind(i64::from(size.groups) + 1);
+                    let rows = query.fetch_all(&mut *connection).await?;
+                    let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
+                    if first.try_get("is_partial")? {
+                        partial.push(name);
+                    }
+                    for row in &rows {
+                        if row.try_get::<Option<Uuid>, _>("example")?.is_some() {
+                            groups.push(GroupRow::from_row(row)?.group()?);
+                        }
+                    }
+                }
+                Ok(FailureSummary::new(groups, partial, size.groups))
             }
             .boxed()
         })

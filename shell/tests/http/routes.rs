@@ -3,7 +3,9 @@
 use crate::world::{
     Mode, NOT_FOR_OPERATORS, Setup, World, assert_problem, header, json, name, request_for,
 };
+use bytes::Bytes;
 use futures::FutureExt;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,8 +15,11 @@ use surehook::http::{Route, RouteSet};
 use surehook::ids::SystemIds;
 use surehook::intake::Limits;
 use surehook::ports::{Ids, NewEvent, OperatorStore};
+use surehook::search::AttemptEntry;
 use surehook_core::breaker::Breaker;
+use surehook_core::event::Status;
 use surehook_core::key::IdempotencyKey;
+use surehook_core::verdict::Verdict;
 use tokio::time::Instant;
 
 #[tokio::test]
@@ -429,7 +434,7 @@ async fn a_store_error_becomes_a_problem_without_the_text_of_the_database() {
         ] {
             assert_problem(&world.request("POST", &path, &[], b"").await, asked, asked_slug);
         }
-        for path in ["/events", "/sources"] {
+        for path in ["/events", "/sources", "/summary"] {
             assert_problem(&world.get(path).await, asked, asked_slug);
         }
         world.store.set(Mode::Works);
@@ -616,6 +621,68 @@ async fn dead_letters_are_redriven_in_pages_and_their_workers_woken() {
         "without a source, the workers of all sources are woken"
     );
     assert_eq!(ids(&json(&world.get("/events?status=queued").await)).len(), 3);
+}
+
+#[tokio::test]
+async fn failures_are_summarized_in_groups() {
+    let world = World::start(Setup::default());
+    let refused = |second: i64, status_code| AttemptEntry {
+        attempt: 1,
+        ended_at: Timestamp::from_second(second).unwrap(),
+        took: Some(Duration::from_millis(1)),
+        verdict: Verdict::Permanent,
+        status_code: Some(status_code),
+        error: None,
+        excerpt: Bytes::from_static(b"unknown field"),
+    };
+    let mut ids = Vec::new();
+    for (n, status_code) in [(1, 422), (2, 400), (3, 422)] {
+        let id = world.accepted(&format!("k{n}")).await;
+        world.store.put(id, Status::DeadLettered, vec![refused(n, status_code)]);
+        ids.push(id.to_string());
+    }
+    let shown = json(&world.get("/summary").await);
+    assert_eq!((&shown["more_groups"], &shown["partial"]), (&json!(false), &json!([])));
+    assert_eq!(
+        shown["groups"][0],
+        json!({
+            "source": "plain", "verdict": "permanent", "status_code": 422, "error": null,
+            "excerpt": "unknown field", "events": 2, "dead_lettered": 2, "at_least": false,
+            "first_at": "1970-01-01T00:00:01.000000Z", "last_at": "1970-01-01T00:00:03.000000Z", "example": ids[2],
+        })
+    );
+    assert_eq!(shown["groups"].as_array().map(Vec::len), Some(2));
+    for (query, groups) in [
+        ("source=plain", 2),
+        ("source=github", 0),
+        ("since=1970-01-01T00:00:03Z", 1),
+        ("since=1970-01-01T00:00:04Z", 0),
+    ] {
+        let shown = json(&world.get(&format!("/summary?{query}")).await);
+        assert_eq!(shown["groups"].as_array().map(Vec::len), Some(groups), "{query}");
+    }
+    for query in ["limit=1", "since=1h", "source=a.b"] {
+        assert_problem(&world.get(&format!("/summary?{query}")).await, 400, "bad-query");
+    }
+}
+
+#[tokio::test]
+async fn a_summary_examines_more_events_of_one_source_than_of_all() {
+    let world = World::start(Setup::default());
+    let id = world.accepted("k").await;
+    let first = world.store.stored().remove(0);
+    world.store.database.transact(|tables, now| {
+        for n in 0..1000 {
+            let key = IdempotencyKey::parse(n.to_string().as_bytes()).unwrap();
+            let id = SystemIds.fresh();
+            tables.accept_one(now, NewEvent { id, key, ..first.clone() });
+            let row = tables.deliveries.get_mut(&id).unwrap();
+            (row.delivery.status, row.due_at) = (Status::DeadLettered, None);
+        }
+    });
+    assert!(world.store.stored().iter().any(|event| event.id == id));
+    assert_eq!(json(&world.get("/summary").await)["partial"], json!(["plain"]));
+    assert_eq!(json(&world.get("/summary?source=plain").await)["partial"], json!([]));
 }
 
 #[tokio::test]

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use surehook::ports::{Erased, FoundBody, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::search::{
-    AttemptEntry, EventFilter, EventPage, EventRecord, PageSize, Path, RedrivenPage, RequestRecord,
-    SourceRecord, Span,
+    AttemptEntry, BEGINNING_BYTES, EventFilter, EventPage, EventRecord, FailureGroup,
+    FailureSummary, PageSize, Path, RedrivenPage, RequestRecord, SourceRecord, Span, SummaryFilter,
+    SummarySize,
 };
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
@@ -414,6 +415,77 @@ impl Database {
         EventPage { events, next: next(size, &shown, &looked) }
     }
 
+    /// [`surehook::ports::OperatorStore::summary`].
+    #[must_use]
+    pub fn summary(&self, filter: &SummaryFilter, size: SummarySize) -> FailureSummary {
+        let mut of_source: BTreeMap<&SourceName, Vec<(EventId, Option<Timestamp>)>> =
+            BTreeMap::new();
+        for (id, row) in &self.deliveries {
+            let source = &self.events[id].event.source;
+            if filter.source.as_ref().is_none_or(|wanted| wanted == source) {
+                of_source.entry(source).or_default().push((*id, row.due_at));
+            }
+        }
+        let looks = size.looks as usize;
+        let (mut groups, mut partial) = (Vec::<FailureGroup>::new(), Vec::new());
+        for (source, rows) in of_source {
+            let (dead, mut waiting): (Vec<_>, Vec<_>) =
+                rows.into_iter().partition(|(_, due_at)| due_at.is_none());
+            waiting.sort_by_key(|(id, due_at)| (*due_at, *id));
+            if dead.len() >= looks || waiting.len() >= 2 * looks {
+                partial.push(source.to_string());
+            }
+            let both_ends = waiting.len().saturating_sub(looks).max(looks.min(waiting.len()));
+            let waiting = waiting[..looks.min(waiting.len())].iter().chain(&waiting[both_ends..]);
+            for (id, due_at) in dead.iter().rev().take(looks).chain(waiting) {
+                self.group(&mut groups, filter.since, *id, due_at.is_none());
+            }
+        }
+        FailureSummary::new(groups, partial, size.groups)
+    }
+
+    /// Adds an event to its group, if its newest attempt failed since then.
+    fn group(
+        &self,
+        groups: &mut Vec<FailureGroup>,
+        since: Option<Timestamp>,
+        event: EventId,
+        is_dead: bool,
+    ) {
+        let newest = self.attempts.range((event, 0)..=(event, Attempt::MAX)).next_back();
+        let Some((_, newest)) = newest.filter(|(_, entry)| {
+            entry.verdict != Verdict::Delivered && since.is_none_or(|since| entry.ended_at >= since)
+        }) else {
+            return;
+        };
+        let alone = FailureGroup {
+            source: self.events[&event].event.source.to_string(),
+            verdict: newest.verdict,
+            status_code: newest.status_code,
+            error: newest.error.clone(),
+            beginning: newest.excerpt.slice(..newest.excerpt.len().min(BEGINNING_BYTES)),
+            events: 1,
+            dead_lettered: u32::from(is_dead),
+            first: newest.ended_at,
+            last: newest.ended_at,
+            example: event,
+        };
+        let kind = |group: &FailureGroup| {
+            let FailureGroup { source, verdict, status_code, error, beginning, .. } = group.clone();
+            (source, verdict, status_code, error, beginning)
+        };
+        match groups.iter_mut().find(|group| kind(group) == kind(&alone)) {
+            None => groups.push(alone),
+            Some(group) => {
+                group.events += 1;
+                group.dead_lettered += alone.dead_lettered;
+                group.first = group.first.min(alone.first);
+                group.last = group.last.max(alone.last);
+                group.example = group.example.max(alone.example);
+            }
+        }
+    }
+
     /// [`surehook::ports::OperatorStore::redrive_all`].
     pub fn redrive_all(
         &mut self,
@@ -749,6 +821,14 @@ macro_rules! operator_reads {
             self.read($crate::scenario::Call::List, move |tables, _| {
                 tables.list(&filter, span, size)
             })
+        }
+
+        fn summary(
+            &self,
+            filter: surehook::search::SummaryFilter,
+            size: surehook::search::SummarySize,
+        ) -> surehook::ports::StoreCall<'_, surehook::search::FailureSummary> {
+            self.read($crate::scenario::Call::List, move |tables, _| tables.summary(&filter, size))
         }
 
         fn sources(

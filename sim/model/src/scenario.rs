@@ -580,7 +580,7 @@ pub enum Call {
     /// A read of one event: [`surehook::ports::OperatorStore::find`],
     /// [`surehook::ports::OperatorStore::request`] and [`surehook::ports::OperatorStore::body`].
     Find,
-    /// [`surehook::ports::OperatorStore::list`].
+    /// [`surehook::ports::OperatorStore::list`] and [`surehook::ports::OperatorStore::summary`].
     List,
     /// [`surehook::ports::OperatorStore::redrive`] and [`surehook::ports::OperatorStore::redrive_delivered`].
     Redrive,

@@ -155,6 +155,15 @@ const FOUND_BY_SEQUENCES: &[Wrong] = &[
     Wrong::RedrivesEverySource,
     Wrong::RedriveOfAllKeepsTheBudget,
     Wrong::CountsOnADryRunOnly,
+    Wrong::GroupsWhatIsDelivered,
+    Wrong::GroupsEverySource,
+    Wrong::GroupsByTheFirstAttempt,
+    Wrong::GroupsWhatFailedBefore,
+    Wrong::GroupsWithoutTheExcerpt,
+    Wrong::GroupsSmallestFirst,
+    Wrong::SaysThatAllWasExamined,
+    Wrong::LooksAtAllFailures,
+    Wrong::LooksAtOneEndOnly,
     Wrong::CountsEveryStatusAsQueued,
     Wrong::CountsWithoutEnd,
     Wrong::ForgetsSourcesWithoutConfiguration,
@@ -249,6 +258,7 @@ impl Tally {
         "redriven delivered",
         "erased",
         "listed",
+        "grouped",
         "refused",
         "rejected",
     ];
@@ -286,6 +296,7 @@ impl Tally {
                 add("redriven delivered", usize::from(*redriven == Redriven::Queued));
             }
             Answer::Listed(Ok(page)) => add("listed", page.events.len()),
+            Answer::Summary(Ok(summary)) => add("grouped", summary.groups.len()),
             Answer::AllRedriven(Ok(page)) => add("redriven by many", page.redriven as usize),
             Answer::Pruned(Ok(pruned)) => add("pruned", usize::try_from(pruned.deleted).unwrap()),
             _ => {}

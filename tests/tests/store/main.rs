@@ -79,5 +79,6 @@ mod search;
 mod settle;
 mod sqlite_only;
 mod statements;
+mod summary;
 mod transitions;
 mod wrong;

@@ -15,7 +15,8 @@ async fn session(db: &Db) -> SqliteConnection {
 }
 
 /// Statements that scan a small table, or the rows that their own subqueries have found.
-const SCANS: [&str; 6] = ["letters", "list", "paused", "schema", "source_work", "sources_named"];
+const SCANS: [&str; 7] =
+    ["letters", "list", "paused", "schema", "source_work", "sources_named", "summary"];
 
 #[tokio::test]
 async fn every_statement_uses_index_probes() {
@@ -39,6 +40,29 @@ async fn every_statement_uses_index_probes() {
         assert!(!is_by_due_time || !plan.contains("TEMP B-TREE"), "{name} sorts:\n{plan}");
         let is_bounded = plan.contains("deliveries_due (source=? AND due_at");
         assert_eq!(is_bounded, is_by_due_time, "{name}:\n{plan}");
+    }
+}
+
+#[tokio::test]
+async fn a_summary_reads_tables_by_their_indexes_only() {
+    let db = Db::sqlite().await;
+    let mut session = session(&db).await;
+    let statement = &statements::of("sqlite")["summary"];
+    let explain = AssertSqlSafe(format!("explain query plan {statement}"));
+    let steps: Vec<(i64, i64, i64, String)> =
+        sqlx::query_as(explain).fetch_all(&mut session).await.unwrap();
+    let plan = steps.iter().map(|step| step.3.as_str()).collect::<Vec<_>>().join("\n");
+    for (step, times) in [
+        ("SEARCH deliveries USING INDEX deliveries_dead (source=?)", 1),
+        ("SEARCH deliveries USING INDEX deliveries_due (source=? AND due_at>?)", 2),
+        ("SEARCH newest USING PRIMARY KEY (event_id=? AND attempt=?)", 1),
+        ("SEARCH attempts USING PRIMARY KEY (event_id=?)", 1),
+    ] {
+        let found = plan.lines().filter(|line| line.replace("COVERING ", "") == step).count();
+        assert_eq!(found, times, "{step} in\n{plan}");
+    }
+    for table in ["deliveries", "attempts", "newest", "events"] {
+        assert!(!plan.contains(&format!("SCAN {table}")), "{plan}");
     }
 }
 

@@ -139,6 +139,17 @@ pub(crate) enum Wrong {
     RedrivesEverySource,
     RedriveOfAllKeepsTheBudget,
     CountsOnADryRunOnly,
+    // Summaries.
+    GroupsWhatIsDelivered,
+    GroupsEverySource,
+    GroupsByTheFirstAttempt,
+    GroupsWhatFailedBefore,
+    GroupsByTheWholeExcerpt,
+    GroupsWithoutTheExcerpt,
+    GroupsSmallestFirst,
+    SaysThatAllWasExamined,
+    LooksAtAllFailures,
+    LooksAtOneEndOnly,
     // Sources.
     CountsEveryStatusAsQueued,
     CountsWithoutEnd,

@@ -23,6 +23,8 @@ pub const BODY: &str = include_str!("body.sql");
 pub const REDRIVE: &str = include_str!("redrive.sql");
 /// Queues one delivered event again.
 pub const REDRIVE_DELIVERED: &str = include_str!("redrive_delivered.sql");
+/// Groups the failures of events that are not delivered.
+pub const SUMMARY: &str = include_str!("summary.sql");
 /// Reads a page of events.
 pub const LIST: &str = include_str!("list.sql");
 /// Queues a page of dead letters again.

@@ -38,6 +38,8 @@ pub const FIND: &str = include_str!("find.sql");
 pub const REQUEST: &str = include_str!("request.sql");
 /// Reads the body of one event.
 pub const BODY: &str = include_str!("body.sql");
+/// Groups the failures of events that are not delivered.
+pub const SUMMARY: &str = include_str!("summary.sql");
 /// Reads a page of events.
 pub const LIST: &str = include_str!("list.sql");
 /// Reads a page of dead letters, to redrive them.

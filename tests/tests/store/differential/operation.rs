@@ -3,6 +3,7 @@
 
 use super::side::{Answer, EPOCH, GRID};
 use bytes::Bytes;
+use jiff::Timestamp;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -10,7 +11,7 @@ use proptest::sample::Index;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook::ports::{NewEvent, Retention};
-use surehook::search::{EventFilter, PageSize, Span};
+use surehook::search::{EventFilter, PageSize, Span, SummaryFilter, SummarySize};
 use surehook_core::admission::Fingerprint;
 use surehook_core::due::Bound;
 use surehook_core::event::{Outcome, Reason, Status};
@@ -45,6 +46,8 @@ pub(super) enum Operation {
     /// The source, and whether to pause or to resume it.
     Pause(u8, bool),
     Sources(u32),
+    /// The source, for how many steps of the clock, and the limits.
+    Summary(Option<u8>, Option<u32>, u32, u32),
     /// Lets this number of clock steps pass.
     Pass(u32),
 }
@@ -164,6 +167,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (search(), any::<bool>()).prop_map(|(search, dry_run)| Operation::RedriveAll(search, dry_run)),
         1 => (0..3u8, any::<bool>()).prop_map(|(source, paused)| Operation::Pause(source, paused)),
         1 => (1..6u32).prop_map(Operation::Sources),
+        2 => (proptest::option::weighted(0.3, 0..3u8), proptest::option::weighted(0.5, 0..3u32), 1..6u32, 1..4u32)
+            .prop_map(|(source, since, looks, groups)| Operation::Summary(source, since, looks, groups)),
         4 => (1..4u32).prop_map(Operation::Pass),
     ]
 }
@@ -274,6 +279,8 @@ pub(super) enum Call {
     RedriveAll(EventFilter, Span, PageSize, bool),
     Pause(SourceName, bool),
     Sources(Vec<SourceName>, u32),
+    /// With a virtual time.
+    Summary(SummaryFilter, SummarySize),
     Pass,
 }
 
@@ -350,6 +357,15 @@ impl Run {
             Operation::Pause(source, paused) => Call::Pause(source_name(*source), *paused),
             Operation::Sources(count_to) => {
                 Call::Sources(vec![source_name(0), source_name(2)], *count_to)
+            }
+            Operation::Summary(source, since, looks, groups) => {
+                let steps = |steps: u32| i64::try_from((GRID * steps).as_micros()).unwrap();
+                let filter = SummaryFilter {
+                    source: source.map(source_name),
+                    since: since
+                        .map(|since| Timestamp::from_microsecond(self.now - steps(since)).unwrap()),
+                };
+                Call::Summary(filter, SummarySize { looks: *looks, groups: *groups })
             }
             Operation::Pass(steps) => {
                 self.now += i64::try_from((GRID * *steps).as_micros()).unwrap();

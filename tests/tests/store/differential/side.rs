@@ -13,7 +13,7 @@ use crate::find::{self, Readable};
 use jiff::Timestamp;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook::ports::{Erased, Pruned, Redriven, StoreError};
-use surehook::search::{EventPage, EventRecord, RedrivenPage, SourceRecord};
+use surehook::search::{EventPage, EventRecord, FailureSummary, RedrivenPage, SourceRecord};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::retention::Reached;
@@ -53,6 +53,8 @@ pub(super) enum Answer {
     Listed(Result<EventPage, ErrorKind>),
     AllRedriven(Result<RedrivenPage, ErrorKind>),
     Paused(Result<bool, ErrorKind>),
+    /// With virtual times.
+    Summary(Result<FailureSummary, ErrorKind>),
     /// The delay of a source in whole steps, and whether it is paused, but not since when.
     Sources(Result<Vec<(SourceRecord, bool)>, ErrorKind>),
     Nothing,
@@ -153,6 +155,18 @@ impl Side {
                 Answer::Sources(
                     records.map(|records| records.into_iter().map(on_the_grid).collect()),
                 )
+            }
+            Call::Summary(mut filter, size) => {
+                filter.since =
+                    filter.since.map(|since| micros(since.as_microsecond() + self.ahead));
+                let summary = store.summary(filter, size).await.map_err(kind);
+                Answer::Summary(summary.map(|mut summary| {
+                    for group in &mut summary.groups {
+                        group.first = self.virtual_time(group.first);
+                        group.last = self.virtual_time(group.last);
+                    }
+                    summary
+                }))
             }
             Call::Pass => Answer::Nothing,
         }

@@ -6,11 +6,14 @@ use futures::FutureExt;
 use futures::future::ready;
 use surehook::ports::{FoundBody, OperatorStore, Redriven, StoreCall, StoreError};
 use surehook::search::{
-    EventFilter, EventPage, EventRecord, PageSize, RedrivenPage, RequestRecord, SourceRecord, Span,
+    EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage, RequestRecord,
+    SourceRecord, Span, SummaryFilter, SummarySize,
 };
 use surehook_core::event::{DeliveryState, Reason, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::source::SourceName;
+use surehook_core::verdict::Verdict;
+use surehook_model::database::DeliveryRow;
 
 impl OperatorStore for WrongStore {
     fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>> {
@@ -133,6 +136,63 @@ impl OperatorStore for WrongStore {
             _ => {}
         }
         ready(Ok(page)).boxed()
+    }
+
+    fn summary(
+        &self,
+        mut filter: SummaryFilter,
+        mut size: SummarySize,
+    ) -> StoreCall<'_, FailureSummary> {
+        match self.wrong {
+            Wrong::GroupsEverySource => filter.source = None,
+            Wrong::GroupsWhatFailedBefore => filter.since = None,
+            Wrong::LooksAtAllFailures => size.looks = u32::MAX,
+            _ => {}
+        }
+        let mut tables = self.memory.tables();
+        match self.wrong {
+            Wrong::GroupsWhatIsDelivered => {
+                let delivered: Vec<EventId> = tables.events.keys().copied().collect();
+                for event in delivered {
+                    let delivery = DeliveryState::accepted();
+                    let row = DeliveryRow { delivery, due_at: Some(self.memory.now()) };
+                    tables.deliveries.entry(event).or_insert(row);
+                }
+                for entry in tables.attempts.values_mut() {
+                    if entry.verdict == Verdict::Delivered {
+                        entry.verdict = Verdict::Transient;
+                    }
+                }
+            }
+            Wrong::GroupsByTheFirstAttempt => {
+                tables.attempts.retain(|(_, attempt), _| *attempt == 1);
+            }
+            Wrong::GroupsWithoutTheExcerpt => {
+                tables.attempts.values_mut().for_each(|entry| entry.excerpt = Bytes::new());
+            }
+            Wrong::GroupsByTheWholeExcerpt => tables.attempts.values_mut().for_each(|entry| {
+                // The end of the excerpt moves to its beginning.
+                entry.excerpt = entry.excerpt.iter().rev().copied().collect();
+            }),
+            Wrong::LooksAtOneEndOnly => {
+                let mut waiting: Vec<_> =
+                    tables.deliveries.iter().map(|(id, row)| (row.due_at, *id)).collect();
+                waiting.sort_unstable();
+                for (_, event) in waiting.iter().filter(|(due_at, _)| due_at.is_some()).skip(2) {
+                    tables.deliveries.remove(event);
+                }
+            }
+            _ => {}
+        }
+        let mut summary = tables.summary(&filter, size);
+        match self.wrong {
+            Wrong::GroupsSmallestFirst => summary.groups.reverse(),
+            Wrong::SaysThatAllWasExamined => {
+                (summary.partial, summary.has_more) = (Vec::new(), false);
+            }
+            _ => {}
+        }
+        ready(Ok(summary)).boxed()
     }
 
     fn redrive_all(
