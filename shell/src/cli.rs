@@ -3,9 +3,12 @@
 
 use crate::config::producers::{self, UnknownProducer};
 use crate::config::{Config, ConfigError, DEFAULT_FILE, Destination, Overrides};
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use surehook_core::event::{Reason, Status};
+use surehook_core::id::EventId;
 
 /// Exit code of success; `serve` has drained.
 pub const DONE: u8 = 0;
@@ -130,7 +133,7 @@ pub struct SummaryArgs {
     /// Of this source
     #[arg(long, value_name = "NAME")]
     pub source: Option<String>,
-    /// Failed at this time or later: a time in RFC 3339, or an age such as `2h`
+    /// Failed at this time or later, as for `events list`
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     #[command(flatten)]
@@ -155,13 +158,14 @@ pub struct Filters {
     /// With this idempotency key
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
-    /// Dead-lettered for this reason: `permanent`, `exhausted` or `lost`
-    #[arg(long, value_name = "REASON")]
+    /// Dead-lettered for this reason
+    #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::as_str)))]
     pub reason: Option<String>,
     /// With this status code in the last attempt
     #[arg(long, value_name = "CODE")]
     pub status_code: Option<u16>,
-    /// Received at this time or later: a time in RFC 3339, or an age such as `2h`
+    /// Received at this time or later: an age such as `2h`, a date such as `2026-11-28`, a time such as
+    /// `yesterday 14:00` or `2026-11-28 14:00`, in UTC
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// Received before this time
@@ -174,9 +178,12 @@ pub struct Filters {
 pub struct ListArgs {
     #[command(flatten)]
     pub filters: Filters,
-    /// With this status: `queued`, `processing`, `retrying`, `delivered` or `dead_lettered`
-    #[arg(long, value_name = "STATUS")]
+    /// With this status
+    #[arg(long, value_name = "STATUS", value_parser = PossibleValuesParser::new(Status::ALL.map(Status::as_str)))]
     pub status: Option<String>,
+    /// Continue after this event, which the list before printed
+    #[arg(long, value_name = "ID")]
+    pub after: Option<EventId>,
     /// Maximum number of events
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,

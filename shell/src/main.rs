@@ -69,7 +69,10 @@ fn ask(asked: impl Future<Output = Result<impl Into<Output>, OperateError>>) -> 
     match runtime.block_on(asked).map(Into::into).and_then(print) {
         Ok(code) => code,
         Err(
-            error @ (OperateError::Url(_) | OperateError::Time(_) | OperateError::WithoutFilter),
+            error @ (OperateError::Url(_)
+            | OperateError::Time(_)
+            | OperateError::UnknownSource { .. }
+            | OperateError::WithoutFilter),
         ) => mistake(&error),
         Err(error) => say(std::io::stderr(), &format!("surehook: {error}"), cli::FAILED),
     }

@@ -9,11 +9,12 @@ mod delivered;
 mod render;
 mod stored;
 mod table;
+mod time;
 
 pub use client::OperateError;
 
 use crate::cli::{EventsCommand, Filters, ListArgs, RedriveArgs, ServiceArgs, SummaryArgs};
-use crate::visible::pretty_json;
+use crate::visible::{escaped, pretty_json};
 use bytes::Bytes;
 use client::Service;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -124,7 +125,11 @@ pub async fn summary(args: &SummaryArgs) -> Result<String, OperateError> {
     query.extend(args.source.iter().map(|source| ("source", source.clone())));
     let since = args.since.as_deref().map(|text| time(text, now)).transpose()?;
     query.extend(since.map(|since| ("since", since)));
-    let shown = Service::new(&args.service.url)?.get(&["summary"], &query).await?;
+    let service = Service::new(&args.service.url)?;
+    let shown = service.get(&["summary"], &query).await?;
+    if shown["groups"].as_array().is_none_or(Vec::is_empty) {
+        known(&service, args.source.as_deref()).await?;
+    }
     Ok(if args.service.json {
         pretty(&shown)
     } else {
@@ -181,7 +186,7 @@ pub async fn pause(
 async fn list(service: &Service, args: &ListArgs, json: bool) -> Result<String, OperateError> {
     let filters = query(&args.filters, Timestamp::now())?;
     let mut events = Vec::new();
-    let mut next: Option<String> = None;
+    let mut next: Option<String> = args.after.as_ref().map(ToString::to_string);
     loop {
         let missing = args.limit - u32::try_from(events.len()).unwrap_or(u32::MAX).min(args.limit);
         let mut query = filters.clone();
@@ -195,10 +200,13 @@ async fn list(service: &Service, args: &ListArgs, json: bool) -> Result<String, 
             break;
         }
     }
+    if events.is_empty() && next.is_none() {
+        known(service, args.filters.source.as_deref()).await?;
+    }
     Ok(if json {
         pretty(&json!({"events": events, "next": next}))
     } else {
-        render::events(&events, next.as_deref())
+        render::events(&events, next.as_deref(), table::terminal_width())
     })
 }
 
@@ -244,6 +252,9 @@ async fn redrive_all(
         }
     }
     progress.finish_and_clear();
+    if redriven == 0 {
+        known(service, args.filters.source.as_deref()).await?;
+    }
     let letters = if redriven == 1 { "dead letter" } else { "dead letters" };
     Ok(match (json, args.dry_run) {
         (true, dry_run) => pretty(&json!({"redriven": redriven, "dry_run": dry_run})),
@@ -290,14 +301,28 @@ fn query(filters: &Filters, now: Timestamp) -> Result<Vec<(&'static str, String)
     Ok(query)
 }
 
-/// A time as given, or the time that is this long before now.
+/// A time as a query parameter.
 fn time(text: &str, now: Timestamp) -> Result<String, OperateError> {
-    let wrong = || OperateError::Time(text.to_owned());
-    if text.parse::<Timestamp>().is_ok() {
-        return Ok(text.to_owned());
+    match time::parse(text, now) {
+        Some(time) => Ok(time.to_string()),
+        None => Err(OperateError::Time(text.to_owned())),
     }
-    let ago = humantime::parse_duration(text).map_err(|_| wrong())?;
-    Ok(now.checked_sub(ago).map_err(|_| wrong())?.to_string())
+}
+
+/// Refuses a name that no source of the service has. To be called when nothing was found: a source that
+/// was removed from the configuration can still have events.
+async fn known(service: &Service, source: Option<&str>) -> Result<(), OperateError> {
+    let Some(source) = source else { return Ok(()) };
+    let shown = service.get(&["sources"], &[]).await?;
+    let sources = shown["sources"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let names: Vec<&str> = sources.iter().filter_map(|one| one["source"].as_str()).collect();
+    if names.contains(&source) {
+        return Ok(());
+    }
+    Err(OperateError::UnknownSource {
+        name: source.to_owned(),
+        names: names.iter().map(|name| escaped(name)).collect::<Vec<_>>().join(", "),
+    })
 }
 
 fn pretty(value: &Value) -> String {
@@ -307,16 +332,6 @@ fn pretty(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_time_is_a_timestamp_or_an_age() {
-        let now: Timestamp = "2026-11-25T12:00:00Z".parse().unwrap();
-        assert_eq!(time("2026-11-25T10:00:00+01:00", now).unwrap(), "2026-11-25T10:00:00+01:00");
-        assert_eq!(time("2h 30m", now).unwrap(), "2026-11-25T09:30:00Z");
-        for wrong in ["", "yesterday", "-1h", "999999y"] {
-            assert!(matches!(time(wrong, now), Err(OperateError::Time(_))), "{wrong}");
-        }
-    }
 
     #[test]
     fn an_error_includes_the_number_of_events_redriven_before() {

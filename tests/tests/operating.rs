@@ -3,7 +3,7 @@
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
 use std::time::Duration;
 use surehook_core::admission::Fingerprint;
@@ -220,10 +220,29 @@ async fn dead_letters_are_found_inspected_and_redriven_by_commands(database: Dat
     assert!(code == Some(2) && why.contains("--all"), "{code:?}: {why}");
     let (code, why) = desk.refused("events redrive").await;
     assert!(code == Some(2) && why.contains("--all"), "{code:?}: {why}");
-    let (code, why) = desk.refused("events list --status done").await;
-    assert!(code == Some(1) && why.contains("`status` must be one of queued"), "{code:?}: {why}");
-    let (code, why) = desk.refused("events list --since yesterday").await;
-    assert!(code == Some(2) && why.contains("`yesterday`"), "{code:?}: {why}");
+    for (line, told) in [
+        ("events list --status done", "[possible values: queued, processing, retrying"),
+        ("events list --reason why", "[possible values: permanent, exhausted, lost"),
+        ("events list --since tomorrow", "`tomorrow` is not a valid time: write a date such as"),
+        ("events list --source ordrs", "there is no source `ordrs`: the sources are orders, quiet"),
+        ("events redrive --source ordrs --dry-run", "the sources are orders, quiet"),
+        ("events redrive --source ordrs --delivered", "the sources are orders, quiet"),
+        ("summary --source ordrs", "the sources are orders, quiet"),
+        ("events list --after 1", "an event id is a UUID"),
+    ] {
+        let (code, why) = desk.refused(line).await;
+        assert!(code == Some(2) && why.contains(told), "{line}: {code:?}: {why}");
+    }
+    let first = desk.json("events list --since yesterday --limit 20").await;
+    let next = first["next"].as_str().expect("more events").to_owned();
+    let rest = desk.json(&format!("events list --since 00:00 --after {next}")).await;
+    let listed: Vec<&Value> = [&first, &rest]
+        .iter()
+        .flat_map(|page| page["events"].as_array().expect("events"))
+        .collect();
+    let ids: BTreeSet<&str> =
+        listed.iter().map(|event| event["event_id"].as_str().expect("an id")).collect();
+    assert_eq!((listed.len(), ids.len(), &rest["next"]), (30, 30, &Value::Null));
     let nowhere = Desk { url: format!("http://{}", free_address()), ..Desk::of(&service) };
     let (code, why) = nowhere.refused("sources").await;
     assert!(

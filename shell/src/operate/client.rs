@@ -57,10 +57,16 @@ pub enum OperateError {
     )]
     Foreign(String),
     /// The time is not valid.
-    #[error(
-        "`{0}` is not a valid time: write a time in RFC 3339, such as 2026-11-25T00:00:00Z, or an age, such as 2h"
-    )]
+    #[error("`{0}` is not a valid time: write {forms}", forms = super::time::FORMS)]
     Time(String),
+    /// The service has no source of this name, and no event of it.
+    #[error("there is no source `{name}`: the sources are {names}")]
+    UnknownSource {
+        /// The name as given.
+        name: String,
+        /// The names of all sources.
+        names: String,
+    },
     /// The command selects no events.
     #[error("no events selected: give an event id, a filter such as --source, or --all")]
     WithoutFilter,

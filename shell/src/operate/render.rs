@@ -15,41 +15,34 @@ use std::fmt::Write;
 const SHORT: usize = 40;
 
 /// A list of events, newest first.
-pub(super) fn events(events: &[Value], next: Option<&str>) -> String {
+pub(super) fn events(events: &[Value], next: Option<&str>, width: Option<usize>) -> String {
     if events.is_empty() && next.is_none() {
         return "no event matches".to_owned();
     }
-    let mut table = plain(&[
-        "EVENT",
-        "SOURCE",
-        "KEY",
-        "STATUS",
-        "ATTEMPTS",
-        "RECEIVED",
-        "NEXT / ENDED",
-        "LAST ATTEMPT",
-    ]);
-    for event in events {
+    let column =
+        |header, cell: &dyn Fn(&Value) -> String| Column::new(header, events.iter().map(cell));
+    let next_or_end = |event: &Value| {
         let when = event["next_attempt_at"].as_str().or(event["settled_at"].as_str());
-        table.add_row([
-            text(&event["event_id"]),
-            text(&event["source"]),
-            short(&text(&event["idempotency_key"])),
-            standing(event),
-            attempts(event),
-            time(&event["received_at"]),
-            when.map_or_else(|| "-".to_owned(), to_the_second),
-            if event["last_attempt"].is_null() {
-                "-".to_owned()
-            } else {
-                result(&event["last_attempt"])
-            },
-        ]);
-    }
-    let mut out = written(&table);
+        when.map_or_else(|| "-".to_owned(), to_the_second)
+    };
+    let last = |event: &Value| match &event["last_attempt"] {
+        Value::Null => "-".to_owned(),
+        attempt => result(attempt),
+    };
+    let columns = vec![
+        column("EVENT", &|event| text(&event["event_id"])),
+        column("SOURCE", &|event| text(&event["source"])).ranked(6).at_least(8),
+        column("KEY", &|event| short(&text(&event["idempotency_key"]))).ranked(5).at_least(9),
+        column("STATUS", &standing),
+        column("ATTEMPTS", &attempts).ranked(2),
+        column("RECEIVED", &|event| time(&event["received_at"])).ranked(3),
+        column("NEXT / ENDED", &next_or_end).ranked(1),
+        column("LAST ATTEMPT", &last).at_least(13),
+        column("RESPONSE", &|event| excerpt(&event["last_attempt"])).ranked(4).at_least(10),
+    ];
+    let mut out = fitted(columns, width);
     if let Some(next) = next {
-        let _ =
-            write!(out, "\nthere may be more events before {}: increase --limit", escaped(next));
+        let _ = write!(out, "\nthere may be more events: continue with --after {}", escaped(next));
     }
     out
 }
@@ -459,7 +452,7 @@ body          2 bytes, application/json";
         });
         let shown = [
             event(&one, Some(&stored), true, "http://[::1]/"),
-            events(std::slice::from_ref(&one), Some(evil)),
+            events(std::slice::from_ref(&one), Some(evil), None),
             sources(&json!({"sources": [one]})),
             summary(
                 &json!({"groups": [{
@@ -504,19 +497,27 @@ body          2 bytes, application/json";
 
     #[test]
     fn events_are_shown_in_a_table() {
-        let shown = events(
-            &[json!({
-                "event_id": "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e", "source": "github", "idempotency_key": "k".repeat(70),
-                "status": "retrying", "attempts": 1, "max_attempts": null, "received_at": "2026-11-25T00:00:00.123456Z",
-                "next_attempt_at": "2026-11-25T00:00:07.000000Z", "settled_at": null, "reason": null,
-                "last_attempt": {"attempt": 1, "verdict": "transient", "status_code": null, "error": "timeout"},
-            })],
-            Some("0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e"),
-        );
-        let expected = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e  github  kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk…  retrying  1         2026-11-25 00:00:00.123  2026-11-25 00:00:07  transient: timeout";
-        assert_eq!(shown.lines().nth(1), Some(expected), "\n{shown}");
-        assert!(shown.contains("there may be more"));
-        assert_eq!(events(&[], None), "no event matches");
+        let shown = |width| {
+            events(
+                &[json!({
+                    "event_id": "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e", "source": "github", "idempotency_key": "k".repeat(70),
+                    "status": "retrying", "attempts": 1, "max_attempts": null, "received_at": "2026-11-25T00:00:00.123456Z",
+                    "next_attempt_at": "2026-11-25T00:00:07.000000Z", "settled_at": null, "reason": null,
+                    "last_attempt": {"attempt": 1, "verdict": "transient", "status_code": 503, "error": null, "excerpt": "try\nlater"},
+                })],
+                Some("0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e"),
+                width,
+            )
+        };
+        let expected = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e  github  kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk…  retrying  1         2026-11-25 00:00:00.123  2026-11-25 00:00:07  503 transient  try\\nlater";
+        let whole = shown(None);
+        assert_eq!(whole.lines().nth(1), Some(expected), "\n{whole}");
+        assert!(whole.ends_with("continue with --after 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e"));
+        let narrow = shown(Some(80));
+        let expected =
+            "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e  github  kkkkkkkk…  retrying  503 transient";
+        assert_eq!(narrow.lines().nth(1), Some(expected), "\n{narrow}");
+        assert_eq!(events(&[], None, None), "no event matches");
     }
 
     #[test]
