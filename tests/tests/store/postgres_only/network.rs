@@ -23,11 +23,11 @@ async fn behind_a_proxy() -> (Db, Proxy) {
     (db, proxy)
 }
 
-/// A URL with two servers: the proxy of this URL, and the server on this port.
-fn two_servers(proxied: &str, port: u16) -> String {
-    let (before, rest) = proxied.split_once('@').unwrap();
-    let (proxy, database) = rest.split_once('/').unwrap();
-    format!("{before}@{proxy},127.0.0.1:{port}/{database}")
+/// The first URL, with the server of the second URL as another one.
+fn two_servers(one: &str, other: &str) -> String {
+    let (start, database) = one.rsplit_once('/').unwrap();
+    let (host, _) = other.split_once('@').unwrap().1.split_once('/').unwrap();
+    format!("{start},{host}/{database}")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,18 +71,22 @@ async fn an_abandoned_session_keeps_its_slot_while_the_server_does_not_answer() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_server_leaves_time_to_connect_to_another() {
     let cluster = postgres::shared();
-    let proxy = Proxy::start(cluster.port()).await;
-    let proxied = proxy.through(&cluster.create_database().await);
-    let url = two_servers(&proxied, cluster.port());
-    store::open(&url).unwrap().migrate().await.unwrap();
+    let created = cluster.create_database().await;
+    store::open(&created).unwrap().migrate().await.unwrap();
+    let (used, other) = (Proxy::start(cluster.port()).await, Proxy::start(cluster.port()).await);
+    let url = two_servers(&used.through(&created), &other.through(&created));
     let mut answers = Vec::new();
     // A busy machine may need more time to connect than is left.
     while answers.len() < 5 {
-        proxy.forward_new_connections();
+        used.forward_new_connections();
+        other.refuse_new_connections();
         let store = store::open(&url).unwrap().store();
-        // Selects the proxy, because it is the first of two equal servers.
-        store.ping().await.unwrap();
-        proxy.ignore_new_connections();
+        wait::until("the first server to be in use", || async {
+            store.ping().await.map_err(|error| error.to_string())
+        })
+        .await;
+        used.ignore_new_connections();
+        other.forward_new_connections();
         let key = format!("key-{}", answers.len());
         match store.accept(vec![event(&key)]).await {
             Ok(_) => return,
@@ -99,7 +103,7 @@ async fn an_answer_of_a_server_that_was_replaced_meanwhile_is_unknown() {
     store::open(&created).unwrap().migrate().await.unwrap();
     let new = old.standby("standby", Settings::default());
     let proxy = Proxy::start(old.port()).await;
-    let url = two_servers(&proxy.through(&created), new.port());
+    let url = two_servers(&proxy.through(&created), &new.url(""));
     let store = store::open(&url).unwrap().store();
     assert_eq!(store.accept(vec![event("before")]).await, Ok(vec![Stored::Inserted]));
     new.promote().await;
