@@ -112,11 +112,12 @@ impl State {
 mod tests {
     use super::*;
     use bytes::Bytes;
+    use futures::FutureExt;
     use jiff::Timestamp;
     use surehook_core::id::EventId;
 
-    #[tokio::test]
-    async fn an_offer_replaces_only_an_unread_one_after_the_last_events_taken_over() {
+    #[test]
+    fn an_offer_replaces_only_an_unread_one_after_the_last_events_taken_over() {
         let (handover, orders) = (Handover::default(), SourceName::parse("orders").unwrap());
         let lease = Duration::from_secs(20);
         let offered = |events| Input::Offered {
@@ -129,7 +130,7 @@ mod tests {
         handover.offer(orders.clone(), 5, 100, lease);
         handover.offer(orders.clone(), 4, 100, lease);
         handover.hand(Handed { since: Instant::ZERO, claims: vec![claim] }).unwrap();
-        assert_eq!(handover.handed().await.len(), 1);
+        assert_eq!(handover.handed().now_or_never().unwrap().len(), 1);
         handover.offer(orders.clone(), 3, 100, lease);
         handover.offer(orders.clone(), 2, 100, lease);
         let taken_over = Input::TakenOver { source: orders.clone(), size: 0 };

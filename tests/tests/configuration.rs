@@ -261,7 +261,7 @@ async fn the_program_waits_for_a_stopped_postgresql_server() {
 async fn a_migration_of_an_unreachable_database_is_tried_once_a_second() {
     let begun = Instant::now();
     // No server listens on this port.
-    let service = Service::begin("postgres://nobody@127.0.0.1:1/none", SOURCE).await;
+    let service = Service::begin("postgres://surehook@127.0.0.1:1/none", SOURCE).await;
     let tries = || service.log().matches("not ready: the database cannot be").count() as u64;
     wait::until("four tries", || async { if tries() >= 4 { Ok(()) } else { Err(service.log()) } })
         .await;

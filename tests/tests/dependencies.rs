@@ -211,7 +211,7 @@ fn foreign(lock: &str) -> Vec<&str> {
 }
 
 /// Packages of which the program contains two versions, with the reason for the older one.
-const TWICE: [(&str, &str); 9] = [
+const TWICE: [(&str, &str); 11] = [
     ("base64", "sqlx and headers use 0.22"),
     ("block-buffer", "digest 0.10"),
     ("cpufeatures", "sha1 and sha2 0.10"),
@@ -219,6 +219,8 @@ const TWICE: [(&str, &str); 9] = [
     ("digest", "sha1 0.10 of headers, and sha2 0.10 of sqlx"),
     ("getrandom", "ring uses 0.2"),
     ("hashbrown", "sqlx uses 0.16"),
+    ("linux-raw-sys", "rustix 0.38"),
+    ("rustix", "procfs, for the metrics of the process, uses 0.38"),
     ("sha2", "sqlx uses 0.10"),
     ("syn", "the macros of sqlx and of tracing use 2"),
 ];

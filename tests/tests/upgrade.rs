@@ -93,19 +93,13 @@ async fn what_had_ended_is_shown_and_known(service: &Service, events: &BTreeMap<
             "{dead}"
         );
     }
-    for (body, status_code, of_the_first) in
-        [(r#"{"made for": "delivered"}"#, 202, true), ("another body", 422, false)]
-    {
+    for (body, status_code) in [(r#"{"made for": "delivered"}"#, 202), ("another body", 422)] {
         let answer = Client::default()
             .post(&service.url("/webhooks/delivered"), &[("idempotency-key", "delivered-1")], body)
             .await
             .expect("a response");
         assert_eq!(answer.status_code, status_code, "{answer:?}");
-        assert_eq!(
-            answer.json()["event_id"] == events["delivered"].to_string(),
-            of_the_first,
-            "{answer:?}"
-        );
+        assert_eq!(answer.json()["event_id"], events["delivered"].to_string(), "{answer:?}");
     }
 }
 

@@ -52,7 +52,7 @@ async fn an_abandoned_session_keeps_its_slot_while_the_server_does_not_answer() 
             Either::Right((answer, _)) => panic!("the call was answered: {answer:?}"),
         }
     }
-    wait::until("the session to be asked for twice", || async {
+    wait::until("two questions about the session", || async {
         let refused = proxy.refused();
         if refused >= 2 { Ok(()) } else { Err(format!("{refused} questions")) }
     })
@@ -118,6 +118,6 @@ async fn an_answer_of_a_server_that_was_replaced_meanwhile_is_unknown() {
         .await;
         proxy.release();
     };
-    let ((), answer) = futures::join!(replaced, store.accept(vec![event("meanwhile")]));
+    let ((), answer) = futures::join!(replaced, store.accept(vec![event("late")]));
     assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
 }
