@@ -153,7 +153,7 @@ def wanted(document):
     wanted = {operation: set(statuses) for operation, statuses in WANTED.items()}
     for path, item in document["paths"].items():
         for method in item.keys() - {"parameters"}:
-            success = {int(status) for status in item[method]["responses"] if status.startswith("2")}
+            success = {int(status) for status in item[method]["responses"] if status.isdigit() and status.startswith("2")}
             unknown = {404} if "{" in path else set()
             wanted.setdefault((method.upper(), path), set()).update(success | unknown)
     return wanted
