@@ -473,7 +473,10 @@ mod tests {
                 let work = if erase { Work::Erase } else { Work::Prune };
                 if let Some(index) = in_flight.iter().position(|step| step.work == work) {
                     let step = in_flight.remove(index);
-                    schedule.handle(now, step, done);
+                    let ends_pass = done.is_some_and(|Done { reached, .. }| {
+                        if step.is_of_front { !reached.is_before_kept } else { reached.last.is_none() }
+                    });
+                    assert_eq!(schedule.handle(now, step, done), ends_pass);
                     if let (false, Some(done)) = (step.is_of_front, done) {
                         rounds[work as usize] = done.reached.last;
                     }

@@ -54,7 +54,14 @@ impl App {
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<Answer, Problem> {
-        let answer = self.relayed(source, settings, method, query, headers, body).await;
+        let rule = forwarding(headers, settings.forward_credentials);
+        let request = Relayed {
+            method,
+            query: Bytes::copy_from_slice(query.as_bytes()),
+            headers: headers::forwarded(headers, &rule),
+            body,
+        };
+        let answer = self.relayed(source, settings, request).await;
         let status = match &answer {
             Ok(answer) => answer.status,
             Err(problem) => problem.kind.status(),
@@ -67,22 +74,12 @@ impl App {
         &self,
         source: &SourceName,
         settings: &SourceIntake,
-        method: Method,
-        query: &str,
-        headers: &HeaderMap,
-        body: Bytes,
+        request: Relayed,
     ) -> Result<Answer, Problem> {
         let Some(_slot) = self.relays.slot(source) else {
             return Err(ProblemKind::RelayFailed.with(format!(
                 "{RELAYED_AT_ONCE} relayed requests of this source already wait for the destination. Nothing was stored. Send the request again later."
             )));
-        };
-        let rule = forwarding(headers, settings.forward_credentials);
-        let request = Relayed {
-            method,
-            query: Bytes::copy_from_slice(query.as_bytes()),
-            headers: headers::forwarded(headers, &rule),
-            body,
         };
         let late = self.clock.sleep_until(self.clock.now() + settings.relay_timeout);
         let response = select_biased! {

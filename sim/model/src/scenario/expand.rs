@@ -397,8 +397,8 @@ fn partly_accepted(
     }));
 }
 
-/// A moment without faults for a while before and after it, if there is one. The oracle for
-/// isolation judges only such times.
+/// A time without faults in the 100 s before it and the 40 s after it. `None` if there is no such
+/// time. The oracle for isolation judges only such times.
 fn quiet_moment(rng: &mut Rng, faults: &[FaultAt], heal_at_ms: u64) -> Option<u64> {
     const BEFORE_MS: u64 = 100_000;
     const AFTER_MS: u64 = 40_000;
