@@ -32,7 +32,6 @@ const MAX_HELD_BYTES: u64 = 64 << 20;
 /// database for each connection, and memory that the allocator keeps.
 const BESIDES: u64 = 80 << 20;
 
-const POSTS: usize = 200;
 const EVERY: Duration = Duration::from_millis(10);
 /// A 99th percentile below this counts as undisturbed, because it mostly measures the machine. The
 /// events of a delayed source wait for seconds.
@@ -44,6 +43,11 @@ async fn five_hung_sources_with_large_bodies_delay_no_healthy_source(database: D
 
 async fn hundreds_of_hung_sources_with_large_bodies_delay_no_healthy_source(database: Database) {
     beside_hung(database, hung_sources(), 1).await;
+}
+
+/// Small events of one measurement. The long form takes 30 seconds for each.
+fn posts() -> usize {
+    tests::soak::either(200, 3_000)
 }
 
 /// 500 in the long form, and 150 otherwise. Each has one event of a mebibyte.
@@ -169,7 +173,7 @@ impl Arrivals {
     /// until the event arrives.
     async fn percentile(&self, client: &Client, service: &Service, size: usize) -> Duration {
         let mut stored = Vec::new();
-        let posts = if size > 1_000 { POSTS / 4 } else { POSTS };
+        let posts = if size > 1_000 { posts() / 4 } else { posts() };
         for _ in 0..posts {
             let key = Uuid::new_v4().to_string();
             let (status_code, event) =

@@ -23,7 +23,11 @@ use tokio::time::{Instant, sleep};
 ///
 /// Warnings must be sent: one of them says that the wait for a standby was cancelled. See
 /// [`super::notices`].
-const SESSION: [(&str, &str); 13] = [
+///
+/// Keepalives: if the network forgets a connection, its session must end at the server, because the
+/// session holds a slot of the pool until then. The server's default takes two hours. These take a
+/// minute and a half.
+const SESSION: [(&str, &str); 16] = [
     ("synchronous_commit", "on"),
     ("client_min_messages", "warning"),
     ("default_transaction_isolation", "read committed"),
@@ -37,6 +41,9 @@ const SESSION: [(&str, &str); 13] = [
     ("enable_mergejoin", "off"),
     ("jit", "off"),
     ("max_parallel_workers_per_gather", "0"),
+    ("tcp_keepalives_idle", "60"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
 ];
 
 /// Settings of a migration's session. A migration may run for long, but waits for a lock only
