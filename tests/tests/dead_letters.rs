@@ -1,7 +1,9 @@
 //! Events that end without a successful delivery: they are dead-lettered with a reason and a
 //! complete history, and sent again if an operator redrives them.
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::time::Duration;
 use tests::database::Database;
 use tests::http::Client;
 use tests::program::Service;
@@ -17,6 +19,7 @@ on_each_database!(
     only_a_dead_letter_can_be_redriven,
     a_replay_of_a_dead_letter_redrives_it_if_the_source_allows_it,
     every_delivery_carries_the_time_at_which_its_event_was_received,
+    deleted_dead_letters_are_counted_and_logged_once,
 );
 
 async fn a_permanent_refusal_is_dead_lettered_at_once(database: Database) {
@@ -204,6 +207,42 @@ async fn every_delivery_carries_the_time_at_which_its_event_was_received(databas
         .map(<[u8]>::to_vec)
         .collect();
     assert_eq!(told, vec![received_at.as_bytes().to_vec(); 5]);
+}
+
+async fn deleted_dead_letters_are_counted_and_logged_once(database: Database) {
+    let (sink, mut service) = start(&database).await;
+    sink.behave(|_| Answer::status(422));
+    for _ in 0..3 {
+        let event = post(&service, "orders").await;
+        until_status(&service, event, "dead_lettered").await;
+    }
+    service.signal(Signal::SIGTERM);
+    service.wait(Duration::from_secs(30)).await;
+    // The dead letters become older than their retention.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    // A process begins with a pass of retention.
+    let configuration = "[retention]\ndead_lettered = \"1s\"\n[sources.orders]\ndestination = \"http://127.0.0.1:9/\"\n";
+    let service = Service::start(&database.url(), configuration).await;
+    wait::until("the deletions to be counted", || async {
+        let answer = Client::default().get(&service.url("/metrics")).await?;
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let counted = "surehook_pruned_events_total{status=\"dead_lettered\"} 3\n";
+        if text.contains(counted) { Ok(()) } else { Err(text) }
+    })
+    .await;
+    let lines = wait::until("the log line", || async {
+        let log = service.log();
+        let lines: Vec<String> = log
+            .lines()
+            .filter(|line| line.contains("dead letters deleted"))
+            .map(str::to_owned)
+            .collect();
+        if lines.is_empty() { Err(log) } else { Ok(lines) }
+    })
+    .await;
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("\"WARN\"") && lines[0].contains("\"events\":3"), "{lines:?}");
 }
 
 async fn start(database: &Database) -> (Sink, Service) {
