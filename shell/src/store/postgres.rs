@@ -11,6 +11,7 @@ mod connect;
 mod errors;
 mod give_way;
 mod notices;
+mod parameters;
 mod probe;
 mod servers;
 mod session;
@@ -93,6 +94,7 @@ impl PostgresStore {
     /// [`OpenError`] if the URL cannot be parsed.
     pub fn new(url: &str) -> Result<Self, OpenError> {
         let servers = Arc::new(Servers::parse(url)?);
+        servers.log_ignored();
         let pool = |limit, plans| Pool::new(Sessions::new(&servers, plans), limit);
         Ok(Self {
             intake: pool(INTAKE_CONNECTIONS, Plans::Generic),

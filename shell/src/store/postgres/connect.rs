@@ -50,31 +50,6 @@ const SESSION: [(&str, &str); 16] = [
 /// briefly. See [`super::give_way`].
 const MIGRATION: &str = "set statement_timeout = 0; set lock_timeout = '200ms'; set idle_in_transaction_session_timeout = 0";
 
-/// The URL parameters that are accepted. sqlx ignores others, and logs their values.
-const PARAMETERS: [&str; 21] = [
-    "sslmode",
-    "ssl-mode",
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
-    "statement-cache-capacity",
-    "host",
-    "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "application_name",
-    "options",
-    "options[",
-    "options%5B",
-    "options%5b",
-];
-
 /// Key of the advisory lock that lets one process at a time migrate a database: "surehook" in
 /// ASCII.
 const MIGRATION_LOCK: i64 = 0x7375_7265_686f_6f6b;
@@ -125,9 +100,6 @@ impl Plans {
 ///
 /// [`OpenError`] if the URL cannot be parsed.
 pub fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
-    if let Some(unknown) = parameters(url).find(|name| !is_known(name)) {
-        return Err(OpenError(format!("`{unknown}` is not a parameter of a PostgreSQL URL")));
-    }
     let options = PgConnectOptions::from_str(url).map_err(|_| OpenError(FORM.into()))?;
     let options = if options.get_application_name().is_none() {
         options.application_name("surehook")
@@ -135,24 +107,6 @@ pub fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
         options
     };
     Ok(options.options(SESSION))
-}
-
-fn parameters(url: &str) -> impl Iterator<Item = &str> {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    let query = query.split_once('#').map_or(query, |(query, _)| query);
-    query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
-}
-
-fn is_known(name: &str) -> bool {
-    PARAMETERS.iter().any(|&known| {
-        name == known
-            || (known.len() > "options".len()
-                && known.starts_with("options")
-                && name.starts_with(known))
-    })
 }
 
 /// Migrates the database to this program's schema. See [`crate::store::OpenStore::migrate`].

@@ -9,6 +9,7 @@
 
 use super::connect::Plans;
 use super::errors::describe;
+use super::parameters::{self, Treatment};
 use super::session::Session;
 use super::{connect, sql};
 use crate::store::OpenError;
@@ -34,6 +35,8 @@ const GRACE: Duration = Duration::from_millis(300);
 pub struct Servers {
     servers: Vec<Server>,
     wanted: Wanted,
+    /// Parameters of the URL without effect, and why that does no harm.
+    ignored: Vec<(String, &'static str)>,
     known: Mutex<Known>,
     /// The connection that queries whether a server still has a session. `None` before the first
     /// query, and after one that failed.
@@ -111,9 +114,10 @@ impl Servers {
             )));
         }
         let mut wanted = None;
-        let mut parameters = Vec::new();
-        for parameter in parts.query.split('&').filter(|parameter| !parameter.is_empty()) {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let mut kept = Vec::new();
+        let mut ignored = Vec::new();
+        let verifies = parameters::verifies(parts.query);
+        for (name, value) in parameters::of(parts.query) {
             match name {
                 "target_session_attrs" if wanted.is_some() => {
                     return Err(OpenError(
@@ -131,14 +135,24 @@ impl Servers {
                         "`{name}` cannot name several servers; write them as `//HOST:PORT,HOST:PORT/`"
                     )));
                 }
-                _ => parameters.push(parameter),
+                _ => match parameters::treatment(name, value, verifies) {
+                    Treatment::Kept => kept.push(format!("{name}={value}")),
+                    Treatment::Ignored(why) => ignored.push((name.to_owned(), why)),
+                    // The value is not shown, because it may be a password.
+                    Treatment::Refused(why) => return Err(OpenError(format!("`{name}`: {why}"))),
+                },
             }
         }
-        let query = if parameters.is_empty() {
-            String::new()
-        } else {
-            format!("?{}", parameters.join("&"))
-        };
+        let mut user = parts.user.to_owned();
+        if !several && parts.hosts.is_empty() {
+            // The driver's parser refuses a user without a host. With libpq, that is the usual way to
+            // write a socket's folder.
+            let written = std::mem::take(&mut user);
+            let (name, password) = credentials(&written);
+            kept.extend(name.map(|name| format!("user={name}")));
+            kept.extend(password.map(|password| format!("password={password}")));
+        }
+        let query = if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) };
         let server = |(index, host): (usize, &&str)| {
             let position = index + 1;
             if several && host.is_empty() {
@@ -149,7 +163,7 @@ impl Servers {
             }
             let options = connect::options(&format!(
                 "{}://{}{host}{}{query}",
-                parts.scheme, parts.user, parts.path
+                parts.scheme, user, parts.path
             ));
             let options = options.map_err(|error| {
                 if several { OpenError(format!("host {position}: {}", error.0)) } else { error }
@@ -160,7 +174,20 @@ impl Servers {
         // A single server is used without a check, for example behind a proxy. Of several servers,
         // only the one that accepts writes is useful.
         let wanted = wanted.unwrap_or(if several { Wanted::ReadWrite } else { Wanted::Any });
-        Ok(Self { servers, wanted, known: Mutex::default(), asking: tokio::sync::Mutex::default() })
+        Ok(Self {
+            servers,
+            wanted,
+            ignored,
+            known: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Logs each parameter of the URL that has no effect.
+    pub(super) fn log_ignored(&self) {
+        for (parameter, why) in &self.ignored {
+            tracing::info!(parameter, why, "parameter of the database URL ignored");
+        }
     }
 
     /// Reports that the server used last is lost, or is read-only now. The next connection queries
@@ -433,6 +460,16 @@ impl<'a> Parts<'a> {
         let (user, hosts) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
         Ok(Self { scheme, user, hosts, path, query })
     }
+}
+
+/// The user and the password of the part of a URL before its host, as values of parameters. In a
+/// query a `+` would be a space.
+fn credentials(user: &str) -> (Option<String>, Option<String>) {
+    let user = user.trim_end_matches('@');
+    let (name, password) =
+        user.split_once(':').map_or((user, None), |(name, password)| (name, Some(password)));
+    let value = |text: &str| text.replace('+', "%2B").replace('&', "%26");
+    ((!name.is_empty()).then(|| value(name)), password.map(value))
 }
 
 /// A URL for display: without its password, and without parameters except `target_session_attrs`.

@@ -73,12 +73,45 @@ fn a_malformed_url_is_refused_with_a_correction() {
         ("postgres://a,b/db?port=5433", "`port` cannot name several servers"),
         ("postgres:///db?host=a,b", "`host` cannot name several servers"),
         ("postgres:///db?host=a%2Cb", "`host` cannot name several servers"),
-        ("postgres://a,b/db?load_balance_hosts=random", "`load_balance_hosts` is not a parameter"),
+        ("postgres://a,b/db?sslmod=require", "`sslmod`: it is not a parameter"),
+        ("postgres://a/db?channel_binding=require", "`channel_binding`: channel binding is not"),
     ] {
         assert!(refusal(url).contains(told), "{url}: {}", refusal(url));
     }
     let many = vec!["a"; MOST_SERVERS + 1].join(",");
     assert!(refusal(&format!("postgres://{many}/db")).contains("17 hosts"));
+}
+
+#[test]
+fn a_socket_needs_no_host_before_the_path() {
+    for (url, user, database) in [
+        ("postgres://us%2Fer:p+%26w@/data?host=/run/postgresql", "us/er", "data"),
+        ("postgres://u@/data?host=%2Frun%2Fpostgresql", "u", "data"),
+        ("postgres:///data?host=/run/postgresql&user=u", "u", "data"),
+    ] {
+        let servers = Servers::parse(url).unwrap_or_else(|error| panic!("{url}: {error}")).servers;
+        let options = &servers[0].options;
+        assert_eq!(
+            (options.get_username(), options.get_database()),
+            (user, Some(database)),
+            "{url}"
+        );
+        assert_eq!(
+            options.get_socket().map(|socket| socket.display().to_string()).as_deref(),
+            Some("/run/postgresql"),
+            "{url}"
+        );
+    }
+}
+
+#[test]
+fn ignored_parameters_are_told_and_not_passed_on() {
+    let servers = Servers::parse(
+        "postgres://u@a/db?connect_timeout=10&sslmode=verify-full&channel_binding=require&keepalives=1",
+    )
+    .unwrap();
+    let ignored: Vec<&str> = servers.ignored.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(ignored, ["connect_timeout", "channel_binding", "keepalives"]);
 }
 
 #[test]
@@ -89,6 +122,8 @@ fn errors_and_displayed_urls_contain_no_password() {
         "postgres://u:hunter2,b/db",
         "postgres://u:1/hunter2@a,b/db",
         "postgres://a,b/db?target_session_attrs=hunter2",
+        "postgres://a/db?channel_binding=hunter2",
+        "postgres://a/db?sslmode=hunter2",
         "postgres://a,b/db?target_session_attrs=any&target_session_attrs=hunter2",
     ] {
         assert!(!refusal(url).contains("hunter2"), "{url}: {}", refusal(url));
