@@ -7,6 +7,12 @@ use sqlx::migrate::{Migrate, Migrator};
 /// The table in which sqlx records the applied migrations.
 pub(super) const TABLE: &str = "_sqlx_migrations";
 
+/// The tables that the first migrations create.
+pub(super) const TABLES: [&str; 4] = ["events", "deliveries", "attempts", "paused_sources"];
+
+/// What to do if another program uses the same place.
+const ANOTHER_PLACE: &str = "give Surehook a database or a schema of its own";
+
 /// Why a database could not be migrated to this program's schema. No migration is half applied:
 /// each one is committed completely or not at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +63,16 @@ pub(super) enum Schema {
 /// Compares the applied migrations with those that this program knows.
 pub(super) fn compare(applied: &[Applied], migrator: &Migrator) -> Schema {
     let known = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let is_known = |done: &Applied| {
+        migrator.iter().any(|migration| {
+            migration.version == done.version && *migration.checksum == *done.checksum
+        })
+    };
+    if !applied.is_empty() && !applied.iter().any(is_known) {
+        return Schema::Foreign(format!(
+            "the table `{TABLE}` belongs to another program; {ANOTHER_PLACE}"
+        ));
+    }
     if let Some(found) =
         applied.iter().map(|migration| migration.version).max().filter(|&found| found > known)
     {
@@ -83,6 +99,17 @@ pub(super) fn compare(applied: &[Applied], migrator: &Migrator) -> Schema {
         }
     }
     if applied.len() < migrator.iter().count() { Schema::Older } else { Schema::Current }
+}
+
+/// Refuses a first migration if some of its tables exist already.
+pub(super) fn refuse_foreign_tables(found: &[String]) -> Result<(), MigrateError> {
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(MigrateError::Failed(format!(
+        "the table `{}` exists and was not created by Surehook; {ANOTHER_PLACE}",
+        found.join("`, `")
+    )))
 }
 
 /// Applies the missing migrations. The caller ensures that no other process can migrate at the same
@@ -184,6 +211,16 @@ mod tests {
         let known = migrator.iter().map(|migration| migration.version).max().unwrap();
         assert_eq!(with(known + 1), Schema::Newer { found: known + 1, known });
         assert!(matches!(with(0), Schema::Foreign(_)));
+    }
+
+    #[test]
+    fn migrations_of_another_program_are_foreign_and_not_newer() {
+        let migrator = migrator();
+        let of_another = |version| Applied { version, checksum: vec![7; 48], success: true };
+        for applied in [vec![of_another(1)], vec![of_another(20_240_101_120_000)]] {
+            let Schema::Foreign(why) = compare(&applied, &migrator) else { panic!("not foreign") };
+            assert!(why.contains("belongs to another program"), "{why}");
+        }
     }
 
     #[test]

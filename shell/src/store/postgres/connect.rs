@@ -6,8 +6,8 @@ use super::servers::Servers;
 use super::sql;
 use crate::store::OpenError;
 use crate::store::schema::{self, Applied, MigrateError};
-use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +106,8 @@ pub fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
     } else {
         options
     };
-    Ok(options.options(SESSION))
+    // The driver would log slow statements whole. The calls are measured and logged elsewhere.
+    Ok(options.options(SESSION).disable_statement_logging())
 }
 
 /// Migrates the database to this program's schema. See [`crate::store::OpenStore::migrate`].
@@ -147,6 +148,9 @@ async fn migrate_on(servers: &Servers, connection: &mut PgConnection) -> Result<
     }
     // Another process may have migrated it while this one waited for the lock.
     let applied = applied(connection).await?;
+    if applied.is_empty() {
+        place(connection).await?;
+    }
     if schema::compare(&applied, &migrator).needs_migration()? {
         let pid = sqlx::query_scalar("select pg_backend_pid()")
             .fetch_one(&mut *connection)
@@ -168,6 +172,25 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, MigrateE
         .fetch_all(connection)
         .await
         .map_err(|error| explain(&error))
+}
+
+/// Checks that a first migration can create its tables, so that an error says what to do.
+async fn place(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let query = sqlx::query_as(sql::PLACE).bind(schema::TABLES.as_slice());
+    let (role, place, may_create, tables): (String, Option<String>, bool, Vec<String>) =
+        query.fetch_one(connection).await.map_err(|error| explain(&error))?;
+    let Some(place) = place else {
+        return Err(MigrateError::Failed(format!(
+            "the role {role} can use no schema of its `search_path`; an administrator can run `create schema surehook authorization {role}; alter role {role} set search_path = surehook`"
+        )));
+    };
+    schema::refuse_foreign_tables(&tables)?;
+    if may_create {
+        return Ok(());
+    }
+    Err(MigrateError::Failed(format!(
+        "the role {role} may not create tables in the schema {place}; an administrator can run `grant create on schema {place} to {role}`"
+    )))
 }
 
 async fn lock(connection: &mut PgConnection) -> Result<bool, MigrateError> {

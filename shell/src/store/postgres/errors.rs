@@ -94,6 +94,12 @@ pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
     reported(error).is_some_and(|reported| reported.code() == "55P03")
 }
 
+/// Whether the server has no such function or column, or withholds it from this role.
+pub(super) fn is_withheld(error: &sqlx::Error) -> bool {
+    // Insufficient privilege, undefined function, feature not supported.
+    reported(error).is_some_and(|reported| matches!(reported.code(), "42501" | "42883" | "0A000"))
+}
+
 /// Describes an error without passwords and row data: only by the server's primary message, never
 /// by its detail.
 pub(super) fn describe(error: &sqlx::Error) -> String {

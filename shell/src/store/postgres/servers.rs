@@ -8,7 +8,7 @@
 //! promotes a standby must keep an old primary from accepting writes.
 
 use super::connect::Plans;
-use super::errors::describe;
+use super::errors::{describe, is_withheld};
 use super::parameters::{self, Treatment};
 use super::session::Session;
 use super::{connect, sql};
@@ -86,6 +86,10 @@ struct Standing {
     in_recovery: bool,
     read_only: bool,
 }
+
+/// The system and the timeline of a server that does not report them. They are equal for all such
+/// servers.
+const UNKNOWN: i64 = 0;
 
 /// Servers that answered, each with the reason why it is not used.
 type Objections = Vec<(usize, String)>;
@@ -250,7 +254,7 @@ impl Servers {
             let standing = if self.wanted == Wanted::Any {
                 Standing { system: 0, timeline: 0, in_recovery: false, read_only: false }
             } else {
-                sqlx::query_as(sql::STANDING).persistent(false).fetch_one(&mut connection).await?
+                standing(&mut connection).await?
             };
             Ok::<_, sqlx::Error>((connection, standing))
         };
@@ -295,8 +299,14 @@ impl Servers {
             }
         };
         if known.in_use != Some(chosen) {
-            let timeline = lineage.map(|lineage| lineage.timeline);
-            tracing::info!(server = %self.servers[chosen].name, timeline, "database server selected");
+            let server = self.servers[chosen].name.as_str();
+            match lineage.map(|lineage| lineage.timeline) {
+                Some(UNKNOWN) => tracing::warn!(
+                    server,
+                    "database server selected; it does not report its timeline, so an old primary is not recognised"
+                ),
+                timeline => tracing::info!(server, timeline, "database server selected"),
+            }
         }
         known.in_use = Some(chosen);
         let connection = connections
@@ -352,6 +362,18 @@ impl Connect for Sessions {
 
     fn generation(&self) -> u64 {
         self.servers.generation()
+    }
+}
+
+/// Reads what a server reports about itself. Managed databases withhold the functions that read its
+/// timeline, or do not have them.
+async fn standing(connection: &mut PgConnection) -> Result<Standing, sqlx::Error> {
+    let whole = sqlx::query_as(sql::STANDING).persistent(false).fetch_one(&mut *connection).await;
+    match whole {
+        Err(error) if is_withheld(&error) => {
+            sqlx::query_as(sql::STANDING_ONLY).persistent(false).fetch_one(connection).await
+        }
+        whole => whole,
     }
 }
 

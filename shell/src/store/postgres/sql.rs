@@ -43,6 +43,8 @@ pub const ERASE: &str = include_str!("erase.sql");
 pub const CAP_DUE_TIMES: &str = include_str!("cap_due_times.sql");
 /// Reads the role and the timeline of a server.
 pub const STANDING: &str = include_str!("standing.sql");
+/// Reads the role of a server that does not report its timeline.
+pub const STANDING_ONLY: &str = include_str!("standing_only.sql");
 /// Reads the identity of this session.
 pub const SESSION: &str = include_str!("session.sql");
 /// Whether the server still has a session.
@@ -51,6 +53,9 @@ pub const SESSION_LIVES: &str = include_str!("session_lives.sql");
 pub const BLOCKERS: &str = include_str!("blockers.sql");
 /// Reads the applied migrations.
 pub const SCHEMA: &str = include_str!("schema.sql");
+
+/// Reads where a first migration creates its tables.
+pub const PLACE: &str = include_str!("place.sql");
 
 /// The migrations that create the schema for these statements.
 #[must_use]

@@ -65,6 +65,8 @@ pub fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
         return refused("the SQLite database is named by a `file:` URI and not by its path");
     }
     Ok(options
+        // The driver would log slow statements whole. The calls are measured and logged elsewhere.
+        .disable_statement_logging()
         .create_if_missing(false)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
@@ -161,6 +163,12 @@ async fn migrate_on(connection: &mut SqliteConnection) -> Result<(), MigrateErro
     } else {
         Vec::new()
     };
+    if applied.is_empty() {
+        let tables = sqlx::query_scalar::<_, String>("select name from sqlite_schema");
+        let tables = tables.fetch_all(&mut *transaction).await.map_err(|error| explain(&error))?;
+        let foreign = |name: &String| schema::TABLES.contains(&name.as_str());
+        schema::refuse_foreign_tables(&tables.into_iter().filter(foreign).collect::<Vec<_>>())?;
+    }
     let migrator = sql::migrator();
     if schema::compare(&applied, &migrator).needs_migration()? {
         // Inside this transaction, each migration is a savepoint.

@@ -250,8 +250,17 @@ async fn plan(
 
 /// Statements that look no rows up: they read the state of the server, or the few applied
 /// migrations.
-const WITHOUT_ROWS: [&str; 7] =
-    ["blockers", "probe_begin", "probe_end", "schema", "session", "session_lives", "standing"];
+const WITHOUT_ROWS: [&str; 9] = [
+    "blockers",
+    "place",
+    "probe_begin",
+    "probe_end",
+    "schema",
+    "session",
+    "session_lives",
+    "standing",
+    "standing_only",
+];
 
 /// The statements of the intake and of the worker, whose plans are made once.
 const PLANNED_ONCE: [&str; 4] = ["accept", "accept_existing", "claim", "settle"];

@@ -56,6 +56,55 @@ async fn session_settings_override_the_settings_of_the_database() {
 }
 
 #[tokio::test]
+async fn a_role_that_may_create_no_tables_is_told_what_to_grant() {
+    let db = Db::postgres().await;
+    let name = db.url.rsplit('/').next().unwrap();
+    let role = format!("no-tables-{name}");
+    let cluster = tests::postgres::shared();
+    let empty = cluster.create_database().await;
+    cluster.execute(&format!("create role \"{role}\" login")).await;
+    for (search_path, told) in [
+        ("public", format!("run `grant create on schema public to \"{role}\"`")),
+        ("nowhere", format!("run `create schema surehook authorization \"{role}\"; alter role")),
+    ] {
+        let url = empty.replacen("//postgres@", &format!("//{role}@"), 1);
+        let url = format!("{url}?options[search_path]={search_path}");
+        let refused = store::open(&url).unwrap().migrate().await.unwrap_err();
+        assert!(matches!(&refused, MigrateError::Failed(why) if why.contains(&told)), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_withholds_its_timeline_is_used() {
+    let db = Db::postgres().await;
+    let role = format!("managed-{}", db.url.rsplit('/').next().unwrap());
+    for statement in [
+        format!("create role \"{role}\" login"),
+        format!("grant select on all tables in schema public to \"{role}\""),
+        "revoke execute on function pg_control_system() from public".to_owned(),
+    ] {
+        db.execute(&statement).await;
+    }
+    let url = db.url.replacen("//postgres@", &format!("//{role}@"), 1);
+    let store = store::open(&format!("{url}?target_session_attrs=primary")).unwrap().store();
+    store.ping().await.unwrap();
+}
+
+#[test]
+fn the_driver_logs_no_statements() {
+    for options in [
+        format!("{:?}", store::postgres::options("postgres://a/b").unwrap()),
+        format!("{:?}", store::sqlite::options("sqlite:a.db").unwrap()),
+    ] {
+        assert!(
+            options.contains("statements_level: Off")
+                && options.contains("slow_statements_level: Off"),
+            "{options}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_session_has_the_application_name_of_its_url() {
     let db = Db::postgres().await;
     let mut session = store::postgres::options(&format!("{}?application_name=eu-1", db.url))
