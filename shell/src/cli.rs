@@ -3,8 +3,11 @@
 
 use crate::config::producers::{self, UnknownProducer};
 use crate::config::{Config, ConfigError, DEFAULT_FILE, Destination, Overrides};
+use crate::logs;
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use surehook_core::event::{Reason, Status};
@@ -282,6 +285,72 @@ impl ConfigArgs {
     }
 }
 
+/// Variables of the environment that begin with `SUREHOOK_` and have no meaning.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(|name| unknown_variable(name)).collect::<Vec<_>>().join("\n"))]
+pub struct UnknownVariables(Vec<String>);
+
+/// Refuses variables that begin with `SUREHOOK_` and that the program does not read: otherwise a
+/// misspelled setting would have no effect, without a word.
+///
+/// # Errors
+///
+/// [`UnknownVariables`].
+pub fn check_environment(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<(), UnknownVariables> {
+    let known = variables_read();
+    let unknown: BTreeSet<String> = variables
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
+        .filter(|(name, _)| name.starts_with(PREFIX) && !known.contains(name))
+        .filter(|(name, value)| !is_of_a_service(name, &value.to_string_lossy()))
+        .map(|(name, _)| name)
+        .collect();
+    if unknown.is_empty() { Ok(()) } else { Err(UnknownVariables(unknown.into_iter().collect())) }
+}
+
+const PREFIX: &str = "SUREHOOK_";
+
+/// The variables that begin with `SUREHOOK_` and that some command reads.
+fn variables_read() -> BTreeSet<String> {
+    fn add(command: &clap::Command, names: &mut BTreeSet<String>) {
+        let of_arguments = command.get_arguments().filter_map(clap::Arg::get_env);
+        names.extend(of_arguments.map(|name| name.to_string_lossy().into_owned()));
+        command.get_subcommands().for_each(|command| add(command, names));
+    }
+    let mut names: BTreeSet<String> = logs::FILTER_VARIABLES.map(str::to_owned).into();
+    add(&Cli::command(), &mut names);
+    names.retain(|name| name.starts_with(PREFIX));
+    names
+}
+
+/// Whether Kubernetes sets this variable in each container, because there is a service whose name
+/// begins with `surehook`: `SUREHOOK_SERVICE_HOST`, `SUREHOOK_PORT` with a URL as its value,
+/// `SUREHOOK_PORT_8080_TCP_ADDR` and others.
+fn is_of_a_service(name: &str, value: &str) -> bool {
+    let numbered = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || (name.ends_with("_PORT") && value.contains("://"))
+        || name.split("_PORT_").skip(1).any(numbered)
+}
+
+fn unknown_variable(name: &str) -> String {
+    let known = variables_read();
+    let nearest = known.iter().map(|known| (strsim::osa_distance(known, name), known)).min();
+    let advice = match nearest {
+        Some((distance, known)) if distance <= (known.len() - PREFIX.len()).max(6) / 3 => {
+            format!("did you mean `{known}`?")
+        }
+        Some(_) | None => {
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            format!("the variables are {}", known.join(", "))
+        }
+    };
+    format!("`{name}` in the environment: unknown variable; {advice}")
+}
+
 /// Returns a summary of what `serve` would run with these arguments.
 ///
 /// # Errors
@@ -307,7 +376,6 @@ pub fn producers(name: Option<&str>) -> Result<String, UnknownProducer> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -377,6 +445,51 @@ mod tests {
             below.for_each(|command| check(command, &format!("{called} {}", command.get_name())));
         }
         check(&Cli::command(), "surehook");
+    }
+
+    fn refused(variables: &[(&str, &str)]) -> Option<String> {
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        check_environment(variables).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_unknown_variable_is_refused_with_the_nearest_one() {
+        for name in variables_read() {
+            assert_eq!(refused(&[(&name, "x")]), None, "{name}");
+        }
+        assert_eq!(refused(&[("PATH", "/"), ("SUREHOOK", ""), ("NOT_SUREHOOK_X", "")]), None);
+        assert_eq!(
+            refused(&[("SUREHOOK_DATABSE", "postgres://u:hunter2@x"), ("SUREHOOK_LISTEN", "")]),
+            Some(
+                "`SUREHOOK_DATABSE` in the environment: unknown variable; did you mean `SUREHOOK_DATABASE`?"
+                    .to_owned()
+            )
+        );
+        let two = refused(&[("SUREHOOK_WHAT_EVER", ""), ("SUREHOOK_LOGS", "")]).unwrap();
+        let (first, second) = two.split_once('\n').unwrap();
+        assert!(first.ends_with("did you mean `SUREHOOK_LOG`?"), "{two}");
+        assert!(
+            second.starts_with("`SUREHOOK_WHAT_EVER`")
+                && second.contains("the variables are SUREHOOK_CONFIG, SUREHOOK_DATABASE, "),
+            "{two}"
+        );
+    }
+
+    #[test]
+    fn the_variables_of_a_kubernetes_service_are_ignored() {
+        // https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+        let of_a_service = [
+            ("SUREHOOK_SERVICE_HOST", "10.0.0.11"),
+            ("SUREHOOK_SERVICE_PORT", "8080"),
+            ("SUREHOOK_SERVICE_PORT_HTTP", "8080"),
+            ("SUREHOOK_PORT", "tcp://10.0.0.11:8080"),
+            ("SUREHOOK_PORT_8080_TCP", "tcp://10.0.0.11:8080"),
+            ("SUREHOOK_PORT_8080_TCP_PROTO", "tcp"),
+            ("SUREHOOK_INTAKE_PORT_8080_TCP_ADDR", "10.0.0.11"),
+        ];
+        assert_eq!(refused(&of_a_service), None);
+        assert!(refused(&[("SUREHOOK_PORT", "8080")]).is_some());
+        assert!(refused(&[("SUREHOOK_PORT_NAME", "8080")]).is_some());
     }
 
     #[test]

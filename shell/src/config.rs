@@ -9,6 +9,7 @@ mod error;
 mod overrides;
 pub mod producers;
 mod reader;
+mod secrets;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ mod values;
 
 pub use error::{ConfigError, Place, SettingError, SettingErrors};
 pub use overrides::Overrides;
+pub use secrets::{Machine, NoSecrets, Origins, Secrets};
 pub use shown::{DatabaseUrl, Destination};
 
 use crate::http::{Acknowledgement, Content};
@@ -23,6 +25,7 @@ use crate::ports::Retention;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use reader::{Document, Section};
+use secrets::Written;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -36,8 +39,9 @@ use surehook_core::source::{Policy, SourceName};
 /// The file that is read if none is given.
 pub const DEFAULT_FILE: &str = "surehook.toml";
 
-/// The configuration of one process. Displayed without passwords, tokens and query strings.
-#[derive(Clone, Debug, PartialEq)]
+/// The configuration of one process. Displayed without passwords, tokens and query strings, and
+/// without the values that replaced references to variables and files.
+#[derive(Clone, PartialEq)]
 pub struct Config {
     /// The address of the HTTP listener. The default is loopback, because Surehook does not
     /// authenticate requests.
@@ -68,6 +72,8 @@ pub struct Config {
     /// The sources, by name. Not empty if the configuration comes from [`Config::load`] or
     /// [`Config::parse`].
     pub sources: BTreeMap<SourceName, Source>,
+    /// The settings outside of the sources whose values were replaced.
+    pub origins: Origins,
 }
 
 /// What a process does.
@@ -146,7 +152,7 @@ pub struct WorkerConfig {
 }
 
 /// One source: its destination and its settings.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Source {
     /// The name of its producer, if it has one. The other fields have the producer's settings already.
     pub producer: Option<&'static str>,
@@ -171,6 +177,8 @@ pub struct Source {
     pub relay: RelayRules,
     /// How long a relayed request waits for its response.
     pub relay_timeout: Duration,
+    /// The settings whose values were replaced, here or in `[defaults]`.
+    pub origins: Origins,
 }
 
 /// The largest allowed values. They are not recommendations: they catch typing errors.
@@ -223,16 +231,22 @@ impl Config {
     /// [`ConfigError`] if the file cannot be read, if a setting or an override is not valid, or if
     /// no source is configured.
     pub fn load(file: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
-        Self::parse(&file.display().to_string(), &reader::read(file)?, overrides)
+        Self::parse(&file.display().to_string(), &reader::read(file)?, overrides, &Machine)
     }
 
     /// Like [`Self::load`], from the content of a file. `name` is the name of the file in messages.
+    /// `${NAME}` and `${file:PATH}` in text values are replaced by the values of `secrets`.
     ///
     /// # Errors
     ///
     /// [`ConfigError::Wrong`] with all errors.
-    pub fn parse(name: &str, content: &[u8], overrides: &Overrides) -> Result<Self, ConfigError> {
-        parse(name, content, overrides, Sources::Required)
+    pub fn parse(
+        name: &str,
+        content: &[u8],
+        overrides: &Overrides,
+        secrets: &dyn Secrets,
+    ) -> Result<Self, ConfigError> {
+        parse(name, content, overrides, secrets, Sources::Required)
     }
 
     /// Like [`Self::load`], for commands that need no source: `sources` may be empty. If no file is
@@ -250,7 +264,8 @@ impl Config {
             Err(ConfigError::NotFound { .. }) if file.is_none() => Vec::new(),
             content => content?,
         };
-        parse(&path.display().to_string(), &content, overrides, Sources::Optional)
+        let name = path.display().to_string();
+        parse(&name, &content, overrides, &Machine, Sources::Optional)
     }
 }
 
@@ -282,6 +297,7 @@ impl Default for Config {
             retention: Retention { delivered: days(7), dead_lettered: days(30) },
             delivered_payload: limits::RETENTION,
             sources: BTreeMap::new(),
+            origins: Origins::default(),
         }
     }
 }
@@ -370,6 +386,7 @@ impl Settings {
             forward_query,
             relay,
             relay_timeout,
+            origins: Origins::default(),
         }
     }
 }
@@ -378,11 +395,17 @@ fn parse(
     name: &str,
     content: &[u8],
     overrides: &Overrides,
+    secrets: &dyn Secrets,
     sources: Sources,
 ) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     let mut problems = match Document::parse(content) {
-        Ok(document) => document.read(|root| read(root, &mut config, sources)),
+        Ok(mut document) => {
+            document.replace(secrets);
+            let problems = document.read(|root| read(root, &mut config, sources));
+            hide(&mut config, document.replaced());
+            problems
+        }
         Err(problem) => vec![problem],
     };
     problems.extend(overrides.apply(&mut config));
@@ -390,6 +413,29 @@ fn parse(
         Ok(config)
     } else {
         Err(ConfigError::Wrong(SettingErrors { file: name.to_owned(), problems }))
+    }
+}
+
+/// Remembers which values were replaced, so that they are not shown.
+fn hide(config: &mut Config, replaced: &[(String, Written)]) {
+    for (setting, written) in replaced {
+        if setting == "database" {
+            config.database.hide(written);
+        }
+        if let Some(setting) = setting.strip_prefix("defaults.") {
+            config.sources.values_mut().for_each(|source| source.origins.add(setting, written));
+        } else if let Some((name, setting)) =
+            setting.strip_prefix("sources.").and_then(|rest| rest.split_once('.'))
+        {
+            if let Some(source) = config.sources.get_mut(name) {
+                source.origins.add(setting, written);
+                if setting == "destination" {
+                    source.destination.hide(written);
+                }
+            }
+        } else {
+            config.origins.add(setting, written);
+        }
     }
 }
 

@@ -12,7 +12,11 @@ use surehook::serve::ServeError;
 use surehook::{demo, logs, serve, visible};
 
 fn main() -> ExitCode {
-    let code = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if let Err(error) = cli::check_environment(std::env::vars_os()) {
+        return ExitCode::from(mistake(&error));
+    }
+    let code = match command {
         Command::Check(args) => match cli::check(&args) {
             Ok(summary) => say(std::io::stdout(), &summary, cli::DONE),
             Err(error) => mistake(&error),

@@ -109,6 +109,51 @@ fn an_invalid_flag_or_variable_exits_2_and_shows_no_password() {
 }
 
 #[test]
+fn an_unknown_variable_stops_every_command() {
+    let folder = folder_with(RIGHT);
+    for command in [&["check"][..], &["serve"], &["migrate"], &["sources"], &["producers"]] {
+        let output = surehook(folder.path(), command, &[("SUREHOOK_DATABSE", "hunter2")]);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""), "{command:?}");
+        let told = text(&output.stderr);
+        assert!(
+            told.contains("`SUREHOOK_DATABSE` in the environment") && !told.contains("hunter2"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn secrets_come_from_the_environment_and_from_files_and_are_not_shown() {
+    let folder = folder_with("");
+    let token = folder.path().join("token");
+    std::fs::write(&token, "hunter3\n").expect("the file can be written");
+    let reference = format!("${{file:{}}}", token.display());
+    let configuration = format!(
+        "database = \"postgres://u:${{PASSWORD}}@db/x\"\n[sources.s]\ndestination = \"http://x/{reference}\"\n"
+    );
+    std::fs::write(folder.path().join("surehook.toml"), configuration)
+        .expect("the file can be written");
+    let output = surehook(folder.path(), &["check"], &[("PASSWORD", "hunter2")]);
+    let summary = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for line in [
+        "replaced    database: ${PASSWORD}",
+        &format!("delivers to http://x/{reference}"),
+        &format!("replaced    destination: {reference}"),
+    ] {
+        assert!(summary.contains(line), "{summary}");
+    }
+    assert!(!summary.contains("hunter"), "{summary}");
+    let output = surehook(folder.path(), &["check"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("surehook.toml:1:27: `database`: the environment variable `PASSWORD` is not set"),
+        "{told}"
+    );
+}
+
+#[test]
 fn check_shows_all_servers_and_session_attributes_without_the_password() {
     let folder = folder_with(RIGHT);
     let url = "postgres://u:hunter2@a:1,[::1]/db?sslmode=require&target_session_attrs=read-write";

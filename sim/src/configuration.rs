@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use surehook::config::{
-    Config, DatabaseUrl, Destination, IntakeConfig, LogFormat, Role, Source as SourceConfig,
-    WorkerConfig,
+    Config, DatabaseUrl, Destination, IntakeConfig, LogFormat, Origins, Role,
+    Source as SourceConfig, WorkerConfig,
 };
 use surehook::ports::Retention;
 use surehook_core::admission::OnKeyReuse;
@@ -98,6 +98,7 @@ pub(crate) fn config(
         retention: Retention { delivered: kept.delivered, dead_lettered: kept.dead_lettered },
         delivered_payload: kept.payload,
         sources: scenario.sources_of(process, at).map(source).collect(),
+        origins: Origins::default(),
     }
 }
 

@@ -24,7 +24,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use surehook::config::{Config, Overrides};
+use surehook::config::{Config, NoSecrets, Overrides};
 use surehook::search::EventRecord;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::id::{Attempt, EventId};
@@ -168,8 +168,12 @@ impl Recording {
     ) -> Service {
         let name = format!("service-{}", self.0.services.fetch_add(1, Ordering::Relaxed) + 1);
         let url = way(self.0.database.url_of(&name).await);
-        let config =
-            Config::parse("surehook.toml", configuration.as_bytes(), &Overrides::default());
+        let config = Config::parse(
+            "surehook.toml",
+            configuration.as_bytes(),
+            &Overrides::default(),
+            &NoSecrets,
+        );
         for (source, settings) in config.unwrap_or_else(|error| panic!("{error}")).sources {
             let mut told = lock(&self.0.told);
             if settings.on_key_reuse == OnKeyReuse::FirstWins {

@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use surehook::config::producers::{self, Producer};
-use surehook::config::{Config, Overrides, Source};
+use surehook::config::{Config, NoSecrets, Overrides, Source};
 use surehook::http::Content;
 use tests::database::Database;
 use tests::http::{Answer, Client};
@@ -182,7 +182,8 @@ async fn start(
             )
         })
         .collect();
-    let config = Config::parse("the test", configuration.as_bytes(), &Overrides::default());
+    let config =
+        Config::parse("the test", configuration.as_bytes(), &Overrides::default(), &NoSecrets);
     let config = config.unwrap_or_else(|error| panic!("{error}"));
     let sources =
         config.sources.into_iter().map(|(name, source)| (name.as_str().to_owned(), source));
@@ -411,7 +412,8 @@ fn table() -> String {
     let mut table = "| name | producer | idempotency key | other settings | waits | retries |\n|---|---|---|---|---|---|\n".to_owned();
     for producer in producers::all().iter().filter(|producer| producer.refused.is_none()) {
         let Producer { name, title, documentation, waits, retries, .. } = producer;
-        let config = Config::parse(name, producer.to_string().as_bytes(), &Overrides::default());
+        let config =
+            Config::parse(name, producer.to_string().as_bytes(), &Overrides::default(), &NoSecrets);
         let config = config.unwrap_or_else(|error| panic!("{error}"));
         let key = &config.sources.values().next().expect("one source").idempotency_key;
         let key: Vec<String> = key.entries().iter().map(|entry| format!("`{entry}`")).collect();

@@ -91,6 +91,19 @@ impl Overrides {
                 "SUREHOOK_MIGRATE_ON_START",
             ),
         ];
+        for (setting, is_overridden) in [
+            ("listen", listen.is_some()),
+            ("operator_listen", operator_listen.is_some()),
+            ("operator_hosts", operator_hosts.is_some()),
+            ("database", database.is_some()),
+            ("role", role.is_some()),
+            ("log", log.is_some()),
+            ("drain_timeout", drain_timeout.is_some()),
+        ] {
+            if is_overridden {
+                config.origins.remove(setting);
+            }
+        }
         results.into_iter().filter_map(Result::err).collect()
     }
 }

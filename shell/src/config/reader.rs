@@ -3,8 +3,10 @@
 //! module.
 
 use super::error::{ConfigError, Place, SettingError};
+use super::secrets::{Secrets, Unresolved, Written};
 use super::{limits, values};
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -32,10 +34,25 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
     }
 }
 
+/// How each message about the type of a value begins. Such a message never contains the value.
+const KIND: &str = "this is ";
+
 /// A parsed TOML file, whatever its keys are.
 pub(super) struct Document<'i> {
     text: &'i str,
     root: DeTable<'i>,
+    replaced: Replaced,
+}
+
+/// The values of a document that contained references.
+#[derive(Clone, Default)]
+struct Replaced {
+    /// By the positions of the values: as they are written. `None` if a reference names nothing.
+    at: BTreeMap<usize, Option<Written>>,
+    /// The full names of the settings with replaced values.
+    settings: Vec<(String, Written)>,
+    /// The references that name nothing: position, full name of the setting, message.
+    unresolved: Vec<(usize, String, String)>,
 }
 
 impl<'i> Document<'i> {
@@ -58,12 +75,28 @@ impl<'i> Document<'i> {
             };
             SettingError { place: place(text, at.start), key: String::new(), message }
         })?;
-        Ok(Self { text, root: root.into_inner() })
+        Ok(Self { text, root: root.into_inner(), replaced: Replaced::default() })
+    }
+
+    /// Replaces the references in all text values.
+    pub(super) fn replace(&mut self, secrets: &dyn Secrets) {
+        let Self { text, root, replaced } = self;
+        in_table(text, root, "", secrets, replaced);
+    }
+
+    /// The full names of the settings whose values were replaced, and the values as written.
+    pub(super) fn replaced(&self) -> &[(String, Written)] {
+        &self.replaced.settings
     }
 
     /// Runs `read` on the document and returns all errors, in file order.
     pub(super) fn read(&self, read: impl FnOnce(&mut Section<'_>)) -> Vec<SettingError> {
-        let mut report = Report::default();
+        let found = self.replaced.unresolved.iter().cloned();
+        let mut report = Report {
+            found: found.map(|(at, key, message)| (Some(at), key, message)).collect(),
+            replaced: self.replaced.at.clone(),
+            ..Report::default()
+        };
         let mut root = Section {
             name: String::new(),
             at: None,
@@ -398,8 +431,17 @@ impl<'d> Section<'d> {
         if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 
+    /// Reports an error at a value or a key. The message about a replaced value may contain the value,
+    /// so it is replaced.
     fn report(&mut self, at: Range<usize>, key: &str, message: String) {
         let key = self.full(key);
+        let message = match self.report.replaced.get(&at.start) {
+            _ if message.starts_with(KIND) => message,
+            None => message,
+            Some(Some(written)) => hidden(written),
+            // It is reported already that the reference names nothing.
+            Some(None) => return,
+        };
         self.report.add(Some(at.start), key, message);
     }
 
@@ -425,6 +467,7 @@ impl<'d> Section<'d> {
 #[derive(Default)]
 struct Report {
     found: Vec<(Option<usize>, String, String)>,
+    replaced: BTreeMap<usize, Option<Written>>,
     refused: BTreeSet<usize>,
     unknown: Vec<Unknown>,
     known: Vec<Known>,
@@ -501,6 +544,81 @@ impl Report {
     }
 }
 
+/// Replaces the references in a table and in all values below it. `name` is its full name.
+fn in_table(
+    text: &str,
+    table: &mut DeTable<'_>,
+    name: &str,
+    secrets: &dyn Secrets,
+    replaced: &mut Replaced,
+) {
+    for (key, value) in table.iter_mut() {
+        let key = key.get_ref();
+        let name = if name.is_empty() { key.to_string() } else { format!("{name}.{key}") };
+        in_value(text, value, &name, secrets, replaced);
+    }
+}
+
+fn in_value(
+    text: &str,
+    value: &mut Spanned<DeValue<'_>>,
+    name: &str,
+    secrets: &dyn Secrets,
+    replaced: &mut Replaced,
+) {
+    let span = value.span();
+    match value.get_mut() {
+        DeValue::String(found) => in_text(text, found, span, name, secrets, replaced),
+        DeValue::Array(items) => {
+            items.iter_mut().for_each(|item| in_value(text, item, name, secrets, replaced));
+        }
+        DeValue::Table(table) => in_table(text, table, name, secrets, replaced),
+        DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {}
+    }
+}
+
+fn in_text(
+    text: &str,
+    found: &mut Cow<'_, str>,
+    span: Range<usize>,
+    name: &str,
+    secrets: &dyn Secrets,
+    replaced: &mut Replaced,
+) {
+    let resolved = match Written::parse(found) {
+        None => return,
+        Some(Err(unresolved)) => Err(vec![unresolved]),
+        Some(Ok(written)) => written.resolve(secrets).map(|resolved| (written, resolved)),
+    };
+    match resolved {
+        Ok((written, resolved)) => {
+            *found = Cow::Owned(resolved);
+            if written.references().next().is_some() {
+                replaced.settings.push((name.to_owned(), written.clone()));
+                replaced.at.insert(span.start, Some(written));
+            }
+        }
+        Err(unresolved) => {
+            replaced.at.insert(span.start, None);
+            for Unresolved { written, message } in unresolved {
+                // With escapes in the text, the reference may not be found: then the value counts.
+                let raw = text.get(span.clone()).unwrap_or_default();
+                let at = span.start + raw.find(&written).unwrap_or(0);
+                replaced.unresolved.push((at, name.to_owned(), message));
+            }
+        }
+    }
+}
+
+/// The message about a replaced value that is not valid.
+fn hidden(written: &Written) -> String {
+    let references: Vec<&str> = written.references().collect();
+    format!(
+        "not a valid value with the replacement of `{}`, which is not shown: check the variable or the file, and the text around it",
+        references.join("` and `")
+    )
+}
+
 fn whole(value: &DeValue<'_>) -> Option<i128> {
     let integer = value.as_integer()?;
     i128::from_str_radix(integer.as_str(), integer.radix()).ok()
@@ -517,7 +635,7 @@ fn kind(wanted: &str, found: &DeValue<'_>) -> String {
         "table" => "a section",
         other => other,
     };
-    format!("this is {found}: write {wanted}")
+    format!("{KIND}{found}: write {wanted}")
 }
 
 /// The line and column of a byte position, both counted from 1.

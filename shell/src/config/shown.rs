@@ -1,6 +1,7 @@
 //! How a configuration is displayed, for example in logs, by `check` and in panic messages: without
-//! passwords and tokens.
+//! passwords and tokens, and without any value that replaced a reference.
 
+use super::secrets::Written;
 use super::values::{destination, on_key_reuse_name};
 use super::{Config, IntakeConfig, Source};
 use crate::http::{Acknowledgement, Content};
@@ -15,30 +16,44 @@ use surehook_core::key::places::{KeyPlaces, Place};
 
 /// A database URL: `sqlite:PATH`, `postgres://…` or `postgresql://…`. Displayed without its
 /// password and without its parameters, because these can contain a password too. Only the choice
-/// of a server (`target_session_attrs`) is displayed.
+/// of a server (`target_session_attrs`) is displayed. References are displayed as they are written.
 #[derive(Clone, PartialEq, Eq)]
-pub struct DatabaseUrl(String);
+pub struct DatabaseUrl {
+    url: String,
+    /// What is displayed instead, if a part of the URL was replaced.
+    shown: Option<String>,
+}
 
 impl DatabaseUrl {
     /// Wraps a URL. It is not validated here: opening an invalid one fails.
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
-        Self(url.into())
+        Self { url: url.into(), shown: None }
     }
 
     /// The whole URL. Never display it: it can contain secrets.
     #[must_use]
     pub fn secret(&self) -> &str {
-        &self.0
+        &self.url
     }
+
+    /// Displays the URL as it is written from now on.
+    pub(super) fn hide(&mut self, written: &Written) {
+        self.shown = Some(written.shown(shown_database));
+    }
+}
+
+/// A database URL as it can be displayed. `None` if it is not valid.
+fn shown_database(url: &str) -> Option<String> {
+    if url.starts_with("sqlite:") { Some(url.to_owned()) } else { postgres::shown(url) }
 }
 
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.starts_with("sqlite:") {
-            return f.write_str(&self.0);
+        match &self.shown {
+            Some(shown) => f.write_str(shown),
+            None => f.write_str(shown_database(&self.url).as_deref().unwrap_or("…")),
         }
-        f.write_str(postgres::shown(&self.0).as_deref().unwrap_or("…"))
     }
 }
 
@@ -50,20 +65,41 @@ impl fmt::Debug for DatabaseUrl {
 
 /// The URL that receives a source's events: `http` or `https`, with a host. Displayed without its
 /// credentials, and with `?…` instead of its query, because queries often contain tokens.
+/// References are displayed as they are written.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Destination(Url);
+pub struct Destination {
+    url: Url,
+    /// What is displayed instead, if a part of the URL was replaced.
+    shown: Option<String>,
+}
 
 impl Destination {
     #[must_use]
     pub fn new(url: Url) -> Self {
-        Self(url)
+        Self { url, shown: None }
     }
 
     /// The whole URL. Never display it: it can contain secrets.
     #[must_use]
     pub fn secret(&self) -> &Url {
-        &self.0
+        &self.url
     }
+
+    /// Displays the URL as it is written from now on.
+    pub(super) fn hide(&mut self, written: &Written) {
+        let shown = written.shown(|text| text.parse().ok().map(|url: Url| shown_destination(&url)));
+        self.shown = Some(shown);
+    }
+}
+
+/// The URL of a destination as it can be displayed.
+fn shown_destination(url: &Url) -> String {
+    let mut shown = url.clone();
+    let _ = shown.set_password(None);
+    let _ = shown.set_username("");
+    shown.set_query(None);
+    shown.set_fragment(None);
+    format!("{shown}{}", if url.query().is_some() { "?…" } else { "" })
 }
 
 impl FromStr for Destination {
@@ -76,16 +112,26 @@ impl FromStr for Destination {
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut url = self.0.clone();
-        let _ = url.set_password(None);
-        let _ = url.set_username("");
-        url.set_query(None);
-        url.set_fragment(None);
-        write!(f, "{url}{}", if self.0.query().is_some() { "?…" } else { "" })
+        match &self.shown {
+            Some(shown) => f.write_str(shown),
+            None => f.write_str(&shown_destination(&self.url)),
+        }
     }
 }
 
 impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -108,7 +154,9 @@ impl fmt::Display for Config {
             retention,
             delivered_payload,
             sources,
+            origins,
         } = self;
+        let or = |setting: &str, value: &dyn fmt::Display| origins.or(setting, value);
         let IntakeConfig {
             max_body,
             max_queued,
@@ -119,52 +167,62 @@ impl fmt::Display for Config {
         } = intake;
         let time = humantime::format_duration;
         let size = |bytes: usize| bytesize::ByteSize(bytes as u64).display().iec();
-        writeln!(f, "listen      {listen}")?;
-        if let Some(operator_listen) = operator_listen {
-            writeln!(f, "            {operator_listen} for operators")?;
+        writeln!(f, "listen      {}", or("listen", listen))?;
+        if let Some(address) = operator_listen {
+            writeln!(f, "            {} for operators", or("operator_listen", address))?;
         }
         if !operator_hosts.is_empty() {
             let hosts: Vec<&str> = operator_hosts.iter().map(String::as_str).collect();
-            writeln!(f, "            host names for operators: {}", hosts.join(", "))?;
+            let hosts = or("operator_hosts", &hosts.join(", "));
+            writeln!(f, "            host names for operators: {hosts}")?;
         }
         writeln!(
             f,
             "database    {database}{}",
             if *migrate_on_start { ", migrated at start" } else { "" }
         )?;
-        writeln!(f, "role        {}", role.as_str())?;
-        writeln!(f, "log         {}", log.as_str())?;
-        writeln!(f, "shutdown    drains for at most {}", time(*drain_timeout))?;
+        writeln!(f, "role        {}", or("role", &role.as_str()))?;
+        writeln!(f, "log         {}", or("log", &log.as_str()))?;
+        let drain_timeout = or("drain_timeout", &time(*drain_timeout));
+        writeln!(f, "shutdown    drains for at most {drain_timeout}")?;
         writeln!(
             f,
             "intake      bodies up to {}, queue up to {max_queued} requests or {}",
-            size(*max_body),
-            size(*max_queued_bytes)
+            or("intake.max_body", &size(*max_body)),
+            or("intake.max_queued_bytes", &size(*max_queued_bytes))
         )?;
         writeln!(
             f,
             "            {max_connections} connections, request head within {}, body within {}",
-            time(*header_timeout),
-            time(*body_timeout)
+            or("intake.header_timeout", &time(*header_timeout)),
+            or("intake.body_timeout", &time(*body_timeout))
         )?;
-        writeln!(f, "worker      holds up to {} of events", size(worker.max_held_bytes))?;
+        writeln!(
+            f,
+            "worker      holds up to {} of events",
+            or("worker.max_held_bytes", &size(worker.max_held_bytes))
+        )?;
         writeln!(
             f,
             "retention   delivered {}, dead-lettered {}",
-            time(retention.delivered),
-            time(retention.dead_lettered)
+            or("retention.delivered", &time(retention.delivered)),
+            or("retention.dead_lettered", &time(retention.dead_lettered))
         )?;
         if *delivered_payload < retention.delivered {
             writeln!(
                 f,
                 "            query, headers and body of delivered events {}",
-                time(*delivered_payload)
+                or("retention.delivered_payload", &time(*delivered_payload))
             )?;
+        }
+        for line in origins.lines() {
+            writeln!(f, "replaced    {line}")?;
         }
         for (name, source) in sources {
             writeln!(f, "\nsource {name}\n{source}")?;
             if source.max_body != *max_body {
-                writeln!(f, "  bodies      up to {}", size(source.max_body))?;
+                let max_body = source.origins.or("max_body", &size(source.max_body));
+                writeln!(f, "  bodies      up to {max_body}")?;
             }
         }
         Ok(())
@@ -187,18 +245,21 @@ impl fmt::Display for Source {
             forward_query,
             relay,
             relay_timeout,
+            origins,
         } = self;
+        let or = |setting: &str, value: &dyn fmt::Display| origins.or(setting, value);
         let time = humantime::format_duration;
         let backoff = policy.backoff;
         if let Some(producer) = producer {
-            writeln!(f, "  producer    {producer}")?;
+            writeln!(f, "  producer    {}", or("producer", producer))?;
         }
         writeln!(f, "  delivers to {destination}")?;
-        write!(f, "  key         {idempotency_key}")?;
+        write!(f, "  key         {}", or("idempotency_key", idempotency_key))?;
         let note = note(idempotency_key);
         // A key that was made of the body or of the event's id is never reused for another body.
         if idempotency_key.entries().len() > 1 || note.is_none() {
-            write!(f, ", on reuse: {}", on_key_reuse_name(*on_key_reuse))?;
+            let on_key_reuse = on_key_reuse_name(*on_key_reuse);
+            write!(f, ", on reuse: {}", or("on_key_reuse", &on_key_reuse))?;
         }
         writeln!(f)?;
         if let Some(note) = note {
@@ -211,7 +272,7 @@ impl fmt::Display for Source {
                 Content::Standing => writeln!(f, ", JSON")?,
                 Content::Fixed { content_type, body } => {
                     if let Some(Ok(content_type)) = content_type.as_ref().map(HeaderValue::to_str) {
-                        write!(f, ", {content_type}")?;
+                        write!(f, ", {}", or("answer.content_type", &content_type))?;
                     }
                     match body.len() {
                         0 => writeln!(f, ", no body")?,
@@ -224,8 +285,8 @@ impl fmt::Display for Source {
             f,
             "  delivery    {} in flight, timeout {}, lease {}",
             policy.concurrency,
-            time(policy.timeout),
-            time(policy.lease())
+            or("timeout", &time(policy.timeout)),
+            or("timeout", &time(policy.lease()))
         )?;
         if let Some(rate) = policy.rate {
             writeln!(f, "  rate        {rate} per second")?;
@@ -239,18 +300,21 @@ impl fmt::Display for Source {
         if opens_after.is_empty() {
             writeln!(f, "  breaker     none")?;
         } else {
-            writeln!(f, "  breaker     opens for {} after {opens_after}", time(open_for))?;
+            let open_for = or("breaker_open", &time(open_for));
+            writeln!(f, "  breaker     opens for {open_for} after {opens_after}")?;
         }
         write!(
             f,
             "  attempts    {}, initial delay {}, factor {}",
             policy.max_attempts,
-            time(backoff.initial_delay),
+            or("initial_delay", &time(backoff.initial_delay)),
             backoff.factor
         )?;
-        write!(f, ", maximum delay {}", time(backoff.max_delay))?;
+        write!(f, ", maximum delay {}", or("max_delay", &time(backoff.max_delay)))?;
         let (shortest, longest) = backoff.span(policy.max_attempts);
-        if longest > Duration::ZERO {
+        let is_hidden =
+            ["initial_delay", "max_delay"].iter().any(|name| origins.of(name).is_some());
+        if longest > Duration::ZERO && !is_hidden {
             write!(f, "\n  retries     last {} to {}", coarse(shortest), coarse(longest))?;
         }
         for (what, codes) in
@@ -261,7 +325,8 @@ impl fmt::Display for Source {
             }
         }
         if !relay.rules().is_empty() {
-            write!(f, "\n  relayed     {relay} (timeout {})", time(*relay_timeout))?;
+            let (relay, timeout) = (or("relay", relay), or("relay_timeout", &time(*relay_timeout)));
+            write!(f, "\n  relayed     {relay} (timeout {timeout})")?;
         }
         if *redrive_on_replay {
             write!(f, "\n  a replay of a dead letter redrives it")?;
@@ -271,6 +336,9 @@ impl fmt::Display for Source {
         }
         if !*forward_query {
             write!(f, "\n  the query of a request is neither stored nor forwarded")?;
+        }
+        for line in origins.lines() {
+            write!(f, "\n  replaced    {line}")?;
         }
         Ok(())
     }

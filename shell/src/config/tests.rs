@@ -3,6 +3,7 @@
 mod documents;
 mod mistakes;
 mod producers;
+mod secrets;
 
 use super::*;
 use proptest::prelude::*;
@@ -10,6 +11,29 @@ use surehook_core::backoff::Backoff;
 use surehook_core::breaker::BreakerPolicy;
 use surehook_core::key::places::Entry;
 use surehook_core::key::pointer::Pointer;
+
+/// The variables and files that configurations of tests can name.
+struct Known;
+
+impl Secrets for Known {
+    fn variable(&self, name: &str) -> Result<String, String> {
+        match name {
+            "TOKEN" | "BILLING_PASSWORD" => Ok("hunter2".to_owned()),
+            "HOST" => Ok("hunter2.example".to_owned()),
+            "QUOTE" => Ok("hunter2\"\n[sources.x]".to_owned()),
+            "TIME" => Ok("17s".to_owned()),
+            _ => Err("is not set".to_owned()),
+        }
+    }
+
+    fn file(&self, path: &str) -> Result<String, String> {
+        match path {
+            "/run/secrets/token" | "/run/secrets/database_password" => Ok("hunter2\n".to_owned()),
+            "/run/secrets/database" => Ok("postgres://u:hunter2@db/x\n".to_owned()),
+            _ => Err("cannot be read (no such file)".to_owned()),
+        }
+    }
+}
 
 /// A valid file, to which a test adds its error.
 const SOURCE: &str = "[sources.github]\ndestination = \"https://hooks.internal/github\"\n";
@@ -19,7 +43,7 @@ fn parsed(text: &str) -> Result<Config, SettingErrors> {
 }
 
 fn parsed_over(text: &str, overrides: &Overrides) -> Result<Config, SettingErrors> {
-    Config::parse("surehook.toml", text.as_bytes(), overrides).map_err(problems)
+    Config::parse("surehook.toml", text.as_bytes(), overrides, &Known).map_err(problems)
 }
 
 fn problems(error: ConfigError) -> SettingErrors {
@@ -374,6 +398,10 @@ fn near_a_file() -> impl Strategy<Value = String> {
             "[{json = \"/a\", equals = \"b\"}, {}]",
             "\"http://x\"",
             "\"sqlite:x\"",
+            "\"${TOKEN}\"",
+            "\"http://${HOST}/${file:/run/secrets/token}\"",
+            "\"${TIME}\"",
+            "\"${UNSET} ${\"",
             "\"\"\"",
             "2020-01-01"
         ])
@@ -400,7 +428,9 @@ fn near_a_file() -> impl Strategy<Value = String> {
 /// Every error has a message with advice, and its place is inside the file.
 fn told_well(content: &[u8]) -> Result<(), TestCaseError> {
     let lines = content.iter().filter(|byte| **byte == b'\n').count() + 1;
-    let Err(error) = Config::parse("x", content, &Overrides::default()) else { return Ok(()) };
+    let Err(error) = Config::parse("x", content, &Overrides::default(), &Known) else {
+        return Ok(());
+    };
     let problems = problems(error).problems;
     prop_assert!(!problems.is_empty());
     for SettingError { place, message, .. } in problems {

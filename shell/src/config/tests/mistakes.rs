@@ -276,6 +276,7 @@ fn serving_needs_a_source_and_migrating_does_not() {
         "surehook.toml",
         b"database = \"sqlite:x.db\"",
         &Overrides::default(),
+        &NoSecrets,
         Sources::Optional,
     )
     .unwrap();
@@ -491,7 +492,8 @@ fn invalid_toml_is_reported_with_its_place_but_not_its_text() {
     let told = parsed("\ndatabase = \"postgres://u:hunter2@db").unwrap_err().to_string();
     assert!(told.starts_with("surehook.toml:2:") && !told.contains("hunter2"), "{told}");
     let latin = problems(
-        Config::parse("x", b"log = \"json\"\n# caf\xe9", &Overrides::default()).unwrap_err(),
+        Config::parse("x", b"log = \"json\"\n# caf\xe9", &Overrides::default(), &NoSecrets)
+            .unwrap_err(),
     );
     assert_eq!(latin.to_string(), "x:2:6: the file is not valid UTF-8 from here: save it as UTF-8");
 }

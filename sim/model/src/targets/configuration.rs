@@ -2,23 +2,49 @@
 //! place in the file, and accepted values are within the documented limits.
 
 use std::time::Duration;
-use surehook::config::{Config, ConfigError, Overrides, Place, SettingErrors, Source, limits};
+use surehook::config::{
+    Config, ConfigError, Overrides, Place, Secrets, SettingErrors, Source, limits,
+};
 use surehook::http::{Acknowledgement, Content};
 use surehook_core::source::SourceName;
 
 const NAME: &str = "surehook.toml";
+/// What replaces each reference. No input contains it by chance.
+const SECRET: &str = "s3cr3tq7w1";
+
+/// Each variable and each file whose name does not begin with `NO` has the same value.
+struct Known;
+
+impl Secrets for Known {
+    fn variable(&self, name: &str) -> Result<String, String> {
+        if name.starts_with("NO") { Err("is not set".to_owned()) } else { Ok(SECRET.to_owned()) }
+    }
+
+    fn file(&self, path: &str) -> Result<String, String> {
+        self.variable(path).map(|value| format!("{value}\n"))
+    }
+}
 
 /// Reads `data` as a configuration.
 ///
 /// # Panics
 ///
-/// If an accepted configuration breaks a limit or shows a password, or if a rejection has no place
-/// or no reason.
+/// If an accepted configuration breaks a limit or shows a password, if a rejection has no place or no
+/// reason, or if what replaced a reference is shown.
 pub fn run(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    match Config::parse(NAME, data, &Overrides::default()) {
-        Ok(config) => taken(&config, &text),
-        Err(ConfigError::Wrong(problems)) => refused(&problems, &text),
+    let is_hidden = |shown: String| {
+        assert!(!shown.contains(SECRET) || text.contains(SECRET), "a secret is shown: {shown}");
+    };
+    match Config::parse(NAME, data, &Overrides::default(), &Known) {
+        Ok(config) => {
+            is_hidden(format!("{config} {config:?} {:?} {}", config.sources, config.database));
+            taken(&config, &text);
+        }
+        Err(ConfigError::Wrong(problems)) => {
+            is_hidden(format!("{problems} {problems:?}"));
+            refused(&problems, &text);
+        }
         Err(error) => panic!("this error cannot come from the content of a file: {error}"),
     }
 }
