@@ -89,6 +89,42 @@ impl Forwarding {
     }
 }
 
+/// Why a configuration cannot set a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotSettable {
+    /// It concerns one connection.
+    Connection,
+    /// Each request sets it itself.
+    OfEachRequest,
+    /// It is one of Surehook's own.
+    Own,
+    /// It becomes `HTTP_PROXY` in a CGI program.
+    Proxy,
+}
+
+/// Whether a configuration can set the header `name` for all requests to a destination. `name` must be
+/// in lower case.
+///
+/// # Errors
+///
+/// Why it cannot.
+pub fn settable(name: &str) -> Result<(), NotSettable> {
+    let name = as_seen(name);
+    match name.as_ref() {
+        name if name.starts_with(OURS) => Err(NotSettable::Own),
+        "host" | "content-length" => Err(NotSettable::OfEachRequest),
+        "proxy" => Err(NotSettable::Proxy),
+        name if NOT_FORWARDED.contains(&name) => Err(NotSettable::Connection),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a downstream may take two names for the same. Both must be in lower case.
+#[must_use]
+pub fn is_same(one: &str, other: &str) -> bool {
+    as_seen(one) == as_seen(other)
+}
+
 /// A lower-case name as the downstream may see it: each character that is neither a letter nor a
 /// digit becomes `-`.
 fn as_seen(name: &str) -> Cow<'_, str> {
@@ -156,6 +192,34 @@ mod tests {
         for name in ["x-hop", "x_hop", "y-hop", "y_hop", "transfer_encoding", "keep_alive"] {
             assert!(!rule.allows(name), "{name}");
         }
+    }
+
+    #[test]
+    fn only_headers_that_are_forwarded_can_be_set() {
+        for (name, why) in [
+            ("transfer-encoding", NotSettable::Connection),
+            ("keep_alive", NotSettable::Connection),
+            ("host", NotSettable::OfEachRequest),
+            ("content_length", NotSettable::OfEachRequest),
+            ("surehook_event_id", NotSettable::Own),
+            ("surehook-anything", NotSettable::Own),
+            ("proxy", NotSettable::Proxy),
+        ] {
+            assert_eq!(settable(name), Err(why), "{name}");
+        }
+        let rule = Forwarding::new(core::iter::empty(), true);
+        for name in ["authorization", "cookie", "x-token", "content-type", "surehooks", "x-host"] {
+            assert_eq!(settable(name), Ok(()), "{name}");
+        }
+        for name in NOT_FORWARDED {
+            assert!(settable(name).is_err() && !rule.allows(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_a_downstream_may_confuse_are_the_same() {
+        assert!(is_same("x-token", "x_token") && is_same("x.token", "x~token"));
+        assert!(!is_same("x-token", "x-tokens") && !is_same("x-token", "xtoken"));
     }
 
     #[test]

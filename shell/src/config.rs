@@ -11,6 +11,7 @@ pub mod producers;
 mod reader;
 mod secrets;
 mod shown;
+mod static_headers;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -19,10 +20,12 @@ pub use error::{ConfigError, Place, SettingError, SettingErrors};
 pub use overrides::Overrides;
 pub use secrets::{Machine, NoSecrets, Origins, Secrets};
 pub use shown::{DatabaseUrl, Destination};
+pub use static_headers::StaticHeaders;
 
 use crate::http::{Acknowledgement, Content};
 use crate::ports::Retention;
 use bytes::Bytes;
+use http::header::AUTHORIZATION;
 use http::{HeaderValue, StatusCode};
 use reader::{Document, Section};
 use secrets::Written;
@@ -157,6 +160,8 @@ pub struct Source {
     /// The name of its producer, if it has one. The other fields have the producer's settings already.
     pub producer: Option<&'static str>,
     pub destination: Destination,
+    /// Headers of each delivery and each relayed request.
+    pub headers: StaticHeaders,
     /// Limit of a body, in bytes. At least 1, and at most `max_queued_bytes` of the intake.
     pub max_body: usize,
     /// How its events are delivered.
@@ -219,6 +224,10 @@ pub mod limits {
     pub const REQUEST_TIMEOUT: Duration = Duration::from_hours(1);
     /// The longest body of an acknowledgement, in bytes: 4 KiB. Each request gets it.
     pub const ANSWER_BODY: usize = 4 << 10;
+    /// The most headers that a source sets.
+    pub const HEADERS: usize = 16;
+    /// The most bytes in the names and values of these headers: 8 KiB. Many servers accept no more.
+    pub const HEADERS_BYTES: usize = 8 << 10;
     /// The longest configuration file, in bytes: 4 MiB.
     pub const FILE: u64 = 4 << 20;
 }
@@ -376,6 +385,7 @@ impl Settings {
         Source {
             producer: None,
             destination,
+            headers: StaticHeaders::default(),
             max_body,
             policy,
             idempotency_key,
@@ -622,6 +632,24 @@ fn source(
     let (mut destination, mut producer) = (None, None);
     section.text("destination", &mut destination, |text| values::destination(text).map(Some));
     section.text("producer", &mut producer, |name| values::producer(name).map(Some));
+    let mut headers = StaticHeaders::default();
+    section.texts_by_name(
+        "headers",
+        &mut headers,
+        static_headers::name,
+        static_headers::value,
+        StaticHeaders::new,
+    );
+    let has_credentials = |destination: &Destination| {
+        let url = destination.secret();
+        !url.username().is_empty() || url.password().is_some()
+    };
+    if headers.has(&AUTHORIZATION) && destination.as_ref().is_some_and(has_credentials) {
+        section.conflict(
+            &["headers"],
+            "the `destination` has a user or a password, which are sent as `Authorization`: remove them, or remove this header".to_owned(),
+        );
+    }
     let mut max_body = intake.max_body;
     if let Some(producer) = producer {
         producer.apply(&mut inherited, &mut max_body);
@@ -647,7 +675,11 @@ fn source(
         section.wrong("the source has no `destination`: add `destination = \"https://…\"`, the URL that receives its events");
     }
     let producer = producer.map(|producer| producer.name.as_str());
-    destination.map(|destination| Source { producer, ..inherited.source(destination, max_body) })
+    destination.map(|destination| Source {
+        producer,
+        headers,
+        ..inherited.source(destination, max_body)
+    })
 }
 
 const fn days(days: u64) -> Duration {

@@ -89,9 +89,11 @@ impl HttpDownstream {
     ) -> Result<Self, DownstreamError> {
         let destinations = sources
             .iter()
-            .map(|(name, source)| match Destination::new(source.destination.secret()) {
-                Some(destination) => Ok((name.clone(), destination)),
-                None => Err(DownstreamError::Destination(name.clone())),
+            .map(|(name, source)| {
+                match Destination::new(source.destination.secret(), &source.headers) {
+                    Some(destination) => Ok((name.clone(), destination)),
+                    None => Err(DownstreamError::Destination(name.clone())),
+                }
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { clients: Clients::new(connecting), destinations })

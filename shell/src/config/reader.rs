@@ -299,6 +299,46 @@ impl Section<'_> {
         }
     }
 
+    /// Sets a value from a table whose keys are names that the user chose, and whose values are texts.
+    pub(super) fn texts_by_name<T, N, E>(
+        &mut self,
+        key: &'static str,
+        value: &mut T,
+        read_name: impl Fn(&str) -> Result<N, String>,
+        read_text: impl Fn(&str) -> Result<E, String>,
+        combine: impl FnOnce(Vec<(N, E)>) -> Result<T, String>,
+    ) {
+        let Some(found) = self.ask(key) else { return };
+        let Some(table) = found.get_ref().as_table() else {
+            let wanted = "a table in braces, such as { Name = \"value\" }";
+            return self.report(found.span(), key, kind(wanted, found.get_ref()));
+        };
+        let (mut entries, mut all_valid) = (Vec::new(), true);
+        for (name, text) in table {
+            let below = format!("{key}.{}", name.get_ref());
+            let read = read_name(name.get_ref()).map_err(|message| (name.span(), message));
+            let entry = read.and_then(|name| {
+                let written = text.get_ref();
+                let read = written.as_str().ok_or_else(|| kind("text in quotes", written));
+                let read = read.and_then(&read_text);
+                read.map(|text| (name, text)).map_err(|message| (text.span(), message))
+            });
+            match entry {
+                Ok(entry) => entries.push(entry),
+                Err((at, message)) => {
+                    all_valid = false;
+                    self.report(at, &below, message);
+                }
+            }
+        }
+        if all_valid {
+            match combine(entries) {
+                Ok(combined) => *value = combined,
+                Err(message) => self.report(found.span(), key, message),
+            }
+        }
+    }
+
     pub(super) fn status_codes(&mut self, key: &'static str, value: &mut BTreeSet<u16>) {
         let Some(found) = self.ask(key) else { return };
         let Some(array) = found.get_ref().as_array() else {

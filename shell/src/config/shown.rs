@@ -234,6 +234,7 @@ impl fmt::Display for Source {
         let Self {
             producer,
             destination,
+            headers,
             // Shown by the configuration, if it differs from that of the intake.
             max_body: _,
             policy,
@@ -254,6 +255,9 @@ impl fmt::Display for Source {
             writeln!(f, "  producer    {}", or("producer", producer))?;
         }
         writeln!(f, "  delivers to {destination}")?;
+        if !headers.is_empty() {
+            writeln!(f, "  headers     {headers}")?;
+        }
         write!(f, "  key         {}", or("idempotency_key", idempotency_key))?;
         let note = note(idempotency_key);
         // A key that was made of the body or of the event's id is never reused for another body.

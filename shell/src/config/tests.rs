@@ -6,6 +6,7 @@ mod producers;
 mod secrets;
 
 use super::*;
+use http::HeaderName;
 use proptest::prelude::*;
 use surehook_core::backoff::Backoff;
 use surehook_core::breaker::BreakerPolicy;
@@ -88,6 +89,7 @@ fn every_value_can_be_set() {
         [sources.github]
         producer = "stripe"
         destination = "http://u:p@[::1]:9000/x?token=t"
+        headers = { X-Tenant = "acme", x-b = "" }
         max_body = "1kB"
         timeout = "1h"
         concurrency = 10_000
@@ -115,6 +117,11 @@ fn every_value_can_be_set() {
     let source = Source {
         producer: Some("stripe"),
         destination: Destination::new("http://u:p@[::1]:9000/x?token=t".parse().unwrap()),
+        headers: StaticHeaders::new(vec![
+            (HeaderName::from_static("x-b"), HeaderValue::from_static("")),
+            (HeaderName::from_static("x-tenant"), HeaderValue::from_static("acme")),
+        ])
+        .unwrap(),
         max_body: 1000,
         policy: Policy {
             timeout: limits::TIMEOUT,
@@ -162,6 +169,7 @@ fn every_value_can_be_set() {
         .unwrap(),
         relay_timeout: limits::RELAY_TIMEOUT,
         forward_query: false,
+        origins: Origins::default(),
     };
     let expected = Config {
         listen: "[::]:80".parse().unwrap(),
@@ -187,6 +195,7 @@ fn every_value_can_be_set() {
         },
         delivered_payload: Duration::from_secs(2),
         sources: BTreeMap::from([(SourceName::parse("github").unwrap(), source)]),
+        origins: Origins::default(),
     };
     assert_eq!(config, expected);
 }
@@ -332,6 +341,18 @@ fn all_errors_are_reported_together_in_file_order() {
 }
 
 #[test]
+fn static_headers_are_displayed_without_their_values() {
+    let line = "headers = { Authorization = \"Bearer hunter2\", X-A = \"${TOKEN}\" }";
+    let config = parsed(&format!("{SOURCE}{line}")).unwrap();
+    let shown = config.to_string();
+    assert!(shown.contains("\n  headers     authorization, x-a\n"), "{shown}");
+    assert!(shown.contains("\n  replaced    headers.X-A: ${TOKEN}\n"), "{shown}");
+    for shown in [shown, format!("{config:?}"), format!("{:?}", config.sources)] {
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+}
+
+#[test]
 fn no_secret_is_displayed() {
     let text = "database = \"postgres://user:hunter2@db/x?password=hunter3&sslkey=hunter4\"\n\
                 [sources.s]\ndestination = \"https://hunter5:hunter6@x/p?token=hunter7#hunter8\"\n";
@@ -396,6 +417,7 @@ fn near_a_file() -> impl Strategy<Value = String> {
             "{status = 204, body = \"\"}",
             "[\"GET\", {query = \"t\"}]",
             "[{json = \"/a\", equals = \"b\"}, {}]",
+            "{x-a = \"${TOKEN}\", host = \"b\"}",
             "\"http://x\"",
             "\"sqlite:x\"",
             "\"${TOKEN}\"",

@@ -3,6 +3,7 @@
 //! It is not built from a `Url`, because that would encode characters of the producer's query. Some
 //! producers sign it.
 
+use crate::config::StaticHeaders;
 use crate::headers;
 use crate::ports::Relayed;
 use base64::Engine;
@@ -22,8 +23,8 @@ use surehook_core::worker::claims::Claim;
 /// The longest path with its query that the HTTP client can send.
 const MAX_TARGET_BYTES: usize = 65_534;
 
-/// The destination of one source, or of one event that is sent by hand. User and password of the URL are stored as a header, so that no
-/// error and no log can show them.
+/// The destination of one source, or of one event that is sent by hand. User and password of the URL
+/// are stored as a header, so that no error and no log can show them.
 #[derive(Clone)]
 pub(super) struct Destination {
     scheme: Scheme,
@@ -32,6 +33,7 @@ pub(super) struct Destination {
     /// Empty if there is none.
     query: String,
     authorization: Option<HeaderValue>,
+    headers: StaticHeaders,
 }
 
 /// Why the request of a delivery cannot be built. Contains neither a header nor the query.
@@ -49,7 +51,7 @@ pub(super) enum Unsendable {
 
 impl Destination {
     /// `None`: the URL is not usable for requests.
-    pub(super) fn new(url: &Url) -> Option<Self> {
+    pub(super) fn new(url: &Url, headers: &StaticHeaders) -> Option<Self> {
         let mut url = url.clone();
         if !matches!(url.scheme(), "http" | "https") {
             return None;
@@ -64,6 +66,7 @@ impl Destination {
             path: url.path().to_owned(),
             query: url.query().unwrap_or_default().to_owned(),
             authorization,
+            headers: headers.clone(),
         })
     }
 
@@ -100,6 +103,7 @@ impl Destination {
         if let Some(authorization) = &self.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
+        self.headers.set_in(&mut headers);
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         if body.is_empty() && method == Method::POST {
             // hyper omits it for an empty body, and a downstream may answer 411 to a POST without a

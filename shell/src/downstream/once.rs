@@ -4,6 +4,7 @@ use super::clients::Connecting;
 use super::destination::{Destination, Unsendable};
 use super::failures::Failure;
 use super::{FAR_AWAY, MAX_RESPONSE_BYTES, exchange};
+use crate::config::StaticHeaders;
 use reqwest::Url;
 use std::time::Duration;
 use surehook_core::verdict::Reply;
@@ -31,7 +32,8 @@ pub enum NotSent {
     Request(String),
 }
 
-/// Sends one event to `to`, as a worker would send it to its destination, and waits for the reply, at
+/// Sends one event to `to`, as a worker would send it to its destination, but without the headers that
+/// the configuration sets, and waits for the reply, at
 /// most for `timeout`.
 ///
 /// # Errors
@@ -39,7 +41,7 @@ pub enum NotSent {
 /// [`NotSent`].
 pub async fn send_once(to: &Url, claim: &Claim, timeout: Duration) -> Result<Exchange, NotSent> {
     let connecting = Connecting::by_the_system(to.scheme() == "https").map_err(NotSent::Tls)?;
-    let destination = Destination::new(to).ok_or(NotSent::Url)?;
+    let destination = Destination::new(to, &StaticHeaders::default()).ok_or(NotSent::Url)?;
     let request = destination
         .request(claim)
         .map_err(|error: Unsendable| NotSent::Request(error.to_string()))?;

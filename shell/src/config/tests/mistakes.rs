@@ -340,6 +340,62 @@ fn each_place_of_the_idempotency_key_is_checked() {
 }
 
 #[test]
+fn a_source_sets_no_header_of_a_connection_or_of_surehook() {
+    for (written, told) in [
+        (
+            "{ Connection = \"close\" }",
+            "3:13: `sources.github.headers.Connection`: `Connection` cannot be set: it concerns one connection and not the request; remove it",
+        ),
+        (
+            "{ host = \"x\" }",
+            "3:13: `sources.github.headers.host`: `host` cannot be set: each request has its own; remove it",
+        ),
+        (
+            "{ Content_Length = \"1\" }",
+            "3:13: `sources.github.headers.Content_Length`: `Content_Length` cannot be set: each request has its own; remove it",
+        ),
+        (
+            "{ Surehook-Source = \"x\" }",
+            "3:13: `sources.github.headers.Surehook-Source`: `Surehook-Source` cannot be set: Surehook sets the headers whose names begin with `Surehook-`; remove it",
+        ),
+        (
+            "{ Proxy = \"x\" }",
+            "3:13: `sources.github.headers.Proxy`: `Proxy` cannot be set: a CGI program would use it as the address of its proxy; remove it",
+        ),
+        (
+            "{ \"a b\" = \"x\" }",
+            "3:13: `sources.github.headers.a b`: `a b` is not the name of a header: write for example `Authorization`",
+        ),
+        (
+            "{ X-A = \"hunter2\\n\" }",
+            "3:19: `sources.github.headers.X-A`: not the value of a header, and not shown: write visible ASCII characters and spaces, without a line break",
+        ),
+        (
+            "{ X-A = 1 }",
+            "3:19: `sources.github.headers.X-A`: this is a whole number: write text in quotes",
+        ),
+        (
+            "{ X-A = \"1\", x_a = \"2\" }",
+            "3:11: `sources.github.headers`: `x_a` is set twice, and spelling makes no difference: keep one of them",
+        ),
+        (
+            "\"Authorization: Bearer hunter2\"",
+            "3:11: `sources.github.headers`: this is text: write a table in braces, such as { Name = \"value\" }",
+        ),
+    ] {
+        check_source(&format!("headers = {written}"), told);
+    }
+    check(
+        "[sources.s]\ndestination = \"http://u:p@x/\"\nheaders = { Authorization = \"hunter2\" }",
+        "3:11: `sources.s.headers`: the `destination` has a user or a password, which are sent as `Authorization`: remove them, or remove this header",
+    );
+    check(
+        &format!("[defaults]\nheaders = {{ X-A = \"1\" }}\n{SOURCE}"),
+        "2:1: `defaults.headers`: unknown setting here: `headers` belongs in `[sources.github]`",
+    );
+}
+
+#[test]
 fn an_answer_is_a_2xx_response_with_a_bounded_body() {
     for (written, told) in [
         (

@@ -79,7 +79,10 @@ fn taken(config: &Config, text: &str) {
     let shown = format!("{config:?}");
     for (name, source) in &config.sources {
         assert_eq!(SourceName::parse(name.as_str()).as_ref(), Ok(name));
-        let Source { destination, max_body, policy, acknowledgement, .. } = source;
+        let Source { destination, headers, max_body, policy, acknowledgement, .. } = source;
+        let mut set = http::HeaderMap::new();
+        headers.set_in(&mut set);
+        assert!(set.len() <= limits::HEADERS, "{} headers were accepted", set.len());
         count(*max_body, limits::MAX_BODY.min(intake.max_queued_bytes));
         assert!(acknowledgement.status.is_success(), "{acknowledgement:?} was accepted");
         if let Content::Fixed { body, .. } = &acknowledgement.content {
