@@ -60,8 +60,20 @@ pub enum DeliveryError {
     ConnectionFailed,
     /// The destination's name does not resolve.
     Dns,
-    /// The TLS handshake failed.
+    /// TLS failed for another reason than the following ones.
     Tls,
+    /// No known certificate authority has issued the destination's certificate.
+    UnknownIssuer,
+    /// The destination's certificate has expired.
+    CertificateExpired,
+    /// The destination's certificate is not valid yet, or this machine's clock is behind.
+    CertificateNotYetValid,
+    /// The destination's certificate is for other names.
+    WrongName,
+    /// The destination accepts only clients with a certificate.
+    ClientCertificateRequired,
+    /// The destination does not accept HTTP/1.1, for example because it speaks only HTTP/2.
+    NoHttp1,
     /// The response is not valid HTTP.
     InvalidResponse,
     /// The process shut down while the delivery was in flight.
@@ -70,13 +82,19 @@ pub enum DeliveryError {
 
 impl DeliveryError {
     /// Every error, for stores and documents that list them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 14] = [
         Self::Timeout,
         Self::ConnectionRefused,
         Self::ConnectionReset,
         Self::ConnectionFailed,
         Self::Dns,
         Self::Tls,
+        Self::UnknownIssuer,
+        Self::CertificateExpired,
+        Self::CertificateNotYetValid,
+        Self::WrongName,
+        Self::ClientCertificateRequired,
+        Self::NoHttp1,
         Self::InvalidResponse,
         Self::CutOff,
     ];
@@ -91,6 +109,12 @@ impl DeliveryError {
             Self::ConnectionFailed => "connection failed",
             Self::Dns => "dns",
             Self::Tls => "tls",
+            Self::UnknownIssuer => "tls: unknown issuer of the certificate",
+            Self::CertificateExpired => "tls: certificate expired",
+            Self::CertificateNotYetValid => "tls: certificate not valid yet",
+            Self::WrongName => "tls: certificate is for another name",
+            Self::ClientCertificateRequired => "tls: client certificate required",
+            Self::NoHttp1 => "tls: HTTP/1.1 not accepted",
             Self::InvalidResponse => "invalid response",
             Self::CutOff => "cut off by shutdown",
         }

@@ -25,7 +25,7 @@ const EXIT_CODES: &str = "Exit codes:\n  \
     1  failure at run time, or the service refused the request or did not respond\n  \
     2  invalid command line or configuration; nothing was started\n\n\
     Precedence: flag, environment variable, configuration file, default.\n\
-    SUREHOOK_LOG_FILTER, or else RUST_LOG, filters the log. Default: `warn,surehook=info,surehook_core=info`.";
+    SUREHOOK_LOG_FILTER, or else RUST_LOG, filters the log. Default: `warn,surehook=info,surehook_core=info,rustls_platform_verifier=off`.";
 
 /// Accepts webhooks, stores each one durably before it responds, and delivers it until the
 /// downstream accepts it

@@ -14,6 +14,7 @@ mod clients;
 mod destination;
 mod failures;
 mod once;
+mod tls;
 
 pub use clients::Connecting;
 pub use once::{Exchange, NotSent, send_once};
@@ -106,7 +107,9 @@ pub enum DownstreamError {
     /// The destination of this source is not usable.
     #[error("the destination of the source `{0}` is not a usable http or https URL")]
     Destination(SourceName),
-    #[error("cannot set up TLS; check that the system's CA certificates are readable")]
+    #[error(
+        "cannot set up TLS; check that the system's CA certificates are readable, or those of SSL_CERT_FILE if it is set"
+    )]
     Tls(#[source] rustls::Error),
 }
 
@@ -129,9 +132,12 @@ impl Downstream for HttpDownstream {
             let now = Instant::now();
             let deadline = now.checked_add(timeout).unwrap_or(now + FAR_AWAY);
             exchange(&client, request, deadline, MAX_EXCERPT_BYTES).await.unwrap_or_else(|failure| {
-                let Failure { reply, cause } = failure;
+                let Failure { reply, cause, tls } = failure;
                 let error = if let Reply::Failed(class) = &reply { class.as_str() } else { "not sent" };
                 tracing::debug!(%event_id, %source, attempt, error, cause, "no complete response head");
+                if let Some(cause) = tls {
+                    tracing::warn!(%event_id, %source, attempt, error, cause, "TLS with the destination failed");
+                }
                 reply
             })
         }
@@ -173,8 +179,8 @@ async fn relayed(
     client: &Client,
     request: Request<Full<Bytes>>,
 ) -> Result<Response<Bytes>, (RelayFailed, String)> {
-    let failed = |Failure { reply, cause }| match reply {
-        Reply::Failed(class) => (RelayFailed::NoResponse(class), cause),
+    let failed = |Failure { reply, cause, tls }| match reply {
+        Reply::Failed(class) => (RelayFailed::NoResponse(class), tls.unwrap_or(cause)),
         Reply::NotSent | Reply::Response { .. } => (RelayFailed::NoResource, cause),
     };
     let (head, body) =

@@ -1,22 +1,26 @@
 //! Classifies the errors of failed deliveries.
 
 use super::clients::LookupFailed;
+use super::tls;
 use crate::descriptors;
 use hyper_util::client::legacy;
 use std::error::Error;
 use std::io;
 use surehook_core::verdict::{DeliveryError, Reply};
 
-/// Why a delivery failed: the reply for the core, and the chain of errors for the log.
+/// Why a delivery failed: the reply for the core, and the reasons for the log.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) reply: Reply,
+    /// The chain of errors.
     pub(super) cause: String,
+    /// Why TLS failed, in plain words, and what to do.
+    pub(super) tls: Option<String>,
 }
 
 impl Failure {
     pub(super) fn of(class: DeliveryError) -> Self {
-        Self { reply: Reply::Failed(class), cause: String::new() }
+        Self { reply: Reply::Failed(class), cause: String::new(), tls: None }
     }
 }
 
@@ -25,7 +29,7 @@ impl From<legacy::Error> for Failure {
         let chain: Vec<String> = causes(&error).map(ToString::to_string).collect();
         let reply =
             if lacks_a_resource(&error) { Reply::NotSent } else { Reply::Failed(classify(&error)) };
-        Self { reply, cause: chain.join(": ") }
+        Self { reply, cause: chain.join(": "), tls: of_tls(&error).map(tls::in_words) }
     }
 }
 
@@ -42,8 +46,16 @@ impl From<hyper::Error> for Failure {
         } else {
             DeliveryError::ConnectionReset
         });
-        Self { reply: Reply::Failed(class), cause: chain.join(": ") }
+        Self {
+            reply: Reply::Failed(class),
+            cause: chain.join(": "),
+            tls: of_tls(&error).map(tls::in_words),
+        }
     }
+}
+
+fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref())
 }
 
 /// Whether this process had no file descriptor or no memory for a connection. In this case nothing
@@ -83,8 +95,8 @@ fn classify(error: &legacy::Error) -> DeliveryError {
 fn told(error: &(dyn Error + 'static)) -> Option<DeliveryError> {
     let causes: Vec<_> = causes(error).collect();
     causes.iter().rev().find_map(|cause| {
-        if cause.is::<rustls::Error>() {
-            return Some(DeliveryError::Tls);
+        if let Some(error) = cause.downcast_ref::<rustls::Error>() {
+            return Some(tls::classify(error));
         }
         if let Some(error) = cause.downcast_ref::<io::Error>() {
             return of_io(error.kind());

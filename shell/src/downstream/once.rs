@@ -16,7 +16,7 @@ use tokio::time::Instant;
 pub struct Exchange {
     /// Its excerpt has up to 16 KiB.
     pub reply: Reply,
-    /// The chain of errors, if there was no complete response head; may be empty.
+    /// The reason or the chain of errors, if there was no complete response head; may be empty.
     pub cause: String,
     pub took: Duration,
 }
@@ -24,7 +24,9 @@ pub struct Exchange {
 /// Why an event was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum NotSent {
-    #[error("cannot set up TLS; check that the system's CA certificates are readable: {0}")]
+    #[error(
+        "cannot set up TLS; check that the system's CA certificates are readable, or those of SSL_CERT_FILE if it is set: {0}"
+    )]
     Tls(rustls::Error),
     #[error("not a usable http or https URL")]
     Url,
@@ -51,7 +53,7 @@ pub async fn send_once(to: &Url, claim: &Claim, timeout: Duration) -> Result<Exc
     let took = began.elapsed();
     let (reply, cause) = match done {
         Ok(reply) => (reply, String::new()),
-        Err(Failure { reply, cause }) => (reply, cause),
+        Err(Failure { reply, cause, tls }) => (reply, tls.unwrap_or(cause)),
     };
     Ok(Exchange { reply, cause, took })
 }
