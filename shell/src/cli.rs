@@ -19,11 +19,14 @@ pub const DONE: u8 = 0;
 pub const FAILED: u8 = 1;
 /// Exit code of an invalid command line or configuration. Nothing was started.
 pub const MISTAKE: u8 = 2;
+/// Exit code of `sources --undelivered` while there are undelivered events.
+pub const UNDELIVERED: u8 = 3;
 
 const EXIT_CODES: &str = "Exit codes:\n  \
     0  success; `serve` has drained after a signal\n  \
     1  failure at run time, or the service refused the request or did not respond\n  \
-    2  invalid command line or configuration; nothing was started\n\n\
+    2  invalid command line or configuration; nothing was started\n  \
+    3  `sources --undelivered`: there are undelivered events\n\n\
     Precedence: flag, environment variable, configuration file, default.\n\
     SUREHOOK_LOG_FILTER, or else RUST_LOG, filters the log. Default: `warn,surehook=info,surehook_core=info,rustls_platform_verifier=off`.";
 
@@ -70,7 +73,7 @@ pub enum Command {
     /// response
     Summary(SummaryArgs),
     /// Show each source: waiting events, age of the oldest due event, and whether it is paused
-    Sources(ServiceArgs),
+    Sources(SourcesArgs),
     /// Check whether a service runs, or with `--ready` whether it is ready for requests; for the
     /// health check of a container
     Health {
@@ -128,6 +131,17 @@ pub struct ServiceArgs {
     /// Print JSON
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+/// The options of `sources`, and the service that it calls.
+#[derive(Args)]
+pub struct SourcesArgs {
+    /// Show only the sources with undelivered events, and exit with code 3 if there are any, or else
+    /// with 0: whether the database still has something to deliver
+    #[arg(long)]
+    pub undelivered: bool,
+    #[command(flatten)]
+    pub service: ServiceArgs,
 }
 
 /// The options of `summary`, and the service that it calls.

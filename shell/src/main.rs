@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         },
         Command::Events { service, command } => ask(operate::events(&command, &service)),
         Command::Summary(args) => ask(operate::summary(&args)),
-        Command::Sources(service) => ask(operate::sources(&service)),
+        Command::Sources(args) => ask(operate::sources(&args)),
         Command::Health { service, ready } => ask(operate::health(ready, &service)),
         Command::Pause(args) => ask(operate::pause(&args.source, true, &args.service)),
         Command::Resume(args) => ask(operate::pause(&args.source, false, &args.service)),
@@ -88,6 +88,7 @@ fn print(output: Output) -> Result<u8, OperateError> {
     Ok(match output {
         Output::Text(text) => say(out, &text, cli::DONE),
         Output::Failed(text) => say(out, &text, cli::FAILED),
+        Output::Undelivered(text) => say(out, &text, cli::UNDELIVERED),
         Output::Bytes(bytes) if out.is_terminal() => {
             say(out, operate::for_terminal(&bytes)?, cli::DONE)
         }

@@ -13,7 +13,9 @@ mod time;
 
 pub use client::OperateError;
 
-use crate::cli::{EventsCommand, Filters, ListArgs, RedriveArgs, ServiceArgs, SummaryArgs};
+use crate::cli::{
+    EventsCommand, Filters, ListArgs, RedriveArgs, ServiceArgs, SourcesArgs, SummaryArgs,
+};
 use crate::visible::{escaped, pretty_json};
 use bytes::Bytes;
 use client::Service;
@@ -35,6 +37,8 @@ pub enum Output {
     Text(String),
     /// The text of a command whose purpose failed.
     Failed(String),
+    /// The text of a command that has found undelivered events.
+    Undelivered(String),
     /// Bytes that must reach a file unchanged.
     Bytes(Bytes),
 }
@@ -109,9 +113,27 @@ async fn redrive(to: &Service, args: &RedriveArgs, json: bool) -> Result<String,
 /// # Errors
 ///
 /// [`OperateError`].
-pub async fn sources(service: &ServiceArgs) -> Result<String, OperateError> {
-    let shown = Service::new(&service.url)?.get(&["sources"], &[]).await?;
-    Ok(if service.json { pretty(&shown) } else { render::sources(&shown) })
+pub async fn sources(args: &SourcesArgs) -> Result<Output, OperateError> {
+    let mut shown = Service::new(&args.service.url)?.get(&["sources"], &[]).await?;
+    let Some(sources) = shown["sources"].as_array_mut() else {
+        return Err(OperateError::Foreign(args.service.url.clone()));
+    };
+    if args.undelivered {
+        sources.retain(has_undelivered);
+    }
+    let is_empty = sources.is_empty();
+    let text = match (args.service.json, args.undelivered && is_empty) {
+        (true, _) => pretty(&shown),
+        (false, true) => "no undelivered events".to_owned(),
+        (false, false) => render::sources(&shown),
+    };
+    Ok(if args.undelivered && !is_empty { Output::Undelivered(text) } else { text.into() })
+}
+
+/// Whether a source has events that are neither delivered nor dead-lettered. If a count is missing, it
+/// may have some.
+fn has_undelivered(source: &Value) -> bool {
+    ["queued", "processing", "retrying"].iter().any(|status| source[status] != 0)
 }
 
 /// Runs `surehook summary` and returns the text to print.
@@ -332,6 +354,18 @@ fn pretty(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_dead_letters_are_no_undelivered_events() {
+        let none = json!({"queued": 0, "processing": 0, "retrying": 0, "dead_lettered": 7});
+        assert!(!has_undelivered(&none));
+        for status in ["queued", "processing", "retrying"] {
+            let mut source = none.clone();
+            source[status] = 1.into();
+            assert!(has_undelivered(&source), "{status}");
+        }
+        assert!(has_undelivered(&json!({"source": "of another version"})));
+    }
 
     #[test]
     fn an_error_includes_the_number_of_events_redriven_before() {
