@@ -142,6 +142,23 @@ async fn the_umask_does_not_change_the_database_file_mode() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_database_file_is_logged_once_with_its_absolute_path() {
+    const MESSAGE: &str = "\"message\":\"new database file created\"";
+    let world = World::new().await;
+    let mut service = Service::start("sqlite:here.db", &world.source()).await;
+    let created = |service: &Service| -> Vec<String> {
+        service.log().lines().filter(|line| line.contains(MESSAGE)).map(str::to_owned).collect()
+    };
+    let lines = created(&service);
+    let line: serde_json::Value = serde_json::from_str(&lines[0]).expect("a line of JSON");
+    let path = Path::new(line["path"].as_str().expect("a path"));
+    assert!(path.is_absolute() && path.ends_with("here.db") && path.exists(), "{line}");
+    stop(&mut service).await;
+    service.restart().await;
+    assert_eq!(created(&service).len(), 1, "the file exists already");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_process_on_one_file_is_refused() {
     let world = World::new().await;
     let mut service = world.service().await;

@@ -105,9 +105,15 @@ impl DatabaseFile {
         self.in_its_folder()?;
         match private(OpenOptions::new().write(true).create_new(true)).open(&self.path) {
             // The umask may have removed bits of the mode.
-            Ok(file) => file
-                .set_permissions(Permissions::from_mode(MODE))
-                .map_err(|error| self.not_allowed(&error)),
+            Ok(file) => {
+                file.set_permissions(Permissions::from_mode(MODE))
+                    .map_err(|error| self.not_allowed(&error))?;
+                // A process that was started in another folder, or with another `database`, begins with
+                // an empty database: the line shows where.
+                let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+                tracing::info!(path = %path.display(), "new database file created");
+                Ok(())
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(self.not_allowed(&error)),
         }
