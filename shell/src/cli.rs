@@ -305,7 +305,7 @@ impl ConfigArgs {
 pub struct UnknownVariables(Vec<String>);
 
 /// Refuses variables that begin with `SUREHOOK_` and that the program does not read: otherwise a
-/// misspelled setting would have no effect, without a word.
+/// misspelled setting would have no effect, and nothing would report it.
 ///
 /// # Errors
 ///

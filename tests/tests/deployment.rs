@@ -8,10 +8,15 @@ use std::path::Path;
 use tempfile::TempDir;
 use tests::http::Client;
 use tests::program::{Environment, Process, free_address, run_in};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 const DOCKERFILE: &str = include_str!("../../deploy/Dockerfile");
 const COMPOSE: &str = include_str!("../../deploy/compose.yaml");
 const UNIT: &str = include_str!("../../deploy/surehook.service");
+const NGINX: &str = include_str!("../../deploy/nginx.conf");
+const CADDY: &str = include_str!("../../deploy/Caddyfile");
+const README: &str = include_str!("../../README.md");
 const PRODUCERS: &str = ":8080";
 
 /// The image's environment, from the `ENV` instruction of its last stage.
@@ -99,6 +104,92 @@ fn compose_publishes_the_operators_routes_on_loopback_only() {
         COMPOSE.contains("SUREHOOK_OPERATOR_LISTEN: 0.0.0.0:9090")
             && !COMPOSE.contains("SUREHOOK_OPERATOR_LISTEN: \"\"")
     );
+}
+
+#[test]
+fn a_container_has_more_time_to_stop_than_the_drain_needs() {
+    let drain = surehook::config::Config::default().drain_timeout.as_secs();
+    let after = |text: &str, name: &str| -> u64 {
+        let (_, rest) = text.split_once(name).unwrap_or_else(|| panic!("no `{name}`"));
+        let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().expect("a number of seconds")
+    };
+    for text in [DOCKERFILE, README] {
+        assert!(after(text, "--stop-timeout") > drain);
+    }
+    let (_, intake) = COMPOSE.split_once("\n  intake:").expect("a service for the intake");
+    assert!(after(intake, "stop_grace_period:") > drain);
+    assert!(after(UNIT, "TimeoutStopSec=") > drain);
+}
+
+#[test]
+fn passwords_of_compose_can_have_any_characters() {
+    assert!(COMPOSE.contains("SUREHOOK_DATABASE: postgres://surehook@database/surehook"));
+    assert_eq!(COMPOSE.matches("PGPASSWORD: ${POSTGRES_PASSWORD").count(), 1);
+    assert!(!COMPOSE.contains(":${POSTGRES_PASSWORD"), "a password is part of a URL");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_is_used_as_it_is_in_pgpassword_and_decoded_in_a_url() {
+    const PASSWORD: &str = "p@ss/w:#%$?";
+    for (user, variables) in
+        [("u", vec![("PGPASSWORD", PASSWORD.to_owned())]), ("u:p%40ss%2Fw%3A%23%25%24%3F", vec![])]
+    {
+        let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = server.local_addr().expect("it listens").port();
+        let url = format!("postgres://{user}@127.0.0.1:{port}/surehook?sslmode=disable");
+        let environment = [vec![("SUREHOOK_DATABASE", url)], variables].concat();
+        let folder = folder();
+        let migrate = tokio::task::spawn_blocking(move || {
+            run_in(leaked(&environment), folder.path(), ["migrate"])
+        });
+        assert_eq!(password(&server).await, PASSWORD, "{user}");
+        drop(server);
+        assert!(!migrate.await.expect("the program ran").status.success());
+    }
+}
+
+/// Requests the password from a client of PostgreSQL, and closes the connection.
+async fn password(server: &TcpListener) -> String {
+    let (mut client, _) = server.accept().await.expect("a connection");
+    let startup = client.read_u32().await.expect("the length of the startup message") as usize;
+    client.read_exact(&mut vec![0; startup - 4]).await.expect("the startup message");
+    // AuthenticationCleartextPassword.
+    client.write_all(b"R\0\0\0\x08\0\0\0\x03").await.expect("the client reads");
+    assert_eq!(client.read_u8().await.expect("a message"), b'p');
+    let length = client.read_u32().await.expect("its length") as usize;
+    let mut password = vec![0; length - 4];
+    client.read_exact(&mut password).await.expect("the password");
+    String::from_utf8(password).expect("text").trim_end_matches('\0').to_owned()
+}
+
+#[test]
+fn the_credential_of_the_unit_is_a_valid_reference() {
+    let (_, rest) = UNIT.split_once("\"${file:/run/credentials/surehook.service/").expect("a path");
+    let (name, _) = rest.split_once('}').expect("the end of the reference");
+    assert!(UNIT.contains(&format!("LoadCredential={name}:/etc/surehook/{name}\n")), "{name}");
+}
+
+/// What the proxies pass on is compared with the README, whose shorter form is the same.
+#[test]
+fn the_proxies_pass_on_only_posts_to_webhooks() {
+    let lines = |text: &'static str| {
+        let lines = text.lines().map(|line| line.split("    #").next().unwrap_or(line).trim());
+        lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect::<Vec<_>>()
+    };
+    let (nginx, caddy) = (lines(NGINX), lines(CADDY));
+    let block = |language: &str, marker: &str| -> Vec<&'static str> {
+        let mut blocks = README.split("```").filter(|block| block.contains(marker));
+        let block = blocks.next().unwrap_or_else(|| panic!("no block with `{marker}`"));
+        lines(block.strip_prefix(language).unwrap_or(block))
+    };
+    for line in block("nginx", "limit_except") {
+        let is_there = nginx.contains(&line) || line == "proxy_pass http://127.0.0.1:8080;";
+        assert!(is_there, "`{line}` is not in nginx.conf: {nginx:?}");
+    }
+    assert_eq!(block("", "@webhook"), caddy);
+    assert_eq!(nginx.iter().filter(|line| line.starts_with("location")).count(), 2);
+    assert!(nginx.contains(&"location / { return 404; }") && caddy.contains(&"respond 404"));
 }
 
 #[test]
