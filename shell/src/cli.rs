@@ -520,6 +520,7 @@ mod tests {
                 "ROLE",
                 "LOG",
                 "DRAIN_TIMEOUT",
+                "SHUTDOWN_GRACE",
                 "MIGRATE_ON_START",
             ] {
                 assert!(help.contains(&format!("[env: SUREHOOK_{variable}]")), "{help}");

@@ -62,6 +62,9 @@ pub struct Config {
     /// How long a shutdown waits for deliveries in flight, at most [`limits::DRAIN_TIMEOUT`]. Zero:
     /// it does not wait.
     pub drain_timeout: Duration,
+    /// How long the listener stays open at least after the first signal, at most
+    /// [`limits::SHUTDOWN_GRACE`].
+    pub shutdown_grace: Duration,
     /// Whether `serve` migrates the database schema before it starts.
     pub migrate_on_start: bool,
     pub intake: IntakeConfig,
@@ -207,6 +210,9 @@ pub mod limits {
     pub const DELAY: Duration = Duration::from_hours(366 * 24);
     /// The longest drain. It equals the longest delivery, so no delivery in flight needs more.
     pub const DRAIN_TIMEOUT: Duration = TIMEOUT;
+    /// The longest time for which the listener stays open although deliveries have ended. Load
+    /// balancers notice within seconds that a process is not ready.
+    pub const SHUTDOWN_GRACE: Duration = Duration::from_mins(5);
     /// The longest retention of ended events: 36,500 days.
     pub const RETENTION: Duration = Duration::from_hours(36_500 * 24);
     /// The longest wait for the response to a relayed request. No producer waits longer.
@@ -298,6 +304,7 @@ impl Default for Config {
             role: Role::All,
             log: LogFormat::Human,
             drain_timeout: Duration::from_secs(30),
+            shutdown_grace: Duration::ZERO,
             migrate_on_start: true,
             intake: IntakeConfig::default(),
             worker: WorkerConfig {
@@ -457,6 +464,7 @@ fn read(root: &mut Section<'_>, config: &mut Config, sources: Sources) {
     root.text("role", &mut config.role, values::role);
     root.text("log", &mut config.log, values::log);
     root.text("drain_timeout", &mut config.drain_timeout, values::drain_timeout);
+    root.text("shutdown_grace", &mut config.shutdown_grace, values::shutdown_grace);
     root.boolean("migrate_on_start", &mut config.migrate_on_start);
     root.section("intake", |section| intake(section, &mut config.intake));
     root.section("worker", |section| {

@@ -52,11 +52,7 @@ pub async fn run(args: &DemoArgs) -> Result<(), DemoError> {
         .map_err(|error| DemoError::Sink { address: args.sink, error })?;
     let sink_address =
         sink.local_addr().map_err(|error| DemoError::Sink { address: args.sink, error })?;
-    let limits = ServerLimits {
-        max_connections: 64,
-        header_read_timeout: Duration::from_secs(30),
-        drain_timeout: Duration::from_secs(1),
-    };
+    let limits = ServerLimits { max_connections: 64, header_read_timeout: Duration::from_secs(30) };
     let downstream = TowerToHyperService::new(warp::service(downstream()));
     let serving =
         tokio::spawn(http_server::serve(sink, downstream, limits, std::future::pending()));

@@ -87,7 +87,8 @@ pub enum NotReady {
 }
 
 impl Health {
-    /// Marks the process as draining: it takes no new work. This cannot be undone.
+    /// Marks the process as draining: it is not ready, although it still accepts events. This cannot be
+    /// undone.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }

@@ -2,13 +2,13 @@
 //!
 //! [`Route`] is the table of routes, with the successful response of each. Every other response is a
 //! [`problem`]. The checks of a request run in this order: host and framing, route, method, browser
-//! origin (operator routes), shutdown, source or id, idempotency key, declared size, body, database.
+//! origin (operator routes), source or id, idempotency key, declared size, body, database.
 //! An idempotency key that is in the body is looked up after the body was read. A request that its
 //! source relays needs none, so this is decided first, by the head or by the body.
 //!
-//! A draining process answers `503` and closes the connection, except on `/health`, `/ready`,
-//! `/metrics` and `/openapi.json`. The client then reaches another process, or this one after its
-//! restart.
+//! A draining process answers every request, and `/ready` with `503`. Each response closes its
+//! connection. The client then reaches another process, or this one again until its listener closes.
+//! So no connection is idle when that happens, except one that had no request during the drain.
 //!
 //! Not here: sockets (see [`crate::http_server`]) and storage (see [`crate::intake`]). This module works
 //! with any async runtime.
@@ -42,7 +42,7 @@ use crate::visible;
 use bytes::{Buf, Bytes};
 use futures::{FutureExt, Stream, TryFutureExt};
 use gate::Line;
-use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CACHE_CONTROL, CONNECTION, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
 use hyper::Request;
 use hyper::body::Body;
@@ -144,19 +144,25 @@ where
     B: Body + Send + Sync + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    let health = Arc::clone(&app.health);
     let filter = TowerToHyperService::new(warp::service(filter(app, route_set, access)));
     service_fn(move |mut request: Request<B>| {
         let line = Line::of(&request);
         request.extensions_mut().insert(line);
         // Boxed, because callers cannot name the type of warp's future.
-        filter.call(request).map_ok(guarded).boxed()
+        let health = Arc::clone(&health);
+        filter.call(request).map_ok(move |response| guarded(response, health.is_draining())).boxed()
     })
 }
 
 /// Adds `no-store`, because each response is true only when it is sent and some contain events.
-/// Adds `nosniff`, so that no browser guesses another media type.
-fn guarded(mut response: Response) -> Response {
+/// Adds `nosniff`, so that no browser guesses another media type. Closes the connection if the
+/// process is draining.
+fn guarded(mut response: Response, is_draining: bool) -> Response {
     let headers = response.headers_mut();
+    if is_draining {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
@@ -250,17 +256,8 @@ impl Surface {
         gate::well_framed(line, headers)?;
         let route = route.ok_or_else(unknown_route)?;
         route.allows(method, &self.relayed_methods(route, parameter))?;
-        let (is_guarded, ends_at_shutdown) = match route.audience() {
-            Audience::Everyone => (false, false),
-            Audience::Producers => (false, true),
-            Audience::Operators => (true, true),
-            Audience::Monitoring => (true, false),
-        };
-        if is_guarded {
+        if route.audience() == Audience::Operators {
             gate::admitted(&self.access, line, headers)?;
-        }
-        if ends_at_shutdown && self.app.health.is_draining() {
-            return Err(shutting_down());
         }
         Ok(route)
     }

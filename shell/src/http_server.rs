@@ -13,11 +13,17 @@
 //! has been incomplete for longest, and for longer than `GRACE`, are answered 503. So idle and slow
 //! connections cannot starve new ones.
 //!
+//! When the server closes, connections that wait in the accept queue are accepted, and each
+//! connection may send one more request within `LAST_REQUEST`. So a request that is on its way is
+//! answered. Every response says that the connection closes.
+//!
 //! Not here: routes (see [`crate::http`]).
 
 use crate::headers::MAX_HEADERS;
 use crate::http::problem::{MEDIA_TYPE, ProblemKind};
 use crate::shedding::{Connections, Progress, Watched};
+use http::HeaderValue;
+use http::header::CONNECTION;
 use hyper::body::{Body, Incoming};
 use hyper::rt::Timer;
 use hyper::server::conn::http1;
@@ -56,6 +62,9 @@ const GRACE: Duration = Duration::from_millis(500);
 /// is closed. Several are closed at a time, so that a flood of slow senders does not delay each new
 /// connection.
 const SHED_ONE_IN: usize = 16;
+/// When the server closes, the time for a request that a client has just sent on a connection. A
+/// connection without a request is closed after it.
+const LAST_REQUEST: Duration = Duration::from_millis(200);
 /// As `LINGER`, for a connection that was closed to make room.
 const SHORT_LINGER: Duration = Duration::from_millis(200);
 /// Pause after an accept failed because a resource was exhausted.
@@ -68,9 +77,6 @@ pub struct ServerLimits {
     pub max_connections: usize,
     /// Timeout for the header section of a request, and for an idle connection.
     pub header_read_timeout: Duration,
-    /// How long requests in flight may continue after the start of the shutdown. Then they are
-    /// aborted.
-    pub drain_timeout: Duration,
 }
 
 /// The HTTP/1.1 settings of this server, for any I/O and timer.
@@ -92,7 +98,7 @@ pub fn protocol(
 }
 
 /// Serves `service` on `listener` until `shutdown` completes, and then until the requests in flight
-/// are answered or [`ServerLimits::drain_timeout`] is over.
+/// are answered. Its result is the time for this. Then they are aborted.
 ///
 /// For warp routes, `service` is `TowerToHyperService::new(warp::service(routes))`. For the routes
 /// of this program, it is [`crate::http::service`].
@@ -100,7 +106,7 @@ pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
     limits: ServerLimits,
-    shutdown: impl Future<Output = ()>,
+    shutdown: impl Future<Output = Duration>,
 ) where
     S: Service<Request<Watched<Incoming>>, Response = Response<B>, Error = Infallible>
         + Send
@@ -117,10 +123,23 @@ pub async fn serve<S, B>(
     let mut connections = JoinSet::new();
     let mut progress = Connections::default();
     let mut shutdown = pin!(shutdown);
-    'accepting: loop {
+    let is_closing = Arc::new(AtomicBool::new(false));
+    let spawn = |connections: &mut JoinSet<()>, progress: &mut Connections, stream: TcpStream| {
+        set_up(&stream);
+        let progress = progress.add(limits.max_connections);
+        connections.spawn(connection(
+            stream,
+            Arc::clone(&service),
+            protocol.clone(),
+            call.subscribe(),
+            Arc::clone(&is_closing),
+            progress,
+        ));
+    };
+    let time_left = 'accepting: loop {
         let stream = tokio::select! {
             biased;
-            () = &mut shutdown => break,
+            time_left = &mut shutdown => break time_left,
             Some(ended) = connections.join_next() => {
                 reap(ended);
                 continue;
@@ -142,32 +161,31 @@ pub async fn serve<S, B>(
             progress.shed(limits.max_connections.div_ceil(SHED_ONE_IN), GRACE);
             tokio::select! {
                 biased;
-                () = &mut shutdown => break 'accepting,
+                time_left = &mut shutdown => {
+                    // Its client may have sent a request, so it is served above the limit.
+                    spawn(&mut connections, &mut progress, stream);
+                    break 'accepting time_left;
+                }
                 Some(ended) = connections.join_next() => reap(ended),
                 () = sleep(GRACE) => {}
             }
         }
-        set_up(&stream);
-        let progress = progress.add(limits.max_connections);
-        connections.spawn(connection(
-            stream,
-            Arc::clone(&service),
-            protocol.clone(),
-            call.subscribe(),
-            progress,
-        ));
+        spawn(&mut connections, &mut progress, stream);
+    };
+    for stream in waiting(listener).take(limits.max_connections.saturating_sub(connections.len())) {
+        spawn(&mut connections, &mut progress, stream);
     }
-    drop(listener);
+    is_closing.store(true, Ordering::Relaxed);
     call.send_replace(Call::ShutDown);
     let all_end = async {
         while let Some(ended) = connections.join_next().await {
             reap(ended);
         }
     };
-    if timeout(limits.drain_timeout, all_end).await.is_err() {
+    if timeout(time_left, all_end).await.is_err() {
         tracing::warn!(
             connections = connections.len(),
-            "drain timeout reached; aborting requests in flight"
+            "the time for requests in flight is over; aborting them"
         );
         connections.shutdown().await;
     }
@@ -179,8 +197,21 @@ enum Call {
     /// A connection that has served a request finishes the current one and closes. One that is late
     /// with its first request closes.
     MakeRoom,
-    /// Every connection finishes its current request and closes.
+    /// Every connection finishes its current request, or one that arrives within `LAST_REQUEST`, and
+    /// closes.
     ShutDown,
+}
+
+/// Closes a listener. Returns the connections that waited in its accept queue. The kernel would reset
+/// them, although a client may have sent a request already.
+fn waiting(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || {
+        // The listener does not block. The queue is empty, or closing the listener ends it.
+        let (stream, _) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    })
 }
 
 fn reap(ended: Result<(), JoinError>) {
@@ -211,11 +242,21 @@ fn set_up(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(PEER_TIMEOUT));
 }
 
+/// What the timer of a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// The connection is new. It is not closed to make room.
+    FirstRequest,
+    /// The server closes.
+    LastRequest,
+}
+
 async fn connection<S, B>(
     stream: TcpStream,
     service: Arc<S>,
     protocol: http1::Builder,
     mut call: watch::Receiver<Call>,
+    is_closing: Arc<AtomicBool>,
     progress: Arc<Progress>,
 ) where
     S: Service<Request<Watched<Incoming>>, Response = Response<B>, Error = Infallible>
@@ -228,7 +269,7 @@ async fn connection<S, B>(
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let served = Arc::new(AtomicBool::new(false));
-    let (mut grace, mut in_grace) = (pin!(sleep(GRACE)), true);
+    let (mut timer, mut waits_for) = (pin!(sleep(GRACE)), Some(Wait::FirstRequest));
     let mut connection = protocol.serve_connection(
         TokioIo::new(stream),
         hyper::service::service_fn({
@@ -236,7 +277,16 @@ async fn connection<S, B>(
             move |request: Request<Incoming>| {
                 served.store(true, Ordering::Relaxed);
                 let request = request.map(|body| Watched::new(body, Arc::clone(&progress)));
-                Box::pin(service.call(request)) as Pin<Box<dyn Future<Output = _> + Send>>
+                let (answer, is_closing) = (service.call(request), Arc::clone(&is_closing));
+                Box::pin(async move {
+                    let mut response = answer.await?;
+                    if is_closing.load(Ordering::Relaxed) {
+                        response
+                            .headers_mut()
+                            .insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok(response)
+                }) as Pin<Box<dyn Future<Output = Result<_, Infallible>> + Send>>
             }
         }),
     );
@@ -245,15 +295,22 @@ async fn connection<S, B>(
         tokio::select! {
             biased;
             called = call.changed(), if listening => {
-                listening = called.is_ok();
-                if !listening || *call.borrow() == Call::ShutDown || served.load(Ordering::Relaxed) {
+                listening = called.is_ok() && *call.borrow() != Call::ShutDown;
+                if !listening {
+                    timer.set(sleep(LAST_REQUEST));
+                    waits_for = Some(Wait::LastRequest);
+                } else if served.load(Ordering::Relaxed) {
                     Pin::new(&mut connection).graceful_shutdown();
-                } else if !in_grace {
+                } else if waits_for.is_none() {
                     break None;
                 }
             }
             ended = poll_fn(|context| connection.poll_without_shutdown(context)) => break Some(ended),
-            () = &mut grace, if in_grace => in_grace = false,
+            () = &mut timer, if waits_for.is_some() => {
+                if waits_for.take() == Some(Wait::LastRequest) {
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+            }
         }
     };
     let parts = connection.into_parts();

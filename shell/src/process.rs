@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use surehook_core::due::Bound;
-use surehook_core::shutdown::{Action, Division, End, Input, Part, Shutdown};
+use surehook_core::shutdown::{self, Action, End, Input, Part, Shutdown};
 use surehook_core::worker::{Settings, Worker};
 use tokio::sync::oneshot;
 
@@ -65,20 +65,19 @@ pub trait Host {
     fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) -> Task;
 
     /// Accepts connections and serves the routes on them. When `stop` completes, it accepts no more
-    /// connections, lets requests in flight continue for about `drain_timeout`, and ends.
-    fn serve(
-        &self,
-        app: Arc<App>,
-        stop: Shared<BoxFuture<'static, ()>>,
-        drain_timeout: Duration,
-    ) -> Task;
+    /// connections, lets requests in flight continue for the time in its result, and ends.
+    fn serve(&self, app: Arc<App>, stop: Stop) -> Task;
 }
+
+/// Completes when the listener closes. Its result is how long requests in flight may continue.
+pub type Stop = Shared<BoxFuture<'static, Duration>>;
 
 /// Runs one process until a signal arrives and the shutdown is complete.
 ///
-/// The first signal starts the shutdown, which takes at most `config.drain_timeout`. The process is
-/// not ready, accepts no new requests, finishes its deliveries, settles their results, and releases
-/// the events that it has not sent. A second signal shortens the shutdown.
+/// The first signal starts the shutdown, which takes at most `config.shutdown_grace` and
+/// `config.drain_timeout`. The process is not ready, but continues to accept events. It finishes its
+/// deliveries, settles their results, and releases the events that it has not sent. Then it closes
+/// its listener and finishes the requests in flight. A second signal shortens the shutdown.
 ///
 /// # Errors
 ///
@@ -178,9 +177,9 @@ pub async fn run(
     } else {
         Fuse::terminated()
     };
-    let (stop, stopped) = oneshot::channel::<()>();
-    let cut_off = Division::of(config.drain_timeout).cut_off;
-    let mut server = host.serve(app, stopped.map(|_| ()).boxed().shared(), cut_off).fuse();
+    let (stop, stopped) = oneshot::channel::<Duration>();
+    let mut server =
+        host.serve(app, stopped.map(Result::unwrap_or_default).boxed().shared()).fuse();
 
     select_biased! {
         ended = intake_task => return Err(unexpected(ended)),
@@ -193,7 +192,8 @@ pub async fn run(
     let began = clock.now();
     tracing::info!(
         drain_timeout_ms = config.drain_timeout.as_millis(),
-        "shutting down: no new requests; finishing requests and deliveries in flight"
+        shutdown_grace_ms = config.shutdown_grace.as_millis(),
+        "shutting down: not ready; finishing deliveries in flight, and accepting requests until then"
     );
     let mut parts: FuturesUnordered<BoxFuture<'_, (Part, Option<Ended>)>> = FuturesUnordered::new();
     let failed = |ended: Result<(), Broken>| ended.err().map(|broken| Ended::Server(broken.0));
@@ -211,8 +211,9 @@ pub async fn run(
         takes_events.then_some(Part::Intake),
         delivers.then_some(Part::Worker),
     ];
-    let (mut shutdown, mut actions) =
-        Shutdown::begin(began, config.drain_timeout, running.into_iter().flatten());
+    let limits =
+        shutdown::Limits { drain_timeout: config.drain_timeout, grace: config.shutdown_grace };
+    let (mut shutdown, mut actions) = Shutdown::begin(began, limits, running.into_iter().flatten());
     let (mut stop, mut stop_intake) = (Some(stop), Some(stop_intake));
     let mut failures: BTreeMap<Part, Ended> = BTreeMap::new();
     let end = 'shutdown: loop {
@@ -222,8 +223,13 @@ pub async fn run(
                 Action::Drain(deadlines) => {
                     let _ = drain.try_send(deadlines);
                 }
-                Action::StopServer => {
-                    let _ = stop.take().map(|stop| stop.send(()));
+                Action::CloseListener { answer_by } => {
+                    let time_left = answer_by.since(clock.now());
+                    tracing::info!(
+                        time_left_ms = time_left.as_millis(),
+                        "closing the listener; finishing requests in flight"
+                    );
+                    let _ = stop.take().map(|stop| stop.send(time_left));
                 }
                 Action::StopIntake => {
                     let _ = stop_intake.take().map(|stop| stop.send(()));

@@ -8,9 +8,9 @@ use crate::http::{App, RouteSet, service};
 use crate::http_server::{self, ServerLimits};
 use crate::ids::SystemIds;
 use crate::ports::Relay;
-use crate::process::{Broken, Ended, Host, ProcessPorts, Task, run};
+use crate::process::{Broken, Ended, Host, ProcessPorts, Stop, Task, run};
 use crate::store::{BackupError, FileError, MigrateError, OpenError, OpenStore, open};
-use futures::future::{BoxFuture, Fuse, Shared, join};
+use futures::future::{BoxFuture, Fuse, join};
 use futures::{FutureExt, StreamExt, select_biased, stream};
 use std::collections::BTreeSet;
 use std::io;
@@ -346,17 +346,11 @@ impl Host for Tokio {
         .boxed()
     }
 
-    fn serve(
-        &self,
-        app: Arc<App>,
-        stop: Shared<BoxFuture<'static, ()>>,
-        drain_timeout: Duration,
-    ) -> Task {
+    fn serve(&self, app: Arc<App>, stop: Stop) -> Task {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).take();
         let limits = ServerLimits {
             max_connections: self.max_connections,
             header_read_timeout: self.header_read_timeout,
-            drain_timeout,
         };
         let operator_hosts = self.operator_hosts.clone();
         async move {

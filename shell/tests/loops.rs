@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::BoxFuture;
 use futures::stream::{self, FusedStream, StreamExt};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use surehook::health::Loop;
 use surehook::http::App;
 use surehook::ids::SystemIds;
 use surehook::ports::{Downstream, Relay, RelayFailed, Relayed, StoreError};
-use surehook::process::{Broken, Ended, Host, ProcessPorts, Task, run};
+use surehook::process::{Broken, Ended, Host, ProcessPorts, Stop, Task, run};
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Reply};
 use surehook_core::worker::claims::Claim;
@@ -71,7 +71,7 @@ impl Host for Tasks {
         async move { task.await.map_err(|error| Broken(format!("{name}: {error}"))) }.boxed()
     }
 
-    fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, _: Duration) -> Task {
+    fn serve(&self, app: Arc<App>, stop: Stop) -> Task {
         async move {
             let _serving = app;
             stop.await;
@@ -149,8 +149,8 @@ async fn an_orderly_shutdown_is_not_an_error() {
     assert!(ended(Loop::Intake, told_at_once).await.is_ok());
 }
 
-/// A server that never ends. It records how long it may drain, and whether the process was draining
-/// when it was stopped.
+/// A server that never ends. It records how long its requests may continue, and whether the process
+/// was draining when it was stopped.
 #[derive(Default)]
 struct HangingServer(Arc<Mutex<Option<(Duration, bool)>>>);
 
@@ -159,11 +159,11 @@ impl Host for HangingServer {
         Tasks.spawn(name, task)
     }
 
-    fn serve(&self, app: Arc<App>, stop: Shared<BoxFuture<'static, ()>>, drain: Duration) -> Task {
+    fn serve(&self, app: Arc<App>, stop: Stop) -> Task {
         let seen = Arc::clone(&self.0);
         async move {
-            stop.await;
-            *seen.lock().unwrap() = Some((drain, app.health.is_draining()));
+            let time_left = stop.await;
+            *seen.lock().unwrap() = Some((time_left, app.health.is_draining()));
             std::future::pending().await
         }
         .boxed()
@@ -178,7 +178,7 @@ async fn a_server_that_hangs_is_not_waited_for_beyond_the_drain_timeout() {
     assert!(ended_on(&host, Loop::Intake, told_at_once).await.is_ok());
     let (took, longest) = (begun.elapsed(), config().drain_timeout);
     assert!(took <= longest && took >= longest / 2, "{took:?}");
-    let (drain, is_draining) = host.0.lock().unwrap().expect("the server was stopped");
+    let (answers, is_draining) = host.0.lock().unwrap().expect("the server was stopped");
     assert!(is_draining, "the process is not ready before its server stops");
-    assert!(drain < took, "after {drain:?}, time is left for the intake and the worker");
+    assert!(answers < took, "after {answers:?}, time is left for the intake");
 }

@@ -41,6 +41,10 @@ pub enum Bug {
     ShutdownDropsInFlight,
     /// A shutdown cuts off deliveries in flight after an eighth of their time.
     ShutdownGivesUpEarly,
+    /// A process refuses webhooks from the beginning of its shutdown.
+    DrainRefuses,
+    /// A process closes its listener at the beginning of its shutdown.
+    ListenerClosesFirst,
     /// A delivery that times out never frees its slot.
     SlotNeverFrees,
     /// A lost attempt is not recorded.
@@ -142,7 +146,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 60] = [
+    pub const ALL: [Self; 62] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -161,6 +165,8 @@ impl Bug {
         Self::IntakeGivesUp,
         Self::ShutdownDropsInFlight,
         Self::ShutdownGivesUpEarly,
+        Self::DrainRefuses,
+        Self::ListenerClosesFirst,
         Self::SlotNeverFrees,
         Self::LostAttemptForgotten,
         Self::BodyThroughText,

@@ -79,6 +79,7 @@ pub(crate) fn config(
         },
         log: LogFormat::Human,
         drain_timeout: Duration::from_millis(scenario.drain_timeout_ms),
+        shutdown_grace: Duration::from_millis(scenario.shutdown_grace_ms),
         migrate_on_start: false,
         intake: IntakeConfig {
             max_body,

@@ -3,7 +3,6 @@
 
 use crate::clock::SimTimer;
 use bytes::Bytes;
-use futures::future::{BoxFuture, Shared};
 use futures::{FutureExt, select_biased};
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
@@ -16,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use surehook::process::Stop;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The addresses of the nodes.
@@ -135,11 +135,8 @@ pub(crate) async fn listen(at: SocketAddr) -> TcpListener {
 
 /// Serves an accepted connection to its end or, after `stop` completes, to the end of the current
 /// request.
-pub(crate) async fn serve_until<S, B>(
-    stream: TcpStream,
-    service: S,
-    stop: Shared<BoxFuture<'static, ()>>,
-) where
+pub(crate) async fn serve_until<S, B>(stream: TcpStream, service: S, stop: Stop)
+where
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: hyper::body::Body + 'static,
@@ -150,7 +147,7 @@ pub(crate) async fn serve_until<S, B>(
     let mut stop = stop;
     let ended = select_biased! {
         ended = connection.as_mut().fuse() => Some(ended),
-        () = stop => None,
+        _ = stop => None,
     };
     if ended.is_none() {
         connection.as_mut().graceful_shutdown();

@@ -10,10 +10,13 @@ use crate::held::HeldBytes;
 use crate::net;
 use crate::recorder::{Recorder, elapsed};
 use crate::store::RemoteStore;
-use futures::channel::mpsc;
-use futures::future::{BoxFuture, Shared};
+use futures::channel::{mpsc, oneshot};
+use futures::future::{BoxFuture, ready};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, select_biased};
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use madsim::rand::Rng;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,12 +24,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use surehook::http::problem::ProblemKind;
 use surehook::http::{App, RouteSet, service};
 use surehook::ports::{
     Clock, Erased, EventStore, MaintenanceStore, NewEvent, Pruned, Relay, Retention, StoreCall,
     StoreError,
 };
-use surehook::process::{Broken, Host, ProcessPorts, Task};
+use surehook::process::{Broken, Host, ProcessPorts, Stop, Task};
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
 use surehook_core::id::EventId;
@@ -35,6 +39,7 @@ use surehook_core::source::{SETTLE_GRACE, WAIT_ALLOWANCE};
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::history::Fault;
 use surehook_model::scenario::Scenario;
+use warp::reply::Reply;
 
 /// A process, which can be restarted any number of times.
 pub(crate) struct Process {
@@ -76,7 +81,7 @@ impl Process {
     /// Runs one process from its start to the end of its shutdown. Killing its node drops this
     /// future at any point.
     pub(crate) async fn boot(self: Arc<Self>) {
-        let (sender, mut signals) = mpsc::channel(4);
+        let (sender, signals) = mpsc::channel(4);
         *self.control() = Control { up: true, signals: Some(sender) };
         let now = elapsed();
         let since = if self.bug == Some(Bug::RestartKeepsSettings) { Duration::ZERO } else { now };
@@ -119,7 +124,17 @@ impl Process {
                 madsim::rand::thread_rng().r#gen()
             },
         };
-        let host = SimHost { address: self.address, bug: self.bug };
+        let (begins, begun) = oneshot::channel();
+        let mut begins = Some(begins);
+        let signals = signals.inspect(move |()| drop(begins.take()));
+        let host = SimHost {
+            name: self.name.clone(),
+            address: self.address,
+            recorder: self.recorder.clone(),
+            shutdown_begins: begun.map(|_: Result<(), _>| Duration::MAX).boxed().shared(),
+            bug: self.bug,
+        };
+        let mut signals = signals;
         if self.bug == Some(Bug::ShutdownGivesUpEarly) {
             config.drain_timeout /= 8;
         }
@@ -147,7 +162,11 @@ fn real_entropy() -> u64 {
 
 /// Spawns madsim tasks and listens on the simulated network.
 struct SimHost {
+    name: String,
     address: SocketAddr,
+    recorder: Recorder,
+    /// Completes when the first signal arrives.
+    shutdown_begins: Stop,
     bug: Option<Bug>,
 }
 
@@ -157,21 +176,30 @@ impl Host for SimHost {
         async move { task.await.map_err(|error| Broken(format!("{name}: {error}"))) }.boxed()
     }
 
-    fn serve(
-        &self,
-        app: Arc<App>,
-        stop: Shared<BoxFuture<'static, ()>>,
-        time_limit: Duration,
-    ) -> Task {
-        let (address, bug) = (self.address, self.bug);
-        let service = service(app, RouteSet::Everyone, Access::default());
+    fn serve(&self, app: Arc<App>, stop: Stop) -> Task {
+        let (name, address, bug) = (self.name.clone(), self.address, self.bug);
+        let recorder = self.recorder.clone();
+        let closes_first = bug == Some(Bug::ListenerClosesFirst);
+        let stop = if closes_first { self.shutdown_begins.clone() } else { stop };
+        let health = Arc::clone(&app.health);
+        let routes = service(app, RouteSet::Everyone, Access::default());
+        let service = service_fn(move |request: Request<Incoming>| {
+            if bug == Some(Bug::DrainRefuses)
+                && health.is_draining()
+                && request.uri().path().starts_with("/webhooks/")
+            {
+                let refused = ProblemKind::ShuttingDown.with("Planted bug.").into_response();
+                return ready(Ok(refused)).left_future();
+            }
+            routes.call(request).right_future()
+        });
         async move {
             let listener = net::listen(address).await;
             let mut connections = FuturesUnordered::new();
             let mut stopping = stop.clone();
-            loop {
+            let time_left = loop {
                 let accepted = select_biased! {
-                    () = stopping => break,
+                    time_left = stopping => break time_left,
                     () = connections.select_next_some() => continue,
                     accepted = listener.accept().fuse() => accepted,
                 };
@@ -184,10 +212,13 @@ impl Host for SimHost {
                         connections.push(served);
                     }
                 }
+            };
+            if !closes_first {
+                recorder.fault(Fault::Closing { process: name });
             }
             drop(listener);
             let all_ended = async { while connections.next().await.is_some() {} };
-            let _ = madsim::time::timeout(time_limit, all_ended).await;
+            let _ = madsim::time::timeout(time_left, all_ended).await;
             Ok(())
         }
         .boxed()

@@ -17,6 +17,7 @@ use madsim::time::{sleep, timeout};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use surehook_core::admission::Fingerprint;
 use surehook_core::event::Status;
@@ -115,8 +116,13 @@ impl Producers {
             .body(in_pieces(body, takes))
             .expect("the request is valid");
         request.headers_mut().extend(headers);
+        let is_refused = AtomicBool::new(false);
         let exchange = async {
-            let (response, _connection) = net::send(self.processes[process], request).await.ok()?;
+            let sent = net::send(self.processes[process], request).await;
+            if let Err(net::SendError::Connect(_)) = sent {
+                is_refused.store(true, Relaxed);
+            }
+            let (response, _connection) = sent.ok()?;
             let status_code = response.status().as_u16();
             let replayed = response.headers().contains_key("idempotent-replayed");
             let body = response.into_body().collect().await.ok()?.to_bytes();
@@ -125,7 +131,8 @@ impl Producers {
         let Ok(Some((status_code, replayed, body))) =
             timeout(hangs_up.unwrap_or(TIMEOUT + takes), exchange).await
         else {
-            self.recorder.record(What::Unanswered { post: id });
+            let is_refused = is_refused.into_inner();
+            self.recorder.record(What::Unanswered { post: id, is_refused });
             return None;
         };
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();

@@ -28,7 +28,7 @@ fn refused(outcome: &Outcome) -> usize {
         What::Answered { post, status_code, .. } => {
             posts[post].source == "fast" && *status_code != 202
         }
-        What::Unanswered { post } => posts[post].source == "fast",
+        What::Unanswered { post, .. } => posts[post].source == "fast",
         _ => false,
     };
     outcome.run.entries.iter().filter(|entry| is_refused(&entry.what)).count()

@@ -309,7 +309,7 @@ pub async fn try_once(
     let answer = match client.post(&url, &headers, post.body.clone()).await {
         Ok(answer) => answer,
         Err(why) => {
-            recording.record(What::Unanswered { post: id });
+            recording.record(What::Unanswered { post: id, is_refused: false });
             return Err(why);
         }
     };

@@ -25,6 +25,8 @@ on_each_database!(
     a_second_signal_ends_the_drain_at_once,
     a_different_second_signal_also_ends_the_drain,
     more_signals_do_not_prolong_a_drain,
+    webhooks_are_accepted_until_the_listener_closes_and_delivered_after_the_restart,
+    the_listener_stays_open_for_the_shutdown_grace,
 );
 
 async fn sigterm_under_load_loses_and_repeats_nothing(database: Database) {
@@ -194,6 +196,87 @@ async fn more_signals_do_not_prolong_a_drain(database: Database) {
         "it drained for {took:?}"
     );
     run.judge().await;
+}
+
+/// A delivery that hangs makes the drain last.
+async fn webhooks_are_accepted_until_the_listener_closes_and_delivered_after_the_restart(
+    database: Database,
+) {
+    let run = Recording::begin(database).await;
+    let sink = run.sink(|_| Answer::never()).await;
+    let mut service = run.service(&configuration(&sink, "4s")).await;
+    let (client, target) = (Client::default(), service.target());
+    let post = |key: String| {
+        let (run, client, target) = (&run, &client, &target);
+        async move {
+            let post =
+                Post { producer: "producer", source: "github", key: &key, body: "{}".into() };
+            try_once(run, client, target, &post).await.expect("a response").expect("a 202")
+        }
+    };
+    post("hung".to_owned()).await;
+    sink.reaches(1).await;
+
+    service.signal(Signal::SIGTERM);
+    is_draining(&service).await;
+    for n in 0..50 {
+        post(format!("during-the-drain-{n}")).await;
+    }
+    assert_eq!(sink.count(), 1, "a draining process delivered an event that it accepted");
+    let status = service.wait(Duration::from_secs(10)).await;
+    assert_eq!(status.code(), Some(0), "{status}");
+
+    sink.behave(|_| Answer::status(200));
+    let begun = Instant::now();
+    service.restart().await;
+    let judged = run.judge().await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "the events became claimable only when a lease ended, not at once"
+    );
+    assert_eq!(judged.events.len(), 51);
+    let attempts: usize = judged.events.values().map(|event| event.history.len()).sum();
+    assert_eq!(attempts, 52, "only the delivery that hung needed another attempt");
+}
+
+async fn the_listener_stays_open_for_the_shutdown_grace(database: Database) {
+    const GRACE: Duration = Duration::from_millis(1_500);
+    let run = Recording::begin(database).await;
+    let sink = run.sink(|_| Answer::status(200)).await;
+    let configuration = format!("shutdown_grace = \"{GRACE:?}\"\n{}", configuration(&sink, "10s"));
+    let mut service = run.service(&configuration).await;
+    let begun = Instant::now();
+    service.signal(Signal::SIGTERM);
+    is_draining(&service).await;
+    let mut accepted = 0;
+    while TcpStream::connect(service.address()).await.is_ok() {
+        let (key, body) = (format!("during-the-grace-{accepted}"), "{}".into());
+        let post = Post { producer: "producer", source: "github", key: &key, body };
+        // The listener can close between the two connections.
+        let Ok(answer) = try_once(&run, &Client::default(), &service.target(), &post).await else {
+            break;
+        };
+        answer.expect("a 202");
+        accepted += 1;
+    }
+    let took = begun.elapsed();
+    let status = service.wait(Duration::from_secs(10)).await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(took >= GRACE, "the listener closed after {took:?}");
+    assert!(begun.elapsed() < Duration::from_secs(8), "it ended after {:?}", begun.elapsed());
+    service.restart().await;
+    assert_eq!(run.judge().await.events.len(), accepted);
+}
+
+async fn is_draining(service: &tests::program::Service) {
+    let (client, url) = (Client::default(), service.url("/ready"));
+    wait::until("the process not to be ready", || async {
+        let answer = client.get(&url).await?;
+        let is_draining =
+            answer.status_code == 503 && answer.problem() == "urn:surehook:problem:shutting-down";
+        if is_draining { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
 }
 
 async fn signalled_again(database: Database, first: Signal, second: Signal) {

@@ -380,7 +380,7 @@ async fn producers_that_hang_up_leave_whole_events_or_none(database: Database) {
                 stream.set_zero_linger().expect("the connection can be reset");
             }
             drop(stream);
-            siege.run.record(What::Unanswered { post });
+            siege.run.record(What::Unanswered { post, is_refused: false });
             // Some retry later, as producers do.
             if index.is_multiple_of(10) {
                 siege.good(&Client::default(), "orders", &key, Bytes::copy_from_slice(body)).await;
@@ -520,7 +520,7 @@ impl Siege {
         let answers = converse(self.service.address(), bytes).await;
         match answers.first() {
             Some(first) => drop(self.answered(post, first)),
-            None => self.run.record(What::Unanswered { post }),
+            None => self.run.record(What::Unanswered { post, is_refused: false }),
         }
         answers.iter().map(|answer| answer.status_code).collect()
     }

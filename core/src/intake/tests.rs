@@ -316,6 +316,20 @@ fn claims_for_an_ended_worker_are_released_before_shutdown_completes() {
 }
 
 #[test]
+fn nothing_is_claimed_on_insert_for_a_worker_that_drains() {
+    let mut intake = Intake::new(SETTINGS);
+    offer(&mut intake, 10, 1000);
+    intake.handle(Input::HandoverClosed);
+    // An offer that was made before the drain can arrive after it.
+    offer(&mut intake, 10, 1000);
+    let tickets = submit(&mut intake, [request(1)]);
+    let (batch, events) = call(&mut intake);
+    assert_eq!(events, [(tickets[0], None)], "another process can claim the event at once");
+    stored(&mut intake, batch, Ok(vec![Stored::Inserted]));
+    assert!(matches!(answers(&actions(&mut intake, at(0)))[..], [(_, Ok(_))]));
+}
+
+#[test]
 fn a_timed_out_request_counts_against_the_limit_until_stored() {
     let mut intake = Intake::new(Settings { max_queued: 1, ..SETTINGS });
     let tickets = submit(&mut intake, [request(1)]);

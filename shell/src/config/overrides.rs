@@ -33,6 +33,9 @@ pub struct Overrides {
     /// How long a shutdown waits for deliveries in flight, such as `30s`
     #[arg(long, value_name = "TIME", env = "SUREHOOK_DRAIN_TIMEOUT", hide_env_values = true)]
     pub drain_timeout: Option<String>,
+    /// How long the listener stays open at least after the first signal, such as `10s`
+    #[arg(long, value_name = "TIME", env = "SUREHOOK_SHUTDOWN_GRACE", hide_env_values = true)]
+    pub shutdown_grace: Option<String>,
     /// Whether to migrate the database schema at start: `true` or `false`
     #[arg(long, value_name = "BOOL", env = "SUREHOOK_MIGRATE_ON_START", hide_env_values = true)]
     pub migrate_on_start: Option<String>,
@@ -49,6 +52,7 @@ impl Overrides {
             role,
             log,
             drain_timeout,
+            shutdown_grace,
             migrate_on_start,
         } = self;
         let results = [
@@ -82,6 +86,13 @@ impl Overrides {
                 values::drain_timeout,
                 "--drain-timeout",
                 "SUREHOOK_DRAIN_TIMEOUT",
+            ),
+            set(
+                shutdown_grace.as_ref(),
+                &mut config.shutdown_grace,
+                values::shutdown_grace,
+                "--shutdown-grace",
+                "SUREHOOK_SHUTDOWN_GRACE",
             ),
             set(
                 migrate_on_start.as_ref(),

@@ -148,6 +148,7 @@ impl fmt::Display for Config {
             role,
             log,
             drain_timeout,
+            shutdown_grace,
             migrate_on_start,
             intake,
             worker,
@@ -183,8 +184,12 @@ impl fmt::Display for Config {
         )?;
         writeln!(f, "role        {}", or("role", &role.as_str()))?;
         writeln!(f, "log         {}", or("log", &log.as_str()))?;
-        let drain_timeout = or("drain_timeout", &time(*drain_timeout));
-        writeln!(f, "shutdown    drains for at most {drain_timeout}")?;
+        writeln!(
+            f,
+            "shutdown    drains for at most {}, accepts requests for at least {}",
+            or("drain_timeout", &time(*drain_timeout)),
+            or("shutdown_grace", &time(*shutdown_grace))
+        )?;
         writeln!(
             f,
             "intake      bodies up to {}, queue up to {max_queued} requests or {}",

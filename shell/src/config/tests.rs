@@ -79,6 +79,7 @@ fn every_value_can_be_set() {
         role = "worker"
         log = "json"
         drain_timeout = "0s"
+        shutdown_grace = "5m"
         migrate_on_start = false
         intake = { max_body = 100, max_queued = 1, max_queued_bytes = "1kB", max_connections = 2, header_timeout = "1ms", body_timeout = "1h" }
         worker = { max_held_bytes = "3KiB" }
@@ -179,6 +180,7 @@ fn every_value_can_be_set() {
         role: Role::Worker,
         log: LogFormat::Json,
         drain_timeout: Duration::ZERO,
+        shutdown_grace: Duration::from_mins(5),
         migrate_on_start: false,
         intake: IntakeConfig {
             max_body: 100,
@@ -302,6 +304,7 @@ fn an_invalid_override_is_reported_with_flag_and_variable_but_no_password() {
         role: wrong("boss"),
         log: wrong(""),
         drain_timeout: wrong("2h"),
+        shutdown_grace: wrong("301s"),
         migrate_on_start: wrong("yes"),
     };
     let told = parsed_over(SOURCE, &overrides).unwrap_err().to_string();
@@ -314,6 +317,7 @@ fn an_invalid_override_is_reported_with_flag_and_variable_but_no_password() {
 --role (or SUREHOOK_ROLE in the environment): `boss` is not a valid value: write `all` or `intake` or `worker`
 --log (or SUREHOOK_LOG in the environment): `` is not a valid value: write `human` or `json`
 --drain-timeout (or SUREHOOK_DRAIN_TIMEOUT in the environment): `2h` is out of range: write a duration from 0s to 1h
+--shutdown-grace (or SUREHOOK_SHUTDOWN_GRACE in the environment): `301s` is out of range: write a duration from 0s to 5m
 --migrate-on-start (or SUREHOOK_MIGRATE_ON_START in the environment): `yes` is not a valid value: write `true` or `false`"
     );
 }

@@ -121,6 +121,10 @@ pub(super) fn drain_timeout(text: &str) -> Result<Duration, String> {
     duration(text, Duration::ZERO, limits::DRAIN_TIMEOUT)
 }
 
+pub(super) fn shutdown_grace(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::ZERO, limits::SHUTDOWN_GRACE)
+}
+
 pub(super) fn request_timeout(text: &str) -> Result<Duration, String> {
     duration(text, MILLISECOND, limits::REQUEST_TIMEOUT)
 }

@@ -87,7 +87,7 @@ kinds! {
     NotStorable = SERVICE_UNAVAILABLE, "not-storable", "The event could not be stored";
     /// The limit of waiting requests, or of their bytes, is reached.
     Overloaded = SERVICE_UNAVAILABLE, "overloaded", "Too many requests are waiting";
-    /// The process is shutting down.
+    /// On `/ready`: the process is draining. On a webhook: the process ended before it could store it.
     ShuttingDown = SERVICE_UNAVAILABLE, "shutting-down", "The process is shutting down";
     /// The database is not available. The request had no effect.
     DatabaseUnavailable = SERVICE_UNAVAILABLE, "database-unavailable", "The database is not available";

@@ -35,8 +35,6 @@ pub(super) enum Audience {
     Everyone,
     Producers,
     Operators,
-    /// Operators. The route is also served during a shutdown.
-    Monitoring,
 }
 
 /// What a handler receives of a request.
@@ -126,9 +124,9 @@ routes! {
     /// `200`: the process is ready for requests; see [`crate::health`].
     Ready = GET "/ready" for Everyone, |app, _| app.ready();
     /// `200` with [`crate::metrics`] in Prometheus' text format.
-    Metrics = GET "/metrics" for Monitoring, |app, _| app.metrics();
+    Metrics = GET "/metrics" for Operators, |app, _| app.metrics();
     /// `200` with [`OPENAPI`](super::OPENAPI), the description of this interface.
-    OpenApi = GET "/openapi.json" for Monitoring, |_, _| ready(Ok(monitoring::openapi()));
+    OpenApi = GET "/openapi.json" for Operators, |_, _| ready(Ok(monitoring::openapi()));
 }
 
 impl RouteSet {
@@ -144,7 +142,7 @@ impl RouteSet {
         match route.audience() {
             Audience::Everyone => true,
             Audience::Producers => self != Self::Operators,
-            Audience::Operators | Audience::Monitoring => self != Self::Producers,
+            Audience::Operators => self != Self::Producers,
         }
     }
 }

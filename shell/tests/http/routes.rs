@@ -232,17 +232,6 @@ async fn checks_of_a_request_have_a_fixed_order() {
         405,
         "method-not-allowed",
     );
-    world.app.health.drain();
-    assert_problem(
-        &world.request("PUT", "/webhooks/nobody", &too_large, b"").await,
-        405,
-        "method-not-allowed",
-    );
-    assert_problem(
-        &world.request("POST", "/webhooks/nobody", &too_large, b"").await,
-        503,
-        "shutting-down",
-    );
 }
 
 #[tokio::test]

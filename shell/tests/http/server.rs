@@ -466,13 +466,13 @@ async fn a_shutdown_finishes_a_request_in_flight() {
 }
 
 #[tokio::test]
-async fn a_shutdown_ends_at_its_drain_timeout() {
+async fn a_shutdown_aborts_requests_when_its_time_is_over() {
     let world = World::start(Setup::default());
-    let mut server = Server::start(&world, ServerLimits { drain_timeout: SOON, ..LIMITS }).await;
+    let mut server = Server::start(&world, LIMITS).await;
     let mut stalled = server.client().await;
     stalled.begins("k1", "hell").await;
     let begun = Instant::now();
-    server.shut_down();
+    server.shut_down_within(SOON);
     server.ended().await;
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert!(stalled.closed().await);
@@ -480,14 +480,40 @@ async fn a_shutdown_ends_at_its_drain_timeout() {
 }
 
 #[tokio::test]
-async fn a_draining_process_refuses_requests_on_keep_alive_connections() {
+async fn a_draining_process_accepts_events_and_closes_each_connection() {
     let world = World::start(Setup::default());
     let server = Server::start(&world, LIMITS).await;
     let mut client = server.client().await;
     client.post("k1", b"").await;
-    assert_eq!(client.response().await.status(), 202);
+    assert_eq!(header(client.response().await.headers(), "connection"), None);
     world.app.health.drain();
-    client.post("k2", b"").await;
-    assert_problem(&client.response().await, 503, "shutting-down");
-    assert!(client.closed().await);
+    let new = server.client().await;
+    for (key, mut client) in [("k2", client), ("k3", new)] {
+        client.post(key, b"").await;
+        let response = client.response().await;
+        assert_eq!(response.status(), 202);
+        assert_eq!(header(response.headers(), "connection"), Some("close"));
+        assert!(client.closed().await);
+    }
+    assert_eq!(world.store.stored().len(), 3);
+}
+
+#[tokio::test]
+async fn requests_that_cross_the_closing_of_the_listener_are_answered() {
+    let world = World::start(Setup::default());
+    let mut server = Server::start(&world, ServerLimits { max_connections: 3, ..LIMITS }).await;
+    let (mut idle, fresh) = (server.client().await, server.client().await);
+    idle.post("k1", b"").await;
+    assert_eq!(idle.response().await.status(), 202);
+    // The server has not yet accepted this one when it closes its listener.
+    let queued = server.client().await;
+    server.shut_down();
+    for (key, mut client) in [("k2", idle), ("k3", fresh), ("k4", queued)] {
+        client.post(key, b"").await;
+        let response = client.response().await;
+        assert_eq!(response.status(), 202, "{key}");
+        assert_eq!(header(response.headers(), "connection"), Some("close"), "{key}");
+    }
+    server.ended().await;
+    assert_eq!(world.store.stored().len(), 4);
 }

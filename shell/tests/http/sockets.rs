@@ -17,15 +17,15 @@ use tokio::time::timeout;
 /// Longer than any operation in these tests takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-pub(crate) const LIMITS: ServerLimits = ServerLimits {
-    max_connections: 100,
-    header_read_timeout: Duration::from_secs(10),
-    drain_timeout: Duration::from_secs(10),
-};
+pub(crate) const LIMITS: ServerLimits =
+    ServerLimits { max_connections: 100, header_read_timeout: Duration::from_secs(10) };
+
+/// How long requests in flight may continue after a shutdown.
+const TIME_LEFT: Duration = Duration::from_secs(10);
 
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    shutdown: Option<oneshot::Sender<()>>,
+    shutdown: Option<oneshot::Sender<Duration>>,
     running: JoinHandle<()>,
 }
 
@@ -37,13 +37,18 @@ impl Server {
             surehook::http::service(Arc::clone(&world.app), world.route_set, world.access.clone());
         let (shutdown, told) = oneshot::channel();
         let running = tokio::spawn(serve(listener, service, limits, async move {
-            let _ = told.await;
+            told.await.unwrap_or_default()
         }));
         Self { address, shutdown: Some(shutdown), running }
     }
 
     pub(crate) fn shut_down(&mut self) {
-        self.shutdown.take().expect("the server is shut down only once").send(()).unwrap();
+        self.shut_down_within(TIME_LEFT);
+    }
+
+    /// Closes the listener. Requests in flight may continue for this time.
+    pub(crate) fn shut_down_within(&mut self, time_left: Duration) {
+        self.shutdown.take().expect("the server is shut down only once").send(time_left).unwrap();
     }
 
     pub(crate) async fn ended(self) {

@@ -95,6 +95,8 @@ pub enum What {
     /// A producer got no complete response, and will not get one.
     Unanswered {
         post: PostId,
+        /// Whether the connection was refused, as far as that is known: nothing listens at the address.
+        is_refused: bool,
     },
     /// A response to `GET /events/{id}`.
     Looked {
@@ -306,6 +308,10 @@ pub enum Fault {
     },
     /// A process received the signal to shut down.
     Draining {
+        process: String,
+    },
+    /// A process that is shutting down closes its listener.
+    Closing {
         process: String,
     },
     /// A process completed its shutdown.

@@ -39,6 +39,8 @@ pub enum Mark {
     ExplainedDuplicate,
     /// A process started its shutdown while it was delivering.
     DrainWithWorkInFlight,
+    /// A process stored a new event during its shutdown.
+    AcceptedWhileDraining,
     /// A shutdown cut off a delivery.
     CutOffByShutdown,
     /// An event was released unsent.
@@ -112,7 +114,7 @@ pub enum Mark {
 
 impl Mark {
     /// All marks.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
         Self::LeaseTakenOverAfterPause,
@@ -126,6 +128,7 @@ impl Mark {
         Self::DeliveredAfterRetry,
         Self::ExplainedDuplicate,
         Self::DrainWithWorkInFlight,
+        Self::AcceptedWhileDraining,
         Self::CutOffByShutdown,
         Self::ReleasedUnsent,
         Self::ClaimedAgainAfterFailedSettlement,
@@ -478,22 +481,30 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
 fn of_processes(run: &Run, marks: &mut BTreeSet<Mark>) {
     let mut sending: BTreeMap<&str, u32> = BTreeMap::new();
     let mut up: BTreeSet<&str> = BTreeSet::new();
+    let mut draining: BTreeSet<&str> = BTreeSet::new();
     for entry in &run.entries {
         match &entry.what {
             What::Sending(sent) => *sending.entry(&sent.process).or_default() += 1,
             What::Sent { process, .. } => {
                 sending.entry(process).and_modify(|count| *count = count.saturating_sub(1));
             }
-            What::Fault(Fault::Draining { process })
-                if sending.get(process.as_str()).is_some_and(|count| *count > 0) =>
+            What::Fault(Fault::Draining { process }) => {
+                draining.insert(process);
+                if sending.get(process.as_str()).is_some_and(|count| *count > 0) {
+                    marks.insert(Mark::DrainWithWorkInFlight);
+                }
+            }
+            What::Committed(Committed { change: Change::Accepted, process, .. })
+                if draining.contains(process.as_str()) =>
             {
-                marks.insert(Mark::DrainWithWorkInFlight);
+                marks.insert(Mark::AcceptedWhileDraining);
             }
             What::Fault(Fault::Started { process }) => {
                 up.insert(process);
             }
             What::Fault(Fault::Killed { process } | Fault::Exited { process }) => {
                 sending.remove(process.as_str());
+                draining.remove(process.as_str());
                 up.remove(process.as_str());
                 if up.is_empty() {
                     marks.insert(Mark::AllProcessesDown);
@@ -507,7 +518,7 @@ fn of_processes(run: &Run, marks: &mut BTreeSet<Mark>) {
 fn of_producers(run: &Run, marks: &mut BTreeSet<Mark>) {
     let posts = run.posts();
     let unanswered: BTreeMap<_, _> = run
-        .each(|what| if let What::Unanswered { post } = what { posts.get(post) } else { None })
+        .each(|what| if let What::Unanswered { post, .. } = what { posts.get(post) } else { None })
         .map(|(at, post)| ((&post.producer, &post.source, &post.key), at))
         .collect();
     let mut turned_away = BTreeSet::new();

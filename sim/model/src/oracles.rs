@@ -8,6 +8,7 @@ mod backoff;
 pub mod breaker;
 mod bytes;
 mod configuration;
+mod continuity;
 mod duplicates;
 mod durability;
 mod idempotency;
@@ -95,6 +96,8 @@ pub enum Promise {
     Pause,
     /// A shutdown gives deliveries in flight the time that is set for it.
     Shutdown,
+    /// A shutdown refuses no request before its listener closes.
+    Continuity,
     /// `GET /events/{id}` and the status in a `202` never contradict the history.
     Lookup,
     /// Every accepted event is delivered or dead-lettered in time.
@@ -155,6 +158,7 @@ impl Promise {
             Self::Rate => "no process starts deliveries faster than the source's rate allows",
             Self::Pause => "events of a paused source are not claimed",
             Self::Shutdown => "a shutdown does not cut off deliveries early",
+            Self::Continuity => "a shutdown refuses no request before its listener closes",
             Self::Lookup => "GET /events/{id} and the status in a 202 never contradict the history",
             Self::Liveness => "every accepted event is delivered or dead-lettered in time",
             Self::Availability => {
@@ -190,6 +194,7 @@ pub fn judge(run: &Run) -> Vec<Violation> {
         rate::judge,
         pause::judge,
         shutdown::judge,
+        continuity::judge,
         lookup::judge,
         liveness::judge,
         availability::judge,

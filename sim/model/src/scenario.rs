@@ -34,6 +34,9 @@ pub struct Scenario {
     pub processes: usize,
     /// The longest time that a process may take to shut down.
     pub drain_timeout_ms: u64,
+    /// How long the listener of a process stays open at least after its shutdown began.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub shutdown_grace_ms: u64,
     #[serde(default, skip_serializing_if = "DatabaseKind::is_alone")]
     pub database: DatabaseKind,
     /// The role of each process, by index. Processes that are not listed do everything.
@@ -153,6 +156,11 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_none(milliseconds: &u64) -> bool {
+    *milliseconds == 0
+}
+
 impl Scenario {
     /// One process without faults, for five seconds.
     #[must_use]
@@ -163,6 +171,7 @@ impl Scenario {
             seed: 1,
             processes: 1,
             drain_timeout_ms: 5_000,
+            shutdown_grace_ms: 0,
             database: DatabaseKind::Alone,
             roles: Vec::new(),
             clocks_ahead_ms: Vec::new(),

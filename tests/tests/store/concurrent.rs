@@ -262,7 +262,7 @@ async fn produce(world: Arc<World>, process: usize, mut random: Rng) {
         );
         for (index, (post, event)) in posts.into_iter().zip(&events).enumerate() {
             let Ok(stored) = &stored else {
-                world.recording.record(What::Unanswered { post });
+                world.recording.record(What::Unanswered { post, is_refused: false });
                 continue;
             };
             let (id, status, replayed) =

@@ -87,8 +87,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             accepted.entry(event).or_insert((at, post.source.as_str()));
         }
     }
-    let unanswered =
-        run.each(|what| if let What::Unanswered { post } = what { posts.get(post) } else { None });
+    let unanswered = run
+        .each(|what| if let What::Unanswered { post, .. } = what { posts.get(post) } else { None });
     for (at, post) in unanswered {
         let asked = posted[&post.post];
         let is_late = post.takes.is_some_and(|takes| at - asked > takes + ANSWERED_WITHIN);
@@ -153,7 +153,7 @@ pub(super) fn quiet_spans(run: &Run) -> Vec<(At, At)> {
             Fault::Killed { process } | Fault::Exited { process, .. } => {
                 next_start(run, process, entry.at)
             }
-            Fault::Started { .. } | Fault::Draining { .. } => entry.at,
+            Fault::Started { .. } | Fault::Draining { .. } | Fault::Closing { .. } => entry.at,
         };
         noise.push((entry.at, until + SETTLED_AFTER));
     }

@@ -133,6 +133,10 @@ pub fn expand(seed: u64) -> Scenario {
     if rng.u8(..) < 50 {
         bad_rows(&mut rng, sources.len(), processes, heal_at_ms, &mut posts, &faults);
     }
+    // A separate generator for the same reason.
+    let mut rng = Rng::with_seed(seed ^ 0x4d83_e0a7_5b16_c92f);
+    let shutdown_grace_ms = if rng.bool() { 0 } else { rng.u64(10..5_000) };
+    posts_during_drains(&mut rng, sources.len(), heal_at_ms, &mut posts, &faults);
     posts.sort_by_key(|post| post.at_ms);
     faults.sort_by_key(|fault| fault.at_ms);
     let (why, catches, kept) = (String::new(), None, Some(kept));
@@ -142,6 +146,7 @@ pub fn expand(seed: u64) -> Scenario {
         seed,
         processes,
         drain_timeout_ms,
+        shutdown_grace_ms,
         database,
         roles,
         clocks_ahead_ms,
@@ -507,6 +512,30 @@ fn bad_rows(
     for n in 0..rng.u64(5..12) {
         let (source, poison) = (rng.usize(0..sources), n % 4 == 2);
         posts.push(Post { source, process, poison, ..Post::nth(4_000 + n, at_ms) });
+    }
+}
+
+/// Producers post to a process while it shuts down.
+fn posts_during_drains(
+    rng: &mut Rng,
+    sources: usize,
+    heal_at_ms: u64,
+    posts: &mut Vec<Post>,
+    faults: &[FaultAt],
+) {
+    let drains: Vec<(u64, usize)> = faults
+        .iter()
+        .filter_map(|fault| match fault.what {
+            Fault::Drain { process, .. } => Some((fault.at_ms, process)),
+            Fault::RollingRestart { .. } => Some((fault.at_ms, 0)),
+            _ => None,
+        })
+        .collect();
+    let Some(&(begins, process)) = rng.choice(&drains) else { return };
+    for n in 0..rng.u64(2..8) {
+        let at_ms = (begins + rng.u64(0..3_000)).min(heal_at_ms - 1);
+        let source = rng.usize(0..sources);
+        posts.push(Post { source, process, ..Post::nth(5_000 + n, at_ms) });
     }
 }
 

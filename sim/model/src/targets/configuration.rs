@@ -58,6 +58,7 @@ fn taken(config: &Config, text: &str) {
     };
     let (millisecond, second) = (Duration::from_millis(1), Duration::from_secs(1));
     within(Duration::ZERO, config.drain_timeout, limits::DRAIN_TIMEOUT);
+    within(Duration::ZERO, config.shutdown_grace, limits::SHUTDOWN_GRACE);
     within(second, config.retention.delivered, limits::RETENTION);
     within(second, config.retention.dead_lettered, limits::RETENTION);
     let intake = &config.intake;

@@ -75,7 +75,7 @@ impl<'a> Index<'a> {
         };
         match what {
             What::Posted(posted) => of_post(&posted.post),
-            What::Answered { post, .. } | What::Unanswered { post } => of_post(post),
+            What::Answered { post, .. } | What::Unanswered { post, .. } => of_post(post),
             What::Replied { request, .. } => {
                 self.requests.get(request).map(|received| received.event).into_iter().collect()
             }

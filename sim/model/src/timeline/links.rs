@@ -57,7 +57,7 @@ pub(super) fn links(run: &Run, index: &Index<'_>) -> Links {
                     link(Lane::process(&posted.process), own, true, status_code.to_string());
                 }
             }
-            What::Unanswered { post } => {
+            What::Unanswered { post, .. } => {
                 if let Some(posted) = index.posts.get(post) {
                     link(Lane::process(&posted.process), own, false, format!("p{}", post.0));
                 }

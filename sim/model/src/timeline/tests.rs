@@ -172,7 +172,8 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
         (What::Fault(Fault::Started { process: process() }), "starts"),
         (posted(1, "k"), "p1 POST shop key k body 230d8358 to process 1"),
         (answered(1, one), "p1 answered 202: e1, queued, accepted before"),
-        (What::Unanswered { post: PostId(1) }, "p1 got no response"),
+        (What::Unanswered { post: PostId(1), is_refused: false }, "p1 got no response"),
+        (What::Unanswered { post: PostId(1), is_refused: true }, "p1: the connection was refused"),
         (
             What::Looked { event: one, asked_at: second, status: None, attempts: 0 },
             "GET e1, asked at 1.000s: 404",
@@ -253,6 +254,7 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
             "is paused by an operator",
         ),
         (What::Fault(Fault::Draining { process: process() }), "starts its shutdown"),
+        (What::Fault(Fault::Closing { process: process() }), "closes its listener"),
         (What::Fault(Fault::Exited { process: process() }), "has shut down"),
         (What::Fault(Fault::Killed { process: process() }), "is killed"),
         (
@@ -305,6 +307,7 @@ fn kind(what: &What) -> &'static str {
         What::Fault(Fault::Started { .. }) => "started",
         What::Fault(Fault::Paused { .. }) => "paused",
         What::Fault(Fault::Draining { .. }) => "draining",
+        What::Fault(Fault::Closing { .. }) => "closing",
         What::Fault(Fault::Exited { .. }) => "exited",
         What::Fault(Fault::Network { .. }) => "network",
         What::Fault(Fault::Database { .. }) => "database",

@@ -67,6 +67,7 @@ pub(super) fn lane(index: &Index<'_>, what: &What) -> Lane {
             | Fault::Started { process }
             | Fault::Paused { process, .. }
             | Fault::Draining { process }
+            | Fault::Closing { process }
             | Fault::Exited { process },
         ) => Lane::process(process),
         What::Fault(Fault::Network { .. } | Fault::Healed) => Lane::World,
@@ -94,7 +95,10 @@ pub(super) fn words(index: &Index<'_>, what: &What) -> String {
                 problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
             format!("p{} answered {status_code}{event}{status}{replayed}{problem}", post.0)
         }
-        What::Unanswered { post } => format!("p{} got no response", post.0),
+        What::Unanswered { post, is_refused: true } => {
+            format!("p{}: the connection was refused", post.0)
+        }
+        What::Unanswered { post, .. } => format!("p{} got no response", post.0),
         What::Looked { event, asked_at, status, attempts } => {
             let seen = status.map_or_else(
                 || "404".to_owned(),
@@ -262,6 +266,7 @@ fn fault_words(fault: &Fault) -> String {
         Fault::Started { .. } => "starts".to_owned(),
         Fault::Paused { duration, .. } => format!("is stopped for {}", span(*duration)),
         Fault::Draining { .. } => "starts its shutdown".to_owned(),
+        Fault::Closing { .. } => "closes its listener".to_owned(),
         Fault::Exited { .. } => "has shut down".to_owned(),
         Fault::Network { what, duration } => {
             format!("network: {}, for {}", clipped(what), span(*duration))
