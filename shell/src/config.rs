@@ -143,8 +143,10 @@ pub struct IntakeConfig {
     /// Limit of open connections. Further ones wait in the kernel's accept queue. The limit is
     /// lower if the process's limit of open files is too low for it.
     pub max_connections: usize,
-    /// Time limit for a request's head. It also closes idle connections.
+    /// Time limit for a request's head, and for a new connection without a request.
     pub header_timeout: Duration,
+    /// How long a connection without a request is kept after one.
+    pub idle_timeout: Duration,
     /// Time limit for a request's body after its head. A slower request is answered with `408`.
     pub body_timeout: Duration,
 }
@@ -226,7 +228,7 @@ pub mod limits {
     /// The most memory for events that are being delivered, in bytes: the same as for the queue.
     pub const MAX_HELD_BYTES: usize = MAX_QUEUED_BYTES;
     pub const MAX_CONNECTIONS: usize = 1_000_000;
-    /// The longest time for a request's head or body.
+    /// The longest time for a request's head or body, and for an idle connection.
     pub const REQUEST_TIMEOUT: Duration = Duration::from_hours(1);
     /// The longest body of an acknowledgement, in bytes: 4 KiB. Each request gets it.
     pub const ANSWER_BODY: usize = 4 << 10;
@@ -326,6 +328,7 @@ impl Default for IntakeConfig {
             max_queued_bytes: 64 << 20,
             max_connections: 1000,
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
         }
     }
@@ -503,6 +506,7 @@ fn intake(section: &mut Section<'_>, intake: &mut IntakeConfig) {
     section.size("max_queued_bytes", &mut intake.max_queued_bytes, limits::MAX_QUEUED_BYTES);
     section.integer("max_connections", &mut intake.max_connections, 1, limits::MAX_CONNECTIONS);
     section.text("header_timeout", &mut intake.header_timeout, values::request_timeout);
+    section.text("idle_timeout", &mut intake.idle_timeout, values::request_timeout);
     section.text("body_timeout", &mut intake.body_timeout, values::request_timeout);
     if intake.max_body > intake.max_queued_bytes {
         section.conflict(

@@ -52,7 +52,11 @@ pub async fn run(args: &DemoArgs) -> Result<(), DemoError> {
         .map_err(|error| DemoError::Sink { address: args.sink, error })?;
     let sink_address =
         sink.local_addr().map_err(|error| DemoError::Sink { address: args.sink, error })?;
-    let limits = ServerLimits { max_connections: 64, header_read_timeout: Duration::from_secs(30) };
+    let limits = ServerLimits {
+        max_connections: 64,
+        header_read_timeout: Duration::from_secs(30),
+        idle_timeout: Duration::from_secs(75),
+    };
     let downstream = TowerToHyperService::new(warp::service(downstream()));
     let serving =
         tokio::spawn(http_server::serve(sink, downstream, limits, std::future::pending()));

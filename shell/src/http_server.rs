@@ -3,9 +3,9 @@
 //! Responses that hyper sends by itself have no problem body: 400 to a request that is not HTTP,
 //! and 431 to a head that is too long. (A target alone cannot reach the length at which hyper
 //! answers 414.) A client whose header section does not arrive in time gets 408, and its connection
-//! is closed. A connection that sends nothing, at its start or between two requests, is closed
-//! without a response after the same time. So no connection is idle for longer. The kernel closes
-//! the connection of a peer that does not receive its responses.
+//! is closed. A new connection that sends nothing is closed without a response after the same time,
+//! and one that sends nothing between two requests after [`ServerLimits::idle_timeout`]. The kernel
+//! closes the connection of a peer that does not receive its responses.
 //!
 //! At [`ServerLimits::max_connections`], a new connection waits, and later ones wait in the
 //! kernel's accept queue. To make room, keep-alive connections close after their current request,
@@ -19,9 +19,12 @@
 //!
 //! Not here: routes (see [`crate::http`]).
 
+mod heads;
+
 use crate::headers::MAX_HEADERS;
 use crate::http::problem::{MEDIA_TYPE, ProblemKind};
 use crate::shedding::{Connections, Progress, Watched};
+use heads::{HeadTimer, Heads, Noticed};
 use http::HeaderValue;
 use http::header::CONNECTION;
 use hyper::body::{Body, Incoming};
@@ -29,7 +32,7 @@ use hyper::rt::Timer;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
@@ -75,8 +78,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct ServerLimits {
     /// Maximum number of open connections. At least 1.
     pub max_connections: usize,
-    /// Timeout for the header section of a request, and for an idle connection.
+    /// Timeout for the header section of a request, and for a new connection without a request.
     pub header_read_timeout: Duration,
+    /// Timeout for the next request on a connection that has had one.
+    pub idle_timeout: Duration,
 }
 
 /// The HTTP/1.1 settings of this server, for any I/O and timer.
@@ -118,7 +123,6 @@ pub async fn serve<S, B>(
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let service = Arc::new(service);
-    let protocol = protocol(TokioTimer::new(), limits.header_read_timeout);
     let (call, _) = watch::channel(Call::MakeRoom);
     let mut connections = JoinSet::new();
     let mut progress = Connections::default();
@@ -130,7 +134,7 @@ pub async fn serve<S, B>(
         connections.spawn(connection(
             stream,
             Arc::clone(&service),
-            protocol.clone(),
+            limits,
             call.subscribe(),
             Arc::clone(&is_closing),
             progress,
@@ -254,7 +258,7 @@ enum Wait {
 async fn connection<S, B>(
     stream: TcpStream,
     service: Arc<S>,
-    protocol: http1::Builder,
+    limits: ServerLimits,
     mut call: watch::Receiver<Call>,
     is_closing: Arc<AtomicBool>,
     progress: Arc<Progress>,
@@ -268,14 +272,19 @@ async fn connection<S, B>(
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let served = Arc::new(AtomicBool::new(false));
-    let (mut timer, mut waits_for) = (pin!(sleep(GRACE)), Some(Wait::FirstRequest));
-    let mut connection = protocol.serve_connection(
-        TokioIo::new(stream),
+    let heads = Arc::new(Heads::default());
+    let timer = HeadTimer {
+        heads: Arc::clone(&heads),
+        head: limits.header_read_timeout,
+        idle: limits.idle_timeout,
+    };
+    let (mut wait, mut waits_for) = (pin!(sleep(GRACE)), Some(Wait::FirstRequest));
+    let mut connection = protocol(timer, limits.header_read_timeout).serve_connection(
+        TokioIo::new(Noticed { stream, heads: Arc::clone(&heads) }),
         hyper::service::service_fn({
-            let (served, progress) = (Arc::clone(&served), Arc::clone(&progress));
+            let (heads, progress) = (Arc::clone(&heads), Arc::clone(&progress));
             move |request: Request<Incoming>| {
-                served.store(true, Ordering::Relaxed);
+                heads.request();
                 let request = request.map(|body| Watched::new(body, Arc::clone(&progress)));
                 let (answer, is_closing) = (service.call(request), Arc::clone(&is_closing));
                 Box::pin(async move {
@@ -297,16 +306,16 @@ async fn connection<S, B>(
             called = call.changed(), if listening => {
                 listening = called.is_ok() && *call.borrow() != Call::ShutDown;
                 if !listening {
-                    timer.set(sleep(LAST_REQUEST));
+                    wait.set(sleep(LAST_REQUEST));
                     waits_for = Some(Wait::LastRequest);
-                } else if served.load(Ordering::Relaxed) {
+                } else if heads.is_used() {
                     Pin::new(&mut connection).graceful_shutdown();
                 } else if waits_for.is_none() {
                     break None;
                 }
             }
             ended = poll_fn(|context| connection.poll_without_shutdown(context)) => break Some(ended),
-            () = &mut timer, if waits_for.is_some() => {
+            () = &mut wait, if waits_for.is_some() => {
                 if waits_for.take() == Some(Wait::LastRequest) {
                     Pin::new(&mut connection).graceful_shutdown();
                 }
@@ -314,7 +323,7 @@ async fn connection<S, B>(
         }
     };
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner();
+    let mut stream = parts.io.into_inner().stream;
     let late = match ended {
         // No bytes were exchanged, so there is no response to wait for. The connection is closed at
         // once to make room.

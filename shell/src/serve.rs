@@ -141,6 +141,7 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
         operator_hosts: config.operator_hosts.clone(),
         max_connections,
         header_read_timeout: config.intake.header_timeout,
+        idle_timeout: config.intake.idle_timeout,
     };
     // Migrates before the loops start, so that they find a schema. If the database is unreachable,
     // the migration is retried while they run.
@@ -333,6 +334,7 @@ struct Tokio {
     operator_hosts: BTreeSet<String>,
     max_connections: usize,
     header_read_timeout: Duration,
+    idle_timeout: Duration,
 }
 
 impl Host for Tokio {
@@ -351,6 +353,7 @@ impl Host for Tokio {
         let limits = ServerLimits {
             max_connections: self.max_connections,
             header_read_timeout: self.header_read_timeout,
+            idle_timeout: self.idle_timeout,
         };
         let operator_hosts = self.operator_hosts.clone();
         async move {

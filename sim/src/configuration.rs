@@ -87,6 +87,7 @@ pub(crate) fn config(
             max_queued_bytes: MAX_QUEUED_BYTES,
             max_connections: 256,
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(10),
         },
         worker: WorkerConfig {

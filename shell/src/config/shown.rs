@@ -164,6 +164,7 @@ impl fmt::Display for Config {
             max_queued_bytes,
             max_connections,
             header_timeout,
+            idle_timeout,
             body_timeout,
         } = intake;
         let time = humantime::format_duration;
@@ -198,7 +199,8 @@ impl fmt::Display for Config {
         )?;
         writeln!(
             f,
-            "            {max_connections} connections, request head within {}, body within {}",
+            "            {max_connections} connections, kept for {} while idle, request head within {}, body within {}",
+            or("intake.idle_timeout", &time(*idle_timeout)),
             or("intake.header_timeout", &time(*header_timeout)),
             or("intake.body_timeout", &time(*body_timeout))
         )?;

@@ -81,7 +81,7 @@ fn every_value_can_be_set() {
         drain_timeout = "0s"
         shutdown_grace = "5m"
         migrate_on_start = false
-        intake = { max_body = 100, max_queued = 1, max_queued_bytes = "1kB", max_connections = 2, header_timeout = "1ms", body_timeout = "1h" }
+        intake = { max_body = 100, max_queued = 1, max_queued_bytes = "1kB", max_connections = 2, header_timeout = "1ms", idle_timeout = "2ms", body_timeout = "1h" }
         worker = { max_held_bytes = "3KiB" }
         [retention]
         delivered = "1s"
@@ -188,6 +188,7 @@ fn every_value_can_be_set() {
             max_queued_bytes: 1000,
             max_connections: 2,
             header_timeout: Duration::from_millis(1),
+            idle_timeout: Duration::from_millis(2),
             body_timeout: limits::REQUEST_TIMEOUT,
         },
         worker: WorkerConfig { max_held_bytes: 3 << 10 },

@@ -138,12 +138,48 @@ async fn a_header_section_that_arrives_too_slowly_is_408() {
 #[tokio::test]
 async fn an_idle_connection_is_closed_before_and_between_requests() {
     let world = World::start(Setup::default());
-    let server = Server::start(&world, ServerLimits { header_read_timeout: SOON, ..LIMITS }).await;
+    let limits = ServerLimits { header_read_timeout: SOON, idle_timeout: SOON, ..LIMITS };
+    let server = Server::start(&world, limits).await;
     let (mut silent, mut done) = (server.client().await, server.client().await);
     done.post("k1", b"").await;
     assert_eq!(done.response().await.status(), 202);
     assert!(silent.closed().await);
     assert!(done.closed().await);
+}
+
+#[tokio::test]
+async fn a_kept_connection_lives_longer_than_a_head_may_take() {
+    let world = World::start(Setup::default());
+    let limits = ServerLimits { header_read_timeout: SOON, idle_timeout: 5 * SOON, ..LIMITS };
+    let server = Server::start(&world, limits).await;
+    let mut kept = server.client().await;
+    kept.post("k1", b"").await;
+    assert_eq!(kept.response().await.status(), 202);
+    tokio::time::sleep(2 * SOON).await;
+    kept.post("k2", b"").await;
+    assert_eq!(kept.response().await.status(), 202);
+    let begun = Instant::now();
+    assert!(kept.closed().await);
+    assert!(begun.elapsed() > 4 * SOON, "closed after {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_head_that_begins_on_a_kept_connection_has_its_own_timeout() {
+    let world = World::start(Setup::default());
+    let limits =
+        ServerLimits { header_read_timeout: SOON, idle_timeout: Duration::from_hours(1), ..LIMITS };
+    let server = Server::start(&world, limits).await;
+    let mut kept = server.client().await;
+    for pause in [Duration::ZERO, 2 * SOON] {
+        kept.post("k1", b"").await;
+        assert_eq!(kept.response().await.status(), 202);
+        tokio::time::sleep(pause).await;
+    }
+    kept.send("POST /webhooks/plain HTTP/1.1\r\nidempotency-key: ").await;
+    let begun = Instant::now();
+    assert_problem(&kept.response().await, 408, "too-slow");
+    assert!(begun.elapsed() > SOON / 2, "after {:?}", begun.elapsed());
+    assert!(kept.closed().await);
 }
 
 #[tokio::test]

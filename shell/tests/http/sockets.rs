@@ -17,8 +17,11 @@ use tokio::time::timeout;
 /// Longer than any operation in these tests takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-pub(crate) const LIMITS: ServerLimits =
-    ServerLimits { max_connections: 100, header_read_timeout: Duration::from_secs(10) };
+pub(crate) const LIMITS: ServerLimits = ServerLimits {
+    max_connections: 100,
+    header_read_timeout: Duration::from_secs(10),
+    idle_timeout: Duration::from_secs(75),
+};
 
 /// How long requests in flight may continue after a shutdown.
 const TIME_LEFT: Duration = Duration::from_secs(10);

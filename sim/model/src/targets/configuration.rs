@@ -63,6 +63,7 @@ fn taken(config: &Config, text: &str) {
     within(second, config.retention.dead_lettered, limits::RETENTION);
     let intake = &config.intake;
     within(millisecond, intake.header_timeout, limits::REQUEST_TIMEOUT);
+    within(millisecond, intake.idle_timeout, limits::REQUEST_TIMEOUT);
     within(millisecond, intake.body_timeout, limits::REQUEST_TIMEOUT);
     count(intake.max_body, limits::MAX_BODY);
     count(intake.max_queued, limits::MAX_QUEUED);
