@@ -96,7 +96,7 @@ pub struct EventFilter {
 /// How a store reaches the events that match a filter, in the order of their ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
-    /// By the unique index of source and idempotency key: at most one event.
+    /// By the unique index of source and idempotency key: at most one event of each source.
     Key,
     /// Through the dead letters of one source.
     DeadLetters,
@@ -113,7 +113,7 @@ impl EventFilter {
     pub fn path(&self) -> Path {
         let only_dead = self.reason.is_some() || self.status == Some(Status::DeadLettered);
         match (&self.source, &self.key) {
-            (Some(_), Some(_)) => Path::Key,
+            (_, Some(_)) => Path::Key,
             (Some(_), None) if only_dead => Path::DeadLetters,
             _ if only_dead || self.status.is_some_and(|status| status != Status::Delivered) => {
                 Path::Owed

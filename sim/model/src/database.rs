@@ -540,7 +540,7 @@ impl Database {
         };
         let lies_there = |id: &EventId| match filter.path() {
             Path::Key => {
-                is_of_source(id)
+                (filter.source.is_none() || is_of_source(id))
                     && filter.key.as_ref().is_some_and(|key| self.events[id].event.key == *key)
             }
             Path::DeadLetters => is_of_source(id) && self.status(*id) == Status::DeadLettered,

@@ -11,6 +11,7 @@ use surehook_core::key::IdempotencyKey;
 clauses! {
     a_filter_lists_matching_events_newest_first => OldestFirst | ListsEverySource | ListsOneTooFew,
     a_key_and_source_find_one_event => KeyWithoutItsSource,
+    a_key_alone_finds_the_event_of_each_source => KeyInOneSource,
     pages_have_no_gaps_and_no_repetitions => ListsWithoutThePage | ListsOnePageTooMany,
     a_page_stops_at_its_scan_limit_and_says_where_to_continue => LooksAtAll,
     a_listed_event_has_its_newest_attempt => ListsTheFirstAttempt,
@@ -138,6 +139,53 @@ async fn a_key_and_source_find_one_event(db: Db) {
     );
     assert_eq!(db.listed(EventFilter { key: key.clone(), ..of("c") }).await, []);
     assert_eq!(db.listed(EventFilter { key, ..EventFilter::default() }).await.len(), 2);
+}
+
+async fn a_key_alone_finds_the_event_of_each_source(db: Db) {
+    let filter = EventFilter {
+        key: Some(IdempotencyKey::parse(b"the-key").unwrap()),
+        ..EventFilter::default()
+    };
+    assert_eq!(db.listed(filter.clone()).await, [], "without an event");
+    let mut keyed = Vec::new();
+    for name in ["b", "", "a", "c"].map(|name| format!("of-{name}")) {
+        let (one, other) = (event_of(&name, "the-key"), event_of(&name, "another"));
+        keyed.push(one.id);
+        db.store.accept(vec![one]).await.unwrap();
+        db.store.accept(vec![other]).await.unwrap();
+    }
+    // One of them is delivered, and two are dead letters.
+    for (name, outcome) in [
+        ("of-b", Outcome::Delivered),
+        ("of-a", Outcome::DeadLetter(Reason::Permanent)),
+        ("of-c", Outcome::DeadLetter(Reason::Permanent)),
+    ] {
+        let claims = db.store.claim(vec![demand(name, 10)]).await.unwrap().claimed;
+        for claim in claims {
+            db.settle(&claim, outcome).await;
+        }
+    }
+    db.store.accept(vec![event_of("without-the-key", "another")]).await.unwrap();
+    let mut newest_first = keyed.clone();
+    newest_first.reverse();
+    assert_eq!(db.listed(filter.clone()).await, newest_first);
+
+    let size = PageSize { events: 3, looks: 3 };
+    let first = db.store.list(filter.clone(), Span::ALL, size).await.unwrap();
+    assert_eq!((ids(&first), first.next), (newest_first[..3].to_vec(), Some(keyed[1])));
+    let rest = Span { until: keyed[1], ..Span::ALL };
+    let second = db.store.list(filter.clone(), rest, size).await.unwrap();
+    assert_eq!((ids(&second), second.next), (vec![keyed[0]], None));
+    let dead = EventFilter { status: Some(Status::DeadLettered), ..filter.clone() };
+    assert_eq!(db.listed(dead).await, [keyed[3], keyed[2]]);
+
+    let redriven = db.store.redrive_all(filter.clone(), Span::ALL, ROOMY, false).await.unwrap();
+    assert_eq!((redriven.redriven, redriven.next), (2, None));
+    for (event, status) in
+        keyed.iter().zip([Status::Delivered, Status::Queued, Status::Queued, Status::Queued])
+    {
+        assert_eq!(db.found(*event).await.status, status);
+    }
 }
 
 async fn pages_have_no_gaps_and_no_repetitions(db: Db) {

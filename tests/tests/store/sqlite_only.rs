@@ -67,6 +67,26 @@ async fn a_summary_reads_tables_by_their_indexes_only() {
 }
 
 #[tokio::test]
+async fn a_key_without_a_source_is_looked_up_in_each_source() {
+    let db = Db::sqlite().await;
+    let mut session = session(&db).await;
+    for name in ["list", "letters"] {
+        let statement = &statements::of("sqlite")[name];
+        let explain = AssertSqlSafe(format!("explain query plan {statement}"));
+        let steps: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(explain).fetch_all(&mut session).await.unwrap();
+        let plan = steps.iter().map(|step| step.3.as_str()).collect::<Vec<_>>().join("\n");
+        for step in [
+            "SEARCH events USING COVERING INDEX sqlite_autoindex_events_2 (source>?)",
+            "SEARCH event USING INDEX sqlite_autoindex_events_2 (source=? AND idempotency_key=?)",
+        ] {
+            assert_eq!(plan.lines().filter(|line| *line == step).count(), 1, "{step} in\n{plan}");
+        }
+        assert!(!plan.contains("SCAN event"), "{name}:\n{plan}");
+    }
+}
+
+#[tokio::test]
 async fn commits_are_flushed_and_readers_do_not_wait() {
     let db = Db::sqlite().await;
     let mut session = session(&db).await;

@@ -132,6 +132,7 @@ pub(crate) enum Wrong {
     ListsOnePageTooMany,
     ListsOneTooFew,
     KeyWithoutItsSource,
+    KeyInOneSource,
     ListsTheFirstAttempt,
     LooksAtAll,
     RedrivesOnADryRun,

@@ -8,18 +8,46 @@
 -- row without an id. It is one statement with one snapshot, so an event without a row in deliveries
 -- is delivered.
 --
--- Bound: one range scan, cut by $10. For each event looked at, one probe of each table that the
--- filter needs. For each event shown, one probe of each table.
+-- A key without a source is looked up in each source that has events. These are found by stepping
+-- from each source to the next greater one.
+--
+-- Bound: one range scan, cut by $10; for a key one probe, or without a source two for each source.
+-- For each event looked at, one probe of each table that the filter needs. For each event shown, one
+-- probe of each table.
 -- Index: for the scan events_key, deliveries_dead, deliveries_pkey or events_pkey, by the path. The
 -- scans of the other paths have a one-time filter that is false. For the probes events_pkey,
 -- deliveries_pkey and attempts_pkey.
 -- Locks: none.
-with
+with recursive
+stored (source) as (
+    (
+        select source from events
+        where $1 = 'key' and $2::text is null and source >= ''
+        order by source, idempotency_key
+        limit 1
+    )
+    union all
+    select next.source
+    from stored
+    cross join lateral (
+        select source from events where source > stored.source order by source, idempotency_key limit 1
+    ) as next
+),
+keyed (source) as (
+    select $2::text where $1 = 'key' and $2 is not null
+    union all
+    select source from stored
+),
 looked as materialized (
     (
-        select id, source, null as status, null as reason
-        from events
-        where $1 = 'key' and source = $2 and idempotency_key = $3 and id >= $7 and id < $8
+        select event.id, event.source, null as status, null as reason
+        from keyed
+        cross join lateral (
+            select id, source from events where source = keyed.source and idempotency_key = $3 limit 1
+        ) as event
+        where event.id >= $7 and event.id < $8
+        order by event.id desc
+        limit $10
     )
     union all
     (

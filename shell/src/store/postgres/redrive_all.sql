@@ -2,21 +2,45 @@
 -- ids. The parameters are those of list.sql, but $9 is the limit of redriven events. If $11 is
 -- true, they are only counted.
 --
--- Bound: one range scan as in list.sql, cut by $10. Then one probe of each table that is needed for
+-- Bound: one range scan or the probes for a key as in list.sql, cut by $10. Then one probe of each table that is needed for
 -- each row looked at. The update goes by ctid: see settle.sql.
 -- Index: for the scan events_key, deliveries_dead or deliveries_pkey, by the path. For the probes
 -- events_pkey, deliveries_pkey and attempts_pkey.
 -- Locks: the redriven rows of deliveries in the order of their ids, skipping locked rows, which
 -- another session redrives or deletes. So it never waits, and cannot deadlock.
-with
+with recursive
+stored (source) as (
+    (
+        select source from events
+        where $1 = 'key' and $2::text is null and source >= ''
+        order by source, idempotency_key
+        limit 1
+    )
+    union all
+    select next.source
+    from stored
+    cross join lateral (
+        select source from events where source > stored.source order by source, idempotency_key limit 1
+    ) as next
+),
+keyed (source) as (
+    select $2::text where $1 = 'key' and $2 is not null
+    union all
+    select source from stored
+),
 looked as materialized (
     (
         select owed.event_id, owed.source, owed.status, owed.reason, owed.fence
-        from events
+        from keyed
         cross join lateral (
-            select event_id, source, status, reason, fence from deliveries where event_id = events.id limit 1
+            select id from events where source = keyed.source and idempotency_key = $3 limit 1
+        ) as event
+        cross join lateral (
+            select event_id, source, status, reason, fence from deliveries where event_id = event.id limit 1
         ) as owed
-        where $1 = 'key' and events.source = $2 and events.idempotency_key = $3 and events.id >= $7 and events.id < $8
+        where event.id >= $7 and event.id < $8
+        order by owed.event_id
+        limit $10
     )
     union all
     (

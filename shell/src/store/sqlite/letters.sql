@@ -2,16 +2,33 @@
 -- of list.sql. Each row has the number of rows looked at, and the last of them. Without a dead
 -- letter it is one row without an id.
 --
--- Bound: one range scan as in list.sql, cut by ?10. Then one probe of each table that is needed for
+-- Bound: one range scan or the probes for a key as in list.sql, cut by ?10. Then one probe of each table that is needed for
 -- each row looked at.
 -- Index: as in list.sql.
 -- Locks: the database's write lock, which the transaction holds.
-with
+with recursive
+stored (source) as (
+    select min(source) from events where ?1 = 'key' and ?2 is null
+    union all
+    select (select min(source) from events where source > stored.source)
+    from stored
+    where stored.source is not null
+),
+keyed (source) as (
+    select ?2 where ?1 = 'key' and ?2 is not null
+    union all
+    select source from stored where source is not null
+),
 looked as materialized (
-    select owed.event_id, owed.source, owed.status, owed.attempt, owed.budget_from, owed.fence, owed.reason
-    from events
-    cross join deliveries owed on owed.event_id = events.id
-    where ?1 = 'key' and events.source = ?2 and events.idempotency_key = ?3 and events.id >= ?7 and events.id < ?8
+    select * from (
+        select owed.event_id, owed.source, owed.status, owed.attempt, owed.budget_from, owed.fence, owed.reason
+        from keyed
+        cross join events event on event.source = keyed.source and event.idempotency_key = ?3
+        cross join deliveries owed on owed.event_id = event.id
+        where event.id >= ?7 and event.id < ?8
+        order by owed.event_id
+        limit ?10
+    )
     union all
     select * from (
         select event_id, source, status, attempt, budget_from, fence, reason

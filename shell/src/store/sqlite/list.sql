@@ -8,17 +8,38 @@
 -- row without an id. It is one statement with one snapshot, so an event without a row in deliveries
 -- is delivered.
 --
--- Bound: one range scan, cut by ?10. For each event looked at, one probe of each table that the
--- filter needs. For each event shown, one probe of each table.
+-- A key without a source is looked up in each source that has events. These are found by stepping
+-- from each source to the next greater one.
+--
+-- Bound: one range scan, cut by ?10; for a key one probe, or without a source two for each source.
+-- For each event looked at, one probe of each table that the filter needs. For each event shown, one
+-- probe of each table.
 -- Index: for the scan the unique index on (source, idempotency_key), deliveries_dead, or the
 -- primary key of deliveries or of events, by the path. The conditions on the path are constants,
 -- evaluated before anything is read. For the probes the primary keys.
 -- Locks: none. A reader does not block the writer.
-with
+with recursive
+stored (source) as (
+    select min(source) from events where ?1 = 'key' and ?2 is null
+    union all
+    select (select min(source) from events where source > stored.source)
+    from stored
+    where stored.source is not null
+),
+keyed (source) as (
+    select ?2 where ?1 = 'key' and ?2 is not null
+    union all
+    select source from stored where source is not null
+),
 looked as materialized (
-    select id, source, null as status, null as reason
-    from events
-    where ?1 = 'key' and source = ?2 and idempotency_key = ?3 and id >= ?7 and id < ?8
+    select * from (
+        select event.id, event.source, null as status, null as reason
+        from keyed
+        cross join events event on event.source = keyed.source and event.idempotency_key = ?3
+        where event.id >= ?7 and event.id < ?8
+        order by event.id desc
+        limit ?10
+    )
     union all
     select * from (
         select event_id, source, status, reason

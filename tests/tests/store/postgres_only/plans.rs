@@ -11,8 +11,9 @@ use sqlx::{
     TypeInfo,
 };
 use std::time::{Duration, Instant};
-use surehook::search::Path;
+use surehook::search::{EventFilter, PageSize, Path, Span};
 use surehook::store::postgres::{Plans, options, sql};
+use surehook_core::key::IdempotencyKey;
 use uuid::Uuid;
 
 /// A claim of 256 events takes a few milliseconds. A plan that reads the table takes seconds.
@@ -209,6 +210,12 @@ async fn assert_plans(db: &Db, session: &mut PgConnection, state: &str) {
     let records = db.store.sources(vec![source("orders"), source("quiet")], 1000).await.unwrap();
     assert_eq!(records.len(), 2);
     assert!(started.elapsed() < FAST, "{state}, sources: {:?}", started.elapsed());
+    let key = Some(IdempotencyKey::parse(b"key-5").unwrap());
+    let filter = EventFilter { key, ..EventFilter::default() };
+    let size = PageSize { events: 50, looks: 5000 };
+    let started = Instant::now();
+    assert_eq!(db.store.list(filter, Span::ALL, size).await.unwrap().events.len(), 1);
+    assert!(started.elapsed() < FAST, "{state}, key without a source: {:?}", started.elapsed());
 }
 
 fn assert_probes(plan: &str, state: &str) {
@@ -277,10 +284,13 @@ async fn plans(session: &mut PgConnection) -> Vec<(String, String)> {
         let statement = statements.remove(name).expect("the statement has a file");
         for path in [Path::Key, Path::DeadLetters, Path::Owed, Path::Events] {
             if (name, path) != ("redrive_all", Path::Events) {
-                let plan = explain_search(session, &statement, path).await;
+                let plan = explain_search(session, &statement, path, Some("orders")).await;
                 plans.push((format!("{name}, {path:?}"), plan));
             }
         }
+        let plan = explain_search(session, &statement, Path::Key, None).await;
+        assert_each_source_is_probed(&plan);
+        plans.push((format!("{name}, Key without a source"), plan));
     }
     for (name, statement) in statements {
         if PLANNED_ONCE.contains(&name.as_str()) {
@@ -345,6 +355,23 @@ fn assert_both_columns_bound(plan: &str) {
     assert!(!plan.contains("Sort"), "the index has the order of due times:\n{plan}");
 }
 
+/// A key without a source costs two probes of the unique index for each source: one finds the source,
+/// and one the event.
+fn assert_each_source_is_probed(plan: &str) {
+    let conditions: Vec<&str> = plan
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| !line.contains("CTE looked"))
+        .filter(|line| line.starts_with("Index Cond: ((source = "))
+        .collect();
+    assert!(
+        conditions.iter().any(|line| line.contains("AND (idempotency_key = 'key-5'")),
+        "{plan}"
+    );
+    assert!(plan.contains("Index Cond: (source > stored"), "{plan}");
+    assert!(!plan.contains("Filter: (idempotency_key"), "{plan}");
+}
+
 fn claim(options: &str) -> QueryScalar<'static, Postgres, String, PgArguments> {
     explained(options, sql::CLAIM)
         .bind(vec!["orders", "quiet"])
@@ -365,7 +392,12 @@ fn ids() -> Vec<Uuid> {
     (1..=256u128).map(|n| Uuid::from_u128(0x7000_8000_0000_0000_0000 + n * 1000)).collect()
 }
 
-async fn explain_search(session: &mut PgConnection, statement: &str, path: Path) -> String {
+async fn explain_search(
+    session: &mut PgConnection,
+    statement: &str,
+    path: Path,
+    source: Option<&str>,
+) -> String {
     let path = match path {
         Path::Key => "key",
         Path::DeadLetters => "dead_letters",
@@ -374,7 +406,7 @@ async fn explain_search(session: &mut PgConnection, statement: &str, path: Path)
     };
     let mut query = explained("costs", statement)
         .bind(path)
-        .bind(Some("orders"))
+        .bind(source)
         .bind((path == "key").then_some("key-5"))
         .bind(None::<&str>)
         .bind(None::<&str>)
