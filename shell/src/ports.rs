@@ -114,6 +114,9 @@ pub trait OperatorStore: Send + Sync {
     /// later, and that are dead-lettered are each counted up to `count_to`.
     fn sources(&self, names: Vec<SourceName>, count_to: u32) -> StoreCall<'_, Vec<SourceRecord>>;
 
+    /// The sources of all stored events, delivered ones included, in the order of their names.
+    fn stored_sources(&self) -> StoreCall<'_, Vec<String>>;
+
     /// Pauses or resumes a source for all processes. The change is in effect when the call returns.
     /// Returns whether the state changed.
     fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool>;

@@ -62,6 +62,7 @@ impl App {
                 ProblemKind::BadQuery.with("Invalid query: `dry_run` is only for a redrive.")
             );
         }
+        self.known(filter.source.as_ref()).await?;
         let span = Span { until: after.map_or(span.until, |after| span.until.min(after)), ..span };
         let page = self.with_timeout("list", self.operators.list(filter, span, size)).await?;
         let shown = |event: EventRecord| {
@@ -78,6 +79,7 @@ impl App {
     /// The failures of undelivered events, in groups.
     pub(super) async fn summary(&self, query: &str) -> Result<Answer, Problem> {
         let filter = query::summary(query)?;
+        self.known(filter.source.as_ref()).await?;
         let sources = match &filter.source {
             Some(_) => 1,
             None => u32::try_from(self.sources.len()).unwrap_or(u32::MAX).max(1),
@@ -152,6 +154,7 @@ impl App {
                 "Invalid query: a redrive has no `status`, because it selects dead letters only.",
             ));
         }
+        self.known(filter.source.as_ref()).await?;
         let dry_run = dry_run.unwrap_or(false);
         let sources: BTreeSet<SourceName> = match &filter.source {
             Some(source) => self
@@ -203,9 +206,15 @@ impl App {
 
     /// Pauses or resumes a source. A source that is no longer configured can only be resumed.
     pub(super) async fn pause(&self, source: &str, paused: bool) -> Result<Answer, Problem> {
-        let unknown =
-            || ProblemKind::UnknownSource.with("No source of this name is configured or paused.");
-        let name = SourceName::parse(source).map_err(|_| unknown())?;
+        let unknown = || {
+            let configured = self.sources.keys().map(SourceName::as_str).collect();
+            ProblemKind::UnknownSource.with(format!(
+                "No source of this name is configured or paused: {}.",
+                query::no_source(source, configured)
+            ))
+        };
+        let name = SourceName::parse(source)
+            .map_err(|error| ProblemKind::UnknownSource.with(format!("{error}.")))?;
         let is_configured = self.sources.contains_key(&name);
         if paused && !is_configured {
             return Err(unknown());
@@ -229,6 +238,21 @@ impl App {
             None,
             &Paused { source: name.as_str(), paused, deliveries_end_within_ms },
         )
+    }
+
+    /// Refuses a source that is not configured and has no stored event, because a misspelt name would
+    /// look like a source without events.
+    async fn known(&self, source: Option<&SourceName>) -> Result<(), Problem> {
+        let Some(source) = source.filter(|source| !self.sources.contains_key(*source)) else {
+            return Ok(());
+        };
+        let stored = self.with_timeout("stored_sources", self.operators.stored_sources()).await?;
+        if stored.iter().any(|name| name == source.as_str()) {
+            return Ok(());
+        }
+        let known = stored.iter().map(String::as_str);
+        let known = known.chain(self.sources.keys().map(SourceName::as_str)).collect();
+        Err(query::refused(&query::no_source(source.as_str(), known)))
     }
 
     /// Waits for a database call of an operator's request, as [`Self::timed`] does.

@@ -5,6 +5,7 @@ use super::problem::{Problem, ProblemKind};
 use crate::search::{EventFilter, PageSize, Span, SummaryFilter};
 use jiff::Timestamp;
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
@@ -16,6 +17,9 @@ pub const DEFAULT_LIMIT: u32 = 50;
 pub const MAX_LIMIT: u32 = 500;
 /// The most events that one page examines.
 pub const MAX_LOOKS: u32 = 5_000;
+
+/// The most names of sources that an error lists.
+const NAMES: usize = 20;
 
 /// The parameters as text. Each may be given once.
 #[derive(Debug, Default, Deserialize)]
@@ -76,6 +80,9 @@ impl Query {
             )?,
             status_code: written.status_code,
         };
+        if filter.status_code.is_some_and(|code| !(100..=999).contains(&code)) {
+            return Err(refused("`status_code` must be from 100 to 999"));
+        }
         let limit = written.limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
             return Err(refused(&format!("`limit` must be from 1 to {MAX_LIMIT}")));
@@ -159,7 +166,25 @@ fn time(name: &str, written: &str) -> Result<Timestamp, Problem> {
     })
 }
 
-fn refused(why: &str) -> Problem {
+/// Says that there is no source of this name, and which there are.
+pub(super) fn no_source(name: &str, known: BTreeSet<&str>) -> String {
+    let mut names: Vec<&str> = known.into_iter().collect();
+    let more = names.len().saturating_sub(NAMES);
+    if more > 0 {
+        names.sort_by_key(|known| strsim::osa_distance(known, name));
+        names.truncate(NAMES);
+    }
+    let names = names.join(", ");
+    match (names.is_empty(), more) {
+        (true, _) => format!("there is no source `{name}`, and no other one"),
+        (false, 0) => format!("there is no source `{name}`: the sources are {names}"),
+        (false, _) => format!(
+            "there is no source `{name}`: the sources with the most similar names are {names}, and there are {more} more"
+        ),
+    }
+}
+
+pub(super) fn refused(why: &str) -> Problem {
     ProblemKind::BadQuery.with(format!("Invalid query: {why}."))
 }
 
@@ -226,6 +251,21 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_source_is_refused_with_the_names_there_are() {
+        let said = |name: &str, known: &[&str]| no_source(name, known.iter().copied().collect());
+        assert_eq!(said("a", &[]), "there is no source `a`, and no other one");
+        assert_eq!(
+            said("ordrs", &["quiet", "orders"]),
+            "there is no source `ordrs`: the sources are orders, quiet"
+        );
+        let many: Vec<String> = (0..1000).map(|n| format!("tenant-{n:03}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let told = said("tenant-07", &many);
+        assert!(told.contains("names are tenant-007, tenant-070, tenant-071"), "{told}");
+        assert!(told.ends_with("and there are 980 more") && told.len() < 500, "{told}");
+    }
+
+    #[test]
     fn an_empty_query_selects_the_first_page_of_all_events() {
         let query = Query::parse("").unwrap();
         assert_eq!(
@@ -247,6 +287,7 @@ mod tests {
             ),
             ("reason=why", "`reason` must be one of permanent, exhausted, lost"),
             ("status_code=teapot", "invalid digit"),
+            ("status_code=99", "`status_code` must be from 100 to 999"),
             ("since=yesterday", "`since` must be a time in RFC 3339"),
             ("until=2026-11-25", "`until` must be a time in RFC 3339"),
             ("after=0199", "`after`: an event id is a UUID"),

@@ -699,6 +699,14 @@ impl OperatorStore for PostgresStore {
         async move { self.source_records(&names, count_to).await }.boxed()
     }
 
+    fn stored_sources(&self) -> StoreCall<'_, Vec<String>> {
+        async move {
+            let rows = self.execute(&self.operator, sqlx::query(sql::STORED_SOURCES)).await?;
+            Ok(decode::<(String,)>(&rows)?.into_iter().map(|(source,)| source).collect())
+        }
+        .boxed()
+    }
+
     fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool> {
         async move {
             let statement = if paused { sql::PAUSE } else { sql::RESUME };

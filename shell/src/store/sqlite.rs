@@ -492,6 +492,16 @@ impl OperatorStore for SqliteStore {
         .boxed()
     }
 
+    fn stored_sources(&self) -> StoreCall<'_, Vec<String>> {
+        self.read(|connection| {
+            async move {
+                Ok(sqlx::query_scalar(sql::STORED_SOURCES).fetch_all(&mut *connection).await?)
+            }
+            .boxed()
+        })
+        .boxed()
+    }
+
     fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool> {
         self.operate(move |connection, now| {
             async move {

@@ -691,6 +691,36 @@ async fn sources_shows_the_backlog_of_each_source() {
 }
 
 #[tokio::test]
+async fn an_operators_request_for_an_unknown_source_is_refused_with_the_names() {
+    let world = World::start(Setup::default());
+    let id = world.accepted("k1").await;
+    world.store.database.transact(|tables, _| {
+        tables.events.get_mut(&id).unwrap().event.source = name("gone");
+        tables.deliveries.remove(&id);
+    });
+    for (method, path) in [("GET", "/events"), ("GET", "/summary"), ("POST", "/redrive")] {
+        let ask = async |source: &str| {
+            world.request(method, &format!("{path}?source={source}"), &[], b"").await
+        };
+        for source in ["plain", "gone"] {
+            assert_eq!(ask(source).await.status(), 200, "{path} of {source}");
+        }
+        let refused = ask("plein").await;
+        assert_problem(&refused, 400, "bad-query");
+        let detail = json(&refused)["detail"].as_str().unwrap().to_owned();
+        let names = ["there is no source `plein`: the sources are ", "gone, ", "plain"];
+        assert!(names.iter().all(|told| detail.contains(told)), "{path}: {detail}");
+    }
+    for order in ["pause", "resume"] {
+        let path = format!("/sources/plein/{order}");
+        let refused = world.request("POST", &path, &[], b"").await;
+        assert_problem(&refused, 404, "unknown-source");
+        let detail = json(&refused)["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("the sources are ") && detail.contains("plain"), "{detail}");
+    }
+}
+
+#[tokio::test]
 async fn a_source_is_paused_and_resumed_and_the_worker_woken() {
     let world = World::start(Setup::default());
     let ask = async |path: &str| world.request("POST", path, &[], b"").await;

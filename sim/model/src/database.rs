@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook::ports::{Erased, FoundBody, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::search::{
@@ -615,6 +615,13 @@ impl Database {
             .collect()
     }
 
+    /// [`surehook::ports::OperatorStore::stored_sources`].
+    #[must_use]
+    pub fn stored_sources(&self) -> Vec<String> {
+        let names = self.events.values().map(|row| row.event.source.as_str());
+        names.collect::<BTreeSet<_>>().into_iter().map(str::to_owned).collect()
+    }
+
     /// [`surehook::ports::OperatorStore::pause`].
     pub fn pause(&mut self, now: Timestamp, source: SourceName, paused: bool) -> bool {
         let was_paused = self.paused.contains_key(&source);
@@ -839,6 +846,10 @@ macro_rules! operator_reads {
             self.read($crate::scenario::Call::Sources, move |tables, now| {
                 tables.sources(now, &names, count_to)
             })
+        }
+
+        fn stored_sources(&self) -> surehook::ports::StoreCall<'_, Vec<String>> {
+            self.read($crate::scenario::Call::Sources, |tables, _| tables.stored_sources())
         }
     };
 }

@@ -21,6 +21,7 @@ clauses! {
     concurrent_bulk_redrives_queue_each_letter_once => CountsOnADryRunOnly,
     the_backlog_of_each_source_is_counted_by_status
         => CountsEveryStatusAsQueued | ForgetsSourcesWithoutConfiguration | BehindByWhatIsNotDue,
+    the_sources_of_all_stored_events_are_named_once => NamesOnlySourcesWithWork,
     a_source_is_behind_by_the_age_of_its_oldest_due_event => BehindByWhatIsNotDue,
     a_count_that_reaches_its_limit_is_partial => CountsWithoutEnd,
     events_of_a_paused_source_are_not_claimed_until_it_is_resumed
@@ -360,6 +361,16 @@ async fn the_backlog_of_each_source_is_counted_by_status(db: Db) {
         records.iter().map(|record| record.behind.is_some()).collect::<Vec<_>>(),
         [false, true, false, false]
     );
+}
+
+async fn the_sources_of_all_stored_events_are_named_once(db: Db) {
+    assert_eq!(db.store.stored_sources().await, Ok(vec![]));
+    db.standing("delivered", Status::Delivered).await;
+    db.one_of_each("each").await;
+    db.standing("0", Status::DeadLettered).await;
+    db.store.pause(source("paused"), true).await.unwrap();
+    let names = ["0", "delivered", "each"].map(str::to_owned).to_vec();
+    assert_eq!(db.store.stored_sources().await, Ok(names));
 }
 
 async fn a_source_is_behind_by_the_age_of_its_oldest_due_event(db: Db) {

@@ -133,6 +133,7 @@ pub(crate) enum Wrong {
     ListsOneTooFew,
     KeyWithoutItsSource,
     KeyInOneSource,
+    NamesOnlySourcesWithWork,
     ListsTheFirstAttempt,
     LooksAtAll,
     RedrivesOnADryRun,

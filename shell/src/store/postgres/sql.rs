@@ -31,6 +31,8 @@ pub const LIST: &str = include_str!("list.sql");
 pub const REDRIVE_ALL: &str = include_str!("redrive_all.sql");
 /// Reads the work of each source.
 pub const SOURCES: &str = include_str!("sources.sql");
+/// Reads the sources of all stored events.
+pub const STORED_SOURCES: &str = include_str!("stored_sources.sql");
 pub const PAUSE: &str = include_str!("pause.sql");
 pub const RESUME: &str = include_str!("resume.sql");
 /// Reads the status of one event.

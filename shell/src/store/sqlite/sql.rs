@@ -48,6 +48,8 @@ pub const LETTERS: &str = include_str!("letters.sql");
 pub const SOURCES_NAMED: &str = include_str!("sources_named.sql");
 /// Reads the work of one source.
 pub const SOURCE_WORK: &str = include_str!("source_work.sql");
+/// Reads the sources of all stored events.
+pub const STORED_SOURCES: &str = include_str!("stored_sources.sql");
 pub const PAUSE: &str = include_str!("pause.sql");
 pub const RESUME: &str = include_str!("resume.sql");
 /// Reads the status of one event.

@@ -252,6 +252,17 @@ impl OperatorStore for WrongStore {
         ready(Ok(records)).boxed()
     }
 
+    fn stored_sources(&self) -> StoreCall<'_, Vec<String>> {
+        let names = self.memory.transact(|tables, _| {
+            if self.wrong == Wrong::NamesOnlySourcesWithWork {
+                let owed = tables.deliveries.keys().map(|id| &tables.events[id].event.source);
+                return owed.map(ToString::to_string).collect();
+            }
+            tables.stored_sources()
+        });
+        ready(Ok(names)).boxed()
+    }
+
     fn pause(&self, source: SourceName, paused: bool) -> StoreCall<'_, bool> {
         let done = self.memory.transact(|tables, now| {
             let is_ignored = match self.wrong {
