@@ -1,9 +1,13 @@
-//! The command line: commands, options and exit codes. `check` runs here. The other commands run in
-//! the modules that have their names.
+//! The command line: commands, options and exit codes. `check` runs here. The other commands
+//! run in the modules that have their names.
+
+mod examples;
+mod tips;
 
 use crate::config::producers::{self, UnknownProducer};
 use crate::config::{Config, ConfigError, DEFAULT_FILE, Destination, Overrides};
 use crate::logs;
+use crate::visible::quoted;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::collections::BTreeSet;
@@ -12,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use surehook_core::event::{Reason, Status};
 use surehook_core::id::EventId;
+use surehook_core::source::{SourceName, SourceNameError};
 
 /// Exit code of success; `serve` has drained.
 pub const DONE: u8 = 0;
@@ -25,7 +30,7 @@ pub const UNDELIVERED: u8 = 3;
 const EXIT_CODES: &str = "Exit codes:\n  \
     0  success; `serve` has drained after a signal\n  \
     1  failure at run time, or the service refused the request or did not respond\n  \
-    2  invalid command line or configuration; nothing was started\n  \
+    2  invalid command line or configuration, or a value that the service does not know\n  \
     3  `sources --undelivered`: there are undelivered events\n\n\
     Precedence: flag, environment variable, configuration file, default.\n\
     SUREHOOK_LOG_FILTER, or else RUST_LOG, filters the log. Default: `warn,surehook=info,surehook_core=info,rustls_platform_verifier=off`.";
@@ -43,26 +48,34 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     /// Run the service until SIGTERM, SIGINT or SIGHUP
+    #[command(after_help = examples::SERVE)]
     Serve(ConfigArgs),
     /// Try surehook: a service with a temporary database and a built-in downstream that fails on
     /// request
+    #[command(after_help = examples::DEMO)]
     Demo(DemoArgs),
     /// Check a configuration: print all errors by line and column, or what would run
+    #[command(after_help = examples::CHECK)]
     Check(ConfigArgs),
     /// List the producers that a source can name, or print the settings of one of them and what is
     /// known of it
+    #[command(after_help = examples::PRODUCERS)]
     Producers {
         /// The producer's name
         name: Option<String>,
     },
     /// Migrate a database to the schema of this program
+    #[command(after_help = examples::MIGRATE)]
     Migrate(ConfigArgs),
     /// Copy a SQLite database to a new file, whether or not it is being served
+    #[command(after_help = examples::BACKUP)]
     Backup(CopyArgs),
     /// Replace a SQLite database with a backup, while no process serves it; the old database is
     /// kept beside it
+    #[command(after_help = examples::RESTORE)]
     Restore(CopyArgs),
     /// List events, show one event and its request, send one elsewhere, or redrive events
+    #[command(after_help = examples::EVENTS)]
     Events {
         #[command(flatten)]
         service: ServiceArgs,
@@ -71,11 +84,15 @@ pub enum Command {
     },
     /// Group the failures of events that are not delivered: by source, result and beginning of the
     /// response
+    #[command(after_help = examples::SUMMARY)]
     Summary(SummaryArgs),
-    /// Show each source: waiting events, age of the oldest due event, and whether it is paused
+    /// Show each source: waiting events, age of the oldest due event, how long its retries last, and
+    /// whether it is paused
+    #[command(after_help = examples::SOURCES)]
     Sources(SourcesArgs),
     /// Check whether a service runs, or with `--ready` whether it is ready for requests; for the
     /// health check of a container
+    #[command(after_help = examples::HEALTH)]
     Health {
         #[command(flatten)]
         service: ServiceArgs,
@@ -84,8 +101,10 @@ pub enum Command {
         ready: bool,
     },
     /// Pause a source: it accepts webhooks, but its events are not delivered until it is resumed
+    #[command(after_help = examples::PAUSE)]
     Pause(SourceArgs),
     /// Resume a paused source
+    #[command(after_help = examples::RESUME)]
     Resume(SourceArgs),
 }
 
@@ -93,25 +112,32 @@ pub enum Command {
 #[derive(Subcommand)]
 pub enum EventsCommand {
     /// List events, newest first
+    #[command(after_help = examples::LIST)]
     List(ListArgs),
     /// Show one event, its attempts and their responses
+    #[command(after_help = examples::SHOW)]
     Show {
         /// The event's id
+        #[arg(value_parser = event_id)]
         id: String,
         /// Show the stored request too, without its body; with `--json`, only the request
         #[arg(long)]
         request: bool,
     },
     /// Print the body of one event, byte for byte; on a terminal, control characters are escaped
+    #[command(after_help = examples::BODY)]
     Body {
         /// The event's id
+        #[arg(value_parser = event_id)]
         id: String,
     },
     /// Send the stored request of one event from this machine to another URL, for example a service
     /// under repair, and print the response; changes nothing in Surehook
+    #[command(after_help = examples::SEND)]
     Send(SendArgs),
     /// Redrive (send again) one dead letter, or all that match, oldest first; can be interrupted
     /// and run again
+    #[command(after_help = examples::REDRIVE)]
     Redrive(RedriveArgs),
 }
 
@@ -148,7 +174,7 @@ pub struct SourcesArgs {
 #[derive(Args)]
 pub struct SummaryArgs {
     /// Of this source
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = source_name)]
     pub source: Option<String>,
     /// Failed at this time or later, as for `events list`
     #[arg(long, value_name = "TIME")]
@@ -161,6 +187,7 @@ pub struct SummaryArgs {
 #[derive(Args)]
 pub struct SourceArgs {
     /// The source's name
+    #[arg(value_parser = source_name)]
     pub source: String,
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -170,7 +197,7 @@ pub struct SourceArgs {
 #[derive(Args)]
 pub struct Filters {
     /// Of this source
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = source_name)]
     pub source: Option<String>,
     /// With this idempotency key
     #[arg(long, value_name = "KEY")]
@@ -179,7 +206,7 @@ pub struct Filters {
     #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::as_str)))]
     pub reason: Option<String>,
     /// With this status code in the last attempt
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u16).range(100..=999))]
     pub status_code: Option<u16>,
     /// Received at this time or later: an age such as `2h`, a date such as `2026-11-28`, a time such as
     /// `yesterday 14:00` or `2026-11-28 14:00`, in UTC
@@ -210,6 +237,7 @@ pub struct ListArgs {
 #[derive(Args)]
 pub struct SendArgs {
     /// The event's id
+    #[arg(value_parser = event_id)]
     pub id: String,
     /// The URL to send it to, as a worker sends it to a destination
     #[arg(long, value_name = "URL")]
@@ -223,7 +251,7 @@ pub struct SendArgs {
 #[derive(Args)]
 pub struct RedriveArgs {
     /// The event's id
-    #[arg(conflicts_with_all = ["source", "key", "reason", "status_code", "since", "until", "all", "dry_run", "rate"])]
+    #[arg(value_parser = event_id, conflicts_with_all = ["source", "key", "reason", "status_code", "since", "until", "all", "dry_run", "rate"])]
     pub id: Option<String>,
     #[command(flatten)]
     pub filters: Filters,
@@ -232,7 +260,7 @@ pub struct RedriveArgs {
     #[arg(long, conflicts_with = "reason")]
     pub delivered: bool,
     /// Continue after this event, which a failed run with `--delivered` printed
-    #[arg(long, value_name = "ID", requires = "delivered", conflicts_with = "id")]
+    #[arg(long, value_name = "ID", value_parser = event_id, requires = "delivered", conflicts_with = "id")]
     pub after: Option<String>,
     /// Select all events of all sources
     #[arg(long, conflicts_with_all = ["source", "key", "reason", "status_code", "since", "until"])]
@@ -296,6 +324,33 @@ impl ConfigArgs {
 
     fn file(&self) -> &Path {
         self.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
+    }
+}
+
+/// Parses the words of a command line, the program's name first.
+///
+/// # Errors
+///
+/// An error, help or the version, as clap prints them, with a tip for words of other programs.
+pub fn parse(
+    words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(words).map_err(tips::added)
+}
+
+/// Checks that a text can be the name of a source.
+fn source_name(text: &str) -> Result<String, SourceNameError> {
+    SourceName::parse(text).map(|name| name.to_string())
+}
+
+/// Checks that a text is an event id.
+fn event_id(text: &str) -> Result<String, String> {
+    match text.parse::<EventId>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!(
+            "{error}. An id of the producer is found with `surehook events list --key {}`",
+            quoted(text)
+        )),
     }
 }
 
@@ -394,6 +449,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_value_that_is_no_event_id_is_refused_with_a_way_to_find_the_event() {
+        for (word, told) in [
+            ("evt_1PqXk2Lz", "`surehook events list --key 'evt_1PqXk2Lz'`"),
+            ("it's new", "`surehook events list --key 'it'\\''s new'`"),
+        ] {
+            for command in ["show", "body", "redrive"] {
+                let error = parse(["surehook", "events", command, word]).err().unwrap();
+                let text = error.to_string();
+                assert!(text.contains(told) && text.contains("an event id is a UUID"), "{text}");
+                assert_eq!(error.exit_code(), i32::from(MISTAKE));
+            }
+        }
     }
 
     #[test]

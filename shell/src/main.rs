@@ -1,6 +1,5 @@
 //! The program: parses the command line and runs the command.
 
-use clap::Parser;
 use std::error::Error;
 use std::future::Future;
 use std::io::{IsTerminal, Write};
@@ -12,7 +11,10 @@ use surehook::serve::ServeError;
 use surehook::{demo, logs, serve, visible};
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(Cli { command }) => command,
+        Err(error) => error.exit(),
+    };
     if let Err(error) = cli::check_environment(std::env::vars_os()) {
         return ExitCode::from(mistake(&error));
     }
@@ -72,19 +74,14 @@ fn ask(asked: impl Future<Output = Result<impl Into<Output>, OperateError>>) -> 
     };
     match runtime.block_on(asked).map(Into::into).and_then(print) {
         Ok(code) => code,
-        Err(
-            error @ (OperateError::Url(_)
-            | OperateError::Time(_)
-            | OperateError::UnknownSource { .. }
-            | OperateError::WithoutFilter),
-        ) => mistake(&error),
+        Err(error) if error.is_mistake() => mistake(&error),
         Err(error) => say(std::io::stderr(), &format!("surehook: {error}"), cli::FAILED),
     }
 }
 
 /// Prints the result of a command and returns the exit code. Bytes are escaped only on a terminal.
 fn print(output: Output) -> Result<u8, OperateError> {
-    let mut out = std::io::stdout();
+    let out = std::io::stdout();
     Ok(match output {
         Output::Text(text) => say(out, &text, cli::DONE),
         Output::Failed(text) => say(out, &text, cli::FAILED),
@@ -92,15 +89,20 @@ fn print(output: Output) -> Result<u8, OperateError> {
         Output::Bytes(bytes) if out.is_terminal() => {
             say(out, operate::for_terminal(&bytes)?, cli::DONE)
         }
-        Output::Bytes(bytes) => match out.write_all(&bytes).and_then(|()| out.flush()) {
-            Ok(()) => cli::DONE,
-            Err(error) => say(
-                std::io::stderr(),
-                &format!("surehook: the body was not written: {error}"),
-                cli::FAILED,
-            ),
-        },
+        Output::Bytes(bytes) => written(&bytes),
     })
+}
+
+/// Writes bytes unchanged and returns the exit code.
+fn written(bytes: &(impl AsRef<[u8]> + ?Sized)) -> u8 {
+    let mut out = std::io::stdout();
+    match out.write_all(bytes.as_ref()).and_then(|()| out.flush()) {
+        Ok(()) => cli::DONE,
+        Err(error) => {
+            let error = format!("surehook: the output was not written: {error}");
+            say(std::io::stderr(), &error, cli::FAILED)
+        }
+    }
 }
 
 /// Runs a command to its end, with logging, and returns the exit code.

@@ -16,7 +16,7 @@ pub use client::OperateError;
 use crate::cli::{
     EventsCommand, Filters, ListArgs, RedriveArgs, ServiceArgs, SourcesArgs, SummaryArgs,
 };
-use crate::visible::{escaped, pretty_json};
+use crate::visible::pretty_json;
 use bytes::Bytes;
 use client::Service;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -149,9 +149,6 @@ pub async fn summary(args: &SummaryArgs) -> Result<String, OperateError> {
     query.extend(since.map(|since| ("since", since)));
     let service = Service::new(&args.service.url)?;
     let shown = service.get(&["summary"], &query).await?;
-    if shown["groups"].as_array().is_none_or(Vec::is_empty) {
-        known(&service, args.source.as_deref()).await?;
-    }
     Ok(if args.service.json {
         pretty(&shown)
     } else {
@@ -222,9 +219,6 @@ async fn list(service: &Service, args: &ListArgs, json: bool) -> Result<String, 
             break;
         }
     }
-    if events.is_empty() && next.is_none() {
-        known(service, args.filters.source.as_deref()).await?;
-    }
     Ok(if json {
         pretty(&json!({"events": events, "next": next}))
     } else {
@@ -274,9 +268,6 @@ async fn redrive_all(
         }
     }
     progress.finish_and_clear();
-    if redriven == 0 {
-        known(service, args.filters.source.as_deref()).await?;
-    }
     let letters = if redriven == 1 { "dead letter" } else { "dead letters" };
     Ok(match (json, args.dry_run) {
         (true, dry_run) => pretty(&json!({"redriven": redriven, "dry_run": dry_run})),
@@ -329,22 +320,6 @@ fn time(text: &str, now: Timestamp) -> Result<String, OperateError> {
         Some(time) => Ok(time.to_string()),
         None => Err(OperateError::Time(text.to_owned())),
     }
-}
-
-/// Refuses a name that no source of the service has. To be called when nothing was found: a source that
-/// was removed from the configuration can still have events.
-async fn known(service: &Service, source: Option<&str>) -> Result<(), OperateError> {
-    let Some(source) = source else { return Ok(()) };
-    let shown = service.get(&["sources"], &[]).await?;
-    let sources = shown["sources"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let names: Vec<&str> = sources.iter().filter_map(|one| one["source"].as_str()).collect();
-    if names.contains(&source) {
-        return Ok(());
-    }
-    Err(OperateError::UnknownSource {
-        name: source.to_owned(),
-        names: names.iter().map(|name| escaped(name)).collect::<Vec<_>>().join(", "),
-    })
 }
 
 fn pretty(value: &Value) -> String {

@@ -61,6 +61,12 @@ fn escaped_json(json: String) -> String {
     shown
 }
 
+/// A word in single quotes, as a shell reads it.
+#[must_use]
+pub fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 fn is_harmless(one: char) -> bool {
     use GeneralCategory as Category;
     matches!(one, ' '..='~')

@@ -368,7 +368,7 @@ async fn a_paused_source_accepts_events_and_delivers_them_once_resumed(database:
     sink.reaches(2).await;
     assert_eq!(sink.of(held).len(), 1);
     let (code, why) = desk.refused("pause unknown").await;
-    assert!(code == Some(1) && why.contains("No source of this name"), "{code:?}: {why}");
+    assert!(code == Some(2) && why.contains("No source of this name"), "{code:?}: {why}");
 }
 
 async fn an_interrupted_redrive_can_be_run_again(database: Database) {

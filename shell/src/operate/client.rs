@@ -1,5 +1,6 @@
 //! The HTTP client of a running service.
 
+use crate::http::problem::ProblemKind;
 use crate::visible::escaped;
 use bytes::Bytes;
 use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
@@ -59,23 +60,40 @@ pub enum OperateError {
     /// The time is not valid.
     #[error("`{0}` is not a valid time: write {forms}", forms = super::time::FORMS)]
     Time(String),
-    /// The service has no source of this name, and no event of it.
-    #[error("there is no source `{name}`: the sources are {names}")]
-    UnknownSource {
-        /// The name as given.
-        name: String,
-        /// The names of all sources.
-        names: String,
-    },
+    /// The service knows no such source, or a value is not valid.
+    #[error("{0}")]
+    WrongValue(String),
     /// The command selects no events.
     #[error("no events selected: give an event id, a filter such as --source, or --all")]
     WithoutFilter,
 }
 
+impl OperateError {
+    /// Whether the command line is wrong, so that the same command fails again.
+    #[must_use]
+    pub fn is_mistake(&self) -> bool {
+        match self {
+            Self::Url(_) | Self::Time(_) | Self::WrongValue(_) | Self::WithoutFilter => true,
+            Self::Client(_)
+            | Self::Unreachable { .. }
+            | Self::Refused(_)
+            | Self::Elsewhere(_)
+            | Self::NotText
+            | Self::Foreign(_) => false,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct ProblemBody {
+    #[serde(rename = "type")]
+    kind: String,
     detail: String,
 }
+
+/// The problems that a wrong value in the command line causes.
+const OF_WRONG_VALUES: [ProblemKind; 3] =
+    [ProblemKind::BadQuery, ProblemKind::BadEventId, ProblemKind::UnknownSource];
 
 impl Service {
     pub(super) fn new(url: &str) -> Result<Self, OperateError> {
@@ -163,7 +181,12 @@ impl Service {
         if status == StatusCode::OK {
             return Ok(body);
         }
+        let is_of_a_wrong_value =
+            |problem: &ProblemBody| OF_WRONG_VALUES.iter().any(|kind| kind.urn() == problem.kind);
         match serde_json::from_slice::<ProblemBody>(&body) {
+            Ok(problem) if is_of_a_wrong_value(&problem) => {
+                Err(OperateError::WrongValue(escaped(&problem.detail)))
+            }
             Ok(problem) if matches!(status, StatusCode::NOT_FOUND | StatusCode::CONFLICT) => {
                 Err(OperateError::Elsewhere(escaped(&problem.detail)))
             }

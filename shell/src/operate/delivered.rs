@@ -6,7 +6,7 @@
 //! run that fails prints where to continue. A run that a signal ends prints nothing.
 
 use super::client::{OperateError, Service};
-use super::{PAGE, known, pretty, progress};
+use super::{PAGE, pretty, progress};
 use crate::cli::RedriveArgs;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -61,9 +61,6 @@ pub(super) async fn all(
         after = Some(next.to_owned());
     }
     progress.finish_and_clear();
-    if redriven == 0 {
-        known(service, args.filters.source.as_deref()).await?;
-    }
     let events = if redriven == 1 { "delivered event" } else { "delivered events" };
     Ok(match (json, args.dry_run) {
         (true, dry_run) => {

@@ -4,7 +4,7 @@
 //! so that it cannot control the terminal.
 
 use super::table::{Column, fitted, plain, written};
-use crate::visible::{escaped, lines};
+use crate::visible::{escaped, lines, quoted};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use comfy_table::CellAlignment;
@@ -340,11 +340,6 @@ fn seconds(behind: f64) -> String {
     }
     let whole = std::time::Duration::from_secs_f64(behind.round());
     humantime::format_duration(whole).to_string()
-}
-
-/// Quotes a word for a shell.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]
