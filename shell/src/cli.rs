@@ -1,5 +1,5 @@
-//! The command line: commands, options and exit codes. `check` runs here. The other commands
-//! run in the modules that have their names.
+//! The command line: commands, options and exit codes. `check`, `completions` and `man` run here. The
+//! other commands run in the modules that have their names.
 
 mod examples;
 mod tips;
@@ -7,11 +7,14 @@ mod tips;
 use crate::config::producers::{self, UnknownProducer};
 use crate::config::{Config, ConfigError, DEFAULT_FILE, Destination, Overrides};
 use crate::logs;
-use crate::visible::quoted;
+use crate::version;
+use crate::visible::{pretty_json, quoted};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use surehook_core::event::{Reason, Status};
@@ -38,7 +41,7 @@ const EXIT_CODES: &str = "Exit codes:\n  \
 /// Accepts webhooks, stores each one durably before it responds, and delivers it until the
 /// downstream accepts it
 #[derive(Parser)]
-#[command(name = "surehook", version, after_help = EXIT_CODES)]
+#[command(name = "surehook", version = version::LINE, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -56,7 +59,7 @@ pub enum Command {
     Demo(DemoArgs),
     /// Check a configuration: print all errors by line and column, or what would run
     #[command(after_help = examples::CHECK)]
-    Check(ConfigArgs),
+    Check(CheckArgs),
     /// List the producers that a source can name, or print the settings of one of them and what is
     /// known of it
     #[command(after_help = examples::PRODUCERS)]
@@ -106,6 +109,19 @@ pub enum Command {
     /// Resume a paused source
     #[command(after_help = examples::RESUME)]
     Resume(SourceArgs),
+    /// Print a script that completes commands and options in a shell
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write the pages of all commands to a folder
+    #[command(after_help = examples::MAN)]
+    Man {
+        /// An existing folder
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
 }
 
 /// The commands for events.
@@ -283,6 +299,16 @@ pub struct ConfigArgs {
     pub overrides: Overrides,
 }
 
+/// The options of `check`.
+#[derive(Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Print JSON, for a configuration with errors too
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The options of `backup` and `restore`.
 #[derive(Args)]
 pub struct CopyArgs {
@@ -420,14 +446,65 @@ fn unknown_variable(name: &str) -> String {
     format!("`{name}` in the environment: unknown variable; {advice}")
 }
 
-/// Returns a summary of what `serve` would run with these arguments.
+/// Returns a summary of what `serve` would run with these arguments, or the errors of the
+/// configuration: a text for standard output, and the exit code.
 ///
 /// # Errors
 ///
-/// If the configuration is not valid; with all errors.
-pub fn check(args: &ConfigArgs) -> Result<String, ConfigError> {
-    let config = args.load()?;
-    Ok(format!("{} is valid; `surehook serve` would run:\n\n{config}", args.file().display()))
+/// If the configuration is not valid; with all errors. With `--json` they are the text.
+pub fn check(args: &CheckArgs) -> Result<(String, u8), ConfigError> {
+    let file = args.config.file().display().to_string();
+    match (args.config.load(), args.json) {
+        (Ok(config), false) => {
+            Ok((format!("{file} is valid; `surehook serve` would run:\n\n{config}"), DONE))
+        }
+        (Ok(config), true) => Ok((pretty(&config.described(&file)), DONE)),
+        (Err(error), false) => Err(error),
+        (Err(error), true) => Ok((pretty(&error.described(&file)), MISTAKE)),
+    }
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    pretty_json(value).unwrap_or_default()
+}
+
+/// Returns a script that completes the command line in a shell.
+#[must_use]
+pub fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "surehook", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// Returns the manual page of the program, or writes the pages of all commands to a folder and
+/// returns their number.
+///
+/// # Errors
+///
+/// If a page cannot be written.
+pub fn man(folder: Option<&Path>) -> io::Result<String> {
+    let command = Cli::command();
+    let Some(folder) = folder else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command).render(&mut page)?;
+        return Ok(String::from_utf8_lossy(&page).into_owned());
+    };
+    clap_mangen::generate_to(command, folder)?;
+    Ok(format!("{} manual pages are in {}\n", pages(folder)?, folder.display()))
+}
+
+/// The number of this program's manual pages in a folder.
+fn pages(folder: &Path) -> io::Result<usize> {
+    let mut pages = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let is_page = name.to_str().is_some_and(|name| {
+            name.starts_with("surehook")
+                && Path::new(name).extension().is_some_and(|end| end == "1")
+        });
+        pages += usize::from(is_page);
+    }
+    Ok(pages)
 }
 
 /// Returns the list of all producers, or the settings of one and what is known of it.
@@ -464,6 +541,35 @@ mod tests {
                 assert_eq!(error.exit_code(), i32::from(MISTAKE));
             }
         }
+    }
+
+    #[test]
+    fn each_shell_gets_a_script_that_completes_every_command() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Elvish, Shell::PowerShell] {
+            let script = completions(shell);
+            for command in Cli::command().get_subcommands() {
+                assert!(script.contains(command.get_name()), "{shell}: {}", command.get_name());
+            }
+            for word in ["redrive", "dry-run", "dead_lettered"] {
+                assert!(script.contains(word), "{shell}: {word}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_manual_page_is_printed_or_one_is_written_for_each_command() {
+        let page = man(None).unwrap();
+        assert!(page.contains(".TH surehook 1") && page.contains("surehook\\-events(1)"), "{page}");
+        let folder = tempfile::tempdir().unwrap();
+        let told = man(Some(folder.path())).unwrap();
+        for name in ["surehook.1", "surehook-summary.1", "surehook-events-redrive.1"] {
+            let page = std::fs::read_to_string(folder.path().join(name)).unwrap();
+            assert!(page.contains(".SH NAME"), "{name}: {page}");
+        }
+        let commands = Cli::command().get_subcommands().count();
+        let written: usize = told.split(' ').next().unwrap().parse().unwrap();
+        assert!(written > commands, "{told}");
+        assert!(man(Some(Path::new("/nowhere"))).is_err());
     }
 
     #[test]

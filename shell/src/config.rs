@@ -5,6 +5,7 @@
 //! Precedence: flag, environment, file, default. Nothing here opens a database or a socket. Whether
 //! a valid configuration also works shows when it is used.
 
+mod described;
 mod error;
 mod overrides;
 pub mod producers;

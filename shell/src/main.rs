@@ -20,8 +20,16 @@ fn main() -> ExitCode {
     }
     let code = match command {
         Command::Check(args) => match cli::check(&args) {
-            Ok(summary) => say(std::io::stdout(), &summary, cli::DONE),
+            Ok((text, code)) => say(std::io::stdout(), &text, code),
             Err(error) => mistake(&error),
+        },
+        Command::Completions { shell } => written(&cli::completions(shell)),
+        Command::Man { folder } => match cli::man(folder.as_deref()) {
+            Ok(text) => written(&text),
+            Err(error) => {
+                let error = format!("surehook: the manual pages were not written: {error}");
+                say(std::io::stderr(), &error, cli::FAILED)
+            }
         },
         Command::Producers { name } => match cli::producers(name.as_deref()) {
             Ok(text) => say(std::io::stdout(), &text, cli::DONE),

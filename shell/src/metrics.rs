@@ -11,6 +11,7 @@ use crate::ports::{
     StoreCall, StoreError,
 };
 use crate::search::SourceRecord;
+use crate::version;
 use futures::FutureExt;
 use http::StatusCode;
 use prometheus::{
@@ -131,8 +132,10 @@ impl Metrics {
         );
         registered(&registry, log_lines_lost());
         register_process(&registry);
-        let build = Opts::new("surehook_build_info", "1, with the version of this program.");
-        let build = build.const_label("version", env!("CARGO_PKG_VERSION"));
+        let build =
+            Opts::new("surehook_build_info", "1, with the version and the commit of this program.");
+        let build = build.const_label("version", version::VERSION);
+        let build = build.const_label("commit", version::COMMIT);
         registered(&registry, IntGauge::with_opts(build).expect("the metric name is valid")).set(1);
         let standing = Standing { breaker: Breaker::NEW, last_success: None, last_failure: None };
         let metrics = Self {

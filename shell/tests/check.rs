@@ -178,3 +178,29 @@ fn check_shows_all_servers_and_session_attributes_without_the_password() {
         "{told}"
     );
 }
+
+#[test]
+fn check_prints_json_for_a_valid_configuration_and_for_errors() {
+    let output = surehook(folder_with(RIGHT).path(), &["check", "--json"], &[]);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&shown["valid"], &shown["listen"]), (&true.into(), &"127.0.0.1:1111".into()));
+    assert_eq!(shown["sources"]["s"]["timeout_ms"], 30_000);
+    assert!(!text(&output.stdout).contains("hunter2"));
+
+    let output = surehook(folder_with("rol = 1\n").path(), &["check", "--json"], &[]);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(2), ""));
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&shown["valid"], &shown["errors"][0]["line"]), (&false.into(), &1.into()));
+}
+
+#[test]
+fn the_version_has_a_commit_and_a_script_is_printed_unchanged() {
+    let folder = folder_with(RIGHT);
+    let output = surehook(folder.path(), &["--version"], &[]);
+    let line = format!("surehook {} ({})\n", surehook::version::VERSION, surehook::version::COMMIT);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), &*line));
+    let output = surehook(folder.path(), &["completions", "bash"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stdout), surehook::cli::completions(clap_complete::Shell::Bash));
+}

@@ -11,7 +11,8 @@ examples! {
         "surehook serve --role worker --listen 127.0.0.1:8081";
     DEMO = "surehook demo"
         "surehook demo --listen 127.0.0.1:18080 --sink 127.0.0.1:18081";
-    CHECK = "surehook check --config surehook.toml";
+    CHECK = "surehook check --config surehook.toml"
+        "surehook check --json | jq '.sources[].retries_last_ms'";
     PRODUCERS = "surehook producers"
         "surehook producers github";
     MIGRATE = "surehook migrate --config surehook.toml";
@@ -39,6 +40,11 @@ examples! {
         "surehook health --ready --url http://127.0.0.1:9090";
     PAUSE = "surehook pause orders";
     RESUME = "surehook resume orders";
+    COMPLETIONS = "surehook completions bash > ~/.local/share/bash-completion/completions/surehook"
+        "surehook completions zsh > ~/.zfunc/_surehook"
+        "surehook completions fish > ~/.config/fish/completions/surehook.fish";
+    MAN = "surehook man | man -l -"
+        "surehook man /usr/local/share/man/man1";
 }
 
 #[cfg(test)]

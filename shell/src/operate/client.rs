@@ -107,7 +107,7 @@ impl Service {
         // Requests go directly to the given service: no proxy of the environment, no redirects.
         let mut builder = Client::builder()
             .timeout(TIMEOUT)
-            .user_agent(concat!("surehook/", env!("CARGO_PKG_VERSION")))
+            .user_agent(format!("surehook/{}", crate::version::VERSION))
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none());
         if base.scheme() == "http" {

@@ -16,6 +16,7 @@ use surehook::ids::SystemIds;
 use surehook::intake::Limits;
 use surehook::ports::{Ids, NewEvent, OperatorStore};
 use surehook::search::AttemptEntry;
+use surehook::version::{COMMIT, VERSION};
 use surehook_core::breaker::Breaker;
 use surehook_core::event::Status;
 use surehook_core::key::IdempotencyKey;
@@ -854,7 +855,7 @@ async fn a_quiet_source_has_every_counter_at_zero() {
     for line in [
         "surehook_pruned_events_total{status=\"dead_lettered\"} 0",
         "surehook_pruned_events_total{status=\"delivered\"} 0",
-        concat!("surehook_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        &format!("surehook_build_info{{commit=\"{COMMIT}\",version=\"{VERSION}\"}} 1"),
     ] {
         assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
     }

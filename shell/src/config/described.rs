@@ -1,0 +1,206 @@
+//! A configuration and its errors as JSON, for `surehook check --json`. Without passwords and tokens, as
+//! in [`super::shown`].
+
+use super::values::on_key_reuse_name;
+use super::{Config, ConfigError, IntakeConfig, Place, Source, WorkerConfig};
+use crate::ports::Retention;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+use surehook_core::breaker::BreakerPolicy;
+use surehook_core::source::Policy;
+
+impl Config {
+    /// What `serve` would run. Durations are in milliseconds and sizes in bytes; the unit is the end of
+    /// each name.
+    #[must_use]
+    pub fn described(&self, file: &str) -> Value {
+        let Self {
+            listen,
+            operator_listen,
+            operator_hosts,
+            database,
+            role,
+            log,
+            drain_timeout,
+            migrate_on_start,
+            intake,
+            worker: WorkerConfig { max_held_bytes },
+            retention: Retention { delivered, dead_lettered },
+            delivered_payload,
+            sources,
+        } = self;
+        let IntakeConfig {
+            max_body,
+            max_queued,
+            max_queued_bytes,
+            max_connections,
+            header_timeout,
+            body_timeout,
+        } = intake;
+        let sources: Map<String, Value> =
+            sources.iter().map(|(name, source)| (name.to_string(), source.described())).collect();
+        json!({
+            "valid": true,
+            "file": file,
+            "listen": listen.to_string(),
+            "operator_listen": operator_listen.map(|address| address.to_string()),
+            "operator_hosts": operator_hosts,
+            "database": database.to_string(),
+            "role": role.as_str(),
+            "log": log.as_str(),
+            "drain_timeout_ms": ms(*drain_timeout),
+            "migrate_on_start": migrate_on_start,
+            "intake": {
+                "max_body_bytes": max_body,
+                "max_queued": max_queued,
+                "max_queued_bytes": max_queued_bytes,
+                "max_connections": max_connections,
+                "header_timeout_ms": ms(*header_timeout),
+                "body_timeout_ms": ms(*body_timeout),
+            },
+            "worker": {"max_held_bytes": max_held_bytes},
+            "retention": {
+                "delivered_ms": ms(*delivered),
+                "dead_lettered_ms": ms(*dead_lettered),
+                "delivered_payload_ms": ms(*delivered_payload.min(delivered)),
+            },
+            "sources": sources,
+        })
+    }
+}
+
+impl Source {
+    fn described(&self) -> Value {
+        let Self {
+            producer,
+            destination,
+            max_body,
+            policy,
+            idempotency_key,
+            on_key_reuse,
+            acknowledgement,
+            redrive_on_replay,
+            forward_credentials,
+            forward_query,
+            relay,
+            relay_timeout,
+        } = self;
+        let Policy {
+            timeout,
+            concurrency,
+            rate,
+            breaker: BreakerPolicy { failures, refusals, open_for },
+            max_attempts,
+            backoff,
+            retry_on,
+            dead_letter_on,
+        } = policy;
+        let (shortest, longest) = backoff.span(*max_attempts);
+        json!({
+            "producer": producer,
+            "destination": destination.to_string(),
+            "max_body_bytes": max_body,
+            "idempotency_key": idempotency_key.to_string(),
+            "on_key_reuse": on_key_reuse_name(*on_key_reuse),
+            "answer_status": acknowledgement.status.as_u16(),
+            "redrive_on_replay": redrive_on_replay,
+            "forward_credentials": forward_credentials,
+            "forward_query": forward_query,
+            "relay": if relay.rules().is_empty() { Value::Null } else { relay.to_string().into() },
+            "relay_timeout_ms": ms(*relay_timeout),
+            "concurrency": concurrency,
+            "timeout_ms": ms(*timeout),
+            "lease_ms": ms(policy.lease()),
+            "rate": rate,
+            "breaker_failures": failures,
+            "breaker_refusals": refusals,
+            "breaker_open_ms": ms(*open_for),
+            "max_attempts": max_attempts,
+            "initial_delay_ms": ms(backoff.initial_delay),
+            "factor": backoff.factor,
+            "max_delay_ms": ms(backoff.max_delay),
+            "retries_last_ms": {"shortest": ms(shortest), "longest": ms(longest)},
+            "retry_on": retry_on,
+            "dead_letter_on": dead_letter_on,
+        })
+    }
+}
+
+impl ConfigError {
+    /// All errors, each with its place.
+    #[must_use]
+    pub fn described(&self, file: &str) -> Value {
+        let errors = match self {
+            Self::NotFound { .. } | Self::Unreadable { .. } => {
+                vec![json!({"setting": null, "message": self.to_string()})]
+            }
+            Self::Wrong(errors) => errors
+                .problems
+                .iter()
+                .map(|error| {
+                    let setting = Some(&error.key).filter(|key| !key.is_empty());
+                    let mut shown = json!({"setting": setting, "message": error.message});
+                    match error.place {
+                        Place::File => {}
+                        Place::At { line, column } => {
+                            shown["line"] = line.into();
+                            shown["column"] = column.into();
+                        }
+                        Place::Override { flag, variable } => {
+                            shown["flag"] = flag.into();
+                            shown["variable"] = variable.into();
+                        }
+                    }
+                    shown
+                })
+                .collect(),
+        };
+        json!({"valid": false, "file": file, "errors": errors})
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    fn parsed(content: &str) -> Result<Config, ConfigError> {
+        Config::parse("surehook.toml", content.as_bytes(), &Overrides::default())
+    }
+
+    #[test]
+    fn a_valid_configuration_is_described_without_secrets() {
+        let content = "database = \"postgres://me:secret@db/x\"\n[sources.orders]\n\
+             destination = \"https://user:secret@app.example/hooks?token=secret\"\nmax_attempts = 3\n\
+             initial_delay = \"4s\"\nfactor = 2\nmax_delay = \"8s\"\n";
+        let shown = parsed(content).unwrap().described("surehook.toml");
+        assert!(!shown.to_string().contains("secret"), "{shown:#}");
+        assert_eq!((&shown["valid"], &shown["role"]), (&json!(true), &json!("all")));
+        assert_eq!(shown["retention"]["delivered_payload_ms"], shown["retention"]["delivered_ms"]);
+        let orders = &shown["sources"]["orders"];
+        assert_eq!(orders["destination"], "https://app.example/hooks?…");
+        assert_eq!(orders["retries_last_ms"], json!({"shortest": 6_000, "longest": 12_000}));
+        assert_eq!((&orders["timeout_ms"], &orders["rate"]), (&json!(10_000), &json!(null)));
+    }
+
+    #[test]
+    fn every_error_of_a_configuration_has_its_setting_and_its_place() {
+        let content = "rol = \"all\"\n[sources.orders]\ndestination = \"ftp://x\"\n";
+        let shown = parsed(content).unwrap_err().described("surehook.toml");
+        assert_eq!(shown["valid"], false);
+        let errors = shown["errors"].as_array().unwrap();
+        assert_eq!(errors.len(), 2, "{shown:#}");
+        assert_eq!((&errors[0]["setting"], &errors[0]["line"]), (&json!("rol"), &json!(1)));
+        let destination = json!("sources.orders.destination");
+        assert_eq!((&errors[1]["setting"], &errors[1]["line"]), (&destination, &json!(3)));
+        assert!(
+            errors
+                .iter()
+                .all(|error| error["message"].as_str().is_some_and(|told| !told.is_empty()))
+        );
+    }
+}
