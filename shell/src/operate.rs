@@ -6,6 +6,7 @@
 
 mod client;
 mod delivered;
+mod progress;
 mod render;
 mod stored;
 mod table;
@@ -19,11 +20,10 @@ use crate::cli::{
 use crate::visible::pretty_json;
 use bytes::Bytes;
 use client::Service;
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
+use progress::Progress;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::io::IsTerminal;
 use std::time::Duration;
 
 /// The most events that a service returns on one page.
@@ -245,20 +245,26 @@ async fn redrive_all(
     let pace = args.rate.map_or(Duration::ZERO, |rate| {
         Duration::from_secs_f64(f64::from(step) / f64::from(rate.max(1)))
     });
-    let progress = progress(json, "dead letters redriven");
+    let one =
+        async |size: u32, dry_run: bool, next: Option<String>| -> Result<Step, OperateError> {
+            let mut query = filters.to_vec();
+            query.extend([("limit", size.to_string()), ("dry_run", dry_run.to_string())]);
+            query.extend(next.map(|next| ("after", next)));
+            service.post(&["redrive"], &query).await
+        };
+    let count = async |next| one(PAGE, true, next).await.map(|step| (step.redriven, step.next));
+    let progress =
+        Progress::begin(json, "dead letters redriven", (!args.dry_run).then_some(count)).await;
+    let size = if args.dry_run { PAGE } else { step };
     let (mut redriven, mut next) = (0, None::<String>);
     loop {
         let begun = tokio::time::Instant::now();
-        let mut query = filters.to_vec();
-        let size = if args.dry_run { PAGE } else { step };
-        query.extend([("limit", size.to_string()), ("dry_run", args.dry_run.to_string())]);
-        query.extend(next.iter().map(|next| ("after", next.clone())));
-        let done: Step = service.post(&["redrive"], &query).await.map_err(|error| {
+        let done = one(size, args.dry_run, next).await.map_err(|error| {
             progress.abandon();
             after(error, redriven, args.dry_run)
         })?;
         redriven += done.redriven;
-        progress.set_position(redriven);
+        progress.reached(redriven);
         next = done.next;
         if next.is_none() {
             break;
@@ -267,14 +273,14 @@ async fn redrive_all(
             tokio::time::sleep_until(begun + pace).await;
         }
     }
-    progress.finish_and_clear();
+    let took = progress.finish(redriven);
     let letters = if redriven == 1 { "dead letter" } else { "dead letters" };
     Ok(match (json, args.dry_run) {
         (true, dry_run) => pretty(&json!({"redriven": redriven, "dry_run": dry_run})),
         (false, true) => format!(
             "{redriven} {letters} would be redriven. Delivered events are redriven only with --delivered."
         ),
-        (false, false) => format!("{redriven} {letters} redriven"),
+        (false, false) => format!("{redriven} {letters} redriven{took}"),
     })
 }
 
@@ -286,17 +292,6 @@ fn after(error: OperateError, redriven: u64, dry_run: bool) -> OperateError {
             "{error}\n{redriven} dead letters were redriven before this error; run the same command again for the rest"
         )),
     }
-}
-
-fn progress(json: bool, of: &str) -> ProgressBar {
-    if json || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template(&format!("{{spinner}} {{pos}} {of}, {{per_sec}}"))
-        .unwrap_or_else(|_| ProgressStyle::default_spinner());
-    let bar = ProgressBar::new_spinner().with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
 }
 
 /// The filters as query parameters.

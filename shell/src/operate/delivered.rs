@@ -6,7 +6,8 @@
 //! run that fails prints where to continue. A run that a signal ends prints nothing.
 
 use super::client::{OperateError, Service};
-use super::{PAGE, pretty, progress};
+use super::progress::Progress;
+use super::{PAGE, pretty};
 use crate::cli::RedriveArgs;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -25,16 +26,25 @@ pub(super) async fn all(
     json: bool,
 ) -> Result<String, OperateError> {
     let pace = args.rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.max(1));
-    let progress = progress(json, "delivered events queued again");
-    let (mut redriven, mut after) = (0u64, args.after.clone());
-    loop {
+    let listed = async |after: Option<String>| {
         let mut query = filters.to_vec();
         query.extend([("status", "delivered".to_owned()), ("limit", PAGE.to_string())]);
-        query.extend(after.iter().map(|after| ("after", after.clone())));
-        let page = service
-            .get(&["events"], &query)
-            .await
-            .map_err(|error| broken_off(error, redriven, after.as_deref()))?;
+        query.extend(after.map(|after| ("after", after)));
+        service.get(&["events"], &query).await
+    };
+    let count = async |next: Option<String>| {
+        let page = listed(next.or_else(|| args.after.clone())).await?;
+        let events = page["events"].as_array().map_or(0, Vec::len);
+        Ok((events as u64, page["next"].as_str().map(str::to_owned)))
+    };
+    let of = "delivered events queued again";
+    let progress = Progress::begin(json, of, (!args.dry_run).then_some(count)).await;
+    let (mut redriven, mut after) = (0u64, args.after.clone());
+    loop {
+        let page = listed(after.clone()).await.map_err(|error| {
+            progress.abandon();
+            broken_off(error, redriven, after.as_deref())
+        })?;
         for event in page["events"].as_array().map(Vec::as_slice).unwrap_or_default() {
             let id = event["event_id"].as_str().unwrap_or_default();
             if args.dry_run {
@@ -55,12 +65,12 @@ pub(super) async fn all(
                 }
             }
             after = Some(id.to_owned());
-            progress.set_position(redriven);
+            progress.reached(redriven);
         }
         let Some(next) = page["next"].as_str() else { break };
         after = Some(next.to_owned());
     }
-    progress.finish_and_clear();
+    let took = progress.finish(redriven);
     let events = if redriven == 1 { "delivered event" } else { "delivered events" };
     Ok(match (json, args.dry_run) {
         (true, dry_run) => {
@@ -69,7 +79,7 @@ pub(super) async fn all(
         (false, true) => format!(
             "{redriven} {events} would be sent again; their downstreams have accepted them before"
         ),
-        (false, false) => format!("{redriven} {events} queued again"),
+        (false, false) => format!("{redriven} {events} queued again{took}"),
     })
 }
 
