@@ -20,7 +20,7 @@ mod values;
 pub use error::{ConfigError, Place, SettingError, SettingErrors};
 pub use overrides::Overrides;
 pub use secrets::{Machine, NoSecrets, Origins, Secrets};
-pub use shown::{DatabaseUrl, Destination};
+pub use shown::{DatabaseUrl, Destination, coarse};
 pub use static_headers::StaticHeaders;
 
 use crate::http::{Acknowledgement, Content};

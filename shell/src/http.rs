@@ -124,6 +124,9 @@ pub struct SourceIntake {
     pub destination: String,
     /// The attempts that the source's policy allows. Only shown to operators.
     pub max_attempts: u32,
+    /// The least and the most time that all retries take, without the deliveries. Only shown to
+    /// operators.
+    pub retries_last: (Duration, Duration),
     /// The duration of a lease. A delivery ends within it.
     pub lease: Duration,
 }

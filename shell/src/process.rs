@@ -286,6 +286,7 @@ fn sources(config: &Config) -> BTreeMap<surehook_core::source::SourceName, Sourc
         relay_timeout: source.relay_timeout,
         destination: source.destination.to_string(),
         max_attempts: source.policy.max_attempts,
+        retries_last: source.policy.backoff.span(source.policy.max_attempts),
         lease: source.policy.lease(),
     };
     config.sources.iter().map(|(name, source)| (name.clone(), intake(source))).collect()

@@ -374,7 +374,8 @@ fn note(places: &KeyPlaces) -> Option<&'static str> {
 }
 
 /// A duration in its two largest units.
-fn coarse(duration: Duration) -> humantime::FormattedDuration {
+#[must_use]
+pub fn coarse(duration: Duration) -> humantime::FormattedDuration {
     let unit = match duration.as_secs() {
         0..3600 => 1,
         3600..86_400 => 60,

@@ -41,6 +41,8 @@ struct RedrivenMany {
 
 #[derive(Serialize)]
 struct Sources {
+    /// Whether this process delivers events. If not, it has no circuit breakers.
+    delivers: bool,
     sources: Vec<SourceView>,
 }
 
@@ -193,15 +195,19 @@ impl App {
         let names = self.sources.keys().cloned().collect();
         let records = self.with_timeout("sources", self.operators.sources(names, COUNT_TO)).await?;
         let sources = records.into_iter().map(|record| {
-            let is_configured = self.sources.contains_key(record.source.as_str());
+            let configured = self.sources.get(record.source.as_str());
             let standing = self.metrics.standing(&record.source).filter(|_| self.delivers);
             SourceView::new(
                 record,
-                is_configured,
+                configured.map(|source| source.retries_last),
                 standing.map(|standing| (standing, self.clock.now())),
             )
         });
-        Answer::json(StatusCode::OK, None, &Sources { sources: sources.collect() })
+        Answer::json(
+            StatusCode::OK,
+            None,
+            &Sources { delivers: self.delivers, sources: sources.collect() },
+        )
     }
 
     /// Pauses or resumes a source. A source that is no longer configured can only be resumed.

@@ -210,7 +210,15 @@ pub struct SourceView {
     dead_lettered: u32,
     /// Whether the counts are lower bounds.
     at_least: bool,
+    retries_last_seconds: Option<RetriesLast>,
     this_process: Option<Here>,
+}
+
+/// How long the retries of an event take if each attempt fails, without the deliveries.
+#[derive(Debug, Serialize)]
+struct RetriesLast {
+    shortest: f64,
+    longest: f64,
 }
 
 /// What this process knows about a source since the process started.
@@ -222,19 +230,20 @@ struct Here {
 }
 
 impl SourceView {
-    /// The view of a source. `is_configured` refers to this process's configuration. `here` is what
-    /// this process knows of the source now; `None` if it does not deliver it.
+    /// The view of a source. `retries_last` comes from this process's configuration; `None` if the
+    /// source is not configured. `here` is what this process knows of the source now; `None` if it
+    /// does not deliver it.
     #[must_use]
     pub fn new(
         record: SourceRecord,
-        is_configured: bool,
+        retries_last: Option<(Duration, Duration)>,
         here: Option<(Standing, Instant)>,
     ) -> Self {
         let ago =
             |now: Instant, at: Option<Instant>| at.map(|at| milliseconds(now.since(at)) / 1000.0);
         Self {
             source: record.source,
-            configured: is_configured,
+            configured: retries_last.is_some(),
             paused_since: record.paused_since.map(rfc3339),
             behind_seconds: record.behind.map(|behind| milliseconds(behind) / 1000.0),
             queued: record.queued,
@@ -242,6 +251,10 @@ impl SourceView {
             retrying: record.retrying,
             dead_lettered: record.dead_lettered,
             at_least: record.is_partial,
+            retries_last_seconds: retries_last.map(|(shortest, longest)| RetriesLast {
+                shortest: milliseconds(shortest) / 1000.0,
+                longest: milliseconds(longest) / 1000.0,
+            }),
             this_process: here.map(|(standing, now)| Here {
                 breaker: standing.breaker.as_str(),
                 last_success_seconds_ago: ago(now, standing.last_success),

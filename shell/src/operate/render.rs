@@ -4,12 +4,14 @@
 //! so that it cannot control the terminal.
 
 use super::table::{Column, fitted, plain, written};
+use crate::config::coarse;
 use crate::visible::{escaped, lines, quoted};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use comfy_table::CellAlignment;
 use serde_json::Value;
 use std::fmt::Write;
+use std::time::Duration;
 
 /// The characters of an excerpt or a key that are shown.
 const SHORT: usize = 40;
@@ -229,7 +231,16 @@ fn parts(request: &Value) -> Vec<(&'static str, String)> {
 /// The work of every source.
 pub(super) fn sources(shown: &Value) -> String {
     let sources = shown["sources"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut table = plain(&["SOURCE", "QUEUED", "PROCESSING", "RETRYING", "DEAD", "BEHIND", ""]);
+    let mut table = plain(&[
+        "SOURCE",
+        "QUEUED",
+        "PROCESSING",
+        "RETRYING",
+        "DEAD",
+        "BEHIND",
+        "RETRIES LAST",
+        "",
+    ]);
     for source in sources {
         let is_more = source["at_least"] == true;
         let count = |name: &str| {
@@ -255,13 +266,34 @@ pub(super) fn sources(shown: &Value) -> String {
             count("retrying"),
             count("dead_lettered"),
             source["behind_seconds"].as_f64().map_or_else(|| "-".to_owned(), seconds),
+            retries(&source["retries_last_seconds"]),
             notes.join("; "),
         ]);
     }
     for column in table.column_iter_mut().skip(1).take(5) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    written(&table)
+    let mut out = written(&table);
+    if shown["delivers"] == false {
+        out.push_str(
+            "\nThis process only accepts webhooks (role `intake`) and has no circuit breakers. Each worker process has its\n\
+             own: `surehook sources --url URL` with the address of a worker shows them.\n",
+        );
+    }
+    out
+}
+
+/// How long the retries of an event take if each attempt fails.
+fn retries(last: &Value) -> String {
+    let duration = |name: &str| {
+        let seconds = last[name].as_f64()?;
+        Duration::try_from_secs_f64(seconds).ok()
+    };
+    match (duration("shortest"), duration("longest")) {
+        (_, Some(Duration::ZERO)) => "no retries".to_owned(),
+        (Some(shortest), Some(longest)) => format!("{} to {}", coarse(shortest), coarse(longest)),
+        _ => "-".to_owned(),
+    }
 }
 
 fn standing(event: &Value) -> String {
@@ -338,7 +370,7 @@ fn seconds(behind: f64) -> String {
     if behind < 60.0 {
         return format!("{behind:.1} s");
     }
-    let whole = std::time::Duration::from_secs_f64(behind.round());
+    let whole = Duration::from_secs_f64(behind.round());
     humantime::format_duration(whole).to_string()
 }
 
@@ -548,16 +580,36 @@ orders has more undelivered events than were examined. `surehook summary --sourc
                 "source": name, "configured": configured, "paused_since": (!configured).then_some("2026-11-25T00:00:00.000000Z"),
                 "behind_seconds": if configured { json!(605.2) } else { json!(null) },
                 "queued": 1000, "processing": 16, "retrying": 0, "dead_lettered": 3, "at_least": configured,
+                "retries_last_seconds": configured.then(|| json!({"shortest": 250_000.0, "longest": 500_000.5})),
                 "this_process": if configured { json!({"breaker": "half_open"}) } else { json!(null) },
             })
         };
-        let shown = sources(&json!({"sources": [source("github", true), source("gone", false)]}));
+        let both = json!([source("github", true), source("gone", false)]);
+        let shown = sources(&json!({"delivers": true, "sources": both}));
         let expected = "\
-SOURCE  QUEUED  PROCESSING  RETRYING  DEAD  BEHIND
-github   1000+         16+         0    3+  10m 5s  breaker half open
-gone      1000          16         0     3       -  paused since 2026-11-25 00:00:00; not configured: waiting events are kept until it is configured
+SOURCE  QUEUED  PROCESSING  RETRYING  DEAD  BEHIND  RETRIES LAST
+github   1000+         16+         0    3+  10m 5s  2days 21h to 5days 18h  breaker half open
+gone      1000          16         0     3       -  -                       paused since 2026-11-25 00:00:00; not configured: waiting events are kept until it is configured
 ";
         assert_eq!(shown, expected, "\n{shown}");
+        let of_intake = sources(&json!({"delivers": false, "sources": both}));
+        let (table, note) = of_intake.split_once("\n\n").unwrap();
+        assert_eq!(format!("{table}\n"), expected);
+        assert!(
+            note.contains("`surehook sources --url URL` with the address of a worker"),
+            "{note}"
+        );
+    }
+
+    #[test]
+    fn the_duration_of_retries_is_shown_in_two_units() {
+        let of = |shortest: f64, longest: f64| {
+            retries(&json!({"shortest": shortest, "longest": longest}))
+        };
+        assert_eq!(of(3.5, 7.0), "3s to 7s");
+        assert_eq!(of(0.0, 0.0), "no retries");
+        assert_eq!(of(-1.0, 1e300), "-");
+        assert_eq!(retries(&json!(null)), "-");
     }
 
     #[test]

@@ -685,10 +685,22 @@ async fn sources_shows_the_backlog_of_each_source() {
     let plain = json!({
         "source": "plain", "configured": true, "paused_since": null, "behind_seconds": 1.5,
         "queued": 1, "processing": 0, "retrying": 0, "dead_lettered": 1, "at_least": false,
+        "retries_last_seconds": {"shortest": 90.0, "longest": 180.0},
         "this_process": {"breaker": "closed", "last_success_seconds_ago": null, "last_failure_seconds_ago": null},
     });
     assert_eq!(shown["sources"].as_array().unwrap().len(), 3);
-    assert_eq!(shown["sources"][1], plain);
+    assert_eq!((&shown["delivers"], &shown["sources"][1]), (&json!(true), &plain));
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_deliver_says_so_and_shows_no_circuit_breakers() {
+    let world = World::start(Setup { delivers: false, ..Setup::default() });
+    let shown = json(&world.get("/sources").await);
+    assert_eq!(shown["delivers"], json!(false));
+    for source in shown["sources"].as_array().unwrap() {
+        assert_eq!(source["this_process"], json!(null));
+        assert_eq!(source["retries_last_seconds"]["longest"], json!(180.0));
+    }
 }
 
 #[tokio::test]
@@ -766,6 +778,7 @@ async fn a_paused_source_removed_from_the_configuration_can_be_resumed() {
         (&shown["sources"][1]["source"], &shown["sources"][1]["configured"]),
         (&json!("gone"), &json!(false))
     );
+    assert_eq!(shown["sources"][1]["retries_last_seconds"], json!(null));
     let resume = async || world.request("POST", "/sources/gone/resume", &[], b"").await;
     assert_eq!(resume().await.status(), 200);
     assert_problem(&resume().await, 404, "unknown-source");

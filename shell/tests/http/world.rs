@@ -189,6 +189,7 @@ pub(crate) struct Setup {
     pub(crate) max_body: usize,
     pub(crate) body_timeout: Duration,
     pub(crate) takes_webhooks: bool,
+    pub(crate) delivers: bool,
     /// Where the source `plain` has its idempotency keys.
     pub(crate) idempotency_key: &'static [&'static str],
     pub(crate) redrive_on_replay: bool,
@@ -213,6 +214,7 @@ impl Default for Setup {
             max_body: 1024,
             body_timeout: Duration::from_secs(10),
             takes_webhooks: true,
+            delivers: true,
             idempotency_key: &["header:idempotency-key"],
             redrive_on_replay: false,
             forward_query: true,
@@ -263,6 +265,7 @@ impl World {
             relay_timeout: setup.relay_timeout,
             destination: DESTINATION.to_owned(),
             max_attempts: 20,
+            retries_last: (Duration::from_secs(90), Duration::from_secs(180)),
             lease: Duration::from_secs(20),
         };
         let sources = BTreeMap::from([
@@ -291,7 +294,7 @@ impl World {
             operators: store.database.clone(),
             maintenance: store.database.clone(),
             metrics: Metrics::new(["plain", "github", "restamp"].map(name)),
-            delivers: true,
+            delivers: setup.delivers,
             clock,
             ids: Arc::new(SystemIds),
             health,

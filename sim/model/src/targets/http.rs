@@ -239,6 +239,7 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
         relay_timeout: Duration::from_secs(3),
         destination: "http://strict.example/".to_owned(),
         max_attempts: 20,
+        retries_last: (Duration::from_secs(90), Duration::from_secs(180)),
         lease: Duration::from_secs(20),
     };
     let lenient = SourceIntake {
@@ -262,6 +263,7 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
         relay_timeout: Duration::from_secs(3),
         destination: "http://lenient.example/".to_owned(),
         max_attempts: 3,
+        retries_last: (Duration::from_secs(1), Duration::from_secs(2)),
         lease: Duration::from_secs(11),
     };
     [("strict", strict), ("lenient", lenient)]
