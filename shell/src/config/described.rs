@@ -2,7 +2,7 @@
 //! in [`super::shown`].
 
 use super::values::on_key_reuse_name;
-use super::{Config, ConfigError, IntakeConfig, Place, Source, WorkerConfig};
+use super::{Config, ConfigError, IntakeConfig, Origins, Place, Source, WorkerConfig};
 use crate::ports::Retention;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -22,24 +22,27 @@ impl Config {
             role,
             log,
             drain_timeout,
+            shutdown_grace,
             migrate_on_start,
             intake,
             worker: WorkerConfig { max_held_bytes },
             retention: Retention { delivered, dead_lettered },
             delivered_payload,
             sources,
+            origins,
         } = self;
         let IntakeConfig {
             max_body,
             max_queued,
             max_queued_bytes,
             max_connections,
+            idle_timeout,
             header_timeout,
             body_timeout,
         } = intake;
         let sources: Map<String, Value> =
             sources.iter().map(|(name, source)| (name.to_string(), source.described())).collect();
-        json!({
+        let mut shown = json!({
             "valid": true,
             "file": file,
             "listen": listen.to_string(),
@@ -49,12 +52,14 @@ impl Config {
             "role": role.as_str(),
             "log": log.as_str(),
             "drain_timeout_ms": ms(*drain_timeout),
+            "shutdown_grace_ms": ms(*shutdown_grace),
             "migrate_on_start": migrate_on_start,
             "intake": {
                 "max_body_bytes": max_body,
                 "max_queued": max_queued,
                 "max_queued_bytes": max_queued_bytes,
                 "max_connections": max_connections,
+                "idle_timeout_ms": ms(*idle_timeout),
                 "header_timeout_ms": ms(*header_timeout),
                 "body_timeout_ms": ms(*body_timeout),
             },
@@ -64,8 +69,10 @@ impl Config {
                 "dead_lettered_ms": ms(*dead_lettered),
                 "delivered_payload_ms": ms(*delivered_payload.min(delivered)),
             },
-            "sources": sources,
-        })
+        });
+        hide(&mut shown, "", origins);
+        shown["sources"] = sources.into();
+        shown
     }
 }
 
@@ -74,6 +81,7 @@ impl Source {
         let Self {
             producer,
             destination,
+            headers,
             max_body,
             policy,
             idempotency_key,
@@ -84,6 +92,7 @@ impl Source {
             forward_query,
             relay,
             relay_timeout,
+            origins,
         } = self;
         let Policy {
             timeout,
@@ -96,9 +105,10 @@ impl Source {
             dead_letter_on,
         } = policy;
         let (shortest, longest) = backoff.span(*max_attempts);
-        json!({
+        let mut shown = json!({
             "producer": producer,
             "destination": destination.to_string(),
+            "headers": if headers.is_empty() { Value::Null } else { headers.to_string().into() },
             "max_body_bytes": max_body,
             "idempotency_key": idempotency_key.to_string(),
             "on_key_reuse": on_key_reuse_name(*on_key_reuse),
@@ -122,7 +132,9 @@ impl Source {
             "retries_last_ms": {"shortest": ms(shortest), "longest": ms(longest)},
             "retry_on": retry_on,
             "dead_letter_on": dead_letter_on,
-        })
+        });
+        hide(&mut shown, "", origins);
+        shown
     }
 }
 
@@ -163,13 +175,56 @@ fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Shows the references of each replaced setting in the place of its value. `below` is the name of the
+/// section that `shown` describes, with a dot at its end.
+fn hide(shown: &mut Value, below: &str, origins: &Origins) {
+    let Some(shown) = shown.as_object_mut() else { return };
+    for (name, value) in shown {
+        let setting = match name.as_str() {
+            // They show their own references.
+            "database" | "destination" | "headers" => continue,
+            "answer_status" => "answer",
+            "lease_ms" => "timeout",
+            "retries_last_ms" => {
+                let delays = ["initial_delay", "max_delay"].map(|delay| origins.of(delay));
+                if let Some(references) = delays.into_iter().flatten().next() {
+                    *value = references.into();
+                }
+                continue;
+            }
+            name => name.trim_end_matches("_ms").trim_end_matches("_bytes"),
+        };
+        let whole = format!("{below}{setting}");
+        if value.is_object() {
+            hide(value, &format!("{whole}."), origins);
+        } else if let Some(references) =
+            origins.of(&whole).or_else(|| origins.of(&format!("{below}{name}")))
+        {
+            *value = references.into();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Overrides;
+    use crate::config::{NoSecrets, Overrides, Secrets};
+
+    struct Known([(&'static str, &'static str); 6]);
+
+    impl Secrets for Known {
+        fn variable(&self, name: &str) -> Result<String, String> {
+            let found = self.0.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned()).ok_or_else(|| "is not set".to_owned())
+        }
+
+        fn file(&self, _: &str) -> Result<String, String> {
+            Err("cannot be read".to_owned())
+        }
+    }
 
     fn parsed(content: &str) -> Result<Config, ConfigError> {
-        Config::parse("surehook.toml", content.as_bytes(), &Overrides::default())
+        Config::parse("surehook.toml", content.as_bytes(), &Overrides::default(), &NoSecrets)
     }
 
     #[test]
@@ -185,6 +240,40 @@ mod tests {
         assert_eq!(orders["destination"], "https://app.example/hooks?…");
         assert_eq!(orders["retries_last_ms"], json!({"shortest": 6_000, "longest": 12_000}));
         assert_eq!((&orders["timeout_ms"], &orders["rate"]), (&json!(10_000), &json!(null)));
+    }
+
+    #[test]
+    fn a_replaced_value_is_described_by_its_reference() {
+        let content = "drain_timeout = \"${A}\"\n[intake]\nmax_queued_bytes = \"${B}\"\n[sources.orders]\n\
+             destination = \"https://x:${C}@app.example/\"\nheaders = { x-token = \"${D}\" }\n\
+             timeout = \"${E}\"\nidempotency_key = \"header:${F}\"\n";
+        let secrets = [
+            ("A", "17s"),
+            ("B", "17MiB"),
+            ("C", "secret"),
+            ("D", "secret"),
+            ("E", "17s"),
+            ("F", "x-secret"),
+        ];
+        let config = Config::parse(
+            "surehook.toml",
+            content.as_bytes(),
+            &Overrides::default(),
+            &Known(secrets),
+        )
+        .unwrap();
+        let shown = config.described("surehook.toml");
+        for secret in ["secret", "17"] {
+            assert!(!shown.to_string().contains(secret), "{shown:#}");
+        }
+        assert_eq!(shown["drain_timeout_ms"], "${A}");
+        assert_eq!(shown["intake"]["max_queued_bytes"], "${B}");
+        let orders = &shown["sources"]["orders"];
+        assert_eq!((&orders["timeout_ms"], &orders["lease_ms"]), (&json!("${E}"), &json!("${E}")));
+        assert_eq!(
+            (&orders["idempotency_key"], &orders["headers"]),
+            (&json!("${F}"), &json!("x-token"))
+        );
     }
 
     #[test]
