@@ -267,6 +267,15 @@ impl Db {
         }
     }
 
+    /// The smallest id of a time in the past.
+    pub(crate) fn first_id(&self, age: Duration) -> EventId {
+        let now = match &self.raw {
+            Raw::Memory(memory) => memory.now(),
+            Raw::Postgres(_) | Raw::Sqlite(_) => Timestamp::now(),
+        };
+        EventId::first_at((now - age).as_millisecond().try_into().unwrap())
+    }
+
     /// The fence of an event's row, and the seconds until it is due.
     pub(crate) async fn fence_and_due(&self, event: EventId) -> (u64, Option<i64>) {
         let (due, id) = match self.raw {

@@ -2,9 +2,10 @@
 
 use crate::db::{Db, demand, event, events, settlement};
 use std::time::Duration;
-use surehook::ports::{Erased, Redriven};
+use surehook::ports::{Erased, NewEvent, Redriven};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::retention::Reached;
 
 clauses! {
     retention_erases_the_payload_of_a_delivered_event_and_keeps_its_record
@@ -24,13 +25,15 @@ async fn erase(db: &Db) -> Erased {
 async fn retention_erases_the_payload_of_a_delivered_event_and_keeps_its_record(db: Db) {
     let new = event("k");
     assert_eq!(db.store.accept(vec![new.clone()]).await, Ok(vec![Stored::Inserted]));
+    let claim = db.claim_one("orders").await;
+    db.settle(&claim, Outcome::Retry { after: Duration::ZERO }).await;
     db.age(new.id, HOUR * 3).await;
     let claim = db.claim_one("orders").await;
     db.settle(&claim, Outcome::Delivered).await;
     assert_eq!(
         erase(&db).await.erased,
         0,
-        "the retention counts from the delivery, not from reception"
+        "the retention counts from the delivery, not from reception or an earlier attempt"
     );
     db.age(new.id, HOUR * 3).await;
     let before = db.found(new.id).await;
@@ -95,6 +98,16 @@ async fn erasing_advances_page_by_page_to_the_last_event(db: Db) {
     db.age(claimed[5].event, HOUR * 3).await;
     let last = db.store.erase(KEPT, Some(claimed[3].event), 2).await.unwrap();
     assert_eq!((last.erased, last.reached.last), (1, Some(claimed[5].event)));
+
+    // An id from a clock behind does not end a pass, although its event is young.
+    let behind = NewEvent { id: db.first_id(HOUR * 3), ..event("behind") };
+    assert_eq!(db.store.accept(vec![behind.clone()]).await, Ok(vec![Stored::Inserted]));
+    for (after, last, is_before_kept) in
+        [(None, behind.id, true), (Some(behind.id), claimed[0].event, false)]
+    {
+        let reached = db.store.erase(KEPT, after, 1).await.unwrap().reached;
+        assert_eq!(reached, Reached { last: Some(last), is_before_kept });
+    }
 }
 
 async fn an_erased_event_cannot_be_redriven(db: Db) {

@@ -46,6 +46,15 @@ async fn prune(db: &Db) -> Pruned {
 }
 
 async fn delivered_events_and_dead_letters_have_separate_retentions(db: Db) {
+    let late = db.claimed("late").await;
+    db.settle(&late, Outcome::Retry { after: Duration::ZERO }).await;
+    db.age(late.event, HOUR * 3).await;
+    let claim = db.claim_one("late").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    assert_eq!(prune(&db).await.deleted, 0, "the retention counts from the last attempt");
+    db.age(late.event, HOUR * 3).await;
+    assert_eq!(prune(&db).await.deleted, 1);
+
     let delivered = ended(&db, 0..1, Outcome::Delivered).await[0];
     let dead = ended(&db, 1..2, Outcome::DeadLetter(Reason::Permanent)).await[0];
     assert_eq!(prune(&db).await.deleted, 0, "both are within their retention");
@@ -112,7 +121,7 @@ async fn pruning_advances_page_by_page_to_the_last_event(db: Db) {
 }
 
 async fn ids_from_a_clock_behind_do_not_end_a_pruning_pass(db: Db) {
-    let behind = NewEvent { id: EventId::first_at(1_000), ..event("behind") };
+    let behind = NewEvent { id: db.first_id(HOUR * 3), ..event("behind") };
     db.store.accept(vec![behind.clone()]).await.unwrap();
     let claimed = db.claim_one("orders").await;
     db.settle(&claimed, Outcome::Delivered).await;
