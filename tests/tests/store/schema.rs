@@ -2,11 +2,14 @@
 
 use crate::db::{Db, Raw, event};
 use crate::later::Later;
+use bytes::Bytes;
 use futures::future::join_all;
 use surehook::ports::StoreError;
 use surehook::store::{MigrateError, OpenStore};
 use surehook_core::admission::Stored;
 use surehook_core::event::{Outcome, Reason};
+use surehook_core::id::EventId;
+use uuid::Uuid;
 
 clauses_of_databases! {
     a_database_without_a_schema_is_unavailable => AlwaysInOrder,
@@ -17,6 +20,8 @@ clauses_of_databases! {
 beyond_the_port! {
     several_processes_can_migrate_concurrently,
     the_schema_refuses_rows_that_no_transition_writes,
+    only_columns_whose_value_can_be_missing_may_be_null,
+    an_event_inserted_by_a_previous_version_has_an_empty_query,
     a_database_created_later_is_used,
 }
 
@@ -95,6 +100,50 @@ async fn the_schema_refuses_rows_that_no_transition_writes(db: Db) {
     for change in changes {
         assert!(db.is_refused_by_a_check(&format!("update {change}")).await, "{change}");
     }
+}
+
+async fn only_columns_whose_value_can_be_missing_may_be_null(db: Db) {
+    let columns = match db.raw {
+        Raw::Sqlite(_) => {
+            "select t.name || '.' || c.name as name, c.\"notnull\" = 0 as may_be_null
+             from sqlite_schema t cross join pragma_table_info(t.name) c
+             where t.name in ('events', 'deliveries', 'attempts', 'paused_sources')"
+        }
+        _ => {
+            "select table_name || '.' || column_name as name, is_nullable = 'YES' as may_be_null
+             from information_schema.columns
+             where table_name in ('events', 'deliveries', 'attempts', 'paused_sources')"
+        }
+    };
+    let known = [
+        "events.erased_at",
+        "deliveries.due_at",
+        "deliveries.ended_at",
+        "deliveries.reason",
+        "attempts.took_us",
+        "attempts.status_code",
+        "attempts.error",
+    ]
+    .map(|name| format!("'{name}'"))
+    .join(", ");
+    let count = async |condition: &str| {
+        db.number(&format!("select count(*) from ({columns}) as columns where {condition}")).await
+    };
+    assert_eq!(count(&format!("may_be_null and name in ({known})")).await, 7);
+    assert_eq!(count(&format!("may_be_null and name not in ({known})")).await, 0);
+    assert!(count("not may_be_null").await > 0);
+}
+
+async fn an_event_inserted_by_a_previous_version_has_an_empty_query(db: Db) {
+    db.accepted("a").await;
+    let id = EventId::from_uuid(Uuid::now_v7());
+    let columns = "source, fingerprint, received_at, headers, body";
+    db.execute(&format!(
+        "insert into events (id, idempotency_key, {columns}) select {}, 'another', {columns} from events",
+        db.id(id)
+    ))
+    .await;
+    assert_eq!(db.store.request(id).await.unwrap().unwrap().query, Bytes::new());
 }
 
 async fn a_newer_schema_is_refused(db: Db) {
