@@ -14,9 +14,13 @@ clauses! {
     a_key_alone_finds_the_event_of_each_source => KeyInOneSource,
     pages_have_no_gaps_and_no_repetitions => ListsWithoutThePage | ListsOnePageTooMany,
     a_page_stops_at_its_scan_limit_and_says_where_to_continue => LooksAtAll,
+    a_page_has_its_span_and_scan_limit_on_every_path => ListsWithoutThePage | LooksAtAll | KeyWithoutItsSource,
+    an_event_found_by_its_key_must_match_the_whole_filter => KeyWithoutItsSource | ListsOneTooFew,
     a_listed_event_has_its_newest_attempt => ListsTheFirstAttempt,
     a_bulk_redrive_takes_only_matching_dead_letters
         => RedrivesWhatDoesNotMatch | RedrivesEverySource | RedriveOfAllKeepsTheBudget,
+    a_bulk_redrive_has_its_span_and_scan_limit_on_every_path => RedrivesOnADryRun,
+    a_bulk_redrive_by_key_takes_only_matching_dead_letters => RedrivesEverySource | RedrivesWhatDoesNotMatch,
     a_dry_run_counts_the_redrives_and_changes_nothing => RedrivesOnADryRun,
     concurrent_bulk_redrives_queue_each_letter_once => CountsOnADryRunOnly,
     the_backlog_of_each_source_is_counted_by_status
@@ -30,6 +34,7 @@ clauses! {
 }
 
 const ROOMY: PageSize = PageSize { events: 100, looks: 1000 };
+const TWO_LOOKS: PageSize = PageSize { events: 100, looks: 2 };
 
 fn of(name: &str) -> EventFilter {
     EventFilter { source: Some(source(name)), ..EventFilter::default() }
@@ -37,6 +42,10 @@ fn of(name: &str) -> EventFilter {
 
 fn standing(status: Status) -> EventFilter {
     EventFilter { status: Some(status), ..EventFilter::default() }
+}
+
+fn with_key(key: &str, filter: EventFilter) -> EventFilter {
+    EventFilter { key: Some(IdempotencyKey::parse(key.as_bytes()).unwrap()), ..filter }
 }
 
 fn ids(page: &EventPage) -> Vec<EventId> {
@@ -61,6 +70,30 @@ impl Db {
         }
         events.insert(0, self.standing(name, Status::Queued).await);
         events
+    }
+
+    /// Dead letters of a source, in the order of their ids. Their keys are `k0`, `k1` and so on.
+    async fn letters(&self, name: &str, count: usize) -> Vec<EventId> {
+        let mut letters = Vec::new();
+        for n in 0..count {
+            self.store.accept(vec![event_of(name, &format!("k{n}"))]).await.unwrap();
+            let claim = self.claim_one(name).await;
+            self.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+            letters.push(claim.event);
+        }
+        letters
+    }
+
+    /// The ids of a page of at most two examined events, and where the next page starts.
+    async fn two(&self, filter: &EventFilter, span: Span) -> (Vec<EventId>, Option<EventId>) {
+        let page = self.store.list(filter.clone(), span, TWO_LOOKS).await.unwrap();
+        (ids(&page), page.next)
+    }
+
+    /// As [`Self::two`], for a dry run of a bulk redrive. The first number counts its letters.
+    async fn two_redriven(&self, filter: &EventFilter, span: Span) -> (u32, Option<EventId>) {
+        let page = self.store.redrive_all(filter.clone(), span, TWO_LOOKS, true).await.unwrap();
+        (page.redriven, page.next)
     }
 
     async fn standing(&self, name: &str, status: Status) -> EventId {
@@ -236,6 +269,57 @@ async fn a_page_stops_at_its_scan_limit_and_says_where_to_continue(db: Db) {
     assert_eq!(db.store.list(owed, Span::ALL, size).await.unwrap().next, Some(others[2]));
 }
 
+async fn a_page_has_its_span_and_scan_limit_on_every_path(db: Db) {
+    let letters = db.letters("a", 6).await;
+    db.letters("b", 3).await;
+    db.standing("a", Status::Queued).await;
+    let dead = standing(Status::DeadLettered);
+    let dead_of_a = EventFilter { status: dead.status, ..of("a") };
+    let span = Span { from: letters[1], until: letters[4] };
+    for filter in [&dead_of_a, &dead, &of("a")] {
+        let first = (vec![letters[3], letters[2]], Some(letters[2]));
+        assert_eq!(db.two(filter, span).await, first, "{filter:?}");
+        let rest = Span { until: letters[2], ..span };
+        assert_eq!(db.two(filter, rest).await, (vec![letters[1]], None), "{filter:?}");
+    }
+    let size = PageSize { looks: 7, ..ROOMY };
+    let page = db.store.list(dead_of_a, Span::ALL, size).await.unwrap();
+    assert_eq!((page.events.len(), page.next), (6, None), "other events are not examined");
+
+    let by_key = with_key("k2", of("a"));
+    assert_eq!(db.two(&by_key, Span::ALL).await, (vec![letters[2]], None));
+    for (from, until, is_inside) in [(2, 3, true), (1, 2, false), (3, 5, false)] {
+        let span = Span { from: letters[from], until: letters[until] };
+        let expected = if is_inside { vec![letters[2]] } else { vec![] };
+        assert_eq!(db.two(&by_key, span).await, (expected, None), "{from}..{until}");
+    }
+}
+
+async fn an_event_found_by_its_key_must_match_the_whole_filter(db: Db) {
+    for name in ["a", "b"] {
+        db.store.accept(vec![event_of(name, "k")]).await.unwrap();
+        let claim = db.claim_one(name).await;
+        let mut first = settlement(&claim, Outcome::Retry { after: Duration::ZERO });
+        first.record.as_mut().unwrap().status_code = Some(500);
+        assert_eq!(db.store.settle(vec![first]).await, Ok(vec![]));
+        let claim = db.claim_one(name).await;
+        db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    }
+    let by_key = with_key("k", of("a"));
+    let (status, other) = (Some(Status::DeadLettered), Some(Status::Queued));
+    for (expected, filter) in [
+        (1, by_key.clone()),
+        (1, EventFilter { status, ..by_key.clone() }),
+        (0, EventFilter { status: other, ..by_key.clone() }),
+        (1, EventFilter { reason: Some(Reason::Permanent), ..by_key.clone() }),
+        (0, EventFilter { reason: Some(Reason::Lost), ..by_key.clone() }),
+        (1, EventFilter { status_code: Some(503), ..by_key.clone() }),
+        (0, EventFilter { status_code: Some(500), ..by_key }),
+    ] {
+        assert_eq!(db.listed(filter.clone()).await.len(), expected, "{filter:?}");
+    }
+}
+
 async fn a_listed_event_has_its_newest_attempt(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Retry { after: Duration::ZERO }).await;
@@ -290,6 +374,51 @@ async fn a_bulk_redrive_takes_only_matching_dead_letters(db: Db) {
     );
 }
 
+async fn a_bulk_redrive_has_its_span_and_scan_limit_on_every_path(db: Db) {
+    db.letters("b", 3).await;
+    let letters = db.letters("a", 6).await;
+    db.letters("c", 3).await;
+    db.standing("a", Status::Queued).await;
+    let span = Span { from: letters[1], until: letters[4] };
+    for filter in [&of("a"), &EventFilter::default()] {
+        assert_eq!(db.two_redriven(filter, span).await, (2, Some(letters[2])), "{filter:?}");
+        let rest = Span { from: letters[3], ..span };
+        assert_eq!(db.two_redriven(filter, rest).await, (1, None), "{filter:?}");
+    }
+    let size = PageSize { looks: 7, ..ROOMY };
+    let page = db.store.redrive_all(of("a"), Span::ALL, size, true).await.unwrap();
+    assert_eq!((page.redriven, page.next), (6, None), "other events are not examined");
+    let page = db.store.redrive_all(EventFilter::default(), Span::ALL, ROOMY, true).await.unwrap();
+    assert_eq!(page.redriven, 12, "the queued event is not counted");
+
+    let by_key = with_key("k2", of("a"));
+    for (from, until, redriven) in [(0, 5, 1), (2, 3, 1), (1, 2, 0), (3, 5, 0)] {
+        let span = Span { from: letters[from], until: letters[until] };
+        assert_eq!(db.two_redriven(&by_key, span).await, (redriven, None), "{from}..{until}");
+    }
+}
+
+async fn a_bulk_redrive_by_key_takes_only_matching_dead_letters(db: Db) {
+    let (a, b) = (db.letters("a", 3).await, db.letters("b", 3).await);
+    let by_key = with_key("k2", of("a"));
+    assert_eq!(db.two_redriven(&by_key, Span::ALL).await, (1, None), "the key of one source");
+    let of_both = with_key("k2", EventFilter::default());
+    let page = db.store.redrive_all(of_both, Span::ALL, ROOMY, true).await.unwrap();
+    assert_eq!(page.redriven, 2);
+    assert_eq!(db.store.redrive_all(by_key, Span::ALL, ROOMY, false).await.unwrap().redriven, 1);
+    assert_eq!(db.found(a[2]).await.status, Status::Queued);
+    assert_eq!(db.found(b[2]).await.status, Status::DeadLettered);
+
+    let claim = db.claim_one("a").await;
+    let mut last = settlement(&claim, Outcome::DeadLetter(Reason::Permanent));
+    last.record.as_mut().unwrap().status_code = Some(500);
+    assert_eq!(db.store.settle(vec![last]).await, Ok(vec![]));
+    for (status_code, redriven) in [(503, 0), (500, 1)] {
+        let filter = EventFilter { status_code: Some(status_code), ..with_key("k2", of("a")) };
+        assert_eq!(db.two_redriven(&filter, Span::ALL).await.0, redriven, "the newest attempt");
+    }
+}
+
 async fn a_dry_run_counts_the_redrives_and_changes_nothing(db: Db) {
     let mut letters = Vec::new();
     for n in 0..5 {
@@ -338,6 +467,7 @@ async fn concurrent_bulk_redrives_queue_each_letter_once(db: Db) {
 
 async fn the_backlog_of_each_source_is_counted_by_status(db: Db) {
     db.one_of_each("b").await;
+    db.store.accept(vec![event_of("b", "second"), event_of("b", "third")]).await.unwrap();
     db.standing("a", Status::Retrying).await;
     db.standing("gone", Status::DeadLettered).await;
     let records = db.store.sources(vec![source("z"), source("a")], 10).await.unwrap();
@@ -353,7 +483,7 @@ async fn the_backlog_of_each_source_is_counted_by_status(db: Db) {
         )
     };
     assert_eq!(numbers(0), ("a", 0, 0, 1, 0, false));
-    assert_eq!(numbers(1), ("b", 1, 1, 1, 1, false));
+    assert_eq!(numbers(1), ("b", 3, 1, 1, 1, false));
     assert_eq!(numbers(2), ("gone", 0, 0, 0, 1, false));
     assert_eq!(numbers(3), ("z", 0, 0, 0, 0, false));
     assert_eq!(records.len(), 4);
@@ -379,6 +509,8 @@ async fn a_source_is_behind_by_the_age_of_its_oldest_due_event(db: Db) {
     db.store.accept(vec![event_of("a", "newer")]).await.unwrap();
     let behind = db.store.sources(vec![], 10).await.unwrap()[0].behind.unwrap();
     assert!((100..=110).contains(&behind.as_secs()), "{behind:?}");
+    let behind = db.store.sources(vec![], 1).await.unwrap()[0].behind.unwrap();
+    assert!(behind.as_secs() >= 100, "the oldest event is counted first: {behind:?}");
     db.store.claim(vec![demand("a", 10)]).await.unwrap();
     assert_eq!(
         db.store.sources(vec![], 10).await.unwrap()[0].behind,
@@ -395,6 +527,19 @@ async fn a_count_that_reaches_its_limit_is_partial(db: Db) {
     assert_eq!((records[0].queued, records[0].is_partial), (3, true));
     let records = db.store.sources(vec![], 6).await.unwrap();
     assert_eq!((records[0].queued, records[0].is_partial), (5, false));
+
+    let claimed = db.store.claim(vec![demand("a", 5)]).await.unwrap().claimed;
+    for (count_to, expected) in [(3, (3, true)), (5, (5, true)), (6, (5, false))] {
+        let records = db.store.sources(vec![], count_to).await.unwrap();
+        assert_eq!((records[0].processing, records[0].is_partial), expected);
+    }
+    for claim in &claimed {
+        db.settle(claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    }
+    for (count_to, expected) in [(3, (3, true)), (5, (5, true)), (6, (5, false))] {
+        let records = db.store.sources(vec![], count_to).await.unwrap();
+        assert_eq!((records[0].dead_lettered, records[0].is_partial), expected);
+    }
 }
 
 async fn events_of_a_paused_source_are_not_claimed_until_it_is_resumed(db: Db) {
@@ -433,4 +578,9 @@ async fn a_pause_reports_whether_it_changed_anything_and_is_listed(db: Db) {
         "idle",
         "a paused source is listed even if it is not requested"
     );
+    assert_eq!(since().await, None, "another source is paused");
+    db.store.pause(source("a"), true).await.unwrap();
+    assert_eq!(db.store.pause(source("a"), false).await, Ok(true));
+    let idle = &db.store.sources(vec![], 10).await.unwrap()[0];
+    assert!(idle.paused_since.is_some(), "another source was resumed");
 }
