@@ -111,6 +111,17 @@ async fn failures_are_grouped_by_source_and_by_how_they_failed(db: Db) {
     assert_eq!(numbers(&summary), [("b", Some(422), 1)]);
     assert_eq!(summary.groups[0].example, elsewhere);
     assert_eq!(db.summary(of("unused"), ROOMY).await, FailureSummary::default());
+
+    for (verdict, error) in [
+        (Verdict::Permanent, None),
+        (Verdict::Transient, None),
+        (Verdict::Transient, Some(DeliveryError::Timeout)),
+        (Verdict::Transient, Some(DeliveryError::ConnectionReset)),
+    ] {
+        db.fails("c", DEAD, AttemptRecord { verdict, error, ..refused(422, ONE) }).await;
+    }
+    let apart = [("c", Some(422), 1); 4];
+    assert_eq!(numbers(&db.summary(of("c"), ROOMY).await), apart, "by verdict and error, too");
 }
 
 async fn a_group_counts_events_by_their_newest_attempt(db: Db) {
@@ -156,6 +167,18 @@ async fn a_summary_stops_at_its_limits_and_says_so(db: Db) {
     let cut = db.summary(ALL, SummarySize { looks: 6, groups: 1 }).await;
     assert_eq!((numbers(&cut), cut.has_more), (vec![("a", Some(422), 5)], true));
     assert_eq!(cut.partial, [""; 0]);
+
+    // The largest groups are kept, and of equal groups those with the newest examples.
+    for status_code in [422, 422, 400, 401, 403] {
+        db.fails("c", DEAD, refused(status_code, b"")).await;
+    }
+    let of_c = SummaryFilter { source: Some(source("c")), ..ALL };
+    for (groups, expected) in
+        [(1, vec![("c", Some(422), 2)]), (2, vec![("c", Some(422), 2), ("c", Some(403), 1)])]
+    {
+        let cut = db.summary(of_c.clone(), SummarySize { looks: 6, groups }).await;
+        assert_eq!((numbers(&cut), cut.has_more), (expected, true));
+    }
 }
 
 async fn waiting_events_are_examined_at_both_ends(db: Db) {
