@@ -288,8 +288,8 @@ async fn a_delivered_event_repeated_beside_a_new_one_stays_delivered(db: Db) {
     db.settle(&claim, Outcome::Delivered).await;
     let existing =
         Stored::Existing { id: old.id, fingerprint: old.fingerprint, status: Status::Delivered };
-    // The producer's retry, first under a new id, then under the same one.
-    for (again, new) in [(event("old"), event("new")), (old.clone(), event("newer"))] {
+    // The producer's retry, first under the same id, then under a new one.
+    for (again, new) in [(old.clone(), event("new")), (event("old"), event("newer"))] {
         let answers = db.store.accept(vec![again, new]).await;
         assert_eq!(answers, Ok(vec![existing, Stored::Inserted]));
     }
