@@ -53,21 +53,45 @@ async fn every_statement_uses_index_probes() {
 
 #[tokio::test]
 async fn a_summary_reads_tables_by_their_indexes_only() {
+    assert_steps(
+        "summary",
+        &[
+            ("SEARCH deliveries USING INDEX deliveries_dead (source=?)", 1),
+            ("SEARCH deliveries USING INDEX deliveries_due (source=? AND due_at>?)", 2),
+            ("SEARCH newest USING PRIMARY KEY (event_id=? AND attempt=?)", 1),
+            ("SEARCH attempts USING PRIMARY KEY (event_id=?)", 1),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn sources_with_work_are_found_by_steps_in_both_indexes() {
+    assert_steps(
+        "sources_named",
+        &[
+            ("SEARCH deliveries USING INDEX deliveries_due", 1),
+            ("SEARCH deliveries USING INDEX deliveries_due (source>?)", 1),
+            ("SEARCH deliveries USING INDEX deliveries_dead", 1),
+            ("SEARCH deliveries USING INDEX deliveries_dead (source>?)", 1),
+        ],
+    )
+    .await;
+}
+
+/// The plan of a statement must have these steps, each this number of times, and read no large table
+/// in another way.
+async fn assert_steps(statement: &str, steps: &[(&str, usize)]) {
     let db = Db::sqlite().await;
     let mut session = session(&db).await;
-    let statement = &statements::of("sqlite")["summary"];
+    let statement = &statements::of("sqlite")[statement];
     let explain = AssertSqlSafe(format!("explain query plan {statement}"));
-    let steps: Vec<(i64, i64, i64, String)> =
+    let plan: Vec<(i64, i64, i64, String)> =
         sqlx::query_as(explain).fetch_all(&mut session).await.unwrap();
-    let plan = steps.iter().map(|step| step.3.as_str()).collect::<Vec<_>>().join("\n");
-    for (step, times) in [
-        ("SEARCH deliveries USING INDEX deliveries_dead (source=?)", 1),
-        ("SEARCH deliveries USING INDEX deliveries_due (source=? AND due_at>?)", 2),
-        ("SEARCH newest USING PRIMARY KEY (event_id=? AND attempt=?)", 1),
-        ("SEARCH attempts USING PRIMARY KEY (event_id=?)", 1),
-    ] {
-        let found = plan.lines().filter(|line| line.replace("COVERING ", "") == step).count();
-        assert_eq!(found, times, "{step} in\n{plan}");
+    let plan = plan.iter().map(|step| step.3.as_str()).collect::<Vec<_>>().join("\n");
+    for (step, times) in steps {
+        let found = plan.lines().filter(|line| line.replace("COVERING ", "") == *step).count();
+        assert_eq!(found, *times, "{step} in\n{plan}");
     }
     for table in ["deliveries", "attempts", "newest", "events"] {
         assert!(!plan.contains(&format!("SCAN {table}")), "{plan}");
@@ -120,6 +144,35 @@ async fn commits_are_flushed_and_readers_do_not_wait() {
     assert_eq!(db.found(event.id).await.status, Status::Queued);
     assert!(started.elapsed() < Duration::from_secs(1));
     session.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shutdown_empties_the_log_even_if_another_connection_is_open() {
+    let db = Db::sqlite().await;
+    let opened = db.open();
+    let log = db.folder.as_ref().unwrap().path().join("surehook.db-wal");
+    let other = session(&db).await;
+    opened.store().accept(events(0..3)).await.unwrap();
+    assert!(std::fs::metadata(&log).unwrap().len() > 0);
+    opened.close().await;
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), 0);
+    other.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_backup_with_damaged_rows_is_refused() {
+    let db = Db::sqlite().await;
+    db.store.accept(events(0..1)).await.unwrap();
+    let backup = db.folder.as_ref().unwrap().path().join("backup.db");
+    // The row now has a null in a column that must not be null.
+    db.execute(
+        "pragma writable_schema = on;
+         update sqlite_schema set sql = replace(sql, 'erased_at integer', 'erased_at integer not null') where name = 'events'",
+    )
+    .await;
+    let refused = db.open().backup(&backup).await.unwrap_err().to_string();
+    assert!(refused.contains("NULL value in events.erased_at"), "{refused}");
+    assert!(!backup.exists());
 }
 
 #[tokio::test]
