@@ -4,6 +4,8 @@ use crate::db::{Db, LEASE, demand, event, events, settlement, source};
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row};
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
@@ -131,6 +133,23 @@ async fn a_redrive_finds_nothing_after_a_concurrent_pruning() {
 }
 
 #[tokio::test]
+async fn a_redrive_of_an_event_that_was_queued_by_hand_is_refused() {
+    let db = Db::postgres().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    // Unlike a redrive, this does not lock the row of the event.
+    let queue =
+        "insert into deliveries (event_id, due_at, attempt, budget_from, fence, source, status)
+                 select id, now(), 1, 1, 1, source, 'queued' from events";
+    let mut hand = held_open(&db, queue).await;
+    let store = Arc::clone(&db.store);
+    let redrive = tokio::spawn(async move { store.redrive_delivered(claim.event).await });
+    wait_for_waiting(&db, 1).await;
+    end(&mut hand, "commit").await;
+    assert_eq!(redrive.await.unwrap(), Ok(Redriven::WrongStatus(Status::Queued)));
+}
+
+#[tokio::test]
 async fn a_settlement_is_refused_when_the_row_is_claimed_first() {
     let db = Db::postgres().await;
     let claim = db.claimed("a").await;
@@ -164,6 +183,56 @@ async fn a_claim_skips_locked_rows_without_waiting() {
 }
 
 #[tokio::test]
+async fn claims_of_a_busy_source_start_a_second_before_the_last_claimed_row() {
+    let db = Db::postgres().await;
+    let due = "timestamptz '2020-01-01' + place * interval '1 second'";
+    let batch = events(0..550);
+    db.store.accept(batch.clone()).await.unwrap();
+    db.execute(&format!(
+        "update deliveries set due_at = {due}
+         from (select event_id as id, row_number() over (order by event_id) as place from deliveries) as row
+         where event_id = id"
+    ))
+    .await;
+    let claimed = async |limit: u32| {
+        let claims = db.store.claim(vec![demand("orders", limit)]).await.unwrap();
+        claims.claimed.iter().map(|claim| claim.event).collect::<BTreeSet<_>>()
+    };
+    let in_order =
+        |range: Range<usize>| batch[range].iter().map(|event| event.id).collect::<BTreeSet<_>>();
+    assert_eq!(claimed(500).await, in_order(0..500), "a source with this many rows is busy");
+    next_period().await;
+    assert_eq!(claimed(10).await, in_order(500..510), "a period starts at the front");
+    // Rows that another claim had locked, and has released since.
+    let mut released = Vec::new();
+    for place in [508, 509] {
+        let event = event(&format!("due-{place}"));
+        db.store.accept(vec![event.clone()]).await.unwrap();
+        let due = due.replace("place", &place.to_string());
+        db.execute(&format!(
+            "update deliveries set due_at = {due} where event_id = '{}'",
+            event.id
+        ))
+        .await;
+        released.push(event.id);
+    }
+    let mut expected = in_order(510..540);
+    expected.insert(released[1]);
+    assert_eq!(claimed(31).await, expected, "the last claimed row is due at place 510");
+    next_period().await;
+    let mut expected = in_order(540..550);
+    expected.insert(released[0]);
+    assert_eq!(claimed(31).await, expected, "the next period finds the row at place 508");
+}
+
+/// Moves the clock of the store forward by a period of the cursors.
+async fn next_period() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(5)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
 async fn settlements_lock_their_rows_in_the_order_of_ids() {
     let db = Db::postgres().await;
     db.store.accept(events(0..21)).await.unwrap();
@@ -172,10 +241,12 @@ async fn settlements_lock_their_rows_in_the_order_of_ids() {
     let middle = claimed[10].event;
     let lock = format!("select from deliveries where event_id = '{middle}' for update");
     let mut holding = held_open(&db, &lock).await;
-    let (store, batch) = (
-        db.another(),
-        claimed.iter().rev().map(|claim| settlement(claim, Outcome::Delivered)).collect(),
-    );
+    // The statement deletes rows before it updates others, so the order of its locks must not come
+    // from either.
+    let outcomes = [Outcome::Delivered, Outcome::Retry { after: LEASE }].into_iter().cycle();
+    let batch: Vec<_> =
+        claimed.iter().zip(outcomes).map(|(claim, outcome)| settlement(claim, outcome)).collect();
+    let (store, batch) = (db.another(), batch.into_iter().rev().collect());
     let settling = tokio::spawn(async move { store.settle(batch).await });
     wait_for_waiting(&db, 1).await;
     for (side, unlocked) in [("<", 0), (">", 10)] {
