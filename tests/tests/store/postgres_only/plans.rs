@@ -236,6 +236,16 @@ fn assert_probes(plan: &str, state: &str) {
                 "{state}: {} in\n{plan}",
                 line.trim()
             );
+            let by_source = ["deliveries_due", "deliveries_dead"];
+            let is_by_source = by_source.iter().any(|index| line.contains(&format!("{index} ")));
+            let starts_with_source =
+                ["(source ", "((source "].map(|start| format!("Index Cond: {start}"));
+            assert!(
+                !is_by_source
+                    || !below.contains("Index Cond")
+                    || starts_with_source.iter().any(|start| below.contains(start)),
+                "{state}: the index does not begin with the source, in\n{plan}"
+            );
         }
         above = line;
     }
@@ -301,6 +311,9 @@ async fn plans(session: &mut PgConnection) -> Vec<(String, String)> {
         if name == "cap_due_times" {
             assert_both_columns_bound(&plan);
         }
+        // Otherwise a search for sources with work would pass over all dead letters of a source.
+        let has_dead_letters = plan.contains("due_at IS NOT NULL");
+        assert!(!has_dead_letters, "the index of due times has dead letters, in {name}:\n{plan}");
         plans.push((name, plan));
     }
     plans
