@@ -2,6 +2,7 @@
 
 use crate::db::{Db, LEASE, demand, event, events};
 use futures::future::join_all;
+use sqlx::{Connection, PgConnection};
 use std::time::{Duration, Instant};
 use surehook::ports::{Store, StoreError};
 use surehook_core::admission::Stored;
@@ -137,4 +138,51 @@ async fn pings_alone_find_the_server_that_accepts_writes() {
         store.ping().await.map_err(|error| error.to_string())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_of_the_new_primary_rules_out_the_old_one() {
+    // A standby cannot be copied without full pages in the log.
+    let settings =
+        Settings { more: vec![("full_page_writes", "on".to_owned())], ..Settings::default() };
+    let old = Cluster::start(settings.clone());
+    let created = old.create_database().await;
+    surehook::store::open(&created).unwrap().migrate().await.unwrap();
+    let new = old.standby("new", settings.clone());
+    let standby = new.standby("standby", settings);
+    new.promote().await;
+    wait::until("the standby to replay the new timeline", || async {
+        // The standby flushes its log when it replays this.
+        new.execute("create table dropped (); drop table dropped").await;
+        let mut session = PgConnection::connect(&standby.url("postgres")).await.unwrap();
+        let replayed = "select min_recovery_end_timeline from pg_control_recovery()";
+        let replayed: i32 = sqlx::query_scalar(replayed).fetch_one(&mut session).await.unwrap();
+        if replayed == 2 { Ok(()) } else { Err(format!("it is on timeline {replayed}")) }
+    })
+    .await;
+
+    let name = created.rsplit_once('/').unwrap().1;
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", old.port(), standby.port());
+    let url = format!("postgres://postgres@{hosts}/{name}");
+    let answer = surehook::store::open(&url).unwrap().store().accept(vec![event("a")]).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_accepts_no_writes_is_not_used() {
+    let cluster = Cluster::start(Settings::default());
+    let standby = cluster.standby("standby", Settings::default());
+    let read_only = cluster.create_database().await;
+    let name = read_only.rsplit_once('/').unwrap().1;
+    let set = format!("alter database {name} set default_transaction_read_only = on");
+    cluster.execute(&set).await;
+    for (url, wanted, why) in [
+        (standby.url("postgres"), "primary", "it is a standby"),
+        (read_only, "read-write", "it is set to read-only"),
+    ] {
+        let url = format!("{url}?target_session_attrs={wanted}");
+        let answer = surehook::store::open(&url).unwrap().store().ping().await;
+        let Err(StoreError::Unavailable(told)) = answer else { panic!("{answer:?}") };
+        assert!(told.contains(why), "{told}");
+    }
 }

@@ -2,7 +2,7 @@
 //! databases that refuse connections or writes.
 
 use crate::db::{Db, demand, event};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use surehook::ports::StoreError;
@@ -41,8 +41,14 @@ async fn session_settings_override_the_settings_of_the_database() {
         ("statement_timeout", "5s"),
         ("lock_timeout", "2s"),
         ("idle_in_transaction_session_timeout", "5s"),
+        ("client_min_messages", "warning"),
         ("plan_cache_mode", "force_custom_plan"),
+        ("enable_seqscan", "off"),
+        ("enable_bitmapscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
         ("jit", "off"),
+        ("max_parallel_workers_per_gather", "0"),
         ("tcp_keepalives_idle", "60"),
         ("tcp_keepalives_interval", "10"),
         ("tcp_keepalives_count", "3"),
@@ -52,6 +58,8 @@ async fn session_settings_override_the_settings_of_the_database() {
     ] {
         assert_eq!(setting(&mut session, name).await, value, "{name}");
     }
+    store::postgres::Plans::Generic.apply(&mut session).await.unwrap();
+    assert_eq!(setting(&mut session, "plan_cache_mode").await, "force_generic_plan");
     session.close().await.unwrap();
 }
 
@@ -119,9 +127,14 @@ async fn a_session_has_the_application_name_of_its_url() {
 #[tokio::test]
 async fn a_session_is_identified_by_its_process_and_its_start() {
     let db = Db::postgres().await;
+    let older = PgConnection::connect(&db.url).await.unwrap();
     let mut session = PgConnection::connect(&db.url).await.unwrap();
     let (pid, started): (i64, i64) =
         sqlx::query_as(sql::SESSION).fetch_one(&mut session).await.unwrap();
+    let own: i32 =
+        sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut session).await.unwrap();
+    assert_eq!(pid, i64::from(own));
+    older.close().await.unwrap();
     // The system reuses process ids.
     for (pid, started, lives) in
         [(pid, started, true), (pid, started - 1, false), (i64::from(i32::MAX), started, false)]
@@ -165,9 +178,12 @@ async fn blocking_sessions_are_listed_with_the_longest_transaction_first() {
         })
         .await;
         let mut asking = PgConnection::connect(&db.url).await.unwrap();
-        let blockers: Vec<i64> =
-            sqlx::query_scalar(sql::BLOCKERS).bind(waiting).fetch_all(&mut asking).await.unwrap();
-        assert_eq!(blockers, expected);
+        let blockers =
+            sqlx::query(sql::BLOCKERS).bind(waiting).fetch_all(&mut asking).await.unwrap();
+        let pids: Vec<i64> = blockers.iter().map(|row| row.get("pid")).collect();
+        assert_eq!(pids, expected);
+        let names: Vec<Option<String>> = blockers.iter().map(|row| row.get("name")).collect();
+        assert_eq!(names, [None, None], "a session without a name has none, not an empty one");
         for (_, session) in &mut sessions {
             sqlx::raw_sql("commit").execute(session).await.unwrap();
         }
@@ -183,6 +199,9 @@ async fn a_migration_may_take_longer_than_the_statements_of_the_store() {
          begin
              if to_regclass('deliveries_dead') is null then
                  perform pg_sleep(5.5);
+                 if current_setting('idle_in_transaction_session_timeout') <> '0' then
+                     raise 'the process may be stopped for a time between two statements';
+                 end if;
              end if;
          end $$;
          create event trigger nap on ddl_command_end when tag in ('CREATE INDEX') execute function nap()",
