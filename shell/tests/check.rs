@@ -148,7 +148,9 @@ fn secrets_come_from_the_environment_and_from_files_and_are_not_shown() {
     assert_eq!(output.status.code(), Some(2));
     let told = text(&output.stderr);
     assert!(
-        told.contains("surehook.toml:1:27: `database`: the environment variable `PASSWORD` is not set"),
+        told.contains(
+            "surehook.toml:1:27: `database`: the environment variable `PASSWORD` is not set"
+        ),
         "{told}"
     );
 }
