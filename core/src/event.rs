@@ -75,11 +75,17 @@ pub enum Reason {
     /// connection to the database. The downstream may have received the event. With a budget of one
     /// attempt, one such fault is enough.
     Lost,
+    /// An operator discarded it. It is no longer counted as a dead letter, and a redrive of many
+    /// events leaves it.
+    Discarded,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Permanent, Self::Exhausted, Self::Lost];
+    pub const ALL: [Self; 4] = [Self::Permanent, Self::Exhausted, Self::Lost, Self::Discarded];
+
+    /// The reasons that the end of an attempt can have.
+    pub const OF_ATTEMPTS: [Self; 3] = [Self::Permanent, Self::Exhausted, Self::Lost];
 
     /// The reason as it is stored and shown.
     #[must_use]
@@ -88,6 +94,7 @@ impl Reason {
             Self::Permanent => "permanent",
             Self::Exhausted => "exhausted",
             Self::Lost => "lost",
+            Self::Discarded => "discarded",
         }
     }
 
@@ -95,6 +102,38 @@ impl Reason {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+
+    /// Whether a redrive of many events selects a dead letter with this reason. `wanted` is the
+    /// reason that its filter names. A discarded event is selected only by name.
+    ///
+    /// ```
+    /// use surehook_core::event::Reason;
+    ///
+    /// assert!(Reason::Lost.is_redriven_by(None));
+    /// assert!(!Reason::Discarded.is_redriven_by(None));
+    /// assert!(Reason::Discarded.is_redriven_by(Some(Reason::Discarded)));
+    /// ```
+    #[must_use]
+    pub fn is_redriven_by(self, wanted: Option<Self>) -> bool {
+        wanted.map_or(self != Self::Discarded, |wanted| wanted == self)
+    }
+}
+
+/// Which events a discard takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DiscardScope {
+    /// Dead letters only. Workers deliver the other events of the source, or dead-letter them.
+    DeadLetters,
+    /// Dead letters, and events that no worker will claim, because their source is not configured.
+    Unclaimed,
+}
+
+impl DiscardScope {
+    /// The scope for the events of a source.
+    #[must_use]
+    pub fn of_source(is_configured: bool) -> Self {
+        if is_configured { Self::DeadLetters } else { Self::Unclaimed }
     }
 }
 
@@ -160,6 +199,19 @@ pub struct Claimed {
     pub lost: Option<Attempt>,
 }
 
+/// The result of discarding an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Discarded {
+    /// The row after the discard.
+    pub delivery: DeliveryState,
+    /// Whether the event ended only now. A dead letter ended before, and keeps that time and its
+    /// retention.
+    pub ends_now: bool,
+    /// An attempt that a worker claimed and never settled. It is recorded as lost.
+    pub lost: Option<Attempt>,
+}
+
 /// The transition is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Illegal {
@@ -172,6 +224,12 @@ pub enum Illegal {
     /// Only a dead-lettered event can be redriven.
     #[error("the event is not dead-lettered")]
     NotDeadLettered,
+    /// The event was discarded before. A discard changes nothing.
+    #[error("the event is already discarded")]
+    AlreadyDiscarded,
+    /// A worker delivers the event, or will claim it.
+    #[error("the event is being delivered or will be claimed")]
+    Unended,
 }
 
 impl DeliveryState {
@@ -291,6 +349,40 @@ impl DeliveryState {
         (redriven, Due::After(Duration::ZERO))
     }
 
+    /// An operator discards the event. It becomes a dead letter with the reason *discarded*, and can
+    /// be redriven like any other. `is_due` is whether a claim could take the row now.
+    ///
+    /// In the scope [`DiscardScope::Unclaimed`], an event that waits is discarded too. An event
+    /// that is *processing* is not, until its lease has ended: its worker is delivering it. After
+    /// that its attempt is lost, as at a claim.
+    ///
+    /// # Errors
+    ///
+    /// [`Illegal::Ended`] for a delivered event, [`Illegal::AlreadyDiscarded`], and
+    /// [`Illegal::Unended`] for an event outside of the scope.
+    pub fn discard(self, scope: DiscardScope, is_due: bool) -> Result<Discarded, Illegal> {
+        let takes_waiting = scope == DiscardScope::Unclaimed;
+        let (ends_now, lost) = match self.status {
+            Status::DeadLettered if self.reason == Some(Reason::Discarded) => {
+                return Err(Illegal::AlreadyDiscarded);
+            }
+            Status::DeadLettered => (false, None),
+            Status::Queued | Status::Retrying if takes_waiting => (true, None),
+            Status::Processing if takes_waiting && is_due => (true, Some(self.attempt)),
+            Status::Queued | Status::Retrying | Status::Processing => {
+                return Err(Illegal::Unended);
+            }
+            Status::Delivered => return Err(Illegal::Ended),
+        };
+        let delivery = Self {
+            status: Status::DeadLettered,
+            fence: self.fence.next(),
+            reason: Some(Reason::Discarded),
+            ..self
+        };
+        Ok(Discarded { delivery, ends_now, lost })
+    }
+
     /// The row as it waits for a claim: *queued* if its budget is unused, *retrying* if not.
     fn waiting(self) -> Self {
         let status = if self.attempts_used() == 0 { Status::Queued } else { Status::Retrying };
@@ -320,7 +412,10 @@ mod tests {
             Status::ALL.map(Status::as_str),
             ["queued", "processing", "retrying", "delivered", "dead_lettered"]
         );
-        assert_eq!(Reason::ALL.map(Reason::as_str), ["permanent", "exhausted", "lost"]);
+        assert_eq!(
+            Reason::ALL.map(Reason::as_str),
+            ["permanent", "exhausted", "lost", "discarded"]
+        );
         assert_eq!(
             Status::ALL.map(|status| Status::from_name(status.as_str())),
             Status::ALL.map(Some)
@@ -445,5 +540,71 @@ mod tests {
         );
         assert_eq!(claimed(redriven).attempt, 2);
         assert_eq!(redriven.redrive(), Err(Illegal::NotDeadLettered));
+    }
+
+    #[test]
+    fn a_discarded_dead_letter_keeps_its_end_and_is_redriven_by_id() {
+        let dead =
+            settled(claimed(DeliveryState::accepted()), Outcome::DeadLetter(Reason::Permanent));
+        for scope in [DiscardScope::DeadLetters, DiscardScope::Unclaimed] {
+            let Discarded { delivery, ends_now, lost } = dead.discard(scope, false).unwrap();
+            assert_eq!((ends_now, lost), (false, None));
+            let expected =
+                DeliveryState { fence: dead.fence.next(), reason: Some(Reason::Discarded), ..dead };
+            assert_eq!(delivery, expected);
+            assert_eq!(delivery.claim(LEASE, 3), Err(Illegal::Ended));
+            assert_eq!(delivery.discard(scope, false), Err(Illegal::AlreadyDiscarded));
+            assert_eq!(delivery.redrive().unwrap().0.status, Status::Queued);
+        }
+    }
+
+    #[test]
+    fn only_events_of_an_unconfigured_source_are_discarded_while_they_wait() {
+        let queued = DeliveryState::accepted();
+        let retrying = settled(claimed(queued), Outcome::Retry { after: LEASE });
+        for waiting in [queued, retrying] {
+            for is_due in [false, true] {
+                let kept = waiting.discard(DiscardScope::of_source(true), is_due);
+                assert_eq!(kept, Err(Illegal::Unended));
+                let discarded = waiting.discard(DiscardScope::of_source(false), is_due).unwrap();
+                assert_eq!(
+                    (discarded.delivery.status, discarded.delivery.reason),
+                    (Status::DeadLettered, Some(Reason::Discarded))
+                );
+                assert_eq!((discarded.ends_now, discarded.lost), (true, None));
+            }
+        }
+    }
+
+    #[test]
+    fn an_event_in_delivery_is_not_discarded_before_its_lease_ends() {
+        let held = claimed(DeliveryState::accepted());
+        for scope in [DiscardScope::DeadLetters, DiscardScope::Unclaimed] {
+            assert_eq!(held.discard(scope, false), Err(Illegal::Unended));
+        }
+        assert_eq!(held.discard(DiscardScope::DeadLetters, true), Err(Illegal::Unended));
+        let Discarded { delivery, ends_now, lost } =
+            held.discard(DiscardScope::Unclaimed, true).unwrap();
+        assert_eq!((ends_now, lost), (true, Some(1)));
+        let late = delivery.settle(held.fence, Outcome::Delivered);
+        assert_eq!(late, Err(Illegal::Stale), "its worker can no longer settle it");
+    }
+
+    #[test]
+    fn a_delivered_event_is_not_discarded() {
+        let delivered = settled(claimed(DeliveryState::accepted()), Outcome::Delivered);
+        for scope in [DiscardScope::DeadLetters, DiscardScope::Unclaimed] {
+            assert_eq!(delivered.discard(scope, true), Err(Illegal::Ended));
+        }
+    }
+
+    #[test]
+    fn a_redrive_of_many_selects_discarded_events_only_by_name() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.is_redriven_by(None), reason != Reason::Discarded, "{reason:?}");
+            for wanted in Reason::ALL {
+                assert_eq!(reason.is_redriven_by(Some(wanted)), wanted == reason);
+            }
+        }
     }
 }

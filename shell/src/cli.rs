@@ -77,7 +77,7 @@ pub enum Command {
     /// kept beside it
     #[command(after_help = examples::RESTORE)]
     Restore(CopyArgs),
-    /// List events, show one event and its request, send one elsewhere, or redrive events
+    /// List events, show one event and its request, send one elsewhere, redrive or discard events
     #[command(after_help = examples::EVENTS)]
     Events {
         #[command(flatten)]
@@ -155,6 +155,12 @@ pub enum EventsCommand {
     /// and run again
     #[command(after_help = examples::REDRIVE)]
     Redrive(RedriveArgs),
+    /// Discard one dead letter, or all that match: they are kept, but no longer counted, and not
+    /// redriven with others
+    ///
+    /// With the name of a source that is not configured, this also discards its waiting events.
+    #[command(after_help = examples::DISCARD)]
+    Discard(DiscardArgs),
 }
 
 /// The service that a command calls, and its output format.
@@ -287,6 +293,22 @@ pub struct RedriveArgs {
     /// Maximum number of events per second, so that the downstream is not overloaded again
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
+}
+
+/// The options of `events discard`.
+#[derive(Args)]
+pub struct DiscardArgs {
+    /// The event's id
+    #[arg(value_parser = event_id, conflicts_with_all = ["source", "key", "reason", "status_code", "since", "until", "all", "dry_run"])]
+    pub id: Option<String>,
+    #[command(flatten)]
+    pub filters: Filters,
+    /// Select all dead letters of all sources
+    #[arg(long, conflicts_with_all = ["source", "key", "reason", "status_code", "since", "until"])]
+    pub all: bool,
+    /// Only count the events
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// The file and the overrides of a configuration.

@@ -175,7 +175,7 @@ impl Metrics {
             ),
             dead_lettered: counter(
                 "surehook_dead_lettered_total",
-                "Events that were dead-lettered, by reason.",
+                "Events that were dead-lettered, by reason; discarded ones count again.",
                 &["source", "reason"],
             ),
             pruned: counter(
@@ -217,7 +217,7 @@ impl Metrics {
             ),
             backlog: gauge(
                 "surehook_backlog_events",
-                "Undelivered events in the database, by status, counted up to 1000.",
+                "Undelivered events in the database, by status, counted up to 1000; without discarded ones.",
                 &["source", "status"],
             ),
             behind: registered(
@@ -397,6 +397,13 @@ impl Metrics {
             }
         }
         result
+    }
+
+    /// Counts events that an operator discarded. `source` is the label only if it is configured.
+    pub fn discarded(&self, source: &str, events: u32) {
+        let known = if self.standings().contains_key(source) { source } else { "" };
+        let counter = self.dead_lettered.with_label_values(&[known, Reason::Discarded.as_str()]);
+        counter.inc_by(u64::from(events));
     }
 
     fn dead_lettered(&self, source: &SourceName, reason: Reason) {

@@ -1,4 +1,4 @@
-//! The commands for operators: list, show, send, summarize, redrive, pause. Each is one or more HTTP requests to
+//! The commands for operators: list, show, send, summarize, redrive, discard, pause. Each is one or more HTTP requests to
 //! a running service.
 //!
 //! Nothing here accesses the database. A command for many events works page by page, so it can be
@@ -6,6 +6,7 @@
 
 mod client;
 mod delivered;
+mod discard;
 mod progress;
 mod render;
 mod stored;
@@ -76,6 +77,9 @@ pub async fn events(
         EventsCommand::Body { id } => stored::body(&to, id, service.json).await,
         EventsCommand::Send(args) => stored::send(&to, args, service.json).await,
         EventsCommand::Redrive(args) => redrive(&to, args, service.json).await.map(Output::Text),
+        EventsCommand::Discard(args) => {
+            discard::discard(&to, args, service.json).await.map(Output::Text)
+        }
     }
 }
 

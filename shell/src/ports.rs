@@ -13,8 +13,8 @@
 //! what is shown.
 
 use crate::search::{
-    EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage, RequestRecord,
-    SourceRecord, Span, SummaryFilter, SummarySize,
+    DiscardedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage,
+    RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::due::Bound;
-use surehook_core::event::Status;
+use surehook_core::event::{DiscardScope, Status};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::retention::Reached;
@@ -72,7 +72,8 @@ pub trait EventStore: Send + Sync {
     fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>>;
 }
 
-/// The database for operators: finds events, shows the work of each source, redrives, and pauses.
+/// The database for operators: finds events, shows the work of each source, redrives, discards, and
+/// pauses.
 pub trait OperatorStore: Send + Sync {
     /// All data of one event, without its request.
     fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>>;
@@ -100,7 +101,8 @@ pub trait OperatorStore: Send + Sync {
     /// Queues the dead letters of `span` that match `filter` again, in the order of their ids, as
     /// [`Self::redrive`] does. If two concurrent calls reach the same event, the later one skips
     /// it. With `dry_run` it only counts them. The status in the filter is ignored, because the
-    /// call applies only to dead letters.
+    /// call applies only to dead letters. Discarded events are redriven only if the filter names
+    /// their reason.
     fn redrive_all(
         &self,
         filter: EventFilter,
@@ -109,9 +111,27 @@ pub trait OperatorStore: Send + Sync {
         dry_run: bool,
     ) -> StoreCall<'_, RedrivenPage>;
 
+    /// Discards an event, if it is in the scope. A dead letter keeps the time when it ended.
+    fn discard(&self, event: EventId, scope: DiscardScope) -> StoreCall<'_, Discarded>;
+
+    /// Discards the events of `span` that match `filter`, in the order of their ids, as
+    /// [`Self::discard`] does. Events that another call locks or changes are skipped. With
+    /// `dry_run` it only counts them. The status in the filter is ignored. Waiting events are
+    /// discarded only if the filter names their source.
+    fn discard_all(
+        &self,
+        filter: EventFilter,
+        scope: DiscardScope,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> StoreCall<'_, DiscardedPage>;
+
     /// The work of each source that is named here, has waiting events, has dead letters or is
     /// paused, in the order of their names. For each source, the events that are due, that are due
-    /// later, and that are dead-lettered are each counted up to `count_to`.
+    /// later, and that are dead-lettered are each counted up to `count_to`. Discarded events are
+    /// not counted. The newest dead letters are examined, at most
+    /// [`dead_letter_looks`](crate::search::dead_letter_looks) of them.
     fn sources(&self, names: Vec<SourceName>, count_to: u32) -> StoreCall<'_, Vec<SourceRecord>>;
 
     /// The sources of all stored events, delivered ones included, in the order of their names.
@@ -281,6 +301,19 @@ pub enum Redriven {
     WrongStatus(Status),
     /// The event was delivered, and its payload is erased.
     Erased,
+    /// The event does not exist.
+    NotFound,
+}
+
+/// The result of discarding one event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discarded {
+    /// The event is discarded. It was not before.
+    Now,
+    /// The event was discarded before. Nothing is changed.
+    Before,
+    /// The event is outside of the scope, or delivered. This is its status.
+    WrongStatus(Status),
     /// The event does not exist.
     NotFound,
 }

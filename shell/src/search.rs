@@ -9,9 +9,10 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use surehook_core::admission::Fingerprint;
-use surehook_core::event::{Reason, Status};
+use surehook_core::event::{DiscardScope, Reason, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -123,7 +124,7 @@ impl EventFilter {
     }
 
     /// Whether every event on the path matches, so that a page examines no more events than it
-    /// returns.
+    /// lists.
     #[must_use]
     pub fn is_the_path_alone(&self) -> bool {
         let Self { source, key, status, reason, status_code } = self;
@@ -139,6 +140,22 @@ impl EventFilter {
     #[must_use]
     pub fn of_dead_letters(self) -> Self {
         Self { status: Some(Status::DeadLettered), ..self }
+    }
+
+    /// The same filter for a discard in this scope, and its path. The filter has a status if it is
+    /// for dead letters only. Otherwise it is also for waiting events of its source: they are
+    /// discarded only if the filter names their source, and have no reason.
+    #[must_use]
+    pub fn for_discard(self, scope: DiscardScope) -> (Path, Self) {
+        let dead = self.of_dead_letters();
+        let is_of_dead = scope == DiscardScope::DeadLetters || dead.reason.is_some();
+        match dead.path() {
+            path if is_of_dead || dead.source.is_none() => (path, dead),
+            Path::Key => (Path::Key, Self { status: None, ..dead }),
+            Path::DeadLetters | Path::Owed | Path::Events => {
+                (Path::Owed, Self { status: None, ..dead })
+            }
+        }
     }
 
     /// Whether an event matches. `event.history` contains its newest attempt, if there is one.
@@ -197,6 +214,33 @@ pub struct RedrivenPage {
     pub next: Option<EventId>,
 }
 
+/// The result of one step of a discard of many events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiscardedPage {
+    /// The number of events that were discarded, or would be in a dry run, by source.
+    pub discarded: BTreeMap<String, u32>,
+    /// As in [`RedrivenPage::next`].
+    pub next: Option<EventId>,
+}
+
+impl DiscardedPage {
+    /// A page of events, each with its source.
+    #[must_use]
+    pub fn new(sources: Vec<String>, next: Option<EventId>) -> Self {
+        let mut discarded = BTreeMap::new();
+        for source in sources {
+            *discarded.entry(source).or_default() += 1;
+        }
+        Self { discarded, next }
+    }
+
+    /// The number of events.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.discarded.values().sum()
+    }
+}
+
 /// The bytes of a response by which failures are grouped: the beginning of its excerpt.
 pub const BEGINNING_BYTES: usize = 40;
 
@@ -213,7 +257,8 @@ pub struct SummaryFilter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SummarySize {
     /// The most events of each source that are examined in each of three places: the newest dead
-    /// letters, the waiting events that are due first, and those that are due last.
+    /// letters, the waiting events that are due first, and those that are due last. Discarded events
+    /// are examined, but in no group.
     pub looks: u32,
     /// The most groups that are returned.
     pub groups: u32,
@@ -264,6 +309,13 @@ impl FailureSummary {
     }
 }
 
+/// The most dead letters of a source that are examined to count up to `count_to` of them that are
+/// not discarded.
+#[must_use]
+pub fn dead_letter_looks(count_to: u32) -> u32 {
+    count_to.saturating_mul(5)
+}
+
 /// The work of one source, by the database's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceRecord {
@@ -275,7 +327,7 @@ pub struct SourceRecord {
     pub processing: u32,
     /// Events that wait for another attempt.
     pub retrying: u32,
-    /// Dead letters.
+    /// Dead letters that are not discarded.
     pub dead_lettered: u32,
     /// Whether the counts above are lower bounds.
     pub is_partial: bool,

@@ -234,6 +234,7 @@ fn reason_in_words(reason: Reason) -> &'static str {
         Reason::Permanent => "refused permanently by the downstream",
         Reason::Exhausted => "the last attempt failed",
         Reason::Lost => "the last attempt was lost",
+        Reason::Discarded => "an operator discarded it",
     }
 }
 

@@ -111,6 +111,10 @@ pub enum Bug {
     ResumeIgnored,
     /// A redrive gives no new budget.
     RedriveWithoutBudget,
+    /// A redrive of many events takes discarded ones.
+    RedriveTakesDiscarded,
+    /// A discard takes events whose lease has not ended.
+    DiscardsInFlight,
     /// A replay of a dead letter does not queue it again, although its source is configured to.
     ReplayRedrivesNothing,
     /// A partly committed accept fails as if nothing were committed.
@@ -200,6 +204,8 @@ impl Bug {
         Self::SettlesHalfABatch,
         Self::ResumeIgnored,
         Self::RedriveWithoutBudget,
+        Self::RedriveTakesDiscarded,
+        Self::DiscardsInFlight,
         Self::ReplayRedrivesNothing,
         Self::PartTakenForNothing,
         Self::DueTimesNotCapped,

@@ -9,7 +9,7 @@ use crate::bugs::Bug;
 use crate::clock::START_MILLIS;
 use crate::net::DATABASE;
 use crate::recorder::{Recorder, elapsed};
-use crate::rows::redrive_one;
+use crate::rows::{discard_one, redrive_one};
 use crate::transaction::{Transaction, Work, broken};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook::ports::StoreError;
 use surehook::search::EventRecord;
-use surehook_core::event::Status;
+use surehook_core::event::{DiscardScope, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -313,8 +313,8 @@ impl Disk {
         }
     }
 
-    /// An operator's redrive of a source's dead letters or delivered events. It does nothing while
-    /// the database is down.
+    /// An operator's redrive of a source's dead letters that are not discarded, or of its delivered
+    /// events. It does nothing while the database is down.
     pub(crate) async fn redrive(&self, source: &str, delivered: bool) {
         if !self.is_up() {
             return;
@@ -328,7 +328,9 @@ impl Disk {
                 .iter()
                 .filter(|(_, row)| row.event.source.as_str() == source)
                 .map(|(id, _)| *id);
-            of_source.filter(|id| tables.status(*id) == wanted).collect()
+            let takes_discarded = self.bug == Some(Bug::RedriveTakesDiscarded);
+            let is_left = |id: &EventId| tables.is_discarded(*id) && !takes_discarded;
+            of_source.filter(|id| tables.status(*id) == wanted && !is_left(id)).collect()
         };
         let ended: Vec<EventId> =
             ended.into_iter().filter(|event| transaction.try_lock(&Lock::Row(*event))).collect();
@@ -339,11 +341,46 @@ impl Disk {
                 let now = work.now;
                 for event in ended {
                     let tables = &work.state.tables;
-                    if tables.events.contains_key(&event) && tables.status(event) == wanted {
-                        work.change(event, Change::Redriven, |tables| {
+                    let is_left =
+                        tables.is_discarded(event) && self.bug != Some(Bug::RedriveTakesDiscarded);
+                    if tables.events.contains_key(&event)
+                        && tables.status(event) == wanted
+                        && !is_left
+                    {
+                        work.change(event, Change::Redriven { of_many: true }, |tables| {
                             redrive_one(tables, now, event, delivered, self.bug);
                         });
                     }
+                }
+            })
+            .await;
+    }
+
+    /// An operator discards the events of a source. It does nothing while the database is down.
+    pub(crate) async fn discard(&self, source: &str, scope: DiscardScope) {
+        if !self.is_up() {
+            return;
+        }
+        let mut transaction = Transaction::begin(self, OPERATOR.to_owned(), elapsed());
+        let rows: Vec<EventId> = {
+            let tables = &self.state().tables;
+            let of_source = tables
+                .deliveries
+                .keys()
+                .filter(|id| tables.events[*id].event.source.as_str() == source);
+            of_source.copied().collect()
+        };
+        let held: Vec<EventId> =
+            rows.into_iter().filter(|event| transaction.try_lock(&Lock::Row(*event))).collect();
+        self.step().await;
+        // The result is visible in the events.
+        let _ = transaction
+            .commit(AtCommit::Commit, |work| {
+                let now = work.now;
+                for event in held {
+                    work.change(event, Change::Discarded, |tables| {
+                        discard_one(tables, now, event, scope, self.bug)
+                    });
                 }
             })
             .await;

@@ -2,16 +2,18 @@
 
 use crate::bugs::Bug;
 use crate::database::{AtCommit, Lock};
+use crate::rows::discard_one;
 use crate::transaction::{Transaction, Work};
 use std::time::Duration;
-use surehook::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
-use surehook::search::{EventFilter, PageSize, RedrivenPage, Span};
+use surehook::ports::{Discarded, Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::search::{DiscardedPage, EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::due::Bound;
-use surehook_core::event::Status;
+use surehook_core::event::{DiscardScope, Status};
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_model::database::Database;
 use surehook_model::history::Change;
+use surehook_model::marks::Mark;
 
 impl Transaction<'_> {
     pub(crate) async fn pause(
@@ -49,7 +51,7 @@ impl Transaction<'_> {
         self.disk.step().await;
         let redrive = |work: &mut Work<'_>| {
             let now = work.now;
-            work.change(event, Change::Redriven, |tables| {
+            work.change(event, Change::Redriven { of_many: false }, |tables| {
                 if delivered {
                     tables.redrive_delivered(now, event)
                 } else {
@@ -68,8 +70,14 @@ impl Transaction<'_> {
         dry_run: bool,
         at_commit: AtCommit,
     ) -> Result<RedrivenPage, StoreError> {
-        let (letters, mut page) =
-            self.disk.state().tables.letters(&filter.of_dead_letters(), span, size);
+        let (mut letters, mut page) =
+            self.disk.state().tables.letters(&filter.clone().of_dead_letters(), span, size);
+        let discarded = discarded(&self.disk.state().tables, &filter);
+        if self.disk.bug == Some(Bug::RedriveTakesDiscarded) {
+            letters.extend(discarded);
+        } else if !discarded.is_empty() {
+            self.disk.reached(Mark::DiscardedLeftByRedrive);
+        }
         if dry_run {
             return self.read(|_, _| page);
         }
@@ -79,13 +87,66 @@ impl Transaction<'_> {
         let redrive = |work: &mut Work<'_>| {
             let now = work.now;
             let queued = held.into_iter().filter(|letter| {
-                work.change(*letter, Change::Redriven, |tables| tables.redrive(now, *letter))
-                    == Redriven::Queued
+                work.change(*letter, Change::Redriven { of_many: true }, |tables| {
+                    tables.redrive(now, *letter)
+                }) == Redriven::Queued
             });
             page.redriven = u32::try_from(queued.count()).unwrap_or(u32::MAX);
             page
         };
         self.commit(at_commit, redrive).await
+    }
+
+    pub(crate) async fn discard(
+        &mut self,
+        event: EventId,
+        scope: DiscardScope,
+        at_commit: AtCommit,
+    ) -> Result<Discarded, StoreError> {
+        self.lock(Lock::Row(event)).await?;
+        self.disk.step().await;
+        let bug = self.disk.bug;
+        let discard = |work: &mut Work<'_>| {
+            let now = work.now;
+            work.change(event, Change::Discarded, |tables| {
+                discard_one(tables, now, event, scope, bug)
+            })
+        };
+        self.commit(at_commit, discard).await
+    }
+
+    pub(crate) async fn discard_all(
+        &mut self,
+        filter: EventFilter,
+        scope: DiscardScope,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+        at_commit: AtCommit,
+    ) -> Result<DiscardedPage, StoreError> {
+        let (chosen, scope, page) =
+            self.disk.state().tables.discardable(self.now, &filter, scope, span, size);
+        if dry_run {
+            return self.read(|_, _| page);
+        }
+        let held: Vec<EventId> =
+            chosen.into_iter().filter(|event| self.try_lock(&Lock::Row(*event))).collect();
+        self.disk.step().await;
+        let bug = self.disk.bug;
+        let discard = |work: &mut Work<'_>| {
+            let now = work.now;
+            let mut sources = Vec::new();
+            for event in held {
+                let discarded = work.change(event, Change::Discarded, |tables| {
+                    discard_one(tables, now, event, scope, bug)
+                });
+                if discarded == Discarded::Now {
+                    sources.push(work.state.tables.events[&event].event.source.to_string());
+                }
+            }
+            DiscardedPage::new(sources, page.next)
+        };
+        self.commit(at_commit, discard).await
     }
 
     /// Deletes the events whose retention has ended, except those with rows locked by others.
@@ -202,6 +263,15 @@ impl Transaction<'_> {
         };
         self.commit(at_commit, cap).await
     }
+}
+
+/// The discarded events that a filter for a redrive names by their source, if by any.
+fn discarded(tables: &Database, filter: &EventFilter) -> Vec<EventId> {
+    let is_of_source = |event: &&EventId| {
+        filter.source.as_ref().is_none_or(|source| tables.events[*event].event.source == *source)
+    };
+    let of_source = tables.deliveries.keys().filter(is_of_source).copied();
+    of_source.filter(|event| tables.is_discarded(*event)).collect()
 }
 
 /// The events that wait for a retry.

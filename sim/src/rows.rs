@@ -4,9 +4,9 @@
 use crate::bugs::Bug;
 use jiff::Timestamp;
 use std::time::Duration;
-use surehook::ports::NewEvent;
+use surehook::ports::{Discarded, NewEvent};
 use surehook_core::admission::Stored;
-use surehook_core::event::{DeliveryState, Outcome};
+use surehook_core::event::{DeliveryState, DiscardScope, Outcome};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::database::{Database, DeliveryRow};
@@ -35,6 +35,23 @@ pub(crate) fn redrive_one(
     {
         row.delivery.fence = Fence(0);
     }
+}
+
+/// Discards one event, with the planted bugs of a discard.
+pub(crate) fn discard_one(
+    tables: &mut Database,
+    now: Timestamp,
+    event: EventId,
+    scope: DiscardScope,
+    bug: Option<Bug>,
+) -> Discarded {
+    if bug == Some(Bug::DiscardsInFlight)
+        && scope == DiscardScope::Unclaimed
+        && let Some(row) = tables.deliveries.get_mut(&event)
+    {
+        row.due_at = row.due_at.map(|due_at| due_at.min(now));
+    }
+    tables.discard(now, event, scope)
 }
 
 /// Accepts one event, with the planted bugs of an accept.

@@ -20,13 +20,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook::ports::{
-    Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven, Retention,
-    StoreCall, StoreError,
+    Discarded, Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven,
+    Retention, StoreCall, StoreError,
 };
-use surehook::search::{EventFilter, PageSize, RedrivenPage, Span};
+use surehook::search::{DiscardedPage, EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::admission::Stored;
 use surehook_core::cursor::DueTime;
 use surehook_core::due::Bound;
+use surehook_core::event::DiscardScope;
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -313,6 +314,27 @@ impl OperatorStore for RemoteStore {
     ) -> StoreCall<'_, RedrivenPage> {
         self.send(Call::RedriveAll, move |transaction, at| {
             transaction.redrive_all(filter, span, size, dry_run, at).boxed()
+        })
+        .boxed()
+    }
+
+    fn discard(&self, event: EventId, scope: DiscardScope) -> StoreCall<'_, Discarded> {
+        self.call(Call::Discard, vec![event], move |transaction, at| {
+            transaction.discard(event, scope, at).boxed()
+        })
+        .boxed()
+    }
+
+    fn discard_all(
+        &self,
+        filter: EventFilter,
+        scope: DiscardScope,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> StoreCall<'_, DiscardedPage> {
+        self.send(Call::DiscardAll, move |transaction, at| {
+            transaction.discard_all(filter, scope, span, size, dry_run, at).boxed()
         })
         .boxed()
     }

@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use surehook_core::event::DiscardScope;
 use surehook_model::database::Database;
 use surehook_model::history::{Fault as Recorded, Run, What};
 use surehook_model::oracles::{Promise, Violation, judge, time_to_end};
@@ -447,6 +448,10 @@ impl World {
             Fault::Redrive { source, delivered } => {
                 self.disk.redrive(&self.scenario.sources[source].name, delivered).await;
             }
+            Fault::Discard { source, waiting } => {
+                let scope = DiscardScope::of_source(!waiting);
+                self.disk.discard(&self.scenario.sources[source].name, scope).await;
+            }
             Fault::RowsLocked { source, for_ms } => {
                 let name = &self.scenario.sources[source].name;
                 self.recorder.fault(database_fault(
@@ -478,6 +483,9 @@ impl World {
             Question::Sources => (Method::GET, "/sources".to_owned()),
             Question::RedriveAll(index) => {
                 (Method::POST, format!("/redrive?source={}", source(index)))
+            }
+            Question::DiscardAll(index) => {
+                (Method::POST, format!("/discard?source={}", source(index)))
             }
         };
         let request = Request::builder()

@@ -124,6 +124,7 @@ fn fault() -> impl Strategy<Value = FaultAt> {
         (100..10_000u64).prop_map(|for_ms| Fault::DatabaseDown { for_ms }),
         Just(Fault::DatabaseFailover),
         any::<bool>().prop_map(|delivered| Fault::Redrive { source: 0, delivered }),
+        any::<bool>().prop_map(|waiting| Fault::Discard { source: 0, waiting }),
     ];
     (0..HEAL_AT_MS, what).prop_map(|(at_ms, what)| FaultAt { at_ms, what })
 }

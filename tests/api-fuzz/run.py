@@ -35,6 +35,8 @@ WANTED = {
     ("HEAD", "/events/{id}"): {400},
     ("POST", "/events/{id}/redrive"): {400, 409},
     ("POST", "/redrive"): {400},
+    ("POST", "/events/{id}/discard"): {400},
+    ("POST", "/discard"): {400},
 }
 
 CONFIGURATION = """

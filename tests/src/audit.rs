@@ -193,7 +193,7 @@ fn change(at: Timestamp, before: Option<&DeliveryRow>, after: Option<&DeliveryRo
             row.delivery.attempt > 0
                 && row.delivery == DeliveryState::redelivered(row.delivery.attempt).0
         });
-        return if is_redriven { Change::Redriven } else { Change::Accepted };
+        return if is_redriven { Change::Redriven { of_many: false } } else { Change::Accepted };
     };
     let (row, was) = (before.delivery, before.delivery.status);
     let settled = |outcome| Change::Settled { fence: row.fence, attempt: row.attempt, outcome };
@@ -207,10 +207,11 @@ fn change(at: Timestamp, before: Option<&DeliveryRow>, after: Option<&DeliveryRo
     let is = after.delivery.status;
     match (was, is, after.delivery.reason) {
         _ if after.delivery == row => Change::Capped,
+        (_, Status::DeadLettered, Some(Reason::Discarded)) => Change::Discarded,
         (_, Status::Processing, _) | (_, Status::DeadLettered, Some(Reason::Lost)) => {
             Change::Claimed
         }
-        (Status::DeadLettered, ..) => Change::Redriven,
+        (Status::DeadLettered, ..) => Change::Redriven { of_many: false },
         (_, Status::DeadLettered, Some(reason)) => settled(Outcome::DeadLetter(reason)),
         _ if after.delivery.attempt < row.attempt => settled(Outcome::Release),
         _ if after.delivery.budget_from > row.budget_from => settled(Outcome::CutOff),

@@ -184,6 +184,7 @@ async fn an_unknown_path_or_method_gets_its_problem(database: Database) {
         ("GET", "/events/%00", 400, "bad-event-id", ""),
         ("GET", "/events/0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e0", 400, "bad-event-id", ""),
         ("POST", "/events/1/redrive", 400, "bad-event-id", ""),
+        ("POST", "/events/1/discard", 400, "bad-event-id", ""),
     ];
     for (method, path, status_code, problem, allow) in cases {
         let request = head(method, path, &[b"Idempotency-Key: k", b"Content-Length: 0"]);

@@ -59,6 +59,7 @@ async fn responses_match_the_openapi_document_for_each_event_status(database: Da
         assert_eq!(caller.call("HEAD", &event, &[], "").await.status_code, 200);
         let redriven = caller.call("POST", &format!("{event}/redrive"), &[], "").await.status_code;
         assert_eq!(redriven, if wanted == "dead_lettered" { 200 } else { 409 });
+        caller.call("POST", &format!("{event}/discard"), &[], "").await;
         dead = Some(event);
     }
     let dead = dead.expect("four events were posted");
@@ -79,6 +80,8 @@ async fn responses_match_the_openapi_document_for_each_event_status(database: Da
         "/webhooks/unknown",
         "/events/1",
         "/events/1/redrive",
+        "/events/1/discard",
+        "/discard",
     ] {
         for method in ["GET", "HEAD", "POST", "DELETE", "OPTIONS"] {
             caller.call(method, path, &[], "").await;

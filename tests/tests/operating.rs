@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 on_each_database!(
     dead_letters_are_found_inspected_and_redriven_by_commands,
+    junk_and_events_of_a_removed_source_are_discarded_by_commands,
     a_stored_request_is_shown_saved_and_sent_to_another_service,
     a_paused_source_accepts_events_and_delivers_them_once_resumed,
     an_interrupted_redrive_can_be_run_again,
@@ -222,7 +223,9 @@ async fn dead_letters_are_found_inspected_and_redriven_by_commands(database: Dat
     assert!(code == Some(2) && why.contains("--all"), "{code:?}: {why}");
     for (line, told) in [
         ("events list --status done", "[possible values: queued, processing, retrying"),
-        ("events list --reason why", "[possible values: permanent, exhausted, lost"),
+        ("events list --reason why", "[possible values: permanent, exhausted, lost, discarded"),
+        ("events discard", "--all"),
+        ("events discard --source ordrs", "the sources are orders, quiet"),
         ("events list --since tomorrow", "`tomorrow` is not a valid time: write a date such as"),
         ("events list --source ordrs", "there is no source `ordrs`: the sources are orders, quiet"),
         ("events redrive --source ordrs --dry-run", "the sources are orders, quiet"),
@@ -249,6 +252,58 @@ async fn dead_letters_are_found_inspected_and_redriven_by_commands(database: Dat
         code == Some(1) && why.contains("no response from") && why.contains("--url"),
         "{code:?}: {why}"
     );
+}
+
+async fn junk_and_events_of_a_removed_source_are_discarded_by_commands(database: Database) {
+    let sink = Sink::start(|_| Answer::status(422)).await;
+    let source = |name: &str| format!("[sources.{name}]\ndestination = \"{}\"\n", sink.url("/x"));
+    let configuration = source("orders") + &source("legacy");
+    let mut service = Service::start(&database.url(), &configuration).await;
+    let desk = Desk::of(&service);
+    desk.told("pause legacy").await;
+    let waiting = post(&service, "legacy", "waits").await;
+    let mut junk = Vec::new();
+    for n in 0..3 {
+        junk.push(post(&service, "orders", &format!("key-{n}")).await);
+    }
+    until_all_are(&desk, 3, "dead_lettered").await;
+    let (code, why) = desk.refused(&format!("events discard {waiting}")).await;
+    assert!(code == Some(1) && why.contains("Its source is configured"), "{code:?}: {why}");
+    assert!(desk.told("events discard --source legacy").await.starts_with("0 events discarded"));
+    service.kill();
+
+    let service = Service::start(&database.url(), &source("orders")).await;
+    let desk = Desk::of(&service);
+    desk.told("resume legacy").await;
+    let of_legacy = async || {
+        let shown = desk.json("sources").await;
+        let sources = shown["sources"].as_array().expect("sources");
+        sources.iter().find(|source| source["source"] == "legacy").cloned()
+    };
+    assert!(of_legacy().await.expect("it has an event")["behind_seconds"].is_number());
+    let told = desk.told("events discard --source legacy --dry-run").await;
+    assert!(told.starts_with("1 event would be discarded"), "{told}");
+    let told = desk.told("events discard --source legacy").await;
+    assert!(told.starts_with("1 event discarded"), "{told}");
+    let left = of_legacy().await.expect("it has a dead letter");
+    assert_eq!(
+        (&left["behind_seconds"], &left["queued"], &left["dead_lettered"]),
+        (&Value::Null, &Value::from(0), &Value::from(0))
+    );
+
+    let told = desk.told(&format!("events discard {}", junk[0])).await;
+    assert!(told.contains("is discarded"), "{told}");
+    let all = desk.json("events discard --all").await;
+    assert_eq!((&all["discarded"], &all["dry_run"]), (&Value::from(2), &Value::from(false)));
+    let shown = desk.told(&format!("events show {}", junk[1])).await;
+    assert!(shown.contains("dead_lettered (discarded)"), "{shown}");
+    assert_eq!(desk.told("summary").await.trim(), "no undelivered event has failed");
+    sink.behave(|_| Answer::status(200));
+    assert!(desk.told("events redrive --all").await.starts_with("0 dead letters"));
+    desk.told(&format!("events redrive {}", junk[0])).await;
+    until_all_are(&desk, 1, "delivered").await;
+    until_all_are(&desk, 2, "dead_lettered").await;
+    assert_eq!(sink.of(junk[1]).len(), 1, "a discarded event was sent again");
 }
 
 async fn a_stored_request_is_shown_saved_and_sent_to_another_service(database: Database) {

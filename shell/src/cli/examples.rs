@@ -32,6 +32,9 @@ examples! {
     REDRIVE = "surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e"
         "surehook events redrive --source orders --reason exhausted --dry-run"
         "surehook events redrive --source orders --reason exhausted --rate 50";
+    DISCARD = "surehook events discard 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e"
+        "surehook events discard --source orders --reason permanent --dry-run"
+        "surehook events discard --source removed";
     SUMMARY = "surehook summary --since 1h"
         "surehook summary --source orders --json";
     SOURCES = "surehook sources"

@@ -7,9 +7,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Error};
 
 /// Words for which this program has another command.
-const WORDS: [(&[&str], &str); 13] = [
+const WORDS: [(&[&str], &str); 14] = [
     (&["status", "stats", "queue", "queues", "info", "ps"], "surehook sources"),
     (&["replay", "retry", "requeue", "resend", "reprocess"], "surehook events redrive ID"),
+    (&["delete", "purge", "drop", "remove", "archive"], "surehook events discard ID"),
     (&["failures", "errors", "failed"], "surehook summary"),
     (
         &["dlq", "dead-letters", "deadletters", "dead"],

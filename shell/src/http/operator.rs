@@ -1,18 +1,18 @@
 //! The routes for operators: list and show events, group failures, show the work of each source,
-//! redrive, pause and resume.
+//! redrive, discard, pause and resume.
 
 use super::query::{self, MAX_LOOKS, Query};
 use super::view::{EventView, ListedEvent, SourceView, SummaryView};
 use super::{Answer, App, database_timeout, database_unavailable};
 use crate::http::problem::{Problem, ProblemKind};
-use crate::ports::{Redriven, StoreCall, StoreError};
-use crate::search::{EventRecord, PageSize, Span, SummarySize};
+use crate::ports::{Discarded, Redriven, StoreCall, StoreError};
+use crate::search::{EventRecord, PageSize, Span, SummarySize, dead_letter_looks};
 use futures::{FutureExt, select_biased};
 use http::StatusCode;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use surehook_core::event::Status;
+use surehook_core::event::{DiscardScope, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 
@@ -40,6 +40,20 @@ struct RedrivenMany {
 }
 
 #[derive(Serialize)]
+struct DiscardedOne {
+    event_id: String,
+    status: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Serialize)]
+struct DiscardedMany {
+    discarded: u32,
+    dry_run: bool,
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
 struct Sources {
     /// Whether this process delivers events. If not, it has no circuit breakers.
     delivers: bool,
@@ -60,9 +74,8 @@ impl App {
     pub(super) async fn list(&self, query: &str) -> Result<Answer, Problem> {
         let Query { filter, span, after, size, dry_run } = Query::parse(query)?;
         if dry_run.is_some() {
-            return Err(
-                ProblemKind::BadQuery.with("Invalid query: `dry_run` is only for a redrive.")
-            );
+            return Err(ProblemKind::BadQuery
+                .with("Invalid query: `dry_run` is only for a redrive or a discard."));
         }
         self.known(filter.source.as_ref()).await?;
         let span = Span { until: after.map_or(span.until, |after| span.until.min(after)), ..span };
@@ -172,7 +185,12 @@ impl App {
             ..span
         };
         let filter = filter.of_dead_letters();
-        let looks = if filter.is_the_path_alone() { size.events } else { MAX_LOOKS };
+        // Some dead letters on the path can be discarded ones, which do not match.
+        let looks = if filter.is_the_path_alone() {
+            dead_letter_looks(size.events).min(MAX_LOOKS)
+        } else {
+            MAX_LOOKS
+        };
         let size = PageSize { looks, ..size };
         let redriven = self.operators.redrive_all(filter.clone(), span, size, dry_run);
         let page = self.with_timeout("redrive_all", redriven).await?;
@@ -188,6 +206,81 @@ impl App {
         }
         let next = page.next.as_ref().map(EventId::to_string);
         Answer::json(StatusCode::OK, None, &RedrivenMany { redriven: page.redriven, dry_run, next })
+    }
+
+    /// Discards one event.
+    pub(super) async fn discard(&self, id: &str) -> Result<Answer, Problem> {
+        let id = event_id(id)?;
+        // The source of an event never changes.
+        let record = self
+            .with_timeout("find", self.operators.find(id))
+            .await?
+            .ok_or_else(|| unknown_event(id))?;
+        let is_configured = self.sources.contains_key(record.source.as_str());
+        let call = self.operators.discard(id, DiscardScope::of_source(is_configured));
+        match self.with_timeout("discard", call).await? {
+            Discarded::Now => {
+                tracing::info!(event_id = %id, source = record.source, "discarded by an operator");
+                self.metrics.discarded(&record.source, 1);
+            }
+            Discarded::Before => {}
+            Discarded::NotFound => return Err(unknown_event(id)),
+            Discarded::WrongStatus(status) => {
+                let why = match status {
+                    Status::Delivered | Status::DeadLettered => {
+                        "Only a dead letter is discarded, or an event that waits for a source that is not configured."
+                    }
+                    Status::Processing if !is_configured => {
+                        "A worker may be delivering it: send the request again after its lease has ended."
+                    }
+                    Status::Queued | Status::Processing | Status::Retrying => {
+                        "Its source is configured, so it will be delivered or dead-lettered. It can be discarded after that, or after its source is removed from the configuration."
+                    }
+                };
+                return Err(ProblemKind::NotDiscardable
+                    .with(format!("The event is {}. {why}", status.as_str())));
+            }
+        }
+        let (status, reason) = (Status::DeadLettered.as_str(), Reason::Discarded.as_str());
+        let event_id = id.to_string();
+        Answer::json(StatusCode::OK, Some(id), &DiscardedOne { event_id, status, reason })
+    }
+
+    /// One step of a discard of all matching events, oldest first.
+    pub(super) async fn discard_all(&self, query: &str) -> Result<Answer, Problem> {
+        let Query { filter, span, after, size, dry_run } = Query::parse(query)?;
+        if filter.status.is_some() {
+            return Err(ProblemKind::BadQuery.with(
+                "Invalid query: a discard has no `status`. It selects dead letters, and waiting events if `source` names a source that is not configured.",
+            ));
+        }
+        self.known(filter.source.as_ref()).await?;
+        let dry_run = dry_run.unwrap_or(false);
+        let is_configured =
+            filter.source.as_ref().is_none_or(|source| self.sources.contains_key(source));
+        let scope = DiscardScope::of_source(is_configured);
+        let span = Span {
+            from: after.map_or(span.from, |after| span.from.max(after.successor())),
+            ..span
+        };
+        let size = PageSize { looks: MAX_LOOKS, ..size };
+        let discard = self.operators.discard_all(filter.clone(), scope, span, size, dry_run);
+        let page = self.with_timeout("discard_all", discard).await?;
+        let discarded = page.count();
+        if discarded > 0 && !dry_run {
+            for (source, count) in &page.discarded {
+                self.metrics.discarded(source, *count);
+            }
+            let source = filter.source.as_ref().map(tracing::field::display);
+            tracing::info!(
+                discarded,
+                source,
+                reason = filter.reason.map(|reason| reason.as_str()),
+                "discarded by an operator"
+            );
+        }
+        let next = page.next.as_ref().map(EventId::to_string);
+        Answer::json(StatusCode::OK, None, &DiscardedMany { discarded, dry_run, next })
     }
 
     /// The work of every source.

@@ -110,6 +110,8 @@ kinds! {
     NotDeadLettered = CONFLICT, "not-dead-lettered", "The event is not dead-lettered";
     /// Only a delivered event can be redriven with `delivered=true`.
     NotDelivered = CONFLICT, "not-delivered", "The event is not delivered";
+    /// Only a dead letter is discarded, or an event that waits for a source that is not configured.
+    NotDiscardable = CONFLICT, "not-discardable", "The event cannot be discarded";
     /// The query, the headers and the body of the event were erased.
     PayloadErased = CONFLICT, "payload-erased", "The headers and body of the event were erased";
     /// A bug or an unexpected error in this program.
@@ -154,6 +156,7 @@ impl ProblemKind {
             | Self::UnknownEvent
             | Self::NotDeadLettered
             | Self::NotDelivered
+            | Self::NotDiscardable
             | Self::PayloadErased => false,
         }
     }

@@ -113,6 +113,10 @@ routes! {
     Redrive = POST "/events/{id}/redrive" for Operators, |app, call| app.redrive(call.parameter, call.query);
     /// `200` with the number of redriven dead letters; see [`query`](super::query).
     RedriveAll = POST "/redrive" for Operators, |app, call| app.redrive_all(call.query);
+    /// `200` with the event's id, status and reason.
+    Discard = POST "/events/{id}/discard" for Operators, |app, call| app.discard(call.parameter);
+    /// `200` with the number of discarded events; see [`query`](super::query).
+    DiscardAll = POST "/discard" for Operators, |app, call| app.discard_all(call.query);
     /// `200` with the work of each source.
     Sources = GET "/sources" for Operators, |app, _| app.source_list();
     /// `200`: the source is paused.

@@ -22,12 +22,12 @@ pub use servers::{Servers, shown};
 
 use crate::clock::TokioClock;
 use crate::ports::{
-    Clock, Connections, Erased, EventStore, FoundBody, MaintenanceStore, NewEvent, OperatorStore,
-    Pruned, Redriven, Retention, StoreCall, StoreError,
+    Clock, Connections, Discarded, Erased, EventStore, FoundBody, MaintenanceStore, NewEvent,
+    OperatorStore, Pruned, Redriven, Retention, StoreCall, StoreError,
 };
 use crate::search::{
-    EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage, RequestRecord,
-    SourceRecord, Span, SummaryFilter, SummarySize,
+    DiscardedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize, Path,
+    RedrivenPage, RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize, dead_letter_looks,
 };
 use crate::store::OpenError;
 use crate::store::pool::Pool;
@@ -46,7 +46,7 @@ use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::cursor::{Cursors, DueTime};
 use surehook_core::due::Bound;
-use surehook_core::event::{Outcome, Status};
+use surehook_core::event::{DiscardScope, Outcome, Status};
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
@@ -481,7 +481,8 @@ impl PostgresStore {
         span: Span,
         size: PageSize,
     ) -> Result<EventPage, StoreError> {
-        let rows = self.execute(&self.operator, searched(sql::LIST, filter, span, size)).await?;
+        let query = searched(sql::LIST, filter.path(), filter, span, size);
+        let rows = self.execute(&self.operator, query).await?;
         let broken = |error: sqlx::Error| errors::failed(&error).error;
         let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
         let looked =
@@ -525,7 +526,7 @@ impl PostgresStore {
         size: PageSize,
         dry_run: bool,
     ) -> Result<RedrivenPage, StoreError> {
-        let query = searched(sql::REDRIVE_ALL, filter, span, size).bind(dry_run);
+        let query = searched(sql::REDRIVE_ALL, filter.path(), filter, span, size).bind(dry_run);
         let rows: Vec<RedrivenRow> = decode(&self.execute(&self.operator, query).await?)?;
         let row = rows.first().ok_or_else(|| rows::unreadable("result"))?;
         let count = |count: i64| usize::try_from(count).map_err(|_| rows::unreadable("count"));
@@ -537,6 +538,54 @@ impl PostgresStore {
         })
     }
 
+    async fn discard_one(
+        &self,
+        event: EventId,
+        scope: DiscardScope,
+    ) -> Result<Discarded, StoreError> {
+        let takes_waiting = scope == DiscardScope::Unclaimed;
+        // The event can come into the scope between the two statements. Then another round can
+        // succeed.
+        for _ in 0..ACCEPT_ROUNDS {
+            let query = sqlx::query(sql::DISCARD).bind(event.as_uuid()).bind(takes_waiting);
+            if !self.execute(&self.operator, query).await?.is_empty() {
+                return Ok(Discarded::Now);
+            }
+            let query = sqlx::query(sql::STATUS).bind(event.as_uuid());
+            let rows = self.execute(&self.operator, query).await?;
+            let Some(row) = rows.first() else { return Ok(Discarded::NotFound) };
+            let broken = |error: sqlx::Error| errors::failed(&error).error;
+            let status = rows::status(row.try_get("status").map_err(broken)?)?;
+            match status {
+                _ if row.try_get("discarded").map_err(broken)? => return Ok(Discarded::Before),
+                Status::DeadLettered => {}
+                Status::Queued | Status::Retrying if takes_waiting => {}
+                Status::Queued | Status::Retrying | Status::Processing | Status::Delivered => {
+                    return Ok(Discarded::WrongStatus(status));
+                }
+            }
+        }
+        Err(StoreError::Conflict("the event is claimed or redriven repeatedly".into()))
+    }
+
+    async fn discard_page(
+        &self,
+        filter: EventFilter,
+        scope: DiscardScope,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> Result<DiscardedPage, StoreError> {
+        let (path, filter) = filter.for_discard(scope);
+        let query = searched(sql::DISCARD_ALL, path, &filter, span, size).bind(dry_run);
+        let rows: Vec<DiscardedRow> = decode(&self.execute(&self.operator, query).await?)?;
+        let row = rows.into_iter().next().ok_or_else(|| rows::unreadable("result"))?;
+        let meant = usize::try_from(row.meant).map_err(|_| rows::unreadable("count"))?;
+        let meant = (meant, row.last_meant.map(EventId::from_uuid));
+        let next = rows::next(size, meant, (row.looked, row.last.map(EventId::from_uuid)));
+        Ok(DiscardedPage::new(row.discarded, next))
+    }
+
     async fn source_records(
         &self,
         names: &[SourceName],
@@ -544,7 +593,8 @@ impl PostgresStore {
     ) -> Result<Vec<SourceRecord>, StoreError> {
         let query = sqlx::query(sql::SOURCES)
             .bind(names.iter().map(SourceName::as_str).collect::<Vec<_>>())
-            .bind(i64::from(count_to));
+            .bind(i64::from(count_to))
+            .bind(i64::from(dead_letter_looks(count_to)));
         let rows = self.execute(&self.operator, query).await?;
         let records = decode::<SourceRow>(&rows)?.into_iter().zip(&rows).map(|(work, row)| {
             let source = row.try_get("source").map_err(|error| errors::failed(&error).error)?;
@@ -695,6 +745,21 @@ impl OperatorStore for PostgresStore {
             .boxed()
     }
 
+    fn discard(&self, event: EventId, scope: DiscardScope) -> StoreCall<'_, Discarded> {
+        self.discard_one(event, scope).boxed()
+    }
+
+    fn discard_all(
+        &self,
+        filter: EventFilter,
+        scope: DiscardScope,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> StoreCall<'_, DiscardedPage> {
+        self.discard_page(filter, scope, span, size, dry_run).boxed()
+    }
+
     fn sources(&self, names: Vec<SourceName>, count_to: u32) -> StoreCall<'_, Vec<SourceRecord>> {
         async move { self.source_records(&names, count_to).await }.boxed()
     }
@@ -836,12 +901,13 @@ fn outcome(outcome: Outcome) -> (&'static str, i64, Option<&'static str>) {
 /// A statement that takes the ten parameters of `list.sql`.
 fn searched<'q>(
     statement: &'static str,
+    path: Path,
     filter: &'q EventFilter,
     span: Span,
     size: PageSize,
 ) -> Query<'q, Postgres, PgArguments> {
     sqlx::query(statement)
-        .bind(rows::path(filter.path()))
+        .bind(rows::path(path))
         .bind(filter.source.as_ref().map(SourceName::as_str))
         .bind(filter.key.as_ref().map(|key| key.as_str()))
         .bind(filter.status.map(Status::as_str))
@@ -885,6 +951,16 @@ struct RedrivenRow {
     meant: i64,
     last_meant: Option<Uuid>,
     redriven: i64,
+}
+
+#[derive(FromRow)]
+struct DiscardedRow {
+    looked: i64,
+    last: Option<Uuid>,
+    meant: i64,
+    last_meant: Option<Uuid>,
+    /// The source of each discarded event.
+    discarded: Vec<String>,
 }
 
 #[derive(FromRow)]

@@ -20,12 +20,12 @@ pub use copy::CopyError;
 pub use file::FileError;
 
 use crate::ports::{
-    Connections, Erased, EventStore, FoundBody, MaintenanceStore, NewEvent, OperatorStore, Pruned,
-    Redriven, Retention, StoreCall, StoreError,
+    Connections, Discarded, Erased, EventStore, FoundBody, MaintenanceStore, NewEvent,
+    OperatorStore, Pruned, Redriven, Retention, StoreCall, StoreError,
 };
 use crate::search::{
-    EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage, RequestRecord,
-    SourceRecord, Span, SummaryFilter, SummarySize,
+    DiscardedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage,
+    RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize, dead_letter_looks,
 };
 use crate::store::OpenError;
 use crate::store::pool::{ACQUIRE_TIMEOUT, Pool};
@@ -44,7 +44,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
-use surehook_core::event::Status;
+use surehook_core::event::{DiscardScope, Status};
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
@@ -237,12 +237,13 @@ impl SqliteStore {
 /// A statement that takes the ten parameters of `list.sql`.
 fn searched<'q>(
     statement: &'static str,
+    path: crate::search::Path,
     filter: &'q EventFilter,
     span: Span,
     size: PageSize,
 ) -> Query<'q, Sqlite, SqliteArguments> {
     sqlx::query(statement)
-        .bind(rows::path(filter.path()))
+        .bind(rows::path(path))
         .bind(filter.source.as_ref().map(SourceName::as_str))
         .bind(filter.key.as_ref().map(|key| key.as_str()))
         .bind(filter.status.map(Status::as_str))
@@ -401,7 +402,8 @@ impl OperatorStore for SqliteStore {
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> StoreCall<'_, EventPage> {
         self.read(move |connection| {
             async move {
-                let rows = searched(sql::LIST, &filter, span, size).fetch_all(connection).await?;
+                let query = searched(sql::LIST, filter.path(), &filter, span, size);
+                let rows = query.fetch_all(connection).await?;
                 let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
                 let looked = (first.try_get("looked")?, first.try_get("last")?);
                 let (mut found, ahead) = (Vec::with_capacity(rows.len()), Now::read().ahead());
@@ -466,6 +468,28 @@ impl OperatorStore for SqliteStore {
         .boxed()
     }
 
+    fn discard(&self, event: EventId, scope: DiscardScope) -> StoreCall<'_, Discarded> {
+        self.operate(move |connection, now| {
+            transitions::discard(connection, now, event, scope).boxed()
+        })
+        .boxed()
+    }
+
+    fn discard_all(
+        &self,
+        filter: EventFilter,
+        scope: DiscardScope,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> StoreCall<'_, DiscardedPage> {
+        self.operate(move |connection, now| {
+            let (path, filter) = filter.for_discard(scope);
+            transitions::discard_all(connection, now, path, filter, span, size, dry_run).boxed()
+        })
+        .boxed()
+    }
+
     fn sources(&self, names: Vec<SourceName>, count_to: u32) -> StoreCall<'_, Vec<SourceRecord>> {
         self.read(move |connection| {
             async move {
@@ -482,7 +506,8 @@ impl OperatorStore for SqliteStore {
                     let work = sqlx::query_as::<_, SourceRow>(sql::SOURCE_WORK)
                         .bind(&name)
                         .bind(now)
-                        .bind(i64::from(count_to));
+                        .bind(i64::from(count_to))
+                        .bind(i64::from(dead_letter_looks(count_to)));
                     records.push(work.fetch_one(&mut *connection).await?.record(name)?);
                 }
                 Ok(records)

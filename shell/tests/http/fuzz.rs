@@ -11,6 +11,7 @@ fn path() -> impl Strategy<Value = String> {
         Just(String::from("events")),
         Just(String::from("plain")),
         Just(String::from("redrive")),
+        Just(String::from("discard")),
         Just(String::from("health")),
         Just(String::from("0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e")),
         "(%[0-9a-fA-F]{2}|[!$&-.0-9:;=@A-Z_a-z~]){0,12}",

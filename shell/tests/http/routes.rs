@@ -19,6 +19,7 @@ use surehook::search::AttemptEntry;
 use surehook::version::{COMMIT, VERSION};
 use surehook_core::breaker::Breaker;
 use surehook_core::event::Status;
+use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::verdict::Verdict;
 use tokio::time::Instant;
@@ -330,9 +331,13 @@ async fn get_event_shows_the_event() {
 async fn an_unknown_event_is_404_and_an_invalid_id_400() {
     let world = World::start(Setup::default());
     let unknown = "0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e";
-    for (method, suffix) in
-        [("GET", ""), ("GET", "/request"), ("GET", "/body"), ("POST", "/redrive")]
-    {
+    for (method, suffix) in [
+        ("GET", ""),
+        ("GET", "/request"),
+        ("GET", "/body"),
+        ("POST", "/redrive"),
+        ("POST", "/discard"),
+    ] {
         assert_problem(
             &world.request(method, &format!("/events/{unknown}{suffix}"), &[], b"").await,
             404,
@@ -399,6 +404,99 @@ async fn a_delivered_event_is_redriven_only_with_delivered_true() {
     assert_problem(&redrive(delivered, "?delivered=true").await, 409, "not-delivered");
 }
 
+/// Makes an event one of a source that is not configured.
+fn remove_source(world: &World, id: EventId) {
+    world.store.database.transact(|tables, _| {
+        let event = &mut tables.events.get_mut(&id).unwrap().event;
+        tables.keys.remove(&(event.source.clone(), event.key.clone()));
+        event.source = name("gone");
+        tables.keys.insert((event.source.clone(), event.key.clone()), id);
+    });
+}
+
+fn discards_counted(world: &World, source: &str) -> Option<String> {
+    let text = String::from_utf8(world.app.metrics.text(None, &[], &[])).unwrap();
+    let series =
+        format!("surehook_dead_lettered_total{{reason=\"discarded\",source=\"{source}\"}} ");
+    text.lines().find_map(|line| line.strip_prefix(&series).map(str::to_owned))
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_discarded_and_counted_once() {
+    let world = World::start(Setup::default());
+    let id = world.dead_lettered("k1").await;
+    assert_eq!(discards_counted(&world, "plain").as_deref(), Some("0"));
+    let shown =
+        json!({"event_id": id.to_string(), "status": "dead_lettered", "reason": "discarded"});
+    for _ in 0..2 {
+        let response = world.request("POST", &format!("/events/{id}/discard"), &[], b"").await;
+        assert_eq!((response.status().as_u16(), json(&response)), (200, shown.clone()));
+        assert_eq!(discards_counted(&world, "plain").as_deref(), Some("1"));
+    }
+    let event = json(&world.get(&format!("/events/{id}")).await);
+    assert_eq!((&event["status"], &event["reason"]), (&shown["status"], &shown["reason"]));
+    let sources = json(&world.get("/sources").await);
+    assert_eq!(sources["sources"][1]["source"], "plain");
+    assert_eq!(sources["sources"][1]["dead_lettered"], 0);
+    let redriven = world.request("POST", &format!("/events/{id}/redrive"), &[], b"").await;
+    assert_eq!(json(&redriven)["status"], "queued");
+}
+
+#[tokio::test]
+async fn waiting_events_are_discarded_only_if_their_source_is_not_configured() {
+    let world = World::start(Setup::default());
+    let (waiting, delivered) = (world.accepted("k1").await, world.delivered("k2").await);
+    let discard =
+        async |id: EventId| world.request("POST", &format!("/events/{id}/discard"), &[], b"").await;
+    for (id, told) in
+        [(waiting, "is queued. Its source is configured"), (delivered, "is delivered")]
+    {
+        let refused = discard(id).await;
+        assert_problem(&refused, 409, "not-discardable");
+        assert!(json(&refused)["detail"].as_str().unwrap().contains(told), "{refused:?}");
+    }
+    world.store.put(waiting, Status::Processing, Vec::new());
+    let later = world.store.database.now() + Duration::from_secs(60);
+    world.store.database.transact(|tables, _| {
+        tables.deliveries.get_mut(&waiting).unwrap().due_at = Some(later);
+    });
+    remove_source(&world, waiting);
+    let refused = discard(waiting).await;
+    assert_problem(&refused, 409, "not-discardable");
+    assert!(json(&refused)["detail"].as_str().unwrap().contains("lease"), "{refused:?}");
+    world.store.put(waiting, Status::Retrying, Vec::new());
+    assert_eq!(discard(waiting).await.status(), 200);
+    assert_eq!(discards_counted(&world, "gone"), None, "labels are names of configured sources");
+    assert_eq!(discards_counted(&world, "").as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn events_are_discarded_in_pages() {
+    let world = World::start(Setup::default());
+    for n in 0..3 {
+        world.dead_lettered(&format!("k{n}")).await;
+    }
+    let (configured, gone) = (world.accepted("waits").await, world.accepted("gone").await);
+    remove_source(&world, gone);
+    let step = async |query: String| {
+        json(&world.request("POST", &format!("/discard?{query}"), &[], b"").await)
+    };
+    let counted = step("limit=500&dry_run=true".into()).await;
+    assert_eq!(counted, json!({"discarded": 3, "dry_run": true, "next": null}));
+    let first = step("source=plain&limit=2".into()).await;
+    assert_eq!((&first["discarded"], &first["dry_run"]), (&json!(2), &json!(false)));
+    let second = step(format!("limit=2&after={}", first["next"].as_str().unwrap())).await;
+    assert_eq!((&second["discarded"], &second["next"]), (&json!(1), &json!(null)));
+    assert_eq!(step("source=gone".into()).await["discarded"], 1);
+    assert_eq!(discards_counted(&world, "plain").as_deref(), Some("3"));
+    assert_eq!(ids(&json(&world.get("/events?reason=discarded").await)).len(), 4);
+    let left = json(&world.get(&format!("/events/{configured}")).await);
+    assert_eq!(left["status"], "queued");
+    let redrive = async |query| json(&world.request("POST", query, &[], b"").await);
+    assert_eq!(redrive("/redrive").await["redriven"], 0);
+    assert_eq!(redrive("/redrive?reason=discarded&dry_run=true").await["redriven"], 4);
+}
+
 #[tokio::test]
 async fn a_store_error_becomes_a_problem_without_the_text_of_the_database() {
     let cases = [
@@ -419,6 +517,8 @@ async fn a_store_error_becomes_a_problem_without_the_text_of_the_database() {
         for path in [
             format!("/events/{id}/redrive"),
             "/redrive".into(),
+            format!("/events/{id}/discard"),
+            "/discard".into(),
             "/sources/plain/pause".into(),
             "/sources/plain/resume".into(),
         ] {
@@ -576,11 +676,13 @@ async fn an_invalid_query_is_refused_and_changes_nothing() {
     }
     for query in ["sorce=github", "reason=dead", "limit=0", "status=dead_lettered", "dry_run=maybe"]
     {
-        assert_problem(
-            &world.request("POST", &format!("/redrive?{query}"), &[], b"").await,
-            400,
-            "bad-query",
-        );
+        for path in ["/redrive", "/discard"] {
+            assert_problem(
+                &world.request("POST", &format!("{path}?{query}"), &[], b"").await,
+                400,
+                "bad-query",
+            );
+        }
     }
     assert_eq!(json(&world.get(&format!("/events/{id}")).await)["status"], "dead_lettered");
 }

@@ -9,15 +9,17 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use surehook::ports::{Erased, FoundBody, NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::ports::{
+    Discarded, Erased, FoundBody, NewEvent, Pruned, Redriven, Retention, StoreError,
+};
 use surehook::search::{
-    AttemptEntry, BEGINNING_BYTES, EventFilter, EventPage, EventRecord, FailureGroup,
-    FailureSummary, PageSize, Path, RedrivenPage, RequestRecord, SourceRecord, Span, SummaryFilter,
-    SummarySize,
+    AttemptEntry, BEGINNING_BYTES, DiscardedPage, EventFilter, EventPage, EventRecord,
+    FailureGroup, FailureSummary, PageSize, Path, RedrivenPage, RequestRecord, SourceRecord, Span,
+    SummaryFilter, SummarySize, dead_letter_looks,
 };
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
-use surehook_core::event::{DeliveryState, Due, Status};
+use surehook_core::event::{DeliveryState, DiscardScope, Due, Illegal, Reason, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::retention::Reached;
@@ -224,16 +226,7 @@ impl Database {
             .claim(demand.lease, demand.max_attempts)
             .expect("a due row can be claimed");
         if let Some(attempt) = claimed.lost {
-            let lost = AttemptEntry {
-                attempt,
-                ended_at: now,
-                took: None,
-                verdict: Verdict::Lost,
-                status_code: None,
-                error: None,
-                excerpt: Bytes::new(),
-            };
-            self.attempts.insert((event, attempt), lost);
+            self.lose(now, event, attempt);
         }
         self.put(now, event, claimed.delivery, claimed.due);
         let (source, attempt) = (demand.source.clone(), claimed.delivery.attempt);
@@ -255,6 +248,20 @@ impl Database {
             headers: stored.headers.clone(),
             body: stored.body.clone(),
         });
+    }
+
+    /// Records an attempt that was never settled.
+    fn lose(&mut self, now: Timestamp, event: EventId, attempt: Attempt) {
+        let lost = AttemptEntry {
+            attempt,
+            ended_at: now,
+            took: None,
+            verdict: Verdict::Lost,
+            status_code: None,
+            error: None,
+            excerpt: Bytes::new(),
+        };
+        self.attempts.insert((event, attempt), lost);
     }
 
     /// [`surehook::ports::EventStore::settle`].
@@ -400,11 +407,96 @@ impl Database {
         Redriven::Queued
     }
 
+    /// [`surehook::ports::OperatorStore::discard`].
+    pub fn discard(&mut self, now: Timestamp, event: EventId, scope: DiscardScope) -> Discarded {
+        if !self.events.contains_key(&event) {
+            return Discarded::NotFound;
+        }
+        let Some(row) = self.deliveries.get(&event) else {
+            return Discarded::WrongStatus(Status::Delivered);
+        };
+        let is_due = row.due_at.is_some_and(|due_at| due_at <= now);
+        match row.delivery.discard(scope, is_due) {
+            Ok(discarded) => {
+                if let Some(attempt) = discarded.lost {
+                    self.lose(now, event, attempt);
+                }
+                let ended = self.ended.get(&event).copied().filter(|_| !discarded.ends_now);
+                self.put(now, event, discarded.delivery, Due::Never);
+                self.ended.insert(event, ended.unwrap_or(now));
+                Discarded::Now
+            }
+            Err(Illegal::AlreadyDiscarded) => Discarded::Before,
+            Err(Illegal::Ended | Illegal::Stale | Illegal::NotDeadLettered | Illegal::Unended) => {
+                Discarded::WrongStatus(self.status(event))
+            }
+        }
+    }
+
+    /// [`surehook::ports::OperatorStore::discard_all`].
+    pub fn discard_all(
+        &mut self,
+        now: Timestamp,
+        filter: &EventFilter,
+        scope: DiscardScope,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> DiscardedPage {
+        let (chosen, scope, page) = self.discardable(now, filter, scope, span, size);
+        if !dry_run {
+            for event in chosen {
+                assert_eq!(self.discard(now, event, scope), Discarded::Now, "it can be discarded");
+            }
+        }
+        page
+    }
+
+    /// The events that [`Self::discard_all`] discards, in which scope, and its result.
+    ///
+    /// # Panics
+    ///
+    /// Never: each event is in the tables.
+    #[must_use]
+    pub fn discardable(
+        &self,
+        now: Timestamp,
+        filter: &EventFilter,
+        scope: DiscardScope,
+        span: Span,
+        size: PageSize,
+    ) -> (Vec<EventId>, DiscardScope, DiscardedPage) {
+        let (path, filter) = filter.clone().for_discard(scope);
+        let scope = DiscardScope::of_source(filter.status.is_some());
+        let mut looked = self.along(path, &filter, span);
+        looked.retain(|id| self.deliveries.contains_key(id));
+        looked.truncate(size.looks as usize);
+        let is_discardable = |event: &EventRecord| {
+            let row = self.deliveries[&event.id];
+            let is_due = row.due_at.is_some_and(|due_at| due_at <= now);
+            filter.matches(event) && row.delivery.discard(scope, is_due).is_ok()
+        };
+        let chosen: Vec<EventRecord> = looked
+            .iter()
+            .filter_map(|id| self.newest(*id))
+            .filter(is_discardable)
+            .take(size.events as usize)
+            .collect();
+        let ids: Vec<EventId> = chosen.iter().map(|event| event.id).collect();
+        let next = next(size, &ids, &looked);
+        let sources = chosen.into_iter().map(|event| event.source).collect();
+        (ids, scope, DiscardedPage::new(sources, next))
+    }
+
     /// [`surehook::ports::OperatorStore::list`].
     #[must_use]
     pub fn list(&self, filter: &EventFilter, span: Span, size: PageSize) -> EventPage {
-        let looked: Vec<EventId> =
-            self.along(filter, span).into_iter().rev().take(size.looks as usize).collect();
+        let looked: Vec<EventId> = self
+            .along(filter.path(), filter, span)
+            .into_iter()
+            .rev()
+            .take(size.looks as usize)
+            .collect();
         let events: Vec<EventRecord> = looked
             .iter()
             .filter_map(|id| self.newest(*id))
@@ -437,7 +529,9 @@ impl Database {
             }
             let both_ends = waiting.len().saturating_sub(looks).max(looks.min(waiting.len()));
             let waiting = waiting[..looks.min(waiting.len())].iter().chain(&waiting[both_ends..]);
-            for (id, due_at) in dead.iter().rev().take(looks).chain(waiting) {
+            let is_kept = |(id, _): &&(EventId, Option<Timestamp>)| !self.is_discarded(*id);
+            let dead = dead.iter().rev().take(looks).filter(is_kept);
+            for (id, due_at) in dead.chain(waiting) {
                 self.group(&mut groups, filter.since, *id, due_at.is_none());
             }
         }
@@ -515,7 +609,7 @@ impl Database {
         // The unique key also leads to delivered events. Only events that are not delivered count
         // as looked at.
         let looked: Vec<EventId> = self
-            .along(filter, span)
+            .along(filter.path(), filter, span)
             .into_iter()
             .filter(|id| self.deliveries.contains_key(id))
             .collect();
@@ -524,6 +618,7 @@ impl Database {
             .iter()
             .filter_map(|id| self.newest(*id))
             .filter(|event| filter.matches(event))
+            .filter(|event| event.reason.is_some_and(|reason| reason.is_redriven_by(filter.reason)))
             .map(|event| event.id);
         let meant: Vec<EventId> = meant.take(size.events as usize).collect();
         let page = RedrivenPage {
@@ -533,12 +628,12 @@ impl Database {
         (meant, page)
     }
 
-    /// The events of a span on the filter's path, in the order of their ids.
-    fn along(&self, filter: &EventFilter, span: Span) -> Vec<EventId> {
+    /// The events of a span on a path, in the order of their ids.
+    fn along(&self, path: Path, filter: &EventFilter, span: Span) -> Vec<EventId> {
         let is_of_source = |id: &EventId| {
             filter.source.as_ref().is_some_and(|source| self.events[id].event.source == *source)
         };
-        let lies_there = |id: &EventId| match filter.path() {
+        let lies_there = |id: &EventId| match path {
             Path::Key => {
                 (filter.source.is_none() || is_of_source(id))
                     && filter.key.as_ref().is_some_and(|key| self.events[id].event.key == *key)
@@ -553,6 +648,13 @@ impl Database {
             .filter(|id| span.from <= *id && *id < span.until)
             .filter(lies_there)
             .collect()
+    }
+
+    /// Whether an event is discarded.
+    #[must_use]
+    pub fn is_discarded(&self, event: EventId) -> bool {
+        let row = self.deliveries.get(&event);
+        row.is_some_and(|row| row.delivery.reason == Some(Reason::Discarded))
     }
 
     /// An event with only its newest attempt.
@@ -583,11 +685,22 @@ impl Database {
                     rows.iter().copied().filter(|row| is_one(row)).take(count_to as usize).collect()
                 };
                 let is_due = |row: &DeliveryRow| row.due_at.is_some_and(|due_at| due_at <= now);
-                let (due, later, dead) = (
-                    of(&is_due),
-                    of(&|row| row.due_at.is_some_and(|at| at > now)),
-                    of(&|row| row.due_at.is_none()),
-                );
+                let (due, later) = (of(&is_due), of(&|row| row.due_at.is_some_and(|at| at > now)));
+                let looks = dead_letter_looks(count_to) as usize;
+                // The sort is stable, so dead letters are still in the order of their ids.
+                let newest: Vec<&DeliveryRow> = rows
+                    .iter()
+                    .rev()
+                    .filter(|row| row.due_at.is_none())
+                    .take(looks)
+                    .copied()
+                    .collect();
+                let dead: Vec<&DeliveryRow> = newest
+                    .iter()
+                    .filter(|row| row.delivery.reason != Some(Reason::Discarded))
+                    .take(count_to as usize)
+                    .copied()
+                    .collect();
                 let count = |status: Status| {
                     let rows = due
                         .iter()
@@ -604,7 +717,8 @@ impl Database {
                     dead_lettered: count(Status::DeadLettered),
                     is_partial: [&due, &later, &dead]
                         .into_iter()
-                        .any(|rows| rows.len() >= count_to as usize),
+                        .any(|rows| rows.len() >= count_to as usize)
+                        || newest.len() >= looks,
                     behind: due
                         .first()
                         .and_then(|row| row.due_at)

@@ -266,7 +266,12 @@ pub enum Change {
         /// The requested outcome.
         outcome: Outcome,
     },
-    Redriven,
+    Redriven {
+        /// Whether an operator redrove many events at once, without the names of their ids.
+        of_many: bool,
+    },
+    /// An operator discarded the event.
+    Discarded,
     /// The event was deleted because its retention ended.
     Pruned,
     /// The payload was erased because its retention ended. The record stays.

@@ -69,6 +69,11 @@ pub enum Mark {
     ClaimedAsStored,
     /// A dead letter was redriven and delivered.
     DeadLetterRedriven,
+    DeadLetterDiscarded,
+    /// An event that waited was discarded.
+    WaitingDiscarded,
+    /// A redrive of many events left a discarded one.
+    DiscardedLeftByRedrive,
     /// A delivered event was redriven and delivered again.
     DeliveredOnceMore,
     /// A commit waited for the standby.
@@ -114,7 +119,7 @@ pub enum Mark {
 
 impl Mark {
     /// All marks.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 52] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
         Self::LeaseTakenOverAfterPause,
@@ -143,6 +148,9 @@ impl Mark {
         Self::PausedWithWork,
         Self::ClaimedAsStored,
         Self::DeadLetterRedriven,
+        Self::DeadLetterDiscarded,
+        Self::WaitingDiscarded,
+        Self::DiscardedLeftByRedrive,
         Self::DeliveredOnceMore,
         Self::CommitWaitedForStandby,
         Self::VisibleUnreplicated,
@@ -299,7 +307,7 @@ fn of_redrives(run: &Run, marks: &mut BTreeSet<Mark>) {
     let mut redriven: BTreeMap<EventId, Mark> = BTreeMap::new();
     for (_, committed) in run.committed() {
         match committed.change {
-            Change::Redriven => {
+            Change::Redriven { .. } => {
                 let was_delivered = committed.before.is_none();
                 redriven.insert(
                     committed.event,
@@ -321,6 +329,7 @@ fn of_redrives(run: &Run, marks: &mut BTreeSet<Mark>) {
             Change::Accepted
             | Change::Claimed
             | Change::Settled { .. }
+            | Change::Discarded
             | Change::Pruned
             | Change::Erased => {}
         }
@@ -356,7 +365,8 @@ fn of_limits(run: &Run, marks: &mut BTreeSet<Mark>) {
                     }
                     Change::Claimed
                     | Change::Settled { .. }
-                    | Change::Redriven
+                    | Change::Redriven { .. }
+                    | Change::Discarded
                     | Change::Pruned
                     | Change::Erased
                     | Change::Capped
@@ -458,7 +468,7 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
                     Some(Reason::Exhausted) => marks.insert(Mark::DeadLetterExhausted),
                     Some(Reason::Permanent) => marks.insert(Mark::DeadLetterPermanent),
                     Some(Reason::Lost) => marks.insert(Mark::DeadLetterLost),
-                    None => false,
+                    Some(Reason::Discarded) | None => false,
                 };
                 match committed.change {
                     Change::Settled { outcome: Outcome::CutOff, .. } => {
@@ -467,6 +477,10 @@ fn of_rows(run: &Run, marks: &mut BTreeSet<Mark>) {
                     Change::Settled { outcome: Outcome::Release, .. } => {
                         marks.insert(Mark::ReleasedUnsent)
                     }
+                    Change::Discarded => match before.map(|row| row.status) {
+                        Some(Status::DeadLettered) => marks.insert(Mark::DeadLetterDiscarded),
+                        _ => marks.insert(Mark::WaitingDiscarded),
+                    },
                     Change::Settled { outcome: Outcome::Delivered, attempt: 2.., .. } => {
                         marks.insert(Mark::DeliveredAfterRetry)
                     }

@@ -11,12 +11,13 @@ use jiff::Timestamp;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use surehook::ports::{
-    Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven, Retention,
-    StoreCall, StoreError,
+    Discarded, Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven,
+    Retention, StoreCall, StoreError,
 };
-use surehook::search::{EventFilter, PageSize, RedrivenPage, Span};
+use surehook::search::{DiscardedPage, EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
+use surehook_core::event::DiscardScope;
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
@@ -156,6 +157,23 @@ impl OperatorStore for MemoryStore {
     ) -> StoreCall<'_, RedrivenPage> {
         self.call(Call::RedriveAll, move |tables, now| {
             Ok(tables.redrive_all(now, &filter, span, size, dry_run))
+        })
+    }
+
+    fn discard(&self, event: EventId, scope: DiscardScope) -> StoreCall<'_, Discarded> {
+        self.call(Call::Discard, move |tables, now| Ok(tables.discard(now, event, scope)))
+    }
+
+    fn discard_all(
+        &self,
+        filter: EventFilter,
+        scope: DiscardScope,
+        span: Span,
+        size: PageSize,
+        dry_run: bool,
+    ) -> StoreCall<'_, DiscardedPage> {
+        self.call(Call::DiscardAll, move |tables, now| {
+            Ok(tables.discard_all(now, &filter, scope, span, size, dry_run))
         })
     }
 

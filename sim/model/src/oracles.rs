@@ -9,6 +9,7 @@ pub mod breaker;
 mod bytes;
 mod configuration;
 mod continuity;
+mod discards;
 mod duplicates;
 mod durability;
 mod idempotency;
@@ -94,6 +95,8 @@ pub enum Promise {
     Rate,
     /// Events of a paused source are not claimed.
     Pause,
+    /// A discarded event is not sent until it is redriven.
+    Discards,
     /// A shutdown gives deliveries in flight the time that is set for it.
     Shutdown,
     /// A shutdown refuses no request before its listener closes.
@@ -157,6 +160,7 @@ impl Promise {
             }
             Self::Rate => "no process starts deliveries faster than the source's rate allows",
             Self::Pause => "events of a paused source are not claimed",
+            Self::Discards => "a discarded event is not sent until it is redriven",
             Self::Shutdown => "a shutdown does not cut off deliveries early",
             Self::Continuity => "a shutdown refuses no request before its listener closes",
             Self::Lookup => "GET /events/{id} and the status in a 202 never contradict the history",
@@ -193,6 +197,7 @@ pub fn judge(run: &Run) -> Vec<Violation> {
         breaker::judge,
         rate::judge,
         pause::judge,
+        discards::judge,
         shutdown::judge,
         continuity::judge,
         lookup::judge,

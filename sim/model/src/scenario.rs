@@ -541,6 +541,14 @@ pub enum Fault {
         /// Whether its delivered events are redriven instead of its dead letters.
         delivered: bool,
     },
+    /// An operator discards the dead letters of a source.
+    Discard {
+        /// Index of the source.
+        source: usize,
+        /// Whether its waiting events are discarded too, as through a process that does not know
+        /// the source.
+        waiting: bool,
+    },
     /// The database's clock jumps.
     DatabaseClock {
         /// Forward, or back if negative.
@@ -560,6 +568,8 @@ pub enum Question {
     Sources,
     /// A redrive of the dead letters of a source, by the source's index.
     RedriveAll(usize),
+    /// A discard of the dead letters of a source, by the source's index.
+    DiscardAll(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -595,6 +605,10 @@ pub enum Call {
     Redrive,
     /// [`surehook::ports::OperatorStore::redrive_all`].
     RedriveAll,
+    /// [`surehook::ports::OperatorStore::discard`].
+    Discard,
+    /// [`surehook::ports::OperatorStore::discard_all`].
+    DiscardAll,
     /// [`surehook::ports::OperatorStore::sources`].
     Sources,
     /// [`surehook::ports::OperatorStore::pause`].
@@ -624,6 +638,8 @@ impl Call {
             Self::List => "list",
             Self::Redrive => "redrive",
             Self::RedriveAll => "redrive all",
+            Self::Discard => "discard",
+            Self::DiscardAll => "discard all",
             Self::Sources => "sources",
             Self::Pause => "pause",
             Self::Prune => "prune",

@@ -26,15 +26,15 @@ begin
     case tg_op
     when 'INSERT' then
         insert into audit (source, event_id, after_status, after_attempt, after_budget_from, after_fence, after_reason, after_due_us)
-        values (new.source, new.event_id, new.status, new.attempt, new.budget_from, new.fence, new.reason, (extract(epoch from new.due_at) * 1000000)::bigint);
+        values (new.source, new.event_id, new.status, new.attempt, new.budget_from, new.fence, case when new.discarded_fence = new.fence then 'discarded' else new.reason end, (extract(epoch from new.due_at) * 1000000)::bigint);
     when 'UPDATE' then
         insert into audit (source, event_id, before_status, before_attempt, before_budget_from, before_fence, before_reason, before_due_us,
                            after_status, after_attempt, after_budget_from, after_fence, after_reason, after_due_us)
-        values (new.source, new.event_id, old.status, old.attempt, old.budget_from, old.fence, old.reason, (extract(epoch from old.due_at) * 1000000)::bigint,
-                new.status, new.attempt, new.budget_from, new.fence, new.reason, (extract(epoch from new.due_at) * 1000000)::bigint);
+        values (new.source, new.event_id, old.status, old.attempt, old.budget_from, old.fence, case when old.discarded_fence = old.fence then 'discarded' else old.reason end, (extract(epoch from old.due_at) * 1000000)::bigint,
+                new.status, new.attempt, new.budget_from, new.fence, case when new.discarded_fence = new.fence then 'discarded' else new.reason end, (extract(epoch from new.due_at) * 1000000)::bigint);
     when 'DELETE' then
         insert into audit (source, event_id, before_status, before_attempt, before_budget_from, before_fence, before_reason, before_due_us)
-        values (old.source, old.event_id, old.status, old.attempt, old.budget_from, old.fence, old.reason, (extract(epoch from old.due_at) * 1000000)::bigint);
+        values (old.source, old.event_id, old.status, old.attempt, old.budget_from, old.fence, case when old.discarded_fence = old.fence then 'discarded' else old.reason end, (extract(epoch from old.due_at) * 1000000)::bigint);
     end case;
     return null;
 end

@@ -24,19 +24,19 @@ create table audit (
 
 create trigger audit_insert after insert on deliveries begin
     insert into audit (source, event_id, after_status, after_attempt, after_budget_from, after_fence, after_reason, after_due_us)
-    values (new.source, new.event_id, new.status, new.attempt, new.budget_from, new.fence, new.reason, new.due_at);
+    values (new.source, new.event_id, new.status, new.attempt, new.budget_from, new.fence, case when new.discarded_fence = new.fence then 'discarded' else new.reason end, new.due_at);
 end;
 
 create trigger audit_update after update on deliveries begin
     insert into audit (source, event_id, before_status, before_attempt, before_budget_from, before_fence, before_reason, before_due_us,
                        after_status, after_attempt, after_budget_from, after_fence, after_reason, after_due_us)
-    values (new.source, new.event_id, old.status, old.attempt, old.budget_from, old.fence, old.reason, old.due_at,
-            new.status, new.attempt, new.budget_from, new.fence, new.reason, new.due_at);
+    values (new.source, new.event_id, old.status, old.attempt, old.budget_from, old.fence, case when old.discarded_fence = old.fence then 'discarded' else old.reason end, old.due_at,
+            new.status, new.attempt, new.budget_from, new.fence, case when new.discarded_fence = new.fence then 'discarded' else new.reason end, new.due_at);
 end;
 
 create trigger audit_delete after delete on deliveries begin
     insert into audit (source, event_id, before_status, before_attempt, before_budget_from, before_fence, before_reason, before_due_us)
-    values (old.source, old.event_id, old.status, old.attempt, old.budget_from, old.fence, old.reason, old.due_at);
+    values (old.source, old.event_id, old.status, old.attempt, old.budget_from, old.fence, case when old.discarded_fence = old.fence then 'discarded' else old.reason end, old.due_at);
 end;
 
 create trigger audit_pruned after delete on events begin

@@ -198,7 +198,8 @@ impl World {
                 }
                 Change::Claimed => "claimed",
                 Change::Settled { .. } => "settled",
-                Change::Redriven => "redriven",
+                Change::Redriven { .. } => "redriven",
+                Change::Discarded => "discarded",
                 Change::Pruned => "pruned",
                 Change::Erased => "erased",
                 Change::Capped => "capped",

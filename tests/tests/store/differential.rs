@@ -155,6 +155,23 @@ const FOUND_BY_SEQUENCES: &[Wrong] = &[
     Wrong::RedrivesEverySource,
     Wrong::RedriveOfAllKeepsTheBudget,
     Wrong::CountsOnADryRunOnly,
+    Wrong::DiscardsNothing,
+    Wrong::DiscardEndsAnew,
+    Wrong::DiscardForgetsAttempts,
+    Wrong::DiscardKeepsTheFence,
+    Wrong::DiscardRecordsNoLostAttempt,
+    Wrong::DiscardOutlivesARedrive,
+    Wrong::DiscardsInEveryScope,
+    Wrong::DiscardsNoWaitingEvents,
+    Wrong::DiscardsInFlight,
+    Wrong::DiscardsWhatIsNot,
+    Wrong::DiscardsEverySource,
+    Wrong::DiscardsWhatDoesNotMatch,
+    Wrong::DiscardsOnADryRun,
+    Wrong::RedriveLeavesDiscarded,
+    Wrong::RedrivesDiscardedWithOthers,
+    Wrong::CountsDiscarded,
+    Wrong::SummarizesDiscarded,
     Wrong::GroupsWhatIsDelivered,
     Wrong::GroupsEverySource,
     Wrong::GroupsByTheFirstAttempt,
@@ -255,6 +272,9 @@ impl Tally {
         "redriven",
         "due times capped",
         "redriven by many",
+        "discarded",
+        "discarded by many",
+        "not discarded",
         "redriven delivered",
         "erased",
         "listed",
@@ -264,7 +284,7 @@ impl Tally {
     ];
 
     fn note(&mut self, answer: &Answer) {
-        use surehook::ports::Redriven;
+        use surehook::ports::{Discarded, Redriven};
         use surehook_core::admission::Stored;
         let mut add = |what, times: usize| {
             if times > 0 {
@@ -298,6 +318,10 @@ impl Tally {
             Answer::Listed(Ok(page)) => add("listed", page.events.len()),
             Answer::Summary(Ok(summary)) => add("grouped", summary.groups.len()),
             Answer::AllRedriven(Ok(page)) => add("redriven by many", page.redriven as usize),
+            Answer::Discarded(Ok(discarded)) => {
+                add(if *discarded == Discarded::Now { "discarded" } else { "not discarded" }, 1);
+            }
+            Answer::AllDiscarded(Ok(page)) => add("discarded by many", page.count() as usize),
             Answer::Pruned(Ok(pruned)) => add("pruned", usize::try_from(pruned.deleted).unwrap()),
             _ => {}
         }

@@ -65,6 +65,7 @@ mod claim;
 mod concurrent;
 mod db;
 mod differential;
+mod discard;
 mod dropped;
 mod due;
 mod erase;

@@ -85,6 +85,7 @@ async fn the_schema_refuses_rows_that_no_transition_writes(db: Db) {
         format!("deliveries set reason = null where event_id = {dead}"),
         format!("deliveries set reason = 'another' where event_id = {dead}"),
         format!("deliveries set status = 'another' where event_id = {queued}"),
+        format!("deliveries set discarded_fence = fence where event_id = {queued}"),
         "deliveries set attempt = -1".to_owned(),
         "deliveries set budget_from = -1".to_owned(),
         "attempts set attempt = -1".to_owned(),

@@ -15,7 +15,8 @@ async fn session(db: &Db) -> SqliteConnection {
 }
 
 /// Statements that scan a small table, or the rows that their own subqueries have found.
-const SCANS: [&str; 8] = [
+const SCANS: [&str; 9] = [
+    "discard_scan",
     "letters",
     "list",
     "paused",

@@ -4,8 +4,8 @@
 use crate::db::{Db, demand, event_of, settlement};
 use futures::future::join_all;
 use std::time::Duration;
-use surehook::ports::Redriven;
-use surehook_core::event::{DeliveryState, Due, Outcome, Reason, Status};
+use surehook::ports::{Discarded, Redriven};
+use surehook_core::event::{DeliveryState, DiscardScope, Due, Illegal, Outcome, Reason, Status};
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
@@ -48,7 +48,8 @@ async fn sequence(db: &Db, seed: u64) {
     for step in 0..STEPS {
         let place = match random.below(10) {
             0..4 => claim(db, &mut random, event, &source, &mut expected).await,
-            4..9 => settle(db, &mut random, event, &source, &mut expected).await,
+            4..8 => settle(db, &mut random, event, &source, &mut expected).await,
+            8 => discard(db, &mut random, event, &mut expected).await,
             _ => redrive(db, event, &mut expected).await,
         };
         check(db, event, &expected, &format!("seed {seed}, step {step}: {place}")).await;
@@ -121,7 +122,7 @@ async fn settle(
         // Deliver rarely, because that ends the sequence.
         0 => Outcome::Delivered,
         1..5 => Outcome::Retry { after: DELAYS[random.below(3) as usize] },
-        5..7 => Outcome::DeadLetter(Reason::ALL[random.below(3) as usize]),
+        5..7 => Outcome::DeadLetter(Reason::OF_ATTEMPTS[random.below(3) as usize]),
         7..10 => Outcome::Release,
         _ => Outcome::CutOff,
     };
@@ -166,6 +167,22 @@ async fn redrive(db: &Db, event: EventId, expected: &mut Expected) -> String {
         Err(_) => assert_eq!(answer, Redriven::WrongStatus(expected.row.status)),
     }
     "redrive".into()
+}
+
+async fn discard(db: &Db, random: &mut Random, event: EventId, expected: &mut Expected) -> String {
+    let scope = DiscardScope::of_source(random.below(4) > 0);
+    let is_due = matches!(expected.due, Due::After(duration) if duration < Duration::from_secs(1));
+    let answer = db.store.discard(event, scope).await.unwrap();
+    match expected.row.discard(scope, is_due) {
+        Ok(discarded) => {
+            assert_eq!(answer, Discarded::Now, "{:?} {scope:?}", expected.row);
+            (expected.row, expected.due) = (discarded.delivery, Due::Never);
+            expected.history.extend(discarded.lost.map(|attempt| (attempt, Verdict::Lost)));
+        }
+        Err(Illegal::AlreadyDiscarded) => assert_eq!(answer, Discarded::Before),
+        Err(_) => assert_eq!(answer, Discarded::WrongStatus(expected.row.status)),
+    }
+    format!("discard of {scope:?}")
 }
 
 async fn check(db: &Db, event: EventId, expected: &Expected, place: &str) {

@@ -14,7 +14,7 @@ select
     owed.budget_from,
     (extract(epoch from owed.due_at) * 1000000)::bigint as due_at,
     (extract(epoch from owed.ended_at) * 1000000)::bigint as ended_at,
-    owed.reason,
+    case when owed.discarded_fence = owed.fence then 'discarded' else owed.reason end as reason,
     tried.attempt as tried_attempt,
     (extract(epoch from tried.ended_at) * 1000000)::bigint as tried_ended_at,
     tried.took_us as tried_took_us,

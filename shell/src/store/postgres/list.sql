@@ -51,7 +51,7 @@ looked as materialized (
     )
     union all
     (
-        select event_id, source, status, reason
+        select event_id, source, status, case when discarded_fence = fence then 'discarded' else reason end as reason
         from deliveries
         where $1 = 'dead_letters' and source = $2 and due_at is null and event_id >= $7 and event_id < $8
         order by event_id desc
@@ -59,7 +59,7 @@ looked as materialized (
     )
     union all
     (
-        select event_id, source, status, reason
+        select event_id, source, status, case when discarded_fence = fence then 'discarded' else reason end as reason
         from deliveries
         where $1 = 'owed' and event_id >= $7 and event_id < $8
         order by event_id desc
@@ -81,7 +81,7 @@ matching as materialized (
         select idempotency_key from events where id = looked.id limit 1
     ) as event on $3 is not null
     left join lateral (
-        select status, reason from deliveries where event_id = looked.id limit 1
+        select status, case when discarded_fence = fence then 'discarded' else reason end as reason from deliveries where event_id = looked.id limit 1
     ) as owed on looked.status is null and ($4 is not null or $5 is not null)
     left join lateral (
         select status_code from attempts where event_id = looked.id order by attempt desc limit 1
@@ -116,7 +116,10 @@ page as materialized (
     from matching
     cross join lateral (select source, idempotency_key, received_at from events where id = matching.id limit 1) as event
     left join lateral (
-        select status, attempt, budget_from, due_at, ended_at, reason from deliveries where event_id = matching.id limit 1
+        select status, attempt, budget_from, due_at, ended_at, case when discarded_fence = fence then 'discarded' else reason end as reason
+        from deliveries
+        where event_id = matching.id
+        limit 1
     ) as owed on true
     left join lateral (
         select attempt, ended_at, took_us, verdict, status_code, error, excerpt

@@ -1,6 +1,6 @@
 -- Queues the dead letters that match a filter again with a new retry budget, in the order of their
 -- ids. The parameters are those of list.sql, but $9 is the limit of redriven events. If $11 is
--- true, they are only counted.
+-- true, they are only counted. Discarded events match only if $5 is their reason.
 --
 -- Bound: one range scan or the probes for a key as in list.sql, cut by $10. Then one probe of each table that is needed for
 -- each row looked at. The update goes by ctid: see settle.sql.
@@ -36,7 +36,10 @@ looked as materialized (
             select id from events where source = keyed.source and idempotency_key = $3 limit 1
         ) as event
         cross join lateral (
-            select event_id, source, status, reason, fence from deliveries where event_id = event.id limit 1
+            select event_id, source, status, case when discarded_fence = fence then 'discarded' else reason end as reason, fence
+            from deliveries
+            where event_id = event.id
+            limit 1
         ) as owed
         where event.id >= $7 and event.id < $8
         order by owed.event_id
@@ -44,7 +47,7 @@ looked as materialized (
     )
     union all
     (
-        select event_id, source, status, reason, fence
+        select event_id, source, status, case when discarded_fence = fence then 'discarded' else reason end as reason, fence
         from deliveries
         where $1 = 'dead_letters' and source = $2 and due_at is null and event_id >= $7 and event_id < $8
         order by event_id
@@ -52,7 +55,7 @@ looked as materialized (
     )
     union all
     (
-        select event_id, source, status, reason, fence
+        select event_id, source, status, case when discarded_fence = fence then 'discarded' else reason end as reason, fence
         from deliveries
         where $1 = 'owed' and event_id >= $7 and event_id < $8
         order by event_id
@@ -71,7 +74,7 @@ meant as materialized (
     where looked.status = $4
         and ($2 is null or looked.source = $2)
         and ($3 is null or event.idempotency_key = $3)
-        and ($5 is null or looked.reason = $5)
+        and case when $5 is null then looked.reason <> 'discarded' else looked.reason = $5 end
         and ($6 is null or tried.status_code = $6)
     order by looked.event_id
     limit $9

@@ -1,11 +1,11 @@
 -- Reads the work of the sources that are named in $1, have work, have dead letters or are paused.
 -- For each of them it counts the rows of each status: at most $2 rows that are due, $2 that will be
--- due and $2 dead letters. It also returns how long the oldest has been due, and since when the
--- source is paused.
+-- due and $2 dead letters that are not discarded, among the newest $3. It also returns how long the
+-- oldest has been due, and since when the source is paused.
 --
 -- Sources with rows are found by stepping from each to the next greater one in both indexes.
 --
--- Bound: the number of sources. Each has three range scans, cut by $2.
+-- Bound: the number of sources. Each has two range scans, cut by $2, and at most two cut by $3.
 -- Index: deliveries_due, deliveries_dead, paused_sources_pkey.
 -- Locks: none.
 with recursive
@@ -39,7 +39,7 @@ select
     waiting.processing,
     waiting.retrying,
     dead.total as dead_lettered,
-    greatest(waiting.due, waiting.later, dead.total) >= $2 as is_partial,
+    greatest(waiting.due, waiting.later) >= $2 or letters.is_cut as is_partial,
     (extract(epoch from statement_timestamp() - waiting.due_since) * 1000000)::bigint as behind_us,
     (extract(epoch from paused.paused_at) * 1000000)::bigint as paused_at
 from named
@@ -71,6 +71,26 @@ cross join lateral (
 ) as waiting
 cross join lateral (
     select count(*) as total
-    from (select from deliveries where source = named.source and due_at is null order by event_id limit $2) as row
+    from (
+        select
+        from (
+            select fence, discarded_fence
+            from deliveries
+            where source = named.source and due_at is null
+            order by event_id desc
+            limit $3
+        ) as row
+        where discarded_fence is distinct from fence
+        limit $2
+    ) as kept
 ) as dead
+cross join lateral (
+    select case
+        when dead.total >= $2 then true
+        else (
+            select count(*)
+            from (select from deliveries where source = named.source and due_at is null order by event_id desc limit $3) as row
+        ) >= $3
+    end as is_cut
+) as letters
 left join lateral (select paused_at from paused_sources where source = named.source limit 1) as paused on true

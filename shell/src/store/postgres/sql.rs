@@ -29,6 +29,10 @@ pub const SUMMARY: &str = include_str!("summary.sql");
 pub const LIST: &str = include_str!("list.sql");
 /// Queues a page of dead letters again.
 pub const REDRIVE_ALL: &str = include_str!("redrive_all.sql");
+/// Discards one event.
+pub const DISCARD: &str = include_str!("discard.sql");
+/// Discards a page of events.
+pub const DISCARD_ALL: &str = include_str!("discard_all.sql");
 /// Reads the work of each source.
 pub const SOURCES: &str = include_str!("sources.sql");
 /// Reads the sources of all stored events.

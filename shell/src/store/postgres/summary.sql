@@ -1,5 +1,6 @@
 -- Groups the failures of events that are not delivered: by source, and by the newest attempt's
 -- verdict, status code, error and first 40 bytes of the excerpt. The largest groups come first.
+-- Discarded events are looked at, but in no group.
 --
 -- $1: only this source; null for all. $2: only attempts that ended at this time or later, in
 -- microseconds since 1970; null for all. $3: the limit of events looked at in each place. $4: the
@@ -39,11 +40,11 @@ named (source) as (
     select source from with_dead_letters where $1::text is null or source = $1
 ),
 looked as materialized (
-    select named.source, row.event_id, row.is_dead
+    select named.source, row.event_id, row.is_dead, row.is_discarded
     from named
     cross join lateral (
         (
-            select event_id, true as is_dead
+            select event_id, true as is_dead, discarded_fence is not distinct from fence as is_discarded
             from deliveries
             where source = named.source and due_at is null
             order by event_id desc
@@ -51,7 +52,7 @@ looked as materialized (
         )
         union
         (
-            select event_id, false
+            select event_id, false, false
             from deliveries
             where source = named.source and due_at is not null
             order by due_at
@@ -59,7 +60,7 @@ looked as materialized (
         )
         union
         (
-            select event_id, false
+            select event_id, false, false
             from deliveries
             where source = named.source and due_at is not null
             order by due_at desc
@@ -94,7 +95,8 @@ grouped as materialized (
         order by attempt desc
         limit 1
     ) as newest
-    where newest.verdict <> 'delivered'
+    where not looked.is_discarded
+        and newest.verdict <> 'delivered'
         and ($2::bigint is null or newest.ended_at >= 'epoch'::timestamptz + $2 * interval '1 microsecond')
     group by looked.source, newest.verdict, newest.status_code, newest.error, newest.beginning
     order by events desc, example desc

@@ -14,7 +14,7 @@ select
     owed.budget_from,
     owed.due_at,
     owed.ended_at,
-    owed.reason,
+    case when owed.discarded_fence = owed.fence then 'discarded' else owed.reason end as reason,
     tried.attempt as tried_attempt,
     tried.ended_at as tried_ended_at,
     tried.took_us as tried_took_us,

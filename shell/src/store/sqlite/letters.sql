@@ -1,6 +1,6 @@
 -- Reads the dead letters that match a filter, in the order of their ids. The parameters are those
--- of list.sql. Each row has the number of rows looked at, and the last of them. Without a dead
--- letter it is one row without an id.
+-- of list.sql. Discarded events match only if ?5 is their reason. Each row has the number of rows
+-- looked at, and the last of them. Without a dead letter it is one row without an id.
 --
 -- Bound: one range scan or the probes for a key as in list.sql, cut by ?10. Then one probe of each table that is needed for
 -- each row looked at.
@@ -21,7 +21,9 @@ keyed (source) as (
 ),
 looked as materialized (
     select * from (
-        select owed.event_id, owed.source, owed.status, owed.attempt, owed.budget_from, owed.fence, owed.reason
+        select
+            owed.event_id, owed.source, owed.status, owed.attempt, owed.budget_from, owed.fence,
+            case when owed.discarded_fence = owed.fence then 'discarded' else owed.reason end as reason
         from keyed
         cross join events event on event.source = keyed.source and event.idempotency_key = ?3
         cross join deliveries owed on owed.event_id = event.id
@@ -31,7 +33,9 @@ looked as materialized (
     )
     union all
     select * from (
-        select event_id, source, status, attempt, budget_from, fence, reason
+        select
+            event_id, source, status, attempt, budget_from, fence,
+            case when discarded_fence = fence then 'discarded' else reason end as reason
         from deliveries
         where ?1 = 'dead_letters' and source = ?2 and due_at is null and event_id >= ?7 and event_id < ?8
         order by event_id
@@ -39,7 +43,9 @@ looked as materialized (
     )
     union all
     select * from (
-        select event_id, source, status, attempt, budget_from, fence, reason
+        select
+            event_id, source, status, attempt, budget_from, fence,
+            case when discarded_fence = fence then 'discarded' else reason end as reason
         from deliveries
         where ?1 = 'owed' and event_id >= ?7 and event_id < ?8
         order by event_id
@@ -52,7 +58,7 @@ meant as materialized (
     where looked.status = ?4
         and (?2 is null or looked.source = ?2)
         and (?3 is null or ?3 = (select idempotency_key from events where id = looked.event_id))
-        and (?5 is null or looked.reason = ?5)
+        and case when ?5 is null then looked.reason <> 'discarded' else looked.reason = ?5 end
         and (
             ?6 is null
             or ?6 = (select status_code from attempts where event_id = looked.event_id order by attempt desc limit 1)

@@ -42,7 +42,7 @@ looked as materialized (
     )
     union all
     select * from (
-        select event_id, source, status, reason
+        select event_id, source, status, case when discarded_fence = fence then 'discarded' else reason end as reason
         from deliveries
         where ?1 = 'dead_letters' and source = ?2 and due_at is null and event_id >= ?7 and event_id < ?8
         order by event_id desc
@@ -50,7 +50,7 @@ looked as materialized (
     )
     union all
     select * from (
-        select event_id, source, status, reason
+        select event_id, source, status, case when discarded_fence = fence then 'discarded' else reason end as reason
         from deliveries
         where ?1 = 'owed' and event_id >= ?7 and event_id < ?8
         order by event_id desc
@@ -74,7 +74,13 @@ matching as materialized (
             ?4 is null
             or ?4 = coalesce(looked.status, (select status from deliveries where event_id = looked.id), 'delivered')
         )
-        and (?5 is null or ?5 = coalesce(looked.reason, (select reason from deliveries where event_id = looked.id)))
+        and (
+            ?5 is null
+            or ?5 = coalesce(
+                looked.reason,
+                (select case when discarded_fence = fence then 'discarded' else reason end from deliveries where event_id = looked.id)
+            )
+        )
         and (
             ?6 is null
             or ?6 = (select status_code from attempts where event_id = looked.id order by attempt desc limit 1)
@@ -93,7 +99,7 @@ page as materialized (
         owed.budget_from,
         owed.due_at,
         owed.ended_at,
-        owed.reason,
+        case when owed.discarded_fence = owed.fence then 'discarded' else owed.reason end as reason,
         tried.attempt as tried_attempt,
         tried.ended_at as tried_ended_at,
         tried.took_us as tried_took_us,

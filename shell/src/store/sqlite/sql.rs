@@ -44,6 +44,11 @@ pub const SUMMARY: &str = include_str!("summary.sql");
 pub const LIST: &str = include_str!("list.sql");
 /// Reads a page of dead letters, to redrive them.
 pub const LETTERS: &str = include_str!("letters.sql");
+/// Reads one row, to discard it.
+pub const DISCARD_READ: &str = include_str!("discard_read.sql");
+/// Reads a page of events, to discard them.
+pub const DISCARD_SCAN: &str = include_str!("discard_scan.sql");
+pub const DISCARD_WRITE: &str = include_str!("discard_write.sql");
 /// Reads the names of the sources that are configured, have work or are paused.
 pub const SOURCES_NAMED: &str = include_str!("sources_named.sql");
 /// Reads the work of one source.

@@ -1,5 +1,6 @@
 -- Groups the failures of events of the source ?1 that are not delivered, by the newest attempt's
 -- verdict, status code, error and first 40 bytes of the excerpt. The largest groups come first.
+-- Discarded events are looked at, but in no group.
 --
 -- ?2: only attempts that ended at this time or later; null for all. ?3: the limit of events looked
 -- at in each place. ?4: the limit of groups.
@@ -12,7 +13,11 @@
 -- Locks: none. A reader does not block the writer.
 with
 dead as materialized (
-    select event_id from deliveries where source = ?1 and due_at is null order by event_id desc limit ?3
+    select event_id, discarded_fence is fence as is_discarded
+    from deliveries
+    where source = ?1 and due_at is null
+    order by event_id desc
+    limit ?3
 ),
 due_first as materialized (
     select event_id from deliveries where source = ?1 and due_at is not null order by due_at limit ?3
@@ -21,7 +26,7 @@ due_last as materialized (
     select event_id from deliveries where source = ?1 and due_at is not null order by due_at desc limit ?3
 ),
 looked as materialized (
-    select event_id, 1 as is_dead from dead
+    select event_id, 1 as is_dead from dead where not is_discarded
     union
     select event_id, 0 from due_first
     union

@@ -4,8 +4,8 @@
 
 use super::transaction::{self, Broken};
 use super::{Failure, Now, searched, sql};
-use crate::ports::{Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
-use crate::search::{EventFilter, PageSize, RedrivenPage, Span};
+use crate::ports::{Discarded, Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
+use crate::search::{DiscardedPage, EventFilter, PageSize, Path, RedrivenPage, Span};
 use crate::store::rows;
 use futures::FutureExt;
 use jiff::Timestamp;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
-use surehook_core::event::{DeliveryState, Due, Illegal, Status};
+use surehook_core::event::{self, DeliveryState, DiscardScope, Due, Illegal, Status};
 use surehook_core::id::{Attempt, EventId, Fence};
 use surehook_core::retention::Reached;
 use surehook_core::verdict::Verdict;
@@ -286,16 +286,7 @@ fn take(
         }
         left -= size;
         if let Some(lost) = claimed.lost {
-            changes.attempts.push(json!([
-                hex(event),
-                lost,
-                now.wall,
-                null,
-                Verdict::Lost.as_str(),
-                null,
-                null,
-                ""
-            ]));
+            changes.lost(event, lost, now);
         }
         changes.put(event, delivery, claimed.due, now);
         let (source, attempt) = (demand.source.clone(), delivery.attempt);
@@ -492,7 +483,8 @@ pub(super) async fn redrive_all(
     size: PageSize,
     dry_run: bool,
 ) -> Result<RedrivenPage, Failure> {
-    let rows = searched(sql::LETTERS, &filter, span, size).fetch_all(&mut *connection).await?;
+    let query = searched(sql::LETTERS, filter.path(), &filter, span, size);
+    let rows = query.fetch_all(&mut *connection).await?;
     let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
     let looked = (
         first.try_get("looked")?,
@@ -517,6 +509,71 @@ pub(super) async fn redrive_all(
         redriven,
         next: rows::next(size, (letters.len(), letters.last().copied()), looked),
     })
+}
+
+pub(super) async fn discard(
+    connection: &mut SqliteConnection,
+    now: Now,
+    event: EventId,
+    scope: DiscardScope,
+) -> Result<Discarded, Failure> {
+    let read = sqlx::query(sql::DISCARD_READ).bind(event.as_uuid()).bind(now.due);
+    let Some(row) = read.fetch_optional(&mut *connection).await? else {
+        return Ok(standing(connection, event)
+            .await?
+            .map_or(Discarded::NotFound, |(status, _)| Discarded::WrongStatus(status)));
+    };
+    let before = DeliveryRow::from_row(&row)?.delivery()?;
+    let discarded = match before.discard(scope, row.try_get("is_due")?) {
+        Ok(discarded) => discarded,
+        Err(Illegal::AlreadyDiscarded) => return Ok(Discarded::Before),
+        Err(Illegal::Ended | Illegal::Stale | Illegal::NotDeadLettered | Illegal::Unended) => {
+            return Ok(Discarded::WrongStatus(before.status));
+        }
+    };
+    let mut changes = Changes::default();
+    changes.discard(event, discarded, now);
+    changes.write(connection).await?;
+    Ok(Discarded::Now)
+}
+
+/// Discards the events that match. The filter has a status if waiting events are not in the scope.
+pub(super) async fn discard_all(
+    connection: &mut SqliteConnection,
+    now: Now,
+    path: Path,
+    filter: EventFilter,
+    span: Span,
+    size: PageSize,
+    dry_run: bool,
+) -> Result<DiscardedPage, Failure> {
+    let scope = DiscardScope::of_source(filter.status.is_some());
+    let query = searched(sql::DISCARD_SCAN, path, &filter, span, size).bind(now.due);
+    let rows = query.fetch_all(&mut *connection).await?;
+    let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
+    let looked = (
+        first.try_get("looked")?,
+        first.try_get::<Option<Uuid>, _>("last")?.map(EventId::from_uuid),
+    );
+    let (mut changes, mut sources, mut last) = (Changes::default(), Vec::new(), None);
+    for row in &rows {
+        if row.try_get::<Option<Uuid>, _>("event_id")?.is_some() {
+            let read = DeliveryRow::from_row(row)?;
+            let event = EventId::from_uuid(read.event_id);
+            let discarded = read
+                .delivery()?
+                .discard(scope, row.try_get("is_due")?)
+                .map_err(|_| rows::unreadable("status"))?;
+            changes.discard(event, discarded, now);
+            sources.push(row.try_get("source")?);
+            last = Some(event);
+        }
+    }
+    if !dry_run {
+        changes.write(connection).await?;
+    }
+    let next = rows::next(size, (sources.len(), last), looked);
+    Ok(DiscardedPage::new(sources, next))
 }
 
 pub(super) async fn prune(
@@ -605,6 +662,7 @@ struct Changes {
     rows: Vec<serde_json::Value>,
     delivered: Vec<String>,
     attempts: Vec<serde_json::Value>,
+    discarded: Vec<serde_json::Value>,
 }
 
 impl Changes {
@@ -634,8 +692,29 @@ impl Changes {
         ]));
     }
 
+    /// Records an attempt that was lost.
+    fn lost(&mut self, event: EventId, attempt: Attempt, now: Now) {
+        let verdict = Verdict::Lost.as_str();
+        self.attempts.push(json!([hex(event), attempt, now.wall, null, verdict, null, null, ""]));
+    }
+
+    /// Discards an event.
+    fn discard(&mut self, event: EventId, discarded: event::Discarded, now: Now) {
+        if let Some(lost) = discarded.lost {
+            self.lost(event, lost, now);
+        }
+        let ended_at = discarded.ends_now.then_some(now.wall);
+        self.discarded.push(json!([hex(event), rows::count(discarded.delivery.fence.0), ended_at]));
+    }
+
     async fn write(self, connection: &mut SqliteConnection) -> Result<(), Failure> {
-        execute(connection, sqlx::query_with(sql::TRANSITIONS, self.parameters(&[])?)).await
+        let query = sqlx::query_with(sql::TRANSITIONS, self.parameters(&[])?);
+        execute(connection, query).await?;
+        if !self.discarded.is_empty() {
+            let discarded = array(&self.discarded)?;
+            execute(connection, sqlx::query(sql::DISCARD_WRITE).bind(discarded)).await?;
+        }
+        Ok(())
     }
 
     /// The parameters of the scripts that write these changes. `claimed` are the events whose

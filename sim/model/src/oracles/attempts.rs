@@ -17,7 +17,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         let Some(record) = run.events.get(&committed.event) else { continue };
         let uncounted = uncounted.entry(committed.event).or_default();
         match committed.change {
-            Change::Redriven => {
+            Change::Redriven { .. } => {
                 *uncounted = committed.after.map_or(0, |row| row.delivery.attempt);
             }
             Change::Settled { outcome: Outcome::CutOff, .. } => *uncounted += 1,

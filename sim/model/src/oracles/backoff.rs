@@ -26,7 +26,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         .collect();
     let redriven: Vec<(At, EventId)> = run
         .committed()
-        .filter(|(_, c)| matches!(c.change, Change::Redriven))
+        .filter(|(_, c)| matches!(c.change, Change::Redriven { .. }))
         .map(|(at, c)| (at, c.event))
         .collect();
     for entry in &run.entries {

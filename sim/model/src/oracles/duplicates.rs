@@ -143,7 +143,7 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
                         return true;
                     }
                     Change::Settled { attempt, .. } if attempt == first.attempt => settled = true,
-                    Change::Redriven if committed.before.is_none() => return true,
+                    Change::Redriven { .. } if committed.before.is_none() => return true,
                     _ => {}
                 }
             }

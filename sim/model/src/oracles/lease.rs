@@ -22,7 +22,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         let event = committed.event;
         if let Some(fence) = committed.after.map(|row| row.delivery.fence) {
             let before = highest.insert(event, fence);
-            if committed.change == Change::Redriven
+            if matches!(committed.change, Change::Redriven { .. })
                 && committed.before.is_none()
                 && let Some(before) = before.filter(|before| fence <= *before)
             {
@@ -118,7 +118,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             }
             Change::Accepted
             | Change::Settled { .. }
-            | Change::Redriven
+            | Change::Redriven { .. }
+            | Change::Discarded
             | Change::Pruned
             | Change::Erased => {}
         }

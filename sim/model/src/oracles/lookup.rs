@@ -29,7 +29,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             Change::RolledBack => {
                 rolled_back.insert(committed.event);
             }
-            Change::Accepted | Change::Claimed | Change::Settled { .. } | Change::Redriven => {}
+            Change::Accepted
+            | Change::Claimed
+            | Change::Settled { .. }
+            | Change::Redriven { .. }
+            | Change::Discarded => {}
         }
         let status = committed.after.map_or(Status::Delivered, |row| row.delivery.status);
         states.entry(committed.event).or_default().push((at, status));

@@ -74,11 +74,17 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             Change::Lost => {
                 ended.remove(&event);
             }
+            // A dead letter that is discarded keeps the time when it ended.
+            Change::Discarded
+                if committed
+                    .before
+                    .is_some_and(|row| row.delivery.status == Status::DeadLettered) => {}
             Change::Capped => {}
             Change::Accepted
             | Change::Claimed
             | Change::Settled { .. }
-            | Change::Redriven
+            | Change::Redriven { .. }
+            | Change::Discarded
             | Change::RolledBack => {
                 let kept = match committed.after.map(|row| row.delivery.status) {
                     None => kept.delivered,

@@ -5,7 +5,7 @@
 
 use super::{Promise, Violation, violation};
 use crate::history::{Change, Committed, Run};
-use surehook_core::event::{Outcome, Status};
+use surehook_core::event::{Outcome, Reason, Status};
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     run.committed()
@@ -34,7 +34,7 @@ fn wrong(committed: &Committed) -> Option<&'static str> {
         (committed.before.map(|row| row.delivery), committed.after.map(|row| row.delivery));
     let (status, attempts) = match (before, after) {
         // A delivered event has no row, so there is no fence to compare.
-        (None, Some(after)) if committed.change == Change::Redriven => {
+        (None, Some(after)) if matches!(committed.change, Change::Redriven { .. }) => {
             let is_queued =
                 after.status == Status::Queued && after.attempt > 0 && after.attempts_used() == 0;
             return (!is_queued).then_some("a delivered event was not queued with a new budget");
@@ -83,8 +83,26 @@ fn wrong(committed: &Committed) -> Option<&'static str> {
             Change::Settled { .. },
             (Status::Processing, Status::Queued | Status::Retrying | Status::DeadLettered),
         ) => attempts == 0,
-        (Change::Redriven, (Status::DeadLettered, Status::Queued)) => {
+        (Change::Redriven { of_many }, (Status::DeadLettered, Status::Queued)) => {
+            if of_many && before?.reason == Some(Reason::Discarded) {
+                return Some("a redrive of many events took a discarded one");
+            }
             attempts == 0 && after.is_some_and(|after| after.attempts_used() == 0)
+        }
+        (Change::Discarded, (before_status, Status::DeadLettered)) => {
+            if after?.reason != Some(Reason::Discarded) {
+                return Some("a discarded event has another reason");
+            }
+            let due_at = committed.before?.due_at;
+            match before_status {
+                Status::DeadLettered => attempts == 0 && before?.reason != Some(Reason::Discarded),
+                Status::Queued | Status::Retrying => attempts == 0,
+                Status::Processing if due_at.is_none_or(|due_at| due_at > committed.db_time) => {
+                    return Some("an event was discarded before its lease ended");
+                }
+                Status::Processing => attempts == 0,
+                Status::Delivered => false,
+            }
         }
         _ => false,
     };

@@ -55,6 +55,12 @@ pub fn expand(seed: u64) -> Scenario {
         faults.sort_by_key(|fault| fault.at_ms);
     }
     // A separate generator for the same reason.
+    let mut rng = Rng::with_seed(seed ^ 0x5d27_c8e1_640b_93fa);
+    if rng.u8(..) < 50 {
+        discards(&mut rng, &posts, processes, sources.len(), heal_at_ms, &mut faults);
+        faults.sort_by_key(|fault| fault.at_ms);
+    }
+    // A separate generator for the same reason.
     let mut rng = Rng::with_seed(seed ^ 0x41c6_4e6d_9d2c_5680);
     if rng.u8(..) < 30 {
         let at_ms = rng.u64(0..heal_at_ms - 60_000);
@@ -310,6 +316,41 @@ fn operators(
     }
 }
 
+/// Operators discard events of a source, and some then redrive all that is left.
+fn discards(
+    rng: &mut Rng,
+    posts: &[Post],
+    processes: usize,
+    sources: usize,
+    heal_at_ms: u64,
+    faults: &mut Vec<FaultAt>,
+) {
+    for _ in 0..rng.usize(1..=3) {
+        let near = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
+        let at_ms = (near + rng.u64(0..60_000)).min(heal_at_ms - 1);
+        let source = rng.usize(0..sources);
+        let what = match rng.u8(0..4) {
+            0 => Fault::Asked {
+                process: rng.usize(0..processes),
+                what: Question::DiscardAll(source),
+            },
+            1 => Fault::Discard { source, waiting: true },
+            _ => Fault::Discard { source, waiting: false },
+        };
+        faults.push(FaultAt { at_ms, what });
+        if rng.bool() {
+            let what = if rng.bool() {
+                Fault::Redrive { source, delivered: false }
+            } else {
+                let what = Question::RedriveAll(source);
+                Fault::Asked { process: rng.usize(0..processes), what }
+            };
+            let at_ms = (at_ms + rng.u64(10..20_000)).min(heal_at_ms - 1);
+            faults.push(FaultAt { at_ms, what });
+        }
+    }
+}
+
 fn store_fault(rng: &mut Rng) -> StoreFault {
     match rng.u8(0..6) {
         0 => StoreFault::Refuse,
@@ -410,7 +451,10 @@ fn quiet_moment(rng: &mut Rng, faults: &[FaultAt], heal_at_ms: u64) -> Option<u6
     let is_noise = |fault: &&FaultAt| {
         !matches!(
             fault.what,
-            Fault::Asked { .. } | Fault::Redrive { .. } | Fault::PauseSource { .. }
+            Fault::Asked { .. }
+                | Fault::Redrive { .. }
+                | Fault::Discard { .. }
+                | Fault::PauseSource { .. }
         )
     };
     let (mut quiet, mut from) = (Vec::new(), 2_000);

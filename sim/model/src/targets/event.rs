@@ -1,10 +1,12 @@
-//! One event's row under any sequence of claims, settlements and redrives, current and stale, also
-//! after its delivery.
+//! One event's row under any sequence of claims, settlements, redrives and discards, current and
+//! stale, also after its delivery.
 
 use arbitrary::{Result, Unstructured};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use surehook_core::event::{DeliveryState, Due, Illegal, Outcome, Reason, Status};
+use surehook_core::event::{
+    DeliveryState, DiscardScope, Discarded, Due, Illegal, Outcome, Reason, Status,
+};
 use surehook_core::id::{Attempt, Fence};
 
 /// Limit of the steps of a case. More steps reach no further states.
@@ -27,6 +29,12 @@ pub enum Step {
     },
     /// An operator redrives it, as a dead letter or as a delivered event.
     Redrive,
+    /// An operator discards it.
+    Discard {
+        scope: DiscardScope,
+        /// Whether the row is due.
+        is_due: bool,
+    },
 }
 
 /// Runs the case that `data` describes.
@@ -50,7 +58,7 @@ pub fn steps(data: &[u8]) -> Vec<Step> {
 }
 
 fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
-    Ok(match bytes.int_in_range(0..=8)? {
+    Ok(match bytes.int_in_range(0..=9)? {
         0..=3u8 => {
             Step::Claim { lease: duration(bytes)?, max_attempts: bytes.int_in_range(1..=6)? }
         }
@@ -59,7 +67,11 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
             stale_by: bytes.int_in_range(0..=11u64)?.saturating_sub(8),
             outcome: outcome(bytes)?,
         },
-        _ => Step::Redrive,
+        8 => Step::Redrive,
+        _ => Step::Discard {
+            scope: *bytes.choose(&[DiscardScope::DeadLetters, DiscardScope::Unclaimed])?,
+            is_due: bytes.arbitrary()?,
+        },
     })
 }
 
@@ -67,7 +79,7 @@ fn outcome(bytes: &mut Unstructured<'_>) -> Result<Outcome> {
     Ok(match bytes.int_in_range(0..=5)? {
         0u8 => Outcome::Delivered,
         1 | 2 => Outcome::Retry { after: duration(bytes)? },
-        3 => Outcome::DeadLetter(*bytes.choose(&Reason::ALL)?),
+        3 => Outcome::DeadLetter(*bytes.choose(&Reason::OF_ATTEMPTS)?),
         4 => Outcome::Release,
         _ => Outcome::CutOff,
     })
@@ -119,6 +131,7 @@ impl Watched {
                 self.settle(Fence(before.fence.0.saturating_sub(stale_by)), outcome)
             }
             Step::Redrive => self.redrive(),
+            Step::Discard { scope, is_due } => self.discard(scope, is_due),
         };
         let Some((after, due)) = done else { return };
         let ended = matches!(after.status, Status::Delivered | Status::DeadLettered);
@@ -267,5 +280,41 @@ impl Watched {
             (Status::Queued, before.attempt, Due::After(Duration::ZERO))
         );
         Some((after, due))
+    }
+
+    fn discard(&mut self, scope: DiscardScope, is_due: bool) -> Option<(DeliveryState, Due)> {
+        let before = self.row;
+        let was_discarded = before.reason == Some(Reason::Discarded);
+        let can_wait = scope == DiscardScope::Unclaimed;
+        let is_allowed = match before.status {
+            Status::DeadLettered => !was_discarded,
+            Status::Queued | Status::Retrying => can_wait,
+            Status::Processing => can_wait && is_due,
+            Status::Delivered => false,
+        };
+        let Discarded { delivery: after, ends_now, lost } = match before.discard(scope, is_due) {
+            Err(illegal) => {
+                assert!(!is_allowed, "{illegal} for {before:?}");
+                let expected = match before.status {
+                    Status::Delivered => Illegal::Ended,
+                    Status::DeadLettered => Illegal::AlreadyDiscarded,
+                    Status::Queued | Status::Processing | Status::Retrying => Illegal::Unended,
+                };
+                assert_eq!(illegal, expected, "{before:?}");
+                return None;
+            }
+            Ok(discarded) => discarded,
+        };
+        assert!(is_allowed, "{before:?} was discarded");
+        assert_eq!(
+            (after.status, after.reason, after.attempt, after.budget_from),
+            (Status::DeadLettered, Some(Reason::Discarded), before.attempt, before.budget_from)
+        );
+        assert_eq!(ends_now, before.status != Status::DeadLettered, "{before:?}");
+        assert_eq!(lost, (before.status == Status::Processing).then_some(before.attempt));
+        if let Some(lost) = lost {
+            assert!(self.recorded.insert(lost), "attempt {lost} is recorded twice");
+        }
+        Some((after, Due::Never))
     }
 }

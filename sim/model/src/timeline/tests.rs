@@ -202,7 +202,7 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
             committed(
                 one,
                 now,
-                Change::Redriven,
+                Change::Redriven { of_many: false },
                 Some(dead),
                 Some(row(Status::Queued, 1, 4, Some(now))),
             ),

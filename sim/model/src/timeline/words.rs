@@ -185,7 +185,8 @@ fn change(index: &Index<'_>, committed: &Committed) -> String {
                 outcome_words(outcome)
             )
         }
-        Change::Redriven => format!("redriven through {process}"),
+        Change::Redriven { .. } => format!("redriven through {process}"),
+        Change::Discarded => format!("discarded through {process}"),
         Change::Pruned => format!("pruned by {process}"),
         Change::Erased => format!("payload erased by {process}"),
         Change::Capped => format!("due time capped by {process}"),

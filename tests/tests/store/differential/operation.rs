@@ -14,7 +14,7 @@ use surehook::ports::{NewEvent, Retention};
 use surehook::search::{EventFilter, PageSize, Span, SummaryFilter, SummarySize};
 use surehook_core::admission::Fingerprint;
 use surehook_core::due::Bound;
-use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::event::{DiscardScope, Outcome, Reason, Status};
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -43,6 +43,8 @@ pub(super) enum Operation {
     CapDueTimes(BTreeMap<u8, (Length, Length)>, u32),
     List(Search),
     RedriveAll(Search, bool),
+    Discard(Whose, DiscardScope),
+    DiscardAll(Search, DiscardScope, bool),
     /// The source, and whether to pause or to resume it.
     Pause(u8, bool),
     Sources(u32),
@@ -151,6 +153,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     let redriven = prop_oneof![4 => any::<Index>().prop_map(Whose::Dead), 1 => whose()];
     let redriven_delivered =
         prop_oneof![4 => any::<Index>().prop_map(Whose::Delivered), 1 => whose()];
+    let discarded = prop_oneof![1 => any::<Index>().prop_map(Whose::Dead), 2 => whose()];
     prop_oneof![
         4 => vec(new(), 0..6).prop_map(Operation::Accept),
         8 => btree_map(0..3u8, want(), 1..4).prop_map(Operation::Claim),
@@ -165,6 +168,9 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(bounds, limit)| Operation::CapDueTimes(bounds, limit)),
         2 => search().prop_map(Operation::List),
         2 => (search(), any::<bool>()).prop_map(|(search, dry_run)| Operation::RedriveAll(search, dry_run)),
+        2 => (discarded, scope()).prop_map(|(whose, scope)| Operation::Discard(whose, scope)),
+        2 => (search(), scope(), any::<bool>())
+            .prop_map(|(search, scope, dry_run)| Operation::DiscardAll(search, scope, dry_run)),
         1 => (0..3u8, any::<bool>()).prop_map(|(source, paused)| Operation::Pause(source, paused)),
         1 => (1..6u32).prop_map(Operation::Sources),
         2 => (proptest::option::weighted(0.3, 0..3u8), proptest::option::weighted(0.5, 0..3u32), 1..6u32, 1..4u32)
@@ -173,13 +179,17 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
+fn scope() -> impl Strategy<Value = DiscardScope> {
+    prop_oneof![Just(DiscardScope::DeadLetters), Just(DiscardScope::Unclaimed)]
+}
+
 fn search() -> impl Strategy<Value = Search> {
     use proptest::option::weighted;
     let filter = (
         weighted(0.6, 0..3u8),
         weighted(0.2, 0..8u8),
         weighted(0.5, 0..5usize),
-        weighted(0.2, 0..3usize),
+        weighted(0.2, 0..4usize),
         weighted(0.1, 100..600u16),
     );
     let page = (weighted(0.2, whose()), weighted(0.2, whose()), 1..6u32, 1..20u32);
@@ -277,6 +287,8 @@ pub(super) enum Call {
     CapDueTimes(Vec<Bound>, u32),
     List(EventFilter, Span, PageSize),
     RedriveAll(EventFilter, Span, PageSize, bool),
+    Discard(EventId, DiscardScope),
+    DiscardAll(EventFilter, DiscardScope, Span, PageSize, bool),
     Pause(SourceName, bool),
     Sources(Vec<SourceName>, u32),
     /// With a virtual time.
@@ -353,6 +365,11 @@ impl Run {
             Operation::RedriveAll(search, dry_run) => {
                 let (filter, span, size) = self.search(search);
                 Call::RedriveAll(filter, span, size, *dry_run)
+            }
+            Operation::Discard(whose, scope) => Call::Discard(self.event(whose), *scope),
+            Operation::DiscardAll(search, scope, dry_run) => {
+                let (filter, span, size) = self.search(search);
+                Call::DiscardAll(filter, *scope, span, size, *dry_run)
             }
             Operation::Pause(source, paused) => Call::Pause(source_name(*source), *paused),
             Operation::Sources(count_to) => {
@@ -465,7 +482,7 @@ impl Run {
         let outcome = match &end.outcome {
             Ending::Delivered => Outcome::Delivered,
             Ending::Retry(after) => Outcome::Retry { after: duration(after) },
-            Ending::DeadLetter(reason) => Outcome::DeadLetter(Reason::ALL[*reason]),
+            Ending::DeadLetter(reason) => Outcome::DeadLetter(Reason::OF_ATTEMPTS[*reason]),
             Ending::Release => Outcome::Release,
             Ending::CutOff => Outcome::CutOff,
         };

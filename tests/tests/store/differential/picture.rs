@@ -64,7 +64,9 @@ impl Picture {
             time("erased_at")
         );
         let deliveries = format!(
-            "select event_id, source, status, attempt, budget_from, fence, {}, {}, reason from deliveries order by event_id",
+            "select event_id, source, status, attempt, budget_from, fence, {}, {},
+                case when discarded_fence = fence then 'discarded' else reason end as reason
+             from deliveries order by event_id",
             time("due_at"),
             time("ended_at")
         );

@@ -12,8 +12,10 @@ use crate::db::{Db, Raw};
 use crate::find::{self, Readable};
 use jiff::Timestamp;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use surehook::ports::{Erased, Pruned, Redriven, StoreError};
-use surehook::search::{EventPage, EventRecord, FailureSummary, RedrivenPage, SourceRecord};
+use surehook::ports::{Discarded, Erased, Pruned, Redriven, StoreError};
+use surehook::search::{
+    DiscardedPage, EventPage, EventRecord, FailureSummary, RedrivenPage, SourceRecord,
+};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::retention::Reached;
@@ -52,6 +54,8 @@ pub(super) enum Answer {
     /// With virtual times.
     Listed(Result<EventPage, ErrorKind>),
     AllRedriven(Result<RedrivenPage, ErrorKind>),
+    Discarded(Result<Discarded, ErrorKind>),
+    AllDiscarded(Result<DiscardedPage, ErrorKind>),
     Paused(Result<bool, ErrorKind>),
     /// With virtual times.
     Summary(Result<FailureSummary, ErrorKind>),
@@ -146,6 +150,12 @@ impl Side {
             ),
             Call::RedriveAll(filter, span, size, dry_run) => Answer::AllRedriven(
                 store.redrive_all(filter, span, size, dry_run).await.map_err(kind),
+            ),
+            Call::Discard(event, scope) => {
+                Answer::Discarded(store.discard(event, scope).await.map_err(kind))
+            }
+            Call::DiscardAll(filter, scope, span, size, dry_run) => Answer::AllDiscarded(
+                store.discard_all(filter, scope, span, size, dry_run).await.map_err(kind),
             ),
             Call::Pause(source, paused) => {
                 Answer::Paused(store.pause(source, paused).await.map_err(kind))

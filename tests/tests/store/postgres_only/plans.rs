@@ -290,10 +290,10 @@ async fn plans(session: &mut PgConnection) -> Vec<(String, String)> {
         assert!(statements.remove(name).is_some(), "there is no statement {name}");
     }
     let mut plans = Vec::new();
-    for name in ["list", "redrive_all"] {
+    for name in ["list", "redrive_all", "discard_all"] {
         let statement = statements.remove(name).expect("the statement has a file");
         for path in [Path::Key, Path::DeadLetters, Path::Owed, Path::Events] {
-            if (name, path) != ("redrive_all", Path::Events) {
+            if name == "list" || path != Path::Events {
                 let plan = explain_search(session, &statement, path, Some("orders")).await;
                 plans.push((format!("{name}, {path:?}"), plan));
             }
@@ -347,6 +347,7 @@ async fn explain(session: &mut PgConnection, statement: &str) -> String {
             "INT4[]" => query.bind(vec![200i32; 256]),
             "INT8" => query.bind(500i64),
             "INT8[]" => query.bind(vec![60_000_000i64; 256]),
+            "BOOL" => query.bind(true),
             "BOOL[]" => query.bind(vec![true; 256]),
             other => panic!("give a value of the type {other} here, for:\n{statement}"),
         };
@@ -429,7 +430,7 @@ async fn explain_search(
         .bind(50i64)
         .bind(10_000i64);
     if statement.contains("$11") {
-        // Whether `redrive_all.sql` only counts.
+        // Whether the statement only counts.
         query = query.bind(false);
     }
     plan(session, query).await

@@ -4,16 +4,17 @@ use super::{Wrong, WrongStore};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::ready;
-use surehook::ports::{FoundBody, OperatorStore, Redriven, StoreCall, StoreError};
+use jiff::Timestamp;
+use surehook::ports::{Discarded, FoundBody, OperatorStore, Redriven, StoreCall, StoreError};
 use surehook::search::{
-    EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage, RequestRecord,
-    SourceRecord, Span, SummaryFilter, SummarySize,
+    DiscardedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage,
+    RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize,
 };
-use surehook_core::event::{DeliveryState, Reason, Status};
+use surehook_core::event::{DeliveryState, DiscardScope, Reason, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
-use surehook_model::database::DeliveryRow;
+use surehook_model::database::{Database, DeliveryRow};
 
 impl OperatorStore for WrongStore {
     fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>> {
@@ -53,6 +54,9 @@ impl OperatorStore for WrongStore {
     fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
         let done = self.memory.transact(|tables, now| {
             let before = tables.deliveries.get(&event).copied();
+            if self.wrong == Wrong::RedriveLeavesDiscarded && tables.is_discarded(event) {
+                return Ok(Redriven::WrongStatus(Status::DeadLettered));
+            }
             if let (Wrong::RedrivesWhatIsAlive, Some(row)) =
                 (self.wrong, tables.deliveries.get_mut(&event))
             {
@@ -68,6 +72,9 @@ impl OperatorStore for WrongStore {
                     row.delivery.budget_from = before.delivery.budget_from;
                 }
                 (Wrong::RedriveForgetsAttempts, Some(row), _) => row.delivery.attempt = 0,
+                (Wrong::DiscardOutlivesARedrive, Some(row), Some(before)) => {
+                    row.delivery.reason = before.delivery.reason;
+                }
                 (Wrong::RedrivesWhatIsNot, None, _) => redriven = Redriven::Queued,
                 _ => {}
             }
@@ -185,6 +192,9 @@ impl OperatorStore for WrongStore {
             }
             _ => {}
         }
+        if self.wrong == Wrong::SummarizesDiscarded {
+            forget_discards(&mut tables);
+        }
         let mut summary = tables.summary(&filter, size);
         match self.wrong {
             Wrong::GroupsSmallestFirst => summary.groups.reverse(),
@@ -213,6 +223,9 @@ impl OperatorStore for WrongStore {
         }
         let done = self.memory.transact(|tables, now| {
             let before = tables.clone();
+            if self.wrong == Wrong::RedrivesDiscardedWithOthers {
+                forget_discards(tables);
+            }
             let mut page = tables.redrive_all(now, &filter, span, size, dry_run);
             if self.wrong == Wrong::CountsOnADryRunOnly && !is_counted_only {
                 page.redriven = 0;
@@ -220,6 +233,46 @@ impl OperatorStore for WrongStore {
             if self.wrong == Wrong::RedriveOfAllKeepsTheBudget {
                 for (event, row) in &mut tables.deliveries {
                     row.delivery.budget_from = before.deliveries[event].delivery.budget_from;
+                }
+            }
+            Ok(page)
+        });
+        ready(done).boxed()
+    }
+
+    fn discard(&self, event: EventId, scope: DiscardScope) -> StoreCall<'_, Discarded> {
+        let done =
+            self.memory.transact(|tables, now| Ok(self.discard_one(tables, now, event, scope)));
+        ready(done).boxed()
+    }
+
+    fn discard_all(
+        &self,
+        mut filter: EventFilter,
+        scope: DiscardScope,
+        span: Span,
+        size: PageSize,
+        mut dry_run: bool,
+    ) -> StoreCall<'_, DiscardedPage> {
+        match self.wrong {
+            Wrong::DiscardsOnADryRun => dry_run = false,
+            Wrong::DiscardsWhatDoesNotMatch => (filter.reason, filter.status_code) = (None, None),
+            Wrong::DiscardsEverySource => filter.source = None,
+            _ => {}
+        }
+        let done = self.memory.transact(|tables, now| {
+            let scope = self.scope(scope);
+            if self.wrong == Wrong::DiscardsInEveryScope && filter.source.is_none() {
+                // The events of all sources, as if each were named.
+                let waiting: Vec<EventId> = tables.deliveries.keys().copied().collect();
+                for event in waiting {
+                    let _ = tables.discard(now, event, scope);
+                }
+            }
+            let (chosen, scope, page) = tables.discardable(now, &filter, scope, span, size);
+            if !dry_run {
+                for event in chosen {
+                    self.discard_one(tables, now, event, scope);
                 }
             }
             Ok(page)
@@ -235,7 +288,11 @@ impl OperatorStore for WrongStore {
         if self.wrong == Wrong::CountsWithoutEnd {
             count_to = u32::MAX;
         }
-        let mut records = self.memory.transact(|tables, now| tables.sources(now, &names, count_to));
+        let (mut tables, now) = (self.memory.tables(), self.memory.now());
+        if self.wrong == Wrong::CountsDiscarded {
+            forget_discards(&mut tables);
+        }
+        let mut records = tables.sources(now, &names, count_to);
         match self.wrong {
             Wrong::ForgetsSourcesWithoutConfiguration => {
                 records.retain(|record| names.iter().any(|name| name.as_str() == record.source));
@@ -291,5 +348,66 @@ impl OperatorStore for WrongStore {
             Ok(is_changed || self.wrong == Wrong::AlwaysSaysChanged)
         });
         ready(done).boxed()
+    }
+}
+
+impl WrongStore {
+    fn scope(&self, scope: DiscardScope) -> DiscardScope {
+        match self.wrong {
+            Wrong::DiscardsInEveryScope => DiscardScope::Unclaimed,
+            Wrong::DiscardsNoWaitingEvents => DiscardScope::DeadLetters,
+            _ => scope,
+        }
+    }
+
+    fn discard_one(
+        &self,
+        tables: &mut Database,
+        now: Timestamp,
+        event: EventId,
+        scope: DiscardScope,
+    ) -> Discarded {
+        if self.wrong == Wrong::DiscardsNothing {
+            return Discarded::Now;
+        }
+        let before = tables.deliveries.get(&event).copied();
+        if let (Wrong::DiscardsInFlight, Some(row)) =
+            (self.wrong, tables.deliveries.get_mut(&event))
+        {
+            row.due_at = row.due_at.map(|due_at| due_at.min(now));
+        }
+        let discarded = tables.discard(now, event, self.scope(scope));
+        if self.wrong == Wrong::DiscardsWhatIsNot
+            && matches!(discarded, Discarded::NotFound | Discarded::WrongStatus(Status::Delivered))
+        {
+            return Discarded::Now;
+        }
+        if discarded == Discarded::Now {
+            let row = tables.deliveries.get_mut(&event).expect("it is a dead letter");
+            match (self.wrong, before) {
+                (Wrong::DiscardEndsAnew, _) => {
+                    tables.ended.insert(event, now);
+                }
+                (Wrong::DiscardForgetsAttempts, _) => row.delivery.attempt = 0,
+                (Wrong::DiscardKeepsTheFence, Some(before)) => {
+                    row.delivery.fence = before.delivery.fence;
+                    (row.delivery.status, row.due_at) = (before.delivery.status, before.due_at);
+                }
+                (Wrong::DiscardRecordsNoLostAttempt, _) => {
+                    tables.attempts.retain(|(of, _), entry| *of != event || entry.took.is_some());
+                }
+                _ => {}
+            }
+        }
+        discarded
+    }
+}
+
+/// Makes each discarded event a dead letter like all others.
+fn forget_discards(tables: &mut Database) {
+    for row in tables.deliveries.values_mut() {
+        if row.delivery.reason == Some(Reason::Discarded) {
+            row.delivery.reason = Some(Reason::Permanent);
+        }
     }
 }

@@ -742,7 +742,9 @@ fn judged(
         }
         Outcome::DeadLetter(Reason::Permanent) => status_code == Some(422),
         Outcome::DeadLetter(Reason::Exhausted) => matches!(status_code, Some(503) | None),
-        Outcome::DeadLetter(Reason::Lost) | Outcome::Release | Outcome::CutOff => false,
+        Outcome::DeadLetter(Reason::Lost | Reason::Discarded)
+        | Outcome::Release
+        | Outcome::CutOff => false,
     };
     assert!(right, "{outcome:?} after status {status_code:?} and Retry-After {asked:?}");
 }

@@ -1,0 +1,39 @@
+-- Discards one event: it becomes a dead letter with the mark of a discard. Returns its id. Returns
+-- nothing if the event is outside of the scope, already discarded, or changed at this moment.
+--
+-- $2: whether waiting events are in the scope too. A row that is processing is in it once its lease
+-- has ended. Its attempt is lost, and is recorded as such.
+--
+-- The update goes by ctid: see settle.sql. If the row was changed while this statement waited for
+-- it, nothing is written, and the caller tries again.
+--
+-- Bound: one row.
+-- Index: deliveries_pkey, attempts_pkey.
+-- Locks: the row of deliveries. It may wait for a claim, a settlement or a prune of the row.
+with
+held as materialized (
+    select ctid as place, status = 'processing' as lost
+    from deliveries
+    where event_id = $1
+        and discarded_fence is distinct from fence
+        and (status = 'dead_lettered' or $2 and (status <> 'processing' or due_at <= statement_timestamp()))
+    for update
+),
+moved as (
+    update deliveries as row
+    set status = 'dead_lettered',
+        fence = row.fence + 1,
+        due_at = null,
+        ended_at = coalesce(row.ended_at, statement_timestamp()),
+        reason = coalesce(row.reason, 'permanent'),
+        discarded_fence = row.fence + 1
+    from held
+    where row.ctid = any (array(select place from held)) and row.ctid = held.place
+    returning row.event_id, row.attempt, held.lost
+),
+recorded as (
+    insert into attempts (event_id, attempt, ended_at, verdict, excerpt)
+    select event_id, attempt, statement_timestamp(), 'lost', '' from moved where lost
+    on conflict (event_id, attempt) do nothing
+)
+select event_id from moved

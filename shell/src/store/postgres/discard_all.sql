@@ -1,0 +1,123 @@
+-- Discards the events that match a filter, in the order of their ids. The parameters are those of
+-- list.sql, but $9 is the limit of discarded events, and $4 is null if waiting events are in the
+-- scope. Then a row that is processing is in it once its lease has ended: see discard.sql. If $11 is
+-- true, they are only counted. Returns the source of each.
+--
+-- Bound: one range scan or the probes for a key as in list.sql, cut by $10. Then one probe of each table that is needed for
+-- each row looked at. The update goes by ctid: see settle.sql.
+-- Index: for the scan events_key, deliveries_dead or deliveries_pkey, by the path. For the probes
+-- events_pkey, deliveries_pkey and attempts_pkey.
+-- Locks: the discarded rows of deliveries in the order of their ids, skipping locked rows. So it
+-- never waits, and cannot deadlock.
+with recursive
+stored (source) as (
+    (
+        select source from events
+        where $1 = 'key' and $2::text is null and source >= ''
+        order by source, idempotency_key
+        limit 1
+    )
+    union all
+    select next.source
+    from stored
+    cross join lateral (
+        select source from events where source > stored.source order by source, idempotency_key limit 1
+    ) as next
+),
+keyed (source) as (
+    select $2::text where $1 = 'key' and $2 is not null
+    union all
+    select source from stored
+),
+looked as materialized (
+    (
+        select owed.event_id, owed.source, owed.status, owed.reason, owed.fence, owed.due_at
+        from keyed
+        cross join lateral (
+            select id from events where source = keyed.source and idempotency_key = $3 limit 1
+        ) as event
+        cross join lateral (
+            select event_id, source, status, case when discarded_fence = fence then 'discarded' else reason end as reason, fence, due_at
+            from deliveries
+            where event_id = event.id
+            limit 1
+        ) as owed
+        where event.id >= $7 and event.id < $8
+        order by owed.event_id
+        limit $10
+    )
+    union all
+    (
+        select event_id, source, status, case when discarded_fence = fence then 'discarded' else reason end as reason, fence, due_at
+        from deliveries
+        where $1 = 'dead_letters' and source = $2 and due_at is null and event_id >= $7 and event_id < $8
+        order by event_id
+        limit $10
+    )
+    union all
+    (
+        select event_id, source, status, case when discarded_fence = fence then 'discarded' else reason end as reason, fence, due_at
+        from deliveries
+        where $1 = 'owed' and event_id >= $7 and event_id < $8
+        order by event_id
+        limit $10
+    )
+),
+meant as materialized (
+    select looked.event_id, looked.source, looked.fence
+    from looked
+    left join lateral (
+        select idempotency_key from events where id = looked.event_id limit 1
+    ) as event on $3 is not null
+    left join lateral (
+        select status_code from attempts where event_id = looked.event_id order by attempt desc limit 1
+    ) as tried on $6 is not null
+    where ($4 is null or looked.status = $4)
+        and looked.reason is distinct from 'discarded'
+        and (looked.status <> 'processing' or looked.due_at <= statement_timestamp())
+        and ($2 is null or looked.source = $2)
+        and ($3 is null or event.idempotency_key = $3)
+        and ($5 is null or looked.reason = $5)
+        and ($6 is null or tried.status_code = $6)
+    order by looked.event_id
+    limit $9
+),
+held as materialized (
+    select row.place, row.lost
+    from meant
+    cross join lateral (
+        select ctid as place, status = 'processing' as lost
+        from deliveries
+        where event_id = meant.event_id
+            and fence = meant.fence
+            and (status <> 'processing' or due_at <= statement_timestamp())
+        for update skip locked
+    ) as row
+    where not $11
+),
+moved as (
+    update deliveries as row
+    set status = 'dead_lettered',
+        fence = row.fence + 1,
+        due_at = null,
+        ended_at = coalesce(row.ended_at, statement_timestamp()),
+        reason = coalesce(row.reason, 'permanent'),
+        discarded_fence = row.fence + 1
+    from held
+    where row.ctid = any (array(select place from held)) and row.ctid = held.place
+    returning row.event_id, row.source, row.attempt, held.lost
+),
+recorded as (
+    insert into attempts (event_id, attempt, ended_at, verdict, excerpt)
+    select event_id, attempt, statement_timestamp(), 'lost', '' from moved where lost
+    on conflict (event_id, attempt) do nothing
+)
+select
+    (select count(*) from looked) as looked,
+    (select event_id from looked order by event_id desc limit 1) as last,
+    (select count(*) from meant) as meant,
+    (select event_id from meant order by event_id desc limit 1) as last_meant,
+    case
+        when $11 then (select coalesce(array_agg(source), '{}') from meant)
+        else (select coalesce(array_agg(source), '{}') from moved)
+    end as discarded
