@@ -12,6 +12,7 @@ mod render;
 mod stored;
 mod table;
 mod time;
+mod waiting;
 
 pub use client::OperateError;
 
@@ -26,6 +27,7 @@ use progress::Progress;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
+use waiting::Waiting;
 
 /// The most events that a service returns on one page.
 const PAGE: u32 = 500;
@@ -92,6 +94,9 @@ async fn redrive(to: &Service, args: &RedriveArgs, json: bool) -> Result<String,
             } else {
                 to.post(&["events", id, "redrive"], &[]).await?
             };
+            let mut waiting = Waiting::default();
+            waiting.note(&standing);
+            waiting.warn();
             Ok(if json {
                 pretty(&standing)
             } else {
@@ -234,6 +239,8 @@ async fn list(service: &Service, args: &ListArgs, json: bool) -> Result<String, 
 struct Step {
     redriven: u64,
     next: Option<String>,
+    #[serde(default)]
+    not_delivering: Value,
 }
 
 /// Redrives in steps, no faster than the rate.
@@ -261,6 +268,7 @@ async fn redrive_all(
         Progress::begin(json, "dead letters redriven", (!args.dry_run).then_some(count)).await;
     let size = if args.dry_run { PAGE } else { step };
     let (mut redriven, mut next) = (0, None::<String>);
+    let mut waiting = Waiting::default();
     loop {
         let begun = tokio::time::Instant::now();
         let done = one(size, args.dry_run, next).await.map_err(|error| {
@@ -268,6 +276,7 @@ async fn redrive_all(
             after(error, redriven, args.dry_run)
         })?;
         redriven += done.redriven;
+        waiting.note(&json!({"not_delivering": done.not_delivering}));
         progress.reached(redriven);
         next = done.next;
         if next.is_none() {
@@ -278,9 +287,14 @@ async fn redrive_all(
         }
     }
     let took = progress.finish(redriven);
+    waiting.warn();
     let letters = if redriven == 1 { "dead letter" } else { "dead letters" };
     Ok(match (json, args.dry_run) {
-        (true, dry_run) => pretty(&json!({"redriven": redriven, "dry_run": dry_run})),
+        (true, dry_run) => pretty(&json!({
+            "redriven": redriven,
+            "dry_run": dry_run,
+            "not_delivering": waiting.to_json(),
+        })),
         (false, true) => format!(
             "{redriven} {letters} would be redriven. Delivered events are redriven only with --delivered."
         ),

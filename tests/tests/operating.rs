@@ -291,6 +291,19 @@ async fn junk_and_events_of_a_removed_source_are_discarded_by_commands(database:
         (&Value::Null, &Value::from(0), &Value::from(0))
     );
 
+    let output = desk.run(&format!("events redrive {waiting}")).await;
+    let warned = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(warned.contains("legacy are not delivered: the source is not configured"), "{warned}");
+    desk.told("events discard --source legacy").await;
+    desk.told("pause orders").await;
+    let output = desk.run("events redrive --source orders --dry-run --json").await;
+    let warned = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(warned.contains("`surehook resume orders`"), "{warned}");
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(answer["not_delivering"][0]["why"], "paused", "{answer}");
+    desk.told("resume orders").await;
+
     let told = desk.told(&format!("events discard {}", junk[0])).await;
     assert!(told.contains("is discarded"), "{told}");
     let all = desk.json("events discard --all").await;

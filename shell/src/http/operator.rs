@@ -6,7 +6,7 @@ use super::view::{EventView, ListedEvent, SourceView, SummaryView};
 use super::{Answer, App, database_timeout, database_unavailable};
 use crate::http::problem::{Problem, ProblemKind};
 use crate::ports::{Discarded, Redriven, StoreCall, StoreError};
-use crate::search::{EventRecord, PageSize, Span, SummarySize, dead_letter_looks};
+use crate::search::{EventRecord, PageSize, SourceRecord, Span, SummarySize, dead_letter_looks};
 use futures::{FutureExt, select_biased};
 use http::StatusCode;
 use serde::Serialize;
@@ -33,10 +33,26 @@ struct Page {
 }
 
 #[derive(Serialize)]
+struct RedrivenOne {
+    event_id: String,
+    status: &'static str,
+    not_delivering: Option<Vec<NotDelivering>>,
+}
+
+#[derive(Serialize)]
 struct RedrivenMany {
     redriven: u32,
     dry_run: bool,
     next: Option<String>,
+    not_delivering: Option<Vec<NotDelivering>>,
+}
+
+/// A source of which no event is delivered now, so that its redriven events wait.
+#[derive(Serialize)]
+struct NotDelivering {
+    source: String,
+    /// `not_configured` or `paused`.
+    why: &'static str,
 }
 
 #[derive(Serialize)]
@@ -147,18 +163,44 @@ impl App {
             }
         }
         tracing::info!(event_id = %id, delivered = is_of_delivered, "redriven by an operator");
-        self.ring_for(id).await;
-        Answer::standing(StatusCode::OK, id, Status::Queued)
+        // If the source cannot be read now, polling finds the event.
+        let found = self.with_timeout("find", self.operators.find(id)).await.ok().flatten();
+        let source = found.and_then(|record| SourceName::parse(&record.source).ok());
+        let not_delivering = match &source {
+            Some(source) => {
+                if self.sources.contains_key(source) {
+                    self.doorbell.ring([source.clone()]);
+                }
+                self.not_delivering(Some(source)).await
+            }
+            None => None,
+        };
+        let (event_id, status) = (id.to_string(), Status::Queued.as_str());
+        let answer = RedrivenOne { event_id, status, not_delivering };
+        Answer::json(StatusCode::OK, Some(id), &answer)
     }
 
-    /// Wakes the worker for the event's source. If the source cannot be read now, polling finds the
-    /// event.
-    async fn ring_for(&self, id: EventId) {
-        if let Ok(Some(record)) = self.with_timeout("find", self.operators.find(id)).await
-            && let Some((source, _)) = self.sources.get_key_value(record.source.as_str())
-        {
-            self.doorbell.ring([source.clone()]);
-        }
+    /// The sources of which no event is delivered now, because this process does not know them or
+    /// they are paused: only this one, or all that have undelivered events. `None` if the database
+    /// does not say.
+    async fn not_delivering(&self, source: Option<&SourceName>) -> Option<Vec<NotDelivering>> {
+        let names = source.into_iter().cloned().collect();
+        let records = self.with_timeout("sources", self.operators.sources(names, 1)).await.ok()?;
+        let is_meant = |record: &SourceRecord| match source {
+            Some(source) => source.as_str() == record.source,
+            None => record.queued + record.processing + record.retrying + record.dead_lettered > 0,
+        };
+        let of_record = |record: SourceRecord| {
+            let why = if !self.sources.contains_key(record.source.as_str()) {
+                "not_configured"
+            } else if record.paused_since.is_some() {
+                "paused"
+            } else {
+                return None;
+            };
+            Some(NotDelivering { source: record.source, why })
+        };
+        Some(records.into_iter().filter(is_meant).filter_map(of_record).collect())
     }
 
     /// One step of a redrive of all matching dead letters, oldest first.
@@ -204,8 +246,14 @@ impl App {
             );
             self.doorbell.ring(sources);
         }
+        let not_delivering = if page.redriven == 0 {
+            Some(Vec::new())
+        } else {
+            self.not_delivering(filter.source.as_ref()).await
+        };
         let next = page.next.as_ref().map(EventId::to_string);
-        Answer::json(StatusCode::OK, None, &RedrivenMany { redriven: page.redriven, dry_run, next })
+        let answer = RedrivenMany { redriven: page.redriven, dry_run, next, not_delivering };
+        Answer::json(StatusCode::OK, None, &answer)
     }
 
     /// Discards one event.

@@ -7,6 +7,7 @@
 
 use super::client::{OperateError, Service};
 use super::progress::Progress;
+use super::waiting::Waiting;
 use super::{PAGE, pretty};
 use crate::cli::RedriveArgs;
 use serde_json::{Value, json};
@@ -40,6 +41,7 @@ pub(super) async fn all(
     let of = "delivered events queued again";
     let progress = Progress::begin(json, of, (!args.dry_run).then_some(count)).await;
     let (mut redriven, mut after) = (0u64, args.after.clone());
+    let mut waiting = Waiting::default();
     loop {
         let page = listed(after.clone()).await.map_err(|error| {
             progress.abandon();
@@ -52,8 +54,9 @@ pub(super) async fn all(
             } else {
                 let begun = tokio::time::Instant::now();
                 match one(service, id).await {
-                    Ok(_) => {
+                    Ok(standing) => {
                         redriven += 1;
+                        waiting.note(&standing);
                         tokio::time::sleep_until(begun + pace).await;
                     }
                     // Another client has redriven it, or it was pruned, since it was listed.
@@ -71,10 +74,17 @@ pub(super) async fn all(
         after = Some(next.to_owned());
     }
     let took = progress.finish(redriven);
+    waiting.warn();
     let events = if redriven == 1 { "delivered event" } else { "delivered events" };
     Ok(match (json, args.dry_run) {
         (true, dry_run) => {
-            pretty(&json!({"redriven": redriven, "dry_run": dry_run, "delivered": true}))
+            let not_delivering = waiting.to_json();
+            pretty(&json!({
+                "redriven": redriven,
+                "dry_run": dry_run,
+                "delivered": true,
+                "not_delivering": not_delivering,
+            }))
         }
         (false, true) => format!(
             "{redriven} {events} would be sent again; their downstreams have accepted them before"

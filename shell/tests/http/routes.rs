@@ -369,7 +369,7 @@ async fn a_redrive_queues_a_dead_letter_and_wakes_its_worker() {
     let response = world.request("POST", &format!("/events/{id}/redrive"), &[], b"").await;
     assert_eq!(
         (response.status().as_u16(), json(&response)),
-        (200, json!({"event_id": id.to_string(), "status": "queued"}))
+        (200, json!({"event_id": id.to_string(), "status": "queued", "not_delivering": []}))
     );
     assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
 
@@ -398,7 +398,7 @@ async fn a_delivered_event_is_redriven_only_with_delivered_true() {
     let response = redrive(delivered, "?delivered=true").await;
     assert_eq!(
         (response.status().as_u16(), json(&response)),
-        (200, json!({"event_id": delivered.to_string(), "status": "queued"}))
+        (200, json!({"event_id": delivered.to_string(), "status": "queued", "not_delivering": []}))
     );
     assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
     assert_problem(&redrive(delivered, "?delivered=true").await, 409, "not-delivered");
@@ -698,7 +698,10 @@ async fn dead_letters_are_redriven_in_pages_and_their_workers_woken() {
         json(&world.request("POST", &format!("/redrive?{query}"), &[], b"").await)
     };
     let counted = step("limit=500&dry_run=true".into()).await;
-    assert_eq!(counted, json!({"redriven": 3, "dry_run": true, "next": null}));
+    assert_eq!(
+        counted,
+        json!({"redriven": 3, "dry_run": true, "next": null, "not_delivering": []})
+    );
     assert_eq!(step("source=github".into()).await["redriven"], 0);
     assert!(world.app.doorbell.heard().now_or_never().is_none(), "nothing was queued");
 
@@ -713,6 +716,35 @@ async fn dead_letters_are_redriven_in_pages_and_their_workers_woken() {
         "without a source, the workers of all sources are woken"
     );
     assert_eq!(ids(&json(&world.get("/events?status=queued").await)).len(), 3);
+}
+
+#[tokio::test]
+async fn a_redrive_names_the_sources_whose_events_wait() {
+    let world = World::start(Setup::default());
+    let redrive = async |path: String| {
+        json(&world.request("POST", &path, &[], b"").await)["not_delivering"].take()
+    };
+    let (one, gone) = (world.dead_lettered("k1").await, world.dead_lettered("k2").await);
+    world.accepted("k3").await;
+    remove_source(&world, gone);
+    assert_eq!(redrive("/redrive?source=plain&dry_run=true".into()).await, json!([]));
+    assert_eq!(
+        redrive("/redrive?dry_run=true".into()).await,
+        json!([{"source": "gone", "why": "not_configured"}])
+    );
+    world.request("POST", "/sources/plain/pause", &[], b"").await;
+    let paused = json!([{"source": "plain", "why": "paused"}]);
+    assert_eq!(redrive("/redrive?source=plain&dry_run=true".into()).await, paused);
+    assert_eq!(
+        redrive("/redrive?dry_run=true".into()).await,
+        json!([{"source": "gone", "why": "not_configured"}, {"source": "plain", "why": "paused"}])
+    );
+    assert_eq!(redrive(format!("/events/{one}/redrive")).await, paused);
+    assert_eq!(
+        redrive(format!("/events/{gone}/redrive")).await,
+        json!([{"source": "gone", "why": "not_configured"}])
+    );
+    assert_eq!(redrive("/redrive".into()).await, json!([]), "nothing is left to redrive");
 }
 
 #[tokio::test]
