@@ -36,7 +36,7 @@ const EXIT_CODES: &str = "Exit codes:\n  \
     2  invalid command line or configuration, or a value that the service does not know\n  \
     3  `sources --undelivered`: there are undelivered events\n\n\
     Precedence: flag, environment variable, configuration file, default.\n\
-    SUREHOOK_LOG_FILTER, or else RUST_LOG, filters the log. Default: `warn,surehook=info,surehook_core=info,rustls_platform_verifier=off`.";
+    SUREHOOK_LOG_FILTER, or else RUST_LOG, filters the log. Default: `warn,surehook=info,surehook_core=info`.";
 
 /// Accepts webhooks, stores each one durably before it responds, and delivers it until the
 /// downstream accepts it

@@ -16,10 +16,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// The filter if none is configured. Libraries log only warnings and errors, because at finer
-/// levels some of them would log headers. What the verifier of certificates logs has no event and no
-/// source: `downstream` logs the same with them.
-pub const DEFAULT_FILTER: &str =
-    "warn,surehook=info,surehook_core=info,rustls_platform_verifier=off";
+/// levels some of them would log headers.
+pub const DEFAULT_FILTER: &str = "warn,surehook=info,surehook_core=info";
 
 /// The environment variables that can contain a filter. The first one that is set and not empty is
 /// used.

@@ -149,7 +149,7 @@ fn secrets_come_from_the_environment_and_from_files_and_are_not_shown() {
     let told = text(&output.stderr);
     assert!(
         told.contains(
-            "surehook.toml:1:27: `database`: the environment variable `PASSWORD` is not set"
+            "surehook.toml:1:26: `database`: the environment variable `PASSWORD` is not set"
         ),
         "{told}"
     );

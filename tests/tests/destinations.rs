@@ -29,11 +29,15 @@ const EXPIRED: &[u8] = include_bytes!("certificates/expired.der");
 const OTHER_NAME: &[u8] = include_bytes!("certificates/other-name.der");
 const KEY: &[u8] = include_bytes!("certificates/server.key.der");
 
+/// The certificate authorities of this machine are not read.
+const NO_FOLDER: (&str, &str) = ("SSL_CERT_DIR", "");
 /// The file of a certificate authority that has issued nothing.
 const OTHER_AUTHORITY: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates/other-authority.pem");
-const PRIVATE_AUTHORITY: Environment =
-    &[("SSL_CERT_FILE", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates/authority.pem"))];
+const PRIVATE_AUTHORITY: Environment = &[
+    ("SSL_CERT_FILE", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates/authority.pem")),
+    NO_FOLDER,
+];
 
 async fn the_headers_of_a_source_are_sent_and_never_shown(database: Database) {
     const ENVIRONMENT: Environment =
@@ -111,7 +115,7 @@ async fn a_destination_with_a_certificate_of_a_private_authority_receives_events
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cause_of_a_certificate_that_is_refused_is_in_the_history_and_the_log() {
-    let unknown: Environment = vec![("SSL_CERT_FILE", OTHER_AUTHORITY)].leak();
+    let unknown: Environment = vec![("SSL_CERT_FILE", OTHER_AUTHORITY), NO_FOLDER].leak();
     for (certificate, environment, error, words) in [
         (
             SERVER,
@@ -175,7 +179,7 @@ async fn a_file_of_authorities_without_a_certificate_is_refused_at_start() {
         std::fs::write(folder.path().join("surehook.toml"), text)
             .expect("the folder can be written to");
         let environment: Environment =
-            vec![("SSL_CERT_FILE", &*path.display().to_string().leak())].leak();
+            vec![("SSL_CERT_FILE", &*path.display().to_string().leak()), NO_FOLDER].leak();
         let output = run_in(environment, folder.path(), ["serve"]);
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{told}");
