@@ -434,6 +434,10 @@ impl Database {
     }
 
     /// [`surehook::ports::OperatorStore::discard_all`].
+    ///
+    /// # Panics
+    ///
+    /// If an event that [`Self::discardable`] chose cannot be discarded.
     pub fn discard_all(
         &mut self,
         now: Timestamp,

@@ -239,7 +239,7 @@ fn sources() -> BTreeMap<SourceName, SourceIntake> {
         relay_timeout: Duration::from_secs(3),
         destination: "http://strict.example/".to_owned(),
         max_attempts: 20,
-        retries_last: (Duration::from_secs(90), Duration::from_secs(180)),
+        retries_last: (Duration::from_secs(90), Duration::from_mins(3)),
         lease: Duration::from_secs(20),
     };
     let lenient = SourceIntake {
