@@ -253,7 +253,7 @@ impl Desk {
         let nowhere = free_address().to_string();
         let mut desk = Self { service, folder, id: String::new(), nowhere, _sink: sink };
         let stored = desk.send("POST", "/webhooks/orders", ("idempotency-key", "k"), "{}").await;
-        desk.id = stored.json()["event_id"].as_str().expect("an id").to_owned();
+        stored.json()["event_id"].as_str().expect("an id").clone_into(&mut desk.id);
         wait::until("the event to be dead-lettered", || async {
             let shown: Value = desk.send("GET", &desk.filled("/events/{id}"), NO, "").await.json();
             if shown["status"] == "dead_lettered" { Ok(()) } else { Err(shown.to_string()) }

@@ -24,7 +24,7 @@ const RATE: u64 = 200;
 const SENT_AGAIN: usize = 20;
 const SHORT_BACKLOG: usize = 500;
 const LONG_BACKLOG: usize = 10_000;
-const ENDS_WITHIN: Duration = Duration::from_secs(60);
+const ENDS_WITHIN: Duration = Duration::from_mins(1);
 
 /// The service to which the proxy sends webhooks. A post holds the lock, so the change waits for posts
 /// that are on their way, as a proxy's old workers do.

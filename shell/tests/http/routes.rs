@@ -456,7 +456,7 @@ async fn waiting_events_are_discarded_only_if_their_source_is_not_configured() {
         assert!(json(&refused)["detail"].as_str().unwrap().contains(told), "{refused:?}");
     }
     world.store.put(waiting, Status::Processing, Vec::new());
-    let later = world.store.database.now() + Duration::from_secs(60);
+    let later = world.store.database.now() + Duration::from_mins(1);
     world.store.database.transact(|tables, _| {
         tables.deliveries.get_mut(&waiting).unwrap().due_at = Some(later);
     });

@@ -265,7 +265,7 @@ impl World {
             relay_timeout: setup.relay_timeout,
             destination: DESTINATION.to_owned(),
             max_attempts: 20,
-            retries_last: (Duration::from_secs(90), Duration::from_secs(180)),
+            retries_last: (Duration::from_secs(90), Duration::from_mins(3)),
             lease: Duration::from_secs(20),
         };
         let sources = BTreeMap::from([
