@@ -49,6 +49,13 @@ async fn retention_erases_the_payload_of_a_delivered_event_and_keeps_its_record(
         "the key and the fingerprint are kept"
     );
     assert_eq!(erase(&db).await.erased, 0, "a payload is erased only once");
+
+    // As if the clock of the process was behind.
+    let young = db.claimed("young").await;
+    let mut delivered = settlement(&young, Outcome::Delivered);
+    delivered.record.as_mut().unwrap().ended_ago = HOUR * 3;
+    assert_eq!(db.store.settle(vec![delivered]).await, Ok(vec![]));
+    assert_eq!(erase(&db).await.erased, 0, "it was received within the retention");
 }
 
 async fn events_that_are_not_delivered_keep_their_payload(db: Db) {

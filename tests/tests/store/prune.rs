@@ -55,6 +55,15 @@ async fn delivered_events_and_dead_letters_have_separate_retentions(db: Db) {
     db.age(late.event, HOUR * 3).await;
     assert_eq!(prune(&db).await.deleted, 1);
 
+    // As if the clock of the process was behind.
+    let young = db.claimed("young").await;
+    let mut delivered = settlement(&young, Outcome::Delivered);
+    delivered.record.as_mut().unwrap().ended_ago = HOUR * 3;
+    assert_eq!(db.store.settle(vec![delivered]).await, Ok(vec![]));
+    assert_eq!(prune(&db).await.deleted, 0, "it was received within the retention");
+    db.age(young.event, HOUR * 3).await;
+    assert_eq!(prune(&db).await.deleted, 1);
+
     let delivered = ended(&db, 0..1, Outcome::Delivered).await[0];
     let dead = ended(&db, 1..2, Outcome::DeadLetter(Reason::Permanent)).await[0];
     assert_eq!(prune(&db).await.deleted, 0, "both are within their retention");

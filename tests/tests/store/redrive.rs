@@ -58,6 +58,9 @@ async fn redriving_an_unknown_event_is_not_found(db: Db) {
 }
 
 async fn a_delivered_event_is_redriven_on_request(db: Db) {
+    let other = db.claimed("with-more-attempts").await;
+    db.settle(&other, Outcome::Retry { after: Duration::ZERO }).await;
+    db.settle(&db.claim_one("with-more-attempts").await, Outcome::Delivered).await;
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
     for nth in 1..4 {
