@@ -14,7 +14,7 @@
 //! connections cannot starve new ones.
 //!
 //! When the server closes, connections that wait in the accept queue are accepted, and each
-//! connection may send one more request within `LAST_REQUEST`. So a request that is on its way is
+//! connection may send another request within `LAST_REQUEST`. So a request that is on its way is
 //! answered. Every response says that the connection closes.
 //!
 //! Not here: routes (see [`crate::http`]).

@@ -39,6 +39,7 @@ pub mod shedding;
     reason = "real databases use the real clock, and no output depends on the order of a hash map"
 )]
 pub mod store;
+pub mod systemd;
 pub mod version;
 pub mod visible;
 pub mod worker;

@@ -10,6 +10,7 @@ use crate::ids::SystemIds;
 use crate::ports::Relay;
 use crate::process::{Broken, Ended, Host, ProcessPorts, Stop, Task, run};
 use crate::store::{BackupError, FileError, MigrateError, OpenError, OpenStore, open};
+use crate::systemd::{self, PassedError};
 use futures::future::{BoxFuture, Fuse, join};
 use futures::{FutureExt, StreamExt, select_biased, stream};
 use std::collections::BTreeSet;
@@ -48,6 +49,9 @@ pub enum ServeError {
     /// The database cannot be backed up or restored.
     #[error(transparent)]
     Backup(#[from] BackupError),
+    /// The listening sockets that a supervisor passed are not usable.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
     /// The process cannot listen on the address.
     #[error("cannot listen on {address}: {error}; {}", advice(error, setting))]
     Listen {
@@ -81,6 +85,7 @@ impl ServeError {
             self,
             Self::Open(_)
                 | Self::File(_)
+                | Self::Passed(_)
                 | Self::Backup(BackupError::Postgres)
                 | Self::Descriptors(_)
         )
@@ -89,40 +94,33 @@ impl ServeError {
 
 /// Runs the service until SIGTERM, SIGINT or SIGHUP. Returns when the shutdown is complete.
 ///
+/// Listening sockets that were passed by a supervisor are used instead of the configured addresses.
 /// Calls `listening` with the address once connections are accepted.
 ///
 /// # Errors
 ///
 /// [`ServeError`].
 pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
-    let max_connections = max_connections(&config)?;
+    let passed = systemd::passed()?;
+    let has_two_listeners = config.operator_listen.is_some() || passed.operators.is_some();
+    let max_connections = max_connections(&config, has_two_listeners)?;
     let opened = open(config.database.secret())?;
     opened.hold(config.migrate_on_start)?;
     let downstream = HttpDownstream::new(&config.sources)
         .map_err(|error| ServeError::Downstream(error.to_string()))?;
     let signals = terminations().map_err(ServeError::Signals)?;
-    let listener = listen(config.listen).map_err(|error| ServeError::Listen {
-        setting: "listen",
-        address: config.listen,
-        error,
-    })?;
-    let address = listener.local_addr().map_err(|error| ServeError::Listen {
-        setting: "listen",
-        address: config.listen,
-        error,
-    })?;
-    let for_operators = |address| {
-        listen(address).map_err(|error| ServeError::Listen {
-            setting: "operator_listen",
-            address,
-            error,
-        })
+    let is_passed = passed.webhooks.is_some();
+    let (listener, address) = listener(passed.webhooks, config.listen, "listen")?;
+    let at_operators = match (passed.operators, config.operator_listen) {
+        (None, None) => None,
+        (passed, configured) => {
+            let (is_passed, configured) = (passed.is_some(), configured.unwrap_or(config.listen));
+            let (listener, address) = self::listener(passed, configured, "operator_listen")?;
+            tracing::info!(%address, is_passed = is_passed.then_some(true), "listening for operators");
+            Some(listener)
+        }
     };
-    let at_operators = config.operator_listen.map(for_operators).transpose()?;
-    if let Some(address) = config.operator_listen {
-        tracing::info!(%address, "listening for operators");
-    }
-    tracing::info!(%address, database = %config.database, role = config.role.as_str(), sources = config.sources.len(), "listening");
+    tracing::info!(%address, is_passed = is_passed.then_some(true), database = %config.database, role = config.role.as_str(), sources = config.sources.len(), "listening");
     listening(address);
 
     let downstream = Arc::new(downstream);
@@ -148,7 +146,11 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     let migrated = if config.migrate_on_start { migrated(&opened).await? } else { true };
     let mut migration =
         if migrated { Fuse::terminated() } else { migrate_when_reachable(&opened).boxed().fuse() };
+    // Also if the database is unreachable: the process answers requests, and `/ready` says why they
+    // are refused.
+    systemd::ready();
     let mut damage = std::pin::pin!(opened.damage().fuse());
+    let signals = signals.inspect(|()| systemd::stopping());
     let mut service = Box::pin(run(&config, ports, &host, signals).fuse());
     loop {
         select_biased! {
@@ -190,13 +192,13 @@ pub async fn restore(config: Config, from: &Path) -> Result<(), ServeError> {
 
 /// Returns how many connections each listener accepts. Raises the limit of open files to its
 /// maximum, and logs a warning if the settings exceed it.
-fn max_connections(config: &Config) -> Result<usize, TooFew> {
+fn max_connections(config: &Config, has_two_listeners: bool) -> Result<usize, TooFew> {
     let limit = descriptors::raise_limit();
     let concurrency =
         || config.sources.values().map(|source| u64::from(source.policy.concurrency)).sum();
     let wanted = Wanted {
         connections: u64::try_from(config.intake.max_connections).unwrap_or(u64::MAX),
-        listeners: if config.operator_listen.is_some() { 2 } else { 1 },
+        listeners: if has_two_listeners { 2 } else { 1 },
         deliveries: if config.role == Role::Intake { 0 } else { concurrency() },
     };
     let granted @ Granted { connections, deliveries } = descriptors::divide(limit, wanted)?;
@@ -269,6 +271,18 @@ async fn migrated(opened: &OpenStore) -> Result<bool, ServeError> {
             Err(ServeError::Migrate(error))
         }
     }
+}
+
+/// A socket that was passed, or a new one at the configured address, and its address.
+fn listener(
+    passed: Option<std::net::TcpListener>,
+    address: SocketAddr,
+    setting: &'static str,
+) -> Result<(TcpListener, SocketAddr), ServeError> {
+    passed
+        .map_or_else(|| listen(address), TcpListener::from_std)
+        .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
+        .map_err(|error| ServeError::Listen { setting, address, error })
 }
 
 /// Like [`TcpListener::bind`], with a longer accept queue.

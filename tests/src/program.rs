@@ -10,7 +10,8 @@ use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
@@ -43,6 +44,8 @@ pub struct Service {
     address: SocketAddr,
     folder: TempDir,
     environment: Environment,
+    /// The listening socket that every start gets, if this is a service with socket activation.
+    socket: Option<TcpListener>,
     recorded: Option<(Recording, String)>,
 }
 
@@ -71,6 +74,40 @@ impl Service {
         service.recorded = Some((recording.clone(), name));
         service.ready().await;
         service
+    }
+
+    /// As [`Self::recorded`], with socket activation: this process holds the listening socket over all
+    /// starts, as systemd does.
+    pub(crate) async fn activated(
+        recording: &Recording,
+        name: String,
+        database: &str,
+        configuration: &str,
+    ) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = socket.local_addr().expect("a bound socket has an address");
+        write_configuration(folder.path(), address, database, configuration);
+        recording.fault(Fault::Started { process: name.clone() });
+        let mut service = Self {
+            process: None,
+            address,
+            folder,
+            environment: &[],
+            socket: Some(socket),
+            recorded: Some((recording.clone(), name)),
+        };
+        service.process = Some(service.spawn("all"));
+        service.ready().await;
+        service
+    }
+
+    fn spawn(&self, role: &str) -> Process {
+        let arguments = ["serve", "--config", "surehook.toml", "--role", role];
+        match &self.socket {
+            Some(socket) => Process::start_on(&[socket], "webhooks", self.folder.path(), arguments),
+            None => Process::start_in(self.environment, self.folder.path(), arguments),
+        }
     }
 
     fn record(&self, fault: impl FnOnce(String) -> Fault) {
@@ -129,7 +166,14 @@ impl Service {
             ["serve", "--config", "surehook.toml"],
         );
         assert!(process.listens(address).await, "the program ended before it listened");
-        let service = Self { process: Some(process), address, folder, environment, recorded: None };
+        let service = Self {
+            process: Some(process),
+            address,
+            folder,
+            environment,
+            socket: None,
+            recorded: None,
+        };
         service.ready().await;
         service
     }
@@ -150,6 +194,7 @@ impl Service {
                     address,
                     folder,
                     environment,
+                    socket: None,
                     recorded: None,
                 };
             }
@@ -176,11 +221,7 @@ impl Service {
     pub async fn restart_as(&mut self, role: &str) {
         assert!(self.process.is_none(), "the program still runs");
         self.record(|process| Fault::Started { process });
-        let mut process = Process::start_in(
-            self.environment,
-            self.folder.path(),
-            ["serve", "--config", "surehook.toml", "--role", role],
-        );
+        let mut process = self.spawn(role);
         assert!(
             process.listens(self.address).await,
             "the program ended before it listened:\n{}",
@@ -428,6 +469,14 @@ pub(crate) fn cpu_of(pid: u32, with_ended_children: bool) -> Duration {
 /// A shell script that runs the rest of the command line under a limit of open files (`$0`).
 const LIMITED: &str = "set -e; ulimit -Sn ${0% *}; ulimit -Hn ${0#* }; exec \"$@\"";
 
+/// A shell script that runs the rest of the command line with one or two listening sockets (`$0`),
+/// which are its standard input and output. `$1` are their names. The process keeps its id, which
+/// `LISTEN_PID` must name.
+const ACTIVATED: &str = "set -e; count=$0; names=$1; shift; exec 3<&0 4>&1 </dev/null >&2; \
+    [ \"$count\" = 2 ] || exec 4>&-; \
+    export LISTEN_FDS=$count LISTEN_FDNAMES=$names LISTEN_PID=$$; \
+    exec env --default-signal=HUP \"$@\"";
+
 /// An address for producers.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -496,6 +545,31 @@ impl Process {
         arguments: impl IntoIterator<Item = S>,
     ) -> Self {
         Self::start_logging_to(log_file(folder).into(), environment, folder, arguments)
+    }
+
+    /// Starts the program with these listening sockets, one or two, as systemd passes them. `names` are
+    /// separated by colons.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start_on<S: AsRef<OsStr>>(
+        sockets: &[&TcpListener],
+        names: &str,
+        folder: &Path,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let count = sockets.len().to_string();
+        let mut command = command_by(folder, &["/bin/sh", "-c", ACTIVATED, &count, names]);
+        let mut copies = sockets.iter().map(|socket| -> OwnedFd {
+            socket.try_clone().expect("a socket can be duplicated").into()
+        });
+        command.stdin(copies.next().expect("at least one socket"));
+        // The shell closes what is not a socket.
+        command.stdout(copies.next().map_or_else(|| log_file(folder).into(), Stdio::from));
+        let child = command.args(arguments).stderr(log_file(folder)).spawn();
+        Self { folder: folder.to_owned(), child: child.expect("the program starts") }
     }
 
     fn start_logging_to<S: AsRef<OsStr>>(

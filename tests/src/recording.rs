@@ -166,6 +166,16 @@ impl Recording {
         way: impl FnOnce(String) -> String,
         configuration: &str,
     ) -> Service {
+        let (name, url) = self.prepare(way, configuration).await;
+        Service::recorded(self, name, environment, &url, configuration).await
+    }
+
+    /// The name of the next process, and the URL of its database. Records the policies of its sources.
+    async fn prepare(
+        &self,
+        way: impl FnOnce(String) -> String,
+        configuration: &str,
+    ) -> (String, String) {
         let name = format!("service-{}", self.0.services.fetch_add(1, Ordering::Relaxed) + 1);
         let url = way(self.0.database.url_of(&name).await);
         let config = Config::parse(
@@ -184,7 +194,17 @@ impl Recording {
             }
             told.policies.insert(source.to_string(), settings.policy);
         }
-        Service::recorded(self, name, environment, &url, configuration).await
+        (name, url)
+    }
+
+    /// As [`Self::service`], with socket activation: the listening socket outlives each process.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::service`].
+    pub async fn activated_service(&self, configuration: &str) -> Service {
+        let (name, url) = self.prepare(|url| url, configuration).await;
+        Service::activated(self, name, &url, configuration).await
     }
 
     /// Starts a downstream whose requests and responses are part of this run. See [`Sink::start`].

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use tempfile::TempDir;
 use tests::http::Client;
-use tests::program::{Environment, Process, free_address, run_in};
+use tests::program::{Environment, Process, free_address, program, run_in};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -17,6 +18,7 @@ const UNIT: &str = include_str!("../../deploy/surehook.service");
 const NGINX: &str = include_str!("../../deploy/nginx.conf");
 const CADDY: &str = include_str!("../../deploy/Caddyfile");
 const README: &str = include_str!("../../README.md");
+const SOCKET: &str = include_str!("../../deploy/surehook.socket");
 const PRODUCERS: &str = ":8080";
 
 /// The image's environment, from the `ENV` instruction of its last stage.
@@ -200,6 +202,42 @@ fn systemd_always_restarts_the_unit() {
         "systemd reads `StartLimitIntervalSec` only in [Unit]"
     );
     assert!(UNIT.lines().any(|line| line == "Restart=always"));
+}
+
+#[test]
+fn systemd_passes_the_socket_and_is_told_the_state() {
+    for line in ["Type=notify", "Sockets=surehook.socket", "TimeoutStartSec=infinity"] {
+        assert!(UNIT.lines().any(|other| other == line), "{line}");
+    }
+    let name = format!("FileDescriptorName={}", surehook::systemd::WEBHOOKS);
+    assert!(SOCKET.lines().any(|line| line == name), "{name}");
+    let listen = format!("ListenStream={}", surehook::config::Config::default().listen);
+    assert!(SOCKET.lines().any(|line| line == listen), "{listen}");
+}
+
+/// The units are checked with the tested program in place of the installed one.
+#[test]
+fn systemd_accepts_the_units() {
+    let analyze = "/usr/bin/systemd-analyze";
+    if !Path::new(analyze).exists() {
+        println!("skipped: systemd-analyze is not installed");
+        return;
+    }
+    let folder = TempDir::new().expect("a temporary folder");
+    let program = program().display().to_string();
+    let unit = UNIT.replace("/usr/local/bin/surehook", &program);
+    assert!(unit.contains(&program));
+    for (name, text) in [("surehook.service", unit.as_str()), ("surehook.socket", SOCKET)] {
+        fs::write(folder.path().join(name), text).expect("the folder can be written to");
+    }
+    let checked = Command::new(analyze)
+        .args(["verify", "--man=no", "./surehook.service", "./surehook.socket"])
+        .current_dir(folder.path())
+        .output()
+        .expect("systemd-analyze runs");
+    let said = String::from_utf8_lossy(&checked.stderr);
+    let about_us: Vec<&str> = said.lines().filter(|line| line.contains("surehook")).collect();
+    assert!(checked.status.success() && about_us.is_empty(), "{said}");
 }
 
 #[test]

@@ -240,7 +240,7 @@ async fn webhooks_are_accepted_until_the_listener_closes_and_delivered_after_the
 }
 
 async fn the_listener_stays_open_for_the_shutdown_grace(database: Database) {
-    const GRACE: Duration = Duration::from_millis(1_500);
+    const GRACE: Duration = Duration::from_secs(2);
     let run = Recording::begin(database).await;
     let sink = run.sink(|_| Answer::status(200)).await;
     let configuration = format!("shutdown_grace = \"{GRACE:?}\"\n{}", configuration(&sink, "10s"));
@@ -265,7 +265,8 @@ async fn the_listener_stays_open_for_the_shutdown_grace(database: Database) {
     assert!(took >= GRACE, "the listener closed after {took:?}");
     assert!(begun.elapsed() < Duration::from_secs(8), "it ended after {:?}", begun.elapsed());
     service.restart().await;
-    assert_eq!(run.judge().await.events.len(), accepted);
+    let stored = run.judge().await.events.len();
+    assert!(accepted > 0 && stored >= accepted, "{accepted} accepted, {stored} stored");
 }
 
 async fn is_draining(service: &tests::program::Service) {
