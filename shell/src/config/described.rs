@@ -175,7 +175,7 @@ fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Shows the references of each replaced setting in the place of its value. `below` is the name of the
+/// Shows the references of each replaced setting instead of its value. `below` is the name of the
 /// section that `shown` describes, with a dot at its end.
 fn hide(shown: &mut Value, below: &str, origins: &Origins) {
     let Some(shown) = shown.as_object_mut() else { return };

@@ -11,7 +11,7 @@ pub(super) const TABLE: &str = "_sqlx_migrations";
 pub(super) const TABLES: [&str; 4] = ["events", "deliveries", "attempts", "paused_sources"];
 
 /// What to do if another program uses the same place.
-const ANOTHER_PLACE: &str = "give Surehook a database or a schema of its own";
+const ANOTHER_PLACE: &str = "use another database or another schema for Surehook";
 
 /// Why a database could not be migrated to this program's schema. No migration is half applied:
 /// each one is committed completely or not at all.

@@ -49,12 +49,12 @@ pub(super) fn treatment(name: &str, value: &str, verifies: bool) -> Treatment {
         | "application_name"
         | "options" => Kept,
         _ if is_session_setting(name) => Kept,
-        "connect_timeout" => Ignored("connecting has a time limit of its own"),
+        "connect_timeout" => Ignored("connecting has its own time limit"),
         "keepalives"
         | "keepalives_idle"
         | "keepalives_interval"
         | "keepalives_count"
-        | "tcp_user_timeout" => Ignored("each call has a time limit of its own"),
+        | "tcp_user_timeout" => Ignored("each call has its own time limit"),
         "fallback_application_name" => Ignored("`application_name` is `surehook` by default"),
         "client_encoding" => Ignored("every session uses UTF-8"),
         "load_balance_hosts" => Ignored("the server that accepts writes is used"),
