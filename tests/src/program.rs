@@ -548,7 +548,7 @@ impl Process {
     }
 
     /// Starts the program with these listening sockets, one or two, as systemd passes them. `names` are
-    /// separated by colons.
+    /// separated by colons. If the folder has a socket `notify`, the program reports its state there.
     ///
     /// # Panics
     ///
@@ -568,6 +568,11 @@ impl Process {
         command.stdin(copies.next().expect("at least one socket"));
         // The shell closes what is not a socket.
         command.stdout(copies.next().map_or_else(|| log_file(folder).into(), Stdio::from));
+        let notify = folder.join("notify");
+        command.env_remove("NOTIFY_SOCKET");
+        if notify.exists() {
+            command.env("NOTIFY_SOCKET", notify);
+        }
         let child = command.args(arguments).stderr(log_file(folder)).spawn();
         Self { folder: folder.to_owned(), child: child.expect("the program starts") }
     }
