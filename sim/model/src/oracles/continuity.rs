@@ -46,6 +46,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             }
             What::Fault(Fault::Closing { process }) => {
                 draining.remove(process.as_str());
+                // A second signal does not open it again.
+                listening.remove(process.as_str());
             }
             What::Fault(
                 Fault::Started { process } | Fault::Killed { process } | Fault::Exited { process },

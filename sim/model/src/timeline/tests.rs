@@ -322,7 +322,7 @@ fn kind(what: &What) -> &'static str {
 #[test]
 fn every_kind_of_entry_is_in_text_and_drawing() {
     let kinds = one_of_each_kind();
-    assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 26);
+    assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 27);
     let run = run((0..).map(|n| n * 100).zip(kinds.iter().map(|(what, _)| what.clone())).collect());
     let violations = [broken(1500, "it broke", &[event(1)])];
     let text = text(&run, &violations);
