@@ -124,7 +124,7 @@ async fn fill(database: &Database, events: u64) {
              from generate_series(1, {events}) as n
              cross join lateral (select now() - ({events} - n) * interval '100 milliseconds' as moment) as at;
              insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
-             select id, source, 'key-' || n, decode(repeat('ab', 32), 'hex'), moment, '', convert_to(repeat('a body ', 40), 'utf8')
+             select id, source, 'key-' || n, decode(repeat('ab', 32), 'hex'), moment, '\\x0d0a', convert_to(repeat('a body ', 40), 'utf8')
              from series order by n;
              insert into deliveries (event_id, due_at, ended_at, attempt, budget_from, fence, source, status, reason)
              select id, case when n % {EACH} = 1 then now() + interval '10 minutes' end, case when n % {EACH} = 0 then moment end,
@@ -148,7 +148,7 @@ async fn fill(database: &Database, events: u64) {
              alter table series add column id blob;
              update series set id = unhex(printf('%012x70008000%012x', moment, n));
              insert into events (id, source, idempotency_key, fingerprint, received_at, headers, body)
-             select id, source, 'key-' || n, zeroblob(32), moment * 1000, x'', zeroblob(280) from series order by n;
+             select id, source, 'key-' || n, zeroblob(32), moment * 1000, x'0d0a', zeroblob(280) from series order by n;
              insert into deliveries (event_id, due_at, ended_at, attempt, budget_from, fence, source, status, reason)
              select id, case when n % {EACH} = 1 then (unixepoch() + 600) * 1000000 end, case when n % {EACH} = 0 then moment * 1000 end,
                  1, 0, 2, source, case n % {EACH} when 0 then 'dead_lettered' else 'retrying' end, case n % {EACH} when 0 then 'permanent' end

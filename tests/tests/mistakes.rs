@@ -231,7 +231,9 @@ struct Desk {
     folder: TempDir,
     id: String,
     nowhere: String,
+    // Deleted with their owner.
     _sink: Sink,
+    _database: Database,
 }
 
 impl Desk {
@@ -251,7 +253,8 @@ impl Desk {
         write("wrong.toml", "rol = \"all\"\n");
         write("right.toml", &configuration);
         let nowhere = free_address().to_string();
-        let mut desk = Self { service, folder, id: String::new(), nowhere, _sink: sink };
+        let mut desk =
+            Self { service, folder, id: String::new(), nowhere, _sink: sink, _database: database };
         let stored = desk.send("POST", "/webhooks/orders", ("idempotency-key", "k"), "{}").await;
         stored.json()["event_id"].as_str().expect("an id").clone_into(&mut desk.id);
         wait::until("the event to be dead-lettered", || async {

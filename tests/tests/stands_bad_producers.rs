@@ -433,6 +433,7 @@ impl Siege {
             r#"
             [intake]
             max_body = "64KiB"
+            idle_timeout = "{timeout:?}"
             header_timeout = "{timeout:?}"
             body_timeout = "{timeout:?}"
             [sources.orders]
