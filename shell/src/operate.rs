@@ -200,7 +200,7 @@ pub async fn pause(
                 .map(Duration::from_millis)
                 .map_or(String::new(), |within| {
                     let within = humantime::format_duration(within);
-                    format!("; deliveries of events claimed before end within {within}")
+                    format!("; deliveries that are under way end within {within}")
                 });
             format!(
                 "{source} is paused: it accepts webhooks, but its events are not claimed until `surehook resume {source}`{rest}"

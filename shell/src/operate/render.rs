@@ -5,6 +5,7 @@
 
 use super::table::{Column, fitted, plain, written};
 use crate::config::coarse;
+use crate::search::BEGINNING_BYTES;
 use crate::visible::{escaped, lines, quoted};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -178,7 +179,7 @@ pub(super) fn summary(shown: &Value, width: Option<usize>) -> String {
             column("DEAD", &|group| count(group, "dead_lettered")).of_numbers().ranked(3),
             column("SOURCE", &|group| text(&group["source"])).at_least(12),
             column("FAILURE", &result).at_least(14),
-            column("RESPONSE", &excerpt).ranked(4).at_least(10),
+            column("RESPONSE", &beginning).ranked(4).at_least(10),
             column("FIRST", &|group| time(&group["first_at"])).ranked(1),
             column("LAST", &|group| time(&group["last_at"])).ranked(2),
             column("EXAMPLE", &|group| text(&group["example"])),
@@ -322,6 +323,16 @@ fn result(attempt: &Value) -> String {
         (None, Some(error)) => format!("{verdict}: {}", escaped(error)),
         (None, None) => verdict,
     }
+}
+
+/// The beginning of the responses of a group, with an ellipsis if it is as long as it can be. A
+/// character of up to four bytes at its end can be missing.
+fn beginning(group: &Value) -> String {
+    let is_cut = group["excerpt"].as_str().is_some_and(|text| {
+        text.len() >= if text.is_ascii() { BEGINNING_BYTES } else { BEGINNING_BYTES - 3 }
+    });
+    let more = if is_cut { "…" } else { "" };
+    format!("{}{more}", excerpt(group))
 }
 
 fn excerpt(attempt: &Value) -> String {
@@ -569,6 +580,14 @@ there are more groups, all of them smaller
 orders has more undelivered events than were examined. `surehook summary --source orders` examines more of them, `surehook sources` counts them
 ";
         assert_eq!(shown, expected, "\n{shown}");
+        for (response, told) in
+            [("a".repeat(39), "a"), ("a".repeat(40), "a…"), ("é".repeat(19), "é…")]
+        {
+            let groups = json!([group("orders", &response, false)]);
+            let shown =
+                summary(&json!({"groups": groups, "more_groups": false, "partial": []}), None);
+            assert!(shown.contains(&format!("{told}  2026")), "{shown}");
+        }
         let none = json!({"groups": [], "more_groups": false, "partial": []});
         assert_eq!(summary(&none, None), "no undelivered event has failed\n");
     }
