@@ -89,7 +89,7 @@ async fn stopped_in_the_middle(
     sink.reaches(40).await;
     progress.reaches(load.posts / 3).await;
 
-    // The process goes on accepting webhooks until its deliveries have ended.
+    // The process accepts webhooks until its deliveries have ended.
     assert!(progress.answered() < load.posts, "the load ended before the signal");
     let begun = Instant::now();
     service.signal(signal);
