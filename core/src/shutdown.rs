@@ -261,7 +261,7 @@ mod tests {
 
     const WITHOUT_GRACE: Limits =
         Limits { drain_timeout: Duration::from_secs(30), grace: Duration::ZERO };
-    const WITH_GRACE: Limits = Limits { grace: Duration::from_secs(60), ..WITHOUT_GRACE };
+    const WITH_GRACE: Limits = Limits { grace: Duration::from_mins(1), ..WITHOUT_GRACE };
 
     fn at(milliseconds: u64) -> Instant {
         Instant::from_origin(Duration::from_millis(milliseconds))
