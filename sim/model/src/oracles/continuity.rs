@@ -11,6 +11,9 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut draining: BTreeMap<&str, At> = BTreeMap::new();
     // The processes that have answered since their start, so that they listen.
     let mut listening: BTreeSet<&str> = BTreeSet::new();
+    // The processes that have closed their listener. They still answer requests in flight, and a
+    // second signal does not open it again.
+    let mut closed: BTreeSet<&str> = BTreeSet::new();
     // While packets can be lost, a connection can be refused although its address is listened at.
     let mut broken_until = At::ZERO;
     let mut violations = Vec::new();
@@ -41,19 +44,21 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     refused(entry.at, post, "before its listener closes");
                 }
             }
-            What::Fault(Fault::Draining { process }) if listening.contains(process.as_str()) => {
+            What::Fault(Fault::Draining { process })
+                if listening.contains(process.as_str()) && !closed.contains(process.as_str()) =>
+            {
                 draining.entry(process).or_insert(entry.at);
             }
             What::Fault(Fault::Closing { process }) => {
                 draining.remove(process.as_str());
-                // A second signal does not open it again.
-                listening.remove(process.as_str());
+                closed.insert(process);
             }
             What::Fault(
                 Fault::Started { process } | Fault::Killed { process } | Fault::Exited { process },
             ) => {
                 draining.remove(process.as_str());
                 listening.remove(process.as_str());
+                closed.remove(process.as_str());
             }
             What::Fault(Fault::Network { duration, .. }) => {
                 broken_until = broken_until.max(entry.at + *duration);
