@@ -8,11 +8,14 @@ use std::collections::BTreeMap;
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut in_flight: BTreeMap<(&str, &str), u32> = BTreeMap::new();
-    let mut source_of = BTreeMap::new();
+    // The source of each delivery in flight, and how often it is in flight: after a failover that lost
+    // a claim, a process can send the same attempt again before the first response.
+    let mut source_of: BTreeMap<_, (&str, u32)> = BTreeMap::new();
     for entry in &run.entries {
         match &entry.what {
             What::Sending(Sending { process, source, event, attempt }) => {
-                source_of.insert((process.as_str(), *event, *attempt), source.as_str());
+                let key = (process.as_str(), *event, *attempt);
+                source_of.entry(key).or_insert((source.as_str(), 0)).1 += 1;
                 let count = in_flight.entry((process, source)).or_default();
                 *count += 1;
                 let policy = run.policies.of(process, source, entry.at);
@@ -20,7 +23,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 if *count > limit {
                     let open = source_of
                         .iter()
-                        .filter(|((of, ..), from)| of == process && *from == source)
+                        .filter(|((of, ..), (from, _))| of == process && *from == source)
                         .map(|(open, _)| open);
                     violations.push(violation(
                         Promise::Slots,
@@ -31,10 +34,15 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 }
             }
             What::Sent { process, event, attempt, .. } => {
-                if let Some(source) = source_of.remove(&(process.as_str(), *event, *attempt))
-                    && let Some(count) = in_flight.get_mut(&(process.as_str(), source))
-                {
-                    *count -= 1;
+                let key = (process.as_str(), *event, *attempt);
+                if let Some((source, times)) = source_of.get_mut(&key) {
+                    if let Some(count) = in_flight.get_mut(&(process.as_str(), *source)) {
+                        *count -= 1;
+                    }
+                    *times -= 1;
+                    if *times == 0 {
+                        source_of.remove(&key);
+                    }
                 }
             }
             What::Fault(Fault::Killed { process } | Fault::Exited { process }) => {
