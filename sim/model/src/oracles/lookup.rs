@@ -5,7 +5,8 @@
 use super::{Promise, Violation, violation};
 use crate::history::{At, Change, Run, What};
 use std::collections::{BTreeMap, BTreeSet};
-use surehook_core::event::Status;
+use surehook::search::EventRecord;
+use surehook_core::event::{Reason, Status};
 
 pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
@@ -94,9 +95,12 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                 say(format!("{status:?}, but during the request it was {possible:?}"));
             }
         }
-        if run.events.get(event).is_some_and(|record| *attempts > record.attempt)
-            && !rolled_back.contains(event)
-        {
+        // An attempt that was released unsent is used again, unless the event is discarded before.
+        let is_too_many = |record: &EventRecord| {
+            let spare = u32::from(record.reason == Some(Reason::Discarded));
+            attempts.saturating_sub(spare) > record.attempt
+        };
+        if run.events.get(event).is_some_and(is_too_many) && !rolled_back.contains(event) {
             say(format!("{attempts} attempts, more than the event has at the end of the run"));
         }
     }
