@@ -244,6 +244,8 @@ async fn live(scenario: Scenario, bug: Option<Bug>) -> (Run, Database, u64) {
     let end_by = healed_at + longest + Duration::from_secs(5);
     while elapsed() < end_by && !(posting.is_finished() && disk.is_settled()) {
         sleep(Duration::from_millis(500)).await;
+        // A process that was draining when the faults ended is started again when it has ended.
+        world.start_all().await;
     }
     sleep(Duration::from_secs(3)).await;
 
@@ -586,6 +588,14 @@ impl World {
     }
 
     /// Starts a process if it is down. Two faults may try to start the same one.
+    async fn start_all(&self) {
+        for index in 0..self.processes.len() {
+            if !self.processes[index].0.control().up {
+                self.start(index).await;
+            }
+        }
+    }
+
     async fn start(&self, index: usize) {
         let (process, node) = &self.processes[index];
         sleep(Duration::from_millis(1)).await; // lets a killed process disappear first
