@@ -12,6 +12,7 @@
 
 mod clients;
 mod destination;
+mod ended;
 mod failures;
 mod once;
 mod tls;

@@ -6,6 +6,7 @@
 //! Deliveries in flight finish on the old client, and its pooled connections are closed. The new
 //! client has the TLS configuration of the old one, so that its handshakes resume the TLS sessions.
 
+use super::ended::Connector;
 use crate::lookups;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -26,7 +27,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_service::Service;
 
-pub(super) type Client = legacy::Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>;
+pub(super) type Client =
+    legacy::Client<Connector<HttpsConnector<HttpConnector<Names>>>, Full<Bytes>>;
 
 /// How long a client is used for new deliveries. After this time, a change of a destination's
 /// address is in effect.
@@ -97,7 +99,7 @@ impl Connecting {
             .pool_idle_timeout(KEEP_IDLE)
             .pool_max_idle_per_host(KEEP_IDLE_PER_HOST);
         lenient(&mut builder);
-        builder.build(HttpsConnector::from((tcp, tls)))
+        builder.build(Connector(HttpsConnector::from((tcp, tls))))
     }
 }
 

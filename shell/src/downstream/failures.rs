@@ -1,6 +1,7 @@
 //! Classifies the errors of failed deliveries.
 
 use super::clients::LookupFailed;
+use super::ended::TlsFailure;
 use super::tls;
 use crate::descriptors;
 use hyper_util::client::legacy;
@@ -27,9 +28,13 @@ impl Failure {
 impl From<legacy::Error> for Failure {
     fn from(error: legacy::Error) -> Self {
         let chain: Vec<String> = causes(&error).map(ToString::to_string).collect();
-        let reply =
-            if lacks_a_resource(&error) { Reply::NotSent } else { Reply::Failed(classify(&error)) };
-        Self { reply, cause: chain.join(": "), tls: of_tls(&error).map(tls::in_words) }
+        let tls = of_tls(&error).cloned().or_else(|| error.connect_info().and_then(TlsFailure::of));
+        let reply = if lacks_a_resource(&error) {
+            Reply::NotSent
+        } else {
+            Reply::Failed(tls.as_ref().map_or_else(|| classify(&error), tls::classify))
+        };
+        Self { reply, cause: chain.join(": "), tls: tls.as_ref().map(tls::in_words) }
     }
 }
 

@@ -19,8 +19,14 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
         });
     let mut states: BTreeMap<_, Vec<_>> = BTreeMap::new();
     let (mut pruned, mut rolled_back) = (BTreeMap::new(), BTreeSet::new());
+    // A process that was stopped in an accept for longer than the retention stores the event again,
+    // without attempts.
+    let mut last_stored = BTreeMap::new();
     for (at, committed) in run.committed() {
         match committed.change {
+            Change::Accepted => {
+                last_stored.insert(committed.event, at);
+            }
             Change::Pruned | Change::Lost => {
                 // A failover may restore it; then it is pruned again.
                 pruned.entry(committed.event).or_insert(at);
@@ -30,8 +36,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             Change::RolledBack => {
                 rolled_back.insert(committed.event);
             }
-            Change::Accepted
-            | Change::Claimed
+            Change::Claimed
             | Change::Settled { .. }
             | Change::Redriven { .. }
             | Change::Discarded => {}
@@ -100,7 +105,11 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             let spare = u32::from(record.reason == Some(Reason::Discarded));
             attempts.saturating_sub(spare) > record.attempt
         };
-        if run.events.get(event).is_some_and(is_too_many) && !rolled_back.contains(event) {
+        let is_stored_again = last_stored.get(event).is_some_and(|at| *at > entry.at);
+        if run.events.get(event).is_some_and(is_too_many)
+            && !rolled_back.contains(event)
+            && !is_stored_again
+        {
             say(format!("{attempts} attempts, more than the event has at the end of the run"));
         }
     }
