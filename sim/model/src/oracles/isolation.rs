@@ -3,7 +3,7 @@
 //! other producers of their source may be refused.
 
 use super::{Promise, Violation, violation};
-use crate::history::{At, Fault, Run, What};
+use crate::history::{At, Change, Committed, Fault, Run, What};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook_core::id::EventId;
@@ -39,6 +39,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             }
             What::Received(received) => {
                 arrived.entry(received.event).or_insert(entry.at);
+            }
+            // A discarded event is not delivered.
+            What::Committed(Committed { event, change: Change::Discarded, .. }) => {
+                arrived.entry(*event).or_insert(entry.at);
             }
             _ => {}
         }

@@ -24,6 +24,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let mut under_way: BTreeMap<EventId, Vec<UnderWay<'_>>> = BTreeMap::new();
     let mut stopped: Vec<(&str, At, At)> = Vec::new();
     let mut jumped: Vec<At> = Vec::new();
+    let mut rolled_back: BTreeMap<EventId, At> = BTreeMap::new();
     for entry in &run.entries {
         match &entry.what {
             What::Sending(Sending { process, event, attempt, .. }) => {
@@ -32,8 +33,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     let was_stopped = |(of, from, to): &(&str, At, At)| {
                         *of == other.process && *from <= entry.at && *to >= other.since
                     };
+                    let claimed_before = |at: &At| *at + CLAIMED_BEFORE >= other.since;
                     let may = stopped.iter().any(was_stopped)
-                        || jumped.iter().any(|at| *at + CLAIMED_BEFORE >= other.since);
+                        || jumped.iter().any(claimed_before)
+                        || rolled_back.get(event).is_some_and(claimed_before);
                     if !may {
                         let what = format!(
                             "{process} sends event {event} (attempt {attempt}) while {} still sends it (attempt {}, since {:.3}s)",
@@ -59,6 +62,8 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
                     });
                 }
                 Change::RolledBack | Change::Lost => {
+                    // The response of the claim may still be on its way to its process.
+                    rolled_back.insert(committed.event, entry.at);
                     ended(&mut under_way, committed.event, |_| true);
                 }
                 _ => {}
