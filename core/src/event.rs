@@ -120,6 +120,65 @@ impl Reason {
     }
 }
 
+/// What is recorded in the history of an event in addition to its attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// An operator redrove it.
+    Redriven,
+    /// A replay of its request redrove it.
+    RedrivenByReplay,
+    /// An operator discarded it.
+    Discarded,
+}
+
+impl Action {
+    /// Every action.
+    pub const ALL: [Self; 3] = [Self::Redriven, Self::RedrivenByReplay, Self::Discarded];
+
+    /// The action as it is stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Redriven => "redriven",
+            Self::RedrivenByReplay => "redriven_by_replay",
+            Self::Discarded => "discarded",
+        }
+    }
+
+    /// The action with this name.
+    ///
+    /// ```
+    /// use surehook_core::event::Action;
+    ///
+    /// assert!(Action::ALL.iter().all(|action| Action::from_name(action.as_str()) == Some(*action)));
+    /// assert_eq!(Action::from_name("delivered"), None);
+    /// ```
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.as_str() == name)
+    }
+}
+
+/// Who redrives a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedrivenBy {
+    /// An operator.
+    Operator,
+    /// The producer, by a replay of the request.
+    Replay,
+}
+
+impl RedrivenBy {
+    /// The action that is recorded for the event.
+    #[must_use]
+    pub fn action(self) -> Action {
+        match self {
+            Self::Operator => Action::Redriven,
+            Self::Replay => Action::RedrivenByReplay,
+        }
+    }
+}
+
 /// Which events a discard takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DiscardScope {

@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::due::Bound;
-use surehook_core::event::{DiscardScope, Status};
+use surehook_core::event::{DiscardScope, RedrivenBy, Status};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::retention::Reached;
@@ -73,7 +73,8 @@ pub trait EventStore: Send + Sync {
 }
 
 /// The database for operators: finds events, shows the work of each source, redrives, discards, and
-/// pauses.
+/// pauses. Each redrive and each discard of an event is recorded in its history, in the same
+/// transaction.
 pub trait OperatorStore: Send + Sync {
     /// All data of one event, without its request.
     fn find(&self, event: EventId) -> StoreCall<'_, Option<EventRecord>>;
@@ -84,8 +85,8 @@ pub trait OperatorStore: Send + Sync {
     /// The body of one event.
     fn body(&self, event: EventId) -> StoreCall<'_, FoundBody>;
 
-    /// Queues a dead-lettered event again, with a new retry budget.
-    fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven>;
+    /// Queues a dead-lettered event again, with a new retry budget. Its history says who redrove it.
+    fn redrive(&self, event: EventId, by: RedrivenBy) -> StoreCall<'_, Redriven>;
 
     /// Queues a delivered event again, with a new retry budget.
     fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven>;
@@ -146,8 +147,8 @@ pub trait OperatorStore: Send + Sync {
 /// says whether the database can be used.
 pub trait MaintenanceStore: Send + Sync {
     /// Examines up to `limit` events in the order of their ids, starting after `after`. Deletes
-    /// those that ended longer ago than `retention` allows, with their attempts. Events that have
-    /// not ended are never deleted.
+    /// those that ended longer ago than `retention` allows, with their attempts and their recorded
+    /// actions. Events that have not ended are never deleted.
     fn prune(
         &self,
         retention: Retention,

@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use surehook_core::admission::Fingerprint;
-use surehook_core::event::{DiscardScope, Reason, Status};
+use surehook_core::event::{Action, DiscardScope, Reason, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -41,6 +41,18 @@ pub struct EventRecord {
     pub reason: Option<Reason>,
     /// Oldest first.
     pub history: Vec<AttemptEntry>,
+    /// Oldest first. Empty for an event in a list.
+    pub actions: Vec<ActionEntry>,
+}
+
+/// A redrive or a discard in the history of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActionEntry {
+    pub action: Action,
+    /// When it changed the event.
+    pub at: Timestamp,
+    /// The newest claimed attempt at that time. Attempts with greater numbers came later.
+    pub attempt: Attempt,
 }
 
 /// One attempt in the history of an event.

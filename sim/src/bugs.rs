@@ -115,6 +115,8 @@ pub enum Bug {
     RedriveTakesDiscarded,
     /// A discard takes events whose lease has not ended.
     DiscardsInFlight,
+    /// A redrive or a discard is not recorded.
+    ActionForgotten,
     /// A replay of a dead letter does not queue it again, although its source is configured to.
     ReplayRedrivesNothing,
     /// A partly committed accept fails as if nothing were committed.
@@ -150,7 +152,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 64] = [
+    pub const ALL: [Self; 65] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -206,6 +208,7 @@ impl Bug {
         Self::RedriveWithoutBudget,
         Self::RedriveTakesDiscarded,
         Self::DiscardsInFlight,
+        Self::ActionForgotten,
         Self::ReplayRedrivesNothing,
         Self::PartTakenForNothing,
         Self::DueTimesNotCapped,

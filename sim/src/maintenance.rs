@@ -8,7 +8,7 @@ use std::time::Duration;
 use surehook::ports::{Discarded, Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::search::{DiscardedPage, EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::due::Bound;
-use surehook_core::event::{DiscardScope, Status};
+use surehook_core::event::{DiscardScope, RedrivenBy, Status};
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_model::database::Database;
@@ -41,22 +41,20 @@ impl Transaction<'_> {
         self.commit(at_commit, |_| ()).await
     }
 
+    /// Redrives a dead letter, or a delivered event if `by` is `None`.
     pub(crate) async fn redrive(
         &mut self,
         event: EventId,
-        delivered: bool,
+        by: Option<RedrivenBy>,
         at_commit: AtCommit,
     ) -> Result<Redriven, StoreError> {
         self.lock(Lock::Row(event)).await?;
         self.disk.step().await;
         let redrive = |work: &mut Work<'_>| {
             let now = work.now;
-            work.change(event, Change::Redriven { of_many: false }, |tables| {
-                if delivered {
-                    tables.redrive_delivered(now, event)
-                } else {
-                    tables.redrive(now, event)
-                }
+            work.change(event, Change::Redriven { of_many: false }, |tables| match by {
+                Some(by) => tables.redrive(now, event, by),
+                None => tables.redrive_delivered(now, event),
             })
         };
         self.commit(at_commit, redrive).await
@@ -88,7 +86,7 @@ impl Transaction<'_> {
             let now = work.now;
             let queued = held.into_iter().filter(|letter| {
                 work.change(*letter, Change::Redriven { of_many: true }, |tables| {
-                    tables.redrive(now, *letter)
+                    tables.redrive(now, *letter, RedrivenBy::Operator)
                 }) == Redriven::Queued
             });
             page.redriven = u32::try_from(queued.count()).unwrap_or(u32::MAX);

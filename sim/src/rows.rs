@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 use surehook::ports::{Discarded, NewEvent};
 use surehook_core::admission::Stored;
-use surehook_core::event::{DeliveryState, DiscardScope, Outcome};
+use surehook_core::event::{DeliveryState, DiscardScope, Outcome, RedrivenBy};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::database::{Database, DeliveryRow};
@@ -19,9 +19,26 @@ pub(crate) fn redrive_one(
     delivered: bool,
     bug: Option<Bug>,
 ) {
+    redrive(tables, now, event, delivered, bug);
+    forget_actions(tables, event, bug);
+}
+
+fn forget_actions(tables: &mut Database, event: EventId, bug: Option<Bug>) {
+    if bug == Some(Bug::ActionForgotten) {
+        tables.actions.retain(|(of, _), _| *of != event);
+    }
+}
+
+fn redrive(
+    tables: &mut Database,
+    now: Timestamp,
+    event: EventId,
+    delivered: bool,
+    bug: Option<Bug>,
+) {
     if !delivered {
         let before = tables.deliveries.get(&event).map_or(0, |row| row.delivery.budget_from);
-        tables.redrive(now, event);
+        tables.redrive(now, event, RedrivenBy::Operator);
         if let (Some(Bug::RedriveWithoutBudget), Some(row)) =
             (bug, tables.deliveries.get_mut(&event))
         {
@@ -51,7 +68,9 @@ pub(crate) fn discard_one(
     {
         row.due_at = row.due_at.map(|due_at| due_at.min(now));
     }
-    tables.discard(now, event, scope)
+    let discarded = tables.discard(now, event, scope);
+    forget_actions(tables, event, bug);
+    discarded
 }
 
 /// Accepts one event, with the planted bugs of an accept.

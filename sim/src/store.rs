@@ -27,7 +27,7 @@ use surehook::search::{DiscardedPage, EventFilter, PageSize, RedrivenPage, Span}
 use surehook_core::admission::Stored;
 use surehook_core::cursor::DueTime;
 use surehook_core::due::Bound;
-use surehook_core::event::DiscardScope;
+use surehook_core::event::{DiscardScope, RedrivenBy};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -291,16 +291,16 @@ impl EventStore for RemoteStore {
 impl OperatorStore for RemoteStore {
     operator_reads!();
 
-    fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
+    fn redrive(&self, event: EventId, by: RedrivenBy) -> StoreCall<'_, Redriven> {
         self.call(Call::Redrive, vec![event], move |transaction, at| {
-            transaction.redrive(event, false, at).boxed()
+            transaction.redrive(event, Some(by), at).boxed()
         })
         .boxed()
     }
 
     fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven> {
         self.call(Call::Redrive, vec![event], move |transaction, at| {
-            transaction.redrive(event, true, at).boxed()
+            transaction.redrive(event, None, at).boxed()
         })
         .boxed()
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use surehook::ids::SystemIds;
 use surehook::ports::{Ids, NewEvent, Redriven, Retention, Store};
 use surehook_core::admission::{Fingerprint, Stored};
-use surehook_core::event::{Outcome, Reason};
+use surehook_core::event::{Outcome, Reason, RedrivenBy};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -130,7 +130,7 @@ async fn redriving_and_pruning_do_not_deadlock_with_other_work(database: Databas
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 continue;
             };
-            let done = store.redrive(event).await.expect("no deadlock");
+            let done = store.redrive(event, RedrivenBy::Operator).await.expect("no deadlock");
             assert!(matches!(done, Redriven::Queued | Redriven::NotFound), "{done:?}");
             redriven += usize::from(done == Redriven::Queued);
         }

@@ -124,6 +124,11 @@ async fn a_redrive_delivers_with_a_new_budget_and_keeps_the_history(database: Da
         "{shown}"
     );
     assert!(shown["reason"].is_null(), "{shown}");
+    let action = &shown["actions"][0];
+    assert_eq!(action["action"], "redriven", "{shown}");
+    assert_eq!(action["attempts"], 3, "{shown}");
+    assert_eq!(shown["actions"].as_array().map(Vec::len), Some(1), "{shown}");
+    assert!(action["at"].as_str() > shown["received_at"].as_str(), "{shown}");
     assert_eq!(
         sink.of(event).iter().map(|received| received.attempt).collect::<Vec<_>>(),
         [1, 2, 3, 4, 5, 6]

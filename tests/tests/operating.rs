@@ -155,6 +155,13 @@ async fn dead_letters_are_found_inspected_and_redriven_by_commands(database: Dat
         .starts_with("29 dead letters redriven")
     );
     until_all_are(&desk, 30, "delivered").await;
+    for event in [events[7], events[8]] {
+        let timeline = desk.told(&format!("events show {event}")).await;
+        let rows: Vec<&str> =
+            timeline.lines().skip_while(|line| !line.contains("attempt 2")).collect();
+        assert!(rows[1].ends_with("redriven by an operator"), "{timeline}");
+        assert!(rows[2].contains("attempt 3"), "{timeline}");
+    }
     assert!(
         sink.received().iter().filter(|received| received.taken()).count() == 30,
         "an event was not delivered exactly once"

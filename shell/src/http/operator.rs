@@ -12,7 +12,7 @@ use http::StatusCode;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use surehook_core::event::{DiscardScope, Reason, Status};
+use surehook_core::event::{DiscardScope, Reason, RedrivenBy, Status};
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 
@@ -140,7 +140,7 @@ impl App {
         let (name, call) = if is_of_delivered {
             ("redrive_delivered", self.operators.redrive_delivered(id))
         } else {
-            ("redrive", self.operators.redrive(id))
+            ("redrive", self.operators.redrive(id, RedrivenBy::Operator))
         };
         match self.with_timeout(name, call).await? {
             Redriven::Queued => {}

@@ -5,8 +5,8 @@
 use crate::headers::{self, Unreadable};
 use crate::metrics::Standing;
 use crate::search::{
-    AttemptEntry, BEGINNING_BYTES, EventRecord, FailureGroup, FailureSummary, RequestRecord,
-    SourceRecord,
+    ActionEntry, AttemptEntry, BEGINNING_BYTES, EventRecord, FailureGroup, FailureSummary,
+    RequestRecord, SourceRecord,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,12 +19,13 @@ use surehook_core::id::EventId;
 use surehook_core::time::Instant;
 use surehook_core::verdict::MAX_EXCERPT_BYTES;
 
-/// One event with all its attempts.
+/// One event with all its attempts and actions.
 #[derive(Debug, Serialize)]
 pub struct EventView {
     #[serde(flatten)]
     event: Event,
     history: Vec<AttemptView>,
+    actions: Vec<ActionView>,
 }
 
 /// One event in a list, with its newest attempt.
@@ -278,15 +279,26 @@ struct AttemptView {
     excerpt_base64: bool,
 }
 
+/// A redrive or a discard.
+#[derive(Debug, Serialize)]
+struct ActionView {
+    action: &'static str,
+    at: String,
+    /// The number of attempts that were started before it.
+    attempts: u32,
+}
+
 impl EventView {
     /// The view of an event whose source now allows `policy_max_attempts`; `None` if the source is
     /// not configured.
     #[must_use]
     pub fn new(mut record: EventRecord, policy_max_attempts: Option<u32>) -> Self {
         let history = std::mem::take(&mut record.history);
+        let actions = std::mem::take(&mut record.actions);
         Self {
             event: Event::new(record, policy_max_attempts),
             history: history.into_iter().map(AttemptView::new).collect(),
+            actions: actions.into_iter().map(ActionView::new).collect(),
         }
     }
 }
@@ -338,6 +350,13 @@ impl AttemptView {
     }
 }
 
+impl ActionView {
+    fn new(entry: ActionEntry) -> Self {
+        let ActionEntry { action, at, attempt } = entry;
+        Self { action: action.as_str(), at: rfc3339(at), attempts: attempt }
+    }
+}
+
 /// A time as it is shown and sent: RFC 3339 in UTC, with microseconds.
 #[must_use]
 pub fn rfc3339(time: Timestamp) -> String {
@@ -371,7 +390,7 @@ mod tests {
     use bytes::Bytes;
     use serde_json::json;
     use surehook_core::admission::Fingerprint;
-    use surehook_core::event::{Reason, Status};
+    use surehook_core::event::{Action, Reason, Status};
     use surehook_core::verdict::Verdict;
 
     fn record() -> EventRecord {
@@ -395,6 +414,7 @@ mod tests {
                 error: None,
                 excerpt: Bytes::from_static(b"try later"),
             }],
+            actions: vec![],
         }
     }
 
@@ -415,6 +435,7 @@ mod tests {
                     "attempt": 1, "started_at": "2026-11-25T00:00:00.487600Z", "duration_ms": 12.4,
                     "verdict": "transient", "status_code": 503, "error": null, "excerpt": "try later",
                 }],
+                "actions": [],
             })
         );
     }
@@ -528,6 +549,30 @@ mod tests {
             "attempt": 1, "started_at": null, "duration_ms": null, "verdict": "lost", "status_code": null, "error": null, "excerpt": "",
         });
         assert_eq!(shown["history"][0], expected);
+    }
+
+    #[test]
+    fn each_action_is_shown_with_its_time_and_the_attempts_before_it() {
+        let action = |action, attempt| ActionEntry {
+            action,
+            at: "2026-11-25T00:00:01.5Z".parse().unwrap(),
+            attempt,
+        };
+        let actions = vec![
+            action(Action::Discarded, 0),
+            action(Action::RedrivenByReplay, 0),
+            action(Action::Redriven, 3),
+        ];
+        let shown = shown(EventRecord { actions, ..record() }, None);
+        let at = "2026-11-25T00:00:01.500000Z";
+        assert_eq!(
+            shown["actions"],
+            json!([
+                {"action": "discarded", "at": at, "attempts": 0},
+                {"action": "redriven_by_replay", "at": at, "attempts": 0},
+                {"action": "redriven", "at": at, "attempts": 3},
+            ])
+        );
     }
 
     #[test]

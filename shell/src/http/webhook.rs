@@ -13,7 +13,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::error::Error;
 use surehook_core::admission::{Admission, Fingerprint};
-use surehook_core::event::Status;
+use surehook_core::event::{RedrivenBy, Status};
 use surehook_core::forwarding::Forwarding;
 use surehook_core::id::EventId;
 use surehook_core::key::places::{Head, LookupError, Received};
@@ -113,7 +113,7 @@ impl App {
     /// Queues a dead letter that its producer has sent again. Returns its status after that. If
     /// this fails, the producer must not take the event for queued, so the failure is the answer.
     async fn sent_again(&self, source: &SourceName, id: EventId) -> Result<Status, Problem> {
-        match self.timed("redrive", self.operators.redrive(id)).await {
+        match self.timed("redrive", self.operators.redrive(id, RedrivenBy::Replay)).await {
             Ok(Redriven::Queued) => {
                 tracing::info!(event_id = %id, %source, "redriven by a replay");
                 self.doorbell.ring([source.clone()]);

@@ -50,7 +50,7 @@ pub(super) fn events(events: &[Value], next: Option<&str>, width: Option<usize>)
     out
 }
 
-/// One event and its attempts. Of its request, if there is one, the destination and the size, and with
+/// One event, its attempts and its actions. Of its request, if there is one, the destination and the size, and with
 /// `with_request` all but the body.
 pub(super) fn event(
     event: &Value,
@@ -95,7 +95,17 @@ pub(super) fn event(
         String::new(),
         String::new(),
     ]);
+    // Each action is shown before the first attempt that came after it.
+    let mut actions = event["actions"].as_array().into_iter().flatten().peekable();
+    let acted = |action: &Value| {
+        let (at, done) = (time(&action["at"]), action_done(action));
+        [at, done, String::new(), String::new(), String::new()]
+    };
     for attempt in event["history"].as_array().into_iter().flatten() {
+        let is_before = |action: &&Value| action["attempts"].as_u64() < attempt["attempt"].as_u64();
+        while let Some(action) = actions.next_if(is_before) {
+            table.add_row(acted(action));
+        }
         table.add_row([
             if attempt["started_at"].is_null() {
                 "-".to_owned()
@@ -108,6 +118,14 @@ pub(super) fn event(
             excerpt(attempt),
         ]);
     }
+    let mut actions: Vec<&Value> = actions.collect();
+    // A dead letter that is discarded keeps the time when it ended.
+    let last = actions.pop_if(|action| {
+        action["action"] == "discarded" && event["settled_at"].as_str() < action["at"].as_str()
+    });
+    for action in actions {
+        table.add_row(acted(action));
+    }
     if !event["settled_at"].is_null() {
         table.add_row([
             time(&event["settled_at"]),
@@ -116,6 +134,9 @@ pub(super) fn event(
             String::new(),
             String::new(),
         ]);
+    }
+    if let Some(action) = last {
+        table.add_row(acted(action));
     }
     if let Some(took) = table.column_mut(2) {
         took.set_cell_alignment(CellAlignment::Right);
@@ -304,6 +325,15 @@ fn standing(event: &Value) -> String {
     }
 }
 
+fn action_done(action: &Value) -> String {
+    match action["action"].as_str() {
+        Some("redriven") => "redriven by an operator".to_owned(),
+        Some("redriven_by_replay") => "redriven by a replay".to_owned(),
+        Some("discarded") => "discarded by an operator".to_owned(),
+        _ => text(&action["action"]),
+    }
+}
+
 fn attempts(event: &Value) -> String {
     match event["max_attempts"].as_u64() {
         // The retry budget of an event that was delivered after a redrive is no longer known.
@@ -425,6 +455,50 @@ send it again:  surehook events redrive 0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
     }
 
     #[test]
+    fn redrives_and_discards_are_shown_in_the_timeline() {
+        let attempt = |attempt: u32, second: u32| json!({"attempt": attempt, "started_at": format!("2026-11-25T00:00:0{second}.000000Z"), "duration_ms": 1.0, "verdict": "permanent", "status_code": 422, "excerpt": ""});
+        let action = |action: &str, second: u32, attempts: u32| json!({"action": action, "at": format!("2026-11-25T00:00:0{second}.000000Z"), "attempts": attempts});
+        let lost = json!({"attempt": 2, "started_at": null, "duration_ms": null, "verdict": "lost", "excerpt": ""});
+        let mut one = json!({
+            "event_id": "0199c2f0", "status": "dead_lettered", "reason": "discarded", "received_at": "2026-11-25T00:00:00.000000Z",
+            "settled_at": "2026-11-25T00:00:06.000000Z", "history": [attempt(1, 1), lost, attempt(3, 5)],
+            "actions": [
+                action("redriven", 2, 1), action("discarded", 3, 2), action("redriven_by_replay", 4, 2),
+                action("discarded", 7, 3),
+            ],
+        });
+        let timeline = |one: &Value| {
+            let shown = event(one, None, false, "");
+            let rows = shown.lines().skip_while(|line| !line.starts_with("WHEN")).skip(1);
+            let rows = rows.take_while(|line| !line.is_empty());
+            let brief = |row: &str| {
+                let (_, what) = row.split_at(25);
+                let seconds = row.get(17..19).unwrap_or("-");
+                format!("{seconds} {}", what.split("  ").next().unwrap_or_default())
+            };
+            rows.map(brief).collect::<Vec<_>>()
+        };
+        let mut expected = vec![
+            "00 received",
+            "01 attempt 1",
+            "02 redriven by an operator",
+            "   attempt 2",
+            "03 discarded by an operator",
+            "04 redriven by a replay",
+            "05 attempt 3",
+            "06 dead_lettered (discarded)",
+            "07 discarded by an operator",
+        ];
+        assert_eq!(timeline(&one), expected);
+
+        // An event that was waiting is a dead letter because of the discard.
+        one["settled_at"] = json!("2026-11-25T00:00:07.000000Z");
+        expected.truncate(7);
+        expected.extend(["07 discarded by an operator", "07 dead_lettered (discarded)"]);
+        assert_eq!(timeline(&one), expected);
+    }
+
+    #[test]
     fn a_response_that_the_timeline_cuts_off_is_shown_completely() {
         let attempt = |attempt: u32, excerpt: &str| json!({"attempt": attempt, "verdict": "transient", "excerpt": excerpt});
         let long = format!("line 1\r\n\n  line 3 \u{1b}[2J {}", "x".repeat(1000));
@@ -481,7 +555,7 @@ body          2 bytes, application/json";
         let attempt = json!({"attempt": 1, "started_at": evil, "verdict": evil, "error": evil, "excerpt": evil});
         let one = json!({
             "event_id": evil, "source": evil, "idempotency_key": evil, "status": evil, "reason": evil, "received_at": evil,
-            "next_attempt_at": evil, "settled_at": evil, "history": [attempt], "last_attempt": attempt, "attempts": evil,
+            "next_attempt_at": evil, "settled_at": evil, "history": [attempt], "actions": [{"action": evil, "at": evil}], "last_attempt": attempt, "attempts": evil,
             "configured": false, "paused_since": evil, "this_process": {"breaker": evil},
         });
         let stored = json!({

@@ -46,7 +46,7 @@ use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::cursor::{Cursors, DueTime};
 use surehook_core::due::Bound;
-use surehook_core::event::{DiscardScope, Outcome, Status};
+use surehook_core::event::{DiscardScope, Outcome, RedrivenBy, Status};
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
@@ -449,14 +449,12 @@ impl PostgresStore {
         &self,
         event: EventId,
         end: Status,
-        statement: &'static str,
+        statement: impl Fn() -> Query<'static, Postgres, PgArguments>,
     ) -> Result<Redriven, StoreError> {
         // The event can reach that status between the two statements. Then another round can
         // succeed.
         for _ in 0..ACCEPT_ROUNDS {
-            let redriven =
-                self.execute(&self.operator, sqlx::query(statement).bind(event.as_uuid())).await?;
-            if !redriven.is_empty() {
+            if !self.execute(&self.operator, statement()).await?.is_empty() {
                 return Ok(Redriven::Queued);
             }
             let rows = self
@@ -718,12 +716,15 @@ impl OperatorStore for PostgresStore {
         .boxed()
     }
 
-    fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
-        self.redrive_one(event, Status::DeadLettered, sql::REDRIVE).boxed()
+    fn redrive(&self, event: EventId, by: RedrivenBy) -> StoreCall<'_, Redriven> {
+        let statement =
+            move || sqlx::query(sql::REDRIVE).bind(event.as_uuid()).bind(by.action().as_str());
+        self.redrive_one(event, Status::DeadLettered, statement).boxed()
     }
 
     fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven> {
-        self.redrive_one(event, Status::Delivered, sql::REDRIVE_DELIVERED).boxed()
+        let statement = move || sqlx::query(sql::REDRIVE_DELIVERED).bind(event.as_uuid());
+        self.redrive_one(event, Status::Delivered, statement).boxed()
     }
 
     fn list(&self, filter: EventFilter, span: Span, size: PageSize) -> StoreCall<'_, EventPage> {

@@ -3,14 +3,14 @@
 
 use crate::ports::{FoundBody, StoreError};
 use crate::search::{
-    AttemptEntry, EventPage, EventRecord, FailureGroup, PageSize, Path, RequestRecord,
+    ActionEntry, AttemptEntry, EventPage, EventRecord, FailureGroup, PageSize, Path, RequestRecord,
     SourceRecord, SummaryFilter,
 };
 use jiff::Timestamp;
 use sqlx::types::Uuid;
 use std::time::Duration;
 use surehook_core::admission::{Fingerprint, Stored};
-use surehook_core::event::{Reason, Status};
+use surehook_core::event::{Action, Reason, Status};
 use surehook_core::id::{Attempt, EventId};
 use surehook_core::verdict::Verdict;
 
@@ -98,7 +98,8 @@ impl ExistingRow {
     }
 }
 
-/// One row of `find.sql`: the event with one of its attempts. Times are in microseconds since 1970.
+/// One row of `find.sql`: the event with one of its attempts, or one of its actions. A row of `list.sql`
+/// has no columns for actions. Times are in microseconds since 1970.
 #[derive(sqlx::FromRow)]
 pub(super) struct FoundRow {
     source: String,
@@ -117,6 +118,12 @@ pub(super) struct FoundRow {
     tried_status_code: Option<i64>,
     tried_error: Option<String>,
     tried_excerpt: Option<Vec<u8>>,
+    #[sqlx(default)]
+    acted_at: Option<i64>,
+    #[sqlx(default)]
+    acted_attempt: Option<i64>,
+    #[sqlx(default)]
+    action: Option<String>,
 }
 
 impl FoundRow {
@@ -134,6 +141,8 @@ pub(super) fn event_record(
 ) -> Result<Option<EventRecord>, StoreError> {
     let history =
         rows.iter().filter_map(|row| row.entry().transpose()).collect::<Result<Vec<_>, _>>()?;
+    let actions =
+        rows.iter().filter_map(|row| row.action().transpose()).collect::<Result<Vec<_>, _>>()?;
     let Some(row) = rows.into_iter().next() else { return Ok(None) };
     let last = history.last();
     let status = row.status.as_deref().map_or(Ok(Status::Delivered), status)?;
@@ -162,6 +171,7 @@ pub(super) fn event_record(
         source: row.source,
         key: row.idempotency_key,
         history,
+        actions,
     }))
 }
 
@@ -328,6 +338,19 @@ impl FoundRow {
             status_code: status_code(self.tried_status_code)?,
             error: self.tried_error.clone(),
             excerpt: self.tried_excerpt.clone().unwrap_or_default().into(),
+        }))
+    }
+
+    fn action(&self) -> Result<Option<ActionEntry>, StoreError> {
+        let (Some(name), Some(at), Some(number)) =
+            (&self.action, self.acted_at, self.acted_attempt)
+        else {
+            return Ok(None);
+        };
+        Ok(Some(ActionEntry {
+            action: Action::from_name(name).ok_or_else(|| unreadable("action"))?,
+            at: timestamp(at)?,
+            attempt: attempt(number)?,
         }))
     }
 }

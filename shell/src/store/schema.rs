@@ -7,8 +7,9 @@ use sqlx::migrate::{Migrate, Migrator};
 /// The table in which sqlx records the applied migrations.
 pub(super) const TABLE: &str = "_sqlx_migrations";
 
-/// The tables that the first migrations create.
-pub(super) const TABLES: [&str; 4] = ["events", "deliveries", "attempts", "paused_sources"];
+/// The tables that the migrations create.
+pub(super) const TABLES: [&str; 5] =
+    ["events", "deliveries", "attempts", "paused_sources", "actions"];
 
 /// What to do if another program uses the same place.
 const ANOTHER_PLACE: &str = "use another database or another schema for Surehook";

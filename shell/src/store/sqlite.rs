@@ -44,7 +44,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
-use surehook_core::event::{DiscardScope, Status};
+use surehook_core::event::{DiscardScope, RedrivenBy, Status};
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
@@ -387,9 +387,11 @@ impl OperatorStore for SqliteStore {
         .boxed()
     }
 
-    fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
-        self.operate(move |connection, now| transitions::redrive(connection, now, event).boxed())
-            .boxed()
+    fn redrive(&self, event: EventId, by: RedrivenBy) -> StoreCall<'_, Redriven> {
+        self.operate(move |connection, now| {
+            transitions::redrive(connection, now, event, by).boxed()
+        })
+        .boxed()
     }
 
     fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven> {

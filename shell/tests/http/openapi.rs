@@ -14,7 +14,7 @@ use std::time::Duration;
 use surehook::http::problem::ProblemKind;
 use surehook::http::{OPENAPI, Route};
 use surehook::search::AttemptEntry;
-use surehook_core::event::{Reason, Status};
+use surehook_core::event::{Action, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -168,10 +168,12 @@ fn the_example_event_in_the_readme_matches_the_schema() {
 }
 
 #[test]
-fn the_document_lists_every_status_reason_verdict_and_delivery_error() {
+fn the_document_lists_every_status_reason_action_verdict_and_delivery_error() {
     let names = |schema: &str| document().at(&format!("/components/schemas/{schema}/enum")).clone();
     assert_eq!(names("Status"), Value::from(Status::ALL.map(Status::as_str).to_vec()));
     assert_eq!(names("Reason"), Value::from(Reason::ALL.map(Reason::as_str).to_vec()));
+    let actions = document().at("/components/schemas/Action/properties/action/enum");
+    assert_eq!(*actions, Value::from(Action::ALL.map(Action::as_str).to_vec()));
     assert_eq!(names("Verdict"), Value::from(Verdict::ALL.map(Verdict::as_str).to_vec()));
     assert_eq!(
         names("DeliveryError"),

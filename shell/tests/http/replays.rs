@@ -30,6 +30,8 @@ async fn a_replay_of_a_dead_letter_queues_it_again() {
     assert_eq!(status(&world, id).await, Status::Queued);
     assert_eq!(world.app.doorbell.heard().await, [name("plain")]);
     assert_eq!(world.store.stored().len(), 1);
+    let shown = json(&world.get(&format!("/events/{id}")).await);
+    assert_eq!(shown["actions"][0]["action"], "redriven_by_replay");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use surehook::http::problem::ProblemKind;
 use surehook::http::query::MAX_LOOKS;
+use surehook::http::view::rfc3339;
 use surehook::http::{Route, RouteSet};
 use surehook::ids::SystemIds;
 use surehook::intake::Limits;
@@ -440,6 +441,15 @@ async fn a_dead_letter_is_discarded_and_counted_once() {
     assert_eq!(sources["sources"][1]["dead_lettered"], 0);
     let redriven = world.request("POST", &format!("/events/{id}/redrive"), &[], b"").await;
     assert_eq!(json(&redriven)["status"], "queued");
+    let event = json(&world.get(&format!("/events/{id}")).await);
+    let at = rfc3339(world.store.database.now());
+    assert_eq!(
+        event["actions"],
+        json!([
+            {"action": "discarded", "at": at, "attempts": event["attempts"]},
+            {"action": "redriven", "at": at, "attempts": event["attempts"]},
+        ])
+    );
 }
 
 #[tokio::test]

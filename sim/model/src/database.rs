@@ -13,14 +13,16 @@ use surehook::ports::{
     Discarded, Erased, FoundBody, NewEvent, Pruned, Redriven, Retention, StoreError,
 };
 use surehook::search::{
-    AttemptEntry, BEGINNING_BYTES, DiscardedPage, EventFilter, EventPage, EventRecord,
+    ActionEntry, AttemptEntry, BEGINNING_BYTES, DiscardedPage, EventFilter, EventPage, EventRecord,
     FailureGroup, FailureSummary, PageSize, Path, RedrivenPage, RequestRecord, SourceRecord, Span,
     SummaryFilter, SummarySize, dead_letter_looks,
 };
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
-use surehook_core::event::{DeliveryState, DiscardScope, Due, Illegal, Reason, Status};
-use surehook_core::id::{Attempt, EventId};
+use surehook_core::event::{
+    Action, DeliveryState, DiscardScope, Due, Illegal, Reason, RedrivenBy, Status,
+};
+use surehook_core::id::{Attempt, EventId, Fence};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
@@ -60,6 +62,9 @@ pub struct Database {
     pub ended: BTreeMap<EventId, Timestamp>,
     /// Append-only until an event is pruned.
     pub attempts: BTreeMap<(EventId, Attempt), AttemptEntry>,
+    /// Each redrive and each discard, by the fence that it gave the event. Append-only until an event
+    /// is pruned.
+    pub actions: BTreeMap<(EventId, Fence), ActionEntry>,
     /// The paused sources, and since when each is paused.
     pub paused: BTreeMap<SourceName, Timestamp>,
 }
@@ -312,6 +317,12 @@ impl Database {
         self.deliveries.insert(event, DeliveryRow { delivery, due_at: due_at(now, due) });
     }
 
+    /// Records an action that made `delivery` the row of an event.
+    fn act(&mut self, now: Timestamp, event: EventId, action: Action, delivery: DeliveryState) {
+        let entry = ActionEntry { action, at: now, attempt: delivery.attempt };
+        self.actions.insert((event, delivery.fence), entry);
+    }
+
     /// [`surehook::ports::OperatorStore::find`].
     #[must_use]
     pub fn find(&self, event: EventId) -> Option<EventRecord> {
@@ -343,6 +354,11 @@ impl Database {
             },
             reason: row.and_then(|row| row.delivery.reason),
             history,
+            actions: self
+                .actions
+                .range((event, Fence(0))..=(event, Fence(u64::MAX)))
+                .map(|(_, entry)| *entry)
+                .collect(),
         })
     }
 
@@ -372,13 +388,14 @@ impl Database {
     }
 
     /// [`surehook::ports::OperatorStore::redrive`].
-    pub fn redrive(&mut self, now: Timestamp, event: EventId) -> Redriven {
+    pub fn redrive(&mut self, now: Timestamp, event: EventId, by: RedrivenBy) -> Redriven {
         if !self.events.contains_key(&event) {
             return Redriven::NotFound;
         }
         match self.deliveries.get(&event).map(|row| row.delivery.redrive()) {
             Some(Ok((delivery, due))) => {
                 self.put(now, event, delivery, due);
+                self.act(now, event, by.action(), delivery);
                 Redriven::Queued
             }
             Some(Err(_)) | None => Redriven::WrongStatus(self.status(event)),
@@ -404,6 +421,7 @@ impl Database {
             .map_or(0, |((_, attempt), _)| *attempt);
         let (delivery, due) = DeliveryState::redelivered(last);
         self.put(now, event, delivery, due);
+        self.act(now, event, Action::Redriven, delivery);
         Redriven::Queued
     }
 
@@ -424,6 +442,7 @@ impl Database {
                 let ended = self.ended.get(&event).copied().filter(|_| !discarded.ends_now);
                 self.put(now, event, discarded.delivery, Due::Never);
                 self.ended.insert(event, ended.unwrap_or(now));
+                self.act(now, event, Action::Discarded, discarded.delivery);
                 Discarded::Now
             }
             Err(Illegal::AlreadyDiscarded) => Discarded::Before,
@@ -596,7 +615,7 @@ impl Database {
         let (letters, page) = self.letters(&filter.clone().of_dead_letters(), span, size);
         if !dry_run {
             for letter in letters {
-                self.redrive(now, letter);
+                self.redrive(now, letter, RedrivenBy::Operator);
             }
         }
         page
@@ -661,10 +680,11 @@ impl Database {
         row.is_some_and(|row| row.delivery.reason == Some(Reason::Discarded))
     }
 
-    /// An event with only its newest attempt.
+    /// An event with only its newest attempt, as in a list.
     fn newest(&self, event: EventId) -> Option<EventRecord> {
         let mut found = self.find(event)?;
         found.history = found.history.pop().into_iter().collect();
+        found.actions.clear();
         Some(found)
     }
 
@@ -781,7 +801,7 @@ impl Database {
         (looked_at.into_iter().filter(|id| self.is_over(now, retention, *id)).collect(), reached)
     }
 
-    /// Deletes an event with its key, its delivery row and its attempts.
+    /// Deletes an event with its key, its delivery row, its attempts and its actions.
     pub fn delete(&mut self, event: EventId) {
         if let Some(row) = self.events.remove(&event) {
             self.keys.remove(&(row.event.source, row.event.key));
@@ -789,6 +809,7 @@ impl Database {
         self.deliveries.remove(&event);
         self.ended.remove(&event);
         self.attempts.retain(|(of, _), _| *of != event);
+        self.actions.retain(|(of, _), _| *of != event);
     }
 
     /// [`surehook::ports::MaintenanceStore::erase`].

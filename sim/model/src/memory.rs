@@ -17,7 +17,7 @@ use surehook::ports::{
 use surehook::search::{DiscardedPage, EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
-use surehook_core::event::DiscardScope;
+use surehook_core::event::{DiscardScope, RedrivenBy};
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
@@ -140,8 +140,8 @@ impl EventStore for MemoryStore {
 impl OperatorStore for MemoryStore {
     operator_reads!();
 
-    fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
-        self.call(Call::Redrive, move |tables, now| Ok(tables.redrive(now, event)))
+    fn redrive(&self, event: EventId, by: RedrivenBy) -> StoreCall<'_, Redriven> {
+        self.call(Call::Redrive, move |tables, now| Ok(tables.redrive(now, event, by)))
     }
 
     fn redrive_delivered(&self, event: EventId) -> StoreCall<'_, Redriven> {

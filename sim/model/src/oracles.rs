@@ -2,6 +2,7 @@
 //! for each promise. Oracles do not know how the run was made, so simulations and tests with real
 //! faults are judged by the same rules.
 
+mod actions;
 mod attempts;
 mod availability;
 mod backoff;
@@ -97,6 +98,8 @@ pub enum Promise {
     Pause,
     /// A discarded event is not sent until it is redriven.
     Discards,
+    /// Each redrive and each discard is in the history of its event.
+    Actions,
     /// A shutdown gives deliveries in flight the time that is set for it.
     Shutdown,
     /// A shutdown refuses no request before its listener closes.
@@ -161,6 +164,7 @@ impl Promise {
             Self::Rate => "no process starts deliveries faster than the source's rate allows",
             Self::Pause => "events of a paused source are not claimed",
             Self::Discards => "a discarded event is not sent until it is redriven",
+            Self::Actions => "each redrive and each discard is in the history of its event",
             Self::Shutdown => "a shutdown does not cut off deliveries early",
             Self::Continuity => "a shutdown refuses no request before its listener closes",
             Self::Lookup => "GET /events/{id} and the status in a 202 never contradict the history",
@@ -198,6 +202,7 @@ pub fn judge(run: &Run) -> Vec<Violation> {
         rate::judge,
         pause::judge,
         discards::judge,
+        actions::judge,
         shutdown::judge,
         continuity::judge,
         lookup::judge,

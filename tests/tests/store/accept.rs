@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use surehook::ports::{NewEvent, StoreError};
 use surehook_core::admission::{Fingerprint, Stored};
-use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::event::{Outcome, Reason, RedrivenBy, Status};
 use surehook_core::id::EventId;
 
 clauses! {
@@ -315,7 +315,7 @@ async fn an_existing_key_is_answered_with_the_status_of_its_event(db: Db) {
     let claim = db.claim_one("orders").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
     replay(Status::DeadLettered).await;
-    db.store.redrive(first.id).await.unwrap();
+    db.store.redrive(first.id, RedrivenBy::Operator).await.unwrap();
     let claim = db.store.claim(vec![demand("orders", 1)]).await.unwrap().claimed.remove(0);
     db.store.settle(vec![settlement(&claim, Outcome::Delivered)]).await.unwrap();
     replay(Status::Delivered).await;

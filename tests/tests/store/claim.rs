@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use surehook::ports::{NewEvent, Redriven};
 use surehook_core::admission::Fingerprint;
-use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::event::{Outcome, Reason, RedrivenBy, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::verdict::Verdict;
 use surehook_core::worker::claims::{DeadLettered, Demand, HeldBack};
@@ -407,7 +407,7 @@ async fn every_claim_contains_the_time_at_which_its_event_was_stored(db: Db) {
     db.make_due(event, LEASE).await;
     let after_the_lease = claim().await;
     db.settle(&after_the_lease, Outcome::DeadLetter(Reason::Permanent)).await;
-    assert_eq!(db.store.redrive(event).await, Ok(Redriven::Queued));
+    assert_eq!(db.store.redrive(event, RedrivenBy::Operator).await, Ok(Redriven::Queued));
     let redriven = claim().await;
     db.settle(&redriven, Outcome::Delivered).await;
     assert_eq!(db.store.redrive_delivered(event).await, Ok(Redriven::Queued));

@@ -14,7 +14,7 @@ use surehook::ports::{NewEvent, Redriven, Retention, Store, StoreError};
 use surehook::store;
 use surehook_core::admission::{Admission, Fingerprint, OnKeyReuse, resolve};
 use surehook_core::backoff::Backoff;
-use surehook_core::event::{Outcome, Reason};
+use surehook_core::event::{Outcome, Reason, RedrivenBy};
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::{Policy, SourceName};
@@ -463,7 +463,10 @@ async fn operate(world: Arc<World>, process: usize, mut random: Rng) {
             let (_, other) = &world.processes[(process + 1) % PROCESSES];
             // One of the two redrives counts, unless the event is dead-lettered again in between.
             // The oracles check this.
-            let (one, other) = tokio::join!(store.redrive(event), other.redrive(event));
+            let (one, other) = tokio::join!(
+                store.redrive(event, RedrivenBy::Operator),
+                other.redrive(event, RedrivenBy::Operator)
+            );
             for redriven in [one, other] {
                 world
                     .redriven

@@ -173,6 +173,7 @@ impl Db {
                 "events" => tables.events.len(),
                 "deliveries" => tables.deliveries.len(),
                 "attempts" => tables.attempts.len(),
+                "actions" => tables.actions.len(),
                 other => panic!("there is no table {other}"),
             };
             return rows.try_into().unwrap();
@@ -251,6 +252,11 @@ impl Db {
                     .iter_mut()
                     .filter(|((of, _), _)| *of == event)
                     .for_each(|(_, entry)| entry.ended_at -= by);
+                tables
+                    .actions
+                    .iter_mut()
+                    .filter(|((of, _), _)| *of == event)
+                    .for_each(|(_, entry)| entry.at -= by);
             });
         }
         let id = self.id(event);
@@ -258,6 +264,7 @@ impl Db {
             ("events", "id", &["received_at"][..]),
             ("deliveries", "event_id", &["due_at", "ended_at"]),
             ("attempts", "event_id", &["ended_at"]),
+            ("actions", "event_id", &["at"]),
         ] {
             for column in columns {
                 let value = self.earlier(column, by);

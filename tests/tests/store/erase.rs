@@ -4,7 +4,7 @@ use crate::db::{Db, demand, event, events, settlement};
 use std::time::Duration;
 use surehook::ports::{Erased, NewEvent, Redriven};
 use surehook_core::admission::Stored;
-use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::event::{Outcome, Reason, RedrivenBy, Status};
 use surehook_core::retention::Reached;
 
 clauses! {
@@ -69,7 +69,7 @@ async fn events_that_are_not_delivered_keep_their_payload(db: Db) {
         db.age(event, HOUR * 20).await;
     }
     assert_eq!(db.store.erase(Duration::ZERO, None, 100).await.unwrap().erased, 0);
-    assert_eq!(db.store.redrive(dead.event).await, Ok(Redriven::Queued));
+    assert_eq!(db.store.redrive(dead.event, RedrivenBy::Operator).await, Ok(Redriven::Queued));
     let again = db.claim_one("dead").await;
     assert_eq!((again.query, again.headers, again.body), (dead.query, dead.headers, dead.body));
 }

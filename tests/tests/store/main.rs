@@ -61,6 +61,7 @@ macro_rules! beyond_the_port {
 }
 
 mod accept;
+mod actions;
 mod claim;
 mod concurrent;
 mod db;

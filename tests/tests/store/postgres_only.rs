@@ -7,3 +7,4 @@ mod races;
 mod server;
 mod sessions;
 mod standby;
+mod upgrades;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook::ports::{NewEvent, Pruned, Redriven, Retention};
 use surehook_core::admission::Stored;
-use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::event::{Outcome, Reason, RedrivenBy, Status};
 use surehook_core::id::EventId;
 use surehook_core::retention::Reached;
 
@@ -89,7 +89,7 @@ async fn pruning_never_deletes_undelivered_events(db: Db) {
     db.settle(&claim, Outcome::Retry { after: HOUR }).await;
     let claim_of_redriven = db.claimed("redriven").await;
     db.settle(&claim_of_redriven, Outcome::DeadLetter(Reason::Permanent)).await;
-    db.store.redrive(claim_of_redriven.event).await.unwrap();
+    db.store.redrive(claim_of_redriven.event, RedrivenBy::Operator).await.unwrap();
     for event in [queued, processing, claim.event, claim_of_redriven.event] {
         db.age(event, HOUR * 100_000).await;
     }
@@ -172,8 +172,10 @@ async fn a_redrive_during_pruning_leaves_an_event_whole_or_deleted(db: Db) {
     for round in 0..20 {
         let dead = ended(&db, round..round + 1, Outcome::DeadLetter(Reason::Permanent)).await[0];
         db.age(dead, HOUR * 20).await;
-        let (pruned, redriven) =
-            tokio::join!(other.prune(RETENTION, None, 100), db.store.redrive(dead));
+        let (pruned, redriven) = tokio::join!(
+            other.prune(RETENTION, None, 100),
+            db.store.redrive(dead, RedrivenBy::Operator)
+        );
         match redriven.unwrap() {
             Redriven::Queued => {
                 assert_eq!(pruned.unwrap().deleted, 0);

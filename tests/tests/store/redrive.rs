@@ -4,7 +4,7 @@ use crate::db::{Db, LEASE, event_of, settlement};
 use std::time::Duration;
 use surehook::ports::Redriven;
 use surehook_core::admission::Stored;
-use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::event::{Outcome, Reason, RedrivenBy, Status};
 use surehook_core::id::EventId;
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ clauses! {
 async fn a_dead_letter_is_queued_again_with_a_new_budget(db: Db) {
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
-    assert_eq!(db.store.redrive(claim.event).await, Ok(Redriven::Queued));
+    assert_eq!(db.store.redrive(claim.event, RedrivenBy::Operator).await, Ok(Redriven::Queued));
     let found = db.found(claim.event).await;
     assert_eq!(
         (found.status, found.attempt, found.budget_from, found.reason, found.settled_at),
@@ -41,7 +41,10 @@ async fn a_dead_letter_is_queued_again_with_a_new_budget(db: Db) {
 async fn only_dead_letters_are_redriven(db: Db) {
     let event = db.accepted("a").await;
     let refused = async |status: Status| {
-        assert_eq!(db.store.redrive(event).await, Ok(Redriven::WrongStatus(status)));
+        assert_eq!(
+            db.store.redrive(event, RedrivenBy::Operator).await,
+            Ok(Redriven::WrongStatus(status))
+        );
     };
     refused(Status::Queued).await;
     let claim = db.claim_one("a").await;
@@ -54,7 +57,10 @@ async fn only_dead_letters_are_redriven(db: Db) {
 }
 
 async fn redriving_an_unknown_event_is_not_found(db: Db) {
-    assert_eq!(db.store.redrive(EventId::from_uuid(Uuid::now_v7())).await, Ok(Redriven::NotFound));
+    assert_eq!(
+        db.store.redrive(EventId::from_uuid(Uuid::now_v7()), RedrivenBy::Operator).await,
+        Ok(Redriven::NotFound)
+    );
 }
 
 async fn a_delivered_event_is_redriven_on_request(db: Db) {

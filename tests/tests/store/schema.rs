@@ -4,10 +4,10 @@ use crate::db::{Db, Raw, event};
 use crate::later::Later;
 use bytes::Bytes;
 use futures::future::join_all;
-use surehook::ports::StoreError;
+use surehook::ports::{Discarded, StoreError};
 use surehook::store::{MigrateError, OpenStore};
 use surehook_core::admission::Stored;
-use surehook_core::event::{Outcome, Reason};
+use surehook_core::event::{DiscardScope, Outcome, Reason};
 use surehook_core::id::EventId;
 use uuid::Uuid;
 
@@ -33,7 +33,9 @@ fn unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
 }
 
 async fn drop_schema(db: &Db) {
-    for table in ["events", "deliveries", "attempts", "paused_sources", "_sqlx_migrations"] {
+    for table in
+        ["events", "deliveries", "attempts", "actions", "paused_sources", "_sqlx_migrations"]
+    {
         db.execute(&format!("drop table {table}")).await;
     }
 }
@@ -72,6 +74,8 @@ async fn the_schema_refuses_rows_that_no_transition_writes(db: Db) {
     let queued = db.id(db.accepted("queued").await);
     let claim = db.claimed("dead").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    let discarded = db.store.discard(claim.event, DiscardScope::DeadLetters).await;
+    assert_eq!(discarded, Ok(Discarded::Now));
     let dead = db.id(claim.event);
     let is_sqlite = matches!(db.raw, Raw::Sqlite(_));
     let empty = if is_sqlite { "x''" } else { "''" };
@@ -91,10 +95,17 @@ async fn the_schema_refuses_rows_that_no_transition_writes(db: Db) {
         "attempts set attempt = -1".to_owned(),
         "attempts set took_us = -1".to_owned(),
         "attempts set verdict = 'another'".to_owned(),
+        "actions set attempt = -1".to_owned(),
+        "actions set action = 'another'".to_owned(),
     ];
     if is_sqlite {
         // PostgreSQL has a type for ids.
-        for column in ["events set id", "deliveries set event_id", "attempts set event_id"] {
+        for column in [
+            "events set id",
+            "deliveries set event_id",
+            "attempts set event_id",
+            "actions set event_id",
+        ] {
             changes.push(format!("{column} = x'00'"));
         }
     }
@@ -108,12 +119,12 @@ async fn only_columns_whose_value_can_be_missing_may_be_null(db: Db) {
         Raw::Sqlite(_) => {
             "select t.name || '.' || c.name as name, c.\"notnull\" = 0 as may_be_null
              from sqlite_schema t cross join pragma_table_info(t.name) c
-             where t.name in ('events', 'deliveries', 'attempts', 'paused_sources')"
+             where t.name in ('events', 'deliveries', 'attempts', 'actions', 'paused_sources')"
         }
         _ => {
             "select table_name || '.' || column_name as name, is_nullable = 'YES' as may_be_null
              from information_schema.columns
-             where table_name in ('events', 'deliveries', 'attempts', 'paused_sources')"
+             where table_name in ('events', 'deliveries', 'attempts', 'actions', 'paused_sources')"
         }
     };
     let known = [

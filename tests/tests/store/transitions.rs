@@ -5,7 +5,9 @@ use crate::db::{Db, demand, event_of, settlement};
 use futures::future::join_all;
 use std::time::Duration;
 use surehook::ports::{Discarded, Redriven, StoreError};
-use surehook_core::event::{DeliveryState, DiscardScope, Due, Illegal, Outcome, Reason, Status};
+use surehook_core::event::{
+    DeliveryState, DiscardScope, Due, Illegal, Outcome, Reason, RedrivenBy, Status,
+};
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
@@ -159,7 +161,7 @@ async fn settle(
 
 async fn redrive(db: &Db, event: EventId, expected: &mut Expected) -> String {
     let answer = loop {
-        match db.store.redrive(event).await {
+        match db.store.redrive(event, RedrivenBy::Operator).await {
             // The calls of other sequences have all turns. This one has changed nothing.
             Err(StoreError::Unavailable(_)) => {}
             done => break done.unwrap(),

@@ -1,5 +1,6 @@
--- Discards one event: it becomes a dead letter with the mark of a discard. Returns its id. Returns
--- nothing if the event is outside of the scope, already discarded, or changed at this moment.
+-- Discards one event: it becomes a dead letter with the mark of a discard. Records the action. Returns
+-- its id. Returns nothing if the event is outside of the scope, already discarded, or changed at this
+-- moment.
 --
 -- $2: whether waiting events are in the scope too. A row that is processing is in it once its lease
 -- has ended. Its attempt is lost, and is recorded as such.
@@ -8,7 +9,7 @@
 -- it, nothing is written, and the caller tries again.
 --
 -- Bound: one row.
--- Index: deliveries_pkey, attempts_pkey.
+-- Index: deliveries_pkey, attempts_pkey, actions_pkey.
 -- Locks: the row of deliveries. It may wait for a claim, a settlement or a prune of the row.
 with
 held as materialized (
@@ -29,11 +30,16 @@ moved as (
         discarded_fence = row.fence + 1
     from held
     where row.ctid = any (array(select place from held)) and row.ctid = held.place
-    returning row.event_id, row.attempt, held.lost
+    returning row.event_id, row.fence, row.attempt, held.lost
 ),
 recorded as (
     insert into attempts (event_id, attempt, ended_at, verdict, excerpt)
     select event_id, attempt, statement_timestamp(), 'lost', '' from moved where lost
     on conflict (event_id, attempt) do nothing
+),
+noted as (
+    insert into actions (event_id, fence, at, attempt, action)
+    select event_id, fence, statement_timestamp(), attempt, 'discarded' from moved
+    on conflict (event_id, fence) do nothing
 )
 select event_id from moved

@@ -1,12 +1,12 @@
 -- Discards the events that match a filter, in the order of their ids. The parameters are those of
 -- list.sql, but $9 is the limit of discarded events, and $4 is null if waiting events are in the
 -- scope. Then a row that is processing is in it once its lease has ended: see discard.sql. If $11 is
--- true, they are only counted. Returns the source of each.
+-- true, they are only counted. Records each discard. Returns the source of each.
 --
 -- Bound: one range scan or the probes for a key as in list.sql, cut by $10. Then one probe of each table that is needed for
 -- each row looked at. The update goes by ctid: see settle.sql.
 -- Index: for the scan events_key, deliveries_dead or deliveries_pkey, by the path. For the probes
--- events_pkey, deliveries_pkey and attempts_pkey.
+-- events_pkey, deliveries_pkey, attempts_pkey and actions_pkey.
 -- Locks: the discarded rows of deliveries in the order of their ids, skipping locked rows. So it
 -- never waits, and cannot deadlock.
 with recursive
@@ -105,12 +105,17 @@ moved as (
         discarded_fence = row.fence + 1
     from held
     where row.ctid = any (array(select place from held)) and row.ctid = held.place
-    returning row.event_id, row.source, row.attempt, held.lost
+    returning row.event_id, row.source, row.fence, row.attempt, held.lost
 ),
 recorded as (
     insert into attempts (event_id, attempt, ended_at, verdict, excerpt)
     select event_id, attempt, statement_timestamp(), 'lost', '' from moved where lost
     on conflict (event_id, attempt) do nothing
+),
+noted as (
+    insert into actions (event_id, fence, at, attempt, action)
+    select event_id, fence, statement_timestamp(), attempt, 'discarded' from moved
+    on conflict (event_id, fence) do nothing
 )
 select
     (select count(*) from looked) as looked,

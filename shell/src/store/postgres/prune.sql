@@ -1,5 +1,5 @@
 -- Looks at up to $2 events after $1 in the order of their ids. Deletes those that ended before
--- their retention, with their delivery and their attempts. The retention is $3 microseconds for
+-- their retention, with their delivery, their attempts and their actions. The retention is $3 microseconds for
 -- delivered events and $4 for dead letters. Returns one row: the number of events looked at, the
 -- last id, the current time in microseconds, the number of deleted events, and how many of these were
 -- dead letters. Events that were received within the shorter retention are not examined further.
@@ -9,10 +9,16 @@
 -- none. A delivered event that was queued again since the snapshot is left, too: its row in events
 -- has another version. The deletes go by ctid: see settle.sql.
 --
--- Bound: a range scan of events, cut by the limit. Then probes of the other tables for each event.
--- Index: events_pkey, deliveries_pkey, attempts_pkey.
+-- A program of the previous version, which may still run during an upgrade, deletes events and
+-- leaves their actions. Such rows are deleted in the range of ids that a step looks at. Rows that cannot be
+-- examined within the limit are left for later passes.
+--
+-- Bound: a range scan of events, cut by the limit, and one of actions, cut by four times the limit. Then
+-- probes of the other tables for each event, and one of events for each action.
+-- Index: events_pkey, deliveries_pkey, attempts_pkey, actions_pkey.
 -- Locks: rows of dead letters in deliveries in the order of their ids, then rows of events in the
--- order of their ids. Both skip locked rows. So it never waits, and cannot deadlock.
+-- order of their ids, then rows of actions without an event. All three skip locked rows. So it never
+-- waits, and cannot deadlock.
 with
 scanned as materialized (
     select id, received_at, ctid as place
@@ -65,6 +71,41 @@ no_attempts as (
         select tried.place
         from doomed
         cross join lateral (select ctid as place from attempts where event_id = doomed.id offset 0) as tried
+    ))
+),
+left_over as materialized (
+    select past.event_id, past.fence
+    from (
+        select event_id, fence
+        from actions
+        where event_id > coalesce($1, '00000000-0000-0000-0000-000000000000'::uuid) and event_id <= case
+            when (select count(*) from scanned) < $2 then 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid
+            else (select id from scanned order by id desc limit 1)
+        end
+        order by event_id
+        limit 4 * $2
+    ) as past
+    left join lateral (select id from events where id = past.event_id limit 1) as event on true
+    where event.id is null
+),
+stray as materialized (
+    select locked.place
+    from left_over
+    cross join lateral (
+        select ctid as place
+        from actions
+        where event_id = left_over.event_id and fence = left_over.fence
+        for update skip locked
+    ) as locked
+),
+no_actions as (
+    delete from actions
+    where ctid = any (array(
+        select past.place
+        from doomed
+        cross join lateral (select ctid as place from actions where event_id = doomed.id offset 0) as past
+        union all
+        select place from stray
     ))
 ),
 no_events as (delete from events where ctid = any (array(select place from doomed)))

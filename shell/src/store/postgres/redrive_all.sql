@@ -1,11 +1,11 @@
 -- Queues the dead letters that match a filter again with a new retry budget, in the order of their
--- ids. The parameters are those of list.sql, but $9 is the limit of redriven events. If $11 is
--- true, they are only counted. Discarded events match only if $5 is their reason.
+-- ids, and records each redrive. The parameters are those of list.sql, but $9 is the limit of redriven
+-- events. If $11 is true, they are only counted. Discarded events match only if $5 is their reason.
 --
 -- Bound: one range scan or the probes for a key as in list.sql, cut by $10. Then one probe of each table that is needed for
 -- each row looked at. The update goes by ctid: see settle.sql.
 -- Index: for the scan events_key, deliveries_dead or deliveries_pkey, by the path. For the probes
--- events_pkey, deliveries_pkey and attempts_pkey.
+-- events_pkey, deliveries_pkey, attempts_pkey and actions_pkey.
 -- Locks: the redriven rows of deliveries in the order of their ids, skipping locked rows, which
 -- another session redrives or deletes. So it never waits, and cannot deadlock.
 with recursive
@@ -99,7 +99,12 @@ moved as (
         ended_at = null,
         reason = null
     where ctid = any (array(select place from held))
-    returning event_id
+    returning event_id, fence, attempt
+),
+noted as (
+    insert into actions (event_id, fence, at, attempt, action)
+    select event_id, fence, statement_timestamp(), attempt, 'redriven' from moved
+    on conflict (event_id, fence) do nothing
 )
 select
     (select count(*) from looked) as looked,

@@ -1,12 +1,12 @@
--- Queues one delivered event again with a new retry budget. Returns its id. Returns nothing if the
--- event is not delivered, if its payload was erased, or if another session is queueing or deleting
--- it.
+-- Queues one delivered event again with a new retry budget, and records the action. Returns its id.
+-- Returns nothing if the event is not delivered, if its payload was erased, or if another session is
+-- queueing or deleting it.
 --
 -- The old row in deliveries is deleted. The fence of the new row is greater than all earlier ones:
 -- see DeliveryState::redelivered.
 --
 -- Bound: one event.
--- Index: events_pkey, deliveries_pkey, attempts_pkey.
+-- Index: events_pkey, deliveries_pkey, attempts_pkey, actions_pkey.
 -- Locks: the event's row of events. It is updated by ctid without a change, which makes another
 -- version of it. So a prune that found the event delivered leaves it. If two redrives run at once,
 -- the one that waited has locked a version that its snapshot does not see. It writes nothing, and
@@ -27,12 +27,20 @@ held as (
     set received_at = received_at
     where ctid = any (array(select place from locked))
     returning id, source
+),
+moved as (
+    insert into deliveries (event_id, due_at, attempt, budget_from, fence, source, status)
+    select held.id, statement_timestamp(), last.attempt, last.attempt, last.attempt << 31, held.source, 'queued'
+    from held
+    cross join lateral (
+        select coalesce((select attempt from attempts where event_id = held.id order by attempt desc limit 1), 0) as attempt
+    ) as last
+    on conflict (event_id) do nothing
+    returning event_id, fence, attempt
+),
+noted as (
+    insert into actions (event_id, fence, at, attempt, action)
+    select event_id, fence, statement_timestamp(), attempt, 'redriven' from moved
+    on conflict (event_id, fence) do nothing
 )
-insert into deliveries (event_id, due_at, attempt, budget_from, fence, source, status)
-select held.id, statement_timestamp(), last.attempt, last.attempt, last.attempt << 31, held.source, 'queued'
-from held
-cross join lateral (
-    select coalesce((select attempt from attempts where event_id = held.id order by attempt desc limit 1), 0) as attempt
-) as last
-on conflict (event_id) do nothing
-returning event_id
+select event_id from moved

@@ -13,7 +13,7 @@ pub const ACCEPT_EXISTING: &str = include_str!("accept_existing.sql");
 pub const CLAIM: &str = include_str!("claim.sql");
 /// Settles a batch of claims.
 pub const SETTLE: &str = include_str!("settle.sql");
-/// Reads one event and its attempts.
+/// Reads one event, its attempts and its actions.
 pub const FIND: &str = include_str!("find.sql");
 /// Reads the request of one event, without its body.
 pub const REQUEST: &str = include_str!("request.sql");

@@ -28,11 +28,13 @@ pub const DELIVERIES_READ: &str = include_str!("deliveries_read.sql");
 pub const DELIVERIES_WRITE: &str = include_str!("deliveries_write.sql");
 pub const DELIVERIES_DELETE: &str = include_str!("deliveries_delete.sql");
 pub const ATTEMPTS_WRITE: &str = include_str!("attempts_write.sql");
+/// Records redrives and discards.
+pub const ACTIONS_WRITE: &str = include_str!("actions_write.sql");
 /// Queues one delivered event again.
 pub const REDRIVE_DELIVERED: &str = include_str!("redrive_delivered.sql");
 /// Reads the number of an event's newest attempt.
 pub const LAST_ATTEMPT: &str = include_str!("last_attempt.sql");
-/// Reads one event and its attempts.
+/// Reads one event, its attempts and its actions.
 pub const FIND: &str = include_str!("find.sql");
 /// Reads the request of one event, without its body.
 pub const REQUEST: &str = include_str!("request.sql");
@@ -63,6 +65,8 @@ pub const STATUS: &str = include_str!("status.sql");
 pub const PRUNE_SCAN: &str = include_str!("prune_scan.sql");
 /// Deletes the attempts of events that are deleted.
 pub const PRUNE_ATTEMPTS: &str = include_str!("prune_attempts.sql");
+/// Deletes the actions of events that are deleted.
+pub const PRUNE_ACTIONS: &str = include_str!("prune_actions.sql");
 /// Deletes events whose retention has ended.
 pub const PRUNE_EVENTS: &str = include_str!("prune_events.sql");
 /// Finds the events whose payloads can be erased.

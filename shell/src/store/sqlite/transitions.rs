@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
-use surehook_core::event::{self, DeliveryState, DiscardScope, Due, Illegal, Status};
+use surehook_core::event::{
+    self, Action, DeliveryState, DiscardScope, Due, Illegal, RedrivenBy, Status,
+};
 use surehook_core::id::{Attempt, EventId, Fence};
 use surehook_core::retention::Reached;
 use surehook_core::verdict::Verdict;
@@ -419,6 +421,7 @@ pub(super) async fn redrive(
     connection: &mut SqliteConnection,
     now: Now,
     event: EventId,
+    by: RedrivenBy,
 ) -> Result<Redriven, Failure> {
     let read: Vec<DeliveryRow> =
         fetch(connection, sqlx::query_as(sql::DELIVERIES_READ).bind(array(&[hex(event)])?)).await?;
@@ -433,6 +436,7 @@ pub(super) async fn redrive(
     };
     let mut changes = Changes::default();
     changes.put(event, delivery, due, now);
+    changes.act(event, by.action(), delivery, now);
     changes.write(connection).await?;
     Ok(Redriven::Queued)
 }
@@ -459,6 +463,9 @@ pub(super) async fn redrive_delivered(
         .bind(attempt)
         .bind(fence);
     execute(connection, insert).await?;
+    let mut changes = Changes::default();
+    changes.act(event, Action::Redriven, delivery, now);
+    changes.write(connection).await?;
     Ok(Redriven::Queued)
 }
 
@@ -498,6 +505,7 @@ pub(super) async fn redrive_all(
             let (delivery, due) =
                 letter.delivery()?.redrive().map_err(|_| rows::unreadable("status"))?;
             changes.put(event, delivery, due, now);
+            changes.act(event, Action::Redriven, delivery, now);
             letters.push(event);
         }
     }
@@ -593,7 +601,9 @@ pub(super) async fn prune(
         scanned.iter().filter(|row| row.over).map(|row| hex(EventId::from_uuid(row.id))).collect();
     if !over.is_empty() {
         let ids = array(&over)?;
-        for statement in [sql::DELIVERIES_DELETE, sql::PRUNE_ATTEMPTS, sql::PRUNE_EVENTS] {
+        let statements =
+            [sql::DELIVERIES_DELETE, sql::PRUNE_ATTEMPTS, sql::PRUNE_ACTIONS, sql::PRUNE_EVENTS];
+        for statement in statements {
             execute(connection, sqlx::query(statement).bind(Arc::clone(&ids))).await?;
         }
     }
@@ -663,6 +673,7 @@ struct Changes {
     delivered: Vec<String>,
     attempts: Vec<serde_json::Value>,
     discarded: Vec<serde_json::Value>,
+    actions: Vec<serde_json::Value>,
 }
 
 impl Changes {
@@ -705,6 +716,13 @@ impl Changes {
         }
         let ended_at = discarded.ends_now.then_some(now.wall);
         self.discarded.push(json!([hex(event), rows::count(discarded.delivery.fence.0), ended_at]));
+        self.act(event, Action::Discarded, discarded.delivery, now);
+    }
+
+    /// Records an action that made `delivery` the row of `event`.
+    fn act(&mut self, event: EventId, action: Action, delivery: DeliveryState, now: Now) {
+        let (fence, attempt) = (rows::count(delivery.fence.0), delivery.attempt);
+        self.actions.push(json!([hex(event), fence, now.wall, attempt, action.as_str()]));
     }
 
     async fn write(self, connection: &mut SqliteConnection) -> Result<(), Failure> {
@@ -713,6 +731,10 @@ impl Changes {
         if !self.discarded.is_empty() {
             let discarded = array(&self.discarded)?;
             execute(connection, sqlx::query(sql::DISCARD_WRITE).bind(discarded)).await?;
+        }
+        if !self.actions.is_empty() {
+            let actions = array(&self.actions)?;
+            execute(connection, sqlx::query(sql::ACTIONS_WRITE).bind(actions)).await?;
         }
         Ok(())
     }

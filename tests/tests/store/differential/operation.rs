@@ -14,7 +14,7 @@ use surehook::ports::{NewEvent, Retention};
 use surehook::search::{EventFilter, PageSize, Span, SummaryFilter, SummarySize};
 use surehook_core::admission::Fingerprint;
 use surehook_core::due::Bound;
-use surehook_core::event::{DiscardScope, Outcome, Reason, Status};
+use surehook_core::event::{DiscardScope, Outcome, Reason, RedrivenBy, Status};
 use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::source::SourceName;
@@ -29,7 +29,8 @@ pub(super) enum Operation {
     /// By source.
     Claim(BTreeMap<u8, Want>),
     Settle(Vec<End>),
-    Redrive(Whose),
+    /// The event, and whether a replay redrives it.
+    Redrive(Whose, bool),
     RedriveDelivered(Whose),
     Prune {
         delivered: u32,
@@ -158,7 +159,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => vec(new(), 0..6).prop_map(Operation::Accept),
         8 => btree_map(0..3u8, want(), 1..4).prop_map(Operation::Claim),
         6 => vec(end(), 1..6).prop_map(Operation::Settle),
-        2 => redriven.prop_map(Operation::Redrive),
+        2 => (redriven, any::<bool>()).prop_map(|(whose, is_replay)| Operation::Redrive(whose, is_replay)),
         2 => redriven_delivered.prop_map(Operation::RedriveDelivered),
         2 => (0..3u32, 0..3u32, proptest::option::weighted(0.2, whose()), 1..20u32)
             .prop_map(|(delivered, dead_lettered, after, limit)| Operation::Prune { delivered, dead_lettered, after, limit }),
@@ -280,7 +281,7 @@ pub(super) enum Call {
     Accept(Vec<NewEvent>),
     Claim(Vec<Demand>),
     Settle(Vec<Settlement>),
-    Redrive(EventId),
+    Redrive(EventId, RedrivenBy),
     RedriveDelivered(EventId),
     Prune(Retention, Option<EventId>, u32),
     Erase(Duration, Option<EventId>, u32),
@@ -338,7 +339,10 @@ impl Run {
             Operation::Settle(ends) => {
                 Call::Settle(ends.iter().map(|end| self.settlement(end)).collect())
             }
-            Operation::Redrive(whose) => Call::Redrive(self.event(whose)),
+            Operation::Redrive(whose, is_replay) => {
+                let by = if *is_replay { RedrivenBy::Replay } else { RedrivenBy::Operator };
+                Call::Redrive(self.event(whose), by)
+            }
             Operation::RedriveDelivered(whose) => Call::RedriveDelivered(self.event(whose)),
             Operation::Prune { delivered, dead_lettered, after, limit } => {
                 let retention = Retention {

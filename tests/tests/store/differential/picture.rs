@@ -1,4 +1,4 @@
-//! The contents of all three tables, every column, with virtual times.
+//! The contents of all tables of events, every column, with virtual times.
 
 use crate::db::{Db, Raw};
 use sqlx::{AssertSqlSafe, FromRow, PgPool, SqlitePool};
@@ -10,6 +10,7 @@ pub(super) struct Picture {
     events: Vec<EventRow>,
     deliveries: Vec<DeliveryRow>,
     attempts: Vec<AttemptRow>,
+    actions: Vec<ActionRow>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -50,6 +51,23 @@ struct AttemptRow {
     excerpt: Vec<u8>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+struct ActionRow {
+    event_id: Uuid,
+    fence: i64,
+    at: i64,
+    attempt: i64,
+    action: String,
+}
+
+/// The statements that read the tables.
+struct Statements {
+    events: String,
+    deliveries: String,
+    attempts: String,
+    actions: String,
+}
+
 impl Picture {
     pub(super) async fn of(db: &Db, ahead: i64) -> Self {
         let time = |column: &str| match db.raw {
@@ -75,36 +93,35 @@ impl Picture {
              from attempts order by event_id, attempt",
             time("ended_at")
         );
+        let actions = format!(
+            "select event_id, fence, {}, attempt, action from actions order by event_id, fence",
+            time("at")
+        );
+        let statements = Statements { events, deliveries, attempts, actions };
         match &db.raw {
-            Raw::Postgres(pool) => Self::of_postgres(pool, events, deliveries, attempts).await,
-            Raw::Sqlite(pool) => Self::of_sqlite(pool, events, deliveries, attempts).await,
+            Raw::Postgres(pool) => Self::of_postgres(pool, statements).await,
+            Raw::Sqlite(pool) => Self::of_sqlite(pool, statements).await,
             Raw::Memory(memory) => memory.transact(|tables, _| Self::of_model(tables, ahead)),
         }
     }
 
-    async fn of_postgres(
-        pool: &PgPool,
-        events: String,
-        deliveries: String,
-        attempts: String,
-    ) -> Self {
+    async fn of_postgres(pool: &PgPool, statements: Statements) -> Self {
+        let Statements { events, deliveries, attempts, actions } = statements;
         Self {
             events: sqlx::query_as(AssertSqlSafe(events)).fetch_all(pool).await.unwrap(),
             deliveries: sqlx::query_as(AssertSqlSafe(deliveries)).fetch_all(pool).await.unwrap(),
             attempts: sqlx::query_as(AssertSqlSafe(attempts)).fetch_all(pool).await.unwrap(),
+            actions: sqlx::query_as(AssertSqlSafe(actions)).fetch_all(pool).await.unwrap(),
         }
     }
 
-    async fn of_sqlite(
-        pool: &SqlitePool,
-        events: String,
-        deliveries: String,
-        attempts: String,
-    ) -> Self {
+    async fn of_sqlite(pool: &SqlitePool, statements: Statements) -> Self {
+        let Statements { events, deliveries, attempts, actions } = statements;
         Self {
             events: sqlx::query_as(AssertSqlSafe(events)).fetch_all(pool).await.unwrap(),
             deliveries: sqlx::query_as(AssertSqlSafe(deliveries)).fetch_all(pool).await.unwrap(),
             attempts: sqlx::query_as(AssertSqlSafe(attempts)).fetch_all(pool).await.unwrap(),
+            actions: sqlx::query_as(AssertSqlSafe(actions)).fetch_all(pool).await.unwrap(),
         }
     }
 
@@ -145,10 +162,18 @@ impl Picture {
             error: entry.error.clone(),
             excerpt: entry.excerpt.to_vec(),
         });
+        let actions = tables.actions.iter().map(|((event, fence), entry)| ActionRow {
+            event_id: event.as_uuid(),
+            fence: fence.0.try_into().unwrap(),
+            at: entry.at.as_microsecond() - ahead,
+            attempt: entry.attempt.into(),
+            action: entry.action.as_str().to_owned(),
+        });
         Self {
             events: events.collect(),
             deliveries: deliveries.collect(),
             attempts: attempts.collect(),
+            actions: actions.collect(),
         }
     }
 }

@@ -84,7 +84,7 @@ impl Side {
         match &self.db.raw {
             Raw::Memory(memory) => memory.transact(|tables, _| *tables = Database::default()),
             Raw::Postgres(_) | Raw::Sqlite(_) => {
-                self.db.execute("delete from attempts; delete from deliveries; delete from events; delete from paused_sources").await;
+                self.db.execute("delete from actions; delete from attempts; delete from deliveries; delete from events; delete from paused_sources").await;
             }
         }
         self.ahead = self.now() - EPOCH;
@@ -122,7 +122,9 @@ impl Side {
                     refused
                 }))
             }
-            Call::Redrive(event) => Answer::Redriven(store.redrive(event).await.map_err(kind)),
+            Call::Redrive(event, by) => {
+                Answer::Redriven(store.redrive(event, by).await.map_err(kind))
+            }
             Call::RedriveDelivered(event) => {
                 Answer::Redelivered(store.redrive_delivered(event).await.map_err(kind))
             }
@@ -235,13 +237,15 @@ impl Side {
                     .attempts
                     .iter_mut()
                     .for_each(|((event, _), entry)| put(event, &mut entry.ended_at));
+                tables.actions.iter_mut().for_each(|((event, _), entry)| put(event, &mut entry.at));
             });
         } else {
             let (events, erased) = (of("received_at", "id"), of("erased_at", "id"));
             let (due, ended) = (of("due_at", "event_id"), of("ended_at", "event_id"));
+            let acted = of("at", "event_id");
             self.db
                 .execute(&format!(
-                    "begin; update events set {events}, {erased}; update deliveries set {due}, {ended}; update attempts set {ended}; commit"
+                    "begin; update events set {events}, {erased}; update deliveries set {due}, {ended}; update attempts set {ended}; update actions set {acted}; commit"
                 ))
                 .await;
         }
@@ -284,6 +288,7 @@ impl Side {
         found.next_attempt_at.iter_mut().for_each(put);
         found.settled_at.iter_mut().for_each(put);
         found.history.iter_mut().for_each(|entry| put(&mut entry.ended_at));
+        found.actions.iter_mut().for_each(|entry| put(&mut entry.at));
         found
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::search::{EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::admission::Stored;
-use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::event::{Outcome, Reason, RedrivenBy, Status};
 use surehook_core::id::EventId;
 use surehook_core::retention::Reached;
 use surehook_core::worker::claims::{Claim, Claims, Demand, Settlement};
@@ -128,7 +128,7 @@ fn redrive_all(db: &Db) -> JoinHandle<Result<RedrivenPage, StoreError>> {
 
 fn redrive(db: &Db, event: EventId) -> JoinHandle<Result<Redriven, StoreError>> {
     let store = db.another();
-    tokio::spawn(async move { store.redrive(event).await })
+    tokio::spawn(async move { store.redrive(event, RedrivenBy::Operator).await })
 }
 
 /// Accepts one event and claims it under a lease that has expired.

@@ -98,7 +98,7 @@ async fn session(db: &Db) -> PgConnection {
 const NUMBERS: [u32; 5] = [0, 1, 2, 1000, 1_000_000];
 
 /// The tables with the indexes that statements read.
-const RELATIONS: [&str; 8] = [
+const RELATIONS: [&str; 9] = [
     "events",
     "events_pkey",
     "events_key",
@@ -107,6 +107,7 @@ const RELATIONS: [&str; 8] = [
     "deliveries_due",
     "deliveries_dead",
     "attempts_pkey",
+    "actions_pkey",
 ];
 
 /// The number of states drawn for each relation separately, in addition to the combinations in
@@ -129,13 +130,18 @@ async fn plans_stay_index_probes_with_any_numbers_in_the_catalog() {
 
     for tuples in NUMBERS {
         for pages in NUMBERS {
-            set_numbers(&db, "relname in ('events', 'deliveries', 'attempts')", tuples, pages)
-                .await;
+            set_numbers(
+                &db,
+                "relname in ('events', 'deliveries', 'attempts', 'actions')",
+                tuples,
+                pages,
+            )
+            .await;
             for index_tuples in NUMBERS {
                 for index_pages in NUMBERS {
                     set_numbers(
                         &db,
-                        "relname ~ '^(events|deliveries|attempts)_'",
+                        "relname ~ '^(events|deliveries|attempts|actions)_'",
                         index_tuples,
                         index_pages,
                     )

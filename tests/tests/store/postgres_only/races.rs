@@ -12,7 +12,7 @@ use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::store::postgres::sql;
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
-use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::event::{Outcome, Reason, RedrivenBy, Status};
 use surehook_core::retention::Reached;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -126,7 +126,8 @@ async fn a_redrive_finds_nothing_after_a_concurrent_pruning() {
     let mut pruning =
         held_open(&db, "delete from deliveries; delete from attempts; delete from events").await;
     let store = Arc::clone(&db.store);
-    let redrive = tokio::spawn(async move { store.redrive(claim.event).await });
+    let redrive =
+        tokio::spawn(async move { store.redrive(claim.event, RedrivenBy::Operator).await });
     wait_for_waiting(&db, 1).await;
     end(&mut pruning, "commit").await;
     assert_eq!(redrive.await.unwrap(), Ok(Redriven::NotFound));
@@ -496,7 +497,7 @@ async fn pruning_skips_a_letter_dead_lettered_again_after_it_was_selected() {
     let pruned = db.claimed("b").await;
     db.settle(&pruned, Outcome::DeadLetter(Reason::Permanent)).await;
     let pruning = slowly(&db, sql::PRUNE, |query| query.bind(0i64).bind(0i64)).await;
-    assert_eq!(db.store.redrive(claim.event).await, Ok(Redriven::Queued));
+    assert_eq!(db.store.redrive(claim.event, RedrivenBy::Operator).await, Ok(Redriven::Queued));
     let again = db.claim_one("a").await;
     db.settle(&again, Outcome::DeadLetter(Reason::Permanent)).await;
     assert_eq!(pruning.await.unwrap(), 1, "only the other event is deleted");

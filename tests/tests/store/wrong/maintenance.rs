@@ -37,6 +37,7 @@ impl MaintenanceStore for WrongStore {
             let mut pruned = tables.prune(now, retention, after, limit);
             match self.wrong {
                 Wrong::LeavesAttempts => tables.attempts = before.attempts,
+                Wrong::LeavesActions => tables.actions = before.actions,
                 Wrong::PassNeverEnds => pruned.reached.last = looked_at.last().copied(),
                 Wrong::PassEndsAtWhatIsYoung => {
                     let soonest = now - retention.delivered.min(retention.dead_lettered);

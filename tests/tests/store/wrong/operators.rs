@@ -7,10 +7,10 @@ use futures::future::ready;
 use jiff::Timestamp;
 use surehook::ports::{Discarded, FoundBody, OperatorStore, Redriven, StoreCall, StoreError};
 use surehook::search::{
-    DiscardedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage,
-    RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize,
+    ActionEntry, DiscardedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize,
+    RedrivenPage, RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize,
 };
-use surehook_core::event::{DeliveryState, DiscardScope, Reason, Status};
+use surehook_core::event::{Action, DeliveryState, DiscardScope, Reason, RedrivenBy, Status};
 use surehook_core::id::{EventId, Fence};
 use surehook_core::source::SourceName;
 use surehook_core::verdict::Verdict;
@@ -21,6 +21,10 @@ impl OperatorStore for WrongStore {
         let mut found = self.memory.transact(|tables, _| tables.find(event));
         match (self.wrong, &mut found) {
             (Wrong::HistoryNewestFirst, Some(found)) => found.history.reverse(),
+            (Wrong::ActionsNewestFirst, Some(found)) => found.actions.reverse(),
+            (Wrong::ActionsWithoutAttempts, Some(found)) => {
+                found.actions.iter_mut().for_each(|entry| entry.attempt = 0);
+            }
             (Wrong::UnknownIsAnError, None) => {
                 return ready(Err(StoreError::Rejected("there is no such event".into()))).boxed();
             }
@@ -51,9 +55,13 @@ impl OperatorStore for WrongStore {
         ready(Ok(found)).boxed()
     }
 
-    fn redrive(&self, event: EventId) -> StoreCall<'_, Redriven> {
+    fn redrive(&self, event: EventId, mut by: RedrivenBy) -> StoreCall<'_, Redriven> {
+        if self.wrong == Wrong::RecordsReplaysAsOperators {
+            by = RedrivenBy::Operator;
+        }
         let done = self.memory.transact(|tables, now| {
             let before = tables.deliveries.get(&event).copied();
+            let actions = tables.actions.clone();
             if self.wrong == Wrong::RedriveLeavesDiscarded && tables.is_discarded(event) {
                 return Ok(Redriven::WrongStatus(Status::DeadLettered));
             }
@@ -66,7 +74,15 @@ impl OperatorStore for WrongStore {
                     ..row.delivery
                 };
             }
-            let mut redriven = tables.redrive(now, event);
+            let mut redriven = tables.redrive(now, event, by);
+            match (self.wrong, redriven) {
+                (Wrong::RecordsNoRedrive, _) => tables.actions = actions,
+                (Wrong::RecordsRefusedActions, Redriven::WrongStatus(_)) => {
+                    let entry = ActionEntry { action: by.action(), at: now, attempt: 0 };
+                    tables.actions.insert((event, Fence(0)), entry);
+                }
+                _ => {}
+            }
             match (self.wrong, tables.deliveries.get_mut(&event), before) {
                 (Wrong::RedriveKeepsTheBudget, Some(row), Some(before)) => {
                     row.delivery.budget_from = before.delivery.budget_from;
@@ -100,7 +116,11 @@ impl OperatorStore for WrongStore {
                 tables.deliveries.remove(&event);
                 tables.ended.remove(&event);
             }
+            let actions = tables.actions.clone();
             let redriven = tables.redrive_delivered(now, event);
+            if self.wrong == Wrong::RecordsNoRedelivery {
+                tables.actions = actions;
+            }
             if let (Redriven::Queued, Some(row)) = (redriven, tables.deliveries.get_mut(&event)) {
                 match self.wrong {
                     Wrong::RedrivesDeliveredAsNew => row.delivery = DeliveryState::accepted(),
@@ -134,6 +154,12 @@ impl OperatorStore for WrongStore {
                 page.events.pop();
             }
             Wrong::KeyInOneSource if filter.key.is_some() => page.events.truncate(1),
+            Wrong::ListsActions => {
+                for event in &mut page.events {
+                    let found = self.memory.transact(|tables, _| tables.find(event.id));
+                    event.actions = found.map(|found| found.actions).unwrap_or_default();
+                }
+            }
             Wrong::ListsTheFirstAttempt => {
                 for event in &mut page.events {
                     let found = self.memory.transact(|tables, _| tables.find(event.id));
@@ -230,6 +256,17 @@ impl OperatorStore for WrongStore {
             if self.wrong == Wrong::CountsOnADryRunOnly && !is_counted_only {
                 page.redriven = 0;
             }
+            match self.wrong {
+                Wrong::RecordsNoBulkRedrive => tables.actions = before.actions.clone(),
+                Wrong::RecordsOnADryRun if dry_run => {
+                    let (letters, _) = tables.letters(&filter.of_dead_letters(), span, size);
+                    for letter in letters {
+                        let entry = ActionEntry { action: Action::Redriven, at: now, attempt: 0 };
+                        tables.actions.insert((letter, Fence(0)), entry);
+                    }
+                }
+                _ => {}
+            }
             if self.wrong == Wrong::RedriveOfAllKeepsTheBudget {
                 for (event, row) in &mut tables.deliveries {
                     row.delivery.budget_from = before.deliveries[event].delivery.budget_from;
@@ -270,10 +307,14 @@ impl OperatorStore for WrongStore {
                 }
             }
             let (chosen, scope, page) = tables.discardable(now, &filter, scope, span, size);
+            let actions = tables.actions.clone();
             if !dry_run {
                 for event in chosen {
                     self.discard_one(tables, now, event, scope);
                 }
+            }
+            if self.wrong == Wrong::RecordsNoBulkDiscard {
+                tables.actions = actions;
             }
             Ok(page)
         });
@@ -376,7 +417,11 @@ impl WrongStore {
         {
             row.due_at = row.due_at.map(|due_at| due_at.min(now));
         }
+        let actions = tables.actions.clone();
         let discarded = tables.discard(now, event, self.scope(scope));
+        if self.wrong == Wrong::RecordsNoDiscard {
+            tables.actions = actions;
+        }
         if self.wrong == Wrong::DiscardsWhatIsNot
             && matches!(discarded, Discarded::NotFound | Discarded::WrongStatus(Status::Delivered))
         {
@@ -389,6 +434,10 @@ impl WrongStore {
                     tables.ended.insert(event, now);
                 }
                 (Wrong::DiscardForgetsAttempts, _) => row.delivery.attempt = 0,
+                (Wrong::RecordsTheTimeOfTheEnd, _) => {
+                    let entry = tables.actions.get_mut(&(event, row.delivery.fence));
+                    entry.expect("it was recorded").at = tables.ended[&event];
+                }
                 (Wrong::DiscardKeepsTheFence, Some(before)) => {
                     row.delivery.fence = before.delivery.fence;
                     (row.delivery.status, row.due_at) = (before.delivery.status, before.due_at);
