@@ -186,6 +186,21 @@ impl Breaker {
         }
     }
 
+    /// The state at `now`, after the policy was replaced.
+    ///
+    /// An open breaker stays open until the time that it had, or for the new `open_for` if that is
+    /// shorter: an operator who shortens it wants a probe soon. A longer one is for the next opening. If the
+    /// new policy never opens a breaker, the breaker closes: a failed probe must not open it again.
+    #[must_use]
+    pub fn under(self, now: Instant, policy: BreakerPolicy) -> Self {
+        let never_opens = policy.failures == 0 && policy.refusals == 0;
+        match self {
+            Self::Open { .. } | Self::HalfOpen | Self::Ramping { .. } if never_opens => Self::NEW,
+            Self::Open { until } => Self::Open { until: until.min(now + policy.open_for) },
+            Self::Closed { .. } | Self::HalfOpen | Self::Ramping { .. } => self,
+        }
+    }
+
     fn ramping(allowed: u32, concurrency: u32, refusals: u32) -> Self {
         if allowed > concurrency {
             Self::Closed { failures: 0, refusals }
@@ -307,6 +322,27 @@ mod tests {
         let policy = BreakerPolicy { refusals: 3, ..POLICY };
         assert_eq!(by(policy, Breaker::HalfOpen, &[Refused]), open());
         assert_eq!(by(policy, Breaker::HalfOpen, &[Accepted]), ramping(2, 0));
+    }
+
+    #[test]
+    fn a_new_policy_shortens_an_open_breaker_and_prolongs_none() {
+        let open_for = |seconds| BreakerPolicy { open_for: Duration::from_secs(seconds), ..POLICY };
+        assert_eq!(open().under(at(2), open_for(3)), Breaker::Open { until: at(5) });
+        assert_eq!(open().under(at(2), open_for(100)), open());
+        for other in [closed(2, 1), Breaker::HalfOpen, ramping(2, 1)] {
+            assert_eq!(other.under(at(2), open_for(3)), other);
+        }
+    }
+
+    #[test]
+    fn a_policy_without_a_breaker_closes_it() {
+        let off = BreakerPolicy { failures: 0, ..POLICY };
+        for other in [open(), Breaker::HalfOpen, ramping(2, 1)] {
+            assert_eq!(other.under(at(2), off), Breaker::NEW);
+        }
+        assert_eq!(closed(2, 1).under(at(2), off), closed(2, 1));
+        let only_refusals = BreakerPolicy { refusals: 1, ..off };
+        assert_eq!(open().under(at(2), only_refusals), open());
     }
 
     #[test]

@@ -161,6 +161,7 @@ impl Intake {
                 self.offers.offer(source, capacity, lease);
             }
             Input::TakenOver { source, size } => self.offers.taken_over(&source, size),
+            Input::OffersWithdrawn => self.offers.withdraw(),
             Input::HandoverClosed => self.offers.close(),
             Input::NotHandedOver(events) => {
                 self.offers.close();
@@ -173,6 +174,7 @@ impl Intake {
                 debug_assert!(self.releasing > 0, "a release ended that was not started");
                 self.releasing = self.releasing.saturating_sub(1);
             }
+            Input::Limited { max_queued } => self.settings.max_queued = max_queued,
             Input::ShutDown => {
                 if self.phase == Phase::Running {
                     self.phase = Phase::Draining;
@@ -447,7 +449,6 @@ impl Intake {
             self.storing.len() <= self.settings.batches_at_once,
             "more concurrent calls than `batches_at_once`"
         );
-        assert!(self.requests.len() <= self.settings.max_queued, "more requests than `max_queued`");
         let unanswered: BTreeSet<(Instant, Ticket)> = self
             .requests
             .iter()

@@ -56,16 +56,24 @@ impl Account {
     /// between the sources, or less if a request of `largest` bytes would not fit into the rest.
     #[must_use]
     pub fn new(limit: usize, largest: usize, sources: usize) -> Self {
-        let own = (limit / 4).min(limit.saturating_sub(largest)) / sources.max(1);
-        let common = limit - own * sources;
-        Self {
-            own,
-            common,
+        let mut account = Self {
+            own: 0,
+            common: 0,
             used: 0,
             requests: BTreeMap::new(),
             by_source: BTreeMap::new(),
             next: 0,
-        }
+        };
+        account.resize(limit, largest, sources);
+        account
+    }
+
+    /// Divides `limit` bytes as [`Self::new`] does. Requests keep the memory that they have. If the
+    /// memory is smaller now, others get none until enough of it is free.
+    pub fn resize(&mut self, limit: usize, largest: usize, sources: usize) {
+        self.own = (limit / 4).min(limit.saturating_sub(largest)) / sources.max(1);
+        self.common = limit - self.own * sources;
+        self.used = self.by_source.values().map(|held| held.saturating_sub(self.own)).sum();
     }
 
     /// Registers a request that starts to be read. It uses no memory yet.
@@ -143,6 +151,10 @@ impl Account {
         let held = self.by_source.get(source).copied().unwrap_or_default();
         let wanted =
             held.saturating_add(bytes).saturating_sub(self.own) - held.saturating_sub(self.own);
+        if wanted == 0 {
+            // Also if the common memory is smaller now than what is in use of it.
+            return 0;
+        }
         (self.used.saturating_add(wanted)).saturating_sub(self.common)
     }
 
@@ -217,6 +229,27 @@ mod tests {
         assert_eq!((account.grow(at(0), other, 1), account.held()), (Growth::Refused, LIMIT));
         account.close(greedy);
         assert_eq!(account.grow(at(0), other, 1), granted());
+    }
+
+    #[test]
+    fn requests_keep_their_memory_when_the_account_is_resized() {
+        let mut account = Account::new(LIMIT, 500, 2);
+        let held = account.open(at(0), &source("a"));
+        assert_eq!(account.grow(at(0), held, 800), granted());
+        // Shares of 25, and 300 of common memory.
+        account.resize(400, 200, 4);
+        let other = account.open(at(0), &source("b"));
+        assert_eq!(account.grow(at(0), other, 25), granted());
+        assert_eq!((account.grow(at(0), other, 1), account.held()), (Growth::Refused, 825));
+        account.close(held);
+        assert_eq!(account.grow(at(0), other, 300), granted());
+        assert_eq!(account.grow(at(0), other, 1), Growth::Refused);
+        // Shares of 125, and 750 of common memory.
+        account.resize(LIMIT, 500, 2);
+        assert_eq!(account.grow(at(0), other, 550), granted());
+        assert_eq!(account.grow(at(0), other, 1), Growth::Refused);
+        account.close(other);
+        assert_eq!(account.held(), 0);
     }
 
     #[test]

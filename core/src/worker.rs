@@ -40,6 +40,7 @@ pub mod claims;
 mod interface;
 mod memory;
 mod queue;
+mod reconfiguring;
 mod shortage;
 #[cfg(test)]
 mod tests;
@@ -61,7 +62,8 @@ use queue::{Expects, Held, Offered, SourceQueue};
 use shortage::Shortage;
 
 pub use interface::{
-    Action, BATCH_ROWS, Dispatch, FULL_ROWS, Input, Load, Settings, Step, Ticket, Wake,
+    Action, BATCH_ROWS, Dispatch, FULL_ROWS, Input, Load, OFFERS_END_WITHIN, Settings, Step,
+    Ticket, Wake,
 };
 
 /// The worker of one process. See the [module](self).
@@ -69,6 +71,7 @@ pub use interface::{
 pub struct Worker {
     settings: Settings,
     queues: Vec<SourceQueue>,
+    /// The queue of each source, also of those that were removed from the configuration.
     by_source: BTreeMap<SourceName, usize>,
     phase: Phase,
     next_ticket: u64,
@@ -248,6 +251,9 @@ impl Worker {
                 self.store.failures = 0;
             }
             Input::SettleFailed => self.settle_failed(now),
+            Input::Reconfigured { sources, max_held_bytes } => {
+                self.reconfigure(now, sources, max_held_bytes);
+            }
             Input::ShutDown { cut_off_at, give_up_at } => {
                 self.shut_down(now, cut_off_at, give_up_at);
             }
@@ -469,11 +475,14 @@ impl Worker {
         let queue = &mut self.queues[index];
         queue.weighed(claim.size());
         self.memory.take(index, origin, claim.size());
-        let lease = Lease { claimed_at, ends: claimed_at + queue.policy.lease() };
-        let held = Held { lease, start_by: lease.ends.before(queue.policy.cover()), claim, origin };
-        // If the breaker opened after the claim was sent, the event is released, like those that
-        // were waiting.
-        if self.phase == Phase::Running && !matches!(queue.breaker, Breaker::Open { .. }) {
+        let lease = Lease { claimed_at, ends: claimed_at + queue.lease_of(origin, claimed_at) };
+        let held = Held { lease, start_by: queue.start_by(lease), claim, origin };
+        // If the breaker opened or the source was removed after the claim was sent, the event is
+        // released, like those that were waiting.
+        if self.phase == Phase::Running
+            && queue.is_configured
+            && !matches!(queue.breaker, Breaker::Open { .. })
+        {
             queue.ahead.push_back(held);
         } else {
             self.release(now, index, held);
@@ -544,7 +553,8 @@ impl Worker {
             decide(&reply, &queue.policy, claim.event, claim.attempt, claim.in_budget);
         let outcome = if cut_off { Outcome::CutOff } else { decided };
         let health = verdict.and_then(|verdict| health(&reply, verdict));
-        let has_moved = health.is_some_and(|health| queue.learned(now, health));
+        let has_moved =
+            health.is_some_and(|health| queue.is_configured && queue.learned(now, health));
         match (&reply, cut_off) {
             (_, true) => {}
             (Reply::NotSent, false) => self.suspend(now),

@@ -72,6 +72,13 @@ impl Offers {
         capacity.bytes = capacity.bytes.saturating_sub(size);
     }
 
+    /// All offers end. Events for which capacity is reserved can still be handed over.
+    pub(super) fn withdraw(&mut self) {
+        for offer in self.by_source.values_mut() {
+            offer.capacity = Capacity::default();
+        }
+    }
+
     /// The worker accepts no more events.
     pub(super) fn close(&mut self) {
         self.is_closed = true;
@@ -103,5 +110,20 @@ mod tests {
             assert!(offers.take(&source, 0).is_none());
             offers.give_back(&source, 100);
         }
+    }
+
+    #[test]
+    fn a_withdrawn_offer_admits_nothing_until_the_next_one() {
+        let source = SourceName::parse("orders").unwrap();
+        let mut offers = Offers::default();
+        let capacity = Capacity { events: 2, bytes: 100 };
+        let [first, second] = [1, 2].map(Duration::from_secs);
+        offers.offer(source.clone(), capacity, first);
+        assert_eq!(offers.take(&source, 10), Some(first));
+        offers.withdraw();
+        assert_eq!((offers.take(&source, 10), offers.taken()), (None, 1));
+        offers.offer(source.clone(), capacity, second);
+        assert_eq!(offers.take(&source, 10), Some(second));
+        assert_eq!(offers.take(&source, 10), None, "the first event has its capacity still");
     }
 }

@@ -87,12 +87,19 @@ pub enum Input {
         /// The event's bytes.
         size: usize,
     },
+    /// All offers end. The worker makes new ones.
+    OffersWithdrawn,
     /// The worker accepts no more events.
     HandoverClosed,
     /// The worker ended before it could take over these events of an [`Action::HandOver`].
     NotHandedOver(Vec<ClaimedOnInsert>),
     /// The call of one [`Action::Release`] ended, successfully or not.
     Released,
+    /// The limit [`Settings::max_queued`] changed. Requests that wait are kept.
+    Limited {
+        /// The new limit.
+        max_queued: usize,
+    },
     /// The process shuts down: waiting requests are still stored, new ones are refused.
     ShutDown,
 }

@@ -350,6 +350,21 @@ fn a_timed_out_request_counts_against_the_limit_until_stored() {
 }
 
 #[test]
+fn a_new_limit_keeps_waiting_requests() {
+    let mut intake = Intake::new(Settings { max_queued: 2, ..SETTINGS });
+    submit(&mut intake, [request(1), request(2)]);
+    intake.handle(Input::Limited { max_queued: 1 });
+    let (batch, events) = call(&mut intake);
+    assert_eq!(events.len(), 2);
+    assert_eq!(intake.submit(at(0), request(3)), Err(Refusal::Overloaded));
+    intake.handle(Input::Limited { max_queued: 3 });
+    assert!(intake.submit(at(0), request(3)).is_ok());
+    stored(&mut intake, batch, Ok(vec![Stored::Inserted, Stored::Inserted]));
+    let answered = answers(&actions(&mut intake, at(0)));
+    assert!(matches!(answered[..], [(_, Ok(_)), (_, Ok(_))]), "{answered:?}");
+}
+
+#[test]
 fn a_shutdown_stores_waiting_requests_and_refuses_new_ones() {
     let mut intake = Intake::new(SETTINGS);
     let tickets = submit(&mut intake, [request(1)]);

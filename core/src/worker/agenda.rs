@@ -16,6 +16,11 @@ impl Agenda {
         Self { at: alloc::vec![None; queues], in_order: BTreeSet::new() }
     }
 
+    /// Adds a queue without a due time, after the last one.
+    pub(super) fn add(&mut self) {
+        self.at.push(None);
+    }
+
     /// Replaces the due time of a queue. `None` removes it.
     pub(super) fn set(&mut self, queue: usize, at: Option<Instant>) {
         let before = core::mem::replace(&mut self.at[queue], at);
@@ -61,5 +66,8 @@ mod tests {
         assert_eq!(agenda.first(), Some((at(9), 2)));
         agenda.set(2, None);
         assert_eq!(agenda.first(), None);
+        agenda.add();
+        agenda.set(3, Some(at(1)));
+        assert_eq!(agenda.first(), Some((at(1), 3)));
     }
 }

@@ -3,7 +3,7 @@
 
 use super::claims::{Claim, Claims, Demand, Settlement};
 use crate::breaker::Breaker;
-use crate::source::SourceName;
+use crate::source::{Policy, SourceName};
 use crate::time::Instant;
 use crate::verdict::Reply;
 use alloc::vec::Vec;
@@ -17,6 +17,10 @@ pub(super) const BATCH: usize = BATCH_ROWS as usize;
 /// `settle_pace`.
 pub const FULL_ROWS: u32 = 128;
 pub(super) const FULL: usize = FULL_ROWS as usize;
+
+/// How long after [`Input::Reconfigured`] a store call of the same process may start that claims
+/// events on an old offer.
+pub const OFFERS_END_WITHIN: Duration = Duration::from_secs(1);
 
 /// The limits and intervals of one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +74,7 @@ pub struct Ticket(pub(super) u64);
 
 /// What happened. Each result is reported once, for an action that asked for it. Results that arrive
 /// after the worker has cut off a delivery or is over are ignored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// These sources may have new events.
     Woken(Vec<SourceName>),
@@ -97,6 +101,19 @@ pub enum Input {
     Settled,
     /// The settlements failed, or their outcome is unknown.
     SettleFailed,
+    /// The configuration was read again: from now on these are the sources and their policies. It
+    /// has no effect during the shutdown. All offers end; events that were handed over on an offer
+    /// before must be reported before this.
+    ///
+    /// The driver ends the offers first, and takes the time of this input after that. Store calls
+    /// in flight may still claim events on an old offer, and so may calls that start within
+    /// [`OFFERS_END_WITHIN`]: the intake may have read its offers just before.
+    Reconfigured {
+        /// The sources of the new configuration.
+        sources: Vec<(SourceName, Policy)>,
+        /// The new [`Settings::max_held_bytes`].
+        max_held_bytes: usize,
+    },
     /// Stop claiming, release unsent events, and finish. All offers end. Events that were handed
     /// over on an offer must be reported before this.
     ShutDown {

@@ -17,6 +17,11 @@
 //! An event that is larger than its group's part may be held if its group holds nothing else in the
 //! common part and the other group holds no such event. So the total never exceeds the limit by
 //! more than one event.
+//!
+//! A reload changes the limit, or the number of sources and so their shares. Held events stay, and
+//! are counted by the new shares. Until those that exceed them have ended, there is less memory for
+//! others, and the total may exceed the new limit. A removed source has no share: all that it holds
+//! for claims counts in the common part.
 
 use super::queue::SourceQueue;
 use alloc::collections::BTreeSet;
@@ -68,6 +73,19 @@ struct Account {
     promised: usize,
     /// The source's place in the waiting order. It is kept until the source gets the memory.
     since: Option<u64>,
+    /// Whether the source has shares. A source that was removed from the configuration has none.
+    has_share: bool,
+}
+
+impl Account {
+    const NEW: Self = Self {
+        pace: Pace::Unknown,
+        offered: 0,
+        claimed: 0,
+        promised: 0,
+        since: None,
+        has_share: true,
+    };
 }
 
 /// The memory of one worker.
@@ -95,21 +113,45 @@ pub(super) struct Memory {
 impl Memory {
     /// Creates a memory of `limit` bytes for this number of sources.
     pub(super) fn new(limit: usize, sources: usize) -> Self {
-        let own = limit / 4 / sources.max(1);
-        let common = limit - limit / 4 - limit / 4;
-        let account =
-            Account { pace: Pace::Unknown, offered: 0, claimed: 0, promised: 0, since: None };
-        Self {
-            own,
-            common,
-            of_one_group: common - common / 4,
+        let mut memory = Self {
+            own: 0,
+            common: 0,
+            of_one_group: 0,
             used: [0; 2],
             beyond: 0,
-            accounts: alloc::vec![account; sources],
+            accounts: alloc::vec![Account::NEW; sources],
             waiting: BTreeSet::new(),
             next_place: 0,
             has_changed: false,
             held: 0,
+        };
+        memory.divide(limit);
+        memory
+    }
+
+    /// Changes the limit and the sources. Only the memory that is reserved for a claim in flight
+    /// stays reserved; other sources wait for it again.
+    pub(super) fn resize(&mut self, limit: usize, queues: &[SourceQueue]) {
+        self.accounts.resize(queues.len(), Account::NEW);
+        for (account, queue) in self.accounts.iter_mut().zip(queues) {
+            account.has_share = queue.is_configured;
+            if !queue.is_asked {
+                account.promised = 0;
+            }
+        }
+        self.divide(limit);
+        self.has_changed = true;
+    }
+
+    /// Divides the memory between the sources, and counts again what the groups use.
+    fn divide(&mut self, limit: usize) {
+        let sources = self.accounts.iter().filter(|account| account.has_share).count();
+        self.own = limit / 4 / sources.max(1);
+        self.common = limit - limit / 4 - limit / 4;
+        self.of_one_group = self.common - self.common / 4;
+        (self.used, self.beyond) = ([0; 2], 0);
+        for queue in 0..self.accounts.len() {
+            self.count(queue);
         }
     }
 
@@ -118,15 +160,28 @@ impl Memory {
         self.held
     }
 
+    /// Checks that what the groups use is what the accounts say.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let (mut used, mut beyond, mut held) = ([0; 2], 0, 0);
+        for (queue, account) in self.accounts.iter().enumerate() {
+            let part = self.part(queue);
+            used[account.pace.group()] += part.min(self.of_one_group);
+            beyond += part.saturating_sub(self.of_one_group);
+            held += account.claimed + account.offered;
+        }
+        assert_eq!((used, beyond, held), (self.used, self.beyond, self.held), "{self:?}");
+    }
+
     /// The bytes that may be claimed on insert for a source, in addition to those that it holds.
     pub(super) fn offer(&self, queue: usize) -> usize {
-        self.own.saturating_sub(self.accounts[queue].offered)
+        self.share(queue).saturating_sub(self.accounts[queue].offered)
     }
 
     /// The bytes that a claim may bring for a source now.
     pub(super) fn room(&self, queue: usize) -> usize {
         let account = &self.accounts[queue];
-        self.own.saturating_sub(account.claimed) + account.promised
+        self.share(queue).saturating_sub(account.claimed) + account.promised
     }
 
     /// Whether a source may claim: its next event fits, or there is some memory if that event's
@@ -221,13 +276,13 @@ impl Memory {
     /// A source now holds an event of this size.
     pub(super) fn take(&mut self, queue: usize, origin: Origin, size: usize) {
         self.held += size;
-        self.change(queue, |account, own| match origin {
+        self.change(queue, |account, share| match origin {
             Origin::Offer => account.offered += size,
             Origin::Claim => {
-                let before = account.claimed.saturating_sub(own);
+                let before = account.claimed.saturating_sub(share);
                 account.claimed += size;
                 account.promised =
-                    account.promised.saturating_sub(account.claimed.saturating_sub(own) - before);
+                    account.promised.saturating_sub(account.claimed.saturating_sub(share) - before);
                 account.since = None;
             }
         });
@@ -267,16 +322,27 @@ impl Memory {
         let part = self.part(queue);
         self.used[self.accounts[queue].pace.group()] -= part.min(self.of_one_group);
         self.beyond -= part.saturating_sub(self.of_one_group);
-        change(&mut self.accounts[queue], self.own);
+        let share = self.share(queue);
+        change(&mut self.accounts[queue], share);
+        self.count(queue);
+    }
+
+    /// Adds a source to what its group uses.
+    fn count(&mut self, queue: usize) {
         let part = self.part(queue);
         self.used[self.accounts[queue].pace.group()] += part.min(self.of_one_group);
         self.beyond += part.saturating_sub(self.of_one_group);
     }
 
+    /// The separate share of a source.
+    fn share(&self, queue: usize) -> usize {
+        if self.accounts[queue].has_share { self.own } else { 0 }
+    }
+
     /// What a source holds or has reserved of the common part.
     fn part(&self, queue: usize) -> usize {
         let account = &self.accounts[queue];
-        account.claimed.saturating_sub(self.own) + account.promised
+        account.claimed.saturating_sub(self.share(queue)) + account.promised
     }
 
     /// The bytes that are free for a group.

@@ -3,6 +3,7 @@
 
 use super::Lease;
 use super::claims::Claim;
+use super::interface::OFFERS_END_WITHIN;
 use super::memory::Origin;
 use crate::breaker::{Breaker, Health};
 use crate::rate::Pace;
@@ -37,6 +38,9 @@ pub(super) enum Expects {
 pub(super) struct SourceQueue {
     pub(super) source: SourceName,
     pub(super) policy: Policy,
+    /// Whether the configuration has the source. If it was removed, the queue keeps its last policy
+    /// for the deliveries in flight, and gets no events.
+    pub(super) is_configured: bool,
     /// Claimed events that wait for a slot. The one whose lease ends first is in front.
     pub(super) ahead: VecDeque<Held>,
     /// The number of slots in use.
@@ -60,6 +64,10 @@ pub(super) struct SourceQueue {
     pub(super) looks_again: bool,
     /// Whether the claim in flight includes this source.
     pub(super) is_asked: bool,
+    /// The lease that the present or last claim asked for.
+    asked_lease: Duration,
+    /// The leases of the policies before the present one. `None` if there was no other lease.
+    former: Option<FormerLeases>,
     /// The approximate size of one of its events in bytes.
     pub(super) typical_size: usize,
     /// Whether the queue is in the worker's queue `deliverable`.
@@ -75,6 +83,15 @@ pub(super) struct SourceQueue {
     /// The approximate number of deliveries that end from one claim to the next, if claims follow
     /// each other as fast as allowed.
     consumed: u32,
+}
+
+/// The leases that a source had under earlier policies.
+#[derive(Clone, Copy, Debug)]
+struct FormerLeases {
+    /// The shortest of them.
+    shortest: Duration,
+    /// A claim on insert that started later has the lease of the present policy.
+    until: Instant,
 }
 
 /// The maximum number and total size in bytes of events that may be claimed on insert.
@@ -98,7 +115,9 @@ impl SourceQueue {
     pub(super) fn new(source: SourceName, policy: Policy) -> Self {
         Self {
             source,
+            asked_lease: policy.lease(),
             policy,
+            is_configured: true,
             ahead: VecDeque::new(),
             in_flight: 0,
             expects: Expects::Unknown,
@@ -110,6 +129,7 @@ impl SourceQueue {
             next_size: None,
             looks_again: false,
             is_asked: false,
+            former: None,
             typical_size: 0,
             in_turn: false,
             breaker: Breaker::NEW,
@@ -129,8 +149,12 @@ impl SourceQueue {
     /// The number of events to claim: the slots, plus about the number of events that are consumed
     /// from one claim to the next, minus the events held. A slow downstream gets almost nothing
     /// ahead, so that no process hoards events; a fast one is kept busy. While the breaker is not
-    /// closed, there are fewer slots, and nothing is claimed ahead.
+    /// closed, there are fewer slots, and nothing is claimed ahead. For a removed source, nothing is
+    /// claimed.
     pub(super) fn demand(&self) -> u32 {
+        if !self.is_configured {
+            return 0;
+        }
         let ahead = if self.breaker.is_closed() {
             self.consumed.min(self.policy.concurrency.saturating_mul(AHEAD_FACTOR))
         } else {
@@ -188,6 +212,67 @@ impl SourceQueue {
         before.as_str() != self.breaker.as_str()
     }
 
+    /// Replaces the policy, or adds a source again that was removed. Returns whether the breaker
+    /// changed its state. The events in `ahead` still have their old times to start.
+    pub(super) fn reconfigure(&mut self, now: Instant, policy: Policy) -> bool {
+        let lease = self.policy.lease();
+        if lease != policy.lease() {
+            let shortest = self.former.map_or(lease, |former| former.shortest.min(lease));
+            self.former = Some(FormerLeases { shortest, until: now + OFFERS_END_WITHIN });
+        }
+        if self.policy.rate != policy.rate {
+            self.forget_rate();
+        }
+        if !self.is_configured {
+            self.is_configured = true;
+            self.is_drained = false;
+            self.next_size = None;
+            self.expects = Expects::Unknown;
+        }
+        let before = self.breaker;
+        self.breaker = before.under(now, policy.breaker);
+        self.policy = policy;
+        let has_moved = before.as_str() != self.breaker.as_str();
+        if has_moved {
+            // Nothing was claimed while the breaker was open, so events may be due.
+            self.expects = Expects::Work;
+        }
+        has_moved
+    }
+
+    /// The source was removed from the configuration. If it is added again, its breaker and its rate
+    /// limit start new.
+    pub(super) fn remove(&mut self) {
+        self.is_configured = false;
+        self.breaker = Breaker::NEW;
+        self.forget_rate();
+    }
+
+    fn forget_rate(&mut self) {
+        self.pace = Pace::default();
+        self.is_ahead_of_its_rate = false;
+    }
+
+    /// The lease of an event that was claimed at `claimed_at`. It may be shorter than in the store,
+    /// but not longer.
+    pub(super) fn lease_of(&self, origin: Origin, claimed_at: Instant) -> Duration {
+        let present = self.policy.lease();
+        match (origin, self.former) {
+            (Origin::Claim, _) => self.asked_lease,
+            (Origin::Offer, Some(FormerLeases { shortest, until })) if claimed_at <= until => {
+                present.min(shortest)
+            }
+            (Origin::Offer, _) => present,
+        }
+    }
+
+    /// When the delivery of an event with this lease must have started. An event from a policy with
+    /// a longer lease waits no longer than one of the present policy. So no event waits until its
+    /// lease ends behind another one.
+    pub(super) fn start_by(&self, lease: Lease) -> Instant {
+        lease.ends.min(lease.claimed_at + self.policy.lease()).before(self.policy.cover())
+    }
+
     /// New events of the source were signalled.
     pub(super) fn ring(&mut self) {
         self.expects = Expects::Work;
@@ -197,6 +282,7 @@ impl SourceQueue {
     /// A claim for at most `wanted` events of this source is sent.
     pub(super) fn asked(&mut self, wanted: u32) {
         self.wanted = wanted;
+        self.asked_lease = self.policy.lease();
         self.completed = 0;
         self.came = 0;
         self.rung = false;

@@ -1,10 +1,13 @@
 //! Tests of a worker's decisions, one situation each. The invariants over all sequences of inputs
-//! are checked in `sim/model/src/targets/worker/`, by proptest and by the fuzzer.
+//! are checked in `sim/model/src/targets/worker/`, by proptest and by the fuzzer; those of a reload
+//! in `reconfiguring_at_random`.
 
 mod accounts;
 mod claiming;
 mod memory;
 mod offering;
+mod reconfiguring;
+mod reconfiguring_at_random;
 mod recovery;
 mod shortage;
 

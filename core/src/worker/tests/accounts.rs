@@ -52,3 +52,16 @@ fn a_source_that_stops_waiting_without_memory_keeps_its_place() {
     memory.wait(0);
     assert_eq!(memory.grant(&queues), [0]);
 }
+
+#[test]
+fn a_resized_memory_serves_those_that_wait_and_keeps_that_of_a_claim_in_flight() {
+    let (mut memory, mut queues) = waiting([25_000; 3]);
+    assert_eq!(memory.grant(&queues), [0]);
+    queues[0].is_asked = true;
+    memory.resize(LIMIT, &queues);
+    assert_eq!(memory.room(0), 25_000);
+    assert_eq!(memory.grant(&queues), [0; 0]);
+    memory.resize(10 * LIMIT, &queues);
+    assert_eq!(memory.grant(&queues), [1, 2]);
+    memory.check();
+}
