@@ -50,7 +50,7 @@ pub struct Cli {
 /// The commands of the program.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run the service until SIGTERM, SIGINT or SIGHUP
+    /// Run the service until SIGTERM or SIGINT; SIGHUP reads the configuration again
     #[command(after_help = examples::SERVE)]
     Serve(ConfigArgs),
     /// Try surehook: a service with a temporary database and a built-in downstream that fails on

@@ -288,6 +288,34 @@ impl Config {
 }
 
 impl Config {
+    /// The configuration of a running process after its file was read again: `read`, except the
+    /// settings that need a restart. Also returns the names of those that differ.
+    #[must_use]
+    pub fn reloaded(&self, read: Self) -> (Self, Vec<&'static str>) {
+        let (mut new, mut differ) = (read, Vec::new());
+        macro_rules! keep {
+            ($($name:literal $($field:ident).+;)+) => {$(
+                if new.$($field).+ != self.$($field).+ {
+                    differ.push($name);
+                    new.$($field).+.clone_from(&self.$($field).+);
+                }
+            )+};
+        }
+        keep! {
+            "listen" listen;
+            "operator_listen" operator_listen;
+            "operator_hosts" operator_hosts;
+            "database" database;
+            "role" role;
+            "log" log;
+            "migrate_on_start" migrate_on_start;
+            "intake.max_connections" intake.max_connections;
+            "intake.header_timeout" intake.header_timeout;
+            "intake.idle_timeout" intake.idle_timeout;
+        }
+        (new, differ)
+    }
+
     /// The largest body that any source accepts, in bytes.
     #[must_use]
     pub fn largest_body(&self) -> usize {

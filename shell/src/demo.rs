@@ -60,9 +60,15 @@ pub async fn run(args: &DemoArgs) -> Result<(), DemoError> {
     let downstream = TowerToHyperService::new(warp::service(downstream()));
     let serving =
         tokio::spawn(http_server::serve(sink, downstream, limits, std::future::pending()));
-    let served = serve(config(args.listen, sink_address, folder.path()), |address| {
-        invite(address, sink_address);
-    })
+    let config = config(args.listen, sink_address, folder.path());
+    let again = config.clone();
+    let served = serve(
+        config,
+        move || Ok(again.clone()),
+        |address| {
+            invite(address, sink_address);
+        },
+    )
     .await;
     serving.abort();
     Ok(served?)

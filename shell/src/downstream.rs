@@ -37,12 +37,14 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 use surehook_core::forwarding::Forwarding;
 use surehook_core::retry_after::retry_after;
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
 use surehook_core::worker::claims::Claim;
+use tokio::sync::watch;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -61,7 +63,10 @@ const TO_CATCH_UP: Duration = Duration::from_millis(100);
 const FAR_AWAY: Duration = Duration::from_hours(365 * 24);
 
 /// Delivers over HTTP/1.1, to one destination for each source.
-pub struct HttpDownstream {
+pub struct HttpDownstream(watch::Sender<Arc<Configured>>);
+
+/// What a reload replaces.
+struct Configured {
     clients: Clients,
     destinations: BTreeMap<SourceName, Destination>,
 }
@@ -76,8 +81,7 @@ impl HttpDownstream {
     ///
     /// A URL is not usable for requests, or the root certificates cannot be read.
     pub fn new(sources: &BTreeMap<SourceName, Source>) -> Result<Self, DownstreamError> {
-        let tls = sources.values().any(|source| source.destination.secret().scheme() == "https");
-        Self::connecting(sources, Connecting::by_the_system(tls).map_err(DownstreamError::Tls)?)
+        Self::connecting(sources, by_the_system(sources)?)
     }
 
     /// As [`Self::new`], with other connection settings.
@@ -89,17 +93,49 @@ impl HttpDownstream {
         sources: &BTreeMap<SourceName, Source>,
         connecting: Connecting,
     ) -> Result<Self, DownstreamError> {
-        let destinations = sources
-            .iter()
-            .map(|(name, source)| {
-                match Destination::new(source.destination.secret(), &source.headers) {
-                    Some(destination) => Ok((name.clone(), destination)),
-                    None => Err(DownstreamError::Destination(name.clone())),
-                }
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { clients: Clients::new(connecting), destinations })
+        let destinations = destinations(sources)?;
+        let configured = Configured { clients: Clients::new(connecting), destinations };
+        Ok(Self(watch::Sender::new(Arc::new(configured))))
     }
+
+    /// Replaces the destinations, and reads the root certificates again. Requests in flight keep
+    /// their connections. The destinations of sources that are no longer configured are kept, because
+    /// the worker may still be about to send an event of theirs.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::new`]. Nothing is replaced then.
+    pub fn reload(&self, sources: &BTreeMap<SourceName, Source>) -> Result<(), DownstreamError> {
+        let clients = Clients::new(by_the_system(sources)?);
+        let mut destinations = destinations(sources)?;
+        for (name, destination) in &self.configured().destinations {
+            destinations.entry(name.clone()).or_insert_with(|| destination.clone());
+        }
+        self.0.send_replace(Arc::new(Configured { clients, destinations }));
+        Ok(())
+    }
+
+    fn configured(&self) -> Arc<Configured> {
+        Arc::clone(&self.0.borrow())
+    }
+}
+
+fn by_the_system(sources: &BTreeMap<SourceName, Source>) -> Result<Connecting, DownstreamError> {
+    let tls = sources.values().any(|source| source.destination.secret().scheme() == "https");
+    Connecting::by_the_system(tls).map_err(DownstreamError::Tls)
+}
+
+fn destinations(
+    sources: &BTreeMap<SourceName, Source>,
+) -> Result<BTreeMap<SourceName, Destination>, DownstreamError> {
+    let destination = |(name, source): (&SourceName, &Source)| match Destination::new(
+        source.destination.secret(),
+        &source.headers,
+    ) {
+        Some(destination) => Ok((name.clone(), destination)),
+        None => Err(DownstreamError::Destination(name.clone())),
+    };
+    sources.iter().map(destination).collect()
 }
 
 /// Why the client cannot be created. Contains no URL, and so no user and no password.
@@ -117,7 +153,8 @@ pub enum DownstreamError {
 impl Downstream for HttpDownstream {
     fn send(&self, claim: &Claim, timeout: Duration) -> BoxFuture<'static, Reply> {
         let (event_id, source, attempt) = (claim.event, claim.source.clone(), claim.attempt);
-        let Some(destination) = self.destinations.get(&claim.source) else {
+        let configured = self.configured();
+        let Some(destination) = configured.destinations.get(&claim.source) else {
             tracing::error!(%event_id, %source, attempt, "event not sent: its source has no destination");
             return ready(Reply::Failed(DeliveryError::ConnectionFailed)).boxed();
         };
@@ -128,7 +165,7 @@ impl Downstream for HttpDownstream {
                 return ready(Reply::Failed(DeliveryError::ConnectionFailed)).boxed();
             }
         };
-        let client = self.clients.get();
+        let client = configured.clients.get();
         async move {
             let now = Instant::now();
             let deadline = now.checked_add(timeout).unwrap_or(now + FAR_AWAY);
@@ -153,7 +190,8 @@ impl Relay for HttpDownstream {
         request: Relayed,
     ) -> BoxFuture<'static, Result<Response<Bytes>, RelayFailed>> {
         let unsendable = || ready(Err(RelayFailed::Unsendable)).boxed();
-        let Some(destination) = self.destinations.get(source) else {
+        let configured = self.configured();
+        let Some(destination) = configured.destinations.get(source) else {
             tracing::error!(%source, "request not relayed: its source has no destination");
             return unsendable();
         };
@@ -164,7 +202,7 @@ impl Relay for HttpDownstream {
                 return unsendable();
             }
         };
-        let (client, source) = (self.clients.get(), source.clone());
+        let (client, source) = (configured.clients.get(), source.clone());
         async move {
             relayed(&client, request).await.map_err(|(error, cause)| {
                 tracing::debug!(%source, %error, cause, "no response to a relayed request");

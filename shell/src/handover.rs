@@ -82,6 +82,15 @@ impl Handover {
         self.state().take_over()
     }
 
+    /// Ends all offers. Returns the events that the worker has not taken yet. Events of calls that
+    /// began before can still be handed over.
+    pub fn withdraw(&self) -> Vec<Handed> {
+        let mut state = self.state();
+        let handed = state.take_over();
+        state.inputs.push(Input::OffersWithdrawn);
+        handed
+    }
+
     /// Closes the handover. Returns the events that the worker has not taken yet.
     pub fn close(&self) -> Vec<Handed> {
         let mut state = self.state();
@@ -135,5 +144,9 @@ mod tests {
         handover.offer(orders.clone(), 2, 100, lease);
         let taken_over = Input::TakenOver { source: orders.clone(), size: 0 };
         assert_eq!(handover.inputs(), [offered(4), taken_over, offered(2)]);
+        handover.offer(orders.clone(), 1, 100, lease);
+        assert_eq!(handover.withdraw(), []);
+        handover.offer(orders.clone(), 9, 100, lease);
+        assert_eq!(handover.inputs(), [offered(1), Input::OffersWithdrawn, offered(9)]);
     }
 }

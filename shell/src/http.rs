@@ -64,6 +64,7 @@ use surehook_core::key::places::KeyPlaces;
 use surehook_core::operators::Access;
 use surehook_core::relay::{self as relaying, RelayRules};
 use surehook_core::source::SourceName;
+use tokio::sync::watch;
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
@@ -72,8 +73,9 @@ pub const OPENAPI: &[u8] = include_bytes!("http/openapi.json");
 
 /// The state that all routes share.
 pub struct App {
-    /// The sources that webhooks can be posted to.
-    pub sources: BTreeMap<SourceName, SourceIntake>,
+    /// The part of the configuration that a reload replaces. A request uses what it finds when it
+    /// arrives.
+    pub configured: watch::Sender<Arc<Configured>>,
     /// Stores incoming events; `None` in a process that accepts no webhooks.
     pub intake: Option<Intake>,
     /// The database, for operators' requests.
@@ -89,14 +91,27 @@ pub struct App {
     pub ids: Arc<dyn Ids>,
     /// Decides the response of `/ready`.
     pub health: Arc<Health>,
-    /// How long one body may take to arrive, counted from the start of reading it.
-    pub body_timeout: Duration,
     /// Wakes the worker after a redrive or a resume.
     pub doorbell: Arc<Doorbell>,
     /// Passes requests on to destinations.
     pub relays: Relays,
     /// Bounds the stored bodies that are in memory for operators.
     pub bodies: Bodies,
+}
+
+/// The configuration of the routes.
+#[derive(Debug)]
+pub struct Configured {
+    /// The sources that webhooks can be posted to.
+    pub sources: BTreeMap<SourceName, SourceIntake>,
+    /// How long one body may take to arrive, counted from the start of reading it.
+    pub body_timeout: Duration,
+}
+
+impl App {
+    fn configured(&self) -> Arc<Configured> {
+        Arc::clone(&self.configured.borrow())
+    }
 }
 
 /// The settings of one source that the routes need.
@@ -267,7 +282,8 @@ impl Surface {
 
     /// The methods besides `POST` that the source of a webhook relays.
     fn relayed_methods(&self, route: Route, parameter: &str) -> Vec<&'static str> {
-        let source = self.app.sources.get(parameter).filter(|_| route == Route::Webhook);
+        let configured = self.app.configured();
+        let source = configured.sources.get(parameter).filter(|_| route == Route::Webhook);
         let relays = |method: &relaying::Method| {
             *method != relaying::Method::Post
                 && source.is_some_and(|source| source.relay.accepts(*method))

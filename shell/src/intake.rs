@@ -5,6 +5,7 @@
 //! Not here: HTTP (see [`crate::http`]) and every decision about a request (see
 //! [`surehook_core::intake`]).
 
+use crate::config::limits;
 use crate::doorbell::Doorbell;
 use crate::handover::{Handed, Handover};
 use crate::health::Health;
@@ -28,11 +29,15 @@ use surehook_core::reading::{Account, Growth, RequestId};
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::worker::claims::Claim;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long a request waits for its commit. After that, it is answered with an error, and its
 /// producer can retry.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(1800);
+
+/// Maximum number of requests that the loop has not received yet. It receives all of them whenever
+/// it runs.
+const MOST_UNREAD: usize = limits::MAX_QUEUED;
 
 /// The limits of the intake's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +80,7 @@ pub enum IntakeError {
 #[derive(Clone)]
 pub struct Intake {
     queue: mpsc::Sender<Waiting>,
+    max_queued: watch::Sender<usize>,
     memory: Arc<Memory>,
     clock: Arc<dyn Clock>,
 }
@@ -99,18 +105,28 @@ pub fn intake(
     ports: IntakePorts,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> (Intake, impl Future<Output = ()> + Send) {
-    let (queue, requests) = mpsc::channel(limits.max_queued);
-    let intake =
-        Intake { queue, memory: Arc::new(Memory::new(limits)), clock: Arc::clone(&ports.clock) };
+    // Grows with the requests in it. The loop takes all of them at once and refuses those beyond
+    // `max_queued`.
+    let (queue, requests) = mpsc::channel(MOST_UNREAD);
+    let (max_queued, limited) = watch::channel(limits.max_queued);
+    let memory = Arc::new(Memory::new(limits));
+    let intake = Intake { queue, max_queued, memory, clock: Arc::clone(&ports.clock) };
     let settings = Settings {
         max_queued: limits.max_queued,
         batches_at_once: ports.store.accepts_at_once(),
         request_timeout: REQUEST_TIMEOUT,
     };
-    (intake, run(requests, ports, settings, shutdown))
+    (intake, run(requests, limited, ports, settings, shutdown))
 }
 
 impl Intake {
+    /// Replaces the limits. Requests that are being read or wait are kept.
+    pub fn limit(&self, limits: Limits) {
+        let Limits { max_queued, max_queued_bytes, max_body, sources } = limits;
+        self.memory.state().account.resize(max_queued_bytes, max_body, sources);
+        self.max_queued.send_replace(max_queued);
+    }
+
     /// Starts to account for the memory of one request of this source. It reserves no bytes yet.
     #[must_use]
     pub fn reservation(&self, source: &SourceName) -> Reservation {
@@ -255,6 +271,7 @@ struct Held {
 /// Performs the actions of the [machine](machine::Intake).
 async fn run(
     mut requests: mpsc::Receiver<Waiting>,
+    mut limited: watch::Receiver<usize>,
     ports: IntakePorts,
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -270,11 +287,16 @@ async fn run(
     // False once the channel is closed and all its requests were received.
     let mut is_open = true;
     loop {
+        // Before the offers are read: a lease of an earlier offer is counted from an earlier time.
+        let now = clock.now();
         for input in handover.inputs() {
             intake.handle(input);
         }
+        if limited.has_changed().unwrap_or(false) {
+            intake.handle(Input::Limited { max_queued: *limited.borrow_and_update() });
+        }
         let mut not_stored = NotStoredLog::default();
-        while let Some(action) = intake.poll(clock.now()) {
+        while let Some(action) = intake.poll(now) {
             match action {
                 Action::Store { batch, events } => {
                     let events: Vec<NewEvent> = events

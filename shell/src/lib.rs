@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod operate;
 pub mod ports;
 pub mod process;
+pub mod reload;
 pub mod retention;
 pub mod search;
 pub mod serve;

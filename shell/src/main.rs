@@ -36,7 +36,11 @@ fn main() -> ExitCode {
             Err(error) => mistake(&error),
         },
         Command::Serve(args) => match args.load() {
-            Ok(config) => run(config.log, serve::serve(config, |_| {}), ServeError::is_mistake),
+            Ok(config) => run(
+                config.log,
+                serve::serve(config, move || args.load(), |_| {}),
+                ServeError::is_mistake,
+            ),
             Err(error) => mistake(&error),
         },
         Command::Migrate(args) => match args.load_without_sources() {

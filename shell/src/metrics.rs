@@ -137,7 +137,6 @@ impl Metrics {
         let build = build.const_label("version", version::VERSION);
         let build = build.const_label("commit", version::COMMIT);
         registered(&registry, IntGauge::with_opts(build).expect("the metric name is valid")).set(1);
-        let standing = Standing { breaker: Breaker::NEW, last_success: None, last_failure: None };
         let metrics = Self {
             requests: counter(
                 "surehook_webhooks_total",
@@ -245,18 +244,30 @@ impl Metrics {
                 "Maximum number of database connections, by connection pool.",
                 &["pool"],
             ),
-            standings: Mutex::new(sources.into_iter().map(|source| (source, standing)).collect()),
+            standings: Mutex::default(),
             reading: Mutex::new(()),
             registry,
         };
-        metrics.start_at_zero();
+        for status in [Status::Delivered, Status::DeadLettered] {
+            metrics.pruned.with_label_values(&[status.as_str()]);
+        }
+        metrics.configure(sources);
         Arc::new(metrics)
     }
 
-    /// Creates each series of each source, so that an alert sees the first increase of a counter.
-    /// Only the status codes of relayed requests are not known before.
-    fn start_at_zero(&self) {
-        for source in self.standings().keys().map(SourceName::as_str) {
+    /// Replaces the configured sources. Creates each series of each of them, so that an alert sees
+    /// the first increase of a counter. Only the status codes of relayed requests are not known
+    /// before. The counters of a source that is no longer configured are kept until the process ends.
+    pub fn configure(&self, sources: impl IntoIterator<Item = SourceName>) {
+        let mut standings = self.standings();
+        let mut before = std::mem::take(&mut *standings);
+        let new = Standing { breaker: Breaker::NEW, last_success: None, last_failure: None };
+        let of_now = sources.into_iter().map(|source| {
+            let standing = before.remove(&source).unwrap_or(new);
+            (source, standing)
+        });
+        standings.extend(of_now);
+        for source in standings.keys().map(SourceName::as_str) {
             for outcome in OUTCOMES {
                 self.requests.with_label_values(&[source, outcome]);
             }
@@ -276,9 +287,6 @@ impl Metrics {
                 histogram.with_label_values(&[source]);
             }
             self.last_received.with_label_values(&[source]);
-        }
-        for status in [Status::Delivered, Status::DeadLettered] {
-            self.pruned.with_label_values(&[status.as_str()]);
         }
     }
 

@@ -6,14 +6,16 @@ use crate::config::{Config, Role};
 use crate::doorbell::Doorbell;
 use crate::handover::Handover;
 use crate::health::{Health, Loop};
-use crate::http::{App, Bodies, Relays, SourceIntake};
+use crate::http::{App, Bodies, Configured, Relays, SourceIntake};
 use crate::intake::{IntakePorts, Limits, intake};
 use crate::metrics::{Metered, Metrics};
-use crate::ports::{Clock, Downstream, EventStore, Ids, MaintenanceStore, OperatorStore, Relay};
-use crate::worker::WorkerPorts;
+use crate::ports::{
+    Clock, Downstream, EventStore, Ids, MaintenanceStore, OperatorStore, Relay, Retention,
+};
+use crate::worker::{Order, WorkerPorts};
 use crate::{due_times, retention, worker};
 use futures::channel::mpsc;
-use futures::future::{BoxFuture, Fuse, FusedFuture, Shared, join};
+use futures::future::{BoxFuture, Fuse, FusedFuture, Shared, join, pending};
 use futures::stream::{FusedStream, FuturesUnordered, StreamExt};
 use futures::{FutureExt, select_biased};
 use std::collections::BTreeMap;
@@ -21,8 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use surehook_core::due::Bound;
 use surehook_core::shutdown::{self, Action, End, Input, Part, Shutdown};
+use surehook_core::source::{Policy, SourceName};
 use surehook_core::worker::{Settings, Worker};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// Connects one process to its environment.
 pub struct ProcessPorts {
@@ -69,24 +72,38 @@ pub trait Host {
     fn serve(&self, app: Arc<App>, stop: Stop) -> Task;
 }
 
+/// What a process does on request from outside.
+#[derive(Debug)]
+pub enum Command {
+    /// Continue with this configuration. The settings that [`Config::reloaded`] names are not
+    /// read.
+    Reload(Arc<Config>),
+    /// Shut down.
+    ShutDown,
+}
+
 /// Completes when the listener closes. Its result is how long requests in flight may continue.
 pub type Stop = Shared<BoxFuture<'static, Duration>>;
 
-/// Runs one process until a signal arrives and the shutdown is complete.
+/// Runs one process until it must shut down and the shutdown is complete.
 ///
-/// The first signal starts the shutdown, which takes at most `config.shutdown_grace` and
+/// A reload takes effect at once for new requests, and for the next delivery of each event. Nothing
+/// is interrupted: requests and deliveries in flight end as they began. During the shutdown, there
+/// are no reloads.
+///
+/// The first [`Command::ShutDown`] starts the shutdown, which takes at most `config.shutdown_grace` and
 /// `config.drain_timeout`. The process is not ready, but continues to accept events. It finishes its
 /// deliveries, settles their results, and releases the events that it has not sent. Then it closes
-/// its listener and finishes the requests in flight. A second signal shortens the shutdown.
+/// its listener and finishes the requests in flight. A second one shortens the shutdown.
 ///
 /// # Errors
 ///
 /// [`Ended`] if a part of the process stopped by itself.
 pub async fn run(
-    config: &Config,
+    mut config: Arc<Config>,
     ports: ProcessPorts,
     host: &impl Host,
-    mut signals: impl FusedStream<Item = ()> + Unpin,
+    mut commands: impl FusedStream<Item = Command> + Unpin,
 ) -> Result<(), Ended> {
     let clock = Arc::clone(&ports.clock);
     let health = Arc::new(Health::default());
@@ -98,14 +115,7 @@ pub async fn run(
     let maintenance: Arc<dyn MaintenanceStore> =
         Arc::new(Metered::new(ports.maintenance, Arc::clone(&metrics), Arc::clone(&clock)));
     let (stop_intake, intake_stopped) = oneshot::channel::<()>();
-    let (mut drain, drains) = mpsc::channel(4);
-
-    let limits = Limits {
-        max_queued: config.intake.max_queued,
-        max_queued_bytes: config.intake.max_queued_bytes,
-        max_body: config.largest_body(),
-        sources: config.sources.len(),
-    };
+    let (to_worker, orders) = mpsc::unbounded();
     let intake_ports = IntakePorts {
         store: Arc::clone(&events),
         clock: Arc::clone(&clock),
@@ -113,12 +123,12 @@ pub async fn run(
         handover: Arc::clone(&handover),
         health: Arc::clone(&health),
     };
-    let (handle, intake_loop) = intake(limits, intake_ports, intake_stopped.map(|_| ()));
+    let (handle, intake_loop) = intake(limits(&config), intake_ports, intake_stopped.map(|_| ()));
     let takes_events = config.role != Role::Worker;
     let delivers = config.role != Role::Intake;
 
     let app = Arc::new(App {
-        sources: sources(config),
+        configured: watch::Sender::new(Arc::new(configured(&config))),
         intake: takes_events.then_some(handle),
         operators: ports.operators,
         maintenance: Arc::clone(&maintenance),
@@ -127,9 +137,8 @@ pub async fn run(
         clock: Arc::clone(&clock),
         ids: ports.ids,
         health: Arc::clone(&health),
-        body_timeout: config.intake.body_timeout,
         doorbell: Arc::clone(&doorbell),
-        relays: Relays::new(ports.relay, config.sources.keys().cloned()),
+        relays: Relays::new(ports.relay),
         bodies: Bodies::default(),
     });
     let spawn = |which: Loop, task: BoxFuture<'static, ()>| {
@@ -148,45 +157,61 @@ pub async fn run(
     let mut worker_task = if delivers {
         let max_held_bytes = config.worker.max_held_bytes;
         let settings = Settings { seed: ports.seed, max_held_bytes, ..Settings::default() };
-        let policies =
-            config.sources.iter().map(|(name, source)| (name.clone(), source.policy.clone()));
-        let worker = Worker::new(clock.now(), settings, policies);
+        let worker = Worker::new(clock.now(), settings, policies(&config));
         let ports = WorkerPorts {
             store: events,
             downstream: ports.downstream,
             clock: Arc::clone(&clock),
             doorbell,
             handover,
-            metrics,
+            metrics: Arc::clone(&metrics),
         };
-        spawn(Loop::Worker, worker::run(worker, ports, drains).boxed())
+        spawn(Loop::Worker, worker::run(worker, ports, orders).boxed())
     } else {
         Fuse::terminated()
     };
+    let (kept, bounds) =
+        (watch::Sender::new(kept(&config)), watch::Sender::new(self::bounds(&config)));
     let mut maintenance_task = if delivers {
-        let pruning = retention::run(
-            Arc::clone(&maintenance),
-            Arc::clone(&clock),
-            config.retention,
-            config.delivered_payload,
-        );
-        let bounds =
-            config.sources.iter().map(|(name, source)| Bound::new(name.clone(), &source.policy));
-        let capping = due_times::run(maintenance, Arc::clone(&clock), bounds.collect());
+        let (store, timer) = (Arc::clone(&maintenance), Arc::clone(&clock));
+        let pruning = with_each(kept.subscribe(), move |(retention, delivered_payload)| {
+            retention::run(Arc::clone(&store), Arc::clone(&timer), retention, delivered_payload)
+        });
+        let timer = Arc::clone(&clock);
+        let capping = with_each(bounds.subscribe(), move |bounds| {
+            due_times::run(Arc::clone(&maintenance), Arc::clone(&timer), bounds)
+        });
         spawn(Loop::Pruning, join(pruning, capping).map(drop).boxed())
     } else {
         Fuse::terminated()
     };
     let (stop, stopped) = oneshot::channel::<Duration>();
-    let mut server =
-        host.serve(app, stopped.map(Result::unwrap_or_default).boxed().shared()).fuse();
+    let mut server = host
+        .serve(Arc::clone(&app), stopped.map(Result::unwrap_or_default).boxed().shared())
+        .fuse();
 
-    select_biased! {
-        ended = intake_task => return Err(unexpected(ended)),
-        ended = worker_task => return Err(unexpected(ended)),
-        ended = maintenance_task => return Err(unexpected(ended)),
-        ended = server => return Err(Ended::Server(ended.map_or_else(|broken| broken.0, |()| "it stopped".to_owned()))),
-        () = signals.select_next_some() => {}
+    loop {
+        let command = select_biased! {
+            ended = intake_task => return Err(unexpected(ended)),
+            ended = worker_task => return Err(unexpected(ended)),
+            ended = maintenance_task => return Err(unexpected(ended)),
+            ended = server => return Err(Ended::Server(ended.map_or_else(|broken| broken.0, |()| "it stopped".to_owned()))),
+            command = commands.select_next_some() => command,
+        };
+        match command {
+            Command::ShutDown => break,
+            Command::Reload(new) => config = new,
+        }
+        metrics.configure(config.sources.keys().cloned());
+        if let Some(intake) = &app.intake {
+            intake.limit(limits(&config));
+        }
+        let sources = policies(&config).collect();
+        let max_held_bytes = config.worker.max_held_bytes;
+        let _ = to_worker.unbounded_send(Order::Reconfigure { sources, max_held_bytes });
+        replace(&kept, self::kept(&config));
+        replace(&bounds, self::bounds(&config));
+        app.configured.send_replace(Arc::new(configured(&config)));
     }
 
     let began = clock.now();
@@ -221,7 +246,7 @@ pub async fn run(
             match action {
                 Action::BecomeUnready => health.drain(),
                 Action::Drain(deadlines) => {
-                    let _ = drain.try_send(deadlines);
+                    let _ = to_worker.unbounded_send(Order::ShutDown(deadlines));
                 }
                 Action::CloseListener { answer_by } => {
                     let time_left = answer_by.since(clock.now());
@@ -240,10 +265,13 @@ pub async fn run(
         let (mut ended, mut is_signalled) = (Vec::new(), false);
         select_biased! {
             part = parts.select_next_some() => ended.push(part),
-            () = signals.select_next_some() => {
-                tracing::warn!("second shutdown signal; aborting deliveries in flight");
-                is_signalled = true;
-            }
+            command = commands.select_next_some() => match command {
+                Command::ShutDown => {
+                    tracing::warn!("second shutdown signal; aborting deliveries in flight");
+                    is_signalled = true;
+                }
+                Command::Reload(_) => tracing::warn!("configuration not reloaded: the process is shutting down"),
+            },
             () = clock.sleep_until(shutdown.wake_at()).fuse() => {}
         }
         // Reports all other parts that have ended in the same step.
@@ -273,7 +301,58 @@ pub async fn run(
     Ok(())
 }
 
-fn sources(config: &Config) -> BTreeMap<surehook_core::source::SourceName, SourceIntake> {
+/// Runs a loop with the newest settings. It is dropped and run again whenever they change.
+async fn with_each<S: Clone, F: Future<Output = ()>>(
+    mut settings: watch::Receiver<S>,
+    run: impl Fn(S) -> F,
+) {
+    loop {
+        let present = settings.borrow_and_update().clone();
+        let changed = settings.changed().then(|changed| async move {
+            if changed.is_err() {
+                // The process is about to drop this loop.
+                pending::<()>().await;
+            }
+        });
+        select_biased! {
+            () = run(present).fuse() => return,
+            () = changed.fuse() => {}
+        }
+    }
+}
+
+/// Replaces a value. Its receivers are notified only if it differs.
+fn replace<S: PartialEq>(sender: &watch::Sender<S>, new: S) {
+    sender.send_if_modified(|present| {
+        let differs = *present != new;
+        *present = new;
+        differs
+    });
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        max_queued: config.intake.max_queued,
+        max_queued_bytes: config.intake.max_queued_bytes,
+        max_body: config.largest_body(),
+        sources: config.sources.len(),
+    }
+}
+
+fn policies(config: &Config) -> impl Iterator<Item = (SourceName, Policy)> {
+    config.sources.iter().map(|(name, source)| (name.clone(), source.policy.clone()))
+}
+
+/// How long events are kept, and the payloads of delivered ones.
+fn kept(config: &Config) -> (Retention, Duration) {
+    (config.retention, config.delivered_payload)
+}
+
+fn bounds(config: &Config) -> Vec<Bound> {
+    config.sources.iter().map(|(name, source)| Bound::new(name.clone(), &source.policy)).collect()
+}
+
+fn configured(config: &Config) -> Configured {
     let intake = |source: &crate::config::Source| SourceIntake {
         max_body: source.max_body,
         idempotency_key: source.idempotency_key.clone(),
@@ -289,7 +368,8 @@ fn sources(config: &Config) -> BTreeMap<surehook_core::source::SourceName, Sourc
         retries_last: source.policy.backoff.span(source.policy.max_attempts),
         lease: source.policy.lease(),
     };
-    config.sources.iter().map(|(name, source)| (name.clone(), intake(source))).collect()
+    let sources = config.sources.iter().map(|(name, source)| (name.clone(), intake(source)));
+    Configured { sources: sources.collect(), body_timeout: config.intake.body_timeout }
 }
 
 fn unexpected((which, result): (Loop, Result<(), Broken>)) -> Ended {

@@ -21,8 +21,7 @@ pub async fn run(
     let mut schedule = Schedule::new(clock.now(), retention.delivered, delivered_payload);
     let mut pruning: Fuse<BoxFuture<'_, (Step, Option<Ended>)>> = Fuse::terminated();
     let mut erasing: Fuse<BoxFuture<'_, (Step, Option<Ended>)>> = Fuse::terminated();
-    // Dead letters deleted in the present pass.
-    let mut dead_letters = 0;
+    let mut deleted = DeletedDeadLetters(0);
     loop {
         while let Some(step) = schedule.poll(clock.now()) {
             let running = match step.work {
@@ -45,15 +44,33 @@ pub async fn run(
             ended = erasing => ended,
             () = wake => continue,
         };
-        dead_letters += ended.map_or(0, |ended| ended.dead_letters);
+        deleted.0 += ended.map_or(0, |ended| ended.dead_letters);
         let ends_pass = schedule.handle(clock.now(), step, ended.map(|ended| ended.done));
-        if ends_pass && step.work == Work::Prune && dead_letters > 0 {
+        if ends_pass && step.work == Work::Prune {
+            deleted.log();
+        }
+    }
+}
+
+/// The number of dead letters that one pass deleted. It is logged at the end of the pass, also if
+/// the loop ends before.
+struct DeletedDeadLetters(u64);
+
+impl DeletedDeadLetters {
+    fn log(&mut self) {
+        let events = std::mem::take(&mut self.0);
+        if events > 0 {
             tracing::warn!(
-                events = dead_letters,
+                events,
                 "dead letters deleted: their retention is over and they were not redriven"
             );
-            dead_letters = 0;
         }
+    }
+}
+
+impl Drop for DeletedDeadLetters {
+    fn drop(&mut self) {
+        self.log();
     }
 }
 

@@ -1,28 +1,28 @@
 //! `surehook serve`: the service with the real database, sockets, clock and signals.
 
 use crate::clock::TokioClock;
-use crate::config::{Config, Role};
+use crate::config::{Config, ConfigError, Role};
 use crate::descriptors::{self, Granted, TooFew, Wanted};
 use crate::downstream::HttpDownstream;
 use crate::http::{App, RouteSet, service};
 use crate::http_server::{self, ServerLimits};
 use crate::ids::SystemIds;
 use crate::ports::Relay;
-use crate::process::{Broken, Ended, Host, ProcessPorts, Stop, Task, run};
+use crate::process::{Broken, Command, Ended, Host, ProcessPorts, Stop, Task, run};
+use crate::reload::Reload;
 use crate::store::{BackupError, FileError, MigrateError, OpenError, OpenStore, open};
 use crate::systemd::{self, PassedError};
 use futures::future::{BoxFuture, Fuse, join};
-use futures::{FutureExt, StreamExt, select_biased, stream};
+use futures::{FutureExt, Stream, StreamExt, select_biased, stream};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 use surehook_core::operators::Access;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Pause between two tries to migrate an unreachable database.
 const MIGRATE_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -92,7 +92,8 @@ impl ServeError {
     }
 }
 
-/// Runs the service until SIGTERM, SIGINT or SIGHUP. Returns when the shutdown is complete.
+/// Runs the service until SIGTERM or SIGINT. Returns when the shutdown is complete. On SIGHUP, reads
+/// the configuration again with `read`.
 ///
 /// Listening sockets that were passed by a supervisor are used instead of the configured addresses.
 /// Calls `listening` with the address once connections are accepted.
@@ -100,7 +101,12 @@ impl ServeError {
 /// # Errors
 ///
 /// [`ServeError`].
-pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+pub async fn serve(
+    config: Config,
+    read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
+    listening: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
+    let config = Arc::new(config);
     let passed = systemd::passed()?;
     let has_two_listeners = config.operator_listen.is_some() || passed.operators.is_some();
     let max_connections = max_connections(&config, has_two_listeners)?;
@@ -108,7 +114,8 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     opened.hold(config.migrate_on_start)?;
     let downstream = HttpDownstream::new(&config.sources)
         .map_err(|error| ServeError::Downstream(error.to_string()))?;
-    let signals = terminations().map_err(ServeError::Signals)?;
+    let terminations = terminations().map_err(ServeError::Signals)?;
+    let hangups = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
     let is_passed = passed.webhooks.is_some();
     let (listener, address) = listener(passed.webhooks, config.listen, "listen")?;
     let at_operators = match (passed.operators, config.operator_listen) {
@@ -124,6 +131,17 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     listening(address);
 
     let downstream = Arc::new(downstream);
+    let reload = Reload {
+        read: Arc::new(read),
+        downstream: Arc::clone(&downstream),
+        present: Arc::clone(&config),
+    };
+    let shutdowns = terminations.map(|()| {
+        systemd::stopping();
+        Command::ShutDown
+    });
+    // A shutdown does not wait for a file that is being read.
+    let commands = stream::select(shutdowns, reload.at_each(received(hangups)).boxed()).fuse();
     let ports = ProcessPorts {
         events: opened.store(),
         operators: opened.store(),
@@ -150,8 +168,7 @@ pub async fn serve(config: Config, listening: impl FnOnce(SocketAddr)) -> Result
     // are refused.
     systemd::ready();
     let mut damage = std::pin::pin!(opened.damage().fuse());
-    let signals = signals.inspect(|()| systemd::stopping());
-    let mut service = Box::pin(run(&config, ports, &host, signals).fuse());
+    let mut service = Box::pin(run(config, ports, &host, commands).fuse());
     loop {
         select_biased! {
             ended = service => {
@@ -314,30 +331,14 @@ pub(crate) fn advice(error: &io::Error, setting: &str) -> String {
     }
 }
 
-/// A stream of SIGTERM, SIGINT and SIGHUP. If SIGHUP was ignored at the start (by `nohup`), it
-/// stays ignored.
-fn terminations() -> io::Result<impl futures::stream::FusedStream<Item = ()> + Unpin> {
-    let mut signals = vec![signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-    if !is_hangup_ignored() {
-        signals.push(signal(SignalKind::hangup())?);
-    }
-    let any = stream::poll_fn(move |context| {
-        let mut polled = signals.iter_mut().map(|signal| signal.poll_recv(context));
-        polled.find(Poll::is_ready).unwrap_or(Poll::Pending)
-    });
-    Ok(any.fuse())
+/// A stream of SIGTERM and SIGINT.
+fn terminations() -> io::Result<impl Stream<Item = ()> + Send + Unpin> {
+    let signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    Ok(stream::select_all(signals.map(received)))
 }
 
-/// Whether SIGHUP was ignored when this process started. `false` if the system does not report it.
-fn is_hangup_ignored() -> bool {
-    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
-}
-
-/// Reads the mask of ignored signals. SIGHUP is its lowest bit.
-fn ignores_hangup(status: &str) -> bool {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask & 1 == 1)
+fn received(mut signal: Signal) -> impl Stream<Item = ()> + Send + Unpin {
+    stream::poll_fn(move |context| signal.poll_recv(context))
 }
 
 /// Runs the service on tokio. Holds the listening sockets until they are served.
@@ -437,23 +438,5 @@ mod tests {
                 "{told}"
             );
         }
-    }
-
-    #[test]
-    fn an_ignored_hangup_is_detected() {
-        let status = |mask: &str| {
-            format!(
-                "Name:\tsurehook\nSigBlk:\t0000000000000001\nSigIgn:\t{mask}\nSigCgt:\t0000000000000001\n"
-            )
-        };
-        assert!(
-            ignores_hangup(&status("0000000000000001"))
-                && ignores_hangup(&status("0000000000001001"))
-        );
-        assert!(
-            !ignores_hangup(&status("0000000000001000"))
-                && !ignores_hangup("")
-                && !ignores_hangup(&status("x"))
-        );
     }
 }

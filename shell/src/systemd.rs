@@ -95,6 +95,15 @@ pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
+/// Reports that the process reads its configuration again. After that, it must report
+/// [`ready`].
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => not_told(&error),
+    }
+}
+
 /// Reports that the process shuts down.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
@@ -103,8 +112,12 @@ pub fn stopping() {
 /// Sends a message to the supervisor, if there is one.
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "cannot report the state of the process to NOTIFY_SOCKET");
+        not_told(&error);
     }
+}
+
+fn not_told(error: &io::Error) {
+    tracing::warn!(%error, "cannot report the state of the process to NOTIFY_SOCKET");
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use surehook_core::breaker::Breaker;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
 use surehook_core::shutdown::Deadlines;
-use surehook_core::source::SourceName;
+use surehook_core::source::{Policy, SourceName};
 use surehook_core::verdict::Reply;
 use surehook_core::worker::claims::{Claims, DeadLettered, Settlement};
 use surehook_core::worker::{Action, Dispatch, Input, Ticket, Worker};
@@ -38,17 +38,25 @@ pub struct WorkerPorts {
 /// The result of a batch of settlements: the events whose settlement was stale.
 type SettleResult = Result<Vec<EventId>, StoreError>;
 
-/// Runs a worker until it is done. Each item of `drains` starts the shutdown, or shortens it.
+/// What the process tells its worker.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// The configuration was read again. These are its sources and the limit of its memory.
+    Reconfigure { sources: Vec<(SourceName, Policy)>, max_held_bytes: usize },
+    /// Shut down, or shorten the shutdown.
+    ShutDown(Deadlines),
+}
+
+/// Runs a worker until it is done.
 ///
 /// Dropping this future has the effect of a crash: its claimed events become claimable when their
 /// leases end.
 pub async fn run(
     mut worker: Worker,
     ports: WorkerPorts,
-    drains: impl FusedStream<Item = Deadlines> + Unpin + Send,
+    mut orders: impl FusedStream<Item = Order> + Unpin + Send,
 ) {
     let WorkerPorts { store, downstream, clock, doorbell, handover, metrics } = ports;
-    let mut drains = drains;
     let mut deliveries: FuturesUnordered<BoxFuture<'_, (Ticket, Reply)>> = FuturesUnordered::new();
     let mut claim: Fuse<StoreCall<'_, Claims>> = Fuse::terminated();
     let mut settle: Fuse<BoxFuture<'_, (Vec<Settlement>, SettleResult)>> = Fuse::terminated();
@@ -94,11 +102,7 @@ pub async fn run(
         // Branches are polled in this order. Rare inputs come first, so that a stream of replies
         // cannot starve them.
         let inputs = select_biased! {
-            Deadlines { cut_off_at, give_up_at } = drains.select_next_some() => {
-                let mut inputs = handed(handover.close());
-                inputs.push(Input::ShutDown { cut_off_at, give_up_at });
-                inputs
-            }
+            order = orders.select_next_some() => ordered(order, &handover),
             (batch, result) = settle => vec![settled(&batch, result)],
             result = claim => vec![claimed(result)],
             sources = doorbell.heard().fuse() => vec![Input::Woken(sources)],
@@ -115,6 +119,21 @@ pub async fn run(
             worker.handle(now, Input::Finished { ticket, reply });
         }
     }
+}
+
+/// The inputs of an order. It ends all offers.
+fn ordered(order: Order, handover: &Handover) -> Vec<Input> {
+    let (before, input) = match order {
+        Order::Reconfigure { sources, max_held_bytes } => {
+            (handover.withdraw(), Input::Reconfigured { sources, max_held_bytes })
+        }
+        Order::ShutDown(Deadlines { cut_off_at, give_up_at }) => {
+            (handover.close(), Input::ShutDown { cut_off_at, give_up_at })
+        }
+    };
+    let mut inputs = handed(before);
+    inputs.push(input);
+    inputs
 }
 
 fn deliver<'a>(

@@ -13,7 +13,7 @@ use surehook::health::Loop;
 use surehook::http::App;
 use surehook::ids::SystemIds;
 use surehook::ports::{Downstream, Relay, RelayFailed, Relayed, StoreError};
-use surehook::process::{Broken, Ended, Host, ProcessPorts, Stop, Task, run};
+use surehook::process::{Broken, Command, Ended, Host, ProcessPorts, Stop, Task, run};
 use surehook_core::source::SourceName;
 use surehook_core::verdict::{DeliveryError, Reply};
 use surehook_core::worker::claims::Claim;
@@ -104,7 +104,8 @@ async fn ended_on(
         ids: Arc::new(SystemIds),
         seed: 1,
     };
-    tokio::time::timeout(LONGEST, run(&config(), ports, host, signals))
+    let commands = signals.map(|()| Command::ShutDown);
+    tokio::time::timeout(LONGEST, run(Arc::new(config()), ports, host, commands))
         .await
         .expect("the process ends without being stopped")
 }

@@ -14,7 +14,7 @@ use surehook::doorbell::Doorbell;
 use surehook::handover::{Handed, Handover};
 use surehook::metrics::Metrics;
 use surehook::ports::{Clock, Downstream, EventStore, NewEvent, StoreCall, StoreError};
-use surehook::worker::{WorkerPorts, run};
+use surehook::worker::{Order, WorkerPorts, run};
 use surehook_core::admission::Stored;
 use surehook_core::event::Outcome;
 use surehook_core::id::EventId;
@@ -96,7 +96,7 @@ fn worker(
     store: &Arc<Scripted>,
     downstream: After,
     handover: Arc<Handover>,
-    drains: impl FusedStream<Item = Deadlines> + Unpin + Send,
+    orders: impl FusedStream<Item = Order> + Unpin + Send,
 ) -> impl Future<Output = ()> {
     let sources = ["a", "b"].map(source);
     let clock = TokioClock::new();
@@ -110,7 +110,7 @@ fn worker(
         metrics: Metrics::new(sources),
     };
     let worker = Worker::new(clock.now(), Settings::default(), policies);
-    run(worker, ports, drains)
+    run(worker, ports, orders)
 }
 
 fn first() -> Claim {
@@ -166,9 +166,10 @@ async fn events_handed_over_at_the_shutdown_are_released_and_later_ones_refused(
     let since = TokioClock::new().now();
     assert!(handover.hand(Handed { since, claims: vec![first()] }).is_ok());
     let give_up_at = since + Duration::from_secs(10);
-    let drains = stream::iter([Deadlines { cut_off_at: give_up_at, give_up_at }]).fuse();
+    let deadlines = Deadlines { cut_off_at: give_up_at, give_up_at };
+    let orders = stream::iter([Order::ShutDown(deadlines)]).fuse();
 
-    worker(&store, After(Duration::ZERO), Arc::clone(&handover), drains).await;
+    worker(&store, After(Duration::ZERO), Arc::clone(&handover), orders).await;
 
     let settled = store.settled.lock().unwrap();
     assert!(matches!(&settled[..], [Settlement { outcome: Outcome::Release, .. }]), "{settled:?}");

@@ -45,6 +45,12 @@ pub enum Bug {
     DrainRefuses,
     /// A process closes its listener at the beginning of its shutdown.
     ListenerClosesFirst,
+    /// A reload changes nothing.
+    ReloadIgnored,
+    /// A reload ends deliveries in flight as failed.
+    ReloadCutsDeliveries,
+    /// A process refuses webhooks for a second after a reload.
+    ReloadRefuses,
     /// A delivery that times out never frees its slot.
     SlotNeverFrees,
     /// A lost attempt is not recorded.
@@ -152,7 +158,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 68] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -173,6 +179,9 @@ impl Bug {
         Self::ShutdownGivesUpEarly,
         Self::DrainRefuses,
         Self::ListenerClosesFirst,
+        Self::ReloadIgnored,
+        Self::ReloadCutsDeliveries,
+        Self::ReloadRefuses,
         Self::SlotNeverFrees,
         Self::LostAttemptForgotten,
         Self::BodyThroughText,

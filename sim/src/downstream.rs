@@ -8,8 +8,8 @@ use crate::net;
 use crate::recorder::{Recorder, elapsed};
 use crate::waits::Wait;
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, select_biased};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
@@ -33,6 +33,7 @@ use surehook_core::verdict::{DeliveryError, MAX_EXCERPT_BYTES, Reply};
 use surehook_core::worker::claims::Claim;
 use surehook_model::history::{Handshake, PostId, Received, Sending, What};
 use surehook_model::scenario::{Behaviour, Source};
+use tokio::sync::watch;
 
 /// Names a handshake, by the id of its request.
 pub(crate) const HANDSHAKE_HEADER: &str = "x-handshake";
@@ -188,6 +189,8 @@ pub(crate) struct SimDownstream {
     pub(crate) effects: Arc<Effects>,
     pub(crate) index: usize,
     pub(crate) held: Arc<HeldBytes>,
+    /// The time of the process's last reload.
+    pub(crate) reloaded: watch::Receiver<Duration>,
     pub(crate) bug: Option<Bug>,
 }
 
@@ -197,6 +200,8 @@ impl Downstream for SimDownstream {
         let (process, recorder, bug) = (self.process.clone(), self.recorder.clone(), self.bug);
         let (effects, index) = (Arc::clone(&self.effects), self.index);
         let (claim, holding) = (claim.clone(), self.held.hold(claim));
+        let mut reloaded = self.reloaded.clone();
+        reloaded.mark_unchanged();
         async move {
             let _holding = holding;
             let deadline =
@@ -209,9 +214,20 @@ impl Downstream for SimDownstream {
                 attempt,
             }));
             let _waiting = recorder.waits().begin(index, Wait::Reply(event, attempt));
-            let reply =
-                effects.pass(index, exchange(address, request(&claim, bug), deadline)).await;
-            let (status_code, reply) = match reply {
+            let exchange = exchange(address, request(&claim, bug), deadline);
+            let cut_off = async move {
+                if bug != Some(Bug::ReloadCutsDeliveries) || reloaded.changed().await.is_err() {
+                    futures::future::pending::<()>().await;
+                }
+                Reply::Failed(DeliveryError::ConnectionReset)
+            };
+            let reply = effects.pass(index, async move {
+                select_biased! {
+                    reply = Box::pin(exchange).fuse() => reply,
+                    reply = Box::pin(cut_off).fuse() => reply,
+                }
+            });
+            let (status_code, reply) = match reply.await {
                 Reply::Failed(DeliveryError::Timeout) if bug == Some(Bug::SlotNeverFrees) => {
                     futures::future::pending().await
                 }

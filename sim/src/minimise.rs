@@ -141,6 +141,7 @@ fn speaks_of_process(scenario: &Scenario, index: usize) -> bool {
         Fault::Kill { process, .. }
         | Fault::Pause { process, .. }
         | Fault::Drain { process, .. }
+        | Fault::Reload { process }
         | Fault::Store { process, .. } => *process == index,
         Fault::Asked { process, .. } => *process == index,
         Fault::Cut { from, to, .. } => [*from, *to].contains(&Node::Process(index)),

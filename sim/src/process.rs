@@ -24,13 +24,14 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use surehook::config::Config;
 use surehook::http::problem::ProblemKind;
 use surehook::http::{App, RouteSet, service};
 use surehook::ports::{
     Clock, Erased, EventStore, MaintenanceStore, NewEvent, Pruned, Relay, Retention, StoreCall,
     StoreError,
 };
-use surehook::process::{Broken, Host, ProcessPorts, Stop, Task};
+use surehook::process::{Broken, Command, Host, ProcessPorts, Stop, Task};
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
 use surehook_core::id::EventId;
@@ -39,6 +40,7 @@ use surehook_core::source::{SETTLE_GRACE, WAIT_ALLOWANCE};
 use surehook_core::worker::claims::{Claims, Demand, Settlement};
 use surehook_model::history::Fault;
 use surehook_model::scenario::Scenario;
+use tokio::sync::watch;
 use warp::reply::Reply;
 
 /// A process, which can be restarted any number of times.
@@ -63,7 +65,13 @@ pub(crate) struct Control {
     /// Whether it runs.
     pub(crate) up: bool,
     /// The sender of its signals, while it runs.
-    signals: Option<mpsc::Sender<()>>,
+    signals: Option<mpsc::UnboundedSender<Signal>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    Terminate,
+    Hangup,
 }
 
 impl Process {
@@ -73,15 +81,36 @@ impl Process {
 
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
-        if let Some(signals) = &mut self.control().signals {
-            let _ = signals.try_send(());
+        self.signal(Signal::Terminate);
+    }
+
+    /// Sends SIGHUP.
+    pub(crate) fn reload(&self) {
+        self.signal(Signal::Hangup);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(signals) = &self.control().signals {
+            let _ = signals.unbounded_send(signal);
         }
+    }
+
+    /// Reads the configuration again.
+    fn reloads(&self, present: &Arc<Config>, reloaded: &watch::Sender<Duration>) -> Command {
+        let now = elapsed();
+        self.recorder.reloaded(&self.name, policies(&self.scenario, self.index, now));
+        reloaded.send_replace(now);
+        Command::Reload(if self.bug == Some(Bug::ReloadIgnored) {
+            Arc::clone(present)
+        } else {
+            Arc::new(config(&self.scenario, self.index, now, self.bug))
+        })
     }
 
     /// Runs one process from its start to the end of its shutdown. Killing its node drops this
     /// future at any point.
     pub(crate) async fn boot(self: Arc<Self>) {
-        let (sender, signals) = mpsc::channel(4);
+        let (sender, mut signals) = mpsc::unbounded();
         *self.control() = Control { up: true, signals: Some(sender) };
         let now = elapsed();
         let since = if self.bug == Some(Bug::RestartKeepsSettings) { Duration::ZERO } else { now };
@@ -89,6 +118,7 @@ impl Process {
         self.recorder.started(&self.name, policies(&self.scenario, self.index, now));
         let clock: Arc<dyn Clock> =
             Arc::new(SimClock::boot(self.index, self.recorder.waits().clone()));
+        let reloaded = watch::Sender::new(now);
         let held = HeldBytes::new(self.name.clone(), self.recorder.clone());
         let store = RemoteStore::connect(
             Arc::clone(&self.disk),
@@ -107,6 +137,7 @@ impl Process {
             effects: Arc::clone(&self.effects),
             index: self.index,
             held,
+            reloaded: reloaded.subscribe(),
             bug: self.bug,
         };
         let downstream = Arc::new(downstream);
@@ -125,27 +156,36 @@ impl Process {
             },
         };
         let (begins, begun) = oneshot::channel();
-        let mut begins = Some(begins);
-        let signals = signals.inspect(move |()| drop(begins.take()));
         let host = SimHost {
             name: self.name.clone(),
             address: self.address,
             recorder: self.recorder.clone(),
             shutdown_begins: begun.map(|_: Result<(), _>| Duration::MAX).boxed().shared(),
+            reloaded: reloaded.subscribe(),
             bug: self.bug,
         };
-        let mut signals = signals;
         if self.bug == Some(Bug::ShutdownGivesUpEarly) {
             config.drain_timeout /= 8;
         }
+        let config = Arc::new(config);
         let ended = if self.bug == Some(Bug::ShutdownDropsInFlight) {
-            let (_keep, never) = mpsc::channel(1);
+            let (_keep, never) = mpsc::unbounded();
             select_biased! {
-                ended = Box::pin(surehook::process::run(&config, ports, &host, never)).fuse() => ended,
-                () = signals.select_next_some() => Ok(()),
+                ended = Box::pin(surehook::process::run(config, ports, &host, never)).fuse() => ended,
+                () = async { while signals.next().await != Some(Signal::Terminate) {} }.fuse() => Ok(()),
             }
         } else {
-            surehook::process::run(&config, ports, &host, signals).await
+            let mut begins = Some(begins);
+            let told = |signal| match signal {
+                Signal::Terminate => {
+                    drop(begins.take());
+                    Command::ShutDown
+                }
+                Signal::Hangup if begins.is_none() => Command::Reload(Arc::clone(&config)),
+                Signal::Hangup => self.reloads(&config, &reloaded),
+            };
+            let commands = signals.map(told);
+            surehook::process::run(Arc::clone(&config), ports, &host, commands).await
         };
         if let Err(ended) = ended {
             panic!("{} exited unexpectedly: {ended}", self.name);
@@ -167,6 +207,8 @@ struct SimHost {
     recorder: Recorder,
     /// Completes when the first signal arrives.
     shutdown_begins: Stop,
+    /// The time of the last reload.
+    reloaded: watch::Receiver<Duration>,
     bug: Option<Bug>,
 }
 
@@ -182,13 +224,20 @@ impl Host for SimHost {
         let closes_first = bug == Some(Bug::ListenerClosesFirst);
         let stop = if closes_first { self.shutdown_begins.clone() } else { stop };
         let health = Arc::clone(&app.health);
+        let reloaded = self.reloaded.clone();
         let routes = service(app, RouteSet::Everyone, Access::default());
         let service = service_fn(move |request: Request<Incoming>| {
-            if bug == Some(Bug::DrainRefuses)
-                && health.is_draining()
+            let has_reloaded =
+                || elapsed().saturating_sub(*reloaded.borrow()) < Duration::from_secs(1);
+            let problem = match bug {
+                Some(Bug::DrainRefuses) if health.is_draining() => Some(ProblemKind::ShuttingDown),
+                Some(Bug::ReloadRefuses) if has_reloaded() => Some(ProblemKind::Overloaded),
+                _ => None,
+            };
+            if let Some(problem) = problem
                 && request.uri().path().starts_with("/webhooks/")
             {
-                let refused = ProblemKind::ShuttingDown.with("Planted bug.").into_response();
+                let refused = problem.with("Planted bug.").into_response();
                 return ready(Ok(refused)).left_future();
             }
             routes.call(request).right_future()

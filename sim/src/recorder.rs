@@ -55,6 +55,16 @@ impl Recorder {
         self.fault(Fault::Started { process: process.to_owned() });
     }
 
+    /// A process reads its configuration again and finds these sources.
+    pub(crate) fn reloaded(
+        &self,
+        process: &str,
+        sources: impl IntoIterator<Item = (String, Policy)>,
+    ) {
+        self.policies().reloaded(process, elapsed(), sources);
+        self.fault(Fault::Reloaded { process: process.to_owned() });
+    }
+
     pub(crate) fn policies(&self) -> MutexGuard<'_, Policies> {
         self.inner.policies.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -324,6 +324,7 @@ impl World {
                 sleep(millis(for_ms)).await;
                 Handle::current().resume(node.id());
             }
+            Fault::Reload { process } => self.processes[process].0.reload(),
             Fault::Drain { process, down_ms } => self.drain(process, millis(down_ms)).await,
             Fault::RollingRestart { down_ms } => {
                 for process in 0..self.processes.len() {

@@ -106,6 +106,7 @@ fn fault() -> impl Strategy<Value = FaultAt> {
             .prop_map(|(process, for_ms)| Fault::Pause { process, for_ms }),
         (process.clone(), 0..2_000u64)
             .prop_map(|(process, down_ms)| Fault::Drain { process, down_ms }),
+        (0..PROCESSES).prop_map(|process| Fault::Reload { process }),
         (0..2_000u64).prop_map(|down_ms| Fault::RollingRestart { down_ms }),
         (process.clone(), any::<bool>(), 100..15_000u64).prop_map(
             |(process, both_ways, for_ms)| Fault::Cut {

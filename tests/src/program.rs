@@ -7,6 +7,7 @@ use crate::recording::Recording;
 use crate::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::future::Future;
@@ -284,10 +285,39 @@ impl Service {
     ///
     /// If it is not running.
     pub fn signal(&self, signal: Signal) {
-        if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP) {
+        if matches!(signal, Signal::SIGTERM | Signal::SIGINT) {
             self.record(|process| Fault::Draining { process });
         }
         self.process.as_ref().expect("the program runs").signal(signal);
+    }
+
+    /// Replaces its configuration (everything except the address, the database and the log format),
+    /// and tells it to reload. Returns the lines of its log that say what it did.
+    ///
+    /// # Panics
+    ///
+    /// If it is not running, or does not say.
+    pub async fn reload(&self, configuration: &str) -> Vec<Value> {
+        let file = self.folder.path().join("surehook.toml");
+        let present = fs::read_to_string(&file).expect("the configuration was written");
+        let kept: Vec<&str> = present.lines().take(LINES_OF_SERVICE).collect();
+        fs::write(&file, format!("{}\n{configuration}", kept.join("\n")))
+            .expect("the folder can be written to");
+        let before = self.reloads().len();
+        self.record(|process| Fault::Reloaded { process });
+        self.signal(Signal::SIGHUP);
+        wait::until("the reload", || async {
+            let lines = self.reloads().split_off(before);
+            if lines.is_empty() { Err("it is not in the log".to_owned()) } else { Ok(lines) }
+        })
+        .await
+    }
+
+    /// The lines of its log about reloads.
+    fn reloads(&self) -> Vec<Value> {
+        let log = self.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["target"] == "surehook::reload").collect()
     }
 
     /// Suspends the process, as a machine that swaps or is migrated does, and resumes it.
@@ -678,6 +708,9 @@ impl Drop for Process {
     }
 }
 
+/// The lines that [`write_configuration`] adds.
+const LINES_OF_SERVICE: usize = 3;
+
 fn write_configuration(folder: &Path, address: SocketAddr, database: &str, configuration: &str) {
     let text = format!(
         "listen = \"{address}\"\ndatabase = \"{database}\"\nlog = \"json\"\n{configuration}"
@@ -703,8 +736,7 @@ fn read_log(folder: &Path) -> String {
 /// environment of the tests. If util-linux's `setpriv` is installed, the kernel kills the program
 /// when the thread that started it ends, in whatever way.
 fn command(folder: &Path) -> Command {
-    // A test run that was started by `nohup` ignores SIGHUP, and a child would inherit that.
-    command_by(folder, &["env", "--default-signal=HUP"])
+    command_by(folder, &[])
 }
 
 /// As [`command`], but started by another program. `by` is that program and its arguments.

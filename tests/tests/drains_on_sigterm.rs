@@ -1,15 +1,13 @@
 //! Graceful shutdown: the program finishes the deliveries in flight, releases the other events,
 //! exits with 0, and continues its work after a restart.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 use surehook_core::event::Outcome;
 use surehook_model::history::Change;
 use tests::database::Database;
 use tests::http::Client;
 use tests::producer::{Load, Post, Progress, produce, try_once};
-use tests::program::{free_address, program};
 use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, verdicts, wait};
@@ -19,7 +17,6 @@ use tokio::net::TcpStream;
 on_each_database!(
     sigterm_under_load_loses_and_repeats_nothing,
     sigint_drains_like_sigterm,
-    sighup_drains_like_sigterm,
     the_drain_waits_for_slow_downstreams,
     a_delivery_that_outlasts_the_drain_is_cut_off_and_retried,
     a_second_signal_ends_the_drain_at_once,
@@ -50,18 +47,6 @@ async fn sigint_drains_like_sigterm(database: Database) {
     stopped_in_the_middle(database, Signal::SIGINT, load, Duration::from_millis(20)).await;
 }
 
-async fn sighup_drains_like_sigterm(database: Database) {
-    let load = Load {
-        sources: &["github", "stripe", "shopify"],
-        posts: 900,
-        duplicates: 90,
-        connections: 16,
-    };
-    stopped_in_the_middle(database, Signal::SIGHUP, load, Duration::from_millis(20)).await;
-}
-
-/// All slots are in use when the signal arrives, and events that wait for a slot are released
-/// unsent.
 async fn the_drain_waits_for_slow_downstreams(database: Database) {
     let load = Load {
         sources: &["github", "stripe", "shopify"],
@@ -360,45 +345,6 @@ async fn a_rolling_restart_fails_no_post_and_repeats_no_delivery() {
     );
     assert!(sink.taken().values().all(|&times| times == 1), "an event was delivered twice");
     assert_eq!(sink.count(), sent.len(), "an event was sent twice");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sighup_is_ignored_under_nohup() {
-    let folder = tempfile::TempDir::new().expect("a temporary folder");
-    let address = free_address();
-    let text = format!(
-        "listen = \"{address}\"\n[sources.orders]\ndestination = \"http://127.0.0.1:9/\"\n"
-    );
-    std::fs::write(folder.path().join("surehook.toml"), text)
-        .expect("the folder can be written to");
-    let mut child = tokio::process::Command::new("sh")
-        .args(["-c", "trap '' HUP; exec \"$0\" serve"])
-        .arg(program())
-        .current_dir(folder.path())
-        .stderr(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("a shell is installed");
-    let pid =
-        Pid::from_raw(child.id().and_then(|id| i32::try_from(id).ok()).expect("the program runs"));
-    let client = Client::default();
-    let url = format!("http://{address}/health");
-    wait::until("the program to listen", || client.get(&url)).await;
-
-    kill(pid, Signal::SIGHUP).expect("the program runs");
-    // Of two pending signals, the one with the lower number (SIGHUP) is delivered first, and the
-    // program has answered on a new connection after it.
-    let answered = Client::default().get(&url).await;
-    kill(pid, Signal::SIGTERM).expect("the program still runs after SIGHUP");
-    let status = tokio::time::timeout(wait::TIMEOUT, child.wait())
-        .await
-        .expect("the program ends")
-        .expect("a child can be waited for");
-    assert_eq!(
-        (answered.map(|answer| answer.status_code), status.code()),
-        (Ok(200), Some(0)),
-        "{status}"
-    );
 }
 
 fn configuration(sink: &Sink, drain_timeout: &str) -> String {

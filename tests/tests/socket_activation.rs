@@ -136,6 +136,7 @@ async fn sockets_are_taken_by_name_and_the_supervisor_is_told_the_state() {
         let length = supervisor.recv(&mut message).expect("the program reports its state");
         String::from_utf8_lossy(&message[..length]).trim().to_owned()
     };
+    let is_reloading = |message: &str| message.starts_with("RELOADING=1\nMONOTONIC_USEC=");
 
     let mut process =
         Process::start_on(&[&operators, &webhooks], "operators:webhooks", folder.path(), ["serve"]);
@@ -151,6 +152,10 @@ async fn sockets_are_taken_by_name_and_the_supervisor_is_told_the_state() {
         let answer = client.get(&format!("http://{address}{path}")).await.expect("a response");
         assert_eq!(answer.status_code, status_code, "{path}");
     }
+    process.signal(Signal::SIGHUP);
+    let message = told();
+    assert!(is_reloading(&message), "{message}");
+    assert_eq!(told(), "READY=1");
     process.signal(Signal::SIGTERM);
     assert_eq!(told(), "STOPPING=1");
     let status = process.wait(wait::TIMEOUT).await;

@@ -28,7 +28,7 @@ impl App {
     /// The metrics as text. If the database fails or does not respond in time, its metrics are left
     /// out.
     pub(super) async fn metrics(&self) -> Result<Answer, Problem> {
-        let names = self.sources.keys().cloned().collect();
+        let names = self.configured().sources.keys().cloned().collect();
         let work = self.with_timeout("sources", self.operators.sources(names, COUNT_TO)).await.ok();
         let text = self.metrics.text(
             work.as_deref(),

@@ -96,8 +96,10 @@ impl App {
         self.known(filter.source.as_ref()).await?;
         let span = Span { until: after.map_or(span.until, |after| span.until.min(after)), ..span };
         let page = self.with_timeout("list", self.operators.list(filter, span, size)).await?;
+        let configured = self.configured();
         let shown = |event: EventRecord| {
-            let policy = self.sources.get(event.source.as_str()).map(|source| source.max_attempts);
+            let policy =
+                configured.sources.get(event.source.as_str()).map(|source| source.max_attempts);
             ListedEvent::new(event, policy)
         };
         let page = Page {
@@ -113,7 +115,7 @@ impl App {
         self.known(filter.source.as_ref()).await?;
         let sources = match &filter.source {
             Some(_) => 1,
-            None => u32::try_from(self.sources.len()).unwrap_or(u32::MAX).max(1),
+            None => u32::try_from(self.configured().sources.len()).unwrap_or(u32::MAX).max(1),
         };
         // A store looks in three places for each source.
         let looks = (SUMMARY_LOOKS / 3 / sources).max(1);
@@ -129,7 +131,8 @@ impl App {
             .with_timeout("find", self.operators.find(id))
             .await?
             .ok_or_else(|| unknown_event(id))?;
-        let policy = self.sources.get(record.source.as_str()).map(|source| source.max_attempts);
+        let policy =
+            self.configured().sources.get(record.source.as_str()).map(|source| source.max_attempts);
         Answer::json(StatusCode::OK, Some(id), &EventView::new(record, policy))
     }
 
@@ -168,7 +171,7 @@ impl App {
         let source = found.and_then(|record| SourceName::parse(&record.source).ok());
         let not_delivering = match &source {
             Some(source) => {
-                if self.sources.contains_key(source) {
+                if self.configured().sources.contains_key(source) {
                     self.doorbell.ring([source.clone()]);
                 }
                 self.not_delivering(Some(source)).await
@@ -186,12 +189,13 @@ impl App {
     async fn not_delivering(&self, source: Option<&SourceName>) -> Option<Vec<NotDelivering>> {
         let names = source.into_iter().cloned().collect();
         let records = self.with_timeout("sources", self.operators.sources(names, 1)).await.ok()?;
+        let configured = self.configured();
         let is_meant = |record: &SourceRecord| match source {
             Some(source) => source.as_str() == record.source,
             None => record.queued + record.processing + record.retrying + record.dead_lettered > 0,
         };
         let of_record = |record: SourceRecord| {
-            let why = if !self.sources.contains_key(record.source.as_str()) {
+            let why = if !configured.sources.contains_key(record.source.as_str()) {
                 "not_configured"
             } else if record.paused_since.is_some() {
                 "paused"
@@ -213,14 +217,15 @@ impl App {
         }
         self.known(filter.source.as_ref()).await?;
         let dry_run = dry_run.unwrap_or(false);
+        let configured = self.configured();
         let sources: BTreeSet<SourceName> = match &filter.source {
-            Some(source) => self
+            Some(source) => configured
                 .sources
                 .get_key_value(source)
                 .map(|(source, _)| source.clone())
                 .into_iter()
                 .collect(),
-            None => self.sources.keys().cloned().collect(),
+            None => configured.sources.keys().cloned().collect(),
         };
         let span = Span {
             from: after.map_or(span.from, |after| span.from.max(after.successor())),
@@ -264,7 +269,7 @@ impl App {
             .with_timeout("find", self.operators.find(id))
             .await?
             .ok_or_else(|| unknown_event(id))?;
-        let is_configured = self.sources.contains_key(record.source.as_str());
+        let is_configured = self.configured().sources.contains_key(record.source.as_str());
         let call = self.operators.discard(id, DiscardScope::of_source(is_configured));
         match self.with_timeout("discard", call).await? {
             Discarded::Now => {
@@ -304,8 +309,10 @@ impl App {
         }
         self.known(filter.source.as_ref()).await?;
         let dry_run = dry_run.unwrap_or(false);
-        let is_configured =
-            filter.source.as_ref().is_none_or(|source| self.sources.contains_key(source));
+        let is_configured = filter
+            .source
+            .as_ref()
+            .is_none_or(|source| self.configured().sources.contains_key(source));
         let scope = DiscardScope::of_source(is_configured);
         let span = Span {
             from: after.map_or(span.from, |after| span.from.max(after.successor())),
@@ -333,14 +340,15 @@ impl App {
 
     /// The work of every source.
     pub(super) async fn source_list(&self) -> Result<Answer, Problem> {
-        let names = self.sources.keys().cloned().collect();
+        let names = self.configured().sources.keys().cloned().collect();
         let records = self.with_timeout("sources", self.operators.sources(names, COUNT_TO)).await?;
+        let configured = self.configured();
         let sources = records.into_iter().map(|record| {
-            let configured = self.sources.get(record.source.as_str());
+            let source = configured.sources.get(record.source.as_str());
             let standing = self.metrics.standing(&record.source).filter(|_| self.delivers);
             SourceView::new(
                 record,
-                configured.map(|source| source.retries_last),
+                source.map(|source| source.retries_last),
                 standing.map(|standing| (standing, self.clock.now())),
             )
         });
@@ -353,8 +361,9 @@ impl App {
 
     /// Pauses or resumes a source. A source that is no longer configured can only be resumed.
     pub(super) async fn pause(&self, source: &str, paused: bool) -> Result<Answer, Problem> {
+        let configured = self.configured();
         let unknown = || {
-            let configured = self.sources.keys().map(SourceName::as_str).collect();
+            let configured = configured.sources.keys().map(SourceName::as_str).collect();
             ProblemKind::UnknownSource.with(format!(
                 "No source of this name is configured or paused: {}.",
                 query::no_source(source, configured)
@@ -362,7 +371,7 @@ impl App {
         };
         let name = SourceName::parse(source)
             .map_err(|error| ProblemKind::UnknownSource.with(format!("{error}.")))?;
-        let is_configured = self.sources.contains_key(&name);
+        let is_configured = configured.sources.contains_key(&name);
         if paused && !is_configured {
             return Err(unknown());
         }
@@ -377,7 +386,7 @@ impl App {
         if !paused {
             self.doorbell.ring([name.clone()]);
         }
-        let lease = self.sources.get(&name).filter(|_| paused).map(|source| source.lease);
+        let lease = configured.sources.get(&name).filter(|_| paused).map(|source| source.lease);
         let deliveries_end_within_ms =
             lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
         Answer::json(
@@ -390,7 +399,8 @@ impl App {
     /// Refuses a source that is not configured and has no stored event, because a misspelt name would
     /// look like a source without events.
     async fn known(&self, source: Option<&SourceName>) -> Result<(), Problem> {
-        let Some(source) = source.filter(|source| !self.sources.contains_key(*source)) else {
+        let configured = self.configured();
+        let Some(source) = source.filter(|source| !configured.sources.contains_key(*source)) else {
             return Ok(());
         };
         let stored = self.with_timeout("stored_sources", self.operators.stored_sources()).await?;
@@ -398,7 +408,7 @@ impl App {
             return Ok(());
         }
         let known = stored.iter().map(String::as_str);
-        let known = known.chain(self.sources.keys().map(SourceName::as_str)).collect();
+        let known = known.chain(configured.sources.keys().map(SourceName::as_str)).collect();
         Err(query::refused(&query::no_source(source.as_str(), known)))
     }
 

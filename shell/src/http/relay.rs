@@ -11,9 +11,9 @@ use futures::{FutureExt, select_biased};
 use http::header::CONTENT_SECURITY_POLICY;
 use http::{HeaderMap, HeaderValue, Method, Response};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use surehook_core::source::SourceName;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Maximum number of requests of one source that wait for its destination. Handshakes are rare. A
 /// destination that hangs holds no more connections than this.
@@ -26,20 +26,22 @@ const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox; default-src 'non
 /// The relayed requests of one process.
 pub struct Relays {
     port: Arc<dyn Relay>,
-    slots: BTreeMap<SourceName, Semaphore>,
+    /// Of each source that has relayed a request.
+    slots: Mutex<BTreeMap<SourceName, Arc<Semaphore>>>,
 }
 
 impl Relays {
-    /// For these sources.
     #[must_use]
-    pub fn new(port: Arc<dyn Relay>, sources: impl IntoIterator<Item = SourceName>) -> Self {
-        let slots = sources.into_iter().map(|name| (name, Semaphore::new(RELAYED_AT_ONCE)));
-        Self { port, slots: slots.collect() }
+    pub fn new(port: Arc<dyn Relay>) -> Self {
+        Self { port, slots: Mutex::default() }
     }
 
     /// A slot for one request, until it is dropped. `None`: all are in use.
-    fn slot(&self, source: &SourceName) -> Option<SemaphorePermit<'_>> {
-        self.slots.get(source)?.try_acquire().ok()
+    fn slot(&self, source: &SourceName) -> Option<OwnedSemaphorePermit> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = slots.entry(source.clone());
+        let slots = slots.or_insert_with(|| Arc::new(Semaphore::new(RELAYED_AT_ONCE)));
+        Arc::clone(slots).try_acquire_owned().ok()
     }
 }
 

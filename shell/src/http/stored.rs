@@ -36,7 +36,8 @@ impl App {
             .with_timeout("request", self.operators.request(id))
             .await?
             .ok_or_else(|| unknown_event(id))?;
-        let source = self.sources.get(record.source.as_str());
+        let configured = self.configured();
+        let source = configured.sources.get(record.source.as_str());
         let destination = source.map(|source| source.destination.clone());
         let view = RequestView::new(id, record, destination).map_err(|error| {
             tracing::warn!(%error, event_id = %id, "an operator's request failed");

@@ -36,7 +36,8 @@ impl App {
                 "This process only delivers. Post to a process with the role `all` or `intake`.",
             ));
         };
-        let Some((source, settings)) = self.sources.get_key_value(source) else {
+        let configured = self.configured();
+        let Some((source, settings)) = configured.sources.get_key_value(source) else {
             return Err(ProblemKind::UnknownSource.with(
                 "No source of this name is configured. The name is the last part of the path.",
             ));
@@ -57,7 +58,7 @@ impl App {
         let declared =
             headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let mut reservation = intake.reservation(source);
-        let late = self.clock.sleep_until(self.clock.now() + self.body_timeout);
+        let late = self.clock.sleep_until(self.clock.now() + configured.body_timeout);
         let body = body::read(body, declared, settings.max_body, late, &mut reservation).await?;
 
         if relayed_by_head.unwrap_or_else(|| settings.relay.matches_body(&body)) {

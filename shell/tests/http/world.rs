@@ -16,7 +16,9 @@ use std::time::Duration;
 use surehook::clock::TokioClock;
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
-use surehook::http::{Acknowledgement, App, Bodies, Relays, Route, RouteSet, SourceIntake};
+use surehook::http::{
+    Acknowledgement, App, Bodies, Configured, Relays, Route, RouteSet, SourceIntake,
+};
 use surehook::ids::SystemIds;
 use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
@@ -289,7 +291,10 @@ impl World {
         let destination = Arc::new(Destination::default());
         let port: Arc<dyn Relay> = destination.clone();
         let app = Arc::new(App {
-            sources,
+            configured: watch::Sender::new(Arc::new(Configured {
+                sources,
+                body_timeout: setup.body_timeout,
+            })),
             intake: setup.takes_webhooks.then_some(handle),
             operators: store.database.clone(),
             maintenance: store.database.clone(),
@@ -298,9 +303,8 @@ impl World {
             clock,
             ids: Arc::new(SystemIds),
             health,
-            body_timeout: setup.body_timeout,
             doorbell,
-            relays: Relays::new(port, ["plain", "github", "restamp"].map(name)),
+            relays: Relays::new(port),
             bodies: Bodies::default(),
         });
         Self { app, store, destination, route_set: RouteSet::Everyone, access: Access::default() }

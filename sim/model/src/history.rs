@@ -305,6 +305,10 @@ pub enum Fault {
     Started {
         process: String,
     },
+    /// A process reads its configuration again.
+    Reloaded {
+        process: String,
+    },
     /// A process was stopped for a while; it continues afterwards.
     Paused {
         process: String,

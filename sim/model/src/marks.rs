@@ -39,6 +39,8 @@ pub enum Mark {
     ExplainedDuplicate,
     /// A process started its shutdown while it was delivering.
     DrainWithWorkInFlight,
+    /// A process reloaded its configuration while it was delivering.
+    ReloadWithWorkInFlight,
     /// A process stored a new event during its shutdown.
     AcceptedWhileDraining,
     /// A shutdown cut off a delivery.
@@ -119,7 +121,7 @@ pub enum Mark {
 
 impl Mark {
     /// All marks.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 53] = [
         Self::StaleSettlementRefused,
         Self::LeaseTakenOver,
         Self::LeaseTakenOverAfterPause,
@@ -133,6 +135,7 @@ impl Mark {
         Self::DeliveredAfterRetry,
         Self::ExplainedDuplicate,
         Self::DrainWithWorkInFlight,
+        Self::ReloadWithWorkInFlight,
         Self::AcceptedWhileDraining,
         Self::CutOffByShutdown,
         Self::ReleasedUnsent,
@@ -507,6 +510,11 @@ fn of_processes(run: &Run, marks: &mut BTreeSet<Mark>) {
                 if sending.get(process.as_str()).is_some_and(|count| *count > 0) {
                     marks.insert(Mark::DrainWithWorkInFlight);
                 }
+            }
+            What::Fault(Fault::Reloaded { process })
+                if sending.get(process.as_str()).is_some_and(|count| *count > 0) =>
+            {
+                marks.insert(Mark::ReloadWithWorkInFlight);
             }
             What::Committed(Committed { change: Change::Accepted, process, .. })
                 if draining.contains(process.as_str()) =>

@@ -1,21 +1,27 @@
-//! The policies of a run: for each source, in each process, since each of its starts.
+//! The policies of a run: for each source, in each process, since each of its starts and reloads.
 
 use crate::history::At;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use surehook_core::backoff::Backoff;
 use surehook_core::source::Policy;
 
 /// The policy of each source, by name.
 type Sources = BTreeMap<String, Policy>;
 
-/// The policy of each source. Processes can differ from each other and change when they start again.
+/// The policy of each source. Processes can differ from each other, and change when they start again or reload.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policies {
     /// Every source, with the policy that it has in processes which are not in `starts`.
     common: Sources,
-    /// For each process the sources that it has from each of its starts on, ordered by time.
-    starts: BTreeMap<String, Vec<(At, Sources)>>,
+    /// For each process the sources that it has from each of its starts and reloads on, ordered by
+    /// time. `None`: not known, because it is reloading.
+    starts: BTreeMap<String, Vec<(At, Option<Sources>)>>,
 }
+
+/// Bound on the time from the beginning of a reload until all parts of a process have the new
+/// settings.
+const RELOADED_WITHIN: Duration = Duration::from_millis(10);
 
 /// The same sources for all processes.
 impl FromIterator<(String, Policy)> for Policies {
@@ -33,25 +39,50 @@ impl Policies {
         sources: impl IntoIterator<Item = (String, Policy)>,
     ) {
         let starts = self.starts.entry(process.to_owned()).or_default();
-        starts.push((at, sources.into_iter().collect()));
+        starts.push((at, Some(sources.into_iter().collect())));
     }
 
-    /// The policy of a source in a process at a time. `None`: the process does not have the source.
+    /// Records that a process begins a reload, after which it has these sources.
+    pub fn reloaded(
+        &mut self,
+        process: &str,
+        at: At,
+        sources: impl IntoIterator<Item = (String, Policy)>,
+    ) {
+        self.starts.entry(process.to_owned()).or_default().push((at, None));
+        self.started(process, at + RELOADED_WITHIN, sources);
+    }
+
+    /// The policy of a source in a process at a time. `None`: the process does not have the source,
+    /// or is reloading.
     #[must_use]
     pub fn of(&self, process: &str, source: &str, at: At) -> Option<&Policy> {
-        let starts = self.starts.get(process);
-        let started =
-            starts.and_then(|starts| starts.iter().rev().find(|(started_at, _)| *started_at <= at));
-        started.map_or(&self.common, |(_, sources)| sources).get(source)
+        self.sources(process, at)?.get(source)
+    }
+
+    /// The sources of a process at a time. `None`: it is reloading.
+    fn sources(&self, process: &str, at: At) -> Option<&Sources> {
+        let starts = self.starts.get(process).map(Vec::as_slice).unwrap_or_default();
+        let until_now = || starts.iter().filter(|(since, _)| *since <= at);
+        let is_reloading =
+            until_now().any(|(since, sources)| sources.is_none() && at < *since + RELOADED_WITHIN);
+        if is_reloading {
+            return None;
+        }
+        let newest = until_now().filter_map(|(since, sources)| Some((since, sources.as_ref()?)));
+        let newest = newest.max_by_key(|(since, _)| **since);
+        Some(newest.map_or(&self.common, |(_, sources)| sources))
     }
 
     /// Whether a process has a source during a span. `None` if that is not known, or if the process
-    /// starts during the span.
+    /// starts or reloads during the span.
     #[must_use]
     pub fn has(&self, process: &str, source: &str, from: At, to: At) -> Option<bool> {
         let starts = self.starts.get(process)?;
-        let is_started = starts.iter().any(|(at, _)| from < *at && *at <= to);
-        (!is_started).then(|| self.of(process, source, from).is_some())
+        if starts.iter().any(|(at, _)| from < *at && *at <= to) {
+            return None;
+        }
+        self.sources(process, from).map(|sources| sources.contains_key(source))
     }
 
     /// The back-off of a source, which is the same in all processes.
@@ -82,7 +113,7 @@ impl Policies {
 
     /// Every policy that a source had in any process.
     fn all<'a>(&'a self, source: &'a str) -> impl Iterator<Item = &'a Policy> {
-        let started = self.starts.values().flatten().map(|(_, sources)| sources);
+        let started = self.starts.values().flatten().filter_map(|(_, sources)| sources.as_ref());
         started.chain([&self.common]).filter_map(move |sources| sources.get(source))
     }
 }

@@ -192,7 +192,7 @@ impl Scenario {
         self.roles.get(process).copied().unwrap_or_default()
     }
 
-    /// The sources of a process that starts at `at`, with its settings.
+    /// The sources of a process that starts or reloads at `at`, with its settings.
     pub fn sources_of(&self, process: usize, at: Duration) -> impl Iterator<Item = Source> {
         self.sources.iter().enumerate().filter_map(move |(index, source)| {
             let is_meant = |variant: &&Variant| {
@@ -219,7 +219,7 @@ pub struct Variant {
     pub process: usize,
     /// Index of the source.
     pub source: usize,
-    /// Applies to the starts of the process from this time on, until a later variant.
+    /// Applies to the starts and reloads of the process from this time on, until a later variant.
     pub from_ms: u64,
     pub settings: Settings,
 }
@@ -439,6 +439,11 @@ pub enum Fault {
         process: usize,
         /// Time from its exit until it is started again.
         down_ms: u64,
+    },
+    /// A process reads its configuration again. See [`Variant`].
+    Reload {
+        /// Index of the process.
+        process: usize,
     },
     /// The processes are shut down and restarted one after the other.
     RollingRestart {

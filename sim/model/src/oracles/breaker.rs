@@ -95,6 +95,11 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
                     seen.recovered |= was_ramping && matches!(watch.phase, Phase::Closed { .. });
                 }
             }
+            // A source that is removed and added again has a new breaker. What happens during the reload
+            // is not known.
+            What::Fault(Fault::Reloaded { process }) => {
+                watches.retain(|(of, _), _| of != process);
+            }
             What::Fault(Fault::Draining { process }) => {
                 draining.insert(process);
             }

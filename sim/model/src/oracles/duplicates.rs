@@ -27,13 +27,14 @@ struct Taken {
 
 /// The input for judging a repetition: the entries of each event, and all faults.
 struct Index<'a> {
+    run: &'a Run,
     of: BTreeMap<EventId, Vec<&'a Entry>>,
     faults: Vec<(At, &'a Fault)>,
 }
 
 impl<'a> Index<'a> {
     fn of(run: &'a Run) -> Self {
-        let mut index = Self { of: BTreeMap::new(), faults: Vec::new() };
+        let mut index = Self { run, of: BTreeMap::new(), faults: Vec::new() };
         for entry in &run.entries {
             match &entry.what {
                 What::Sending(Sending { event, .. })
@@ -99,10 +100,40 @@ fn stopped(index: &Index<'_>, process: &str, since: At, until: At) -> bool {
     faults.any(|(at, fault)| matches!(fault, Fault::Paused { process: of, .. } if of == process && *at <= until))
 }
 
+/// Whether something explains that a delivery ended without a response: its timeout, a downstream that
+/// is broken, the network, or a shutdown or a stop of its process.
+fn may_lack_response(index: &Index<'_>, sending: &Sending, since: At, ended_at: At) -> bool {
+    let Sending { process, source, .. } = sending;
+    let policy = index.run.policies.of(process, source, since);
+    if policy.is_none_or(|policy| ended_at >= since + policy.timeout) {
+        return true;
+    }
+    let mut is_broken = false;
+    for (at, fault) in index.faults.iter().take_while(|(at, _)| *at <= ended_at) {
+        match fault {
+            Fault::Downstream { source: of, broken, .. } if of == source => {
+                is_broken = *broken || (*at >= since && is_broken);
+            }
+            Fault::Network { duration, .. } if *at + *duration + STILL_FELT >= since => {
+                return true;
+            }
+            Fault::Draining { process: of } | Fault::Paused { process: of, .. }
+                if of == process && *at + CLAIMED_BEFORE >= since =>
+            {
+                return true;
+            }
+            _ => {}
+        }
+    }
+    is_broken
+}
+
 /// Whether something explains that an event arrived again after a 2xx response.
 fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> bool {
     let mut sender = None;
     let mut reply_heard = false;
+    // The delivery, and when it ended without a response.
+    let (mut sent, mut gave_up_at) = (None, None);
     let mut settled = false;
     // The time of its accepts, and whether it was pruned after the last one.
     let (mut accepted_at, mut pruned) = (None, false);
@@ -113,9 +144,11 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
         match &entry.what {
             What::Sending(sending) if sending.attempt == first.attempt => {
                 sender = Some((sending.process.as_str(), entry.at));
+                (sent, gave_up_at) = (Some(sending), None);
             }
             What::Sent { attempt, status_code, .. } if *attempt == first.attempt => {
                 reply_heard |= status_code.is_some_and(|code| (200..300).contains(&code));
+                gave_up_at = Some(entry.at).filter(|_| status_code.is_none());
             }
             What::Committed(Committed { process, change: Change::Accepted, .. }) => {
                 if let Some(since) = accepted_at.replace(entry.at)
@@ -195,7 +228,10 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
     match sender {
         // The response was lost or late: the process could not know that the downstream had
         // answered 2xx.
-        Some(_) if !reply_heard => true,
+        Some((_, since)) if !reply_heard => match (sent, gave_up_at) {
+            (Some(sending), Some(at)) => may_lack_response(index, sending, since, at),
+            _ => true,
+        },
         // The database's clock was set forward, and the lease ended early.
         Some((_, since)) if clock_jumped(since) => true,
         // The process knew the response, but was killed, stopped or shut down before it could write

@@ -144,7 +144,11 @@ pub(super) fn quiet_spans(run: &Run) -> Vec<(At, At)> {
     for entry in &run.entries {
         let What::Fault(fault) = &entry.what else { continue };
         let until = match fault {
-            Fault::Downstream { .. } | Fault::SourcePaused { .. } | Fault::Healed => continue,
+            // A reload delays and refuses nothing.
+            Fault::Downstream { .. }
+            | Fault::SourcePaused { .. }
+            | Fault::Reloaded { .. }
+            | Fault::Healed => continue,
             Fault::Started { process }
                 if started.insert(process) && entry.at < Duration::from_secs(1) =>
             {

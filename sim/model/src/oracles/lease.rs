@@ -99,8 +99,9 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
             }
             Change::Capped => {
                 let record = run.events.get(&event);
+                let sent = committed.sent.unwrap_or(at);
                 let policy = record
-                    .and_then(|record| run.policies.of(&committed.process, &record.source, at));
+                    .and_then(|record| run.policies.of(&committed.process, &record.source, sent));
                 if let (Some(policy), Some(was), Some(is)) = (
                     policy,
                     committed.before.and_then(|row| row.due_at),

@@ -111,6 +111,14 @@ pub fn expand(seed: u64) -> Scenario {
         faults.sort_by_key(|fault| fault.at_ms);
     }
     // A separate generator for the same reason.
+    let mut rng = Rng::with_seed(seed ^ 0x4b1e_7a90_d36c_58f2);
+    if rng.u8(..) < 70 {
+        let may_lack = usize::from(!roles.is_empty()) + 1..processes;
+        let sources = sources.len();
+        reloads(&mut rng, &posts, processes, &may_lack, sources, &mut variants, &mut faults);
+        faults.sort_by_key(|fault| fault.at_ms);
+    }
+    // A separate generator for the same reason.
     let mut rng = Rng::with_seed(seed ^ 0x5d90_27be_1c64_a3f8);
     if !faults.is_empty() && rng.u8(..) < 50 {
         partly_accepted(&mut rng, &mut posts, heal_at_ms, &mut faults);
@@ -611,19 +619,46 @@ fn different_settings(
             };
             faults.push(FaultAt { at_ms: from_ms, what });
         }
-        let settings = if may_lack.contains(&process) && rng.u8(..) < 100 {
-            Settings::Absent
-        } else {
-            Settings::Own {
-                timeout_ms: rng.u64(500..8_000),
-                concurrency: rng.u32(1..=8),
-                max_attempts: rng.u32(1..=8),
-            }
-        };
+        let settings = settings(rng, may_lack.contains(&process));
         variants.push(Variant { process, source, from_ms, settings });
     }
     variants.sort_by_key(|variant| variant.from_ms);
     variants
+}
+
+/// Settings of a source that differ from the scenario's.
+fn settings(rng: &mut Rng, may_lack: bool) -> Settings {
+    if may_lack && rng.u8(..) < 100 {
+        return Settings::Absent;
+    }
+    Settings::Own {
+        timeout_ms: rng.u64(500..8_000),
+        concurrency: rng.u32(1..=8),
+        max_attempts: rng.u32(1..=8),
+    }
+}
+
+/// Processes read their configuration again while there is work. They find other settings, and
+/// sources that are new or gone. The processes in `may_lack` are not the only ones of their role.
+fn reloads(
+    rng: &mut Rng,
+    posts: &[Post],
+    processes: usize,
+    may_lack: &Range<usize>,
+    sources: usize,
+    variants: &mut Vec<Variant>,
+    faults: &mut Vec<FaultAt>,
+) {
+    for _ in 0..rng.usize(1..=8) {
+        let (process, source) = (rng.usize(0..processes), rng.usize(0..sources));
+        let near = posts.get(rng.usize(0..posts.len().max(1))).map_or(0, |post: &Post| post.at_ms);
+        // Half of them while the post is stored and delivered.
+        let at_ms = near + if rng.bool() { rng.u64(0..60) } else { rng.u64(0..5_000) };
+        let settings = settings(rng, may_lack.contains(&process));
+        variants.push(Variant { process, source, from_ms: at_ms, settings });
+        faults.push(FaultAt { at_ms, what: Fault::Reload { process } });
+    }
+    variants.sort_by_key(|variant| variant.from_ms);
 }
 
 /// Half of the sources have a breaker that failures open, a sixth have one that refusals open, and a

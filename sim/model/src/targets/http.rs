@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant as StdInstant};
 use surehook::doorbell::Doorbell;
 use surehook::health::Health;
-use surehook::http::{Acknowledgement, App, Bodies, Content, Relays, SourceIntake};
+use surehook::http::{Acknowledgement, App, Bodies, Configured, Content, Relays, SourceIntake};
 use surehook::http_server::protocol;
 use surehook::intake::{IntakePorts, Limits, intake};
 use surehook::metrics::Metrics;
@@ -39,6 +39,7 @@ use surehook_core::time::Instant;
 use surehook_core::verdict::Verdict;
 use surehook_core::worker::claims::{AttemptRecord, Demand, Settlement};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::memory::MemoryStore;
@@ -127,7 +128,10 @@ fn converse(
         health.drain();
     }
     let app = App {
-        sources: sources(),
+        configured: watch::Sender::new(Arc::new(Configured {
+            sources: sources(),
+            body_timeout: Duration::from_secs(30),
+        })),
         intake: (!manner.only_delivers).then_some(handle),
         operators: store.clone(),
         maintenance: store.clone(),
@@ -136,9 +140,8 @@ fn converse(
         clock,
         ids: Arc::new(Counted::default()),
         health,
-        body_timeout: Duration::from_secs(30),
         doorbell,
-        relays: Relays::new(Arc::new(NoDestination), []),
+        relays: Relays::new(Arc::new(NoDestination)),
         bodies: Bodies::default(),
     };
 

@@ -73,7 +73,7 @@ pub(super) fn bands(run: &Run) -> Vec<Band> {
                 end(&|band| band.lane == Lane::process(process) && band.kind == BandKind::Down);
                 continue;
             }
-            Fault::Closing { .. } => continue,
+            Fault::Reloaded { .. } | Fault::Closing { .. } => continue,
             Fault::Draining { process } => {
                 (Lane::process(process), BandKind::Draining, "shutting down", None)
             }

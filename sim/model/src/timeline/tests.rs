@@ -253,6 +253,7 @@ fn one_of_each_kind() -> Vec<(What, &'static str)> {
             What::Fault(Fault::SourcePaused { source: SOURCE.to_owned(), paused: true }),
             "is paused by an operator",
         ),
+        (What::Fault(Fault::Reloaded { process: process() }), "reads its configuration again"),
         (What::Fault(Fault::Draining { process: process() }), "starts its shutdown"),
         (What::Fault(Fault::Closing { process: process() }), "closes its listener"),
         (What::Fault(Fault::Exited { process: process() }), "has shut down"),
@@ -306,6 +307,7 @@ fn kind(what: &What) -> &'static str {
         What::Fault(Fault::Killed { .. }) => "killed",
         What::Fault(Fault::Started { .. }) => "started",
         What::Fault(Fault::Paused { .. }) => "paused",
+        What::Fault(Fault::Reloaded { .. }) => "reloaded",
         What::Fault(Fault::Draining { .. }) => "draining",
         What::Fault(Fault::Closing { .. }) => "closing",
         What::Fault(Fault::Exited { .. }) => "exited",
@@ -322,7 +324,7 @@ fn kind(what: &What) -> &'static str {
 #[test]
 fn every_kind_of_entry_is_in_text_and_drawing() {
     let kinds = one_of_each_kind();
-    assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 27);
+    assert_eq!(kinds.iter().map(|(what, _)| kind(what)).collect::<BTreeSet<_>>().len(), 28);
     let run = run((0..).map(|n| n * 100).zip(kinds.iter().map(|(what, _)| what.clone())).collect());
     let violations = [broken(1500, "it broke", &[event(1)])];
     let text = text(&run, &violations);

@@ -66,6 +66,7 @@ pub(super) fn lane(index: &Index<'_>, what: &What) -> Lane {
             Fault::Killed { process }
             | Fault::Started { process }
             | Fault::Paused { process, .. }
+            | Fault::Reloaded { process }
             | Fault::Draining { process }
             | Fault::Closing { process }
             | Fault::Exited { process },
@@ -266,6 +267,7 @@ fn fault_words(fault: &Fault) -> String {
         Fault::Killed { .. } => "is killed".to_owned(),
         Fault::Started { .. } => "starts".to_owned(),
         Fault::Paused { duration, .. } => format!("is stopped for {}", span(*duration)),
+        Fault::Reloaded { .. } => "reads its configuration again".to_owned(),
         Fault::Draining { .. } => "starts its shutdown".to_owned(),
         Fault::Closing { .. } => "closes its listener".to_owned(),
         Fault::Exited { .. } => "has shut down".to_owned(),
