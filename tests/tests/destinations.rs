@@ -24,10 +24,10 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 on_each_database!(the_headers_of_a_source_are_sent_and_never_shown);
 
 const AUTHORITY: &[u8] = include_bytes!("certificates/authority.pem");
-const SERVER: &[u8] = include_bytes!("certificates/server.der");
-const EXPIRED: &[u8] = include_bytes!("certificates/expired.der");
-const OTHER_NAME: &[u8] = include_bytes!("certificates/other-name.der");
-const KEY: &[u8] = include_bytes!("certificates/server.key.der");
+const SERVER: &[u8] = include_bytes!("certificates/server.pem");
+const EXPIRED: &[u8] = include_bytes!("certificates/expired.pem");
+const OTHER_NAME: &[u8] = include_bytes!("certificates/other-name.pem");
+const KEY: &[u8] = include_bytes!("certificates/server.key.pem");
 
 /// The certificate authorities of this machine are not read.
 const NO_FOLDER: (&str, &str) = ("SSL_CERT_DIR", "");
@@ -230,22 +230,19 @@ struct Destination {
 }
 
 impl Destination {
-    async fn start(certificate: &'static [u8], change: fn(ServerConfig) -> ServerConfig) -> Self {
+    async fn start(certificate: &[u8], change: fn(ServerConfig) -> ServerConfig) -> Self {
         let config = ServerConfig::builder().with_no_client_auth();
-        Self::serve(change(
-            config.with_single_cert(vec![certificate.into()], key()).expect("a key"),
-        ))
-        .await
+        let config = config.with_single_cert(vec![parsed(certificate)], key()).expect("a key");
+        Self::serve(change(config)).await
     }
 
     async fn with_client_certificates(version: &'static SupportedProtocolVersion) -> Self {
         let mut roots = RootCertStore::empty();
-        let authority = CertificateDer::from_pem_slice(AUTHORITY).expect("a certificate");
-        roots.add(authority).expect("a certificate authority");
+        roots.add(parsed(AUTHORITY)).expect("a certificate authority");
         let verifier = WebPkiClientVerifier::builder(roots.into()).build().expect("a root");
         let config = ServerConfig::builder_with_protocol_versions(&[version])
             .with_client_cert_verifier(verifier);
-        Self::serve(config.with_single_cert(vec![SERVER.into()], key()).expect("a key")).await
+        Self::serve(config.with_single_cert(vec![parsed(SERVER)], key()).expect("a key")).await
     }
 
     async fn serve(config: ServerConfig) -> Self {
@@ -286,8 +283,12 @@ impl Destination {
     }
 }
 
+fn parsed(certificate: &[u8]) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(certificate).expect("a certificate")
+}
+
 fn key() -> PrivateKeyDer<'static> {
-    PrivateKeyDer::try_from(KEY).expect("a private key")
+    PrivateKeyDer::from_pem_slice(KEY).expect("a private key")
 }
 
 /// Answers one request with `200`.

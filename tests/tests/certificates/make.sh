@@ -15,8 +15,7 @@ server() {
     openssl req -new -key "$work/server.key" -subj "/CN=$name" -out "$work/$name.csr"
     printf 'basicConstraints=CA:FALSE\nsubjectAltName=%s\nextendedKeyUsage=serverAuth\n' "$alternatives" > "$work/$name.ext"
     openssl ca -batch -notext -config "$work/ca.conf" -in "$work/$name.csr" -extfile "$work/$name.ext" \
-        -cert authority.pem -keyfile "$work/authority.key" -startdate 20200101000000Z -enddate "$ends" -out "$work/$name.pem"
-    openssl x509 -in "$work/$name.pem" -outform DER -out "$name.der"
+        -cert authority.pem -keyfile "$work/authority.key" -startdate 20200101000000Z -enddate "$ends" -out "$name.pem"
 }
 printf '[ca]\ndefault_ca=c\n[c]\ndatabase=%s\nnew_certs_dir=%s\nrand_serial=yes\ndefault_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n' \
     "$work/index" "$work" > "$work/ca.conf"
@@ -24,7 +23,7 @@ touch "$work/index"
 authority authority
 authority other-authority
 key server
-openssl pkcs8 -topk8 -nocrypt -in "$work/server.key" -outform DER -out server.key.der
+openssl pkcs8 -topk8 -nocrypt -in "$work/server.key" -out server.key.pem
 server server DNS:localhost,IP:127.0.0.1 21200101000000Z
 server expired DNS:localhost,IP:127.0.0.1 20260101000000Z
 server other-name DNS:other.example 21200101000000Z
