@@ -8,7 +8,7 @@ unexport CARGO_ENCODED_RUSTFLAGS
 
 .PHONY: test tools demo ha bench alerts fuzz api-fuzz producers
 
-test: tools
+test: tools target/nginx
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo doc --locked --workspace --no-deps
@@ -116,3 +116,20 @@ tools:
 	elif command -v apk >/dev/null; then $$sudo apk add postgresql libfaketime; \
 	else echo "no apt-get, dnf or apk found: install PostgreSQL's server, with initdb on the path, and libfaketime" >&2; exit 1; fi && \
 	if ! found; then echo "initdb or libfaketime not found after the installation" >&2; exit 1; fi
+
+# nginx, for the tests of deploy/nginx.conf. Of Debian's package only the program is taken: the package itself starts a
+# server at port 80. The libraries that the program needs are on every machine with PostgreSQL.
+target/nginx:
+	@mkdir -p target
+	@PATH="$$PATH:/usr/sbin"; \
+	if test "$$(id -u)" = 0; then sudo=; else sudo=sudo; fi; \
+	if command -v nginx >/dev/null; then :; \
+	elif command -v apt-get >/dev/null; then \
+	    echo "nginx is missing: unpacking Debian's package"; \
+	    folder=$$(mktemp -d) && cd "$$folder" && $$sudo apt-get update && apt-get download nginx && dpkg-deb -x nginx_*.deb . \
+	        && mv usr/sbin/nginx '$(CURDIR)/$@' && rm -r "$$folder" && '$(CURDIR)/$@' -v; \
+	    exit; \
+	elif command -v dnf >/dev/null; then $$sudo dnf install --assumeyes nginx; \
+	elif command -v apk >/dev/null; then $$sudo apk add nginx; \
+	else echo "no apt-get, dnf or apk found: install nginx" >&2; exit 1; fi && \
+	ln -sf "$$(command -v nginx)" $@

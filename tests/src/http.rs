@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -12,13 +13,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// The time limit for a complete answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client with its own keep-alive connections.
 #[derive(Clone, Debug)]
-pub struct Client(legacy::Client<HttpConnector, Full<Bytes>>);
+pub struct Client(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 /// A complete answer.
 #[derive(Clone, Debug)]
@@ -30,11 +34,32 @@ pub struct Answer {
 
 impl Default for Client {
     fn default() -> Self {
-        Self(legacy::Client::builder(TokioExecutor::new()).build_http())
+        Self::with(RootCertStore::empty())
     }
 }
 
 impl Client {
+    /// A client that accepts the certificates of this authority, which is in PEM.
+    ///
+    /// # Panics
+    ///
+    /// If it is not the certificate of an authority.
+    #[must_use]
+    pub fn trusting(authority: &[u8]) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(authority).expect("a certificate"))
+            .expect("a certificate of an authority");
+        Self::with(roots)
+    }
+
+    fn with(roots: RootCertStore) -> Self {
+        let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+        Self(legacy::Client::builder(TokioExecutor::new()).build(connector.build()))
+    }
+
     /// Sends a request and reads the whole answer.
     ///
     /// # Errors

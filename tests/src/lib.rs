@@ -7,6 +7,7 @@ pub mod database;
 pub mod failure;
 pub mod http;
 pub mod load;
+pub mod nginx;
 pub mod openapi;
 pub mod postgres;
 pub mod producer;

@@ -741,11 +741,9 @@ fn command(folder: &Path) -> Command {
 
 /// As [`command`], but started by another program. `by` is that program and its arguments.
 fn command_by(folder: &Path, by: &[&str]) -> Command {
-    let setpriv = "/usr/bin/setpriv";
-    let kills: &[&str] =
-        if Path::new(setpriv).exists() { &[setpriv, "--pdeathsig", "KILL", "--"] } else { &[] };
     let program = program();
-    let mut words = kills.iter().chain(by).map(OsStr::new).chain([program.as_ref()]);
+    let mut words =
+        killed_with_its_thread().iter().chain(by).map(OsStr::new).chain([program.as_ref()]);
     let mut command = Command::new(words.next().expect("at least the program"));
     command.args(words);
     for (name, _) in std::env::vars_os() {
@@ -755,6 +753,13 @@ fn command_by(folder: &Path, by: &[&str]) -> Command {
     }
     command.current_dir(folder).env("TMPDIR", folder).stdin(Stdio::null());
     command
+}
+
+/// A command line that starts another program, which the kernel kills when the thread that started it
+/// ends. Empty if util-linux's `setpriv` is not installed.
+pub(crate) fn killed_with_its_thread() -> &'static [&'static str] {
+    const SETPRIV: &str = "/usr/bin/setpriv";
+    if Path::new(SETPRIV).exists() { &[SETPRIV, "--pdeathsig", "KILL", "--"] } else { &[] }
 }
 
 /// The path of the program: the one that `SUREHOOK_PROGRAM` names, or the workspace's own, which
