@@ -116,18 +116,29 @@ pub async fn serve(
         .map_err(|error| ServeError::Downstream(error.to_string()))?;
     let terminations = terminations().map_err(ServeError::Signals)?;
     let hangups = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
-    let is_passed = passed.webhooks.is_some();
-    let (listener, address) = listener(passed.webhooks, config.listen, "listen")?;
-    let at_operators = match (passed.operators, config.operator_listen) {
+    let webhooks = Bound::new(passed.webhooks, config.listen, "listen")?;
+    let operators = match (passed.operators, config.operator_listen) {
         (None, None) => None,
         (passed, configured) => {
-            let (is_passed, configured) = (passed.is_some(), configured.unwrap_or(config.listen));
-            let (listener, address) = self::listener(passed, configured, "operator_listen")?;
-            tracing::info!(%address, is_passed = is_passed.then_some(true), "listening for operators");
+            Some(Bound::new(passed, configured.unwrap_or(config.listen), "operator_listen")?)
+        }
+    };
+    // Migrates before connections are accepted, so that a load balancer sends no request that must
+    // wait for the migration, and before the loops start, so that they find a schema. If the database
+    // is unreachable, the migration is retried while they run.
+    let migrated = if config.migrate_on_start { migrated(&opened).await? } else { true };
+    let at_operators = match operators {
+        None => None,
+        Some(bound) => {
+            let (address, is_passed) = (bound.address, bound.is_passed());
+            let listener = bound.listen()?;
+            tracing::info!(%address, is_passed, "listening for operators");
             Some(listener)
         }
     };
-    tracing::info!(%address, is_passed = is_passed.then_some(true), database = %config.database, role = config.role.as_str(), sources = config.sources.len(), "listening");
+    let (address, is_passed) = (webhooks.address, webhooks.is_passed());
+    let listener = webhooks.listen()?;
+    tracing::info!(%address, is_passed, database = %config.database, role = config.role.as_str(), sources = config.sources.len(), "listening");
     listening(address);
 
     let downstream = Arc::new(downstream);
@@ -159,9 +170,6 @@ pub async fn serve(
         header_read_timeout: config.intake.header_timeout,
         idle_timeout: config.intake.idle_timeout,
     };
-    // Migrates before the loops start, so that they find a schema. If the database is unreachable,
-    // the migration is retried while they run.
-    let migrated = if config.migrate_on_start { migrated(&opened).await? } else { true };
     let mut migration =
         if migrated { Fuse::terminated() } else { migrate_when_reachable(&opened).boxed().fuse() };
     // Also if the database is unreachable: the process answers requests, and `/ready` says why they
@@ -290,27 +298,67 @@ async fn migrated(opened: &OpenStore) -> Result<bool, ServeError> {
     }
 }
 
-/// A socket that was passed, or a new one at the configured address, and its address.
-fn listener(
-    passed: Option<std::net::TcpListener>,
+/// A socket with its address. It refuses connections until it listens, except if a supervisor has
+/// passed it: then it listens already.
+struct Bound {
+    socket: Socket,
     address: SocketAddr,
     setting: &'static str,
-) -> Result<(TcpListener, SocketAddr), ServeError> {
-    passed
-        .map_or_else(|| listen(address), TcpListener::from_std)
-        .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
-        .map_err(|error| ServeError::Listen { setting, address, error })
 }
 
-/// Like [`TcpListener::bind`], with a longer accept queue.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+enum Socket {
+    Passed(TcpListener),
+    New(TcpSocket),
+}
+
+impl Bound {
+    /// The socket that was passed, or a new one at the configured address.
+    fn new(
+        passed: Option<std::net::TcpListener>,
+        address: SocketAddr,
+        setting: &'static str,
+    ) -> Result<Self, ServeError> {
+        let socket = match passed {
+            Some(passed) => TcpListener::from_std(passed).map(Socket::Passed),
+            None => bind(address).map(Socket::New),
+        };
+        let bound = socket.and_then(|socket| {
+            let address = match &socket {
+                Socket::Passed(listener) => listener.local_addr(),
+                Socket::New(socket) => socket.local_addr(),
+            }?;
+            Ok(Self { socket, address, setting })
+        });
+        bound.map_err(|error| ServeError::Listen { setting, address, error })
+    }
+
+    /// For the log: `None` unless the socket was passed.
+    fn is_passed(&self) -> Option<bool> {
+        matches!(self.socket, Socket::Passed(_)).then_some(true)
+    }
+
+    fn listen(self) -> Result<TcpListener, ServeError> {
+        let Self { socket, address, setting } = self;
+        match socket {
+            Socket::Passed(listener) => Ok(listener),
+            Socket::New(socket) => socket.listen(BACKLOG).map_err(|error| ServeError::Listen {
+                setting,
+                address,
+                error,
+            }),
+        }
+    }
+}
+
+/// Reserves an address, without accepting connections.
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Allows a port that only closed connections still occupy. On Windows, the option would also
     // allow a port that is in use.
     #[cfg(not(windows))]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(socket)
 }
 
 /// What an operator can do if the process cannot listen on an address.

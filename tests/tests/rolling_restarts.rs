@@ -6,16 +6,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 use tests::database::Database;
 use tests::http::Client;
 use tests::nginx::Nginx;
 use tests::producer::{Post, try_once};
-use tests::program::{Service, Target, free_address};
+use tests::program::{Process, Service, Target, free_address};
 use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::{soak, wait};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// The number of restarts under load, in the short form and in the long one.
@@ -146,6 +147,31 @@ async fn all_are_accepted_beside(other: SocketAddr) {
     }
     assert!(nginx.sent_again() > 0, "nginx sent no request to the other server");
     assert_eq!(run.judge().await.events.len(), POSTS);
+}
+
+/// A server that accepts connections, but does not answer, would delay requests that another process
+/// could answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_refuses_connections_until_its_first_migration_has_ended() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let (database, address) = (silent.local_addr().expect("it listens"), free_address());
+    let folder = TempDir::new().expect("a temporary folder");
+    let configuration = format!(
+        "listen = \"{address}\"\ndatabase = \"postgres://postgres@{database}/surehook\"\n\
+         [sources.orders]\ndestination = \"http://127.0.0.1:9/\"\n"
+    );
+    std::fs::write(folder.path().join("surehook.toml"), configuration)
+        .expect("the folder can be written to");
+    let mut process = Process::start(folder.path(), ["serve"]);
+    let migrating = tokio::time::timeout(wait::TIMEOUT, silent.accept())
+        .await
+        .expect("the program connects to its database")
+        .expect("a connection");
+    let connected = TcpStream::connect(address).await;
+    assert!(connected.is_err(), "a connection was accepted during the migration");
+
+    drop((migrating, silent));
+    assert!(process.listens(address).await, "{}", process.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
