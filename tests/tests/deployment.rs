@@ -215,14 +215,26 @@ fn systemd_passes_the_socket_and_is_told_the_state() {
     assert!(SOCKET.lines().any(|line| line == listen), "{listen}");
 }
 
+/// The levels range from 0 (all restrictions) to 10.
+#[test]
+fn systemd_rates_the_exposure_of_the_unit_as_low() {
+    const HIGHEST_IN_TENTHS: &str = "--threshold=20";
+    let Some(mut analyze) = systemd_analyze() else { return };
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::write(folder.path().join("surehook.service"), UNIT).expect("the folder can be written to");
+    let rated = analyze
+        .args(["security", "--offline=true", "--no-pager", HIGHEST_IN_TENTHS, "./surehook.service"])
+        .current_dir(folder.path())
+        .output()
+        .expect("systemd-analyze runs");
+    let said = String::from_utf8_lossy(&rated.stdout);
+    assert!(rated.status.success() && said.contains("Overall exposure level"), "{said}{rated:?}");
+}
+
 /// The units are checked with the tested program in place of the installed one.
 #[test]
 fn systemd_accepts_the_units() {
-    let analyze = "/usr/bin/systemd-analyze";
-    if !Path::new(analyze).exists() {
-        println!("skipped: systemd-analyze is not installed");
-        return;
-    }
+    let Some(mut analyze) = systemd_analyze() else { return };
     let folder = TempDir::new().expect("a temporary folder");
     let program = program().display().to_string();
     let unit = UNIT.replace("/usr/local/bin/surehook", &program);
@@ -230,7 +242,7 @@ fn systemd_accepts_the_units() {
     for (name, text) in [("surehook.service", unit.as_str()), ("surehook.socket", SOCKET)] {
         fs::write(folder.path().join(name), text).expect("the folder can be written to");
     }
-    let checked = Command::new(analyze)
+    let checked = analyze
         .args(["verify", "--man=no", "./surehook.service", "./surehook.socket"])
         .current_dir(folder.path())
         .output()
@@ -238,6 +250,15 @@ fn systemd_accepts_the_units() {
     let said = String::from_utf8_lossy(&checked.stderr);
     let about_us: Vec<&str> = said.lines().filter(|line| line.contains("surehook")).collect();
     assert!(checked.status.success() && about_us.is_empty(), "{said}");
+}
+
+fn systemd_analyze() -> Option<Command> {
+    let path = "/usr/bin/systemd-analyze";
+    let installed = Path::new(path).exists().then(|| Command::new(path));
+    if installed.is_none() {
+        println!("skipped: systemd-analyze is not installed");
+    }
+    installed
 }
 
 #[test]
