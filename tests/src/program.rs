@@ -21,8 +21,8 @@ use surehook_model::history::{Fault, What};
 use tempfile::TempDir;
 
 /// The environment variable that names an existing program to test, instead of one that is built
-/// here.
-const PROGRAM_VARIABLE: &str = "SUREHOOK_PROGRAM";
+/// here. The program refuses it, as each unknown variable of this prefix.
+pub const PROGRAM_VARIABLE: &str = "SUREHOOK_PROGRAM";
 
 /// The number of ports that are tried until the program gets one that no other process has taken.
 const PORTS_TRIED: u32 = 5;

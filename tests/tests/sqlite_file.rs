@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tests::database::Database;
 use tests::http::{Answer, Client};
-use tests::program::{Process, Service, free_address, program, run};
+use tests::program::{PROGRAM_VARIABLE, Process, Service, free_address, program, run};
 use tests::sink::{self, Sink};
 use tests::wait;
 
@@ -133,6 +133,7 @@ async fn the_umask_does_not_change_the_database_file_mode() {
             .args(["-c", "umask \"$1\"; exec \"$0\" migrate --config \"$2\""])
             .arg(program())
             .args([umask, &configuration])
+            .env_remove(PROGRAM_VARIABLE)
             .current_dir(world.folder.path())
             .output()
             .expect("a shell");
@@ -218,6 +219,7 @@ async fn a_file_without_write_permission_fails_the_start() {
     };
     let mut command = Command::new(program);
     command.args(["serve", "--config", "surehook.toml"]).current_dir(world.folder.path());
+    command.env_remove(PROGRAM_VARIABLE);
     if is_root {
         command.uid(NOBODY).gid(NOBODY);
     }
