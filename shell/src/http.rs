@@ -36,6 +36,7 @@ pub use webhook::REPLAYED_HEADER;
 use crate::doorbell::Doorbell;
 use crate::health::Health;
 use crate::intake::Intake;
+use crate::logs::millis;
 use crate::metrics::Metrics;
 use crate::ports::{Clock, Ids, MaintenanceStore, OperatorStore};
 use crate::visible;
@@ -243,7 +244,7 @@ impl Surface {
             Ok(route) => route.answer(&self.app, call).await,
             Err(problem) => Err(problem),
         };
-        let took_ms = self.app.clock.now().since(begun).as_millis();
+        let took_ms = millis(self.app.clock.now().since(begun));
         let path = route.map_or("unknown", Route::path);
         match answer {
             Ok(Answer { status, event_id, response }) => {

@@ -75,6 +75,13 @@ pub fn init(format: LogFormat) -> Result<Logs, LogsError> {
     Ok(Logs { lines })
 }
 
+/// The milliseconds of a duration, for a field of a log line or of JSON. A number of 128 bits would be
+/// written as text.
+#[must_use]
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Logs a panic, with a backtrace if `RUST_BACKTRACE` enables it.
 pub fn log_panic(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();

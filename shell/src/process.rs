@@ -8,6 +8,7 @@ use crate::handover::Handover;
 use crate::health::{Health, Loop};
 use crate::http::{App, Bodies, Configured, Relays, SourceIntake};
 use crate::intake::{IntakePorts, Limits, intake};
+use crate::logs::millis;
 use crate::metrics::{Metered, Metrics};
 use crate::ports::{
     Clock, Downstream, EventStore, Ids, MaintenanceStore, OperatorStore, Relay, Retention,
@@ -216,8 +217,8 @@ pub async fn run(
 
     let began = clock.now();
     tracing::info!(
-        drain_timeout_ms = config.drain_timeout.as_millis(),
-        shutdown_grace_ms = config.shutdown_grace.as_millis(),
+        drain_timeout_ms = millis(config.drain_timeout),
+        shutdown_grace_ms = millis(config.shutdown_grace),
         "shutting down: not ready; finishing deliveries in flight, and accepting requests until then"
     );
     let mut parts: FuturesUnordered<BoxFuture<'_, (Part, Option<Ended>)>> = FuturesUnordered::new();
@@ -251,7 +252,7 @@ pub async fn run(
                 Action::CloseListener { answer_by } => {
                     let time_left = answer_by.since(clock.now());
                     tracing::info!(
-                        time_left_ms = time_left.as_millis(),
+                        time_left_ms = millis(time_left),
                         "closing the listener; finishing requests in flight"
                     );
                     let _ = stop.take().map(|stop| stop.send(time_left));
@@ -297,7 +298,7 @@ pub async fn run(
             );
         }
     }
-    tracing::info!(took_ms = clock.now().since(began).as_millis(), "shut down");
+    tracing::info!(took_ms = millis(clock.now().since(began)), "shut down");
     Ok(())
 }
 

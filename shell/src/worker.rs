@@ -4,6 +4,7 @@
 
 use crate::doorbell::Doorbell;
 use crate::handover::{Handed, Handover};
+use crate::logs::millis;
 use crate::metrics::Metrics;
 use crate::ports::{Clock, Downstream, EventStore, StoreCall, StoreError};
 use futures::future::{BoxFuture, Fuse, FusedFuture};
@@ -11,7 +12,6 @@ use futures::stream::{FusedStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt, select_biased};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 use surehook_core::breaker::Breaker;
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
@@ -242,10 +242,6 @@ fn log_breaker(source: &SourceName, breaker: Breaker) {
             tracing::info!(%source, breaker = state, "circuit breaker closed");
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn reason_in_words(reason: Reason) -> &'static str {

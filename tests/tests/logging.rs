@@ -151,7 +151,7 @@ async fn the_last_log_lines_are_written_before_a_clean_exit() {
     let (reader, log) = pipe().expect("a pipe");
     let mut world = World::start(log, VERBOSE).await;
     // More than a pipe holds, and less than the buffer of the program holds.
-    for _ in 0..20 {
+    for _ in 0..100 {
         world.delivers().await;
     }
     assert_eq!(
@@ -230,13 +230,18 @@ fn is_about_loss(line: &Value) -> bool {
         && line["lost"].as_u64() > Some(0)
 }
 
-/// The complete lines of a log, each of which must be JSON.
+/// The complete lines of a log, each of which must be JSON in which times are numbers.
 fn lines(text: &str) -> Vec<Value> {
     let whole = &text[..text.rfind('\n').map_or(0, |at| at + 1)];
-    whole
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
-        .collect()
+    let parsed = |line: &str| {
+        let parsed: Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let fields = parsed.as_object().into_iter().flatten();
+        let mut times = fields.filter(|(name, _)| name.ends_with("_ms"));
+        assert!(times.all(|(_, value)| value.is_number()), "{line}");
+        parsed
+    };
+    whole.lines().map(parsed).collect()
 }
 
 /// A thread that reads a pipe until it is closed, and the text that it has read.

@@ -3,9 +3,9 @@
 
 use super::values::on_key_reuse_name;
 use super::{Config, ConfigError, IntakeConfig, Origins, Place, Source, WorkerConfig};
+use crate::logs::millis;
 use crate::ports::Retention;
 use serde_json::{Map, Value, json};
-use std::time::Duration;
 use surehook_core::breaker::BreakerPolicy;
 use surehook_core::source::Policy;
 
@@ -51,23 +51,23 @@ impl Config {
             "database": database.to_string(),
             "role": role.as_str(),
             "log": log.as_str(),
-            "drain_timeout_ms": ms(*drain_timeout),
-            "shutdown_grace_ms": ms(*shutdown_grace),
+            "drain_timeout_ms": millis(*drain_timeout),
+            "shutdown_grace_ms": millis(*shutdown_grace),
             "migrate_on_start": migrate_on_start,
             "intake": {
                 "max_body_bytes": max_body,
                 "max_queued": max_queued,
                 "max_queued_bytes": max_queued_bytes,
                 "max_connections": max_connections,
-                "idle_timeout_ms": ms(*idle_timeout),
-                "header_timeout_ms": ms(*header_timeout),
-                "body_timeout_ms": ms(*body_timeout),
+                "idle_timeout_ms": millis(*idle_timeout),
+                "header_timeout_ms": millis(*header_timeout),
+                "body_timeout_ms": millis(*body_timeout),
             },
             "worker": {"max_held_bytes": max_held_bytes},
             "retention": {
-                "delivered_ms": ms(*delivered),
-                "dead_lettered_ms": ms(*dead_lettered),
-                "delivered_payload_ms": ms(*delivered_payload.min(delivered)),
+                "delivered_ms": millis(*delivered),
+                "dead_lettered_ms": millis(*dead_lettered),
+                "delivered_payload_ms": millis(*delivered_payload.min(delivered)),
             },
         });
         hide(&mut shown, "", origins);
@@ -117,19 +117,19 @@ impl Source {
             "forward_credentials": forward_credentials,
             "forward_query": forward_query,
             "relay": if relay.rules().is_empty() { Value::Null } else { relay.to_string().into() },
-            "relay_timeout_ms": ms(*relay_timeout),
+            "relay_timeout_ms": millis(*relay_timeout),
             "concurrency": concurrency,
-            "timeout_ms": ms(*timeout),
-            "lease_ms": ms(policy.lease()),
+            "timeout_ms": millis(*timeout),
+            "lease_ms": millis(policy.lease()),
             "rate": rate,
             "breaker_failures": failures,
             "breaker_refusals": refusals,
-            "breaker_open_ms": ms(*open_for),
+            "breaker_open_ms": millis(*open_for),
             "max_attempts": max_attempts,
-            "initial_delay_ms": ms(backoff.initial_delay),
+            "initial_delay_ms": millis(backoff.initial_delay),
             "factor": backoff.factor,
-            "max_delay_ms": ms(backoff.max_delay),
-            "retries_last_ms": {"shortest": ms(shortest), "longest": ms(longest)},
+            "max_delay_ms": millis(backoff.max_delay),
+            "retries_last_ms": {"shortest": millis(shortest), "longest": millis(longest)},
             "retry_on": retry_on,
             "dead_letter_on": dead_letter_on,
         });
@@ -169,10 +169,6 @@ impl ConfigError {
         };
         json!({"valid": false, "file": file, "errors": errors})
     }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Shows the references of each replaced setting instead of its value. `below` is the name of the

@@ -5,6 +5,7 @@ use super::query::{self, MAX_LOOKS, Query};
 use super::view::{EventView, ListedEvent, SourceView, SummaryView};
 use super::{Answer, App, database_timeout, database_unavailable};
 use crate::http::problem::{Problem, ProblemKind};
+use crate::logs::millis;
 use crate::ports::{Discarded, Redriven, StoreCall, StoreError};
 use crate::search::{EventRecord, PageSize, SourceRecord, Span, SummarySize, dead_letter_looks};
 use futures::{FutureExt, select_biased};
@@ -387,8 +388,7 @@ impl App {
             self.doorbell.ring([name.clone()]);
         }
         let lease = configured.sources.get(&name).filter(|_| paused).map(|source| source.lease);
-        let deliveries_end_within_ms =
-            lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
+        let deliveries_end_within_ms = lease.map(millis);
         Answer::json(
             StatusCode::OK,
             None,

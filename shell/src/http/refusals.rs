@@ -2,6 +2,7 @@
 //! number of refused webhooks.
 
 use super::problem::Problem;
+use crate::logs::millis;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -47,7 +48,7 @@ impl Refusals {
             .or_insert_with(|| Count { from: now, refused: 0, detail: String::new() });
         count.refused += 1;
         count.detail.clone_from(&problem.detail);
-        self.due.fetch_min(millis(count.from), Ordering::Relaxed);
+        self.due.fetch_min(millis(count.from.since_origin()), Ordering::Relaxed);
     }
 
     /// Logs what is due.
@@ -58,7 +59,7 @@ impl Refusals {
     }
 
     fn take_due(&self, now: Instant) -> Vec<((String, &'static str), u64, String)> {
-        if millis(now) < self.due.load(Ordering::Relaxed) {
+        if millis(now.since_origin()) < self.due.load(Ordering::Relaxed) {
             return Vec::new();
         }
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,14 +77,10 @@ impl Refusals {
             }
             refused > 0
         });
-        let next = counts.values().map(|count| millis(count.from)).min();
+        let next = counts.values().map(|count| millis(count.from.since_origin())).min();
         self.due.store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
         due
     }
-}
-
-fn millis(at: Instant) -> u64 {
-    u64::try_from(at.since_origin().as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
