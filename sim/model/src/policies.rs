@@ -14,9 +14,17 @@ type Sources = BTreeMap<String, Policy>;
 pub struct Policies {
     /// Every source, with the policy that it has in processes which are not in `starts`.
     common: Sources,
-    /// For each process the sources that it has from each of its starts and reloads on, ordered by
-    /// time. `None`: not known, because it is reloading.
-    starts: BTreeMap<String, Vec<(At, Option<Sources>)>>,
+    /// For each process its starts and reloads, ordered by time.
+    starts: BTreeMap<String, Vec<Start>>,
+}
+
+/// A start or a reload of a process.
+#[derive(Clone, Debug, PartialEq)]
+struct Start {
+    begins_at: At,
+    /// When all parts of the process have these sources.
+    ends_at: At,
+    sources: Sources,
 }
 
 /// Bound on the time from the beginning of a reload until all parts of a process have the new
@@ -38,8 +46,7 @@ impl Policies {
         at: At,
         sources: impl IntoIterator<Item = (String, Policy)>,
     ) {
-        let starts = self.starts.entry(process.to_owned()).or_default();
-        starts.push((at, Some(sources.into_iter().collect())));
+        self.push(process, at, Duration::ZERO, sources);
     }
 
     /// Records that a process begins a reload, after which it has these sources.
@@ -49,40 +56,50 @@ impl Policies {
         at: At,
         sources: impl IntoIterator<Item = (String, Policy)>,
     ) {
-        self.starts.entry(process.to_owned()).or_default().push((at, None));
-        self.started(process, at + RELOADED_WITHIN, sources);
+        self.push(process, at, RELOADED_WITHIN, sources);
+    }
+
+    fn push(
+        &mut self,
+        process: &str,
+        at: At,
+        within: Duration,
+        sources: impl IntoIterator<Item = (String, Policy)>,
+    ) {
+        let sources = sources.into_iter().collect();
+        let start = Start { begins_at: at, ends_at: at + within, sources };
+        self.starts.entry(process.to_owned()).or_default().push(start);
     }
 
     /// The policy of a source in a process at a time. `None`: the process does not have the source,
     /// or is reloading.
     #[must_use]
     pub fn of(&self, process: &str, source: &str, at: At) -> Option<&Policy> {
-        self.sources(process, at)?.get(source)
-    }
-
-    /// The sources of a process at a time. `None`: it is reloading.
-    fn sources(&self, process: &str, at: At) -> Option<&Sources> {
-        let starts = self.starts.get(process).map(Vec::as_slice).unwrap_or_default();
-        let until_now = || starts.iter().filter(|(since, _)| *since <= at);
-        let is_reloading =
-            until_now().any(|(since, sources)| sources.is_none() && at < *since + RELOADED_WITHIN);
-        if is_reloading {
+        if self.newest(process, at).is_some_and(|newest| at < newest.ends_at) {
             return None;
         }
-        let newest = until_now().filter_map(|(since, sources)| Some((since, sources.as_ref()?)));
-        let newest = newest.max_by_key(|(since, _)| **since);
-        Some(newest.map_or(&self.common, |(_, sources)| sources))
+        self.of_newest(process, source, at)
+    }
+
+    /// As [`Self::of`]. While the process reloads, the policy that it has afterwards.
+    #[must_use]
+    pub fn of_newest(&self, process: &str, source: &str, at: At) -> Option<&Policy> {
+        self.newest(process, at).map_or(&self.common, |newest| &newest.sources).get(source)
+    }
+
+    fn newest(&self, process: &str, at: At) -> Option<&Start> {
+        self.starts.get(process)?.iter().rfind(|start| start.begins_at <= at)
     }
 
     /// Whether a process has a source during a span. `None` if that is not known, or if the process
     /// starts or reloads during the span.
     #[must_use]
     pub fn has(&self, process: &str, source: &str, from: At, to: At) -> Option<bool> {
-        let starts = self.starts.get(process)?;
-        if starts.iter().any(|(at, _)| from < *at && *at <= to) {
+        let mut starts = self.starts.get(process)?.iter();
+        if starts.any(|start| from < start.ends_at && start.begins_at <= to) {
             return None;
         }
-        self.sources(process, from).map(|sources| sources.contains_key(source))
+        Some(self.of_newest(process, source, from).is_some())
     }
 
     /// The back-off of a source, which is the same in all processes.
@@ -113,7 +130,7 @@ impl Policies {
 
     /// Every policy that a source had in any process.
     fn all<'a>(&'a self, source: &'a str) -> impl Iterator<Item = &'a Policy> {
-        let started = self.starts.values().flatten().filter_map(|(_, sources)| sources.as_ref());
+        let started = self.starts.values().flatten().map(|start| &start.sources);
         started.chain([&self.common]).filter_map(move |sources| sources.get(source))
     }
 }

@@ -65,10 +65,10 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
     for entry in &run.entries {
         match &entry.what {
             What::Sending(Sending { process, source, event, attempt }) => {
-                let policy = run.policies.of(process, source, entry.at);
-                let Some(policy) = policy.filter(|policy| opens(policy)) else { continue };
                 let watch = watches.entry((process, source)).or_default();
                 watch.in_flight.insert((*event, *attempt));
+                let policy = run.policies.of_newest(process, source, entry.at);
+                let Some(policy) = policy.filter(|policy| opens(policy)) else { continue };
                 let why = watch.begins(entry.at, policy);
                 seen.probed |= matches!(watch.phase, Phase::Probing { .. });
                 if let Some(why) = why {
@@ -88,17 +88,21 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
                 };
                 watch.in_flight.remove(&(*event, *attempt));
                 // A delivery that a shutdown cut off says nothing about the downstream.
-                let policy = run.policies.of(process, source, entry.at);
+                let policy = run.policies.of_newest(process, source, entry.at);
                 if let Some(policy) = policy.filter(|_| !draining.contains(process.as_str())) {
                     let was_ramping = matches!(watch.phase, Phase::Ramping { .. });
                     watch.ends(entry.at, shown(*status_code, policy), policy);
                     seen.recovered |= was_ramping && matches!(watch.phase, Phase::Closed { .. });
                 }
             }
-            // A source that is removed and added again has a new breaker. What happens during the reload
-            // is not known.
+            // A source that is removed and added again has a new breaker.
             What::Fault(Fault::Reloaded { process }) => {
-                watches.retain(|(of, _), _| of != process);
+                let lacks = |source| run.policies.of_newest(process, source, entry.at).is_none();
+                for ((_, _), watch) in
+                    watches.iter_mut().filter(|((of, source), _)| of == process && lacks(source))
+                {
+                    watch.phase = Phase::default();
+                }
             }
             What::Fault(Fault::Draining { process }) => {
                 draining.insert(process);

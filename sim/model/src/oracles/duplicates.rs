@@ -19,6 +19,9 @@ const CLAIMED_BEFORE: Duration = Duration::from_secs(15);
 /// call times out and is retried.
 const STILL_FELT: Duration = Duration::from_secs(8);
 
+/// Bound on the time between the end of a real process and its record.
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
+
 /// An attempt that the downstream answered with 2xx.
 struct Taken {
     at: At,
@@ -101,7 +104,7 @@ fn stopped(index: &Index<'_>, process: &str, since: At, until: At) -> bool {
 }
 
 /// Whether something explains that a delivery ended without a response: its timeout, a downstream that
-/// is broken, the network, or a shutdown or a stop of its process.
+/// is broken, the network, or a shutdown, a stop or the end of its process.
 fn may_lack_response(index: &Index<'_>, sending: &Sending, since: At, ended_at: At) -> bool {
     let Sending { process, source, .. } = sending;
     let policy = index.run.policies.of(process, source, since);
@@ -109,7 +112,7 @@ fn may_lack_response(index: &Index<'_>, sending: &Sending, since: At, ended_at: 
         return true;
     }
     let mut is_broken = false;
-    for (at, fault) in index.faults.iter().take_while(|(at, _)| *at <= ended_at) {
+    for (at, fault) in index.faults.iter().take_while(|(at, _)| *at <= ended_at + SEEN_WITHIN) {
         match fault {
             Fault::Downstream { source: of, broken, .. } if of == source => {
                 is_broken = *broken || (*at >= since && is_broken);
@@ -117,7 +120,10 @@ fn may_lack_response(index: &Index<'_>, sending: &Sending, since: At, ended_at: 
             Fault::Network { duration, .. } if *at + *duration + STILL_FELT >= since => {
                 return true;
             }
-            Fault::Draining { process: of } | Fault::Paused { process: of, .. }
+            Fault::Draining { process: of }
+            | Fault::Paused { process: of, .. }
+            | Fault::Killed { process: of }
+            | Fault::Exited { process: of }
                 if of == process && *at + CLAIMED_BEFORE >= since =>
             {
                 return true;
