@@ -106,7 +106,9 @@ def main():
     try:
         base = f"http://{address}"
         document = wait_for(service, base, folder)
-        found = schemathesis(base, document, folder, "every-operation", HERE / "schemathesis.toml", [])
+        configuration = (HERE / "schemathesis.toml").read_text().replace("DEAD_LETTER", dead_letter(base))
+        (folder / "schemathesis.toml").write_text(configuration)
+        found = schemathesis(base, document, folder, "every-operation", folder / "schemathesis.toml", [])
         # A source may read its key from another header. The document tells its readers to put that
         # name in place of the default.
         renamed = json.loads(json.dumps(document).replace('"name": "Idempotency-Key"', f'"name": "{OWN_HEADER}"'))
@@ -137,6 +139,20 @@ def wait_for(service, base, folder):
             if service.poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"the program is not ready ({error}): see {folder}/surehook.log")
             time.sleep(0.1)
+
+
+def dead_letter(base):
+    """Posts an event that its destination refuses. Returns its id."""
+    post = urllib.request.Request(base + "/webhooks/refused", b"refused", {"Idempotency-Key": "dead-letter"}, method="POST")
+    with urllib.request.urlopen(post, timeout=5) as answer:
+        event = json.load(answer)["event_id"]
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(f"{base}/events/{event}", timeout=5) as answer:
+            if json.load(answer)["status"] == "dead_lettered":
+                return event
+        time.sleep(0.1)
+    sys.exit(f"the event {event} is not dead-lettered")
 
 
 def schemathesis(base, document, folder, name, configuration, more):
