@@ -6,10 +6,11 @@
 //! Rows are claimed in the order of their due times. So the only rows left before the last claimed
 //! row are those that were not visible then: their transaction had not committed, or a transaction
 //! that was later rolled back had locked them. They are rarely due more than
-//! [`lag`](CursorSettings::lag) earlier than the last claimed row. So the claims of a busy source
-//! start that far before that row, and at the front only once in each
-//! [`period`](CursorSettings::period). A source that is not busy leaves few dead entries, so its
-//! claims always start at the front.
+//! [`lag`](CursorSettings::lag) earlier than the last claimed row. So claims start that far before
+//! that row, and at the front only once in each period. A period is at least
+//! [`period`](CursorSettings::period) long. If a claim from the front takes long, because the dead
+//! entries are many, the period after it is longer, so that such claims take a small part of the
+//! time.
 //!
 //! There are two rules for all inputs. A claim from the cursor takes the same rows as a claim from
 //! the front would, if each row becomes visible within the lag after its due time. And a row that
@@ -43,22 +44,29 @@ impl DueTime {
     }
 }
 
-/// When a source is busy, and where the claims of a busy source start.
+/// Where claims start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CursorSettings {
     /// How much longer a row may wait that was not visible when it became due.
     pub period: Duration,
-    /// A source is busy if at least this many of its rows were claimed in the previous period.
-    pub busy_rows: usize,
-    /// How far before the last claimed row a claim of a busy source starts. The due time of a new
-    /// row is the start of its statement, and the row becomes visible when the statement commits:
-    /// almost always sooner than this.
+    /// A period lasts at least this many times as long as the claim from the front at its start.
+    pub front_share: u32,
+    /// The longest period.
+    pub longest_period: Duration,
+    /// How far before the last claimed row a claim starts. The due time of a new row is the start
+    /// of its statement, and the row becomes visible when the statement commits: almost always
+    /// sooner than this.
     pub lag: Duration,
 }
 
 impl Default for CursorSettings {
     fn default() -> Self {
-        Self { period: Duration::from_secs(5), busy_rows: 500, lag: Duration::from_secs(1) }
+        Self {
+            period: Duration::from_secs(5),
+            front_share: 50,
+            longest_period: Duration::from_mins(1),
+            lag: Duration::from_secs(1),
+        }
     }
 }
 
@@ -73,18 +81,12 @@ pub struct Cursors {
 #[derive(Clone, Copy, Debug)]
 struct Cursor {
     period_began: Instant,
-    /// The rows that were claimed in this period.
-    rows: usize,
-    was_busy: bool,
+    period: Duration,
+    /// When the claim from the front was sent that has not returned.
+    front_sent: Option<Instant>,
     /// The latest due time of a row that was claimed in this period. `None` until the claim that
     /// started at the front has returned a row.
     reached: Option<DueTime>,
-}
-
-impl Cursor {
-    fn begin(now: Instant, was_busy: bool) -> Self {
-        Self { period_began: now, rows: 0, was_busy, reached: None }
-    }
 }
 
 impl Cursors {
@@ -97,21 +99,32 @@ impl Cursors {
     /// The due time from which a claim of this source starts, if it is sent at `now`. `None` means
     /// the front.
     pub fn start(&mut self, now: Instant, source: &SourceName) -> Option<DueTime> {
-        let CursorSettings { period, busy_rows, lag } = self.settings;
-        let cursor = self.by_source.get_mut(source)?;
-        if now.since(cursor.period_began) >= period {
-            *cursor = Cursor::begin(now, cursor.rows >= busy_rows);
+        let CursorSettings { period, lag, .. } = self.settings;
+        let begun = Cursor { period_began: now, period, front_sent: None, reached: None };
+        let cursor = self.by_source.entry(source.clone()).or_insert(begun);
+        if now.since(cursor.period_began) >= cursor.period {
+            *cursor = begun;
         }
-        cursor.reached.filter(|_| cursor.was_busy).map(|reached| reached.before(lag))
+        let start = cursor.reached.map(|reached| reached.before(lag));
+        cursor.front_sent = if start.is_none() { Some(now) } else { None };
+        start
     }
 
-    /// A claim that returned at `now` has claimed a row of this source. `due` is the row's due time
-    /// before the claim.
-    pub fn claimed(&mut self, now: Instant, source: &SourceName, due: DueTime) {
-        let cursor =
-            self.by_source.entry(source.clone()).or_insert_with(|| Cursor::begin(now, false));
-        cursor.rows = cursor.rows.saturating_add(1);
-        cursor.reached = cursor.reached.max(Some(due));
+    /// A claim has claimed a row of this source. `due` is the row's due time before the claim.
+    pub fn claimed(&mut self, source: &SourceName, due: DueTime) {
+        if let Some(cursor) = self.by_source.get_mut(source) {
+            cursor.reached = cursor.reached.max(Some(due));
+        }
+    }
+
+    /// The claim of this source has returned at `now`.
+    pub fn returned(&mut self, now: Instant, source: &SourceName) {
+        let CursorSettings { period, front_share, longest_period, .. } = self.settings;
+        let Some(cursor) = self.by_source.get_mut(source) else { return };
+        if let Some(sent) = cursor.front_sent.take() {
+            let share = now.since(sent).saturating_mul(front_share);
+            cursor.period = share.clamp(period, longest_period.max(period));
+        }
     }
 }
 
@@ -124,7 +137,8 @@ mod tests {
     const SECOND: i64 = 1_000_000;
     const SETTINGS: CursorSettings = CursorSettings {
         period: Duration::from_secs(5),
-        busy_rows: 500,
+        front_share: 10,
+        longest_period: Duration::from_mins(1),
         lag: Duration::from_secs(1),
     };
 
@@ -140,83 +154,77 @@ mod tests {
         DueTime::from_micros(micros)
     }
 
-    fn claim(cursors: &mut Cursors, rows: usize, due: DueTime, now: Instant) {
-        for _ in 0..rows {
-            cursors.claimed(now, &source(), due);
-        }
-    }
-
     #[test]
-    fn claims_of_a_source_that_is_not_busy_start_at_the_front() {
+    fn claims_start_at_the_front_once_in_a_period() {
         let mut cursors = Cursors::new(SETTINGS);
-        for now in [0, 5, 10, 15].map(at) {
-            assert_eq!(cursors.start(now, &source()), None);
-            claim(&mut cursors, SETTINGS.busy_rows - 1, due(100 * SECOND), now);
-            assert_eq!(cursors.start(now, &source()), None);
+        for period in [0, 5, 10] {
+            assert_eq!(cursors.start(at(period), &source()), None, "a period starts at the front");
+            cursors.claimed(&source(), due(200 * SECOND));
+            cursors.claimed(&source(), due(150 * SECOND));
+            assert_eq!(cursors.start(at(period), &source()), Some(due(199 * SECOND)));
+            assert_eq!(cursors.start(at(period + 4), &source()), Some(due(199 * SECOND)));
         }
-    }
-
-    #[test]
-    fn claims_of_a_busy_source_start_at_the_front_once_in_a_period() {
-        let mut cursors = Cursors::new(SETTINGS);
-        claim(&mut cursors, SETTINGS.busy_rows, due(100 * SECOND), at(0));
-        assert_eq!(
-            cursors.start(at(0), &source()),
-            None,
-            "a source is busy only after a period with many rows"
-        );
-        assert_eq!(cursors.start(at(5), &source()), None, "a period starts at the front");
-        claim(&mut cursors, 1, due(200 * SECOND), at(5));
-        claim(&mut cursors, 1, due(150 * SECOND), at(5));
-        assert_eq!(cursors.start(at(5), &source()), Some(due(199 * SECOND)));
-        assert_eq!(cursors.start(at(9), &source()), Some(due(199 * SECOND)));
-        assert_eq!(
-            cursors.start(at(10), &source()),
-            None,
-            "the next period starts at the front, too"
-        );
     }
 
     #[test]
     fn constant_claims_do_not_prolong_a_period() {
         let mut cursors = Cursors::new(SETTINGS);
         let mut at_the_front = Vec::new();
-        for second in 0..30 {
+        for second in 0..20 {
             if cursors.start(at(second), &source()).is_none() {
                 at_the_front.push(second);
             }
-            claim(&mut cursors, SETTINGS.busy_rows, due(100 * SECOND), at(second));
+            cursors.claimed(&source(), due(100 * SECOND));
+            cursors.returned(at(second), &source());
         }
-        assert_eq!(at_the_front, [0, 1, 2, 3, 4, 5, 10, 15, 20, 25]);
+        assert_eq!(at_the_front, [0, 5, 10, 15]);
+    }
+
+    #[test]
+    fn a_slow_claim_from_the_front_makes_its_period_longer_and_no_other() {
+        let mut cursors = Cursors::new(SETTINGS);
+        assert_eq!(cursors.start(at(0), &source()), None);
+        cursors.claimed(&source(), due(100 * SECOND));
+        cursors.returned(at(2), &source());
+        // A slow claim from the cursor changes nothing.
+        assert_ne!(cursors.start(at(2), &source()), None);
+        cursors.returned(at(12), &source());
+        assert_ne!(cursors.start(at(19), &source()), None);
+        assert_eq!(cursors.start(at(20), &source()), None, "ten times two seconds have passed");
+        cursors.claimed(&source(), due(100 * SECOND));
+        cursors.returned(at(20), &source());
+        assert_ne!(cursors.start(at(24), &source()), None);
+        assert_eq!(cursors.start(at(25), &source()), None, "this one was fast");
+        cursors.claimed(&source(), due(100 * SECOND));
+        cursors.returned(at(40), &source());
+        assert_ne!(cursors.start(at(84), &source()), None);
+        assert_eq!(cursors.start(at(85), &source()), None, "a period lasts at most a minute");
     }
 
     #[test]
     fn after_an_empty_claim_the_next_one_starts_at_the_front() {
         let mut cursors = Cursors::new(SETTINGS);
-        claim(&mut cursors, SETTINGS.busy_rows, due(100 * SECOND), at(0));
         assert_eq!(cursors.start(at(5), &source()), None);
+        cursors.returned(at(5), &source());
         assert_eq!(cursors.start(at(5), &source()), None);
     }
 
     #[test]
     fn the_rows_of_one_source_do_not_move_the_cursor_of_another() {
         let (mut cursors, other) = (Cursors::new(SETTINGS), SourceName::parse("other").unwrap());
-        for now in [at(0), at(5)] {
-            assert_eq!(cursors.start(now, &source()), None);
-            claim(&mut cursors, SETTINGS.busy_rows, due(100 * SECOND), now);
-        }
+        assert_eq!(cursors.start(at(5), &source()), None);
+        assert_eq!(cursors.start(at(5), &other), None);
+        cursors.claimed(&source(), due(100 * SECOND));
         assert_eq!(cursors.start(at(6), &source()), Some(due(99 * SECOND)));
         assert_eq!(cursors.start(at(6), &other), None);
     }
 
     #[test]
     fn the_earliest_and_the_latest_due_times_do_not_overflow() {
-        let settings = CursorSettings { busy_rows: 1, lag: Duration::MAX, ..SETTINGS };
+        let settings = CursorSettings { lag: Duration::MAX, ..SETTINGS };
         let mut cursors = Cursors::new(settings);
-        for now in [at(0), at(5)] {
-            assert_eq!(cursors.start(now, &source()), None);
-            claim(&mut cursors, 1, due(i64::MIN), now);
-        }
+        assert_eq!(cursors.start(at(5), &source()), None);
+        cursors.claimed(&source(), due(i64::MIN));
         assert_eq!(cursors.start(at(6), &source()), Some(due(i64::MIN)));
     }
 
@@ -254,8 +262,7 @@ mod tests {
 
     impl Table {
         fn new() -> Self {
-            let settings = CursorSettings { busy_rows: 2, ..SETTINGS };
-            Self { now: 100 * SECOND, ahead: 0, rows: Vec::new(), cursors: Cursors::new(settings) }
+            Self { now: 100 * SECOND, ahead: 0, rows: Vec::new(), cursors: Cursors::new(SETTINGS) }
         }
 
         fn process_time(&self) -> Instant {
@@ -305,12 +312,9 @@ mod tests {
                             .position(|row| row.due == *due && row.visible_at <= self.now)
                             .unwrap();
                         self.rows.swap_remove(index);
-                        self.cursors.claimed(
-                            self.process_time(),
-                            &source(),
-                            DueTime::from_micros(*due),
-                        );
+                        self.cursors.claimed(&source(), DueTime::from_micros(*due));
                     }
+                    self.cursors.returned(self.process_time(), &source());
                     return Some((taken, from_front));
                 }
             }
@@ -364,16 +368,11 @@ mod tests {
 
     #[test]
     fn the_properties_reach_claims_that_start_behind_the_front() {
-        // Two rows in each period make this source busy, so the third claim uses the cursor. It
-        // passes over a row whose transaction took longer than the lag.
+        // The second claim uses the cursor. It passes over a row whose transaction took longer than
+        // the lag.
         let mut table = Table::new();
         let row = |ago, still| Step::Insert(alloc::vec![(ago, still)]);
         let claim = Step::Claim { limit: 9 };
-        for _ in 0..2 {
-            table.step(&Step::Insert(alloc::vec![(0, 0), (0, 0)]));
-            table.step(&claim);
-            table.step(&Step::Pass(5 * SECOND));
-        }
         table.step(&Step::Insert(alloc::vec![(0, 0)]));
         table.step(&claim);
         table.step(&row(2 * SECOND, 0));

@@ -4,15 +4,10 @@
 use crate::bugs::Bug;
 use crate::recorder::elapsed;
 use std::collections::BTreeMap;
-use std::time::Duration;
-use surehook_core::cursor::{CursorSettings, Cursors, DueTime};
+use surehook_core::cursor::{Cursors, DueTime};
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_model::scenario::DatabaseKind;
-
-/// Any source with a claimed row is busy, so that claims start behind the front in small runs.
-const SETTINGS: CursorSettings =
-    CursorSettings { period: Duration::from_secs(5), busy_rows: 1, lag: Duration::from_secs(1) };
 
 /// The cursors of one process.
 pub(crate) struct ClaimCursors {
@@ -25,7 +20,7 @@ pub(crate) struct ClaimCursors {
 
 impl ClaimCursors {
     pub(crate) fn new(kind: DatabaseKind, bug: Option<Bug>) -> Self {
-        Self { kind, cursors: Cursors::new(SETTINGS), latest: BTreeMap::new(), bug }
+        Self { kind, cursors: Cursors::default(), latest: BTreeMap::new(), bug }
     }
 
     /// Where a claim of this source starts; `None` means the front. The store on SQLite, which has
@@ -43,8 +38,13 @@ impl ClaimCursors {
 
     /// A claim has claimed a row that was due at this time.
     pub(crate) fn claimed(&mut self, source: &SourceName, due: DueTime) {
-        self.cursors.claimed(Instant::from_origin(elapsed()), source, due);
+        self.cursors.claimed(source, due);
         let latest = self.latest.entry(source.clone()).or_insert(due);
         *latest = due.max(*latest);
+    }
+
+    /// A claim of this source has returned.
+    pub(crate) fn returned(&mut self, source: &SourceName) {
+        self.cursors.returned(Instant::from_origin(elapsed()), source);
     }
 }

@@ -265,10 +265,14 @@ impl EventStore for RemoteStore {
     fn claim(&self, demands: Vec<Demand>) -> StoreCall<'_, Claims> {
         async move {
             let from = |demand: Demand| (self.start_of(&demand.source), demand);
+            let sources: Vec<_> = demands.iter().map(|demand| demand.source.clone()).collect();
             let demands: Vec<_> = demands.into_iter().map(from).collect();
             let claim =
                 self.send(Call::Claim, |transaction, at| transaction.claim(demands, at).boxed());
             let Claimed { claims, due } = claim.await?;
+            for source in &sources {
+                self.cursors().returned(source);
+            }
             for (source, due) in due {
                 self.cursors().claimed(&source, due);
             }

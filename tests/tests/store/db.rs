@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use surehook::ports::{EventStore, MaintenanceStore, NewEvent, Store};
 use surehook::search::EventRecord;
-use surehook::store::{self, OpenStore};
+use surehook::store::{self, OpenStore, PostgresStore};
 use surehook_core::admission::{Fingerprint, Stored};
+use surehook_core::cursor::CursorSettings;
 use surehook_core::event::Outcome;
 use surehook_core::id::EventId;
 use surehook_core::key::IdempotencyKey;
@@ -33,6 +34,21 @@ pub(crate) struct Db {
     pub(crate) folder: Option<TempDir>,
     /// How the store breaks the port's contract; `None` for a correct store.
     broken: Option<Broken>,
+}
+
+/// A store whose claims start at the front, because tests move rows back by hand.
+pub(crate) fn open(url: &str) -> OpenStore {
+    let at_the_front = CursorSettings {
+        period: Duration::ZERO,
+        longest_period: Duration::ZERO,
+        ..CursorSettings::default()
+    };
+    match store::open(url).unwrap() {
+        OpenStore::Postgres(_) => {
+            OpenStore::Postgres(Arc::new(PostgresStore::with_cursors(url, at_the_front).unwrap()))
+        }
+        sqlite @ OpenStore::Sqlite(_) => sqlite,
+    }
 }
 
 #[derive(Clone)]
@@ -60,7 +76,7 @@ impl Db {
     pub(crate) fn postgres_at(url: String) -> Self {
         let raw =
             Raw::Postgres(PgPoolOptions::new().max_connections(4).connect_lazy(&url).unwrap());
-        Self { store: store::open(&url).unwrap().store(), url, raw, folder: None, broken: None }
+        Self { store: open(&url).store(), url, raw, folder: None, broken: None }
     }
 
     /// A fresh database with the schema.
@@ -101,7 +117,7 @@ impl Db {
 
     /// The store as another process opens it.
     pub(crate) fn open(&self) -> OpenStore {
-        store::open(&self.url).unwrap()
+        open(&self.url)
     }
 
     pub(crate) fn another(&self) -> Arc<dyn Store> {

@@ -1,7 +1,7 @@
 //! A database that does not exist yet.
 
 use crate::db::{Db, Raw};
-use surehook::store::{self, OpenStore};
+use surehook::store::OpenStore;
 use uuid::Uuid;
 
 pub(crate) struct Later {
@@ -36,7 +36,7 @@ impl Later {
     }
 
     pub(crate) fn open(&self) -> OpenStore {
-        store::open(&self.url).unwrap()
+        crate::db::open(&self.url)
     }
 
     /// Creates it, without a schema.
