@@ -25,10 +25,12 @@ inserted as (
     returning id, source
 ),
 started as (
-    select inserted.id, inserted.source, paused.is_so is null and lease.us is not null as claimed, lease.us * interval '1 microsecond' as lease
+    select inserted.id, inserted.source, pauses.number = 0 and lease.us is not null as claimed, lease.us * interval '1 microsecond' as lease
     from inserted
     cross join lateral (select ($9::bigint[])[array_position($8::uuid[], inserted.id)] as us) as lease
-    left join lateral (select true as is_so from paused_sources where source = inserted.source limit 1) as paused on true
+    cross join lateral (
+        select count(*) as number from (select from paused_sources where source = inserted.source limit 1) as pause
+    ) as pauses
 ),
 owed as (
     insert into deliveries (event_id, source, status, attempt, budget_from, fence, due_at)

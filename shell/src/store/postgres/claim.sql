@@ -32,8 +32,10 @@ demand as materialized (
         timestamptz 'epoch' + asked.from_us * interval '1 microsecond' as due_from, asked.bytes
     from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) with ordinality
         as asked (source, wanted, lease_us, max_attempts, from_us, bytes, position)
-    left join lateral (select true as is_so from paused_sources where source = asked.source limit 1) as paused on true
-    where paused.is_so is null
+    cross join lateral (
+        select count(*) as number from (select from paused_sources where source = asked.source limit 1) as pause
+    ) as pauses
+    where pauses.number = 0
 ),
 pick as materialized (
     select
@@ -71,7 +73,8 @@ weighed as materialized (
 claimed as materialized (
     select
         *, attempt + case when spent then 0 else 1 end as next_attempt, fence + 1 as next_fence,
-        case when spent then case when lost then 'lost' else 'exhausted' end end as reason
+        case when spent then case when lost then 'lost' else 'exhausted' end end as reason,
+        statement_timestamp() as now
     from weighed
     where total <= bytes
 ),
@@ -81,8 +84,8 @@ moved as (
         event_id, source,
         case when spent then 'dead_lettered' else 'processing' end,
         next_attempt, budget_from, next_fence,
-        case when not spent then statement_timestamp() + lease end,
-        case when spent then statement_timestamp() end,
+        case when not spent then now + lease end,
+        case when spent then now end,
         claimed.reason
     from claimed
     on conflict (event_id) do update

@@ -39,9 +39,9 @@ over as materialized (
     ) as last on owed.event_id is null
     where case
         when owed.event_id is null
-            then coalesce(last.ended_at, aged.received_at) <= statement_timestamp() - $3::bigint * interval '1 microsecond'
-        else owed.ended_at <= statement_timestamp() - $4::bigint * interval '1 microsecond'
-    end
+            then coalesce(last.ended_at, aged.received_at) + $3::bigint * interval '1 microsecond'
+        else owed.ended_at + $4::bigint * interval '1 microsecond'
+    end <= statement_timestamp()
 ),
 letters as materialized (
     select over.id, locked.place

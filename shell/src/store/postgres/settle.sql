@@ -32,7 +32,7 @@ input as materialized (
     order by event_id
 ),
 held as materialized (
-    select row.place, row.attempt, input.*
+    select row.place, row.attempt, statement_timestamp() as now, input.*
     from input
     cross join lateral (
         select ctid as place, attempt
@@ -62,8 +62,8 @@ moved as (
         attempt = case other.outcome when 'release' then greatest(row.attempt - 1, 0) else row.attempt end,
         budget_from = case other.outcome when 'cut_off' then row.budget_from + 1 else row.budget_from end,
         fence = row.fence + 1,
-        due_at = case when other.outcome <> 'dead_letter' then statement_timestamp() + other.after_us * interval '1 microsecond' end,
-        ended_at = case when other.outcome = 'dead_letter' then statement_timestamp() end,
+        due_at = case when other.outcome <> 'dead_letter' then other.now + other.after_us * interval '1 microsecond' end,
+        ended_at = case when other.outcome = 'dead_letter' then other.now end,
         reason = other.reason
     from other
     where row.ctid = any (array(select place from other)) and row.ctid = other.place

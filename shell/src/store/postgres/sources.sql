@@ -28,7 +28,7 @@ with_dead_letters (source) as (
     ) as next
 ),
 named (source) as (
-    select unnest($1::text[])
+    select asked.source from unnest($1::text[]) as asked (source)
     union select source from working
     union select source from with_dead_letters
     union select source from paused_sources
@@ -61,7 +61,7 @@ cross join lateral (
         )
         union all
         (
-            select status, due_at, false
+            select status, due_at, false as is_due
             from deliveries
             where source = named.source and due_at > statement_timestamp()
             order by due_at

@@ -52,7 +52,7 @@ looked as materialized (
         )
         union
         (
-            select event_id, false, false
+            select event_id, false as is_dead, false as is_discarded
             from deliveries
             where source = named.source and due_at is not null
             order by due_at
@@ -60,7 +60,7 @@ looked as materialized (
         )
         union
         (
-            select event_id, false, false
+            select event_id, false as is_dead, false as is_discarded
             from deliveries
             where source = named.source and due_at is not null
             order by due_at desc
