@@ -6,9 +6,9 @@
 unexport RUSTFLAGS
 unexport CARGO_ENCODED_RUSTFLAGS
 
-.PHONY: test tools demo ha bench alerts fuzz api-fuzz producers
+.PHONY: test tools demo ha bench alerts fuzz api-fuzz producers databases conformance
 
-test: tools target/nginx
+test: tools target/nginx target/pgbouncer
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo doc --locked --workspace --no-deps
@@ -60,6 +60,14 @@ producers: tools target/producers/installed
 target/producers/installed: tests/producers/package.json tests/producers/package-lock.json tests/producers/install.sh
 	tests/producers/install.sh
 	touch $@
+
+# A trial on each version of PostgreSQL and behind each pooler that can be had: the versions 13 to 18 (npm packages),
+# and PgBouncer and Pgpool of several releases of Debian. Needs npm and apt-get, and the network in the first run. It
+# takes some minutes. POSTGRESQL="17.10.0-beta.17", PGBOUNCER_OF="sid" and PGPOOL_OF="sid" run only these, and an empty
+# value none.
+databases: tools
+	cargo build --locked --workspace --example databases --bin surehook
+	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' tests/databases/run.sh '$(CURDIR)/target/debug/examples/databases'
 
 # Checks the alert rules with Prometheus' own tool. Needs Debian's archive in the first run, if
 # promtool is not installed.
@@ -133,3 +141,23 @@ target/nginx:
 	elif command -v apk >/dev/null; then $$sudo apk add nginx; \
 	else echo "no apt-get, dnf or apk found: install nginx" >&2; exit 1; fi && \
 	ln -sf "$$(command -v nginx)" $@
+
+# PgBouncer for the tests of poolers, the same way. Its libraries are packages of their own, so they are
+# unpacked as well, and a script finds them.
+target/pgbouncer:
+	@mkdir -p target
+	@PATH="$$PATH:/usr/sbin"; \
+	if test "$$(id -u)" = 0; then sudo=; else sudo=sudo; fi; \
+	if command -v pgbouncer >/dev/null; then :; \
+	elif command -v apt-get >/dev/null; then \
+	    echo "PgBouncer is missing: unpacking Debian's package"; \
+	    rm -rf target/pgbouncer-package && mkdir target/pgbouncer-package && cd target/pgbouncer-package \
+	        && $$sudo apt-get update && apt-get download pgbouncer $$(apt-cache depends pgbouncer | sed -n 's/.*Depends: \(lib\(c-ares\|event\).*\)/\1/p') \
+	        && for package in *.deb; do dpkg-deb -x "$$package" .; done && mkdir libraries && cp usr/lib/*/lib*.so.* libraries/ \
+	        && printf '#!/bin/sh\nhere=$$(dirname "$$(readlink -f "$$0")")/pgbouncer-package\nLD_LIBRARY_PATH="$$here/libraries" exec "$$here/usr/sbin/pgbouncer" "$$@"\n' > '$(CURDIR)/$@' \
+	        && chmod 755 '$(CURDIR)/$@' && '$(CURDIR)/$@' --version; \
+	    exit; \
+	elif command -v dnf >/dev/null; then $$sudo dnf install --assumeyes pgbouncer; \
+	elif command -v apk >/dev/null; then $$sudo apk add pgbouncer; \
+	else echo "no apt-get, dnf or apk found: install PgBouncer" >&2; exit 1; fi && \
+	ln -sf "$$(command -v pgbouncer)" $@

@@ -34,6 +34,7 @@ pub mod serve;
     reason = "only the real server closes slow connections, and it uses the real clock"
 )]
 pub mod shedding;
+pub mod snapshots;
 #[expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,

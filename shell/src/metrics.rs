@@ -8,7 +8,7 @@
 use crate::http::problem::ProblemKind;
 use crate::ports::{
     Clock, Connections, Erased, EventStore, MaintenanceStore, NewEvent, Pruned, Retention,
-    StoreCall, StoreError,
+    SnapshotHolder, StoreCall, StoreError,
 };
 use crate::search::SourceRecord;
 use crate::version;
@@ -592,6 +592,15 @@ impl MaintenanceStore for Metered<dyn MaintenanceStore> {
 
     fn probe(&self, event: NewEvent) -> StoreCall<'_, ()> {
         self.metrics.measured(&*self.clock, "probe", self.port.probe(event)).boxed()
+    }
+
+    fn oldest_snapshot(&self, least: Duration) -> StoreCall<'_, Option<SnapshotHolder>> {
+        let call = self.port.oldest_snapshot(least);
+        self.metrics.measured(&*self.clock, "oldest_snapshot", call).boxed()
+    }
+
+    fn database(&self) -> Option<&'static str> {
+        self.port.database()
     }
 
     fn connections(&self) -> Vec<Connections> {

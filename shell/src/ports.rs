@@ -174,6 +174,19 @@ pub trait MaintenanceStore: Send + Sync {
     /// removes it again, and commits. The event is never visible to other transactions.
     fn probe(&self, event: NewEvent) -> StoreCall<'_, ()>;
 
+    /// What holds the oldest snapshot of the database, if it has held it for at least `least`. `None`
+    /// also for a database without such a thing.
+    fn oldest_snapshot(&self, least: Duration) -> StoreCall<'_, Option<SnapshotHolder>> {
+        let _ = least;
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// The kind of database, and how it is reached: `sqlite`, `postgresql`, or `postgresql-pooled`
+    /// through a pooler. `None` for a database of a test.
+    fn database(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The use of each connection pool.
     fn connections(&self) -> Vec<Connections> {
         Vec::new()
@@ -246,6 +259,19 @@ pub trait Clock: Send + Sync {
 pub trait Ids: Send + Sync {
     /// A new event id that no process has generated before: a UUID of version 7.
     fn fresh(&self) -> EventId;
+}
+
+/// A session, or something else, that holds a snapshot of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotHolder {
+    /// The name that the session gave itself, or the kind and name of what holds it.
+    pub name: String,
+    pub role: Option<String>,
+    pub state: Option<String>,
+    /// The server process of a session.
+    pub pid: Option<i64>,
+    /// For how long. `None` if that is unknown.
+    pub held_for: Option<Duration>,
 }
 
 /// The use of one connection pool. Each kind of work has its own pool.

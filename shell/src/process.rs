@@ -14,9 +14,9 @@ use crate::ports::{
     Clock, Downstream, EventStore, Ids, MaintenanceStore, OperatorStore, Relay, Retention,
 };
 use crate::worker::{Order, WorkerPorts};
-use crate::{due_times, retention, worker};
+use crate::{due_times, retention, snapshots, worker};
 use futures::channel::mpsc;
-use futures::future::{BoxFuture, Fuse, FusedFuture, Shared, join, pending};
+use futures::future::{BoxFuture, Fuse, FusedFuture, Shared, join3, pending};
 use futures::stream::{FusedStream, FuturesUnordered, StreamExt};
 use futures::{FutureExt, select_biased};
 use std::collections::BTreeMap;
@@ -178,11 +178,12 @@ pub async fn run(
         let pruning = with_each(kept.subscribe(), move |(retention, delivered_payload)| {
             retention::run(Arc::clone(&store), Arc::clone(&timer), retention, delivered_payload)
         });
+        let holding = snapshots::run(Arc::clone(&maintenance), Arc::clone(&clock));
         let timer = Arc::clone(&clock);
         let capping = with_each(bounds.subscribe(), move |bounds| {
             due_times::run(Arc::clone(&maintenance), Arc::clone(&timer), bounds)
         });
-        spawn(Loop::Pruning, join(pruning, capping).map(drop).boxed())
+        spawn(Loop::Pruning, join3(pruning, capping, holding).map(drop).boxed())
     } else {
         Fuse::terminated()
     };

@@ -18,6 +18,7 @@ pub mod rogue;
 pub mod sink;
 pub mod small_disk;
 pub mod soak;
+pub mod trial;
 pub mod verdicts;
 pub mod wait;
 

@@ -7,6 +7,8 @@
 //! refuses to run as root, so if this process is root, the `postgres` user runs the server.
 
 pub mod patroni;
+pub mod pgbouncer;
+pub mod pgpool;
 mod standby;
 
 use crate::program::cpu_of;

@@ -7,6 +7,14 @@ use crate::health::NotReady;
 use crate::http::problem::{Problem, ProblemKind};
 use crate::metrics;
 use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Ready {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<&'static str>,
+}
 
 /// The process runs.
 pub(super) fn health() -> Result<Answer, Problem> {
@@ -22,7 +30,8 @@ impl App {
     /// Whether the process is ready for requests.
     pub(super) async fn ready(&self) -> Result<Answer, Problem> {
         self.health.ready(&self.maintenance, &self.clock, &self.ids).await.map_err(not_ready)?;
-        Answer::json(StatusCode::OK, None, &serde_json::json!({"status": "ready"}))
+        let ready = Ready { status: "ready", database: self.maintenance.database() };
+        Answer::json(StatusCode::OK, None, &ready)
     }
 
     /// The metrics as text. If the database fails or does not respond in time, its metrics are left

@@ -3,15 +3,18 @@
 //! Each call is one statement that commits by itself. So a dropped call leaves no transaction open:
 //! the server commits the statement or rolls it back. `accept` and the redrive of one event may
 //! need more statements, to read the rows that the first one did not change. A probe is one
-//! transaction of several statements.
+//! transaction of several statements. Through a pooler, each call is such a transaction: see
+//! [`pooler`].
 //!
 //! The SQL files say which locks each statement takes, and why they cannot deadlock.
 
 mod connect;
 mod errors;
 mod give_way;
+mod migrate;
 mod notices;
 mod parameters;
+mod pooler;
 mod probe;
 mod servers;
 mod session;
@@ -23,7 +26,7 @@ pub use servers::{Servers, shown};
 use crate::clock::TokioClock;
 use crate::ports::{
     Clock, Connections, Discarded, Erased, EventStore, FoundBody, MaintenanceStore, NewEvent,
-    OperatorStore, Pruned, Redriven, Retention, StoreCall, StoreError,
+    OperatorStore, Pruned, Redriven, Retention, SnapshotHolder, StoreCall, StoreError,
 };
 use crate::search::{
     DiscardedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize, Path,
@@ -128,7 +131,7 @@ impl PostgresStore {
     ///
     /// [`MigrateError`].
     pub async fn migrate(&self) -> Result<(), MigrateError> {
-        connect::migrate(&self.servers).await
+        migrate::migrate(&self.servers).await
     }
 
     /// Each pool with its name in metrics.
@@ -162,17 +165,16 @@ impl PostgresStore {
         mut each: impl FnMut(PgRow) + Send,
     ) -> Result<(), Failure> {
         let mut connection = pool.take().await.map_err(|error| errors::not_taken(&error))?;
-        let failure =
-            match timeout(REPLY_TIMEOUT, run(&mut connection.connection, query, &mut each)).await {
-                Ok(Ok(_)) if connection.is_outdated() => errors::outdated(),
-                Ok(Ok(true)) => errors::warned_at_commit(),
-                Ok(Ok(false)) => {
-                    connection.keep();
-                    return Ok(());
-                }
-                Ok(Err(error)) => errors::failed(&error),
-                Err(_) => errors::no_reply(REPLY_TIMEOUT),
-            };
+        let failure = match timeout(REPLY_TIMEOUT, connection.run(query, &mut each)).await {
+            Ok(Ok(_)) if connection.is_outdated() => errors::outdated(),
+            Ok(Ok(true)) => errors::warned_at_commit(),
+            Ok(Ok(false)) => {
+                connection.keep();
+                return Ok(());
+            }
+            Ok(Err(failure)) => failure,
+            Err(_) => errors::no_reply(REPLY_TIMEOUT),
+        };
         if failure.usable {
             connection.keep();
         } else {
@@ -834,6 +836,19 @@ impl MaintenanceStore for PostgresStore {
         async move { self.insert_and_take_back(&event).await }.boxed()
     }
 
+    fn oldest_snapshot(&self, least: Duration) -> StoreCall<'_, Option<SnapshotHolder>> {
+        async move {
+            let query = sqlx::query(sql::OLDEST_SNAPSHOT).bind(rows::micros(least));
+            let rows = decode::<HolderRow>(&self.execute(&self.retention, query).await?)?;
+            Ok(rows.into_iter().next().map(HolderRow::holder))
+        }
+        .boxed()
+    }
+
+    fn database(&self) -> Option<&'static str> {
+        Some(if self.servers.is_pooled() { "postgresql-pooled" } else { "postgresql" })
+    }
+
     fn connections(&self) -> Vec<Connections> {
         self.pools().map(|(name, pool)| pool.in_use(name)).into()
     }
@@ -975,6 +990,23 @@ struct DiscardedRow {
     last_meant: Option<Uuid>,
     /// The source of each discarded event.
     discarded: Vec<String>,
+}
+
+#[derive(FromRow)]
+struct HolderRow {
+    name: String,
+    role: Option<String>,
+    state: Option<String>,
+    pid: Option<i64>,
+    held_for: Option<i64>,
+}
+
+impl HolderRow {
+    fn holder(self) -> SnapshotHolder {
+        let Self { name, role, state, pid, held_for } = self;
+        let held_for = held_for.map(|seconds| Duration::from_secs(seconds.max(0).unsigned_abs()));
+        SnapshotHolder { name, role, state, pid, held_for }
+    }
 }
 
 #[derive(FromRow)]

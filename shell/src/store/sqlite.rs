@@ -598,6 +598,10 @@ impl MaintenanceStore for SqliteStore {
         self.with_writer(move |writer| transitions::probe(writer, event).boxed()).boxed()
     }
 
+    fn database(&self) -> Option<&'static str> {
+        Some("sqlite")
+    }
+
     fn connections(&self) -> Vec<Connections> {
         vec![self.writer.in_use("writer"), self.readers.in_use("reader")]
     }

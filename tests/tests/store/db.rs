@@ -22,6 +22,7 @@ use surehook_core::verdict::Verdict;
 use surehook_core::worker::claims::{AttemptRecord, Claim, Demand, Settlement};
 use surehook_model::memory::MemoryStore;
 use tempfile::TempDir;
+use tests::postgres::pgbouncer::{self, Mode, Pooler};
 use uuid::Uuid;
 
 pub(crate) const LEASE: Duration = Duration::from_mins(1);
@@ -32,6 +33,8 @@ pub(crate) struct Db {
     pub(crate) url: String,
     pub(crate) raw: Raw,
     pub(crate) folder: Option<TempDir>,
+    /// What the store connects through, if it does not connect to the server.
+    _pooler: Option<Pooler>,
     /// How the store breaks the port's contract; `None` for a correct store.
     broken: Option<Broken>,
 }
@@ -76,7 +79,17 @@ impl Db {
     pub(crate) fn postgres_at(url: String) -> Self {
         let raw =
             Raw::Postgres(PgPoolOptions::new().max_connections(4).connect_lazy(&url).unwrap());
-        Self { store: open(&url).store(), url, raw, folder: None, broken: None }
+        let store = open(&url).store();
+        Self { store, url, raw, folder: None, _pooler: None, broken: None }
+    }
+
+    /// As [`Self::postgres`], but the store reaches it through a pooler in transaction mode. The
+    /// pooler has fewer sessions than the store has connections.
+    pub(crate) async fn pooled() -> Self {
+        let db = Self::postgres().await;
+        let pooler = pgbouncer::start(tests::postgres::shared(), Mode::Transaction, 3, "").await;
+        let url = pooler.through(&db.url);
+        Self { store: open(&url).store(), url, _pooler: Some(pooler), ..db }
     }
 
     /// A fresh database with the schema.
@@ -87,7 +100,8 @@ impl Db {
         opened.migrate().await.unwrap();
         let raw =
             Raw::Sqlite(SqlitePoolOptions::new().max_connections(2).connect_lazy(&url).unwrap());
-        Self { store: opened.store(), url, raw, folder: Some(folder), broken: None }
+        let store = opened.store();
+        Self { store, url, raw, folder: Some(folder), _pooler: None, broken: None }
     }
 
     /// The model database, empty.
@@ -99,6 +113,7 @@ impl Db {
             url: String::new(),
             raw: Raw::Memory(memory),
             folder: None,
+            _pooler: None,
             broken: None,
         }
     }

@@ -1,6 +1,6 @@
 //! The contract of the stores. Each clause of the ports of [`surehook::ports::Store`] is a function
-//! over a database. It must hold on the model database, on PostgreSQL and on SQLite. It must fail on
-//! each wrong store that is listed after it, which breaks what the clause guards. The list of a
+//! over a database. It must hold on the model database, on PostgreSQL, on PostgreSQL behind a
+//! pooler, and on SQLite. It must fail on each wrong store that is listed after it, which breaks what the clause guards. The list of a
 //! module's clauses is at its top. Tests for one database only (a planner's choice, a restart) are in
 //! separate modules.
 
@@ -38,6 +38,7 @@ macro_rules! clauses {
     ($($name:ident => $($wrong:ident)|+,)+) => {
         mod model { tests_on! { memory: $($name,)+ } }
         mod postgres { tests_on! { postgres: $($name,)+ } }
+        mod pooled { tests_on! { pooled: $($name,)+ } }
         mod sqlite { tests_on! { sqlite: $($name,)+ } }
         mod red { red_on! { wrong, Wrong: $($name => [$($wrong)+],)+ } }
     };
@@ -47,6 +48,7 @@ macro_rules! clauses {
 macro_rules! clauses_of_databases {
     ($($name:ident => $($wrong:ident)|+,)+) => {
         mod postgres_connections { tests_on! { postgres: $($name,)+ } }
+        mod pooled_connections { tests_on! { pooled: $($name,)+ } }
         mod sqlite_connections { tests_on! { sqlite: $($name,)+ } }
         mod red_connections { red_on! { wrong_database, WrongDatabase: $($name => [$($wrong)+],)+ } }
     };
@@ -56,6 +58,7 @@ macro_rules! clauses_of_databases {
 macro_rules! beyond_the_port {
     ($($name:ident,)+) => {
         mod postgres_beyond { tests_on! { postgres: $($name,)+ } }
+        mod pooled_beyond { tests_on! { pooled: $($name,)+ } }
         mod sqlite_beyond { tests_on! { sqlite: $($name,)+ } }
     };
 }

@@ -2,6 +2,7 @@
 
 mod interleavings;
 mod network;
+mod open_transactions;
 mod plans;
 mod races;
 mod server;

@@ -22,3 +22,49 @@ pub(crate) fn of(database: &str) -> BTreeMap<String, String> {
     assert!(statements.len() > 15, "{statements:?}");
     statements
 }
+
+/// Citus sends the statements on to the server that has the schema. It takes them only in these
+/// forms.
+#[test]
+fn the_statements_on_postgresql_have_forms_that_a_distributed_engine_takes() {
+    for (name, statement) in of("postgres") {
+        let code: Vec<&str> = statement.lines().filter(|line| !line.starts_with("--")).collect();
+        let code = code.join("\n");
+        // It evaluates the time before it sends a statement on, but not within a `case`.
+        let mut cases = 0;
+        for word in code.split(|character: char| !(character.is_alphanumeric() || character == '_'))
+        {
+            match word {
+                "case" => cases += 1,
+                "end" => cases -= 1,
+                "statement_timestamp" => assert_eq!(cases, 0, "{name}: the time within a `case`"),
+                _ => {}
+            }
+        }
+        // It writes the statement anew. A test of a constant for null is then a syntax error.
+        assert!(!code.contains("(select true as"), "{name}: a constant that may be null");
+        // Each column of a subquery needs a name.
+        for line in code.lines().map(str::trim) {
+            let unnamed = line.ends_with(", false") || line.ends_with(", true");
+            assert!(!unnamed, "{name}: a column without a name: {line}");
+            assert!(!line.starts_with("select unnest("), "{name}: a column without a name: {line}");
+        }
+    }
+}
+
+/// Each command of a migration is sent by itself, because a distributed engine takes one at a time.
+#[test]
+fn the_commands_of_a_migration_end_at_line_ends() {
+    for migration in surehook::store::postgres::sql::migrator().iter() {
+        for command in surehook::store::postgres::sql::commands(migration.sql.as_str()) {
+            let code: Vec<&str> = command.lines().filter(|line| !line.starts_with("--")).collect();
+            let code = code.join("\n");
+            let code = code.trim();
+            assert!(!code.trim_end_matches(';').contains(';'), "two commands: {code}");
+            assert!(
+                !code.contains('$') && code.matches('\'').count().is_multiple_of(2),
+                "cut: {code}"
+            );
+        }
+    }
+}

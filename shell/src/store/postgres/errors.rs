@@ -3,6 +3,7 @@
 //! Each call is one statement in its own transaction. So if the server reports an ERROR, the
 //! transaction was rolled back. After every other failure of a sent statement (a FATAL error, a
 //! broken connection, an unreadable reply), it is unknown whether the transaction was committed.
+//! Through a pooler the commit is a separate statement, and only its failure leaves that unknown.
 
 use crate::ports::StoreError;
 use crate::store::pool::TakeError;
@@ -53,6 +54,15 @@ pub(super) fn failed(error: &sqlx::Error) -> Failure {
     Failure { error: kind(why), usable, constraint: reported.constraint().map(Into::into) }
 }
 
+/// For an error before the commit of a transaction was sent: nothing was committed.
+pub(super) fn before_commit(error: &sqlx::Error) -> Failure {
+    let failure = failed(error);
+    match failure.error {
+        StoreError::Unknown(why) => Failure { error: StoreError::Unavailable(why), ..failure },
+        _ => failure,
+    }
+}
+
 /// For a result from a server that was replaced by another one during the call.
 pub(super) fn outdated() -> Failure {
     let why = "the server was replaced by another one during the call";
@@ -64,6 +74,13 @@ pub(super) fn outdated() -> Failure {
 pub(super) fn warned_at_commit() -> Failure {
     let why = "the server sent a warning during the commit: the wait for a standby was probably cancelled";
     Failure { error: StoreError::Unknown(why.into()), usable: true, constraint: None }
+}
+
+/// For a statement after which the session is inside a transaction that this program did not begin.
+/// That transaction probably ends with the connection, in one way or the other.
+pub(super) fn kept_open() -> Failure {
+    let why = "the pooler began a transaction before the statement, and has not ended it";
+    Failure { error: StoreError::Unknown(why.into()), usable: false, constraint: None }
 }
 
 /// For a reply that did not arrive in time.
@@ -92,6 +109,14 @@ pub(super) fn is_passing(error: &sqlx::Error) -> bool {
 /// Whether the lock timeout ended the statement, because another session held the lock.
 pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
     reported(error).is_some_and(|reported| reported.code() == "55P03")
+}
+
+/// Whether a pooler refused a startup parameter. It then has not connected to the server.
+pub(super) fn is_startup_parameter_refused(error: &sqlx::Error) -> bool {
+    // Protocol violation. PgBouncer's message is "unsupported startup parameter: …".
+    reported(error).is_some_and(|reported| {
+        reported.code() == "08P01" && reported.message().contains("startup parameter")
+    })
 }
 
 /// Whether the server has no such function or column, or withholds it from this role.

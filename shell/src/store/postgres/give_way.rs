@@ -6,18 +6,18 @@
 //! blocking sessions, because only their owner can end them.
 
 use super::servers::Servers;
+use super::session::Session;
 use super::sql;
 use crate::store::schema::MigrateError;
 use futures::FutureExt;
 use futures::future::{self, Either};
 use sqlx::FromRow;
-use sqlx::postgres::PgConnection;
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// The pause after a try that gave way. With the lock timeout of [`super::connect`], a migration
+/// The pause after a try that gave way. With the lock timeout of [`super::migrate`], a migration
 /// blocks others for less than a tenth of the time. The migration lock is held during the pause, so
 /// several processes together try no more often than one.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -69,10 +69,8 @@ pub(super) async fn giving_way<T>(
 
 /// Queries the sessions that block the session `pid`, until this future is dropped or a query
 /// fails. `seen` keeps the last result that was not empty.
-async fn look(mut asking: PgConnection, pid: i32, seen: &mut Vec<Blocker>) {
-    while let Ok(blockers) =
-        sqlx::query_as::<_, Blocker>(sql::BLOCKERS).bind(pid).fetch_all(&mut asking).await
-    {
+async fn look(mut asking: Session, pid: i32, seen: &mut Vec<Blocker>) {
+    while let Ok(blockers) = asking.read(sqlx::query(sql::BLOCKERS).bind(pid)).await {
         if !blockers.is_empty() {
             *seen = blockers;
         }

@@ -14,8 +14,9 @@ impl PostgresStore {
     pub(super) async fn insert_and_take_back(&self, event: &NewEvent) -> Result<(), StoreError> {
         let mut connection = self.intake.take().await.map_err(|error| errors::not_taken(&error))?;
         let probe = async {
-            sqlx::raw_sql(sql::PROBE_BEGIN).execute(&mut connection.connection).await?;
+            connection.begin(sql::PROBE_BEGIN).await?;
             accepting(std::slice::from_ref(event), &[0], &[], &[])
+                .persistent(!connection.is_pooled())
                 .execute(&mut connection.connection)
                 .await?;
             let end = sqlx::raw_sql(sql::PROBE_END).execute(&mut connection.connection);

@@ -1,8 +1,7 @@
--- Begins the transaction of a probe. accept.sql then inserts one event in it, which never becomes
--- visible.
+-- Begins the part of a probe's transaction in which accept.sql inserts one event. The event never
+-- becomes visible.
 --
 -- Bound: reads nothing.
 -- Index: none.
 -- Locks: none.
-begin;
 savepoint probe

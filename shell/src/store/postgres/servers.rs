@@ -10,6 +10,7 @@
 use super::connect::Plans;
 use super::errors::{describe, is_withheld};
 use super::parameters::{self, Treatment};
+use super::pooler::{Entrance, Pooler};
 use super::session::Session;
 use super::{connect, sql};
 use crate::store::OpenError;
@@ -17,8 +18,7 @@ use crate::store::pool::Connect;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection, FromRow};
+use sqlx::FromRow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -40,14 +40,14 @@ pub struct Servers {
     known: Mutex<Known>,
     /// The connection that queries whether a server still has a session. `None` before the first
     /// query, and after one that failed.
-    pub(super) asking: tokio::sync::Mutex<Option<PgConnection>>,
+    pub(super) asking: tokio::sync::Mutex<Option<Session>>,
 }
 
 #[derive(Debug)]
 struct Server {
     /// The server's name in messages, as written in the URL.
     name: String,
-    options: PgConnectOptions,
+    entrance: Entrance,
 }
 
 /// Which servers are acceptable. These are values of libpq's `target_session_attrs`.
@@ -96,7 +96,13 @@ type Objections = Vec<(usize, String)>;
 
 struct Answer {
     server: usize,
-    connected: Result<(PgConnection, Standing), String>,
+    connected: Result<(Session, Standing), String>,
+}
+
+impl Server {
+    async fn open(&self) -> Result<Session, String> {
+        self.entrance.open(&self.name).await
+    }
 }
 
 impl Servers {
@@ -118,6 +124,7 @@ impl Servers {
             )));
         }
         let mut wanted = None;
+        let mut pooler = None;
         let mut kept = Vec::new();
         let mut ignored = Vec::new();
         let verifies = parameters::verifies(parts.query);
@@ -129,6 +136,7 @@ impl Servers {
                     ));
                 }
                 "target_session_attrs" => wanted = Some(Wanted::parse(value)?),
+                "pooler" => pooler = Some(Pooler::parse(value)?),
                 "host" | "hostaddr" | "port"
                     if several
                         || value.contains(',')
@@ -156,7 +164,12 @@ impl Servers {
             kept.extend(name.map(|name| format!("user={name}")));
             kept.extend(password.map(|password| format!("password={password}")));
         }
-        let query = if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) };
+        let query = |kept: &[String]| {
+            if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) }
+        };
+        let whole = query(&kept);
+        kept.retain(|parameter| !parameter.starts_with("options"));
+        let without_options = query(&kept);
         let server = |(index, host): (usize, &&str)| {
             let position = index + 1;
             if several && host.is_empty() {
@@ -165,14 +178,12 @@ impl Servers {
                     hosts.len()
                 )));
             }
-            let options = connect::options(&format!(
-                "{}://{}{host}{}{query}",
-                parts.scheme, user, parts.path
-            ));
-            let options = options.map_err(|error| {
+            let url = |query| format!("{}://{user}{host}{}{query}", parts.scheme, parts.path);
+            let entrance = Entrance::new(&url(&whole), &url(&without_options), pooler);
+            let entrance = entrance.map_err(|error| {
                 if several { OpenError(format!("host {position}: {}", error.0)) } else { error }
             })?;
-            Ok(Server { name: (*host).to_owned(), options })
+            Ok(Server { name: (*host).to_owned(), entrance })
         };
         let servers = hosts.iter().enumerate().map(server).collect::<Result<_, _>>()?;
         // A single server is used without a check, for example behind a proxy. Of several servers,
@@ -198,6 +209,14 @@ impl Servers {
     /// all servers.
     pub(super) fn lost(&self) {
         self.known().in_use = None;
+        for server in &self.servers {
+            server.entrance.forget();
+        }
+    }
+
+    /// Whether the sessions with one of the servers are pooled. See [`super::pooler`].
+    pub(super) fn is_pooled(&self) -> bool {
+        self.servers.iter().any(|server| server.entrance.is_pooled())
     }
 
     /// The current generation. It increases when another server replaces the one in use.
@@ -205,14 +224,11 @@ impl Servers {
         self.known().generation
     }
 
-    /// Connects to the right server by the deadline. Returns the connection and its generation.
-    pub(super) async fn find(&self, deadline: Instant) -> Result<(PgConnection, u64), String> {
+    /// Opens a session with the right server by the deadline. Returns it and its generation.
+    pub(super) async fn find(&self, deadline: Instant) -> Result<(Session, u64), String> {
         if self.wanted == Wanted::Any && self.servers.len() == 1 {
-            let connected = timeout_at(deadline, self.servers[0].options.connect()).await;
-            let connection = connected
-                .map_err(|_| "connecting timed out".to_owned())?
-                .map_err(|error| describe(&error))?;
-            return Ok((connection, 0));
+            let opened = timeout_at(deadline, self.servers[0].open()).await;
+            return Ok((opened.map_err(|_| "connecting timed out".to_owned())??, 0));
         }
         let in_use = self.known().in_use;
         if let Some(server) = in_use.filter(|_| self.servers.len() > 1) {
@@ -250,28 +266,28 @@ impl Servers {
 
     async fn ask(&self, server: usize) -> Answer {
         let connected = async {
-            let mut connection = self.servers[server].options.connect().await?;
+            let mut session = self.servers[server].open().await?;
             let standing = if self.wanted == Wanted::Any {
                 Standing { system: 0, timeline: 0, in_recovery: false, read_only: false }
             } else {
-                standing(&mut connection).await?
+                standing(&mut session).await.map_err(|error| describe(&error))?
             };
-            Ok::<_, sqlx::Error>((connection, standing))
+            Ok((session, standing))
         };
-        Answer { server, connected: connected.await.map_err(|error| describe(&error)) }
+        Answer { server, connected: connected.await }
     }
 
-    /// Chooses one of the connections, and returns it with its generation. The others are closed.
-    fn choose(&self, answers: Vec<Answer>) -> Result<(PgConnection, u64), String> {
+    /// Chooses one of the sessions, and returns it with its generation. The others are closed.
+    fn choose(&self, answers: Vec<Answer>) -> Result<(Session, u64), String> {
         let mut known = self.known();
         let mut objections: Vec<String> = vec!["no answer in time".to_owned(); self.servers.len()];
         let mut standings = Vec::new();
-        let mut connections = Vec::new();
+        let mut sessions = Vec::new();
         for Answer { server, connected } in answers {
             match connected {
-                Ok((connection, standing)) => {
+                Ok((session, standing)) => {
                     standings.push((server, standing));
-                    connections.push((server, connection));
+                    sessions.push((server, session));
                 }
                 Err(error) => objections[server] = error,
             }
@@ -309,10 +325,10 @@ impl Servers {
             }
         }
         known.in_use = Some(chosen);
-        let connection = connections
+        let session = sessions
             .into_iter()
-            .find_map(|(server, connection)| (server == chosen).then_some(connection));
-        Ok((connection.ok_or("the chosen server is not connected")?, known.generation))
+            .find_map(|(server, session)| (server == chosen).then_some(session));
+        Ok((session.ok_or("the chosen server is not connected")?, known.generation))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -336,24 +352,20 @@ impl Connect for Sessions {
     type Connection = Session;
 
     async fn connect(&self, deadline: Instant) -> Result<(Session, u64), String> {
-        let (mut connection, generation) = self.servers.find(deadline).await?;
-        let session = async {
-            self.plans.apply(&mut connection).await?;
-            Session::new(connection).await
-        };
-        let session = timeout_at(deadline, session).await;
-        let session = session
+        let (mut session, generation) = self.servers.find(deadline).await?;
+        let planned = timeout_at(deadline, session.plan(self.plans)).await;
+        planned
             .map_err(|_| "connecting timed out".to_owned())?
             .map_err(|error| describe(&error))?;
         Ok((session, generation))
     }
 
     async fn ping(session: &mut Session) -> bool {
-        session.connection.ping().await.is_ok()
+        session.ping().await
     }
 
     async fn close(session: Session) {
-        let _ = session.connection.close().await;
+        session.close().await;
     }
 
     fn end(&self, session: Session, generation: u64) -> Option<BoxFuture<'static, ()>> {
@@ -367,14 +379,12 @@ impl Connect for Sessions {
 
 /// Reads what a server reports about itself. Managed databases withhold the functions that read its
 /// timeline, or do not have them.
-async fn standing(connection: &mut PgConnection) -> Result<Standing, sqlx::Error> {
-    let whole = sqlx::query_as(sql::STANDING).persistent(false).fetch_one(&mut *connection).await;
-    match whole {
-        Err(error) if is_withheld(&error) => {
-            sqlx::query_as(sql::STANDING_ONLY).persistent(false).fetch_one(connection).await
-        }
+async fn standing(session: &mut Session) -> Result<Standing, sqlx::Error> {
+    let whole = match session.read(sqlx::query(sql::STANDING)).await {
+        Err(error) if is_withheld(&error) => session.read(sqlx::query(sql::STANDING_ONLY)).await,
         whole => whole,
-    }
+    };
+    whole?.pop().ok_or(sqlx::Error::RowNotFound)
 }
 
 /// Decides which of the servers that answered is used, or why none is. Also returns the new

@@ -53,15 +53,30 @@ pub const STANDING: &str = include_str!("standing.sql");
 pub const STANDING_ONLY: &str = include_str!("standing_only.sql");
 /// Reads the identity of this session.
 pub const SESSION: &str = include_str!("session.sql");
+/// Reads whether the startup parameters of this session had an effect.
+pub const SESSION_MARK: &str = include_str!("session_mark.sql");
+/// Whether this session is outside of any transaction.
+pub const IS_OUTSIDE: &str = include_str!("is_outside.sql");
 /// Whether the server still has a session.
 pub const SESSION_LIVES: &str = include_str!("session_lives.sql");
+/// Reads what holds the oldest snapshot of the server.
+pub const OLDEST_SNAPSHOT: &str = include_str!("oldest_snapshot.sql");
 /// Reads the sessions that block a session.
 pub const BLOCKERS: &str = include_str!("blockers.sql");
 /// Reads the applied migrations.
 pub const SCHEMA: &str = include_str!("schema.sql");
+/// Creates the table of the applied migrations.
+pub const MIGRATIONS_TABLE: &str = include_str!("migrations_table.sql");
+/// Records an applied migration.
+pub const MIGRATION_DONE: &str = include_str!("migration_done.sql");
 
 /// Reads where a first migration creates its tables.
 pub const PLACE: &str = include_str!("place.sql");
+
+/// The commands of a migration. Each ends with a semicolon at the end of a line.
+pub fn commands(migration: &str) -> impl Iterator<Item = &str> {
+    migration.split_inclusive(";\n").filter(|command| !command.trim().is_empty())
+}
 
 /// The migrations that create the schema for these statements.
 #[must_use]

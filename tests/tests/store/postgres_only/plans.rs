@@ -273,14 +273,19 @@ async fn plan(
 
 /// Statements that look no rows up: they read the state of the server, or the few applied
 /// migrations.
-const WITHOUT_ROWS: [&str; 9] = [
+const WITHOUT_ROWS: [&str; 14] = [
     "blockers",
+    "is_outside",
+    "migration_done",
+    "migrations_table",
+    "oldest_snapshot",
     "place",
     "probe_begin",
     "probe_end",
     "schema",
     "session",
     "session_lives",
+    "session_mark",
     "standing",
     "standing_only",
 ];

@@ -129,7 +129,7 @@ async fn a_session_is_identified_by_its_process_and_its_start() {
     let db = Db::postgres().await;
     let older = PgConnection::connect(&db.url).await.unwrap();
     let mut session = PgConnection::connect(&db.url).await.unwrap();
-    let (pid, started): (i64, i64) =
+    let (pid, started, _): (i64, i64, Option<String>) =
         sqlx::query_as(sql::SESSION).fetch_one(&mut session).await.unwrap();
     let own: i32 =
         sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut session).await.unwrap();
@@ -141,6 +141,23 @@ async fn a_session_is_identified_by_its_process_and_its_start() {
     {
         let question = sqlx::query_scalar::<_, bool>(sql::SESSION_LIVES).bind(pid).bind(started);
         assert_eq!(question.fetch_one(&mut session).await.unwrap(), lives, "{pid}, {started}");
+    }
+}
+
+/// A pooled session is identified by its transaction, because each has another session of the server.
+#[tokio::test]
+async fn a_transaction_is_identified_by_its_process_and_its_start() {
+    let db = Db::postgres().await;
+    let mut other = PgConnection::connect(&db.url).await.unwrap();
+    let mut session = PgConnection::connect(&db.url).await.unwrap();
+    sqlx::raw_sql("begin").execute(&mut session).await.unwrap();
+    let identity = "select pg_backend_pid()::bigint, (extract(epoch from now()) * 1000000)::bigint";
+    let (pid, started): (i64, i64) =
+        sqlx::query_as(identity).fetch_one(&mut session).await.unwrap();
+    for (ending, lives) in [("select 1", true), ("commit", false), ("begin", false)] {
+        sqlx::raw_sql(ending).execute(&mut session).await.unwrap();
+        let question = sqlx::query_scalar::<_, bool>(sql::SESSION_LIVES).bind(pid).bind(started);
+        assert_eq!(question.fetch_one(&mut other).await.unwrap(), lives, "after {ending}");
     }
 }
 

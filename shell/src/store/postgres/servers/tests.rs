@@ -10,7 +10,9 @@ fn names(url: &str) -> Vec<(String, u16)> {
     let servers = Servers::parse(url).unwrap_or_else(|error| panic!("{url}: {error}")).servers;
     servers
         .iter()
-        .map(|server| (server.options.get_host().to_owned(), server.options.get_port()))
+        .map(|server| {
+            (server.entrance.direct().get_host().to_owned(), server.entrance.direct().get_port())
+        })
         .collect()
 }
 
@@ -37,7 +39,8 @@ fn user_database_and_parameters_apply_to_each_host() {
     )
     .unwrap();
     assert_eq!(servers.wanted, Wanted::Primary);
-    for Server { options, .. } in &servers.servers {
+    for Server { entrance, .. } in &servers.servers {
+        let options = entrance.direct();
         assert_eq!((options.get_username(), options.get_database()), ("us,er", Some("data")));
         assert!(matches!(options.get_ssl_mode(), sqlx::postgres::PgSslMode::Require));
     }
@@ -90,7 +93,7 @@ fn a_socket_needs_no_host_before_the_path() {
         ("postgres:///data?host=/run/postgresql&user=u", "u", "data"),
     ] {
         let servers = Servers::parse(url).unwrap_or_else(|error| panic!("{url}: {error}")).servers;
-        let options = &servers[0].options;
+        let options = servers[0].entrance.direct();
         assert_eq!(
             (options.get_username(), options.get_database()),
             (user, Some(database)),
@@ -208,4 +211,22 @@ fn timelines_of_different_clusters_are_not_compared() {
         judge(Wanted::ReadWrite, known(7, 5), &[(0, on(9, other)), (1, on(5, PRIMARY))]),
         (Ok(1), known(7, 5))
     );
+}
+
+#[test]
+fn a_pooler_in_the_url_decides_how_sessions_are_opened() {
+    for (url, is_pooled) in [
+        ("postgres://a/db", false),
+        ("postgres://a/db?pooler=none", false),
+        ("postgres://a/db?pooler=transaction&options=-c%20search_path%3Dx", true),
+    ] {
+        let servers = Servers::parse(url).unwrap();
+        assert_eq!(servers.is_pooled(), is_pooled, "{url}");
+        servers.lost();
+        assert_eq!(servers.is_pooled(), is_pooled, "{url}, after it was lost");
+    }
+    let refused = Servers::parse("postgres://a/db?pooler=session").unwrap_err();
+    assert!(refused.0.contains("`pooler` must be"), "{}", refused.0);
+    let refused = Servers::parse("postgres://a/db?options=-d5").unwrap_err();
+    assert!(refused.0.contains("-c name=value"), "{}", refused.0);
 }
