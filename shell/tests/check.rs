@@ -176,7 +176,7 @@ fn check_shows_all_servers_and_session_attributes_without_the_password() {
     assert_eq!(output.status.code(), Some(2));
     let told = text(&output.stderr);
     assert!(
-        told.contains("--database (or SUREHOOK_DATABASE in the environment): not a PostgreSQL URL: host 2 of its 2 is empty"),
+        told.contains("--database (or SUREHOOK_DATABASE in the environment): this PostgreSQL URL cannot be used: host 2 of its 2 is empty"),
         "{told}"
     );
 }

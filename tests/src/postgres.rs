@@ -19,6 +19,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -428,6 +429,25 @@ fn server_user() -> Option<User> {
 pub fn folder_for_the_server(path: &Path) -> PathBuf {
     run(as_server_user("mkdir").arg("-p").arg(path));
     path.to_owned()
+}
+
+/// A copy of a file that only the server can read, as it demands for its private key.
+///
+/// # Panics
+///
+/// If it cannot be made.
+#[must_use]
+pub fn copy_for_the_server(file: &Path) -> PathBuf {
+    static COPIES: AtomicU32 = AtomicU32::new(0);
+    let name = format!("copy-{}", COPIES.fetch_add(1, Ordering::Relaxed));
+    let copy = folder().root.join(name);
+    fs::copy(file, &copy).expect("the file can be copied");
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).expect("the copy is ours");
+    if let Some(user) = server_user() {
+        std::os::unix::fs::chown(&copy, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+            .expect("root can change the owner of a file");
+    }
+    copy
 }
 
 fn as_server_user(program: impl AsRef<OsStr>) -> Command {

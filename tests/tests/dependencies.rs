@@ -193,7 +193,9 @@ const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 /// The packages of a lock file that are neither part of this project nor from the registry with a
 /// checksum.
 fn foreign(lock: &str) -> Vec<&str> {
-    const OWN: [&str; 6] = ["surehook", "surehook-core", "surehook-model", "sim", "tests", "fuzz"];
+    // `webpki-roots` is shell/no-roots.
+    const OWN: [&str; 7] =
+        ["surehook", "surehook-core", "surehook-model", "sim", "tests", "fuzz", "webpki-roots"];
     let packages = lock.split("[[package]]").skip(1);
     packages
         .filter(|package| {

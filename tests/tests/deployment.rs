@@ -285,10 +285,11 @@ fn the_documents_say_how_postgresqls_certificate_is_checked() {
             assert!(text.contains(word), "{document} does not contain `{word}`");
         }
     }
-    let url = "postgres://user@host/name?sslmode=verify-full&sslrootcert=/path/to/ca.pem";
+    // `check` reads the file.
+    let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates/authority.pem");
+    let url = format!("postgres://user@host/name?sslmode=verify-full&sslrootcert={authority}");
     let folder = folder();
-    let checked =
-        run_in(leaked(&[("SUREHOOK_DATABASE", url.to_owned())]), folder.path(), ["check"]);
+    let checked = run_in(leaked(&[("SUREHOOK_DATABASE", url)]), folder.path(), ["check"]);
     assert!(checked.status.success(), "{checked:?}");
 }
 

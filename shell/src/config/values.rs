@@ -67,7 +67,8 @@ pub(super) fn database(text: &str) -> Result<DatabaseUrl, String> {
     match kind {
         "sqlite" => drop(sqlite::options(text).map_err(|error| error.0)?),
         "postgres" | "postgresql" if rest.starts_with("//") => {
-            Servers::parse(text).map_err(|error| format!("not a PostgreSQL URL: {}", error.0))?;
+            Servers::parse(text)
+                .map_err(|error| format!("this PostgreSQL URL cannot be used: {}", error.0))?;
         }
         _ => {
             return Err(

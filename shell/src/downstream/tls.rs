@@ -1,13 +1,9 @@
 //! Why TLS with a destination failed: as a class for the history of the event, and in plain words for
 //! the log.
 
-use jiff::Timestamp;
-use rustls::pki_types::UnixTime;
+use crate::certificates::{date, is_of_an_authority, names};
 use rustls::{AlertDescription, CertificateError, Error};
 use surehook_core::verdict::DeliveryError;
-
-/// The most names of a certificate that are listed.
-const MAX_NAMES: usize = 8;
 
 pub(super) fn classify(error: &Error) -> DeliveryError {
     use CertificateError as Certificate;
@@ -51,10 +47,7 @@ pub(super) fn in_words(error: &Error) -> String {
                 expected.to_str()
             )
         }
-        // webpki has no public error type for this one here.
-        Error::InvalidCertificate(Certificate::Other(other))
-            if format!("{other:?}").contains("CaUsedAsEndEntity") =>
-        {
+        Error::InvalidCertificate(certificate) if is_of_an_authority(certificate) => {
             "the certificate is that of a certificate authority, and not of a server; issue one with `basicConstraints=CA:FALSE`".to_owned()
         }
         Error::InvalidMessage(_) => {
@@ -69,31 +62,10 @@ pub(super) fn in_words(error: &Error) -> String {
     }
 }
 
-fn date(time: UnixTime) -> String {
-    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
-}
-
-/// The names of a certificate, in the form `DnsName("a.example")`.
-fn names(presented: &[String]) -> String {
-    if presented.is_empty() {
-        return "no name".to_owned();
-    }
-    let plain = |name: &String| {
-        let name = name.split_once('(').map_or(name.as_str(), |(_, name)| name);
-        name.trim_matches(['"', ')']).to_owned()
-    };
-    let mut names: Vec<String> = presented.iter().take(MAX_NAMES).map(plain).collect();
-    if presented.len() > MAX_NAMES {
-        names.push(format!("{} others", presented.len() - MAX_NAMES));
-    }
-    names.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustls::pki_types::ServerName;
+    use rustls::pki_types::{ServerName, UnixTime};
     use std::time::Duration;
 
     #[track_caller]
@@ -147,12 +119,5 @@ mod tests {
             DeliveryError::Tls,
             "HandshakeFailure",
         );
-    }
-
-    #[test]
-    fn the_names_of_a_certificate_are_bounded() {
-        let many: Vec<String> = (0..100).map(|n| format!("DnsName(\"{n}.example\")")).collect();
-        assert!(names(&many).ends_with("7.example, 92 others"), "{}", names(&many));
-        assert_eq!(names(&[]), "no name");
     }
 }

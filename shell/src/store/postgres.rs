@@ -19,6 +19,7 @@ mod probe;
 mod servers;
 mod session;
 pub mod sql;
+mod tls;
 
 pub use connect::{Plans, options};
 pub use servers::{Servers, shown};

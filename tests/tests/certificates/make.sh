@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the certificates of the tests of TLS destinations. `server` and `expired` are for 127.0.0.1 and localhost,
-# `other-name` is for another name, and `authority` has issued all three. `other-authority` has issued nothing.
+# Makes the certificates of the tests of TLS destinations and databases. `server` and `expired` are for 127.0.0.1 and
+# localhost, `other-name` is for another name, and `authority` has issued all three. `other-authority` has issued nothing.
 set -eu
 cd "$(dirname "$0")"
 work=$(mktemp -d)

@@ -490,15 +490,15 @@ fn the_database_is_not_in_memory_and_never_shown_in_errors() {
     );
     check(
         "postgres://u:hunter2#@db/x",
-        "not a PostgreSQL URL: it has an `@` after its host; write `@ / ? #` in a password as `%40 %2F %3F %23`",
+        "this PostgreSQL URL cannot be used: it has an `@` after its host; write `@ / ? #` in a password as `%40 %2F %3F %23`",
     );
     check(
         "postgres://u:hunter2@a:1,,b/x",
-        "not a PostgreSQL URL: host 2 of its 3 is empty; write `HOST:PORT` between the commas",
+        "this PostgreSQL URL cannot be used: host 2 of its 3 is empty; write `HOST:PORT` between the commas",
     );
     check(
         "postgres://u:hunter2@a,b/x?target_session_attrs=hunter2",
-        "not a PostgreSQL URL: `target_session_attrs` must be `any`, `read-write` or `primary`",
+        "this PostgreSQL URL cannot be used: `target_session_attrs` must be `any`, `read-write` or `primary`",
     );
     check("sqlite:", "the SQLite database has no path: write for example `sqlite:surehook.db`");
     for memory in [

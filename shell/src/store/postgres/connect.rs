@@ -90,6 +90,9 @@ pub fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
 /// [`OpenError`] if the URL cannot be parsed.
 pub(super) fn without_settings(url: &str) -> Result<PgConnectOptions, OpenError> {
     let options = PgConnectOptions::from_str(url).map_err(|_| OpenError(FORM.into()))?;
+    // The driver keeps the brackets of an IPv6 address, and then takes it for a host name.
+    let host = options.get_host().trim_matches(['[', ']']).to_owned();
+    let options = options.host(&host);
     let options = if options.get_application_name().is_none() {
         options.application_name("surehook")
     } else {

@@ -9,46 +9,35 @@
 pub(super) enum Treatment {
     /// The driver does what it says.
     Kept,
+    /// [`super::tls`] does what it says. The driver does not get it.
+    Tls,
     /// Without effect. The text says why that does no harm.
     Ignored(&'static str),
     /// The text says what to write instead.
     Refused(&'static str),
 }
 
-use Treatment::{Ignored, Kept, Refused};
+use Treatment::{Ignored, Kept, Refused, Tls};
 
-/// What is done with a parameter of this name and value. `verifies` is whether the URL has
-/// `sslmode=verify-full`.
+/// The names of the parameter that says how a connection is encrypted. The first is libpq's.
+pub(super) const SSLMODE: [&str; 2] = ["sslmode", "ssl-mode"];
+
+/// The names of the parameter that says which certificate authorities are trusted.
+pub(super) const SSLROOTCERT: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
+
+/// What is done with a parameter of this name and value. `verifies` is whether the name of the server
+/// is verified by its certificate.
 pub(super) fn treatment(name: &str, value: &str, verifies: bool) -> Treatment {
     let is = |values: &[&str]| values.contains(&value);
     match name {
-        "sslmode" | "ssl-mode" => {
-            let modes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
-            if modes.contains(&value.to_ascii_lowercase().as_str()) {
-                Kept
-            } else {
-                Refused(
-                    "it must be `disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`",
-                )
-            }
-        }
-        "sslrootcert"
-        | "ssl-root-cert"
-        | "ssl-ca"
-        | "sslcert"
-        | "ssl-cert"
-        | "sslkey"
-        | "ssl-key"
-        | "statement-cache-capacity"
-        | "host"
-        | "hostaddr"
-        | "port"
-        | "dbname"
-        | "user"
-        | "password"
-        | "application_name"
-        | "options" => Kept,
+        _ if SSLMODE.contains(&name) || SSLROOTCERT.contains(&name) => Tls,
+        "sslcert" | "ssl-cert" | "sslkey" | "ssl-key" | "host" | "hostaddr" | "port" | "dbname"
+        | "user" | "password" | "application_name" | "options" => Kept,
         _ if is_session_setting(name) => Kept,
+        // With 0, the driver would leave a prepared statement at the server for each call.
+        "statement-cache-capacity" => {
+            Ignored("the program has few statements, and keeps all of them")
+        }
         "connect_timeout" => Ignored("connecting has its own time limit"),
         "keepalives"
         | "keepalives_idle"
@@ -100,11 +89,9 @@ pub(super) fn of(query: &str) -> impl Iterator<Item = (&str, &str)> {
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-/// Whether a query demands that the server's certificate and name are verified.
-pub(super) fn verifies(query: &str) -> bool {
-    of(query).any(|(name, value)| {
-        matches!(name, "sslmode" | "ssl-mode") && value.eq_ignore_ascii_case("verify-full")
-    })
+/// The value of a parameter that has these names, as it is written. The last one counts, as in libpq.
+pub(super) fn value<'a>(query: &'a str, names: &[&str]) -> Option<&'a str> {
+    of(query).filter(|(name, _)| names.contains(name)).last().map(|(_, value)| value)
 }
 
 #[cfg(test)]
@@ -124,9 +111,10 @@ mod tests {
             "options=-c%20search_path%3Dhooks",
             "options%5Bsearch_path%5D=hooks",
             "ssl_min_protocol_version=TLSv1.2&tcp_user_timeout=10000",
+            "statement-cache-capacity=0",
         ] {
             for (name, value) in of(query) {
-                let done = treatment(name, value, verifies(query));
+                let done = treatment(name, value, query.contains("verify-full"));
                 assert!(!matches!(done, Refused(_)), "{query}: {name}: {done:?}");
             }
         }
@@ -137,7 +125,6 @@ mod tests {
         for (name, value, told) in [
             ("channel_binding", "require", "sslmode=verify-full"),
             ("gssencmode", "require", "sslmode=verify-full"),
-            ("sslmode", "no-verify", "verify-ca"),
             ("ssl", "true", "sslmode"),
             ("passfile", "/etc/passwords", "PGPASSFILE"),
             ("service", "hooks", "into the URL"),

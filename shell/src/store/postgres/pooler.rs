@@ -19,8 +19,8 @@
 use super::connect::{self, SESSION};
 use super::errors::{describe, is_startup_parameter_refused};
 use super::session::Session;
+use super::tls::Tls;
 use crate::store::OpenError;
-use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -57,6 +57,7 @@ impl Pooler {
 pub(super) struct Entrance {
     direct: PgConnectOptions,
     pooled: PgConnectOptions,
+    tls: Tls,
     /// Begins the transactions of pooled sessions.
     begin: Arc<str>,
     pooler: Option<Pooler>,
@@ -76,12 +77,15 @@ impl Entrance {
         url: &str,
         url_without_options: &str,
         pooler: Option<Pooler>,
+        tls: &Tls,
     ) -> Result<Self, OpenError> {
-        let direct = connect::options(url)?;
+        let (tls, direct) = tls.for_server(connect::options(url)?)?;
+        let (_, pooled) = tls.for_server(connect::without_settings(url_without_options)?)?;
         let begin = begin(direct.get_options().unwrap_or_default())?;
         Ok(Self {
             direct,
-            pooled: connect::without_settings(url_without_options)?,
+            pooled,
+            tls,
             begin: begin.into(),
             pooler,
             is_pooled: AtomicBool::new(pooler == Some(Pooler::Transaction)),
@@ -111,17 +115,19 @@ impl Entrance {
     /// The reason why none can be opened.
     pub(super) async fn open(&self, server: &str) -> Result<Session, String> {
         if !self.is_pooled() {
-            match self.direct.connect().await {
+            match self.tls.connect(&self.direct).await? {
                 Ok(connection) => {
                     if let Some(session) = self.directly(connection).await? {
                         return Ok(session);
                     }
                 }
                 Err(error) if self.may_be_pooled() && is_startup_parameter_refused(&error) => {}
-                Err(error) => return Err(describe(&error)),
+                Err(error) => return Err(self.tls.describe(self.direct.get_host(), &error)),
             }
         }
-        let connection = self.pooled.connect().await.map_err(|error| describe(&error))?;
+        let connected = self.tls.connect(&self.pooled).await?;
+        let connection =
+            connected.map_err(|error| self.tls.describe(self.pooled.get_host(), &error))?;
         if !self.is_pooled.swap(true, Ordering::Relaxed) {
             tracing::info!(
                 server,

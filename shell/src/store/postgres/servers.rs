@@ -12,6 +12,7 @@ use super::errors::{describe, is_withheld};
 use super::parameters::{self, Treatment};
 use super::pooler::{Entrance, Pooler};
 use super::session::Session;
+use super::tls::Tls;
 use super::{connect, sql};
 use crate::store::OpenError;
 use crate::store::pool::Connect;
@@ -127,7 +128,8 @@ impl Servers {
         let mut pooler = None;
         let mut kept = Vec::new();
         let mut ignored = Vec::new();
-        let verifies = parameters::verifies(parts.query);
+        let tls = Tls::given(parts.query, |name| std::env::var_os(name))?;
+        ignored.extend(tls.ignored());
         for (name, value) in parameters::of(parts.query) {
             match name {
                 "target_session_attrs" if wanted.is_some() => {
@@ -147,8 +149,9 @@ impl Servers {
                         "`{name}` cannot name several servers; write them as `//HOST:PORT,HOST:PORT/`"
                     )));
                 }
-                _ => match parameters::treatment(name, value, verifies) {
+                _ => match parameters::treatment(name, value, tls.verifies_name()) {
                     Treatment::Kept => kept.push(format!("{name}={value}")),
+                    Treatment::Tls => {}
                     Treatment::Ignored(why) => ignored.push((name.to_owned(), why)),
                     // The value is not shown, because it may be a password.
                     Treatment::Refused(why) => return Err(OpenError(format!("`{name}`: {why}"))),
@@ -179,7 +182,7 @@ impl Servers {
                 )));
             }
             let url = |query| format!("{}://{user}{host}{}{query}", parts.scheme, parts.path);
-            let entrance = Entrance::new(&url(&whole), &url(&without_options), pooler);
+            let entrance = Entrance::new(&url(&whole), &url(&without_options), pooler, &tls);
             let entrance = entrance.map_err(|error| {
                 if several { OpenError(format!("host {position}: {}", error.0)) } else { error }
             })?;

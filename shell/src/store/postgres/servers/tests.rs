@@ -1,6 +1,7 @@
 //! Tests the form of a URL with several servers, and the rule that chooses one of them.
 
 use super::*;
+use sqlx::ConnectOptions;
 
 fn refusal(url: &str) -> String {
     Servers::parse(url).expect_err(url).to_string()
@@ -28,7 +29,7 @@ fn each_host_can_have_its_own_port() {
     );
     assert_eq!(
         names("postgres://[::1]:5433,[fe80::1]/db"),
-        [("[::1]".to_owned(), 5433), ("[fe80::1]".to_owned(), 5432)]
+        [("::1".to_owned(), 5433), ("fe80::1".to_owned(), 5432)]
     );
 }
 
@@ -110,11 +111,14 @@ fn a_socket_needs_no_host_before_the_path() {
 #[test]
 fn ignored_parameters_are_told_and_not_passed_on() {
     let servers = Servers::parse(
-        "postgres://u@a/db?connect_timeout=10&sslmode=verify-full&channel_binding=require&keepalives=1",
+        "postgres://u@a/db?connect_timeout=10&sslmode=verify-full&channel_binding=require&statement-cache-capacity=0",
     )
     .unwrap();
     let ignored: Vec<&str> = servers.ignored.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(ignored, ["connect_timeout", "channel_binding", "keepalives"]);
+    assert_eq!(ignored, ["connect_timeout", "channel_binding", "statement-cache-capacity"]);
+    // The driver's own default: it got no other.
+    let url = servers.servers[0].entrance.direct().to_url_lossy();
+    assert!(url.query().unwrap().contains("statement-cache-capacity=100"), "{url}");
 }
 
 #[test]
