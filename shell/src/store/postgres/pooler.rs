@@ -93,11 +93,6 @@ impl Entrance {
         })
     }
 
-    #[cfg(test)]
-    pub(super) fn direct(&self) -> &PgConnectOptions {
-        &self.direct
-    }
-
     /// Whether the last session that was opened here was pooled.
     pub(super) fn is_pooled(&self) -> bool {
         self.is_pooled.load(Ordering::Relaxed) || self.keeps_open.load(Ordering::Relaxed)
@@ -230,6 +225,13 @@ pub(super) fn startup() -> impl Iterator<Item = (&'static str, &'static str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Entrance {
+        /// The options of direct sessions.
+        pub(in super::super) fn direct(&self) -> &PgConnectOptions {
+            &self.direct
+        }
+    }
 
     fn pairs(options: &str) -> Vec<(String, String)> {
         settings(options).unwrap()
