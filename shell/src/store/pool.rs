@@ -55,6 +55,12 @@ pub(super) trait Connect: Send + Sync + 'static {
 
     /// The current generation. Connections of an earlier one are not reused.
     fn generation(&self) -> u64;
+
+    /// Whether a connection must be closed rather than kept, because another pool needs one and
+    /// cannot open it.
+    fn is_wanted_elsewhere(&self) -> bool {
+        false
+    }
 }
 
 pub(super) struct Pool<C: Connect> {
@@ -182,6 +188,9 @@ impl<C: Connect> PooledConnection<C> {
     /// Returns the connection to the pool. Only allowed after its last call completed.
     pub(super) fn keep(mut self) {
         if let Some(connection) = self.connection.take() {
+            if self.pool.connect.is_wanted_elsewhere() {
+                return;
+            }
             let idle = Idle { connection, generation: self.generation, since: Instant::now() };
             self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
         }

@@ -11,6 +11,7 @@
 mod connect;
 mod errors;
 mod give_way;
+mod lanes;
 mod migrate;
 mod notices;
 mod parameters;
@@ -40,6 +41,7 @@ use crate::store::schema::{self, Applied, MigrateError};
 use errors::Failure;
 use futures::future::poll_fn;
 use futures::{FutureExt, StreamExt};
+use lanes::Lanes;
 use servers::Sessions;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
@@ -109,8 +111,9 @@ impl PostgresStore {
     pub fn with_cursors(url: &str, cursors: CursorSettings) -> Result<Self, OpenError> {
         let servers = Arc::new(Servers::parse(url)?);
         servers.log_ignored();
-        let pool = |limit, plans| Pool::new(Sessions::new(&servers, plans), limit);
-        Ok(Self {
+        let lanes = Arc::new(Lanes::default());
+        let pool = |limit, plans| Pool::new(Sessions::new(&servers, plans, &lanes), limit);
+        let store = Self {
             intake: pool(INTAKE_CONNECTIONS, Plans::Generic),
             worker: pool(WORKER_CONNECTIONS, Plans::Generic),
             operator: pool(OPERATOR_CONNECTIONS, Plans::Custom),
@@ -118,8 +121,10 @@ impl PostgresStore {
             readiness: pool(READINESS_CONNECTIONS, Plans::Custom),
             cursors: Mutex::new(Cursors::new(cursors)),
             clock: TokioClock::new(),
-            servers,
-        })
+            servers: Arc::clone(&servers),
+        };
+        lanes.set(store.pools().map(|(_, pool)| pool));
+        Ok(store)
     }
 
     fn cursors(&self) -> MutexGuard<'_, Cursors> {

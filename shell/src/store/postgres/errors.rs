@@ -119,6 +119,12 @@ pub(super) fn is_startup_parameter_refused(error: &sqlx::Error) -> bool {
     })
 }
 
+/// Whether the server refused a connection because it, the database or the role has as many as it
+/// may have. `described` is the text of [`describe`].
+pub(super) fn is_full(described: &str) -> bool {
+    described.contains("(SQLSTATE 53300)")
+}
+
 /// Whether the server has no such function or column, or withholds it from this role.
 pub(super) fn is_withheld(error: &sqlx::Error) -> bool {
     // Insufficient privilege, undefined function, feature not supported.

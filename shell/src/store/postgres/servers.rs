@@ -8,7 +8,8 @@
 //! promotes a standby must keep an old primary from accepting writes.
 
 use super::connect::Plans;
-use super::errors::{describe, is_withheld};
+use super::errors::{describe, is_full, is_withheld};
+use super::lanes::{self, Lanes};
 use super::parameters::{self, Treatment};
 use super::pooler::{Entrance, Pooler};
 use super::session::Session;
@@ -22,7 +23,7 @@ use futures::{FutureExt, StreamExt};
 use sqlx::FromRow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Limit of servers in a URL. Each is connected to whenever the one in use is lost.
 const MOST_SERVERS: usize = 16;
@@ -343,11 +344,12 @@ impl Servers {
 pub(super) struct Sessions {
     servers: Arc<Servers>,
     plans: Plans,
+    lanes: Arc<Lanes>,
 }
 
 impl Sessions {
-    pub(super) fn new(servers: &Arc<Servers>, plans: Plans) -> Self {
-        Self { servers: Arc::clone(servers), plans }
+    pub(super) fn new(servers: &Arc<Servers>, plans: Plans, lanes: &Arc<Lanes>) -> Self {
+        Self { servers: Arc::clone(servers), plans, lanes: Arc::clone(lanes) }
     }
 }
 
@@ -355,7 +357,17 @@ impl Connect for Sessions {
     type Connection = Session;
 
     async fn connect(&self, deadline: Instant) -> Result<(Session, u64), String> {
-        let (mut session, generation) = self.servers.find(deadline).await?;
+        let mut wanting = None;
+        let (mut session, generation) = loop {
+            match self.servers.find(deadline).await {
+                Err(why) if is_full(&why) && Instant::now() + lanes::TRY_EVERY < deadline => {
+                    wanting.get_or_insert_with(|| self.lanes.want());
+                    self.lanes.give_back_idle(&self.servers);
+                    sleep(lanes::TRY_EVERY).await;
+                }
+                found => break found?,
+            }
+        };
         let planned = timeout_at(deadline, session.plan(self.plans)).await;
         planned
             .map_err(|_| "connecting timed out".to_owned())?
@@ -377,6 +389,10 @@ impl Connect for Sessions {
 
     fn generation(&self) -> u64 {
         self.servers.generation()
+    }
+
+    fn is_wanted_elsewhere(&self) -> bool {
+        self.lanes.are_wanting()
     }
 }
 
