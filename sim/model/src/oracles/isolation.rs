@@ -21,7 +21,7 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
     let quiet = quiet_spans(run);
     let is_quiet = |from: At, to: At| quiet.iter().any(|(start, end)| *start <= from && to <= *end);
     let broken = broken_spans(run);
-    let paused = super::pause::spans(run);
+    let paused = super::pause::possible_spans(run);
     let healthy = |source: &str, from: At, to: At| {
         // A configured rate delays events intentionally.
         !run.policies.is_rated(source)
