@@ -12,7 +12,7 @@ use crate::process::{Broken, Command, Ended, Host, ProcessPorts, Stop, Task, run
 use crate::reload::Reload;
 use crate::store::{BackupError, FileError, MigrateError, OpenError, OpenStore, open};
 use crate::systemd::{self, PassedError};
-use futures::future::{BoxFuture, Fuse, join};
+use futures::future::{BoxFuture, Fuse, FusedFuture, join};
 use futures::{FutureExt, Stream, StreamExt, select_biased, stream};
 use std::collections::BTreeSet;
 use std::io;
@@ -23,6 +23,9 @@ use std::time::Duration;
 use surehook_core::operators::Access;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Pause before a database is migrated again whose tables have vanished.
+const RESTORED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Pause between two tries to migrate an unreachable database.
 const MIGRATE_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -170,8 +173,10 @@ pub async fn serve(
         header_read_timeout: config.intake.header_timeout,
         idle_timeout: config.intake.idle_timeout,
     };
+    let migrates = config.migrate_on_start;
     let mut migration =
         if migrated { Fuse::terminated() } else { migrate_when_reachable(&opened).boxed().fuse() };
+    let mut lost_schema = opened.lost_schema().boxed().fuse();
     // Also if the database is unreachable: the process answers requests, and `/ready` says why they
     // are refused.
     systemd::ready();
@@ -186,6 +191,12 @@ pub async fn serve(
             }
             why = damage => return Err(ServeError::Damaged(why)),
             migrated = migration => migrated?,
+            () = lost_schema => {
+                lost_schema = opened.lost_schema().boxed().fuse();
+                if migrates && migration.is_terminated() {
+                    migration = migrate_again(&opened).boxed().fuse();
+                }
+            }
         }
     }
 }
@@ -278,6 +289,14 @@ async fn migrate_when_reachable(opened: &OpenStore) -> Result<(), ServeError> {
         tokio::time::sleep(MIGRATE_AGAIN_AFTER).await;
     }
     Ok(())
+}
+
+/// A table is missing. After a pause, in which a restore may bring it back, the database is migrated
+/// as at the start.
+async fn migrate_again(opened: &OpenStore) -> Result<(), ServeError> {
+    tracing::warn!("a table of the database is missing; the database is migrated again");
+    tokio::time::sleep(RESTORED_WITHIN).await;
+    migrate_when_reachable(opened).await
 }
 
 /// Migrates the database. Returns `false` if a retry can help.

@@ -97,6 +97,16 @@ impl OpenStore {
         }
     }
 
+    /// Completes when a call has found that a table of a PostgreSQL database is missing: its schema
+    /// was dropped, or the database was created anew. Never completes for SQLite, whose file is
+    /// checked in another way.
+    pub async fn lost_schema(&self) {
+        match self {
+            Self::Postgres(store) => store.lost_schema().await,
+            Self::Sqlite(_) => std::future::pending().await,
+        }
+    }
+
     /// Closes a SQLite database so that it is one file, without a write-ahead log beside it. The
     /// store must not be used afterwards.
     pub async fn close(&self) {

@@ -4,7 +4,7 @@
 //! the server commits the statement or rolls it back. `accept` and the redrive of one event may
 //! need more statements, to read the rows that the first one did not change. A probe is one
 //! transaction of several statements. Through a pooler, each call is such a transaction: see
-//! [`pooler`].
+//! `pooler.rs`.
 //!
 //! The SQL files say which locks each statement takes, and why they cannot deadlock.
 
@@ -57,6 +57,7 @@ use surehook_core::id::{BudgetAttempt, EventId, Fence};
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
 use surehook_core::worker::claims::{Claim, Claims, DeadLettered, Demand, HeldBack, Settlement};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -90,6 +91,8 @@ pub struct PostgresStore {
     /// Where the claims of each source start, and the clock that they are counted with.
     cursors: Mutex<Cursors>,
     clock: TokioClock,
+    /// Notified when a call finds that a table is missing.
+    lost_schema: Notify,
 }
 
 impl PostgresStore {
@@ -121,6 +124,7 @@ impl PostgresStore {
             readiness: pool(READINESS_CONNECTIONS, Plans::Custom),
             cursors: Mutex::new(Cursors::new(cursors)),
             clock: TokioClock::new(),
+            lost_schema: Notify::new(),
             servers: Arc::clone(&servers),
         };
         lanes.set(store.pools().map(|(_, pool)| pool));
@@ -138,6 +142,11 @@ impl PostgresStore {
     /// [`MigrateError`].
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         migrate::migrate(&self.servers).await
+    }
+
+    /// Completes when a call has found that a table is missing.
+    pub async fn lost_schema(&self) {
+        self.lost_schema.notified().await;
     }
 
     /// Each pool with its name in metrics.
@@ -181,6 +190,9 @@ impl PostgresStore {
             Ok(Err(failure)) => failure,
             Err(_) => errors::no_reply(REPLY_TIMEOUT),
         };
+        if failure.is_table_missing {
+            self.lost_schema.notify_one();
+        }
         if failure.usable {
             connection.keep();
         } else {

@@ -17,6 +17,14 @@ pub(super) struct Failure {
     pub(super) usable: bool,
     /// The violated constraint, if any.
     pub(super) constraint: Option<String>,
+    /// Whether a table is missing.
+    pub(super) is_table_missing: bool,
+}
+
+impl Failure {
+    fn new(error: StoreError, usable: bool) -> Self {
+        Self { error, usable, constraint: None, is_table_missing: false }
+    }
 }
 
 impl From<Failure> for StoreError {
@@ -36,22 +44,27 @@ pub(super) fn not_taken(error: &TakeError) -> Failure {
         ),
         TakeError::Connect(why) => why.clone(),
     };
-    Failure { error: StoreError::Unavailable(why), usable: false, constraint: None }
+    Failure::new(StoreError::Unavailable(why), false)
 }
 
 /// For an error while the statement was sent, or after it.
 pub(super) fn failed(error: &sqlx::Error) -> Failure {
     let why = describe(error);
     if let sqlx::Error::Encode(_) = error {
-        return Failure { error: StoreError::Rejected(why), usable: false, constraint: None };
+        return Failure::new(StoreError::Rejected(why), false);
     }
     let Some(reported) = reported(error) else {
-        return Failure { error: StoreError::Unknown(why), usable: false, constraint: None };
+        return Failure::new(StoreError::Unknown(why), false);
     };
     let aborted = matches!(reported.severity(), PgSeverity::Error);
     let (kind, usable) =
         if aborted { meaning(reported.code()) } else { (StoreError::Unknown as MakeError, false) };
-    Failure { error: kind(why), usable, constraint: reported.constraint().map(Into::into) }
+    Failure {
+        error: kind(why),
+        usable,
+        constraint: reported.constraint().map(Into::into),
+        is_table_missing: reported.code() == "42P01",
+    }
 }
 
 /// For an error before the commit of a transaction was sent: nothing was committed.
@@ -66,30 +79,26 @@ pub(super) fn before_commit(error: &sqlx::Error) -> Failure {
 /// For a result from a server that was replaced by another one during the call.
 pub(super) fn outdated() -> Failure {
     let why = "the server was replaced by another one during the call";
-    Failure { error: StoreError::Unknown(why.into()), usable: false, constraint: None }
+    Failure::new(StoreError::Unknown(why.into()), false)
 }
 
 /// For a statement that succeeded, while the server sent a warning during its commit. The
 /// transaction is committed on the primary, but the wait for the standby may have been cancelled.
 pub(super) fn warned_at_commit() -> Failure {
     let why = "the server sent a warning during the commit: the wait for a standby was probably cancelled";
-    Failure { error: StoreError::Unknown(why.into()), usable: true, constraint: None }
+    Failure::new(StoreError::Unknown(why.into()), true)
 }
 
 /// For a statement after which the session is inside a transaction that this program did not begin.
 /// That transaction probably ends with the connection, in one way or the other.
 pub(super) fn kept_open() -> Failure {
     let why = "the pooler began a transaction before the statement, and has not ended it";
-    Failure { error: StoreError::Unknown(why.into()), usable: false, constraint: None }
+    Failure::new(StoreError::Unknown(why.into()), false)
 }
 
 /// For a reply that did not arrive in time.
 pub(super) fn no_reply(within: std::time::Duration) -> Failure {
-    Failure {
-        error: StoreError::Unknown(format!("no reply within {within:?}")),
-        usable: false,
-        constraint: None,
-    }
+    Failure::new(StoreError::Unknown(format!("no reply within {within:?}")), false)
 }
 
 /// Whether a new try to connect or to migrate may succeed: the server is unreachable, starting,
@@ -119,10 +128,15 @@ pub(super) fn is_startup_parameter_refused(error: &sqlx::Error) -> bool {
     })
 }
 
-/// Whether the server refused a connection because it, the database or the role has as many as it
-/// may have. `described` is the text of [`describe`].
+/// Whether the server refused a connection because it, the database or the role is at its limit of
+/// connections. `described` is the text of [`describe`].
 pub(super) fn is_full(described: &str) -> bool {
     described.contains("(SQLSTATE 53300)")
+}
+
+/// Whether the server refused the password. `described` is the text of [`describe`].
+pub(super) fn is_password_refused(described: &str) -> bool {
+    described.contains("(SQLSTATE 28P01)")
 }
 
 /// Whether the server has no such function or column, or withholds it from this role.

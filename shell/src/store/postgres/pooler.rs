@@ -17,14 +17,14 @@
 //! leaves transactions alone that the client begins.
 
 use super::connect::{self, SESSION};
-use super::errors::{describe, is_startup_parameter_refused};
+use super::errors::{describe, is_password_refused, is_startup_parameter_refused};
 use super::session::Session;
 use super::tls::Tls;
 use crate::store::OpenError;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A setting that only a direct session has. Its startup parameters set it to [`DIRECT`].
 pub(super) const MARK: &str = "surehook.session";
@@ -55,8 +55,8 @@ impl Pooler {
 /// How to open sessions at one server, or at the pooler before it.
 #[derive(Debug)]
 pub(super) struct Entrance {
-    direct: PgConnectOptions,
-    pooled: PgConnectOptions,
+    urls: Urls,
+    options: Mutex<Arc<Options>>,
     tls: Tls,
     /// Begins the transactions of pooled sessions.
     begin: Arc<str>,
@@ -67,6 +67,30 @@ pub(super) struct Entrance {
     keeps_open: Arc<AtomicBool>,
 }
 
+/// URLs of one server.
+#[derive(Debug)]
+struct Urls {
+    whole: String,
+    /// Without its own settings of sessions.
+    without_options: String,
+}
+
+/// What sessions are opened with. A password that the URLs do not have was read from the file of
+/// passwords (`PGPASSFILE`) when they were parsed.
+#[derive(Debug)]
+struct Options {
+    direct: PgConnectOptions,
+    pooled: PgConnectOptions,
+}
+
+impl Urls {
+    fn parse(&self, tls: &Tls) -> Result<(Tls, Options), OpenError> {
+        let (tls, direct) = tls.for_server(connect::options(&self.whole)?)?;
+        let (_, pooled) = tls.for_server(connect::without_settings(&self.without_options)?)?;
+        Ok((tls, Options { direct, pooled }))
+    }
+}
+
 impl Entrance {
     /// `url` names one server. `url_without_options` is the same without its own session settings.
     ///
@@ -74,17 +98,17 @@ impl Entrance {
     ///
     /// [`OpenError`] if a URL cannot be parsed.
     pub(super) fn new(
-        url: &str,
-        url_without_options: &str,
+        url: String,
+        url_without_options: String,
         pooler: Option<Pooler>,
         tls: &Tls,
     ) -> Result<Self, OpenError> {
-        let (tls, direct) = tls.for_server(connect::options(url)?)?;
-        let (_, pooled) = tls.for_server(connect::without_settings(url_without_options)?)?;
-        let begin = begin(direct.get_options().unwrap_or_default())?;
+        let urls = Urls { whole: url, without_options: url_without_options };
+        let (tls, options) = urls.parse(tls)?;
+        let begin = begin(options.direct.get_options().unwrap_or_default())?;
         Ok(Self {
-            direct,
-            pooled,
+            urls,
+            options: Mutex::new(Arc::new(options)),
             tls,
             begin: begin.into(),
             pooler,
@@ -103,26 +127,45 @@ impl Entrance {
         self.is_pooled.store(self.pooler == Some(Pooler::Transaction), Ordering::Relaxed);
     }
 
-    /// Opens a session. `server` names it in the log.
+    /// Opens a session. `server` names it in the log. If the password is refused, the file of
+    /// passwords is read again, because it may have been changed.
     ///
     /// # Errors
     ///
     /// The reason why none can be opened.
     pub(super) async fn open(&self, server: &str) -> Result<Session, String> {
+        let options = self.options();
+        match self.open_with(&options, server).await {
+            Err(why) if is_password_refused(&why) => {
+                // The URLs could be parsed before. Only a file can have become unusable.
+                let (_, options) = self.urls.parse(&self.tls).map_err(|error| error.0)?;
+                let options = Arc::new(options);
+                *self.options.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&options);
+                self.open_with(&options, server).await
+            }
+            opened => opened,
+        }
+    }
+
+    fn options(&self) -> Arc<Options> {
+        Arc::clone(&self.options.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn open_with(&self, options: &Options, server: &str) -> Result<Session, String> {
+        let Options { direct, pooled } = options;
         if !self.is_pooled() {
-            match self.tls.connect(&self.direct).await? {
+            match self.tls.connect(direct).await? {
                 Ok(connection) => {
                     if let Some(session) = self.directly(connection).await? {
                         return Ok(session);
                     }
                 }
                 Err(error) if self.may_be_pooled() && is_startup_parameter_refused(&error) => {}
-                Err(error) => return Err(self.tls.describe(self.direct.get_host(), &error)),
+                Err(error) => return Err(self.tls.describe(direct.get_host(), &error)),
             }
         }
-        let connected = self.tls.connect(&self.pooled).await?;
-        let connection =
-            connected.map_err(|error| self.tls.describe(self.pooled.get_host(), &error))?;
+        let connected = self.tls.connect(pooled).await?;
+        let connection = connected.map_err(|error| self.tls.describe(pooled.get_host(), &error))?;
         if !self.is_pooled.swap(true, Ordering::Relaxed) {
             tracing::info!(
                 server,
@@ -228,8 +271,8 @@ mod tests {
 
     impl Entrance {
         /// The options of direct sessions.
-        pub(in super::super) fn direct(&self) -> &PgConnectOptions {
-            &self.direct
+        pub(in super::super) fn direct(&self) -> PgConnectOptions {
+            self.options().direct.clone()
         }
     }
 

@@ -183,7 +183,7 @@ impl Servers {
                 )));
             }
             let url = |query| format!("{}://{user}{host}{}{query}", parts.scheme, parts.path);
-            let entrance = Entrance::new(&url(&whole), &url(&without_options), pooler, &tls);
+            let entrance = Entrance::new(url(&whole), url(&without_options), pooler, &tls);
             let entrance = entrance.map_err(|error| {
                 if several { OpenError(format!("host {position}: {}", error.0)) } else { error }
             })?;

@@ -12,7 +12,8 @@ fn names(url: &str) -> Vec<(String, u16)> {
     servers
         .iter()
         .map(|server| {
-            (server.entrance.direct().get_host().to_owned(), server.entrance.direct().get_port())
+            let options = server.entrance.direct();
+            (options.get_host().to_owned(), options.get_port())
         })
         .collect()
 }
