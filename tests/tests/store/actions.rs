@@ -1,7 +1,7 @@
 //! Recorded actions: each redrive and each discard is in the history of its event, with its time, and is
 //! deleted with it.
 
-use crate::db::{Db, event_of};
+use crate::db::{Db, LEASE, Raw, event_of, source};
 use jiff::Timestamp;
 use std::time::Duration;
 use surehook::ports::{Discarded, Redriven, Retention};
@@ -20,6 +20,10 @@ clauses! {
     an_action_that_changes_nothing_is_not_recorded => RecordsRefusedActions | RecordsOnADryRun,
     only_the_record_of_one_event_has_its_actions => ListsActions,
     actions_are_deleted_with_their_event => LeavesActions,
+}
+
+beyond_the_port! {
+    manually_inserted_rows_do_not_block_actions,
 }
 
 const ROOMY: PageSize = PageSize { events: 100, looks: 1000 };
@@ -79,6 +83,9 @@ async fn each_redrive_and_discard_is_recorded_in_order(db: Db) {
         expected.push((Action::Redriven, attempt));
         assert_eq!(db.actions(event).await, expected);
     }
+    assert_eq!(db.store.discard(event, Unclaimed).await, Ok(Discarded::Now));
+    expected.push((Action::Discarded, 4));
+    assert_eq!(db.actions(event).await, expected);
     assert!(db.actions(other).await.is_empty(), "another event has no actions");
 }
 
@@ -158,7 +165,11 @@ async fn only_the_record_of_one_event_has_its_actions(db: Db) {
 async fn actions_are_deleted_with_their_event(db: Db) {
     let everything = Retention { delivered: Duration::ZERO, dead_lettered: Duration::ZERO };
     let discarded = db.dead_letter("a").await;
-    assert_eq!(db.store.discard(discarded, DeadLetters).await, Ok(Discarded::Now));
+    for _ in 0..2 {
+        assert_eq!(db.store.discard(discarded, DeadLetters).await, Ok(Discarded::Now));
+        db.redriven(discarded, RedrivenBy::Operator).await;
+        db.dies("a").await;
+    }
     let delivered = db.dead_letter("b").await;
     db.redriven(delivered, RedrivenBy::Operator).await;
     let claim = db.claim_one("b").await;
@@ -173,4 +184,54 @@ async fn actions_are_deleted_with_their_event(db: Db) {
     assert_eq!(db.store.prune(everything, None, 10).await.unwrap().deleted, 2);
     assert_eq!(db.count("actions").await, 1);
     assert_eq!(db.actions(waiting).await, [(Action::Redriven, 1)]);
+}
+
+/// The fences of the next actions have rows already, and so has the attempt that is lost.
+async fn manually_inserted_rows_do_not_block_actions(db: Db) {
+    let event = db.dead_letter("a").await;
+    let lost = [db.claimed("b").await.event, db.claimed("c").await.event];
+    let (fence, _) = db.fence_and_due(event).await;
+    let redelivered = 2_u64 << 31;
+    let (now, nothing) =
+        if matches!(db.raw, Raw::Postgres(_)) { ("now()", "''") } else { ("0", "x''") };
+    for fence in (fence + 1..=fence + 5).chain([redelivered]) {
+        let id = db.id(event);
+        db.execute(&format!("insert into actions values ({id}, {fence}, {now}, 99, 'discarded')"))
+            .await;
+    }
+    for event in lost {
+        let id = db.id(event);
+        db.execute(&format!(
+            "insert into attempts (event_id, attempt, ended_at, verdict, error, excerpt)
+             values ({id}, 1, {now}, 'transient', 'by hand', {nothing})"
+        ))
+        .await;
+    }
+
+    let all = || EventFilter { source: Some(source("a")), ..EventFilter::default() };
+    let discarded = || EventFilter { reason: Some(Reason::Discarded), ..all() };
+    db.redriven(event, RedrivenBy::Operator).await;
+    assert_eq!(db.store.discard(event, Unclaimed).await, Ok(Discarded::Now));
+    let page = db.store.redrive_all(discarded(), Span::ALL, ROOMY, false).await.unwrap();
+    assert_eq!(page.redriven, 1);
+    let page = db.store.discard_all(all(), Unclaimed, Span::ALL, ROOMY, false).await.unwrap();
+    assert_eq!(page.count(), 1);
+    db.redriven(event, RedrivenBy::Replay).await;
+    let claim = db.claim_one("a").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    assert_eq!(db.store.redrive_delivered(event).await, Ok(Redriven::Queued));
+    assert_eq!(db.actions(event).await, [(Action::Discarded, 99); 6], "existing rows are kept");
+
+    for event in lost {
+        db.make_due(event, LEASE).await;
+    }
+    assert_eq!(db.store.discard(lost[0], Unclaimed).await, Ok(Discarded::Now));
+    let of_other = EventFilter { source: Some(source("c")), ..EventFilter::default() };
+    let page = db.store.discard_all(of_other, Unclaimed, Span::ALL, ROOMY, false).await.unwrap();
+    assert_eq!(page.count(), 1);
+    for event in lost {
+        let found = db.found(event).await;
+        assert_eq!(found.history.len(), 1);
+        assert_eq!(found.history[0].error.as_deref(), Some("by hand"), "the entry is kept");
+    }
 }

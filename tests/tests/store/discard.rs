@@ -30,6 +30,7 @@ clauses! {
     a_bulk_discard_takes_waiting_events_only_of_a_named_source => DiscardsInEveryScope,
     a_dry_run_counts_the_discards_and_changes_nothing => DiscardsOnADryRun,
     concurrent_bulk_discards_count_each_event_once => DiscardsNothing,
+    only_one_of_several_concurrent_discards_counts => DiscardsNothing,
     a_bulk_redrive_leaves_discarded_events_unless_it_names_them => RedrivesDiscardedWithOthers,
     discarded_events_are_neither_counted_nor_summarized => CountsDiscarded | SummarizesDiscarded,
     a_count_behind_many_discarded_events_is_partial => CountsDiscarded,
@@ -44,9 +45,21 @@ async fn a_redrive_by_the_previous_version_ends_a_discard(db: Db) {
     let event = db.discarded("a", "a").await;
     let waiting = db.accepted("b").await;
     assert_eq!(db.store.discard(waiting, Unclaimed).await, Ok(Discarded::Now));
-    let readable =
-        "select count(*) from deliveries where reason in ('permanent', 'exhausted', 'lost')";
-    assert_eq!(db.number(readable).await, 2, "it can read the reason of each discarded event");
+    let exhausted = db.claimed("c").await;
+    db.settle(&exhausted, Outcome::DeadLetter(Reason::Exhausted)).await;
+    let lost = db.claimed("d").await;
+    db.settle(&lost, Outcome::DeadLetter(Reason::Lost)).await;
+    db.store.discard(exhausted.event, Unclaimed).await.unwrap();
+    let all = EventFilter::default();
+    let bulk = db.store.discard_all(all, DeadLetters, Span::ALL, ROOMY, false).await;
+    assert_eq!(bulk, page([("d", 1)]));
+    db.accepted("e").await;
+    let bulk = db.store.discard_all(of("e"), Unclaimed, Span::ALL, ROOMY, false).await;
+    assert_eq!(bulk, page([("e", 1)]));
+    for (reason, count) in [("permanent", 3), ("exhausted", 1), ("lost", 1)] {
+        let readable = format!("select count(*) from deliveries where reason = '{reason}'");
+        assert_eq!(db.number(&readable).await, count, "it can read the reason {reason}");
+    }
     let now = if matches!(db.raw, Raw::Sqlite(_)) { "ended_at" } else { "now()" };
     db.execute(&format!(
         "update deliveries set status = 'queued', budget_from = attempt, fence = fence + 1, due_at = {now},
@@ -139,11 +152,21 @@ async fn a_redrive_ends_a_discard(db: Db) {
     let event = db.discarded("a", "a").await;
     assert_eq!(db.store.redrive(event, RedrivenBy::Operator).await, Ok(Redriven::Queued));
     assert_eq!(db.found(event).await.reason, None);
+    let refused = db.store.discard(event, DeadLetters).await;
+    assert_eq!(refused, Ok(Discarded::WrongStatus(Status::Queued)));
     let claim = db.claim_one("a").await;
     db.settle(&claim, Outcome::DeadLetter(Reason::Exhausted)).await;
     assert_eq!(db.found(event).await.reason, Some(Reason::Exhausted));
     let records = db.store.sources(vec![], 10).await.unwrap();
     assert_eq!(records[0].dead_lettered, 1);
+    let filter = SummaryFilter { source: None, since: None };
+    let size = SummarySize { looks: 10, groups: 10 };
+    let summary = db.store.summary(filter, size).await.unwrap();
+    assert_eq!((summary.groups.len(), summary.groups[0].example), (1, event));
+    let listed = db.store.list(because(Reason::Exhausted), Span::ALL, ROOMY).await.unwrap();
+    assert_eq!(listed.events.len(), 1);
+    assert_eq!(db.store.discard(event, DeadLetters).await, Ok(Discarded::Now));
+    assert!(db.is_discarded(event).await);
 }
 
 async fn waiting_events_are_discarded_only_in_their_scope(db: Db) {
@@ -177,11 +200,11 @@ async fn an_event_in_delivery_is_discarded_only_after_its_lease(db: Db) {
     assert_eq!(refused, Ok(Discarded::WrongStatus(Status::Processing)));
     assert_eq!(db.store.discard(claim.event, Unclaimed).await, Ok(Discarded::Now));
     assert!(db.is_discarded(claim.event).await);
-    let history = db.found(claim.event).await.history;
-    assert_eq!(
-        history.iter().map(|entry| (entry.attempt, entry.verdict)).collect::<Vec<_>>(),
-        [(1, Verdict::Lost)]
-    );
+    let found = db.found(claim.event).await;
+    let [lost] = &found.history[..] else { panic!("{found:?}") };
+    assert_eq!((lost.attempt, lost.verdict, lost.took), (1, Verdict::Lost, None));
+    assert_eq!((lost.status_code, &lost.error, lost.excerpt.len()), (None, &None, 0));
+    assert_eq!(Some(lost.ended_at), found.settled_at);
     assert_eq!(
         db.store.settle(vec![settlement(&claim, Outcome::Delivered)]).await,
         Ok(vec![claim.event]),
@@ -190,6 +213,7 @@ async fn an_event_in_delivery_is_discarded_only_after_its_lease(db: Db) {
 }
 
 async fn a_delivered_or_unknown_event_is_not_discarded(db: Db) {
+    db.accepted("queued").await;
     let claim = db.claimed("a").await;
     db.settle(&claim, Outcome::Delivered).await;
     for scope in [DeadLetters, Unclaimed] {
@@ -213,10 +237,15 @@ async fn a_discarded_event_is_a_dead_letter_for_producers_and_retention(db: Db) 
     let listed = |filter| db.store.list(filter, Span::ALL, ROOMY);
     let mut found = db.found(event.id).await;
     found.actions.clear();
-    for filter in [of("a"), of("a").of_dead_letters(), because(Reason::Discarded)] {
+    for filter in [of("a"), of("a").of_dead_letters()] {
         assert_eq!(listed(filter).await.unwrap().events, [found.clone()]);
     }
-    assert!(listed(because(Reason::Permanent)).await.unwrap().events.is_empty());
+    let by_key = EventFilter { key: key("a"), ..of("a") };
+    for filter in [EventFilter::default(), of("a"), by_key] {
+        let with = |reason| EventFilter { reason: Some(reason), ..filter.clone() };
+        assert_eq!(listed(with(Reason::Discarded)).await.unwrap().events, [found.clone()]);
+        assert!(listed(with(Reason::Permanent)).await.unwrap().events.is_empty(), "{filter:?}");
+    }
     let retention = Retention { delivered: Duration::ZERO, dead_lettered: Duration::from_hours(2) };
     assert_eq!(db.store.prune(retention, None, 10).await.unwrap().deleted, 0);
     assert_eq!(db.store.erase(Duration::ZERO, None, 10).await.unwrap().erased, 0);
@@ -299,6 +328,19 @@ async fn concurrent_bulk_discards_count_each_event_once(db: Db) {
     assert_eq!(listed.events.len(), 40);
 }
 
+async fn only_one_of_several_concurrent_discards_counts(db: Db) {
+    let stores: Vec<_> = (0..4).map(|_| db.another()).collect();
+    for n in 0..10 {
+        let event = db.dead("a", &n.to_string()).await;
+        let discards = stores.iter().map(|store| store.discard(event, DeadLetters));
+        let answers = futures::future::join_all(discards).await;
+        for (answer, count) in [(Discarded::Now, 1), (Discarded::Before, 3)] {
+            let found = answers.iter().filter(|found| **found == Ok(answer)).count();
+            assert_eq!(found, count, "{answers:?}");
+        }
+    }
+}
+
 async fn a_bulk_redrive_leaves_discarded_events_unless_it_names_them(db: Db) {
     let junk = db.discarded("a", "junk").await;
     let letter = db.dead("a", "good").await;
@@ -324,6 +366,10 @@ async fn discarded_events_are_neither_counted_nor_summarized(db: Db) {
     assert_eq!(summary().await.groups[0].events, 2);
     db.store.discard(junk, DeadLetters).await.unwrap();
     assert_eq!((summary().await.groups[0].events, summary().await.groups[0].example), (1, kept));
+    let (filter, size) =
+        (SummaryFilter { source: None, since: None }, SummarySize { looks: 1, groups: 10 });
+    let newest = db.store.summary(filter, size).await.unwrap();
+    assert_eq!((newest.groups, newest.partial), (vec![], vec!["a".to_owned()]), "it is looked at");
     let record = db.store.sources(vec![], 10).await.unwrap().remove(0);
     assert_eq!((record.dead_lettered, record.is_partial), (1, false));
     db.store.discard(kept, DeadLetters).await.unwrap();
@@ -337,6 +383,8 @@ async fn a_count_behind_many_discarded_events_is_partial(db: Db) {
         let record = db.store.sources(vec![], 2).await.unwrap().remove(0);
         (record.dead_lettered, record.is_partial)
     };
+    // It waits, so it is not one of the dead letters that are examined.
+    db.claimed("a").await;
     db.dead("a", "oldest").await;
     for n in 1..dead_letter_looks(2) - 1 {
         db.discarded("a", &n.to_string()).await;
@@ -348,4 +396,7 @@ async fn a_count_behind_many_discarded_events_is_partial(db: Db) {
     assert_eq!(counted().await, (0, true));
     db.dead("a", "new").await;
     assert_eq!(counted().await, (1, true), "the newest are examined first");
+    db.dead("b", "only").await;
+    let other = db.store.sources(vec![], 2).await.unwrap().remove(1);
+    assert_eq!((other.dead_lettered, other.is_partial), (1, false), "it is another source");
 }

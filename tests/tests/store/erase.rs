@@ -102,6 +102,9 @@ async fn erasing_advances_page_by_page_to_the_last_event(db: Db) {
             (0, None)
         ]
     );
+    for (number, claim) in claimed.iter().enumerate() {
+        assert_eq!(db.payload_size(claim.event).await == 0, number < 4, "{number}");
+    }
     db.age(claimed[5].event, HOUR * 3).await;
     let last = db.store.erase(KEPT, Some(claimed[3].event), 2).await.unwrap();
     assert_eq!((last.erased, last.reached.last), (1, Some(claimed[5].event)));

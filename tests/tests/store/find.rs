@@ -1,17 +1,20 @@
 //! Finding: the whole record of one event, its request and its body.
 
-use crate::db::{Db, event, event_of};
+use crate::db::{Db, event, event_of, record};
 use bytes::Bytes;
 use std::time::Duration;
 use surehook::ports::{FoundBody, NewEvent, OperatorStore, StoreError};
-use surehook::search::{EventRecord, RequestRecord};
+use surehook::search::{AttemptEntry, EventFilter, EventRecord, PageSize, RequestRecord, Span};
 use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::event::{Outcome, Reason, Status};
 use surehook_core::id::EventId;
+use surehook_core::verdict::{DeliveryError, Verdict};
+use surehook_core::worker::claims::AttemptRecord;
 use uuid::Uuid;
 
 clauses! {
     find_shows_an_event_in_each_status => HistoryNewestFirst | RetriesAtOnce,
+    find_and_list_show_attempts_as_they_were_recorded => HistoryNewestFirst | ListsTheFirstAttempt,
     find_returns_nothing_for_an_unknown_event => UnknownIsAnError,
     the_request_and_the_body_are_those_that_were_accepted
         => ShowsNoQuery | ShowsTheBodyAsText | ReceivedWhenItIsShown,
@@ -37,6 +40,7 @@ async fn find_shows_an_event_in_each_status(db: Db) {
         (processing.status, processing.attempt, processing.next_attempt_at),
         (Status::Processing, 1, None)
     );
+    assert_eq!(processing.budget_from, Some(0));
 
     db.settle(&claim, Outcome::Retry { after: Duration::from_secs(100) }).await;
     let retrying = db.found(event).await;
@@ -65,6 +69,55 @@ async fn find_shows_an_event_in_each_status(db: Db) {
         "the history is in order of attempts"
     );
     assert_eq!(dead.received_at, queued.received_at);
+}
+
+async fn find_and_list_show_attempts_as_they_were_recorded(db: Db) {
+    let answered = record(Verdict::Transient);
+    let unanswered = AttemptRecord {
+        ended_ago: Duration::from_secs(10),
+        took: Duration::from_micros(7),
+        status_code: None,
+        error: Some(DeliveryError::Timeout),
+        excerpt: Bytes::from_static(b"x"),
+        ..answered.clone()
+    };
+    let event = db.accepted("a").await;
+    db.accepted("another").await;
+    for record in [answered.clone(), unanswered.clone()] {
+        let claim = db.claim_one("a").await;
+        let settled = claim.settled(Outcome::Retry { after: Duration::ZERO }, Some(record));
+        assert_eq!(db.store.settle(vec![settled]).await, Ok(vec![]));
+    }
+    let found = db.found(event).await;
+    assert_eq!((found.attempt, found.budget_from), (2, Some(0)));
+    for (number, record) in [answered, unanswered].into_iter().enumerate() {
+        let entry = &found.history[number];
+        let expected = AttemptEntry {
+            attempt: u32::try_from(number + 1).unwrap(),
+            ended_at: entry.ended_at,
+            took: Some(record.took),
+            verdict: record.verdict,
+            status_code: record.status_code,
+            error: record.error.map(|error| error.as_str().to_owned()),
+            excerpt: record.excerpt,
+        };
+        assert_eq!(*entry, expected);
+    }
+    assert!(found.history[1].ended_at < found.history[0].ended_at, "it ended ten seconds ago");
+    assert_listed(&db, event).await;
+    let claim = db.claim_one("a").await;
+    assert_listed(&db, event).await;
+    db.settle(&claim, Outcome::Delivered).await;
+    assert_listed(&db, event).await;
+}
+
+/// A list shows an event as a search for its id does, but only its newest attempt.
+async fn assert_listed(db: &Db, event: EventId) {
+    let mut found = db.found(event).await;
+    found.history.drain(..found.history.len() - 1);
+    let size = PageSize { events: 10, looks: 10 };
+    let listed = db.store.list(EventFilter::default(), Span::ALL, size).await.unwrap().events;
+    assert_eq!(listed.iter().find(|listed| listed.id == event), Some(&found));
 }
 
 async fn find_returns_nothing_for_an_unknown_event(db: Db) {

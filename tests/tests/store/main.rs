@@ -65,6 +65,7 @@ macro_rules! beyond_the_port {
 
 mod accept;
 mod actions;
+mod bulk;
 mod claim;
 mod concurrent;
 mod db;
@@ -82,6 +83,7 @@ mod redrive;
 mod schema;
 mod search;
 mod settle;
+mod sources;
 mod sqlite_only;
 mod statements;
 mod summary;

@@ -21,6 +21,7 @@ clauses! {
 }
 
 beyond_the_port! {
+    a_delivered_event_without_attempts_counts_from_its_reception,
     disk_usage_is_constant_under_a_month_of_steady_load,
 }
 
@@ -64,6 +65,15 @@ async fn delivered_events_and_dead_letters_have_separate_retentions(db: Db) {
     db.age(young.event, HOUR * 3).await;
     assert_eq!(prune(&db).await.deleted, 1);
 
+    let letter = db.claimed("letter").await;
+    db.settle(&letter, Outcome::Retry { after: Duration::ZERO }).await;
+    db.age(letter.event, HOUR * 11).await;
+    let claim = db.claim_one("letter").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    assert_eq!(prune(&db).await.deleted, 0, "the retention of a dead letter counts from its end");
+    db.age(letter.event, HOUR * 11).await;
+    assert_eq!(prune(&db).await.dead_lettered, 1);
+
     let delivered = ended(&db, 0..1, Outcome::Delivered).await[0];
     let dead = ended(&db, 1..2, Outcome::DeadLetter(Reason::Permanent)).await[0];
     assert_eq!(prune(&db).await.deleted, 0, "both are within their retention");
@@ -72,7 +82,8 @@ async fn delivered_events_and_dead_letters_have_separate_retentions(db: Db) {
     let pruned = prune(&db).await;
     assert_eq!((pruned.deleted, pruned.dead_lettered), (1, 0));
     assert_eq!(db.store.find(delivered).await, Ok(None));
-    assert_eq!(db.found(dead).await.status, Status::DeadLettered);
+    let found = db.found(dead).await;
+    assert_eq!((found.status, found.history.len()), (Status::DeadLettered, 1));
     db.age(dead, HOUR * 8).await;
     let pruned = prune(&db).await;
     assert_eq!((pruned.deleted, pruned.dead_lettered), (1, 1));
@@ -80,6 +91,14 @@ async fn delivered_events_and_dead_letters_have_separate_retentions(db: Db) {
         (db.count("events").await, db.count("deliveries").await, db.count("attempts").await),
         (0, 0, 0)
     );
+
+    let delivered = ended(&db, 2..3, Outcome::Delivered).await[0];
+    let dead = ended(&db, 3..4, Outcome::DeadLetter(Reason::Permanent)).await[0];
+    db.age(delivered, HOUR * 3).await;
+    db.age(dead, HOUR * 3).await;
+    let longer = Retention { delivered: HOUR * 10, dead_lettered: HOUR * 2 };
+    assert_eq!(db.store.prune(longer, None, 100).await.unwrap().dead_lettered, 1);
+    assert_eq!(db.found(delivered).await.status, Status::Delivered);
 }
 
 async fn pruning_never_deletes_undelivered_events(db: Db) {
@@ -240,6 +259,21 @@ async fn concurrent_prunings_delete_each_event_once(db: Db) {
             (0, 0, 0)
         );
     }
+}
+
+/// As if someone had deleted the attempts.
+async fn a_delivered_event_without_attempts_counts_from_its_reception(db: Db) {
+    let events = ended(&db, 0..2, Outcome::Delivered).await;
+    db.execute("delete from attempts").await;
+    let erased = async || db.store.erase(HOUR * 2, None, 100).await.unwrap().erased;
+    assert_eq!((erased().await, prune(&db).await.deleted), (0, 0));
+    db.age(events[0], HOUR * 3).await;
+    assert_eq!(erased().await, 1);
+    assert_eq!(db.store.redrive_delivered(events[1]).await, Ok(Redriven::Queued));
+    let found = db.found(events[1]).await;
+    assert_eq!((found.attempt, found.budget_from), (0, Some(0)));
+    assert_eq!(prune(&db).await.deleted, 1);
+    assert_eq!(db.store.find(events[0]).await, Ok(None));
 }
 
 /// A month of days, each with the same number of events, all delivered immediately. The events of

@@ -76,7 +76,7 @@ async fn a_delivered_event_is_redriven_on_request(db: Db) {
             (found.status, found.attempt, found.budget_from, found.settled_at),
             (Status::Queued, nth, Some(nth), None)
         );
-        assert!(found.next_attempt_at.is_some());
+        assert_eq!(found.next_attempt_at, found.actions.last().map(|entry| entry.at));
         let existing = db.store.accept(vec![event_of("a", "a")]).await.unwrap();
         assert!(
             matches!(existing[0], Stored::Existing { id, status: Status::Queued, .. } if id == claim.event),

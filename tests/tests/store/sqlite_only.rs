@@ -124,6 +124,15 @@ async fn a_key_without_a_source_is_looked_up_in_each_source() {
 }
 
 #[tokio::test]
+async fn tables_check_the_types_of_values_and_are_stored_in_the_order_of_their_keys() {
+    let db = Db::sqlite().await;
+    let tables = "select count(*) from pragma_table_list where schema = 'main' and name in
+        ('events', 'deliveries', 'attempts', 'actions', 'paused_sources')";
+    assert_eq!(db.number(&format!("{tables} and strict")).await, 5);
+    assert_eq!(db.number(&format!("{tables} and wr and name <> 'events'")).await, 4);
+}
+
+#[tokio::test]
 async fn commits_are_flushed_and_readers_do_not_wait() {
     let db = Db::sqlite().await;
     let mut session = session(&db).await;

@@ -3,14 +3,14 @@
 //! row changes.
 
 use super::races::wait_for_waiting;
-use crate::db::{Db, demand, event, events, settlement};
+use crate::db::{Db, demand, event, events, settlement, source};
 use sqlx::{Connection, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
-use surehook::search::{EventFilter, PageSize, RedrivenPage, Span};
+use surehook::ports::{Discarded, NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::search::{DiscardedPage, EventFilter, PageSize, RedrivenPage, Span};
 use surehook_core::admission::Stored;
-use surehook_core::event::{Outcome, Reason, RedrivenBy, Status};
+use surehook_core::event::{DiscardScope, Outcome, Reason, RedrivenBy, Status};
 use surehook_core::id::EventId;
 use surehook_core::retention::Reached;
 use surehook_core::worker::claims::{Claim, Claims, Demand, Settlement};
@@ -124,6 +124,25 @@ fn redrive_all(db: &Db) -> JoinHandle<Result<RedrivenPage, StoreError>> {
     tokio::spawn(
         async move { store.redrive_all(EventFilter::default(), Span::ALL, size, false).await },
     )
+}
+
+fn discard(
+    db: &Db,
+    event: EventId,
+    scope: DiscardScope,
+) -> JoinHandle<Result<Discarded, StoreError>> {
+    let store = db.another();
+    tokio::spawn(async move { store.discard(event, scope).await })
+}
+
+fn discard_all(db: &Db, name: &str) -> JoinHandle<Result<DiscardedPage, StoreError>> {
+    let (store, size) = (db.another(), PageSize { events: 100, looks: 1000 });
+    let (filter, scope) = (of(name), DiscardScope::Unclaimed);
+    tokio::spawn(async move { store.discard_all(filter, scope, Span::ALL, size, false).await })
+}
+
+fn of(name: &str) -> EventFilter {
+    EventFilter { source: Some(source(name)), ..EventFilter::default() }
 }
 
 fn redrive(db: &Db, event: EventId) -> JoinHandle<Result<Redriven, StoreError>> {
@@ -423,5 +442,85 @@ async fn pruning_skips_a_dead_letter_that_is_being_redriven() {
     gate.open().await;
     assert_eq!(redriving.await.unwrap(), Ok(Redriven::Queued));
     assert_eq!(db.found(claim.event).await.history.len(), 1);
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn a_discard_during_a_claim_follows_its_outcome() {
+    for is_committed in [false, true] {
+        let db = recorded().await;
+        let event = db.accepted("a").await;
+        let gate = Gate::closed(&db).await;
+        let claiming = claim(&db, "a", 1);
+        gate.waiting(1).await;
+        let discarding = discard(&db, event, DiscardScope::Unclaimed);
+        gate.waiting(2).await;
+        if is_committed {
+            gate.open().await;
+            assert_eq!(claiming.await.unwrap().unwrap().claimed.len(), 1);
+            let refused = Discarded::WrongStatus(Status::Processing);
+            assert_eq!(discarding.await.unwrap(), Ok(refused));
+        } else {
+            gate.cut().await;
+            was_cut(claiming.await.unwrap());
+            assert_eq!(discarding.await.unwrap(), Ok(Discarded::Now));
+        }
+        judge(&db).await;
+    }
+}
+
+#[tokio::test]
+async fn a_discard_during_a_redrive_evaluates_the_row_again() {
+    let db = recorded().await;
+    for (scope, expected) in [
+        (DiscardScope::DeadLetters, Discarded::WrongStatus(Status::Queued)),
+        (DiscardScope::Unclaimed, Discarded::Now),
+    ] {
+        let claim = db.claimed(&format!("{scope:?}").to_lowercase()).await;
+        db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+        let gate = Gate::closed(&db).await;
+        let redriving = redrive(&db, claim.event);
+        gate.waiting(1).await;
+        let discarding = discard(&db, claim.event, scope);
+        gate.waiting(2).await;
+        gate.open().await;
+        assert_eq!(redriving.await.unwrap(), Ok(Redriven::Queued));
+        assert_eq!(discarding.await.unwrap(), Ok(expected), "{scope:?}");
+        db.execute("drop function stop cascade").await;
+    }
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn only_one_of_two_concurrent_discards_counts() {
+    let db = recorded().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::DeadLetter(Reason::Permanent)).await;
+    let gate = Gate::closed(&db).await;
+    let first = discard(&db, claim.event, DiscardScope::DeadLetters);
+    gate.waiting(1).await;
+    let second = discard(&db, claim.event, DiscardScope::DeadLetters);
+    gate.waiting(2).await;
+    gate.open().await;
+    assert_eq!(
+        (first.await.unwrap(), second.await.unwrap()),
+        (Ok(Discarded::Now), Ok(Discarded::Before))
+    );
+    assert_eq!(db.found(claim.event).await.actions.len(), 1);
+    judge(&db).await;
+}
+
+#[tokio::test]
+async fn a_bulk_discard_skips_events_that_are_being_claimed() {
+    let db = recorded().await;
+    db.accepted("a").await;
+    let gate = Gate::closed(&db).await;
+    let claiming = claim(&db, "a", 1);
+    gate.waiting(1).await;
+    // It must not wait.
+    assert_eq!(discard_all(&db, "a").await.unwrap(), Ok(DiscardedPage::default()));
+    gate.open().await;
+    let claimed = claiming.await.unwrap().unwrap().claimed;
+    assert_eq!(db.found(claimed[0].event).await.status, Status::Processing);
     judge(&db).await;
 }

@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use surehook::ports::{NewEvent, Pruned, Redriven, Retention, StoreError};
+use surehook::ports::{Discarded, NewEvent, Pruned, Redriven, Retention, StoreError};
 use surehook::store;
 use surehook::store::postgres::sql;
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
-use surehook_core::event::{Outcome, Reason, RedrivenBy, Status};
+use surehook_core::event::{DiscardScope, Outcome, Reason, RedrivenBy, Status};
 use surehook_core::retention::Reached;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -36,7 +36,7 @@ async fn prune_between_insert_and_look(db: &Db, key: &str) {
     .await;
 }
 
-async fn held_open(db: &Db, statements: &str) -> PgConnection {
+pub(super) async fn held_open(db: &Db, statements: &str) -> PgConnection {
     let mut connection = PgConnection::connect(&db.url).await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(format!("begin; {statements}")))
         .execute(&mut connection)
@@ -45,7 +45,7 @@ async fn held_open(db: &Db, statements: &str) -> PgConnection {
     connection
 }
 
-async fn end(connection: &mut PgConnection, how: &'static str) {
+pub(super) async fn end(connection: &mut PgConnection, how: &'static str) {
     sqlx::raw_sql(how).execute(connection).await.unwrap();
 }
 
@@ -543,4 +543,35 @@ async fn a_waiting_redrive_of_a_delivered_event_evaluates_the_row_again() {
     end(&mut redriving, "commit").await;
     assert_eq!(waiting.await.unwrap(), Ok(Redriven::Queued));
     assert_eq!(db.claim_one("a").await.attempt, 3, "the waiting redrive must see the new attempt");
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_the_same_event_do_not_deadlock() {
+    let db = Db::postgres().await;
+    let delivered = db.claimed("a").await;
+    db.settle(&delivered, Outcome::Delivered).await;
+    let dead = db.claimed("b").await;
+    db.settle(&dead, Outcome::DeadLetter(Reason::Permanent)).await;
+    let lock = "select from events for update; select from deliveries for update";
+    let mut holding = held_open(&db, lock).await;
+    let stores = [db.another(), db.another()];
+    let redrives = stores
+        .clone()
+        .map(|store| tokio::spawn(async move { store.redrive_delivered(delivered.event).await }));
+    let discards = stores.map(|store| {
+        tokio::spawn(async move { store.discard(dead.event, DiscardScope::DeadLetters).await })
+    });
+    wait_for_waiting(&db, 4).await;
+    end(&mut holding, "rollback").await;
+    let mut answers = (Vec::new(), Vec::new());
+    for (redrive, discard) in redrives.into_iter().zip(discards) {
+        answers.0.push(redrive.await.unwrap());
+        answers.1.push(discard.await.unwrap());
+    }
+    for expected in [Redriven::Queued, Redriven::WrongStatus(Status::Queued)] {
+        assert!(answers.0.contains(&Ok(expected)), "{answers:?}");
+    }
+    for expected in [Discarded::Now, Discarded::Before] {
+        assert!(answers.1.contains(&Ok(expected)), "{answers:?}");
+    }
 }

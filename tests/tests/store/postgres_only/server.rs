@@ -174,15 +174,30 @@ async fn a_server_that_accepts_no_writes_is_not_used() {
     let standby = cluster.standby("standby", Settings::default());
     let read_only = cluster.create_database().await;
     let name = read_only.rsplit_once('/').unwrap().1;
+    // A managed database withholds a function from its users.
+    let withhold = "revoke execute on function pg_control_system() from public";
+    for url in [cluster.url("postgres"), read_only.clone()] {
+        Db::postgres_at(url).execute(withhold).await;
+    }
+    cluster.execute("create role managed login").await;
     let set = format!("alter database {name} set default_transaction_read_only = on");
     cluster.execute(&set).await;
     for (url, wanted, why) in [
         (standby.url("postgres"), "primary", "it is a standby"),
         (read_only, "read-write", "it is set to read-only"),
     ] {
-        let url = format!("{url}?target_session_attrs={wanted}");
-        let answer = surehook::store::open(&url).unwrap().store().ping().await;
-        let Err(StoreError::Unavailable(told)) = answer else { panic!("{answer:?}") };
-        assert!(told.contains(why), "{told}");
+        for role in ["postgres", "managed"] {
+            let url = url.replacen("//postgres@", &format!("//{role}@"), 1);
+            let url = format!("{url}?target_session_attrs={wanted}");
+            let store = surehook::store::open(&url).unwrap().store();
+            // The standby replays the changes some time after they were made.
+            wait::until(why, || async {
+                match store.ping().await {
+                    Err(StoreError::Unavailable(told)) if told.contains(why) => Ok(()),
+                    other => Err(format!("{role}: {other:?}")),
+                }
+            })
+            .await;
+        }
     }
 }

@@ -83,6 +83,34 @@ async fn a_role_that_may_create_no_tables_is_told_what_to_grant() {
 }
 
 #[tokio::test]
+async fn tables_are_created_in_the_first_schema_of_the_search_path() {
+    let cluster = tests::postgres::shared();
+    let db = Db::postgres_at(cluster.create_database().await);
+    let role = format!("usage-{}", db.url.rsplit('/').next().unwrap());
+    for statement in [
+        "create table public.events (); create schema \"Taken\"; create table \"Taken\".events ()",
+        "create schema \"Mine\"; create schema \"Locked\"",
+        &format!("create role \"{role}\" login; grant usage on schema \"Locked\" to \"{role}\""),
+    ] {
+        db.execute(statement).await;
+    }
+    let migrated = async |role: &str, schema: &str| {
+        let url = db.url.replacen("//postgres@", &format!("//{role}@"), 1);
+        let url = format!("{url}?options[search_path]=%22{schema}%22,public");
+        store::open(&url).unwrap().migrate().await.map_err(|refused| refused.to_string())
+    };
+    let taken = migrated("postgres", "Taken").await.unwrap_err();
+    assert!(taken.contains("the table `events` exists"), "{taken}");
+    let locked = migrated(&role, "Locked").await.unwrap_err();
+    let told = format!("run `grant create on schema \"Locked\" to \"{role}\"`");
+    assert!(locked.contains(&told), "{locked}");
+    assert_eq!(migrated("postgres", "Mine").await, Ok(()));
+    let tables =
+        "select count(*) from pg_tables where schemaname = 'Mine' and tablename = 'actions'";
+    assert_eq!(db.number(tables).await, 1);
+}
+
+#[tokio::test]
 async fn a_server_that_withholds_its_timeline_is_used() {
     let db = Db::postgres().await;
     let role = format!("managed-{}", db.url.rsplit('/').next().unwrap());
@@ -159,6 +187,25 @@ async fn a_transaction_is_identified_by_its_process_and_its_start() {
         let question = sqlx::query_scalar::<_, bool>(sql::SESSION_LIVES).bind(pid).bind(started);
         assert_eq!(question.fetch_one(&mut other).await.unwrap(), lives, "after {ending}");
     }
+}
+
+#[tokio::test]
+async fn what_holds_an_old_snapshot_is_named() {
+    let db = Db::postgres().await;
+    let options: sqlx::postgres::PgConnectOptions = db.url.parse().unwrap();
+    let mut forgotten = options.application_name("forgotten").connect().await.unwrap();
+    let holder = async |least| db.store.oldest_snapshot(least).await.unwrap();
+    let begin = "begin isolation level repeatable read; select count(*) from events";
+    sqlx::raw_sql(begin).execute(&mut forgotten).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+
+    let found = holder(Duration::from_secs(1)).await.unwrap();
+    assert_eq!((&*found.name, found.state.as_deref()), ("forgotten", Some("idle in transaction")));
+    assert_eq!(holder(Duration::from_mins(5)).await, None, "it is not old yet");
+
+    sqlx::raw_sql("commit").execute(&mut forgotten).await.unwrap();
+    let found = holder(Duration::from_secs(1)).await;
+    assert!(found.is_none_or(|found| found.name != "forgotten"));
 }
 
 #[tokio::test]
