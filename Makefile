@@ -8,12 +8,17 @@ unexport CARGO_ENCODED_RUSTFLAGS
 
 .PHONY: test tools demo ha bench alerts fuzz api-fuzz producers databases conformance
 
+# The oldest and the newest version that are supported. `make test` runs one trial on each. They are npm packages.
+OTHER_POSTGRESQL = 13.23.0-beta.16 18.4.0-beta.17
+
 test: tools target/nginx target/pgbouncer
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo doc --locked --workspace --no-deps
 	cargo build --locked --workspace
 	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' cargo test --locked --workspace
+	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' POSTGRESQL='$(OTHER_POSTGRESQL)' PGBOUNCER_OF= PGPOOL_OF= \
+	    tests/databases/run.sh '$(CURDIR)/target/debug/examples/databases'
 
 demo:
 	cargo run --locked --release -- demo
@@ -68,6 +73,14 @@ target/producers/installed: tests/producers/package.json tests/producers/package
 databases: tools
 	cargo build --locked --workspace --example databases --bin surehook
 	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' tests/databases/run.sh '$(CURDIR)/target/debug/examples/databases'
+
+# Whether the promises hold on a database that is given: the contract of the store, and a trial with kills. The role
+# must be able to create schemas; those of the tests are dropped at the end. If DATABASE leads to a pooler, DIRECT is a
+# URL of the same database without it. It takes some minutes.
+conformance:
+	cargo build --locked --workspace --example conformance --bin surehook
+	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' CONFORMANCE_DATABASE='$(DATABASE)' \
+	    $(if $(DIRECT),CONFORMANCE_DIRECT='$(DIRECT)') '$(CURDIR)/target/debug/examples/conformance'
 
 # Checks the alert rules with Prometheus' own tool. Needs Debian's archive in the first run, if
 # promtool is not installed.

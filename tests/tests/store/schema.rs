@@ -124,7 +124,8 @@ async fn only_columns_whose_value_can_be_missing_may_be_null(db: Db) {
         _ => {
             "select table_name || '.' || column_name as name, is_nullable = 'YES' as may_be_null
              from information_schema.columns
-             where table_name in ('events', 'deliveries', 'attempts', 'actions', 'paused_sources')"
+             where table_name in ('events', 'deliveries', 'attempts', 'actions', 'paused_sources')
+                 and table_schema = current_schema()"
         }
     };
     let known = [
