@@ -25,7 +25,8 @@ inserted as (
     returning id, source
 ),
 started as (
-    select inserted.id, inserted.source, pauses.number = 0 and lease.us is not null as claimed, lease.us * interval '1 microsecond' as lease
+    select inserted.id, inserted.source, pauses.number = 0 and lease.us is not null as claimed,
+        case when pauses.number = 0 and lease.us is not null then lease.us else 0 end * interval '1 microsecond' as wait
     from inserted
     cross join lateral (select ($9::bigint[])[array_position($8::uuid[], inserted.id)] as us) as lease
     cross join lateral (
@@ -38,7 +39,7 @@ owed as (
         id, source,
         case when claimed then 'processing' else 'queued' end,
         claimed::int, 0, claimed::int,
-        statement_timestamp() + case when claimed then lease else interval '0' end
+        statement_timestamp() + wait
     from started
     returning event_id, status = 'processing' as claimed
 )

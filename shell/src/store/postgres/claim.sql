@@ -74,7 +74,7 @@ claimed as materialized (
     select
         *, attempt + case when spent then 0 else 1 end as next_attempt, fence + 1 as next_fence,
         case when spent then case when lost then 'lost' else 'exhausted' end end as reason,
-        statement_timestamp() as now
+        statement_timestamp() as now, statement_timestamp() + lease as leased_until
     from weighed
     where total <= bytes
 ),
@@ -84,7 +84,7 @@ moved as (
         event_id, source,
         case when spent then 'dead_lettered' else 'processing' end,
         next_attempt, budget_from, next_fence,
-        case when not spent then now + lease end,
+        case when not spent then leased_until end,
         case when spent then now end,
         claimed.reason
     from claimed

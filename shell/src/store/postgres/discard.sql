@@ -13,7 +13,7 @@
 -- Locks: the row of deliveries. It may wait for a claim, a settlement or a prune of the row.
 with
 held as materialized (
-    select ctid as place, status = 'processing' as lost
+    select ctid as place, status = 'processing' as lost, statement_timestamp() as now
     from deliveries
     where event_id = $1
         and discarded_fence is distinct from fence
@@ -25,7 +25,7 @@ moved as (
     set status = 'dead_lettered',
         fence = row.fence + 1,
         due_at = null,
-        ended_at = coalesce(row.ended_at, statement_timestamp()),
+        ended_at = coalesce(row.ended_at, held.now),
         reason = coalesce(row.reason, 'permanent'),
         discarded_fence = row.fence + 1
     from held

@@ -83,7 +83,7 @@ meant as materialized (
     limit $9
 ),
 held as materialized (
-    select row.place, row.lost
+    select row.place, row.lost, statement_timestamp() as now
     from meant
     cross join lateral (
         select ctid as place, status = 'processing' as lost
@@ -100,7 +100,7 @@ moved as (
     set status = 'dead_lettered',
         fence = row.fence + 1,
         due_at = null,
-        ended_at = coalesce(row.ended_at, statement_timestamp()),
+        ended_at = coalesce(row.ended_at, held.now),
         reason = coalesce(row.reason, 'permanent'),
         discarded_fence = row.fence + 1
     from held

@@ -37,11 +37,9 @@ over as materialized (
     left join lateral (
         select ended_at from attempts where event_id = aged.id order by attempt desc limit 1
     ) as last on owed.event_id is null
-    where case
-        when owed.event_id is null
-            then coalesce(last.ended_at, aged.received_at) + $3::bigint * interval '1 microsecond'
-        else owed.ended_at + $4::bigint * interval '1 microsecond'
-    end <= statement_timestamp()
+    where
+        owed.event_id is null and coalesce(last.ended_at, aged.received_at) <= statement_timestamp() - $3::bigint * interval '1 microsecond'
+        or owed.event_id is not null and owed.ended_at <= statement_timestamp() - $4::bigint * interval '1 microsecond'
 ),
 letters as materialized (
     select over.id, locked.place

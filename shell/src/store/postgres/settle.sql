@@ -32,7 +32,9 @@ input as materialized (
     order by event_id
 ),
 held as materialized (
-    select row.place, row.attempt, statement_timestamp() as now, input.*
+    select
+        row.place, row.attempt, statement_timestamp() as now,
+        statement_timestamp() + input.after_us * interval '1 microsecond' as due, input.*
     from input
     cross join lateral (
         select ctid as place, attempt
@@ -62,7 +64,7 @@ moved as (
         attempt = case other.outcome when 'release' then greatest(row.attempt - 1, 0) else row.attempt end,
         budget_from = case other.outcome when 'cut_off' then row.budget_from + 1 else row.budget_from end,
         fence = row.fence + 1,
-        due_at = case when other.outcome <> 'dead_letter' then other.now + other.after_us * interval '1 microsecond' end,
+        due_at = case when other.outcome <> 'dead_letter' then other.due end,
         ended_at = case when other.outcome = 'dead_letter' then other.now end,
         reason = other.reason
     from other
