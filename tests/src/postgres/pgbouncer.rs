@@ -2,10 +2,12 @@
 //! root, and stops with the process that started it. Its configuration ignores no startup parameter:
 //! the program has to do without those that PgBouncer does not know.
 
-use super::{Cluster, as_server_user, folder, free_port, run, server_user};
+use super::{Cluster, as_server_user, folder, free_port, pid_of, run, server_user};
 use crate::program::killed_with_its_thread;
 use crate::wait;
+use nix::sys::signal::{Signal, killpg};
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -81,6 +83,8 @@ impl Pooler {
             .args(words)
             .args(arguments)
             .current_dir(folder)
+            // Its own group, so that the processes that it starts end with it.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a log can be shared"))
             .stderr(output);
@@ -115,7 +119,7 @@ impl Pooler {
 impl Drop for Pooler {
     fn drop(&mut self) {
         // Both calls fail only if the process has already ended.
-        drop(self.process.kill());
+        let _ = killpg(pid_of(&self.process), Signal::SIGKILL);
         drop(self.process.wait());
         if std::thread::panicking() {
             let log = self.log();
