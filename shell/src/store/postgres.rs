@@ -856,8 +856,16 @@ impl MaintenanceStore for PostgresStore {
 
     fn oldest_snapshot(&self, least: Duration) -> StoreCall<'_, Option<SnapshotHolder>> {
         async move {
+            let mut connection =
+                self.retention.take().await.map_err(|error| errors::not_taken(&error))?;
             let query = sqlx::query(sql::OLDEST_SNAPSHOT).bind(rows::micros(least));
-            let rows = decode::<HolderRow>(&self.execute(&self.retention, query).await?)?;
+            let asked = timeout(REPLY_TIMEOUT, connection.read::<HolderRow>(query)).await;
+            // A server may not have these lists, or withhold them. So an error says nothing about
+            // the other connections or the schema.
+            let rows = asked
+                .map_err(|_| errors::no_reply(REPLY_TIMEOUT))?
+                .map_err(|error| errors::before_commit(&error))?;
+            connection.keep();
             Ok(rows.into_iter().next().map(HolderRow::holder))
         }
         .boxed()

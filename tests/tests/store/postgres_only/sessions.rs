@@ -209,6 +209,36 @@ async fn what_holds_an_old_snapshot_is_named() {
 }
 
 #[tokio::test]
+async fn a_server_that_withholds_what_holds_a_snapshot_loses_no_connection() {
+    let db = Db::postgres().await;
+    let role = format!("managed-{}", db.url.rsplit('/').next().unwrap());
+    for statement in [
+        format!("create role \"{role}\" login"),
+        format!("grant select on all tables in schema public to \"{role}\""),
+        "revoke select on pg_prepared_xacts from public".to_owned(),
+    ] {
+        db.execute(&statement).await;
+    }
+    let url = db.url.replacen("//postgres@", &format!("//{role}@"), 1);
+    let store = store::open(&url).unwrap().store();
+    let mut direct = PgConnection::connect(&db.url).await.unwrap();
+    let mut sessions = async || -> Vec<i32> {
+        let query = "select pid from pg_stat_activity where usename = $1 order by pid";
+        sqlx::query_scalar(query).bind(&role).fetch_all(&mut direct).await.unwrap()
+    };
+    store.ping().await.unwrap();
+    let before = sessions().await;
+
+    let answer = store.oldest_snapshot(Duration::ZERO).await;
+
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    store.ping().await.unwrap();
+    assert_eq!(before.len(), 1);
+    let after = sessions().await;
+    assert!(before.iter().all(|pid| after.contains(pid)), "{before:?} became {after:?}");
+}
+
+#[tokio::test]
 async fn blocking_sessions_are_listed_with_the_longest_transaction_first() {
     let db = Db::postgres().await;
     let mut sessions = Vec::new();
