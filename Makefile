@@ -37,6 +37,7 @@ ha: tools
 # BENCH="intake drain" runs only these groups. BENCH=growth fills about 15 GB of disk.
 # BENCH=endurance takes 45 minutes: four runs of ten minutes at full rate.
 # BENCH="endurance --minutes 2" takes less.
+# BENCH="compare --with PATH" loads this build and the program at PATH in turn. Only this compares two builds.
 bench: tools
 	cargo build --locked --release --package surehook
 	SUREHOOK_PROGRAM='$(CURDIR)/target/release/surehook' cargo bench --locked --package tests --bench service -- $(BENCH)

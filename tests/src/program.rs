@@ -34,6 +34,10 @@ const LOG_SHOWN_BYTES: usize = 16 << 10;
 /// variable. The value is the soft limit, a space, and the hard limit.
 pub const OPEN_FILES: &str = "the limit of open files";
 
+/// In an [`Environment`], this name stands for the path of the program that is started instead of
+/// [`program`]. A comparison measures two builds.
+pub const OTHER_PROGRAM: &str = "another program";
+
 /// Variables of the program's environment.
 pub type Environment = &'static [(&'static str, &'static str)];
 
@@ -499,6 +503,9 @@ pub(crate) fn cpu_of(pid: u32, with_ended_children: bool) -> Duration {
 /// A shell script that runs the rest of the command line under a limit of open files (`$0`).
 const LIMITED: &str = "set -e; ulimit -Sn ${0% *}; ulimit -Hn ${0#* }; exec \"$@\"";
 
+/// A shell script that runs another program (`$0`) with the arguments of the given one.
+const INSTEAD: &str = "shift; exec \"$0\" \"$@\"";
+
 /// A shell script that runs the rest of the command line with one or two listening sockets (`$0`),
 /// which are its standard input and output. `$1` are their names. The process keeps its id, which
 /// `LISTEN_PID` must name.
@@ -613,11 +620,15 @@ impl Process {
         folder: &Path,
         arguments: impl IntoIterator<Item = S>,
     ) -> Self {
-        let (limits, variables): (Vec<_>, Vec<_>) =
-            environment.iter().copied().partition(|(name, _)| *name == OPEN_FILES);
-        let limited: Vec<&str> =
-            limits.iter().flat_map(|(_, limit)| ["/bin/sh", "-c", LIMITED, limit]).collect();
-        let mut command = command_by(folder, &limited);
+        let (mut by, mut variables) = (Vec::new(), Vec::new());
+        for (name, value) in environment {
+            match *name {
+                OPEN_FILES => by.extend(["/bin/sh", "-c", LIMITED, value]),
+                OTHER_PROGRAM => by.extend(["/bin/sh", "-c", INSTEAD, value]),
+                name => variables.push((name, value)),
+            }
+        }
+        let mut command = command_by(folder, &by);
         let child =
             command.envs(variables).args(arguments).stdout(log_file(folder)).stderr(log).spawn();
         Self { folder: folder.to_owned(), child: child.expect("the program starts") }

@@ -42,6 +42,57 @@ pub(crate) async fn single_rows(
     clients: usize,
     time: Duration,
 ) -> Inserts {
+    let said = pgbench(cluster, url, clients, time, &[]).await;
+    let figure = |name: &str| -> f64 {
+        let line = said
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_else(|| panic!("{name}: {said}"));
+        line.split_whitespace()
+            .next()
+            .and_then(|figure| figure.parse().ok())
+            .unwrap_or_else(|| panic!("{name}: {said}"))
+    };
+    Inserts { rate: figure("tps = "), latency_ms: figure("latency average = ") }
+}
+
+/// The p99 of the time of a single-row insert at this many inserts a second, in milliseconds. As for
+/// the posts, the time starts when the insert was due.
+pub(crate) async fn insert_p99_ms(
+    cluster: &Cluster,
+    url: &str,
+    clients: usize,
+    rate: f64,
+    time: Duration,
+) -> f64 {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let prefix = folder.path().join("log");
+    let arguments = [
+        format!("--rate={rate}"),
+        "--log".to_owned(),
+        format!("--log-prefix={}", prefix.display()),
+    ];
+    pgbench(cluster, url, clients, time, &arguments).await;
+    let mut micros = Vec::new();
+    for file in std::fs::read_dir(folder.path()).expect("the folder is there") {
+        let text = std::fs::read_to_string(file.expect("a file").path()).expect("a log");
+        micros.extend(text.lines().map(|line| -> u64 {
+            let time = line.split(' ').nth(2).expect("the third column is the time");
+            time.parse().expect("a number of microseconds")
+        }));
+    }
+    micros.sort_unstable();
+    micros[micros.len() * 99 / 100] as f64 / 1e3
+}
+
+/// What pgbench prints.
+async fn pgbench(
+    cluster: &Cluster,
+    url: &str,
+    clients: usize,
+    time: Duration,
+    arguments: &[String],
+) -> String {
     prepare(url).await;
     let mut script = tempfile::NamedTempFile::new().expect("a temporary file");
     script.write_all(SCRIPT.as_bytes()).expect("room for a script");
@@ -54,6 +105,7 @@ pub(crate) async fn single_rows(
         .arg(format!("--time={}", time.as_secs()))
         .arg(format!("--define=headers={}", text(HEADERS)))
         .arg(format!("--define=body={}", text(1024)))
+        .args(arguments)
         .arg("--file")
         .arg(script.path())
         .arg(url.rsplit('/').next().expect("a URL names a database"))
@@ -61,17 +113,7 @@ pub(crate) async fn single_rows(
         .expect("pgbench runs");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "pgbench: {said}{}", String::from_utf8_lossy(&output.stderr));
-    let figure = |name: &str| -> f64 {
-        let line = said
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .unwrap_or_else(|| panic!("{name}: {said}"));
-        line.split_whitespace()
-            .next()
-            .and_then(|figure| figure.parse().ok())
-            .unwrap_or_else(|| panic!("{name}: {said}"))
-    };
-    Inserts { rate: figure("tps = "), latency_ms: figure("latency average = ") }
+    said
 }
 
 /// Rows a second, with 100 rows in each insert, on four connections.

@@ -28,6 +28,8 @@ pub(crate) struct Bench {
     runs: u32,
     time: Duration,
     endurance: endurance::Wanted,
+    /// The path of the build that is compared with this one.
+    pub(crate) other_program: Option<&'static str>,
     cluster: Cluster,
     bare: String,
     report: Report,
@@ -38,7 +40,15 @@ impl Bench {
         let cluster = start_server();
         break_in(&cluster).await;
         let bare = cluster.create_database().await;
-        Self { runs, time, endurance, cluster, bare, report: Report::default() }
+        Self {
+            runs,
+            time,
+            endurance,
+            other_program: None,
+            cluster,
+            bare,
+            report: Report::default(),
+        }
     }
 
     pub(crate) fn into_report(self) -> Report {
@@ -64,6 +74,10 @@ impl Bench {
                 self.drain(group, On::Sqlite).await;
                 self.sustained(group, On::Sqlite).await;
             }
+            "compare" => self.compare(group).await,
+            "planning" => self.planning(group).await,
+            "scaling" => self.scaling(group).await,
+            "steady" => endurance::steady(&mut self.report, group, &self.endurance).await,
             "pruning" => self.pruning(group).await,
             "segments" => self.segments(group).await,
             "growth" => self.growth(group).await,
@@ -154,11 +168,18 @@ impl Bench {
         let mut peak_rates = Vec::new();
         for _ in 0..self.runs {
             let flushes = flushes();
+            let inserts = baseline::single_rows(&self.cluster, &self.bare, 64, self.time).await;
             let peak_rate = self.peak_rate(&world).await;
             peak_rates.push(peak_rate);
+            let flat_out =
+                end_to_end(&world, &Offer { until: Until::Over(self.time), ..world.offer(64) })
+                    .await;
             let row = self.report.row(group, "end to end, peak rate");
             row.add("flushes/s", flushes);
+            row.add("inserts/s", inserts.rate);
             row.add("posts/s", peak_rate);
+            row.add("delivered/s, as fast as answers come", flat_out.received.rate());
+            row.add("÷ inserts", flat_out.received.rate() / inserts.rate);
         }
         peak_rates.sort_by(f64::total_cmp);
         let peak_rate = peak_rates[peak_rates.len() / 2];
@@ -171,10 +192,21 @@ impl Bench {
                     ..world.offer(64)
                 };
                 let run = end_to_end(&world, &offer).await;
+                let insert_p99 = if on == On::Postgres && percent == 50 {
+                    let rate = peak_rate / 2.0;
+                    let (cluster, bare) = (&self.cluster, &self.bare);
+                    Some(baseline::insert_p99_ms(cluster, bare, 64, rate, self.time * 2).await)
+                } else {
+                    None
+                };
                 let row =
                     self.report.row(group, format!("end to end, {percent} % of the peak rate"));
                 row.add("flushes/s", flushes);
                 run.add_to(row, on);
+                if let Some(insert_p99) = insert_p99 {
+                    row.add("insert p99 ms", insert_p99);
+                    row.add("ack p99 ÷ insert p99", run.load.quantile_ms(0.99) / insert_p99);
+                }
             }
         }
     }
@@ -365,6 +397,107 @@ impl Bench {
         }
     }
 
+    /// How much of the statements' time is planning. Measuring that costs time itself, so the rates of
+    /// this group are lower than those of the others.
+    async fn planning(&mut self, group: &'static str) {
+        self.cluster.execute("alter system set pg_stat_statements.track_planning = on").await;
+        self.cluster.execute("select pg_reload_conf()").await;
+        let world = World::start(&self.cluster, Plan::default()).await;
+        let Database::Postgres(url) = &world.database else { unreachable!("it is PostgreSQL") };
+        for _ in 0..self.runs {
+            let mut connection = connect(url).await;
+            sqlx::raw_sql("select pg_stat_statements_reset()")
+                .execute(&mut connection)
+                .await
+                .expect("counters can be reset");
+            let run =
+                end_to_end(&world, &Offer { until: Until::Over(self.time), ..world.offer(64) })
+                    .await;
+            let (planning, execution): (f64, f64) = sqlx::query_as(
+                "select sum(total_plan_time)::float8, sum(total_exec_time)::float8
+                 from pg_stat_statements where query not like '%pg_stat_statements%'",
+            )
+            .fetch_one(&mut connection)
+            .await
+            .expect("the counters can be read");
+            let row = self.report.row(group, "end to end, as fast as answers come");
+            row.add("delivered/s", run.received.rate());
+            row.add("planning ÷ all", planning / (planning + execution));
+            row.add("planning µs/event", planning * 1e3 / run.load.accepted as f64);
+            row.add("execution µs/event", execution * 1e3 / run.load.accepted as f64);
+        }
+        self.cluster.execute("alter system reset pg_stat_statements.track_planning").await;
+        self.cluster.execute("select pg_reload_conf()").await;
+    }
+
+    /// What each process adds to the cost of an event, at a rate that one process can serve easily.
+    async fn scaling(&mut self, group: &'static str) {
+        for processes in [1, 2, 4, 8] {
+            let world = World::start(&self.cluster, Plan { processes, ..Plan::default() }).await;
+            let Database::Postgres(url) = &world.database else { unreachable!("it is PostgreSQL") };
+            for _ in 0..self.runs {
+                let before = due_entries(url).await;
+                let offer = Offer {
+                    rate: Some(2000.0),
+                    until: Until::Over(self.time * 2),
+                    ..world.offer(64)
+                };
+                let run = end_to_end(&world, &offer).await;
+                let after = due_entries(url).await;
+                let events = run.load.accepted as f64;
+                let micros = |cores: f64| cores * run.spent.time.as_secs_f64() * 1e6 / events;
+                let row = self.report.row(group, format!("{processes} processes, 2,000 posts/s"));
+                let (service, database) =
+                    (micros(run.spent.service_cores), micros(run.spent.database_cores));
+                row.add("service CPU µs/event", service);
+                row.add("database CPU µs/event", database);
+                row.add("CPU µs/event", service + database);
+                row.add("due entries read/event", (after - before) / events);
+                run.add_to(row, On::Postgres);
+            }
+        }
+    }
+
+    /// Two builds, both alive, loaded in turn: the one that starts changes from run to run. The speed of a
+    /// machine changes within minutes, so figures of different runs cannot be compared.
+    async fn compare(&mut self, group: &'static str) {
+        let other_program = Some(self.other_program.expect("compare needs --with PATH"));
+        for on in self.endurance.databases.clone() {
+            for role in ["all", "intake"] {
+                let plan = Plan { on, role, ..Plan::default() };
+                let this = World::start(&self.cluster, plan).await;
+                let other = World::start(&self.cluster, Plan { other_program, ..plan }).await;
+                for run in 0..self.runs {
+                    let mut rates = [0.0; 2];
+                    let mut order = [(0, "this", &this), (1, "other", &other)];
+                    order.rotate_left(run as usize % 2);
+                    for (which, name, world) in order {
+                        let offer = Offer { until: Until::Over(self.time), ..world.offer(64) };
+                        let cell = format!("{on:?}, {role}, {name}");
+                        rates[which] = if role == "all" {
+                            let run = end_to_end(world, &offer).await;
+                            let row = self.report.row(group, cell);
+                            let rate = run.received.rate();
+                            row.add("delivered/s", rate);
+                            run.add_to(row, on);
+                            rate
+                        } else {
+                            let before = world.gauge().read().await;
+                            let load = all_accepted(&offer).await;
+                            let spent = world.gauge().since(before).await;
+                            let row = self.report.row(group, cell);
+                            acknowledged(row, &load);
+                            took(row, &spent, load.accepted, on);
+                            load.rate()
+                        };
+                    }
+                    let row = self.report.row(group, format!("{on:?}, {role}"));
+                    row.add("this ÷ other", rates[0] / rates[1]);
+                }
+            }
+        }
+    }
+
     /// Acknowledgements under a steady load with a million delivered events stored: first while
     /// they are kept, then while they are pruned, until all are deleted.
     async fn pruning(&mut self, group: &'static str) {
@@ -511,6 +644,16 @@ impl Bench {
             }
         }
     }
+}
+
+/// How many entries of the index of due times were read so far. Dead ones are among them.
+async fn due_entries(url: &str) -> f64 {
+    sqlx::query_scalar(
+        "select idx_tup_read::float8 from pg_stat_user_indexes where indexrelname = 'deliveries_due'",
+    )
+    .fetch_one(&mut connect(url).await)
+    .await
+    .expect("the counters can be read")
 }
 
 /// The paths of about 500 of the stored events.

@@ -5,6 +5,7 @@ use crate::report::Report;
 use crate::world::{On, Plan, World, start_enduring_server};
 use std::fmt::Write as _;
 use std::time::Duration;
+use tests::database::Database;
 use tests::load::endurance::{Endurance, Second, Trace};
 use tests::load::{Offer, Until, all_accepted};
 use tests::program::program;
@@ -80,6 +81,64 @@ async fn capacity(report: &mut Report, group: &'static str, time: Duration, on: 
         }
     }
     capacity
+}
+
+/// How long delivered events are kept in the run with retention.
+const KEPT: &str = "10s";
+
+/// Full rate with a retention that deletes all the time, compared with full rate without deletion.
+/// The first of the two runs is the one that deletes nothing.
+pub(crate) async fn steady(report: &mut Report, group: &'static str, wanted: &Wanted) {
+    for &on in &wanted.databases {
+        let mut rates = Vec::new();
+        for kept in ["7d", KEPT] {
+            let cluster = start_enduring_server();
+            let world = World::start(&cluster, Plan { on, kept, ..Plan::default() }).await;
+            let cell = format!("{on:?}, delivered events are kept for {kept}");
+            let mut halves = Vec::new();
+            let mut rate = 0.0;
+            for half in ["first half", "second half"] {
+                let run = Endurance { time: wanted.time / 2, outage: None };
+                let trace =
+                    traced(&run, &world, &world.offer(CONNECTIONS), &format!("{cell}, {half}"))
+                        .await;
+                rate += trace.delivered_rate(seconds(wanted.time / 2)) / 2.0;
+                halves.push(number(&world.database, size(on)).await / f64::from(1 << 20));
+                let row = report.row(group, cell.clone());
+                row.add("most owed, s", trace.most_owed_in_seconds(0..u64::MAX));
+                row.add("autovacuums", trace.autovacuums() as f64);
+            }
+            rates.push(rate);
+            let row = report.row(group, cell);
+            row.add("delivered/s", rate);
+            row.add("size after the first half, MiB", halves[0]);
+            row.add("size at the end, MiB", halves[1]);
+            row.add(
+                "events stored at the end",
+                number(&world.database, "select count(*) from events").await,
+            );
+            row.add(
+                "service cores",
+                world.services[0].usage().cpu.as_secs_f64() / wanted.time.as_secs_f64(),
+            );
+            row.add("resident MiB", world.gauge().resident_mib());
+        }
+        let row = report.row(group, format!("{on:?}, with retention ÷ without"));
+        row.add("delivered/s", rates[1] / rates[0]);
+    }
+}
+
+/// The query for the size of a database in bytes.
+fn size(on: On) -> &'static str {
+    match on {
+        On::Postgres => "select pg_database_size(current_database())",
+        On::Sqlite => "select page_count * page_size from pragma_page_count, pragma_page_size",
+    }
+}
+
+async fn number(database: &Database, query: &'static str) -> f64 {
+    let rows: Vec<(i64,)> = database.fetch(query).await;
+    rows[0].0 as f64
 }
 
 /// Posts at a rate, while the downstream is down for 30 seconds in the middle.

@@ -4,9 +4,10 @@
 //! Everything shares this machine: the load generator and the downstream (this process, one
 //! thread), the service, and a private PostgreSQL server. `cargo bench -p tests --bench service --
 //! intake drain` measures those groups only. Without a name it measures all groups except
-//! `pruning`, `segments`, `endurance` and `growth`, which needs about 15 GB of disk. `--runs N` and
+//! `compare`, `steady`, `pruning`, `segments`, `endurance` and `growth`, which needs about 15 GB of disk. `--with
+//! PATH` names the other build that `compare` loads in turn with this one. `--runs N` and
 //! `--seconds N` set how often and for how long each figure is measured (3 and 5). `--minutes N`
-//! sets the length of each of the four long runs of `endurance` (10). `--only-postgres` and
+//! sets the length of each of the four long runs of `endurance` and of `steady` (10). `--only-postgres` and
 //! `--only-sqlite` leave one database out, and `--outage-at-rate N` measures only the outage, at N
 //! posts a second. The results are printed, and written to `target/bench/` as Markdown and JSON.
 
@@ -26,7 +27,7 @@ use tests::program::program;
 type Group = (&'static str, bool);
 
 /// The groups, and whether they are measured by default.
-const GROUPS: [Group; 16] = [
+const GROUPS: [Group; 20] = [
     ("intake", true),
     ("drain", true),
     ("sustained", true),
@@ -39,6 +40,10 @@ const GROUPS: [Group; 16] = [
     ("sources", true),
     ("processes", true),
     ("sqlite", true),
+    ("planning", true),
+    ("scaling", true),
+    ("compare", false),
+    ("steady", false),
     ("pruning", false),
     ("segments", false),
     ("growth", false),
@@ -49,7 +54,12 @@ fn main() {
     let (mut wanted, mut runs, mut seconds) = (Vec::new(), 3_u32, 5_u32);
     let mut endurance = endurance::Wanted::default();
     let mut arguments = std::env::args().skip(1);
+    let mut other_program = None;
     while let Some(argument) = arguments.next() {
+        if argument == "--with" {
+            other_program = arguments.next();
+            continue;
+        }
         let mut number =
             || arguments.next().and_then(|number| number.parse().ok()).expect("a number");
         match argument.as_str() {
@@ -79,6 +89,7 @@ fn main() {
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let report = runtime.block_on(async {
         let mut bench = Bench::new(runs, Duration::from_secs(seconds.into()), endurance).await;
+        bench.other_program = other_program.map(|path| &*path.leak());
         for (name, by_default) in GROUPS {
             if wanted.iter().any(|wanted| wanted == name) || (wanted.is_empty() && by_default) {
                 bench.measure(name).await;

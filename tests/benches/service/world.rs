@@ -7,7 +7,7 @@ use std::time::Duration;
 use tests::database::{Database, connect};
 use tests::load::{Manners, Offer, Sink, Until};
 use tests::postgres::{Cluster, Settings};
-use tests::program::Service;
+use tests::program::{Environment, OTHER_PROGRAM, Service};
 use tokio::time::sleep;
 
 /// The server's settings that differ from the defaults. No checkpoint falls into a measurement.
@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) kept: &'static str,
     /// Where the idempotency key is.
     pub(crate) key: &'static str,
+    /// The path of the program, if it is not the one that is measured.
+    pub(crate) other_program: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,7 @@ impl Default for Plan {
             manners: Manners::default(),
             kept: "7d",
             key: "header:Idempotency-Key",
+            other_program: None,
         }
     }
 }
@@ -104,8 +107,13 @@ impl<'a> World<'a> {
         }
         let sink = Sink::start(plan.manners).await;
         let mut services = Vec::new();
+        let environment: Environment = match plan.other_program {
+            Some(path) => Box::leak(Box::new([(OTHER_PROGRAM, path)])),
+            None => &[],
+        };
         for _ in 0..plan.processes {
-            services.push(Service::start(&database.url(), &configuration(&plan, &sink)).await);
+            let configuration = configuration(&plan, &sink);
+            services.push(Service::start_in(environment, &database.url(), &configuration).await);
         }
         // Connections are opened and statements prepared before anything is measured.
         let world = Self { cluster, database, services, sink, plan };
