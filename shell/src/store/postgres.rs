@@ -387,8 +387,7 @@ impl PostgresStore {
         Ok(claims)
     }
 
-    /// Settles a batch, and then settles again what was refused: see `settle.sql`. Returns the
-    /// events whose settlement was refused both times.
+    /// Settles a batch. Returns the events whose settlement was refused.
     async fn settle_batch(&self, mut batch: Vec<Settlement>) -> Result<Vec<EventId>, StoreError> {
         // If a batch settles one claim twice, the first settlement counts and the second is
         // refused.
@@ -401,80 +400,41 @@ impl PostgresStore {
             }
             is_again
         });
-        let again = self.settle_once(&batch).await?;
-        if !again.is_empty() {
-            let is_part_committed = again.len() < batch.len();
-            let stale = self.settle_once(&again).await;
-            let stale = stale.map_err(|error| in_doubt(error, is_part_committed))?;
-            refused.extend(stale.iter().map(|settlement| settlement.event));
+        let (delivered, undelivered): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|settlement| settlement.outcome == Outcome::Delivered);
+        let mut is_part_committed = false;
+        if !delivered.is_empty() {
+            let query = settling(sql::SETTLE_DELIVERED, &delivered);
+            refused.extend(self.settle_once(query, &delivered).await?);
+            is_part_committed = true;
+        }
+        if !undelivered.is_empty() {
+            let outcomes = || undelivered.iter().map(|settlement| outcome(settlement.outcome));
+            let query = settling(sql::SETTLE_UNDELIVERED, &undelivered)
+                .bind(outcomes().map(|(name, _, _)| name).collect::<Vec<_>>())
+                .bind(outcomes().map(|(_, after, _)| after).collect::<Vec<_>>())
+                .bind(outcomes().map(|(_, _, reason)| reason).collect::<Vec<_>>());
+            let stale = self.settle_once(query, &undelivered).await;
+            refused.extend(stale.map_err(|error| in_doubt(error, is_part_committed))?);
         }
         Ok(refused)
     }
 
-    /// Runs [`sql::SETTLE`] for a batch in the order of events and fences, and returns the refused
-    /// settlements in that order.
-    async fn settle_once(&self, batch: &[Settlement]) -> Result<Vec<Settlement>, StoreError> {
-        let records: Vec<_> = batch.iter().map(Settlement::entry).collect();
-        let query = sqlx::query(sql::SETTLE)
-            .bind(batch.iter().map(|settlement| settlement.event.as_uuid()).collect::<Vec<_>>())
-            .bind(
-                batch.iter().map(|settlement| rows::count(settlement.fence.0)).collect::<Vec<_>>(),
-            )
-            .bind(batch.iter().map(|settlement| outcome(settlement.outcome).0).collect::<Vec<_>>())
-            .bind(batch.iter().map(|settlement| outcome(settlement.outcome).1).collect::<Vec<_>>())
-            .bind(batch.iter().map(|settlement| outcome(settlement.outcome).2).collect::<Vec<_>>())
-            .bind(
-                records
-                    .iter()
-                    .map(|record| record.as_ref().map(|record| rows::micros(record.ended_ago)))
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                records
-                    .iter()
-                    .map(|record| record.as_ref().map(|record| rows::micros(record.took)))
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                records
-                    .iter()
-                    .map(|record| record.as_ref().map(|record| record.verdict.as_str()))
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                records
-                    .iter()
-                    .map(|record| {
-                        record.as_ref().and_then(|record| record.status_code).map(i32::from)
-                    })
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                records
-                    .iter()
-                    .map(|record| {
-                        record.as_ref().and_then(|record| record.error).map(|error| error.as_str())
-                    })
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                records
-                    .iter()
-                    .map(|record| record.as_ref().map(|record| record.excerpt.as_ref()))
-                    .collect::<Vec<_>>(),
-            );
+    /// Runs a statement that settles `batch`, which is in the order of events and fences. Returns the
+    /// events whose settlement was refused.
+    async fn settle_once(
+        &self,
+        query: Query<'_, Postgres, PgArguments>,
+        batch: &[Settlement],
+    ) -> Result<Vec<EventId>, StoreError> {
         let rows = self.execute(&self.worker, query).await?;
         // A batch can have an event under two fences. At most one of them is the row's fence.
         let mut held: HashSet<Uuid> = HashSet::with_capacity(rows.len());
         for row in &rows {
             held.insert(row.try_get(0).map_err(|error| errors::failed(&error).error)?);
         }
-        // The batch is sorted by fence, and no claim of an event has a greater fence than its row.
-        // So the last settlement of a returned event is the one that counted.
-        let is_refused = |settlement: &&Settlement| !held.remove(&settlement.event.as_uuid());
-        let mut refused: Vec<Settlement> = batch.iter().rev().filter(is_refused).cloned().collect();
-        refused.reverse();
-        Ok(refused)
+        let events = batch.iter().map(|settlement| settlement.event);
+        Ok(events.filter(|event| !held.remove(&event.as_uuid())).collect())
     }
 
     /// Redrives an event that must have the status `end`, with the statement for that status.
@@ -942,7 +902,25 @@ fn column<'a, T>(
     chosen.iter().map(|&index| value(&batch[index])).collect()
 }
 
-/// An outcome as `settle.sql` expects it: name, delay in microseconds, reason.
+/// A statement with the eight parameters that both statements of a settlement have.
+fn settling(
+    statement: &'static str,
+    batch: &[Settlement],
+) -> Query<'static, Postgres, PgArguments> {
+    let records: Vec<_> = batch.iter().map(Settlement::entry).collect();
+    let records = || records.iter().map(Option::as_ref);
+    sqlx::query(statement)
+        .bind(batch.iter().map(|settlement| settlement.event.as_uuid()).collect::<Vec<_>>())
+        .bind(batch.iter().map(|settlement| rows::count(settlement.fence.0)).collect::<Vec<_>>())
+        .bind(records().map(|record| Some(rows::micros(record?.ended_ago))).collect::<Vec<_>>())
+        .bind(records().map(|record| Some(rows::micros(record?.took))).collect::<Vec<_>>())
+        .bind(records().map(|record| Some(record?.verdict.as_str())).collect::<Vec<_>>())
+        .bind(records().map(|record| record?.status_code.map(i32::from)).collect::<Vec<_>>())
+        .bind(records().map(|record| Some(record?.error?.as_str())).collect::<Vec<_>>())
+        .bind(records().map(|record| Some(record?.excerpt.as_ref())).collect::<Vec<_>>())
+}
+
+/// An outcome as `settle_undelivered.sql` expects it: name, delay in microseconds, reason.
 fn outcome(outcome: Outcome) -> (&'static str, i64, Option<&'static str>) {
     match outcome {
         Outcome::Delivered => ("delivered", 0, None),

@@ -2,12 +2,8 @@
 -- has passed. $1 has the sources, $2 their horizons and $3 their leases, in microseconds. Returns
 -- the number of capped rows.
 --
--- The fence stays, so the holder of a row can still settle it. A settlement that began before this
--- statement committed is refused, because it locks a version that it cannot write: see settle.sql.
--- The store then settles it again.
---
--- A row is written only in the version that this statement's snapshot sees: the update goes by
--- ctid, and the locked version of a row that was changed since then has another one.
+-- The fence stays, so the holder of a row can still settle it. A row that was changed since this
+-- statement began is locked, and its due time examined again, in its newest version.
 --
 -- Bound: for each source one range scan, and $4 rows in total, because the outer limit stops the
 -- scans. Usually no row is beyond a horizon.
@@ -20,10 +16,10 @@ bound as materialized (
     from unnest($1::text[], $2::bigint[], $3::bigint[]) as bound (source, horizon_us, lease_us)
 ),
 beyond as materialized (
-    select row.place, bound.lease_us
+    select row.event_id, bound.lease_us
     from bound
     cross join lateral (
-        select ctid as place
+        select event_id
         from deliveries
         where source = bound.source and due_at > statement_timestamp() + bound.horizon_us * interval '1 microsecond'
         order by due_at
@@ -36,7 +32,7 @@ capped as (
     update deliveries as row
     set due_at = statement_timestamp() + beyond.lease_us * interval '1 microsecond'
     from beyond
-    where row.ctid = any (array(select place from beyond)) and row.ctid = beyond.place
+    where row.event_id = any (array(select event_id from beyond)) and row.event_id = beyond.event_id
     returning row.event_id
 )
 select count(*) as capped from capped

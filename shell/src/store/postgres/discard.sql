@@ -5,15 +5,15 @@
 -- $2: whether waiting events are in the scope too. A row that is processing is in it once its lease
 -- has ended. Its attempt is lost, and is recorded as such.
 --
--- The update goes by ctid: see settle.sql. If the row was changed while this statement waited for
--- it, nothing is written, and the caller tries again.
+-- The update goes by key and fence: see settle_delivered.sql. If the row was changed while this
+-- statement waited for it, nothing is written, and the caller tries again.
 --
 -- Bound: one row.
 -- Index: deliveries_pkey, attempts_pkey, actions_pkey.
 -- Locks: the row of deliveries. It may wait for a claim, a settlement or a prune of the row.
 with
 held as materialized (
-    select ctid as place, status = 'processing' as lost, statement_timestamp() as now
+    select event_id, fence, status = 'processing' as lost, statement_timestamp() as now
     from deliveries
     where event_id = $1
         and discarded_fence is distinct from fence
@@ -29,7 +29,7 @@ moved as (
         reason = coalesce(row.reason, 'permanent'),
         discarded_fence = row.fence + 1
     from held
-    where row.ctid = any (array(select place from held)) and row.ctid = held.place
+    where row.event_id = any (array(select event_id from held)) and row.event_id = held.event_id and row.fence = held.fence
     returning row.event_id, row.fence, row.attempt, held.lost
 ),
 recorded as (

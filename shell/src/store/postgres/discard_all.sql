@@ -4,7 +4,7 @@
 -- true, they are only counted. Records each discard. Returns the source of each.
 --
 -- Bound: one range scan or the probes for a key as in list.sql, cut by $10. Then one probe of each table that is needed for
--- each row looked at. The update goes by ctid: see settle.sql.
+-- each row looked at. The update goes by key and fence: see settle_delivered.sql.
 -- Index: for the scan events_key, deliveries_dead or deliveries_pkey, by the path. For the probes
 -- events_pkey, deliveries_pkey, attempts_pkey and actions_pkey.
 -- Locks: the discarded rows of deliveries in the order of their ids, skipping locked rows. So it
@@ -83,10 +83,10 @@ meant as materialized (
     limit $9
 ),
 held as materialized (
-    select row.place, row.lost, statement_timestamp() as now
+    select row.event_id, row.fence, row.lost, statement_timestamp() as now
     from meant
     cross join lateral (
-        select ctid as place, status = 'processing' as lost
+        select event_id, fence, status = 'processing' as lost
         from deliveries
         where event_id = meant.event_id
             and fence = meant.fence
@@ -104,7 +104,7 @@ moved as (
         reason = coalesce(row.reason, 'permanent'),
         discarded_fence = row.fence + 1
     from held
-    where row.ctid = any (array(select place from held)) and row.ctid = held.place
+    where row.event_id = any (array(select event_id from held)) and row.event_id = held.event_id and row.fence = held.fence
     returning row.event_id, row.source, row.fence, row.attempt, held.lost
 ),
 recorded as (

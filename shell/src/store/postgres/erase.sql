@@ -3,9 +3,8 @@
 -- the number of events looked at, the last id, the current time in microseconds, and the number of
 -- erased payloads. Events that were received within the retention are not examined further.
 --
--- An event that was queued again since this statement's snapshot is locked in a version that the
--- snapshot does not see. The update goes by ctid, so it does not write that version: the event
--- keeps its payload.
+-- An event that was queued again since this statement's snapshot has another number of redrives when
+-- it is locked, and keeps its payload.
 --
 -- Bound: a range scan of events, cut by the limit. Then one probe of each other table for each
 -- event.
@@ -14,7 +13,7 @@
 -- cannot deadlock.
 with
 scanned as materialized (
-    select id, received_at, erased_at
+    select id, received_at, erased_at, redrives
     from events
     where $1::uuid is null or id > $1
     order by id
@@ -24,7 +23,7 @@ aged as materialized (
     select * from scanned where received_at <= statement_timestamp() - $3::bigint * interval '1 microsecond'
 ),
 over as materialized (
-    select aged.id
+    select aged.id, aged.redrives
     from aged
     left join lateral (select event_id from deliveries where event_id = aged.id limit 1) as owed on true
     left join lateral (
@@ -35,14 +34,19 @@ over as materialized (
         and coalesce(last.ended_at, aged.received_at) <= statement_timestamp() - $3::bigint * interval '1 microsecond'
 ),
 locked as materialized (
-    select row.place
+    select row.id
     from over
-    cross join lateral (select ctid as place from events where id = over.id for update skip locked) as row
+    cross join lateral (
+        select id
+        from events
+        where id = over.id and redrives is not distinct from over.redrives
+        for update skip locked
+    ) as row
 ),
 erased as (
     update events
     set query = '', headers = '', body = '', erased_at = statement_timestamp()
-    where ctid = any (array(select place from locked))
+    where id = any (array(select id from locked))
     returning id
 )
 select

@@ -5,9 +5,9 @@
 -- dead letters. Events that were received within the shorter retention are not examined further.
 --
 -- A dead letter is left for the next pass if another session redrives it, or if its row has another
--- version when it is locked. An event is deleted only if its dead letter was locked, or if it has
+-- fence when it is locked. An event is deleted only if its dead letter was locked, or if it has
 -- none. A delivered event that was queued again since the snapshot is left, too: its row in events
--- has another version. The deletes go by ctid: see settle.sql.
+-- has another number of redrives. The deletes go by the key: see settle_delivered.sql.
 --
 -- A program of the previous version, which may still run during an upgrade, deletes events and
 -- leaves their actions. Such rows are deleted in the range of ids that a step looks at. Rows that cannot be
@@ -21,7 +21,7 @@
 -- waits, and cannot deadlock.
 with
 scanned as materialized (
-    select id, received_at, ctid as place
+    select id, received_at, redrives
     from events
     where $1::uuid is null or id > $1
     order by id
@@ -31,9 +31,9 @@ aged as materialized (
     select * from scanned where received_at <= statement_timestamp() - least($3::bigint, $4::bigint) * interval '1 microsecond'
 ),
 over as materialized (
-    select aged.id, aged.place, owed.place as letter, owed.event_id is not null as dead
+    select aged.id, aged.redrives, owed.fence, owed.event_id is not null as dead
     from aged
-    left join lateral (select ctid as place, event_id, ended_at from deliveries where event_id = aged.id limit 1) as owed on true
+    left join lateral (select event_id, fence, ended_at from deliveries where event_id = aged.id limit 1) as owed on true
     left join lateral (
         select ended_at from attempts where event_id = aged.id order by attempt desc limit 1
     ) as last on owed.event_id is null
@@ -42,34 +42,35 @@ over as materialized (
         or owed.event_id is not null and owed.ended_at <= statement_timestamp() - $4::bigint * interval '1 microsecond'
 ),
 letters as materialized (
-    select over.id, locked.place
+    select over.id
     from over
     cross join lateral (
-        select ctid as place
+        select event_id
         from deliveries
-        where event_id = over.id and status = 'dead_lettered'
+        where event_id = over.id and fence = over.fence and status = 'dead_lettered'
         for update skip locked
     ) as locked
-    where over.dead and locked.place = over.letter
+    where over.dead
 ),
 doomed as materialized (
-    select over.id, event.place, letters.place as letter
+    select over.id, over.dead
     from over
     left join letters on letters.id = over.id
-    cross join lateral (select ctid as place from events where id = over.id for update skip locked) as event
-    where event.place = over.place and (not over.dead or letters.id is not null)
+    cross join lateral (
+        select id
+        from events
+        where id = over.id and redrives is not distinct from over.redrives
+        for update skip locked
+    ) as event
+    where not over.dead or letters.id is not null
 ),
 no_letters as (
     delete from deliveries
-    where ctid = any (array(select letter from doomed where letter is not null))
+    where event_id = any (array(select id from doomed where dead))
 ),
 no_attempts as (
     delete from attempts
-    where ctid = any (array(
-        select tried.place
-        from doomed
-        cross join lateral (select ctid as place from attempts where event_id = doomed.id offset 0) as tried
-    ))
+    where event_id = any (array(select id from doomed))
 ),
 left_over as materialized (
     select past.event_id, past.fence
@@ -86,30 +87,29 @@ left_over as materialized (
     left join lateral (select id from events where id = past.event_id limit 1) as event on true
     where event.id is null
 ),
-stray as materialized (
-    select locked.place
+done as materialized (
+    select past.event_id, past.fence
+    from doomed
+    cross join lateral (select event_id, fence from actions where event_id = doomed.id offset 0) as past
+    union all
+    select locked.event_id, locked.fence
     from left_over
     cross join lateral (
-        select ctid as place
+        select event_id, fence
         from actions
         where event_id = left_over.event_id and fence = left_over.fence
         for update skip locked
     ) as locked
 ),
 no_actions as (
-    delete from actions
-    where ctid = any (array(
-        select past.place
-        from doomed
-        cross join lateral (select ctid as place from actions where event_id = doomed.id offset 0) as past
-        union all
-        select place from stray
-    ))
+    delete from actions as row
+    using done
+    where row.event_id = any (array(select event_id from done)) and row.event_id = done.event_id and row.fence = done.fence
 ),
-no_events as (delete from events where ctid = any (array(select place from doomed)))
+no_events as (delete from events where id = any (array(select id from doomed)))
 select
     (select count(*) from scanned) as scanned,
     (select id from scanned order by id desc limit 1) as last,
     floor(extract(epoch from statement_timestamp()) * 1000000)::bigint as now_us,
     (select count(*) from doomed) as changed,
-    (select count(*) from doomed where letter is not null) as dead_lettered
+    (select count(*) from doomed where dead) as dead_lettered

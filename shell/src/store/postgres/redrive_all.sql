@@ -3,7 +3,7 @@
 -- events. If $11 is true, they are only counted. Discarded events match only if $5 is their reason.
 --
 -- Bound: one range scan or the probes for a key as in list.sql, cut by $10. Then one probe of each table that is needed for
--- each row looked at. The update goes by ctid: see settle.sql.
+-- each row looked at. The update goes by key and fence: see settle_delivered.sql.
 -- Index: for the scan events_key, deliveries_dead or deliveries_pkey, by the path. For the probes
 -- events_pkey, deliveries_pkey, attempts_pkey and actions_pkey.
 -- Locks: the redriven rows of deliveries in the order of their ids, skipping locked rows, which
@@ -80,10 +80,10 @@ meant as materialized (
     limit $9
 ),
 held as materialized (
-    select row.place
+    select row.event_id, row.fence
     from meant
     cross join lateral (
-        select ctid as place
+        select event_id, fence
         from deliveries
         where event_id = meant.event_id and fence = meant.fence and status = 'dead_lettered'
         for update skip locked
@@ -91,15 +91,16 @@ held as materialized (
     where not $11
 ),
 moved as (
-    update deliveries
+    update deliveries as row
     set status = 'queued',
-        budget_from = attempt,
-        fence = fence + 1,
+        budget_from = row.attempt,
+        fence = row.fence + 1,
         due_at = statement_timestamp(),
         ended_at = null,
         reason = null
-    where ctid = any (array(select place from held))
-    returning event_id, fence, attempt
+    from held
+    where row.event_id = any (array(select event_id from held)) and row.event_id = held.event_id and row.fence = held.fence
+    returning row.event_id, row.fence, row.attempt
 ),
 noted as (
     insert into actions (event_id, fence, at, attempt, action)

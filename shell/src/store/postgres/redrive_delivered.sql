@@ -7,25 +7,29 @@
 --
 -- Bound: one event.
 -- Index: events_pkey, deliveries_pkey, attempts_pkey, actions_pkey.
--- Locks: the event's row of events. It is updated by ctid without a change, which makes another
--- version of it. So a prune that found the event delivered leaves it. If two redrives run at once,
--- the one that waited has locked a version that its snapshot does not see. It writes nothing, and
--- the caller tries again: the event may have been delivered again in between.
+-- Locks: the event's row of events. Its number of redrives grows, so a prune that found the event
+-- delivered leaves it. If two redrives run at once, the one that waited finds another number. It
+-- writes nothing, and the caller tries again: the event may have been delivered again in between.
 with
 judged as materialized (
-    select id
+    select id, redrives
     from events
     where id = $1 and erased_at is null and not exists (select from deliveries where event_id = $1)
 ),
 locked as materialized (
-    select row.place
+    select row.id
     from judged
-    cross join lateral (select ctid as place from events where id = judged.id for update) as row
+    cross join lateral (
+        select id
+        from events
+        where id = judged.id and redrives is not distinct from judged.redrives
+        for update
+    ) as row
 ),
 held as (
     update events
-    set received_at = received_at
-    where ctid = any (array(select place from locked))
+    set redrives = coalesce(redrives, 0) + 1
+    where id = any (array(select id from locked))
     returning id, source
 ),
 moved as (

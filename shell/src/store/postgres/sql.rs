@@ -11,8 +11,10 @@ pub const PROBE_END: &str = include_str!("probe_end.sql");
 /// Reads the events that an insert conflicted with.
 pub const ACCEPT_EXISTING: &str = include_str!("accept_existing.sql");
 pub const CLAIM: &str = include_str!("claim.sql");
-/// Settles a batch of claims.
-pub const SETTLE: &str = include_str!("settle.sql");
+/// Settles claims whose events were delivered.
+pub const SETTLE_DELIVERED: &str = include_str!("settle_delivered.sql");
+/// Settles claims whose events were not delivered.
+pub const SETTLE_UNDELIVERED: &str = include_str!("settle_undelivered.sql");
 /// Reads one event, its attempts and its actions.
 pub const FIND: &str = include_str!("find.sql");
 /// Reads the request of one event, without its body.

@@ -291,7 +291,8 @@ const WITHOUT_ROWS: [&str; 14] = [
 ];
 
 /// The statements of the intake and of the worker, whose plans are made once.
-const PLANNED_ONCE: [&str; 4] = ["accept", "accept_existing", "claim", "settle"];
+const PLANNED_ONCE: [&str; 5] =
+    ["accept", "accept_existing", "claim", "settle_delivered", "settle_undelivered"];
 
 /// The plan of each statement that looks rows up, with the statement's name. No statement is
 /// executed.

@@ -235,29 +235,27 @@ async fn next_period() {
 
 #[tokio::test]
 async fn settlements_lock_their_rows_in_the_order_of_ids() {
-    let db = Db::postgres().await;
-    db.store.accept(events(0..21)).await.unwrap();
-    let mut claimed = db.store.claim(vec![demand("orders", 21)]).await.unwrap().claimed;
-    claimed.sort_by_key(|claim| claim.event);
-    let middle = claimed[10].event;
-    let lock = format!("select from deliveries where event_id = '{middle}' for update");
-    let mut holding = held_open(&db, &lock).await;
-    // The statement deletes rows before it updates others, so the order of its locks must not come
-    // from either.
-    let outcomes = [Outcome::Delivered, Outcome::Retry { after: LEASE }].into_iter().cycle();
-    let batch: Vec<_> =
-        claimed.iter().zip(outcomes).map(|(claim, outcome)| settlement(claim, outcome)).collect();
-    let (store, batch) = (db.another(), batch.into_iter().rev().collect());
-    let settling = tokio::spawn(async move { store.settle(batch).await });
-    wait_for_waiting(&db, 1).await;
-    for (side, unlocked) in [("<", 0), (">", 10)] {
-        let free = format!(
-            "select count(*) from (select from deliveries where event_id {side} '{middle}' for update skip locked) as free"
-        );
-        assert_eq!(db.number(&free).await, unlocked, "rows {side} the locked one");
+    for outcome in [Outcome::Delivered, Outcome::Retry { after: LEASE }] {
+        let db = Db::postgres().await;
+        db.store.accept(events(0..21)).await.unwrap();
+        let mut claimed = db.store.claim(vec![demand("orders", 21)]).await.unwrap().claimed;
+        claimed.sort_by_key(|claim| claim.event);
+        let middle = claimed[10].event;
+        let lock = format!("select from deliveries where event_id = '{middle}' for update");
+        let mut holding = held_open(&db, &lock).await;
+        let batch = claimed.iter().rev().map(|claim| settlement(claim, outcome)).collect();
+        let store = db.another();
+        let settling = tokio::spawn(async move { store.settle(batch).await });
+        wait_for_waiting(&db, 1).await;
+        for (side, unlocked) in [("<", 0), (">", 10)] {
+            let free = format!(
+                "select count(*) from (select from deliveries where event_id {side} '{middle}' for update skip locked) as free"
+            );
+            assert_eq!(db.number(&free).await, unlocked, "rows {side} the locked one, {outcome:?}");
+        }
+        end(&mut holding, "rollback").await;
+        assert_eq!(settling.await.unwrap(), Ok(vec![]));
     }
-    end(&mut holding, "rollback").await;
-    assert_eq!(settling.await.unwrap(), Ok(vec![]));
 }
 
 #[tokio::test]
@@ -534,7 +532,7 @@ async fn a_waiting_redrive_of_a_delivered_event_evaluates_the_row_again() {
     db.settle(&claim, Outcome::Delivered).await;
     // The other operator has queued it, and it was delivered again. The waiting statement must
     // evaluate the row again.
-    let other = "update events set received_at = received_at; insert into attempts
+    let other = "update events set redrives = 1; insert into attempts
                  select event_id, 2, ended_at, took_us, status_code, verdict, error, excerpt from attempts";
     let mut redriving = held_open(&db, other).await;
     let (store, event) = (Arc::clone(&db.store), claim.event);
