@@ -39,6 +39,12 @@ impl EventId {
         Self(Uuid::from_u128(u128::from(milliseconds.min(LAST)) << 80))
     }
 
+    /// The time of creation, in milliseconds since 1970, by the clock of the machine that created the id.
+    #[must_use]
+    pub const fn created_at(self) -> u64 {
+        (self.0.as_u128() >> 80) as u64
+    }
+
     /// The next greater id. The greatest id returns itself.
     #[must_use]
     pub fn successor(self) -> Self {

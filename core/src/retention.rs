@@ -14,8 +14,13 @@
 //!
 //! - A *round* visits all ids slowly, from first to last. It finds every expired event, whatever
 //!   its id, within one round.
-//! - The *front* is fast and stops where, by the store's clock, the ids of kept events start. While
-//!   a long round is in progress, it finds the events from correct clocks within a minute or two.
+//! - The *front* is fast and stops where, by the store's clock, the ids of kept events start. It
+//!   continues there when more have expired. So the events from correct clocks are deleted soon
+//!   after they expire, however long a round takes.
+//!
+//! The front deletes as fast as events expire, if the database can: it is a pass behind the expired
+//! events, and the further behind it is, the shorter are its pauses. If it falls behind all the
+//! same, [`Schedule::handle`] says so.
 
 use crate::id::EventId;
 use crate::time::Instant;
@@ -30,22 +35,30 @@ pub const STEP_EVENTS: u32 = 100;
 pub const FAST_PAUSE: Duration = Duration::from_millis(10);
 /// The pause after a step of a round that changed nothing.
 pub const SLOW_PAUSE: Duration = Duration::from_millis(25);
-/// The pause after a round, after the front has reached its end, and after an error.
+/// The pause after a round, after an error, and after a pass of the front that changed nothing.
 pub const PASS_PAUSE: Duration = Duration::from_mins(1);
+/// The pause after a pass of the front that changed something. Events expire all the time then, and
+/// a longer pause would delete them in bursts.
+pub const FRONT_PAUSE: Duration = Duration::from_secs(1);
+/// If the front is further behind, its steps that change something follow each other without a
+/// pause. Their pauses would bound the rate of deletion.
+pub const LATE: Duration = Duration::from_secs(10);
+/// If the front is further behind, and has not come closer within this time, it falls behind.
+pub const FALLS_BEHIND: Duration = Duration::from_mins(5);
 
 /// Where a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reached {
     /// The last event that the step visited. `None` if no events follow.
     pub last: Option<EventId>,
-    /// Whether the id of `last` was created before the ids of all kept events, by the store's
-    /// clock.
-    pub is_before_kept: bool,
+    /// How long before the ids of all kept events the id of `last` was created, by the store's clock.
+    /// `None` if it was not.
+    pub behind: Option<Duration>,
 }
 
 impl Reached {
     /// The step passed the last event.
-    pub const END: Self = Self { last: None, is_before_kept: false };
+    pub const END: Self = Self { last: None, behind: None };
 
     /// The end of a step that visited `looked` events of at most `limit`; `last` is the last of
     /// them. Events received at `kept_since` or later are kept (milliseconds since 1970, by the
@@ -54,8 +67,9 @@ impl Reached {
     pub fn new(last: Option<EventId>, looked: usize, limit: u32, kept_since: i64) -> Self {
         let is_full = u32::try_from(looked).map_or(true, |looked| looked >= limit);
         let last = last.filter(|_| is_full);
-        let kept = EventId::first_at(u64::try_from(kept_since).unwrap_or(0));
-        Self { last, is_before_kept: last.is_some_and(|last| last < kept) }
+        let kept_since = u64::try_from(kept_since).unwrap_or(0);
+        let behind = last.map_or(0, |last| kept_since.saturating_sub(last.created_at()));
+        Self { last, behind: (behind > 0).then_some(Duration::from_millis(behind)) }
     }
 }
 
@@ -66,6 +80,15 @@ pub struct Done {
     pub reached: Reached,
     /// Whether it deleted or erased something.
     pub has_changed: bool,
+}
+
+/// What a result means for the passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handled {
+    /// Whether the step ended a round or a pass of the front.
+    pub ends_pass: bool,
+    /// How far the front is behind, if it falls behind. At most once in [`FALLS_BEHIND`].
+    pub falls_behind: Option<Duration>,
 }
 
 /// What a step does with the events whose retention is over.
@@ -127,13 +150,12 @@ impl Schedule {
         Some(step)
     }
 
-    /// Processes the result of a step. `None` if it failed. Returns whether the step ended a round
-    /// or a pass of the front.
-    pub fn handle(&mut self, now: Instant, step: Step, done: Option<Done>) -> bool {
+    /// Processes the result of a step. `None` if it failed.
+    pub fn handle(&mut self, now: Instant, step: Step, done: Option<Done>) -> Handled {
         let in_flight = self.tracks.iter_mut().find(|track| track.in_flight == Some(step));
         let Some(track) = in_flight else {
             debug_assert!(false, "the result of a step that is not in flight: {step:?}");
-            return false;
+            return Handled::default();
         };
         track.in_flight = None;
         let Step { after, is_of_front, .. } = step;
@@ -154,6 +176,11 @@ impl Schedule {
 struct Passes {
     round: Cursor,
     front: Cursor,
+    /// Whether a round takes more than one step. Otherwise there is nothing to do for the front.
+    is_long: bool,
+    /// Whether the present pass of the front has changed something.
+    has_changed: bool,
+    lag: Lag,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -173,12 +200,18 @@ impl Passes {
     /// Starts the first round at `now`.
     fn new(now: Instant) -> Self {
         let cursor = Cursor { after: None, due: now };
-        Self { round: cursor, front: cursor }
+        Self {
+            round: cursor,
+            front: cursor,
+            is_long: false,
+            has_changed: false,
+            lag: Lag::default(),
+        }
     }
 
     /// The step that is due. `None` until [`Self::wake_at`].
     fn poll(&self, now: Instant) -> Option<Visit> {
-        if self.is_round_under_way() && now >= self.front.due {
+        if self.is_long && now >= self.front.due {
             return Some(Visit { after: self.front.after, is_of_front: true });
         }
         (now >= self.round.due).then_some(Visit { after: self.round.after, is_of_front: false })
@@ -186,23 +219,31 @@ impl Passes {
 
     /// When the next step is due.
     fn wake_at(&self) -> Instant {
-        if self.is_round_under_way() { self.round.due.min(self.front.due) } else { self.round.due }
+        if self.is_long { self.round.due.min(self.front.due) } else { self.round.due }
     }
 
-    /// Processes the result of a step. `None` if it failed. Returns whether the step ended a pass.
-    fn handle(&mut self, now: Instant, visit: Visit, done: Option<Done>) -> bool {
+    /// Processes the result of a step. `None` if it failed.
+    fn handle(&mut self, now: Instant, visit: Visit, done: Option<Done>) -> Handled {
         let Some(Done { reached, has_changed }) = done else {
             let later = now + PASS_PAUSE;
             (self.round.due, self.front.due) = (later, later);
-            return false;
+            return Handled::default();
         };
         if visit.is_of_front {
-            if reached.is_before_kept {
-                self.front = Cursor { after: reached.last, due: now + FAST_PAUSE };
-            } else {
-                self.front.due = now + PASS_PAUSE;
-            }
-            return !reached.is_before_kept;
+            self.has_changed |= has_changed;
+            let falls_behind = self.lag.note(now, reached.behind);
+            let Some(behind) = reached.behind else {
+                let pause = if self.has_changed { FRONT_PAUSE } else { PASS_PAUSE };
+                self.front.due = now + pause;
+                self.has_changed = false;
+                return Handled { ends_pass: true, falls_behind };
+            };
+            let pause = if has_changed && behind > LATE { Duration::ZERO } else { FAST_PAUSE };
+            self.front = Cursor { after: reached.last, due: now + pause };
+            return Handled { ends_pass: false, falls_behind };
+        }
+        if visit.after.is_none() {
+            self.is_long = reached.last.is_some();
         }
         self.round.after = reached.last;
         self.round.due = now
@@ -211,12 +252,30 @@ impl Passes {
                 Some(_) if has_changed => FAST_PAUSE,
                 Some(_) => SLOW_PAUSE,
             };
-        reached.last.is_none()
+        Handled { ends_pass: reached.last.is_none(), falls_behind: None }
     }
+}
 
-    /// If a round takes only one step, there is nothing to do for the front.
-    fn is_round_under_way(&self) -> bool {
-        self.round.after.is_some()
+/// Notices that the front falls behind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lag {
+    /// When the front was last compared, and how far it was behind then. `None` if it was not far.
+    compared: Option<(Instant, Duration)>,
+}
+
+impl Lag {
+    /// Returns how far the front is behind, if it falls behind.
+    fn note(&mut self, now: Instant, behind: Option<Duration>) -> Option<Duration> {
+        let Some(behind) = behind.filter(|behind| *behind > FALLS_BEHIND) else {
+            self.compared = None;
+            return None;
+        };
+        let (since, before) = *self.compared.get_or_insert((now, behind));
+        if now.since(since) < FALLS_BEHIND {
+            return None;
+        }
+        self.compared = Some((now, behind));
+        (behind >= before).then_some(behind)
     }
 }
 
@@ -282,15 +341,16 @@ mod tests {
     fn the_front_ends_by_the_stores_clock_not_by_event_age() {
         let reached =
             |made_at_ms| Reached::new(Some(id(made_at_ms, 1)), 100, 100, NOW_MS - KEPT_MS);
-        assert!(
-            reached(NOW_MS - 400 * DAY_MS).is_before_kept,
+        assert_eq!(
+            reached(NOW_MS - 400 * DAY_MS).behind,
+            Some(DAY * 393),
             "an id from a clock that is behind, whatever the event's age"
         );
-        assert!(reached(NOW_MS - KEPT_MS - 1).is_before_kept);
-        assert!(!reached(NOW_MS - KEPT_MS).is_before_kept);
+        assert_eq!(reached(NOW_MS - KEPT_MS - 1).behind, Some(Duration::from_millis(1)));
+        assert_eq!(reached(NOW_MS - KEPT_MS).behind, None);
         let at_the_end = Reached::new(Some(id(0, 1)), 99, 100, NOW_MS - KEPT_MS);
-        assert_eq!(at_the_end, Reached { last: None, is_before_kept: false });
-        assert_eq!(Reached::new(None, 0, 100, -1), Reached { last: None, is_before_kept: false });
+        assert_eq!(at_the_end, Reached::END);
+        assert_eq!(Reached::new(None, 0, 100, -1), Reached::END);
     }
 
     #[test]
@@ -327,6 +387,70 @@ mod tests {
         assert_eq!(steps, 10);
     }
 
+    /// Events that expire all the time, in the order of their ids. The front of a long round deletes
+    /// them, while each of its steps takes a time. Returns how far it is behind at each minute, and
+    /// each time that it fell behind.
+    fn steady(expired_per_ms: u64, step: Duration) -> (Vec<Duration>, Vec<Duration>) {
+        const STARTED_MS: u64 = 1_795_000_000_000;
+        let mut passes = Passes::new(Instant::ZERO);
+        passes.is_long = true;
+        passes.round.due = Instant::ZERO + Duration::from_hours(24);
+        let (mut now, mut deleted, mut minutes, mut fell) =
+            (Instant::ZERO, 0, Vec::new(), Vec::new());
+        while minutes.len() < 30 {
+            let now_ms = u64::try_from(now.since_origin().as_millis()).unwrap();
+            let behind_ms = now_ms - deleted / expired_per_ms;
+            if now_ms >= 60_000 * (1 + minutes.len() as u64) {
+                minutes.push(Duration::from_millis(behind_ms));
+            }
+            let Some(visit) = passes.poll(now) else {
+                now = passes.wake_at();
+                continue;
+            };
+            let due = (now_ms * expired_per_ms - deleted).min(STEP_EVENTS.into());
+            deleted += due;
+            now = now + step;
+            let is_full = due == u64::from(STEP_EVENTS);
+            let last = STARTED_MS + deleted / expired_per_ms;
+            let behind = is_full.then(|| Duration::from_millis(STARTED_MS + now_ms + 1 - last));
+            let last = Some(id(i64::try_from(last).unwrap(), u128::from(deleted)));
+            let done = Done { reached: Reached { last, behind }, has_changed: due > 0 };
+            fell.extend(passes.handle(now, visit, Some(done)).falls_behind);
+        }
+        (minutes, fell)
+    }
+
+    #[test]
+    fn the_front_keeps_up_with_ten_thousand_events_a_second() {
+        // At 3 ms a step and pauses of 10 ms, at most 7,700 events a second would be deleted.
+        let (minutes, fell) = steady(10, Duration::from_millis(3));
+        // The first pass has found nothing, so the second begins after a minute.
+        let is_near = |behind: &Duration| *behind < LATE + Duration::from_secs(2);
+        assert!(minutes[1..].iter().all(is_near), "{minutes:?}");
+        assert_eq!(fell, []);
+        // A moderate rate needs no hurry, and is not deleted in bursts of a minute.
+        let (minutes, _) = steady(2, Duration::from_millis(3));
+        assert!(minutes[1..].iter().all(|behind| *behind < Duration::from_secs(3)), "{minutes:?}");
+    }
+
+    #[test]
+    fn a_front_that_falls_behind_says_so_every_five_minutes() {
+        // Half of what expires can be deleted. After ten minutes it is five minutes behind.
+        let (minutes, fell) = steady(10, Duration::from_millis(20));
+        assert!(minutes[29] > Duration::from_mins(14), "{minutes:?}");
+        assert_eq!(fell.len(), 4, "after 15, 20, 25 and 30 minutes: {fell:?}");
+        assert!(fell.is_sorted() && fell[0] > Duration::from_mins(7), "{fell:?}");
+    }
+
+    #[test]
+    fn a_backlog_that_shrinks_is_no_reason_to_warn() {
+        let mut lag = Lag::default();
+        for minutes in (6..600).rev() {
+            let now = Instant::ZERO + Duration::from_mins(600 - minutes);
+            assert_eq!(lag.note(now, Some(Duration::from_mins(minutes))), None);
+        }
+    }
+
     const DAY: Duration = Duration::from_hours(24);
 
     fn of(step: Option<Step>) -> Option<Work> {
@@ -353,7 +477,7 @@ mod tests {
         let (prune, erase) = (schedule.poll(now).unwrap(), schedule.poll(now).unwrap());
         schedule.handle(now, prune, None);
         let last = Some(id(NOW_MS, 1));
-        let reached = Reached { last, is_before_kept: false };
+        let reached = Reached { last, behind: None };
         schedule.handle(now, erase, Some(Done { reached, has_changed: false }));
         assert_eq!(schedule.wake_at(), Some(now), "the front of the erasing");
         let next = schedule.poll(now).unwrap();
@@ -383,7 +507,7 @@ mod tests {
         let (now, last) = (Instant::ZERO, Some(id(NOW_MS, 1)));
         let mut passes = Passes::new(now);
         let round = passes.poll(now).unwrap();
-        let reached = Reached { last, is_before_kept: false };
+        let reached = Reached { last, behind: None };
         passes.handle(now, round, Some(Done { reached, has_changed: false }));
         let front = passes.poll(now).unwrap();
         assert!(front.is_of_front);
@@ -400,7 +524,7 @@ mod tests {
         End {
             erase: bool,
             last: Option<u8>,
-            is_before_kept: bool,
+            behind: Option<Duration>,
             has_changed: bool,
         },
         Fail {
@@ -409,13 +533,9 @@ mod tests {
     }
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
-        let end = (any::<bool>(), any::<Option<u8>>(), any::<bool>(), any::<bool>()).prop_map(
-            |(erase, last, is_before_kept, has_changed)| Event::End {
-                erase,
-                last,
-                is_before_kept,
-                has_changed,
-            },
+        let behind = proptest::option::of((1u64..2_000_000).prop_map(Duration::from_millis));
+        let end = (any::<bool>(), any::<Option<u8>>(), behind, any::<bool>()).prop_map(
+            |(erase, last, behind, has_changed)| Event::End { erase, last, behind, has_changed },
         );
         let event = prop_oneof![
             1 => (0u64..70_000).prop_map(Event::Pass),
@@ -464,9 +584,9 @@ mod tests {
                         continue;
                     }
                     Event::Fail { erase } => (erase, None),
-                    Event::End { erase, last, is_before_kept, has_changed } => {
+                    Event::End { erase, last, behind, has_changed } => {
                         let last = last.map(|rest| id(NOW_MS, rest.into()));
-                        let reached = Reached { last, is_before_kept: is_before_kept && last.is_some() };
+                        let reached = Reached { last, behind: behind.filter(|_| last.is_some()) };
                         (erase, Some(Done { reached, has_changed }))
                     }
                 };
@@ -474,9 +594,9 @@ mod tests {
                 if let Some(index) = in_flight.iter().position(|step| step.work == work) {
                     let step = in_flight.remove(index);
                     let ends_pass = done.is_some_and(|Done { reached, .. }| {
-                        if step.is_of_front { !reached.is_before_kept } else { reached.last.is_none() }
+                        if step.is_of_front { reached.behind.is_none() } else { reached.last.is_none() }
                     });
-                    assert_eq!(schedule.handle(now, step, done), ends_pass);
+                    assert_eq!(schedule.handle(now, step, done).ends_pass, ends_pass);
                     if let (false, Some(done)) = (step.is_of_front, done) {
                         rounds[work as usize] = done.reached.last;
                     }

@@ -45,9 +45,21 @@ pub async fn run(
             () = wake => continue,
         };
         deleted.0 += ended.map_or(0, |ended| ended.dead_letters);
-        let ends_pass = schedule.handle(clock.now(), step, ended.map(|ended| ended.done));
-        if ends_pass && step.work == Work::Prune {
+        let handled = schedule.handle(clock.now(), step, ended.map(|ended| ended.done));
+        if handled.ends_pass && step.work == Work::Prune {
             deleted.log();
+        }
+        if let Some(behind) = handled.falls_behind {
+            let behind_s = behind.as_secs();
+            let message = match step.work {
+                Work::Prune => {
+                    "retention falls behind: the database cannot delete events as fast as they expire"
+                }
+                Work::Erase => {
+                    "retention falls behind: the database cannot erase payloads as fast as they expire"
+                }
+            };
+            tracing::warn!(behind_s, "{message}");
         }
     }
 }

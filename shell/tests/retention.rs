@@ -306,7 +306,7 @@ fn the_pause_after_a_step_starts_when_it_ends_and_a_failed_step_is_repeated() {
     let middle = Some(EventId::from_uuid(Uuid::from_u128(7)));
     let took = [1, 90, 600, 120].map(Duration::from_secs);
     let ends = [
-        Ok(Reached { last: middle, is_before_kept: false }),
+        Ok(Reached { last: middle, behind: None }),
         Err(StoreError::Unavailable("as the test wants it".into())),
         Ok(Reached::END),
         Ok(Reached::END),

@@ -319,5 +319,5 @@ fn kind(error: StoreError) -> ErrorKind {
 /// Ids use the real time, and the stores' clocks differ, so whether an id is old is not part of the
 /// answer.
 fn without_time(reached: Reached) -> Reached {
-    Reached { is_before_kept: false, ..reached }
+    Reached { behind: None, ..reached }
 }

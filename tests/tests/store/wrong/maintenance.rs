@@ -44,7 +44,7 @@ impl MaintenanceStore for WrongStore {
                     pruned.reached.last =
                         pruned.reached.last.filter(|id| before.events[id].received_at <= soonest);
                 }
-                Wrong::FrontNeverEnds => pruned.reached.is_before_kept = true,
+                Wrong::FrontNeverEnds => pruned.reached.behind = Some(Duration::from_hours(1)),
                 Wrong::SaysTwiceAsMany => pruned.deleted *= 2,
                 Wrong::PrunesWhatIsOwed => {
                     let old: Vec<EventId> = looked_at
