@@ -135,6 +135,8 @@ struct InFlight {
     started_at: Instant,
     lease: Lease,
     size: usize,
+    /// What the event counts with: see [`Memory::take`].
+    weight: usize,
     origin: Origin,
     /// The claim without its bytes, which the driver holds.
     claim: Claim,
@@ -442,7 +444,8 @@ impl Worker {
                         .map(|unsettled| unsettled.settlement),
                 );
                 for (ticket, in_flight) in core::mem::take(&mut self.in_flight) {
-                    self.memory.free(in_flight.queue, in_flight.origin, in_flight.size);
+                    let InFlight { queue, origin, size, weight, .. } = in_flight;
+                    self.memory.free(queue, origin, size, weight);
                     self.cut_off.insert(ticket);
                 }
                 self.claiming = None;
@@ -473,10 +476,10 @@ impl Worker {
             return self.owe(now, lease, &claim, Outcome::Release, None);
         };
         let queue = &mut self.queues[index];
-        queue.weighed(claim.size());
-        self.memory.take(index, origin, claim.size());
+        let weight = self.memory.take(index, origin, claim.size());
+        queue.weighed(weight);
         let lease = Lease { claimed_at, ends: claimed_at + queue.lease_of(origin, claimed_at) };
-        let held = Held { lease, start_by: queue.start_by(lease), claim, origin };
+        let held = Held { lease, start_by: queue.start_by(lease), claim, origin, weight };
         // If the breaker opened or the source was removed after the claim was sent, the event is
         // released, like those that were waiting.
         if self.phase == Phase::Running
@@ -512,12 +515,13 @@ impl Worker {
             body: bytes::Bytes::new(),
             ..held.claim.clone()
         };
-        let Held { lease, origin, .. } = held;
+        let Held { lease, origin, weight, .. } = held;
         let in_flight = InFlight {
             queue: index,
             started_at: now,
             lease,
             size: held.claim.size(),
+            weight,
             origin,
             claim: without_bytes,
         };
@@ -536,13 +540,13 @@ impl Worker {
 
     /// Ends a delivery: frees its slot and queues its settlement.
     fn end(&mut self, now: Instant, ticket: Ticket, reply: Reply, cut_off: bool) {
-        let Some(InFlight { queue: index, started_at, lease, size, origin, claim }) =
+        let Some(InFlight { queue: index, started_at, lease, size, weight, origin, claim }) =
             self.in_flight.remove(&ticket)
         else {
             debug_assert!(false, "the result of a delivery that is not in flight: {ticket:?}");
             return;
         };
-        self.memory.free(index, origin, size);
+        self.memory.free(index, origin, size, weight);
         if !cut_off && reply != Reply::NotSent {
             self.memory.learn(index, memory::Pace::of(now.since(started_at)));
         }
@@ -596,7 +600,7 @@ impl Worker {
 
     /// Releases an event that was not sent.
     fn release(&mut self, now: Instant, index: usize, held: Held) {
-        self.memory.free(index, held.origin, held.claim.size());
+        self.memory.free(index, held.origin, held.claim.size(), held.weight);
         self.owe(now, held.lease, &held.claim, Outcome::Release, None);
     }
 

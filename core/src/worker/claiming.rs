@@ -52,10 +52,12 @@ impl Worker {
             });
             self.memory.widen(
                 index,
-                usize::try_from(limit).unwrap_or(usize::MAX).saturating_mul(queue.typical_size),
+                usize::try_from(limit)
+                    .unwrap_or(usize::MAX)
+                    .saturating_mul(self.memory.weigh(queue.typical_size)),
             );
             let bytes = self.memory.room(index);
-            let limit = limit.min(queue.fit_into(bytes));
+            let limit = limit.min(queue.fit_into(bytes)).min(self.memory.most_events(bytes));
             room -= limit;
             let (lease, max_attempts) = (queue.policy.lease(), queue.policy.max_attempts);
             demands.push(Demand {
@@ -226,10 +228,8 @@ impl Worker {
     /// size.
     pub(super) fn offer(&self, index: usize) -> Offered {
         let room = if self.makes_offers { self.queues[index].offer() } else { 0 };
-        if room == 0 {
-            Offered::default()
-        } else {
-            Offered { room, bytes: self.memory.offer(index) }
-        }
+        let (events, bytes) = self.memory.offer(index);
+        let room = room.min(events);
+        if room == 0 { Offered::default() } else { Offered { room, bytes } }
     }
 }

@@ -44,7 +44,7 @@ pub struct Settings {
     /// The longest such suspension.
     pub shortage_max: Duration,
     /// The maximum size in bytes of all events that the worker holds. A single event may exceed it.
-    /// The module `memory` shares it between the sources.
+    /// The module `memory` shares it between the sources, and says what an event counts with at least.
     pub max_held_bytes: usize,
     /// Any number. Workers with different seeds have different jitter.
     pub seed: u64,

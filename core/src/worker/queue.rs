@@ -106,6 +106,8 @@ pub(super) struct Offered {
 pub(super) struct Held {
     pub(super) claim: Claim,
     pub(super) origin: Origin,
+    /// What the event counts with: see [`super::memory::Memory::take`].
+    pub(super) weight: usize,
     pub(super) lease: Lease,
     /// A delivery that starts later could outlive the lease.
     pub(super) start_by: Instant,

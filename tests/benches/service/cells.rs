@@ -68,6 +68,7 @@ impl Bench {
             "bodies" => self.bodies(group).await,
             "keys" => self.keys(group).await,
             "sources" => self.sources(group).await,
+            "memory" => self.memory(group).await,
             "processes" => self.processes(group).await,
             "sqlite" => {
                 self.intake(group, On::Sqlite).await;
@@ -373,6 +374,27 @@ impl Bench {
                 let row = self.report.row(group, format!("{sources} sources, end to end"));
                 row.add("flushes/s", flushes);
                 row.add("posts/s", peak_rate);
+                row.add("resident MiB", world.gauge().resident_mib());
+            }
+        }
+    }
+
+    /// A thousand sources get more events than are delivered. The downstream answers at once, or late.
+    async fn memory(&mut self, group: &'static str) {
+        for (name, delay) in [("at once", 0), ("after 250 ms", 250), ("after 1 s", 1000)] {
+            for _ in 0..self.runs {
+                let manners = Manners { delay: Duration::from_millis(delay), ..Manners::default() };
+                let plan = Plan { sources: 1000, manners, ..Plan::default() };
+                let world = World::start(&self.cluster, plan).await;
+                let offer = Offer { until: Until::Over(self.time * 4), ..world.offer(256) };
+                let load = all_accepted(&offer).await;
+                let delivered = world.sink.taken();
+                let row = self.report.row(
+                    group,
+                    format!("1000 sources, load beyond the deliveries, answered {name}"),
+                );
+                row.add("posts/s", load.rate());
+                row.add("delivered meanwhile/s", delivered as f64 / load.took.as_secs_f64());
                 row.add("resident MiB", world.gauge().resident_mib());
             }
         }

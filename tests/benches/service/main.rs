@@ -27,7 +27,7 @@ use tests::program::program;
 type Group = (&'static str, bool);
 
 /// The groups, and whether they are measured by default.
-const GROUPS: [Group; 20] = [
+const GROUPS: [Group; 21] = [
     ("intake", true),
     ("drain", true),
     ("sustained", true),
@@ -38,6 +38,7 @@ const GROUPS: [Group; 20] = [
     ("bodies", true),
     ("keys", true),
     ("sources", true),
+    ("memory", true),
     ("processes", true),
     ("sqlite", true),
     ("planning", true),

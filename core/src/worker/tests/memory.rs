@@ -141,6 +141,42 @@ fn hung_sources_with_large_events_leave_memory_to_the_others() {
     assert_eq!(events.delivered(0), 200);
 }
 
+/// Each delivery takes memory beside the bytes of its event.
+#[test]
+fn many_sources_with_small_events_hold_a_bounded_number_of_them() {
+    const SOURCES: usize = 100;
+    let mut events = Events::new(SOURCES, 64);
+    for source in 0..SOURCES {
+        events.hung.insert(name(source));
+        events.due(source, 64, 1);
+    }
+    events.run();
+    let held: Vec<usize> = (0..SOURCES).map(|source| events.held_by(source)).collect();
+    let all: usize = held.iter().sum();
+    // Three quarters of the memory are for claims, and each event counts with a 4,096th.
+    assert!((2_500..=3_100).contains(&all), "{all} of {} events", 64 * SOURCES);
+    let share = LIMIT / 4 / SOURCES / (LIMIT / 4096);
+    assert!(held.iter().all(|held| *held >= share), "{held:?}");
+    while events.delivered.values().sum::<usize>() < 64 * SOURCES {
+        events.time_out();
+    }
+}
+
+#[test]
+fn an_offer_is_at_most_the_events_that_a_share_is_enough_for() {
+    let events = Events::new(100, 64);
+    let mut worker = events.worker;
+    while worker.poll(START).is_some() {}
+    worker.handle(at(1), Input::Claimed(Claims::default()));
+    let offers = core::iter::from_fn(|| worker.poll(at(1)));
+    let rooms: Vec<u32> = offers
+        .filter_map(
+            |action| if let Action::Offer { room, .. } = action { Some(room) } else { None },
+        )
+        .collect();
+    assert_eq!(rooms, [10; 100]);
+}
+
 #[test]
 fn many_hung_sources_with_large_events_take_turns() {
     let mut events = Events::new(201, 16);
