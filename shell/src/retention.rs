@@ -51,15 +51,16 @@ pub async fn run(
         }
         if let Some(behind) = handled.falls_behind {
             let behind_s = behind.as_secs();
-            let message = match step.work {
-                Work::Prune => {
+            match step.work {
+                Work::Prune => tracing::warn!(
+                    behind_s,
                     "retention falls behind: the database cannot delete events as fast as they expire"
-                }
-                Work::Erase => {
+                ),
+                Work::Erase => tracing::warn!(
+                    behind_s,
                     "retention falls behind: the database cannot erase payloads as fast as they expire"
-                }
-            };
-            tracing::warn!(behind_s, "{message}");
+                ),
+            }
         }
     }
 }
