@@ -75,9 +75,9 @@ databases: tools
 	cargo build --locked --workspace --example databases --bin surehook
 	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' tests/databases/run.sh '$(CURDIR)/target/debug/examples/databases'
 
-# Whether the promises hold on a database that is given: the contract of the store, and a trial with kills. The role
-# must be able to create schemas; those of the tests are dropped at the end. If DATABASE leads to a pooler, DIRECT is a
-# URL of the same database without it. It takes some minutes.
+# Whether the promises hold on a database that is given: the contract of the store, the plans of its statements, and a
+# trial with kills. The role must be able to create schemas; those of the tests are dropped at the end. If DATABASE leads
+# to a pooler, DIRECT is a URL of the same database without it. It takes some minutes.
 conformance:
 	cargo build --locked --workspace --example conformance --bin surehook
 	SUREHOOK_PROGRAM='$(CURDIR)/target/debug/surehook' CONFORMANCE_DATABASE='$(DATABASE)' \

@@ -58,6 +58,44 @@ pub async fn drop_all(direct: &str) {
     }
 }
 
+/// What can be examined of the plans of statements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plans {
+    /// Nothing: the server does not explain a statement as PostgreSQL does.
+    CannotBeRead,
+    /// The plans in states that any role can make.
+    Read,
+    /// Also the plans with any numbers in the system catalogs, which a superuser can write.
+    ReadWithAnyNumbers,
+}
+
+/// What can be examined of the plans at this server. It does not depend on the server's name: other
+/// engines give themselves PostgreSQL's.
+///
+/// # Panics
+///
+/// If the server cannot be reached.
+pub async fn plans(direct: &str) -> Plans {
+    let mut connection = PgConnection::connect(direct).await.expect("the database is reachable");
+    let probe = "set enable_seqscan = off; set enable_bitmapscan = off";
+    let settings = sqlx::raw_sql(probe).execute(&mut connection).await;
+    let explained = "explain (costs) select relkind from pg_class where oid = 1";
+    let plan = sqlx::query_scalar::<_, String>(explained).fetch_all(&mut connection).await;
+    let is_readable = settings.is_ok()
+        && plan.is_ok_and(|lines| {
+            lines.iter().any(|line| line.contains("Index Scan using") && line.contains("(cost="))
+                && lines.iter().any(|line| line.trim().starts_with("Index Cond: (oid = "))
+        });
+    if !is_readable {
+        return Plans::CannotBeRead;
+    }
+    let is_superuser = "select rolsuper from pg_roles where rolname = current_user";
+    match sqlx::query_scalar(is_superuser).fetch_one(&mut connection).await {
+        Ok(true) => Plans::ReadWithAnyNumbers,
+        _ => Plans::Read,
+    }
+}
+
 async fn execute(url: &str, statement: &str) {
     let mut connection = PgConnection::connect(url).await.expect("the database is reachable");
     let done = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await;

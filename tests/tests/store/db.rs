@@ -81,6 +81,16 @@ impl Db {
         db
     }
 
+    /// As [`Self::postgres`], but `make conformance` does not lead it through a pooler.
+    pub(crate) async fn postgres_directly() -> Self {
+        let db = match Schema::create().await {
+            Some(Schema { direct, .. }) => Self::postgres_at(direct),
+            None => Self::postgres_at(tests::postgres::shared().create_database().await),
+        };
+        db.open().migrate().await.unwrap();
+        db
+    }
+
     /// The database that a URL names, without changes.
     pub(crate) fn postgres_at(url: String) -> Self {
         let raw =
