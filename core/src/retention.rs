@@ -516,6 +516,24 @@ mod tests {
         assert_eq!(passes.poll(now + PASS_PAUSE), Some(front));
     }
 
+    #[test]
+    fn the_front_continues_between_two_long_rounds() {
+        let (now, last) = (Instant::ZERO, Some(id(NOW_MS, 1)));
+        let mut passes = Passes::new(now);
+        let round = passes.poll(now).unwrap();
+        let reached = Reached { last, behind: None };
+        passes.handle(now, round, Some(Done { reached, has_changed: true }));
+        let front = passes.poll(now).unwrap();
+        passes.handle(now, front, Some(Done { reached, has_changed: true }));
+        let later = now + FAST_PAUSE;
+        let round = passes.poll(later).unwrap();
+        assert!(!round.is_of_front);
+        let end = Done { reached: Reached::END, has_changed: true };
+        assert!(passes.handle(later, round, Some(end)).ends_pass);
+        assert_eq!(passes.wake_at(), now + FRONT_PAUSE);
+        assert!(passes.poll(now + FRONT_PAUSE).unwrap().is_of_front);
+    }
+
     /// What happens to a schedule.
     #[derive(Clone, Debug)]
     enum Event {
