@@ -190,7 +190,7 @@ impl Worker {
     /// that did not fit may be gone, or another one may be due before it.
     pub(super) fn look_again(&mut self) {
         for index in self.memory.waiting() {
-            if self.memory.room(index) > 0 {
+            if self.memory.may_claim(index, None) {
                 self.queues[index].looks_again = true;
                 self.refresh(index);
             }

@@ -162,6 +162,30 @@ fn many_sources_with_small_events_hold_a_bounded_number_of_them() {
     }
 }
 
+/// What is left of a share after an event is less than an event counts with.
+#[test]
+fn the_rest_of_a_share_is_no_way_around_the_turns() {
+    const HUNG: usize = 700;
+    let mut events = Events::new(HUNG + 1, 64);
+    events.due(HUNG, 1, 1);
+    events.run();
+    for source in 0..HUNG {
+        events.hung.insert(name(source));
+        events.due(source, 64, 1);
+        // The first ones fill the common memory.
+        events.run();
+    }
+    let held = events.in_flight.len();
+    for _ in 0..5 {
+        events.now = events.now + secs(1);
+        events.run();
+    }
+    assert_eq!(events.in_flight.len(), held, "polls bring no more");
+    events.due(HUNG, 200, 1);
+    events.run();
+    assert_eq!(events.delivered(HUNG), 201);
+}
+
 #[test]
 fn an_offer_is_at_most_the_events_that_a_share_is_enough_for() {
     let events = Events::new(100, 64);
