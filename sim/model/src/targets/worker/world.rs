@@ -258,14 +258,19 @@ impl World {
         self.max_held_bytes / 4 / SOURCES
     }
 
-    /// The bytes of events that wait for a slot or are in flight.
+    /// What an event of this size counts with: see decision 0092.
+    fn weight(&self, size: usize) -> usize {
+        size.max((16 << 10).min(self.max_held_bytes / 4096).min(self.own_share()))
+    }
+
+    /// What the events count with that wait for a slot or are in flight.
     fn held(&self, which: impl Fn(&Given) -> bool) -> usize {
         let is_held = |given: &&Given| matches!(given.place, Place::Given | Place::Sent);
         self.given
             .values()
             .filter(is_held)
             .filter(|given| which(given))
-            .map(|given| given.size)
+            .map(|given| self.weight(given.size))
             .sum()
     }
 
