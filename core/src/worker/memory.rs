@@ -20,7 +20,7 @@
 //!
 //! A delivery takes memory beside the bytes of its event: its task, its request and its connection. So
 //! an event counts with at least [`LEAST`], or with a 4,096th of a smaller limit. Otherwise a thousand
-//! sources with small events would hold as many as they have slots. If the sources' shares are smaller
+//! sources with small events would fill all of their slots. If the sources' shares are smaller
 //! than that, an event counts with at least a whole share, so each source can always hold one.
 //!
 //! A reload changes the limit, or the number of sources and so their shares. Held events stay, and

@@ -394,7 +394,7 @@ impl Bench {
                     format!("1000 sources, load beyond the deliveries, answered {name}"),
                 );
                 row.add("posts/s", load.rate());
-                row.add("delivered meanwhile/s", delivered as f64 / load.took.as_secs_f64());
+                row.add("delivered in that time/s", delivered as f64 / load.took.as_secs_f64());
                 row.add("resident MiB", world.gauge().resident_mib());
             }
         }
