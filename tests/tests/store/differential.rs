@@ -23,6 +23,9 @@ use tokio::runtime::Runtime;
 
 const CASES: u32 = 128;
 
+/// So many times more sequences are run, while a result that must be compared was not reached.
+const MOST_ROUNDS: u32 = 4;
+
 /// Some wrong stores fail in the first sequence, the rarest in about one of a hundred.
 const CASES_UNTIL_FOUND: u32 = 5_000;
 
@@ -36,23 +39,23 @@ fn the_same_operations_give_the_same_results_on_all_stores() {
     let tally = RefCell::new(Tally::default());
     let cases =
         std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
-    let found = runner(cases, 2_000).run(&operation::sequences(), |operations| {
-        let (mut sides, mut tally) = (sides.borrow_mut(), tally.borrow_mut());
-        runtime
-            .block_on(compare(&mut sides[..], &operations, &mut tally))
-            .map_err(TestCaseError::fail)
-    });
-    if let Err(TestError::Fail(why, operations)) = found {
-        panic!("the stores differ after {operations:#?}\n{why}");
-    }
-    found.unwrap();
-    let tally = tally.into_inner();
-    println!("{tally:?}");
-    for what in Tally::EXPECTED {
-        assert!(
-            cases < CASES || tally.0.contains_key(what),
-            "no sequence reached this result: {what} ({tally:?})"
-        );
+    for round in 1.. {
+        let found = runner(cases, 2_000).run(&operation::sequences(), |operations| {
+            let (mut sides, mut tally) = (sides.borrow_mut(), tally.borrow_mut());
+            runtime
+                .block_on(compare(&mut sides[..], &operations, &mut tally))
+                .map_err(TestCaseError::fail)
+        });
+        if let Err(TestError::Fail(why, operations)) = found {
+            panic!("the stores differ after {operations:#?}\n{why}");
+        }
+        found.unwrap();
+        let tally = tally.borrow();
+        println!("{tally:?}");
+        let missing = Tally::EXPECTED.iter().find(|what| !tally.0.contains_key(**what));
+        let Some(what) = missing.filter(|_| cases >= CASES) else { break };
+        // The rarest result is missing in about one of a hundred rounds.
+        assert!(round < MOST_ROUNDS, "no sequence reached this result: {what} ({tally:?})");
     }
 }
 
