@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 
 const CASES: u32 = 128;
 
-/// So many times more sequences are run, while a result that must be compared was not reached.
+/// The limit of rounds with this number of sequences, while a result that must be compared was not reached.
 const MOST_ROUNDS: u32 = 4;
 
 /// Some wrong stores fail in the first sequence, the rarest in about one of a hundred.
