@@ -18,9 +18,8 @@
 //!   continues there when more have expired. So the events from correct clocks are deleted soon
 //!   after they expire, however long a round takes.
 //!
-//! The front deletes as fast as events expire, if the database can: it is a pass behind the expired
-//! events, and the further behind it is, the shorter are its pauses. If it falls behind all the
-//! same, [`Schedule::handle`] says so.
+//! The front deletes as fast as events expire, if the database can: when it is far behind, its steps
+//! have no pauses. If it falls further behind all the same, [`Schedule::handle`] says so.
 
 use crate::id::EventId;
 use crate::time::Instant;
