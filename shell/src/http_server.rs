@@ -19,11 +19,13 @@
 //!
 //! Not here: routes (see [`crate::http`]).
 
+mod again;
 mod heads;
 
 use crate::headers::MAX_HEADERS;
 use crate::http::problem::{MEDIA_TYPE, ProblemKind};
 use crate::shedding::{Connections, Progress, Watched};
+use again::Again;
 use heads::{HeadTimer, Heads, Noticed};
 use http::HeaderValue;
 use http::header::CONNECTION;
@@ -131,14 +133,14 @@ pub async fn serve<S, B>(
     let spawn = |connections: &mut JoinSet<()>, progress: &mut Connections, stream: TcpStream| {
         set_up(&stream);
         let progress = progress.add(limits.max_connections);
-        connections.spawn(connection(
+        connections.spawn(Again::new(connection(
             stream,
             Arc::clone(&service),
             limits,
             call.subscribe(),
             Arc::clone(&is_closing),
             progress,
-        ));
+        )));
     };
     let time_left = 'accepting: loop {
         let stream = tokio::select! {

@@ -5,16 +5,18 @@
 //! Not here: HTTP (see [`crate::http`]) and every decision about a request (see
 //! [`surehook_core::intake`]).
 
+use crate::alarm::Alarm;
 use crate::config::limits;
 use crate::doorbell::Doorbell;
 use crate::handover::{Handed, Handover};
 use crate::health::Health;
 use crate::ports::{Clock, EventStore, NewEvent, StoreError};
-use futures::future::{BoxFuture, Fuse};
+use futures::future::{BoxFuture, pending};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, select_biased};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -281,6 +283,10 @@ async fn run(
     let mut held: BTreeMap<Ticket, Held> = BTreeMap::new();
     let mut calls: FuturesUnordered<BoxFuture<'_, Ended>> = FuturesUnordered::new();
     let mut releases: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
+    // A set of which all futures were polled wakes its task again. One that is never woken prevents that.
+    calls.push(pending().boxed());
+    releases.push(pending().boxed());
+    let mut alarm = Alarm::new(Arc::clone(&clock));
     let mut shutdown = shutdown.boxed().fuse();
     let mut gathered = Vec::new();
     let mut last_failure = None;
@@ -342,10 +348,6 @@ async fn run(
             }
         }
         not_stored.write(last_failure.take().as_ref());
-        let mut wake = match intake.wake_at() {
-            Some(at) => clock.sleep_until(at).fuse(),
-            None => Fuse::terminated(),
-        };
         // Receives all waiting requests in one step. If it received them one by one, tokio's
         // cooperative budget would limit a batch to 127 requests.
         let mut incoming = poll_fn(|context| {
@@ -379,7 +381,7 @@ async fn run(
                     intake.handle(Input::ShutDown);
                 }
             }
-            () = wake => {}
+            () = pin!(alarm.at_latest(intake.wake_at()).fuse()) => {}
         }
     }
 }

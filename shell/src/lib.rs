@@ -1,5 +1,6 @@
 //! Surehook's shell: all I/O, around the decisions of `surehook-core`.
 
+mod alarm;
 mod certificates;
 pub mod cli;
 #[expect(clippy::disallowed_methods, reason = "this is the real clock")]

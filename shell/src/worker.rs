@@ -2,15 +2,17 @@
 //! spawns nothing: deliveries and store calls are futures that it holds. Dropping the loop drops
 //! them all.
 
+use crate::alarm::Alarm;
 use crate::doorbell::Doorbell;
 use crate::handover::{Handed, Handover};
 use crate::logs::millis;
 use crate::metrics::Metrics;
 use crate::ports::{Clock, Downstream, EventStore, StoreCall, StoreError};
-use futures::future::{BoxFuture, Fuse, FusedFuture};
+use futures::future::{BoxFuture, Fuse, FusedFuture, pending};
 use futures::stream::{FusedStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt, select_biased};
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 use surehook_core::breaker::Breaker;
 use surehook_core::event::{Outcome, Reason, Status};
@@ -58,6 +60,9 @@ pub async fn run(
 ) {
     let WorkerPorts { store, downstream, clock, doorbell, handover, metrics } = ports;
     let mut deliveries: FuturesUnordered<BoxFuture<'_, (Ticket, Reply)>> = FuturesUnordered::new();
+    // A set of which all futures were polled wakes its task again. One that is never woken prevents that.
+    deliveries.push(pending().boxed());
+    let mut alarm = Alarm::new(Arc::clone(&clock));
     let mut claim: Fuse<StoreCall<'_, Claims>> = Fuse::terminated();
     let mut settle: Fuse<BoxFuture<'_, (Vec<Settlement>, SettleResult)>> = Fuse::terminated();
     loop {
@@ -95,10 +100,7 @@ pub async fn run(
                 Action::Done => return,
             }
         }
-        let mut wake = match worker.wake_at() {
-            Some(wake) => clock.sleep_until(wake.at).fuse(),
-            None => Fuse::terminated(),
-        };
+        let wake = alarm.at_latest(worker.wake_at().map(|wake| wake.at));
         // Branches are polled in this order. Rare inputs come first, so that a stream of replies
         // cannot starve them.
         let inputs = select_biased! {
@@ -108,7 +110,7 @@ pub async fn run(
             sources = doorbell.heard().fuse() => vec![Input::Woken(sources)],
             all = handover.handed().fuse() => handed(all),
             (ticket, reply) = deliveries.select_next_some() => vec![Input::Finished { ticket, reply }],
-            () = wake => Vec::new(),
+            () = pin!(wake.fuse()) => Vec::new(),
         };
         let now = clock.now();
         for input in inputs {
