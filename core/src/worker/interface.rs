@@ -56,7 +56,7 @@ impl Default for Settings {
             poll_busy: Duration::from_millis(100),
             poll_idle: Duration::from_secs(1),
             claim_pace: Duration::from_millis(2),
-            settle_pace: Duration::from_millis(5),
+            settle_pace: Duration::from_millis(20),
             store_retry_initial: Duration::from_millis(50),
             store_retry_max: Duration::from_secs(5),
             shortage_initial: Duration::from_millis(100),
