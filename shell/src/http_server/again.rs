@@ -37,8 +37,9 @@ impl Wake for State {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let woken = self.stage.compare_exchange(POLLED, WOKEN, Ordering::AcqRel, Ordering::Acquire);
-        if woken == Err(WAITING) {
+        // Always writes. A wake-up that only read the stage would not make visible to the next poll
+        // what the caller wrote before it.
+        if self.stage.swap(WOKEN, Ordering::AcqRel) == WAITING {
             self.task.wake();
         }
     }
@@ -58,7 +59,7 @@ impl<F: Future> Future for Again<F> {
         let Self { future, state, waker } = &mut *self;
         state.task.register(context.waker());
         for _ in 0..MOST_POLLS {
-            state.stage.store(POLLED, Ordering::Release);
+            state.stage.swap(POLLED, Ordering::AcqRel);
             if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
                 return Poll::Ready(output);
             }
@@ -68,7 +69,6 @@ impl<F: Future> Future for Again<F> {
                 return Poll::Pending;
             }
         }
-        state.stage.store(WAITING, Ordering::Release);
         context.waker().wake_by_ref();
         Poll::Pending
     }
@@ -123,13 +123,17 @@ mod tests {
     }
 
     #[test]
-    fn a_later_wake_up_wakes_the_task() {
+    fn later_wake_ups_wake_the_task_once() {
         let waker = Mutex::new(None);
         let waits = poll_fn(|context| {
             *waker.lock().unwrap() = Some(context.waker().clone());
             Poll::<()>::Pending
         });
-        let wake = || waker.lock().unwrap().take().unwrap().wake();
+        let wake = || {
+            let waker = waker.lock().unwrap().take().unwrap();
+            waker.wake_by_ref();
+            waker.wake();
+        };
         assert_eq!(polled(Again::new(waits), wake), (Poll::Pending, 1));
     }
 }
