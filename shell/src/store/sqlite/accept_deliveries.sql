@@ -20,7 +20,7 @@ from (
     select
         unhex(value ->> 0) as id,
         case when not exists (select true from paused_sources where source = value ->> 1) then value ->> 6 end as lease
-    from json_each($1)
+    from jsonb_each($1)
 ) as asked
 cross join events as event on event.id = asked.id
 where event.rowid > last_insert_rowid() - changes() and event.rowid <= last_insert_rowid()

@@ -15,5 +15,5 @@ select
     substr(?2, (value ->> 3) + 33, value ->> 4),
     substr(?2, (value ->> 3) + 33 + (value ->> 4), value ->> 5),
     substr(?2, (value ->> 3) + 33 + (value ->> 4) + (value ->> 5), value ->> 7)
-from json_each(?1)
+from jsonb_each(?1)
 where true -- otherwise SQLite parses `on` as the constraint of a join

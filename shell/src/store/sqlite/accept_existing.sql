@@ -5,6 +5,6 @@
 -- Index: the unique index on (source, idempotency_key), and the primary key of deliveries.
 -- Locks: the database's write lock, which the transaction holds.
 select asked.key as position, event.id, event.fingerprint, coalesce(owed.status, 'delivered') as status
-from json_each(?1) asked
+from jsonb_each(?1) asked
 cross join events event on event.source = asked.value ->> 0 and event.idempotency_key = asked.value ->> 1
 left join deliveries owed on owed.event_id = event.id

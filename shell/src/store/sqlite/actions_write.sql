@@ -7,6 +7,6 @@
 -- Locks: the database's write lock, which the transaction holds.
 insert into actions (event_id, fence, at, attempt, action)
 select unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4
-from json_each(?1)
+from jsonb_each(?1)
 where true -- otherwise SQLite parses `on` as the constraint of a join
 on conflict (event_id, fence) do nothing

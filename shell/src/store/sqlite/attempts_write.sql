@@ -11,6 +11,6 @@ insert into attempts (event_id, attempt, ended_at, took_us, verdict, status_code
 select
     unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3,
     value ->> 4, value ->> 5, value ->> 6, unhex(value ->> 7)
-from json_each($2)
+from jsonb_each($2)
 where true -- otherwise SQLite parses `on` as the constraint of a join
 on conflict (event_id, attempt) do nothing

@@ -7,10 +7,10 @@
 -- Index: deliveries_due, the primary key of deliveries.
 -- Locks: the database's write lock, which the transaction holds.
 update deliveries
-set due_at = (select bound.value ->> 2 from json_each(?1) as bound where bound.value ->> 0 = deliveries.source)
+set due_at = (select bound.value ->> 2 from jsonb_each(?1) as bound where bound.value ->> 0 = deliveries.source)
 where event_id in (
     select row.event_id
-    from json_each(?1) as bound
+    from jsonb_each(?1) as bound
     cross join deliveries as row
     where row.source = bound.value ->> 0 and row.due_at > bound.value ->> 1
     limit ?2

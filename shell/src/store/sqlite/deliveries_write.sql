@@ -12,5 +12,5 @@ set status = new.value ->> 1,
     due_at = new.value ->> 5,
     ended_at = new.value ->> 6,
     reason = new.value ->> 7
-from json_each($3) new
+from jsonb_each($3) new
 where deliveries.event_id = unhex(new.value ->> 0)

@@ -11,5 +11,5 @@ set status = 'dead_lettered',
     ended_at = coalesce(new.value ->> 2, ended_at),
     reason = coalesce(reason, 'permanent'),
     discarded_fence = new.value ->> 1
-from json_each(?1) new
+from jsonb_each(?1) new
 where deliveries.event_id = unhex(new.value ->> 0)

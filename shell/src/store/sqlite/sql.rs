@@ -5,6 +5,9 @@
 //! thread costs as much as many rows. The statements of a script share their parameters. A
 //! statement that does not begin with the first parameter writes `$3` and not `?3`, because for
 //! `?3` SQLite assumes two parameters before it.
+//!
+//! A batch of rows is a JSON array of arrays. `jsonb_each` reads it in SQLite's binary form. With
+//! `json_each`, each row would be written as text and parsed again for each of its columns.
 
 use sqlx::migrate::Migrator;
 
