@@ -85,46 +85,69 @@ async fn capacity(report: &mut Report, group: &'static str, time: Duration, on: 
 
 /// How long delivered events are kept in the run with retention.
 const KEPT: &str = "10s";
+/// The pause between the two runs of `steady`. What one has left to delete or to vacuum is done then.
+const REST: Duration = Duration::from_secs(30);
 
-/// Full rate with a retention that deletes all the time, compared with full rate without deletion.
-/// The first of the two runs is the one that deletes nothing.
+/// Full rate with a retention that deletes all the time, compared with full rate without deletion. The second run lies
+/// between the halves of the first, so that a machine which becomes slower or faster does so for both.
 pub(crate) async fn steady(report: &mut Report, group: &'static str, wanted: &Wanted) {
     for &on in &wanted.databases {
-        let mut rates = Vec::new();
-        for kept in ["7d", KEPT] {
-            let cluster = start_enduring_server();
-            let world = World::start(&cluster, Plan { on, kept, ..Plan::default() }).await;
-            let cell = format!("{on:?}, delivered events are kept for {kept}");
-            let mut halves = Vec::new();
-            let mut rate = 0.0;
-            for half in ["first half", "second half"] {
-                let run = Endurance { time: wanted.time / 2, outage: None };
-                let trace =
-                    traced(&run, &world, &world.offer(CONNECTIONS), &format!("{cell}, {half}"))
-                        .await;
-                rate += trace.delivered_rate(seconds(wanted.time / 2)) / 2.0;
-                halves.push(number(&world.database, size(on)).await / f64::from(1 << 20));
-                let row = report.row(group, cell.clone());
-                row.add("most owed, s", trace.most_owed_in_seconds(0..u64::MAX));
-                row.add("autovacuums", trace.autovacuums() as f64);
-            }
-            rates.push(rate);
-            let row = report.row(group, cell);
-            row.add("delivered/s", rate);
-            row.add("size after the first half, MiB", halves[0]);
-            row.add("size at the end, MiB", halves[1]);
-            row.add(
-                "events stored at the end",
-                number(&world.database, "select count(*) from events").await,
-            );
-            row.add(
-                "service cores",
-                world.services[0].usage().cpu.as_secs_f64() / wanted.time.as_secs_f64(),
-            );
-            row.add("resident MiB", world.gauge().resident_mib());
-        }
+        let clusters = [start_enduring_server(), start_enduring_server()];
+        let keeps = World::start(&clusters[0], Plan { on, kept: "7d", ..Plan::default() }).await;
+        let deletes = World::start(&clusters[1], Plan { on, kept: KEPT, ..Plan::default() }).await;
+        let mut without = Steady::new(&keeps, on, "7d");
+        let mut with = Steady::new(&deletes, on, KEPT);
+        without.half(report, group, wanted.time).await;
+        sleep(REST).await;
+        with.half(report, group, wanted.time).await;
+        with.half(report, group, wanted.time).await;
+        sleep(REST).await;
+        without.half(report, group, wanted.time).await;
         let row = report.row(group, format!("{on:?}, with retention ÷ without"));
-        row.add("delivered/s", rates[1] / rates[0]);
+        row.add("delivered/s", with.rate() / without.rate());
+    }
+}
+
+/// One of the two runs of `steady`.
+struct Steady<'a> {
+    world: &'a World<'a>,
+    on: On,
+    cell: String,
+    /// The rate of each half.
+    rates: Vec<f64>,
+}
+
+impl<'a> Steady<'a> {
+    fn new(world: &'a World<'a>, on: On, kept: &str) -> Self {
+        let cell = format!("{on:?}, delivered events are kept for {kept}");
+        Self { world, on, cell, rates: Vec::new() }
+    }
+
+    /// Runs for half of `time`.
+    async fn half(&mut self, report: &mut Report, group: &'static str, time: Duration) {
+        let name = if self.rates.is_empty() { "first half" } else { "second half" };
+        let run = Endurance { time: time / 2, outage: None };
+        let cpu = || self.world.services[0].usage().cpu;
+        let before = cpu();
+        let title = format!("{}, {name}", self.cell);
+        let trace = traced(&run, self.world, &self.world.offer(CONNECTIONS), &title).await;
+        let spent = cpu().saturating_sub(before);
+        let rate = trace.delivered_rate(seconds(run.time));
+        self.rates.push(rate);
+        let size = number(&self.world.database, size(self.on)).await / f64::from(1 << 20);
+        let stored = number(&self.world.database, "select count(*) from events").await;
+        let row = report.row(group, title);
+        row.add("delivered/s", rate);
+        row.add("most owed, s", trace.most_owed_in_seconds(0..u64::MAX));
+        row.add("autovacuums", trace.autovacuums() as f64);
+        row.add("size at the end, MiB", size);
+        row.add("events stored at the end", stored);
+        row.add("service cores", spent.as_secs_f64() / run.time.as_secs_f64());
+        row.add("resident MiB", self.world.gauge().resident_mib());
+    }
+
+    fn rate(&self) -> f64 {
+        self.rates.iter().sum::<f64>() / self.rates.len() as f64
     }
 }
 
