@@ -1,7 +1,8 @@
 //! The probe on PostgreSQL: whether a new event could be stored now.
 
+use super::events::accepting;
 use super::notices::watched;
-use super::{PostgresStore, REPLY_TIMEOUT, accepting, errors, sql};
+use super::{PostgresStore, REPLY_TIMEOUT, errors, sql};
 use crate::ports::{NewEvent, StoreError};
 use tokio::time::timeout;
 
