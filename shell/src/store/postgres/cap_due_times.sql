@@ -16,10 +16,10 @@ bound as materialized (
     from unnest($1::text[], $2::bigint[], $3::bigint[]) as bound (source, horizon_us, lease_us)
 ),
 beyond as materialized (
-    select row.event_id, bound.lease_us
+    select row.*, statement_timestamp() + bound.lease_us * interval '1 microsecond' as leased_until
     from bound
     cross join lateral (
-        select event_id
+        select event_id, source, status, attempt, budget_from, fence
         from deliveries
         where source = bound.source and due_at > statement_timestamp() + bound.horizon_us * interval '1 microsecond'
         order by due_at
@@ -29,10 +29,11 @@ beyond as materialized (
     limit $4
 ),
 capped as (
-    update deliveries as row
-    set due_at = statement_timestamp() + beyond.lease_us * interval '1 microsecond'
+    insert into deliveries as row (event_id, source, status, attempt, budget_from, fence, due_at)
+    select event_id, source, status, attempt, budget_from, fence, leased_until
     from beyond
-    where row.event_id = any (array(select event_id from beyond)) and row.event_id = beyond.event_id
-    returning row.event_id
+    on conflict (event_id) do update
+    set due_at = excluded.due_at
+    returning event_id
 )
 select count(*) as capped from capped

@@ -13,7 +13,7 @@
 -- Locks: the row of deliveries. It may wait for a claim, a settlement or a prune of the row.
 with
 held as materialized (
-    select event_id, fence, status = 'processing' as lost, statement_timestamp() as now
+    select event_id, fence, attempt, status = 'processing' as lost, statement_timestamp() as now
     from deliveries
     where event_id = $1
         and discarded_fence is distinct from fence
@@ -25,16 +25,17 @@ moved as (
     set status = 'dead_lettered',
         fence = row.fence + 1,
         due_at = null,
-        ended_at = coalesce(row.ended_at, held.now),
+        ended_at = coalesce(row.ended_at, (select now from held limit 1)),
         reason = coalesce(row.reason, 'permanent'),
         discarded_fence = row.fence + 1
-    from held
-    where row.event_id = any (array(select event_id from held)) and row.event_id = held.event_id and row.fence = held.fence
-    returning row.event_id, row.fence, row.attempt, held.lost
+    where row.event_id = any (array(select event_id from held)) and ((row.event_id, row.fence) in (select event_id, fence from held)) is true
+    returning row.event_id, row.fence, row.attempt
 ),
 recorded as (
     insert into attempts (event_id, attempt, ended_at, verdict, excerpt)
-    select event_id, attempt, statement_timestamp(), 'lost', '' from moved where lost
+    select event_id, attempt, statement_timestamp(), 'lost', ''
+    from held
+    where lost and (event_id in (select event_id from moved)) is true
     on conflict (event_id, attempt) do nothing
 ),
 noted as (

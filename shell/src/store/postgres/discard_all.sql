@@ -83,10 +83,10 @@ meant as materialized (
     limit $9
 ),
 held as materialized (
-    select row.event_id, row.fence, row.lost, statement_timestamp() as now
+    select row.*, statement_timestamp() as now
     from meant
     cross join lateral (
-        select event_id, fence, status = 'processing' as lost
+        select event_id, fence, attempt, status = 'processing' as lost
         from deliveries
         where event_id = meant.event_id
             and fence = meant.fence
@@ -100,16 +100,17 @@ moved as (
     set status = 'dead_lettered',
         fence = row.fence + 1,
         due_at = null,
-        ended_at = coalesce(row.ended_at, held.now),
+        ended_at = coalesce(row.ended_at, (select now from held limit 1)),
         reason = coalesce(row.reason, 'permanent'),
         discarded_fence = row.fence + 1
-    from held
-    where row.event_id = any (array(select event_id from held)) and row.event_id = held.event_id and row.fence = held.fence
-    returning row.event_id, row.source, row.fence, row.attempt, held.lost
+    where row.event_id = any (array(select event_id from held)) and ((row.event_id, row.fence) in (select event_id, fence from held)) is true
+    returning row.event_id, row.source, row.fence, row.attempt
 ),
 recorded as (
     insert into attempts (event_id, attempt, ended_at, verdict, excerpt)
-    select event_id, attempt, statement_timestamp(), 'lost', '' from moved where lost
+    select event_id, attempt, statement_timestamp(), 'lost', ''
+    from held
+    where lost and (event_id in (select event_id from moved)) is true
     on conflict (event_id, attempt) do nothing
 ),
 noted as (

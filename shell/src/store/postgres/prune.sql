@@ -55,14 +55,13 @@ letters as materialized (
 doomed as materialized (
     select over.id, over.dead
     from over
-    left join letters on letters.id = over.id
     cross join lateral (
         select id
         from events
         where id = over.id and redrives is not distinct from over.redrives
         for update skip locked
     ) as event
-    where not over.dead or letters.id is not null
+    where not over.dead or (over.id in (select id from letters)) is true
 ),
 no_letters as (
     delete from deliveries
@@ -103,8 +102,7 @@ done as materialized (
 ),
 no_actions as (
     delete from actions as row
-    using done
-    where row.event_id = any (array(select event_id from done)) and row.event_id = done.event_id and row.fence = done.fence
+    where row.event_id = any (array(select event_id from done)) and ((row.event_id, row.fence) in (select event_id, fence from done)) is true
 ),
 no_events as (delete from events where id = any (array(select id from doomed)))
 select

@@ -98,8 +98,7 @@ moved as (
         due_at = statement_timestamp(),
         ended_at = null,
         reason = null
-    from held
-    where row.event_id = any (array(select event_id from held)) and row.event_id = held.event_id and row.fence = held.fence
+    where row.event_id = any (array(select event_id from held)) and ((row.event_id, row.fence) in (select event_id, fence from held)) is true
     returning row.event_id, row.fence, row.attempt
 ),
 noted as (

@@ -20,43 +20,51 @@ input as materialized (
 ),
 held as materialized (
     select
-        row.attempt, statement_timestamp() as now,
+        row.source, row.attempt, row.budget_from, statement_timestamp() as now,
         statement_timestamp() + input.after_us * interval '1 microsecond' as due, input.*
     from input
     cross join lateral (
-        select attempt
+        select source, attempt, budget_from
         from deliveries
         where event_id = input.event_id and fence = input.fence and status = 'processing'
         for update
     ) as row
 ),
 settled as (
-    update deliveries as row
-    set status = case held.outcome
+    insert into deliveries as row (event_id, source, status, attempt, budget_from, fence, due_at, ended_at, reason)
+    select
+        event_id, source,
+        case outcome
             when 'retry' then 'retrying'
             when 'dead_letter' then 'dead_lettered'
-            when 'release' then case when row.attempt - 1 <= row.budget_from then 'queued' else 'retrying' end
-            when 'cut_off' then case when row.attempt <= row.budget_from + 1 then 'queued' else 'retrying' end
+            when 'release' then case when attempt - 1 <= budget_from then 'queued' else 'retrying' end
+            when 'cut_off' then case when attempt <= budget_from + 1 then 'queued' else 'retrying' end
         end,
-        attempt = case held.outcome when 'release' then greatest(row.attempt - 1, 0) else row.attempt end,
-        budget_from = case held.outcome when 'cut_off' then row.budget_from + 1 else row.budget_from end,
-        fence = row.fence + 1,
-        due_at = case when held.outcome <> 'dead_letter' then held.due end,
-        ended_at = case when held.outcome = 'dead_letter' then held.now end,
-        reason = held.reason
+        case outcome when 'release' then greatest(attempt - 1, 0) else attempt end,
+        case outcome when 'cut_off' then budget_from + 1 else budget_from end,
+        fence + 1,
+        case when outcome <> 'dead_letter' then due end,
+        case when outcome = 'dead_letter' then now end,
+        reason
     from held
-    where row.event_id = any (array(select event_id from held)) and row.event_id = held.event_id and row.fence = held.fence
-    returning
-        held.event_id, held.attempt, held.ended_ago_us,
-        held.took_us, held.verdict, held.status_code, held.error, held.excerpt
+    on conflict (event_id) do update
+    set status = excluded.status,
+        attempt = excluded.attempt,
+        budget_from = excluded.budget_from,
+        fence = excluded.fence,
+        due_at = excluded.due_at,
+        ended_at = excluded.ended_at,
+        reason = excluded.reason
+    where row.fence = excluded.fence - 1
+    returning event_id
 ),
 recorded as (
     insert into attempts (event_id, attempt, ended_at, took_us, verdict, status_code, error, excerpt)
     select
         event_id, attempt, statement_timestamp() - ended_ago_us * interval '1 microsecond',
         took_us, verdict, status_code, error, excerpt
-    from settled
-    where verdict is not null
+    from held
+    where verdict is not null and (event_id in (select event_id from settled)) is true
     on conflict (event_id, attempt) do nothing
 )
 select event_id from settled

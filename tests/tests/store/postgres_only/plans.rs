@@ -256,6 +256,7 @@ async fn assert_plans(db: &Db, session: &mut PgConnection, state: &str) {
 }
 
 fn assert_probes(plan: &str, state: &str) {
+    assert_nothing_is_read_again(plan, state);
     // The paused sources are a few rows, and may be read in full.
     let lines: Vec<&str> = plan.lines().filter(|line| !line.contains("paused_sources")).collect();
     for wrong in ["Seq Scan", "Hash Join", "Merge Join", "Bitmap", "JIT"] {
@@ -285,6 +286,35 @@ fn assert_probes(plan: &str, state: &str) {
             );
         }
         above = line;
+    }
+}
+
+/// The inner side of a nested loop is executed once for each row of the outer one. If it reads a whole
+/// batch, the time grows with the square of the batch.
+fn assert_nothing_is_read_again(plan: &str, state: &str) {
+    let lines: Vec<&str> = plan.lines().collect();
+    let depth = |line: &str| line.len() - line.trim_start().len();
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.contains("Nested Loop")) {
+        let below = &lines[at + 1..];
+        let below = below.iter().take_while(|other| depth(other) > depth(line));
+        let below: Vec<&str> = below.copied().collect();
+        let outer = below.iter().position(|line| line.trim_start().starts_with("->"));
+        let outer = outer.expect("a nested loop has two inputs");
+        let inner = below.iter().skip(outer + 1).position(|line| {
+            line.trim_start().starts_with("->") && depth(line) == depth(below[outer])
+        });
+        let inner = outer + 1 + inner.expect("a nested loop has two inputs");
+        let reads_all = ["CTE Scan", "Materialize", "Function Scan"];
+        // These have one row.
+        let is_single =
+            ["Result  (", "Aggregate  ("].iter().any(|node| below[outer].contains(node));
+        assert!(
+            is_single
+                || !reads_all.iter().any(|node| below[inner].contains(node))
+                    && !below.get(inner + 1).is_some_and(|condition| condition.contains("= ANY (")),
+            "{state}: {} for each row in\n{plan}",
+            below[inner].trim()
+        );
     }
 }
 

@@ -169,6 +169,29 @@ async fn a_settlement_is_refused_when_the_row_is_claimed_first() {
     assert_eq!((db.count("deliveries").await, db.count("attempts").await), (1, 0));
 }
 
+/// A batch is two statements: one for the delivered events, and one for the others.
+#[tokio::test]
+async fn a_settlement_of_which_a_part_is_committed_is_unknown_and_can_be_repeated() {
+    let db = Db::postgres().await;
+    let (delivered, refused) = (db.claimed("a").await, db.claimed("b").await);
+    let batch = || {
+        vec![
+            settlement(&delivered, Outcome::Delivered),
+            settlement(&refused, Outcome::DeadLetter(Reason::Permanent)),
+        ]
+    };
+    let lock = format!("select from deliveries where event_id = '{}' for update", refused.event);
+    let mut locking = held_open(&db, &lock).await;
+    let answer = db.store.settle(batch()).await;
+    assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
+    assert_eq!((db.count("deliveries").await, db.count("attempts").await), (1, 1));
+    end(&mut locking, "rollback").await;
+    assert_eq!(db.store.settle(batch()).await, Ok(vec![delivered.event]));
+    assert_eq!(db.found(delivered.event).await.status, Status::Delivered);
+    assert_eq!(db.found(refused.event).await.status, Status::DeadLettered);
+    assert_eq!(db.count("attempts").await, 2);
+}
+
 #[tokio::test]
 async fn a_claim_skips_locked_rows_without_waiting() {
     let db = Db::postgres().await;
