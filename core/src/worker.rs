@@ -623,6 +623,7 @@ impl Worker {
         let settlements = batch.iter().map(|unsettled| unsettled.as_of(now)).collect();
         self.settle_after = now + self.settings.settle_pace;
         self.settling = Some(batch);
+        self.refresh_offers();
         Action::Settle(settlements)
     }
 

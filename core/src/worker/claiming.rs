@@ -2,7 +2,7 @@
 //! claimed for it on insert.
 
 use super::claims::{Claim, Claims, Demand};
-use super::interface::{Action, BATCH, BATCH_ROWS};
+use super::interface::{Action, BATCH, BATCH_ROWS, FULL};
 use super::memory::Origin;
 use super::queue::Offered;
 use super::{Claiming, Phase, Worker};
@@ -204,10 +204,16 @@ impl Worker {
     }
 
     /// Updates whether offers are made at all.
+    ///
+    /// While a full batch waits to be settled there is no claim, so older events may wait. Offers
+    /// would let new ones overtake them, and more deliveries would end than are settled. They begin
+    /// again at a lower mark, so that not all of them change with each batch.
     pub(super) fn refresh_offers(&mut self) {
+        let most_unsettled = if self.makes_offers { BATCH } else { FULL };
         let makes_offers = self.phase == Phase::Running
             && self.store.failures == 0
-            && self.shortage.until.is_none();
+            && self.shortage.until.is_none()
+            && self.unsettled.len() < most_unsettled;
         if makes_offers != self.makes_offers {
             self.makes_offers = makes_offers;
             for index in 0..self.queues.len() {

@@ -79,6 +79,40 @@ fn nothing_is_offered_while_older_events_wait() {
     assert_eq!(offers(&mut worker, at(6)), [2], "no others are due");
 }
 
+/// Otherwise new events would be delivered for as long as this lasts, and older ones would wait.
+#[test]
+fn nothing_is_offered_while_a_full_batch_waits_to_be_settled() {
+    let policy = Policy { concurrency: 64, ..Policy::default() };
+    let mut worker = Worker::new(START, unpaced(), [(source("a"), policy)]);
+    actions(&mut worker, START);
+    worker.handle(at(1), claims(0..0));
+    let (mut offered, mut next, mut now) = (0, 0, 1);
+    let mut take = |worker: &mut Worker, now| {
+        while let Some(action) = worker.poll(now) {
+            match action {
+                Action::Offer { room, .. } => offered = room,
+                Action::Deliver(Dispatch { ticket, .. }) => {
+                    worker.handle(now, Input::Finished { ticket, reply: ok() });
+                }
+                _ => {}
+            }
+        }
+        offered
+    };
+    // The first batch of settlements stays in flight.
+    while take(&mut worker, at(now)) > 0 {
+        now += 1;
+        assert!(now < 1_000, "offers do not end: {:?}", worker.load());
+        worker.handle(at(now), handed(at(now), next..next + 64));
+        next += 64;
+    }
+    let unsettled = worker.load().unsettled;
+    assert!((BATCH..2 * BATCH + 64).contains(&unsettled), "{unsettled}");
+
+    worker.handle(at(now), Input::Settled);
+    assert_eq!(take(&mut worker, at(now)), 64, "what waits is settled in the next batch");
+}
+
 #[test]
 fn an_open_breaker_and_a_failing_store_withdraw_the_offer() {
     let breaker = BreakerPolicy { failures: 1, refusals: 0, open_for: secs(10) };
