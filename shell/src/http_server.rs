@@ -37,7 +37,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -305,6 +305,8 @@ async fn connection<S, B>(
     let ended = loop {
         tokio::select! {
             biased;
+            // First, so that a request that has arrived is answered before its connection closes.
+            ended = &mut connection => break Some(ended),
             called = call.changed(), if listening => {
                 listening = called.is_ok() && *call.borrow() != Call::ShutDown;
                 if !listening {
@@ -316,7 +318,6 @@ async fn connection<S, B>(
                     break None;
                 }
             }
-            ended = poll_fn(|context| connection.poll_without_shutdown(context)) => break Some(ended),
             () = &mut wait, if waits_for.is_some() => {
                 if waits_for.take() == Some(Wait::LastRequest) {
                     Pin::new(&mut connection).graceful_shutdown();

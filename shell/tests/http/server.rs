@@ -408,6 +408,22 @@ async fn keep_alive_connections_close_to_make_room_for_new_ones() {
 }
 
 #[tokio::test]
+async fn a_request_that_has_arrived_is_answered_before_its_connection_makes_room() {
+    let world = World::start(Setup::default());
+    let server = Server::start(&world, ServerLimits { max_connections: 1, ..LIMITS }).await;
+    let mut kept = server.client().await;
+    kept.post("k1", b"").await;
+    assert_eq!(kept.response().await.status(), 202);
+    // The server learns of both at once, and of the new connection first.
+    let new = std::net::TcpStream::connect(server.address).unwrap();
+    kept.send_at_once(head("k2", "content-length: 0\r\n"));
+    let response = kept.response().await;
+    assert_eq!(response.status(), 202);
+    assert_eq!(header(response.headers(), "connection"), Some("close"), "a connection waits");
+    drop(new);
+}
+
+#[tokio::test]
 async fn silent_connections_are_closed_after_the_header_timeout() {
     let world = World::start(Setup::default());
     let server = Server::start(
@@ -499,6 +515,41 @@ async fn a_shutdown_finishes_a_request_in_flight() {
     assert!(busy.closed().await);
     drop(busy);
     server.ended().await;
+}
+
+/// hyper holds the end of a response that the socket does not take yet.
+#[tokio::test]
+async fn a_response_that_waits_for_its_client_is_sent_whole_before_the_connection_closes() {
+    // More than the buffers of two sockets.
+    let body = vec![7; 16 << 20];
+    let limits = Limits {
+        max_body: body.len(),
+        max_queued_bytes: 2 * body.len(),
+        ..Setup::default().limits
+    };
+    let world = World::start(Setup { limits, max_body: body.len(), ..Setup::default() });
+    for is_shut_down in [false, true] {
+        let mut server = Server::start(&world, ServerLimits { max_connections: 1, ..LIMITS }).await;
+        let mut client = server.client().await;
+        client.post("k1", &body).await;
+        assert_eq!(client.response().await.status(), 202);
+        let id = world.store.stored()[0].id;
+        let request =
+            format!("GET /events/{id}/body HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        client.send(request).await;
+        client.readable().await;
+        let new = if is_shut_down {
+            server.shut_down();
+            None
+        } else {
+            Some(server.client().await)
+        };
+        // Longer than a connection without a request is kept in either case.
+        tokio::time::sleep(2 * SOON).await;
+        let response = client.response().await;
+        assert_eq!((response.status().as_u16(), response.body().len()), (200, body.len()));
+        drop(new);
+    }
 }
 
 #[tokio::test]

@@ -77,6 +77,17 @@ impl Client {
         within(self.stream.write_all(bytes.as_ref())).await
     }
 
+    /// Sends before the server runs again: the test and the server share a thread.
+    pub(crate) fn send_at_once(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        assert_eq!(self.stream.try_write(bytes).unwrap(), bytes.len());
+    }
+
+    /// Waits until the server has sent something. It is not read yet.
+    pub(crate) async fn readable(&self) {
+        within(self.stream.readable()).await.unwrap();
+    }
+
     /// Sends a complete post to `/webhooks/plain` with its length declared.
     pub(crate) async fn post(&mut self, key: &str, body: &[u8]) {
         self.send(head(key, &format!("content-length: {}\r\n", body.len()))).await;
@@ -105,7 +116,7 @@ impl Client {
                 self.read().await.unwrap(),
                 0,
                 "the connection ended in {:?}",
-                String::from_utf8_lossy(&self.unread)
+                String::from_utf8_lossy(&self.unread[..self.unread.len().min(1000)])
             );
         }
     }
