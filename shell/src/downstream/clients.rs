@@ -43,6 +43,12 @@ const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 3;
 /// How long sent bytes may stay unacknowledged before the connection is closed.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+/// How long the opening of a connection may take. The client goes on opening it if its delivery
+/// got another connection in the meantime, or timed out.
+const OPENED_WITHIN: Duration = Duration::from_secs(30);
+/// The part of it that TCP may take, over all addresses of the destination. It is divided between
+/// them, so that an address that does not answer leaves time for the next one.
+const TCP_PART: u32 = 3;
 /// Maximum number of headers of a response. hyper reserves 64 bytes for each of them whenever it
 /// reads a response head.
 const MAX_RESPONSE_HEADERS: usize = 1024;
@@ -52,6 +58,8 @@ const MAX_RESPONSE_HEADERS: usize = 1024;
 pub struct Connecting {
     /// How long connections are used for new deliveries, counted from the creation of their client.
     pub max_age: Duration,
+    /// How long the opening of a connection may take: the lookup, TCP and TLS.
+    pub opened_within: Duration,
     /// Looks up the names of destinations.
     pub resolver: Arc<dyn Resolve>,
     /// For https destinations. `None` if there are none.
@@ -78,7 +86,8 @@ impl Connecting {
             // deliver.
             None
         };
-        Ok(Self { max_age: MAX_AGE, resolver: Arc::new(lookups::system()), tls })
+        let resolver = Arc::new(lookups::system());
+        Ok(Self { max_age: MAX_AGE, opened_within: OPENED_WITHIN, resolver, tls })
     }
 
     pub(super) fn client(&self) -> Client {
@@ -86,6 +95,7 @@ impl Connecting {
         // Otherwise it refuses the connections under TLS.
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(self.opened_within / TCP_PART));
         tcp.set_keepalive(Some(PROBE_AFTER));
         tcp.set_keepalive_interval(Some(PROBE_EVERY));
         tcp.set_keepalive_retries(Some(PROBES));
@@ -99,7 +109,7 @@ impl Connecting {
             .pool_idle_timeout(KEEP_IDLE)
             .pool_max_idle_per_host(KEEP_IDLE_PER_HOST);
         lenient(&mut builder);
-        builder.build(Connector(HttpsConnector::from((tcp, tls))))
+        builder.build(Connector::new(HttpsConnector::from((tcp, tls)), self.opened_within))
     }
 }
 

@@ -1,11 +1,11 @@
-//! Why TLS ended a connection.
+//! When and why a connection ended: a limit for its opening, and its TLS error.
 //!
 //! Under TLS 1.3 a destination refuses a client after the client's handshake. If its alert is read before
 //! the request is passed to the connection, hyper reports only that the connection is closed. So each
 //! connection remembers its TLS error.
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, TryFutureExt};
 use hyper::Uri;
 use hyper::http::Extensions;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -15,6 +15,8 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::timeout;
 use tower_service::Service;
 
 /// The TLS error of a connection, if there was one.
@@ -30,9 +32,18 @@ impl TlsFailure {
     }
 }
 
-/// Makes connections that remember their TLS error.
+/// Opens connections within a time. They remember their TLS error.
 #[derive(Clone)]
-pub(super) struct Connector<C>(pub(super) C);
+pub(super) struct Connector<C> {
+    inner: C,
+    opened_within: Duration,
+}
+
+impl<C> Connector<C> {
+    pub(super) const fn new(inner: C, opened_within: Duration) -> Self {
+        Self { inner, opened_within }
+    }
+}
 
 impl<C> Service<Uri> for Connector<C>
 where
@@ -41,16 +52,23 @@ where
     C::Error: Into<Box<dyn Error + Send + Sync>> + 'static,
 {
     type Response = Remembering<C::Response>;
-    type Error = C::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, C::Error>>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
-        self.0.poll_ready(context)
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
-        let connecting = self.0.call(to);
-        connecting.map_ok(|stream| Remembering { stream, failure: TlsFailure::default() }).boxed()
+        let connecting = timeout(self.opened_within, self.inner.call(to));
+        async move {
+            let stream = connecting
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "opening it took too long"))?
+                .map_err(Into::into)?;
+            Ok(Remembering { stream, failure: TlsFailure::default() })
+        }
+        .boxed()
     }
 }
 

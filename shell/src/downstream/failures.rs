@@ -121,6 +121,8 @@ fn of_io(kind: io::ErrorKind) -> Option<DeliveryError> {
     use io::ErrorKind as Kind;
     if kind == Kind::ConnectionRefused {
         Some(DeliveryError::ConnectionRefused)
+    } else if kind == Kind::TimedOut {
+        Some(DeliveryError::Timeout)
     } else if matches!(
         kind,
         Kind::ConnectionReset

@@ -25,6 +25,20 @@ use tokio_rustls::rustls::{
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
+/// Longer than a connection takes, and shorter than a delivery may.
+const OPENED_WITHIN: Duration = Duration::from_millis(900);
+
+/// A resolver that answers the same addresses for every name, in this order.
+struct Fixed(Vec<Ipv4Addr>);
+
+impl Resolve for Fixed {
+    fn resolve(&self, _: Name) -> Resolving {
+        let addresses: Vec<_> =
+            self.0.iter().map(|&address| SocketAddr::from((address, 0))).collect();
+        Box::pin(async move { Ok(Box::new(addresses.into_iter()) as Addrs) })
+    }
+}
+
 /// A resolver that answers 127.0.0.N for every name. The test can change N.
 #[derive(Clone)]
 struct Moving(Arc<AtomicU8>);
@@ -43,11 +57,68 @@ fn downstream(
     resolver: Moving,
     tls: Option<ClientConfig>,
 ) -> HttpDownstream {
-    HttpDownstream::connecting(
-        &source(url),
-        Connecting { max_age, resolver: Arc::new(resolver), tls },
-    )
-    .unwrap()
+    let connecting =
+        Connecting { max_age, opened_within: OPENED_WITHIN, resolver: Arc::new(resolver), tls };
+    HttpDownstream::connecting(&source(url), connecting).unwrap()
+}
+
+#[tokio::test]
+async fn a_second_address_is_tried_if_the_first_does_not_answer() {
+    let sink = Sink::answering(OK).await;
+    // A listener whose queue is full: the kernel drops what else arrives.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 2], sink.address.port()));
+    silent.bind(&address.into()).unwrap();
+    silent.listen(0).unwrap();
+    let _queued = std::net::TcpStream::connect(address).unwrap();
+    assert!(
+        std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err(),
+        "the queue is full"
+    );
+    let resolver = Fixed(vec![Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::LOCALHOST]);
+    let connecting = Connecting {
+        max_age: Duration::from_mins(1),
+        opened_within: OPENED_WITHIN,
+        resolver: Arc::new(resolver),
+        tls: None,
+    };
+    let url = format!("http://two.test:{}/", sink.address.port());
+    let downstream = HttpDownstream::connecting(&source(&url), connecting).unwrap();
+    assert_eq!(sent(&downstream, ENOUGH).await, response(b"ok"));
+}
+
+/// A delivery that waits for a connection takes the first one that is free. The one that was being
+/// opened for it is opened further, by nobody's deadline.
+#[tokio::test]
+async fn a_handshake_that_no_delivery_waits_for_ends_in_time() {
+    let (listener, acceptor, url) = tls_server().await;
+    let resolver = Moving(Arc::new(AtomicU8::new(1)));
+    let downstream = downstream(&url, Duration::from_mins(1), resolver, Some(any_certificate()));
+    let serving = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let mut unfinished = None;
+        for _ in 0..2 {
+            let mut request = Vec::new();
+            while !request.ends_with(b"body") {
+                stream.read_buf(&mut request).await.unwrap();
+            }
+            if unfinished.is_none() {
+                // The second delivery opens this connection, and gets the first one.
+                unfinished = Some(listener.accept().await.unwrap().0);
+            }
+            stream.write_all(OK).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+        let mut unfinished = unfinished.unwrap();
+        let mut hello = Vec::new();
+        // Ends when the client closes it.
+        let _ = unfinished.read_to_end(&mut hello).await;
+        assert!(!hello.is_empty(), "the handshake began");
+    });
+    let replies = tokio::join!(sent(&downstream, ENOUGH), sent(&downstream, ENOUGH));
+    assert_eq!(replies, (response(b"ok"), response(b"ok")));
+    within(serving).await.unwrap();
 }
 
 #[tokio::test]
@@ -159,18 +230,10 @@ fn response(excerpt: &'static [u8]) -> Reply {
 
 /// A TLS server that answers and then closes the socket without `close_notify`.
 async fn tls_that_breaks_off(answer: &'static [u8]) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
-    let certificate = CertificateDer::from(&include_bytes!("self-signed.der")[..]);
-    let key = PrivateKeyDer::try_from(&include_bytes!("self-signed.key.der")[..]).unwrap();
-    let _ = ring::default_provider().install_default();
-    let config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
+    let (listener, acceptor, url) = tls_server().await;
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        let mut stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
         let mut request = Vec::new();
         while !request.ends_with(b"body") {
             stream.read_buf(&mut request).await.unwrap();
@@ -180,6 +243,19 @@ async fn tls_that_breaks_off(answer: &'static [u8]) -> String {
         drop(stream.into_inner().0);
     });
     url
+}
+
+async fn tls_server() -> (TcpListener, TlsAcceptor, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    let certificate = CertificateDer::from(&include_bytes!("self-signed.der")[..]);
+    let key = PrivateKeyDer::try_from(&include_bytes!("self-signed.key.der")[..]).unwrap();
+    let _ = ring::default_provider().install_default();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    (listener, TlsAcceptor::from(Arc::new(config)), url)
 }
 
 /// Accepts every certificate: these tests do not cover trust.
