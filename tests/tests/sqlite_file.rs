@@ -309,6 +309,84 @@ async fn a_backup_taken_while_serving_can_be_restored_after_a_stop() {
     accepted(&service, "after", true).await;
 }
 
+/// SQLite applies a log to whatever database is at its path.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_without_its_database_is_not_applied_to_a_restored_one() {
+    let world = World::new().await;
+    let mut service = world.service().await;
+    accepted(&service, "before", false).await;
+    let backup = world.run(&["backup", "backup.db"]);
+    assert!(backup.status.success(), "{}", said(&backup));
+    for n in 0..50 {
+        accepted(&service, &format!("after-{n}"), false).await;
+    }
+    service.kill();
+    assert!(world.path("surehook.db-wal").metadata().expect("a log").len() > 0);
+    fs::rename(world.path("surehook.db"), world.path("broken.db")).expect("the file exists");
+
+    let restored = world.run(&["restore", "backup.db"]);
+
+    assert!(restored.status.success(), "{}", said(&restored));
+    assert!(world.path("surehook.db-replaced-wal").exists(), "the log is kept");
+    service.restart().await;
+    accepted(&service, "before", true).await;
+    for n in 0..50 {
+        accepted(&service, &format!("after-{n}"), false).await;
+    }
+    is_undamaged(&world.path("surehook.db")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_replaced_the_database_is_served_after_a_restart() {
+    let world = World::new().await;
+    let mut service = world.service().await;
+    accepted(&service, "a", false).await;
+    let backup = world.run(&["backup", "backup.db"]);
+    assert!(backup.status.success(), "{}", said(&backup));
+    for n in 0..50 {
+        accepted(&service, &format!("after-{n}"), false).await;
+    }
+    fs::rename(world.path("surehook.db"), world.path("aside.db")).expect("the file exists");
+    fs::rename(world.path("backup.db"), world.path("surehook.db")).expect("the file exists");
+    ready_is(&service, 503).await;
+    stop(&mut service).await;
+    is_undamaged(&world.path("surehook.db")).await;
+    service.restart().await;
+    for (key, replayed) in [("a", true), ("after-0", false), ("after-49", false)] {
+        accepted(&service, key, replayed).await;
+    }
+    stop(&mut service).await;
+
+    // What was moved is complete.
+    fs::rename(world.path("aside.db"), world.path("surehook.db")).expect("the file exists");
+    service.restart().await;
+    accepted(&service, "after-49", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_another_connection_still_uses_is_reported_at_the_shutdown() {
+    let world = World::new().await;
+    let mut service = world.service().await;
+    accepted(&service, "a", false).await;
+    let mut reader = SqliteConnection::connect(&world.url()).await.expect("a database");
+    sqlx::raw_sql("begin; select count(*) from events").execute(&mut reader).await.expect("a read");
+    accepted(&service, "b", false).await;
+    stop(&mut service).await;
+    let log = service.log();
+    assert!(log.contains("write-ahead log not emptied at shutdown"), "{log}");
+    assert!(log.contains("another connection is still using it"), "{log}");
+}
+
+async fn is_undamaged(database: &Path) {
+    let url = format!("sqlite:{}", database.display());
+    let mut connection = SqliteConnection::connect(&url).await.expect("a database");
+    let check: String = sqlx::query_scalar("pragma integrity_check")
+        .fetch_one(&mut connection)
+        .await
+        .expect("a result");
+    assert_eq!(check, "ok");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_no_backup_is_not_restored() {
     let world = World::new().await;

@@ -106,21 +106,26 @@ impl SqliteStore {
     /// file alone is the database. If this takes longer than `CLOSE_TIMEOUT`, the rest is left to
     /// the next start.
     pub async fn close(&self) {
-        // Closing the last connection deletes the log at the path, which may belong to another
-        // database.
-        if self.file.in_place().is_err() {
-            return;
-        }
         let closing = async {
             self.readers.close().await;
-            let Ok(mut writer) = self.writer.take().await else { return };
-            let checkpoint =
-                sqlx::query("pragma wal_checkpoint(truncate)").execute(&mut *writer).await;
-            if let Err(error) = checkpoint {
+            // Also if the file was moved: SQLite would apply the rest of the log to another file
+            // that is at the path by then.
+            let emptied = match self.writer.take().await {
+                Ok(mut writer) => {
+                    let emptied = empty_log(&mut writer).await;
+                    writer.keep();
+                    emptied
+                }
+                Err(error) => Err(errors::not_taken(&error).to_string()),
+            };
+            if let Err(error) = emptied {
                 tracing::warn!(%error, "write-ahead log not emptied at shutdown; copy the `-wal` file together with the database file");
             }
-            writer.keep();
-            self.writer.close().await;
+            // Closing the last connection deletes the log at the path, which may belong to another
+            // database.
+            if self.file.in_place().is_ok() {
+                self.writer.close().await;
+            }
         };
         if timeout(CLOSE_TIMEOUT, closing).await.is_err() {
             tracing::warn!(
@@ -231,6 +236,21 @@ impl SqliteStore {
                 self.file.damaged(&error.to_string());
             }
         })
+    }
+}
+
+/// Moves the write-ahead log into the database file, and truncates it.
+///
+/// # Errors
+///
+/// Why the log still has content: SQLite's message, or another connection.
+async fn empty_log(writer: &mut SqliteConnection) -> Result<(), String> {
+    let checkpoint: Result<(bool, i64, i64), _> =
+        sqlx::query_as("pragma wal_checkpoint(truncate)").fetch_one(writer).await;
+    match checkpoint {
+        Ok((false, _, _)) => Ok(()),
+        Ok((true, _, _)) => Err("another connection is still using it".to_owned()),
+        Err(error) => Err(errors::message(&error)),
     }
 }
 

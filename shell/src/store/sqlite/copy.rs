@@ -21,8 +21,9 @@ use std::time::Duration;
 const PARTIAL: &str = "-partial";
 /// Appended to the name of the database that a restore replaces.
 const REPLACED: &str = "-replaced";
-/// Suffixes of the files that SQLite keeps beside an open database.
-const BESIDE: [&str; 2] = ["-wal", "-shm"];
+/// Suffixes of the files that SQLite keeps beside an open database. The rollback journal exists
+/// while a restored database is opened for the first time.
+const BESIDE: [&str; 3] = ["-journal", "-wal", "-shm"];
 
 /// Why a copy was not made.
 #[derive(Debug, thiserror::Error)]
@@ -122,16 +123,17 @@ pub(super) async fn restore(
         if let Ok(old) = connect::open(options).await {
             let _ = old.close().await;
         }
-        // The log is moved first: a database without its log lacks its last commits, and a log
-        // without its database contains nothing usable.
-        for suffix in BESIDE.into_iter().rev().chain(std::iter::once("")) {
-            let path = with_suffix(database, suffix);
-            match fs::rename(&path, with_suffix(&replaced, suffix)) {
-                Err(error) if suffix.is_empty() || error.kind() != io::ErrorKind::NotFound => {
-                    return Err(CopyError::Io { path, error });
-                }
-                _ => {}
+    }
+    // The log is moved first: a database without its log lacks its last commits, and a log
+    // without its database contains nothing usable. It is also moved if its database is gone:
+    // SQLite would apply it to the new one.
+    for suffix in BESIDE.into_iter().rev().chain(had_one.then_some("")) {
+        let path = with_suffix(database, suffix);
+        match fs::rename(&path, with_suffix(&replaced, suffix)) {
+            Err(error) if suffix.is_empty() || error.kind() != io::ErrorKind::NotFound => {
+                return Err(CopyError::Io { path, error });
             }
+            _ => {}
         }
     }
     fs::rename(&arrived, database)

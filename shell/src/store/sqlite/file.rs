@@ -141,7 +141,7 @@ impl DatabaseFile {
         if !self.is_misplaced.swap(true, Ordering::AcqRel) {
             tracing::error!(
                 path = %self.path.display(), why,
-                "the database file was moved, deleted or replaced; new events are refused. Deliveries continue from the open file, which is lost when the process ends. Move it back, or restart the process to use the file at the path"
+                "the database file was moved, deleted or replaced; new events are refused. Deliveries continue from the open file, which is lost when the process ends. Move it back. To use the file at the path, stop the process, move the `-wal` and `-shm` files away if they still exist, and start it"
             );
         }
         Err(format!("the database file was moved, deleted or replaced while in use: {why}"))
