@@ -89,12 +89,10 @@ fn nothing_is_offered_while_a_full_batch_waits_to_be_settled() {
     let (mut offered, mut next, mut now) = (0, 0, 1);
     let mut take = |worker: &mut Worker, now| {
         while let Some(action) = worker.poll(now) {
-            match action {
-                Action::Offer { room, .. } => offered = room,
-                Action::Deliver(Dispatch { ticket, .. }) => {
-                    worker.handle(now, Input::Finished { ticket, reply: ok() });
-                }
-                _ => {}
+            if let Action::Offer { room, .. } = action {
+                offered = room;
+            } else if let Action::Deliver(Dispatch { ticket, .. }) = action {
+                worker.handle(now, Input::Finished { ticket, reply: ok() });
             }
         }
         offered
