@@ -43,8 +43,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 3;
 /// How long sent bytes may stay unacknowledged before the connection is closed.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
-/// How long the opening of a connection may take. The client goes on opening it if its delivery
-/// got another connection in the meantime, or timed out.
+/// How long the opening of a connection may take. The client continues to open it if its delivery
+/// got another connection in the meantime.
 const OPENED_WITHIN: Duration = Duration::from_secs(30);
 /// The part of it that TCP may take, over all addresses of the destination. It is divided between
 /// them, so that an address that does not answer leaves time for the next one.

@@ -88,7 +88,7 @@ async fn a_second_address_is_tried_if_the_first_does_not_answer() {
 }
 
 /// A delivery that waits for a connection takes the first one that is free. The one that was being
-/// opened for it is opened further, by nobody's deadline.
+/// opened for it is opened further, and no delivery's deadline applies.
 #[tokio::test]
 async fn a_handshake_that_no_delivery_waits_for_ends_in_time() {
     let (listener, acceptor, url) = tls_server().await;
