@@ -50,7 +50,7 @@ pub enum Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum DeliveryError {
-    /// No response head arrived before the deadline.
+    /// No response head arrived before the deadline, or no connection could be opened in time.
     Timeout,
     /// The destination accepts no connections on that port.
     ConnectionRefused,

@@ -1,4 +1,4 @@
-//! When and why a connection ended: a limit for its opening, and its TLS error.
+//! Connections with a limit for their opening, which remember why TLS ended them.
 //!
 //! Under TLS 1.3 a destination refuses a client after the client's handshake. If its alert is read before
 //! the request is passed to the connection, hyper reports only that the connection is closed. So each

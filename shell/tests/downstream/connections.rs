@@ -87,6 +87,16 @@ async fn a_second_address_is_tried_if_the_first_does_not_answer() {
     assert_eq!(sent(&downstream, ENOUGH).await, response(b"ok"));
 }
 
+#[tokio::test]
+async fn a_connection_that_is_not_opened_in_time_is_a_timeout() {
+    let (listener, _, url) = tls_server().await;
+    let resolver = Moving(Arc::new(AtomicU8::new(1)));
+    let downstream = downstream(&url, Duration::from_mins(1), resolver, Some(any_certificate()));
+    // The kernel accepts the connection, and no handshake follows.
+    assert_eq!(sent(&downstream, ENOUGH).await, Reply::Failed(DeliveryError::Timeout));
+    drop(listener);
+}
+
 /// A delivery that waits for a connection takes the first one that is free. The one that was being
 /// opened for it is opened further, and no delivery's deadline applies.
 #[tokio::test]

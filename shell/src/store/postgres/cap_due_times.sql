@@ -7,7 +7,7 @@
 --
 -- Bound: for each source one range scan, and $4 rows in total, because the outer limit stops the
 -- scans. Usually no row is beyond a horizon.
--- Index: deliveries_due.
+-- Index: deliveries_due, deliveries_pkey.
 -- Locks: the capped rows of deliveries, source by source in the order of their due times, skipping
 -- locked rows. So it never waits, and cannot deadlock.
 with
