@@ -61,11 +61,18 @@ impl Backoff {
     /// ```
     #[must_use]
     pub fn span(&self, attempts: u32) -> (Duration, Duration) {
-        let ceilings = (1..attempts).map(|n| self.ceiling(BudgetAttempt(n)));
-        let (shortest, longest) = ceilings
-            .fold((Duration::ZERO, Duration::ZERO), |sum, ceiling| {
-                (sum.0.saturating_add(ceiling / 2), sum.1.saturating_add(ceiling))
-            });
+        let (mut shortest, mut longest) = (Duration::ZERO, Duration::ZERO);
+        for n in 1..attempts {
+            let ceiling = self.ceiling(BudgetAttempt(n));
+            // There can be a million attempts, and most of them have the same delay.
+            let grows = ceiling < self.max_delay && !ceiling.is_zero() && self.factor > 1.0;
+            let delays = if grows { 1 } else { attempts - n };
+            shortest = shortest.saturating_add((ceiling / 2).saturating_mul(delays));
+            longest = longest.saturating_add(ceiling.saturating_mul(delays));
+            if !grows {
+                break;
+            }
+        }
         (shortest, longest)
     }
 
@@ -146,6 +153,20 @@ mod tests {
         assert_eq!(backoff.ceiling(BudgetAttempt(u32::MAX)), Duration::ZERO);
     }
 
+    /// It is calculated at a reload, and other work of the process waits for it.
+    #[test]
+    fn the_span_of_any_number_of_attempts_is_found_at_once() {
+        let hour = Duration::from_hours(1);
+        let (shortest, longest) = Backoff::default().span(u32::MAX);
+        // Ten delays from 5 s to 2,560 s, and an hour after each other attempt but the last.
+        assert_eq!(longest, Duration::from_secs(5 * 1023) + hour * (u32::MAX - 11));
+        assert_eq!(shortest, longest / 2);
+        for (factor, initial_delay) in [(1.0, hour / 2), (2.0, Duration::ZERO)] {
+            let backoff = Backoff { initial_delay, factor, max_delay: hour };
+            assert_eq!(backoff.span(u32::MAX).1, initial_delay * (u32::MAX - 1));
+        }
+    }
+
     #[test]
     fn jitter_spreads_events_that_fail_together() {
         let backoff = Backoff::default();
@@ -205,6 +226,19 @@ mod tests {
             prop_assert!(ceiling <= max_delay);
             prop_assert!(delay <= ceiling);
             prop_assert!(delay >= ceiling / 2);
+        }
+
+        #[test]
+        fn the_span_is_the_sum_of_all_ceilings(
+            initial in any_duration(), max_delay in any_duration(), factor in 1.0..5.0f64, attempts in 0..50u32,
+        ) {
+            let backoff = Backoff { initial_delay: initial, factor, max_delay };
+            let (mut shortest, mut longest) = (Duration::ZERO, Duration::ZERO);
+            for n in 1..attempts {
+                shortest = shortest.saturating_add(backoff.ceiling(BudgetAttempt(n)) / 2);
+                longest = longest.saturating_add(backoff.ceiling(BudgetAttempt(n)));
+            }
+            prop_assert_eq!(backoff.span(attempts), (shortest, longest));
         }
 
         #[test]

@@ -166,10 +166,32 @@ struct Claiming {
     asked: Vec<usize>,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// Whether calls of the store fail. Claims and settlements can fail separately, for example if a
+/// right is missing or one kind is too slow. A success of one says nothing about the other.
+#[derive(Clone, Copy, Debug, Default)]
 struct StoreHealth {
+    claims: Failing,
+    settlements: Failing,
+}
+
+impl StoreHealth {
+    fn fails(self) -> bool {
+        self.claims.failures > 0 || self.settlements.failures > 0
+    }
+}
+
+/// The failures of one kind of call since its last success.
+#[derive(Clone, Copy, Debug, Default)]
+struct Failing {
     failures: u32,
     retry_at: Instant,
+}
+
+impl Failing {
+    /// When the call may be sent. In the past if its last one succeeded.
+    fn ready_at(self) -> Instant {
+        if self.failures == 0 { Instant::ZERO } else { self.retry_at }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -211,7 +233,7 @@ impl Worker {
             claim_from: 0,
             probe_from: 0,
             seats: 0,
-            store: StoreHealth { failures: 0, retry_at: Instant::ZERO },
+            store: StoreHealth::default(),
             shortage: Shortage::default(),
             polling: Polling {
                 at: now + settings.poll_busy,
@@ -250,7 +272,7 @@ impl Worker {
                     batch.is_some() || self.is_over(),
                     "settlements were written that are not in flight"
                 );
-                self.store.failures = 0;
+                self.store.settlements = Failing::default();
             }
             Input::SettleFailed => self.settle_failed(now),
             Input::Reconfigured { sources, max_held_bytes } => {
@@ -309,12 +331,13 @@ impl Worker {
             }
             Phase::Running | Phase::Over | Phase::Done => (None, None),
         };
-        let store_ready = if self.store.failures == 0 { READY } else { self.store.retry_at };
+        let settle_ready = self.store.settlements.ready_at();
         let settle_at = if running && self.unsettled.len() < FULL {
-            store_ready.max(self.settle_after)
+            settle_ready.max(self.settle_after)
         } else {
-            store_ready
+            settle_ready
         };
+        let claim_at = settle_ready.max(self.store.claims.ready_at()).max(self.claim_after);
         [
             (
                 when(!self.moved_breakers.is_empty() || self.shortage.untold.is_some(), READY),
@@ -338,7 +361,7 @@ impl Worker {
             (self.opening_half.first().filter(|_| running).map(|(at, _)| at), Step::HalfOpen),
             (self.shortage.until.filter(|_| running), Step::Resume),
             (when(sending && !self.deliverable.is_empty(), READY), Step::Deliver),
-            (when(sending && self.may_claim(), store_ready.max(self.claim_after)), Step::Claim),
+            (when(sending && self.may_claim(), claim_at), Step::Claim),
             // The last of the immediate steps, so that one offer includes the effects of all
             // others.
             (when(running && !self.offering.is_empty(), READY), Step::Offer),
@@ -642,7 +665,7 @@ impl Worker {
                 self.unsettled.push_front(unsettled);
             }
         }
-        self.store_failed(now);
+        self.store.settlements = self.failed_again(now, self.store.settlements);
     }
 
     fn shut_down(&mut self, now: Instant, cut_off_at: Instant, give_up_at: Instant) {
@@ -672,15 +695,13 @@ impl Worker {
         }
     }
 
-    fn store_failed(&mut self, now: Instant) {
+    /// The state of a kind of call after another failure.
+    fn failed_again(&self, now: Instant, before: Failing) -> Failing {
         let doubled =
-            self.settings.store_retry_initial.saturating_mul(1 << self.store.failures.min(20));
-        self.store.failures = self.store.failures.saturating_add(1);
-        self.store.retry_at = now
-            + self.jittered(
-                doubled.min(self.settings.store_retry_max),
-                u64::from(self.store.failures),
-            );
+            self.settings.store_retry_initial.saturating_mul(1 << before.failures.min(20));
+        let failures = before.failures.saturating_add(1);
+        let wait = self.jittered(doubled.min(self.settings.store_retry_max), u64::from(failures));
+        Failing { failures, retry_at: now + wait }
     }
 
     /// Half of the wait is fixed and half is a hash, so that workers which fail or idle together do

@@ -39,11 +39,12 @@ fn names(part: &str) -> impl Iterator<Item = String> {
 }
 
 /// The name of a parameter as a server may see it; `None` if it is empty. PHP ignores spaces before
-/// a name, ends it at a NUL, and makes an array of `a[]`. Case is ignored, as in the names of
-/// headers.
+/// a name, ends it at a NUL, and makes an array of `a[]`. Rack 2 and `qs` find `a` in `[a]` and `a]`,
+/// too. Case is ignored, as in the names of headers.
 fn name(parameter: &str) -> Option<String> {
     let (whole, _) = form_urlencoded::parse(parameter.as_bytes()).next()?;
-    let cut = whole.trim_start().split(['\0', '[']).next().unwrap_or_default();
+    let begun = whole.trim_start().trim_start_matches(['[', ']']);
+    let cut = begun.split(['\0', '[', ']']).next().unwrap_or_default();
     let name = if cut.is_empty() { &whole } else { cut };
     Some(as_seen(&name.to_lowercase()).into_owned()).filter(|name| !name.is_empty())
 }
@@ -80,6 +81,11 @@ mod tests {
             "tenant.id[]=x",
             "tenant.id%5B%5D=x",
             "tenant.id%00=x",
+            "[tenant.id]=x",
+            "[[tenant.id=x",
+            "]tenant.id=x",
+            "tenant.id]=x",
+            "%5Btenant.id%5D=x",
             "tenant.id",
             "a=1;tenant.id=x",
         ] {
@@ -87,7 +93,7 @@ mod tests {
             let among = alloc::format!("a=1&{spelled}&b=2");
             assert_eq!(joined("tenant.id=acme", &among), "tenant.id=acme&a=1&b=2", "{spelled}");
         }
-        for other in ["tenant=x", "tenant.id2=x", "x=tenant.id", "=tenant.id", "[tenant.id]=x"] {
+        for other in ["tenant=x", "tenant.id2=x", "x=tenant.id", "=tenant.id", "x[tenant.id]=x"] {
             let expected = alloc::format!("tenant.id=acme&{other}");
             assert_eq!(joined("tenant.id=acme", other), expected);
         }

@@ -5,7 +5,7 @@ use super::claims::{Claim, Claims, Demand};
 use super::interface::{Action, BATCH, BATCH_ROWS, FULL};
 use super::memory::Origin;
 use super::queue::Offered;
-use super::{Claiming, Phase, Worker};
+use super::{Claiming, Failing, Phase, Worker};
 use crate::time::Instant;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -20,7 +20,7 @@ impl Worker {
     /// pending.
     pub(super) fn may_claim(&self) -> bool {
         let settling_first =
-            self.store.failures > 0 && (self.settling.is_some() || !self.unsettled.is_empty());
+            self.store.fails() && (self.settling.is_some() || !self.unsettled.is_empty());
         self.claiming.is_none()
             && !(self.askable.is_empty() && self.probable.is_empty())
             && self.unsettled.len() < BATCH
@@ -109,7 +109,7 @@ impl Worker {
             debug_assert!(self.is_over(), "a claim returned that is not in flight");
             return;
         };
-        self.store.failures = 0;
+        self.store.claims = Failing::default();
         if claims.claimed.is_empty() && claims.dead_lettered.is_empty() {
             self.polling.interval =
                 self.polling.interval.saturating_mul(2).min(self.settings.poll_idle);
@@ -165,7 +165,7 @@ impl Worker {
             self.memory.withdraw(index);
             self.refresh(index);
         }
-        self.store_failed(now);
+        self.store.claims = self.failed_again(now, self.store.claims);
     }
 
     /// Updates whether a queue waits for memory: it would be claimed for if it had some.
@@ -211,7 +211,7 @@ impl Worker {
     pub(super) fn refresh_offers(&mut self) {
         let most_unsettled = if self.makes_offers { BATCH } else { FULL };
         let makes_offers = self.phase == Phase::Running
-            && self.store.failures == 0
+            && !self.store.fails()
             && self.shortage.until.is_none()
             && self.unsettled.len() < most_unsettled;
         if makes_offers != self.makes_offers {

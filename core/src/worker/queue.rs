@@ -162,10 +162,9 @@ impl SourceQueue {
         } else {
             0
         };
-        let held =
-            self.in_flight.saturating_add(u32::try_from(self.ahead.len()).unwrap_or(u32::MAX));
+        let waiting = u32::try_from(self.ahead.len()).unwrap_or(u32::MAX);
         // The number of deliveries that the rate limit lets start in time. More events would wait
-        // in memory until their leases no longer cover a delivery.
+        // in memory until their leases no longer cover a delivery. Those in flight have started.
         let in_time = self
             .policy
             .rate
@@ -173,8 +172,8 @@ impl SourceQueue {
         self.breaker
             .slots(self.policy.concurrency)
             .saturating_add(ahead)
-            .min(in_time)
-            .saturating_sub(held)
+            .saturating_sub(self.in_flight.saturating_add(waiting))
+            .min(in_time.saturating_sub(waiting))
     }
 
     /// The demand of a source when one claim cannot serve all sources in full. For a source with

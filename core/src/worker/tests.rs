@@ -316,6 +316,52 @@ fn a_failing_store_is_called_less_and_less_often() {
 }
 
 #[test]
+fn a_settlement_that_fails_is_sent_less_often_although_claims_succeed() {
+    let mut worker = worker(2);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..1));
+    let taken = actions(&mut worker, START);
+    assert_eq!(limits(&taken), [1], "a claim is in flight");
+    worker.handle(at(1), Input::Finished { ticket: tickets(&taken)[0], reply: ok() });
+    let (mut now, mut waits) = (at(1), vec![]);
+    for round in 0..6 {
+        assert_eq!(outcomes(&actions(&mut worker, now)).len(), 1);
+        worker.handle(now, Input::SettleFailed);
+        if round == 0 {
+            worker.handle(now, claims(1..1));
+        }
+        let failed_at = now;
+        while {
+            let wake = worker.wake_at().unwrap();
+            now = wake.at.max(now);
+            wake.reason != Step::Settle
+        } {
+            assert_eq!(actions(&mut worker, now), [], "no claim while settlements wait");
+        }
+        waits.push(now.since(failed_at));
+    }
+    assert!(
+        waits[0] >= Duration::from_millis(25) && waits[5] >= Duration::from_millis(750),
+        "{waits:?}"
+    );
+}
+
+#[test]
+fn a_claim_that_fails_is_sent_less_often_although_settlements_succeed() {
+    let mut worker = worker(2);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..1));
+    let taken = actions(&mut worker, START);
+    assert_eq!(limits(&taken), [1], "a claim is in flight");
+    worker.handle(at(1), Input::Finished { ticket: tickets(&taken)[0], reply: ok() });
+    assert_eq!(outcomes(&actions(&mut worker, at(1))).len(), 1);
+    worker.handle(at(1), Input::ClaimFailed);
+    worker.handle(at(1), Input::Settled);
+    assert_eq!(actions(&mut worker, at(1)), [], "the claim waits");
+    assert!(worker.wake_at().unwrap().at >= at(1) + Duration::from_millis(25));
+}
+
+#[test]
 fn a_shutdown_releases_waiting_events_and_finishes_deliveries() {
     let mut worker = worker(1);
     let _ = actions(&mut worker, START);
@@ -636,6 +682,28 @@ fn a_rate_limit_spaces_deliveries_and_limits_claims() {
         starts.extend(core::iter::repeat_n(wake.at.since_origin().as_millis(), began));
     }
     assert_eq!(starts, [0, 100, 300, 500, 700, 900]);
+}
+
+#[test]
+fn deliveries_in_flight_do_not_count_against_the_rate_limit() {
+    let policy =
+        Policy { concurrency: 100, rate: core::num::NonZeroU32::new(5), ..Policy::default() };
+    let mut worker = Worker::new(START, unpaced(), [(source("a"), policy)]);
+    assert_eq!(limits(&actions(&mut worker, START)), [10]);
+    worker.handle(START, claims(0..10));
+    // The destination answers none of them, and each has one of the hundred slots.
+    let (mut now, mut begun, mut claimed) = (START, 0, 10);
+    while now < at(6_000) {
+        let taken = actions(&mut worker, now);
+        begun += tickets(&taken).len();
+        for limit in limits(&taken) {
+            assert!(limit <= 10, "what starts within two seconds");
+            worker.handle(now, claims(claimed..claimed + u128::from(limit)));
+            claimed += u128::from(limit);
+        }
+        now = worker.wake_at().unwrap().at.max(now);
+    }
+    assert!((29..=32).contains(&begun), "{begun} deliveries began in 6 s");
 }
 
 #[test]
