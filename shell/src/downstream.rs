@@ -15,6 +15,7 @@ mod destination;
 mod ended;
 mod failures;
 mod once;
+mod pieces;
 mod tls;
 
 pub use clients::Connecting;
@@ -31,10 +32,11 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use http::header::{CONNECTION, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
+use pieces::Pieces;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
@@ -216,12 +218,13 @@ impl Relay for HttpDownstream {
 /// Sends one request and reads its response. A failure has its cause, for the log.
 async fn relayed(
     client: &Client,
-    request: Request<Full<Bytes>>,
+    request: Request<Pieces>,
 ) -> Result<Response<Bytes>, (RelayFailed, String)> {
     let failed = |Failure { reply, cause, tls }| match reply {
         Reply::Failed(class) => (RelayFailed::NoResponse(class), tls.unwrap_or(cause)),
         Reply::NotSent | Reply::Response { .. } => (RelayFailed::NoResource, cause),
     };
+    let _ends = request.body().ends();
     let (head, body) =
         client.request(request).await.map_err(|error| failed(error.into()))?.into_parts();
     if head.status.is_informational() {
@@ -249,10 +252,11 @@ async fn relayed(
 /// its status is the reply. The body only provides the excerpt, of at most `kept` bytes.
 async fn exchange(
     client: &Client,
-    request: Request<Full<Bytes>>,
+    request: Request<Pieces>,
     deadline: Instant,
     kept: usize,
 ) -> Result<Reply, Failure> {
+    let _ends = request.body().ends();
     let mut response = match until(deadline, client.request(request)).await {
         Ok(answer) => answer?,
         Err(_) => return Err(Failure::of(DeliveryError::Timeout)),

@@ -7,11 +7,10 @@
 //! client has the TLS configuration of the old one, so that its handshakes resume the TLS sessions.
 
 use super::ended::Connector;
+use super::pieces::Pieces;
 use crate::lookups;
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
-use http_body_util::Full;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -27,8 +26,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_service::Service;
 
-pub(super) type Client =
-    legacy::Client<Connector<HttpsConnector<HttpConnector<Names>>>, Full<Bytes>>;
+pub(super) type Client = legacy::Client<Connector<HttpsConnector<HttpConnector<Names>>>, Pieces>;
 
 /// How long a client is used for new deliveries. After this time, a change of a destination's
 /// address is in effect.

@@ -3,6 +3,7 @@
 //! It is not built from a `Url`, because that would encode characters of the producer's query. Some
 //! producers sign it.
 
+use super::pieces::Pieces;
 use crate::config::StaticHeaders;
 use crate::headers;
 use crate::ports::Relayed;
@@ -12,7 +13,6 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
-use http_body_util::Full;
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
 use std::str::Utf8Error;
@@ -71,7 +71,7 @@ impl Destination {
     }
 
     /// The request of one delivery.
-    pub(super) fn request(&self, claim: &Claim) -> Result<Request<Full<Bytes>>, Unsendable> {
+    pub(super) fn request(&self, claim: &Claim) -> Result<Request<Pieces>, Unsendable> {
         let mut forwarded = headers::decode(&claim.headers)?;
         for (name, value) in headers::own(claim) {
             forwarded.insert(name, value);
@@ -84,7 +84,7 @@ impl Destination {
         &self,
         source: &SourceName,
         request: Relayed,
-    ) -> Result<Request<Full<Bytes>>, Unsendable> {
+    ) -> Result<Request<Pieces>, Unsendable> {
         let Relayed { method, query, mut headers, body } = request;
         let (name, value) = headers::source(source);
         headers.insert(name, value);
@@ -98,7 +98,7 @@ impl Destination {
         query: &[u8],
         mut headers: HeaderMap,
         body: Bytes,
-    ) -> Result<Request<Full<Bytes>>, Unsendable> {
+    ) -> Result<Request<Pieces>, Unsendable> {
         let uri = self.uri(query)?;
         if let Some(authorization) = &self.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
@@ -110,7 +110,7 @@ impl Destination {
             // length (RFC 9110 §8.6).
             headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(Pieces::new(body));
         (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) =
             (method, uri, headers);
         Ok(request)

@@ -89,10 +89,20 @@ fn classify(error: &legacy::Error) -> DeliveryError {
     told(error).unwrap_or_else(|| {
         if error.is_connect() {
             DeliveryError::ConnectionFailed
+        } else if is_unreachable(error) {
+            DeliveryError::ConnectionReset
         } else {
             tracing::warn!(cause = ?causes(error).collect::<Vec<_>>(), "delivery failed with an unclassified error; treated as a connection reset");
             DeliveryError::ConnectionReset
         }
+    })
+}
+
+/// Whether the network said during an exchange that it does not reach the destination any more.
+fn is_unreachable(error: &legacy::Error) -> bool {
+    use io::ErrorKind as Kind;
+    causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| {
+        matches!(error.kind(), Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown)
     })
 }
 

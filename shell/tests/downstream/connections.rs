@@ -1,6 +1,8 @@
 //! How connections to downstreams are opened, kept alive and closed.
 
-use crate::sink::{Act, ENOUGH, Sink, sent, source, until, within};
+use crate::sink::{
+    Act, ENOUGH, Sink, claim, downstream as downstream_at, sent, source, until, within,
+};
 use bytes::Bytes;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use surehook::downstream::{Connecting, HttpDownstream};
+use surehook::ports::Downstream;
 use surehook_core::verdict::{DeliveryError, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -129,6 +132,48 @@ async fn a_handshake_that_no_delivery_waits_for_ends_in_time() {
     let replies = tokio::join!(sent(&downstream, ENOUGH), sent(&downstream, ENOUGH));
     assert_eq!(replies, (response(b"ok"), response(b"ok")));
     within(serving).await.unwrap();
+}
+
+/// A downstream that receives the rest later would process the event, and again the next attempt.
+#[tokio::test]
+async fn the_rest_of_a_delivery_that_timed_out_is_not_sent() {
+    const BODY: usize = 64 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let downstream = downstream_at(&format!("http://{}/", listener.local_addr().unwrap()));
+    let claim = claim(b"\r\n", &vec![b'.'; BODY]);
+    let (reply, accepted) = within(futures::future::join(
+        downstream.send(&claim, Duration::from_millis(300)),
+        listener.accept(),
+    ))
+    .await;
+    assert_eq!(reply, Reply::Failed(DeliveryError::Timeout));
+    let mut received = Vec::new();
+    // An error is a reset, which is an end, too.
+    let _ = within(accepted.unwrap().0.read_to_end(&mut received)).await;
+    assert!(!received.is_empty() && received.len() < BODY, "{} bytes", received.len());
+}
+
+/// Some services answer before they have read the request. What they have not read would occupy memory
+/// that no limit covers.
+#[tokio::test]
+async fn the_rest_of_a_delivery_that_was_answered_is_not_sent() {
+    const BODY: usize = 64 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let downstream = downstream_at(&format!("http://{}/", listener.local_addr().unwrap()));
+    let claim = claim(b"\r\n", &vec![b'.'; BODY]);
+    let answers = async {
+        let mut stream = listener.accept().await.unwrap().0;
+        let mut begun = [0; 1];
+        stream.read_exact(&mut begun).await.unwrap();
+        stream.write_all(OK).await.unwrap();
+        stream
+    };
+    let (reply, mut stream) =
+        within(futures::future::join(downstream.send(&claim, ENOUGH), answers)).await;
+    assert_eq!(reply, response(b"ok"));
+    let mut received = Vec::new();
+    let _ = within(stream.read_to_end(&mut received)).await;
+    assert!(!received.is_empty() && received.len() < BODY, "{} bytes", received.len());
 }
 
 #[tokio::test]
