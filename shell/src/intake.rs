@@ -49,8 +49,8 @@ pub struct Limits {
     /// Maximum bytes of all requests that are being read or wait for their commit. Sources share
     /// them, see [`surehook_core::reading`].
     pub max_queued_bytes: usize,
-    /// Maximum bytes of one body, of whatever source.
-    pub max_body: usize,
+    /// Maximum bytes of one request, of whatever source: its body, its query and its headers.
+    pub max_request: usize,
     /// Number of configured sources.
     pub sources: usize,
 }
@@ -124,8 +124,8 @@ pub fn intake(
 impl Intake {
     /// Replaces the limits. Requests that are being read or wait are kept.
     pub fn limit(&self, limits: Limits) {
-        let Limits { max_queued, max_queued_bytes, max_body, sources } = limits;
-        self.memory.state().account.resize(max_queued_bytes, max_body, sources);
+        let Limits { max_queued, max_queued_bytes, max_request, sources } = limits;
+        self.memory.state().account.resize(max_queued_bytes, max_request, sources);
         self.max_queued.send_replace(max_queued);
     }
 
@@ -181,7 +181,7 @@ struct MemoryState {
 
 impl Memory {
     fn new(limits: Limits) -> Self {
-        let account = Account::new(limits.max_queued_bytes, limits.max_body, limits.sources);
+        let account = Account::new(limits.max_queued_bytes, limits.max_request, limits.sources);
         Self(Mutex::new(MemoryState { account, reading: BTreeMap::new() }))
     }
 
@@ -234,7 +234,7 @@ impl Reservation {
     }
 
     /// Records that the whole request was read. It now keeps its memory until it is answered.
-    fn is_read(&self) {
+    pub fn is_read(&self) {
         let mut state = self.memory.state();
         state.account.read(self.id);
         state.reading.remove(&self.id);

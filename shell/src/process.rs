@@ -7,6 +7,7 @@ use crate::doorbell::Doorbell;
 use crate::handover::Handover;
 use crate::health::{Health, Loop};
 use crate::http::{App, Bodies, Configured, Relays, SourceIntake};
+use crate::http_server::MAX_BUFFER_BYTES;
 use crate::intake::{IntakePorts, Limits, intake};
 use crate::logs::millis;
 use crate::metrics::{Metered, Metrics};
@@ -333,10 +334,13 @@ fn replace<S: PartialEq>(sender: &watch::Sender<S>, new: S) {
 }
 
 fn limits(config: &Config) -> Limits {
+    // Headers and query are counted, too. Without room for them, a body of exactly `max_body` would
+    // never be accepted if the limit of all requests is not larger.
+    let max_request = config.largest_body().saturating_add(MAX_BUFFER_BYTES);
     Limits {
         max_queued: config.intake.max_queued,
-        max_queued_bytes: config.intake.max_queued_bytes,
-        max_body: config.largest_body(),
+        max_queued_bytes: config.intake.max_queued_bytes.max(max_request),
+        max_request,
         sources: config.sources.len(),
     }
 }

@@ -141,7 +141,7 @@ fn begin_watched(
 }
 
 const ROOMY: Limits =
-    Limits { max_queued: 4096, max_queued_bytes: 64 << 20, max_body: 1_000, sources: 1 };
+    Limits { max_queued: 4096, max_queued_bytes: 64 << 20, max_request: 1_000, sources: 1 };
 
 /// Submits an event of `bytes` bytes. It reserves memory for it as the HTTP surface does.
 async fn submit(intake: &Intake, key: usize, bytes: usize) -> Result<Admission, IntakeError> {
@@ -546,7 +546,7 @@ async fn closing_the_handover_returns_the_events_not_yet_received() {
 }
 
 /// Limits with room for one request of 750 bytes, besides the separate share of its source.
-const SCARCE: Limits = Limits { max_queued_bytes: 1000, max_body: 750, ..ROOMY };
+const SCARCE: Limits = Limits { max_queued_bytes: 1000, max_request: 750, ..ROOMY };
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_request_is_told_to_give_its_memory_to_another() {

@@ -201,7 +201,7 @@ async fn each_source_acknowledges_as_it_is_configured(database: Database) {
 }
 
 /// Each source has a reserved part of the memory for requests. The rest must have room for the
-/// largest body that any source accepts.
+/// largest body that any source accepts, and for its headers.
 async fn the_largest_body_of_one_source_fits_beside_other_sources(database: Database) {
     const LARGEST: usize = 4_000_000;
     let sink = Sink::start(|_| Answer::status(200)).await;
@@ -209,13 +209,12 @@ async fn the_largest_body_of_one_source_fits_beside_other_sources(database: Data
         .map(|name| format!("[sources.{name}]\ndestination = \"{}\"\n", sink.url("/")))
         .concat();
     let configuration = format!(
-        "[intake]\nmax_body = \"1KiB\"\nmax_queued_bytes = {}\n{sources}max_body = {LARGEST}\n",
-        LARGEST + 2_000
+        "[intake]\nmax_body = \"1KiB\"\nmax_queued_bytes = {LARGEST}\n{sources}max_body = {LARGEST}\n",
     );
     let service = Service::start(&database.url(), &configuration).await;
     let post = async |source: &str, length: usize| {
         let url = service.url(&format!("/webhooks/{source}"));
-        let headers = [("idempotency-key", "k")];
+        let headers = [("idempotency-key", "k"), ("x-long", &"h".repeat(20_000))];
         Client::default().post(&url, &headers, "x".repeat(length)).await.expect("a response")
     };
     let sent = Fingerprint::of("x".repeat(LARGEST).as_bytes());

@@ -62,6 +62,8 @@ impl App {
         let body = body::read(body, declared, settings.max_body, late, &mut reservation).await?;
 
         if relayed_by_head.unwrap_or_else(|| settings.relay.matches_body(&body)) {
+            // It keeps its memory until the destination has answered.
+            reservation.is_read();
             return self.relay(source, settings, method, query, &headers, body).await;
         }
         let encoded =

@@ -149,7 +149,7 @@ async fn a_key_in_the_body_is_looked_up_after_the_limits_of_the_body() {
 #[tokio::test]
 async fn deeply_nested_json_is_refused_without_a_deep_stack() {
     let limits =
-        Limits { max_queued: 10, max_queued_bytes: 8 << 20, max_body: 2 << 20, sources: 3 };
+        Limits { max_queued: 10, max_queued_bytes: 8 << 20, max_request: 2 << 20, sources: 3 };
     let setup =
         Setup { limits, max_body: 2 << 20, idempotency_key: &["json:/id"], ..Setup::default() };
     let world = World::start(setup);

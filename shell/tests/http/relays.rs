@@ -6,6 +6,7 @@ use futures::FutureExt;
 use http::Response;
 use std::time::Duration;
 use surehook::http::RELAYED_AT_ONCE;
+use surehook::intake::Limits;
 use surehook::ports::RelayFailed;
 use surehook_core::key::pointer::Pointer;
 use surehook_core::relay::{Method, Part, Rule};
@@ -104,6 +105,29 @@ async fn the_response_to_a_relayed_request_has_any_status_and_cannot_act_as_a_pa
             assert_eq!(header(response.headers(), name), Some(value));
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relayed_request_keeps_its_memory_until_the_destination_has_answered() {
+    let limits =
+        Limits { max_queued: 100, max_queued_bytes: 100_000, max_request: 80_000, sources: 1 };
+    let world = World::start(Setup {
+        relay: rules(),
+        relay_timeout: Duration::from_secs(30),
+        limits,
+        max_body: 80_000,
+        ..Setup::default()
+    });
+    let mut relayed = std::pin::pin!(world.request(
+        "POST",
+        "/webhooks/plain",
+        &[("x-hook-secret", "s")],
+        &[b'.'; 60_000]
+    ));
+    assert!(futures::poll!(&mut relayed).is_pending());
+    // Later than the time after which a request that is still being read may be cancelled.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_problem(&world.post("k", &[b'.'; 60_000]).await, 503, "overloaded");
 }
 
 #[tokio::test]

@@ -568,7 +568,12 @@ async fn a_hanging_store_is_answered_with_503_after_a_timeout() {
 #[tokio::test]
 async fn an_overloaded_process_answers_503_immediately() {
     let world = World::start(Setup {
-        limits: Limits { max_queued: 1, max_queued_bytes: 1 << 20, max_body: 1 << 20, sources: 3 },
+        limits: Limits {
+            max_queued: 1,
+            max_queued_bytes: 1 << 20,
+            max_request: 1 << 20,
+            sources: 3,
+        },
         ..Setup::default()
     });
     world.store.set(Mode::Hangs);
@@ -583,7 +588,7 @@ async fn an_overloaded_process_answers_503_immediately() {
 #[tokio::test]
 async fn queued_bytes_are_bounded_and_include_headers_and_query() {
     let world = World::start(Setup {
-        limits: Limits { max_queued: 100, max_queued_bytes: 1000, max_body: 1000, sources: 3 },
+        limits: Limits { max_queued: 100, max_queued_bytes: 1000, max_request: 1000, sources: 3 },
         ..Setup::default()
     });
     assert_problem(&world.post("k1", &[0; 1001]).await, 503, "overloaded");

@@ -268,7 +268,7 @@ async fn a_client_that_half_closes_within_its_body_gets_400() {
 #[tokio::test]
 async fn memory_is_reserved_as_bodies_arrive_and_released_afterwards() {
     let limits =
-        Limits { max_queued: 100, max_queued_bytes: 100_000, max_body: 80_000, sources: 1 };
+        Limits { max_queued: 100, max_queued_bytes: 100_000, max_request: 80_000, sources: 1 };
     let world = World::start(Setup { limits, max_body: 80_000, ..Setup::default() });
     let server = Server::start(&world, LIMITS).await;
     let mut half = server.client().await;
@@ -523,7 +523,7 @@ async fn a_response_that_waits_for_its_client_is_sent_whole_before_the_connectio
     // More than the buffers of two sockets.
     let body = vec![7; 16 << 20];
     let limits = Limits {
-        max_body: body.len(),
+        max_request: body.len(),
         max_queued_bytes: 2 * body.len(),
         ..Setup::default().limits
     };

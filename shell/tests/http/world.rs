@@ -210,7 +210,7 @@ impl Default for Setup {
             limits: Limits {
                 max_queued: 100,
                 max_queued_bytes: 1 << 20,
-                max_body: 1 << 20,
+                max_request: 1 << 20,
                 sources: 3,
             },
             max_body: 1024,

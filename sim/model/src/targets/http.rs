@@ -111,7 +111,7 @@ fn converse(
     let limits = Limits {
         max_queued: 8,
         max_queued_bytes: MAX_QUEUED_BYTES,
-        max_body: MAX_QUEUED_BYTES,
+        max_request: MAX_QUEUED_BYTES,
         sources: 1,
     };
     let doorbell = Arc::new(Doorbell::default());
