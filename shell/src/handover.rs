@@ -87,7 +87,7 @@ impl Handover {
     pub fn withdraw(&self) -> Vec<Handed> {
         let mut state = self.state();
         let handed = state.take_over();
-        state.inputs.push(Input::OffersWithdrawn);
+        state.end_offers(Input::OffersWithdrawn);
         handed
     }
 
@@ -96,7 +96,7 @@ impl Handover {
         let mut state = self.state();
         state.is_closed = true;
         let handed = state.take_over();
-        state.inputs.push(Input::HandoverClosed);
+        state.end_offers(Input::HandoverClosed);
         handed
     }
 
@@ -106,6 +106,15 @@ impl Handover {
 }
 
 impl State {
+    /// Adds an input that ends all offers. Unread offers are removed: in a process without an intake
+    /// nothing reads them.
+    fn end_offers(&mut self, end: Input) {
+        self.inputs.retain(|input| !matches!(input, Input::Offered { .. }));
+        if self.inputs.last() != Some(&end) {
+            self.inputs.push(end);
+        }
+    }
+
     fn take_over(&mut self) -> Vec<Handed> {
         let handed = std::mem::take(&mut self.handed);
         let taken = handed.iter().flat_map(|handed| &handed.claims);
@@ -124,6 +133,16 @@ mod tests {
     use futures::FutureExt;
     use jiff::Timestamp;
     use surehook_core::id::EventId;
+
+    #[test]
+    fn inputs_that_nothing_reads_do_not_grow_with_each_reload() {
+        let (handover, orders) = (Handover::default(), SourceName::parse("orders").unwrap());
+        for _ in 0..3 {
+            handover.offer(orders.clone(), 1, 10, Duration::from_secs(1));
+            handover.withdraw();
+        }
+        assert_eq!(handover.inputs(), [Input::OffersWithdrawn]);
+    }
 
     #[test]
     fn an_offer_replaces_only_an_unread_one_after_the_last_events_taken_over() {

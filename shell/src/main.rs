@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     }
     let code = match command {
         Command::Check(args) => match cli::check(&args) {
-            Ok((text, code)) => say(std::io::stdout(), &text, code),
+            Ok((text, code)) => shown(&text, code),
             Err(error) => mistake(&error),
         },
         Command::Completions { shell } => written(&cli::completions(shell)),
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
             }
         },
         Command::Producers { name } => match cli::producers(name.as_deref()) {
-            Ok(text) => say(std::io::stdout(), &text, cli::DONE),
+            Ok(text) => shown(&text, cli::DONE),
             Err(error) => mistake(&error),
         },
         Command::Serve(args) => match args.load() {
@@ -93,13 +93,12 @@ fn ask(asked: impl Future<Output = Result<impl Into<Output>, OperateError>>) -> 
 
 /// Prints the result of a command and returns the exit code. Bytes are escaped only on a terminal.
 fn print(output: Output) -> Result<u8, OperateError> {
-    let out = std::io::stdout();
     Ok(match output {
-        Output::Text(text) => say(out, &text, cli::DONE),
-        Output::Failed(text) => say(out, &text, cli::FAILED),
-        Output::Undelivered(text) => say(out, &text, cli::UNDELIVERED),
-        Output::Bytes(bytes) if out.is_terminal() => {
-            say(out, operate::for_terminal(&bytes)?, cli::DONE)
+        Output::Text(text) => shown(&text, cli::DONE),
+        Output::Failed(text) => shown(&text, cli::FAILED),
+        Output::Undelivered(text) => shown(&text, cli::UNDELIVERED),
+        Output::Bytes(bytes) if std::io::stdout().is_terminal() => {
+            shown(operate::for_terminal(&bytes)?, cli::DONE)
         }
         Output::Bytes(bytes) => written(&bytes),
     })
@@ -110,6 +109,8 @@ fn written(bytes: &(impl AsRef<[u8]> + ?Sized)) -> u8 {
     let mut out = std::io::stdout();
     match out.write_all(bytes.as_ref()).and_then(|()| out.flush()) {
         Ok(()) => cli::DONE,
+        // The reader has seen enough, for example `head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => cli::DONE,
         Err(error) => {
             let error = format!("surehook: the output was not written: {error}");
             say(std::io::stderr(), &error, cli::FAILED)
@@ -152,9 +153,17 @@ fn mistake(error: &impl Error) -> u8 {
     say(std::io::stderr(), &error.to_string(), cli::MISTAKE)
 }
 
-/// Writes a text and returns the exit code, even if the write fails. The text can quote untrusted
+/// Writes an error and returns the exit code, even if the write fails. The text can quote untrusted
 /// input, so its control characters are escaped.
 fn say(mut to: impl Write, text: &str, code: u8) -> u8 {
     let _ = writeln!(to, "{}", visible::lines(text.trim_end()));
     code
+}
+
+/// Writes the text that a command was called for, escaped as in [`say`], and returns the exit code.
+fn shown(text: &str, code: u8) -> u8 {
+    match written(&format!("{}\n", visible::lines(text.trim_end()))) {
+        cli::DONE => code,
+        failed => failed,
+    }
 }

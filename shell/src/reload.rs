@@ -10,6 +10,7 @@ use crate::systemd;
 use futures::{Stream, StreamExt, stream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use surehook_core::source::SourceName;
 
 /// Maximum number of sources that a log line names.
@@ -22,6 +23,8 @@ pub struct Reload<R> {
     pub downstream: Arc<HttpDownstream>,
     /// The configuration of the process.
     pub present: Arc<Config>,
+    /// Whether a shutdown has begun. A reload has no effect then.
+    pub is_shutting_down: Arc<AtomicBool>,
 }
 
 impl<R: Fn() -> Result<Config, ConfigError> + Send + Sync + 'static> Reload<R> {
@@ -53,6 +56,10 @@ impl<R: Fn() -> Result<Config, ConfigError> + Send + Sync + 'static> Reload<R> {
             Ok(Err(error)) => return refused(&error.to_string()),
             Err(error) => return refused(&error.to_string()),
         };
+        if self.is_shutting_down.load(Ordering::Acquire) {
+            tracing::warn!("configuration not reloaded: the process is shutting down");
+            return false;
+        }
         let (new, differ) = self.present.reloaded(new);
         if let Err(error) = self.downstream.reload(&new.sources) {
             return refused(&error.to_string());

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use surehook_core::operators::Access;
@@ -117,7 +118,7 @@ pub async fn serve(
     opened.hold(config.migrate_on_start)?;
     let downstream = HttpDownstream::new(&config.sources)
         .map_err(|error| ServeError::Downstream(error.to_string()))?;
-    let terminations = terminations().map_err(ServeError::Signals)?;
+    let mut terminations = terminations().map_err(ServeError::Signals)?;
     let hangups = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
     let webhooks = Bound::new(passed.webhooks, config.listen, "listen")?;
     let operators = match (passed.operators, config.operator_listen) {
@@ -129,7 +130,17 @@ pub async fn serve(
     // Migrates before connections are accepted, so that a load balancer sends no request that must
     // wait for the migration, and before the loops start, so that they find a schema. If the database
     // is unreachable, the migration is retried while they run.
-    let migrated = if config.migrate_on_start { migrated(&opened).await? } else { true };
+    let migrated = if config.migrate_on_start {
+        select_biased! {
+            _ = terminations.next().fuse() => {
+                tracing::info!("shutdown signal during the migration, which is rolled back");
+                return Ok(());
+            }
+            migrated = migrated(&opened).fuse() => migrated?,
+        }
+    } else {
+        true
+    };
     let at_operators = match operators {
         None => None,
         Some(bound) => {
@@ -145,12 +156,15 @@ pub async fn serve(
     listening(address);
 
     let downstream = Arc::new(downstream);
+    let is_shutting_down = Arc::new(AtomicBool::new(false));
     let reload = Reload {
         read: Arc::new(read),
         downstream: Arc::clone(&downstream),
         present: Arc::clone(&config),
+        is_shutting_down: Arc::clone(&is_shutting_down),
     };
-    let shutdowns = terminations.map(|()| {
+    let shutdowns = terminations.map(move |()| {
+        is_shutting_down.store(true, Ordering::Release);
         systemd::stopping();
         Command::ShutDown
     });

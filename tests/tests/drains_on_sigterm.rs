@@ -5,9 +5,11 @@ use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 use surehook_core::event::Outcome;
 use surehook_model::history::Change;
-use tests::database::Database;
+use tempfile::TempDir;
+use tests::database::{Database, connect};
 use tests::http::Client;
 use tests::producer::{Load, Post, Progress, produce, try_once};
+use tests::program::{Process, free_address};
 use tests::recording::Recording;
 use tests::sink::{Answer, Sink};
 use tests::{on_each_database, verdicts, wait};
@@ -253,6 +255,36 @@ async fn the_listener_stays_open_for_the_shutdown_grace(database: Database) {
     service.restart().await;
     let stored = run.judge().await.events.len();
     assert!(accepted > 0 && stored >= accepted, "{accepted} accepted, {stored} stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_during_the_migration_ends_the_process_at_once() {
+    let database = Database::postgres().await;
+    // Another process migrates, and this one waits for it.
+    let mut other = connect(&database.url()).await;
+    sqlx::query("select pg_advisory_lock(x'73757265686f6f6b'::bigint)")
+        .execute(&mut other)
+        .await
+        .expect("the lock is free");
+    let folder = TempDir::new().expect("a temporary folder");
+    let configuration = format!(
+        "database = \"{}\"\nlisten = \"{}\"\n[sources.orders]\ndestination = \"http://127.0.0.1:9/\"\n",
+        database.url(),
+        free_address()
+    );
+    std::fs::write(folder.path().join("surehook.toml"), configuration).expect("a file");
+    let mut process = Process::start(folder.path(), ["serve", "--config", "surehook.toml"]);
+    // Its session has asked for the lock.
+    wait::until("the migration", || async {
+        let sessions: Vec<(i64,)> = database
+            .fetch("select count(*) from pg_stat_activity where query like '%pg_try_advisory_xact_lock%' and pid <> pg_backend_pid()")
+            .await;
+        if sessions[0].0 > 0 { Ok(()) } else { Err(process.log()) }
+    })
+    .await;
+    process.signal(Signal::SIGTERM);
+    let status = process.wait(Duration::from_secs(5)).await;
+    assert_eq!(status.code(), Some(0), "{}", process.log());
 }
 
 async fn is_draining(service: &tests::program::Service) {

@@ -7,11 +7,12 @@
 
 use http::Method;
 use serde_json::Value;
+use std::fs::File;
 use std::path::Path;
 use tempfile::TempDir;
 use tests::database::Database;
 use tests::http::{Answer as Response, Client};
-use tests::program::{Service, free_address, run};
+use tests::program::{PROGRAM_VARIABLE, Service, free_address, program, run};
 use tests::sink::{Answer, Sink};
 use tests::wait;
 
@@ -186,6 +187,23 @@ const REQUESTS: [Refused; 31] = [
     ("POST", "/sources/or.ders/resume", NO, "", 404, "unknown-source", "cannot name a source"),
     ("GET", "/events", ("origin", "https://evil.example"), "", 403, "cross-site", "another site"),
 ];
+
+/// A script must notice that the file it wrote is not complete.
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    for arguments in [&["producers"][..], &["completions", "bash"]] {
+        let full = File::options().write(true).open("/dev/full").expect("/dev/full can be opened");
+        let output = std::process::Command::new(program())
+            .args(arguments)
+            .env_remove(PROGRAM_VARIABLE)
+            .stdout(full)
+            .output()
+            .expect("the program runs");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {told}");
+        assert!(told.contains("the output was not written"), "{arguments:?}: {told}");
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mistake_is_explained_with_its_exit_code_or_status() {

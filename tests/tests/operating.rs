@@ -2,7 +2,7 @@
 //! Every command runs the real program against a real service.
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
 use std::time::Duration;
@@ -205,6 +205,14 @@ async fn dead_letters_are_found_inspected_and_redriven_by_commands(database: Dat
         taken, wanted,
         "not exactly the twenty oldest events and the event with index 3 were sent again"
     );
+
+    // The same column has the same type on each database.
+    database.execute("update events set erased_at = received_at").await;
+    let told = desk.told("events redrive --source orders --delivered").await;
+    assert!(told.starts_with("0 delivered events queued again"), "{told}");
+    assert!(told.contains("30 skipped, because retention has erased the payload"), "{told}");
+    let told = desk.json("events redrive --source orders --delivered").await;
+    assert_eq!((&told["redriven"], &told["erased"]), (&json!(0), &json!(30)), "{told}");
     let metrics = Client::default().get(&service.url("/metrics")).await.expect("a response");
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
     for told in [

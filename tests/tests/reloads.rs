@@ -205,6 +205,7 @@ async fn a_reload_during_the_shutdown_is_refused_with_its_reason() {
     assert_eq!(status.code(), Some(0), "{}", service.log());
     let told = "configuration not reloaded: the process is shutting down";
     assert!(service.log().contains(told), "{}", service.log());
+    assert!(!service.log().contains("configuration reloaded"), "{}", service.log());
 }
 
 /// Posts an event. Returns its id, or the status code of the refusal.

@@ -110,6 +110,7 @@ impl Overrides {
             ("role", role.is_some()),
             ("log", log.is_some()),
             ("drain_timeout", drain_timeout.is_some()),
+            ("shutdown_grace", shutdown_grace.is_some()),
         ] {
             if is_overridden {
                 config.origins.remove(setting);

@@ -47,6 +47,9 @@ pub enum OperateError {
     /// The event does not exist, or its status does not allow the request.
     #[error("{0}")]
     Elsewhere(String),
+    /// The payload of the event was erased, so it cannot be sent again.
+    #[error("{0}")]
+    Erased(String),
     /// The bytes of a body cannot be shown on a terminal.
     #[error(
         "the body is not text: write it to a file, for example with `surehook events body ID > body`"
@@ -78,6 +81,7 @@ impl OperateError {
             | Self::Unreachable { .. }
             | Self::Refused(_)
             | Self::Elsewhere(_)
+            | Self::Erased(_)
             | Self::NotText
             | Self::Foreign(_) => false,
         }
@@ -186,6 +190,9 @@ impl Service {
         match serde_json::from_slice::<ProblemBody>(&body) {
             Ok(problem) if is_of_a_wrong_value(&problem) => {
                 Err(OperateError::WrongValue(escaped(&problem.detail)))
+            }
+            Ok(problem) if problem.kind == ProblemKind::PayloadErased.urn() => {
+                Err(OperateError::Erased(escaped(&problem.detail)))
             }
             Ok(problem) if matches!(status, StatusCode::NOT_FOUND | StatusCode::CONFLICT) => {
                 Err(OperateError::Elsewhere(escaped(&problem.detail)))

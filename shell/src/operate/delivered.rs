@@ -19,7 +19,7 @@ pub(super) async fn one(service: &Service, id: &str) -> Result<Value, OperateErr
 }
 
 /// Queues all matching delivered events again, newest first, no faster than the rate. A dry run
-/// only counts them.
+/// only counts them, with those whose payload was erased. The service does not say which these are.
 pub(super) async fn all(
     service: &Service,
     args: &RedriveArgs,
@@ -40,7 +40,7 @@ pub(super) async fn all(
     };
     let of = "delivered events queued again";
     let progress = Progress::begin(json, of, (!args.dry_run).then_some(count)).await;
-    let (mut redriven, mut after) = (0u64, args.after.clone());
+    let (mut redriven, mut erased, mut after) = (0u64, 0u64, args.after.clone());
     let mut waiting = Waiting::default();
     loop {
         let page = listed(after.clone()).await.map_err(|error| {
@@ -59,6 +59,7 @@ pub(super) async fn all(
                         waiting.note(&standing);
                         tokio::time::sleep_until(begun + pace).await;
                     }
+                    Err(OperateError::Erased(_)) => erased += 1,
                     // Another client has redriven it, or it was pruned, since it was listed.
                     Err(OperateError::Elsewhere(_)) => {}
                     Err(error) => {
@@ -81,13 +82,17 @@ pub(super) async fn all(
             let not_delivering = waiting.to_json();
             pretty(&json!({
                 "redriven": redriven,
+                "erased": erased,
                 "dry_run": dry_run,
                 "delivered": true,
                 "not_delivering": not_delivering,
             }))
         }
         (false, true) => format!(
-            "{redriven} {events} would be sent again; their downstreams have accepted them before"
+            "{redriven} {events} would be sent again; their downstreams have accepted them before. Those whose payload was erased are skipped"
+        ),
+        (false, false) if erased > 0 => format!(
+            "{redriven} {events} queued again{took}; {erased} skipped, because retention has erased the payload"
         ),
         (false, false) => format!("{redriven} {events} queued again{took}"),
     })

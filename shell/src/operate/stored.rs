@@ -33,7 +33,7 @@ pub(super) async fn show(
     let request = match service.get(&path, &[]).await {
         Ok(request) => Some(request),
         // The event was deleted since, or the service is older than this program.
-        Err(OperateError::Elsewhere(_)) if !with_request => None,
+        Err(OperateError::Elsewhere(_) | OperateError::Erased(_)) if !with_request => None,
         Err(error) => return Err(error),
     };
     let redrive = service.url(&["events", id, "redrive"], &[]);
