@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tests::database::Database;
@@ -307,6 +308,61 @@ async fn a_backup_taken_while_serving_can_be_restored_after_a_stop() {
     assert!(kept.status.success(), "{}", said(&kept));
     service.restart().await;
     accepted(&service, "after", true).await;
+}
+
+/// A process that starts while there is none would serve a new, empty database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_is_a_database_at_the_path_at_any_time_of_a_restore() {
+    let world = World::new().await;
+    let mut service = world.service().await;
+    accepted(&service, "a", false).await;
+    stop(&mut service).await;
+    assert!(world.run(&["backup", "backup.db"]).status.success());
+    let is_over = AtomicBool::new(false);
+    let missing = std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut missing = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                missing += u32::from(!world.path("surehook.db").exists());
+            }
+            missing
+        });
+        for n in 0..50 {
+            let restored = world.run(&["restore", "backup.db"]);
+            assert!(restored.status.success(), "{}", said(&restored));
+            fs::rename(world.path("surehook.db-replaced"), world.path(&format!("old-{n}.db")))
+                .expect("the old database is kept");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        looking.join().expect("no panic")
+    });
+    assert_eq!(missing, 0, "times that there was no file");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_backups_do_not_write_the_same_file() {
+    let world = World::new().await;
+    let _service = world.service().await;
+    let partial = world.path("backup.db-partial");
+    fs::write(&partial, "of another process").expect("a file");
+    let other = File::open(&partial).expect("a file");
+    other.lock().expect("a lock");
+
+    let refused = world.run(&["backup", "backup.db"]);
+
+    assert!(
+        !refused.status.success()
+            && said(&refused).contains("backup.db is being written by another process"),
+        "{}",
+        said(&refused)
+    );
+    assert_eq!(fs::read_to_string(&partial).expect("the file"), "of another process");
+    // A process that was killed leaves its file, and no lock.
+    drop(other);
+    let backup = world.run(&["backup", "backup.db"]);
+    assert!(backup.status.success(), "{}", said(&backup));
+    assert!(!partial.exists());
+    is_undamaged(&world.path("backup.db")).await;
 }
 
 /// SQLite applies a log to whatever database is at its path.

@@ -12,7 +12,7 @@ use super::sql;
 use crate::store::schema::{self, Applied, MigrateError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +37,9 @@ pub enum CopyError {
     /// The target exists. Nothing is overwritten.
     #[error("{} exists; move it away, or choose another name", .0.display())]
     Exists(PathBuf),
+    /// Another process writes a copy with this name.
+    #[error("{} is being written by another process; wait until it ends, or choose another name", .0.display())]
+    Written(PathBuf),
     /// A file cannot be written, renamed or made durable.
     #[error("{}: {error}", .path.display())]
     Io { path: PathBuf, error: io::Error },
@@ -127,17 +130,25 @@ pub(super) async fn restore(
     // The log is moved first: a database without its log lacks its last commits, and a log
     // without its database contains nothing usable. It is also moved if its database is gone:
     // SQLite would apply it to the new one.
-    for suffix in BESIDE.into_iter().rev().chain(had_one.then_some("")) {
+    for suffix in BESIDE.into_iter().rev() {
         let path = with_suffix(database, suffix);
         match fs::rename(&path, with_suffix(&replaced, suffix)) {
-            Err(error) if suffix.is_empty() || error.kind() != io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(CopyError::Io { path, error });
             }
             _ => {}
         }
     }
-    fs::rename(&arrived, database)
-        .map_err(|error| CopyError::Io { path: database.to_owned(), error })?;
+    let io = |error| CopyError::Io { path: database.to_owned(), error };
+    if had_one {
+        // The old database gets a second name, and the new one replaces it at the first: there is
+        // a database at the path at any time. Otherwise a process that starts in between would
+        // serve a new, empty one. Not all file systems have a second name for a file.
+        fs::hard_link(database, &replaced)
+            .or_else(|_| fs::rename(database, &replaced))
+            .map_err(io)?;
+    }
+    fs::rename(&arrived, database).map_err(io)?;
     flush_folder(database)?;
     Ok(had_one.then_some(replaced))
 }
@@ -147,11 +158,23 @@ pub(super) async fn restore(
 async fn copy(from: &Path, connection: &mut SqliteConnection, to: &Path) -> Result<(), CopyError> {
     let io = |error| CopyError::Io { path: to.to_owned(), error };
     let partial = with_suffix(to, PARTIAL);
-    // The file is empty, so that SQLite accepts it, and has the mode that the copy must have.
-    private(OpenOptions::new().write(true).create(true).truncate(true))
+    // The file has the mode that the copy must have. It stays open, and locked, until it has its name:
+    // another process must not write the same file.
+    let written = private(OpenOptions::new().write(true).create(true).truncate(false))
         .open(&partial)
         .map_err(io)?;
+    match written.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(CopyError::Written(to.to_owned())),
+        Err(TryLockError::Error(error)) => return Err(io(error)),
+    }
     let copied = async {
+        // The other process may have ended while this one opened the file, which then is its copy.
+        if to.exists() {
+            return Err(CopyError::Exists(to.to_owned()));
+        }
+        // SQLite accepts only an empty file.
+        written.set_len(0).map_err(io)?;
         let name = partial
             .to_str()
             .ok_or_else(|| unread(from, "the name of the copy is not UTF-8".to_owned()))?;
@@ -161,7 +184,7 @@ async fn copy(from: &Path, connection: &mut SqliteConnection, to: &Path) -> Resu
             .await
             .map_err(|error| unread(from, errors::message(&error)))?;
         is_whole(&partial).await?;
-        File::open(&partial).and_then(|file| file.sync_all()).map_err(io)?;
+        written.sync_all().map_err(io)?;
         fs::rename(&partial, to).map_err(io)?;
         flush_folder(to)
     };
