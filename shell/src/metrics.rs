@@ -24,7 +24,7 @@ use std::time::Duration;
 use surehook_core::admission::Stored;
 use surehook_core::breaker::Breaker;
 use surehook_core::due::Bound;
-use surehook_core::event::{Outcome, Reason, Status};
+use surehook_core::event::{Outcome, Reason};
 use surehook_core::id::EventId;
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
@@ -48,6 +48,10 @@ pub fn log_lines_lost() -> IntCounter {
 
 /// The values of the label `outcome`.
 const OUTCOMES: [&str; 2] = ["accepted", "replayed"];
+
+/// The values of the label `status` of the events that retention deleted. A discarded dead letter is
+/// not counted as one: an operator has looked at it.
+const PRUNED: [&str; 3] = ["delivered", "dead_lettered", "discarded"];
 
 /// All metrics of one process.
 pub struct Metrics {
@@ -248,8 +252,8 @@ impl Metrics {
             reading: Mutex::new(()),
             registry,
         };
-        for status in [Status::Delivered, Status::DeadLettered] {
-            metrics.pruned.with_label_values(&[status.as_str()]);
+        for status in PRUNED {
+            metrics.pruned.with_label_values(&[status]);
         }
         metrics.configure(sources);
         Arc::new(metrics)
@@ -565,11 +569,10 @@ impl MaintenanceStore for Metered<dyn MaintenanceStore> {
         let call = self.metrics.measured(&*self.clock, "prune", call);
         async move {
             let pruned = call.await?;
-            let delivered = pruned.deleted.saturating_sub(pruned.dead_lettered);
-            for (status, count) in
-                [(Status::Delivered, delivered), (Status::DeadLettered, pruned.dead_lettered)]
-            {
-                self.metrics.pruned.with_label_values(&[status.as_str()]).inc_by(count);
+            let Pruned { deleted, dead_lettered, discarded, .. } = pruned;
+            let delivered = deleted.saturating_sub(dead_lettered).saturating_sub(discarded);
+            for (status, count) in PRUNED.into_iter().zip([delivered, dead_lettered, discarded]) {
+                self.metrics.pruned.with_label_values(&[status]).inc_by(count);
             }
             Ok(pruned)
         }
@@ -597,6 +600,10 @@ impl MaintenanceStore for Metered<dyn MaintenanceStore> {
     fn oldest_snapshot(&self, least: Duration) -> StoreCall<'_, Option<SnapshotHolder>> {
         let call = self.port.oldest_snapshot(least);
         self.metrics.measured(&*self.clock, "oldest_snapshot", call).boxed()
+    }
+
+    fn overgrown_log(&self) -> Option<u64> {
+        self.port.overgrown_log()
     }
 
     fn database(&self) -> Option<&'static str> {

@@ -167,11 +167,13 @@ pub trait MaintenanceStore: Send + Sync {
     /// skipped. Returns the number of capped due times.
     fn cap_due_times(&self, bounds: Vec<Bound>, limit: u32) -> StoreCall<'_, u64>;
 
-    /// Checks that the database answers, is writable, and has the schema that this program needs.
+    /// Checks that the database answers, is writable, and has the schema that this program needs. It
+    /// runs to its end, also if the future is no longer polled.
     fn ping(&self) -> StoreCall<'_, ()>;
 
     /// Checks that new events can be stored: inserts this event as [`EventStore::accept`] does,
-    /// removes it again, and commits. The event is never visible to other transactions.
+    /// removes it again, and commits. The event is never visible to other transactions. It runs to its
+    /// end, also if the future is no longer polled.
     fn probe(&self, event: NewEvent) -> StoreCall<'_, ()>;
 
     /// What holds the oldest snapshot of the database, if it has held it for at least `least`. `None`
@@ -179,6 +181,12 @@ pub trait MaintenanceStore: Send + Sync {
     fn oldest_snapshot(&self, least: Duration) -> StoreCall<'_, Option<SnapshotHolder>> {
         let _ = least;
         Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// The size in bytes of a write-ahead log that is too large, because a connection of another
+    /// process has kept it from being emptied. `None` also for a database without such a log.
+    fn overgrown_log(&self) -> Option<u64> {
+        None
     }
 
     /// The kind of database, and how it is reached: `sqlite`, `postgresql`, or `postgresql-pooled`
@@ -368,8 +376,10 @@ pub struct Retention {
 pub struct Pruned {
     /// Number of deleted events.
     pub deleted: u64,
-    /// How many of them were dead letters.
+    /// How many of them were dead letters that were not discarded.
     pub dead_lettered: u64,
+    /// How many of them were discarded dead letters.
+    pub discarded: u64,
     /// Where the step ended.
     pub reached: Reached,
 }

@@ -1,6 +1,7 @@
 //! The loop that looks for a session that holds an old snapshot of the database: a backup, or a
 //! transaction that was forgotten. Until it ends, PostgreSQL removes no dead row of a queue, so
-//! claims and retention read more and more of them.
+//! claims and retention read more and more of them, and SQLite cannot empty its write-ahead log, which
+//! grows until the disk is full.
 
 use crate::ports::{Clock, MaintenanceStore, SnapshotHolder};
 use std::sync::Arc;
@@ -31,24 +32,45 @@ pub async fn run(store: Arc<dyn MaintenanceStore>, clock: Arc<dyn Clock>) {
                 tracing::debug!(%error, "the holder of the oldest snapshot was not found");
             }
         }
+        if let Some(bytes) = store.overgrown_log()
+            && reported.is_due(clock.now())
+        {
+            let log_mib = bytes >> 20;
+            tracing::warn!(
+                log_mib,
+                "write-ahead log not emptied; a connection of another process holds an old snapshot, and the log grows until it ends"
+            );
+        }
     }
 }
 
 /// What was logged last.
 #[derive(Default)]
-struct Reported(Option<(SnapshotHolder, Instant)>);
+struct Reported {
+    holder: Option<(SnapshotHolder, Instant)>,
+    log: Option<Instant>,
+}
 
 impl Reported {
+    /// Whether a log that is too large has to be logged now.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.log.is_none_or(|at| now.since(at) >= LOG_EVERY);
+        if is_due {
+            self.log = Some(now);
+        }
+        is_due
+    }
+
     /// The holder, if it has to be logged now.
     fn news(&mut self, now: Instant, found: Option<SnapshotHolder>) -> Option<SnapshotHolder> {
         let found = found?;
-        let is_known = self.0.as_ref().is_some_and(|(known, at)| {
+        let is_known = self.holder.as_ref().is_some_and(|(known, at)| {
             (&known.name, known.pid) == (&found.name, found.pid) && now.since(*at) < LOG_EVERY
         });
         if is_known {
             return None;
         }
-        self.0 = Some((found.clone(), now));
+        self.holder = Some((found.clone(), now));
         Some(found)
     }
 }
@@ -88,5 +110,13 @@ mod tests {
             assert_eq!(news.is_some(), is_news, "minute {minute}, process {pid}");
             assert_eq!(reported.news(at(minute), None), None);
         }
+    }
+
+    #[test]
+    fn a_log_that_is_too_large_is_logged_once_an_hour() {
+        let at = |minutes| Instant::ZERO + Duration::from_mins(minutes);
+        let mut reported = Reported::default();
+        let due: Vec<_> = (1..=122).filter(|&minute| reported.is_due(at(minute))).collect();
+        assert_eq!(due, [1, 61, 121]);
     }
 }

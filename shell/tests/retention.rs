@@ -260,7 +260,7 @@ impl MaintenanceStore for Scripted {
         async move {
             let Some((takes, ends)) = next else { return std::future::pending().await };
             self.clock.sleep_until(now + takes).await;
-            ends.map(|reached| Pruned { deleted: 0, dead_lettered: 0, reached })
+            ends.map(|reached| Pruned { deleted: 0, dead_lettered: 0, discarded: 0, reached })
         }
         .boxed()
     }

@@ -178,20 +178,22 @@ impl Transaction<'_> {
         }
         self.disk.step().await;
         let delete = |work: &mut Work<'_>| {
-            let (mut deleted, mut dead_lettered) = (0, 0);
+            let (mut deleted, mut dead_lettered, mut discarded) = (0, 0, 0);
             for (event, row) in doomed {
                 let Some(record) =
                     work.state.tables.find(event).filter(|_| work.state.row(event) == row)
                 else {
                     continue;
                 };
-                dead_lettered += u64::from(record.status == Status::DeadLettered);
+                let is_discarded = work.state.tables.is_discarded(event);
+                discarded += u64::from(is_discarded);
+                dead_lettered += u64::from(record.status == Status::DeadLettered && !is_discarded);
                 work.state.pruned.insert(event, record);
                 work.state.tables.delete(event);
                 work.committed.push((event, Change::Pruned, row, None));
                 deleted += 1;
             }
-            Pruned { deleted, dead_lettered, reached }
+            Pruned { deleted, dead_lettered, discarded, reached }
         };
         self.commit(at_commit, delete).await
     }

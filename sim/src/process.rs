@@ -386,6 +386,7 @@ impl MaintenanceStore for BuggyStore {
                 return Ok(Pruned {
                     deleted: 0,
                     dead_lettered: 0,
+                    discarded: 0,
                     reached: surehook_core::retention::Reached::END,
                 });
             }

@@ -10,7 +10,7 @@
 //! an abandoned call keeps its slot until the server has ended its session: a commit can hang at
 //! the server as long as a standby is away.
 
-use crate::ports::Connections;
+use crate::ports::{Connections, StoreError};
 use futures::future::BoxFuture;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
@@ -91,6 +91,16 @@ pub(super) enum TakeError {
     },
     /// Connecting failed or took longer than [`ACQUIRE_TIMEOUT`]. Holds the reason.
     Connect(String),
+}
+
+/// Runs a call to its end, also if the future is dropped or kept without being polled. Otherwise such
+/// a future could keep its place in the queue for a connection, and the connection itself, for ever.
+pub(super) async fn detached<T: Send + 'static>(
+    call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::spawn(call).await.unwrap_or_else(|error| {
+        Err(StoreError::Unknown(format!("the task of the transaction failed: {error}")))
+    })
 }
 
 impl<C: Connect> Pool<C> {

@@ -70,6 +70,8 @@ const ACCEPT_ROUNDS: usize = 5;
 /// Microseconds since 1970, or a number of microseconds, as the database stores them.
 type Micros = i64;
 
+/// Its clones are the same store.
+#[derive(Clone)]
 pub struct PostgresStore {
     servers: Arc<Servers>,
     intake: Arc<Pool<Sessions>>,
@@ -78,10 +80,10 @@ pub struct PostgresStore {
     retention: Arc<Pool<Sessions>>,
     readiness: Arc<Pool<Sessions>>,
     /// Where the claims of each source start, and the clock that they are counted with.
-    cursors: Mutex<Cursors>,
+    cursors: Arc<Mutex<Cursors>>,
     clock: TokioClock,
     /// Notified when a call finds that a table is missing.
-    lost_schema: Notify,
+    lost_schema: Arc<Notify>,
 }
 
 impl PostgresStore {
@@ -111,9 +113,9 @@ impl PostgresStore {
             operator: pool(OPERATOR_CONNECTIONS, Plans::Custom),
             retention: pool(RETENTION_CONNECTIONS, Plans::Custom),
             readiness: pool(READINESS_CONNECTIONS, Plans::Custom),
-            cursors: Mutex::new(Cursors::new(cursors)),
+            cursors: Arc::new(Mutex::new(Cursors::new(cursors))),
             clock: TokioClock::new(),
-            lost_schema: Notify::new(),
+            lost_schema: Arc::default(),
             servers: Arc::clone(&servers),
         };
         lanes.set(store.pools().map(|(_, pool)| pool));

@@ -28,11 +28,11 @@ use crate::search::{
     RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize, dead_letter_looks,
 };
 use crate::store::OpenError;
-use crate::store::pool::{ACQUIRE_TIMEOUT, Pool};
+use crate::store::pool::{ACQUIRE_TIMEOUT, Pool, detached};
 use crate::store::rows::{self, BodyRow, FoundRow, GroupRow, RequestRow, SourceRow};
 use crate::store::schema::{self, Applied, MigrateError};
 use connect::Opener;
-use file::DatabaseFile;
+use file::{DatabaseFile, with_suffix};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use sqlx::query::Query;
@@ -57,6 +57,12 @@ const READERS: usize = 4;
 /// How long a shutdown waits for the write-ahead log to be emptied.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A larger log was not emptied for a long time. After each checkpoint that no reader prevents, the
+/// log is written again from its start. Until the next one it grows by 4 MiB and one transaction.
+const OVERGROWN_LOG_BYTES: u64 = 256 << 20;
+
+/// Its clones are the same store.
+#[derive(Clone)]
 pub struct SqliteStore {
     options: SqliteConnectOptions,
     file: Arc<DatabaseFile>,
@@ -64,7 +70,7 @@ pub struct SqliteStore {
     readers: Arc<Pool<Opener>>,
     /// Lets one operator request at a time wait for the writer. The writer's queue is fair, and
     /// operators must not fill it.
-    operator: Semaphore,
+    operator: Arc<Semaphore>,
 }
 
 impl SqliteStore {
@@ -81,7 +87,7 @@ impl SqliteStore {
         Ok(Self {
             writer: Pool::new(opener(options.clone()), 1),
             readers,
-            operator: Semaphore::new(1),
+            operator: Arc::new(Semaphore::new(1)),
             options,
             file,
         })
@@ -217,16 +223,14 @@ impl SqliteStore {
             Ok(writer) => writer,
             Err(error) => return self.watched(Err(errors::not_taken(&error))),
         };
-        let worked = tokio::spawn(async move {
+        let worked = detached(async move {
             let result = work(&mut writer).await;
             if result.as_ref().map_or_else(|broken| broken.has_ended, |_| true) {
                 writer.keep();
             }
             result.map_err(|broken| broken.error)
         });
-        self.watched(worked.await.unwrap_or_else(|error| {
-            Err(StoreError::Unknown(format!("the task of the transaction failed: {error}")))
-        }))
+        self.watched(worked.await)
     }
 
     /// Reports damage of the file if the call failed because of it.
@@ -577,10 +581,8 @@ impl MaintenanceStore for SqliteStore {
         after: Option<EventId>,
         limit: u32,
     ) -> StoreCall<'_, Pruned> {
-        self.write(move |connection, now| {
-            transitions::prune(connection, now, retention, after, limit).boxed()
-        })
-        .boxed()
+        self.with_writer(move |writer| transitions::prune(writer, retention, after, limit).boxed())
+            .boxed()
     }
 
     fn erase(&self, kept: Duration, after: Option<EventId>, limit: u32) -> StoreCall<'_, Erased> {
@@ -598,24 +600,34 @@ impl MaintenanceStore for SqliteStore {
     }
 
     fn ping(&self) -> StoreCall<'_, ()> {
-        // If an IMMEDIATE transaction can begin, the database is writable.
-        let pinged = self.write(|connection, _| {
-            async move {
-                let applied =
-                    sqlx::query_as::<_, Applied>(sql::SCHEMA).fetch_all(connection).await?;
-                Ok(schema::compare(&applied, &sql::migrator()).ready()?)
-            }
-            .boxed()
-        });
-        async move {
-            self.file.in_place().map_err(StoreError::Unavailable)?;
+        let store = self.clone();
+        detached(async move {
+            store.file.in_place().map_err(StoreError::Unavailable)?;
+            // If an IMMEDIATE transaction can begin, the database is writable.
+            let pinged = store.write(|connection, _| {
+                async move {
+                    let applied =
+                        sqlx::query_as::<_, Applied>(sql::SCHEMA).fetch_all(connection).await?;
+                    Ok(schema::compare(&applied, &sql::migrator()).ready()?)
+                }
+                .boxed()
+            });
             pinged.await
-        }
+        })
         .boxed()
     }
 
     fn probe(&self, event: NewEvent) -> StoreCall<'_, ()> {
-        self.with_writer(move |writer| transitions::probe(writer, event).boxed()).boxed()
+        let store = self.clone();
+        let probe = async move {
+            store.with_writer(move |writer| transitions::probe(writer, event).boxed()).await
+        };
+        detached(probe).boxed()
+    }
+
+    fn overgrown_log(&self) -> Option<u64> {
+        let log = with_suffix(self.file.path(), "-wal").metadata().ok()?.len();
+        (log > OVERGROWN_LOG_BYTES).then_some(log)
     }
 
     fn database(&self) -> Option<&'static str> {

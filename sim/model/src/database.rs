@@ -780,11 +780,18 @@ impl Database {
         limit: u32,
     ) -> Pruned {
         let (over, reached) = self.to_prune(now, retention, after, limit);
-        let letters = over.iter().filter(|event| self.deliveries.contains_key(event)).count();
+        let owed = over.iter().filter(|event| self.deliveries.contains_key(event));
+        let (letters, discarded) = owed.fold((0, 0), |(letters, discarded), event| {
+            if self.is_discarded(*event) {
+                (letters, discarded + 1)
+            } else {
+                (letters + 1, discarded)
+            }
+        });
         for event in &over {
             self.delete(*event);
         }
-        Pruned { deleted: over.len() as u64, dead_lettered: letters as u64, reached }
+        Pruned { deleted: over.len() as u64, dead_lettered: letters, discarded, reached }
     }
 
     /// The events that a step of pruning deletes, and where the step ends.
@@ -796,8 +803,7 @@ impl Database {
         after: Option<EventId>,
         limit: u32,
     ) -> (Vec<EventId>, Reached) {
-        let (looked_at, reached) =
-            self.step(now, retention.delivered.min(retention.dead_lettered), after, limit);
+        let (looked_at, reached) = self.step(now, retention.delivered, after, limit);
         (looked_at.into_iter().filter(|id| self.is_over(now, retention, *id)).collect(), reached)
     }
 

@@ -251,7 +251,7 @@ async fn a_discarded_event_is_a_dead_letter_for_producers_and_retention(db: Db) 
     assert_eq!(db.store.erase(Duration::ZERO, None, 10).await.unwrap().erased, 0);
     db.age(event.id, Duration::from_hours(3)).await;
     let pruned = db.store.prune(retention, None, 10).await.unwrap();
-    assert_eq!((pruned.deleted, pruned.dead_lettered), (1, 1));
+    assert_eq!((pruned.deleted, pruned.dead_lettered, pruned.discarded), (1, 0, 1));
 }
 
 fn page<const N: usize>(

@@ -3,9 +3,9 @@
 use crate::db::{Db, demand, event, events, settlement};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use surehook::ports::{NewEvent, Pruned, Redriven, Retention};
+use surehook::ports::{Discarded, NewEvent, Pruned, Redriven, Retention};
 use surehook_core::admission::Stored;
-use surehook_core::event::{Outcome, Reason, RedrivenBy, Status};
+use surehook_core::event::{DiscardScope, Outcome, Reason, RedrivenBy, Status};
 use surehook_core::id::EventId;
 use surehook_core::retention::Reached;
 
@@ -14,6 +14,8 @@ clauses! {
     pruning_never_deletes_undelivered_events => PrunesWhatIsOwed,
     pruning_advances_page_by_page_to_the_last_event => IgnoresThePage | PassNeverEnds | PassEndsAtWhatIsYoung,
     ids_from_a_clock_behind_do_not_end_a_pruning_pass => PassEndsAtWhatIsYoung | FrontNeverEnds,
+    the_front_does_not_pass_events_that_are_kept_longer_than_dead_letters => FrontNeverEnds,
+    discarded_dead_letters_are_deleted_but_not_counted_as_dead_letters => CountsDiscarded,
     a_pruned_key_is_new_again => KeysOutliveTheirEvents,
     a_redrive_during_pruning_leaves_an_event_whole_or_deleted => LeavesAttempts,
     a_delivered_event_redriven_during_pruning_is_whole_or_deleted => LeavesAttempts,
@@ -101,6 +103,23 @@ async fn delivered_events_and_dead_letters_have_separate_retentions(db: Db) {
     assert_eq!(db.found(delivered).await.status, Status::Delivered);
 }
 
+async fn discarded_dead_letters_are_deleted_but_not_counted_as_dead_letters(db: Db) {
+    let dead = ended(&db, 0..3, Outcome::DeadLetter(Reason::Permanent)).await;
+    for event in &dead[..2] {
+        let discarded = db.store.discard(*event, DiscardScope::DeadLetters).await;
+        assert_eq!(discarded, Ok(Discarded::Now));
+    }
+    // Redriven and dead-lettered again, it is a dead letter like all others.
+    assert_eq!(db.store.redrive(dead[1], RedrivenBy::Operator).await, Ok(Redriven::Queued));
+    let again = db.claim_one("orders").await;
+    db.settle(&again, Outcome::DeadLetter(Reason::Permanent)).await;
+    for event in &dead {
+        db.age(*event, HOUR * 11).await;
+    }
+    let pruned = prune(&db).await;
+    assert_eq!((pruned.deleted, pruned.dead_lettered, pruned.discarded), (3, 2, 1));
+}
+
 async fn pruning_never_deletes_undelivered_events(db: Db) {
     let queued = db.accepted("queued").await;
     let processing = db.claimed("processing").await.event;
@@ -158,7 +177,7 @@ async fn ids_from_a_clock_behind_do_not_end_a_pruning_pass(db: Db) {
 
     let first = db.store.prune(RETENTION, None, 1).await.unwrap();
     assert_eq!((first.deleted, first.reached.last), (0, Some(behind.id)));
-    let by = HOUR * 3 - RETENTION.delivered.min(RETENTION.dead_lettered);
+    let by = HOUR * 3 - RETENTION.delivered;
     let is_near = |found: Duration| found.abs_diff(by) < Duration::from_mins(1);
     assert!(first.reached.behind.is_some_and(is_near), "{first:?}");
     let second = db.store.prune(RETENTION, Some(behind.id), 1).await;
@@ -167,9 +186,21 @@ async fn ids_from_a_clock_behind_do_not_end_a_pruning_pass(db: Db) {
         Ok(Pruned {
             deleted: 1,
             dead_lettered: 0,
+            discarded: 0,
             reached: Reached { last: Some(right), behind: None }
         })
     );
+}
+
+/// The front never returns. What it passes too early is deleted by the next slow round only.
+async fn the_front_does_not_pass_events_that_are_kept_longer_than_dead_letters(db: Db) {
+    let event = NewEvent { id: db.first_id(HOUR * 3), ..event("kept") };
+    db.store.accept(vec![event.clone()]).await.unwrap();
+    let claimed = db.claim_one("orders").await;
+    db.settle(&claimed, Outcome::Delivered).await;
+    let retention = Retention { delivered: HOUR * 10, dead_lettered: HOUR * 2 };
+    let pruned = db.store.prune(retention, None, 1).await.unwrap();
+    assert_eq!(pruned.reached, Reached { last: Some(event.id), behind: None });
 }
 
 async fn a_pruned_key_is_new_again(db: Db) {

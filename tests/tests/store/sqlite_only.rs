@@ -259,3 +259,36 @@ async fn a_replay_is_committed_with_a_page_of_its_own() {
     assert_eq!(db.store.pause(event.source.clone(), true).await, Ok(false));
     assert!(size() > replayed, "a second pause must write, otherwise nothing is flushed");
 }
+
+/// Until such a reader ends, SQLite cannot write the log again from its start.
+#[tokio::test]
+async fn a_log_that_a_reader_keeps_from_being_emptied_is_noticed() {
+    let db = Db::sqlite().await;
+    let mut reader = session(&db).await;
+    let mut open = reader.begin().await.unwrap();
+    let read: i64 =
+        sqlx::query_scalar("select count(*) from events").fetch_one(&mut *open).await.unwrap();
+    assert_eq!(read, 0);
+    let mut writer = session(&db).await;
+    let write = async |writer: &mut SqliteConnection| {
+        sqlx::query("create table if not exists filler (bytes blob)")
+            .execute(&mut *writer)
+            .await
+            .unwrap();
+        for _ in 0..5 {
+            sqlx::query("insert into filler select zeroblob(67108864)")
+                .execute(&mut *writer)
+                .await
+                .unwrap();
+            sqlx::query("delete from filler").execute(&mut *writer).await.unwrap();
+        }
+    };
+    assert_eq!(db.store.overgrown_log(), None);
+    write(&mut writer).await;
+    let size = db.store.overgrown_log();
+    assert!(size.is_some_and(|bytes| bytes > 5 * 67_108_864), "{size:?}");
+
+    open.rollback().await.unwrap();
+    write(&mut writer).await;
+    assert_eq!(db.store.overgrown_log(), None, "the log is short again");
+}

@@ -5,6 +5,7 @@ use crate::ports::{
     Connections, Erased, MaintenanceStore, NewEvent, Pruned, Retention, SnapshotHolder, StoreCall,
     StoreError,
 };
+use crate::store::pool::detached;
 use crate::store::rows;
 use crate::store::schema::{self, Applied};
 use futures::FutureExt;
@@ -37,22 +38,13 @@ impl MaintenanceStore for PostgresStore {
     }
 
     fn ping(&self) -> StoreCall<'_, ()> {
-        async move {
-            let rows = self.execute(&self.readiness, sqlx::query(sql::SCHEMA)).await?;
-            schema::compare(&decode::<Applied>(&rows)?, &sql::migrator()).ready()?;
-            let is_read_only = rows.iter().any(|row| row.try_get("read_only").unwrap_or(true));
-            if is_read_only {
-                self.server_is_lost();
-                Err(StoreError::Unavailable("it is read-only".into()))
-            } else {
-                Ok(())
-            }
-        }
-        .boxed()
+        let store = self.clone();
+        detached(async move { store.answers().await }).boxed()
     }
 
     fn probe(&self, event: NewEvent) -> StoreCall<'_, ()> {
-        async move { self.insert_and_take_back(&event).await }.boxed()
+        let store = self.clone();
+        detached(async move { store.insert_and_take_back(&event).await }).boxed()
     }
 
     fn oldest_snapshot(&self, least: Duration) -> StoreCall<'_, Option<SnapshotHolder>> {
@@ -82,6 +74,18 @@ impl MaintenanceStore for PostgresStore {
 }
 
 impl PostgresStore {
+    async fn answers(&self) -> Result<(), StoreError> {
+        let rows = self.execute(&self.readiness, sqlx::query(sql::SCHEMA)).await?;
+        schema::compare(&decode::<Applied>(&rows)?, &sql::migrator()).ready()?;
+        let is_read_only = rows.iter().any(|row| row.try_get("read_only").unwrap_or(true));
+        if is_read_only {
+            self.server_is_lost();
+            Err(StoreError::Unavailable("it is read-only".into()))
+        } else {
+            Ok(())
+        }
+    }
+
     async fn erase_step(
         &self,
         kept: Duration,
@@ -107,11 +111,11 @@ impl PostgresStore {
             .bind(i64::from(limit))
             .bind(rows::micros(retention.delivered))
             .bind(rows::micros(retention.dead_lettered));
-        let kept = retention.delivered.min(retention.dead_lettered);
-        let (row, reached) = self.step(query, limit, kept).await?;
+        let (row, reached) = self.step(query, limit, retention.delivered).await?;
         Ok(Pruned {
             deleted: rows::unsigned(row.changed),
             dead_lettered: rows::unsigned(row.dead_lettered),
+            discarded: rows::unsigned(row.discarded),
             reached,
         })
     }
@@ -173,4 +177,6 @@ struct StepRow {
     /// How many of the changed events were dead letters. Erasing changes none.
     #[sqlx(default)]
     dead_lettered: i64,
+    #[sqlx(default)]
+    discarded: i64,
 }

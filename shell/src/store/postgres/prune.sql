@@ -2,7 +2,7 @@
 -- their retention, with their delivery, their attempts and their actions. The retention is $3 microseconds for
 -- delivered events and $4 for dead letters. Returns one row: the number of events looked at, the
 -- last id, the current time in microseconds, the number of deleted events, and how many of these were
--- dead letters. Events that were received within the shorter retention are not examined further.
+-- dead letters, and discarded ones. Events that were received within the shorter retention are not examined further.
 --
 -- A dead letter is left for the next pass if another session redrives it, or if its row has another
 -- fence when it is locked. An event is deleted only if its dead letter was locked, or if it has
@@ -31,9 +31,11 @@ aged as materialized (
     select * from scanned where received_at <= statement_timestamp() - least($3::bigint, $4::bigint) * interval '1 microsecond'
 ),
 over as materialized (
-    select aged.id, aged.redrives, owed.fence, owed.event_id is not null as dead
+    select
+        aged.id, aged.redrives, owed.fence, owed.event_id is not null as dead,
+        owed.event_id is not null and owed.discarded_fence is not distinct from owed.fence as discarded
     from aged
-    left join lateral (select event_id, fence, ended_at from deliveries where event_id = aged.id limit 1) as owed on true
+    left join lateral (select event_id, fence, ended_at, discarded_fence from deliveries where event_id = aged.id limit 1) as owed on true
     left join lateral (
         select ended_at from attempts where event_id = aged.id order by attempt desc limit 1
     ) as last on owed.event_id is null
@@ -53,7 +55,7 @@ letters as materialized (
     where over.dead
 ),
 doomed as materialized (
-    select over.id, over.dead
+    select over.id, over.dead, over.discarded
     from over
     cross join lateral (
         select id
@@ -110,4 +112,5 @@ select
     (select id from scanned order by id desc limit 1) as last,
     floor(extract(epoch from statement_timestamp()) * 1000000)::bigint as now_us,
     (select count(*) from doomed) as changed,
-    (select count(*) from doomed where dead) as dead_lettered
+    (select count(*) from doomed where dead and not discarded) as dead_lettered,
+    (select count(*) from doomed where discarded) as discarded

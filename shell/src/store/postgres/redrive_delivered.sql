@@ -10,6 +10,7 @@
 -- Locks: the event's row of events. Its number of redrives grows, so a prune that found the event
 -- delivered leaves it. If two redrives run at once, the one that waited finds another number. It
 -- writes nothing, and the caller tries again: the event may have been delivered again in between.
+-- The same if retention erases the payload while the redrive waits for the row.
 with
 judged as materialized (
     select id, redrives
@@ -22,7 +23,7 @@ locked as materialized (
     cross join lateral (
         select id
         from events
-        where id = judged.id and redrives is not distinct from judged.redrives
+        where id = judged.id and redrives is not distinct from judged.redrives and erased_at is null
         for update
     ) as row
 ),

@@ -1,6 +1,6 @@
 -- Looks at up to ?2 events after ?1 in the order of their ids. Returns each id, whether the event
 -- can be deleted (it was delivered at ?3 or before, or dead-lettered at ?4 or before), and whether it
--- is not delivered. Events that were received after both times are not examined further.
+-- is not delivered, or discarded. Events that were received after both times are not examined further.
 --
 -- Bound: a range scan of events, cut by the limit. Then one probe of each other table for each
 -- event.
@@ -16,7 +16,8 @@ select
         ) <= ?3
         else coalesce(owed.ended_at <= ?4, false)
     end as over,
-    owed.event_id is not null as owed
+    owed.event_id is not null as owed,
+    owed.event_id is not null and owed.discarded_fence is owed.fence as discarded
 from events event
 left join deliveries owed on owed.event_id = event.id
 where event.id > coalesce(?1, x'')

@@ -64,14 +64,6 @@ pub const PAUSE: &str = include_str!("pause.sql");
 pub const RESUME: &str = include_str!("resume.sql");
 /// Reads the status of one event.
 pub const STATUS: &str = include_str!("status.sql");
-/// Finds the events that can be deleted.
-pub const PRUNE_SCAN: &str = include_str!("prune_scan.sql");
-/// Deletes the attempts of events that are deleted.
-pub const PRUNE_ATTEMPTS: &str = include_str!("prune_attempts.sql");
-/// Deletes the actions of events that are deleted.
-pub const PRUNE_ACTIONS: &str = include_str!("prune_actions.sql");
-/// Deletes events whose retention has ended.
-pub const PRUNE_EVENTS: &str = include_str!("prune_events.sql");
 /// Finds the events whose payloads can be erased.
 pub const ERASE_SCAN: &str = include_str!("erase_scan.sql");
 pub const ERASE_EVENTS: &str = include_str!("erase_events.sql");
@@ -143,6 +135,22 @@ pub const TRANSITIONS: &str = concat!(
     ";\n",
     include_str!("deliveries_delete.sql")
 );
+/// Begins a transaction and finds the events that can be deleted.
+pub const PRUNE_BEGIN: &str = concat!("begin immediate;\n", include_str!("prune_scan.sql"));
+/// Deletes events with all their rows, and commits.
+pub const PRUNE_END: Script = Script {
+    text: concat!(
+        include_str!("deliveries_delete.sql"),
+        ";\n",
+        include_str!("prune_attempts.sql"),
+        ";\n",
+        include_str!("prune_actions.sql"),
+        ";\n",
+        include_str!("prune_events.sql"),
+        ";\ncommit"
+    ),
+    before_commit: 4,
+};
 /// The statements of [`TRANSITIONS`], and COMMIT.
 pub const SETTLE_END: Script = Script {
     text: concat!(

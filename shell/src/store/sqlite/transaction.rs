@@ -69,6 +69,24 @@ where
     }
 }
 
+/// Runs a transaction of two scripts. The first begins it and reads rows. From these, `decide` makes
+/// the result, and the parameters of the second script, which writes and commits.
+pub(super) async fn decided<T>(
+    connection: &mut SqliteConnection,
+    first: (&'static str, SqliteArguments),
+    second: Script,
+    decide: impl FnOnce(&[SqliteRow]) -> Result<(T, SqliteArguments), Failure>,
+) -> Result<T, Broken> {
+    let read = begin(connection, first.0, first.1).await?.rows;
+    match decide(&read) {
+        Ok((decided, parameters)) => {
+            commit(connection, second, parameters).await?;
+            Ok(decided)
+        }
+        Err(failure) => Err(rolled_back(connection, failure.before_commit()).await),
+    }
+}
+
 /// Rolls a transaction back because of `error`.
 pub(super) async fn rolled_back(connection: &mut SqliteConnection, error: StoreError) -> Broken {
     Broken { error, has_ended: connection.execute("rollback").await.is_ok() }

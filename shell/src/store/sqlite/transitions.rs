@@ -359,16 +359,12 @@ pub(super) async fn settle(
     array(&ids)
         .and_then(|ids| Ok(parameters.add(ids).map_err(sqlx::Error::Encode)?))
         .map_err(untouched)?;
-    let read = transaction::begin(writer, sql::SETTLE_BEGIN, parameters).await?.rows;
-    let settled = settled(&batch, &read, Now::read())
-        .and_then(|(refused, changes)| Ok((refused, changes.parameters(&[])?)));
-    match settled {
-        Ok((refused, parameters)) => {
-            transaction::commit(writer, sql::SETTLE_END, parameters).await?;
-            Ok(refused)
-        }
-        Err(failure) => Err(transaction::rolled_back(writer, failure.before_commit()).await),
-    }
+    let first = (sql::SETTLE_BEGIN, parameters);
+    transaction::decided(writer, first, sql::SETTLE_END, |read| {
+        let (refused, changes) = settled(&batch, read, Now::read())?;
+        Ok((refused, changes.parameters(&[])?))
+    })
+    .await
 }
 
 /// Applies a batch of settlements to their rows. Returns the refused events, and the changes to
@@ -585,38 +581,52 @@ pub(super) async fn discard_all(
 }
 
 pub(super) async fn prune(
-    connection: &mut SqliteConnection,
-    now: Now,
+    writer: &mut SqliteConnection,
     retention: Retention,
     after: Option<EventId>,
     limit: u32,
-) -> Result<Pruned, Failure> {
-    let scan = sqlx::query_as(sql::PRUNE_SCAN)
-        .bind(after.map(EventId::as_uuid))
-        .bind(i64::from(limit))
-        .bind(now.wall.saturating_sub(rows::micros(retention.delivered)))
-        .bind(now.wall.saturating_sub(rows::micros(retention.dead_lettered)));
-    let scanned: Vec<ScannedRow> = fetch(connection, scan).await?;
-    let over: Vec<_> =
-        scanned.iter().filter(|row| row.over).map(|row| hex(EventId::from_uuid(row.id))).collect();
-    if !over.is_empty() {
-        let ids = array(&over)?;
-        let statements =
-            [sql::DELIVERIES_DELETE, sql::PRUNE_ATTEMPTS, sql::PRUNE_ACTIONS, sql::PRUNE_EVENTS];
-        for statement in statements {
-            execute(connection, sqlx::query(statement).bind(Arc::clone(&ids))).await?;
+) -> Result<Pruned, Broken> {
+    let now = Now::read().wall;
+    let expired = |kept| now.saturating_sub(rows::micros(kept));
+    let parameters = prune_parameters(
+        after,
+        limit,
+        [expired(retention.delivered), expired(retention.dead_lettered)],
+    )
+    .map_err(untouched)?;
+    let first = (sql::PRUNE_BEGIN, parameters);
+    transaction::decided(writer, first, sql::PRUNE_END, |read| {
+        let scanned = read.iter().map(ScannedRow::from_row).collect::<Result<Vec<_>, _>>()?;
+        let over: Vec<_> = scanned.iter().filter(|row| row.over).collect();
+        let owed: Vec<_> = over.iter().copied().filter(|row| row.owed).collect();
+        let discarded = owed.iter().filter(|row| row.discarded).count();
+        let mut parameters = SqliteArguments::default();
+        for rows in [&owed, &over] {
+            parameters.add(ids(rows)?).map_err(sqlx::Error::Encode)?;
         }
-    }
-    Ok(Pruned {
-        deleted: over.len() as u64,
-        dead_lettered: scanned.iter().filter(|row| row.over && row.owed).count() as u64,
-        reached: reached(
-            &scanned,
-            limit,
-            now.wall,
-            retention.delivered.min(retention.dead_lettered),
-        ),
+        let pruned = Pruned {
+            deleted: over.len() as u64,
+            dead_lettered: (owed.len() - discarded) as u64,
+            discarded: discarded as u64,
+            reached: reached(&scanned, limit, now, retention.delivered),
+        };
+        Ok((pruned, parameters))
     })
+    .await
+}
+
+fn prune_parameters(
+    after: Option<EventId>,
+    limit: u32,
+    expired: [Micros; 2],
+) -> Result<SqliteArguments, Failure> {
+    let mut arguments = SqliteArguments::default();
+    arguments.add(after.map(EventId::as_uuid)).map_err(sqlx::Error::Encode)?;
+    arguments.add(i64::from(limit)).map_err(sqlx::Error::Encode)?;
+    for time in expired {
+        arguments.add(time).map_err(sqlx::Error::Encode)?;
+    }
+    Ok(arguments)
 }
 
 pub(super) async fn erase(
@@ -631,10 +641,9 @@ pub(super) async fn erase(
         .bind(i64::from(limit))
         .bind(now.wall.saturating_sub(rows::micros(kept)));
     let scanned: Vec<ScannedRow> = fetch(connection, scan).await?;
-    let over: Vec<_> =
-        scanned.iter().filter(|row| row.over).map(|row| hex(EventId::from_uuid(row.id))).collect();
+    let over: Vec<_> = scanned.iter().filter(|row| row.over).collect();
     if !over.is_empty() {
-        execute(connection, sqlx::query(sql::ERASE_EVENTS).bind(array(&over)?).bind(now.wall))
+        execute(connection, sqlx::query(sql::ERASE_EVENTS).bind(ids(&over)?).bind(now.wall))
             .await?;
     }
     Ok(Erased { erased: over.len() as u64, reached: reached(&scanned, limit, now.wall, kept) })
@@ -653,6 +662,11 @@ pub(super) async fn cap_due_times(
         .collect();
     let query = sqlx::query(sql::CAP_DUE_TIMES).bind(array(&bounds)?).bind(i64::from(limit));
     Ok(query.execute(connection).await?.rows_affected())
+}
+
+/// The ids of rows, as one parameter.
+fn ids(rows: &[&ScannedRow]) -> Result<Arc<str>, Failure> {
+    array(&rows.iter().map(|row| hex(EventId::from_uuid(row.id))).collect::<Vec<_>>())
 }
 
 /// Where a step of retention ended that changes no event received within the last `kept`.
@@ -805,6 +819,8 @@ struct ScannedRow {
     /// Whether the event is not delivered. Erasing does not ask.
     #[sqlx(default)]
     owed: bool,
+    #[sqlx(default)]
+    discarded: bool,
 }
 
 #[derive(FromRow)]

@@ -355,7 +355,7 @@ async fn an_accept_during_pruning_of_its_key_follows_the_outcome() {
             gate.open().await;
             assert_eq!(
                 pruning.await.unwrap(),
-                Ok(Pruned { deleted: 1, dead_lettered: 0, reached: Reached::END })
+                Ok(Pruned { deleted: 1, dead_lettered: 0, discarded: 0, reached: Reached::END })
             );
             assert_eq!(accepting.await.unwrap(), Ok(vec![Stored::Inserted]));
             assert_eq!(
@@ -437,7 +437,7 @@ async fn pruning_skips_a_dead_letter_that_is_being_redriven() {
     gate.waiting(1).await;
     assert_eq!(
         prune(&db).await.unwrap(),
-        Ok(Pruned { deleted: 0, dead_lettered: 0, reached: Reached::END })
+        Ok(Pruned { deleted: 0, dead_lettered: 0, discarded: 0, reached: Reached::END })
     );
     gate.open().await;
     assert_eq!(redriving.await.unwrap(), Ok(Redriven::Queued));

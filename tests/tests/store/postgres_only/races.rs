@@ -107,13 +107,13 @@ async fn a_dead_letter_that_is_being_redriven_is_not_pruned() {
     let mut redriving = held_open(&db, redrive).await;
     assert_eq!(
         db.store.prune(everything, None, 10).await,
-        Ok(Pruned { deleted: 0, dead_lettered: 0, reached: Reached::END }),
+        Ok(Pruned { deleted: 0, dead_lettered: 0, discarded: 0, reached: Reached::END }),
         "pruning must not wait"
     );
     end(&mut redriving, "commit").await;
     assert_eq!(
         db.store.prune(everything, None, 10).await,
-        Ok(Pruned { deleted: 0, dead_lettered: 0, reached: Reached::END })
+        Ok(Pruned { deleted: 0, dead_lettered: 0, discarded: 0, reached: Reached::END })
     );
     let found = db.found(claim.event).await;
     assert_eq!((found.status, found.history.len()), (Status::Queued, 1));
@@ -564,6 +564,21 @@ async fn a_waiting_redrive_of_a_delivered_event_evaluates_the_row_again() {
     end(&mut redriving, "commit").await;
     assert_eq!(waiting.await.unwrap(), Ok(Redriven::Queued));
     assert_eq!(db.claim_one("a").await.attempt, 3, "the waiting redrive must see the new attempt");
+}
+
+#[tokio::test]
+async fn a_redrive_that_waits_for_the_erasure_of_its_event_finds_it_erased() {
+    let db = Db::postgres().await;
+    let claim = db.claimed("a").await;
+    db.settle(&claim, Outcome::Delivered).await;
+    let erasure =
+        "update events set query = '', headers = '', body = '', erased_at = statement_timestamp()";
+    let mut erasing = held_open(&db, erasure).await;
+    let (store, event) = (Arc::clone(&db.store), claim.event);
+    let waiting = tokio::spawn(async move { store.redrive_delivered(event).await });
+    wait_for_waiting(&db, 1).await;
+    end(&mut erasing, "commit").await;
+    assert_eq!(waiting.await.unwrap(), Ok(Redriven::Erased));
 }
 
 #[tokio::test]

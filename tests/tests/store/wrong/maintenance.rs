@@ -45,6 +45,9 @@ impl MaintenanceStore for WrongStore {
                         pruned.reached.last.filter(|id| before.events[id].received_at <= soonest);
                 }
                 Wrong::FrontNeverEnds => pruned.reached.behind = Some(Duration::from_hours(1)),
+                Wrong::CountsDiscarded => {
+                    pruned.dead_lettered += std::mem::take(&mut pruned.discarded);
+                }
                 Wrong::SaysTwiceAsMany => pruned.deleted *= 2,
                 Wrong::PrunesWhatIsOwed => {
                     let old: Vec<EventId> = looked_at
