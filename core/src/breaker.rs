@@ -143,8 +143,9 @@ impl Breaker {
         }
     }
 
-    /// The state after a delivery ended at `now`. While the breaker is open, results of deliveries
-    /// that started before are ignored.
+    /// The state after a delivery ended at `now`. While the breaker is open, results are ignored. The
+    /// caller also ignores those of deliveries that began before it opened: they say nothing about a
+    /// downstream that has recovered since, and are not the result of the probe.
     #[must_use]
     pub fn after(
         self,

@@ -133,6 +133,8 @@ enum Phase {
 struct InFlight {
     queue: usize,
     started_at: Instant,
+    /// How often the breaker of its source had opened.
+    openings: u64,
     lease: Lease,
     size: usize,
     /// What the event counts with: see [`Memory::take`].
@@ -542,6 +544,7 @@ impl Worker {
         let in_flight = InFlight {
             queue: index,
             started_at: now,
+            openings: queue.openings,
             lease,
             size: held.claim.size(),
             weight,
@@ -563,25 +566,23 @@ impl Worker {
 
     /// Ends a delivery: frees its slot and queues its settlement.
     fn end(&mut self, now: Instant, ticket: Ticket, reply: Reply, cut_off: bool) {
-        let Some(InFlight { queue: index, started_at, lease, size, weight, origin, claim }) =
-            self.in_flight.remove(&ticket)
-        else {
+        let Some(ended) = self.in_flight.remove(&ticket) else {
             debug_assert!(false, "the result of a delivery that is not in flight: {ticket:?}");
             return;
         };
+        let InFlight { queue: index, started_at, openings, lease, size, weight, origin, claim } =
+            ended;
         self.memory.free(index, origin, size, weight);
         if !cut_off && reply != Reply::NotSent {
             self.memory.learn(index, memory::Pace::of(now.since(started_at)));
         }
         let queue = &mut self.queues[index];
-        queue.in_flight -= 1;
         queue.completed += u32::from(self.claiming.is_some());
         let (verdict, decided) =
             decide(&reply, &queue.policy, claim.event, claim.attempt, claim.in_budget);
         let outcome = if cut_off { Outcome::CutOff } else { decided };
         let health = verdict.and_then(|verdict| health(&reply, verdict));
-        let has_moved =
-            health.is_some_and(|health| queue.is_configured && queue.learned(now, health));
+        let has_moved = queue.ended(now, openings, health);
         match (&reply, cut_off) {
             (_, true) => {}
             (Reply::NotSent, false) => self.suspend(now),

@@ -45,6 +45,10 @@ pub(super) struct SourceQueue {
     pub(super) ahead: VecDeque<Held>,
     /// The number of slots in use.
     pub(super) in_flight: u32,
+    /// How often the breaker has opened.
+    pub(super) openings: u64,
+    /// How many deliveries in flight began before the breaker last opened.
+    stale: u32,
     /// Whether there may be events to claim.
     pub(super) expects: Expects,
     /// The number of deliveries that ended while the present claim was in flight.
@@ -122,6 +126,8 @@ impl SourceQueue {
             is_configured: true,
             ahead: VecDeque::new(),
             in_flight: 0,
+            openings: 0,
+            stale: 0,
             expects: Expects::Unknown,
             completed: 0,
             wanted: 0,
@@ -143,9 +149,15 @@ impl SourceQueue {
     }
 
     pub(super) fn can_deliver(&self) -> bool {
-        !self.ahead.is_empty()
-            && self.in_flight < self.breaker.slots(self.policy.concurrency)
-            && !self.is_ahead_of_its_rate
+        !self.ahead.is_empty() && self.in_flight < self.slots() && !self.is_ahead_of_its_rate
+    }
+
+    /// The number of deliveries that may be in flight. While the breaker is not closed, those from
+    /// before it opened do not count, within the concurrency: a delivery that hangs must not delay the
+    /// probe.
+    fn slots(&self) -> u32 {
+        let concurrency = self.policy.concurrency;
+        self.breaker.slots(concurrency).saturating_add(self.stale).min(concurrency)
     }
 
     /// The number of events to claim: the slots, plus about the number of events that are consumed
@@ -169,8 +181,7 @@ impl SourceQueue {
             .policy
             .rate
             .map_or(u32::MAX, |rate| rate.get().saturating_mul(RATED_AHEAD_SECONDS));
-        self.breaker
-            .slots(self.policy.concurrency)
+        self.slots()
             .saturating_add(ahead)
             .saturating_sub(self.in_flight.saturating_add(waiting))
             .min(in_time.saturating_sub(waiting))
@@ -205,12 +216,24 @@ impl SourceQueue {
         self.is_ahead_of_its_rate.then_some(next)
     }
 
-    /// The end of a delivery showed the health of the downstream. Returns whether the breaker changed
-    /// its state.
-    pub(super) fn learned(&mut self, now: Instant, health: Health) -> bool {
+    /// A delivery ended that began after this number of openings of the breaker. If its end showed the
+    /// health of the downstream, the breaker learns it, unless it has opened since. Returns whether the
+    /// breaker changed its state.
+    pub(super) fn ended(&mut self, now: Instant, openings: u64, health: Option<Health>) -> bool {
+        self.in_flight -= 1;
+        if openings != self.openings {
+            self.stale -= 1;
+            return false;
+        }
         let before = self.breaker;
+        let Some(health) = health.filter(|_| self.is_configured) else { return false };
         self.breaker = before.after(now, health, self.policy.breaker, self.policy.concurrency);
-        before.as_str() != self.breaker.as_str()
+        let has_moved = before.as_str() != self.breaker.as_str();
+        if has_moved && matches!(self.breaker, Breaker::Open { .. }) {
+            self.openings += 1;
+            self.stale = self.in_flight;
+        }
+        has_moved
     }
 
     /// Replaces the policy, or adds a source again that was removed. Returns whether the breaker

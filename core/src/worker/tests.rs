@@ -707,6 +707,29 @@ fn deliveries_in_flight_do_not_count_against_the_rate_limit() {
 }
 
 #[test]
+fn a_delivery_from_before_the_breaker_opened_neither_delays_the_probe_nor_counts_as_it() {
+    let mut worker = breaking(3);
+    let _ = actions(&mut worker, START);
+    worker.handle(START, claims(0..3));
+    let old = tickets(&actions(&mut worker, START));
+    for ticket in &old[..2] {
+        worker.handle(at(1), Input::Finished { ticket: *ticket, reply: failed() });
+    }
+    assert_eq!(breakers(&actions(&mut worker, at(1))), ["open"]);
+    worker.handle(at(2), Input::Settled);
+    assert_eq!(limits(&actions(&mut worker, at(2))), [0_u32; 0]);
+    let half_open = actions(&mut worker, at(10_001));
+    assert_eq!((breakers(&half_open), limits(&half_open)), (vec!["half_open"], vec![1]));
+    worker.handle(at(10_001), claims(3..4));
+    let probe = tickets(&actions(&mut worker, at(10_001)));
+    assert_eq!(probe.len(), 1);
+    worker.handle(at(10_002), Input::Finished { ticket: old[2], reply: failed() });
+    assert_eq!(breakers(&actions(&mut worker, at(10_002))), [""; 0]);
+    worker.handle(at(10_003), Input::Finished { ticket: probe[0], reply: ok() });
+    assert_eq!(breakers(&actions(&mut worker, at(10_003))), ["ramping"]);
+}
+
+#[test]
 fn events_claimed_before_the_breaker_opened_are_released() {
     let mut worker = breaking(3);
     let _ = actions(&mut worker, START);

@@ -24,6 +24,8 @@ const SEEN_WITHIN: Duration = Duration::from_millis(500);
 struct Watch {
     phase: Phase,
     in_flight: BTreeSet<(EventId, Attempt)>,
+    /// Those in flight that began before the breaker last opened. Their ends say nothing to it.
+    stale: BTreeSet<(EventId, Attempt)>,
 }
 
 enum Phase {
@@ -69,7 +71,7 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
                 watch.in_flight.insert((*event, *attempt));
                 let policy = run.policies.of_newest(process, source, entry.at);
                 let Some(policy) = policy.filter(|policy| opens(policy)) else { continue };
-                let why = watch.begins(entry.at, policy);
+                let why = watch.begins(entry.at, (*event, *attempt), policy);
                 seen.probed |= matches!(watch.phase, Phase::Probing { .. });
                 if let Some(why) = why {
                     violations.push(violation(
@@ -87,9 +89,12 @@ fn watch(run: &Run) -> (Vec<Violation>, Seen) {
                     continue;
                 };
                 watch.in_flight.remove(&(*event, *attempt));
+                let is_stale = watch.stale.remove(&(*event, *attempt));
                 // A delivery that a shutdown cut off says nothing about the downstream.
                 let policy = run.policies.of_newest(process, source, entry.at);
-                if let Some(policy) = policy.filter(|_| !draining.contains(process.as_str())) {
+                if let Some(policy) =
+                    policy.filter(|_| !is_stale && !draining.contains(process.as_str()))
+                {
                     let was_ramping = matches!(watch.phase, Phase::Ramping { .. });
                     watch.ends(entry.at, shown(*status_code, policy), policy);
                     seen.recovered |= was_ramping && matches!(watch.phase, Phase::Closed { .. });
@@ -135,11 +140,14 @@ fn shown(status_code: Option<u16>, policy: &Policy) -> Health {
 
 impl Watch {
     /// Records the start of a delivery. Returns the reason if the breaker forbids it.
-    fn begins(&mut self, at: At, policy: &Policy) -> Option<String> {
-        let in_flight = self.in_flight.len();
+    fn begins(&mut self, at: At, begun: (EventId, Attempt), policy: &Policy) -> Option<String> {
+        let in_flight = self.in_flight.difference(&self.stale).count();
         match self.phase {
             Phase::Closed { .. } => None,
-            Phase::Open { since } if at < since + SEEN_WITHIN => None,
+            Phase::Open { since } if at < since + SEEN_WITHIN => {
+                self.stale.insert(begun);
+                None
+            }
             Phase::Open { since } if at + SEEN_WITHIN < since + policy.breaker.open_for => {
                 Some(format!(
                     "although its circuit breaker opened {:.3}s before, for {:?}",
@@ -188,12 +196,8 @@ impl Watch {
         let reached = |count: u32, limit: u32| limit > 0 && count >= limit;
         let must_open = reached(failures, limits.failures) || reached(refusals, limits.refusals);
         let fails = health == Health::Failed || (health == Health::Refused && limits.refusals > 0);
+        let was_open = matches!(self.phase, Phase::Open { .. });
         self.phase = match self.phase {
-            // The breaker may have been half-open already, and may have treated this result as its
-            // probe's.
-            Phase::Open { since } if !fails && at + SEEN_WITHIN >= since + limits.open_for => {
-                Phase::Ramping { allowed: 2, failures: 0, refusals: 0 }
-            }
             Phase::Open { since } => Phase::Open { since },
             Phase::Probing { .. } if !fails => {
                 Phase::Ramping { allowed: 2, failures: 0, refusals: 0 }
@@ -211,5 +215,8 @@ impl Watch {
                 Phase::Ramping { allowed: allowed + 1, failures: 0, refusals }
             }
         };
+        if !was_open && matches!(self.phase, Phase::Open { .. }) {
+            self.stale = self.in_flight.clone();
+        }
     }
 }

@@ -38,6 +38,8 @@ struct Given {
     /// Its bytes, and whether it was claimed on insert and handed over.
     size: usize,
     handed: bool,
+    /// Whether it was in flight when the breaker of its source opened.
+    is_stale: bool,
     /// The downstream's response: the status code (`None` for a timeout) and the value of
     /// `Retry-After`.
     reply: Option<(Option<u16>, Option<Duration>)>,
@@ -364,12 +366,12 @@ impl World {
                 let in_flight = self
                     .given
                     .values()
-                    .filter(|given| given.source == source && given.place == Place::Sent)
-                    .count();
+                    .filter(|given| given.source == source && given.place == Place::Sent);
                 assert!(
-                    in_flight <= self.policies[source].concurrency as usize,
+                    in_flight.clone().count() <= self.policies[source].concurrency as usize,
                     "more deliveries in flight than slots"
                 );
+                let in_flight = in_flight.filter(|given| !given.is_stale).count();
                 self.watched[source].begins(self.now, &self.policies[source], in_flight);
             }
             Action::Settle(settlements) => {
@@ -421,6 +423,11 @@ impl World {
             Action::Breaker(source, breaker) => {
                 let source = (0..SOURCES).find(|&n| name(n) == source).unwrap();
                 self.watched[source].moves(self.now, breaker);
+                if matches!(breaker, Breaker::Open { .. }) {
+                    for given in self.given.values_mut().filter(|given| given.source == source) {
+                        given.is_stale |= given.place == Place::Sent;
+                    }
+                }
             }
             Action::Suspended { wait } => {
                 assert!(!self.is_suspended(), "a suspension was extended");
@@ -496,7 +503,7 @@ impl World {
             // A timeout has no `Retry-After`.
             given.reply = Some((status_code, status_code.and(retry_after)));
         }
-        let source = given.source;
+        let (source, is_stale) = (given.source, given.is_stale);
         let reply = match status_code {
             Some(status_code) => {
                 Reply::Response { status_code, retry_after, excerpt: Bytes::from_static(b"x") }
@@ -505,8 +512,9 @@ impl World {
         };
         let in_flight = self.worker.load().in_flight;
         self.worker.handle(self.now, Input::Finished { ticket, reply });
-        // Results of deliveries that were cut off before are ignored.
-        if self.worker.load().in_flight < in_flight {
+        // Results of deliveries that were cut off before are ignored, and for the breaker those of
+        // deliveries from before it opened.
+        if self.worker.load().in_flight < in_flight && !is_stale {
             let health = match status_code {
                 Some(200) => Health::Accepted,
                 Some(422) => Health::Refused,
@@ -578,6 +586,7 @@ impl World {
                         sent: false,
                         size,
                         handed: false,
+                        is_stale: false,
                         reply: None,
                     },
                 );
@@ -633,6 +642,7 @@ impl World {
                 sent: false,
                 size,
                 handed: true,
+                is_stale: false,
                 reply: None,
             };
             self.given.insert((claim.event, claim.fence), given);
