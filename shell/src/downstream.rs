@@ -256,12 +256,15 @@ async fn exchange(
     deadline: Instant,
     kept: usize,
 ) -> Result<Reply, Failure> {
-    let _ends = request.body().ends();
+    let ends = request.body().ends();
     let mut response = match until(deadline, client.request(request)).await {
         Ok(answer) => answer?,
         Err(_) => return Err(Failure::of(DeliveryError::Timeout)),
     };
     let (status_code, retry_after) = (response.status().as_u16(), asked_delay(response.headers()));
+    if response.status().is_success() {
+        ends.never();
+    }
     let deadline = deadline.min(Instant::now() + BODY_TIMEOUT);
     let excerpt = excerpt(response.body_mut(), deadline, kept).await;
     Ok(Reply::Response { status_code, retry_after, excerpt })

@@ -119,7 +119,8 @@ impl<S: Write + Unpin> Write for Remembering<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        // TLS writes here, too.
+        Pin::new(&mut self.stream).poll_flush(context).map(|flushed| unless_closed(flushed, ()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -142,8 +143,8 @@ impl<S: Write + Unpin> Write for Remembering<S> {
     }
 }
 
-/// Drops these bytes if the destination has closed the connection.
-fn unless_closed(written: io::Result<usize>, bytes: usize) -> io::Result<usize> {
+/// The result of a write, or `done` if the destination has closed the connection: the bytes are dropped.
+fn unless_closed<T>(written: io::Result<T>, done: T) -> io::Result<T> {
     match written {
         Err(error)
             if matches!(
@@ -151,7 +152,7 @@ fn unless_closed(written: io::Result<usize>, bytes: usize) -> io::Result<usize> 
                 io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
             ) =>
         {
-            Ok(bytes)
+            Ok(done)
         }
         written => written,
     }
@@ -202,7 +203,7 @@ mod tests {
         }
 
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
         }
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

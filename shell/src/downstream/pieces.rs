@@ -2,8 +2,9 @@
 //!
 //! hyper sends all that it has taken of a body, also after the delivery timed out. If it had all of a
 //! large body, the destination would process the event later, and the next attempt again. Or it sends
-//! the rest to a destination that has answered already, for as long as that takes. So hyper gets one
-//! piece at a time, and none after the end of the delivery: then it closes the connection.
+//! the rest to a destination that has refused it already, for as long as that takes. So hyper gets one
+//! piece at a time, and none after the end of the delivery: then it closes the connection. Only a
+//! destination that has accepted the event gets the rest of it.
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -39,6 +40,13 @@ impl Pieces {
     /// To be kept until the delivery ends.
     pub(super) fn ends(&self) -> Ends {
         Ends(self.has_ended.clone())
+    }
+}
+
+impl Ends {
+    /// The destination has accepted the event.
+    pub(super) fn never(mut self) {
+        self.0 = None;
     }
 }
 
