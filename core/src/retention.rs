@@ -14,9 +14,9 @@
 //!
 //! - A *round* visits all ids slowly, from first to last. It finds every expired event, whatever
 //!   its id, within one round.
-//! - The *front* is fast and stops where, by the store's clock, the ids of kept events start. It
-//!   continues there when more have expired. So the events from correct clocks are deleted soon
-//!   after they expire, however long a round takes.
+//! - The *front* is fast and stops where, by the store's clock, the ids of kept delivered events
+//!   start. It continues there when more have expired. So the delivered events from correct clocks
+//!   are deleted soon after they expire, however long a round takes.
 //!
 //! The front deletes as fast as events expire, if the database can: when it is far behind, its steps
 //! have no pauses. If it falls further behind all the same, [`Schedule::handle`] says so.
@@ -50,7 +50,7 @@ pub const FALLS_BEHIND: Duration = Duration::from_mins(5);
 pub struct Reached {
     /// The last event that the step visited. `None` if no events follow.
     pub last: Option<EventId>,
-    /// How long before the ids of all kept events the id of `last` was created, by the store's clock.
+    /// How long before the ids of all kept delivered events the id of `last` was created, by the store's clock.
     /// `None` if it was not.
     pub behind: Option<Duration>,
 }
@@ -60,7 +60,7 @@ impl Reached {
     pub const END: Self = Self { last: None, behind: None };
 
     /// The end of a step that visited `looked` events of at most `limit`; `last` is the last of
-    /// them. Events received at `kept_since` or later are kept (milliseconds since 1970, by the
+    /// them. Delivered events received at `kept_since` or later are kept (milliseconds since 1970, by the
     /// store's clock).
     #[must_use]
     pub fn new(last: Option<EventId>, looked: usize, limit: u32, kept_since: i64) -> Self {

@@ -277,7 +277,7 @@ async fn a_signal_during_the_migration_ends_the_process_at_once() {
     // Its session has asked for the lock.
     wait::until("the migration", || async {
         let sessions: Vec<(i64,)> = database
-            .fetch("select count(*) from pg_stat_activity where query like '%pg_try_advisory_xact_lock%' and pid <> pg_backend_pid()")
+            .fetch("select count(*) from pg_stat_activity where query like '%pg_try_advisory_xact_lock%' and datname = current_database() and pid <> pg_backend_pid()")
             .await;
         if sessions[0].0 > 0 { Ok(()) } else { Err(process.log()) }
     })

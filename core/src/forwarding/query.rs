@@ -39,8 +39,8 @@ fn names(part: &str) -> impl Iterator<Item = String> {
 }
 
 /// The name of a parameter as a server may see it; `None` if it is empty. PHP ignores spaces before
-/// a name, ends it at a NUL, and makes an array of `a[]`. Rack 2 and `qs` find `a` in `[a]` and `a]`,
-/// too. Case is ignored, as in the names of headers.
+/// a name, ends it at a NUL, and makes an array of `a[]`. Rack 2 finds `a` in `[a]` and `a]`,
+/// too, and `qs` in `[a]`. Case is ignored, as in the names of headers.
 fn name(parameter: &str) -> Option<String> {
     let (whole, _) = form_urlencoded::parse(parameter.as_bytes()).next()?;
     let begun = whole.trim_start().trim_start_matches(['[', ']']);

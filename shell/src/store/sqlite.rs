@@ -626,7 +626,9 @@ impl MaintenanceStore for SqliteStore {
     }
 
     fn overgrown_log(&self) -> Option<u64> {
-        let log = with_suffix(self.file.path(), "-wal").metadata().ok()?.len();
+        // SQLite keeps it beside the file that a link names.
+        let file = self.file.path().canonicalize().ok()?;
+        let log = with_suffix(&file, "-wal").metadata().ok()?.len();
         (log > OVERGROWN_LOG_BYTES).then_some(log)
     }
 

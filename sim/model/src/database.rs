@@ -898,8 +898,8 @@ impl Database {
         }
     }
 
-    /// The events that a step of retention looks at, and where the step ends. Events that were
-    /// received within the last `kept` stay unchanged.
+    /// The events that a step of retention looks at, and where the step ends. Delivered events
+    /// that were received within the last `kept` stay unchanged.
     fn step(
         &self,
         now: Timestamp,

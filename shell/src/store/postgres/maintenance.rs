@@ -134,7 +134,7 @@ impl PostgresStore {
         u64::try_from(*capped).map_err(|_| rows::unreadable("count"))
     }
 
-    /// Runs one step of retention, which changes no event received within the last `kept`. Returns
+    /// Runs one step of retention, which changes no delivered event received within the last `kept`. Returns
     /// its row, and where it ended.
     async fn step(
         &self,

@@ -12,7 +12,7 @@ use super::sql;
 use crate::store::schema::{self, Applied, MigrateError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,8 +37,8 @@ pub enum CopyError {
     /// The target exists. Nothing is overwritten.
     #[error("{} exists; move it away, or choose another name", .0.display())]
     Exists(PathBuf),
-    /// Another process writes a copy with this name.
-    #[error("{} is being written by another process; wait until it ends, or choose another name", .0.display())]
+    /// Another process writes a copy to this file, or was killed before it was complete.
+    #[error("{} exists: another process is writing it, or was killed; delete it if none runs, or choose another name", .0.display())]
     Written(PathBuf),
     /// A file cannot be written, renamed or made durable.
     #[error("{}: {error}", .path.display())]
@@ -112,7 +112,10 @@ pub(super) async fn restore(
     let arrived = with_suffix(database, PARTIAL);
     let copied = async {
         fit(from, &mut connection).await?;
-        let _ = fs::remove_file(&arrived);
+        // What a restore that was killed has left. No other one runs.
+        for left in [&arrived, &with_suffix(&arrived, PARTIAL)] {
+            let _ = fs::remove_file(left);
+        }
         copy(from, &mut connection, &arrived).await
     };
     let copied = copied.await;
@@ -142,8 +145,8 @@ pub(super) async fn restore(
     let io = |error| CopyError::Io { path: database.to_owned(), error };
     if had_one {
         // The old database gets a second name, and the new one replaces it at the first: there is
-        // a database at the path at any time. Otherwise a process that starts in between would
-        // serve a new, empty one. Not all file systems have a second name for a file.
+        // a database at the path at any time. If the restore were killed in between, the next start
+        // would serve a new, empty one. Not all file systems have a second name for a file.
         fs::hard_link(database, &replaced)
             .or_else(|_| fs::rename(database, &replaced))
             .map_err(io)?;
@@ -158,23 +161,16 @@ pub(super) async fn restore(
 async fn copy(from: &Path, connection: &mut SqliteConnection, to: &Path) -> Result<(), CopyError> {
     let io = |error| CopyError::Io { path: to.to_owned(), error };
     let partial = with_suffix(to, PARTIAL);
-    // The file has the mode that the copy must have. It stays open, and locked, until it has its name:
-    // another process must not write the same file.
-    let written = private(OpenOptions::new().write(true).create(true).truncate(false))
-        .open(&partial)
-        .map_err(io)?;
-    match written.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(CopyError::Written(to.to_owned())),
-        Err(TryLockError::Error(error)) => return Err(io(error)),
+    // The file is empty, so that SQLite accepts it, and has the mode that the copy must have. It is
+    // new: another process must not write the same file.
+    match private(OpenOptions::new().write(true).create_new(true)).open(&partial) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(CopyError::Written(partial));
+        }
+        Err(error) => return Err(io(error)),
     }
     let copied = async {
-        // The other process may have ended while this one opened the file, which then is its copy.
-        if to.exists() {
-            return Err(CopyError::Exists(to.to_owned()));
-        }
-        // SQLite accepts only an empty file.
-        written.set_len(0).map_err(io)?;
         let name = partial
             .to_str()
             .ok_or_else(|| unread(from, "the name of the copy is not UTF-8".to_owned()))?;
@@ -184,7 +180,10 @@ async fn copy(from: &Path, connection: &mut SqliteConnection, to: &Path) -> Resu
             .await
             .map_err(|error| unread(from, errors::message(&error)))?;
         is_whole(&partial).await?;
-        written.sync_all().map_err(io)?;
+        File::open(&partial).and_then(|file| file.sync_all()).map_err(io)?;
+        if to.exists() {
+            return Err(CopyError::Exists(to.to_owned()));
+        }
         fs::rename(&partial, to).map_err(io)?;
         flush_folder(to)
     };

@@ -669,7 +669,7 @@ fn ids(rows: &[&ScannedRow]) -> Result<Arc<str>, Failure> {
     array(&rows.iter().map(|row| hex(EventId::from_uuid(row.id))).collect::<Vec<_>>())
 }
 
-/// Where a step of retention ended that changes no event received within the last `kept`.
+/// Where a step of retention ended that changes no delivered event received within the last `kept`.
 fn reached(scanned: &[ScannedRow], limit: u32, now: Micros, kept: Duration) -> Reached {
     let kept_since = now.saturating_sub(rows::micros(kept)).div_euclid(1000);
     Reached::new(
