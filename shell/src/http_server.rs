@@ -53,7 +53,7 @@ use tokio::time::{sleep, timeout};
 const MAX_HEADER_BYTES: usize = 32 << 10;
 /// Maximum bytes that are buffered for one connection, in each direction. So a request's query and
 /// headers have fewer.
-pub(crate) const MAX_BUFFER_BYTES: usize = 64 << 10;
+pub const MAX_BUFFER_BYTES: usize = 64 << 10;
 /// How long a peer may leave sent bytes unacknowledged, or its receive window closed.
 #[cfg(target_os = "linux")]
 const PEER_TIMEOUT: Duration = Duration::from_secs(30);

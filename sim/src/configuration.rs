@@ -9,6 +9,7 @@ use surehook::config::{
     Config, DatabaseUrl, Destination, IntakeConfig, LogFormat, Origins, Role,
     Source as SourceConfig, WorkerConfig,
 };
+use surehook::http_server::MAX_BUFFER_BYTES;
 use surehook::ports::Retention;
 use surehook_core::admission::OnKeyReuse;
 use surehook_core::breaker::BreakerPolicy;
@@ -38,9 +39,12 @@ pub(crate) fn config(
     at: Duration,
     bug: Option<Bug>,
 ) -> Config {
-    // If the largest body takes all memory, there is nothing left to reserve.
-    let max_body =
-        if bug == Some(Bug::NoReservedMemory) { MAX_QUEUED_BYTES } else { MAX_BODY_BYTES };
+    // If the largest body and its headers take all memory, there is nothing left to reserve.
+    let max_body = if bug == Some(Bug::NoReservedMemory) {
+        MAX_QUEUED_BYTES - MAX_BUFFER_BYTES
+    } else {
+        MAX_BODY_BYTES
+    };
     let source = |source: Source| {
         let mut policy = source.policy();
         match bug {
