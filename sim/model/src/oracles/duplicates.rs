@@ -99,8 +99,10 @@ pub(super) fn judge(run: &Run) -> Vec<Violation> {
 /// Whether a process was stopped between an accept whose result it did not learn, and its next try.
 /// If the event was deleted after its retention in that time, the next try stores it again.
 fn stopped(index: &Index<'_>, process: &str, since: At, until: At) -> bool {
-    let mut faults = index.faults.iter().skip_while(|(at, _)| *at < since);
-    faults.any(|(at, fault)| matches!(fault, Fault::Paused { process: of, .. } if of == process && *at <= until))
+    // The commit can follow the stop: the call was on its way.
+    index.faults.iter().take_while(|(at, _)| *at <= until).any(|(at, fault)| {
+        matches!(fault, Fault::Paused { process: of, duration } if of == process && *at + *duration >= since)
+    })
 }
 
 /// Whether something explains that a delivery ended without a response: its timeout, a downstream that
