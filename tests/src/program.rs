@@ -411,6 +411,19 @@ impl Service {
         .await;
     }
 
+    /// Waits until its log contains `words`.
+    ///
+    /// # Panics
+    ///
+    /// If it does not in time.
+    pub async fn logs(&self, words: &str) {
+        wait::until("the line of the log", || async {
+            let log = self.log();
+            if log.contains(words) { Ok(()) } else { Err(format!("no `{words}` in:\n{log}")) }
+        })
+        .await;
+    }
+
     /// Everything that it has logged so far, over all its starts.
     #[must_use]
     pub fn log(&self) -> String {

@@ -7,7 +7,6 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 use tests::postgres::{Cluster, Settings, copy_for_the_server, program};
 use tests::program::{Environment, Service, run_in};
-use tests::wait;
 
 const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates/authority.pem");
 /// The file of a certificate authority that has issued nothing.
@@ -216,17 +215,9 @@ async fn a_new_connection_reads_the_file_again() {
     let url = format!("{database}?sslmode=verify-full&sslrootcert={}", file.display());
     let service =
         Service::begin(&url, "[sources.a]\ndestination = \"http://127.0.0.1:9/\"\n").await;
-    logs(&service, "no authority in this file has issued it").await;
+    service.logs("no authority in this file has issued it").await;
     std::fs::write(&file, "").expect("the folder can be written to");
-    logs(&service, "ca.pem of `sslrootcert` has no certificate (PEM)").await;
+    service.logs("ca.pem of `sslrootcert` has no certificate (PEM)").await;
     std::fs::copy(AUTHORITY, &file).expect("the file can be copied");
     service.ready().await;
-}
-
-async fn logs(service: &Service, words: &str) {
-    wait::until("the line of the log", || async {
-        let log = service.log();
-        if log.contains(words) { Ok(()) } else { Err(format!("no `{words}` in:\n{log}")) }
-    })
-    .await;
 }

@@ -310,11 +310,7 @@ async fn signalled_again(database: Database, first: Signal, second: Signal) {
     sink.reaches(1).await;
 
     service.signal(first);
-    wait::until("the process to log its shutdown", || async {
-        let log = service.log();
-        if log.contains("shutting down") { Ok(()) } else { Err(log) }
-    })
-    .await;
+    service.logs("shutting down").await;
     let begun = Instant::now();
     service.signal(second);
     let status = service.wait(Duration::from_secs(10)).await;

@@ -149,11 +149,7 @@ async fn a_url_that_denies_the_pooler_is_refused_with_the_reason() {
     let sink = Sink::start(|_| Answer::status(200)).await;
     let denied = format!("{}?pooler=none", pgbouncer.through(&url));
     let service = Service::begin(&denied, &configuration(&sink)).await;
-    tests::wait::until("the reason", || async {
-        let log = service.log();
-        if log.contains("remove `pooler=none` from the database URL") { Ok(()) } else { Err(log) }
-    })
-    .await;
+    service.logs("remove `pooler=none` from the database URL").await;
     drop(service);
 
     let found_out = Service::start(&pgbouncer.through(&url), &configuration(&sink)).await;

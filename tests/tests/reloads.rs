@@ -200,6 +200,7 @@ async fn a_reload_during_the_shutdown_is_refused_with_its_reason() {
     post(&service, "orders", "{}").await.expect("the source is configured");
     sink.reaches(1).await;
     service.signal(Signal::SIGTERM);
+    service.logs("shutting down").await;
     service.signal(Signal::SIGHUP);
     let status = service.wait(wait::TIMEOUT).await;
     assert_eq!(status.code(), Some(0), "{}", service.log());
