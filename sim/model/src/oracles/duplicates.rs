@@ -152,7 +152,8 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
         match &entry.what {
             What::Sending(sending) if sending.attempt == first.attempt => {
                 sender = Some((sending.process.as_str(), entry.at));
-                (sent, gave_up_at) = (Some(sending), None);
+                // After a failover, an earlier attempt can have had this number.
+                (sent, gave_up_at, reply_heard) = (Some(sending), None, false);
             }
             What::Sent { attempt, status_code, .. } if *attempt == first.attempt => {
                 reply_heard |= status_code.is_some_and(|code| (200..300).contains(&code));
