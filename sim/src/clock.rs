@@ -1,14 +1,12 @@
 //! Virtual time and seeded ids: the simulated clock and id ports, and hyper's timer.
 
+use crate::timer::{sleep, sleep_until};
 use crate::waits::{Wait, Waits};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use madsim::rand::Rng;
-use madsim::time::{TimeHandle, sleep_until};
-use std::future::Future;
+use madsim::time::TimeHandle;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use surehook::ports::{Clock, Ids};
 use surehook_core::id::EventId;
@@ -45,7 +43,7 @@ impl Clock for SimClock {
         let wait = wait.min(Duration::from_secs(1 << 32));
         let waiting =
             self.waits.begin(self.process, Wait::Until(TimeHandle::current().elapsed() + wait));
-        madsim::time::sleep(wait).map(move |()| drop(waiting)).boxed()
+        sleep(wait).map(move |()| drop(waiting)).boxed()
     }
 }
 
@@ -78,20 +76,6 @@ impl hyper::rt::Timer for SimTimer {
     }
 
     fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(SimSleep(Mutex::new(sleep_until(deadline).boxed())))
+        Box::pin(sleep_until(deadline))
     }
 }
-
-/// hyper requires `Sync`. The mutex provides it without locking: the future is polled only through
-/// `&mut`.
-struct SimSleep(Mutex<BoxFuture<'static, ()>>);
-
-impl Future for SimSleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).poll_unpin(context)
-    }
-}
-
-impl hyper::rt::Sleep for SimSleep {}

@@ -36,6 +36,7 @@ mod recorder;
 mod report;
 mod rows;
 mod store;
+mod timer;
 mod transaction;
 mod waits;
 mod world;

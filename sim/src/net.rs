@@ -128,7 +128,7 @@ pub(crate) async fn listen(at: SocketAddr) -> TcpListener {
     loop {
         match TcpListener::bind(at).await {
             Ok(listener) => return listener,
-            Err(_) => madsim::time::sleep(Duration::from_millis(10)).await,
+            Err(_) => crate::timer::sleep(Duration::from_millis(10)).await,
         }
     }
 }

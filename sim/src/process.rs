@@ -267,7 +267,7 @@ impl Host for SimHost {
             }
             drop(listener);
             let all_ended = async { while connections.next().await.is_some() {} };
-            let _ = madsim::time::timeout(time_left, all_ended).await;
+            let _ = crate::timer::timeout(time_left, all_ended).await;
             Ok(())
         }
         .boxed()

@@ -5,6 +5,7 @@ use crate::database::POISON;
 use crate::downstream::{HANDSHAKE_HEADER, values};
 use crate::net;
 use crate::recorder::{Recorder, elapsed};
+use crate::timer::{sleep, timeout};
 use bytes::Bytes;
 use futures::future::ready;
 use futures::{StreamExt, stream};
@@ -13,7 +14,6 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use madsim::rand::Rng;
-use madsim::time::{sleep, timeout};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,6 +30,11 @@ use surehook_model::scenario::{HandshakeAt, MAX_BODY_BYTES, Post, Scenario};
 const TIMEOUT: Duration = Duration::from_secs(4);
 /// The number of bytes that a slow producer sends one by one, at the end of a body.
 const TRICKLED_BYTES: u32 = 8;
+/// The first pause of a producer is this at most, and each further one may be twice as long.
+const FIRST_PAUSE_MS: u64 = 100;
+/// How many times the longest pause doubles: to 51.2 s. Producers that never pause longer than a few
+/// seconds would spend most of a run on events that cannot be stored.
+const DOUBLINGS: usize = 9;
 /// A refused producer keeps trying for at least this long after all faults have ended.
 const TRIES_AFTER_HEAL: Duration = Duration::from_mins(1);
 
@@ -78,7 +83,7 @@ impl Producers {
             if elapsed() > give_up_at {
                 return;
             }
-            let longest = 100u64.saturating_mul(1 << attempt.min(5));
+            let longest = FIRST_PAUSE_MS << attempt.min(DOUBLINGS);
             sleep(Duration::from_millis(madsim::rand::thread_rng().gen_range(20..=longest))).await;
         }
     }
