@@ -13,8 +13,8 @@
 //! what is shown.
 
 use crate::search::{
-    DiscardedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage,
-    RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize,
+    ChangedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RequestRecord,
+    SourceRecord, Span, SummaryFilter, SummarySize,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -110,7 +110,7 @@ pub trait OperatorStore: Send + Sync {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> StoreCall<'_, RedrivenPage>;
+    ) -> StoreCall<'_, ChangedPage>;
 
     /// Discards an event, if it is in the scope. A dead letter keeps the time when it ended.
     fn discard(&self, event: EventId, scope: DiscardScope) -> StoreCall<'_, Discarded>;
@@ -126,7 +126,7 @@ pub trait OperatorStore: Send + Sync {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> StoreCall<'_, DiscardedPage>;
+    ) -> StoreCall<'_, ChangedPage>;
 
     /// The work of each source that is named here, has waiting events, has dead letters or is
     /// paused, in the order of their names. For each source, the events that are due, that are due

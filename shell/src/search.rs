@@ -216,40 +216,31 @@ pub struct EventPage {
     pub next: Option<EventId>,
 }
 
-/// The result of one step of a redrive of many events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RedrivenPage {
-    /// The number of dead letters that were queued again, or would be in a dry run.
-    pub redriven: u32,
+/// The result of one step of a redrive or a discard of many events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangedPage {
+    /// The number of events that were redriven or discarded, or would be in a dry run, by source.
+    pub changed: BTreeMap<String, u32>,
     /// The last event that was examined. The next step continues after it. `None` after the last
     /// step.
     pub next: Option<EventId>,
 }
 
-/// The result of one step of a discard of many events.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DiscardedPage {
-    /// The number of events that were discarded, or would be in a dry run, by source.
-    pub discarded: BTreeMap<String, u32>,
-    /// As in [`RedrivenPage::next`].
-    pub next: Option<EventId>,
-}
-
-impl DiscardedPage {
+impl ChangedPage {
     /// A page of events, each with its source.
     #[must_use]
     pub fn new(sources: Vec<String>, next: Option<EventId>) -> Self {
-        let mut discarded = BTreeMap::new();
+        let mut changed = BTreeMap::new();
         for source in sources {
-            *discarded.entry(source).or_default() += 1;
+            *changed.entry(source).or_default() += 1;
         }
-        Self { discarded, next }
+        Self { changed, next }
     }
 
     /// The number of events.
     #[must_use]
     pub fn count(&self) -> u32 {
-        self.discarded.values().sum()
+        self.changed.values().sum()
     }
 }
 

@@ -6,7 +6,7 @@ use crate::rows::discard_one;
 use crate::transaction::{Transaction, Work};
 use std::time::Duration;
 use surehook::ports::{Discarded, Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
-use surehook::search::{DiscardedPage, EventFilter, PageSize, RedrivenPage, Span};
+use surehook::search::{ChangedPage, EventFilter, PageSize, Span};
 use surehook_core::due::Bound;
 use surehook_core::event::{DiscardScope, RedrivenBy, Status};
 use surehook_core::id::EventId;
@@ -67,8 +67,8 @@ impl Transaction<'_> {
         size: PageSize,
         dry_run: bool,
         at_commit: AtCommit,
-    ) -> Result<RedrivenPage, StoreError> {
-        let (mut letters, mut page) =
+    ) -> Result<ChangedPage, StoreError> {
+        let (mut letters, page) =
             self.disk.state().tables.letters(&filter.clone().of_dead_letters(), span, size);
         let discarded = discarded(&self.disk.state().tables, &filter);
         if self.disk.bug == Some(Bug::RedriveTakesDiscarded) {
@@ -84,13 +84,16 @@ impl Transaction<'_> {
         self.disk.step().await;
         let redrive = |work: &mut Work<'_>| {
             let now = work.now;
-            let queued = held.into_iter().filter(|letter| {
-                work.change(*letter, Change::Redriven { of_many: true }, |tables| {
-                    tables.redrive(now, *letter, RedrivenBy::Operator)
-                }) == Redriven::Queued
-            });
-            page.redriven = u32::try_from(queued.count()).unwrap_or(u32::MAX);
-            page
+            let mut sources = Vec::new();
+            for letter in held {
+                let redriven = work.change(letter, Change::Redriven { of_many: true }, |tables| {
+                    tables.redrive(now, letter, RedrivenBy::Operator)
+                });
+                if redriven == Redriven::Queued {
+                    sources.push(work.source(letter));
+                }
+            }
+            ChangedPage::new(sources, page.next)
         };
         self.commit(at_commit, redrive).await
     }
@@ -121,7 +124,7 @@ impl Transaction<'_> {
         size: PageSize,
         dry_run: bool,
         at_commit: AtCommit,
-    ) -> Result<DiscardedPage, StoreError> {
+    ) -> Result<ChangedPage, StoreError> {
         let (chosen, scope, page) =
             self.disk.state().tables.discardable(self.now, &filter, scope, span, size);
         if dry_run {
@@ -139,10 +142,10 @@ impl Transaction<'_> {
                     discard_one(tables, now, event, scope, bug)
                 });
                 if discarded == Discarded::Now {
-                    sources.push(work.state.tables.events[&event].event.source.to_string());
+                    sources.push(work.source(event));
                 }
             }
-            DiscardedPage::new(sources, page.next)
+            ChangedPage::new(sources, page.next)
         };
         self.commit(at_commit, discard).await
     }

@@ -23,7 +23,7 @@ use surehook::ports::{
     Discarded, Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven,
     Retention, StoreCall, StoreError,
 };
-use surehook::search::{DiscardedPage, EventFilter, PageSize, RedrivenPage, Span};
+use surehook::search::{ChangedPage, EventFilter, PageSize, Span};
 use surehook_core::admission::Stored;
 use surehook_core::cursor::DueTime;
 use surehook_core::due::Bound;
@@ -315,7 +315,7 @@ impl OperatorStore for RemoteStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> StoreCall<'_, RedrivenPage> {
+    ) -> StoreCall<'_, ChangedPage> {
         self.send(Call::RedriveAll, move |transaction, at| {
             transaction.redrive_all(filter, span, size, dry_run, at).boxed()
         })
@@ -336,7 +336,7 @@ impl OperatorStore for RemoteStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> StoreCall<'_, DiscardedPage> {
+    ) -> StoreCall<'_, ChangedPage> {
         self.send(Call::DiscardAll, move |transaction, at| {
             transaction.discard_all(filter, scope, span, size, dry_run, at).boxed()
         })

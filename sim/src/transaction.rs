@@ -86,6 +86,11 @@ impl Work<'_> {
         }
         result
     }
+
+    /// The source of a stored event.
+    pub(crate) fn source(&self, event: EventId) -> String {
+        self.state.tables.events[&event].event.source.to_string()
+    }
 }
 
 /// When a row is due; `None` if there is no row, or if it is a dead letter.

@@ -11,7 +11,6 @@ use crate::search::{EventRecord, PageSize, SourceRecord, Span, SummarySize, dead
 use futures::{FutureExt, select_biased};
 use http::StatusCode;
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::time::Duration;
 use surehook_core::event::{DiscardScope, Reason, RedrivenBy, Status};
 use surehook_core::id::EventId;
@@ -169,13 +168,10 @@ impl App {
         tracing::info!(event_id = %id, delivered = is_of_delivered, "redriven by an operator");
         // If the source cannot be read now, polling finds the event.
         let found = self.with_timeout("find", self.operators.find(id)).await.ok().flatten();
-        let source = found.and_then(|record| SourceName::parse(&record.source).ok());
-        let not_delivering = match &source {
-            Some(source) => {
-                if self.configured().sources.contains_key(source) {
-                    self.doorbell.ring([source.clone()]);
-                }
-                self.not_delivering(Some(source)).await
+        let not_delivering = match found {
+            Some(record) => {
+                self.wake(&[&record.source]);
+                self.not_delivering(&[&record.source]).await
             }
             None => None,
         };
@@ -184,17 +180,23 @@ impl App {
         Answer::json(StatusCode::OK, Some(id), &answer)
     }
 
-    /// The sources of which no event is delivered now, because this process does not know them or
-    /// they are paused: only this one, or all that have undelivered events. `None` if the database
-    /// does not say.
-    async fn not_delivering(&self, source: Option<&SourceName>) -> Option<Vec<NotDelivering>> {
-        let names = source.into_iter().cloned().collect();
-        let records = self.with_timeout("sources", self.operators.sources(names, 1)).await.ok()?;
+    /// Wakes the worker: events of these sources are due.
+    fn wake(&self, sources: &[&String]) {
         let configured = self.configured();
-        let is_meant = |record: &SourceRecord| match source {
-            Some(source) => source.as_str() == record.source,
-            None => record.queued + record.processing + record.retrying + record.dead_lettered > 0,
-        };
+        let known = |name: &&String| configured.sources.get_key_value(name.as_str());
+        self.doorbell.ring(sources.iter().filter_map(known).map(|(name, _)| name.clone()));
+    }
+
+    /// Those of these sources of which no event is delivered now, because this process does not know
+    /// them or they are paused. `None` if the database does not say.
+    async fn not_delivering(&self, sources: &[&String]) -> Option<Vec<NotDelivering>> {
+        if sources.is_empty() {
+            return Some(Vec::new());
+        }
+        let call = self.operators.sources(Vec::new(), 1);
+        let records = self.with_timeout("sources", call).await.ok()?;
+        let configured = self.configured();
+        let is_meant = |record: &SourceRecord| sources.contains(&&record.source);
         let of_record = |record: SourceRecord| {
             let why = if !configured.sources.contains_key(record.source.as_str()) {
                 "not_configured"
@@ -218,16 +220,6 @@ impl App {
         }
         self.known(filter.source.as_ref()).await?;
         let dry_run = dry_run.unwrap_or(false);
-        let configured = self.configured();
-        let sources: BTreeSet<SourceName> = match &filter.source {
-            Some(source) => configured
-                .sources
-                .get_key_value(source)
-                .map(|(source, _)| source.clone())
-                .into_iter()
-                .collect(),
-            None => configured.sources.keys().cloned().collect(),
-        };
         let span = Span {
             from: after.map_or(span.from, |after| span.from.max(after.successor())),
             ..span
@@ -242,23 +234,21 @@ impl App {
         let size = PageSize { looks, ..size };
         let redriven = self.operators.redrive_all(filter.clone(), span, size, dry_run);
         let page = self.with_timeout("redrive_all", redriven).await?;
-        if page.redriven > 0 && !dry_run {
+        let redriven = page.count();
+        let sources: Vec<&String> = page.changed.keys().collect();
+        if redriven > 0 && !dry_run {
             let source = filter.source.as_ref().map(tracing::field::display);
             tracing::info!(
-                redriven = page.redriven,
+                redriven,
                 source,
                 reason = filter.reason.map(|reason| reason.as_str()),
                 "redriven by an operator"
             );
-            self.doorbell.ring(sources);
+            self.wake(&sources);
         }
-        let not_delivering = if page.redriven == 0 {
-            Some(Vec::new())
-        } else {
-            self.not_delivering(filter.source.as_ref()).await
-        };
+        let not_delivering = self.not_delivering(&sources).await;
         let next = page.next.as_ref().map(EventId::to_string);
-        let answer = RedrivenMany { redriven: page.redriven, dry_run, next, not_delivering };
+        let answer = RedrivenMany { redriven, dry_run, next, not_delivering };
         Answer::json(StatusCode::OK, None, &answer)
     }
 
@@ -324,7 +314,7 @@ impl App {
         let page = self.with_timeout("discard_all", discard).await?;
         let discarded = page.count();
         if discarded > 0 && !dry_run {
-            for (source, count) in &page.discarded {
+            for (source, count) in &page.changed {
                 self.metrics.discarded(source, *count);
             }
             let source = filter.source.as_ref().map(tracing::field::display);

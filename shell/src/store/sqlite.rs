@@ -24,8 +24,8 @@ use crate::ports::{
     OperatorStore, Pruned, Redriven, Retention, StoreCall, StoreError,
 };
 use crate::search::{
-    DiscardedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RedrivenPage,
-    RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize, dead_letter_looks,
+    ChangedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize, RequestRecord,
+    SourceRecord, Span, SummaryFilter, SummarySize, dead_letter_looks,
 };
 use crate::store::OpenError;
 use crate::store::pool::{ACQUIRE_TIMEOUT, Pool, detached};
@@ -486,7 +486,7 @@ impl OperatorStore for SqliteStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> StoreCall<'_, RedrivenPage> {
+    ) -> StoreCall<'_, ChangedPage> {
         self.operate(move |connection, now| {
             transitions::redrive_all(connection, now, filter.of_dead_letters(), span, size, dry_run)
                 .boxed()
@@ -508,7 +508,7 @@ impl OperatorStore for SqliteStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> StoreCall<'_, DiscardedPage> {
+    ) -> StoreCall<'_, ChangedPage> {
         self.operate(move |connection, now| {
             let (path, filter) = filter.for_discard(scope);
             transitions::discard_all(connection, now, path, filter, span, size, dry_run).boxed()

@@ -13,9 +13,9 @@ use surehook::ports::{
     Discarded, Erased, FoundBody, NewEvent, Pruned, Redriven, Retention, StoreError,
 };
 use surehook::search::{
-    ActionEntry, AttemptEntry, BEGINNING_BYTES, DiscardedPage, EventFilter, EventPage, EventRecord,
-    FailureGroup, FailureSummary, PageSize, Path, RedrivenPage, RequestRecord, SourceRecord, Span,
-    SummaryFilter, SummarySize, dead_letter_looks,
+    ActionEntry, AttemptEntry, BEGINNING_BYTES, ChangedPage, EventFilter, EventPage, EventRecord,
+    FailureGroup, FailureSummary, PageSize, Path, RequestRecord, SourceRecord, Span, SummaryFilter,
+    SummarySize, dead_letter_looks,
 };
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
@@ -465,7 +465,7 @@ impl Database {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> DiscardedPage {
+    ) -> ChangedPage {
         let (chosen, scope, page) = self.discardable(now, filter, scope, span, size);
         if !dry_run {
             for event in chosen {
@@ -488,7 +488,7 @@ impl Database {
         scope: DiscardScope,
         span: Span,
         size: PageSize,
-    ) -> (Vec<EventId>, DiscardScope, DiscardedPage) {
+    ) -> (Vec<EventId>, DiscardScope, ChangedPage) {
         let (path, filter) = filter.clone().for_discard(scope);
         let scope = DiscardScope::of_source(filter.status.is_some());
         let mut looked = self.along(path, &filter, span);
@@ -508,7 +508,7 @@ impl Database {
         let ids: Vec<EventId> = chosen.iter().map(|event| event.id).collect();
         let next = next(size, &ids, &looked);
         let sources = chosen.into_iter().map(|event| event.source).collect();
-        (ids, scope, DiscardedPage::new(sources, next))
+        (ids, scope, ChangedPage::new(sources, next))
     }
 
     /// [`surehook::ports::OperatorStore::list`].
@@ -611,7 +611,7 @@ impl Database {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> RedrivenPage {
+    ) -> ChangedPage {
         let (letters, page) = self.letters(&filter.clone().of_dead_letters(), span, size);
         if !dry_run {
             for letter in letters {
@@ -628,7 +628,7 @@ impl Database {
         filter: &EventFilter,
         span: Span,
         size: PageSize,
-    ) -> (Vec<EventId>, RedrivenPage) {
+    ) -> (Vec<EventId>, ChangedPage) {
         // The unique key also leads to delivered events. Only events that are not delivered count
         // as looked at.
         let looked: Vec<EventId> = self
@@ -637,18 +637,17 @@ impl Database {
             .filter(|id| self.deliveries.contains_key(id))
             .collect();
         let looked = &looked[..looked.len().min(size.looks as usize)];
-        let meant = looked
+        let meant: Vec<EventRecord> = looked
             .iter()
             .filter_map(|id| self.newest(*id))
             .filter(|event| filter.matches(event))
             .filter(|event| event.reason.is_some_and(|reason| reason.is_redriven_by(filter.reason)))
-            .map(|event| event.id);
-        let meant: Vec<EventId> = meant.take(size.events as usize).collect();
-        let page = RedrivenPage {
-            redriven: u32::try_from(meant.len()).unwrap_or(u32::MAX),
-            next: next(size, &meant, looked),
-        };
-        (meant, page)
+            .take(size.events as usize)
+            .collect();
+        let ids: Vec<EventId> = meant.iter().map(|event| event.id).collect();
+        let next = next(size, &ids, looked);
+        let sources = meant.into_iter().map(|event| event.source).collect();
+        (ids, ChangedPage::new(sources, next))
     }
 
     /// The events of a span on a path, in the order of their ids.

@@ -14,7 +14,7 @@ use surehook::ports::{
     Discarded, Erased, EventStore, MaintenanceStore, NewEvent, OperatorStore, Pruned, Redriven,
     Retention, StoreCall, StoreError,
 };
-use surehook::search::{DiscardedPage, EventFilter, PageSize, RedrivenPage, Span};
+use surehook::search::{ChangedPage, EventFilter, PageSize, Span};
 use surehook_core::admission::Stored;
 use surehook_core::due::Bound;
 use surehook_core::event::{DiscardScope, RedrivenBy};
@@ -154,7 +154,7 @@ impl OperatorStore for MemoryStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> StoreCall<'_, RedrivenPage> {
+    ) -> StoreCall<'_, ChangedPage> {
         self.call(Call::RedriveAll, move |tables, now| {
             Ok(tables.redrive_all(now, &filter, span, size, dry_run))
         })
@@ -171,7 +171,7 @@ impl OperatorStore for MemoryStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> StoreCall<'_, DiscardedPage> {
+    ) -> StoreCall<'_, ChangedPage> {
         self.call(Call::DiscardAll, move |tables, now| {
             Ok(tables.discard_all(now, &filter, scope, span, size, dry_run))
         })

@@ -3,7 +3,7 @@
 use crate::db::{Db, LEASE, event_of, settlement, source};
 use std::time::Duration;
 use surehook::ports::Retention;
-use surehook::search::{ActionEntry, DiscardedPage, EventFilter, PageSize, Span};
+use surehook::search::{ActionEntry, ChangedPage, EventFilter, PageSize, Span};
 use surehook_core::event::DiscardScope::{DeadLetters, Unclaimed};
 use surehook_core::event::{Action, DiscardScope, Outcome, Reason, Status};
 use surehook_core::id::EventId;
@@ -59,12 +59,12 @@ impl Db {
         size: PageSize,
     ) -> (u32, Option<EventId>) {
         let redriven = self.store.redrive_all(filter.clone(), span, size, true).await.unwrap();
-        let discarded = self.discardable(filter, DeadLetters, span, size).await;
-        assert_eq!((redriven.redriven, redriven.next), discarded);
-        discarded
+        let discard = self.store.discard_all(filter.clone(), DeadLetters, span, size, true);
+        assert_eq!(redriven, discard.await.unwrap());
+        (redriven.count(), redriven.next)
     }
 
-    async fn discarded_of(&self, filter: EventFilter, scope: DiscardScope) -> DiscardedPage {
+    async fn discarded_of(&self, filter: EventFilter, scope: DiscardScope) -> ChangedPage {
         self.store.discard_all(filter, scope, Span::ALL, ROOMY, false).await.unwrap()
     }
 }
@@ -182,7 +182,7 @@ async fn a_bulk_discard_changes_events_as_a_single_one_does(db: Db) {
     assert_eq!(counted, (2, None), "the dead letter and the event that waits");
     let refused = db.discarded_of(of("a"), DeadLetters).await;
     assert_eq!(
-        refused.discarded,
+        refused.changed,
         [("a".to_owned(), 1)].into(),
         "one other waits, and one is in delivery"
     );
@@ -200,7 +200,7 @@ async fn a_bulk_discard_changes_events_as_a_single_one_does(db: Db) {
     db.store.accept(vec![event_of("a", "queued")]).await.unwrap();
     assert_eq!(db.discarded_of(of("a"), DeadLetters).await.count(), 0);
     let taken = db.discarded_of(of("a"), Unclaimed).await;
-    assert_eq!(taken.discarded, [("a".to_owned(), 3)].into());
+    assert_eq!(taken.changed, [("a".to_owned(), 3)].into());
     let found = db.found(claim.event).await;
     assert_eq!((found.status, found.reason), (Status::DeadLettered, Some(Reason::Discarded)));
     let [lost] = &found.history[..] else { panic!("{found:?}") };
@@ -219,7 +219,7 @@ async fn a_bulk_redrive_records_the_time_at_which_events_are_queued(db: Db) {
     db.age(letter, Duration::from_hours(1)).await;
     let ended = db.found(letter).await.settled_at.unwrap();
     let page = db.store.redrive_all(of("a"), Span::ALL, ROOMY, false).await.unwrap();
-    assert_eq!(page.redriven, 1);
+    assert_eq!(page.count(), 1);
     let found = db.found(letter).await;
     assert_eq!((found.settled_at, found.reason, found.budget_from), (None, None, Some(1)));
     let [ActionEntry { action: Action::Redriven, at, attempt: 1 }] = found.actions[..] else {
@@ -247,7 +247,7 @@ async fn a_bulk_action_increases_the_fence_by_one_on_every_path(db: Db) {
 
         let filter = EventFilter { reason: Some(Reason::Discarded), ..filter };
         let page = db.store.redrive_all(filter, Span::ALL, ROOMY, false).await.unwrap();
-        assert_eq!(page.redriven, 1);
+        assert_eq!(page.count(), 1);
         let (queued, fence_queued) = found().await;
         assert_eq!((queued.status, queued.attempt), (Status::Queued, 1));
         assert_eq!((queued.budget_from, fence_queued), (Some(1), fence + 2));

@@ -158,6 +158,7 @@ const FOUND_BY_SEQUENCES: &[Wrong] = &[
     Wrong::RedrivesEverySource,
     Wrong::RedriveOfAllKeepsTheBudget,
     Wrong::CountsOnADryRunOnly,
+    Wrong::RedrivesNameOneSource,
     Wrong::DiscardsNothing,
     Wrong::DiscardEndsAnew,
     Wrong::DiscardForgetsAttempts,
@@ -333,7 +334,7 @@ impl Tally {
             }
             Answer::Listed(Ok(page)) => add("listed", page.events.len()),
             Answer::Summary(Ok(summary)) => add("grouped", summary.groups.len()),
-            Answer::AllRedriven(Ok(page)) => add("redriven by many", page.redriven as usize),
+            Answer::AllRedriven(Ok(page)) => add("redriven by many", page.count() as usize),
             Answer::Discarded(Ok(discarded)) => {
                 add(if *discarded == Discarded::Now { "discarded" } else { "not discarded" }, 1);
             }

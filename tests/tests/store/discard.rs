@@ -5,7 +5,7 @@ use crate::db::{Db, LEASE, Raw, demand, event_of, settlement, source};
 use std::time::Duration;
 use surehook::ports::{Discarded, Redriven, Retention};
 use surehook::search::{
-    DiscardedPage, EventFilter, FailureSummary, PageSize, Span, SummaryFilter, SummarySize,
+    ChangedPage, EventFilter, FailureSummary, PageSize, Span, SummaryFilter, SummarySize,
     dead_letter_looks,
 };
 use surehook_core::admission::Stored;
@@ -255,10 +255,10 @@ async fn a_discarded_event_is_a_dead_letter_for_producers_and_retention(db: Db) 
 }
 
 fn page<const N: usize>(
-    discarded: [(&str, u32); N],
-) -> Result<DiscardedPage, surehook::ports::StoreError> {
-    let discarded = discarded.into_iter().map(|(source, count)| (source.to_owned(), count));
-    Ok(DiscardedPage { discarded: discarded.collect(), next: None })
+    changed: [(&str, u32); N],
+) -> Result<ChangedPage, surehook::ports::StoreError> {
+    let changed = changed.into_iter().map(|(source, count)| (source.to_owned(), count));
+    Ok(ChangedPage { changed: changed.collect(), next: None })
 }
 
 async fn a_bulk_discard_takes_only_matching_events(db: Db) {
@@ -344,9 +344,8 @@ async fn only_one_of_several_concurrent_discards_counts(db: Db) {
 async fn a_bulk_redrive_leaves_discarded_events_unless_it_names_them(db: Db) {
     let junk = db.discarded("a", "junk").await;
     let letter = db.dead("a", "good").await;
-    let redrive = async |filter| {
-        db.store.redrive_all(filter, Span::ALL, ROOMY, false).await.unwrap().redriven
-    };
+    let redrive =
+        async |filter| db.store.redrive_all(filter, Span::ALL, ROOMY, false).await.unwrap().count();
     let with_key = EventFilter { key: key("junk"), ..of("a") };
     for (filter, redriven) in [(with_key, 0), (of("a"), 1), (EventFilter::default(), 0)] {
         assert_eq!(redrive(filter).await, redriven);

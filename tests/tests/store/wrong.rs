@@ -141,6 +141,7 @@ pub(crate) enum Wrong {
     RedrivesEverySource,
     RedriveOfAllKeepsTheBudget,
     CountsOnADryRunOnly,
+    RedrivesNameOneSource,
     // Discarding.
     DiscardsNothing,
     DiscardEndsAnew,

@@ -126,4 +126,4 @@ select
     case
         when $11 then (select coalesce(array_agg(source), '{}') from meant)
         else (select coalesce(array_agg(source), '{}') from moved)
-    end as discarded
+    end as changed

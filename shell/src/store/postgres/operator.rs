@@ -3,8 +3,8 @@
 use super::{ACCEPT_ROUNDS, PostgresStore, decode, errors, sql};
 use crate::ports::{Discarded, FoundBody, OperatorStore, Redriven, StoreCall, StoreError};
 use crate::search::{
-    DiscardedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize, Path,
-    RedrivenPage, RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize, dead_letter_looks,
+    ChangedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize, Path,
+    RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize, dead_letter_looks,
 };
 use crate::store::rows::{self, BodyRow, FoundRow, GroupRow, RequestRow, SourceRow};
 use futures::FutureExt;
@@ -72,7 +72,7 @@ impl OperatorStore for PostgresStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> StoreCall<'_, RedrivenPage> {
+    ) -> StoreCall<'_, ChangedPage> {
         async move { self.redrive_page(&filter.of_dead_letters(), span, size, dry_run).await }
             .boxed()
     }
@@ -88,7 +88,7 @@ impl OperatorStore for PostgresStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> StoreCall<'_, DiscardedPage> {
+    ) -> StoreCall<'_, ChangedPage> {
         self.discard_page(filter, scope, span, size, dry_run).boxed()
     }
 
@@ -195,17 +195,9 @@ impl PostgresStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> Result<RedrivenPage, StoreError> {
+    ) -> Result<ChangedPage, StoreError> {
         let query = searched(sql::REDRIVE_ALL, filter.path(), filter, span, size).bind(dry_run);
-        let rows: Vec<RedrivenRow> = decode(&self.execute(&self.operator, query).await?)?;
-        let row = rows.first().ok_or_else(|| rows::unreadable("result"))?;
-        let count = |count: i64| usize::try_from(count).map_err(|_| rows::unreadable("count"));
-        let meant = (count(row.meant)?, row.last_meant.map(EventId::from_uuid));
-        let next = rows::next(size, meant, (row.looked, row.last.map(EventId::from_uuid)));
-        Ok(RedrivenPage {
-            redriven: u32::try_from(row.redriven).map_err(|_| rows::unreadable("count"))?,
-            next,
-        })
+        changed(&self.execute(&self.operator, query).await?, size)
     }
 
     async fn discard_one(
@@ -245,15 +237,10 @@ impl PostgresStore {
         span: Span,
         size: PageSize,
         dry_run: bool,
-    ) -> Result<DiscardedPage, StoreError> {
+    ) -> Result<ChangedPage, StoreError> {
         let (path, filter) = filter.for_discard(scope);
         let query = searched(sql::DISCARD_ALL, path, &filter, span, size).bind(dry_run);
-        let rows: Vec<DiscardedRow> = decode(&self.execute(&self.operator, query).await?)?;
-        let row = rows.into_iter().next().ok_or_else(|| rows::unreadable("result"))?;
-        let meant = usize::try_from(row.meant).map_err(|_| rows::unreadable("count"))?;
-        let meant = (meant, row.last_meant.map(EventId::from_uuid));
-        let next = rows::next(size, meant, (row.looked, row.last.map(EventId::from_uuid)));
-        Ok(DiscardedPage::new(row.discarded, next))
+        changed(&self.execute(&self.operator, query).await?, size)
     }
 
     async fn source_records(
@@ -298,20 +285,21 @@ fn searched<'q>(
 }
 
 #[derive(FromRow)]
-struct RedrivenRow {
+struct ChangedRow {
     looked: i64,
     last: Option<Uuid>,
     meant: i64,
     last_meant: Option<Uuid>,
-    redriven: i64,
+    /// The source of each event that was changed.
+    changed: Vec<String>,
 }
 
-#[derive(FromRow)]
-struct DiscardedRow {
-    looked: i64,
-    last: Option<Uuid>,
-    meant: i64,
-    last_meant: Option<Uuid>,
-    /// The source of each discarded event.
-    discarded: Vec<String>,
+/// The page of one step of a redrive or a discard of many events.
+fn changed(rows: &[sqlx::postgres::PgRow], size: PageSize) -> Result<ChangedPage, StoreError> {
+    let rows: Vec<ChangedRow> = decode(rows)?;
+    let row = rows.into_iter().next().ok_or_else(|| rows::unreadable("result"))?;
+    let meant = usize::try_from(row.meant).map_err(|_| rows::unreadable("count"))?;
+    let meant = (meant, row.last_meant.map(EventId::from_uuid));
+    let next = rows::next(size, meant, (row.looked, row.last.map(EventId::from_uuid)));
+    Ok(ChangedPage::new(row.changed, next))
 }

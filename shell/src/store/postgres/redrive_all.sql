@@ -1,6 +1,7 @@
 -- Queues the dead letters that match a filter again with a new retry budget, in the order of their
 -- ids, and records each redrive. The parameters are those of list.sql, but $9 is the limit of redriven
 -- events. If $11 is true, they are only counted. Discarded events match only if $5 is their reason.
+-- Returns the source of each.
 --
 -- Bound: one range scan or the probes for a key as in list.sql, cut by $10. Then one probe of each table that is needed for
 -- each row looked at. The update goes by key and fence: see settle_delivered.sql.
@@ -63,7 +64,7 @@ looked as materialized (
     )
 ),
 meant as materialized (
-    select looked.event_id, looked.fence
+    select looked.event_id, looked.source, looked.fence
     from looked
     left join lateral (
         select idempotency_key from events where id = looked.event_id limit 1
@@ -99,7 +100,7 @@ moved as (
         ended_at = null,
         reason = null
     where row.event_id = any (array(select event_id from held)) and ((row.event_id, row.fence) in (select event_id, fence from held)) is true
-    returning row.event_id, row.fence, row.attempt
+    returning row.event_id, row.source, row.fence, row.attempt
 ),
 noted as (
     insert into actions (event_id, fence, at, attempt, action)
@@ -111,4 +112,7 @@ select
     (select event_id from looked order by event_id desc limit 1) as last,
     (select count(*) from meant) as meant,
     (select event_id from meant order by event_id desc limit 1) as last_meant,
-    case when $11 then (select count(*) from meant) else (select count(*) from moved) end as redriven
+    case
+        when $11 then (select coalesce(array_agg(source), '{}') from meant)
+        else (select coalesce(array_agg(source), '{}') from moved)
+    end as changed

@@ -5,7 +5,7 @@
 use super::transaction::{self, Broken};
 use super::{Failure, Now, searched, sql};
 use crate::ports::{Discarded, Erased, NewEvent, Pruned, Redriven, Retention, StoreError};
-use crate::search::{DiscardedPage, EventFilter, PageSize, Path, RedrivenPage, Span};
+use crate::search::{ChangedPage, EventFilter, PageSize, Path, Span};
 use crate::store::rows;
 use futures::FutureExt;
 use jiff::Timestamp;
@@ -485,7 +485,7 @@ pub(super) async fn redrive_all(
     span: Span,
     size: PageSize,
     dry_run: bool,
-) -> Result<RedrivenPage, Failure> {
+) -> Result<ChangedPage, Failure> {
     let query = searched(sql::LETTERS, filter.path(), &filter, span, size);
     let rows = query.fetch_all(&mut *connection).await?;
     let first = rows.first().ok_or_else(|| rows::unreadable("result"))?;
@@ -493,7 +493,7 @@ pub(super) async fn redrive_all(
         first.try_get("looked")?,
         first.try_get::<Option<Uuid>, _>("last")?.map(EventId::from_uuid),
     );
-    let (mut changes, mut letters) = (Changes::default(), Vec::with_capacity(rows.len()));
+    let (mut changes, mut sources, mut last) = (Changes::default(), Vec::new(), None);
     for row in &rows {
         if row.try_get::<Option<Uuid>, _>("event_id")?.is_some() {
             let letter = DeliveryRow::from_row(row)?;
@@ -502,17 +502,15 @@ pub(super) async fn redrive_all(
                 letter.delivery()?.redrive().map_err(|_| rows::unreadable("status"))?;
             changes.put(event, delivery, due, now);
             changes.act(event, Action::Redriven, delivery, now);
-            letters.push(event);
+            sources.push(row.try_get("source")?);
+            last = Some(event);
         }
     }
     if !dry_run {
         changes.write(connection).await?;
     }
-    let redriven = u32::try_from(letters.len()).map_err(|_| rows::unreadable("count"))?;
-    Ok(RedrivenPage {
-        redriven,
-        next: rows::next(size, (letters.len(), letters.last().copied()), looked),
-    })
+    let next = rows::next(size, (sources.len(), last), looked);
+    Ok(ChangedPage::new(sources, next))
 }
 
 pub(super) async fn discard(
@@ -550,7 +548,7 @@ pub(super) async fn discard_all(
     span: Span,
     size: PageSize,
     dry_run: bool,
-) -> Result<DiscardedPage, Failure> {
+) -> Result<ChangedPage, Failure> {
     let scope = DiscardScope::of_source(filter.status.is_some());
     let query = searched(sql::DISCARD_SCAN, path, &filter, span, size).bind(now.due);
     let rows = query.fetch_all(&mut *connection).await?;
@@ -577,7 +575,7 @@ pub(super) async fn discard_all(
         changes.write(connection).await?;
     }
     let next = rows::next(size, (sources.len(), last), looked);
-    Ok(DiscardedPage::new(sources, next))
+    Ok(ChangedPage::new(sources, next))
 }
 
 pub(super) async fn prune(

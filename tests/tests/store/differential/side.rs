@@ -13,9 +13,7 @@ use crate::find::{self, Readable};
 use jiff::Timestamp;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use surehook::ports::{Discarded, Erased, Pruned, Redriven, StoreError};
-use surehook::search::{
-    DiscardedPage, EventPage, EventRecord, FailureSummary, RedrivenPage, SourceRecord,
-};
+use surehook::search::{ChangedPage, EventPage, EventRecord, FailureSummary, SourceRecord};
 use surehook_core::admission::Stored;
 use surehook_core::id::EventId;
 use surehook_core::retention::Reached;
@@ -53,9 +51,9 @@ pub(super) enum Answer {
     Pruned(Result<Pruned, ErrorKind>),
     /// With virtual times.
     Listed(Result<EventPage, ErrorKind>),
-    AllRedriven(Result<RedrivenPage, ErrorKind>),
+    AllRedriven(Result<ChangedPage, ErrorKind>),
     Discarded(Result<Discarded, ErrorKind>),
-    AllDiscarded(Result<DiscardedPage, ErrorKind>),
+    AllDiscarded(Result<ChangedPage, ErrorKind>),
     Paused(Result<bool, ErrorKind>),
     /// With virtual times.
     Summary(Result<FailureSummary, ErrorKind>),

@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook::ports::{Discarded, NewEvent, Pruned, Redriven, Retention, StoreError};
-use surehook::search::{DiscardedPage, EventFilter, PageSize, RedrivenPage, Span};
+use surehook::search::{ChangedPage, EventFilter, PageSize, Span};
 use surehook_core::admission::Stored;
 use surehook_core::event::{DiscardScope, Outcome, Reason, RedrivenBy, Status};
 use surehook_core::id::EventId;
@@ -119,7 +119,7 @@ fn prune(db: &Db) -> JoinHandle<Result<Pruned, StoreError>> {
     tokio::spawn(async move { store.prune(EVERYTHING, None, 100).await })
 }
 
-fn redrive_all(db: &Db) -> JoinHandle<Result<RedrivenPage, StoreError>> {
+fn redrive_all(db: &Db) -> JoinHandle<Result<ChangedPage, StoreError>> {
     let (store, size) = (db.another(), PageSize { events: 100, looks: 1000 });
     tokio::spawn(
         async move { store.redrive_all(EventFilter::default(), Span::ALL, size, false).await },
@@ -135,7 +135,7 @@ fn discard(
     tokio::spawn(async move { store.discard(event, scope).await })
 }
 
-fn discard_all(db: &Db, name: &str) -> JoinHandle<Result<DiscardedPage, StoreError>> {
+fn discard_all(db: &Db, name: &str) -> JoinHandle<Result<ChangedPage, StoreError>> {
     let (store, size) = (db.another(), PageSize { events: 100, looks: 1000 });
     let (filter, scope) = (of(name), DiscardScope::Unclaimed);
     tokio::spawn(async move { store.discard_all(filter, scope, Span::ALL, size, false).await })
@@ -415,9 +415,9 @@ async fn a_bulk_redrive_skips_letters_that_another_is_redriving() {
     let first = redrive_all(&db);
     gate.waiting(1).await;
     // It must not wait.
-    assert_eq!(redrive_all(&db).await.unwrap().unwrap().redriven, 0);
+    assert_eq!(redrive_all(&db).await.unwrap().unwrap().count(), 0);
     gate.open().await;
-    assert_eq!(first.await.unwrap().unwrap().redriven, 1);
+    assert_eq!(first.await.unwrap().unwrap().count(), 1);
     let (fence, _) = db.fence_and_due(claim.event).await;
     assert_eq!(
         fence,
@@ -518,7 +518,7 @@ async fn a_bulk_discard_skips_events_that_are_being_claimed() {
     let claiming = claim(&db, "a", 1);
     gate.waiting(1).await;
     // It must not wait.
-    assert_eq!(discard_all(&db, "a").await.unwrap(), Ok(DiscardedPage::default()));
+    assert_eq!(discard_all(&db, "a").await.unwrap(), Ok(ChangedPage::default()));
     gate.open().await;
     let claimed = claiming.await.unwrap().unwrap().claimed;
     assert_eq!(db.found(claimed[0].event).await.status, Status::Processing);

@@ -7,8 +7,8 @@ use futures::future::ready;
 use jiff::Timestamp;
 use surehook::ports::{Discarded, FoundBody, OperatorStore, Redriven, StoreCall, StoreError};
 use surehook::search::{
-    ActionEntry, DiscardedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize,
-    RedrivenPage, RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize,
+    ActionEntry, ChangedPage, EventFilter, EventPage, EventRecord, FailureSummary, PageSize,
+    RequestRecord, SourceRecord, Span, SummaryFilter, SummarySize,
 };
 use surehook_core::event::{Action, DeliveryState, DiscardScope, Reason, RedrivenBy, Status};
 use surehook_core::id::{EventId, Fence};
@@ -238,7 +238,7 @@ impl OperatorStore for WrongStore {
         span: Span,
         size: PageSize,
         mut dry_run: bool,
-    ) -> StoreCall<'_, RedrivenPage> {
+    ) -> StoreCall<'_, ChangedPage> {
         let is_counted_only = dry_run;
         match self.wrong {
             Wrong::RedrivesOnADryRun => dry_run = false,
@@ -254,7 +254,10 @@ impl OperatorStore for WrongStore {
             }
             let mut page = tables.redrive_all(now, &filter, span, size, dry_run);
             if self.wrong == Wrong::CountsOnADryRunOnly && !is_counted_only {
-                page.redriven = 0;
+                page.changed.clear();
+            }
+            if self.wrong == Wrong::RedrivesNameOneSource && page.count() > 0 {
+                page.changed = [("a".to_owned(), page.count())].into();
             }
             match self.wrong {
                 Wrong::RecordsNoBulkRedrive => tables.actions = before.actions.clone(),
@@ -290,7 +293,7 @@ impl OperatorStore for WrongStore {
         span: Span,
         size: PageSize,
         mut dry_run: bool,
-    ) -> StoreCall<'_, DiscardedPage> {
+    ) -> StoreCall<'_, ChangedPage> {
         match self.wrong {
             Wrong::DiscardsOnADryRun => dry_run = false,
             Wrong::DiscardsWhatDoesNotMatch => (filter.reason, filter.status_code) = (None, None),
