@@ -175,7 +175,7 @@ impl Memory {
         self.held
     }
 
-    /// Checks that what the groups use is what the accounts say.
+    /// Checks that what the groups use is what the accounts say, and that each source waits at its place.
     #[cfg(test)]
     pub(super) fn check(&self) {
         let (mut used, mut beyond) = ([0; 2], 0);
@@ -185,6 +185,10 @@ impl Memory {
             beyond += part.saturating_sub(self.of_one_group);
         }
         assert_eq!((used, beyond), (self.used, self.beyond), "{self:?}");
+        for (pace, since, queue) in &self.waiting {
+            let account = &self.accounts[*queue];
+            assert_eq!((account.pace, account.since), (*pace, Some(*since)), "{self:?}");
+        }
     }
 
     /// What an event of this size counts with.
@@ -303,10 +307,15 @@ impl Memory {
         self.change(queue, |account, _| account.promised = 0);
     }
 
-    /// A source now holds an event of this size. Returns what it counts with until it is freed.
+    /// A source now holds an event of this size. Returns what it counts with until it is freed. After
+    /// a claim, the source has had its turn to wait.
     pub(super) fn take(&mut self, queue: usize, origin: Origin, size: usize) -> usize {
         let weight = self.weigh(size);
         self.held += size;
+        if origin == Origin::Claim {
+            self.wait_no_more(queue);
+            self.accounts[queue].since = None;
+        }
         self.change(queue, |account, share| match origin {
             Origin::Offer => {
                 account.offered += size;
@@ -317,7 +326,6 @@ impl Memory {
                 account.claimed += weight;
                 account.promised =
                     account.promised.saturating_sub(account.claimed.saturating_sub(share) - before);
-                account.since = None;
             }
         });
         weight

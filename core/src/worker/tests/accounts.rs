@@ -23,9 +23,10 @@ fn waiting<const N: usize>(next: [usize; N]) -> (Memory, Vec<SourceQueue>) {
 #[test]
 fn a_source_that_becomes_prompt_frees_memory_for_those_that_wait() {
     let (mut memory, queues) = waiting([1, 10_000]);
-    memory.wait_no_more(0);
     memory.take(0, Origin::Claim, LIMIT / 8 + 20_000);
     memory.take(1, Origin::Claim, LIMIT / 8);
+    memory.check();
+    memory.wait(1);
     assert_eq!(memory.grant(&queues), [0; 0], "its group has 4,000 bytes left");
     memory.learn(0, Pace::Prompt);
     assert_eq!(memory.grant(&queues), [1], "the other source counts in another group now");
