@@ -35,18 +35,21 @@ pub fn joined(own: &str, posted: &str) -> String {
 /// The names that a server may find in one part of a query. Some servers separate parameters at
 /// semicolons, too.
 fn names(part: &str) -> impl Iterator<Item = String> {
-    core::iter::once(part).chain(part.split(';')).filter_map(name)
+    core::iter::once(part).chain(part.split(';')).flat_map(names_of_one)
 }
 
-/// The name of a parameter as a server may see it; `None` if it is empty. PHP ignores spaces before
-/// a name, ends it at a NUL, and makes an array of `a[]`. Rack 2 finds `a` in `[a]` and `a]`,
-/// too, and `qs` in `[a]`. Case is ignored, as in the names of headers.
-fn name(parameter: &str) -> Option<String> {
-    let (whole, _) = form_urlencoded::parse(parameter.as_bytes()).next()?;
+/// The names of a parameter as servers may see them, without empty ones. PHP ignores spaces before a
+/// name, ends it at a NUL, makes an array of `a[]`, and finds `a_b` in `a[b`. Rack 2 finds `a` in
+/// `[a]` and `a]`, too, and `qs` in `[a]`. Case is ignored, as in the names of headers.
+fn names_of_one(parameter: &str) -> impl Iterator<Item = String> {
+    let pair = form_urlencoded::parse(parameter.as_bytes()).next();
+    let whole = pair.map(|(name, _)| name.to_lowercase()).unwrap_or_default();
     let begun = whole.trim_start().trim_start_matches(['[', ']']);
-    let cut = begun.split(['\0', '[', ']']).next().unwrap_or_default();
-    let name = if cut.is_empty() { &whole } else { cut };
-    Some(as_seen(&name.to_lowercase()).into_owned()).filter(|name| !name.is_empty())
+    let line = begun.split('\0').next().unwrap_or_default();
+    let cut = line.split(['[', ']']).next().unwrap_or_default();
+    let seen =
+        [if cut.is_empty() { &whole } else { cut }, line].map(|name| as_seen(name).into_owned());
+    seen.into_iter().filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]
@@ -85,6 +88,8 @@ mod tests {
             "[[tenant.id=x",
             "]tenant.id=x",
             "tenant.id]=x",
+            "tenant[id=x",
+            "tenant%5Bid=x",
             "%5Btenant.id%5D=x",
             "tenant.id",
             "a=1;tenant.id=x",
@@ -93,7 +98,14 @@ mod tests {
             let among = alloc::format!("a=1&{spelled}&b=2");
             assert_eq!(joined("tenant.id=acme", &among), "tenant.id=acme&a=1&b=2", "{spelled}");
         }
-        for other in ["tenant=x", "tenant.id2=x", "x=tenant.id", "=tenant.id", "x[tenant.id]=x"] {
+        for other in [
+            "tenant=x",
+            "tenant.id2=x",
+            "x=tenant.id",
+            "=tenant.id",
+            "x[tenant.id]=x",
+            "tenant[id]=x",
+        ] {
             let expected = alloc::format!("tenant.id=acme&{other}");
             assert_eq!(joined("tenant.id=acme", other), expected);
         }
