@@ -256,19 +256,9 @@ impl<'d> DeserializeSeed<'d> for Is<'_> {
     type Value = bool;
 
     fn deserialize<D: Deserializer<'d>>(self, name: D) -> Result<bool, D::Error> {
-        name.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Is<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the name of a member")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
-        Ok(name == self.0)
+        // Not read as a string: a name with half of a character would be an error.
+        let name = <&RawValue>::deserialize(name)?;
+        Ok(matches!(Found::of(name.get()), Found::Text(name) if name == self.0))
     }
 }
 
@@ -344,6 +334,18 @@ mod tests {
     }
 
     #[test]
+    fn half_a_character_elsewhere_changes_nothing() {
+        for document in [
+            r#"{"\ud83d":1,"id":"a"}"#,
+            r#"{"id":"a","\ud83d":{}}"#,
+            r#"{"x":"\ud83d","id":"a"}"#,
+            r#"{"\u0069d":"a","x":["\ud83d"]}"#,
+        ] {
+            assert_eq!(find("/id", document), text("a"), "{document}");
+        }
+    }
+
+    #[test]
     fn a_text_that_is_not_json_has_no_values() {
         for document in [
             "",
@@ -355,6 +357,8 @@ mod tests {
             r#"{"id":01}"#,
             "\u{feff}{\"id\":\"a\"}",
             "{\"id\":\"a\nb\"}",
+            "{\"id\":\"a\",\"x\ny\":1}",
+            r#"{"id":"a","\x":1}"#,
             "{\"id\":\"a\",\"x\":\"\0\"}",
             "{\"id\":\"a\",\"x\":NaN}",
         ] {
