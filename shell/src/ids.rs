@@ -14,6 +14,14 @@ impl Ids for SystemIds {
     }
 }
 
+impl SystemIds {
+    /// A random seed. The number of the process is none: it is 1 in each container.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.fresh().as_uuid().as_u64_pair().1
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -23,5 +31,10 @@ mod tests {
         let ids: Vec<EventId> = std::iter::repeat_with(|| SystemIds.fresh()).take(1000).collect();
         assert!(ids.iter().all(|id| id.as_uuid().get_version_num() == 7));
         assert!(ids.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn two_processes_have_different_seeds() {
+        assert_ne!(SystemIds.seed(), SystemIds.seed());
     }
 }

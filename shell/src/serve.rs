@@ -178,7 +178,7 @@ pub async fn serve(
         downstream,
         clock: Arc::new(TokioClock::new()),
         ids: Arc::new(SystemIds),
-        seed: u64::from(std::process::id()),
+        seed: SystemIds.seed(),
     };
     let host = Tokio {
         listeners: Mutex::new(Some((listener, at_operators))),
