@@ -161,7 +161,7 @@ pub async fn summary(args: &SummaryArgs) -> Result<String, OperateError> {
     Ok(if args.service.json {
         pretty(&shown)
     } else {
-        render::summary(&shown, table::terminal_width())
+        render::summary(&shown, args.source.is_some(), table::terminal_width())
     })
 }
 

@@ -183,7 +183,7 @@ fn responses(event: &Value) -> String {
 }
 
 /// The failures of undelivered events, in groups.
-pub(super) fn summary(shown: &Value, width: Option<usize>) -> String {
+pub(super) fn summary(shown: &Value, is_of_one_source: bool, width: Option<usize>) -> String {
     let groups = shown["groups"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut out = if groups.is_empty() {
         "no undelivered event has failed\n".to_owned()
@@ -212,10 +212,11 @@ pub(super) fn summary(shown: &Value, width: Option<usize>) -> String {
     }
     for source in shown["partial"].as_array().into_iter().flatten() {
         let source = text(source);
-        let _ = write!(
-            out,
-            "\n{source} has more undelivered events than were examined. `surehook summary --source {source}` examines more of them, `surehook sources` counts them\n"
-        );
+        let _ = write!(out, "\n{source} has more undelivered events than were examined. ");
+        if !is_of_one_source {
+            let _ = write!(out, "`surehook summary --source {source}` can examine more of them, ");
+        }
+        out.push_str("`surehook sources` counts them\n");
     }
     out
 }
@@ -571,6 +572,7 @@ body          2 bytes, application/json";
                     "source": evil, "verdict": evil, "error": evil, "excerpt": evil, "events": evil, "dead_lettered": evil,
                     "first_at": evil, "last_at": evil, "example": evil,
                 }], "partial": [evil]}),
+                false,
                 None,
             ),
         ];
@@ -642,8 +644,11 @@ body          2 bytes, application/json";
             })
         };
         let groups = json!([group("orders", "unknown\nfield", true), group("github", "", false)]);
-        let shown =
-            summary(&json!({"groups": groups, "more_groups": true, "partial": ["orders"]}), None);
+        let shown = summary(
+            &json!({"groups": groups, "more_groups": true, "partial": ["orders"]}),
+            false,
+            None,
+        );
         let expected = "\
 EVENTS  DEAD  SOURCE  FAILURE        RESPONSE        FIRST                LAST                 EXAMPLE
   600+  599+  orders  422 permanent  unknown\\nfield  2026-11-25 00:00:00  2026-11-25 00:10:00  0199c2f0-5b7a-7c3e-9d41-5f0a7b1c2d3e
@@ -651,19 +656,25 @@ EVENTS  DEAD  SOURCE  FAILURE        RESPONSE        FIRST                LAST  
 
 there are more groups, all of them smaller
 
-orders has more undelivered events than were examined. `surehook summary --source orders` examines more of them, `surehook sources` counts them
+orders has more undelivered events than were examined. `surehook summary --source orders` can examine more of them, `surehook sources` counts them
 ";
         assert_eq!(shown, expected, "\n{shown}");
         for (response, told) in
             [("a".repeat(39), "a"), ("a".repeat(40), "a…"), ("é".repeat(19), "é…")]
         {
             let groups = json!([group("orders", &response, false)]);
-            let shown =
-                summary(&json!({"groups": groups, "more_groups": false, "partial": []}), None);
+            let shown = summary(
+                &json!({"groups": groups, "more_groups": false, "partial": []}),
+                false,
+                None,
+            );
             assert!(shown.contains(&format!("{told}  2026")), "{shown}");
         }
         let none = json!({"groups": [], "more_groups": false, "partial": []});
-        assert_eq!(summary(&none, None), "no undelivered event has failed\n");
+        assert_eq!(summary(&none, false, None), "no undelivered event has failed\n");
+        let of_one = json!({"groups": [], "more_groups": false, "partial": ["orders"]});
+        let told = summary(&of_one, true, None);
+        assert!(told.ends_with("examined. `surehook sources` counts them\n"), "{told}");
     }
 
     #[test]
