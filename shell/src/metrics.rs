@@ -5,10 +5,11 @@
 //! Labels are names of configured sources, or values of fixed lists. So requests cannot create new
 //! label values.
 
+use crate::health::Loop;
 use crate::http::problem::ProblemKind;
 use crate::ports::{
     Clock, Connections, Erased, EventStore, MaintenanceStore, NewEvent, Pruned, Retention,
-    SnapshotHolder, StoreCall, StoreError,
+    SnapshotHolder, StoreCall, StoreError, refused,
 };
 use crate::search::SourceRecord;
 use crate::version;
@@ -25,11 +26,14 @@ use surehook_core::admission::Stored;
 use surehook_core::breaker::Breaker;
 use surehook_core::due::Bound;
 use surehook_core::event::{Outcome, Reason};
-use surehook_core::id::EventId;
+use surehook_core::id::{EventId, Fence};
 use surehook_core::source::SourceName;
 use surehook_core::time::Instant;
 use surehook_core::verdict::Verdict;
 use surehook_core::worker::claims::{Claim, Claims, DeadLettered, Demand, Settlement};
+
+/// The label of a call that may have been committed.
+const UNKNOWN: &str = "unknown";
 
 /// The media type of [`Metrics::text`].
 pub const MEDIA_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -271,6 +275,10 @@ impl Metrics {
             (source, standing)
         });
         standings.extend(of_now);
+        // An alert compares this time with the present.
+        for source in before.keys() {
+            let _ = self.last_received.remove_label_values(&[source.as_str()]);
+        }
         for source in standings.keys().map(SourceName::as_str) {
             for outcome in OUTCOMES {
                 self.requests.with_label_values(&[source, outcome]);
@@ -346,7 +354,9 @@ impl Metrics {
             vec.reset();
         }
         self.behind.reset();
-        for (source, standing) in self.standings().iter() {
+        // A process that does not deliver has no circuit breakers.
+        let delivers = loops.iter().any(|(name, _)| *name == Loop::Worker.as_str());
+        for (source, standing) in self.standings().iter().filter(|_| delivers) {
             for state in ["closed", "open", "half_open", "ramping"] {
                 let is_so = i64::from(standing.breaker.as_str() == state);
                 self.breaker.with_label_values(&[source.as_str(), state]).set(is_so);
@@ -386,7 +396,7 @@ impl Metrics {
     }
 
     /// Waits for a call to the database, and records its duration or its failure. `name` is its
-    /// label.
+    /// label. If the caller stops waiting, that is recorded as a failure with an unknown outcome.
     pub(crate) async fn measured<T>(
         &self,
         clock: &dyn Clock,
@@ -394,7 +404,9 @@ impl Metrics {
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let began = clock.now();
+        let mut waiting = Waiting { metrics: self, name, has_result: false };
         let result = call.await;
+        waiting.has_result = true;
         let took = clock.now().since(began);
         match &result {
             Ok(_) => self.calls.with_label_values(&[name]).observe(took.as_secs_f64()),
@@ -403,7 +415,7 @@ impl Metrics {
                     StoreError::Unavailable(_) => "unavailable",
                     StoreError::Conflict(_) => "conflict",
                     StoreError::Rejected(_) => "rejected",
-                    StoreError::Unknown(_) => "unknown",
+                    StoreError::Unknown(_) => UNKNOWN,
                 };
                 self.failed_calls.with_label_values(&[name, class]).inc();
             }
@@ -422,10 +434,10 @@ impl Metrics {
         self.dead_lettered.with_label_values(&[source.as_str(), reason.as_str()]).inc();
     }
 
-    fn settled(&self, ended: &[Ended], stale: &BTreeSet<EventId>, now: Instant) {
+    fn settled(&self, ended: &[Ended], stale: &BTreeSet<(EventId, Fence)>, now: Instant) {
         let mut standings = self.standings();
-        for Ended { event, reason, source, verdict, took, age } in ended {
-            if stale.contains(event) {
+        for Ended { settlement, reason, source, verdict, took, age } in ended {
+            if stale.contains(settlement) {
                 self.stale.with_label_values(&[source.as_str()]).inc();
                 continue;
             }
@@ -469,9 +481,24 @@ fn registered<C: prometheus::core::Collector + Clone + 'static>(
     collector
 }
 
+/// A call to the database, while its caller waits for it. Dropped without a result, it is counted as failed.
+struct Waiting<'a> {
+    metrics: &'a Metrics,
+    name: &'static str,
+    has_result: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.has_result {
+            self.metrics.failed_calls.with_label_values(&[self.name, UNKNOWN]).inc();
+        }
+    }
+}
+
 /// A finished delivery that a settlement records.
 struct Ended {
-    event: EventId,
+    settlement: (EventId, Fence),
     /// Why the event is dead-lettered now, if it is.
     reason: Option<Reason>,
     source: SourceName,
@@ -540,7 +567,7 @@ impl EventStore for Metered<dyn EventStore> {
             };
             Some(Ended {
                 reason,
-                event: settlement.event,
+                settlement: (settlement.event, settlement.fence),
                 source: settlement.source.clone(),
                 verdict: record.verdict,
                 took: record.took,
@@ -548,10 +575,12 @@ impl EventStore for Metered<dyn EventStore> {
             })
         });
         let ended: Vec<Ended> = ended.collect();
+        let sent: Vec<(EventId, Fence)> =
+            batch.iter().map(|settlement| (settlement.event, settlement.fence)).collect();
         let call = self.metrics.measured(&*self.clock, "settle", self.port.settle(batch));
         async move {
             let stale = call.await?;
-            self.metrics.settled(&ended, &stale.iter().copied().collect(), self.clock.now());
+            self.metrics.settled(&ended, &refused(sent, &stale), self.clock.now());
             Ok(stale)
         }
         .boxed()
@@ -612,5 +641,79 @@ impl MaintenanceStore for Metered<dyn MaintenanceStore> {
 
     fn connections(&self) -> Vec<Connections> {
         self.port.connections()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::TokioClock;
+    use uuid::Uuid;
+
+    fn text(metrics: &Metrics) -> String {
+        String::from_utf8(metrics.text(None, &[], &[])).unwrap()
+    }
+
+    fn source(name: &str) -> SourceName {
+        SourceName::parse(name).unwrap()
+    }
+
+    #[test]
+    fn a_call_whose_caller_stops_waiting_has_failed() {
+        let (metrics, clock) = (Metrics::new([]), TokioClock::new());
+        let hangs = std::future::pending::<Result<(), StoreError>>();
+        assert!(metrics.measured(&clock, "ping", hangs).now_or_never().is_none());
+        let done = std::future::ready(Ok::<_, StoreError>(()));
+        metrics.measured(&clock, "find", done).now_or_never().unwrap().unwrap();
+        let text = text(&metrics);
+        let failed = "surehook_store_calls_failed_total{call=\"ping\",error=\"unknown\"} 1\n";
+        assert!(text.contains(failed), "{text}");
+        assert_eq!(text.matches("surehook_store_calls_failed_total{").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn a_removed_source_has_no_time_of_its_last_webhook() {
+        let metrics = Metrics::new(["a", "b"].map(source));
+        metrics.configure([source("b")]);
+        let text = text(&metrics);
+        let of = |name| {
+            text.contains(&format!("surehook_last_received_timestamp_seconds{{source=\"{name}\"}}"))
+        };
+        assert!(!of("a") && of("b"), "{text}");
+        assert!(text.contains("surehook_claimed_events_total{source=\"a\"}"), "{text}");
+    }
+
+    /// An event of which an earlier settlement is refused, in the same batch as a later one.
+    #[test]
+    fn of_two_settlements_of_one_event_the_refused_one_is_the_earlier() {
+        let [event, other] = [1, 2].map(|n| EventId::from_uuid(Uuid::from_u128(n)));
+        let batch = [(event, Fence(3)), (other, Fence(7)), (event, Fence(1))];
+        let of = |events: &[EventId]| refused(batch, events);
+        assert_eq!(of(&[]), [].into());
+        assert_eq!(of(&[event]), [(event, Fence(1))].into());
+        assert_eq!(of(&[event, event]), [(event, Fence(1)), (event, Fence(3))].into());
+        assert_eq!(of(&[other, event]), [(event, Fence(1)), (other, Fence(7))].into());
+
+        let metrics = Metrics::new([source("a")]);
+        let ended = |fence, reason, verdict| Ended {
+            settlement: (event, Fence(fence)),
+            reason,
+            source: source("a"),
+            verdict,
+            took: Duration::ZERO,
+            age: Duration::ZERO,
+        };
+        let dead = ended(3, Some(Reason::Permanent), Verdict::Permanent);
+        let both = [ended(1, None, Verdict::Transient), dead];
+        metrics.settled(&both, &of(&[event]), Instant::ZERO);
+        let text = text(&metrics);
+        for line in [
+            "surehook_dead_lettered_total{reason=\"permanent\",source=\"a\"} 1\n",
+            "surehook_deliveries_total{source=\"a\",verdict=\"permanent\"} 1\n",
+            "surehook_deliveries_total{source=\"a\",verdict=\"transient\"} 0\n",
+            "surehook_stale_settlements_total{source=\"a\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 }

@@ -20,11 +20,12 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Response};
 use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use surehook_core::admission::{Fingerprint, Stored};
 use surehook_core::due::Bound;
 use surehook_core::event::{DiscardScope, RedrivenBy, Status};
-use surehook_core::id::EventId;
+use surehook_core::id::{EventId, Fence};
 use surehook_core::key::IdempotencyKey;
 use surehook_core::retention::Reached;
 use surehook_core::source::SourceName;
@@ -68,8 +69,31 @@ pub trait EventStore: Send + Sync {
 
     /// Settles claims. Returns the events whose settlement was refused because of a stale fence:
     /// the row was claimed again, or settled by an earlier try of the same settlement. Nothing is
-    /// written for those events. All other settlements are written.
+    /// written for those settlements. All others are written. If a batch settles an event under several
+    /// fences, the event is returned once for each refused one: see [`refused`].
     fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>>;
+}
+
+/// The settlements of a batch that a store refused. `events` is the result of [`EventStore::settle`].
+/// Of several settlements of one event, those with the lowest fences are refused, because an event is
+/// claimed again only under a higher one.
+pub(crate) fn refused(
+    batch: impl IntoIterator<Item = (EventId, Fence)>,
+    events: &[EventId],
+) -> BTreeSet<(EventId, Fence)> {
+    let mut times: BTreeMap<EventId, usize> = BTreeMap::new();
+    for event in events {
+        *times.entry(*event).or_default() += 1;
+    }
+    let in_order: BTreeSet<(EventId, Fence)> = batch.into_iter().collect();
+    let is_refused = |(event, _): &(EventId, Fence)| {
+        times.get_mut(event).is_some_and(|left| {
+            let is_one = *left > 0;
+            *left = left.saturating_sub(1);
+            is_one
+        })
+    };
+    in_order.into_iter().filter(is_refused).collect()
 }
 
 /// The database for operators: finds events, shows the work of each source, redrives, discards, and

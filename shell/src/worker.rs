@@ -7,11 +7,10 @@ use crate::doorbell::Doorbell;
 use crate::handover::{Handed, Handover};
 use crate::logs::millis;
 use crate::metrics::Metrics;
-use crate::ports::{Clock, Downstream, EventStore, StoreCall, StoreError};
+use crate::ports::{Clock, Downstream, EventStore, StoreCall, StoreError, refused};
 use futures::future::{BoxFuture, Fuse, FusedFuture, pending};
 use futures::stream::{FusedStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt, select_biased};
-use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use surehook_core::breaker::Breaker;
@@ -171,10 +170,11 @@ fn claimed(result: Result<Claims, StoreError>) -> Input {
 
 fn settled(batch: &[Settlement], result: SettleResult) -> Input {
     match result {
-        Ok(stale) => {
-            let stale: BTreeSet<EventId> = stale.into_iter().collect();
+        Ok(events) => {
+            let key = |settlement: &Settlement| (settlement.event, settlement.fence);
+            let stale = refused(batch.iter().map(key), &events);
             for settlement in batch {
-                log_settled(settlement, stale.contains(&settlement.event));
+                log_settled(settlement, stale.contains(&key(settlement)));
             }
             Input::Settled
         }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
+use surehook::health::Loop;
 use surehook::http::problem::ProblemKind;
 use surehook::http::query::MAX_LOOKS;
 use surehook::http::view::rfc3339;
@@ -943,6 +944,10 @@ async fn metrics_are_served_in_the_prometheus_text_format() {
     world.request("POST", "/webhooks/no%22body", &[("idempotency-key", "k")], b"").await;
     world.app.metrics.breaker(&name("plain"), Breaker::HalfOpen);
     world.store.database.advance(Duration::from_millis(1500));
+    let text = world.get("/metrics").await.body().to_vec();
+    let text = String::from_utf8(text).unwrap();
+    assert!(!text.contains("surehook_breaker_state{"), "it does not deliver: {text}");
+    let _alive = world.app.health.watch(Loop::Worker);
     let response = world.get("/metrics").await;
     assert_eq!(header(response.headers(), "content-type"), Some("text/plain; version=0.0.4"));
     let text = String::from_utf8(response.body().to_vec()).unwrap();
@@ -955,7 +960,7 @@ async fn metrics_are_served_in_the_prometheus_text_format() {
         "surehook_backlog_age_seconds{source=\"plain\"} 1.5",
         "surehook_breaker_state{source=\"plain\",state=\"half_open\"} 1",
         "surehook_breaker_state{source=\"plain\",state=\"closed\"} 0",
-        "surehook_store_call_seconds_count{call=\"sources\"} 1",
+        "surehook_store_call_seconds_count{call=\"sources\"} 2",
     ] {
         assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
     }
