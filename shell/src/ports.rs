@@ -276,7 +276,7 @@ pub enum RelayFailed {
     TooLarge,
 }
 
-/// The largest body of a response to a relayed request, in bytes: 64 KiB. Handshakes need less.
+/// The largest body of a relayed request, and of its response, in bytes: 64 KiB. Handshakes need less.
 pub const MAX_RELAYED_BODY: usize = 64 << 10;
 
 /// A monotonic clock.

@@ -67,7 +67,7 @@ pub(super) async fn read<B: Buf, E: Error + 'static>(
     }
 }
 
-fn too_large(max_body: usize) -> Problem {
+pub(super) fn too_large(max_body: usize) -> Problem {
     ProblemKind::BodyTooLarge
         .with(format!("The body is larger than the limit of {max_body} bytes. Nothing was stored."))
 }

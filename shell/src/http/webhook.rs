@@ -6,7 +6,7 @@ use super::{Answer, App, body, database_timeout, database_unavailable, shutting_
 use crate::headers;
 use crate::http::problem::{Problem, ProblemKind};
 use crate::intake::IntakeError;
-use crate::ports::{NewEvent, Redriven};
+use crate::ports::{MAX_RELAYED_BODY, NewEvent, Redriven};
 use bytes::{Buf, Bytes};
 use futures::Stream;
 use http::header::{CONNECTION, CONTENT_LENGTH};
@@ -59,9 +59,16 @@ impl App {
             headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let mut reservation = intake.reservation(source);
         let late = self.clock.sleep_until(self.clock.now() + configured.body_timeout);
-        let body = body::read(body, declared, settings.max_body, late, &mut reservation).await?;
+        let most = match relayed_by_head {
+            Some(true) => settings.max_body.min(MAX_RELAYED_BODY),
+            Some(false) | None => settings.max_body,
+        };
+        let body = body::read(body, declared, most, late, &mut reservation).await?;
 
         if relayed_by_head.unwrap_or_else(|| settings.relay.matches_body(&body)) {
+            if body.len() > MAX_RELAYED_BODY {
+                return Err(body::too_large(MAX_RELAYED_BODY));
+            }
             // It keeps its memory until the destination has answered.
             reservation.is_read();
             return self.relay(source, settings, method, query, &headers, body).await;

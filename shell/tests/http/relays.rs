@@ -7,7 +7,7 @@ use http::Response;
 use std::time::Duration;
 use surehook::http::RELAYED_AT_ONCE;
 use surehook::intake::Limits;
-use surehook::ports::RelayFailed;
+use surehook::ports::{MAX_RELAYED_BODY, RelayFailed};
 use surehook_core::key::pointer::Pointer;
 use surehook_core::relay::{Method, Part, Rule};
 use surehook_core::verdict::DeliveryError;
@@ -128,6 +128,28 @@ async fn a_relayed_request_keeps_its_memory_until_the_destination_has_answered()
     // Later than the time after which a request that is still being read may be cancelled.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_problem(&world.post("k", &[b'.'; 60_000]).await, 503, "overloaded");
+}
+
+#[tokio::test]
+async fn a_larger_body_than_a_handshake_needs_is_not_relayed() {
+    let setup = Setup { relay: rules(), max_body: 2 * MAX_RELAYED_BODY, ..Setup::default() };
+    let world = World::start(setup);
+    world.destination.answers(Ok(Response::new(Bytes::from_static(b"challenge"))));
+    let by_head = [("x-hook-secret", "s")];
+    let padded = |most: usize| {
+        let mut body = HANDSHAKE.to_vec();
+        body.resize(most, b' ');
+        body
+    };
+    for headers in [&by_head[..], &[("idempotency-key", "k")]] {
+        let send =
+            async |size| world.request("POST", "/webhooks/plain", headers, &padded(size)).await;
+        assert_eq!(send(MAX_RELAYED_BODY).await.status(), 200);
+        assert_problem(&send(MAX_RELAYED_BODY + 1).await, 413, "body-too-large");
+    }
+    assert_eq!(world.destination.requests().len(), 2);
+    assert_eq!(world.post("k", &[b'.'; MAX_RELAYED_BODY + 1]).await.status(), 202);
+    assert_eq!(world.store.stored().len(), 1);
 }
 
 #[tokio::test]
