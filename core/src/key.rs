@@ -34,13 +34,23 @@ impl IdempotencyKey {
     pub fn parse(value: &[u8]) -> Result<Self, KeyError> {
         match value.first() {
             None => Err(KeyError::Empty),
-            Some(b'"') => Self::checked(&unquoted(value)?),
-            Some(_) => Self::checked(value),
+            Some(b'"') => Self::exact(&unquoted(value)?),
+            Some(_) => Self::exact(value),
         }
     }
 
-    /// A value without quotes.
-    fn checked(key: &[u8]) -> Result<Self, KeyError> {
+    /// The key that these bytes are, with the quotes that may be a part of it.
+    ///
+    /// ```
+    /// use surehook_core::key::IdempotencyKey;
+    ///
+    /// assert_eq!(IdempotencyKey::exact(b"\"a\"").unwrap().as_str(), "\"a\"");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::parse`].
+    pub fn exact(key: &[u8]) -> Result<Self, KeyError> {
         if key.is_empty() {
             return Err(KeyError::Empty);
         }

@@ -63,7 +63,7 @@ impl Query {
             source: source(written.source)?,
             key: written
                 .key
-                .map(|key| IdempotencyKey::parse(key.as_bytes()))
+                .map(|key| IdempotencyKey::exact(key.as_bytes()))
                 .transpose()
                 .map_err(|error| refused(&format!("`key`: {error}")))?,
             status: one_of(

@@ -158,3 +158,22 @@ async fn deeply_nested_json_is_refused_without_a_deep_stack() {
     let closed = format!("{{\"a\": {}{}, \"id\": 1}}", "[".repeat(1 << 19), "]".repeat(1 << 19));
     assert_eq!(posted(&world, "", &closed).await.status(), 202);
 }
+
+#[tokio::test]
+async fn a_key_that_is_shown_selects_its_event_only() {
+    let world = world(&["json:/id"]);
+    let bodies = [r#"{"id":"a"}"#, r#"{"id":"\"a\""}"#, r#"{"id":"\"a"}"#];
+    for (body, key) in bodies.into_iter().zip(["a", "%22a%22", "%22a"]) {
+        let event = json(&posted(&world, "", body).await)["event_id"].take();
+        for path in ["/events?", "/events?source=plain&"] {
+            let listed = json(&world.get(&format!("{path}key={key}")).await);
+            let ids: Vec<_> = listed["events"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|event| &event["event_id"])
+                .collect();
+            assert_eq!(ids, [&event], "{path}{key}: {listed}");
+        }
+    }
+}

@@ -128,7 +128,7 @@ impl Entry {
 fn joined(parts: &[IdempotencyKey]) -> Result<IdempotencyKey, KeyError> {
     let escaped = |part: &IdempotencyKey| part.as_str().replace('%', "%25").replace('+', "%2B");
     let parts: Vec<String> = parts.iter().map(escaped).collect();
-    IdempotencyKey::checked(parts.join("+").as_bytes())
+    IdempotencyKey::exact(parts.join("+").as_bytes())
 }
 
 impl Place {
@@ -164,7 +164,7 @@ impl Place {
 
 /// A key without quotes around it.
 fn plain(value: &str) -> Result<IdempotencyKey, Fault> {
-    IdempotencyKey::checked(value.as_bytes()).map_err(Fault::Key)
+    IdempotencyKey::exact(value.as_bytes()).map_err(Fault::Key)
 }
 
 /// Reads the only value. `None`: there is no value.
