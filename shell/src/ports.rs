@@ -70,7 +70,7 @@ pub trait EventStore: Send + Sync {
     /// Settles claims. Returns the events whose settlement was refused because of a stale fence:
     /// the row was claimed again, or settled by an earlier try of the same settlement. Nothing is
     /// written for those settlements. All others are written. If a batch settles an event under several
-    /// fences, the event is returned once for each refused one: see [`refused`].
+    /// fences, the event is returned once for each refused one.
     fn settle(&self, batch: Vec<Settlement>) -> StoreCall<'_, Vec<EventId>>;
 }
 
