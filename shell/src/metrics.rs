@@ -323,8 +323,12 @@ impl Metrics {
     pub fn taken(&self, source: &SourceName, replayed: bool) {
         let outcome = OUTCOMES[usize::from(replayed)];
         self.requests.with_label_values(&[source.as_str(), outcome]).inc();
-        let now = jiff::Timestamp::now().as_second();
-        self.last_received.with_label_values(&[source.as_str()]).set(now);
+        let standings = self.standings();
+        // A request that began before a reload can end after its source was removed.
+        if standings.contains_key(source) {
+            let now = jiff::Timestamp::now().as_second();
+            self.last_received.with_label_values(&[source.as_str()]).set(now);
+        }
     }
 
     /// Counts a webhook that was answered with an error. `source` is from the path, and is the
@@ -675,6 +679,7 @@ mod tests {
     fn a_removed_source_has_no_time_of_its_last_webhook() {
         let metrics = Metrics::new(["a", "b"].map(source));
         metrics.configure([source("b")]);
+        metrics.taken(&source("a"), false);
         let text = text(&metrics);
         let of = |name| {
             text.contains(&format!("surehook_last_received_timestamp_seconds{{source=\"{name}\"}}"))

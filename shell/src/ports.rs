@@ -76,7 +76,8 @@ pub trait EventStore: Send + Sync {
 
 /// The settlements of a batch that a store refused. `events` is the result of [`EventStore::settle`].
 /// Of several settlements of one event, those with the lowest fences are refused, because an event is
-/// claimed again only under a higher one.
+/// claimed again only under a higher one. A failover that loses the last claim is an exception, which
+/// only the row could show. Then the log and the counters name the wrong one.
 pub(crate) fn refused(
     batch: impl IntoIterator<Item = (EventId, Fence)>,
     events: &[EventId],
