@@ -91,6 +91,8 @@ pub enum Bug {
     CancelledCommitTakenForDone,
     /// A delivery does not end at its deadline.
     DeadlineForgotten,
+    /// A delivery that succeeds is sent again as the same attempt.
+    DeliversTwice,
     /// A lease covers the timeout only, without grace and allowance.
     LeaseWithoutGrace,
     /// A replay is always answered with the status queued.
@@ -158,7 +160,7 @@ impl std::fmt::Display for Bug {
 
 impl Bug {
     /// All bugs that break a promise.
-    pub const ALL: [Self; 68] = [
+    pub const ALL: [Self; 69] = [
         Self::AckBeforeCommit,
         Self::ForgetFence,
         Self::ClaimWithoutLock,
@@ -202,6 +204,7 @@ impl Bug {
         Self::ReplayWithoutWaiting,
         Self::CancelledCommitTakenForDone,
         Self::DeadlineForgotten,
+        Self::DeliversTwice,
         Self::LeaseWithoutGrace,
         Self::StatusGuessed,
         Self::PauseAnsweredEarly,

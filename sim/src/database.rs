@@ -500,6 +500,7 @@ async fn transact(disk: &Disk, request: Request) -> Result<Reply, StoreError> {
     };
     if disk.kind == DatabaseKind::OneWriter && request.call.writes() {
         transaction.lock(Lock::Writer).await?;
+        transaction.starts_now();
     }
     let reply = (request.steps)(&mut transaction, at_commit).await;
     drop(transaction);

@@ -206,14 +206,10 @@ impl Downstream for SimDownstream {
             let deadline =
                 elapsed() + if bug == Some(Bug::DeadlineForgotten) { timeout * 8 } else { timeout };
             let (source, event, attempt) = (claim.source.to_string(), claim.event, claim.attempt);
-            recorder.record(What::Sending(Sending {
-                process: process.clone(),
-                source,
-                event,
-                attempt,
-            }));
+            let sending = Sending { process: process.clone(), source, event, attempt };
+            recorder.record(What::Sending(sending.clone()));
             let _waiting = recorder.waits().begin(index, Wait::Reply(event, attempt));
-            let exchange = exchange(address, request(&claim, bug), deadline);
+            let first = exchange(address, request(&claim, bug), deadline);
             let cut_off = async move {
                 if bug != Some(Bug::ReloadCutsDeliveries) || reloaded.changed().await.is_err() {
                     futures::future::pending::<()>().await;
@@ -222,7 +218,7 @@ impl Downstream for SimDownstream {
             };
             let reply = effects.pass(index, async move {
                 select_biased! {
-                    reply = Box::pin(exchange).fuse() => reply,
+                    reply = Box::pin(first).fuse() => reply,
                     reply = Box::pin(cut_off).fuse() => reply,
                 }
             });
@@ -238,7 +234,13 @@ impl Downstream for SimDownstream {
                 reply @ Reply::Response { status_code, .. } => (Some(status_code), reply),
                 reply @ (Reply::Failed(_) | Reply::NotSent) => (None, reply),
             };
-            recorder.record(What::Sent { process, event, attempt, status_code });
+            let sent = What::Sent { process, event, attempt, status_code };
+            recorder.record(sent.clone());
+            if bug == Some(Bug::DeliversTwice) && matches!(status_code, Some(200..=299)) {
+                recorder.record(What::Sending(sending));
+                let _ = exchange(address, request(&claim, bug), deadline).await;
+                recorder.record(sent);
+            }
             reply
         }
         .boxed()

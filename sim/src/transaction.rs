@@ -111,6 +111,11 @@ impl<'a> Transaction<'a> {
         Self { disk, generation, locks: Vec::new(), process, sent, began: elapsed(), now }
     }
 
+    /// Its statement starts only now: until now it has waited for the database's writer.
+    pub(crate) fn starts_now(&mut self) {
+        (self.now, self.began) = (self.disk.state().now(), elapsed());
+    }
+
     fn is_cut_off(&self) -> bool {
         self.disk.state().generation != self.generation
     }

@@ -150,9 +150,10 @@ fn explained(index: &Index<'_>, event: EventId, first: &Taken, again: At) -> boo
     let own = index.of.get(&event).map_or(&[][..], Vec::as_slice);
     for entry in own.iter().take_while(|entry| entry.at <= again) {
         match &entry.what {
-            What::Sending(sending) if sending.attempt == first.attempt => {
+            // After a failover, an earlier attempt can have had this number, and another sending of
+            // it after the response is what needs an explanation.
+            What::Sending(sending) if sending.attempt == first.attempt && entry.at <= first.at => {
                 sender = Some((sending.process.as_str(), entry.at));
-                // After a failover, an earlier attempt can have had this number.
                 (sent, gave_up_at, reply_heard) = (Some(sending), None, false);
             }
             What::Sent { attempt, status_code, .. } if *attempt == first.attempt => {
