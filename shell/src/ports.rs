@@ -82,6 +82,9 @@ pub(crate) fn refused(
     batch: impl IntoIterator<Item = (EventId, Fence)>,
     events: &[EventId],
 ) -> BTreeSet<(EventId, Fence)> {
+    if events.is_empty() {
+        return BTreeSet::new();
+    }
     let mut times: BTreeMap<EventId, usize> = BTreeMap::new();
     for event in events {
         *times.entry(*event).or_default() += 1;
