@@ -15,7 +15,7 @@ impl Ids for SystemIds {
 }
 
 impl SystemIds {
-    /// A random seed. The number of the process is none: it is 1 in each container.
+    /// A random seed. The number of the process cannot be the seed: it is 1 in each container.
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.fresh().as_uuid().as_u64_pair().1

@@ -308,7 +308,7 @@ impl Memory {
     }
 
     /// A source now holds an event of this size. Returns what it counts with until it is freed. After
-    /// a claim, the source has had its turn to wait.
+    /// a claim, the source no longer waits, and has lost its place in the waiting order.
     pub(super) fn take(&mut self, queue: usize, origin: Origin, size: usize) -> usize {
         let weight = self.weigh(size);
         self.held += size;
